@@ -1,0 +1,135 @@
+"""Function -> docstring rows for supervised fine-tuning, made from the standard library of the running Python.
+
+    python bench/docstring_rows.py --model MODEL_FOLDER --train 96 --validation 64 --out FOLDER
+
+Writes FOLDER/train.jsonl and FOLDER/validation.jsonl, one {"messages": [user, assistant]} a line, and prints one JSON
+line that says what was written. No function and no docstring occurs twice, so the two files share neither. A row is
+kept if the tokenizer's own chat template makes it 30 to 512 tokens long. The rows depend on the Python version (it is
+in the printed line, with a checksum of both files) and on nothing else that varies.
+"""
+
+import argparse
+import ast
+import hashlib
+import inspect
+import json
+import os
+import platform
+import random
+import sysconfig
+import textwrap
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+SKIPPED_FOLDERS = {"test", "tests", "idlelib", "site-packages", "dist-packages", "__pycache__"}
+SHORTEST, LONGEST = 30, 512
+
+
+class FunctionFinder(ast.NodeVisitor):
+    """Collects functions and methods, but not functions inside functions: their docstring would show in the prompt."""
+
+    def __init__(self) -> None:
+        self.found: list[ast.FunctionDef | ast.AsyncFunctionDef] = []
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        self.found.append(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        self.found.append(node)
+
+
+def source_files(root: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if name not in SKIPPED_FOLDERS)
+        yield from (Path(folder) / name for name in sorted(files) if name.endswith(".py"))
+
+
+def without_docstring(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> str | None:
+    """The function's source with its docstring cut out; None where nothing but a docstring is there."""
+    doc, first_line = node.body[0], min([node.lineno, *(d.lineno for d in node.decorator_list)])
+    if len(node.body) == 1 or doc.lineno == node.lineno or node.body[1].lineno <= doc.end_lineno:
+        return None
+    kept = lines[first_line - 1 : doc.lineno - 1] + lines[doc.end_lineno : node.end_lineno]
+    return textwrap.dedent("\n".join(kept)).strip("\n")
+
+
+def function_pairs(root: Path) -> Iterator[tuple[str, str]]:
+    """(source without docstring, cleaned docstring) of every documented function below a folder."""
+    for path in source_files(root):
+        try:
+            text = path.read_text(encoding="utf-8")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SyntaxWarning)
+                tree = ast.parse(text)
+        except (SyntaxError, UnicodeDecodeError, ValueError):
+            continue
+        finder, lines = FunctionFinder(), text.split("\n")
+        finder.visit(tree)
+        for node in finder.found:
+            docstring = inspect.cleandoc(ast.get_docstring(node) or "").strip()
+            source = without_docstring(node, lines) if docstring else None
+            if source:
+                yield source, docstring
+
+
+def unique_pairs(pairs: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    sources, docstrings = set(), set()
+    for source, docstring in pairs:
+        plain = " ".join(source.split())
+        if plain not in sources and docstring not in docstrings:
+            sources.add(plain)
+            docstrings.add(docstring)
+            yield source, docstring
+
+
+def as_messages(source: str, docstring: str) -> list[dict[str, str]]:
+    question = f"Write a docstring for this function:\n```python\n{source}\n```"
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": docstring}]
+
+
+def usable_rows(tokenizer, wanted: int, seed: int) -> list[dict]:
+    """As many rows as wanted, in a fixed random order, each of a length that fits."""
+    pairs = sorted(unique_pairs(function_pairs(Path(sysconfig.get_paths()["stdlib"]))))
+    random.Random(seed).shuffle(pairs)
+    rows = []
+    for source, docstring in pairs:
+        messages = as_messages(source, docstring)
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        if SHORTEST <= len(tokenizer(text, add_special_tokens=False)["input_ids"]) <= LONGEST:
+            rows.append({"messages": messages})
+        if len(rows) == wanted:
+            return rows
+    raise SystemExit(f"{wanted} rows were asked for, the standard library gives {len(rows)}.")
+
+
+def write_rows(path: Path, rows: list[dict]) -> str:
+    """Writes one JSON object a line and returns the file's checksum."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8")
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", required=True, help="a model folder, for its tokenizer and chat template")
+    parser.add_argument("--train", type=int, default=96)
+    parser.add_argument("--validation", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    from transformers import AutoTokenizer  # slow to import: only when really run
+
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    # Validation comes first, so that it stays the same whatever number of training rows is asked for.
+    rows = usable_rows(tokenizer, options.validation + options.train, options.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
+    report = {"python": platform.python_version(), "seed": options.seed}
+    parts = {"validation": rows[: options.validation], "train": rows[options.validation :]}
+    for name, part in parts.items():
+        report[name] = {"rows": len(part), "sha256": write_rows(options.out / f"{name}.jsonl", part)}
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

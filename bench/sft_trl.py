@@ -1,0 +1,192 @@
+"""One supervised LoRA run by TRL at its own defaults, measured; run it with a Python that has trl and peft.
+
+    PEER_PYTHON bench/sft_trl.py --model FOLDER --train train.jsonl --steps 12 --precision bf16 --out FOLDER
+
+Nothing is passed to TRL beyond model, rows, LoRA, batch size, precision, steps, seed and where to write; the values
+it then uses are reported as they stand in its SFTConfig. `--variant best` switches off gradient checkpointing and
+groups rows by length, the two settings that make it fastest on a processor. Prompts are given as prompt/completion,
+so TRL masks them by its own default. The adapter goes to OUT/adapter, the rows as TRL made them to OUT/rows.jsonl.
+The last line printed is one JSON object.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import datasets
+import peft
+import torch
+import transformers
+import trl
+from peft import LoraConfig
+from transformers import TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+BEST_SETTINGS = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
+REPORTED = (
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "loss_type"),
+    *("optim", "adam_beta1", "adam_beta2", "adam_epsilon", "gradient_checkpointing", "gradient_accumulation_steps"),
+    *("per_device_train_batch_size", "train_sampling_strategy", "packing", "padding_free", "pad_to_multiple_of"),
+    *("max_length", "completion_only_loss", "bf16", "torch_compile"),
+)
+
+
+def memory_mb(field: str) -> float:
+    """A line of this process's memory accounts in MB: VmRSS is held now, VmHWM is the most ever held."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) / 1024
+    raise SystemExit(f"/proc/self/status has no {field}: memory is measured on Linux only.")
+
+
+class MeasuredTrainer(SFTTrainer):
+    """TRL's trainer, unchanged but for counting the batches that it really trains on."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        self.counts: list[dict[str, int]] = []
+        super().__init__(*args, **kwargs)
+
+    def training_step(self, model, inputs, *args, **kwargs):
+        mask, labels = inputs["attention_mask"], inputs["labels"]
+        self.counts.append(
+            {
+                "rows": mask.shape[0],
+                "tokens": int(mask.sum()),
+                "supervised": int((labels != -100).sum()),
+                "positions": mask.numel(),
+            }
+        )
+        return super().training_step(model, inputs, *args, **kwargs)
+
+
+class Clock(TrainerCallback):
+    """Seconds from the end of one step to the end of the next, so fetching rows and logging are included."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.last = 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.last = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        now = time.perf_counter()
+        self.seconds.append(now - self.last)
+        self.last = now
+
+
+def prompt_completion_rows(path: Path) -> datasets.Dataset:
+    """TRL's documented form for learning only the answers."""
+    rows = [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()]
+    return datasets.Dataset.from_list([{"prompt": row[:-1], "completion": row[-1:]} for row in rows])
+
+
+def build_trainer(options: argparse.Namespace, clock: Clock) -> MeasuredTrainer:
+    bf16 = options.precision == "bf16"
+    asked = dict(BEST_SETTINGS) if options.variant == "best" else {}
+    if options.learning_rate is not None:
+        asked["learning_rate"] = options.learning_rate
+    config = SFTConfig(
+        output_dir=str(options.out / "trainer"),
+        model_init_kwargs={"dtype": "bfloat16" if bf16 else "float32"},
+        per_device_train_batch_size=options.batch_size,
+        bf16=bf16,
+        use_cpu=True,
+        max_steps=options.steps,
+        seed=options.seed,
+        report_to="none",
+        logging_steps=1,
+        save_strategy="no",
+        **asked,
+    )
+    lora = LoraConfig(
+        r=options.rank, lora_alpha=options.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    rows = prompt_completion_rows(options.train)
+    return MeasuredTrainer(str(options.model), args=config, train_dataset=rows, peft_config=lora, callbacks=[clock])
+
+
+def settings_used(trainer: MeasuredTrainer) -> dict:
+    """The values TRL trains with, read back from its own configuration."""
+    used = {name: getattr(trainer.args, name) for name in REPORTED}
+    used = {name: str(value.value) if hasattr(value, "value") else value for name, value in used.items()}
+    trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
+    used["completion_only_loss"] = trainer.completion_only_loss
+    used["attention"] = trainer.model.config._attn_implementation
+    used["base_dtype"] = str(trainer.model.get_base_model().dtype)
+    used["trained_dtype"] = "/".join(sorted({str(parameter.dtype) for parameter in trained}))
+    used["trained_parameters"] = sum(parameter.numel() for parameter in trained)
+    return used
+
+
+def write_rows(trainer: MeasuredTrainer, path: Path) -> None:
+    """All rows as TRL made them, in the order of the file, for sft_same_rows.py."""
+    rows = ({"input_ids": row["input_ids"], "labels": row["labels"]} for row in trainer.train_dataset)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def measure(options: argparse.Namespace) -> dict:
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    started, clock = time.perf_counter(), Clock()
+    before = memory_mb("VmRSS")
+    trainer = build_trainer(options, clock)
+    trainer.train()
+    peak = memory_mb("VmHWM")
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == len(clock.seconds) == len(trainer.counts) == options.steps
+    steps = [
+        {"step": number, "loss": loss, **counts, "seconds": seconds}
+        for number, (loss, counts, seconds) in enumerate(zip(losses, trainer.counts, clock.seconds, strict=True), 1)
+    ]
+    timed = steps[1:]
+    report = {
+        "system": "trl",
+        "variant": options.variant,
+        "precision": options.precision,
+        "seed": options.seed,
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            **{part.__name__: part.__version__ for part in (torch, transformers, trl, peft)},
+        },
+        "settings": settings_used(trainer),
+        "steps": steps,
+        "tokens": sum(step["tokens"] for step in steps),
+        "supervised": sum(step["supervised"] for step in steps),
+        "tokens_per_second": sum(step["tokens"] for step in timed) / sum(step["seconds"] for step in timed),
+        "memory": {"before_model_mb": before, "peak_mb": peak, "used_mb": peak - before},
+        "wall_seconds": time.perf_counter() - started,
+        "adapter": str(options.out / "adapter"),
+    }
+    trainer.model.save_pretrained(options.out / "adapter")
+    write_rows(trainer, options.out / "rows.jsonl")
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--train", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
+    parser.add_argument("--variant", choices=["defaults", "best"], default="defaults")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--alpha", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, help="TRL's own default when not given")
+    options = parser.parse_args()
+    if options.steps < 2:
+        parser.error("--steps must be 2 or more: the first step is not timed.")
+    print(json.dumps(measure(options)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

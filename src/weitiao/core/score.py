@@ -1,0 +1,89 @@
+"""Score: a number with its name, its n and its interval. No figure travels without them."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+DRAWS = 2000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Score:
+    """One measured figure and its 95 % interval."""
+
+    name: str
+    value: float
+    n: int
+    low: float
+    high: float
+    higher_is_better: bool = True
+    how: str = ""
+    """How the interval was made, in a few words."""
+
+    def __str__(self) -> str:
+        if self.n == 0:
+            return "not measured (n = 0)"
+        percent = self.name in PERCENT
+        show = (lambda x: f"{100 * x:.1f} %") if percent else (lambda x: f"{x:.3f}")
+        return f"{show(self.value)} [{show(self.low)}, {show(self.high)}] n={self.n}"
+
+    def better_than(self, other: "Score") -> bool:
+        return self.value > other.value if self.higher_is_better else self.value < other.value
+
+    def apart_from(self, other: "Score") -> bool:
+        """True when the two intervals do not touch."""
+        return self.low > other.high or self.high < other.low
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+PERCENT = {"accuracy", "exact_match", "f1"}
+
+
+def proportion(name: str, hits: int, n: int) -> Score:
+    """A share of n, with Wilson's interval (Wilson 1927; right at small n and near 0 and 1, where +-1.96 s is not).
+
+    >>> str(proportion("accuracy", 9, 10))
+    '90.0 % [59.6 %, 98.2 %] n=10'
+    """
+    if n == 0:
+        return Score(name, math.nan, 0, math.nan, math.nan)
+    z, p = 1.959963984540054, hits / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    return Score(name, p, n, max(0.0, middle - half), min(1.0, middle + half), how="Wilson 95 %")
+
+
+def bootstrapped(
+    name: str,
+    items: Sequence[Any],
+    statistic: Callable[[Sequence[Any]], float],
+    higher_is_better: bool = True,
+    draws: int = DRAWS,
+) -> Score:
+    """Any statistic over items (rows), with a percentile bootstrap over the items (Efron 1979), seed 0."""
+    if not items:
+        return Score(name, math.nan, 0, math.nan, math.nan, higher_is_better)
+    random = np.random.default_rng(0)
+    picks = random.integers(0, len(items), (draws, len(items)))
+    values = [statistic([items[i] for i in pick]) for pick in picks.tolist()]
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    how = f"bootstrap over rows, {draws} draws"
+    return Score(name, statistic(items), len(items), float(low), float(high), higher_is_better, how)
+
+
+def ratio_of_sums(name: str, sums: Sequence[float], counts: Sequence[float], transform: Callable = float) -> Score:
+    """sum(sums) / sum(counts), e.g. the loss a token over rows of unequal length; rows are the bootstrap's unit."""
+    if not sums or sum(counts) == 0:
+        return Score(name, math.nan, 0, math.nan, math.nan, higher_is_better=False)
+    top, bottom = np.asarray(sums, float), np.asarray(counts, float)
+    picks = np.random.default_rng(0).integers(0, len(top), (DRAWS, len(top)))
+    values = top[picks].sum(1) / np.maximum(bottom[picks].sum(1), 1e-12)
+    low, high = (transform(float(x)) for x in np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    value = transform(float(top.sum() / bottom.sum()))
+    return Score(name, value, len(top), low, high, False, f"bootstrap over rows, {DRAWS} draws")

@@ -1,0 +1,114 @@
+"""The language-model head, scored in one pass over chunks of tokens, so that [T, V] never exists.
+
+For a token with hidden state h, target y and logits z = s W h:
+
+    log p(y) = z_y - logsumexp(z)          d log p(y) / dh = s (W_y - softmax(z) W) = J   [D]
+
+J is one row of width D a token and does not depend on the loss. So the forward pass keeps J (and drops z), and the
+backward pass is a row-wise product with the incoming gradient: the head's GEMMs run once each way, in the model's own
+dtype, with fp32 sums. When the head itself is trained, its gradient needs z again, which is made again chunk by chunk.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CHUNK = 256  # tokens scored at once: [256, V] in fp32 is 50 MB for 49k words, 268 MB for 262k
+
+
+@dataclass(frozen=True)
+class VocabularyHead:
+    """How hidden states [N, D] become logits [N, V]: cap * tanh(scale * (h W^T + bias) / cap)."""
+
+    weight: Callable[[], Tensor]
+    """The weight [V, D], fetched at each use: a method may swap it."""
+    bias: Callable[[], Tensor | None]
+    scale: float = 1.0
+    """Granite divides, Cohere multiplies."""
+    softcap: float | None = None
+    """Gemma 2."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[N, D] -> [N, V] in fp32."""
+        weight, bias = self.weight(), self.bias()
+        z = torch.nn.functional.linear(hidden, weight.to(hidden.dtype)).float()
+        if bias is not None:
+            z = z + bias.float()
+        return self.shape(z)
+
+    def shape(self, z: Tensor) -> Tensor:
+        z = z * self.scale if self.scale != 1.0 else z
+        return self.softcap * torch.tanh(z / self.softcap) if self.softcap else z
+
+    def logprobs(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """[N, D], [N] -> [N]: the log-probability of each target, in fp32, differentiable."""
+        weight, bias = self.weight(), self.bias()
+        simple = self.softcap is None and (bias is None or not bias.requires_grad)
+        if not simple:
+            return _plain_logprobs(self, hidden, targets)
+        return _Logprobs.apply(hidden, weight, bias, targets, self.scale)  # pyright: ignore[reportReturnType]
+
+
+def _plain_logprobs(head: VocabularyHead, hidden: Tensor, targets: Tensor) -> Tensor:
+    """For unusual heads: autograd through each chunk, recomputed in the backward pass."""
+
+    def score(h: Tensor, y: Tensor) -> Tensor:
+        return head.logits(h).log_softmax(-1).gather(1, y[:, None])[:, 0]
+
+    parts = [
+        torch.utils.checkpoint.checkpoint(score, hidden[i : i + CHUNK], targets[i : i + CHUNK], use_reentrant=False)
+        for i in range(0, len(targets), CHUNK)
+    ]
+    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+
+
+class _Logprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scale: float) -> Tensor:
+        w = weight.to(hidden.dtype)
+        need_h, need_w = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        out = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        jacobian = torch.empty_like(hidden) if need_h else None  # [N, D]
+        logsum = torch.empty_like(out) if need_w else None
+        for at in range(0, len(targets), CHUNK):
+            h, y = hidden[at : at + CHUNK], targets[at : at + CHUNK, None]
+            z = _logits(h, w, bias, scale)  # [C, V] fp32
+            lse = torch.logsumexp(z, 1)
+            out[at : at + CHUNK] = z.gather(1, y)[:, 0] - lse
+            if logsum is not None:
+                logsum[at : at + CHUNK] = lse
+            if jacobian is not None:
+                z.sub_(lse[:, None]).exp_().neg_()
+                z.scatter_add_(1, y, torch.ones_like(y, dtype=z.dtype))
+                jacobian[at : at + CHUNK] = torch.mm(z.to(h.dtype), w).mul_(scale)
+        ctx.scale = scale
+        ctx.save_for_backward(jacobian, *((hidden, weight, bias, targets, logsum) if need_w else ()))
+        return out
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        (g,) = grads  # [N]
+        jacobian, *kept = ctx.saved_tensors
+        dh = None if jacobian is None else (jacobian * g[:, None].to(jacobian.dtype))
+        dw = None
+        if kept:
+            hidden, weight, bias, targets, logsum = kept
+            w = weight.to(hidden.dtype)
+            dw = torch.zeros_like(weight, dtype=torch.float32)
+            for at in range(0, len(targets), CHUNK):
+                h, y = hidden[at : at + CHUNK], targets[at : at + CHUNK, None]
+                p = _logits(h, w, bias, ctx.scale).sub_(logsum[at : at + CHUNK, None]).exp_().neg_()
+                p.scatter_add_(1, y, torch.ones_like(y, dtype=p.dtype))
+                p.mul_((g[at : at + CHUNK] * ctx.scale)[:, None])
+                dw += torch.mm(p.to(h.dtype).T, h)
+            dw = dw.to(weight.dtype)
+        return dh, dw, None, None, None
+
+
+def _logits(h: Tensor, w: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    z = torch.mm(h, w.T).float()
+    if bias is not None:
+        z.add_(bias.float())
+    return z.mul_(scale) if scale != 1.0 else z

@@ -1,0 +1,176 @@
+"""Examples -> encoded rows, kept as memory-mapped Arrow under a fingerprint of all that they depend on."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from weitiao.core.batch import IGNORE, Row
+from weitiao.core.errors import DataError
+from weitiao.core.example import BadRow, Sourced, Where, words_of
+from weitiao.core.objective import Objective
+from weitiao.core.packages import home
+from weitiao.core.processor import Processor
+
+VERSION = 1  # raised when the same inputs would be encoded differently
+SCHEMA = pa.schema(
+    [
+        ("input_ids", pa.list_(pa.int32())),
+        ("labels", pa.list_(pa.int32())),
+        ("source", pa.int32()),
+        ("file", pa.string()),
+        ("line", pa.int64()),
+        ("offset", pa.int64()),
+    ]
+)
+
+
+@dataclass
+class Rows:
+    """Encoded rows on disk. rows[i] reads one; lengths and supervised counts are at hand."""
+
+    table: pa.Table
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        self.lengths = _list_lengths(self.table["input_ids"])  # [rows]
+        self.source = self.table["source"].to_numpy()  # [rows]
+        self.supervised = np.array([int((_numbers(x) != IGNORE).sum()) for x in self.table["labels"]], np.int64)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, i: int) -> Row:
+        return {"input_ids": _numbers(self.table["input_ids"][i]), "labels": _numbers(self.table["labels"][i])}  # pyright: ignore
+
+    def where(self, i: int) -> Where:
+        offset = self.table["offset"][i].as_py()
+        return Where(self.table["file"][i].as_py(), self.table["line"][i].as_py(), offset)
+
+
+@dataclass
+class Encoded:
+    """The rows, and what happened to those that were not taken as they were."""
+
+    rows: Rows
+    bad: list[BadRow]
+    cut: int = 0
+    dropped: int = 0
+    split: int = 0
+
+
+def encode(
+    examples: list[Sourced],
+    objective: Objective,
+    processor: Processor,
+    identity: str,
+    context: int,
+    too_long: str,
+    progress: Any = lambda items, words: items,
+) -> Encoded:
+    """Encode every example; from the cache if the same was encoded before.
+
+    Args:
+        identity: what the tokenizer and template are (a hash).
+        context: longest row in tokens.
+        too_long: refuse, cut (the start), drop or split.
+
+    Raises:
+        DataError: a row is too long and `too_long` is refuse, or nothing carries loss.
+    """
+    key = fingerprint(examples, objective, identity, context, too_long)
+    file = home() / "encoded" / f"{key}.arrow"
+    record = file.with_suffix(".json")
+    if not (file.exists() and record.exists()):
+        found = _encode_all(progress(examples, "encoding"), objective, processor, context, too_long)
+        _write(file, record, found)
+    with pa.memory_map(str(file)) as source:
+        rows = Rows(pa.ipc.open_file(source).read_all(), key)
+    facts = json.loads(record.read_text())
+    bad = [BadRow(Where(**x["where"]), x["reason"], x["excerpt"]) for x in facts.pop("bad")]
+    if not len(rows) or not rows.supervised.sum():
+        why = f" First complaint: {bad[0].where}: {bad[0].reason}" if bad else ""
+        raise DataError(f"data: not a single token carries loss, so there is nothing to learn.{why}")
+    return Encoded(rows, bad, **facts)
+
+
+def fingerprint(examples: list[Sourced], objective: Objective, identity: str, context: int, too_long: str) -> str:
+    """sha256 over all that the encoded rows depend on."""
+    digest = hashlib.sha256(json.dumps([VERSION, objective.as_recipe(), identity, context, too_long]).encode())
+    for x in examples:
+        words = f"{x.source}\0{x.where}\0{type(x.example).__name__}\0{words_of(x.example)}\0"
+        digest.update(words.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:32]
+
+
+def _encode_all(
+    examples: Iterable[Sourced], objective: Objective, processor: Processor, context: int, too_long: str
+) -> tuple[list[dict], dict]:
+    made: list[dict] = []
+    facts: dict[str, Any] = {"bad": [], "cut": 0, "dropped": 0, "split": 0}
+    for item in examples:
+        try:
+            rows = objective.rows(item.example, processor)
+        except ValueError as trouble:
+            facts["bad"].append(_bad(item, str(trouble)))
+            continue
+        for row in rows:
+            for piece in _fit(row, context, too_long, item, facts):
+                if any(label != IGNORE for label in piece["labels"]):
+                    offset = item.where.offset
+                    place = {"source": item.source, "file": item.where.file, "line": item.where.line, "offset": offset}
+                    made.append({**piece, **place})
+                elif too_long != "split":
+                    facts["bad"].append(_bad(item, "no token of this row carries loss"))
+    return made, facts
+
+
+def _fit(row: Row, context: int, too_long: str, item: Sourced, facts: dict) -> Iterator[Row]:
+    length = len(row["input_ids"])
+    if length <= context:
+        yield row
+    elif too_long == "refuse":
+        raise DataError(
+            f"{item.where}: this row has {length} tokens, the context is {context}. Write too_long: cut (its start goes, "
+            "the answer's end stays), drop or split; or a larger context."
+        )
+    elif too_long == "drop":
+        facts["dropped"] += 1
+    elif too_long == "cut":
+        facts["cut"] += 1
+        yield {"input_ids": row["input_ids"][-context:], "labels": row["labels"][-context:]}
+    else:
+        facts["split"] += 1
+        for at in range(0, length, context):  # labels hold the next token already, so none is lost at the cut
+            yield {"input_ids": row["input_ids"][at : at + context], "labels": row["labels"][at : at + context]}
+
+
+def _bad(item: Sourced, reason: str) -> dict[str, Any]:
+    where = {"file": item.where.file, "line": item.where.line, "offset": item.where.offset}
+    return {"where": where, "reason": reason, "excerpt": words_of(item.example)[:200]}
+
+
+def _write(file: Path, record: Path, found: tuple[list[dict], dict]) -> None:
+    made, facts = found
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temp = file.with_suffix(f".{os.getpid()}.tmp")
+    with pa.OSFile(str(temp), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+        for at in range(0, len(made), 4096):
+            writer.write_table(pa.Table.from_pylist(made[at : at + 4096], SCHEMA))
+    record.write_text(json.dumps(facts, ensure_ascii=False))
+    os.replace(temp, file)
+
+
+def _list_lengths(column: pa.ChunkedArray) -> np.ndarray:
+    parts = [np.diff(chunk.offsets.to_numpy()) for chunk in column.chunks if len(chunk)]
+    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+
+
+def _numbers(scalar: Any) -> np.ndarray:
+    return scalar.values.to_numpy()

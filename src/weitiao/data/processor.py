@@ -1,0 +1,150 @@
+"""Words to token ids, with the mask of what is learnt: the assistant's words and their stop token, nothing else.
+
+    <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>\n
+                                                          ------------------  learnt
+
+The mask comes from the template itself: what it writes for the turns so far, with the words that make the assistant
+speak, is what the model is given; what it writes more when the assistant's turn is added is what the model must say.
+So it holds for every template, without a table of models.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from weitiao.core.errors import DataError
+from weitiao.core.example import Turn
+from weitiao.core.processor import Rendered
+from weitiao.data.template import NO_TEMPLATE, Template
+
+
+@dataclass
+class ChatProcessor:
+    """A tokenizer and its chat template."""
+
+    tokenizer: Any
+    template: Template | None = None
+    eos_id: int = 0
+    stop_ids: tuple[int, ...] = ()
+    special: frozenset[str] = field(default_factory=frozenset)
+
+    @classmethod
+    def make(cls, tokenizer: Any, generation_stops: Sequence[int] = ()) -> "ChatProcessor":
+        """From a transformers tokenizer.
+
+        Args:
+            generation_stops: the model's own stop ids (generation_config.json).
+
+        Raises:
+            DataError: the tokenizer has no end-of-text token.
+        """
+        if tokenizer.eos_token_id is None:
+            raise DataError("base: the tokenizer names no end-of-text token (eos_token), so an answer could never end.")
+        names = {f"{key}_token": value for key, value in _special_tokens(tokenizer).items()}
+        template = Template(tokenizer.chat_template, names) if tokenizer.chat_template else None
+        special = frozenset(
+            str(t) for t in tokenizer.get_added_vocab() if t in tokenizer.all_special_tokens
+        ) | frozenset(str(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special)
+        made = cls(tokenizer, template, tokenizer.eos_token_id, (), special)
+        stops = [tokenizer.eos_token_id, *generation_stops]
+        if template is not None:
+            stops.insert(0, made._template_stop())
+        made.stop_ids = tuple(dict.fromkeys(x for x in stops if x is not None))
+        return made
+
+    def text(self, text: str) -> list[int]:
+        return list(self.tokenizer(text).input_ids)
+
+    def words(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def prompt(self, turns: Sequence[Turn]) -> list[int]:
+        return self._ids(self._need_template().render(turns, ask=True))
+
+    def chat(self, turns: Sequence[Turn]) -> list[Rendered]:
+        """One row with every assistant turn learnt; where the template rewrites what was said before (some strip
+        earlier thoughts), one row a turn, each as the model will see it."""
+        template = self._need_template()
+        whole = template.render(turns)
+        spans: list[tuple[int, int]] = []
+        speaking = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
+        for i in speaking:
+            asked, told = template.render(turns[:i], ask=True), template.render(turns[: i + 1])
+            if not (told.startswith(asked) and whole.startswith(told[: self._end(told, asked, turns[i])])):
+                if len(turns) == i + 1 and len(speaking) == 1:
+                    raise ValueError("the chat template does not continue its own prompt with the assistant's words")
+                return [row for j in speaking for row in self._last_turn(turns[: j + 1])]
+            spans.append((len(asked), self._end(told, asked, turns[i])))
+        return [self._rendered(whole, spans, turns)]
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _need_template(self) -> Template:
+        if self.template is None:
+            raise DataError(NO_TEMPLATE)
+        return self.template
+
+    def _last_turn(self, turns: Sequence[Turn]) -> list[Rendered]:
+        template = self._need_template()
+        asked, told = template.render(turns[:-1], ask=True), template.render(turns)
+        if not told.startswith(asked):
+            raise ValueError("the chat template does not continue its own prompt with the assistant's words")
+        return [self._rendered(told, [(len(asked), self._end(told, asked, turns[-1]))], turns)]
+
+    def _end(self, told: str, asked: str, turn: Turn) -> int:
+        """Where the assistant's turn ends: after the first special token behind its words."""
+        words = turn.content.strip()
+        at = told.find(words, len(asked))
+        after = (at + len(words)) if at >= 0 else len(asked)
+        found = [(told.find(token, after), token) for token in self.special]
+        found = [(where, token) for where, token in found if where >= 0]
+        if not found:
+            return len(told.rstrip()) if told.rstrip() != told and at >= 0 else len(told)
+        where = min(found)[0]
+        return where + max(len(token) for place, token in found if place == where)
+
+    def _rendered(self, whole: str, spans: list[tuple[int, int]], turns: Sequence[Turn]) -> Rendered:
+        ids, said = self._masked(whole, spans)
+        if turns[-1].role == "assistant" and not (said and said[-1] and ids[-1] in self.stop_ids):
+            last = max(i for i, x in enumerate(said) if x) if any(said) else -1
+            if last >= 0 and ids[last] not in self.stop_ids:  # a template without a stop token: add the tokenizer's
+                ids, said = [*ids[: last + 1], self.eos_id], [*said[: last + 1], True]
+        return Rendered(ids, said)
+
+    def _masked(self, whole: str, spans: list[tuple[int, int]]) -> tuple[list[int], list[bool]]:
+        """Ids of the whole string and which lie in a span. Where a token straddles a span's edge, the pieces are
+        encoded one by one, as they are when the model writes."""
+        encoded = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        edges = {edge for span in spans for edge in span}
+        offsets = [(a, b) for a, b in encoded.offset_mapping if b > a]
+        if not any(a < edge < b for edge in edges for a, b in offsets):
+            said = [any(start <= a and b <= end for start, end in spans) and b > a for a, b in encoded.offset_mapping]
+            return list(encoded.input_ids), said
+        ids, said, at = [], [], 0
+        for start, end in [*spans, (len(whole), len(whole))]:
+            for piece, learnt in ((whole[at:start], False), (whole[start:end], True)):
+                new = self._ids(piece) if piece else []
+                ids, said = ids + new, said + [learnt] * len(new)
+            at = end
+        return ids, said
+
+    def _ids(self, text: str) -> list[int]:
+        """The template writes its own special tokens; the tokenizer adds none (or BOS would stand there twice)."""
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _template_stop(self) -> int | None:
+        """The token with which this template ends an assistant's turn."""
+        turns = (Turn("user", "Hi."), Turn("assistant", "Hello."))
+        try:
+            template = self._need_template()
+            asked, told = template.render(turns[:1], ask=True), template.render(turns)
+        except ValueError:
+            return None
+        ids = self._ids(told[: self._end(told, asked, turns[1])])
+        return ids[-1] if ids and self.tokenizer.decode([ids[-1]]) in self.special else None
+
+
+def _special_tokens(tokenizer: Any) -> dict[str, str]:
+    names = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
+    found = {name: getattr(tokenizer, f"{name}_token", None) for name in names}
+    return {name: str(value) for name, value in found.items() if value is not None}

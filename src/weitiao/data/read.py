@@ -1,0 +1,160 @@
+"""Files -> Examples. A row that cannot be used is put aside with file, line, byte offset and reason; the rest goes on."""
+
+import glob
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from weitiao.core.errors import DataError
+from weitiao.core.example import BadRow, Sourced, content_hash, question_of, words_of
+from weitiao.core.recipe import Source
+from weitiao.core.registry import find_module, names
+from weitiao.data.mapping import Mapping, find_mapping
+from weitiao.data.records import Record
+
+LOOKED_AT = 50  # first records that the mapping is found from
+
+
+@dataclass
+class Reading:
+    """What the sources gave."""
+
+    examples: list[Sourced] = field(default_factory=list)
+    bad: list[BadRow] = field(default_factory=list)
+    mappings: dict[str, str] = field(default_factory=dict)
+    """File -> the mapping that was chosen, in words."""
+
+
+def read_sources(sources: Iterable[Source], wanted: type, max_bad: float) -> Reading:
+    """Read every source.
+
+    Args:
+        wanted: the Example type that the objective eats.
+        max_bad: more than this share of unusable rows stops here.
+
+    Raises:
+        DataError: a file is missing, empty or of the wrong kind, or too many rows are bad.
+    """
+    reading = Reading()
+    for number, source in enumerate(sources):
+        for file in files_of(source):
+            _read_file(file, source, number, wanted, reading)
+    _judge(reading, max_bad)
+    return reading
+
+
+def files_of(source: Source) -> list[Path]:
+    """The files that a source means, in a fixed order.
+
+    Raises:
+        DataError: there are none.
+    """
+    path = Path(source.path).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        endings = {ending for name in names("reader") for ending in find_module("reader", name).ENDINGS}
+        found = sorted(x for x in path.iterdir() if x.suffix in endings)
+    else:
+        found = [Path(x) for x in sorted(glob.glob(str(path), recursive=True))]
+    if not found:
+        raise DataError(f"data: there is no file {source.path}.")
+    return found
+
+
+def _reader(file: Path, source: Source) -> str:
+    if source.format != "auto":
+        find_module("reader", source.format)
+        return source.format
+    for name in names("reader"):
+        if file.suffix.lower() in find_module("reader", name).ENDINGS:
+            return name
+    known = sorted(ending for name in names("reader") for ending in find_module("reader", name).ENDINGS)
+    raise DataError(f"data: {file} has an ending nobody reads; known are {', '.join(known)}. Or write format: jsonl.")
+
+
+def _read_file(file: Path, source: Source, number: int, wanted: type, reading: Reading) -> None:
+    if file.stat().st_size == 0:
+        raise DataError(f"data: {file} is empty.")
+    items = iter(find_module("reader", _reader(file, source)).read(file, source.encoding))
+    head = list(itertools.islice(items, LOOKED_AT))
+    records = [x.fields for x in head if isinstance(x, Record)]
+    if not records:
+        bad = [x for x in itertools.chain(head, items) if isinstance(x, BadRow)]
+        reading.bad += bad
+        why = f" First complaint: line {bad[0].where.line}: {bad[0].reason}" if bad else ""
+        raise DataError(f"data: {file} has no usable row.{why}")
+    mapping = find_mapping(records, wanted, source.columns, str(file))
+    reading.mappings[str(file)] = mapping.words
+    for item in itertools.islice(_examples(itertools.chain(head, items), mapping, number), source.limit):
+        (reading.bad if isinstance(item, BadRow) else reading.examples).append(item)  # pyright: ignore
+
+
+def _examples(items: Iterable[Record | BadRow], mapping: Mapping, number: int) -> Iterator[Sourced | BadRow]:
+    for item in items:
+        if isinstance(item, BadRow):
+            yield item
+            continue
+        try:
+            example = mapping.make(item.fields)
+            words = words_of(example)
+            words.encode("utf-8")
+            if not words.strip():
+                raise ValueError("the text is empty")
+            yield Sourced(example, item.where, number)
+        except UnicodeEncodeError:
+            yield BadRow(item.where, "the text holds half of a surrogate pair, which is no character")
+        except (ValueError, TypeError, IndexError) as trouble:
+            yield BadRow(item.where, str(trouble), str(item.fields)[:200])
+
+
+def _judge(reading: Reading, max_bad: float) -> None:
+    bad, every = len(reading.bad), len(reading.bad) + len(reading.examples)
+    if bad > max_bad * every:
+        first = reading.bad[0]
+        raise TooManyBadRows(
+            f"data: {bad} of {every} rows cannot be used ({100 * bad / every:.1f} %, max_bad_rows allows "
+            f"{100 * max_bad:g} %). First: {first.where}: {first.reason}",
+            reading.bad,
+        )
+    if not reading.examples:
+        raise DataError("data: there is not a single row to learn from.")
+
+
+class TooManyBadRows(DataError):
+    """Carries the rows, so that they can be written down before the run stops."""
+
+    def __init__(self, words: str, bad: list[BadRow]) -> None:
+        super().__init__(words)
+        self.bad = bad
+
+
+# -- train / validation -----------------------------------------------------------------------------------------------
+
+
+def split(examples: list[Sourced], share: float) -> tuple[list[Sourced], list[Sourced], str]:
+    """Hold out a share, by content: rows that ask the same thing stay on one side, and a row keeps its side when
+    data are added.
+
+    The side is decided by the hash of the question (letter case, width and spaces do not count). If one question
+    makes up more than a fifth of the rows, it says nothing, and the hash of the whole row decides.
+
+    Returns:
+        (train, validation, how it was decided)
+    """
+    if share <= 0:
+        return examples, [], "validation: 0"
+    hashes, how = [content_hash(question_of(x.example)) for x in examples], "by the hash of the question"
+    counts: dict[str, int] = {}
+    for h in hashes:
+        counts[h] = counts.get(h, 0) + 1
+    if max(counts.values()) > max(1, len(examples) // 5):
+        hashes, how = [content_hash(words_of(x.example)) for x in examples], "by the hash of the whole row"
+    held = {h for h in hashes if int(h[:12], 16) < share * 16**12}
+    if not held and len(set(hashes)) > 1:
+        held = {min(hashes)}
+    if len(held) == len(set(hashes)):
+        raise DataError("validation: too few different rows to hold any out. Give more rows, or validation: 0.")
+    train = [x for x, h in zip(examples, hashes) if h not in held]
+    return train, [x for x, h in zip(examples, hashes) if h in held], how

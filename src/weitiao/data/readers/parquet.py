@@ -1,0 +1,30 @@
+"""Parquet, read by pyarrow batch by batch."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from weitiao.core.errors import DataError
+from weitiao.core.example import BadRow, Where
+from weitiao.data.records import Record
+
+ENDINGS = (".parquet",)
+
+
+def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
+    """One record a row.
+
+    Raises:
+        DataError: it is not a Parquet file.
+    """
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as trouble:
+        raise DataError(f"{path} is not a Parquet file: {str(trouble).splitlines()[0]}") from None
+    row = 0
+    for batch in file.iter_batches(batch_size=1024):
+        for fields in batch.to_pylist():
+            row += 1
+            yield Record(Where(str(path), row), fields)

@@ -1,0 +1,114 @@
+"""A model's own Jinja chat template, rendered in a sandbox with bounds.
+
+A template is code that came with a download. The sandbox keeps it from the machine; the bounds keep it from running
+forever (nested loops) or filling the memory ('a' * 4000000000), which a sandbox alone does not.
+"""
+
+import datetime
+import json
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from weitiao.core.errors import DataError
+from weitiao.core.example import Turn
+
+SECONDS = 5.0  # one conversation renders in well under a millisecond
+LONGEST = 10_000_000  # characters of one repeated string
+
+NO_TEMPLATE = (
+    "this model has no chat template (it is a base model). For objective: sft write template: chatml, or a .jinja file; "
+    "for plain text use objective: causal_lm."
+)
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset(["*", "**"])
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        sizes = [len(x) if isinstance(x, (str, list, tuple)) else x for x in (left, right)]
+        if operator == "**" or (
+            any(isinstance(x, (str, list, tuple)) for x in (left, right)) and sizes[0] * sizes[1] > LONGEST
+        ):
+            raise jinja2.exceptions.SecurityError(f"the template asks for {left!r:.20} {operator} {right!r:.20}")
+        return super().call_binop(context, operator, left, right)
+
+
+def read_template(name: str | None) -> str | None:
+    """The text of `template:`: a name from data/templates, or a file.
+
+    Raises:
+        DataError: there is neither.
+    """
+    if name is None:
+        return None
+    shipped = Path(__file__).parent / "templates"
+    for path in (shipped / f"{name}.jinja", Path(name).expanduser()):
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    known = ", ".join(sorted(x.stem for x in shipped.glob("*.jinja")))
+    raise DataError(f"template: there is no file {name} and no shipped template of that name; shipped are: {known}.")
+
+
+class Template:
+    """A compiled chat template."""
+
+    def __init__(self, text: str, special: dict[str, str]) -> None:
+        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.filters["tojson"] = lambda x, **more: json.dumps(x, ensure_ascii=False, **more)
+        environment.globals["raise_exception"] = _refuse
+        environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+        self.text, self.special = text, special
+        try:
+            self.compiled = environment.from_string(text)
+        except jinja2.TemplateError as trouble:
+            raise DataError(f"template: line {getattr(trouble, 'lineno', '?')}: {trouble}") from None
+
+    def render(self, turns: Sequence[Turn], ask: bool = False) -> str:
+        """A conversation as one string; `ask` adds the words after which the assistant speaks.
+
+        Raises:
+            ValueError: the template refuses these turns (some want user and assistant to alternate).
+            DataError: it runs too long or does what a template must not.
+        """
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        try:
+            with _time_limit(SECONDS):
+                return self.compiled.render(messages=messages, add_generation_prompt=ask, **self.special)
+        except _Refused as trouble:
+            raise ValueError(f"the chat template refuses this conversation: {trouble}") from None
+        except (jinja2.TemplateError, TimeoutError, MemoryError) as trouble:
+            raise DataError(f"template: it cannot be rendered: {trouble}") from None
+
+
+class _Refused(jinja2.TemplateError):
+    pass
+
+
+def _refuse(words: str) -> None:
+    raise _Refused(words)
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def ring(*_: Any) -> None:
+        raise TimeoutError(f"it ran longer than {seconds:g} seconds")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

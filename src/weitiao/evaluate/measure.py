@@ -1,0 +1,135 @@
+"""Measure a model on held-out rows: losses, choices among known answers, freely written answers."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from weitiao.core.example import Chat, Example, Text, Turn
+from weitiao.core.objective import Objective
+from weitiao.core.registry import find
+from weitiao.core.score import Score
+from weitiao.core.tunable import Known, TunableModel
+
+MOST_ANSWERS = 64  # more different answers than this are no closed set
+Progress = Callable[[Sequence[Any], str], Any]
+
+
+@dataclass
+class HeldOut:
+    """What is measured on."""
+
+    examples: list[Example]
+    batches: Callable[[], Any]
+    """Makes the encoded rows' batches anew, for losses."""
+    answers: tuple[str, ...] = ()
+    """The closed set of answers, where there is one."""
+
+
+@dataclass
+class Measured:
+    """Scores by name, and what they were made from."""
+
+    scores: dict[str, Score] = field(default_factory=dict)
+    written: list[str] = field(default_factory=list)
+    chosen: list[str] = field(default_factory=list)
+
+
+def closed_answers(examples: Sequence[Example]) -> tuple[str, ...]:
+    """The different answers, if they are few, short and come again and again (routing, classifying); else ()."""
+    counts = Counter(x.answer for x in examples if isinstance(x, Chat))
+    closed = 2 <= len(counts) <= MOST_ANSWERS and sum(counts.values()) >= 3 * len(counts)
+    return tuple(sorted(counts)) if closed and all(len(a) <= 60 for a in counts) else ()
+
+
+def default_metrics(objective: Objective, held_out: HeldOut) -> tuple[str, ...]:
+    """What fits: losses always; accuracy, exact match and F1 where the answers are a closed set."""
+    return (*objective.metrics, *(("accuracy", "exact_match", "f1") if held_out.answers else ()))
+
+
+def measure(
+    model: TunableModel,
+    objective: Objective,
+    held_out: HeldOut,
+    metrics: Sequence[str],
+    limit: int | None = None,
+    max_new_tokens: int = 64,
+    progress: Progress = lambda items, words: items,
+) -> Measured:
+    """Scores by name, each with n and interval. The model's mode and the random generators are left as they were.
+
+    Args:
+        limit: at most this many rows for metrics that read answers or choices.
+    """
+    parts = [find("metric", name)() for name in metrics]
+    wanted = {part.reads for part in parts}  # pyright: ignore[reportAttributeAccessIssue]
+    chats = [x for x in held_out.examples if isinstance(x, Chat)][:limit]
+    pairs: dict[str, list] = {"row_losses": [], "choices": [], "answers": []}
+    result = Measured()
+    with model.evaluating(), torch.no_grad():
+        if "row_losses" in wanted:
+            for batch in progress(list(held_out.batches()), "losses"):
+                pairs["row_losses"] += objective.row_losses(model, batch.to(model.device))
+        if "choices" in wanted and held_out.answers:
+            result.chosen = choose(model, chats, held_out.answers, progress)
+            pairs["choices"] = [(chosen, x.answer) for chosen, x in zip(result.chosen, chats)]
+        if "answers" in wanted:
+            result.written = write(model, chats, max_new_tokens, progress)
+            pairs["answers"] = [(said, x.answer) for said, x in zip(result.written, chats)]
+    for part in parts:
+        result.scores[part.name] = part.score(pairs[part.reads])  # pyright: ignore[reportAttributeAccessIssue]
+    return result
+
+
+def write(
+    model: TunableModel, examples: Sequence[Example], room: int, progress: Progress = lambda x, _: x
+) -> list[str]:
+    """Greedy answers to the examples' prompts; for plain text, how its beginning goes on."""
+    prompts = [prompt_ids(model, x) for x in examples]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    answers = [""] * len(prompts)
+    for chunk in progress([order[at : at + 8] for at in range(0, len(order), 8)], "answers"):
+        for i, ids in zip(chunk, model.generate([prompts[i] for i in chunk], room)):
+            answers[i] = model.processor.words(ids).strip()
+    return answers
+
+
+def prompt_ids(model: TunableModel, example: Example) -> list[int]:
+    """What the model is given."""
+    if isinstance(example, Text):
+        return model.processor.text(example.text)[:32]
+    return model.processor.prompt(example.prompt)
+
+
+@torch.no_grad()
+def choose(model: TunableModel, chats: Sequence[Chat], answers: Sequence[str], progress: Progress) -> list[str]:
+    """For each conversation, the most probable of the answers. What all prompts begin with is run once."""
+    stop = model.processor.stop_ids[0]
+    prompts = [model.processor.prompt(x.prompt) for x in chats]
+    options = [_answer_ids(model, chats[0].prompt, answer, stop) for answer in answers]
+    known = remember(model, prompts)
+    chosen: list[str] = []
+    for prompt in progress(prompts, "choices"):
+        scores = model.score_options(prompt, options, known)
+        chosen.append(answers[max(range(len(answers)), key=lambda k: scores[k])])
+    return chosen
+
+
+def remember(model: TunableModel, prompts: Sequence[Sequence[int]]) -> Known:
+    """Keys and values of the longest common beginning (at least one token of each prompt is left to run)."""
+    shortest = min(map(len, prompts)) - 1
+    length = next((i for i in range(shortest) if len({p[i] for p in prompts}) > 1), shortest)
+    if length == 0:
+        return Known(0, None)
+    ids = torch.tensor([list(prompts[0][:length])], device=model.device)
+    return Known(length, model.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values)
+
+
+def _answer_ids(model: TunableModel, prompt: Any, answer: str, stop: int) -> list[int]:
+    """An answer as the model would write it, stop token included."""
+    rendered = model.processor.chat((*prompt, Turn("assistant", answer)))[-1]
+    begin = len(model.processor.prompt(prompt))
+    ids = [token for token, said in zip(rendered.ids[begin:], rendered.said[begin:]) if said]
+    return ids if ids and ids[-1] in model.processor.stop_ids else [*ids, stop]

@@ -1,0 +1,16 @@
+"""The loss a supervised token, in nats, over held-out rows. Rows are what the interval is made over."""
+
+from typing import ClassVar
+
+from weitiao.core.registry import Part
+from weitiao.core.score import Score, ratio_of_sums
+
+
+class LossMetric(Part):
+    """Mean negative log-probability a supervised token."""
+
+    reads: ClassVar[str] = "row_losses"
+
+    def score(self, pairs: list[tuple[float, float]]) -> Score:
+        """(sum, count) of each row -> sum of sums over sum of counts."""
+        return ratio_of_sums(self.name, [s for s, _ in pairs], [c for _, c in pairs])

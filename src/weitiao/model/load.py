@@ -1,0 +1,162 @@
+"""A base model, loaded and made ready for a method: model, tokenizer, the way its body runs, its vocabulary head."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from weitiao.core.batch import Batch, pack
+from weitiao.core.errors import ModelError
+from weitiao.core.machine import Choice
+from weitiao.core.registry import find_module, names
+from weitiao.core.vocabulary_head import VocabularyHead
+from weitiao.model import attention
+
+TOLERANCE = {
+    torch.float32: 1e-4,
+    torch.bfloat16: 4e-2,
+    torch.float16: 1e-2,
+}  # of the largest value, our block against HF
+
+
+@dataclass
+class Base:
+    """A loaded base model."""
+
+    model: nn.Module
+    body: Callable[[Batch], Tensor]
+    vocabulary: VocabularyHead
+    choices: list[Choice]
+    """How it was decided to run it."""
+
+
+def load_tokenizer(folder: Path, template: str | None = None) -> Any:
+    """The model's tokenizer; `template` replaces its chat template.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as trouble:
+        raise ModelError(f"base: the tokenizer in {folder} cannot be read: {str(trouble).splitlines()[0]}") from None
+    if template is not None:
+        tokenizer.chat_template = template
+    return tokenizer
+
+
+def load_base(folder: Path, dtype: torch.dtype, device: torch.device, options: dict[str, Any] | None = None) -> Base:
+    """Load the weights and decide how they run.
+
+    Args:
+        dtype: what is computed in. Weights are stored in it too, unless the method's `options` say otherwise.
+
+    Raises:
+        ModelError: the architecture is unknown or not a causal language model, or weights are missing.
+    """
+    stored = {"dtype": dtype, **(options or {})}
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            attn_implementation=attention.NAME,
+            output_loading_info=True,
+            **stored,
+        )
+    except (ValueError, KeyError, OSError, RuntimeError) as trouble:
+        first = str(trouble).strip().splitlines()[0][:200]
+        raise ModelError(f"base: {folder} cannot be loaded as a causal language model: {first}") from None
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ModelError(f"base: {folder} lacks {len(missing)} weights that its config asks for, first {missing[0]}.")
+    model.to(device).eval()
+    body, choice = choose_body(model, dtype)
+    return Base(model, body, vocabulary_head(model), [choice])
+
+
+def choose_body(model: nn.Module, dtype: torch.dtype) -> tuple[Callable[[Batch], Tensor], Choice]:
+    """Our own block for this family if there is one and it proves equal on a probe; transformers' own otherwise."""
+    family = model.config.model_type  # pyright: ignore
+    general = in_dtype(model, dtype, lambda batch: _transformers_body(model, batch))
+    for name in names("block"):
+        block = find_module("block", name)
+        if family not in block.FAMILIES:
+            continue
+        ours = in_dtype(model, dtype, lambda batch, run=block.hidden: run(model, batch, dtype))
+        gap = _gap(model, ours, general)
+        if gap <= TOLERANCE[dtype]:
+            reason = f"weitiao's {name} block; differs from transformers by {gap:.0e} of the largest value on a probe"
+            return ours, Choice("model.block", name, reason)
+        reason = f"the {name} block differs from transformers by {gap:.0e} on a probe, so it is not used"
+        return general, Choice("model.block", "transformers", reason)
+    return general, Choice("model.block", "transformers", f"no hand-written block for the family {family!r}")
+
+
+def in_dtype(model: nn.Module, dtype: torch.dtype, run: Callable[[Batch], Tensor]) -> Callable[[Batch], Tensor]:
+    """Weights kept in fp32 are computed with in `dtype` (autocast); those stored in it already need nothing."""
+
+    def body(batch: Batch) -> Tensor:
+        where = next(model.parameters())
+        if where.dtype == dtype:
+            return run(batch)
+        with torch.autocast(where.device.type, dtype):
+            return run(batch)
+
+    return body
+
+
+def _transformers_body(model: nn.Module, batch: Batch) -> Tensor:
+    with attention.segments(batch):
+        out = model.get_decoder()(  # pyright: ignore[reportCallIssue]
+            input_ids=batch.input_ids[None], position_ids=batch.position_ids[None], use_cache=False
+        )
+    return out.last_hidden_state[0]  # [T, D]
+
+
+@torch.no_grad()
+def _gap(model: nn.Module, ours: Callable[[Batch], Tensor], general: Callable[[Batch], Tensor]) -> float:
+    """Largest difference over largest value, on three packed rows of random tokens."""
+    random = torch.Generator().manual_seed(0)
+    size = model.config.get_text_config().vocab_size  # pyright: ignore
+    ids = [torch.randint(0, size, (n,), generator=random).tolist() for n in (11, 7, 7)]
+    batch = pack([{"input_ids": x, "labels": x} for x in ids]).to(next(model.parameters()).device)
+    a, b = ours(batch).float(), general(batch).float()
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def vocabulary_head(model: nn.Module) -> VocabularyHead:
+    """The output head as a function of hidden states, with what the family does to logits.
+
+    Raises:
+        ModelError: it does not give the model's own logits on a probe.
+    """
+    config = model.config.get_text_config()  # pyright: ignore
+    layer = model.get_output_embeddings  # pyright: ignore
+    scale = 1.0
+    if getattr(config, "logits_scaling", None):
+        scale = 1.0 / config.logits_scaling
+    elif getattr(config, "logit_scale", None):
+        scale = config.logit_scale
+    head = VocabularyHead(
+        weight=lambda: layer().weight,
+        bias=lambda: getattr(layer(), "bias", None),
+        scale=scale,
+        softcap=getattr(config, "final_logit_softcapping", None),
+    )
+    with torch.no_grad():
+        ids = torch.arange(1, 6, device=next(model.parameters()).device)[None]
+        wanted = model(input_ids=ids, use_cache=False).logits[0].float()
+        inner = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0]  # pyright: ignore
+        gap = float((head.logits(inner) - wanted).abs().max() / wanted.abs().max())
+    if gap > 2e-2:
+        raise ModelError(
+            f"base: the head of {type(model).__name__} does something that weitiao does not know (gap {gap:.0e})."
+        )
+    return head

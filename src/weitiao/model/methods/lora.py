@@ -1,0 +1,143 @@
+"""LoRA: learn a low-rank change of each weight, W + s B A.
+
+Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685, eq. 3; rsLoRA's scale:
+Kalajdzievski 2023, arXiv 2312.03732, eq. 7.
+
+    x [T, D_in] --> A [R, D_in] --> B [D_out, R] --> * s --> + W x        s = alpha / R   (rsLoRA: alpha / sqrt(R))
+                    random          zero
+
+B starts at zero, so a fresh LoRA changes nothing. Costs R (D_in + D_out) weights a layer; nothing at inference once
+merged. Stored in PEFT's format, and equal there.
+"""
+
+import math
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from weitiao.core.errors import ModelError
+from weitiao.core.method import Attachment, Method
+from weitiao.model.lowrank import LowRankLinear
+from weitiao.model.surgery import put, wrap
+
+PREFIX = "base_model.model."  # what PEFT puts before every name
+
+
+class LoRA(Method):
+    """Learn a low-rank change of each weight; the base stays as it is."""
+
+    learning_rate: ClassVar[float] = 2e-4
+    learning_rate_reason: ClassVar[str] = (
+        "usual for LoRA: ten times that of full fine-tuning (arXiv 2106.09685, sec. D)"
+    )
+
+    rank: int = Field(16, ge=1)
+    """Rank R of the change. More learns more and costs more; 8 to 64 is usual (sec. 7.2)."""
+    alpha: float = Field(32.0, gt=0)
+    """The change is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the inputs dropped on the way into A, while training."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Which linear layers: all-linear, last names ([q_proj, v_proj]) or a regular expression for whole names."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank), so that high ranks learn as fast as low ones."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which biases are trained too: none, all of the model's, or those of the layers with a change."""
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / math.sqrt(self.rank) if self.rslora else self.alpha / self.rank
+
+    def attach(self, model: nn.Module) -> Attachment:
+        """Replace every target layer by a LowRankLinear."""
+
+        def make(name: str, layer: nn.Module) -> nn.Module:
+            return LowRankLinear(layer, self.rank, self.scale, self.dropout, self.bias == "lora_only")
+
+        made: dict[str, LowRankLinear] = wrap(model, self.target_modules, make)
+        if self.bias == "all":
+            for name, weight in model.named_parameters():
+                if name.rpartition(".")[2] == "bias":
+                    weight.requires_grad_(True)
+        trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
+
+        def switch(on: bool) -> None:
+            for module in made.values():
+                module.on = on
+
+        def merge() -> None:
+            for name, module in made.items():
+                put(model, name, module.fold())
+
+        return Attachment(
+            trainable=trainable,
+            switch=switch if self.bias == "none" else None,
+            merge=merge,
+            as_peft=lambda: (self.peft_config(model, made), _to_peft(model, trainable)),
+            from_peft=lambda tensors: _from_peft(model, trainable, tensors),
+        )
+
+    def peft_config(self, model: nn.Module, made: dict[str, LowRankLinear]) -> dict[str, Any]:
+        """What PEFT's adapter_config.json says."""
+        targets = self.target_modules
+        if targets == "all-linear":
+            targets = sorted({name.rpartition(".")[2] for name in made})
+        base = getattr(getattr(model, "config", None), "_name_or_path", None)
+        return {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base,
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": self.dropout,
+            "target_modules": targets if isinstance(targets, str) else list(targets),
+            "use_rslora": self.rslora,
+            "bias": self.bias,
+            "fan_in_fan_out": any(isinstance(module.base_layer, Conv1D) for module in made.values()),
+            "inference_mode": True,
+            "init_lora_weights": True,
+        }
+
+    @classmethod
+    def from_peft_config(cls, config: dict[str, Any]) -> "LoRA | None":
+        """The LoRA that a PEFT adapter_config.json describes.
+
+        Raises:
+            ModelError: it asks for a variant that this file does not do.
+        """
+        if config.get("peft_type") != "LORA":
+            return None
+        for key in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform", "lora_bias"):
+            if config.get(key):
+                raise ModelError(f"this PEFT adapter uses {key}, which weitiao's lora does not do.")
+        targets = config["target_modules"]
+        return cls(
+            rank=config["r"],
+            alpha=config["lora_alpha"],
+            dropout=config.get("lora_dropout", 0.0),
+            target_modules=targets if isinstance(targets, str) else tuple(targets),
+            rslora=config.get("use_rslora", False),
+            bias=config.get("bias", "none"),
+        )
+
+
+def _peft_name(name: str) -> str:
+    end = ".weight" if name.endswith(("lora_A", "lora_B")) else ""
+    return PREFIX + name + end
+
+
+def _to_peft(model: nn.Module, trainable: set[str]) -> dict[str, Tensor]:
+    weights = dict(model.named_parameters())
+    return {_peft_name(name): weights[name].detach() for name in sorted(trainable)}
+
+
+def _from_peft(model: nn.Module, trainable: set[str], tensors: dict[str, Tensor]) -> None:
+    weights = dict(model.named_parameters())
+    wanted = {_peft_name(name): weights[name] for name in trainable}
+    if wanted.keys() != tensors.keys():
+        odd = sorted(wanted.keys() ^ tensors.keys())
+        raise ModelError(f"the adapter's tensors are not those of its config: {odd[0]} and {len(odd) - 1} more differ.")
+    for name, weight in wanted.items():
+        weight.data.copy_(tensors[name])

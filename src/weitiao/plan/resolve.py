@@ -1,0 +1,99 @@
+"""`auto` becomes a number, with its reason. Nothing is chosen silently."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from weitiao.core.machine import Choice
+from weitiao.core.method import Method
+from weitiao.core.objective import Objective
+from weitiao.core.recipe import Recipe
+
+LONGEST_BY_DEFAULT = 4096
+GOOD_STEPS = 100  # fewer optimizer steps than this and the schedule has no room
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the choices are made from."""
+
+    tokens: int
+    """In one epoch of the training rows."""
+    longest: int
+    """Tokens of the longest row."""
+    layers: int
+    width: int
+    middle: int
+    """Width inside the MLP."""
+
+
+def choose_context(recipe: Recipe, limit: int | None) -> Choice:
+    """Longest row in tokens. `limit` is what the model was made for."""
+    if recipe.context != "auto":
+        return Choice("context", recipe.context, "asked for")
+    if limit is None:
+        return Choice("context", LONGEST_BY_DEFAULT, "the model names no limit")
+    chosen = min(limit, LONGEST_BY_DEFAULT)
+    return Choice("context", chosen, f"the model takes {limit:,}; more than {LONGEST_BY_DEFAULT:,} only when asked")
+
+
+def choose_too_long(recipe: Recipe, objective: Objective) -> Choice:
+    if recipe.too_long != "auto":
+        return Choice("too_long", recipe.too_long, "asked for")
+    return Choice("too_long", objective.too_long, objective.too_long_reason or f"{objective.name}'s way")
+
+
+def choose_learning_rate(recipe: Recipe, method: Method) -> Choice:
+    if recipe.train.learning_rate != "auto":
+        return Choice("train.learning_rate", recipe.train.learning_rate, "asked for")
+    return Choice("train.learning_rate", method.learning_rate, method.learning_rate_reason)
+
+
+def choose_batch(recipe: Recipe, facts: Facts) -> Choice:
+    """Rows or tokens an optimizer step."""
+    if recipe.train.batch_size is not None:
+        return Choice("train.batch_size", recipe.train.batch_size, "asked for")
+    if recipe.train.batch_tokens != "auto":
+        return Choice("train.batch_tokens", recipe.train.batch_tokens, "asked for")
+    wanted = int(facts.tokens * recipe.train.epochs / GOOD_STEPS)
+    chosen = max(1024, min(16384, 1 << max(wanted, 1).bit_length() - 1), facts.longest)
+    reason = f"{facts.tokens:,} tokens x {recipe.train.epochs:g} epochs in about {GOOD_STEPS} steps or more, within 1,024 to 16,384"
+    return Choice("train.batch_tokens", chosen, reason)
+
+
+def choose_micro(recipe: Recipe, facts: Facts, device: torch.device, dtype: torch.dtype) -> Choice:
+    """Tokens that run at once."""
+    if recipe.train.micro_tokens != "auto":
+        return Choice("train.micro_tokens", recipe.train.micro_tokens, "asked for")
+    if device.type != "cuda":
+        return Choice("train.micro_tokens", 1024, "a CPU's matrix products are at full speed from about 1,000 rows on")
+    free, _ = torch.cuda.mem_get_info(device)
+    each = facts.layers * (12 * facts.width + 4 * facts.middle) * dtype.itemsize  # what a block keeps for a token
+    chosen = max(1024, min(32768, int(0.5 * free / each) // 1024 * 1024))
+    return Choice(
+        "train.micro_tokens", chosen, f"half of {free / 1e9:.0f} GB free at about {each / 1e6:.1f} MB a token"
+    )
+
+
+def choose_rhythm(recipe: Recipe, steps: int, held_out: bool) -> list[Choice]:
+    """How often to validate and to save."""
+    train = recipe.train
+    every = train.evaluate_every
+    if every == "auto":
+        every = max(1, steps // 10) if held_out else 0
+        reason = f"ten times in {steps} steps" if held_out else "nothing is held out"
+    else:
+        reason = "asked for"
+    save, why = train.save_every, "asked for"
+    if save == "auto":
+        save, why = every or max(1, steps // 10), "at every validation" if every else f"ten times in {steps} steps"
+    return [Choice("train.evaluate_every", every, reason), Choice("train.save_every", save, why)]
+
+
+def model_facts(config: Any, lengths: Any, epoch_tokens: int) -> Facts:
+    """Facts from a transformers config and the rows' lengths."""
+    text = config.get_text_config()
+    width = text.hidden_size
+    middle = getattr(text, "intermediate_size", None) or 4 * width
+    return Facts(epoch_tokens, int(max(lengths)), text.num_hidden_layers, width, middle)

@@ -1,0 +1,40 @@
+"""Talking with a model in the terminal: word by word, or beside the base model's answer. A face, like cli.py."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.columns import Columns
+from rich.panel import Panel
+from transformers import TextStreamer
+
+from weitiao.core.example import Turn
+
+
+def beginning(system: str | None) -> tuple[Turn, ...]:
+    return (Turn("system", system),) if system else ()
+
+
+def asking(words: str) -> tuple[Turn, ...]:
+    return (Turn("user", words),)
+
+
+def answering(words: str) -> tuple[Turn, ...]:
+    return (Turn("assistant", words),)
+
+
+def say(opened: Any, turns: Sequence[Turn], room: int, temperature: float, aloud: bool = True) -> str:
+    """The answer, printed while it is written."""
+    streamer = TextStreamer(opened.tokens.tokenizer, skip_prompt=True, skip_special_tokens=True) if aloud else None
+    prompt = opened.tokens.processor.prompt(turns)
+    ids = opened.model.generate([prompt], room, temperature, streamer=streamer)[0]
+    return opened.tokens.processor.words(ids).strip()
+
+
+def side_by_side(opened: Any, turns: Sequence[Turn], room: int, temperature: float) -> Columns:
+    """The base model's answer and the tuned one's."""
+    before = "(this method changes the base weights themselves: compare with `weitiao generate BASE`)"
+    if opened.model.attachment.switch is not None:
+        with opened.model.reference():
+            before = say(opened, turns, room, temperature, aloud=False)
+    after = say(opened, turns, room, temperature, aloud=False)
+    return Columns([Panel(before, title="before"), Panel(after, title="after", style="green")], equal=True, expand=True)

@@ -1,0 +1,138 @@
+"""States on disk: safetensors and JSON only, whole or not at all.
+
+write    states/.step-40.tmp-<pid>/  every file, fsync, then MANIFEST.json with their sha256, fsync
+commit   rename to states/step-000040, fsync the folder; only then are older ones removed
+read     newest first; every file's sha256 is checked; a broken one is put aside with a word and the next is taken
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from weitiao.core.errors import RunError
+from weitiao.core.packages import file_sha256
+from weitiao.train.state import State
+
+MANIFEST = "MANIFEST.json"
+FILES = ("weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
+
+
+def save(folder: Path, state: State, identity: dict[str, str], keep: int) -> Path:
+    """Commit one state and remove older ones but the newest `keep`.
+
+    Args:
+        identity: what a resumed run must have in common with this one (data, tokenizer, template ...).
+
+    Raises:
+        OSError: the disk is full or broken; nothing half-written is left, older states are as before.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    place, temp = folder / f"step-{state.step:06d}", folder / f".step-{state.step}.tmp-{os.getpid()}"
+    shutil.rmtree(temp, ignore_errors=True)
+    try:
+        temp.mkdir()
+        for name, tensors in state.tensors().items():
+            write_tensors(temp / f"{name}.safetensors", tensors)
+        _write(temp / "state.json", {**state.numbers(), "identity": identity})
+        _write(temp / MANIFEST, {name: file_sha256(temp / name) for name in FILES})
+        sync(temp)
+    except OSError:
+        shutil.rmtree(temp, ignore_errors=True)
+        raise
+    if place.exists():
+        shutil.rmtree(place)
+    os.rename(temp, place)
+    sync(folder)
+    for old in newest_first(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return place
+
+
+def newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), reverse=True) if folder.exists() else []
+
+
+def load_newest(folder: Path, state: State, identity: dict[str, str], say: Any) -> Path:
+    """Load the newest sound state.
+
+    Args:
+        say: called with a sentence for each broken state that was put aside.
+
+    Raises:
+        RunError: there is no sound state, or it belongs to other data, template, tokenizer or batch shape.
+    """
+    for place in newest_first(folder):
+        trouble = broken(place)
+        if trouble:
+            aside = folder / f"broken-{place.name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(place, aside)
+            say(
+                f"{place.name} is damaged ({trouble}); it was put aside as {aside.name}, and the next older one is tried."
+            )
+            continue
+        numbers = json.loads((place / "state.json").read_text())
+        changed = [
+            f"{k} (was {numbers['identity'].get(k)}, is {v})"
+            for k, v in identity.items()
+            if numbers["identity"].get(k) != v
+        ]
+        if changed:
+            raise RunError(f"this run cannot go on, for something it depends on has changed: {'; '.join(changed)}.")
+        tensors = {name: load_file(place / f"{name}.safetensors") for name in ("weights", "optimizer", "random")}
+        state.load(tensors, numbers)
+        return place
+    raise RunError(f"{folder} holds no sound state to go on from.")
+
+
+def broken(place: Path) -> str:
+    """Why a state cannot be trusted, or ''."""
+    manifest = place / MANIFEST
+    if not manifest.exists():
+        return "no manifest"
+    try:
+        hashes = json.loads(manifest.read_text())
+    except ValueError:
+        return "unreadable manifest"
+    for name in FILES:
+        if name not in hashes or not (place / name).exists():
+            return f"{name} is missing"
+        if file_sha256(place / name) != hashes[name]:
+            return f"{name} is not what was written"
+    return ""
+
+
+def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
+    """One safetensors file, on the disk when this returns.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    plain = {name: x.detach().to("cpu").contiguous() for name, x in tensors.items()}
+    try:
+        save_file(plain, file)
+    except SafetensorError as trouble:
+        raise OSError(str(trouble)) from None
+    sync(file)
+
+
+def _write(file: Path, value: Any) -> None:
+    with open(file, "w", encoding="utf-8") as opened:
+        json.dump(value, opened)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def sync(path: Path) -> None:
+    """Until the disk says that it has it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

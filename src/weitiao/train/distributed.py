@@ -1,0 +1,49 @@
+"""Several machines as one, by accelerate: who am I, and the sum over all of us.
+
+Gradients are added after the whole window, not in each backward pass, so machines may have different numbers of
+micro-batches, and the sum is divided by nothing: counts were added first.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from torch import nn
+
+
+class Machines:
+    """One process of `world`. Alone unless started by torchrun or accelerate launch."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.state = PartialState(cpu=device.type == "cpu")
+        self.rank, self.world = self.state.process_index, self.state.num_processes
+        self.device = device
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def add(self, numbers: dict[str, float]) -> dict[str, float]:
+        """The sum over all machines, key by key. A machine without rows has no keys; nought counts for it."""
+        if self.world == 1:
+            return numbers
+        every: list[dict[str, float]] = [{} for _ in range(self.world)]
+        torch.distributed.all_gather_object(every, numbers)
+        keys = sorted({key for one in every for key in one})
+        return {key: sum(one.get(key, 0.0) for one in every) for key in keys}
+
+    def add_gradients(self, weights: Iterable[nn.Parameter]) -> None:
+        """Each gradient becomes the sum of all machines' gradients."""
+        if self.world == 1:
+            return
+        for weight in weights:
+            grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            weight.grad = reduce(grad, "sum")  # pyright: ignore[reportAttributeAccessIssue]
+
+    def any(self, flag: bool) -> bool:
+        """True everywhere if true anywhere: all stop at the same step."""
+        return self.add({"flag": float(flag)})["flag"] > 0
+
+    def wait(self) -> None:
+        self.state.wait_for_everyone()

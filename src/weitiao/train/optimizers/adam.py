@@ -1,0 +1,22 @@
+"""Adam. Kingma & Ba 2015, "Adam: A Method for Stochastic Optimization", arXiv 1412.6980, algorithm 1.
+
+Weight decay, if any, is added to the gradient (L2), not decoupled: for decay, take adamw.
+"""
+
+import torch
+from pydantic import Field
+
+from weitiao.core.registry import Part
+
+
+class Adam(Part):
+    """Adam; weight decay is plain L2."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    """How slowly the averages of the gradient and of its square move."""
+    epsilon: float = Field(1e-8, gt=0)
+    """Added to the root of the squares' average."""
+
+    def make(self, groups: list[dict]) -> torch.optim.Optimizer:
+        """Parameter groups {params, lr, weight_decay} -> the optimizer."""
+        return torch.optim.Adam(groups, betas=self.betas, eps=self.epsilon, fused=True)

@@ -1,0 +1,45 @@
+"""What the loop needs to know, every automatic value resolved."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from weitiao.core.recipe import Train
+from weitiao.core.tunable import TunableModel
+
+
+@dataclass
+class Plan:
+    """Numbers, not wishes."""
+
+    settings: Train
+    steps: int
+    learning_rate: float
+    evaluate_every: int
+    save_every: int
+    step: str = "accumulate"
+    """The part of train/steps/ that takes each step."""
+    identity: dict[str, str] = field(default_factory=dict)
+    """What a resumed run must have in common with this one."""
+
+
+def make_optimizer(model: TunableModel, plan: Plan) -> torch.optim.Optimizer:
+    """The recipe's optimizer over all that is trained: matrices decay, biases and norms do not; or the groups that
+    the method asks for."""
+    here, decay = model.trainable(), plan.settings.weight_decay
+    asked = model.attachment.groups(0) if model.attachment.groups else None
+    if asked is None:
+        matrices = [name for name, p in here.items() if p.ndim >= 2]
+        vectors = [name for name, p in here.items() if p.ndim < 2]
+        asked = [{"names": matrices, "weight_decay": decay}, {"names": vectors, "weight_decay": 0.0}]
+    groups = [
+        {
+            "params": [here[name] for name in group["names"]],
+            "lr": plan.learning_rate,
+            "weight_decay": group.get("weight_decay", decay),
+            "rate": group.get("rate", 1.0),
+        }
+        for group in asked
+        if group["names"]
+    ]
+    return plan.settings.optimizer.make(groups)  # pyright: ignore[reportAttributeAccessIssue]

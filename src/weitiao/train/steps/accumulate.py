@@ -1,0 +1,41 @@
+"""The usual step: add up the gradients of all micro-batches, divided by what was counted beforehand.
+
+    counts = sum over the window and over all machines          (no forward pass)
+    for each micro-batch:  backward( sum over tasks of total / count )
+
+Dividing before adding makes one batch of 8, two of 4 and eight of 1 the same gradient, whatever the rows' lengths.
+"""
+
+from weitiao.core.batch import Batch
+from weitiao.core.objective import Objective
+from weitiao.core.tunable import TunableModel
+from weitiao.train.distributed import Machines
+from weitiao.train.step import Taken
+
+
+def take(model: TunableModel, objective: Objective, window: list[Batch], machines: Machines) -> Taken:
+    """Leave the gradient of the window's mean loss in every trainable parameter.
+
+    Returns:
+        The window's loss and what was counted, over all machines.
+    """
+    counts: dict[str, float] = {}
+    for batch in window:
+        for task, count in objective.counts(batch).items():
+            counts[task] = counts.get(task, 0.0) + count
+    counts = machines.add(counts)
+    sums: dict[str, float] = {}
+    notes: dict[str, float] = {}
+    for batch in window:
+        loss = objective.loss(model, batch)
+        sum(total / counts[task] for task, total in loss.totals.items()).backward()  # pyright: ignore
+        for task, total in loss.totals.items():
+            sums[task] = sums.get(task, 0.0) + float(total.detach())
+        notes = loss.notes
+    if model.attachment.penalty is not None:
+        (model.attachment.penalty() / machines.world).backward()
+    machines.add_gradients(model.trainable().values())
+    sums = machines.add(sums)
+    tokens = machines.add({"tokens": float(sum(batch.tokens for batch in window))})["tokens"]
+    value = sum(sums[task] / counts[task] for task in sums)
+    return Taken(loss=value, tokens=int(tokens), supervised=int(sum(counts.values())), notes=notes)
