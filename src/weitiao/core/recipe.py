@@ -63,9 +63,11 @@ class OneOf:
             if first["type"] == "extra_forbidden":
                 known = sorted(find(self.kind, name).model_fields)
                 words = f"{name} has no such setting.{nearest(key, known)} Its settings are: {', '.join(known)}"
-            raise PydanticCustomError(
-                "part", "{words}", {"words": words, "key": key, "given": first["input"]}
-            ) from None
+            raise PydanticCustomError("part", "{words}", {"words": words, "key": key, "given": first["input"]}) from None
+
+
+def _default(kind: str) -> Any:
+    return find(kind, DEFAULT_PARTS[kind])()
 
 
 def part_schema(kind: str, name: str) -> dict[str, Any]:
@@ -85,9 +87,9 @@ class Source(Settings):
     """The reader: a name from data/readers, or auto (by the file's ending)."""
     columns: dict[str, str] | None = None
     """Which column is what, e.g. {prompt: question, completion: answer}; auto: looked at and printed."""
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0)
     """How often its rows are used an epoch: 3 is three times, 0.5 is a different half each epoch."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """At most this many rows, from the start."""
     encoding: str = "auto"
     """Text encoding; auto is UTF-8 (with or without BOM), anything else is named by you (gbk, latin-1)."""
@@ -96,11 +98,11 @@ class Source(Settings):
 class Train(Settings):
     """How the weights are moved."""
 
-    epochs: float = Field(2.0, gt=0)
+    epochs: float = Field(default=2.0, gt=0)
     """Times through the data."""
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     """Optimizer steps; overrides epochs."""
-    batch_size: int | None = Field(None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1)
     """Rows an optimizer step, over all devices. Or give batch_tokens."""
     batch_tokens: int | Auto = "auto"
     """Tokens an optimizer step, over all devices (no padding is counted: there is none)."""
@@ -110,15 +112,13 @@ class Train(Settings):
     """Peak learning rate; auto is the method's own."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the rate falls after the warm-up; cosine ends at a tenth, linear at nought."""
-    warmup: float = Field(0.05, ge=0, lt=1)
+    warmup: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps in which the rate rises from nought."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     """Decay of matrices (not of biases and norms), decoupled where the optimizer can."""
-    clip: float | None = Field(1.0, gt=0)
+    clip: float | None = Field(default=1.0, gt=0)
     """Longest gradient (L2); null: none."""
-    optimizer: Annotated[Part, OneOf("optimizer")] = Field(
-        default_factory=lambda: find("optimizer", DEFAULT_PARTS["optimizer"])()
-    )
+    optimizer: Annotated[Part, OneOf("optimizer")] = Field(default_factory=lambda: _default("optimizer"))
     """Who moves the weights."""
     precision: Literal["auto", "bf16", "fp32", "fp16"] = "auto"
     """What is computed in; trained weights and sums stay in fp32."""
@@ -126,11 +126,11 @@ class Train(Settings):
     """Steps between validations; auto: ten a run; 0: only at the end."""
     save_every: int | Auto = "auto"
     """Steps between saved states; auto: at every validation."""
-    keep: int = Field(2, ge=1)
+    keep: int = Field(default=2, ge=1)
     """How many states are kept, besides the best."""
     best: str = "loss"
     """What decides which state is the result: loss, or a metric (accuracy, f1, exact_match ...)."""
-    patience: int | None = Field(None, ge=1)
+    patience: int | None = Field(default=None, ge=1)
     """Stop when this many validations in a row brought nothing better; null: never."""
     threads: int | Auto = "auto"
     """CPU threads; auto: as torch finds (the cores this process may use, or OMP_NUM_THREADS)."""
@@ -157,11 +157,11 @@ class Evaluate(Settings):
     """Held-out rows for the last word; default: the validation rows."""
     metrics: tuple[str, ...] | Auto = "auto"
     """Names from evaluate/metrics; auto: what fits the objective and the answers."""
-    limit: int | None = Field(200, ge=1)
+    limit: int | None = Field(default=200, ge=1)
     """At most this many rows for metrics that make the model write (losses use all); null: all."""
-    max_new_tokens: int = Field(64, ge=1)
+    max_new_tokens: int = Field(default=64, ge=1)
     """Longest answer."""
-    samples: int = Field(5, ge=0)
+    samples: int = Field(default=5, ge=0)
     """Answers shown side by side, before and after."""
 
     @field_validator("metrics")
@@ -186,7 +186,7 @@ class Recipe(Settings):
     """What is learnt from: one or more sources."""
     validation: float | Source = 0.05
     """Held out while training: a share (split by content, so that duplicates stay on one side), or a source."""
-    max_bad_rows: float = Field(0.01, ge=0, le=1)
+    max_bad_rows: float = Field(default=0.01, ge=0, le=1)
     """More than this share of unusable rows stops the run."""
     context: int | Auto = "auto"
     """Longest row in tokens; auto: what the model was made for, at most 4096."""
@@ -194,19 +194,15 @@ class Recipe(Settings):
     """Rows longer than the context: refuse the run, cut their start (the answer's end stays), drop, or split."""
     template: str | None = None
     """A chat template: a name from data/templates (chatml) or a .jinja file; default: the model's own."""
-    method: Annotated[Method, OneOf("method")] = Field(
-        default_factory=lambda: OneOf("method").read(DEFAULT_PARTS["method"])
-    )
+    method: Annotated[Method, OneOf("method")] = Field(default_factory=lambda: _default("method"))
     """How the model is made trainable."""
-    objective: Annotated[Objective, OneOf("objective")] = Field(
-        default_factory=lambda: OneOf("objective").read(DEFAULT_PARTS["objective"])
-    )
+    objective: Annotated[Objective, OneOf("objective")] = Field(default_factory=lambda: _default("objective"))
     """What is learnt."""
     train: Train = Field(default_factory=Train)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     out: str
     """The Run folder: everything about the run goes there."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Order of the data, starting weights, dropout."""
 
     @field_validator("data", mode="before")
@@ -315,11 +311,11 @@ def _lines(node: yaml.Node | None, at: tuple = ()) -> dict[tuple, int]:
     found: dict[tuple, int] = {}
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            found[*at, key.value] = key.start_mark.line + 1
+            found[(*at, key.value)] = key.start_mark.line + 1
             found |= _lines(value, (*at, key.value))
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
-            found[*at, i] = value.start_mark.line + 1
+            found[(*at, i)] = value.start_mark.line + 1
             found |= _lines(value, (*at, i))
     return found
 

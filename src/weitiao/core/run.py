@@ -131,9 +131,7 @@ class Run:
         last, steps = events[-1], [e["step"] for e in events if e["event"] == "step"]
         if last["event"] == "finished":
             return "finished"
-        return (
-            f"{'interrupted' if last['event'] == 'interrupted' else 'unfinished'} at step {steps[-1] if steps else 0}"
-        )
+        return f"{'interrupted' if last['event'] == 'interrupted' else 'unfinished'} at step {steps[-1] if steps else 0}"
 
 
 def _taken(folder: Path) -> str:
@@ -141,7 +139,8 @@ def _taken(folder: Path) -> str:
         return f"out: {folder} exists and holds other files. Name another folder with out=..."
     status = Run(folder).status
     go_on = "" if status == "finished" else f" Go on with: weitiao train --resume {folder}."
-    return f"out: {folder} holds a run already ({status}).{go_on} Or name another folder (out=...), or --replace (it is kept aside)."
+    other = "Or name another folder (out=...), or --replace (it is kept aside)."
+    return f"out: {folder} holds a run already ({status}).{go_on} {other}"
 
 
 def write_text(path: Path, text: str) -> None:

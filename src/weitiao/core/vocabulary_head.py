@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 CHUNK = 256  # tokens scored at once: [256, V] in fp32 is 50 MB for 49k words, 268 MB for 262k
 
@@ -58,7 +59,7 @@ def _plain_logprobs(head: VocabularyHead, hidden: Tensor, targets: Tensor) -> Te
         return head.logits(h).log_softmax(-1).gather(1, y[:, None])[:, 0]
 
     parts = [
-        torch.utils.checkpoint.checkpoint(score, hidden[i : i + CHUNK], targets[i : i + CHUNK], use_reentrant=False)
+        checkpoint(score, hidden[i : i + CHUNK], targets[i : i + CHUNK], use_reentrant=False)
         for i in range(0, len(targets), CHUNK)
     ]
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)

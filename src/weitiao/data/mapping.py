@@ -134,9 +134,7 @@ def _chat(record: dict[str, Any], key: str) -> Chat:
         words = said.get("content", said.get("value"))
         role = SPEAKERS.get(str(who).lower())
         if role is None:
-            raise ValueError(
-                f"{key}[{i}]: unknown role {who!r}.{nearest(str(who), ROLES)} Roles are: {', '.join(ROLES)}"
-            )
+            raise ValueError(f"{key}[{i}]: unknown role {who!r}.{nearest(str(who), ROLES)} Roles are: {', '.join(ROLES)}")
         if not isinstance(words, str):
             raise ValueError(f"{key}[{i}]: content is {type(words).__name__}, not text")
         turns.append(Turn(role, words))  # pyright: ignore[reportArgumentType]

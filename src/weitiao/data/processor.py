@@ -42,9 +42,9 @@ class ChatProcessor:
             raise DataError("base: the tokenizer names no end-of-text token (eos_token), so an answer could never end.")
         names = {f"{key}_token": value for key, value in _special_tokens(tokenizer).items()}
         template = Template(tokenizer.chat_template, names) if tokenizer.chat_template else None
-        special = frozenset(
-            str(t) for t in tokenizer.get_added_vocab() if t in tokenizer.all_special_tokens
-        ) | frozenset(str(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special)
+        special = frozenset(str(t) for t in tokenizer.get_added_vocab() if t in tokenizer.all_special_tokens) | frozenset(
+            str(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special
+        )
         made = cls(tokenizer, template, tokenizer.eos_token_id, (), special)
         stops = [tokenizer.eos_token_id, *generation_stops]
         if template is not None:

@@ -1,6 +1,5 @@
 """Measure a model on held-out rows: losses, choices among known answers, freely written answers."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,24 +7,13 @@ from typing import Any
 import torch
 
 from weitiao.core.example import Chat, Example, Text, Turn
+from weitiao.core.held_out import HeldOut
 from weitiao.core.objective import Objective
 from weitiao.core.registry import find
 from weitiao.core.score import Score
 from weitiao.core.tunable import Known, TunableModel
 
-MOST_ANSWERS = 64  # more different answers than this are no closed set
 Progress = Callable[[Sequence[Any], str], Any]
-
-
-@dataclass
-class HeldOut:
-    """What is measured on."""
-
-    examples: list[Example]
-    batches: Callable[[], Any]
-    """Makes the encoded rows' batches anew, for losses."""
-    answers: tuple[str, ...] = ()
-    """The closed set of answers, where there is one."""
 
 
 @dataclass
@@ -35,13 +23,6 @@ class Measured:
     scores: dict[str, Score] = field(default_factory=dict)
     written: list[str] = field(default_factory=list)
     chosen: list[str] = field(default_factory=list)
-
-
-def closed_answers(examples: Sequence[Example]) -> tuple[str, ...]:
-    """The different answers, if they are few, short and come again and again (routing, classifying); else ()."""
-    counts = Counter(x.answer for x in examples if isinstance(x, Chat))
-    closed = 2 <= len(counts) <= MOST_ANSWERS and sum(counts.values()) >= 3 * len(counts)
-    return tuple(sorted(counts)) if closed and all(len(a) <= 60 for a in counts) else ()
 
 
 def default_metrics(objective: Objective, held_out: HeldOut) -> tuple[str, ...]:
@@ -83,9 +64,7 @@ def measure(
     return result
 
 
-def write(
-    model: TunableModel, examples: Sequence[Example], room: int, progress: Progress = lambda x, _: x
-) -> list[str]:
+def write(model: TunableModel, examples: Sequence[Example], room: int, progress: Progress = lambda x, _: x) -> list[str]:
     """Greedy answers to the examples' prompts; for plain text, how its beginning goes on."""
     prompts = [prompt_ids(model, x) for x in examples]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))

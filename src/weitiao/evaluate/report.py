@@ -3,7 +3,6 @@
 Figures before and after, the loss curve, answers side by side, what was chosen and why, the recipe, the environment.
 """
 
-import html
 import json
 from pathlib import Path
 from typing import Any
@@ -98,16 +97,15 @@ def curve(steps: list[dict[str, Any]], validations: list[dict[str, Any]]) -> str
     for step, value in train:
         mean = 0.9 * mean + 0.1 * value
         smooth.append((step, mean))
-    lines = "".join(
-        f'<text x="4" y="{10 + (HEIGHT - 40) * i / 4 + 4:.0f}">{high - span * i / 4:.2f}</text>'
-        f'<line x1="{EDGE}" x2="{WIDTH - 10}" y1="{10 + (HEIGHT - 40) * i / 4:.0f}" y2="{10 + (HEIGHT - 40) * i / 4:.0f}" class="grid"/>'
-        for i in range(5)
-    )
-    dots = "".join(
-        f'<circle cx="{p.split(",")[0]}" cy="{p.split(",")[1]}" r="4" class="held"><title>{html.escape(f"step {s}: {v:.4f}")}</title></circle>'
-        for s, v in held
-        for p in [at(s, v)]
-    )
+    lines = ""
+    for i in range(5):
+        y = 10 + (HEIGHT - 40) * i / 4
+        lines += f'<text x="4" y="{y + 4:.0f}">{high - span * i / 4:.2f}</text>'
+        lines += f'<line x1="{EDGE}" x2="{WIDTH - 10}" y1="{y:.0f}" y2="{y:.0f}" class="grid"/>'
+    dots = ""
+    for step, value in held:
+        x, y = at(step, value).split(",")
+        dots += f'<circle cx="{x}" cy="{y}" r="4" class="held"><title>step {step}: {value:.4f}</title></circle>'
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="loss by step">{lines}'
         f'<polyline class="train" points="{" ".join(at(*p) for p in train)}"/>'

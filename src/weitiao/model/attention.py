@@ -82,9 +82,10 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, batch: Batch, scale: float | None, 
     bounds = torch.tensor(batch.bounds, dtype=torch.int32, device=q.device)
     longest = max(batch.lengths)
     reach = ((window - 1) if window else -1, 0 if causal else -1)
-    return varlen_attn(
+    out = varlen_attn(
         q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=reach, enable_gqa=q.shape[1] != k.shape[1]
     )
+    return out if isinstance(out, Tensor) else out[0]
 
 
 def _by_hand(q: Tensor, k: Tensor, v: Tensor, scale: float | None, causal: bool, window: int | None, cap: float | None):

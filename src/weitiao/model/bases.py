@@ -142,9 +142,7 @@ def convert_gguf(file: Path, tied: bool | None = None, sha256: str = "") -> Path
         plain = GgufConfig(dequantize=True)
         options = {"gguf_file": file.name, "local_files_only": True}
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            file.parent, quantization_config=plain, dtype=torch.float32, **options
-        )
+        model = AutoModelForCausalLM.from_pretrained(file.parent, quantization_config=plain, dtype=torch.float32, **options)
         if tied:
             model.config.tie_word_embeddings = True
             model.tie_weights()

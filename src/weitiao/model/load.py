@@ -61,7 +61,7 @@ def load_base(folder: Path, dtype: torch.dtype, device: torch.device, options: d
     stored = {"dtype": dtype, **(options or {})}
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             local_files_only=True,
@@ -73,6 +73,7 @@ def load_base(folder: Path, dtype: torch.dtype, device: torch.device, options: d
     except (ValueError, KeyError, OSError, RuntimeError) as trouble:
         first = str(trouble).strip().splitlines()[0][:200]
         raise ModelError(f"base: {folder} cannot be loaded as a causal language model: {first}") from None
+    model, info = loaded
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ModelError(f"base: {folder} lacks {len(missing)} weights that its config asks for, first {missing[0]}.")
@@ -131,7 +132,7 @@ def _gap(model: nn.Module, ours: Callable[[Batch], Tensor], general: Callable[[B
     return float((a - b).abs().max() / b.abs().max())
 
 
-def vocabulary_head(model: nn.Module) -> VocabularyHead:
+def vocabulary_head(model: Any) -> VocabularyHead:
     """The output head as a function of hidden states, with what the family does to logits.
 
     Raises:

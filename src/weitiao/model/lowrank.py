@@ -43,9 +43,7 @@ class _LowRank(torch.autograd.Function):
 class LowRankLinear(nn.Module):
     """Stands in the place of a linear layer. PEFT's names, so that files travel both ways."""
 
-    def __init__(
-        self, base: nn.Module, rank: int, scale: float, dropout: float = 0.0, train_bias: bool = False
-    ) -> None:
+    def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float = 0.0, train_bias: bool = False) -> None:
         super().__init__()
         self.base_layer = base
         out_features, in_features = self.weight().shape

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from weitiao.core.errors import RecipeError
 from weitiao.core.machine import Choice
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
@@ -58,7 +59,7 @@ def choose_batch(recipe: Recipe, facts: Facts) -> Choice:
         return Choice("train.batch_tokens", recipe.train.batch_tokens, "asked for")
     wanted = int(facts.tokens * recipe.train.epochs / GOOD_STEPS)
     chosen = max(1024, min(16384, 1 << max(wanted, 1).bit_length() - 1), facts.longest)
-    reason = f"{facts.tokens:,} tokens x {recipe.train.epochs:g} epochs in about {GOOD_STEPS} steps or more, within 1,024 to 16,384"
+    reason = f"{facts.tokens:,} tokens x {recipe.train.epochs:g} epochs in about {GOOD_STEPS} steps; 1,024 to 16,384"
     return Choice("train.batch_tokens", chosen, reason)
 
 
@@ -71,9 +72,25 @@ def choose_micro(recipe: Recipe, facts: Facts, device: torch.device, dtype: torc
     free, _ = torch.cuda.mem_get_info(device)
     each = facts.layers * (12 * facts.width + 4 * facts.middle) * dtype.itemsize  # what a block keeps for a token
     chosen = max(1024, min(32768, int(0.5 * free / each) // 1024 * 1024))
-    return Choice(
-        "train.micro_tokens", chosen, f"half of {free / 1e9:.0f} GB free at about {each / 1e6:.1f} MB a token"
-    )
+    return Choice("train.micro_tokens", chosen, f"half of {free / 1e9:.0f} GB free at about {each / 1e6:.1f} MB a token")
+
+
+def choose_steps(recipe: Recipe, of_epochs: int) -> Choice:
+    if recipe.train.steps is not None:
+        return Choice("train.steps", recipe.train.steps, "asked for")
+    return Choice("train.steps", of_epochs, f"{recipe.train.epochs:g} epochs")
+
+
+def choose_step(method: Method, objective: Objective) -> str:
+    """The one way to take a step that both can live with.
+
+    Raises:
+        RecipeError: they want two different ones.
+    """
+    wishes = sorted({method.step, objective.step} - {"accumulate"})
+    if len(wishes) > 1:
+        raise RecipeError(f"{method.name} and {objective.name} want different ways to take a step ({', '.join(wishes)}).")
+    return wishes[0] if wishes else "accumulate"
 
 
 def choose_rhythm(recipe: Recipe, steps: int, held_out: bool) -> list[Choice]:

@@ -73,9 +73,7 @@ def load_newest(folder: Path, state: State, identity: dict[str, str], say: Any) 
             aside = folder / f"broken-{place.name}"
             shutil.rmtree(aside, ignore_errors=True)
             os.rename(place, aside)
-            say(
-                f"{place.name} is damaged ({trouble}); it was put aside as {aside.name}, and the next older one is tried."
-            )
+            say(f"{place.name} is damaged ({trouble}); it was put aside as {aside.name}, and the next older one is tried.")
             continue
         numbers = json.loads((place / "state.json").read_text())
         changed = [

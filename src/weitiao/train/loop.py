@@ -78,9 +78,7 @@ def train(
             save_or_say(run, state, plan, machines)
         if asked and not last:
             run.note("interrupted", step=state.step)
-            raise Interrupted(
-                f"stopped at step {state.step}; go on with: weitiao train --resume {run.folder}", stop.asked
-            )
+            raise Interrupted(f"stopped at step {state.step}; go on with: weitiao train --resume {run.folder}", stop.asked)
     model.model.eval()
     return state
 

@@ -73,8 +73,8 @@ class Progress:
         rate = f"{tokens / seconds:,.0f} tokens/s" if seconds else ""
         full = int(20 * self.step / max(self.steps, 1))
         bar = Text("━" * full, "green") + Text("━" * (20 - full), "dim")
-        words = f"  step {self.step}/{self.steps}  loss {loss} {sparkline(self.losses)}{self.validation}  {rate}  {_time(left)} left"
-        return bar + Text(words)
+        words = f"  step {self.step}/{self.steps}  loss {loss} {sparkline(self.losses)}{self.validation}"
+        return bar + Text(f"{words}  {rate}  {_time(left)} left")
 
 
 def _time(seconds: float) -> str:

@@ -25,11 +25,11 @@ def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
             continue
         try:
             value = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as trouble:
-            words = (
-                f"not JSON: {trouble.msg} at column {trouble.colno}" if hasattr(trouble, "msg") else "nested too deep"
-            )
-            yield BadRow(where, words, text[:200])
+        except json.JSONDecodeError as trouble:
+            yield BadRow(where, f"not JSON: {trouble.msg} at column {trouble.colno}", text[:200])
+            continue
+        except RecursionError:
+            yield BadRow(where, "nested too deep", text[:200])
             continue
         if isinstance(value, dict):
             yield Record(where, value)

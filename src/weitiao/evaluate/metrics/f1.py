@@ -5,6 +5,7 @@ class count as misses. Computed by scikit-learn's definition with zero_division=
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import ClassVar
 
 from weitiao.core.example import plain
@@ -22,7 +23,7 @@ class F1(Part):
         return bootstrapped(self.name, [(plain(said), plain(wanted)) for said, wanted in pairs], macro_f1, draws=500)
 
 
-def macro_f1(pairs: list[tuple[str, str]]) -> float:
+def macro_f1(pairs: Sequence[tuple[str, str]]) -> float:
     """Mean F1 over the classes among the references."""
     hits = Counter(said for said, wanted in pairs if said == wanted)
     said, wanted = Counter(s for s, _ in pairs), Counter(w for _, w in pairs)

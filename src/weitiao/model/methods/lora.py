@@ -29,15 +29,13 @@ class LoRA(Method):
     """Learn a low-rank change of each weight; the base stays as it is."""
 
     learning_rate: ClassVar[float] = 2e-4
-    learning_rate_reason: ClassVar[str] = (
-        "usual for LoRA: ten times that of full fine-tuning (arXiv 2106.09685, sec. D)"
-    )
+    learning_rate_reason: ClassVar[str] = "usual for LoRA: ten times that of full fine-tuning (arXiv 2106.09685, sec. D)"
 
-    rank: int = Field(16, ge=1)
+    rank: int = Field(default=16, ge=1)
     """Rank R of the change. More learns more and costs more; 8 to 64 is usual (sec. 7.2)."""
-    alpha: float = Field(32.0, gt=0)
+    alpha: float = Field(default=32.0, gt=0)
     """The change is scaled by alpha / rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of the inputs dropped on the way into A, while training."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Which linear layers: all-linear, last names ([q_proj, v_proj]) or a regular expression for whole names."""

@@ -16,7 +16,7 @@ class AdamW(Part):
 
     betas: tuple[float, float] = (0.9, 0.999)
     """How slowly the averages of the gradient and of its square move."""
-    epsilon: float = Field(1e-8, gt=0)
+    epsilon: float = Field(default=1e-8, gt=0)
     """Added to the root of the squares' average."""
 
     def make(self, groups: list[dict]) -> torch.optim.Optimizer:

@@ -9,7 +9,7 @@ from weitiao.core.registry import Part
 class SGD(Part):
     """Stochastic gradient descent; stores one number a weight, or none without momentum."""
 
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     """Share of the last move that is kept; 0: none."""
     nesterov: bool = False
     """Look ahead along the momentum before taking the gradient."""

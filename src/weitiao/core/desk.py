@@ -1,0 +1,35 @@
+"""Desk: where a command prints, and the bar it shows for long work."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from weitiao.core.machine import Choice
+from weitiao.core.run import Run
+
+
+@dataclass
+class Desk:
+    """The terminal. Bars are drawn in a terminal only; a quiet desk prints nothing."""
+
+    console: Console = field(default_factory=lambda: Console(highlight=False))
+
+    def track(self, items: Sequence[Any], words: str) -> Iterator[Any]:
+        """The items, one by one, with a bar and the time left."""
+        items = list(items)
+        if not self.console.is_terminal or self.console.quiet or len(items) < 2:
+            yield from items
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            yield from bar.track(items, description=words)
+
+    def tell(self, run: Run, *choices: Choice) -> None:
+        """Print what was chosen, with the reason, and write it into the Run."""
+        run.chose(*choices)
+        for choice in choices:
+            if choice.reason != "asked for":
+                self.console.print(f"[cyan]{choice.key}[/] = {choice.value}  [dim]({choice.reason})[/]", soft_wrap=True)

@@ -1,0 +1,108 @@
+"""Sources -> encoded rows, and the words about them: which columns, which rows were bad, what carries loss."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from weitiao.core.desk import Desk
+from weitiao.core.example import BadRow, Sourced
+from weitiao.core.held_out import HeldOut
+from weitiao.core.machine import Choice
+from weitiao.core.objective import Objective
+from weitiao.core.recipe import Recipe, Source
+from weitiao.core.run import Run
+from weitiao.data.encode import Encoded, encode
+from weitiao.data.loader import in_order
+from weitiao.data.processor import ChatProcessor
+from weitiao.data.read import Reading, TooManyBadRows, read_sources, split
+from weitiao.data.show import draw_row, supervised_share
+
+MEASURED_AT_ONCE = 2048  # tokens; no gradients are kept
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How Examples become rows: everything that the cache's fingerprint depends on."""
+
+    objective: Objective
+    processor: ChatProcessor
+    identity: str
+    """Of the tokenizer and the template."""
+    context: int
+    too_long: str
+    desk: Desk
+
+    def encode(self, examples: list[Sourced]) -> Encoded:
+        return encode(examples, self.objective, self.processor, self.identity, self.context, self.too_long, self.desk.track)
+
+    def hold_out(self, examples: list[Sourced]) -> HeldOut | None:
+        """None where there is nothing."""
+        if not examples:
+            return None
+        rows = self.encode(examples).rows
+        return HeldOut([x.example for x in examples], lambda: in_order(rows, MEASURED_AT_ONCE))
+
+
+def read(sources: Sequence[Source], recipe: Recipe, run: Run, desk: Desk) -> Reading:
+    """Read sources, saying which mapping was chosen; bad rows are written down even when they stop the run."""
+    try:
+        reading = read_sources(sources, recipe.objective.eats, recipe.max_bad_rows)
+    except TooManyBadRows as trouble:
+        write_bad_rows(run, trouble.bad)
+        raise
+    for file, words in reading.mappings.items():
+        desk.tell(run, Choice(f"columns of {file}", words, "found by looking at the first rows"))
+    write_bad_rows(run, reading.bad)
+    return reading
+
+
+def read_and_split(recipe: Recipe, run: Run, desk: Desk) -> tuple[list[Sourced], list[Sourced]]:
+    """(training, validation) as the recipe says."""
+    reading = read(recipe.data, recipe, run, desk)
+    if isinstance(recipe.validation, Source):
+        held = read((recipe.validation,), recipe, run, desk).examples
+        desk.tell(run, Choice("validation", f"{len(held)} rows", f"from {recipe.validation.path}"))
+        return reading.examples, held
+    training, held, how = split(reading.examples, recipe.validation)
+    desk.tell(run, Choice("validation", f"{len(held)} rows", how))
+    return training, held
+
+
+def held_out_sources(recipe: Recipe) -> Sequence[Source] | None:
+    """Where the rows for the last word come from; None: they are split off."""
+    if recipe.evaluate.data:
+        return (recipe.evaluate.data,)
+    return (recipe.validation,) if isinstance(recipe.validation, Source) else None
+
+
+def held_out_examples(recipe: Recipe, sources: Sequence[Source] | None) -> list[Sourced]:
+    """The rows of `sources`, or those that the recipe splits off. Bad rows are passed over."""
+    if sources is not None:
+        return read_sources(sources, recipe.objective.eats, 1.0).examples
+    share = recipe.validation
+    assert isinstance(share, float), "a source is never split off"
+    return split(read_sources(recipe.data, recipe.objective.eats, 1.0).examples, share)[1]
+
+
+def write_bad_rows(run: Run, bad: Sequence[BadRow]) -> None:
+    """Add to bad_rows.jsonl: file, line, byte offset, reason, the row's beginning."""
+    if bad:
+        lines = [{**asdict(x.where), "reason": x.reason, "excerpt": x.excerpt} for x in bad]
+        old = run.read_lines("bad_rows.jsonl")
+        run.write_lines("bad_rows.jsonl", old + [line for line in lines if line not in old])
+
+
+def show_rows(made: Encoded, recipe: Recipe, tokenizer: object, run: Run, desk: Desk) -> None:
+    """What carries loss: counts, and one row a source drawn with learnt tokens green."""
+    write_bad_rows(run, made.bad)
+    rows, bad = made.rows, len(run.read_lines("bad_rows.jsonl"))
+    share = supervised_share(int(rows.supervised.sum()), int(rows.lengths.sum()))
+    facts = {"rows": len(rows), "loss": share, "cut": made.cut, "dropped": made.dropped, "split": made.split}
+    run.add_to_plan(data={**facts, "bad rows": bad, "fingerprint": rows.fingerprint})
+    put_aside = f"; {bad} bad rows put aside in {run.folder}/bad_rows.jsonl" if bad else ""
+    changed = "".join(f"; {facts[key]} {key}" for key in ("cut", "dropped", "split") if facts[key])
+    desk.console.print(f"[bold]{len(rows):,} rows[/], {share}{changed}{put_aside}", soft_wrap=True)
+    for number, source in enumerate(recipe.data):
+        mine = [i for i in range(min(len(rows), 10_000)) if rows.source[i] == number]
+        if mine:
+            desk.console.print(f"one row of {source.path} (green is learnt):", style="dim")
+            desk.console.print(draw_row(rows[mine[0]], tokenizer))

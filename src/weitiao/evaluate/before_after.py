@@ -1,0 +1,53 @@
+"""The same measurements and the same questions, before step 1 and at the end: scores.json and samples.jsonl."""
+
+from weitiao.core.desk import Desk
+from weitiao.core.example import question_of
+from weitiao.core.held_out import HeldOut
+from weitiao.core.objective import Objective
+from weitiao.core.recipe import Evaluate
+from weitiao.core.run import Run
+from weitiao.core.tunable import TunableModel
+from weitiao.evaluate.measure import default_metrics, measure, write
+
+
+def measure_now(
+    when: str,
+    model: TunableModel,
+    objective: Objective,
+    held_out: HeldOut | None,
+    wishes: Evaluate,
+    run: Run,
+    desk: Desk,
+) -> None:
+    """Measure as `when` ("before" or "after"), unless it is written down already (a resumed run).
+
+    Args:
+        held_out: None: nothing is held out, nothing is measured.
+    """
+    scores = run.read("scores.json", {})
+    if held_out is None or (when == "before" and when in scores):
+        return
+    wanted = default_metrics(objective, held_out) if wishes.metrics == "auto" else wishes.metrics
+    measured = measure(
+        model,
+        objective,
+        held_out,
+        wanted,
+        wishes.limit,
+        wishes.max_new_tokens,
+        lambda items, words: desk.track(items, f"{when}: {words}"),
+    )
+    chosen = held_out.examples[: wishes.samples]
+    answers = measured.written[: len(chosen)] or write(model, chosen, wishes.max_new_tokens)
+    _add_samples(run, when, list(zip(chosen, answers)))
+    scores[when] = {name: score.as_json() for name, score in measured.scores.items()}
+    run.write("scores.json", scores)
+
+
+def _add_samples(run: Run, when: str, answered: list) -> None:
+    old = run.read_lines("samples.jsonl")
+    lines = []
+    for i, (example, answer) in enumerate(answered):
+        new = {"prompt": question_of(example)[:1000], "reference": getattr(example, "answer", "")}
+        lines.append({**(old[i] if i < len(old) else new), when: answer})
+    run.write_lines("samples.jsonl", lines)
