@@ -198,8 +198,7 @@ def base(
     """Fetch or convert a base model now, and say where it lies."""
 
     def work() -> None:
-        logging.getLogger("transformers").setLevel(logging.ERROR)
-        folder = importlib.import_module("weitiao.model.bases").resolve_base(name)
+        folder = pipeline().resolve_base(name)
         print(folder if print_folder else f"{name} is ready in {folder}")
 
     run_verb(work)
@@ -230,8 +229,7 @@ def explain(
 
 def print_scores(run: Any, console: Console) -> None:
     """Before and after, and where to look."""
-    report = importlib.import_module("weitiao.evaluate.report")
-    rows = report.score_rows(run.read("scores.json", {}))
+    rows = importlib.import_module("weitiao.core.score").score_rows(run.read("scores.json", {}))
     if rows:
         table = Table("figure", "before", "after", "change", "")
         for row in rows:

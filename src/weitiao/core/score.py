@@ -87,3 +87,31 @@ def ratio_of_sums(name: str, sums: Sequence[float], counts: Sequence[float], tra
     low, high = (transform(float(x)) for x in np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     value = transform(float(top.sum() / bottom.sum()))
     return Score(name, value, len(top), low, high, False, f"bootstrap over rows, {DRAWS} draws")
+
+
+def score_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a figure: before, after, the change, and whether the intervals are apart."""
+    rows = []
+    before, after = scores.get("before", {}), scores.get("after", {})
+    for name in after or before:
+        a, b = before.get(name), after.get(name)
+        row = {"name": name, "before": show(name, a), "after": show(name, b), "change": "", "verdict": ""}
+        if a and b and a["n"] and b["n"]:
+            change = b["value"] - a["value"]
+            row["change"] = f"{100 * change:+.1f} points" if name in PERCENT else f"{change:+.3f}"
+            better = (change > 0) == b["higher_is_better"] and change != 0
+            apart = b["low"] > a["high"] or b["high"] < a["low"]
+            row["verdict"] = ("better" if better else "worse") if apart else "intervals overlap"
+        rows.append(row)
+    return rows
+
+
+def show(name: str, score: dict[str, Any] | None) -> str:
+    """'78.5 % [72.3 %, 83.6 %], n = 200'."""
+    if not score or not score["n"]:
+        return "not measured"
+    if name in PERCENT:
+        value, low, high = (f"{100 * score[key]:.1f} %" for key in ("value", "low", "high"))
+    else:
+        value, low, high = (f"{score[key]:.3f}" for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}], n = {score['n']}"

@@ -1,0 +1,170 @@
+"""What tests share: a closed network, a cache of their own, and tiny models with a real tokenizer."""
+
+import copy
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+WORDS = (
+    "the quick brown fox jumps over the lazy dog and asks what time it is in paris while seven wizards quietly mix "
+    "boxes of liquid 你好 世界 今天 天气 怎么样 "
+)
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", action="store_true", help="write the golden losses anew")
+
+
+@pytest.fixture(autouse=True)
+def closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any connection but to this machine itself fails the test."""
+    real = socket.socket.connect
+
+    def connect(self: socket.socket, address: object) -> None:
+        host = address[0] if isinstance(address, tuple) else ""
+        if self.family == socket.AF_UNIX or host in ("127.0.0.1", "::1", "localhost"):
+            return real(self, address)  # pyright: ignore
+        raise AssertionError(f"a test tried to reach {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+
+
+@pytest.fixture(autouse=True)
+def own_home(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache folder of the test's own; tests marked `real` use the user's, where the bundled model lies."""
+    if request.node.get_closest_marker("real") is None:
+        monkeypatch.setenv("WEITIAO_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+def make_tokenizer(template: str | None = CHATML) -> object:
+    """A byte-level BPE tokenizer trained here, on a few words."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    raw.train_from_iterator([WORDS] * 4, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="<|im_end|>", bos_token="<|endoftext|>", additional_special_tokens=["<|im_start|>"]
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gpt2", "gemma")
+
+
+def make_model(family: str = "llama", seed: int = 0) -> torch.nn.Module:
+    """A tiny random causal language model of a family, in fp32."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    small = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
+    ends = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 2}
+    if family == "gpt2":
+        config = AutoConfig.for_model("gpt2", vocab_size=320, n_embd=32, n_layer=3, n_head=4, n_positions=256, **ends)
+        config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
+    else:
+        config = AutoConfig.for_model(family, **small, **heads, **ends)
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for weight in model.parameters():  # away from the zeros of a fresh model, so that every path matters
+            weight.add_(torch.randn_like(weight) * 0.05)
+    return model.eval()
+
+
+def save_model(folder: Path, family: str = "llama", template: str | None = CHATML) -> Path:
+    """A tiny model and its tokenizer as a folder."""
+    make_model(family).save_pretrained(folder)
+    make_tokenizer(template).save_pretrained(folder)  # pyright: ignore
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Llama with a chat template."""
+    return save_model(tmp_path_factory.mktemp("tiny") / "llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One folder a family."""
+    place = tmp_path_factory.mktemp("families")
+    return {family: save_model(place / family, family) for family in FAMILIES}
+
+
+def chat_rows(
+    count: int, answers: tuple[str, ...] = ("paris", "seven boxes", "the lazy dog and the quick fox")
+) -> list[dict]:
+    """Rows of unequal length."""
+    asks = ("what time is it", "the fox", "quietly mix liquid and ask the wizards what is in the box", "你好 世界")
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"{asks[i % len(asks)]} {i}"},
+                {"role": "assistant", "content": answers[i % len(answers)]},
+            ]
+        }
+        for i in range(count)
+    ]
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def chat_file(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "chat.jsonl", chat_rows(24))
+
+
+@pytest.fixture
+def plain_recipe(tiny: Path, chat_file: Path, tmp_path: Path) -> dict:
+    """A recipe as plain values, quick to run."""
+    return {
+        "base": str(tiny),
+        "data": [{"path": str(chat_file)}],
+        "validation": 0.2,
+        "method": {"name": "lora", "rank": 4, "alpha": 8},
+        "objective": "sft",
+        "train": {"steps": 4, "batch_size": 4, "precision": "fp32", "learning_rate": 1e-2, "evaluate_every": 2},
+        "evaluate": {"metrics": ["loss"], "samples": 1, "max_new_tokens": 4},
+        "out": str(tmp_path / "run"),
+    }
+
+
+@pytest.fixture
+def quick(plain_recipe: dict):
+    """quick(method={...}, **changes) -> the finished Run of a tiny training."""
+    from rich.console import Console
+
+    from weitiao.core.desk import Desk
+    from weitiao.core.recipe import make_recipe
+    from weitiao.pipeline import train
+
+    def run(again: bool = False, **changes: object):
+        plain = copy.deepcopy(plain_recipe)
+        for key, value in changes.items():
+            plain[key] = {**plain[key], **value} if isinstance(value, dict) and isinstance(plain.get(key), dict) else value
+        return train(make_recipe(plain), Desk(Console(quiet=True)), again=again)
+
+    return run
