@@ -72,9 +72,10 @@ def train(
             model.model.train()
             if done:
                 run.note("early_stop", step=state.step, best_step=state.best_step)
+                save_or_say(run, state, plan, machines)
                 break
         asked = machines.any(bool(stop.asked))
-        if asked or (not last and plan.save_every and state.step % plan.save_every == 0):
+        if asked or last or (plan.save_every and state.step % plan.save_every == 0):
             save_or_say(run, state, plan, machines)
         if asked and not last:
             run.note("interrupted", step=state.step)

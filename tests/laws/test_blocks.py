@@ -1,0 +1,52 @@
+"""A hand-written block is transformers' own forward and backward, only leaner."""
+
+import pytest
+import torch
+from laws import attached, batch_of, gap, make_rows, stir
+
+from conftest import make_model
+from weitiao.core.registry import find_module, names
+from weitiao.model.attention import NAME
+from weitiao.model.load import _transformers_body, choose_body
+
+FAMILIES = [(block, family) for block in names("block") for family in find_module("block", block).FAMILIES]
+
+
+def test_the_folder_was_seen() -> None:
+    assert ("llama", "llama") in FAMILIES and len(FAMILIES) >= 4
+
+
+@pytest.mark.parametrize(("block", "family"), FAMILIES)
+def test_the_block_is_chosen_and_says_why(block: str, family: str) -> None:
+    model = make_model(family)
+    model.set_attn_implementation(NAME)  # pyright: ignore
+    _, choice = choose_body(model, torch.float32)
+    assert choice.value == block and "on a probe" in choice.reason
+
+
+def test_a_block_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe at loading must catch a block that differs: here one whose norm is off by a thousandth."""
+    llama = find_module("block", "llama")
+    real = llama._norm
+    monkeypatch.setattr(llama, "_norm", lambda norm, x: real(norm, x) * 1.001)
+    model = make_model("llama")
+    model.set_attn_implementation(NAME)  # pyright: ignore
+    assert choose_body(model, torch.float32)[1].value == "transformers"
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(("block", "family"), FAMILIES)
+def test_same_loss_and_gradients(block: str, family: str, method: str) -> None:
+    batch, found = batch_of(make_rows()), []
+    for ours in (True, False):
+        model = attached(method, family)
+        stir(model)
+        if not ours:
+            model.body = lambda b, model=model: _transformers_body(model.model, b)
+        loss = -model.logprobs(batch).sum()
+        loss.backward()
+        found.append((loss.detach(), {name: p.grad for name, p in model.trainable().items()}))
+    (a, grads), (b, theirs) = found
+    assert gap(a, b) <= 1e-6
+    for name, g in grads.items():
+        assert (g - theirs[name]).norm() <= 2e-5 * theirs[name].norm(), name

@@ -1,0 +1,126 @@
+"""A run stopped at any step and resumed is the uninterrupted run, to the bit: weights, moments, journal, scores."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from weitiao import pipeline
+from weitiao.core.errors import Interrupted
+from weitiao.core.registry import names
+from weitiao.core.run import Run
+from weitiao.train.stop import Stop
+
+STEPS = 6
+
+
+@contextlib.contextmanager
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch):
+    """Ctrl-C arrives while step `step` runs."""
+    stop = Stop()
+    real = Run.note
+
+    def note(self: Run, event: str, **facts: object) -> None:
+        real(self, event, **facts)
+        if event == "step" and facts["step"] == step:
+            stop.asked = 130
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "note", note)
+        patch.setattr(pipeline, "listening", lambda: contextlib.nullcontext(stop))
+        yield
+
+
+def everything(run: Run) -> dict:
+    """All that must be equal: the result, the last state, every journal line but for its seconds."""
+    last = sorted((run.folder / "states").glob("step-*"))[-1]
+    tensors = {f"{file.name}:{name}": x for file in last.glob("*.safetensors") for name, x in load_file(file).items()}
+    tensors |= {f"trained:{name}": x for name, x in load_file(run.folder / "trained" / "weights.safetensors").items()}
+    lines = [
+        {key: value for key, value in line.items() if key != "seconds"}
+        for line in run.journal("step", "validation", "early_stop", "finished")
+    ]
+    return {"tensors": tensors, "journal": lines, "scores": run.read("scores.json"), "samples": run.read_lines("samples.jsonl")}
+
+
+def assert_equal(a: dict, b: dict) -> None:
+    assert a["journal"] == b["journal"]
+    assert a["scores"] == b["scores"] and a["samples"] == b["samples"]
+    assert a["tensors"].keys() == b["tensors"].keys()
+    different = [name for name, x in a["tensors"].items() if not torch.equal(x, b["tensors"][name])]
+    assert not different
+
+
+@pytest.mark.parametrize("method", names("method"))
+def test_stopped_anywhere_resumed_to_the_bit(method: str, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With dropout, shuffling over epochs, accumulation in uneven micro-batches, warm-up and cosine, best kept."""
+    train = {"steps": STEPS, "batch_size": 8, "micro_tokens": 70, "warmup": 0.3, "save_every": 4, "weight_decay": 0.01}
+    settings = {"lora": {"rank": 4, "dropout": 0.2}}.get(method, {})
+    shape = {"method": {"name": method, **settings}, "train": train}
+    if method != "lora":
+        shape["method"] = method
+    whole = everything(quick(**shape, out=str(tmp_path / "whole")))
+    assert len([x for x in whole["journal"] if x["event"] == "step"]) == STEPS
+    for step in range(1, STEPS):
+        out = str(tmp_path / f"stopped-{step}")
+        with stop_at(step, monkeypatch), pytest.raises(Interrupted) as stopped:
+            quick(**shape, out=out)
+        assert stopped.value.exit_code == 130 and f"--resume {out}" in str(stopped.value)
+        torch.manual_seed(12345)  # whatever a new process begins with
+        assert_equal(everything(quick(again=True, **shape, out=out)), whole)
+
+
+def test_stopped_twice(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = {"method": {"dropout": 0.2}, "train": {"steps": STEPS}}
+    whole = everything(quick(**shape, out=str(tmp_path / "whole")))
+    out = str(tmp_path / "twice")
+    for step, again in ((2, False), (3, True)):
+        with stop_at(step, monkeypatch), pytest.raises(Interrupted):
+            quick(again=again, **shape, out=out)
+    assert_equal(everything(quick(again=True, **shape, out=out)), whole)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_real_signals_in_real_processes(number: int, code: int, plain_recipe: dict, tmp_path: Path) -> None:
+    """SIGTERM and Ctrl-C save and say how to go on; after SIGKILL the last state is there. All end as one run."""
+    plain = {**plain_recipe, "train": {**plain_recipe["train"], "steps": 60, "save_every": 5, "evaluate_every": 30}}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(plain))
+
+    def start(*more: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "weitiao", "train", *more]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
+
+    assert start(str(recipe), f"out={tmp_path / 'whole'}").wait() == 0
+    stopped = start(str(recipe), f"out={tmp_path / 'stopped'}")
+    journal = tmp_path / "stopped" / "journal.jsonl"
+    deadline = time.time() + 120
+    while time.time() < deadline and not (journal.exists() and '"step": 12' in journal.read_text()):
+        time.sleep(0.01)
+    stopped.send_signal(number)
+    words = stopped.communicate()[0]
+    assert stopped.returncode == code, words
+    if number != signal.SIGKILL:
+        assert "go on with: weitiao train --resume" in words.replace("\n", " ")
+    again = start("--resume", str(tmp_path / "stopped"))
+    assert again.communicate()[0] and again.returncode == 0
+    assert_equal(everything(Run(tmp_path / "stopped")), everything(Run(tmp_path / "whole")))
+
+
+def test_changed_data_are_refused(quick, chat_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with stop_at(2, monkeypatch), pytest.raises(Interrupted):
+        quick()
+    rows = [json.loads(line) for line in chat_file.read_text().splitlines()]
+    rows[0]["messages"][1]["content"] = "something else"
+    chat_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(Exception, match="cannot go on, for something it depends on has changed: data"):
+        quick(again=True)
