@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -28,11 +27,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 
 def pipeline() -> Any:
     """The pipeline brings torch and transformers: several seconds that `--help` and `schema` need not wait for."""
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    module = importlib.import_module("weitiao.pipeline")
-    importlib.import_module("transformers").utils.logging.disable_progress_bar()
-    return module
+    return importlib.import_module("weitiao.pipeline")
 
 
 def desk_of(quiet: bool = False) -> Any:

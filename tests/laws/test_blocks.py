@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from laws import attached, batch_of, gap, make_rows, stir
 
 from conftest import make_model
+from laws import attached, batch_of, gap, make_rows, stir
 from weitiao.core.registry import find_module, names
 from weitiao.model.attention import NAME
 from weitiao.model.load import _transformers_body, choose_body

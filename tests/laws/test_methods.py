@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from laws import attached, batch_of, gap, make_rows, stir
 
 from conftest import FAMILIES, make_model
+from laws import attached, batch_of, gap, make_rows, stir
 from weitiao.core.registry import find, names
 from weitiao.train.state import load_weights
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from laws import attached, batch_of, make_rows, stir
 
 from conftest import chat_rows, make_tokenizer
+from laws import attached, batch_of, stir
 from weitiao.core.batch import IGNORE
 from weitiao.core.example import Chat, Text, Turn
 from weitiao.core.registry import find, names
@@ -65,4 +65,3 @@ def test_accumulation_is_exact(name: str, method: str) -> None:
         assert taken.loss == pytest.approx(first.loss, rel=1e-6)
         for tensor, g in gradients.items():
             assert (other[tensor] - g).norm() <= 1e-6 * g.norm(), tensor  # pyright: ignore
-

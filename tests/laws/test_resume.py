@@ -49,7 +49,12 @@ def everything(run: Run) -> dict:
         {key: value for key, value in line.items() if key != "seconds"}
         for line in run.journal("step", "validation", "early_stop", "finished")
     ]
-    return {"tensors": tensors, "journal": lines, "scores": run.read("scores.json"), "samples": run.read_lines("samples.jsonl")}
+    return {
+        "tensors": tensors,
+        "journal": lines,
+        "scores": run.read("scores.json"),
+        "samples": run.read_lines("samples.jsonl"),
+    }
 
 
 def assert_equal(a: dict, b: dict) -> None:

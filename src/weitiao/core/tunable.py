@@ -91,7 +91,7 @@ class TunableModel:
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         top_p: float = 1.0,
-        together: int = 8,
+        together: int = 32,
         streamer: Any = None,
     ) -> list[list[int]]:
         """Answers to encoded prompts, in their order, without the stop token.
@@ -132,27 +132,46 @@ class TunableModel:
             yield row[: ends[0]] if ends else row
 
     @torch.no_grad()
-    def score_options(self, prompt: Sequence[int], options: Sequence[Sequence[int]], known: "Known") -> list[float]:
-        """Summed log-probability of each option after the prompt; `known` keeps what prompts have in common.
+    def score_options(
+        self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]], known: "Known"
+    ) -> list[list[float]]:
+        """Summed log-probability of each option after each prompt, [prompts][options].
 
-        The prompt runs once, from where it leaves the common prefix on; then all options run as one small batch.
+        What all prompts begin with is in `known` and is not run again; the rest of each prompt runs once; then all
+        options of all prompts run as one batch on its keys and values.
         """
-        cache = known.copy()
-        rest = torch.tensor([list(prompt[known.length :])], device=self.device)
-        first = self.model(input_ids=rest, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        start = first.logits[0, -1].float().log_softmax(-1)  # [V]
-        sums = [float(start[option[0]]) for option in options]
-        longest = max(map(len, options))
-        if longest == 1:
-            return sums
-        cache = first.past_key_values
-        cache.batch_repeat_interleave(len(options))
-        ids = torch.tensor([list(o[:-1]) + [o[-1]] * (longest - len(o)) for o in options], device=self.device)
-        logits = self.model(input_ids=ids, past_key_values=cache, use_cache=True).logits.float()
-        after = logits.log_softmax(-1)  # [K, longest - 1, V]
-        for k, option in enumerate(options):
-            sums[k] += sum(float(after[k, t - 1, option[t]]) for t in range(1, len(option)))
-        return sums
+        many, each, wide = len(prompts), len(options), max(len(p) for p in prompts) - known.length
+        rest, real = _right_padded([p[known.length :] for p in prompts], wide, self.device)  # [P, S]
+        cache = known.copy(many)
+        seen = torch.cat([real.new_ones(many, known.length), real], 1)  # [P, prefix + S]
+        at = known.length + torch.arange(wide, device=self.device).expand(many, -1)
+        ends = real.sum(1) - 1  # [P]
+        out = self.model(
+            input_ids=rest,
+            attention_mask=seen,
+            position_ids=at,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=torch.unique(ends),
+        )
+        row = torch.searchsorted(torch.unique(ends), ends)
+        start = out.logits[torch.arange(many), row].float().log_softmax(-1)  # [P, V]
+        firsts = torch.tensor([option[0] for option in options], device=self.device)
+        sums = start[:, firsts]  # [P, K]
+        longest = max(map(len, options)) - 1
+        if longest:
+            cache = out.past_key_values
+            cache.batch_repeat_interleave(each)
+            ids, _ = _right_padded([o[:-1] for o in options], longest, self.device)
+            targets, kept = _right_padded([o[1:] for o in options], longest, self.device)  # [K, L]
+            mask = torch.cat([seen.repeat_interleave(each, 0), seen.new_ones(many * each, longest)], 1)
+            at = (known.length + ends + 1).repeat_interleave(each)[:, None] + torch.arange(longest, device=self.device)
+            after = self.model(
+                input_ids=ids.repeat(many, 1), attention_mask=mask, position_ids=at, past_key_values=cache, use_cache=True
+            ).logits
+            later = after.float().log_softmax(-1).gather(2, targets.repeat(many, 1)[..., None])[..., 0]  # [P K, L]
+            sums = sums + (later.unflatten(0, (many, each)) * kept).sum(-1)
+        return sums.tolist()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -174,5 +193,17 @@ class Known:
     length: int
     cache: Any
 
-    def copy(self) -> Any:
-        return copy.deepcopy(self.cache)
+    def copy(self, rows: int) -> Any:
+        """For a batch of so many rows; the original stays as it is."""
+        if self.cache is None:
+            return None
+        copied = copy.deepcopy(self.cache)
+        copied.batch_repeat_interleave(rows)
+        return copied
+
+
+def _right_padded(rows: Sequence[Sequence[int]], wide: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids filled up with noughts, and 1 where they are real: both [rows, wide]."""
+    ids = torch.tensor([list(r) + [0] * (wide - len(r)) for r in rows], device=device)
+    real = torch.tensor([[1] * len(r) + [0] * (wide - len(r)) for r in rows], device=device)
+    return ids, real

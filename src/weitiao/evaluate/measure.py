@@ -13,6 +13,7 @@ from weitiao.core.registry import find
 from weitiao.core.score import Score
 from weitiao.core.tunable import Known, TunableModel
 
+CHOSEN_AT_ONCE, WRITTEN_AT_ONCE = 16, 32  # prompts in a batch
 Progress = Callable[[Sequence[Any], str], Any]
 
 
@@ -67,9 +68,8 @@ def measure(
 def write(model: TunableModel, examples: Sequence[Example], room: int, progress: Progress = lambda x, _: x) -> list[str]:
     """Greedy answers to the examples' prompts; for plain text, how its beginning goes on."""
     prompts = [prompt_ids(model, x) for x in examples]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers = [""] * len(prompts)
-    for chunk in progress([order[at : at + 8] for at in range(0, len(order), 8)], "answers"):
+    for chunk in progress(by_length(prompts, WRITTEN_AT_ONCE), "answers"):
         for i, ids in zip(chunk, model.generate([prompts[i] for i in chunk], room)):
             answers[i] = model.processor.words(ids).strip()
     return answers
@@ -89,11 +89,17 @@ def choose(model: TunableModel, chats: Sequence[Chat], answers: Sequence[str], p
     prompts = [model.processor.prompt(x.prompt) for x in chats]
     options = [_answer_ids(model, chats[0].prompt, answer, stop) for answer in answers]
     known = remember(model, prompts)
-    chosen: list[str] = []
-    for prompt in progress(prompts, "choices"):
-        scores = model.score_options(prompt, options, known)
-        chosen.append(answers[max(range(len(answers)), key=lambda k: scores[k])])
+    chosen = [""] * len(prompts)
+    for chunk in progress(by_length(prompts, CHOSEN_AT_ONCE), "choices"):
+        for i, scores in zip(chunk, model.score_options([prompts[i] for i in chunk], options, known)):
+            chosen[i] = answers[max(range(len(answers)), key=lambda k: scores[k])]
     return chosen
+
+
+def by_length(prompts: Sequence[Sequence[int]], together: int) -> list[list[int]]:
+    """Indices of the prompts in batches of like length."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    return [order[at : at + together] for at in range(0, len(order), together)]
 
 
 def remember(model: TunableModel, prompts: Sequence[Sequence[int]]) -> Known:

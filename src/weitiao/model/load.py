@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from weitiao.core.batch import Batch, pack
 from weitiao.core.errors import ModelError
@@ -16,6 +17,8 @@ from weitiao.core.registry import find_module, names
 from weitiao.core.vocabulary_head import VocabularyHead
 from weitiao.model import attention
 
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
 TOLERANCE = {
     torch.float32: 1e-4,
     torch.bfloat16: 4e-2,
