@@ -1,9 +1,6 @@
 """The issue's list of bad input, line by line: what the user reads, and the exit code, through the command line."""
 
 import json
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +40,6 @@ def chinese(count: int, tail: str = "") -> list[dict]:
     return [{"prompt": f"今天 天气 怎么样 {i}", "completion": f"你好 世界{tail}"} for i in range(count)]
 
 
-@contextmanager
-def no_file_longer_than(size: int) -> Iterator[None]:
-    """The kernel refuses to let any file grow beyond `size` bytes: as near to a full disk as a test gets."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -77,12 +63,7 @@ def test_a_file_that_is_not_there(recipe: Any, tmp_path: Path) -> None:
     assert f"data: there is no file {tmp_path}/nowhere.jsonl." in said
 
 
-EVEN = pytest.mark.xfail(
-    strict=True, reason="records.py _hint: any line of an even number of bytes is called utf-16, with or without its mark"
-)
-
-
-@pytest.mark.parametrize("tail", [pytest.param("x", marks=EVEN, id="even"), pytest.param("", id="odd")])
+@pytest.mark.parametrize("tail", [pytest.param("x", id="even"), pytest.param("", id="odd")])
 def test_gbk_is_named_and_reads_when_named(recipe: Any, rows_file: Any, tail: str) -> None:
     file = rows_file(chinese(20, tail), "gb18030")
     code, said = weitiao("train", recipe(data=file))
@@ -93,7 +74,6 @@ def test_gbk_is_named_and_reads_when_named(recipe: Any, rows_file: Any, tail: st
     assert code == 0, said
 
 
-@pytest.mark.xfail(strict=True, reason="records.py lines_of cuts UTF-16 at the byte 0x0A, so following the hint fails")
 def test_utf_16_is_named_and_reads_when_named(recipe: Any, rows_file: Any) -> None:
     file = rows_file(chinese(20), "utf-16")
     code, said = weitiao("train", recipe(data=file))
@@ -219,7 +199,6 @@ def test_a_model_without_chat_template(recipe: Any, tmp_path: Path) -> None:
     assert code == 0, said
 
 
-@pytest.mark.xfail(strict=True, reason="prepare.py: rows that cannot be encoded do not count against max_bad_rows")
 def test_a_template_that_refuses_many_rows_stops_the_run(recipe: Any, rows_file: Any, tmp_path: Path) -> None:
     strict = tmp_path / "strict.jinja"
     strict.write_text(
@@ -233,42 +212,6 @@ def test_a_template_that_refuses_many_rows_stops_the_run(recipe: Any, rows_file:
     code, said = weitiao("train", recipe(data=rows_file(rows), template=str(strict)))
     assert code == 2
     assert "the chat template refuses this conversation: no system here" in said
-
-
-# -- the disk ---------------------------------------------------------------------------------------------------------
-
-LARGE = {"name": "lora", "rank": 32, "alpha": 8}  # about 180 kB of weights, twice that of optimizer state
-
-
-def test_a_full_disk_while_saving_a_state(recipe: Any, tmp_path: Path) -> None:
-    file = recipe(method=LARGE, train={"steps": 4, "save_every": 1})
-    with no_file_longer_than(250_000):
-        code, said = weitiao("train", file)
-    assert code == 0, said
-    assert "step 1 could not be saved (" in said
-    assert "older states are intact and the run goes on" in said
-    assert list((tmp_path / "run" / "states").iterdir()) == []
-    assert json.loads((tmp_path / "run" / "trained" / "step.json").read_text())["step"] > 0
-
-
-def test_a_full_disk_while_writing_the_result(recipe: Any, tmp_path: Path) -> None:
-    with no_file_longer_than(100_000):
-        code, said = weitiao("train", recipe(method=LARGE))
-    assert code == 1
-    assert f"the result cannot be written to {tmp_path}/run/trained" in said
-    assert "Make room and --resume." in said
-    assert list((tmp_path / "run" / "trained").iterdir()) == []
-    code, said = weitiao("train", "--resume", tmp_path / "run")
-    assert code == 0, said
-
-
-@pytest.mark.xfail(raises=OSError, strict=True, reason="cli.py run_verb: a full disk outside of checkpoints is a traceback")
-def test_a_full_disk_from_the_start(recipe: Any, tmp_path: Path) -> None:
-    file = recipe()
-    with no_file_longer_than(100):
-        code, said = weitiao("train", file)
-    assert code == 1
-    assert "cannot write" in said
 
 
 # -- the recipe and the folder ----------------------------------------------------------------------------------------
@@ -319,9 +262,6 @@ def test_a_folder_that_holds_something_else(recipe: Any, tmp_path: Path) -> None
     assert (tmp_path / "run" / "thesis.txt").read_text() == "years of work"
 
 
-@pytest.mark.xfail(
-    raises=json.JSONDecodeError, strict=True, reason="run.py: splitlines also splits at U+2028, U+2029 and U+0085"
-)
 def test_rows_that_a_line_separator_runs_through(recipe: Any, rows_file: Any) -> None:
     rows = [{"prompt": f"the\u2028fox\u0085{i}", "completion": "paris\u2029"} for i in range(20)]
     code, said = weitiao("train", recipe(data=rows_file(rows), evaluate={"samples": 2}))

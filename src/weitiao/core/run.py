@@ -12,8 +12,10 @@ samples.jsonl     answers before and after
 report.html       all of it, to look at
 """
 
+import itertools
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,6 +33,8 @@ class Run:
 
     folder: Path
     listeners: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)
+    writes: bool = True
+    """False on all machines but the first."""
 
     @classmethod
     def create(cls, recipe: Recipe, replace: bool = False) -> "Run":
@@ -43,10 +47,12 @@ class Run:
         if folder.is_file():
             raise RunError(f"out: {folder} is a file; it must be a folder that does not exist yet.")
         if folder.exists() and any(folder.iterdir()):
-            if not replace:
+            if _never_began(folder):
+                shutil.rmtree(folder)
+            elif replace:
+                os.rename(folder, _name_aside(folder))
+            else:
                 raise RunError(_taken(folder))
-            aside = folder.with_name(f"{folder.name}.before-{time.strftime('%Y%m%d-%H%M%S')}")
-            os.rename(folder, aside)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "recipe.yaml", recipe.to_yaml())
         return cls(folder)
@@ -72,6 +78,8 @@ class Run:
 
     def note(self, event: str, **facts: Any) -> None:
         """Write one line into the journal, at once, and tell whoever listens."""
+        if not self.writes:
+            return
         line = {"event": event, **facts}
         with open(self.folder / "journal.jsonl", "a", encoding="utf-8") as journal:
             journal.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -81,27 +89,33 @@ class Run:
     def journal(self, *events: str) -> Iterator[dict[str, Any]]:
         """The journal's lines, or only those of some events."""
         path = self.folder / "journal.jsonl"
-        for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        for text in path.read_bytes().split(b"\n") if path.exists() else []:
             try:
                 line = json.loads(text)
-            except json.JSONDecodeError:
+            except ValueError:
                 continue  # the last line of a killed run may be torn
             if not events or line["event"] in events:
                 yield line
 
     def rewind(self, step: int) -> None:
         """Forget what was written after a step: resuming writes it again."""
+        if not self.writes:
+            return
         kept = [x for x in self.journal() if x.get("step", 0) <= step and x["event"] not in ("interrupted", "finished")]
-        write_text(self.folder / "journal.jsonl", "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in kept))
+        self._put("journal.jsonl", "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in kept))
 
     # -- records ------------------------------------------------------------------------------------------------------
 
     def write(self, name: str, value: Any) -> None:
         """A JSON record, replaced as a whole."""
-        write_text(self.folder / name, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+        self._put(name, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
     def write_lines(self, name: str, values: list[Any]) -> None:
-        write_text(self.folder / name, "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in values))
+        self._put(name, "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in values))
+
+    def _put(self, name: str, text: str) -> None:
+        if self.writes:
+            write_text(self.folder / name, text)
 
     def read(self, name: str, default: Any = None) -> Any:
         path = self.folder / name
@@ -109,7 +123,7 @@ class Run:
 
     def read_lines(self, name: str) -> list[Any]:
         path = self.folder / name
-        return [json.loads(x) for x in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        return [json.loads(x) for x in path.read_bytes().split(b"\n") if x] if path.exists() else []
 
     def chose(self, *choices: Choice) -> None:
         """Write down what was chosen for the user, with its reason."""
@@ -132,6 +146,18 @@ class Run:
         if last["event"] == "finished":
             return "finished"
         return f"{'interrupted' if last['event'] == 'interrupted' else 'unfinished'} at step {steps[-1] if steps else 0}"
+
+
+def _never_began(folder: Path) -> bool:
+    """A run that failed before its first step holds nothing worth keeping."""
+    records = {"recipe.yaml", "plan.json", "bad_rows.jsonl", "scores.json", "samples.jsonl"}
+    return (folder / "recipe.yaml").exists() and {x.name for x in folder.iterdir()} <= records
+
+
+def _name_aside(folder: Path) -> Path:
+    wanted = folder.with_name(f"{folder.name}.before-{time.strftime('%Y%m%d-%H%M%S')}")
+    tries = (wanted.with_name(f"{wanted.name}-{i}") for i in itertools.count(2))
+    return wanted if not wanted.exists() else next(x for x in tries if not x.exists())
 
 
 def _taken(folder: Path) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,8 @@ def fingerprint(examples: list[Sourced], objective: Objective, identity: str, co
     """sha256 over all that the encoded rows depend on."""
     digest = hashlib.sha256(json.dumps([VERSION, objective.as_recipe(), identity, context, too_long]).encode())
     for x in examples:
-        words = f"{x.source}\0{x.where}\0{type(x.example).__name__}\0{words_of(x.example)}\0"
-        digest.update(words.encode("utf-8", "surrogatepass"))
+        plain = [x.source, str(x.where), type(x.example).__name__, asdict(x.example)]
+        digest.update(json.dumps(plain).encode())
     return digest.hexdigest()[:32]
 
 

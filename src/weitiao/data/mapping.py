@@ -69,9 +69,9 @@ def _candidates(there: set[str]) -> list[Mapping]:
     found: list[Mapping] = []
     if "messages" in there:
         found.append(Mapping("messages[].role/content (chat messages)", Chat, lambda r: _chat(r, "messages")))
-    if "conversations" in there or "conversation" in there:
-        key = "conversations" if "conversations" in there else "conversation"
-        found.append(Mapping(f"{key}[].from/value (ShareGPT)", Chat, lambda r: _chat(r, key)))
+    for key in ("conversations", "conversation"):
+        if key in there:
+            found.append(Mapping(f"{key}[].from/value (ShareGPT)", Chat, lambda r, key=key: _chat(r, key)))
     if {"instruction", "output"} <= there:
         more = " + input" if "input" in there else ""
         found.append(Mapping(f"instruction{more} -> output (Alpaca)", Chat, _alpaca))

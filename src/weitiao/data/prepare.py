@@ -13,7 +13,7 @@ from weitiao.core.run import Run
 from weitiao.data.encode import Encoded, encode
 from weitiao.data.loader import in_order
 from weitiao.data.processor import ChatProcessor
-from weitiao.data.read import Reading, TooManyBadRows, read_sources, split
+from weitiao.data.read import Reading, TooManyBadRows, judge, read_sources, split
 from weitiao.data.show import draw_row, supervised_share
 
 MEASURED_AT_ONCE = 2048  # tokens; no gradients are kept
@@ -38,8 +38,11 @@ class Encoder:
         """None where there is nothing."""
         if not examples:
             return None
-        rows = self.encode(examples).rows
-        return HeldOut([x.example for x in examples], lambda: in_order(rows, MEASURED_AT_ONCE))
+        made = self.encode(examples)
+        refused = {x.where for x in made.bad}
+        return HeldOut(
+            [x.example for x in examples if x.where not in refused], lambda: in_order(made.rows, MEASURED_AT_ONCE)
+        )
 
 
 def read(sources: Sequence[Source], recipe: Recipe, run: Run, desk: Desk) -> Reading:
@@ -91,9 +94,10 @@ def write_bad_rows(run: Run, bad: Sequence[BadRow]) -> None:
         run.write_lines("bad_rows.jsonl", old + [line for line in lines if line not in old])
 
 
-def show_rows(made: Encoded, recipe: Recipe, tokenizer: object, run: Run, desk: Desk) -> None:
+def show_rows(made: Encoded, examples: int, recipe: Recipe, tokenizer: object, run: Run, desk: Desk) -> None:
     """What carries loss: counts, and one row a source drawn with learnt tokens green."""
     write_bad_rows(run, made.bad)
+    judge(made.bad, examples, recipe.max_bad_rows)
     rows, bad = made.rows, len(run.read_lines("bad_rows.jsonl"))
     share = supervised_share(int(rows.supervised.sum()), int(rows.lengths.sum()))
     facts = {"rows": len(rows), "loss": share, "cut": made.cut, "dropped": made.dropped, "split": made.split}

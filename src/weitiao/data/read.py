@@ -2,7 +2,7 @@
 
 import glob
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,7 +40,9 @@ def read_sources(sources: Iterable[Source], wanted: type, max_bad: float) -> Rea
     for number, source in enumerate(sources):
         for file in files_of(source):
             _read_file(file, source, number, wanted, reading)
-    _judge(reading, max_bad)
+    judge(reading.bad, len(reading.bad) + len(reading.examples), max_bad)
+    if not reading.examples:
+        raise DataError("data: there is not a single row to learn from.")
     return reading
 
 
@@ -109,17 +111,18 @@ def _examples(items: Iterable[Record | BadRow], mapping: Mapping, number: int) -
             yield BadRow(item.where, str(trouble), str(item.fields)[:200])
 
 
-def _judge(reading: Reading, max_bad: float) -> None:
-    bad, every = len(reading.bad), len(reading.bad) + len(reading.examples)
-    if bad > max_bad * every:
-        first = reading.bad[0]
+def judge(bad: Sequence[BadRow], every: int, max_bad: float) -> None:
+    """Stop where more than the allowed share of rows cannot be used.
+
+    Raises:
+        TooManyBadRows: naming the first.
+    """
+    if len(bad) > max_bad * every:
         raise TooManyBadRows(
-            f"data: {bad} of {every} rows cannot be used ({100 * bad / every:.1f} %, max_bad_rows allows "
-            f"{100 * max_bad:g} %). First: {first.where}: {first.reason}",
-            reading.bad,
+            f"data: {len(bad)} of {every} rows cannot be used ({100 * len(bad) / every:.1f} %, max_bad_rows allows "
+            f"{100 * max_bad:g} %). First: {bad[0].where}: {bad[0].reason}",
+            list(bad),
         )
-    if not reading.examples:
-        raise DataError("data: there is not a single row to learn from.")
 
 
 class TooManyBadRows(DataError):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from weitiao.core.errors import DataError
 from weitiao.core.example import BadRow, Where
 
 
@@ -16,15 +17,21 @@ class Record:
     fields: dict[str, Any]
 
 
-def lines_of(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """(line from 1, byte offset, the line's bytes without its end). A BOM at the start is left out."""
+def lines_of(path: Path, encoding: str) -> Iterator[tuple[Where, str | BadRow]]:
+    """Each line's place and text. A BOM at the start is left out; UTF-16 and UTF-32 have no byte offsets."""
+    if encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32")):
+        text = decode(path.read_bytes(), encoding, Where(str(path), 1, 0))
+        for number, line in enumerate([text] if isinstance(text, BadRow) else text.split("\n"), 1):
+            yield Where(str(path), number), line
+        return
     offset = 0
     with open(path, "rb") as file:
         for number, raw in enumerate(file, 1):
             start, size = offset, len(raw)
             if number == 1 and raw.startswith(b"\xef\xbb\xbf"):
                 raw = raw[3:]
-            yield number, start, raw.rstrip(b"\r\n")
+            where = Where(str(path), number, start)
+            yield where, decode(raw.rstrip(b"\r\n"), encoding, where)
             offset += size
 
 
@@ -33,6 +40,9 @@ def decode(raw: bytes, encoding: str, where: Where) -> str | BadRow:
     name = "utf-8-sig" if encoding == "auto" else encoding
     try:
         return raw.decode(name)
+    except LookupError:
+        known = "usual ones are utf-8, gb18030, big5, utf-16, latin-1"
+        raise DataError(f"{where.file}: there is no encoding {encoding!r}; {known}.") from None
     except UnicodeDecodeError as trouble:
         return BadRow(
             where, f"not {name.removesuffix('-sig')} at byte {trouble.start} of the line.{_hint(raw)}", repr(raw[:80])
@@ -40,11 +50,9 @@ def decode(raw: bytes, encoding: str, where: Where) -> str | BadRow:
 
 
 def _hint(raw: bytes) -> str:
-    for name, means in (("utf-16", raw[:2] in (b"\xff\xfe", b"\xfe\xff")), ("gb18030", True)):
-        try:
-            text = raw.decode(name)
-        except UnicodeDecodeError:
-            continue
-        if means and any("\u4e00" <= c <= "\u9fff" for c in text) or name == "utf-16":
-            return f" It reads well as {name}: write encoding: {name} under this source."
-    return ""
+    name = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "gb18030"
+    try:
+        reads = name == "utf-16" or any("\u4e00" <= c <= "\u9fff" for c in raw.decode(name))
+    except UnicodeDecodeError:
+        return ""
+    return f" It reads well as {name}: write encoding: {name} under this source." if reads else ""

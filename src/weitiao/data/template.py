@@ -6,6 +6,7 @@ forever (nested loops) or filling the memory ('a' * 4000000000), which a sandbox
 
 import datetime
 import json
+import re
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from weitiao.core.errors import DataError
@@ -30,15 +31,38 @@ NO_TEMPLATE = (
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset(["*", "**"])
+    intercepted_binops = frozenset(["*", "**", "+", "%"])
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        sizes = [len(x) if isinstance(x, (str, list, tuple)) else x for x in (left, right)]
         if operator == "**" or (
-            any(isinstance(x, (str, list, tuple)) for x in (left, right)) and sizes[0] * sizes[1] > LONGEST
+            any(isinstance(x, (str, list, tuple)) for x in (left, right)) and _grows(operator, left, right)
         ):
             raise jinja2.exceptions.SecurityError(f"the template asks for {left!r:.20} {operator} {right!r:.20}")
         return super().call_binop(context, operator, left, right)
+
+
+def _grows(operator: str, left: Any, right: Any) -> bool:
+    """Would the result be longer than a template may make it?"""
+    a, b = (len(x) if isinstance(x, (str, list, tuple)) else x for x in (left, right))
+    if operator == "%":
+        return isinstance(left, str) and any(int(n) > 10_000 for n in re.findall(r"\d+", left[:LONGEST]))
+    if not isinstance(a, int) or not isinstance(b, int):
+        return False
+    return (a * b if operator == "*" else a + b) > LONGEST
+
+
+def _center(text: str, width: int = 80) -> str:
+    return str(text).center(min(width, 10_000))
+
+
+class _Generation(Extension):
+    """transformers' {% generation %} ... {% endgeneration %}: it marks the assistant's words; ours are found anyhow."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Any) -> Any:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def read_template(name: str | None) -> str | None:
@@ -61,8 +85,9 @@ class Template:
     """A compiled chat template."""
 
     def __init__(self, text: str, special: dict[str, str]) -> None:
-        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
         environment.filters["tojson"] = lambda x, **more: json.dumps(x, ensure_ascii=False, **more)
+        environment.filters["center"] = _center
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
         self.text, self.special = text, special
@@ -81,10 +106,11 @@ class Template:
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
         try:
             with _time_limit(SECONDS):
-                return self.compiled.render(messages=messages, add_generation_prompt=ask, **self.special)
+                more = {"tools": None, "documents": None, **self.special}
+                return self.compiled.render(messages=messages, add_generation_prompt=ask, **more)
         except _Refused as trouble:
             raise ValueError(f"the chat template refuses this conversation: {trouble}") from None
-        except (jinja2.TemplateError, TimeoutError, MemoryError) as trouble:
+        except Exception as trouble:  # a template is somebody's code: whatever it does, the user needs one sentence
             raise DataError(f"template: it cannot be rendered: {trouble}") from None
 
 

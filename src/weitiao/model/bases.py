@@ -83,6 +83,8 @@ def check_folder(folder: Path) -> None:
         raise ModelError(f"base: {folder} holds no config.json, so it is not a model folder. It holds: {_some(there)}.")
     if not any(name in there for name in ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")):
         raise ModelError(f"base: {folder} holds no tokenizer (tokenizer.json). Download the model again.")
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"):
+        _check_json(folder / name)
     index = folder / "model.safetensors.index.json"
     if index.exists():
         wanted = sorted(set(json.loads(index.read_text())["weight_map"].values()))
@@ -100,6 +102,13 @@ def check_folder(folder: Path) -> None:
         if not file.exists():
             raise ModelError(f"base: {folder} is only half downloaded: {name} is missing. Download the model again.")
         _check_safetensors(file)
+
+
+def _check_json(file: Path) -> None:
+    try:
+        json.loads(file.read_bytes() if file.exists() else b"{}")
+    except ValueError:
+        raise ModelError(f"base: {file} is broken or only half downloaded. Download the model again.") from None
 
 
 def _check_safetensors(file: Path) -> None:

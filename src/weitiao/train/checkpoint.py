@@ -55,7 +55,7 @@ def save(folder: Path, state: State, identity: dict[str, str], keep: int) -> Pat
 
 
 def newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), reverse=True) if folder.exists() else []
+    return sorted(folder.glob("step-*"), key=lambda x: int(x.name[5:]), reverse=True) if folder.exists() else []
 
 
 def load_newest(folder: Path, state: State, identity: dict[str, str], say: Any) -> Path:

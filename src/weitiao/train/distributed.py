@@ -4,12 +4,15 @@ Gradients are added after the whole window, not in each backward pass, so machin
 micro-batches, and the sum is divided by nothing: counts were added first.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 from torch import nn
+
+Made = TypeVar("Made")
 
 
 class Machines:
@@ -44,6 +47,12 @@ class Machines:
     def any(self, flag: bool) -> bool:
         """True everywhere if true anywhere: all stop at the same step."""
         return self.add({"flag": float(flag)})["flag"] > 0
+
+    def after_the_first(self, work: Callable[[bool], Made]) -> Made:
+        """work(True) on the first machine, then work(False) on the others."""
+        made = work(True) if self.first else None
+        self.wait()
+        return made if made is not None else work(False)
 
     def wait(self) -> None:
         self.state.wait_for_everyone()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from weitiao.core.errors import WeitiaoError
+from weitiao.core.errors import RecipeError, WeitiaoError
 from weitiao.core.recipe import Train
 from weitiao.core.run import Run
 from weitiao.core.score import Score
@@ -16,28 +16,33 @@ from weitiao.train.plan import Plan
 from weitiao.train.state import State
 
 
-def validate(model: TunableModel, state: State, settings: Train, run: Run, score: Callable[[], dict]) -> bool:
-    """Measure; keep the weights if they are the best so far. True: patience is at its end."""
+def validate(model: TunableModel, state: State, settings: Train, run: Run, score: Callable[[], dict]) -> None:
+    """Measure; keep the weights if they are the best so far."""
     started = time.perf_counter()
     scores: dict[str, Score] = score()
     figures = {name: {"value": s.value, "low": s.low, "high": s.high, "n": s.n} for name, s in scores.items()}
     loss = scores["loss"].value if "loss" in scores else None
     run.note("validation", step=state.step, loss=loss, scores=figures, seconds=round(time.perf_counter() - started, 3))
     now = scores.get(settings.best)
+    if now is not None and now.n == 0:
+        raise RecipeError(
+            f"train.best: {settings.best} cannot be measured on these held-out rows. Take loss, or other rows."
+        )
     if now is None:  # nothing is held out: the newest is the best there is
         keep_weights(run, model, state)
-        return False
+        return
     better = state.best is None or (now.value > state.best if now.higher_is_better else now.value < state.best)
     if better:
         state.best, state.best_step, state.stale = now.value, state.step, 0
         keep_weights(run, model, state)
     else:
         state.stale += 1
-    return settings.patience is not None and state.stale >= settings.patience
 
 
 def keep_weights(run: Run, model: TunableModel, state: State) -> None:
     """Write the learnt weights as the run's result so far."""
+    if not run.writes:
+        return
     folder: Path = run.folder / "trained"
     folder.mkdir(exist_ok=True)
     tensors: dict[str, Any] = {**model.trainable(), **{f"buffer.{n}": b for n, b in model.buffers().items()}}

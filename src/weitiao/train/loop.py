@@ -16,7 +16,6 @@ from weitiao.core.tunable import TunableModel
 from weitiao.train.distributed import Machines
 from weitiao.train.keep import save_or_say, validate
 from weitiao.train.plan import Plan
-from weitiao.train.schedules import rate_at
 from weitiao.train.state import State
 from weitiao.train.stop import Stop
 
@@ -43,9 +42,9 @@ def train(
         WeitiaoError: the loss or the gradient is not finite; nothing was touched by that step.
     """
     settings, weights = plan.settings, list(model.trainable().values())
-    take = find_module("step", plan.step).take
+    take, patience = find_module("step", plan.step).take, settings.patience or math.inf
     model.model.train()
-    while state.step < plan.steps:
+    while state.step < plan.steps and state.stale < patience:
         started = time.perf_counter()
         window = [objective.explore(model, batch.to(model.device)) for batch in loader(state.position)]
         taken = take(model, objective, window, machines)
@@ -53,7 +52,7 @@ def train(
         if not (math.isfinite(taken.loss) and math.isfinite(norm)):
             state.optimizer.zero_grad()
             raise _not_finite(run, state, taken.loss, norm, window)
-        rate = state.rate * rate_at(state.step, plan.steps, plan.learning_rate, settings.warmup, settings.schedule)
+        rate = state.rate * plan.rate_at(state.step)
         for group in state.optimizer.param_groups:
             group["lr"] = rate * group.get("rate", 1.0)
         state.optimizer.step()
@@ -68,18 +67,16 @@ def train(
 
         last = state.step == plan.steps
         if last or (plan.evaluate_every and state.step % plan.evaluate_every == 0):
-            done = validate(model, state, settings, run, score)
+            validate(model, state, settings, run, score)
             model.model.train()
-            if done:
-                run.note("early_stop", step=state.step, best_step=state.best_step)
-                save_or_say(run, state, plan, machines)
-                break
-        asked = machines.any(bool(stop.asked))
+        asked, last = machines.any(bool(stop.asked)), last or state.stale >= patience
         if asked or last or (plan.save_every and state.step % plan.save_every == 0):
             save_or_say(run, state, plan, machines)
         if asked and not last:
             run.note("interrupted", step=state.step)
             raise Interrupted(f"stopped at step {state.step}; go on with: weitiao train --resume {run.folder}", stop.asked)
+    if state.step < plan.steps:
+        run.note("early_stop", step=state.step, best_step=state.best_step)
     model.model.eval()
     return state
 

@@ -6,6 +6,7 @@ import torch
 
 from weitiao.core.recipe import Train
 from weitiao.core.tunable import TunableModel
+from weitiao.train.schedules import rate_at
 
 
 @dataclass
@@ -21,6 +22,10 @@ class Plan:
     """The part of train/steps/ that takes each step."""
     identity: dict[str, str] = field(default_factory=dict)
     """What a resumed run must have in common with this one."""
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of a step, from 0."""
+        return rate_at(step, self.steps, self.learning_rate, self.settings.warmup, self.settings.schedule)
 
 
 def make_optimizer(model: TunableModel, plan: Plan) -> torch.optim.Optimizer:

@@ -103,7 +103,6 @@ def test_the_fingerprint_knows_all_that_rows_depend_on() -> None:
     assert len({fingerprint(*other) for other in [base, *others]}) == 1 + len(others)
 
 
-@pytest.mark.xfail(strict=True, reason="encode.py fingerprint: turns are joined into words before they are hashed")
 def test_a_turn_is_not_words_that_look_like_a_turn() -> None:
     two = Chat((Turn("user", "a\nassistant: b\nuser: c"), Turn("assistant", "d")))
     four = Chat((Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d")))

@@ -8,7 +8,6 @@ from weitiao.core.errors import DataError
 from weitiao.core.example import Chat, Text
 from weitiao.data.mapping import find_mapping
 
-LATE = pytest.mark.xfail(strict=True, reason="mapping.py _candidates: the lambda's `key` is the later loop's, 'document'")
 TURNS = [("user", "ask"), ("assistant", "say")]
 
 
@@ -32,12 +31,10 @@ def turns(record: dict, columns: dict | None = None) -> list[tuple[str, str]]:
         pytest.param(
             {"conversations": [{"from": "human", "value": "ask"}, {"from": "gpt", "value": "say"}]},
             "conversations[].from/value (ShareGPT)",
-            marks=LATE,
         ),
         pytest.param(
             {"conversation": [{"from": "user", "value": "ask"}, {"from": "bot", "value": "say"}]},
             "conversation[].from/value (ShareGPT)",
-            marks=LATE,
         ),
         ({"instruction": "ask", "input": "", "output": "say"}, "instruction + input -> output (Alpaca)"),
         ({"instruction": "ask", "output": "say"}, "instruction -> output (Alpaca)"),
@@ -65,7 +62,6 @@ def test_every_shape_is_recognised(record: dict, words: str) -> None:
         pytest.param(
             {"conversations": [{"from": "human", "value": "ask"}, {"from": "gpt", "value": "say"}], "system": "kind"},
             [("system", "kind"), *TURNS],
-            marks=LATE,
         ),
         ({"question": 7, "answer": 4.5}, [("user", "7"), ("assistant", "4.5")]),
     ],
@@ -94,8 +90,14 @@ def test_columns_are_taken_as_given() -> None:
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"prompt": "qestion", "completion": "answer"}, "f has no column 'qestion'. Did you mean 'question'? Its columns are: answer, question."),
-        ({"promt": "question"}, "columns: there is no 'promt'. Did you mean 'prompt'? There are: prompt, completion, system, text, messages."),
+        (
+            {"prompt": "qestion", "completion": "answer"},
+            "f has no column 'qestion'. Did you mean 'question'? Its columns are: answer, question.",
+        ),
+        (
+            {"promt": "question"},
+            "columns: there is no 'promt'. Did you mean 'prompt'? There are: prompt, completion, system, text, messages.",
+        ),
         ({"prompt": "question"}, "f: this objective needs columns: {prompt: ..., completion: ...} or {messages: ...}."),
         ({"text": "question"}, "f: this objective needs columns: {prompt: ..., completion: ...} or {messages: ...}."),
     ],
@@ -127,8 +129,14 @@ GOOD = {"role": "assistant", "content": "say"}
 @pytest.mark.parametrize(
     ("record", "words"),
     [
-        ({"messages": [{"role": "asistant", "content": "x"}]}, "messages[0]: unknown role 'asistant'. Did you mean 'assistant'? Roles are: system, user, assistant, tool"),
-        ({"messages": [GOOD, {"content": "x"}]}, "messages[1]: unknown role None. Roles are: system, user, assistant, tool"),
+        (
+            {"messages": [{"role": "asistant", "content": "x"}]},
+            "messages[0]: unknown role 'asistant'. Did you mean 'assistant'? Roles are: system, user, assistant, tool",
+        ),
+        (
+            {"messages": [GOOD, {"content": "x"}]},
+            "messages[1]: unknown role None. Roles are: system, user, assistant, tool",
+        ),
         ({"messages": [{"role": "user", "content": "x"}]}, "there is no assistant turn, so nothing to learn"),
         ({"messages": [{"role": "assistant", "content": " \n"}]}, "the answer is empty"),
         ({"messages": [GOOD, {"role": "assistant", "content": ""}]}, "the answer is empty"),

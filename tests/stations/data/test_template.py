@@ -13,10 +13,12 @@ from weitiao.data import template as module
 from weitiao.data.processor import ChatProcessor
 from weitiao.data.template import Template, read_template
 
-TALK = [Turn("user", "what time\nis it "), Turn("assistant", "<think>\nboxes\n</think>\n\nseven"), Turn("user", "你好"), Turn("assistant", "世界")]  # fmt: skip
-
-
-RAW = pytest.mark.xfail(raises=TypeError, strict=True, reason="template.py render: a TypeError in a template is a traceback")
+TALK = [
+    Turn("user", "what time\nis it "),
+    Turn("assistant", "<think>\nboxes\n</think>\n\nseven"),
+    Turn("user", "你好"),
+    Turn("assistant", "世界"),
+]
 
 
 def both(text: str, turns: list[Turn], ask: bool = False) -> tuple[str, str]:
@@ -41,7 +43,8 @@ def test_as_transformers_renders_it(name: str, turns: int, ask: bool) -> None:
     [
         "{{ messages | tojson }}",
         "{{ messages | tojson(indent=2) }}",
-        "{{ strftime_now('%Y') }}{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}{% endfor %}",
+        "{{ strftime_now('%Y') }}",
+        "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}{% endfor %}",
         "  {% if true %}\n  x\n  {% endif %}\n{{ bos_token }}{{ eos_token }}",
         "{{ unk_token }}|{{ nothing }}|{{ messages[0]['content'].split(' ')[0] }}",
     ],
@@ -51,7 +54,6 @@ def test_filters_and_globals_are_transformers(text: str) -> None:
     assert ours == theirs
 
 
-@pytest.mark.xfail(strict=True, reason="template.py render: transformers passes tools=None and documents=None")
 def test_no_tools_are_none_not_undefined() -> None:
     ours, theirs = both(
         "{% if tools is not none %}tools!{% endif %}{% if documents is not none %}documents!{% endif %}ok", TALK
@@ -59,11 +61,11 @@ def test_no_tools_are_none_not_undefined() -> None:
     assert ours == theirs == "ok"
 
 
-@pytest.mark.xfail(
-    raises=DataError, strict=True, reason="template.py: transformers knows the tag {% generation %} (SmolLM3)"
-)
 def test_the_generation_tag_is_known() -> None:
-    text = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"  # noqa: E501
+    text = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>"
+        "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
     ours, theirs = both(text, TALK)
     assert ours == theirs
 
@@ -105,11 +107,13 @@ def test_what_would_fill_the_memory_is_refused(text: str) -> None:
 GROWING = "{% set n = namespace(x='a') %}{% for i in range(25) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x | length }}"
 
 
-@pytest.mark.xfail(strict=True, reason="template.py: + % and |center grow strings beyond LONGEST unseen")
 @pytest.mark.parametrize("text", [GROWING, "{{ 'a' | center(20000000) | length }}", "{{ ('%20000000d' % 5) | length }}"])
-def test_other_ways_to_fill_the_memory_are_refused(text: str) -> None:
-    with pytest.raises(DataError):
-        Template(text, {}).render(TALK)
+def test_other_ways_to_fill_the_memory_are_refused_or_bounded(text: str) -> None:
+    try:
+        made = Template(text, {}).render(TALK)
+    except DataError:
+        return
+    assert int(made) <= module.LONGEST
 
 
 @pytest.mark.parametrize(
@@ -119,8 +123,8 @@ def test_other_ways_to_fill_the_memory_are_refused(text: str) -> None:
         "{{ messages.__init__.__globals__ }}",
         "{{ raise_exception.__globals__['json'] }}",
         "{% set _ = messages.append(1) %}",
-        pytest.param("{% include '/etc/passwd' %}", marks=RAW),
-        pytest.param("{{ messages[0].content + 1 }}", marks=RAW),
+        pytest.param("{% include '/etc/passwd' %}"),
+        pytest.param("{{ messages[0].content + 1 }}"),
     ],
 )
 def test_the_sandbox_holds(text: str) -> None:

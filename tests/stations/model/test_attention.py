@@ -45,7 +45,8 @@ LENGTHS = [[7], [5, 5, 5], [9, 4, 4, 2, 1], [1, 1]]
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize(
-    "more", [{}, {"scale": 0.31}, {"window": 3}, {"window": 1}, {"window": 50}, {"softcap": 1.5}, {"softcap": 1.5, "window": 2}]
+    "more",
+    [{}, {"scale": 0.31}, {"window": 3}, {"window": 1}, {"window": 50}, {"softcap": 1.5}, {"softcap": 1.5, "window": 2}],
 )
 def test_as_the_textbook_says_in_each_segment(lengths: list[int], kv_heads: int, more: dict) -> None:
     batch = batch_of(lengths)

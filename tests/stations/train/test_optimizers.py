@@ -31,7 +31,7 @@ def test_a_bowl_is_walked_down(name: str) -> None:
     weight, goal = torch.nn.Parameter(torch.randn(5, 3)), torch.randn(5, 3)
     optimizer = make(name, [weight])
     losses = []
-    for _ in range(200):
+    for _ in range(400):
         loss = (weight - goal).pow(2).sum()
         loss.backward()
         optimizer.step()

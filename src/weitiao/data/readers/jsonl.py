@@ -15,9 +15,7 @@ def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
     if path.suffix == ".json" and _starts_with_list(path):
         yield from _one_list(path, encoding)
         return
-    for line, offset, raw in lines_of(path):
-        where = Where(str(path), line, offset)
-        text = decode(raw, encoding, where)
+    for where, text in lines_of(path, encoding):
         if isinstance(text, BadRow):
             yield text
             continue

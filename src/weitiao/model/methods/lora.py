@@ -138,4 +138,7 @@ def _from_peft(model: nn.Module, trainable: set[str], tensors: dict[str, Tensor]
         odd = sorted(wanted.keys() ^ tensors.keys())
         raise ModelError(f"the adapter's tensors are not those of its config: {odd[0]} and {len(odd) - 1} more differ.")
     for name, weight in wanted.items():
+        if weight.shape != tensors[name].shape:
+            there, here = tuple(tensors[name].shape), tuple(weight.shape)
+            raise ModelError(f"the adapter's {name} has shape {there}, its config says {here}.")
         weight.data.copy_(tensors[name])

@@ -1,0 +1,55 @@
+"""Metrics: values worked out by hand or by the library whose definition they follow."""
+
+import math
+from typing import Any
+
+import pytest
+
+from weitiao.core.registry import find, names
+from weitiao.core.score import Score
+
+
+def score(name: str, pairs: list) -> Score:
+    metric: Any = find("metric", name)()
+    return metric.score(pairs)
+
+
+@pytest.mark.parametrize("name", names("metric"))
+def test_without_rows_nothing_is_measured(name: str) -> None:
+    assert score(name, []).n == 0
+
+
+def test_loss_and_perplexity() -> None:
+    pairs = [(6.0, 3.0), (4.0, 2.0), (2.0, 5.0)]
+    assert score("loss", pairs).value == pytest.approx(1.2)
+    assert score("perplexity", pairs).value == pytest.approx(math.exp(1.2))
+    assert score("loss", pairs).n == 3 and not score("perplexity", pairs).higher_is_better
+
+
+def test_accuracy_is_of_choices_as_they_are() -> None:
+    assert score("accuracy", [("a", "a"), ("b", "a"), ("A", "a"), ("c", "c")]).value == 0.5
+
+
+def test_exact_match_passes_over_case_width_and_spaces_only() -> None:
+    pairs = [("Paris ", "paris"), ("ＰＡＲＩＳ", "paris"), ("new\n york", "New York"), ("paris.", "paris"), ("", "paris")]
+    assert score("exact_match", pairs).value == pytest.approx(3 / 5)
+
+
+def test_macro_f1_counts_every_class_alike() -> None:
+    # a: p = 2/3, r = 2/3; b: p = 1/1, r = 1/2; c: never said right
+    pairs = [("a", "a"), ("a", "a"), ("x", "a"), ("a", "b"), ("b", "b"), ("y", "c")]
+    assert score("f1", pairs).value == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+
+
+def test_macro_f1_is_scikit_learns_where_only_classes_are_said() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    said, wanted = list("aabbccabcab"), list("abbbcaabccc")
+    theirs = metrics.f1_score(wanted, said, average="macro", zero_division=0)
+    assert score("f1", list(zip(said, wanted))).value == pytest.approx(theirs)
+
+
+def test_every_score_has_its_name_and_an_interval_round_it() -> None:
+    for name in names("metric"):
+        pairs = [(1.0, 2.0), (3.0, 2.0)] * 5 if name in ("loss", "perplexity") else [("a", "a"), ("b", "a")] * 5
+        made = score(name, pairs)
+        assert (made.name, made.n) == (name, 10) and made.low <= made.value <= made.high and made.how

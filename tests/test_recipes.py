@@ -1,0 +1,45 @@
+"""Every recipe that ships is valid, and runs two steps on tiny weights and rows of its kind."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from conftest import chat_rows, write_jsonl
+from weitiao.core.desk import Desk
+from weitiao.core.example import Text
+from weitiao.core.recipe import make_recipe, read_recipe
+from weitiao.pipeline import train
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
+
+
+def test_the_folder_was_seen() -> None:
+    assert len(RECIPES) >= 4
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_the_name_says_what_it_is(path: Path) -> None:
+    """recipes/<family>/<objective>_<method>.yaml"""
+    recipe = read_recipe(path)
+    assert path.stem == f"{recipe.objective.name}_{recipe.method.name}"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_two_steps_on_tiny_weights(path: Path, tiny: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(path)
+    if recipe.objective.eats is Text:
+        rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": "the quick brown fox " * (5 + i % 7)} for i in range(40)])
+    else:
+        rows = write_jsonl(tmp_path / "rows.jsonl", chat_rows(40))
+    plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    plain |= {"base": str(tiny), "data": [{"path": str(rows)}], "out": str(tmp_path / "run"), "context": 200, "validation": 0.2}
+    plain["train"] = {**plain["train"], "steps": 2, "precision": "fp32"}
+    plain["evaluate"] = {**plain.get("evaluate", {}), "data": None, "max_new_tokens": 4, "limit": 4}
+    run = train(make_recipe(plain), Desk(Console(quiet=True)))
+    assert run.status == "finished"
+    assert [line["step"] for line in run.journal("step")] == [1, 2]
+    assert json.loads((run.folder / "scores.json").read_text())["after"]["loss"]["n"] > 0
+    assert (run.folder / "report.html").stat().st_size > 5000
