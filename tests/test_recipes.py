@@ -35,7 +35,13 @@ def test_two_steps_on_tiny_weights(path: Path, tiny: Path, tmp_path: Path) -> No
     else:
         rows = write_jsonl(tmp_path / "rows.jsonl", chat_rows(40))
     plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    plain |= {"base": str(tiny), "data": [{"path": str(rows)}], "out": str(tmp_path / "run"), "context": 200, "validation": 0.2}
+    plain |= {
+        "base": str(tiny),
+        "data": [{"path": str(rows)}],
+        "out": str(tmp_path / "run"),
+        "context": 200,
+        "validation": 0.2,
+    }
     plain["train"] = {**plain["train"], "steps": 2, "precision": "fp32"}
     plain["evaluate"] = {**plain.get("evaluate", {}), "data": None, "max_new_tokens": 4, "limit": 4}
     run = train(make_recipe(plain), Desk(Console(quiet=True)))

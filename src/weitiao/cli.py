@@ -47,7 +47,7 @@ def run_verb(work: Callable[[], Any]) -> Any:
         if trouble.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
             raise
         Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"the disk refuses: {trouble}", style="bold red", markup=False
+            f"the disk refuses: {trouble}. Make room, then go on with --resume.", style="bold red", markup=False
         )
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:

@@ -63,6 +63,8 @@ def train(recipe: Recipe, desk: Desk, again: bool = False, replace_old: bool = F
         lambda first: Run.create(recipe, replace_old) if first and not again else Run.open(recipe.out)
     )
     run.writes = machines.first
+    if run.writes:
+        run.hold()
     device, dtype = settle(recipe, run, desk)
     tokens = open_tokens(recipe.base, recipe.revision, recipe.template)
     objective, rows, validation, final = prepare(recipe, tokens, run, desk)

@@ -14,7 +14,10 @@ FILE = Path(__file__).parent / "losses.json"
 CASES = [
     *((f"sft_{method}", {"method": method}) for method in names("method")),
     *((f"sft_lora_{optimizer}", {"train": {"optimizer": optimizer}}) for optimizer in names("optimizer")),
-    ("sft_lora_linear_tokens", {"train": {"batch_size": None, "batch_tokens": 200, "micro_tokens": 80, "schedule": "linear"}}),
+    (
+        "sft_lora_linear_tokens",
+        {"train": {"batch_size": None, "batch_tokens": 200, "micro_tokens": 80, "schedule": "linear"}},
+    ),
 ]
 
 
@@ -39,6 +42,8 @@ def test_losses_are_as_recorded(name: str, changes: dict, quick, request: pytest
 @pytest.mark.parametrize("method", names("method"))
 def test_it_learns(method: str, quick) -> None:
     """The loss falls to less than four fifths (a random frozen base and head bound what a tiny LoRA can reach)."""
-    run = quick(method=method, train={"steps": 60, "learning_rate": 2e-2 if method != "full" else 5e-3, "evaluate_every": 0})
+    run = quick(
+        method=method, train={"steps": 60, "learning_rate": 2e-2 if method != "full" else 5e-3, "evaluate_every": 0}
+    )
     losses = [line["loss"] for line in run.journal("step")]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])

@@ -18,7 +18,12 @@ from weitiao.train.steps.accumulate import take
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 CPU = torch.device("cpu")
-ASKED = ("What is AI?", "Who was the 37th President of the United States?", "can you write a linked list in Python?", "Hello")
+ASKED = (
+    "What is AI?",
+    "Who was the 37th President of the United States?",
+    "can you write a linked list in Python?",
+    "Hello",
+)
 SAID = ("Artificial intelligence.", "Richard Nixon", "Sure: class Node: pass. Then link them, one after the other.", "Hi!")
 
 

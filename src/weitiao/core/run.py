@@ -15,7 +15,6 @@ report.html       all of it, to look at
 import itertools
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +25,11 @@ from weitiao.core.errors import RunError
 from weitiao.core.machine import Choice
 from weitiao.core.recipe import Recipe, read_recipe
 
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+
 
 @dataclass
 class Run:
@@ -33,6 +37,7 @@ class Run:
 
     folder: Path
     listeners: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)
+    lock: Any = None
     writes: bool = True
     """False on all machines but the first."""
 
@@ -47,9 +52,8 @@ class Run:
         if folder.is_file():
             raise RunError(f"out: {folder} is a file; it must be a folder that does not exist yet.")
         if folder.exists() and any(folder.iterdir()):
-            if _never_began(folder):
-                shutil.rmtree(folder)
-            elif replace:
+            cls(folder).hold()
+            if replace or _never_began(folder):
                 os.rename(folder, _name_aside(folder))
             else:
                 raise RunError(_taken(folder))
@@ -73,6 +77,22 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         return read_recipe(self.folder / "recipe.yaml")
+
+    def hold(self) -> None:
+        """Keep other processes from writing this run, as long as this one lives.
+
+        Raises:
+            RunError: another process is at it.
+        """
+        if fcntl is None:  # Windows
+            return
+        self.lock = open(self.folder / ".lock", "a")  # noqa: SIM115  held until the process ends
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(
+                f"{self.folder} is being written by another process right now. Wait for it, or stop it."
+            ) from None
 
     # -- the journal --------------------------------------------------------------------------------------------------
 
@@ -149,8 +169,8 @@ class Run:
 
 
 def _never_began(folder: Path) -> bool:
-    """A run that failed before its first step holds nothing worth keeping."""
-    records = {"recipe.yaml", "plan.json", "bad_rows.jsonl", "scores.json", "samples.jsonl"}
+    """A run that failed before its first step: its folder is put aside without asking."""
+    records = {".lock", "recipe.yaml", "plan.json", "bad_rows.jsonl", "scores.json", "samples.jsonl"}
     return (folder / "recipe.yaml").exists() and {x.name for x in folder.iterdir()} <= records
 
 

@@ -117,7 +117,6 @@ def test_a_run_that_failed_before_its_first_step_gives_its_folder_free(recipe: R
     assert Run.create(recipe).read("plan.json") is None
 
 
-@pytest.mark.xfail(strict=True, reason="run.py _never_began: a folder with nothing but the user's own recipe is deleted")
 def test_a_recipe_that_the_user_wrote_is_never_deleted(recipe: Recipe) -> None:
     """`weitiao train mine/recipe.yaml out=mine`: the folder is no run of ours."""
     mine = Path(recipe.out) / "recipe.yaml"
