@@ -40,6 +40,15 @@ def closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def one_thread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny models are fastest on one thread, and do not suffer when the machine is busy; `real` ones use all cores."""
+    real = request.node.get_closest_marker("real") is not None
+    torch.set_num_threads(os.cpu_count() or 1 if real else 1)
+    if not real:
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
 def own_home(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

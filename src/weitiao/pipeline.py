@@ -63,8 +63,13 @@ def train(recipe: Recipe, desk: Desk, again: bool = False, replace_old: bool = F
         lambda first: Run.create(recipe, replace_old) if first and not again else Run.open(recipe.out)
     )
     run.writes = machines.first
-    if run.writes:
-        run.hold()
+    with run.held():
+        take_the_trip(run, recipe, machines, desk, again)
+    return run
+
+
+def take_the_trip(run: Run, recipe: Recipe, machines: Machines, desk: Desk, again: bool) -> None:
+    """From the open Run to its report."""
     device, dtype = settle(recipe, run, desk)
     tokens = open_tokens(recipe.base, recipe.revision, recipe.template)
     objective, rows, validation, final = prepare(recipe, tokens, run, desk)
@@ -94,7 +99,6 @@ def train(recipe: Recipe, desk: Desk, again: bool = False, replace_old: bool = F
         measure_now("after", model, objective, final, recipe.evaluate, run, desk)
         run.note("finished", step=state.step)
         write_report(run)
-    return run
 
 
 def resume(folder: str, desk: Desk) -> Run:

@@ -5,7 +5,9 @@ import torch
 
 from conftest import make_model
 from laws import attached, batch_of, gap, make_rows, stir
+from weitiao.core.batch import Batch
 from weitiao.core.registry import find_module, names
+from weitiao.model import load
 from weitiao.model.attention import NAME
 from weitiao.model.load import _transformers_body, choose_body
 
@@ -32,6 +34,23 @@ def test_a_block_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> N
     model = make_model("llama")
     model.set_attn_implementation(NAME)  # pyright: ignore
     assert choose_body(model, torch.float32)[1].value == "transformers"
+
+
+def test_rows_that_would_see_one_another_run_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where something gets past our attention (here: rows run as if they were one), packing is given up, and said."""
+
+    def leaking(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        return model.get_decoder()(input_ids=batch.input_ids[None], use_cache=False).last_hidden_state[0]  # pyright: ignore
+
+    monkeypatch.setattr(load, "_transformers_body", leaking)
+    model = make_model("gpt2")
+    model.set_attn_implementation(NAME)  # pyright: ignore
+    body, choice = choose_body(model, torch.float32)
+    assert choice.value == "transformers, row by row" and "see one another" in choice.reason
+    batch = batch_of(make_rows())
+    for start, end in zip(batch.bounds, batch.bounds[1:]):
+        alone = model(input_ids=batch.input_ids[None, start:end], output_hidden_states=True).hidden_states[-1][0]
+        assert gap(body(batch)[start:end], alone) <= 1e-5
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

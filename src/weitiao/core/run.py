@@ -17,6 +17,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,6 @@ class Run:
 
     folder: Path
     listeners: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)
-    lock: Any = None
     writes: bool = True
     """False on all machines but the first."""
 
@@ -52,11 +52,10 @@ class Run:
         if folder.is_file():
             raise RunError(f"out: {folder} is a file; it must be a folder that does not exist yet.")
         if folder.exists() and any(folder.iterdir()):
-            cls(folder).hold()
-            if replace or _never_began(folder):
-                os.rename(folder, _name_aside(folder))
-            else:
+            if not (replace or _never_began(folder)):
                 raise RunError(_taken(folder))
+            with cls(folder).held():
+                os.rename(folder, _name_aside(folder))
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "recipe.yaml", recipe.to_yaml())
         return cls(folder)
@@ -78,21 +77,21 @@ class Run:
     def recipe(self) -> Recipe:
         return read_recipe(self.folder / "recipe.yaml")
 
-    def hold(self) -> None:
-        """Keep other processes from writing this run, as long as this one lives.
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, no other process writes this run.
 
         Raises:
             RunError: another process is at it.
         """
-        if fcntl is None:  # Windows
-            return
-        self.lock = open(self.folder / ".lock", "a")  # noqa: SIM115  held until the process ends
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(
-                f"{self.folder} is being written by another process right now. Wait for it, or stop it."
-            ) from None
+        with open(self.folder / ".lock", "a") as lock:
+            try:
+                if fcntl is not None and self.writes:  # Windows has no such lock
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                words = "is being written by another process right now. Wait for it, or stop it."
+                raise RunError(f"{self.folder} {words}") from None
+            yield
 
     # -- the journal --------------------------------------------------------------------------------------------------
 

@@ -12,9 +12,11 @@
 SDPA, so that generation with a cache goes its usual way.
 """
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 import torch
@@ -61,7 +63,8 @@ def attend(
     Returns:
         [T, H, d]
     """
-    if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and softcap is None and q.shape[-1] == v.shape[-1]:
+    half = q.dtype in (torch.bfloat16, torch.float16)
+    if q.is_cuda and half and softcap is None and q.shape[-1] == v.shape[-1] and _varlen_attention() is not None:
         return _varlen(q, k, v, batch, scale, causal, window)
     parts = []
     for start, count, length in batch.groups:
@@ -76,13 +79,22 @@ def attend(
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _varlen(q: Tensor, k: Tensor, v: Tensor, batch: Batch, scale: float | None, causal: bool, window: int | None):
-    from torch.nn.attention.varlen import varlen_attn
+@cache
+def _varlen_attention() -> Callable | None:
+    """torch's varlen flash attention, if this torch has it in the form we call."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    wanted = {"scale", "window_size", "enable_gqa"}
+    return varlen_attn if wanted <= set(inspect.signature(varlen_attn).parameters) else None
 
+
+def _varlen(q: Tensor, k: Tensor, v: Tensor, batch: Batch, scale: float | None, causal: bool, window: int | None):
     bounds = torch.tensor(batch.bounds, dtype=torch.int32, device=q.device)
     longest = max(batch.lengths)
     reach = ((window - 1) if window else -1, 0 if causal else -1)
-    out = varlen_attn(
+    out = _varlen_attention()(  # pyright: ignore[reportOptionalCall]
         q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=reach, enable_gqa=q.shape[1] != k.shape[1]
     )
     return out if isinstance(out, Tensor) else out[0]
