@@ -49,10 +49,10 @@ def main() -> None:
     show_table(console, before, after, baselines, short)
     show_answers(console, run.read_lines("samples.jsonl"))
     show_small_talk(console, opened)
-    console.print(f"\n[bold]The whole story[/]: {run.folder}/report.html   ({time.time() - started:.0f} s)")
-    console.print(
+    console.print(f"\n[bold]The whole story[/]: {run.folder}/report.html   (this took {time.time() - started:.0f} s)")
+    print(
         "Next, try:\n"
-        f"  .venv/bin/weitiao chat {run.folder} --compare\n"
+        f'  .venv/bin/weitiao chat {run.folder} --compare --system "{prepare_data.ASK}"\n'
         f"  .venv/bin/weitiao merge {run.folder} {run.folder}-merged\n"
         f"  .venv/bin/weitiao train {RECIPE} method.rank=32 out=runs/mine"
     )

@@ -93,7 +93,7 @@ def evaluate(
     target: Target,
     data: Annotated[str | None, typer.Option(help="Measure on this file; default: the run's held-out rows.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="A metric's name; may be given several times.")] = None,
-    limit: Annotated[int | None, typer.Option(help="At most this many rows for metrics that make the model write.")] = 200,
+    limit: Annotated[int | None, typer.Option(help="At most this many rows for metrics that make the model write.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a model: every figure with its n and its 95 % interval."""
@@ -150,7 +150,7 @@ def chat(
         desk, talk = desk_of(), _talk()
         opened = pipeline().open_model(target)
         turns = talk.beginning(system)
-        while words := desk.console.input("[bold]you:[/] ").strip():
+        while words := talk.hear(desk.console):
             turns += talk.asking(words)
             if compare:
                 desk.console.print(talk.side_by_side(opened, turns, max_new_tokens, temperature))

@@ -318,8 +318,9 @@ def evaluate(
     held_out = encoder.hold_out(held_out_examples(recipe, sources))
     if held_out is None:
         raise RunError(f"{target} held nothing out (validation: 0): name rows with --data FILE.")
-    wanted = metrics or default_metrics(opened.objective, held_out)
-    room = recipe.evaluate.max_new_tokens
+    wishes = recipe.evaluate
+    wanted = metrics or (wishes.metrics if wishes.metrics != "auto" else default_metrics(opened.objective, held_out))
+    limit, room = limit or wishes.limit, wishes.max_new_tokens
     return measure(opened.model, opened.objective, held_out, wanted, limit, room, progress=desk.track).scores
 
 

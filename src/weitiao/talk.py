@@ -1,9 +1,11 @@
 """Talking with a model in the terminal: word by word, or beside the base model's answer. A face, like cli.py."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from rich.columns import Columns
+from rich.console import Console
 from rich.panel import Panel
 from transformers import TextStreamer
 
@@ -12,6 +14,14 @@ from weitiao.core.example import Turn
 
 def beginning(system: str | None) -> tuple[Turn, ...]:
     return (Turn("system", system),) if system else ()
+
+
+def hear(console: Console) -> str:
+    """What the user types; "" at an empty line or at the end of the input."""
+    try:
+        return (console.input("[bold]you:[/] ") if sys.stdin.isatty() else input()).strip()
+    except EOFError:
+        return ""
 
 
 def asking(words: str) -> tuple[Turn, ...]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from pydantic_core import PydanticUndefined
+from rich.markup import escape
 from rich.table import Table
 
 from weitiao.core.errors import RecipeError
@@ -10,6 +11,7 @@ from weitiao.core.recipe import Evaluate, Recipe, Source, Train
 from weitiao.core.registry import FOLDERS, Part, Settings, find, names, nearest
 
 SECTIONS: dict[str, type[Settings]] = {"": Recipe, "data": Source, "train": Train, "evaluate": Evaluate}
+SECTIONS_HELP = {name: (section.__doc__ or "") for name, section in SECTIONS.items() if name}
 PARTS = ("method", "objective", "optimizer", "metric")
 
 
@@ -35,7 +37,7 @@ def explain(key: str = "") -> Table:
 def _table(fields: dict[str, Any], title: str) -> Table:
     table = Table("key", "default", "what it means", title=title, title_justify="left")
     for name, field in fields.items():
-        table.add_row(name, _default(field), field.description or "")
+        table.add_row(name, escape(_default(field)), escape(field.description or SECTIONS_HELP.get(name, "")))
     return table
 
 
