@@ -5,6 +5,7 @@ import json
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -159,6 +160,22 @@ def plain_recipe(tiny: Path, chat_file: Path, tmp_path: Path) -> dict:
         "evaluate": {"metrics": ["loss"], "samples": 1, "max_new_tokens": 4},
         "out": str(tmp_path / "run"),
     }
+
+
+@pytest.fixture
+def recipe_file(plain_recipe: dict, tmp_path: Path) -> Any:
+    """recipe_file(**changes) -> the file of a one-step recipe; a change that is a dict is laid over the old one."""
+
+    from stations.command import write_recipe
+
+    def make(**changes: Any) -> Path:
+        plain = dict(plain_recipe, train={**plain_recipe["train"], "steps": 1})
+        plain["evaluate"] = {"metrics": ["loss"], "samples": 0, "max_new_tokens": 2}
+        for key, value in changes.items():
+            plain[key] = {**plain[key], **value} if isinstance(plain.get(key), dict) and isinstance(value, dict) else value
+        return write_recipe(tmp_path, plain)
+
+    return make
 
 
 @pytest.fixture

@@ -7,21 +7,7 @@ from typing import Any
 import pytest
 
 from conftest import chat_rows, save_model
-from stations.command import weitiao, write_recipe
-
-
-@pytest.fixture
-def recipe(plain_recipe: dict, tmp_path: Path) -> Any:
-    """recipe(**changes) -> the file of a one-step recipe; a change that is a dict is laid over the old one."""
-
-    def make(**changes: Any) -> Path:
-        plain = dict(plain_recipe, train={**plain_recipe["train"], "steps": 1})
-        plain["evaluate"] = {"metrics": ["loss"], "samples": 0, "max_new_tokens": 2}
-        for key, value in changes.items():
-            plain[key] = {**plain[key], **value} if isinstance(plain.get(key), dict) and isinstance(value, dict) else value
-        return write_recipe(tmp_path, plain)
-
-    return make
+from stations.command import weitiao
 
 
 @pytest.fixture
@@ -43,48 +29,48 @@ def chinese(count: int, tail: str = "") -> list[dict]:
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def test_an_empty_file(recipe: Any, tmp_path: Path) -> None:
+def test_an_empty_file(recipe_file: Any, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
-    code, said = weitiao("train", recipe(data=str(tmp_path / "empty.jsonl")))
+    code, said = weitiao("train", recipe_file(data=str(tmp_path / "empty.jsonl")))
     assert code == 2
     assert f"data: {tmp_path}/empty.jsonl is empty." in said
 
 
-def test_a_file_of_blank_lines(recipe: Any, tmp_path: Path) -> None:
+def test_a_file_of_blank_lines(recipe_file: Any, tmp_path: Path) -> None:
     (tmp_path / "blank.jsonl").write_text("\n  \n\n")
-    code, said = weitiao("train", recipe(data=str(tmp_path / "blank.jsonl")))
+    code, said = weitiao("train", recipe_file(data=str(tmp_path / "blank.jsonl")))
     assert code == 2
     assert "blank.jsonl has no usable row." in said
 
 
-def test_a_file_that_is_not_there(recipe: Any, tmp_path: Path) -> None:
-    code, said = weitiao("train", recipe(data=str(tmp_path / "nowhere.jsonl")))
+def test_a_file_that_is_not_there(recipe_file: Any, tmp_path: Path) -> None:
+    code, said = weitiao("train", recipe_file(data=str(tmp_path / "nowhere.jsonl")))
     assert code == 2
     assert f"data: there is no file {tmp_path}/nowhere.jsonl." in said
 
 
 @pytest.mark.parametrize("tail", [pytest.param("x", id="even"), pytest.param("", id="odd")])
-def test_gbk_is_named_and_reads_when_named(recipe: Any, rows_file: Any, tail: str) -> None:
+def test_gbk_is_named_and_reads_when_named(recipe_file: Any, rows_file: Any, tail: str) -> None:
     file = rows_file(chinese(20, tail), "gb18030")
-    code, said = weitiao("train", recipe(data=file))
+    code, said = weitiao("train", recipe_file(data=file))
     assert code == 2
     assert "line 1: not utf-8" in said
     assert "It reads well as gb18030: write encoding: gb18030 under this source." in said
-    code, said = weitiao("train", recipe(data={"path": file, "encoding": "gb18030"}), "--replace")
+    code, said = weitiao("train", recipe_file(data={"path": file, "encoding": "gb18030"}), "--replace")
     assert code == 0, said
 
 
-def test_utf_16_is_named_and_reads_when_named(recipe: Any, rows_file: Any) -> None:
+def test_utf_16_is_named_and_reads_when_named(recipe_file: Any, rows_file: Any) -> None:
     file = rows_file(chinese(20), "utf-16")
-    code, said = weitiao("train", recipe(data=file))
+    code, said = weitiao("train", recipe_file(data=file))
     assert code == 2
     assert "It reads well as utf-16: write encoding: utf-16 under this source." in said
-    code, said = weitiao("train", recipe(data={"path": file, "encoding": "utf-16"}), "--replace")
+    code, said = weitiao("train", recipe_file(data={"path": file, "encoding": "utf-16"}), "--replace")
     assert code == 0, said
 
 
-def test_a_byte_order_mark_is_passed_over(recipe: Any, rows_file: Any, tmp_path: Path) -> None:
-    code, said = weitiao("train", recipe(data=rows_file(chinese(20), "utf-8-sig")))
+def test_a_byte_order_mark_is_passed_over(recipe_file: Any, rows_file: Any, tmp_path: Path) -> None:
+    code, said = weitiao("train", recipe_file(data=rows_file(chinese(20), "utf-8-sig")))
     assert code == 0, said
     assert not (tmp_path / "run" / "bad_rows.jsonl").exists()
 
@@ -92,12 +78,12 @@ def test_a_byte_order_mark_is_passed_over(recipe: Any, rows_file: Any, tmp_path:
 # -- rows -------------------------------------------------------------------------------------------------------------
 
 
-def test_one_bad_line_in_10_000(recipe: Any, tmp_path: Path) -> None:
+def test_one_bad_line_in_10_000(recipe_file: Any, tmp_path: Path) -> None:
     lines = [json.dumps({"prompt": f"the fox {i}", "completion": "paris"}) for i in range(10_000)]
     lines[6_789] = '{"prompt": "the fox", "completion": '
     file = tmp_path / "many.jsonl"
     file.write_text("\n".join(lines) + "\n")
-    code, said = weitiao("train", recipe(data=str(file), validation=0.001))
+    code, said = weitiao("train", recipe_file(data=str(file), validation=0.001))
     assert code == 0, said
     assert f"1 bad rows put aside in {tmp_path}/run/bad_rows.jsonl" in said
     (bad,) = (json.loads(x) for x in (tmp_path / "run" / "bad_rows.jsonl").read_text().splitlines())
@@ -106,37 +92,37 @@ def test_one_bad_line_in_10_000(recipe: Any, tmp_path: Path) -> None:
     assert file.read_bytes()[bad["offset"] :].startswith(lines[6_789].encode() + b"\n")
 
 
-def test_too_many_bad_lines(recipe: Any, rows_file: Any, tmp_path: Path) -> None:
+def test_too_many_bad_lines(recipe_file: Any, rows_file: Any, tmp_path: Path) -> None:
     file = Path(rows_file(chat_rows(40)))
     file.write_text(file.read_text() + "half a {\n")
-    code, said = weitiao("train", recipe(data=str(file)))
+    code, said = weitiao("train", recipe_file(data=str(file)))
     assert code == 2
     assert "1 of 41 rows cannot be used (2.4 %, max_bad_rows allows 1 %)" in said
     assert f"{file}, line 41, byte " in said and "not JSON" in said
     assert "not JSON" in (tmp_path / "run" / "bad_rows.jsonl").read_text()
-    code, said = weitiao("train", recipe(data=str(file), max_bad_rows=0.1), "--replace")
+    code, said = weitiao("train", recipe_file(data=str(file), max_bad_rows=0.1), "--replace")
     assert code == 0, said
 
 
-def test_a_missing_column(recipe: Any, rows_file: Any) -> None:
+def test_a_missing_column(recipe_file: Any, rows_file: Any) -> None:
     file = rows_file([{"question": "what", "answer": "time"}] * 9)
     columns = {"prompt": "qestion", "completion": "answer"}
-    code, said = weitiao("train", recipe(data={"path": file, "columns": columns}))
+    code, said = weitiao("train", recipe_file(data={"path": file, "columns": columns}))
     assert code == 2
     assert "has no column 'qestion'. Did you mean 'question'? Its columns are: answer, question." in said
 
 
-def test_columns_that_say_nothing(recipe: Any, rows_file: Any) -> None:
-    code, said = weitiao("train", recipe(data=rows_file([{"left": "a", "right": "b"}] * 9)))
+def test_columns_that_say_nothing(recipe_file: Any, rows_file: Any) -> None:
+    code, said = weitiao("train", recipe_file(data=rows_file([{"left": "a", "right": "b"}] * 9)))
     assert code == 2
     assert "no question and answer found; its columns are: left, right." in said
     assert "Say which is which with columns: {prompt: ..., completion: ...}." in said
 
 
-def test_an_unknown_role(recipe: Any, rows_file: Any) -> None:
+def test_an_unknown_role(recipe_file: Any, rows_file: Any) -> None:
     rows = chat_rows(24)
     rows[3]["messages"][1]["role"] = "asistant"
-    code, said = weitiao("train", recipe(data=rows_file(rows)))
+    code, said = weitiao("train", recipe_file(data=rows_file(rows)))
     assert code == 2
     assert "line 4, byte " in said
     assert (
@@ -144,10 +130,10 @@ def test_an_unknown_role(recipe: Any, rows_file: Any) -> None:
     )
 
 
-def test_an_empty_answer(recipe: Any, rows_file: Any) -> None:
+def test_an_empty_answer(recipe_file: Any, rows_file: Any) -> None:
     rows = chat_rows(24)
     rows[7]["messages"][1]["content"] = " \n"
-    code, said = weitiao("train", recipe(data=rows_file(rows)))
+    code, said = weitiao("train", recipe_file(data=rows_file(rows)))
     assert code == 2
     assert "line 8, byte " in said and "the answer is empty" in said
 
@@ -162,8 +148,8 @@ def long_file(rows_file: Any) -> str:
     return rows_file(rows)
 
 
-def test_a_row_longer_than_the_context_is_refused(recipe: Any, long_file: str) -> None:
-    code, said = weitiao("train", recipe(data=long_file, context=64, validation=0))
+def test_a_row_longer_than_the_context_is_refused(recipe_file: Any, long_file: str) -> None:
+    code, said = weitiao("train", recipe_file(data=long_file, context=64, validation=0))
     assert code == 2
     assert f"{long_file}, line 6, byte " in said
     assert "tokens, the context is 64. Write too_long: cut (its start goes, the answer's end stays), drop or split" in said
@@ -171,35 +157,35 @@ def test_a_row_longer_than_the_context_is_refused(recipe: Any, long_file: str) -
 
 @pytest.mark.parametrize(("choice", "fact"), [("cut", "cut"), ("drop", "dropped"), ("split", "split")])
 def test_a_row_longer_than_the_context_by_choice(
-    recipe: Any, long_file: str, tmp_path: Path, choice: str, fact: str
+    recipe_file: Any, long_file: str, tmp_path: Path, choice: str, fact: str
 ) -> None:
-    code, said = weitiao("train", recipe(data=long_file, context=64, validation=0, too_long=choice))
+    code, said = weitiao("train", recipe_file(data=long_file, context=64, validation=0, too_long=choice))
     assert code == 0, said
     assert f"; 1 {fact}" in said
     data = json.loads((tmp_path / "run" / "plan.json").read_text())["data"]
     assert [data[key] for key in ("cut", "dropped", "split")] == [int(key == fact) for key in ("cut", "dropped", "split")]
 
 
-def test_all_labels_masked(recipe: Any, tmp_path: Path) -> None:
+def test_all_labels_masked(recipe_file: Any, tmp_path: Path) -> None:
     silent = tmp_path / "silent.jinja"
     silent.write_text("{% for m in messages %}{% if m.role != 'assistant' %}{{ m.content }}{% endif %}{% endfor %}")
-    code, said = weitiao("train", recipe(template=str(silent), validation=0))
+    code, said = weitiao("train", recipe_file(template=str(silent), validation=0))
     assert code == 2
     assert "not a single token carries loss, so there is nothing to learn. First complaint:" in said
     assert "line 1" in said
 
 
-def test_a_model_without_chat_template(recipe: Any, tmp_path: Path) -> None:
+def test_a_model_without_chat_template(recipe_file: Any, tmp_path: Path) -> None:
     bare = save_model(tmp_path / "bare", template=None)
-    code, said = weitiao("train", recipe(base=str(bare)))
+    code, said = weitiao("train", recipe_file(base=str(bare)))
     assert code == 2
     assert "this model has no chat template (it is a base model)" in said
     assert "template: chatml" in said and "objective: causal_lm" in said
-    code, said = weitiao("train", recipe(base=str(bare), template="chatml"), "--replace")
+    code, said = weitiao("train", recipe_file(base=str(bare), template="chatml"), "--replace")
     assert code == 0, said
 
 
-def test_a_template_that_refuses_many_rows_stops_the_run(recipe: Any, rows_file: Any, tmp_path: Path) -> None:
+def test_a_template_that_refuses_many_rows_stops_the_run(recipe_file: Any, rows_file: Any, tmp_path: Path) -> None:
     strict = tmp_path / "strict.jinja"
     strict.write_text(
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
@@ -209,7 +195,7 @@ def test_a_template_that_refuses_many_rows_stops_the_run(recipe: Any, rows_file:
     rows = chat_rows(24)
     for row in rows[:12]:
         row["messages"].insert(0, {"role": "system", "content": "be kind"})
-    code, said = weitiao("train", recipe(data=rows_file(rows), template=str(strict)))
+    code, said = weitiao("train", recipe_file(data=rows_file(rows), template=str(strict)))
     assert code == 2
     assert "the chat template refuses this conversation: no system here" in said
 
@@ -217,15 +203,15 @@ def test_a_template_that_refuses_many_rows_stops_the_run(recipe: Any, rows_file:
 # -- the recipe and the folder ----------------------------------------------------------------------------------------
 
 
-def test_an_unknown_method(recipe: Any) -> None:
-    code, said = weitiao("train", recipe(method="lorra"))
+def test_an_unknown_method(recipe_file: Any) -> None:
+    code, said = weitiao("train", recipe_file(method="lorra"))
     assert code == 2
     assert "recipe.yaml, line " in said
     assert "there is no method called 'lorra'. Did you mean 'lora'? There are: full, lora" in said
 
 
-def test_an_unknown_key(recipe: Any, tmp_path: Path) -> None:
-    file = recipe(train={"learning_rat": 1e-3})
+def test_an_unknown_key(recipe_file: Any, tmp_path: Path) -> None:
+    file = recipe_file(train={"learning_rat": 1e-3})
     line = next(i for i, x in enumerate(file.read_text().splitlines(), 1) if "learning_rat:" in x)
     code, said = weitiao("train", file)
     assert code == 2
@@ -233,14 +219,14 @@ def test_an_unknown_key(recipe: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unknown_setting_of_a_method(recipe: Any) -> None:
-    code, said = weitiao("train", recipe(method={"name": "lora", "rnak": 3}))
+def test_an_unknown_setting_of_a_method(recipe_file: Any) -> None:
+    code, said = weitiao("train", recipe_file(method={"name": "lora", "rnak": 3}))
     assert code == 2
     assert "lora has no such setting. Did you mean 'rank'? Its settings are: alpha, bias, dropout, rank" in said
 
 
-def test_a_run_folder_that_exists(recipe: Any, tmp_path: Path) -> None:
-    file, run = recipe(), tmp_path / "run"
+def test_a_run_folder_that_exists(recipe_file: Any, tmp_path: Path) -> None:
+    file, run = recipe_file(), tmp_path / "run"
     assert weitiao("train", file, "--quiet")[0] == 0
     code, said = weitiao("train", file)
     assert code == 2
@@ -253,16 +239,16 @@ def test_a_run_folder_that_exists(recipe: Any, tmp_path: Path) -> None:
     assert (aside / "report.html").is_file() and (run / "report.html").is_file()
 
 
-def test_a_folder_that_holds_something_else(recipe: Any, tmp_path: Path) -> None:
+def test_a_folder_that_holds_something_else(recipe_file: Any, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("years of work")
-    code, said = weitiao("train", recipe())
+    code, said = weitiao("train", recipe_file())
     assert code == 2
     assert f"out: {tmp_path}/run exists and holds other files. Name another folder with out=..." in said
     assert (tmp_path / "run" / "thesis.txt").read_text() == "years of work"
 
 
-def test_rows_that_a_line_separator_runs_through(recipe: Any, rows_file: Any) -> None:
+def test_rows_that_a_line_separator_runs_through(recipe_file: Any, rows_file: Any) -> None:
     rows = [{"prompt": f"the\u2028fox\u0085{i}", "completion": "paris\u2029"} for i in range(20)]
-    code, said = weitiao("train", recipe(data=rows_file(rows), evaluate={"samples": 2}))
+    code, said = weitiao("train", recipe_file(data=rows_file(rows), evaluate={"samples": 2}))
     assert code == 0, said

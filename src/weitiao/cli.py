@@ -3,7 +3,6 @@
 import errno
 import importlib
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +14,6 @@ from rich.table import Table
 
 from weitiao import __version__
 from weitiao.core.errors import FAILED, INTERRUPTED, WeitiaoError
-
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
@@ -93,7 +89,9 @@ def evaluate(
     target: Target,
     data: Annotated[str | None, typer.Option(help="Measure on this file; default: the run's held-out rows.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="A metric's name; may be given several times.")] = None,
-    limit: Annotated[int | None, typer.Option(help="At most this many rows for metrics that make the model write.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most this many rows for metrics that make the model write.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a model: every figure with its n and its 95 % interval."""

@@ -5,7 +5,6 @@ open the Run -> read -> split -> encode -> load -> attach -> batch -> train -> e
 
 import hashlib
 import json
-import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedConfig
 
 from weitiao.core import machine
 from weitiao.core.desk import Desk
-from weitiao.core.errors import ModelError, RunError
+from weitiao.core.errors import INTERRUPTED, Interrupted, ModelError, RunError
 from weitiao.core.held_out import HeldOut
 from weitiao.core.machine import Choice
 from weitiao.core.method import Method
@@ -63,8 +62,14 @@ def train(recipe: Recipe, desk: Desk, again: bool = False, replace_old: bool = F
         lambda first: Run.create(recipe, replace_old) if first and not again else Run.open(recipe.out)
     )
     run.writes = machines.first
+    if run.aside:
+        desk.console.print(f"the older run was put aside as {run.aside}", soft_wrap=True)
     with run.held():
-        take_the_trip(run, recipe, machines, desk, again)
+        try:
+            take_the_trip(run, recipe, machines, desk, again)
+        except KeyboardInterrupt:
+            how = f"go on with: {machine.command()} train --resume {run.folder}"
+            raise Interrupted(f"stopped ({run.status}); {how}", INTERRUPTED) from None
     return run
 
 
@@ -89,8 +94,7 @@ def take_the_trip(run: Run, recipe: Recipe, machines: Machines, desk: Desk, agai
     with listening() as stop, Progress(desk.console, plan.steps, state.step) as progress:
         run.listeners.append(progress)
         train_loop(model, objective, loader.__getitem__, state, plan, run, score, machines, stop)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    run.note("memory", before_model_mb=round(before_model / 2**20, 1), peak_mb=round(peak, 1))
+    run.note("memory", before_model_mb=round(before_model / 2**20, 1), peak_mb=round(machine.peak_mb(), 1))
 
     machines.wait()
     load_weights(model, load_file(run.folder / "trained" / "weights.safetensors"))
@@ -120,7 +124,13 @@ class Tokens:
     tokenizer: Any
     processor: ChatProcessor
     identity: str
-    """sha256 of the tokenizer's files and of the template."""
+    """A hash of the tokenizer's files and of the template."""
+
+    @property
+    def longest(self) -> int | None:
+        """The most tokens that the model was made for, if its config says so."""
+        config = PreTrainedConfig.get_config_dict(self.folder)[0]
+        return config.get("max_position_embeddings") or config.get("n_positions")
 
 
 def settle(recipe: Recipe, run: Run, desk: Desk) -> tuple[torch.device, torch.dtype]:
@@ -133,6 +143,12 @@ def settle(recipe: Recipe, run: Run, desk: Desk) -> tuple[torch.device, torch.dt
     return machine.device(), dtype
 
 
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt",
+    "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
+
+
 def open_tokens(base: str, revision: str | None = None, template: str | None = None) -> Tokens:
     """Base model folder, tokenizer, template."""
     folder = resolve_base(base, revision)
@@ -140,8 +156,8 @@ def open_tokens(base: str, revision: str | None = None, template: str | None = N
     has_stops = (folder / "generation_config.json").exists()
     stops: Any = GenerationConfig.from_pretrained(folder).eos_token_id if has_stops else []
     processor = ChatProcessor.make(tokenizer, stops if isinstance(stops, list) else [stops])
-    there = [folder / name for name in ("tokenizer.json", "tokenizer_config.json") if (folder / name).exists()]
-    everything = json.dumps([[file_sha256(file) for file in there], tokenizer.chat_template])
+    there = [(name, file_sha256(folder / name)) for name in TOKENIZER_FILES if (folder / name).is_file()]
+    everything = json.dumps([there, tokenizer.chat_template])
     return Tokens(folder, tokenizer, processor, hashlib.sha256(everything.encode()).hexdigest()[:16])
 
 
@@ -155,9 +171,7 @@ def prepare(
     """
     training, held = read_and_split(recipe, run, desk)
     objective = recipe.objective.fit([x.example for x in training])
-    config = PreTrainedConfig.get_config_dict(tokens.folder)[0]
-    limit = config.get("max_position_embeddings") or config.get("n_positions")
-    context, too_long = resolve.choose_context(recipe, limit), resolve.choose_too_long(recipe, objective)
+    context, too_long = resolve.choose_context(recipe, tokens.longest), resolve.choose_too_long(recipe, objective)
     desk.tell(run, context, too_long)
     encoder = Encoder(objective, tokens.processor, tokens.identity, context.value, too_long.value, desk)
     rows = encoder.encode(training)
@@ -223,9 +237,8 @@ def batch(
 def go_back(run: Run, state: State, plan: Plan, desk: Desk) -> None:
     """Load the newest sound State; a run that was stopped before its first State begins anew."""
     folder = run.folder / "states"
-    if checkpoint.newest_first(folder):
-        say = lambda words: desk.console.print(words, style="bold yellow")  # noqa: E731
-        checkpoint.load_newest(folder, state, plan.identity, say)
+    if any(run.journal("saved")):
+        checkpoint.load_newest(folder, state, plan.identity, desk.warn)
     run.rewind(state.step)
     run.note("resumed", step=state.step)
     desk.console.print(f"going on from step {state.step}")
@@ -274,7 +287,9 @@ def open_model(target: str, precision: str = "") -> Opened:
         weights = folder / "trained" / "weights.safetensors"
         if not weights.is_file():
             status = Run(folder).status
-            raise RunError(f"{target} has no result yet ({status}). Go on with: weitiao train --resume {target}")
+            raise RunError(
+                f"{target} has no result yet ({status}). Go on with: {machine.command()} train --resume {target}"
+            )
         tokens = open_tokens(recipe.base, recipe.revision, recipe.template)
         model = load(tokens, recipe.method, recipe.objective, dtype, device)[0]
         load_weights(model, load_file(weights))
@@ -311,17 +326,18 @@ def evaluate(
     recipe = opened.recipe
     if recipe is None and data is None:
         raise RunError("a model without a run has no held-out rows of its own: name them with --data FILE.")
-    recipe = recipe or Recipe(base=target, data=(Source(path=str(data)),), out="")  # pyright: ignore
+    recipe = recipe or Recipe(base=target, data=(Source(path=str(data)),), too_long="cut", out="")  # pyright: ignore
     sources = (Source(path=data),) if data else held_out_sources(recipe)  # pyright: ignore
-    context = resolve.choose_context(recipe, None).value
-    encoder = Encoder(opened.objective, opened.tokens.processor, opened.tokens.identity, context, "cut", desk)
+    tokens, objective = opened.tokens, opened.objective
+    context, too_long = resolve.choose_context(recipe, tokens.longest), resolve.choose_too_long(recipe, objective)
+    encoder = Encoder(objective, tokens.processor, tokens.identity, context.value, too_long.value, desk)
     held_out = encoder.hold_out(held_out_examples(recipe, sources))
     if held_out is None:
         raise RunError(f"{target} held nothing out (validation: 0): name rows with --data FILE.")
     wishes = recipe.evaluate
-    wanted = metrics or (wishes.metrics if wishes.metrics != "auto" else default_metrics(opened.objective, held_out))
+    wanted = metrics or (wishes.metrics if wishes.metrics != "auto" else default_metrics(objective, held_out))
     limit, room = limit or wishes.limit, wishes.max_new_tokens
-    return measure(opened.model, opened.objective, held_out, wanted, limit, room, progress=desk.track).scores
+    return measure(opened.model, objective, held_out, wanted, limit, room, progress=desk.track).scores
 
 
 def merge(target: str, out: str) -> Merged:

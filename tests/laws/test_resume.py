@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file
 
 from weitiao import pipeline
-from weitiao.core.errors import Interrupted
+from weitiao.core.errors import Interrupted, RunError
 from weitiao.core.registry import names
 from weitiao.core.run import Run
 from weitiao.train.stop import Stop
@@ -115,7 +115,7 @@ def test_real_signals_in_real_processes(number: int, code: int, plain_recipe: di
     words = stopped.communicate()[0]
     assert stopped.returncode == code, words
     if number != signal.SIGKILL:
-        assert "go on with: weitiao train --resume" in words.replace("\n", " ")
+        assert "weitiao train --resume" in words.replace("\n", " ")
     again = start("--resume", str(tmp_path / "stopped"))
     assert again.communicate()[0] and again.returncode == 0
     assert_equal(everything(Run(tmp_path / "stopped")), everything(Run(tmp_path / "whole")))
@@ -129,3 +129,15 @@ def test_changed_data_are_refused(quick, chat_file: Path, tmp_path: Path, monkey
     chat_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(Exception, match="cannot go on, for something it depends on has changed: data"):
         quick(again=True)
+
+
+def test_when_every_state_is_broken_nothing_begins_anew_silently(
+    quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stop_at(3, monkeypatch), pytest.raises(Interrupted):
+        quick()
+    for place in (tmp_path / "run" / "states").glob("step-*"):
+        (place / "weights.safetensors").write_bytes(b"rubbish")
+    for _ in range(2):
+        with pytest.raises(RunError, match="no sound state to go on from"):
+            quick(again=True)

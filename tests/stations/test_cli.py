@@ -201,3 +201,16 @@ def test_a_loss_that_is_not_finite_is_exit_3(recipe: Path, tmp_path: Path) -> No
 def test_a_mended_recipe_may_start_again(recipe: Path) -> None:
     assert weitiao("train", recipe, "base=./nowhere")[0] == 2
     assert weitiao("train", recipe)[0] == 0
+
+
+def test_few_held_out_rows_are_warned_of(recipe: Path) -> None:
+    assert "rows are held out: figures on them say little" in weitiao("train", recipe)[1]
+
+
+def test_rows_cut_for_measuring_are_said(done: Path, tmp_path: Path) -> None:
+    """A file with a row longer than the model takes: refused as in training, or cut with a word."""
+    long = [{"prompt": "what time is it " * 200, "completion": "paris"}] * 2
+    file = tmp_path / "long.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in long))
+    code, said = weitiao("evaluate", done, "--data", file)
+    assert code == 2 and "the context is 256" in said

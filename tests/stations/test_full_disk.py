@@ -7,23 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from stations.command import weitiao, write_recipe
-
-
-@pytest.fixture
-def recipe(plain_recipe: dict, tmp_path: Path) -> Any:
-    """recipe(**changes) -> the file of a one-step recipe; a change that is a dict is laid over the old one."""
-
-    def make(**changes: Any) -> Path:
-        plain = dict(plain_recipe, train={**plain_recipe["train"], "steps": 1})
-        plain["evaluate"] = {"metrics": ["loss"], "samples": 0, "max_new_tokens": 2}
-        for key, value in changes.items():
-            plain[key] = {**plain[key], **value} if isinstance(plain.get(key), dict) and isinstance(value, dict) else value
-        return write_recipe(tmp_path, plain)
-
-    return make
+from stations.command import weitiao
 
 
 @contextmanager
@@ -40,8 +24,8 @@ def no_file_longer_than(size: int) -> Iterator[None]:
 LARGE = {"name": "lora", "rank": 32, "alpha": 8}  # about 180 kB of weights, twice that of optimizer state
 
 
-def test_a_full_disk_while_saving_a_state(recipe: Any, tmp_path: Path) -> None:
-    file = recipe(method=LARGE, train={"steps": 4, "save_every": 1})
+def test_a_full_disk_while_saving_a_state(recipe_file: Any, tmp_path: Path) -> None:
+    file = recipe_file(method=LARGE, train={"steps": 4, "save_every": 1})
     with no_file_longer_than(250_000):
         code, said = weitiao("train", file)
     assert code == 0, said
@@ -51,9 +35,9 @@ def test_a_full_disk_while_saving_a_state(recipe: Any, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "trained" / "step.json").read_text())["step"] > 0
 
 
-def test_a_full_disk_while_writing_the_result(recipe: Any, tmp_path: Path) -> None:
+def test_a_full_disk_while_writing_the_result(recipe_file: Any, tmp_path: Path) -> None:
     with no_file_longer_than(100_000):
-        code, said = weitiao("train", recipe(method=LARGE))
+        code, said = weitiao("train", recipe_file(method=LARGE))
     assert code == 1
     assert f"the result cannot be written to {tmp_path}/run/trained" in said
     assert "Make room and --resume." in said
@@ -62,8 +46,8 @@ def test_a_full_disk_while_writing_the_result(recipe: Any, tmp_path: Path) -> No
     assert code == 0, said
 
 
-def test_a_full_disk_from_the_start(recipe: Any, tmp_path: Path) -> None:
-    file = recipe()
+def test_a_full_disk_from_the_start(recipe_file: Any, tmp_path: Path) -> None:
+    file = recipe_file()
     with no_file_longer_than(100):
         code, said = weitiao("train", file)
     assert code == 1

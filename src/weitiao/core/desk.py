@@ -20,12 +20,18 @@ class Desk:
     def track(self, items: Sequence[Any], words: str) -> Iterator[Any]:
         """The items, one by one, with a bar and the time left."""
         items = list(items)
+        if not self.console.is_terminal:
+            self.console.print(f"{words} ({len(items)} to go)", style="dim", soft_wrap=True)
         if not self.console.is_terminal or self.console.quiet or len(items) < 2:
             yield from items
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.console, transient=True) as bar:
             yield from bar.track(items, description=words)
+
+    def warn(self, words: str) -> None:
+        """Something that does not stop the run, but should be known."""
+        self.console.print(words, style="bold yellow", soft_wrap=True, markup=False)
 
     def tell(self, run: Run, *choices: Choice) -> None:
         """Print what was chosen, with the reason, and write it into the Run."""

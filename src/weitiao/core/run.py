@@ -1,6 +1,6 @@
 """Run: what happened. One folder on disk and its journal; how stations speak to each other.
 
-recipe.yaml       what was asked, with every value resolved
+recipe.yaml       what was asked, every key written out
 plan.json         what was chosen for the user, and why; the environment; what the data held
 journal.jsonl     one line an event: step, validation, save, resume, ...
 bad_rows.jsonl    rows that could not be used: file, line, byte offset, reason
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import RunError
-from weitiao.core.machine import Choice
+from weitiao.core.machine import Choice, command
 from weitiao.core.recipe import Recipe, read_recipe
 
 try:
@@ -40,6 +40,8 @@ class Run:
     listeners: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)
     writes: bool = True
     """False on all machines but the first."""
+    aside: Path | None = None
+    """Where an older run of this name was put."""
 
     @classmethod
     def create(cls, recipe: Recipe, replace: bool = False) -> "Run":
@@ -48,17 +50,18 @@ class Run:
         Raises:
             RunError: the folder exists already and is not empty.
         """
-        folder = Path(recipe.out)
+        folder, aside = Path(recipe.out), None
         if folder.is_file():
             raise RunError(f"out: {folder} is a file; it must be a folder that does not exist yet.")
         if folder.exists() and any(folder.iterdir()):
-            if not (replace or _never_began(folder)):
+            began = not _only_records(folder)
+            if began and not replace:
                 raise RunError(_taken(folder))
             with cls(folder).held():
-                os.rename(folder, _name_aside(folder))
+                aside = _put_aside(folder) if began else _begin_anew(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "recipe.yaml", recipe.to_yaml())
-        return cls(folder)
+        return cls(folder, aside=aside)
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
@@ -70,7 +73,7 @@ class Run:
         folder = Path(folder)
         if not (folder / "recipe.yaml").is_file():
             there = "is no Run (it has no recipe.yaml)" if folder.exists() else "does not exist"
-            raise RunError(f"{folder} {there}. `weitiao runs` lists the runs here.")
+            raise RunError(f"{folder} {there}. `{command()} runs` lists the runs here.")
         return cls(folder)
 
     @property
@@ -157,33 +160,44 @@ class Run:
 
     @property
     def status(self) -> str:
-        """finished, interrupted at step N, running or stopped at step N, new."""
+        """finished, interrupted at step N, running or stopped at step N, no step taken."""
         events = list(self.journal("step", "interrupted", "finished", "early_stop"))
         if not events:
-            return "new"
+            return "no step taken"
         last, steps = events[-1], [e["step"] for e in events if e["event"] == "step"]
         if last["event"] == "finished":
             return "finished"
         return f"{'interrupted' if last['event'] == 'interrupted' else 'unfinished'} at step {steps[-1] if steps else 0}"
 
 
-def _never_began(folder: Path) -> bool:
-    """A run that failed before its first step: its folder is put aside without asking."""
-    records = {".lock", "recipe.yaml", "plan.json", "bad_rows.jsonl", "scores.json", "samples.jsonl"}
-    return (folder / "recipe.yaml").exists() and {x.name for x in folder.iterdir()} <= records
+RECORDS = {".lock", "recipe.yaml", "plan.json", "journal.jsonl", "bad_rows.jsonl", "scores.json", "samples.jsonl"}
 
 
-def _name_aside(folder: Path) -> Path:
+def _only_records(folder: Path) -> bool:
+    """A run of ours that stopped before its first step: nothing was learnt in it."""
+    there = {x.name for x in folder.iterdir()}
+    return ".lock" in there and there <= RECORDS and not list(Run(folder).journal("step"))
+
+
+def _begin_anew(folder: Path) -> None:
+    for name in RECORDS - {".lock"}:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _put_aside(folder: Path) -> Path:
+    """Rename the folder, so that its name is free again."""
     wanted = folder.with_name(f"{folder.name}.before-{time.strftime('%Y%m%d-%H%M%S')}")
     tries = (wanted.with_name(f"{wanted.name}-{i}") for i in itertools.count(2))
-    return wanted if not wanted.exists() else next(x for x in tries if not x.exists())
+    place = wanted if not wanted.exists() else next(x for x in tries if not x.exists())
+    os.rename(folder, place)
+    return place
 
 
 def _taken(folder: Path) -> str:
     if not (folder / "recipe.yaml").exists():
         return f"out: {folder} exists and holds other files. Name another folder with out=..."
     status = Run(folder).status
-    go_on = "" if status == "finished" else f" Go on with: weitiao train --resume {folder}."
+    go_on = "" if status == "finished" else f" Go on with: {command()} train --resume {folder}."
     other = "Or name another folder (out=...), or --replace (it is kept aside)."
     return f"out: {folder} holds a run already ({status}).{go_on} {other}"
 

@@ -31,9 +31,6 @@ class Score:
         show = (lambda x: f"{100 * x:.1f} %") if percent else (lambda x: f"{x:.3f}")
         return f"{show(self.value)} [{show(self.low)}, {show(self.high)}] n={self.n}"
 
-    def better_than(self, other: "Score") -> bool:
-        return self.value > other.value if self.higher_is_better else self.value < other.value
-
     def apart_from(self, other: "Score") -> bool:
         """True when the two intervals do not touch."""
         return self.low > other.high or self.high < other.low

@@ -116,11 +116,11 @@ class Loader:
             yield now
 
 
-def in_order(rows: RowSource, tokens: int, limit: int | None = None) -> Iterator[Batch]:
+def in_order(rows: RowSource, tokens: int) -> Iterator[Batch]:
     """Every row once, in batches of at most `tokens`, for measuring. `batch.source` says which row is which."""
     now: list[int] = []
     sum_ = 0
-    for j in range(min(len(rows), limit or len(rows))):
+    for j in range(len(rows)):
         length = int(rows.lengths[j])
         if now and sum_ + length > tokens:
             yield pack([rows[k] for k in now], now)

@@ -16,6 +16,7 @@ from weitiao.data.processor import ChatProcessor
 from weitiao.data.read import Reading, TooManyBadRows, judge, read_sources, split
 from weitiao.data.show import draw_row, supervised_share
 
+FEW = 20  # held-out rows, below which a figure says little
 MEASURED_AT_ONCE = 2048  # tokens; no gradients are kept
 
 
@@ -39,6 +40,11 @@ class Encoder:
         if not examples:
             return None
         made = self.encode(examples)
+        for count, words in ((made.cut, "cut to"), (made.dropped, "dropped for")):
+            if count:
+                self.desk.warn(
+                    f"{count} of {len(examples)} held-out rows were {words} the context of {self.context} tokens"
+                )
         refused = {x.where for x in made.bad}
         return HeldOut(
             [x.example for x in examples if x.where not in refused], lambda: in_order(made.rows, MEASURED_AT_ONCE)
@@ -63,10 +69,12 @@ def read_and_split(recipe: Recipe, run: Run, desk: Desk) -> tuple[list[Sourced],
     reading = read(recipe.data, recipe, run, desk)
     if isinstance(recipe.validation, Source):
         held = read((recipe.validation,), recipe, run, desk).examples
-        desk.tell(run, Choice("validation", f"{len(held)} rows", f"from {recipe.validation.path}"))
-        return reading.examples, held
-    training, held, how = split(reading.examples, recipe.validation)
+        training, how = reading.examples, f"from {recipe.validation.path}"
+    else:
+        training, held, how = split(reading.examples, recipe.validation)
     desk.tell(run, Choice("validation", f"{len(held)} rows", how))
+    if 0 < len(held) < FEW:
+        desk.warn(f"only {len(held)} rows are held out: figures on them say little. Hold out more: validation=0.2")
     return training, held
 
 

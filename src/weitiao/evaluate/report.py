@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 
 from weitiao.core.run import Run, write_text
-from weitiao.core.score import score_rows
+from weitiao.core.score import score_rows, show
 
 WIDTH, HEIGHT, EDGE = 720, 240, 44
 
@@ -25,7 +25,7 @@ def write_report(run: Run) -> Path:
         name=run.folder.name,
         status=run.status,
         rows=score_rows(scores),
-        n_metrics={name: s["n"] for name, s in scores.get("after", {}).items()},
+        baselines={name: show(s["name"], s) for name, s in scores.get("baselines", {}).items()},
         curve=jinja2.filters.Markup(curve(steps, validations)),  # pyright: ignore[reportAttributeAccessIssue]
         best=(run.read("trained/step.json") or {}).get("step"),
         samples=run.read_lines("samples.jsonl"),

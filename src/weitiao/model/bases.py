@@ -25,7 +25,6 @@ class Packaged:
     """A GGUF file inside a Python package, and what the conversion lost."""
 
     file: PackageFile
-    licence: str
     tied: bool
     """The original ties its input and output embeddings; a GGUF may store them apart, quantised differently."""
 
@@ -39,7 +38,6 @@ PACKAGED = {
             "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             megabytes=93,
         ),
-        licence="Apache-2.0",
         tied=True,
     ),
 }
@@ -134,7 +132,6 @@ def convert_gguf(file: Path, tied: bool | None = None, sha256: str = "") -> Path
         tied: the original ties its embeddings (None: as the file says).
         sha256: of the file, if known; computed otherwise.
     """
-    needs("gguf", "gguf", "Reading a GGUF file")
     digest = sha256 or file_sha256(file)
     place = home() / "models" / f"{file.stem}-{digest[:12]}"
     if (place / "weitiao.json").exists():

@@ -10,25 +10,26 @@ from torch import Tensor
 class RMSNorm(torch.autograd.Function):
     """y = w * x / sqrt(mean(x^2) + eps). Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4. Keeps x and one number a row.
 
-    With n = x / rms and c = mean(g w n): dx = (g w - n c) / rms, dw = sum over rows of g n.
+    With r = 1 / rms and c = sum(g w x): dx = r g w - x r^3 c / D, dw = sum over rows of g x r.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        rms = torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)  # [T, 1] fp32, the inverse
-        ctx.save_for_backward(x, weight, rms)
-        return (x.float() * rms).to(x.dtype) * weight.to(x.dtype)
+        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
+        inverse = square.div_(x.shape[-1]).add_(eps).rsqrt_()  # [T, 1] fp32
+        ctx.save_for_backward(x, weight, inverse)
+        return (x * inverse).to(x.dtype).mul_(weight)  # x * inverse is in fp32
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
         (g,) = grads
-        x, weight, rms = ctx.saved_tensors
-        n = x.float() * rms  # [T, D]
-        gw = g.float() * weight.float()
+        x, weight, inverse = ctx.saved_tensors
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = gw.sub_(n * (gw * n).mean(-1, keepdim=True)).mul_(rms).to(x.dtype)
-        dw = (g.float() * n).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+            gw = g * weight.float()  # fp32
+            along = (gw * x).sum(-1, keepdim=True).mul_(inverse.pow(3)).div_(x.shape[-1])  # [T, 1]
+            dx = gw.mul_(inverse).addcmul_(x.float(), along, value=-1).to(x.dtype)
+        dw = (g.float() * x).mul_(inverse).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
         return dx, dw, None
 
 
@@ -44,11 +45,8 @@ class SwiGLU(torch.autograd.Function):
     def backward(ctx, *grads: Tensor):
         (g,) = grads
         a, b = ctx.saved_tensors
-        s = torch.sigmoid(a)
-        silu = a * s
-        db = g * silu
-        da = silu.mul_(1 - s).add_(s).mul_(b).mul_(g)  # g b (s + a s (1 - s))
-        return da, db
+        da = torch.ops.aten.silu_backward(g * b, a)  # g b (s + a s (1 - s)), s = sigmoid(a)
+        return da, torch.nn.functional.silu(a).mul_(g)
 
 
 class Rotary(torch.autograd.Function):

@@ -103,12 +103,14 @@ def choose_body(model: nn.Module, dtype: torch.dtype) -> tuple[Callable[[Batch],
         ours = in_dtype(model, dtype, lambda batch, run=block.hidden: run(model, batch, dtype))
         gap = _gap(model, ours, alone)
         if gap <= TOLERANCE[dtype]:
-            reason = f"weitiao's {name} block: packed, it differs from transformers row by row by {gap:.0e} on a probe"
+            equal = "equal to" if gap == 0 else f"within {gap:.0e} of"
+            reason = f"weitiao's {name} block, packed: on a probe {equal} transformers row by row"
             return ours, Choice("model.block", name, reason)
         why = f"the {name} block differs from transformers by {gap:.0e} on a probe, so it is not used"
     gap = _gap(model, packed, alone)
     if gap <= TOLERANCE[dtype]:
-        return packed, Choice("model.block", "transformers", f"{why}; packed rows differ by {gap:.0e} on a probe")
+        equal = "equal to" if gap == 0 else f"within {gap:.0e} of"
+        return packed, Choice("model.block", "transformers", f"{why}; packed rows are {equal} rows alone on a probe")
     reason = f"packed rows would see one another in this family (they differ by {gap:.0e} on a probe): slower, but right"
     return alone, Choice("model.block", "transformers, row by row", reason)
 

@@ -78,7 +78,7 @@ def choose_micro(recipe: Recipe, facts: Facts, device: torch.device, dtype: torc
 def choose_steps(recipe: Recipe, of_epochs: int) -> Choice:
     if recipe.train.steps is not None:
         return Choice("train.steps", recipe.train.steps, "asked for")
-    return Choice("train.steps", of_epochs, f"{recipe.train.epochs:g} x the rows")
+    return Choice("train.steps", of_epochs, f"{recipe.train.epochs:g} times through the rows")
 
 
 def choose_step(method: Method, objective: Objective) -> str:

@@ -86,7 +86,10 @@ def load_newest(folder: Path, state: State, identity: dict[str, str], say: Any) 
         tensors = {name: load_file(place / f"{name}.safetensors") for name in ("weights", "optimizer", "random")}
         state.load(tensors, numbers)
         return place
-    raise RunError(f"{folder} holds no sound state to go on from.")
+    raise RunError(
+        f"{folder} holds no sound state to go on from. Train anew with --replace (the old run is kept aside), "
+        "or name another folder with out=..."
+    )
 
 
 def broken(place: Path) -> str:

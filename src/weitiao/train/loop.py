@@ -8,6 +8,7 @@ import torch
 
 from weitiao.core.batch import Batch
 from weitiao.core.errors import STOPPED_BY_GUARD, Interrupted, WeitiaoError
+from weitiao.core.machine import command
 from weitiao.core.objective import Objective
 from weitiao.core.registry import find_module
 from weitiao.core.run import Run
@@ -74,7 +75,8 @@ def train(
             save_or_say(run, state, plan, machines)
         if asked and not last:
             run.note("interrupted", step=state.step)
-            raise Interrupted(f"stopped at step {state.step}; go on with: weitiao train --resume {run.folder}", stop.asked)
+            go_on = f"{command()} train --resume {run.folder}"
+            raise Interrupted(f"stopped at step {state.step}; go on with: {go_on}", stop.asked)
     if state.step < plan.steps:
         run.note("early_stop", step=state.step, best_step=state.best_step)
     model.model.eval()

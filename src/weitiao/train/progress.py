@@ -36,7 +36,7 @@ class Progress:
         self.console, self.steps, self.step, self.begun = console, steps, begun, begun
         self.losses: list[float] = []
         self.recent: deque[tuple[float, float]] = deque(maxlen=20)  # tokens, seconds
-        self.validation, self.elapsed = "", 0.0
+        self.validation = ""
         self.started = time.perf_counter()
         self.live = Live("", console=console, refresh_per_second=4) if console.is_terminal else None
 
@@ -63,7 +63,7 @@ class Progress:
         if self.live:
             self.live.update(self.draw())
         elif line["event"] == "step" and (self.step % max(1, self.steps // 10) == 0 or self.step == self.steps):
-            self.console.print(self.draw())
+            self.console.print(self.draw(), soft_wrap=True)
 
     def draw(self) -> Text:
         tokens, seconds = (sum(x) for x in zip(*self.recent)) if self.recent else (0.0, 0.0)

@@ -246,3 +246,20 @@ def test_the_schema_accepts_the_short_forms_that_the_recipe_does(validator: Any,
 def test_the_schema_brings_the_words_under_the_fields(validator: Any) -> None:
     assert "Times through the data." in str(validator.schema)
     assert "Rank R of the change." in str(validator.schema)
+
+
+@pytest.mark.parametrize("override", ["train.learning_rat=1", "method.rank=-1", "train.epochs=none", "validation=2"])
+def test_what_was_typed_is_looked_for_on_the_command_line(tmp_path: Path, override: str) -> None:
+    said = complaint(tmp_path, TEXT, override)
+    assert said.startswith("on the command line: ") and "recipe.yaml, line" not in said
+
+
+def test_a_path_alone_is_a_source_everywhere() -> None:
+    short = make_recipe({"base": "b", "data": "a", "validation": "v", "evaluate": {"data": "e"}, "out": "o"})
+    long = {"data": [{"path": "a"}], "validation": {"path": "v"}, "evaluate": {"data": {"path": "e"}}}
+    assert short == make_recipe({"base": "b", **long, "out": "o"})
+
+
+def test_data_that_are_no_files_are_refused() -> None:
+    with pytest.raises(RecipeError, match="data: name at least one file"):
+        make_recipe({"base": "b", "data": 3, "out": "o"})

@@ -19,7 +19,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def test_a_new_run_holds_its_recipe(recipe: Recipe) -> None:
     run = Run.create(recipe)
-    assert Run.open(run.folder).recipe == recipe and run.status == "new"
+    assert Run.open(run.folder).recipe == recipe and run.status == "no step taken"
 
 
 def test_notes_are_on_disk_at_once_and_heard(recipe: Recipe) -> None:
@@ -101,8 +101,9 @@ def test_replacing_puts_the_old_one_aside(recipe: Recipe) -> None:
     old = Run.create(recipe)
     old.note("step", step=7)
     new = Run.create(recipe, replace=True)
-    assert new.folder == old.folder and new.status == "new"
+    assert new.folder == old.folder and new.status == "no step taken"
     (aside,) = old.folder.parent.glob("run.before-*")
+    assert new.aside == aside
     assert Run.open(aside).status == "unfinished at step 7"
 
 
@@ -113,7 +114,9 @@ def test_replacing_twice_in_a_second(recipe: Recipe) -> None:
 
 
 def test_a_run_that_failed_before_its_first_step_gives_its_folder_free(recipe: Recipe) -> None:
-    Run.create(recipe).add_to_plan(environment={})
+    run = Run.create(recipe)
+    with run.held():
+        run.add_to_plan(environment={})
     assert Run.create(recipe).read("plan.json") is None
 
 
@@ -134,7 +137,7 @@ def test_out_may_be_an_empty_folder_but_not_a_file(recipe: Recipe) -> None:
         Run.create(recipe)
     Path(recipe.out).unlink()
     Path(recipe.out).mkdir()
-    assert Run.create(recipe).status == "new"
+    assert Run.create(recipe).status == "no step taken"
 
 
 def test_what_is_no_run_is_said(tmp_path: Path) -> None:

@@ -210,3 +210,10 @@ def test_half_a_surrogate_pair_is_a_bad_row(tmp_path: Path) -> None:
     assert [x.reason for x in reading.bad] == [
         "the text holds half of a surrogate pair, which is no character", "the text is empty",
     ]  # fmt: skip
+
+
+def test_a_header_that_names_a_column_twice_is_refused(tmp_path: Path) -> None:
+    """Or the second would silently replace the first."""
+    (tmp_path / "x.csv").write_text("prompt,completion,prompt\na,b,c\n")
+    with pytest.raises(DataError, match="line 1: the header names 'prompt' more than once"):
+        list(find_module("reader", "csv").read(tmp_path / "x.csv", "auto"))

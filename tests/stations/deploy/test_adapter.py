@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -12,7 +13,6 @@ from weitiao import pipeline
 from weitiao.core.errors import ModelError
 from weitiao.deploy.adapter import read_adapter_config, save_adapter
 
-peft = pytest.importorskip("peft")
 IDS = torch.tensor([[5, 9, 40, 200, 17, 17, 3, 64]])
 
 

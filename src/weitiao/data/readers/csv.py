@@ -35,6 +35,9 @@ def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
             continue
         if header is None:
             header = [name.strip() for name in row]
+            twice = sorted({name for name in header if header.count(name) > 1})
+            if twice:
+                raise DataError(f"{path}, line {line}: the header names {', '.join(map(repr, twice))} more than once.")
         elif len(row) != len(header):
             if row:
                 why = f"{len(row)} fields, the header has {len(header)}"

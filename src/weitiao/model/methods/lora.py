@@ -29,10 +29,10 @@ class LoRA(Method):
     """Learn a low-rank change of each weight; the base stays as it is."""
 
     learning_rate: ClassVar[float] = 2e-4
-    learning_rate_reason: ClassVar[str] = "usual for LoRA: ten times that of full fine-tuning (arXiv 2106.09685, sec. D)"
+    learning_rate_reason: ClassVar[str] = "2e-4 is what the LoRA paper took for GPT-2 (arXiv 2106.09685, app. D)"
 
     rank: int = Field(default=16, ge=1)
-    """Rank R of the change. More learns more and costs more; 8 to 64 is usual (sec. 7.2)."""
+    """Rank R of the change. More learns more and costs more; 8 to 64 is usual (LoRA paper, sec. 7.2)."""
     alpha: float = Field(default=32.0, gt=0)
     """The change is scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)

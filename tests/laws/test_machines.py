@@ -1,0 +1,36 @@
+"""Two machines are one: the same rows, the same gradient, the same weights. Two real processes, by torchrun and gloo."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from safetensors.torch import load_file
+
+from weitiao.core.run import Run
+
+
+def train(recipe: Path, out: Path, processes: int) -> Run:
+    """`weitiao train` in so many processes."""
+    alone = [sys.executable, "-m", "weitiao"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = alone if processes == 1 else [*torchrun, "-m", "weitiao"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "train", recipe, f"out={out}"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Run(out)
+
+
+def test_two_processes_give_the_weights_of_one(plain_recipe: dict, tmp_path: Path) -> None:
+    """Rows of unequal length and a last batch that does not divide: the sum is divided by what all machines count."""
+    wishes = {"steps": 5, "batch_size": 5, "micro_tokens": 60, "optimizer": {"name": "sgd"}, "learning_rate": 0.5}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({**plain_recipe, "train": {**plain_recipe["train"], **wishes}}))
+    one, two = train(recipe, tmp_path / "one", 1), train(recipe, tmp_path / "two", 2)
+    a, b = (load_file(run.folder / "trained" / "weights.safetensors") for run in (one, two))
+    assert a.keys() == b.keys()
+    worst = max(float((a[name] - b[name]).norm() / a[name].norm()) for name in a if a[name].norm())
+    assert worst <= 1e-6
+    told = [[(x["step"], x["tokens"], x["supervised"]) for x in run.journal("step")] for run in (one, two)]
+    assert told[0] == told[1] and len(told[0]) == 5
