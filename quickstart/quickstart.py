@@ -22,7 +22,8 @@ from weitiao.core.recipe import read_recipe
 from weitiao.core.score import Score, proportion
 from weitiao.evaluate.measure import measure
 from weitiao.evaluate.report import write_report
-from weitiao.pipeline import Opened, open_model, resume, train
+from weitiao.opened import Opened, open_model
+from weitiao.pipeline import resume, train
 
 SHORT = ("out=runs/quickstart-short", "train.steps=6", "train.evaluate_every=3", "evaluate.limit=16")
 RECIPE = "recipes/smollm2/sft_lora.yaml"

@@ -19,12 +19,18 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 Target = Annotated[str, typer.Argument(help="A run folder, a PEFT adapter folder or a base model.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted changes: method.rank=32 train.learning_rate=1e-4")]
+Allow = Annotated[list[str] | None, typer.Option("--allow", help="A finding of the pre-flight to go on with, by name.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 
 
 def pipeline() -> Any:
     """The pipeline brings torch and transformers: several seconds that `--help` and `schema` need not wait for."""
     return importlib.import_module("weitiao.pipeline")
+
+
+def opened() -> Any:
+    """What one does with a result; as slow to bring as the pipeline."""
+    return importlib.import_module("weitiao.opened")
 
 
 def desk_of(quiet: bool = False) -> Any:
@@ -65,6 +71,7 @@ def train(
     overrides: Overrides = None,
     resume: Annotated[str | None, typer.Option("--resume", help="Go on with an interrupted run folder.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Put an older run of the same name aside first.")] = False,
+    allow: Allow = None,
     quiet: Quiet = False,
 ) -> None:
     """Fine-tune: weitiao train recipe.yaml method.rank=32 out=runs/mine"""
@@ -77,9 +84,24 @@ def train(
             done = trip.resume(resume, desk)
         else:
             read_recipe = importlib.import_module("weitiao.core.recipe").read_recipe
-            done = trip.train(read_recipe(recipe, tuple(overrides or ())), desk, replace_old=replace)
+            done = trip.train(read_recipe(recipe, tuple(overrides or ())), desk, replace_old=replace, allowed=allow or ())
         if not quiet:
             print_scores(done, desk.console)
+
+    run_verb(work)
+
+
+@app.command()
+def check(
+    recipe: Annotated[str, typer.Argument(help="A recipe (YAML).")],
+    overrides: Overrides = None,
+    allow: Allow = None,
+) -> None:
+    """The pre-flight alone: what carries loss, leaks, stop tokens, three rehearsal steps. Nothing is kept."""
+
+    def work() -> None:
+        read_recipe = importlib.import_module("weitiao.core.recipe").read_recipe
+        pipeline().check(read_recipe(recipe, tuple(overrides or ())), desk_of(), allow or ())
 
     run_verb(work)
 
@@ -98,7 +120,7 @@ def evaluate(
 
     def work() -> None:
         desk = desk_of(quiet=as_json)
-        scores = pipeline().evaluate(target, desk, data, tuple(metric or ()), limit)
+        scores = opened().evaluate(target, desk, data, tuple(metric or ()), limit)
         if as_json:
             print(json.dumps({name: score.as_json() for name, score in scores.items()}, indent=1))
             return
@@ -124,12 +146,12 @@ def generate(
     def work() -> None:
         desk, talk = desk_of(), _talk()
         words = sys.stdin.read() if prompt == "-" else prompt
-        opened = pipeline().open_model(target)
+        model = opened().open_model(target)
         turns = talk.beginning(system) + talk.asking(words)
         if compare:
-            desk.console.print(talk.side_by_side(opened, turns, max_new_tokens, temperature))
+            desk.console.print(talk.side_by_side(model, turns, max_new_tokens, temperature))
         else:
-            talk.say(opened, turns, max_new_tokens, temperature)
+            talk.say(model, turns, max_new_tokens, temperature)
 
     run_verb(work)
 
@@ -146,13 +168,13 @@ def chat(
 
     def work() -> None:
         desk, talk = desk_of(), _talk()
-        opened = pipeline().open_model(target)
+        model = opened().open_model(target)
         turns = talk.beginning(system)
         while words := talk.hear(desk.console):
             turns += talk.asking(words)
             if compare:
-                desk.console.print(talk.side_by_side(opened, turns, max_new_tokens, temperature))
-            turns += talk.answering(talk.say(opened, turns, max_new_tokens, temperature, aloud=not compare))
+                desk.console.print(talk.side_by_side(model, turns, max_new_tokens, temperature))
+            turns += talk.answering(talk.say(model, turns, max_new_tokens, temperature, aloud=not compare))
 
     run_verb(work)
 
@@ -163,7 +185,7 @@ def merge(target: Target, out: Annotated[str, typer.Argument(help="A new folder.
 
     def work() -> None:
         desk = desk_of()
-        merged = pipeline().merge(target, out)
+        merged = opened().merge(target, out)
         desk.console.print(f"merged into {merged.folder}: reloaded, its logits differ by {merged.gap:.1e} of the largest, "
                            f"and {100 * merged.same_choice:.0f} % of the most probable tokens are the same")  # fmt: skip
 
@@ -187,6 +209,22 @@ def runs(
         for row in rows:
             table.add_row(*(str(row[key]) for key in ("run", "status", "method", "objective", "figure", "before", "after")))
         Console().print(table if rows else f"no runs in {folder}/")
+
+    run_verb(work)
+
+
+@app.command()
+def why(target: Annotated[str, typer.Argument(help="A run folder.")]) -> None:
+    """What happened in a run and why: choices, skipped steps, returns, suspect rows."""
+
+    def work() -> None:
+        console, told = Console(highlight=False), opened().why(target)
+        console.print(told.in_short, style="bold", soft_wrap=True, markup=False)
+        for when, words in told.events:
+            console.print(f"  {when}: {words}" if when else f"  {words}", soft_wrap=True, markup=False)
+        console.print("\nchosen for you:" if told.choices else "", style="bold")
+        for key, value, reason in told.choices:
+            console.print(f"  {key} = {value}: {reason}", soft_wrap=True, markup=False)
 
     run_verb(work)
 

@@ -5,7 +5,8 @@ open the Run -> read -> split -> encode -> load -> attach -> batch -> train -> e
 
 import hashlib
 import json
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,27 +18,26 @@ from transformers import GenerationConfig, PreTrainedConfig
 
 from weitiao.core import machine
 from weitiao.core.desk import Desk
-from weitiao.core.errors import INTERRUPTED, Interrupted, ModelError, RunError
+from weitiao.core.errors import INTERRUPTED, Interrupted, RunError
+from weitiao.core.finding import Finding, refuse
 from weitiao.core.held_out import HeldOut
 from weitiao.core.machine import Choice
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.packages import file_sha256
-from weitiao.core.recipe import Recipe, Source
-from weitiao.core.registry import find, names
+from weitiao.core.recipe import Recipe
 from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.core.tunable import TunableModel
-from weitiao.data.encode import Encoded
+from weitiao.data.encode import Encoded, Rows
+from weitiao.data.inspect import inspect
 from weitiao.data.loader import Loader
-from weitiao.data.prepare import Encoder, held_out_examples, held_out_sources, read, read_and_split, show_rows
+from weitiao.data.prepare import Encoder, read, read_and_split, show_rows
 from weitiao.data.processor import ChatProcessor
 from weitiao.data.template import read_template
-from weitiao.deploy.adapter import is_adapter, load_adapter, read_adapter_config, save_adapter
-from weitiao.deploy.merge import Merged
-from weitiao.deploy.merge import merge as merge_into
+from weitiao.deploy.adapter import save_adapter
 from weitiao.evaluate.before_after import measure_now
-from weitiao.evaluate.measure import default_metrics, measure
+from weitiao.evaluate.measure import measure
 from weitiao.evaluate.report import write_report
 from weitiao.model.bases import resolve_base
 from weitiao.model.load import load_base, load_tokenizer
@@ -47,12 +47,17 @@ from weitiao.train.distributed import Machines
 from weitiao.train.loop import train as train_loop
 from weitiao.train.plan import Plan, make_optimizer
 from weitiao.train.progress import Progress
+from weitiao.train.rehearse import rehearse
 from weitiao.train.state import State, load_weights
 from weitiao.train.stop import listening
 
 
-def train(recipe: Recipe, desk: Desk, again: bool = False, replace_old: bool = False) -> Run:
-    """Fine-tune. `again` goes on with an interrupted run.
+def train(recipe: Recipe, desk: Desk, again: bool = False, replace_old: bool = False, allowed: Collection[str] = ()) -> Run:
+    """Fine-tune.
+
+    Args:
+        again: go on with an interrupted run.
+        allowed: findings of the pre-flight that do not refuse the run.
 
     Raises:
         WeitiaoError: with a sentence that says what is wrong and what would be right.
@@ -66,42 +71,37 @@ def train(recipe: Recipe, desk: Desk, again: bool = False, replace_old: bool = F
         desk.console.print(f"the older run was put aside as {run.aside}", soft_wrap=True)
     with run.held():
         try:
-            take_the_trip(run, recipe, machines, desk, again)
+            take_the_trip(run, recipe, machines, desk, again, allowed)
         except KeyboardInterrupt:
             how = f"go on with: {machine.command()} train --resume {run.folder}"
             raise Interrupted(f"stopped ({run.status}); {how}", INTERRUPTED) from None
     return run
 
 
-def take_the_trip(run: Run, recipe: Recipe, machines: Machines, desk: Desk, again: bool) -> None:
+def take_the_trip(run: Run, recipe: Recipe, machines: Machines, desk: Desk, again: bool, allowed: Collection[str]) -> None:
     """From the open Run to its report."""
-    device, dtype = settle(recipe, run, desk)
-    tokens = open_tokens(recipe.base, recipe.revision, recipe.template)
-    objective, rows, validation, final = prepare(recipe, tokens, run, desk)
-
-    before_model = psutil.Process().memory_info().rss
-    torch.manual_seed(recipe.seed)
-    model, choices = load(tokens, recipe.method, objective, dtype, device)
-    desk.tell(run, *choices)
-    loader, plan = batch(recipe, model, objective, rows, validation, machines, tokens, run, desk)
+    ready = get_ready(run, recipe, machines, desk)
+    model, state, plan, found = ready.state.model, ready.state, ready.plan, ready.prepared
+    objective, final = found.objective, found.final
+    if not again:
+        pre_flight(ready, run, machines, desk, allowed)
     measure_now("before", model, objective, final, recipe.evaluate, run, desk)
 
-    state = State(model, make_optimizer(model, plan))
     torch.manual_seed(recipe.seed)
     if again:
         go_back(run, state, plan, desk)
-    score = scorer(model, objective, validation, recipe)
+    score, tell_row = scorer(model, objective, found.validation, recipe), row_teller(found.made.rows, ready.tokens)
     with listening() as stop, Progress(desk.console, plan.steps, state.step) as progress:
         run.listeners.append(progress)
-        train_loop(model, objective, loader.__getitem__, state, plan, run, score, machines, stop)
-    run.note("memory", before_model_mb=round(before_model / 2**20, 1), peak_mb=round(machine.peak_mb(), 1))
+        train_loop(model, objective, ready.loader.__getitem__, state, plan, run, score, machines, stop, tell_row)
+    run.note("memory", before_model_mb=round(ready.before_model / 2**20, 1), peak_mb=round(machine.peak_mb(), 1))
 
     machines.wait()
     load_weights(model, load_file(run.folder / "trained" / "weights.safetensors"))
     if machines.first:
         save_adapter(model.attachment, run.folder / "adapter", recipe.base)
         measure_now("after", model, objective, final, recipe.evaluate, run, desk)
-        run.note("finished", step=state.step)
+        run.note("finished", step=state.step, position=state.position)
         write_report(run)
 
 
@@ -111,6 +111,18 @@ def resume(folder: str, desk: Desk) -> Run:
     if run.status == "finished":
         raise RunError(f"{folder} is finished already. Look at {run.folder}/report.html, or train with another out=...")
     return train(run.recipe.model_copy(update={"out": str(run.folder)}), desk, again=True)
+
+
+def check(recipe: Recipe, desk: Desk, allowed: Collection[str] = ()) -> list[Finding]:
+    """The pre-flight alone: everything up to step 1, and nothing is kept.
+
+    Raises:
+        CheckError: something is wrong that is not allowed.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        run = Run.create(recipe.model_copy(update={"out": f"{place}/run"}))
+        machines = Machines(machine.device())
+        return pre_flight(get_ready(run, recipe, machines, desk), run, machines, desk, allowed)
 
 
 # -- the stops on the way ---------------------------------------------------------------------------------------------
@@ -133,6 +145,58 @@ class Tokens:
         return config.get("max_position_embeddings") or config.get("n_positions")
 
 
+@dataclass
+class Prepared:
+    """The objective that knows the data, the training rows, what validates them, and what has the last word."""
+
+    objective: Objective
+    made: Encoded
+    validation: HeldOut | None
+    final: HeldOut | None
+    findings: list[Finding]
+
+
+@dataclass
+class Ready:
+    """All that training needs."""
+
+    tokens: Tokens
+    prepared: Prepared
+    loader: Loader
+    plan: Plan
+    state: State
+    before_model: int
+    """Bytes that this process held before the model was loaded."""
+
+
+def get_ready(run: Run, recipe: Recipe, machines: Machines, desk: Desk) -> Ready:
+    """Read, encode, load, attach, batch: everything up to step 1."""
+    device, dtype = settle(recipe, run, desk)
+    tokens = open_tokens(recipe.base, recipe.revision, recipe.template)
+    prepared = prepare(recipe, tokens, run, desk)
+    before_model = psutil.Process().memory_info().rss
+    torch.manual_seed(recipe.seed)
+    model, choices = load(tokens, recipe.method, prepared.objective, dtype, device)
+    desk.tell(run, *choices)
+    loader, plan = batch(recipe, model, prepared, machines, tokens, run, desk)
+    return Ready(tokens, prepared, loader, plan, State(model, make_optimizer(model, plan)), before_model)
+
+
+def pre_flight(ready: Ready, run: Run, machines: Machines, desk: Desk, allowed: Collection[str]) -> list[Finding]:
+    """Look at everything once more before anything is spent.
+
+    Raises:
+        CheckError: something is wrong that is not allowed.
+    """
+    state, objective, loader = ready.state, ready.prepared.objective, ready.loader.__getitem__
+    rehearsed = rehearse(state.model, objective, loader, state, ready.plan, machines)
+    findings = [*ready.prepared.findings, *rehearsed]
+    run.write("check.json", [x.as_json() for x in findings])
+    desk.show(findings)
+    refuse(machines.collect(findings), allowed)
+    return findings
+
+
 def settle(recipe: Recipe, run: Run, desk: Desk) -> tuple[torch.device, torch.dtype]:
     """Device, precision, threads; and the environment, written down."""
     if recipe.train.threads != "auto":
@@ -143,6 +207,7 @@ def settle(recipe: Recipe, run: Run, desk: Desk) -> tuple[torch.device, torch.dt
     return machine.device(), dtype
 
 
+SHOWN = 1000  # characters of a suspect row
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt",
     "special_tokens_map.json", "added_tokens.json",
@@ -161,25 +226,20 @@ def open_tokens(base: str, revision: str | None = None, template: str | None = N
     return Tokens(folder, tokenizer, processor, hashlib.sha256(everything.encode()).hexdigest()[:16])
 
 
-def prepare(
-    recipe: Recipe, tokens: Tokens, run: Run, desk: Desk
-) -> tuple[Objective, Encoded, HeldOut | None, HeldOut | None]:
-    """Read, split and encode; say what was found.
-
-    Returns:
-        The objective that knows the data, the training rows, what validates them, and what has the last word.
-    """
+def prepare(recipe: Recipe, tokens: Tokens, run: Run, desk: Desk) -> Prepared:
+    """Read, split and encode; say what was found."""
     training, held = read_and_split(recipe, run, desk)
     objective = recipe.objective.fit([x.example for x in training])
     context, too_long = resolve.choose_context(recipe, tokens.longest), resolve.choose_too_long(recipe, objective)
     desk.tell(run, context, too_long)
     encoder = Encoder(objective, tokens.processor, tokens.identity, context.value, too_long.value, desk)
-    rows = encoder.encode(training)
-    show_rows(rows, len(training), recipe, tokens.tokenizer, run, desk)
+    made = encoder.encode(training)
+    show_rows(made, len(training), recipe, tokens.tokenizer, run, desk)
     validation = encoder.hold_out(held)
     asked = recipe.evaluate.data
     final = encoder.hold_out(read((asked,), recipe, run, desk).examples) if asked else validation
-    return objective, rows, validation, final
+    findings = list(inspect(made, training, held, tokens.tokenizer, tokens.processor.stop_ids))
+    return Prepared(objective, made, validation, final, findings)
 
 
 def load(
@@ -201,16 +261,15 @@ def load(
 def batch(
     recipe: Recipe,
     model: TunableModel,
-    objective: Objective,
-    made: Encoded,
-    validation: HeldOut | None,
+    found: Prepared,
     machines: Machines,
     tokens: Tokens,
     run: Run,
     desk: Desk,
 ) -> tuple[Loader, Plan]:
     """The loader and the plan, every `auto` resolved and said."""
-    rows, settings, weights = made.rows, recipe.train, tuple(source.weight for source in recipe.data)
+    rows, settings, objective = found.made.rows, recipe.train, found.objective
+    weights = tuple(source.weight for source in recipe.data)
     epoch_tokens = int(sum(weights[s] * n for s, n in zip(rows.source, rows.lengths)))
     facts = resolve.model_facts(model.model.config, rows.lengths, epoch_tokens)
     size = resolve.choose_batch(recipe, facts)
@@ -220,7 +279,7 @@ def batch(
     loader.micro_tokens = None if objective.couples_rows else micro.value
     steps = resolve.choose_steps(recipe, loader.steps(settings.epochs))
     rate = resolve.choose_learning_rate(recipe, recipe.method)
-    evaluate_every, save_every = resolve.choose_rhythm(recipe, steps.value, validation is not None)
+    evaluate_every, save_every = resolve.choose_rhythm(recipe, steps.value, found.validation is not None)
     desk.tell(run, size, micro, steps, rate, evaluate_every, save_every)
     identity = {
         "data": rows.fingerprint,
@@ -239,8 +298,8 @@ def go_back(run: Run, state: State, plan: Plan, desk: Desk) -> None:
     folder = run.folder / "states"
     if any(run.journal("saved")):
         checkpoint.load_newest(folder, state, plan.identity, desk.warn)
-    run.rewind(state.step)
-    run.note("resumed", step=state.step)
+    run.rewind(state.position)
+    run.note("resumed", step=state.step, position=state.position)
     desk.console.print(f"going on from step {state.step}")
 
 
@@ -258,89 +317,11 @@ def scorer(
     return score
 
 
-# -- after training ---------------------------------------------------------------------------------------------------
+def row_teller(rows: Rows, tokens: Tokens) -> Callable[[int], dict[str, Any]]:
+    """A row's number -> what a person needs to find it."""
 
+    def tell(row: int) -> dict[str, Any]:
+        text = tokens.tokenizer.decode(rows[row]["input_ids"])
+        return {"row": row, "where": str(rows.where(row)), "text": text[:SHOWN]}
 
-@dataclass
-class Opened:
-    """A model to use, from a Run, a PEFT adapter or a base."""
-
-    model: TunableModel
-    tokens: Tokens
-    objective: Objective
-    recipe: Recipe | None = None
-
-
-def open_model(target: str, precision: str = "") -> Opened:
-    """A Run folder, a PEFT adapter folder, or any base model.
-
-    Args:
-        precision: "": as the run was trained, or auto.
-
-    Raises:
-        ModelError, RunError: it is none of these, or the run has no result yet.
-    """
-    folder, device = Path(target), machine.device()
-    recipe = Run.open(folder).recipe if (folder / "recipe.yaml").is_file() else None
-    dtype = machine.precision(precision or (recipe.train.precision if recipe else "auto"))[0]
-    if recipe is not None:
-        weights = folder / "trained" / "weights.safetensors"
-        if not weights.is_file():
-            status = Run(folder).status
-            raise RunError(
-                f"{target} has no result yet ({status}). Go on with: {machine.command()} train --resume {target}"
-            )
-        tokens = open_tokens(recipe.base, recipe.revision, recipe.template)
-        model = load(tokens, recipe.method, recipe.objective, dtype, device)[0]
-        load_weights(model, load_file(weights))
-        return Opened(model, tokens, recipe.objective, recipe)
-    objective: Any = find("objective", "sft")()
-    if is_adapter(folder):
-        config = read_adapter_config(folder)
-        tokens = open_tokens(config["base_model_name_or_path"])
-        model = load(tokens, method_of(config), objective, dtype, device)[0]
-        load_adapter(model.attachment, folder)
-        return Opened(model, tokens, objective)
-    tokens, plain = open_tokens(target), Method.untouched()
-    return Opened(load(tokens, plain, objective, dtype, device)[0], tokens, objective)
-
-
-def method_of(config: dict[str, Any]) -> Method:
-    """The method that a PEFT adapter's config describes."""
-    for name in names("method"):
-        method = find("method", name).from_peft_config(config)  # pyright: ignore[reportAttributeAccessIssue]
-        if method is not None:
-            return method
-    raise ModelError(f"no method here reads PEFT adapters of type {config.get('peft_type')}.")
-
-
-def evaluate(
-    target: str, desk: Desk, data: str | None = None, metrics: tuple[str, ...] = (), limit: int | None = None
-) -> dict[str, Score]:
-    """Measure a run (or any model) on its held-out rows, or on the file `data`.
-
-    Raises:
-        RunError: a model without a run, and no data.
-    """
-    opened = open_model(target)
-    recipe = opened.recipe
-    if recipe is None and data is None:
-        raise RunError("a model without a run has no held-out rows of its own: name them with --data FILE.")
-    recipe = recipe or Recipe(base=target, data=(Source(path=str(data)),), too_long="cut", out="")  # pyright: ignore
-    sources = (Source(path=data),) if data else held_out_sources(recipe)  # pyright: ignore
-    tokens, objective = opened.tokens, opened.objective
-    context, too_long = resolve.choose_context(recipe, tokens.longest), resolve.choose_too_long(recipe, objective)
-    encoder = Encoder(objective, tokens.processor, tokens.identity, context.value, too_long.value, desk)
-    held_out = encoder.hold_out(held_out_examples(recipe, sources))
-    if held_out is None:
-        raise RunError(f"{target} held nothing out (validation: 0): name rows with --data FILE.")
-    wishes = recipe.evaluate
-    wanted = metrics or (wishes.metrics if wishes.metrics != "auto" else default_metrics(objective, held_out))
-    limit, room = limit or wishes.limit, wishes.max_new_tokens
-    return measure(opened.model, objective, held_out, wanted, limit, room, progress=desk.track).scores
-
-
-def merge(target: str, out: str) -> Merged:
-    """Fold a run's or an adapter's weights into the base: a folder that plain AutoModel opens."""
-    opened = open_model(target, precision="fp32")
-    return merge_into(opened.model, opened.tokens.tokenizer, Path(out))
+    return tell

@@ -6,7 +6,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
+from weitiao.core.finding import Finding
 from weitiao.core.machine import Choice
 from weitiao.core.run import Run
 
@@ -28,6 +30,13 @@ class Desk:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self.console, transient=True) as bar:
             yield from bar.track(items, description=words)
+
+    def show(self, findings: Sequence[Finding]) -> None:
+        """What the pre-flight found, one line each."""
+        for x in findings:
+            sign, style = {"fine": ("✓", "green"), "warning": ("!", "bold yellow"), "error": ("✗", "bold red")}[x.level]
+            line = Text(f"{sign} ", style) + Text(f"{x.name}: ", "cyan") + Text(x.words, "" if x.level == "fine" else style)
+            self.console.print(line, soft_wrap=True)
 
     def warn(self, words: str) -> None:
         """Something that does not stop the run, but should be known."""

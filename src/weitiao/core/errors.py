@@ -28,6 +28,12 @@ class ModelError(WeitiaoError):
     exit_code = WRONG_USE
 
 
+class CheckError(WeitiaoError):
+    """The pre-flight found something wrong."""
+
+    exit_code = WRONG_USE
+
+
 class RunError(WeitiaoError):
     """A Run folder is not what the command needs."""
 

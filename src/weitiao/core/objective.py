@@ -29,6 +29,8 @@ class Objective(Part):
     too_long: ClassVar[str] = "refuse"
     """What `too_long: auto` means for rows longer than the context."""
     too_long_reason: ClassVar[str] = ""
+    likelihood: ClassVar[bool] = False
+    """Its loss is the plain negative log-likelihood of the labels, so that it can be checked by hand."""
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
     """What is measured when the recipe names no metrics."""
 

@@ -148,14 +148,21 @@ class Train(Settings):
     """Steps between validations; auto: ten a run; 0: only at the end."""
     save_every: int | Auto = "auto"
     """Steps between saved states; auto: at every validation."""
-    keep: int = Field(default=2, ge=1)
-    """How many states are kept, besides the best."""
+    keep: int = Field(default=2, ge=2)
+    """How many of the newest states are kept, besides the best and the newest that is proven healthy."""
+    guard: Literal["on", "off"] = "on"
+    """Skip steps that are not finite or far outliers, and go back when the run goes astray."""
     best: str = "loss"
     """What decides which state is the result: loss, or a metric (accuracy, f1, exact_match ...)."""
     patience: int | None = Field(default=None, ge=1)
     """Stop when this many validations in a row brought nothing better; null: never."""
     threads: int | Auto = "auto"
     """CPU threads; auto: as torch finds (the cores this process may use, or OMP_NUM_THREADS)."""
+
+    @field_validator("guard", mode="before")
+    @classmethod
+    def _on_or_off(cls, guard: Any) -> Any:
+        return {True: "on", False: "off"}.get(guard, guard) if isinstance(guard, bool) else guard  # YAML's on and off
 
     @field_validator("best")
     @classmethod

@@ -2,8 +2,10 @@
 
 recipe.yaml       what was asked, every key written out
 plan.json         what was chosen for the user, and why; the environment; what the data held
-journal.jsonl     one line an event: step, validation, save, resume, ...
+check.json        what the pre-flight found
+journal.jsonl     one line an event: step, validation, save, resume, skip, return ...
 bad_rows.jsonl    rows that could not be used: file, line, byte offset, reason
+suspects.jsonl    rows of steps that the guard skipped: each row's own loss, file and line, text
 states/           what training can go on from
 trained/          the learnt weights of the best state
 adapter/          the same in PEFT's format, where PEFT knows the method
@@ -119,11 +121,13 @@ class Run:
             if not events or line["event"] in events:
                 yield line
 
-    def rewind(self, step: int) -> None:
-        """Forget what was written after a step: resuming writes it again."""
+    def rewind(self, position: int) -> None:
+        """Forget what was written after a position in the data: resuming writes it again. (Not after a step: a run
+        that went back has been at some steps twice.)"""
         if not self.writes:
             return
-        kept = [x for x in self.journal() if x.get("step", 0) <= step and x["event"] not in ("interrupted", "finished")]
+        ends = ("interrupted", "finished", "stopped")
+        kept = [x for x in self.journal() if x.get("position", 0) <= position and x["event"] not in ends]
         self._put("journal.jsonl", "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in kept))
 
     # -- records ------------------------------------------------------------------------------------------------------
@@ -134,6 +138,9 @@ class Run:
 
     def write_lines(self, name: str, values: list[Any]) -> None:
         self._put(name, "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in values))
+
+    def append_lines(self, name: str, values: list[Any]) -> None:
+        self.write_lines(name, [*self.read_lines(name), *values])
 
     def _put(self, name: str, text: str) -> None:
         if self.writes:
@@ -161,16 +168,26 @@ class Run:
     @property
     def status(self) -> str:
         """finished, interrupted at step N, running or stopped at step N, no step taken."""
-        events = list(self.journal("step", "interrupted", "finished", "early_stop"))
+        events = list(self.journal("step", "interrupted", "finished", "early_stop", "stopped"))
         if not events:
             return "no step taken"
         last, steps = events[-1], [e["step"] for e in events if e["event"] == "step"]
         if last["event"] == "finished":
             return "finished"
-        return f"{'interrupted' if last['event'] == 'interrupted' else 'unfinished'} at step {steps[-1] if steps else 0}"
+        how = {"interrupted": "interrupted", "stopped": "stopped by the guard"}.get(last["event"], "unfinished")
+        return f"{how} at step {steps[-1] if steps else 0}"
 
 
-RECORDS = {".lock", "recipe.yaml", "plan.json", "journal.jsonl", "bad_rows.jsonl", "scores.json", "samples.jsonl"}
+RECORDS = {
+    ".lock",
+    "recipe.yaml",
+    "plan.json",
+    "check.json",
+    "journal.jsonl",
+    "bad_rows.jsonl",
+    "scores.json",
+    "samples.jsonl",
+}
 
 
 def _only_records(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 Figures before and after, the loss curve, answers side by side, what was chosen and why, the recipe, the environment.
 """
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import jinja2
 
 from weitiao.core.run import Run, write_text
 from weitiao.core.score import score_rows, show
+from weitiao.evaluate.story import in_short, story
 
 WIDTH, HEIGHT, EDGE = 720, 240, 44
 
@@ -25,23 +27,22 @@ def write_report(run: Run) -> Path:
         name=run.folder.name,
         status=run.status,
         rows=score_rows(scores),
+        findings=run.read("check.json", []),
         baselines={name: show(s["name"], s) for name, s in scores.get("baselines", {}).items()},
-        curve=jinja2.filters.Markup(curve(steps, validations)),  # pyright: ignore[reportAttributeAccessIssue]
+        curve=jinja2.filters.Markup(curve(steps, validations, list(run.journal("skipped", "returned")))),  # pyright: ignore[reportAttributeAccessIssue]
         best=(run.read("trained/step.json") or {}).get("step"),
         samples=run.read_lines("samples.jsonl"),
         choices=plan.get("choices", {}),
         data=plan.get("data", {}),
         recipe=(run.folder / "recipe.yaml").read_text(encoding="utf-8"),
         environment=json.dumps(plan.get("environment", {}), indent=1),
-        events=[x for x in run.journal() if x["event"] in EVENTS],
+        in_short=in_short(run),
+        events=list(story(run)),
         speed=speed(steps),
     )
     target = run.folder / "report.html"
     write_text(target, text)
     return target
-
-
-EVENTS = ("resumed", "interrupted", "early_stop", "save_failed", "not_finite", "finished")
 
 
 def speed(steps: list[dict[str, Any]]) -> str:
@@ -51,10 +52,11 @@ def speed(steps: list[dict[str, Any]]) -> str:
     return f"{len(steps)} steps, {tokens:,} tokens in {seconds:,.0f} s ({tokens / max(seconds, 1e-9):,.0f} tokens/s)"
 
 
-def curve(steps: list[dict[str, Any]], validations: list[dict[str, Any]]) -> str:
-    """The loss curve as SVG: training thin, its running mean thick, validation as points."""
+def curve(steps: list[dict[str, Any]], validations: list[dict[str, Any]], troubles: list[dict[str, Any]]) -> str:
+    """The loss curve as SVG: training thin, its running mean thick, validation as points, skips and returns as lines."""
     train = [(x["step"], x["loss"]) for x in steps]
     held = [(x["step"], x["loss"]) for x in validations if x["loss"] is not None]
+    odd = [(x["step"], x["event"], x["reason"]) for x in troubles]
     if not train:
         return ""
     values = [v for _, v in train + held]
@@ -78,9 +80,14 @@ def curve(steps: list[dict[str, Any]], validations: list[dict[str, Any]]) -> str
     for step, value in held:
         x, y = at(step, value).split(",")
         dots += f'<circle cx="{x}" cy="{y}" r="4" class="held"><title>step {step}: {value:.4f}</title></circle>'
+    marks = ""
+    for step, event, reason in odd:
+        x = at(step, low).split(",")[0]
+        words = html.escape(f"step {step}, {event}: {reason}")
+        marks += f'<line x1="{x}" x2="{x}" y1="10" y2="{HEIGHT - 30}" class="{event}"><title>{words}</title></line>'
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="loss by step">{lines}'
         f'<polyline class="train" points="{" ".join(at(*p) for p in train)}"/>'
-        f'<polyline class="smooth" points="{" ".join(at(*p) for p in smooth)}"/>{dots}'
+        f'<polyline class="smooth" points="{" ".join(at(*p) for p in smooth)}"/>{marks}{dots}'
         f'<text x="{WIDTH - 70}" y="{HEIGHT - 6}">step {last}</text></svg>'
     )

@@ -21,6 +21,7 @@ class CausalLM(Objective):
     """Learn plain text, token by token (continued pretraining)."""
 
     eats: ClassVar[type] = Text
+    likelihood: ClassVar[bool] = True
     too_long: ClassVar[str] = "split"
     too_long_reason: ClassVar[str] = "a long document simply goes on in the next row"
 

@@ -21,6 +21,7 @@ class SFT(Objective):
     """Learn the assistant's words and where they stop."""
 
     eats: ClassVar[type] = Chat
+    likelihood: ClassVar[bool] = True
     too_long: ClassVar[str] = "refuse"
     too_long_reason: ClassVar[str] = "a cut answer teaches the model to stop in the middle"
 

@@ -8,6 +8,7 @@ read     newest first; every file's sha256 is checked; a broken one is put aside
 import json
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ MANIFEST = "MANIFEST.json"
 FILES = ("weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
 
 
-def save(folder: Path, state: State, identity: dict[str, str], keep: int) -> Path:
+def save(folder: Path, state: State, identity: dict[str, str], keep: int, pinned: Collection[int] = ()) -> Path:
     """Commit one state and remove older ones but the newest `keep`.
 
     Args:
         identity: what a resumed run must have in common with this one (data, tokenizer, template ...).
+        pinned: steps whose states stay, however old.
 
     Raises:
         OSError: the disk is full or broken; nothing half-written is left, older states are as before.
@@ -45,17 +47,36 @@ def save(folder: Path, state: State, identity: dict[str, str], keep: int) -> Pat
     except OSError:
         shutil.rmtree(temp, ignore_errors=True)
         raise
-    if place.exists():
-        shutil.rmtree(place)
+    _remove(place)
     os.rename(temp, place)
     sync(folder)
     for old in newest_first(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+        if step_of(old) not in pinned:
+            _remove(old)
     return place
 
 
+def _remove(place: Path) -> None:
+    """Rename first: what is half removed must not look like a state."""
+    if place.exists():
+        trash = place.with_name(f".{place.name}.trash-{os.getpid()}")
+        os.rename(place, trash)
+        shutil.rmtree(trash, ignore_errors=True)
+
+
+def forget_after(place: Path) -> None:
+    """Remove the states that are newer than this one, the newest first."""
+    for newer in newest_first(place.parent):
+        if step_of(newer) > step_of(place):
+            _remove(newer)
+
+
+def step_of(place: Path) -> int:
+    return int(place.name.removeprefix("step-"))
+
+
 def newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), key=lambda x: int(x.name[5:]), reverse=True) if folder.exists() else []
+    return sorted(folder.glob("step-*"), key=step_of, reverse=True) if folder.exists() else []
 
 
 def load_newest(folder: Path, state: State, identity: dict[str, str], say: Any) -> Path:
@@ -83,13 +104,18 @@ def load_newest(folder: Path, state: State, identity: dict[str, str], say: Any) 
         ]
         if changed:
             raise RunError(f"this run cannot go on, for something it depends on has changed: {'; '.join(changed)}.")
-        tensors = {name: load_file(place / f"{name}.safetensors") for name in ("weights", "optimizer", "random")}
-        state.load(tensors, numbers)
+        load(place, state)
         return place
     raise RunError(
         f"{folder} holds no sound state to go on from. Train anew with --replace (the old run is kept aside), "
         "or name another folder with out=..."
     )
+
+
+def load(place: Path, state: State) -> None:
+    """Make `state` what was saved at `place`."""
+    tensors = {name: load_file(place / f"{name}.safetensors") for name in ("weights", "optimizer", "random")}
+    state.load(tensors, json.loads((place / "state.json").read_text()))
 
 
 def broken(place: Path) -> str:

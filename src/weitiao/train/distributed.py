@@ -4,8 +4,9 @@ Gradients are added after the whole window, not in each backward pass, so machin
 micro-batches, and the sum is divided by nothing: counts were added first.
 """
 
+import copy
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -23,6 +24,12 @@ class Machines:
         self.rank, self.world = self.state.process_index, self.state.num_processes
         self.device = device
 
+    def alone(self) -> "Machines":
+        """This machine as if there were no others."""
+        alone = copy.copy(self)
+        alone.rank, alone.world = 0, 1
+        return alone
+
     @property
     def first(self) -> bool:
         return self.rank == 0
@@ -35,6 +42,14 @@ class Machines:
         torch.distributed.all_gather_object(every, numbers)
         keys = sorted({key for one in every for key in one})
         return {key: sum(one.get(key, 0.0) for one in every) for key in keys}
+
+    def collect(self, items: list[Any]) -> list[Any]:
+        """All machines' items, in the order of the machines."""
+        if self.world == 1:
+            return items
+        every: list[list[Any]] = [[] for _ in range(self.world)]
+        torch.distributed.all_gather_object(every, items)
+        return [item for one in every for item in one]
 
     def add_gradients(self, weights: Iterable[nn.Parameter]) -> None:
         """Each gradient becomes the sum of all machines' gradients."""

@@ -1,7 +1,7 @@
 """What is kept while a run goes on: the best weights so far, and the states to go on from."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ def validate(model: TunableModel, state: State, settings: Train, run: Run, score
     scores: dict[str, Score] = score()
     figures = {name: {"value": s.value, "low": s.low, "high": s.high, "n": s.n} for name, s in scores.items()}
     loss = scores["loss"].value if "loss" in scores else None
-    run.note("validation", step=state.step, loss=loss, scores=figures, seconds=round(time.perf_counter() - started, 3))
+    here = {"step": state.step, "position": state.position}
+    run.note("validation", **here, loss=loss, scores=figures, seconds=round(time.perf_counter() - started, 3))
     now = scores.get(settings.best)
     if now is not None and now.n == 0:
         raise RecipeError(
@@ -45,6 +46,9 @@ def keep_weights(run: Run, model: TunableModel, state: State) -> None:
         return
     folder: Path = run.folder / "trained"
     folder.mkdir(exist_ok=True)
+    odd = [name for name, weight in model.trainable().items() if not bool(weight.isfinite().all())]
+    if odd:
+        raise WeitiaoError(f"{len(odd)} learnt weights are not finite, first {odd[0]}: they are not written as a result.")
     tensors: dict[str, Any] = {**model.trainable(), **{f"buffer.{n}": b for n, b in model.buffers().items()}}
     temp = folder / "weights.tmp"
     try:
@@ -56,14 +60,14 @@ def keep_weights(run: Run, model: TunableModel, state: State) -> None:
     run.write("trained/step.json", {"step": state.step})
 
 
-def save_or_say(run: Run, state: State, plan: Plan, machines: Machines) -> None:
+def save_or_say(run: Run, state: State, plan: Plan, machines: Machines, pinned: Collection[int] = ()) -> None:
     """Commit a state; a full disk is said loudly and the run goes on, older states intact."""
     if machines.first:
-        started = time.perf_counter()
+        started, here = time.perf_counter(), {"step": state.step, "position": state.position}
         try:
-            place = checkpoint.save(run.folder / "states", state, plan.identity, plan.settings.keep)
-            run.note("saved", step=state.step, place=place.name, seconds=round(time.perf_counter() - started, 3))
+            place = checkpoint.save(run.folder / "states", state, plan.identity, plan.settings.keep, pinned)
+            run.note("saved", **here, place=place.name, seconds=round(time.perf_counter() - started, 3))
         except OSError as trouble:
             words = f"step {state.step} could not be saved ({trouble}); older states are intact and the run goes on"
-            run.note("save_failed", step=state.step, words=words)
+            run.note("save_failed", **here, words=words)
     machines.wait()

@@ -1,13 +1,14 @@
-"""The training loop, whole: fetch, count, back-propagate, clip, step, note, validate, save. Read it top to bottom."""
+"""The training loop, whole: fetch, count, back-propagate, judge, step, note, validate, save. Read it top to bottom."""
 
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from weitiao.core.batch import Batch
-from weitiao.core.errors import STOPPED_BY_GUARD, Interrupted, WeitiaoError
+from weitiao.core.errors import Interrupted
 from weitiao.core.machine import command
 from weitiao.core.objective import Objective
 from weitiao.core.registry import find_module
@@ -17,6 +18,7 @@ from weitiao.core.tunable import TunableModel
 from weitiao.train.distributed import Machines
 from weitiao.train.keep import save_or_say, validate
 from weitiao.train.plan import Plan
+from weitiao.train.recover import Rescue
 from weitiao.train.state import State
 from weitiao.train.stop import Stop
 
@@ -31,64 +33,65 @@ def train(
     score: Callable[[], dict[str, Score]],
     machines: Machines,
     stop: Stop,
+    tell_row: Callable[[int], dict[str, Any]] = lambda row: {"row": row},
 ) -> State:
     """Take optimizer steps until plan.steps, or until validation has nothing better to say, or until stopped.
 
     Args:
         loader: i -> the micro-batches of step i on this machine.
         score: measures the model as it is now, on held-out rows.
+        tell_row: a row's number -> where it stands and what it says, for complaints.
 
     Raises:
         Interrupted: a signal came; the state is saved.
-        WeitiaoError: the loss or the gradient is not finite; nothing was touched by that step.
+        WeitiaoError: the guard sees no way on; the last healthy state is the result.
     """
     settings, weights = plan.settings, list(model.trainable().values())
     take, patience = find_module("step", plan.step).take, settings.patience or math.inf
+    rescue = Rescue(model, objective, loader, state, plan, run, machines, tell_row)
+    if plan.guarded and state.position == 0:
+        save_or_say(run, state, plan, machines, rescue.pinned())  # the base model is the first healthy state
     model.model.train()
     while state.step < plan.steps and state.stale < patience:
         started = time.perf_counter()
         window = [objective.explore(model, batch.to(model.device)) for batch in loader(state.position)]
         taken = take(model, objective, window, machines)
-        norm = float(torch.nn.utils.clip_grad_norm_(weights, settings.clip or math.inf))
-        if not (math.isfinite(taken.loss) and math.isfinite(norm)):
-            state.optimizer.zero_grad()
-            raise _not_finite(run, state, taken.loss, norm, window)
-        rate = state.rate * plan.rate_at(state.step)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate * group.get("rate", 1.0)
-        state.optimizer.step()
-        if model.attachment.after_step is not None:
-            model.attachment.after_step(state.step)
+        grads = [weight.grad for weight in weights if weight.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads)
+        verdict = rescue.judge(taken, float(norm))
+        sound = verdict.action == "take"
+        if sound:
+            torch.nn.utils.clip_grads_with_norm_(weights, settings.clip or math.inf, norm)
+            rate = state.rate * plan.rate_at(state.step)
+            for group in state.optimizer.param_groups:
+                group["lr"] = rate * group.get("rate", 1.0)
+            state.optimizer.step()
+            if model.attachment.after_step is not None:
+                model.attachment.after_step(state.step)
+            state.step += 1
+            state.position += 1
+            spent = round(time.perf_counter() - started, 4)
+            facts = {"loss": taken.loss, "grad_norm": float(norm), "learning_rate": rate, **taken.notes}
+            counts = {"tokens": taken.tokens, "supervised": taken.supervised}
+            run.note("step", step=state.step, position=state.position, **facts, **counts, seconds=spent)
         state.optimizer.zero_grad()
-        state.step += 1
-        state.position += 1
-        facts = {"loss": taken.loss, "grad_norm": norm, "learning_rate": rate, **taken.notes}
-        spent = round(time.perf_counter() - started, 4)
-        run.note("step", step=state.step, **facts, tokens=taken.tokens, supervised=taken.supervised, seconds=spent)
+        if not sound:
+            state.position += 1
+            rescue.act(verdict, taken, float(norm), window)
+            model.model.train()
 
         last = state.step == plan.steps
-        if last or (plan.evaluate_every and state.step % plan.evaluate_every == 0):
+        if sound and (last or (plan.evaluate_every and state.step % plan.evaluate_every == 0)):
             validate(model, state, settings, run, score)
             model.model.train()
         asked, last = machines.any(bool(stop.asked)), last or state.stale >= patience
-        if asked or last or (plan.save_every and state.step % plan.save_every == 0):
-            save_or_say(run, state, plan, machines)
+        if asked or last or (sound and plan.save_every and state.step % plan.save_every == 0):
+            save_or_say(run, state, plan, machines, rescue.pinned())
         if asked and not last:
-            run.note("interrupted", step=state.step)
+            run.note("interrupted", step=state.step, position=state.position)
             go_on = f"{command()} train --resume {run.folder}"
             raise Interrupted(f"stopped at step {state.step}; go on with: {go_on}", stop.asked)
     if state.step < plan.steps:
-        run.note("early_stop", step=state.step, best_step=state.best_step)
+        run.note("early_stop", step=state.step, position=state.position, best_step=state.best_step)
     model.model.eval()
     return state
-
-
-def _not_finite(run: Run, state: State, loss: float, norm: float, window: list[Batch]) -> WeitiaoError:
-    rows = [row for batch in window for row in batch.source]
-    run.note("not_finite", step=state.step + 1, loss=str(loss), grad_norm=str(norm), rows=rows)
-    trouble = WeitiaoError(
-        f"step {state.step + 1}: the loss is {loss}, the gradient {norm}: not finite. Nothing was touched by this step; "
-        f"the rows are in {run.folder}/journal.jsonl. A lower train.learning_rate is the usual cure."
-    )
-    trouble.exit_code = STOPPED_BY_GUARD
-    return trouble

@@ -23,6 +23,10 @@ class Plan:
     identity: dict[str, str] = field(default_factory=dict)
     """What a resumed run must have in common with this one."""
 
+    @property
+    def guarded(self) -> bool:
+        return self.settings.guard == "on"
+
     def rate_at(self, step: int) -> float:
         """The learning rate of a step, from 0."""
         return rate_at(step, self.steps, self.learning_rate, self.settings.warmup, self.settings.schedule)

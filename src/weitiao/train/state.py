@@ -1,13 +1,14 @@
 """State: everything that changes while training. Saving it, resuming and going back are one thing."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from weitiao.core.tunable import TunableModel
+from weitiao.train.guard import Guard
 
 
 @dataclass
@@ -27,6 +28,7 @@ class State:
     best_step: int = 0
     stale: int = 0
     """Validations since then."""
+    guard: Guard = field(default_factory=Guard)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """By file: weights, optimizer, random."""
@@ -41,7 +43,8 @@ class State:
         """What is not a tensor, ready for JSON."""
         keys = ("step", "position", "rate", "best", "best_step", "stale")
         version, internal, gauss = random.getstate()
-        return {**{key: getattr(self, key) for key in keys}, "python_random": [version, list(internal), gauss]}
+        here = {key: getattr(self, key) for key in keys}
+        return {**here, "python_random": [version, list(internal), gauss], "guard": asdict(self.guard)}
 
     def load(self, tensors: dict[str, dict[str, Tensor]], numbers: dict[str, Any]) -> None:
         """Become what was saved.
@@ -58,6 +61,7 @@ class State:
         random.setstate((version, tuple(internal), gauss))
         for key in ("step", "position", "rate", "best", "best_step", "stale"):
             setattr(self, key, numbers[key])
+        self.guard = Guard(**numbers["guard"])
 
     def _names(self) -> dict[int, str]:
         return {id(p): name for name, p in self.model.trainable().items()}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from weitiao import pipeline
+from weitiao import opened as results
 from weitiao.core.errors import ModelError
 from weitiao.deploy.adapter import read_adapter_config, save_adapter
 
@@ -80,7 +80,7 @@ def test_we_open_pefts(tiny_folders: dict, tmp_path: Path, settings: dict) -> No
     model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).eval()
     stir(model, "")
     model.save_pretrained(tmp_path)
-    opened = pipeline.open_model(str(tmp_path), precision="fp32")
+    opened = results.open_model(str(tmp_path), precision="fp32")
     torch.testing.assert_close(logits(opened.model.model), logits(model), rtol=1e-5, atol=1e-5)
 
 
@@ -91,14 +91,14 @@ def test_what_we_do_not_do_is_refused_by_name(tiny: Path, tmp_path: Path, settin
     config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], **settings)
     peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tiny), config).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=f"uses {next(iter(settings))}, which weitiao's lora does not do"):
-        pipeline.open_model(str(tmp_path))
+        results.open_model(str(tmp_path))
 
 
 def test_another_kind_of_adapter_is_refused_by_name(tiny: Path, tmp_path: Path) -> None:
     config = peft.IA3Config(task_type="CAUSAL_LM", target_modules=["q_proj"], feedforward_modules=[])
     peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tiny), config).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="no method here reads PEFT adapters of type IA3"):
-        pipeline.open_model(str(tmp_path))
+        results.open_model(str(tmp_path))
 
 
 def test_a_pickle_adapter_is_not_opened(tiny: Path, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_pickle_adapter_is_not_opened(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(
         ModelError, match="holds no adapter_model.safetensors .pickle files such as adapter_model.bin are not"
     ):
-        pipeline.open_model(str(tmp_path))
+        results.open_model(str(tmp_path))
 
 
 def test_tensors_that_are_not_the_configs_are_refused(open_tunable: Any, tiny: Path, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_tensors_that_are_not_the_configs_are_refused(open_tunable: Any, tiny: P
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["q_proj"]}))
     with pytest.raises(ModelError, match="the adapter's tensors are not those of its config: "):
-        pipeline.open_model(str(tmp_path))
+        results.open_model(str(tmp_path))
 
 
 def test_a_config_of_another_rank_is_refused(open_tunable: Any, tiny: Path, tmp_path: Path) -> None:
@@ -125,14 +125,14 @@ def test_a_config_of_another_rank_is_refused(open_tunable: Any, tiny: Path, tmp_
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "r": 7}))
     with pytest.raises(ModelError):
-        pipeline.open_model(str(tmp_path))
+        results.open_model(str(tmp_path))
 
 
 def test_a_run_leaves_an_adapter_that_is_its_result(quick: Any, tiny: Path) -> None:
     run = quick()
     assert read_adapter_config(run.folder / "adapter")["base_model_name_or_path"] == str(tiny)
     theirs = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), run.folder / "adapter").eval()
-    ours = pipeline.open_model(str(run.folder), precision="fp32").model.model
+    ours = results.open_model(str(run.folder), precision="fp32").model.model
     torch.testing.assert_close(logits(theirs), logits(ours), rtol=1e-5, atol=1e-5)
 
 

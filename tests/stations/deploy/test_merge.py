@@ -51,10 +51,10 @@ def test_the_folder_opens_plainly_and_answers_the_same(
 
 
 def test_nothing_of_weitiao_is_needed_to_open_it(quick: Any, tmp_path: Path) -> None:
-    from weitiao import pipeline
+    from weitiao import opened as results
 
     run = quick()
-    merged = pipeline.merge(str(run.folder), str(tmp_path / "out"))
+    merged = results.merge(str(run.folder), str(tmp_path / "out"))
     assert "weitiao" not in (merged.folder / "config.json").read_text()
     code = (
         "import json, sys, torch; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
@@ -66,7 +66,7 @@ def test_nothing_of_weitiao_is_needed_to_open_it(quick: Any, tmp_path: Path) -> 
         [sys.executable, "-c", code, str(merged.folder), json.dumps(IDS.tolist())], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    opened = pipeline.open_model(str(run.folder), precision="fp32")
+    opened = results.open_model(str(run.folder), precision="fp32")
     assert json.loads(done.stdout) == pytest.approx(logits(opened.model.model)[0, -1, :9].tolist(), abs=1e-4)
     assert AutoTokenizer.from_pretrained(merged.folder).chat_template == make_tokenizer().chat_template
 

@@ -6,6 +6,8 @@
 Dividing before adding makes one batch of 8, two of 4 and eight of 1 the same gradient, whatever the rows' lengths.
 """
 
+import math
+
 from weitiao.core.batch import Batch
 from weitiao.core.objective import Objective
 from weitiao.core.tunable import TunableModel
@@ -28,7 +30,8 @@ def take(model: TunableModel, objective: Objective, window: list[Batch], machine
     notes: dict[str, float] = {}
     for batch in window:
         loss = objective.loss(model, batch)
-        sum(total / counts[task] for task, total in loss.totals.items()).backward()  # pyright: ignore
+        if any(counts[task] for task in loss.totals):
+            sum(total / counts[task] for task, total in loss.totals.items() if counts[task]).backward()  # pyright: ignore
         for task, total in loss.totals.items():
             sums[task] = sums.get(task, 0.0) + float(total.detach())
         notes = loss.notes
@@ -37,5 +40,5 @@ def take(model: TunableModel, objective: Objective, window: list[Batch], machine
     machines.add_gradients(model.trainable().values())
     sums = machines.add(sums)
     tokens = machines.add({"tokens": float(sum(batch.tokens for batch in window))})["tokens"]
-    value = sum(sums[task] / counts[task] for task in sums)
+    value = sum(sums[task] / counts[task] for task in sums if counts[task]) if any(counts.values()) else math.nan
     return Taken(loss=value, tokens=int(tokens), supervised=int(sum(counts.values())), notes=notes)

@@ -1,0 +1,66 @@
+"""What happened in a run and why, in plain words: for `weitiao why`, and for the report."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from weitiao.core.run import Run
+
+SHOWN = 3  # suspect rows named in one sentence
+
+
+def story(run: Run) -> Iterator[tuple[str, str]]:
+    """(when, what happened) in the order of the journal; steps and validations are summed up, all else is told."""
+    suspects = run.read_lines("suspects.jsonl")
+    for line in run.journal():
+        words = _WORDS.get(line["event"])
+        if words is not None:
+            yield f"step {line['step']}" if "step" in line else "", words(line, suspects)
+
+
+def choices(run: Run) -> Iterator[tuple[str, str, str]]:
+    """(key, value, reason) of everything that was chosen for the user."""
+    for key, choice in run.read("plan.json", {}).get("choices", {}).items():
+        if choice["reason"] != "asked for":
+            yield key, str(choice["value"]), choice["reason"]
+
+
+def in_short(run: Run) -> str:
+    """The run in one sentence."""
+    steps, held = list(run.journal("step")), [x for x in run.journal("validation") if x["loss"] is not None]
+    if not steps:
+        return f"{run.status}"
+    words = f"{run.status}: {len(steps)} steps taken, training loss {steps[0]['loss']:.3f} -> {steps[-1]['loss']:.3f}"
+    if held:
+        best = min(held, key=lambda x: x["loss"])
+        words += f"; on held-out rows {held[0]['loss']:.3f} -> {held[-1]['loss']:.3f}, least {best['loss']:.3f} at step "
+        words += str(best["step"])
+    skipped, returned = len(list(run.journal("skipped"))), len(list(run.journal("returned")))
+    return words + f"; {skipped} steps skipped, {returned} returns"
+
+
+def _skipped(line: dict[str, Any], suspects: list[dict[str, Any]]) -> str:
+    rows = [x for x in suspects if x["row"] in line["rows"] and x["step"] == line["step"]]
+    worst = "; ".join(f"{x['where']} (loss {_short(x['row_loss'])})" for x in rows[:SHOWN])
+    more = f" and {len(rows) - SHOWN} more in suspects.jsonl" if len(rows) > SHOWN else ""
+    return f"skipped, nothing was touched: {line['reason']}. Its rows: {worst}{more}"
+
+
+def _returned(line: dict[str, Any], _: Any) -> str:
+    rate = "" if line["rate"] == 1.0 else f", with {line['rate']:g} times the learning rate"
+    return f"went back here from step {line['from_step']}: {line['reason']}. The data went on behind the bad stretch{rate}"
+
+
+def _short(loss: float | str) -> str:
+    return loss if isinstance(loss, str) else f"{loss:.3g}"
+
+
+_WORDS = {
+    "resumed": lambda line, _: "gone on from here",
+    "interrupted": lambda line, _: "interrupted; everything was saved",
+    "skipped": _skipped,
+    "returned": _returned,
+    "save_failed": lambda line, _: line["words"],
+    "early_stop": lambda line, _: f"stopped early: validation had nothing better to say since step {line['best_step']}",
+    "stopped": lambda line, _: f"stopped by the guard: {line['reason']}. The last sound state is the result",
+    "finished": lambda line, _: "finished",
+}

@@ -1,0 +1,144 @@
+"""Guard: is this step sound? Judged after the gradients are there and before anything moves.
+
+    not finite     the loss or the gradient is Inf or NaN                        -> skip; nothing is touched
+    outlier        far above what was accepted lately: the gradient (> 6 spreads and > 4 medians), or the loss
+                   (> 6 spreads and > 2 medians)                                 -> skip; at the fifth in a row, ask
+    astray         the average loss lies 25 % above its lowest for 5 steps; or asked again, rows that were accepted
+                   before have become 25 % worse; or non-finite steps pile up    -> go back to a healthy state
+
+Medians are of the newest 32 accepted steps, spreads the median difference of neighbours (x 1.4826 / sqrt 2) in the
+newest 128: a falling loss widens neither, and one spike hides no other, as it would in a mean and a standard deviation.
+Losses alone never skip a step below
+twice the median, for hard domains are no faults. All of the guard's memory is here, and is saved in the State.
+"""
+
+import math
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Literal
+
+Action = Literal["take", "skip", "ask", "back"]
+
+LEARNING = 32  # accepted steps that medians are of; before them no outlier is looked for
+WINDOW = 128  # accepted steps that spreads are measured over
+PAST = 160  # accepted steps that the average is held against
+SPREADS, LOSS_MEDIANS, NORM_MEDIANS = 6.0, 2.0, 4.0
+LOSS_FLOOR, NORM_FLOOR = 0.02, 0.05  # least spreads: of what the loss was at first; of the log norm
+SMOOTH = 0.1  # the newest loss's weight in the average
+ASTRAY, ASTRAY_SPREADS, ABOVE = 1.25, 3.0, 5  # times the lowest average, and spreads above it, for so many steps
+IN_A_ROW = 3  # non-finite steps that mean a return
+ASK = 5  # outliers in a row after which accepted rows are asked again
+REGIME = 20  # outliers in a row that are the new normal, when accepted rows are as good as before
+FEW_IN = (4, 200)  # more non-finite steps than this among the newest so many mean a return
+PROVEN = 20  # sound steps in a row that prove an older state healthy
+RETURNS = 2  # the next one is a stop
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do with a step, and why."""
+
+    action: Action
+    reason: str = ""
+
+
+@dataclass
+class Guard:
+    """Its memory. `judge` is called once a step, with figures that are the same on all machines."""
+
+    losses: list[float] = field(default_factory=list)
+    """Of the newest accepted steps."""
+    norms: list[float] = field(default_factory=list)
+    """Logarithms of their gradients' lengths."""
+    averages: list[float] = field(default_factory=list)
+    """After each of these steps: the average of accepted losses, the newest weighing a tenth."""
+    scale: float = 0.0
+    """What the loss was at first: differences far below it are no alarm."""
+    above: int = 0
+    """Accepted steps in a row whose average lay too high."""
+    outliers: int = 0
+    """In a row."""
+    broken: list[int] = field(default_factory=list)
+    """Of the newest steps, which were not finite."""
+    sound: int = 0
+    """Accepted in a row."""
+    healthy: int = 0
+    """States up to this step are proven: sound steps followed them."""
+    sound_position: int = -1
+    """The newest accepted window's place in the data ..."""
+    sound_loss: float = 0.0
+    """... and what its loss was."""
+    returns: list[int] = field(default_factory=list)
+    """The positions at which the run went back."""
+
+    def judge(self, step: int, position: int, loss: float, norm: float) -> Verdict:
+        """Judge the step that would be number `step` (from 1), made of the window at `position`."""
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            return self._not_finite(loss, norm)
+        self.broken = [*self.broken, 0][-FEW_IN[1] :]
+        reason = self._outlier(loss, norm)
+        if reason and self.outliers < REGIME:
+            self.outliers += 1
+            self.sound = 0
+            return Verdict("skip" if self.outliers % ASK else "ask", reason)
+        if reason:  # rows that were accepted before are as good as ever: these are other rows, not a fault
+            self.losses, self.norms, self.averages, self.above = [], [], [], 0
+        self.outliers = 0
+        return self._accept(step, position, loss, norm)
+
+    def answer(self, again: float) -> Verdict:
+        """After "ask": what the newest accepted window's loss is now."""
+        if math.isfinite(again) and again - self.sound_loss <= (ASTRAY - 1) * abs(self.sound_loss):
+            return Verdict("skip", "rows accepted before are as good as ever, so it is these rows")
+        return Verdict("back", f"rows accepted before at loss {self.sound_loss:.3g} now have {again:.3g}")
+
+    def _not_finite(self, loss: float, norm: float) -> Verdict:
+        self.sound = 0
+        self.broken = [*self.broken, 1][-FEW_IN[1] :]
+        reason = f"the {'gradient' if math.isfinite(loss) else 'loss'} is not finite"
+        if sum(self.broken[-IN_A_ROW:]) == IN_A_ROW:
+            return Verdict("back", f"{reason}, {IN_A_ROW} times in a row")
+        if sum(self.broken) > FEW_IN[0]:
+            return Verdict("back", f"{reason}, {sum(self.broken)} times in {len(self.broken)} steps")
+        return Verdict("skip", reason)
+
+    def _outlier(self, loss: float, norm: float) -> str:
+        if len(self.losses) < LEARNING:
+            return ""
+        middle, spread = median(self.losses[-LEARNING:]), _noise(self.losses)
+        far = max((LOSS_MEDIANS - 1) * abs(middle), SPREADS * max(spread, LOSS_FLOOR * max(abs(middle), self.scale)))
+        if loss - middle > far:
+            return f"the loss is {loss:.3g}, its median {middle:.3g}"
+        middle, spread = median(self.norms[-LEARNING:]), _noise(self.norms)
+        log_norm = _log(norm)
+        if log_norm - middle > max(math.log(NORM_MEDIANS), SPREADS * max(spread, NORM_FLOOR)):
+            return f"the gradient is {norm:.3g} long, its median {math.exp(middle):.3g}"
+        return ""
+
+    def _accept(self, step: int, position: int, loss: float, norm: float) -> Verdict:
+        average = (1 - SMOOTH) * self.averages[-1] + SMOOTH * loss if self.averages else loss
+        self.losses = [*self.losses, loss][-WINDOW:]
+        self.norms = [*self.norms, _log(norm)][-WINDOW:]
+        self.averages = [*self.averages, average][-PAST:]
+        if len(self.losses) == LEARNING and not self.scale:
+            self.scale = abs(median(self.losses))
+        if len(self.averages) >= LEARNING:
+            lowest = min(self.averages)
+            allowed = max((ASTRAY - 1) * abs(lowest), ASTRAY_SPREADS * max(_noise(self.losses), LOSS_FLOOR * self.scale))
+            self.above = self.above + 1 if average - lowest > allowed else 0
+            if self.above >= ABOVE:
+                return Verdict("back", f"the average loss has risen from {lowest:.3g} to {average:.3g}")
+        self.sound_position, self.sound_loss = position, loss
+        self.sound += 1
+        if self.sound >= PROVEN and not self.above:
+            self.healthy = max(self.healthy, step - PROVEN)
+        return Verdict("take")
+
+
+def _noise(values: list[float]) -> float:
+    """The spread about the trend: of the differences of neighbours, over the root of two."""
+    return 1.4826 * median(abs(a - b) for a, b in zip(values, values[1:])) / math.sqrt(2)
+
+
+def _log(norm: float) -> float:
+    return math.log(max(norm, 1e-30))

@@ -1,0 +1,152 @@
+"""What is done about a step that is not sound: put its rows aside, ask accepted rows again, go back to a healthy state.
+
+Going back is resuming, but for what must not be undone: the place in the data (the bad stretch is stepped over), the
+lowered rate, the count of returns, and the best result so far.
+
+    states   ... 40 .... 60 .... 80 .x          x: astray, noticed after step 85
+    back to          60, the data go on from behind x, states after 60 are removed
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weitiao.core.batch import Batch
+from weitiao.core.errors import STOPPED_BY_GUARD, WeitiaoError
+from weitiao.core.objective import Objective
+from weitiao.core.run import Run
+from weitiao.core.tunable import TunableModel
+from weitiao.train import checkpoint
+from weitiao.train.distributed import Machines
+from weitiao.train.guard import RETURNS, Verdict
+from weitiao.train.keep import keep_weights
+from weitiao.train.plan import Plan
+from weitiao.train.state import State
+from weitiao.train.step import Taken
+
+NAMED = 5  # tensors in a complaint
+LOWERED = 0.5  # the rate's factor from the second return on
+
+
+@dataclass
+class Rescue:
+    """All that is needed to act on a verdict."""
+
+    model: TunableModel
+    objective: Objective
+    loader: Callable[[int], list[Batch]]
+    state: State
+    plan: Plan
+    run: Run
+    machines: Machines
+    tell_row: Callable[[int], dict[str, Any]]
+    """A row's number -> where it stands, and its text."""
+
+    def judge(self, taken: Taken, norm: float) -> Verdict:
+        """The guard's word on this step, while its gradients are there.
+
+        Raises:
+            WeitiaoError: the guard is off, and the step is not finite.
+        """
+        state = self.state
+        if not self.plan.guarded:
+            if math.isfinite(taken.loss) and math.isfinite(norm):
+                return Verdict("take")
+            raise self._stop(f"the loss is {taken.loss}, the gradient {norm}, and the guard is off", state.step)
+        verdict = state.guard.judge(state.step + 1, state.position, taken.loss, norm)
+        if not math.isfinite(norm):
+            odd = [n for n, p in self.model.trainable().items() if p.grad is not None and not p.grad.isfinite().all()]
+            where = f" (in {', '.join(odd[:NAMED])})" if odd else ""
+            verdict = replace(verdict, reason=verdict.reason + where)
+        return state.guard.answer(self._ask_again()) if verdict.action == "ask" else verdict
+
+    def act(self, verdict: Verdict, taken: Taken, norm: float, window: Sequence[Batch]) -> None:
+        """Skip the step, or go back; the gradients are dropped already, `state.position` is behind the window.
+
+        Raises:
+            WeitiaoError: this would be the third return, or there is no healthy state.
+        """
+        state = self.state
+        figures = {"loss": _plain(taken.loss), "grad_norm": _plain(norm), "reason": verdict.reason}
+        rows = self.machines.collect(self._suspects(window))
+        if self.run.writes:
+            self.run.append_lines("suspects.jsonl", [{"step": state.step + 1, **figures, **row} for row in rows])
+        names = [row["row"] for row in rows]
+        self.run.note("skipped", step=state.step + 1, position=state.position, **figures, rows=names)
+        if verdict.action == "back":
+            self.go_back(verdict.reason)
+
+    def go_back(self, reason: str) -> None:
+        """Become the newest healthy state, behind the bad stretch of the data."""
+        state, run = self.state, self.run
+        left, place = state.step, next((x for x in self._healthy() if not checkpoint.broken(x)), None)
+        returns = [*state.guard.returns, state.position]
+        if len(returns) > RETURNS or place is None:
+            why = f"{reason}; it would be return number {len(returns)}" if place else f"{reason}; no state is healthy"
+            if place is not None:
+                checkpoint.load(place, state)
+            raise self._stop(why, left)
+        scars = {key: getattr(state, key) for key in ("position", "rate", "best", "best_step")}
+        if len(returns) == RETURNS:
+            scars["rate"] *= LOWERED
+        checkpoint.load(place, state)
+        for key, value in scars.items():
+            setattr(state, key, value)
+        state.guard.returns, state.guard.healthy = returns, checkpoint.step_of(place)
+        if self.machines.first:
+            checkpoint.forget_after(place)
+            checkpoint.save(place.parent, state, self.plan.identity, self.plan.settings.keep, self.pinned())
+        self.machines.wait()
+        facts = {"from_step": left, "step": state.step, "rate": state.rate, "reason": reason}
+        run.note("returned", position=state.position, **facts)
+
+    def pinned(self) -> set[int]:
+        """Steps whose states are never removed: the best, and the newest healthy one."""
+        healthy = self._healthy()[:1]
+        return {self.state.best_step} | {checkpoint.step_of(place) for place in healthy}
+
+    def _healthy(self) -> list[Path]:
+        """States that were proven, the newest first."""
+        states = checkpoint.newest_first(self.run.folder / "states")
+        return [place for place in states if checkpoint.step_of(place) <= self.state.guard.healthy]
+
+    def _ask_again(self) -> float:
+        """What the newest accepted window's loss is now."""
+        window = [batch.to(self.model.device) for batch in self.loader(self.state.guard.sound_position)]
+        pairs = [pair for batch in window for pair in self._row_losses(batch)]
+        sums = self.machines.add({"sum": sum(s for s, _ in pairs), "count": sum(n for _, n in pairs)})
+        return sums.get("sum", 0.0) / max(sums.get("count", 0.0), 1e-12)
+
+    def _row_losses(self, batch: Batch) -> list[tuple[float, float]]:
+        with self.model.evaluating(), torch.no_grad():
+            return self.objective.row_losses(self.model, batch)
+
+    def _suspects(self, window: Sequence[Batch]) -> list[dict[str, Any]]:
+        """The rows of a window, the worst first, each with its own loss."""
+        found = []
+        for batch in window:
+            for row, (total, count) in zip(batch.source, self._row_losses(batch)):
+                found.append({"row": row, "row_loss": _plain(total / max(count, 1.0)), **self.tell_row(row)})
+        return sorted(found, key=lambda x: -math.inf if isinstance(x["row_loss"], str) else -x["row_loss"])
+
+    def _stop(self, why: str, step: int) -> WeitiaoError:
+        """The run ends here; what was sound stays the result."""
+        run, state = self.run, self.state
+        if state.best is None:  # nothing is held out: the last healthy state is the result
+            keep_weights(run, self.model, state)
+        run.note("stopped", step=step, position=state.position, reason=why)
+        trouble = WeitiaoError(
+            f"stopped at step {step}: {why}. The result is the last sound state, in {run.folder}; the rows are in "
+            f"{run.folder}/suspects.jsonl. A lower train.learning_rate is the usual cure."
+        )
+        trouble.exit_code = STOPPED_BY_GUARD
+        return trouble
+
+
+def _plain(value: float) -> float | str:
+    """JSON knows no Inf and no NaN."""
+    return value if math.isfinite(value) else str(value)

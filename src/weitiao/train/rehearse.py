@@ -1,0 +1,142 @@
+"""The rehearsal before step 1: three steps on a few of the user's own rows, and then everything as before, to the bit.
+
+It finds what healthy-looking curves hide: weights that never get a gradient, frozen weights that move, rows that see
+their neighbours when packed, a reported loss that is not the loss.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weitiao.core.batch import IGNORE, Batch, Row, pack
+from weitiao.core.finding import Finding
+from weitiao.core.objective import Objective
+from weitiao.core.registry import find_module
+from weitiao.core.tunable import TunableModel
+from weitiao.train.distributed import Machines
+from weitiao.train.plan import Plan, make_optimizer
+from weitiao.train.state import State
+
+STEPS = 3
+TOKENS = 512  # of the rows that are rehearsed with
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # relative, of a row's loss
+NAMED = 5
+
+
+def rehearse(
+    model: TunableModel,
+    objective: Objective,
+    loader: Callable[[int], list[Batch]],
+    state: State,
+    plan: Plan,
+    machines: Machines,
+) -> Iterator[Finding]:
+    """Take a few steps, each machine for itself, and go back: model, random generators and optimizer are as before."""
+    alone = machines.alone()
+    batch = _few_rows([b for b in loader(0) if b.tokens])
+    if batch is None:
+        return
+    batch = batch.to(model.device)
+    with model.evaluating(), torch.no_grad():
+        tolerance = TOLERANCE[model.hidden(batch).dtype]
+    if not objective.couples_rows:
+        yield _packed_is_alone(model, objective, batch, tolerance)
+    if objective.likelihood:
+        yield _loss_by_hand(model, objective, batch, tolerance)
+    yield from _steps(model, objective, batch, state, plan, alone)
+
+
+def _steps(
+    model: TunableModel, objective: Objective, batch: Batch, state: State, plan: Plan, alone: Machines
+) -> Iterator[Finding]:
+    tensors = {kind: {n: x.clone() for n, x in group.items()} for kind, group in state.tensors().items()}
+    numbers, frozen = state.numbers(), _frozen(model)
+    optimizer, take = make_optimizer(model, plan), find_module("step", plan.step).take
+    moved: set[str] = set()
+    was = model.model.training
+    model.model.train()
+    try:
+        for _ in range(STEPS):
+            take(model, objective, [objective.explore(model, batch)], alone)
+            moved |= {n for n, p in model.trainable().items() if p.grad is not None and bool(p.grad.any())}
+            for group in optimizer.param_groups:
+                group["lr"] = plan.learning_rate * group.get("rate", 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        changed = [name for name, before in frozen.items() if _sum(dict(model.model.named_parameters())[name]) != before]
+    finally:
+        model.model.train(was)
+        state.load(tensors, numbers)
+    still = sorted(model.trainable().keys() - moved)
+    every = len(model.trainable())
+    if still:
+        names = ", ".join(still[:NAMED])
+        yield Finding(
+            "gradients", "error", f"{len(still)} of {every} trained tensors got no gradient in {STEPS} steps: {names}"
+        )
+    else:
+        yield Finding("gradients", "fine", f"all {every} trained tensors got a gradient within {STEPS} rehearsal steps")
+    if changed:
+        yield Finding("frozen", "error", f"{len(changed)} frozen tensors moved: {', '.join(changed[:NAMED])}")
+    else:
+        yield Finding("frozen", "fine", f"none of {len(frozen)} frozen tensors moved")
+    same = all(torch.equal(x, tensors[kind][n]) for kind in ("weights", "random") for n, x in state.tensors()[kind].items())
+    words = "after the rehearsal everything is as before, to the bit"
+    yield Finding("restored", "fine" if same else "error", words if same else "the rehearsal could not be undone")
+
+
+def _packed_is_alone(model: TunableModel, objective: Objective, batch: Batch, tolerance: float) -> Finding:
+    rows = _rows(batch)
+    with model.evaluating(), torch.no_grad():
+        together = objective.row_losses(model, batch)
+        alone = [objective.row_losses(model, pack([row]).to(model.device))[0] for row in rows]
+    gap = max(abs(a - b) / max(abs(b), 1e-6) for (a, _), (b, _) in zip(together, alone))
+    words = f"{len(rows)} rows packed have the losses of each row alone (largest difference {gap:.0e})"
+    if gap > tolerance:
+        words = f"packed rows have other losses than each row alone: they differ by {gap:.0e} of the loss"
+    return Finding("packing", "fine" if gap <= tolerance else "error", words)
+
+
+def _loss_by_hand(model: TunableModel, objective: Objective, batch: Batch, tolerance: float) -> Finding:
+    """The plain forward pass of transformers, row by row, scored in the textbook way."""
+    inner: Any = model.model
+    rows = _rows(batch)
+    with model.evaluating(), torch.no_grad():
+        reported = sum(total for total, _ in objective.row_losses(model, batch))
+        by_hand = 0.0
+        for row in rows:
+            ids, labels = (torch.as_tensor(row[key], device=model.device) for key in ("input_ids", "labels"))
+            logits = inner(input_ids=ids[None], use_cache=False).logits[0].float()
+            by_hand += float(torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum"))
+    gap = abs(reported - by_hand) / max(abs(by_hand), 1e-6)
+    words = f"the loss reported is the loss by hand ({reported:.4f}, {by_hand:.4f} summed over {len(rows)} rows)"
+    if gap > tolerance:
+        words = f"the loss reported is {reported:.4f}, by hand it is {by_hand:.4f} (summed over {len(rows)} rows)"
+    return Finding("loss", "fine" if gap <= tolerance else "error", words)
+
+
+def _rows(batch: Batch) -> list[Row]:
+    ids, labels = batch.input_ids.tolist(), batch.labels.tolist()
+    return [Row(input_ids=ids[a:b], labels=labels[a:b]) for a, b in zip(batch.bounds, batch.bounds[1:])]
+
+
+def _few_rows(window: list[Batch]) -> Batch | None:
+    """Some rows of the first window, shortest first, up to a bound; at least one."""
+    rows = sorted((row for batch in window for row in _rows(batch)), key=lambda row: len(row["input_ids"]))
+    sums = [sum(len(row["input_ids"]) for row in rows[: i + 1]) for i in range(len(rows))]
+    many = max(1, sum(total <= TOKENS for total in sums))
+    return pack(rows[:many]) if rows else None
+
+
+def _frozen(model: TunableModel) -> dict[str, int]:
+    """A checksum of every weight that is not trained."""
+    trained = {id(p) for p in model.trainable().values()}
+    return {name: _sum(p) for name, p in model.model.named_parameters() if id(p) not in trained}
+
+
+def _sum(weight: Tensor) -> int:
+    """Of the bits, as whole numbers."""
+    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
+    return int(weight.detach().contiguous().view(whole).sum(dtype=torch.int64))
