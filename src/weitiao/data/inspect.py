@@ -25,7 +25,7 @@ def inspect(
     yield from _supervised(made.rows, [x.where.file for x in training])
     yield _length(made)
     if isinstance(training[0].example, Chat):
-        yield _stops(made, stop_ids)
+        yield _stops(made.rows, stop_ids)
         yield from _answers([x.example.answer for x in training if isinstance(x.example, Chat)])
     yield _begin(made.rows, tokenizer.bos_token_id)
     if held:
@@ -51,9 +51,9 @@ def _length(made: Encoded) -> Finding:
     return Finding("length", "warning", f"{' and '.join(facts)}, being longer than the context, of {len(made.rows)} rows")
 
 
-def _stops(made: Encoded, stop_ids: Collection[int]) -> Finding:
+def _stops(rows: Rows, stop_ids: Collection[int]) -> Finding:
     """Each stretch of learnt tokens must end with a stop token, or the model never learns to stop."""
-    rows, turns, lacking, first = made.rows, 0, 0, ""
+    turns, lacking, first = 0, 0, ""
     for i in range(min(len(rows), LOOKED_AT)):
         labels = list(rows[i]["labels"])
         for label, behind in zip(labels, [*labels[1:], IGNORE]):
