@@ -84,7 +84,11 @@ def train(
             done = trip.resume(resume, desk)
         else:
             read_recipe = importlib.import_module("weitiao.core.recipe").read_recipe
-            done = trip.train(read_recipe(recipe, tuple(overrides or ())), desk, replace_old=replace, allowed=allow or ())
+            wanted = read_recipe(recipe, tuple(overrides or ()))
+            if not replace and offer_to_go_on(wanted):
+                done = trip.resume(wanted.out, desk)
+            else:
+                done = trip.train(wanted, desk, replace_old=replace, allowed=allow or ())
         if not quiet:
             print_scores(done, desk.console)
 
@@ -264,6 +268,18 @@ def explain(
         Console().print(importlib.import_module("weitiao.core.handbook").explain(key))
 
     run_verb(work)
+
+
+def offer_to_go_on(recipe: Any) -> bool:
+    """The same recipe again, and its run was interrupted: in a terminal, ask."""
+    folder = Path(recipe.out)
+    if not (folder / "recipe.yaml").is_file() or not sys.stdin.isatty():
+        return False
+    run = importlib.import_module("weitiao.core.run").Run(folder)
+    unfinished = not run.status.startswith(("finished", "no step"))
+    if not unfinished or run.recipe.fingerprint != recipe.fingerprint:
+        return False
+    return typer.confirm(f"{folder} is {run.status}. Go on with it?", default=True)
 
 
 def print_scores(run: Any, console: Console) -> None:

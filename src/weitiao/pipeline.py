@@ -237,8 +237,9 @@ def prepare(recipe: Recipe, tokens: Tokens, run: Run, desk: Desk) -> Prepared:
     show_rows(made, len(training), recipe, tokens.tokenizer, run, desk)
     validation = encoder.hold_out(held)
     asked = recipe.evaluate.data
-    final = encoder.hold_out(read((asked,), recipe, run, desk).examples) if asked else validation
-    findings = list(inspect(made, training, held, tokens.tokenizer, tokens.processor.stop_ids))
+    last = read((asked,), recipe, run, desk).examples if asked else []
+    final = encoder.hold_out(last) if asked else validation
+    findings = list(inspect(made, training, [*held, *last], tokens.tokenizer, tokens.processor.stop_ids))
     return Prepared(objective, made, validation, final, findings)
 
 

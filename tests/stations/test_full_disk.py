@@ -31,7 +31,7 @@ def test_a_full_disk_while_saving_a_state(recipe_file: Any, tmp_path: Path) -> N
     assert code == 0, said
     assert "step 1 could not be saved (" in said
     assert "older states are intact and the run goes on" in said
-    assert list((tmp_path / "run" / "states").iterdir()) == []
+    assert [x.name for x in (tmp_path / "run" / "states").iterdir()] == ["step-000000"]  # before any moment: it fits
     assert json.loads((tmp_path / "run" / "trained" / "step.json").read_text())["step"] > 0
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from weitiao.core.batch import IGNORE
-from weitiao.core.example import Chat, Sourced, content_hash, plain, words_of
+from weitiao.core.example import Chat, Example, Sourced, content_hash, plain, words_of
 from weitiao.core.finding import Finding
 from weitiao.data.encode import Encoded, Rows
 
@@ -29,7 +29,7 @@ def inspect(
         yield from _answers([x.example.answer for x in training if isinstance(x.example, Chat)])
     yield _begin(made.rows, tokenizer.bos_token_id)
     if held:
-        yield from _leaks([words_of(x.example) for x in training], [words_of(x.example) for x in held])
+        yield from _leaks([_text(x.example) for x in training], [_text(x.example) for x in held])
 
 
 def _supervised(rows: Rows, files: Sequence[str]) -> Iterator[Finding]:
@@ -87,6 +87,13 @@ def _answers(answers: Sequence[str]) -> Iterator[Finding]:
     lopsided = many > LOPSIDED * len(answers)
     words = f"{len(counts)} different answers: {shown}"
     yield Finding("answers", "warning" if lopsided else "fine", words + ("; nearly all are the same" if lopsided else ""))
+
+
+def _text(example: Example) -> str:
+    """The words without system messages, which whole data sets have in common."""
+    if isinstance(example, Chat):
+        return "\n".join(turn.content for turn in example.turns if turn.role != "system")
+    return words_of(example)
 
 
 def _leaks(training: Sequence[str], held: Sequence[str]) -> Iterator[Finding]:

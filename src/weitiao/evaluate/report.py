@@ -5,6 +5,7 @@ Figures before and after, the loss curve, answers side by side, what was chosen 
 
 import html
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def speed(steps: list[dict[str, Any]]) -> str:
     return f"{len(steps)} steps, {tokens:,} tokens in {seconds:,.0f} s ({tokens / max(seconds, 1e-9):,.0f} tokens/s)"
 
 
-def curve(steps: list[dict[str, Any]], validations: list[dict[str, Any]], troubles: list[dict[str, Any]]) -> str:
+def curve(steps: list[dict[str, Any]], validations: list[dict[str, Any]], troubles: Sequence[dict[str, Any]] = ()) -> str:
     """The loss curve as SVG: training thin, its running mean thick, validation as points, skips and returns as lines."""
     train = [(x["step"], x["loss"]) for x in steps]
     held = [(x["step"], x["loss"]) for x in validations if x["loss"] is not None]

@@ -20,6 +20,7 @@ from weitiao.train.keep import save_or_say, validate
 from weitiao.train.plan import Plan
 from weitiao.train.recover import Rescue
 from weitiao.train.state import State
+from weitiao.train.step import Taken
 from weitiao.train.stop import Stop
 
 
@@ -56,26 +57,14 @@ def train(
         started = time.perf_counter()
         window = [objective.explore(model, batch.to(model.device)) for batch in loader(state.position)]
         taken = take(model, objective, window, machines)
-        grads = [weight.grad for weight in weights if weight.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads)
+        norm = torch.nn.utils.get_total_norm([x.grad for x in weights if x.grad is not None])
         verdict = rescue.judge(taken, float(norm))
-        sound = verdict.action == "take"
-        if sound:
+        if sound := verdict.action == "take":
             torch.nn.utils.clip_grads_with_norm_(weights, settings.clip or math.inf, norm)
-            rate = state.rate * plan.rate_at(state.step)
-            for group in state.optimizer.param_groups:
-                group["lr"] = rate * group.get("rate", 1.0)
-            state.optimizer.step()
-            if model.attachment.after_step is not None:
-                model.attachment.after_step(state.step)
-            state.step += 1
-            state.position += 1
-            spent = round(time.perf_counter() - started, 4)
-            facts = {"loss": taken.loss, "grad_norm": float(norm), "learning_rate": rate, **taken.notes}
-            counts = {"tokens": taken.tokens, "supervised": taken.supervised}
-            run.note("step", step=state.step, position=state.position, **facts, **counts, seconds=spent)
-        state.optimizer.zero_grad()
-        if not sound:
+            rate = _move(model, state, plan)
+            _note(run, state, taken, float(norm), rate, time.perf_counter() - started)
+        else:
+            state.optimizer.zero_grad()
             state.position += 1
             rescue.act(verdict, taken, float(norm), window)
             model.model.train()
@@ -89,9 +78,29 @@ def train(
             save_or_say(run, state, plan, machines, rescue.pinned())
         if asked and not last:
             run.note("interrupted", step=state.step, position=state.position)
-            go_on = f"{command()} train --resume {run.folder}"
-            raise Interrupted(f"stopped at step {state.step}; go on with: {go_on}", stop.asked)
+            words = f"stopped at step {state.step}; go on with: {command()} train --resume {run.folder}"
+            raise Interrupted(words, stop.asked)
     if state.step < plan.steps:
         run.note("early_stop", step=state.step, position=state.position, best_step=state.best_step)
     model.model.eval()
     return state
+
+
+def _note(run: Run, state: State, taken: Taken, norm: float, rate: float, seconds: float) -> None:
+    facts = {"loss": taken.loss, "grad_norm": norm, "learning_rate": rate, **taken.notes}
+    counts = {"tokens": taken.tokens, "supervised": taken.supervised, "seconds": round(seconds, 4)}
+    run.note("step", step=state.step, position=state.position, **facts, **counts)
+
+
+def _move(model: TunableModel, state: State, plan: Plan) -> float:
+    """One optimizer step with the gradients that are there; gives back its learning rate."""
+    rate = state.rate * plan.rate_at(state.step)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate * group.get("rate", 1.0)
+    state.optimizer.step()
+    if model.attachment.after_step is not None:
+        model.attachment.after_step(state.step)
+    state.optimizer.zero_grad()
+    state.step += 1
+    state.position += 1
+    return rate

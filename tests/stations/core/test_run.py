@@ -63,9 +63,10 @@ def test_going_back_forgets_what_came_later(recipe: Recipe) -> None:
     run = Run.create(recipe)
     run.note("resumed", step=0)
     for step in range(1, 6):
-        run.note("step", step=step)
-    run.note("saved", step=3)
-    run.note("interrupted", step=5)
+        run.note("step", step=step, position=step)
+        if step == 3:
+            run.note("saved", step=3, position=3)
+    run.note("interrupted", step=5, position=5)
     run.rewind(3)
     assert [(x["event"], x["step"]) for x in run.journal()] == [
         ("resumed", 0), ("step", 1), ("step", 2), ("step", 3), ("saved", 3),
