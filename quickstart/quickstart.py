@@ -18,7 +18,7 @@ from weitiao.core.desk import Desk
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.example import Chat, Turn
 from weitiao.core.held_out import HeldOut
-from weitiao.core.recipe import read_recipe
+from weitiao.core.recipe_file import read_recipe
 from weitiao.core.score import Score, proportion
 from weitiao.evaluate.measure import measure
 from weitiao.evaluate.report import write_report

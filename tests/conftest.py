@@ -184,7 +184,7 @@ def quick(plain_recipe: dict):
     from rich.console import Console
 
     from weitiao.core.desk import Desk
-    from weitiao.core.recipe import make_recipe
+    from weitiao.core.recipe_file import make_recipe
     from weitiao.pipeline import train
 
     def run(again: bool = False, **changes: object):

@@ -10,7 +10,7 @@ from rich.console import Console
 from conftest import chat_rows, write_jsonl
 from weitiao.core.desk import Desk
 from weitiao.core.example import Text
-from weitiao.core.recipe import make_recipe, read_recipe
+from weitiao.core.recipe_file import make_recipe, read_recipe
 from weitiao.pipeline import train
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))

@@ -121,7 +121,7 @@ def test_every_part_explains_itself(kind: str, name: str) -> None:
         assert info.description, f"{kind} {name}: {field} has no words under it"
 
 
-@pytest.mark.parametrize("name", ["Recipe", "Source", "Train", "Evaluate"])
+@pytest.mark.parametrize("name", ["Recipe", "Source", "Replay", "Train", "Evaluate"])
 def test_every_recipe_key_explains_itself(name: str) -> None:
     from weitiao.core import recipe
 

@@ -83,7 +83,7 @@ def train(
         if resume is not None:
             done = trip.resume(resume, desk)
         else:
-            read_recipe = importlib.import_module("weitiao.core.recipe").read_recipe
+            read_recipe = importlib.import_module("weitiao.core.recipe_file").read_recipe
             wanted = read_recipe(recipe, tuple(overrides or ()))
             if not replace and offer_to_go_on(wanted):
                 done = trip.resume(wanted.out, desk)
@@ -104,7 +104,7 @@ def check(
     """The pre-flight alone: what carries loss, leaks, stop tokens, three rehearsal steps. Nothing is kept."""
 
     def work() -> None:
-        read_recipe = importlib.import_module("weitiao.core.recipe").read_recipe
+        read_recipe = importlib.import_module("weitiao.core.recipe_file").read_recipe
         pipeline().check(read_recipe(recipe, tuple(overrides or ())), desk_of(), allow or ())
 
     run_verb(work)

@@ -37,6 +37,7 @@ from weitiao.data.processor import ChatProcessor
 from weitiao.data.template import read_template
 from weitiao.deploy.adapter import save_adapter
 from weitiao.evaluate.before_after import measure_now
+from weitiao.evaluate.drift import Drift
 from weitiao.evaluate.measure import measure
 from weitiao.evaluate.report import write_report
 from weitiao.model.bases import resolve_base
@@ -88,9 +89,10 @@ def take_the_trip(run: Run, recipe: Recipe, machines: Machines, desk: Desk, agai
     measure_now("before", model, objective, final, recipe.evaluate, run, desk)
 
     torch.manual_seed(recipe.seed)
+    score = scorer(model, objective, found.validation, recipe)  # while the model still is the base model
     if again:
         go_back(run, state, plan, desk)
-    score, tell_row = scorer(model, objective, found.validation, recipe), row_teller(found.made.rows, ready.tokens)
+    tell_row = row_teller(found.made.rows, ready.tokens)
     with listening() as stop, Progress(desk.console, plan.steps, state.step) as progress:
         run.listeners.append(progress)
         train_loop(model, objective, ready.loader.__getitem__, state, plan, run, score, machines, stop, tell_row)
@@ -270,7 +272,7 @@ def batch(
 ) -> tuple[Loader, Plan]:
     """The loader and the plan, every `auto` resolved and said."""
     rows, settings, objective = found.made.rows, recipe.train, found.objective
-    weights = tuple(source.weight for source in recipe.data)
+    weights, mixed = resolve.choose_weights(recipe, rows.source, rows.lengths)
     epoch_tokens = int(sum(weights[s] * n for s, n in zip(rows.source, rows.lengths)))
     facts = resolve.model_facts(model.model.config, rows.lengths, epoch_tokens)
     size = resolve.choose_batch(recipe, facts)
@@ -281,7 +283,7 @@ def batch(
     steps = resolve.choose_steps(recipe, loader.steps(settings.epochs))
     rate = resolve.choose_learning_rate(recipe, recipe.method)
     evaluate_every, save_every = resolve.choose_rhythm(recipe, steps.value, found.validation is not None)
-    desk.tell(run, size, micro, steps, rate, evaluate_every, save_every)
+    desk.tell(run, *mixed, size, micro, steps, rate, evaluate_every, save_every)
     identity = {
         "data": rows.fingerprint,
         "tokenizer and template": tokens.identity,
@@ -307,13 +309,15 @@ def go_back(run: Run, state: State, plan: Plan, desk: Desk) -> None:
 def scorer(
     model: TunableModel, objective: Objective, held_out: HeldOut | None, recipe: Recipe
 ) -> Callable[[], dict[str, Score]]:
-    """What `train` calls to validate: the loss, and the metric that decides what is best."""
+    """What `train` calls to validate: the loss, the metric that decides what is best, and the drift from the base."""
     wanted, wishes = tuple(dict.fromkeys(("loss", recipe.train.best))), recipe.evaluate
+    drift = None if model.heads else Drift(model)
 
     def score() -> dict[str, Score]:
+        far = {"drift": drift(model)} if drift else {}
         if held_out is None:
-            return {}
-        return measure(model, objective, held_out, wanted, wishes.limit, wishes.max_new_tokens).scores
+            return far
+        return measure(model, objective, held_out, wanted, wishes.limit, wishes.max_new_tokens).scores | far
 
     return score
 

@@ -11,7 +11,8 @@ from weitiao import pipeline
 from weitiao.core.desk import Desk
 from weitiao.core.errors import CheckError
 from weitiao.core.finding import Finding
-from weitiao.core.recipe import Recipe, make_recipe
+from weitiao.core.recipe import Recipe
+from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import names
 from weitiao.model.lowrank import LowRankLinear
 from weitiao.objective.sft import SFT

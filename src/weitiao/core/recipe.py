@@ -6,8 +6,6 @@ command line, in `weitiao explain` and in the JSON Schema that editors complete 
 
 import hashlib
 import json
-from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -22,7 +20,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, core_schema
 
 from weitiao.core.errors import RecipeError
@@ -204,6 +201,15 @@ class Evaluate(Settings):
         return wanted
 
 
+class Replay(Settings):
+    """General rows mixed in, so that less is forgotten."""
+
+    path: str
+    """Files of the same kind as the data."""
+    share: float = Field(default=0.15, gt=0, lt=1)
+    """Their share of all tokens; 0.1 to 0.2 is usual, others take 1 domain row to 5 to 10 general ones."""
+
+
 def _kind_of_validation(value: Any) -> str:
     """A number is a share; what else there is names a source."""
     try:
@@ -232,6 +238,8 @@ class Recipe(Settings):
     """Branch, tag or commit of a hub model; pin it and the run can be repeated."""
     data: Annotated[tuple[Source, ...], OneOrMore()]
     """What is learnt from: one or more sources."""
+    replay: Replay | None = None
+    """General rows mixed into the data, against forgetting."""
     validation: Annotated[Share | FromSource, Discriminator(_kind_of_validation)] = 0.05
     """Held out while training: a share (split by content, so that duplicates stay on one side), or a source."""
     max_bad_rows: float = Field(default=0.01, ge=0, le=1)
@@ -267,134 +275,12 @@ class Recipe(Settings):
         return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
 
     @property
+    def sources(self) -> tuple[Source, ...]:
+        """All that is learnt from: the data, and behind them what is replayed."""
+        return (*self.data, *([Source(path=self.replay.path)] if self.replay else []))
+
+    @property
     def fingerprint(self) -> str:
         """Twelve letters that change when anything but the place of the result changes."""
         plain = {key: x for key, x in self.model_dump(mode="json").items() if key != "out"}
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
-
-
-# -- YAML in ----------------------------------------------------------------------------------------------------------
-
-
-def read_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
-    """A recipe file and dotted overrides ("method.rank=32") as a Recipe.
-
-    Raises:
-        RecipeError: naming the file, the line, the key and the nearest known key.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise RecipeError(f"there is no recipe {path}. Recipes that ship with weitiao lie in recipes/.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        plain = yaml.safe_load(text)
-        lines = _lines(yaml.compose(text, Loader=yaml.SafeLoader))
-    except (yaml.YAMLError, UnicodeDecodeError) as trouble:
-        mark = getattr(trouble, "problem_mark", None)
-        at = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(trouble, "problem", None) or str(trouble)
-        raise RecipeError(f"{path}{at}: not readable as YAML: {problem}") from None
-    if not isinstance(plain, dict):
-        raise RecipeError(f"{path}: a recipe is a list of `key: value` lines; this file holds {type(plain).__name__}.")
-    typed = {_set(plain, override) for override in overrides}
-    return make_recipe(plain, str(path), lines, typed)
-
-
-def make_recipe(
-    plain: dict[str, Any], name: str = "recipe", lines: dict[tuple, int] | None = None, typed: Collection[tuple] = ()
-) -> Recipe:
-    """A Recipe from plain values, with errors in the reader's words.
-
-    Args:
-        name: of the file.
-        lines: where each key stands in it.
-        typed: keys that were given on the command line.
-    """
-    try:
-        return Recipe.model_validate(plain)
-    except ValidationError as trouble:
-        said = [_say(error, plain, lambda place: _where(place, name, lines or {}, typed)) for error in trouble.errors()]
-        raise RecipeError("\n".join(said)) from None
-    except RecipeError as trouble:
-        raise RecipeError(f"{name}: {trouble}") from None
-
-
-def _set(plain: dict[str, Any], override: str) -> tuple:
-    """Set one dotted key, and say which. `method: lora` becomes {name: lora} when a setting below it is given."""
-    dotted, equals, text = override.partition("=")
-    if not equals or not dotted:
-        raise RecipeError(f"an override is written key=value, for example method.rank=32; this one is {override!r}.")
-    keys, here = dotted.split("."), plain
-    for key in keys[:-1]:
-        if isinstance(here, list):
-            if not key.isdigit() or int(key) >= len(here):
-                raise RecipeError(f"the override {override!r}: there is no element {key}; there are {len(here)}, from 0.")
-            if isinstance(here[int(key)], str):
-                here[int(key)] = {"path": here[int(key)]}
-            here = here[int(key)]
-            continue
-        below = here.get(key, DEFAULT_PARTS.get(key))
-        if isinstance(below, str):
-            below = {"path": below} if key in ("data", "validation") else {"name": below}
-        here[key] = below if isinstance(below, (dict, list)) else {}
-        here = here[key]
-    try:
-        here[keys[-1]] = yaml.safe_load(text)
-    except (yaml.YAMLError, TypeError, IndexError):
-        raise RecipeError(f"the override {override!r} cannot be read.") from None
-    return tuple(int(key) if key.isdigit() else key for key in keys)
-
-
-def _lines(node: yaml.Node | None, at: tuple = ()) -> dict[tuple, int]:
-    """Where each key stands in the file: path of keys -> line, counted from 1."""
-    found: dict[tuple, int] = {}
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            found[(*at, key.value)] = key.start_mark.line + 1
-            found |= _lines(value, (*at, key.value))
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            found[(*at, i)] = value.start_mark.line + 1
-            found |= _lines(value, (*at, i))
-    return found
-
-
-def _where(place: list, name: str, lines: dict[tuple, int], typed: Collection[tuple]) -> str:
-    """Where a key was written: on the command line, or file and line (of the nearest key above that stands there)."""
-    above = [tuple(place[:n]) for n in range(len(place), 0, -1)]
-    if any(key in typed for key in above):
-        return "on the command line"
-    line = next((lines[key] for key in above if key in lines), None)
-    return f"{name}, line {line}" if line else name
-
-
-def _say(error: Any, plain: dict[str, Any], where_is: Callable[[list], str]) -> str:
-    """One pydantic complaint in plain words: file, line, key, what is wrong, what there is."""
-    place = [x for x in error["loc"] if not (isinstance(x, str) and ("[" in x or x in ("float", "int")))]
-    place = place[:1] + place[2:] if place[:1] == ["validation"] else place  # which of the two forms it is
-    if place[:2] == ["data", 0] and not isinstance(plain.get("data"), list):
-        place = ["data", *place[2:]]  # written as one mapping
-    inner = error.get("ctx", {}).get("key") if error["type"] == "part" else None
-    if inner:
-        place, error = [*place, inner], {**error, "input": error["ctx"]["given"]}
-    key, where = ".".join(str(x) for x in place), where_is(place)
-    if error["type"] == "extra_forbidden":
-        known = sorted(_fields_at(place[:-1], plain))
-        return f"{where}: unknown key {key!r}.{nearest(str(place[-1]), known)} Keys here are: {', '.join(known)}."
-    if error["type"] == "missing":
-        return f"{where}: {key} is missing. {_fields_at(place[:-1], plain)[place[-1]].description or ''}".rstrip()
-    words = error["msg"].removeprefix("Value error, ")
-    return f"{where}: {key}: {words}" + (
-        "" if "here are" in words or "ettings are" in words else f" (given: {error['input']!r})."
-    )
-
-
-def _fields_at(place: list, plain: dict[str, Any]) -> dict[str, FieldInfo]:
-    here, value = Recipe, plain
-    for key in place:
-        value = value.get(key, {}) if isinstance(value, dict) else value[key] if isinstance(value, list) else {}
-        if key in ("method", "objective", "optimizer") and isinstance(value, dict) and "name" in value:
-            here = find(key, value["name"])
-        elif isinstance(key, str):
-            here = {"data": Source, "validation": Source, "train": Train, "evaluate": Evaluate}.get(key, here)
-    return here.model_fields

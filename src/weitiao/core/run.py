@@ -26,7 +26,8 @@ from typing import Any
 
 from weitiao.core.errors import RunError
 from weitiao.core.machine import Choice, command
-from weitiao.core.recipe import Recipe, read_recipe
+from weitiao.core.recipe import Recipe
+from weitiao.core.recipe_file import read_recipe
 
 try:
     import fcntl

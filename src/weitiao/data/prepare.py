@@ -1,7 +1,7 @@
 """Sources -> encoded rows, and the words about them: which columns, which rows were bad, what carries loss."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from weitiao.core.desk import Desk
 from weitiao.core.example import BadRow, Sourced
@@ -72,10 +72,19 @@ def read_and_split(recipe: Recipe, run: Run, desk: Desk) -> tuple[list[Sourced],
         training, how = reading.examples, f"from {recipe.validation.path}"
     else:
         training, held, how = split(reading.examples, recipe.validation)
+    training = [*training, *replayed(recipe, run, desk)]
     desk.tell(run, Choice("validation", f"{len(held)} rows", how))
     if 0 < len(held) < FEW:
         desk.warn(f"only {len(held)} rows are held out: figures on them say little. Hold out more: validation=0.2")
     return training, held
+
+
+def replayed(recipe: Recipe, run: Run, desk: Desk) -> list[Sourced]:
+    """The general rows to mix in; none of them is held out."""
+    if recipe.replay is None:
+        return []
+    general = read((Source(path=recipe.replay.path),), recipe, run, desk).examples
+    return [replace(x, source=len(recipe.data)) for x in general]
 
 
 def held_out_sources(recipe: Recipe) -> Sequence[Source] | None:
@@ -113,7 +122,7 @@ def show_rows(made: Encoded, examples: int, recipe: Recipe, tokenizer: object, r
     put_aside = f"; {bad} bad rows put aside in {run.folder}/bad_rows.jsonl" if bad else ""
     changed = "".join(f"; {facts[key]} {key}" for key in ("cut", "dropped", "split") if facts[key])
     desk.console.print(f"[bold]{len(rows):,} rows[/], {share}{changed}{put_aside}", soft_wrap=True)
-    for number, source in enumerate(recipe.data):
+    for number, source in enumerate(recipe.sources):
         mine = [i for i in range(min(len(rows), 10_000)) if rows.source[i] == number]
         if mine:
             desk.console.print(f"one row of {source.path} (green is learnt):", style="dim")

@@ -34,6 +34,9 @@ def in_short(run: Run) -> str:
         best = min(held, key=lambda x: x["loss"])
         words += f"; on held-out rows {held[0]['loss']:.3f} -> {held[-1]['loss']:.3f}, least {best['loss']:.3f} at step "
         words += str(best["step"])
+    drifts = [x["scores"]["drift"] for x in run.journal("validation") if "drift" in x["scores"]]
+    if drifts:
+        words += f"; on neutral text {drifts[-1]['value']:.3f} nats a token from the base model"
     skipped, returned = len(list(run.journal("skipped"))), len(list(run.journal("returned")))
     return words + f"; {skipped} steps skipped, {returned} returns"
 

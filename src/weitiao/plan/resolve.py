@@ -75,6 +75,23 @@ def choose_micro(recipe: Recipe, facts: Facts, device: torch.device, dtype: torc
     return Choice("train.micro_tokens", chosen, f"half of {free / 1e9:.0f} GB free at about {each / 1e6:.1f} MB a token")
 
 
+def choose_weights(recipe: Recipe, source: Any, lengths: Any) -> tuple[tuple[float, ...], list[Choice]]:
+    """How often each source's rows are used an epoch; what is replayed makes up its share of all tokens.
+
+    Args:
+        source, lengths: of every row.
+    """
+    weights = tuple(x.weight for x in recipe.data)
+    if recipe.replay is None:
+        return weights, []
+    tokens = [int(lengths[source == number].sum()) for number in range(len(weights) + 1)]
+    share = recipe.replay.share
+    wanted = share / (1 - share) * sum(w * n for w, n in zip(weights, tokens))
+    times = wanted / max(tokens[-1], 1)
+    reason = f"{share:.0%} of all tokens; its {tokens[-1]:,} tokens are used {times:.2g} times an epoch"
+    return (*weights, times), [Choice("replay", recipe.replay.path, reason)]
+
+
 def choose_steps(recipe: Recipe, of_epochs: int) -> Choice:
     if recipe.train.steps is not None:
         return Choice("train.steps", recipe.train.steps, "asked for")

@@ -97,6 +97,7 @@ class Rescue:
         for key, value in scars.items():
             setattr(state, key, value)
         state.guard.returns, state.guard.healthy = returns, checkpoint.step_of(place)
+        self.machines.wait()  # until all have read it
         if self.machines.first:
             checkpoint.forget_after(place)
             checkpoint.save(place.parent, state, self.plan.identity, self.plan.settings.keep, self.pinned())

@@ -11,7 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from weitiao.core.errors import RecipeError
-from weitiao.core.recipe import Recipe, Source, make_recipe, read_recipe
+from weitiao.core.recipe import Recipe, Source
+from weitiao.core.recipe_file import make_recipe, read_recipe
 
 SHIPPED = sorted((Path(__file__).parents[3] / "recipes").rglob("*.yaml"))
 TEXT = """\

@@ -8,7 +8,8 @@ import pytest
 
 from weitiao.core.errors import RunError
 from weitiao.core.machine import Choice
-from weitiao.core.recipe import Recipe, make_recipe
+from weitiao.core.recipe import Recipe
+from weitiao.core.recipe_file import make_recipe
 from weitiao.core.run import Run, write_text
 
 

@@ -10,6 +10,7 @@ from weitiao.core.recipe import Train
 from weitiao.core.registry import find, names
 from weitiao.train.checkpoint import load_newest, save
 from weitiao.train.optimizers.lion import Lion
+from weitiao.train.optimizers.stable_adamw import StableAdamW
 from weitiao.train.plan import Plan, make_optimizer
 from weitiao.train.state import State
 
@@ -65,6 +66,38 @@ def test_lion_is_algorithm_2() -> None:
         by_hand = by_hand - rate * (torch.sign(b1 * momentum + (1 - b1) * gradient) + decay * by_hand)
         momentum = b2 * momentum + (1 - b2) * gradient
         torch.testing.assert_close(weight.detach(), by_hand, rtol=1e-6, atol=1e-7)
+
+
+def test_stable_adamw_is_algorithm_2() -> None:
+    rate, decay, (b1, b2), eps = 0.01, 0.1, (0.9, 0.99), 1e-6
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(7))
+    w, m, v = weight.detach().clone(), torch.zeros(7), torch.zeros(7)
+    optimizer = StableAdamW(betas=(b1, b2), epsilon=eps).make([{"params": [weight], "lr": rate, "weight_decay": decay}])
+    for t in range(1, 8):
+        gradient = torch.randn(7) * (50.0 if t == 6 else 1.0)
+        weight.grad = gradient.clone()
+        optimizer.step()
+        c1, c2 = b1 * (1 - b1 ** (t - 1)) / (1 - b1**t), b2 * (1 - b2 ** (t - 1)) / (1 - b2**t)
+        m, v = c1 * m + (1 - c1) * gradient, c2 * v + (1 - c2) * gradient**2
+        slowed = rate / max(1.0, float((gradient**2 / v.clamp(min=eps**2)).mean().sqrt()))
+        w = w * (1 - slowed * decay) - slowed * m / (v.sqrt() + eps)
+        torch.testing.assert_close(weight.detach(), w, rtol=1e-5, atol=1e-7)
+
+
+def test_stable_adamw_slows_down_where_adamw_would_not() -> None:
+    moved = {}
+    for name in ("adamw", "stable_adamw"):
+        weight = torch.nn.Parameter(torch.zeros(4))
+        optimizer = find("optimizer", name)(betas=(0.9, 0.99)).make(  # pyright: ignore[reportAttributeAccessIssue]
+            [{"params": [weight], "lr": 0.01, "weight_decay": 0.0}]
+        )
+        for i in range(101):
+            weight.grad = torch.full((4,), 100.0 if i == 100 else (1.0 if i % 2 else -1.0))
+            before = weight.detach().clone()
+            optimizer.step()
+        moved[name] = float((weight.detach() - before).norm())
+    assert moved["stable_adamw"] < 0.25 * moved["adamw"]
 
 
 def test_adamw_takes_a_first_step_as_long_as_the_rate() -> None:

@@ -1,0 +1,60 @@
+"""StableAdamW: AdamW whose rate falls where a tensor's gradient has outgrown its second moment, as before a loss spike.
+
+Wortsman et al. 2023, "Stable and low-precision training for large-scale vision-language models", arXiv 2304.13013,
+algorithm 2:
+
+    m, v as in Adam, their betas corrected for the first steps instead of m and v
+    RMS = sqrt(mean(g^2 / max(v, eps^2)))          one number a tensor: 1 when v knows what to expect
+    w -= rate / max(1, RMS) * (m / (sqrt(v) + eps) + decay * w)
+"""
+
+from collections.abc import Callable
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from weitiao.core.registry import Part
+
+
+class StableAdamW(Part):
+    """AdamW that slows down by itself where a gradient is far larger than expected."""
+
+    betas: tuple[float, float] = (0.9, 0.99)
+    """How slowly the averages of the gradient and of its square move."""
+    epsilon: float = Field(default=1e-6, gt=0)
+    """Added to the root of the squares' average."""
+
+    def make(self, groups: list[dict]) -> torch.optim.Optimizer:
+        """Parameter groups {params, lr, weight_decay} -> the optimizer."""
+        return StableAdamWOptimizer(groups, self.betas, self.epsilon)
+
+
+class StableAdamWOptimizer(torch.optim.Optimizer):
+    """torch has none of its own."""
+
+    def __init__(self, groups: list[dict], betas: tuple[float, float], epsilon: float) -> None:
+        super().__init__(groups, {"lr": 1e-3, "weight_decay": 0.0, "betas": betas, "eps": epsilon})
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Move every weight that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    state = self.state[p]
+                    if not state:
+                        state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+                    state["step"] += 1
+                    _move(p, p.grad, state, group)
+
+
+def _move(w: Tensor, g: Tensor, state: dict[str, Tensor], group: dict) -> None:
+    m, v, t = state["exp_avg"], state["exp_avg_sq"], float(state["step"])
+    b1, b2 = (b * (1 - b ** (t - 1)) / (1 - b**t) for b in group["betas"])  # nought at the first step
+    m.mul_(b1).add_(g, alpha=1 - b1)
+    v.mul_(b2).addcmul_(g, g, value=1 - b2)
+    rms = (g.square() / v.clamp(min=group["eps"] ** 2)).mean().sqrt()
+    rate = group["lr"] / max(1.0, float(rms))
+    w.mul_(1 - rate * group["weight_decay"])
+    w.addcdiv_(m, v.sqrt().add_(group["eps"]), value=-rate)
