@@ -66,14 +66,14 @@ def test_a_loss_that_is_not_the_loss_is_refused(plain_recipe: dict, monkeypatch:
 
 
 def test_a_frozen_weight_that_moves_is_refused(plain_recipe: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = torch.optim.AdamW.step
+    real = torch.optim.SGD.step
 
-    def step(self: torch.optim.AdamW, *words: object) -> object:
+    def step(self: torch.optim.SGD, *words: object) -> object:
         moved[0].base_layer.weight.data.add_(1e-3)  # pyright: ignore
         return real(self, *words)
 
     moved: list[LowRankLinear] = []
     made = LowRankLinear.__init__
     monkeypatch.setattr(LowRankLinear, "__init__", lambda self, *a, **k: (made(self, *a, **k), moved.append(self))[0])
-    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
     assert checked(plain_recipe)["frozen"].level == "error"

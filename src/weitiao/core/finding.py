@@ -27,6 +27,11 @@ def refuse(findings: Iterable[Finding], allowed: Collection[str]) -> None:
     Raises:
         CheckError: naming every error, and how to lift it.
     """
+    findings = list(findings)
+    unknown = sorted(set(allowed) - {x.name for x in findings})
+    if unknown:
+        known = ", ".join(sorted({x.name for x in findings}))
+        raise CheckError(f"--allow {unknown[0]}: nothing is checked under that name. There are: {known}.")
     wrong = [x for x in findings if x.level == "error" and x.name not in allowed]
     if wrong:
         said = "\n".join(f"{x.name}: {x.words}" for x in wrong)

@@ -129,7 +129,9 @@ class Run:
             return
         ends = ("interrupted", "finished", "stopped")
         kept = [x for x in self.journal() if x.get("position", 0) <= position and x["event"] not in ends]
-        self._put("journal.jsonl", "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in kept))
+        self.write_lines("journal.jsonl", kept)
+        if suspects := self.read_lines("suspects.jsonl"):
+            self.write_lines("suspects.jsonl", [x for x in suspects if x["position"] <= position])
 
     # -- records ------------------------------------------------------------------------------------------------------
 

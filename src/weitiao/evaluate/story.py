@@ -42,7 +42,7 @@ def in_short(run: Run) -> str:
 
 
 def _skipped(line: dict[str, Any], suspects: list[dict[str, Any]]) -> str:
-    rows = [x for x in suspects if x["row"] in line["rows"] and x["step"] == line["step"]]
+    rows = [x for x in suspects if x["position"] == line["position"]]
     worst = "; ".join(f"{x['where']} (loss {_short(x['row_loss'])})" for x in rows[:SHOWN])
     more = f" and {len(rows) - SHOWN} more in suspects.jsonl" if len(rows) > SHOWN else ""
     return f"skipped, nothing was touched: {line['reason']}. Its rows: {worst}{more}"

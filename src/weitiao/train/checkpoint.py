@@ -47,13 +47,26 @@ def save(folder: Path, state: State, identity: dict[str, str], keep: int, pinned
     except OSError:
         shutil.rmtree(temp, ignore_errors=True)
         raise
-    _remove(place)
+    replaced = place.with_name(f".{place.name}.replaced")
+    if place.exists():  # a run that went back, or was stopped at a skipped step, is at the same step again
+        os.rename(place, replaced)
     os.rename(temp, place)
     sync(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
     for old in newest_first(folder)[keep:]:
         if step_of(old) not in pinned:
             _remove(old)
     return place
+
+
+def _undo_half_replacing(folder: Path) -> None:
+    """A kill between the two renames of `save` leaves the old state under its hidden name."""
+    for replaced in folder.glob(".step-*.replaced"):
+        place = folder / replaced.name[1:].removesuffix(".replaced")
+        if place.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            os.rename(replaced, place)
 
 
 def _remove(place: Path) -> None:
@@ -88,6 +101,7 @@ def load_newest(folder: Path, state: State, identity: dict[str, str], say: Any) 
     Raises:
         RunError: there is no sound state, or it belongs to other data, template, tokenizer or batch shape.
     """
+    _undo_half_replacing(folder)
     for place in newest_first(folder):
         trouble = broken(place)
         if trouble:

@@ -8,8 +8,8 @@
 
 Medians are of the newest 32 accepted steps, spreads the median difference of neighbours (x 1.4826 / sqrt 2) in the
 newest 128: a falling loss widens neither, and one spike hides no other, as it would in a mean and a standard deviation.
-Losses alone never skip a step below
-twice the median, for hard domains are no faults. All of the guard's memory is here, and is saved in the State.
+Losses alone never skip a step below twice the median, for hard domains are no faults. All of the guard's memory is
+here, and is saved in the State.
 """
 
 import math

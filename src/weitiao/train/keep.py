@@ -48,7 +48,10 @@ def keep_weights(run: Run, model: TunableModel, state: State) -> None:
     folder.mkdir(exist_ok=True)
     odd = [name for name, weight in model.trainable().items() if not bool(weight.isfinite().all())]
     if odd:
-        raise WeitiaoError(f"{len(odd)} learnt weights are not finite, first {odd[0]}: they are not written as a result.")
+        raise WeitiaoError(
+            f"{len(odd)} learnt weights are not finite, first {odd[0]}: they are not written as a result. "
+            "Lower train.learning_rate, and leave train.guard on."
+        )
     tensors: dict[str, Any] = {**model.trainable(), **{f"buffer.{n}": b for n, b in model.buffers().items()}}
     temp = folder / "weights.tmp"
     try:

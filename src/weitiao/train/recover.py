@@ -74,7 +74,8 @@ class Rescue:
         figures = {"loss": _plain(taken.loss), "grad_norm": _plain(norm), "reason": verdict.reason}
         rows = self.machines.collect(self._suspects(window))
         if self.run.writes:
-            self.run.append_lines("suspects.jsonl", [{"step": state.step + 1, **figures, **row} for row in rows])
+            here = {"step": state.step + 1, "position": state.position}
+            self.run.append_lines("suspects.jsonl", [{**here, **figures, **row} for row in rows])
         names = [row["row"] for row in rows]
         self.run.note("skipped", step=state.step + 1, position=state.position, **figures, rows=names)
         if verdict.action == "back":

@@ -16,7 +16,7 @@ from weitiao.core.objective import Objective
 from weitiao.core.registry import find_module
 from weitiao.core.tunable import TunableModel
 from weitiao.train.distributed import Machines
-from weitiao.train.plan import Plan, make_optimizer
+from weitiao.train.plan import Plan
 from weitiao.train.state import State
 
 STEPS = 3
@@ -53,7 +53,8 @@ def _steps(
 ) -> Iterator[Finding]:
     tensors = {kind: {n: x.clone() for n, x in group.items()} for kind, group in state.tensors().items()}
     numbers, frozen = state.numbers(), _frozen(model)
-    optimizer, take = make_optimizer(model, plan), find_module("step", plan.step).take
+    take = find_module("step", plan.step).take
+    optimizer = torch.optim.SGD(model.trainable().values(), plan.learning_rate)  # no moments: less memory than training
     moved: set[str] = set()
     was = model.model.training
     model.model.train()
@@ -61,8 +62,6 @@ def _steps(
         for _ in range(STEPS):
             take(model, objective, [objective.explore(model, batch)], alone)
             moved |= {n for n, p in model.trainable().items() if p.grad is not None and bool(p.grad.any())}
-            for group in optimizer.param_groups:
-                group["lr"] = plan.learning_rate * group.get("rate", 1.0)
             optimizer.step()
             optimizer.zero_grad()
         changed = [name for name, before in frozen.items() if _sum(dict(model.model.named_parameters())[name]) != before]

@@ -116,3 +116,5 @@ def test_errors_refuse_and_are_lifted_by_name() -> None:
     with pytest.raises(CheckError, match="frozen: moved"):
         refuse(findings, ["loss"])
     refuse(findings, ["loss", "frozen"])
+    with pytest.raises(CheckError, match="--allow los: nothing is checked .* There are: frozen, length, loss"):
+        refuse(findings, ["los"])

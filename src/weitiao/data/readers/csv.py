@@ -37,7 +37,8 @@ def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
             header = [name.strip() for name in row]
             twice = sorted({name for name in header if header.count(name) > 1})
             if twice:
-                raise DataError(f"{path}, line {line}: the header names {', '.join(map(repr, twice))} more than once.")
+                words = f"the header names {', '.join(map(repr, twice))} more than once"
+                raise DataError(f"{path}, line {line}: {words}. Rename one of them.")
         elif len(row) != len(header):
             if row:
                 why = f"{len(row)} fields, the header has {len(header)}"

@@ -5,12 +5,13 @@ Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms", arXiv 2302.06
     w -= rate * (sign(b1 m + (1 - b1) g) + decay * w)      m = b2 m + (1 - b2) g
 """
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from weitiao.core.registry import Part
+from weitiao.train.each_weight import EachWeight
 
 
 class Lion(Part):
@@ -21,27 +22,11 @@ class Lion(Part):
 
     def make(self, groups: list[dict]) -> torch.optim.Optimizer:
         """Parameter groups {params, lr, weight_decay} -> the optimizer."""
-        return LionOptimizer(groups, betas=self.betas)
+        return EachWeight(groups, {"betas": self.betas}, _move)
 
 
-class LionOptimizer(torch.optim.Optimizer):
-    """torch has none of its own."""
-
-    def __init__(self, groups: list[dict], betas: tuple[float, float]) -> None:
-        super().__init__(groups, {"lr": 1e-4, "weight_decay": 0.0, "betas": betas})
-
-    @torch.no_grad()
-    def step(self, closure: Callable | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Move every weight that has a gradient."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    state = self.state[p]
-                    momentum = state.setdefault("exp_avg", torch.zeros_like(p))
-                    _move(p, p.grad, momentum, group["lr"], group["weight_decay"], *group["betas"])
-
-
-def _move(w: Tensor, g: Tensor, m: Tensor, rate: float, decay: float, b1: float, b2: float) -> None:
-    w.mul_(1 - rate * decay)
+def _move(w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    m, rate, (b1, b2) = state.setdefault("exp_avg", torch.zeros_like(w)), group["lr"], group["betas"]
+    w.mul_(1 - rate * group["weight_decay"])
     w.add_((m * b1).add_(g, alpha=1 - b1).sign_(), alpha=-rate)
     m.mul_(b2).add_(g, alpha=1 - b2)

@@ -8,13 +8,14 @@ algorithm 2:
     w -= rate / max(1, RMS) * (m / (sqrt(v) + eps) + decay * w)
 """
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from weitiao.core.registry import Part
+from weitiao.train.each_weight import EachWeight
 
 
 class StableAdamW(Part):
@@ -27,29 +28,13 @@ class StableAdamW(Part):
 
     def make(self, groups: list[dict]) -> torch.optim.Optimizer:
         """Parameter groups {params, lr, weight_decay} -> the optimizer."""
-        return StableAdamWOptimizer(groups, self.betas, self.epsilon)
+        return EachWeight(groups, {"betas": self.betas, "eps": self.epsilon}, _move)
 
 
-class StableAdamWOptimizer(torch.optim.Optimizer):
-    """torch has none of its own."""
-
-    def __init__(self, groups: list[dict], betas: tuple[float, float], epsilon: float) -> None:
-        super().__init__(groups, {"lr": 1e-3, "weight_decay": 0.0, "betas": betas, "eps": epsilon})
-
-    @torch.no_grad()
-    def step(self, closure: Callable | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Move every weight that has a gradient."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    state = self.state[p]
-                    if not state:
-                        state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
-                    state["step"] += 1
-                    _move(p, p.grad, state, group)
-
-
-def _move(w: Tensor, g: Tensor, state: dict[str, Tensor], group: dict) -> None:
+def _move(w: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+    if not state:
+        state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(w), exp_avg_sq=torch.zeros_like(w))
+    state["step"] += 1
     m, v, t = state["exp_avg"], state["exp_avg_sq"], float(state["step"])
     b1, b2 = (b * (1 - b ** (t - 1)) / (1 - b**t) for b in group["betas"])  # nought at the first step
     m.mul_(b1).add_(g, alpha=1 - b1)
