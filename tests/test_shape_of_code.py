@@ -10,7 +10,7 @@ from weitiao.core.registry import FOLDERS, find, find_module, folder_of, names
 ROOT = Path(__file__).parent.parent / "src" / "weitiao"
 FILES = sorted(ROOT.rglob("*.py"))
 STATIONS = ("plan", "data", "model", "objective", "train", "evaluate", "deploy")
-CLASSES = ("method", "objective", "optimizer", "metric")
+CLASSES = ("method", "objective", "optimizer", "clip", "metric")
 MAY = {
     "core": {"core"},
     **{station: {"core", station} for station in STATIONS},

@@ -30,7 +30,7 @@ from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.core.tunable import TunableModel
 from weitiao.data.encode import Encoded, Rows
-from weitiao.data.inspect import inspect
+from weitiao.data.inspect import inspect, unused_tokens
 from weitiao.data.loader import Loader
 from weitiao.data.prepare import Encoder, read, read_and_split, show_rows
 from weitiao.data.processor import ChatProcessor
@@ -46,9 +46,11 @@ from weitiao.plan import resolve
 from weitiao.train import checkpoint
 from weitiao.train.distributed import Machines
 from weitiao.train.loop import train as train_loop
+from weitiao.train.loss_scale import LossScale
 from weitiao.train.plan import Plan, make_optimizer
 from weitiao.train.progress import Progress
 from weitiao.train.rehearse import rehearse
+from weitiao.train.shrink import shrink_gradients
 from weitiao.train.state import State, load_weights
 from weitiao.train.stop import listening
 
@@ -175,13 +177,18 @@ def get_ready(run: Run, recipe: Recipe, machines: Machines, desk: Desk) -> Ready
     """Read, encode, load, attach, batch: everything up to step 1."""
     device, dtype = settle(recipe, run, desk)
     tokens = open_tokens(recipe.base, recipe.revision, recipe.template)
+    run.add_to_plan(template={"identity": tokens.identity, "text": tokens.tokenizer.chat_template})
     prepared = prepare(recipe, tokens, run, desk)
     before_model = psutil.Process().memory_info().rss
     torch.manual_seed(recipe.seed)
     model, choices = load(tokens, recipe.method, prepared.objective, dtype, device)
     desk.tell(run, *choices)
     loader, plan = batch(recipe, model, prepared, machines, tokens, run, desk)
-    return Ready(tokens, prepared, loader, plan, State(model, make_optimizer(model, plan)), before_model)
+    shrink_gradients(model.model, recipe.train.shrink)
+    state = State(model, make_optimizer(model, plan))
+    if dtype == torch.float16:
+        state.loss_scale = LossScale.starting_at(recipe.train.loss_scale)
+    return Ready(tokens, prepared, loader, plan, state, before_model)
 
 
 def pre_flight(ready: Ready, run: Run, machines: Machines, desk: Desk, allowed: Collection[str]) -> list[Finding]:
@@ -193,6 +200,9 @@ def pre_flight(ready: Ready, run: Run, machines: Machines, desk: Desk, allowed: 
     state, objective, loader = ready.state, ready.prepared.objective, ready.loader.__getitem__
     rehearsed = rehearse(state.model, objective, loader, state, ready.plan, machines)
     findings = [*ready.prepared.findings, *rehearsed]
+    if state.model.untied_embedding_is_trained:
+        rows, tokenizer = ready.prepared.made.rows, ready.tokens.tokenizer
+        findings.append(unused_tokens(rows, state.model.embedding.num_embeddings, tokenizer))
     run.write("check.json", [x.as_json() for x in findings])
     desk.show(findings)
     refuse(machines.collect(findings), allowed)
@@ -200,7 +210,9 @@ def pre_flight(ready: Ready, run: Run, machines: Machines, desk: Desk, allowed: 
 
 
 def settle(recipe: Recipe, run: Run, desk: Desk) -> tuple[torch.device, torch.dtype]:
-    """Device, precision, threads; and the environment, written down."""
+    """Device, precision, threads, exact kernels; and the environment, written down."""
+    if recipe.train.deterministic:
+        machine.be_deterministic()
     if recipe.train.threads != "auto":
         torch.set_num_threads(recipe.train.threads)
     dtype, reason = machine.precision(recipe.train.precision)
@@ -236,7 +248,7 @@ def prepare(recipe: Recipe, tokens: Tokens, run: Run, desk: Desk) -> Prepared:
     desk.tell(run, context, too_long)
     encoder = Encoder(objective, tokens.processor, tokens.identity, context.value, too_long.value, desk)
     made = encoder.encode(training)
-    show_rows(made, len(training), recipe, tokens.tokenizer, run, desk)
+    show_rows(made, len(training), recipe, tokens.processor, run, desk)
     validation = encoder.hold_out(held)
     asked = recipe.evaluate.data
     last = read((asked,), recipe, run, desk).examples if asked else []
@@ -297,9 +309,9 @@ def batch(
 
 
 def go_back(run: Run, state: State, plan: Plan, desk: Desk) -> None:
-    """Load the newest sound State; a run that was stopped before its first State begins anew."""
+    """Load the newest sound State; a run that was killed before its first State begins anew."""
     folder = run.folder / "states"
-    if any(run.journal("saved")):
+    if any(run.journal("saved")) or checkpoint.newest_first(folder):
         checkpoint.load_newest(folder, state, plan.identity, desk.warn)
     run.rewind(state.position)
     run.note("resumed", step=state.step, position=state.position)

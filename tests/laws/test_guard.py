@@ -33,9 +33,9 @@ def harm(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         module = find_module("step", "accumulate")
         real, calls = module.take, itertools.count(-REHEARSED)
 
-        def take(model: TunableModel, objective: Any, window: list[Batch], machines: Any) -> Any:
+        def take(model: TunableModel, objective: Any, window: list[Batch], *rest: Any) -> Any:
             call = next(calls)
-            taken = real(model, objective, before(call, model, window) if before else window, machines)
+            taken = real(model, objective, before(call, model, window) if before else window, *rest)
             if after:
                 after(call, model)
             return taken
@@ -78,6 +78,7 @@ def test_one_bad_gradient_element(quick, harm, monkeypatch, method: str, value: 
         return {f"{kind}:{name}": x.clone() for kind in ("weights", "optimizer") for name, x in tensors[kind].items()}
 
     def act(self: Rescue, *words: Any) -> None:
+        self.saver.finish()
         before, step = everything_now(self), self.state.step
         newest = sorted((self.run.folder / "states").glob("step-*"))[-1]
         saved = {f"weights:{n}": x for n, x in load_file(newest / "weights.safetensors").items()}

@@ -7,12 +7,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from weitiao.core.errors import RecipeError
-from weitiao.core.recipe import Evaluate, Recipe, Replay, Source, Train
+from weitiao.core.recipe import Evaluate, Recipe, Replay, Shrink, Source, Train
 from weitiao.core.registry import FOLDERS, Part, Settings, find, names, nearest
 
-SECTIONS: dict[str, type[Settings]] = {"": Recipe, "data": Source, "replay": Replay, "train": Train, "evaluate": Evaluate}
+SECTIONS: dict[str, type[Settings]] = {
+    "": Recipe,
+    "data": Source,
+    "replay": Replay,
+    "train": Train,
+    "train.shrink": Shrink,
+    "evaluate": Evaluate,
+}
 SECTIONS_HELP = {name: (section.__doc__ or "") for name, section in SECTIONS.items() if name}
-PARTS = ("method", "objective", "optimizer", "metric")
+PARTS = ("method", "objective", "optimizer", "clip", "metric")
 
 
 def explain(key: str = "") -> Table:

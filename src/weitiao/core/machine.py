@@ -44,7 +44,7 @@ def precision(wanted: str) -> tuple[torch.dtype, str]:
             "train.precision: fp16 on a CPU is about 100 times slower than bf16 (no CPU kernels). Use bf16, fp32 or auto."
         )
     if wanted == "fp16":
-        raise RecipeError("train.precision: fp16 needs a loss scale, which is not built yet. Use bf16, fp32 or auto.")
+        return torch.float16, "asked for"
     if wanted == "fp32":
         return torch.float32, "asked for"
     if wanted == "bf16":
@@ -52,11 +52,17 @@ def precision(wanted: str) -> tuple[torch.dtype, str]:
     if where == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, f"{torch.cuda.get_device_name()} computes in bf16"
-        return torch.float32, f"{torch.cuda.get_device_name()} has no bf16"
+        return torch.float16, f"{torch.cuda.get_device_name()} has no bf16; the loss is scaled"
     fast = cpu_bf16()
     if fast:
         return torch.bfloat16, f"this CPU has {fast}"
     return torch.float32, "this CPU has no bf16 instructions (AVX512-BF16 or AMX)"
+
+
+def be_deterministic() -> None:
+    """Only kernels that give the same bits each time; an operation that has none raises an error that names it."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
 
 
 def cpu_bf16() -> str:

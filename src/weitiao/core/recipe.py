@@ -28,7 +28,7 @@ from weitiao.core.objective import Objective
 from weitiao.core.registry import Part, Settings, find, names, nearest
 
 Auto = Literal["auto"]
-DEFAULT_PARTS = {"method": "lora", "objective": "sft", "optimizer": "adamw"}
+DEFAULT_PARTS = {"method": "lora", "objective": "sft", "optimizer": "adamw", "clip": "fixed"}
 
 
 class OneOf:
@@ -40,13 +40,14 @@ class OneOf:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(
             self.read,
-            serialization=core_schema.plain_serializer_function_ser_schema(lambda part: part.as_recipe()),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda part: part and part.as_recipe()),
         )
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict:
         return {"anyOf": [{"enum": list(names(self.kind))}, *(part_schema(self.kind, n) for n in names(self.kind))]}
 
-    def read(self, value: Any) -> Part:
+    def read(self, value: Any) -> Part | None:
+        """What is written -> the part."""
         if isinstance(value, Part):
             return value
         if isinstance(value, str):
@@ -66,6 +67,26 @@ class OneOf:
                 known = sorted(find(self.kind, name).model_fields)
                 words = f"{name} has no such setting.{nearest(key, known)} Its settings are: {', '.join(known)}"
             raise PydanticCustomError("part", "{words}", {"words": words, "key": key, "given": first["input"]}) from None
+
+
+class Clip(OneOf):
+    """A clip; a number alone is the longest gradient, null is none."""
+
+    def __init__(self) -> None:
+        super().__init__("clip")
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict:
+        parts = super().__get_pydantic_json_schema__(schema, handler)["anyOf"]
+        return {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "null"}, *parts]}
+
+    def read(self, value: Any) -> Part | None:
+        if value is None:
+            return None
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if value <= 0:
+                raise ValueError("the longest gradient is more than 0; null is no clip")
+            value = {"name": "fixed", "longest": value}
+        return super().read(value)
 
 
 def _default(kind: str) -> Any:
@@ -114,6 +135,17 @@ class OneOrMore:
         return {"anyOf": [several, several["items"]]}
 
 
+class Shrink(Settings):
+    """Smaller gradients where training breaks first."""
+
+    embedding: float = Field(default=1.0, gt=0, le=1)
+    """What the token embedding's gradient is multiplied by; GLM-130B took 0.1."""
+    layers: int = Field(default=0, ge=0)
+    """How many of the lowest layers get smaller gradients."""
+    layer: float = Field(default=0.1, gt=0, le=1)
+    """What theirs are multiplied by."""
+
+
 class Train(Settings):
     """How the weights are moved."""
 
@@ -135,12 +167,18 @@ class Train(Settings):
     """Share of the steps in which the rate rises from nought."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decay of matrices (not of biases and norms), decoupled where the optimizer can."""
-    clip: float | None = Field(default=1.0, gt=0)
-    """Longest gradient (L2); null: none."""
+    clip: Annotated[Part | None, Clip()] = Field(default_factory=lambda: _default("clip"))
+    """Longest gradient (L2), as a number; or a clip that learns what is usual (zclip, adagc); null: none."""
     optimizer: Annotated[Part, OneOf("optimizer")] = Field(default_factory=lambda: _default("optimizer"))
     """Who moves the weights."""
     precision: Literal["auto", "bf16", "fp32", "fp16"] = "auto"
     """What is computed in; trained weights and sums stay in fp32."""
+    loss_scale: float = Field(default=65536.0, ge=1)
+    """The loss is multiplied by this in fp16 at first; it halves when gradients overflow, and grows again."""
+    shrink: Shrink = Field(default_factory=Shrink)
+    """Smaller gradients for the embedding or the lowest layers, where a run is unstable."""
+    deterministic: bool = False
+    """Only kernels that give the same bits each time, on a GPU too (slower there; a CPU does so anyhow)."""
     evaluate_every: int | Auto = "auto"
     """Steps between validations; auto: ten a run; 0: only at the end."""
     save_every: int | Auto = "auto"

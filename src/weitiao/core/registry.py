@@ -19,6 +19,7 @@ FOLDERS = {
     "method": "weitiao.model.methods",
     "objective": "weitiao.objective",
     "optimizer": "weitiao.train.optimizers",
+    "clip": "weitiao.train.clips",
     "step": "weitiao.train.steps",
     "metric": "weitiao.evaluate.metrics",
 }

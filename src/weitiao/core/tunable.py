@@ -47,6 +47,18 @@ class TunableModel:
         heads = {f"head.{name}": p for name, p in self.heads.named_parameters()}
         return {**{name: here[name] for name in sorted(self.attachment.trainable)}, **heads}
 
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The token embedding."""
+        return self.model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
+
+    @property
+    def untied_embedding_is_trained(self) -> bool:
+        """Then only rows of tokens that occur get a gradient; a tied one gets some through the output head everywhere."""
+        weight = self.embedding.weight
+        head = getattr(self.model.get_output_embeddings(), "weight", None)  # pyright: ignore[reportCallIssue]
+        return weight is not head and any(weight is p for p in self.trainable().values())
+
     def buffers(self) -> dict[str, Tensor]:
         """What else is saved, by name."""
         here = dict(self.model.named_buffers())

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from weitiao.core.objective import Objective
 from weitiao.core.packages import home
 from weitiao.core.processor import Processor
 
-VERSION = 1  # raised when the same inputs would be encoded differently
+VERSION = 2  # raised when the same inputs would be encoded differently
 SCHEMA = pa.schema(
     [
         ("input_ids", pa.list_(pa.int32())),
@@ -63,6 +63,9 @@ class Encoded:
     cut: int = 0
     dropped: int = 0
     split: int = 0
+    lost: dict[int, tuple[int | None, list[int]]] = field(default_factory=dict)
+    """Of each source, the first row that lost something: its number (None where all was dropped), and the token ids that
+    are gone. To be drawn."""
 
 
 def encode(
@@ -97,7 +100,8 @@ def encode(
     if not len(rows) or not rows.supervised.sum():
         why = f" First complaint: {bad[0].where}: {bad[0].reason}" if bad else ""
         raise DataError(f"data: not a single token carries loss, so there is nothing to learn.{why}")
-    return Encoded(rows, bad, **facts)
+    lost = {int(source): (row, ids) for source, (row, ids) in facts.pop("lost").items()}
+    return Encoded(rows, bad, **facts, lost=lost)
 
 
 def fingerprint(examples: list[Sourced], objective: Objective, identity: str, context: int, too_long: str) -> str:
@@ -113,7 +117,7 @@ def _encode_all(
     examples: Iterable[Sourced], objective: Objective, processor: Processor, context: int, too_long: str
 ) -> tuple[list[dict], dict]:
     made: list[dict] = []
-    facts: dict[str, Any] = {"bad": [], "cut": 0, "dropped": 0, "split": 0}
+    facts: dict[str, Any] = {"bad": [], "cut": 0, "dropped": 0, "split": 0, "lost": {}}
     for item in examples:
         try:
             rows = objective.rows(item.example, processor)
@@ -121,7 +125,7 @@ def _encode_all(
             facts["bad"].append(_bad(item, str(trouble)))
             continue
         for row in rows:
-            for piece in _fit(row, context, too_long, item, facts):
+            for piece in _fit(row, context, too_long, item, facts, len(made)):
                 if any(label != IGNORE for label in piece["labels"]):
                     offset = item.where.offset
                     place = {"source": item.source, "file": item.where.file, "line": item.where.line, "offset": offset}
@@ -131,8 +135,9 @@ def _encode_all(
     return made, facts
 
 
-def _fit(row: Row, context: int, too_long: str, item: Sourced, facts: dict) -> Iterator[Row]:
-    length = len(row["input_ids"])
+def _fit(row: Row, context: int, too_long: str, item: Sourced, facts: dict, number: int) -> Iterator[Row]:
+    """The row, as much of it as the context takes; `number` is what it will be called."""
+    length, ids = len(row["input_ids"]), [int(x) for x in row["input_ids"]]
     if length <= context:
         yield row
     elif too_long == "refuse":
@@ -142,8 +147,10 @@ def _fit(row: Row, context: int, too_long: str, item: Sourced, facts: dict) -> I
         )
     elif too_long == "drop":
         facts["dropped"] += 1
+        facts["lost"].setdefault(item.source, (None, ids))
     elif too_long == "cut":
         facts["cut"] += 1
+        facts["lost"].setdefault(item.source, (number, ids[:-context]))
         yield {"input_ids": row["input_ids"][-context:], "labels": row["labels"][-context:]}
     else:
         facts["split"] += 1

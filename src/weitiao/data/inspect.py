@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from weitiao.core.batch import IGNORE
 from weitiao.core.example import Chat, Example, Sourced, content_hash, plain, words_of
 from weitiao.core.finding import Finding
@@ -16,6 +18,7 @@ LOOKED_AT = 5000  # rows
 COMPARED = 20_000  # training rows held against the validation rows
 PIECE, NEAR = 5, 0.8  # letters a piece; share of common pieces (Jaccard) from which texts are nearly the same
 LOPSIDED, MOST_ANSWERS = 0.9, 64
+NAMED = 5
 
 
 def inspect(
@@ -76,6 +79,20 @@ def _begin(rows: Rows, bos: int | None) -> Finding:
         where = rows.where(twice[0])
         return Finding("begin_token", "error", f"{len(twice)} of {many} rows begin with two BOS tokens, first {where}")
     return Finding("begin_token", "fine", f"no row begins with two BOS tokens ({many:,} looked at)")
+
+
+def unused_tokens(rows: Rows, size: int, tokenizer: Any) -> Finding:
+    """Which rows of a trained token embedding the data never touch: they get no gradient.
+
+    Args:
+        size: rows of the embedding.
+    """
+    seen = np.unique(np.concatenate([x.values.to_numpy() for x in rows.table["input_ids"].chunks]))
+    unused = sorted(set(range(min(size, len(tokenizer)))) - set(seen.tolist()))
+    special = [token for token in sorted(tokenizer.all_special_ids) if token in set(unused)]
+    named = ", ".join(tokenizer.convert_ids_to_tokens([*special, *unused][:NAMED]))
+    words = f"{len(unused):,} of {size:,} token rows occur nowhere in the data and get no gradient"
+    return Finding("token_rows", "fine", f"{words}: {named} ..." if unused else "the data use every token row")
 
 
 def _answers(answers: Sequence[str]) -> Iterator[Finding]:

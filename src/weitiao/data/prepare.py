@@ -14,7 +14,7 @@ from weitiao.data.encode import Encoded, encode
 from weitiao.data.loader import in_order
 from weitiao.data.processor import ChatProcessor
 from weitiao.data.read import Reading, TooManyBadRows, judge, read_sources, split
-from weitiao.data.show import draw_row, supervised_share
+from weitiao.data.show import draw, pieces_of, supervised_share
 
 FEW = 20  # held-out rows, below which a figure says little
 MEASURED_AT_ONCE = 2048  # tokens; no gradients are kept
@@ -111,19 +111,27 @@ def write_bad_rows(run: Run, bad: Sequence[BadRow]) -> None:
         run.write_lines("bad_rows.jsonl", old + [line for line in lines if line not in old])
 
 
-def show_rows(made: Encoded, examples: int, recipe: Recipe, tokenizer: object, run: Run, desk: Desk) -> None:
-    """What carries loss: counts, and one row a source drawn with learnt tokens green."""
+def show_rows(made: Encoded, examples: int, recipe: Recipe, processor: ChatProcessor, run: Run, desk: Desk) -> None:
+    """What carries loss: counts, and one row a source drawn; and where rows lost something, one that did."""
     write_bad_rows(run, made.bad)
     judge(made.bad, examples, recipe.max_bad_rows)
     rows, bad = made.rows, len(run.read_lines("bad_rows.jsonl"))
     share = supervised_share(int(rows.supervised.sum()), int(rows.lengths.sum()))
     facts = {"rows": len(rows), "loss": share, "cut": made.cut, "dropped": made.dropped, "split": made.split}
-    run.add_to_plan(data={**facts, "bad rows": bad, "fingerprint": rows.fingerprint})
     put_aside = f"; {bad} bad rows put aside in {run.folder}/bad_rows.jsonl" if bad else ""
     changed = "".join(f"; {facts[key]} {key}" for key in ("cut", "dropped", "split") if facts[key])
     desk.console.print(f"[bold]{len(rows):,} rows[/], {share}{changed}{put_aside}", soft_wrap=True)
+    drawn = []
     for number, source in enumerate(recipe.sources):
-        mine = [i for i in range(min(len(rows), 10_000)) if rows.source[i] == number]
-        if mine:
-            desk.console.print(f"one row of {source.path} (green is learnt):", style="dim")
-            desk.console.print(draw_row(rows[mine[0]], tokenizer))
+        mine = (rows.source == number).nonzero()[0]
+        if len(mine):
+            drawn.append((f"one row of {source.path} (green is learnt)", pieces_of(rows[int(mine[0])], processor)))
+        if number in made.lost:
+            row, ids = made.lost[number]
+            words = f"one row of {source.path} that was longer than the context (red is lost)"
+            drawn.append((words, pieces_of(None if row is None else rows[row], processor, ids)))
+    for words, pieces in drawn:
+        desk.console.print(f"{words}:", style="dim", soft_wrap=True)
+        desk.console.print(draw(pieces))
+    shown = [{"words": words, "pieces": pieces} for words, pieces in drawn]
+    run.add_to_plan(data={**facts, "bad rows": bad, "fingerprint": rows.fingerprint}, shown=shown)

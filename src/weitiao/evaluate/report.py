@@ -35,6 +35,7 @@ def write_report(run: Run) -> Path:
         samples=run.read_lines("samples.jsonl"),
         choices=plan.get("choices", {}),
         data=plan.get("data", {}),
+        shown=plan.get("shown", []),
         recipe=(run.folder / "recipe.yaml").read_text(encoding="utf-8"),
         environment=json.dumps(plan.get("environment", {}), indent=1),
         in_short=in_short(run),

@@ -1,14 +1,17 @@
 """States on disk: safetensors and JSON only, whole or not at all.
 
+snapshot  the state's tensors and numbers, copied, so that training can go on while they are written
 write    states/.step-40.tmp-<pid>/  every file, fsync, then MANIFEST.json with their sha256, fsync
 commit   rename to states/step-000040, fsync the folder; only then are older ones removed
 read     newest first; every file's sha256 is checked; a broken one is put aside with a word and the next is taken
 """
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +24,60 @@ from weitiao.core.packages import file_sha256
 from weitiao.train.state import State
 
 MANIFEST = "MANIFEST.json"
+SPARE, SPARE_BYTES = 1.2, 2**20  # of a state's size, and besides, that must be free before it is written
 FILES = ("weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
 
 
-def save(folder: Path, state: State, identity: dict[str, str], keep: int, pinned: Collection[int] = ()) -> Path:
-    """Commit one state and remove older ones but the newest `keep`.
+@dataclass(frozen=True)
+class Snapshot:
+    """A state at one step's end."""
+
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    """By file."""
+    numbers: dict[str, Any]
+
+    @property
+    def bytes(self) -> int:
+        return sum(x.nbytes for group in self.tensors.values() for x in group.values())
+
+
+def snapshot(state: State, identity: dict[str, str], copy: bool = True) -> Snapshot:
+    """The state as it is now.
 
     Args:
         identity: what a resumed run must have in common with this one (data, tokenizer, template ...).
+        copy: into memory of its own, so that training can go on; else only until the next step.
+    """
+    tensors = state.tensors()
+    if copy:
+        tensors = {kind: {n: x.to("cpu", copy=True) for n, x in group.items()} for kind, group in tensors.items()}
+    return Snapshot(state.step, tensors, {**state.numbers(), "identity": identity})
+
+
+def size(state: State) -> int:
+    """Bytes of a state's tensors."""
+    return sum(x.nbytes for group in state.tensors().values() for x in group.values())
+
+
+def commit(folder: Path, made: Snapshot, keep: int, pinned: Collection[int] = ()) -> Path:
+    """Write one state and remove older ones but the newest `keep`.
+
+    Args:
         pinned: steps whose states stay, however old.
 
     Raises:
         OSError: the disk is full or broken; nothing half-written is left, older states are as before.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    place, temp = folder / f"step-{state.step:06d}", folder / f".step-{state.step}.tmp-{os.getpid()}"
+    place, temp = folder / f"step-{made.step:06d}", folder / f".step-{made.step}.tmp-{os.getpid()}"
     shutil.rmtree(temp, ignore_errors=True)
+    _make_room(folder, made, pinned)
     try:
         temp.mkdir()
-        for name, tensors in state.tensors().items():
+        for name, tensors in made.tensors.items():
             write_tensors(temp / f"{name}.safetensors", tensors)
-        _write(temp / "state.json", {**state.numbers(), "identity": identity})
+        _write(temp / "state.json", made.numbers)
         _write(temp / MANIFEST, {name: file_sha256(temp / name) for name in FILES})
         sync(temp)
     except OSError:
@@ -59,8 +95,31 @@ def save(folder: Path, state: State, identity: dict[str, str], keep: int, pinned
     return place
 
 
+def _make_room(folder: Path, made: Snapshot, pinned: Collection[int]) -> None:
+    """Before anything is written: where the disk is nearly full, older states go first, but for the newest and the pinned.
+
+    Raises:
+        OSError: there is still not enough.
+    """
+    needed = int(SPARE * made.bytes) + SPARE_BYTES
+    for old in reversed(newest_first(folder)[1:]):
+        if shutil.disk_usage(folder).free >= needed:
+            return
+        if step_of(old) not in pinned:
+            _remove(old)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"a state needs {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free", str(folder))
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what killed processes left half written or half removed."""
+    for left in (*folder.glob(".step-*.tmp-*"), *folder.glob(".step-*.trash-*")):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def _undo_half_replacing(folder: Path) -> None:
-    """A kill between the two renames of `save` leaves the old state under its hidden name."""
+    """A kill between the two renames of `commit` leaves the old state under its hidden name."""
     for replaced in folder.glob(".step-*.replaced"):
         place = folder / replaced.name[1:].removesuffix(".replaced")
         if place.exists():
@@ -102,6 +161,7 @@ def load_newest(folder: Path, state: State, identity: dict[str, str], say: Any) 
         RunError: there is no sound state, or it belongs to other data, template, tokenizer or batch shape.
     """
     _undo_half_replacing(folder)
+    _tidy(folder)
     for place in newest_first(folder):
         trouble = broken(place)
         if trouble:
@@ -118,7 +178,11 @@ def load_newest(folder: Path, state: State, identity: dict[str, str], say: Any) 
         ]
         if changed:
             raise RunError(f"this run cannot go on, for something it depends on has changed: {'; '.join(changed)}.")
-        load(place, state)
+        try:
+            load(place, state)
+        except KeyError as lacking:
+            why = f"{lacking.args[0]}; it may have been written by another version of weitiao"
+            raise RunError(f"{place} does not fit this run: {why}.") from None
         return place
     raise RunError(
         f"{folder} holds no sound state to go on from. Train anew with --replace (the old run is kept aside), "

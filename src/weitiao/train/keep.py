@@ -1,7 +1,7 @@
-"""What is kept while a run goes on: the best weights so far, and the states to go on from."""
+"""What is kept as a run's result: the weights that validated best so far."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,6 @@ from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.core.tunable import TunableModel
 from weitiao.train import checkpoint
-from weitiao.train.distributed import Machines
-from weitiao.train.plan import Plan
 from weitiao.train.state import State
 
 
@@ -61,16 +59,3 @@ def keep_weights(run: Run, model: TunableModel, state: State) -> None:
         raise WeitiaoError(f"the result cannot be written to {folder}: {trouble}. Make room and --resume.") from None
     temp.replace(folder / "weights.safetensors")
     run.write("trained/step.json", {"step": state.step})
-
-
-def save_or_say(run: Run, state: State, plan: Plan, machines: Machines, pinned: Collection[int] = ()) -> None:
-    """Commit a state; a full disk is said loudly and the run goes on, older states intact."""
-    if machines.first:
-        started, here = time.perf_counter(), {"step": state.step, "position": state.position}
-        try:
-            place = checkpoint.save(run.folder / "states", state, plan.identity, plan.settings.keep, pinned)
-            run.note("saved", **here, place=place.name, seconds=round(time.perf_counter() - started, 3))
-        except OSError as trouble:
-            words = f"step {state.step} could not be saved ({trouble}); older states are intact and the run goes on"
-            run.note("save_failed", **here, words=words)
-    machines.wait()

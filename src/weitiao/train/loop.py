@@ -3,9 +3,10 @@
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from weitiao.core.batch import Batch
 from weitiao.core.errors import Interrupted
@@ -16,9 +17,10 @@ from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.core.tunable import TunableModel
 from weitiao.train.distributed import Machines
-from weitiao.train.keep import save_or_say, validate
+from weitiao.train.keep import validate
 from weitiao.train.plan import Plan
 from weitiao.train.recover import Rescue
+from weitiao.train.saver import Saver
 from weitiao.train.state import State
 from weitiao.train.step import Taken
 from weitiao.train.stop import Stop
@@ -47,39 +49,37 @@ def train(
         Interrupted: a signal came; the state is saved.
         WeitiaoError: the guard sees no way on; the last healthy state is the result.
     """
-    settings, weights = plan.settings, list(model.trainable().values())
+    settings, trained = plan.settings, list(model.trainable().values())
     take, patience = find_module("step", plan.step).take, settings.patience or math.inf
-    rescue = Rescue(model, objective, loader, state, plan, run, machines, tell_row)
-    if plan.guarded and state.position == 0:
-        save_or_say(run, state, plan, machines, rescue.pinned())  # the base model is the first healthy state
-    model.model.train()
-    while state.step < plan.steps and state.stale < patience:
-        started = time.perf_counter()
-        window = [objective.explore(model, batch.to(model.device)) for batch in loader(state.position)]
-        taken = take(model, objective, window, machines)
-        norm = torch.nn.utils.get_total_norm([x.grad for x in weights if x.grad is not None])
-        verdict = rescue.judge(taken, float(norm))
-        if sound := verdict.action == "take":
-            torch.nn.utils.clip_grads_with_norm_(weights, settings.clip or math.inf, norm)
-            rate = _move(model, state, plan)
-            _note(run, state, taken, float(norm), rate, time.perf_counter() - started)
-        else:
-            state.optimizer.zero_grad()
-            state.position += 1
-            rescue.act(verdict, taken, float(norm), window)
-            model.model.train()
+    with Saver(run, state, plan, machines) as saver:
+        rescue = Rescue(model, objective, loader, state, plan, run, machines, saver, tell_row)
+        if plan.guarded and state.position == 0:
+            saver.save()  # the base model is the first healthy state
+        model.model.train()
+        while state.step < plan.steps and state.stale < patience:
+            started = time.perf_counter()
+            window = [objective.explore(model, batch.to(model.device)) for batch in loader(state.position)]
+            taken, norm = state.loss_scale.take(partial(take, model, objective, window, machines), trained)
+            verdict = rescue.judge(taken, float(norm))
+            if sound := verdict.action == "take":
+                rate = _move(model, state, plan, norm)
+                _note(run, state, taken, float(norm), rate, time.perf_counter() - started)
+            else:
+                state.optimizer.zero_grad()
+                state.position += 1
+                rescue.act(verdict, taken, float(norm), window)
 
-        last = state.step == plan.steps
-        if sound and (last or (plan.evaluate_every and state.step % plan.evaluate_every == 0)):
-            validate(model, state, settings, run, score)
-            model.model.train()
-        asked, last = machines.any(bool(stop.asked)), last or state.stale >= patience
-        if asked or last or (sound and plan.save_every and state.step % plan.save_every == 0):
-            save_or_say(run, state, plan, machines, rescue.pinned())
-        if asked and not last:
-            run.note("interrupted", step=state.step, position=state.position)
-            words = f"stopped at step {state.step}; go on with: {command()} train --resume {run.folder}"
-            raise Interrupted(words, stop.asked)
+            last = state.step == plan.steps
+            if sound and (last or (plan.evaluate_every and state.step % plan.evaluate_every == 0)):
+                validate(model, state, settings, run, score)
+            model.model.train()  # measuring, and a look at suspect rows, leave it in evaluation mode
+            asked, last = machines.any(bool(stop.asked)), last or state.stale >= patience
+            if asked or last or (sound and plan.save_every and state.step % plan.save_every == 0):
+                saver.save()
+            saver.notice()
+            if asked and not last:
+                saver.finish()
+                raise _interrupted(run, state, stop)
     if state.step < plan.steps:
         run.note("early_stop", step=state.step, position=state.position, best_step=state.best_step)
     model.model.eval()
@@ -92,8 +92,16 @@ def _note(run: Run, state: State, taken: Taken, norm: float, rate: float, second
     run.note("step", step=state.step, position=state.position, **facts, **counts)
 
 
-def _move(model: TunableModel, state: State, plan: Plan) -> float:
-    """One optimizer step with the gradients that are there; gives back its learning rate."""
+def _interrupted(run: Run, state: State, stop: Stop) -> Interrupted:
+    run.note("interrupted", step=state.step, position=state.position)
+    words = f"stopped at step {state.step}; go on with: {command()} train --resume {run.folder}"
+    return Interrupted(words, stop.asked)
+
+
+def _move(model: TunableModel, state: State, plan: Plan, norm: Tensor) -> float:
+    """Clip, and take one optimizer step with the gradients that are there; gives back its learning rate."""
+    if plan.settings.clip is not None:
+        plan.settings.clip.clip(model.trainable(), norm, state.clip)  # pyright: ignore[reportAttributeAccessIssue]
     rate = state.rate * plan.rate_at(state.step)
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group.get("rate", 1.0)

@@ -10,7 +10,6 @@ lowered rate, the count of returns, and the best result so far.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from weitiao.train.distributed import Machines
 from weitiao.train.guard import RETURNS, Verdict
 from weitiao.train.keep import keep_weights
 from weitiao.train.plan import Plan
+from weitiao.train.saver import Saver
 from weitiao.train.state import State
 from weitiao.train.step import Taken
 
@@ -43,6 +43,7 @@ class Rescue:
     plan: Plan
     run: Run
     machines: Machines
+    saver: Saver
     tell_row: Callable[[int], dict[str, Any]]
     """A row's number -> where it stands, and its text."""
 
@@ -84,7 +85,9 @@ class Rescue:
     def go_back(self, reason: str) -> None:
         """Become the newest healthy state, behind the bad stretch of the data."""
         state, run = self.state, self.run
-        left, place = state.step, next((x for x in self._healthy() if not checkpoint.broken(x)), None)
+        self.saver.finish()
+        self.machines.wait()  # until the first machine has written all
+        left, place = state.step, next((x for x in self.saver.healthy() if not checkpoint.broken(x)), None)
         returns = [*state.guard.returns, state.position]
         if len(returns) > RETURNS or place is None:
             why = f"{reason}; it would be return number {len(returns)}" if place else f"{reason}; no state is healthy"
@@ -101,20 +104,9 @@ class Rescue:
         self.machines.wait()  # until all have read it
         if self.machines.first:
             checkpoint.forget_after(place)
-            checkpoint.save(place.parent, state, self.plan.identity, self.plan.settings.keep, self.pinned())
-        self.machines.wait()
+            self.saver.save()
         facts = {"from_step": left, "step": state.step, "rate": state.rate, "reason": reason}
         run.note("returned", position=state.position, **facts)
-
-    def pinned(self) -> set[int]:
-        """Steps whose states are never removed: the best, and the newest healthy one."""
-        healthy = self._healthy()[:1]
-        return {self.state.best_step} | {checkpoint.step_of(place) for place in healthy}
-
-    def _healthy(self) -> list[Path]:
-        """States that were proven, the newest first."""
-        states = checkpoint.newest_first(self.run.folder / "states")
-        return [place for place in states if checkpoint.step_of(place) <= self.state.guard.healthy]
 
     def _ask_again(self) -> float:
         """What the newest accepted window's loss is now."""

@@ -5,6 +5,7 @@ their neighbours when packed, a reported loss that is not the loss.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,7 +61,8 @@ def _steps(
     model.model.train()
     try:
         for _ in range(STEPS):
-            take(model, objective, [objective.explore(model, batch)], alone)
+            window = [objective.explore(model, batch)]
+            state.loss_scale.take(partial(take, model, objective, window, alone), model.trainable().values())
             moved |= {n for n, p in model.trainable().items() if p.grad is not None and bool(p.grad.any())}
             optimizer.step()
             optimizer.zero_grad()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from weitiao.core.tunable import TunableModel
 from weitiao.train.guard import Guard
+from weitiao.train.loss_scale import LossScale
 
 
 @dataclass
@@ -29,6 +30,9 @@ class State:
     stale: int = 0
     """Validations since then."""
     guard: Guard = field(default_factory=Guard)
+    loss_scale: LossScale = field(default_factory=LossScale)
+    clip: dict[str, float] = field(default_factory=dict)
+    """What the clip remembers."""
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """By file: weights, optimizer, random."""
@@ -44,7 +48,9 @@ class State:
         keys = ("step", "position", "rate", "best", "best_step", "stale")
         version, internal, gauss = random.getstate()
         here = {key: getattr(self, key) for key in keys}
-        return {**here, "python_random": [version, list(internal), gauss], "guard": asdict(self.guard)}
+        random_state = [version, list(internal), gauss]
+        memories = {"guard": asdict(self.guard), "loss_scale": asdict(self.loss_scale), "clip": dict(self.clip)}
+        return {**here, "python_random": random_state, **memories}
 
     def load(self, tensors: dict[str, dict[str, Tensor]], numbers: dict[str, Any]) -> None:
         """Become what was saved.
@@ -61,7 +67,8 @@ class State:
         random.setstate((version, tuple(internal), gauss))
         for key in ("step", "position", "rate", "best", "best_step", "stale"):
             setattr(self, key, numbers[key])
-        self.guard = Guard(**numbers["guard"])
+        self.guard, self.loss_scale = Guard(**numbers["guard"]), LossScale(**numbers["loss_scale"])
+        self.clip = dict(numbers["clip"])
 
     def _names(self) -> dict[int, str]:
         return {id(p): name for name, p in self.model.trainable().items()}

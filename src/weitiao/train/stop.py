@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM ask politely: the step is finished, everything is saved. A second one stops at once."""
+"""Ctrl-C, SIGTERM and SIGUSR1 (Slurm's warning) ask politely: the step is finished, everything is saved. A second one
+stops at once."""
 
 import signal
 import threading
@@ -30,7 +31,8 @@ def listening() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.asked = INTERRUPTED if number == signal.SIGINT else TERMINATED
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    asking = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    before = {number: signal.signal(number, note) for number in asking}
     try:
         yield stop
     finally:

@@ -118,3 +118,13 @@ def test_errors_refuse_and_are_lifted_by_name() -> None:
     refuse(findings, ["loss", "frozen"])
     with pytest.raises(CheckError, match="--allow los: nothing is checked .* There are: frozen, length, loss"):
         refuse(findings, ["los"])
+
+
+def test_token_rows_that_no_data_touch_are_named(quick: Any, tmp_path: Path) -> None:
+    """The tiny Llama's embedding is untied: with method full, most of its rows get no gradient."""
+    checked = quick(method="full", train={"steps": 1}).read("check.json")
+    (words,) = [x["words"] for x in checked if x["name"] == "token_rows"]
+    assert words.startswith("2") and "of 320 token rows occur nowhere in the data and get no gradient" in words
+    assert "gradient: <|endoftext|>, " in words
+    lora = quick(train={"steps": 1}, out=str(tmp_path / "lora")).read("check.json")
+    assert not [x for x in lora if x["name"] == "token_rows"]

@@ -11,7 +11,7 @@ import torch
 
 from weitiao.core.errors import RunError
 from weitiao.train import checkpoint
-from weitiao.train.checkpoint import FILES, MANIFEST, broken, load_newest, newest_first, save
+from weitiao.train.checkpoint import FILES, MANIFEST, broken, commit, load_newest, newest_first, snapshot
 from weitiao.train.state import State
 
 SAME = {"data": "abc", "method": "lora"}
@@ -24,6 +24,10 @@ def state(open_tunable: Any) -> State:
     made = State(model, torch.optim.AdamW(model.trainable().values(), lr=1e-2))
     go_on(made)
     return made
+
+
+def save(folder: Path, state: State, identity: dict[str, str], keep: int) -> Path:
+    return commit(folder, snapshot(state, identity), keep)
 
 
 def go_on(state: State, steps: int = 1) -> None:
@@ -101,6 +105,31 @@ def test_any_harm_is_noticed_and_the_older_state_is_taken(
     assert len(words) == 1 and words[0].startswith("step-000002 is damaged (")
     assert "put aside as broken-step-000002, and the next older one is tried" in words[0]
     assert (tmp_path / "broken-step-000002").is_dir() and newest_first(tmp_path) == [place]
+
+
+def test_what_was_saved_is_what_was_then(tmp_path: Path, state: State) -> None:
+    """A snapshot does not follow the training that goes on."""
+    made, then = snapshot(state, SAME), weights(state)
+    go_on(state)
+    commit(tmp_path, made, keep=2)
+    load_newest(tmp_path, state, SAME, print)
+    assert equal(weights(state), then) and state.step == made.step
+
+
+def test_a_nearly_full_disk_costs_old_states_first(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(4):
+        save(tmp_path, state, SAME, keep=9)
+        go_on(state)
+    usage = shutil.disk_usage(tmp_path)
+    free = lambda folder: usage._replace(free=10**9 if len(newest_first(tmp_path)) <= 3 else 1000)  # noqa: E731
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", free)
+    commit(tmp_path, snapshot(state, SAME), 9, pinned={1})
+    assert [p.name for p in newest_first(tmp_path)] == ["step-000005", "step-000004", "step-000003", "step-000001"]
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
+    go_on(state)
+    with pytest.raises(OSError, match="a state needs .* MB, 0.0 MB are free"):
+        commit(tmp_path, snapshot(state, SAME), 9, pinned={1, 3})
+    assert [p.name for p in newest_first(tmp_path)] == ["step-000005", "step-000003", "step-000001"]
 
 
 def test_no_sound_state_is_said(tmp_path: Path, state: State) -> None:
@@ -188,5 +217,5 @@ def test_weights_of_another_shape_of_run_are_refused(tmp_path: Path, state: Stat
     save(tmp_path, state, SAME, keep=2)
     other = open_tunable({"name": "lora", "rank": 2, "target_modules": ["v_proj"]})
     another = State(other, torch.optim.AdamW(other.trainable().values()))
-    with pytest.raises(KeyError, match="saved weights and model differ in 12 names"):
+    with pytest.raises(RunError, match="does not fit this run: saved weights and model differ in 12 names"):
         load_newest(tmp_path, another, SAME, print)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from weitiao.core.recipe import Train
 from weitiao.core.registry import find, names
-from weitiao.train.checkpoint import load_newest, save
+from weitiao.train.checkpoint import commit, load_newest, snapshot
 from weitiao.train.optimizers.lion import Lion
 from weitiao.train.optimizers.stable_adamw import StableAdamW
 from weitiao.train.plan import Plan, make_optimizer
@@ -131,7 +131,7 @@ def test_its_memory_survives_saving(name: str, open_tunable: Any, tmp_path: Any)
         return [p.detach().clone() for p in model.trainable().values()]
 
     walk(3)
-    save(tmp_path, state, {}, keep=1)
+    commit(tmp_path, snapshot(state, {}), keep=1)
     wanted = walk(3)
     state.optimizer = make_optimizer(model, plan)
     load_newest(tmp_path, state, {}, print)

@@ -15,8 +15,8 @@ from weitiao.train.distributed import Machines
 from weitiao.train.step import Taken
 
 
-def take(model: TunableModel, objective: Objective, window: list[Batch], machines: Machines) -> Taken:
-    """Leave the gradient of the window's mean loss in every trainable parameter.
+def take(model: TunableModel, objective: Objective, window: list[Batch], machines: Machines, scale: float = 1.0) -> Taken:
+    """Leave the gradient of the window's mean loss, times `scale`, in every trainable parameter.
 
     Returns:
         The window's loss and what was counted, over all machines.
@@ -31,12 +31,13 @@ def take(model: TunableModel, objective: Objective, window: list[Batch], machine
     for batch in window:
         loss = objective.loss(model, batch)
         if any(counts[task] for task in loss.totals):
-            sum(total / counts[task] for task, total in loss.totals.items() if counts[task]).backward()  # pyright: ignore
+            mean = sum(total / counts[task] for task, total in loss.totals.items() if counts[task])
+            (mean * scale if scale != 1.0 else mean).backward()  # pyright: ignore
         for task, total in loss.totals.items():
             sums[task] = sums.get(task, 0.0) + float(total.detach())
         notes = loss.notes
     if model.attachment.penalty is not None:
-        (model.attachment.penalty() / machines.world).backward()
+        (model.attachment.penalty() * (scale / machines.world)).backward()
     machines.add_gradients(model.trainable().values())
     sums = machines.add(sums)
     tokens = machines.add({"tokens": float(sum(batch.tokens for batch in window))})["tokens"]

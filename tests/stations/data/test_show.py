@@ -1,0 +1,62 @@
+"""What carries loss, drawn: which words are learnt, which only read, which are lost."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import make_tokenizer
+from weitiao.core.example import Chat, Turn
+from weitiao.core.registry import find
+from weitiao.data.processor import ChatProcessor
+from weitiao.data.show import LONGEST, draw, pieces_of
+
+
+@pytest.fixture
+def processor() -> ChatProcessor:
+    return ChatProcessor.make(make_tokenizer())
+
+
+def row_of(processor: ChatProcessor, *words: str) -> Any:
+    turns = tuple(Turn("user" if i % 2 == 0 else "assistant", x) for i, x in enumerate(words))
+    (row,) = find("objective", "sft")().rows(Chat(turns), processor)  # pyright: ignore
+    return row
+
+
+def test_learnt_and_read(processor: ChatProcessor) -> None:
+    pieces = pieces_of(row_of(processor, "你好 fox", "世界 paris", "again", "seven"), processor)
+    assert pieces == [
+        ("read", "<|im_start|>user\n你好 fox<|im_end|>\n<|im_start|>assistant\n"),
+        ("learnt", "世界 paris<|im_end|>"),
+        ("read", "\n<|im_start|>user\nagain<|im_end|>\n<|im_start|>assistant\n"),
+        ("learnt", "seven<|im_end|>"),
+    ]
+    drawn = draw(pieces)
+    assert drawn.plain.count("⏎\n") == 7 and "�" not in drawn.plain
+    styles = {str(span.style): drawn.plain[span.start : span.end] for span in drawn.spans}
+    assert styles["bold green"] == "seven<|im_end|>"
+
+
+def test_what_was_lost_stands_first(processor: ChatProcessor) -> None:
+    row = row_of(processor, "what time is it", "paris")
+    ids = processor.text("the wizards ask")
+    assert pieces_of(row, processor, ids)[0] == ("lost", "the wizards ask")
+    assert pieces_of(None, processor, ids) == [("lost", "the wizards ask")]
+
+
+def test_a_long_row_is_drawn_from_its_end(processor: ChatProcessor) -> None:
+    pieces = pieces_of(row_of(processor, "fox " * 400, "dog " * 20), processor)
+    assert sum(len(text) for _, text in pieces) <= LONGEST + 4 and pieces[0][1].startswith("… ")
+    assert pieces[-1] == ("learnt", ("dog " * 20).strip() + "<|im_end|>") or pieces[-1][1].endswith("<|im_end|>")
+
+
+@pytest.mark.parametrize("too_long", ["cut", "drop"])
+def test_in_a_run_and_its_report(quick: Any, chat_file: Path, too_long: str) -> None:
+    run = quick(context=40, too_long=too_long, train={"steps": 1})
+    shown = run.read("plan.json")["shown"]
+    assert len(shown) == 2 and "longer than the context" in shown[1]["words"]
+    kinds = [kind for kind, _ in shown[1]["pieces"]]
+    assert kinds[0] == "lost" and ("learnt" in kinds) == (too_long == "cut")
+    page = (run.folder / "report.html").read_text()
+    assert '<span class="learnt">' in page and '<span class="lost">' in page
+    assert run.read("plan.json")["template"]["text"].startswith("{% for m in messages %}")
