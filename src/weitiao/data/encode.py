@@ -18,7 +18,7 @@ from weitiao.core.objective import Objective
 from weitiao.core.packages import home
 from weitiao.core.processor import Processor
 
-VERSION = 2  # raised when the same inputs would be encoded differently
+VERSION = 3  # raised when the same inputs would be encoded differently
 SCHEMA = pa.schema(
     [
         ("input_ids", pa.list_(pa.int32())),

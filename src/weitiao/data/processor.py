@@ -59,23 +59,18 @@ class ChatProcessor:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
-        return self._ids(self._need_template().render(turns, ask=True))
+        whole = self._need_template().render(turns, ask=True)
+        return self._masked(whole, self._spans(turns, whole) or [])[0]
 
     def chat(self, turns: Sequence[Turn]) -> list[Rendered]:
         """One row with every assistant turn learnt; where the template rewrites what was said before (some strip
         earlier thoughts), one row a turn, each as the model will see it."""
-        template = self._need_template()
-        whole = template.render(turns)
-        spans: list[tuple[int, int]] = []
+        whole = self._need_template().render(turns)
+        spans = self._spans(turns, whole)
+        if spans is not None:
+            return [self._rendered(whole, spans, turns)]
         speaking = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
-        for i in speaking:
-            asked, told = template.render(turns[:i], ask=True), template.render(turns[: i + 1])
-            if not (told.startswith(asked) and whole.startswith(told[: self._end(told, asked, turns[i])])):
-                if len(turns) == i + 1 and len(speaking) == 1:
-                    raise ValueError("the chat template does not continue its own prompt with the assistant's words")
-                return [row for j in speaking for row in self._last_turn(turns[: j + 1])]
-            spans.append((len(asked), self._end(told, asked, turns[i])))
-        return [self._rendered(whole, spans, turns)]
+        return [row for i in speaking for row in self._last_turn(turns[: i + 1])]
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -83,6 +78,18 @@ class ChatProcessor:
         if self.template is None:
             raise DataError(NO_TEMPLATE)
         return self.template
+
+    def _spans(self, turns: Sequence[Turn], whole: str) -> list[tuple[int, int]] | None:
+        """Where each assistant turn's words and stop stand in `whole`; None where they are not there as they were said."""
+        template, spans = self._need_template(), []
+        for i, turn in enumerate(turns):
+            if turn.role == "assistant":
+                asked, told = template.render(turns[:i], ask=True), template.render(turns[: i + 1])
+                end = self._end(told, asked, turn)
+                if not (told.startswith(asked) and whole.startswith(told[:end])):
+                    return None
+                spans.append((len(asked), end))
+        return spans
 
     def _last_turn(self, turns: Sequence[Turn]) -> list[Rendered]:
         template = self._need_template()
@@ -112,20 +119,18 @@ class ChatProcessor:
         return Rendered(ids, said)
 
     def _masked(self, whole: str, spans: list[tuple[int, int]]) -> tuple[list[int], list[bool]]:
-        """Ids of the whole string and which lie in a span. Where a token straddles a span's edge, the pieces are
-        encoded one by one, as they are when the model writes."""
-        encoded = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        """Ids of the whole string and which lie in a span. Where a token would straddle a span's edge, what stands
+        before and behind is encoded apart, as it is when the model writes."""
         edges = {edge for span in spans for edge in span}
-        offsets = [(a, b) for a, b in encoded.offset_mapping if b > a]
-        if not any(a < edge < b for edge in edges for a, b in offsets):
-            said = [any(start <= a and b <= end for start, end in spans) and b > a for a, b in encoded.offset_mapping]
-            return list(encoded.input_ids), said
-        ids, said, at = [], [], 0
-        for start, end in [*spans, (len(whole), len(whole))]:
-            for piece, learnt in ((whole[at:start], False), (whole[start:end], True)):
-                new = self._ids(piece) if piece else []
-                ids, said = ids + new, said + [learnt] * len(new)
-            at = end
+        offsets = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+        cuts = sorted(edge for edge in edges if any(a < edge < b for a, b in offsets))
+        ids: list[int] = []
+        said: list[bool] = []
+        for start, end in zip([0, *cuts], [*cuts, len(whole)]):
+            encoded = self.tokenizer(whole[start:end], add_special_tokens=False, return_offsets_mapping=True)
+            places = [(start + a, start + b) for a, b in encoded.offset_mapping]
+            ids += encoded.input_ids
+            said += [b > a and any(first <= a and b <= last for first, last in spans) for a, b in places]
         return ids, said
 
     def _ids(self, text: str) -> list[int]:
