@@ -295,7 +295,7 @@ def batch(
     steps = resolve.choose_steps(recipe, loader.steps(settings.epochs))
     rate = resolve.choose_learning_rate(recipe, recipe.method)
     evaluate_every, save_every = resolve.choose_rhythm(recipe, steps.value, found.validation is not None)
-    desk.tell(run, *mixed, size, micro, steps, rate, evaluate_every, save_every)
+    desk.tell(run, *mixed, size, micro, steps, rate, evaluate_every, save_every, resolve.choose_guard(recipe))
     identity = {
         "data": rows.fingerprint,
         "tokenizer and template": tokens.identity,

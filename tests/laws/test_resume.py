@@ -141,3 +141,27 @@ def test_when_every_state_is_broken_nothing_begins_anew_silently(
     for _ in range(2):
         with pytest.raises(RunError, match="no sound state to go on from"):
             quick(again=True)
+
+
+@pytest.mark.parametrize(("answer", "goes_on"), [("\n", True), ("n\n", False)])
+def test_the_same_recipe_again_offers_to_go_on(
+    answer: str, goes_on: bool, quick, plain_recipe: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a real terminal; Enter is yes, and the end is the uninterrupted run's."""
+    pty = pytest.importorskip("pty", reason="no terminals of this kind here")
+    whole = everything(quick(out=str(tmp_path / "whole")))
+    with stop_at(2, monkeypatch), pytest.raises(Interrupted):
+        quick()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(plain_recipe))
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "weitiao", "train", str(recipe)]
+    asked = subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    os.write(ours, answer.encode())
+    words, _ = asked.communicate()
+    assert "is unfinished at step 2. Go on with it?" in words or "is interrupted at step 2. Go on with it?" in words
+    if goes_on:
+        assert asked.returncode == 0, words
+        assert_equal(everything(Run(tmp_path / "run")), whole)
+    else:
+        assert asked.returncode != 0 and "--replace" in words

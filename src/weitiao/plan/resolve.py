@@ -110,6 +110,11 @@ def choose_step(method: Method, objective: Objective) -> str:
     return wishes[0] if wishes else "accumulate"
 
 
+def choose_guard(recipe: Recipe) -> Choice:
+    words = "steps that are not finite or far outliers are skipped and told; train.guard=off if you must"
+    return Choice("train.guard", recipe.train.guard, words if recipe.train.guard == "on" else "asked for")
+
+
 def choose_rhythm(recipe: Recipe, steps: int, held_out: bool) -> list[Choice]:
     """How often to validate and to save."""
     train = recipe.train
