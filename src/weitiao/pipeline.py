@@ -262,7 +262,7 @@ def load(
 ) -> tuple[TunableModel, list[Choice]]:
     """Base weights, method attached, heads made."""
     base = load_base(tokens.folder, dtype, device, method.load_options())
-    attachment = method.attach(base.model)
+    attachment = method.fit(tokens.processor.text).attach(base.model)
     width = base.model.config.get_text_config().hidden_size  # pyright: ignore
     heads = torch.nn.ModuleDict(objective.heads(width)).to(device)
     base.model.eval()

@@ -96,6 +96,30 @@ def pack(rows: Sequence[Row], source: Sequence[int] = ()) -> Batch:
     )
 
 
+def with_slots(batch: Batch, slots: Sequence[int]) -> tuple[Batch, Tensor]:
+    """The batch with these ids before every row.
+
+    Returns:
+        The longer batch [T + B P], and where in it the batch's own tokens stand [T].
+    """
+    many, device = len(slots), batch.input_ids.device
+    lengths = torch.tensor(batch.lengths, device=device)
+    row = torch.arange(len(lengths), device=device).repeat_interleave(lengths, output_size=batch.tokens)  # [T]
+    kept = torch.arange(batch.tokens, device=device) + (row + 1) * many
+    total = batch.tokens + many * len(batch.lengths)
+    first = torch.arange(many, device=device)
+    at = torch.tensor([b + i * many for i, b in enumerate(batch.bounds[:-1])], device=device)
+    places = (at[:, None] + first).flatten()
+    ids = batch.input_ids.new_empty(total)
+    ids[kept], ids[places] = batch.input_ids, torch.tensor(list(slots), device=device).repeat(len(batch.lengths))
+    positions = batch.position_ids.new_empty(total)
+    positions[kept], positions[places] = batch.position_ids + many, first.repeat(len(batch.lengths))
+    labels = batch.labels.new_full((total,), IGNORE)
+    labels[kept] = batch.labels
+    bounds = tuple(b + i * many for i, b in enumerate(batch.bounds))
+    return replace(batch, input_ids=ids, position_ids=positions, labels=labels, bounds=bounds), kept
+
+
 @dataclass(frozen=True)
 class Loss:
     """Sums by task, with their gradient; the counts come from `Objective.counts`.

@@ -25,6 +25,8 @@ class Attachment:
     """Names of buffers that must be saved too (AdaLoRA's importances)."""
     groups: Callable[[int], list[dict[str, Any]]] | None = None
     """step -> parameter groups {names, rate, weight_decay} (LoRA+, layer-wise decay); None: one group."""
+    slots: Callable[[], tuple[int, ...]] = tuple
+    """Ids beyond the vocabulary that stand before every row, for the method to fill (soft prompts, prefixes)."""
     switch: Callable[[bool], None] | None = None
     """False: behave as the base model (a free reference)."""
     merge: Callable[[], None] | None = None
@@ -35,8 +37,11 @@ class Attachment:
     """Take over tensors under PEFT's names."""
     penalty: Callable[[], Tensor] | None = None
     """Added to the loss once a step."""
-    after_step: Callable[[int], None] | None = None
-    """Runs when the weights have moved and the gradients are still there."""
+    before_step: Callable[[int], None] | None = None
+    """Runs before the gradients of step number (from 0) are taken: what is unfrozen by then."""
+    after_step: Callable[[int, int], None] | None = None
+    """Runs when the weights have moved and the gradients are still there; with the step (from 0) and how many there
+    will be."""
 
     @contextmanager
     def base(self) -> Iterator[None]:
@@ -70,6 +75,10 @@ class Method(Part):
     def untouched() -> "Method":
         """No method: the base model as it is, for asking and measuring."""
         return _Untouched()
+
+    def fit(self, words: Callable[[str], list[int]]) -> "Method":
+        """The method that knows the token ids of its own words (a prompt that starts from a text)."""
+        return self
 
     def load_options(self) -> dict[str, Any]:
         """Extra arguments for loading the base model (QLoRA: four-bit weights)."""

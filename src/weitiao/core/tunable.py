@@ -1,6 +1,7 @@
 """TunableModel: the one handle that an objective has on the model, and the place where speed lives."""
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weitiao.core.batch import IGNORE, Batch
+from weitiao.core.batch import IGNORE, Batch, with_slots
 from weitiao.core.method import Attachment
 from weitiao.core.processor import Processor
 from weitiao.core.vocabulary_head import VocabularyHead
@@ -68,7 +69,20 @@ class TunableModel:
 
     def hidden(self, batch: Batch) -> Tensor:
         """[T, D]: the last hidden states."""
-        return self.body(batch)
+        slots = self.attachment.slots()
+        if not slots:
+            return self.body(batch)
+        longer, kept = with_slots(batch, slots)
+        return self.body(longer)[kept]
+
+    def prompted(self, ids: Sequence[int]) -> list[int]:
+        """What a model of transformers is given for these ids: the method's slots before them."""
+        return [*self.attachment.slots(), *ids]
+
+    def plain_logits(self, ids: Sequence[int]) -> Tensor:
+        """[T, V] by transformers' own forward pass, one row alone: slow, and the truth that others are held to."""
+        given = torch.tensor([self.prompted(ids)], device=self.device)
+        return self.model(input_ids=given, use_cache=False).logits[0, -len(ids) :].float()
 
     def logprobs(self, batch: Batch) -> Tensor:
         """[N] fp32: the log-probability of every supervised target, in the order of the batch. Never [T, V]."""
@@ -113,6 +127,7 @@ class TunableModel:
             temperature: 0 is greedy.
             together: prompts in one batch; those of like length are put together.
         """
+        prompts = [self.prompted(x) for x in prompts]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         answers: list[list[int]] = [[] for _ in prompts]
         with self.evaluating():
@@ -137,7 +152,7 @@ class TunableModel:
             eos_token_id=list(self.stop_ids),
             pad_token_id=self.stop_ids[0],
             streamer=streamer,
-            **({"do_sample": False} | sampling),
+            **({"do_sample": False} | sampling | ({"repetition_penalty": 1.0} if self.attachment.slots() else {})),
         )
         for row in out[:, wide:].tolist():
             ends = [i for i, token in enumerate(row) if token in self.stop_ids]
@@ -219,3 +234,13 @@ def _right_padded(rows: Sequence[Sequence[int]], wide: int, device: torch.device
     ids = torch.tensor([list(r) + [0] * (wide - len(r)) for r in rows], device=device)
     real = torch.tensor([[1] * len(r) + [0] * (wide - len(r)) for r in rows], device=device)
     return ids, real
+
+
+def layer_of(name: str) -> int | None:
+    """Which layer a weight belongs to, by its name.
+
+    >>> layer_of("model.layers.3.self_attn.q_proj.weight"), layer_of("lm_head.weight")
+    (3, None)
+    """
+    found = re.search(r"\.(\d+)\.", name)
+    return int(found[1]) if found else None

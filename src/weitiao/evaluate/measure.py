@@ -86,7 +86,7 @@ def prompt_ids(model: TunableModel, example: Example) -> list[int]:
 def choose(model: TunableModel, chats: Sequence[Chat], answers: Sequence[str], progress: Progress) -> list[str]:
     """For each conversation, the most probable of the answers. What all prompts begin with is run once."""
     stop = model.processor.stop_ids[0]
-    prompts = [model.processor.prompt(x.prompt) for x in chats]
+    prompts = [model.prompted(model.processor.prompt(x.prompt)) for x in chats]
     options = [_answer_ids(model, chats[0].prompt, answer, stop) for answer in answers]
     known = remember(model, prompts)
     chosen = [""] * len(prompts)

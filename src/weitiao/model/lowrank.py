@@ -8,6 +8,8 @@ dx = g W + s (g B) A,  dA = s (g B)^T x,  dB = s g^T (x A^T).
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +40,11 @@ class _LowRank(torch.autograd.Function):
         da = (low_g.T @ flat).to(a.dtype)
         dlow_b = (g.T @ low).mul_(ctx.scale).to(b.dtype)
         return dx, None, db, da, dlow_b, None
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """x W^T + b + s (x A^T) B^T as one autograd node."""
+    return _LowRank.apply(x, weight, bias, a, b, scale)  # pyright: ignore[reportReturnType]
 
 
 class LowRankLinear(nn.Module):
@@ -73,7 +80,7 @@ class LowRankLinear(nn.Module):
         if self.training and self.dropout.p > 0:
             low = torch.nn.functional.linear(self.dropout(x), a.to(x.dtype))
             return self.base_layer(x) + torch.nn.functional.linear(low, b.to(x.dtype)) * self.scale
-        return _LowRank.apply(x, self.weight(), self.bias(), a, b, self.scale)  # pyright: ignore[reportReturnType]
+        return product(x, self.weight(), self.bias(), a, b, self.scale)
 
     @torch.no_grad()
     def fold(self) -> nn.Module:
@@ -82,3 +89,25 @@ class LowRankLinear(nn.Module):
         weight = self.weight()
         weight.copy_((weight.float() + change).to(weight.dtype))
         return self.base_layer
+
+
+def peft_lora_config(
+    model: nn.Module, made: Mapping[str, LowRankLinear], rank: int, alpha: float, targets: str | tuple[str, ...]
+) -> dict[str, Any]:
+    """What PEFT's adapter_config.json says of low-rank changes."""
+    if targets == "all-linear":
+        targets = tuple(sorted({name.rpartition(".")[2] for name in made}))
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None),
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "target_modules": targets if isinstance(targets, str) else list(targets),
+        "use_rslora": False,
+        "bias": "none",
+        "fan_in_fan_out": any(isinstance(module.base_layer, Conv1D) for module in made.values()),
+        "inference_mode": True,
+        "init_lora_weights": True,
+    }

@@ -1,12 +1,15 @@
 """The few cuts that methods share. Knows modules, knows no method."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from weitiao.core.errors import RecipeError
+from weitiao.core.errors import ModelError, RecipeError
+
+PREFIX = "base_model.model."  # what PEFT puts before every name
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -54,3 +57,65 @@ def wrap(model: nn.Module, targets: str | Sequence[str], make: Callable[[str, nn
     for name, module in made.items():
         put(model, name, module)
     return made
+
+
+def norm_names(model: nn.Module) -> list[str]:
+    """Every norm with weights: LayerNorm, RMSNorm and what families call theirs."""
+    return [name for name, module in model.named_modules() if "norm" in type(module).__name__.lower() and _own(module)]
+
+
+def _own(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters(recurse=False))
+
+
+class Originals:
+    """What weights that are trained in place were at first: `switch(False)` puts them back, `switch(True)` what was
+    learnt."""
+
+    def __init__(self, model: nn.Module, names: Collection[str]) -> None:
+        here = dict(model.named_parameters())
+        self.weights = [here[name] for name in sorted(names)]
+        self.others = [weight.detach().clone() for weight in self.weights]
+        self.on = True
+
+    @torch.no_grad()
+    def switch(self, on: bool) -> None:
+        """Change the two over."""
+        if on != self.on:
+            for weight, other in zip(self.weights, self.others):
+                now = weight.detach().clone()
+                weight.copy_(other)
+                other.copy_(now)
+            self.on = on
+
+
+def peft_name(name: str) -> str:
+    """A weight's name in PEFT's files."""
+    end = ".weight" if name.endswith(("lora_A", "lora_B")) else ""
+    return PREFIX + name + end
+
+
+def peft_tensors(model: nn.Module, trainable: Collection[str]) -> dict[str, Tensor]:
+    """Learnt tensors under PEFT's names."""
+    weights = dict(model.named_parameters())
+    return {peft_name(name): weights[name].detach() for name in sorted(trainable)}
+
+
+def take_peft(
+    model: nn.Module, trainable: Collection[str], tensors: dict[str, Tensor], called: Callable[[str], str] = peft_name
+) -> None:
+    """Take over tensors under PEFT's names.
+
+    Raises:
+        ModelError: names or shapes are not those of the method.
+    """
+    weights = dict(model.named_parameters())
+    wanted = {called(name): weights[name] for name in trainable}
+    if wanted.keys() != tensors.keys():
+        odd = sorted(wanted.keys() ^ tensors.keys())
+        raise ModelError(f"the adapter's tensors are not those of its config: {odd[0]} and {len(odd) - 1} more differ.")
+    for name, weight in wanted.items():
+        if weight.shape != tensors[name].shape:
+            there, here = tuple(tensors[name].shape), tuple(weight.shape)
+            raise ModelError(f"the adapter's {name} has shape {there}, its config says {here}.")
+        weight.data.copy_(tensors[name])

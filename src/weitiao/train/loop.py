@@ -58,7 +58,7 @@ def train(
         model.model.train()
         while state.step < plan.steps and state.stale < patience:
             started = time.perf_counter()
-            window = [objective.explore(model, batch.to(model.device)) for batch in loader(state.position)]
+            window = _window(model, objective, loader, state)
             taken, norm = state.loss_scale.take(partial(take, model, objective, window, machines), trained)
             verdict = rescue.judge(taken, float(norm))
             if sound := verdict.action == "take":
@@ -86,6 +86,13 @@ def train(
     return state
 
 
+def _window(model: TunableModel, objective: Objective, loader: Callable[[int], list[Batch]], state: State) -> list[Batch]:
+    """This step's micro-batches on the device, and the model unfrozen as far as it shall be by now."""
+    if model.attachment.before_step is not None:
+        model.attachment.before_step(state.step)
+    return [objective.explore(model, batch.to(model.device)) for batch in loader(state.position)]
+
+
 def _note(run: Run, state: State, taken: Taken, norm: float, rate: float, seconds: float) -> None:
     facts = {"loss": taken.loss, "grad_norm": norm, "learning_rate": rate, **taken.notes}
     counts = {"tokens": taken.tokens, "supervised": taken.supervised, "seconds": round(seconds, 4)}
@@ -107,7 +114,7 @@ def _move(model: TunableModel, state: State, plan: Plan, norm: Tensor) -> float:
         group["lr"] = rate * group.get("rate", 1.0)
     state.optimizer.step()
     if model.attachment.after_step is not None:
-        model.attachment.after_step(state.step)
+        model.attachment.after_step(state.step, plan.steps)
     state.optimizer.zero_grad()
     state.step += 1
     state.position += 1

@@ -6,7 +6,6 @@ their neighbours when packed, a reported loss that is not the loss.
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,8 +56,9 @@ def _steps(
     take = find_module("step", plan.step).take
     optimizer = torch.optim.SGD(model.trainable().values(), plan.learning_rate)  # no moments: less memory than training
     moved: set[str] = set()
-    was = model.model.training
+    was, thaw = model.model.training, model.attachment.before_step or (lambda step: None)
     model.model.train()
+    thaw(plan.steps)  # as it will be in the end: every weight that is ever trained
     try:
         for _ in range(STEPS):
             window = [objective.explore(model, batch)]
@@ -69,6 +69,7 @@ def _steps(
         changed = [name for name, before in frozen.items() if _sum(dict(model.model.named_parameters())[name]) != before]
     finally:
         model.model.train(was)
+        thaw(0)
         state.load(tensors, numbers)
     still = sorted(model.trainable().keys() - moved)
     every = len(model.trainable())
@@ -102,14 +103,12 @@ def _packed_is_alone(model: TunableModel, objective: Objective, batch: Batch, to
 
 def _loss_by_hand(model: TunableModel, objective: Objective, batch: Batch, tolerance: float) -> Finding:
     """The plain forward pass of transformers, row by row, scored in the textbook way."""
-    inner: Any = model.model
     rows = _rows(batch)
     with model.evaluating(), torch.no_grad():
         reported = sum(total for total, _ in objective.row_losses(model, batch))
         by_hand = 0.0
         for row in rows:
-            ids, labels = (torch.as_tensor(row[key], device=model.device) for key in ("input_ids", "labels"))
-            logits = inner(input_ids=ids[None], use_cache=False).logits[0].float()
+            logits, labels = model.plain_logits(row["input_ids"]), torch.as_tensor(row["labels"], device=model.device)
             by_hand += float(torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum"))
     gap = abs(reported - by_hand) / max(abs(by_hand), 1e-6)
     words = f"the loss reported is the loss by hand ({reported:.4f}, {by_hand:.4f} summed over {len(rows)} rows)"

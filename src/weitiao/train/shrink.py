@@ -7,11 +7,10 @@ Zeng et al. 2022, "GLM-130B", arXiv 2210.02414, sec. 3.1 ("embedding gradient sh
 Here the gradient alone is multiplied, so not even a rounding of e changes. A tied output head keeps its own share.
 """
 
-import re
-
 from torch import Tensor, nn
 
 from weitiao.core.recipe import Shrink
+from weitiao.core.tunable import layer_of
 
 
 def shrink_gradients(model: nn.Module, wish: Shrink) -> None:
@@ -27,13 +26,3 @@ def shrink_gradients(model: nn.Module, wish: Shrink) -> None:
     for name, weight in model.named_parameters():
         if weight.requires_grad and (layer := layer_of(name)) is not None and layer < wish.layers:
             weight.register_hook(lambda gradient: gradient * wish.layer)
-
-
-def layer_of(name: str) -> int | None:
-    """Which layer a weight belongs to, by its name.
-
-    >>> layer_of("model.layers.3.self_attn.q_proj.weight"), layer_of("lm_head.weight")
-    (3, None)
-    """
-    found = re.search(r"\.(\d+)\.", name)
-    return int(found[1]) if found else None

@@ -7,7 +7,8 @@ import torch
 
 from laws import attached, batch_of, make_rows
 from weitiao.core.recipe import Shrink
-from weitiao.train.shrink import layer_of, shrink_gradients
+from weitiao.core.tunable import layer_of
+from weitiao.train.shrink import shrink_gradients
 
 
 def gradients(wish: Shrink, method: str = "full", family: str = "gpt2") -> tuple[float, dict[str, torch.Tensor]]:

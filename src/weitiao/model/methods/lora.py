@@ -14,15 +14,12 @@ import math
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import nn
 
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment, Method
-from weitiao.model.lowrank import LowRankLinear
-from weitiao.model.surgery import put, wrap
-
-PREFIX = "base_model.model."  # what PEFT puts before every name
+from weitiao.model.lowrank import LowRankLinear, peft_lora_config
+from weitiao.model.surgery import peft_tensors, put, take_peft, wrap
 
 
 class LoRA(Method):
@@ -73,30 +70,14 @@ class LoRA(Method):
             trainable=trainable,
             switch=switch if self.bias == "none" else None,
             merge=merge,
-            as_peft=lambda: (self.peft_config(model, made), _to_peft(model, trainable)),
-            from_peft=lambda tensors: _from_peft(model, trainable, tensors),
+            as_peft=lambda: (self.peft_config(model, made), peft_tensors(model, trainable)),
+            from_peft=lambda tensors: take_peft(model, trainable, tensors),
         )
 
     def peft_config(self, model: nn.Module, made: dict[str, LowRankLinear]) -> dict[str, Any]:
         """What PEFT's adapter_config.json says."""
-        targets = self.target_modules
-        if targets == "all-linear":
-            targets = sorted({name.rpartition(".")[2] for name in made})
-        base = getattr(getattr(model, "config", None), "_name_or_path", None)
-        return {
-            "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
-            "base_model_name_or_path": base,
-            "r": self.rank,
-            "lora_alpha": self.alpha,
-            "lora_dropout": self.dropout,
-            "target_modules": targets if isinstance(targets, str) else list(targets),
-            "use_rslora": self.rslora,
-            "bias": self.bias,
-            "fan_in_fan_out": any(isinstance(module.base_layer, Conv1D) for module in made.values()),
-            "inference_mode": True,
-            "init_lora_weights": True,
-        }
+        more = {"lora_dropout": self.dropout, "use_rslora": self.rslora, "bias": self.bias}
+        return {**peft_lora_config(model, made, self.rank, self.alpha, self.target_modules), **more}
 
     @classmethod
     def from_peft_config(cls, config: dict[str, Any]) -> "LoRA | None":
@@ -105,9 +86,9 @@ class LoRA(Method):
         Raises:
             ModelError: it asks for a variant that this file does not do.
         """
-        if config.get("peft_type") != "LORA":
+        if config.get("peft_type") != "LORA" or config.get("use_dora"):
             return None
-        for key in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform", "lora_bias"):
+        for key in ("rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform", "lora_bias"):
             if config.get(key):
                 raise ModelError(f"this PEFT adapter uses {key}, which weitiao's lora does not do.")
         targets = config["target_modules"]
@@ -119,26 +100,3 @@ class LoRA(Method):
             rslora=config.get("use_rslora", False),
             bias=config.get("bias", "none"),
         )
-
-
-def _peft_name(name: str) -> str:
-    end = ".weight" if name.endswith(("lora_A", "lora_B")) else ""
-    return PREFIX + name + end
-
-
-def _to_peft(model: nn.Module, trainable: set[str]) -> dict[str, Tensor]:
-    weights = dict(model.named_parameters())
-    return {_peft_name(name): weights[name].detach() for name in sorted(trainable)}
-
-
-def _from_peft(model: nn.Module, trainable: set[str], tensors: dict[str, Tensor]) -> None:
-    weights = dict(model.named_parameters())
-    wanted = {_peft_name(name): weights[name] for name in trainable}
-    if wanted.keys() != tensors.keys():
-        odd = sorted(wanted.keys() ^ tensors.keys())
-        raise ModelError(f"the adapter's tensors are not those of its config: {odd[0]} and {len(odd) - 1} more differ.")
-    for name, weight in wanted.items():
-        if weight.shape != tensors[name].shape:
-            there, here = tuple(tensors[name].shape), tuple(weight.shape)
-            raise ModelError(f"the adapter's {name} has shape {there}, its config says {here}.")
-        weight.data.copy_(tensors[name])

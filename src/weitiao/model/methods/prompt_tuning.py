@@ -1,0 +1,68 @@
+"""Prompt tuning: a few soft tokens before every row are learnt; the model is as it was.
+
+Lester et al. 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", arXiv 2104.08691, sec. 2:
+
+    [p0 p1 ... pP-1 | x0 x1 ... ]  -> model         p [P, D] learnt, started from words (sec. 3.2)
+
+Costs P D weights in all, and P tokens of context in every row. It needs a far higher learning rate than LoRA, and large
+models: below about a billion parameters other methods reach more (figure 1).
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from weitiao.core.method import Attachment, Method
+from weitiao.model.slots import add_slots, prompt_as_peft, some_words
+
+
+class PromptTuning(Method):
+    """Learn soft tokens that stand before every row."""
+
+    learning_rate: ClassVar[float] = 1e-2
+    learning_rate_reason: ClassVar[str] = "soft prompts are a few vectors and need far higher rates than matrices"
+    starts_at_base: ClassVar[bool] = False
+
+    length: int = Field(default=16, ge=1)
+    """Soft tokens P; 5 to 100 is usual."""
+    start: str = "vocabulary"
+    """What they start from: vocabulary (words drawn at random), or a text of yours, repeated or cut to the length."""
+    start_ids: tuple[int, ...] = ()
+    """Token ids to start from; made from `start`."""
+
+    def fit(self, words: Callable[[str], list[int]]) -> "PromptTuning":
+        """Knows the ids of its text."""
+        if self.start == "vocabulary" or self.start_ids:
+            return self
+        ids = words(self.start)
+        return self.model_copy(update={"start_ids": tuple((ids * self.length)[: self.length])})
+
+    def attach(self, model: nn.Module) -> Attachment:
+        """Soft tokens stand in slots before every row."""
+        embedding: Any = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
+        size = embedding.num_embeddings
+        ids = torch.tensor(self.start_ids) if self.start_ids else some_words(size, self.length)
+        prompt = nn.Parameter(embedding(ids.to(embedding.weight.device)).detach().float().clone())  # [P, D]
+        slots = add_slots(model, self.length, lambda: prompt)
+        model.register_parameter("soft_prompt", prompt)
+
+        def from_peft(tensors: dict[str, Tensor]) -> None:
+            prompt.data.copy_(tensors["prompt_embeddings"])
+
+        return Attachment(
+            trainable={"soft_prompt"},
+            slots=lambda: slots.ids,
+            switch=slots.switch,
+            as_peft=lambda: prompt_as_peft(model, prompt),
+            from_peft=from_peft,
+        )
+
+    @classmethod
+    def from_peft_config(cls, config: dict[str, Any]) -> "PromptTuning | None":
+        """A PEFT prompt, or the finished prompt of PEFT's P-tuning."""
+        if config.get("peft_type") not in ("PROMPT_TUNING", "P_TUNING"):
+            return None
+        return cls(length=config["num_virtual_tokens"])

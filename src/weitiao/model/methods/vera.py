@@ -1,0 +1,141 @@
+"""VeRA: one pair of random matrices for all layers, frozen; a layer learns only how to scale them.
+
+Kopiczko et al. 2023, "VeRA: Vector-based Random Matrix Adaptation", arXiv 2310.11454, eq. 2:
+
+    x --> A [R, D_in] --> * d [R] --> B [D_out, R] --> * b [D_out] --> + W x        A, B random and shared; d, b learnt
+                                                                                     b starts at nought
+
+Costs R + D_out weights a layer: a tenth of LoRA's. A and B are kept with the result. Stored in PEFT's format, and equal
+there.
+"""
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from weitiao.core.errors import ModelError
+from weitiao.core.method import Attachment, Method
+from weitiao.model.surgery import linear_names, peft_tensors, put, take_peft
+
+SHARED = {"vera_A": "base_model.vera_A", "vera_B": "base_model.vera_B"}  # ours -> PEFT's
+
+
+class VeRA(Method):
+    """Learn to scale shared random matrices."""
+
+    learning_rate: ClassVar[float] = 4e-3
+    learning_rate_reason: ClassVar[str] = "vectors, not matrices: 10 to 20 times LoRA's rate (arXiv 2310.11454, table 8)"
+
+    rank: int = Field(default=256, ge=1)
+    """Rank R of the shared matrices; they cost nothing to learn, so it is high."""
+    start: float = 0.1
+    """What d starts at."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Which linear layers: all-linear, last names ([q_proj, v_proj]) or a regular expression for whole names."""
+
+    def attach(self, model: nn.Module) -> Attachment:
+        """Put vectors at every target layer, and the shared matrices into the model."""
+        model.requires_grad_(False)
+        layers = {name: model.get_submodule(name) for name in linear_names(model, self.target_modules)}
+        shapes = [_shape(layer) for layer in layers.values()]
+        device = next(model.parameters()).device
+        rows, columns = max(rows for rows, _ in shapes), max(columns for _, columns in shapes)
+        for name, shape in (("vera_A", (self.rank, columns)), ("vera_B", (rows, self.rank))):
+            matrix = torch.empty(shape)
+            nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))
+            model.register_buffer(name, matrix.to(device))
+        shared = (model.get_buffer("vera_A"), model.get_buffer("vera_B"))
+        made = {name: Vectors(layer, shared, self.rank, self.start) for name, layer in layers.items()}
+        for name, module in made.items():
+            put(model, name, module)
+
+        def switch(on: bool) -> None:
+            for module in made.values():
+                module.on = on
+
+        def merge() -> None:
+            for name, module in made.items():
+                put(model, name, module.fold())
+            del model.vera_A, model.vera_B
+
+        trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
+
+        def as_peft() -> tuple[dict[str, Any], dict[str, Tensor]]:
+            matrices = {SHARED[name]: matrix for name, matrix in zip(SHARED, shared)}
+            return _config(self, made), {**peft_tensors(model, trainable), **matrices}
+
+        def from_peft(tensors: dict[str, Tensor]) -> None:
+            theirs = dict(tensors)
+            for matrix, name in zip(shared, SHARED.values()):
+                if name not in theirs or theirs[name].shape != matrix.shape:
+                    raise ModelError(f"the adapter lacks {name} as its config says (save_projection must be true).")
+                matrix.copy_(theirs.pop(name))
+            take_peft(model, trainable, theirs)
+
+        return Attachment(trainable, set(SHARED), switch=switch, merge=merge, as_peft=as_peft, from_peft=from_peft)
+
+    @classmethod
+    def from_peft_config(cls, config: dict[str, Any]) -> "VeRA | None":
+        """The VeRA that a PEFT adapter_config.json describes."""
+        if config.get("peft_type") != "VERA":
+            return None
+        targets = config["target_modules"]
+        return cls(rank=config["r"], target_modules=targets if isinstance(targets, str) else tuple(targets))
+
+
+class Vectors(nn.Module):
+    """A frozen linear layer and its two vectors. PEFT's names."""
+
+    def __init__(self, base: nn.Module, shared: tuple[Tensor, Tensor], rank: int, start: float) -> None:
+        super().__init__()
+        self.base_layer, self.shared, self.on = base, shared, True
+        rows, self.columns = _shape(base)
+        device = shared[0].device
+        self.vera_lambda_d = nn.Parameter(torch.full((rank,), start, device=device))
+        self.vera_lambda_b = nn.Parameter(torch.zeros(rows, device=device))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.base_layer(x)
+        if not self.on:
+            return out
+        a, b = self.shared[0][:, : self.columns], self.shared[1][: len(self.vera_lambda_b)]
+        low = torch.nn.functional.linear(x, a.to(x.dtype)) * self.vera_lambda_d.to(x.dtype)  # [T, R]
+        return out + torch.nn.functional.linear(low, b.to(x.dtype)).to(out.dtype) * self.vera_lambda_b.to(out.dtype)
+
+    @torch.no_grad()
+    def fold(self) -> nn.Module:
+        """The base layer with the change in its weight."""
+        a, b = self.shared[0][:, : self.columns], self.shared[1][: len(self.vera_lambda_b)]
+        change = (self.vera_lambda_b[:, None] * b) @ (self.vera_lambda_d[:, None] * a)  # [D_out, D_in]
+        weight: Any = self.base_layer.weight
+        change = change.T if isinstance(self.base_layer, Conv1D) else change
+        weight.copy_((weight.float() + change).to(weight.dtype))
+        return self.base_layer
+
+
+def _shape(layer: nn.Module) -> tuple[int, int]:
+    """(D_out, D_in)."""
+    weight: Any = layer.weight
+    rows, columns = weight.shape
+    return (columns, rows) if isinstance(layer, Conv1D) else (rows, columns)
+
+
+def _config(method: VeRA, made: dict[str, Vectors]) -> dict[str, Any]:
+    """What PEFT's adapter_config.json says."""
+    targets = method.target_modules
+    if targets == "all-linear":
+        targets = sorted({name.rpartition(".")[2] for name in made})
+    return {
+        "peft_type": "VERA",
+        "task_type": "CAUSAL_LM",
+        "r": method.rank,
+        "d_initial": method.start,
+        "target_modules": targets if isinstance(targets, str) else list(targets),
+        "save_projection": True,
+        "fan_in_fan_out": any(isinstance(module.base_layer, Conv1D) for module in made.values()),
+        "inference_mode": True,
+    }
