@@ -17,6 +17,7 @@ report.html       all of it, to look at
 import itertools
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,6 +64,7 @@ class Run:
             with cls(folder).held():
                 aside = _put_aside(folder) if began else _begin_anew(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".lock").touch()  # first of all: this folder is a Run's
         write_text(folder / "recipe.yaml", recipe.to_yaml())
         return cls(folder, aside=aside)
 
@@ -97,6 +99,10 @@ class Run:
             except OSError:
                 words = "is being written by another process right now. Wait for it, or stop it."
                 raise RunError(f"{self.folder} {words}") from None
+            if self.writes:  # what a killed process was writing; nobody else writes now
+                for left in (*self.folder.glob("*.tmp"), *self.folder.glob("*/*.tmp")):
+                    if _is_left_over(left):
+                        left.unlink()
             yield
 
     # -- the journal --------------------------------------------------------------------------------------------------
@@ -195,8 +201,13 @@ RECORDS = {
 
 def _only_records(folder: Path) -> bool:
     """A run of ours that stopped before its first step: nothing was learnt in it."""
-    there = {x.name for x in folder.iterdir()}
+    there = {x.name for x in folder.iterdir() if not _is_left_over(x)}
     return ".lock" in there and there <= RECORDS and not list(Run(folder).journal("step"))
+
+
+def _is_left_over(file: Path) -> bool:
+    """What `write_text` had not finished when its process was killed: <name>.<pid>.tmp"""
+    return re.fullmatch(r".+\.\d+\.tmp", file.name) is not None
 
 
 def _begin_anew(folder: Path) -> None:

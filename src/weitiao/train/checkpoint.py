@@ -59,14 +59,16 @@ def save(folder: Path, state: State, identity: dict[str, str], keep: int, pinned
     return place
 
 
-def _undo_half_replacing(folder: Path) -> None:
-    """A kill between the two renames of `save` leaves the old state under its hidden name."""
+def tidy(folder: Path) -> None:
+    """What a killed process left: a half-replaced state gets its name back; half-written and half-removed ones go."""
     for replaced in folder.glob(".step-*.replaced"):
         place = folder / replaced.name[1:].removesuffix(".replaced")
         if place.exists():
             shutil.rmtree(replaced, ignore_errors=True)
         else:
             os.rename(replaced, place)
+    for left in (*folder.glob(".step-*.tmp-*"), *folder.glob(".step-*.trash-*")):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _remove(place: Path) -> None:
@@ -101,7 +103,7 @@ def load_newest(folder: Path, state: State, identity: dict[str, str], say: Any) 
     Raises:
         RunError: there is no sound state, or it belongs to other data, template, tokenizer or batch shape.
     """
-    _undo_half_replacing(folder)
+    tidy(folder)
     for place in newest_first(folder):
         trouble = broken(place)
         if trouble:
