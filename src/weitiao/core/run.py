@@ -133,7 +133,7 @@ class Run:
         that went back has been at some steps twice.)"""
         if not self.writes:
             return
-        ends = ("interrupted", "finished", "stopped")
+        ends = ("interrupted", "finished", "stopped", "early_stop")
         kept = [x for x in self.journal() if x.get("position", 0) <= position and x["event"] not in ends]
         self.write_lines("journal.jsonl", kept)
         if suspects := self.read_lines("suspects.jsonl"):
