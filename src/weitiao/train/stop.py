@@ -26,9 +26,10 @@ def listening() -> Iterator[Stop]:
         return
 
     def note(number: int, _: Any) -> None:
+        code = INTERRUPTED if number == signal.SIGINT else TERMINATED
         if stop.asked:
-            raise KeyboardInterrupt
-        stop.asked = INTERRUPTED if number == signal.SIGINT else TERMINATED
+            raise KeyboardInterrupt(code)
+        stop.asked = code
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
