@@ -299,7 +299,8 @@ def batch(
         "optimizer": json.dumps(settings.optimizer.as_recipe()),
     }
     step = resolve.choose_step(recipe.method, objective)
-    return loader, Plan(settings, steps.value, rate.value, evaluate_every.value, save_every.value, step, identity)
+    rhythm = (evaluate_every.value, save_every.value)
+    return loader, Plan(settings, steps.value, rate.value, *rhythm, step, identity, recipe.seed)
 
 
 def has_begun(run: Run, machines: Machines) -> bool:

@@ -55,6 +55,7 @@ def train(
     model.model.train()
     while state.step < plan.steps and state.stale < patience:
         started = time.perf_counter()
+        machines.seed(plan.seed, state.position)
         window = [objective.explore(model, batch.to(model.device)) for batch in loader(state.position)]
         taken = take(model, objective, window, machines)
         norm = torch.nn.utils.get_total_norm([x.grad for x in weights if x.grad is not None])
