@@ -71,7 +71,7 @@ def storm_recipe(tiny: Path, full: bool, tmp_path_factory: pytest.TempPathFactor
         "validation": 0.2,
         "method": {"name": "lora", "rank": 4, "alpha": 8, "dropout": 0.2},
         "train": {
-            **{"steps": 24 if full else 9, "batch_size": 4, "precision": "fp32", "learning_rate": 1e-2},
+            **{"steps": 20 if full else 9, "batch_size": 4, "precision": "fp32", "learning_rate": 1e-2},
             **{"evaluate_every": 4, "save_every": 1, "keep": 2},
         },
         "evaluate": {"metrics": ["loss"], "samples": 1, "max_new_tokens": 4},
