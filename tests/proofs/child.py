@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -31,6 +32,8 @@ class Fuse:
     """None: only count."""
     record: Path | None = None
     """Takes a line `kind path` for each touch."""
+    only: str = ""
+    """Counts only what begins so, under the folder."""
 
 
 class Burning:
@@ -72,7 +75,7 @@ class Burning:
 
     def touch(self, kind: str, path: str) -> None:
         """Count one; it is the last if it is number `at`."""
-        if not path.startswith(self.root):
+        if not path.startswith(self.root + self.fuse.only):
             return
         if self.count == self.fuse.at:
             if kind == "torn":
@@ -98,7 +101,23 @@ def _settle(home: Path, said: Path) -> None:
     torch.set_num_threads(1)
 
 
-def _command(words: list[str], home: Path, said: Path, fuse: Fuse | None) -> None:
+def run_here(target: Callable[..., Any], *facts: Any) -> None:
+    """target(*facts) in a process that was forked a moment ago; it never comes back."""
+    code = 1
+    try:
+        target(*facts)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def command(words: list[str], home: Path, said: Path, fuse: Fuse | None) -> None:
     _settle(home, said)
     from weitiao import cli
 
@@ -156,7 +175,7 @@ class Nursery:
 
     def start(self, *words: str | Path, fuse: Fuse | None = None) -> Child:
         """`weitiao WORDS`."""
-        return self._start(_command, [str(word) for word in words], fuse)
+        return self._start(command, [str(word) for word in words], fuse)
 
     def run(self, *words: str | Path, fuse: Fuse | None = None, expect: int = 0) -> str:
         """`weitiao WORDS` to its end -> what it printed."""
