@@ -53,10 +53,15 @@ def save(folder: Path, state: State, identity: dict[str, str], keep: int, pinned
     os.rename(temp, place)
     sync(folder)
     shutil.rmtree(replaced, ignore_errors=True)
+    prune(folder, keep, pinned)
+    return place
+
+
+def prune(folder: Path, keep: int, pinned: Collection[int] = ()) -> None:
+    """Remove all states but the newest `keep` and those of pinned steps."""
     for old in newest_first(folder)[keep:]:
         if step_of(old) not in pinned:
             _remove(old)
-    return place
 
 
 def tidy(folder: Path) -> None:

@@ -15,6 +15,7 @@ from weitiao.core.registry import find_module
 from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.core.tunable import TunableModel
+from weitiao.train import checkpoint
 from weitiao.train.distributed import Machines
 from weitiao.train.keep import save_or_say, validate
 from weitiao.train.plan import Plan
@@ -52,6 +53,8 @@ def train(
     rescue = Rescue(model, objective, loader, state, plan, run, machines, tell_row)
     if plan.guarded and state.position == 0:
         save_or_say(run, state, plan, machines, rescue.pinned())  # the base model is the first healthy state
+    elif machines.first:  # a kill may have come between the last save and its pruning
+        checkpoint.prune(run.folder / "states", settings.keep, rescue.pinned())
     model.model.train()
     while state.step < plan.steps and state.stale < patience:
         started = time.perf_counter()
