@@ -24,7 +24,7 @@ CHATML = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record", action="store_true", help="write the golden losses anew")
-    parser.addoption("--full", action="store_true", help="proofs as often as the claims say; about half an hour")
+    parser.addoption("--full", action="store_true", help="proofs as often as the claims say; about an hour")
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ import pytest
 
 from conftest import chat_rows, write_jsonl
 from proofs.child import Nursery
+from proofs.storm import Storm
 
 RECORD = Path(__file__).parents[2] / "docs" / "proofs.json"
 Figure = Callable[[str, str, str, int], None]
@@ -77,3 +78,9 @@ def storm_recipe(tiny: Path, full: bool, tmp_path_factory: pytest.TempPathFactor
         "evaluate": {"metrics": ["loss"], "samples": 1, "max_new_tokens": 4},
         "out": "named-on-the-command-line",
     }
+
+
+@pytest.fixture(scope="session")
+def storm(nursery: Nursery, storm_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Storm:
+    """The run that all proofs hurt, and that ran through once."""
+    return Storm.brew(nursery, storm_recipe, tmp_path_factory.mktemp("storm"))

@@ -1,6 +1,7 @@
 """Every way a saved state can be damaged: noticed, put aside with a word, the next older one taken, the end the same."""
 
 import hashlib
+import io
 import json
 import pickle
 import re
@@ -13,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from proofs.alike import assert_as_if_nothing_had_happened
-from proofs.child import Fuse, Nursery
+from proofs.child import Fuse
 from proofs.conftest import Figure
-from proofs.test_kills import KILLED, Storm
+from proofs.storm import KILLED, Storm
 from weitiao import pipeline
 from weitiao.core.desk import Desk
 from weitiao.core.errors import RunError
@@ -82,42 +83,35 @@ def harms() -> dict[str, Harm]:
 
 
 @pytest.fixture(scope="module")
-def whole(nursery: Nursery, storm_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Storm:
-    """The run that nothing happens to, and beside it one that was killed when states 5 and 6 were there."""
-    storm = Storm.brew(nursery, storm_recipe, tmp_path_factory.mktemp("torn"))
+def killed(storm: Storm) -> Path:
+    """A run that was killed when states 5 and 6 were there."""
     seventh = next(i for i, x in enumerate(storm.touches) if re.search(r"write states/\S*step-0*7\b", x))
-    out = storm.folder / "killed"
+    out = storm.place()
     assert storm.start(out, Fuse(out, at=seventh)).wait() == KILLED
     assert {"step-000005", "step-000006"} <= {x.name for x in (out / "states").iterdir()}
-    return storm
+    return out
 
 
 class Bench:
     """Copies of the killed run, to be harmed and resumed in this process."""
 
-    def __init__(self, whole: Storm, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.whole, self.count = whole, 0
-        monkeypatch.setenv("WEITIAO_HOME", str(whole.nursery.home))
+    def __init__(self, storm: Storm, killed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.storm, self.killed = storm, killed
+        monkeypatch.setenv("WEITIAO_HOME", str(storm.nursery.home))
 
     def copy(self) -> Path:
-        self.count += 1
-        return shutil.copytree(self.whole.folder / "killed", self.whole.place())
+        return shutil.copytree(self.killed, self.storm.place())
 
     def resume(self, out: Path) -> str:
         """-> what was printed."""
-        console = Console(record=True, quiet=False, file=open(out / "said.txt", "w"), width=300)  # noqa: SIM115
-        try:
-            pipeline.resume(str(out), Desk(console))
-        finally:
-            console.file.close()
-            said = (out / "said.txt").read_text()
-            (out / "said.txt").unlink()
-        return said
+        said = io.StringIO()
+        pipeline.resume(str(out), Desk(Console(file=said, width=300)))
+        return said.getvalue()
 
 
 @pytest.fixture
-def bench(whole: Storm, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    return Bench(whole, monkeypatch)
+def bench(storm: Storm, killed: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(storm, killed, monkeypatch)
 
 
 def test_one_harm_to_the_newest_state(bench: Bench, full: bool, figure: Figure) -> None:
@@ -133,7 +127,7 @@ def test_one_harm_to_the_newest_state(bench: Bench, full: bool, figure: Figure) 
         aside = out / "states" / "broken-step-000006"
         assert aside.is_dir(), name
         shutil.rmtree(aside)
-        assert_as_if_nothing_had_happened(out, bench.whole.whole)
+        assert_as_if_nothing_had_happened(out, bench.storm.whole)
     said = f"{len(chosen)}/{len(chosen)} noticed, put aside, resumed"
     figure("one harm to a saved state", "noticed; the next older state, ends bit-equal", said, len(chosen))
 
