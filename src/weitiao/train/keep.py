@@ -63,6 +63,14 @@ def keep_weights(run: Run, model: TunableModel, state: State) -> None:
     run.write("trained/step.json", {"step": state.step})
 
 
+def keep_the_first(run: Run, state: State, plan: Plan, machines: Machines, pinned: Collection[int]) -> None:
+    """The base model is the first healthy state. A run that goes on removes what a kill gave it no time to remove."""
+    if plan.guarded and state.position == 0:
+        save_or_say(run, state, plan, machines, pinned)
+    elif machines.first:
+        checkpoint.prune(run.folder / "states", plan.settings.keep, pinned)
+
+
 def save_or_say(run: Run, state: State, plan: Plan, machines: Machines, pinned: Collection[int] = ()) -> None:
     """Commit a state; a full disk is said loudly and the run goes on, older states intact."""
     if machines.first:

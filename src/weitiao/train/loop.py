@@ -15,9 +15,8 @@ from weitiao.core.registry import find_module
 from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.core.tunable import TunableModel
-from weitiao.train import checkpoint
 from weitiao.train.distributed import Machines
-from weitiao.train.keep import save_or_say, validate
+from weitiao.train.keep import keep_the_first, save_or_say, validate
 from weitiao.train.plan import Plan
 from weitiao.train.recover import Rescue
 from weitiao.train.state import State
@@ -51,10 +50,7 @@ def train(
     settings, weights = plan.settings, list(model.trainable().values())
     take, patience = find_module("step", plan.step).take, settings.patience or math.inf
     rescue = Rescue(model, objective, loader, state, plan, run, machines, tell_row)
-    if plan.guarded and state.position == 0:
-        save_or_say(run, state, plan, machines, rescue.pinned())  # the base model is the first healthy state
-    elif machines.first:  # a kill may have come between the last save and its pruning
-        checkpoint.prune(run.folder / "states", settings.keep, rescue.pinned())
+    keep_the_first(run, state, plan, machines, rescue.pinned())
     model.model.train()
     while state.step < plan.steps and state.stale < patience:
         started = time.perf_counter()
