@@ -86,7 +86,11 @@ def start(storm: Storm, out: Path, fuse: Fuse | None = None) -> tuple[int, str]:
 def look(out: Path, code: int, said: str) -> dict[str, Any]:
     """What a full disk left; every older state must verify."""
     assert_a_sound_state(out)
-    rubbish = [x.name for place in (out, out / "states") for x in place.iterdir() if RUBBISH.search(x.name)]
+    rubbish = [
+        x.name
+        for x in (*out.glob("*"), *out.glob(".*"), *out.glob("states/*"), *out.glob("states/.*"))
+        if RUBBISH.search(x.name)
+    ]
     failed = [line["words"] for line in Run(out).journal("save_failed")]
     return {"code": code, "said": said, "status": Run(out).status, "failed": failed, "rubbish": rubbish}
 

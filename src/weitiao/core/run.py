@@ -236,8 +236,12 @@ def _taken(folder: Path) -> str:
 def write_text(path: Path, text: str) -> None:
     """Replace a file as a whole: it is either the old one or the new one, never half."""
     temp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temp, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(temp, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temp.unlink(missing_ok=True)
+        raise
     os.replace(temp, path)
