@@ -81,12 +81,12 @@ def train(
         if (recipe is None) == (resume is None):
             raise typer.BadParameter("give a recipe, or --resume RUN")
         if resume is not None:
-            done = trip.resume(resume, desk)
+            done = trip.resume(resume, desk, allow or ())
         else:
             read_recipe = importlib.import_module("weitiao.core.recipe_file").read_recipe
             wanted = read_recipe(recipe, tuple(overrides or ()))
             if not replace and offer_to_go_on(wanted):
-                done = trip.resume(wanted.out, desk)
+                done = trip.resume(wanted.out, desk, allow or ())
             else:
                 done = trip.train(wanted, desk, replace_old=replace, allowed=allow or ())
         if not quiet:

@@ -75,9 +75,10 @@ def train(recipe: Recipe, desk: Desk, again: bool = False, replace_old: bool = F
     with run.held():
         try:
             take_the_trip(run, recipe, machines, desk, again, allowed)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as asked:
             how = f"go on with: {machine.command()} train --resume {run.folder}"
-            raise Interrupted(f"stopped ({run.status}); {how}", INTERRUPTED) from None
+            code = next(iter(asked.args), INTERRUPTED)  # of the second signal; a plain Ctrl-C brings none
+            raise Interrupted(f"stopped ({run.status}); {how}", code) from None
     return run
 
 
@@ -86,14 +87,15 @@ def take_the_trip(run: Run, recipe: Recipe, machines: Machines, desk: Desk, agai
     ready = get_ready(run, recipe, machines, desk)
     model, state, plan, found = ready.state.model, ready.state, ready.plan, ready.prepared
     objective, final = found.objective, found.final
-    if not again:
+    begun = again and has_begun(run, machines)
+    if not begun:
         pre_flight(ready, run, machines, desk, allowed)
     measure_now("before", model, objective, final, recipe.evaluate, run, desk)
 
     torch.manual_seed(recipe.seed)
     score = scorer(model, objective, found.validation, recipe)  # while the model still is the base model
     if again:
-        go_back(run, state, plan, desk)
+        go_back(run, state, plan, machines, desk, begun)
     tell_row = row_teller(found.made.rows, ready.tokens)
     with listening() as stop, Progress(desk.console, plan.steps, state.step) as progress:
         run.listeners.append(progress)
@@ -109,12 +111,16 @@ def take_the_trip(run: Run, recipe: Recipe, machines: Machines, desk: Desk, agai
         write_report(run)
 
 
-def resume(folder: str, desk: Desk) -> Run:
+def resume(folder: str, desk: Desk, allowed: Collection[str] = ()) -> Run:
     """Go on with an interrupted run; it ends as it would have without the interruption, to the bit on a CPU."""
     run = Run.open(folder)
     if run.status == "finished":
+        if not (run.folder / "report.html").exists():  # killed between its last line and its report
+            with run.held():
+                write_report(run)
+            return run
         raise RunError(f"{folder} is finished already. Look at {run.folder}/report.html, or train with another out=...")
-    return train(run.recipe.model_copy(update={"out": str(run.folder)}), desk, again=True)
+    return train(run.recipe.model_copy(update={"out": str(run.folder)}), desk, again=True, allowed=allowed)
 
 
 def check(recipe: Recipe, desk: Desk, allowed: Collection[str] = ()) -> list[Finding]:
@@ -305,14 +311,24 @@ def batch(
         "optimizer": json.dumps(settings.optimizer.as_recipe()),
     }
     step = resolve.choose_step(recipe.method, objective)
-    return loader, Plan(settings, steps.value, rate.value, evaluate_every.value, save_every.value, step, identity)
+    rhythm = (evaluate_every.value, save_every.value)
+    return loader, Plan(settings, steps.value, rate.value, *rhythm, step, identity, recipe.seed)
 
 
-def go_back(run: Run, state: State, plan: Plan, desk: Desk) -> None:
-    """Load the newest sound State; a run that was killed before its first State begins anew."""
+def has_begun(run: Run, machines: Machines) -> bool:
+    """Whether there is, or was, a State to go on from. (A kill may come between a State and its line in the journal.)"""
     folder = run.folder / "states"
-    if any(run.journal("saved")) or checkpoint.newest_first(folder):
-        checkpoint.load_newest(folder, state, plan.identity, desk.warn)
+    if machines.first:
+        checkpoint.tidy(folder)
+    machines.wait()
+    return bool(checkpoint.newest_first(folder)) or any(run.journal("saved"))
+
+
+def go_back(run: Run, state: State, plan: Plan, machines: Machines, desk: Desk, begun: bool) -> None:
+    """Load the newest sound State; a run that was stopped before its first State begins anew."""
+    if begun:  # one machine puts broken States aside, then the others look
+        folder = run.folder / "states"
+        machines.after_the_first(lambda _: checkpoint.load_newest(folder, state, plan.identity, desk.warn))
     run.rewind(state.position)
     run.note("resumed", step=state.step, position=state.position)
     desk.console.print(f"going on from step {state.step}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from conftest import chat_rows, make_tokenizer, write_jsonl
+from conftest import chat_rows, make_tokenizer, tried, write_jsonl
 from stations.data.chat_templates import BARE, TEMPLATES
 from weitiao.core.batch import IGNORE
 from weitiao.core.example import Chat, Turn
@@ -69,7 +69,7 @@ def test_an_overfitted_model_says_its_rows_and_stops(method: str, quick: Any, tm
     file = write_jsonl(tmp_path / "few.jsonl", rows)
     rate = {"full": 5e-3}.get(method, 3e-2)
     train = {"steps": 150, "batch_size": 8, "learning_rate": rate, "evaluate_every": 0, "save_every": 150}
-    run = quick(data=[{"path": str(file)}], validation=0, method=method, train=train)
+    run = quick(data=[{"path": str(file)}], validation=0, method=tried(method), train=train)
     opened = open_model(str(run.folder))
     prompts = [opened.model.processor.prompt([Turn("user", row["messages"][0]["content"])]) for row in rows]
     written = opened.model.generate(prompts, max_new_tokens=40)

@@ -14,6 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from conftest import tried
 from weitiao import pipeline
 from weitiao.core.errors import Interrupted, RunError
 from weitiao.core.registry import names
@@ -70,9 +71,7 @@ def test_stopped_anywhere_resumed_to_the_bit(method: str, quick, tmp_path: Path,
     """With dropout, shuffling over epochs, accumulation in uneven micro-batches, warm-up and cosine, best kept."""
     train = {"steps": STEPS, "batch_size": 8, "micro_tokens": 70, "warmup": 0.3, "save_every": 4, "weight_decay": 0.01}
     settings = {"lora": {"rank": 4, "dropout": 0.2}}.get(method, {})
-    shape = {"method": {"name": method, **settings}, "train": train}
-    if method != "lora":
-        shape["method"] = method
+    shape = {"method": tried(method, **settings), "train": train}
     whole = everything(quick(**shape, out=str(tmp_path / "whole")))
     assert len([x for x in whole["journal"] if x["event"] == "step"]) == STEPS
     for step in range(1, STEPS):

@@ -17,6 +17,7 @@ report.html       all of it, to look at
 import itertools
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -63,6 +64,7 @@ class Run:
             with cls(folder).held():
                 aside = _put_aside(folder) if began else _begin_anew(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".lock").touch()  # first of all: this folder is a Run's
         write_text(folder / "recipe.yaml", recipe.to_yaml())
         return cls(folder, aside=aside)
 
@@ -97,6 +99,10 @@ class Run:
             except OSError:
                 words = "is being written by another process right now. Wait for it, or stop it."
                 raise RunError(f"{self.folder} {words}") from None
+            if self.writes:  # what a killed process was writing; nobody else writes now
+                for left in (*self.folder.glob("*.tmp"), *self.folder.glob("*/*.tmp")):
+                    if _is_left_over(left):
+                        left.unlink()
             yield
 
     # -- the journal --------------------------------------------------------------------------------------------------
@@ -127,7 +133,7 @@ class Run:
         that went back has been at some steps twice.)"""
         if not self.writes:
             return
-        ends = ("interrupted", "finished", "stopped")
+        ends = ("interrupted", "finished", "stopped", "early_stop")
         kept = [x for x in self.journal() if x.get("position", 0) <= position and x["event"] not in ends]
         self.write_lines("journal.jsonl", kept)
         if suspects := self.read_lines("suspects.jsonl"):
@@ -195,8 +201,13 @@ RECORDS = {
 
 def _only_records(folder: Path) -> bool:
     """A run of ours that stopped before its first step: nothing was learnt in it."""
-    there = {x.name for x in folder.iterdir()}
+    there = {x.name for x in folder.iterdir() if not _is_left_over(x)}
     return ".lock" in there and there <= RECORDS and not list(Run(folder).journal("step"))
+
+
+def _is_left_over(file: Path) -> bool:
+    """What `write_text` had not finished when its process was killed: <name>.<pid>.tmp"""
+    return re.fullmatch(r".+\.\d+\.tmp", file.name) is not None
 
 
 def _begin_anew(folder: Path) -> None:
@@ -225,8 +236,12 @@ def _taken(folder: Path) -> str:
 def write_text(path: Path, text: str) -> None:
     """Replace a file as a whole: it is either the old one or the new one, never half."""
     temp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temp, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(temp, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temp.unlink(missing_ok=True)
+        raise
     os.replace(temp, path)

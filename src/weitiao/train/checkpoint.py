@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -89,9 +89,7 @@ def commit(folder: Path, made: Snapshot, keep: int, pinned: Collection[int] = ()
     os.rename(temp, place)
     sync(folder)
     shutil.rmtree(replaced, ignore_errors=True)
-    for old in newest_first(folder)[keep:]:
-        if step_of(old) not in pinned:
-            _remove(old)
+    prune(folder, keep, pinned)
     return place
 
 
@@ -112,20 +110,23 @@ def _make_room(folder: Path, made: Snapshot, pinned: Collection[int]) -> None:
         raise OSError(errno.ENOSPC, f"a state needs {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free", str(folder))
 
 
-def _tidy(folder: Path) -> None:
-    """Remove what killed processes left half written or half removed."""
-    for left in (*folder.glob(".step-*.tmp-*"), *folder.glob(".step-*.trash-*")):
-        shutil.rmtree(left, ignore_errors=True)
+def prune(folder: Path, keep: int, pinned: Collection[int] = ()) -> None:
+    """Remove all states but the newest `keep` and those of pinned steps."""
+    for old in newest_first(folder)[keep:]:
+        if step_of(old) not in pinned:
+            _remove(old)
 
 
-def _undo_half_replacing(folder: Path) -> None:
-    """A kill between the two renames of `commit` leaves the old state under its hidden name."""
+def tidy(folder: Path) -> None:
+    """What a killed process left: a half-replaced state gets its name back; half-written and half-removed ones go."""
     for replaced in folder.glob(".step-*.replaced"):
         place = folder / replaced.name[1:].removesuffix(".replaced")
         if place.exists():
             shutil.rmtree(replaced, ignore_errors=True)
         else:
             os.rename(replaced, place)
+    for left in (*folder.glob(".step-*.tmp-*"), *folder.glob(".step-*.trash-*")):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _remove(place: Path) -> None:
@@ -148,7 +149,9 @@ def step_of(place: Path) -> int:
 
 
 def newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"), key=step_of, reverse=True) if folder.exists() else []
+    """The states; names that only look like one (step-4.bak) are somebody else's."""
+    states = [place for place in folder.glob("step-*") if place.name.removeprefix("step-").isdigit()]
+    return sorted(states, key=step_of, reverse=True)
 
 
 def load_newest(folder: Path, state: State, identity: dict[str, str], say: Any) -> Path:
@@ -160,8 +163,7 @@ def load_newest(folder: Path, state: State, identity: dict[str, str], say: Any) 
     Raises:
         RunError: there is no sound state, or it belongs to other data, template, tokenizer or batch shape.
     """
-    _undo_half_replacing(folder)
-    _tidy(folder)
+    tidy(folder)
     for place in newest_first(folder):
         trouble = broken(place)
         if trouble:
@@ -170,7 +172,7 @@ def load_newest(folder: Path, state: State, identity: dict[str, str], say: Any) 
             os.rename(place, aside)
             say(f"{place.name} is damaged ({trouble}); it was put aside as {aside.name}, and the next older one is tried.")
             continue
-        numbers = json.loads((place / "state.json").read_text())
+        numbers = _numbers(place)
         changed = [
             f"{k} (was {numbers['identity'].get(k)}, is {v})"
             for k, v in identity.items()
@@ -193,24 +195,55 @@ def load_newest(folder: Path, state: State, identity: dict[str, str], say: Any) 
 def load(place: Path, state: State) -> None:
     """Make `state` what was saved at `place`."""
     tensors = {name: load_file(place / f"{name}.safetensors") for name in ("weights", "optimizer", "random")}
-    state.load(tensors, json.loads((place / "state.json").read_text()))
+    state.load(tensors, _numbers(place))
 
 
 def broken(place: Path) -> str:
     """Why a state cannot be trusted, or ''."""
-    manifest = place / MANIFEST
-    if not manifest.exists():
-        return "no manifest"
     try:
-        hashes = json.loads(manifest.read_text())
-    except ValueError:
+        hashes = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
+        there = {
+            file.name for file in place.iterdir() if not file.name.startswith(".")
+        }  # a desktop's .DS_Store harms nobody
+        if missing := {*FILES} - there or {*FILES} - {*hashes}:
+            return f"{min(missing)} is missing"
+        if odd := there - {*FILES, MANIFEST}:
+            return f"{min(odd)} does not belong to it"
+        if wrong := [name for name in FILES if file_sha256(place / name) != hashes[name]]:
+            return f"{wrong[0]} is not what was written"
+        _look_into(place)
+    except FileNotFoundError:
+        return "no manifest"
+    except (ValueError, TypeError):
         return "unreadable manifest"
-    for name in FILES:
-        if name not in hashes or not (place / name).exists():
-            return f"{name} is missing"
-        if file_sha256(place / name) != hashes[name]:
-            return f"{name} is not what was written"
+    except (OSError, SafetensorError) as trouble:
+        return f"unreadable: {trouble}"
     return ""
+
+
+def _look_into(place: Path) -> None:
+    """Hashes that fit do not make a pickle or an empty file readable: somebody may have written both."""
+    for name in FILES:
+        if name.endswith(".json"):
+            _numbers(place)
+        else:
+            with safe_open(place / name, "pt"):
+                pass
+
+
+def _numbers(place: Path) -> dict[str, Any]:
+    """What is in state.json.
+
+    Raises:
+        OSError: not what `save` wrote.
+    """
+    try:
+        numbers = json.loads((place / "state.json").read_text(encoding="utf-8"))
+    except ValueError:
+        numbers = None
+    if not isinstance(numbers, dict) or "identity" not in numbers:
+        raise OSError("state.json is not a state's")
+    return numbers
 
 
 def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:

@@ -5,6 +5,7 @@ micro-batches, and the sum is divided by nothing: counts were added first.
 """
 
 import copy
+import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -58,6 +59,12 @@ class Machines:
         for weight in weights:
             grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
             weight.grad = reduce(grad, "sum")  # pyright: ignore[reportAttributeAccessIssue]
+
+    def seed(self, seed: int, position: int) -> None:
+        """Several machines begin every step with random numbers of their own: a State holds only the first one's."""
+        if self.world > 1:
+            words = f"{seed} {position} {self.rank}".encode()
+            torch.manual_seed(int.from_bytes(hashlib.sha256(words).digest()[:7], "big"))
 
     def any(self, flag: bool) -> bool:
         """True everywhere if true anywhere: all stop at the same step."""

@@ -53,11 +53,11 @@ def train(
     take, patience = find_module("step", plan.step).take, settings.patience or math.inf
     with Saver(run, state, plan, machines) as saver:
         rescue = Rescue(model, objective, loader, state, plan, run, machines, saver, tell_row)
-        if plan.guarded and state.position == 0:
-            saver.save()  # the base model is the first healthy state
+        saver.begin()
         model.model.train()
         while state.step < plan.steps and state.stale < patience:
             started = time.perf_counter()
+            machines.seed(plan.seed, state.position)
             window = _window(model, objective, loader, state)
             taken, norm = state.loss_scale.take(partial(take, model, objective, window, machines), trained)
             verdict = rescue.judge(taken, float(norm))
@@ -68,7 +68,6 @@ def train(
                 state.optimizer.zero_grad()
                 state.position += 1
                 rescue.act(verdict, taken, float(norm), window)
-
             last = state.step == plan.steps
             if sound and (last or (plan.evaluate_every and state.step % plan.evaluate_every == 0)):
                 validate(model, state, settings, run, score)

@@ -22,6 +22,7 @@ class Plan:
     """The part of train/steps/ that takes each step."""
     identity: dict[str, str] = field(default_factory=dict)
     """What a resumed run must have in common with this one."""
+    seed: int = 0
 
     @property
     def guarded(self) -> bool:

@@ -55,6 +55,13 @@ class Saver:
     def folder(self) -> Path:
         return self.run.folder / "states"
 
+    def begin(self) -> None:
+        """The base model is the first healthy state. A run that goes on removes what a kill gave it no time to remove."""
+        if self.plan.guarded and self.state.position == 0:
+            self.save()
+        elif self.machines.first:
+            checkpoint.prune(self.folder, self.plan.settings.keep, self.pinned())
+
     def save(self) -> None:
         """The state as it is now, soon on the disk. A full disk is said loudly and the run goes on, older states intact."""
         if not self.machines.first:
@@ -64,8 +71,7 @@ class Saver:
         snapshot = checkpoint.snapshot(self.state, self.plan.identity, copy=beside)
         here = {"step": self.state.step, "position": self.state.position}
         facts = {**here, "held_up": round(time.perf_counter() - started, 4)}
-        pinned = {self.state.best_step, *(checkpoint.step_of(place) for place in self.healthy()[:1])}
-        write = threading.Thread(target=self._write, args=(snapshot, pinned, started), daemon=True)
+        write = threading.Thread(target=self._write, args=(snapshot, self.pinned(), started), daemon=True)
         self.writing = Writing(write, facts)
         write.start()
         if not beside:
@@ -88,6 +94,10 @@ class Saver:
             self.run.note("save_failed", **done.facts, words=f"{words} and the run goes on")
         else:
             self.run.note("saved", **done.facts)
+
+    def pinned(self) -> set[int]:
+        """Steps whose states are never removed: the best, and the newest healthy one."""
+        return {self.state.best_step, *(checkpoint.step_of(place) for place in self.healthy()[:1])}
 
     def healthy(self) -> list[Path]:
         """States that the guard has proven, the newest first."""

@@ -27,9 +27,10 @@ def listening() -> Iterator[Stop]:
         return
 
     def note(number: int, _: Any) -> None:
+        code = INTERRUPTED if number == signal.SIGINT else TERMINATED
         if stop.asked:
-            raise KeyboardInterrupt
-        stop.asked = INTERRUPTED if number == signal.SIGINT else TERMINATED
+            raise KeyboardInterrupt(code)
+        stop.asked = code
 
     asking = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
     before = {number: signal.signal(number, note) for number in asking}

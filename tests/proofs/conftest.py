@@ -1,0 +1,86 @@
+"""What proofs share: how many times, children to kill, figures to write down."""
+
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import chat_rows, write_jsonl
+from proofs.child import Nursery
+from proofs.storm import Storm
+
+RECORD = Path(__file__).parents[2] / "docs" / "proofs.json"
+Figure = Callable[[str, str, str, int], None]
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """True: as many times as the claim says; False: a few, to see that it still holds."""
+    return request.config.getoption("--full")
+
+
+@pytest.fixture
+def figure(full: bool) -> Iterator[Figure]:
+    """figure(name, asked, measured, n) writes one figure into docs/proofs.json, in the full form only."""
+    from weitiao.core.machine import environment
+
+    started = time.perf_counter()
+
+    def write(name: str, asked: str, measured: str, n: int) -> None:
+        print(f"{name}: {measured} (asked: {asked}; n = {n})")
+        if not full:
+            return
+        known = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+        facts = {"asked": asked, "measured": measured, "n": n, "seconds": round(time.perf_counter() - started)}
+        here = environment()
+        machine = {"cpu": here["device"], "cores": here["cores"], "torch": here["packages"]["torch"]}
+        known[name] = {**facts, **machine, "date": time.strftime("%Y-%m-%d")}
+        RECORD.parent.mkdir(exist_ok=True)
+        temp = RECORD.with_suffix(f".{os.getpid()}.tmp")
+        temp.write_text(json.dumps(dict(sorted(known.items())), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        temp.replace(RECORD)
+
+    yield write
+
+
+@pytest.fixture(scope="session")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Nursery:
+    """Children that run `weitiao`."""
+    nursery = Nursery(tmp_path_factory.mktemp("children"))
+    nursery.run("--version")  # now it has imported all it will fork
+    return nursery
+
+
+@pytest.fixture
+def dice(request: pytest.FixtureRequest) -> random.Random:
+    """The same throws in every session."""
+    return random.Random(request.node.name)
+
+
+@pytest.fixture(scope="session")
+def storm_recipe(tiny: Path, full: bool, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A run with dropout that saves at every step, validates often and keeps two states."""
+    data = write_jsonl(tmp_path_factory.mktemp("data") / "chat.jsonl", chat_rows(24))
+    return {
+        "base": str(tiny),
+        "data": [{"path": str(data)}],
+        "validation": 0.2,
+        "method": {"name": "lora", "rank": 4, "alpha": 8, "dropout": 0.2},
+        "train": {
+            **{"steps": 20 if full else 9, "batch_size": 4, "precision": "fp32", "learning_rate": 1e-2},
+            **{"evaluate_every": 4, "save_every": 1, "keep": 2},
+        },
+        "evaluate": {"metrics": ["loss"], "samples": 1, "max_new_tokens": 4},
+        "out": "named-on-the-command-line",
+    }
+
+
+@pytest.fixture(scope="session")
+def storm(nursery: Nursery, storm_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Storm:
+    """The run that all proofs hurt, and that ran through once."""
+    return Storm.brew(nursery, storm_recipe, tmp_path_factory.mktemp("storm"))
