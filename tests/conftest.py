@@ -82,9 +82,10 @@ def make_tokenizer(template: str | None = CHATML) -> object:
 TRIED = {"bitfit": {"add_missing": True}}  # what a method needs to be asked for on a tiny Llama
 
 
-def tried(method: str, **more: Any) -> dict[str, Any]:
+def tried(method: str, **more: Any) -> str | dict[str, Any]:
     """A method as tests write it into a recipe."""
-    return {"name": method, **TRIED.get(method, {}), **more}
+    settings = {**TRIED.get(method, {}), **more}
+    return {"name": method, **settings} if settings else method
 
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gpt2", "gemma")

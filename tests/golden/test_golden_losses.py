@@ -7,12 +7,18 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from conftest import chat_rows, tried, write_jsonl
+from weitiao.core.desk import Desk
+from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import names
+from weitiao.opened import merge
+from weitiao.pipeline import train
 
 FILE = Path(__file__).parent / "losses.json"
 CASES = [
-    *((f"sft_{method}", {"method": method}) for method in names("method")),
+    *((f"sft_{method}", {"method": tried(method)}) for method in names("method")),
     *((f"sft_lora_{optimizer}", {"train": {"optimizer": optimizer}}) for optimizer in names("optimizer")),
     (
         "sft_lora_linear_tokens",
@@ -39,11 +45,27 @@ def test_losses_are_as_recorded(name: str, changes: dict, quick, request: pytest
         assert found[key] == pytest.approx(values, rel=2e-4, abs=1e-5), key
 
 
+@pytest.fixture(scope="session")
+def taught(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that has learnt to answer some questions; a random one can be taught hardly anything by most methods."""
+    place = tmp_path_factory.mktemp("taught")
+    rows = write_jsonl(place / "first.jsonl", chat_rows(24))
+    train_ = {"steps": 150, "batch_size": 8, "learning_rate": 5e-3, "evaluate_every": 0, "save_every": 150}
+    plain = {"base": str(tiny), "data": str(rows), "validation": 0, "method": "full", "train": train_}
+    plain |= {"evaluate": {"metrics": ["loss"], "samples": 0}, "out": str(place / "run")}
+    run = train(make_recipe(plain), Desk(Console(quiet=True)))
+    merge(str(run.folder), str(place / "merged"))
+    return place / "merged"
+
+
 @pytest.mark.parametrize("method", names("method"))
-def test_it_learns(method: str, quick) -> None:
-    """The loss falls to less than four fifths (a random frozen base and head bound what a tiny LoRA can reach)."""
-    run = quick(
-        method=method, train={"steps": 60, "learning_rate": 2e-2 if method != "full" else 5e-3, "evaluate_every": 0}
-    )
+def test_it_learns(method: str, quick, taught: Path, tmp_path: Path) -> None:
+    """A model that gives certain answers learns to give others to the same questions: the loss falls below four fifths
+    (by a tenth with soft prompts, which steer so small a model little)."""
+    data = write_jsonl(tmp_path / "second.jsonl", chat_rows(24, ("the wizards", "time", "quick boxes")))
+    rate = {"full": 5e-3, "freeze": 5e-3}.get(method, 2e-2)
+    shape = {"steps": 100, "batch_size": 8, "learning_rate": rate, "evaluate_every": 0, "save_every": 60}
+    run = quick(base=str(taught), data=[{"path": str(data)}], method=tried(method), train=shape)
     losses = [line["loss"] for line in run.journal("step")]
-    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    bound = 0.9 if method in ("prompt_tuning", "p_tuning") else 0.8
+    assert sum(losses[-5:]) < bound * sum(losses[:5]), (losses[:5], losses[-5:])
