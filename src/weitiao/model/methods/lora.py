@@ -11,6 +11,7 @@ merged. Stored in PEFT's format, and equal there.
 """
 
 import math
+import re
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -38,18 +39,31 @@ class LoRA(Method):
     """Which linear layers: all-linear, last names ([q_proj, v_proj]) or a regular expression for whole names."""
     rslora: bool = False
     """Scale by alpha / sqrt(rank), so that high ranks learn as fast as low ones."""
+    rate_of_b: float = Field(default=1.0, gt=0)
+    """LoRA+: B learns at this many times the rate; the paper takes about 16 (arXiv 2402.12354, sec. 5)."""
+    ranks: dict[str, int] = Field(default_factory=dict)
+    """Ranks of their own: {regular expression for a layer's whole name: rank}."""
+    start: Literal["kaiming", "orthogonal"] = "kaiming"
+    """What A starts from: uniform as in PEFT, or orthonormal rows."""
     bias: Literal["none", "all", "lora_only"] = "none"
     """Which biases are trained too: none, all of the model's, or those of the layers with a change."""
 
-    @property
-    def scale(self) -> float:
-        return self.alpha / math.sqrt(self.rank) if self.rslora else self.alpha / self.rank
+    def rank_of(self, name: str) -> int:
+        """A layer's rank."""
+        return next((rank for pattern, rank in self.ranks.items() if re.fullmatch(pattern, name)), self.rank)
+
+    def scale(self, rank: int) -> float:
+        return self.alpha / math.sqrt(rank) if self.rslora else self.alpha / rank
 
     def attach(self, model: nn.Module) -> Attachment:
         """Replace every target layer by a LowRankLinear."""
 
         def make(name: str, layer: nn.Module) -> nn.Module:
-            return LowRankLinear(layer, self.rank, self.scale, self.dropout, self.bias == "lora_only")
+            rank = self.rank_of(name)
+            module = LowRankLinear(layer, rank, self.scale(rank), self.dropout, self.bias == "lora_only")
+            if self.start == "orthogonal":
+                nn.init.orthogonal_(module.lora_A)
+            return module
 
         made: dict[str, LowRankLinear] = wrap(model, self.target_modules, make)
         if self.bias == "all":
@@ -66,8 +80,16 @@ class LoRA(Method):
             for name, module in made.items():
                 put(model, name, module.fold())
 
+        def groups(step: int) -> list[dict[str, Any]]:
+            fast = {name for name in trainable if name.endswith("lora_B")}
+            vectors = sorted(name for name in trainable - fast if name.endswith("bias"))
+            slow = sorted(trainable - fast - set(vectors))
+            faster = {"names": sorted(fast), "rate": self.rate_of_b}
+            return [{"names": slow}, faster, {"names": vectors, "weight_decay": 0.0}]
+
         return Attachment(
             trainable=trainable,
+            groups=groups if self.rate_of_b != 1.0 else None,
             switch=switch if self.bias == "none" else None,
             merge=merge,
             as_peft=lambda: (self.peft_config(model, made), peft_tensors(model, trainable)),
@@ -77,6 +99,8 @@ class LoRA(Method):
     def peft_config(self, model: nn.Module, made: dict[str, LowRankLinear]) -> dict[str, Any]:
         """What PEFT's adapter_config.json says."""
         more = {"lora_dropout": self.dropout, "use_rslora": self.rslora, "bias": self.bias}
+        ranks = {name: rank for name in made if (rank := self.rank_of(name)) != self.rank}
+        more["rank_pattern"] = {f"^{re.escape(name)}$": rank for name, rank in ranks.items()}
         return {**peft_lora_config(model, made, self.rank, self.alpha, self.target_modules), **more}
 
     @classmethod
@@ -88,7 +112,7 @@ class LoRA(Method):
         """
         if config.get("peft_type") != "LORA" or config.get("use_dora"):
             return None
-        for key in ("rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform", "lora_bias"):
+        for key in ("alpha_pattern", "modules_to_save", "layers_to_transform", "lora_bias"):
             if config.get(key):
                 raise ModelError(f"this PEFT adapter uses {key}, which weitiao's lora does not do.")
         targets = config["target_modules"]
@@ -99,4 +123,10 @@ class LoRA(Method):
             target_modules=targets if isinstance(targets, str) else tuple(targets),
             rslora=config.get("use_rslora", False),
             bias=config.get("bias", "none"),
+            ranks={_whole(name): rank for name, rank in (config.get("rank_pattern") or {}).items()},
         )
+
+
+def _whole(pattern: str) -> str:
+    """PEFT's rank patterns match a name's end unless they begin with ^."""
+    return pattern[1:].removesuffix("$") if pattern.startswith("^") else rf"(.*\.)?({pattern})"
