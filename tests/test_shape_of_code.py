@@ -18,6 +18,7 @@ MAY = {
     "opened": {"core", "opened", "pipeline", *STATIONS},
     "cli": {"core", "pipeline", "opened", "multirun", "cli", "talk"},
     "talk": {"core"},
+    "multirun": {"core", "pipeline", "multirun"},
     "__main__": {"cli"},
     "__init__": set(),
 }

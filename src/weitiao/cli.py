@@ -196,6 +196,33 @@ def merge(target: Target, out: Annotated[str, typer.Argument(help="A new folder.
     run_verb(work)
 
 
+@app.command("compare-methods")
+def compare_methods(
+    recipe: Annotated[str, typer.Argument(help="A recipe (YAML); its method is one of those compared.")],
+    overrides: Overrides = None,
+    methods: Annotated[str, typer.Option(help="Names, with commas; default: every method there is.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Train every method on one task under one budget, and compare: quality, weights, memory, speed, drift."""
+
+    def work() -> None:
+        comparing = importlib.import_module("weitiao.multirun.compare_methods")
+        read_recipe = importlib.import_module("weitiao.core.recipe_file").read_recipe
+        console, wanted = Console(highlight=False), read_recipe(recipe, tuple(overrides or ()))
+        tell = (lambda words: None) if as_json else console.print
+        found = comparing.compare_methods(wanted, [x.strip() for x in methods.split(",") if x.strip()], tell)
+        if as_json:
+            print((Path(wanted.out) / "comparison.json").read_text(encoding="utf-8"))
+            return
+        table = Table(*comparing.HEAD)
+        for row in found:
+            table.add_row(*row.words)
+        console.print(table)
+        console.print(f"chart: {wanted.out}/comparison.html")
+
+    run_verb(work)
+
+
 @app.command()
 def runs(
     folder: Annotated[str, typer.Argument(help="Where runs lie.")] = "runs",

@@ -1,0 +1,169 @@
+"""Every method on one task under one budget: the same rows, steps and seed, each at its own learning rate.
+
+    out/lora  out/freeze  out/ia3 ...     a Run each, trained in a process of its own (so that its peak memory is its own)
+    out/comparison.json, comparison.html  quality with n and interval, weights, size, memory, speed, drift from the base
+
+A method that refuses the model is in the table too, with its sentence.
+"""
+
+import html
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from weitiao.core.errors import RunError
+from weitiao.core.recipe import Recipe
+from weitiao.core.registry import find, names
+from weitiao.core.run import Run, write_text
+from weitiao.core.score import show
+
+ROW, LEFT, WIDTH = 26, 150, 720  # of the chart, in pixels
+
+
+@dataclass
+class Compared:
+    """What one method reached."""
+
+    method: str
+    refused: str = ""
+    """Why it did not run."""
+    figure: str = ""
+    """The name of what is compared."""
+    score: dict[str, Any] | None = None
+    before: dict[str, Any] | None = None
+    trained: int = 0
+    """Weights that were learnt."""
+    megabytes: float = 0.0
+    """Of the result on disk."""
+    peak_mb: float = 0.0
+    """Of the whole process."""
+    tokens_a_second: float = 0.0
+    drift: float | None = None
+    """From the base on neutral text, in nats a token."""
+
+    @property
+    def words(self) -> list[str]:
+        """A line of the table."""
+        if self.refused:
+            return [self.method, self.refused, "", "", "", "", ""]
+        drift = "" if self.drift is None else f"{self.drift:.3f}"
+        size, memory, speed = f"{self.megabytes:,.1f}", f"{self.peak_mb:,.0f}", f"{self.tokens_a_second:,.0f}"
+        return [self.method, show(self.figure, self.score), f"{self.trained:,}", size, memory, speed, drift]
+
+
+HEAD = ["method", "figure [95 % interval]", "trained weights", "stored MB", "peak MB", "tokens/s", "drift"]
+
+
+def compare_methods(
+    recipe: Recipe, wanted: Sequence[str] = (), tell: Callable[[str], None] = lambda words: None
+) -> list[Compared]:
+    """Train each method, or go on where it was interrupted; the best comes first.
+
+    Args:
+        wanted: methods' names; none: all there are.
+        tell: hears which method is next.
+
+    Raises:
+        RunError: a run failed for another reason than that its method refuses.
+    """
+    folder, every = Path(recipe.out), wanted or names("method")
+    for name in every:
+        find("method", name)  # an unknown one is said before anything is trained
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for i, name in enumerate(every):
+        tell(f"{name} ({i + 1} of {len(every)})")
+        found.append(_trained(recipe, name, folder))
+    found.sort(key=_best_first)
+    write_text(folder / "comparison.json", json.dumps([asdict(x) for x in found], indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / "comparison.html", page(found))
+    return found
+
+
+def _trained(recipe: Recipe, name: str, folder: Path) -> Compared:
+    place = folder / name
+    if not (place / "report.html").exists():
+        plain = recipe.model_dump(mode="json")
+        plain |= {"method": recipe.method.as_recipe() if name == recipe.method.name else name, "out": str(place)}
+        file = folder / f"{name}.yaml"
+        write_text(file, Recipe(**plain).to_yaml())
+        resume = any(place.glob("states/step-*"))
+        words = ["--resume", str(place)] if resume else [str(file)]
+        command = [sys.executable, "-m", "weitiao", "train", "--quiet", *words]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode == 2 and "method" in done.stderr:
+            return Compared(name, refused=" ".join(done.stderr.split()).removeprefix("method: "))
+        if done.returncode:
+            raise RunError(f"{name} failed: {' '.join(done.stderr.split())[-500:]}")
+    return read(Run.open(place), name)
+
+
+def read(run: Run, name: str) -> Compared:
+    """What a finished Run says of its method."""
+    scores, steps = run.read("scores.json", {}), list(run.journal("step"))
+    after = scores.get("after", {})
+    figure = next((x for x in ("accuracy", "f1", "exact_match", "loss") if after.get(x, {}).get("n")), "loss")
+    drifts = [x["scores"]["drift"]["value"] for x in run.journal("validation") if "drift" in x["scores"]]
+    memory = list(run.journal("memory"))
+    seconds = sum(x["seconds"] for x in steps[1:])  # the first step warms up
+    return Compared(
+        name,
+        figure=figure,
+        score=after.get(figure),
+        before=scores.get("before", {}).get(figure),
+        trained=int(str(run.read("plan.json")["choices"]["trained weights"]["value"]).replace(",", "")),
+        megabytes=(run.folder / "trained" / "weights.safetensors").stat().st_size / 1e6,
+        peak_mb=memory[-1]["peak_mb"] if memory else 0.0,
+        tokens_a_second=sum(x["tokens"] for x in steps[1:]) / seconds if seconds else 0.0,
+        drift=drifts[-1] if drifts else None,
+    )
+
+
+def _best_first(x: Compared) -> tuple[bool, float]:
+    if x.score is None:
+        return True, 0.0
+    return False, -x.score["value"] if x.score["higher_is_better"] else x.score["value"]
+
+
+def page(found: Sequence[Compared]) -> str:
+    """The comparison as one HTML file: chart and table, no scripts."""
+    cells = lambda words, tag: "".join(f"<{tag}>{html.escape(x)}</{tag}>" for x in words)  # noqa: E731
+    rows = "".join(f"<tr>{cells(x.words, 'td')}</tr>" for x in found)
+    style = (
+        ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,'PingFang SC','Microsoft YaHei',sans-serif;"
+        "max-width:60rem;margin:2rem auto;padding:0 1rem}td,th{text-align:left;padding:.3rem .8rem .3rem 0;"
+        "border-bottom:1px solid #8884}"
+        "table{border-collapse:collapse}svg{width:100%}text{font-size:12px;fill:currentColor}"
+    )
+    head = f'<!doctype html><meta charset="utf-8"><title>methods compared · weitiao</title><style>{style}</style>'
+    return f"{head}<h1>Methods compared</h1>{chart(found)}<table><tr>{cells(HEAD, 'th')}</tr>{rows}</table>\n"
+
+
+def chart(found: Sequence[Compared]) -> str:
+    """A dot and its interval a method, as SVG; the base model before training as a dashed line."""
+    scored = [x for x in found if x.score]
+    if not scored:
+        return ""
+    base = scored[0].before["value"] if scored[0].before else None
+    ends: list[float] = [x.score[key] for x in scored for key in ("low", "high") if x.score]
+    ends += [] if base is None else [base]
+    low, high = min(ends), max(ends)
+    at = lambda value: LEFT + (WIDTH - LEFT - 20) * (value - low) / ((high - low) or 1.0)  # noqa: E731
+    lines = ""
+    for i, x in enumerate(scored):
+        y, score = 18 + ROW * i, x.score or {}
+        lines += f'<text x="0" y="{y + 4}">{x.method}</text>'
+        lines += f'<line x1="{at(score["low"]):.0f}" x2="{at(score["high"]):.0f}" y1="{y}" y2="{y}" stroke="#2a5db0"/>'
+        lines += f'<circle cx="{at(score["value"]):.0f}" cy="{y}" r="5" fill="#2a5db0">'
+        lines += f"<title>{html.escape(show(x.figure, score))}</title></circle>"
+    bottom = 18 + ROW * len(scored)
+    if base is not None:
+        x = f"{at(base):.0f}"
+        lines += f'<line x1="{x}" x2="{x}" y1="4" y2="{bottom}" stroke="#c4320a" stroke-dasharray="3 3"/>'
+        lines += f'<text x="{x}" y="{bottom + 14}">before</text>'
+    words = f'<text x="{LEFT}" y="{bottom + 30}">{html.escape(scored[0].figure)}: {low:.3f} to {high:.3f}</text>'
+    return f'<svg viewBox="0 0 {WIDTH} {bottom + 40}" role="img" aria-label="methods compared">{lines}{words}</svg>'

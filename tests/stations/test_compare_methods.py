@@ -1,0 +1,35 @@
+"""compare-methods: every method on one task, the best first, refusals in their own words."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stations.command import weitiao
+from weitiao.core.run import Run
+
+
+def test_a_comparison(recipe_file: Any, tmp_path: Path) -> None:
+    file = recipe_file(train={"steps": 3, "evaluate_every": 3, "learning_rate": "auto"}, evaluate={"metrics": ["loss"]})
+    out = tmp_path / "compared"
+    words = ["compare-methods", file, f"out={out}", "--methods", "ia3,bitfit,lora"]
+    code, said = weitiao(*words)
+    assert code == 0, said
+    found = json.loads((out / "comparison.json").read_text())
+    assert [x["method"] for x in found][-1] == "bitfit" and "add_missing: true" in found[-1]["refused"]
+    for x in found[:2]:
+        assert x["figure"] == "loss" and x["score"]["n"] == 5 and x["before"]["n"] == 5 and x["tokens_a_second"] > 0
+        assert x["trained"] > 0 and 0 < x["megabytes"] < 1 and x["peak_mb"] > 50
+        assert x["drift"] is not None and Run(out / x["method"]).status == "finished"
+    assert found[0]["score"]["value"] <= found[1]["score"]["value"]
+    lora = next(x for x in found if x["method"] == "lora")
+    assert lora["trained"] > 10 * next(x for x in found if x["method"] == "ia3")["trained"]
+    page = (out / "comparison.html").read_text()
+    assert page.count("<circle") == 2 and "bitfit" in page and "<script" not in page
+    code, again = weitiao(*words, "--json")  # nothing is trained anew
+    assert code == 0 and json.loads(again) == found
+
+
+def test_an_unknown_method_is_said_before_anything_is_trained(recipe_file: Any, tmp_path: Path) -> None:
+    code, said = weitiao("compare-methods", recipe_file(), f"out={tmp_path / 'x'}", "--methods", "lora,lorra")
+    assert code == 2 and "there is no method called 'lorra'. Did you mean 'lora'?" in said
+    assert not (tmp_path / "x").exists()
