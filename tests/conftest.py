@@ -24,6 +24,7 @@ CHATML = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record", action="store_true", help="write the golden losses anew")
+    parser.addoption("--full", action="store_true", help="proofs at full length")
 
 
 @pytest.fixture(autouse=True)
