@@ -5,7 +5,7 @@
                    (> 6 spreads and > 2 medians), and 2.5 times as far above its median as any accepted step was
                    above its own, long ago counting less                         -> skip; at the fifth in a row, ask
     astray         the average loss lies 25 % above its lowest for 5 steps; or asked again, rows that were accepted
-                   before have become 25 % worse; or non-finite steps pile up    -> go back to a healthy state
+                   20 steps before have become 25 % worse; or non-finite steps pile up    -> go back to a healthy state
 
 Medians are of the newest 32 accepted steps, spreads the median difference of neighbours (x 1.4826 / sqrt 2) in the
 newest 128: a falling loss widens neither, and one skipped spike hides no other. Few rows a step, most of them learnt:
@@ -73,8 +73,10 @@ class Guard:
     """Accepted in a row."""
     healthy: int = 0
     """States up to this step are proven: sound steps followed them."""
+    places: list[int] = field(default_factory=list)
+    """Of the newest accepted windows in the data."""
     sound_position: int = -1
-    """The newest accepted window's place in the data ..."""
+    """The place of one that was accepted 20 steps ago: what is accepted last may be in trouble already ..."""
     sound_loss: float = 0.0
     """... and what its loss was."""
     returns: list[int] = field(default_factory=list)
@@ -91,13 +93,14 @@ class Guard:
             self.sound = 0
             return Verdict("skip" if self.outliers % ASK else "ask", reason)
         if reason:  # rows that were accepted before are as good as ever: these are other rows, not a fault
-            self.losses, self.norms, self.averages, self.above = [], [], [], 0
+            self.losses, self.norms, self.averages, self.above, self.places = [], [], [], 0, []
         self.outliers = 0
         return self._accept(step, position, loss, norm)
 
     def answer(self, again: float) -> Verdict:
-        """After "ask": what the newest accepted window's loss is now."""
-        if math.isfinite(again) and again - self.sound_loss <= self._allowed(self.sound_loss):
+        """After "ask": what the loss of the window at `sound_position` is now."""
+        allowed = max((ASTRAY - 1) * abs(self.sound_loss), ASTRAY_SPREADS * LOSS_FLOOR * self.scale)
+        if math.isfinite(again) and again - self.sound_loss <= allowed:
             return Verdict("skip", "rows accepted before are as good as ever, so it is these rows")
         return Verdict("back", f"rows accepted before at loss {self.sound_loss:.3g} now have {again:.3g}")
 
@@ -137,19 +140,17 @@ class Guard:
             self.scale = abs(median(self.losses))
         if len(self.averages) >= LEARNING:
             lowest = min(self.averages)
-            allowed = max(self._allowed(lowest), AVERAGE_SPREADS * _noise_with_tails(self.losses))
+            noise = max(_noise(self.losses), LOSS_FLOOR * self.scale)
+            allowed = max((ASTRAY - 1) * abs(lowest), ASTRAY_SPREADS * noise, AVERAGE_SPREADS * _with_tails(self.losses))
             self.above = self.above + 1 if average - lowest > allowed else 0
             if self.above >= ABOVE:
                 return Verdict("back", f"the average loss has risen from {lowest:.3g} to {average:.3g}")
-        self.sound_position, self.sound_loss = position, loss
+        self.places = [*self.places, position][-PROVEN:]
+        self.sound_position, self.sound_loss = self.places[0], self.losses[-min(len(self.places), len(self.losses))]
         self.sound += 1
         if self.sound >= PROVEN and not self.above:
             self.healthy = max(self.healthy, step - PROVEN)
         return Verdict("take")
-
-    def _allowed(self, loss: float) -> float:
-        """How far above this loss an average, or the same rows, may lie."""
-        return max((ASTRAY - 1) * abs(loss), ASTRAY_SPREADS * max(_noise(self.losses), LOSS_FLOOR * self.scale))
 
 
 def _noise(values: list[float]) -> float:
@@ -157,7 +158,7 @@ def _noise(values: list[float]) -> float:
     return 1.4826 * median(abs(a - b) for a, b in zip(values, values[1:])) / math.sqrt(2)
 
 
-def _noise_with_tails(values: list[float]) -> float:
+def _with_tails(values: list[float]) -> float:
     """The same as a root mean square, in which rare far values count in full."""
     return math.sqrt(sum((a - b) * (a - b) for a, b in zip(values, values[1:])) / (2 * (len(values) - 1)))
 

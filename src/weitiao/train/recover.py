@@ -117,7 +117,7 @@ class Rescue:
         return [place for place in states if checkpoint.step_of(place) <= self.state.guard.healthy]
 
     def _ask_again(self) -> float:
-        """What the newest accepted window's loss is now."""
+        """What the loss of a window is now that was accepted some steps ago."""
         window = [batch.to(self.model.device) for batch in self.loader(self.state.guard.sound_position)]
         pairs = [pair for batch in window for pair in self._row_losses(batch)]
         sums = self.machines.add({"sum": sum(s for s, _ in pairs), "count": sum(n for _, n in pairs)})
