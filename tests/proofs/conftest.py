@@ -17,7 +17,7 @@ from proofs.storm import Storm
 RECORD = Path(__file__).parents[2] / "docs" / "proofs.json"
 PAGES = {"proofs.md": "what|asked|measured|n|on", "proofs.zh.md": "内容|要求|实测|n|机器"}
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->"
-Figure = Callable[[str, str, str, int], None]
+Figure = Callable[[str, object, object, int], None]
 
 
 @pytest.fixture(scope="session")
@@ -33,12 +33,12 @@ def figure(full: bool) -> Iterator[Figure]:
 
     started = time.perf_counter()
 
-    def write(name: str, asked: str, measured: str, n: int) -> None:
+    def write(name: str, asked: object, measured: object, n: int) -> None:
         print(f"{name}: {measured} (asked: {asked}; n = {n})")
         if not full:
             return
         known = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
-        facts = {"asked": asked, "measured": measured, "n": n, "seconds": round(time.perf_counter() - started)}
+        facts = {"asked": str(asked), "measured": str(measured), "n": n, "seconds": round(time.perf_counter() - started)}
         here = environment()
         machine = {"cpu": here["device"], "cores": here["cores"], "torch": here["packages"]["torch"]}
         known[name] = {**facts, **machine, "date": time.strftime("%Y-%m-%d")}

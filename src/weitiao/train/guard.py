@@ -2,12 +2,15 @@
 
     not finite     the loss or the gradient is Inf or NaN                        -> skip; nothing is touched
     outlier        far above what was accepted lately: the gradient (> 6 spreads and > 4 medians), or the loss
-                   (> 6 spreads and > 2 medians)                                 -> skip; at the fifth in a row, ask
+                   (> 6 spreads and > 2 medians), and 2.5 times as far above its median as any accepted step was
+                   above its own, long ago counting less                         -> skip; at the fifth in a row, ask
     astray         the average loss lies 25 % above its lowest for 5 steps; or asked again, rows that were accepted
-                   before have become 25 % worse; or non-finite steps pile up    -> go back to a healthy state
+                   20 steps before have become 25 % worse; or non-finite steps pile up    -> go back to a healthy state
 
 Medians are of the newest 32 accepted steps, spreads the median difference of neighbours (x 1.4826 / sqrt 2) in the
-newest 128: a falling loss widens neither, and one spike hides no other, as it would in a mean and a standard deviation.
+newest 128: a falling loss widens neither, and one skipped spike hides no other. Few rows a step, most of them learnt:
+medians and spreads are then near nought, and each row that is still wrong lies thousands of spreads above them. Such
+rows are no fault, and the peaks (how far accepted steps rose above their medians) and the average's own spread know it.
 Losses alone never skip a step below twice the median, for hard domains are no faults. All of the guard's memory is
 here, and is saved in the State.
 """
@@ -23,9 +26,11 @@ LEARNING = 32  # accepted steps that medians are of; before them no outlier is l
 WINDOW = 128  # accepted steps that spreads are measured over
 PAST = 160  # accepted steps that the average is held against
 SPREADS, LOSS_MEDIANS, NORM_MEDIANS = 6.0, 2.0, 4.0
+TAIL, FADING = 2.5, 0.999  # times the farthest rise of an accepted step above its median; what is left of it a step later
 LOSS_FLOOR, NORM_FLOOR = 0.02, 0.05  # least spreads: of what the loss was at first; of the log norm
 SMOOTH = 0.1  # the newest loss's weight in the average
 ASTRAY, ASTRAY_SPREADS, ABOVE = 1.25, 3.0, 5  # times the lowest average, and spreads above it, for so many steps
+AVERAGE_SPREADS = 8.0 * math.sqrt(SMOOTH / (2 - SMOOTH))  # the same in spreads of the average, tails included
 IN_A_ROW = 3  # non-finite steps that mean a return
 ASK = 5  # outliers in a row after which accepted rows are asked again
 REGIME = 20  # outliers in a row that are the new normal, when accepted rows are as good as before
@@ -50,6 +55,10 @@ class Guard:
     """Of the newest accepted steps."""
     norms: list[float] = field(default_factory=list)
     """Logarithms of their gradients' lengths."""
+    loss_peak: float = 0.0
+    """How far an accepted loss rose above the median before it, at most; it fades."""
+    norm_peak: float = 0.0
+    """The same of the gradients' lengths."""
     averages: list[float] = field(default_factory=list)
     """After each of these steps: the average of accepted losses, the newest weighing a tenth."""
     scale: float = 0.0
@@ -64,8 +73,10 @@ class Guard:
     """Accepted in a row."""
     healthy: int = 0
     """States up to this step are proven: sound steps followed them."""
+    places: list[int] = field(default_factory=list)
+    """Of the newest accepted windows in the data."""
     sound_position: int = -1
-    """The newest accepted window's place in the data ..."""
+    """The place of one that was accepted 20 steps ago: what is accepted last may be in trouble already ..."""
     sound_loss: float = 0.0
     """... and what its loss was."""
     returns: list[int] = field(default_factory=list)
@@ -82,13 +93,14 @@ class Guard:
             self.sound = 0
             return Verdict("skip" if self.outliers % ASK else "ask", reason)
         if reason:  # rows that were accepted before are as good as ever: these are other rows, not a fault
-            self.losses, self.norms, self.averages, self.above = [], [], [], 0
+            self.losses, self.norms, self.averages, self.above, self.places = [], [], [], 0, []
         self.outliers = 0
         return self._accept(step, position, loss, norm)
 
     def answer(self, again: float) -> Verdict:
-        """After "ask": what the newest accepted window's loss is now."""
-        if math.isfinite(again) and again - self.sound_loss <= (ASTRAY - 1) * abs(self.sound_loss):
+        """After "ask": what the loss of the window at `sound_position` is now."""
+        allowed = max((ASTRAY - 1) * abs(self.sound_loss), ASTRAY_SPREADS * LOSS_FLOOR * self.scale)
+        if math.isfinite(again) and again - self.sound_loss <= allowed:
             return Verdict("skip", "rows accepted before are as good as ever, so it is these rows")
         return Verdict("back", f"rows accepted before at loss {self.sound_loss:.3g} now have {again:.3g}")
 
@@ -107,16 +119,20 @@ class Guard:
             return ""
         middle, spread = median(self.losses[-LEARNING:]), _noise(self.losses)
         far = max((LOSS_MEDIANS - 1) * abs(middle), SPREADS * max(spread, LOSS_FLOOR * max(abs(middle), self.scale)))
-        if loss - middle > far:
+        if loss - middle > max(far, TAIL * self.loss_peak):
             return f"the loss is {loss:.3g}, its median {middle:.3g}"
         middle, spread = median(self.norms[-LEARNING:]), _noise(self.norms)
-        log_norm = _log(norm)
-        if log_norm - middle > max(math.log(NORM_MEDIANS), SPREADS * max(spread, NORM_FLOOR)):
+        far = max(math.log(NORM_MEDIANS), SPREADS * max(spread, NORM_FLOOR))
+        if _log(norm) - middle > far and norm - math.exp(middle) > TAIL * self.norm_peak:
             return f"the gradient is {norm:.3g} long, its median {math.exp(middle):.3g}"
         return ""
 
     def _accept(self, step: int, position: int, loss: float, norm: float) -> Verdict:
         average = (1 - SMOOTH) * self.averages[-1] + SMOOTH * loss if self.averages else loss
+        if self.losses:
+            rise = norm - math.exp(median(self.norms[-LEARNING:]))
+            self.loss_peak = max(loss - median(self.losses[-LEARNING:]), FADING * self.loss_peak)
+            self.norm_peak = max(rise, FADING * self.norm_peak)
         self.losses = [*self.losses, loss][-WINDOW:]
         self.norms = [*self.norms, _log(norm)][-WINDOW:]
         self.averages = [*self.averages, average][-PAST:]
@@ -124,11 +140,13 @@ class Guard:
             self.scale = abs(median(self.losses))
         if len(self.averages) >= LEARNING:
             lowest = min(self.averages)
-            allowed = max((ASTRAY - 1) * abs(lowest), ASTRAY_SPREADS * max(_noise(self.losses), LOSS_FLOOR * self.scale))
+            noise = max(_noise(self.losses), LOSS_FLOOR * self.scale)
+            allowed = max((ASTRAY - 1) * abs(lowest), ASTRAY_SPREADS * noise, AVERAGE_SPREADS * _with_tails(self.losses))
             self.above = self.above + 1 if average - lowest > allowed else 0
             if self.above >= ABOVE:
                 return Verdict("back", f"the average loss has risen from {lowest:.3g} to {average:.3g}")
-        self.sound_position, self.sound_loss = position, loss
+        self.places = [*self.places, position][-PROVEN:]
+        self.sound_position, self.sound_loss = self.places[0], self.losses[-min(len(self.places), len(self.losses))]
         self.sound += 1
         if self.sound >= PROVEN and not self.above:
             self.healthy = max(self.healthy, step - PROVEN)
@@ -138,6 +156,11 @@ class Guard:
 def _noise(values: list[float]) -> float:
     """The spread about the trend: of the differences of neighbours, over the root of two."""
     return 1.4826 * median(abs(a - b) for a, b in zip(values, values[1:])) / math.sqrt(2)
+
+
+def _with_tails(values: list[float]) -> float:
+    """The same as a root mean square, in which rare far values count in full."""
+    return math.sqrt(sum((a - b) * (a - b) for a, b in zip(values, values[1:])) / (2 * (len(values) - 1)))
 
 
 def _log(norm: float) -> float:

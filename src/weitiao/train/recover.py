@@ -109,7 +109,7 @@ class Rescue:
         run.note("returned", position=state.position, **facts)
 
     def _ask_again(self) -> float:
-        """What the newest accepted window's loss is now."""
+        """What the loss of a window is now that was accepted some steps ago."""
         window = [batch.to(self.model.device) for batch in self.loader(self.state.guard.sound_position)]
         pairs = [pair for batch in window for pair in self._row_losses(batch)]
         sums = self.machines.add({"sum": sum(s for s, _ in pairs), "count": sum(n for _, n in pairs)})
