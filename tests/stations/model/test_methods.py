@@ -59,6 +59,22 @@ def test_an_orthogonal_start() -> None:
     torch.testing.assert_close(a @ a.T, torch.eye(8), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("config", ["LoKr", "HRA", "FourierFT", "OFTConfig"])
+def test_the_bridge_to_peft(config: str) -> None:
+    """Other methods of PEFT: they begin at the base, all that is trained gets a gradient, and off is the base again."""
+    settings = {"FourierFT": {"n_frequency": 20}, "OFTConfig": {"oft_block_size": 8, "r": 0}}.get(config, {"r": 4})
+    model, batch = attached("peft", config=config, settings=settings), batch_of(make_rows())
+    base = attached("full").logits(batch)
+    assert config == "FourierFT" or gap(model.logits(batch), base) <= 1e-5
+    stir(model)
+    tuned = model.logits(batch)
+    assert gap(tuned, base) > 1e-3
+    tuned.square().sum().backward()
+    assert all(p.grad is not None for p in model.trainable().values())
+    with model.reference():
+        assert gap(model.logits(batch), base) <= 1e-6
+
+
 @pytest.mark.parametrize("form", ["houlsby", "pfeiffer", "parallel"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma"])
 def test_every_form_of_adapter(form: str, family: str) -> None:
@@ -120,6 +136,10 @@ def test_a_prompt_that_starts_from_a_text() -> None:
         ("freeze", {"pattern": "nothing"}, "no weight matches 'nothing'"),
         ("bitfit", {}, "this model has none.*add_missing: true"),
         ("dora", {"target_modules": "qproj"}, "no linear layer matches 'qproj'; names are: "),
+        ("peft", {"config": "LoHaa"}, "PEFT has no LoHaaConfig. Did you mean 'LoHa'"),
+        ("peft", {"config": "PromptTuning"}, "learns prompts; take prompt_tuning"),
+        ("peft", {"settings": {"rank": 4}}, "unexpected keyword argument 'rank'"),
+        ("peft", {"settings": {"target_modules": ["nothing"]}}, "PEFT's LoHa refuses this model"),
         ("vera", {"target_modules": ["x"]}, "no linear layer matches 'x'"),
     ],
 )
