@@ -104,7 +104,7 @@ def test_a_recipe_is_frozen(tmp_path: Path) -> None:
         ),
         ("betas:", "beta:", 12, "adamw has no such setting. Did you mean 'betas'? Its settings are: betas, epsilon"),
         ("method: lora", "method: {name: lora, rnk: 8}", 7, "lora has no such setting. Did you mean 'rank'?"),
-        ("method: lora", "method: lroa", 7, "there is no method called 'lroa'. Did you mean 'lora'? There are: full, lora"),
+        ("method: lora", "method: lroa", 7, "there is no method called 'lroa'. Did you mean 'lora'? There are: adalora, "),
         ("{name: sft}", "{name: stf}", 8, "there is no objective called 'stf'. Did you mean 'sft'?"),
         ("name: adamw", "name: adamz", 12, "there is no optimizer called 'adamz'. Did you mean 'adam"),
         ("[loss]", "[los]", 14, "there is no metric 'los'. Did you mean 'loss'? There are: accuracy"),

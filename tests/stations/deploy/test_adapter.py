@@ -70,6 +70,8 @@ THEIRS = [
     {"target_modules": ["q_proj", "gate_proj"], "bias": "all"},
     {"target_modules": ["q_proj", "gate_proj"], "bias": "lora_only"},
     {"target_modules": r".*\.0\.self_attn\.[qk]_proj"},
+    {"target_modules": ["q_proj", "gate_proj"], "use_dora": True},
+    {"target_modules": ["q_proj", "gate_proj"], "rank_pattern": {"q_proj": 2}, "lora_alpha": 4},
 ]
 
 
@@ -84,8 +86,35 @@ def test_we_open_pefts(tiny_folders: dict, tmp_path: Path, settings: dict) -> No
     torch.testing.assert_close(logits(opened.model.model), logits(model), rtol=1e-5, atol=1e-5)
 
 
+OTHERS = [
+    peft.IA3Config(task_type="CAUSAL_LM", target_modules=["q_proj", "down_proj"], feedforward_modules=["down_proj"]),
+    peft.AdaLoraConfig(task_type="CAUSAL_LM", init_r=4, target_r=2, total_step=9, target_modules=["q_proj"]),
+    peft.VeraConfig(task_type="CAUSAL_LM", r=8, target_modules=["q_proj", "v_proj"]),
+    peft.LNTuningConfig(task_type="CAUSAL_LM"),
+    peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+    peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+    peft.LoHaConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"]),
+]
+
+
+@pytest.mark.parametrize("config", OTHERS, ids=lambda config: config.peft_type.value)
+def test_we_open_pefts_other_methods(tiny_folders: dict, tmp_path: Path, config: Any) -> None:
+    base = tiny_folders["qwen2"]
+    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) * 0.1)
+    model.save_pretrained(tmp_path)
+    opened = results.open_model(str(tmp_path), precision="fp32")
+    ids = [5, 9, 30, 7, 44]
+    theirs = model(input_ids=torch.tensor([ids])).logits[0, -len(ids) :]
+    torch.testing.assert_close(opened.model.plain_logits(ids), theirs, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
-    "settings", [{"use_dora": True}, {"rank_pattern": {"q_proj": 2}}, {"modules_to_save": ["lm_head"]}]
+    "settings", [{"alpha_pattern": {"q_proj": 2}}, {"layers_to_transform": [0]}, {"modules_to_save": ["lm_head"]}]
 )
 def test_what_we_do_not_do_is_refused_by_name(tiny: Path, tmp_path: Path, settings: dict) -> None:
     config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], **settings)
@@ -97,7 +126,9 @@ def test_what_we_do_not_do_is_refused_by_name(tiny: Path, tmp_path: Path, settin
 def test_another_kind_of_adapter_is_refused_by_name(tiny: Path, tmp_path: Path) -> None:
     config = peft.IA3Config(task_type="CAUSAL_LM", target_modules=["q_proj"], feedforward_modules=[])
     peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tiny), config).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="no method here reads PEFT adapters of type IA3"):
+    about = tmp_path / "adapter_config.json"
+    about.write_text(about.read_text().replace('"IA3"', '"UNHEARD_OF"'))
+    with pytest.raises(ModelError, match="no method here reads PEFT adapters of type UNHEARD_OF"):
         results.open_model(str(tmp_path))
 
 
