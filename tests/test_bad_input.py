@@ -207,7 +207,7 @@ def test_an_unknown_method(recipe_file: Any) -> None:
     code, said = weitiao("train", recipe_file(method="lorra"))
     assert code == 2
     assert "recipe.yaml, line " in said
-    assert "there is no method called 'lorra'. Did you mean 'lora'? There are: full, lora" in said
+    assert "there is no method called 'lorra'. Did you mean 'lora'? There are: " in said
 
 
 def test_an_unknown_key(recipe_file: Any, tmp_path: Path) -> None:

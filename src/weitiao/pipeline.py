@@ -90,7 +90,8 @@ def take_the_trip(run: Run, recipe: Recipe, machines: Machines, desk: Desk, agai
     begun = again and has_begun(run, machines)
     if not begun:
         pre_flight(ready, run, machines, desk, allowed)
-    measure_now("before", model, objective, final, recipe.evaluate, run, desk)
+    with model.before_training() as base:  # without the random soft prompt or prefix that a method begins with
+        measure_now("before", base, objective, final, recipe.evaluate, run, desk)
 
     torch.manual_seed(recipe.seed)
     score = scorer(model, objective, found.validation, recipe)  # while the model still is the base model
