@@ -142,8 +142,8 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What is asked; - reads standard input.")],
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="The base model's answer beside it.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 256,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
 ) -> None:
     """Ask once."""
 
@@ -165,8 +165,8 @@ def chat(
     target: Target,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="The base model's answers beside.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 256,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
 ) -> None:
     """Talk with it; an empty line ends."""
 
@@ -328,7 +328,11 @@ def print_scores(run: Any, console: Console) -> None:
 
 
 def _summary(run: Any) -> dict[str, Any]:
-    recipe, scores = run.recipe, run.read("scores.json", {})
+    try:
+        recipe, scores = run.recipe, run.read("scores.json", {})
+    except WeitiaoError as trouble:  # one broken run must not hide the others
+        nothing = dict.fromkeys(("method", "objective", "figure", "before", "after"), "")
+        return {"run": run.folder.name, "status": f"cannot be read: {trouble}", **nothing}
     before, after = scores.get("before", {}), scores.get("after", {})
     figure = next((name for name in ("accuracy", "exact_match", "loss") if name in before), "")
     show = lambda x: f"{x[figure]['value']:.3f}" if figure in x else ""  # noqa: E731

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from weitiao.core import machine
 from weitiao.core.desk import Desk
 from weitiao.core.errors import ModelError, RunError
@@ -27,7 +25,7 @@ from weitiao.evaluate import story
 from weitiao.evaluate.measure import default_metrics, measure
 from weitiao.pipeline import Tokens, load, open_tokens
 from weitiao.plan import resolve
-from weitiao.train.state import load_weights
+from weitiao.train.keep import load_kept
 
 
 @dataclass
@@ -61,7 +59,7 @@ def open_model(target: str, precision: str = "") -> Opened:
             )
         tokens = open_tokens(recipe.base, recipe.revision, recipe.template)
         model = load(tokens, recipe.method, recipe.objective, dtype, device)[0]
-        load_weights(model, load_file(weights))
+        load_kept(Run(folder), model)
         return Opened(model, tokens, recipe.objective, recipe)
     objective: Any = find("objective", "sft")()
     if is_adapter(folder):

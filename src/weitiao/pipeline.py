@@ -13,7 +13,6 @@ from typing import Any
 
 import psutil
 import torch
-from safetensors.torch import load_file
 from transformers import GenerationConfig, PreTrainedConfig
 
 from weitiao.core import machine
@@ -45,13 +44,14 @@ from weitiao.model.load import load_base, load_tokenizer
 from weitiao.plan import resolve
 from weitiao.train import checkpoint
 from weitiao.train.distributed import Machines
+from weitiao.train.keep import load_kept, mend_kept
 from weitiao.train.loop import train as train_loop
 from weitiao.train.loss_scale import LossScale
 from weitiao.train.plan import Plan, make_optimizer
 from weitiao.train.progress import Progress
 from weitiao.train.rehearse import rehearse
 from weitiao.train.shrink import shrink_gradients
-from weitiao.train.state import State, load_weights
+from weitiao.train.state import State
 from weitiao.train.stop import listening
 
 
@@ -90,7 +90,8 @@ def take_the_trip(run: Run, recipe: Recipe, machines: Machines, desk: Desk, agai
     begun = again and has_begun(run, machines)
     if not begun:
         pre_flight(ready, run, machines, desk, allowed)
-    measure_now("before", model, objective, final, recipe.evaluate, run, desk)
+    with model.before_training() as base:  # without the random soft prompt or prefix that a method begins with
+        measure_now("before", base, objective, final, recipe.evaluate, run, desk)
 
     torch.manual_seed(recipe.seed)
     score = scorer(model, objective, found.validation, recipe)  # while the model still is the base model
@@ -103,7 +104,7 @@ def take_the_trip(run: Run, recipe: Recipe, machines: Machines, desk: Desk, agai
     run.note("memory", before_model_mb=round(ready.before_model / 2**20, 1), peak_mb=round(machine.peak_mb(), 1))
 
     machines.wait()
-    load_weights(model, load_file(run.folder / "trained" / "weights.safetensors"))
+    load_kept(run, model)
     if machines.first:
         save_adapter(model.attachment, run.folder / "adapter", recipe.base)
         measure_now("after", model, objective, final, recipe.evaluate, run, desk)
@@ -329,6 +330,7 @@ def go_back(run: Run, state: State, plan: Plan, machines: Machines, desk: Desk, 
     if begun:  # one machine puts broken States aside, then the others look
         folder = run.folder / "states"
         machines.after_the_first(lambda _: checkpoint.load_newest(folder, state, plan.identity, desk.warn))
+        mend_kept(run, state.model, state, desk.warn)
     run.rewind(state.position)
     run.note("resumed", step=state.step, position=state.position)
     desk.console.print(f"going on from step {state.step}")

@@ -33,3 +33,10 @@ def test_an_unknown_method_is_said_before_anything_is_trained(recipe_file: Any, 
     code, said = weitiao("compare-methods", recipe_file(), f"out={tmp_path / 'x'}", "--methods", "lora,lorra")
     assert code == 2 and "there is no method called 'lorra'. Did you mean 'lora'?" in said
     assert not (tmp_path / "x").exists()
+
+
+def test_runs_of_another_recipe_are_not_compared(recipe_file: Any, tmp_path: Path) -> None:
+    words = ["compare-methods", recipe_file(), f"out={tmp_path / 'x'}", "--methods", "ia3"]
+    assert weitiao(*words)[0] == 0
+    code, said = weitiao(*words, "train.steps=2")
+    assert code == 2 and "was trained with another recipe" in said

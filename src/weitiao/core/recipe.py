@@ -6,6 +6,7 @@ command line, in `weitiao explain` and in the JSON Schema that editors complete 
 
 import hashlib
 import json
+import math
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -17,6 +18,7 @@ from pydantic import (
     GetJsonSchemaHandler,
     Tag,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -193,6 +195,23 @@ class Train(Settings):
     """Stop when this many validations in a row brought nothing better; null: never."""
     threads: int | Auto = "auto"
     """CPU threads; auto: as torch finds (the cores this process may use, or OMP_NUM_THREADS)."""
+
+    @field_validator("learning_rate", "epochs", "weight_decay")
+    @classmethod
+    def _is_finite(cls, given: float | str, field: ValidationInfo) -> float | str:
+        if given != "auto" and (
+            not math.isfinite(float(given)) or (float(given) <= 0 and field.field_name != "weight_decay")
+        ):
+            raise ValueError("a finite number is needed here, more than 0 (weight_decay may be 0)")
+        return given
+
+    @field_validator("batch_tokens", "micro_tokens", "threads", "evaluate_every", "save_every")
+    @classmethod
+    def _is_a_count(cls, given: int | str, field: ValidationInfo) -> int | str:
+        least = 0 if str(field.field_name).endswith("_every") else 1
+        if given != "auto" and int(given) < least:
+            raise ValueError(f"this is auto, or a whole number from {least} on")
+        return given
 
     @field_validator("guard", mode="before")
     @classmethod

@@ -63,7 +63,10 @@ class Run:
                 raise RunError(_taken(folder))
             with cls(folder).held():
                 aside = _put_aside(folder) if began else _begin_anew(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as trouble:
+            raise RunError(f"out: {folder} cannot be made ({trouble.strerror}). Name another folder with out=...") from None
         (folder / ".lock").touch()  # first of all: this folder is a Run's
         write_text(folder / "recipe.yaml", recipe.to_yaml())
         return cls(folder, aside=aside)
@@ -119,13 +122,8 @@ class Run:
 
     def journal(self, *events: str) -> Iterator[dict[str, Any]]:
         """The journal's lines, or only those of some events."""
-        path = self.folder / "journal.jsonl"
-        for text in path.read_bytes().split(b"\n") if path.exists() else []:
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue  # the last line of a killed run may be torn
-            if not events or line["event"] in events:
+        for line in _sound_lines(self.folder / "journal.jsonl"):
+            if "event" in line and (not events or line["event"] in events):
                 yield line
 
     def rewind(self, position: int) -> None:
@@ -156,12 +154,20 @@ class Run:
             write_text(self.folder / name, text)
 
     def read(self, name: str, default: Any = None) -> Any:
+        """A JSON record.
+
+        Raises:
+            RunError: it is damaged.
+        """
         path = self.folder / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+        except ValueError:
+            raise RunError(f"{path} is damaged: it is not JSON. Move it away, then ask again.") from None
 
     def read_lines(self, name: str) -> list[Any]:
-        path = self.folder / name
-        return [json.loads(x) for x in path.read_bytes().split(b"\n") if x] if path.exists() else []
+        """A record of many lines, but for torn ones."""
+        return list(_sound_lines(self.folder / name))
 
     def chose(self, *choices: Choice) -> None:
         """Write down what was chosen for the user, with its reason."""
@@ -197,6 +203,17 @@ RECORDS = {
     "scores.json",
     "samples.jsonl",
 }
+
+
+def _sound_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """A file's JSON lines. The last line of a killed run may be torn."""
+    for text in path.read_bytes().split(b"\n") if path.exists() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict):
+            yield line
 
 
 def _only_records(folder: Path) -> bool:

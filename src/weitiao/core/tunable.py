@@ -108,6 +108,16 @@ class TunableModel:
         with self.attachment.base():
             yield self
 
+    @contextmanager
+    def before_training(self) -> Iterator["TunableModel"]:
+        """Inside, an untrained model is the base model. A soft prompt or a prefix begins at random and is not it; a
+        method that changes the base weights themselves still is."""
+        if self.attachment.switch is None:
+            yield self
+            return
+        with self.reference() as base:
+            yield base
+
     # -- writing ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()

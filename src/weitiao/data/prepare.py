@@ -75,7 +75,7 @@ def read_and_split(recipe: Recipe, run: Run, desk: Desk) -> tuple[list[Sourced],
     training = [*training, *replayed(recipe, run, desk)]
     desk.tell(run, Choice("validation", f"{len(held)} rows", how))
     if 0 < len(held) < FEW:
-        desk.warn(f"only {len(held)} rows are held out: figures on them say little. Hold out more: validation=0.2")
+        desk.warn(f"only {len(held)} rows are held out: figures on them say little. Hold out more (validation).")
     return training, held
 
 

@@ -23,7 +23,8 @@ class Drift:
         texts = (Path(__file__).parent / "neutral.txt").read_text(encoding="utf-8").splitlines()
         ids = [model.processor.text(text)[:LONGEST] for text in texts]
         self.batch: Batch = pack([{"input_ids": x, "labels": [IGNORE] * len(x)} for x in ids if x]).to(model.device)
-        self.base = self._logprobs(model).half()  # [T, V]
+        with model.before_training() as base:
+            self.base = self._logprobs(base).half()  # [T, V]
 
     def __call__(self, model: TunableModel) -> Score:
         """KL from the base in nats a token, with a bootstrap over the texts."""

@@ -86,12 +86,15 @@ def compare_methods(
 
 def _trained(recipe: Recipe, name: str, folder: Path) -> Compared:
     place = folder / name
-    if not (place / "report.html").exists():
-        plain = recipe.model_dump(mode="json")
-        plain |= {"method": recipe.method.as_recipe() if name == recipe.method.name else name, "out": str(place)}
+    plain = recipe.model_dump(mode="json")
+    plain |= {"method": recipe.method.as_recipe() if name == recipe.method.name else name, "out": str(place)}
+    asked = Recipe(**plain)
+    resume, done_before = any(place.glob("states/step-*")), (place / "report.html").exists()
+    if (resume or done_before) and Run.open(place).recipe.fingerprint != asked.fingerprint:
+        raise RunError(f"{place} was trained with another recipe: it cannot be compared. Name another folder with out=...")
+    if not done_before:
         file = folder / f"{name}.yaml"
-        write_text(file, Recipe(**plain).to_yaml())
-        resume = any(place.glob("states/step-*"))
+        write_text(file, asked.to_yaml())
         words = ["--resume", str(place)] if resume else [str(file)]
         command = [sys.executable, "-m", "weitiao", "train", "--quiet", *words]
         done = subprocess.run(command, capture_output=True, text=True)

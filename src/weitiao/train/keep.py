@@ -5,13 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from weitiao.core.errors import RecipeError, WeitiaoError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from weitiao.core.errors import RecipeError, RunError, WeitiaoError
 from weitiao.core.recipe import Train
 from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.core.tunable import TunableModel
 from weitiao.train import checkpoint
-from weitiao.train.state import State
+from weitiao.train.state import State, load_weights
 
 
 def validate(model: TunableModel, state: State, settings: Train, run: Run, score: Callable[[], dict]) -> None:
@@ -59,3 +62,45 @@ def keep_weights(run: Run, model: TunableModel, state: State) -> None:
         raise WeitiaoError(f"the result cannot be written to {folder}: {trouble}. Make room and --resume.") from None
     temp.replace(folder / "weights.safetensors")
     run.write("trained/step.json", {"step": state.step})
+
+
+def load_kept(run: Run, model: TunableModel) -> None:
+    """Give the model the run's result.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    file = run.folder / "trained" / "weights.safetensors"
+    try:
+        load_weights(model, load_file(file))
+    except (OSError, SafetensorError, KeyError, RuntimeError) as trouble:
+        raise RunError(f"{file} is missing or damaged ({trouble}): the run's result cannot be read.") from None
+
+
+def mend_kept(run: Run, model: TunableModel, state: State, say: Callable[[str], None]) -> None:
+    """A run that goes on, and whose result is lost: take it from the state of the best step, if that is there.
+
+    Raises:
+        RunError: it is nowhere.
+    """
+    file, step = run.folder / "trained" / "weights.safetensors", state.step if state.best is None else state.best_step
+    place = run.folder / "states" / f"step-{step:06d}"
+    if (state.best is None and state.step < 1) or not run.writes or _is_readable(file):
+        return
+    if checkpoint.broken(place):
+        raise RunError(
+            f"{file} is missing or damaged, and so is the state of step {step}, which had the result. Train anew with "
+            "--replace (the old run is kept aside), or name another folder with out=..."
+        )
+    file.parent.mkdir(exist_ok=True)
+    checkpoint.write_tensors(file, load_file(place / "weights.safetensors"))
+    run.write("trained/step.json", {"step": step})
+    say(f"{file} was missing or damaged; it was written anew from {place.name}.")
+
+
+def _is_readable(file: Path) -> bool:
+    try:
+        load_file(file)
+    except (OSError, SafetensorError):
+        return False
+    return True

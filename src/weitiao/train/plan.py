@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from weitiao.core.errors import RecipeError
 from weitiao.core.recipe import Train
 from weitiao.core.tunable import TunableModel
 from weitiao.train.schedules import rate_at
@@ -52,4 +53,6 @@ def make_optimizer(model: TunableModel, plan: Plan) -> torch.optim.Optimizer:
         for group in asked
         if group["names"]
     ]
+    if not groups:
+        raise RecipeError("method: its settings leave nothing to train (is target_modules empty?).")
     return plan.settings.optimizer.make(groups)  # pyright: ignore[reportAttributeAccessIssue]

@@ -133,9 +133,11 @@ class Rescue:
         if state.best is None:  # nothing is held out: the last healthy state is the result
             keep_weights(run, self.model, state)
         run.note("stopped", step=step, position=state.position, reason=why)
+        told = (run.folder / "suspects.jsonl").exists()  # with the guard off no rows are named
+        rows = f"; the rows are in {run.folder}/suspects.jsonl" if told else ""
         trouble = WeitiaoError(
-            f"stopped at step {step}: {why}. The result is the last sound state, in {run.folder}; the rows are in "
-            f"{run.folder}/suspects.jsonl. A lower train.learning_rate is the usual cure."
+            f"stopped at step {step}: {why}. The result is the last sound state, in {run.folder}{rows}. "
+            "A lower train.learning_rate is the usual cure."
         )
         trouble.exit_code = STOPPED_BY_GUARD
         return trouble

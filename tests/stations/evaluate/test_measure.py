@@ -1,5 +1,6 @@
 """Measuring: choices equal brute force, losses equal plain cross-entropy, and nothing of the run is changed."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,3 +170,11 @@ def test_a_held_out_row_that_the_template_refuses_is_put_aside(quick: Any, tmp_p
     held = write_jsonl(tmp_path / "held.jsonl", rows)
     run = quick(template=str(strict), validation={"path": str(held)}, evaluate={"metrics": ["exact_match"], "samples": 3})
     assert run.read("scores.json")["after"]["exact_match"]["n"] == 8
+
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning_v2"])
+def test_before_is_the_base_model_not_a_random_prompt(quick: Any, tmp_path: Path, method: str) -> None:
+    plain, prompted = quick(out=str(tmp_path / "plain")), quick(method={"name": method})
+    assert prompted.read("scores.json")["before"]["loss"]["value"] == pytest.approx(
+        plain.read("scores.json")["before"]["loss"]["value"], rel=1e-5
+    )
