@@ -273,3 +273,9 @@ def test_a_folder_that_cannot_be_made(recipe_file: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code, said = weitiao("train", recipe_file(), f"out={tmp_path}/file/run")
     assert code == 2 and "cannot be made" in said
+
+
+def test_a_prompt_that_leaves_no_room(recipe_file: Any) -> None:
+    code, said = weitiao("train", recipe_file(method="lora"), "method={name: prompt_tuning, length: 240}")
+    assert code == 2 and "method.length: 240 places before every row and rows of up to" in said, said
+    assert "more than the 256 that the model takes. At most" in said

@@ -17,7 +17,7 @@ from transformers import GenerationConfig, PreTrainedConfig
 
 from weitiao.core import machine
 from weitiao.core.desk import Desk
-from weitiao.core.errors import INTERRUPTED, Interrupted, RunError
+from weitiao.core.errors import INTERRUPTED, Interrupted, RecipeError, RunError
 from weitiao.core.finding import Finding, refuse
 from weitiao.core.held_out import HeldOut
 from weitiao.core.machine import Choice
@@ -27,7 +27,7 @@ from weitiao.core.packages import file_sha256
 from weitiao.core.recipe import Recipe
 from weitiao.core.run import Run
 from weitiao.core.score import Score
-from weitiao.core.tunable import TunableModel
+from weitiao.core.tunable import TunableModel, identity_of
 from weitiao.data.encode import Encoded, Rows
 from weitiao.data.inspect import inspect, unused_tokens
 from weitiao.data.loader import Loader
@@ -191,7 +191,7 @@ def get_ready(run: Run, recipe: Recipe, machines: Machines, desk: Desk) -> Ready
     model, choices = load(tokens, recipe.method, prepared.objective, dtype, device)
     desk.tell(run, *choices)
     loader, plan = batch(recipe, model, prepared, machines, tokens, run, desk)
-    shrink_gradients(model.model, recipe.train.shrink)
+    shrink_gradients(model.model, recipe.train.shrink, recipe.method.name)
     state = State(model, make_optimizer(model, plan))
     if dtype == torch.float16:
         state.loss_scale = LossScale.starting_at(recipe.train.loss_scale)
@@ -229,6 +229,7 @@ def settle(recipe: Recipe, run: Run, desk: Desk) -> tuple[torch.device, torch.dt
 
 
 SHOWN = 1000  # characters of a suspect row
+SHAPING = {"learning_rate", "schedule", "warmup", "weight_decay", "clip", "optimizer", "precision", "shrink", "guard"}
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt",
     "special_tokens_map.json", "added_tokens.json",
@@ -269,11 +270,15 @@ def load(
 ) -> tuple[TunableModel, list[Choice]]:
     """Base weights, method attached, heads made."""
     base = load_base(tokens.folder, dtype, device, method.load_options())
-    attachment = method.fit(tokens.processor.text).attach(base.model)
+    identity = identity_of(base.model)
+    try:
+        attachment = method.fit(tokens.processor.text).attach(base.model)
+    except RecipeError as refused:
+        raise RecipeError(f"method: {str(refused).removeprefix('method: ')}") from None
     width = base.model.config.get_text_config().hidden_size  # pyright: ignore
     heads = torch.nn.ModuleDict(objective.heads(width)).to(device)
     base.model.eval()
-    model = TunableModel(base.model, attachment, tokens.processor, base.body, base.vocabulary, heads)
+    model = TunableModel(base.model, attachment, tokens.processor, base.body, base.vocabulary, heads, identity)
     count = sum(p.numel() for p in model.trainable().values())
     whole = sum(p.numel() for p in base.model.parameters())
     share = Choice("trained weights", f"{count:,}", f"{method.name}: {100 * count / whole:.2f} % of {whole:,}")
@@ -291,6 +296,7 @@ def batch(
 ) -> tuple[Loader, Plan]:
     """The loader and the plan, every `auto` resolved and said."""
     rows, settings, objective = found.made.rows, recipe.train, found.objective
+    resolve.leave_room(len(model.attachment.slots()), int(max(rows.lengths)), tokens.longest)
     weights, mixed = resolve.choose_weights(recipe, rows.source, rows.lengths)
     epoch_tokens = int(sum(weights[s] * n for s, n in zip(rows.source, rows.lengths)))
     facts = resolve.model_facts(model.model.config, rows.lengths, epoch_tokens)
@@ -308,8 +314,11 @@ def batch(
         "tokenizer and template": tokens.identity,
         size.key: str(size.value),
         "steps": str(steps.value),
+        "base": model.base_identity,
+        "seed": str(recipe.seed),
         "method": json.dumps(recipe.method.as_recipe()),
-        "optimizer": json.dumps(settings.optimizer.as_recipe()),
+        "objective": json.dumps(recipe.objective.as_recipe()),
+        **{f"train.{key}": json.dumps(value) for key, value in settings.model_dump(mode="json", include=SHAPING).items()},
     }
     step = resolve.choose_step(recipe.method, objective)
     rhythm = (evaluate_every.value, save_every.value)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from conftest import tried
 from weitiao import pipeline
@@ -164,3 +165,28 @@ def test_the_same_recipe_again_offers_to_go_on(
         assert_equal(everything(Run(tmp_path / "run")), whole)
     else:
         assert asked.returncode != 0 and "--replace" in words
+
+
+@pytest.mark.parametrize(("key", "value"), [("seed", 5), ("train.learning_rate", 1e-3), ("train.clip", None)])
+def test_a_recipe_that_was_edited_is_refused(
+    key: str, value: object, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What shapes the run may not change in the middle of it; what only looks at it may."""
+    with stop_at(2, monkeypatch), pytest.raises(Interrupted):
+        quick()
+    changes = {"seed": value} if key == "seed" else {"train": {key.removeprefix("train."): value}}
+    with pytest.raises(RunError, match=f"has changed: {key}"):
+        quick(again=True, **changes)
+    quick(again=True, train={"keep": 5, "threads": 1})
+
+
+def test_another_base_is_refused(quick, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same shape, one weight changed."""
+    with stop_at(2, monkeypatch), pytest.raises(Interrupted):
+        quick()
+    other = shutil.copytree(tiny, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    next(iter(weights.values())).view(-1)[3] += 1
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RunError, match="has changed: base"):
+        quick(again=True, base=str(other))

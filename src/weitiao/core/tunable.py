@@ -1,6 +1,7 @@
 """TunableModel: the one handle that an objective has on the model, and the place where speed lives."""
 
 import copy
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ class TunableModel:
     vocabulary: VocabularyHead
     """Hidden states -> log-probabilities of tokens."""
     heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+    base_identity: str = ""
+    """Changes when a weight of the base model does."""
     gather: Callable[[Tensor], Tensor] = lambda x: x
     """All machines' rows of a tensor; on one machine, the tensor."""
 
@@ -244,6 +247,20 @@ def _right_padded(rows: Sequence[Sequence[int]], wide: int, device: torch.device
     ids = torch.tensor([list(r) + [0] * (wide - len(r)) for r in rows], device=device)
     real = torch.tensor([[1] * len(r) + [0] * (wide - len(r)) for r in rows], device=device)
     return ids, real
+
+
+def identity_of(model: nn.Module) -> str:
+    """Sixteen letters of a hash over names, shapes and checksums of all weights."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {checksum(weight)}".encode())
+    return digest.hexdigest()[:16]
+
+
+def checksum(weight: Tensor) -> int:
+    """The sum of a weight's bits, read as whole numbers."""
+    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
+    return int(weight.detach().contiguous().view(whole).sum(dtype=torch.int64))
 
 
 def layer_of(name: str) -> int | None:

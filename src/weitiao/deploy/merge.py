@@ -31,7 +31,8 @@ def merge(model: TunableModel, tokenizer: Any, folder: Path) -> Merged:
         ModelError: the method cannot be merged, the folder is not empty, or the reloaded model answers differently.
     """
     if model.attachment.merge is None:
-        raise ModelError("this method cannot be folded into the base weights; serve the adapter instead.")
+        words = "this method cannot be folded into the base weights; ask the run itself"
+        raise ModelError(f"{words}: chat, generate and evaluate take its folder.")
     if folder.exists() and any(folder.iterdir()):
         raise ModelError(f"{folder} is not empty. Name a folder that does not exist yet.")
     inner: Any = model.model

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from weitiao.core.errors import RecipeError
+
 
 class _LowRank(torch.autograd.Function):
     @staticmethod
@@ -54,6 +56,9 @@ class LowRankLinear(nn.Module):
         super().__init__()
         self.base_layer = base
         out_features, in_features = self.weight().shape
+        if rank > max(out_features, in_features):
+            width = f"{in_features} to {out_features}"
+            raise RecipeError(f"rank {rank} is above the width of a layer ({width}); take a lower one.")
         device = self.weight().device
         self.lora_A = nn.Parameter(torch.empty(rank, in_features, dtype=torch.float32, device=device))
         self.lora_B = nn.Parameter(torch.zeros(out_features, rank, dtype=torch.float32, device=device))

@@ -97,11 +97,16 @@ def _trained(recipe: Recipe, name: str, folder: Path) -> Compared:
         write_text(file, asked.to_yaml())
         words = ["--resume", str(place)] if resume else [str(file)]
         command = [sys.executable, "-m", "weitiao", "train", "--quiet", *words]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode == 2 and "method" in done.stderr:
-            return Compared(name, refused=" ".join(done.stderr.split()).removeprefix("method: "))
-        if done.returncode:
-            raise RunError(f"{name} failed: {' '.join(done.stderr.split())[-500:]}")
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            said = " ".join(child.communicate()[1].split())
+        except KeyboardInterrupt:
+            child.wait()  # it heard the same Ctrl-C, and saves
+            raise
+        if child.returncode == 2 and said.startswith("method"):
+            return Compared(name, refused=said.removeprefix("method: "))
+        if child.returncode:
+            raise RunError(f"{name} failed: {said[-500:]}")
     return read(Run.open(place), name)
 
 

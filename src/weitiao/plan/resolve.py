@@ -75,6 +75,19 @@ def choose_micro(recipe: Recipe, facts: Facts, device: torch.device, dtype: torc
     return Choice("train.micro_tokens", chosen, f"half of {free / 1e9:.0f} GB free at about {each / 1e6:.1f} MB a token")
 
 
+def leave_room(slots: int, longest: int, limit: int | None) -> None:
+    """Soft prompts and prefixes take places of the context.
+
+    Raises:
+        RecipeError: with them the longest row is longer than what the model takes.
+    """
+    if slots and limit is not None and slots + longest > limit:
+        raise RecipeError(
+            f"method.length: {slots} places before every row and rows of up to {longest} tokens are more than the {limit} "
+            f"that the model takes. At most {max(0, limit - longest)} are left; or cut the rows with a smaller context."
+        )
+
+
 def choose_weights(recipe: Recipe, source: Any, lengths: Any) -> tuple[tuple[float, ...], list[Choice]]:
     """How often each source's rows are used an epoch; what is replayed makes up its share of all tokens.
 

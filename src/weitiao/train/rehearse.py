@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from weitiao.core.batch import IGNORE, Batch, Row, pack
 from weitiao.core.finding import Finding
 from weitiao.core.objective import Objective
 from weitiao.core.registry import find_module
-from weitiao.core.tunable import TunableModel
+from weitiao.core.tunable import TunableModel, checksum
 from weitiao.train.distributed import Machines
 from weitiao.train.plan import Plan
 from weitiao.train.state import State
@@ -66,7 +65,8 @@ def _steps(
             moved |= {n for n, p in model.trainable().items() if p.grad is not None and bool(p.grad.any())}
             optimizer.step()
             optimizer.zero_grad()
-        changed = [name for name, before in frozen.items() if _sum(dict(model.model.named_parameters())[name]) != before]
+        now = dict(model.model.named_parameters())
+        changed = [name for name, before in frozen.items() if checksum(now[name]) != before]
     finally:
         model.model.train(was)
         thaw(0)
@@ -133,10 +133,4 @@ def _few_rows(window: list[Batch]) -> Batch | None:
 def _frozen(model: TunableModel) -> dict[str, int]:
     """A checksum of every weight that is not trained."""
     trained = {id(p) for p in model.trainable().values()}
-    return {name: _sum(p) for name, p in model.model.named_parameters() if id(p) not in trained}
-
-
-def _sum(weight: Tensor) -> int:
-    """Of the bits, as whole numbers."""
-    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
-    return int(weight.detach().contiguous().view(whole).sum(dtype=torch.int64))
+    return {name: checksum(p) for name, p in model.model.named_parameters() if id(p) not in trained}

@@ -81,7 +81,7 @@ def test_a_folder_that_holds_something_is_refused(open_tunable: Any, tmp_path: P
 def test_a_method_that_cannot_be_merged_says_so(open_tunable: Any, tmp_path: Path) -> None:
     model = open_tunable()
     model.attachment.merge = None
-    with pytest.raises(ModelError, match="cannot be folded into the base weights; serve the adapter instead"):
+    with pytest.raises(ModelError, match="cannot be folded into the base weights; ask the run itself"):
         merge(model, make_tokenizer(), tmp_path / "out")
 
 

@@ -140,6 +140,9 @@ def test_a_prompt_that_starts_from_a_text() -> None:
         ("peft", {"config": "PromptTuning"}, "learns prompts; take prompt_tuning"),
         ("peft", {"settings": {"rank": 4}}, "unexpected keyword argument 'rank'"),
         ("peft", {"settings": {"target_modules": ["nothing"]}}, "PEFT's LoHa refuses this model"),
+        ("lora", {"ranks": {"nothing": 4}}, "method.ranks: 'nothing' matches no layer that is changed; names are: "),
+        ("dora", {"rank": 49}, "rank 49 is above the width of a layer"),
+        ("ln_tuning", {"target_modules": "nom"}, "no norm matches 'nom'; names are: "),
         ("vera", {"target_modules": ["x"]}, "no linear layer matches 'x'"),
     ],
 )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from laws import attached, batch_of, make_rows
+from weitiao.core.errors import RecipeError
 from weitiao.core.recipe import Shrink
 from weitiao.core.tunable import layer_of
 from weitiao.train.shrink import shrink_gradients
@@ -48,3 +49,11 @@ def test_in_a_run(quick: Any, tmp_path: Any) -> None:
     wish = {"embedding": 0.1, "layers": 1}
     first = next(quick(method="full", train={**train, "shrink": wish}, out=str(tmp_path / "shrunk")).journal("step"))
     assert first["loss"] == plain["loss"] and first["grad_norm"] < plain["grad_norm"]
+
+
+@pytest.mark.parametrize("wish", [Shrink(embedding=0.1), Shrink(layers=1)])
+def test_nothing_to_shrink_is_refused(wish: Shrink) -> None:
+    method = {"settings": {}, "method": "lora"} if wish.embedding < 1 else {"settings": {"layers": 1}, "method": "freeze"}
+    model = attached(method["method"], **method["settings"])  # pyright: ignore
+    with pytest.raises(RecipeError, match="leave it out"):
+        shrink_gradients(model.model, wish)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
 from weitiao.model.surgery import PREFIX, Originals, norm_names, take_peft
 
@@ -21,9 +22,21 @@ class LNTuning(Method):
     learning_rate: ClassVar[float] = 2e-3
     learning_rate_reason: ClassVar[str] = "few weights near one need far higher rates than matrices"
 
+    target_modules: str | tuple[str, ...] = "all"
+    """Which norms: all, or names' ends ([input_layernorm, post_attention_layernorm])."""
+
     def attach(self, model: nn.Module) -> Attachment:
-        """Norms are trained in place."""
-        norms = norm_names(model)
+        """Norms are trained in place.
+
+        Raises:
+            RecipeError: no norm has such a name.
+        """
+        every = norm_names(model)
+        wanted = (self.target_modules,) if isinstance(self.target_modules, str) else self.target_modules
+        norms = every if wanted == ("all",) else [x for x in every if any(f".{x}".endswith(f".{w}") for w in wanted)]
+        if not norms:
+            there = ", ".join(sorted({name.rpartition(".")[2] for name in every}))
+            raise RecipeError(f"target_modules: no norm matches {wanted[0]!r}; names are: {there}.")
         model.requires_grad_(False)
         trainable = {f"{name}.{key}" for name in norms for key, _ in model.get_submodule(name).named_parameters()}
         weights = dict(model.named_parameters())
@@ -45,7 +58,10 @@ class LNTuning(Method):
     @classmethod
     def from_peft_config(cls, config: dict[str, Any]) -> "LNTuning | None":
         """PEFT's LN tuning of all norms."""
-        return cls() if config.get("peft_type") == "LN_TUNING" else None
+        if config.get("peft_type") != "LN_TUNING":
+            return None
+        targets = config["target_modules"]
+        return cls(target_modules=targets if isinstance(targets, str) else tuple(targets))
 
 
 def _peft_name(name: str) -> str:

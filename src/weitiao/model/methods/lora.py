@@ -12,12 +12,12 @@ merged. Stored in PEFT's format, and equal there.
 
 import math
 import re
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
 
-from weitiao.core.errors import ModelError
+from weitiao.core.errors import ModelError, RecipeError
 from weitiao.core.method import Attachment, Method
 from weitiao.model.lowrank import LowRankLinear, peft_lora_config
 from weitiao.model.surgery import peft_tensors, put, take_peft, wrap
@@ -41,8 +41,8 @@ class LoRA(Method):
     """Scale by alpha / sqrt(rank), so that high ranks learn as fast as low ones."""
     rate_of_b: float = Field(default=1.0, gt=0)
     """LoRA+: B learns at this many times the rate; the paper takes about 16 (arXiv 2402.12354, sec. 5)."""
-    ranks: dict[str, int] = Field(default_factory=dict)
-    """Ranks of their own: {regular expression for a layer's whole name: rank}."""
+    ranks: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """Ranks of their own: {last name, or regular expression for a name's end: rank}, as in PEFT; the first that matches."""
     start: Literal["kaiming", "orthogonal"] = "kaiming"
     """What A starts from: uniform as in PEFT, or orthonormal rows."""
     bias: Literal["none", "all", "lora_only"] = "none"
@@ -50,7 +50,7 @@ class LoRA(Method):
 
     def rank_of(self, name: str) -> int:
         """A layer's rank."""
-        return next((rank for pattern, rank in self.ranks.items() if re.fullmatch(pattern, name)), self.rank)
+        return next((rank for pattern, rank in self.ranks.items() if _matches(pattern, name)), self.rank)
 
     def scale(self, rank: int) -> float:
         return self.alpha / math.sqrt(rank) if self.rslora else self.alpha / rank
@@ -66,6 +66,10 @@ class LoRA(Method):
             return module
 
         made: dict[str, LowRankLinear] = wrap(model, self.target_modules, make)
+        for pattern in self.ranks:
+            if not any(_matches(pattern, name) for name in made):
+                there = ", ".join(sorted({name.rpartition(".")[2] for name in made}))
+                raise RecipeError(f"method.ranks: {pattern!r} matches no layer that is changed; names are: {there}.")
         if self.bias == "all":
             for name, weight in model.named_parameters():
                 if name.rpartition(".")[2] == "bias":
@@ -123,10 +127,9 @@ class LoRA(Method):
             target_modules=targets if isinstance(targets, str) else tuple(targets),
             rslora=config.get("use_rslora", False),
             bias=config.get("bias", "none"),
-            ranks={_whole(name): rank for name, rank in (config.get("rank_pattern") or {}).items()},
+            ranks=config.get("rank_pattern") or {},
         )
 
 
-def _whole(pattern: str) -> str:
-    """PEFT's rank patterns match a name's end unless they begin with ^."""
-    return pattern[1:].removesuffix("$") if pattern.startswith("^") else rf"(.*\.)?({pattern})"
+def _matches(pattern: str, name: str) -> bool:
+    return re.fullmatch(pattern if pattern.startswith("^") else rf"(.*\.)?({pattern})", name) is not None
