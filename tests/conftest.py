@@ -79,7 +79,7 @@ def make_tokenizer(template: str | None = CHATML) -> object:
     return tokenizer
 
 
-TRIED = {"bitfit": {"add_missing": True}}  # what a method needs to be asked for on a tiny Llama
+TRIED = {"bitfit": {"add_missing": True}, "peft": {"config": "LoHa"}}  # what a method is asked for on a tiny Llama
 
 
 def tried(method: str, **more: Any) -> str | dict[str, Any]:

@@ -32,6 +32,8 @@ def attached(method: str, family: str = "llama", **settings: Any) -> TunableMode
     head = vocabulary_head(model)
     torch.manual_seed(1)
     with_them = find("method", method)
+    if method == "peft":
+        settings = {**TRIED[method], **settings}
     try:
         attachment = with_them(**settings).attach(model)  # pyright: ignore
     except RecipeError as refused:

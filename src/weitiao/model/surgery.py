@@ -1,7 +1,7 @@
 """The few cuts that methods share. Knows modules, knows no method."""
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,26 @@ def wrap(model: nn.Module, targets: str | Sequence[str], make: Callable[[str, nn
     for name, module in made.items():
         put(model, name, module)
     return made
+
+
+def switching(made: Mapping[str, nn.Module]) -> Callable[[bool], None]:
+    """An Attachment's `switch` for modules that are the base layer when their `on` is False."""
+
+    def switch(on: bool) -> None:
+        for module in made.values():
+            module.on = on  # pyright: ignore[reportArgumentType]
+
+    return switch
+
+
+def folding(model: nn.Module, made: Mapping[str, nn.Module]) -> Callable[[], None]:
+    """An Attachment's `merge` for modules whose `fold()` gives the base layer with what was learnt in its weight."""
+
+    def merge() -> None:
+        for name, module in made.items():
+            put(model, name, module.fold())  # pyright: ignore[reportCallIssue]
+
+    return merge
 
 
 def norm_names(model: nn.Module) -> list[str]:

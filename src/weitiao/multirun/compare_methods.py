@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from weitiao.core.errors import RunError
+from weitiao.core.errors import RecipeError, RunError
 from weitiao.core.recipe import Recipe
+from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import find, names
 from weitiao.core.run import Run, write_text
 from weitiao.core.score import show
@@ -88,7 +89,10 @@ def _trained(recipe: Recipe, name: str, folder: Path) -> Compared:
     place = folder / name
     plain = recipe.model_dump(mode="json")
     plain |= {"method": recipe.method.as_recipe() if name == recipe.method.name else name, "out": str(place)}
-    asked = Recipe(**plain)
+    try:
+        asked = make_recipe(plain)
+    except RecipeError as needs:  # a method that must be told more than its name
+        return Compared(name, refused=str(needs))
     resume, done_before = any(place.glob("states/step-*")), (place / "report.html").exists()
     if (resume or done_before) and Run.open(place).recipe.fingerprint != asked.fingerprint:
         raise RunError(f"{place} was trained with another recipe: it cannot be compared. Name another folder with out=...")

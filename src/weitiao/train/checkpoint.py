@@ -37,10 +37,6 @@ class Snapshot:
     """By file."""
     numbers: dict[str, Any]
 
-    @property
-    def bytes(self) -> int:
-        return sum(x.nbytes for group in self.tensors.values() for x in group.values())
-
 
 def snapshot(state: State, identity: dict[str, str], copy: bool = True) -> Snapshot:
     """The state as it is now.
@@ -55,9 +51,9 @@ def snapshot(state: State, identity: dict[str, str], copy: bool = True) -> Snaps
     return Snapshot(state.step, tensors, {**state.numbers(), "identity": identity})
 
 
-def size(state: State) -> int:
+def size(tensors: dict[str, dict[str, Tensor]]) -> int:
     """Bytes of a state's tensors."""
-    return sum(x.nbytes for group in state.tensors().values() for x in group.values())
+    return sum(x.nbytes for group in tensors.values() for x in group.values())
 
 
 def commit(folder: Path, made: Snapshot, keep: int, pinned: Collection[int] = ()) -> Path:
@@ -99,7 +95,7 @@ def _make_room(folder: Path, made: Snapshot, pinned: Collection[int]) -> None:
     Raises:
         OSError: there is still not enough.
     """
-    needed = int(SPARE * made.bytes) + SPARE_BYTES
+    needed = int(SPARE * size(made.tensors)) + SPARE_BYTES
     for old in reversed(newest_first(folder)[1:]):
         if shutil.disk_usage(folder).free >= needed:
             return
@@ -202,9 +198,8 @@ def broken(place: Path) -> str:
     """Why a state cannot be trusted, or ''."""
     try:
         hashes = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
-        there = {
-            file.name for file in place.iterdir() if not file.name.startswith(".")
-        }  # a desktop's .DS_Store harms nobody
+        every = (file.name for file in place.iterdir())
+        there = {name for name in every if not name.startswith(".")}  # a desktop's .DS_Store harms nobody
         if missing := {*FILES} - there or {*FILES} - {*hashes}:
             return f"{min(missing)} is missing"
         if odd := there - {*FILES, MANIFEST}:

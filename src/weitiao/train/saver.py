@@ -30,7 +30,7 @@ class Writing:
 
     thread: threading.Thread
     facts: dict[str, Any]
-    trouble: list[OSError] = field(default_factory=list)
+    trouble: list[Exception] = field(default_factory=list)
 
 
 @dataclass
@@ -84,12 +84,14 @@ class Saver:
             self.notice()
 
     def notice(self) -> None:
-        """If the writing has ended, write that into the journal."""
+        """If the writing has ended, write that into the journal. What is no fault of the disk is raised here."""
         done = self.writing
         if done is None or done.thread.is_alive():
             return
         self.writing = None
         if done.trouble:
+            if not isinstance(done.trouble[0], OSError):
+                raise done.trouble[0]
             words = f"step {done.facts['step']} could not be saved ({done.trouble[0]}); older states are intact"
             self.run.note("save_failed", **done.facts, words=f"{words} and the run goes on")
         else:
@@ -110,8 +112,8 @@ class Saver:
         try:
             place = checkpoint.commit(self.folder, snapshot, self.plan.settings.keep, pinned)
             writing.facts.update(place=place.name, seconds=round(time.perf_counter() - started, 3))
-        except OSError as trouble:
+        except Exception as trouble:  # a thread's exception would be lost, and the state be noted as saved
             writing.trouble.append(trouble)
 
     def _has_room(self) -> bool:
-        return psutil.virtual_memory().available > ROOM * checkpoint.size(self.state)
+        return psutil.virtual_memory().available > ROOM * checkpoint.size(self.state.tensors())

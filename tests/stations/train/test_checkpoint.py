@@ -219,3 +219,22 @@ def test_weights_of_another_shape_of_run_are_refused(tmp_path: Path, state: Stat
     another = State(other, torch.optim.AdamW(other.trainable().values()))
     with pytest.raises(RunError, match="does not fit this run: saved weights and model differ in 12 names"):
         load_newest(tmp_path, another, SAME, print)
+
+
+def test_a_writer_that_fails_is_never_noted_as_saved(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is said and the run goes on; what is no fault of the disk ends the run."""
+
+    def harmed(trouble: Exception) -> Any:
+        def commit(*words: Any) -> None:
+            raise trouble
+
+        monkeypatch.setattr(checkpoint, "commit", commit)
+        return quick(train={"steps": 2})
+
+    run = harmed(OSError(errno.ENOSPC, "No space left on device"))
+    assert not list(run.journal("saved")) and len(list(run.journal("save_failed"))) >= 1
+    monkeypatch.undo()
+    shutil.rmtree(run.folder)
+    with pytest.raises(ZeroDivisionError, match="a mistake"):
+        harmed(ZeroDivisionError("a mistake"))
+    assert not list(run.journal("saved"))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from weitiao.core.method import Attachment, Method
 from weitiao.model.lowrank import LowRankLinear, peft_lora_config, product
-from weitiao.model.surgery import PREFIX, put, take_peft, wrap
+from weitiao.model.surgery import PREFIX, folding, switching, take_peft, wrap
 
 KINDS = ("lora_A", "lora_B", "lora_E")
 
@@ -63,14 +63,6 @@ class AdaLoRA(Method):
         scale = self.alpha / (self.rank + 1e-5)  # as PEFT divides
         made: dict[str, Triplets] = wrap(model, self.target_modules, lambda _, x: Triplets(x, self.rank, scale))
 
-        def switch(on: bool) -> None:
-            for module in made.values():
-                module.on = on
-
-        def merge() -> None:
-            for name, module in made.items():
-                put(model, name, module.fold())
-
         def config() -> dict[str, Any]:
             about = peft_lora_config(model, made, self.rank, self.alpha, self.target_modules)
             ranks = {"init_r": self.rank, "target_r": self.target, "total_step": 1}
@@ -81,8 +73,8 @@ class AdaLoRA(Method):
         return Attachment(
             trainable=trainable,
             buffers={f"{name}.{key}" for name, module in made.items() for key in module.memory},
-            switch=switch,
-            merge=merge,
+            switch=switching(made),
+            merge=folding(model, made),
             as_peft=lambda: (config(), {PREFIX + name: weights[name].detach() for name in trainable}),
             from_peft=lambda tensors: take_peft(model, trainable, tensors, lambda name: PREFIX + name),
             penalty=lambda: self.orthogonal * sum(x.skew() for x in made.values()) / len(made),  # pyright: ignore

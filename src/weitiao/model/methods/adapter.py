@@ -19,7 +19,7 @@ from transformers.activations import ACT2FN
 
 from weitiao.core.method import Attachment, Method
 from weitiao.model.anatomy import ends, mlp_entrances
-from weitiao.model.surgery import put
+from weitiao.model.surgery import put, switching
 
 PARALLEL_SCALE = 4.0  # He et al., sec. 4.6
 
@@ -49,12 +49,8 @@ class Adapter(Method):
                 made[name].listen_to(model.get_submodule(entrances[name]))
             put(model, name, made[name])
 
-        def switch(on: bool) -> None:
-            for module in made.values():
-                module.on = on
-
         trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
-        return Attachment(trainable=trainable, switch=switch)
+        return Attachment(trainable=trainable, switch=switching(made))
 
 
 class Adapted(nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment, Method
 from weitiao.model.lowrank import LowRankLinear, peft_lora_config, product
-from weitiao.model.surgery import peft_tensors, put, take_peft, wrap
+from weitiao.model.surgery import folding, peft_tensors, switching, take_peft, wrap
 
 
 class DoRA(Method):
@@ -40,20 +40,12 @@ class DoRA(Method):
             model, self.target_modules, lambda name, layer: Decomposed(layer, self.rank, self.alpha / self.rank)
         )
 
-        def switch(on: bool) -> None:
-            for module in made.values():
-                module.on = on
-
-        def merge() -> None:
-            for name, module in made.items():
-                put(model, name, module.fold())
-
         trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
         config = lambda: peft_lora_config(model, made, self.rank, self.alpha, self.target_modules)  # noqa: E731
         return Attachment(
             trainable=trainable,
-            switch=switch,
-            merge=merge,
+            switch=switching(made),
+            merge=folding(model, made),
             as_peft=lambda: ({**config(), "use_dora": True}, peft_tensors(model, trainable)),
             from_peft=lambda tensors: take_peft(model, trainable, tensors),
         )

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.method import Attachment, Method
 from weitiao.model.anatomy import ends, keys_and_values
-from weitiao.model.surgery import linear_names, peft_tensors, put, take_peft
+from weitiao.model.surgery import folding, linear_names, peft_tensors, put, switching, take_peft
 
 Targets = str | tuple[str, ...]
 
@@ -44,19 +44,11 @@ class IA3(Method):
         for name, module in made.items():
             put(model, name, module)
 
-        def switch(on: bool) -> None:
-            for module in made.values():
-                module.on = on
-
-        def merge() -> None:
-            for name, module in made.items():
-                put(model, name, module.fold())
-
         trainable = {f"{name}.ia3_l" for name in made}
         return Attachment(
             trainable=trainable,
-            switch=switch,
-            merge=merge,
+            switch=switching(made),
+            merge=folding(model, made),
             as_peft=lambda: (_config(made), peft_tensors(model, trainable)),
             from_peft=lambda tensors: take_peft(model, trainable, tensors),
         )

@@ -20,7 +20,7 @@ from torch import nn
 from weitiao.core.errors import ModelError, RecipeError
 from weitiao.core.method import Attachment, Method
 from weitiao.model.lowrank import LowRankLinear, peft_lora_config
-from weitiao.model.surgery import peft_tensors, put, take_peft, wrap
+from weitiao.model.surgery import folding, peft_tensors, switching, take_peft, wrap
 
 
 class LoRA(Method):
@@ -76,14 +76,6 @@ class LoRA(Method):
                     weight.requires_grad_(True)
         trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
 
-        def switch(on: bool) -> None:
-            for module in made.values():
-                module.on = on
-
-        def merge() -> None:
-            for name, module in made.items():
-                put(model, name, module.fold())
-
         def groups(step: int) -> list[dict[str, Any]]:
             fast = {name for name in trainable if name.endswith("lora_B")}
             vectors = sorted(name for name in trainable - fast if name.endswith("bias"))
@@ -94,8 +86,8 @@ class LoRA(Method):
         return Attachment(
             trainable=trainable,
             groups=groups if self.rate_of_b != 1.0 else None,
-            switch=switch if self.bias == "none" else None,
-            merge=merge,
+            switch=switching(made) if self.bias == "none" else None,
+            merge=folding(model, made),
             as_peft=lambda: (self.peft_config(model, made), peft_tensors(model, trainable)),
             from_peft=lambda tensors: take_peft(model, trainable, tensors),
         )

@@ -30,7 +30,7 @@ class Peft(Method):
     learning_rate: ClassVar[float] = 1e-3
     learning_rate_reason: ClassVar[str] = "usual for PEFT's layers; each has its own best"
 
-    config: str = "LoHa"
+    config: str
     """PEFT's config class, with or without its ending: LoHa, LoKr, OFT, HRA ..."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """What that config takes, in PEFT's own words; target_modules default to all linear layers."""

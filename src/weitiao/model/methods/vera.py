@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment, Method
-from weitiao.model.surgery import linear_names, peft_tensors, put, take_peft
+from weitiao.model.surgery import folding, linear_names, peft_tensors, put, switching, take_peft
 
 SHARED = {"vera_A": "base_model.vera_A", "vera_B": "base_model.vera_B"}  # ours -> PEFT's
 
@@ -53,13 +53,8 @@ class VeRA(Method):
         for name, module in made.items():
             put(model, name, module)
 
-        def switch(on: bool) -> None:
-            for module in made.values():
-                module.on = on
-
         def merge() -> None:
-            for name, module in made.items():
-                put(model, name, module.fold())
+            folding(model, made)()
             del model.vera_A, model.vera_B
 
         trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
@@ -76,7 +71,7 @@ class VeRA(Method):
                 matrix.copy_(theirs.pop(name))
             take_peft(model, trainable, theirs)
 
-        return Attachment(trainable, set(SHARED), switch=switch, merge=merge, as_peft=as_peft, from_peft=from_peft)
+        return Attachment(trainable, set(SHARED), switch=switching(made), merge=merge, as_peft=as_peft, from_peft=from_peft)
 
     @classmethod
     def from_peft_config(cls, config: dict[str, Any]) -> "VeRA | None":
