@@ -79,6 +79,16 @@ def make_tokenizer(template: str | None = CHATML) -> object:
     return tokenizer
 
 
+def make_wordpieces() -> object:
+    """A WordPiece tokenizer as BERT's: [CLS] a text [SEP]."""
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertTokenizer
+
+    raw = BertWordPieceTokenizer()
+    raw.train_from_iterator([WORDS] * 4, vocab_size=300, min_frequency=1, show_progress=False)
+    return BertTokenizer(vocab=raw.get_vocab())
+
+
 TRIED = {"bitfit": {"add_missing": True}, "peft": {"config": "LoHa"}}  # what a method is asked for on a tiny Llama
 
 
@@ -88,12 +98,14 @@ def tried(method: str, **more: Any) -> str | dict[str, Any]:
     return {"name": method, **settings} if settings else method
 
 
-FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gpt2", "gemma")
+DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gpt2", "gemma")
+ENCODERS = {"distilbert": {"dim": 32, "hidden_dim": 48, "n_layers": 3, "n_heads": 4}}  # which calls things otherwise
+FAMILIES = (*DECODERS, "bert")
 
 
 def make_model(family: str = "llama", seed: int = 0) -> torch.nn.Module:
-    """A tiny random causal language model of a family, in fp32."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    """A tiny random model of a family, in fp32: a causal language model, or an encoder without a head."""
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     small = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
@@ -101,10 +113,15 @@ def make_model(family: str = "llama", seed: int = 0) -> torch.nn.Module:
     if family == "gpt2":
         config = AutoConfig.for_model("gpt2", vocab_size=320, n_embd=32, n_layer=3, n_head=4, n_positions=256, **ends)
         config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
+    elif family not in DECODERS:
+        plain = {"num_attention_heads": 4, "max_position_embeddings": 256}
+        config = AutoConfig.for_model(family, **small, **plain, **ENCODERS.get(family, {}))
     else:
         config = AutoConfig.for_model(family, **small, **heads, **ends)
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = (AutoModelForCausalLM if family in DECODERS else AutoModel).from_config(config, dtype=torch.float32)
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # pyright: ignore
     with torch.no_grad():
         for weight in model.parameters():  # away from the zeros of a fresh model, so that every path matters
             weight.add_(torch.randn_like(weight) * 0.05)
@@ -114,7 +131,8 @@ def make_model(family: str = "llama", seed: int = 0) -> torch.nn.Module:
 def save_model(folder: Path, family: str = "llama", template: str | None = CHATML) -> Path:
     """A tiny model and its tokenizer as a folder."""
     make_model(family).save_pretrained(folder)
-    make_tokenizer(template).save_pretrained(folder)  # pyright: ignore
+    tokenizer = make_tokenizer(template) if family in DECODERS else make_wordpieces()
+    tokenizer.save_pretrained(folder)  # pyright: ignore
     return folder
 
 

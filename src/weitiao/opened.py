@@ -12,7 +12,7 @@ from weitiao.core.desk import Desk
 from weitiao.core.errors import ModelError, RunError
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
-from weitiao.core.recipe import Recipe, Source
+from weitiao.core.recipe import OneOf, Recipe, Source
 from weitiao.core.registry import find, names
 from weitiao.core.run import Run
 from weitiao.core.score import Score
@@ -23,7 +23,7 @@ from weitiao.deploy.merge import Merged
 from weitiao.deploy.merge import merge as merge_into
 from weitiao.evaluate import story
 from weitiao.evaluate.measure import default_metrics, measure
-from weitiao.pipeline import Tokens, load, open_tokens
+from weitiao.pipeline import Tokens, fits, load, open_tokens
 from weitiao.plan import resolve
 from weitiao.train.keep import load_kept
 
@@ -58,9 +58,10 @@ def open_model(target: str, precision: str = "") -> Opened:
                 f"{target} has no result yet ({status}). Go on with: {machine.command()} train --resume {target}"
             )
         tokens = open_tokens(recipe.base, recipe.revision, recipe.template)
-        model = load(tokens, recipe.method, recipe.objective, dtype, device)[0]
+        objective = learnt_objective(Run(folder))
+        model = load(tokens, recipe.method, objective, dtype, device)[0]
         load_kept(Run(folder), model)
-        return Opened(model, tokens, recipe.objective, recipe)
+        return Opened(model, tokens, objective, recipe)
     objective: Any = find("objective", "sft")()
     if is_adapter(folder):
         config = read_adapter_config(folder)
@@ -69,7 +70,14 @@ def open_model(target: str, precision: str = "") -> Opened:
         load_adapter(model.attachment, folder)
         return Opened(model, tokens, objective)
     tokens, plain = open_tokens(target), Method.untouched()
+    fits(tokens.folder, objective)
     return Opened(load(tokens, plain, objective, dtype, device)[0], tokens, objective)
+
+
+def learnt_objective(run: Run) -> Objective:
+    """The objective as it was when the run was trained: it knows what only the data knew (the classes)."""
+    known = run.read("plan.json", {}).get("objective")
+    return OneOf("objective").read(known) if known else run.recipe.objective  # pyright: ignore[reportReturnType]
 
 
 def method_of(config: dict[str, Any]) -> Method:

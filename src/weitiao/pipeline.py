@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import torch
-from transformers import GenerationConfig, PreTrainedConfig
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from weitiao.core import machine
 from weitiao.core.desk import Desk
@@ -25,6 +25,7 @@ from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.packages import file_sha256
 from weitiao.core.recipe import Recipe
+from weitiao.core.registry import find, names
 from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.core.tunable import TunableModel, identity_of
@@ -39,6 +40,7 @@ from weitiao.evaluate.before_after import measure_now
 from weitiao.evaluate.drift import Drift
 from weitiao.evaluate.measure import measure
 from weitiao.evaluate.report import write_report
+from weitiao.model.anatomy import is_encoder
 from weitiao.model.bases import resolve_base
 from weitiao.model.load import load_base, load_tokenizer
 from weitiao.plan import resolve
@@ -153,7 +155,8 @@ class Tokens:
     def longest(self) -> int | None:
         """The most tokens that the model was made for, if its config says so."""
         config = PreTrainedConfig.get_config_dict(self.folder)[0]
-        return config.get("max_position_embeddings") or config.get("n_positions")
+        limits = config.get("max_position_embeddings") or config.get("n_positions"), self.tokenizer.model_max_length
+        return min((x for x in limits if x and x < 10**12), default=None)  # RoBERTa's table has two places more
 
 
 @dataclass
@@ -184,6 +187,7 @@ def get_ready(run: Run, recipe: Recipe, machines: Machines, desk: Desk) -> Ready
     """Read, encode, load, attach, batch: everything up to step 1."""
     device, dtype = settle(recipe, run, desk)
     tokens = open_tokens(recipe.base, recipe.revision, recipe.template)
+    fits(tokens.folder, recipe.objective)
     run.add_to_plan(template={"identity": tokens.identity, "text": tokens.tokenizer.chat_template})
     prepared = prepare(recipe, tokens, run, desk)
     before_model = psutil.Process().memory_info().rss
@@ -248,6 +252,19 @@ def open_tokens(base: str, revision: str | None = None, template: str | None = N
     return Tokens(folder, tokenizer, processor, hashlib.sha256(everything.encode()).hexdigest()[:16])
 
 
+def fits(folder: Path, objective: Objective) -> None:
+    """Refuse, before anything is loaded, an encoder that shall write.
+
+    Raises:
+        RecipeError: naming what an encoder can learn.
+    """
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if objective.writes and is_encoder(config):
+        able = [name for name in names("objective") if not find("objective", name).writes]  # pyright: ignore
+        words = f"{objective.name} needs a model that writes, and the base is an encoder ({config.model_type})"
+        raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}.")
+
+
 def prepare(recipe: Recipe, tokens: Tokens, run: Run, desk: Desk) -> Prepared:
     """Read, split and encode; say what was found."""
     training, held = read_and_split(recipe, run, desk)
@@ -255,8 +272,9 @@ def prepare(recipe: Recipe, tokens: Tokens, run: Run, desk: Desk) -> Prepared:
     context, too_long = resolve.choose_context(recipe, tokens.longest), resolve.choose_too_long(recipe, objective)
     desk.tell(run, context, too_long)
     encoder = Encoder(objective, tokens.processor, tokens.identity, context.value, too_long.value, desk)
+    run.add_to_plan(objective=objective.as_recipe())
     made = encoder.encode(training)
-    show_rows(made, len(training), recipe, tokens.processor, run, desk)
+    show_rows(made, len(training), objective, recipe, tokens.processor, run, desk)
     validation = encoder.hold_out(held)
     asked = recipe.evaluate.data
     last = read((asked,), recipe, run, desk).examples if asked else []
@@ -308,7 +326,9 @@ def batch(
     steps = resolve.choose_steps(recipe, loader.steps(settings.epochs))
     rate = resolve.choose_learning_rate(recipe, recipe.method)
     evaluate_every, save_every = resolve.choose_rhythm(recipe, steps.value, found.validation is not None)
-    desk.tell(run, *mixed, size, micro, steps, rate, evaluate_every, save_every, resolve.choose_guard(recipe))
+    head_rate = objective.choose_head_rate()
+    told = [*mixed, size, micro, steps, rate, *([head_rate] if head_rate else []), evaluate_every, save_every]
+    desk.tell(run, *told, resolve.choose_guard(recipe))
     identity = {
         "data": rows.fingerprint,
         "tokenizer and template": tokens.identity,
@@ -322,7 +342,8 @@ def batch(
     }
     step = resolve.choose_step(recipe.method, objective)
     rhythm = (evaluate_every.value, save_every.value)
-    return loader, Plan(settings, steps.value, rate.value, *rhythm, step, identity, recipe.seed)
+    fast = head_rate.value if head_rate else None
+    return loader, Plan(settings, steps.value, rate.value, *rhythm, step, identity, recipe.seed, fast)
 
 
 def has_begun(run: Run, machines: Machines) -> bool:
@@ -350,7 +371,7 @@ def scorer(
 ) -> Callable[[], dict[str, Score]]:
     """What `train` calls to validate: the loss, the metric that decides what is best, and the drift from the base."""
     wanted, wishes = tuple(dict.fromkeys(("loss", recipe.train.best))), recipe.evaluate
-    drift = None if model.heads else Drift(model)
+    drift = Drift(model) if model.vocabulary is not None else None
 
     def score() -> dict[str, Score]:
         far = {"drift": drift(model)} if drift else {}

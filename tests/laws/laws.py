@@ -1,12 +1,12 @@
 """What the laws share: a tiny model with a method attached, and rows of unequal length."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 
-from conftest import TRIED, make_model
+from conftest import DECODERS, TRIED, make_model
 from weitiao.core.batch import IGNORE, Batch, pack
 from weitiao.core.errors import RecipeError
 from weitiao.core.registry import find
@@ -14,6 +14,7 @@ from weitiao.core.tunable import TunableModel
 from weitiao.model.attention import NAME
 from weitiao.model.load import choose_body, vocabulary_head
 
+CLASSES: Any = find("objective", "classification")(classes=("a", "b", "c"), several=False)
 LENGTHS = (9, 5, 5, 13, 1, 7)
 
 
@@ -29,7 +30,7 @@ def attached(method: str, family: str = "llama", **settings: Any) -> TunableMode
     model = make_model(family)
     model.set_attn_implementation(NAME)  # pyright: ignore
     body, _ = choose_body(model, torch.float32)
-    head = vocabulary_head(model)
+    head = vocabulary_head(model) if family in DECODERS else None
     torch.manual_seed(1)
     with_them = find("method", method)
     if method == "peft":
@@ -43,7 +44,32 @@ def attached(method: str, family: str = "llama", **settings: Any) -> TunableMode
             raise
         assert all(key in str(refused) for key in TRIED[method]), "the refusal says what to write"
         attachment = with_them(**settings, **TRIED[method]).attach(model)  # pyright: ignore
-    return TunableModel(model, attachment, Ends(), body, head)  # pyright: ignore
+    heads = CLASSES.heads(32) if head is None else {}
+    for layer in heads.values():
+        layer.weight.data.mul_(50)  # so that gradients are large enough to move fp32 weights
+    return TunableModel(model, attachment, Ends(), body, head, torch.nn.ModuleDict(heads))  # pyright: ignore
+
+
+def says(model: TunableModel, batch: Batch) -> torch.Tensor:
+    """[T, V] or [T, D]: what a decoder or an encoder gives for each token."""
+    return model.hidden(batch) if model.vocabulary is None else model.logits(batch)
+
+
+def says_plainly(model: TunableModel, ids: list[int]) -> torch.Tensor:
+    """The same for one row alone, by transformers' own forward pass."""
+    if model.vocabulary is not None:
+        return model.plain_logits(ids)
+    given = torch.tensor([model.prompted(ids)])
+    return model.model(input_ids=given).last_hidden_state[0, -len(ids) :]
+
+
+def loss_of(model: TunableModel, batch: Batch) -> torch.Tensor:
+    """What a decoder or an encoder is trained with."""
+    if model.vocabulary is not None:
+        return -model.logprobs(batch).sum()
+    labels = torch.full_like(batch.labels, IGNORE)
+    labels[torch.tensor(batch.bounds[1:]) - 1] = torch.arange(len(batch.lengths)) % 3
+    return CLASSES.loss(model, replace(batch, labels=labels)).totals["classification"]
 
 
 def stir(model: TunableModel, by: float = 0.05) -> None:

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from conftest import FAMILIES, make_model
-from laws import attached, batch_of, gap, make_rows, stir
+from conftest import DECODERS, FAMILIES, make_model
+from laws import attached, batch_of, gap, loss_of, make_rows, says, says_plainly, stir
 from weitiao.core.registry import find, names
 from weitiao.opened import method_of
 from weitiao.train.state import load_weights
 
 METHODS = names("method")
-SFT = find("objective", "sft")()
 CASES = [(method, family) for method in METHODS for family in FAMILIES]
+WRITING = [(method, family) for method, family in CASES if family in DECODERS]
 
 
 def test_the_folder_was_seen() -> None:
@@ -24,14 +24,14 @@ def test_alignment(method: str, family: str) -> None:
     model, batch = attached(method, family), batch_of(make_rows())
     stir(model)
     assert model.hidden(batch).shape == (batch.tokens, 32)
-    assert model.logits(batch).shape == (batch.tokens, 320)
+    assert says(model, batch).shape == (batch.tokens, 320 if family in DECODERS else 32)
 
 
 @pytest.mark.parametrize(("method", "family"), CASES)
 def test_starts_at_base(method: str, family: str) -> None:
     batch = batch_of(make_rows())
     tuned, base = attached(method, family), attached("full", family)
-    same = gap(tuned.logits(batch), base.logits(batch)) <= 1e-6
+    same = gap(says(tuned, batch), says(base, batch)) <= 1e-6
     assert same or not find("method", method).starts_at_base  # pyright: ignore
 
 
@@ -41,11 +41,11 @@ def test_packed_is_each_row_alone(method: str, family: str) -> None:
     model, rows = attached(method, family), make_rows()
     stir(model)
     batch = batch_of(rows)
-    packed = model.logits(batch)
+    packed = says(model, batch)
     for k, (start, end) in enumerate(zip(batch.bounds, batch.bounds[1:])):
         row = rows[batch.source[k]]
-        assert gap(packed[start:end], model.logits(batch_of([row]))) <= 1e-5
-        plain = model.plain_logits(row["input_ids"])
+        assert gap(packed[start:end], says(model, batch_of([row]))) <= 1e-5
+        plain = says_plainly(model, row["input_ids"])
         assert gap(packed[start:end], plain) <= 1e-5
 
 
@@ -81,13 +81,14 @@ def test_only_the_attachment_learns(method: str, family: str) -> None:
     optimizer = torch.optim.SGD(mine.values(), lr=0.1)
     touched: set[str] = set()
     for _ in range(3):
-        SFT.loss(model, batch).totals["sft"].backward()  # pyright: ignore
+        loss_of(model, batch).backward()
         touched |= {name for name, p in mine.items() if p.grad is not None and p.grad.abs().sum() > 0}
         optimizer.step()
         optimizer.zero_grad()
     assert touched == set(mine)
     for name, p in model.model.named_parameters():
-        assert torch.equal(p, before[name]) == (name not in mine), name
+        no_pull = name.endswith("key.bias")  # softmax does not feel it: its gradient is rounding
+        assert torch.equal(p, before[name]) == (name not in mine) or (name in mine and no_pull), name
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -96,10 +97,10 @@ def test_off_is_base_and_on_is_as_before(method: str) -> None:
     stir(model)
     if model.attachment.switch is None:
         pytest.skip(f"{method} declares that it cannot be switched off")
-    tuned, base = model.logits(batch), attached("full").logits(batch)
+    tuned, base = says(model, batch), says(attached("full"), batch)
     with model.reference():
-        assert torch.equal(model.logits(batch), base)
-    assert torch.equal(model.logits(batch), tuned)
+        assert torch.equal(says(model, batch), base)
+    assert torch.equal(says(model, batch), tuned)
     assert gap(tuned, base) > 1e-3
 
 
@@ -112,7 +113,7 @@ def test_what_is_saved_is_all(method: str, family: str) -> None:
     kept |= {f"buffer.{name}": b.clone() for name, b in model.buffers().items()}
     fresh = attached(method, family)
     load_weights(fresh, kept)
-    assert torch.equal(fresh.logits(batch), model.logits(batch))
+    assert torch.equal(says(fresh, batch), says(model, batch))
 
 
 @pytest.mark.parametrize(("method", "family"), CASES)
@@ -122,13 +123,13 @@ def test_merging_changes_no_answer(method: str, family: str) -> None:
     stir(model)
     if model.attachment.merge is None:
         pytest.skip(f"{method} declares that it cannot be merged")
-    tuned = model.logits(batch).detach()
+    tuned = says(model, batch).detach()
     model.attachment.merge()
-    assert gap(model.logits(batch), tuned) <= 1e-4
+    assert gap(says(model, batch), tuned) <= 1e-4
     assert set(model.model.state_dict()) == set(make_model(family).state_dict())
 
 
-@pytest.mark.parametrize(("method", "family"), CASES)
+@pytest.mark.parametrize(("method", "family"), WRITING)
 def test_cached_writing_is_plain_writing(method: str, family: str) -> None:
     """generate() with its cache, left-padded in a batch, writes what one forward a token would."""
     model = attached(method, family)
@@ -139,7 +140,7 @@ def test_cached_writing_is_plain_writing(method: str, family: str) -> None:
         ids = list(prompt)
         for _ in range(6):
             row = {"input_ids": ids, "labels": [-100] * len(ids)}
-            token = int(model.logits(batch_of([row]))[-1].argmax())
+            token = int(says(model, batch_of([row]))[-1].argmax())
             if token == 2:
                 break
             ids.append(token)
@@ -158,12 +159,13 @@ def test_peft_gives_the_same_logits(method: str, family: str, tmp_path) -> None:
     if not save_adapter(model.attachment, tmp_path / "adapter", "base"):
         pytest.skip(f"PEFT has no format for {method}")
     peft = PeftModel.from_pretrained(make_model(family), tmp_path / "adapter")
-    theirs = peft(input_ids=batch.input_ids[None]).logits[0, -batch.tokens :].float()  # without PEFT's soft prompts
-    assert gap(model.logits(batch), theirs) <= 1e-5
+    out = peft(input_ids=batch.input_ids[None])
+    theirs = (out.logits if family in DECODERS else out.last_hidden_state)[0, -batch.tokens :].float()  # no soft prompts
+    assert gap(says(model, batch), theirs) <= 1e-5
 
     peft.save_pretrained(tmp_path / "back")
     config = read_adapter_config(tmp_path / "back")
     again = method_of(config)
     fresh = attached(again.name, family, **again.model_dump())
     load_adapter(fresh.attachment, tmp_path / "back")
-    assert gap(fresh.logits(batch), theirs) <= 1e-5
+    assert gap(says(fresh, batch), theirs) <= 1e-5

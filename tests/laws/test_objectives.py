@@ -1,13 +1,16 @@
 """Every objective keeps every law. A new file in objective/ is tested without a new line here."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from conftest import chat_rows, make_tokenizer
 from laws import attached, batch_of, stir
 from weitiao.core.batch import IGNORE
-from weitiao.core.example import Chat, Text, Turn
+from weitiao.core.example import Chat, Labelled, Text, Turn
 from weitiao.core.registry import find, names
+from weitiao.core.tunable import TunableModel
 from weitiao.data.processor import ChatProcessor
 from weitiao.train.distributed import Machines
 from weitiao.train.steps.accumulate import take
@@ -15,49 +18,74 @@ from weitiao.train.steps.accumulate import take
 OBJECTIVES = names("objective")
 EXAMPLES = {
     Text: [Text("the quick brown fox " * (i + 1)) for i in range(8)],
+    Labelled: [Labelled("the quick brown fox " * (i + 1), ("abc"[i % 3],)) for i in range(8)],
     Chat: [Chat(tuple(Turn(**turn) for turn in row["messages"])) for row in chat_rows(8)],
 }
 
 
-def rows_of(name: str) -> list[dict]:
-    objective = find("objective", name)()
+LIKELIHOODS = [name for name in OBJECTIVES if find("objective", name).likelihood]  # pyright: ignore
+
+
+def fitted(name: str) -> Any:
+    objective: Any = find("objective", name)()
+    return objective.fit(EXAMPLES[objective.eats])
+
+
+def rows_of(objective: Any) -> list[dict]:
     processor = ChatProcessor.make(make_tokenizer())
-    return [row for x in EXAMPLES[objective.eats] for row in objective.rows(x, processor)]  # pyright: ignore
+    return [row for x in EXAMPLES[objective.eats] for row in objective.rows(x, processor)]
+
+
+def model_for(objective: Any, method: str) -> TunableModel:
+    model = attached(method)
+    torch.manual_seed(3)
+    model.heads = torch.nn.ModuleDict(objective.heads(32))
+    stir(model)
+    return model
 
 
 def test_the_folder_was_seen() -> None:
     assert {"causal_lm", "sft"} <= set(OBJECTIVES)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", LIKELIHOODS)
 def test_counts_are_what_the_loss_sums(name: str) -> None:
     """The loss is a sum: by hand, minus the log-probability of every label, and as many as counted."""
-    objective, batch = find("objective", name)(), batch_of(rows_of(name))
-    model = attached("lora")
-    stir(model)
+    objective = fitted(name)
+    batch, model = batch_of(rows_of(objective)), model_for(objective, "lora")
     supervised = batch.labels != IGNORE
-    assert objective.counts(batch) == {name: float(supervised.sum())}  # pyright: ignore
+    assert objective.counts(batch) == {name: float(supervised.sum())}
     by_hand = -model.logits(batch).log_softmax(-1)[supervised].gather(1, batch.labels[supervised][:, None]).sum()
-    assert torch.allclose(objective.loss(model, batch).totals[name], by_hand, rtol=1e-5)  # pyright: ignore
-    by_row = objective.row_losses(model, batch)  # pyright: ignore
+    assert torch.allclose(objective.loss(model, batch).totals[name], by_hand, rtol=1e-5)
+    by_row = objective.row_losses(model, batch)
     assert sum(count for _, count in by_row) == float(supervised.sum())
-    assert sum(total for total, _ in by_row) == pytest.approx(float(by_hand), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_rows_of_a_batch_add_up(name: str) -> None:
+    """Each row's own loss and count add up to the batch's."""
+    objective = fitted(name)
+    batch, model = batch_of(rows_of(objective)), model_for(objective, "lora")
+    by_row = objective.row_losses(model, batch)
+    assert len(by_row) == len(batch.lengths)
+    assert sum(count for _, count in by_row) == pytest.approx(objective.counts(batch)[name])
+    assert sum(total for total, _ in by_row) == pytest.approx(float(objective.loss(model, batch).totals[name]), rel=1e-5)
 
 
 @pytest.mark.parametrize("method", names("method"))
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_accumulation_is_exact(name: str, method: str) -> None:
     """1 x 8 = 2 x 4 = 8 x 1 = uneven: ||difference|| / ||gradient|| <= 1e-6 for each tensor, in fp32."""
-    objective, rows = find("objective", name)(), rows_of(name)
+    objective = fitted(name)
+    rows = rows_of(objective)
     assert len({len(row["input_ids"]) for row in rows}) > 2, "rows must be of unequal length"
     found = []
     for sizes in ((8,), (4, 4), (2, 2, 2, 2), (1,) * 8, (5, 1, 2)):
-        model, at, window = attached(method), 0, []
-        stir(model)
+        model, at, window = model_for(objective, method), 0, []
         for size in sizes:
             window.append(batch_of(rows[at : at + size]))
             at += size
-        taken = take(model, objective, window, Machines(torch.device("cpu")))  # pyright: ignore
+        taken = take(model, objective, window, Machines(torch.device("cpu")))
         found.append((taken, {n: p.grad for n, p in model.trainable().items()}))
     first, gradients = found[0]
     for taken, other in found[1:]:

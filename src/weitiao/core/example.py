@@ -63,7 +63,20 @@ class Chat:
         return max(i for i, turn in enumerate(self.turns) if turn.role == "assistant")
 
 
-Example = Text | Chat
+@dataclass(frozen=True)
+class Labelled:
+    """A text and its class; several classes, or none, where more than one may hold."""
+
+    text: str
+    labels: tuple[str, ...]
+
+    @property
+    def answer(self) -> str:
+        """The classes as one string."""
+        return ", ".join(self.labels)
+
+
+Example = Text | Chat | Labelled
 
 
 @dataclass(frozen=True)
@@ -87,14 +100,14 @@ class BadRow:
 
 def words_of(example: Example) -> str:
     """All the words of an example, as one string."""
-    if isinstance(example, Text):
+    if isinstance(example, (Text, Labelled)):
         return example.text
     return "\n".join(f"{turn.role}: {turn.content}" for turn in example.turns)
 
 
 def question_of(example: Example) -> str:
-    """What the model is given: the words without the last answer. For plain text, the text."""
-    if isinstance(example, Text):
+    """What the model is given: the words without the last answer. For a text, the text."""
+    if isinstance(example, (Text, Labelled)):
         return example.text
     return "\n".join(f"{turn.role}: {turn.content}" for turn in example.prompt)
 

@@ -17,6 +17,8 @@ class HeldOut:
     examples: Sequence[Example]
     batches: Callable[[], Iterable[Batch]]
     """Makes the encoded rows' batches anew, for losses."""
+    example_of: Callable[[int], Example]
+    """An encoded row's number (`Batch.source`) -> the example it was made of."""
 
     @property
     def answers(self) -> tuple[str, ...]:

@@ -6,12 +6,14 @@ of the whole window before it back-propagates. An objective never calls the mode
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, ClassVar
 
 from torch import nn
 
-from weitiao.core.batch import Batch, Loss, Row
+from weitiao.core.batch import IGNORE, Batch, Loss, Row
 from weitiao.core.example import Example
+from weitiao.core.machine import Choice
 from weitiao.core.processor import Processor
 from weitiao.core.registry import Part
 from weitiao.core.tunable import TunableModel
@@ -29,6 +31,8 @@ class Objective(Part):
     too_long: ClassVar[str] = "refuse"
     """What `too_long: auto` means for rows longer than the context."""
     too_long_reason: ClassVar[str] = ""
+    writes: ClassVar[bool] = True
+    """It needs a model that writes; False: an encoder will do."""
     likelihood: ClassVar[bool] = False
     """Its loss is the plain negative log-likelihood of the labels, so that it can be checked by hand."""
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
@@ -46,6 +50,26 @@ class Objective(Part):
     def rows(self, example: Any, processor: Processor) -> list[Row]:
         """One Example as one or more encoded rows."""
 
+    def choose_head_rate(self) -> Choice | None:
+        """The heads' peak learning rate; None: that of all else."""
+        return None
+
+    def cut(self, row: Row, context: int) -> tuple[Row, list[int]]:
+        """(a row that is too long, cut to the context; the token ids that are lost). The end of the answer stays."""
+        kept = Row(input_ids=row["input_ids"][-context:], labels=row["labels"][-context:])
+        return kept, [int(x) for x in row["input_ids"][:-context]]
+
+    def pieces(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+        """A row as it is drawn before step 1: stretches of text, each "learnt", "read" or "lost" (`lost` are the ids
+        that were cut off). Here token t + 1 is learnt where position t has a label; the last learnt token is not among
+        the inputs and comes from its label."""
+        ids, labels = list(row["input_ids"]), list(row["labels"])
+        tokens = [*(("lost", token) for token in lost), ("read", ids[0])]
+        for label, token in zip(labels, [*ids[1:], IGNORE]):
+            tokens.append(("learnt", label) if label != IGNORE else ("read", token))
+        stretches = groupby((x for x in tokens if x[1] != IGNORE), key=lambda x: x[0])
+        return [(kind, processor.spelt([int(token) for _, token in stretch])) for kind, stretch in stretches]
+
     def explore(self, model: TunableModel, batch: Batch) -> Batch:
         """Turn prompts into experience (reinforcement learning). Others learn the batch as it is."""
         return batch
@@ -56,6 +80,18 @@ class Objective(Part):
 
     @abstractmethod
     def loss(self, model: TunableModel, batch: Batch) -> Loss: ...
+
+    def predict(self, model: TunableModel, batch: Batch) -> list[Any]:
+        """What the head says of each segment. Objectives that write have none and answer by `model.generate`."""
+        raise NotImplementedError
+
+    def answer(self, said: Any) -> str:
+        """What was predicted of one segment, as a person reads it."""
+        return str(said)
+
+    def judged(self, said: Any, example: Any) -> tuple[Any, Any]:
+        """(what was predicted, what would be right) as metrics compare them."""
+        return self.answer(said), example.answer
 
     @abstractmethod
     def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:

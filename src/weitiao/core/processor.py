@@ -34,6 +34,10 @@ class Processor(Protocol):
         """A conversation up to where the assistant begins to speak."""
         ...
 
+    def spelt(self, ids: Sequence[int]) -> str:
+        """Token ids back to text, special tokens included."""
+        ...
+
     def words(self, ids: Sequence[int]) -> str:
         """Token ids back to words, without special tokens."""
         ...

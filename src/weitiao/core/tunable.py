@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from weitiao.core.batch import IGNORE, Batch, with_slots
+from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment
 from weitiao.core.processor import Processor
 from weitiao.core.vocabulary_head import VocabularyHead
+
+HEAD = "head."  # before the names of the heads' weights
 
 
 @dataclass
@@ -28,8 +31,8 @@ class TunableModel:
     """Words to token ids and back."""
     body: Callable[[Batch], Tensor]
     """Batch -> last hidden states [T, D], after the final norm."""
-    vocabulary: VocabularyHead
-    """Hidden states -> log-probabilities of tokens."""
+    vocabulary: VocabularyHead | None
+    """Hidden states -> log-probabilities of tokens; None: an encoder, which writes nothing."""
     heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     base_identity: str = ""
     """Changes when a weight of the base model does."""
@@ -41,6 +44,11 @@ class TunableModel:
         return next(self.model.parameters()).device
 
     @property
+    def training(self) -> bool:
+        """Dropout is on."""
+        return self.model.training
+
+    @property
     def stop_ids(self) -> tuple[int, ...]:
         """Tokens that end an answer."""
         return self.processor.stop_ids
@@ -48,7 +56,7 @@ class TunableModel:
     def trainable(self) -> dict[str, nn.Parameter]:
         """All that is trained, by name: the attachment's parameters and the heads' ('head.<name>...')."""
         here = dict(self.model.named_parameters())
-        heads = {f"head.{name}": p for name, p in self.heads.named_parameters()}
+        heads = {HEAD + name: p for name, p in self.heads.named_parameters()}
         return {**{name: here[name] for name in sorted(self.attachment.trainable)}, **heads}
 
     @property
@@ -90,7 +98,7 @@ class TunableModel:
     def logprobs(self, batch: Batch) -> Tensor:
         """[N] fp32: the log-probability of every supervised target, in the order of the batch. Never [T, V]."""
         supervised = (batch.labels != IGNORE).nonzero()[:, 0]  # [N]
-        return self.vocabulary.logprobs(self.hidden(batch)[supervised], batch.labels[supervised])
+        return self._words().logprobs(self.hidden(batch)[supervised], batch.labels[supervised])
 
     def nll_by_segment(self, batch: Batch) -> list[tuple[float, float]]:
         """(summed negative log-probability, supervised tokens) of each segment."""
@@ -100,7 +108,12 @@ class TunableModel:
 
     def logits(self, batch: Batch) -> Tensor:
         """[T, V] fp32, for those who really need all of it."""
-        return self.vocabulary.logits(self.hidden(batch))
+        return self._words().logits(self.hidden(batch))
+
+    def _words(self) -> VocabularyHead:
+        if self.vocabulary is None:
+            raise ModelError("this model is an encoder: it reads and writes nothing. Take an objective with a head.")
+        return self.vocabulary
 
     def head(self, name: str, hidden: Tensor) -> Tensor:
         return self.heads[name](hidden)

@@ -82,7 +82,7 @@ def encode(
     Args:
         identity: what the tokenizer and template are (a hash).
         context: longest row in tokens.
-        too_long: refuse, cut (the start), drop or split.
+        too_long: refuse, cut (what the objective gives up), drop or split.
 
     Raises:
         DataError: a row is too long and `too_long` is refuse, or nothing carries loss.
@@ -125,7 +125,7 @@ def _encode_all(
             facts["bad"].append(_bad(item, str(trouble)))
             continue
         for row in rows:
-            for piece in _fit(row, context, too_long, item, facts, len(made)):
+            for piece in _fit(row, objective, context, too_long, item, facts, len(made)):
                 if any(label != IGNORE for label in piece["labels"]):
                     offset = item.where.offset
                     place = {"source": item.source, "file": item.where.file, "line": item.where.line, "offset": offset}
@@ -135,7 +135,9 @@ def _encode_all(
     return made, facts
 
 
-def _fit(row: Row, context: int, too_long: str, item: Sourced, facts: dict, number: int) -> Iterator[Row]:
+def _fit(
+    row: Row, objective: Objective, context: int, too_long: str, item: Sourced, facts: dict, number: int
+) -> Iterator[Row]:
     """The row, as much of it as the context takes; `number` is what it will be called."""
     length, ids = len(row["input_ids"]), [int(x) for x in row["input_ids"]]
     if length <= context:
@@ -150,8 +152,9 @@ def _fit(row: Row, context: int, too_long: str, item: Sourced, facts: dict, numb
         facts["lost"].setdefault(item.source, (None, ids))
     elif too_long == "cut":
         facts["cut"] += 1
-        facts["lost"].setdefault(item.source, (number, ids[:-context]))
-        yield {"input_ids": row["input_ids"][-context:], "labels": row["labels"][-context:]}
+        kept, lost = objective.cut(row, context)
+        facts["lost"].setdefault(item.source, (number, lost))
+        yield kept
     else:
         facts["split"] += 1
         for at in range(0, length, context):  # labels hold the next token already, so none is lost at the cut

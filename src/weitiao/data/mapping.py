@@ -5,6 +5,7 @@ messages            {"messages": [{"role": ..., "content": ...}]}
 ShareGPT            {"conversations": [{"from": "human", "value": ...}]}
 Alpaca              {"instruction": ..., "input": ..., "output": ...}
 text                {"text": ...}
+labelled            {"text": ..., "label": "spam"}     also sentence/content/review; labels: a list, category, class ...
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weitiao.core.errors import DataError
-from weitiao.core.example import ROLES, Chat, Example, Text, Turn
+from weitiao.core.example import ROLES, Chat, Example, Labelled, Text, Turn
 from weitiao.core.registry import nearest
 
 PAIRS = (
@@ -26,7 +27,9 @@ SPEAKERS = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "bot": "assistant",
     "chatgpt": "assistant", "model": "assistant", "system": "system", "tool": "tool",
 }  # fmt: skip
-TARGETS = ("prompt", "completion", "system", "text", "messages")
+TEXTS = ("text", "sentence", "content", "document", "review", "title", "question", "utterance")
+LABELS = ("label", "labels", "class", "category", "topic", "intent", "sentiment", "target")
+TARGETS = ("prompt", "completion", "system", "text", "messages", "label")
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,18 @@ def find_mapping(records: Sequence[dict[str, Any]], wanted: type, columns: dict[
     for found in _candidates(set(there)):
         if found.makes is wanted:
             return found
+    if wanted is Labelled:
+        raise DataError(
+            f"{file}: no text with a class found; its columns are: {', '.join(there)}. "
+            "Say which is which with columns: {text: ..., label: ...}."
+        )
     if wanted is Text:  # a conversation can be read as text, but nobody should do that by mistake
-        kinds = [m.words for m in _candidates(set(there))]
-        hint = f" It looks like {kinds[0]}: that is for objective: sft." if kinds else ""
+        others = [(m.words, {Chat: "sft", Labelled: "classification"}[m.makes]) for m in _candidates(set(there))]
+        hint = f" It looks like {others[0][0]}: that is for objective: {others[0][1]}." if others else ""
         raise DataError(f"{file}: plain text is wanted (a column 'text'); its columns are: {', '.join(there)}.{hint}")
     hint = " A column 'text' alone is for objective: causal_lm." if "text" in there else ""
+    if any(m.makes is Labelled for m in _candidates(set(there))):
+        hint = " A text with a class is for objective: classification."
     raise DataError(
         f"{file}: no question and answer found; its columns are: {', '.join(there)}.{hint} "
         "Say which is which with columns: {prompt: ..., completion: ...}."
@@ -82,6 +92,9 @@ def _candidates(there: set[str]) -> list[Mapping]:
         if key in there:
             found.append(Mapping(key, Text, lambda r, key=key: Text(_string(r, key))))
             break
+    text, label = (next((key for key in known if key in there), None) for known in (TEXTS, LABELS))
+    if text and label:
+        found.append(_labelled(text, label))
     return found
 
 
@@ -102,7 +115,10 @@ def _given(columns: dict[str, str], there: list[str], wanted: type, file: str) -
         return Mapping(f"{key}[] (as given)", Chat, lambda r: _chat(r, key))
     if wanted is Chat and {"prompt", "completion"} <= columns.keys():
         return _pair(columns["prompt"], columns["completion"], columns.get("system"))
-    need = "{text: ...}" if wanted is Text else "{prompt: ..., completion: ...} or {messages: ...}"
+    if wanted is Labelled and {"text", "label"} <= columns.keys():
+        return _labelled(columns["text"], columns["label"])
+    needs = {Text: "{text: ...}", Labelled: "{text: ..., label: ...}"}
+    need = needs.get(wanted, "{prompt: ..., completion: ...} or {messages: ...}")
     raise DataError(f"{file}: this objective needs columns: {need}.")
 
 
@@ -114,6 +130,20 @@ def _pair(ask: str, say: str, system: str | None) -> Mapping:
         return _checked((*first, Turn("user", _string(record, ask)), Turn("assistant", _string(record, say))))
 
     return Mapping(f"{ask} -> {say}" + (f", system: {system}" if system else ""), Chat, make)
+
+
+def _labelled(text: str, label: str) -> Mapping:
+    def make(record: dict[str, Any]) -> Labelled:
+        words, given = _string(record, text), record.get(label)
+        if not words.strip():
+            raise ValueError("the text is empty")
+        if isinstance(given, list):
+            return Labelled(words, tuple(sorted({str(x).strip() for x in given})))
+        if given is None or not str(given).strip():
+            raise ValueError(f"column {label!r} is empty: the row has no class")
+        return Labelled(words, (str(given).strip(),))
+
+    return Mapping(f"{text} -> class: {label}", Labelled, make)
 
 
 def _alpaca(record: dict[str, Any]) -> Chat:

@@ -46,9 +46,10 @@ class Encoder:
                     f"{count} of {len(examples)} held-out rows were {words} the context of {self.context} tokens"
                 )
         refused = {x.where for x in made.bad}
-        return HeldOut(
-            [x.example for x in examples if x.where not in refused], lambda: in_order(made.rows, MEASURED_AT_ONCE)
-        )
+        kept = [x.example for x in examples if x.where not in refused]
+        by_place = {x.where: x.example for x in examples}
+        batches = lambda: in_order(made.rows, MEASURED_AT_ONCE)  # noqa: E731
+        return HeldOut(kept, batches, lambda row: by_place[made.rows.where(row)])
 
 
 def read(sources: Sequence[Source], recipe: Recipe, run: Run, desk: Desk) -> Reading:
@@ -111,7 +112,9 @@ def write_bad_rows(run: Run, bad: Sequence[BadRow]) -> None:
         run.write_lines("bad_rows.jsonl", old + [line for line in lines if line not in old])
 
 
-def show_rows(made: Encoded, examples: int, recipe: Recipe, processor: ChatProcessor, run: Run, desk: Desk) -> None:
+def show_rows(
+    made: Encoded, examples: int, objective: Objective, recipe: Recipe, processor: ChatProcessor, run: Run, desk: Desk
+) -> None:
     """What carries loss: counts, and one row a source drawn; and where rows lost something, one that did."""
     write_bad_rows(run, made.bad)
     judge(made.bad, examples, recipe.max_bad_rows)
@@ -125,11 +128,13 @@ def show_rows(made: Encoded, examples: int, recipe: Recipe, processor: ChatProce
     for number, source in enumerate(recipe.sources):
         mine = (rows.source == number).nonzero()[0]
         if len(mine):
-            drawn.append((f"one row of {source.path} (green is learnt)", pieces_of(rows[int(mine[0])], processor)))
+            drawn.append(
+                (f"one row of {source.path} (green is learnt)", pieces_of(objective, rows[int(mine[0])], processor))
+            )
         if number in made.lost:
             row, ids = made.lost[number]
             words = f"one row of {source.path} that was longer than the context (red is lost)"
-            drawn.append((words, pieces_of(None if row is None else rows[row], processor, ids)))
+            drawn.append((words, pieces_of(objective, None if row is None else rows[row], processor, ids)))
     for words, pieces in drawn:
         desk.console.print(f"{words}:", style="dim", soft_wrap=True)
         desk.console.print(draw(pieces))

@@ -38,15 +38,16 @@ class ChatProcessor:
         Raises:
             DataError: the tokenizer has no end-of-text token.
         """
-        if tokenizer.eos_token_id is None:
+        end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id  # BERT's [SEP]
+        if end is None:
             raise DataError("base: the tokenizer names no end-of-text token (eos_token), so an answer could never end.")
         names = {f"{key}_token": value for key, value in _special_tokens(tokenizer).items()}
         template = Template(tokenizer.chat_template, names) if tokenizer.chat_template else None
         special = frozenset(str(t) for t in tokenizer.get_added_vocab() if t in tokenizer.all_special_tokens) | frozenset(
             str(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special
         )
-        made = cls(tokenizer, template, tokenizer.eos_token_id, (), special)
-        stops = [tokenizer.eos_token_id, *generation_stops]
+        made = cls(tokenizer, template, end, (), special)
+        stops = [end, *generation_stops]
         if template is not None:
             stops.insert(0, made._template_stop())
         made.stop_ids = tuple(dict.fromkeys(x for x in stops if x is not None))
@@ -54,6 +55,9 @@ class ChatProcessor:
 
     def text(self, text: str) -> list[int]:
         return list(self.tokenizer(text).input_ids)
+
+    def spelt(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids))
 
     def words(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)

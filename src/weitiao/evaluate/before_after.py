@@ -7,7 +7,7 @@ from weitiao.core.objective import Objective
 from weitiao.core.recipe import Evaluate
 from weitiao.core.run import Run
 from weitiao.core.tunable import TunableModel
-from weitiao.evaluate.measure import default_metrics, measure, write
+from weitiao.evaluate.measure import default_metrics, measure, predict, write
 
 
 def measure_now(
@@ -38,8 +38,12 @@ def measure_now(
         lambda items, words: desk.track(items, f"{when}: {words}"),
     )
     chosen = held_out.examples[: wishes.samples]
-    answers = measured.written[: len(chosen)] or write(model, chosen, wishes.max_new_tokens)
-    _add_samples(run, when, list(zip(chosen, answers)))
+    if objective.writes:
+        answered = list(zip(chosen, measured.written or write(model, chosen, wishes.max_new_tokens)))
+    else:
+        predicted = measured.predicted or predict(model, objective, held_out)
+        answered = [(x, objective.answer(said)) for said, x in predicted[: len(chosen)]]
+    _add_samples(run, when, answered)
     scores[when] = {name: score.as_json() for name, score in measured.scores.items()}
     run.write("scores.json", scores)
 

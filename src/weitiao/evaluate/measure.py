@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from weitiao.core.example import Chat, Example, Text, Turn
+from weitiao.core.example import Chat, Example, Turn, words_of
 from weitiao.core.held_out import HeldOut
 from weitiao.core.objective import Objective
 from weitiao.core.registry import find
@@ -24,10 +24,11 @@ class Measured:
     scores: dict[str, Score] = field(default_factory=dict)
     written: list[str] = field(default_factory=list)
     chosen: list[str] = field(default_factory=list)
+    predicted: list[tuple[Any, Example]] = field(default_factory=list)
 
 
 def default_metrics(objective: Objective, held_out: HeldOut) -> tuple[str, ...]:
-    """What fits: losses always; accuracy, exact match and F1 where the answers are a closed set."""
+    """What fits: the objective's own; accuracy, exact match and F1 where written answers are a closed set."""
     return (*objective.metrics, *(("accuracy", "exact_match", "f1") if held_out.answers else ()))
 
 
@@ -43,13 +44,17 @@ def measure(
     """Scores by name, each with n and interval. The model's mode and the random generators are left as they were.
 
     Args:
-        limit: at most this many rows for metrics that read answers or choices.
+        limit: at most this many rows for metrics that make the model write.
     """
     parts = [find("metric", name)() for name in metrics]
     wanted = {part.reads for part in parts}  # pyright: ignore[reportAttributeAccessIssue]
     chats = [x for x in held_out.examples if isinstance(x, Chat)][:limit]
     pairs: dict[str, list] = {"row_losses": [], "choices": [], "answers": []}
     result = Measured()
+    if not objective.writes and wanted & {"choices", "answers"}:
+        result.predicted = predict(model, objective, held_out, progress)
+        pairs["choices"] = pairs["answers"] = [objective.judged(said, x) for said, x in result.predicted]
+        wanted -= {"choices", "answers"}
     with model.evaluating(), torch.no_grad():
         if "row_losses" in wanted:
             for batch in progress(list(held_out.batches()), "losses"):
@@ -65,6 +70,18 @@ def measure(
     return result
 
 
+@torch.no_grad()
+def predict(
+    model: TunableModel, objective: Objective, held_out: HeldOut, progress: Progress = lambda x, _: x
+) -> list[tuple[Any, Example]]:
+    """What the objective's head says of each held-out row, in their order, and the example it was made of."""
+    said: dict[int, Any] = {}
+    with model.evaluating():
+        for batch in progress(list(held_out.batches()), "predictions"):
+            said |= zip(batch.source, objective.predict(model, batch.to(model.device)))
+    return [(said[row], held_out.example_of(row)) for row in sorted(said)]
+
+
 def write(model: TunableModel, examples: Sequence[Example], room: int, progress: Progress = lambda x, _: x) -> list[str]:
     """Greedy answers to the examples' prompts; for plain text, how its beginning goes on."""
     prompts = [prompt_ids(model, x) for x in examples]
@@ -77,8 +94,8 @@ def write(model: TunableModel, examples: Sequence[Example], room: int, progress:
 
 def prompt_ids(model: TunableModel, example: Example) -> list[int]:
     """What the model is given."""
-    if isinstance(example, Text):
-        return model.processor.text(example.text)[:32]
+    if not isinstance(example, Chat):
+        return model.processor.text(words_of(example))[:32]
     return model.processor.prompt(example.prompt)
 
 

@@ -5,8 +5,10 @@ x -- norm -- attention -- attention_out --(+)-- norm -- MLP -- mlp_out --(+)
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.errors import RecipeError
@@ -18,6 +20,28 @@ QUERIES = ("q_proj", "query", "q_lin", "query_proj")
 FUSED = ("c_attn",)  # q, k and v in one, in this order
 ATTENTION_OUT = ("self_attn.o_proj", "attn.c_proj", "attention.output.dense", "attention.out_lin", "self_attn.out_proj")
 MLP_OUT = ("mlp.down_proj", "mlp.c_proj", "output.dense", "ffn.lin2", "fc2", "mlp.fc2", "mlp.dense_4h_to_h")
+
+
+def is_encoder(config: Any) -> bool:
+    """Whether a model reads both ways and writes nothing: BERT and its kind."""
+    both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return both_ways and not getattr(config, "is_decoder", False) and not config.is_encoder_decoder
+
+
+def stack_of(model: Any) -> Any:
+    """The module that turns ids into the last hidden states."""
+    return model if is_encoder(model.config) else model.get_decoder()
+
+
+def last_hidden(model: Any, **inputs: Any) -> Any:
+    """The last hidden states [B, T, D], by transformers' own forward pass; no keys and values are kept."""
+    plain = {} if is_encoder(model.config) else {"use_cache": False}  # encoders have none to keep
+    return stack_of(model)(**inputs, **plain).last_hidden_state
+
+
+def peft_task(model: Any) -> str:
+    """PEFT's task_type, which decides how PEFT calls the model."""
+    return "FEATURE_EXTRACTION" if is_encoder(model.config) else "CAUSAL_LM"
 
 
 @dataclass(frozen=True)

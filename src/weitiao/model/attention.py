@@ -51,30 +51,33 @@ def attend(
     causal: bool = True,
     window: int | None = None,
     softcap: float | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """Attention within each segment.
 
     Args:
         q: [T, H, d]. k, v: [T, H_kv, d] with H a multiple of H_kv.
         scale: on the scores; default 1 / sqrt(d).
-        window: a token sees at most this many tokens, itself included (sliding windows).
+        window: a token sees at most this many tokens back (and ahead, where not causal), itself included.
         softcap: cap * tanh(scores / cap) (Gemma 2).
+        dropout: share of the attention weights that is dropped (BERT, while it trains).
 
     Returns:
         [T, H, d]
     """
     half = q.dtype in (torch.bfloat16, torch.float16)
-    if q.is_cuda and half and softcap is None and q.shape[-1] == v.shape[-1] and _varlen_attention() is not None:
+    plain = softcap is None and not dropout and q.shape[-1] == v.shape[-1]
+    if q.is_cuda and half and plain and _varlen_attention() is not None:
         return _varlen(q, k, v, batch, scale, causal, window)
     parts = []
     for start, count, length in batch.groups:
         cut = slice(start, start + count * length)
         qs, ks, vs = (x[cut].unflatten(0, (count, length)).transpose(1, 2) for x in (q, k, v))  # [n, H, t, d]
         if softcap is not None or (window is not None and length > window):
-            out = _by_hand(qs, ks, vs, scale, causal, window, softcap)
+            out = _by_hand(qs, ks, vs, scale, causal, window, softcap, dropout)
         else:
             gqa = q.shape[1] != k.shape[1]
-            out = scaled_dot_product_attention(qs, ks, vs, is_causal=causal, scale=scale, enable_gqa=gqa)
+            out = scaled_dot_product_attention(qs, ks, vs, None, dropout, causal, scale=scale, enable_gqa=gqa)
         parts.append(out.transpose(1, 2).flatten(0, 1))  # [n t, H, d]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -93,14 +96,24 @@ def _varlen_attention() -> Callable | None:
 def _varlen(q: Tensor, k: Tensor, v: Tensor, batch: Batch, scale: float | None, causal: bool, window: int | None):
     bounds = torch.tensor(batch.bounds, dtype=torch.int32, device=q.device)
     longest = max(batch.lengths)
-    reach = ((window - 1) if window else -1, 0 if causal else -1)
+    back = (window - 1) if window else -1
+    reach = (back, 0 if causal else back)
     out = _varlen_attention()(  # pyright: ignore[reportOptionalCall]
         q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=reach, enable_gqa=q.shape[1] != k.shape[1]
     )
     return out if isinstance(out, Tensor) else out[0]
 
 
-def _by_hand(q: Tensor, k: Tensor, v: Tensor, scale: float | None, causal: bool, window: int | None, cap: float | None):
+def _by_hand(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None,
+    causal: bool,
+    window: int | None,
+    cap: float | None,
+    dropout: float,
+) -> Tensor:
     """The textbook form, for what SDPA cannot do. [n, H, t, d] each."""
     repeat = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
@@ -111,8 +124,9 @@ def _by_hand(q: Tensor, k: Tensor, v: Tensor, scale: float | None, causal: bool,
     back = at[:, None] - at[None, :]  # how far behind the key lies
     hidden = (back < 0) if causal else torch.zeros_like(back, dtype=torch.bool)
     if window is not None:
-        hidden = hidden | (back >= window)
-    return scores.masked_fill(hidden, float("-inf")).softmax(-1).to(v.dtype) @ v
+        hidden = hidden | (back.abs() >= window)
+    weights = scores.masked_fill(hidden, float("-inf")).softmax(-1).to(v.dtype)
+    return torch.nn.functional.dropout(weights, dropout, dropout > 0) @ v
 
 
 def _for_transformers(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **more: Any):
@@ -123,8 +137,8 @@ def _for_transformers(module: nn.Module, query: Tensor, key: Tensor, value: Tens
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     causal = more.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
-    out = attend(q, k, v, batch, more.get("scaling"), causal, more.get("sliding_window"), more.get("softcap"))
-    return out[None], None
+    window, softcap, dropout = more.get("sliding_window"), more.get("softcap"), more.get("dropout", 0.0)
+    return attend(q, k, v, batch, more.get("scaling"), causal, window, softcap, dropout)[None], None
 
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:

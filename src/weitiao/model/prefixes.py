@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from weitiao.core.method import Attachment
-from weitiao.model.anatomy import Columns, keys_and_values
+from weitiao.model.anatomy import Columns, keys_and_values, last_hidden, peft_task, stack_of
 from weitiao.model.slots import SlotProjection, add_slots, some_words
 from weitiao.model.surgery import put
 
@@ -92,7 +92,7 @@ def _keys_and_values_of_words(model: Any, places: list[tuple[Columns, Columns]],
         for name in names
     ]
     try:
-        model.get_decoder()(input_ids=ids[None], use_cache=False)
+        last_hidden(model, input_ids=ids[None])
     finally:
         for hook in hooks:
             hook.remove()
@@ -103,7 +103,7 @@ def _keys_and_values_of_words(model: Any, places: list[tuple[Columns, Columns]],
 def _rotary(model: Any, length: int) -> Turn | None:
     """Keys [P, K] at positions 0 .. P-1, turned as the model turns them (or back again): PEFT stores turned keys. None
     where the family does something else with keys as well (a norm, a partial turn)."""
-    inner, config = model.get_decoder(), model.config.get_text_config()
+    inner, config = stack_of(model), model.config.get_text_config()
     if any(name.endswith("k_norm") for name, _ in model.named_modules()):
         return None
     if not hasattr(inner, "rotary_emb"):
@@ -129,7 +129,7 @@ def _to_peft(model: Any, prefix: Tensor, turn: Turn) -> tuple[dict[str, Any], di
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     about = {
         "peft_type": "PREFIX_TUNING",
-        "task_type": "CAUSAL_LM",
+        "task_type": peft_task(model),
         "num_virtual_tokens": length,
         "token_dim": wide,
         "num_transformer_submodules": 1,

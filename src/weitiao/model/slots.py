@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from weitiao.model.anatomy import peft_task
 from weitiao.model.surgery import put
 
 
@@ -113,7 +114,7 @@ def prompt_as_peft(model: Any, prompt: Tensor) -> tuple[dict[str, Any], dict[str
     config = model.config.get_text_config()
     about = {
         "peft_type": "PROMPT_TUNING",
-        "task_type": "CAUSAL_LM",
+        "task_type": peft_task(model),
         "num_virtual_tokens": prompt.shape[0],
         "token_dim": prompt.shape[1],
         "num_transformer_submodules": 1,

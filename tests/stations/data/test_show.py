@@ -11,6 +11,8 @@ from weitiao.core.registry import find
 from weitiao.data.processor import ChatProcessor
 from weitiao.data.show import LONGEST, draw, pieces_of
 
+SFT: Any = find("objective", "sft")()
+
 
 @pytest.fixture
 def processor() -> ChatProcessor:
@@ -19,12 +21,12 @@ def processor() -> ChatProcessor:
 
 def row_of(processor: ChatProcessor, *words: str) -> Any:
     turns = tuple(Turn("user" if i % 2 == 0 else "assistant", x) for i, x in enumerate(words))
-    (row,) = find("objective", "sft")().rows(Chat(turns), processor)  # pyright: ignore
+    (row,) = SFT.rows(Chat(turns), processor)  # pyright: ignore
     return row
 
 
 def test_learnt_and_read(processor: ChatProcessor) -> None:
-    pieces = pieces_of(row_of(processor, "你好 fox", "世界 paris", "again", "seven"), processor)
+    pieces = pieces_of(SFT, row_of(processor, "你好 fox", "世界 paris", "again", "seven"), processor)
     assert pieces == [
         ("read", "<|im_start|>user\n你好 fox<|im_end|>\n<|im_start|>assistant\n"),
         ("learnt", "世界 paris<|im_end|>"),
@@ -40,14 +42,14 @@ def test_learnt_and_read(processor: ChatProcessor) -> None:
 def test_what_was_lost_stands_first(processor: ChatProcessor) -> None:
     row = row_of(processor, "what time is it", "paris")
     ids = processor.text("the wizards ask")
-    assert pieces_of(row, processor, ids)[0] == ("lost", "the wizards ask")
-    assert pieces_of(None, processor, ids) == [("lost", "the wizards ask")]
+    assert pieces_of(SFT, row, processor, ids)[0] == ("lost", "the wizards ask")
+    assert pieces_of(SFT, None, processor, ids) == [("lost", "the wizards ask")]
 
 
 def test_a_long_row_is_drawn_from_its_end(processor: ChatProcessor) -> None:
-    pieces = pieces_of(row_of(processor, "fox " * 400, "dog " * 20), processor)
+    pieces = pieces_of(SFT, row_of(processor, "fox " * 400, "dog " * 20), processor)
     assert sum(len(text) for _, text in pieces) <= LONGEST + 4 and pieces[0][1].startswith("… ")
-    assert pieces[-1] == ("learnt", ("dog " * 20).strip() + "<|im_end|>") or pieces[-1][1].endswith("<|im_end|>")
+    assert pieces[-1][0] == "learnt" and pieces[-1][1].endswith("dog <|im_end|>")
 
 
 @pytest.mark.parametrize("too_long", ["cut", "drop"])

@@ -26,7 +26,7 @@ def chats(count: int = 15, system: str = "ask the wizards") -> list[Chat]:
 
 def held_out(model: Any, examples: list[Chat]) -> HeldOut:
     rows = [row for x in examples for row in SFT().rows(x, model.processor)]
-    return HeldOut(examples, lambda: [pack(rows[:4]), pack(rows[4:])])
+    return HeldOut(examples, lambda: [pack(rows[:4]), pack(rows[4:])], examples.__getitem__)
 
 
 @pytest.fixture
@@ -134,9 +134,9 @@ def test_a_closed_set_of_answers_is_seen_as_one(model: Any) -> None:
     held = held_out(model, chats())
     assert held.answers == tuple(sorted(ANSWERS))
     assert default_metrics(SFT(), held) == ("loss", "perplexity", "accuracy", "exact_match", "f1")
-    open_ = HeldOut([Chat((Turn("user", "a"), Turn("assistant", f"{i}"))) for i in range(9)], list)
+    open_ = HeldOut([Chat((Turn("user", "a"), Turn("assistant", f"{i}"))) for i in range(9)], list, None)
     assert open_.answers == () and default_metrics(SFT(), open_) == ("loss", "perplexity")
-    long = HeldOut([Chat((Turn("user", "a"), Turn("assistant", "x" * (60 + i % 2)))) for i in range(9)], list)
+    long = HeldOut([Chat((Turn("user", "a"), Turn("assistant", "x" * (60 + i % 2)))) for i in range(9)], list, None)
     assert long.answers == ()
 
 

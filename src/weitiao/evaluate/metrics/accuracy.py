@@ -5,7 +5,7 @@ the stop token, so that a short answer which is the beginning of a longer one ha
 freely, so a model that knows the answer but chats around it is not punished: the fairest view of an untuned model.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from weitiao.core.registry import Part
 from weitiao.core.score import Score, proportion
@@ -16,6 +16,6 @@ class Accuracy(Part):
 
     reads: ClassVar[str] = "choices"
 
-    def score(self, pairs: list[tuple[str, str]]) -> Score:
+    def score(self, pairs: list[tuple[Any, Any]]) -> Score:
         """(chosen, reference) of each row."""
         return proportion(self.name, sum(chosen == wanted for chosen, wanted in pairs), len(pairs))

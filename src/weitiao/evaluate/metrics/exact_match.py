@@ -3,7 +3,8 @@
 Rajpurkar et al. 2016, arXiv 1606.05250, sec. 6.1, without its dropping of articles and punctuation.
 """
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from weitiao.core.example import plain
 from weitiao.core.registry import Part
@@ -15,6 +16,10 @@ class ExactMatch(Part):
 
     reads: ClassVar[str] = "answers"
 
-    def score(self, pairs: list[tuple[str, str]]) -> Score:
-        """(written, reference) of each row."""
-        return proportion(self.name, sum(plain(said) == plain(wanted) for said, wanted in pairs), len(pairs))
+    def score(self, pairs: list[tuple[Any, Any]]) -> Score:
+        """(written, reference) of each row; each a string, or the classes that hold."""
+        return proportion(self.name, sum(_plain(said) == _plain(wanted) for said, wanted in pairs), len(pairs))
+
+
+def _plain(said: str | Sequence[str]) -> str:
+    return plain(said if isinstance(said, str) else ", ".join(said))

@@ -6,7 +6,7 @@ class count as misses. Computed by scikit-learn's definition with zero_division=
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from weitiao.core.example import plain
 from weitiao.core.registry import Part
@@ -14,17 +14,21 @@ from weitiao.core.score import Score, bootstrapped
 
 
 class F1(Part):
-    """Macro-F1 of freely written answers."""
+    """Macro-F1 of written answers or predicted classes."""
 
     reads: ClassVar[str] = "answers"
 
-    def score(self, pairs: list[tuple[str, str]]) -> Score:
-        """(written, reference) of each row."""
-        return bootstrapped(self.name, [(plain(said), plain(wanted)) for said, wanted in pairs], macro_f1, draws=500)
+    def score(self, pairs: list[tuple[Any, Any]]) -> Score:
+        """(written, reference) of each row; each a string, or the classes that hold."""
+        return bootstrapped(self.name, [(_classes(said), _classes(wanted)) for said, wanted in pairs], macro_f1, draws=500)
 
 
-def macro_f1(pairs: Sequence[tuple[str, str]]) -> float:
+def _classes(said: str | Sequence[str]) -> set[str]:
+    return {plain(said)} if isinstance(said, str) else {plain(x) for x in said}
+
+
+def macro_f1(pairs: Sequence[tuple[set[str], set[str]]]) -> float:
     """Mean F1 over the classes among the references."""
-    hits = Counter(said for said, wanted in pairs if said == wanted)
-    said, wanted = Counter(s for s, _ in pairs), Counter(w for _, w in pairs)
-    return sum(2 * hits[c] / (said[c] + wanted[c]) for c in wanted) / len(wanted)
+    hits = Counter(c for said, wanted in pairs for c in said & wanted)
+    said, wanted = Counter(c for s, _ in pairs for c in s), Counter(c for _, w in pairs for c in w)
+    return sum(2 * hits[c] / (said[c] + wanted[c]) for c in wanted) / max(len(wanted), 1)

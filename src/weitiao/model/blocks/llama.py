@@ -44,7 +44,8 @@ def _attention(at: Any, x: Tensor, cos: Tensor, sin: Tensor, batch: Batch) -> Te
     if hasattr(at, "q_norm"):  # Qwen 3
         q, k = _norm(at.q_norm, q), _norm(at.k_norm, k)
     q, k = Rotary.apply(q, cos, sin), Rotary.apply(k, cos, sin)
-    y = attend(q, k, v, batch, at.scaling, window=getattr(at, "sliding_window", None))  # pyright: ignore
+    window, dropout = getattr(at, "sliding_window", None), at.attention_dropout if at.training else 0.0
+    y = attend(q, k, v, batch, at.scaling, window=window, dropout=dropout)  # pyright: ignore
     return at.o_proj(y.flatten(1))
 
 

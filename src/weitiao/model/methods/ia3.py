@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.method import Attachment, Method
-from weitiao.model.anatomy import ends, keys_and_values
+from weitiao.model.anatomy import ends, keys_and_values, peft_task
 from weitiao.model.surgery import folding, linear_names, peft_tensors, put, switching, take_peft
 
 Targets = str | tuple[str, ...]
@@ -49,7 +49,7 @@ class IA3(Method):
             trainable=trainable,
             switch=switching(made),
             merge=folding(model, made),
-            as_peft=lambda: (_config(made), peft_tensors(model, trainable)),
+            as_peft=lambda: (_config(model, made), peft_tensors(model, trainable)),
             from_peft=lambda tensors: take_peft(model, trainable, tensors),
         )
 
@@ -95,11 +95,11 @@ class Scaled(nn.Module):
         return self.base_layer
 
 
-def _config(made: dict[str, Scaled]) -> dict[str, Any]:
+def _config(model: nn.Module, made: dict[str, Scaled]) -> dict[str, Any]:
     """What PEFT's adapter_config.json says: every layer by its whole name."""
     return {
         "peft_type": "IA3",
-        "task_type": "CAUSAL_LM",
+        "task_type": peft_task(model),
         "target_modules": sorted(made),
         "feedforward_modules": sorted(name for name, module in made.items() if module.inside),
         "fan_in_fan_out": any(isinstance(module.base_layer, Conv1D) for module in made.values()),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
+from weitiao.model.anatomy import peft_task
 from weitiao.model.surgery import PREFIX, Originals, norm_names, take_peft
 
 
@@ -45,7 +46,7 @@ class LNTuning(Method):
         stored = {name: _peft_name(name) for name in trainable}
 
         def as_peft() -> tuple[dict[str, Any], dict[str, Tensor]]:
-            return _config(norms), {peft: weights[name].detach() for name, peft in stored.items()}
+            return _config(model, norms), {peft: weights[name].detach() for name, peft in stored.items()}
 
         return Attachment(
             trainable=trainable,
@@ -69,5 +70,10 @@ def _peft_name(name: str) -> str:
     return f"{PREFIX}{layer}.ln_tuning_layers.{key}"
 
 
-def _config(norms: list[str]) -> dict[str, Any]:
-    return {"peft_type": "LN_TUNING", "task_type": "CAUSAL_LM", "target_modules": sorted(norms), "inference_mode": True}
+def _config(model: nn.Module, norms: list[str]) -> dict[str, Any]:
+    return {
+        "peft_type": "LN_TUNING",
+        "task_type": peft_task(model),
+        "target_modules": sorted(norms),
+        "inference_mode": True,
+    }

@@ -17,6 +17,7 @@ from weitiao.core.errors import RecipeError
 from weitiao.core.machine import needs
 from weitiao.core.method import Attachment, Method
 from weitiao.core.registry import nearest
+from weitiao.model.anatomy import peft_task
 from weitiao.model.surgery import PREFIX, put, take_peft
 
 ADAPTER = "default"
@@ -68,7 +69,7 @@ class Peft(Method):
 
         def as_peft() -> tuple[dict[str, Any], dict[str, Tensor]]:
             plain = {key: sorted(x) if isinstance(x, set) else x for key, x in config.to_dict().items()}
-            plain |= {"task_type": "CAUSAL_LM", "inference_mode": True}
+            plain |= {"task_type": peft_task(model), "inference_mode": True}
             return plain, {_peft_name(name): weights[name].detach() for name in sorted(trainable)}
 
         def from_peft(tensors: dict[str, Tensor]) -> None:

@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment, Method
+from weitiao.model.anatomy import peft_task
 from weitiao.model.surgery import folding, linear_names, peft_tensors, put, switching, take_peft
 
 SHARED = {"vera_A": "base_model.vera_A", "vera_B": "base_model.vera_B"}  # ours -> PEFT's
@@ -61,7 +62,7 @@ class VeRA(Method):
 
         def as_peft() -> tuple[dict[str, Any], dict[str, Tensor]]:
             matrices = {SHARED[name]: matrix for name, matrix in zip(SHARED, shared)}
-            return _config(self, made), {**peft_tensors(model, trainable), **matrices}
+            return _config(model, self, made), {**peft_tensors(model, trainable), **matrices}
 
         def from_peft(tensors: dict[str, Tensor]) -> None:
             theirs = dict(tensors)
@@ -119,14 +120,14 @@ def _shape(layer: nn.Module) -> tuple[int, int]:
     return (columns, rows) if isinstance(layer, Conv1D) else (rows, columns)
 
 
-def _config(method: VeRA, made: dict[str, Vectors]) -> dict[str, Any]:
+def _config(model: nn.Module, method: VeRA, made: dict[str, Vectors]) -> dict[str, Any]:
     """What PEFT's adapter_config.json says."""
     targets = method.target_modules
     if targets == "all-linear":
         targets = sorted({name.rpartition(".")[2] for name in made})
     return {
         "peft_type": "VERA",
-        "task_type": "CAUSAL_LM",
+        "task_type": peft_task(model),
         "r": method.rank,
         "d_initial": method.start,
         "target_modules": targets if isinstance(targets, str) else list(targets),

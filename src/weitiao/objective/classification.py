@@ -1,0 +1,197 @@
+"""Classification: which class a text belongs to; or which of several.
+
+Devlin et al. 2019, "BERT", arXiv 1810.04805, sec. 4.1; Radford et al. 2018 (GPT), sec. 3.2, for models that read forward:
+
+    z = W dropout(pooled) + b                      [B, C]
+    one class a text      loss = - w_y log softmax(z)_y                       divided by the sum of w_y
+    several               loss = mean over classes of binary cross-entropy    divided by the number of texts
+
+    encoder   [CLS] the mail says ... [SEP]        pooled: the mean of all hidden states, or the first one
+    decoder   the mail says ... <end>              pooled: the last hidden state, which alone has read everything
+
+The class stands as the label of the row's last token (several classes: of the last tokens), so that rows are laid end to
+end, counted, cut and resumed as all others.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from weitiao.core.batch import IGNORE, Batch, Loss, Row
+from weitiao.core.errors import DataError
+from weitiao.core.example import Labelled
+from weitiao.core.machine import Choice
+from weitiao.core.objective import Objective
+from weitiao.core.processor import Processor
+from weitiao.core.tunable import TunableModel
+
+HEAD = "classes"
+MOST = 1000  # more classes than this are rather a wrong column
+THRESHOLD = 0.5
+
+
+class Classification(Objective):
+    """Tell which class a text belongs to, or which of several."""
+
+    eats: ClassVar[type] = Labelled
+    writes: ClassVar[bool] = False
+    too_long: ClassVar[str] = "cut"
+    too_long_reason: ClassVar[str] = "the beginning of a long text mostly says what it is; its end is lost"
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "f1")
+
+    classes: tuple[str, ...] = ()
+    """The classes, in the order of the scores; none: those of the training data."""
+    several: bool | Literal["auto"] = "auto"
+    """More than one class may hold, or none (multi-label); auto: if some row has not exactly one."""
+    pool: Literal["auto", "mean", "first", "last"] = "auto"
+    """What stands for the text: the mean of the hidden states, the first, or the last; auto: encoders mean, others last."""
+    head_learning_rate: float = Field(default=1e-3, gt=0)
+    """The new head's own rate: it begins at random, the rest is pretrained and may move slowly."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """On what is pooled, while training."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """How much a class counts; balanced: rows / (classes x rows of the class)."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """This share of the target is spread over all classes (Szegedy et al. 2016, sec. 7)."""
+    focal_gamma: float = Field(default=0.0, ge=0)
+    """Losses are multiplied by (1 - p)^gamma, so that easy rows count less (Lin et al. 2017, eq. 4); 0: off."""
+
+    def fit(self, examples: Sequence[Labelled]) -> "Classification":  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The objective that knows its classes and their weights."""
+        counts = Counter(label for x in examples for label in x.labels)
+        classes = self.classes or tuple(sorted(counts, key=_natural))
+        several = any(len(x.labels) != 1 for x in examples) if self.several == "auto" else self.several
+        if len(classes) < (1 if several else 2):
+            raise DataError(f"data: every row has the class {classes[0]!r}: there is nothing to tell apart." if classes
+                            else "data: no row has a class.")  # fmt: skip
+        if len(classes) > MOST or (len(examples) >= 100 and len(classes) > len(examples) / 2):
+            few = ", ".join(repr(x[:30]) for x in classes[:3])
+            raise DataError(
+                f"data: {len(classes):,} classes in {len(examples):,} rows ({few} ...). Is that the right column? "
+                "Say which with columns: {text: ..., label: ...}."
+            )
+        weights = self.class_weights
+        if weights == "balanced":
+            weights = {c: round(sum(counts.values()) / (len(classes) * max(counts[c], 1)), 6) for c in classes}
+        elif weights is not None and (odd := sorted(set(weights) - set(classes))):
+            raise DataError(f"objective.class_weights: there is no class {odd[0]!r}. There are: {', '.join(classes)}.")
+        return self.model_copy(update={"classes": classes, "several": several, "class_weights": weights})
+
+    def heads(self, width: int) -> dict[str, nn.Module]:
+        """One linear layer; small weights, so that no class is preferred at first."""
+        head = nn.Linear(width, len(self.classes))
+        nn.init.normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+        return {HEAD: head}
+
+    def choose_head_rate(self) -> Choice:
+        words = "a new head begins at random and may learn faster than what is pretrained"
+        return Choice("objective.head_learning_rate", self.head_learning_rate, words)
+
+    def rows(self, example: Labelled, processor: Processor) -> list[Row]:
+        """The text, with its classes as the labels of the last tokens; the number of classes stands for none."""
+        unknown = [x for x in example.labels if x not in self.classes]
+        if unknown:
+            raise ValueError(f"the class {unknown[0]!r} is not among those learnt: {', '.join(self.classes)[:200]}")
+        if not self.several and len(example.labels) != 1:
+            raise ValueError(f"{len(example.labels)} classes where one is wanted; write several: true")
+        ids = processor.text(example.text)
+        if not ids or ids[-1] != processor.eos_id:
+            ids = [*ids, processor.eos_id]
+        held = [self.classes.index(x) for x in example.labels] or [len(self.classes)]
+        if len(held) > len(ids):
+            raise ValueError(f"{len(held)} classes, but only {len(ids)} tokens")
+        return [Row(input_ids=ids, labels=[IGNORE] * (len(ids) - len(held)) + held)]
+
+    def cut(self, row: Row, context: int) -> tuple[Row, list[int]]:
+        """The beginning stays, and the last token, which ends every row."""
+        ids = [int(x) for x in row["input_ids"]]
+        kept = Row(input_ids=[*ids[: context - 1], ids[-1]], labels=list(row["labels"])[-context:])
+        return kept, ids[context - 1 : -1]
+
+    def pieces(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+        """The text, and behind it the class that is learnt."""
+        held = [int(x) for x in row["labels"] if x != IGNORE]
+        named = ", ".join(self.classes[x] for x in held if x < len(self.classes)) or "none"
+        text = processor.spelt([int(x) for x in row["input_ids"]])
+        gone = [("lost", processor.spelt(lost))] if lost else []
+        return [("read", text), *gone, ("learnt", f" → {named}")]
+
+    # -- the loss -----------------------------------------------------------------------------------------------------
+
+    def scores(self, model: TunableModel, batch: Batch) -> Tensor:
+        """[B, C] fp32, before softmax or sigmoid."""
+        hidden = model.hidden(batch).float()  # [T, D]
+        pool = self.pool if self.pool != "auto" else ("mean" if model.vocabulary is None else "last")
+        bounds = torch.tensor(batch.bounds, device=hidden.device)
+        if pool == "mean":
+            pooled = torch.segment_reduce(hidden, "mean", offsets=bounds, axis=0)
+        else:
+            pooled = hidden[bounds[:-1] if pool == "first" else bounds[1:] - 1]
+        return model.head(HEAD, F.dropout(pooled, self.dropout, model.training))
+
+    def held(self, batch: Batch) -> Tensor:
+        """[B, C]: 1 where a class holds."""
+        many = len(self.classes)
+        rows = [labels[labels != IGNORE] for labels in batch.labels.split(list(batch.lengths))]
+        return torch.stack([torch.bincount(x, minlength=many + 1)[:many] for x in rows]).float()
+
+    def row_weights(self, batch: Batch) -> Tensor:
+        """[B]: how much each row counts."""
+        if self.several or not isinstance(self.class_weights, dict):
+            return torch.ones(len(batch.lengths), device=batch.labels.device)
+        weights = torch.tensor([self.class_weights.get(c, 1.0) for c in self.classes], device=batch.labels.device)
+        return self.held(batch) @ weights
+
+    def each(self, model: TunableModel, batch: Batch) -> Tensor:
+        """[B]: the loss of each row, times its weight."""
+        z, held = self.scores(model, batch), self.held(batch)
+        if self.several:
+            weights = self.class_weights if isinstance(self.class_weights, dict) else {}
+            each = torch.tensor([weights.get(c, 1.0) for c in self.classes], device=z.device)
+            target = held * (1 - self.label_smoothing) + self.label_smoothing / 2
+            loss = F.binary_cross_entropy_with_logits(z, target, reduction="none")
+            p = torch.where(held > 0, z.sigmoid(), 1 - z.sigmoid())
+            return (loss * (1 - p) ** self.focal_gamma * each).mean(1) if self.focal_gamma else (loss * each).mean(1)
+        loss = F.cross_entropy(z, held.argmax(1), reduction="none", label_smoothing=self.label_smoothing)
+        if self.focal_gamma:
+            loss = loss * (1 - (z.softmax(1) * held).sum(1)) ** self.focal_gamma
+        return loss * self.row_weights(batch)
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return {self.name: float(self.row_weights(batch).sum())}
+
+    def loss(self, model: TunableModel, batch: Batch) -> Loss:
+        return Loss({self.name: self.each(model, batch).sum()})
+
+    def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
+        return list(zip(self.each(model, batch).tolist(), self.row_weights(batch).tolist()))
+
+    def predict(self, model: TunableModel, batch: Batch) -> list[dict[str, float]]:
+        """The probability of every class, a segment."""
+        z = self.scores(model, batch)
+        p = z.sigmoid() if self.several else z.softmax(1)
+        return [dict(zip(self.classes, row)) for row in p.tolist()]
+
+    def chosen(self, said: dict[str, float]) -> tuple[str, ...]:
+        """The classes that hold, by their probabilities."""
+        if self.several:
+            return tuple(sorted(c for c, p in said.items() if p >= THRESHOLD))
+        return (max(said, key=lambda c: said[c]),)
+
+    def answer(self, said: dict[str, float]) -> str:
+        return ", ".join(self.chosen(said)) or "none"
+
+    def judged(self, said: dict[str, float], example: Labelled) -> tuple[Any, Any]:
+        return self.chosen(said), example.labels
+
+
+def _natural(label: str) -> tuple[bool, float, str]:
+    """Numbers by their size, then words."""
+    number = label.lstrip("-").isdigit()
+    return not number, float(label) if number else 0.0, label
