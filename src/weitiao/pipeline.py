@@ -43,6 +43,7 @@ from weitiao.evaluate.report import write_report
 from weitiao.model.anatomy import is_encoder
 from weitiao.model.bases import resolve_base
 from weitiao.model.load import load_base, load_tokenizer
+from weitiao.model.recompute import recompute
 from weitiao.plan import resolve
 from weitiao.train import checkpoint
 from weitiao.train.distributed import Machines
@@ -193,7 +194,10 @@ def get_ready(run: Run, recipe: Recipe, machines: Machines, desk: Desk) -> Ready
     before_model = psutil.Process().memory_info().rss
     torch.manual_seed(recipe.seed)
     model, choices = load(tokens, recipe.method, prepared.objective, dtype, device)
-    desk.tell(run, *choices)
+    again = resolve.choose_recompute(recipe)
+    if again.value == "on":
+        recompute(model.model)
+    desk.tell(run, *choices, again)
     loader, plan = batch(recipe, model, prepared, machines, tokens, run, desk)
     shrink_gradients(model.model, recipe.train.shrink, recipe.method.name)
     state = State(model, make_optimizer(model, plan))

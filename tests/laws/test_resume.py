@@ -84,6 +84,25 @@ def test_stopped_anywhere_resumed_to_the_bit(method: str, quick, tmp_path: Path,
         assert_equal(everything(quick(again=True, **shape, out=out)), whole)
 
 
+@pytest.mark.parametrize("optimizer", names("optimizer"))
+def test_every_optimizer_resumes_to_the_bit(optimizer: str, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = {"method": "full", "train": {"steps": STEPS, "optimizer": optimizer, "weight_decay": 0.01}}
+    whole = everything(quick(**shape, out=str(tmp_path / "whole")))
+    out = str(tmp_path / "stopped")
+    with stop_at(3, monkeypatch), pytest.raises(Interrupted):
+        quick(**shape, out=out)
+    torch.manual_seed(12345)
+    assert_equal(everything(quick(again=True, **shape, out=out)), whole)
+
+
+def test_gradient_checkpointing_may_change_in_the_middle(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changes no bit, so a run that ran out of memory goes on with it as if it always had."""
+    whole = everything(quick(method={"dropout": 0.2}, out=str(tmp_path / "whole")))
+    with stop_at(2, monkeypatch), pytest.raises(Interrupted):
+        quick(method={"dropout": 0.2})
+    assert_equal(everything(quick(again=True, method={"dropout": 0.2}, train={"recompute": "on"})), whole)
+
+
 def test_stopped_twice(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = {"method": {"dropout": 0.2}, "train": {"steps": STEPS}}
     whole = everything(quick(**shape, out=str(tmp_path / "whole")))

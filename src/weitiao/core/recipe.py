@@ -161,6 +161,8 @@ class Train(Settings):
     """Tokens an optimizer step, over all devices (no padding is counted: there is none)."""
     micro_tokens: int | Auto = "auto"
     """Tokens that run at once; the rest of the step is accumulated, exactly."""
+    recompute: Literal["auto", "on", "off"] = "auto"
+    """Gradient checkpointing: layers run again in the backward pass and keep nothing of what is inside them; auto: off."""
     learning_rate: float | Auto = "auto"
     """Peak learning rate; auto is the method's own."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -213,10 +215,10 @@ class Train(Settings):
             raise ValueError(f"this is auto, or a whole number from {least} on")
         return given
 
-    @field_validator("guard", mode="before")
+    @field_validator("guard", "recompute", mode="before")
     @classmethod
-    def _on_or_off(cls, guard: Any) -> Any:
-        return {True: "on", False: "off"}.get(guard, guard) if isinstance(guard, bool) else guard  # YAML's on and off
+    def _on_or_off(cls, given: Any) -> Any:
+        return {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given  # YAML's on and off
 
     @field_validator("best")
     @classmethod

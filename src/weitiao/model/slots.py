@@ -9,7 +9,8 @@ slots before every row and takes their outputs away again, so the alignment law 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,17 +19,19 @@ from torch import Tensor, nn
 from weitiao.model.anatomy import peft_task
 from weitiao.model.surgery import put
 
+PLACES: ContextVar[Tensor | None] = ContextVar("places", default=None)
+"""Of the ids that run now: which slot each is, -1 for words. None where there is no slot among them. A context variable,
+so that a layer which runs once more in the backward pass finds the places of its own forward pass."""
+
 
 @dataclass
 class Slots:
-    """How many there are, whether they are in use, and where they stand in what is running now."""
+    """How many there are, and whether they are in use."""
 
     count: int
     size: int
     """Of the vocabulary: the first slot's id."""
     on: bool = True
-    places: Tensor | None = field(default=None, repr=False)
-    """Of the ids that run now: which slot each is, -1 for words. None where there is no slot among them."""
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -40,7 +43,7 @@ class Slots:
 
     def fill(self, out: Tensor, learnt: Tensor) -> Tensor:
         """out [..., T, N] with row j of learnt [P, N] where slot j stands."""
-        places = self.places
+        places = PLACES.get()
         if places is None:
             return out
         rows = learnt.to(out.dtype)[places.clamp(min=0)]  # [..., T, N]
@@ -66,7 +69,7 @@ class SlotEmbedding(nn.Module):
         """Ids [..., T], slots among them -> [..., T, D]."""
         places = ids - self.slots.size
         here = bool((places >= 0).any())
-        self.slots.places = torch.where(places >= 0, places, -1) if here else None
+        PLACES.set(torch.where(places >= 0, places, -1) if here else None)
         out = self.base_layer(ids.masked_fill(places >= 0, 0) if here else ids)
         return self.slots.fill(out, self.learnt()) if here and self.learnt is not None else out
 
@@ -84,7 +87,7 @@ class SlotProjection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.base_layer(x)
-        if self.slots.places is None or not self.slots.on:
+        if PLACES.get() is None or not self.slots.on:
             return out
         for begin, make in self.learnt.items():
             value = make()  # [P, N]

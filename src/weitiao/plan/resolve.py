@@ -70,9 +70,22 @@ def choose_micro(recipe: Recipe, facts: Facts, device: torch.device, dtype: torc
     if device.type != "cuda":
         return Choice("train.micro_tokens", 1024, "a CPU's matrix products are at full speed from about 1,000 rows on")
     free, _ = torch.cuda.mem_get_info(device)
-    each = facts.layers * (12 * facts.width + 4 * facts.middle) * dtype.itemsize  # what a block keeps for a token
+    each = (12 * facts.width + 4 * facts.middle) * dtype.itemsize  # what a layer keeps for a token
+    if choose_recompute(recipe).value == "on":
+        each += facts.layers * facts.width * dtype.itemsize  # one layer at a time, and what every layer is given
+    else:
+        each *= facts.layers
     chosen = max(1024, min(32768, int(0.5 * free / each) // 1024 * 1024))
     return Choice("train.micro_tokens", chosen, f"half of {free / 1e9:.0f} GB free at about {each / 1e6:.1f} MB a token")
+
+
+def choose_recompute(recipe: Recipe) -> Choice:
+    """Whether layers run once more in the backward pass (gradient checkpointing)."""
+    if recipe.train.recompute != "auto":
+        return Choice("train.recompute", recipe.train.recompute, "asked for")
+    return Choice(
+        "train.recompute", "off", "gradient checkpointing costs about a third more time; micro_tokens bounds memory"
+    )
 
 
 def leave_room(slots: int, longest: int, limit: int | None) -> None:

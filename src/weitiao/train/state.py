@@ -88,7 +88,7 @@ class State:
         self.optimizer.state.clear()
         for joined, value in saved.items():
             name, _, key = joined.rpartition("|")
-            self.optimizer.state[here[name]][key] = value.clone()
+            self.optimizer.state[here[name]][key] = value.to(here[name].device, copy=True)  # files are read onto the CPU
 
 
 def load_weights(model: TunableModel, saved: dict[str, Tensor]) -> None:

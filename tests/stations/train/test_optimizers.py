@@ -9,6 +9,9 @@ from torch import Tensor
 from weitiao.core.recipe import Train
 from weitiao.core.registry import find, names
 from weitiao.train.checkpoint import commit, load_newest, snapshot
+from weitiao.train.optimizers import adamw_8bit
+from weitiao.train.optimizers.adafactor import Adafactor
+from weitiao.train.optimizers.adamw_8bit import AdamW8bit
 from weitiao.train.optimizers.lion import Lion
 from weitiao.train.optimizers.stable_adamw import StableAdamW
 from weitiao.train.plan import Plan, make_optimizer
@@ -23,13 +26,14 @@ def make(name: str, weights: list[Tensor], rate: float = 1e-2, decay: float = 0.
 
 
 def test_all_are_found() -> None:
-    assert {"adam", "adamw", "lion", "sgd"} <= set(OPTIMIZERS)
+    assert {"adafactor", "adam", "adamw", "adamw_8bit", "lion", "sgd"} <= set(OPTIMIZERS)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_bowl_is_walked_down(name: str) -> None:
+@pytest.mark.parametrize("shape", [(5, 3), (70, 61)], ids=str)  # the larger one is kept in eight bits where one can
+def test_a_bowl_is_walked_down(name: str, shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    weight, goal = torch.nn.Parameter(torch.randn(5, 3)), torch.randn(5, 3)
+    weight, goal = torch.nn.Parameter(torch.randn(shape)), torch.randn(shape)
     optimizer = make(name, [weight])
     losses = []
     for _ in range(400):
@@ -49,7 +53,7 @@ def test_decay_alone_shrinks_the_weights(name: str) -> None:
         weight.grad = torch.zeros_like(weight)
         optimizer.step()
     assert float(weight.detach().max()) < 2.0
-    if name in ("adamw", "lion"):  # decoupled: w (1 - rate decay)^10, whatever the gradient
+    if name in ("adafactor", "adamw", "adamw_8bit", "lion"):  # decoupled: w (1 - rate decay)^10, whatever the gradient
         assert float(weight.detach()[0, 0]) == pytest.approx(2.0 * (1 - 1e-2 * 0.5) ** 10, rel=1e-5)
 
 
@@ -100,6 +104,94 @@ def test_stable_adamw_slows_down_where_adamw_would_not() -> None:
     assert moved["stable_adamw"] < 0.25 * moved["adamw"]
 
 
+@pytest.mark.parametrize("signed", [True, False])
+def test_eight_bits_are_the_nearest_of_256_values(signed: bool) -> None:
+    values = adamw_8bit.dynamic_values(signed)
+    assert len(values.unique()) == 256 and values.max() == 1 and 0 in values and bool(values.diff().gt(0).all())
+    torch.manual_seed(0)
+    x = torch.randn(40, 256) * torch.logspace(-9, 3, 40)[:, None]
+    x = x if signed else x.square()
+    key = "exp_avg" if signed else "exp_avg_sq"
+    codes, scale = adamw_8bit._write(x.flatten(), key)
+    assert codes.dtype == torch.uint8 and torch.equal(scale, x.abs().amax(1))
+    off = (adamw_8bit._read(codes, scale, key).view_as(x) - x).abs() / scale[:, None]
+    nearest = ((x / scale[:, None])[..., None] - values).abs().amin(-1)
+    assert bool((off <= 1.1 * nearest + 4e-7).all())  # bits are looked up by half-precision numbers; nought is left out
+
+
+def test_eight_bits_are_kept_and_nothing_else() -> None:
+    large, small = torch.nn.Parameter(torch.zeros(65, 64)), torch.nn.Parameter(torch.zeros(63, 65))
+    optimizer = make("adamw_8bit", [large, small])
+    large.grad, small.grad = torch.ones(65, 64), torch.ones(63, 65)
+    optimizer.step()
+    kept = {key: (x.dtype, x.numel()) for key, x in optimizer.state[large].items()}
+    codes, scales = (torch.uint8, 17 * 256), (torch.float32, 17)  # the last block is not full
+    every = {"exp_avg": codes, "exp_avg_scale": scales, "exp_avg_sq": codes, "exp_avg_sq_scale": scales}
+    assert kept == {"step": (torch.float32, 1), **every}
+    assert {x.dtype for x in optimizer.state[small].values()} == {torch.float32}
+
+
+def test_adamw_8bit_walks_beside_adamw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within 5 % of the way after 100 noisy steps, however the work is cut into pieces."""
+    ways = {}
+    for name, piece in (("adamw", 0), ("adamw_8bit", 2**19), ("adamw_8bit", 1024)):
+        monkeypatch.setitem(adamw_8bit.PIECE, "cpu", piece)
+        torch.manual_seed(0)
+        weight, slope = torch.nn.Parameter(torch.randn(70, 61)), torch.randn(70, 61)
+        begin, optimizer = weight.detach().clone(), make(name, [weight], rate=1e-3, decay=0.1)
+        for _ in range(100):
+            weight.grad = slope + 0.3 * torch.randn(70, 61)
+            optimizer.step()
+        ways[name, piece] = weight.detach() - begin
+    exact, at_once, in_pieces = ways.values()
+    assert 0 < float((at_once - exact).norm() / exact.norm()) < 0.05
+    assert torch.equal(at_once, in_pieces)
+
+
+def test_adamw_8bit_does_not_leap_where_gradients_are_small() -> None:
+    """Beside a large gradient, a small one's second moment would round to nought, and its weight go eight times too far."""
+    weight = torch.nn.Parameter(torch.zeros(32, 256))
+    optimizer = AdamW8bit().make([{"params": [weight], "lr": 1e-3, "weight_decay": 0.0}])
+    for _ in range(200):
+        weight.grad = torch.full((32, 256), 1e-4)
+        weight.grad[:, 7] = 1.0
+        optimizer.step()
+    assert float(weight.detach().abs().max()) <= 200 * 1e-3 * 1.01
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 3), (2, 5, 3)], ids=str)
+@pytest.mark.parametrize("relative", [False, True])
+def test_adafactor_is_algorithms_4_and_5(relative: bool, shape: tuple[int, ...]) -> None:
+    rate, decay, eps = 0.01, 0.1, 1e-30
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(shape))
+    w, r, c, v = weight.detach().clone(), 0.0, 0.0, 0.0
+    optimizer = Adafactor(relative_step=relative).make([{"params": [weight], "lr": rate, "weight_decay": decay}])
+    for t in range(1, 8):
+        gradient = torch.randn(shape) * (50.0 if t == 6 else 1.0)
+        weight.grad = gradient.clone()
+        optimizer.step()
+        b, square = 1 - t**-0.8, gradient**2 + eps
+        if len(shape) > 1:
+            r, c = b * r + (1 - b) * square.sum(-1, keepdim=True), b * c + (1 - b) * square.sum(-2, keepdim=True)
+            v = r * c / r.sum(-2, keepdim=True)
+        else:
+            v = b * v + (1 - b) * square
+        u = gradient / v.sqrt()
+        u = u / max(1.0, float(u.square().mean().sqrt()))
+        now = rate * (max(1e-3, float(w.square().mean().sqrt())) if relative else 1.0)
+        w = w * (1 - now * decay) - now * u
+        torch.testing.assert_close(weight.detach(), w, rtol=1e-5, atol=1e-7)
+
+
+def test_adafactor_keeps_a_row_and_a_column() -> None:
+    weight = torch.nn.Parameter(torch.zeros(40, 30))
+    optimizer = make("adafactor", [weight])
+    weight.grad = torch.ones(40, 30)
+    optimizer.step()
+    assert sum(x.numel() for x in optimizer.state[weight].values()) == 1 + 40 + 30
+
+
 def test_adamw_takes_a_first_step_as_long_as_the_rate() -> None:
     weight = torch.nn.Parameter(torch.zeros(3))
     optimizer = make("adamw", [weight], rate=0.01)
@@ -118,7 +210,7 @@ def test_a_weight_without_a_gradient_stays() -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_its_memory_survives_saving(name: str, open_tunable: Any, tmp_path: Any) -> None:
-    model = open_tunable({"name": "lora", "rank": 2, "target_modules": ["q_proj"]})
+    model = open_tunable({"name": "full"})  # its embedding is large enough to be kept in eight bits
     settings = Train(optimizer=name, weight_decay=0.1)  # pyright: ignore
     plan = Plan(settings, 10, 1e-2, 0, 0)
     state = State(model, make_optimizer(model, plan))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from weitiao.core.batch import Batch
 from weitiao.model.attention import attend
 from weitiao.model.fused import RMSNorm, Rotary, SwiGLU
+from weitiao.model.recompute import through
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -33,9 +34,13 @@ def hidden(model: nn.Module, batch: Batch, dtype: torch.dtype) -> Tensor:
     half = cos.shape[-1] // 2
     cos, sin = cos[0, :, None, :half].to(dtype), sin[0, :, None, :half].to(dtype)  # [T, 1, d / 2]
     for layer in inner.layers:
-        x = x + _attention(layer.self_attn, _norm(layer.input_layernorm, x), cos, sin, batch)
-        x = x + _mlp(layer.mlp, _norm(layer.post_attention_layernorm, x))
+        x = through(layer, _layer, x, cos, sin, batch)
     return _norm(inner.norm, x)
+
+
+def _layer(layer: Any, x: Tensor, cos: Tensor, sin: Tensor, batch: Batch) -> Tensor:
+    x = x + _attention(layer.self_attn, _norm(layer.input_layernorm, x), cos, sin, batch)
+    return x + _mlp(layer.mlp, _norm(layer.post_attention_layernorm, x))
 
 
 def _attention(at: Any, x: Tensor, cos: Tensor, sin: Tensor, batch: Batch) -> Tensor:
