@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from conftest import FAMILIES, make_model
-from laws import attached, batch_of, gap, make_rows, stir
+from conftest import FAMILIES, VARIANTS, make_model
+from laws import attached, base_of, batch_of, gap, make_rows, method_called, stir
 from weitiao.core.registry import find, names
 from weitiao.opened import method_of
 from weitiao.train.state import load_weights
 
-METHODS = names("method")
+METHODS = (*names("method"), *VARIANTS)
 SFT = find("objective", "sft")()
 CASES = [(method, family) for method in METHODS for family in FAMILIES]
 
@@ -30,9 +30,9 @@ def test_alignment(method: str, family: str) -> None:
 @pytest.mark.parametrize(("method", "family"), CASES)
 def test_starts_at_base(method: str, family: str) -> None:
     batch = batch_of(make_rows())
-    tuned, base = attached(method, family), attached("full", family)
+    tuned, base = attached(method, family), attached("full", base=base_of(method, family))
     same = gap(tuned.logits(batch), base.logits(batch)) <= 1e-6
-    assert same or not find("method", method).starts_at_base  # pyright: ignore
+    assert same or not method_called(method).starts_at_base
 
 
 @pytest.mark.parametrize(("method", "family"), CASES)
@@ -96,7 +96,7 @@ def test_off_is_base_and_on_is_as_before(method: str) -> None:
     stir(model)
     if model.attachment.switch is None:
         pytest.skip(f"{method} declares that it cannot be switched off")
-    tuned, base = model.logits(batch), attached("full").logits(batch)
+    tuned, base = model.logits(batch), attached("full", base=base_of(method)).logits(batch)
     with model.reference():
         assert torch.equal(model.logits(batch), base)
     assert torch.equal(model.logits(batch), tuned)
@@ -157,13 +157,13 @@ def test_peft_gives_the_same_logits(method: str, family: str, tmp_path) -> None:
     stir(model)
     if not save_adapter(model.attachment, tmp_path / "adapter", "base"):
         pytest.skip(f"PEFT has no format for {method}")
-    peft = PeftModel.from_pretrained(make_model(family), tmp_path / "adapter")
+    peft = PeftModel.from_pretrained(base_of(method, family), tmp_path / "adapter")
     theirs = peft(input_ids=batch.input_ids[None]).logits[0, -batch.tokens :].float()  # without PEFT's soft prompts
     assert gap(model.logits(batch), theirs) <= 1e-5
 
     peft.save_pretrained(tmp_path / "back")
     config = read_adapter_config(tmp_path / "back")
     again = method_of(config)
-    fresh = attached(again.name, family, **again.model_dump())
+    fresh = attached(again.name, base=base_of(method, family), **again.model_dump())
     load_adapter(fresh.attachment, tmp_path / "back")
     assert gap(fresh.logits(batch), theirs) <= 1e-5
