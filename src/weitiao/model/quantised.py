@@ -98,26 +98,41 @@ def _pack_8bit(rows: Tensor) -> dict[str, Tensor]:
 
 
 def _pack_4bit(rows: Tensor, quant_type: str, double_quant: bool) -> dict[str, Tensor]:
-    """Filled up to whole blocks: odd widths make bitsandbytes compile a kernel on a CPU."""
-    flat = rows.flatten()
-    blocks = pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
-    packed, made = functional().quantize_4bit(
-        blocks, blocksize=BLOCK, quant_type=quant_type, compress_statistics=double_quant
-    )
-    nested = {"absmax_absmax": made.state2.absmax, "absmax_mean": made.offset} if double_quant else {}
-    return {"packed": packed, "absmax": made.absmax, **nested}
+    """In the format of bitsandbytes, but packed here: its versions round ties differently, and a run must find the base
+    it was trained on. Filled up to whole blocks: odd widths make it compile a kernel on a CPU."""
+    kernels = functional()
+    which, absmax = _nearest(_blocks(rows.flatten().float(), BLOCK), kernels.get_4bit_type(quant_type, rows.device))
+    stored = {"packed": (which[::2] << 4 | which[1::2])[:, None], "absmax": absmax}
+    if double_quant:
+        mean = absmax.double().mean().float()
+        small, absmax_absmax = _nearest(_blocks(absmax - mean, NESTED), kernels.create_dynamic_map().to(rows.device))
+        stored |= {"absmax": small[: len(absmax)], "absmax_absmax": absmax_absmax, "absmax_mean": mean}
+    return stored
+
+
+def _blocks(flat: Tensor, width: int) -> Tensor:
+    return pad(flat, (0, -len(flat) % width)).view(-1, width)
+
+
+def _nearest(blocks: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the code's numbers each value is nearest to, end to end; and each block's largest absolute value."""
+    absmax = blocks.abs().amax(1)
+    numbers, order = code.sort(stable=True)
+    scaled = blocks / absmax.clamp(min=1e-30)[:, None]
+    found = torch.bucketize(scaled.flatten(), (numbers[1:] + numbers[:-1]) / 2)
+    return order[found].to(torch.uint8), absmax
 
 
 def _unpack_4bit(packed: Tensor, of: nn.Module, quant_type: str, dtype: torch.dtype) -> Tensor:
     """The blocks, end to end."""
-    bitsandbytes: Any = functional()
-    absmax: Any = of.absmax
+    kernels, absmax = functional(), of.get_parameter("absmax").data
     if absmax.dtype == torch.uint8:
-        absmax = bitsandbytes.dequantize_blockwise(absmax, absmax=of.absmax_absmax, blocksize=NESTED) + of.absmax_mean
-    state = bitsandbytes.QuantState(
+        mean, of_absmax = of.get_parameter("absmax_mean").data, of.get_parameter("absmax_absmax").data
+        absmax = kernels.dequantize_blockwise(absmax, absmax=of_absmax, blocksize=NESTED) + mean
+    state = kernels.QuantState(
         absmax=absmax, shape=(len(absmax), BLOCK), dtype=dtype, blocksize=BLOCK, quant_type=quant_type
     )
-    return bitsandbytes.dequantize_4bit(packed, state).flatten()
+    return kernels.dequantize_4bit(packed.data, state).flatten()
 
 
 @cache
