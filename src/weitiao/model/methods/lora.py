@@ -21,7 +21,7 @@ W x to the bit, without it again W, and a result that any machine can open, what
 
 import math
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -43,7 +43,7 @@ class LoRA(LowRank):
 
     start: Literal["kaiming", "orthogonal", "pissa"] = "kaiming"
     """What A starts from: uniform as in PEFT, orthonormal rows, or with B the weight's greatest singular triplets."""
-    niter: Literal["exact"] | int = Field(default="exact")
+    niter: Literal["exact"] | Annotated[int, Field(ge=1)] = "exact"
     """PiSSA's decomposition: exact, or so many rounds of a randomised one, faster for wide layers (the paper takes 16)."""
 
     def attach(self, model: nn.Module) -> Attachment:
