@@ -92,10 +92,14 @@ def make_wordpieces() -> object:
 TRIED = {"bitfit": {"add_missing": True}, "peft": {"config": "LoHa"}}  # what a method is asked for on a tiny Llama
 
 
+VARIANTS = {"lora_pissa": ("lora", {"start": "pissa"}), "qlora_8bit": ("qlora", {"bits": 8})}  # laws hold these too
+
+
 def tried(method: str, **more: Any) -> str | dict[str, Any]:
-    """A method as tests write it into a recipe."""
-    settings = {**TRIED.get(method, {}), **more}
-    return {"name": method, **settings} if settings else method
+    """A method, or a variant of one, as tests write it into a recipe."""
+    name, variant = VARIANTS.get(method, (method, {}))
+    settings = {**TRIED.get(method, {}), **variant, **more}
+    return {"name": name, **settings} if settings else name
 
 
 DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gpt2", "gemma")

@@ -291,7 +291,7 @@ def load(
     tokens: Tokens, method: Method, objective: Objective, dtype: torch.dtype, device: torch.device
 ) -> tuple[TunableModel, list[Choice]]:
     """Base weights, method attached, heads made."""
-    base = load_base(tokens.folder, dtype, device, method.load_options())
+    base = load_base(tokens.folder, dtype, device, method.load_options(), method.prepare)
     identity = identity_of(base.model)
     try:
         attachment = method.fit(tokens.processor.text).attach(base.model)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from conftest import chat_rows, tried, write_jsonl
+from conftest import VARIANTS, chat_rows, tried, write_jsonl
 from weitiao.core.desk import Desk
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import names
@@ -18,7 +18,7 @@ from weitiao.pipeline import train
 
 FILE = Path(__file__).parent / "losses.json"
 CASES = [
-    *((f"sft_{method}", {"method": tried(method)}) for method in names("method")),
+    *((f"sft_{method}", {"method": tried(method)}) for method in (*names("method"), *VARIANTS)),
     *((f"sft_lora_{optimizer}", {"train": {"optimizer": optimizer}}) for optimizer in names("optimizer")),
     (
         "sft_lora_linear_tokens",

@@ -6,13 +6,16 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import DECODERS, TRIED, make_model
+from conftest import TRIED, VARIANTS, make_model
 from weitiao.core.batch import IGNORE, Batch, pack
 from weitiao.core.errors import RecipeError
+from weitiao.core.method import Method
 from weitiao.core.registry import find
 from weitiao.core.tunable import TunableModel
+from weitiao.model.anatomy import is_encoder
 from weitiao.model.attention import NAME
 from weitiao.model.load import choose_body, vocabulary_head
+from weitiao.model.surgery import restore
 
 CLASSES: Any = find("objective", "classification")(classes=("a", "b", "c"), several=False)
 LENGTHS = (9, 5, 5, 13, 1, 7)
@@ -25,14 +28,29 @@ class Ends:
     stop_ids: tuple[int, ...] = (2,)
 
 
-def attached(method: str, family: str = "llama", **settings: Any) -> TunableModel:
-    """A tiny model of a family with a method attached, always the same."""
-    model = make_model(family)
+def method_called(method: str) -> type[Method]:
+    """The method of a name, or of a variant's."""
+    return find("method", VARIANTS.get(method, (method, {}))[0])  # pyright: ignore
+
+
+def base_of(method: str, family: str = "llama") -> torch.nn.Module:
+    """What a method starts at: a plain model of the family, its weights rounded as the method stores them."""
+    model, (name, settings) = make_model(family), VARIANTS.get(method, (method, {}))
+    if method_called(method).rounds_base:
+        find("method", name)(**settings).prepare(model, torch.device("cpu"))  # pyright: ignore
+        restore(model)
+    return model
+
+
+def attached(method: str, family: str = "llama", base: torch.nn.Module | None = None, **settings: Any) -> TunableModel:
+    """A tiny model of a family (or `base`) with a method, or a variant of one, attached, always the same."""
+    model = base or make_model(family)
     model.set_attn_implementation(NAME)  # pyright: ignore
     body, _ = choose_body(model, torch.float32)
-    head = vocabulary_head(model) if family in DECODERS else None
+    head = None if is_encoder(model.config) else vocabulary_head(model)
     torch.manual_seed(1)
-    with_them = find("method", method)
+    method, variant = VARIANTS.get(method, (method, {}))
+    settings, with_them = {**variant, **settings}, find("method", method)
     if method == "peft":
         settings = {**TRIED[method], **settings}
     try:

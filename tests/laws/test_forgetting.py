@@ -7,11 +7,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from conftest import chat_rows, tried, write_jsonl
+from conftest import VARIANTS, chat_rows, tried, write_jsonl
+from laws import method_called
 from weitiao import pipeline
 from weitiao.core.desk import Desk
 from weitiao.core.recipe_file import make_recipe
-from weitiao.core.registry import find, names
+from weitiao.core.registry import names
 from weitiao.core.run import Run
 from weitiao.evaluate.drift import Drift
 
@@ -54,14 +55,14 @@ def test_replayed_rows_are_said_and_never_held_out(plain_recipe: dict, tmp_path:
     assert held[0] == held[1]
 
 
-@pytest.mark.parametrize("method", names("method"))
+@pytest.mark.parametrize("method", (*names("method"), *VARIANTS))
 def test_the_drift_is_nought_at_the_base_and_grows(ready: Any, method: str) -> None:
     model = ready(method=tried(method)).state.model
     drift = Drift(model)
     with model.before_training() as base:
         assert drift(base).value == pytest.approx(0, abs=1e-4)
     begins = drift(model).value  # a soft prompt begins at random, and that is drift already
-    assert begins == pytest.approx(0, abs=1e-4) or not find("method", method).starts_at_base  # pyright: ignore
+    assert begins == pytest.approx(0, abs=1e-4) or not method_called(method).starts_at_base
     torch.manual_seed(0)
     with torch.no_grad():
         for weight in model.trainable().values():

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from conftest import DECODERS, FAMILIES, make_model
-from laws import attached, batch_of, gap, loss_of, make_rows, says, says_plainly, stir
-from weitiao.core.registry import find, names
+from conftest import DECODERS, FAMILIES, VARIANTS, make_model
+from laws import attached, base_of, batch_of, gap, loss_of, make_rows, method_called, says, says_plainly, stir
+from weitiao.core.registry import names
 from weitiao.opened import method_of
 from weitiao.train.state import load_weights
 
-METHODS = names("method")
+METHODS = (*names("method"), *VARIANTS)
 CASES = [(method, family) for method in METHODS for family in FAMILIES]
 WRITING = [(method, family) for method, family in CASES if family in DECODERS]
 
@@ -30,9 +30,9 @@ def test_alignment(method: str, family: str) -> None:
 @pytest.mark.parametrize(("method", "family"), CASES)
 def test_starts_at_base(method: str, family: str) -> None:
     batch = batch_of(make_rows())
-    tuned, base = attached(method, family), attached("full", family)
+    tuned, base = attached(method, family), attached("full", base=base_of(method, family))
     same = gap(says(tuned, batch), says(base, batch)) <= 1e-6
-    assert same or not find("method", method).starts_at_base  # pyright: ignore
+    assert same or not method_called(method).starts_at_base
 
 
 @pytest.mark.parametrize(("method", "family"), CASES)
@@ -97,7 +97,7 @@ def test_off_is_base_and_on_is_as_before(method: str) -> None:
     stir(model)
     if model.attachment.switch is None:
         pytest.skip(f"{method} declares that it cannot be switched off")
-    tuned, base = says(model, batch), says(attached("full"), batch)
+    tuned, base = says(model, batch), says(attached("full", base=base_of(method)), batch)
     with model.reference():
         assert torch.equal(says(model, batch), base)
     assert torch.equal(says(model, batch), tuned)
@@ -158,7 +158,7 @@ def test_peft_gives_the_same_logits(method: str, family: str, tmp_path) -> None:
     stir(model)
     if not save_adapter(model.attachment, tmp_path / "adapter", "base"):
         pytest.skip(f"PEFT has no format for {method}")
-    peft = PeftModel.from_pretrained(make_model(family), tmp_path / "adapter")
+    peft = PeftModel.from_pretrained(base_of(method, family), tmp_path / "adapter")
     out = peft(input_ids=batch.input_ids[None])
     theirs = (out.logits if family in DECODERS else out.last_hidden_state)[0, -batch.tokens :].float()  # no soft prompts
     assert gap(says(model, batch), theirs) <= 1e-5
@@ -166,6 +166,6 @@ def test_peft_gives_the_same_logits(method: str, family: str, tmp_path) -> None:
     peft.save_pretrained(tmp_path / "back")
     config = read_adapter_config(tmp_path / "back")
     again = method_of(config)
-    fresh = attached(again.name, family, **again.model_dump())
+    fresh = attached(again.name, base=base_of(method, family), **again.model_dump())
     load_adapter(fresh.attachment, tmp_path / "back")
     assert gap(says(fresh, batch), theirs) <= 1e-5

@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 from test_resume import assert_equal, everything
 
-from conftest import tried
+from conftest import VARIANTS, tried
 from weitiao import pipeline
 from weitiao.core.desk import Desk
 from weitiao.core.errors import CheckError
@@ -26,7 +26,7 @@ def checked(plain: dict, **changes: object) -> dict[str, Finding]:
     return {x.name: x for x in pipeline.check(recipe, Desk(Console(quiet=True)), every)}
 
 
-@pytest.mark.parametrize("method", names("method"))
+@pytest.mark.parametrize("method", (*names("method"), *VARIANTS))
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_method_passes(method: str, precision: str, plain_recipe: dict) -> None:
     train = {**plain_recipe["train"], "precision": precision}

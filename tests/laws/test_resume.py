@@ -15,7 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from conftest import tried
+from conftest import VARIANTS, tried
 from weitiao import pipeline
 from weitiao.core.errors import Interrupted, RunError
 from weitiao.core.registry import names
@@ -67,7 +67,7 @@ def assert_equal(a: dict, b: dict) -> None:
     assert not different
 
 
-@pytest.mark.parametrize("method", names("method"))
+@pytest.mark.parametrize("method", (*names("method"), *VARIANTS))
 def test_stopped_anywhere_resumed_to_the_bit(method: str, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With dropout, shuffling over epochs, accumulation in uneven micro-batches, warm-up and cosine, best kept."""
     train = {"steps": STEPS, "batch_size": 8, "micro_tokens": 70, "warmup": 0.3, "save_every": 4, "weight_decay": 0.01}

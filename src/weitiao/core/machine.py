@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import torch
 
-from weitiao.core.errors import RecipeError, WeitiaoError
+from weitiao.core.errors import RecipeError
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,10 @@ def _cpu_name() -> str:
 
 
 def needs(package: str, extra: str, what: str) -> None:
-    """Say in one sentence that an optional package is missing, and how to get it."""
+    """Say in one sentence that an optional package is missing, and how to get it.
+
+    Raises:
+        RecipeError: it is missing.
+    """
     if importlib.util.find_spec(package) is None:
-        raise WeitiaoError(f"{what} needs the package {package!r}. Install it with: pip install 'weitiao[{extra}]'")
+        raise RecipeError(f"{what} needs the package {package!r}. Install it with: pip install 'weitiao[{extra}]'")

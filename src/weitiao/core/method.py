@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from weitiao.core.registry import Part
@@ -65,6 +66,8 @@ class Method(Part):
     """The part of train/steps/ that this method needs."""
     starts_at_base: ClassVar[bool] = True
     """A freshly attached method changes no output."""
+    rounds_base: ClassVar[bool] = False
+    """The base that it starts at, and leaves when switched off, is stored in fewer bits: see `prepare`."""
 
     @classmethod
     def from_peft_config(cls, config: dict[str, Any]) -> "Method | None":
@@ -81,8 +84,12 @@ class Method(Part):
         return self
 
     def load_options(self) -> dict[str, Any]:
-        """Extra arguments for loading the base model (QLoRA: four-bit weights)."""
+        """Extra arguments for loading the base model (full: weights in fp32)."""
         return {}
+
+    def prepare(self, model: nn.Module, device: torch.device) -> None:
+        """Look at the weights just read, before they go to the device (QLoRA: store them in fewer bits)."""
+        return
 
     @abstractmethod
     def attach(self, model: nn.Module) -> Attachment:

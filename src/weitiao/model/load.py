@@ -56,11 +56,18 @@ def load_tokenizer(folder: Path, template: str | None = None) -> Any:
     return tokenizer
 
 
-def load_base(folder: Path, dtype: torch.dtype, device: torch.device, options: dict[str, Any] | None = None) -> Base:
+def load_base(
+    folder: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    options: dict[str, Any] | None = None,
+    prepare: Callable[[nn.Module, torch.device], None] = lambda model, device: None,
+) -> Base:
     """Load the weights and decide how they run.
 
     Args:
         dtype: what is computed in. Weights are stored in it too, unless the method's `options` say otherwise.
+        prepare: the method's, before the weights go to the device.
 
     Raises:
         ModelError: the architecture is unknown or neither a causal language model nor an encoder, or weights are missing.
@@ -82,6 +89,7 @@ def load_base(folder: Path, dtype: torch.dtype, device: torch.device, options: d
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ModelError(f"base: {folder} lacks {len(missing)} weights that its config asks for, first {missing[0]}.")
+    prepare(model, device)
     model.to(device).eval()
     body, choice = choose_body(model, dtype)
     return Base(model, body, None if is_encoder(config) else vocabulary_head(model), [choice])

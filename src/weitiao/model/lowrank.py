@@ -1,33 +1,43 @@
-"""A frozen linear layer and its low-rank change, as one autograd node.
+"""A frozen linear layer and its low-rank change, as one autograd node; and what methods that learn one have in common.
 
-    y = x W^T + b + s (x A^T) B^T          A [R, D_in], B [D_out, R] in fp32; W [D_out, D_in] in any dtype
+    y = x W^T + b + s (x A^T) B^T          A [R, D_in], B [D_out, R] in fp32; W [D_out, D_in] in any dtype, or packed
 
 What is kept for the backward pass is x (shared with its neighbours: q, k and v keep one and the same) and x A^T
-[T, R]. The gradient of W is never formed, no activation is copied to fp32, and products go through the rank first:
-dx = g W + s (g B) A,  dA = s (g B)^T x,  dB = s g^T (x A^T).
+[T, R]. The gradient of W is never formed, no activation is copied to fp32, a packed W is unpacked for each product and
+never kept, and products go through the rank first: dx = g W + s (g B) A,  dA = s (g B)^T x,  dB = s g^T (x A^T).
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.errors import RecipeError
+from weitiao.core.method import Attachment, Method
 from weitiao.model.anatomy import peft_task
+from weitiao.model.quantised import Quantised
+from weitiao.model.surgery import folding, is_transposed, peft_tensors, switching, take_peft, wrap
+
+Unpack = Callable[[Tensor, torch.dtype], Tensor]
+"""A weight as it is stored -> [D_out, D_in] in a dtype."""
 
 
 class _LowRank(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float, unpack: Unpack
+    ) -> Tensor:
         flat = x.flatten(0, -2)  # [T, D_in]
-        w, low_a, low_b = weight.to(x.dtype), a.to(x.dtype), b.to(x.dtype)
+        w, low_a, low_b = unpack(weight, x.dtype), a.to(x.dtype), b.to(x.dtype)
         low = flat @ low_a.T  # [T, R]
         y = torch.mm(flat, w.T) if bias is None else torch.addmm(bias.to(x.dtype), flat, w.T)
         y.addmm_(low, low_b.T, alpha=scale)
-        ctx.scale = scale
+        ctx.scale, ctx.unpack, ctx.bias_dtype = scale, unpack, None if bias is None else bias.dtype
         ctx.save_for_backward(x, weight, a, b, low)
         return y.unflatten(0, x.shape[:-1])
 
@@ -38,16 +48,18 @@ class _LowRank(torch.autograd.Function):
         low_g = (g @ b.to(g.dtype)).mul_(ctx.scale)  # [T, R]
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = torch.mm(g, weight.to(g.dtype)).addmm_(low_g, a.to(g.dtype)).unflatten(0, x.shape[:-1])
-        db = g.sum(0).to(weight.dtype) if ctx.needs_input_grad[2] else None
+            dx = torch.mm(g, ctx.unpack(weight, g.dtype)).addmm_(low_g, a.to(g.dtype)).unflatten(0, x.shape[:-1])
+        db = g.sum(0).to(ctx.bias_dtype) if ctx.needs_input_grad[2] else None
         da = (low_g.T @ flat).to(a.dtype)
         dlow_b = (g.T @ low).mul_(ctx.scale).to(b.dtype)
-        return dx, None, db, da, dlow_b, None
+        return dx, None, db, da, dlow_b, None, None
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+def product(
+    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float, unpack: Unpack = Tensor.to
+) -> Tensor:
     """x W^T + b + s (x A^T) B^T as one autograd node."""
-    return _LowRank.apply(x, weight, bias, a, b, scale)  # pyright: ignore[reportReturnType]
+    return _LowRank.apply(x, weight, bias, a, b, scale, unpack)  # pyright: ignore[reportReturnType]
 
 
 class LowRankLinear(nn.Module):
@@ -56,11 +68,12 @@ class LowRankLinear(nn.Module):
     def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float = 0.0, train_bias: bool = False) -> None:
         super().__init__()
         self.base_layer = base
-        out_features, in_features = self.weight().shape
+        weight = self.weight()
+        out_features, in_features = weight.shape
         if rank > max(out_features, in_features):
             width = f"{in_features} to {out_features}"
             raise RecipeError(f"rank {rank} is above the width of a layer ({width}); take a lower one.")
-        device = self.weight().device
+        device = weight.device
         self.lora_A = nn.Parameter(torch.empty(rank, in_features, dtype=torch.float32, device=device))
         self.lora_B = nn.Parameter(torch.zeros(out_features, rank, dtype=torch.float32, device=device))
         self.scale, self.on = scale, True
@@ -74,27 +87,119 @@ class LowRankLinear(nn.Module):
         weight = self.base_layer.weight
         return weight.T if isinstance(self.base_layer, Conv1D) else weight  # pyright: ignore
 
+    def stored(self) -> tuple[Tensor, Unpack]:
+        """The base layer's weight as it is stored, and how it is unpacked."""
+        if isinstance(self.base_layer, Quantised):
+            return self.base_layer.packed, self.base_layer.unpack
+        return self.weight(), Tensor.to
+
     def bias(self) -> nn.Parameter | None:
         return self.base_layer.bias  # pyright: ignore
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """(A, B): the change of the weight is s B A."""
+        return self.lora_A, self.lora_B
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.on:
             return self.base_layer(x)
-        a, b = self.lora_A, self.lora_B
+        a, b = self.factors()
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         if self.training and self.dropout.p > 0:
             low = torch.nn.functional.linear(self.dropout(x), a.to(x.dtype))
             return self.base_layer(x) + torch.nn.functional.linear(low, b.to(x.dtype)) * self.scale
-        return product(x, self.weight(), self.bias(), a, b, self.scale)
+        weight, unpack = self.stored()
+        return product(x, weight, self.bias(), a, b, self.scale, unpack)
 
     @torch.no_grad()
     def fold(self) -> nn.Module:
         """The base layer with the change added to its weight (in fp32, then rounded once)."""
-        change = (self.lora_B @ self.lora_A) * self.scale
+        a, b = self.factors()
+        change = (b @ a) * self.scale
         weight = self.weight()
         weight.copy_((weight.float() + change).to(weight.dtype))
         return self.base_layer
+
+
+class LowRank(Method):
+    """What a method that learns s B A beside each frozen weight is asked for."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank R of the change. More learns more and costs more; 8 to 64 is usual (LoRA paper, sec. 7.2)."""
+    alpha: float = Field(default=32.0, gt=0)
+    """The change is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the inputs dropped on the way into A, while training."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Which linear layers: all-linear, last names ([q_proj, v_proj]) or a regular expression for whole names."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank), so that high ranks learn as fast as low ones."""
+    rate_of_b: float = Field(default=1.0, gt=0)
+    """LoRA+: B learns at this many times the rate; the paper takes about 16 (arXiv 2402.12354, sec. 5)."""
+    ranks: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """Ranks of their own: {last name, or regular expression for a name's end: rank}, as in PEFT; the first that matches."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Which biases are trained too: none, all of the model's, or those of the layers with a change."""
+
+    def rank_of(self, name: str) -> int:
+        """A layer's rank."""
+        return next((rank for pattern, rank in self.ranks.items() if _matches(pattern, name)), self.rank)
+
+    def scale(self, rank: int) -> float:
+        return self.alpha / math.sqrt(rank) if self.rslora else self.alpha / rank
+
+    def put_beside(
+        self,
+        model: nn.Module,
+        kind: type[LowRankLinear] = LowRankLinear,
+        begin: Callable[[str, Any], Any] = lambda name, module: None,
+    ) -> tuple[Attachment, dict[str, LowRankLinear]]:
+        """Replace every target layer by a module of a kind; `begin(name, module)` may change what it starts from."""
+
+        def make(name: str, layer: nn.Module) -> nn.Module:
+            rank = self.rank_of(name)
+            module = kind(layer, rank, self.scale(rank), self.dropout, self.bias == "lora_only")
+            begin(name, module)
+            return module
+
+        made: dict[str, LowRankLinear] = wrap(model, self.target_modules, make)
+        for pattern in self.ranks:
+            if not any(_matches(pattern, name) for name in made):
+                there = ", ".join(sorted({name.rpartition(".")[2] for name in made}))
+                raise RecipeError(f"method.ranks: {pattern!r} matches no layer that is changed; names are: {there}.")
+        if self.bias == "all":
+            for name, weight in model.named_parameters():
+                if name.rpartition(".")[2] == "bias":
+                    weight.requires_grad_(True)
+        trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
+        attachment = Attachment(
+            trainable=trainable,
+            groups=(lambda step: self._groups(trainable)) if self.rate_of_b != 1.0 else None,
+            switch=switching(made) if self.bias == "none" else None,
+            merge=folding(model, made),
+            as_peft=lambda: (self.peft_config(model, made), peft_tensors(model, trainable)),
+            from_peft=lambda tensors: take_peft(model, trainable, tensors),
+        )
+        return attachment, made
+
+    def _groups(self, trainable: set[str]) -> list[dict[str, Any]]:
+        fast = {name for name in trainable if name.endswith("lora_B")}
+        vectors = sorted(name for name in trainable - fast if name.endswith("bias"))
+        slow = sorted(trainable - fast - set(vectors))
+        faster = {"names": sorted(fast), "rate": self.rate_of_b}
+        return [{"names": slow}, faster, {"names": vectors, "weight_decay": 0.0}]
+
+    def peft_config(self, model: nn.Module, made: dict[str, LowRankLinear]) -> dict[str, Any]:
+        """What PEFT's adapter_config.json says."""
+        more = {"lora_dropout": self.dropout, "use_rslora": self.rslora, "bias": self.bias}
+        ranks = {name: rank for name in made if (rank := self.rank_of(name)) != self.rank}
+        more["rank_pattern"] = {f"^{re.escape(name)}$": rank for name, rank in ranks.items()}
+        return {**peft_lora_config(model, made, self.rank, self.alpha, self.target_modules), **more}
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return re.fullmatch(pattern if pattern.startswith("^") else rf"(.*\.)?({pattern})", name) is not None
 
 
 def peft_lora_config(
@@ -113,7 +218,7 @@ def peft_lora_config(
         "target_modules": targets if isinstance(targets, str) else list(targets),
         "use_rslora": False,
         "bias": "none",
-        "fan_in_fan_out": any(isinstance(module.base_layer, Conv1D) for module in made.values()),
+        "fan_in_fan_out": any(is_transposed(module.base_layer) for module in made.values()),
         "inference_mode": True,
         "init_lora_weights": True,
     }

@@ -8,13 +8,19 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.errors import ModelError, RecipeError
+from weitiao.model.quantised import Quantised
 
 PREFIX = "base_model.model."  # what PEFT puts before every name
 
 
 def is_linear(module: nn.Module) -> bool:
-    """A matrix product: nn.Linear, or GPT-2's Conv1D (the same with the weight transposed)."""
-    return isinstance(module, (nn.Linear, Conv1D))
+    """A matrix product: nn.Linear, GPT-2's Conv1D (the same with the weight transposed), or either in fewer bits."""
+    return isinstance(module, (nn.Linear, Conv1D, Quantised))
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """In the model's own files its weight is [D_in, D_out]."""
+    return isinstance(module, Conv1D) or (isinstance(module, Quantised) and module.transposed)
 
 
 def linear_names(model: nn.Module, targets: str | Sequence[str]) -> list[str]:
@@ -77,6 +83,13 @@ def folding(model: nn.Module, made: Mapping[str, nn.Module]) -> Callable[[], Non
             put(model, name, module.fold())  # pyright: ignore[reportCallIssue]
 
     return merge
+
+
+def restore(model: nn.Module) -> None:
+    """Every layer stored in fewer bits becomes a plain one with the rounded weight."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Quantised):
+            put(model, name, module.plain())
 
 
 def norm_names(model: nn.Module) -> list[str]:

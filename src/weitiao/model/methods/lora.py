@@ -8,96 +8,66 @@ Kalajdzievski 2023, arXiv 2312.03732, eq. 7.
 
 B starts at zero, so a fresh LoRA changes nothing. Costs R (D_in + D_out) weights a layer; nothing at inference once
 merged. Stored in PEFT's format, and equal there.
+
+`start: pissa` (Meng et al. 2024, "PiSSA", arXiv 2404.02948, eq. 2 to 4) learns the R greatest singular triplets of W
+itself, and what is left of W stays frozen:
+
+    W = U S V^T        s B0 A0 = U[:R] S[:R] V[:R]^T        y = (W - s B0 A0) x + s B A x,    A, B from A0, B0
+
+We leave W alone and keep A0 and B0 with the result, for the same is y = W x + s (B [A - A0] + [B - B0] A0) x: at first
+W x to the bit, without it again W, and a result that any machine can open, whatever its SVD says. Costs a product of rank
+2 R; in PEFT's format it is a plain LoRA of rank 2 R.
 """
 
 import math
-import re
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from weitiao.core.errors import ModelError, RecipeError
-from weitiao.core.method import Attachment, Method
-from weitiao.model.lowrank import LowRankLinear, peft_lora_config
-from weitiao.model.surgery import folding, peft_tensors, switching, take_peft, wrap
+from weitiao.core.method import Attachment
+from weitiao.model.lowrank import LowRank, LowRankLinear
+from weitiao.model.surgery import PREFIX
+
+OTHER_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")  # PEFT's starts that also change the base weights
 
 
-class LoRA(Method):
+class LoRA(LowRank):
     """Learn a low-rank change of each weight; the base stays as it is."""
 
     learning_rate: ClassVar[float] = 2e-4
     learning_rate_reason: ClassVar[str] = "2e-4 is what the LoRA paper took for GPT-2 (arXiv 2106.09685, app. D)"
 
-    rank: int = Field(default=16, ge=1)
-    """Rank R of the change. More learns more and costs more; 8 to 64 is usual (LoRA paper, sec. 7.2)."""
-    alpha: float = Field(default=32.0, gt=0)
-    """The change is scaled by alpha / rank."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the inputs dropped on the way into A, while training."""
-    target_modules: str | tuple[str, ...] = "all-linear"
-    """Which linear layers: all-linear, last names ([q_proj, v_proj]) or a regular expression for whole names."""
-    rslora: bool = False
-    """Scale by alpha / sqrt(rank), so that high ranks learn as fast as low ones."""
-    rate_of_b: float = Field(default=1.0, gt=0)
-    """LoRA+: B learns at this many times the rate; the paper takes about 16 (arXiv 2402.12354, sec. 5)."""
-    ranks: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
-    """Ranks of their own: {last name, or regular expression for a name's end: rank}, as in PEFT; the first that matches."""
-    start: Literal["kaiming", "orthogonal"] = "kaiming"
-    """What A starts from: uniform as in PEFT, or orthonormal rows."""
-    bias: Literal["none", "all", "lora_only"] = "none"
-    """Which biases are trained too: none, all of the model's, or those of the layers with a change."""
-
-    def rank_of(self, name: str) -> int:
-        """A layer's rank."""
-        return next((rank for pattern, rank in self.ranks.items() if _matches(pattern, name)), self.rank)
-
-    def scale(self, rank: int) -> float:
-        return self.alpha / math.sqrt(rank) if self.rslora else self.alpha / rank
+    start: Literal["kaiming", "orthogonal", "pissa"] = "kaiming"
+    """What A starts from: uniform as in PEFT, orthonormal rows, or with B the weight's greatest singular triplets."""
+    niter: Literal["exact"] | Annotated[int, Field(ge=1)] = "exact"
+    """PiSSA's decomposition: exact, or so many rounds of a randomised one, faster for wide layers (the paper takes 16)."""
 
     def attach(self, model: nn.Module) -> Attachment:
         """Replace every target layer by a LowRankLinear."""
+        if self.start == "pissa":
+            return self._attach_pissa(model)
+        if self.start == "orthogonal":
+            return self.put_beside(model, begin=lambda name, module: nn.init.orthogonal_(module.lora_A))[0]
+        return self.put_beside(model)[0]
 
-        def make(name: str, layer: nn.Module) -> nn.Module:
-            rank = self.rank_of(name)
-            module = LowRankLinear(layer, rank, self.scale(rank), self.dropout, self.bias == "lora_only")
-            if self.start == "orthogonal":
-                nn.init.orthogonal_(module.lora_A)
-            return module
+    def _attach_pissa(self, model: nn.Module) -> Attachment:
+        attachment, made = self.put_beside(model, Principal, lambda name, module: module.begin(name, self.niter))
 
-        made: dict[str, LowRankLinear] = wrap(model, self.target_modules, make)
-        for pattern in self.ranks:
-            if not any(_matches(pattern, name) for name in made):
-                there = ", ".join(sorted({name.rpartition(".")[2] for name in made}))
-                raise RecipeError(f"method.ranks: {pattern!r} matches no layer that is changed; names are: {there}.")
-        if self.bias == "all":
-            for name, weight in model.named_parameters():
-                if name.rpartition(".")[2] == "bias":
-                    weight.requires_grad_(True)
-        trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
+        def as_peft() -> tuple[dict[str, Any], dict[str, Tensor]]:
+            config, tensors = attachment.as_peft()  # pyright: ignore[reportOptionalCall]
+            for name, module in made.items():
+                a, b = (x.detach() for x in module.factors())
+                tensors |= {f"{PREFIX}{name}.lora_A.weight": a, f"{PREFIX}{name}.lora_B.weight": b}
+            ranks = {name: 2 * rank for name, rank in config["rank_pattern"].items()}
+            scale = math.sqrt(2) if self.rslora else 2
+            return {**config, "r": 2 * self.rank, "lora_alpha": scale * self.alpha, "rank_pattern": ranks}, tensors
 
-        def groups(step: int) -> list[dict[str, Any]]:
-            fast = {name for name in trainable if name.endswith("lora_B")}
-            vectors = sorted(name for name in trainable - fast if name.endswith("bias"))
-            slow = sorted(trainable - fast - set(vectors))
-            faster = {"names": sorted(fast), "rate": self.rate_of_b}
-            return [{"names": slow}, faster, {"names": vectors, "weight_decay": 0.0}]
-
-        return Attachment(
-            trainable=trainable,
-            groups=groups if self.rate_of_b != 1.0 else None,
-            switch=switching(made) if self.bias == "none" else None,
-            merge=folding(model, made),
-            as_peft=lambda: (self.peft_config(model, made), peft_tensors(model, trainable)),
-            from_peft=lambda tensors: take_peft(model, trainable, tensors),
-        )
-
-    def peft_config(self, model: nn.Module, made: dict[str, LowRankLinear]) -> dict[str, Any]:
-        """What PEFT's adapter_config.json says."""
-        more = {"lora_dropout": self.dropout, "use_rslora": self.rslora, "bias": self.bias}
-        ranks = {name: rank for name in made if (rank := self.rank_of(name)) != self.rank}
-        more["rank_pattern"] = {f"^{re.escape(name)}$": rank for name, rank in ranks.items()}
-        return {**peft_lora_config(model, made, self.rank, self.alpha, self.target_modules), **more}
+        buffers = {f"{name}.{which}" for name in made for which in ("start_A", "start_B")}
+        return replace(attachment, buffers=buffers, as_peft=as_peft, from_peft=None)
 
     @classmethod
     def from_peft_config(cls, config: dict[str, Any]) -> "LoRA | None":
@@ -111,6 +81,12 @@ class LoRA(Method):
         for key in ("alpha_pattern", "modules_to_save", "layers_to_transform", "lora_bias"):
             if config.get(key):
                 raise ModelError(f"this PEFT adapter uses {key}, which weitiao's lora does not do.")
+        start = str(config.get("init_lora_weights")).lower()
+        if start.startswith(OTHER_BASES):
+            raise ModelError(
+                f"this PEFT adapter belongs to base weights that its start {start!r} has changed; save it with PEFT's "
+                "path_initial_model_for_weight_conversion, and it fits the plain base."
+            )
         targets = config["target_modules"]
         return cls(
             rank=config["r"],
@@ -123,5 +99,37 @@ class LoRA(Method):
         )
 
 
-def _matches(pattern: str, name: str) -> bool:
-    return re.fullmatch(pattern if pattern.startswith("^") else rf"(.*\.)?({pattern})", name) is not None
+class Principal(LowRankLinear):
+    """A frozen linear layer and what its greatest singular triplets have become: s (B A - B0 A0) beside W."""
+
+    start_A: Tensor
+    start_B: Tensor
+
+    @torch.no_grad()
+    def begin(self, name: str, niter: Literal["exact"] | int) -> None:
+        """A, B and what they began as, from W.
+
+        Raises:
+            RecipeError: W has fewer triplets than the rank.
+        """
+        weight, rank = self.weight().float(), len(self.lora_A)
+        if rank > min(weight.shape):
+            raise RecipeError(
+                f"start: pissa at rank {rank} asks for more singular triplets than the {min(weight.shape)} of {name}; "
+                "take a lower rank, or give such layers ranks of their own."
+            )
+        if niter == "exact":
+            u, sizes, v = torch.linalg.svd(weight, full_matrices=False)
+            u, v = u[:, :rank], v[:rank].T
+        else:
+            u, sizes, v = torch.svd_lowrank(weight, q=rank, niter=niter)
+        root = (sizes[:rank] / self.scale).sqrt()
+        self.lora_A.copy_(root[:, None] * v.T)
+        self.lora_B.copy_(u * root)
+        self.register_buffer("start_A", self.lora_A.detach().clone())
+        self.register_buffer("start_B", self.lora_B.detach().clone())
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Small differences, not two large products that nearly cancel: in bf16 the latter would drown the change."""
+        grown = (self.lora_A - self.start_A, self.lora_B - self.start_B)
+        return torch.cat([grown[0], self.start_A]), torch.cat([self.lora_B, grown[1]], 1)
