@@ -5,12 +5,12 @@ import torch
 
 from conftest import chat_rows, make_tokenizer
 from laws import attached, batch_of, stir
-from weitiao.core.batch import IGNORE
+from weitiao.core.batch import IGNORE, pack
 from weitiao.core.example import Chat, Text, Turn
-from weitiao.core.registry import find, names
+from weitiao.core.registry import find, find_module, names
 from weitiao.data.processor import ChatProcessor
+from weitiao.plan.resolve import choose_step
 from weitiao.train.distributed import Machines
-from weitiao.train.steps.accumulate import take
 
 OBJECTIVES = names("objective")
 EXAMPLES = {
@@ -49,13 +49,14 @@ def test_counts_are_what_the_loss_sums(name: str) -> None:
 def test_accumulation_is_exact(name: str, method: str) -> None:
     """1 x 8 = 2 x 4 = 8 x 1 = uneven: ||difference|| / ||gradient|| <= 1e-6 for each tensor, in fp32."""
     objective, rows = find("objective", name)(), rows_of(name)
+    take = find_module("step", choose_step(find("method", method), objective)).take  # pyright: ignore
     assert len({len(row["input_ids"]) for row in rows}) > 2, "rows must be of unequal length"
     found = []
     for sizes in ((8,), (4, 4), (2, 2, 2, 2), (1,) * 8, (5, 1, 2)):
         model, at, window = attached(method), 0, []
         stir(model)
         for size in sizes:
-            window.append(batch_of(rows[at : at + size]))
+            window.append(pack(rows[at : at + size], range(at, at + size)))  # pyright: ignore
             at += size
         taken = take(model, objective, window, Machines(torch.device("cpu")))  # pyright: ignore
         found.append((taken, {n: p.grad for n, p in model.trainable().items()}))

@@ -15,6 +15,22 @@ from torch import Tensor, nn
 from weitiao.core.registry import Part
 
 
+@dataclass(frozen=True)
+class Upper:
+    """The upper level of two (train/steps/bilevel.py): weights that learn from rows of their own."""
+
+    names: frozenset[str]
+    """Weights of the upper level; all others are of the lower one."""
+    share: float
+    """Of all rows, how many are the upper level's."""
+    unroll: float = 0.0
+    """Length of the lower level's step that the upper gradient looks through; 0: it looks through none."""
+
+    def holds(self, row: int) -> bool:
+        """Whether a row is the upper level's: by its number alone, spread evenly over the data (by the golden ratio)."""
+        return (row + 1) * 0x9E3779B1 % 2**32 < self.share * 2**32
+
+
 @dataclass
 class Attachment:
     """What attaching did, and how to undo, fold or export it. What a method cannot do is None here."""
@@ -37,6 +53,8 @@ class Attachment:
     """Take over tensors under PEFT's names."""
     penalty: Callable[[], Tensor] | None = None
     """Added to the loss once a step."""
+    upper: Upper | None = None
+    """For `step = "bilevel"`: what learns from rows of its own."""
     before_step: Callable[[int], None] | None = None
     """Runs before the gradients of step number (from 0) are taken: what is unfrozen by then."""
     after_step: Callable[[int, int], None] | None = None

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.errors import RecipeError
@@ -31,7 +32,8 @@ class _LowRank(torch.autograd.Function):
         return y.unflatten(0, x.shape[:-1])
 
     @staticmethod
-    def backward(ctx, *grads: Tensor):
+    @once_differentiable
+    def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, a, b, low = ctx.saved_tensors
         g, flat = grads[0].flatten(0, -2), x.flatten(0, -2)
         low_g = (g @ b.to(g.dtype)).mul_(ctx.scale)  # [T, R]
@@ -76,10 +78,14 @@ class LowRankLinear(nn.Module):
     def bias(self) -> nn.Parameter | None:
         return self.base_layer.bias  # pyright: ignore
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A [R, D_in] and B [D_out, R]."""
+        return self.lora_A, self.lora_B
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.on:
             return self.base_layer(x)
-        a, b = self.lora_A, self.lora_B
+        a, b = self.factors()
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         if self.training and self.dropout.p > 0:
@@ -90,10 +96,15 @@ class LowRankLinear(nn.Module):
     @torch.no_grad()
     def fold(self) -> nn.Module:
         """The base layer with the change added to its weight (in fp32, then rounded once)."""
-        change = (self.lora_B @ self.lora_A) * self.scale
-        weight = self.weight()
+        a, b = self.factors()
+        change, weight = (b @ a) * self.scale, self.weight()
         weight.copy_((weight.float() + change).to(weight.dtype))
         return self.base_layer
+
+    def skew(self) -> Tensor:
+        """How far B's columns and A's rows are from orthonormal: |B^T B - 1|^2 + |A A^T - 1|^2."""
+        a, b, one = self.lora_A, self.lora_B, torch.eye(len(self.lora_A), device=self.lora_A.device)
+        return (b.T @ b - one).square().sum() + (a @ a.T - one).square().sum()
 
 
 def peft_lora_config(
