@@ -58,7 +58,7 @@ def open_model(target: str, precision: str = "") -> Opened:
                 f"{target} has no result yet ({status}). Go on with: {machine.command()} train --resume {target}"
             )
         tokens = open_tokens(recipe.base, recipe.revision, recipe.template)
-        model = load(tokens, recipe.method, recipe.objective, dtype, device)[0]
+        model = load(tokens, recipe.method.settle(folder), recipe.objective, dtype, device)[0]
         load_kept(Run(folder), model)
         return Opened(model, tokens, recipe.objective, recipe)
     objective: Any = find("objective", "sft")()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import TRIED, make_model
+from conftest import TRIED, asked, make_model
 from weitiao.core.batch import IGNORE, Batch, pack
 from weitiao.core.errors import RecipeError
 from weitiao.core.registry import find
@@ -32,8 +32,8 @@ def attached(method: str, family: str = "llama", **settings: Any) -> TunableMode
     head = vocabulary_head(model)
     torch.manual_seed(1)
     with_them = find("method", method)
-    if method == "peft":
-        settings = {**TRIED[method], **settings}
+    if method in ("peft", "f_learning"):
+        settings = {**asked(method, family), **settings}
     try:
         attachment = with_them(**settings).attach(model)  # pyright: ignore
     except RecipeError as refused:

@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -96,6 +97,10 @@ class Method(Part):
 
     def fit(self, words: Callable[[str], list[int]]) -> "Method":
         """The method that knows the token ids of its own words (a prompt that starts from a text)."""
+        return self
+
+    def settle(self, folder: Path) -> "Method":
+        """The method at home in a Run's folder: what it stands on is copied there, so that the Run needs nothing else."""
         return self
 
     def load_options(self) -> dict[str, Any]:
