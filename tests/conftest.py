@@ -1,9 +1,13 @@
 """What tests share: a closed network, a cache of their own, and tiny models with a real tokenizer."""
 
+import atexit
 import copy
 import json
 import os
+import shutil
 import socket
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -89,16 +93,44 @@ def make_wordpieces() -> object:
     return BertTokenizer(vocab=raw.get_vocab())
 
 
+@cache
+def old_run(base: Path | str = "llama") -> str:
+    """The folder of a finished Run that learnt something from a base: a tiny one of a family, or the one in a folder."""
+    from rich.console import Console
+
+    from weitiao.core.desk import Desk
+    from weitiao.core.recipe_file import make_recipe
+    from weitiao.pipeline import train
+
+    place = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    folder = base if isinstance(base, Path) else save_model(place / base, base)
+    chats, classes = chat_rows(8, answers=("the lazy dog",)), [{"text": f"fox {i}", "label": i % 2} for i in range(8)]
+    reads = base in FAMILIES and base not in DECODERS
+    rows = write_jsonl(place / "old.jsonl", classes if reads else chats)
+    shape = {"steps": 3, "batch_size": 8, "learning_rate": 3e-2, "precision": "fp32", "evaluate_every": 0}
+    plain = {"base": str(folder), "data": str(rows), "validation": 0, "method": {"name": "lora", "rank": 2}, "train": shape}
+    plain["objective"] = "classification" if reads else "sft"
+    recipe = make_recipe({**plain, "evaluate": {"metrics": ["loss"], "samples": 0}, "out": str(place / "run")})
+    with torch.random.fork_rng():
+        return str(train(recipe, Desk(Console(quiet=True))).folder)
+
+
 TRIED = {"bitfit": {"add_missing": True}, "peft": {"config": "LoHa"}}  # what a method is asked for on a tiny Llama
 
 
 VARIANTS = {"lora_pissa": ("lora", {"start": "pissa"}), "qlora_8bit": ("qlora", {"bits": 8})}  # laws hold these too
 
 
-def tried(method: str, **more: Any) -> str | dict[str, Any]:
+def asked(method: str, base: Path | str = "llama") -> dict[str, Any]:
+    """What a method must be told on a tiny model."""
+    return {"old": old_run(base)} if method == "f_learning" else TRIED.get(method, {})
+
+
+def tried(method: str, base: Path | str = "llama", **more: Any) -> str | dict[str, Any]:
     """A method, or a variant of one, as tests write it into a recipe."""
     name, variant = VARIANTS.get(method, (method, {}))
-    settings = {**TRIED.get(method, {}), **variant, **more}
+    settings = {**asked(method, base), **variant, **more}
     return {"name": name, **settings} if settings else name
 
 

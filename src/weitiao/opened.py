@@ -59,7 +59,7 @@ def open_model(target: str, precision: str = "") -> Opened:
             )
         tokens = open_tokens(recipe.base, recipe.revision, recipe.template)
         objective = learnt_objective(Run(folder))
-        model = load(tokens, recipe.method, objective, dtype, device)[0]
+        model = load(tokens, recipe.method.settle(folder), objective, dtype, device)[0]
         load_kept(Run(folder), model)
         return Opened(model, tokens, objective, recipe)
     objective: Any = find("objective", "sft")()

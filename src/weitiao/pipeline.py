@@ -193,7 +193,9 @@ def get_ready(run: Run, recipe: Recipe, machines: Machines, desk: Desk) -> Ready
     prepared = prepare(recipe, tokens, run, desk)
     before_model = psutil.Process().memory_info().rss
     torch.manual_seed(recipe.seed)
-    model, choices = load(tokens, recipe.method, prepared.objective, dtype, device)
+    method = machines.after_the_first(lambda _: recipe.method.settle(run.folder))
+    model, choices = load(tokens, method, prepared.objective, dtype, device)
+    run.add_to_plan(base_identity=model.base_identity)
     again = resolve.choose_recompute(recipe)
     if again.value == "on":
         recompute(model.model)

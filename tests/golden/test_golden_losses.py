@@ -18,7 +18,7 @@ from weitiao.pipeline import train
 
 FILE = Path(__file__).parent / "losses.json"
 CASES = [
-    *((f"sft_{method}", {"method": tried(method)}) for method in (*names("method"), *VARIANTS)),
+    *((f"sft_{method}", {"method": method}) for method in (*names("method"), *VARIANTS)),
     *((f"sft_lora_{optimizer}", {"train": {"optimizer": optimizer}}) for optimizer in names("optimizer")),
     (
         "sft_lora_linear_tokens",
@@ -29,6 +29,8 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "changes"), CASES, ids=[name for name, _ in CASES])
 def test_losses_are_as_recorded(name: str, changes: dict, quick, request: pytest.FixtureRequest) -> None:
+    if "method" in changes:
+        changes = {**changes, "method": tried(changes["method"])}
     train = {"steps": 8, "learning_rate": 5e-3, "evaluate_every": 4, **changes.get("train", {})}
     run = quick(**{**changes, "train": train})
     found = {
@@ -65,7 +67,7 @@ def test_it_learns(method: str, quick, taught: Path, tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "second.jsonl", chat_rows(24, ("the wizards", "time", "quick boxes")))
     rate = {"full": 5e-3, "freeze": 5e-3}.get(method, 2e-2)
     shape = {"steps": 100, "batch_size": 8, "learning_rate": rate, "evaluate_every": 0, "save_every": 60}
-    run = quick(base=str(taught), data=[{"path": str(data)}], method=tried(method), train=shape)
+    run = quick(base=str(taught), data=[{"path": str(data)}], method=tried(method, taught), train=shape)
     losses = [line["loss"] for line in run.journal("step")]
     bound = 0.95 if method in ("prompt_tuning", "p_tuning") else 0.8
     assert sum(losses[-5:]) < bound * sum(losses[:5]), (losses[:5], losses[-5:])

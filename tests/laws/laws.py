@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import TRIED, VARIANTS, make_model
+from conftest import TRIED, VARIANTS, asked, make_model
 from weitiao.core.batch import IGNORE, Batch, pack
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Method
@@ -51,8 +51,8 @@ def attached(method: str, family: str = "llama", base: torch.nn.Module | None = 
     torch.manual_seed(1)
     method, variant = VARIANTS.get(method, (method, {}))
     settings, with_them = {**variant, **settings}, find("method", method)
-    if method == "peft":
-        settings = {**TRIED[method], **settings}
+    if method in ("peft", "f_learning"):
+        settings = {**asked(method, family), **settings}
     try:
         attachment = with_them(**settings).attach(model)  # pyright: ignore
     except RecipeError as refused:

@@ -14,7 +14,7 @@ from test_resume import assert_equal, everything, stop_at
 
 from weitiao.core.batch import Batch
 from weitiao.core.errors import Interrupted, WeitiaoError
-from weitiao.core.registry import find_module
+from weitiao.core.registry import find_module, names
 from weitiao.core.run import Run
 from weitiao.core.tunable import TunableModel
 from weitiao.train.plan import Plan
@@ -30,17 +30,17 @@ def harm(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """harm(before=..., after=...): called with (call, model, window) round every taking of gradients."""
 
     def put(before: Harm | None = None, after: Callable[[int, TunableModel], None] | None = None) -> None:
-        module = find_module("step", "accumulate")
-        real, calls = module.take, itertools.count(-REHEARSED)
+        calls = itertools.count(-REHEARSED)
+        for module in (find_module("step", name) for name in names("step")):
 
-        def take(model: TunableModel, objective: Any, window: list[Batch], *rest: Any) -> Any:
-            call = next(calls)
-            taken = real(model, objective, before(call, model, window) if before else window, *rest)
-            if after:
-                after(call, model)
-            return taken
+            def take(model: TunableModel, objective: Any, window: list[Batch], *rest: Any, real=module.take) -> Any:
+                call = next(calls)
+                taken = real(model, objective, before(call, model, window) if before else window, *rest)
+                if after:
+                    after(call, model)
+                return taken
 
-        monkeypatch.setattr(module, "take", take)
+            monkeypatch.setattr(module, "take", take)
 
     return put
 
@@ -58,7 +58,7 @@ def trained(run: Run) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", "full", "bilora"])
 def test_one_bad_gradient_element(quick, harm, monkeypatch, method: str, value: float) -> None:
     """Nothing is touched: weights, moments, step and rate are bit-identical; one skip, and none after it."""
     seen: dict[str, Any] = {}

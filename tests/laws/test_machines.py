@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from safetensors.torch import load_file
 
@@ -22,11 +23,12 @@ def train(recipe: Path, out: Path, processes: int) -> Run:
     return Run(out)
 
 
-def test_two_processes_give_the_weights_of_one(plain_recipe: dict, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["lora", {"name": "bilora", "upper_share": 0.3}])
+def test_two_processes_give_the_weights_of_one(method: object, plain_recipe: dict, tmp_path: Path) -> None:
     """Rows of unequal length and a last batch that does not divide: the sum is divided by what all machines count."""
     wishes = {"steps": 5, "batch_size": 5, "micro_tokens": 60, "optimizer": {"name": "sgd"}, "learning_rate": 0.5}
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump({**plain_recipe, "train": {**plain_recipe["train"], **wishes}}))
+    recipe.write_text(yaml.safe_dump({**plain_recipe, "method": method, "train": {**plain_recipe["train"], **wishes}}))
     one, two = train(recipe, tmp_path / "one", 1), train(recipe, tmp_path / "two", 2)
     a, b = (load_file(run.folder / "trained" / "weights.safetensors") for run in (one, two))
     assert a.keys() == b.keys()

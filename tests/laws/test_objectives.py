@@ -5,15 +5,16 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import chat_rows, make_tokenizer
+from conftest import chat_rows, make_tokenizer, tried
 from laws import attached, batch_of, stir
-from weitiao.core.batch import IGNORE
+from weitiao.core.batch import IGNORE, pack
 from weitiao.core.example import Chat, Labelled, Text, Turn
-from weitiao.core.registry import find, names
+from weitiao.core.recipe import OneOf
+from weitiao.core.registry import find, find_module, names
 from weitiao.core.tunable import TunableModel
 from weitiao.data.processor import ChatProcessor
+from weitiao.plan.resolve import choose_step
 from weitiao.train.distributed import Machines
-from weitiao.train.steps.accumulate import take
 
 OBJECTIVES = names("objective")
 EXAMPLES = {
@@ -78,12 +79,13 @@ def test_accumulation_is_exact(name: str, method: str) -> None:
     """1 x 8 = 2 x 4 = 8 x 1 = uneven: ||difference|| / ||gradient|| <= 1e-6 for each tensor, in fp32."""
     objective = fitted(name)
     rows = rows_of(objective)
+    take = find_module("step", choose_step(OneOf("method").read(tried(method)), objective)).take  # pyright: ignore
     assert len({len(row["input_ids"]) for row in rows}) > 2, "rows must be of unequal length"
     found = []
     for sizes in ((8,), (4, 4), (2, 2, 2, 2), (1,) * 8, (5, 1, 2)):
         model, at, window = model_for(objective, method), 0, []
         for size in sizes:
-            window.append(batch_of(rows[at : at + size]))
+            window.append(pack(rows[at : at + size], range(at, at + size)))  # pyright: ignore
             at += size
         taken = take(model, objective, window, Machines(torch.device("cpu")))
         found.append((taken, {n: p.grad for n, p in model.trainable().items()}))

@@ -6,6 +6,7 @@ Shape letters used in this package:
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import TypedDict
 
 import numpy as np
@@ -40,7 +41,7 @@ class Batch:
     labels: Tensor  # [T]  IGNORE where not learnt
     bounds: tuple[int, ...]  # [B + 1] where each segment starts, and the end
     source: tuple[int, ...] = ()  # [B] which row of the data each segment is
-    more: dict[str, Tensor] = field(default_factory=dict)  # what one objective alone needs
+    more: dict[str, Tensor] = field(default_factory=dict)  # [T] or [B] first: what one objective alone needs
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -93,6 +94,20 @@ def pack(rows: Sequence[Row], source: Sequence[int] = ()) -> Batch:
         labels=join("labels"),
         bounds=tuple(bounds),
         source=tuple(source[i] for i in order) if source else tuple(order),
+    )
+
+
+def only(batch: Batch, rows: Sequence[int]) -> Batch:
+    """Some of a batch's segments, in this order, as a batch of their own."""
+    spans = [torch.arange(batch.bounds[i], batch.bounds[i + 1]) for i in rows]
+    tokens, which = torch.cat(spans).to(batch.input_ids.device), torch.tensor(rows, device=batch.input_ids.device)
+    return Batch(
+        input_ids=batch.input_ids[tokens],
+        position_ids=batch.position_ids[tokens],
+        labels=batch.labels[tokens],
+        bounds=(0, *accumulate(len(span) for span in spans)),
+        source=tuple(batch.source[i] for i in rows),
+        more={name: x[tokens if len(x) == batch.tokens else which] for name, x in batch.more.items()},
     )
 
 

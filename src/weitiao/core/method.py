@@ -8,12 +8,29 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from weitiao.core.registry import Part
+
+
+@dataclass(frozen=True)
+class Upper:
+    """The upper level of two (train/steps/bilevel.py): weights that learn from rows of their own."""
+
+    names: frozenset[str]
+    """Weights of the upper level; all others are of the lower one."""
+    share: float
+    """Of all rows, how many are the upper level's."""
+    unroll: float = 0.0
+    """Length of the lower level's step that the upper gradient looks through; 0: it looks through none."""
+
+    def holds(self, row: int) -> bool:
+        """Whether a row is the upper level's: by its number alone, spread evenly over the data (by the golden ratio)."""
+        return (row + 1) * 0x9E3779B1 % 2**32 < self.share * 2**32
 
 
 @dataclass
@@ -38,6 +55,8 @@ class Attachment:
     """Take over tensors under PEFT's names."""
     penalty: Callable[[], Tensor] | None = None
     """Added to the loss once a step."""
+    upper: Upper | None = None
+    """For `step = "bilevel"`: what learns from rows of its own."""
     before_step: Callable[[int], None] | None = None
     """Runs before the gradients of step number (from 0) are taken: what is unfrozen by then."""
     after_step: Callable[[int, int], None] | None = None
@@ -81,6 +100,10 @@ class Method(Part):
 
     def fit(self, words: Callable[[str], list[int]]) -> "Method":
         """The method that knows the token ids of its own words (a prompt that starts from a text)."""
+        return self
+
+    def settle(self, folder: Path) -> "Method":
+        """The method at home in a Run's folder: what it stands on is copied there, so that the Run needs nothing else."""
         return self
 
     def load_options(self) -> dict[str, Any]:

@@ -36,8 +36,12 @@ DEFAULT_PARTS = {"method": "lora", "objective": "sft", "optimizer": "adamw", "cl
 class OneOf:
     """A field that holds one part of a kind: written as its name, or as {name: ..., its settings}."""
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, but: str = "") -> None:
+        self.kind, self.but = kind, but
+
+    def names(self) -> list[str]:
+        """What may be written: a part that holds another of its kind does not hold itself."""
+        return [name for name in names(self.kind) if name != self.but]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(
@@ -46,7 +50,7 @@ class OneOf:
         )
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict:
-        return {"anyOf": [{"enum": list(names(self.kind))}, *(part_schema(self.kind, n) for n in names(self.kind))]}
+        return {"anyOf": [{"enum": self.names()}, *(part_schema(self.kind, name) for name in self.names())]}
 
     def read(self, value: Any) -> Part | None:
         """What is written -> the part."""
@@ -55,7 +59,9 @@ class OneOf:
         if isinstance(value, str):
             value = {"name": value}
         if not isinstance(value, dict) or "name" not in value:
-            raise ValueError(f"write a name, or {{name: ..., settings}}; names are: {', '.join(names(self.kind))}")
+            raise ValueError(f"write a name, or {{name: ..., settings}}; names are: {', '.join(self.names())}")
+        if value["name"] == self.but:
+            raise ValueError(f"{self.but} cannot hold itself; names are: {', '.join(self.names())}")
         name, settings = str(value["name"]), {key: x for key, x in value.items() if key != "name"}
         try:
             return find(self.kind, name)(**settings)

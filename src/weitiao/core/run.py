@@ -6,6 +6,7 @@ check.json        what the pre-flight found
 journal.jsonl     one line an event: step, validation, save, resume, skip, return ...
 bad_rows.jsonl    rows that could not be used: file, line, byte offset, reason
 suspects.jsonl    rows of steps that the guard skipped: each row's own loss, file and line, text
+old.safetensors   what an f_learning run takes away
 states/           what training can go on from
 trained/          the learnt weights of the best state
 adapter/          the same in PEFT's format, where PEFT knows the method
@@ -202,6 +203,7 @@ RECORDS = {
     "bad_rows.jsonl",
     "scores.json",
     "samples.jsonl",
+    "old.safetensors",
 }
 
 

@@ -262,10 +262,11 @@ def _right_padded(rows: Sequence[Sequence[int]], wide: int, device: torch.device
     return ids, real
 
 
-def identity_of(model: nn.Module) -> str:
-    """Sixteen letters of a hash over names, shapes and checksums of all weights."""
+def identity_of(model: nn.Module, dtype: torch.dtype | None = None) -> str:
+    """Sixteen letters of a hash over names, shapes and checksums of all weights; as if they had been loaded in `dtype`."""
     digest = hashlib.sha256()
     for name, weight in model.named_parameters():
+        weight = weight.detach() if dtype is None else weight.detach().to(dtype)
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {checksum(weight)}".encode())
     return digest.hexdigest()[:16]
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 CHUNK = 256  # tokens scored at once: [256, V] in fp32 is 50 MB for 49k words, 268 MB for 262k
@@ -90,7 +91,8 @@ class _Logprobs(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, *grads: Tensor):
+    @once_differentiable
+    def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (g,) = grads  # [N]
         jacobian, *kept = ctx.saved_tensors
         dh = None if jacobian is None else (jacobian * g[:, None].to(jacobian.dtype))

@@ -5,6 +5,7 @@ Each is one autograd node: it keeps its inputs (which their neighbours keep anyh
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 class RMSNorm(torch.autograd.Function):
@@ -21,7 +22,8 @@ class RMSNorm(torch.autograd.Function):
         return (x * inverse).to(x.dtype).mul_(weight)  # x * inverse is in fp32
 
     @staticmethod
-    def backward(ctx, *grads: Tensor):
+    @once_differentiable
+    def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (g,) = grads
         x, weight, inverse = ctx.saved_tensors
         dx = None
@@ -42,7 +44,8 @@ class SwiGLU(torch.autograd.Function):
         return torch.nn.functional.silu(a).mul_(b)
 
     @staticmethod
-    def backward(ctx, *grads: Tensor):
+    @once_differentiable
+    def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (g,) = grads
         a, b = ctx.saved_tensors
         da = torch.ops.aten.silu_backward(g * b, a)  # g b (s + a s (1 - s)), s = sigmoid(a)
@@ -61,7 +64,8 @@ class Rotary(torch.autograd.Function):
         return _turn(x, cos, sin)
 
     @staticmethod
-    def backward(ctx, *grads: Tensor):
+    @once_differentiable
+    def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         cos, sin = ctx.saved_tensors
         return _turn(grads[0], cos, -sin), None, None
 

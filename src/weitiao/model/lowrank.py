@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.errors import RecipeError
@@ -42,7 +43,8 @@ class _LowRank(torch.autograd.Function):
         return y.unflatten(0, x.shape[:-1])
 
     @staticmethod
-    def backward(ctx, *grads: Tensor):
+    @once_differentiable
+    def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, a, b, low = ctx.saved_tensors
         g, flat = grads[0].flatten(0, -2), x.flatten(0, -2)
         low_g = (g @ b.to(g.dtype)).mul_(ctx.scale)  # [T, R]
@@ -97,7 +99,7 @@ class LowRankLinear(nn.Module):
         return self.base_layer.bias  # pyright: ignore
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """(A, B): the change of the weight is s B A."""
+        """A [R, D_in] and B [D_out, R]: the change of the weight is s B A."""
         return self.lora_A, self.lora_B
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,10 +118,14 @@ class LowRankLinear(nn.Module):
     def fold(self) -> nn.Module:
         """The base layer with the change added to its weight (in fp32, then rounded once)."""
         a, b = self.factors()
-        change = (b @ a) * self.scale
-        weight = self.weight()
+        change, weight = (b @ a) * self.scale, self.weight()
         weight.copy_((weight.float() + change).to(weight.dtype))
         return self.base_layer
+
+    def skew(self) -> Tensor:
+        """How far B's columns and A's rows are from orthonormal: |B^T B - 1|^2 + |A A^T - 1|^2."""
+        a, b, one = self.lora_A, self.lora_B, torch.eye(len(self.lora_A), device=self.lora_A.device)
+        return (b.T @ b - one).square().sum() + (a @ a.T - one).square().sum()
 
 
 class LowRank(Method):

@@ -4,7 +4,9 @@ It finds what healthy-looking curves hide: weights that never get a gradient, fr
 their neighbours when packed, a reported loss that is not the loss.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -60,7 +62,7 @@ def _steps(
     thaw(plan.steps)  # as it will be in the end: every weight that is ever trained
     try:
         for _ in range(STEPS):
-            window = [objective.explore(model, batch)]
+            window = [objective.explore(model, rows) for rows in _at_each_level(model, batch)]
             state.loss_scale.take(partial(take, model, objective, window, alone), model.trainable().values())
             moved |= {n for n, p in model.trainable().items() if p.grad is not None and bool(p.grad.any())}
             optimizer.step()
@@ -87,6 +89,15 @@ def _steps(
     same = all(torch.equal(x, tensors[kind][n]) for kind in ("weights", "random") for n, x in state.tensors()[kind].items())
     words = "after the rehearsal everything is as before, to the bit"
     yield Finding("restored", "fine" if same else "error", words if same else "the rehearsal could not be undone")
+
+
+def _at_each_level(model: TunableModel, batch: Batch) -> list[Batch]:
+    """With a method of two levels few rows may all belong to one: here they are rehearsed at both."""
+    upper = model.attachment.upper
+    if upper is None:
+        return [batch]
+    numbers = (next(i for i in itertools.count() if upper.holds(i) == wanted) for wanted in (False, True))
+    return [replace(batch, source=(number,) * len(batch.source)) for number in numbers]
 
 
 def _packed_is_alone(model: TunableModel, objective: Objective, batch: Batch, tolerance: float) -> Finding:

@@ -1,6 +1,13 @@
-"""What every way of taking a step gives back."""
+"""What ways of taking a step share: counting before, dividing, back-propagating, and what each gives back."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+
+from torch import nn
+
+from weitiao.core.batch import Batch
+from weitiao.core.objective import Objective
+from weitiao.core.tunable import TunableModel
 
 
 @dataclass(frozen=True)
@@ -11,3 +18,42 @@ class Taken:
     tokens: int
     supervised: int
     notes: dict[str, float] = field(default_factory=dict)
+
+
+def count(objective: Objective, window: Iterable[Batch]) -> dict[str, float]:
+    """By task, what this machine's rows will be divided by; without a forward pass."""
+    counts: dict[str, float] = {}
+    for batch in window:
+        for task, many in objective.counts(batch).items():
+            counts[task] = counts.get(task, 0.0) + many
+    return counts
+
+
+def back(
+    model: TunableModel,
+    objective: Objective,
+    window: Iterable[Batch],
+    counts: dict[str, float],
+    scale: float = 1.0,
+    weights: Sequence[nn.Parameter] | None = None,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Add the gradient of total / count, times `scale`, of each micro-batch.
+
+    Args:
+        counts: of all micro-batches on all machines.
+        weights: whose gradients are wanted; None: all.
+
+    Returns:
+        This machine's sums by task, and the objective's notes.
+    """
+    sums: dict[str, float] = {}
+    notes: dict[str, float] = {}
+    for batch in window:
+        loss = objective.loss(model, batch)
+        if any(counts[task] for task in loss.totals):
+            mean = sum(total / counts[task] for task, total in loss.totals.items() if counts[task])
+            (mean * scale if scale != 1.0 else mean).backward(inputs=weights)  # pyright: ignore
+        for task, total in loss.totals.items():
+            sums[task] = sums.get(task, 0.0) + float(total.detach())
+        notes = loss.notes
+    return sums, notes

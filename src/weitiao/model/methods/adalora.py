@@ -132,11 +132,6 @@ class Triplets(LowRankLinear):
     def factors(self) -> tuple[Tensor, Tensor]:
         return self.lora_A * self.lora_E, self.lora_B
 
-    def skew(self) -> Tensor:
-        """|P^T P - 1|^2 + |Q Q^T - 1|^2 (eq. 4)."""
-        one = torch.eye(len(self.lora_E), device=self.lora_A.device)
-        return (self.lora_B.T @ self.lora_B - one).square().sum() + (self.lora_A @ self.lora_A.T - one).square().sum()
-
     def remember(self, slow: float, slower: float) -> None:
         """Take this step's |w dL/dw| into the averages (eq. 9 and 10)."""
         for kind in KINDS:

@@ -12,7 +12,7 @@ from weitiao.core.batch import Batch
 from weitiao.core.objective import Objective
 from weitiao.core.tunable import TunableModel
 from weitiao.train.distributed import Machines
-from weitiao.train.step import Taken
+from weitiao.train.step import Taken, back, count
 
 
 def take(model: TunableModel, objective: Objective, window: list[Batch], machines: Machines, scale: float = 1.0) -> Taken:
@@ -21,21 +21,8 @@ def take(model: TunableModel, objective: Objective, window: list[Batch], machine
     Returns:
         The window's loss and what was counted, over all machines.
     """
-    counts: dict[str, float] = {}
-    for batch in window:
-        for task, count in objective.counts(batch).items():
-            counts[task] = counts.get(task, 0.0) + count
-    counts = machines.add(counts)
-    sums: dict[str, float] = {}
-    notes: dict[str, float] = {}
-    for batch in window:
-        loss = objective.loss(model, batch)
-        if any(counts[task] for task in loss.totals):
-            mean = sum(total / counts[task] for task, total in loss.totals.items() if counts[task])
-            (mean * scale if scale != 1.0 else mean).backward()  # pyright: ignore
-        for task, total in loss.totals.items():
-            sums[task] = sums.get(task, 0.0) + float(total.detach())
-        notes = loss.notes
+    counts = machines.add(count(objective, window))
+    sums, notes = back(model, objective, window, counts, scale)
     if model.attachment.penalty is not None:
         (model.attachment.penalty() * (scale / machines.world)).backward()
     machines.add_gradients(model.trainable().values())
