@@ -14,8 +14,9 @@ CLASSES = ("method", "objective", "optimizer", "clip", "metric")
 MAY = {
     "core": {"core"},
     **{station: {"core", station} for station in STATIONS},
-    "pipeline": {"core", "pipeline", *STATIONS},
-    "opened": {"core", "opened", "pipeline", *STATIONS},
+    "learnt": {"core", "learnt", "model", "train", "deploy"},
+    "pipeline": {"core", "learnt", "pipeline", *STATIONS},
+    "opened": {"core", "opened", "learnt", "pipeline", *STATIONS},
     "cli": {"core", "pipeline", "opened", "multirun", "cli", "talk"},
     "talk": {"core"},
     "multirun": {"core", "pipeline", "multirun"},

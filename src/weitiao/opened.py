@@ -5,27 +5,25 @@ The other half of pipeline.py: the same stations, for one who has a result.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from weitiao.core import machine
 from weitiao.core.desk import Desk
-from weitiao.core.errors import ModelError, RunError
+from weitiao.core.errors import RunError
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe, Source
-from weitiao.core.registry import find, names
+from weitiao.core.registry import find
 from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.core.tunable import TunableModel
 from weitiao.data.prepare import Encoder, held_out_examples, held_out_sources
-from weitiao.deploy.adapter import is_adapter, load_adapter, read_adapter_config
 from weitiao.deploy.merge import Merged
 from weitiao.deploy.merge import merge as merge_into
 from weitiao.evaluate import story
 from weitiao.evaluate.measure import default_metrics, measure
+from weitiao.learnt import check_unchanged, read_learnt
 from weitiao.pipeline import Tokens, load, open_tokens
 from weitiao.plan import resolve
-from weitiao.train.keep import load_kept
 
 
 @dataclass
@@ -47,38 +45,17 @@ def open_model(target: str, precision: str = "") -> Opened:
     Raises:
         ModelError, RunError: it is none of these, or the run has no result yet.
     """
-    folder, device = Path(target), machine.device()
-    recipe = Run.open(folder).recipe if (folder / "recipe.yaml").is_file() else None
-    dtype = machine.precision(precision or (recipe.train.precision if recipe else "auto"))[0]
-    if recipe is not None:
-        weights = folder / "trained" / "weights.safetensors"
-        if not weights.is_file():
-            status = Run(folder).status
-            raise RunError(
-                f"{target} has no result yet ({status}). Go on with: {machine.command()} train --resume {target}"
-            )
-        tokens = open_tokens(recipe.base, recipe.revision, recipe.template)
-        model = load(tokens, recipe.method, recipe.objective, dtype, device)[0]
-        load_kept(Run(folder), model)
-        return Opened(model, tokens, recipe.objective, recipe)
-    objective: Any = find("objective", "sft")()
-    if is_adapter(folder):
-        config = read_adapter_config(folder)
-        tokens = open_tokens(config["base_model_name_or_path"])
-        model = load(tokens, method_of(config), objective, dtype, device)[0]
-        load_adapter(model.attachment, folder)
-        return Opened(model, tokens, objective)
-    tokens, plain = open_tokens(target), Method.untouched()
-    return Opened(load(tokens, plain, objective, dtype, device)[0], tokens, objective)
-
-
-def method_of(config: dict[str, Any]) -> Method:
-    """The method that a PEFT adapter's config describes."""
-    for name in names("method"):
-        method = find("method", name).from_peft_config(config)  # pyright: ignore[reportAttributeAccessIssue]
-        if method is not None:
-            return method
-    raise ModelError(f"no method here reads PEFT adapters of type {config.get('peft_type')}.")
+    device, learnt = machine.device(), read_learnt(target)
+    dtype = machine.precision(precision or (learnt.precision if learnt else "auto"))[0]
+    if learnt is None:
+        tokens, objective = open_tokens(target), find("objective", "sft")()
+        model = load(tokens, Method.untouched(), objective, dtype, device)[0]  # pyright: ignore[reportArgumentType]
+        return Opened(model, tokens, objective)  # pyright: ignore[reportArgumentType]
+    tokens = open_tokens(learnt.base, learnt.revision, learnt.template)
+    check_unchanged(learnt, tokens.below)
+    model = load(tokens, learnt.method, learnt.objective, dtype, device)[0]
+    learnt.fill(model)
+    return Opened(model, tokens, learnt.objective, learnt.recipe)
 
 
 def evaluate(

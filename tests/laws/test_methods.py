@@ -6,7 +6,7 @@ import torch
 from conftest import FAMILIES, make_model
 from laws import attached, batch_of, gap, make_rows, stir
 from weitiao.core.registry import find, names
-from weitiao.opened import method_of
+from weitiao.learnt import method_of
 from weitiao.train.state import load_weights
 
 METHODS = names("method")
