@@ -163,7 +163,7 @@ def stand(
         raise RecipeError(f"base: this method loads the base model in its own way, so it cannot stand on a run. {advice}.")
     base = load_base(folder, torch.float32, device)
     for learnt in stack:
-        fold_in(base, learnt, processor)
+        fold(put_on(base, learnt, processor), learnt)
     stored = options.get("dtype", dtype)
     for weight in base.model.parameters():
         weight.data = weight.data.to(stored)
@@ -173,17 +173,27 @@ def stand(
     return Base(base.model, body, base.vocabulary, [choice, told])
 
 
-def fold_in(base: Base, learnt: Learnt, processor: Processor) -> None:
-    """Put what was learnt into the base weights, and leave a plain model and the random generators as they were."""
+def put_on(base: Base, learnt: Learnt, processor: Processor) -> TunableModel:
+    """The base model with a result on top; the random generators stay as they were."""
     cuda = [x.device for x in base.model.parameters() if x.is_cuda][:1]
     with torch.random.fork_rng(devices=cuda):
         model = attach(base, learnt.method, learnt.objective, processor)
+    learnt.fill(model)
+    return model
+
+
+def fold(model: TunableModel, learnt: Learnt) -> None:
+    """Into the base weights; a plain model is left.
+
+    Raises:
+        ModelError: the method cannot be folded.
+    """
     if model.attachment.merge is None:
         words = f"was learnt with {learnt.method.name}, which cannot be folded into the base weights"
         raise ModelError(f"{learnt.folder} {words}, so nothing can stand on it or be combined with it.")
-    learnt.fill(model)
-    model.attachment.merge()
-    base.model.requires_grad_(False)
+    with torch.no_grad():
+        model.attachment.merge()
+    model.model.requires_grad_(False)
 
 
 def attach(base: Base, method: Method, objective: Objective, processor: Processor, identity: str = "") -> TunableModel:
