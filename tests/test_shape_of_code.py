@@ -11,12 +11,16 @@ ROOT = Path(__file__).parent.parent / "src" / "weitiao"
 FILES = sorted(ROOT.rglob("*.py"))
 STATIONS = ("plan", "data", "model", "objective", "train", "evaluate", "deploy")
 CLASSES = ("method", "objective", "optimizer", "clip", "metric")
+FACES = ("cli.py", "use.py", "verb.py")
 MAY = {
     "core": {"core"},
     **{station: {"core", station} for station in STATIONS},
-    "pipeline": {"core", "pipeline", *STATIONS},
-    "opened": {"core", "opened", "pipeline", *STATIONS},
-    "cli": {"core", "pipeline", "opened", "multirun", "cli", "talk"},
+    "learnt": {"core", "learnt", "model", "train", "deploy"},
+    "pipeline": {"core", "learnt", "pipeline", *STATIONS},
+    "opened": {"core", "opened", "learnt", "pipeline", *STATIONS},
+    "cli": {"core", "pipeline", "opened", "multirun", "cli", "talk", "use", "verb"},
+    "use": {"core", "talk", "verb"},
+    "verb": {"core", "pipeline", "opened"},
     "talk": {"core"},
     "multirun": {"core", "pipeline", "multirun"},
     "__main__": {"cli"},
@@ -39,7 +43,11 @@ def imported(path: Path) -> list[tuple[str, ast.AST]]:
                     found += [(f"{node.module}.{alias.name}", node) for alias in node.names]
                 else:
                     found.append((str(node.module), node))
-        elif isinstance(node, ast.Constant) and str(node.value).startswith("weitiao.") and path.name == "cli.py":
+        elif (
+            isinstance(node, ast.Constant)
+            and str(node.value).startswith("weitiao.")
+            and path.name in ("cli.py", "use.py", "verb.py")
+        ):
             found.append((str(node.value), node))  # the command line imports late, by name
         elif isinstance(node, ast.Import):
             found += [(alias.name, node) for alias in node.names if alias.name.split(".")[0] == "weitiao"]

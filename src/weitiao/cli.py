@@ -1,10 +1,8 @@
 """The command line: one verb a station. `weitiao train RECIPE`, then look, ask, measure, merge."""
 
-import errno
 import importlib
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,48 +11,15 @@ from rich.console import Console
 from rich.table import Table
 
 from weitiao import __version__
-from weitiao.core.errors import FAILED, INTERRUPTED, WeitiaoError
+from weitiao.core.errors import FAILED, WeitiaoError
+from weitiao.use import chat, combine, generate, merge
+from weitiao.verb import Target, desk_of, opened, pipeline, run_verb
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
-Target = Annotated[str, typer.Argument(help="A run folder, a PEFT adapter folder or a base model.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted changes: method.rank=32 train.learning_rate=1e-4")]
 Allow = Annotated[list[str] | None, typer.Option("--allow", help="A finding of the pre-flight to go on with, by name.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
-
-
-def pipeline() -> Any:
-    """The pipeline brings torch and transformers: several seconds that `--help` and `schema` need not wait for."""
-    return importlib.import_module("weitiao.pipeline")
-
-
-def opened() -> Any:
-    """What one does with a result; as slow to bring as the pipeline."""
-    return importlib.import_module("weitiao.opened")
-
-
-def desk_of(quiet: bool = False) -> Any:
-    """The terminal as a desk."""
-    return importlib.import_module("weitiao.core.desk").Desk(Console(quiet=quiet, highlight=False))
-
-
-def run_verb(work: Callable[[], Any]) -> Any:
-    """Errors that a user can mend are words, not tracebacks; the exit code says which kind."""
-    try:
-        return work()
-    except WeitiaoError as trouble:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(str(trouble), style="bold red", markup=False)
-        raise typer.Exit(trouble.exit_code) from None
-    except OSError as trouble:
-        if trouble.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
-            raise
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"the disk refuses: {trouble}. Make room, then go on with --resume.", style="bold red", markup=False
-        )
-        raise typer.Exit(FAILED) from None
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped")
-        raise typer.Exit(INTERRUPTED) from None
 
 
 @app.callback(invoke_without_command=True)
@@ -136,64 +101,8 @@ def evaluate(
     run_verb(work)
 
 
-@app.command()
-def generate(
-    target: Target,
-    prompt: Annotated[str, typer.Argument(help="What is asked; - reads standard input.")],
-    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="The base model's answer beside it.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
-) -> None:
-    """Ask once."""
-
-    def work() -> None:
-        desk, talk = desk_of(), _talk()
-        words = sys.stdin.read() if prompt == "-" else prompt
-        model = opened().open_model(target)
-        turns = talk.beginning(system) + talk.asking(words)
-        if compare:
-            desk.console.print(talk.side_by_side(model, turns, max_new_tokens, temperature))
-        else:
-            talk.say(model, turns, max_new_tokens, temperature)
-
-    run_verb(work)
-
-
-@app.command()
-def chat(
-    target: Target,
-    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="The base model's answers beside.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
-) -> None:
-    """Talk with it; an empty line ends."""
-
-    def work() -> None:
-        desk, talk = desk_of(), _talk()
-        model = opened().open_model(target)
-        turns = talk.beginning(system)
-        while words := talk.hear(desk.console):
-            turns += talk.asking(words)
-            if compare:
-                desk.console.print(talk.side_by_side(model, turns, max_new_tokens, temperature))
-            turns += talk.answering(talk.say(model, turns, max_new_tokens, temperature, aloud=not compare))
-
-    run_verb(work)
-
-
-@app.command()
-def merge(target: Target, out: Annotated[str, typer.Argument(help="A new folder.")]) -> None:
-    """Fold what was learnt into the base: a folder that plain AutoModel opens, checked after reloading."""
-
-    def work() -> None:
-        desk = desk_of()
-        merged = opened().merge(target, out)
-        desk.console.print(f"merged into {merged.folder}: reloaded, its logits differ by {merged.gap:.1e} of the largest, "
-                           f"and {100 * merged.same_choice:.0f} % of the most probable tokens are the same")  # fmt: skip
-
-    run_verb(work)
+for verb in (generate, chat, merge, combine):
+    app.command()(verb)
 
 
 @app.command("compare-methods")
@@ -345,10 +254,6 @@ def _summary(run: Any) -> dict[str, Any]:
         "before": show(before),
         "after": show(after),
     }
-
-
-def _talk() -> Any:
-    return importlib.import_module("weitiao.talk")
 
 
 def main() -> None:

@@ -40,9 +40,10 @@ from weitiao.evaluate.before_after import measure_now
 from weitiao.evaluate.drift import Drift
 from weitiao.evaluate.measure import measure
 from weitiao.evaluate.report import write_report
+from weitiao.learnt import Learnt, attach, below, stand, stands_on
 from weitiao.model.anatomy import is_encoder
 from weitiao.model.bases import resolve_base
-from weitiao.model.load import load_base, load_tokenizer
+from weitiao.model.load import load_tokenizer
 from weitiao.model.recompute import recompute
 from weitiao.plan import resolve
 from weitiao.train import checkpoint
@@ -92,6 +93,7 @@ def take_the_trip(run: Run, recipe: Recipe, machines: Machines, desk: Desk, agai
     objective, final = found.objective, found.final
     begun = again and has_begun(run, machines)
     if not begun:
+        run.add_to_plan(stands_on=stands_on(ready.tokens.below))
         pre_flight(ready, run, machines, desk, allowed)
     with model.before_training() as base:  # without the random soft prompt or prefix that a method begins with
         measure_now("before", base, objective, final, recipe.evaluate, run, desk)
@@ -151,6 +153,8 @@ class Tokens:
     processor: ChatProcessor
     identity: str
     """A hash of the tokenizer's files and of the template."""
+    below: tuple[Learnt, ...] = ()
+    """Results that lie between the folder and what is learnt on top, the lowest first."""
 
     @property
     def longest(self) -> int | None:
@@ -247,7 +251,11 @@ TOKENIZER_FILES = (
 
 
 def open_tokens(base: str, revision: str | None = None, template: str | None = None) -> Tokens:
-    """Base model folder, tokenizer, template."""
+    """Base model folder, what stands on it, tokenizer, template."""
+    stack = below(base)
+    if stack:
+        base, revision = stack[0].base, stack[0].revision
+        template = template or next((x.template for x in reversed(stack) if x.template), None)
     folder = resolve_base(base, revision)
     tokenizer = load_tokenizer(folder, read_template(template))
     has_stops = (folder / "generation_config.json").exists()
@@ -255,7 +263,7 @@ def open_tokens(base: str, revision: str | None = None, template: str | None = N
     processor = ChatProcessor.make(tokenizer, stops if isinstance(stops, list) else [stops])
     there = [(name, file_sha256(folder / name)) for name in TOKENIZER_FILES if (folder / name).is_file()]
     everything = json.dumps([there, tokenizer.chat_template])
-    return Tokens(folder, tokenizer, processor, hashlib.sha256(everything.encode()).hexdigest()[:16])
+    return Tokens(folder, tokenizer, processor, hashlib.sha256(everything.encode()).hexdigest()[:16], stack)
 
 
 def fits(folder: Path, objective: Objective) -> None:
@@ -292,17 +300,9 @@ def prepare(recipe: Recipe, tokens: Tokens, run: Run, desk: Desk) -> Prepared:
 def load(
     tokens: Tokens, method: Method, objective: Objective, dtype: torch.dtype, device: torch.device
 ) -> tuple[TunableModel, list[Choice]]:
-    """Base weights, method attached, heads made."""
-    base = load_base(tokens.folder, dtype, device, method.load_options(), method.prepare)
-    identity = identity_of(base.model)
-    try:
-        attachment = method.fit(tokens.processor.text).attach(base.model)
-    except RecipeError as refused:
-        raise RecipeError(f"method: {str(refused).removeprefix('method: ')}") from None
-    width = base.model.config.get_text_config().hidden_size  # pyright: ignore
-    heads = torch.nn.ModuleDict(objective.heads(width)).to(device)
-    base.model.eval()
-    model = TunableModel(base.model, attachment, tokens.processor, base.body, base.vocabulary, heads, identity)
+    """Base weights and what stands on them, method attached, heads made."""
+    base = stand(tokens.folder, tokens.below, method, dtype, device, tokens.processor)
+    model = attach(base, method, objective, tokens.processor, identity_of(base.model))
     count = sum(p.numel() for p in model.trainable().values())
     whole = sum(p.numel() for p in base.model.parameters())
     share = Choice("trained weights", f"{count:,}", f"{method.name}: {100 * count / whole:.2f} % of {whole:,}")

@@ -6,7 +6,7 @@ import torch
 from conftest import DECODERS, FAMILIES, VARIANTS, make_model
 from laws import attached, base_of, batch_of, gap, loss_of, make_rows, method_called, says, says_plainly, stir
 from weitiao.core.registry import names
-from weitiao.opened import method_of
+from weitiao.learnt import method_of
 from weitiao.train.state import load_weights
 
 METHODS = (*names("method"), *VARIANTS)

