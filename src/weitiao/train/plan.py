@@ -55,7 +55,7 @@ def make_optimizer(model: TunableModel, plan: Plan) -> torch.optim.Optimizer:
     asked += [{**group, "rate": head_rate} for group in _by_shape(here, heads, decay)]
     groups = [
         {
-            "params": [here[name] for name in group["names"]],
+            "params": [here[name] for name in group["names"] if name in here],
             "lr": plan.learning_rate,
             "weight_decay": group.get("weight_decay", decay),
             "rate": group.get("rate", 1.0),

@@ -1,0 +1,63 @@
+"""Any method with any objective, to the end: trained, saved, opened again by its folder, and measured with the same figures.
+
+The table of what was tried stands in docs/methods.md, and this test keeps it true.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from conftest import DECODERS, chat_rows, old_run, save_model, tried, write_jsonl
+from weitiao.core.desk import Desk
+from weitiao.core.registry import find, names
+from weitiao.opened import evaluate
+
+DOCS = Path(__file__).parents[2] / "docs"
+AIMS = [(objective, "llama") for objective in names("objective")]
+AIMS += [(objective, "bert") for objective in names("objective") if not find("objective", objective).writes]  # pyright: ignore
+ROWS = {
+    "Chat": chat_rows(24),
+    "Text": [{"text": row["messages"][0]["content"]} for row in chat_rows(24)],
+    "Labelled": [{"text": row["messages"][0]["content"], "label": "abc"[i % 3]} for i, row in enumerate(chat_rows(24))],
+}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("bases")
+    return {family: save_model(place / family, family) for family in {family for _, family in AIMS}}
+
+
+@pytest.mark.parametrize("method", names("method"))
+@pytest.mark.parametrize(("objective", "family"), AIMS)
+def test_to_the_end(method: str, objective: str, family: str, quick: Any, bases: Any, tmp_path: Path) -> None:
+    eats = find("objective", objective).eats.__name__  # pyright: ignore
+    more = {"old": old_run(bases[family])} if method == "f_learning" and family in DECODERS else {}
+    run = quick(
+        base=str(bases[family]),
+        data=[{"path": str(write_jsonl(tmp_path / "rows.jsonl", ROWS[eats]))}],
+        objective=objective,
+        method=tried(method, family, **more),
+        train={"steps": 2},
+    )
+    after = run.read("scores.json")["after"]["loss"]
+    assert run.status == "finished" and math.isfinite(after["value"]) and after["n"] >= 1
+    again = evaluate(str(run.folder), Desk(Console(quiet=True)), metrics=("loss",))["loss"]
+    assert again.value == pytest.approx(after["value"], rel=1e-6) and again.n == after["n"]
+
+
+@pytest.mark.parametrize("page", ["methods.md", "methods.zh.md"])
+def test_the_table_in_the_docs_is_this_one(page: str, request: pytest.FixtureRequest) -> None:
+    head = ["", *(f"`{objective}`, {family}" for objective, family in AIMS)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += [f"| `{method}` |" + " ✓ |" * len(AIMS) for method in names("method")]
+    table, text = "\n".join(lines), (DOCS / page).read_text(encoding="utf-8")
+    before, rest = text.split("<!-- pairs -->\n")
+    _, after = rest.split("\n<!-- end of pairs -->")
+    if request.config.getoption("--record"):
+        (DOCS / page).write_text(f"{before}<!-- pairs -->\n{table}\n<!-- end of pairs -->{after}", encoding="utf-8")
+        return
+    assert rest == f"{table}\n<!-- end of pairs -->{after}", "run pytest --record tests/laws/test_every_pair.py"
