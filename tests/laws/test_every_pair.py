@@ -1,4 +1,4 @@
-"""Any method with any objective, to the end: trained, saved, opened again by its folder, and measured with the same figures.
+"""Any method with any objective, to the end: trained, saved, opened again by its folder, measured with the same figures.
 
 The table of what was tried stands in docs/methods.md, and this test keeps it true.
 """
