@@ -270,7 +270,7 @@ def load(
 ) -> tuple[TunableModel, list[Choice]]:
     """Base weights, method attached, heads made."""
     base = load_base(tokens.folder, dtype, device, method.load_options(), method.prepare)
-    identity = identity_of(base.model)
+    identity, stored = identity_of(base.model), sum(p.numel() for p in base.model.parameters())
     try:
         attachment = method.fit(tokens.processor.text).attach(base.model)
     except RecipeError as refused:
@@ -280,7 +280,7 @@ def load(
     base.model.eval()
     model = TunableModel(base.model, attachment, tokens.processor, base.body, base.vocabulary, heads, identity)
     count = sum(p.numel() for p in model.trainable().values())
-    whole = sum(p.numel() for p in base.model.parameters())
+    whole = base.weights - stored + sum(p.numel() for p in base.model.parameters())  # two of four bits are stored as one
     share = Choice("trained weights", f"{count:,}", f"{method.name}: {100 * count / whole:.2f} % of {whole:,}")
     return model, [*base.choices, share]
 

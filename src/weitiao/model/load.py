@@ -35,6 +35,8 @@ class Base:
     vocabulary: VocabularyHead
     choices: list[Choice]
     """How it was decided to run it."""
+    weights: int = 0
+    """How many there are, however they are stored."""
 
 
 def load_tokenizer(folder: Path, template: str | None = None) -> Any:
@@ -87,10 +89,11 @@ def load_base(
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ModelError(f"base: {folder} lacks {len(missing)} weights that its config asks for, first {missing[0]}.")
+    weights = sum(p.numel() for p in model.parameters())
     prepare(model, device)
     model.to(device).eval()
     body, choice = choose_body(model, dtype)
-    return Base(model, body, vocabulary_head(model), [choice])
+    return Base(model, body, vocabulary_head(model), [choice], weights)
 
 
 def choose_body(model: nn.Module, dtype: torch.dtype) -> tuple[Callable[[Batch], Tensor], Choice]:

@@ -152,7 +152,7 @@ class LowRank(Method):
         self,
         model: nn.Module,
         kind: type[LowRankLinear] = LowRankLinear,
-        begin: Callable[[str, Any], None] = lambda name, module: None,
+        begin: Callable[[str, Any], Any] = lambda name, module: None,
     ) -> tuple[Attachment, dict[str, LowRankLinear]]:
         """Replace every target layer by a module of a kind; `begin(name, module)` may change what it starts from."""
 
