@@ -178,7 +178,7 @@ def stand(
     body, choice = choose_body(base.model.to(device), dtype)
     words = ", then ".join(f"{x.folder} ({x.method.name})" for x in stack)
     told = Choice("base", stack[0].base, f"into its weights goes, in memory, {words}: what is learnt now stands on that")
-    return Base(base.model, body, base.vocabulary, [choice, told])
+    return Base(base.model, body, base.vocabulary, [choice, told], base.weights)
 
 
 def put_on(base: Base, learnt: Learnt, processor: Processor) -> TunableModel:

@@ -302,9 +302,10 @@ def load(
 ) -> tuple[TunableModel, list[Choice]]:
     """Base weights and what stands on them, method attached, heads made."""
     base = stand(tokens.folder, tokens.below, method, dtype, device, tokens.processor)
+    stored = sum(p.numel() for p in base.model.parameters())
     model = attach(base, method, objective, tokens.processor, identity_of(base.model))
     count = sum(p.numel() for p in model.trainable().values())
-    whole = sum(p.numel() for p in base.model.parameters())
+    whole = base.weights - stored + sum(p.numel() for p in base.model.parameters())  # two of four bits are stored as one
     share = Choice("trained weights", f"{count:,}", f"{method.name}: {100 * count / whole:.2f} % of {whole:,}")
     return model, [*base.choices, share]
 

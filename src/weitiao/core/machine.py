@@ -95,7 +95,8 @@ def peak_mb() -> float:
 
 def environment() -> dict[str, Any]:
     """What a reader needs to repeat a run."""
-    packages = ("weitiao", "torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy")
+    packages = ["weitiao", "torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy"]
+    packages += [name for name in ("bitsandbytes", "peft") if importlib.util.find_spec(name)]
     where = device()
     return {
         "device": torch.cuda.get_device_name(where) if where.type == "cuda" else _cpu_name(),

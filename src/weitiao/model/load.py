@@ -39,6 +39,8 @@ class Base:
     """None: an encoder, which writes nothing."""
     choices: list[Choice]
     """How it was decided to run it."""
+    weights: int = 0
+    """How many there are, however they are stored."""
 
 
 def load_tokenizer(folder: Path, template: str | None = None) -> Any:
@@ -89,10 +91,11 @@ def load_base(
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ModelError(f"base: {folder} lacks {len(missing)} weights that its config asks for, first {missing[0]}.")
+    weights = sum(p.numel() for p in model.parameters())
     prepare(model, device)
     model.to(device).eval()
     body, choice = choose_body(model, dtype)
-    return Base(model, body, None if is_encoder(config) else vocabulary_head(model), [choice])
+    return Base(model, body, None if is_encoder(config) else vocabulary_head(model), [choice], weights)
 
 
 def without_pooler(model: Any) -> None:

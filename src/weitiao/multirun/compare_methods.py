@@ -160,7 +160,8 @@ def chart(found: Sequence[Compared]) -> str:
     scored = [x for x in found if x.score]
     if not scored:
         return ""
-    base = scored[0].before["value"] if scored[0].before else None
+    begun = [x.before["value"] for x in scored if x.before and not find("method", x.method).rounds_base]  # pyright: ignore
+    base = begun[0] if begun else None
     ends: list[float] = [x.score[key] for x in scored for key in ("low", "high") if x.score]
     ends += [] if base is None else [base]
     low, high = min(ends), max(ends)

@@ -5,6 +5,7 @@ import torch
 
 from laws import LENGTHS, batch_of, make_rows
 from weitiao.model import attention
+from weitiao.model.quantised import Quantised
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -26,3 +27,15 @@ def test_varlen_is_sdpa_by_group(window: int | None, monkeypatch: pytest.MonkeyP
         found.append((out.detach(), a.grad, b.grad, c.grad))
     for ours, plain in zip(*found):
         assert (ours.float() - plain.float()).abs().max() <= 2e-2 * plain.float().abs().max()
+
+
+@pytest.mark.parametrize(("bits", "quant_type"), [(4, "nf4"), (4, "fp4"), (8, "nf4")])
+def test_a_gpu_packs_and_unpacks_what_a_cpu_does(bits: int, quant_type: str) -> None:
+    """A run that was trained on a GPU is opened on a CPU: the same base."""
+    torch.manual_seed(0)
+    layer, x = torch.nn.Linear(256, 192), torch.randn(8, 256)
+    here, there = (Quantised(layer, bits, quant_type, True, torch.device(where)) for where in ("cpu", "cuda"))
+    for name, tensor in here.named_parameters():
+        assert torch.equal(tensor, there.get_parameter(name).cpu()), name
+    torch.testing.assert_close(there.weight.cpu(), here.weight, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(there(x.cuda()).cpu(), here(x), rtol=1e-3, atol=1e-3)

@@ -165,3 +165,11 @@ def test_the_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -
     ):
         find("method", "qlora")().attach(make_model())  # pyright: ignore
     find("method", "qlora")(bits=8).attach(make_model())  # pyright: ignore
+
+
+def test_the_share_that_is_trained_counts_weights_and_not_bytes(quick: Any, tmp_path: Path) -> None:
+    said = []
+    for name in ("lora", "qlora"):
+        run = quick(method={"name": name, "rank": 4}, out=str(tmp_path / name))
+        said.append(run.read("plan.json")["choices"]["trained weights"]["reason"].removeprefix(f"{name}: "))
+    assert said[0] == said[1] and " % of " in said[0]
