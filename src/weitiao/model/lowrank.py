@@ -79,7 +79,7 @@ class LowRankLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.on:
             return self.base_layer(x)
-        a, b = self.lora_A, self.lora_B
+        a, b = self.factors()
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         if self.training and self.dropout.p > 0:
@@ -87,11 +87,26 @@ class LowRankLinear(nn.Module):
             return self.base_layer(x) + torch.nn.functional.linear(low, b.to(x.dtype)) * self.scale
         return product(x, self.weight(), self.bias(), a, b, self.scale)
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Names of its parameters, without the base layer's."""
+        return tuple(name for name, _ in self.named_parameters() if not name.startswith("base_layer."))
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A [R, D_in] and B [D_out, R] of the change."""
+        return self.lora_A, self.lora_B
+
+    def tuned(self, x: Tensor, plain: Tensor) -> Tensor:
+        """What the layer gives for x where its base layer gives `plain`."""
+        a, b = (half.to(plain.dtype) for half in self.factors())
+        low = x.flatten(0, -2).to(plain.dtype) @ a.T  # [T, R]
+        return torch.addmm(plain.flatten(0, -2), low, b.T, alpha=self.scale).view(plain.shape)
+
     @torch.no_grad()
     def fold(self) -> nn.Module:
         """The base layer with the change added to its weight (in fp32, then rounded once)."""
-        change = (self.lora_B @ self.lora_A) * self.scale
-        weight = self.weight()
+        a, b = self.factors()
+        change, weight = (b @ a) * self.scale, self.weight()
         weight.copy_((weight.float() + change).to(weight.dtype))
         return self.base_layer
 

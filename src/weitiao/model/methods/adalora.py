@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from weitiao.core.method import Attachment, Method
-from weitiao.model.lowrank import LowRankLinear, peft_lora_config, product
+from weitiao.model.lowrank import LowRankLinear, peft_lora_config
 from weitiao.model.surgery import PREFIX, folding, switching, take_peft, wrap
 
 KINDS = ("lora_A", "lora_B", "lora_E")
@@ -129,12 +129,9 @@ class Triplets(LowRankLinear):
         """Buffers that belong to the State."""
         return ["kept", *(f"{what}_{kind}" for kind in KINDS for what in ("importance", "deviation"))]
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.on:
-            return self.base_layer(x)
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
-        return product(x, self.weight(), self.bias(), self.lora_A * self.lora_E, self.lora_B, self.scale)
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """diag(e) Q and P."""
+        return self.lora_A * self.lora_E, self.lora_B
 
     def skew(self) -> Tensor:
         """|P^T P - 1|^2 + |Q Q^T - 1|^2 (eq. 4)."""
@@ -155,11 +152,3 @@ class Triplets(LowRankLinear):
         """[R]: of each triplet (eq. 8)."""
         a, b, e = (self.get_buffer(f"importance_{kind}") * self.get_buffer(f"deviation_{kind}") for kind in KINDS)
         return e[:, 0] + a.mean(1) + b.mean(0)
-
-    @torch.no_grad()
-    def fold(self) -> nn.Module:
-        """The base layer with the change added to its weight (in fp32, then rounded once)."""
-        weight = self.weight()
-        change = (self.lora_B @ (self.lora_A * self.lora_E)) * self.scale
-        weight.copy_((weight.float() + change).to(weight.dtype))
-        return self.base_layer
