@@ -1,30 +1,49 @@
 """The verbs for a result: ask it, talk with it, fold it into its base, make one of several. A face, like cli.py."""
 
 import importlib
+import json
 import sys
 from typing import Annotated, Any
 
 import typer
 
-from weitiao.verb import Target, desk_of, opened, run_verb
+from weitiao.verb import Target, desk_of, opened, run_verb, several
+
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option("--adapter", help="NAME=RUN: an adapter on the base that is the target; may be given several times."),
+]
+Prompts = Annotated[
+    str | None, typer.Option("--prompts", help='JSON lines: {"prompt": ..., "adapter": NAME}; answers are JSON lines too.')
+]
 
 
 def generate(
     target: Target,
-    prompt: Annotated[str, typer.Argument(help="What is asked; - reads standard input.")],
+    prompt: Annotated[str | None, typer.Argument(help="What is asked; - reads standard input.")] = None,
+    prompts: Prompts = None,
+    adapter: Adapters = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="The base model's answer beside it.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
 ) -> None:
-    """Ask once."""
+    """Ask once; or ask a file of prompts. Several adapters on one base answer side by side, or each its own lines."""
 
     def work() -> None:
-        desk, talk = desk_of(), _talk()
-        words = sys.stdin.read() if prompt == "-" else prompt
-        model = opened().open_model(target)
+        if (prompt is None) == (prompts is None):
+            raise typer.BadParameter("give a prompt, or --prompts FILE")
+        desk, talk = desk_of(quiet=prompts is not None), _talk()
+        words = sys.stdin.read() if prompt == "-" else prompt or ""
+        model = _open(target, adapter)
+        if prompts is not None:
+            for line in several().answer_file(model, prompts, system, max_new_tokens, temperature, desk):
+                print(json.dumps(line, ensure_ascii=False))
+            return
         turns = talk.beginning(system) + talk.asking(words)
-        if compare:
+        if model.adapters:
+            desk.console.print(talk.each(model, turns, max_new_tokens, temperature))
+        elif compare:
             desk.console.print(talk.side_by_side(model, turns, max_new_tokens, temperature))
         else:
             talk.say(model, turns, max_new_tokens, temperature)
@@ -34,22 +53,25 @@ def generate(
 
 def chat(
     target: Target,
+    adapter: Adapters = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="The base model's answers beside.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
 ) -> None:
-    """Talk with it; an empty line ends."""
+    """Talk with it; an empty line ends. With several adapters, @NAME at a line's beginning says which answers."""
 
     def work() -> None:
         desk, talk = desk_of(), _talk()
-        model = opened().open_model(target)
-        turns = talk.beginning(system)
+        model = _open(target, adapter)
+        turns, now = talk.beginning(system), next(iter(model.adapters), "")
         while words := talk.hear(desk.console):
+            now, words = talk.addressed(words, model.adapters, now)
             turns += talk.asking(words)
             if compare:
-                desk.console.print(talk.side_by_side(model, turns, max_new_tokens, temperature))
-            turns += talk.answering(talk.say(model, turns, max_new_tokens, temperature, aloud=not compare))
+                desk.console.print(talk.side_by_side(model, turns, max_new_tokens, temperature, now))
+            said = talk.say(model, turns, max_new_tokens, temperature, aloud=not compare, adapter=now)
+            turns += talk.answering(said)
 
     run_verb(work)
 
@@ -81,10 +103,17 @@ def combine(
         except ValueError:
             raise typer.BadParameter(f"--weights: {weights!r} are not numbers with commas (0.7,0.3)") from None
         desk = desk_of()
-        made = opened().combine(targets, out, desk, how, given, density, seed)
+        made = several().combine(targets, out, desk, how, given, density, seed)
         desk.console.print(f"combined into {made.proof.folder}, {made.form}: reloaded, {made.proof.words}", soft_wrap=True)
 
     run_verb(work)
+
+
+def _open(target: str, adapters: list[str] | None) -> Any:
+    named = {name: folder for name, _, folder in (x.partition("=") for x in adapters or ())}
+    if not all(name and folder for name, folder in named.items()) or len(named) < len(adapters or ()):
+        raise typer.BadParameter("--adapter takes NAME=RUN, each name once")
+    return several().open_many(target, named) if named else opened().open_model(target)
 
 
 def _talk() -> Any:

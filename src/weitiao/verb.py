@@ -23,6 +23,11 @@ def opened() -> Any:
     return importlib.import_module("weitiao.opened")
 
 
+def several() -> Any:
+    """The same for several results at once."""
+    return importlib.import_module("weitiao.several")
+
+
 def desk_of(quiet: bool = False) -> Any:
     """The terminal as a desk."""
     return importlib.import_module("weitiao.core.desk").Desk(Console(quiet=quiet, highlight=False))

@@ -41,6 +41,7 @@ class Batch:
     labels: Tensor  # [T]  IGNORE where not learnt
     bounds: tuple[int, ...]  # [B + 1] where each segment starts, and the end
     source: tuple[int, ...] = ()  # [B] which row of the data each segment is
+    adapters: tuple[str, ...] = ()  # [B] which adapter each segment goes through, "" for none; (): there is one model
     more: dict[str, Tensor] = field(default_factory=dict)  # [T] or [B] first: what one objective alone needs
 
     @property
@@ -72,12 +73,13 @@ class Batch:
         return replace(self, **moved, labels=move(self.labels), more=more)
 
 
-def pack(rows: Sequence[Row], source: Sequence[int] = ()) -> Batch:
+def pack(rows: Sequence[Row], source: Sequence[int] = (), adapters: Sequence[str] = ()) -> Batch:
     """Lay rows end to end, longest first (equal lengths then stand together and share one attention call).
 
     Args:
         rows: at least one encoded row.
         source: the number of each row in the data, for complaints and for per-row losses.
+        adapters: the name of each row's adapter, where there are several.
     """
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
     lengths = [len(rows[i]["input_ids"]) for i in order]
@@ -94,6 +96,7 @@ def pack(rows: Sequence[Row], source: Sequence[int] = ()) -> Batch:
         labels=join("labels"),
         bounds=tuple(bounds),
         source=tuple(source[i] for i in order) if source else tuple(order),
+        adapters=tuple(adapters[i] for i in order) if adapters else (),
     )
 
 

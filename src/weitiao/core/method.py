@@ -5,8 +5,8 @@ put inside. It is why any method goes with any objective: methods + objectives, 
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -47,6 +47,9 @@ class Attachment:
     """Ids beyond the vocabulary that stand before every row, for the method to fill (soft prompts, prefixes)."""
     switch: Callable[[bool], None] | None = None
     """False: behave as the base model (a free reference)."""
+    route: Callable[[Sequence[str], Sequence[int] | None], AbstractContextManager[None]] | None = None
+    """(each row's adapter by name, "" for none; the rows' lengths, where they lie end to end): inside, each row of the
+    batch goes through its own."""
     merge: Callable[[], None] | None = None
     """Fold what was learnt into the base weights, in place, and leave a plain model behind."""
     as_peft: Callable[[], tuple[dict[str, Any], dict[str, Tensor]]] | None = None

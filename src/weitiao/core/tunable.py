@@ -4,7 +4,7 @@ import copy
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,11 +80,22 @@ class TunableModel:
 
     def hidden(self, batch: Batch) -> Tensor:
         """[T, D]: the last hidden states."""
+        if batch.adapters:
+            with self.routed(batch.adapters, batch.lengths):
+                return self.body(batch)
         slots = self.attachment.slots()
         if not slots:
             return self.body(batch)
         longer, kept = with_slots(batch, slots)
         return self.body(longer)[kept]
+
+    def routed(self, adapters: Sequence[str], lengths: Sequence[int] | None = None) -> AbstractContextManager[None]:
+        """Inside, each row of the batch goes through its own adapter."""
+        if not adapters:
+            return nullcontext()
+        if self.attachment.route is None:
+            raise ValueError("this model has no adapters to choose from")
+        return self.attachment.route(adapters, lengths)
 
     def prompted(self, ids: Sequence[int]) -> list[int]:
         """What a model of transformers is given for these ids: the method's slots before them."""
@@ -145,6 +156,7 @@ class TunableModel:
         top_p: float = 1.0,
         together: int = 32,
         streamer: Any = None,
+        adapters: Sequence[str] = (),
     ) -> list[list[int]]:
         """Answers to encoded prompts, in their order, without the stop token.
 
@@ -152,6 +164,7 @@ class TunableModel:
             prompts: token ids, one list a prompt.
             temperature: 0 is greedy.
             together: prompts in one batch; those of like length are put together.
+            adapters: the name of each prompt's adapter, "" for none, where there are several.
         """
         prompts = [self.prompted(x) for x in prompts]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -159,10 +172,9 @@ class TunableModel:
         with self.evaluating():
             for at in range(0, len(order), together):
                 chosen = order[at : at + together]
-                for i, answer in zip(
-                    chosen,
-                    self._write([prompts[i] for i in chosen], max_new_tokens, temperature, top_p, streamer),
-                ):
+                with self.routed([adapters[i] for i in chosen] if adapters else ()):
+                    written = self._write([prompts[i] for i in chosen], max_new_tokens, temperature, top_p, streamer)
+                for i, answer in zip(chosen, written):
                     answers[i] = answer
         return answers
 
@@ -180,9 +192,11 @@ class TunableModel:
             streamer=streamer,
             **({"do_sample": False} | sampling | ({"repetition_penalty": 1.0} if self.attachment.slots() else {})),
         )
-        for row in out[:, wide:].tolist():
-            ends = [i for i, token in enumerate(row) if token in self.stop_ids]
-            yield row[: ends[0]] if ends else row
+        return [self._until_stop(row) for row in out[:, wide:].tolist()]
+
+    def _until_stop(self, ids: list[int]) -> list[int]:
+        ends = [i for i, token in enumerate(ids) if token in self.stop_ids]
+        return ids[: ends[0]] if ends else ids
 
     @torch.no_grad()
     def score_options(

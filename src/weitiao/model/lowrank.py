@@ -114,6 +114,17 @@ class LowRankLinear(nn.Module):
         weight, unpack = self.stored()
         return product(x, weight, self.bias(), a, b, self.scale, unpack)
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Names of its parameters, without the base layer's."""
+        return tuple(name for name, _ in self.named_parameters() if not name.startswith("base_layer."))
+
+    def tuned(self, x: Tensor, plain: Tensor) -> Tensor:
+        """What the layer gives for x where its base layer gives `plain`."""
+        a, b = (half.to(plain.dtype) for half in self.factors())
+        low = x.flatten(0, -2).to(plain.dtype) @ a.T  # [T, R]
+        return torch.addmm(plain.flatten(0, -2), low, b.T, alpha=self.scale).view(plain.shape)
+
     @torch.no_grad()
     def fold(self) -> nn.Module:
         """The base layer with the change added to its weight (in fp32, then rounded once)."""

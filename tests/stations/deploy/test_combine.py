@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from conftest import CHATML, chat_rows, save_model, tried, write_jsonl
 from weitiao import opened as results
+from weitiao import several
 from weitiao.core.desk import Desk
 from weitiao.core.errors import ModelError, RecipeError, RunError
 from weitiao.core.registry import names
@@ -32,7 +33,7 @@ def gap(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def combine(runs: list, out: Path, how: str, weights: tuple = (), density: float | None = None, seed: int | None = None):
     targets = [str(getattr(run, "folder", run)) for run in runs]
-    return results.combine(targets, str(out), DESK, how, weights, density, seed)
+    return several.combine(targets, str(out), DESK, how, weights, density, seed)
 
 
 @pytest.fixture
@@ -291,7 +292,7 @@ def test_wrong_targets(pair: list, tiny: Path, quick: Any, tmp_path: Path, monke
     def never(*args: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(results, "stand", never)
+    monkeypatch.setattr(several, "stand", never)
     with pytest.raises(ModelError, match=f"other stands on .*g, but .*run on {tiny}: what was learnt on different base"):
         combine([pair[0], gpt2], tmp_path / "one", "sum")
     with pytest.raises(ModelError, match="is neither a run nor an adapter in PEFT's format, so there is no change in it."):

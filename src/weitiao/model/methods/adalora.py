@@ -130,6 +130,7 @@ class Triplets(LowRankLinear):
         return ["kept", *(f"{what}_{kind}" for kind in KINDS for what in ("importance", "deviation"))]
 
     def factors(self) -> tuple[Tensor, Tensor]:
+        """diag(e) Q and P."""
         return self.lora_A * self.lora_E, self.lora_B
 
     def remember(self, slow: float, slower: float) -> None:

@@ -94,6 +94,13 @@ class Decomposed(LowRankLinear):
         bias = self.bias()
         return out if bias is None else out + bias.to(out.dtype)
 
+    def tuned(self, x: Tensor, plain: Tensor) -> Tensor:
+        """What the layer gives for x where its base layer gives `plain`."""
+        bias = self.bias()
+        out = super().tuned(x, plain if bias is None else plain - bias)
+        out = out * (self.lora_magnitude_vector / self.lengths()).to(out.dtype)
+        return out if bias is None else out + bias.to(out.dtype)
+
     @torch.no_grad()
     def fold(self) -> nn.Module:
         """The base layer with its rows turned and stretched."""
