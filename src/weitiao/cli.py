@@ -12,7 +12,7 @@ from rich.table import Table
 
 from weitiao import __version__
 from weitiao.core.errors import FAILED, WeitiaoError
-from weitiao.use import chat, combine, generate, merge
+from weitiao.use import chat, combine, generate, merge, predict
 from weitiao.verb import Target, desk_of, opened, pipeline, run_verb
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -101,7 +101,7 @@ def evaluate(
     run_verb(work)
 
 
-for verb in (generate, chat, merge, combine):
+for verb in (predict, generate, chat, merge, combine):
     app.command()(verb)
 
 

@@ -76,6 +76,27 @@ def chat(
     run_verb(work)
 
 
+def predict(
+    target: Annotated[str, typer.Argument(help="A run folder.")],
+    input: Annotated[str, typer.Option("--input", help="Rows: JSON lines, CSV, Parquet or plain text.")],
+    output: Annotated[str, typer.Option("--output", help="JSON lines: each row with what is predicted.")],
+    text: Annotated[str | None, typer.Option("--text", help="The column to read; default: as the run was trained.")] = None,
+) -> None:
+    """Answer every row of a file, in its order, with probabilities; the file may be larger than memory."""
+
+    def work() -> None:
+        desk = desk_of()
+        done = importlib.import_module("weitiao.predict").predict_file(
+            opened().open_model(target), input, output, desk, text
+        )
+        told = f"{done.rows:,} rows are in {output}"
+        told += f"; {done.cut:,} were longer than the context: their end was not read" if done.cut else ""
+        told += f"; {done.bad:,} could not be read: {output}.bad_rows.jsonl" if done.bad else ""
+        desk.console.print(told, soft_wrap=True)
+
+    run_verb(work)
+
+
 def merge(target: Target, out: Annotated[str, typer.Argument(help="A new folder.")]) -> None:
     """Fold what was learnt into the base: a folder that plain AutoModel opens, checked after reloading."""
 

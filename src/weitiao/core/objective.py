@@ -54,6 +54,10 @@ class Objective(Part):
         """The heads' peak learning rate; None: that of all else."""
         return None
 
+    def given(self, example: Any, processor: Processor) -> Row:
+        """What the model is shown of an Example whose answer nobody knows. Objectives that write have none."""
+        raise NotImplementedError
+
     def cut(self, row: Row, context: int) -> tuple[Row, list[int]]:
         """(a row that is too long, cut to the context; the token ids that are lost). The end of the answer stays."""
         kept = Row(input_ids=row["input_ids"][-context:], labels=row["labels"][-context:])

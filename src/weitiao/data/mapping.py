@@ -75,6 +75,30 @@ def find_mapping(records: Sequence[dict[str, Any]], wanted: type, columns: dict[
     )
 
 
+def find_question(records: Sequence[dict[str, Any]], wanted: type, columns: dict[str, str] | None, file: str) -> Mapping:
+    """As `find_mapping`, for rows whose answer nobody knows yet.
+
+    Raises:
+        DataError: there is no column to read.
+    """
+    there = sorted({name for record in records for name in record})
+    if wanted is not Labelled:
+        raise TypeError(f"{wanted.__name__} is answered by writing")
+    asked = (columns or {}).get("text")
+    key = asked if asked in there else next((key for key in TEXTS if key in there), None)
+    if key is None or (asked and key != asked):
+        named = repr(asked) if asked else "text"
+        raise DataError(f"{file} has no column {named} to read; its columns are: {', '.join(there)}. Name it with --text.")
+
+    def make(record: dict[str, Any]) -> Labelled:
+        words = _string(record, key)
+        if not words.strip():
+            raise ValueError("the text is empty")
+        return Labelled(words, ())
+
+    return Mapping(f"{key} is read", Labelled, make)
+
+
 def _candidates(there: set[str]) -> list[Mapping]:
     found: list[Mapping] = []
     if "messages" in there:

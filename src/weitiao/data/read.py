@@ -65,7 +65,8 @@ def files_of(source: Source) -> list[Path]:
     return found
 
 
-def _reader(file: Path, source: Source) -> str:
+def reader_of(file: Path, source: Source) -> str:
+    """The name of the reader for a file: as asked, or by its ending."""
     if source.format != "auto":
         find_module("reader", source.format)
         return source.format
@@ -79,7 +80,7 @@ def _reader(file: Path, source: Source) -> str:
 def _read_file(file: Path, source: Source, number: int, wanted: type, reading: Reading) -> None:
     if file.stat().st_size == 0:
         raise DataError(f"data: {file} is empty.")
-    items = iter(find_module("reader", _reader(file, source)).read(file, source.encoding))
+    items = iter(find_module("reader", reader_of(file, source)).read(file, source.encoding))
     head = list(itertools.islice(items, LOOKED_AT))
     records = [x.fields for x in head if isinstance(x, Record)]
     if not records:

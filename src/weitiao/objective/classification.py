@@ -100,13 +100,17 @@ class Classification(Objective):
             raise ValueError(f"the class {unknown[0]!r} is not among those learnt: {', '.join(self.classes)[:200]}")
         if not self.several and len(example.labels) != 1:
             raise ValueError(f"{len(example.labels)} classes where one is wanted; write several: true")
-        ids = processor.text(example.text)
-        if not ids or ids[-1] != processor.eos_id:
-            ids = [*ids, processor.eos_id]
+        ids = list(self.given(example, processor)["input_ids"])
         held = [self.classes.index(x) for x in example.labels] or [len(self.classes)]
         if len(held) > len(ids):
             raise ValueError(f"{len(held)} classes, but only {len(ids)} tokens")
         return [Row(input_ids=ids, labels=[IGNORE] * (len(ids) - len(held)) + held)]
+
+    def given(self, example: Labelled, processor: Processor) -> Row:
+        ids = processor.text(example.text)
+        if not ids or ids[-1] != processor.eos_id:
+            ids = [*ids, processor.eos_id]
+        return Row(input_ids=ids, labels=[IGNORE] * len(ids))
 
     def cut(self, row: Row, context: int) -> tuple[Row, list[int]]:
         """The beginning stays, and the last token, which ends every row."""

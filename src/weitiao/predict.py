@@ -1,0 +1,154 @@
+"""Rows whose answer nobody knows, through a Run: read, asked and written in a stream, in their order.
+
+    {"id": 7, "text": "You have won"}   ->   {"id": 7, "text": "You have won", "predicted": "spam", "probabilities": {...}}
+
+A file may be larger than memory. Rows that cannot be read stand in OUTPUT.bad_rows.jsonl, with file, line and reason.
+"""
+
+import itertools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from weitiao.core.batch import Row, pack
+from weitiao.core.desk import Desk
+from weitiao.core.errors import DataError, ModelError
+from weitiao.core.example import BadRow
+from weitiao.core.recipe import Source
+from weitiao.core.registry import find_module
+from weitiao.data.mapping import Mapping, find_question
+from weitiao.data.read import reader_of
+from weitiao.data.records import Record
+from weitiao.opened import Opened
+from weitiao.plan import resolve
+
+TOGETHER, TOKENS = 1024, 2048  # rows that are sorted by length, tokens that run at once
+
+
+@dataclass
+class Predicted:
+    """How many rows were answered, and how many could not be read."""
+
+    rows: int = 0
+    bad: int = 0
+    cut: int = 0
+    """Of the rows: longer than the context."""
+
+
+def predict_file(opened: Opened, file: str, output: str, desk: Desk, text: str | None = None) -> Predicted:
+    """Answer every row of a file.
+
+    Args:
+        file: in any format that a reader knows.
+        output: JSON lines; written beside it first, and moved there when it is whole.
+        text: the column to read; default: as in the run's recipe, or found by looking.
+
+    Raises:
+        ModelError: the run answers by writing.
+        DataError: there is no such file, no column to read, or not one row that can be read.
+    """
+    if opened.objective.writes:
+        words = "answers by writing: ask it with `weitiao generate RUN --prompts FILE`"
+        raise ModelError(f"a model trained with objective: {opened.objective.name} {words}.")
+    if not Path(file).is_file():
+        raise DataError(f"--input: there is no file {file}.")
+    part, done, bad = Path(f"{output}.part"), Predicted(), Path(f"{output}.bad_rows.jsonl")
+    columns = {"text": text} if text else opened.recipe.data[0].columns if opened.recipe else None
+    bar = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with (
+        open(part, "w", encoding="utf-8") as whole,
+        open(f"{bad}.part", "w", encoding="utf-8") as refused,
+        Progress(*bar, console=desk.console, transient=True, disable=not desk.console.is_terminal) as progress,
+    ):
+        task = progress.add_task("rows", total=Path(file).stat().st_size)
+        for some, offset in _read(Path(file), opened, columns):
+            for line in _answer(opened, [x for x in some if not isinstance(x, BadRow)], done):
+                whole.write(json.dumps(line, ensure_ascii=False) + "\n")
+            for x in some:
+                if isinstance(x, BadRow):
+                    done.bad += 1
+                    facts = {"file": x.where.file, "line": x.where.line, "reason": x.reason, "excerpt": x.excerpt}
+                    refused.write(json.dumps(facts, ensure_ascii=False) + "\n")
+            progress.update(task, completed=offset, description=f"{done.rows:,} rows")
+    if not done.rows:
+        raise DataError(f"{file}: not one row can be read; see {bad}.part.")
+    os.replace(part, output)
+    os.replace(f"{bad}.part", bad) if done.bad else os.unlink(f"{bad}.part")
+    return done
+
+
+@dataclass
+class Asked:
+    """A row: its columns, and what the model is shown."""
+
+    fields: dict[str, Any]
+    row: Row
+
+
+def _read(file: Path, opened: Opened, columns: dict[str, str] | None) -> Iterator[tuple[list[Asked | BadRow], int | None]]:
+    """Some rows at a time, and how far into the file they reach."""
+    source = Source(path=str(file))
+    records = iter(find_module("reader", reader_of(file, source)).read(file, source.encoding))
+    mapping: Mapping | None = None
+    while some := list(itertools.islice(records, TOGETHER)):
+        readable = [x.fields for x in some if isinstance(x, Record)]
+        if mapping is None and readable:
+            mapping = find_question(readable, opened.objective.eats, columns, str(file))
+        yield [_ask(x, mapping, opened) for x in some], some[-1].where.offset
+
+
+def _ask(record: Record | BadRow, mapping: Mapping | None, opened: Opened) -> Asked | BadRow:
+    if isinstance(record, BadRow) or mapping is None:
+        return record  # pyright: ignore[reportReturnType]
+    try:
+        example = mapping.make(record.fields)
+        return Asked(record.fields, opened.objective.given(example, opened.tokens.processor))
+    except (ValueError, TypeError) as trouble:
+        return BadRow(record.where, str(trouble), str(record.fields)[:200])
+
+
+@torch.no_grad()
+def _answer(opened: Opened, asked: Sequence[Asked], done: Predicted) -> Iterator[dict[str, Any]]:
+    objective, model = opened.objective, opened.model
+    context = _context(opened)
+    rows: list[Row] = []
+    for x in asked:
+        long = len(x.row["input_ids"]) > context
+        done.cut += long
+        rows.append(objective.cut(x.row, context)[0] if long else x.row)
+    said: dict[int, Any] = {}
+    with model.evaluating():
+        for chosen in _by_length(rows):
+            batch = pack([rows[i] for i in chosen], chosen).to(model.device)
+            said |= zip(batch.source, objective.predict(model, batch))
+    done.rows += len(rows)
+    for i, x in enumerate(asked):
+        shown = {name: round(p, 6) for name, p in said[i].items()}
+        yield {**x.fields, "predicted": objective.answer(said[i]), "probabilities": shown}
+
+
+def _context(opened: Opened) -> int:
+    recipe = opened.recipe
+    limit = opened.tokens.longest
+    return int(resolve.choose_context(recipe, limit).value) if recipe else min(limit or 512, 512)
+
+
+def _by_length(rows: Sequence[Row]) -> Iterator[list[int]]:
+    """Rows of like length together, at most TOKENS at once."""
+    now: list[int] = []
+    tokens = 0
+    for i in sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"])):
+        length = len(rows[i]["input_ids"])
+        if now and tokens + length > TOKENS:
+            yield now
+            now, tokens = [], 0
+        now.append(i)
+        tokens += length
+    if now:
+        yield now
