@@ -96,11 +96,13 @@ def test_every_optimizer_resumes_to_the_bit(optimizer: str, quick, tmp_path: Pat
 
 
 def test_gradient_checkpointing_may_change_in_the_middle(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It changes no bit, so a run that ran out of memory goes on with it as if it always had."""
-    whole = everything(quick(method={"dropout": 0.2}, out=str(tmp_path / "whole")))
+    """It changes no bit, so a run that ran out of memory goes on with it as if it always had, or never."""
+    shape, with_it = {"method": {"dropout": 0.2}}, {"train": {"recompute": "on"}}
+    whole = everything(quick(**shape, out=str(tmp_path / "whole")))
+    assert_equal(everything(quick(**shape, **with_it, out=str(tmp_path / "always"))), whole)
     with stop_at(2, monkeypatch), pytest.raises(Interrupted):
-        quick(method={"dropout": 0.2})
-    assert_equal(everything(quick(again=True, method={"dropout": 0.2}, train={"recompute": "on"})), whole)
+        quick(**shape)
+    assert_equal(everything(quick(again=True, **shape, **with_it)), whole)
 
 
 def test_stopped_twice(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
