@@ -25,7 +25,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def texts(count: int) -> list[dict[str, Any]]:
-    return [{"id": i, "text": f"the quick {'fox ' * (i % 7)}{i}", "label": "ab"[i % 2]} for i in range(count)]
+    return [{"id": i, "text": f"the quick {'fox ' * (i % 13)}{i}", "label": "ab"[i % 2]} for i in range(count)]
 
 
 @pytest.fixture
@@ -97,17 +97,7 @@ def test_a_run_that_writes_is_asked_otherwise(quick: Any, tmp_path: Path) -> Non
 def test_on_the_command_line(opened: Opened, tmp_path: Path) -> None:
     file = tmp_path / "new.csv"
     file.write_text("id,body\n1,the quick fox\n2,\n")
-    words = [
-        "predict",
-        str(tmp_path / "run"),
-        "--input",
-        str(file),
-        "--output",
-        str(tmp_path / "o.jsonl"),
-        "--text",
-        "body",
-    ]
-    done = weitiao(tmp_path, *words)
-    assert done.returncode == 0, done.stderr
-    assert "1 rows are in" in done.stdout and "1 could not be read" in done.stdout
+    asked = ["--input", file, "--output", tmp_path / "o.jsonl", "--text", "body"]
+    code, said = weitiao("predict", tmp_path / "run", *asked)
+    assert code == 0 and "1 rows are in" in said and "1 could not be read" in said
     assert lines(tmp_path / "o.jsonl")[0]["id"] == "1"

@@ -119,8 +119,8 @@ def _nearest(blocks: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
     absmax = blocks.abs().amax(1)
     numbers, order = code.sort(stable=True)
     scaled = blocks / absmax.clamp(min=1e-30)[:, None]
-    found = torch.bucketize(scaled.flatten(), (numbers[1:] + numbers[:-1]) / 2)
-    return order[found].to(torch.uint8), absmax
+    found = torch.bucketize(scaled.flatten(), (numbers[1:] + numbers[:-1]) / 2, out_int32=True)
+    return order.to(torch.uint8)[found], absmax
 
 
 def _unpack_4bit(packed: Tensor, of: nn.Module, quant_type: str, dtype: torch.dtype) -> Tensor:

@@ -41,10 +41,12 @@ class QLoRA(LowRank):
 
     def prepare(self, model: nn.Module, device: torch.device) -> None:
         """Store every linear layer but the head in few bits, one at a time."""
-        for name in linear_names(model, "all-linear"):
+        full = [name for name in linear_names(model, "all-linear") if not isinstance(model.get_submodule(name), Quantised)]
+        for name in full:
             layer = model.get_submodule(name)
-            if not isinstance(layer, Quantised):
-                put(model, name, Quantised(layer, self.bits, self.quant_type, self.double_quant, device))
+            put(model, name, Quantised(layer, self.bits, self.quant_type, self.double_quant, device))
+        for weight in model.parameters() if full else ():
+            weight.data = weight.data.to(device, copy=True)  # as it was read it is a view of the whole file, and keeps it
 
     def attach(self, model: nn.Module) -> Attachment:
         """Store the base in few bits, if that is not done yet; then LoRA."""
