@@ -190,7 +190,7 @@ def get_ready(run: Run, recipe: Recipe, machines: Machines, desk: Desk) -> Ready
     torch.manual_seed(recipe.seed)
     method = machines.after_the_first(lambda _: recipe.method.settle(run.folder))
     model, choices = load(tokens, method, prepared.objective, dtype, device)
-    run.add_to_plan(base_identity=model.base_identity)
+    run.add_to_plan(base=model.base_rounded)
     desk.tell(run, *choices)
     loader, plan = batch(recipe, model, prepared, machines, tokens, run, desk)
     shrink_gradients(model.model, recipe.train.shrink, recipe.method.name)
@@ -272,7 +272,7 @@ def load(
 ) -> tuple[TunableModel, list[Choice]]:
     """Base weights, method attached, heads made."""
     base = load_base(tokens.folder, dtype, device, method.load_options())
-    identity = identity_of(base.model)
+    identity, rounded = identity_of(base.model), identity_of(base.model, torch.bfloat16)
     try:
         attachment = method.fit(tokens.processor.text).attach(base.model)
     except RecipeError as refused:
@@ -280,7 +280,7 @@ def load(
     width = base.model.config.get_text_config().hidden_size  # pyright: ignore
     heads = torch.nn.ModuleDict(objective.heads(width)).to(device)
     base.model.eval()
-    model = TunableModel(base.model, attachment, tokens.processor, base.body, base.vocabulary, heads, identity)
+    model = TunableModel(base.model, attachment, tokens.processor, base.body, base.vocabulary, heads, identity, rounded)
     count = sum(p.numel() for p in model.trainable().values())
     whole = sum(p.numel() for p in base.model.parameters())
     share = Choice("trained weights", f"{count:,}", f"{method.name}: {100 * count / whole:.2f} % of {whole:,}")
