@@ -132,6 +132,40 @@ def compare_methods(
     run_verb(work)
 
 
+@app.command("f-learning")
+def f_learning(
+    recipe: Annotated[str, typer.Argument(help="A recipe (YAML): the new facts, and the method that learns them.")],
+    overrides: Overrides = None,
+    old: Annotated[str, typer.Option(help="A file of the old facts, which are forgotten first.")] = "",
+    rates: Annotated[str, typer.Option(help="How much of them is forgotten, with commas.")] = "0.1,0.3,0.7,1.5",
+    also: Annotated[list[str] | None, typer.Option(help="NAME=FILE: measured besides; may be given often.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Forget the old facts, then learn the new ones, at several rates, beside plain learning."""
+
+    def work() -> None:
+        trip = importlib.import_module("weitiao.multirun.forget_then_learn")
+        read_recipe = importlib.import_module("weitiao.core.recipe_file").read_recipe
+        wanted, console = read_recipe(recipe, tuple(overrides or ())), Console(highlight=False)
+        if not old or not all("=" in x for x in also or ()):
+            raise typer.BadParameter("give --old FILE; and --also NAME=FILE")
+        try:
+            chosen = [float(x) for x in rates.split(",")]
+        except ValueError:
+            raise typer.BadParameter(f"--rates are numbers with commas, not {rates!r}") from None
+        more, tell = dict(x.split("=", 1) for x in also or ()), (lambda words: None) if as_json else console.print
+        ways = trip.forget_then_learn(wanted, old, chosen, more, tell)
+        if as_json:
+            print((Path(wanted.out) / "rates.json").read_text(encoding="utf-8"))
+            return
+        table = Table(*trip.head(ways))
+        for row in (row for way in ways for row in way.lines()):
+            table.add_row(*row)
+        console.print(table, "* the best by the loss on the validation rows")
+
+    run_verb(work)
+
+
 @app.command()
 def runs(
     folder: Annotated[str, typer.Argument(help="Where runs lie.")] = "runs",

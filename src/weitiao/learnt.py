@@ -204,7 +204,7 @@ def fold(model: TunableModel, learnt: Learnt) -> None:
     model.model.requires_grad_(False)
 
 
-def attach(base: Base, method: Method, objective: Objective, processor: Processor, identity: str = "") -> TunableModel:
+def attach(base: Base, method: Method, objective: Objective, processor: Processor) -> TunableModel:
     """The method attached to the base model, the objective's heads beside it."""
     try:
         attachment = method.fit(processor.text).attach(base.model)
@@ -215,7 +215,7 @@ def attach(base: Base, method: Method, objective: Objective, processor: Processo
     width = base.model.config.get_text_config().hidden_size  # pyright: ignore
     heads = torch.nn.ModuleDict(objective.heads(width)).to(next(base.model.parameters()).device)
     base.model.eval()
-    return TunableModel(base.model, attachment, processor, base.body, base.vocabulary, heads, identity)
+    return TunableModel(base.model, attachment, processor, base.body, base.vocabulary, heads)
 
 
 def _output_head(model: Any) -> set[str]:

@@ -199,7 +199,7 @@ def get_ready(run: Run, recipe: Recipe, machines: Machines, desk: Desk) -> Ready
     torch.manual_seed(recipe.seed)
     method = machines.after_the_first(lambda _: recipe.method.settle(run.folder))
     model, choices = load(tokens, method, prepared.objective, dtype, device)
-    run.add_to_plan(base_identity=model.base_identity)
+    run.add_to_plan(base=model.base_rounded)
     again = resolve.choose_recompute(recipe)
     if again.value == "on":
         recompute(model.model)
@@ -303,7 +303,9 @@ def load(
     """Base weights and what stands on them, method attached, heads made."""
     base = stand(tokens.folder, tokens.below, method, dtype, device, tokens.processor)
     stored = sum(p.numel() for p in base.model.parameters())
-    model = attach(base, method, objective, tokens.processor, identity_of(base.model))
+    identity, rounded = identity_of(base.model), identity_of(base.model, torch.bfloat16)
+    model = attach(base, method, objective, tokens.processor)
+    model.base_identity, model.base_rounded = identity, rounded
     count = sum(p.numel() for p in model.trainable().values())
     whole = base.weights - stored + sum(p.numel() for p in base.model.parameters())  # two of four bits are stored as one
     share = Choice("trained weights", f"{count:,}", f"{method.name}: {100 * count / whole:.2f} % of {whole:,}")

@@ -36,6 +36,8 @@ class TunableModel:
     heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     base_identity: str = ""
     """Changes when a weight of the base model does."""
+    base_rounded: str = ""
+    """The same of weights rounded to bf16: equal in whatever precision a base was loaded."""
     gather: Callable[[Tensor], Tensor] = lambda x: x
     """All machines' rows of a tensor; on one machine, the tensor."""
 
@@ -277,7 +279,7 @@ def _right_padded(rows: Sequence[Sequence[int]], wide: int, device: torch.device
 
 
 def identity_of(model: nn.Module, dtype: torch.dtype | None = None) -> str:
-    """Sixteen letters of a hash over names, shapes and checksums of all weights; as if they had been loaded in `dtype`."""
+    """Sixteen letters of a hash over names, shapes and checksums of all weights, rounded to `dtype` if one is given."""
     digest = hashlib.sha256()
     for name, weight in model.named_parameters():
         weight = weight.detach() if dtype is None else weight.detach().to(dtype)

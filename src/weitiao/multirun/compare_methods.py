@@ -8,19 +8,18 @@ A method that refuses the model is in the table too, with its sentence.
 
 import html
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from weitiao.core.errors import RecipeError, RunError
+from weitiao.core.errors import RecipeError
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import find, names
 from weitiao.core.run import Run, write_text
 from weitiao.core.score import show
+from weitiao.multirun.apart import train_apart
 
 ROW, LEFT, WIDTH = 26, 150, 720  # of the chart, in pixels
 
@@ -93,24 +92,8 @@ def _trained(recipe: Recipe, name: str, folder: Path) -> Compared:
         asked = make_recipe(plain)
     except RecipeError as needs:  # a method that must be told more than its name
         return Compared(name, refused=str(needs))
-    resume, done_before = any(place.glob("states/step-*")), (place / "report.html").exists()
-    if (resume or done_before) and Run.open(place).recipe.fingerprint != asked.fingerprint:
-        raise RunError(f"{place} was trained with another recipe: it cannot be compared. Name another folder with out=...")
-    if not done_before:
-        file = folder / f"{name}.yaml"
-        write_text(file, asked.to_yaml())
-        words = ["--resume", str(place)] if resume else [str(file)]
-        command = [sys.executable, "-m", "weitiao", "train", "--quiet", *words]
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        try:
-            said = " ".join(child.communicate()[1].split())
-        except KeyboardInterrupt:
-            child.wait()  # it heard the same Ctrl-C, and saves
-            raise
-        if child.returncode == 2 and said.startswith("method"):
-            return Compared(name, refused=said.removeprefix("method: "))
-        if child.returncode:
-            raise RunError(f"{name} failed: {said[-500:]}")
+    if refused := train_apart(asked, folder / f"{name}.yaml"):
+        return Compared(name, refused=refused)
     return read(Run.open(place), name)
 
 

@@ -26,7 +26,7 @@ from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
 from weitiao.core.recipe import OneOf
 from weitiao.core.registry import find
-from weitiao.model.learnt import Learnt, forget, only_changed, read_learnt
+from weitiao.model.unlearn import Learnt, forget, only_changed, read_learnt
 
 KEPT = "old.safetensors"
 
@@ -100,7 +100,7 @@ class FLearning(Method):
         learnt = read_learnt(Path(self.old))
         if learnt.sha256 != self.sha256:
             raise RecipeError(
-                f"method.old: {self.old} is not what this recipe was made with (sha256 {self.sha256[:12]}, "
+                f"old: {self.old} is not what this recipe was made with (sha256 {self.sha256[:12]}, "
                 f"now {learnt.sha256[:12]}). Put the old run back, or leave sha256 out to take the one that is there."
             )
         return learnt

@@ -11,8 +11,8 @@ weights, l the upper level's, x the length of the step that is looked through:
 
 v' is a plain gradient step, whatever the optimizer will do. Which rows are whose follows from their numbers alone. Each
 level's mean is over its own rows, of the whole window and of all machines; the loss that is told, and that the guard
-judges, is over all of them. A level without rows in a window has no gradient there (not a gradient of nought): no
-optimizer moves or decays it in that step, and its penalty waits.
+judges, is over all of them (the upper rows' at v' where x > 0). A level without rows in a window has no gradient there,
+not a gradient of nought: no optimizer moves or decays it in that step, and its penalty waits.
 """
 
 import math

@@ -27,7 +27,7 @@ from weitiao.model.surgery import Originals
 
 @dataclass(frozen=True)
 class Learnt:
-    """A finished Run's method, the identity of its base, and its result."""
+    """A finished Run's method, its base's identity (rounded to bf16), and its result."""
 
     method: Method
     base: str
@@ -62,9 +62,7 @@ class Learnt:
         here: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if n in attachment.trainable}
         here |= {f"buffer.{name}": buffers[name] for name in attachment.buffers}
         if odd := sorted(here.keys() ^ self.tensors.keys()):
-            raise RecipeError(
-                f"method.old: what it learnt does not fit this model: {odd[0]} and {len(odd) - 1} more differ."
-            )
+            raise RecipeError(f"old: what it learnt does not fit this model: {odd[0]} and {len(odd) - 1} more differ.")
         for name, x in self.tensors.items():
             here[name].copy_(x)
 
@@ -82,14 +80,14 @@ def read_learnt(place: Path) -> Learnt:
             return Learnt(find("method", plain.pop("name"))(**plain), about["base"], tensors)  # pyright: ignore
         run = Run.open(place)
         if run.status != "finished":
-            raise RecipeError(f"method.old: {place} is not finished ({run.status}); train it to its end first.")
+            raise RecipeError(f"old: {place} is not finished ({run.status}); train it to its end first.")
         tensors, _ = _read(place / "trained" / "weights.safetensors")
         in_base = {name: x for name, x in tensors.items() if not name.startswith(HEAD)}
-        return Learnt(run.recipe.method, run.read("plan.json")["base_identity"], in_base)
+        return Learnt(run.recipe.method, run.read("plan.json")["base"], in_base)
     except RecipeError:
         raise
     except (WeitiaoError, OSError, SafetensorError, KeyError, TypeError, ValueError) as trouble:
-        raise RecipeError(f"method.old: {place} is no Run whose result can be read ({trouble}).") from None
+        raise RecipeError(f"old: {place} is no Run whose result can be read ({trouble}).") from None
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -107,9 +105,8 @@ def forget(model: nn.Module, learnt: Learnt, rate: float) -> Originals:
     Raises:
         RecipeError: it was learnt from another base, or by a method that cannot be merged.
     """
-    kinds = (None, torch.float32, torch.bfloat16, torch.float16)  # it may have been loaded in another precision
-    if learnt.base not in (identity_of(model, kind) for kind in kinds):
-        raise RecipeError("method.old: that run learnt from another base model; train it anew from this one.")
+    if learnt.base != identity_of(model, torch.bfloat16):  # whatever precision either was loaded in
+        raise RecipeError("old: that run learnt from another base model; train it anew from this one.")
     base = Originals(model, [name for name, _ in model.named_parameters()])
     if not all(weight.is_floating_point() for weight in base.weights):
         raise RecipeError("method: nothing can be taken away from packed (four-bit, eight-bit) weights; load them whole.")
@@ -119,7 +116,7 @@ def forget(model: nn.Module, learnt: Learnt, rate: float) -> Originals:
     with torch.random.fork_rng(devices):  # the learning begins as it would without the forgetting
         attachment = learnt.method.attach(model)
     if attachment.merge is None:
-        raise RecipeError(f"method.old: {learnt.method.name} cannot be merged into the base; lora and full can.")
+        raise RecipeError(f"old: {learnt.method.name} cannot be merged into the base; lora and full can.")
     learnt.put_into(attachment, model)
     attachment.merge()
     for weight, was in zip(base.weights, base.others):
