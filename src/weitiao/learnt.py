@@ -176,7 +176,8 @@ def stand(
         weight.data = weight.data.to(stored)
     method.prepare(base.model, device)
     body, choice = choose_body(base.model.to(device), dtype)
-    words = ", then ".join(f"{x.folder} ({x.method.name})" for x in stack)
+    heads = any(x.objective.heads(1) for x in stack)
+    words = ", then ".join(f"{x.folder} ({x.method.name})" for x in stack) + (" without its head" if heads else "")
     told = Choice("base", stack[0].base, f"into its weights goes, in memory, {words}: what is learnt now stands on that")
     return Base(base.model, body, base.vocabulary, [choice, told], base.weights)
 

@@ -24,7 +24,7 @@ from weitiao.deploy.merge import merge as merge_into
 from weitiao.evaluate import story
 from weitiao.evaluate.measure import default_metrics, measure
 from weitiao.learnt import check_unchanged, read_learnt
-from weitiao.pipeline import Tokens, fits, load, open_tokens
+from weitiao.pipeline import Tokens, load, open_tokens
 from weitiao.plan import resolve
 
 
@@ -57,7 +57,7 @@ def open_model(target: str, precision: str = "") -> Opened:
     dtype = machine.precision(precision or (learnt.precision if learnt else "auto"))[0]
     if learnt is None:
         tokens, objective = open_tokens(target), find("objective", "sft")()
-        fits(tokens.folder, objective)  # pyright: ignore[reportArgumentType]
+        resolve.refuse_encoder(objective, tokens.encoder)  # pyright: ignore[reportArgumentType]
         model = load(tokens, Method.untouched(), objective, dtype, device)[0]  # pyright: ignore[reportArgumentType]
         return Opened(model, tokens, objective)  # pyright: ignore[reportArgumentType]
     tokens = open_tokens(learnt.base, learnt.revision, learnt.template)

@@ -17,7 +17,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from weitiao.core import machine
 from weitiao.core.desk import Desk
-from weitiao.core.errors import INTERRUPTED, Interrupted, RecipeError, RunError
+from weitiao.core.errors import INTERRUPTED, Interrupted, RunError
 from weitiao.core.finding import Finding, refuse
 from weitiao.core.held_out import HeldOut
 from weitiao.core.machine import Choice
@@ -25,7 +25,6 @@ from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.packages import file_sha256
 from weitiao.core.recipe import Recipe
-from weitiao.core.registry import find, names
 from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.core.tunable import TunableModel, identity_of
@@ -157,6 +156,12 @@ class Tokens:
     """Results that lie between the folder and what is learnt on top, the lowest first."""
 
     @property
+    def encoder(self) -> str:
+        """The family of a model that writes nothing; "" for one that writes."""
+        config = AutoConfig.from_pretrained(self.folder, local_files_only=True)
+        return config.model_type if is_encoder(config) else ""
+
+    @property
     def longest(self) -> int | None:
         """The most tokens that the model was made for, if its config says so."""
         config = PreTrainedConfig.get_config_dict(self.folder)[0]
@@ -192,7 +197,7 @@ def get_ready(run: Run, recipe: Recipe, machines: Machines, desk: Desk) -> Ready
     """Read, encode, load, attach, batch: everything up to step 1."""
     device, dtype = settle(recipe, run, desk)
     tokens = open_tokens(recipe.base, recipe.revision, recipe.template)
-    fits(tokens.folder, recipe.objective)
+    resolve.refuse_encoder(recipe.objective, tokens.encoder)
     run.add_to_plan(template={"identity": tokens.identity, "text": tokens.tokenizer.chat_template})
     prepared = prepare(recipe, tokens, run, desk)
     before_model = psutil.Process().memory_info().rss
@@ -264,19 +269,6 @@ def open_tokens(base: str, revision: str | None = None, template: str | None = N
     there = [(name, file_sha256(folder / name)) for name in TOKENIZER_FILES if (folder / name).is_file()]
     everything = json.dumps([there, tokenizer.chat_template])
     return Tokens(folder, tokenizer, processor, hashlib.sha256(everything.encode()).hexdigest()[:16], stack)
-
-
-def fits(folder: Path, objective: Objective) -> None:
-    """Refuse, before anything is loaded, an encoder that shall write.
-
-    Raises:
-        RecipeError: naming what an encoder can learn.
-    """
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    if objective.writes and is_encoder(config):
-        able = [name for name in names("objective") if not find("objective", name).writes]  # pyright: ignore
-        words = f"{objective.name} needs a model that writes, and the base is an encoder ({config.model_type})"
-        raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}.")
 
 
 def prepare(recipe: Recipe, tokens: Tokens, run: Run, desk: Desk) -> Prepared:

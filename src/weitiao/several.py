@@ -110,6 +110,9 @@ def task_vectors(
     adapters: list[Adapter | None] = []
     for learnt in desk.track(results, "results"):
         model = put_on(base, learnt, tokens.processor)
+        if model.heads:
+            words = f"was learnt with objective: {learnt.objective.name}, and its head cannot be combined with others"
+            raise ModelError(f"{learnt.folder} {words}.")
         adapters.append(model.attachment.as_peft() if model.attachment.as_peft else None)
         fold(model, learnt)
         now = {name: weight.data for name, weight in base.model.named_parameters()}

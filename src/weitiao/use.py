@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from weitiao.verb import Target, desk_of, opened, run_verb, several
+from weitiao.verb import Target, desk_of, opened, predicting, run_verb, several
 
 Adapters = Annotated[
     list[str] | None,
@@ -86,9 +86,7 @@ def predict(
 
     def work() -> None:
         desk = desk_of()
-        done = importlib.import_module("weitiao.predict").predict_file(
-            opened().open_model(target), input, output, desk, text
-        )
+        done = predicting().predict_file(opened().open_model(target), input, output, desk, text)
         told = f"{done.rows:,} rows are in {output}"
         told += f"; {done.cut:,} were longer than the context: their end was not read" if done.cut else ""
         told += f"; {done.bad:,} could not be read: {output}.bad_rows.jsonl" if done.bad else ""

@@ -28,6 +28,11 @@ def several() -> Any:
     return importlib.import_module("weitiao.several")
 
 
+def predicting() -> Any:
+    """The same for a file of rows."""
+    return importlib.import_module("weitiao.predict")
+
+
 def desk_of(quiet: bool = False) -> Any:
     """The terminal as a desk."""
     return importlib.import_module("weitiao.core.desk").Desk(Console(quiet=quiet, highlight=False))

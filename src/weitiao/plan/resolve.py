@@ -10,6 +10,7 @@ from weitiao.core.machine import Choice
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe
+from weitiao.core.registry import find, names
 
 LONGEST_BY_DEFAULT = 4096
 GOOD_STEPS = 100  # fewer optimizer steps than this and the schedule has no room
@@ -86,6 +87,21 @@ def choose_recompute(recipe: Recipe) -> Choice:
     return Choice(
         "train.recompute", "off", "gradient checkpointing costs about a third more time; micro_tokens bounds memory"
     )
+
+
+def refuse_encoder(objective: Objective, family: str) -> None:
+    """Before anything is loaded.
+
+    Args:
+        family: of a base model that writes nothing; "" for one that writes.
+
+    Raises:
+        RecipeError: the objective needs a model that writes; what an encoder can learn is named.
+    """
+    if family and objective.writes:
+        able = [name for name in names("objective") if not find("objective", name).writes]  # pyright: ignore
+        words = f"{objective.name} needs a model that writes, and the base is an encoder ({family})"
+        raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}.")
 
 
 def leave_room(slots: int, longest: int, limit: int | None) -> None:
