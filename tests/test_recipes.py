@@ -9,7 +9,7 @@ from rich.console import Console
 
 from conftest import chat_rows, write_jsonl
 from weitiao.core.desk import Desk
-from weitiao.core.example import Text
+from weitiao.core.example import Labelled, Text
 from weitiao.core.recipe_file import make_recipe, read_recipe
 from weitiao.pipeline import train
 
@@ -32,6 +32,9 @@ def test_two_steps_on_tiny_weights(path: Path, tiny: Path, tmp_path: Path) -> No
     recipe = read_recipe(path)
     if recipe.objective.eats is Text:
         rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": "the quick brown fox " * (5 + i % 7)} for i in range(40)])
+    elif recipe.objective.eats is Labelled:
+        classes = [{"text": f"the quick brown fox {i}", "label": i % 2} for i in range(40)]
+        rows = write_jsonl(tmp_path / "rows.jsonl", classes)
     else:
         rows = write_jsonl(tmp_path / "rows.jsonl", chat_rows(40))
     plain = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -42,7 +45,7 @@ def test_two_steps_on_tiny_weights(path: Path, tiny: Path, tmp_path: Path) -> No
         "context": 200,
         "validation": 0.2,
     }
-    plain["train"] = {**plain["train"], "steps": 2, "precision": "fp32"}
+    plain["train"] = {**plain.get("train", {}), "steps": 2, "precision": "fp32"}
     plain["evaluate"] = {**plain.get("evaluate", {}), "data": None, "max_new_tokens": 4, "limit": 4}
     run = train(make_recipe(plain), Desk(Console(quiet=True)))
     assert run.status == "finished"
