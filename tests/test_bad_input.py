@@ -222,7 +222,7 @@ def test_an_unknown_key(recipe_file: Any, tmp_path: Path) -> None:
 def test_an_unknown_setting_of_a_method(recipe_file: Any) -> None:
     code, said = weitiao("train", recipe_file(method={"name": "lora", "rnak": 3}))
     assert code == 2
-    assert "lora has no such setting. Did you mean 'rank'? Its settings are: alpha, bias, dropout, rank" in said
+    assert "lora has no such setting. Did you mean 'rank'? Its settings are: alpha, bias, dropout, niter, rank" in said
 
 
 def test_a_run_folder_that_exists(recipe_file: Any, tmp_path: Path) -> None:

@@ -109,6 +109,9 @@ def task_vectors(
     changes: list[dict[str, torch.Tensor]] = []
     adapters: list[Adapter | None] = []
     for learnt in desk.track(results, "results"):
+        if learnt.method.rounds_base:
+            words = f"was learnt with {learnt.method.name}, which cannot be folded into the base weights as they are"
+            raise ModelError(f"{learnt.folder} {words}: it rounds them. Merge each result, and compare those.")
         model = put_on(base, learnt, tokens.processor)
         if model.heads:
             words = f"was learnt with objective: {learnt.objective.name}, and its head cannot be combined with others"

@@ -218,7 +218,9 @@ def test_every_method_is_combined_or_refuses(quick: Any, tmp_path: Path, method:
         assert not (tmp_path / "one").exists()
         return
     assert made.proof.gap <= 1e-5
-    assert made.form.startswith("a LoRA" if method == "lora" else "a merged model (not all of them are plain LoRAs)")
+    assert made.form.startswith(
+        "a LoRA" if method in ("lora", "bilora") else "a merged model (not all of them are plain LoRAs)"
+    )
 
 
 def test_a_lora_with_biases_and_a_too_high_rank_become_models(quick: Any, pair: list, tmp_path: Path) -> None:

