@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from conftest import FAMILIES, make_model, tried
+from conftest import DECODERS, make_model, tried
 from laws import Ends, attached, batch_of, gap, make_rows, stir
 from weitiao.core.batch import pack
 from weitiao.core.errors import ModelError
@@ -53,7 +53,7 @@ def alone(name: str, family: str) -> TunableModel:
     return stirred(name, family) if name else attached("full", family)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DECODERS)
 @torch.no_grad()
 def test_packed_rows_go_through_their_own(family: str) -> None:
     """max|difference| / max|logit| <= 1e-6 against the adapter alone on the same batch, for every row."""
@@ -71,7 +71,7 @@ def test_packed_rows_go_through_their_own(family: str) -> None:
     assert seen == {*KINDS, ""}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DECODERS)
 @torch.no_grad()
 def test_written_together_is_written_alone(family: str) -> None:
     """transformers' generate, left-padded with a cache, a batch of all adapters: the very words of each alone."""

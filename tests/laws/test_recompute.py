@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from conftest import FAMILIES
-from laws import attached, batch_of, make_rows, stir
+from laws import attached, batch_of, loss_of, make_rows, stir
 from weitiao.core.batch import Batch
 from weitiao.core.errors import RecipeError
 from weitiao.core.registry import find, names
@@ -40,12 +40,12 @@ def made_again(method: str, family: str) -> TunableModel:
     return model
 
 
-def loss_of(model: TunableModel, batches: list[Batch]) -> Tensor:
+def loss_of_all(model: TunableModel, batches: list[Batch]) -> Tensor:
     """Of all batches, with the base model asked in between. (Not where asking changes weights in place: torch itself
     refuses the backward pass then, recomputed or not.)"""
     switch, losses = model.attachment.switch, []
     for batch in batches:
-        losses.append(-model.logprobs(batch).sum())
+        losses.append(loss_of(model, batch))
         if switch is not None and not isinstance(getattr(switch, "__self__", None), Originals):
             with model.reference(), torch.no_grad():
                 model.hidden(batch)
@@ -55,7 +55,7 @@ def loss_of(model: TunableModel, batches: list[Batch]) -> Tensor:
 def step(model: TunableModel, batches: list[Batch]) -> dict[str, Tensor]:
     """Loss, gradients, and the state of the random generator behind them."""
     torch.manual_seed(3)
-    loss = loss_of(model, batches)
+    loss = loss_of_all(model, batches)
     loss.backward()
     gradients = {name: p.grad for name, p in model.trainable().items() if p.grad is not None}
     return {"the loss": loss.detach(), "random numbers": torch.get_rng_state(), **gradients}
@@ -97,7 +97,9 @@ def test_little_is_kept(method: str, family: str) -> None:
     for make in (training, made_again):
         model, seen, runs = make(method, family), {}, []
         weights = {p.untyped_storage().data_ptr() for p in model.model.parameters()}
-        inside = next(m for n, m in model.model.named_modules() if n.endswith(("mlp.up_proj", "mlp.c_fc")))
+        inside = next(
+            m for n, m in model.model.named_modules() if n.endswith(("mlp.up_proj", "mlp.c_fc", "intermediate.dense"))
+        )
         inside.register_forward_hook(lambda module, given, out, runs=runs: runs.append(1))
 
         def pack(x: Tensor, seen: dict = seen, weights: set = weights) -> Tensor:
@@ -107,7 +109,7 @@ def test_little_is_kept(method: str, family: str) -> None:
             return x
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            loss = -model.logprobs(batch).sum()
+            loss = loss_of(model, batch)
         loss.backward()
         kept.append((sum(n for n, _ in seen.values()), len(runs)))
     (plain, once), (again, twice) = kept
