@@ -148,7 +148,7 @@ def open_many(target: str, adapters: Mapping[str, str]) -> Opened:
         if own.processor.stop_ids != words.processor.stop_ids:
             raise ModelError(f"{learnt.folder} ends its answers with other tokens than {first.folder}: ask one at a time.")
         on_top = put_on(base, learnt, own.processor)
-        layers[name] = take_off(base.model, on_top.attachment, str(learnt.folder))
+        layers[name] = take_off(base.model, on_top.attachment, learnt.method, str(learnt.folder))
     model = attach(base, Method.untouched(), first.objective, words.processor)
     model.attachment = side_by_side(base.model, layers)
     return Opened(model, tokens, first.objective, adapters=dict(zip(adapters, (own for _, own in results))))

@@ -44,7 +44,7 @@ def many(family: str, adapters: Sequence[str] = tuple(KINDS)) -> TunableModel:
     layers = {}
     for name in adapters:
         alone = stirred(name, family)
-        layers[name] = take_off(alone.model, alone.attachment, name)
+        layers[name] = take_off(alone.model, alone.attachment, find("method", KINDS[name][0]), name)  # pyright: ignore
     attachment = side_by_side(base, layers)
     return TunableModel(base, attachment, Ends(), choose_body(base, torch.float32)[0], vocabulary_head(base))  # pyright: ignore
 
@@ -128,19 +128,19 @@ def test_other_methods_are_refused(method: str) -> None:
     """Low-rank changes of linear layers go; all else is told so in one sentence."""
     plain = tried(method)
     model = attached(method, **({k: v for k, v in plain.items() if k != "name"} if isinstance(plain, dict) else {}))
-    if method in ("lora", "dora", "adalora"):
+    if method in ("lora", "dora", "adalora", "bilora"):
         stir(model)
-        taken = take_off(model.model, model.attachment, "mine")
+        taken = take_off(model.model, model.attachment, find("method", method), "mine")  # pyright: ignore
         assert taken and set(model.model.state_dict()) == set(make_model().state_dict())
         return
     with pytest.raises(ModelError, match="mine is no low-rank change of linear layers alone .lora, dora.: only those go"):
-        take_off(model.model, model.attachment, "mine")
+        take_off(model.model, model.attachment, find("method", method), "mine")  # pyright: ignore
 
 
 def test_biases_and_unknown_names_are_refused() -> None:
     biased = attached("lora", "qwen2", bias="lora_only")
     with pytest.raises(ModelError, match="is no low-rank change of linear layers alone"):
-        take_off(biased.model, biased.attachment, "biased")
+        take_off(biased.model, biased.attachment, find("method", "lora"), "biased")  # pyright: ignore
     with pytest.raises(ModelError, match="no adapter called 'spma'; there are: spam, chat, wide, ada, few."):
         many("llama").generate([[5, 6]], 2, adapters=["spma"])
     with pytest.raises(ValueError, match="no adapters to choose from"):

@@ -46,7 +46,9 @@ def loss_of_all(model: TunableModel, batches: list[Batch]) -> Tensor:
     switch, losses = model.attachment.switch, []
     for batch in batches:
         losses.append(loss_of(model, batch))
-        in_place = isinstance(getattr(switch, "__self__", None), Originals) or "FLearning" in getattr(switch, "__qualname__", "")
+        in_place = isinstance(getattr(switch, "__self__", None), Originals) or "FLearning" in getattr(
+            switch, "__qualname__", ""
+        )
         if switch is not None and not in_place:
             with model.reference(), torch.no_grad():
                 model.hidden(batch)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from conftest import CHATML, make_tokenizer, save_model, tried
 from weitiao import opened as results
 from weitiao.core.errors import ModelError, RecipeError, RunError, WeitiaoError
+from weitiao.core.method import Method
 from weitiao.core.registry import find, names
 from weitiao.learnt import read_learnt, stand
 from weitiao.pipeline import open_tokens
@@ -48,7 +49,7 @@ def test_every_method_is_stood_on_or_refuses(quick: Any, tmp_path: Path, method:
     lower = quick(method=tried(method), train={"steps": 1})
     tokens = open_tokens(str(lower.folder))
     try:
-        base = stand(tokens.folder, tokens.below, torch.float32, CPU, {}, tokens.processor)
+        base = stand(tokens.folder, tokens.below, Method.untouched(), torch.float32, CPU, tokens.processor)
     except ModelError as refused:
         assert f"was learnt with {method}, which cannot be folded into the base weights" in str(refused)
         with pytest.raises(ModelError, match="cannot be folded into the base weights; ask the run itself"):
@@ -56,10 +57,10 @@ def test_every_method_is_stood_on_or_refuses(quick: Any, tmp_path: Path, method:
         return
     results.merge(str(lower.folder), str(tmp_path / "merged"))
     plain = open_tokens(str(tmp_path / "merged"))
-    merged = stand(plain.folder, plain.below, torch.float32, CPU, {}, plain.processor)
+    merged = stand(plain.folder, plain.below, Method.untouched(), torch.float32, CPU, plain.processor)
     assert plain.below == () and same(base.model.state_dict(), merged.model.state_dict())
     assert not any(x.requires_grad for x in base.model.parameters())
-    first = stand(tokens.folder, (), torch.float32, CPU, {}, tokens.processor)
+    first = stand(tokens.folder, (), Method.untouched(), torch.float32, CPU, tokens.processor)
     assert not same(base.model.state_dict(), first.model.state_dict()), "the run below has learnt nothing"
 
 
@@ -165,9 +166,11 @@ def test_an_adapter_that_names_no_base_is_refused(quick: Any, tmp_path: Path) ->
         results.open_model(str(config.parent))
 
 
-def test_a_method_that_loads_in_its_own_way_is_refused(quick: Any, tmp_path: Path) -> None:
+def test_a_method_that_loads_in_its_own_way_is_refused(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     lower = quick(train={"steps": 1})
     tokens = open_tokens(str(lower.folder))
+    odd = Method.untouched()
+    monkeypatch.setattr(type(odd), "load_options", lambda self: {"quantization_config": {}})
     with pytest.raises(RecipeError, match="so it cannot stand on a run. Merge it first .weitiao merge .*run FOLDER"):
-        stand(tokens.folder, tokens.below, torch.float32, CPU, {"quantization_config": {}}, tokens.processor)
+        stand(tokens.folder, tokens.below, odd, torch.float32, CPU, tokens.processor)
     assert read_learnt(str(lower.folder)) == tokens.below[0] and find("method", "lora") is type(tokens.below[0].method)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from weitiao.core.errors import ModelError
-from weitiao.core.method import Attachment
+from weitiao.core.method import Attachment, Method
 from weitiao.model.lowrank import LowRankLinear
 from weitiao.model.surgery import put, switching
 
@@ -61,7 +61,9 @@ class Routed(nn.Module):
         return out.view(y.shape)
 
 
-def take_off(model: nn.Module, attachment: Attachment, called: str) -> dict[str, LowRankLinear]:
+def take_off(
+    model: nn.Module, attachment: Attachment, method: Method | type[Method], called: str
+) -> dict[str, LowRankLinear]:
     """Take a method off the model again, which is then the base model: its layers, by the names of those they stood for.
 
     Raises:
@@ -69,7 +71,8 @@ def take_off(model: nn.Module, attachment: Attachment, called: str) -> dict[str,
     """
     found = {name: module for name, module in model.named_modules() if isinstance(module, LowRankLinear)}
     inside = {f"{name}.{own}" for name, module in found.items() for own in module.own}
-    if not found or attachment.trainable != inside:
+    plain_base = method.starts_at_base and not method.rounds_base  # else the others would stand on changed weights
+    if not found or attachment.trainable != inside or not plain_base:
         raise ModelError(f"{called} is no low-rank change of linear layers alone (lora, dora): only those go by row.")
     for name, module in found.items():
         put(model, name, module.base_layer)
