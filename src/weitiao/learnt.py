@@ -212,14 +212,14 @@ def attach(base: Base, method: Method, objective: Objective, processor: Processo
     except RecipeError as refused:
         raise RecipeError(f"method: {str(refused).removeprefix('method: ')}") from None
     if not objective.writes:
-        attachment.trainable -= _output_head(base.model)
+        attachment.trainable -= output_head(base.model)
     width = base.model.config.get_text_config().hidden_size  # pyright: ignore
     heads = torch.nn.ModuleDict(objective.heads(width)).to(next(base.model.parameters()).device)
     base.model.eval()
     return TunableModel(base.model, attachment, processor, base.body, base.vocabulary, heads)
 
 
-def _output_head(model: Any) -> set[str]:
+def output_head(model: Any) -> set[str]:
     """The weights that only writing needs: an objective with a head of its own leaves them as they are."""
     head = model.get_output_embeddings()
     mine = {id(x) for x in head.parameters()} - {id(model.get_input_embeddings().weight)} if head is not None else set()

