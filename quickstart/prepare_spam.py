@@ -52,7 +52,7 @@ def words_of(mail: str) -> str:
     message = email.message_from_string(mail, EmailMessage, policy=email.policy.compat32)
     parts = [part for part in message.walk() if part.get_content_maintype() == "text"]
     plain = [part for part in parts if part.get_content_subtype() == "plain"] or parts[:1]
-    raw = b"\n".join(part.get_payload(decode=True) or b"" for part in plain)
+    raw = b"\n".join(bytes(part.get_payload(decode=True) or b"") for part in plain)
     text = raw.decode("utf-8", "replace")
     if re.search(r"<(html|body|table|font|br|p)\b", text, re.I):
         text = html.unescape(re.sub(r"(?s)<(script|style)\b.*?</\1>|<[^>]*>", " ", text))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from weitiao.core import machine
 from weitiao.core.desk import Desk
-from weitiao.core.errors import RunError
+from weitiao.core.errors import ModelError, RunError
 from weitiao.core.example import Turn
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
@@ -111,4 +111,7 @@ def why(target: str) -> Told:
 def merge(target: str, out: str) -> Merged:
     """Fold a run's or an adapter's weights into the base: a folder that plain AutoModel opens."""
     opened = open_model(target, precision="fp32")
+    if opened.model.heads:
+        words = f"has a head of its own (objective: {opened.objective.name}), which no plain model folder holds"
+        raise ModelError(f"{target} {words}: ask it with `weitiao predict {target}`.")
     return merge_into(opened.model, opened.tokens.tokenizer, Path(out))

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from weitiao.core.errors import ModelError
 from weitiao.verb import Target, desk_of, opened, predicting, run_verb, several
 
 Adapters = Annotated[
@@ -132,7 +133,11 @@ def _open(target: str, adapters: list[str] | None) -> Any:
     named = {name: folder for name, _, folder in (x.partition("=") for x in adapters or ())}
     if not all(name and folder for name, folder in named.items()) or len(named) < len(adapters or ()):
         raise typer.BadParameter("--adapter takes NAME=RUN, each name once")
-    return several().open_many(target, named) if named else opened().open_model(target)
+    model = several().open_many(target, named) if named else opened().open_model(target)
+    if not model.objective.writes:
+        words = f"was trained with objective: {model.objective.name} and writes nothing"
+        raise ModelError(f"{target} {words}: ask it with `weitiao predict {target} --input FILE --output FILE`.")
+    return model
 
 
 def _talk() -> Any:

@@ -103,3 +103,10 @@ def test_on_the_command_line(opened: Opened, tmp_path: Path) -> None:
     code, said = weitiao("predict", tmp_path / "run", *asked)
     assert code == 0 and "1 rows are in" in said and "1 could not be read" in said
     assert lines(tmp_path / "o.jsonl")[0]["id"] == "1"
+
+
+def test_a_run_with_a_head_neither_writes_nor_merges(opened: Opened, tmp_path: Path) -> None:
+    for words in (["generate", tmp_path / "run", "Hello"], ["merge", tmp_path / "run", tmp_path / "merged"]):
+        code, said = weitiao(*words)
+        assert code == 2 and "objective: classification" in said and "weitiao predict" in said
+    assert not (tmp_path / "merged").exists()
