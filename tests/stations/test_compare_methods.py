@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from stations.command import weitiao
 from weitiao.core.run import Run
 
@@ -23,6 +25,13 @@ def test_a_comparison(recipe_file: Any, tmp_path: Path) -> None:
     assert found[0]["score"]["value"] <= found[1]["score"]["value"]
     lora = next(x for x in found if x["method"] == "lora")
     assert lora["trained"] > 10 * next(x for x in found if x["method"] == "ia3")["trained"]
+    other, reference = sorted(found[:2], key=lambda x: x["reference"])
+    less = other["difference"]  # row by row: the same rows, so it is known better than either figure
+    assert (
+        less["value"] == pytest.approx(other["score"]["value"] - reference["score"]["value"], abs=1e-9) and less["n"] == 5
+    )
+    assert less["high"] - less["low"] < (other["score"]["high"] - other["score"]["low"]) / 2
+    assert reference["difference"] is None and reference["method"] == "ia3"
     page = (out / "comparison.html").read_text()
     assert page.count("<circle") == 2 and "bitfit" in page and "<script" not in page
     code, again = weitiao(*words, "--json")  # nothing is trained anew

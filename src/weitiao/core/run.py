@@ -11,6 +11,7 @@ states/           what training can go on from
 trained/          the learnt weights of the best state
 adapter/          the same in PEFT's format, where PEFT knows the method
 scores.json       figures before and after, each with n and interval
+outcomes.json     row by row what the figures were made of, so that two runs can be compared row by row
 samples.jsonl     answers before and after
 report.html       all of it, to look at
 """

@@ -1,4 +1,7 @@
-"""The same measurements and the same questions, before step 1 and at the end: scores.json and samples.jsonl."""
+"""The same measurements and the same questions, before step 1 and at the end.
+
+scores.json has the figures, outcomes.json what they were made of row by row, samples.jsonl a few answers.
+"""
 
 from weitiao.core.desk import Desk
 from weitiao.core.example import question_of
@@ -44,6 +47,7 @@ def measure_now(
         predicted = measured.predicted or predict(model, objective, held_out)
         answered = [(x, objective.answer(said)) for said, x in predicted[: len(chosen)]]
     _add_samples(run, when, answered)
+    run.write("outcomes.json", {**run.read("outcomes.json", {}), when: measured.outcomes})
     scores[when] = {name: score.as_json() for name, score in measured.scores.items()}
     run.write("scores.json", scores)
 

@@ -25,6 +25,8 @@ class Measured:
     written: list[str] = field(default_factory=list)
     chosen: list[str] = field(default_factory=list)
     predicted: list[tuple[Any, Example]] = field(default_factory=list)
+    outcomes: dict[str, list] = field(default_factory=dict)
+    """Row by row, in the order of the held-out rows, what the scores were made of: losses and counts; said and right."""
 
 
 def default_metrics(objective: Objective, held_out: HeldOut) -> tuple[str, ...]:
@@ -50,7 +52,7 @@ def measure(
     wanted = {part.reads for part in parts}  # pyright: ignore[reportAttributeAccessIssue]
     chats = [x for x in held_out.examples if isinstance(x, Chat)][:limit]
     pairs: dict[str, list] = {"row_losses": [], "choices": [], "answers": []}
-    result = Measured()
+    result, numbered = Measured(), []
     if not objective.writes and wanted & {"choices", "answers"}:
         result.predicted = predict(model, objective, held_out, progress)
         pairs["choices"] = pairs["answers"] = [objective.judged(said, x) for said, x in result.predicted]
@@ -58,7 +60,9 @@ def measure(
     with model.evaluating(), torch.no_grad():
         if "row_losses" in wanted:
             for batch in progress(list(held_out.batches()), "losses"):
-                pairs["row_losses"] += objective.row_losses(model, batch.to(model.device))
+                told = objective.row_losses(model, batch.to(model.device))
+                numbered += zip(batch.source, told)
+            pairs["row_losses"] = [told for _, told in sorted(numbered)]
         if "choices" in wanted and held_out.answers:
             result.chosen = choose(model, chats, held_out.answers, progress)
             pairs["choices"] = [(chosen, x.answer) for chosen, x in zip(result.chosen, chats)]
@@ -67,6 +71,9 @@ def measure(
             pairs["answers"] = [(said, x.answer) for said, x in zip(result.written, chats)]
     for part in parts:
         result.scores[part.name] = part.score(pairs[part.reads])  # pyright: ignore[reportAttributeAccessIssue]
+    result.outcomes = {
+        name: found for name, found in pairs.items() if found and (name, found) != ("answers", pairs["choices"])
+    }
     return result
 
 

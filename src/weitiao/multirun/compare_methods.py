@@ -18,7 +18,7 @@ from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import find, names
 from weitiao.core.run import Run, write_text
-from weitiao.core.score import show
+from weitiao.core.score import PERCENT, ratio_of_sums, show
 from weitiao.multirun.apart import train_apart
 
 ROW, LEFT, WIDTH = 26, 150, 720  # of the chart, in pixels
@@ -44,18 +44,29 @@ class Compared:
     tokens_a_second: float = 0.0
     drift: float | None = None
     """From the base on neutral text, in nats a token."""
+    rate: float = 0.0
+    """The peak learning rate."""
+    difference: dict[str, Any] | None = None
+    """The figure less the reference's, on the same rows."""
+    reference: bool = False
+    """`full`, or the first method where `full` is not compared."""
 
     @property
     def words(self) -> list[str]:
         """A line of the table."""
         if self.refused:
-            return [self.method, self.refused, "", "", "", "", ""]
+            return [self.method, self.refused, *[""] * (len(HEAD) - 2)]
         drift = "" if self.drift is None else f"{self.drift:.3f}"
         size, memory, speed = f"{self.megabytes:,.1f}", f"{self.peak_mb:,.0f}", f"{self.tokens_a_second:,.0f}"
-        return [self.method, show(self.figure, self.score), f"{self.trained:,}", size, memory, speed, drift]
+        apart = "reference" if self.reference else show_difference(self.figure, self.difference)
+        figure, rate = show(self.figure, self.score), f"{self.rate:g}"
+        return [self.method, figure, apart, rate, f"{self.trained:,}", size, memory, speed, drift]
 
 
-HEAD = ["method", "figure [95 % interval]", "trained weights", "stored MB", "peak MB", "tokens/s", "drift"]
+HEAD = [
+    "method", "figure [95 % interval]", "less the reference, row by row", "rate", "trained weights", "stored MB", "peak MB",
+    "tokens/s", "drift",
+]  # fmt: skip
 
 
 def compare_methods(
@@ -78,10 +89,46 @@ def compare_methods(
     for i, name in enumerate(every):
         tell(f"{name} ({i + 1} of {len(every)})")
         found.append(_trained(recipe, name, folder))
+    _compare(found, folder)
     found.sort(key=_best_first)
     write_text(folder / "comparison.json", json.dumps([asdict(x) for x in found], indent=1, ensure_ascii=False) + "\n")
     write_text(folder / "comparison.html", page(found))
     return found
+
+
+def _compare(found: list[Compared], folder: Path) -> None:
+    """Each method's difference from the reference."""
+    scored = [x for x in found if x.score]
+    reference = next((x for x in scored if x.method == "full"), scored[0] if scored else None)
+    for x in scored:
+        x.reference = x is reference
+        if reference and not x.reference and x.figure == reference.figure:
+            mine, its = (Run.open(folder / y.method).read("outcomes.json", {}).get("after", {}) for y in (x, reference))
+            x.difference = _difference(x.figure, mine, its)
+
+
+def _difference(figure: str, mine: dict[str, list], other: dict[str, list]) -> dict[str, Any] | None:
+    """The mean over rows of (this method's less the other's), with its interval; None for figures that no row has alone."""
+    if figure == "loss":
+        pairs = [(a, b, n) for (a, n), (b, m) in zip(mine.get("row_losses", []), other.get("row_losses", [])) if n == m]
+        whole = len(pairs) == len(mine.get("row_losses", []))
+    else:
+        reads = {"accuracy": "choices", "exact_match": "answers"}.get(figure, "")
+        right = [[float(said == wanted) for said, wanted in x.get(reads, [])] for x in (mine, other)]
+        pairs, whole = [(a, b, 1.0) for a, b in zip(*right)], len(right[0]) == len(right[1])
+    if not pairs or not whole:
+        return None
+    return ratio_of_sums(figure, [a - b for a, b, _ in pairs], [n for *_, n in pairs]).as_json()
+
+
+def show_difference(figure: str, score: dict[str, Any] | None) -> str:
+    """'-0.7 points [-1.6, +0.3]'."""
+    if score is None:
+        return ""
+    scale, unit = (100, " points") if figure in PERCENT else (1, "")
+    digits = 1 if figure in PERCENT else 3
+    value, low, high = (f"{scale * score[key]:+.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value}{unit} [{low}, {high}]"
 
 
 def _trained(recipe: Recipe, name: str, folder: Path) -> Compared:
@@ -115,6 +162,7 @@ def read(run: Run, name: str) -> Compared:
         peak_mb=memory[-1]["peak_mb"] if memory else 0.0,
         tokens_a_second=sum(x["tokens"] for x in steps[1:]) / seconds if seconds else 0.0,
         drift=drifts[-1] if drifts else None,
+        rate=float(run.read("plan.json")["choices"]["train.learning_rate"]["value"]),
     )
 
 
