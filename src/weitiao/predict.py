@@ -19,10 +19,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from weitiao.core.batch import Row, pack
 from weitiao.core.desk import Desk
 from weitiao.core.errors import DataError, ModelError
-from weitiao.core.example import BadRow
+from weitiao.core.example import BadRow, Example
 from weitiao.core.recipe import Source
 from weitiao.core.registry import find_module
-from weitiao.data.mapping import Mapping, find_question
+from weitiao.data.columns import Mapping
+from weitiao.data.mapping import find_question
 from weitiao.data.read import reader_of
 from weitiao.data.records import Record
 from weitiao.opened import Opened
@@ -85,9 +86,10 @@ def predict_file(opened: Opened, file: str, output: str, desk: Desk, text: str |
 
 @dataclass
 class Asked:
-    """A row: its columns, and what the model is shown."""
+    """A row of the file: its columns, the example it makes, and what the model is shown."""
 
     fields: dict[str, Any]
+    example: Example
     row: Row
 
 
@@ -108,7 +110,7 @@ def _ask(record: Record | BadRow, mapping: Mapping | None, opened: Opened) -> As
         return record  # pyright: ignore[reportReturnType]
     try:
         example = mapping.make(record.fields)
-        return Asked(record.fields, opened.objective.given(example, opened.tokens.processor))
+        return Asked(record.fields, example, opened.objective.given(example, opened.tokens.processor))
     except (ValueError, TypeError) as trouble:
         return BadRow(record.where, str(trouble), str(record.fields)[:200])
 
@@ -118,19 +120,24 @@ def _answer(opened: Opened, asked: Sequence[Asked], done: Predicted) -> Iterator
     objective, model = opened.objective, opened.model
     context = _context(opened)
     rows: list[Row] = []
+    made: list[range] = []  # of each asked row, the numbers of the rows it became
     for x in asked:
-        long = len(x.row["input_ids"]) > context
-        done.cut += long
-        rows.append(objective.cut(x.row, context)[0] if long else x.row)
+        begun, long = len(rows), len(x.row["input_ids"]) > context
+        if long and objective.too_long == "window":
+            rows += objective.windows(x.row, context)
+        else:
+            done.cut += long
+            rows.append(objective.cut(x.row, context)[0] if long else x.row)
+        made.append(range(begun, len(rows)))
     said: dict[int, Any] = {}
     with model.evaluating():
         for chosen in _by_length(rows):
             batch = pack([rows[i] for i in chosen], chosen).to(model.device)
             said |= zip(batch.source, objective.predict(model, batch))
-    done.rows += len(rows)
-    for i, x in enumerate(asked):
-        shown = {name: round(p, 6) for name, p in said[i].items()}
-        yield {**x.fields, "predicted": objective.answer(said[i]), "probabilities": shown}
+    done.rows += len(asked)
+    for x, mine in zip(asked, made):
+        whole = objective.join([said[i] for i in mine], x.example, opened.tokens.processor)
+        yield {**x.fields, "predicted": objective.answer(whole), **objective.shown(whole)}
 
 
 def _context(opened: Opened) -> int:

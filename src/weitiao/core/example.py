@@ -7,7 +7,7 @@ import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
@@ -32,6 +32,15 @@ class Text:
     """Plain text to continue (continued pretraining)."""
 
     text: str
+    answer: ClassVar[str] = ""
+
+    @property
+    def words(self) -> str:
+        return self.text
+
+    @property
+    def question(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,14 @@ class Chat:
         return self.turns[: self._last]
 
     @property
+    def words(self) -> str:
+        return _spoken(self.turns)
+
+    @property
+    def question(self) -> str:
+        return _spoken(self.prompt)
+
+    @property
     def answer(self) -> str:
         """The last assistant turn's words."""
         return self.turns[self._last].content
@@ -71,12 +88,111 @@ class Labelled:
     labels: tuple[str, ...]
 
     @property
+    def words(self) -> str:
+        return self.text
+
+    @property
+    def question(self) -> str:
+        return self.text
+
+    @property
     def answer(self) -> str:
         """The classes as one string."""
         return ", ".join(self.labels)
 
 
-Example = Text | Chat | Labelled
+@dataclass(frozen=True)
+class Tagged:
+    """A text, its units (words; of Chinese, characters) and a tag for each: B-person I-person O ..."""
+
+    text: str
+    units: tuple[tuple[int, int], ...]
+    """Where each begins and ends in the text, in characters."""
+    tags: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        return self.text
+
+    @property
+    def question(self) -> str:
+        return self.text
+
+    @property
+    def answer(self) -> str:
+        """The tags as one string."""
+        return " ".join(self.tags)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, a text that may hold its answer, and the answers that count as right; none: it is not in there."""
+
+    asked: str
+    context: str
+    answers: tuple[tuple[int, str], ...]
+    """Where each begins in the context, in characters, and its words."""
+
+    @property
+    def words(self) -> str:
+        return f"{self.asked}\n{self.context}"
+
+    @property
+    def question(self) -> str:
+        return self.words
+
+    @property
+    def answer(self) -> str:
+        """The first of the right ones."""
+        return self.answers[0][1] if self.answers else ""
+
+
+@dataclass(frozen=True)
+class Rated:
+    """A text, or two that are compared, and the numbers to predict."""
+
+    text: str
+    values: tuple[float, ...]
+    other: str = ""
+
+    @property
+    def words(self) -> str:
+        return f"{self.text}\n{self.other}" if self.other else self.text
+
+    @property
+    def question(self) -> str:
+        return self.words
+
+    @property
+    def answer(self) -> str:
+        """The numbers as one string."""
+        return ", ".join(f"{x:g}" for x in self.values)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two texts that belong together, and such as do not belong to the first; or two and how alike they are."""
+
+    text: str
+    other: str
+    negatives: tuple[str, ...] = ()
+    likeness: float | None = None
+
+    @property
+    def words(self) -> str:
+        return f"{self.text}\n{self.other}"
+
+    @property
+    def question(self) -> str:
+        return self.text
+
+    @property
+    def answer(self) -> str:
+        return self.other
+
+
+Example = Text | Chat | Labelled | Tagged | Question | Rated | Pair
+"""All have `words` (everything), `question` (what a model is given) and `answer` (what would be right, as one string)."""
 
 
 @dataclass(frozen=True)
@@ -98,18 +214,8 @@ class BadRow:
     excerpt: str = ""
 
 
-def words_of(example: Example) -> str:
-    """All the words of an example, as one string."""
-    if isinstance(example, (Text, Labelled)):
-        return example.text
-    return "\n".join(f"{turn.role}: {turn.content}" for turn in example.turns)
-
-
-def question_of(example: Example) -> str:
-    """What the model is given: the words without the last answer. For a text, the text."""
-    if isinstance(example, (Text, Labelled)):
-        return example.text
-    return "\n".join(f"{turn.role}: {turn.content}" for turn in example.prompt)
+def _spoken(turns: tuple[Turn, ...]) -> str:
+    return "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
 
 
 def plain(text: str) -> str:

@@ -63,6 +63,10 @@ class Objective(Part):
         kept = Row(input_ids=row["input_ids"][-context:], labels=row["labels"][-context:])
         return kept, [int(x) for x in row["input_ids"][:-context]]
 
+    def windows(self, row: Row, context: int) -> list[Row]:
+        """A row that is too long, as several that overlap and together hold each label once (`too_long: window`)."""
+        raise ValueError(f"objective {self.name} does not read a long text in windows; write too_long: cut, drop or split")
+
     def pieces(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
         """A row as it is drawn before step 1: stretches of text, each "learnt", "read" or "lost" (`lost` are the ids
         that were cut off). Here token t + 1 is learnt where position t has a label; the last learnt token is not among
@@ -86,8 +90,17 @@ class Objective(Part):
     def loss(self, model: TunableModel, batch: Batch) -> Loss: ...
 
     def predict(self, model: TunableModel, batch: Batch) -> list[Any]:
-        """What the head says of each segment. Objectives that write have none and answer by `model.generate`."""
+        """What the head says of each segment; labels only tell which positions are asked, never what is right.
+        Objectives that write have none and answer by `model.generate`."""
         raise NotImplementedError
+
+    def join(self, said: Sequence[Any], example: Any, processor: Processor) -> Any:
+        """What was predicted of an example, from what was predicted of each of its rows."""
+        return said[0]
+
+    def shown(self, said: Any) -> dict[str, Any]:
+        """What `weitiao predict` writes of a prediction beside the answer itself: probabilities, places."""
+        return {}
 
     def answer(self, said: Any) -> str:
         """What was predicted of one segment, as a person reads it."""

@@ -16,11 +16,26 @@ class Rendered:
     """True on the assistant's tokens and on the stop token that ends its turn."""
 
 
+@dataclass(frozen=True)
+class Frame:
+    """The special tokens around a text and between two: [CLS] a [SEP] b [SEP]."""
+
+    first: tuple[int, ...]
+    between: tuple[int, ...]
+    last: tuple[int, ...]
+    """Never empty: the end-of-text token where the tokenizer adds none."""
+
+
 class Processor(Protocol):
     """Words to token ids."""
 
     eos_id: int
     stop_ids: tuple[int, ...]
+    frame: Frame
+
+    def placed(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Plain text without special tokens: ids, and where each token begins and ends in the text, in characters."""
+        ...
 
     def text(self, text: str) -> list[int]:
         """Plain text, with the beginning-of-text token if the model has one."""

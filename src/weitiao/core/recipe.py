@@ -311,8 +311,9 @@ class Recipe(Settings):
     """More than this share of unusable rows stops the run."""
     context: int | Auto = "auto"
     """Longest row in tokens; auto: what the model was made for, at most 4096."""
-    too_long: Literal["auto", "refuse", "cut", "drop", "split"] = "auto"
-    """Rows longer than the context: refuse the run, cut their start (the answer's end stays), drop, or split."""
+    too_long: Literal["auto", "refuse", "cut", "drop", "split", "window"] = "auto"
+    """Rows longer than the context: refuse the run, cut (of a conversation the start goes), drop, split, or read them in
+    windows that overlap (objectives with a head for each token)."""
     template: str | None = None
     """A chat template: a name from data/templates (chatml) or a .jinja file; default: the model's own."""
     method: Annotated[Method, OneOf("method")] = Field(default_factory=lambda: _default("method"))

@@ -15,6 +15,7 @@ from weitiao.core.errors import RecipeError
 
 FOLDERS = {
     "reader": "weitiao.data.readers",
+    "mapping": "weitiao.data.mappings",
     "block": "weitiao.model.blocks",
     "method": "weitiao.model.methods",
     "objective": "weitiao.objective",

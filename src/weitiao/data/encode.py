@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from weitiao.core.batch import IGNORE, Row
 from weitiao.core.errors import DataError
-from weitiao.core.example import BadRow, Sourced, Where, words_of
+from weitiao.core.example import BadRow, Sourced, Where
 from weitiao.core.objective import Objective
 from weitiao.core.packages import home
 from weitiao.core.processor import Processor
@@ -82,7 +82,7 @@ def encode(
     Args:
         identity: what the tokenizer and template are (a hash).
         context: longest row in tokens.
-        too_long: refuse, cut (what the objective gives up), drop or split.
+        too_long: refuse, cut (what the objective gives up), drop, split or window (pieces that overlap).
 
     Raises:
         DataError: a row is too long and `too_long` is refuse, or nothing carries loss.
@@ -130,7 +130,7 @@ def _encode_all(
                     offset = item.where.offset
                     place = {"source": item.source, "file": item.where.file, "line": item.where.line, "offset": offset}
                     made.append({**piece, **place})
-                elif too_long != "split":
+                elif too_long not in ("split", "window"):
                     facts["bad"].append(_bad(item, "no token of this row carries loss"))
     return made, facts
 
@@ -155,6 +155,9 @@ def _fit(
         kept, lost = objective.cut(row, context)
         facts["lost"].setdefault(item.source, (number, lost))
         yield kept
+    elif too_long == "window":
+        facts["split"] += 1
+        yield from objective.windows(row, context)
     else:
         facts["split"] += 1
         for at in range(0, length, context):  # labels hold the next token already, so none is lost at the cut
@@ -163,7 +166,7 @@ def _fit(
 
 def _bad(item: Sourced, reason: str) -> dict[str, Any]:
     where = {"file": item.where.file, "line": item.where.line, "offset": item.where.offset}
-    return {"where": where, "reason": reason, "excerpt": words_of(item.example)[:200]}
+    return {"where": where, "reason": reason, "excerpt": item.example.words[:200]}
 
 
 def _write(file: Path, record: Path, found: tuple[list[dict], dict]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from weitiao.core.batch import IGNORE
-from weitiao.core.example import Chat, Example, Sourced, content_hash, plain, words_of
+from weitiao.core.example import Chat, Example, Sourced, content_hash, plain
 from weitiao.core.finding import Finding
 from weitiao.data.encode import Encoded, Rows
 
@@ -110,7 +110,7 @@ def _text(example: Example) -> str:
     """The words without system messages, which whole data sets have in common."""
     if isinstance(example, Chat):
         return "\n".join(turn.content for turn in example.turns if turn.role != "system")
-    return words_of(example)
+    return example.words
 
 
 def _leaks(training: Sequence[str], held: Sequence[str]) -> Iterator[Finding]:

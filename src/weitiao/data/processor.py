@@ -14,7 +14,7 @@ from typing import Any
 
 from weitiao.core.errors import DataError
 from weitiao.core.example import Turn
-from weitiao.core.processor import Rendered
+from weitiao.core.processor import Frame, Rendered
 from weitiao.data.template import NO_TEMPLATE, Template
 
 
@@ -27,6 +27,7 @@ class ChatProcessor:
     eos_id: int = 0
     stop_ids: tuple[int, ...] = ()
     special: frozenset[str] = field(default_factory=frozenset)
+    frame: Frame = Frame((), (), (0,))
 
     @classmethod
     def make(cls, tokenizer: Any, generation_stops: Sequence[int] = ()) -> "ChatProcessor":
@@ -50,8 +51,24 @@ class ChatProcessor:
         stops = [end, *generation_stops]
         if template is not None:
             stops.insert(0, made._template_stop())
+        made.frame = made._frame()
         made.stop_ids = tuple(dict.fromkeys(x for x in stops if x is not None))
         return made
+
+    def _frame(self) -> Frame:
+        one, two = ([-1 if x == "a" else x for x in self._around(*texts)] for texts in (("a",), ("a", "a")))
+        at, then = one.index(-1), [i for i, x in enumerate(two) if x == -1]
+        between = two[then[0] + 1 : then[1]] or self._ids("\n")
+        return Frame(tuple(one[:at]), tuple(between), tuple(one[at + 1 :]) or (self.eos_id,))
+
+    def _around(self, *texts: str) -> list[Any]:
+        """Ids of special tokens, and "a" for each text."""
+        encoded = self.tokenizer(*texts, return_special_tokens_mask=True)
+        return [x if special else "a" for x, special in zip(encoded.input_ids, encoded.special_tokens_mask)]
+
+    def placed(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return list(encoded.input_ids), [(int(a), int(b)) for a, b in encoded.offset_mapping]
 
     def text(self, text: str) -> list[int]:
         return list(self.tokenizer(text).input_ids)

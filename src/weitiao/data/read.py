@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from weitiao.core.errors import DataError
-from weitiao.core.example import BadRow, Sourced, content_hash, question_of, words_of
+from weitiao.core.example import BadRow, Sourced, content_hash
 from weitiao.core.recipe import Source
 from weitiao.core.registry import find_module, names
-from weitiao.data.mapping import Mapping, find_mapping
+from weitiao.data.columns import Mapping
+from weitiao.data.mapping import find_mapping
 from weitiao.data.records import Record
 
 LOOKED_AT = 50  # first records that the mapping is found from
@@ -101,7 +102,7 @@ def _examples(items: Iterable[Record | BadRow], mapping: Mapping, number: int) -
             continue
         try:
             example = mapping.make(item.fields)
-            words = words_of(example)
+            words = example.words
             words.encode("utf-8")
             if not words.strip():
                 raise ValueError("the text is empty")
@@ -149,12 +150,12 @@ def split(examples: list[Sourced], share: float) -> tuple[list[Sourced], list[So
     """
     if share <= 0:
         return examples, [], "validation: 0"
-    hashes, how = [content_hash(question_of(x.example)) for x in examples], "by the hash of the question"
+    hashes, how = [content_hash(x.example.question) for x in examples], "by the hash of the question"
     counts: dict[str, int] = {}
     for h in hashes:
         counts[h] = counts.get(h, 0) + 1
     if max(counts.values()) > max(1, len(examples) // 5):
-        hashes, how = [content_hash(words_of(x.example)) for x in examples], "by the hash of the whole row"
+        hashes, how = [content_hash(x.example.words) for x in examples], "by the hash of the whole row"
     held = {h for h in hashes if int(h[:12], 16) < share * 16**12}
     if not held and len(set(hashes)) > 1:
         held = {min(hashes)}

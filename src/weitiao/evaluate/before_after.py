@@ -4,7 +4,6 @@ scores.json has the figures, outcomes.json what they were made of row by row, sa
 """
 
 from weitiao.core.desk import Desk
-from weitiao.core.example import question_of
 from weitiao.core.held_out import HeldOut
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Evaluate
@@ -56,6 +55,6 @@ def _add_samples(run: Run, when: str, answered: list) -> None:
     old = run.read_lines("samples.jsonl")
     lines = []
     for i, (example, answer) in enumerate(answered):
-        new = {"prompt": question_of(example)[:1000], "reference": getattr(example, "answer", "")}
+        new = {"prompt": example.question[:1000], "reference": example.answer}
         lines.append({**(old[i] if i < len(old) else new), when: answer})
     run.write_lines("samples.jsonl", lines)

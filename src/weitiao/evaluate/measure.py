@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
 
-from weitiao.core.example import Chat, Example, Turn, words_of
+from weitiao.core.example import Chat, Example, Turn
 from weitiao.core.held_out import HeldOut
 from weitiao.core.objective import Objective
 from weitiao.core.registry import find
@@ -81,12 +82,17 @@ def measure(
 def predict(
     model: TunableModel, objective: Objective, held_out: HeldOut, progress: Progress = lambda x, _: x
 ) -> list[tuple[Any, Example]]:
-    """What the objective's head says of each held-out row, in their order, and the example it was made of."""
+    """What the objective's head says of each held-out example, in their order, joined where it was read in windows."""
     said: dict[int, Any] = {}
     with model.evaluating():
         for batch in progress(list(held_out.batches()), "predictions"):
             said |= zip(batch.source, objective.predict(model, batch.to(model.device)))
-    return [(said[row], held_out.example_of(row)) for row in sorted(said)]
+    found: list[tuple[Any, Example]] = []
+    for _, rows in groupby(sorted(said), key=lambda row: id(held_out.example_of(row))):
+        each = list(rows)
+        example = held_out.example_of(each[0])
+        found.append((objective.join([said[row] for row in each], example, model.processor), example))
+    return found
 
 
 def write(model: TunableModel, examples: Sequence[Example], room: int, progress: Progress = lambda x, _: x) -> list[str]:
@@ -102,7 +108,7 @@ def write(model: TunableModel, examples: Sequence[Example], room: int, progress:
 def prompt_ids(model: TunableModel, example: Example) -> list[int]:
     """What the model is given."""
     if not isinstance(example, Chat):
-        return model.processor.text(words_of(example))[:32]
+        return model.processor.text(example.words)[:32]
     return model.processor.prompt(example.prompt)
 
 

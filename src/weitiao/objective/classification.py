@@ -188,6 +188,9 @@ class Classification(Objective):
             return tuple(sorted(c for c, p in said.items() if p >= THRESHOLD))
         return (max(said, key=lambda c: said[c]),)
 
+    def shown(self, said: dict[str, float]) -> dict[str, Any]:
+        return {"probabilities": {name: round(p, 6) for name, p in said.items()}}
+
     def answer(self, said: dict[str, float]) -> str:
         return ", ".join(self.chosen(said)) or "none"
 

@@ -97,7 +97,7 @@ def test_columns_are_taken_as_given() -> None:
         (
             {"promt": "question"},
             "columns: there is no 'promt'. Did you mean 'prompt'? "
-            "There are: prompt, completion, system, text, messages, label.",
+            "There are: prompt, completion, system, messages, text, label.",
         ),
         ({"prompt": "question"}, "f: this objective needs columns: {prompt: ..., completion: ...} or {messages: ...}."),
         ({"text": "question"}, "f: this objective needs columns: {prompt: ..., completion: ...} or {messages: ...}."),
@@ -120,7 +120,9 @@ def test_a_conversation_is_not_read_as_text_by_mistake() -> None:
 
 
 def test_text_is_not_read_as_a_conversation() -> None:
-    with pytest.raises(DataError, match="no question and answer found.*A column 'text' alone is for objective: causal_lm"):
+    with pytest.raises(
+        DataError, match="no question and answer found.*It looks like text: that is for objective: causal_lm"
+    ):
         find_mapping([{"text": "words"}], Chat, None, "f")
 
 

@@ -1,0 +1,48 @@
+"""What mappings share: a record's columns, read with care."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from weitiao.core.example import Example
+
+TEXTS = ("text", "sentence", "content", "document", "review", "title", "question", "utterance")
+LABELS = ("label", "labels", "class", "category", "topic", "intent", "sentiment", "target")
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """How a record becomes an Example. `words` is what is printed."""
+
+    words: str
+    makes: type
+    make: Callable[[dict[str, Any]], Example]
+
+
+def first_of(known: Iterable[str], there: Iterable[str]) -> str | None:
+    """The first of the known names that is there."""
+    return next((name for name in known if name in there), None)
+
+
+def string(record: dict[str, Any], key: str) -> str:
+    """A column's words; numbers are written out.
+
+    Raises:
+        ValueError: it is missing, empty or not text.
+    """
+    if key not in record:
+        raise ValueError(f"column {key!r} is missing")
+    value = record[key]
+    if value is None:
+        raise ValueError(f"column {key!r} is empty (null)")
+    if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+        raise ValueError(f"column {key!r} is {type(value).__name__}, not text")
+    return str(value)
+
+
+def text_of(record: dict[str, Any], key: str) -> str:
+    """As `string`, and not blank."""
+    words = string(record, key)
+    if not words.strip():
+        raise ValueError("the text is empty")
+    return words

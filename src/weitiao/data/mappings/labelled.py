@@ -1,0 +1,42 @@
+"""A text and its class: {"text": ..., "label": "spam"}; also sentence, content, review ...; labels, category ..."""
+
+from typing import Any
+
+from weitiao.core.example import Labelled
+from weitiao.data.columns import LABELS, TEXTS, Mapping, first_of, text_of
+
+MAKES = Labelled
+PURPOSE = "classification"
+TARGETS = ("text", "label")
+LACKING = "no text with a class found"
+NEEDS = "{text: ..., label: ...}"
+
+
+def recognise(seen: dict[str, Any]) -> list[Mapping]:
+    """Mappings that fit, the best first."""
+    text, label = first_of(TEXTS, seen), first_of(LABELS, seen)
+    return [_labelled(text, label)] if text and label else []
+
+
+def as_given(columns: dict[str, str]) -> Mapping | None:
+    """The mapping that the user describes."""
+    return _labelled(columns["text"], columns["label"]) if {"text", "label"} <= columns.keys() else None
+
+
+def unanswered(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
+    """A text whose class nobody knows."""
+    asked = columns.get("text")
+    key = first_of(TEXTS, seen) if asked is None else first_of((asked,), seen)
+    return Mapping(f"{key} is read", Labelled, lambda record: Labelled(text_of(record, key), ())) if key else None
+
+
+def _labelled(text: str, label: str) -> Mapping:
+    def make(record: dict[str, Any]) -> Labelled:
+        words, given = text_of(record, text), record.get(label)
+        if isinstance(given, list):
+            return Labelled(words, tuple(sorted({str(x).strip() for x in given})))
+        if given is None or not str(given).strip():
+            raise ValueError(f"column {label!r} is empty: the row has no class")
+        return Labelled(words, (str(given).strip(),))
+
+    return Mapping(f"{text} -> class: {label}", Labelled, make)

@@ -1,0 +1,33 @@
+"""Plain text: {"text": ...}, also content, document."""
+
+from typing import Any
+
+from weitiao.core.example import Text
+from weitiao.data.columns import Mapping, first_of, string
+
+MAKES = Text
+PURPOSE = "causal_lm"
+TARGETS = ("text",)
+LACKING = "plain text is wanted (a column 'text')"
+NEEDS = "{text: ...}"
+
+
+def recognise(seen: dict[str, Any]) -> list[Mapping]:
+    """Mappings that fit, the best first."""
+    key = first_of(("text", "content", "document"), seen)
+    return [_text(key, key)] if key else []
+
+
+def as_given(columns: dict[str, str]) -> Mapping | None:
+    """The mapping that the user describes."""
+    key = columns.get("text")
+    return _text(key, f"{key} (as given)") if key else None
+
+
+def unanswered(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
+    """Text is its own answer."""
+    return as_given(columns) if columns.get("text") in seen else next(iter(recognise(seen)), None)
+
+
+def _text(key: str, words: str) -> Mapping:
+    return Mapping(words, Text, lambda record: Text(string(record, key)))
