@@ -25,6 +25,7 @@ from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.packages import file_sha256
 from weitiao.core.recipe import Recipe
+from weitiao.core.regularizer import regularized
 from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.core.tunable import TunableModel, identity_of
@@ -104,7 +105,8 @@ def take_the_trip(run: Run, recipe: Recipe, machines: Machines, desk: Desk, agai
     tell_row = row_teller(found.made.rows, ready.tokens)
     with listening() as stop, Progress(desk.console, plan.steps, state.step) as progress:
         run.listeners.append(progress)
-        train_loop(model, objective, ready.loader.__getitem__, state, plan, run, score, machines, stop, tell_row)
+        fetch = ready.loader.__getitem__
+        train_loop(model, ready.learnt, fetch, state, plan, run, score, machines, stop, tell_row)
     run.note("memory", before_model_mb=round(ready.before_model / 2**20, 1), peak_mb=round(machine.peak_mb(), 1))
 
     machines.wait()
@@ -189,6 +191,8 @@ class Ready:
     loader: Loader
     plan: Plan
     state: State
+    learnt: Objective
+    """With the regularizers."""
     before_model: int
     """Bytes that this process held before the model was loaded."""
 
@@ -198,6 +202,7 @@ def get_ready(run: Run, recipe: Recipe, machines: Machines, desk: Desk) -> Ready
     device, dtype = settle(recipe, run, desk)
     tokens = open_tokens(recipe.base, recipe.revision, recipe.template)
     resolve.refuse_encoder(recipe.objective, tokens.encoder)
+    resolve.refuse_regularizers(recipe)
     run.add_to_plan(template={"identity": tokens.identity, "text": tokens.tokenizer.chat_template})
     prepared = prepare(recipe, tokens, run, desk)
     before_model = psutil.Process().memory_info().rss
@@ -214,7 +219,8 @@ def get_ready(run: Run, recipe: Recipe, machines: Machines, desk: Desk) -> Ready
     state = State(model, make_optimizer(model, plan))
     if dtype == torch.float16:
         state.loss_scale = LossScale.starting_at(recipe.train.loss_scale)
-    return Ready(tokens, prepared, loader, plan, state, before_model)
+    learnt = regularized(prepared.objective, recipe.regularizers, model)
+    return Ready(tokens, prepared, loader, plan, state, learnt, before_model)
 
 
 def pre_flight(ready: Ready, run: Run, machines: Machines, desk: Desk, allowed: Collection[str]) -> list[Finding]:
@@ -223,8 +229,8 @@ def pre_flight(ready: Ready, run: Run, machines: Machines, desk: Desk, allowed: 
     Raises:
         CheckError: something is wrong that is not allowed.
     """
-    state, objective, loader = ready.state, ready.prepared.objective, ready.loader.__getitem__
-    rehearsed = rehearse(state.model, objective, loader, state, ready.plan, machines)
+    state, loader = ready.state, ready.loader.__getitem__
+    rehearsed = rehearse(state.model, ready.learnt, loader, state, ready.plan, machines)
     findings = [*ready.prepared.findings, *rehearsed]
     if state.model.untied_embedding_is_trained:
         rows, tokenizer = ready.prepared.made.rows, ready.tokens.tokenizer
@@ -338,7 +344,7 @@ def batch(
         "base": model.base_identity,
         "seed": str(recipe.seed),
         "method": json.dumps(recipe.method.as_recipe()),
-        "objective": json.dumps(recipe.objective.as_recipe()),
+        "objective": json.dumps([x.as_recipe() for x in (recipe.objective, *recipe.regularizers)]),
         **{f"train.{key}": json.dumps(value) for key, value in settings.model_dump(mode="json", include=SHAPING).items()},
     }
     step = resolve.choose_step(recipe.method, objective)

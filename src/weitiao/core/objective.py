@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from weitiao.core.batch import IGNORE, Batch, Loss, Row
 from weitiao.core.example import Example
@@ -33,6 +33,8 @@ class Objective(Part):
     too_long_reason: ClassVar[str] = ""
     writes: ClassVar[bool] = True
     """It needs a model that writes; False: an encoder will do."""
+    distributes: ClassVar[bool] = False
+    """It has `log_probs`: a distribution over choices, which regularizers compare."""
     likelihood: ClassVar[bool] = False
     """Its loss is the plain negative log-likelihood of the labels, so that it can be checked by hand."""
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
@@ -88,6 +90,10 @@ class Objective(Part):
 
     @abstractmethod
     def loss(self, model: TunableModel, batch: Batch) -> Loss: ...
+
+    def log_probs(self, model: TunableModel, batch: Batch) -> Tensor:
+        """[N, C]: the log-probability of every choice, at everything that the loss is a sum over."""
+        raise NotImplementedError
 
     def predict(self, model: TunableModel, batch: Batch) -> list[Any]:
         """What the head says of each segment; labels only tell which positions are asked, never what is right.

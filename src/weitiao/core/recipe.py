@@ -320,6 +320,8 @@ class Recipe(Settings):
     """How the model is made trainable."""
     objective: Annotated[Objective, OneOf("objective")] = Field(default_factory=lambda: _default("objective"))
     """What is learnt."""
+    regularizers: Annotated[tuple[Annotated[Part, OneOf("regularizer")], ...], OneOrMore()] = ()
+    """Changes of the loss while training (r_drop, neftune, fgm, kl_to_base, l2_sp), the first innermost."""
     train: Train = Field(default_factory=Train)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     out: str
@@ -335,6 +337,15 @@ class Recipe(Settings):
         if not isinstance(data, (list, tuple)) or not data:
             raise ValueError("name at least one file, or a list of sources")
         return data
+
+    @field_validator("regularizers", mode="before")
+    @classmethod
+    def _each_once(cls, given: Any) -> Any:
+        parts = [given] if isinstance(given, (str, dict)) else list(given or ())
+        named = [str(x.get("name") if isinstance(x, dict) else getattr(x, "name", x)) for x in parts]
+        if twice := next((x for x in named if named.count(x) > 1), None):
+            raise ValueError(f"{twice} stands there twice")
+        return parts
 
     def to_yaml(self) -> str:
         plain = self.model_dump(mode="json")

@@ -19,6 +19,7 @@ FOLDERS = {
     "block": "weitiao.model.blocks",
     "method": "weitiao.model.methods",
     "objective": "weitiao.objective",
+    "regularizer": "weitiao.objective.regularizers",
     "optimizer": "weitiao.train.optimizers",
     "clip": "weitiao.train.clips",
     "step": "weitiao.train.steps",
@@ -60,7 +61,7 @@ def nearest(word: str, known: Sequence[str]) -> str:
 def names(kind: str) -> tuple[str, ...]:
     """Every part of a kind, found by listing its folder."""
     folder = importlib.import_module(FOLDERS[kind])
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not m.name.startswith("_")))
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not (m.ispkg or m.name.startswith("_"))))
 
 
 def find_module(kind: str, name: str) -> ModuleType:

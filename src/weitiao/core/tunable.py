@@ -38,6 +38,10 @@ class TunableModel:
     """Changes when a weight of the base model does."""
     base_rounded: str = ""
     """The same of weights rounded to bf16: equal in whatever precision a base was loaded."""
+    seen: dict[tuple[str, int], Tensor] | None = None
+    """What batches gave already, while `remembering`."""
+    begun: dict[str, Tensor] = field(default_factory=dict)
+    """A copy of what trained weights began with, where a regularizer wants one."""
     gather: Callable[[Tensor], Tensor] = lambda x: x
     """All machines' rows of a tensor; on one machine, the tensor."""
 
@@ -82,6 +86,17 @@ class TunableModel:
 
     def hidden(self, batch: Batch) -> Tensor:
         """[T, D]: the last hidden states."""
+        return self.once("hidden", batch, lambda: self._hidden(batch))
+
+    def once(self, what: str, batch: Batch, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` makes of a batch; while `remembering`, it is made once."""
+        if self.seen is None:
+            return make()
+        if (what, id(batch)) not in self.seen:
+            self.seen[what, id(batch)] = make()
+        return self.seen[what, id(batch)]
+
+    def _hidden(self, batch: Batch) -> Tensor:
         if batch.adapters:
             with self.routed(batch.adapters, batch.lengths):
                 return self.body(batch)
@@ -113,6 +128,11 @@ class TunableModel:
         supervised = (batch.labels != IGNORE).nonzero()[:, 0]  # [N]
         return self._words().logprobs(self.hidden(batch)[supervised], batch.labels[supervised])
 
+    def choices(self, batch: Batch) -> Tensor:
+        """[N, V] fp32: the log-probabilities of every token at every supervised place. Large; for regularizers."""
+        supervised = (batch.labels != IGNORE).nonzero()[:, 0]
+        return self._words().logits(self.hidden(batch)[supervised]).log_softmax(-1)
+
     def nll_by_segment(self, batch: Batch) -> list[tuple[float, float]]:
         """(summed negative log-probability, supervised tokens) of each segment."""
         counts = [int((batch.labels[a:b] != IGNORE).sum()) for a, b in zip(batch.bounds, batch.bounds[1:])]
@@ -132,10 +152,41 @@ class TunableModel:
         return self.heads[name](hidden)
 
     @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Inside, a batch runs through the body once, and all who ask share what it gave, its dropout and its graph."""
+        was, self.seen = self.seen, {}
+        try:
+            yield
+        finally:
+            self.seen = was
+
+    @contextmanager
+    def embedding_as(self, change: Callable[[Tensor, Tensor], Tensor], batch: Batch) -> Iterator[None]:
+        """Inside, the token embeddings of this batch are what `change` makes of them.
+
+        Args:
+            change: embeddings [..., T, D], and of each token the row it is in [T] -> embeddings.
+        """
+        lengths = torch.tensor(batch.lengths, device=batch.input_ids.device) + len(self.attachment.slots())
+        row = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+        module: Any = self.model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
+        hook = module.register_forward_hook(lambda _, given, out: change(out, row))
+        was, self.seen = self.seen, None if self.seen is None else {}
+        try:
+            yield
+        finally:
+            hook.remove()
+            self.seen = was
+
+    @contextmanager
     def reference(self) -> Iterator["TunableModel"]:
         """Inside, the model is the base model."""
-        with self.attachment.base():
-            yield self
+        was, self.seen = self.seen, None
+        try:
+            with self.attachment.base():
+                yield self
+        finally:
+            self.seen = was
 
     @contextmanager
     def before_training(self) -> Iterator["TunableModel"]:

@@ -10,6 +10,8 @@ see each other; a document longer than the context goes on in the next row, and 
 
 from typing import ClassVar
 
+from torch import Tensor
+
 from weitiao.core.batch import IGNORE, Batch, Loss, Row
 from weitiao.core.example import Text
 from weitiao.core.objective import Objective
@@ -22,6 +24,7 @@ class CausalLM(Objective):
 
     eats: ClassVar[type] = Text
     likelihood: ClassVar[bool] = True
+    distributes: ClassVar[bool] = True
     too_long: ClassVar[str] = "split"
     too_long_reason: ClassVar[str] = "a long document simply goes on in the next row"
 
@@ -37,6 +40,9 @@ class CausalLM(Objective):
 
     def loss(self, model: TunableModel, batch: Batch) -> Loss:
         return Loss({self.name: -model.logprobs(batch).sum()})
+
+    def log_probs(self, model: TunableModel, batch: Batch) -> Tensor:
+        return model.choices(batch)
 
     def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
         return model.nll_by_segment(batch)

@@ -40,6 +40,7 @@ class Classification(Objective):
 
     eats: ClassVar[type] = Labelled
     writes: ClassVar[bool] = False
+    distributes: ClassVar[bool] = True
     too_long: ClassVar[str] = "cut"
     too_long_reason: ClassVar[str] = "the beginning of a long text mostly says what it is; its end is lost"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "f1")
@@ -130,6 +131,9 @@ class Classification(Objective):
 
     def scores(self, model: TunableModel, batch: Batch) -> Tensor:
         """[B, C] fp32, before softmax or sigmoid."""
+        return model.once("scores", batch, lambda: self._scores(model, batch))
+
+    def _scores(self, model: TunableModel, batch: Batch) -> Tensor:
         hidden = model.hidden(batch).float()  # [T, D]
         pool = self.pool if self.pool != "auto" else ("mean" if model.vocabulary is None else "last")
         bounds = torch.tensor(batch.bounds, device=hidden.device)
@@ -172,6 +176,11 @@ class Classification(Objective):
 
     def loss(self, model: TunableModel, batch: Batch) -> Loss:
         return Loss({self.name: self.each(model, batch).sum()})
+
+    def log_probs(self, model: TunableModel, batch: Batch) -> Tensor:
+        """[B, C]; of several classes [B C, 2], each holds or not."""
+        z = self.scores(model, batch)
+        return F.logsigmoid(torch.stack([z, -z], -1)).flatten(0, 1) if self.several else z.log_softmax(-1)
 
     def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
         return list(zip(self.each(model, batch).tolist(), self.row_weights(batch).tolist()))

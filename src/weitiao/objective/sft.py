@@ -10,6 +10,8 @@ Ouyang et al. 2022, "Training language models to follow instructions with human 
 
 from typing import ClassVar
 
+from torch import Tensor
+
 from weitiao.core.batch import IGNORE, Batch, Loss, Row
 from weitiao.core.example import Chat
 from weitiao.core.objective import Objective
@@ -22,6 +24,7 @@ class SFT(Objective):
 
     eats: ClassVar[type] = Chat
     likelihood: ClassVar[bool] = True
+    distributes: ClassVar[bool] = True
     too_long: ClassVar[str] = "refuse"
     too_long_reason: ClassVar[str] = "a cut answer teaches the model to stop in the middle"
 
@@ -40,6 +43,9 @@ class SFT(Objective):
 
     def loss(self, model: TunableModel, batch: Batch) -> Loss:
         return Loss({self.name: -model.logprobs(batch).sum()})
+
+    def log_probs(self, model: TunableModel, batch: Batch) -> Tensor:
+        return model.choices(batch)
 
     def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
         return model.nll_by_segment(batch)

@@ -104,6 +104,17 @@ def refuse_encoder(objective: Objective, family: str) -> None:
         raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}.")
 
 
+def refuse_regularizers(recipe: Recipe) -> None:
+    """Before anything is loaded.
+
+    Raises:
+        RecipeError: one cannot join this objective or method, or needs each batch's rows apart.
+    """
+    for part in recipe.regularizers:
+        if why := part.refuse(recipe.objective, recipe.method):  # pyright: ignore[reportAttributeAccessIssue]
+            raise RecipeError(f"regularizers: {part.name}: {why}.")
+
+
 def leave_room(slots: int, longest: int, limit: int | None) -> None:
     """Soft prompts and prefixes take places of the context.
 

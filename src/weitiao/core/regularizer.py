@@ -1,0 +1,82 @@
+"""The contract Regularizer: a change of any objective's loss while training; validation keeps the plain loss.
+
+    regularizers: [r_drop, {name: neftune, alpha: 5}]      the first is innermost
+
+A regularizer is given the loss as a function of no arguments and may ask for it once, twice, or with noise on the
+embeddings. It keeps sums as sums: what it adds is in the loss's own unit (a supervised token, a row), so that the loop's
+division by the counts stays right.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from weitiao.core.batch import Batch, Loss
+from weitiao.core.method import Method
+from weitiao.core.objective import Objective
+from weitiao.core.registry import Part
+from weitiao.core.tunable import TunableModel
+
+
+class Regularizer(Part):
+    """One file in objective/regularizers/ holds one Regularizer: a frozen model of its settings."""
+
+    @abstractmethod
+    def loss(self, model: TunableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
+        """The regularized loss.
+
+        Args:
+            plain: the loss as it is without this regularizer.
+        """
+
+    def begin(self, model: TunableModel) -> None:
+        """Look at the model before anything is learnt or loaded."""
+
+    def refuse(self, objective: Objective, method: Method) -> str:
+        """Why it cannot join this objective and method, in one sentence; "": it can."""
+        return ""
+
+
+class Regularized:
+    """An objective whose loss is changed; all else is the objective's own."""
+
+    def __init__(self, objective: Objective, regularizers: Sequence[Regularizer], model: TunableModel) -> None:
+        self.objective, self.regularizers = objective, tuple(regularizers)
+        for part in self.regularizers:
+            part.begin(model)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.objective, name)
+
+    def loss(self, model: TunableModel, batch: Batch) -> Loss:
+        """The objective's loss, through every regularizer."""
+
+        def through(many: int) -> Loss:
+            if many == 0:
+                return self.objective.loss(model, batch)
+            return self.regularizers[many - 1].loss(model, self.objective, batch, lambda: through(many - 1))
+
+        return through(len(self.regularizers))
+
+
+def regularized(objective: Objective, regularizers: Sequence[Part], model: TunableModel) -> Objective:
+    """The objective as it is learnt.
+
+    Args:
+        model: as it begins.
+    """
+    return Regularized(objective, regularizers, model) if regularizers else objective  # pyright: ignore
+
+
+def add(loss: Loss, more: Tensor, name: str) -> Loss:
+    """The loss and something on top of it, of the same unit; noted under a name.
+
+    Raises:
+        ValueError: the loss has several tasks, and nobody knows whose the rest would be.
+    """
+    if len(loss.totals) != 1:
+        raise ValueError(f"{name} needs one task, here are {len(loss.totals)}")
+    ((task, total),) = loss.totals.items()
+    return Loss({task: total + more}, {**loss.notes, name: float(more.detach())})

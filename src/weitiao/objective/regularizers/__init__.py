@@ -1,0 +1,1 @@
+"""One file a regularizer: joins any objective."""

@@ -1,0 +1,33 @@
+"""NEFTune: noise on the embeddings.
+
+Jain et al. 2023, "NEFTune: Noisy Embeddings Improve Instruction Finetuning", arXiv 2310.05914, alg. 1, for a row of L
+tokens of width D:
+
+    embeddings + alpha / sqrt(L D) * uniform(-1, 1)            alpha 5, 10 or 15
+"""
+
+from collections.abc import Callable
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from weitiao.core.batch import Batch, Loss
+from weitiao.core.objective import Objective
+from weitiao.core.regularizer import Regularizer
+from weitiao.core.tunable import TunableModel
+
+
+class NEFTune(Regularizer):
+    """Noise on the embeddings while training."""
+
+    alpha: float = Field(default=5.0, ge=0)
+    """The noise's size; the paper takes 5, 10 or 15."""
+
+    def loss(self, model: TunableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
+        def noisy(embedded: Tensor, row: Tensor) -> Tensor:  # [..., T, D], [T]
+            reach = self.alpha / (row.bincount()[row] * embedded.shape[-1]).sqrt()
+            return embedded + (torch.rand_like(embedded) * 2 - 1) * reach[:, None].to(embedded.dtype)
+
+        with model.embedding_as(noisy, batch):
+            return plain()
