@@ -200,10 +200,15 @@ class Bench:
 
 
 def commit() -> str:
-    """Of this repository; "" where there is none."""
-    asked = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-    done = subprocess.run(asked, check=False, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else ""
+    """Of this repository, with a + where src/ differs from it; "" where there is none."""
+
+    def git(*words: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["git", "-C", str(HERE.parent), *words], check=False, capture_output=True, text=True)
+
+    said = git("rev-parse", "--short", "HEAD")
+    if said.returncode:
+        return ""
+    return said.stdout.strip() + ("+" if git("diff", "--quiet", "HEAD", "--", "src").returncode else "")
 
 
 def setup(options: argparse.Namespace) -> dict:
@@ -221,6 +226,26 @@ def setup(options: argparse.Namespace) -> dict:
         "steps": options.steps,
         "turn": options.turn,
     }
+
+
+def known_cases(file: Path, here: dict) -> dict:
+    """What was measured already, with this setup; results of another one are put aside."""
+    if not file.exists():
+        return {}
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if found["setup"] == here:
+        return found["cases"]
+    aside = file.with_suffix(".older.json")
+    os.replace(file, aside)
+    print(f"{file.name} has another setup (machine, versions, code or settings); it is now {aside.name}.", flush=True)
+    return {}
+
+
+def save(file: Path, results: dict) -> None:
+    """In one go: a kill leaves the old file or the new one."""
+    fresh = file.with_suffix(".tmp")
+    fresh.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    os.replace(fresh, file)
 
 
 def read_options() -> argparse.Namespace:
@@ -251,10 +276,9 @@ def main() -> None:
     options = read_options()
     stem = "methods_short" if options.short else "methods"
     file, here = options.results / f"{stem}.json", json.loads(json.dumps(setup(options)))
-    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() and not options.again else {}
-    cases = found["cases"] if found.get("setup") == here else {}
-    if found and not cases:
-        print(f"{file.name} was measured otherwise (machine, versions, code or settings): everything is measured anew.")
+    cases = known_cases(file, here)
+    if options.again:
+        cases = {name: case for name, case in cases.items() if name not in options.methods}
     options.results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work.resolve() if options.work else Path(temporary)
@@ -265,7 +289,7 @@ def main() -> None:
             cases[case.name] = bench.measure(case)
             print(methods_report.line(case.name, cases[case.name]), flush=True)
             ordered = {each.name: cases[each.name] for each in CASES if each.name in cases}
-            file.write_text(json.dumps({"setup": here, "cases": ordered}, indent=1) + "\n", encoding="utf-8")
+            save(file, {"setup": here, "cases": ordered})
     results = json.loads(file.read_text(encoding="utf-8"))
     (options.results / f"{stem}.md").write_text(methods_report.markdown(results), encoding="utf-8")
     print("\n" + methods_report.table(results["cases"]))

@@ -59,9 +59,8 @@ def line(name: str, case: dict) -> str:
     """For the terminal, while it runs."""
     busy = case["share_of_others"]
     loud = f"   (others took {busy:.0%} of the machine)" if busy > OTHERS_ALLOWED else ""
-    return "  " + "; ".join(f"{head} {cell}" for head, cell in zip(HEAD[1:], cells(name, case)[1:])).join(
-        [f"{name}: ", loud]
-    )
+    facts = "; ".join(f"{head} {cell}" for head, cell in zip(HEAD[1:], cells(name, case)[1:], strict=True))
+    return f"  {name}: {facts}{loud}"
 
 
 def table(cases: dict) -> str:
