@@ -190,6 +190,7 @@ class Bench:
             "optimizer": case.optimizer["name"],
             "apart": case.apart,
             "trained": {"weitiao": about["trained"], "peft": about_theirs["trained"]},
+            "untrained": about["untrained"],
             "tokens": [sum(map(sum, sizes[at : at + turn])) for at in range(0, steps, turn)],
             "padded": [sum(len(x) * max(x) for x in sizes[at : at + turn]) for at in range(0, steps, turn)],
             "losses": {who: [loss for one in played for loss in one["losses"]] for who, played in turns.items()},

@@ -13,6 +13,7 @@ import json
 import time
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from memory import memory_mb
@@ -26,6 +27,7 @@ from weitiao.deploy.adapter import save_adapter
 from weitiao.pipeline import Ready, get_ready
 from weitiao.train.distributed import Machines
 from weitiao.train.loop import train
+from weitiao.train.step import count
 from weitiao.train.stop import Stop
 
 
@@ -67,16 +69,25 @@ def write_rows(ready: Ready, steps: int, path: Path) -> None:
             file.write(json.dumps(lines) + "\n")
 
 
+@torch.no_grad()
+def untrained_loss(ready: Ready, step: int) -> float:
+    """Of a step's rows, before anything is learnt: the mean over supervised tokens."""
+    objective, batches = ready.prepared.objective, ready.loader[step]
+    total = sum(float(sum(objective.loss(ready.state.model, batch).totals.values())) for batch in batches)
+    return total / sum(count(objective, batches).values())
+
+
 def play(options: argparse.Namespace, player: Player) -> None:
     recipe = make_recipe(json.loads(options.recipe.read_text(encoding="utf-8")))
     run, machines = Run.create(recipe), Machines(device())
     with run.held():
         ready = get_ready(run, recipe, machines, Desk(Console(quiet=True)))
         model, state, plan = ready.state.model, ready.state, ready.plan
-        known = save_adapter(model.attachment, options.out / "adapter", recipe.base)
+        save_adapter(model.attachment, options.out / "adapter", recipe.base)
         write_rows(ready, options.steps, options.out / "rows.jsonl")
         trained = sum(weight.numel() for weight in model.trainable().values())
-        player.say(rate=plan.learning_rate, trained=trained, known_to_peft=known)
+        untrained = untrained_loss(ready, options.steps - 1)
+        player.say(rate=plan.learning_rate, trained=trained, untrained=untrained)
         loader = Turns(player, ready, run, options.turn)
         try:
             train(model, ready.prepared.objective, loader, state, plan, run, dict, machines, Stop())
