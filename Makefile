@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test proof lint bench bench-sft clean
+.PHONY: quickstart test proof lint bench bench-sft bench-methods clean
 
 # a fresh machine: makes .venv, installs, fine-tunes a real model on real data, shows before and after
 quickstart: $(READY)
@@ -28,11 +28,15 @@ proof: $(READY)
 lint: $(READY)
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/pyright
 
-bench: bench-sft
+bench: bench-sft bench-methods
 
 # side by side with TRL + PEFT, in turns; the long form takes about an hour on 2 cores
 bench-sft: $(READY)
 	$(BIN)/python bench/sft.py $(ARGS)
+
+# side by side with PEFT, method by method, in turns; about 20 minutes on 2 cores, and a killed one goes on
+bench-methods: $(READY)
+	$(BIN)/python bench/methods.py $(ARGS)
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

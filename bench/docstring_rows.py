@@ -4,8 +4,8 @@
 
 Writes FOLDER/train.jsonl and FOLDER/validation.jsonl, one {"messages": [user, assistant]} a line, and prints one JSON
 line that says what was written. No function and no docstring occurs twice, so the two files share neither. A row is
-kept if the tokenizer's own chat template makes it 30 to 512 tokens long. The rows depend on the Python version (it is
-in the printed line, with a checksum of both files) and on nothing else that varies.
+kept if the tokenizer's own chat template makes it 30 to 512 tokens long (--shortest, --longest). The rows depend on
+the Python version (it is in the printed line, with a checksum of both files) and on nothing else that varies.
 """
 
 import argparse
@@ -88,7 +88,7 @@ def as_messages(source: str, docstring: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": docstring}]
 
 
-def usable_rows(tokenizer, wanted: int, seed: int) -> list[dict]:
+def usable_rows(tokenizer, wanted: int, seed: int, shortest: int, longest: int) -> list[dict]:
     """As many rows as wanted, in a fixed random order, each of a length that fits."""
     pairs = sorted(unique_pairs(function_pairs(Path(sysconfig.get_paths()["stdlib"]))))
     random.Random(seed).shuffle(pairs)
@@ -96,7 +96,7 @@ def usable_rows(tokenizer, wanted: int, seed: int) -> list[dict]:
     for source, docstring in pairs:
         messages = as_messages(source, docstring)
         text = tokenizer.apply_chat_template(messages, tokenize=False)
-        if SHORTEST <= len(tokenizer(text, add_special_tokens=False)["input_ids"]) <= LONGEST:
+        if shortest <= len(tokenizer(text, add_special_tokens=False)["input_ids"]) <= longest:
             rows.append({"messages": messages})
         if len(rows) == wanted:
             return rows
@@ -116,13 +116,15 @@ def main() -> None:
     parser.add_argument("--train", type=int, default=96)
     parser.add_argument("--validation", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shortest", type=int, default=SHORTEST, help="tokens of a row, at least")
+    parser.add_argument("--longest", type=int, default=LONGEST, help="tokens of a row, at most")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     from transformers import AutoTokenizer  # slow to import: only when really run
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     # Validation comes first, so that it stays the same whatever number of training rows is asked for.
-    rows = usable_rows(tokenizer, options.validation + options.train, options.seed)
+    rows = usable_rows(tokenizer, options.validation + options.train, options.seed, options.shortest, options.longest)
     options.out.mkdir(parents=True, exist_ok=True)
     report = {"python": platform.python_version(), "seed": options.seed}
     parts = {"validation": rows[: options.validation], "train": rows[options.validation :]}

@@ -28,6 +28,8 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from memory import memory_mb
+
 BEST_SETTINGS = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
 REPORTED = (
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "loss_type"),
@@ -35,14 +37,6 @@ REPORTED = (
     *("per_device_train_batch_size", "train_sampling_strategy", "packing", "padding_free", "pad_to_multiple_of"),
     *("max_length", "completion_only_loss", "bf16", "torch_compile"),
 )
-
-
-def memory_mb(field: str) -> float:
-    """A line of this process's memory accounts in MB: VmRSS is held now, VmHWM is the most ever held."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1024
-    raise SystemExit(f"/proc/self/status has no {field}: memory is measured on Linux only.")
 
 
 class MeasuredTrainer(SFTTrainer):
