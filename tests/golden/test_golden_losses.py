@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from conftest import VARIANTS, chat_rows, rated_rows, tried, write_jsonl
+from conftest import VARIANTS, chat_rows, question_rows, rated_rows, tried, write_jsonl
 from weitiao.core.desk import Desk
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import names
@@ -47,7 +47,7 @@ def test_losses_are_as_recorded(name: str, changes: dict, quick, request: pytest
         assert found[key] == pytest.approx(values, rel=2e-4, abs=1e-5), key
 
 
-HEADED = {"regression": rated_rows(24)}
+HEADED = {"question_answering": question_rows(24), "regression": rated_rows(24)}
 
 
 @pytest.mark.parametrize("objective", HEADED)
