@@ -54,7 +54,7 @@ def predict_file(opened: Opened, file: str, output: str, desk: Desk, text: str |
         ModelError: the run answers by writing.
         DataError: there is no such file, no column to read, or not one row that can be read.
     """
-    if opened.objective.writes:
+    if opened.objective.writes and not opened.objective.predicts:
         words = "answers by writing: ask it with `weitiao generate RUN --prompts FILE`"
         raise ModelError(f"a model trained with objective: {opened.objective.name} {words}.")
     if not Path(file).is_file():

@@ -34,6 +34,8 @@ class Objective(Part):
     too_long_reason: ClassVar[str] = ""
     writes: ClassVar[bool] = True
     """It needs a model that writes; False: an encoder will do."""
+    predicts: ClassVar[bool] = False
+    """It writes, and yet answers by `predict`: its answers are a closed set."""
     likelihood: ClassVar[bool] = False
     """Its loss is the plain negative log-likelihood of the labels, so that it can be checked by hand."""
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
