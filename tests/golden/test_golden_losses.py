@@ -47,12 +47,20 @@ def test_losses_are_as_recorded(name: str, changes: dict, quick, request: pytest
         assert found[key] == pytest.approx(values, rel=2e-4, abs=1e-5), key
 
 
-HEADED = {"question_answering": question_rows(24), "regression": rated_rows(24)}
+LABELLED = [{"text": row["text"], "label": "abc"[i % 3]} for i, row in enumerate(rated_rows(24))]
+ROWS = {
+    "classification": LABELLED,
+    "classification_by_text": LABELLED,
+    "question_answering": question_rows(24),
+    "regression": rated_rows(24),
+}
 
 
-@pytest.mark.parametrize("objective", HEADED)
-def test_losses_with_a_head_are_as_recorded(objective: str, quick, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    rows = write_jsonl(tmp_path / "rows.jsonl", HEADED[objective])
+@pytest.mark.parametrize("objective", ROWS)
+def test_losses_of_an_objective_are_as_recorded(
+    objective: str, quick, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    rows = write_jsonl(tmp_path / "rows.jsonl", ROWS[objective])
     changes = {"data": [{"path": str(rows)}], "objective": objective}
     test_losses_are_as_recorded(f"{objective}_lora", changes, quick, request)
 
