@@ -201,6 +201,26 @@ def chat_rows(
     ]
 
 
+def rated_rows(count: int, two: bool = False) -> list[dict]:
+    """Texts of unequal length, whose rating is decided by how often one word is there; or pairs of texts."""
+    rows = [
+        {"text": f"{'the fox ' * (i % 5)}and the {'lazy ' * (i % 3)}dog {i}", "score": i % 5 + 0.5} for i in range(count)
+    ]
+    return [{**row, "other": f"quick {'dog ' * (i % 4)}"} for i, row in enumerate(rows)] if two else rows
+
+
+def question_rows(count: int) -> list[dict]:
+    """Questions whose answer stands behind one word of the text; every fourth text holds none."""
+    rows = []
+    for i in range(count):
+        answer = ("the lazy dog", "paris", "seven wizards")[i % 3]
+        before = "the quick fox " * (i % 4) + "asks "
+        text = f"{before}{answer if i % 4 else 'liquid'} and {'boxes ' * (i % 5)}time {i}"
+        answers = {"text": [answer], "answer_start": [len(before)]} if i % 4 else {"text": [], "answer_start": []}
+        rows.append({"question": "what asks", "context": text, "answers": answers})
+    return rows
+
+
 def write_jsonl(path: Path, rows: list[dict]) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from conftest import chat_rows, write_jsonl
+from conftest import chat_rows, question_rows, rated_rows, write_jsonl
 from weitiao.core.desk import Desk
-from weitiao.core.example import Labelled, Text
+from weitiao.core.example import Labelled, Question, Rated, Text
 from weitiao.core.recipe_file import make_recipe, read_recipe
 from weitiao.pipeline import train
 
@@ -35,6 +35,10 @@ def test_two_steps_on_tiny_weights(path: Path, tiny: Path, tmp_path: Path) -> No
     elif recipe.objective.eats is Labelled:
         classes = [{"text": f"the quick brown fox {i}", "label": i % 2} for i in range(40)]
         rows = write_jsonl(tmp_path / "rows.jsonl", classes)
+    elif recipe.objective.eats is Rated:
+        rows = write_jsonl(tmp_path / "rows.jsonl", rated_rows(40))
+    elif recipe.objective.eats is Question:
+        rows = write_jsonl(tmp_path / "rows.jsonl", question_rows(40))
     else:
         rows = write_jsonl(tmp_path / "rows.jsonl", chat_rows(40))
     plain = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -54,7 +54,7 @@ def predict_file(opened: Opened, file: str, output: str, desk: Desk, text: str |
         ModelError: the run answers by writing.
         DataError: there is no such file, no column to read, or not one row that can be read.
     """
-    if opened.objective.writes:
+    if opened.objective.writes and not opened.objective.predicts:
         words = "answers by writing: ask it with `weitiao generate RUN --prompts FILE`"
         raise ModelError(f"a model trained with objective: {opened.objective.name} {words}.")
     if not Path(file).is_file():
@@ -86,11 +86,12 @@ def predict_file(opened: Opened, file: str, output: str, desk: Desk, text: str |
 
 @dataclass
 class Asked:
-    """A row of the file: its columns, the example it makes, and what the model is shown."""
+    """A row of the file: its columns, the example it makes, and the rows that the model is shown of it."""
 
     fields: dict[str, Any]
     example: Example
-    row: Row
+    rows: list[Row]
+    cut: bool
 
 
 def _read(file: Path, opened: Opened, columns: dict[str, str] | None) -> Iterator[tuple[list[Asked | BadRow], int | None]]:
@@ -110,7 +111,12 @@ def _ask(record: Record | BadRow, mapping: Mapping | None, opened: Opened) -> As
         return record  # pyright: ignore[reportReturnType]
     try:
         example = mapping.make(record.fields)
-        return Asked(record.fields, example, opened.objective.given(example, opened.tokens.processor))
+        row, context = opened.objective.given(example, opened.tokens.processor), _context(opened)
+        if len(row["input_ids"]) <= context:
+            return Asked(record.fields, example, [row], False)
+        if _in_windows(opened):
+            return Asked(record.fields, example, opened.objective.windows(row, context), False)
+        return Asked(record.fields, example, [opened.objective.cut(row, context)[0]], True)
     except (ValueError, TypeError) as trouble:
         return BadRow(record.where, str(trouble), str(record.fields)[:200])
 
@@ -118,25 +124,17 @@ def _ask(record: Record | BadRow, mapping: Mapping | None, opened: Opened) -> As
 @torch.no_grad()
 def _answer(opened: Opened, asked: Sequence[Asked], done: Predicted) -> Iterator[dict[str, Any]]:
     objective, model = opened.objective, opened.model
-    context = _context(opened)
-    rows: list[Row] = []
-    made: list[range] = []  # of each asked row, the numbers of the rows it became
-    for x in asked:
-        begun, long = len(rows), len(x.row["input_ids"]) > context
-        if long and objective.too_long == "window":
-            rows += objective.windows(x.row, context)
-        else:
-            done.cut += long
-            rows.append(objective.cut(x.row, context)[0] if long else x.row)
-        made.append(range(begun, len(rows)))
+    rows = [row for x in asked for row in x.rows]
+    ends = list(itertools.accumulate(len(x.rows) for x in asked))
     said: dict[int, Any] = {}
     with model.evaluating():
         for chosen in _by_length(rows):
             batch = pack([rows[i] for i in chosen], chosen).to(model.device)
             said |= zip(batch.source, objective.predict(model, batch))
     done.rows += len(asked)
-    for x, mine in zip(asked, made):
-        whole = objective.join([said[i] for i in mine], x.example, opened.tokens.processor)
+    done.cut += sum(x.cut for x in asked)
+    for x, end in zip(asked, ends):
+        whole = objective.join([said[i] for i in range(end - len(x.rows), end)], x.example, opened.tokens.processor)
         yield {**x.fields, "predicted": objective.answer(whole), **objective.shown(whole)}
 
 
@@ -144,6 +142,11 @@ def _context(opened: Opened) -> int:
     recipe = opened.recipe
     limit = opened.tokens.longest
     return int(resolve.choose_context(recipe, limit).value) if recipe else min(limit or 512, 512)
+
+
+def _in_windows(opened: Opened) -> bool:
+    recipe = opened.recipe
+    return (resolve.choose_too_long(recipe, opened.objective).value if recipe else opened.objective.too_long) == "window"
 
 
 def _by_length(rows: Sequence[Row]) -> Iterator[list[int]]:

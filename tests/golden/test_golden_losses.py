@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from conftest import VARIANTS, chat_rows, tried, write_jsonl
+from conftest import VARIANTS, chat_rows, question_rows, rated_rows, tried, write_jsonl
 from weitiao.core.desk import Desk
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import names
@@ -45,6 +45,24 @@ def test_losses_are_as_recorded(name: str, changes: dict, quick, request: pytest
     assert name in known, f"no golden losses for {name}: run pytest --record and review the diff"
     for key, values in known[name].items():
         assert found[key] == pytest.approx(values, rel=2e-4, abs=1e-5), key
+
+
+LABELLED = [{"text": row["text"], "label": "abc"[i % 3]} for i, row in enumerate(rated_rows(24))]
+ROWS = {
+    "classification": LABELLED,
+    "classification_by_text": LABELLED,
+    "question_answering": question_rows(24),
+    "regression": rated_rows(24),
+}
+
+
+@pytest.mark.parametrize("objective", ROWS)
+def test_losses_of_an_objective_are_as_recorded(
+    objective: str, quick, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    rows = write_jsonl(tmp_path / "rows.jsonl", ROWS[objective])
+    changes = {"data": [{"path": str(rows)}], "objective": objective}
+    test_losses_are_as_recorded(f"{objective}_lora", changes, quick, request)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from conftest import DECODERS, chat_rows, old_run, save_model, tried, write_jsonl
+from conftest import DECODERS, chat_rows, old_run, question_rows, rated_rows, save_model, tried, write_jsonl
 from weitiao.core.desk import Desk
 from weitiao.core.registry import find, names
 from weitiao.opened import evaluate
@@ -22,6 +22,8 @@ ROWS = {
     "Chat": chat_rows(24),
     "Text": [{"text": row["messages"][0]["content"]} for row in chat_rows(24)],
     "Labelled": [{"text": row["messages"][0]["content"], "label": "abc"[i % 3]} for i, row in enumerate(chat_rows(24))],
+    "Rated": rated_rows(24),
+    "Question": question_rows(24),
 }
 
 

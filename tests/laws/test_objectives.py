@@ -8,7 +8,7 @@ import torch
 from conftest import chat_rows, make_tokenizer, tried
 from laws import attached, batch_of, stir
 from weitiao.core.batch import IGNORE, pack
-from weitiao.core.example import Chat, Labelled, Text, Turn
+from weitiao.core.example import Chat, Labelled, Question, Rated, Text, Turn
 from weitiao.core.recipe import OneOf
 from weitiao.core.registry import find, find_module, names
 from weitiao.core.tunable import TunableModel
@@ -21,6 +21,10 @@ OBJECTIVES = names("objective")
 EXAMPLES = {
     Text: [Text("the quick brown fox " * (i + 1)) for i in range(8)],
     Labelled: [Labelled("the quick brown fox " * (i + 1), ("abc"[i % 3],)) for i in range(8)],
+    Rated: [Rated("the quick brown fox " * (i + 1), (float(i * i),), "lazy dog") for i in range(8)],
+    Question: [
+        Question("what asks", f"{'the fox ' * i}asks paris", ((8 * i + 5, "paris"),) * (i % 3 > 0)) for i in range(8)
+    ],
     Chat: [Chat(tuple(Turn(**turn) for turn in row["messages"])) for row in chat_rows(8)],
 }
 

@@ -27,6 +27,13 @@ class Row(TypedDict):
     labels: Sequence[int]
 
 
+class NotedRow(Row, total=False):
+    """A row about which something is to be counted and told."""
+
+    notes: tuple[str, ...]
+    """What was done to it: "answers widened to whole tokens"."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rows end to end, without padding. Segments never see each other.

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from weitiao.core.batch import IGNORE, Batch, Loss, Row
+from weitiao.core.errors import RecipeError
 from weitiao.core.example import Example
 from weitiao.core.machine import Choice
 from weitiao.core.processor import Processor
@@ -35,6 +36,8 @@ class Objective(Part):
     """It needs a model that writes; False: an encoder will do."""
     distributes: ClassVar[bool] = False
     """It has `log_probs`: a distribution over choices, which regularizers compare."""
+    predicts: ClassVar[bool] = False
+    """It writes, and yet answers by `predict`: its answers are a closed set."""
     likelihood: ClassVar[bool] = False
     """Its loss is the plain negative log-likelihood of the labels, so that it can be checked by hand."""
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
@@ -67,7 +70,8 @@ class Objective(Part):
 
     def windows(self, row: Row, context: int) -> list[Row]:
         """A row that is too long, as several that overlap and together hold each label once (`too_long: window`)."""
-        raise ValueError(f"objective {self.name} does not read a long text in windows; write too_long: cut, drop or split")
+        words = f"objective {self.name} does not read a long text in windows; write cut, drop or split"
+        raise RecipeError(f"too_long: {words}.")
 
     def pieces(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
         """A row as it is drawn before step 1: stretches of text, each "learnt", "read" or "lost" (`lost` are the ids

@@ -63,6 +63,8 @@ class Encoded:
     cut: int = 0
     dropped: int = 0
     split: int = 0
+    notes: dict[str, int] = field(default_factory=dict)
+    """What objectives noted of rows, and of how many."""
     lost: dict[int, tuple[int | None, list[int]]] = field(default_factory=dict)
     """Of each source, the first row that lost something: its number (None where all was dropped), and the token ids that
     are gone. To be drawn."""
@@ -117,21 +119,21 @@ def _encode_all(
     examples: Iterable[Sourced], objective: Objective, processor: Processor, context: int, too_long: str
 ) -> tuple[list[dict], dict]:
     made: list[dict] = []
-    facts: dict[str, Any] = {"bad": [], "cut": 0, "dropped": 0, "split": 0, "lost": {}}
+    facts: dict[str, Any] = {"bad": [], "cut": 0, "dropped": 0, "split": 0, "notes": {}, "lost": {}}
     for item in examples:
         try:
-            rows = objective.rows(item.example, processor)
+            for row in objective.rows(item.example, processor):
+                for note in row.get("notes", ()):
+                    facts["notes"][note] = facts["notes"].get(note, 0) + 1
+                for piece in _fit(row, objective, context, too_long, item, facts, len(made)):
+                    if any(label != IGNORE for label in piece["labels"]):
+                        offset = item.where.offset
+                        place = {"source": item.source, "file": item.where.file, "line": item.where.line, "offset": offset}
+                        made.append({**piece, **place})
+                    elif too_long not in ("split", "window"):
+                        facts["bad"].append(_bad(item, "no token of this row carries loss"))
         except ValueError as trouble:
             facts["bad"].append(_bad(item, str(trouble)))
-            continue
-        for row in rows:
-            for piece in _fit(row, objective, context, too_long, item, facts, len(made)):
-                if any(label != IGNORE for label in piece["labels"]):
-                    offset = item.where.offset
-                    place = {"source": item.source, "file": item.where.file, "line": item.where.line, "offset": offset}
-                    made.append({**piece, **place})
-                elif too_long not in ("split", "window"):
-                    facts["bad"].append(_bad(item, "no token of this row carries loss"))
     return made, facts
 
 

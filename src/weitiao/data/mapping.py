@@ -8,6 +8,7 @@ A file of mappings/ makes one kind of Example:
     LACKING, NEEDS            what is said when nothing fits, and the `columns` that would help
     recognise(seen)           Mappings that fit, the best first; `seen` has each column's first value
     as_given(columns)         the Mapping that the user describes, or None
+    ASKED                     the columns that are read when nobody knows the answer, where they are not a text
     unanswered(columns, seen) a Mapping for rows whose answer nobody knows (predict), or None
 """
 
@@ -57,7 +58,9 @@ def find_question(records: Sequence[dict[str, Any]], wanted: type, columns: dict
     if mapping is None:
         named = ", ".join(repr(x) for x in asked.values()) or "text"
         there = ", ".join(sorted(seen))
-        raise DataError(f"{file} has no column {named} to read; its columns are: {there}. Name it with --text.")
+        if "text" in part.TARGETS:
+            raise DataError(f"{file} has no column {named} to read; its columns are: {there}. Name it with --text.")
+        raise DataError(f"{file} has not the columns {' and '.join(part.ASKED)}; its columns are: {there}.")
     return mapping
 
 

@@ -123,6 +123,7 @@ def show_rows(
     facts = {"rows": len(rows), "loss": share, "cut": made.cut, "dropped": made.dropped, "split": made.split}
     put_aside = f"; {bad} bad rows put aside in {run.folder}/bad_rows.jsonl" if bad else ""
     changed = "".join(f"; {facts[key]} {key}" for key in ("cut", "dropped", "split") if facts[key])
+    changed += "".join(f"; {many:,} {note}" for note, many in made.notes.items())
     desk.console.print(f"[bold]{len(rows):,} rows[/], {share}{changed}{put_aside}", soft_wrap=True)
     drawn = []
     for number, source in enumerate(recipe.sources):
@@ -139,4 +140,4 @@ def show_rows(
         desk.console.print(f"{words}:", style="dim", soft_wrap=True)
         desk.console.print(draw(pieces))
     shown = [{"words": words, "pieces": pieces} for words, pieces in drawn]
-    run.add_to_plan(data={**facts, "bad rows": bad, "fingerprint": rows.fingerprint}, shown=shown)
+    run.add_to_plan(data={**facts, **made.notes, "bad rows": bad, "fingerprint": rows.fingerprint}, shown=shown)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from weitiao.core.errors import DataError
-from weitiao.core.example import BadRow, Sourced, content_hash
+from weitiao.core.example import BadRow, Question, Sourced, content_hash
 from weitiao.core.recipe import Source
 from weitiao.core.registry import find_module, names
 from weitiao.data.columns import Mapping
@@ -71,8 +71,10 @@ def reader_of(file: Path, source: Source) -> str:
     if source.format != "auto":
         find_module("reader", source.format)
         return source.format
-    for name in names("reader"):
-        if file.suffix.lower() in find_module("reader", name).ENDINGS:
+    able = [name for name in names("reader") if file.suffix.lower() in find_module("reader", name).ENDINGS]
+    for name in sorted(able, key=lambda name: not hasattr(find_module("reader", name), "looks_like")):
+        module = find_module("reader", name)
+        if not hasattr(module, "looks_like") or module.looks_like(file):
             return name
     known = sorted(ending for name in names("reader") for ending in find_module("reader", name).ENDINGS)
     raise DataError(f"data: {file} has an ending nobody reads; known are {', '.join(known)}. Or write format: jsonl.")
@@ -151,6 +153,8 @@ def split(examples: list[Sourced], share: float) -> tuple[list[Sourced], list[So
     if share <= 0:
         return examples, [], "validation: 0"
     hashes, how = [content_hash(x.example.question) for x in examples], "by the hash of the question"
+    if isinstance(examples[0].example, Question):
+        hashes, how = [content_hash(x.example.context) for x in examples], "by the hash of the context"  # pyright: ignore
     counts: dict[str, int] = {}
     for h in hashes:
         counts[h] = counts.get(h, 0) + 1

@@ -40,7 +40,7 @@ def measure_now(
         lambda items, words: desk.track(items, f"{when}: {words}"),
     )
     chosen = held_out.examples[: wishes.samples]
-    if objective.writes:
+    if objective.writes and not objective.predicts:
         answered = list(zip(chosen, measured.written or write(model, chosen, wishes.max_new_tokens)))
     else:
         predicted = measured.predicted or predict(model, objective, held_out)

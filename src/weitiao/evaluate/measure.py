@@ -54,7 +54,7 @@ def measure(
     chats = [x for x in held_out.examples if isinstance(x, Chat)][:limit]
     pairs: dict[str, list] = {"row_losses": [], "choices": [], "answers": []}
     result, numbered = Measured(), []
-    if not objective.writes and wanted & {"choices", "answers"}:
+    if (objective.predicts or not objective.writes) and wanted & {"choices", "answers"}:
         result.predicted = predict(model, objective, held_out, progress)
         pairs["choices"] = pairs["answers"] = [objective.judged(said, x) for said, x in result.predicted]
         wanted -= {"choices", "answers"}

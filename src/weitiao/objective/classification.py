@@ -27,6 +27,7 @@ from weitiao.core.errors import DataError
 from weitiao.core.example import Labelled
 from weitiao.core.machine import Choice
 from weitiao.core.objective import Objective
+from weitiao.core.pooling import Pool, TextRow, cut_end, labelled_at_end, pooled, text_row
 from weitiao.core.processor import Processor
 from weitiao.core.tunable import TunableModel
 
@@ -49,7 +50,7 @@ class Classification(Objective):
     """The classes, in the order of the scores; none: those of the training data."""
     several: bool | Literal["auto"] = "auto"
     """More than one class may hold, or none (multi-label); auto: if some row has not exactly one."""
-    pool: Literal["auto", "mean", "first", "last"] = "auto"
+    pool: Pool = "auto"
     """What stands for the text: the mean of the hidden states, the first, or the last; auto: encoders mean, others last."""
     head_learning_rate: float = Field(default=1e-3, gt=0)
     """The new head's own rate: it begins at random, the rest is pretrained and may move slowly."""
@@ -101,23 +102,15 @@ class Classification(Objective):
             raise ValueError(f"the class {unknown[0]!r} is not among those learnt: {', '.join(self.classes)[:200]}")
         if not self.several and len(example.labels) != 1:
             raise ValueError(f"{len(example.labels)} classes where one is wanted; write several: true")
-        ids = list(self.given(example, processor)["input_ids"])
         held = [self.classes.index(x) for x in example.labels] or [len(self.classes)]
-        if len(held) > len(ids):
-            raise ValueError(f"{len(held)} classes, but only {len(ids)} tokens")
-        return [Row(input_ids=ids, labels=[IGNORE] * (len(ids) - len(held)) + held)]
+        return [labelled_at_end(self.given(example, processor), held)]
 
-    def given(self, example: Labelled, processor: Processor) -> Row:
-        ids = processor.text(example.text)
-        if not ids or ids[-1] != processor.eos_id:
-            ids = [*ids, processor.eos_id]
-        return Row(input_ids=ids, labels=[IGNORE] * len(ids))
+    def given(self, example: Labelled, processor: Processor) -> TextRow:
+        return text_row(processor, example.text)
 
-    def cut(self, row: Row, context: int) -> tuple[Row, list[int]]:
+    def cut(self, row: TextRow, context: int) -> tuple[Row, list[int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The beginning stays, and the last token, which ends every row."""
-        ids = [int(x) for x in row["input_ids"]]
-        kept = Row(input_ids=[*ids[: context - 1], ids[-1]], labels=list(row["labels"])[-context:])
-        return kept, ids[context - 1 : -1]
+        return cut_end(row, context)
 
     def pieces(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
         """The text, and behind it the class that is learnt."""
@@ -134,14 +127,7 @@ class Classification(Objective):
         return model.once("scores", batch, lambda: self._scores(model, batch))
 
     def _scores(self, model: TunableModel, batch: Batch) -> Tensor:
-        hidden = model.hidden(batch).float()  # [T, D]
-        pool = self.pool if self.pool != "auto" else ("mean" if model.vocabulary is None else "last")
-        bounds = torch.tensor(batch.bounds, device=hidden.device)
-        if pool == "mean":
-            pooled = torch.segment_reduce(hidden, "mean", offsets=bounds, axis=0)
-        else:
-            pooled = hidden[bounds[:-1] if pool == "first" else bounds[1:] - 1]
-        return model.head(HEAD, F.dropout(pooled, self.dropout, model.training))
+        return model.head(HEAD, F.dropout(pooled(model, batch, self.pool), self.dropout, model.training))
 
     def held(self, batch: Batch) -> Tensor:
         """[B, C]: 1 where a class holds."""

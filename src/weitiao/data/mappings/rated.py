@@ -1,0 +1,78 @@
+"""A text, or two, and numbers: {"text": ..., "score": 3.5}; also value, rating ...; a list for several numbers.
+
+Two texts: {"sentence1": ..., "sentence2": ..., "score": ...}, also text1/text2, text/other.
+"""
+
+import math
+from typing import Any
+
+from weitiao.core.example import Rated
+from weitiao.data.columns import TEXTS, Mapping, first_of, text_of
+
+MAKES = Rated
+PURPOSE = "regression"
+TARGETS = ("text", "value", "other")
+LACKING = "no text with a number found"
+NEEDS = "{text: ..., value: ...}, and other: ... for a second text"
+
+VALUES = ("value", "values", "score", "scores", "rating", "stars", "similarity")
+PAIRS = (("sentence1", "sentence2"), ("text1", "text2"), ("text", "other"))
+
+
+def recognise(seen: dict[str, Any]) -> list[Mapping]:
+    """Mappings that fit, the best first."""
+    value, (text, other) = first_of(VALUES, seen), _texts(seen)
+    return [_rated(text, other, value)] if text and value else []
+
+
+def as_given(columns: dict[str, str]) -> Mapping | None:
+    """The mapping that the user describes."""
+    if not {"text", "value"} <= columns.keys():
+        return None
+    return _rated(columns["text"], columns.get("other"), columns["value"])
+
+
+def unanswered(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
+    """A text, or two, whose number nobody knows."""
+    text, other = (columns["text"], columns.get("other")) if "text" in columns else _texts(seen)
+    if text not in seen or (other is not None and other not in seen):
+        return None
+    words = f"{text} and {other} are read" if other else f"{text} is read"
+    return Mapping(words, Rated, lambda record: Rated(text_of(record, text), (), _other(record, other)))
+
+
+def _texts(seen: dict[str, Any]) -> tuple[str | None, str | None]:
+    pair = next((pair for pair in PAIRS if set(pair) <= seen.keys()), None)
+    return pair or (first_of(TEXTS, seen), None)
+
+
+def _rated(text: str, other: str | None, value: str) -> Mapping:
+    def make(record: dict[str, Any]) -> Rated:
+        given = record.get(value)
+        values = tuple(_number(x, value) for x in (given if isinstance(given, list) else [given]))
+        if not values:
+            raise ValueError(f"column {value!r} is an empty list: the row has no number")
+        return Rated(text_of(record, text), values, _other(record, other))
+
+    return Mapping(f"{text}{f' and {other}' if other else ''} -> number: {value}", Rated, make)
+
+
+def _other(record: dict[str, Any], other: str | None) -> str:
+    return text_of(record, other) if other else ""
+
+
+def _number(given: Any, column: str) -> float:
+    """What is written as a finite number.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if given is None or (isinstance(given, str) and not given.strip()):
+        raise ValueError(f"column {column!r} is empty: the row has no number")
+    try:
+        number = math.nan if isinstance(given, bool) else float(given)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"column {column!r} is {str(given)[:40]!r}, not a number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"column {column!r} is {given}, not a finite number")
+    return number

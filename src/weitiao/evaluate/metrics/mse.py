@@ -1,0 +1,19 @@
+"""Mean squared error, in the square of the data's own units. Of several numbers, the mean of theirs."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from weitiao.core.registry import Part
+from weitiao.core.score import Score
+from weitiao.evaluate.numbers import score_numbers
+
+
+class MSE(Part):
+    """Mean of (predicted - right)^2."""
+
+    reads: ClassVar[str] = "answers"
+
+    def score(self, pairs: list[tuple[Any, Any]]) -> Score:
+        """(predicted, right) of each row, each with its numbers; a bootstrap over rows."""
+        return score_numbers(self.name, pairs, lambda a, b: float(np.mean((a - b) ** 2)), higher_is_better=False)

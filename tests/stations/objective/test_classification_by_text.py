@@ -1,0 +1,121 @@
+"""Classes as written answers: probabilities by definition, what is cut, its words for what cannot be, and a whole trip."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from rich.console import Console
+
+from conftest import make_tokenizer, save_model, write_jsonl
+from laws import attached, batch_of
+from weitiao.core.batch import IGNORE
+from weitiao.core.desk import Desk
+from weitiao.core.errors import DataError, RecipeError
+from weitiao.core.example import Labelled, Turn
+from weitiao.data.processor import ChatProcessor
+from weitiao.objective.classification_by_text import ClassificationByText
+from weitiao.opened import evaluate, open_model
+from weitiao.pipeline import train
+from weitiao.predict import predict_file
+
+DESK = Desk(Console(quiet=True))
+CLASSES = ("fox", "the fox", "lazy dog")  # one begins as another goes on
+
+
+@pytest.fixture
+def processor() -> ChatProcessor:
+    return ChatProcessor.make(make_tokenizer())
+
+
+@pytest.mark.parametrize("method", ["lora", "prompt_tuning", "prefix_tuning"])
+def test_probabilities_are_those_of_the_words(method: str, processor: ChatProcessor) -> None:
+    """By hand: a plain forward pass over question and class, and the log-probability of each word and of the stop."""
+    objective, model = ClassificationByText(classes=CLASSES), attached(method)
+    model.processor = processor
+    found = [Labelled(f"{'quick brown ' * i}time", (CLASSES[i % 3],)) for i in range(5)]
+    rows = [objective.rows(x, processor)[0] for x in found]
+    asked = [objective.given(x, processor) for x in found]
+    said, blind = (objective.predict(model, batch_of(x)) for x in (rows, asked))  # pyright: ignore
+    order = sorted(range(5), key=lambda i: -len(rows[i]["input_ids"]))
+    with torch.no_grad():
+        for i, mine in zip(order, said):
+            turns = objective._turns(found[i].text)
+            prompt, scores = processor.prompt(turns), []
+            for name in CLASSES:
+                (whole,) = processor.chat((*turns, Turn("assistant", name)))
+                words = [token for token, learnt in zip(whole.ids, whole.said) if learnt]
+                assert whole.ids[: len(prompt) + len(words)] == prompt + words and words[-1] == processor.stop_ids[0]
+                p = model.plain_logits(whole.ids[: len(prompt) + len(words)]).log_softmax(-1)[len(prompt) - 1 : -1]
+                scores.append(float(p[torch.arange(len(words)), words].sum()))
+            assert list(mine.values()) == pytest.approx(torch.tensor(scores).softmax(0).tolist(), rel=1e-4)
+    assert [x for _, x in sorted(zip(order, said), key=lambda x: x[0])] == [
+        pytest.approx(x, rel=1e-4)
+        for _, x in sorted(zip(sorted(range(5), key=lambda i: -len(asked[i]["input_ids"])), blind), key=lambda x: x[0])
+    ]
+
+
+def test_only_the_class_is_learnt_and_only_the_text_is_cut(processor: ChatProcessor) -> None:
+    objective = ClassificationByText(classes=CLASSES, prompt="is it {classes}: {text} ?")
+    (row,) = objective.rows(Labelled("quick brown fox jumps over", ("lazy dog",)), processor)
+    ids, labels = list(row["input_ids"]), list(row["labels"])
+    learnt = [x for x in labels if x != IGNORE]
+    assert processor.spelt(learnt) == "lazy dog<|im_end|>" and labels[-len(learnt) :] == learnt
+    assert processor.spelt(ids).startswith("<|im_start|>user\nis it fox, the fox, lazy dog: quick brown fox jumps over ?")
+    kept, lost = objective.cut(row, len(ids) - 3)  # pyright: ignore
+    assert len(kept["input_ids"]) == len(kept["labels"]) == len(ids) - 3 and len(lost) == 3
+    assert [x for x in kept["labels"] if x != IGNORE] == learnt
+    whole = "quick brown fox jumps over"
+    assert processor.spelt(kept["input_ids"]) == processor.spelt(ids).replace(
+        whole, whole.removesuffix(processor.spelt(lost))
+    )
+    with pytest.raises(ValueError, match="the question takes .* tokens without a text"):
+        objective.cut(row, 10)  # pyright: ignore
+
+
+def test_what_cannot_be_is_said(processor: ChatProcessor) -> None:
+    with pytest.raises(DataError, match="nothing to tell apart; the classes are: a"):
+        ClassificationByText().fit([Labelled("x", ("a",))])
+    with pytest.raises(DataError, match="101 classes, and a question lists at most 100"):
+        ClassificationByText().fit([Labelled("x", (f"c{i}",)) for i in range(101)])
+    with pytest.raises(ValidationError, match="write {text} once"):
+        ClassificationByText(prompt="which is it?")
+    for labels, words in ((("a", "b"), "2 classes where one is wanted"), (("z",), "'z' is not among those learnt: a, b")):
+        with pytest.raises(ValueError, match=words):
+            ClassificationByText(classes=("a", "b")).rows(Labelled("x", labels), processor)
+
+
+def test_it_learns_and_is_opened_again(quick: Any, tmp_path: Path) -> None:
+    rows = [
+        {"text": f"{'fox' if i % 2 else 'dog'} {'quick ' * (i % 5)}{i}", "label": ("time", "paris")[i % 2]}
+        for i in range(60)
+    ]
+    run = quick(
+        base=str(save_model(tmp_path / "base")),
+        data=[{"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))}],
+        objective="classification_by_text",
+        method={"name": "full"},
+        train={"steps": 60, "learning_rate": 3e-3, "evaluate_every": 30, "best": "accuracy"},
+        evaluate={"metrics": "auto", "samples": 2},
+    )
+    scores = run.read("scores.json")
+    assert scores["before"]["accuracy"]["value"] < 0.9 and scores["after"]["accuracy"]["value"] == 1.0
+    again = evaluate(str(run.folder), DESK)
+    assert again["loss"].value == pytest.approx(scores["after"]["loss"]["value"])
+    assert all(x["after"] == x["reference"] for x in run.read_lines("samples.jsonl"))
+    file = write_jsonl(tmp_path / "new.jsonl", [{"id": i, "text": row["text"]} for i, row in enumerate(rows)])
+    assert predict_file(open_model(str(run.folder)), str(file), str(tmp_path / "out.jsonl"), DESK).rows == 60
+    said = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [x["id"] for x in said] == list(range(60))
+    assert sum(x["predicted"] == row["label"] for x, row in zip(said, rows)) >= 58
+    assert all(sum(x["probabilities"].values()) == pytest.approx(1, abs=1e-5) for x in said)
+
+
+def test_an_encoder_cannot_write_classes(recipe_file: Any, tmp_path: Path) -> None:
+    from weitiao.core.recipe_file import read_recipe
+
+    base = save_model(tmp_path / "bert", "bert")
+    with pytest.raises(RecipeError, match="classification_by_text needs a model that writes.*classification"):
+        train(read_recipe(recipe_file(base=str(base), objective="classification_by_text")), DESK)
