@@ -39,7 +39,7 @@ class Score:
         return asdict(self)
 
 
-PERCENT = {"accuracy", "exact_match", "f1"}
+PERCENT = {"accuracy", "exact_match", "f1", "entity_f1", "entity_precision", "entity_recall"}
 
 
 def proportion(name: str, hits: int, n: int) -> Score:
