@@ -1,4 +1,4 @@
-"""Real data to find names in: People's Daily, January 1998, tagged at Peking University. Run: python quickstart/prepare_ner.py
+"""Real data to find names in: People's Daily, January 1998, tagged at Peking University. Run: quickstart/prepare_ner.py
 
 The task: persons (nr), places (ns) and organisations (nt) in Chinese news. The file ships in a Python package's source
 archive; its rights are unclear, so it is read here and never passed on.

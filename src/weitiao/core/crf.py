@@ -3,7 +3,7 @@
 Lafferty, McCallum & Pereira 2001, "Conditional Random Fields", sec. 3; Sutton & McCallum 2012, sec. 2.3 and 4.1:
 
     score(y) = start[y_1] + sum_u e[u, y_u] + sum_u T[y_u, y_{u+1}] + end[y_U]            log p(y) = score(y) - log Z
-    a_1 = start + e_1        a_{u+1}[j] = e_{u+1}[j] + logsumexp_i(a_u[i] + T[i, j])      log Z = logsumexp_j(a_U[j] + end[j])
+    a_1 = start + e_1    a_{u+1}[j] = e_{u+1}[j] + logsumexp_i(a_u[i] + T[i, j])    log Z = logsumexp_j(a_U[j] + end[j])
 
     e [B, U, C]     a row          o--o--o--o          U units of the longest row, C tags
                     a shorter one  o--o  .  .          what stands behind its end is never read
@@ -119,9 +119,7 @@ def viterbi(emissions: Tensor, lengths: Tensor, chain: Chain) -> list[list[int]]
 
 
 @torch.no_grad()
-def stretch_logprobs(
-    emissions: Tensor, chain: Chain, path: Tensor, stretches: list[tuple[int, int]]
-) -> list[float]:
+def stretch_logprobs(emissions: Tensor, chain: Chain, path: Tensor, stretches: list[tuple[int, int]]) -> list[float]:
     """Of one row, how probable it is (log) that the units of each stretch have the tags of the path, whatever the others.
 
     Args:

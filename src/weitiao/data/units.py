@@ -1,6 +1,6 @@
 """The units of a text that each get a tag: words and signs, and of writing without spaces each character.
 
-    In 1998, 江泽民 met Ada.    ->    In|1998|,|江|泽|民|met|Ada|.
+In 1998, 江泽民 met Ada.    ->    In|1998|,|江|泽|民|met|Ada|.
 """
 
 import unicodedata

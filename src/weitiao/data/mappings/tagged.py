@@ -45,13 +45,19 @@ def as_given(columns: dict[str, str]) -> Mapping | None:
 
 
 def unanswered(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
-    """A text, or tokens, whose tags nobody knows; of a text the units are found here."""
-    tokens, text = ([columns[x]] if x in columns else known for x, known in (("tokens", TOKENS), ("text", TEXTS)))
-    given = [name for name, value in seen.items() if isinstance(value, (list, tuple))]
-    if (key := first_of(tokens, given)) and not (columns.get("text") in seen and "tokens" not in columns):
-        return Mapping(f"{key} are read", Tagged, lambda record: Tagged(*_words(record, key), ()))
-    key = first_of(text, seen)
-    return Mapping(f"{key} is read", Tagged, lambda record: _untagged(text_of(record, key))) if key else None
+    """Tokens, or else a text, whose tags nobody knows; the units of a text are found here."""
+    lists = [name for name, value in seen.items() if isinstance(value, (list, tuple))]
+    tokens = first_of((columns["tokens"],) if "tokens" in columns else () if "text" in columns else TOKENS, lists)
+    text = first_of((columns["text"],) if "text" in columns else TEXTS, seen)
+    if not tokens and not text:
+        return None
+
+    def make(record: dict[str, Any]) -> Tagged:
+        if tokens and (not text or isinstance(record.get(tokens), (list, tuple))):
+            return Tagged(*_words(record, tokens), ())
+        return _untagged(text_of(record, text or ""))
+
+    return Mapping(" or ".join(x for x in (tokens, text) if x) + " is read", Tagged, make)
 
 
 def _untagged(text: str) -> Tagged:
@@ -126,5 +132,7 @@ def _by_units(placed: tuple[int, int, str], units: list[tuple[int, int]], text: 
     first, last = mine[0], mine[-1]
     for edge, (a, b) in ((start, units[first]), (end, units[last])):
         if a < edge < b:
-            raise ValueError(f"the entity {text[start:end]!r} ({kind}) at {start} has its edge inside the word {text[a:b]!r}")
+            raise ValueError(
+                f"the entity {text[start:end]!r} ({kind}) at {start} has its edge inside the word {text[a:b]!r}"
+            )
     return first, last + 1, kind

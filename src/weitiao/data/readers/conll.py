@@ -35,7 +35,9 @@ def _sentence(lines: list[tuple[Where, str | BadRow]]) -> Record | BadRow:
     for where, line in lines:
         if isinstance(line, BadRow):
             return line
-        columns = [x.strip(" ") for x in line.strip("\r\n").split("\t")] if "\t" in line else re.split(" +", line.strip(" "))
+        columns = (
+            [x.strip(" ") for x in line.strip("\r\n").split("\t")] if "\t" in line else re.split(" +", line.strip(" "))
+        )
         if rows and len(columns) != len(rows[0]):
             words = f"{len(columns)} columns, the first line of the sentence has {len(rows[0])}"
             return BadRow(where, words, line[:200])
