@@ -22,7 +22,9 @@ ROWS = {
     "Chat": chat_rows(24),
     "Text": [{"text": row["messages"][0]["content"]} for row in chat_rows(24)],
     "Labelled": [{"text": row["messages"][0]["content"], "label": "abc"[i % 3]} for i, row in enumerate(chat_rows(24))],
-}
+    "Tagged": [{"tokens": ["the", "fox", "asks", *["on"] * (i % 4)], "tags": ["O", "B-who", "I-who", *["O"] * (i % 4)]}
+               for i in range(24)],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Token classification: tags where their words begin, the loss by definition, windows, and whole trips."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -274,8 +275,6 @@ def test_an_encoder_learns_is_opened_again_and_predicts(quick: Any, encoder: Pat
     file = write_jsonl(tmp_path / "new.jsonl", [*({"id": x["id"], "text": x["text"]} for x in rows(6)), long])
     done = predict_file(opened, str(file), str(tmp_path / "out.jsonl"), DESK)
     assert (done.rows, done.bad, done.cut) == (7, 0, 0)
-    import json
-
     lines = [json.loads(x) for x in (tmp_path / "out.jsonl").read_text().splitlines()]
     for line, row in zip(lines, rows(6)):
         assert [(x["start"], x["end"], x["label"]) for x in line["entities"]] == [
