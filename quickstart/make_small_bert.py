@@ -1,4 +1,4 @@
-"""A small BERT that knows nothing yet, to train from the beginning. Run: python quickstart/make_small_bert.py [TEXT.jsonl ...]
+"""A small BERT that knows nothing yet, to train from the beginning. Run: quickstart/make_small_bert.py [TEXT.jsonl ...]
 
 4 layers of width 256, about 4 million weights, drawn at random (seed 0); its vocabulary is every character that the texts
 hold at least twice. Writes quickstart/data/small_bert: config.json, weights and tokenizer, as any `base:` may name them.
