@@ -9,7 +9,7 @@ from rich.console import Console
 
 from conftest import chat_rows, question_rows, rated_rows, write_jsonl
 from weitiao.core.desk import Desk
-from weitiao.core.example import Labelled, Question, Rated, Text
+from weitiao.core.example import Labelled, Question, Rated, Tagged, Text
 from weitiao.core.recipe_file import make_recipe, read_recipe
 from weitiao.pipeline import train
 
@@ -39,6 +39,9 @@ def test_two_steps_on_tiny_weights(path: Path, tiny: Path, tmp_path: Path) -> No
         rows = write_jsonl(tmp_path / "rows.jsonl", rated_rows(40))
     elif recipe.objective.eats is Question:
         rows = write_jsonl(tmp_path / "rows.jsonl", question_rows(40))
+    elif recipe.objective.eats is Tagged:
+        names = [{"text": f"the quick brown fox {i}", "entities": [[16, 19, "who"]]} for i in range(40)]
+        rows = write_jsonl(tmp_path / "rows.jsonl", names)
     else:
         rows = write_jsonl(tmp_path / "rows.jsonl", chat_rows(40))
     plain = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -287,10 +287,10 @@ def prepare(recipe: Recipe, tokens: Tokens, run: Run, desk: Desk) -> Prepared:
     run.add_to_plan(objective=objective.as_recipe())
     made = encoder.encode(training)
     show_rows(made, len(training), objective, recipe, tokens.processor, run, desk)
-    validation = encoder.hold_out(held)
+    validation = encoder.hold_out(held, run)
     asked = recipe.evaluate.data
     last = read((asked,), recipe, run, desk).examples if asked else []
-    final = encoder.hold_out(last) if asked else validation
+    final = encoder.hold_out(last, run) if asked else validation
     findings = list(inspect(made, training, [*held, *last], tokens.tokenizer, tokens.processor.stop_ids))
     return Prepared(objective, made, validation, final, findings)
 

@@ -24,7 +24,9 @@ ROWS = {
     "Labelled": [{"text": row["messages"][0]["content"], "label": "abc"[i % 3]} for i, row in enumerate(chat_rows(24))],
     "Rated": rated_rows(24),
     "Question": question_rows(24),
-}
+    "Tagged": [{"tokens": ["the", "fox", "asks", *["on"] * (i % 4)], "tags": ["O", "B-who", "I-who", *["O"] * (i % 4)]}
+                for i in range(24)],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

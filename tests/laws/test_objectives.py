@@ -8,11 +8,12 @@ import torch
 from conftest import chat_rows, make_tokenizer, tried
 from laws import attached, batch_of, stir
 from weitiao.core.batch import IGNORE, pack
-from weitiao.core.example import Chat, Labelled, Question, Rated, Text, Turn
+from weitiao.core.example import Chat, Labelled, Question, Rated, Tagged, Text, Turn
 from weitiao.core.recipe import OneOf
 from weitiao.core.registry import find, find_module, names
 from weitiao.core.tunable import TunableModel
 from weitiao.data.processor import ChatProcessor
+from weitiao.data.units import units_of
 from weitiao.learnt import output_head
 from weitiao.plan.resolve import choose_step
 from weitiao.train.distributed import Machines
@@ -24,6 +25,9 @@ EXAMPLES = {
     Rated: [Rated("the quick brown fox " * (i + 1), (float(i * i),), "lazy dog") for i in range(8)],
     Question: [
         Question("what asks", f"{'the fox ' * i}asks paris", ((8 * i + 5, "paris"),) * (i % 3 > 0)) for i in range(8)
+    ],
+    Tagged: [
+        Tagged("the fox " * (i + 1), tuple(units_of("the fox " * (i + 1))), ("O", "B-who") * (i + 1)) for i in range(8)
     ],
     Chat: [Chat(tuple(Turn(**turn) for turn in row["messages"])) for row in chat_rows(8)],
 }

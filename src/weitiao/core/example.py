@@ -9,6 +9,8 @@ import unicodedata
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from weitiao.core.tags import entities
+
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
@@ -120,8 +122,13 @@ class Tagged:
 
     @property
     def answer(self) -> str:
-        """The tags as one string."""
-        return " ".join(self.tags)
+        """The entities and their kinds as one string; the tags, where they are of no known scheme."""
+        try:
+            found = entities(self.tags, repair=True)
+        except ValueError:
+            return " ".join(self.tags)
+        places = ((self.text[self.units[first][0] : self.units[end - 1][1]], kind) for first, end, kind in found)
+        return ", ".join(f"{words} ({kind})" for words, kind in places) or "none"
 
 
 @dataclass(frozen=True)

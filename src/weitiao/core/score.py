@@ -39,7 +39,9 @@ class Score:
         return asdict(self)
 
 
-PERCENT = {"accuracy", "exact_match", "f1", "squad_em", "squad_f1"}
+PERCENT = {
+    "accuracy", "exact_match", "f1", "squad_em", "squad_f1", "entity_f1", "entity_precision", "entity_recall",
+}  # fmt: skip
 
 
 def proportion(name: str, hits: int, n: int) -> Score:

@@ -35,8 +35,8 @@ class Encoder:
     def encode(self, examples: list[Sourced]) -> Encoded:
         return encode(examples, self.objective, self.processor, self.identity, self.context, self.too_long, self.desk.track)
 
-    def hold_out(self, examples: list[Sourced]) -> HeldOut | None:
-        """None where there is nothing."""
+    def hold_out(self, examples: list[Sourced], run: Run | None = None) -> HeldOut | None:
+        """None where there is nothing. Rows that the objective cannot use are named, and written down in the run."""
         if not examples:
             return None
         made = self.encode(examples)
@@ -45,6 +45,11 @@ class Encoder:
                 self.desk.warn(
                     f"{count} of {len(examples)} held-out rows were {words} the context of {self.context} tokens"
                 )
+        if made.bad:
+            where, reason = made.bad[0].where, made.bad[0].reason
+            self.desk.warn(f"{len(made.bad)} of {len(examples)} held-out rows cannot be used. First: {where}: {reason}")
+        if run is not None:
+            write_bad_rows(run, made.bad)
         refused = {x.where for x in made.bad}
         kept = [x.example for x in examples if x.where not in refused]
         by_place = {x.where: x.example for x in examples}

@@ -1,0 +1,46 @@
+"""CoNLL columns: a token and its tag on each line, the first and the last column; a blank line ends a sentence.
+
+    EU  NNP  B-NP  B-ORG          columns stand apart by tabs, or else by spaces
+    rejects ...
+
+Tjong Kim Sang & De Meulder 2003, "Introduction to the CoNLL-2003 Shared Task", sec. 2.1. -DOCSTART- is passed over.
+"""
+
+import re
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+from weitiao.core.example import BadRow, Where
+from weitiao.data.records import Record, lines_of
+
+ENDINGS = (".conll", ".bio")
+
+
+def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
+    """A record a sentence, with the columns `tokens` and `tags`, at the line where it begins; only tokens where the file
+    has one column. A sentence with a line that cannot be read is put aside as a whole."""
+    lines = lines_of(path, encoding)
+    for blank, group in groupby(lines, key=lambda x: isinstance(x[1], str) and _is_blank(x[1])):
+        if not blank:
+            yield _sentence(list(group))
+
+
+def _is_blank(line: str) -> bool:
+    return not line.strip(" \t\r\n") or line.startswith("-DOCSTART-")
+
+
+def _sentence(lines: list[tuple[Where, str | BadRow]]) -> Record | BadRow:
+    rows: list[list[str]] = []
+    for where, line in lines:
+        if isinstance(line, BadRow):
+            return line
+        columns = (
+            [x.strip(" ") for x in line.strip("\r\n").split("\t")] if "\t" in line else re.split(" +", line.strip(" "))
+        )
+        if rows and len(columns) != len(rows[0]):
+            words = f"{len(columns)} columns, the first line of the sentence has {len(rows[0])}"
+            return BadRow(where, words, line[:200])
+        rows.append(columns)
+    tokens, tags = [row[0] for row in rows], [row[-1] for row in rows]
+    return Record(lines[0][0], {"tokens": tokens, **({"tags": tags} if len(rows[0]) > 1 else {})})

@@ -1,0 +1,21 @@
+"""Micro-F1 over entities: 2 x right / (found + there). Right is what has the right beginning, end and kind.
+
+Tjong Kim Sang & De Meulder 2003, sec. 2.3; the same figure as seqeval's f1_score.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from weitiao.core.registry import Part
+from weitiao.core.score import Score
+from weitiao.evaluate.entities import score
+
+
+class EntityF1(Part):
+    """Micro-F1 over entities, each right only as a whole."""
+
+    reads: ClassVar[str] = "answers"
+
+    def score(self, pairs: list[tuple[Sequence[str], Sequence[str]]]) -> Score:
+        """(predicted tags, right tags) of each row."""
+        return score(self.name, pairs, lambda both, found, there: (2 * both, found + there))

@@ -1,0 +1,59 @@
+"""Tags and what they spell: there and back, and what is said of tags that break their scheme."""
+
+import itertools
+
+import pytest
+
+from weitiao.core.tags import Scheme, entities, every_tag, may_begin, may_end, may_follow, spell
+
+
+@pytest.mark.parametrize("scheme", ["bio", "bioes"])
+def test_there_and_back(scheme: Scheme) -> None:
+    found = [(0, 1, "a"), (1, 3, "a"), (4, 7, "b")]
+    assert entities(spell(found, 8, scheme)) == found
+    assert entities(spell([], 3, scheme)) == []
+
+
+@pytest.mark.parametrize("scheme", ["bio", "bioes"])
+def test_the_rules_allow_what_can_be_spelt_and_nothing_else(scheme: Scheme) -> None:
+    """Of all rows of three tags: those that follow the rules are those that come back as they were."""
+    seen = 0
+    for tags in itertools.product(every_tag(("a", "b"), scheme), repeat=3):
+        allowed = may_begin(tags[0]) and may_end(tags[-1], scheme)
+        allowed = allowed and all(may_follow(b, a, scheme) for a, b in zip(tags, tags[1:]))
+        back = spell(entities(tags, repair=True), 3, scheme)
+        assert allowed == (list(tags) == back), tags
+        seen += allowed
+    assert seen > 20
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ("O I-a", "tag 2 is I-a after O: an entity begins with B-; write repair: true"),
+        ("I-a", "tag 1 is I-a at the start: an entity begins with B-"),
+        ("B-a I-b", "tag 2 is I-b after B-a"),
+        ("B-a O S-b", "tag 1 is B-a, and no E-a follows"),
+        ("S-b B-a", "tag 2 is B-a at the end, and no E-a follows"),
+        ("B-a E-b", "no E-a follows"),
+        ("O NN", "the tag 'NN' is none of O, B-x, I-x, E-x, S-x"),
+        ("B-", "the tag 'B-' is none of"),
+        ("3", "the tag '3' is none of"),
+    ],
+)
+def test_tags_that_break_their_scheme_are_named(tags: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        entities(tags.split())
+
+
+def test_repair_reads_iob1_as_it_was_meant() -> None:
+    assert entities(["I-a", "I-a", "O", "I-b", "B-b"], repair=True) == [(0, 2, "a"), (3, 4, "b"), (4, 5, "b")]
+    assert entities(["E-a", "O", "B-b", "O"], repair=True) == [(0, 1, "a"), (2, 3, "b")]
+
+
+def test_other_letters_for_the_same() -> None:
+    assert (
+        entities(["B-a", "M-a", "E-a", "O", "S-b"])
+        == entities(["B-a", "I-a", "L-a", "O", "U-b"])
+        == [(0, 3, "a"), (4, 5, "b")]
+    )
