@@ -33,7 +33,7 @@ def find_mapping(records: Sequence[dict[str, Any]], wanted: type, columns: dict[
     """
     part, seen = _part(wanted), _seen(records)
     if columns:
-        _check(columns, seen, file)
+        _check(columns, seen, file, part.TARGETS)
         if mapping := part.as_given(columns):
             return mapping
         raise DataError(f"{file}: this objective needs columns: {part.NEEDS}.")
@@ -82,13 +82,13 @@ def _seen(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return seen
 
 
-def _check(columns: dict[str, str], seen: dict[str, Any], file: str) -> None:
+def _check(columns: dict[str, str], seen: dict[str, Any], file: str, mine: Sequence[str]) -> None:
     """Every name given is known, and every column there."""
-    targets = list(dict.fromkeys(target for part in _parts() for target in part.TARGETS))
+    targets = {target for part in _parts() for target in part.TARGETS}
     for target, column in columns.items():
         if target not in targets:
-            known = ", ".join(targets)
-            raise DataError(f"columns: there is no {target!r}.{nearest(target, targets)} There are: {known}.")
+            known = ", ".join(mine)
+            raise DataError(f"columns: there is no {target!r}.{nearest(target, mine)} There are: {known}.")
         if column not in seen:
             there = sorted(seen)
             raise DataError(
