@@ -97,7 +97,7 @@ def test_columns_are_taken_as_given() -> None:
         (
             {"promt": "question"},
             "columns: there is no 'promt'. Did you mean 'prompt'? "
-            "There are: prompt, completion, system, messages, text, label.",
+            "There are: prompt, completion, system, messages, text, label, tokens, tags, entities.",
         ),
         ({"prompt": "question"}, "f: this objective needs columns: {prompt: ..., completion: ...} or {messages: ...}."),
         ({"text": "question"}, "f: this objective needs columns: {prompt: ..., completion: ...} or {messages: ...}."),
