@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer
@@ -33,7 +34,7 @@ def main(files: Sequence[str]) -> None:
     vocabulary = {token: i for i, token in enumerate((*SPECIAL, *known, *inner))}
     folder = DATA / "small_bert"
     BertTokenizer(vocab=vocabulary, do_lower_case=False, model_max_length=512).save_pretrained(folder)
-    shape = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
+    shape: Any = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
     torch.manual_seed(0)
     model = BertModel(BertConfig(vocab_size=len(vocabulary), **shape), add_pooling_layer=False)
     model.save_pretrained(folder)

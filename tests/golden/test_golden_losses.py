@@ -17,6 +17,10 @@ from weitiao.opened import merge
 from weitiao.pipeline import train
 
 FILE = Path(__file__).parent / "losses.json"
+TAGGED = [
+    {"tokens": ["the", "fox", *["asks"] * (i % 4), "paris"], "tags": ["O", "B-who", *["O"] * (i % 4), "B-where"]}
+    for i in range(24)
+]
 CASES = [
     *((f"sft_{method}", {"method": method}) for method in (*names("method"), *VARIANTS)),
     *((f"sft_lora_{optimizer}", {"train": {"optimizer": optimizer}}) for optimizer in names("optimizer")),
@@ -24,11 +28,15 @@ CASES = [
         "sft_lora_linear_tokens",
         {"train": {"batch_size": None, "batch_tokens": 200, "micro_tokens": 80, "schedule": "linear"}},
     ),
+    ("token_classification_lora", {"objective": "token_classification"}),
+    ("token_classification_crf_lora", {"objective": {"name": "token_classification", "crf": True}}),
 ]
 
 
 @pytest.mark.parametrize(("name", "changes"), CASES, ids=[name for name, _ in CASES])
-def test_losses_are_as_recorded(name: str, changes: dict, quick, request: pytest.FixtureRequest) -> None:
+def test_losses_are_as_recorded(name: str, changes: dict, quick, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if name.startswith("token_classification"):
+        changes = {**changes, "data": [{"path": str(write_jsonl(tmp_path / "tagged.jsonl", TAGGED))}]}
     if "method" in changes:
         changes = {**changes, "method": tried(changes["method"])}
     train = {"steps": 8, "learning_rate": 5e-3, "evaluate_every": 4, **changes.get("train", {})}

@@ -206,11 +206,11 @@ class TokenClassification(Objective):
         if not self.crf:
             losses = F.cross_entropy(e, y, reduction="none")
             return torch.stack([x.sum() for x in losses.split(units)]), units
-        tags, lengths = pad_sequence(y.split(units), batch_first=True), torch.tensor(units, device=e.device)
+        tags, lengths = pad_sequence(list(y.split(units)), batch_first=True), torch.tensor(units, device=e.device)
         begins = ~(self._rules().start < 0).to(e.device)[tags[:, 0]]  # a window's first unit may stand inside an entity
         ends = ~(self._rules().end < 0).to(e.device)[tags.gather(1, lengths[:, None] - 1)[:, 0]]
         chain = opened(model.heads[CRF](), begins, ends)
-        return -log_likelihood(pad_sequence(e.split(units), batch_first=True), tags, lengths, chain), units
+        return -log_likelihood(pad_sequence(list(e.split(units)), batch_first=True), tags, lengths, chain), units
 
     def counts(self, batch: Batch) -> dict[str, float]:
         return {self.name: float((batch.labels != IGNORE).sum())}

@@ -196,7 +196,7 @@ def test_a_folder_a_pattern_and_a_limit(tmp_path: Path) -> None:
 
 def test_an_ending_nobody_reads(tmp_path: Path) -> None:
     (tmp_path / "a.docx").write_text("x")
-    with pytest.raises(DataError, match=r"an ending nobody reads; known are .csv, .json, .jsonl.*Or write format: jsonl"):
+    with pytest.raises(DataError, match=r"an ending nobody reads; known are .*.csv, .json, .jsonl.*Or write format: jsonl"):
         read_sources([Source(path=str(tmp_path / "a.docx"))], Text, 0.0)
     jsonl(tmp_path / "a.docx")
     assert len(read_sources([Source(path=str(tmp_path / "a.docx"), format="jsonl")], Chat, 0.0).examples) == 3
