@@ -93,10 +93,9 @@ class QuestionAnswering(Objective):
         return self.model_copy(update={"unanswerable": any(not x.answers for x in examples)})
 
     def heads(self, width: int) -> dict[str, nn.Module]:
-        """One linear layer: S and E; small weights, so that no place is preferred at first."""
-        head = nn.Linear(width, 2)
+        """S and E, small, so that no place is preferred at first; a bias would move all scores alike."""
+        head = nn.Linear(width, 2, bias=False)
         nn.init.normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
         return {HEAD: head}
 
     def choose_head_rate(self) -> Choice:
