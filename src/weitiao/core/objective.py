@@ -18,6 +18,8 @@ from weitiao.core.processor import Processor
 from weitiao.core.registry import Part
 from weitiao.core.tunable import TunableModel
 
+MASKED = "masked_lm"  # the head that turns an encoder's hidden states into words
+
 
 class Objective(Part):
     """One file in objective/ holds one Objective: a frozen model of its settings."""
@@ -33,6 +35,8 @@ class Objective(Part):
     too_long_reason: ClassVar[str] = ""
     writes: ClassVar[bool] = True
     """It needs a model that writes; False: an encoder will do."""
+    recovers: ClassVar[bool] = False
+    """It recovers masked words: it needs an encoder, and is given its masked-LM head as the head MASKED."""
     likelihood: ClassVar[bool] = False
     """Its loss is the plain negative log-likelihood of the labels, so that it can be checked by hand."""
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity")

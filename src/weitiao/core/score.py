@@ -39,7 +39,7 @@ class Score:
         return asdict(self)
 
 
-PERCENT = {"accuracy", "exact_match", "f1"}
+PERCENT = {"accuracy", "exact_match", "f1", "masked_accuracy", "recall_at_10"}
 
 
 def proportion(name: str, hits: int, n: int) -> Score:
