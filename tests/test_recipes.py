@@ -7,7 +7,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from conftest import chat_rows, write_jsonl
+from conftest import chat_rows, save_model, write_jsonl
 from weitiao.core.desk import Desk
 from weitiao.core.example import Labelled, Text
 from weitiao.core.recipe_file import make_recipe, read_recipe
@@ -30,6 +30,7 @@ def test_the_name_says_what_it_is(path: Path) -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_two_steps_on_tiny_weights(path: Path, tiny: Path, tmp_path: Path) -> None:
     recipe = read_recipe(path)
+    base = save_model(tmp_path / "bert", "bert") if recipe.objective.recovers else tiny
     if recipe.objective.eats is Text:
         rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": "the quick brown fox " * (5 + i % 7)} for i in range(40)])
     elif recipe.objective.eats is Labelled:
@@ -39,7 +40,7 @@ def test_two_steps_on_tiny_weights(path: Path, tiny: Path, tmp_path: Path) -> No
         rows = write_jsonl(tmp_path / "rows.jsonl", chat_rows(40))
     plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     plain |= {
-        "base": str(tiny),
+        "base": str(base),
         "data": [{"path": str(rows)}],
         "out": str(tmp_path / "run"),
         "context": 200,

@@ -150,7 +150,7 @@ class MaskedLM(Objective):
     def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
         shown = self.hide(model, batch)
         parts = (-self.logprobs(model, shown)).split(self._many(shown))
-        return [(float(part.sum()), float(len(part))) for part in parts]
+        return [(part.sum().item(), float(len(part))) for part in parts]
 
     def logprobs(self, model: TunableModel, shown: Batch) -> Tensor:
         """[N] fp32: the log-probability of every token to recover. Never [T, V]."""
