@@ -122,7 +122,7 @@ def _answer(opened: Opened, asked: Sequence[Asked], done: Predicted) -> Iterator
     rows: list[Row] = []
     made: list[range] = []  # of each asked row, the numbers of the rows it became
     for x in asked:
-        begun, long = len(rows), len(x.row["input_ids"]) > context
+        begun, long = len(rows), objective.reach(x.row) > context
         if long and objective.too_long == "window":
             rows += objective.windows(x.row, context)
         else:
@@ -137,7 +137,8 @@ def _answer(opened: Opened, asked: Sequence[Asked], done: Predicted) -> Iterator
     done.rows += len(asked)
     for x, mine in zip(asked, made):
         whole = objective.join([said[i] for i in mine], x.example, opened.tokens.processor)
-        yield {**x.fields, "predicted": objective.answer(whole), **objective.shown(whole)}
+        answer = objective.answer(whole)
+        yield {**x.fields, **({"predicted": answer} if answer else {}), **objective.shown(whole)}
 
 
 def _context(opened: Opened) -> int:

@@ -67,6 +67,10 @@ class Objective(Part):
         kept = Row(input_ids=row["input_ids"][-context:], labels=row["labels"][-context:])
         return kept, [int(x) for x in row["input_ids"][:-context]]
 
+    def reach(self, row: Row) -> int:
+        """How many of a row's tokens the model reads at once: what the context bounds."""
+        return len(row["input_ids"])
+
     def windows(self, row: Row, context: int) -> list[Row]:
         """A row that is too long, as several that overlap and together hold each label once (`too_long: window`)."""
         raise ValueError(f"objective {self.name} does not read a long text in windows; write too_long: cut, drop or split")
@@ -113,6 +117,10 @@ class Objective(Part):
     def judged(self, said: Any, example: Any) -> tuple[Any, Any]:
         """(what was predicted, what would be right) as metrics compare them."""
         return self.answer(said), example.answer
+
+    def judge(self, predicted: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+        """`judged` of every (prediction, example); objectives that find one among all look at them together."""
+        return [self.judged(said, example) for said, example in predicted]
 
     @abstractmethod
     def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
