@@ -9,7 +9,7 @@ from rich.console import Console
 
 from conftest import chat_rows, save_model, write_jsonl
 from weitiao.core.desk import Desk
-from weitiao.core.example import Labelled, Text
+from weitiao.core.example import Labelled, Pair, Text
 from weitiao.core.recipe_file import make_recipe, read_recipe
 from weitiao.pipeline import train
 
@@ -33,6 +33,9 @@ def test_two_steps_on_tiny_weights(path: Path, tiny: Path, tmp_path: Path) -> No
     base = save_model(tmp_path / "bert", "bert") if recipe.objective.recovers else tiny
     if recipe.objective.eats is Text:
         rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": "the quick brown fox " * (5 + i % 7)} for i in range(40)])
+    elif recipe.objective.eats is Pair:
+        pairs = [{"query": f"the quick brown fox {i}", "document": f"jumps over {i}"} for i in range(40)]
+        rows = write_jsonl(tmp_path / "rows.jsonl", pairs)
     elif recipe.objective.eats is Labelled:
         classes = [{"text": f"the quick brown fox {i}", "label": i % 2} for i in range(40)]
         rows = write_jsonl(tmp_path / "rows.jsonl", classes)

@@ -27,7 +27,12 @@ CASES = [
         {"train": {"batch_size": None, "batch_tokens": 200, "micro_tokens": 80, "schedule": "linear"}},
     ),
 ]
-ENCODERS = {"masked_lm": [{"text": row["messages"][0]["content"] * 2} for row in chat_rows(24)]}  # what BERT learns
+ENCODERS = {  # what BERT learns
+    "masked_lm": [{"text": row["messages"][0]["content"] * 2} for row in chat_rows(24)],
+    "embedding": [
+        {"query": row["messages"][0]["content"], "document": row["messages"][1]["content"]} for row in chat_rows(24)
+    ],
+}
 
 
 @pytest.mark.parametrize("name", ENCODERS)

@@ -21,6 +21,7 @@ AIMS += [(objective, "bert") for objective in names("objective") if not find("ob
 ROWS = {
     "Chat": chat_rows(24),
     "Text": [{"text": row["messages"][0]["content"]} for row in chat_rows(24)],
+    "Pair": [{"query": row["messages"][0]["content"], "document": row["messages"][1]["content"]} for row in chat_rows(24)],
     "Labelled": [{"text": row["messages"][0]["content"], "label": "abc"[i % 3]} for i, row in enumerate(chat_rows(24))],
 }
 

@@ -107,6 +107,28 @@ def test_hidden_words_are_the_same_when_resumed(
         assert_equal(everything(quick(again=True, **shape, out=out)), whole)
 
 
+@pytest.mark.parametrize("cache", [0, 5])
+def test_rows_that_depend_on_each_other_resume_to_the_bit(
+    cache: int, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Embeddings, with dropout, with and without gradient caching."""
+    rows = [{"query": f"the quick brown fox {i}", "document": f"{i} jumps over " * (1 + i % 3)} for i in range(24)]
+    shape = {
+        "base": str(save_model(tmp_path / "bert", "bert")),
+        "data": [{"path": str(write_jsonl(tmp_path / "pairs.jsonl", rows))}],
+        "objective": {"name": "embedding", "gradient_cache": cache},
+        "method": {"name": "full"},
+        "train": {"steps": STEPS, "batch_size": 8},
+        "evaluate": {"metrics": ["loss", "mrr"]},
+    }
+    whole = everything(quick(**shape, out=str(tmp_path / "whole")))
+    out = str(tmp_path / "stopped")
+    with stop_at(3, monkeypatch), pytest.raises(Interrupted):
+        quick(**shape, out=out)
+    torch.manual_seed(12345)
+    assert_equal(everything(quick(again=True, **shape, out=out)), whole)
+
+
 @pytest.mark.parametrize("optimizer", names("optimizer"))
 def test_every_optimizer_resumes_to_the_bit(optimizer: str, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = {"method": "full", "train": {"steps": STEPS, "optimizer": optimizer, "weight_decay": 0.01}}

@@ -8,7 +8,7 @@
                arXiv 1705.00652, sec. 4.4. A row's own negatives are among the d; a d that is right for the same q in
                another row is no negative.
     triplet    max(0, margin - s(q, d) + s(q, n))     Schroff et al. 2015, arXiv 1503.03832, eq. 1, with cosines
-               n: the row's negatives, or the d in the batch that is most alike (Hermans et al. 2017, arXiv 1703.07737, eq. 5)
+               n: the row's negatives, or the d in the batch that is most alike (Hermans et al. 2017, 1703.07737, eq. 5)
     cosent     log ( 1 + sum over i, j with y_i > y_j of exp((s_j - s_i) / T) )     Su 2022, "CoSENT"
                y: how alike a pair is
 
