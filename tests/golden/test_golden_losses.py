@@ -29,9 +29,7 @@ CASES = [
 ]
 ENCODERS = {  # what BERT learns
     "masked_lm": [{"text": row["messages"][0]["content"] * 2} for row in chat_rows(24)],
-    "embedding": [
-        {"query": row["messages"][0]["content"], "document": row["messages"][1]["content"]} for row in chat_rows(24)
-    ],
+    "embedding": [{"query": f"{a} fox", "document": f"the {a}"} for a in WORDS.split()],
 }
 
 

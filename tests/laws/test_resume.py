@@ -15,7 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from conftest import VARIANTS, save_model, tried, write_jsonl
+from conftest import VARIANTS, WORDS, save_model, tried, write_jsonl
 from weitiao import pipeline
 from weitiao.core.errors import Interrupted, RunError
 from weitiao.core.registry import names
@@ -112,7 +112,8 @@ def test_rows_that_depend_on_each_other_resume_to_the_bit(
     cache: int, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Embeddings, with dropout, with and without gradient caching."""
-    rows = [{"query": f"the quick brown fox {i}", "document": f"{i} jumps over " * (1 + i % 3)} for i in range(24)]
+    words = WORDS.split()[:12]
+    rows = [{"query": f"{a} {b}", "document": f"{b} {a} {a}"} for a in words[:6] for b in words[6:]]
     shape = {
         "base": str(save_model(tmp_path / "bert", "bert")),
         "data": [{"path": str(write_jsonl(tmp_path / "pairs.jsonl", rows))}],
