@@ -7,9 +7,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from conftest import chat_rows, question_rows, rated_rows, write_jsonl
+from conftest import chat_rows, question_rows, rated_rows, save_model, write_jsonl
 from weitiao.core.desk import Desk
-from weitiao.core.example import Labelled, Question, Rated, Tagged, Text
+from weitiao.core.example import Labelled, Pair, Question, Rated, Tagged, Text
 from weitiao.core.recipe_file import make_recipe, read_recipe
 from weitiao.pipeline import train
 
@@ -30,8 +30,12 @@ def test_the_name_says_what_it_is(path: Path) -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_two_steps_on_tiny_weights(path: Path, tiny: Path, tmp_path: Path) -> None:
     recipe = read_recipe(path)
+    base = save_model(tmp_path / "bert", "bert") if recipe.objective.recovers else tiny
     if recipe.objective.eats is Text:
         rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": "the quick brown fox " * (5 + i % 7)} for i in range(40)])
+    elif recipe.objective.eats is Pair:
+        pairs = [{"query": f"the quick brown fox {i}", "document": f"jumps over {i}"} for i in range(40)]
+        rows = write_jsonl(tmp_path / "rows.jsonl", pairs)
     elif recipe.objective.eats is Labelled:
         classes = [{"text": f"the quick brown fox {i}", "label": i % 2} for i in range(40)]
         rows = write_jsonl(tmp_path / "rows.jsonl", classes)
@@ -46,7 +50,7 @@ def test_two_steps_on_tiny_weights(path: Path, tiny: Path, tmp_path: Path) -> No
         rows = write_jsonl(tmp_path / "rows.jsonl", chat_rows(40))
     plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     plain |= {
-        "base": str(tiny),
+        "base": str(base),
         "data": [{"path": str(rows)}],
         "out": str(tmp_path / "run"),
         "context": 200,

@@ -18,7 +18,7 @@ import torch
 from weitiao.core.errors import ModelError, RecipeError, RunError
 from weitiao.core.machine import Choice, command
 from weitiao.core.method import Method
-from weitiao.core.objective import Objective
+from weitiao.core.objective import MASKED, Objective
 from weitiao.core.packages import file_sha256
 from weitiao.core.processor import Processor
 from weitiao.core.recipe import OneOf, Recipe
@@ -27,6 +27,7 @@ from weitiao.core.run import Run
 from weitiao.core.tunable import TunableModel
 from weitiao.deploy.adapter import WEIGHTS, is_adapter, load_adapter, read_adapter_config
 from weitiao.model.load import Base, choose_body, load_base
+from weitiao.model.masked_head import masked_head
 from weitiao.train.keep import load_kept
 
 
@@ -176,10 +177,10 @@ def stand(
         weight.data = weight.data.to(stored)
     method.prepare(base.model, device)
     body, choice = choose_body(base.model.to(device), dtype)
-    heads = any(x.objective.heads(1) for x in stack)
+    heads = any(x.objective.heads(1) or x.objective.recovers for x in stack)
     words = ", then ".join(f"{x.folder} ({x.method.name})" for x in stack) + (" without its head" if heads else "")
     told = Choice("base", stack[0].base, f"into its weights goes, in memory, {words}: what is learnt now stands on that")
-    return Base(base.model, body, base.vocabulary, [choice, told], base.weights)
+    return Base(base.model, body, base.vocabulary, [choice, told], base.weights, folder)
 
 
 def put_on(base: Base, learnt: Learnt, processor: Processor) -> TunableModel:
@@ -214,7 +215,11 @@ def attach(base: Base, method: Method, objective: Objective, processor: Processo
     if not objective.writes:
         attachment.trainable -= output_head(base.model)
     width = base.model.config.get_text_config().hidden_size  # pyright: ignore
-    heads = torch.nn.ModuleDict(objective.heads(width)).to(next(base.model.parameters()).device)
+    made = objective.heads(width)
+    if objective.recovers:
+        made[MASKED], choice = masked_head(base.model, base.folder)
+        base.choices.append(choice)
+    heads = torch.nn.ModuleDict(made).to(next(base.model.parameters()).device)
     base.model.eval()
     return TunableModel(base.model, attachment, processor, base.body, base.vocabulary, heads)
 

@@ -203,6 +203,7 @@ def get_ready(run: Run, recipe: Recipe, machines: Machines, desk: Desk) -> Ready
     tokens = open_tokens(recipe.base, recipe.revision, recipe.template)
     resolve.refuse_encoder(recipe.objective, tokens.encoder)
     resolve.refuse_regularizers(recipe)
+    resolve.refuse_decoder(recipe.objective, tokens.encoder)
     run.add_to_plan(template={"identity": tokens.identity, "text": tokens.tokenizer.chat_template})
     prepared = prepare(recipe, tokens, run, desk)
     before_model = psutil.Process().memory_info().rss
@@ -321,7 +322,8 @@ def batch(
 ) -> tuple[Loader, Plan]:
     """The loader and the plan, every `auto` resolved and said."""
     rows, settings, objective = found.made.rows, recipe.train, found.objective
-    resolve.leave_room(len(model.attachment.slots()), int(max(rows.lengths)), tokens.longest)
+    if slots := len(model.attachment.slots()):
+        resolve.leave_room(slots, max(objective.reach(rows[i]) for i in range(len(rows))), tokens.longest)
     weights, mixed = resolve.choose_weights(recipe, rows.source, rows.lengths)
     epoch_tokens = int(sum(weights[s] * n for s, n in zip(rows.source, rows.lengths)))
     facts = resolve.model_facts(model.model.config, rows.lengths, epoch_tokens)

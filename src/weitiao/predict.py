@@ -112,7 +112,7 @@ def _ask(record: Record | BadRow, mapping: Mapping | None, opened: Opened) -> As
     try:
         example = mapping.make(record.fields)
         row, context = opened.objective.given(example, opened.tokens.processor), _context(opened)
-        if len(row["input_ids"]) <= context:
+        if opened.objective.reach(row) <= context:
             return Asked(record.fields, example, [row], False)
         if _in_windows(opened):
             return Asked(record.fields, example, opened.objective.windows(row, context), False)
@@ -135,7 +135,8 @@ def _answer(opened: Opened, asked: Sequence[Asked], done: Predicted) -> Iterator
     done.cut += sum(x.cut for x in asked)
     for x, end in zip(asked, ends):
         whole = objective.join([said[i] for i in range(end - len(x.rows), end)], x.example, opened.tokens.processor)
-        yield {**x.fields, "predicted": objective.answer(whole), **objective.shown(whole)}
+        answer = objective.answer(whole)
+        yield {**x.fields, **({"predicted": answer} if answer else {}), **objective.shown(whole)}
 
 
 def _context(opened: Opened) -> int:

@@ -5,11 +5,13 @@ Tiny models made here, fp32, one thread's worth of work: the same on any CPU to 
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from conftest import VARIANTS, chat_rows, question_rows, rated_rows, tried, write_jsonl
+from conftest import VARIANTS, WORDS, chat_rows, question_rows, rated_rows, tried, write_jsonl
+from make_small_bert import characters, make
 from weitiao.core.desk import Desk
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import names
@@ -31,28 +33,49 @@ CASES = [
     ("token_classification_lora", {"objective": "token_classification"}),
     ("token_classification_crf_lora", {"objective": {"name": "token_classification", "crf": True}}),
 ]
+ENCODERS = {  # what BERT learns
+    "masked_lm": [{"text": row["messages"][0]["content"] * 2} for row in chat_rows(24)],
+    "embedding": [{"query": f"{a} fox", "document": f"the {a}"} for a in WORDS.split()],
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoder_s_losses_are_as_recorded(name: str, recorded: Any, quick: Any, tmp_path: Path) -> None:
+    data = [{"path": str(write_jsonl(tmp_path / "rows.jsonl", ENCODERS[name]))}]
+    shape = {"steps": 8, "learning_rate": 5e-3, "evaluate_every": 4}
+    make(tmp_path / "bert", characters(iter([WORDS]), 1), 3, 32, 4, 64, seed=1)
+    recorded(f"{name}_lora", quick(base=str(tmp_path / "bert"), data=data, objective=name, train=shape))
+
+
+@pytest.fixture
+def recorded(request: pytest.FixtureRequest) -> Any:
+    """recorded(name, run): holds a run's losses against those that were written down, or writes them down."""
+
+    def hold(name: str, run: Any) -> None:
+        found = {
+            "loss": [round(line["loss"], 6) for line in run.journal("step")],
+            "grad_norm": [round(line["grad_norm"], 6) for line in run.journal("step")],
+            "validation": [round(line["loss"], 6) for line in run.journal("validation")],
+        }
+        known = json.loads(FILE.read_text()) if FILE.exists() else {}
+        if request.config.getoption("--record"):
+            FILE.write_text(json.dumps({**known, name: found}, indent=1, sort_keys=True) + "\n")
+            return
+        assert name in known, f"no golden losses for {name}: run pytest --record and review the diff"
+        for key, values in known[name].items():
+            assert found[key] == pytest.approx(values, rel=2e-4, abs=1e-5), key
+
+    return hold
 
 
 @pytest.mark.parametrize(("name", "changes"), CASES, ids=[name for name, _ in CASES])
-def test_losses_are_as_recorded(name: str, changes: dict, quick, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_losses_are_as_recorded(name: str, changes: dict, quick: Any, recorded: Any, tmp_path: Path) -> None:
     if name.startswith("token_classification"):
         changes = {**changes, "data": [{"path": str(write_jsonl(tmp_path / "tagged.jsonl", TAGGED))}]}
     if "method" in changes:
         changes = {**changes, "method": tried(changes["method"])}
     train = {"steps": 8, "learning_rate": 5e-3, "evaluate_every": 4, **changes.get("train", {})}
-    run = quick(**{**changes, "train": train})
-    found = {
-        "loss": [round(line["loss"], 6) for line in run.journal("step")],
-        "grad_norm": [round(line["grad_norm"], 6) for line in run.journal("step")],
-        "validation": [round(line["loss"], 6) for line in run.journal("validation")],
-    }
-    known = json.loads(FILE.read_text()) if FILE.exists() else {}
-    if request.config.getoption("--record"):
-        FILE.write_text(json.dumps({**known, name: found}, indent=1, sort_keys=True) + "\n")
-        return
-    assert name in known, f"no golden losses for {name}: run pytest --record and review the diff"
-    for key, values in known[name].items():
-        assert found[key] == pytest.approx(values, rel=2e-4, abs=1e-5), key
+    recorded(name, quick(**{**changes, "train": train}))
 
 
 LABELLED = [{"text": row["text"], "label": "abc"[i % 3]} for i, row in enumerate(rated_rows(24))]
@@ -65,12 +88,10 @@ ROWS = {
 
 
 @pytest.mark.parametrize("objective", ROWS)
-def test_losses_of_an_objective_are_as_recorded(
-    objective: str, quick, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_losses_of_an_objective_are_as_recorded(objective: str, quick: Any, recorded: Any, tmp_path: Path) -> None:
     rows = write_jsonl(tmp_path / "rows.jsonl", ROWS[objective])
     changes = {"data": [{"path": str(rows)}], "objective": objective}
-    test_losses_are_as_recorded(f"{objective}_lora", changes, quick, request)
+    test_losses_are_as_recorded(f"{objective}_lora", changes, quick, recorded, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -48,11 +48,11 @@ def attached(method: str, family: str = "llama", base: torch.nn.Module | None = 
     model.set_attn_implementation(NAME)  # pyright: ignore
     body, _ = choose_body(model, torch.float32)
     head = None if is_encoder(model.config) else vocabulary_head(model)
-    torch.manual_seed(1)
     method, variant = VARIANTS.get(method, (method, {}))
     settings, with_them = {**variant, **settings}, find("method", method)
     if method in ("peft", "f_learning"):
         settings = {**asked(method, family), **settings}
+    torch.manual_seed(1)
     try:
         attachment = with_them(**settings).attach(model)  # pyright: ignore
     except RecipeError as refused:

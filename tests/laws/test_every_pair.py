@@ -12,15 +12,18 @@ from rich.console import Console
 
 from conftest import DECODERS, chat_rows, old_run, question_rows, rated_rows, save_model, tried, write_jsonl
 from weitiao.core.desk import Desk
+from weitiao.core.errors import RecipeError
 from weitiao.core.registry import find, names
 from weitiao.opened import evaluate
 
 DOCS = Path(__file__).parents[2] / "docs"
-AIMS = [(objective, "llama") for objective in names("objective")]
+AIMS = [(objective, "llama") for objective in names("objective") if not find("objective", objective).recovers]  # pyright: ignore
 AIMS += [(objective, "bert") for objective in names("objective") if not find("objective", objective).writes]  # pyright: ignore
+PARTS_ROWS = ("bilora",)  # methods whose two levels learn from different rows of a batch
 ROWS = {
     "Chat": chat_rows(24),
     "Text": [{"text": row["messages"][0]["content"]} for row in chat_rows(24)],
+    "Pair": [{"query": row["messages"][0]["content"], "document": row["messages"][1]["content"]} for row in chat_rows(24)],
     "Labelled": [{"text": row["messages"][0]["content"], "label": "abc"[i % 3]} for i, row in enumerate(chat_rows(24))],
     "Rated": rated_rows(24),
     "Question": question_rows(24),
@@ -40,24 +43,34 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_to_the_end(method: str, objective: str, family: str, quick: Any, bases: Any, tmp_path: Path) -> None:
     eats = find("objective", objective).eats.__name__  # pyright: ignore
     more = {"old": old_run(bases[family])} if method == "f_learning" and family in DECODERS else {}
-    run = quick(
-        base=str(bases[family]),
-        data=[{"path": str(write_jsonl(tmp_path / "rows.jsonl", ROWS[eats]))}],
-        objective=objective,
-        method=tried(method, family, **more),
-        train={"steps": 2},
-    )
+    shape: dict[str, Any] = {
+        "base": str(bases[family]),
+        "data": [{"path": str(write_jsonl(tmp_path / "rows.jsonl", ROWS[eats]))}],
+        "objective": objective,
+        "method": tried(method, family, **more),
+        "train": {"steps": 2},
+    }
+    if not fits(method, objective):
+        with pytest.raises(RecipeError, match=f"it parts each batch's rows, and {objective} needs them together"):
+            quick(**shape)
+        return
+    run = quick(**shape)
     after = run.read("scores.json")["after"]["loss"]
     assert run.status == "finished" and math.isfinite(after["value"]) and after["n"] >= 1
     again = evaluate(str(run.folder), Desk(Console(quiet=True)), metrics=("loss",))["loss"]
     assert again.value == pytest.approx(after["value"], rel=1e-6) and again.n == after["n"]
 
 
+def fits(method: str, objective: str) -> bool:
+    return not (method in PARTS_ROWS and find("objective", objective).couples_rows)  # pyright: ignore
+
+
 @pytest.mark.parametrize("page", ["methods.md", "methods.zh.md"])
 def test_the_table_in_the_docs_is_this_one(page: str, request: pytest.FixtureRequest) -> None:
     head = ["", *(f"`{objective}`, {family}" for objective, family in AIMS)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += [f"| `{method}` |" + " ✓ |" * len(AIMS) for method in names("method")]
+    for method in names("method"):
+        lines.append(f"| `{method}` |" + "".join(" ✓ |" if fits(method, objective) else " – |" for objective, _ in AIMS))
     table, text = "\n".join(lines), (DOCS / page).read_text(encoding="utf-8")
     before, rest = text.split("<!-- pairs -->\n")
     _, after = rest.split("\n<!-- end of pairs -->")

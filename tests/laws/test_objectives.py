@@ -5,16 +5,18 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import chat_rows, make_tokenizer, tried
+from conftest import chat_rows, make_tokenizer, make_wordpieces, tried
 from laws import attached, batch_of, stir
 from weitiao.core.batch import IGNORE, pack
-from weitiao.core.example import Chat, Labelled, Question, Rated, Tagged, Text, Turn
+from weitiao.core.example import Chat, Labelled, Pair, Question, Rated, Tagged, Text, Turn
+from weitiao.core.objective import MASKED
 from weitiao.core.recipe import OneOf
 from weitiao.core.registry import find, find_module, names
 from weitiao.core.tunable import TunableModel
 from weitiao.data.processor import ChatProcessor
 from weitiao.data.units import units_of
 from weitiao.learnt import output_head
+from weitiao.model.masked_head import masked_head
 from weitiao.plan.resolve import choose_step
 from weitiao.train.distributed import Machines
 
@@ -29,6 +31,7 @@ EXAMPLES = {
     Tagged: [
         Tagged("the fox " * (i + 1), tuple(units_of("the fox " * (i + 1))), ("O", "B-who") * (i + 1)) for i in range(8)
     ],
+    Pair: [Pair("the quick brown fox " * (i + 1), f"jumps over {i}") for i in range(8)],
     Chat: [Chat(tuple(Turn(**turn) for turn in row["messages"])) for row in chat_rows(8)],
 }
 
@@ -42,16 +45,19 @@ def fitted(name: str) -> Any:
 
 
 def rows_of(objective: Any) -> list[dict]:
-    processor = ChatProcessor.make(make_tokenizer())
+    processor = ChatProcessor.make(make_wordpieces() if objective.recovers else make_tokenizer())
     return [row for x in EXAMPLES[objective.eats] for row in objective.rows(x, processor)]
 
 
 def model_for(objective: Any, method: str) -> TunableModel:
-    model = attached(method)
+    model = attached(method, "bert" if objective.recovers else "llama")
     if not objective.writes:
         model.attachment.trainable -= output_head(model.model)
     torch.manual_seed(3)
-    model.heads = torch.nn.ModuleDict(objective.heads(32))
+    heads = objective.heads(32)
+    if objective.recovers:
+        heads[MASKED], model.processor = masked_head(model.model)[0], ChatProcessor.make(make_wordpieces())
+    model.heads = torch.nn.ModuleDict(heads)
     stir(model)
     return model
 
@@ -85,7 +91,7 @@ def test_rows_of_a_batch_add_up(name: str) -> None:
 
 
 @pytest.mark.parametrize("method", names("method"))
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if not find("objective", name).couples_rows])  # pyright: ignore
 def test_accumulation_is_exact(name: str, method: str) -> None:
     """1 x 8 = 2 x 4 = 8 x 1 = uneven: ||difference|| / ||gradient|| <= 1e-6 in fp32 (a likelihood: in each tensor)."""
     objective = fitted(name)
@@ -109,5 +115,7 @@ def test_accumulation_is_exact(name: str, method: str) -> None:
         assert torch.stack(list(gaps.values())).norm() <= 1e-6 * whole
         # one label a row leaves some tensors a gradient that is a small difference of large ones
         most = 1e-6 if objective.likelihood else 1e-5
+        # BERT's key biases: softmax sees no shift of all scores, so their gradient is nought but for rounding
+        least = 1e-8 * whole if objective.recovers else 0.0
         for tensor, g in gradients.items():
-            assert gaps[tensor] <= most * g.norm(), tensor  # pyright: ignore
+            assert gaps[tensor] <= most * g.norm() + least, tensor  # pyright: ignore

@@ -15,7 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from conftest import VARIANTS, tried
+from conftest import VARIANTS, WORDS, save_model, tried, write_jsonl
 from weitiao import pipeline
 from weitiao.core.errors import Interrupted, RunError
 from weitiao.core.registry import names
@@ -82,6 +82,52 @@ def test_stopped_anywhere_resumed_to_the_bit(method: str, quick, tmp_path: Path,
         assert stopped.value.exit_code == 130 and f"--resume {out}" in str(stopped.value)
         torch.manual_seed(12345)  # whatever a new process begins with
         assert_equal(everything(quick(again=True, **shape, out=out)), whole)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_hidden_words_are_the_same_when_resumed(
+    method: str, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step hides words by chance; an encoder drops out, and is validated in between."""
+    rows = [{"text": f"the quick brown fox {'jumps over the dog ' * (i % 3)}{i}"} for i in range(24)]
+    shape = {
+        "base": str(save_model(tmp_path / "bert", "bert")),
+        "data": [{"path": str(write_jsonl(tmp_path / "texts.jsonl", rows))}],
+        "objective": "masked_lm",
+        "method": tried(method, "bert"),
+        "train": {"steps": STEPS, "batch_size": 8, "micro_tokens": 70},
+        "evaluate": {"metrics": ["loss", "masked_accuracy"]},
+    }
+    whole = everything(quick(**shape, out=str(tmp_path / "whole")))
+    for step in (1, 3, 4):
+        out = str(tmp_path / f"stopped-{step}")
+        with stop_at(step, monkeypatch), pytest.raises(Interrupted):
+            quick(**shape, out=out)
+        torch.manual_seed(12345)
+        assert_equal(everything(quick(again=True, **shape, out=out)), whole)
+
+
+@pytest.mark.parametrize("cache", [0, 5])
+def test_rows_that_depend_on_each_other_resume_to_the_bit(
+    cache: int, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Embeddings, with dropout, with and without gradient caching."""
+    words = WORDS.split()[:12]
+    rows = [{"query": f"{a} {b}", "document": f"{b} {a} {a}"} for a in words[:6] for b in words[6:]]
+    shape = {
+        "base": str(save_model(tmp_path / "bert", "bert")),
+        "data": [{"path": str(write_jsonl(tmp_path / "pairs.jsonl", rows))}],
+        "objective": {"name": "embedding", "gradient_cache": cache},
+        "method": {"name": "full"},
+        "train": {"steps": STEPS, "batch_size": 8},
+        "evaluate": {"metrics": ["loss", "mrr"]},
+    }
+    whole = everything(quick(**shape, out=str(tmp_path / "whole")))
+    out = str(tmp_path / "stopped")
+    with stop_at(3, monkeypatch), pytest.raises(Interrupted):
+        quick(**shape, out=out)
+    torch.manual_seed(12345)
+    assert_equal(everything(quick(again=True, **shape, out=out)), whole)
 
 
 @pytest.mark.parametrize("optimizer", names("optimizer"))

@@ -49,6 +49,9 @@ class Batch:
     bounds: tuple[int, ...]  # [B + 1] where each segment starts, and the end
     source: tuple[int, ...] = ()  # [B] which row of the data each segment is
     adapters: tuple[str, ...] = ()  # [B] which adapter each segment goes through, "" for none; (): there is one model
+    draw: tuple[
+        int, ...
+    ] = ()  # (seed, step) of the loader: what an objective draws by chance follows from it; () measuring
     more: dict[str, Tensor] = field(default_factory=dict)  # [T] or [B] first: what one objective alone needs
 
     @property
@@ -80,13 +83,16 @@ class Batch:
         return replace(self, **moved, labels=move(self.labels), more=more)
 
 
-def pack(rows: Sequence[Row], source: Sequence[int] = (), adapters: Sequence[str] = ()) -> Batch:
+def pack(
+    rows: Sequence[Row], source: Sequence[int] = (), adapters: Sequence[str] = (), draw: tuple[int, ...] = ()
+) -> Batch:
     """Lay rows end to end, longest first (equal lengths then stand together and share one attention call).
 
     Args:
         rows: at least one encoded row.
         source: the number of each row in the data, for complaints and for per-row losses.
         adapters: the name of each row's adapter, where there are several.
+        draw: the seed and the step that they are made for.
     """
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
     lengths = [len(rows[i]["input_ids"]) for i in order]
@@ -104,6 +110,7 @@ def pack(rows: Sequence[Row], source: Sequence[int] = (), adapters: Sequence[str
         bounds=tuple(bounds),
         source=tuple(source[i] for i in order) if source else tuple(order),
         adapters=tuple(adapters[i] for i in order) if adapters else (),
+        draw=draw,
     )
 
 
@@ -117,6 +124,7 @@ def only(batch: Batch, rows: Sequence[int]) -> Batch:
         labels=batch.labels[tokens],
         bounds=(0, *accumulate(len(span) for span in spans)),
         source=tuple(batch.source[i] for i in rows),
+        draw=batch.draw,
         more={name: x[tokens if len(x) == batch.tokens else which] for name, x in batch.more.items()},
     )
 

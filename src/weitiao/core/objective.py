@@ -19,6 +19,8 @@ from weitiao.core.processor import Processor
 from weitiao.core.registry import Part
 from weitiao.core.tunable import TunableModel
 
+MASKED = "masked_lm"  # the head that turns an encoder's hidden states into words
+
 
 class Objective(Part):
     """One file in objective/ holds one Objective: a frozen model of its settings."""
@@ -38,6 +40,8 @@ class Objective(Part):
     """It has `log_probs`: a distribution over choices, which regularizers compare."""
     predicts: ClassVar[bool] = False
     """It writes, and yet answers by `predict`: its answers are a closed set."""
+    recovers: ClassVar[bool] = False
+    """It recovers masked words: it needs an encoder, and is given its masked-LM head as the head MASKED."""
     likelihood: ClassVar[bool] = False
     """Its loss is the plain negative log-likelihood of the labels, so that it can be checked by hand."""
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
@@ -67,6 +71,10 @@ class Objective(Part):
         """(a row that is too long, cut to the context; the token ids that are lost). The end of the answer stays."""
         kept = Row(input_ids=row["input_ids"][-context:], labels=row["labels"][-context:])
         return kept, [int(x) for x in row["input_ids"][:-context]]
+
+    def reach(self, row: Row) -> int:
+        """How many of a row's tokens the model reads at once: what the context bounds."""
+        return len(row["input_ids"])
 
     def windows(self, row: Row, context: int) -> list[Row]:
         """A row that is too long, as several that overlap and together hold each label once (`too_long: window`)."""
@@ -119,6 +127,10 @@ class Objective(Part):
     def judged(self, said: Any, example: Any) -> tuple[Any, Any]:
         """(what was predicted, what would be right) as metrics compare them."""
         return self.answer(said), example.answer
+
+    def judge(self, predicted: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+        """`judged` of every (prediction, example); objectives that find one among all look at them together."""
+        return [self.judged(said, example) for said, example in predicted]
 
     @abstractmethod
     def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:

@@ -32,9 +32,15 @@ class Processor(Protocol):
     eos_id: int
     stop_ids: tuple[int, ...]
     frame: Frame
+    mask_id: int | None
+    """[MASK]; None: the tokenizer has none."""
 
     def placed(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Plain text without special tokens: ids, and where each token begins and ends in the text, in characters."""
+        ...
+
+    def in_words(self, text: str) -> tuple[list[int], list[int]]:
+        """Plain text without special tokens: ids, and which word of the text each belongs to, as the tokenizer parts it."""
         ...
 
     def text(self, text: str) -> list[int]:

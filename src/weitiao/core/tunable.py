@@ -75,7 +75,8 @@ class TunableModel:
         """Then only rows of tokens that occur get a gradient; a tied one gets some through the output head everywhere."""
         weight = self.embedding.weight
         head = getattr(self.model.get_output_embeddings(), "weight", None)  # pyright: ignore[reportCallIssue]
-        return weight is not head and any(weight is p for p in self.trainable().values())
+        tied = weight is head or any(getattr(x, "tied", False) for x in self.heads.values())
+        return not tied and any(weight is p for p in self.trainable().values())
 
     def buffers(self) -> dict[str, Tensor]:
         """What else is saved, by name."""

@@ -141,7 +141,7 @@ def _fit(
     row: Row, objective: Objective, context: int, too_long: str, item: Sourced, facts: dict, number: int
 ) -> Iterator[Row]:
     """The row, as much of it as the context takes; `number` is what it will be called."""
-    length, ids = len(row["input_ids"]), [int(x) for x in row["input_ids"]]
+    length, ids = objective.reach(row), [int(x) for x in row["input_ids"]]
     if length <= context:
         yield row
     elif too_long == "refuse":
@@ -162,7 +162,7 @@ def _fit(
         yield from objective.windows(row, context)
     else:
         facts["split"] += 1
-        for at in range(0, length, context):  # labels hold the next token already, so none is lost at the cut
+        for at in range(0, len(ids), context):  # labels hold the next token already, so none is lost at the cut
             yield {"input_ids": row["input_ids"][at : at + context], "labels": row["labels"][at : at + context]}
 
 

@@ -49,7 +49,7 @@ class Loader:
         """The micro-batches of step i on this machine; empty if the step has fewer rows than machines."""
         epoch, at = self.locate(i)
         mine = self.epoch(epoch)[at][self.rank :: self.world]
-        return [pack([self.rows[j] for j in chosen], chosen) for chosen in self._micro(mine)]
+        return [pack([self.rows[j] for j in chosen], chosen, draw=(self.seed, i)) for chosen in self._micro(mine)]
 
     def locate(self, i: int) -> tuple[int, int]:
         """(epoch, step within it) of step i."""

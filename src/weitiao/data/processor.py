@@ -28,6 +28,7 @@ class ChatProcessor:
     stop_ids: tuple[int, ...] = ()
     special: frozenset[str] = field(default_factory=frozenset)
     frame: Frame = Frame((), (), (0,))
+    mask_id: int | None = None
 
     @classmethod
     def make(cls, tokenizer: Any, generation_stops: Sequence[int] = ()) -> "ChatProcessor":
@@ -52,6 +53,7 @@ class ChatProcessor:
         if template is not None:
             stops.insert(0, made._template_stop())
         made.frame = made._frame()
+        made.mask_id = tokenizer.mask_token_id
         made.stop_ids = tuple(dict.fromkeys(x for x in stops if x is not None))
         return made
 
@@ -69,6 +71,10 @@ class ChatProcessor:
     def placed(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return list(encoded.input_ids), [(int(a), int(b)) for a, b in encoded.offset_mapping]
+
+    def in_words(self, text: str) -> tuple[list[int], list[int]]:
+        encoded = self.tokenizer(text, add_special_tokens=False)
+        return list(encoded.input_ids), [int(word) for word in encoded.word_ids()]
 
     def text(self, text: str) -> list[int]:
         return list(self.tokenizer(text).input_ids)

@@ -56,7 +56,7 @@ def measure(
     result, numbered = Measured(), []
     if (objective.predicts or not objective.writes) and wanted & {"choices", "answers"}:
         result.predicted = predict(model, objective, held_out, progress)
-        pairs["choices"] = pairs["answers"] = [objective.judged(said, x) for said, x in result.predicted]
+        pairs["choices"] = pairs["answers"] = objective.judge(result.predicted)
         wanted -= {"choices", "answers"}
     with model.evaluating(), torch.no_grad():
         if "row_losses" in wanted:

@@ -41,6 +41,8 @@ class Base:
     """How it was decided to run it."""
     weights: int = 0
     """How many there are, however they are stored."""
+    folder: Path | None = None
+    """Where they lie."""
 
 
 def load_tokenizer(folder: Path, template: str | None = None) -> Any:
@@ -95,7 +97,7 @@ def load_base(
     prepare(model, device)
     model.to(device).eval()
     body, choice = choose_body(model, dtype)
-    return Base(model, body, None if is_encoder(config) else vocabulary_head(model), [choice], weights)
+    return Base(model, body, None if is_encoder(config) else vocabulary_head(model), [choice], weights, folder)
 
 
 def without_pooler(model: Any) -> None:

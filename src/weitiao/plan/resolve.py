@@ -115,6 +115,21 @@ def refuse_regularizers(recipe: Recipe) -> None:
             raise RecipeError(f"regularizers: {part.name}: {why}.")
 
 
+def refuse_decoder(objective: Objective, family: str) -> None:
+    """Before anything is loaded.
+
+    Args:
+        family: of an encoder; "" for a model that writes.
+
+    Raises:
+        RecipeError: the objective needs an encoder; what such a model can learn is named.
+    """
+    if objective.recovers and not family:
+        able = [name for name in names("objective") if not find("objective", name).recovers]  # pyright: ignore
+        words = f"{objective.name} needs an encoder (BERT and its kind), and the base is a model that writes"
+        raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}; plain text with causal_lm.")
+
+
 def leave_room(slots: int, longest: int, limit: int | None) -> None:
     """Soft prompts and prefixes take places of the context.
 

@@ -22,6 +22,7 @@ from weitiao.train.state import State
 
 STEPS = 3
 TOKENS = 512  # of the rows that are rehearsed with
+COUPLED = 4  # rows, at least, where they learn from each other: one alone has nothing to learn
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # relative, of a row's loss
 NAMED = 5
 
@@ -36,7 +37,7 @@ def rehearse(
 ) -> Iterator[Finding]:
     """Take a few steps, each machine for itself, and go back: model, random generators and optimizer are as before."""
     alone = machines.alone()
-    batch = _few_rows([b for b in loader(0) if b.tokens])
+    batch = _few_rows([b for b in loader(0) if b.tokens], COUPLED if objective.couples_rows else 1)
     if batch is None:
         return
     batch = batch.to(model.device)
@@ -133,11 +134,11 @@ def _rows(batch: Batch) -> list[Row]:
     return [Row(input_ids=ids[a:b], labels=labels[a:b]) for a, b in zip(batch.bounds, batch.bounds[1:])]
 
 
-def _few_rows(window: list[Batch]) -> Batch | None:
-    """Some rows of the first window, shortest first, up to a bound; at least one."""
+def _few_rows(window: list[Batch], least: int) -> Batch | None:
+    """Some rows of the first window, shortest first, up to a bound; at least so many."""
     rows = sorted((row for batch in window for row in _rows(batch)), key=lambda row: len(row["input_ids"]))
     sums = [sum(len(row["input_ids"]) for row in rows[: i + 1]) for i in range(len(rows))]
-    many = max(1, sum(total <= TOKENS for total in sums))
+    many = max(least, sum(total <= TOKENS for total in sums))
     return pack(rows[:many]) if rows else None
 
 

@@ -1,0 +1,57 @@
+"""Two texts that belong together, or two and how alike they are.
+
+{"query": ..., "document": ...}                 also anchor, question, text, sentence1; positive, answer, other, sentence2
+{"query": ..., "document": ..., "negative": ...}   or "negatives": [...], which do not belong to the query
+{"sentence1": ..., "sentence2": ..., "score": 0.8}
+"""
+
+from typing import Any
+
+from weitiao.core.example import Pair
+from weitiao.data.columns import TEXTS, Mapping, first_of, text_of
+
+MAKES = Pair
+PURPOSE = "embedding"
+TARGETS = ("query", "document", "negative", "score")
+LACKING = "no two texts that belong together found"
+NEEDS = "{query: ..., document: ...}, and negative or score if there are any"
+
+FIRST = ("query", "anchor", "question", "sentence1", "text1", "text")
+SECOND = ("document", "positive", "answer", "sentence2", "text2", "other")
+NEGATIVES = ("negatives", "negative")
+SCORES = ("score", "similarity", "likeness")
+
+
+def recognise(seen: dict[str, Any]) -> list[Mapping]:
+    """Mappings that fit, the best first."""
+    query, document = first_of(FIRST, seen), first_of(SECOND, seen)
+    return [_pair(query, document, first_of(NEGATIVES, seen), first_of(SCORES, seen))] if query and document else []
+
+
+def as_given(columns: dict[str, str]) -> Mapping | None:
+    """The mapping that the user describes."""
+    if not {"query", "document"} <= columns.keys():
+        return None
+    return _pair(columns["query"], columns["document"], columns.get("negative"), columns.get("score"))
+
+
+def unanswered(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
+    """A text alone, to be embedded."""
+    asked = columns.get("text") or columns.get("query")
+    key = first_of((*FIRST, *TEXTS), seen) if asked is None else first_of((asked,), seen)
+    return Mapping(f"{key} is read", Pair, lambda record: Pair(text_of(record, key), "")) if key else None
+
+
+def _pair(query: str, document: str, negative: str | None, score: str | None) -> Mapping:
+    def make(record: dict[str, Any]) -> Pair:
+        others = record.get(negative) if negative else None
+        if others is not None and not isinstance(others, (str, list)):
+            raise ValueError(f"column {negative!r} is {type(others).__name__}, not a text or a list of texts")
+        negatives = (others,) if isinstance(others, str) else tuple(others or ())
+        if any(not isinstance(x, str) or not x.strip() for x in negatives):
+            raise ValueError(f"column {negative!r} holds something that is no text")
+        likeness = float(record[score]) if score and record.get(score) is not None else None
+        return Pair(text_of(record, query), text_of(record, document), negatives, likeness)
+
+    more = "".join(f", {word}: {key}" for word, key in (("not", negative), ("alike", score)) if key)
+    return Mapping(f"{query} <-> {document}{more}", Pair, make)

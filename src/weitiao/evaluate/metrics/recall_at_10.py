@@ -1,0 +1,21 @@
+"""Share of queries whose right document is among the ten nearest of all held-out documents.
+
+Manning, Raghavan and Schütze 2008, "Introduction to Information Retrieval", sec. 8.4, for one right document a query.
+"""
+
+from typing import ClassVar
+
+from weitiao.core.registry import Part
+from weitiao.core.score import Score, proportion
+
+BEST = 10
+
+
+class RecallAt10(Part):
+    """Share of queries whose right document is among the ten nearest."""
+
+    reads: ClassVar[str] = "choices"
+
+    def score(self, pairs: list[tuple[int, int]]) -> Score:
+        """(rank of the right document from 1, documents) of each query."""
+        return proportion(self.name, sum(rank <= BEST for rank, _ in pairs), len(pairs))
