@@ -1,12 +1,12 @@
 """Fold what was learnt into the base weights: a plain model folder, and the proof that it answers the same."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
 from weitiao.core.errors import ModelError
 from weitiao.core.tunable import TunableModel
@@ -16,15 +16,19 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 @dataclass(frozen=True)
 class Merged:
-    """The proof: the largest difference of logits over the largest logit, on a probe, tuned against reloaded."""
+    """The proof: the largest difference of logits over the largest logit, on a probe, tuned against reloaded; of an
+    encoder, of its hidden states."""
 
     folder: Path
     gap: float
     same_choice: float
     """Share of positions whose most probable token is the same."""
+    writes: bool = True
 
     @property
     def words(self) -> str:
+        if not self.writes:
+            return f"its hidden states differ by {self.gap:.1e} of the largest"
         same = f"{100 * self.same_choice:.0f} % of the most probable tokens are the same"
         return f"its logits differ by {self.gap:.1e} of the largest, and {same}"
 
@@ -64,8 +68,10 @@ def write_model(model: Any, tokenizer: Any, folder: Path, wanted: torch.Tensor) 
     dtype = next(model.parameters()).dtype
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    again = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
-    return prove(folder, wanted, answers(again, tokenizer), dtype)
+    writes = model.get_output_embeddings() is not None
+    kind = AutoModelForCausalLM if writes else AutoModel
+    again = kind.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
+    return replace(prove(folder, wanted, answers(again, tokenizer), dtype), writes=writes)
 
 
 def prove(folder: Path, wanted: torch.Tensor, got: torch.Tensor, dtype: torch.dtype = torch.float32) -> Merged:
@@ -82,10 +88,13 @@ def prove(folder: Path, wanted: torch.Tensor, got: torch.Tensor, dtype: torch.dt
 
 @torch.no_grad()
 def answers(model: nn.Module, tokenizer: Any) -> torch.Tensor:
-    """Logits [1, T, V] on a probe, in fp32."""
+    """Logits [1, T, V] on a probe, in fp32; of an encoder, hidden states [1, T, D]."""
     words = "The quick brown fox jumps over the lazy dog. 敏捷的棕色狐狸跳过了懒狗。 def f(x): return x + 1"
     probe = torch.tensor([tokenizer(words).input_ids], device=next(model.parameters()).device)
     was = model.training
-    found = model.eval()(input_ids=probe, use_cache=False).logits.float().cpu()
+    if model.get_output_embeddings() is None:  # pyright: ignore[reportCallIssue]
+        found = model.eval()(input_ids=probe).last_hidden_state.float().cpu()
+    else:
+        found = model.eval()(input_ids=probe, use_cache=False).logits.float().cpu()
     model.train(was)
     return found

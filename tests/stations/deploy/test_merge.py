@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from conftest import make_tokenizer
+from conftest import make_tokenizer, make_wordpieces
 from weitiao.core.errors import ModelError
 from weitiao.deploy.merge import merge
 
@@ -48,6 +48,22 @@ def test_the_folder_opens_plainly_and_answers_the_same(
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     torch.testing.assert_close(logits(again), wanted, rtol=1e-4, atol=1e-4)
     assert not [name for name, _ in again.named_parameters() if "lora" in name]
+
+
+def test_an_encoder_opens_plainly_and_reads_the_same(
+    open_tunable: Any, wake: Any, tiny_folders: dict, tmp_path: Path
+) -> None:
+    model = open_tunable({"name": "lora", "rank": 4}, base=tiny_folders["bert"])
+    with torch.no_grad():
+        base = model.model(input_ids=IDS).last_hidden_state
+        wake(model)
+        wanted = model.model(input_ids=IDS).last_hidden_state
+    assert (wanted - base).abs().max() > 0.1, "the test changes nothing"
+    merged = merge(model, make_wordpieces(), tmp_path / "out")
+    assert merged.gap <= 1e-4 and merged.words.startswith("its hidden states differ by")
+    with torch.no_grad():
+        again = AutoModel.from_pretrained(tmp_path / "out").eval()(input_ids=IDS).last_hidden_state
+    torch.testing.assert_close(again, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_of_weitiao_is_needed_to_open_it(quick: Any, tmp_path: Path) -> None:
