@@ -47,6 +47,16 @@ def train(
             raise typer.BadParameter("give a recipe, or --resume RUN")
         if resume is not None:
             done = trip.resume(resume, desk, allow or ())
+        elif stages := (staged := importlib.import_module("weitiao.multirun.stages")).read_stages(
+            str(recipe), tuple(overrides or ())
+        ):
+            if replace:
+                raise typer.BadParameter("--replace is for one run; of a recipe with stages, put the folder aside yourself")
+            for done in staged.run_stages(stages, desk, desk.console.print, allowed=allow or ()):
+                if not quiet:
+                    desk.console.print(f"[bold]{done.folder}[/]")
+                    print_scores(done, desk.console)
+            return
         else:
             read_recipe = importlib.import_module("weitiao.core.recipe_file").read_recipe
             wanted = read_recipe(recipe, tuple(overrides or ()))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from weitiao.core.errors import ModelError, RecipeError, RunError
 from weitiao.core.machine import Choice, command
@@ -24,7 +25,7 @@ from weitiao.core.processor import Processor
 from weitiao.core.recipe import OneOf, Recipe
 from weitiao.core.registry import find, names
 from weitiao.core.run import Run
-from weitiao.core.tunable import TunableModel
+from weitiao.core.tunable import HEAD, TunableModel
 from weitiao.deploy.adapter import WEIGHTS, is_adapter, load_adapter, read_adapter_config
 from weitiao.model.load import Base, choose_body, load_base
 from weitiao.model.masked_head import masked_head
@@ -110,6 +111,35 @@ def method_of(config: dict[str, Any]) -> Method:
         if method is not None:
             return method
     raise ModelError(f"no method here reads PEFT adapters of type {config.get('peft_type')}.")
+
+
+def begin_with(start: str | None, model: TunableModel, recipe: Recipe) -> list[Choice]:
+    """Put into a model what a run of the same base and method has learnt; what to say of it.
+
+    Raises:
+        RunError: there is no such run.
+        RecipeError: it has another base or method, or weights of other shapes.
+    """
+    if start is None:
+        return []
+    learnt = read_learnt(start)
+    if learnt is None or learnt.recipe is None:
+        raise RunError(f"start: there is no run in {start}.")
+    for key, here, there in (("base", recipe.base, learnt.base), ("method", recipe.method, learnt.method)):
+        if here != there:
+            words = f"start: {start} has another {key}, and a run goes on with its own"
+            raise RecipeError(f"{words}. To learn on top of it, write base: {start} instead.")
+    kept = load_file(learnt.weights)
+    mine: dict[str, Any] = {**model.trainable(), **{f"buffer.{name}": x for name, x in model.buffers().items()}}
+    heads = {name for name in mine if name.startswith(HEAD) and (name not in kept or kept[name].shape != mine[name].shape)}
+    if strange := sorted(n for n in mine if n not in heads and (n not in kept or kept[n].shape != mine[n].shape)):
+        raise RecipeError(f"start: {start} has no {strange[0]} of this shape; is it the same base and method?")
+    with torch.no_grad():
+        for name in mine.keys() - heads:
+            mine[name].copy_(kept[name])
+    model.goes_on = True
+    words = "the same method goes on learning" + ("; the head is new" if heads else "")
+    return [Choice("start", start, words)]
 
 
 # -- one on another ---------------------------------------------------------------------------------------------------

@@ -29,10 +29,10 @@ from weitiao.core.regularizer import regularized
 from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.core.tunable import TunableModel, identity_of
-from weitiao.data.encode import Encoded, Rows
+from weitiao.data.encode import Encoded
 from weitiao.data.inspect import inspect, unused_tokens
 from weitiao.data.loader import Loader
-from weitiao.data.prepare import Encoder, read, read_and_split, show_rows
+from weitiao.data.prepare import Encoder, read, read_and_split, row_teller, show_rows
 from weitiao.data.processor import ChatProcessor
 from weitiao.data.template import read_template
 from weitiao.deploy.adapter import save_adapter
@@ -40,7 +40,7 @@ from weitiao.evaluate.before_after import measure_now
 from weitiao.evaluate.drift import Drift
 from weitiao.evaluate.measure import measure
 from weitiao.evaluate.report import write_report
-from weitiao.learnt import Learnt, attach, below, stand, stands_on
+from weitiao.learnt import Learnt, attach, begin_with, below, stand, stands_on
 from weitiao.model.anatomy import is_encoder
 from weitiao.model.bases import resolve_base
 from weitiao.model.load import load_tokenizer
@@ -102,7 +102,7 @@ def take_the_trip(run: Run, recipe: Recipe, machines: Machines, desk: Desk, agai
     score = scorer(model, objective, found.validation, recipe)  # while the model still is the base model
     if again:
         go_back(run, state, plan, machines, desk, begun)
-    tell_row = row_teller(found.made.rows, ready.tokens)
+    tell_row = row_teller(found.made.rows, ready.tokens.processor)
     with listening() as stop, Progress(desk.console, plan.steps, state.step) as progress:
         run.listeners.append(progress)
         fetch = ready.loader.__getitem__
@@ -211,6 +211,7 @@ def get_ready(run: Run, recipe: Recipe, machines: Machines, desk: Desk) -> Ready
     method = machines.after_the_first(lambda _: recipe.method.settle(run.folder))
     model, choices = load(tokens, method, prepared.objective, dtype, device)
     run.add_to_plan(base=model.base_rounded)
+    choices += begin_with(recipe.start, model, recipe)
     again = resolve.choose_recompute(recipe)
     if again.value == "on":
         recompute(model.model)
@@ -254,7 +255,6 @@ def settle(recipe: Recipe, run: Run, desk: Desk) -> tuple[torch.device, torch.dt
     return machine.device(), dtype
 
 
-SHOWN = 1000  # characters of a suspect row
 SHAPING = {"learning_rate", "schedule", "warmup", "weight_decay", "clip", "optimizer", "precision", "shrink", "guard"}
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt",
@@ -345,7 +345,7 @@ def batch(
         "steps": str(steps.value),
         "base": model.base_identity,
         "seed": str(recipe.seed),
-        "method": json.dumps(recipe.method.as_recipe()),
+        "method": json.dumps(recipe.method.as_recipe()) + (recipe.start or ""),
         "objective": json.dumps([x.as_recipe() for x in (recipe.objective, *recipe.regularizers)]),
         **{f"train.{key}": json.dumps(value) for key, value in settings.model_dump(mode="json", include=SHAPING).items()},
     }
@@ -389,13 +389,3 @@ def scorer(
         return measure(model, objective, held_out, wanted, wishes.limit, wishes.max_new_tokens).scores | far
 
     return score
-
-
-def row_teller(rows: Rows, tokens: Tokens) -> Callable[[int], dict[str, Any]]:
-    """A row's number -> what a person needs to find it."""
-
-    def tell(row: int) -> dict[str, Any]:
-        text = tokens.tokenizer.decode(rows[row]["input_ids"])
-        return {"row": row, "where": str(rows.where(row)), "text": text[:SHOWN]}
-
-    return tell

@@ -320,6 +320,9 @@ class Recipe(Settings):
     """How the model is made trainable."""
     objective: Annotated[Objective, OneOf("objective")] = Field(default_factory=lambda: _default("objective"))
     """What is learnt."""
+    start: str | None = None
+    """A finished run of the same base and method: what it learnt is where this one begins. (To learn something new on
+    top of a run, name it as `base:`.)"""
     regularizers: Annotated[tuple[Annotated[Part, OneOf("regularizer")], ...], OneOrMore()] = ()
     """Changes of the loss while training (r_drop, neftune, fgm, kl_to_base, l2_sp), the first innermost."""
     train: Train = Field(default_factory=Train)

@@ -19,6 +19,17 @@ def read_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     Raises:
         RecipeError: naming the file, the line, the key and the nearest known key.
     """
+    plain, lines = read_plain(path, overrides)
+    typed = {keys_of(override) for override in overrides}
+    return make_recipe(plain, str(path), lines, typed)
+
+
+def read_plain(path: str | Path, overrides: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[tuple, int]]:
+    """A recipe file's plain values, overrides set, and the line where each key stands.
+
+    Raises:
+        RecipeError: it cannot be read.
+    """
     path = Path(path)
     if not path.is_file():
         raise RecipeError(f"there is no recipe {path}. Recipes that ship with weitiao lie in recipes/.")
@@ -33,8 +44,9 @@ def read_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
         raise RecipeError(f"{path}{at}: not readable as YAML: {problem}") from None
     if not isinstance(plain, dict):
         raise RecipeError(f"{path}: a recipe is a list of `key: value` lines; this file holds {type(plain).__name__}.")
-    typed = {_set(plain, override) for override in overrides}
-    return make_recipe(plain, str(path), lines, typed)
+    for override in overrides:
+        _set(plain, override)
+    return plain, lines
 
 
 def make_recipe(
@@ -56,8 +68,13 @@ def make_recipe(
         raise RecipeError(f"{name}: {trouble}") from None
 
 
-def _set(plain: dict[str, Any], override: str) -> tuple:
-    """Set one dotted key, and say which. `method: lora` becomes {name: lora} when a setting below it is given."""
+def keys_of(override: str) -> tuple:
+    """The key that an override sets."""
+    return tuple(int(key) if key.isdigit() else key for key in override.partition("=")[0].split("."))
+
+
+def _set(plain: dict[str, Any], override: str) -> None:
+    """Set one dotted key. `method: lora` becomes {name: lora} when a setting below it is given."""
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         raise RecipeError(f"an override is written key=value, for example method.rank=32; this one is {override!r}.")
@@ -79,7 +96,6 @@ def _set(plain: dict[str, Any], override: str) -> tuple:
         here[keys[-1]] = yaml.safe_load(text)
     except (yaml.YAMLError, TypeError, IndexError):
         raise RecipeError(f"the override {override!r} cannot be read.") from None
-    return tuple(int(key) if key.isdigit() else key for key in keys)
 
 
 def _lines(node: yaml.Node | None, at: tuple = ()) -> dict[tuple, int]:

@@ -38,6 +38,8 @@ class TunableModel:
     """Changes when a weight of the base model does."""
     base_rounded: str = ""
     """The same of weights rounded to bf16: equal in whatever precision a base was loaded."""
+    goes_on: bool = False
+    """It begins with what another run learnt, not at the base."""
     seen: dict[tuple[str, int], Tensor] | None = None
     """What batches gave already, while `remembering`."""
     begun: dict[str, Tensor] = field(default_factory=dict)
@@ -191,9 +193,9 @@ class TunableModel:
 
     @contextmanager
     def before_training(self) -> Iterator["TunableModel"]:
-        """Inside, an untrained model is the base model. A soft prompt or a prefix begins at random and is not it; a
-        method that changes the base weights themselves still is."""
-        if self.attachment.switch is None:
+        """Inside, an untrained model is the base model, or what it goes on from. A soft prompt or a prefix begins at
+        random and is not it; a method that changes the base weights themselves still is."""
+        if self.attachment.switch is None or self.goes_on:
             yield self
             return
         with self.reference() as base:

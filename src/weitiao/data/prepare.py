@@ -1,7 +1,8 @@
 """Sources -> encoded rows, and the words about them: which columns, which rows were bad, what carries loss."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from weitiao.core.desk import Desk
 from weitiao.core.example import BadRow, Sourced
@@ -10,12 +11,13 @@ from weitiao.core.machine import Choice
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe, Source
 from weitiao.core.run import Run
-from weitiao.data.encode import Encoded, encode
+from weitiao.data.encode import Encoded, Rows, encode
 from weitiao.data.loader import in_order
 from weitiao.data.processor import ChatProcessor
 from weitiao.data.read import Reading, TooManyBadRows, judge, read_sources, split
 from weitiao.data.show import draw, pieces_of, supervised_share
 
+SHOWN = 1000  # characters of a suspect row
 FEW = 20  # held-out rows, below which a figure says little
 MEASURED_AT_ONCE = 2048  # tokens; no gradients are kept
 
@@ -146,3 +148,13 @@ def show_rows(
         desk.console.print(draw(pieces))
     shown = [{"words": words, "pieces": pieces} for words, pieces in drawn]
     run.add_to_plan(data={**facts, **made.notes, "bad rows": bad, "fingerprint": rows.fingerprint}, shown=shown)
+
+
+def row_teller(rows: Rows, processor: ChatProcessor) -> Callable[[int], dict[str, Any]]:
+    """A row's number -> what a person needs to find it."""
+
+    def tell(row: int) -> dict[str, Any]:
+        text = processor.spelt([int(x) for x in rows[row]["input_ids"]])
+        return {"row": row, "where": str(rows.where(row)), "text": text[:SHOWN]}
+
+    return tell
