@@ -78,7 +78,8 @@ def test_the_tree_is_true() -> None:
     (tree,) = [block for block in blocks(READMES["README.md"], "") if "pipeline.py" in block]
     named = set(re.findall(r"\b([a-z_]+\.py)\b", tree))
     there = {p.name for p in (ROOT / "src" / "weitiao").rglob("*.py") if not p.name.startswith("__")}
-    kinds = ("readers", "mappings", "blocks", "methods", "optimizers", "clips", "steps", "metrics", "objective")
+    kinds = ("readers", "mappings", "blocks", "methods", "optimizers", "clips", "steps", "metrics", "objective",
+             "regularizers")  # fmt: skip
     parts = {p.name for folder in kinds
              for p in (ROOT / "src" / "weitiao").rglob(f"{folder}/*.py")}  # fmt: skip
     assert named - {"test_shape_of_code.py"} <= there

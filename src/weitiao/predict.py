@@ -136,7 +136,7 @@ def _answer(opened: Opened, asked: Sequence[Asked], done: Predicted) -> Iterator
     for x, end in zip(asked, ends):
         whole = objective.join([said[i] for i in range(end - len(x.rows), end)], x.example, opened.tokens.processor)
         answer = objective.answer(whole)
-        yield {**x.fields, **({"predicted": answer} if answer else {}), **objective.shown(whole)}
+        yield {**x.fields, **({} if answer is None else {"predicted": answer}), **objective.shown(whole)}
 
 
 def _context(opened: Opened) -> int:

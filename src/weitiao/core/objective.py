@@ -120,8 +120,8 @@ class Objective(Part):
         """What `weitiao predict` writes of a prediction beside the answer itself: probabilities, places."""
         return {}
 
-    def answer(self, said: Any) -> str:
-        """What was predicted of one segment, as a person reads it."""
+    def answer(self, said: Any) -> str | None:
+        """What was predicted of an example, as a person reads it; None: it is nothing that words say."""
         return str(said)
 
     def judged(self, said: Any, example: Any) -> tuple[Any, Any]:

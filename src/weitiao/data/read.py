@@ -76,7 +76,7 @@ def reader_of(file: Path, source: Source) -> str:
         module = find_module("reader", name)
         if not hasattr(module, "looks_like") or module.looks_like(file):
             return name
-    known = sorted(ending for name in names("reader") for ending in find_module("reader", name).ENDINGS)
+    known = sorted({ending for name in names("reader") for ending in find_module("reader", name).ENDINGS})
     raise DataError(f"data: {file} has an ending nobody reads; known are {', '.join(known)}. Or write format: jsonl.")
 
 

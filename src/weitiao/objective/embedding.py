@@ -220,9 +220,9 @@ class Embedding(Objective):
     def shown(self, said: Tensor) -> dict[str, Any]:
         return {"embedding": [round(x, DIGITS) for x in said[0].tolist()]}
 
-    def answer(self, said: Tensor) -> str:
+    def answer(self, said: Tensor) -> str | None:
         """How alike the two texts are; of one alone, nothing."""
-        return f"cosine {float(said[0] @ said[1]):.3f}" if len(said) > 1 else ""
+        return f"cosine {float(said[0] @ said[1]):.3f}" if len(said) > 1 else None
 
     def judge(self, predicted: Sequence[tuple[Tensor, Pair]]) -> list[tuple[Any, Any]]:
         """(the rank of the right document, how many there are to choose from) of each pair; of cosent, the cosine and how

@@ -48,8 +48,17 @@ def test_macro_f1_is_scikit_learns_where_only_classes_are_said() -> None:
     assert score("f1", list(zip(said, wanted))).value == pytest.approx(theirs)
 
 
+SUMS, RANKS, NUMBERS = [(1.0, 2.0), (3.0, 2.0)], [(1, 20), (12, 20)], [((1.0,), (2.0,)), ((3.0,), (2.5,))]
+TAGS, WORDS = [(("B-a", "O"), ("B-a", "O")), (("O", "O"), ("O", "B-a"))], [("a", "a"), ("b", "a")]
+KINDS = {
+    **dict.fromkeys(("loss", "perplexity", "masked_accuracy"), SUMS),
+    **dict.fromkeys(("mrr", "recall_at_10"), RANKS),
+    **dict.fromkeys(("mae", "mse", "pearson", "spearman"), NUMBERS),
+    **dict.fromkeys(("entity_f1", "entity_precision", "entity_recall"), TAGS),
+}
+
+
 def test_every_score_has_its_name_and_an_interval_round_it() -> None:
     for name in names("metric"):
-        pairs = [(1.0, 2.0), (3.0, 2.0)] * 5 if name in ("loss", "perplexity") else [("a", "a"), ("b", "a")] * 5
-        made = score(name, pairs)
+        made = score(name, KINDS.get(name, WORDS) * 5)
         assert (made.name, made.n) == (name, 10) and made.low <= made.value <= made.high and made.how
