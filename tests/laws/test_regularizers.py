@@ -198,6 +198,11 @@ def test_l2_sp_draws_back_to_the_base() -> None:
     [
         ({"regularizers": "l2_sp"}, "l2_sp: lora learns a change beside the base's weights"),
         ({"regularizers": ["kl_to_base"], "objective": "classification"}, "the head of classification is new"),
+        ({"regularizers": "neftune", "objective": "embedding"}, "neftune: embedding packs its texts anew"),
+        (
+            {"regularizers": "l2_sp", "method": "full", "objective": {"name": "embedding", "gradient_cache": 8}},
+            "embedding takes its steps in its own way .gradient_cache.",
+        ),
     ],
 )
 def test_what_cannot_be_joined_is_said(changes: dict, words: str) -> None:

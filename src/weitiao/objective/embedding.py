@@ -33,6 +33,7 @@ from weitiao.core.batch import IGNORE, Batch, Loss, Row, pack
 from weitiao.core.errors import DataError
 from weitiao.core.example import Pair
 from weitiao.core.objective import Objective
+from weitiao.core.pooling import pooled
 from weitiao.core.processor import Processor
 from weitiao.core.tunable import TunableModel
 
@@ -140,15 +141,8 @@ class Embedding(Objective):
     def embed(self, model: TunableModel, texts: Sequence[Row]) -> Tensor:
         """[P, D] fp32, of length 1, in the order of the texts."""
         batch = pack(texts).to(model.device)
-        hidden = model.hidden(batch).float()  # [T, D]
-        pool = self.pool if self.pool != "auto" else ("mean" if model.vocabulary is None else "last")
-        bounds = torch.tensor(batch.bounds, device=hidden.device)
-        if pool == "mean":
-            pooled = torch.segment_reduce(hidden, "mean", offsets=bounds, axis=0)
-        else:
-            pooled = hidden[bounds[:-1] if pool == "first" else bounds[1:] - 1]
-        order = torch.tensor(batch.source, device=hidden.device).argsort()  # pack lays the longest first
-        return F.normalize(pooled, dim=-1)[order]
+        order = torch.tensor(batch.source, device=model.device).argsort()  # pack lays the longest first
+        return F.normalize(pooled(model, batch, self.pool), dim=-1)[order]
 
     # -- the loss -----------------------------------------------------------------------------------------------------
 

@@ -110,6 +110,9 @@ def refuse_regularizers(recipe: Recipe) -> None:
     Raises:
         RecipeError: one cannot join this objective or method, or needs each batch's rows apart.
     """
+    if recipe.regularizers and recipe.objective.step != "accumulate":
+        words = f"{recipe.objective.name} takes its steps in its own way ({recipe.objective.step})"
+        raise RecipeError(f"regularizers: {words}, which would pass over them.")
     for part in recipe.regularizers:
         if why := part.refuse(recipe.objective, recipe.method):  # pyright: ignore[reportAttributeAccessIssue]
             raise RecipeError(f"regularizers: {part.name}: {why}.")

@@ -147,7 +147,8 @@ def test_cached_gradients_are_the_plain_step_s(method: str, many: int) -> None:
     assert (cached.tokens, cached.supervised) == (plain.tokens, plain.supervised)
     assert cached.loss == pytest.approx(plain.loss, rel=1e-6) and a.keys() == b.keys()
     whole = torch.stack([g.norm() for g in a.values()]).norm()
-    assert torch.stack([(a[name] - b[name]).norm() for name in a]).norm() <= 1e-6 * whole
+    gap = torch.stack([(a[name] - b[name]).norm() for name in a]).norm()
+    assert gap <= 3e-6 * whole  # fp32's rounding: 5e-7 here, twice that where memory lies otherwise
 
 
 def test_cached_gradients_with_dropout_are_those_of_the_same_dropout() -> None:

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weitiao.core.batch import Batch, Loss
+from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.regularizer import Regularizer
 from weitiao.core.tunable import TunableModel
@@ -28,6 +29,10 @@ class FGM(Regularizer):
     """1: the fast gradient method; more: projected gradient descent."""
     weight: float = Field(default=1.0, ge=0)
     """How much the moved rows' loss counts beside the plain one's."""
+
+    def refuse(self, objective: Objective, method: Method) -> str:
+        words = f"{objective.name} packs its texts anew, so which row an embedding belongs to is not known here"
+        return words if objective.couples_rows else ""
 
     def loss(self, model: TunableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
         calm, move = plain(), None

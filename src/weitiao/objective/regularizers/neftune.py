@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weitiao.core.batch import Batch, Loss
+from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.regularizer import Regularizer
 from weitiao.core.tunable import TunableModel
@@ -23,6 +24,10 @@ class NEFTune(Regularizer):
 
     alpha: float = Field(default=5.0, ge=0)
     """The noise's size; the paper takes 5, 10 or 15."""
+
+    def refuse(self, objective: Objective, method: Method) -> str:
+        words = f"{objective.name} packs its texts anew, so which row an embedding belongs to is not known here"
+        return words if objective.couples_rows else ""
 
     def loss(self, model: TunableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
         def noisy(embedded: Tensor, row: Tensor) -> Tensor:  # [..., T, D], [T]
