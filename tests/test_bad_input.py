@@ -116,7 +116,7 @@ def test_columns_that_say_nothing(recipe_file: Any, rows_file: Any) -> None:
     code, said = weitiao("train", recipe_file(data=rows_file([{"left": "a", "right": "b"}] * 9)))
     assert code == 2
     assert "no question and answer found; its columns are: left, right." in said
-    assert "Say which is which with columns: {prompt: ..., completion: ...}." in said
+    assert "Say which is which with columns: {prompt: ..., completion: ...} or {messages: ...}." in said
 
 
 def test_an_unknown_role(recipe_file: Any, rows_file: Any) -> None:

@@ -30,7 +30,7 @@ MOST = 100  # classes that fit into a question
 TOGETHER = 256  # answers that are scored at once: prompts x classes
 
 
-class PromptRow(Row, total=False):
+class PromptRow(Row):
     """A row with a text inside a question."""
 
     text: tuple[int, int]
