@@ -133,11 +133,13 @@ def compare_methods(
         if as_json:
             print((Path(wanted.out) / "comparison.json").read_text(encoding="utf-8"))
             return
-        table = Table(*comparing.HEAD)
+        scored = next((x for x in found if x.score), None)
+        title = f"{scored.figure} on {scored.score['n']:,} rows, with 95 % intervals" if scored else None
+        table = Table(*comparing.SHORT, title=title)
         for row in found:
-            table.add_row(*row.words)
+            table.add_row(*row.in_short)
         console.print(table)
-        console.print(f"chart: {wanted.out}/comparison.html")
+        console.print(f"all figures, and a chart: {wanted.out}/comparison.html", soft_wrap=True)
 
     run_verb(work)
 

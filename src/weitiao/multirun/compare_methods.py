@@ -62,7 +62,17 @@ class Compared:
         figure, rate = show(self.figure, self.score), f"{self.rate:g}"
         return [self.method, figure, apart, rate, f"{self.trained:,}", size, memory, speed, drift]
 
+    @property
+    def in_short(self) -> list[str]:
+        """A line of the table in a terminal, which is narrower than a page; the page has all."""
+        if self.refused:
+            return [self.method, self.refused, *[""] * (len(SHORT) - 2)]
+        figure = show(self.figure, self.score).partition(", n =")[0]
+        apart = "reference" if self.reference else show_difference(self.figure, self.difference).replace(" points", "")
+        return [self.method, figure, apart, f"{self.trained:,}", f"{self.peak_mb:,.0f}", f"{self.tokens_a_second:,.0f}"]
 
+
+SHORT = ["method", "figure", "less reference", "weights", "MB", "tokens/s"]
 HEAD = [
     "method", "figure [95 % interval]", "less the reference, row by row", "rate", "trained weights", "stored MB", "peak MB",
     "tokens/s", "drift",
