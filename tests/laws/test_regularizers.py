@@ -16,10 +16,11 @@ from weitiao.core.batch import IGNORE, Batch, only
 from weitiao.core.errors import Interrupted, RecipeError
 from weitiao.core.objective import Objective
 from weitiao.core.recipe_file import make_recipe
-from weitiao.core.registry import find, names
+from weitiao.core.registry import find, find_module, names
 from weitiao.core.regularizer import Regularized, Regularizer, regularized
 from weitiao.core.tunable import TunableModel
 from weitiao.plan.resolve import refuse_regularizers
+from weitiao.train.distributed import Machines
 
 EVERY = names("regularizer")
 STRENGTH = {"r_drop": "alpha", "neftune": "alpha", "fgm": "weight", "kl_to_base": "beta", "l2_sp": "alpha"}
@@ -180,7 +181,7 @@ def test_fgm_moves_each_row_by_its_radius_to_where_the_loss_is_larger(steps: int
     lengths = [float(x.norm()) for x in moves]
     assert all(n <= 0.3 * 1.0001 for n in lengths) and max(lengths) > 0.29
     loss = joined(model, objective, asked).loss(model, batch)
-    assert loss.notes["fgm"] > float(objective.loss(model, batch).totals["sft"])
+    assert loss.notes["fgm"] > float(objective.loss(model, batch).totals["sft"].detach())
 
 
 def test_l2_sp_draws_back_to_the_base() -> None:
@@ -215,6 +216,17 @@ def test_what_cannot_be_joined_is_said(changes: dict, words: str) -> None:
 def test_what_is_wrongly_written_is_said(written: object) -> None:
     with pytest.raises(RecipeError, match="regularizers"):
         make_recipe({"base": "b", "data": "d", "out": "o", "regularizers": written})
+
+
+def test_what_is_noted_is_of_the_window_and_a_supervised_token() -> None:
+    """However the rows are batched; what l2_sp adds is the same for any number of tokens."""
+    model, objective, batch = put_together("l2_sp", "llama")
+    learnt, way = joined(model, objective, part("l2_sp", alpha=0.5)), 0.0
+    for name, weight in model.trainable().items():
+        way += 0.25 * float((weight - model.begun[name]).detach().square().sum())
+    for window in ([batch], [only(batch, [0, 2]), only(batch, [1]), only(batch, [3, 4, 5])]):
+        taken = find_module("step", "accumulate").take(model, learnt, window, Machines(torch.device("cpu")))
+        assert taken.notes["l2_sp"] == pytest.approx(way, rel=1e-4)
 
 
 def test_stopped_and_resumed_to_the_bit(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,9 +49,7 @@ class Batch:
     bounds: tuple[int, ...]  # [B + 1] where each segment starts, and the end
     source: tuple[int, ...] = ()  # [B] which row of the data each segment is
     adapters: tuple[str, ...] = ()  # [B] which adapter each segment goes through, "" for none; (): there is one model
-    draw: tuple[
-        int, ...
-    ] = ()  # (seed, step) of the loader: what an objective draws by chance follows from it; () measuring
+    draw: tuple[int, ...] = ()  # the loader's (seed, step), which chance follows from; () while measuring
     more: dict[str, Tensor] = field(default_factory=dict)  # [T] or [B] first: what one objective alone needs
 
     @property
@@ -162,4 +160,4 @@ class Loss:
     """
 
     totals: dict[str, Tensor]  # task -> scalar
-    notes: dict[str, float] = field(default_factory=dict)  # for the journal, nothing else
+    notes: dict[str, float] = field(default_factory=dict)  # sums, too: the journal has them over the count

@@ -1,5 +1,6 @@
 """What ways of taking a step share: counting before, dividing, back-propagating, and what each gives back."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -8,6 +9,7 @@ from torch import nn
 from weitiao.core.batch import Batch
 from weitiao.core.objective import Objective
 from weitiao.core.tunable import TunableModel
+from weitiao.train.distributed import Machines
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def back(
         weights: whose gradients are wanted; None: all.
 
     Returns:
-        This machine's sums by task, and the objective's notes.
+        This machine's sums by task, and of what the objective notes.
     """
     sums: dict[str, float] = {}
     notes: dict[str, float] = {}
@@ -55,5 +57,29 @@ def back(
             (mean * scale if scale != 1.0 else mean).backward(inputs=weights)  # pyright: ignore
         for task, total in loss.totals.items():
             sums[task] = sums.get(task, 0.0) + float(total.detach())
-        notes = loss.notes
+        for name, note in loss.notes.items():
+            notes[name] = notes.get(name, 0.0) + note
     return sums, notes
+
+
+def finish(
+    model: TunableModel,
+    window: Sequence[Batch],
+    machines: Machines,
+    counts: dict[str, float],
+    told: tuple[dict[str, float], dict[str, float]],
+    scale: float,
+) -> Taken:
+    """What follows on the gradients of a window: the method's penalty, the other machines, and what is told.
+
+    Args:
+        told: this machine's sums by task, and the objective's notes.
+    """
+    if model.attachment.penalty is not None:
+        (model.attachment.penalty() * (scale / machines.world)).backward()
+    machines.add_gradients(model.trainable().values())
+    sums, notes = (machines.add(x) for x in told)
+    tokens = machines.add({"tokens": float(sum(batch.tokens for batch in window))})["tokens"]
+    whole = sum(counts.values())
+    value = sum(sums[task] / counts[task] for task in sums if counts[task]) if whole else math.nan
+    return Taken(value, int(tokens), int(whole), {name: note / whole for name, note in notes.items() if whole})

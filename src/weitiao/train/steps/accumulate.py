@@ -6,13 +6,11 @@
 Dividing before adding makes one batch of 8, two of 4 and eight of 1 the same gradient, whatever the rows' lengths.
 """
 
-import math
-
 from weitiao.core.batch import Batch
 from weitiao.core.objective import Objective
 from weitiao.core.tunable import TunableModel
 from weitiao.train.distributed import Machines
-from weitiao.train.step import Taken, back, count
+from weitiao.train.step import Taken, back, count, finish
 
 
 def take(model: TunableModel, objective: Objective, window: list[Batch], machines: Machines, scale: float = 1.0) -> Taken:
@@ -22,11 +20,4 @@ def take(model: TunableModel, objective: Objective, window: list[Batch], machine
         The window's loss and what was counted, over all machines.
     """
     counts = machines.add(count(objective, window))
-    sums, notes = back(model, objective, window, counts, scale)
-    if model.attachment.penalty is not None:
-        (model.attachment.penalty() * (scale / machines.world)).backward()
-    machines.add_gradients(model.trainable().values())
-    sums = machines.add(sums)
-    tokens = machines.add({"tokens": float(sum(batch.tokens for batch in window))})["tokens"]
-    value = sum(sums[task] / counts[task] for task in sums if counts[task]) if any(counts.values()) else math.nan
-    return Taken(loss=value, tokens=int(tokens), supervised=int(sum(counts.values())), notes=notes)
+    return finish(model, window, machines, counts, back(model, objective, window, counts, scale), scale)

@@ -18,7 +18,7 @@ not a gradient of nought: no optimizer moves or decays it in that step, and its 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,10 @@ class Level:
     weights: list[nn.Parameter]
     counts: dict[str, float]
     """By task, over all machines."""
-    sums: dict[str, float]
+    sums: dict[str, float] = field(default_factory=dict)
     """Of the loss, on this machine."""
+    notes: dict[str, float] = field(default_factory=dict)
+    """Of what the objective notes."""
 
     def __bool__(self) -> bool:
         """Whether there are rows to learn from, on any machine."""
@@ -61,23 +63,25 @@ def take(model: TunableModel, objective: Objective, window: list[Batch], machine
     if objective.couples_rows:
         raise RecipeError(f"method: it parts each batch's rows, and {objective.name} needs them together; take lora.")
     lower, upper = levels(model, objective, window, machines, upper_level)
-    notes: dict[str, float] = {}
     if lower:
-        lower.sums, notes = back(model, objective, lower.rows, lower.counts, scale, lower.weights)
+        lower.sums, lower.notes = back(model, objective, lower.rows, lower.counts, scale, lower.weights)
         _penalize(model, lower, scale / machines.world)
         machines.add_gradients(lower.weights)
     if upper:
-        notes = _climb(model, objective, lower, upper, machines, upper_level.unroll if lower else 0.0, scale)
+        _climb(model, objective, lower, upper, machines, upper_level.unroll if lower else 0.0, scale)
         _penalize(model, upper, scale / machines.world)
         machines.add_gradients(upper.weights)
     sums = [machines.add(level.sums) for level in (lower, upper)]
+    noted = [machines.add(level.notes) for level in (lower, upper)]
     counts = {task: lower.counts.get(task, 0.0) + upper.counts.get(task, 0.0) for task in lower.counts | upper.counts}
     every = sum(sum(one.get(task, 0.0) for one in sums) / many for task, many in counts.items() if many)
     tokens = machines.add({"tokens": float(sum(batch.tokens for batch in window))})["tokens"]
+    whole = sum(counts.values())
+    notes = {name: sum(one.get(name, 0.0) for one in noted) / whole for name in noted[0] | noted[1] if whole}
     for name, level, one in (("lower_loss", lower, sums[0]), ("upper_loss", upper, sums[1])):
         if level:
             notes = {**notes, name: sum(one[task] / many for task, many in level.counts.items() if many)}
-    return Taken(every if any(counts.values()) else math.nan, int(tokens), int(sum(counts.values())), notes)
+    return Taken(every if whole else math.nan, int(tokens), int(whole), notes)
 
 
 def levels(
@@ -90,7 +94,7 @@ def levels(
         chosen = [(batch, [i for i, row in enumerate(batch.source) if upper.holds(row) == wanted]) for batch in window]
         rows = [only(batch, some) for batch, some in chosen if some]
         mine = [p for name, p in weights.items() if (name in upper.names) == wanted]
-        made.append(Level(rows, mine, machines.add(count(objective, rows)), {}))
+        made.append(Level(rows, mine, machines.add(count(objective, rows))))
     return made[0], made[1]
 
 
@@ -102,16 +106,15 @@ def _penalize(model: TunableModel, level: Level, scale: float) -> None:
 
 def _climb(
     model: TunableModel, objective: Objective, lower: Level, upper: Level, machines: Machines, unroll: float, scale: float
-) -> dict[str, float]:
-    """The upper level's gradient on this machine; the objective's notes."""
+) -> None:
+    """The upper level's gradient on this machine."""
     steered = lower.weights if unroll else []
     with moved(lower.weights, [x.grad for x in lower.weights], -unroll / scale), _put_by(lower.weights):
-        upper.sums, notes = back(model, objective, upper.rows, upper.counts, scale, [*upper.weights, *steered])
+        upper.sums, upper.notes = back(model, objective, upper.rows, upper.counts, scale, [*upper.weights, *steered])
         machines.add_gradients(steered)
         way = [None if x.grad is None else x.grad / scale for x in lower.weights]
     if unroll:
         _look_through(model, objective, lower, upper, way, unroll * scale)
-    return notes
 
 
 def _look_through(

@@ -11,7 +11,6 @@ By the chain rule this is the plain step's gradient. The objective says what its
 (`embed`) and what the vectors' loss is (`compare`), and how many texts fit (`gradient_cache`).
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -21,7 +20,7 @@ from torch import Tensor
 from weitiao.core.batch import Batch, Loss
 from weitiao.core.tunable import TunableModel
 from weitiao.train.distributed import Machines
-from weitiao.train.step import Taken, count
+from weitiao.train.step import Taken, count, finish
 
 
 class Compares(Protocol):
@@ -46,13 +45,7 @@ def take(model: TunableModel, objective: Compares, window: list[Batch], machines
     for batch in window:
         for task, total in _back(model, objective, batch, counts, scale).items():
             sums[task] = sums.get(task, 0.0) + total
-    if model.attachment.penalty is not None:
-        (model.attachment.penalty() * (scale / machines.world)).backward()
-    machines.add_gradients(model.trainable().values())
-    sums = machines.add(sums)
-    tokens = machines.add({"tokens": float(sum(batch.tokens for batch in window))})["tokens"]
-    value = sum(sums[task] / counts[task] for task in sums if counts[task]) if any(counts.values()) else math.nan
-    return Taken(value, int(tokens), int(sum(counts.values())))
+    return finish(model, window, machines, counts, (sums, {}), scale)
 
 
 def _back(
