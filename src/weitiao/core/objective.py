@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, ClassVar
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from weitiao.core.batch import IGNORE, Batch, Loss, Row
@@ -135,3 +136,33 @@ class Objective(Part):
     @abstractmethod
     def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
         """(sum, count) of each segment, for validation: rows are what intervals are made over."""
+
+
+class Headed(Objective):
+    """An objective with a new head on the hidden states, whose rows each have a loss of their own: an encoder will do."""
+
+    writes: ClassVar[bool] = False
+
+    head_learning_rate: float = Field(default=1e-3, gt=0)
+    """The new head's own rate: it begins at random, the rest is pretrained and may move slowly."""
+
+    def choose_head_rate(self) -> Choice:
+        words = "a new head begins at random and may learn faster than what is pretrained"
+        return Choice("objective.head_learning_rate", self.head_learning_rate, words)
+
+    @abstractmethod
+    def row_counts(self, batch: Batch) -> Tensor:
+        """[B]: what each row's loss is divided by; without a forward pass."""
+
+    @abstractmethod
+    def each(self, model: TunableModel, batch: Batch) -> Tensor:
+        """[B]: the loss of each row, a sum."""
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return {self.name: float(self.row_counts(batch).sum())}
+
+    def loss(self, model: TunableModel, batch: Batch) -> Loss:
+        return Loss({self.name: self.each(model, batch).sum()})
+
+    def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
+        return list(zip(self.each(model, batch).tolist(), self.row_counts(batch).tolist()))

@@ -22,11 +22,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weitiao.core.batch import IGNORE, Batch, Loss, Row
+from weitiao.core.batch import IGNORE, Batch, Row
 from weitiao.core.errors import DataError
 from weitiao.core.example import Labelled
-from weitiao.core.machine import Choice
-from weitiao.core.objective import Objective
+from weitiao.core.objective import Headed
 from weitiao.core.pooling import Pool, TextRow, cut_end, labelled_at_end, pooled, text_row
 from weitiao.core.processor import Processor
 from weitiao.core.tunable import TunableModel
@@ -36,11 +35,10 @@ MOST = 1000  # more classes than this are rather a wrong column
 THRESHOLD = 0.5
 
 
-class Classification(Objective):
+class Classification(Headed):
     """Tell which class a text belongs to, or which of several."""
 
     eats: ClassVar[type] = Labelled
-    writes: ClassVar[bool] = False
     distributes: ClassVar[bool] = True
     too_long: ClassVar[str] = "cut"
     too_long_reason: ClassVar[str] = "the beginning of a long text mostly says what it is; its end is lost"
@@ -52,8 +50,6 @@ class Classification(Objective):
     """More than one class may hold, or none (multi-label); auto: if some row has not exactly one."""
     pool: Pool = "auto"
     """What stands for the text: the mean of the hidden states, the first, or the last; auto: encoders mean, others last."""
-    head_learning_rate: float = Field(default=1e-3, gt=0)
-    """The new head's own rate: it begins at random, the rest is pretrained and may move slowly."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """On what is pooled, while training."""
     class_weights: Literal["balanced"] | dict[str, float] | None = None
@@ -90,10 +86,6 @@ class Classification(Objective):
         nn.init.normal_(head.weight, std=0.02)
         nn.init.zeros_(head.bias)
         return {HEAD: head}
-
-    def choose_head_rate(self) -> Choice:
-        words = "a new head begins at random and may learn faster than what is pretrained"
-        return Choice("objective.head_learning_rate", self.head_learning_rate, words)
 
     def rows(self, example: Labelled, processor: Processor) -> list[Row]:
         """The text, with its classes as the labels of the last tokens; the number of classes stands for none."""
@@ -135,8 +127,8 @@ class Classification(Objective):
         rows = [labels[labels != IGNORE] for labels in batch.labels.split(list(batch.lengths))]
         return torch.stack([torch.bincount(x, minlength=many + 1)[:many] for x in rows]).float()
 
-    def row_weights(self, batch: Batch) -> Tensor:
-        """[B]: how much each row counts."""
+    def row_counts(self, batch: Batch) -> Tensor:
+        """[B]: the weight of each row's class."""
         if self.several or not isinstance(self.class_weights, dict):
             return torch.ones(len(batch.lengths), device=batch.labels.device)
         weights = torch.tensor([self.class_weights.get(c, 1.0) for c in self.classes], device=batch.labels.device)
@@ -155,21 +147,12 @@ class Classification(Objective):
         loss = F.cross_entropy(z, held.argmax(1), reduction="none", label_smoothing=self.label_smoothing)
         if self.focal_gamma:
             loss = loss * (1 - (z.softmax(1) * held).sum(1)) ** self.focal_gamma
-        return loss * self.row_weights(batch)
-
-    def counts(self, batch: Batch) -> dict[str, float]:
-        return {self.name: float(self.row_weights(batch).sum())}
-
-    def loss(self, model: TunableModel, batch: Batch) -> Loss:
-        return Loss({self.name: self.each(model, batch).sum()})
+        return loss * self.row_counts(batch)
 
     def log_probs(self, model: TunableModel, batch: Batch) -> Tensor:
         """[B, C]; of several classes [B C, 2], each holds or not."""
         z = self.scores(model, batch)
         return F.logsigmoid(torch.stack([z, -z], -1)).flatten(0, 1) if self.several else z.log_softmax(-1)
-
-    def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
-        return list(zip(self.each(model, batch).tolist(), self.row_weights(batch).tolist()))
 
     def predict(self, model: TunableModel, batch: Batch) -> list[dict[str, float]]:
         """The probability of every class, a segment."""

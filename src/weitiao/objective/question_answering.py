@@ -29,10 +29,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weitiao.core.batch import IGNORE, Batch, Loss, NotedRow, Row
+from weitiao.core.batch import IGNORE, Batch, NotedRow, Row
 from weitiao.core.example import Question
-from weitiao.core.machine import Choice
-from weitiao.core.objective import Objective
+from weitiao.core.objective import Headed
 from weitiao.core.processor import Processor
 from weitiao.core.tunable import TunableModel
 
@@ -66,11 +65,10 @@ class Found(TypedDict):
     """Score of "no answer" less the best span's; above the threshold, there is none."""
 
 
-class QuestionAnswering(Objective):
+class QuestionAnswering(Headed):
     """Find the stretch of a text that answers a question, or say that there is none."""
 
     eats: ClassVar[type] = Question
-    writes: ClassVar[bool] = False
     too_long: ClassVar[str] = "window"
     too_long_reason: ClassVar[str] = "the answer may stand anywhere: windows that overlap each repeat the question"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "squad_em", "squad_f1")
@@ -83,8 +81,6 @@ class QuestionAnswering(Objective):
     """An answer has at most so many tokens."""
     overlap: int = Field(default=128, ge=0)
     """Tokens of the text that neighbouring windows share, at most half of what has room."""
-    head_learning_rate: float = Field(default=1e-3, gt=0)
-    """The new head's own rate: it begins at random, the rest is pretrained and may move slowly."""
 
     def fit(self, examples: Sequence[Question]) -> "QuestionAnswering":  # pyright: ignore[reportIncompatibleMethodOverride]
         """The objective that knows whether there may be no answer."""
@@ -97,10 +93,6 @@ class QuestionAnswering(Objective):
         head = nn.Linear(width, 2, bias=False)
         nn.init.normal_(head.weight, std=0.02)
         return {HEAD: head}
-
-    def choose_head_rate(self) -> Choice:
-        words = "a new head begins at random and may learn faster than what is pretrained"
-        return Choice("objective.head_learning_rate", self.head_learning_rate, words)
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
@@ -185,14 +177,8 @@ class QuestionAnswering(Objective):
             losses.append(F.cross_entropy(scores.T, target, reduction="sum"))
         return torch.stack(losses)
 
-    def counts(self, batch: Batch) -> dict[str, float]:
-        return {self.name: float(len(batch.lengths))}
-
-    def loss(self, model: TunableModel, batch: Batch) -> Loss:
-        return Loss({self.name: self.each(model, batch).sum()})
-
-    def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
-        return [(loss, 1.0) for loss in self.each(model, batch).tolist()]
+    def row_counts(self, batch: Batch) -> Tensor:
+        return torch.ones(len(batch.lengths))
 
     # -- what is said -------------------------------------------------------------------------------------------------
 

@@ -31,11 +31,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weitiao.core.batch import IGNORE, Batch, Loss, Row
+from weitiao.core.batch import IGNORE, Batch, Row
 from weitiao.core.errors import DataError
 from weitiao.core.example import Rated
-from weitiao.core.machine import Choice
-from weitiao.core.objective import Objective
+from weitiao.core.objective import Headed
 from weitiao.core.pooling import Pool, TextRow, cut_end, labelled_at_end, pooled, text_row
 from weitiao.core.processor import Processor
 from weitiao.core.tunable import TunableModel
@@ -43,11 +42,10 @@ from weitiao.core.tunable import TunableModel
 HEAD = "numbers"
 
 
-class Regression(Objective):
+class Regression(Headed):
     """Tell a number of a text or of two texts, or several numbers."""
 
     eats: ClassVar[type] = Rated
-    writes: ClassVar[bool] = False
     too_long: ClassVar[str] = "cut"
     too_long_reason: ClassVar[str] = "the beginning of a long text mostly says what it is; of two, the longer is cut first"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "pearson", "spearman", "mse", "mae")
@@ -58,8 +56,6 @@ class Regression(Objective):
     """Where Huber's loss turns from a square into a line, in standard deviations."""
     pool: Pool = "auto"
     """What stands for the text: the mean of the hidden states, the first, or the last; auto: encoders mean, others last."""
-    head_learning_rate: float = Field(default=1e-3, gt=0)
-    """The new head's own rate: it begins at random, the rest is pretrained and may move slowly."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """On what is pooled, while training."""
     means: tuple[float, ...] = ()
@@ -92,10 +88,6 @@ class Regression(Objective):
         nn.init.normal_(head.weight, std=0.02)
         nn.init.zeros_(head.bias)
         return {HEAD: head}
-
-    def choose_head_rate(self) -> Choice:
-        words = "a new head begins at random and may learn faster than what is pretrained"
-        return Choice("objective.head_learning_rate", self.head_learning_rate, words)
 
     def rows(self, example: Rated, processor: Processor) -> list[Row]:
         """The text or the two, with the standardised numbers as the labels of the last tokens."""
@@ -140,14 +132,8 @@ class Regression(Objective):
             return F.huber_loss(z, held, reduction="none", delta=self.delta).mean(1)
         return F.mse_loss(z, held, reduction="none").mean(1)
 
-    def counts(self, batch: Batch) -> dict[str, float]:
-        return {self.name: float(len(batch.lengths))}
-
-    def loss(self, model: TunableModel, batch: Batch) -> Loss:
-        return Loss({self.name: self.each(model, batch).sum()})
-
-    def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
-        return [(loss, 1.0) for loss in self.each(model, batch).tolist()]
+    def row_counts(self, batch: Batch) -> Tensor:
+        return torch.ones(len(batch.lengths))
 
     def predict(self, model: TunableModel, batch: Batch) -> list[tuple[float, ...]]:
         """The numbers in their own units, a segment."""

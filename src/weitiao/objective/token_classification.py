@@ -25,12 +25,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from weitiao.core.batch import IGNORE, Batch, Loss, Row
+from weitiao.core.batch import IGNORE, Batch, Row
 from weitiao.core.crf import FORBIDDEN, Chain, ChainScores, log_likelihood, opened, stretch_logprobs, viterbi
 from weitiao.core.errors import DataError
 from weitiao.core.example import Tagged
-from weitiao.core.machine import Choice
-from weitiao.core.objective import Objective
+from weitiao.core.objective import Headed
 from weitiao.core.processor import Processor
 from weitiao.core.tags import Entity, Scheme, entities, every_tag, may_begin, may_end, may_follow, parted, spell
 from weitiao.core.tunable import TunableModel
@@ -55,11 +54,10 @@ class Found:
     entities: list[dict[str, Any]]
 
 
-class TokenClassification(Objective):
+class TokenClassification(Headed):
     """Tag each word, or each Chinese character: names, places, any stretch of text with a kind."""
 
     eats: ClassVar[type] = Tagged
-    writes: ClassVar[bool] = False
     too_long: ClassVar[str] = "window"
     too_long_reason: ClassVar[str] = "every word of a long text is tagged: it is read in windows that overlap"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "entity_f1", "entity_precision", "entity_recall")
@@ -74,8 +72,6 @@ class TokenClassification(Objective):
     """Take I-x behind O as the beginning of an entity; else such a row is put aside."""
     names: tuple[str, ...] = ()
     """What tags that are numbers mean: the tag of 0, of 1 ... (as in data sets of the Hugging Face hub)."""
-    head_learning_rate: float = Field(default=1e-3, gt=0)
-    """The new head's own rate, and that of the CRF's scores: they begin at random or nought, the rest is pretrained."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """On the hidden states, while training."""
 
@@ -109,10 +105,6 @@ class TokenClassification(Objective):
         nn.init.normal_(head.weight, std=0.02)
         nn.init.zeros_(head.bias)
         return {HEAD: head, **({CRF: ChainScores(self._rules())} if self.crf else {})}
-
-    def choose_head_rate(self) -> Choice:
-        words = "a new head begins at random and may learn faster than what is pretrained"
-        return Choice("objective.head_learning_rate", self.head_learning_rate, words)
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
@@ -199,28 +191,22 @@ class TokenClassification(Objective):
         hidden = F.dropout(model.hidden(batch)[asked].float(), self.dropout, model.training)
         return model.head(HEAD, hidden), [int(x.sum()) for x in asked.split(list(batch.lengths))]
 
-    def each(self, model: TunableModel, batch: Batch) -> tuple[Tensor, list[int]]:
-        """[B]: the loss of each row; and how many units it has."""
+    def each(self, model: TunableModel, batch: Batch) -> Tensor:
+        """[B]: the loss of each row."""
         e, units = self.emissions(model, batch)
         y = batch.labels[batch.labels != IGNORE]
         if not self.crf:
             losses = F.cross_entropy(e, y, reduction="none")
-            return torch.stack([x.sum() for x in losses.split(units)]), units
+            return torch.stack([x.sum() for x in losses.split(units)])
         tags, lengths = pad_sequence(list(y.split(units)), batch_first=True), torch.tensor(units, device=e.device)
         begins = ~(self._rules().start < 0).to(e.device)[tags[:, 0]]  # a window's first unit may stand inside an entity
         ends = ~(self._rules().end < 0).to(e.device)[tags.gather(1, lengths[:, None] - 1)[:, 0]]
         chain = opened(model.heads[CRF](), begins, ends)
-        return -log_likelihood(pad_sequence(list(e.split(units)), batch_first=True), tags, lengths, chain), units
+        return -log_likelihood(pad_sequence(list(e.split(units)), batch_first=True), tags, lengths, chain)
 
-    def counts(self, batch: Batch) -> dict[str, float]:
-        return {self.name: float((batch.labels != IGNORE).sum())}
-
-    def loss(self, model: TunableModel, batch: Batch) -> Loss:
-        return Loss({self.name: self.each(model, batch)[0].sum()})
-
-    def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
-        losses, units = self.each(model, batch)
-        return list(zip(losses.tolist(), map(float, units)))
+    def row_counts(self, batch: Batch) -> Tensor:
+        """[B]: how many units each row has."""
+        return torch.tensor([int((x != IGNORE).sum()) for x in batch.labels.split(list(batch.lengths))])
 
     # -- what is predicted --------------------------------------------------------------------------------------------
 
