@@ -30,11 +30,10 @@ class Where:
 
 
 @dataclass(frozen=True)
-class Text:
-    """Plain text to continue (continued pretraining)."""
+class OfText:
+    """What is said of one text: all its words are what a model is given."""
 
     text: str
-    answer: ClassVar[str] = ""
 
     @property
     def words(self) -> str:
@@ -43,6 +42,13 @@ class Text:
     @property
     def question(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True)
+class Text(OfText):
+    """Plain text to continue (continued pretraining)."""
+
+    answer: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)
@@ -83,19 +89,10 @@ class Chat:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labelled(OfText):
     """A text and its class; several classes, or none, where more than one may hold."""
 
-    text: str
     labels: tuple[str, ...]
-
-    @property
-    def words(self) -> str:
-        return self.text
-
-    @property
-    def question(self) -> str:
-        return self.text
 
     @property
     def answer(self) -> str:
@@ -104,21 +101,12 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Tagged:
+class Tagged(OfText):
     """A text, its units (words; of Chinese, characters) and a tag for each: B-person I-person O ..."""
 
-    text: str
     units: tuple[tuple[int, int], ...]
     """Where each begins and ends in the text, in characters."""
     tags: tuple[str, ...]
-
-    @property
-    def words(self) -> str:
-        return self.text
-
-    @property
-    def question(self) -> str:
-        return self.text
 
     @property
     def answer(self) -> str:

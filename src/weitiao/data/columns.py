@@ -1,5 +1,6 @@
 """What mappings share: a record's columns, read with care."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -46,3 +47,20 @@ def text_of(record: dict[str, Any], key: str) -> str:
     if not words.strip():
         raise ValueError("the text is empty")
     return words
+
+
+def number_of(given: Any, column: str) -> float:
+    """What is written as a finite number.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if given is None or (isinstance(given, str) and not given.strip()):
+        raise ValueError(f"column {column!r} is empty: the row has no number")
+    try:
+        number = math.nan if isinstance(given, bool) else float(given)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"column {column!r} is {str(given)[:40]!r}, not a number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"column {column!r} is {given}, not a finite number")
+    return number

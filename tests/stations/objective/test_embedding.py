@@ -192,7 +192,8 @@ def test_columns_are_found(record: dict, pair: Pair) -> None:
         ({"query": "a", "document": " "}, "the text is empty"),
         ({"query": "a", "document": "b", "negative": ""}, "holds something that is no text"),
         ({"query": "a", "document": "b", "negative": 3}, "is int, not a text or a list of texts"),
-        ({"query": "a", "document": "b", "score": "much"}, "could not convert"),
+        ({"query": "a", "document": "b", "score": "much"}, "column 'score' is 'much', not a number"),
+        ({"query": "a", "document": "b", "score": "nan"}, "column 'score' is nan, not a finite number"),
     ],
 )
 def test_bad_rows_are_said(record: dict, words: str) -> None:

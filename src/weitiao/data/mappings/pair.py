@@ -8,7 +8,7 @@
 from typing import Any
 
 from weitiao.core.example import Pair
-from weitiao.data.columns import TEXTS, Mapping, first_of, text_of
+from weitiao.data.columns import TEXTS, Mapping, first_of, number_of, text_of
 
 MAKES = Pair
 PURPOSE = "embedding"
@@ -50,7 +50,7 @@ def _pair(query: str, document: str, negative: str | None, score: str | None) ->
         negatives = (others,) if isinstance(others, str) else tuple(others or ())
         if any(not isinstance(x, str) or not x.strip() for x in negatives):
             raise ValueError(f"column {negative!r} holds something that is no text")
-        likeness = float(record[score]) if score and record.get(score) is not None else None
+        likeness = number_of(record[score], score) if score and record.get(score) is not None else None
         return Pair(text_of(record, query), text_of(record, document), negatives, likeness)
 
     more = "".join(f", {word}: {key}" for word, key in (("not", negative), ("alike", score)) if key)

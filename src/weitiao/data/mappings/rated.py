@@ -3,11 +3,10 @@
 Two texts: {"sentence1": ..., "sentence2": ..., "score": ...}, also text1/text2, text/other.
 """
 
-import math
 from typing import Any
 
 from weitiao.core.example import Rated
-from weitiao.data.columns import TEXTS, Mapping, first_of, text_of
+from weitiao.data.columns import TEXTS, Mapping, first_of, number_of, text_of
 
 MAKES = Rated
 PURPOSE = "regression"
@@ -49,7 +48,7 @@ def _texts(seen: dict[str, Any]) -> tuple[str | None, str | None]:
 def _rated(text: str, other: str | None, value: str) -> Mapping:
     def make(record: dict[str, Any]) -> Rated:
         given = record.get(value)
-        values = tuple(_number(x, value) for x in (given if isinstance(given, list) else [given]))
+        values = tuple(number_of(x, value) for x in (given if isinstance(given, list) else [given]))
         if not values:
             raise ValueError(f"column {value!r} is an empty list: the row has no number")
         return Rated(text_of(record, text), values, _other(record, other))
@@ -59,20 +58,3 @@ def _rated(text: str, other: str | None, value: str) -> Mapping:
 
 def _other(record: dict[str, Any], other: str | None) -> str:
     return text_of(record, other) if other else ""
-
-
-def _number(given: Any, column: str) -> float:
-    """What is written as a finite number.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if given is None or (isinstance(given, str) and not given.strip()):
-        raise ValueError(f"column {column!r} is empty: the row has no number")
-    try:
-        number = math.nan if isinstance(given, bool) else float(given)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"column {column!r} is {str(given)[:40]!r}, not a number") from None
-    if not math.isfinite(number):
-        raise ValueError(f"column {column!r} is {given}, not a finite number")
-    return number
