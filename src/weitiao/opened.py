@@ -89,6 +89,7 @@ def evaluate(
         raise RunError(f"{target} held nothing out (validation: 0): name rows with --data FILE.")
     wishes = recipe.evaluate
     wanted = metrics or (wishes.metrics if wishes.metrics != "auto" else default_metrics(objective, held_out))
+    resolve.refuse_metrics(objective, wanted)
     limit, room = limit or wishes.limit, wishes.max_new_tokens
     return measure(opened.model, objective, held_out, wanted, limit, room, progress=desk.track).scores
 

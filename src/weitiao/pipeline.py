@@ -199,10 +199,12 @@ class Ready:
 
 def get_ready(run: Run, recipe: Recipe, machines: Machines, desk: Desk) -> Ready:
     """Read, encode, load, attach, batch: everything up to step 1."""
+    resolve.refuse_regularizers(recipe)
+    wishes = recipe.evaluate.metrics
+    resolve.refuse_metrics(recipe.objective, (recipe.train.best, *(wishes if wishes != "auto" else ())))
     device, dtype = settle(recipe, run, desk)
     tokens = open_tokens(recipe.base, recipe.revision, recipe.template)
     resolve.refuse_encoder(recipe.objective, tokens.encoder)
-    resolve.refuse_regularizers(recipe)
     resolve.refuse_decoder(recipe.objective, tokens.encoder)
     run.add_to_plan(template={"identity": tokens.identity, "text": tokens.tokenizer.chat_template})
     prepared = prepare(recipe, tokens, run, desk)

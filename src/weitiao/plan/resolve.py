@@ -1,5 +1,6 @@
 """`auto` becomes a number, with its reason. Nothing is chosen silently."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +103,19 @@ def refuse_encoder(objective: Objective, family: str) -> None:
         able = [name for name in names("objective") if not find("objective", name).writes]  # pyright: ignore
         words = f"{objective.name} needs a model that writes, and the base is an encoder ({family})"
         raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}.")
+
+
+def refuse_metrics(objective: Objective, wanted: Sequence[str]) -> None:
+    """What a head says is judged by the objective's own metrics: others would compare what cannot be compared.
+
+    Raises:
+        RecipeError: a metric is not among them.
+    """
+    own = ("loss", *objective.metrics)
+    strange = [name for name in wanted if name not in own]
+    if strange and (objective.predicts or not objective.writes):
+        words = f"{strange[0]} does not fit objective: {objective.name}"
+        raise RecipeError(f"evaluate.metrics, train.best: {words}. Its metrics are: {', '.join(objective.metrics)}.")
 
 
 def refuse_regularizers(recipe: Recipe) -> None:

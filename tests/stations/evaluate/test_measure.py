@@ -8,6 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from weitiao.core.batch import IGNORE, Row, pack
+from weitiao.core.errors import RecipeError
 from weitiao.core.example import Chat, Text, Turn
 from weitiao.core.held_out import HeldOut
 from weitiao.evaluate.measure import _answer_ids, choose, default_metrics, measure, remember, write
@@ -158,6 +159,17 @@ def test_a_best_that_cannot_be_measured_is_refused(quick: Any, tmp_path: Any) ->
     rows = [{"prompt": f"the fox {i}", "completion": f"paris {i}"} for i in range(24)]  # no closed set of answers
     with pytest.raises(Exception, match="train.best: accuracy"):
         quick(data=[{"path": str(write_jsonl(tmp_path / "open.jsonl", rows))}], train={"best": "accuracy"})
+
+
+@pytest.mark.parametrize("asked", [{"train": {"best": "exact_match"}}, {"evaluate": {"metrics": ["loss", "exact_match"]}}])
+def test_metrics_of_another_objective_are_refused_before_anything_is_loaded(quick: Any, tmp_path: Any, asked: dict) -> None:
+    from conftest import write_jsonl
+
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": f"fox {i}", "label": i % 2} for i in range(24)])
+    with pytest.raises(
+        RecipeError, match="exact_match does not fit objective: classification. Its metrics are: loss, accuracy"
+    ):
+        quick(data=str(rows), objective="classification", base="nowhere", **asked)
 
 
 def test_a_held_out_row_that_the_template_refuses_is_put_aside(quick: Any, tmp_path: Any) -> None:
