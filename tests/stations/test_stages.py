@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from test_resume import stop_at
 
 from conftest import chat_rows, write_jsonl
 from stations.command import weitiao
@@ -75,6 +76,14 @@ def test_an_interrupted_stage_goes_on(staged: Any, tmp_path: Path) -> None:
     assert code == 0 and said.count("finished already") == 1, said
     now = weights(out / "3-polish")
     assert all(torch.equal(now[name], x) for name, x in whole.items())
+
+
+def test_who_stops_hears_in_which_stage(staged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with stop_at(2, monkeypatch):
+        code, said = weitiao("train", staged(), "train.steps=3", "train.save_every=1")
+    assert code == 130 and "stopped in stage 1 of 3, language: the same command goes on there" in said
+    code, said = weitiao("train", staged(), "train.steps=3", "train.save_every=1")
+    assert code == 0 and "going on from step 2" in said
 
 
 def test_a_change_for_one_stage_alone(staged: Any, tmp_path: Path) -> None:

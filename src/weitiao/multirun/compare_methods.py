@@ -158,7 +158,7 @@ def read(run: Run, name: str) -> Compared:
     """What a finished Run says of its method."""
     scores, steps = run.read("scores.json", {}), list(run.journal("step"))
     after = scores.get("after", {})
-    figure = next((x for x in ("accuracy", "f1", "exact_match", "loss") if after.get(x, {}).get("n")), "loss")
+    figure = next((name for name, x in after.items() if x["higher_is_better"] and x["n"]), "loss")
     drifts = [x["scores"]["drift"]["value"] for x in run.journal("validation") if "drift" in x["scores"]]
     memory = list(run.journal("memory"))
     seconds = sum(x["seconds"] for x in steps[1:])  # the first step warms up

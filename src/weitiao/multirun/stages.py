@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.desk import Desk
-from weitiao.core.errors import RecipeError, RunError
+from weitiao.core.errors import Interrupted, RecipeError, RunError
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import make_recipe, read_plain
 from weitiao.core.registry import nearest
@@ -97,12 +97,13 @@ def run_stages(stages: list[Stage], desk: Desk, tell: Callable[[str], None], **m
             raise RunError(f"stage {stage.name}: {place} {words}")
         handed = f", {stage.handover} with {runs[-1].folder}" if runs else ""
         tell(f"stage {i + 1} of {len(stages)}: {stage.name}{handed}" + (" (finished already)" if done else ""))
-        if done:
-            runs.append(Run.open(place))
-        else:
-            runs.append(
+        try:
+            if not done:
                 resume(asked.out, desk, **more) if begun else train(asked, desk, replace_old=place.exists(), **more)
-            )
+        except Interrupted as stopped:
+            where = f"stage {i + 1} of {len(stages)}, {stage.name}"
+            raise Interrupted(f"stopped in {where}: the same command goes on there", stopped.exit_code) from None
+        runs.append(Run.open(place))
     return runs
 
 
