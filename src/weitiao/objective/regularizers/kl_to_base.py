@@ -2,9 +2,11 @@
 
     loss + beta * sum over supervised tokens of KL(p || p_base)
 
-Stiennon et al. 2020, "Learning to summarize from human feedback", arXiv 2009.01325, sec. 3.4, have it as a reward;
-Li and Hoiem 2016, "Learning without Forgetting", arXiv 1606.09282, eq. 2 to 4, as a loss, the other way round (`direction:
-forward`). The base is the model with its method switched off: no second model is loaded.
+Stiennon et al. 2020, "Learning to summarize from human feedback", arXiv 2009.01325, sec. 3.4, have it as a reward; Li
+and Hoiem 2016, "Learning without Forgetting", arXiv 1606.09282, eq. 2 to 4, as a loss, the other way round
+(`direction: forward`). The base is the model with its method switched off: no second model is loaded. Both sides are
+held whole, [N, V] fp32 each: with a large vocabulary this is most of the memory of a step, so take fewer tokens at
+once (`train.micro_tokens`).
 """
 
 from collections.abc import Callable
