@@ -115,7 +115,7 @@ def refuse_metrics(objective: Objective, wanted: Sequence[str]) -> None:
     strange = [name for name in wanted if name not in own]
     if strange and (objective.predicts or not objective.writes):
         words = f"{strange[0]} does not fit objective: {objective.name}"
-        raise RecipeError(f"evaluate.metrics, train.best: {words}. Its metrics are: {', '.join(objective.metrics)}.")
+        raise RecipeError(f"evaluate.metrics, train.best: {words}. Its metrics: {', '.join(objective.metrics)}.")
 
 
 def refuse_regularizers(recipe: Recipe) -> None:

@@ -167,7 +167,7 @@ def test_metrics_of_another_objective_are_refused_before_anything_is_loaded(quic
 
     rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": f"fox {i}", "label": i % 2} for i in range(24)])
     with pytest.raises(
-        RecipeError, match="exact_match does not fit objective: classification. Its metrics are: loss, accuracy"
+        RecipeError, match="exact_match does not fit objective: classification. Its metrics: loss, accuracy"
     ):
         quick(data=str(rows), objective="classification", base="nowhere", **asked)
 
