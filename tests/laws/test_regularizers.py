@@ -18,13 +18,13 @@ from weitiao.core.objective import Objective
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import find, find_module, names
 from weitiao.core.regularizer import Regularized, Regularizer, regularized
-from weitiao.core.tunable import TunableModel
+from weitiao.core.tunable import HEAD, TunableModel
 from weitiao.plan.resolve import refuse_regularizers
 from weitiao.train.distributed import Machines
 
 EVERY = names("regularizer")
-STRENGTH = {"r_drop": "alpha", "neftune": "alpha", "fgm": "weight", "kl_to_base": "beta", "l2_sp": "alpha"}
-METHODS = {"l2_sp": "full"}
+STRENGTH = {"r_drop": "alpha", "neftune": "alpha", "fgm": "weight", "kl_to_base": "beta", "l2_sp": "alpha", "mixout": "p"}
+METHODS = {"l2_sp": "full", "mixout": "full"}
 FAMILIES = ("llama", "bert")
 
 
@@ -88,7 +88,8 @@ def test_at_strength_nought_it_is_not_there(name: str, family: str) -> None:
     off = {STRENGTH[name]: 0.0, **({"beta": 0.0} if name == "l2_sp" else {})}
     with_it = gradients(model, joined(model, objective, part(name, **off)), [batch])
     assert far(with_it, gradients(model, objective, [batch])) < 1e-6
-    strong = part(name, **({"radius": 1.0, "weight": 1.0} if name == "fgm" else {STRENGTH[name]: 2.0}))
+    strength = {"fgm": {"radius": 1.0, "weight": 1.0}, "mixout": {"p": 0.5}}
+    strong = part(name, **strength.get(name, {STRENGTH[name]: 2.0}))
     model.model.train()
     for module in model.model.modules():
         if isinstance(module, nn.Dropout):
@@ -102,7 +103,7 @@ def test_at_strength_nought_it_is_not_there(name: str, family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", [name for name in EVERY if name != "neftune"])  # its noise is drawn for each batch
+@pytest.mark.parametrize("name", [x for x in EVERY if x not in ("neftune", "mixout")])  # their noise is each batch's own
 def test_rows_count_the_same_however_they_are_batched(name: str, family: str) -> None:
     model, objective, batch = put_together(name, family)
     learnt = joined(model, objective, part(name))
@@ -194,9 +195,38 @@ def test_l2_sp_draws_back_to_the_base() -> None:
     assert float(loss.totals["sft"]) - plain == pytest.approx(0.25 * way * count, rel=1e-4)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mixout_is_its_formula(family: str) -> None:
+    """The loss is that of a model with the mixed weights, and its gradient goes through them (eq. 5)."""
+    model, objective, batch = put_together("mixout", family)
+    weights, base = model.trainable(), model.begun
+    torch.manual_seed(3)
+    masks = {n: torch.rand_like(w) < 0.4 for n, w in weights.items() if not n.startswith(HEAD)}
+    torch.manual_seed(3)
+    learnt = joined(model, objective, part("mixout", p=0.4))
+    found, value = gradients(model, learnt, [batch]), None
+    own = {n: w.detach().clone() for n, w in weights.items()}
+    assert all(torch.equal(w, own[n]) for n, w in model.trainable().items()), "the weights themselves stay"
+    with torch.no_grad():
+        for n, m in masks.items():
+            weights[n].copy_((torch.where(m, base[n], own[n]) - 0.4 * base[n]) / 0.6)
+    by_hand = gradients(model, objective, [batch])
+    for n, m in masks.items():
+        by_hand[n] = by_hand[n] * (~m) / 0.6
+    value = float(sum(objective.loss(model, batch).totals.values()))
+    with torch.no_grad():
+        for n, w in weights.items():
+            w.copy_(own[n])
+    torch.manual_seed(3)
+    assert float(sum(learnt.loss(model, batch).totals.values())) == pytest.approx(value, rel=1e-5)
+    assert far(found, by_hand) < 1e-5
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"regularizers": "mixout"}, "mixout: lora learns a change beside the base's weights, whose own dropout"),
+        ({"regularizers": "mixout", "method": "full", "train": {"recompute": "on"}}, "gradient checkpointing runs layers"),
         ({"regularizers": "l2_sp"}, "l2_sp: lora learns a change beside the base's weights"),
         ({"regularizers": ["kl_to_base"], "objective": "classification"}, "the head of classification is new"),
         ({"regularizers": "neftune", "objective": "embedding"}, "neftune: embedding packs its texts anew"),

@@ -9,7 +9,7 @@ division by the counts stays right.
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -17,11 +17,14 @@ from weitiao.core.batch import Batch, Loss
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.registry import Part
-from weitiao.core.tunable import TunableModel
+from weitiao.core.tunable import HEAD, TunableModel
 
 
 class Regularizer(Part):
     """One file in objective/regularizers/ holds one Regularizer: a frozen model of its settings."""
+
+    swaps_weights: ClassVar[bool] = False
+    """It has other weights in the forward pass: a layer that runs once more in the backward pass would not find them."""
 
     @abstractmethod
     def loss(self, model: TunableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
@@ -37,6 +40,23 @@ class Regularizer(Part):
     def refuse(self, objective: Objective, method: Method) -> str:
         """Why it cannot join this objective and method, in one sentence; "": it can."""
         return ""
+
+
+OWN = ("full", "freeze", "bitfit", "ln_tuning")  # methods that train the base's own weights
+
+
+class FromTheStart(Regularizer):
+    """One that knows where the base's own weights began."""
+
+    why_not: ClassVar[str]
+    """What another method has instead."""
+
+    def refuse(self, objective: Objective, method: Method) -> str:
+        words = f"learns a change beside the base's weights, {self.why_not}"
+        return "" if method.name in OWN else f"{method.name} {words}; it is for {', '.join(OWN)}"
+
+    def begin(self, model: TunableModel) -> None:
+        model.begun = {n: p.detach().clone() for n, p in model.trainable().items() if not n.startswith(HEAD)}
 
 
 class Regularized:

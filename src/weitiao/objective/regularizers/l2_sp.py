@@ -6,33 +6,26 @@ Li et al. 2018, "Explicit Inductive Bias for Transfer Learning with Convolutiona
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 
 from weitiao.core.batch import Batch, Loss
-from weitiao.core.method import Method
 from weitiao.core.objective import Objective
-from weitiao.core.regularizer import Regularizer, add
+from weitiao.core.regularizer import FromTheStart, add
 from weitiao.core.tunable import HEAD, TunableModel
 
-OWN = ("full", "freeze", "bitfit", "ln_tuning")  # what they train are the base's own weights
 
-
-class L2SP(Regularizer):
+class L2SP(FromTheStart):
     """Decay towards the base's weights."""
+
+    why_not: ClassVar[str] = "which weight_decay already draws to nought"
 
     alpha: float = Field(default=0.01, ge=0)
     """How much the way from the base counts; the paper's best lie between 0.001 and 0.1."""
     beta: float = Field(default=0.01, ge=0)
     """The same for a new head, from nought."""
-
-    def refuse(self, objective: Objective, method: Method) -> str:
-        words = "learns a change beside the base's weights, which weight_decay already draws to nought"
-        return "" if method.name in OWN else f"{method.name} {words}; it is for {', '.join(OWN)}"
-
-    def begin(self, model: TunableModel) -> None:
-        model.begun = {n: p.detach().clone() for n, p in model.trainable().items() if not n.startswith(HEAD)}
 
     def loss(self, model: TunableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
         base, loss = model.begun, plain()
