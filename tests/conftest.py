@@ -122,6 +122,16 @@ TRIED = {"bitfit": {"add_missing": True}, "peft": {"config": "LoHa"}}  # what a 
 VARIANTS = {"lora_pissa": ("lora", {"start": "pissa"}), "qlora_8bit": ("qlora", {"bits": 8})}  # laws hold these too
 
 
+TOLD = {"many_tasks": {"tasks": {"kind": "classification", "number": "regression"}}}  # what an objective must be told
+
+
+def aim(objective: str) -> Any:
+    """An objective with its defaults, and with what it must be told."""
+    from weitiao.core.registry import find
+
+    return find("objective", objective)(**TOLD.get(objective, {}))
+
+
 def asked(method: str, base: Path | str = "llama") -> dict[str, Any]:
     """What a method must be told on a tiny model."""
     return {"old": old_run(base)} if method == "f_learning" else TRIED.get(method, {})

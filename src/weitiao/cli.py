@@ -93,13 +93,14 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most this many rows for metrics that make the model write.")
     ] = None,
+    task: Annotated[str, typer.Option(help="Of a run that learnt many tasks: which one the file belongs to.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a model: every figure with its n and its 95 % interval."""
 
     def work() -> None:
         desk = desk_of(quiet=as_json)
-        scores = opened().evaluate(target, desk, data, tuple(metric or ()), limit)
+        scores = opened().evaluate(target, desk, data, tuple(metric or ()), limit, task)
         if as_json:
             print(json.dumps({name: score.as_json() for name, score in scores.items()}, indent=1))
             return

@@ -207,7 +207,7 @@ def stand(
         weight.data = weight.data.to(stored)
     method.prepare(base.model, device)
     body, choice = choose_body(base.model.to(device), dtype)
-    heads = any(x.objective.heads(1) or x.objective.recovers for x in stack)
+    heads = any(part.heads(1) or part.recovers for x in stack for part in x.objective.parts().values())
     words = ", then ".join(f"{x.folder} ({x.method.name})" for x in stack) + (" without its head" if heads else "")
     told = Choice("base", stack[0].base, f"into its weights goes, in memory, {words}: what is learnt now stands on that")
     return Base(base.model, body, base.vocabulary, [choice, told], base.weights, folder)
@@ -244,14 +244,30 @@ def attach(base: Base, method: Method, objective: Objective, processor: Processo
         raise RecipeError(f"method: {str(refused).removeprefix('method: ')}") from None
     if not objective.writes:
         attachment.trainable -= output_head(base.model)
-    width = base.model.config.get_text_config().hidden_size  # pyright: ignore
-    made = objective.heads(width)
-    if objective.recovers:
-        made[MASKED], choice = masked_head(base.model, base.folder)
-        base.choices.append(choice)
+    made, choices = heads_for(base.model, objective, base.folder)
+    base.choices += choices
     heads = torch.nn.ModuleDict(made).to(next(base.model.parameters()).device)
     base.model.eval()
     return TunableModel(base.model, attachment, processor, base.body, base.vocabulary, heads)
+
+
+def heads_for(
+    model: Any, objective: Objective, folder: Path | None = None
+) -> tuple[dict[str, torch.nn.Module], list[Choice]]:
+    """The objective's heads, and what to say of them; of several tasks each one's, under the task's name.
+
+    Args:
+        folder: of the base model, whose own head for masked words lies there.
+    """
+    width = model.config.get_text_config().hidden_size
+    made, choices = objective.heads(width), []
+    for task, part in objective.parts().items():
+        mine = part.heads(width) if task else {}
+        if part.recovers:
+            mine[MASKED], choice = masked_head(model, folder)
+            choices.append(choice)
+        made |= {f"{task}/{name}" if task else name: head for name, head in mine.items()}
+    return made, choices
 
 
 def output_head(model: Any) -> set[str]:

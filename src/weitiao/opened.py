@@ -4,7 +4,7 @@ The other half of pipeline.py: the same stations, for one who has a result.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from weitiao.core import machine
@@ -39,6 +39,14 @@ class Opened:
     adapters: dict[str, Tokens] = field(default_factory=dict)
     """Of several side by side: a name -> the words it was learnt with."""
 
+    def for_task(self, task: str) -> "Opened":
+        """The same model, asked about one of several tasks.
+
+        Raises:
+            RecipeError: there is no such task, or none is named where there are several.
+        """
+        return replace(self, model=self.model.for_task(task), objective=self.objective.part(task))
+
     def prompt(self, turns: Sequence[Turn], adapter: str = "") -> list[int]:
         """A conversation up to where the model begins to speak, in the template that the adapter knows."""
         return self.adapters.get(adapter, self.tokens).processor.prompt(turns)
@@ -68,9 +76,17 @@ def open_model(target: str, precision: str = "") -> Opened:
 
 
 def evaluate(
-    target: str, desk: Desk, data: str | None = None, metrics: tuple[str, ...] = (), limit: int | None = None
+    target: str,
+    desk: Desk,
+    data: str | None = None,
+    metrics: tuple[str, ...] = (),
+    limit: int | None = None,
+    task: str = "",
 ) -> dict[str, Score]:
     """Measure a run (or any model) on its held-out rows, or on the file `data`.
+
+    Args:
+        task: of several, which one `data` belongs to.
 
     Raises:
         RunError: a model without a run, and no data.
@@ -80,7 +96,7 @@ def evaluate(
     if recipe is None and data is None:
         raise RunError("a model without a run has no held-out rows of its own: name them with --data FILE.")
     recipe = recipe or Recipe(base=target, data=(Source(path=str(data)),), too_long="cut", out="")  # pyright: ignore
-    sources = (Source(path=data),) if data else held_out_sources(recipe)  # pyright: ignore
+    sources = (Source(path=data, task=task),) if data else held_out_sources(recipe)  # pyright: ignore
     tokens, objective = opened.tokens, opened.objective
     context, too_long = resolve.choose_context(recipe, tokens.longest), resolve.choose_too_long(recipe, objective)
     encoder = Encoder(objective, tokens.processor, tokens.identity, context.value, too_long.value, desk)

@@ -40,6 +40,7 @@ from weitiao.evaluate.before_after import measure_now
 from weitiao.evaluate.drift import Drift
 from weitiao.evaluate.measure import measure
 from weitiao.evaluate.report import write_report
+from weitiao.evaluate.thresholds import tune
 from weitiao.learnt import Learnt, attach, begin_with, below, stand, stands_on
 from weitiao.model.anatomy import is_encoder
 from weitiao.model.bases import resolve_base
@@ -113,6 +114,7 @@ def take_the_trip(run: Run, recipe: Recipe, machines: Machines, desk: Desk, agai
     load_kept(run, model)
     if machines.first:
         save_adapter(model.attachment, run.folder / "adapter", recipe.base)
+        objective = tune(model, objective, found.validation, final, run, desk)
         measure_now("after", model, objective, final, recipe.evaluate, run, desk)
         run.note("finished", step=state.step, position=state.position)
         write_report(run)
@@ -292,7 +294,7 @@ def prepare(recipe: Recipe, tokens: Tokens, run: Run, desk: Desk) -> Prepared:
     show_rows(made, len(training), objective, recipe, tokens.processor, run, desk)
     validation = encoder.hold_out(held, run)
     asked = recipe.evaluate.data
-    last = read((asked,), recipe, run, desk).examples if asked else []
+    last = read(asked, recipe, run, desk).examples if asked else []
     final = encoder.hold_out(last, run) if asked else validation
     findings = list(inspect(made, training, [*held, *last], tokens.tokenizer, tokens.processor.stop_ids))
     return Prepared(objective, made, validation, final, findings)

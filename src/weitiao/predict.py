@@ -42,32 +42,36 @@ class Predicted:
     """Of the rows: longer than the context."""
 
 
-def predict_file(opened: Opened, file: str, output: str, desk: Desk, text: str | None = None) -> Predicted:
+def predict_file(opened: Opened, file: str, output: str, desk: Desk, text: str | None = None, task: str = "") -> Predicted:
     """Answer every row of a file.
 
     Args:
         file: in any format that a reader knows.
         output: JSON lines; written beside it first, and moved there when it is whole.
         text: the column to read; default: as in the run's recipe, or found by looking.
+        task: of a run that learnt many tasks, which one is asked.
 
     Raises:
         ModelError: the run answers by writing.
         DataError: there is no such file, no column to read, or not one row that can be read.
+        RecipeError: there is no such task.
     """
+    opened = opened.for_task(task)
     if opened.objective.writes and not opened.objective.predicts:
         words = "answers by writing: ask it with `weitiao generate RUN --prompts FILE`"
         raise ModelError(f"a model trained with objective: {opened.objective.name} {words}.")
     if not Path(file).is_file():
         raise DataError(f"--input: there is no file {file}.")
     part, done, bad = Path(f"{output}.part"), Predicted(), Path(f"{output}.bad_rows.jsonl")
-    columns = {"text": text} if text else opened.recipe.data[0].columns if opened.recipe else None
+    learnt = [x.columns for x in opened.recipe.data if x.task == task] if opened.recipe else []
+    columns = {"text": text} if text else next(iter(learnt), None)
     bar = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with (
         open(part, "w", encoding="utf-8") as whole,
         open(f"{bad}.part", "w", encoding="utf-8") as refused,
         Progress(*bar, console=desk.console, transient=True, disable=not desk.console.is_terminal) as progress,
     ):
-        task = progress.add_task("rows", total=Path(file).stat().st_size)
+        bar_of = progress.add_task("rows", total=Path(file).stat().st_size)
         for some, offset in _read(Path(file), opened, columns):
             for line in _answer(opened, [x for x in some if not isinstance(x, BadRow)], done):
                 whole.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -76,7 +80,7 @@ def predict_file(opened: Opened, file: str, output: str, desk: Desk, text: str |
                     done.bad += 1
                     facts = {"file": x.where.file, "line": x.where.line, "reason": x.reason, "excerpt": x.excerpt}
                     refused.write(json.dumps(facts, ensure_ascii=False) + "\n")
-            progress.update(task, completed=offset, description=f"{done.rows:,} rows")
+            progress.update(bar_of, completed=offset, description=f"{done.rows:,} rows")
     if not done.rows:
         raise DataError(f"{file}: not one row can be read; see {bad}.part.")
     os.replace(part, output)

@@ -82,12 +82,13 @@ def predict(
     input: Annotated[str, typer.Option("--input", help="Rows: JSON lines, CSV, Parquet or plain text.")],
     output: Annotated[str, typer.Option("--output", help="JSON lines: each row with what is predicted.")],
     text: Annotated[str | None, typer.Option("--text", help="The column to read; default: as the run was trained.")] = None,
+    task: Annotated[str, typer.Option("--task", help="Of a run that learnt many tasks: which one is asked.")] = "",
 ) -> None:
     """Answer every row of a file, in its order, with probabilities; the file may be larger than memory."""
 
     def work() -> None:
         desk = desk_of()
-        done = predicting().predict_file(opened().open_model(target), input, output, desk, text)
+        done = predicting().predict_file(opened().open_model(target), input, output, desk, text, task)
         told = f"{done.rows:,} rows are in {output}"
         told += f"; {done.cut:,} were longer than the context: their end was not read" if done.cut else ""
         told += f"; {done.bad:,} could not be read: {output}.bad_rows.jsonl" if done.bad else ""

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from conftest import DECODERS, chat_rows, old_run, question_rows, rated_rows, save_model, tried, write_jsonl
+from conftest import DECODERS, aim, chat_rows, old_run, question_rows, rated_rows, save_model, tried, write_jsonl
 from weitiao.core.desk import Desk
 from weitiao.core.errors import RecipeError
-from weitiao.core.registry import find, names
+from weitiao.core.registry import names
 from weitiao.opened import evaluate
 
 DOCS = Path(__file__).parents[2] / "docs"
-AIMS = [(objective, "llama") for objective in names("objective") if not find("objective", objective).recovers]  # pyright: ignore
-AIMS += [(objective, "bert") for objective in names("objective") if not find("objective", objective).writes]  # pyright: ignore
+AIMS = [(objective, "llama") for objective in names("objective") if not aim(objective).recovers]
+AIMS += [(objective, "bert") for objective in names("objective") if not aim(objective).writes]
 PARTS_ROWS = ("bilora",)  # methods whose two levels learn from different rows of a batch
 ROWS = {
     "Chat": chat_rows(24),
@@ -41,12 +41,12 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.parametrize("method", names("method"))
 @pytest.mark.parametrize(("objective", "family"), AIMS)
 def test_to_the_end(method: str, objective: str, family: str, quick: Any, bases: Any, tmp_path: Path) -> None:
-    eats = find("objective", objective).eats.__name__  # pyright: ignore
+    eats = aim(objective).eats.__name__
     more = {"old": old_run(bases[family])} if method == "f_learning" and family in DECODERS else {}
     shape: dict[str, Any] = {
         "base": str(bases[family]),
-        "data": [{"path": str(write_jsonl(tmp_path / "rows.jsonl", ROWS[eats]))}],
-        "objective": objective,
+        "data": sources(eats, tmp_path),
+        "objective": aim(objective).as_recipe(),
         "method": tried(method, family, **more),
         "train": {"steps": 2},
     }
@@ -61,8 +61,15 @@ def test_to_the_end(method: str, objective: str, family: str, quick: Any, bases:
     assert again.value == pytest.approx(after["value"], rel=1e-6) and again.n == after["n"]
 
 
+def sources(eats: str, place: Path) -> list[dict]:
+    if eats == "Task":
+        tasks = (("kind", "Labelled"), ("number", "Rated"))
+        return [{"path": str(write_jsonl(place / f"{task}.jsonl", ROWS[kind])), "task": task} for task, kind in tasks]
+    return [{"path": str(write_jsonl(place / "rows.jsonl", ROWS[eats]))}]
+
+
 def fits(method: str, objective: str) -> bool:
-    return not (method in PARTS_ROWS and find("objective", objective).couples_rows)  # pyright: ignore
+    return not (method in PARTS_ROWS and aim(objective).couples_rows)
 
 
 @pytest.mark.parametrize("page", ["methods.md", "methods.zh.md"])

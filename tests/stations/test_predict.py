@@ -54,7 +54,7 @@ def test_order_ids_and_probabilities(opened: Opened, tmp_path: Path, monkeypatch
     found = lines(tmp_path / "out.jsonl")
     assert done.rows == 25 and done.bad == 0 and [x["id"] for x in found] == list(range(25))
     encoder = Encoder(opened.objective, opened.tokens.processor, opened.tokens.identity, 12, "cut", DESK)  # pyright: ignore
-    examples = read_sources((Source(path=str(file)),), opened.objective.eats, 0.0).examples
+    examples = read_sources((Source(path=str(file)),), opened.objective, 0.0).examples
     assert all(isinstance(x.where, Where) for x in examples)
     measured = predict_held_out(opened.model, opened.objective, encoder.hold_out(examples))  # pyright: ignore
     for line, (said, example) in zip(found, measured):

@@ -28,10 +28,12 @@ class Row(TypedDict):
 
 
 class NotedRow(Row, total=False):
-    """A row about which something is to be counted and told."""
+    """A row of which more is to be said."""
 
     notes: tuple[str, ...]
-    """What was done to it: "answers widened to whole tokens"."""
+    """What was done to it, to be counted and told: "answers widened to whole tokens"."""
+    task: str
+    """Which of several tasks it belongs to."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Batch:
     bounds: tuple[int, ...]  # [B + 1] where each segment starts, and the end
     source: tuple[int, ...] = ()  # [B] which row of the data each segment is
     adapters: tuple[str, ...] = ()  # [B] which adapter each segment goes through, "" for none; (): there is one model
+    tasks: tuple[str, ...] = ()  # [B] which task each segment belongs to; (): there is one
     draw: tuple[int, ...] = ()  # the loader's (seed, step), which chance follows from; () while measuring
     more: dict[str, Tensor] = field(default_factory=dict)  # [T] or [B] first: what one objective alone needs
 
@@ -60,6 +63,13 @@ class Batch:
     @property
     def tokens(self) -> int:
         return self.bounds[-1]
+
+    @property
+    def rows(self) -> list[Row]:
+        """What was laid end to end, in this order."""
+        ids, labels = self.input_ids.tolist(), self.labels.tolist()
+        rows = [Row(input_ids=ids[a:b], labels=labels[a:b]) for a, b in zip(self.bounds, self.bounds[1:])]
+        return [NotedRow(**row, task=task) for row, task in zip(rows, self.tasks)] if self.tasks else rows  # pyright: ignore
 
     @property
     def groups(self) -> list[tuple[int, int, int]]:
@@ -108,6 +118,7 @@ def pack(
         bounds=tuple(bounds),
         source=tuple(source[i] for i in order) if source else tuple(order),
         adapters=tuple(adapters[i] for i in order) if adapters else (),
+        tasks=tuple(rows[i].get("task", "") for i in order) if "task" in rows[0] else (),
         draw=draw,
     )
 
@@ -122,6 +133,7 @@ def only(batch: Batch, rows: Sequence[int]) -> Batch:
         labels=batch.labels[tokens],
         bounds=(0, *accumulate(len(span) for span in spans)),
         source=tuple(batch.source[i] for i in rows),
+        tasks=tuple(batch.tasks[i] for i in rows) if batch.tasks else (),
         draw=batch.draw,
         more={name: x[tokens if len(x) == batch.tokens else which] for name, x in batch.more.items()},
     )
@@ -160,4 +172,5 @@ class Loss:
     """
 
     totals: dict[str, Tensor]  # task -> scalar
-    notes: dict[str, float] = field(default_factory=dict)  # sums, too: the journal has them over the count
+    notes: dict[str, float] = field(default_factory=dict)
+    """Sums, too: the journal has them over the count; one named as a task is that task's plain loss."""

@@ -6,7 +6,7 @@ An Objective declares which one it eats; a mapping (data/mapping.py) says which 
 import hashlib
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from weitiao.core.tags import entities
@@ -186,7 +186,28 @@ class Pair:
         return self.other
 
 
-Example = Text | Chat | Labelled | Tagged | Question | Rated | Pair
+@dataclass(frozen=True)
+class Task:
+    """An Example of one of several tasks that are learnt together."""
+
+    task: str
+    """The task's name."""
+    example: "Example"
+
+    @property
+    def words(self) -> str:
+        return self.example.words
+
+    @property
+    def question(self) -> str:
+        return self.example.question
+
+    @property
+    def answer(self) -> str:
+        return self.example.answer
+
+
+Example = Text | Chat | Labelled | Tagged | Question | Rated | Pair | Task
 """All have `words` (everything), `question` (what a model is given) and `answer` (what would be right, as one string)."""
 
 
@@ -198,6 +219,16 @@ class Sourced:
     where: Where
     source: int = 0
     """Which of the recipe's sources."""
+
+    @property
+    def task(self) -> str:
+        """The task it belongs to, where there are several; else ""."""
+        return self.example.task if isinstance(self.example, Task) else ""
+
+    @property
+    def alone(self) -> "Sourced":
+        """The same, as if its task were the only one."""
+        return replace(self, example=self.example.example) if isinstance(self.example, Task) else self
 
 
 @dataclass(frozen=True)

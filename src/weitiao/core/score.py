@@ -27,7 +27,7 @@ class Score:
     def __str__(self) -> str:
         if self.n == 0:
             return "not measured (n = 0)"
-        percent = self.name in PERCENT
+        percent = in_percent(self.name)
         show = (lambda x: f"{100 * x:.1f} %") if percent else (lambda x: f"{x:.3f}")
         return f"{show(self.value)} [{show(self.low)}, {show(self.high)}] n={self.n}"
 
@@ -43,6 +43,11 @@ PERCENT = {
     "accuracy", "exact_match", "f1", "squad_em", "squad_f1", "entity_f1", "entity_precision", "entity_recall",
     "masked_accuracy", "recall_at_10",
 }  # fmt: skip
+
+
+def in_percent(name: str) -> bool:
+    """Whether a figure is a share: of a task too (spam.accuracy)."""
+    return name.rpartition(".")[2] in PERCENT
 
 
 def proportion(name: str, hits: int, n: int) -> Score:
@@ -89,6 +94,18 @@ def ratio_of_sums(name: str, sums: Sequence[float], counts: Sequence[float], tra
     return Score(name, value, len(top), low, high, False, f"bootstrap over rows, {DRAWS} draws")
 
 
+def weighted(name: str, parts: Sequence[tuple[float, Score]]) -> Score:
+    """A weighted sum of figures measured on different rows: their intervals' halves are added in quadrature."""
+    there = [(weight, x) for weight, x in parts if x.n]
+    if not there:
+        return Score(name, math.nan, 0, math.nan, math.nan, higher_is_better=False)
+    value = sum(weight * x.value for weight, x in there)
+    low = math.hypot(*(weight * (x.value - x.low) for weight, x in there))
+    high = math.hypot(*(weight * (x.high - x.value) for weight, x in there))
+    how = "the tasks' figures, weighted and added; their intervals in quadrature"
+    return Score(name, value, sum(x.n for _, x in there), value - low, value + high, there[0][1].higher_is_better, how)
+
+
 def score_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
     """A row a figure: before, after, the change, and whether the intervals are apart."""
     rows = []
@@ -98,7 +115,7 @@ def score_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
         row = {"name": name, "before": show(name, a), "after": show(name, b), "change": "", "verdict": ""}
         if a and b and a["n"] and b["n"]:
             change = b["value"] - a["value"]
-            row["change"] = f"{100 * change:+.1f} points" if name in PERCENT else f"{change:+.3f}"
+            row["change"] = f"{100 * change:+.1f} points" if in_percent(name) else f"{change:+.3f}"
             better = (change > 0) == b["higher_is_better"] and change != 0
             apart = b["low"] > a["high"] or b["high"] < a["low"]
             row["verdict"] = ("better" if better else "worse") if apart else "intervals overlap"
@@ -110,7 +127,7 @@ def show(name: str, score: dict[str, Any] | None) -> str:
     """'78.5 % [72.3 %, 83.6 %], n = 200'."""
     if not score or not score["n"]:
         return "not measured"
-    if name in PERCENT:
+    if in_percent(name):
         value, low, high = (f"{100 * score[key]:.1f} %" for key in ("value", "low", "high"))
     else:
         value, low, high = (f"{score[key]:.3f}" for key in ("value", "low", "high"))

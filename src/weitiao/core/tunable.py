@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -150,6 +150,11 @@ class TunableModel:
         if self.vocabulary is None:
             raise ModelError("this model is an encoder: it reads and writes nothing. Take an objective with a head.")
         return self.vocabulary
+
+    def for_task(self, task: str) -> "TunableModel":
+        """The same model as one of several tasks sees it: with that task's heads alone."""
+        mine = {name.removeprefix(f"{task}/"): x for name, x in self.heads.items() if name.startswith(f"{task}/")}
+        return replace(self, heads=nn.ModuleDict(mine)) if task else self
 
     def head(self, name: str, hidden: Tensor) -> Tensor:
         return self.heads[name](hidden)

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from weitiao.core.batch import IGNORE, Row
 from weitiao.core.errors import DataError
@@ -18,7 +19,7 @@ from weitiao.core.objective import Objective
 from weitiao.core.packages import home
 from weitiao.core.processor import Processor
 
-VERSION = 3  # raised when the same inputs would be encoded differently
+VERSION = 4  # raised when the same inputs would be encoded differently
 SCHEMA = pa.schema(
     [
         ("input_ids", pa.list_(pa.int32())),
@@ -27,6 +28,7 @@ SCHEMA = pa.schema(
         ("file", pa.string()),
         ("line", pa.int64()),
         ("offset", pa.int64()),
+        ("task", pa.string()),
     ]
 )
 
@@ -41,13 +43,23 @@ class Rows:
     def __post_init__(self) -> None:
         self.lengths = _list_lengths(self.table["input_ids"])  # [rows]
         self.source = self.table["source"].to_numpy()  # [rows]
+        tasks = self.table["task"]
+        self.tasks: Sequence[str] = [] if tasks.null_count == len(tasks) else tasks.to_pylist()  # [rows], of several tasks
         self.supervised = np.array([int((_numbers(x) != IGNORE).sum()) for x in self.table["labels"]], np.int64)
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __getitem__(self, i: int) -> Row:
-        return {"input_ids": _numbers(self.table["input_ids"][i]), "labels": _numbers(self.table["labels"][i])}  # pyright: ignore
+        row = {"input_ids": _numbers(self.table["input_ids"][i]), "labels": _numbers(self.table["labels"][i])}
+        return {**row, "task": self.tasks[i]} if self.tasks else row  # pyright: ignore[reportReturnType]
+
+    def of(self, task: str) -> "Rows":
+        """The rows of one of several tasks, as if they were all."""
+        if not task:
+            return self
+        mine = self.table.filter(pc.field("task") == task)
+        return Rows(mine.drop_columns("task").append_column("task", pa.nulls(len(mine), pa.string())), self.fingerprint)
 
     def where(self, i: int) -> Where:
         offset = self.table["offset"][i].as_py()
@@ -84,7 +96,8 @@ def encode(
     Args:
         identity: what the tokenizer and template are (a hash).
         context: longest row in tokens.
-        too_long: refuse, cut (what the objective gives up), drop, split or window (pieces that overlap).
+        too_long: refuse, cut (what the objective gives up), drop, split, window (pieces that overlap), or each: as each
+            task's own objective would have it.
 
     Raises:
         DataError: a row is too long and `too_long` is refuse, or nothing carries loss.
@@ -141,6 +154,8 @@ def _fit(
     row: Row, objective: Objective, context: int, too_long: str, item: Sourced, facts: dict, number: int
 ) -> Iterator[Row]:
     """The row, as much of it as the context takes; `number` is what it will be called."""
+    if too_long == "each":
+        too_long = objective.part(row.get("task", "")).too_long
     length, ids = objective.reach(row), [int(x) for x in row["input_ids"]]
     if length <= context:
         yield row
@@ -163,7 +178,8 @@ def _fit(
     else:
         facts["split"] += 1
         for at in range(0, len(ids), context):  # labels hold the next token already, so none is lost at the cut
-            yield {"input_ids": row["input_ids"][at : at + context], "labels": row["labels"][at : at + context]}
+            some = {key: row[key][at : at + context] for key in ("input_ids", "labels")}
+            yield {**row, **some}  # pyright: ignore[reportReturnType]
 
 
 def _bad(item: Sourced, reason: str) -> dict[str, Any]:

@@ -4,10 +4,11 @@ There is nothing to save and nothing to restore: resuming, or stepping over a ba
 
     epoch e    permutation of the rows by a generator seeded with (seed, e)
                cut into steps of batch_size rows or batch_tokens tokens
-    step i     this machine's share of those rows, longest first, packed into micro-batches of micro_tokens
+    step i     this machine's share of those rows, longest first, packed into micro-batches of micro_tokens; rows of
+               several tasks into micro-batches of one task each
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,6 +22,7 @@ class RowSource(Protocol):
 
     lengths: np.ndarray
     source: np.ndarray
+    tasks: Sequence[str]
 
     def __len__(self) -> int: ...
     def __getitem__(self, i: int) -> Row: ...
@@ -102,12 +104,14 @@ class Loader:
         return np.split(order, cuts)
 
     def _micro(self, chosen: np.ndarray) -> Iterator[list[int]]:
-        longest_first = sorted(chosen.tolist(), key=lambda j: (-self.rows.lengths[j], j))
+        task = self.rows.tasks.__getitem__ if self.rows.tasks and self.micro_tokens is not None else lambda j: ""
+        longest_first = sorted(chosen.tolist(), key=lambda j: (task(j), -self.rows.lengths[j], j))
         now: list[int] = []
         tokens = 0
         for j in longest_first:
             length = int(self.rows.lengths[j])
-            if now and self.micro_tokens is not None and tokens + length > self.micro_tokens:
+            full = self.micro_tokens is not None and tokens + length > self.micro_tokens
+            if now and (full or task(j) != task(now[-1])):
                 yield now
                 now, tokens = [], 0
             now.append(j)

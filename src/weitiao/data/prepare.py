@@ -53,16 +53,23 @@ class Encoder:
         if run is not None:
             write_bad_rows(run, made.bad)
         refused = {x.where for x in made.bad}
-        kept = [x.example for x in examples if x.where not in refused]
-        by_place = {x.where: x.example for x in examples}
-        batches = lambda: in_order(made.rows, MEASURED_AT_ONCE)  # noqa: E731
-        return HeldOut(kept, batches, lambda row: by_place[made.rows.where(row)])
+        kept = [x for x in examples if x.where not in refused]
+        tasks = [task for task in self.objective.parts() if task]
+        each = {task: held_out(made.rows.of(task), [x.alone for x in kept if x.task == task]) for task in tasks}
+        return replace(held_out(made.rows, kept), tasks={task: x for task, x in each.items() if x.examples})
+
+
+def held_out(rows: Rows, kept: Sequence[Sourced]) -> HeldOut:
+    """Encoded rows and the examples they were made of."""
+    by_place = {x.where: x.example for x in kept}
+    batches = lambda: in_order(rows, MEASURED_AT_ONCE)  # noqa: E731
+    return HeldOut([x.example for x in kept], batches, lambda row: by_place[rows.where(row)])
 
 
 def read(sources: Sequence[Source], recipe: Recipe, run: Run, desk: Desk) -> Reading:
     """Read sources, saying which mapping was chosen; bad rows are written down even when they stop the run."""
     try:
-        reading = read_sources(sources, recipe.objective.eats, recipe.max_bad_rows)
+        reading = read_sources(sources, recipe.objective, recipe.max_bad_rows)
     except TooManyBadRows as trouble:
         write_bad_rows(run, trouble.bad)
         raise
@@ -75,9 +82,9 @@ def read(sources: Sequence[Source], recipe: Recipe, run: Run, desk: Desk) -> Rea
 def read_and_split(recipe: Recipe, run: Run, desk: Desk) -> tuple[list[Sourced], list[Sourced]]:
     """(training, validation) as the recipe says."""
     reading = read(recipe.data, recipe, run, desk)
-    if isinstance(recipe.validation, Source):
-        held = read((recipe.validation,), recipe, run, desk).examples
-        training, how = reading.examples, f"from {recipe.validation.path}"
+    if isinstance(recipe.validation, tuple):
+        held = read(recipe.validation, recipe, run, desk).examples
+        training, how = reading.examples, f"from {', '.join(x.path for x in recipe.validation)}"
     else:
         training, held, how = split(reading.examples, recipe.validation)
     training = [*training, *replayed(recipe, run, desk)]
@@ -91,24 +98,24 @@ def replayed(recipe: Recipe, run: Run, desk: Desk) -> list[Sourced]:
     """The general rows to mix in; none of them is held out."""
     if recipe.replay is None:
         return []
-    general = read((Source(path=recipe.replay.path),), recipe, run, desk).examples
+    general = read((Source(path=recipe.replay.path, task=recipe.replay.task),), recipe, run, desk).examples
     return [replace(x, source=len(recipe.data)) for x in general]
 
 
 def held_out_sources(recipe: Recipe) -> Sequence[Source] | None:
     """Where the rows for the last word come from; None: they are split off."""
     if recipe.evaluate.data:
-        return (recipe.evaluate.data,)
-    return (recipe.validation,) if isinstance(recipe.validation, Source) else None
+        return recipe.evaluate.data
+    return recipe.validation if isinstance(recipe.validation, tuple) else None
 
 
 def held_out_examples(recipe: Recipe, sources: Sequence[Source] | None) -> list[Sourced]:
     """The rows of `sources`, or those that the recipe splits off. Bad rows are passed over."""
     if sources is not None:
-        return read_sources(sources, recipe.objective.eats, 1.0).examples
+        return read_sources(sources, recipe.objective, 1.0).examples
     share = recipe.validation
     assert isinstance(share, float), "a source is never split off"
-    return split(read_sources(recipe.data, recipe.objective.eats, 1.0).examples, share)[1]
+    return split(read_sources(recipe.data, recipe.objective, 1.0).examples, share)[1]
 
 
 def write_bad_rows(run: Run, bad: Sequence[BadRow]) -> None:

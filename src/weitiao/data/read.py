@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from weitiao.core.errors import DataError
-from weitiao.core.example import BadRow, Question, Sourced, content_hash
+from weitiao.core.example import BadRow, Question, Sourced, Task, content_hash
+from weitiao.core.objective import Objective
 from weitiao.core.recipe import Source
 from weitiao.core.registry import find_module, names
 from weitiao.data.columns import Mapping
@@ -27,20 +28,21 @@ class Reading:
     """File -> the mapping that was chosen, in words."""
 
 
-def read_sources(sources: Iterable[Source], wanted: type, max_bad: float) -> Reading:
+def read_sources(sources: Iterable[Source], objective: Objective, max_bad: float) -> Reading:
     """Read every source.
 
     Args:
-        wanted: the Example type that the objective eats.
+        objective: what it eats decides how columns are read.
         max_bad: more than this share of unusable rows stops here.
 
     Raises:
         DataError: a file is missing, empty or of the wrong kind, or too many rows are bad.
+        RecipeError: a source names no task where there are several, or one that is not there.
     """
     reading = Reading()
     for number, source in enumerate(sources):
         for file in files_of(source):
-            _read_file(file, source, number, wanted, reading)
+            _read_file(file, source, number, objective.part(source.task).eats, reading)
     judge(reading.bad, len(reading.bad) + len(reading.examples), max_bad)
     if not reading.examples:
         raise DataError("data: there is not a single row to learn from.")
@@ -93,11 +95,11 @@ def _read_file(file: Path, source: Source, number: int, wanted: type, reading: R
         raise DataError(f"data: {file} has no usable row.{why}")
     mapping = find_mapping(records, wanted, source.columns, str(file))
     reading.mappings[str(file)] = mapping.words
-    for item in itertools.islice(_examples(itertools.chain(head, items), mapping, number), source.limit):
+    for item in itertools.islice(_examples(itertools.chain(head, items), mapping, number, source.task), source.limit):
         (reading.bad if isinstance(item, BadRow) else reading.examples).append(item)  # pyright: ignore
 
 
-def _examples(items: Iterable[Record | BadRow], mapping: Mapping, number: int) -> Iterator[Sourced | BadRow]:
+def _examples(items: Iterable[Record | BadRow], mapping: Mapping, number: int, task: str) -> Iterator[Sourced | BadRow]:
     for item in items:
         if isinstance(item, BadRow):
             yield item
@@ -108,7 +110,7 @@ def _examples(items: Iterable[Record | BadRow], mapping: Mapping, number: int) -
             words.encode("utf-8")
             if not words.strip():
                 raise ValueError("the text is empty")
-            yield Sourced(example, item.where, number)
+            yield Sourced(Task(task, example) if task else example, item.where, number)
         except UnicodeEncodeError:
             yield BadRow(item.where, "the text holds half of a surrogate pair, which is no character")
         except (ValueError, TypeError, IndexError) as trouble:
@@ -147,11 +149,25 @@ def split(examples: list[Sourced], share: float) -> tuple[list[Sourced], list[So
     The side is decided by the hash of the question (letter case, width and spaces do not count). If one question
     makes up more than a fifth of the rows, it says nothing, and the hash of the whole row decides.
 
+    Rows of several tasks are split task by task.
+
     Returns:
         (train, validation, how it was decided)
     """
     if share <= 0:
         return examples, [], "validation: 0"
+    out, hows = [False] * len(examples), []
+    for task in dict.fromkeys(x.task for x in examples):
+        mine = [i for i, x in enumerate(examples) if x.task == task]
+        sides, how = _held([examples[i].alone for i in mine], share)
+        hows.append(f"{task}: {how}" if task else how)
+        for i, side in zip(mine, sides):
+            out[i] = side
+    return [x for x, side in zip(examples, out) if not side], [x for x, side in zip(examples, out) if side], "; ".join(hows)
+
+
+def _held(examples: list[Sourced], share: float) -> tuple[list[bool], str]:
+    """Which are held out, and how it was decided."""
     hashes, how = [content_hash(x.example.question) for x in examples], "by the hash of the question"
     if isinstance(examples[0].example, Question):
         hashes, how = [content_hash(x.example.context) for x in examples], "by the hash of the context"  # pyright: ignore
@@ -165,5 +181,4 @@ def split(examples: list[Sourced], share: float) -> tuple[list[Sourced], list[So
         held = {min(hashes)}
     if len(held) == len(set(hashes)):
         raise DataError("validation: too few different rows to hold any out. Give more rows, or validation: 0.")
-    train = [x for x, h in zip(examples, hashes) if h not in held]
-    return train, [x for x, h in zip(examples, hashes) if h in held], how
+    return [h in held for h in hashes], how

@@ -4,12 +4,13 @@ scores.json has the figures, outcomes.json what they were made of row by row, sa
 """
 
 from weitiao.core.desk import Desk
+from weitiao.core.example import Example
 from weitiao.core.held_out import HeldOut
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Evaluate
 from weitiao.core.run import Run
 from weitiao.core.tunable import TunableModel
-from weitiao.evaluate.measure import default_metrics, measure, predict, write
+from weitiao.evaluate.measure import Measured, default_metrics, measure, predict, write
 
 
 def measure_now(
@@ -39,16 +40,25 @@ def measure_now(
         wishes.max_new_tokens,
         lambda items, words: desk.track(items, f"{when}: {words}"),
     )
-    chosen = held_out.examples[: wishes.samples]
-    if objective.writes and not objective.predicts:
-        answered = list(zip(chosen, measured.written or write(model, chosen, wishes.max_new_tokens)))
-    else:
-        predicted = measured.predicted or predict(model, objective, held_out)
-        answered = [(x, objective.answer(said)) for said, x in predicted[: len(chosen)]]
+    answered = []
+    for task, mine in (held_out.tasks or {"": held_out}).items():
+        seen = measured.tasks.get(task, measured)
+        answered += _answered(model.for_task(task), objective.part(task), mine, seen, wishes)
     _add_samples(run, when, answered)
     run.write("outcomes.json", {**run.read("outcomes.json", {}), when: measured.outcomes})
     scores[when] = {name: score.as_json() for name, score in measured.scores.items()}
     run.write("scores.json", scores)
+
+
+def _answered(
+    model: TunableModel, objective: Objective, held_out: HeldOut, measured: Measured, wishes: Evaluate
+) -> list[tuple[Example, str | None]]:
+    """A few examples, and what the model says of them."""
+    chosen = held_out.examples[: wishes.samples]
+    if objective.writes and not objective.predicts:
+        return list(zip(chosen, measured.written or write(model, chosen, wishes.max_new_tokens)))
+    predicted = measured.predicted or predict(model, objective, held_out)
+    return [(x, objective.answer(said)) for said, x in predicted[: len(chosen)]]
 
 
 def _add_samples(run: Run, when: str, answered: list) -> None:

@@ -1,7 +1,7 @@
 """Measure a model on held-out rows: losses, choices among known answers, freely written answers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
@@ -11,7 +11,7 @@ from weitiao.core.example import Chat, Example, Turn
 from weitiao.core.held_out import HeldOut
 from weitiao.core.objective import Objective
 from weitiao.core.registry import find
-from weitiao.core.score import Score
+from weitiao.core.score import Score, weighted
 from weitiao.core.tunable import Known, TunableModel
 
 CHOSEN_AT_ONCE, WRITTEN_AT_ONCE = 16, 32  # prompts in a batch
@@ -26,12 +26,18 @@ class Measured:
     written: list[str] = field(default_factory=list)
     chosen: list[str] = field(default_factory=list)
     predicted: list[tuple[Any, Example]] = field(default_factory=list)
+    tasks: dict[str, "Measured"] = field(default_factory=dict)
+    """Of several tasks, what was measured of each."""
     outcomes: dict[str, list] = field(default_factory=dict)
     """Row by row, in the order of the held-out rows, what the scores were made of: losses and counts; said and right."""
 
 
 def default_metrics(objective: Objective, held_out: HeldOut) -> tuple[str, ...]:
-    """What fits: the objective's own; accuracy, exact match and F1 where written answers are a closed set."""
+    """What fits: the objective's own; accuracy, exact match and F1 where written answers are a closed set. Of several
+    tasks each one's: spam.accuracy."""
+    if held_out.tasks:
+        each = ((task, default_metrics(objective.part(task), held)) for task, held in held_out.tasks.items())
+        return ("loss", *(f"{task}.{name}" for task, names in each for name in names))
     return (*objective.metrics, *(("accuracy", "exact_match", "f1") if held_out.answers else ()))
 
 
@@ -47,8 +53,42 @@ def measure(
     """Scores by name, each with n and interval. The model's mode and the random generators are left as they were.
 
     Args:
+        metrics: of several tasks, task.metric is one task's, and a metric's name alone every task's that has it.
         limit: at most this many rows for metrics that make the model write.
     """
+    if not held_out.tasks:
+        return _measure(model, objective, held_out, metrics, limit, max_new_tokens, progress)
+    whole, losses = Measured(), []
+    for task, mine in held_out.tasks.items():
+        part = objective.part(task)
+        wanted = dict.fromkeys(("loss", *(_of_task(name, task, part) for name in metrics)))
+        tell = lambda items, words, task=task: progress(items, f"{task}: {words}")  # noqa: E731
+        names = [name for name in wanted if name]
+        found = _measure(model.for_task(task), part, mine, names, limit, max_new_tokens, tell)
+        losses.append((objective.weight(task), found.scores["loss"]))  # pyright: ignore[reportAttributeAccessIssue]
+        whole.scores |= {f"{task}.{name}": replace(x, name=f"{task}.{name}") for name, x in found.scores.items()}
+        whole.outcomes |= {f"{task}.{name}": x for name, x in found.outcomes.items()}
+        whole.tasks[task] = found
+    whole.scores = {"loss": weighted("loss", losses), **whole.scores}
+    return whole
+
+
+def _of_task(name: str, task: str, part: Objective) -> str:
+    """A metric as asked for -> its name, if this task is meant; else ""."""
+    asked, _, metric = name.rpartition(".")
+    return metric if asked == task or (not asked and metric in part.metrics) else ""
+
+
+def _measure(
+    model: TunableModel,
+    objective: Objective,
+    held_out: HeldOut,
+    metrics: Sequence[str],
+    limit: int | None,
+    max_new_tokens: int,
+    progress: Progress,
+) -> Measured:
+    """Of one task."""
     parts = [find("metric", name)() for name in metrics]
     wanted = {part.reads for part in parts}  # pyright: ignore[reportAttributeAccessIssue]
     chats = [x for x in held_out.examples if isinstance(x, Chat)][:limit]

@@ -18,7 +18,7 @@ from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import find, names
 from weitiao.core.run import Run, write_text
-from weitiao.core.score import PERCENT, ratio_of_sums, show
+from weitiao.core.score import in_percent, ratio_of_sums, show
 from weitiao.multirun.apart import train_apart
 
 ROW, LEFT, WIDTH = 26, 150, 720  # of the chart, in pixels
@@ -135,8 +135,8 @@ def show_difference(figure: str, score: dict[str, Any] | None) -> str:
     """'-0.7 points [-1.6, +0.3]'."""
     if score is None:
         return ""
-    scale, unit = (100, " points") if figure in PERCENT else (1, "")
-    digits = 1 if figure in PERCENT else 3
+    scale, unit = (100, " points") if in_percent(figure) else (1, "")
+    digits = 1 if in_percent(figure) else 3
     value, low, high = (f"{scale * score[key]:+.{digits}f}" for key in ("value", "low", "high"))
     return f"{value}{unit} [{low}, {high}]"
 

@@ -14,7 +14,7 @@ end, counted, cut and resumed as all others.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from weitiao.core.batch import IGNORE, Batch, Row
 from weitiao.core.errors import DataError
 from weitiao.core.example import Labelled
+from weitiao.core.machine import Choice
 from weitiao.core.objective import Headed
 from weitiao.core.pooling import Pool, TextRow, cut_end, labelled_at_end, pooled, text_row
 from weitiao.core.processor import Processor
@@ -33,6 +34,7 @@ from weitiao.core.tunable import TunableModel
 HEAD = "classes"
 MOST = 1000  # more classes than this are rather a wrong column
 THRESHOLD = 0.5
+ENOUGH = 10  # validation rows that hold a class, from which it gets a threshold of its own
 
 
 class Classification(Headed):
@@ -54,6 +56,9 @@ class Classification(Headed):
     """On what is pooled, while training."""
     class_weights: Literal["balanced"] | dict[str, float] | None = None
     """How much a class counts; balanced: rows / (classes x rows of the class)."""
+    threshold: float | dict[str, float] | Literal["validation"] = "validation"
+    """Where several classes may hold: from which probability on one does; by class; or for each class the best on the
+    validation rows, chosen when all is learnt (until then 0.5)."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """This share of the target is spread over all classes (Szegedy et al. 2016, sec. 7)."""
     focal_gamma: float = Field(default=0.0, ge=0)
@@ -160,10 +165,31 @@ class Classification(Headed):
         p = z.sigmoid() if self.several else z.softmax(1)
         return [dict(zip(self.classes, row)) for row in p.tolist()]
 
+    def least(self, name: str) -> float:
+        """From which probability on a class holds, where several may."""
+        if isinstance(self.threshold, dict):
+            return self.threshold.get(name, THRESHOLD)
+        return THRESHOLD if self.threshold == "validation" else self.threshold
+
+    def tuned(
+        self, ask: Callable[[str], Sequence[tuple[dict[str, float], Labelled]]]
+    ) -> tuple["Classification", list[Choice]]:
+        """Where several classes may hold: each one's threshold, by its F1 on validation rows; rare ones share one."""
+        if not self.several or self.threshold != "validation":
+            return self, []
+        rows = ask("")
+        marks = {c: [(said[c], c in x.labels) for said, x in rows] for c in self.classes}
+        shared = best_threshold([mark for each in marks.values() for mark in each])
+        own = {c: sum(right for _, right in each) >= ENOUGH for c, each in marks.items()}
+        found = {c: best_threshold(marks[c]) if own[c] else shared for c in self.classes}
+        shown = ", ".join(f"{c} {line:.3g}" for c, line in found.items())
+        words = f"the best F1 on {len(rows)} validation rows; classes in fewer than {ENOUGH} of them share one"
+        return self.model_copy(update={"threshold": found}), [Choice("objective.threshold", shown, words)]
+
     def chosen(self, said: dict[str, float]) -> tuple[str, ...]:
         """The classes that hold, by their probabilities."""
         if self.several:
-            return tuple(sorted(c for c, p in said.items() if p >= THRESHOLD))
+            return tuple(sorted(c for c, p in said.items() if p >= self.least(c)))
         return (max(said, key=lambda c: said[c]),)
 
     def shown(self, said: dict[str, float]) -> dict[str, Any]:
@@ -180,3 +206,23 @@ def _natural(label: str) -> tuple[bool, float, str]:
     """Numbers by their size, then words."""
     number = label.lstrip("-").isdigit()
     return not number, float(label) if number else 0.0, label
+
+
+def best_threshold(marks: Sequence[tuple[float, bool]]) -> float:
+    """Between which two probabilities a line gives the best F1, exactly; 0.5 where nothing is right.
+
+    Args:
+        marks: (probability, whether it is right).
+
+    >>> best_threshold([(0.9, True), (0.4, True), (0.3, False), (0.1, False)])
+    0.35
+    """
+    ranked, right = sorted(marks, reverse=True), sum(mark for _, mark in marks)
+    best, line, hits = 0.0, THRESHOLD, 0
+    for i, (p, mark) in enumerate(ranked, 1):
+        hits += mark
+        below = ranked[i][0] if i < len(ranked) else 0.0
+        f1 = 2 * hits / (i + right)
+        if below < p and f1 > best:
+            best, line = f1, (p + below) / 2
+    return line

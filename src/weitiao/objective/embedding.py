@@ -136,7 +136,7 @@ class Embedding(Objective):
 
     def texts(self, batch: Batch) -> list[Row]:
         """Every text of a batch, row after row."""
-        return [part for row in _rows(batch) for part in parts(row)]
+        return [part for row in batch.rows for part in parts(row)]
 
     def embed(self, model: TunableModel, texts: Sequence[Row]) -> Tensor:
         """[P, D] fp32, of length 1, in the order of the texts."""
@@ -208,7 +208,7 @@ class Embedding(Objective):
     def predict(self, model: TunableModel, batch: Batch) -> list[Tensor]:
         """Of each row, its texts' vectors [P, D]."""
         texts = self.texts(batch)
-        many = [len(parts(row)) for row in _rows(batch)]
+        many = [len(parts(row)) for row in batch.rows]
         return list(self.embed(model, texts).cpu().split(many))
 
     def shown(self, said: Tensor) -> dict[str, Any]:
@@ -246,8 +246,3 @@ def parts(row: Row) -> list[Row]:
 def likenesses(marks: Sequence[int]) -> list[float]:
     """Labels back to the numbers whose bits they are."""
     return [struct.unpack("<f", struct.pack("<i", mark))[0] for mark in marks]
-
-
-def _rows(batch: Batch) -> list[Row]:
-    ids, labels = batch.input_ids.tolist(), batch.labels.tolist()
-    return [Row(input_ids=ids[a:b], labels=labels[a:b]) for a, b in zip(batch.bounds, batch.bounds[1:])]

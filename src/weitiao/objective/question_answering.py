@@ -21,8 +21,9 @@ that does not hold the whole answer is one without an answer. The numbers n lead
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal, TypedDict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, pairwise
+from typing import Annotated, Any, ClassVar, Literal, TypedDict
 
 import torch
 from pydantic import Field
@@ -31,6 +32,7 @@ from torch.nn import functional as F
 
 from weitiao.core.batch import IGNORE, Batch, NotedRow, Row
 from weitiao.core.example import Question
+from weitiao.core.machine import Choice
 from weitiao.core.objective import Headed
 from weitiao.core.processor import Processor
 from weitiao.core.tunable import TunableModel
@@ -63,6 +65,8 @@ class Found(TypedDict):
     """Its share among the best spans of all windows and "no answer": softmax of the scores."""
     no_answer: float
     """Score of "no answer" less the best span's; above the threshold, there is none."""
+    best: str
+    """What the best span says, be it the answer or not."""
 
 
 class QuestionAnswering(Headed):
@@ -75,8 +79,9 @@ class QuestionAnswering(Headed):
 
     unanswerable: bool | Literal["auto"] = "auto"
     """There may be no answer (SQuAD 2.0); auto: if some training row has none. False: the best span is always said."""
-    threshold: float = Field(default=0.0, allow_inf_nan=False)
-    """How much the score of "no answer" must be above the best span's."""
+    threshold: Annotated[float, Field(allow_inf_nan=False)] | Literal["validation"] = "validation"
+    """How much the score of "no answer" must be above the best span's; validation: what answers most validation rows
+    exactly, chosen when all is learnt (until then 0)."""
     longest: int = Field(default=30, ge=1)
     """An answer has at most so many tokens."""
     overlap: int = Field(default=128, ge=0)
@@ -208,24 +213,44 @@ class QuestionAnswering(Headed):
                     scores[i, j] = max(score, scores.get((i, j), -math.inf))
         best = sorted(scores, key=lambda span: -scores[span])[:BEST]
         if not best:
-            return Found(text="", start=0, end=0, probability=1.0, no_answer=0.0)
+            return Found(text="", start=0, end=0, probability=1.0, no_answer=math.inf, best="")
         none = min(spans["none"] for spans in said)
         every = [scores[span] for span in best] + ([none] if self.unanswerable else [])
         whole = sum(math.exp(x - max(every)) for x in every)
         more = none - scores[best[0]]
-        if self.unanswerable and more > self.threshold:
-            return Found(text="", start=0, end=0, probability=math.exp(none - max(every)) / whole, no_answer=more)
         start, end = places[best[0][0]][0], places[best[0][1]][1]
         words = example.context[start:end]
+        if self.unanswerable and more > (0.0 if self.threshold == "validation" else self.threshold):
+            none_said = math.exp(none - max(every)) / whole
+            return Found(text="", start=0, end=0, probability=none_said, no_answer=more, best=words.strip())
         start += len(words) - len(words.lstrip())
         probability = math.exp(scores[best[0]] - max(every)) / whole
         words = words.strip()
-        return Found(text=words, start=start, end=start + len(words), probability=probability, no_answer=more)
+        end = start + len(words)
+        return Found(text=words, start=start, end=end, probability=probability, no_answer=more, best=words)
+
+    def tuned(self, ask: Callable[[str], Sequence[tuple[Found, Question]]]) -> tuple["QuestionAnswering", list[Choice]]:
+        """Where there may be no answer: the threshold that answers most validation rows exactly (Rajpurkar et al. 2018,
+        "Know What You Don't Know", arXiv 1806.03822, sec. 5)."""
+        if not self.unanswerable or self.threshold != "validation":
+            return self, []
+        rows = sorted(((said["no_answer"], said["best"], x) for said, x in ask("")), key=lambda row: row[0])
+        gains = [  # of saying the span, over saying "no answer", row by row from the surest span on
+            (float(any(said == words for _, words in x.answers)) - float(not x.answers)) for _, said, x in rows
+        ]
+        sums = [0.0, *accumulate(gains)]
+        many = max(range(len(sums)), key=lambda i: sums[i])
+        margins = [x for x, *_ in rows if math.isfinite(x)]
+        edges = [margins[0] - 1.0, *((a + b) / 2 for a, b in pairwise(margins)), margins[-1] + 1.0] if margins else [0.0]
+        line = edges[min(many, len(edges) - 1)]
+        words = f"answers most of {len(rows)} validation rows exactly"
+        return self.model_copy(update={"threshold": line}), [Choice("objective.threshold", f"{line:.4g}", words)]
 
     def shown(self, said: Found) -> dict[str, Any]:
         """Where the answer stands, in characters of the context."""
         place = {"predicted_start": said["start"], "predicted_end": said["end"]} if said["text"] else {}
-        more = {"no_answer_score": round(said["no_answer"], 6)} if self.unanswerable else {}
+        known = self.unanswerable and math.isfinite(said["no_answer"])
+        more = {"no_answer_score": round(said["no_answer"], 6)} if known else {}
         return {**place, "probability": round(said["probability"], 6), **more}
 
     def answer(self, said: Found) -> str:

@@ -100,7 +100,7 @@ def refuse_encoder(objective: Objective, family: str) -> None:
         RecipeError: the objective needs a model that writes; what an encoder can learn is named.
     """
     if family and objective.writes:
-        able = [name for name in names("objective") if not find("objective", name).writes]  # pyright: ignore
+        able = [name for name in names("objective") if find("objective", name).writes is not True]  # pyright: ignore
         words = f"{objective.name} needs a model that writes, and the base is an encoder ({family})"
         raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}.")
 
@@ -111,11 +111,13 @@ def refuse_metrics(objective: Objective, wanted: Sequence[str]) -> None:
     Raises:
         RecipeError: a metric is not among them.
     """
-    own = ("loss", *objective.metrics)
+    parts = objective.parts()
+    known = [f"{task}.{name}" if task else name for task, part in parts.items() for name in part.metrics]
+    own = ("loss", *known, *(name.rpartition(".")[2] for name in known))
     strange = [name for name in wanted if name not in own]
-    if strange and (objective.predicts or not objective.writes):
+    if strange and all(part.predicts or not part.writes for part in parts.values()):
         words = f"{strange[0]} does not fit objective: {objective.name}"
-        raise RecipeError(f"evaluate.metrics, train.best: {words}. Its metrics: {', '.join(objective.metrics)}.")
+        raise RecipeError(f"evaluate.metrics, train.best: {words}. Its metrics: {', '.join(known)}.")
 
 
 def refuse_regularizers(recipe: Recipe) -> None:
@@ -127,7 +129,12 @@ def refuse_regularizers(recipe: Recipe) -> None:
     if recipe.regularizers and recipe.objective.step != "accumulate":
         words = f"{recipe.objective.name} takes its steps in its own way ({recipe.objective.step})"
         raise RecipeError(f"regularizers: {words}, which would pass over them.")
+    if recipe.regularizers and len(recipe.objective.parts()) > 1:
+        raise RecipeError(f"regularizers: each changes the loss of one task, and {recipe.objective.name} has several.")
     for part in recipe.regularizers:
+        if part.swaps_weights and choose_recompute(recipe).value == "on":  # pyright: ignore[reportAttributeAccessIssue]
+            words = "runs layers once more, when the weights are others again; leave train.recompute off"
+            raise RecipeError(f"regularizers: {part.name}: gradient checkpointing {words}.")
         if why := part.refuse(recipe.objective, recipe.method):  # pyright: ignore[reportAttributeAccessIssue]
             raise RecipeError(f"regularizers: {part.name}: {why}.")
 
@@ -142,7 +149,7 @@ def refuse_decoder(objective: Objective, family: str) -> None:
         RecipeError: the objective needs an encoder; what such a model can learn is named.
     """
     if objective.recovers and not family:
-        able = [name for name in names("objective") if not find("objective", name).recovers]  # pyright: ignore
+        able = [name for name in names("objective") if find("objective", name).recovers is not True]  # pyright: ignore
         words = f"{objective.name} needs an encoder (BERT and its kind), and the base is a model that writes"
         raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}; plain text with causal_lm.")
 
@@ -166,15 +173,26 @@ def choose_weights(recipe: Recipe, source: Any, lengths: Any) -> tuple[tuple[flo
     Args:
         source, lengths: of every row.
     """
-    weights = tuple(x.weight for x in recipe.data)
+    weights, told = _of_tasks(recipe, source)
     if recipe.replay is None:
-        return weights, []
+        return weights, told
     tokens = [int(lengths[source == number].sum()) for number in range(len(weights) + 1)]
     share = recipe.replay.share
     wanted = share / (1 - share) * sum(w * n for w, n in zip(weights, tokens))
     times = wanted / max(tokens[-1], 1)
     reason = f"{share:.0%} of all tokens; its {tokens[-1]:,} tokens are used {times:.2g} times an epoch"
-    return (*weights, times), [Choice("replay", recipe.replay.path, reason)]
+    return (*weights, times), [*told, Choice("replay", recipe.replay.path, reason)]
+
+
+def _of_tasks(recipe: Recipe, source: Any) -> tuple[tuple[float, ...], list[Choice]]:
+    """How often each source's rows are used, by their own weights and by what their tasks make of them."""
+    rows: dict[str, int] = {}
+    for number, x in enumerate(recipe.data):
+        rows[x.task] = rows.get(x.task, 0) + round(x.weight * int((source == number).sum()))
+    often = recipe.objective.often(rows)
+    weights = tuple(x.weight * often.get(x.task, 1.0) for x in recipe.data)
+    words = ", ".join(f"{task} {times:.2g} x {rows[task]:,}" for task, times in often.items())
+    return weights, [Choice("rows of each task an epoch", words, "by objective.temperature")] if often else []
 
 
 def choose_steps(recipe: Recipe, of_epochs: int) -> Choice:

@@ -15,7 +15,7 @@ from weitiao.core.batch import IGNORE, Batch, Row, pack
 from weitiao.core.finding import Finding
 from weitiao.core.objective import Objective
 from weitiao.core.registry import find_module
-from weitiao.core.tunable import TunableModel, checksum
+from weitiao.core.tunable import HEAD, TunableModel, checksum
 from weitiao.train.distributed import Machines
 from weitiao.train.plan import Plan
 from weitiao.train.state import State
@@ -24,6 +24,7 @@ STEPS = 3
 TOKENS = 512  # of the rows that are rehearsed with
 COUPLED = 4  # rows, at least, where they learn from each other: one alone has nothing to learn
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # relative, of a row's loss
+NEAR = 100  # steps whose rows are looked through for a task that the first has none of
 NAMED = 5
 
 
@@ -37,7 +38,7 @@ def rehearse(
 ) -> Iterator[Finding]:
     """Take a few steps, each machine for itself, and go back: model, random generators and optimizer are as before."""
     alone = machines.alone()
-    batch = _few_rows([b for b in loader(0) if b.tokens], COUPLED if objective.couples_rows else 1)
+    batch = _few_rows(loader, objective)
     if batch is None:
         return
     batch = batch.to(model.device)
@@ -74,7 +75,8 @@ def _steps(
         model.model.train(was)
         thaw(0)
         state.load(tensors, numbers)
-    still = sorted(model.trainable().keys() - moved)
+    absent = tuple(f"{HEAD}{task}/" for task in objective.parts() if batch.tasks and task not in batch.tasks)
+    still = sorted(name for name in model.trainable().keys() - moved if not name.startswith(absent))
     every = len(model.trainable())
     if still:
         names = ", ".join(still[:NAMED])
@@ -102,7 +104,7 @@ def _at_each_level(model: TunableModel, batch: Batch) -> list[Batch]:
 
 
 def _packed_is_alone(model: TunableModel, objective: Objective, batch: Batch, tolerance: float) -> Finding:
-    rows = _rows(batch)
+    rows = batch.rows
     with model.evaluating(), torch.no_grad():
         together = objective.row_losses(model, batch)
         alone = [objective.row_losses(model, pack([row]).to(model.device))[0] for row in rows]
@@ -115,7 +117,7 @@ def _packed_is_alone(model: TunableModel, objective: Objective, batch: Batch, to
 
 def _loss_by_hand(model: TunableModel, objective: Objective, batch: Batch, tolerance: float) -> Finding:
     """The plain forward pass of transformers, row by row, scored in the textbook way."""
-    rows = _rows(batch)
+    rows = batch.rows
     with model.evaluating(), torch.no_grad():
         reported = sum(total for total, _ in objective.row_losses(model, batch))
         by_hand = 0.0
@@ -129,17 +131,29 @@ def _loss_by_hand(model: TunableModel, objective: Objective, batch: Batch, toler
     return Finding("loss", "fine" if gap <= tolerance else "error", words)
 
 
-def _rows(batch: Batch) -> list[Row]:
-    ids, labels = batch.input_ids.tolist(), batch.labels.tolist()
-    return [Row(input_ids=ids[a:b], labels=labels[a:b]) for a, b in zip(batch.bounds, batch.bounds[1:])]
+def _few_rows(loader: Callable[[int], list[Batch]], objective: Objective) -> Batch | None:
+    """Some rows of the first window, shortest first, up to a bound; as many of each task as it needs, if they are near."""
+    missing, rows = set(objective.parts()), list[Row]()
+    for number in range(NEAR):
+        some = [row for batch in loader(number) if batch.tokens for row in batch.rows]
+        rows += some if number == 0 else [row for row in some if _task(row) in missing]
+        missing -= {_task(row) for row in rows}
+        if not missing:
+            break
+    rows.sort(key=lambda row: len(row["input_ids"]))
+    least = COUPLED if objective.couples_rows else 1
+    chosen = [row for task in objective.parts() for row in [x for x in rows if _task(x) == task][:least]]
+    tokens = sum(len(row["input_ids"]) for row in chosen)
+    taken = {id(row) for row in chosen}
+    for row in rows:
+        if id(row) not in taken and tokens + len(row["input_ids"]) <= TOKENS:
+            chosen.append(row)
+            tokens += len(row["input_ids"])
+    return pack(chosen) if chosen else None
 
 
-def _few_rows(window: list[Batch], least: int) -> Batch | None:
-    """Some rows of the first window, shortest first, up to a bound; at least so many."""
-    rows = sorted((row for batch in window for row in _rows(batch)), key=lambda row: len(row["input_ids"]))
-    sums = [sum(len(row["input_ids"]) for row in rows[: i + 1]) for i in range(len(rows))]
-    many = max(least, sum(total <= TOKENS for total in sums))
-    return pack(rows[:many]) if rows else None
+def _task(row: Row) -> str:
+    return row.get("task", "")
 
 
 def _frozen(model: TunableModel) -> dict[str, int]:

@@ -82,4 +82,6 @@ def finish(
     tokens = machines.add({"tokens": float(sum(batch.tokens for batch in window))})["tokens"]
     whole = sum(counts.values())
     value = sum(sums[task] / counts[task] for task in sums if counts[task]) if whole else math.nan
-    return Taken(value, int(tokens), int(whole), {name: note / whole for name, note in notes.items() if whole})
+    means = {f"{x} loss": notes.pop(x) / counts[x] for x in counts if x in notes and counts[x]}
+    means |= {name: note / whole for name, note in notes.items() if whole}
+    return Taken(value, int(tokens), int(whole), means)

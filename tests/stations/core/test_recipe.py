@@ -58,7 +58,7 @@ def test_what_is_written_is_what_is_meant(tmp_path: Path) -> None:
     assert (recipe.method.name, recipe.objective.name) == ("lora", "sft")
     assert recipe.train.optimizer.betas == (0.9, 0.95)
     assert recipe.train.learning_rate == 2e-4 and isinstance(recipe.train.learning_rate, float)
-    assert isinstance(recipe.evaluate.data, Source)
+    assert [type(x) for x in recipe.evaluate.data] == [Source]
 
 
 def test_out_and_in_again_is_the_same(tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from weitiao.core.errors import DataError, RecipeError
-from weitiao.core.example import BadRow, Chat, Text
+from weitiao.core.example import BadRow
 from weitiao.core.recipe import Source
 from weitiao.core.registry import find_module
 from weitiao.data.read import files_of, read_sources
 from weitiao.data.records import Record
+from weitiao.objective.causal_lm import CausalLM
+from weitiao.objective.sft import SFT
 
 ROWS = [
     {"prompt": "what", "completion": "time"},
@@ -169,7 +171,7 @@ def test_a_wrong_encoding_that_was_named(tmp_path: Path) -> None:
 
 def test_an_encoding_that_nobody_knows(tmp_path: Path) -> None:
     with pytest.raises((DataError, RecipeError), match="utf-9"):
-        read_sources([Source(path=str(jsonl(tmp_path / "a.jsonl")), encoding="utf-9")], Chat, 1.0)
+        read_sources([Source(path=str(jsonl(tmp_path / "a.jsonl")), encoding="utf-9")], SFT(), 1.0)
 
 
 # -- sources ----------------------------------------------------------------------------------------------------------
@@ -179,7 +181,7 @@ def test_one_bad_line_in_ten_thousand_goes_on(tmp_path: Path) -> None:
     rows = [json.dumps({"prompt": f"{i}", "completion": "x"}) for i in range(10_000)]
     rows[77] = rows[77][:-1]
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
-    reading = read_sources([Source(path=str(tmp_path / "a.jsonl"))], Chat, 0.01)
+    reading = read_sources([Source(path=str(tmp_path / "a.jsonl"))], SFT(), 0.01)
     assert len(reading.examples) == 9_999 and [x.where.line for x in reading.bad] == [78]
     assert next(iter(reading.mappings.values())) == "prompt -> completion"
 
@@ -190,23 +192,23 @@ def test_a_folder_a_pattern_and_a_limit(tmp_path: Path) -> None:
     (tmp_path / "notes.docx").write_text("not read")
     assert [x.name for x in files_of(Source(path=str(tmp_path)))] == ["a.jsonl", "b.jsonl"]
     assert [x.name for x in files_of(Source(path=f"{tmp_path}/b*.jsonl"))] == ["b.jsonl"]
-    reading = read_sources([Source(path=str(tmp_path), limit=2), Source(path=f"{tmp_path}/a.jsonl", limit=1)], Chat, 0.0)
+    reading = read_sources([Source(path=str(tmp_path), limit=2), Source(path=f"{tmp_path}/a.jsonl", limit=1)], SFT(), 0.0)
     assert [x.source for x in reading.examples] == [0, 0, 0, 0, 1]
 
 
 def test_an_ending_nobody_reads(tmp_path: Path) -> None:
     (tmp_path / "a.docx").write_text("x")
     with pytest.raises(DataError, match=r"an ending nobody reads; known are .*.csv, .json, .jsonl.*Or write format: jsonl"):
-        read_sources([Source(path=str(tmp_path / "a.docx"))], Text, 0.0)
+        read_sources([Source(path=str(tmp_path / "a.docx"))], CausalLM(), 0.0)
     jsonl(tmp_path / "a.docx")
-    assert len(read_sources([Source(path=str(tmp_path / "a.docx"), format="jsonl")], Chat, 0.0).examples) == 3
+    assert len(read_sources([Source(path=str(tmp_path / "a.docx"), format="jsonl")], SFT(), 0.0).examples) == 3
     with pytest.raises(RecipeError, match="there is no reader called 'json'. Did you mean 'jsonl'"):
-        read_sources([Source(path=str(tmp_path / "a.docx"), format="json")], Chat, 0.0)
+        read_sources([Source(path=str(tmp_path / "a.docx"), format="json")], SFT(), 0.0)
 
 
 def test_half_a_surrogate_pair_is_a_bad_row(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\n{"text": "half \\ud83d"}\n{"text": " "}\n')
-    reading = read_sources([Source(path=str(tmp_path / "a.jsonl"))], Text, 1.0)
+    reading = read_sources([Source(path=str(tmp_path / "a.jsonl"))], CausalLM(), 1.0)
     assert [x.reason for x in reading.bad] == [
         "the text holds half of a surrogate pair, which is no character", "the text is empty",
     ]  # fmt: skip

@@ -1,5 +1,6 @@
 """Classification: its loss by definition, its rows, its words for what cannot be, and a whole trip on an encoder."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from weitiao.core.example import Labelled
 from weitiao.core.recipe import Recipe
 from weitiao.data.processor import ChatProcessor
 from weitiao.evaluate.metrics.f1 import F1
-from weitiao.objective.classification import Classification
+from weitiao.objective.classification import Classification, best_threshold
 from weitiao.opened import evaluate, open_model
 
 TEXTS = ("the quick brown fox", "what time is it in paris", "seven wizards mix boxes of liquid", "你好 世界")
@@ -88,6 +89,43 @@ def test_several_classes_may_hold() -> None:
     said = {"a": 0.9, "b": 0.2, "c": 0.5}
     assert objective.chosen(said) == ("a", "c") and objective.answer(dict.fromkeys("abc", 0.1)) == "none"
     assert objective.judged(said, found[1]) == (("a", "c"), ("a", "b"))
+
+
+def test_the_best_threshold_is_the_best_of_all() -> None:
+    dice = random.Random(1)
+    for many in (1, 3, 30):
+        marks = [(round(dice.random(), 2), dice.random() < 0.4) for _ in range(many)]
+
+        def f1(line: float, marks: list = marks) -> float:
+            said = [p >= line for p, _ in marks]
+            return float(f1_score([x for _, x in marks], said, zero_division=0))
+
+        assert f1(best_threshold(marks)) == pytest.approx(max(f1(x / 200) for x in range(201)))
+    assert best_threshold([(0.9, False)]) == 0.5
+
+
+def test_thresholds_are_chosen_on_validation_rows(quick: Any, encoder: Path, tmp_path: Path) -> None:
+    """Each class's own where enough rows hold it, written into the run, used by whoever opens it; asked-for ones stay."""
+    kinds = [["fox"] if i % 3 else ["fox", "dog"] if i % 2 else [] for i in range(90)] + [["rare"]] * 6
+    rows = [{"text": f"{' '.join(x)} the quick {'brown ' * (i % 4)}{i}", "labels": x} for i, x in enumerate(kinds)]
+    shape: dict[str, Any] = {
+        "base": str(encoder),
+        "data": [{"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))}],
+        "validation": 0.4,
+        "train": {"steps": 5, "learning_rate": 1e-3},
+        "evaluate": {"metrics": "auto", "samples": 0},
+    }
+    run = quick(**shape, objective="classification")
+    found = run.read("plan.json")["objective"]["threshold"]
+    assert set(found) == {"fox", "dog", "rare"} and found["fox"] != found["rare"]
+    assert "validation rows" in run.read("plan.json")["choices"]["objective.threshold"]["reason"]
+    opened = open_model(str(run.folder))
+    assert opened.objective.threshold == found  # pyright: ignore[reportAttributeAccessIssue]
+    said = {"fox": found["fox"] + 1e-6, "dog": found["dog"] - 1e-6, "rare": 0.0}
+    assert opened.objective.answer(said) == "fox"
+    asked = quick(**shape, objective={"name": "classification", "threshold": 0.3}, out=str(tmp_path / "asked"))
+    assert asked.read("plan.json")["objective"]["threshold"] == 0.3
+    assert "objective.threshold" not in asked.read("plan.json")["choices"]
 
 
 def test_macro_f1_over_several_classes_is_scikit_learn_s() -> None:

@@ -1,6 +1,7 @@
 """Extractive question answering: labels, loss by definition, windows, spans in characters, SQuAD's rules, whole trips."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,26 @@ def test_windows_are_joined_in_characters_of_the_text() -> None:
     assert sure["text"] == "the lazy dog" and sure["probability"] == pytest.approx(float(e[0] / (e[0] + e[2])))
 
 
+def test_the_threshold_answers_most_validation_rows() -> None:
+    """As good as the best of all thresholds, tried one by one; where all have an answer nothing is chosen."""
+    dice = random.Random(0)
+    for many in (1, 2, 7, 40):
+        rows = []
+        for i in range(many):
+            right = ((0, "fox"),) * dice.choice((0, 1))
+            said = {"no_answer": round(dice.gauss(-1.0 if right else 1.0, 2.0), 1), "best": dice.choice(("fox", "dog"))}
+            rows.append((said, Question("who", f"fox {i}", right)))
+
+        def hits(line: float, rows: list = rows) -> int:
+            said = ["" if x["no_answer"] > line else x["best"] for x, _ in rows]
+            return sum(a in [w for _, w in x.answers] if x.answers else a == "" for a, (_, x) in zip(said, rows))
+
+        objective, told = QuestionAnswering(unanswerable=True).tuned(lambda task, rows=rows: rows)  # pyright: ignore
+        assert hits(objective.threshold) == max(hits(x / 20) for x in range(-400, 400)) and len(told) == 1  # pyright: ignore
+    untouched = (QuestionAnswering(unanswerable=False), QuestionAnswering(unanswerable=True, threshold=0.5))
+    assert all(x.tuned(lambda task: pytest.fail("nobody needs to be asked")) == (x, []) for x in untouched)
+
+
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -163,7 +184,7 @@ def squad(path: Path, **more: Any) -> Path:
 
 def test_squad_s_json_is_read_question_by_question(tmp_path: Path) -> None:
     file = squad(tmp_path / "train-v2.0.json")
-    reading = read_sources((Source(path=str(file)),), Question, 1.0)
+    reading = read_sources((Source(path=str(file)),), QuestionAnswering(), 1.0)
     assert [x.example.answers for x in reading.examples] == [((TEXT.index("paris"), "paris"),), ()]  # pyright: ignore
     raw = file.read_bytes()
     assert [raw[x.where.offset :][:9] for x in reading.examples] == [b'"id": "a"', '"id": "ü'.encode()]  # pyright: ignore
@@ -220,7 +241,7 @@ def test_answers_are_checked_against_the_text(row: dict, answers: Any) -> None:
 
 def test_questions_about_one_text_stay_on_one_side(tmp_path: Path) -> None:
     rows = [{"question": f"what {i}", "context": f"text {i % 20}", "answers": []} for i in range(200)]
-    reading = read_sources((Source(path=str(write_jsonl(tmp_path / "rows.jsonl", rows))),), Question, 0.0)
+    reading = read_sources((Source(path=str(write_jsonl(tmp_path / "rows.jsonl", rows))),), QuestionAnswering(), 0.0)
     train, held, how = split(reading.examples, 0.2)
     assert how == "by the hash of the context" and len(held) >= 10
     assert not {x.example.context for x in train} & {x.example.context for x in held}  # pyright: ignore
@@ -285,7 +306,8 @@ def test_it_learns_and_is_opened_again(quick: Any, tmp_path: Path, family: str) 
         if line["predicted"]:
             assert row["context"][line["predicted_start"] : line["predicted_end"]] == line["predicted"]
         right += line["predicted"] in (row["answers"]["text"] or [""])
-        assert 0 < line["probability"] <= 1 and (line["no_answer_score"] > 0) == (line["predicted"] == "")
+        above = line["no_answer_score"] > opened.objective.threshold  # pyright: ignore[reportAttributeAccessIssue]
+        assert 0 < line["probability"] <= 1 and above == (line["predicted"] == "")
     assert right > 42
     reasons = [json.loads(x)["reason"] for x in (tmp_path / "out.jsonl.bad_rows.jsonl").read_text().splitlines()]
     assert "'context' is missing" in reasons[0] and "no room for the text" in reasons[1]

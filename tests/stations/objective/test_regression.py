@@ -119,12 +119,12 @@ def test_what_is_no_number_is_put_aside(tmp_path: Path, given: Any, words: str) 
     file = tmp_path / "rows.jsonl"
     rows = [{"text": "fox", "score": 1}, {"text": "fox", "score": given}, {"text": " ", "score": 2}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    reading = read_sources((Source(path=str(file)),), Rated, 1.0)
+    reading = read_sources((Source(path=str(file)),), Regression(), 1.0)
     assert [x.example.values for x in reading.examples] == [(1.0,)]  # pyright: ignore
     assert [x.where.line for x in reading.bad] == [2, 3]
     assert words in reading.bad[0].reason and reading.bad[1].reason == "the text is empty"
     with pytest.raises(TooManyBadRows, match="2 of 3 rows cannot be used"):
-        read_sources((Source(path=str(file)),), Rated, 0.5)
+        read_sources((Source(path=str(file)),), Regression(), 0.5)
 
 
 @pytest.mark.parametrize(

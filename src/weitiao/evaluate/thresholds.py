@@ -1,0 +1,33 @@
+"""What an objective chooses when all is learnt, on the validation rows: from which score on an answer is given."""
+
+from weitiao.core.desk import Desk
+from weitiao.core.held_out import HeldOut
+from weitiao.core.objective import Objective
+from weitiao.core.run import Run
+from weitiao.core.tunable import TunableModel
+from weitiao.evaluate.measure import predict
+
+
+def tune(
+    model: TunableModel, objective: Objective, validation: HeldOut | None, final: HeldOut | None, run: Run, desk: Desk
+) -> Objective:
+    """The objective with its thresholds, which are written into the Run and said.
+
+    Args:
+        validation: the rows that they are chosen on; None: nothing is chosen.
+        final: the rows that have the last word.
+    """
+    if validation is None:
+        return objective
+    rows = validation
+
+    def ask(task: str) -> list:
+        return predict(model.for_task(task), objective.part(task), rows.tasks.get(task, rows), desk.track)
+
+    tuned, told = objective.tuned(ask)
+    if told:
+        desk.tell(run, *told)
+        run.add_to_plan(objective=tuned.as_recipe())
+        if final is validation:
+            desk.warn("The figures below are measured on the rows that thresholds were chosen on: name evaluate.data.")
+    return tuned

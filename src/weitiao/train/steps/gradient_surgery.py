@@ -1,0 +1,70 @@
+"""Several tasks whose gradients may point apart: what conflicts is taken out before they are added (PCGrad).
+
+Yu et al. 2020, "Gradient Surgery for Multi-Task Learning", arXiv 2001.06782, algorithm 1:
+
+    g_i = gradient of task i's mean loss, over the whole window and all machines
+    for each i, for each j != i in a random order:   if g_i' . g_j < 0:   g_i' -= (g_i' . g_j) / |g_j|^2 g_j
+    the step's gradient is the sum of all g_i'
+
+The products are over all trained weights together. A weight that only one task uses (its head) has no conflicts.
+"""
+
+import random
+
+import torch
+from torch import Tensor
+
+from weitiao.core.batch import Batch, only
+from weitiao.core.objective import Objective
+from weitiao.core.tunable import TunableModel
+from weitiao.train.distributed import Machines
+from weitiao.train.step import Taken, back, count, finish
+
+
+def take(model: TunableModel, objective: Objective, window: list[Batch], machines: Machines, scale: float = 1.0) -> Taken:
+    """Leave the sum of the tasks' gradients, what conflicts taken out, times `scale`, in every trainable parameter.
+
+    Returns:
+        The window's loss and what was counted, over all machines.
+    """
+    counts = machines.add(count(objective, window))
+    weights = list(model.trainable().values())
+    sums: dict[str, float] = {}
+    notes: dict[str, float] = {}
+    gradients: list[list[Tensor]] = []
+    for task in counts:
+        mine = [only(x, rows) for x in window if (rows := [i for i, name in enumerate(x.tasks) if name == task])]
+        for weight in weights:
+            weight.grad = None
+        found = back(model, objective, mine, counts, scale)
+        sums, notes = sums | found[0], notes | found[1]
+        machines.add_gradients(weights)
+        gradients.append([torch.zeros_like(x) if x.grad is None else x.grad for x in weights])
+    order = sum(machines.collect([x.draw for x in window][:1] if machines.first else []), ())
+    shared = _without_conflicts(gradients, random.Random(repr(order)))
+    for weight, gradient in zip(weights, shared):
+        weight.grad = gradient / machines.world  # `finish` adds all machines' once more
+    return finish(model, window, machines, counts, (sums, notes), scale)
+
+
+def _without_conflicts(gradients: list[list[Tensor]], order: random.Random) -> list[Tensor]:
+    """[K tasks][weights] -> [weights]"""
+    lengths = [_dot(g, g) for g in gradients]
+    whole = [torch.zeros_like(x) for x in gradients[0]]
+    for i, own in enumerate(gradients):
+        mine = [x.clone() for x in own]
+        others = [j for j in range(len(gradients)) if j != i and lengths[j] > 0]
+        order.shuffle(others)
+        for j in others:
+            along = _dot(mine, gradients[j])
+            if along < 0:
+                for x, g in zip(mine, gradients[j]):
+                    x.sub_(g, alpha=along / lengths[j])
+        for x, g in zip(whole, mine):
+            x.add_(g)
+    return whole
+
+
+def _dot(a: list[Tensor], b: list[Tensor]) -> float:
+    """Over all weights, in double precision."""
+    return float(sum((x.double() * y.double()).sum() for x, y in zip(a, b)))
