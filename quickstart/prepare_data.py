@@ -5,7 +5,8 @@ once, a message that two topics claim is dropped, and messages that are nearly t
 pieces >= 0.6) are put on one side of the split together, one of them at most among the held-out rows. A short chat
 part teaches the corpus's own replies to greetings and small talk.
 
-Writes quickstart/data/{train,test,chat}.jsonl and few_shot.json; the same bytes every time.
+Writes quickstart/data/{train,test,chat}.jsonl (conversations), topics_{train,test}.jsonl (the same messages as text and
+label) and few_shot.json; the same bytes every time.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ HELD_OUT, ALIKE = 210, 0.6
 
 def main() -> None:
     """Make the files, unless they are there."""
-    if (DATA / "test.jsonl").exists():
+    if (DATA / "topics_test.jsonl").exists():
         return
     folder = CORPUS.fetch()
     messages = routed_messages(folder)
@@ -36,11 +37,13 @@ def main() -> None:
     write("train.jsonl", [routing_row(message, topic) for message, topic in train])
     write("test.jsonl", [routing_row(message, topic) for message, topic in test])
     write("chat.jsonl", [chat_row(ask, reply) for ask, reply in small_talk(folder)])
-    shown = {}
+    write("topics_train.jsonl", [{"text": message, "label": topic} for message, topic in train])
+    shown: dict[str, str] = {}
     for message, topic in train:  # one short example of each of five topics, for the five-shot baseline
         if len(shown) < 5 and topic not in shown and len(message) < 60:
             shown[topic] = message
     (DATA / "few_shot.json").write_text(json.dumps([[m, t] for t, m in shown.items()], indent=1))
+    write("topics_test.jsonl", [{"text": message, "label": topic} for message, topic in test])
     print(f"{len(train)} messages to learn from, {len(test)} held out, topics: {', '.join(TOPICS)}")
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -27,31 +28,31 @@ def test_the_name_says_what_it_is(path: Path) -> None:
     assert path.stem == f"{recipe.objective.name}_{recipe.method.name}"
 
 
+def rows_for(eats: type) -> list[dict]:
+    """Forty rows of a kind."""
+    made: dict[type, Any] = {
+        Text: lambda i: {"text": "the quick brown fox " * (5 + i % 7)},
+        Pair: lambda i: {"query": f"the quick brown fox {i}", "document": f"jumps over {i}"},
+        Labelled: lambda i: {"text": f"the quick brown fox {i}", "label": i % 2},
+        Tagged: lambda i: {"text": f"the quick brown fox {i}", "entities": [[16, 19, "who"]]},
+    }
+    if eats in made:
+        return [made[eats](i) for i in range(40)]
+    return {Rated: rated_rows, Question: question_rows}.get(eats, chat_rows)(40)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_two_steps_on_tiny_weights(path: Path, tiny: Path, tmp_path: Path) -> None:
     recipe = read_recipe(path)
     base = save_model(tmp_path / "bert", "bert") if recipe.objective.recovers else tiny
-    if recipe.objective.eats is Text:
-        rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": "the quick brown fox " * (5 + i % 7)} for i in range(40)])
-    elif recipe.objective.eats is Pair:
-        pairs = [{"query": f"the quick brown fox {i}", "document": f"jumps over {i}"} for i in range(40)]
-        rows = write_jsonl(tmp_path / "rows.jsonl", pairs)
-    elif recipe.objective.eats is Labelled:
-        classes = [{"text": f"the quick brown fox {i}", "label": i % 2} for i in range(40)]
-        rows = write_jsonl(tmp_path / "rows.jsonl", classes)
-    elif recipe.objective.eats is Rated:
-        rows = write_jsonl(tmp_path / "rows.jsonl", rated_rows(40))
-    elif recipe.objective.eats is Question:
-        rows = write_jsonl(tmp_path / "rows.jsonl", question_rows(40))
-    elif recipe.objective.eats is Tagged:
-        names = [{"text": f"the quick brown fox {i}", "entities": [[16, 19, "who"]]} for i in range(40)]
-        rows = write_jsonl(tmp_path / "rows.jsonl", names)
-    else:
-        rows = write_jsonl(tmp_path / "rows.jsonl", chat_rows(40))
+    sources = [
+        {"path": str(write_jsonl(tmp_path / f"rows{task}.jsonl", rows_for(part.eats))), **({"task": task} if task else {})}
+        for task, part in recipe.objective.parts().items()
+    ]
     plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     plain |= {
         "base": str(base),
-        "data": [{"path": str(rows)}],
+        "data": sources,
         "out": str(tmp_path / "run"),
         "context": 200,
         "validation": 0.2,

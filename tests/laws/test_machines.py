@@ -9,6 +9,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from conftest import rated_rows, write_jsonl
 from weitiao.core.run import Run
 
 
@@ -29,6 +30,25 @@ def test_two_processes_give_the_weights_of_one(method: object, plain_recipe: dic
     wishes = {"steps": 5, "batch_size": 5, "micro_tokens": 60, "optimizer": {"name": "sgd"}, "learning_rate": 0.5}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({**plain_recipe, "method": method, "train": {**plain_recipe["train"], **wishes}}))
+    same_weights(recipe, tmp_path)
+
+
+def test_two_processes_take_the_same_conflicts_out(plain_recipe: dict, tmp_path: Path) -> None:
+    """Gradient surgery looks at each task's gradient over all machines; heads that a machine has no rows for, too."""
+    kinds = [{"text": f"{'fox ' * (i % 7)}{i}", "label": "ab"[i % 2]} for i in range(30)]
+    files = {"kind": write_jsonl(tmp_path / "kinds.jsonl", kinds)}
+    files["number"] = write_jsonl(tmp_path / "numbers.jsonl", rated_rows(20))
+    tasks = {"kind": {"name": "classification", "dropout": 0.0}, "number": {"name": "regression", "dropout": 0.0}}
+    wishes = {"steps": 5, "batch_size": 5, "micro_tokens": 60, "optimizer": {"name": "sgd"}, "learning_rate": 0.1}
+    aim = {"name": "many_tasks", "tasks": tasks, "gradients": "pcgrad"}
+    data = [{"path": str(file), "task": task} for task, file in files.items()]
+    recipe = tmp_path / "recipe.yaml"
+    more = {"objective": aim, "data": data, "train": {**plain_recipe["train"], **wishes}}
+    recipe.write_text(yaml.safe_dump({**plain_recipe, **more}))
+    same_weights(recipe, tmp_path)
+
+
+def same_weights(recipe: Path, tmp_path: Path) -> None:
     one, two = train(recipe, tmp_path / "one", 1), train(recipe, tmp_path / "two", 2)
     a, b = (load_file(run.folder / "trained" / "weights.safetensors") for run in (one, two))
     assert a.keys() == b.keys()
