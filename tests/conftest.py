@@ -107,10 +107,12 @@ def old_run(base: Path | str = "llama") -> str:
     folder = base if isinstance(base, Path) else save_model(place / base, base)
     chats, classes = chat_rows(8, answers=("the lazy dog",)), [{"text": f"fox {i}", "label": i % 2} for i in range(8)]
     reads = base in FAMILIES and base not in DECODERS
-    rows = write_jsonl(place / "old.jsonl", classes if reads else chats)
+    halves = base in HALVES
+    rewritten = [{"source": f"fox {i}", "target": "the lazy dog"} for i in range(8)]
+    rows = write_jsonl(place / "old.jsonl", rewritten if halves else classes if reads else chats)
     shape = {"steps": 3, "batch_size": 8, "learning_rate": 3e-2, "precision": "fp32", "evaluate_every": 0}
     plain = {"base": str(folder), "data": str(rows), "validation": 0, "method": {"name": "lora", "rank": 2}, "train": shape}
-    plain["objective"] = "classification" if reads else "sft"
+    plain["objective"] = "seq2seq" if halves else "classification" if reads else "sft"
     recipe = make_recipe({**plain, "evaluate": {"metrics": ["loss"], "samples": 0}, "out": str(place / "run")})
     with torch.random.fork_rng():
         return str(train(recipe, Desk(Console(quiet=True))).folder)
@@ -122,7 +124,10 @@ TRIED = {"bitfit": {"add_missing": True}, "peft": {"config": "LoHa"}}  # what a 
 VARIANTS = {"lora_pissa": ("lora", {"start": "pissa"}), "qlora_8bit": ("qlora", {"bits": 8})}  # laws hold these too
 
 
-TOLD = {"many_tasks": {"tasks": {"kind": "classification", "number": "regression"}}}  # what an objective must be told
+TOLD = {  # what an objective must be told, or is told so that tests are quick
+    "many_tasks": {"tasks": {"kind": "classification", "number": "regression"}},
+    "seq2seq": {"longest": 8},
+}
 
 
 def aim(objective: str) -> Any:
@@ -146,12 +151,20 @@ def tried(method: str, base: Path | str = "llama", **more: Any) -> str | dict[st
 
 DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gpt2", "gemma")
 ENCODERS = {"distilbert": {"dim": 32, "hidden_dim": 48, "n_layers": 3, "n_heads": 4}}  # which calls things otherwise
+HALVES = {  # an encoder and a decoder
+    "t5": {"vocab_size": 320, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0},
+    "bart": {
+        "vocab_size": 320, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48,
+        "decoder_ffn_dim": 48, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "dropout": 0.0,
+        "max_position_embeddings": 256,
+    },
+}  # fmt: skip
 FAMILIES = (*DECODERS, "bert")
 
 
 def make_model(family: str = "llama", seed: int = 0) -> torch.nn.Module:
     """A tiny random model of a family, in fp32: a causal language model, or an encoder without a head."""
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     small = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
@@ -159,13 +172,16 @@ def make_model(family: str = "llama", seed: int = 0) -> torch.nn.Module:
     if family == "gpt2":
         config = AutoConfig.for_model("gpt2", vocab_size=320, n_embd=32, n_layer=3, n_head=4, n_positions=256, **ends)
         config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
+    elif family in HALVES:
+        config = AutoConfig.for_model(family, **HALVES[family], **ends, decoder_start_token_id=0)
     elif family not in DECODERS:
         plain = {"num_attention_heads": 4, "max_position_embeddings": 256}
         config = AutoConfig.for_model(family, **small, **plain, **ENCODERS.get(family, {}))
     else:
         config = AutoConfig.for_model(family, **small, **heads, **ends)
     torch.manual_seed(seed)
-    model = (AutoModelForCausalLM if family in DECODERS else AutoModel).from_config(config, dtype=torch.float32)
+    writes = AutoModelForSeq2SeqLM if family in HALVES else AutoModelForCausalLM
+    model = (writes if family in (*DECODERS, *HALVES) else AutoModel).from_config(config, dtype=torch.float32)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # pyright: ignore
     with torch.no_grad():
@@ -177,7 +193,7 @@ def make_model(family: str = "llama", seed: int = 0) -> torch.nn.Module:
 def save_model(folder: Path, family: str = "llama", template: str | None = CHATML) -> Path:
     """A tiny model and its tokenizer as a folder."""
     make_model(family).save_pretrained(folder)
-    tokenizer = make_tokenizer(template) if family in DECODERS else make_wordpieces()
+    tokenizer = make_tokenizer(template) if family in (*DECODERS, *HALVES) else make_wordpieces()
     tokenizer.save_pretrained(folder)  # pyright: ignore
     return folder
 

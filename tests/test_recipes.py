@@ -10,7 +10,7 @@ from rich.console import Console
 
 from conftest import chat_rows, question_rows, rated_rows, save_model, write_jsonl
 from weitiao.core.desk import Desk
-from weitiao.core.example import Labelled, Pair, Question, Rated, Tagged, Text
+from weitiao.core.example import Labelled, Pair, Question, Rated, Rewritten, Tagged, Text
 from weitiao.core.recipe_file import make_recipe, read_recipe
 from weitiao.pipeline import train
 
@@ -32,6 +32,7 @@ def rows_for(eats: type) -> list[dict]:
     """Forty rows of a kind."""
     made: dict[type, Any] = {
         Text: lambda i: {"text": "the quick brown fox " * (5 + i % 7)},
+        Rewritten: lambda i: {"source": f"the quick brown fox {i}", "target": f"jumps over {i}"},
         Pair: lambda i: {"query": f"the quick brown fox {i}", "document": f"jumps over {i}"},
         Labelled: lambda i: {"text": f"the quick brown fox {i}", "label": i % 2},
         Tagged: lambda i: {"text": f"the quick brown fox {i}", "entities": [[16, 19, "who"]]},
@@ -45,6 +46,7 @@ def rows_for(eats: type) -> list[dict]:
 def test_two_steps_on_tiny_weights(path: Path, tiny: Path, tmp_path: Path) -> None:
     recipe = read_recipe(path)
     base = save_model(tmp_path / "bert", "bert") if recipe.objective.recovers else tiny
+    base = save_model(tmp_path / "t5", "t5") if recipe.objective.halves else base
     sources = [
         {"path": str(write_jsonl(tmp_path / f"rows{task}.jsonl", rows_for(part.eats))), **({"task": task} if task else {})}
         for task, part in recipe.objective.parts().items()

@@ -65,7 +65,7 @@ def open_model(target: str, precision: str = "") -> Opened:
     dtype = machine.precision(precision or (learnt.precision if learnt else "auto"))[0]
     if learnt is None:
         tokens, objective = open_tokens(target), find("objective", "sft")()
-        resolve.refuse_encoder(objective, tokens.encoder)  # pyright: ignore[reportArgumentType]
+        resolve.refuse_base(objective, Method.untouched(), tokens.encoder, tokens.halves)  # pyright: ignore
         model = load(tokens, Method.untouched(), objective, dtype, device)[0]  # pyright: ignore[reportArgumentType]
         return Opened(model, tokens, objective)  # pyright: ignore[reportArgumentType]
     tokens = open_tokens(learnt.base, learnt.revision, learnt.template)

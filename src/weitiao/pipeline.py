@@ -42,7 +42,7 @@ from weitiao.evaluate.measure import measure
 from weitiao.evaluate.report import write_report
 from weitiao.evaluate.thresholds import tune
 from weitiao.learnt import Learnt, attach, begin_with, below, stand, stands_on
-from weitiao.model.anatomy import is_encoder
+from weitiao.model.anatomy import has_halves, is_encoder
 from weitiao.model.bases import resolve_base
 from weitiao.model.load import load_tokenizer
 from weitiao.model.recompute import recompute
@@ -166,6 +166,11 @@ class Tokens:
         return config.model_type if is_encoder(config) else ""
 
     @property
+    def halves(self) -> bool:
+        """An encoder reads, a decoder writes."""
+        return has_halves(AutoConfig.from_pretrained(self.folder, local_files_only=True))
+
+    @property
     def longest(self) -> int | None:
         """The most tokens that the model was made for, if its config says so."""
         config = PreTrainedConfig.get_config_dict(self.folder)[0]
@@ -206,8 +211,7 @@ def get_ready(run: Run, recipe: Recipe, machines: Machines, desk: Desk) -> Ready
     resolve.refuse_metrics(recipe.objective, (recipe.train.best, *(wishes if wishes != "auto" else ())))
     device, dtype = settle(recipe, run, desk)
     tokens = open_tokens(recipe.base, recipe.revision, recipe.template)
-    resolve.refuse_encoder(recipe.objective, tokens.encoder)
-    resolve.refuse_decoder(recipe.objective, tokens.encoder)
+    resolve.refuse_base(recipe.objective, recipe.method, tokens.encoder, tokens.halves)
     run.add_to_plan(template={"identity": tokens.identity, "text": tokens.tokenizer.chat_template})
     prepared = prepare(recipe, tokens, run, desk)
     before_model = psutil.Process().memory_info().rss
@@ -276,7 +280,8 @@ def open_tokens(base: str, revision: str | None = None, template: str | None = N
     tokenizer = load_tokenizer(folder, read_template(template))
     has_stops = (folder / "generation_config.json").exists()
     stops: Any = GenerationConfig.from_pretrained(folder).eos_token_id if has_stops else []
-    processor = ChatProcessor.make(tokenizer, stops if isinstance(stops, list) else [stops])
+    start = getattr(AutoConfig.from_pretrained(folder, local_files_only=True), "decoder_start_token_id", None)
+    processor = ChatProcessor.make(tokenizer, stops if isinstance(stops, list) else [stops], start)
     there = [(name, file_sha256(folder / name)) for name in TOKENIZER_FILES if (folder / name).is_file()]
     everything = json.dumps([there, tokenizer.chat_template])
     return Tokens(folder, tokenizer, processor, hashlib.sha256(everything.encode()).hexdigest()[:16], stack)
@@ -384,7 +389,7 @@ def scorer(
 ) -> Callable[[], dict[str, Score]]:
     """What `train` calls to validate: the loss, the metric that decides what is best, and the drift from the base."""
     wanted, wishes = tuple(dict.fromkeys(("loss", recipe.train.best))), recipe.evaluate
-    drift = Drift(model) if model.vocabulary is not None else None
+    drift = Drift(model) if model.vocabulary is not None and not model.halves else None
 
     def score() -> dict[str, Score]:
         far = {"drift": drift(model)} if drift else {}

@@ -165,6 +165,26 @@ class Rated:
 
 
 @dataclass(frozen=True)
+class Rewritten:
+    """A text and what is to be made of it: a translation, a summary, another spelling."""
+
+    text: str
+    target: str
+
+    @property
+    def words(self) -> str:
+        return f"{self.text}\n{self.target}"
+
+    @property
+    def question(self) -> str:
+        return self.text
+
+    @property
+    def answer(self) -> str:
+        return self.target
+
+
+@dataclass(frozen=True)
 class Pair:
     """Two texts that belong together, and such as do not belong to the first; or two and how alike they are."""
 
@@ -207,7 +227,7 @@ class Task:
         return self.example.answer
 
 
-Example = Text | Chat | Labelled | Tagged | Question | Rated | Pair | Task
+Example = Text | Chat | Labelled | Tagged | Question | Rated | Rewritten | Pair | Task
 """All have `words` (everything), `question` (what a model is given) and `answer` (what would be right, as one string)."""
 
 

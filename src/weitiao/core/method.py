@@ -88,6 +88,8 @@ class Method(Part):
     """The part of train/steps/ that this method needs."""
     starts_at_base: ClassVar[bool] = True
     """A freshly attached method changes no output."""
+    halves: ClassVar[bool] = True
+    """It takes models with an encoder and a decoder, too."""
     rounds_base: ClassVar[bool] = False
     """The base that it starts at, and leaves when switched off, is stored in fewer bits: see `prepare`."""
 

@@ -30,6 +30,8 @@ class Objective(Part):
     """The Example it learns from."""
     couples_rows: ClassVar[bool] = False
     """One row's loss depends on the others of its batch: such batches are never split."""
+    repacks: ClassVar[bool] = False
+    """It packs its rows' texts anew, so which row an embedded token belongs to is its own affair."""
     step: ClassVar[str] = "accumulate"
     """The part of train/steps/ that this objective needs."""
     too_long: ClassVar[str] = "refuse"
@@ -41,12 +43,16 @@ class Objective(Part):
     """It has `log_probs`: a distribution over choices, which regularizers compare."""
     predicts: ClassVar[bool] = False
     """It writes, and yet answers by `predict`: its answers are a closed set."""
+    halves: ClassVar[bool] = False
+    """It needs a model of two halves, an encoder that reads and a decoder that writes."""
     recovers: ClassVar[bool] = False
     """It recovers masked words: it needs an encoder, and is given its masked-LM head as the head MASKED."""
     likelihood: ClassVar[bool] = False
     """Its loss is the plain negative log-likelihood of the labels, so that it can be checked by hand."""
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
     """What is measured when the recipe names no metrics."""
+    also: ClassVar[tuple[str, ...]] = ()
+    """What may be measured besides."""
 
     def fit(self, examples: Sequence[Example]) -> "Objective":
         """The objective that knows what only the data know (the labels)."""

@@ -67,6 +67,13 @@ def cut_end(row: TextRow, context: int) -> tuple[Row, list[int]]:
     return Row(input_ids=[ids[i] for i in kept], labels=list(row["labels"])[-context:]), [ids[i] for i in lost]
 
 
+def parts(row: Row) -> list[Row]:
+    """A row's texts, or pairs: each ends where a label stands, and the last one at the end."""
+    labels = list(row["labels"])
+    ends = [i + 1 for i, label in enumerate(labels[:-1]) if label != IGNORE] + [len(labels)]
+    return [Row(input_ids=row["input_ids"][a:b], labels=labels[a:b]) for a, b in zip([0, *ends], ends)]
+
+
 def pooled(model: TunableModel, batch: Batch, how: Pool) -> Tensor:
     """[B, D] fp32: one vector a segment; auto: encoders mean, others last."""
     hidden = model.hidden(batch).float()  # [T, D]

@@ -34,6 +34,8 @@ class Processor(Protocol):
     frame: Frame
     mask_id: int | None
     """[MASK]; None: the tokenizer has none."""
+    start_id: int | None
+    """What a decoder begins to write from, where an encoder reads beside it; None: there is none."""
 
     def placed(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Plain text without special tokens: ids, and where each token begins and ends in the text, in characters."""

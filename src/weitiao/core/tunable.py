@@ -85,6 +85,11 @@ class TunableModel:
         here = dict(self.model.named_buffers())
         return {name: here[name] for name in sorted(self.attachment.buffers)}
 
+    @property
+    def halves(self) -> bool:
+        """An encoder reads and a decoder writes (T5, BART)."""
+        return bool(getattr(self.model.config, "is_encoder_decoder", False))
+
     # -- what objectives call -----------------------------------------------------------------------------------------
 
     def hidden(self, batch: Batch) -> Tensor:
@@ -218,6 +223,7 @@ class TunableModel:
         together: int = 32,
         streamer: Any = None,
         adapters: Sequence[str] = (),
+        beams: int = 1,
     ) -> list[list[int]]:
         """Answers to encoded prompts, in their order, without the stop token.
 
@@ -226,6 +232,7 @@ class TunableModel:
             temperature: 0 is greedy.
             together: prompts in one batch; those of like length are put together.
             adapters: the name of each prompt's adapter, "" for none, where there are several.
+            beams: of a model of two halves, how many answers are followed at once (beam search).
         """
         prompts = [self.prompted(x) for x in prompts]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -234,12 +241,16 @@ class TunableModel:
             for at in range(0, len(order), together):
                 chosen = order[at : at + together]
                 with self.routed([adapters[i] for i in chosen] if adapters else ()):
-                    written = self._write([prompts[i] for i in chosen], max_new_tokens, temperature, top_p, streamer)
+                    written = self._write([prompts[i] for i in chosen], max_new_tokens, temperature, top_p, streamer, beams)
                 for i, answer in zip(chosen, written):
                     answers[i] = answer
         return answers
 
-    def _write(self, prompts: list[Sequence[int]], room: int, temperature: float, top_p: float, streamer: Any):
+    def _write(
+        self, prompts: list[Sequence[int]], room: int, temperature: float, top_p: float, streamer: Any, beams: int
+    ) -> list[list[int]]:
+        if self.halves:
+            return self._write_down(prompts, room, beams)
         wide = max(map(len, prompts))
         ids = torch.tensor([[self.stop_ids[0]] * (wide - len(p)) + list(p) for p in prompts], device=self.device)
         mask = torch.tensor([[0] * (wide - len(p)) + [1] * len(p) for p in prompts], device=self.device)
@@ -254,6 +265,19 @@ class TunableModel:
             **({"do_sample": False} | sampling | ({"repetition_penalty": 1.0} if self.attachment.slots() else {})),
         )
         return [self._until_stop(row) for row in out[:, wide:].tolist()]
+
+    def _write_down(self, sources: list[Sequence[int]], room: int, beams: int) -> list[list[int]]:
+        """What the decoder writes of what the encoder reads; padded behind, since some count places from the front."""
+        ids, real = _right_padded(sources, max(map(len, sources)), self.device)
+        out = self.model.generate(  # pyright: ignore[reportCallIssue]
+            input_ids=ids,
+            attention_mask=real,
+            max_new_tokens=room,
+            eos_token_id=list(self.stop_ids),
+            num_beams=beams,
+            do_sample=False,
+        )
+        return [self._until_stop(row[1:]) for row in out.tolist()]
 
     def _until_stop(self, ids: list[int]) -> list[int]:
         ends = [i for i, token in enumerate(ids) if token in self.stop_ids]

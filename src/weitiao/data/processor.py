@@ -29,13 +29,15 @@ class ChatProcessor:
     special: frozenset[str] = field(default_factory=frozenset)
     frame: Frame = Frame((), (), (0,))
     mask_id: int | None = None
+    start_id: int | None = None
 
     @classmethod
-    def make(cls, tokenizer: Any, generation_stops: Sequence[int] = ()) -> "ChatProcessor":
+    def make(cls, tokenizer: Any, generation_stops: Sequence[int] = (), start_id: int | None = None) -> "ChatProcessor":
         """From a transformers tokenizer.
 
         Args:
             generation_stops: the model's own stop ids (generation_config.json).
+            start_id: of a model of two halves, what its decoder begins from (decoder_start_token_id).
 
         Raises:
             DataError: the tokenizer has no end-of-text token.
@@ -53,7 +55,7 @@ class ChatProcessor:
         if template is not None:
             stops.insert(0, made._template_stop())
         made.frame = made._frame()
-        made.mask_id = tokenizer.mask_token_id
+        made.mask_id, made.start_id = tokenizer.mask_token_id, start_id
         made.stop_ids = tuple(dict.fromkeys(x for x in stops if x is not None))
         return made
 

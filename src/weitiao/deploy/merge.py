@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from weitiao.core.errors import ModelError
 from weitiao.core.tunable import TunableModel
@@ -69,7 +69,7 @@ def write_model(model: Any, tokenizer: Any, folder: Path, wanted: torch.Tensor) 
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     writes = model.get_output_embeddings() is not None
-    kind = AutoModelForCausalLM if writes else AutoModel
+    kind = AutoModelForSeq2SeqLM if model.config.is_encoder_decoder else AutoModelForCausalLM if writes else AutoModel
     again = kind.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
     return replace(prove(folder, wanted, answers(again, tokenizer), dtype), writes=writes)
 
@@ -95,6 +95,7 @@ def answers(model: nn.Module, tokenizer: Any) -> torch.Tensor:
     if model.get_output_embeddings() is None:  # pyright: ignore[reportCallIssue]
         found = model.eval()(input_ids=probe).last_hidden_state.float().cpu()
     else:
-        found = model.eval()(input_ids=probe, use_cache=False).logits.float().cpu()
+        more = {"decoder_input_ids": probe} if model.config.is_encoder_decoder else {}  # pyright: ignore
+        found = model.eval()(input_ids=probe, use_cache=False, **more).logits.float().cpu()
     model.train(was)
     return found

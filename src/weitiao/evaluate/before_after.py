@@ -57,7 +57,7 @@ def _answered(
     chosen = held_out.examples[: wishes.samples]
     if objective.writes and not objective.predicts:
         return list(zip(chosen, measured.written or write(model, chosen, wishes.max_new_tokens)))
-    predicted = measured.predicted or predict(model, objective, held_out)
+    predicted = measured.predicted or predict(model, objective, held_out, limit=wishes.samples)
     return [(x, objective.answer(said)) for said, x in predicted[: len(chosen)]]
 
 

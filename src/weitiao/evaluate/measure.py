@@ -76,7 +76,7 @@ def measure(
 def _of_task(name: str, task: str, part: Objective) -> str:
     """A metric as asked for -> its name, if this task is meant; else ""."""
     asked, _, metric = name.rpartition(".")
-    return metric if asked == task or (not asked and metric in part.metrics) else ""
+    return metric if asked == task or (not asked and metric in (*part.metrics, *part.also)) else ""
 
 
 def _measure(
@@ -95,7 +95,7 @@ def _measure(
     pairs: dict[str, list] = {"row_losses": [], "choices": [], "answers": []}
     result, numbered = Measured(), []
     if (objective.predicts or not objective.writes) and wanted & {"choices", "answers"}:
-        result.predicted = predict(model, objective, held_out, progress)
+        result.predicted = predict(model, objective, held_out, progress, limit if objective.halves else None)
         pairs["choices"] = pairs["answers"] = objective.judge(result.predicted)
         wanted -= {"choices", "answers"}
     with model.evaluating(), torch.no_grad():
@@ -120,19 +120,30 @@ def _measure(
 
 @torch.no_grad()
 def predict(
-    model: TunableModel, objective: Objective, held_out: HeldOut, progress: Progress = lambda x, _: x
+    model: TunableModel,
+    objective: Objective,
+    held_out: HeldOut,
+    progress: Progress = lambda x, _: x,
+    limit: int | None = None,
 ) -> list[tuple[Any, Example]]:
-    """What the objective's head says of each held-out example, in their order, joined where it was read in windows."""
+    """What the objective says of each held-out example, in their order, joined where it was read in windows.
+
+    Args:
+        limit: of the first so many examples alone.
+    """
     said: dict[int, Any] = {}
+    chosen = list(held_out.batches())
+    if limit is not None:
+        chosen = [batch for batch in chosen if min(batch.source) < limit]
     with model.evaluating():
-        for batch in progress(list(held_out.batches()), "predictions"):
+        for batch in progress(chosen, "predictions"):
             said |= zip(batch.source, objective.predict(model, batch.to(model.device)))
     found: list[tuple[Any, Example]] = []
     for _, rows in groupby(sorted(said), key=lambda row: id(held_out.example_of(row))):
         each = list(rows)
         example = held_out.example_of(each[0])
         found.append((objective.join([said[row] for row in each], example, model.processor), example))
-    return found
+    return found[:limit]
 
 
 def write(model: TunableModel, examples: Sequence[Example], room: int, progress: Progress = lambda x, _: x) -> list[str]:

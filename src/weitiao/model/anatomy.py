@@ -14,18 +14,39 @@ from transformers.pytorch_utils import Conv1D
 from weitiao.core.errors import RecipeError
 from weitiao.model.surgery import is_linear
 
-KEYS = ("k_proj", "key", "k_lin", "key_proj")
-VALUES = ("v_proj", "value", "v_lin", "value_proj")
-QUERIES = ("q_proj", "query", "q_lin", "query_proj")
+KEYS = ("k_proj", "key", "k_lin", "key_proj", "k")
+VALUES = ("v_proj", "value", "v_lin", "value_proj", "v")
+QUERIES = ("q_proj", "query", "q_lin", "query_proj", "q")
 FUSED = ("c_attn",)  # q, k and v in one, in this order
-ATTENTION_OUT = ("self_attn.o_proj", "attn.c_proj", "attention.output.dense", "attention.out_lin", "self_attn.out_proj")
-MLP_OUT = ("mlp.down_proj", "mlp.c_proj", "output.dense", "ffn.lin2", "fc2", "mlp.fc2", "mlp.dense_4h_to_h")
+ATTENTION_OUT = (
+    "self_attn.o_proj",
+    "attn.c_proj",
+    "attention.output.dense",
+    "attention.out_lin",
+    "self_attn.out_proj",
+    "SelfAttention.o",
+)
+MLP_OUT = (
+    "mlp.down_proj",
+    "mlp.c_proj",
+    "output.dense",
+    "ffn.lin2",
+    "fc2",
+    "mlp.fc2",
+    "mlp.dense_4h_to_h",
+    "DenseReluDense.wo",
+)
 
 
 def is_encoder(config: Any) -> bool:
     """Whether a model reads both ways and writes nothing: BERT and its kind."""
     both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     return both_ways and not getattr(config, "is_decoder", False) and not config.is_encoder_decoder
+
+
+def has_halves(config: Any) -> bool:
+    """Whether a model has an encoder that reads and a decoder that writes: T5, BART and their kind."""
+    return bool(getattr(config, "is_encoder_decoder", False))
 
 
 def stack_of(model: Any) -> Any:
@@ -41,6 +62,8 @@ def last_hidden(model: Any, **inputs: Any) -> Any:
 
 def peft_task(model: Any) -> str:
     """PEFT's task_type, which decides how PEFT calls the model."""
+    if has_halves(model.config):
+        return "SEQ_2_SEQ_LM"
     return "FEATURE_EXTRACTION" if is_encoder(model.config) else "CAUSAL_LM"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from weitiao.core.batch import Batch, pack
@@ -17,7 +17,8 @@ from weitiao.core.machine import Choice
 from weitiao.core.registry import find_module, names
 from weitiao.core.vocabulary_head import VocabularyHead
 from weitiao.model import attention
-from weitiao.model.anatomy import is_encoder, last_hidden, stack_of
+from weitiao.model import halves as two
+from weitiao.model.anatomy import has_halves, is_encoder, last_hidden, stack_of
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
@@ -79,7 +80,8 @@ def load_base(
     stored = {"dtype": dtype, "local_files_only": True, "use_safetensors": True, **(options or {})}
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        kind: Any = AutoModel if is_encoder(config) else AutoModelForCausalLM
+        writes = AutoModelForSeq2SeqLM if has_halves(config) else AutoModelForCausalLM
+        kind: Any = AutoModel if is_encoder(config) else writes
         load = partial(kind.from_pretrained, folder, config=config, output_loading_info=True, **stored)
         try:
             loaded: Any = load(attn_implementation=attention.NAME)
@@ -113,6 +115,8 @@ def choose_body(model: nn.Module, dtype: torch.dtype) -> tuple[Callable[[Batch],
     Our own block for this family; else transformers' forward on packed rows; else (a family that carries something
     from token to token past our attention) one row at a time.
     """
+    if has_halves(model.config):
+        return two.choose_body(model, lambda run: in_dtype(model, dtype, run), TOLERANCE[dtype])
     family = model.config.model_type  # pyright: ignore
     alone = in_dtype(model, dtype, lambda batch: _row_by_row(model, batch))
     packed = in_dtype(model, dtype, lambda batch: _transformers_body(model, batch))
@@ -187,6 +191,8 @@ def vocabulary_head(model: Any) -> VocabularyHead:
     Raises:
         ModelError: it does not give the model's own logits on a probe.
     """
+    if has_halves(model.config):
+        return two.vocabulary_head(model)
     config = model.config.get_text_config()  # pyright: ignore
     layer = model.get_output_embeddings  # pyright: ignore
     scale = 1.0

@@ -33,7 +33,7 @@ from weitiao.core.batch import IGNORE, Batch, Loss, Row, pack
 from weitiao.core.errors import DataError
 from weitiao.core.example import Pair
 from weitiao.core.objective import Objective
-from weitiao.core.pooling import pooled
+from weitiao.core.pooling import parts, pooled
 from weitiao.core.processor import Processor
 from weitiao.core.tunable import TunableModel
 
@@ -46,6 +46,7 @@ class Embedding(Objective):
     eats: ClassVar[type] = Pair
     writes: ClassVar[bool] = False
     couples_rows: ClassVar[bool] = True
+    repacks: ClassVar[bool] = True
     too_long: ClassVar[str] = "cut"
     too_long_reason: ClassVar[str] = "the beginning of a long text mostly says what it is about; its end is lost"
 
@@ -234,13 +235,6 @@ class Embedding(Objective):
             scores[list(right[x.text] - {mine})] = -torch.inf  # another right answer is no mistake
             found.append((int((scores >= scores[mine]).sum()), len(documents)))
         return found
-
-
-def parts(row: Row) -> list[Row]:
-    """A row's texts: each ends where a label stands, and the last one at the end."""
-    labels = list(row["labels"])
-    ends = [i + 1 for i, label in enumerate(labels[:-1]) if label != IGNORE] + [len(labels)]
-    return [Row(input_ids=row["input_ids"][a:b], labels=labels[a:b]) for a, b in zip([0, *ends], ends)]
 
 
 def likenesses(marks: Sequence[int]) -> list[float]:

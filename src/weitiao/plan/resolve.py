@@ -90,6 +90,21 @@ def choose_recompute(recipe: Recipe) -> Choice:
     )
 
 
+def refuse_base(objective: Objective, method: Method, family: str, halves: bool) -> None:
+    """Before anything is loaded.
+
+    Args:
+        family: of an encoder; "" for a model that writes.
+        halves: it has an encoder that reads and a decoder that writes.
+
+    Raises:
+        RecipeError: objective, method and base do not go together.
+    """
+    refuse_encoder(objective, family)
+    refuse_decoder(objective, family)
+    refuse_halves(objective, method, halves)
+
+
 def refuse_encoder(objective: Objective, family: str) -> None:
     """Before anything is loaded.
 
@@ -112,7 +127,7 @@ def refuse_metrics(objective: Objective, wanted: Sequence[str]) -> None:
         RecipeError: a metric is not among them.
     """
     parts = objective.parts()
-    known = [f"{task}.{name}" if task else name for task, part in parts.items() for name in part.metrics]
+    known = [f"{task}.{name}" if task else name for task, part in parts.items() for name in (*part.metrics, *part.also)]
     own = ("loss", *known, *(name.rpartition(".")[2] for name in known))
     strange = [name for name in wanted if name not in own]
     if strange and all(part.predicts or not part.writes for part in parts.values()):
@@ -152,6 +167,26 @@ def refuse_decoder(objective: Objective, family: str) -> None:
         able = [name for name in names("objective") if find("objective", name).recovers is not True]  # pyright: ignore
         words = f"{objective.name} needs an encoder (BERT and its kind), and the base is a model that writes"
         raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}; plain text with causal_lm.")
+
+
+def refuse_halves(objective: Objective, method: Method, halves: bool) -> None:
+    """Before anything is loaded.
+
+    Args:
+        halves: the base model has an encoder that reads and a decoder that writes.
+
+    Raises:
+        RecipeError: the objective or the method is not for such a model, or only for such a one.
+    """
+    able = [name for name in names("objective") if find("objective", name).halves is True]  # pyright: ignore
+    if halves and not objective.halves:
+        words = f"{objective.name} is not for a model with an encoder and a decoder (T5, BART and their kind)"
+        raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}.")
+    if objective.halves and not halves:
+        words = f"{objective.name} needs a model with an encoder and a decoder (T5, BART and their kind)"
+        raise RecipeError(f"objective: {words}; a model that only writes learns the same with sft.")
+    if halves and not method.halves:
+        raise RecipeError(f"method: {method.name} is not made for models with an encoder and a decoder; lora is.")
 
 
 def leave_room(slots: int, longest: int, limit: int | None) -> None:

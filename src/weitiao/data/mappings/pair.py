@@ -36,10 +36,18 @@ def as_given(columns: dict[str, str]) -> Mapping | None:
 
 
 def unanswered(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
-    """A text alone, to be embedded."""
+    """A text, to be embedded; with a document beside it, to be held against that."""
     asked = columns.get("text") or columns.get("query")
     key = first_of((*FIRST, *TEXTS), seen) if asked is None else first_of((asked,), seen)
-    return Mapping(f"{key} is read", Pair, lambda record: Pair(text_of(record, key), "")) if key else None
+    beside = columns.get("document") or first_of(SECOND, seen)
+    if not key:
+        return None
+    other = beside if beside in seen and beside != key else None
+
+    def make(record: dict[str, Any]) -> Pair:
+        return Pair(text_of(record, key), str(record.get(other) or "") if other else "")
+
+    return Mapping(f"{key} is read" + (f", and {other}" if other else ""), Pair, make)
 
 
 def _pair(query: str, document: str, negative: str | None, score: str | None) -> Mapping:

@@ -76,6 +76,11 @@ class Scaled(nn.Module):
         shape = (1, columns) if inside else (rows, 1)
         self.ia3_l = nn.Parameter(torch.ones(shape, dtype=torch.float32, device=weight.device))
 
+    @property
+    def weight(self) -> Any:
+        """The frozen layer's own, which some families look at (T5)."""
+        return self.base_layer.weight
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.on:
             return self.base_layer(x)

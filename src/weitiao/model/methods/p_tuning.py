@@ -24,6 +24,7 @@ class PTuning(Method):
     learning_rate: ClassVar[float] = 1e-3
     learning_rate_reason: ClassVar[str] = "the encoder's matrices learn at usual rates; 1e-3 suits small networks"
     starts_at_base: ClassVar[bool] = False
+    halves: ClassVar[bool] = False
 
     length: int = Field(default=16, ge=1)
     """Soft tokens P."""

@@ -25,6 +25,7 @@ class PTuningV2(Method):
         "the paper's rates lie around 5e-3; in about 100 steps 2e-2 learnt more (docs/methods.md)"
     )
     starts_at_base: ClassVar[bool] = False
+    halves: ClassVar[bool] = False
 
     length: int = Field(default=16, ge=1)
     """Places P before every row; simple tasks like short ones, under 20 (sec. 3.3)."""

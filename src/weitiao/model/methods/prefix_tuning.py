@@ -23,6 +23,7 @@ class PrefixTuning(Method):
     learning_rate: ClassVar[float] = 1e-3
     learning_rate_reason: ClassVar[str] = "the network's matrices learn at usual rates; 1e-3 suits small networks"
     starts_at_base: ClassVar[bool] = False
+    halves: ClassVar[bool] = False
 
     length: int = Field(default=16, ge=1)
     """Places P before every row; 10 to 200 is usual."""

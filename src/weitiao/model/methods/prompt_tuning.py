@@ -25,6 +25,7 @@ class PromptTuning(Method):
     learning_rate: ClassVar[float] = 1e-2
     learning_rate_reason: ClassVar[str] = "soft prompts are a few vectors and need far higher rates than matrices"
     starts_at_base: ClassVar[bool] = False
+    halves: ClassVar[bool] = False
 
     length: int = Field(default=16, ge=1)
     """Soft tokens P; 5 to 100 is usual."""

@@ -96,6 +96,11 @@ class Vectors(nn.Module):
         self.vera_lambda_d = nn.Parameter(torch.full((rank,), start, device=device))
         self.vera_lambda_b = nn.Parameter(torch.zeros(rows, device=device))
 
+    @property
+    def weight(self) -> Any:
+        """The frozen layer's own, which some families look at (T5)."""
+        return self.base_layer.weight
+
     def forward(self, x: Tensor) -> Tensor:
         out = self.base_layer(x)
         if not self.on:

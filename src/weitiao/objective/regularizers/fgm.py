@@ -32,7 +32,9 @@ class FGM(Regularizer):
 
     def refuse(self, objective: Objective, method: Method) -> str:
         words = f"{objective.name} packs its texts anew, so which row an embedding belongs to is not known here"
-        return words if objective.couples_rows else ""
+        if objective.halves:
+            return "encoder and decoder embed apart, and which row an embedding belongs to is not known here"
+        return words if objective.repacks else ""
 
     def loss(self, model: TunableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
         calm, move = plain(), None

@@ -1,0 +1,109 @@
+"""A model of two halves (T5, BART, Marian, Whisper's kind): an encoder reads the row's source, a decoder writes its target.
+
+    row       the 3rd of May 2024 </s> | <start> 2 0 2 4 - 0 5 - 0 3
+    labels    -  -   -  -   -    -     |    2    0 2 4 - 0 5 - 0 3 </s>
+              the encoder's half       |    the decoder's: from the first label on
+
+So a row by itself says where its halves meet, and hidden states [T, D] stand at the tokens they belong to.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from weitiao.core.batch import IGNORE, Batch, only, pack
+from weitiao.core.errors import ModelError
+from weitiao.core.machine import Choice
+from weitiao.core.vocabulary_head import VocabularyHead
+
+NEAR = 2e-2  # of the largest logit
+
+
+def halves(batch: Batch) -> list[tuple[int, int, int]]:
+    """Of each row, where it begins, where its decoder's half begins, and where it ends."""
+    found = []
+    for a, b in zip(batch.bounds, batch.bounds[1:]):
+        learnt = (batch.labels[a:b] != IGNORE).nonzero()[:1, 0].tolist()
+        found.append((a, a + learnt[0] if learnt else b, b))
+    return found
+
+
+def hidden(model: Any, batch: Batch) -> Tensor:
+    """[T, D]: the encoder's last hidden states at the source, the decoder's at the target. Rows are padded, and masks keep
+    them apart; rows that write nothing are only read."""
+    parts = halves(batch)
+    ids = batch.input_ids
+    read, kept = _padded([ids[a:m] for a, m, _ in parts])
+    seen = model.get_encoder()(input_ids=read, attention_mask=kept).last_hidden_state  # [B, S, D]
+    out = [[x[: m - a]] for x, (a, m, _) in zip(seen, parts)]
+    writing = [i for i, (_, m, b) in enumerate(parts) if b > m]
+    if writing:
+        begun, real = _padded([ids[parts[i][1] : parts[i][2]] for i in writing])
+        at = torch.tensor(writing, device=ids.device)
+        said = model.get_decoder()(
+            input_ids=begun,
+            attention_mask=real,
+            encoder_hidden_states=seen[at],
+            encoder_attention_mask=kept[at],
+            use_cache=False,
+        ).last_hidden_state
+        for i, x in zip(writing, said):
+            out[i].append(x[: parts[i][2] - parts[i][1]])
+    return torch.cat([x for both in out for x in both])
+
+
+def choose_body(
+    model: Any, in_dtype: Callable[[Callable[[Batch], Tensor]], Callable[[Batch], Tensor]], tolerance: float
+) -> tuple[Callable[[Batch], Tensor], Choice]:
+    """All rows at once, padded, if on a probe that is each row alone; else one by one."""
+    padded = in_dtype(lambda batch: hidden(model, batch))
+    alone = in_dtype(lambda batch: torch.cat([hidden(model, only(batch, [i])) for i in range(len(batch.lengths))]))
+    with torch.no_grad():
+        probe = _probe(model)
+        gap = float((padded(probe) - alone(probe)).abs().max() / alone(probe).abs().max())
+    if gap <= tolerance:
+        reason = f"encoder and decoder, padded: on a probe within {gap:.0e} of each row alone"
+        return padded, Choice("model.block", "transformers", reason)
+    reason = f"padded rows would differ from rows alone by {gap:.0e}: slower, but right"
+    return alone, Choice("model.block", "transformers, row by row", reason)
+
+
+def vocabulary_head(model: Any) -> VocabularyHead:
+    """The output head as a function of the decoder's hidden states: T5 scales them, BART adds a bias of its own.
+
+    Raises:
+        ModelError: it does not give the model's own logits on a probe.
+    """
+    layer, own = model.get_output_embeddings, getattr(model, "final_logits_bias", None)
+
+    def bias() -> Tensor | None:
+        plain = getattr(layer(), "bias", None)
+        return plain if own is None else own[0] if plain is None else own[0] + plain
+
+    ids = _probe(model).input_ids[None]
+    with torch.no_grad():
+        wanted = model(input_ids=ids, decoder_input_ids=ids, use_cache=False).logits[0].float()
+        seen = model.get_encoder()(input_ids=ids).last_hidden_state
+        inner = model.get_decoder()(input_ids=ids, encoder_hidden_states=seen, use_cache=False).last_hidden_state[0]
+        for scale in (1.0, inner.shape[-1] ** -0.5):
+            head = VocabularyHead(weight=lambda: layer().weight, bias=bias, scale=scale)
+            if float((head.logits(inner) - wanted).abs().max() / wanted.abs().max()) <= NEAR:
+                return head
+    raise ModelError(f"base: the head of {type(model).__name__} does something that weitiao does not know.")
+
+
+def _probe(model: Any) -> Batch:
+    """Three rows of random tokens, of unequal halves."""
+    random, many = torch.Generator().manual_seed(0), model.config.vocab_size
+    rows = [(torch.randint(0, many, (n,), generator=random).tolist(), m) for n, m in ((13, 9), (9, 4), (9, 6))]
+    made = pack([{"input_ids": x, "labels": [IGNORE] * m + x[m:]} for x, m in rows])
+    return made.to(next(model.parameters()).device)
+
+
+def _padded(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Filled up with noughts behind; and 1 where they are real: both [B, longest]."""
+    kept = pad_sequence([torch.ones_like(x) for x in rows], batch_first=True)
+    return pad_sequence(rows, batch_first=True), kept
