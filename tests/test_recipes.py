@@ -33,7 +33,7 @@ def rows_for(eats: type) -> list[dict]:
     made: dict[type, Any] = {
         Text: lambda i: {"text": "the quick brown fox " * (5 + i % 7)},
         Rewritten: lambda i: {"source": f"the quick brown fox {i}", "target": f"jumps over {i}"},
-        Pair: lambda i: {"query": f"the quick brown fox {i}", "document": f"jumps over {i}"},
+        Pair: lambda i: {"query": f"the quick brown fox {i}", "document": f"jumps over {i}", "negative": f"dog {i}"},
         Labelled: lambda i: {"text": f"the quick brown fox {i}", "label": i % 2},
         Tagged: lambda i: {"text": f"the quick brown fox {i}", "entities": [[16, 19, "who"]]},
     }

@@ -270,6 +270,7 @@ def print_scores(run: Any, console: Console) -> None:
     rows = importlib.import_module("weitiao.core.score").score_rows(run.read("scores.json", {}))
     if rows:
         table = Table("figure", "before", "after", "change", "")
+        table.columns[0].overflow = "fold"
         for row in rows:
             color = {"better": "green", "worse": "red"}.get(row["verdict"], "dim")
             table.add_row(
@@ -280,6 +281,12 @@ def print_scores(run: Any, console: Console) -> None:
                 f"[{color}]{row['verdict']}[/]",
             )
         console.print(table)
+    kept, skipped = run.read("trained/step.json", {}), len(list(run.journal("skipped")))
+    if kept and (last := [x["step"] for x in run.journal("step")][-1:]):
+        console.print(f"the result is step {kept['step']} of {last[0]}, the best by {run.recipe.train.best}")
+    if skipped:
+        words = f"{skipped} steps were skipped by the guard, and their rows not learnt: weitiao why {run.folder}"
+        console.print(words, style="bold yellow", soft_wrap=True)
     console.print(f"report: {run.folder}/report.html")
 
 

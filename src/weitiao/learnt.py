@@ -113,8 +113,11 @@ def method_of(config: dict[str, Any]) -> Method:
     raise ModelError(f"no method here reads PEFT adapters of type {config.get('peft_type')}.")
 
 
-def begin_with(start: str | None, model: TunableModel, recipe: Recipe) -> list[Choice]:
+def begin_with(start: str | None, model: TunableModel, recipe: Recipe, objective: Objective) -> list[Choice]:
     """Put into a model what a run of the same base and method has learnt; what to say of it.
+
+    Args:
+        objective: what is learnt now; heads that stand for something else are made anew.
 
     Raises:
         RunError: there is no such run.
@@ -131,14 +134,24 @@ def begin_with(start: str | None, model: TunableModel, recipe: Recipe) -> list[C
             raise RecipeError(f"{words}. To learn on top of it, write base: {start} instead.")
     kept = load_file(learnt.weights)
     mine: dict[str, Any] = {**model.trainable(), **{f"buffer.{name}": x for name, x in model.buffers().items()}}
-    heads = {name for name in mine if name.startswith(HEAD) and (name not in kept or kept[name].shape != mine[name].shape)}
+    theirs, ours = learnt.objective.parts(), objective.parts()
+    other = tuple(
+        f"{HEAD}{task}/" if task else HEAD
+        for task, part in ours.items()
+        if task not in theirs or theirs[task].name != part.name or theirs[task].head_means != part.head_means
+    )
+    if list(theirs) != list(ours):
+        other = (*other, f"{HEAD}weights.")  # what several tasks learnt of how much each counts
+    fits = {name for name in mine if name in kept and kept[name].shape == mine[name].shape}
+    heads = {name for name in mine if name.startswith(HEAD) and (name not in fits or name.startswith(other))}
     if strange := sorted(n for n in mine if n not in heads and (n not in kept or kept[n].shape != mine[n].shape)):
         raise RecipeError(f"start: {start} has no {strange[0]} of this shape; is it the same base and method?")
     with torch.no_grad():
         for name in mine.keys() - heads:
             mine[name].copy_(kept[name])
     model.goes_on = True
-    words = "the same method goes on learning" + ("; the head is new" if heads else "")
+    new = sorted({name.removeprefix(HEAD).rpartition(".")[0] for name in heads})
+    words = "the same method goes on learning" + (f"; new: the head {', '.join(new)}" if heads else "")
     return [Choice("start", start, words)]
 
 

@@ -208,7 +208,7 @@ def get_ready(run: Run, recipe: Recipe, machines: Machines, desk: Desk) -> Ready
     """Read, encode, load, attach, batch: everything up to step 1."""
     resolve.refuse_regularizers(recipe)
     wishes = recipe.evaluate.metrics
-    resolve.refuse_metrics(recipe.objective, (recipe.train.best, *(wishes if wishes != "auto" else ())))
+    resolve.refuse_metrics(recipe.objective, () if wishes == "auto" else wishes, recipe.train.best)
     device, dtype = settle(recipe, run, desk)
     tokens = open_tokens(recipe.base, recipe.revision, recipe.template)
     resolve.refuse_base(recipe.objective, recipe.method, tokens.encoder, tokens.halves)
@@ -219,7 +219,7 @@ def get_ready(run: Run, recipe: Recipe, machines: Machines, desk: Desk) -> Ready
     method = machines.after_the_first(lambda _: recipe.method.settle(run.folder))
     model, choices = load(tokens, method, prepared.objective, dtype, device)
     run.add_to_plan(base=model.base_rounded)
-    choices += begin_with(recipe.start, model, recipe)
+    choices += begin_with(recipe.start, model, recipe, prepared.objective)
     again = resolve.choose_recompute(recipe)
     if again.value == "on":
         recompute(model.model)
@@ -315,7 +315,7 @@ def load(
     model = attach(base, method, objective, tokens.processor)
     model.base_identity, model.base_rounded = identity, rounded
     count = sum(p.numel() for p in model.trainable().values())
-    whole = base.weights - stored + sum(p.numel() for p in base.model.parameters())  # two of four bits are stored as one
+    whole = base.weights - stored + sum(p.numel() for p in (*base.model.parameters(), *model.heads.parameters()))
     share = Choice("trained weights", f"{count:,}", f"{method.name}: {100 * count / whole:.2f} % of {whole:,}")
     return model, [*base.choices, share]
 

@@ -2,6 +2,8 @@
 
     {"id": 7, "text": "You have won"}   ->   {"id": 7, "text": "You have won", "predicted": "spam", "probabilities": {...}}
 
+A column of the file that is called as one of the answers' is kept as given_predicted.
+
 A file may be larger than memory. Rows that cannot be read stand in OUTPUT.bad_rows.jsonl, with file, line and reason.
 """
 
@@ -115,12 +117,15 @@ def _ask(record: Record | BadRow, mapping: Mapping | None, opened: Opened) -> As
         return record  # pyright: ignore[reportReturnType]
     try:
         example = mapping.make(record.fields)
+        example.words.encode("utf-8")
         row, context = opened.objective.given(example, opened.tokens.processor), _context(opened)
         if opened.objective.reach(row) <= context:
             return Asked(record.fields, example, [row], False)
         if _in_windows(opened):
             return Asked(record.fields, example, opened.objective.windows(row, context), False)
         return Asked(record.fields, example, [opened.objective.cut(row, context)[0]], True)
+    except UnicodeEncodeError:
+        return BadRow(record.where, "the text holds half of a surrogate pair, which is no character")
     except (ValueError, TypeError) as trouble:
         return BadRow(record.where, str(trouble), str(record.fields)[:200])
 
@@ -140,7 +145,13 @@ def _answer(opened: Opened, asked: Sequence[Asked], done: Predicted) -> Iterator
     for x, end in zip(asked, ends):
         whole = objective.join([said[i] for i in range(end - len(x.rows), end)], x.example, opened.tokens.processor)
         answer = objective.answer(whole)
-        yield {**x.fields, **({} if answer is None else {"predicted": answer}), **objective.shown(whole)}
+        new = {**({} if answer is None else {"predicted": answer}), **objective.shown(whole)}
+        yield {**{f"given_{key}" if key in new else key: _plain(value) for key, value in x.fields.items()}, **new}
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no NaN."""
+    return None if isinstance(value, float) and value != value else value
 
 
 def _context(opened: Opened) -> int:

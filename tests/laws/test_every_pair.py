@@ -24,7 +24,8 @@ PARTS_ROWS = ("bilora",)  # methods whose two levels learn from different rows o
 ROWS = {
     "Chat": chat_rows(24),
     "Text": [{"text": row["messages"][0]["content"]} for row in chat_rows(24)],
-    "Pair": [{"query": row["messages"][0]["content"], "document": row["messages"][1]["content"]} for row in chat_rows(24)],
+    "Pair": [{"query": f"the fox {i}", "document": f"dog {'and ' * (i % 3)}{i}", "negatives": ["liquid", f"boxes {i}"]}
+             for i in range(24)],
     "Labelled": [{"text": row["messages"][0]["content"], "label": "abc"[i % 3]} for i, row in enumerate(chat_rows(24))],
     "Rated": rated_rows(24),
     "Rewritten": [{"source": f"the fox {i}", "target": f"dog {'and ' * (i % 3)}{i}"} for i in range(24)],

@@ -140,4 +140,9 @@ def test_an_encoder_s_new_head_is_said(quick: Any, tiny_folders: dict[str, Path]
     first = quick(**shape, data=[{"path": str(write_jsonl(tmp_path / "few.jsonl", few))}], out=str(tmp_path / "first"))
     data = [{"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))}]
     second = quick(**shape, data=data, start=str(first.folder), out=str(tmp_path / "second"))
-    assert "the head is new" in second.read("plan.json")["choices"]["start"]["reason"]
+    assert "new: the head classes" in second.read("plan.json")["choices"]["start"]["reason"]
+    renamed = [{**row, "label": {"a": "x", "b": "y"}[row["label"]]} for row in few]  # as many classes, but others
+    for name, data, new in (("same", few, False), ("renamed", renamed, True)):
+        place = write_jsonl(tmp_path / f"{name}.jsonl", data)
+        third = quick(**shape, data=[{"path": str(place)}], start=str(first.folder), out=str(tmp_path / name))
+        assert ("new: the head" in third.read("plan.json")["choices"]["start"]["reason"]) == new

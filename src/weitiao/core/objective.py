@@ -32,6 +32,8 @@ class Objective(Part):
     """One row's loss depends on the others of its batch: such batches are never split."""
     repacks: ClassVar[bool] = False
     """It packs its rows' texts anew, so which row an embedded token belongs to is its own affair."""
+    splits: ClassVar[bool] = False
+    """A row may be learnt in pieces: each token has a label of its own."""
     step: ClassVar[str] = "accumulate"
     """The part of train/steps/ that this objective needs."""
     too_long: ClassVar[str] = "refuse"
@@ -75,6 +77,11 @@ class Objective(Part):
     def often(self, rows: dict[str, int]) -> dict[str, float]:
         """By task, how often its rows are used an epoch, of tasks with so many rows; those not named: once."""
         return {}
+
+    @property
+    def head_means(self) -> Any:
+        """What the heads' outputs stand for (classes, tags): a head that was learnt for others is not taken over."""
+        return None
 
     def heads(self, width: int) -> dict[str, nn.Module]:
         """Heads on the hidden states [T, D], by name; none: the language-model head."""
@@ -156,6 +163,10 @@ class Objective(Part):
     def judge(self, predicted: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
         """`judged` of every (prediction, example); objectives that find one among all look at them together."""
         return [self.judged(said, example) for said, example in predicted]
+
+    def told(self, model: TunableModel, batch: Batch) -> dict[str, float]:
+        """By task, the sum that the loss of a step is made of, without what regularizers add."""
+        return {self.name: sum(total for total, _ in self.row_losses(model, batch))}
 
     def tuned(self, ask: Callable[[str], Sequence[tuple[Any, Any]]]) -> tuple["Objective", list[Choice]]:
         """The objective with what can only be chosen when the model has learnt (thresholds), and what to say of it.

@@ -243,7 +243,7 @@ class Train(Settings):
     @field_validator("best")
     @classmethod
     def _known_metric(cls, best: str) -> str:
-        known = ("loss", *names("metric"))
+        known = tuple(dict.fromkeys(("loss", *names("metric"))))
         if best.rpartition(".")[2] not in known:
             raise ValueError(f"there is no metric {best!r}.{nearest(best, known)} There are: {', '.join(known)}")
         return best

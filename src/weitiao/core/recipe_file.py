@@ -125,8 +125,10 @@ def _say(error: Any, plain: dict[str, Any], where_is: Callable[[list], str]) -> 
     """One pydantic complaint in plain words: file, line, key, what is wrong, what there is."""
     place = [x for x in error["loc"] if not (isinstance(x, str) and ("[" in x or x in ("float", "int")))]
     place = place[:1] + place[2:] if place[:1] == ["validation"] else place  # which of the two forms it is
-    if place[:2] == ["data", 0] and not isinstance(plain.get("data"), list):
-        place = ["data", *place[2:]]  # written as one mapping
+    for given, *sources in ((plain, "data"), (plain, "validation"), (plain.get("evaluate"), "evaluate", "data")):
+        alone = isinstance(given, dict) and not isinstance(given.get(sources[-1]), list)
+        if alone and place[: len(sources) + 1] == [*sources, 0]:
+            place = [*sources, *place[len(sources) + 1 :]]  # written as one mapping
     inner = error.get("ctx", {}).get("key") if error["type"] == "part" else None
     if inner:
         place, error = [*place, inner], {**error, "input": error["ctx"]["given"]}
@@ -137,9 +139,8 @@ def _say(error: Any, plain: dict[str, Any], where_is: Callable[[list], str]) -> 
     if error["type"] == "missing":
         return f"{where}: {key} is missing. {_fields_at(place[:-1], plain)[place[-1]].description or ''}".rstrip()
     words = error["msg"].removeprefix("Value error, ")
-    return f"{where}: {key}: {words}" + (
-        "" if "here are" in words or "ettings are" in words else f" (given: {error['input']!r})."
-    )
+    told = "here are" in words or "ettings are" in words or isinstance(error["input"], (dict, list)) or "given:" in words
+    return f"{where}: {key}: {words}" + ("" if told else f" (given: {error['input']!r}).")
 
 
 def _fields_at(place: list, plain: dict[str, Any]) -> dict[str, FieldInfo]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 DRAWS = 2000
+FEW = 20  # rows, below which a difference is not called one
 LEVEL = 0.95
 
 
@@ -119,6 +120,8 @@ def score_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
             better = (change > 0) == b["higher_is_better"] and change != 0
             apart = b["low"] > a["high"] or b["high"] < a["low"]
             row["verdict"] = ("better" if better else "worse") if apart else "intervals overlap"
+            if min(a["n"], b["n"]) < FEW:
+                row["verdict"] = f"too few rows (n < {FEW})"
         rows.append(row)
     return rows
 
@@ -131,4 +134,4 @@ def show(name: str, score: dict[str, Any] | None) -> str:
         value, low, high = (f"{100 * score[key]:.1f} %" for key in ("value", "low", "high"))
     else:
         value, low, high = (f"{score[key]:.3f}" for key in ("value", "low", "high"))
-    return f"{value} [{low}, {high}], n = {score['n']}"
+    return f"{value} [{low}, {high}], n = {score['n']}" if score["n"] > 1 else f"{value}, n = 1: no interval"

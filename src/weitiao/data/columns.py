@@ -34,11 +34,24 @@ def string(record: dict[str, Any], key: str) -> str:
     if key not in record:
         raise ValueError(f"column {key!r} is missing")
     value = record[key]
-    if value is None:
-        raise ValueError(f"column {key!r} is empty (null)")
+    if value is None or value != value:
+        raise ValueError(f"column {key!r} is empty ({'null' if value is None else 'NaN'})")
     if not isinstance(value, (str, int, float)) or isinstance(value, bool):
         raise ValueError(f"column {key!r} is {type(value).__name__}, not text")
     return str(value)
+
+
+def name_of(value: Any, key: str) -> str:
+    """A class or a kind as written; 2.0 is 2, as a table with gaps has it.
+
+    Raises:
+        ValueError: it is empty, or no word or number.
+    """
+    if value is None or value != value or not str(value).strip():
+        raise ValueError(f"column {key!r} is empty: the row has no class")
+    if not isinstance(value, (str, int, float)):
+        raise ValueError(f"column {key!r} holds {type(value).__name__}, not a class")
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def text_of(record: dict[str, Any], key: str) -> str:

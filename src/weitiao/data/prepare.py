@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from weitiao.core.desk import Desk
-from weitiao.core.example import BadRow, Sourced
+from weitiao.core.errors import DataError
+from weitiao.core.example import BadRow, Sourced, Where
 from weitiao.core.held_out import HeldOut
 from weitiao.core.machine import Choice
 from weitiao.core.objective import Objective
@@ -41,7 +42,10 @@ class Encoder:
         """None where there is nothing. Rows that the objective cannot use are named, and written down in the run."""
         if not examples:
             return None
-        made = self.encode(examples)
+        try:
+            made = self.encode(examples)
+        except DataError as trouble:
+            raise DataError(f"held-out rows: {trouble}") from None
         for count, words in ((made.cut, "cut to"), (made.dropped, "dropped for")):
             if count:
                 self.desk.warn(
@@ -52,18 +56,29 @@ class Encoder:
             self.desk.warn(f"{len(made.bad)} of {len(examples)} held-out rows cannot be used. First: {where}: {reason}")
         if run is not None:
             write_bad_rows(run, made.bad)
-        refused = {x.where for x in made.bad}
-        kept = [x for x in examples if x.where not in refused]
+        rows = made.rows
+        there = {_place(rows, i) for i in range(len(rows))}
+        kept = [x for x in examples if (x.task, x.source, x.where) in there]
         tasks = [task for task in self.objective.parts() if task]
-        each = {task: held_out(made.rows.of(task), [x.alone for x in kept if x.task == task]) for task in tasks}
-        return replace(held_out(made.rows, kept), tasks={task: x for task, x in each.items() if x.examples})
+        each = {task: held_out(rows.of(task), [x.alone for x in kept if x.task == task]) for task in tasks}
+        for task, mine in each.items():
+            if not mine.examples and run is not None:
+                self.desk.warn(f"task {task} has no held-out row: it is not measured, and does not count in `loss`.")
+            if 0 < len(mine.examples) < FEW:
+                self.desk.warn(f"task {task} has only {len(mine.examples)} held-out rows: its figures say little.")
+        return replace(held_out(rows, kept), tasks={task: x for task, x in each.items() if x.examples})
 
 
 def held_out(rows: Rows, kept: Sequence[Sourced]) -> HeldOut:
     """Encoded rows and the examples they were made of."""
-    by_place = {x.where: x.example for x in kept}
+    by_place = {(x.task, x.source, x.where): x.example for x in kept}
     batches = lambda: in_order(rows, MEASURED_AT_ONCE)  # noqa: E731
-    return HeldOut([x.example for x in kept], batches, lambda row: by_place[rows.where(row)])
+    return HeldOut([x.example for x in kept], batches, lambda row: by_place[_place(rows, row)])
+
+
+def _place(rows: Rows, i: int) -> tuple[str, int, Where]:
+    """Which example a row was made of: one file may be read twice, as other columns or for another task."""
+    return rows.tasks[i] if rows.tasks else "", int(rows.source[i]), rows.where(i)
 
 
 def read(sources: Sequence[Source], recipe: Recipe, run: Run, desk: Desk) -> Reading:
@@ -89,7 +104,7 @@ def read_and_split(recipe: Recipe, run: Run, desk: Desk) -> tuple[list[Sourced],
         training, held, how = split(reading.examples, recipe.validation)
     training = [*training, *replayed(recipe, run, desk)]
     desk.tell(run, Choice("validation", f"{len(held)} rows", how))
-    if 0 < len(held) < FEW:
+    if 0 < len(held) < FEW and len(recipe.objective.parts()) == 1:
         desk.warn(f"only {len(held)} rows are held out: figures on them say little. Hold out more (validation).")
     return training, held
 

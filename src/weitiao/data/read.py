@@ -159,7 +159,10 @@ def split(examples: list[Sourced], share: float) -> tuple[list[Sourced], list[So
     out, hows = [False] * len(examples), []
     for task in dict.fromkeys(x.task for x in examples):
         mine = [i for i, x in enumerate(examples) if x.task == task]
-        sides, how = _held([examples[i].alone for i in mine], share)
+        try:
+            sides, how = _held([examples[i].alone for i in mine], share)
+        except DataError as trouble:
+            raise DataError(f"task {task}: {trouble}" if task else str(trouble)) from None
         hows.append(f"{task}: {how}" if task else how)
         for i, side in zip(mine, sides):
             out[i] = side

@@ -22,7 +22,8 @@ def tune(
     rows = validation
 
     def ask(task: str) -> list:
-        return predict(model.for_task(task), objective.part(task), rows.tasks.get(task, rows), desk.track)
+        mine = rows.tasks.get(task) if task else rows
+        return predict(model.for_task(task), objective.part(task), mine, desk.track) if mine else []
 
     tuned, told = objective.tuned(ask)
     if told:

@@ -71,7 +71,7 @@ def masked_head(model: Any, folder: Path | None = None) -> tuple[MaskedHead, Cho
         for name, weight in head.named_parameters():
             if name in found:
                 weight[: len(found[name])].copy_(found[name])
-    return head, Choice("masked-LM head", "the checkpoint's", "pretrained with the encoder")
+    return head, Choice("masked-LM head", "the checkpoint's", "stored with the encoder")
 
 
 def stored_head(folder: Path) -> dict[str, Tensor]:

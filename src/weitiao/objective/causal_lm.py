@@ -23,6 +23,7 @@ class CausalLM(Objective):
     """Learn plain text, token by token (continued pretraining)."""
 
     eats: ClassVar[type] = Text
+    splits: ClassVar[bool] = True
     likelihood: ClassVar[bool] = True
     distributes: ClassVar[bool] = True
     too_long: ClassVar[str] = "split"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,6 +29,7 @@ from weitiao.core.machine import Choice
 from weitiao.core.objective import Headed
 from weitiao.core.pooling import Pool, TextRow, cut_end, labelled_at_end, pooled, text_row
 from weitiao.core.processor import Processor
+from weitiao.core.registry import nearest
 from weitiao.core.tunable import TunableModel
 
 HEAD = "classes"
@@ -83,7 +84,24 @@ class Classification(Headed):
             weights = {c: round(sum(counts.values()) / (len(classes) * max(counts[c], 1)), 6) for c in classes}
         elif weights is not None and (odd := sorted(set(weights) - set(classes))):
             raise DataError(f"objective.class_weights: there is no class {odd[0]!r}. There are: {', '.join(classes)}.")
+        if isinstance(self.threshold, dict) and (odd := sorted(set(self.threshold) - set(classes))):
+            there = f"{nearest(odd[0], classes)} There are: {', '.join(classes)}."
+            raise DataError(f"objective.threshold: there is no class {odd[0]!r}.{there}")
         return self.model_copy(update={"classes": classes, "several": several, "class_weights": weights})
+
+    @property
+    def head_means(self) -> Any:
+        return self.classes
+
+    @field_validator("threshold")
+    @classmethod
+    def _are_probabilities(cls, given: Any) -> Any:
+        if given == "validation":
+            return given
+        for line in given.values() if isinstance(given, dict) else (given,):
+            if not 0 <= line <= 1:
+                raise ValueError(f"a threshold is a probability, from 0 to 1, or: validation (given: {line:g})")
+        return given
 
     def heads(self, width: int) -> dict[str, nn.Module]:
         """One linear layer; small weights, so that no class is preferred at first."""
@@ -174,16 +192,21 @@ class Classification(Headed):
     def tuned(
         self, ask: Callable[[str], Sequence[tuple[dict[str, float], Labelled]]]
     ) -> tuple["Classification", list[Choice]]:
-        """Where several classes may hold: each one's threshold, by its F1 on validation rows; rare ones share one."""
+        """Where several classes may hold: each one's threshold, by its F1 on validation rows; of rare ones, which would
+        learn a few rows by heart, what is best for them together."""
         if not self.several or self.threshold != "validation":
             return self, []
         rows = ask("")
+        if not rows:
+            return self, [Choice("objective.threshold", THRESHOLD, "no validation row to choose one on")]
         marks = {c: [(said[c], c in x.labels) for said, x in rows] for c in self.classes}
-        shared = best_threshold([mark for each in marks.values() for mark in each])
         own = {c: sum(right for _, right in each) >= ENOUGH for c, each in marks.items()}
+        shared = best_threshold([mark for c, each in marks.items() if not own[c] for mark in each])
         found = {c: best_threshold(marks[c]) if own[c] else shared for c in self.classes}
         shown = ", ".join(f"{c} {line:.3g}" for c, line in found.items())
-        words = f"the best F1 on {len(rows)} validation rows; classes in fewer than {ENOUGH} of them share one"
+        rare = [c for c, enough in own.items() if not enough]
+        words = f"the best F1 of each on {len(rows)} validation rows"
+        words += f"; of {', '.join(rare)[:60]}, in fewer than {ENOUGH} of them, together" if rare else ""
         return self.model_copy(update={"threshold": found}), [Choice("objective.threshold", shown, words)]
 
     def chosen(self, said: dict[str, float]) -> tuple[str, ...]:
@@ -193,7 +216,9 @@ class Classification(Headed):
         return (max(said, key=lambda c: said[c]),)
 
     def shown(self, said: dict[str, float]) -> dict[str, Any]:
-        return {"probabilities": {name: round(p, 6) for name, p in said.items()}}
+        """Probabilities; and where several classes may hold, a list of those that do."""
+        held = {"predicted": list(self.chosen(said))} if self.several else {}
+        return {**held, "probabilities": {name: round(p, 6) for name, p in said.items()}}
 
     def answer(self, said: dict[str, float]) -> str:
         return ", ".join(self.chosen(said)) or "none"

@@ -21,7 +21,8 @@
     gradients: pcgrad                  where two tasks' gradients point apart, each gives up what harms the other
                                        (train/steps/gradient_surgery.py)
 
-Each task is measured by its own metrics: spam.accuracy, topics.f1; `loss` is the weighted sum of the tasks' mean losses.
+Each task is measured by its own metrics: spam.accuracy, topics.f1; `loss` is the weighted sum of the tasks' mean losses
+(learnt weights are in the journal, and count 1 there).
 Ask a finished run with `weitiao predict RUN --task spam`.
 """
 
@@ -75,8 +76,8 @@ class ManyTasks(Objective):
             for name, weight in self.weights.items():
                 if name not in self.tasks:
                     raise ValueError(f"weights: there is no task {name!r}.{nearest(name, list(self.tasks))}")
-                if not weight > 0:
-                    raise ValueError(f"weights: {name} is {weight:g}, and a task that counts is more than 0")
+                if not 0 < weight < float("inf"):
+                    raise ValueError(f"weights: {name} is {weight:g}; a task that counts is more than 0, and finite")
         for name, part in self.tasks.items():
             if part.step != "accumulate":
                 raise ValueError(f"tasks: {name} takes its steps in its own way ({part.step}), so it must learn alone")
@@ -95,6 +96,10 @@ class ManyTasks(Objective):
     @property
     def recovers(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return any(x.recovers for x in self.tasks.values())
+
+    @property
+    def splits(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return all(x.splits for x in self.tasks.values())
 
     @property
     def step(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -128,6 +133,8 @@ class ManyTasks(Objective):
         return {WEIGHTS: Uncertainty(len(self.tasks))} if self.weights == "learnt" else {}
 
     def often(self, rows: dict[str, int]) -> dict[str, float]:
+        if self.temperature == 1 or not any(rows.values()):
+            return {}
         tempered = {name: many ** (1 / self.temperature) for name, many in rows.items() if many}
         scale = sum(rows.values()) / sum(tempered.values())
         return {name: scale * x / rows[name] for name, x in tempered.items()}
@@ -182,6 +189,10 @@ class ManyTasks(Objective):
             total = torch.stack(list(found.totals.values())).sum()
             notes[name] = float(total.detach())
             totals[name] = self._weighed(name, total, model, mine)
+        if self.weights == "learnt":  # the journal has notes over the window's count
+            many = sum(self.counts(batch).values())
+            learnt = model.heads[WEIGHTS]().detach()
+            notes |= {f"{name} weight": many * float(torch.exp(-s)) for name, s in zip(self.tasks, learnt)}
         return Loss(totals, notes)
 
     def _weighed(self, name: str, total: Tensor, model: TunableModel, batch: Batch) -> Tensor:
@@ -189,6 +200,9 @@ class ManyTasks(Objective):
             return total * self.weight(name)
         s = model.heads[WEIGHTS]()[list(self.tasks).index(name)]
         return total * torch.exp(-s) + sum(self.tasks[name].counts(batch).values()) * s / 2
+
+    def told(self, model: TunableModel, batch: Batch) -> dict[str, float]:
+        return {name: float(total) for name, total in self.loss(model, batch).totals.items()}
 
     def weight(self, name: str) -> float:
         """How much a task's mean loss counts in what is validated."""

@@ -41,6 +41,7 @@ class MaskedLM(Objective):
     """Recover words that were hidden from an encoder (continued pretraining)."""
 
     eats: ClassVar[type] = Text
+    splits: ClassVar[bool] = True
     writes: ClassVar[bool] = False
     recovers: ClassVar[bool] = True
     too_long: ClassVar[str] = "window"

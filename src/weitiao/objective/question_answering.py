@@ -235,15 +235,16 @@ class QuestionAnswering(Headed):
         if not self.unanswerable or self.threshold != "validation":
             return self, []
         rows = sorted(((said["no_answer"], said["best"], x) for said, x in ask("")), key=lambda row: row[0])
+        if not rows:
+            return self, [Choice("objective.threshold", 0.0, "no validation row to choose one on")]
         gains = [  # of saying the span, over saying "no answer", row by row from the surest span on
             (float(any(said == words for _, words in x.answers)) - float(not x.answers)) for _, said, x in rows
         ]
-        sums = [0.0, *accumulate(gains)]
-        many = max(range(len(sums)), key=lambda i: sums[i])
-        margins = [x for x, *_ in rows if math.isfinite(x)]
+        sums, margins = [0.0, *accumulate(gains)], [x for x, *_ in rows if math.isfinite(x)]
         edges = [margins[0] - 1.0, *((a + b) / 2 for a, b in pairwise(margins)), margins[-1] + 1.0] if margins else [0.0]
-        line = edges[min(many, len(edges) - 1)]
-        words = f"answers most of {len(rows)} validation rows exactly"
+        between = [i for i in range(len(edges)) if not 0 < i < len(margins) or margins[i - 1] < margins[i]]
+        line = edges[max(between, key=lambda i: sums[i])]
+        words = f"with it the most of {len(rows)} validation rows are answered exactly"
         return self.model_copy(update={"threshold": line}), [Choice("objective.threshold", f"{line:.4g}", words)]
 
     def shown(self, said: Found) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class SFT(Objective):
     """Learn the assistant's words and where they stop."""
 
     eats: ClassVar[type] = Chat
+    splits: ClassVar[bool] = True
     likelihood: ClassVar[bool] = True
     distributes: ClassVar[bool] = True
     too_long: ClassVar[str] = "refuse"

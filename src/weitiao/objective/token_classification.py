@@ -58,6 +58,7 @@ class TokenClassification(Headed):
     """Tag each word, or each Chinese character: names, places, any stretch of text with a kind."""
 
     eats: ClassVar[type] = Tagged
+    splits: ClassVar[bool] = True
     too_long: ClassVar[str] = "window"
     too_long_reason: ClassVar[str] = "every word of a long text is tagged: it is read in windows that overlap"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "entity_f1", "entity_precision", "entity_recall")
@@ -98,6 +99,10 @@ class TokenClassification(Headed):
     def tags(self) -> tuple[str, ...]:
         """[C]: every tag, O first."""
         return every_tag(self.kinds, self._scheme)
+
+    @property
+    def head_means(self) -> Any:
+        return self.kinds
 
     def heads(self, width: int) -> dict[str, nn.Module]:
         """One linear layer, and with a CRF its scores."""

@@ -42,6 +42,9 @@ def choose_context(recipe: Recipe, limit: int | None) -> Choice:
 
 
 def choose_too_long(recipe: Recipe, objective: Objective) -> Choice:
+    if recipe.too_long == "split" and not objective.splits:
+        words = f"{objective.name} learns something of a whole row, which its pieces would not have"
+        raise RecipeError(f"too_long: {words}; write cut, drop or refuse.")
     if recipe.too_long != "auto":
         return Choice("too_long", recipe.too_long, "asked for")
     return Choice("too_long", objective.too_long, objective.too_long_reason or f"{objective.name}'s way")
@@ -120,8 +123,11 @@ def refuse_encoder(objective: Objective, family: str) -> None:
         raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}.")
 
 
-def refuse_metrics(objective: Objective, wanted: Sequence[str]) -> None:
+def refuse_metrics(objective: Objective, wanted: Sequence[str], best: str = "loss") -> None:
     """What a head says is judged by the objective's own metrics: others would compare what cannot be compared.
+
+    Args:
+        best: what decides which state is the result; of several tasks it names one.
 
     Raises:
         RecipeError: a metric is not among them.
@@ -129,6 +135,9 @@ def refuse_metrics(objective: Objective, wanted: Sequence[str]) -> None:
     parts = objective.parts()
     known = [f"{task}.{name}" if task else name for task, part in parts.items() for name in (*part.metrics, *part.also)]
     own = ("loss", *known, *(name.rpartition(".")[2] for name in known))
+    if len(parts) > 1 and best != "loss" and "." not in best:
+        raise RecipeError(f"train.best: {best} of which task? Write task.{best}, one of: {', '.join(known)}.")
+    wanted = (best, *wanted)
     strange = [name for name in wanted if name not in own]
     if strange and all(part.predicts or not part.writes for part in parts.values()):
         words = f"{strange[0]} does not fit objective: {objective.name}"
@@ -141,11 +150,11 @@ def refuse_regularizers(recipe: Recipe) -> None:
     Raises:
         RecipeError: one cannot join this objective or method, or needs each batch's rows apart.
     """
+    if recipe.regularizers and len(recipe.objective.parts()) > 1:
+        raise RecipeError(f"regularizers: each changes the loss of one task, and {recipe.objective.name} has several.")
     if recipe.regularizers and recipe.objective.step != "accumulate":
         words = f"{recipe.objective.name} takes its steps in its own way ({recipe.objective.step})"
         raise RecipeError(f"regularizers: {words}, which would pass over them.")
-    if recipe.regularizers and len(recipe.objective.parts()) > 1:
-        raise RecipeError(f"regularizers: each changes the loss of one task, and {recipe.objective.name} has several.")
     for part in recipe.regularizers:
         if part.swaps_weights and choose_recompute(recipe).value == "on":  # pyright: ignore[reportAttributeAccessIssue]
             words = "runs layers once more, when the weights are others again; leave train.recompute off"

@@ -13,12 +13,15 @@ medians and spreads are then near nought, and each row that is still wrong lies 
 rows are no fault, and the peaks (how far accepted steps rose above their medians) and the average's own spread know it.
 Losses alone never skip a step below twice the median, for hard domains are no faults. All of the guard's memory is
 here, and is saved in the State.
+
+With several tasks a step is held against steps with rows of the same tasks: one task more is another loss and a longer
+gradient, and no fault. Each set of tasks has a memory of its own (`kept`), which first learns what is usual.
 """
 
 import math
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 Action = Literal["take", "skip", "ask", "back"]
 
@@ -37,6 +40,10 @@ REGIME = 20  # outliers in a row that are the new normal, when accepted rows are
 FEW_IN = (4, 200)  # more non-finite steps than this among the newest so many mean a return
 PROVEN = 20  # sound steps in a row that prove an older state healthy
 RETURNS = 2  # the next one is a stop
+OF_TASKS = (  # what is remembered of each set of tasks
+    "losses", "norms", "loss_peak", "norm_peak", "averages", "scale", "above", "outliers", "places", "sound_position",
+    "sound_loss",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,10 @@ class Verdict:
 class Guard:
     """Its memory. `judge` is called once a step, with figures that are the same on all machines."""
 
+    tasks: str = ""
+    """Which tasks the memory below is of."""
+    kept: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The memories of other sets of tasks."""
     losses: list[float] = field(default_factory=list)
     """Of the newest accepted steps."""
     norms: list[float] = field(default_factory=list)
@@ -82,8 +93,13 @@ class Guard:
     returns: list[int] = field(default_factory=list)
     """The positions at which the run went back."""
 
-    def judge(self, step: int, position: int, loss: float, norm: float) -> Verdict:
-        """Judge the step that would be number `step` (from 1), made of the window at `position`."""
+    def judge(self, step: int, position: int, loss: float, norm: float, tasks: str = "") -> Verdict:
+        """Judge the step that would be number `step` (from 1), made of the window at `position`.
+
+        Args:
+            tasks: which of several tasks the window has rows of.
+        """
+        self._remember(tasks)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return self._not_finite(loss, norm)
         self.broken = [*self.broken, 0][-FEW_IN[1] :]
@@ -96,6 +112,17 @@ class Guard:
             self.losses, self.norms, self.averages, self.above, self.places = [], [], [], 0, []
         self.outliers = 0
         return self._accept(step, position, loss, norm)
+
+    def _remember(self, tasks: str) -> None:
+        """Take up the memory of these tasks."""
+        if tasks != self.tasks:
+            fresh = Guard()
+            if self.losses:
+                self.kept[self.tasks] = {key: getattr(self, key) for key in OF_TASKS}
+            there = self.kept.pop(tasks, {key: getattr(fresh, key) for key in OF_TASKS})
+            for key, value in there.items():
+                setattr(self, key, value)
+            self.tasks = tasks
 
     def answer(self, again: float) -> Verdict:
         """After "ask": what the loss of the window at `sound_position` is now."""

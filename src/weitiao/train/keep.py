@@ -26,7 +26,7 @@ def validate(model: TunableModel, state: State, settings: Train, run: Run, score
     here = {"step": state.step, "position": state.position}
     run.note("validation", **here, loss=loss, scores=figures, seconds=round(time.perf_counter() - started, 3))
     now = scores.get(settings.best)
-    if now is not None and now.n == 0:
+    if (now is None and "loss" in scores) or (now is not None and now.n == 0):
         raise RecipeError(
             f"train.best: {settings.best} cannot be measured on these held-out rows. Take loss, or other rows."
         )

@@ -26,7 +26,7 @@ from weitiao.train.keep import keep_weights
 from weitiao.train.plan import Plan
 from weitiao.train.saver import Saver
 from weitiao.train.state import State
-from weitiao.train.step import Taken
+from weitiao.train.step import Taken, count
 
 NAMED = 5  # tensors in a complaint
 LOWERED = 0.5  # the rate's factor from the second return on
@@ -58,7 +58,7 @@ class Rescue:
             if math.isfinite(taken.loss) and math.isfinite(norm):
                 return Verdict("take")
             raise self._stop(f"the loss is {taken.loss}, the gradient {norm}, and the guard is off", state.step)
-        verdict = state.guard.judge(state.step + 1, state.position, taken.loss, norm)
+        verdict = state.guard.judge(state.step + 1, state.position, taken.loss, norm, taken.tasks)
         if not math.isfinite(norm):
             odd = [n for n, p in self.model.trainable().items() if p.grad is not None and not p.grad.isfinite().all()]
             where = f" (in {', '.join(odd[:NAMED])})" if odd else ""
@@ -111,9 +111,13 @@ class Rescue:
     def _ask_again(self) -> float:
         """What the loss of a window is now that was accepted some steps ago."""
         window = [batch.to(self.model.device) for batch in self.loader(self.state.guard.sound_position)]
-        pairs = [pair for batch in window for pair in self._row_losses(batch)]
-        sums = self.machines.add({"sum": sum(s for s, _ in pairs), "count": sum(n for _, n in pairs)})
-        return sums.get("sum", 0.0) / max(sums.get("count", 0.0), 1e-12)
+        sums: dict[str, float] = {}
+        with self.model.evaluating(), torch.no_grad():
+            for batch in window:
+                for task, total in self.objective.told(self.model, batch).items():
+                    sums[task] = sums.get(task, 0.0) + total
+        sums, counts = self.machines.add(sums), self.machines.add(count(self.objective, window))
+        return sum(sums[task] / many for task, many in counts.items() if many)
 
     def _row_losses(self, batch: Batch) -> list[tuple[float, float]]:
         with self.model.evaluating(), torch.no_grad():
@@ -123,8 +127,8 @@ class Rescue:
         """The rows of a window, the worst first, each with its own loss."""
         found = []
         for batch in window:
-            for row, (total, count) in zip(batch.source, self._row_losses(batch)):
-                found.append({"row": row, "row_loss": _plain(total / max(count, 1.0)), **self.tell_row(row)})
+            for row, (total, many) in zip(batch.source, self._row_losses(batch)):
+                found.append({"row": row, "row_loss": _plain(total / max(many, 1.0)), **self.tell_row(row)})
         return sorted(found, key=lambda x: -math.inf if isinstance(x["row_loss"], str) else -x["row_loss"])
 
     def _stop(self, why: str, step: int) -> WeitiaoError:

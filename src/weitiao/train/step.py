@@ -20,6 +20,8 @@ class Taken:
     tokens: int
     supervised: int
     notes: dict[str, float] = field(default_factory=dict)
+    tasks: str = ""
+    """Which of several tasks it has rows of."""
 
 
 def count(objective: Objective, window: Iterable[Batch]) -> dict[str, float]:
@@ -84,4 +86,4 @@ def finish(
     value = sum(sums[task] / counts[task] for task in sums if counts[task]) if whole else math.nan
     means = {f"{x} loss": notes.pop(x) / counts[x] for x in counts if x in notes and counts[x]}
     means |= {name: note / whole for name, note in notes.items() if whole}
-    return Taken(value, int(tokens), int(whole), means)
+    return Taken(value, int(tokens), int(whole), means, " + ".join(sorted(task for task, many in counts.items() if many)))

@@ -17,6 +17,7 @@ class Made:
 
     lengths: np.ndarray
     source: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    tasks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.source = self.source if len(self.source) else np.zeros(len(self.lengths), int)

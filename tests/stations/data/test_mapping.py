@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from weitiao.core.errors import DataError
-from weitiao.core.example import Chat, Text
+from weitiao.core.example import Chat, Labelled, Text
 from weitiao.data.mapping import find_mapping
 
 TURNS = [("user", "ask"), ("assistant", "say")]
@@ -158,6 +158,31 @@ def test_a_bad_row_says_what_is_bad(record: dict, words: str) -> None:
     with pytest.raises(ValueError) as trouble:
         turns(record)
     assert str(trouble.value) == words
+
+
+@pytest.mark.parametrize(
+    ("label", "wanted"),
+    [
+        (2.0, ("2",)),
+        (2.5, ("2.5",)),
+        (["b", "a", "a"], ("a", "b")),
+        ('["b", "a"]', ("a", "b")),
+        ("[]", ()),
+        ("[sic]", ("[sic]",)),
+    ],
+)
+def test_classes_as_tables_have_them(label: object, wanted: tuple) -> None:
+    mapping = find_mapping([{"text": "a", "label": "x"}], Labelled, None, "f")
+    assert mapping.make({"text": "a", "label": label}).labels == wanted  # pyright: ignore
+
+
+@pytest.mark.parametrize("label", [float("nan"), None, ["a", None], ["a", float("nan")], {"a": 1}, " "])
+def test_what_is_no_class_is_said(label: object) -> None:
+    mapping = find_mapping([{"text": "a", "label": "x"}], Labelled, None, "f")
+    with pytest.raises(ValueError, match="the row has no class|not a class"):
+        mapping.make({"text": "a", "label": label})
+    with pytest.raises(ValueError, match="column 'text' is empty .NaN."):
+        mapping.make({"text": float("nan"), "label": "x"})
 
 
 def test_a_row_without_the_column_says_so() -> None:

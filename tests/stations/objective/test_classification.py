@@ -123,9 +123,35 @@ def test_thresholds_are_chosen_on_validation_rows(quick: Any, encoder: Path, tmp
     assert opened.objective.threshold == found  # pyright: ignore[reportAttributeAccessIssue]
     said = {"fox": found["fox"] + 1e-6, "dog": found["dog"] - 1e-6, "rare": 0.0}
     assert opened.objective.answer(said) == "fox"
+    assert opened.objective.shown(said)["predicted"] == ["fox"]
     asked = quick(**shape, objective={"name": "classification", "threshold": 0.3}, out=str(tmp_path / "asked"))
     assert asked.read("plan.json")["objective"]["threshold"] == 0.3
     assert "objective.threshold" not in asked.read("plan.json")["choices"]
+
+
+@pytest.mark.parametrize("wrong", [1.5, -0.1, {"a": 2.0}])
+def test_a_threshold_is_a_probability(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="a threshold is a probability"):
+        Classification(threshold=wrong)
+    with pytest.raises(DataError, match="threshold: there is no class 'nosuch'. Did you mean"):
+        Classification(threshold={"nosuch": 0.1}).fit([Labelled("x", ("nosuc", "b")), Labelled("y", ())])
+
+
+def test_split_would_lose_the_rows_whose_label_stands_elsewhere(quick: Any, encoder: Path, labelled: Path) -> None:
+    with pytest.raises(RecipeError, match="too_long: classification learns something of a whole row"):
+        quick(base=str(encoder), data=[{"path": str(labelled)}], objective="classification", too_long="split")
+
+
+def test_a_file_that_is_read_twice_is_measured_twice(quick: Any, encoder: Path, tmp_path: Path) -> None:
+    """The same places, other columns: each row has its own right answer."""
+    rows = [{"text": f"the fox {i}", "one": "a", "two": "b"} for i in range(30)]
+    file = str(write_jsonl(tmp_path / "rows.jsonl", rows))
+    both = [{"path": file, "columns": {"text": "text", "label": label}} for label in ("one", "two")]
+    shape = {"base": str(encoder), "objective": "classification", "train": {"steps": 2}}
+    run = quick(**shape, data=both, validation=0.2, evaluate={"data": both, "metrics": "auto", "samples": 0})
+    assert run.read("scores.json")["after"]["accuracy"] | {"low": 0, "high": 0, "how": ""} == {
+        "name": "accuracy", "value": 0.5, "n": 60, "low": 0, "high": 0, "higher_is_better": True, "how": "",
+    }  # fmt: skip
 
 
 def test_macro_f1_over_several_classes_is_scikit_learn_s() -> None:

@@ -107,6 +107,30 @@ def test_surgery_takes_out_what_conflicts() -> None:
     assert torch.equal(alike, torch.tensor([2.0, 1.0]))
 
 
+def test_surgery_leaves_the_heads_alone(made: Any) -> None:
+    """What conflicts is in the shared model; a head has its own task's gradient."""
+    objective, plainly = many(gradients="pcgrad"), many()
+    model, batch = made(objective)
+    cut, plain = gradients(model, objective, objective.step, [batch]), gradients(model, plainly, "accumulate", [batch])
+    heads = [name for name in plain if name.startswith("head.")]
+    assert len(heads) == 4 and all(torch.allclose(cut[name], plain[name], rtol=1e-5) for name in heads)
+
+
+def test_what_is_told_is_the_step_s_loss(made: Any) -> None:
+    """The guard asks rows again for the same quantity that it remembered."""
+    for settings in ({"weights": {"kind": 0.01}}, {"weights": "learnt"}):
+        objective = many(**settings)
+        objective = objective.model_copy(
+            update={"tasks": {name: x.model_copy(update={"dropout": 0.0}) for name, x in objective.tasks.items()}}
+        )
+        model, batch = made(objective)
+        taken = find_module("step", "accumulate").take(model, objective, [batch], Machines(CPU))
+        counts, told = objective.counts(batch), objective.told(model, batch)
+        assert sum(told[task] / counts[task] for task in counts) == pytest.approx(taken.loss, rel=1e-6)
+        assert taken.tasks == "kind + number"
+        assert ("kind weight" in taken.notes) == (settings["weights"] == "learnt")
+
+
 def test_surgery_without_conflict_is_the_plain_step(made: Any) -> None:
     """Where the tasks' gradients do not conflict in sum, nothing changes; where they do, every task's loss still falls."""
     objective = many(gradients="pcgrad")
@@ -133,7 +157,7 @@ def _row(batch: Any, i: int) -> Any:
 
 def test_temperature_evens_out() -> None:
     rows = {"large": 9000, "small": 90}
-    assert many(temperature=1.0).often(rows) == pytest.approx({"large": 1.0, "small": 1.0})
+    assert many(temperature=1.0).often(rows) == {} == many(temperature=9.0).often({"large": 0, "small": 0})
     often = many(temperature=2.0).often(rows)
     met = {task: often[task] * n for task, n in rows.items()}
     assert met["large"] / met["small"] == pytest.approx(10.0)  # the square root of 100
@@ -235,9 +259,32 @@ def test_the_best_may_be_one_task_s_metric(quick: Any, recipe: dict[str, Any]) -
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
+def test_the_same_file_serves_two_tasks(quick: Any, recipe: dict[str, Any], tmp_path: Path) -> None:
+    """A row that one of them cannot use is still the other's; tasks without held-out rows keep their defaults."""
+    rows = [{"text": f"fox {i}", "one": "ab"[i % 2], "two": ["x"] if i % 3 else ["x", "y"]} for i in range(40)]
+    rows[8]["one"] = None
+    file = str(write_jsonl(tmp_path / "both.jsonl", rows))
+    of = lambda task, label: {"path": file, "task": task, "columns": {"text": "text", "label": label}}  # noqa: E731
+    recipe |= {
+        "data": [of("one", "one"), of("two", "two")],
+        "validation": [of("one", "one")],
+        "objective": {"name": "many_tasks", "tasks": {"one": "classification", "two": "classification"}},
+        "max_bad_rows": 0.1,
+    }
+    run = quick(**recipe)
+    after = run.read("scores.json")["after"]
+    assert after["one.loss"]["n"] == 39 and not any(name.startswith("two.") for name in after)
+    assert run.read("plan.json")["choices"]["two: objective.threshold"]["reason"] == "no validation row to choose one on"
+    both = {**recipe, "validation": 0.3, "evaluate": {"metrics": "auto", "samples": 0, "data": recipe["data"]}}
+    after = quick(**both, out=str(tmp_path / "both")).read("scores.json")["after"]
+    assert (after["one.loss"]["n"], after["two.loss"]["n"]) == (39, 40)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"best": "f1"}, "train.best: f1 of which task? Write task.f1"),
+        ({"weights": {"kind": float("inf")}}, "a task that counts is more than 0, and finite"),
         ({"data": 0}, "task: rows belong to one of several tasks; say which: kind, number, where"),
         ({"task": "kid"}, "task: there is no 'kid'. Did you mean 'kind'"),
         ({"lacks": True}, "task where has not one row to learn from"),

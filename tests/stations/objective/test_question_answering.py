@@ -162,6 +162,11 @@ def test_the_threshold_answers_most_validation_rows() -> None:
 
         objective, told = QuestionAnswering(unanswerable=True).tuned(lambda task, rows=rows: rows)  # pyright: ignore
         assert hits(objective.threshold) == max(hits(x / 20) for x in range(-400, 400)) and len(told) == 1  # pyright: ignore
+    tied = [(-1.0, True), (0.5, True), (0.5, False), (0.5, False), (2.0, False)]  # no threshold parts those in the middle
+    rows = [({"no_answer": x, "best": "fox"}, Question("who", "fox", ((0, "fox"),) * right)) for x, right in tied]
+    objective, _ = QuestionAnswering(unanswerable=True).tuned(lambda task: rows)  # pyright: ignore
+    assert -1.0 < objective.threshold < 0.5  # pyright: ignore
+    assert QuestionAnswering(unanswerable=True).tuned(lambda task: [])[0].threshold == "validation"
     untouched = (QuestionAnswering(unanswerable=False), QuestionAnswering(unanswerable=True, threshold=0.5))
     assert all(x.tuned(lambda task: pytest.fail("nobody needs to be asked")) == (x, []) for x in untouched)
 

@@ -183,3 +183,23 @@ def test_its_memory_survives_json() -> None:
     two.guard, two.step, two.position = Guard(**json.loads(json.dumps(asdict(one.guard)))), one.step, one.position
     shown = [(20.0, 9.0) if random.random() < 0.1 else figures for _, figures in zip(range(300), usual(11))]
     assert [one.show(*x) for x in shown] == [two.show(*x) for x in shown]
+
+
+def test_a_step_is_held_against_steps_of_the_same_tasks() -> None:
+    """A rare task with another loss and a longer gradient is no fault; an outlier among its own steps is."""
+    guard, step, figures = Guard(), 0, usual(loss=0.3)
+
+    def show(loss: float, norm: float, tasks: str) -> str:
+        nonlocal step
+        step += 1
+        return guard.judge(step, step, loss, norm, tasks).action
+
+    for i in range(400):
+        loss, norm = next(figures)
+        rare = i >= 60 and i % 5 == 0
+        assert show(loss + 7.0 * rare, norm * (30 if rare else 1), "easy + rare" if rare else "easy") == "take", i
+    assert show(7.3, 30.0, "easy") == "skip" and show(7.3, 30.0, "easy + rare") == "take"
+    assert show(70.0, 30.0, "easy + rare") == "skip"
+    again = Guard(**asdict(guard))
+    assert again.judge(500, 500, 7.3, 30.0, "easy + rare") == guard.judge(500, 500, 7.3, 30.0, "easy + rare")
+    assert asdict(again) == asdict(guard)

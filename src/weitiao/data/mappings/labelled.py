@@ -1,9 +1,10 @@
 """A text and its class: {"text": ..., "label": "spam"}; also sentence, content, review ...; labels, category ..."""
 
+import json
 from typing import Any
 
 from weitiao.core.example import Labelled
-from weitiao.data.columns import LABELS, TEXTS, Mapping, first_of, text_of
+from weitiao.data.columns import LABELS, TEXTS, Mapping, first_of, name_of, text_of
 
 MAKES = Labelled
 PURPOSE = "classification"
@@ -32,11 +33,19 @@ def unanswered(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
 
 def _labelled(text: str, label: str) -> Mapping:
     def make(record: dict[str, Any]) -> Labelled:
-        words, given = text_of(record, text), record.get(label)
+        words, given = text_of(record, text), _listed(record.get(label))
         if isinstance(given, list):
-            return Labelled(words, tuple(sorted({str(x).strip() for x in given})))
-        if given is None or not str(given).strip():
-            raise ValueError(f"column {label!r} is empty: the row has no class")
-        return Labelled(words, (str(given).strip(),))
+            return Labelled(words, tuple(sorted({name_of(x, label) for x in given})))
+        return Labelled(words, (name_of(given, label),))
 
     return Mapping(f"{text} -> class: {label}", Labelled, make)
+
+
+def _listed(given: Any) -> Any:
+    """A list of classes as a cell of CSV holds it: ["a", "b"]."""
+    if isinstance(given, str) and given.strip().startswith("[") and given.strip().endswith("]"):
+        try:
+            return json.loads(given)
+        except ValueError:
+            return given
+    return given

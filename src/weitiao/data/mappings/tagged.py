@@ -116,7 +116,11 @@ def _placed(given: Any, i: int, column: str, text: str) -> tuple[int, int, str]:
     if not _is_span(given):
         raise ValueError(f"{column}[{i}] is neither {{start, end, label}} nor [start, end, label]")
     start, end, kind = (given[x] for x in ("start", "end", "label")) if isinstance(given, dict) else given
-    if not all(isinstance(x, int) and not isinstance(x, bool) for x in (start, end)) or not str(kind or "").strip():
+    if (
+        not all(isinstance(x, int) and not isinstance(x, bool) for x in (start, end))
+        or kind != kind
+        or not str(kind or "").strip()
+    ):
         raise ValueError(f"{column}[{i}] is {start!r} to {end!r}, {kind!r}: two whole numbers and a kind are wanted")
     if not 0 <= start < end <= len(text):
         raise ValueError(f"{column}[{i}] is {start} to {end}: not in the text of {len(text)} characters")

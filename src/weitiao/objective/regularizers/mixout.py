@@ -28,7 +28,7 @@ class Mixout(FromTheStart):
     swaps_weights: ClassVar[bool] = True
     why_not: ClassVar[str] = "whose own dropout does the same"
 
-    p: float = Field(default=0.7, ge=0, lt=1)
+    p: float = Field(default=0.7, ge=0, le=0.95)
     """How often; the paper takes 0.7 to 0.9."""
 
     def loss(self, model: TunableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:

@@ -6,7 +6,7 @@ Yu et al. 2020, "Gradient Surgery for Multi-Task Learning", arXiv 2001.06782, al
     for each i, for each j != i in a random order:   if g_i' . g_j < 0:   g_i' -= (g_i' . g_j) / |g_j|^2 g_j
     the step's gradient is the sum of all g_i'
 
-The products are over all trained weights together. A weight that only one task uses (its head) has no conflicts.
+The products are over all trained weights of the shared model together. The heads are left alone: each is one task's.
 """
 
 import random
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from weitiao.core.batch import Batch, only
 from weitiao.core.objective import Objective
-from weitiao.core.tunable import TunableModel
+from weitiao.core.tunable import HEAD, TunableModel
 from weitiao.train.distributed import Machines
 from weitiao.train.step import Taken, back, count, finish
 
@@ -40,15 +40,23 @@ def take(model: TunableModel, objective: Objective, window: list[Batch], machine
         sums, notes = sums | found[0], notes | found[1]
         machines.add_gradients(weights)
         gradients.append([torch.zeros_like(x) if x.grad is None else x.grad for x in weights])
+    names = list(model.trainable())
+    trunk = [i for i, name in enumerate(names) if not name.startswith(HEAD)]
     order = sum(machines.collect([x.draw for x in window][:1] if machines.first else []), ())
-    shared = _without_conflicts(gradients, random.Random(repr(order)))
-    for weight, gradient in zip(weights, shared):
-        weight.grad = gradient / machines.world  # `finish` adds all machines' once more
+    for i, weight in enumerate(weights):
+        weight.grad = torch.stack([g[i] for g in gradients]).sum(0)
+    shared = _without_conflicts([[g[i] for i in trunk] for g in gradients], random.Random(repr(order)))
+    for i, gradient in zip(trunk, shared):
+        weights[i].grad = gradient
+    for weight in weights:
+        weight.grad = weight.grad / machines.world  # pyright: ignore  # `finish` adds all machines' once more
     return finish(model, window, machines, counts, (sums, notes), scale)
 
 
 def _without_conflicts(gradients: list[list[Tensor]], order: random.Random) -> list[Tensor]:
     """[K tasks][weights] -> [weights]"""
+    if not gradients[0]:
+        return []
     lengths = [_dot(g, g) for g in gradients]
     whole = [torch.zeros_like(x) for x in gradients[0]]
     for i, own in enumerate(gradients):
