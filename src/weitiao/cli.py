@@ -281,10 +281,9 @@ def print_scores(run: Any, console: Console) -> None:
                 f"[{color}]{row['verdict']}[/]",
             )
         console.print(table)
-    kept, skipped = run.read("trained/step.json", {}), len(list(run.journal("skipped")))
-    if kept and (last := [x["step"] for x in run.journal("step")][-1:]):
-        console.print(f"the result is step {kept['step']} of {last[0]}, the best by {run.recipe.train.best}")
-    if skipped:
+    if run.result:
+        console.print(run.result)
+    if skipped := len(list(run.journal("skipped"))):
         words = f"{skipped} steps were skipped by the guard, and their rows not learnt: weitiao why {run.folder}"
         console.print(words, style="bold yellow", soft_wrap=True)
     console.print(f"report: {run.folder}/report.html")

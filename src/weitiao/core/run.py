@@ -183,6 +183,16 @@ class Run:
         self.write("plan.json", {**self.read("plan.json", {}), **facts})
 
     @property
+    def result(self) -> str:
+        """Which step the result is of, and why; "" where there is none yet."""
+        kept, last = self.read("trained/step.json", {}).get("step"), [x["step"] for x in self.journal("step")][-1:]
+        if kept is None or not last:
+            return ""
+        held = any(x["loss"] is not None for x in self.journal("validation"))
+        why = f"the best by {self.recipe.train.best}" if held else "the newest: nothing was held out to choose by"
+        return f"the result is step {kept} of {last[0]}, {why}"
+
+    @property
     def status(self) -> str:
         """finished, interrupted at step N, running or stopped at step N, no step taken."""
         events = list(self.journal("step", "interrupted", "finished", "early_stop", "stopped"))

@@ -38,8 +38,7 @@ def in_short(run: Run) -> str:
     if drifts:
         words += f"; on neutral text {drifts[-1]['value']:.3f} nats a token from the base model"
     skipped, returned = len(list(run.journal("skipped"))), len(list(run.journal("returned")))
-    kept = run.read("trained/step.json", {}).get("step")
-    words += f"; the result is step {kept}, the best by {run.recipe.train.best}" if kept is not None else ""
+    words += f"; {run.result}" if run.result else ""
     return words + f"; {skipped} steps skipped, {returned} returns"
 
 
