@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test proof lint bench bench-sft bench-methods clean
+.PHONY: quickstart test proof lint bench bench-sft bench-methods bench-trainer clean
 
 # a fresh machine: makes .venv, installs, fine-tunes a real model on real data, shows before and after
 quickstart: $(READY)
@@ -29,7 +29,7 @@ proof: $(READY)
 lint: $(READY)
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/pyright
 
-bench: bench-sft bench-methods
+bench: bench-sft bench-methods bench-trainer
 
 # side by side with TRL + PEFT, in turns; the long form takes about an hour on 2 cores
 bench-sft: $(READY)
@@ -38,6 +38,11 @@ bench-sft: $(READY)
 # side by side with PEFT, method by method, in turns; about 20 minutes on 2 cores, and a killed one goes on
 bench-methods: $(READY)
 	$(BIN)/python bench/methods.py $(ARGS)
+
+# side by side with the Hugging Face Trainer, a classification task; about 10 minutes on 2 cores
+bench-trainer: $(READY)
+	$(BIN)/python quickstart/prepare_spam.py
+	$(BIN)/python bench/trainer.py $(ARGS)
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,7 +1,7 @@
 """Any method with any objective, to the end: trained, saved, opened again by its folder, measured with the same figures.
 
-The table of what was tried stands in docs/methods.md, and this test keeps it true. `make proof` tries every pair; else those
-of a few methods and objectives.
+The table of what was tried stands in docs/methods.md; this test keeps it true. `make proof` tries every pair, `make test`
+those of a few methods and objectives.
 """
 
 import math
