@@ -29,7 +29,10 @@ EXAMPLES = {
     Tagged: [
         Tagged("the fox " * (i + 1), tuple(units_of("the fox " * (i + 1))), ("O", "B-who") * (i + 1)) for i in range(8)
     ],
-    Pair: [Pair("the quick brown fox " * (i + 1), f"jumps over {i}", (f"lazy dog {i}",) * (i % 3 > 0)) for i in range(8)],
+    Pair: [
+        Pair("the quick brown fox " * (i + 1), f"jumps over {i}", tuple(f"dog {i} {k}" for k in range(1 + i % 3)))
+        for i in range(8)
+    ],
     Chat: [Chat(tuple(Turn(**turn) for turn in row["messages"])) for row in chat_rows(8)],
 }
 
@@ -116,10 +119,11 @@ def test_accumulation_is_exact(name: str, method: str) -> None:
         assert taken.loss == pytest.approx(first.loss, rel=1e-6)
         gaps = {tensor: (other[tensor] - g).norm() for tensor, g in gradients.items()}  # pyright: ignore
         whole = torch.stack([g.norm() for g in gradients.values()]).norm()  # pyright: ignore
-        assert torch.stack(list(gaps.values())).norm() <= 1e-6 * whole
+        rounding = 3e-6 if objective.repacks else 1e-6  # scores are held against each other: their gradients nearly cancel
+        assert torch.stack(list(gaps.values())).norm() <= rounding * whole
         # one label a row leaves some tensors a gradient that is a small difference of large ones
         most = 1e-6 if objective.likelihood else 1e-5
         # key biases: softmax sees no shift of all scores, so their gradient is nought but for rounding
-        least = 1e-8 * whole if objective.recovers or objective.halves else 0.0
+        least = 3e-8 * whole if objective.recovers or objective.halves else 0.0
         for tensor, g in gradients.items():
             assert gaps[tensor] <= most * g.norm() + least, tensor  # pyright: ignore

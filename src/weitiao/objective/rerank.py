@@ -3,7 +3,7 @@
 Nogueira and Cho 2019, "Passage Re-ranking with BERT", arXiv 1901.04085, sec. 2.2, the score; Gao, Dai and Callan 2021,
 "Rethink Training of BERT Rerankers in Multi-Stage Retrieval Pipeline", arXiv 2101.08751, eq. 3, the loss:
 
-    s_i  = w . pooled([CLS] query [SEP] document_i [SEP]) + b
+    s_i  = w . pooled([CLS] query [SEP] document_i [SEP])
     loss = - log (exp s_0 / sum over i of exp s_i)           document_0 is the right one, the others the row's own negatives
 
 A row holds its pairs end to end; the last token of each has a label, 0 for the right one. They are parted before the model
@@ -57,9 +57,9 @@ class Rerank(Headed):
         return self
 
     def heads(self, width: int) -> dict[str, nn.Module]:
-        head = nn.Linear(width, 1)
+        """One number; a bias would move all scores alike."""
+        head = nn.Linear(width, 1, bias=False)
         nn.init.normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
         return {HEAD: head}
 
     # -- rows ---------------------------------------------------------------------------------------------------------
