@@ -36,6 +36,11 @@ class NotedRow(Row, total=False):
     """Which of several tasks it belongs to."""
 
 
+def task_of(row: Row) -> str:
+    """Which of several tasks a row belongs to; "" where there is one."""
+    return row.get("task", "")
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rows end to end, without padding. Segments never see each other.
@@ -118,7 +123,7 @@ def pack(
         bounds=tuple(bounds),
         source=tuple(source[i] for i in order) if source else tuple(order),
         adapters=tuple(adapters[i] for i in order) if adapters else (),
-        tasks=tuple(rows[i].get("task", "") for i in order) if "task" in rows[0] else (),
+        tasks=tuple(task_of(rows[i]) for i in order) if "task" in rows[0] else (),
         draw=draw,
     )
 

@@ -44,7 +44,7 @@ class Objective(Part):
     distributes: ClassVar[bool] = False
     """It has `log_probs`: a distribution over choices, which regularizers compare."""
     predicts: ClassVar[bool] = False
-    """It writes, and yet answers by `predict`: its answers are a closed set."""
+    """It writes, and yet answers by `predict`: a closed set of answers, or what a decoder makes of a text."""
     halves: ClassVar[bool] = False
     """It needs a model of two halves, an encoder that reads and a decoder that writes."""
     recovers: ClassVar[bool] = False

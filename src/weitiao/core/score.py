@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 DRAWS = 2000
-FEW = 20  # rows, below which a difference is not called one
+FEW = 20  # rows, below which a figure says little, and no difference is called one
 LEVEL = 0.95
 
 

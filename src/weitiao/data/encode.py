@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from weitiao.core.batch import IGNORE, Row
+from weitiao.core.batch import IGNORE, Row, task_of
 from weitiao.core.errors import DataError
 from weitiao.core.example import BadRow, Sourced, Where
 from weitiao.core.objective import Objective
@@ -155,7 +155,7 @@ def _fit(
 ) -> Iterator[Row]:
     """The row, as much of it as the context takes; `number` is what it will be called."""
     if too_long == "each":
-        too_long = objective.part(row.get("task", "")).too_long
+        too_long = objective.part(task_of(row)).too_long
     length, ids = objective.reach(row), [int(x) for x in row["input_ids"]]
     if length <= context:
         yield row

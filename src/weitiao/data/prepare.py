@@ -12,6 +12,7 @@ from weitiao.core.machine import Choice
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe, Source
 from weitiao.core.run import Run
+from weitiao.core.score import FEW
 from weitiao.data.encode import Encoded, Rows, encode
 from weitiao.data.loader import in_order
 from weitiao.data.processor import ChatProcessor
@@ -19,7 +20,6 @@ from weitiao.data.read import Reading, TooManyBadRows, judge, read_sources, spli
 from weitiao.data.show import draw, pieces_of, supervised_share
 
 SHOWN = 1000  # characters of a suspect row
-FEW = 20  # held-out rows, below which a figure says little
 MEASURED_AT_ONCE = 2048  # tokens; no gradients are kept
 
 

@@ -34,7 +34,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from weitiao.core.batch import Batch, Loss, Row, only
+from weitiao.core.batch import Batch, Loss, Row, only, task_of
 from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.example import Task
 from weitiao.core.machine import Choice
@@ -202,7 +202,7 @@ class ManyTasks(Objective):
         return total * torch.exp(-s) + sum(self.tasks[name].counts(batch).values()) * s / 2
 
     def told(self, model: TunableModel, batch: Batch) -> dict[str, float]:
-        return {name: float(total) for name, total in self.loss(model, batch).totals.items()}
+        return {name: float(total.detach()) for name, total in self.loss(model, batch).totals.items()}
 
     def weight(self, name: str) -> float:
         """How much a task's mean loss counts in what is validated."""
@@ -238,11 +238,6 @@ def each_task(batch: Batch) -> Iterator[tuple[str, Batch, list[int]]]:
     for name in sorted(set(batch.tasks)):
         rows = [i for i, task in enumerate(batch.tasks) if task == name]
         yield name, batch if len(rows) == len(batch.tasks) else only(batch, rows), rows
-
-
-def task_of(row: Row) -> str:
-    """Which task an encoded row belongs to."""
-    return row.get("task", "")
 
 
 def _of(task: str, row: Row) -> Row:

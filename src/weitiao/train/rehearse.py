@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from weitiao.core.batch import IGNORE, Batch, Row, pack
+from weitiao.core.batch import IGNORE, Batch, Row, pack, task_of
 from weitiao.core.finding import Finding
 from weitiao.core.objective import Objective
 from weitiao.core.registry import find_module
@@ -136,13 +136,13 @@ def _few_rows(loader: Callable[[int], list[Batch]], objective: Objective) -> Bat
     missing, rows = set(objective.parts()), list[Row]()
     for number in range(NEAR):
         some = [row for batch in loader(number) if batch.tokens for row in batch.rows]
-        rows += some if number == 0 else [row for row in some if _task(row) in missing]
-        missing -= {_task(row) for row in rows}
+        rows += some if number == 0 else [row for row in some if task_of(row) in missing]
+        missing -= {task_of(row) for row in rows}
         if not missing:
             break
     rows.sort(key=lambda row: len(row["input_ids"]))
     least = COUPLED if objective.couples_rows else 1
-    chosen = [row for task in objective.parts() for row in [x for x in rows if _task(x) == task][:least]]
+    chosen = [row for task in objective.parts() for row in [x for x in rows if task_of(x) == task][:least]]
     tokens = sum(len(row["input_ids"]) for row in chosen)
     taken = {id(row) for row in chosen}
     for row in rows:
@@ -150,10 +150,6 @@ def _few_rows(loader: Callable[[int], list[Batch]], objective: Objective) -> Bat
             chosen.append(row)
             tokens += len(row["input_ids"])
     return pack(chosen) if chosen else None
-
-
-def _task(row: Row) -> str:
-    return row.get("task", "")
 
 
 def _frozen(model: TunableModel) -> dict[str, int]:

@@ -43,8 +43,8 @@ def take(model: TunableModel, objective: Objective, window: list[Batch], machine
     names = list(model.trainable())
     trunk = [i for i, name in enumerate(names) if not name.startswith(HEAD)]
     order = sum(machines.collect([x.draw for x in window][:1] if machines.first else []), ())
-    for i, weight in enumerate(weights):
-        weight.grad = torch.stack([g[i] for g in gradients]).sum(0)
+    for i in set(range(len(weights))) - set(trunk):
+        weights[i].grad = torch.stack([g[i] for g in gradients]).sum(0)
     shared = _without_conflicts([[g[i] for i in trunk] for g in gradients], random.Random(repr(order)))
     for i, gradient in zip(trunk, shared):
         weights[i].grad = gradient
