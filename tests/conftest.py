@@ -170,6 +170,7 @@ HALVES = {  # an encoder and a decoder
     },
 }  # fmt: skip
 FAMILIES = (*DECODERS, "bert")
+WITH_WINDOWS = ("gemma2", "gemma3_text")  # decoders that few tests need
 
 
 def make_model(family: str = "llama", seed: int = 0) -> torch.nn.Module:
@@ -184,14 +185,17 @@ def make_model(family: str = "llama", seed: int = 0) -> torch.nn.Module:
         config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
     elif family in HALVES:
         config = AutoConfig.for_model(family, **HALVES[family], **ends, decoder_start_token_id=0)
-    elif family not in DECODERS:
+    elif family not in (*DECODERS, *WITH_WINDOWS):
         plain = {"num_attention_heads": 4, "max_position_embeddings": 256}
         config = AutoConfig.for_model(family, **small, **plain, **ENCODERS.get(family, {}))
     else:
-        config = AutoConfig.for_model(family, **small, **heads, **ends)
+        windows = {"sliding_window": 4, "query_pre_attn_scalar": 8} if family in WITH_WINDOWS else {}
+        config = AutoConfig.for_model(family, **small, **heads, **ends, **windows)
     torch.manual_seed(seed)
     writes = AutoModelForSeq2SeqLM if family in HALVES else AutoModelForCausalLM
-    model = (writes if family in (*DECODERS, *HALVES) else AutoModel).from_config(config, dtype=torch.float32)
+    model = (writes if family in (*DECODERS, *WITH_WINDOWS, *HALVES) else AutoModel).from_config(
+        config, dtype=torch.float32
+    )
     if getattr(model, "pooler", None) is not None:
         model.pooler = None  # pyright: ignore
     with torch.no_grad():

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from conftest import make_model
-from laws import attached, batch_of, gap, make_rows, stir
+from laws import attached, batch_of, gap, loss_of, make_rows, stir
 from weitiao.core.batch import Batch
 from weitiao.core.registry import find_module, names
 from weitiao.model import load
 from weitiao.model.attention import NAME
-from weitiao.model.load import _transformers_body, choose_body
+from weitiao.model.load import _transformers_body, choose_body, whole
 
 FAMILIES = [(block, family) for block in names("block") for family in find_module("block", block).FAMILIES]
 
@@ -27,10 +27,10 @@ def test_the_block_is_chosen_and_says_why(block: str, family: str) -> None:
 
 
 def test_a_block_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The probe at loading must catch a block that differs: here one whose norm is off by a thousandth."""
+    """The probe at loading must catch a block that differs: here one whose last norm is off by a thousandth."""
     llama = find_module("block", "llama")
-    real = llama._norm
-    monkeypatch.setattr(llama, "_norm", lambda norm, x: real(norm, x) * 1.001)
+    real = llama.end
+    monkeypatch.setattr(llama, "end", lambda stack, x: real(stack, x) * 1.001)
     model = make_model("llama")
     model.set_attn_implementation(NAME)  # pyright: ignore
     assert choose_body(model, torch.float32)[1].value == "transformers"
@@ -43,6 +43,7 @@ def test_rows_that_would_see_one_another_run_one_by_one(monkeypatch: pytest.Monk
         return model.get_decoder()(input_ids=batch.input_ids[None], use_cache=False).last_hidden_state[0]  # pyright: ignore
 
     monkeypatch.setattr(load, "_transformers_body", leaking)
+    monkeypatch.setattr(load, "names", lambda kind: [])  # no block
     model = make_model("gpt2")
     model.set_attn_implementation(NAME)  # pyright: ignore
     body, choice = choose_body(model, torch.float32)
@@ -61,8 +62,8 @@ def test_same_loss_and_gradients(block: str, family: str, method: str) -> None:
         model = attached(method, family)
         stir(model)
         if not ours:
-            model.body = lambda b, model=model: _transformers_body(model.model, b)
-        loss = -model.logprobs(batch).sum()
+            model.body = whole(lambda b, model=model: _transformers_body(model.model, b))
+        loss = loss_of(model, batch)
         loss.backward()
         found.append((loss.detach(), {name: p.grad for name, p in model.trainable().items()}))
     (a, grads), (b, theirs) = found

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+BELOW = "below"  # in Batch.more: what the frozen layers below the first trained one gave [T, D]
 IGNORE = -100  # the label of a position that is not learnt (PyTorch's own default)
 
 

@@ -76,9 +76,8 @@ def parts(row: Row) -> list[Row]:
 
 def pooled(model: TunableModel, batch: Batch, how: Pool) -> Tensor:
     """[B, D] fp32: one vector a segment; auto: encoders mean, others last."""
-    hidden = model.hidden(batch).float()  # [T, D]
     how = how if how != "auto" else ("mean" if model.vocabulary is None else "last")
-    bounds = torch.tensor(batch.bounds, device=hidden.device)
+    bounds = torch.tensor(batch.bounds, device=model.device)
     if how == "mean":
-        return torch.segment_reduce(hidden, "mean", offsets=bounds, axis=0)
-    return hidden[bounds[:-1] if how == "first" else bounds[1:] - 1]
+        return torch.segment_reduce(model.hidden(batch).float(), "mean", offsets=bounds, axis=0)
+    return model.hidden(batch, bounds[:-1] if how == "first" else bounds[1:] - 1).float()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,13 @@ from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment
 from weitiao.core.processor import Processor
 from weitiao.core.vocabulary_head import VocabularyHead
+
+
+class Body(Protocol):
+    """Batch -> the last hidden states [T, D], after the final norm; or only those at some rows, [N, D]."""
+
+    def __call__(self, batch: Batch, rows: Tensor | None = None) -> Tensor: ...
+
 
 HEAD = "head."  # before the names of the heads' weights
 
@@ -29,8 +36,8 @@ class TunableModel:
     attachment: Attachment
     processor: Processor
     """Words to token ids and back."""
-    body: Callable[[Batch], Tensor]
-    """Batch -> last hidden states [T, D], after the final norm."""
+    body: Body
+    """How the layers run."""
     vocabulary: VocabularyHead | None
     """Hidden states -> log-probabilities of tokens; None: an encoder, which writes nothing."""
     heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
@@ -92,9 +99,11 @@ class TunableModel:
 
     # -- what objectives call -----------------------------------------------------------------------------------------
 
-    def hidden(self, batch: Batch) -> Tensor:
-        """[T, D]: the last hidden states."""
-        return self.once("hidden", batch, lambda: self._hidden(batch))
+    def hidden(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
+        """[T, D]: the last hidden states; or [N, D], those at `rows` [N] (ascending), which spares the last layer work."""
+        if rows is None:
+            return self.once("hidden", batch, lambda: self._hidden(batch))
+        return self._hidden(batch, rows) if self.seen is None else self.hidden(batch)[rows]
 
     def once(self, what: str, batch: Batch, make: Callable[[], Tensor]) -> Tensor:
         """What `make` makes of a batch; while `remembering`, it is made once."""
@@ -104,15 +113,15 @@ class TunableModel:
             self.seen[what, id(batch)] = make()
         return self.seen[what, id(batch)]
 
-    def _hidden(self, batch: Batch) -> Tensor:
-        if batch.adapters:
+    def _hidden(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
+        if batch.adapters:  # their layers count on the rows of all tokens
             with self.routed(batch.adapters, batch.lengths):
-                return self.body(batch)
+                return self.body(batch) if rows is None else self.body(batch)[rows]
         slots = self.attachment.slots()
         if not slots:
-            return self.body(batch)
+            return self.body(batch, rows)
         longer, kept = with_slots(batch, slots)
-        return self.body(longer)[kept]
+        return self.body(longer, kept if rows is None else kept[rows])
 
     def routed(self, adapters: Sequence[str], lengths: Sequence[int] | None = None) -> AbstractContextManager[None]:
         """Inside, each row of the batch goes through its own adapter."""
@@ -134,12 +143,12 @@ class TunableModel:
     def logprobs(self, batch: Batch) -> Tensor:
         """[N] fp32: the log-probability of every supervised target, in the order of the batch. Never [T, V]."""
         supervised = (batch.labels != IGNORE).nonzero()[:, 0]  # [N]
-        return self._words().logprobs(self.hidden(batch)[supervised], batch.labels[supervised])
+        return self._words().logprobs(self.hidden(batch, supervised), batch.labels[supervised])
 
     def choices(self, batch: Batch) -> Tensor:
         """[N, V] fp32: the log-probabilities of every token at every supervised place. Large; for regularizers."""
         supervised = (batch.labels != IGNORE).nonzero()[:, 0]
-        return self._words().logits(self.hidden(batch)[supervised]).log_softmax(-1)
+        return self._words().logits(self.hidden(batch, supervised)).log_softmax(-1)
 
     def nll_by_segment(self, batch: Batch) -> list[tuple[float, float]]:
         """(summed negative log-probability, supervised tokens) of each segment."""

@@ -54,6 +54,13 @@ def stack_of(model: Any) -> Any:
     return model if is_encoder(model.config) else model.get_decoder()
 
 
+def first_position(stack: Any) -> int:
+    """RoBERTa and its kind count positions from behind the padding token's id."""
+    table = getattr(getattr(stack, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return 0 if padding is None else padding + 1
+
+
 def last_hidden(model: Any, **inputs: Any) -> Any:
     """The last hidden states [B, T, D], by transformers' own forward pass; no keys and values are kept."""
     plain = {} if is_encoder(model.config) else {"use_cache": False}  # encoders have none to keep

@@ -52,6 +52,7 @@ def attend(
     window: int | None = None,
     softcap: float | None = None,
     dropout: float = 0.0,
+    rows: Tensor | None = None,
 ) -> Tensor:
     """Attention within each segment.
 
@@ -61,10 +62,13 @@ def attend(
         window: a token sees at most this many tokens back (and ahead, where not causal), itself included.
         softcap: cap * tanh(scores / cap) (Gemma 2).
         dropout: share of the attention weights that is dropped (BERT, while it trains).
+        rows: [N] ascending: only these tokens ask, and q is [N, H, d].
 
     Returns:
-        [T, H, d]
+        [T, H, d], or [N, H, d].
     """
+    if rows is not None:
+        return _attend_at(rows, q, k, v, batch, scale, causal, window, softcap, dropout)
     half = q.dtype in (torch.bfloat16, torch.float16)
     plain = softcap is None and not dropout and q.shape[-1] == v.shape[-1]
     if q.is_cuda and half and plain and _varlen_attention() is not None:
@@ -80,6 +84,28 @@ def attend(
             out = scaled_dot_product_attention(qs, ks, vs, None, dropout, causal, scale=scale, enable_gqa=gqa)
         parts.append(out.transpose(1, 2).flatten(0, 1))  # [n t, H, d]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _attend_at(rows: Tensor, q: Tensor, k: Tensor, v: Tensor, batch: Batch, *how: Any) -> Tensor:
+    """Where only some tokens ask."""
+    if q.is_cuda:  # all of them, rather than wait for how many ask in each segment
+        every = q.new_zeros(len(k), *q.shape[1:]).index_copy(0, rows, q)
+        return attend(every, k, v, batch, *how)[rows]
+    scale, causal, window, softcap, dropout = how
+    cuts, parts = torch.searchsorted(rows, torch.tensor(batch.bounds)).tolist(), []
+    for a, b, i, j in zip(batch.bounds, batch.bounds[1:], cuts, cuts[1:]):
+        if i == j:
+            continue
+        qs, ks, vs = (x[cut].transpose(0, 1)[None] for x, cut in ((q, slice(i, j)), (k, slice(a, b)), (v, slice(a, b))))
+        at = rows[i:j] - a
+        if softcap is not None or window is not None:
+            out = _by_hand(qs, ks, vs, scale, causal, window, softcap, dropout, at)
+        else:
+            seen = torch.arange(b - a) <= at[:, None] if causal else None  # [n, t]
+            gqa = q.shape[1] != k.shape[1]
+            out = scaled_dot_product_attention(qs, ks, vs, seen, dropout, scale=scale, enable_gqa=gqa)
+        parts.append(out[0].transpose(0, 1))  # [n, H, d]
+    return torch.cat(parts)
 
 
 @cache
@@ -113,15 +139,16 @@ def _by_hand(
     window: int | None,
     cap: float | None,
     dropout: float,
+    asking: Tensor | None = None,
 ) -> Tensor:
-    """The textbook form, for what SDPA cannot do. [n, H, t, d] each."""
+    """The textbook form, for what SDPA cannot do. [n, H, t, d] each; q may be of those tokens alone that are `asking`."""
     repeat = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
     scores = (q @ k.transpose(-1, -2)).float() * (scale if scale is not None else q.shape[-1] ** -0.5)
     if cap is not None:
         scores = cap * torch.tanh(scores / cap)
-    at = torch.arange(q.shape[2], device=q.device)
-    back = at[:, None] - at[None, :]  # how far behind the key lies
+    at = torch.arange(k.shape[2], device=q.device)
+    back = (at if asking is None else asking)[:, None] - at[None, :]  # how far behind the key lies
     hidden = (back < 0) if causal else torch.zeros_like(back, dtype=torch.bool)
     if window is not None:
         hidden = hidden | (back.abs() >= window)
@@ -132,6 +159,8 @@ def _by_hand(
 def _for_transformers(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **more: Any):
     """q [1, H, T, d] as transformers calls it; gives back [1, T, H, d]."""
     batch = _packed.get()
+    if batch is None and more.get("softcap") is not None:
+        return _capped(query, key, value, attention_mask, more["softcap"], more.get("scaling")), None
     if batch is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
@@ -139,6 +168,17 @@ def _for_transformers(module: nn.Module, query: Tensor, key: Tensor, value: Tens
     causal = getattr(module, "is_causal", True) if causal is None else causal
     window, softcap, dropout = more.get("sliding_window"), more.get("softcap"), more.get("dropout", 0.0)
     return attend(q, k, v, batch, more.get("scaling"), causal, window, softcap, dropout)[None], None
+
+
+def _capped(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, cap: float, scale: float | None) -> Tensor:
+    """transformers' own way, of [B, H, t, d], with Gemma 2's softcap; gives [B, t, H, d]."""
+    repeat = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+    scores = (q @ k.transpose(-1, -2)).float() * (scale if scale is not None else q.shape[-1] ** -0.5)
+    if seen is None:
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril(k.shape[2] - q.shape[2])
+    weights = (cap * torch.tanh(scores / cap)).masked_fill(~seen, float("-inf")).softmax(-1).to(v.dtype)
+    return (weights @ v).transpose(1, 2)
 
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:

@@ -11,14 +11,17 @@ from torch.autograd.function import once_differentiable
 class RMSNorm(torch.autograd.Function):
     """y = w * x / sqrt(mean(x^2) + eps). Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4. Keeps x and one number a row.
 
-    With r = 1 / rms and c = sum(g w x): dx = r g w - x r^3 c / D, dw = sum over rows of g x r.
+    With r = 1 / rms and c = sum(g w x): dx = r g w - x r^3 c / D, dw = sum over rows of g x r. Gemma stores w - 1.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
         inverse = square.div_(x.shape[-1]).add_(eps).rsqrt_()  # [T, 1] fp32
         ctx.save_for_backward(x, weight, inverse)
+        ctx.offset = offset
+        if offset:
+            return (x * inverse).mul_(weight.float() + offset).to(x.dtype)
         return (x * inverse).to(x.dtype).mul_(weight)  # x * inverse is in fp32
 
     @staticmethod
@@ -28,11 +31,11 @@ class RMSNorm(torch.autograd.Function):
         x, weight, inverse = ctx.saved_tensors
         dx = None
         if ctx.needs_input_grad[0]:
-            gw = g * weight.float()  # fp32
+            gw = g * (weight.float() + ctx.offset)  # fp32
             along = (gw * x).sum(-1, keepdim=True).mul_(inverse.pow(3)).div_(x.shape[-1])  # [T, 1]
             dx = gw.mul_(inverse).addcmul_(x.float(), along, value=-1).to(x.dtype)
         dw = (g.float() * x).mul_(inverse).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
-        return dx, dw, None
+        return dx, dw, None, None
 
 
 class SwiGLU(torch.autograd.Function):
@@ -50,6 +53,23 @@ class SwiGLU(torch.autograd.Function):
         a, b = ctx.saved_tensors
         da = torch.ops.aten.silu_backward(g * b, a)  # g b (s + a s (1 - s)), s = sigmoid(a)
         return da, torch.nn.functional.silu(a).mul_(g)
+
+
+class GeGLU(torch.autograd.Function):
+    """y = gelu(a) * b, gelu by tanh. Shazeer 2020, arXiv 2002.05202, eq. 6. Keeps a and b."""
+
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return torch.nn.functional.gelu(a, approximate="tanh").mul_(b)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (g,) = grads
+        a, b = ctx.saved_tensors
+        da = torch.ops.aten.gelu_backward(g * b, a, approximate="tanh")
+        return da, torch.nn.functional.gelu(a, approximate="tanh").mul_(g)
 
 
 class Rotary(torch.autograd.Function):

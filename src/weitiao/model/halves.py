@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from weitiao.core.batch import IGNORE, Batch, only, pack
 from weitiao.core.errors import ModelError
 from weitiao.core.machine import Choice
+from weitiao.core.tunable import Body
 from weitiao.core.vocabulary_head import VocabularyHead
 
 NEAR = 2e-2  # of the largest logit
@@ -55,9 +56,7 @@ def hidden(model: Any, batch: Batch) -> Tensor:
     return torch.cat([x for both in out for x in both])
 
 
-def choose_body(
-    model: Any, in_dtype: Callable[[Callable[[Batch], Tensor]], Callable[[Batch], Tensor]], tolerance: float
-) -> tuple[Callable[[Batch], Tensor], Choice]:
+def choose_body(model: Any, in_dtype: Callable[[Callable[[Batch], Tensor]], Body], tolerance: float) -> tuple[Body, Choice]:
     """All rows at once, padded, if on a probe that is each row alone; else one by one."""
     padded = in_dtype(lambda batch: hidden(model, batch))
     alone = in_dtype(lambda batch: torch.cat([hidden(model, only(batch, [i])) for i in range(len(batch.lengths))]))

@@ -1,6 +1,7 @@
 """A base model, loaded and made ready for a method: model, tokenizer, the way its body runs, its vocabulary head."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,12 @@ from weitiao.core.batch import Batch, pack
 from weitiao.core.errors import ModelError
 from weitiao.core.machine import Choice
 from weitiao.core.registry import find_module, names
+from weitiao.core.tunable import Body
 from weitiao.core.vocabulary_head import VocabularyHead
 from weitiao.model import attention
 from weitiao.model import halves as two
-from weitiao.model.anatomy import has_halves, is_encoder, last_hidden, stack_of
+from weitiao.model.anatomy import first_position, has_halves, is_encoder, last_hidden, stack_of
+from weitiao.model.body import body_of
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
@@ -35,7 +38,7 @@ class Base:
     """A loaded base model."""
 
     model: nn.Module
-    body: Callable[[Batch], Tensor]
+    body: Body
     vocabulary: VocabularyHead | None
     """None: an encoder, which writes nothing."""
     choices: list[Choice]
@@ -108,7 +111,7 @@ def without_pooler(model: Any) -> None:
         model.pooler = None
 
 
-def choose_body(model: nn.Module, dtype: torch.dtype) -> tuple[Callable[[Batch], Tensor], Choice]:
+def choose_body(model: nn.Module, dtype: torch.dtype) -> tuple[Body, Choice]:
     """The fastest way through the model that proves right: on a probe of packed rows it must give what transformers
     gives for each row alone.
 
@@ -116,16 +119,16 @@ def choose_body(model: nn.Module, dtype: torch.dtype) -> tuple[Callable[[Batch],
     from token to token past our attention) one row at a time.
     """
     if has_halves(model.config):
-        return two.choose_body(model, lambda run: in_dtype(model, dtype, run), TOLERANCE[dtype])
+        return two.choose_body(model, lambda run: in_dtype(model, dtype, whole(run)), TOLERANCE[dtype])
     family = model.config.model_type  # pyright: ignore
-    alone = in_dtype(model, dtype, lambda batch: _row_by_row(model, batch))
-    packed = in_dtype(model, dtype, lambda batch: _transformers_body(model, batch))
+    alone = in_dtype(model, dtype, whole(lambda batch: _row_by_row(model, batch)))
+    packed = in_dtype(model, dtype, whole(lambda batch: _transformers_body(model, batch)))
     why = f"no hand-written block for the family {family!r}"
     for name in names("block"):
         block = find_module("block", name)
         if family not in block.FAMILIES:
             continue
-        ours = in_dtype(model, dtype, lambda batch, run=block.hidden: run(model, batch, dtype))
+        ours = in_dtype(model, dtype, body_of(block, model, dtype))
         gap = _gap(model, ours, alone)
         if gap <= TOLERANCE[dtype]:
             equal = "equal to" if gap == 0 else f"within {gap:.0e} of"
@@ -140,30 +143,26 @@ def choose_body(model: nn.Module, dtype: torch.dtype) -> tuple[Callable[[Batch],
     return alone, Choice("model.block", "transformers, row by row", reason)
 
 
-def in_dtype(model: nn.Module, dtype: torch.dtype, run: Callable[[Batch], Tensor]) -> Callable[[Batch], Tensor]:
+def in_dtype(model: nn.Module, dtype: torch.dtype, run: Body) -> Body:
     """Weights kept in fp32 are computed with in `dtype` (autocast); those stored in it already need nothing."""
 
-    def body(batch: Batch) -> Tensor:
+    def body(batch: Batch, rows: Tensor | None = None) -> Tensor:
         where = next(model.parameters())
-        if where.dtype == dtype:
-            return run(batch)
-        with torch.autocast(where.device.type, dtype):
-            return run(batch)
+        with nullcontext() if where.dtype == dtype else torch.autocast(where.device.type, dtype):
+            return run(batch, rows)
 
     return body
 
 
+def whole(run: Callable[[Batch], Tensor]) -> Body:
+    """Runs every token, whichever are asked for."""
+    return lambda batch, rows=None: run(batch) if rows is None else run(batch)[rows]
+
+
 def _transformers_body(model: nn.Module, batch: Batch) -> Tensor:
-    positions = batch.position_ids[None] + _first_position(stack_of(model))
+    positions = batch.position_ids[None] + first_position(stack_of(model))
     with attention.segments(batch):
         return last_hidden(model, input_ids=batch.input_ids[None], position_ids=positions)[0]  # [T, D]
-
-
-def _first_position(stack: nn.Module) -> int:
-    """RoBERTa and its kind count positions from behind the padding token's id."""
-    table = getattr(getattr(stack, "embeddings", None), "position_embeddings", None)
-    padding = getattr(table, "padding_idx", None)
-    return 0 if padding is None else padding + 1
 
 
 def _row_by_row(model: nn.Module, batch: Batch) -> Tensor:

@@ -8,54 +8,48 @@ layer) is used; only what lies between them is ours. Rows are [T, D] end to end.
 forward when the model is loaded (model/load.py: `choose_body`) and by tests/laws.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from weitiao.core.batch import Batch
-from weitiao.model.attention import attend
-from weitiao.model.fused import RMSNorm, Rotary, SwiGLU
-from weitiao.model.recompute import through
+from weitiao.model.fused import RMSNorm, SwiGLU
+from weitiao.model.gated import Turns, attention, mlp, turns
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
-
-def hidden(model: nn.Module, batch: Batch, dtype: torch.dtype) -> Tensor:
-    """The last hidden states [T, D], after the final norm.
-
-    Args:
-        model: transformers' ...ForCausalLM of one of FAMILIES.
-        dtype: what the residual stream is computed in.
-    """
-    inner: Any = model.get_decoder()  # pyright: ignore[reportCallIssue]
-    x = inner.embed_tokens(batch.input_ids).to(dtype)  # [T, D]
-    cos, sin = inner.rotary_emb(x[None], batch.position_ids[None])  # [1, T, d]
-    half = cos.shape[-1] // 2
-    cos, sin = cos[0, :, None, :half].to(dtype), sin[0, :, None, :half].to(dtype)  # [T, 1, d / 2]
-    for layer in inner.layers:
-        x = through(layer, _layer, x, cos, sin, batch)
-    return _norm(inner.norm, x)
+Given = tuple[Turns, Batch]
 
 
-def _layer(layer: Any, x: Tensor, cos: Tensor, sin: Tensor, batch: Batch) -> Tensor:
-    x = x + _attention(layer.self_attn, _norm(layer.input_layernorm, x), cos, sin, batch)
-    return x + _mlp(layer.mlp, _norm(layer.post_attention_layernorm, x))
+def begin(stack: Any, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Given]:
+    """The embeddings [T, D], and what every layer is given beside them."""
+    x = stack.embed_tokens(batch.input_ids).to(dtype)
+    return x, (turns(stack.rotary_emb, x, batch), batch)
 
 
-def _attention(at: Any, x: Tensor, cos: Tensor, sin: Tensor, batch: Batch) -> Tensor:
-    d = at.head_dim
-    q, k, v = (project(x).unflatten(-1, (-1, d)) for project in (at.q_proj, at.k_proj, at.v_proj))  # [T, H, d]
-    if hasattr(at, "q_norm"):  # Qwen 3
-        q, k = _norm(at.q_norm, q), _norm(at.k_norm, k)
-    q, k = Rotary.apply(q, cos, sin), Rotary.apply(k, cos, sin)
-    window, dropout = getattr(at, "sliding_window", None), at.attention_dropout if at.training else 0.0
-    y = attend(q, k, v, batch, at.scaling, window=window, dropout=dropout)  # pyright: ignore
-    return at.o_proj(y.flatten(1))
+def layers(stack: Any) -> Sequence[nn.Module]:
+    """The lowest first."""
+    return stack.layers
 
 
-def _mlp(mlp: Any, x: Tensor) -> Tensor:
-    return mlp.down_proj(SwiGLU.apply(mlp.gate_proj(x), mlp.up_proj(x)))
+def layer(layer: Any, x: Tensor, given: Given, rows: Tensor | None) -> Tensor:
+    """One layer, [T, D] -> [T, D]; or [N, D], where only some rows are wanted."""
+    turn, batch = given
+    y = attention(layer.self_attn, _norm(layer.input_layernorm, x), turn, batch, _norm, rows)
+    x = (x if rows is None else x[rows]) + y
+    return x + mlp(layer.mlp, _norm(layer.post_attention_layernorm, x), SwiGLU.apply)  # pyright: ignore
+
+
+def end(stack: Any, x: Tensor) -> Tensor:
+    """Behind the last layer."""
+    return _norm(stack.norm, x)
+
+
+def above(stack: Any) -> Sequence[nn.Module]:
+    """What lies above all layers."""
+    return (stack.norm,)
 
 
 def _norm(norm: Any, x: Tensor) -> Tensor:

@@ -1,0 +1,51 @@
+"""BERT's layers over rows laid end to end: BERT, RoBERTa, XLM-RoBERTa, CamemBERT, and MiniLM and its kind.
+
+    x --+-- q k v -- attention a segment, both ways -- dense --(+)-- norm --+-- dense -- GELU -- dense --(+)-- norm -- x
+        +-------------------------------------------------------+          +----------------------------+
+
+Devlin et al. 2019, arXiv 1810.04805. Everything but the attention is the model's own modules.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from weitiao.core.batch import Batch
+from weitiao.model.anatomy import first_position
+from weitiao.model.attention import attend
+
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
+
+
+def begin(stack: Any, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Batch]:
+    """The embeddings [T, D], and what every layer is given beside them."""
+    positions = batch.position_ids[None] + first_position(stack)
+    return stack.embeddings(input_ids=batch.input_ids[None], position_ids=positions)[0].to(dtype), batch
+
+
+def layers(stack: Any) -> Sequence[nn.Module]:
+    """The lowest first."""
+    return stack.encoder.layer
+
+
+def layer(layer: Any, x: Tensor, batch: Batch, rows: Tensor | None) -> Tensor:
+    """One layer, [T, D] -> [T, D]; or [N, D], where only some rows are wanted."""
+    at, asking = layer.attention.self, x if rows is None else x[rows]
+    heads = (at.num_attention_heads, at.attention_head_size)
+    q, k, v = (project(y).unflatten(-1, heads) for project, y in ((at.query, asking), (at.key, x), (at.value, x)))
+    dropout = at.dropout.p if at.training else 0.0
+    y = attend(q, k, v, batch, at.scaling, causal=False, dropout=dropout, rows=rows)
+    x = layer.attention.output(y.flatten(1), asking)
+    return layer.output(layer.intermediate(x), x)
+
+
+def end(stack: Any, x: Tensor) -> Tensor:
+    """Behind the last layer there is nothing."""
+    return x
+
+
+def above(stack: Any) -> Sequence[nn.Module]:
+    """What lies above all layers: nothing."""
+    return ()
