@@ -16,6 +16,7 @@ import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
 from weitiao.core import machine
+from weitiao.core.batch import Batch
 from weitiao.core.desk import Desk
 from weitiao.core.errors import INTERRUPTED, Interrupted, RunError
 from weitiao.core.finding import Finding, refuse
@@ -44,17 +45,18 @@ from weitiao.evaluate.thresholds import tune
 from weitiao.learnt import Learnt, attach, begin_with, below, stand, stands_on
 from weitiao.model.anatomy import has_halves, is_encoder
 from weitiao.model.bases import resolve_base
+from weitiao.model.frozen import choose, keep
 from weitiao.model.load import load_tokenizer
 from weitiao.model.recompute import recompute
 from weitiao.plan import resolve
-from weitiao.train import checkpoint
 from weitiao.train.distributed import Machines
-from weitiao.train.keep import load_kept, mend_kept
+from weitiao.train.keep import load_kept
 from weitiao.train.loop import train as train_loop
 from weitiao.train.loss_scale import LossScale
 from weitiao.train.plan import Plan, make_optimizer
 from weitiao.train.progress import Progress
 from weitiao.train.rehearse import rehearse
+from weitiao.train.resume import go_back, has_begun
 from weitiao.train.shrink import shrink_gradients
 from weitiao.train.state import State
 from weitiao.train.stop import listening
@@ -104,9 +106,9 @@ def take_the_trip(run: Run, recipe: Recipe, machines: Machines, desk: Desk, agai
     if again:
         go_back(run, state, plan, machines, desk, begun)
     tell_row = row_teller(found.made.rows, ready.tokens.processor)
+    fetch, tidy = keep_frozen(ready, recipe, machines, run, desk)
     with listening() as stop, Progress(desk.console, plan.steps, state.step) as progress:
         run.listeners.append(progress)
-        fetch = ready.loader.__getitem__
         train_loop(model, ready.learnt, fetch, state, plan, run, score, machines, stop, tell_row)
     run.note("memory", before_model_mb=round(ready.before_model / 2**20, 1), peak_mb=round(machine.peak_mb(), 1))
 
@@ -118,6 +120,7 @@ def take_the_trip(run: Run, recipe: Recipe, machines: Machines, desk: Desk, agai
         measure_now("after", model, objective, final, recipe.evaluate, run, desk)
         run.note("finished", step=state.step, position=state.position)
         write_report(run)
+        tidy()
 
 
 def resume(folder: str, desk: Desk, allowed: Collection[str] = ()) -> Run:
@@ -364,24 +367,16 @@ def batch(
     return loader, Plan(settings, steps.value, rate.value, *rhythm, step, identity, recipe.seed, fast)
 
 
-def has_begun(run: Run, machines: Machines) -> bool:
-    """Whether there is, or was, a State to go on from. (A kill may come between a State and its line in the journal.)"""
-    folder = run.folder / "states"
-    if machines.first:
-        checkpoint.tidy(folder)
-    machines.wait()
-    return bool(checkpoint.newest_first(folder)) or any(run.journal("saved"))
-
-
-def go_back(run: Run, state: State, plan: Plan, machines: Machines, desk: Desk, begun: bool) -> None:
-    """Load the newest sound State; a run that was stopped before its first State begins anew."""
-    if begun:  # one machine puts broken States aside, then the others look
-        folder = run.folder / "states"
-        machines.after_the_first(lambda _: checkpoint.load_newest(folder, state, plan.identity, desk.warn))
-        mend_kept(run, state.model, state, desk.warn)
-    run.rewind(state.position)
-    run.note("resumed", step=state.step, position=state.position)
-    desk.console.print(f"going on from step {state.step}")
+def keep_frozen(
+    ready: Ready, recipe: Recipe, machines: Machines, run: Run, desk: Desk
+) -> tuple[Callable[[int], list[Batch]], Callable[[], None]]:
+    """The loader, if it pays with what frozen layers give, run once and kept on disk; and what tidies up in the end."""
+    model, rows, asked = ready.state.model, ready.prepared.made.rows, recipe.train.keep_frozen
+    why_not = resolve.against_keeping(recipe, ready.prepared.objective, machines.world)
+    budget, epochs = 1e9 * (asked if isinstance(asked, float) else 8), ready.plan.steps / ready.loader.start(1)
+    choice = choose(model, rows, run.folder, budget, epochs, why_not) if asked != "off" else None
+    desk.tell(run, *([choice] if choice else []))
+    return keep(choice, model, rows, run, desk, ready.loader.__getitem__)
 
 
 def scorer(

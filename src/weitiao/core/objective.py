@@ -30,6 +30,8 @@ class Objective(Part):
     """The Example it learns from."""
     couples_rows: ClassVar[bool] = False
     """One row's loss depends on the others of its batch: such batches are never split."""
+    draws_anew: ClassVar[bool] = False
+    """Each step shows other tokens in place of a row's own."""
     repacks: ClassVar[bool] = False
     """It packs its rows' texts anew, so which row an embedded token belongs to is its own affair."""
     splits: ClassVar[bool] = False

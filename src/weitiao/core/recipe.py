@@ -183,6 +183,8 @@ class Train(Settings):
     """Tokens that run at once; the rest of the step is accumulated, exactly."""
     recompute: Literal["auto", "on", "off"] = "auto"
     """Gradient checkpointing: layers run again in the backward pass and keep nothing of what is inside them; auto: off."""
+    keep_frozen: Annotated[float, Field(ge=0)] | Literal["auto", "off"] = "auto"
+    """Keep on disk what frozen lower layers give, over several epochs: at most so many GB; auto: 8; off: never."""
     learning_rate: float | Auto = "auto"
     """Peak learning rate; auto is the method's own."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -235,7 +237,7 @@ class Train(Settings):
             raise ValueError(f"this is auto, or a whole number from {least} on")
         return given
 
-    @field_validator("guard", "recompute", mode="before")
+    @field_validator("guard", "recompute", "keep_frozen", mode="before")
     @classmethod
     def _on_or_off(cls, given: Any) -> Any:
         return {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given  # YAML's on and off

@@ -23,6 +23,8 @@ from weitiao.core.tunable import HEAD, TunableModel
 class Regularizer(Part):
     """One file in objective/regularizers/ holds one Regularizer: a frozen model of its settings."""
 
+    at_embeddings: ClassVar[bool] = False
+    """It changes what the token embedding gives."""
     swaps_weights: ClassVar[bool] = False
     """It has other weights in the forward pass: a layer that runs once more in the backward pass would not find them."""
 

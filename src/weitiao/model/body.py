@@ -8,63 +8,71 @@ A block (one file in blocks/) says how a family embeds, runs a layer and ends; w
 matrix product is used, since blocks call the model's own modules.
 """
 
-from collections.abc import Callable
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from weitiao.core.batch import BELOW, Batch
-from weitiao.core.tunable import Body
 from weitiao.model.anatomy import stack_of
 from weitiao.model.recompute import through
 
 FEW = 0.7  # of all tokens: where more rows are asked for, leaving the others out saves nothing
 
 
-def body_of(block: ModuleType, model: Any, dtype: torch.dtype) -> Body:
-    """The whole way through a model by a block."""
+@dataclass
+class Layered:
+    """The whole way through a model by a block; a Body."""
 
-    def body(batch: Batch, rows: Tensor | None = None) -> Tensor:
-        stack = stack_of(model)
-        layers, below = list(block.layers(stack)), batch.more.get(BELOW)
-        x, given = block.begin(stack, batch, dtype)
-        if below is not None:
-            x, layers = below.to(dtype), layers[first_trained(model, block) :]
-        few = rows is not None and 0 < len(rows) <= FEW * batch.tokens
-        for layer in layers[:-1]:
-            x = through(layer, block.layer, x, given, None)
-        x = through(layers[-1], block.layer, x, given, rows if few else None)
-        return block.end(stack, x if few or rows is None else x[rows])
+    block: ModuleType
+    model: Any
+    dtype: torch.dtype
+    """What the residual stream is computed in."""
+    below: int = 0
+    """So many layers are left out where a batch brings what they gave."""
 
-    return body
-
-
-def lower_of(block: ModuleType, model: Any, dtype: torch.dtype) -> tuple[int, Callable[[Batch], Tensor]]:
-    """(how many layers lie below the first trained one, batch -> what they give [T, D])."""
-    many = first_trained(model, block)
+    def __call__(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
+        block, stack = self.block, stack_of(self.model)
+        with computing_in(self.model, self.dtype):
+            x, given = block.begin(stack, batch, self.dtype)
+            layers, before = list(block.layers(stack)), batch.more.get(BELOW)
+            if before is not None:
+                x, layers = before.to(self.dtype), layers[self.below :]
+            few = rows is not None and 0 < len(rows) <= FEW * batch.tokens
+            for layer in layers[:-1]:
+                x = through(layer, block.layer, x, given, None)
+            x = through(layers[-1], block.layer, x, given, rows if few else None)
+            return block.end(stack, x if few or rows is None else x[rows])
 
     @torch.no_grad()
-    def lower(batch: Batch) -> Tensor:
-        stack = stack_of(model)
-        x, given = block.begin(stack, batch, dtype)
-        for layer in list(block.layers(stack))[:many]:
-            x = block.layer(layer, x, given, None)
-        return x
+    def lower(self, batch: Batch) -> Tensor:
+        """[T, D]: what the layers below give."""
+        stack = stack_of(self.model)
+        with computing_in(self.model, self.dtype):
+            x, given = self.block.begin(stack, batch, self.dtype)
+            for layer in list(self.block.layers(stack))[: self.below]:
+                x = self.block.layer(layer, x, given, None)
+        return x.to(self.dtype)
 
-    return many, lower
+    def frozen(self, trained: Collection[nn.Parameter]) -> int:
+        """How many of the lowest layers hold nothing that is trained, if nothing below them is either; at most all but
+        one."""
+        stack, mine = stack_of(self.model), {id(p) for p in trained}
+        layers = list(self.block.layers(stack))
+        known = {id(p) for x in (*layers, *self.block.above(stack)) for p in x.parameters()}
+        if any(id(p) in mine for p in stack.parameters() if id(p) not in known):
+            return 0
+        holds = [any(id(p) in mine for p in x.parameters()) for x in layers]
+        return min(holds.index(True) if True in holds else len(layers), len(layers) - 1)
 
 
-def first_trained(model: Any, block: ModuleType) -> int:
-    """How many of the lowest layers hold nothing that is trained; 0 where the embeddings are trained."""
-    stack = stack_of(model)
-    layers = list(block.layers(stack))
-    frozen = next((i for i, x in enumerate(layers) if _trained(x)), len(layers) - 1)
-    within = {id(p) for x in (*layers, *block.above(stack)) for p in x.parameters()}
-    lower = [p for p in stack.parameters() if id(p) not in within]
-    return 0 if any(p.requires_grad for p in lower) else frozen
-
-
-def _trained(module: Any) -> bool:
-    return any(p.requires_grad for p in module.parameters())
+@contextmanager
+def computing_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Inside, weights kept in fp32 are computed with in `dtype` (autocast); those stored in it already need nothing."""
+    where = next(model.parameters())
+    with nullcontext() if where.dtype == dtype else torch.autocast(where.device.type, dtype):
+        yield

@@ -1,7 +1,6 @@
 """A base model, loaded and made ready for a method: model, tokenizer, the way its body runs, its vocabulary head."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from weitiao.core.vocabulary_head import VocabularyHead
 from weitiao.model import attention
 from weitiao.model import halves as two
 from weitiao.model.anatomy import first_position, has_halves, is_encoder, last_hidden, stack_of
-from weitiao.model.body import body_of
+from weitiao.model.body import Layered, computing_in
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
@@ -128,7 +127,7 @@ def choose_body(model: nn.Module, dtype: torch.dtype) -> tuple[Body, Choice]:
         block = find_module("block", name)
         if family not in block.FAMILIES:
             continue
-        ours = in_dtype(model, dtype, body_of(block, model, dtype))
+        ours = Layered(block, model, dtype)
         gap = _gap(model, ours, alone)
         if gap <= TOLERANCE[dtype]:
             equal = "equal to" if gap == 0 else f"within {gap:.0e} of"
@@ -144,11 +143,10 @@ def choose_body(model: nn.Module, dtype: torch.dtype) -> tuple[Body, Choice]:
 
 
 def in_dtype(model: nn.Module, dtype: torch.dtype, run: Body) -> Body:
-    """Weights kept in fp32 are computed with in `dtype` (autocast); those stored in it already need nothing."""
+    """A body that computes in `dtype`."""
 
     def body(batch: Batch, rows: Tensor | None = None) -> Tensor:
-        where = next(model.parameters())
-        with nullcontext() if where.dtype == dtype else torch.autocast(where.device.type, dtype):
+        with computing_in(model, dtype):
             return run(batch, rows)
 
     return body

@@ -41,6 +41,7 @@ class MaskedLM(Objective):
     """Recover words that were hidden from an encoder (continued pretraining)."""
 
     eats: ClassVar[type] = Text
+    draws_anew: ClassVar[bool] = True
     splits: ClassVar[bool] = True
     writes: ClassVar[bool] = False
     recovers: ClassVar[bool] = True

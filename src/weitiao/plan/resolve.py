@@ -245,6 +245,16 @@ def choose_steps(recipe: Recipe, of_epochs: int) -> Choice:
     return Choice("train.steps", of_epochs, f"{recipe.train.epochs:g} times through the rows")
 
 
+def against_keeping(recipe: Recipe, objective: Objective, machines: int) -> str:
+    """Why what frozen layers give cannot be kept for the next epoch; "": it can."""
+    if machines > 1:
+        return "each of several machines would run all rows"
+    if any(part.draws_anew or part.repacks for part in objective.parts().values()):
+        return f"{objective.name} shows them other tokens each time"
+    at = [part.name for part in recipe.regularizers if part.at_embeddings]  # pyright: ignore[reportAttributeAccessIssue]
+    return f"{at[0]} changes what they are given" if at else ""
+
+
 def choose_step(method: Method, objective: Objective) -> str:
     """The one way to take a step that both can live with.
 

@@ -8,6 +8,7 @@ Miyato et al. 2017, "Adversarial Training Methods for Semi-Supervised Text Class
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -22,6 +23,8 @@ from weitiao.core.tunable import TunableModel
 
 class FGM(Regularizer):
     """Learn the worst embeddings within a radius, too."""
+
+    at_embeddings: ClassVar[bool] = True
 
     radius: float = Field(default=1.0, gt=0)
     """How far a row's embeddings are moved, as one vector (L2)."""

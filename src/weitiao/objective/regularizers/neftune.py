@@ -7,6 +7,7 @@ tokens of width D:
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -21,6 +22,8 @@ from weitiao.core.tunable import TunableModel
 
 class NEFTune(Regularizer):
     """Noise on the embeddings while training."""
+
+    at_embeddings: ClassVar[bool] = True
 
     alpha: float = Field(default=5.0, ge=0)
     """The noise's size; the paper takes 5, 10 or 15."""

@@ -1,0 +1,207 @@
+"""What frozen layers give, run once and kept on disk: for runs that train the upper layers only, over several epochs.
+
+    rows --[embed, layers 0 .. k-1]--> frozen.bin         once, before step 1, in evaluation mode (no dropout)
+    each step       frozen.bin --[layers k .. L-1]--> loss
+
+Liu et al. 2021, "AutoFreeze", arXiv 2102.01386, sec. 4.3; Saad-Falcon et al. 2022, "Embedding Recycling", arXiv 2207.04993.
+With a share t of the layers trained, an epoch of full passes costs 1 + 2 t of a forward pass, and 3 t here.
+
+The file holds each row's states [t, D] in the precision that is computed in, so nothing is rounded, and a checksum of each
+row: a row that was damaged is made again. Rows run in packs that follow from the rows alone, so a file made anew, on a
+resume, is the old one to the bit. It lies in the Run's folder until the run is finished.
+"""
+
+import hashlib
+import json
+import shutil
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from weitiao.core.batch import BELOW, Batch, Row, pack
+from weitiao.core.desk import Desk
+from weitiao.core.machine import Choice
+from weitiao.core.run import Run
+from weitiao.core.tunable import TunableModel
+from weitiao.model.body import Layered
+
+TOGETHER = 2048  # tokens that run at once
+ROOM = 0.5  # of the free disk, at most
+OFTEN = 1.5  # times through the rows from which it pays
+KEY = "train.keep_frozen"
+
+
+class Rows(Protocol):
+    """What is trained on."""
+
+    lengths: np.ndarray
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int) -> Row: ...
+
+
+def choose(model: TunableModel, rows: Rows, folder: Path, budget: float, epochs: float, why_not: str) -> Choice | None:
+    """Whether what frozen layers give is kept; None: nothing worth a word is frozen.
+
+    Args:
+        budget: bytes at most.
+        epochs: how often each row is used.
+        why_not: a reason against it that the model cannot know; "": none.
+    """
+    body = model.body
+    if not isinstance(body, Layered) or epochs < OFTEN or model.attachment.slots():
+        return None
+    below = body.frozen(tuple(model.trainable().values()))
+    if not below:
+        return None
+    size = int(rows.lengths.sum()) * model.model.config.get_text_config().hidden_size * body.dtype.itemsize  # pyright: ignore
+    free = shutil.disk_usage(folder).free
+    if size > budget:
+        why_not = why_not or f"they would take {_megabytes(size)}; train.keep_frozen allows {_megabytes(budget)}"
+    elif size > ROOM * free:
+        why_not = why_not or f"they would take {_megabytes(size)}, and the disk has {_megabytes(free)} left"
+    if why_not:
+        return Choice(KEY, "off", f"what {below} frozen layers give is made anew in each step: {why_not}")
+    words = f"{below} frozen layers run once, without dropout; what they give is kept on disk ({_megabytes(size)})"
+    return Choice(KEY, below, words)
+
+
+@dataclass
+class Kept:
+    """The states of all rows, on disk."""
+
+    model: TunableModel
+    rows: Rows
+    folder: Path
+    warn: Callable[[str], None]
+    checksums: list[int] = field(default_factory=list)
+
+    @property
+    def body(self) -> Layered:
+        body = self.model.body
+        assert isinstance(body, Layered)
+        return body
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "frozen.bin"
+
+    @property
+    def head(self) -> Path:
+        return self.folder / "frozen.json"
+
+    @cached_property
+    def key(self) -> str:
+        """Changes with all that the states depend on."""
+        where = [self.model.base_identity, self.body.below, str(self.body.dtype), self.rows.fingerprint]
+        how = [torch.__version__, torch.get_num_threads(), str(self.model.device), TOGETHER]
+        return hashlib.sha256(json.dumps([*where, *how]).encode()).hexdigest()[:16]
+
+    @cached_property
+    def packs(self) -> list[list[int]]:
+        """Which rows run together, the longest first."""
+        found: list[list[int]] = []
+        room = 0
+        for row in np.argsort(-self.rows.lengths, kind="stable").tolist():
+            length = int(self.rows.lengths[row])
+            if length > room:
+                found.append([])
+                room = max(TOGETHER, length)
+            found[-1].append(row)
+            room -= length
+        return found
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """Where each row ends in the file, in bytes."""
+        width = self.model.model.config.get_text_config().hidden_size * self.body.dtype.itemsize  # pyright: ignore
+        return np.cumsum(np.asarray(self.rows.lengths, np.int64) * width)
+
+    @cached_property
+    def states(self) -> np.ndarray:
+        return np.memmap(self.file, np.uint8, "r+")
+
+    def fill(self, desk: Desk) -> bool:
+        """Run every row through the frozen layers, unless that is done; False: the disk has no room.
+
+        What is there from before an interruption is taken if it is whole and of the same rows, weights and machine.
+        """
+        if self.head.exists() and self.file.exists():
+            head = json.loads(self.head.read_text(encoding="utf-8"))
+            if head["key"] == self.key and self.file.stat().st_size == self.ends[-1]:
+                self.checksums = head["checksums"]
+                return True
+            desk.warn("what the frozen layers gave is of another run or not whole: it is made anew")
+        self.checksums = [0] * len(self.rows)
+        try:
+            with self.file.open("wb") as file:
+                file.truncate(int(self.ends[-1]))
+                for some in desk.track(self.packs, "running the frozen layers once"):
+                    for row, states in self._made(some):
+                        file.seek(int(self.ends[row]) - len(states))
+                        file.write(states)
+                        self.checksums[row] = zlib.crc32(states)
+            self.head.write_text(json.dumps({"key": self.key, "checksums": self.checksums}), encoding="utf-8")
+        except OSError as trouble:
+            self.remove()
+            desk.warn(f"what the frozen layers give cannot be kept ({trouble.strerror}): it is made anew in each step")
+            return False
+        return True
+
+    def add(self, batches: list[Batch]) -> list[Batch]:
+        """Each batch with its rows' states."""
+        return [
+            replace(batch, more={**batch.more, BELOW: torch.cat([self._of(row) for row in batch.source])})
+            for batch in batches
+        ]
+
+    def remove(self) -> None:
+        """The files."""
+        self.__dict__.pop("states", None)
+        self.file.unlink(missing_ok=True)
+        self.head.unlink(missing_ok=True)
+
+    def _of(self, row: int) -> Tensor:
+        """[t, D]"""
+        end = int(self.ends[row])
+        begin = int(self.ends[row - 1]) if row else 0
+        found = self.states[begin:end].copy()
+        if zlib.crc32(found) != self.checksums[row]:
+            self.warn(f"row {row} of {self.file} was damaged: it is made anew")
+            pack_of = next(some for some in self.packs if row in some)
+            found = np.frombuffer(dict(self._made(pack_of))[row], np.uint8).copy()
+            self.states[begin:end] = found
+        return torch.from_numpy(found).view(self.body.dtype).view(int(self.rows.lengths[row]), -1)
+
+    def _made(self, some: list[int]) -> list[tuple[int, bytes]]:
+        """What the frozen layers give for some rows that run together."""
+        batch = pack([self.rows[row] for row in some], some).to(self.model.device)
+        with self.model.evaluating():
+            parts = self.body.lower(batch).cpu().split(batch.lengths)
+        return [(row, x.contiguous().view(torch.uint8).numpy().tobytes()) for row, x in zip(batch.source, parts)]
+
+
+def keep(
+    choice: Choice | None, model: TunableModel, rows: Rows, run: Run, desk: Desk, fetch: Callable[[int], list[Batch]]
+) -> tuple[Callable[[int], list[Batch]], Callable[[], None]]:
+    """(the loader with what frozen layers give, if that was chosen; what tidies up when all is learnt)."""
+    body: Any = model.body
+    if choice is None or choice.value == "off":
+        return fetch, lambda: None
+    body.below = choice.value
+    kept = Kept(model, rows, run.folder, desk.warn)
+    if not kept.fill(desk):
+        return fetch, lambda: None
+    return lambda step: kept.add(fetch(step)), kept.remove
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

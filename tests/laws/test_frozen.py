@@ -1,0 +1,210 @@
+"""What frozen layers give may be kept: then a run is what it would have been, stopped and resumed, damaged or full."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_resume import assert_equal, everything, stop_at
+
+from conftest import save_model, write_jsonl
+from laws import attached, gap, loss_of, make_rows
+from weitiao.core.batch import BELOW, Batch, only
+from weitiao.core.errors import Interrupted
+from weitiao.core.run import Run
+from weitiao.core.tunable import TunableModel
+from weitiao.data.loader import Loader
+from weitiao.model import frozen
+from weitiao.model.body import Layered
+from weitiao.model.frozen import Kept, choose
+from weitiao.model.surgery import is_linear
+
+FAMILIES = ("llama", "gpt2", "bert", "gemma3_text")
+
+
+class Rows:
+    """Encoded rows as a loader wants them."""
+
+    tasks: tuple[str, ...] = ()
+    fingerprint = "these"
+
+    def __init__(self) -> None:
+        self.rows = make_rows(3, (9, 5, 5, 13, 2, 7, 11, 4))
+        self.lengths = np.array([len(row["input_ids"]) for row in self.rows])
+        self.source = np.zeros(len(self.rows), int)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.rows[i]
+
+
+def runs(*_: object) -> None:
+    raise AssertionError("a frozen layer ran")
+
+
+class Quiet:
+    """As much of a desk as filling needs."""
+
+    def track(self, items: Any, words: str) -> Any:
+        return items
+
+    def warn(self, words: str) -> None:
+        raise AssertionError(words)
+
+
+def kept_of(model: TunableModel, folder: Path, said: list[str] | None = None) -> Kept:
+    body = model.body
+    assert isinstance(body, Layered)
+    body.below = body.frozen(tuple(model.trainable().values()))
+    return Kept(model, Rows(), folder, (said if said is not None else []).append)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_same_loss_and_gradients_as_the_whole_way(family: str, tmp_path: Path) -> None:
+    found = []
+    for keeps in (False, True):
+        model = attached("freeze", family, layers=1)
+        loader = Loader(Rows(), 1, batch_size=5)  # pyright: ignore
+        batches = loader[0]
+        if keeps:
+            kept = kept_of(model, tmp_path)
+            assert kept.body.below == 2 and kept.fill(Quiet())  # pyright: ignore
+            batches = kept.add(batches)
+            assert BELOW in batches[0].more
+            lowest = next(x for x in model.model.modules() if is_linear(x))
+            lowest.register_forward_hook(runs)
+        loss = sum(loss_of(model, batch) for batch in batches)
+        loss.backward()  # pyright: ignore
+        found.append((loss.detach(), {n: p.grad for n, p in model.trainable().items()}))  # pyright: ignore
+    (a, grads), (b, theirs) = found
+    assert gap(a, b) <= 1e-6
+    for name, g in grads.items():
+        assert (g - theirs[name]).norm() <= 2e-5 * theirs[name].norm(), name
+
+
+def test_some_of_its_rows_bring_theirs(tmp_path: Path) -> None:
+    """The guard looks at rows alone; their states go with them."""
+    model = attached("freeze", "llama", layers=1)
+    kept = kept_of(model, tmp_path)
+    kept.fill(Quiet())  # pyright: ignore
+    (batch,) = kept.add(Loader(Rows(), 1, batch_size=5)[0])  # pyright: ignore
+    for i in range(5):
+        one = only(batch, [i])
+        plain = Batch(one.input_ids, one.position_ids, one.labels, one.bounds)
+        assert len(one.more[BELOW]) == one.tokens
+        assert gap(model.hidden(one), model.hidden(plain)) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "layers"),
+    [
+        ("freeze", {"layers": 1}, 2),
+        ("freeze", {"layers": 2}, 1),
+        ("freeze", {"layers": 3}, 0),
+        ("freeze", {"layers": 1, "embedding": True}, 0),
+        ("freeze", {"layers": 2, "unfreeze_every": 5}, 1),
+        ("full", {}, 0),
+        ("lora", {}, 0),
+        ("lora", {"target_modules": r".*\.2\..*_proj"}, 2),
+        ("prompt_tuning", {}, None),
+        ("bitfit", {}, 0),
+    ],
+)
+def test_only_what_nothing_trained_lies_below(method: str, settings: dict, layers: int | None, tmp_path: Path) -> None:
+    family = "gpt2" if method == "bitfit" else "llama"
+    model = attached(method, family, **settings)
+    if layers is not None:
+        assert model.body.frozen(tuple(model.trainable().values())) == layers  # pyright: ignore
+    choice = choose(model, Rows(), tmp_path, 1e9, 3, "")  # pyright: ignore
+    assert (choice.value if choice else 0) == (layers or 0)
+    again = choose(model, Rows(), tmp_path, 1e9, 1, "")  # pyright: ignore
+    assert again is None, "once through the rows, nothing is gained"
+
+
+def test_why_not_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = attached("freeze", "llama", layers=1)
+    small = choose(model, Rows(), tmp_path, 100, 3, "")  # pyright: ignore
+    assert small and small.value == "off" and "train.keep_frozen allows" in small.reason
+    told = choose(model, Rows(), tmp_path, 1e9, 3, "fgm changes what they are given")  # pyright: ignore
+    assert told and told.value == "off" and "fgm changes" in told.reason
+    monkeypatch.setattr(frozen.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    full = choose(model, Rows(), tmp_path, 1e9, 3, "")  # pyright: ignore
+    assert full and full.value == "off" and "the disk has" in full.reason
+
+
+def test_a_damaged_row_is_made_again(tmp_path: Path) -> None:
+    said: list[str] = []
+    kept = kept_of(attached("freeze", "llama", layers=1), tmp_path, said)
+    kept.fill(Quiet())  # pyright: ignore
+    whole = kept.file.read_bytes()
+    loader = Loader(Rows(), 1, batch_size=8)  # pyright: ignore
+    good = kept.add(loader[0])[0].more[BELOW]
+    kept.states[100] ^= 0xFF
+    assert torch.equal(kept.add(loader[0])[0].more[BELOW], good)
+    assert len(said) == 1 and "damaged" in said[0] and kept.file.read_bytes() == whole
+
+
+def test_another_runs_file_is_made_anew_and_a_disk_without_room_is_said(tmp_path: Path) -> None:
+    class Told(Quiet):
+        def warn(self, words: str) -> None:
+            said.append(words)
+
+    said: list[str] = []
+    kept = kept_of(attached("freeze", "llama", layers=1), tmp_path)
+    assert kept.fill(Told()) and kept.fill(Told()) and not said  # pyright: ignore
+    kept.head.write_text(json.dumps({"key": "other", "checksums": []}))
+    assert kept.fill(Told()) and "made anew" in said.pop()  # pyright: ignore
+    kept.file.write_bytes(b"short")
+    assert kept.fill(Told()) and "not whole" in said.pop()  # pyright: ignore
+    nowhere = Kept(kept.model, Rows(), tmp_path / "no" / "where", print)
+    assert not nowhere.fill(Told()) and "cannot be kept" in said.pop()  # pyright: ignore
+
+
+# -- whole runs -------------------------------------------------------------------------------------------------------
+
+
+def shape_of(tmp_path: Path, family: str = "llama") -> dict[str, Any]:
+    train = {"steps": 9, "batch_size": 8, "micro_tokens": 70, "save_every": 3}
+    more: dict[str, Any] = {}
+    if family == "bert":
+        rows = [
+            {"text": f"the quick brown fox {'jumps over the dog ' * (i % 3)}{i}", "label": "ab"[i % 2]} for i in range(24)
+        ]
+        data = [{"path": str(write_jsonl(tmp_path / "texts.jsonl", rows))}]
+        more = {"base": str(save_model(tmp_path / "bert", "bert")), "data": data, "objective": "classification"}
+        more["evaluate"] = {"metrics": ["loss"]}
+    return {"method": {"name": "freeze", "layers": 1}, "train": train, **more}
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_a_run_stopped_and_resumed_is_the_same_to_the_bit(
+    family: str, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = shape_of(tmp_path, family)
+    run = quick(**shape, out=str(tmp_path / "whole"))
+    assert run.read("plan.json")["choices"]["train.keep_frozen"]["value"] == 2
+    assert not (run.folder / "frozen.bin").exists() and not (run.folder / "frozen.json").exists()
+    whole = everything(run)
+    harm = {2: lambda f: None, 5: lambda f: f.unlink(), 7: lambda f: f.write_bytes(b"x" * f.stat().st_size)}
+    for step, change in harm.items():
+        out = tmp_path / f"stopped-{step}"
+        with stop_at(step, monkeypatch), pytest.raises(Interrupted):
+            quick(**shape, out=str(out))
+        assert (out / "frozen.bin").exists()
+        change(out / "frozen.bin")
+        torch.manual_seed(12345)
+        assert_equal(everything(quick(again=True, **shape, out=str(out))), whole)
+
+
+def test_kept_or_not_the_curve_is_the_same(quick, tmp_path: Path) -> None:
+    shape, curves = shape_of(tmp_path), []
+    for keeps in ("auto", "off"):
+        run: Run = quick(**{**shape, "train": {**shape["train"], "keep_frozen": keeps}}, out=str(tmp_path / keeps))
+        curves.append([x["loss"] for x in run.journal("step")])
+    assert len(curves[0]) == 9
+    assert max(abs(a - b) / b for a, b in zip(*curves)) <= 1e-5
