@@ -207,7 +207,8 @@ def make_model(family: str = "llama", seed: int = 0) -> torch.nn.Module:
 def save_model(folder: Path, family: str = "llama", template: str | None = CHATML) -> Path:
     """A tiny model and its tokenizer as a folder."""
     make_model(family).save_pretrained(folder)
-    tokenizer = make_tokenizer(template) if family in (*DECODERS, *HALVES) else make_wordpieces()
+    reads = family not in (*DECODERS, *WITH_WINDOWS, *HALVES)
+    tokenizer = make_wordpieces() if reads else make_tokenizer(template)
     tokenizer.save_pretrained(folder)  # pyright: ignore
     return folder
 

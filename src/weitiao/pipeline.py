@@ -46,7 +46,7 @@ from weitiao.learnt import Learnt, attach, begin_with, below, stand, stands_on
 from weitiao.model.anatomy import has_halves, is_encoder
 from weitiao.model.bases import resolve_base
 from weitiao.model.frozen import choose, keep
-from weitiao.model.load import load_tokenizer
+from weitiao.model.load import load_tokenizer, make_plain
 from weitiao.model.recompute import recompute
 from weitiao.plan import resolve
 from weitiao.train.distributed import Machines
@@ -222,6 +222,8 @@ def get_ready(run: Run, recipe: Recipe, machines: Machines, desk: Desk) -> Ready
     method = machines.after_the_first(lambda _: recipe.method.settle(run.folder))
     model, choices = load(tokens, method, prepared.objective, dtype, device)
     run.add_to_plan(base=model.base_rounded)
+    if recipe.train.engine == "plain":
+        choices = [x for x in choices if x.key != "model.block"] + [make_plain(model, dtype)]
     choices += begin_with(recipe.start, model, recipe, prepared.objective)
     again = resolve.choose_recompute(recipe)
     if again.value == "on":

@@ -185,6 +185,8 @@ class Train(Settings):
     """Gradient checkpointing: layers run again in the backward pass and keep nothing of what is inside them; auto: off."""
     keep_frozen: Annotated[float, Field(ge=0)] | Literal["auto", "off"] = "auto"
     """Keep on disk what frozen lower layers give, over several epochs: at most so many GB; auto: 8; off: never."""
+    engine: Literal["auto", "plain"] = "auto"
+    """How the model runs; plain: as transformers and autograd have it, slower, to compare with."""
     learning_rate: float | Auto = "auto"
     """Peak learning rate; auto is the method's own."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"

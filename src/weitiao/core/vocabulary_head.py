@@ -32,6 +32,8 @@ class VocabularyHead:
     """Granite divides, Cohere multiplies."""
     softcap: float | None = None
     """Gemma 2."""
+    plain: bool = False
+    """All logits at once, by torch's own functions: slow, and what the other way is held to."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[N, D] -> [N, V] in fp32."""
@@ -47,6 +49,8 @@ class VocabularyHead:
 
     def logprobs(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """[N, D], [N] -> [N]: the log-probability of each target, in fp32, differentiable."""
+        if self.plain:
+            return self.logits(hidden).log_softmax(-1).gather(1, targets[:, None])[:, 0]
         weight, bias = self.weight(), self.bias()
         simple = self.softcap is None and (bias is None or not bias.requires_grad)
         if not simple:

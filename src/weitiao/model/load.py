@@ -1,7 +1,7 @@
 """A base model, loaded and made ready for a method: model, tokenizer, the way its body runs, its vocabulary head."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from weitiao.core.batch import Batch, pack
 from weitiao.core.errors import ModelError
 from weitiao.core.machine import Choice
 from weitiao.core.registry import find_module, names
-from weitiao.core.tunable import Body
+from weitiao.core.tunable import Body, TunableModel
 from weitiao.core.vocabulary_head import VocabularyHead
 from weitiao.model import attention
 from weitiao.model import halves as two
 from weitiao.model.anatomy import first_position, has_halves, is_encoder, last_hidden, stack_of
 from weitiao.model.body import Layered, computing_in
+from weitiao.model.lowrank import LowRankLinear
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
@@ -140,6 +141,21 @@ def choose_body(model: nn.Module, dtype: torch.dtype) -> tuple[Body, Choice]:
         return packed, Choice("model.block", "transformers", f"{why}; packed rows are {equal} rows alone on a probe")
     reason = f"packed rows would see one another in this family (they differ by {gap:.0e} on a probe): slower, but right"
     return alone, Choice("model.block", "transformers, row by row", reason)
+
+
+def make_plain(model: TunableModel, dtype: torch.dtype) -> Choice:
+    """From now on the model runs as transformers and autograd have it: nothing hand-written but the method's own layers,
+    and those by torch's functions. Slower; what the fast way is held to."""
+    if not has_halves(model.model.config):
+        packed = in_dtype(model.model, dtype, whole(lambda batch: _transformers_body(model.model, batch)))
+        alone = in_dtype(model.model, dtype, whole(lambda batch: _row_by_row(model.model, batch)))
+        model.body = packed if _gap(model.model, packed, alone) <= TOLERANCE[dtype] else alone
+    if model.vocabulary is not None:
+        model.vocabulary = replace(model.vocabulary, plain=True)
+    for module in model.model.modules():
+        if isinstance(module, LowRankLinear):
+            module.plain = True
+    return Choice("model.block", "transformers", "train.engine is plain")
 
 
 def in_dtype(model: nn.Module, dtype: torch.dtype, run: Body) -> Body:

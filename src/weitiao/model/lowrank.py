@@ -78,7 +78,7 @@ class LowRankLinear(nn.Module):
         device = weight.device
         self.lora_A = nn.Parameter(torch.empty(rank, in_features, dtype=torch.float32, device=device))
         self.lora_B = nn.Parameter(torch.zeros(out_features, rank, dtype=torch.float32, device=device))
-        self.scale, self.on = scale, True
+        self.scale, self.on, self.plain = scale, True, False  # plain: by torch's own functions
         self.dropout = nn.Dropout(dropout)
         if train_bias and self.bias() is not None:
             self.bias().requires_grad_(True)  # pyright: ignore[reportOptionalMemberAccess]
@@ -108,7 +108,7 @@ class LowRankLinear(nn.Module):
         a, b = self.factors()
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        if self.training and self.dropout.p > 0:
+        if self.plain or (self.training and self.dropout.p > 0):
             low = torch.nn.functional.linear(self.dropout(x), a.to(x.dtype))
             return self.base_layer(x) + torch.nn.functional.linear(low, b.to(x.dtype)) * self.scale
         weight, unpack = self.stored()
