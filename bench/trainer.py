@@ -8,14 +8,17 @@ Both tune all weights in fp32 with AdamW (0.9, 0.999, 1e-8, no decay), one rate 
 ends at nought, clipping at 1.0, the model's own dropout. The sides take turns, in alternating order, with seeds 0, 1, 2;
 each training is a process of its own and what is finished is kept: a run that was killed goes on there.
 
-    seconds a training by floating-point operations, at 80 GFLOP/s on the Trainer's padded tokens:
-    classification   640 rows of 64 tokens          2.6 T    33 s
-    tagging          2 x 1,500 of 50 (padded 105)   6.0 T    75 s, grouped or packed 38 s
-    question answ.   686 of 120 (padded 150)        6.9 T    86 s, packed 69 s
-    seq2seq          2 x 6,000 of 16 + 11           1.2 T    30 s (small products: 40 GFLOP/s)
+An estimate: 10^12 floating-point operations of one training, and of asking about the held-out rows; the Trainer's are
+those of padded batches. The dates' products are small, and are reckoned at half the speed.
 
-So a turn of Trainer and weitiao takes about 6.5 minutes, the held-out rows and the starts (10 s each) included. The
-grouped Trainer plays --grouped turns, by default one. What differs: docs/trainer.md.
+                       Trainer       grouped       weitiao
+    classification     2.7 + 1.1     2.7 + 1.1     2.7 + 2 x 1.1     640 mails of 64 tokens, once; 800 asked
+    tagging            5.0 + 0.2     2.4 + 0.2     2.4 + 2 x 0.2     1,200 texts of 50 tokens, twice; 600 asked
+    question answering 7.4 + 0.4     5.7 + 0.3     5.6 + 2 x 0.3     691 windows of 121 tokens, once; 117 asked
+    seq2seq            1.0 + 0.3     1.0 + 0.3     1.0 + 2 x 0.3     5,000 dates of 16 + 11 tokens, twice; 500 asked
+
+At 100 GFLOP/s that is 194, 150 and 171 s, and about 10 s for each start: 3 turns of Trainer and weitiao and one of the
+grouped Trainer (--grouped) take 25 minutes. What is the same and what differs: bench/RESULTS.md.
 """
 
 import argparse

@@ -124,17 +124,26 @@ def conditions(results: dict) -> str:
     )
 
 
+def compared(task: str, name: str, pairs: list[tuple[dict, dict]]) -> str:
+    """Whether ours is within a point of the Trainer's; of a loss, how far it is off."""
+    ours, theirs = (stacked([pair[i] for pair in pairs], name) for i in (0, 1))
+    value, low, high = gap(ours, theirs)
+    if name == "loss":
+        share = value / mean_of(name, theirs).value
+        return f"{task}, {name}: {value:+.4f} nats [{low:+.4f}, {high:+.4f}], {share:+.1%} of Trainer's."
+    holds = "no more than" if 100 * value >= -NEAR else "MORE than"
+    sure = "all of the interval is, too" if 100 * low >= -NEAR else "the interval reaches further"
+    return f"{task}, {name}: {100 * value:+.1f} points, {holds} {NEAR:g} point below Trainer; {sure}."
+
+
 def notes(results: dict) -> list[str]:
     """What has to be known beside the tables."""
-    said = []
-    for task, case in results["cases"].items():
-        for name in [name for name in results["setup"]["tasks"][task]["figures"] if name != "loss"]:
-            pairs = both(case, "weitiao")
-            if pairs:
-                value, low, high = (100 * x for x in gap(*(stacked([p[i] for p in pairs], name) for i in (0, 1))))
-                holds = "no worse than" if value >= -NEAR else "MORE than"
-                sure = "the interval too" if low >= -NEAR else "the interval reaches further"
-                said.append(f"{task}, {name}: {value:+.1f} points, {holds} {NEAR:g} point below Trainer; {sure}.")
+    said = [
+        compared(task, name, pairs)
+        for task, case in results["cases"].items()
+        for name in results["setup"]["tasks"][task]["figures"]
+        if (pairs := both(case, "weitiao"))
+    ]
     said.append("Seconds are of training alone. Speed: median, least and greatest of the turns' ratios.")
     plays = [
         (f"{task} {NAMES[side]} {turn}", play["share_of_others"])

@@ -47,10 +47,10 @@ class Task:
 
 
 TASKS = (
-    Task("classification", "classification", MINILM, "spam", 640, 1000, 64, 1, 16, 1e-4, ("accuracy", "loss")),
-    Task("tagging", "token_classification", "small_bert", "ner", 1500, 600, 128, 2, 8, 5e-4, ("entity_f1", "loss")),
+    Task("classification", "classification", MINILM, "spam", 640, 800, 64, 1, 16, 1e-4, ("accuracy", "loss")),
+    Task("tagging", "token_classification", "small_bert", "ner", 1200, 600, 128, 2, 8, 5e-4, ("entity_f1", "loss")),
     Task("question answering", "question_answering", MINILM, "qa_en", 686, 115, 192, 1, 8, 2e-4, ("squad_em", "squad_f1")),
-    Task("seq2seq", "seq2seq", "small_t5", "dates", 6000, 500, 32, 2, 64, 2e-3, ("loss", "exact_match")),
+    Task("seq2seq", "seq2seq", "small_t5", "dates", 5000, 500, 32, 2, 64, 2e-3, ("loss", "exact_match")),
 )
 
 

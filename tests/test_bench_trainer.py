@@ -17,7 +17,7 @@ from conftest import write_jsonl
 
 ROOT = Path(__file__).parent.parent
 ROWS = 64  # as many as a step takes, so that both sides see the same rows in each step, whatever their order
-APART = 1e-4  # nats a token
+APART = 1e-5  # nats a token; 9e-7 here, and a rate that is 1 % higher puts them 9e-3 apart
 
 
 def bench(results: Path, *words: str) -> dict:
@@ -62,7 +62,7 @@ def test_both_sides_learn_the_same(dates: Path, tmp_path: Path) -> None:
     assert abs(ours["before"] - theirs["before"]) < APART
     losses = [np.array([mean_of(x) for x in play["rows"]["loss"].split()]) for play in (ours, theirs)]
     assert len(losses[0]) == len(losses[1]) == ROWS and np.abs(losses[0] - losses[1]).max() < APART
-    assert ours["before"] - losses[0].mean() > 100 * APART  # it did learn
+    assert ours["before"] - losses[0].mean() > 0.1  # it did learn
     assert bench(tmp_path / "results", *words) == first  # nothing is measured again
     assert "| seq2seq | loss | weitiao |" in (tmp_path / "results" / "trainer_short.md").read_text()
 
