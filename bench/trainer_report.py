@@ -131,6 +131,8 @@ def compared(task: str, name: str, pairs: list[tuple[dict, dict]]) -> str:
     if name == "loss":
         share = value / mean_of(name, theirs).value
         return f"{task}, {name}: {value:+.4f} nats [{low:+.4f}, {high:+.4f}], {share:+.1%} of Trainer's."
+    if not ours[:, 0].any() and not theirs[:, 0].any():
+        return f"{task}, {name}: nothing is right on either side, so it says nothing."
     holds = "no more than" if 100 * value >= -NEAR else "MORE than"
     sure = "all of the interval is, too" if 100 * low >= -NEAR else "the interval reaches further"
     return f"{task}, {name}: {100 * value:+.1f} points, {holds} {NEAR:g} point below Trainer; {sure}."
