@@ -69,7 +69,7 @@ class Bench:
         files = {}
         for name, many in (("train", task.train), ("test", task.test)):
             files[name] = str(self.work / f"{task.data}_{name}.jsonl")
-            rows = rows_of(task, self.options.data, name, self.options.limit or many)
+            rows = rows_of(task, self.options.data, name, min(many, self.options.limit or many))
             lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
             Path(files[name]).write_text("".join(lines), encoding="utf-8")
         return {
