@@ -39,7 +39,7 @@ bench-sft: $(READY)
 bench-methods: $(READY)
 	$(BIN)/python bench/methods.py $(ARGS)
 
-# side by side with the Hugging Face Trainer, four tasks, in turns; about 25 minutes on 2 cores, and a killed one goes on
+# side by side with the Hugging Face Trainer, four tasks, in turns; about 27 minutes on 2 cores, and a killed one goes on
 bench-trainer: $(READY)
 	$(BIN)/python quickstart/prepare_spam.py
 	$(BIN)/python quickstart/prepare_ner.py

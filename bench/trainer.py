@@ -1,6 +1,6 @@
 """weitiao beside the Hugging Face Trainer on four tasks: the same model, rows, rate, steps and precision.
 
-    python bench/trainer.py                      all four; about 25 minutes on 2 cores, leave the machine alone
+    python bench/trainer.py                      all four; about 27 minutes on 2 cores, leave the machine alone
     python bench/trainer.py --tasks tagging      some of them
     python bench/trainer.py --limit 16           that few rows, one turn: does everything work?
 
@@ -9,7 +9,7 @@ ends at nought, clipping at 1.0, the model's own dropout. The sides take turns, 
 each training is a process of its own and what is finished is kept: a run that was killed goes on there.
 
 An estimate: 10^12 floating-point operations of one training, and of asking about the held-out rows; the Trainer's are
-those of padded batches. The dates' products are small, and are reckoned at half the speed.
+those of padded batches. The dates' products are small, and are reckoned at a third of the speed.
 
                        Trainer       grouped       weitiao
     classification     2.7 + 1.1     2.7 + 1.1     2.7 + 2 x 1.1     640 mails of 64 tokens, once; 800 asked
@@ -17,8 +17,8 @@ those of padded batches. The dates' products are small, and are reckoned at half
     question answering 7.4 + 0.4     5.7 + 0.3     5.6 + 2 x 0.3     691 windows of 121 tokens, once; 117 asked
     seq2seq            1.0 + 0.3     1.0 + 0.3     1.0 + 2 x 0.3     5,000 dates of 16 + 11 tokens, twice; 500 asked
 
-At 100 GFLOP/s that is 194, 150 and 171 s, and about 10 s for each start: 3 turns of Trainer and weitiao and one of the
-grouped Trainer (--grouped) take 25 minutes. What is the same and what differs: bench/RESULTS.md.
+At 100 GFLOP/s that is 207, 163 and 187 s, and about 10 s for each start: 3 turns of Trainer and weitiao and one of the
+grouped Trainer (--grouped) take 27 minutes. What is the same and what differs: bench/RESULTS.md.
 """
 
 import argparse
