@@ -1,138 +1,174 @@
-"""weitiao beside the Hugging Face Trainer on a classification task: the same rows, rate, steps and precision.
+"""weitiao beside the Hugging Face Trainer on four tasks: the same model, rows, rate, steps and precision.
 
-    python bench/trainer.py                 SpamAssassin, 2,000 mails once; about 10 minutes on 2 cores
-    python bench/trainer.py --limit 64      does everything work?
+    python bench/trainer.py                      all four; about 27 minutes on 2 cores, leave the machine alone
+    python bench/trainer.py --tasks tagging      some of them
+    python bench/trainer.py --limit 16           that few rows, one turn: does everything work?
 
-Both tune all of MiniLM's weights with AdamW, one rate for head and body, a linear schedule, clipping at 1.0, 64 tokens a
-mail, 16 mails a step, and are asked about the same 1,200 mails. What differs: the head (Trainer's model has BERT's pooler,
-a dense layer and tanh over [CLS], begun at random; weitiao takes the mean of the hidden states) and the order of the rows.
-`weitiao, as it comes` has its own rate for the new head. Seconds are those of training alone.
+Both tune all weights in fp32 with AdamW (0.9, 0.999, 1e-8, no decay), one rate for body and head, a linear schedule that
+ends at nought, clipping at 1.0, the model's own dropout. The sides take turns, in alternating order, with seeds 0, 1, 2;
+each training is a process of its own and what is finished is kept: a run that was killed goes on there.
+
+An estimate: 10^12 floating-point operations of one training, and of asking about the held-out rows; the Trainer's are
+those of padded batches. The dates' products are small, and are reckoned at a third of the speed.
+
+                       Trainer       grouped       weitiao
+    classification     2.7 + 1.1     2.7 + 1.1     2.7 + 2 x 1.1     640 mails of 64 tokens, once; 800 asked
+    tagging            5.0 + 0.2     2.4 + 0.2     2.4 + 2 x 0.2     1,200 texts of 50 tokens, twice; 600 asked
+    question answering 7.4 + 0.4     5.7 + 0.3     5.6 + 2 x 0.3     691 windows of 121 tokens, once; 117 asked
+    seq2seq            1.0 + 0.3     1.0 + 0.3     1.0 + 2 x 0.3     5,000 dates of 16 + 11 tokens, twice; 500 asked
+
+At 100 GFLOP/s that is 207, 163 and 187 s, and about 10 s for each start: 3 turns of Trainer and weitiao and one of the
+grouped Trainer (--grouped) take 27 minutes. What is the same and what differs: bench/RESULTS.md.
 """
 
 import argparse
 import json
+import os
+import platform
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 
-ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / "quickstart" / "data"
-RATE, BATCH, CONTEXT, SEED = 5e-5, 16, 64, 0
+import trainer_report
+import trainer_weitiao
+from methods import commit, known_cases, save
+from sft import Neighbours, processor
+from trainer_tasks import BEFORE, TASKS, Task, figures_of, rows_of
+
+HERE = Path(__file__).resolve().parent
+SIDES = ("Trainer", "weitiao", "grouped")
+
+
+class Bench:
+    """What all trainings share: rows, models, environment."""
+
+    def __init__(self, options: argparse.Namespace, work: Path) -> None:
+        self.options, self.work = options, work
+        threads = str(options.threads)
+        self.environment = {
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+        }
+
+    def call(self, *command: str) -> str:
+        """The last line that a Python process prints."""
+        variables = {**os.environ, **self.environment}
+        done = subprocess.run([sys.executable, *command], check=True, env=variables, stdout=subprocess.PIPE, text=True)
+        return (done.stdout.strip().splitlines() or [""])[-1]
+
+    def asked(self, task: Task, seed: int, grouped: bool) -> dict:
+        """What a side is told."""
+        model = task.model if task.model.startswith("package:") else str(self.options.data / task.model)
+        files = {}
+        for name, many in (("train", task.train), ("test", task.test)):
+            files[name] = str(self.work / f"{task.data}_{name}.jsonl")
+            rows = rows_of(task, self.options.data, name, min(many, self.options.limit or many))
+            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+            Path(files[name]).write_text("".join(lines), encoding="utf-8")
+        return {
+            "task": task.name,
+            "objective": task.objective,
+            "model": model,
+            **files,
+            "context": task.context,
+            "epochs": task.epochs,
+            "batch_size": task.batch_size,
+            "learning_rate": task.learning_rate,
+            "seed": seed,
+            "threads": self.options.threads,
+            "grouped": grouped,
+        }
+
+    def train(self, task: Task, side: str, seed: int) -> dict:
+        """One training of one side, and its figures."""
+        asked, neighbours = self.asked(task, seed, side == "grouped"), Neighbours()
+        if side == "weitiao":
+            with tempfile.TemporaryDirectory(dir=self.work) as folder:
+                found = trainer_weitiao.play(asked, Path(folder), self.call)
+        else:
+            if asked["model"].startswith("package:"):
+                asked["model"] = self.call("-m", "weitiao", "base", asked["model"], "--print-folder")
+            found = json.loads(self.call(str(HERE / "trainer_hf.py"), json.dumps(asked)))
+        return {
+            "seconds": found["seconds"],
+            "steps": found["steps"],
+            "windows": len(found["losses"]),
+            "before": fmean(a / b for a, b in found["before"][:BEFORE]),
+            "rows": figures_of(task, found["said"], found["losses"]),
+            "share_of_others": neighbours.share(),
+        }
+
+
+def order_of(turn: int, options: argparse.Namespace) -> Sequence[str]:
+    """Who plays in a turn: A B, then B A, then A B ..."""
+    sides = SIDES if turn < options.grouped else SIDES[:2]
+    return sides if turn % 2 == 0 else sides[::-1]
+
+
+def setup(options: argparse.Namespace) -> dict:
+    """What results must have in common to stand in one table."""
+    return {
+        "machine": processor() | {"threads": options.threads},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "transformers", "accelerate")},
+            "weitiao": commit(),
+        },
+        "tasks": {task.name: {**vars(task), "figures": list(task.figures)} for task in TASKS},
+        "limit": options.limit,
+    }
+
+
+def read_options() -> argparse.Namespace:
+    names = [task.name for task in TASKS]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", choices=names, metavar="TASK", help=f"of: {'; '.join(names)}")
+    parser.add_argument("--limit", type=int, help="so few rows to learn and to ask about, one turn: does everything work?")
+    parser.add_argument("--repeats", type=int, default=3, help="turns, each with a seed of its own")
+    parser.add_argument("--grouped", type=int, default=1, help="turns in which the grouped Trainer plays too")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--data", type=Path, default=HERE.parent / "quickstart" / "data", help="rows and small models")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--again", action="store_true", help="measure what is there already, too")
+    options = parser.parse_args()
+    options.data = options.data.resolve()
+    if options.limit:
+        options.repeats, options.grouped = 1, min(options.grouped, 1)
+    options.tasks = options.tasks or names
+    return options
 
 
 def main() -> None:
-    """Train with each side, and print the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--limit", type=int, default=2000, help="mails to learn from")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--trainer", action="store_true", help="be the Trainer's side")
-    asked = parser.parse_args()
-    if asked.trainer:
-        print(json.dumps(with_trainer(asked.limit, asked.threads)))
-        return
-    found = {
-        "Trainer": json.loads(_call(__file__, "--trainer", "--limit", str(asked.limit), "--threads", str(asked.threads))),
-        "weitiao, the same rate for the head": with_weitiao(asked.limit, asked.threads, RATE),
-        "weitiao, as it comes": with_weitiao(asked.limit, asked.threads, None),
-    }
-    print(table(found))
-
-
-def with_trainer(limit: int, threads: int) -> dict:
-    """Accuracy row by row, and seconds, of the usual script."""
-    import torch
-    from transformers import (
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-        DataCollatorWithPadding,
-        Trainer,
-        TrainingArguments,
-    )
-
-    torch.set_num_threads(threads)
-    folder = _call("-m", "weitiao", "base", "package:all-minilm-l6-v2", "--print-folder")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2, dtype=torch.float32)
-
-    def encoded(name: str, many: int | None) -> list[dict]:
-        rows = [json.loads(line) for line in (DATA / f"spam_{name}.jsonl").read_text(encoding="utf-8").splitlines()[:many]]
-        labels = sorted({row["label"] for row in rows})
-        cut = tokenizer([row["text"] for row in rows], truncation=True, max_length=CONTEXT)
-        return [{"input_ids": ids, "labels": labels.index(row["label"])} for ids, row in zip(cut.input_ids, rows)]
-
-    with tempfile.TemporaryDirectory() as place:
-        settings = TrainingArguments(
-            output_dir=place,
-            num_train_epochs=1,
-            per_device_train_batch_size=BATCH,
-            per_device_eval_batch_size=64,
-            learning_rate=RATE,
-            lr_scheduler_type="linear",
-            warmup_steps=0,
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            seed=SEED,
-            use_cpu=True,
-            report_to=[],
-            save_strategy="no",
-            disable_tqdm=True,
-        )
-        trainer = Trainer(model, settings, DataCollatorWithPadding(tokenizer), encoded("train", limit))
-        begun = time.perf_counter()
-        trainer.train()
-        seconds = time.perf_counter() - begun
-        test = encoded("test", None)
-        said = trainer.predict(test).predictions.argmax(-1)  # pyright: ignore
-    return {"right": [bool(a == row["labels"]) for a, row in zip(said, test)], "seconds": seconds}
-
-
-def with_weitiao(limit: int, threads: int, head: float | None) -> dict:
-    """The same of `weitiao train`."""
-    with tempfile.TemporaryDirectory() as place:
-        recipe = {
-            "base": "package:all-minilm-l6-v2",
-            "data": {"path": str(DATA / "spam_train.jsonl"), "limit": limit},
-            "validation": 0,
-            "method": "full",
-            "objective": {"name": "classification", **({"head_learning_rate": head} if head else {})},
-            "context": CONTEXT,
-            "train": {
-                "epochs": 1, "batch_size": BATCH, "learning_rate": RATE, "schedule": "linear", "warmup": 0, "clip": 1.0,
-                "precision": "fp32", "threads": threads,
-            },
-            "evaluate": {"data": str(DATA / "spam_test.jsonl"), "metrics": ["accuracy"], "samples": 0},
-            "out": f"{place}/run",
-            "seed": SEED,
-        }  # fmt: skip
-        file = Path(place) / "recipe.yaml"
-        file.write_text(json.dumps(recipe), encoding="utf-8")
-        _call("-m", "weitiao", "train", str(file), "--quiet")
-        outcomes = json.loads((Path(place) / "run" / "outcomes.json").read_text(encoding="utf-8"))["after"]["choices"]
-        lines = (Path(place) / "run" / "journal.jsonl").read_text(encoding="utf-8").splitlines()
-    steps = [x for x in map(json.loads, lines) if x["event"] == "step"]
-    return {"right": [said == wanted for said, wanted in outcomes], "seconds": sum(x["seconds"] for x in steps)}
-
-
-def table(found: dict[str, dict]) -> str:
-    """Accuracy with its interval, the difference from the Trainer row by row, seconds and their ratio."""
-    from weitiao.core.score import proportion, ratio_of_sums
-
-    other = found["Trainer"]
-    lines = ["| | right | less Trainer, points | seconds | times as fast |", "|---|---|---|---|---|"]
-    for name, x in found.items():
-        right = proportion("accuracy", sum(x["right"]), len(x["right"]))
-        gap = ratio_of_sums("gap", [float(a) - float(b) for a, b in zip(x["right"], other["right"])], [1.0] * right.n)
-        shown = "–" if x is other else f"{100 * gap.value:+.1f} [{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
-        lines.append(f"| {name} | {right} | {shown} | {x['seconds']:.0f} | {other['seconds'] / x['seconds']:.2f} |")
-    return "\n".join(lines)
-
-
-def _call(*command: str) -> str:
-    """The last line that a Python process prints."""
-    done = subprocess.run([sys.executable, *command], check=True, stdout=subprocess.PIPE, text=True)
-    return (done.stdout.strip().splitlines() or [""])[-1]
+    """Train in turns, keep what is finished, print the tables."""
+    options = read_options()
+    stem = "trainer_short" if options.limit else "trainer"
+    file, here = options.results / f"{stem}.json", json.loads(json.dumps(setup(options)))
+    cases = known_cases(file, here)
+    if options.again:
+        cases = {name: case for name, case in cases.items() if name not in options.tasks}
+    options.results.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as work:
+        bench = Bench(options, Path(work))
+        for turn in range(options.repeats):
+            for task in [task for task in TASKS if task.name in options.tasks]:
+                played = cases.setdefault(task.name, {})
+                for side in order_of(turn, options):
+                    if str(turn) not in played.setdefault(side, {}):
+                        played[side][str(turn)] = bench.train(task, side, turn)
+                        print(trainer_report.line(task.name, side, turn, played[side][str(turn)]), flush=True)
+                        ordered = {task.name: cases[task.name] for task in TASKS if task.name in cases}
+                        save(file, {"setup": here, "cases": ordered})
+    results = json.loads(file.read_text(encoding="utf-8"))
+    said = trainer_report.markdown(results)
+    (options.results / f"{stem}.md").write_text(said, encoding="utf-8")
+    print("\n" + said)
 
 
 if __name__ == "__main__":
