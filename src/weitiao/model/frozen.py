@@ -14,6 +14,7 @@ resume, is the old one to the bit. It lies in the Run's folder until the run is 
 import hashlib
 import json
 import shutil
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -197,9 +198,10 @@ def keep(
     if choice is None or choice.value == "off":
         return fetch, lambda: None
     body.below = choice.value
-    kept = Kept(model, rows, run.folder, desk.warn)
+    kept, begun = Kept(model, rows, run.folder, desk.warn), time.perf_counter()
     if not kept.fill(desk):
         return fetch, lambda: None
+    run.note("frozen_layers", layers=body.below, seconds=round(time.perf_counter() - begun, 4))
     return lambda step: kept.add(fetch(step)), kept.remove
 
 
