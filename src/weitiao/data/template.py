@@ -5,6 +5,7 @@ forever (nested loops) or filling the memory ('a' * 4000000000), which a sandbox
 """
 
 import datetime
+import hashlib
 import json
 import re
 import signal
@@ -22,10 +23,15 @@ from jinja2.visitor import NodeTransformer
 
 from weitiao.core.errors import DataError
 from weitiao.core.example import Turn
+from weitiao.core.packages import file_sha256
 
 SECONDS = 5.0  # one conversation renders in well under a millisecond
 LONGEST = 10_000_000  # characters of one repeated string
 
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt",
+    "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
 NO_TEMPLATE = (
     "this model has no chat template (it is a base model). For objective: sft write template: chatml, or a .jinja file; "
     "for plain text use objective: causal_lm."
@@ -158,3 +164,9 @@ def _time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def tokenizer_identity(folder: Path, template: str | None) -> str:
+    """Sixteen letters of a hash over the tokenizer's files and the template."""
+    there = [(name, file_sha256(folder / name)) for name in TOKENIZER_FILES if (folder / name).is_file()]
+    return hashlib.sha256(json.dumps([there, template]).encode()).hexdigest()[:16]

@@ -40,7 +40,7 @@ def write_report(run: Run) -> Path:
         environment=json.dumps(plan.get("environment", {}), indent=1),
         in_short=in_short(run),
         events=list(story(run)),
-        speed=speed(steps),
+        speed=" · ".join(x for x in (speed(steps), run.speed) if x),
     )
     target = run.folder / "report.html"
     write_text(target, text)

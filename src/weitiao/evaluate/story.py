@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from weitiao.core.run import Run
+from weitiao.core.run import Run, in_words
 
 SHOWN = 3  # suspect rows named in one sentence
 
@@ -66,5 +66,6 @@ _WORDS = {
     "save_failed": lambda line, _: line["words"],
     "early_stop": lambda line, _: f"stopped early: validation had nothing better to say since step {line['best_step']}",
     "stopped": lambda line, _: f"stopped by the guard: {line['reason']}. The last sound state is the result",
+    "speed": lambda line, _: in_words(line),
     "finished": lambda line, _: "finished",
 }

@@ -200,6 +200,7 @@ def keep(
     body.below = choice.value
     kept, begun = Kept(model, rows, run.folder, desk.warn), time.perf_counter()
     if not kept.fill(desk):
+        body.below = 0
         return fetch, lambda: None
     run.note("frozen_layers", layers=body.below, seconds=round(time.perf_counter() - begun, 4))
     return lambda step: kept.add(fetch(step)), kept.remove

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,15 @@ def is_linear(module: nn.Module) -> bool:
 def is_transposed(module: nn.Module) -> bool:
     """In the model's own files its weight is [D_in, D_out]."""
     return isinstance(module, Conv1D) or (isinstance(module, Quantised) and module.transposed)
+
+
+def shape_of(layer: nn.Module) -> tuple[int, int]:
+    """(D_out, D_in) of a layer, however it is stored."""
+    if isinstance(layer, Quantised):
+        return layer.shape[0], layer.shape[1]
+    weight: Any = layer.weight
+    rows, columns = weight.shape
+    return (columns, rows) if isinstance(layer, Conv1D) else (rows, columns)
 
 
 def linear_names(model: nn.Module, targets: str | Sequence[str]) -> list[str]:

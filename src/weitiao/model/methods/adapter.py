@@ -72,6 +72,10 @@ class Adapted(nn.Module):
     def weight(self) -> Tensor:
         return self.base_layer.weight  # pyright: ignore[reportReturnType]
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """The bottleneck's two weights: [M, D] and [D, M]."""
+        return self.down.weight, self.up.weight
+
     def listen_to(self, entrance: nn.Module) -> None:
         """Be parallel: start from what the MLP is given."""
         self.parallel = True

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment, Method
 from weitiao.model.anatomy import peft_task
-from weitiao.model.surgery import folding, linear_names, peft_tensors, put, switching, take_peft
+from weitiao.model.surgery import folding, linear_names, peft_tensors, put, shape_of, switching, take_peft
 
 SHARED = {"vera_A": "base_model.vera_A", "vera_B": "base_model.vera_B"}  # ours -> PEFT's
 
@@ -44,7 +44,7 @@ class VeRA(Method):
         """Put vectors at every target layer, and the shared matrices into the model."""
         model.requires_grad_(False)
         layers = {name: model.get_submodule(name) for name in linear_names(model, self.target_modules)}
-        shapes = [_shape(layer) for layer in layers.values()]
+        shapes = [shape_of(layer) for layer in layers.values()]
         device = next(model.parameters()).device
         rows, columns = max(rows for rows, _ in shapes), max(columns for _, columns in shapes)
         for name, shape in (("vera_A", (self.rank, columns)), ("vera_B", (rows, self.rank))):
@@ -91,7 +91,7 @@ class Vectors(nn.Module):
     def __init__(self, base: nn.Module, shared: tuple[Tensor, Tensor], rank: int, start: float) -> None:
         super().__init__()
         self.base_layer, self.shared, self.on = base, shared, True
-        rows, self.columns = _shape(base)
+        rows, self.columns = shape_of(base)
         device = shared[0].device
         self.vera_lambda_d = nn.Parameter(torch.full((rank,), start, device=device))
         self.vera_lambda_b = nn.Parameter(torch.zeros(rows, device=device))
@@ -101,30 +101,27 @@ class Vectors(nn.Module):
         """The frozen layer's own, which some families look at (T5)."""
         return self.base_layer.weight
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """Its part of A [R, D_in] and of B [D_out, R]."""
+        return self.shared[0][:, : self.columns], self.shared[1][: len(self.vera_lambda_b)]
+
     def forward(self, x: Tensor) -> Tensor:
         out = self.base_layer(x)
         if not self.on:
             return out
-        a, b = self.shared[0][:, : self.columns], self.shared[1][: len(self.vera_lambda_b)]
+        a, b = self.factors()
         low = torch.nn.functional.linear(x, a.to(x.dtype)) * self.vera_lambda_d.to(x.dtype)  # [T, R]
         return out + torch.nn.functional.linear(low, b.to(x.dtype)).to(out.dtype) * self.vera_lambda_b.to(out.dtype)
 
     @torch.no_grad()
     def fold(self) -> nn.Module:
         """The base layer with the change in its weight."""
-        a, b = self.shared[0][:, : self.columns], self.shared[1][: len(self.vera_lambda_b)]
+        a, b = self.factors()
         change = (self.vera_lambda_b[:, None] * b) @ (self.vera_lambda_d[:, None] * a)  # [D_out, D_in]
         weight: Any = self.base_layer.weight
         change = change.T if isinstance(self.base_layer, Conv1D) else change
         weight.copy_((weight.float() + change).to(weight.dtype))
         return self.base_layer
-
-
-def _shape(layer: nn.Module) -> tuple[int, int]:
-    """(D_out, D_in)."""
-    weight: Any = layer.weight
-    rows, columns = weight.shape
-    return (columns, rows) if isinstance(layer, Conv1D) else (rows, columns)
 
 
 def _config(model: nn.Module, method: VeRA, made: dict[str, Vectors]) -> dict[str, Any]:

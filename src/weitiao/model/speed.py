@@ -1,0 +1,99 @@
+"""How fast a run learnt, beside what the machine's matrix products reach: the journal's line "speed".
+
+needed GFLOP a token   by the model's shapes (flops.py), over the run's own batches
+tokens a second        the median over this process's steps, the first left out
+the limit              torch.mm at the shapes of the model's own layers, on as many rows as a batch has, in the run's
+                       precision: the median of each shape, right after the last step
+"""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from weitiao.core import machine, rates
+from weitiao.core.batch import Batch
+from weitiao.core.objective import Objective
+from weitiao.core.run import Run
+from weitiao.core.tunable import TunableModel
+from weitiao.model.body import Layered
+from weitiao.model.flops import Survey, needed, not_counted, survey
+
+SAMPLE = 16  # steps whose batches are looked at
+SECONDS = 0.5  # for the limit, at most
+SHARE = 0.25  # of the time that was trained, at most
+
+
+@dataclass
+class Speed:
+    """Listens to the journal while a run trains, then writes one line."""
+
+    model: TunableModel
+    objective: Objective
+    fetch: Callable[[int], list[Batch]]
+    """i -> the micro-batches of step i on this machine."""
+    world: int = 1
+    """How many machines there are."""
+    steps: list[tuple[int, float, float]] = field(default_factory=list)
+    """(position in the data, tokens, seconds) of each step heard."""
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        if line["event"] == "step":
+            self.steps.append((line["position"] - 1, line["tokens"], line["seconds"]))
+
+    def tell(self, run: Run) -> None:
+        """Write the line "speed". Nothing is written of a single step, which mostly warms up."""
+        steady = [(at, tokens / seconds, seconds) for at, tokens, seconds in self.steps[1:] if seconds > 0]
+        if not steady:
+            return
+        tokens_per_second = statistics.median(x for _, x, _ in steady)
+        facts = {"tokens_per_second": round(tokens_per_second, 1), "steps": len(steady)}
+        if why := not_counted(self.model, self.objective):
+            run.note("speed", **facts, not_counted=why)
+            return
+        dtype, _ = machine.precision(run.recipe.train.precision)
+        seconds = min(SECONDS, SHARE * sum(x for _, _, x in steady))
+        run.note("speed", **facts, **self.beside_the_limit(tokens_per_second, [at for at, _, _ in steady], dtype, seconds))
+
+    def beside_the_limit(
+        self, tokens_per_second: float, places: Sequence[int], dtype: torch.dtype, seconds: float
+    ) -> dict[str, float]:
+        """What was needed, what was reached, what can be reached.
+
+        Args:
+            places: the steps' positions in the data.
+            seconds: for measuring the limit.
+        """
+        seen = survey(self.model)
+        apart = max(1, len(places) // SAMPLE)
+        batches = [batch for at in places[::apart] for batch in self.fetch(at)]
+        tokens = sum(batch.tokens for batch in batches)
+        below = self.model.body.below if isinstance(self.model.body, Layered) else 0  # layers that ran once, before
+        each = sum(needed(seen, self.model, self.objective, x, below) for x in batches) / tokens / 1e9
+        slots = len(self.model.attachment.slots())
+        rows = int(statistics.median(batch.tokens + slots * len(batch.lengths) for batch in batches))
+        reached = each * tokens_per_second
+        most = limit(seen, rows, dtype, self.model.device, seconds).median * self.world
+        return {
+            "needed_gflop_per_token": _short(each),
+            "gflop_per_second": _short(reached),
+            "limit_gflop_per_second": _short(most),
+            "share_of_limit": round(reached / most, 4),
+        }
+
+
+def limit(seen: Survey, rows: int, dtype: torch.dtype, device: torch.device, seconds: float) -> rates.Rate:
+    """What torch.mm reaches at the shapes of the body's own layers, each as often as the body needs it."""
+    often: dict[tuple[tuple[int, int], tuple[str, ...]], int] = {}
+    for x in seen.products:
+        if x.own and x.rows is None:
+            kinds = tuple(kind for kind, there in zip(rates.KINDS, (True, x.to_input, x.to_weight)) if there)
+            often[x.shape, kinds] = often.get((x.shape, kinds), 0) + 1
+    works = [rates.product(shape, rows, dtype, device, kinds, many) for (shape, kinds), many in often.items()]
+    return rates.together(works, rates.measure(works, device, seconds))
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
