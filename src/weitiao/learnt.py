@@ -60,6 +60,12 @@ class Learnt:
         return self.recipe.train.precision if self.recipe else "auto"
 
     @property
+    def unfinished(self) -> str:
+        """Of a Run that was not trained to its end: how far it came; "": it was."""
+        run = Run(self.folder) if self.recipe else None
+        return f"{run.status}; {run.result}" if run is not None and run.status != "finished" else ""
+
+    @property
     def identity(self) -> str:
         """Changes when its weights or its settings do."""
         return f"{file_sha256(self.weights)} {json.dumps(self.method.as_recipe())}"
@@ -221,7 +227,8 @@ def stand(
     method.prepare(base.model, device)
     body, choice = choose_body(base.model.to(device), dtype)
     heads = any(part.heads(1) or part.recovers for x in stack for part in x.objective.parts().values())
-    words = ", then ".join(f"{x.folder} ({x.method.name})" for x in stack) + (" without its head" if heads else "")
+    each = (", ".join(filter(None, (x.method.name, x.unfinished))) for x in stack)
+    words = ", then ".join(f"{x.folder} ({of})" for x, of in zip(stack, each)) + (" without its head" if heads else "")
     told = Choice("base", stack[0].base, f"into its weights goes, in memory, {words}: what is learnt now stands on that")
     return Base(base.model, body, base.vocabulary, [choice, told], base.weights, folder)
 

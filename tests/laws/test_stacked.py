@@ -174,3 +174,12 @@ def test_a_method_that_loads_in_its_own_way_is_refused(quick: Any, monkeypatch: 
     with pytest.raises(RecipeError, match="so it cannot stand on a run. Merge it first .weitiao merge .*run FOLDER"):
         stand(tokens.folder, tokens.below, odd, torch.float32, CPU, tokens.processor)
     assert read_learnt(str(lower.folder)) == tokens.below[0] and find("method", "lora") is type(tokens.below[0].method)
+
+
+def test_a_base_that_was_not_trained_to_its_end_is_said(quick: Any, tmp_path: Path) -> None:
+    lower = quick(train={"steps": 3})
+    journal = lower.folder / "journal.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(line for line in lines if '"finished"' not in line))
+    upper = quick(train={"steps": 1}, base=str(lower.folder), out=str(tmp_path / "upper"))
+    assert "unfinished at step 3; the result is step" in upper.read("plan.json")["choices"]["base"]["reason"]
