@@ -114,6 +114,7 @@ def setup(options: argparse.Namespace, series: list[Series]) -> dict:
         },
         "precision": "fp32",
         "rank": RANK,
+        "layers": 2 if options.short else options.layers,
         "steps": options.steps,
         "limit_gb": options.limit_gb,
         **described(series),

@@ -70,11 +70,13 @@ class Point:
         return STARTING + sum(self.flops(tokens) / (gflops * 1e9 * SUSTAINED[side]) for side in sides)
 
     def plain_mb(self) -> float:
-        """About what the plain engine holds: weights, what autograd keeps of each layer, three copies of the logits."""
+        """About what the plain engine holds: weights, LoRA with AdamW's memory, what autograd keeps of each layer and one
+        layer more while it goes back, three copies of the logits."""
         shape, tokens = self.shape, min(self.batch, max(self.at_once, self.length))
-        kept = shape.layers * (10 * shape.hidden + 5 * shape.intermediate)
+        learnt = 4 * RANK * shape.layers * sum(a + b for a, b in shape.products)
+        kept = (shape.layers + 1) * (10 * shape.hidden + 5 * shape.intermediate)
         logits = 3 * self.vocabulary * self.share / 100
-        return 4 * (self.weights + tokens * (kept + logits)) / 2**20
+        return 4 * (self.weights + learnt + tokens * (kept + logits)) / 2**20
 
 
 @dataclass(frozen=True)
