@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test proof lint bench bench-sft bench-methods bench-trainer clean
+.PHONY: quickstart test proof lint bench bench-sft bench-methods bench-trainer bench-growth clean
 
 # a fresh machine: makes .venv, installs, fine-tunes a real model on real data, shows before and after
 quickstart: $(READY)
@@ -29,7 +29,7 @@ proof: $(READY)
 lint: $(READY)
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/pyright
 
-bench: bench-sft bench-methods bench-trainer
+bench: bench-sft bench-methods bench-trainer bench-growth
 
 # side by side with TRL + PEFT, in turns; the long form takes about an hour on 2 cores
 bench-sft: $(READY)
@@ -48,6 +48,10 @@ bench-trainer: $(READY)
 	$(BIN)/python quickstart/make_small_bert.py
 	$(BIN)/python quickstart/make_small_t5.py
 	$(BIN)/python bench/trainer.py $(ARGS)
+
+# speed and memory against length, vocabulary, size, batch and supervised share; about 22 minutes on 2 cores, goes on
+bench-growth: $(READY)
+	$(BIN)/python bench/growth.py $(ARGS)
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -11,7 +11,9 @@ rows, in the order in which the loop takes them, to OUT/rows.jsonl.
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -31,6 +33,13 @@ from weitiao.train.step import count
 from weitiao.train.stop import Stop
 
 
+class Teller(Protocol):
+    """Who waits for its turn, and says what came of it."""
+
+    def say(self, **facts: Any) -> None: ...
+    def my_turn(self) -> bool: ...
+
+
 class Over(Exception):
     """The bench has no more turns to give."""
 
@@ -38,8 +47,8 @@ class Over(Exception):
 class Turns:
     """The loop's loader: step number -> its batches, when it is this side's turn."""
 
-    def __init__(self, player: Player, ready: Ready, run: Run, turn: int) -> None:
-        self.player, self.ready, self.turn = player, ready, turn
+    def __init__(self, player: Teller, loader: Callable[[int], list[Batch]], run: Run, turn: int) -> None:
+        self.player, self.loader, self.turn = player, loader, turn
         self.losses, self.began = [], 0.0
         run.listeners.append(self.listen)
 
@@ -54,7 +63,7 @@ class Turns:
             if not self.player.my_turn():
                 raise Over
             self.losses, self.began = [], time.perf_counter()
-        return self.ready.loader[step]
+        return self.loader(step)
 
 
 def write_rows(ready: Ready, steps: int, path: Path) -> None:
@@ -88,7 +97,7 @@ def play(options: argparse.Namespace, player: Player) -> None:
         trained = sum(weight.numel() for weight in model.trainable().values())
         untrained = untrained_loss(ready, options.steps - 1)
         player.say(rate=plan.learning_rate, trained=trained, untrained=untrained)
-        loader = Turns(player, ready, run, options.turn)
+        loader = Turns(player, ready.loader.__getitem__, run, options.turn)
         try:
             train(model, ready.prepared.objective, loader, state, plan, run, dict, machines, Stop())
         except Over:

@@ -117,9 +117,12 @@ class Neighbours:
         idle = fields[3] + fields[4]
         return (sum(fields) - idle) / os.sysconf("SC_CLK_TCK"), children
 
-    def share(self) -> float:
+    def share(self, by_running: float = 0.0) -> float:
+        """Args:
+        by_running: processor seconds that children of ours used who are not finished yet.
+        """
         used, by_us = self.now()
-        others = (used - self.used) - (by_us - self.by_us)
+        others = (used - self.used) - (by_us - self.by_us) - by_running
         return max(0.0, others) / ((time.perf_counter() - self.started) * (os.cpu_count() or 1))
 
 

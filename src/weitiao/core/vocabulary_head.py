@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-CHUNK = 256  # tokens scored at once: [256, V] in fp32 is 50 MB for 49k words, 268 MB for 262k
+CHUNK = 256  # tokens scored at once, at most
+LOGITS = 2**26  # bytes of [chunk, V] in fp32, at most: 256 tokens of 49k words are 50 MB, 64 of 262k are 67 MB
 ENOUGH = 32  # rows from which matrix products add up in blocks
 
 
@@ -79,17 +80,21 @@ class _Logprobs(torch.autograd.Function):
         out = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         jacobian = torch.empty_like(hidden) if need_h else None  # [N, D]
         logsum = torch.empty_like(out) if need_w else None
-        for at in range(0, len(targets), CHUNK):
-            h, y = hidden[at : at + CHUNK], targets[at : at + CHUNK, None]
-            z = _logits(h, w, bias, scale)  # [C, V] fp32
-            lse = torch.logsumexp(z, 1)
-            out[at : at + CHUNK] = z.gather(1, y)[:, 0] - lse
+        chunk = _chunk(w)
+        for at in range(0, len(targets), chunk):
+            part = slice(at, at + chunk)
+            h, y = hidden[part], targets[part, None]
+            z = _logits(h, w, bias, scale)  # [C, V] fp32; in place from here on
+            wanted, most = z.gather(1, y), z.amax(1, keepdim=True)
+            sums = z.sub_(most).exp_().sum(1, keepdim=True)
+            lse = most + sums.log()
+            out[part] = (wanted - lse)[:, 0]
             if logsum is not None:
-                logsum[at : at + CHUNK] = lse
+                logsum[part] = lse[:, 0]
             if jacobian is not None:
-                z.sub_(lse[:, None]).exp_().neg_()
+                z.div_(sums.neg_())
                 z.scatter_add_(1, y, torch.ones_like(y, dtype=z.dtype))
-                jacobian[at : at + CHUNK] = _over_words(z.to(h.dtype), w).mul_(scale)
+                jacobian[part] = _over_words(z.to(h.dtype), w).mul_(scale)
         ctx.scale = scale
         ctx.save_for_backward(jacobian, *((hidden, weight, bias, targets, logsum) if need_w else ()))
         return out
@@ -105,14 +110,21 @@ class _Logprobs(torch.autograd.Function):
             hidden, weight, bias, targets, logsum = kept
             w = weight.to(hidden.dtype)
             dw = torch.zeros_like(weight, dtype=torch.float32)
-            for at in range(0, len(targets), CHUNK):
-                h, y = hidden[at : at + CHUNK], targets[at : at + CHUNK, None]
-                p = _logits(h, w, bias, ctx.scale).sub_(logsum[at : at + CHUNK, None]).exp_().neg_()
+            chunk = _chunk(w)
+            for at in range(0, len(targets), chunk):
+                part = slice(at, at + chunk)
+                h, y = hidden[part], targets[part, None]
+                p = _logits(h, w, bias, ctx.scale).sub_(logsum[part, None]).exp_().neg_()
                 p.scatter_add_(1, y, torch.ones_like(y, dtype=p.dtype))
-                p.mul_((g[at : at + CHUNK] * ctx.scale)[:, None])
+                p.mul_((g[part] * ctx.scale)[:, None])
                 dw += torch.mm(p.to(h.dtype).T, h)
             dw = dw.to(weight.dtype)
         return dh, dw, None, None, None
+
+
+def _chunk(weight: Tensor) -> int:
+    """How many tokens are scored at once."""
+    return max(ENOUGH, min(CHUNK, LOGITS // (4 * len(weight))))
 
 
 def _logits(h: Tensor, w: Tensor, bias: Tensor | None, scale: float) -> Tensor:
