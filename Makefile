@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test proof lint bench bench-sft bench-methods bench-trainer bench-growth clean
+.PHONY: quickstart test proof lint bench bench-sft bench-methods bench-trainer bench-growth bench-gpu clean
 
 # a fresh machine: makes .venv, installs, fine-tunes a real model on real data, shows before and after
 quickstart: $(READY)
@@ -57,6 +57,10 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
+
+# how speed and memory grow on a GPU, in bf16; where there is none, a tiny form on the CPU
+bench-gpu: $(READY)
+	$(BIN)/python bench/growth.py --gpu $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-peers runs .pytest_cache .ruff_cache

@@ -3,6 +3,7 @@
     python bench/growth.py                       all five series; about 25 minutes on 2 cores, leave the machine alone
     python bench/growth.py --series length size  some of them
     python bench/growth.py --short               a model that does nearly nothing: does everything work?
+    python bench/growth.py --gpu                 the same on a GPU, in bf16, all 30 layers; without one, --short
 
 Each point is measured twice: with weitiao as it is, and with `train.engine: plain`, which is transformers and autograd
 under the same loop with the same method (LoRA). Each side is a process of its own, both start from the same random
@@ -21,6 +22,8 @@ from importlib.metadata import version
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+import torch
 
 import growth_chart
 import growth_report
@@ -95,6 +98,7 @@ def measure(point: Point, options: argparse.Namespace) -> dict:
     return {
         "tokens": max(1, point.batch // point.length) * point.length,
         "blocks": {name: said["block"] for name, said in about.items()},
+        "device": about["weitiao"]["device"],
         "seconds": {name: [one["seconds"] for one in played[1:]] for name, played in turns.items()},
         "losses": {name: [loss for one in played for loss in one["losses"]] for name, played in turns.items()},
         "memory": memory,
@@ -112,7 +116,7 @@ def setup(options: argparse.Namespace, series: list[Series]) -> dict:
             **{name: version(name) for name in ("torch", "transformers")},
             "weitiao": commit(),
         },
-        "precision": "fp32",
+        "precision": "bf16" if options.gpu else "fp32",
         "rank": RANK,
         "layers": 2 if options.short else options.layers,
         "steps": options.steps,
@@ -141,7 +145,19 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--estimate", action="store_true", help="say how long it would take, and stop")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--again", action="store_true", help="measure what is there already, too")
-    return parser.parse_args()
+    parser.add_argument(
+        "--gpu", action="store_true", help="on the first GPU; where there is none, the short form on the CPU"
+    )
+    options = parser.parse_args()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}  # a look at the GPU that forks survive
+    if options.gpu and not torch.cuda.is_available():
+        print("There is no GPU here: the short form runs on the CPU.")
+        options.gpu, options.short = False, True
+    if options.gpu:
+        options.layers, options.limit_gb, options.gflops = 30, float("inf"), 100_000
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return options
 
 
 def write(results: dict, folder: Path, stem: str) -> None:
@@ -151,9 +167,8 @@ def write(results: dict, folder: Path, stem: str) -> None:
 
 def main() -> None:
     options = read_options()
-    os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     series = all_series(options.short, options.layers)
-    stem = "growth_short" if options.short else "growth"
+    stem = "growth" + "_gpu" * options.gpu + "_short" * options.short
     file, here = options.results / f"{stem}.json", json.loads(json.dumps(setup(options, series)))
     wanted = {point.name: point for one in series if one.name in options.series for _, _, point in one.places}
     cases = known_cases(file, here)

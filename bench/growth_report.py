@@ -98,11 +98,14 @@ def conditions(results: dict) -> str:
     """One paragraph: on what, with what."""
     setup = results["setup"]
     machine, versions, busy = setup["machine"], setup["versions"], [x["share_of_others"] for x in results["cases"].values()]
+    (gpu,) = {x["device"] for x in results["cases"].values()}
+    of_process = "process's peak (VmHWM) above what it held before the model was made."
+    held = f"peak of what torch held on the GPU, {gpu}." if gpu else of_process
     return (
         f"Llamas of random weights, tied embeddings; rows of random tokens, all equally long, the last ones learnt; LoRA "
         f"rank {setup['rank']} on all linear layers, AdamW, {setup['precision']}. n = {setup['steps']} timed steps a side "
         f"and point, in turns, after one micro-batch that is not timed; median, least and greatest. Memory is the "
-        f"process's peak (VmHWM) above what it held before the model was made. {machine['processor']}, "
+        f"{held} {machine['processor']}, "
         f"{machine['cores']} cores, {machine['threads']} threads, {machine['memory_gb']} GB, "
         f"{' '.join(machine['instructions']) or 'no vector instructions that matter'}. torch {versions['torch']}, "
         f"transformers {versions['transformers']}, weitiao at {versions['weitiao'] or 'no commit'}. Other work took "

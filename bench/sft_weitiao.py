@@ -25,6 +25,12 @@ import yaml
 LOOK_EVERY = 0.02  # seconds between two looks at the journal
 
 
+def method(options: argparse.Namespace) -> dict:
+    """LoRA as TRL has it."""
+    sizes = {"rank": options.rank, "alpha": options.alpha}
+    return {"name": "lora", **sizes, "dropout": 0.0, "target_modules": "all-linear"}
+
+
 def make_recipe(options: argparse.Namespace, peer: dict) -> dict:
     """weitiao's recipe for what TRL trained."""
     if not peer["optim"].startswith("adamw_torch"):
@@ -34,13 +40,7 @@ def make_recipe(options: argparse.Namespace, peer: dict) -> dict:
         "base": str(options.model.resolve()),
         "data": [{"path": str(options.train.resolve())}],
         "validation": {"path": str(options.validation.resolve())} if options.validation else 0,
-        "method": {
-            "name": "lora",
-            "rank": options.rank,
-            "alpha": options.alpha,
-            "dropout": 0.0,
-            "target_modules": "all-linear",
-        },
+        "method": method(options) if options.rank else "full",
         "objective": "sft",
         "train": {
             "batch_size": options.batch_size,
