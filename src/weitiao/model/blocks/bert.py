@@ -21,8 +21,9 @@ FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
 
 def begin(stack: Any, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Batch]:
     """The embeddings [T, D], and what every layer is given beside them."""
+    words = stack.get_input_embeddings()(batch.input_ids)  # apart, so that slots are told where they stand in [T]
     positions = batch.position_ids[None] + first_position(stack)
-    return stack.embeddings(input_ids=batch.input_ids[None], position_ids=positions)[0].to(dtype), batch
+    return stack.embeddings(inputs_embeds=words[None], position_ids=positions)[0].to(dtype), batch
 
 
 def layers(stack: Any) -> Sequence[nn.Module]:
