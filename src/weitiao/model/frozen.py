@@ -141,6 +141,7 @@ class Kept:
                 self.checksums = head["checksums"]
                 return True
             desk.warn("what the frozen layers gave is of another run or not whole: it is made anew")
+        self.head.unlink(missing_ok=True)  # written again when the file is whole
         self.checksums = [0] * len(self.rows)
         try:
             with self.file.open("wb") as file:
