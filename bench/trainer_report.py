@@ -117,8 +117,8 @@ def conditions(results: dict) -> str:
         for x in tasks
     ]
     return (
-        f"{'; '.join(said)}. fp32, all weights, AdamW without decay, one rate for body and head, linear schedule, "
-        f"clipping at 1.0. {machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
+        f"{'; '.join(said)}. fp32, all weights but where the name says so, AdamW without decay, one rate "
+        f"for body and head, linear schedule, clipping at 1.0. {machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
         f"{machine['memory_gb']} GB. torch {versions['torch']}, transformers {versions['transformers']}, "
         f"weitiao at {versions['weitiao'] or 'no commit'}."
     )

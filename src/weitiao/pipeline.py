@@ -43,7 +43,7 @@ from weitiao.evaluate.thresholds import tune
 from weitiao.learnt import Learnt, attach, begin_with, below, stand, stands_on
 from weitiao.model.anatomy import has_halves, is_encoder
 from weitiao.model.bases import resolve_base
-from weitiao.model.frozen import choose, keep
+from weitiao.model.frozen import choose, decided, forget, keep
 from weitiao.model.load import load_tokenizer, make_plain
 from weitiao.model.recompute import recompute
 from weitiao.model.speed import Speed
@@ -128,6 +128,7 @@ def resume(folder: str, desk: Desk, allowed: Collection[str] = ()) -> Run:
     """Go on with an interrupted run; it ends as it would have without the interruption, to the bit on a CPU."""
     run = Run.open(folder)
     if run.status == "finished":
+        forget(run.folder)
         if not (run.folder / "report.html").exists():  # killed between its last line and its report
             with run.held():
                 write_report(run)
@@ -370,8 +371,9 @@ def keep_frozen(
     """The loader, if it pays with what frozen layers give, run once and kept on disk; and what tidies up in the end."""
     model, rows, asked = ready.state.model, ready.prepared.made.rows, recipe.train.keep_frozen
     why_not = resolve.against_keeping(recipe, ready.prepared.objective, machines.world)
-    budget, epochs = 1e9 * (asked if isinstance(asked, float) else 8), ready.plan.steps / ready.loader.start(1)
-    choice = choose(model, rows, run.folder, budget, epochs, why_not) if asked != "off" else None
+    once, budget = ready.loader.epoch(0), 1e9 * (asked if isinstance(asked, float) else 8)
+    often = ready.plan.steps * sum(map(len, once)) / len(once) / len(rows)
+    choice = decided(run) or (choose(model, rows, run.folder, budget, often, why_not) if asked != "off" else None)
     desk.tell(run, *([choice] if choice else []))
     return keep(choice, model, rows, run, desk, ready.loader.__getitem__)
 

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from conftest import save_model, write_jsonl
 from laws import attached, gap, loss_of, make_rows
 from weitiao.core.batch import BELOW, Batch, only
 from weitiao.core.errors import Interrupted
+from weitiao.core.recipe import Train
 from weitiao.core.run import Run
 from weitiao.core.tunable import TunableModel
 from weitiao.data.loader import Loader
@@ -208,3 +211,44 @@ def test_kept_or_not_the_curve_is_the_same(quick, tmp_path: Path) -> None:
         curves.append([x["loss"] for x in run.journal("step")])
     assert len(curves[0]) == 9
     assert max(abs(a - b) / b for a, b in zip(*curves)) <= 1e-5
+
+
+def test_what_was_decided_stays_decided(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run does not ask the disk anew: its own file has taken some of it."""
+    shape = shape_of(tmp_path, "bert")
+    whole = everything(quick(**shape, out=str(tmp_path / "whole")))
+    with stop_at(4, monkeypatch), pytest.raises(Interrupted):
+        quick(**shape, out=str(tmp_path / "stopped"))
+    full = SimpleNamespace(disk_usage=lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    monkeypatch.setattr(frozen, "shutil", full)  # here alone: saving asks the disk, too
+    (tmp_path / "stopped" / "frozen.json").write_text('{"key":')  # half written
+    run = quick(again=True, **shape, out=str(tmp_path / "stopped"))
+    assert_equal(everything(run), whole)
+    assert not list(run.folder.glob("frozen.*"))
+
+
+def test_a_method_whose_base_has_other_layers_is_not_served(tmp_path: Path) -> None:
+    """f_learning switched off is the base that it took something from: its lower layers are others."""
+    model = attached("lora", "llama", target_modules=r".*\.2\..*_proj")
+    assert choose(model, Rows(), tmp_path, 1e9, 3, "").value == 2  # pyright: ignore
+    switch, weight = model.attachment.switch, model.model.get_parameter("model.layers.0.mlp.up_proj.weight")
+
+    def other(on: bool) -> None:
+        switch(on)  # pyright: ignore
+        weight.data.add_(0.01 if on else -0.01)
+
+    model.attachment = replace(model.attachment, switch=other)
+    choice = choose(model, Rows(), tmp_path, 1e9, 3, "")  # pyright: ignore
+    assert choice and choice.value == "off" and "without what was learnt" in choice.reason
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(True, "auto"), (False, "off"), ("off", "off"), (2, 2.0), ("0.5", 0.5)])
+def test_how_much_may_be_kept(given: Any, wanted: Any) -> None:
+    assert Train(keep_frozen=given).keep_frozen == wanted
+
+
+@pytest.mark.parametrize("given", [-1, "much", None, float("nan")])
+def test_what_is_no_room_is_refused_in_one_line(given: Any) -> None:
+    with pytest.raises(ValueError, match="neither auto nor off nor how many GB") as refused:
+        Train(keep_frozen=given)
+    assert len(refused.value.errors()) == 1  # pyright: ignore

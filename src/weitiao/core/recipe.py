@@ -20,6 +20,7 @@ from pydantic import (
     Tag,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
@@ -239,10 +240,18 @@ class Train(Settings):
             raise ValueError(f"this is auto, or a whole number from {least} on")
         return given
 
-    @field_validator("guard", "recompute", "keep_frozen", mode="before")
+    @field_validator("guard", "recompute", mode="before")
     @classmethod
     def _on_or_off(cls, given: Any) -> Any:
         return {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given  # YAML's on and off
+
+    @field_validator("keep_frozen", mode="wrap")
+    @classmethod
+    def _is_room(cls, given: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return read({True: "auto", False: "off"}[given] if isinstance(given, bool) else given)  # YAML's on and off
+        except ValidationError:
+            raise ValueError(f"{given!r} is neither auto nor off nor how many GB may be taken at most") from None
 
     @field_validator("best")
     @classmethod

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from weitiao.core.batch import BELOW, Batch
+from weitiao.core.vocabulary_head import ENOUGH
 from weitiao.model.anatomy import stack_of
 from weitiao.model.recompute import through
 
@@ -41,12 +42,14 @@ class Layered:
             x, given = block.begin(stack, batch, self.dtype)
             layers, before = list(block.layers(stack)), batch.more.get(BELOW)
             if before is not None:
-                x, layers = before.to(self.dtype), layers[self.below :]
-            few = rows is not None and 0 < len(rows) <= FEW * batch.tokens
+                x, layers = before, layers[self.below :]
+            few = None if rows is None else _few(rows, batch.tokens)
             for layer in layers[:-1]:
                 x = through(layer, block.layer, x, given, None)
-            x = through(layers[-1], block.layer, x, given, rows if few else None)
-            return block.end(stack, x if few or rows is None else x[rows])
+            x = through(layers[-1], block.layer, x, given, few)
+            if rows is not None:
+                x = x[rows] if few is None else x[: len(rows)]
+            return block.end(stack, x)
 
     @torch.no_grad()
     def lower(self, batch: Batch) -> Tensor:
@@ -56,7 +59,7 @@ class Layered:
             x, given = self.block.begin(stack, batch, self.dtype)
             for layer in list(self.block.layers(stack))[: self.below]:
                 x = self.block.layer(layer, x, given, None)
-        return x.to(self.dtype)
+        return x
 
     def frozen(self, trained: Collection[nn.Parameter]) -> int:
         """How many of the lowest layers hold nothing that is trained, if nothing below them is either; at most all but
@@ -68,6 +71,15 @@ class Layered:
             return 0
         holds = [any(id(p) in mine for p in x.parameters()) for x in layers]
         return min(holds.index(True) if True in holds else len(layers), len(layers) - 1)
+
+
+def _few(rows: Tensor, tokens: int) -> Tensor | None:
+    """The rows that the last layer runs, the last one repeated until products add up as those of many rows do; None: all
+    of them, since that is hardly more."""
+    many = max(len(rows), ENOUGH)
+    if not len(rows) or many > FEW * tokens:
+        return None
+    return torch.cat([rows, rows[-1:].expand(many - len(rows))])
 
 
 @contextmanager

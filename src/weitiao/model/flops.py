@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
-from weitiao.core.batch import IGNORE, Batch, only, pack
+from weitiao.core.batch import IGNORE, Batch, only, pack, with_slots
 from weitiao.core.objective import Objective
 from weitiao.core.tunable import TunableModel, layer_of
 from weitiao.model.anatomy import QUERIES, has_halves, is_encoder, stack_of
@@ -84,6 +84,8 @@ class Survey:
     causal: bool
     flows: bool
     """The last hidden states depend on something that is trained."""
+    passed_by: bool = False
+    """Some layer never ran: a method takes its weight and goes another way, which nobody counted."""
 
     def body(self, lengths: Sequence[int], read: int, from_layer: int = 0) -> float:
         """FLOPs of the body, forward and backward.
@@ -185,15 +187,18 @@ def survey(model: TunableModel) -> Survey:
     many = model.embedding.num_embeddings
     ids = [i % many for i in range(3, 3 + PROBE)]
     batch = pack([{"input_ids": ids, "labels": ids}]).to(model.device)
-    heard = _Heard(PROBE + len(model.attachment.slots()))
-    hooks = [heard.listen(name, module) for name, module in _layers(model.model)]
+    slots = model.attachment.slots()
+    heard, layers = _Heard(PROBE + len(slots)), _layers(model.model)
+    hooks = [heard.listen(name, module) for name, module in layers]
     try:
         with model.evaluating(), torch.enable_grad():
-            flows = model.hidden(batch).requires_grad
+            flows = model.body(with_slots(batch, slots)[0] if slots else batch).requires_grad  # all of it, every token
     finally:
         for hook in hooks:
             hook.remove()
-    return _put_together(model.model, heard, flows)
+    ran = {name for name, _ in heard.calls}
+    passed_by = any(name not in ran for name, _ in layers)
+    return _put_together(model.model, heard, flows, passed_by)
 
 
 def _layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -227,7 +232,7 @@ def _products(name: str, module: Any, below: bool, rows: int | None) -> list[Pro
     return found
 
 
-def _put_together(model: Any, heard: _Heard, flows: bool) -> Survey:
+def _put_together(model: Any, heard: _Heard, flows: bool, passed_by: bool) -> Survey:
     ends = attention_ends([name for name, _ in heard.calls])
     at = [i for i, (name, _) in enumerate(heard.calls) if name in ends]
     names = [set(name.split(".")) for name, _ in heard.calls]
@@ -243,7 +248,7 @@ def _put_together(model: Any, heard: _Heard, flows: bool) -> Survey:
     for number, i in enumerate(at):
         x, name = heard.given[i], heard.calls[i][0]
         attentions.append(Attention(name, x.shape[-1], x.requires_grad, _window(config, number), i == at[-1]))
-    return Survey(products, attentions, not is_encoder(model.config), flows)
+    return Survey(products, attentions, not is_encoder(model.config), flows, passed_by)
 
 
 def attention_ends(names: Sequence[str]) -> set[str]:

@@ -13,6 +13,7 @@ resume, is the old one to the bit. It lies in the Run's folder until the run is 
 
 import hashlib
 import json
+import os
 import shutil
 import time
 import zlib
@@ -37,6 +38,7 @@ TOGETHER = 2048  # tokens that run at once
 ROOM = 0.5  # of the free disk, at most
 OFTEN = 1.5  # times through the rows from which it pays
 KEY = "train.keep_frozen"
+FILES = ("frozen.bin", "frozen.json")
 
 
 class Rows(Protocol):
@@ -60,19 +62,32 @@ def choose(model: TunableModel, rows: Rows, folder: Path, budget: float, epochs:
     body = model.body
     if not isinstance(body, Layered) or epochs < OFTEN or model.attachment.slots():
         return None
-    below = body.frozen(tuple(model.trainable().values()))
-    if not below:
+    body.below = body.frozen(tuple(model.trainable().values()))
+    if not body.below:
         return None
-    size = int(rows.lengths.sum()) * model.model.config.get_text_config().hidden_size * body.dtype.itemsize  # pyright: ignore
+    states = states_of(model, rows[0])
+    size = int(rows.lengths.sum()) * states[0].nbytes
+    if model.attachment.switch is not None:
+        with model.reference():
+            same = torch.equal(states_of(model, rows[0]), states)
+        why_not = why_not or ("" if same else "without what was learnt, the method has others")
+    below, body.below = body.below, 0
     free = shutil.disk_usage(folder).free
     if size > budget:
-        why_not = why_not or f"they would take {_megabytes(size)}; train.keep_frozen allows {_megabytes(budget)}"
+        why_not = why_not or f"they would take {_in_units(size)}; train.keep_frozen allows {_in_units(budget)}"
     elif size > ROOM * free:
-        why_not = why_not or f"they would take {_megabytes(size)}, and the disk has {_megabytes(free)} left"
+        why_not = why_not or f"they would take {_in_units(size)}, and the disk has {_in_units(free)} left"
     if why_not:
         return Choice(KEY, "off", f"what {below} frozen layers give is made anew in each step: {why_not}")
-    words = f"{below} frozen layers run once, without dropout; what they give is kept on disk ({_megabytes(size)})"
+    words = f"{below} frozen layers run once, without dropout; what they give is kept on disk ({_in_units(size)})"
     return Choice(KEY, below, words)
+
+
+def states_of(model: TunableModel, row: Row) -> Tensor:
+    """[t, D]: what the frozen layers give for one row."""
+    assert isinstance(model.body, Layered)
+    with model.evaluating():
+        return model.body.lower(pack([row]).to(model.device))
 
 
 @dataclass
@@ -93,18 +108,23 @@ class Kept:
 
     @property
     def file(self) -> Path:
-        return self.folder / "frozen.bin"
+        return self.folder / FILES[0]
 
     @property
     def head(self) -> Path:
-        return self.folder / "frozen.json"
+        return self.folder / FILES[1]
 
     @cached_property
     def key(self) -> str:
         """Changes with all that the states depend on."""
-        where = [self.model.base_identity, self.body.below, str(self.body.dtype), self.rows.fingerprint]
+        where = [self.model.base_identity, self.body.below, str(self.sample.dtype), self.rows.fingerprint]
         how = [torch.__version__, torch.get_num_threads(), str(self.model.device), TOGETHER]
         return hashlib.sha256(json.dumps([*where, *how]).encode()).hexdigest()[:16]
+
+    @cached_property
+    def sample(self) -> Tensor:
+        """[t, D]: the first row's states, for their width and precision."""
+        return states_of(self.model, self.rows[0])
 
     @cached_property
     def packs(self) -> list[list[int]]:
@@ -123,8 +143,7 @@ class Kept:
     @cached_property
     def ends(self) -> np.ndarray:
         """Where each row ends in the file, in bytes."""
-        width = self.model.model.config.get_text_config().hidden_size * self.body.dtype.itemsize  # pyright: ignore
-        return np.cumsum(np.asarray(self.rows.lengths, np.int64) * width)
+        return np.cumsum(np.asarray(self.rows.lengths, np.int64) * self.sample[0].nbytes)
 
     @cached_property
     def states(self) -> np.ndarray:
@@ -136,9 +155,8 @@ class Kept:
         What is there from before an interruption is taken if it is whole and of the same rows, weights and machine.
         """
         if self.head.exists() and self.file.exists():
-            head = json.loads(self.head.read_text(encoding="utf-8"))
-            if head["key"] == self.key and self.file.stat().st_size == self.ends[-1]:
-                self.checksums = head["checksums"]
+            self.checksums = self._known()
+            if len(self.checksums) == len(self.rows) and self.file.stat().st_size == self.ends[-1]:
                 return True
             desk.warn("what the frozen layers gave is of another run or not whole: it is made anew")
         self.head.unlink(missing_ok=True)  # written again when the file is whole
@@ -151,7 +169,9 @@ class Kept:
                         file.seek(int(self.ends[row]) - len(states))
                         file.write(states)
                         self.checksums[row] = zlib.crc32(states)
-            self.head.write_text(json.dumps({"key": self.key, "checksums": self.checksums}), encoding="utf-8")
+            written = self.head.with_suffix(".part")
+            written.write_text(json.dumps({"key": self.key, "checksums": self.checksums}), encoding="utf-8")
+            os.replace(written, self.head)
         except OSError as trouble:
             self.remove()
             desk.warn(f"what the frozen layers give cannot be kept ({trouble.strerror}): it is made anew in each step")
@@ -165,11 +185,18 @@ class Kept:
             for batch in batches
         ]
 
+    def _known(self) -> list[int]:
+        """The checksums that were written, if they are of these rows, weights and machine."""
+        try:
+            head = json.loads(self.head.read_text(encoding="utf-8"))
+        except ValueError:  # half written, or no text at all
+            return []
+        return head["checksums"] if isinstance(head, dict) and head.get("key") == self.key else []
+
     def remove(self) -> None:
         """The files."""
         self.__dict__.pop("states", None)
-        self.file.unlink(missing_ok=True)
-        self.head.unlink(missing_ok=True)
+        forget(self.folder)
 
     def _of(self, row: int) -> Tensor:
         """[t, D]"""
@@ -181,7 +208,7 @@ class Kept:
             pack_of = next(some for some in self.packs if row in some)
             found = np.frombuffer(dict(self._made(pack_of))[row], np.uint8).copy()
             self.states[begin:end] = found
-        return torch.from_numpy(found).view(self.body.dtype).view(int(self.rows.lengths[row]), -1)
+        return torch.from_numpy(found).view(self.sample.dtype).view(int(self.rows.lengths[row]), -1)
 
     def _made(self, some: list[int]) -> list[tuple[int, bytes]]:
         """What the frozen layers give for some rows that run together."""
@@ -189,6 +216,18 @@ class Kept:
         with self.model.evaluating():
             parts = self.body.lower(batch).cpu().split(batch.lengths)
         return [(row, x.contiguous().view(torch.uint8).numpy().tobytes()) for row, x in zip(batch.source, parts)]
+
+
+def forget(folder: Path) -> None:
+    """Remove what was kept in a Run's folder."""
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+
+
+def decided(run: Run) -> Choice | None:
+    """What was chosen when the run began, which a resumed run keeps to; None: nothing."""
+    found = run.read("plan.json", {}).get("choices", {}).get(KEY)
+    return Choice(KEY, found["value"], found["reason"]) if found else None
 
 
 def keep(
@@ -207,5 +246,8 @@ def keep(
     return lambda step: kept.add(fetch(step)), kept.remove
 
 
-def _megabytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+def _in_units(size: float) -> str:
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.3g} {name}"
+    return f"{size:.0f} bytes"

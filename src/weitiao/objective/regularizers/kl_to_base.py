@@ -38,8 +38,8 @@ class KLToBase(Regularizer):
 
     def begin(self, model: TunableModel) -> None:
         if model.attachment.switch is None:
-            words = "the method changes the base's own weights and keeps no copy to stay near"
-            raise RecipeError(f"regularizers: {self.name}: {words}; take lora, freeze or another, or l2_sp.")
+            words = "the method changes the base's own weights and keeps no copy to stay near; take lora, or l2_sp"
+            raise RecipeError(f"regularizers: {self.name}: {words}.")
 
     def loss(self, model: TunableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
         with torch.no_grad(), model.reference(), model.evaluating():  # before the tuned pass: some methods swap weights
