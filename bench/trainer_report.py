@@ -118,7 +118,8 @@ def conditions(results: dict) -> str:
     ]
     return (
         f"{'; '.join(said)}. fp32, all weights but where the name says so, AdamW without decay, one rate "
-        f"for body and head, linear schedule, clipping at 1.0. {machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
+        f"for body and head, linear schedule, clipping at 1.0. "
+        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
         f"{machine['memory_gb']} GB. torch {versions['torch']}, transformers {versions['transformers']}, "
         f"weitiao at {versions['weitiao'] or 'no commit'}."
     )
