@@ -94,13 +94,12 @@ def make_tokenizer(template: str | None = CHATML) -> object:
 
 
 def make_wordpieces() -> object:
-    """A WordPiece tokenizer as BERT's: [CLS] a text [SEP]."""
-    from tokenizers import BertWordPieceTokenizer
+    """A WordPiece tokenizer as BERT's: [CLS] a text [SEP]. (Vocabularies that are trained differ from process to process.)"""
     from transformers import BertTokenizer
 
-    raw = BertWordPieceTokenizer()
-    raw.train_from_iterator([WORDS] * 4, vocab_size=300, min_frequency=1, show_progress=False)
-    return BertTokenizer(vocab=raw.get_vocab())
+    signs = [*"abcdefghijklmnopqrstuvwxyz0123456789", *sorted({x for x in WORDS if x > "\u4e00"})]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *signs, *("##" + x for x in signs), *sorted(set(WORDS.split()))]
+    return BertTokenizer(vocab={piece: i for i, piece in enumerate(dict.fromkeys(pieces))})
 
 
 @cache

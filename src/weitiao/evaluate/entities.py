@@ -5,11 +5,10 @@ an entity in a row of tags is said by seqeval (Nakayama 2018), so that figures a
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from weitiao.core.score import Score, ratio_of_sums
+from weitiao.core.score import Score, of_share, ratio_of_sums
 
 Counts = tuple[int, int, int]  # both, found, there
 
@@ -30,4 +29,4 @@ def score(name: str, pairs: Sequence[tuple[Sequence[str], Sequence[str]]], parts
         parts: (both, found, there), each [rows] -> what is above the line, what is below.
     """
     above, below = parts(*np.array([count(*pair) for pair in pairs], float).reshape(-1, 3).T)
-    return replace(ratio_of_sums(name, above.tolist(), below.tolist()), higher_is_better=True)
+    return of_share(ratio_of_sums(name, above.tolist(), below.tolist()))

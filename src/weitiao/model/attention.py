@@ -88,9 +88,8 @@ def attend(
 
 def _attend_at(rows: Tensor, q: Tensor, k: Tensor, v: Tensor, batch: Batch, *how: Any) -> Tensor:
     """Where only some tokens ask."""
-    if q.is_cuda:  # all of them, rather than wait for how many ask in each segment
-        every = q.new_zeros(len(k), *q.shape[1:]).index_copy(0, rows, q)
-        return attend(every, k, v, batch, *how)[rows]
+    if q.is_cuda:
+        return _attend_in_place(rows, q, k, v, batch, *how)
     scale, causal, window, softcap, dropout = how
     cuts, parts = torch.searchsorted(rows, torch.tensor(batch.bounds)).tolist(), []
     for a, b, i, j in zip(batch.bounds, batch.bounds[1:], cuts, cuts[1:]):
@@ -106,6 +105,12 @@ def _attend_at(rows: Tensor, q: Tensor, k: Tensor, v: Tensor, batch: Batch, *how
             out = scaled_dot_product_attention(qs, ks, vs, seen, dropout, scale=scale, enable_gqa=gqa)
         parts.append(out[0].transpose(0, 1))  # [n, H, d]
     return torch.cat(parts)
+
+
+def _attend_in_place(rows: Tensor, q: Tensor, k: Tensor, v: Tensor, batch: Batch, *how: Any) -> Tensor:
+    """The same on a GPU: all tokens ask, rather than wait for how many of each segment do. No row may stand twice."""
+    every = q.new_zeros(len(k), *q.shape[1:]).index_copy(0, rows, q)
+    return attend(every, k, v, batch, *how)[rows]
 
 
 @cache
@@ -141,17 +146,24 @@ def _by_hand(
     dropout: float,
     asking: Tensor | None = None,
 ) -> Tensor:
-    """The textbook form, for what SDPA cannot do. [n, H, t, d] each; q may be of those tokens alone that are `asking`."""
-    repeat = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-    scores = (q @ k.transpose(-1, -2)).float() * (scale if scale is not None else q.shape[-1] ** -0.5)
-    if cap is not None:
-        scores = cap * torch.tanh(scores / cap)
+    """Where SDPA cannot do it. [n, H, t, d] each; q may be of those tokens alone that are `asking`."""
     at = torch.arange(k.shape[2], device=q.device)
     back = (at if asking is None else asking)[:, None] - at[None, :]  # how far behind the key lies
     hidden = (back < 0) if causal else torch.zeros_like(back, dtype=torch.bool)
     if window is not None:
         hidden = hidden | (back.abs() >= window)
+    return _textbook(q, k, v, hidden, scale, cap, dropout)
+
+
+def _textbook(
+    q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, scale: float | None, cap: float | None, dropout: float = 0.0
+) -> Tensor:
+    """softmax(q k') v with a softcap on the scores; [n, H, t, d], `hidden` [t of q, t of k] or with more in front."""
+    repeat = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+    scores = (q @ k.transpose(-1, -2)).float() * (scale if scale is not None else q.shape[-1] ** -0.5)
+    if cap is not None:
+        scores = cap * torch.tanh(scores / cap)
     weights = scores.masked_fill(hidden, float("-inf")).softmax(-1).to(v.dtype)
     return torch.nn.functional.dropout(weights, dropout, dropout > 0) @ v
 
@@ -172,13 +184,10 @@ def _for_transformers(module: nn.Module, query: Tensor, key: Tensor, value: Tens
 
 def _capped(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, cap: float, scale: float | None) -> Tensor:
     """transformers' own way, of [B, H, t, d], with Gemma 2's softcap; gives [B, t, H, d]."""
-    repeat = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-    scores = (q @ k.transpose(-1, -2)).float() * (scale if scale is not None else q.shape[-1] ** -0.5)
     if seen is None:
-        seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril(k.shape[2] - q.shape[2])
-    weights = (cap * torch.tanh(scores / cap)).masked_fill(~seen, float("-inf")).softmax(-1).to(v.dtype)
-    return (weights @ v).transpose(1, 2)
+        many, of = q.shape[2], k.shape[2]
+        seen = torch.ones(many, of, dtype=torch.bool, device=q.device).tril(of - many)
+    return _textbook(q, k, v, ~seen, scale, cap).transpose(1, 2)
 
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:

@@ -74,9 +74,9 @@ class Layered:
 
 
 def _few(rows: Tensor, tokens: int) -> Tensor | None:
-    """The rows that the last layer runs, the last one repeated until products add up as those of many rows do; None: all
-    of them, since that is hardly more."""
-    many = max(len(rows), ENOUGH)
+    """The rows that the last layer runs; on a CPU the last one repeated until products add up as those of many rows do
+    (attention on a GPU takes no row twice). None: all of them, since that is hardly more."""
+    many = len(rows) if rows.is_cuda else max(len(rows), ENOUGH)
     if not len(rows) or many > FEW * tokens:
         return None
     return torch.cat([rows, rows[-1:].expand(many - len(rows))])

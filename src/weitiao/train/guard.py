@@ -6,6 +6,8 @@
                    above its own, long ago counting less                         -> skip; at the fifth in a row, ask
     astray         the average loss lies 25 % above its lowest for 5 steps; or asked again, rows that were accepted
                    20 steps before have become 25 % worse; or non-finite steps pile up    -> go back to a healthy state
+    healthy        20 sound steps followed, and no rise is under way: losses since the lowest average do not lie above
+                   half of what is allowed
 
 Medians are of the newest 32 accepted steps, spreads the median difference of neighbours (x 1.4826 / sqrt 2) in the
 newest 128: a falling loss widens neither, and one skipped spike hides no other. Few rows a step, most of them learnt:
@@ -165,17 +167,20 @@ class Guard:
         self.averages = [*self.averages, average][-PAST:]
         if len(self.losses) == LEARNING and not self.scale:
             self.scale = abs(median(self.losses))
+        rising = False
         if len(self.averages) >= LEARNING:
             lowest = min(self.averages)
             noise = max(_noise(self.losses), LOSS_FLOOR * self.scale)
             allowed = max((ASTRAY - 1) * abs(lowest), ASTRAY_SPREADS * noise, AVERAGE_SPREADS * _with_tails(self.losses))
+            since = len(self.averages) - 1 - self.averages.index(lowest)
+            rising = _above(self.losses[-since:] if since else [], lowest + allowed / 2)
             self.above = self.above + 1 if average - lowest > allowed else 0
             if self.above >= ABOVE:
                 return Verdict("back", f"the average loss has risen from {lowest:.3g} to {average:.3g}")
         self.places = [*self.places, position][-PROVEN:]
         self.sound_position, self.sound_loss = self.places[0], self.losses[-min(len(self.places), len(self.losses))]
         self.sound += 1
-        if self.sound >= PROVEN and not self.above:
+        if self.sound >= PROVEN and not rising:
             self.healthy = max(self.healthy, step - PROVEN)
         return Verdict("take")
 
@@ -183,6 +188,15 @@ class Guard:
 def _noise(values: list[float]) -> float:
     """The spread about the trend: of the differences of neighbours, over the root of two."""
     return 1.4826 * median(abs(a - b) for a, b in zip(values, values[1:])) / math.sqrt(2)
+
+
+def _above(losses: list[float], level: float) -> bool:
+    """Whether the newest of them lie above the level together: a cumulative sum (Page 1954) that has left nought. It says
+    so at once, where the average takes many steps to rise."""
+    total = 0.0
+    for loss in losses:
+        total = max(0.0, total + loss - level)
+    return total > 0
 
 
 def _with_tails(values: list[float]) -> float:

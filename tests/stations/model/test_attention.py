@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from weitiao.core.batch import Batch, pack
-from weitiao.model.attention import attend
+from weitiao.model.attention import _attend_in_place, attend
 
 H, D = 4, 8
 
@@ -105,3 +105,23 @@ def test_equal_neighbours_share_one_call(monkeypatch: pytest.MonkeyPatch) -> Non
     batch = batch_of([4, 9, 4, 4, 2])
     attend(*qkv(batch.tokens), batch)
     assert calls == [(1, H, 9, D), (3, H, 4, D), (1, H, 2, D)]
+
+
+@pytest.mark.parametrize("more", [{}, {"causal": False}, {"window": 3}, {"softcap": 1.5}])
+def test_some_tokens_ask_as_all_of_them_do(more: dict) -> None:
+    """A CPU's way, segment by segment, and a GPU's, all in place: values and gradients of the tokens that ask."""
+    batch, rows = batch_of([9, 4, 4, 2, 1]), torch.tensor([0, 4, 8, 11, 12, 19])
+    found = []
+    for way in ("all", "by segment", "in place"):
+        q, k, v = qkv(batch.tokens, 2)
+        if way == "all":
+            out = attend(q, k, v, batch, **more)[rows]
+        elif way == "by segment":
+            out = attend(q[rows], k, v, batch, **more, rows=rows)
+        else:
+            how = (None, more.get("causal", True), more.get("window"), more.get("softcap"), 0.0)
+            out = _attend_in_place(rows, q[rows], k, v, batch, *how)
+        found.append((out, *torch.autograd.grad(out.square().sum(), (q, k, v))))
+    for other in found[1:]:
+        for ours, wanted in zip(other, found[0]):
+            torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)

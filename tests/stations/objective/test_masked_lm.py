@@ -207,7 +207,7 @@ def test_it_learns_is_opened_again_fills_and_is_a_base(quick: Any, encoder: Path
         data=[{"path": str(texts)}],
         objective="masked_lm",
         method={"name": "full"},
-        train={"steps": 80, "batch_size": 16, "learning_rate": 3e-3, "evaluate_every": 40},
+        train={"steps": 160, "batch_size": 16, "learning_rate": 5e-3, "evaluate_every": 80},
         evaluate={"metrics": "auto", "samples": 2},
     )
     scores = run.read("scores.json")

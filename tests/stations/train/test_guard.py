@@ -145,6 +145,29 @@ def test_a_rising_average_goes_back() -> None:
     assert trip.guard.healthy <= 105
 
 
+@pytest.mark.parametrize("jump", [0.54, 0.57, 0.75, 1.5])
+def test_a_state_inside_the_trouble_is_never_healthy(jump: float) -> None:
+    """A jump that the average needs more than twenty steps to tell: all of them are sound by themselves."""
+    trip = Trip()
+    trip.usual(100)
+    actions = []
+    for loss, norm in itertools.islice(usual(8), 60):
+        actions.append(trip.show(loss + jump, norm))
+        assert trip.guard.healthy < 100
+        if actions[-1] == "back":
+            break
+    assert actions[-1] == "back" and set(actions[:-1]) == {"take"}
+    assert trip.guard.healthy >= 70
+
+
+def test_a_slightly_higher_plateau_is_healthy_in_the_end() -> None:
+    trip = Trip()
+    trip.usual(100)
+    for loss, norm in itertools.islice(usual(8), 300):
+        assert trip.show(loss + 0.3, norm) == "take"
+    assert trip.guard.healthy >= 300
+
+
 @pytest.mark.parametrize("gap", [0, 30])
 def test_piled_up_non_finite_steps_go_back(gap: int) -> None:
     trip, actions = Trip(), []

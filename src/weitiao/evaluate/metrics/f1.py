@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from weitiao.core.example import plain
 from weitiao.core.registry import Part
-from weitiao.core.score import Score, bootstrapped
+from weitiao.core.score import Score, bootstrapped, of_share
 
 
 class F1(Part):
@@ -20,7 +20,9 @@ class F1(Part):
 
     def score(self, pairs: list[tuple[Any, Any]]) -> Score:
         """(written, reference) of each row; each a string, or the classes that hold."""
-        return bootstrapped(self.name, [(_classes(said), _classes(wanted)) for said, wanted in pairs], macro_f1, draws=500)
+        return of_share(
+            bootstrapped(self.name, [(_classes(said), _classes(wanted)) for said, wanted in pairs], macro_f1, draws=500)
+        )
 
 
 def _classes(said: str | Sequence[str]) -> set[str]:

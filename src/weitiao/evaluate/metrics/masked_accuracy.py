@@ -4,11 +4,10 @@ Devlin et al. 2019, arXiv 1810.04805, appendix C.2. The masks of held-out rows a
 interval is made over, for tokens of one row are not independent.
 """
 
-from dataclasses import replace
 from typing import ClassVar
 
 from weitiao.core.registry import Part
-from weitiao.core.score import Score, ratio_of_sums
+from weitiao.core.score import Score, of_share, ratio_of_sums
 
 
 class MaskedAccuracy(Part):
@@ -19,4 +18,4 @@ class MaskedAccuracy(Part):
     def score(self, pairs: list[tuple[int, int]]) -> Score:
         """(recovered, masked) of each row."""
         found = ratio_of_sums(self.name, [right for right, _ in pairs], [of for _, of in pairs])
-        return replace(found, higher_is_better=True)
+        return of_share(found)

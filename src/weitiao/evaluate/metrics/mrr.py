@@ -3,11 +3,10 @@
 Voorhees 1999, "The TREC-8 Question Answering Track Report", sec. 2: (1 / n) sum over queries of 1 / rank.
 """
 
-from dataclasses import replace
 from typing import ClassVar
 
 from weitiao.core.registry import Part
-from weitiao.core.score import Score, ratio_of_sums
+from weitiao.core.score import Score, of_share, ratio_of_sums
 
 
 class MRR(Part):
@@ -18,4 +17,4 @@ class MRR(Part):
     def score(self, pairs: list[tuple[int, int]]) -> Score:
         """(rank of the right document from 1, documents) of each query."""
         found = ratio_of_sums(self.name, [1 / rank for rank, _ in pairs], [1.0] * len(pairs))
-        return replace(found, higher_is_better=True)
+        return of_share(found)

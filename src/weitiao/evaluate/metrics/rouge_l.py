@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from weitiao.core.registry import Part
-from weitiao.core.score import Score, bootstrapped
+from weitiao.core.score import Score, bootstrapped, of_share
 from weitiao.evaluate.squad import HAN
 
 
@@ -24,7 +24,7 @@ class RougeL(Part):
     def score(self, pairs: list[tuple[Any, Any]]) -> Score:
         """(written, reference) of each row."""
         each = [overlap(words(str(said)), words(str(wanted))) for said, wanted in pairs]
-        return bootstrapped(self.name, each, lambda some: sum(some) / len(some))
+        return of_share(bootstrapped(self.name, each, lambda some: sum(some) / len(some)))
 
 
 def words(text: str) -> list[str]:

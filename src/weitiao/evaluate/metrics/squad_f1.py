@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from weitiao.core.registry import Part
-from weitiao.core.score import Score, bootstrapped
+from weitiao.core.score import Score, bootstrapped, of_share
 from weitiao.evaluate.squad import best, overlap
 
 
@@ -16,7 +16,7 @@ class SquadF1(Part):
 
     def score(self, pairs: list[tuple[str, Sequence[str] | str]]) -> Score:
         """(said, all right answers; none: there is no answer) of each row; a bootstrap over rows."""
-        return bootstrapped(self.name, [best(overlap, said, right) for said, right in pairs], _mean)
+        return of_share(bootstrapped(self.name, [best(overlap, said, right) for said, right in pairs], _mean))
 
 
 def _mean(figures: Sequence[float]) -> float:
