@@ -29,8 +29,8 @@ import growth_chart
 import growth_report
 from growth_series import ENGINES, RANK, Point, Series, all_series, described
 from growth_side import Told, play
-from methods import commit, known_cases, save
-from sft import Neighbours, processor
+from kept import commit, known_cases, save
+from machine import Neighbours, processor
 
 HERE = Path(__file__).resolve().parent
 NAMES = [one.name for one in all_series(short=True, layers=2)]

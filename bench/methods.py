@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -23,7 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import methods_report
-from sft import Neighbours, processor
+from kept import commit, known_cases, save
+from machine import Neighbours, alone, last_line, processor
 from turns import Side
 
 HERE = Path(__file__).resolve().parent
@@ -88,27 +88,13 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace, work: Path) -> None:
         self.options, self.work = options, work
-        threads = str(options.threads)
-        self.environment = {
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "CUDA_VISIBLE_DEVICES": "",
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-        }
+        self.environment = alone(options.threads)
         self.model = options.model.resolve() if options.model else self.bundled_model()
         self.rows = options.rows.resolve() if options.rows else self.made_rows()
 
     def call(self, *command: str) -> str:
         """The last line that a Python process prints."""
-        done = subprocess.run(
-            [sys.executable, *command],
-            check=True,
-            env={**os.environ, **self.environment},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        return done.stdout.strip().splitlines()[-1]
+        return last_line([*command], self.environment)
 
     def bundled_model(self) -> Path:
         return Path(self.call("-m", "weitiao", "base", MODEL, "--print-folder"))
@@ -200,18 +186,6 @@ class Bench:
         }
 
 
-def commit() -> str:
-    """Of this repository, with a + where src/ differs from it; "" where there is none."""
-
-    def git(*words: str) -> subprocess.CompletedProcess:
-        return subprocess.run(["git", "-C", str(HERE.parent), *words], check=False, capture_output=True, text=True)
-
-    said = git("rev-parse", "--short", "HEAD")
-    if said.returncode:
-        return ""
-    return said.stdout.strip() + ("+" if git("diff", "--quiet", "HEAD", "--", "src").returncode else "")
-
-
 def setup(options: argparse.Namespace) -> dict:
     """What results must have in common to stand in one table."""
     return {
@@ -227,26 +201,6 @@ def setup(options: argparse.Namespace) -> dict:
         "steps": options.steps,
         "turn": options.turn,
     }
-
-
-def known_cases(file: Path, here: dict) -> dict:
-    """What was measured already, with this setup; results of another one are put aside."""
-    if not file.exists():
-        return {}
-    found = json.loads(file.read_text(encoding="utf-8"))
-    if found["setup"] == here:
-        return found["cases"]
-    aside = file.with_suffix(".older.json")
-    os.replace(file, aside)
-    print(f"{file.name} has another setup (machine, versions, code or settings); it is now {aside.name}.", flush=True)
-    return {}
-
-
-def save(file: Path, results: dict) -> None:
-    """In one go: a kill leaves the old file or the new one."""
-    fresh = file.with_suffix(".tmp")
-    fresh.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    os.replace(fresh, file)
 
 
 def read_options() -> argparse.Namespace:

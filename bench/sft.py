@@ -11,16 +11,15 @@ and, beside that, at its fastest settings. Results: bench/results/sft.json, sft.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import peers
 import sft_chart
 import sft_report
+from machine import Neighbours, alone, processor
 
 HERE = Path(__file__).resolve().parent
 TRL_PACKAGES = ["trl==1.16.0", "peft==0.21.2", "datasets==5.2.0"]
@@ -36,17 +35,7 @@ class Bench:
         given = options.python_with_trl
         self.trl = str(given.absolute() if given else peers.peer_python("trl", TRL_PACKAGES))
         self.ours = str(options.python_with_weitiao.absolute()) if options.python_with_weitiao else sys.executable
-        threads = str(options.threads)
-        self.environment = {
-            **os.environ,
-            "HF_HUB_OFFLINE": "1",
-            "TRANSFORMERS_OFFLINE": "1",
-            "HF_DATASETS_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "CUDA_VISIBLE_DEVICES": "",
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-        }
+        self.environment = {**os.environ, **alone(options.threads)}
         self.model = options.model.resolve() if options.model else self.bundled_model()
 
     def call(self, name: str, command: list[str]) -> str:
@@ -99,46 +88,6 @@ class Bench:
         command = [self.trl, str(HERE / "sft_quality.py"), "--model", str(self.model)]
         command += ["--validation", str(rows / "validation.jsonl"), *(["--adapter", adapter] if adapter else [])]
         return json.loads(self.call(f"judge-{name}", command))
-
-
-class Neighbours:
-    """What share of the processor others took since this was made: all that was used, less what our children used."""
-
-    def __init__(self) -> None:
-        self.started, self.used, self.by_us = time.perf_counter(), *self.now()
-
-    @staticmethod
-    def now() -> tuple[float, float]:
-        """Processor seconds used so far (by all, by our finished children)."""
-        children = os.times().children_user + os.times().children_system
-        if not Path("/proc/stat").exists():
-            return children, children
-        fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-        idle = fields[3] + fields[4]
-        return (sum(fields) - idle) / os.sysconf("SC_CLK_TCK"), children
-
-    def share(self, by_running: float = 0.0) -> float:
-        """Args:
-        by_running: processor seconds that children of ours used who are not finished yet.
-        """
-        used, by_us = self.now()
-        others = (used - self.used) - (by_us - self.by_us) - by_running
-        return max(0.0, others) / ((time.perf_counter() - self.started) * (os.cpu_count() or 1))
-
-
-def processor() -> dict:
-    """The machine, in what matters to the figures."""
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    fields = {key.strip(): value.strip() for key, value in fields.items()}
-    flags = set(fields.get("flags", fields.get("Features", "")).split())
-    return {
-        "processor": fields.get("model name", platform.machine()),
-        "cores": os.cpu_count(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "instructions": sorted(flags & {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "bf16", "i8mm"}),
-        "system": platform.system(),
-    }
 
 
 def measure_speed(bench: Bench, results: dict) -> None:

@@ -26,8 +26,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -36,8 +34,8 @@ from statistics import fmean
 
 import trainer_report
 import trainer_weitiao
-from methods import commit, known_cases, save
-from sft import Neighbours, processor
+from kept import commit, known_cases, save
+from machine import Neighbours, alone, last_line, processor
 from trainer_tasks import BEFORE, TASKS, Task, figures_of, rows_of
 
 HERE = Path(__file__).resolve().parent
@@ -49,20 +47,11 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace, work: Path) -> None:
         self.options, self.work = options, work
-        threads = str(options.threads)
-        self.environment = {
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "CUDA_VISIBLE_DEVICES": "",
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-        }
+        self.environment = alone(options.threads)
 
     def call(self, *command: str) -> str:
         """The last line that a Python process prints."""
-        variables = {**os.environ, **self.environment}
-        done = subprocess.run([sys.executable, *command], check=True, env=variables, stdout=subprocess.PIPE, text=True)
-        return (done.stdout.strip().splitlines() or [""])[-1]
+        return last_line([*command], self.environment)
 
     def docstrings(self, task: Task) -> Path:
         """A folder with functions of the standard library and what they say of themselves."""

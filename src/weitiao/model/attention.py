@@ -27,6 +27,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from weitiao.core.batch import Batch
+from weitiao.model.dropout import drop
 
 NAME = "weitiao"
 _packed: ContextVar[Batch | None] = ContextVar("packed", default=None)
@@ -77,7 +78,7 @@ def attend(
     for start, count, length in batch.groups:
         cut = slice(start, start + count * length)
         qs, ks, vs = (x[cut].unflatten(0, (count, length)).transpose(1, 2) for x in (q, k, v))  # [n, H, t, d]
-        if softcap is not None or (window is not None and length > window):
+        if softcap is not None or (window is not None and length > window) or (dropout and not q.is_cuda):
             out = _by_hand(qs, ks, vs, scale, causal, window, softcap, dropout)
         else:
             gqa = q.shape[1] != k.shape[1]
@@ -97,7 +98,7 @@ def _attend_at(rows: Tensor, q: Tensor, k: Tensor, v: Tensor, batch: Batch, *how
             continue
         qs, ks, vs = (x[cut].transpose(0, 1)[None] for x, cut in ((q, slice(i, j)), (k, slice(a, b)), (v, slice(a, b))))
         at = rows[i:j] - a
-        if softcap is not None or window is not None:
+        if softcap is not None or window is not None or dropout:
             out = _by_hand(qs, ks, vs, scale, causal, window, softcap, dropout, at)
         else:
             seen = torch.arange(b - a) <= at[:, None] if causal else None  # [n, t]
@@ -146,26 +147,28 @@ def _by_hand(
     dropout: float,
     asking: Tensor | None = None,
 ) -> Tensor:
-    """Where SDPA cannot do it. [n, H, t, d] each; q may be of those tokens alone that are `asking`."""
+    """Where SDPA cannot do it, or does it slowly. [n, H, t, d] each; q may be of those tokens alone that are `asking`."""
     at = torch.arange(k.shape[2], device=q.device)
     back = (at if asking is None else asking)[:, None] - at[None, :]  # how far behind the key lies
-    hidden = (back < 0) if causal else torch.zeros_like(back, dtype=torch.bool)
+    hidden = (back < 0) if causal else None
     if window is not None:
-        hidden = hidden | (back.abs() >= window)
+        hidden = (back.abs() >= window) if hidden is None else hidden | (back >= window)
     return _textbook(q, k, v, hidden, scale, cap, dropout)
 
 
 def _textbook(
-    q: Tensor, k: Tensor, v: Tensor, hidden: Tensor, scale: float | None, cap: float | None, dropout: float = 0.0
+    q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, scale: float | None, cap: float | None, dropout: float = 0.0
 ) -> Tensor:
     """softmax(q k') v with a softcap on the scores; [n, H, t, d], `hidden` [t of q, t of k] or with more in front."""
     repeat = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-    scores = (q @ k.transpose(-1, -2)).float() * (scale if scale is not None else q.shape[-1] ** -0.5)
+    if repeat > 1:
+        k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+    scores = ((q * (scale if scale is not None else q.shape[-1] ** -0.5)) @ k.transpose(-1, -2)).float()
     if cap is not None:
         scores = cap * torch.tanh(scores / cap)
-    weights = scores.masked_fill(hidden, float("-inf")).softmax(-1).to(v.dtype)
-    return torch.nn.functional.dropout(weights, dropout, dropout > 0) @ v
+    if hidden is not None:
+        scores = scores.masked_fill(hidden, float("-inf"))
+    return drop(scores.softmax(-1).to(v.dtype), dropout) @ v
 
 
 def _for_transformers(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **more: Any):
