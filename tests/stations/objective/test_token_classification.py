@@ -259,7 +259,7 @@ def test_an_encoder_learns_is_opened_again_and_predicts(quick: Any, encoder: Pat
         data=[{"path": str(write_jsonl(tmp_path / "rows.jsonl", rows(60)))}],
         objective={"name": "token_classification", "head_learning_rate": 1e-2, "crf": crf},
         method={"name": "full"},
-        train={"steps": 60, "learning_rate": 3e-3, "evaluate_every": 20, "best": "entity_f1"},
+        train={"steps": 60, "learning_rate": 3e-3, "evaluate_every": 60, "best": "entity_f1"},
         evaluate={"metrics": "auto", "samples": 2},
     )
     scores = run.read("scores.json")
