@@ -26,6 +26,17 @@ def drop(x: Tensor, p: float) -> Tensor:
     return torch.nn.functional.dropout(x, p) if x.is_cuda else _Dropped.apply(x, p)  # pyright: ignore[reportReturnType]
 
 
+class Dropout(nn.Dropout):
+    """Stands in the place of torch's."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__(p)
+        self.plain = False  # by torch's own function
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) if self.plain else drop(input, rate(self))
+
+
 class _Dropped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float) -> Tensor:

@@ -7,7 +7,8 @@
 So a row by itself says where its halves meet, and hidden states [T, D] stand at the tokens they belong to.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from weitiao.core.tunable import Body
 from weitiao.core.vocabulary_head import VocabularyHead
 
 NEAR = 2e-2  # of the largest logit
+SAVED = 256  # tokens of padding, from which one more pass through the model is worth its while
 
 
 def halves(batch: Batch) -> list[tuple[int, int, int]]:
@@ -33,10 +35,35 @@ def halves(batch: Batch) -> list[tuple[int, int, int]]:
 
 
 def hidden(model: Any, batch: Batch) -> Tensor:
-    """[T, D]: the encoder's last hidden states at the source, the decoder's at the target. Rows are padded, and masks keep
-    them apart; rows that write nothing are only read."""
-    parts = halves(batch)
-    ids = batch.input_ids
+    """[T, D]: the encoder's last hidden states at the source, the decoder's at the target. Rows of like length are padded
+    together, and masks keep them apart; rows that write nothing are only read."""
+    parts, out = halves(batch), {}
+    for group in alike(parts):
+        out.update(zip(group, _together(model, batch.input_ids, [parts[i] for i in group])))
+    return torch.cat([out[i] for i in range(len(parts))])
+
+
+def alike(parts: Sequence[tuple[int, int, int]]) -> list[list[int]]:
+    """The rows in groups of like length, as long as parting a group saves enough padding."""
+
+    def longest(rows: Iterable[int]) -> list[int]:
+        """Up to each row: the longest source and the longest target, together."""
+        sizes = ((parts[i][1] - parts[i][0], parts[i][2] - parts[i][1]) for i in rows)
+        return [sum(x) for x in accumulate(sizes, lambda x, y: (max(x[0], y[0]), max(x[1], y[1])))]
+
+    def part(rows: list[int]) -> list[list[int]]:
+        many, front, back = len(rows), longest(rows), longest(reversed(rows))[::-1]
+        costs = [cut * front[cut - 1] + (many - cut) * back[cut] for cut in range(1, many)]
+        if not costs or many * front[-1] - min(costs) < SAVED:
+            return [rows]
+        cut = costs.index(min(costs)) + 1
+        return [*part(rows[:cut]), *part(rows[cut:])]
+
+    return part(sorted(range(len(parts)), key=lambda i: parts[i][2] - parts[i][0]))
+
+
+def _together(model: Any, ids: Tensor, parts: Sequence[tuple[int, int, int]]) -> list[Tensor]:
+    """[t, D] of each row, all padded to the longest."""
     read, kept = _padded([ids[a:m] for a, m, _ in parts])
     seen = model.get_encoder()(input_ids=read, attention_mask=kept).last_hidden_state  # [B, S, D]
     out = [[x[: m - a]] for x, (a, m, _) in zip(seen, parts)]
@@ -53,7 +80,7 @@ def hidden(model: Any, batch: Batch) -> Tensor:
         ).last_hidden_state
         for i, x in zip(writing, said):
             out[i].append(x[: parts[i][2] - parts[i][1]])
-    return torch.cat([x for both in out for x in both])
+    return [torch.cat(both) for both in out]
 
 
 def choose_body(model: Any, in_dtype: Callable[[Callable[[Batch], Tensor]], Body], tolerance: float) -> tuple[Body, Choice]:

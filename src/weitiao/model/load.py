@@ -21,6 +21,8 @@ from weitiao.model import attention
 from weitiao.model import halves as two
 from weitiao.model.anatomy import first_position, has_halves, is_encoder, last_hidden, stack_of
 from weitiao.model.body import Layered, computing_in
+from weitiao.model.cheaper import exchange
+from weitiao.model.dropout import Dropout
 from weitiao.model.lowrank import LowRankLinear
 
 transformers_logging.disable_progress_bar()
@@ -95,6 +97,7 @@ def load_base(
         raise ModelError(f"base: {folder} cannot be loaded as a language model or an encoder: {first}") from None
     model, info = loaded
     without_pooler(model)
+    exchange(model)
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ModelError(f"base: {folder} lacks {len(missing)} weights that its config asks for, first {missing[0]}.")
@@ -153,7 +156,7 @@ def make_plain(model: TunableModel, dtype: torch.dtype) -> Choice:
     if model.vocabulary is not None:
         model.vocabulary = replace(model.vocabulary, plain=True)
     for module in model.model.modules():
-        if isinstance(module, LowRankLinear):
+        if isinstance(module, (LowRankLinear, Dropout)):
             module.plain = True
     return Choice("model.block", "transformers", "train.engine is plain")
 

@@ -17,6 +17,7 @@ from weitiao.core.example import Rewritten
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import find, names
 from weitiao.evaluate.metrics.rouge_l import overlap, words
+from weitiao.model.halves import alike, halves
 from weitiao.objective.seq2seq import Seq2Seq
 from weitiao.opened import evaluate, open_model
 from weitiao.pipeline import Tokens, load, open_tokens
@@ -64,6 +65,21 @@ def test_the_loss_is_transformers_own(folders: dict[str, Path], family: str, met
         assert alone[0] == pytest.approx(together[place][0], rel=1e-5)
     objective.loss(model, batch).totals["seq2seq"].backward()
     assert all(p.grad is not None for p in model.trainable().values())
+
+
+@pytest.mark.parametrize("family", HALVES)
+def test_rows_of_like_length_go_together(folders: dict[str, Path], family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In several groups, in the order they came in, and with the same gradients as in one."""
+    tokens, model, objective = opened(folders[family], "full")
+    batch, found = pack(rows_of(objective, tokens)), []
+    for saved in (10**9, 1):
+        monkeypatch.setattr("weitiao.model.halves.SAVED", saved)
+        groups = alike(halves(batch))
+        assert sorted(i for group in groups for i in group) == list(range(6)) and len(groups) == (1 if saved > 1 else 6)
+        loss = objective.loss(model, batch).totals["seq2seq"]
+        found.append([loss, *torch.autograd.grad(loss, list(model.trainable().values()))])
+    for one, other in zip(*found):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_label_smoothing_is_torch_s(folders: dict[str, Path]) -> None:

@@ -3,7 +3,7 @@
     x --+-- q k v -- attention a segment, both ways -- dense --(+)-- norm --+-- dense -- GELU -- dense --(+)-- norm -- x
         +-------------------------------------------------------+          +----------------------------+
 
-Devlin et al. 2019, arXiv 1810.04805. Everything but attention and dropout is the model's own modules.
+Devlin et al. 2019, arXiv 1810.04805. Everything but the attention is the model's own modules.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from weitiao.core.batch import Batch
 from weitiao.model.anatomy import first_position
 from weitiao.model.attention import attend
-from weitiao.model.dropout import drop, rate
+from weitiao.model.dropout import rate
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
 
@@ -38,13 +38,8 @@ def layer(layer: Any, x: Tensor, batch: Batch, rows: Tensor | None) -> Tensor:
     heads = (at.num_attention_heads, at.attention_head_size)
     q, k, v = (project(y).unflatten(-1, heads) for project, y in ((at.query, asking), (at.key, x), (at.value, x)))
     y = attend(q, k, v, batch, at.scaling, causal=False, dropout=rate(at.dropout), rows=rows)
-    x = _added(layer.attention.output, y.flatten(1), asking)
-    return _added(layer.output, layer.intermediate(x), x)
-
-
-def _added(out: Any, y: Tensor, x: Tensor) -> Tensor:
-    """What a half of a layer found, added to what came in."""
-    return out.LayerNorm(drop(out.dense(y), rate(out.dropout)) + x)
+    x = layer.attention.output(y.flatten(1), asking)
+    return layer.output(layer.intermediate(x), x)
 
 
 def end(stack: Any, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
     x --+-- LayerNorm -- qkv in one -- attention a segment -- proj --(+)--+-- LayerNorm -- MLP --(+)-- x
         +--------------------------------------------------------------+  +-------------------+
 
-Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", sec. 2.3. Everything but attention and dropout is the
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", sec. 2.3. Everything but the attention is the
 model's own modules.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from weitiao.core.batch import Batch
 from weitiao.model.attention import attend
-from weitiao.model.dropout import drop, rate
+from weitiao.model.dropout import rate
 
 FAMILIES = ("gpt2",)
 
@@ -36,9 +36,8 @@ def layer(layer: Any, x: Tensor, batch: Batch, rows: Tensor | None) -> Tensor:
     q, k, v = (y.unflatten(-1, (-1, at.head_dim)) for y in at.c_attn(layer.ln_1(x)).split(at.split_size, dim=-1))
     x, q = (x, q) if rows is None else (x[rows], q[rows])
     y = attend(q, k, v, batch, at.scaling, dropout=rate(at.attn_dropout), rows=rows)
-    x = x + drop(at.c_proj(y.flatten(1)), rate(at.resid_dropout))
-    mlp, y = layer.mlp, layer.ln_2(x)
-    return x + drop(mlp.c_proj(mlp.act(mlp.c_fc(y))), rate(mlp.dropout))
+    x = x + at.resid_dropout(at.c_proj(y.flatten(1)))
+    return x + layer.mlp(layer.ln_2(x))
 
 
 def end(stack: Any, x: Tensor) -> Tensor:
