@@ -94,7 +94,7 @@ def make_tokenizer(template: str | None = CHATML) -> object:
 
 
 def make_wordpieces() -> object:
-    """A WordPiece tokenizer as BERT's: [CLS] a text [SEP]. (Vocabularies that are trained differ from process to process.)"""
+    """A WordPiece tokenizer as BERT's: [CLS] a text [SEP]. (Trained vocabularies differ from process to process.)"""
     from transformers import BertTokenizer
 
     signs = [*"abcdefghijklmnopqrstuvwxyz0123456789", *sorted({x for x in WORDS if x > "\u4e00"})]
