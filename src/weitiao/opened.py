@@ -64,7 +64,8 @@ def open_model(target: str, precision: str = "") -> Opened:
     device, learnt = machine.device(), read_learnt(target)
     dtype = machine.precision(precision or (learnt.precision if learnt else "auto"))[0]
     if learnt is None:
-        tokens, objective = open_tokens(target), find("objective", "sft")()
+        tokens = open_tokens(target)
+        objective = find("objective", "seq2seq" if tokens.halves else "sft")()
         resolve.refuse_base(objective, Method.untouched(), tokens.encoder, tokens.halves)  # pyright: ignore
         model = load(tokens, Method.untouched(), objective, dtype, device)[0]  # pyright: ignore[reportArgumentType]
         return Opened(model, tokens, objective)  # pyright: ignore[reportArgumentType]

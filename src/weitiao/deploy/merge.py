@@ -98,6 +98,7 @@ def answers(model: nn.Module, tokenizer: Any) -> torch.Tensor:
     """Logits [1, T, V] on a probe, in fp32; of an encoder, hidden states [1, T, D]."""
     words = "The quick brown fox jumps over the lazy dog. 敏捷的棕色狐狸跳过了懒狗。 def f(x): return x + 1"
     probe = torch.tensor([tokenizer(words).input_ids], device=next(model.parameters()).device)
+    probe = probe[:, : getattr(model.config, "max_target_positions", None)]  # of a Whisper
     was = model.training
     if model.get_output_embeddings() is None:  # pyright: ignore[reportCallIssue]
         found = model.eval()(input_ids=probe).last_hidden_state.float().cpu()

@@ -18,7 +18,6 @@ from transformers import (
 from weitiao.core.errors import ModelError
 from weitiao.model.ctranslate2 import read_model_bin, whisper_weights
 
-HEAD_WIDTH = 64  # of every Whisper
 BYTES = 256
 
 
@@ -33,7 +32,8 @@ def write_whisper(file: Path, tokenizer: Path, config: Path, folder: Path) -> No
     Raises:
         ModelError: it is another model, or weights are missing or too many.
     """
-    weights, theirs = whisper_weights(read_model_bin(file)), json.loads(config.read_text())
+    stored, theirs = read_model_bin(file), json.loads(config.read_text())
+    weights = whisper_weights(stored)
     ids = {x["content"]: x["id"] for x in json.loads(tokenizer.read_text())["added_tokens"]}
     vocabulary, width = weights["proj_out.weight"].shape
     mels = weights["model.encoder.conv1.weight"].shape[1]
@@ -48,8 +48,8 @@ def write_whisper(file: Path, tokenizer: Path, config: Path, folder: Path) -> No
         d_model=width,
         encoder_layers=layers["encoder"],
         decoder_layers=layers["decoder"],
-        encoder_attention_heads=width // HEAD_WIDTH,
-        decoder_attention_heads=width // HEAD_WIDTH,
+        encoder_attention_heads=int(stored.get("encoder/num_heads")),
+        decoder_attention_heads=int(stored.get("decoder/num_heads")),
         encoder_ffn_dim=weights["model.encoder.layers.0.fc1.weight"].shape[0],
         decoder_ffn_dim=weights["model.decoder.layers.0.fc1.weight"].shape[0],
         max_source_positions=weights["model.encoder.embed_positions.weight"].shape[0],
