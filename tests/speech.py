@@ -58,7 +58,7 @@ def spoken_rows(folder: Path, many: int = 24) -> Path:
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     rows = []
     for i in range(many):
-        write_wav(folder / "clips" / f"{i}.wav", tone((300 if i % 2 else 2400) + 9 * i, 0.3 + 0.02 * i))
+        write_wav(folder / "clips" / f"{i}.wav", tone((300 if i % 2 else 2400) + 9 * i, 0.3 + 0.02 * (i % 32)))
         rows.append(
             {"audio": f"clips/{i}.wav", "text": f"{'seven boxes' if i % 2 else 'paris'} {'fox ' * (i % 3)}".strip()}
         )

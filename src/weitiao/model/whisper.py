@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from weitiao.core.errors import ModelError
-from weitiao.model.ctranslate2 import read_model_bin, whisper_weights
+from weitiao.model.model_bin import read_model_bin, whisper_weights
 
 BYTES = 256
 
