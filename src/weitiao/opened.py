@@ -96,7 +96,8 @@ def evaluate(
     recipe = opened.recipe
     if recipe is None and data is None:
         raise RunError("a model without a run has no held-out rows of its own: name them with --data FILE.")
-    recipe = recipe or Recipe(base=target, data=(Source(path=str(data)),), too_long="cut", out="")  # pyright: ignore
+    one = (Source(path=str(data)),)
+    recipe = recipe or Recipe(base=target, data=one, objective=opened.objective, too_long="cut", out="")  # pyright: ignore
     sources = (Source(path=data, task=task),) if data else held_out_sources(recipe)  # pyright: ignore
     tokens, objective = opened.tokens, opened.objective
     context, too_long = resolve.choose_context(recipe, tokens.longest), resolve.choose_too_long(recipe, objective)

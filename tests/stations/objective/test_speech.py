@@ -11,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 from test_resume import assert_equal, everything, stop_at
-from transformers import GenerationMixin
+from transformers import GenerationMixin, WhisperForConditionalGeneration
 
 from conftest import save_model, write_jsonl
 from speech import PLACES, save_whisper, spoken_rows, tone, write_wav
@@ -218,6 +218,20 @@ def test_it_learns_and_is_opened_again(quick: Any, place: Path, tmp_path: Path) 
     assert theirs == [x["predicted"] for x in said]
 
 
+def test_peft_opens_the_adapter(quick: Any, place: Path) -> None:
+    from peft import PeftModel
+
+    train = {"steps": 3, "batch_size": 8, "learning_rate": 3e-2, "evaluate_every": 0}
+    run = quick(**recipe_of(place, method={"name": "lora", "rank": 2}, train=train, evaluate={"metrics": ["loss"]}))
+    base = WhisperForConditionalGeneration.from_pretrained(place / "whisper")
+    given = {"input_features": torch.rand(1, 80, 2 * PLACES), "decoder_input_ids": torch.tensor([[5, 6, 7]])}
+    before = base.eval()(**given).logits.detach()
+    theirs = PeftModel.from_pretrained(base, str(run.folder / "adapter")).eval()(**given).logits
+    ours = open_model(str(run.folder)).model.model.eval()(**given).logits
+    assert float((ours - theirs).abs().max()) < 1e-5 * float(ours.abs().max())
+    assert float((ours - before).abs().max()) > 1e-3
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_stopped_and_resumed_to_the_bit(
     method: str, quick: Any, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -300,6 +314,13 @@ def test_predict_puts_bad_sounds_aside(quick: Any, place: Path, tmp_path: Path) 
     assert (done.rows, done.bad) == (1, 1)
     (refused,) = [json.loads(x) for x in (tmp_path / "out.jsonl.bad_rows.jsonl").read_text().splitlines()]
     assert refused["line"] == 2 and "there is no sound file" in refused["reason"]
+
+
+def test_a_base_is_measured_and_asked_before_any_training(place: Path, tmp_path: Path) -> None:
+    found = evaluate(str(place / "whisper"), DESK, data=str(place / "rows.jsonl"), metrics=("wer",), limit=4)
+    assert found["wer"].n == 4
+    done = predict_file(open_model(str(place / "whisper")), str(place / "rows.jsonl"), str(tmp_path / "out.jsonl"), DESK)
+    assert done.rows == 24
 
 
 def test_columns_may_have_other_names_and_csv_will_do(place: Path) -> None:
