@@ -80,7 +80,7 @@ class Seq2Seq(Objective):
     def _heard(self, example: Spoken, processor: Any) -> NotedRow:
         """The encoder's half alone."""
         ear = processor.ear
-        if example.seconds > ear.seconds:
+        if example.seconds > ear.seconds + COLUMN:
             words = f"the sound in {example.text} is {example.seconds:.1f} s long, and the base hears {ear.seconds:g} s"
             raise ValueError(f"{words}: cut it into pieces with what is said in each")
         places, heard = [HEARD] * ear.places, partial(ear.features, example.sound)
@@ -154,6 +154,7 @@ class Seq2Seq(Objective):
 
 
 TOGETHER = 32  # texts that are written at once
+COLUMN = 0.01  # seconds of a column of features: what another rate's rounding may add
 
 
 def _is_heard(row: Row) -> bool:
