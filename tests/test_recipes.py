@@ -9,6 +9,7 @@ import yaml
 from rich.console import Console
 
 from conftest import chat_rows, question_rows, rated_rows, save_model, write_jsonl
+from speech import save_whisper, spoken_rows
 from weitiao.core.desk import Desk
 from weitiao.core.example import Labelled, Pair, Question, Rated, Rewritten, Tagged, Text
 from weitiao.core.recipe_file import make_recipe, read_recipe
@@ -51,6 +52,8 @@ def test_two_steps_on_tiny_weights(path: Path, tiny: Path, tmp_path: Path) -> No
         {"path": str(write_jsonl(tmp_path / f"rows{task}.jsonl", rows_for(part.eats))), **({"task": task} if task else {})}
         for task, part in recipe.objective.parts().items()
     ]
+    if path.parent.name == "whisper":
+        base, sources = save_whisper(tmp_path / "whisper"), [{"path": str(spoken_rows(tmp_path, 40))}]
     plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     plain |= {
         "base": str(base),

@@ -64,7 +64,8 @@ def open_model(target: str, precision: str = "") -> Opened:
     device, learnt = machine.device(), read_learnt(target)
     dtype = machine.precision(precision or (learnt.precision if learnt else "auto"))[0]
     if learnt is None:
-        tokens, objective = open_tokens(target), find("objective", "sft")()
+        tokens = open_tokens(target)
+        objective = find("objective", "seq2seq" if tokens.halves else "sft")()
         resolve.refuse_base(objective, Method.untouched(), tokens.encoder, tokens.halves)  # pyright: ignore
         model = load(tokens, Method.untouched(), objective, dtype, device)[0]  # pyright: ignore[reportArgumentType]
         return Opened(model, tokens, objective)  # pyright: ignore[reportArgumentType]
@@ -95,7 +96,8 @@ def evaluate(
     recipe = opened.recipe
     if recipe is None and data is None:
         raise RunError("a model without a run has no held-out rows of its own: name them with --data FILE.")
-    recipe = recipe or Recipe(base=target, data=(Source(path=str(data)),), too_long="cut", out="")  # pyright: ignore
+    one = (Source(path=str(data)),)
+    recipe = recipe or Recipe(base=target, data=one, objective=opened.objective, too_long="cut", out="")  # pyright: ignore
     sources = (Source(path=data, task=task),) if data else held_out_sources(recipe)  # pyright: ignore
     tokens, objective = opened.tokens, opened.objective
     context, too_long = resolve.choose_context(recipe, tokens.longest), resolve.choose_too_long(recipe, objective)

@@ -33,6 +33,7 @@ from weitiao.data.inspect import inspect, unused_tokens
 from weitiao.data.loader import Loader
 from weitiao.data.prepare import Encoder, read, read_and_split, row_teller, show_rows
 from weitiao.data.processor import ChatProcessor
+from weitiao.data.sound import ear_of
 from weitiao.data.template import read_template, tokenizer_identity
 from weitiao.deploy.adapter import save_adapter
 from weitiao.evaluate.before_after import measure_now
@@ -179,7 +180,8 @@ class Tokens:
     def longest(self) -> int | None:
         """The most tokens that the model was made for, if its config says so."""
         config = PreTrainedConfig.get_config_dict(self.folder)[0]
-        limits = config.get("max_position_embeddings") or config.get("n_positions"), self.tokenizer.model_max_length
+        known = [config.get(x) for x in ("max_position_embeddings", "n_positions", "max_target_positions")]
+        limits = next(filter(None, known), None), self.tokenizer.model_max_length
         return min((x for x in limits if x and x < 10**12), default=None)  # RoBERTa's table has two places more
 
 
@@ -284,7 +286,8 @@ def open_tokens(base: str, revision: str | None = None, template: str | None = N
     has_stops = (folder / "generation_config.json").exists()
     stops: Any = GenerationConfig.from_pretrained(folder).eos_token_id if has_stops else []
     start = getattr(AutoConfig.from_pretrained(folder, local_files_only=True), "decoder_start_token_id", None)
-    processor = ChatProcessor.make(tokenizer, stops if isinstance(stops, list) else [stops], start)
+    stops = stops if isinstance(stops, list) else [stops]
+    processor = ChatProcessor.make(tokenizer, stops, start, ear_of(folder, tokenizer))
     return Tokens(folder, tokenizer, processor, tokenizer_identity(folder, tokenizer.chat_template), stack)
 
 

@@ -66,7 +66,8 @@ def predict_file(opened: Opened, file: str, output: str, desk: Desk, text: str |
         raise DataError(f"--input: there is no file {file}.")
     part, done, bad = Path(f"{output}.part"), Predicted(), Path(f"{output}.bad_rows.jsonl")
     learnt = [x.columns for x in opened.recipe.data if x.task == task] if opened.recipe else []
-    columns = {"text": text} if text else next(iter(learnt), None)
+    read = "text" if opened.tokens.processor.ear is None else "audio"
+    columns = {read: text} if text else next(iter(learnt), None)
     bar = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with (
         open(part, "w", encoding="utf-8") as whole,
@@ -116,7 +117,7 @@ def _ask(record: Record | BadRow, mapping: Mapping | None, opened: Opened) -> As
     if isinstance(record, BadRow) or mapping is None:
         return record  # pyright: ignore[reportReturnType]
     try:
-        example = mapping.make(record.fields)
+        example = mapping.of(record)
         example.words.encode("utf-8")
         row, context = opened.objective.given(example, opened.tokens.processor), _context(opened)
         if opened.objective.reach(row) <= context:

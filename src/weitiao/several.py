@@ -90,7 +90,7 @@ def combine(
     if len({str(x.tokenizer.chat_template) for _, x in results}) > 1:
         form += f"; their chat templates differ, and it has that of {targets[0]}"
     if whole is None:
-        proof = write_model(base.model, tokens.tokenizer, folder, wanted)
+        proof = write_model(base.model, tokens.tokenizer, folder, wanted, tokens.processor.ear)
     else:
         write_adapter(*whole, folder, first.base)
         if first.template:

@@ -4,7 +4,7 @@ Shape letters used in this package:
   B rows (segments)   T tokens   N supervised tokens   V vocabulary   D model width   L layers   H heads   R rank
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TypedDict
@@ -13,8 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from weitiao.core.example import Sound
+
 BELOW = "below"  # in Batch.more: what the frozen layers below the first trained one gave [T, D]
+HEARD = -1  # the id of a place where the encoder hears and reads nothing: no token
 IGNORE = -100  # the label of a position that is not learnt (PyTorch's own default)
+SOUND = "sound"  # in Batch.more: what an encoder hears [B, mels, 2 S]; each row begins with S places HEARD
 
 
 class Row(TypedDict):
@@ -35,6 +39,10 @@ class NotedRow(Row, total=False):
     """What was done to it, to be counted and told: "answers widened to whole tokens"."""
     task: str
     """Which of several tasks it belongs to."""
+    sound: Sound
+    """The file that its first places (HEARD) stand for."""
+    heard: Callable[[], Tensor]
+    """Makes the features [mels, 2 S] of that sound, when the row is laid into a batch."""
 
 
 def task_of(row: Row) -> str:
@@ -75,6 +83,8 @@ class Batch:
         """What was laid end to end, in this order."""
         ids, labels = self.input_ids.tolist(), self.labels.tolist()
         rows = [Row(input_ids=ids[a:b], labels=labels[a:b]) for a, b in zip(self.bounds, self.bounds[1:])]
+        if SOUND in self.more:
+            rows = [NotedRow(**row, heard=lambda x=x: x.cpu()) for row, x in zip(rows, self.more[SOUND])]
         return [NotedRow(**row, task=task) for row, task in zip(rows, self.tasks)] if self.tasks else rows  # pyright: ignore
 
     @property
@@ -117,6 +127,7 @@ def pack(
     def join(key: str) -> Tensor:
         return torch.from_numpy(np.concatenate([np.asarray(rows[i][key], np.int64) for i in order]))
 
+    heard = [rows[i]["heard"]() for i in order] if "heard" in rows[0] else []  # pyright: ignore
     return Batch(
         input_ids=join("input_ids"),
         position_ids=torch.cat([torch.arange(length) for length in lengths]),
@@ -126,6 +137,7 @@ def pack(
         adapters=tuple(adapters[i] for i in order) if adapters else (),
         tasks=tuple(task_of(rows[i]) for i in order) if "task" in rows[0] else (),
         draw=draw,
+        more={SOUND: torch.stack(heard)} if heard else {},
     )
 
 

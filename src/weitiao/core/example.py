@@ -185,6 +185,31 @@ class Rewritten:
 
 
 @dataclass(frozen=True)
+class Sound:
+    """A sound file, as it was when the data were read."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Spoken(Rewritten):
+    """Speech and what is said in it: the text is the name of a sound file."""
+
+    sha256: str = ""
+    """Of the file's bytes: a changed sound is another example."""
+    seconds: float = 0.0
+
+    @property
+    def words(self) -> str:
+        return self.target
+
+    @property
+    def sound(self) -> Sound:
+        return Sound(self.text, self.sha256)
+
+
+@dataclass(frozen=True)
 class Pair:
     """Two texts that belong together, and such as do not belong to the first; or two and how alike they are."""
 

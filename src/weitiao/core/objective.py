@@ -58,6 +58,10 @@ class Objective(Part):
     also: ClassVar[tuple[str, ...]] = ()
     """What may be measured besides."""
 
+    def measured(self, examples: Sequence[Example]) -> tuple[str, ...]:
+        """What is measured of these examples when the recipe names no metrics."""
+        return self.metrics
+
     def fit(self, examples: Sequence[Example]) -> "Objective":
         """The objective that knows what only the data know (the labels)."""
         return self

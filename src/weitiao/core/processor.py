@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from weitiao.core.example import Turn
+from torch import Tensor
+
+from weitiao.core.example import Sound, Turn
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,32 @@ class Frame:
     """Never empty: the end-of-text token where the tokenizer adds none."""
 
 
+class Ear(Protocol):
+    """How a model hears; data/sound.py holds the one there is."""
+
+    @property
+    def places(self) -> int:
+        """S: places of a sound in a row, and hidden states of the encoder."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """The longest sound that it hears."""
+        ...
+
+    def begun(self, language: str | None) -> list[int]:
+        """What the decoder is told before it writes."""
+        ...
+
+    def features(self, sound: Sound) -> Tensor:
+        """fp32 [mels, 2 S] of a sound file."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what makes the features beside a model."""
+        ...
+
+
 class Processor(Protocol):
     """Words to token ids."""
 
@@ -36,6 +65,8 @@ class Processor(Protocol):
     """[MASK]; None: the tokenizer has none."""
     start_id: int | None
     """What a decoder begins to write from, where an encoder reads beside it; None: there is none."""
+    ear: Ear | None
+    """How the encoder hears; None: it reads text."""
 
     def placed(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Plain text without special tokens: ids, and where each token begins and ends in the text, in characters."""
@@ -43,6 +74,10 @@ class Processor(Protocol):
 
     def in_words(self, text: str) -> tuple[list[int], list[int]]:
         """Plain text without special tokens: ids, and which word of the text each belongs to, as the tokenizer parts it."""
+        ...
+
+    def said(self, text: str) -> list[int]:
+        """What is said in a sound, as a model that hears writes it, without special tokens."""
         ...
 
     def text(self, text: str) -> list[int]:

@@ -42,7 +42,7 @@ class Score:
 
 PERCENT = {
     "accuracy", "exact_match", "f1", "squad_em", "squad_f1", "entity_f1", "entity_precision", "entity_recall",
-    "masked_accuracy", "recall_at_10",
+    "masked_accuracy", "recall_at_10", "wer", "cer",
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment
 from weitiao.core.processor import Processor
 from weitiao.core.vocabulary_head import VocabularyHead
+from weitiao.core.writing import right_padded, write_of_sound, write_of_text
 
 
 class Body(Protocol):
@@ -233,6 +234,7 @@ class TunableModel:
         streamer: Any = None,
         adapters: Sequence[str] = (),
         beams: int = 1,
+        heard: Tensor | None = None,
     ) -> list[list[int]]:
         """Answers to encoded prompts, in their order, without the stop token.
 
@@ -242,6 +244,7 @@ class TunableModel:
             together: prompts in one batch; those of like length are put together.
             adapters: the name of each prompt's adapter, "" for none, where there are several.
             beams: of a model of two halves, how many answers are followed at once (beam search).
+            heard: [prompts, mels, 2 S] of a model that hears, and the prompts are what its decoder is told.
         """
         prompts = [self.prompted(x) for x in prompts]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -249,8 +252,13 @@ class TunableModel:
         with self.evaluating():
             for at in range(0, len(order), together):
                 chosen = order[at : at + together]
+                some: list[Sequence[int]] = [prompts[i] for i in chosen]
                 with self.routed([adapters[i] for i in chosen] if adapters else ()):
-                    written = self._write([prompts[i] for i in chosen], max_new_tokens, temperature, top_p, streamer, beams)
+                    if heard is not None:
+                        said = write_of_sound(self.model, some, heard[chosen], self.stop_ids, max_new_tokens, beams)
+                        written = [self._until_stop(x) for x in said]
+                    else:
+                        written = self._write(some, max_new_tokens, temperature, top_p, streamer, beams)
                 for i, answer in zip(chosen, written):
                     answers[i] = answer
         return answers
@@ -259,7 +267,8 @@ class TunableModel:
         self, prompts: list[Sequence[int]], room: int, temperature: float, top_p: float, streamer: Any, beams: int
     ) -> list[list[int]]:
         if self.halves:
-            return self._write_down(prompts, room, beams)
+            written = write_of_text(self.model, prompts, self.stop_ids, room, beams)
+            return [self._until_stop(x) for x in written]
         wide = max(map(len, prompts))
         ids = torch.tensor([[self.stop_ids[0]] * (wide - len(p)) + list(p) for p in prompts], device=self.device)
         mask = torch.tensor([[0] * (wide - len(p)) + [1] * len(p) for p in prompts], device=self.device)
@@ -275,19 +284,6 @@ class TunableModel:
         )
         return [self._until_stop(row) for row in out[:, wide:].tolist()]
 
-    def _write_down(self, sources: list[Sequence[int]], room: int, beams: int) -> list[list[int]]:
-        """What the decoder writes of what the encoder reads; padded behind, since some count places from the front."""
-        ids, real = _right_padded(sources, max(map(len, sources)), self.device)
-        out = self.model.generate(  # pyright: ignore[reportCallIssue]
-            input_ids=ids,
-            attention_mask=real,
-            max_new_tokens=room,
-            eos_token_id=list(self.stop_ids),
-            num_beams=beams,
-            do_sample=False,
-        )
-        return [self._until_stop(row[1:]) for row in out.tolist()]
-
     def _until_stop(self, ids: list[int]) -> list[int]:
         ends = [i for i, token in enumerate(ids) if token in self.stop_ids]
         return ids[: ends[0]] if ends else ids
@@ -302,7 +298,7 @@ class TunableModel:
         options of all prompts run as one batch on its keys and values.
         """
         many, each, wide = len(prompts), len(options), max(len(p) for p in prompts) - known.length
-        rest, real = _right_padded([p[known.length :] for p in prompts], wide, self.device)  # [P, S]
+        rest, real = right_padded([p[known.length :] for p in prompts], wide, self.device)  # [P, S]
         cache = known.copy(many)
         seen = torch.cat([real.new_ones(many, known.length), real], 1)  # [P, prefix + S]
         at = known.length + torch.arange(wide, device=self.device).expand(many, -1)
@@ -323,8 +319,8 @@ class TunableModel:
         if longest:
             cache = out.past_key_values
             cache.batch_repeat_interleave(each)
-            ids, _ = _right_padded([o[:-1] for o in options], longest, self.device)
-            targets, kept = _right_padded([o[1:] for o in options], longest, self.device)  # [K, L]
+            ids, _ = right_padded([o[:-1] for o in options], longest, self.device)
+            targets, kept = right_padded([o[1:] for o in options], longest, self.device)  # [K, L]
             mask = torch.cat([seen.repeat_interleave(each, 0), seen.new_ones(many * each, longest)], 1)
             at = (known.length + ends + 1).repeat_interleave(each)[:, None] + torch.arange(longest, device=self.device)
             after = self.model(
@@ -361,13 +357,6 @@ class Known:
         copied = copy.deepcopy(self.cache)
         copied.batch_repeat_interleave(rows)
         return copied
-
-
-def _right_padded(rows: Sequence[Sequence[int]], wide: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids filled up with noughts, and 1 where they are real: both [rows, wide]."""
-    ids = torch.tensor([list(r) + [0] * (wide - len(r)) for r in rows], device=device)
-    real = torch.tensor([[1] * len(r) + [0] * (wide - len(r)) for r in rows], device=device)
-    return ids, real
 
 
 def identity_of(model: nn.Module, dtype: torch.dtype | None = None) -> str:

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from weitiao.core.example import Example
+from weitiao.data.records import Record
 
 TEXTS = ("text", "sentence", "content", "document", "review", "title", "question", "utterance")
 LABELS = ("label", "labels", "class", "category", "topic", "intent", "sentiment", "target")
@@ -18,6 +20,17 @@ class Mapping:
     words: str
     makes: type
     make: Callable[[dict[str, Any]], Example]
+    beside: Callable[[Example, Path], Example] | None = None
+    """Where a row names another file: the Example that knows it, from the folder that the data file lies in."""
+
+    def of(self, record: Record) -> Example:
+        """The Example that a record makes.
+
+        Raises:
+            ValueError: it makes none.
+        """
+        made = self.make(record.fields)
+        return made if self.beside is None else self.beside(made, Path(record.where.file).parent)
 
 
 def first_of(known: Iterable[str], there: Iterable[str]) -> str | None:

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ import pyarrow.compute as pc
 
 from weitiao.core.batch import IGNORE, Row, task_of
 from weitiao.core.errors import DataError
-from weitiao.core.example import BadRow, Sourced, Where
+from weitiao.core.example import BadRow, Sound, Sourced, Where
 from weitiao.core.objective import Objective
 from weitiao.core.packages import home
-from weitiao.core.processor import Processor
+from weitiao.core.processor import Ear, Processor
 
 VERSION = 4  # raised when the same inputs would be encoded differently
 SCHEMA = pa.schema(
@@ -29,6 +30,7 @@ SCHEMA = pa.schema(
         ("line", pa.int64()),
         ("offset", pa.int64()),
         ("task", pa.string()),
+        ("sound", pa.struct([("file", pa.string()), ("sha256", pa.string())])),
     ]
 )
 
@@ -39,6 +41,8 @@ class Rows:
 
     table: pa.Table
     fingerprint: str
+    ear: Ear | None = None
+    """Of rows that are heard."""
 
     def __post_init__(self) -> None:
         self.lengths = _list_lengths(self.table["input_ids"])  # [rows]
@@ -52,6 +56,10 @@ class Rows:
 
     def __getitem__(self, i: int) -> Row:
         row = {"input_ids": _numbers(self.table["input_ids"][i]), "labels": _numbers(self.table["labels"][i])}
+        named = self.table["sound"][i].as_py() if self.ear else None
+        if self.ear and named:
+            sound = Sound(**named)
+            row |= {"sound": sound, "heard": partial(self.ear.features, sound)}
         return {**row, "task": self.tasks[i]} if self.tasks else row  # pyright: ignore[reportReturnType]
 
     def of(self, task: str) -> "Rows":
@@ -59,7 +67,8 @@ class Rows:
         if not task:
             return self
         mine = self.table.filter(pc.field("task") == task)
-        return Rows(mine.drop_columns("task").append_column("task", pa.nulls(len(mine), pa.string())), self.fingerprint)
+        alone = mine.set_column(mine.schema.get_field_index("task"), "task", pa.nulls(len(mine), pa.string()))
+        return Rows(alone, self.fingerprint, self.ear)
 
     def where(self, i: int) -> Where:
         offset = self.table["offset"][i].as_py()
@@ -109,7 +118,7 @@ def encode(
         found = _encode_all(progress(examples, "encoding"), objective, processor, context, too_long)
         _write(file, record, found)
     with pa.memory_map(str(file)) as source:
-        rows = Rows(pa.ipc.open_file(source).read_all(), key)
+        rows = Rows(pa.ipc.open_file(source).read_all(), key, processor.ear)
     facts = json.loads(record.read_text())
     bad = [BadRow(Where(**x["where"]), x["reason"], x["excerpt"]) for x in facts.pop("bad")]
     if not len(rows) or not rows.supervised.sum():
@@ -142,7 +151,8 @@ def _encode_all(
                     if any(label != IGNORE for label in piece["labels"]):
                         offset = item.where.offset
                         place = {"source": item.source, "file": item.where.file, "line": item.where.line, "offset": offset}
-                        made.append({**piece, **place})
+                        sound = {"sound": asdict(piece["sound"])} if "sound" in piece else {}  # pyright: ignore
+                        made.append({**piece, **place, **sound})
                     elif too_long not in ("split", "window"):
                         facts["bad"].append(_bad(item, "no token of this row carries loss"))
         except ValueError as trouble:

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from weitiao.core.batch import HEARD
 from weitiao.core.errors import DataError
 from weitiao.core.example import Turn
-from weitiao.core.processor import Frame, Rendered
+from weitiao.core.processor import Ear, Frame, Rendered
+from weitiao.data.sound import begun_with_space
 from weitiao.data.template import NO_TEMPLATE, Template
 
 
@@ -30,14 +32,18 @@ class ChatProcessor:
     frame: Frame = Frame((), (), (0,))
     mask_id: int | None = None
     start_id: int | None = None
+    ear: Ear | None = None
 
     @classmethod
-    def make(cls, tokenizer: Any, generation_stops: Sequence[int] = (), start_id: int | None = None) -> "ChatProcessor":
+    def make(
+        cls, tokenizer: Any, generation_stops: Sequence[int] = (), start_id: int | None = None, ear: Ear | None = None
+    ) -> "ChatProcessor":
         """From a transformers tokenizer.
 
         Args:
             generation_stops: the model's own stop ids (generation_config.json).
             start_id: of a model of two halves, what its decoder begins from (decoder_start_token_id).
+            ear: of a model that hears.
 
         Raises:
             DataError: the tokenizer has no end-of-text token.
@@ -55,7 +61,7 @@ class ChatProcessor:
         if template is not None:
             stops.insert(0, made._template_stop())
         made.frame = made._frame()
-        made.mask_id, made.start_id = tokenizer.mask_token_id, start_id
+        made.mask_id, made.start_id, made.ear = getattr(tokenizer, "mask_token_id", None), start_id, ear
         made.stop_ids = tuple(dict.fromkeys(x for x in stops if x is not None))
         return made
 
@@ -81,8 +87,11 @@ class ChatProcessor:
     def text(self, text: str) -> list[int]:
         return list(self.tokenizer(text).input_ids)
 
+    def said(self, text: str) -> list[int]:
+        return self._ids(begun_with_space(text))
+
     def spelt(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids))
+        return self.tokenizer.decode([x for x in ids if x != HEARD])
 
     def words(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from weitiao.core.errors import DataError
-from weitiao.core.example import BadRow, Question, Sourced, Task, content_hash
+from weitiao.core.example import BadRow, Question, Sourced, Spoken, Task, content_hash
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Source
 from weitiao.core.registry import find_module, names
@@ -105,7 +105,7 @@ def _examples(items: Iterable[Record | BadRow], mapping: Mapping, number: int, t
             yield item
             continue
         try:
-            example = mapping.make(item.fields)
+            example = mapping.of(item)
             words = example.words
             words.encode("utf-8")
             if not words.strip():
@@ -174,6 +174,8 @@ def _held(examples: list[Sourced], share: float) -> tuple[list[bool], str]:
     hashes, how = [content_hash(x.example.question) for x in examples], "by the hash of the question"
     if isinstance(examples[0].example, Question):
         hashes, how = [content_hash(x.example.context) for x in examples], "by the hash of the context"  # pyright: ignore
+    if isinstance(examples[0].example, Spoken):  # one sentence in several voices is no two sentences
+        hashes, how = [content_hash(x.example.answer) for x in examples], "by the hash of what is said"
     counts: dict[str, int] = {}
     for h in hashes:
         counts[h] = counts.get(h, 0) + 1

@@ -30,7 +30,7 @@ LONGEST = 10_000_000  # characters of one repeated string
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt",
-    "special_tokens_map.json", "added_tokens.json",
+    "special_tokens_map.json", "added_tokens.json", "preprocessor_config.json",
 )  # fmt: skip
 NO_TEMPLATE = (
     "this model has no chat template (it is a base model). For objective: sft write template: chatml, or a .jinja file; "

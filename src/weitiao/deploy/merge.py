@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq
 
 from weitiao.core.errors import ModelError
+from weitiao.core.processor import Ear
 from weitiao.core.tunable import TunableModel
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
@@ -46,7 +47,7 @@ def merge(model: TunableModel, tokenizer: Any, folder: Path) -> Merged:
     wanted = answers(model.model, tokenizer)
     with torch.no_grad():
         model.attachment.merge()
-    return write_model(model.model, tokenizer, folder, wanted)
+    return write_model(model.model, tokenizer, folder, wanted, model.processor.ear)
 
 
 def refuse_full(folder: Path) -> None:
@@ -59,8 +60,11 @@ def refuse_full(folder: Path) -> None:
         raise ModelError(f"{folder} is not empty. Name a folder that does not exist yet.")
 
 
-def write_model(model: Any, tokenizer: Any, folder: Path, wanted: torch.Tensor) -> Merged:
+def write_model(model: Any, tokenizer: Any, folder: Path, wanted: torch.Tensor, ear: Ear | None = None) -> Merged:
     """Save a plain model, load it again with plain AutoModel and compare with the logits that were wanted.
+
+    Args:
+        ear: of a model that hears; what makes features of sound is saved beside it.
 
     Raises:
         ModelError: the reloaded model answers differently.
@@ -68,8 +72,11 @@ def write_model(model: Any, tokenizer: Any, folder: Path, wanted: torch.Tensor) 
     dtype = next(model.parameters()).dtype
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if ear is not None:
+        ear.save(folder)
     writes = model.get_output_embeddings() is not None
     kind = AutoModelForSeq2SeqLM if model.config.is_encoder_decoder else AutoModelForCausalLM if writes else AutoModel
+    kind = AutoModelForSpeechSeq2Seq if _hears(model) else kind
     again = kind.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
     return replace(prove(folder, wanted, answers(again, tokenizer), dtype), writes=writes)
 
@@ -91,11 +98,24 @@ def answers(model: nn.Module, tokenizer: Any) -> torch.Tensor:
     """Logits [1, T, V] on a probe, in fp32; of an encoder, hidden states [1, T, D]."""
     words = "The quick brown fox jumps over the lazy dog. 敏捷的棕色狐狸跳过了懒狗。 def f(x): return x + 1"
     probe = torch.tensor([tokenizer(words).input_ids], device=next(model.parameters()).device)
+    probe = probe[:, : getattr(model.config, "max_target_positions", None)]  # of a Whisper
     was = model.training
     if model.get_output_embeddings() is None:  # pyright: ignore[reportCallIssue]
         found = model.eval()(input_ids=probe).last_hidden_state.float().cpu()
     else:
+        given = {"input_features": _noise(model)} if _hears(model) else {"input_ids": probe}
         more = {"decoder_input_ids": probe} if model.config.is_encoder_decoder else {}  # pyright: ignore
-        found = model.eval()(input_ids=probe, use_cache=False, **more).logits.float().cpu()
+        found = model.eval()(**given, use_cache=False, **more).logits.float().cpu()
     model.train(was)
     return found
+
+
+def _hears(model: Any) -> bool:
+    return model.main_input_name == "input_features"
+
+
+def _noise(model: Any) -> torch.Tensor:
+    """[1, mels, 2 S]: features of nothing in particular, the same each time."""
+    shape = (1, model.config.num_mel_bins, 2 * model.config.max_source_positions)
+    weight = next(model.parameters())
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)

@@ -38,7 +38,7 @@ def default_metrics(objective: Objective, held_out: HeldOut) -> tuple[str, ...]:
     if held_out.tasks:
         each = ((task, default_metrics(objective.part(task), held)) for task, held in held_out.tasks.items())
         return ("loss", *(f"{task}.{name}" for task, names in each for name in names))
-    return (*objective.metrics, *(("accuracy", "exact_match", "f1") if held_out.answers else ()))
+    return (*objective.measured(held_out.examples), *(("accuracy", "exact_match", "f1") if held_out.answers else ()))
 
 
 def measure(

@@ -49,6 +49,11 @@ def has_halves(config: Any) -> bool:
     return bool(getattr(config, "is_encoder_decoder", False))
 
 
+def hears(config: Any) -> bool:
+    """Whether the encoder hears sound and reads no text: Whisper."""
+    return config.model_type == "whisper"
+
+
 def stack_of(model: Any) -> Any:
     """The module that turns ids into the last hidden states."""
     return model if is_encoder(model.config) else model.get_decoder()
@@ -67,8 +72,10 @@ def last_hidden(model: Any, **inputs: Any) -> Any:
     return stack_of(model)(**inputs, **plain).last_hidden_state
 
 
-def peft_task(model: Any) -> str:
-    """PEFT's task_type, which decides how PEFT calls the model."""
+def peft_task(model: Any) -> str | None:
+    """PEFT's task_type, which decides how PEFT calls the model; None: as it is called."""
+    if hears(model.config):
+        return None
     if has_halves(model.config):
         return "SEQ_2_SEQ_LM"
     return "FEATURE_EXTRACTION" if is_encoder(model.config) else "CAUSAL_LM"

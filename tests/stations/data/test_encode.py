@@ -23,7 +23,7 @@ class Counting:
 
     def __init__(self, template: str = CHATML) -> None:
         self.inside, self.asked = ChatProcessor.make(make_tokenizer(template)), 0
-        self.eos_id, self.stop_ids = self.inside.eos_id, self.inside.stop_ids
+        self.eos_id, self.stop_ids, self.ear = self.inside.eos_id, self.inside.stop_ids, None
 
     def text(self, text: str) -> list[int]:
         self.asked += 1

@@ -1,36 +1,49 @@
 """A text and what is to be made of it.
 
 {"source": ..., "target": ...}      also input, document, article, text; output, summary, highlights, translation
+{"audio": ..., "text": ...}         a sound file, by its path from the data file's folder, and what is said in it
 """
 
 from typing import Any
 
-from weitiao.core.example import Rewritten
-from weitiao.data.columns import TEXTS, Mapping, first_of, text_of
+from weitiao.core.example import Rewritten, Spoken
+from weitiao.data.columns import TEXTS, Mapping, first_of, string, text_of
+from weitiao.data.sound import listened
 
 MAKES = Rewritten
 PURPOSE = "seq2seq"
-TARGETS = ("source", "target")
+TARGETS = ("source", "target", "audio", "text")
 LACKING = "no text and what is to be made of it found"
-NEEDS = "{source: ..., target: ...}"
+NEEDS = "{source: ..., target: ...}, or of speech {audio: ..., text: ...}"
 
 FIRST = ("source", "input", "document", "article", "text", "src")
 SECOND = ("target", "output", "summary", "highlights", "translation", "tgt")
+HEARD = ("audio", "sound", "audio_path", "wav")
+SAID = ("text", "sentence", "transcript", "transcription", "target")
 
 
 def recognise(seen: dict[str, Any]) -> list[Mapping]:
     """Mappings that fit, the best first."""
+    sound, said = first_of(HEARD, seen), first_of(SAID, seen)
+    if sound and said:
+        return [_spoken(sound, said)]
     source, target = first_of(FIRST, seen), first_of(SECOND, seen)
     return [_rewritten(source, target)] if source and target else []
 
 
 def as_given(columns: dict[str, str]) -> Mapping | None:
     """The mapping that the user describes."""
+    said = columns.get("text") or columns.get("target")
+    if "audio" in columns:
+        return _spoken(columns["audio"], said) if said else None
     return _rewritten(columns["source"], columns["target"]) if {"source", "target"} <= columns.keys() else None
 
 
 def unanswered(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
-    """A text alone, of which something is to be made."""
+    """A text alone, of which something is to be made; or a sound."""
+    sound = columns.get("audio") or (None if columns else first_of(HEARD, seen))
+    if sound:
+        return _spoken(sound, None) if sound in seen else None
     asked = columns.get("text") or columns.get("source")
     key = first_of((*FIRST, *TEXTS), seen) if asked is None else first_of((asked,), seen)
     return Mapping(f"{key} is read", Rewritten, lambda record: Rewritten(text_of(record, key), "")) if key else None
@@ -41,3 +54,15 @@ def _rewritten(source: str, target: str) -> Mapping:
         return Rewritten(text_of(record, source), text_of(record, target))
 
     return Mapping(f"{source} -> {target}", Rewritten, make)
+
+
+def _spoken(sound: str, said: str | None) -> Mapping:
+    """Of speech; `said` is None where nobody knows what is said."""
+
+    def make(record: dict[str, Any]) -> Spoken:
+        file = string(record, sound)
+        if not file.strip():
+            raise ValueError(f"column {sound!r} is empty: the row names no sound file")
+        return Spoken(file, text_of(record, said) if said else "")
+
+    return Mapping(f"{sound} (a sound file) -> {said}" if said else f"{sound} is heard", Rewritten, make, listened)

@@ -1,0 +1,34 @@
+"""Word and character error rates: jiwer's figures on the plain form, a ratio of sums, and what does not count."""
+
+import jiwer
+import pytest
+
+from weitiao.core.score import in_percent
+from weitiao.evaluate.errors_made import plain_form, words_of
+from weitiao.evaluate.metrics.cer import CER
+from weitiao.evaluate.metrics.wer import WER
+
+PAIRS = [
+    ("Give 20 milligrams of ramipril.", "give 20 milligrams of Ramipril"),
+    ("the patient takes lamictal and sertraline", "The patient takes lamotrigine and sertraline every evening."),
+    ("", "Stop."),
+    ("a rash, after well, all of it", "There was a rash."),
+]
+
+
+def test_figures_are_jiwers() -> None:
+    said, right = ([plain_form(pair[i]) for pair in PAIRS] for i in (0, 1))
+    word, letter = WER().score(PAIRS), CER().score(PAIRS)
+    assert word.value == pytest.approx(jiwer.wer(right, said)) and letter.value == pytest.approx(jiwer.cer(right, said))
+    assert word.n == 4 and word.low <= word.value <= word.high and not word.higher_is_better and in_percent("wer")
+
+
+def test_it_may_exceed_one_and_be_nought() -> None:
+    assert WER().score([("a b c", "d")]).value == 3.0
+    assert WER().score([(x, x) for x, _ in PAIRS[:2]]).value == 0.0
+
+
+def test_case_and_punctuation_do_not_count() -> None:
+    assert plain_form("  Don\u2019t STOP: 'twenty-one'\u2026 50% \uff2f\uff2b!") == "don't stop twenty one 50 ok"
+    assert words_of("\u4eca\u5929 5\u6708\uff0cOK") == ["\u4eca", "\u5929", "5", "\u6708", "ok"]
+    assert WER().score([("\u4eca\u5929\u597d", "\u4eca\u5929\u3002")]).value == 0.5
