@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -264,6 +266,18 @@ def question_rows(count: int) -> list[dict]:
 def write_jsonl(path: Path, rows: list[dict]) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def wait_for(file: Path, child: subprocess.Popen, seconds: float = 300.0) -> None:
+    """Until the file is there.
+
+    Raises:
+        AssertionError: the child has ended, or the seconds have.
+    """
+    until = time.monotonic() + seconds
+    while not file.exists():
+        assert child.poll() is None and time.monotonic() < until, f"{file.name} did not come"
+        time.sleep(0.05)
 
 
 @pytest.fixture

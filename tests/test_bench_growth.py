@@ -4,27 +4,20 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from conftest import wait_for
+
 BENCH = Path(__file__).parent.parent / "bench" / "growth.py"
 APART = 1e-5  # |one engine's loss - the other's| / the loss
-PATIENCE = 300  # seconds
 
 
 def command(results: Path, *more: str) -> list[str]:
     flags = ["--short", "--series", "length", "--steps", "2", "--threads", "1", "--results", str(results)]
     return [sys.executable, str(BENCH), *flags, *more]
-
-
-def wait_for(file: Path, child: subprocess.Popen) -> None:
-    until = time.monotonic() + PATIENCE
-    while not file.exists():
-        assert child.poll() is None and time.monotonic() < until, f"{file.name} did not come"
-        time.sleep(0.05)
 
 
 @pytest.mark.slow

@@ -4,23 +4,14 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from conftest import chat_rows, write_jsonl
+from conftest import chat_rows, wait_for, write_jsonl
 
 BENCH = Path(__file__).parent.parent / "bench" / "methods.py"
 APART = 1e-6  # |ours - PEFT's| / PEFT's loss; 2e-7 on a tiny model in fp32, 4e-4 with a rate that is 10 % lower
-PATIENCE = 300  # seconds
-
-
-def wait_for(file: Path, child: subprocess.Popen) -> None:
-    until = time.monotonic() + PATIENCE
-    while not file.exists():
-        assert child.poll() is None and time.monotonic() < until, f"{file.name} did not come"
-        time.sleep(0.1)
 
 
 @pytest.mark.slow

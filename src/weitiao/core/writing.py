@@ -35,8 +35,8 @@ def write_of_sound(
     """
     weight = next(model.parameters())
     ids = torch.tensor([list(x) for x in begun], device=weight.device)
-    plain: Any = getattr(GenerationMixin, "generate")  # noqa: B009 - Whisper's own would choose what the decoder is told
-    out = plain(
+    # GenerationMixin's own: Whisper's would choose what the decoder is told
+    out: Any = GenerationMixin.generate(  # pyright: ignore[reportAttributeAccessIssue]
         model,
         input_features=heard.to(weight.device, weight.dtype),
         decoder_input_ids=ids,

@@ -9,10 +9,11 @@ inside a word stays: don't), single spaces. Numbers stay as they are written: 20
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from weitiao.core.errors import RecipeError
-from weitiao.core.score import Score, ratio_of_sums
+from weitiao.core.score import Score, proportion, ratio_of_sums
 from weitiao.evaluate.squad import HAN
 
 
@@ -38,7 +39,8 @@ def words_of(text: str) -> list[str]:
 
 
 def error_rate(name: str, pairs: Sequence[tuple[Any, Any]], units: Callable[[str], Sequence[str]]) -> Score:
-    """Changes over units of the references, summed over all rows; it may exceed 1.
+    """Changes over units of the references, summed over all rows; it may exceed 1. Where no row has any, the interval is
+    Wilson's for rows with a mistake.
 
     Args:
         pairs: (written, reference) of each row.
@@ -53,4 +55,6 @@ def error_rate(name: str, pairs: Sequence[tuple[Any, Any]], units: Callable[[str
         raise RecipeError(f"evaluate.metrics: {name} needs rapidfuzz: pip install 'weitiao[audio]'.") from None
     each = [(units(str(said)), units(str(right))) for said, right in pairs]
     changes = [float(Levenshtein.distance(said, right)) for said, right in each]
+    if each and not any(changes):  # no spread to draw from, and yet n rows are no proof of nought
+        return replace(proportion(name, 0, len(each)), higher_is_better=False)
     return ratio_of_sums(name, changes, [float(len(right)) for _, right in each])

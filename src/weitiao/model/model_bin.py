@@ -9,7 +9,6 @@ Source: OpenNMT/CTranslate2, python/ctranslate2/specs/model_spec.py, `ModelSpec.
 
 import math
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,67 +92,3 @@ def read_model_bin(file: Path) -> Stored:
     except (ValueError, struct.error, UnicodeDecodeError) as trouble:
         raise ModelError(f"base: {file} is not a whole CTranslate2 model: {trouble}.") from None
     return found
-
-
-# -- Whisper's names --------------------------------------------------------------------------------------------------
-
-Put = Callable[[str, Tensor], None]
-MLP = (("linear_0", "fc1"), ("linear_1", "fc2"))
-
-
-def whisper_weights(stored: Stored) -> dict[str, Tensor]:
-    """The weights by transformers' names (WhisperForConditionalGeneration), in fp32.
-
-    Queries, keys and values stand one below the other in one matrix; in cross attention, keys and values in a second one.
-
-    Raises:
-        ModelError: it is another model, or in whole numbers (int8), which cannot be trained.
-    """
-    if stored.spec != "WhisperSpec":
-        raise ModelError(f"base: this CTranslate2 model is a {stored.spec}; only Whisper's are read.")
-    if any(x.dtype in (torch.int8, torch.int16) and x.dim() > 1 for x in stored.weights.values()):
-        raise ModelError("base: this CTranslate2 model is in whole numbers; take one in float16 or float32.")
-    made: dict[str, Tensor] = {}
-
-    def put(name: str, weight: Tensor) -> None:
-        made[f"model.{name}"] = weight.float()
-
-    for name in ("conv1", "conv2"):
-        for part in ("weight", "bias"):
-            put(f"encoder.{name}.{part}", stored.get(f"encoder/{name}/{part}"))
-    put("decoder.embed_tokens.weight", stored.get("decoder/embeddings/weight"))
-    for half in ("encoder", "decoder"):
-        put(f"{half}.embed_positions.weight", stored.get(f"{half}/position_encodings/encodings"))
-        _norm(stored, f"{half}/layer_norm", f"{half}.layer_norm", put)
-        number = 0
-        while f"{half}/layer_{number}/ffn/linear_0/weight" in stored.weights:
-            _layer(stored, f"{half}/layer_{number}", f"{half}.layers.{number}", put)
-            number += 1
-    made["proj_out.weight"] = made["model.decoder.embed_tokens.weight"]
-    return made
-
-
-def _layer(stored: Stored, theirs: str, ours: str, put: Put) -> None:
-    _norm(stored, f"{theirs}/ffn/layer_norm", f"{ours}.final_layer_norm", put)
-    for there, here in MLP:
-        for part in ("weight", "bias"):
-            put(f"{ours}.{here}.{part}", stored.get(f"{theirs}/ffn/{there}/{part}"))
-    _attention(stored, f"{theirs}/self_attention", f"{ours}.self_attn", 2, put)
-    if f"{theirs}/attention/linear_0/weight" in stored.weights:
-        _attention(stored, f"{theirs}/attention", f"{ours}.encoder_attn", 3, put)
-
-
-def _attention(stored: Stored, theirs: str, ours: str, matrices: int, put: Put) -> None:
-    """The last matrix is the output; those before it are q, k, v [3 D, D] together, as one matrix or as two."""
-    _norm(stored, f"{theirs}/layer_norm", f"{ours}_layer_norm", put)
-    for part in ("weight", "bias"):
-        *before, out = (stored.get(f"{theirs}/linear_{i}/{part}") for i in range(matrices))
-        for name, x in zip(("q_proj", "k_proj", "v_proj"), torch.cat(before).chunk(3)):
-            if (name, part) != ("k_proj", "bias"):  # nought: Whisper's keys have none
-                put(f"{ours}.{name}.{part}", x.clone())
-        put(f"{ours}.out_proj.{part}", out)
-
-
-def _norm(stored: Stored, theirs: str, ours: str, put: Put) -> None:
-    put(f"{ours}.weight", stored.get(f"{theirs}/gamma"))
-    put(f"{ours}.bias", stored.get(f"{theirs}/beta"))

@@ -177,7 +177,8 @@ def _refuse(example: Rewritten, processor: Processor) -> None:
     """
     if isinstance(example, Spoken) and processor.ear is None:
         raise DataError(
-            "data: these rows are sound, and the base reads text. Take one that hears: package:whisper-tiny.en."
+            "data: these rows are sound, and the base reads text. Take one that hears (package:whisper-tiny.en), or say "
+            "which columns are text: columns: {source: ..., target: ...}."
         )
     if processor.ear is not None and not isinstance(example, Spoken):
         words = "the base hears sound, and these rows are text. Give columns audio (a sound file) and text"
