@@ -226,12 +226,13 @@ RECORDS = {
 
 def in_words(speed: dict[str, Any]) -> str:
     """A journal's line on speed, in plain words."""
-    words = f"{speed['tokens_per_second']:,.0f} tokens/s"
-    if speed.get("share_of_limit") is None:
-        return words
-    rates = f"{speed['gflop_per_second']:,.3g} GFLOP/s of {speed['limit_gflop_per_second']:,.3g}"
-    share = f"{100 * speed['share_of_limit']:.0f} %"
-    return f"{words}; {share} of what this machine's matrix products reach ({rates})"
+    words = [f"{speed['tokens_per_second']:,.0f} tokens/s"]
+    if speed.get("share_of_limit") is not None:
+        rates = f"{speed['gflop_per_second']:,.3g} GFLOP/s of {speed['limit_gflop_per_second']:,.3g}"
+        words.append(f"{100 * speed['share_of_limit']:.0f} % of what this machine's matrix products reach ({rates})")
+    if (spared := 100 * speed.get("ran_with_another_row", 0)) >= 1:
+        words.append(f"{spared:.0f} % of the tokens begin a row as another one does, and ran there")
+    return "; ".join(words)
 
 
 def _sound_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from weitiao.core.batch import IGNORE, Batch, with_slots
+from weitiao.core.beginnings import told_apart
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment
 from weitiao.core.processor import Processor
@@ -196,7 +197,8 @@ class TunableModel:
         hook = module.register_forward_hook(lambda _, given, out: change(out, row))
         was, self.seen = self.seen, None if self.seen is None else {}
         try:
-            yield
+            with told_apart():
+                yield
         finally:
             hook.remove()
             self.seen = was

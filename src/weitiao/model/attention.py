@@ -27,6 +27,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from weitiao.core.batch import Batch
+from weitiao.core.beginnings import Merged
 from weitiao.model.dropout import drop
 
 NAME = "weitiao"
@@ -58,7 +59,7 @@ def attend(
     """Attention within each segment.
 
     Args:
-        q: [T, H, d]. k, v: [T, H_kv, d] with H a multiple of H_kv.
+        q: [T, H, d]. k, v: [T, H_kv, d] with H a multiple of H_kv. Of a merged batch, [U, ...].
         scale: on the scores; default 1 / sqrt(d).
         window: a token sees at most this many tokens back (and ahead, where not causal), itself included.
         softcap: cap * tanh(scores / cap) (Gemma 2).
@@ -68,8 +69,27 @@ def attend(
     Returns:
         [T, H, d], or [N, H, d].
     """
-    if rows is not None:
-        return _attend_at(rows, q, k, v, batch, scale, causal, window, softcap, dropout)
+    how = (scale, causal, window, softcap, dropout)
+    if isinstance(batch, Merged):
+        k, v = batch.laid_out(k), batch.laid_out(v)
+        if rows is None:
+            return batch.once(_attend(batch.laid_out(q), k, v, batch, *how))
+        rows = batch.first[rows]
+    return _attend(q, k, v, batch, *how) if rows is None else _attend_at(rows, q, k, v, batch, *how)
+
+
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    batch: Batch,
+    scale: float | None,
+    causal: bool,
+    window: int | None,
+    softcap: float | None,
+    dropout: float,
+) -> Tensor:
+    """Where every token asks."""
     half = q.dtype in (torch.bfloat16, torch.float16)
     plain = softcap is None and not dropout and q.shape[-1] == v.shape[-1]
     if q.is_cuda and half and plain and _varlen_attention() is not None:
@@ -111,7 +131,7 @@ def _attend_at(rows: Tensor, q: Tensor, k: Tensor, v: Tensor, batch: Batch, *how
 def _attend_in_place(rows: Tensor, q: Tensor, k: Tensor, v: Tensor, batch: Batch, *how: Any) -> Tensor:
     """The same on a GPU: all tokens ask, rather than wait for how many of each segment do. No row may stand twice."""
     every = q.new_zeros(len(k), *q.shape[1:]).index_copy(0, rows, q)
-    return attend(every, k, v, batch, *how)[rows]
+    return _attend(every, k, v, batch, *how)[rows]
 
 
 @cache

@@ -11,6 +11,7 @@ matrix product is used, since blocks call the model's own modules.
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -18,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from weitiao.core.batch import BELOW, Batch
+from weitiao.core.beginnings import Merged, merge
 from weitiao.core.vocabulary_head import ENOUGH
-from weitiao.model.anatomy import stack_of
+from weitiao.model.anatomy import is_encoder, stack_of
 from weitiao.model.recompute import through
 
 FEW = 0.7  # of all tokens: where more rows are asked for, leaving the others out saves nothing
@@ -35,15 +37,45 @@ class Layered:
     """What the residual stream is computed in."""
     below: int = 0
     """So many layers are left out where a batch brings what they gave."""
+    laid: int = 0
+    """Tokens that batches had while the model trained, and how many of them began a row as another one does: they did
+    not run."""
+    spared: int = 0
 
     def __call__(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
+        batch = self.merged(batch)
+        if self.model.training:
+            self.laid += batch.tokens
+            self.spared += batch.tokens - len(batch.input_ids)
+        if not isinstance(batch, Merged):
+            return self._run(batch, rows)
+        if rows is None:
+            return batch.laid_out(self._run(batch, None))
+        asked, where = batch.at[rows].unique(return_inverse=True)
+        return self._run(batch, asked)[where]
+
+    def merged(self, batch: Batch) -> Batch:
+        """The batch as it runs: with what its rows begin with in common once, where that changes nothing."""
+        if is_encoder(self.model.config) or BELOW in batch.more or (self.model.training and self.drops):
+            return batch
+        return merge(batch)
+
+    @cached_property
+    def drops(self) -> bool:
+        """Chance has a say in what a layer gives, while the model trains."""
+        about = self.model.config.get_text_config().to_dict()
+        return any(x > 0 for key, x in about.items() if "drop" in key and isinstance(x, float)) or any(
+            x.p > 0 for x in self.model.modules() if isinstance(x, nn.Dropout)
+        )
+
+    def _run(self, batch: Batch, rows: Tensor | None) -> Tensor:
         block, stack = self.block, stack_of(self.model)
         with computing_in(self.model, self.dtype):
             x, given = block.begin(stack, batch, self.dtype)
             layers, before = list(block.layers(stack)), batch.more.get(BELOW)
             if before is not None:
                 x, layers = before, layers[self.below :]
-            few = None if rows is None else _few(rows, batch.tokens)
+            few = None if rows is None else _few(rows, len(x))
             for layer in layers[:-1]:
                 x = through(layer, block.layer, x, given, None)
             x = through(layers[-1], block.layer, x, given, few)

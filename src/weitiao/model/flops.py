@@ -14,9 +14,10 @@ A head's own layers                      as any layer, at what the loss is a sum
 
 Where words are learnt, the last layer's query, attention, output and MLP count at the share of tokens that are read (the
 supervised ones); its keys and values count at all. A fused q-k-v counts in full. Slots (soft prompts, prefixes) count as
-tokens; a layer that sees other rows than the tokens' (the network behind a prefix) counts once a batch. Nought: what works
-element by element, look-ups, what is made of weights alone (DoRA's lengths), recurrent layers, the optimizer, a second
-run of layers to save memory, and what regularizers add.
+tokens; what rows begin with in common counts once, where it runs once (core/beginnings.py); a layer that sees other rows
+than the tokens' (the network behind a prefix) counts once a batch. Nought: what works element by element, look-ups, what is
+made of weights alone (DoRA's lengths), recurrent layers, the optimizer, a second run of layers to save memory, and what
+regularizers add.
 
 Which layer is given something that depends on a trained weight is not guessed from names: five tokens run through the
 model once, and autograd knows.
@@ -31,9 +32,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 from weitiao.core.batch import IGNORE, Batch, only, pack, with_slots
+from weitiao.core.beginnings import Merged
 from weitiao.core.objective import Objective
 from weitiao.core.tunable import TunableModel, layer_of
 from weitiao.model.anatomy import QUERIES, has_halves, is_encoder, stack_of
+from weitiao.model.body import Layered
 from weitiao.model.surgery import is_linear, shape_of
 
 PROBE = 5  # tokens
@@ -87,15 +90,16 @@ class Survey:
     passed_by: bool = False
     """Some layer never ran: a method takes its weight and goes another way, which nobody counted."""
 
-    def body(self, lengths: Sequence[int], read: int, from_layer: int = 0) -> float:
+    def body(self, lengths: Sequence[int], read: int, from_layer: int = 0, shared: Sequence[int] = ()) -> float:
         """FLOPs of the body, forward and backward.
 
         Args:
             lengths: of the segments, slots included.
             read: tokens whose last hidden state is read.
             from_layer: what lies below this layer has run before (a cache of frozen layers).
+            shared: tokens that a segment begins with as an earlier one did: they ran there.
         """
-        tokens = sum(lengths)
+        tokens = sum(lengths) - sum(shared)
         share, found = min(1.0, read / tokens), 0.0
         for x in self.products:
             if (layer_of(x.name) or 0) >= from_layer:
@@ -103,8 +107,8 @@ class Survey:
                 found += 2.0 * x.times * rows * x.shape[0] * x.shape[1]
         for x in self.attentions:
             if (layer_of(x.name) or 0) >= from_layer:
-                seen = sum(pairs(s, self.causal, x.window) for s in lengths) * (share if x.tail else 1.0)
-                found += 4.0 * x.width * seen * (3 if x.flows else 1)
+                seen, twice = (sum(pairs(s, self.causal, x.window) for s in some) for some in (lengths, shared))
+                found += 4.0 * x.width * (seen - twice) * (share if x.tail else 1.0) * (3 if x.flows else 1)
         return found
 
 
@@ -143,11 +147,14 @@ def needed(survey: Survey, model: TunableModel, objective: Objective, batch: Bat
 
 
 def _of_task(survey: Survey, model: TunableModel, part: Objective, batch: Batch, from_layer: int) -> float:
-    slots, asked = len(model.attachment.slots()), sum(part.counts(batch).values())
-    lengths = [n + slots for n in batch.lengths]
+    slots, asked = model.attachment.slots(), sum(part.counts(batch).values())
+    runs = with_slots(batch, slots)[0] if slots else batch
+    if isinstance(model.body, Layered) and not from_layer:
+        runs = model.body.merged(runs)
+    shared = runs.shared if isinstance(runs, Merged) else ()
     words = _words(model, part)
     supervised = asked if part.recovers else int((batch.labels != IGNORE).sum())
-    found = survey.body(lengths, int(supervised) if words is not None else sum(lengths), from_layer)
+    found = survey.body(runs.lengths, int(supervised) if words is not None else runs.tokens, from_layer, shared)
     heads = [(x.weight, asked) for x in model.heads.modules() if isinstance(x, nn.Linear)]
     for weight, rows in [*heads, *([(words, supervised)] if words is not None else [])]:
         found += 2.0 * rows * weight.numel() * (1 + survey.flows + weight.requires_grad)

@@ -198,12 +198,13 @@ def _row_by_row(model: nn.Module, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def _gap(model: nn.Module, one: Callable[[Batch], Tensor], other: Callable[[Batch], Tensor]) -> float:
-    """Largest difference over largest value, on three packed rows of random tokens."""
+    """Largest difference over largest value, on four packed rows of random tokens, of which two begin alike."""
     random = torch.Generator().manual_seed(0)
     config = model.config.get_text_config()  # pyright: ignore
     window = getattr(config, "sliding_window", None) or 0
     longest = 11 if window > LONGEST_PROBE else window + 11  # so that the window matters
     ids = [torch.randint(0, config.vocab_size, (n,), generator=random).tolist() for n in (longest, 7, 7)]
+    ids.append(ids[0][:5] + ids[1][:3])
     batch = pack([{"input_ids": x, "labels": x} for x in ids]).to(next(model.parameters()).device)
     a, b = one(batch).float(), other(batch).float()
     return float((a - b).abs().max() / b.abs().max())

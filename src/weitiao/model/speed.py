@@ -8,6 +8,7 @@ the limit              torch.mm at the shapes of the model's own layers, on as m
 
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from weitiao.core import machine, rates
 from weitiao.core.batch import Batch
+from weitiao.core.beginnings import told_apart
 from weitiao.core.objective import Objective
 from weitiao.core.run import Run
 from weitiao.core.tunable import TunableModel
@@ -74,12 +76,17 @@ class Speed:
         apart = max(1, len(places) // SAMPLE)
         batches = [batch for at in places[::apart] for batch in self.fetch(at)]
         tokens = sum(batch.tokens for batch in batches)
-        below = self.model.body.below if isinstance(self.model.body, Layered) else 0  # layers that ran once, before
-        each = sum(needed(seen, self.model, self.objective, x, below) for x in batches) / tokens / 1e9
+        body = self.model.body if isinstance(self.model.body, Layered) else None
+        below = body.below if body is not None else 0  # layers that ran once, before
+        spared = body.spared / body.laid if body is not None and body.laid else 0.0
+        with nullcontext() if spared else told_apart():
+            each = sum(needed(seen, self.model, self.objective, x, below) for x in batches) / tokens / 1e9
         slots = len(self.model.attachment.slots())
-        rows = int(statistics.median(batch.tokens + slots * len(batch.lengths) for batch in batches))
+        rows = int(statistics.median(batch.tokens + slots * len(batch.lengths) for batch in batches) * (1 - spared))
         reached = each * tokens_per_second
         counted = {"needed_gflop_per_token": _short(each), "gflop_per_second": _short(reached)}
+        if spared:
+            counted["ran_with_another_row"] = round(spared, 4)
         most = limit(seen, rows, dtype, self.model.device, seconds).median * self.world
         if reached > MOST * most:
             return counted

@@ -70,9 +70,8 @@ def test_the_run_lives_without_the_old_one(method: Any, old: Path, quick: Any) -
     prompt = opened.model.processor.text("what time is it")
     with opened.model.reference(), torch.no_grad():
         base = opened.model.plain_logits(prompt)
-    assert torch.equal(base, open_model(str(run.recipe.base)).model.plain_logits(prompt)), (
-        "switched off it is the true base"
-    )
+    true = open_model(str(run.recipe.base), precision=run.recipe.train.precision)
+    assert torch.equal(base, true.model.plain_logits(prompt)), "switched off it is the true base"
 
 
 def test_figures_before_are_of_the_true_base(old: Path, quick: Any, tmp_path: Path) -> None:

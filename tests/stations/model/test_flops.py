@@ -31,11 +31,11 @@ def attached(family: str, method: str = "full", **settings: Any) -> TunableModel
     return TunableModel(model, attachment, SimpleNamespace(stop_ids=(2,)), body, head)  # pyright: ignore
 
 
-def a_batch(*lengths: int, share: float = 1.0):
-    """Rows of which the last tokens are supervised."""
+def a_batch(*lengths: int, share: float = 1.0, alike: int = 0):
+    """Rows of which the last tokens are supervised; the first `alike` are the same in all."""
     rows = []
-    for n in lengths:
-        ids, read = list(range(3, 3 + n)), n - int(n * share)
+    for i, n in enumerate(lengths):
+        ids, read = [*range(3, 3 + alike), *range(30 * i + 3 + alike, 30 * i + 3 + n)], n - int(n * share)
         rows.append({"input_ids": ids, "labels": [IGNORE] * read + ids[read:]})
     return pack(rows)
 
@@ -121,6 +121,14 @@ def test_rows_add_up_and_long_rows_cost_more() -> None:
     assert ours(model, T, T) == 2 * ours(model, T)
     more = ours(model, 2 * T) - 2 * ours(model, T)
     assert more == L * 12.0 * D * (pairs(2 * T, True) - 2 * pairs(T, True))
+
+
+def test_what_rows_begin_with_in_common_counts_once() -> None:
+    model, k = attached("llama"), 4
+    apart, alike = (needed(survey(model), model, SFT, a_batch(T, T, share=0.5, alike=x)) for x in (0, k))
+    layers = 3 * 2.0 * k * ((L - 1) * (2 * D * D + 3 * D * M) + L * 2 * D * 16)  # of the last one, keys and values
+    last = pairs(T, True) - (2 * pairs(T, True) - pairs(k, True)) * T / (2 * T - k)  # its pairs, at the supervised share
+    assert apart - alike == pytest.approx(layers + 12.0 * D * ((L - 1) * pairs(k, True) + last))
 
 
 def test_slots_count_as_tokens() -> None:

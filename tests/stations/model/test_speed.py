@@ -112,3 +112,15 @@ def test_in_words() -> None:
     line = {"tokens_per_second": 120.4, "gflop_per_second": 97.9, "limit_gflop_per_second": 160.3, "share_of_limit": 0.611}
     assert in_words(line) == "120 tokens/s; 61 % of what this machine's matrix products reach (97.9 GFLOP/s of 160)"
     assert in_words({"tokens_per_second": 1234.5}) == "1,234 tokens/s"
+    line["ran_with_another_row"] = 0.195
+    assert in_words(line).endswith("of 160); 20 % of the tokens begin a row as another one does, and ran there")
+
+
+def test_what_rows_begin_with_in_common_is_told_where_it_ran_once(quick: Any, tmp_path: Path) -> None:
+    """Not where it ran in each row: with dropout, or noise on embeddings."""
+    lines = []
+    for i, (dropout, more) in enumerate(((0.0, {}), (0.1, {}), (0.0, {"regularizers": ["neftune"]}))):
+        lines += told(quick(method={"name": "lora", "dropout": dropout}, out=str(tmp_path / str(i)), **more))
+    once, dropout, noise = lines
+    assert once["ran_with_another_row"] > 0.05 and "ran_with_another_row" not in dropout | noise
+    assert once["needed_gflop_per_token"] < dropout["needed_gflop_per_token"] == noise["needed_gflop_per_token"]

@@ -1,0 +1,137 @@
+"""Rows that begin alike: what they have in common runs once.
+
+    rows    s s u a a a | s s u b b | s s c      s: a system prompt, a soft prompt's slots, a preference pair's question
+    run     s s u a a a         b b       c      U of T tokens; a tree, so rows may part early or late
+
+In a causal model a token is made of itself and of those before it, at the same positions: where all of these are the same,
+so is what every layer makes of it, and its gradient is the sum of what the rows ask of it. Only attention needs rows whole:
+its queries, keys and values are laid out again. Not where chance draws for each token apart (dropout, noise on embeddings).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from weitiao.core.batch import Batch
+
+LEAST = 1 / 32  # of the tokens: less is not worth laying rows out again
+
+_apart: ContextVar[bool] = ContextVar("apart", default=False)
+
+
+@contextmanager
+def told_apart() -> Iterator[None]:
+    """Inside, no rows are merged: something changes their tokens one by one."""
+    token = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merged(Batch):
+    """A batch whose `input_ids` and `position_ids` [U] are of those tokens alone that run; all else is of whole rows."""
+
+    at: Tensor  # [T] which of the U each place of the rows is
+    first: Tensor  # [U] the first place where each stands, ascending
+    again: tuple[tuple[int, int, int], ...]  # places that repeat others: (the first of them, which of the U, how many)
+
+    @property
+    def shared(self) -> tuple[int, ...]:
+        """[B] with how many tokens that ran in an earlier row each begins."""
+        repeated = self.first[self.at] != torch.arange(self.tokens, device=self.at.device)
+        return tuple(int(x.sum()) for x in repeated.split(self.lengths))
+
+    def laid_out(self, x: Tensor) -> Tensor:
+        """[U, ...] -> [T, ...]: rows whole."""
+        return _LaidOut.apply(x, self)  # pyright: ignore[reportReturnType]
+
+    def once(self, x: Tensor) -> Tensor:
+        """[T, ...] -> [U, ...]: of each token that runs, what its first place has."""
+        return _Once.apply(x, self)  # pyright: ignore[reportReturnType]
+
+
+def merge(batch: Batch) -> Batch:
+    """The batch with what its rows have in common once; the batch itself where that saves little."""
+    if _apart.get() or len(batch.lengths) < 2 or batch.adapters:
+        return batch
+    ids, positions = batch.input_ids.cpu().numpy(), batch.position_ids.cpu().numpy()
+    nodes = _nodes(np.stack([positions, ids], 1), batch.bounds)
+    _, first, at = np.unique(nodes, return_index=True, return_inverse=True)
+    if len(first) > (1 - LEAST) * len(nodes):
+        return batch
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    first, at = first[order], rank[at.reshape(-1)]
+    repeats = np.flatnonzero(first[at] != np.arange(len(at)))
+    cuts = np.flatnonzero((np.diff(repeats) != 1) | (np.diff(at[repeats]) != 1)) + 1
+    again = tuple((int(x[0]), int(at[x[0]]), len(x)) for x in np.split(repeats, cuts))
+    device = batch.input_ids.device
+    chosen = torch.from_numpy(first).to(device)
+    whole = {x.name: getattr(batch, x.name) for x in fields(Batch)}
+    fewer = {"input_ids": batch.input_ids[chosen], "position_ids": batch.position_ids[chosen]}
+    return Merged(**{**whole, **fewer}, at=torch.from_numpy(at).to(device), first=chosen, again=again)
+
+
+def _nodes(tokens: np.ndarray, bounds: tuple[int, ...]) -> np.ndarray:
+    """[T]: a number for each different beginning that a row [0 .. t] has. Of rows in the order of the alphabet, each shares
+    the most with its neighbour."""
+    rows = [tokens[a:b] for a, b in zip(bounds, bounds[1:])]
+    made, many = np.empty(len(tokens), np.int64), 0
+    before: tuple[np.ndarray, np.ndarray] | None = None
+    for i in sorted(range(len(rows)), key=lambda i: rows[i].astype(">u8").tobytes()):
+        row, shared = rows[i], 0
+        mine = made[bounds[i] : bounds[i + 1]]
+        if before is not None:
+            short = min(len(row), len(before[0]))
+            differs = (row[:short] != before[0][:short]).any(1)
+            shared = int(differs.argmax()) if differs.any() else short
+            mine[:shared] = before[1][:shared]
+        mine[shared:] = np.arange(many, many + len(row) - shared)
+        many += len(row) - shared
+        before = row, mine
+    return made
+
+
+class _LaidOut(torch.autograd.Function):
+    """x[at]; backward: the sum over the places where a token stands, range by range, in a fixed order."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, batch: Merged) -> Tensor:
+        ctx.batch = batch
+        return x[batch.at]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (g,) = grads
+        found = g[ctx.batch.first]
+        for place, token, many in ctx.batch.again:
+            found[token : token + many] += g[place : place + many]
+        return found, None
+
+
+class _Once(torch.autograd.Function):
+    """x[first]; backward: nought at the places that repeat others."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, batch: Merged) -> Tensor:
+        ctx.batch = batch
+        return x[batch.first]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (g,) = grads
+        found = g[ctx.batch.at]
+        for place, _, many in ctx.batch.again:
+            found[place : place + many] = 0
+        return found, None
