@@ -42,12 +42,13 @@ class Merged(Batch):
     at: Tensor  # [T] which of the U each place of the rows is
     first: Tensor  # [U] the first place where each stands, ascending
     again: tuple[tuple[int, int, int], ...]  # places that repeat others: (the first of them, which of the U, how many)
+    ranges: tuple[tuple[tuple[int, int], ...], ...]  # [B] where the U have each row's tokens: (the first, how many) ...
+    own: tuple[tuple[int, int], ...]  # [B] and those of them that no earlier row has: its last
 
     @property
     def shared(self) -> tuple[int, ...]:
         """[B] with how many tokens that ran in an earlier row each begins."""
-        repeated = self.first[self.at] != torch.arange(self.tokens, device=self.at.device)
-        return tuple(int(x.sum()) for x in repeated.split(self.lengths))
+        return tuple(n - many for n, (_, many) in zip(self.lengths, self.own))
 
     def laid_out(self, x: Tensor) -> Tensor:
         """[U, ...] -> [T, ...]: rows whole."""
@@ -74,11 +75,25 @@ def merge(batch: Batch) -> Batch:
     repeats = np.flatnonzero(first[at] != np.arange(len(at)))
     cuts = np.flatnonzero((np.diff(repeats) != 1) | (np.diff(at[repeats]) != 1)) + 1
     again = tuple((int(x[0]), int(at[x[0]]), len(x)) for x in np.split(repeats, cuts))
+    rows = [at[a:b] for a, b in zip(batch.bounds, batch.bounds[1:])]
+    many = [int((first[row] >= a).sum()) for row, a in zip(rows, batch.bounds)]
     device = batch.input_ids.device
     chosen = torch.from_numpy(first).to(device)
     whole = {x.name: getattr(batch, x.name) for x in fields(Batch)}
     fewer = {"input_ids": batch.input_ids[chosen], "position_ids": batch.position_ids[chosen]}
-    return Merged(**{**whole, **fewer}, at=torch.from_numpy(at).to(device), first=chosen, again=again)
+    return Merged(
+        **{**whole, **fewer},
+        at=torch.from_numpy(at).to(device),
+        first=chosen,
+        again=again,
+        ranges=tuple(_ranges(row) for row in rows),
+        own=tuple((int(row[-1]) + 1 - n if n else 0, n) for row, n in zip(rows, many)),
+    )
+
+
+def _ranges(row: np.ndarray) -> tuple[tuple[int, int], ...]:
+    parts = np.split(row, np.flatnonzero(np.diff(row) != 1) + 1)
+    return tuple((int(x[0]), len(x)) for x in parts)
 
 
 def _nodes(tokens: np.ndarray, bounds: tuple[int, ...]) -> np.ndarray:

@@ -18,7 +18,9 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 CHUNK = 256  # tokens scored at once, at most
-LOGITS = 2**26  # bytes of [chunk, V] in fp32, at most: 256 tokens of 49k words are 50 MB, 64 of 262k are 67 MB
+LOGITS = (
+    2**23
+)  # of [chunk, V], at most, on a CPU: in fp32 32 MB; glibc fetches larger blocks anew each time. A GPU: four times
 ENOUGH = 32  # rows from which matrix products add up in blocks
 
 
@@ -124,7 +126,8 @@ class _Logprobs(torch.autograd.Function):
 
 def _chunk(weight: Tensor) -> int:
     """How many tokens are scored at once."""
-    return max(ENOUGH, min(CHUNK, LOGITS // (4 * len(weight))))
+    most = 4 * LOGITS if weight.is_cuda else LOGITS * weight.element_size() // 4  # in bf16 half as many: products are quick
+    return max(ENOUGH, min(CHUNK, most // len(weight)))
 
 
 def _logits(h: Tensor, w: Tensor, bias: Tensor | None, scale: float) -> Tensor:

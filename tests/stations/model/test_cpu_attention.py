@@ -1,0 +1,138 @@
+"""Attention by matrix products is attention: values, gradients, masks, blocks, rows with a common beginning."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from weitiao.core.batch import Batch, pack
+from weitiao.core.beginnings import Merged, merge
+from weitiao.model import cpu_attention
+from weitiao.model.attention import attend
+from weitiao.model.cpu_attention import attend_by_products, pieces_at, pieces_of
+
+HEADS, KEYS, WIDE = 6, 2, 8
+
+
+def textbook(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch, causal: bool, window: int | None):
+    """Row by row, head by head, in double precision."""
+    if isinstance(batch, Merged):
+        q, k, v = (x[batch.at] for x in (q, k, v))
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    parts = []
+    for a, b in zip(batch.bounds, batch.bounds[1:]):
+        back = torch.arange(b - a)[:, None] - torch.arange(b - a)
+        hidden = (back < 0) if causal else torch.zeros_like(back, dtype=torch.bool)
+        hidden = hidden | (back.abs() >= (window or b - a))
+        scores = torch.einsum("nhd,thd->hnt", q[a:b], k[a:b]) / math.sqrt(WIDE)
+        parts.append(torch.einsum("hnt,thd->nhd", scores.masked_fill(hidden, -math.inf).softmax(-1), v[a:b]))
+    y = torch.cat(parts)
+    return y[batch.first] if isinstance(batch, Merged) else y
+
+
+def ours_of(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch, causal: bool = True, window: int | None = None
+):
+    return attend_by_products(q, k, v, pieces_of(batch, HEADS), WIDE**-0.5, causal, window)
+
+
+def rows(lengths: tuple[int, ...], alike: int = 0) -> Batch:
+    ids = [[*range(alike), *range(100 * (i + 1), 100 * (i + 1) + n - alike)] for i, n in enumerate(lengths)]
+    return merge(pack([{"input_ids": x, "labels": x} for x in ids]))
+
+
+def three(batch: Batch, dtype: torch.dtype) -> list[torch.Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(len(batch.input_ids), n, WIDE, dtype=torch.double).to(dtype) for n in (HEADS, KEYS, KEYS)]
+
+
+def results(how: Any, given: list[torch.Tensor], *more: Any) -> list[torch.Tensor]:
+    given = [x.detach().requires_grad_() for x in given]
+    y = how(*given, *more)
+    return [y.detach(), *torch.autograd.grad((y * torch.arange(y.numel()).view(y.shape).sin()).sum(), given)]
+
+
+CASES = [
+    ((9, 5, 5, 5, 1), 0, True, None),
+    ((9, 5, 5, 5, 1), 0, False, None),
+    ((30, 20, 20), 0, True, 4),
+    ((30, 20, 20), 0, False, 4),
+    ((30, 20, 20, 7), 6, True, None),
+    ((30, 20, 20, 7), 6, True, 4),
+    ((9, 9, 9, 9), 9, True, None),
+]
+
+
+@pytest.mark.parametrize("block", [256, 7])
+@pytest.mark.parametrize(("lengths", "alike", "causal", "window"), CASES)
+def test_it_is_the_textbook(
+    lengths: tuple[int, ...], alike: int, causal: bool, window: int | None, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In double precision to the last digits; in blocks of a few queries, too."""
+    monkeypatch.setattr(cpu_attention, "BLOCK", block)
+    batch = rows(lengths, alike)
+    assert isinstance(batch, Merged) == bool(alike)
+    given = three(batch, torch.double)
+    ours = results(ours_of, given, batch, causal, window)
+    for a, b in zip(ours, results(textbook, given, batch, causal, window)):
+        assert (a - b).abs().max() <= 1e-12 * b.abs().max()
+
+
+@pytest.mark.parametrize("block", [256, 2])
+@pytest.mark.parametrize(("lengths", "alike", "causal", "window"), CASES)
+def test_where_only_some_tokens_ask(
+    lengths: tuple[int, ...], alike: int, causal: bool, window: int | None, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_attention, "BLOCK", block)
+    batch = rows(lengths, alike)
+    given = three(batch, torch.double)
+    some = torch.tensor([0, 3, 4, 8, 8])  # the last one twice, as a body fills up
+    asked = results(
+        lambda q, k, v: attend_by_products(q[some], k, v, pieces_at(batch, some), WIDE**-0.5, causal, window), given
+    )
+    for a, b in zip(asked, results(lambda *x: textbook(*x, batch, causal, window)[some], given)):
+        assert (a - b).abs().max() <= 1e-12 * b.abs().max()
+
+
+def test_rows_of_one_length_run_together_as_far_as_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = rows((10, 10, 10, 10, 10, 3))
+    assert [x.rows for x in pieces_of(batch, HEADS)] == [5, 1]
+    monkeypatch.setattr(cpu_attention, "ROOM", 2 * HEADS * 10 * 10)
+    pieces = pieces_of(batch, HEADS)
+    assert [x.rows for x in pieces] == [2, 2, 1, 1] and [x.asks for x in pieces] == [(0, 20), (20, 20), (40, 10), (50, 3)]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_bf16_loses_no_more_than_its_own_rounding(causal: bool) -> None:
+    """Held to double precision on the same rounded numbers, with large scores."""
+    batch = rows((40, 33, 20, 20))
+    q, k, v = three(batch, torch.bfloat16)
+    given = [q * 8, k, v]
+    ours = results(ours_of, given, batch, causal)
+    true = results(textbook, [x.double() for x in given], batch, causal, None)
+    for a, b in zip(ours, true):
+        assert (a.double() - b).norm() <= 0.005 * b.norm()
+
+
+def test_fp32_is_not_multiplied_in_bf16() -> None:
+    batch, was = rows((40, 33, 20, 20)), torch.backends.mkldnn.matmul.fp32_precision  # pyright: ignore
+    results(ours_of, three(batch, torch.bfloat16), batch)
+    assert torch.backends.mkldnn.matmul.fp32_precision == was, "the setting is put back"  # pyright: ignore
+    given = three(batch, torch.float32)
+    for a, b in zip(results(ours_of, given, batch), results(textbook, [x.double() for x in given], batch, True, None)):
+        assert (a - b).norm() <= 1e-6 * b.norm()
+
+
+def test_it_is_taken_in_bf16_and_where_there_is_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken, real = [], attend_by_products
+    monkeypatch.setattr("weitiao.model.attention.attend_by_products", lambda *x: (taken.append(1), real(*x))[1])
+    for dtype, window, times in ((torch.float32, None, 0), (torch.float32, 4, 1), (torch.bfloat16, None, 1)):
+        for batch in (rows((20, 9, 9)), rows((20, 9, 9), alike=5)):
+            taken.clear()
+            given = three(batch, dtype)
+            y = attend(*given, batch, window=window)
+            assert len(taken) == times
+            torch.testing.assert_close(
+                y.double(), textbook(*(x.double() for x in given), batch, True, window), rtol=0.02, atol=0.02
+            )
