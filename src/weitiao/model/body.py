@@ -55,8 +55,12 @@ class Layered:
         return self._run(batch, asked)[where]
 
     def merged(self, batch: Batch) -> Batch:
-        """The batch as it runs: with what its rows begin with in common once, where that changes nothing."""
-        if is_encoder(self.model.config) or BELOW in batch.more or (self.model.training and self.drops):
+        """The batch as it runs: with what its rows begin with in common once, where that changes nothing.
+
+        Not on a GPU, which would wait for the host to compare rows: nobody has measured that yet.
+        """
+        chance = self.model.training and self.drops
+        if chance or batch.input_ids.is_cuda or BELOW in batch.more or is_encoder(self.model.config):
             return batch
         return merge(batch)
 
