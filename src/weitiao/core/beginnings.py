@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
+from itertools import chain
 
 import numpy as np
 import torch
@@ -41,7 +42,6 @@ class Merged(Batch):
 
     at: Tensor  # [T] which of the U each place of the rows is
     first: Tensor  # [U] the first place where each stands, ascending
-    again: tuple[tuple[int, int, int], ...]  # places that repeat others: (the first of them, which of the U, how many)
     ranges: tuple[tuple[tuple[int, int], ...], ...]  # [B] where the U have each row's tokens: (the first, how many) ...
     own: tuple[tuple[int, int], ...]  # [B] and those of them that no earlier row has: its last
 
@@ -56,7 +56,8 @@ class Merged(Batch):
 
     def once(self, x: Tensor) -> Tensor:
         """[T, ...] -> [U, ...]: of each token that runs, what its first place has."""
-        return _Once.apply(x, self)  # pyright: ignore[reportReturnType]
+        cuts = [many for both in zip(self.shared, (many for _, many in self.own)) for many in both]
+        return torch.cat(x.split(cuts)[1::2])
 
 
 def merge(batch: Batch) -> Batch:
@@ -72,9 +73,6 @@ def merge(batch: Batch) -> Batch:
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     first, at = first[order], rank[at.reshape(-1)]
-    repeats = np.flatnonzero(first[at] != np.arange(len(at)))
-    cuts = np.flatnonzero((np.diff(repeats) != 1) | (np.diff(at[repeats]) != 1)) + 1
-    again = tuple((int(x[0]), int(at[x[0]]), len(x)) for x in np.split(repeats, cuts))
     rows = [at[a:b] for a, b in zip(batch.bounds, batch.bounds[1:])]
     many = [int((first[row] >= a).sum()) for row, a in zip(rows, batch.bounds)]
     device = batch.input_ids.device
@@ -85,7 +83,6 @@ def merge(batch: Batch) -> Batch:
         **{**whole, **fewer},
         at=torch.from_numpy(at).to(device),
         first=chosen,
-        again=again,
         ranges=tuple(_ranges(row) for row in rows),
         own=tuple((int(row[-1]) + 1 - n if n else 0, n) for row, n in zip(rows, many)),
     )
@@ -128,25 +125,8 @@ class _LaidOut(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (g,) = grads
-        found = g[ctx.batch.first]
-        for place, token, many in ctx.batch.again:
+        found, place = g.new_zeros(len(ctx.batch.first), *g.shape[1:]), 0
+        for token, many in chain.from_iterable(ctx.batch.ranges):
             found[token : token + many] += g[place : place + many]
-        return found, None
-
-
-class _Once(torch.autograd.Function):
-    """x[first]; backward: nought at the places that repeat others."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, batch: Merged) -> Tensor:
-        ctx.batch = batch
-        return x[batch.first]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        (g,) = grads
-        found = g[ctx.batch.at]
-        for place, _, many in ctx.batch.again:
-            found[place : place + many] = 0
+            place += many
         return found, None

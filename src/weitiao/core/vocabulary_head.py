@@ -18,9 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 CHUNK = 256  # tokens scored at once, at most
-LOGITS = (
-    2**23
-)  # of [chunk, V], at most, on a CPU: in fp32 32 MB; glibc fetches larger blocks anew each time. A GPU: four times
+LOGITS = 2**23  # numbers in [chunk, V], at most: 32 MB in fp32, for glibc fetches larger blocks anew each time
 ENOUGH = 32  # rows from which matrix products add up in blocks
 
 
@@ -126,7 +124,7 @@ class _Logprobs(torch.autograd.Function):
 
 def _chunk(weight: Tensor) -> int:
     """How many tokens are scored at once."""
-    most = 4 * LOGITS if weight.is_cuda else LOGITS * weight.element_size() // 4  # in bf16 half as many: products are quick
+    most = 2 * LOGITS if weight.is_cuda else LOGITS * weight.element_size() // 4  # in bf16 half as many: products are quick
     return max(ENOUGH, min(CHUNK, most // len(weight)))
 
 

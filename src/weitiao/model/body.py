@@ -38,9 +38,9 @@ class Layered:
     below: int = 0
     """So many layers are left out where a batch brings what they gave."""
     laid: int = 0
-    """Tokens that batches had while the model trained, and how many of them began a row as another one does: they did
-    not run."""
+    """Tokens that batches had while the model trained."""
     spared: int = 0
+    """Of these, how many began a row as another one does, and did not run."""
 
     def __call__(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
         batch = self.merged(batch)
