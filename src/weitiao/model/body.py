@@ -8,8 +8,7 @@ A block (one file in blocks/) says how a family embeds, runs a layer and ends; w
 matrix product is used, since blocks call the model's own modules.
 """
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -22,6 +21,7 @@ from weitiao.core.batch import BELOW, Batch
 from weitiao.core.beginnings import Merged, merge
 from weitiao.core.vocabulary_head import ENOUGH
 from weitiao.model.anatomy import is_encoder, stack_of
+from weitiao.model.mixed import computing_in
 from weitiao.model.recompute import through
 
 FEW = 0.7  # of all tokens: where more rows are asked for, leaving the others out saves nothing
@@ -116,11 +116,3 @@ def _few(rows: Tensor, tokens: int) -> Tensor | None:
     if not len(rows) or many > FEW * tokens:
         return None
     return torch.cat([rows, rows[-1:].expand(many - len(rows))])
-
-
-@contextmanager
-def computing_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Inside, weights kept in fp32 are computed with in `dtype` (autocast); those stored in it already need nothing."""
-    where = next(model.parameters())
-    with nullcontext() if where.dtype == dtype else torch.autocast(where.device.type, dtype):
-        yield

@@ -27,10 +27,11 @@ from weitiao.core.vocabulary_head import VocabularyHead
 from weitiao.model import attention
 from weitiao.model import halves as two
 from weitiao.model.anatomy import first_position, has_halves, hears, is_encoder, last_hidden, stack_of
-from weitiao.model.body import Layered, computing_in
+from weitiao.model.body import Layered
 from weitiao.model.cheaper import exchange
 from weitiao.model.dropout import Dropout
 from weitiao.model.lowrank import LowRankLinear
+from weitiao.model.mixed import computing_in
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()

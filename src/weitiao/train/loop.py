@@ -74,7 +74,7 @@ def train(
             model.model.train()  # measuring, and a look at suspect rows, leave it in evaluation mode
             asked, last = machines.any(bool(stop.asked)), last or state.stale >= patience
             if asked or last or (sound and plan.save_every and state.step % plan.save_every == 0):
-                saver.save()
+                saver.save(going_on=not (asked or last))
             saver.notice()
             if asked and not last:
                 saver.finish()

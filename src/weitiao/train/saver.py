@@ -3,7 +3,7 @@
     step 40 |--snapshot--| step 41 | step 42 | ...
                          '---- write, hash, fsync, rename, remove older ones ----'     at most one at a time
 
-Where memory is short no snapshot is made: training waits for the writing instead.
+Where memory is short, or training ends, no snapshot is made: training waits for the writing instead.
 """
 
 import threading
@@ -62,12 +62,16 @@ class Saver:
         elif self.machines.first:
             checkpoint.prune(self.folder, self.plan.settings.keep, self.pinned())
 
-    def save(self) -> None:
-        """The state as it is now, soon on the disk. A full disk is said loudly and the run goes on, older states intact."""
+    def save(self, going_on: bool = True) -> None:
+        """The state as it is now, soon on the disk. A full disk is said loudly and the run goes on, older states intact.
+
+        Args:
+            going_on: training goes on meanwhile; else no snapshot is made.
+        """
         if not self.machines.first:
             return
         self.finish()
-        started, beside = time.perf_counter(), self._has_room()
+        started, beside = time.perf_counter(), going_on and self._has_room()
         snapshot = checkpoint.snapshot(self.state, self.plan.identity, copy=beside)
         here = {"step": self.state.step, "position": self.state.position}
         facts = {**here, "held_up": round(time.perf_counter() - started, 4)}

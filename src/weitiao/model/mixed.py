@@ -1,0 +1,57 @@
+"""Weights in fp32, products in bf16: autocast, whose rounded copies of the weights are made twice and kept by nobody.
+
+    forward    y = x round(W)^T            kept for the backward pass: x, and W itself
+    backward   dx = g round(W)             rounded once more: the same numbers
+
+Kept, the copies would take two bytes a trained weight: as much as half its gradient. (On a GPU autocast keeps them.)
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """Stands for the copy of a weight in a lower precision."""
+
+    weight: Tensor
+    dtype: torch.dtype
+    turned: bool
+    version: int
+
+
+@contextmanager
+def computing_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Inside, weights kept in fp32 are computed with in `dtype`; those stored in it already need nothing."""
+    where = next(model.parameters())
+    if where.dtype == dtype:
+        yield
+        return
+    lean = where.device.type == "cpu"
+    hooks = saved_tensors_hooks(_pack, _unpack) if lean else nullcontext()
+    with torch.autocast(where.device.type, dtype, cache_enabled=not lean), hooks:
+        yield
+
+
+def _pack(kept: Tensor) -> Tensor | _Rounded:
+    made = kept.grad_fn
+    if turned := made is not None and made.name() == "TBackward0":
+        made = made.next_functions[0][0]
+    if made is None or made.name() != "ToCopyBackward0":
+        return kept
+    weight = getattr(made.next_functions[0][0], "variable", None)  # there where a parameter was copied
+    return kept if weight is None else _Rounded(weight, kept.dtype, turned, weight._version)
+
+
+def _unpack(kept: Tensor | _Rounded) -> Tensor:
+    if isinstance(kept, Tensor):
+        return kept
+    if kept.weight._version != kept.version:
+        raise RuntimeError("a weight was changed between a forward pass and its backward pass")
+    copy = kept.weight.detach().to(kept.dtype)
+    return copy.T if kept.turned else copy

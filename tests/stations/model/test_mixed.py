@@ -1,0 +1,52 @@
+"""Rounded copies of weights are made twice instead of being kept; what is learnt stays the same to the bit."""
+
+import pytest
+import torch
+from torch import nn
+
+from weitiao.model import mixed
+from weitiao.model.mixed import computing_in
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8, bias=False), nn.LayerNorm(8), nn.Linear(8, 3))
+
+
+def gradients(model: nn.Module, how) -> list[torch.Tensor]:
+    torch.manual_seed(1)
+    x = torch.randn(5, 8, dtype=torch.bfloat16, requires_grad=True)
+    with how:
+        y = model(x)
+    y.float().square().sum().backward()
+    return [x.grad, *(p.grad for p in model.parameters())]  # pyright: ignore[reportReturnType]
+
+
+def test_gradients_are_those_of_autocast_to_the_bit() -> None:
+    model, other = net(), net()
+    ours = gradients(model, computing_in(model, torch.bfloat16))
+    theirs = gradients(other, torch.autocast("cpu", torch.bfloat16))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_no_rounded_copy_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = net(), torch.randn(5, 8, dtype=torch.bfloat16, requires_grad=True)
+    seen, kept, pack = [], [], mixed._pack
+    monkeypatch.setattr(mixed, "_pack", lambda one: (seen.append(one.shape), kept.append(pack(one)), kept[-1])[-1])
+    with computing_in(model, torch.bfloat16):
+        model(x)
+        assert not torch.is_autocast_cache_enabled()  # it would hold them
+    weights = [p.shape for p in model.parameters() if p.ndim == 2]
+    turned = [shape[::-1] for shape in weights]
+    assert sum(shape in turned for shape in seen) == 3  # autograd wanted to keep all three
+    assert not [x for x in kept if isinstance(x, torch.Tensor) and x.shape in (*turned, *weights)]
+
+
+def test_a_weight_that_changed_meanwhile_is_refused() -> None:
+    model, x = net(), torch.randn(5, 8, dtype=torch.bfloat16, requires_grad=True)
+    with computing_in(model, torch.bfloat16):
+        y = model(x)
+    with torch.no_grad():
+        model[2].weight.add_(1)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    with pytest.raises(RuntimeError, match="changed between"):
+        y.sum().backward()
