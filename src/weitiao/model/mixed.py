@@ -39,9 +39,9 @@ def computing_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 def _pack(kept: Tensor) -> Tensor | _Rounded:
-    made = kept.grad_fn
-    if turned := made is not None and made.name() == "TBackward0":
-        made = made.next_functions[0][0]
+    made, turned = kept.grad_fn, False
+    if made is not None and made.name() == "TBackward0":
+        made, turned = made.next_functions[0][0], True
     if made is None or made.name() != "ToCopyBackward0":
         return kept
     weight = getattr(made.next_functions[0][0], "variable", None)  # there where a parameter was copied
