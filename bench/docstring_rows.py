@@ -20,6 +20,7 @@ import sysconfig
 import textwrap
 import warnings
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 SKIPPED_FOLDERS = {"test", "tests", "idlelib", "site-packages", "dist-packages", "__pycache__"}
@@ -83,24 +84,24 @@ def unique_pairs(pairs: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
             yield source, docstring
 
 
-def as_messages(source: str, docstring: str) -> list[dict[str, str]]:
-    question = f"Write a docstring for this function:\n```python\n{source}\n```"
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": docstring}]
-
-
-def usable_rows(tokenizer, wanted: int, seed: int, shortest: int, longest: int) -> list[dict]:
-    """As many rows as wanted, in a fixed random order, each of a length that fits."""
+def shuffled_pairs(seed: int) -> list[tuple[str, str]]:
+    """(source, docstring) of this Python's standard library, each once, in a fixed random order."""
     pairs = sorted(unique_pairs(function_pairs(Path(sysconfig.get_paths()["stdlib"]))))
     random.Random(seed).shuffle(pairs)
-    rows = []
-    for source, docstring in pairs:
-        messages = as_messages(source, docstring)
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    return pairs
+
+
+def as_row(question: str, answer: str) -> dict:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def usable_rows(tokenizer, seed: int, shortest: int, longest: int) -> Iterator[dict]:
+    """In a fixed random order, each of a length that fits."""
+    for source, docstring in shuffled_pairs(seed):
+        row = as_row(f"Write a docstring for this function:\n```python\n{source}\n```", docstring)
+        text = tokenizer.apply_chat_template(row["messages"], tokenize=False)
         if shortest <= len(tokenizer(text, add_special_tokens=False)["input_ids"]) <= longest:
-            rows.append({"messages": messages})
-        if len(rows) == wanted:
-            return rows
-    raise SystemExit(f"{wanted} rows were asked for, the standard library gives {len(rows)}.")
+            yield row
 
 
 def write_rows(path: Path, rows: list[dict]) -> str:
@@ -108,6 +109,21 @@ def write_rows(path: Path, rows: list[dict]) -> str:
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     path.write_text(text, encoding="utf-8")
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def write_parts(rows: Iterator[dict], options: argparse.Namespace) -> dict:
+    """Both files, and what is said of them."""
+    wanted = options.validation + options.train
+    found = list(islice(rows, wanted))
+    if len(found) < wanted:
+        raise SystemExit(f"{wanted} rows were asked for, there are {len(found)}.")
+    options.out.mkdir(parents=True, exist_ok=True)
+    report = {"python": platform.python_version(), "seed": options.seed}
+    # Validation comes first, so that it stays the same whatever number of training rows is asked for.
+    parts = {"validation": found[: options.validation], "train": found[options.validation :]}
+    for name, part in parts.items():
+        report[name] = {"rows": len(part), "sha256": write_rows(options.out / f"{name}.jsonl", part)}
+    return report
 
 
 def main() -> None:
@@ -122,15 +138,8 @@ def main() -> None:
     options = parser.parse_args()
     from transformers import AutoTokenizer  # slow to import: only when really run
 
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
-    # Validation comes first, so that it stays the same whatever number of training rows is asked for.
-    rows = usable_rows(tokenizer, options.validation + options.train, options.seed, options.shortest, options.longest)
-    options.out.mkdir(parents=True, exist_ok=True)
-    report = {"python": platform.python_version(), "seed": options.seed}
-    parts = {"validation": rows[: options.validation], "train": rows[options.validation :]}
-    for name, part in parts.items():
-        report[name] = {"rows": len(part), "sha256": write_rows(options.out / f"{name}.jsonl", part)}
-    print(json.dumps(report))
+    rows = usable_rows(AutoTokenizer.from_pretrained(options.model), options.seed, options.shortest, options.longest)
+    print(json.dumps(write_parts(rows, options)))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""What this process holds, from Linux's own accounts."""
+"""What this process holds and how long it has been there, from Linux's own accounts."""
 
+import os
+import time
 from pathlib import Path
 
 
@@ -9,3 +11,9 @@ def memory_mb(field: str) -> float:
         if line.startswith(field + ":"):
             return int(line.split()[1]) / 1024
     raise SystemExit(f"/proc/self/status has no {field}: memory is measured on Linux only.")
+
+
+def alive_seconds() -> float:
+    """Since the kernel started this process, to a hundredth: Python's own start and every import are in it."""
+    started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")

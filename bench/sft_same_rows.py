@@ -15,20 +15,24 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from weitiao.core.batch import IGNORE
-from weitiao.core.example import Chat, Turn
+from weitiao.core.example import Chat, Text, Turn
 from weitiao.core.registry import find
 from weitiao.data.processor import ChatProcessor
 
 
 def compare(model: Path, train: Path, peer_rows: Path) -> dict:
     tokenizer = AutoTokenizer.from_pretrained(model)
-    processor, objective = ChatProcessor.make(tokenizer), find("objective", "sft")()
+    processor, sft, causal_lm = ChatProcessor.make(tokenizer), find("objective", "sft")(), find("objective", "causal_lm")()
     counts: Counter[str] = Counter()
     theirs_only: Counter[str] = Counter()
     ours_only: Counter[str] = Counter()
     for line, peer_line in zip(train.read_text().splitlines(), peer_rows.read_text().splitlines(), strict=True):
-        turns = tuple(Turn(message["role"], message["content"]) for message in json.loads(line)["messages"])
-        (ours,), theirs = objective.rows(Chat(turns), processor), json.loads(peer_line)
+        row, theirs = json.loads(line), json.loads(peer_line)
+        if "text" in row:
+            (ours,) = causal_lm.rows(Text(row["text"]), processor)
+        else:
+            turns = tuple(Turn(message["role"], message["content"]) for message in row["messages"])
+            (ours,) = sft.rows(Chat(turns), processor)
         ids, labels = list(ours["input_ids"]), list(ours["labels"])
         # Ours are shifted already: position t holds what it must say, which is token t + 1. TRL shifts in the loss.
         ours_learnt = {(place + 1, label) for place, label in enumerate(labels) if label != IGNORE}

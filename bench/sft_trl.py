@@ -5,8 +5,8 @@
 Nothing is passed to TRL beyond model, rows, LoRA, batch size, precision, steps, seed and where to write; the values
 it then uses are reported as they stand in its SFTConfig. `--variant best` switches off gradient checkpointing and
 groups rows by length, the two settings that make it fastest on a processor. Prompts are given as prompt/completion,
-so TRL masks them by its own default. The adapter goes to OUT/adapter, the rows as TRL made them to OUT/rows.jsonl.
-The last line printed is one JSON object.
+so TRL masks them by its own default; rows of plain text are given as they are, and all of each is learnt. The adapter
+goes to OUT/adapter, the rows as TRL made them to OUT/rows.jsonl. The last line printed is one JSON object.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from memory import memory_mb
+from memory import alive_seconds, memory_mb
 
 BEST_SETTINGS = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
 REPORTED = (
@@ -52,7 +52,7 @@ class MeasuredTrainer(SFTTrainer):
             {
                 "rows": mask.shape[0],
                 "tokens": int(mask.sum()),
-                "supervised": int((labels != -100).sum()),
+                "supervised": int((labels[:, 1:] != -100).sum()),  # nothing predicts a row's first token
                 "positions": mask.numel(),
             }
         )
@@ -64,21 +64,24 @@ class Clock(TrainerCallback):
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
-        self.last = 0.0
+        self.last = self.first_step = 0.0
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         self.last = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
         now = time.perf_counter()
+        self.first_step = self.first_step or alive_seconds()
         self.seconds.append(now - self.last)
         self.last = now
 
 
-def prompt_completion_rows(path: Path) -> datasets.Dataset:
-    """TRL's documented form for learning only the answers."""
-    rows = [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()]
-    return datasets.Dataset.from_list([{"prompt": row[:-1], "completion": row[-1:]} for row in rows])
+def rows_for_trl(path: Path) -> datasets.Dataset:
+    """Plain text as it is; of messages TRL's documented form for learning only the answers."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if "messages" in rows[0]:
+        rows = [{"prompt": row["messages"][:-1], "completion": row["messages"][-1:]} for row in rows]
+    return datasets.Dataset.from_list(rows)
 
 
 def build_trainer(options: argparse.Namespace, clock: Clock) -> MeasuredTrainer:
@@ -106,7 +109,7 @@ def build_trainer(options: argparse.Namespace, clock: Clock) -> MeasuredTrainer:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    rows = prompt_completion_rows(options.train)
+    rows = rows_for_trl(options.train)
     return MeasuredTrainer(
         str(options.model), args=config, train_dataset=rows, peft_config=lora if options.rank else None, callbacks=[clock]
     )
@@ -133,8 +136,7 @@ def write_rows(trainer: MeasuredTrainer, path: Path) -> None:
 
 def measure(options: argparse.Namespace) -> dict:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    started, clock = time.perf_counter(), Clock()
-    before = memory_mb("VmRSS")
+    clock, before = Clock(), memory_mb("VmRSS")
     trainer = build_trainer(options, clock)
     trainer.train()
     peak = memory_mb("VmHWM")
@@ -161,7 +163,8 @@ def measure(options: argparse.Namespace) -> dict:
         "supervised": sum(step["supervised"] for step in steps),
         "tokens_per_second": sum(step["tokens"] for step in timed) / sum(step["seconds"] for step in timed),
         "memory": {"before_model_mb": before, "peak_mb": peak, "used_mb": peak - before},
-        "wall_seconds": time.perf_counter() - started,
+        "first_step_seconds": clock.first_step,
+        "wall_seconds": alive_seconds(),
         "adapter": str(options.out / "adapter"),
     }
     trainer.model.save_pretrained(options.out / "adapter")

@@ -35,13 +35,13 @@ def make_recipe(options: argparse.Namespace, peer: dict) -> dict:
     """weitiao's recipe for what TRL trained."""
     if not peer["optim"].startswith("adamw_torch"):
         raise SystemExit(f"TRL used {peer['optim']}; this comparison knows how to say AdamW only.")
-    warmup = peer["warmup_steps"]
+    warmup, first_row = peer["warmup_steps"], options.train.read_text(encoding="utf-8").partition("\n")[0]
     return {
         "base": str(options.model.resolve()),
         "data": [{"path": str(options.train.resolve())}],
         "validation": {"path": str(options.validation.resolve())} if options.validation else 0,
         "method": method(options) if options.rank else "full",
-        "objective": "sft",
+        "objective": "causal_lm" if "text" in json.loads(first_row) else "sft",
         "train": {
             "batch_size": options.batch_size,
             "steps": options.steps,
@@ -75,9 +75,11 @@ def read_journal(run: Path, event: str) -> list[dict]:
 
 
 def train(recipe_path: Path, run: Path, threads: int) -> dict:
-    """Runs weitiao and notes from outside when each step's line appeared."""
+    """Runs weitiao and notes from outside when each step's line appeared. Its home is empty: rows that an earlier run
+    encoded are not found again, as TRL does not find them."""
     command = [sys.executable, "-m", "weitiao", "train", str(recipe_path), "--quiet"]
-    variables = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
+    home = {"WEITIAO_HOME": str(run.with_name("home"))}
+    variables = {**os.environ, **home, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
     started, seen, size = time.perf_counter(), [], -1
     child = subprocess.Popen(command, env=variables, stdout=sys.stderr)
     journal = run / "journal.jsonl"
@@ -91,6 +93,7 @@ def train(recipe_path: Path, run: Path, threads: int) -> dict:
         raise SystemExit(f"weitiao ended with status {child.returncode}; what it said stands above.")
     return {
         "wall_seconds": time.perf_counter() - started,
+        "first_step_seconds": seen[0] - started,
         "outside_seconds": seen[-1] - seen[0] if len(seen) > 1 else 0.0,
         "outside_peak_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
     }
@@ -144,6 +147,7 @@ def measure(options: argparse.Namespace) -> dict:
             "used_mb": memory["peak_mb"] - memory["before_model_mb"],
             "peak_mb_from_outside": outside["outside_peak_mb"],
         },
+        "first_step_seconds": outside["first_step_seconds"],
         "wall_seconds": outside["wall_seconds"],
         "adapter": str(run / "adapter"),
     }
