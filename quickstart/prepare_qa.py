@@ -4,8 +4,9 @@ Run: python quickstart/prepare_qa.py
 
 No one asked these questions: they are cloze questions made by rule. A sentence of a section with a term set in code (a
 command, a file, a package, an option) is the question, with a gap for the term; the section is the text, the term there the
-answer. So the sentence stands in the text word for word: this is finding and pointing, not understanding. One
-question in four is asked of another section of the same chapter that does not hold the term: there is no answer.
+answer. About half of the sentence's other words are left out, and always those beside the gap, so that the question is
+nowhere to be found as it stands, and what it asks for must be told by what kind of word is missing. One question in four is
+asked of another section of the same chapter that does not hold the term: there is no answer.
 
 The text comes from Debian's archive by `apt-get download` (a Debian or Ubuntu machine; nothing is installed). Chapters 3,
 7, 8 and 11 are held out, the others learnt; a question that is asked twice is kept once, or not at all where its answers
@@ -32,8 +33,10 @@ BOOKS = {"en": "debian-reference-en", "zh": "debian-reference-zh-cn"}
 HELD_OUT = ("ch03", "ch07", "ch08", "ch11")
 LONGEST = {"en": 450, "zh": 220}  # characters of a text, about 100 to 150 tokens
 SENTENCE = {"en": (40, 250), "zh": (15, 120)}
-OF_ONE_TEXT, TERMS, MOST, GAP = 8, 2, 4, "_____"  # questions; different terms of a text; terms of a sentence
+OF_ONE_TEXT, TERMS, MOST = 8, 2, 4  # questions; different terms of a text; terms of a sentence
+GAP, BESIDE = "_____", 2  # words on each side of the gap that are always left out
 CODE = re.compile(r'<code class="literal">(.*?)</code>', re.S)
+WORDS = {"en": r"\S+\s*", "zh": r"[!-~]+|[^!-~]{1,2}"}  # what is left out at once
 ENDS = {"en": r"(?<=[.!?:])\s+", "zh": r"(?<=[。！？：；])\s*"}
 
 
@@ -157,9 +160,16 @@ def clozes(text: dict[str, Any], language: str) -> list[tuple[str, int, str]]:
             term = context[a:b]
             alone = term.strip() == term and sentence.count(term) == 1
             if alone and 2 <= len(term) <= 40 and len(sentence) - len(term) >= shortest:
-                found.append((f"{context[at:a]}{GAP}{context[b : at + len(sentence)]}", a, term))
+                before, behind = (re.findall(WORDS[language], x) for x in (context[at:a], context[b : at + len(sentence)]))
+                space = " " if language == "en" else ""
+                found.append((space.join([*thinned(before[:-BESIDE]), GAP, *thinned(behind[BESIDE:])]), a, term))
         at += len(sentence)
     return found
+
+
+def thinned(words: list[str]) -> list[str]:
+    """About half of the words, by their hash: the same word in the same place is always kept, or never."""
+    return [x.strip() for i, x in enumerate(words) if int(content_hash(f"{i} {x}")[:2], 16) % 2]
 
 
 def squad(rows: list[dict[str, Any]]) -> dict[str, Any]:

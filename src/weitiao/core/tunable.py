@@ -49,7 +49,7 @@ class TunableModel:
     """The same of weights rounded to bf16: equal in whatever precision a base was loaded."""
     goes_on: bool = False
     """It begins with what another run learnt, not at the base."""
-    seen: dict[tuple[str, int], Tensor] | None = None
+    seen: dict[tuple[str, int], tuple[Batch, Tensor]] | None = None
     """What batches gave already, while `remembering`."""
     begun: dict[str, Tensor] = field(default_factory=dict)
     """A copy of what trained weights began with, where a regularizer wants one."""
@@ -112,8 +112,8 @@ class TunableModel:
         if self.seen is None:
             return make()
         if (what, id(batch)) not in self.seen:
-            self.seen[what, id(batch)] = make()
-        return self.seen[what, id(batch)]
+            self.seen[what, id(batch)] = batch, make()  # with the batch itself: a later one may not get its id
+        return self.seen[what, id(batch)][1]
 
     def _hidden(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
         if batch.adapters:  # their layers count on the rows of all tokens

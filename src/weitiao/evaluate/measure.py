@@ -1,6 +1,7 @@
 """Measure a model on held-out rows: losses, choices among known answers, freely written answers."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -93,17 +94,16 @@ def _measure(
     wanted = {part.reads for part in parts}  # pyright: ignore[reportAttributeAccessIssue]
     chats = [x for x in held_out.examples if isinstance(x, Chat)][:limit]
     pairs: dict[str, list] = {"row_losses": [], "choices": [], "answers": []}
-    result, numbered = Measured(), []
-    if (objective.predicts or not objective.writes) and wanted & {"choices", "answers"}:
-        result.predicted = predict(model, objective, held_out, progress, limit if objective.halves else None)
+    result = Measured()
+    predicts = (objective.predicts or not objective.writes) and bool(wanted & {"choices", "answers"})
+    some = limit if objective.halves else None
+    said, told = _look(model, objective, held_out, progress, predicts, "row_losses" in wanted, some)
+    pairs["row_losses"] = [loss for _, loss in sorted(told)]
+    if predicts:
+        result.predicted = _joined(model, objective, held_out, said)[:some]
         pairs["choices"] = pairs["answers"] = objective.judge(result.predicted)
         wanted -= {"choices", "answers"}
     with model.evaluating(), torch.no_grad():
-        if "row_losses" in wanted:
-            for batch in progress(list(held_out.batches()), "losses"):
-                told = objective.row_losses(model, batch.to(model.device))
-                numbered += zip(batch.source, told)
-            pairs["row_losses"] = [told for _, told in sorted(numbered)]
         if "choices" in wanted and held_out.answers:
             result.chosen = choose(model, chats, held_out.answers, progress)
             pairs["choices"] = [(chosen, x.answer) for chosen, x in zip(result.chosen, chats)]
@@ -118,7 +118,6 @@ def _measure(
     return result
 
 
-@torch.no_grad()
 def predict(
     model: TunableModel,
     objective: Objective,
@@ -131,19 +130,46 @@ def predict(
     Args:
         limit: of the first so many examples alone.
     """
-    said: dict[int, Any] = {}
-    chosen = list(held_out.batches())
-    if limit is not None:
-        chosen = [batch for batch in chosen if min(batch.source) < limit]
-    with model.evaluating():
-        for batch in progress(chosen, "predictions"):
-            said |= zip(batch.source, objective.predict(model, batch.to(model.device)))
+    said, _ = _look(model, objective, held_out, progress, predicts=True, scores=False, limit=limit)
+    return _joined(model, objective, held_out, said)[:limit]
+
+
+def _look(
+    model: TunableModel,
+    objective: Objective,
+    held_out: HeldOut,
+    progress: Progress,
+    predicts: bool,
+    scores: bool,
+    limit: int | None,
+) -> tuple[dict[int, Any], list[tuple[int, Any]]]:
+    """Of each row, what is said of it and its loss: where both are wanted, a batch runs through the body once.
+
+    Args:
+        limit: what is said, of the first so many examples alone.
+    """
+    said, told = dict[int, Any](), list[tuple[int, Any]]()
+    batches = [(x, predicts and (limit is None or min(x.source) < limit)) for x in held_out.batches()]
+    batches = [(x, asked) for x, asked in batches if asked or scores]
+    with model.evaluating(), torch.no_grad():
+        for batch, asked in progress(batches, "predictions" if predicts else "losses") if batches else ():
+            batch = batch.to(model.device)
+            with model.remembering() if asked and scores else nullcontext():
+                said |= zip(batch.source, objective.predict(model, batch)) if asked else ()
+                told += zip(batch.source, objective.row_losses(model, batch)) if scores else ()
+    return said, told
+
+
+def _joined(
+    model: TunableModel, objective: Objective, held_out: HeldOut, said: dict[int, Any]
+) -> list[tuple[Any, Example]]:
+    """What is said of each example, of what is said of its rows."""
     found: list[tuple[Any, Example]] = []
     for _, rows in groupby(sorted(said), key=lambda row: id(held_out.example_of(row))):
         each = list(rows)
         example = held_out.example_of(each[0])
         found.append((objective.join([said[row] for row in each], example, model.processor), example))
-    return found[:limit]
+    return found
 
 
 def write(model: TunableModel, examples: Sequence[Example], room: int, progress: Progress = lambda x, _: x) -> list[str]:

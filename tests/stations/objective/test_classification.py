@@ -10,11 +10,13 @@ from sklearn.metrics import f1_score
 
 from conftest import make_tokenizer, make_wordpieces, save_model, write_jsonl
 from laws import attached, batch_of
-from weitiao.core.batch import IGNORE
+from weitiao.core.batch import IGNORE, pack
 from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.example import Labelled
+from weitiao.core.held_out import HeldOut
 from weitiao.core.recipe import Recipe
 from weitiao.data.processor import ChatProcessor
+from weitiao.evaluate.measure import measure
 from weitiao.evaluate.metrics.f1 import F1
 from weitiao.objective.classification import Classification, best_threshold
 from weitiao.opened import evaluate, open_model
@@ -54,6 +56,22 @@ def test_the_loss_is_cross_entropy_of_what_is_pooled(family: str, pool: Any) -> 
     by_hand = torch.nn.functional.cross_entropy(z, wanted(objective, batch, found), reduction="sum")
     assert torch.allclose(objective.loss(model, batch).totals["classification"], by_hand, rtol=1e-5)
     assert objective.counts(batch) == {"classification": 8.0}
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_what_is_said_and_what_it_costs_need_one_pass(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, runs = examples(), []
+    objective, model, batch = ready(Classification(), found, family)
+    two = [pack(batch.rows[:3], [0, 1, 2]), pack(batch.rows[3:], [3, 4, 5, 6, 7])]
+    held = HeldOut(found, lambda: two, found.__getitem__)
+    body = model.body
+    monkeypatch.setattr(model, "body", lambda *args: (runs.append(1), body(*args))[1])
+    apart = [measure(model, objective, held, [name]).scores[name] for name in ("loss", "accuracy")]
+    assert len(runs) == 4
+    both = measure(model, objective, held, ["loss", "accuracy"]).scores
+    assert len(runs) == 6
+    assert [both[x.name].value for x in apart] == pytest.approx([x.value for x in apart], rel=1e-6)
+    assert {x.n for x in both.values()} == {8} and apart[0].value > 0
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
