@@ -9,6 +9,7 @@ from torch import Tensor
 from weitiao.core.batch import Batch
 from weitiao.model.attention import attend
 from weitiao.model.fused import Rotary
+from weitiao.model.lowrank import asked, together
 
 Norm = Callable[[Any, Tensor], Tensor]
 """How a family's norm module is applied."""
@@ -36,8 +37,7 @@ def turns(rotary: Any, x: Tensor, batch: Batch, *more: Any) -> Turns:
 
 def attention(at: Any, x: Tensor, turn: Turns, batch: Batch, norm: Norm, rows: Tensor | None = None) -> Tensor:
     """[T, D] -> [T, D], or [N, D] at some rows; queries and keys are normed where the family does."""
-    d, asking = at.head_dim, x if rows is None else x[rows]
-    q, k, v = (project(y).unflatten(-1, (-1, d)) for project, y in ((at.q_proj, asking), (at.k_proj, x), (at.v_proj, x)))
+    q, k, v = (y.unflatten(-1, (-1, at.head_dim)) for y in asked(x, rows, at.q_proj, at.k_proj, at.v_proj))
     if hasattr(at, "q_norm"):
         q, k = norm(at.q_norm, q), norm(at.k_norm, k)
     q, k = turn.of(q, rows), turn.of(k)
@@ -49,4 +49,4 @@ def attention(at: Any, x: Tensor, turn: Turns, batch: Batch, norm: Norm, rows: T
 
 def mlp(module: Any, x: Tensor, gate: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """down(gate(gate_proj x, up_proj x))."""
-    return module.down_proj(gate(module.gate_proj(x), module.up_proj(x)))
+    return module.down_proj(gate(*together(x, module.gate_proj, module.up_proj)))

@@ -1,11 +1,4 @@
-"""A frozen linear layer and its low-rank change, as one autograd node; and what methods that learn one have in common.
-
-    y = x W^T + b + s (x A^T) B^T          A [R, D_in], B [D_out, R] in fp32; W [D_out, D_in] in any dtype, or packed
-
-What is kept for the backward pass is x (shared with its neighbours: q, k and v keep one and the same) and x A^T
-[T, R]. The gradient of W is never formed, no activation is copied to fp32, a packed W is unpacked for each product and
-never kept, and products go through the rank first: dx = g W + s (g B) A,  dA = s (g B)^T x,  dB = s g^T (x A^T).
-"""
+"""A frozen linear layer with a low-rank change s B A beside it, and what methods that learn one have in common."""
 
 import math
 import re
@@ -15,53 +8,14 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
 from weitiao.model.anatomy import peft_task
+from weitiao.model.lowrank_product import Changed, Unpack, products
 from weitiao.model.quantised import Quantised
 from weitiao.model.surgery import folding, is_transposed, peft_tensors, switching, take_peft, wrap
-
-Unpack = Callable[[Tensor, torch.dtype], Tensor]
-"""A weight as it is stored -> [D_out, D_in] in a dtype."""
-
-
-class _LowRank(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float, unpack: Unpack
-    ) -> Tensor:
-        flat = x.flatten(0, -2)  # [T, D_in]
-        w, low_a, low_b = unpack(weight, x.dtype), a.to(x.dtype), b.to(x.dtype)
-        low = flat @ low_a.T  # [T, R]
-        y = torch.mm(flat, w.T) if bias is None else torch.addmm(bias.to(x.dtype), flat, w.T)
-        y.addmm_(low, low_b.T, alpha=scale)
-        ctx.scale, ctx.unpack, ctx.bias_dtype = scale, unpack, None if bias is None else bias.dtype
-        ctx.save_for_backward(x, weight, a, b, low)
-        return y.unflatten(0, x.shape[:-1])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, weight, a, b, low = ctx.saved_tensors
-        g, flat = grads[0].flatten(0, -2), x.flatten(0, -2)
-        low_g = (g @ b.to(g.dtype)).mul_(ctx.scale)  # [T, R]
-        dx = None
-        if ctx.needs_input_grad[0]:
-            dx = torch.mm(g, ctx.unpack(weight, g.dtype)).addmm_(low_g, a.to(g.dtype)).unflatten(0, x.shape[:-1])
-        db = g.sum(0).to(ctx.bias_dtype) if ctx.needs_input_grad[2] else None
-        da = (low_g.T @ flat).to(a.dtype)
-        dlow_b = (g.T @ low).mul_(ctx.scale).to(b.dtype)
-        return dx, None, db, da, dlow_b, None, None
-
-
-def product(
-    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float, unpack: Unpack = Tensor.to
-) -> Tensor:
-    """x W^T + b + s (x A^T) B^T as one autograd node."""
-    return _LowRank.apply(x, weight, bias, a, b, scale, unpack)  # pyright: ignore[reportReturnType]
 
 
 class LowRankLinear(nn.Module):
@@ -102,17 +56,26 @@ class LowRankLinear(nn.Module):
         """A [R, D_in] and B [D_out, R]: the change of the weight is s B A."""
         return self.lora_A, self.lora_B
 
+    @property
+    def fused(self) -> bool:
+        """It runs as one autograd node now, which neighbours may join."""
+        own = type(self).forward is LowRankLinear.forward and not self._forward_hooks and not self._forward_pre_hooks
+        return own and self.on and not self.plain and not (self.training and self.dropout.p > 0)
+
+    def changed(self) -> Changed:
+        """As that node takes it."""
+        weight, unpack = self.stored()
+        return Changed(weight, self.bias(), *self.factors(), self.scale, unpack)
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.on:
             return self.base_layer(x)
-        a, b = self.factors()
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
+        x = _in_autocast(x)
         if self.plain or (self.training and self.dropout.p > 0):
+            a, b = self.factors()
             low = torch.nn.functional.linear(self.dropout(x), a.to(x.dtype))
             return self.base_layer(x) + torch.nn.functional.linear(low, b.to(x.dtype)) * self.scale
-        weight, unpack = self.stored()
-        return product(x, weight, self.bias(), a, b, self.scale, unpack)
+        return products(x, [self.changed()])[0]
 
     @property
     def own(self) -> tuple[str, ...]:
@@ -137,6 +100,24 @@ class LowRankLinear(nn.Module):
         """How far B's columns and A's rows are from orthonormal: |B^T B - 1|^2 + |A A^T - 1|^2."""
         a, b, one = self.lora_A, self.lora_B, torch.eye(len(self.lora_A), device=self.lora_A.device)
         return (b.T @ b - one).square().sum() + (a @ a.T - one).square().sum()
+
+
+def together(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
+    """What layers give for the same x: those with a low-rank change as one autograd node."""
+    joined = [layer for layer in layers if isinstance(layer, LowRankLinear) and layer.fused]
+    made = iter(products(_in_autocast(x), [layer.changed() for layer in joined]) if joined else ())
+    return tuple(next(made) if layer in joined else layer(x) for layer in layers)
+
+
+def asked(x: Tensor, rows: Tensor | None, query: nn.Module, *known: nn.Module) -> tuple[Tensor, ...]:
+    """Queries, of some rows where only these ask; keys and values of all."""
+    return together(x, query, *known) if rows is None else (query(x[rows]), *together(x, *known))
+
+
+def _in_autocast(x: Tensor) -> Tensor:
+    """x as autocast would have it."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 class LowRank(Method):

@@ -16,6 +16,7 @@ from weitiao.core.batch import Batch
 from weitiao.model.anatomy import first_position
 from weitiao.model.attention import attend
 from weitiao.model.dropout import rate
+from weitiao.model.lowrank import asked
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
 
@@ -34,11 +35,11 @@ def layers(stack: Any) -> Sequence[nn.Module]:
 
 def layer(layer: Any, x: Tensor, batch: Batch, rows: Tensor | None) -> Tensor:
     """One layer, [T, D] -> [T, D]; or [N, D], where only some rows are wanted."""
-    at, asking = layer.attention.self, x if rows is None else x[rows]
+    at = layer.attention.self
     heads = (at.num_attention_heads, at.attention_head_size)
-    q, k, v = (project(y).unflatten(-1, heads) for project, y in ((at.query, asking), (at.key, x), (at.value, x)))
+    q, k, v = (y.unflatten(-1, heads) for y in asked(x, rows, at.query, at.key, at.value))
     y = attend(q, k, v, batch, at.scaling, causal=False, dropout=rate(at.dropout), rows=rows)
-    x = layer.attention.output(y.flatten(1), asking)
+    x = layer.attention.output(y.flatten(1), x if rows is None else x[rows])
     return layer.output(layer.intermediate(x), x)
 
 

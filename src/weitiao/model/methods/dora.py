@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment, Method
-from weitiao.model.lowrank import LowRankLinear, peft_lora_config, product
+from weitiao.model.lowrank import LowRankLinear, peft_lora_config
+from weitiao.model.lowrank_product import Changed, products
 from weitiao.model.surgery import folding, peft_tensors, switching, take_peft, wrap
 
 
@@ -89,7 +90,7 @@ class Decomposed(LowRankLinear):
             return self.base_layer(x)
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        out = product(x, self.weight(), None, self.lora_A, self.lora_B, self.scale)
+        out = products(x, [Changed(self.weight(), None, self.lora_A, self.lora_B, self.scale)])[0]
         out = out * (self.lora_magnitude_vector / self.lengths()).to(out.dtype)
         bias = self.bias()
         return out if bias is None else out + bias.to(out.dtype)
