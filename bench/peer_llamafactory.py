@@ -4,9 +4,10 @@
 
 Nothing is passed beyond model, rows, LoRA, batch size, precision, steps, seed, where to write, and TRL's learning rate,
 schedule, decay and clipping; so gradient checkpointing is on. `--variant best` switches it off and groups rows by
-length. The rows are read in the "openai" form; the chat template is the model's own (LLaMA-Factory reads it when no
-template is named). torchvision and torchaudio, which it requires and rows of text never use, are put aside where they
-do not load (the package index has builds for a GPU only). The last line printed is one JSON object of sft_trl.py's form.
+length. The rows are read in the "sharegpt" form with their own names (its "openai" form puts a system message of its own
+in each row, "detailed thinking off"); the template is its "chatml" with the model's system message. torchvision and
+torchaudio, which it requires and rows of text never use, are put aside where they do not load (the package index has
+builds for a GPU only). The last line printed is one JSON object of sft_trl.py's form.
 """
 
 import importlib
@@ -37,6 +38,7 @@ from llamafactory.train.tuner import run_exp  # noqa: E402
 from peer_report import Account, read_options, tell, trained  # noqa: E402
 
 PACKAGES = ["llamafactory", "torch", "transformers", "peft", "accelerate", "datasets"]
+SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"  # as the model's own template has it
 BEST_SETTINGS = {"disable_gradient_checkpointing": True, "train_sampling_strategy": "group_by_length"}
 REPORTED = (
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim"),
@@ -97,7 +99,12 @@ def model_folder(options) -> str:
 def arguments(options) -> dict:
     """What LLaMA-Factory's own recipe would hold; the rows are described as its documentation says."""
     tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
-    described = {"file_name": str(options.train), "formatting": "openai", "columns": {"messages": "messages"}, "tags": tags}
+    described = {
+        "file_name": str(options.train),
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages"},
+        "tags": tags,
+    }
     (options.out / "dataset_info.json").write_text(json.dumps({"rows": described}), encoding="utf-8")
     return {
         "model_name_or_path": model_folder(options),
@@ -109,6 +116,8 @@ def arguments(options) -> dict:
         "lora_target": "all",
         "dataset": "rows",
         "dataset_dir": str(options.out),
+        "template": "chatml",
+        "default_system": SYSTEM,
         "cache_dir": str(options.out / "cache"),
         "output_dir": str(options.out / "trainer"),
         "per_device_train_batch_size": options.batch_size,
