@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test proof lint bench bench-sft bench-methods bench-trainer bench-growth bench-gpu clean
+.PHONY: quickstart test proof lint bench bench-sft bench-other-peers bench-methods bench-trainer bench-growth bench-gpu clean
 
 # a fresh machine: makes .venv, installs, fine-tunes a real model on real data, shows before and after
 quickstart: $(READY)
@@ -35,6 +35,10 @@ bench: bench-sft bench-methods bench-trainer bench-growth
 # side by side with TRL + PEFT, in turns; the long form takes about an hour on 2 cores
 bench-sft: $(READY)
 	$(BIN)/python bench/sft.py $(ARGS)
+
+# side by side with LLaMA-Factory and LitGPT, in turns; about half an hour on 2 cores, without bench because it installs both
+bench-other-peers: $(READY)
+	$(BIN)/python bench/other_peers.py $(ARGS)
 
 # side by side with PEFT, method by method, in turns; about 20 minutes on 2 cores, and a killed one goes on
 bench-methods: $(READY)
