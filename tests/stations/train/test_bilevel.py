@@ -110,7 +110,8 @@ def test_the_second_order_gradient_is_a_derivative(opened: Any, values: str, mon
     low_rows, up_rows = parts(window, upper)
     lower = {name: p for name, p in mine.items() if name not in upper.names}
     strengths = {name: p for name, p in mine.items() if name in upper.names}
-    monkeypatch.setattr(lowrank, "product", lambda x, w, bias, a, b, s, _: linear(x, w, bias) + s * (x @ a.T) @ b.T)
+    plain = lambda x, layers: [linear(x, y.weight, y.bias) + y.scale * (x @ y.a.T) @ y.b.T for y in layers]  # noqa: E731
+    monkeypatch.setattr(lowrank, "products", plain)
     with sdpa_kernel(SDPBackend.MATH):  # ours and the others have no second derivative
         low = textbook_loss(model, low_rows, {}) + model.attachment.penalty()
         steps = torch.autograd.grad(low, list(lower.values()), create_graph=True)
