@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from weitiao.core.batch import Batch
+from weitiao.core.gathered import sums
 
 LEAST = 1 / 32  # of the tokens: less is not worth laying rows out again
 
@@ -125,8 +126,8 @@ class _LaidOut(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (g,) = grads
-        found, place = g.new_zeros(len(ctx.batch.first), *g.shape[1:]), 0
+        found, place = sums(g, len(ctx.batch.first)), 0
         for token, many in chain.from_iterable(ctx.batch.ranges):
             found[token : token + many] += g[place : place + many]
             place += many
-        return found, None
+        return found.to(g.dtype), None

@@ -28,6 +28,9 @@ class Regularizer(Part):
     swaps_weights: ClassVar[bool] = False
     """It has other weights in the forward pass: a layer that runs once more in the backward pass would not find them."""
 
+    asks_again: ClassVar[bool] = False
+    """It asks the model for its distribution besides the loss: with other weights in between it would be another one."""
+
     @abstractmethod
     def loss(self, model: TunableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
         """The regularized loss.

@@ -38,7 +38,10 @@ class VocabularyHead:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[N, D] -> [N, V] in fp32."""
-        weight, bias = self.weight(), self.bias()
+        return self.by(hidden, self.weight(), self.bias())
+
+    def by(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The logits with a weight and a bias that were fetched before."""
         z = torch.nn.functional.linear(hidden, weight.to(hidden.dtype)).float()
         if bias is not None:
             z = z + bias.float()
@@ -55,18 +58,19 @@ class VocabularyHead:
         weight, bias = self.weight(), self.bias()
         simple = self.softcap is None and (bias is None or not bias.requires_grad)
         if not simple:
-            return _plain_logprobs(self, hidden, targets)
+            return _plain_logprobs(self, hidden, targets, weight, bias)
         return _Logprobs.apply(hidden, weight, bias, targets, self.scale)  # pyright: ignore[reportReturnType]
 
 
-def _plain_logprobs(head: VocabularyHead, hidden: Tensor, targets: Tensor) -> Tensor:
-    """For unusual heads: autograd through each chunk, recomputed in the backward pass."""
+def _plain_logprobs(head: VocabularyHead, hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """For unusual heads: autograd through each chunk, recomputed in the backward pass, with the weights of the forward
+    pass (a regularizer may have put others in their place by then)."""
 
-    def score(h: Tensor, y: Tensor) -> Tensor:
-        return head.logits(h).log_softmax(-1).gather(1, y[:, None])[:, 0]
+    def score(h: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return head.by(h, weight, bias).log_softmax(-1).gather(1, y[:, None])[:, 0]
 
     parts = [
-        checkpoint(score, hidden[i : i + CHUNK], targets[i : i + CHUNK], use_reentrant=False)
+        checkpoint(score, hidden[i : i + CHUNK], targets[i : i + CHUNK], weight, bias, use_reentrant=False)
         for i in range(0, len(targets), CHUNK)
     ]
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from weitiao.core.batch import BELOW, Batch
 from weitiao.core.beginnings import Merged, merge
+from weitiao.core.gathered import gathered
 from weitiao.core.vocabulary_head import ENOUGH
 from weitiao.model.anatomy import is_encoder, stack_of
 from weitiao.model.mixed import computing_in
@@ -52,7 +53,7 @@ class Layered:
         if rows is None:
             return batch.laid_out(self._run(batch, None))
         asked, where = batch.at[rows].unique(return_inverse=True)
-        return self._run(batch, asked)[where]
+        return gathered(self._run(batch, asked), where)
 
     def merged(self, batch: Batch) -> Batch:
         """The batch as it runs: with what its rows begin with in common once, where that changes nothing.

@@ -140,6 +140,10 @@ class LowRank(Method):
     bias: Literal["none", "all", "lora_only"] = "none"
     """Which biases are trained too: none, all of the model's, or those of the layers with a change."""
 
+    def load_options(self) -> dict[str, Any]:
+        """Trained weights, here biases of the base, are kept in fp32: bf16 would round small steps away."""
+        return {} if self.bias == "none" else {"dtype": torch.float32}
+
     def rank_of(self, name: str) -> int:
         """A layer's rank."""
         return next((rank for pattern, rank in self.ranks.items() if _matches(pattern, name)), self.rank)

@@ -25,6 +25,14 @@ class _Rounded:
     version: int
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """Anything else, as it is: with hooks it is ours to see that nobody changes it."""
+
+    tensor: Tensor
+    version: int
+
+
 @contextmanager
 def computing_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Inside, weights kept in fp32 are computed with in `dtype`; those stored in it already need nothing."""
@@ -38,20 +46,22 @@ def computing_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
         yield
 
 
-def _pack(kept: Tensor) -> Tensor | _Rounded:
+def _pack(kept: Tensor) -> _Kept | _Rounded:
     made, turned = kept.grad_fn, False
     if made is not None and made.name() == "TBackward0":
         made, turned = made.next_functions[0][0], True
-    if made is None or made.name() != "ToCopyBackward0":
-        return kept
-    weight = getattr(made.next_functions[0][0], "variable", None)  # there where a parameter was copied
-    return kept if weight is None else _Rounded(weight, kept.dtype, turned, weight._version)
+    copied = made.next_functions[0][0] if made is not None and made.name() == "ToCopyBackward0" else None
+    weight = getattr(copied, "variable", None)  # there where a parameter was copied
+    if weight is None:
+        return _Kept(kept.detach(), kept._version)  # not the tensor itself: it may hold the graph that holds it
+    return _Rounded(weight, kept.dtype, turned, weight._version)
 
 
-def _unpack(kept: Tensor | _Rounded) -> Tensor:
-    if isinstance(kept, Tensor):
-        return kept
-    if kept.weight._version != kept.version:
-        raise RuntimeError("a weight was changed between a forward pass and its backward pass")
+def _unpack(kept: _Kept | _Rounded) -> Tensor:
+    there = kept.tensor if isinstance(kept, _Kept) else kept.weight
+    if there._version != kept.version:
+        raise RuntimeError("a weight or an activation was changed between a forward pass and its backward pass")
+    if isinstance(kept, _Kept):
+        return kept.tensor
     copy = kept.weight.detach().to(kept.dtype)
     return copy.T if kept.turned else copy

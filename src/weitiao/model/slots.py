@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from weitiao.core.gathered import gathered
 from weitiao.model.anatomy import peft_task
 from weitiao.model.surgery import put
 
@@ -46,7 +47,7 @@ class Slots:
         places = PLACES.get()
         if places is None:
             return out
-        rows = learnt.to(out.dtype)[places.clamp(min=0)]  # [..., T, N]
+        rows = gathered(learnt.to(out.dtype), places.clamp(min=0))  # [..., T, N]
         return torch.where((places >= 0)[..., None], rows, out)
 
 

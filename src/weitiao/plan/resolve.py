@@ -162,6 +162,10 @@ def refuse_regularizers(recipe: Recipe) -> None:
         if part.swaps_weights and choose_recompute(recipe).value == "on":  # pyright: ignore[reportAttributeAccessIssue]
             words = "runs layers once more, when the weights are others again; leave train.recompute off"
             raise RecipeError(f"regularizers: {part.name}: gradient checkpointing {words}.")
+        asking = [x.name for x in recipe.regularizers if x.asks_again]  # pyright: ignore[reportAttributeAccessIssue]
+        if part.swaps_weights and asking:  # pyright: ignore[reportAttributeAccessIssue]
+            words = f"puts other weights in place for the loss alone, and {asking[0]} would compare what no model says"
+            raise RecipeError(f"regularizers: {part.name}: it {words}; take one of them.")
         if why := part.refuse(recipe.objective, recipe.method):  # pyright: ignore[reportAttributeAccessIssue]
             raise RecipeError(f"regularizers: {part.name}: {why}.")
 

@@ -43,11 +43,12 @@ def rehearse(
         return
     batch = batch.to(model.device)
     with model.evaluating(), torch.no_grad():
-        tolerance = TOLERANCE[model.hidden(batch).dtype]
+        tolerance = TOLERANCE[model.hidden(pack(batch.rows[:1]).to(model.device)).dtype]
+        told = objective.row_losses(model, batch) if objective.likelihood or not objective.couples_rows else []
     if not objective.couples_rows:
-        yield _packed_is_alone(model, objective, batch, tolerance)
+        yield _packed_is_alone(model, objective, batch, told, tolerance)
     if objective.likelihood:
-        yield _loss_by_hand(model, objective, batch, tolerance)
+        yield _loss_by_hand(model, batch, told, tolerance)
     yield from _steps(model, objective, batch, state, plan, alone)
 
 
@@ -103,10 +104,11 @@ def _at_each_level(model: TunableModel, batch: Batch) -> list[Batch]:
     return [replace(batch, source=(number,) * len(batch.source)) for number in numbers]
 
 
-def _packed_is_alone(model: TunableModel, objective: Objective, batch: Batch, tolerance: float) -> Finding:
+def _packed_is_alone(
+    model: TunableModel, objective: Objective, batch: Batch, together: list[tuple[float, float]], tolerance: float
+) -> Finding:
     rows = batch.rows
     with model.evaluating(), torch.no_grad():
-        together = objective.row_losses(model, batch)
         alone = [objective.row_losses(model, pack([row]).to(model.device))[0] for row in rows]
     gap = max(abs(a - b) / max(abs(b), 1e-6) for (a, _), (b, _) in zip(together, alone))
     words = f"{len(rows)} rows packed have the losses of each row alone (largest difference {gap:.0e})"
@@ -115,12 +117,11 @@ def _packed_is_alone(model: TunableModel, objective: Objective, batch: Batch, to
     return Finding("packing", "fine" if gap <= tolerance else "error", words)
 
 
-def _loss_by_hand(model: TunableModel, objective: Objective, batch: Batch, tolerance: float) -> Finding:
+def _loss_by_hand(model: TunableModel, batch: Batch, told: list[tuple[float, float]], tolerance: float) -> Finding:
     """The plain forward pass of transformers, row by row, scored in the textbook way."""
     rows = batch.rows
     with model.evaluating(), torch.no_grad():
-        reported = sum(total for total, _ in objective.row_losses(model, batch))
-        by_hand = 0.0
+        reported, by_hand = sum(total for total, _ in told), 0.0
         for row in rows:
             logits, labels = model.plain_logits(row["input_ids"]), torch.as_tensor(row["labels"], device=model.device)
             by_hand += float(torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum"))

@@ -10,7 +10,7 @@ once (`train.micro_tokens`).
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -25,6 +25,8 @@ from weitiao.core.tunable import TunableModel
 
 class KLToBase(Regularizer):
     """Stay near what the base model would say."""
+
+    asks_again: ClassVar[bool] = True
 
     beta: float = Field(default=0.1, ge=0)
     """How much a nat of difference counts."""

@@ -10,6 +10,7 @@ at `r_drop` in the journal.
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -23,6 +24,8 @@ from weitiao.core.tunable import TunableModel
 
 class RDrop(Regularizer):
     """Two passes under two dropouts shall say the same."""
+
+    asks_again: ClassVar[bool] = True
 
     alpha: float = Field(default=1.0, ge=0)
     """How much their difference counts; the paper takes 1 to 5 for classification, 5 for translation."""
