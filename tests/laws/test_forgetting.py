@@ -71,14 +71,17 @@ def test_the_drift_is_nought_at_the_base_and_grows(ready: Any, method: str) -> N
     assert far.value > 2e-4 and far.low <= far.value <= far.high and far.n >= 8
 
 
-def test_the_drift_is_the_kl_by_hand(ready: Any) -> None:
+@pytest.mark.parametrize("at_once", [2**23, 7 * 320])
+def test_the_drift_is_the_kl_by_hand(ready: Any, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weitiao.evaluate.drift.LOGITS", at_once)  # all tokens in one piece; some at a time
     model = ready().state.model
     drift = Drift(model)
     with torch.no_grad():
         for weight in model.trainable().values():
             weight.add_(torch.randn_like(weight) * 0.05)
         now = model.logits(drift.batch).log_softmax(-1)
-    base = drift.base.float()
+    assert (len(drift.base) > 1) == (at_once < 2**23)
+    base = torch.cat(drift.base).float()
     by_hand = torch.nn.functional.kl_div(now, base, reduction="sum", log_target=True) / drift.batch.tokens
     assert drift(model).value == pytest.approx(float(by_hand), rel=1e-2)
 

@@ -145,12 +145,12 @@ class TunableModel:
     def logprobs(self, batch: Batch) -> Tensor:
         """[N] fp32: the log-probability of every supervised target, in the order of the batch. Never [T, V]."""
         supervised = (batch.labels != IGNORE).nonzero()[:, 0]  # [N]
-        return self._words().logprobs(self.hidden(batch, supervised), batch.labels[supervised])
+        return self.words.logprobs(self.hidden(batch, supervised), batch.labels[supervised])
 
     def choices(self, batch: Batch) -> Tensor:
         """[N, V] fp32: the log-probabilities of every token at every supervised place. Large; for regularizers."""
         supervised = (batch.labels != IGNORE).nonzero()[:, 0]
-        return self._words().logits(self.hidden(batch, supervised)).log_softmax(-1)
+        return self.words.logits(self.hidden(batch, supervised)).log_softmax(-1)
 
     def nll_by_segment(self, batch: Batch) -> list[tuple[float, float]]:
         """(summed negative log-probability, supervised tokens) of each segment."""
@@ -160,9 +160,11 @@ class TunableModel:
 
     def logits(self, batch: Batch) -> Tensor:
         """[T, V] fp32, for those who really need all of it."""
-        return self._words().logits(self.hidden(batch))
+        return self.words.logits(self.hidden(batch))
 
-    def _words(self) -> VocabularyHead:
+    @property
+    def words(self) -> VocabularyHead:
+        """The head that writes."""
         if self.vocabulary is None:
             raise ModelError("this model is an encoder: it reads and writes nothing. Take an objective with a head.")
         return self.vocabulary
@@ -373,7 +375,8 @@ def identity_of(model: nn.Module, dtype: torch.dtype | None = None) -> str:
 def checksum(weight: Tensor) -> int:
     """The sum of a weight's bits, read as whole numbers."""
     whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[weight.element_size()]
-    return int(weight.detach().contiguous().view(whole).sum(dtype=torch.int64))
+    parts = weight.detach().contiguous().view(whole).flatten().split(2**22)  # of all at once torch makes an int64 copy
+    return int(torch.stack([part.sum(dtype=torch.int64) for part in parts]).sum()) if weight.numel() else 0
 
 
 def layer_of(name: str) -> int | None:

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 CHUNK = 256  # tokens scored at once, at most
 LOGITS = 2**23  # numbers in [chunk, V], at most: 32 MB in fp32, for glibc fetches larger blocks anew each time
+FEWEST = 128  # tokens scored at once, at least: the whole weight is read for each chunk
 ENOUGH = 32  # rows from which matrix products add up in blocks
 
 
@@ -129,7 +130,7 @@ class _Logprobs(torch.autograd.Function):
 def _chunk(weight: Tensor) -> int:
     """How many tokens are scored at once."""
     most = 2 * LOGITS if weight.is_cuda else LOGITS * weight.element_size() // 4  # in bf16 half as many: products are quick
-    return max(ENOUGH, min(CHUNK, most // len(weight)))
+    return max(FEWEST, min(CHUNK, most // len(weight)))
 
 
 def _logits(h: Tensor, w: Tensor, bias: Tensor | None, scale: float) -> Tensor:

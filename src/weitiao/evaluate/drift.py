@@ -5,13 +5,16 @@
 Seen at every validation, so that forgetting shows while it happens, and not only in an exam at the end.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from weitiao.core.batch import IGNORE, Batch, pack
 from weitiao.core.score import Score, ratio_of_sums
 from weitiao.core.tunable import TunableModel
+from weitiao.core.vocabulary_head import LOGITS
 
 LONGEST = 48  # tokens of each text: what the base says of them is kept, [tokens, V] in half precision
 
@@ -24,15 +27,17 @@ class Drift:
         ids = [model.processor.text(text)[:LONGEST] for text in texts]
         self.batch: Batch = pack([{"input_ids": x, "labels": [IGNORE] * len(x)} for x in ids if x]).to(model.device)
         with model.before_training() as base:
-            self.base = self._logprobs(base).half()  # [T, V]
+            self.base = [part.half() for part in self._logprobs(base)]  # [T, V]
 
     def __call__(self, model: TunableModel) -> Score:
         """KL from the base in nats a token, with a bootstrap over the texts."""
-        base = self.base.float()
-        each = (base.exp() * (base - self._logprobs(model))).sum(-1).clamp(min=0)  # [T]
-        sums = [float(part.sum()) for part in each.split(list(self.batch.lengths))]
+        both = ((kept.float(), now) for kept, now in zip(self.base, self._logprobs(model)))
+        each = [(base.exp() * (base - now)).sum(-1).clamp(min=0) for base, now in both]
+        sums = [float(part.sum()) for part in torch.cat(each).split(list(self.batch.lengths))]  # [T] in all
         return ratio_of_sums("drift", sums, list(self.batch.lengths))
 
-    def _logprobs(self, model: TunableModel) -> torch.Tensor:
+    def _logprobs(self, model: TunableModel) -> Iterator[Tensor]:
+        """[T, V] in fp32, some tokens at a time: of 262k words all at once would be gigabytes."""
         with model.evaluating(), torch.no_grad():
-            return model.logits(self.batch).log_softmax(-1)
+            for part in model.hidden(self.batch).split(max(1, LOGITS // len(model.words.weight()))):
+                yield model.words.logits(part).log_softmax(-1)
