@@ -267,6 +267,8 @@ def settle(recipe: Recipe, run: Run, desk: Desk) -> tuple[torch.device, torch.dt
     if recipe.train.threads != "auto":
         torch.set_num_threads(recipe.train.threads)
     dtype, reason = machine.precision(recipe.train.precision)
+    stored = recipe.method.load_options().get("dtype", dtype)
+    reason += "" if stored == dtype else f"; {recipe.method.name} moves the base's own weights: they are kept in fp32"
     desk.tell(run, Choice("train.precision", str(dtype).removeprefix("torch."), reason))
     run.add_to_plan(environment=machine.environment(), fingerprint=recipe.fingerprint)
     return machine.device(), dtype

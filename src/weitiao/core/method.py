@@ -90,6 +90,9 @@ class Method(Part):
     """A freshly attached method changes no output."""
     halves: ClassVar[bool] = True
     """It takes models with an encoder and a decoder, too."""
+    trains_base: ClassVar[bool] = False
+    """It trains weights of the base itself. They are stored in fp32 whatever is computed in: bf16 would round small
+    steps away."""
     rounds_base: ClassVar[bool] = False
     """The base that it starts at, and leaves when switched off, is stored in fewer bits: see `prepare`."""
 
@@ -112,8 +115,8 @@ class Method(Part):
         return self
 
     def load_options(self) -> dict[str, Any]:
-        """Extra arguments for loading the base model (full: weights in fp32)."""
-        return {}
+        """Extra arguments for loading the base model."""
+        return {"dtype": torch.float32} if self.trains_base else {}
 
     def prepare(self, model: nn.Module, device: torch.device) -> None:
         """Look at the weights just read, before they go to the device (QLoRA: store them in fewer bits)."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from weitiao.core.batch import Batch, Loss
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
-from weitiao.core.registry import Part
+from weitiao.core.registry import Part, find, names
 from weitiao.core.tunable import HEAD, TunableModel
 
 
@@ -47,9 +47,6 @@ class Regularizer(Part):
         return ""
 
 
-OWN = ("full", "freeze", "bitfit", "ln_tuning")  # methods that train the base's own weights
-
-
 class FromTheStart(Regularizer):
     """One that knows where the base's own weights began."""
 
@@ -57,8 +54,10 @@ class FromTheStart(Regularizer):
     """What another method has instead."""
 
     def refuse(self, objective: Objective, method: Method) -> str:
-        words = f"learns a change beside the base's weights, {self.why_not}"
-        return "" if method.name in OWN else f"{method.name} {words}; it is for {', '.join(OWN)}"
+        if method.trains_base:
+            return ""
+        those = [name for name in names("method") if find("method", name).trains_base]  # pyright: ignore[reportAttributeAccessIssue]
+        return f"{method.name} learns a change beside the base's weights, {self.why_not}; it is for {', '.join(those)}"
 
     def begin(self, model: TunableModel) -> None:
         model.begun = {n: p.detach().clone() for n, p in model.trainable().items() if not n.startswith(HEAD)}

@@ -18,8 +18,8 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 CHUNK = 256  # tokens scored at once, at most
-LOGITS = 2**23  # numbers in [chunk, V], at most: 32 MB in fp32, for glibc fetches larger blocks anew each time
-FEWEST = 128  # tokens scored at once, at least: the whole weight is read for each chunk
+LOGITS = 2**23  # numbers in [chunk, V], at most: 32 MB in fp32, for glibc fetches larger blocks anew each time; but
+FEWEST = 128  # tokens at once, at least (134 MB with 262k words): the whole weight is read for each chunk
 ENOUGH = 32  # rows from which matrix products add up in blocks
 
 

@@ -14,6 +14,7 @@ from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
 from weitiao.model.anatomy import peft_task
 from weitiao.model.lowrank_product import Changed, Unpack, products
+from weitiao.model.mixed import in_autocast
 from weitiao.model.quantised import Quantised
 from weitiao.model.surgery import folding, is_transposed, peft_tensors, switching, take_peft, wrap
 
@@ -70,7 +71,7 @@ class LowRankLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.on:
             return self.base_layer(x)
-        x = _in_autocast(x)
+        x = in_autocast(x)
         if self.plain or (self.training and self.dropout.p > 0):
             a, b = self.factors()
             low = torch.nn.functional.linear(self.dropout(x), a.to(x.dtype))
@@ -105,19 +106,13 @@ class LowRankLinear(nn.Module):
 def together(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     """What layers give for the same x: those with a low-rank change as one autograd node."""
     joined = [layer for layer in layers if isinstance(layer, LowRankLinear) and layer.fused]
-    made = iter(products(_in_autocast(x), [layer.changed() for layer in joined]) if joined else ())
+    made = iter(products(in_autocast(x), [layer.changed() for layer in joined]) if joined else ())
     return tuple(next(made) if layer in joined else layer(x) for layer in layers)
 
 
 def asked(x: Tensor, rows: Tensor | None, query: nn.Module, *known: nn.Module) -> tuple[Tensor, ...]:
     """Queries, of some rows where only these ask; keys and values of all."""
     return together(x, query, *known) if rows is None else (query(x[rows]), *together(x, *known))
-
-
-def _in_autocast(x: Tensor) -> Tensor:
-    """x as autocast would have it."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 class LowRank(Method):

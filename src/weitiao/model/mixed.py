@@ -46,6 +46,12 @@ def computing_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
         yield
 
 
+def in_autocast(x: Tensor) -> Tensor:
+    """x as autocast would have it, for products that are not torch's own."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
 def _pack(kept: Tensor) -> _Kept | _Rounded:
     made, turned = kept.grad_fn, False
     if made is not None and made.name() == "TBackward0":

@@ -23,6 +23,7 @@ from torch.nn.functional import linear, pad
 from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.machine import needs
+from weitiao.model.mixed import in_autocast
 
 BLOCK = 64  # weights that share a scale
 NESTED = 256  # scales that share a scale
@@ -59,9 +60,7 @@ class Quantised(nn.Module):
         return self.unpack(self.packed, self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
-        return _Frozen.apply(x, self.packed, self.bias, self.unpack)  # pyright: ignore[reportReturnType]
+        return _Frozen.apply(in_autocast(x), self.packed, self.bias, self.unpack)  # pyright: ignore[reportReturnType]
 
     @torch.no_grad()
     def plain(self) -> nn.Module:

@@ -158,11 +158,11 @@ def refuse_regularizers(recipe: Recipe) -> None:
     if recipe.regularizers and recipe.objective.step != "accumulate":
         words = f"{recipe.objective.name} takes its steps in its own way ({recipe.objective.step})"
         raise RecipeError(f"regularizers: {words}, which would pass over them.")
+    asking = [x.name for x in recipe.regularizers if x.asks_again]  # pyright: ignore[reportAttributeAccessIssue]
     for part in recipe.regularizers:
         if part.swaps_weights and choose_recompute(recipe).value == "on":  # pyright: ignore[reportAttributeAccessIssue]
             words = "runs layers once more, when the weights are others again; leave train.recompute off"
             raise RecipeError(f"regularizers: {part.name}: gradient checkpointing {words}.")
-        asking = [x.name for x in recipe.regularizers if x.asks_again]  # pyright: ignore[reportAttributeAccessIssue]
         if part.swaps_weights and asking:  # pyright: ignore[reportAttributeAccessIssue]
             words = f"puts other weights in place for the loss alone, and {asking[0]} would compare what no model says"
             raise RecipeError(f"regularizers: {part.name}: it {words}; take one of them.")

@@ -8,7 +8,7 @@ arXiv 2106.10199, sec. 3:
 Many newer families (Llama, Mistral) have no biases: they are added, at nought, if you ask for it.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -24,15 +24,12 @@ class BitFit(Method):
 
     learning_rate: ClassVar[float] = 1e-3
     learning_rate_reason: ClassVar[str] = "the paper's rates lie between 1e-4 and 1e-2 (arXiv 2106.10199, app. A)"
+    trains_base: ClassVar[bool] = True
 
     part: Literal["all", "query_mlp"] = "all"
     """Which biases: all, or those of queries and MLPs (about half, nearly as good)."""
     add_missing: bool = False
     """Give biases, at nought, to linear layers that have none."""
-
-    def load_options(self) -> dict[str, Any]:
-        """Trained weights are kept in fp32 whatever is computed in: bf16 would round small steps away."""
-        return {"dtype": torch.float32}
 
     def attach(self, model: nn.Module) -> Attachment:
         """Biases are trained in place.

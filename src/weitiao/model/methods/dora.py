@@ -19,6 +19,7 @@ from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment, Method
 from weitiao.model.lowrank import LowRankLinear, peft_lora_config
 from weitiao.model.lowrank_product import Changed, products
+from weitiao.model.mixed import in_autocast
 from weitiao.model.surgery import folding, peft_tensors, switching, take_peft, wrap
 
 
@@ -88,8 +89,7 @@ class Decomposed(LowRankLinear):
     def forward(self, x: Tensor) -> Tensor:
         if not self.on:
             return self.base_layer(x)
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
+        x = in_autocast(x)
         out = products(x, [Changed(self.weight(), None, self.lora_A, self.lora_B, self.scale)])[0]
         out = out * (self.lora_magnitude_vector / self.lengths()).to(out.dtype)
         bias = self.bias()

@@ -13,7 +13,6 @@ output head that is tied to it stays with it.
 import re
 from typing import Any, ClassVar
 
-import torch
 from pydantic import Field
 from torch import nn
 
@@ -27,6 +26,7 @@ class Freeze(Method):
 
     learning_rate: ClassVar[float] = 5e-5
     learning_rate_reason: ClassVar[str] = "whole layers move, but few of them: a little above full fine-tuning's rate"
+    trains_base: ClassVar[bool] = True
 
     layers: int = Field(default=2, ge=1)
     """How many of the highest layers are trained, with the last norm and an untied head."""
@@ -38,10 +38,6 @@ class Freeze(Method):
     """A layer's rate is this to the power of how many trained layers lie above it; ULMFiT took 1 / 2.6."""
     unfreeze_every: int | None = Field(default=None, ge=1)
     """Begin with the highest trained layer, and add the next one after every so many steps."""
-
-    def load_options(self) -> dict[str, Any]:
-        """Trained weights are kept in fp32 whatever is computed in: bf16 would round small steps away."""
-        return {"dtype": torch.float32}
 
     def attach(self, model: nn.Module) -> Attachment:
         """Chosen weights are trained in place."""

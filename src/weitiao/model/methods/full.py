@@ -6,9 +6,8 @@ The most that can be learnt and the most that can be forgotten. Costs 16 bytes a
 and two moments in fp32). Use a rate about ten times smaller than for LoRA.
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import nn
 
 from weitiao.core.method import Attachment, Method
@@ -19,10 +18,7 @@ class Full(Method):
 
     learning_rate: ClassVar[float] = 2e-5
     learning_rate_reason: ClassVar[str] = "usual for full fine-tuning; every weight moves, so each moves little"
-
-    def load_options(self) -> dict[str, Any]:
-        """Trained weights are kept in fp32 whatever is computed in: bf16 would round small steps away."""
-        return {"dtype": torch.float32}
+    trains_base: ClassVar[bool] = True
 
     def attach(self, model: nn.Module) -> Attachment:
         """Every parameter is trainable; nothing is put in."""

@@ -9,7 +9,6 @@ A few thousand weights. Merged already: the norms are the model's own. Stored in
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from weitiao.core.errors import RecipeError
@@ -23,13 +22,10 @@ class LNTuning(Method):
 
     learning_rate: ClassVar[float] = 2e-3
     learning_rate_reason: ClassVar[str] = "few weights near one need far higher rates than matrices"
+    trains_base: ClassVar[bool] = True
 
     target_modules: str | tuple[str, ...] = "all"
     """Which norms: all, or names' ends ([input_layernorm, post_attention_layernorm])."""
-
-    def load_options(self) -> dict[str, Any]:
-        """Trained weights are kept in fp32 whatever is computed in: bf16 would round small steps away."""
-        return {"dtype": torch.float32}
 
     def attach(self, model: nn.Module) -> Attachment:
         """Norms are trained in place.
