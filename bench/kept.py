@@ -3,6 +3,9 @@
 import json
 import os
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +34,15 @@ def known_cases(file: Path, here: dict) -> dict:
     os.replace(file, aside)
     print(f"{file.name} has another setup (machine, versions, code or settings); it is now {aside.name}.", flush=True)
     return {}
+
+
+@contextmanager
+def work_folder(asked: Path | None) -> Iterator[Path]:
+    """Where a bench writes on its way: the folder asked for, or one that is gone in the end."""
+    with tempfile.TemporaryDirectory() as temporary:
+        work = asked.resolve() if asked else Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        yield work
 
 
 def save(file: Path, results: dict) -> None:

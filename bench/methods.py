@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import methods_report
-from kept import commit, known_cases, save
+from kept import commit, known_cases, save, work_folder
 from machine import Neighbours, alone, last_line, processor
 from turns import Side
 
@@ -235,9 +235,7 @@ def main() -> None:
     if options.again:
         cases = {name: case for name, case in cases.items() if name not in options.methods}
     options.results.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as temporary:
-        work = options.work.resolve() if options.work else Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
+    with work_folder(options.work) as work:
         missing = [case for case in CASES if case.name in options.methods and case.name not in cases]
         bench = Bench(options, work) if missing else None
         for case in missing:

@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 from statistics import median
 
@@ -167,9 +166,7 @@ def read_options() -> argparse.Namespace:
 
 def main() -> None:
     options = read_options()
-    with tempfile.TemporaryDirectory() as temporary:
-        work = options.work.resolve() if options.work else Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
+    with kept.work_folder(options.work) as work:
         bench = PeerBench(options, work)
         rows, described = bench.make_rows()
         setup = {

@@ -14,9 +14,9 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
+import kept
 import peers
 import sft_chart
 import sft_report
@@ -210,9 +210,7 @@ def read_options() -> argparse.Namespace:
 
 def main() -> None:
     options = read_options()
-    with tempfile.TemporaryDirectory() as temporary:
-        work = options.work.resolve() if options.work else Path(temporary)
-        work.mkdir(parents=True, exist_ok=True)
+    with kept.work_folder(options.work) as work:
         bench = Bench(options, work)
         results = {
             "machine": processor() | {"threads": options.threads},
