@@ -2,12 +2,13 @@
 
     python bench/trainer.py                      all; about 45 minutes on 2 cores, leave the machine alone
     python bench/trainer.py --tasks tagging      some of them
-    python bench/trainer.py --limit 16           that few rows, one turn: does everything work?
+    python bench/trainer.py --limit 16           that few rows, twice at most, one turn: does everything work?
 
 Four tasks tune all weights, three only some: LoRA (beside PEFT), and the highest layers over five epochs, where
-weitiao runs the frozen layers once. In fp32 with AdamW (0.9, 0.999, 1e-8, no decay), one rate for body and head, a
-linear schedule that ends at nought, clipping at 1.0, the model's own dropout. The sides take turns, in alternating
-order, with seeds 0, 1, 2; each training is a process of its own and what is finished is kept: a killed run goes on.
+weitiao runs the frozen layers once. In fp32 (or with --precision bf16) with AdamW (0.9, 0.999, 1e-8, no decay), one
+rate for body and head, a linear schedule that ends at nought, clipping at 1.0, the model's own dropout. The sides take
+turns, in alternating order, with seeds 0, 1, 2; each training is a process of its own and what is finished is kept: a
+killed run goes on.
 
 An estimate: 10^12 floating-point operations of one training, and of asking about the held-out rows; the Trainer's are
 those of padded batches. The dates' products are small, and are reckoned at a third of the speed.
@@ -81,11 +82,12 @@ class Bench:
             "context": task.context,
             "method": task.method,
             "layers": task.layers,
-            "epochs": task.epochs,
+            "epochs": min(task.epochs, 2) if self.options.limit else task.epochs,
             "batch_size": task.batch_size,
             "learning_rate": task.learning_rate,
             "seed": seed,
             "threads": self.options.threads,
+            "precision": self.options.precision,
             "grouped": grouped,
         }
 
@@ -124,6 +126,7 @@ def setup(options: argparse.Namespace) -> dict:
             **{name: version(name) for name in ("torch", "transformers", "accelerate")},
             "weitiao": commit(),
         },
+        "precision": options.precision,
         "tasks": {task.name: {**vars(task), "figures": list(task.figures)} for task in TASKS},
         "limit": options.limit,
     }
@@ -136,6 +139,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="so few rows to learn and to ask about, one turn: does everything work?")
     parser.add_argument("--repeats", type=int, default=3, help="turns, each with a seed of its own")
     parser.add_argument("--grouped", type=int, default=1, help="turns in which the grouped Trainer plays too")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: results/trainer_bf16.json")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--data", type=Path, default=HERE.parent / "quickstart" / "data", help="rows and small models")
     parser.add_argument("--results", type=Path, default=HERE / "results")
@@ -151,7 +155,7 @@ def read_options() -> argparse.Namespace:
 def main() -> None:
     """Train in turns, keep what is finished, print the tables."""
     options = read_options()
-    stem = "trainer_short" if options.limit else "trainer"
+    stem = "trainer" + ("_short" if options.limit else "") + ("" if options.precision == "fp32" else "_bf16")
     file, here = options.results / f"{stem}.json", json.loads(json.dumps(setup(options)))
     cases = known_cases(file, here)
     if options.again:

@@ -308,6 +308,7 @@ def play(asked: Asked) -> dict:
             seed=asked["seed"],
             train_sampling_strategy="group_by_length" if asked["grouped"] else "random",
             use_cpu=True,
+            bf16=asked["precision"] == "bf16",
             report_to=[],
             save_strategy="no",
             disable_tqdm=True,

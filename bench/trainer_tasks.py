@@ -54,11 +54,13 @@ class Task:
 TASKS = (
     Task("classification", "classification", MINILM, "spam", 640, 800, 64, 1, 16, 1e-4, ("accuracy", "loss")),
     Task("tagging", "token_classification", "small_bert", "ner", 1200, 600, 128, 2, 8, 5e-4, ("entity_f1", "loss")),
-    Task("question answering", "question_answering", MINILM, "qa_en", 686, 115, 192, 1, 8, 2e-4, ("squad_em", "squad_f1")),
-    Task("seq2seq", "seq2seq", "small_t5", "dates", 5000, 500, 32, 2, 64, 2e-3, ("loss", "exact_match")),
-    Task("classification, LoRA", "classification", MINILM, "spam", 640, 800, 64, 1, 16, 5e-4, ("accuracy", "loss"), "lora"),
+    Task("question answering", "question_answering", MINILM, "qa_en", 669, 113, 192, 2, 8, 2e-4, ("squad_em", "squad_f1")),
+    Task("seq2seq", "seq2seq", "small_t5", "dates", 5000, 500, 32, 12, 64, 2e-3, ("exact_match", "loss")),
     Task(
-        "classification, top layer", "classification", MINILM, "spam", 640, 800, 64, 5, 16, 5e-4, ("accuracy", "loss"),
+        "classification, LoRA", "classification", MINILM, "spam", 320, 400, 256, 1, 16, 5e-4, ("accuracy", "loss"), "lora",
+    ),
+    Task(
+        "classification, top layer", "classification", MINILM, "spam", 320, 400, 256, 5, 16, 5e-4, ("accuracy", "loss"),
         "freeze", 1,
     ),
     Task("sft, top 4 layers", "sft", SMOLLM2, "docstrings", 48, 24, 512, 5, 8, 2e-4, ("loss",), "freeze", 4),

@@ -50,7 +50,7 @@ def recipe(asked: dict, out: Path) -> dict:
             "schedule": "linear",
             "warmup": 0,
             "clip": 1.0,
-            "precision": "fp32",
+            "precision": asked["precision"],
             "evaluate_every": 0,
             "save_every": 0,
             "threads": asked["threads"],

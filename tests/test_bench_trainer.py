@@ -76,8 +76,9 @@ def test_every_task_runs(tmp_path: Path) -> None:
     for script in ("bert", "t5"):
         subprocess.run([sys.executable, str(ROOT / "quickstart" / f"make_small_{script}.py")], check=True)
     cases = bench(tmp_path, "--limit", "16")["cases"]
-    assert list(cases) == ["classification", "tagging", "question answering", "seq2seq"]
+    of_some = ["classification, LoRA", "classification, top layer", "sft, top 4 layers"]
+    assert list(cases) == ["classification", "tagging", "question answering", "seq2seq", *of_some]
     for name, case in cases.items():
         assert list(case) == ["Trainer", "weitiao", "grouped"], name
         many = {len(written.split()) for sides in case.values() for x in sides.values() for written in x["rows"].values()}
-        assert many == {16} and all(x["seconds"] > 0 for sides in case.values() for x in sides.values())
+        assert many <= {16, 24} and all(x["seconds"] > 0 for sides in case.values() for x in sides.values())

@@ -207,6 +207,7 @@ class Ready:
     state: State
     learnt: Objective
     """With the regularizers."""
+    computes_in: torch.dtype
     before_model: int
     """Bytes that this process held before the model was loaded."""
 
@@ -239,7 +240,7 @@ def get_ready(run: Run, recipe: Recipe, machines: Machines, desk: Desk) -> Ready
     if dtype == torch.float16:
         state.loss_scale = LossScale.starting_at(recipe.train.loss_scale)
     learnt = regularized(prepared.objective, recipe.regularizers, model)
-    return Ready(tokens, prepared, loader, plan, state, learnt, before_model)
+    return Ready(tokens, prepared, loader, plan, state, learnt, dtype, before_model)
 
 
 def pre_flight(ready: Ready, run: Run, machines: Machines, desk: Desk, allowed: Collection[str]) -> list[Finding]:
@@ -249,7 +250,7 @@ def pre_flight(ready: Ready, run: Run, machines: Machines, desk: Desk, allowed: 
         CheckError: something is wrong that is not allowed.
     """
     state, loader = ready.state, ready.loader.__getitem__
-    rehearsed = rehearse(state.model, ready.learnt, loader, state, ready.plan, machines)
+    rehearsed = rehearse(state.model, ready.learnt, loader, state, ready.plan, machines, ready.computes_in)
     findings = [*ready.prepared.findings, *rehearsed]
     if state.model.untied_embedding_is_trained:
         rows, tokenizer = ready.prepared.made.rows, ready.tokens.tokenizer

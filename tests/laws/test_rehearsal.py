@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 from test_resume import assert_equal, everything
 
-from conftest import VARIANTS, tried
+from conftest import HALVES, VARIANTS, aim, save_model, tried, write_jsonl
 from weitiao import pipeline
 from weitiao.core.desk import Desk
 from weitiao.core.errors import CheckError
@@ -33,6 +33,23 @@ def test_every_method_passes(method: str, precision: str, plain_recipe: dict) ->
     found = checked(plain_recipe, method=tried(method), train=train)
     assert {name for name, x in found.items() if x.level == "error"} == set(), found
     assert {"packing", "loss", "gradients", "frozen", "restored"} <= found.keys()
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "distilbert"])
+def test_a_family_whose_last_layer_answers_in_fp32_passes_in_bf16(family: str, plain_recipe: dict, tmp_path: Path) -> None:
+    """Autocast runs norms in fp32; what came before them was rounded all the same."""
+    texts = [("the fox " + "jumps " * (i % 5), "over " * (1 + i % 3)) for i in range(16)]
+    wrote = [{"source": text, "target": more} for text, more in texts]
+    rows = wrote if family in HALVES else [{"text": text, "label": more} for text, more in texts]
+    changes = {
+        "base": str(save_model(tmp_path / family, family)),
+        "data": str(write_jsonl(tmp_path / "rows.jsonl", rows)),
+        "objective": aim("seq2seq").as_recipe() if family in HALVES else "classification",
+        "method": "full",
+        "train": {**plain_recipe["train"], "precision": "bf16"},
+    }
+    found = pipeline.check(make_recipe({**plain_recipe, **changes}), Desk(Console(quiet=True)))
+    assert "packing" in {x.name for x in found if x.level == "fine"}
 
 
 def test_a_run_is_the_same_with_and_without_the_pre_flight(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,15 +36,15 @@ def rehearse(
     state: State,
     plan: Plan,
     machines: Machines,
+    computes_in: torch.dtype,
 ) -> Iterator[Finding]:
     """Take a few steps, each machine for itself, and go back: model, random generators and optimizer are as before."""
     alone = machines.alone()
     batch = _few_rows(loader, objective)
     if batch is None:
         return
-    batch = batch.to(model.device)
+    batch, tolerance = batch.to(model.device), TOLERANCE[computes_in]
     with model.evaluating(), torch.no_grad():
-        tolerance = TOLERANCE[model.hidden(pack(batch.rows[:1]).to(model.device)).dtype]
         told = objective.row_losses(model, batch) if objective.likelihood or not objective.couples_rows else []
     if not objective.couples_rows:
         yield _packed_is_alone(model, objective, batch, told, tolerance)
