@@ -26,7 +26,8 @@ from weitiao.core.vocabulary_head import VocabularyHead
 from weitiao.model.anatomy import hears
 
 NEAR = 2e-2  # of the largest logit
-SAVED = 256  # tokens of padding, from which one more pass through the model is worth its while
+SAVED = 256  # tokens of padding, from which one more pass through the model is worth its while; where layers are narrow,
+NARROW = 256  # more: a token costs little beside the pass itself
 
 
 def halves(batch: Batch) -> list[tuple[int, int, int]]:
@@ -45,13 +46,14 @@ def hidden(model: Any, batch: Batch) -> Tensor:
     """[T, D]: the encoder's last hidden states at the source, the decoder's at the target. Rows of like length are padded
     together, and masks keep them apart; rows that write nothing are only read."""
     out = {}
-    for group in alike(halves(batch)):
+    saved = SAVED * max(1, NARROW // model.config.hidden_size) ** 2
+    for group in alike(halves(batch), saved):
         out.update(zip(group, _together(model, only(batch, group))))
     return torch.cat([out[i] for i in range(len(out))])
 
 
-def alike(parts: Sequence[tuple[int, int, int]]) -> list[list[int]]:
-    """The rows in groups of like length, as long as parting a group saves enough padding."""
+def alike(parts: Sequence[tuple[int, int, int]], saved: int) -> list[list[int]]:
+    """The rows in groups of like length, as long as parting a group saves so many tokens of padding."""
 
     def longest(rows: Iterable[int]) -> list[int]:
         """Up to each row: the longest source and the longest target, together."""
@@ -61,7 +63,7 @@ def alike(parts: Sequence[tuple[int, int, int]]) -> list[list[int]]:
     def part(rows: list[int]) -> list[list[int]]:
         many, front, back = len(rows), longest(rows), longest(reversed(rows))[::-1]
         costs = [cut * front[cut - 1] + (many - cut) * back[cut] for cut in range(1, many)]
-        if not costs or many * front[-1] - min(costs) < SAVED:
+        if not costs or many * front[-1] - min(costs) < saved:
             return [rows]
         cut = costs.index(min(costs)) + 1
         return [*part(rows[:cut]), *part(rows[cut:])]

@@ -14,6 +14,7 @@ from weitiao.core.recipe import Recipe
 from weitiao.core.registry import find, names
 
 LONGEST_BY_DEFAULT = 4096
+NARROW = 256  # the width of a layer below which a pass costs more than its tokens, unless they are many
 GOOD_STEPS = 100  # fewer optimizer steps than this and the schedule has no room
 
 
@@ -73,6 +74,8 @@ def choose_micro(recipe: Recipe, facts: Facts, device: torch.device, dtype: torc
     if recipe.train.micro_tokens != "auto":
         return Choice("train.micro_tokens", recipe.train.micro_tokens, "asked for")
     if device.type != "cuda":
+        if facts.width < NARROW:
+            return Choice("train.micro_tokens", 4096, f"few at once would waste time: layers of {facts.width} are narrow")
         half = dtype.itemsize < 4
         room = "; in bf16 twice as many have room" if half else ""
         words = f"a CPU's matrix products are at full speed from about 1,000 rows on{room}"
