@@ -72,9 +72,10 @@ def test_rows_of_like_length_go_together(folders: dict[str, Path], family: str, 
     """In several groups, in the order they came in, and with the same gradients as in one."""
     tokens, model, objective = opened(folders[family], "full")
     batch, found = pack(rows_of(objective, tokens)), []
+    monkeypatch.setattr("weitiao.model.halves.NARROW", 1)
     for saved in (10**9, 1):
         monkeypatch.setattr("weitiao.model.halves.SAVED", saved)
-        groups = alike(halves(batch))
+        groups = alike(halves(batch), saved)
         assert sorted(i for group in groups for i in group) == list(range(6)) and len(groups) == (1 if saved > 1 else 6)
         loss = objective.loss(model, batch).totals["seq2seq"]
         found.append([loss, *torch.autograd.grad(loss, list(model.trainable().values()))])
