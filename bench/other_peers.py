@@ -49,7 +49,8 @@ class PeerBench(sft.Bench):
         packages = {PEERS[peer][0] for peer in options.peers}
         self.pythons = {name: str(peers.peer_python(name, PACKAGES[name], constrained=False)) for name in sorted(packages)}
         self.environment = {**os.environ, **alone(options.threads)}
-        self.model = options.model.resolve() if options.model else self.bundled_model()
+        bundled = [] if options.model else [self.ours, *sft.BASE, sft.MODEL]
+        self.model = (options.model or Path(self.call("base", bundled))).resolve()
 
     def make_rows(self) -> tuple[Path, dict]:
         folder = self.work / "rows"

