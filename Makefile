@@ -44,7 +44,7 @@ bench-other-peers: $(READY)
 bench-methods: $(READY)
 	$(BIN)/python bench/methods.py $(ARGS)
 
-# side by side with the Hugging Face Trainer, four tasks, in turns; about 27 minutes on 2 cores, and a killed one goes on
+# side by side with the Hugging Face Trainer, seven jobs, in turns; about an hour on 2 cores, and a killed one goes on
 bench-trainer: $(READY)
 	$(BIN)/python quickstart/prepare_spam.py
 	$(BIN)/python quickstart/prepare_ner.py

@@ -1,6 +1,6 @@
 """weitiao beside the Hugging Face Trainer: the same model, rows, rate, steps and precision.
 
-    python bench/trainer.py                      all; about 45 minutes on 2 cores, leave the machine alone
+    python bench/trainer.py                      all; about an hour on 2 cores in bf16, leave the machine alone
     python bench/trainer.py --tasks tagging      some of them
     python bench/trainer.py --limit 16           that few rows, twice at most, one turn: does everything work?
 
@@ -10,17 +10,8 @@ rate for body and head, a linear schedule that ends at nought, clipping at 1.0, 
 turns, in alternating order, with seeds 0, 1, 2; each training is a process of its own and what is finished is kept: a
 killed run goes on.
 
-An estimate: 10^12 floating-point operations of one training, and of asking about the held-out rows; the Trainer's are
-those of padded batches. The dates' products are small, and are reckoned at a third of the speed.
-
-                       Trainer       grouped       weitiao
-    classification     2.7 + 1.1     2.7 + 1.1     2.7 + 2 x 1.1     640 mails of 64 tokens, once; 800 asked
-    tagging            5.0 + 0.2     2.4 + 0.2     2.4 + 2 x 0.2     1,200 texts of 50 tokens, twice; 600 asked
-    question answering 7.4 + 0.4     5.7 + 0.3     5.6 + 2 x 0.3     691 windows of 121 tokens, once; 117 asked
-    seq2seq            1.0 + 0.3     1.0 + 0.3     1.0 + 2 x 0.3     5,000 dates of 16 + 11 tokens, twice; 500 asked
-
-At 100 GFLOP/s that is 207, 163 and 187 s, and about 10 s for each start: 3 turns of Trainer and weitiao and one of the
-grouped Trainer (--grouped) take 27 minutes. What is the same and what differs: bench/RESULTS.md.
+On 2 cores with bf16 instructions the seven jobs took about 24 minutes in the turn with the grouped Trainer (--grouped)
+and 14 in one without; fp32 takes longer. What is the same and what differs: bench/RESULTS.md.
 """
 
 import argparse

@@ -117,7 +117,7 @@ def conditions(results: dict) -> str:
         for x in tasks
     ]
     return (
-        f"{'; '.join(said)}. {results['setup']['precision']}, all weights but where the name says so, AdamW without "
+        f"{'; '.join(said)}. {results['setup'].get('precision', 'fp32')}, all weights but where the name says so, AdamW without "
         f"decay, one rate for body and head, linear schedule, clipping at 1.0. "
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
         f"{machine['memory_gb']} GB. torch {versions['torch']}, transformers {versions['transformers']}, "

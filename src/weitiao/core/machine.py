@@ -16,6 +16,8 @@ import torch
 
 from weitiao.core.errors import RecipeError
 
+NARROW = 256  # width of a layer below which a pass costs more than its tokens, unless they are many
+
 
 @dataclass(frozen=True)
 class Choice:

@@ -20,14 +20,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from weitiao.core.batch import HEARD, IGNORE, SOUND, Batch, NotedRow, only, pack
 from weitiao.core.errors import ModelError
-from weitiao.core.machine import Choice
+from weitiao.core.machine import NARROW, Choice
 from weitiao.core.tunable import Body
 from weitiao.core.vocabulary_head import VocabularyHead
 from weitiao.model.anatomy import hears
 
 NEAR = 2e-2  # of the largest logit
-SAVED = 256  # tokens of padding, from which one more pass through the model is worth its while; where layers are narrow,
-NARROW = 256  # more: a token costs little beside the pass itself
+SAVED = (
+    256  # tokens of padding, from which one more pass through the model is worth its while; more where layers are narrow
+)
 
 
 def halves(batch: Batch) -> list[tuple[int, int, int]]:

@@ -7,14 +7,13 @@ from typing import Any
 import torch
 
 from weitiao.core.errors import RecipeError
-from weitiao.core.machine import Choice
+from weitiao.core.machine import NARROW, Choice
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe
 from weitiao.core.registry import find, names
 
 LONGEST_BY_DEFAULT = 4096
-NARROW = 256  # the width of a layer below which a pass costs more than its tokens, unless they are many
 GOOD_STEPS = 100  # fewer optimizer steps than this and the schedule has no room
 
 
