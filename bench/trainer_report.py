@@ -117,8 +117,8 @@ def conditions(results: dict) -> str:
         for x in tasks
     ]
     return (
-        f"{'; '.join(said)}. {results['setup'].get('precision', 'fp32')}, all weights but where the name says so, AdamW without "
-        f"decay, one rate for body and head, linear schedule, clipping at 1.0. "
+        f"{'; '.join(said)}. {results['setup'].get('precision', 'fp32')}, all weights but where the name says so, AdamW "
+        f"without decay, one rate for body and head, linear schedule, clipping at 1.0. "
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
         f"{machine['memory_gb']} GB. torch {versions['torch']}, transformers {versions['transformers']}, "
         f"weitiao at {versions['weitiao'] or 'no commit'}."
