@@ -72,7 +72,11 @@ def own_home(
 ) -> None:
     """A cache folder of the test's own; tests marked `real` use the user's, where the bundled model lies."""
     if request.node.get_closest_marker("real") is None:
-        monkeypatch.setenv("WEITIAO_HOME", str(tmp_path_factory.mktemp("home")))
+        home = tmp_path_factory.mktemp("home")
+        kernels = tmp_path_factory.getbasetemp() / "kernels"  # compiled once, for all
+        kernels.mkdir(exist_ok=True)
+        (home / "kernels").symlink_to(kernels)
+        monkeypatch.setenv("WEITIAO_HOME", str(home))
 
 
 def make_tokenizer(template: str | None = CHATML) -> object:

@@ -28,6 +28,8 @@ from transformers.masking_utils import sdpa_mask
 
 from weitiao.core.batch import Batch
 from weitiao.core.beginnings import Merged
+from weitiao.model.compiled import usable
+from weitiao.model.compiled_attention import attend_compiled, lists_of
 from weitiao.model.cpu_attention import attend_by_products, pieces_at, pieces_of
 from weitiao.model.dropout import drop
 
@@ -74,6 +76,8 @@ def attend(
     wanted = q.dtype == torch.bfloat16 or windowed  # in fp32 and without a window torch's own is as fast, on AVX2 faster
     if wanted and q.device.type == "cpu" and softcap is None and not dropout:
         by = float(q.shape[-1]) ** -0.5 if scale is None else scale
+        if (kernels := usable(q, k, v)) is not None:
+            return attend_compiled(q, k, v, lists_of(batch, rows), (by, causal, window), kernels)
         pieces = pieces_of(batch, q.shape[1]) if rows is None else pieces_at(batch, rows)
         return attend_by_products(q, k, v, pieces, by, causal, window)
     how = (scale, causal, window, softcap, dropout)

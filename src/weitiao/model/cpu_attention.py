@@ -54,6 +54,13 @@ class Piece:
         """Tokens of each row."""
         return sum(many for _, many in self.keys) // self.rows
 
+    def apart(self) -> list["Piece"]:
+        """Each row by itself."""
+        if self.rows == 1:
+            return [self]
+        (first, n), (start, t) = (self.asks[0], self.queries), (self.keys[0][0], self.length)
+        return [Piece((first + i * n, n), ((start + i * t, t),)) for i in range(self.rows)]
+
 
 def pieces_of(batch: Batch, heads: int) -> list[Piece]:
     """Of equally long neighbours as many as have room; of rows that share tokens, each row alone."""

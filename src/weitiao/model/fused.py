@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from weitiao.model.compiled import usable
+
 
 class RMSNorm(torch.autograd.Function):
     """y = w * x / sqrt(mean(x^2) + eps). Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4. Keeps x and one number a row.
@@ -16,10 +18,16 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
+        ctx.offset, ctx.kernels = offset, usable(x)
+        if ctx.kernels is not None:
+            x, scales = x.contiguous(), weight.float() + offset
+            y, inverse = torch.empty_like(x), torch.empty(*x.shape[:-1], 1)
+            ctx.kernels("rms_norm", x, scales, y, inverse, inverse.numel(), x.shape[-1], float(eps), int(not offset))
+            ctx.save_for_backward(x, weight, inverse)
+            return y
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
         inverse = square.div_(x.shape[-1]).add_(eps).rsqrt_()  # [T, 1] fp32
         ctx.save_for_backward(x, weight, inverse)
-        ctx.offset = offset
         if offset:
             return (x * inverse).mul_(weight.float() + offset).to(x.dtype)
         return (x * inverse).to(x.dtype).mul_(weight)  # x * inverse is in fp32
@@ -30,7 +38,10 @@ class RMSNorm(torch.autograd.Function):
         (g,) = grads
         x, weight, inverse = ctx.saved_tensors
         dx = None
-        if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[0] and ctx.kernels is not None:
+            g, dx, scales = g.contiguous(), torch.empty_like(x), weight.float() + ctx.offset
+            ctx.kernels("rms_norm_back", x, scales, g, inverse, dx, inverse.numel(), x.shape[-1])
+        elif ctx.needs_input_grad[0]:
             gw = g * (weight.float() + ctx.offset)  # fp32
             along = (gw * x).sum(-1, keepdim=True).mul_(inverse.pow(3)).div_(x.shape[-1])  # [T, 1]
             dx = gw.mul_(inverse).addcmul_(x.float(), along, value=-1).to(x.dtype)
@@ -44,15 +55,40 @@ class SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
-        return torch.nn.functional.silu(a).mul_(b)
+        made = _gated(a, b, gelu=False)
+        return torch.nn.functional.silu(a).mul_(b) if made is None else made
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (g,) = grads
         a, b = ctx.saved_tensors
+        made = _gated_back(a, b, g, gelu=False)
+        if made is not None:
+            return made
         da = torch.ops.aten.silu_backward(g * b, a)  # g b (s + a s (1 - s)), s = sigmoid(a)
         return da, torch.nn.functional.silu(a).mul_(g)
+
+
+def _gated(a: Tensor, b: Tensor, gelu: bool) -> Tensor | None:
+    """By the compiled kernel; None: there is none for these."""
+    kernels = usable(a, b)
+    if kernels is None:
+        return None
+    a, b = a.contiguous(), b.contiguous()
+    y = torch.empty_like(a)
+    kernels("gated", a, b, y, a.numel(), int(gelu))
+    return y
+
+
+def _gated_back(a: Tensor, b: Tensor, g: Tensor, gelu: bool) -> tuple[Tensor, Tensor] | None:
+    kernels = usable(a, b, g)
+    if kernels is None:
+        return None
+    a, b, g = a.contiguous(), b.contiguous(), g.contiguous()
+    da, db = torch.empty_like(a), torch.empty_like(b)
+    kernels("gated_back", a, b, g, da, db, a.numel(), int(gelu))
+    return da, db
 
 
 class GeGLU(torch.autograd.Function):
@@ -61,13 +97,17 @@ class GeGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
-        return torch.nn.functional.gelu(a, approximate="tanh").mul_(b)
+        made = _gated(a, b, gelu=True)
+        return torch.nn.functional.gelu(a, approximate="tanh").mul_(b) if made is None else made
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (g,) = grads
         a, b = ctx.saved_tensors
+        made = _gated_back(a, b, g, gelu=True)
+        if made is not None:
+            return made
         da = torch.ops.aten.gelu_backward(g * b, a, approximate="tanh")
         return da, torch.nn.functional.gelu(a, approximate="tanh").mul_(g)
 
@@ -93,6 +133,11 @@ class Rotary(torch.autograd.Function):
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x [T, H, d]; cos, sin [T, 1, d / 2]."""
     half = x.shape[-1] // 2
+    kernels = usable(x, cos, sin)
+    if kernels is not None and x.stride(-1) == 1:
+        out, cos, sin = torch.empty(x.shape, dtype=x.dtype), cos.contiguous(), sin.contiguous()
+        kernels("rotate", x, x.stride(0), x.stride(1), cos, sin, out, *x.shape)
+        return out
     out = torch.empty_like(x)
     x1, x2 = x[..., :half], x[..., half:]
     torch.mul(x1, cos, out=out[..., :half]).addcmul_(x2, sin, value=-1)  # in place: nine times as fast as x1 cos - x2 sin

@@ -24,12 +24,13 @@ from weitiao.core.machine import Choice
 from weitiao.core.registry import find_module, names
 from weitiao.core.tunable import Body, TunableModel
 from weitiao.core.vocabulary_head import VocabularyHead
-from weitiao.model import attention
+from weitiao.model import attention, compiled
 from weitiao.model import halves as two
 from weitiao.model.anatomy import first_position, has_halves, hears, is_encoder, last_hidden, stack_of
 from weitiao.model.body import Layered
 from weitiao.model.cheaper import exchange
 from weitiao.model.dropout import Dropout
+from weitiao.model.kernel_proof import largest_gap
 from weitiao.model.lowrank import LowRankLinear
 from weitiao.model.mixed import computing_in
 
@@ -113,8 +114,10 @@ def load_base(
     weights = sum(p.numel() for p in model.parameters())
     prepare(model, device)
     model.to(device).eval()
+    choices = compiled.choose(device, dtype, largest_gap)
     body, choice = choose_body(model, dtype)
-    return Base(model, body, None if is_encoder(config) else vocabulary_head(model), [choice], weights, folder)
+    choices.append(choice)
+    return Base(model, body, None if is_encoder(config) else vocabulary_head(model), choices, weights, folder)
 
 
 def without_pooler(model: Any) -> None:
