@@ -1,7 +1,11 @@
 """The layers between the matrix products, with hand-written backward passes that keep little.
 
-Each is one autograd node: it keeps its inputs (which their neighbours keep anyhow) and makes the rest again.
+Each is one autograd node: it keeps its inputs (which their neighbours keep anyhow) and makes the rest again. With compiled
+kernels (compiled.py) what a node gave is made again, too, rather than kept by the product behind it (mixed.py).
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,11 +22,10 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
-        ctx.offset, ctx.kernels = offset, usable(x)
+        ctx.eps, ctx.offset, ctx.kernels = float(eps), offset, usable(x)
         if ctx.kernels is not None:
-            x, scales = x.contiguous(), weight.float() + offset
-            y, inverse = torch.empty_like(x), torch.empty(*x.shape[:-1], 1)
-            ctx.kernels("rms_norm", x, scales, y, inverse, inverse.numel(), x.shape[-1], float(eps), int(not offset))
+            x = x.contiguous()
+            y, inverse = _normed(ctx, x, weight)
             ctx.save_for_backward(x, weight, inverse)
             return y
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
@@ -48,6 +51,18 @@ class RMSNorm(torch.autograd.Function):
         dw = (g.float() * x).mul_(inverse).flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
         return dx, dw, None, None
 
+    @staticmethod
+    def again(node: Any) -> Tensor:
+        x, weight, _ = node.saved_tensors
+        return _normed(node, x, weight)[0]
+
+
+def _normed(ctx: Any, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """By the compiled kernel: y, and one over the root mean square."""
+    y, inverse, scales = torch.empty_like(x), torch.empty(*x.shape[:-1], 1), weight.detach().float() + ctx.offset
+    ctx.kernels("rms_norm", x, scales, y, inverse, inverse.numel(), x.shape[-1], ctx.eps, int(not ctx.offset))
+    return y, inverse
+
 
 class SwiGLU(torch.autograd.Function):
     """y = silu(a) * b. Shazeer 2020, arXiv 2002.05202, eq. 6. Keeps a and b."""
@@ -55,6 +70,7 @@ class SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
+        ctx.kernels = usable(a, b)
         made = _gated(a, b, gelu=False)
         return torch.nn.functional.silu(a).mul_(b) if made is None else made
 
@@ -68,6 +84,36 @@ class SwiGLU(torch.autograd.Function):
             return made
         da = torch.ops.aten.silu_backward(g * b, a)  # g b (s + a s (1 - s)), s = sigmoid(a)
         return da, torch.nn.functional.silu(a).mul_(g)
+
+    @staticmethod
+    def again(node: Any) -> Tensor | None:
+        return _gated(*node.saved_tensors, gelu=False)
+
+
+class GeGLU(torch.autograd.Function):
+    """y = gelu(a) * b, gelu by tanh. Shazeer 2020, arXiv 2002.05202, eq. 6. Keeps a and b."""
+
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        ctx.kernels = usable(a, b)
+        made = _gated(a, b, gelu=True)
+        return torch.nn.functional.gelu(a, approximate="tanh").mul_(b) if made is None else made
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (g,) = grads
+        a, b = ctx.saved_tensors
+        made = _gated_back(a, b, g, gelu=True)
+        if made is not None:
+            return made
+        da = torch.ops.aten.gelu_backward(g * b, a, approximate="tanh")
+        return da, torch.nn.functional.gelu(a, approximate="tanh").mul_(g)
+
+    @staticmethod
+    def again(node: Any) -> Tensor | None:
+        return _gated(*node.saved_tensors, gelu=True)
 
 
 def _gated(a: Tensor, b: Tensor, gelu: bool) -> Tensor | None:
@@ -91,25 +137,8 @@ def _gated_back(a: Tensor, b: Tensor, g: Tensor, gelu: bool) -> tuple[Tensor, Te
     return da, db
 
 
-class GeGLU(torch.autograd.Function):
-    """y = gelu(a) * b, gelu by tanh. Shazeer 2020, arXiv 2002.05202, eq. 6. Keeps a and b."""
-
-    @staticmethod
-    def forward(ctx, a: Tensor, b: Tensor) -> Tensor:
-        ctx.save_for_backward(a, b)
-        made = _gated(a, b, gelu=True)
-        return torch.nn.functional.gelu(a, approximate="tanh").mul_(b) if made is None else made
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        (g,) = grads
-        a, b = ctx.saved_tensors
-        made = _gated_back(a, b, g, gelu=True)
-        if made is not None:
-            return made
-        da = torch.ops.aten.gelu_backward(g * b, a, approximate="tanh")
-        return da, torch.nn.functional.gelu(a, approximate="tanh").mul_(g)
+AGAIN: dict[str, Callable[[Any], Any]] = {f"{x.__name__}Backward": x.again for x in (RMSNorm, SwiGLU, GeGLU)}
+"""By the name of a node that has `kernels`: makes what it gave."""
 
 
 class Rotary(torch.autograd.Function):
