@@ -74,6 +74,10 @@ class State:
 state = State()
 
 
+def in_use() -> bool:
+    return not state.why_not and library() is not None
+
+
 def usable(*given: Tensor) -> Library | None:
     """The kernels, if these tensors are what they take: on a CPU, in bf16, with a last dimension of whole registers."""
     if state.why_not or any(x.device.type != "cpu" or x.dtype != torch.bfloat16 or x.shape[-1] % WIDE for x in given):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from weitiao.model.compiled import in_use
 from weitiao.model.fused import AGAIN
 
 
@@ -52,9 +53,10 @@ class _Kept:
 def computing_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Inside, weights kept in fp32 are computed with in `dtype`; those stored in it already need nothing."""
     where = next(model.parameters())
-    lean, mixed = where.device.type == "cpu", where.dtype != dtype
+    cpu, mixed = where.device.type == "cpu", where.dtype != dtype
+    lean = cpu and (mixed or (dtype == torch.bfloat16 and in_use()))
     hooks = saved_tensors_hooks(_pack, _unpack) if lean else nullcontext()
-    with torch.autocast(where.device.type, dtype, cache_enabled=not lean) if mixed else nullcontext(), hooks:
+    with torch.autocast(where.device.type, dtype, cache_enabled=not cpu) if mixed else nullcontext(), hooks:
         yield
 
 
