@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,9 +53,23 @@ def _as_c(x: Any) -> Any:
     return ctypes.c_float(x) if isinstance(x, float) else ctypes.c_long(x)
 
 
-@cache
+_one_at_a_time = threading.Lock()
+
+
+def begin(device: torch.device, dtype: torch.dtype) -> None:
+    """Compile beside other work, if that is to be done."""
+    if device.type == "cpu" and dtype == torch.bfloat16 and not state.why_not:
+        threading.Thread(target=library, daemon=True).start()
+
+
 def library() -> Library | None:
     """The kernels; None where there are none, and `state.why_not` says why."""
+    with _one_at_a_time:
+        return _library()
+
+
+@cache
+def _library() -> Library | None:
     if not _instructions():
         return None
     try:

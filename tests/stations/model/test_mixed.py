@@ -1,10 +1,16 @@
-"""Rounded copies of weights are made twice instead of being kept; what is learnt stays the same to the bit."""
+"""What is made again instead of being kept: rounded weights, norms, gates; what is learnt stays the same to the bit."""
+
+from types import ModuleType
 
 import pytest
 import torch
 from torch import nn
 
-from weitiao.model import mixed
+from conftest import make_model
+from weitiao.core.batch import pack
+from weitiao.model import compiled, mixed
+from weitiao.model.blocks import gemma, llama
+from weitiao.model.body import Layered
 from weitiao.model.mixed import computing_in
 
 
@@ -50,3 +56,34 @@ def test_a_weight_that_changed_meanwhile_is_refused() -> None:
         model[2].weight.add_(1)  # pyright: ignore[reportArgumentType, reportCallIssue]
     with pytest.raises(RuntimeError, match="changed between"):
         y.sum().backward()
+
+
+@pytest.mark.skipif(compiled.library() is None, reason="no compiled kernels here")
+@pytest.mark.parametrize(("family", "block"), [("llama", llama), ("gemma3_text", gemma)])
+def test_what_norms_and_gates_gave_is_made_again(family: str, block: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(family).to(torch.bfloat16)
+    batch = pack([{"input_ids": list(range(n, 2 * n)), "labels": [1] * n} for n in (20, 9)])
+
+    def run() -> tuple[list[torch.Tensor], int]:
+        kept, pack_one = set(), mixed._pack
+
+        def watched(one: torch.Tensor):
+            packed = pack_one(one)
+            if isinstance(packed, mixed._Kept):
+                kept.add(packed.tensor.untyped_storage())
+            return packed
+
+        with monkeypatch.context() as patched:
+            patched.setattr(mixed, "_pack", watched)
+            hidden = Layered(block, model, torch.bfloat16)(batch)
+        model.zero_grad()
+        hidden.float().square().sum().backward()
+        grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        return [hidden.detach(), *grads], sum(x.nbytes() for x in {x.data_ptr(): x for x in kept}.values())
+
+    sparing, less = run()
+    monkeypatch.setattr(mixed, "AGAIN", {})
+    keeping, more = run()
+    assert len(sparing) > 20 and all(torch.equal(a, b) for a, b in zip(sparing, keeping, strict=True))
+    width, inner = model.config.hidden_size, model.config.intermediate_size
+    assert more - less == 2 * batch.tokens * model.config.num_hidden_layers * (2 * width + inner)
