@@ -273,7 +273,8 @@ def settle(recipe: Recipe, run: Run, desk: Desk) -> tuple[torch.device, torch.dt
     stored = recipe.method.load_options().get("dtype", dtype)
     reason += "" if stored == dtype else f"; {recipe.method.name} moves the base's own weights: they are kept in fp32"
     desk.tell(run, Choice("train.precision", str(dtype).removeprefix("torch."), reason))
-    run.add_to_plan(environment=machine.environment(), fingerprint=recipe.fingerprint)
+    desk.warn_of_change(*run.stands_in(machine.environment()))
+    run.add_to_plan(fingerprint=recipe.fingerprint)
     return machine.device(), dtype
 
 

@@ -44,7 +44,15 @@ class Desk:
 
     def tell(self, run: Run, *choices: Choice) -> None:
         """Print what was chosen, with the reason, and write it into the Run."""
-        run.chose(*choices)
+        changed = run.chose(*choices)
         for choice in choices:
             if choice.reason != "asked for":
                 self.console.print(f"[cyan]{choice.key}[/] = {choice.value}  [dim]({choice.reason})[/]", soft_wrap=True)
+        self.warn_of_change(*changed)
+
+    def warn_of_change(self, *changed: tuple[str, Any, Any]) -> None:
+        """(key, was, is): what a run that goes on has no longer in common with its beginning."""
+        for key, was, now in changed:
+            self.warn(
+                f"{key} was {was} when this run began and is {now} now: its last bits will not be those it would have had"
+            )

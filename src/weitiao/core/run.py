@@ -171,13 +171,21 @@ class Run:
         """A record of many lines, but for torn ones."""
         return list(_sound_lines(self.folder / name))
 
-    def chose(self, *choices: Choice) -> None:
-        """Write down what was chosen for the user, with its reason."""
+    def chose(self, *choices: Choice) -> list[tuple[str, Any, Any]]:
+        """Write down what was chosen for the user, with its reason; (key, was, is) of all that was another before."""
         plan = self.read("plan.json", {})
         known = plan.setdefault("choices", {})
-        for choice in choices:
-            known[choice.key] = {"value": choice.value, "reason": choice.reason}
+        before = {key: known[key]["value"] for key in (x.key for x in choices) if key in known}
+        known |= {choice.key: {"value": choice.value, "reason": choice.reason} for choice in choices}
         self.write("plan.json", plan)
+        return [(x.key, before[x.key], x.value) for x in choices if before.get(x.key, x.value) != x.value]
+
+    def stands_in(self, environment: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+        """Write down where it runs; (key, was, is) of all that was another before and has a say in the last bits."""
+        was = self.read("plan.json", {}).get("environment", environment)
+        self.add_to_plan(environment=environment)
+        before, now = (x["packages"] | {key: x[key] for key in ("device", "threads")} for x in (was, environment))
+        return [(key, before[key], now[key]) for key in now if before.get(key, now[key]) != now[key]]
 
     def add_to_plan(self, **facts: Any) -> None:
         self.write("plan.json", {**self.read("plan.json", {}), **facts})

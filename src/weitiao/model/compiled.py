@@ -10,10 +10,12 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,7 +61,7 @@ _one_at_a_time = threading.Lock()
 def begin(device: torch.device, dtype: torch.dtype) -> None:
     """Compile beside other work, if that is to be done."""
     if device.type == "cpu" and dtype == torch.bfloat16 and not state.why_not:
-        threading.Thread(target=library, daemon=True).start()
+        threading.Thread(target=library).start()  # no daemon: a run that is refused meanwhile leaves nothing half made
 
 
 def library() -> Library | None:
@@ -70,7 +72,7 @@ def library() -> Library | None:
 
 @cache
 def _library() -> Library | None:
-    if not _instructions():
+    if not instructions():
         return None
     try:
         return _loaded()
@@ -116,7 +118,7 @@ def choose(device: torch.device, dtype: torch.dtype, largest_gap: Callable[[], f
     Args:
         largest_gap: to torch, over the largest value.
     """
-    if device.type != "cpu" or dtype != torch.bfloat16 or not _instructions():
+    if device.type != "cpu" or dtype != torch.bfloat16 or not instructions():
         return []
     if not state.why_not and library() is not None and (gap := largest_gap()) > TOLERANCE:
         state.why_not = f"on a probe they differ from torch by {gap:.0e}"
@@ -126,7 +128,8 @@ def choose(device: torch.device, dtype: torch.dtype, largest_gap: Callable[[], f
 
 
 @cache
-def _instructions() -> bool:
+def instructions() -> bool:
+    """Whether the CPU has those that the kernels are written in."""
     return "avx512_bf16" in _cpu() and cpu_bf16() != ""
 
 
@@ -136,16 +139,19 @@ def _loaded() -> Library:
     Raises:
         OSError, SubprocessError: with a sentence.
     """
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if compiler is None:
-        raise OSError(f"there is no {os.environ.get('CXX', 'g++')}")
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+    compiler = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    if shutil.which(compiler[0]) is None:
+        raise OSError(f"there is no {compiler[0]}")
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
     texts = [x.read_text(encoding="utf-8") for x in SOURCES]
     key = hashlib.sha256("\n".join([*texts, *FLAGS, version, _cpu(), torch.__version__]).encode()).hexdigest()[:16]
     place = home() / "kernels" / f"{key}.so"
     seal = place.with_suffix(".sha256")
     if not (place.exists() and seal.exists() and seal.read_text(encoding="utf-8") == file_sha256(place)):
         place.parent.mkdir(parents=True, exist_ok=True)
+        for left in place.parent.glob("tmp*"):  # by a compiler that was killed
+            if time.time() - left.stat().st_mtime > PATIENCE:
+                shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as folder:
             made, sealed = Path(folder) / place.name, Path(folder) / seal.name
             _compile(compiler, made)
@@ -155,10 +161,10 @@ def _loaded() -> Library:
     return Library(place)
 
 
-def _compile(compiler: str, place: Path) -> None:
+def _compile(compiler: list[str], place: Path) -> None:
     threads, parts = _openmp(), [(x, place.with_name(f"{x.stem}.o")) for x in SOURCES if x.suffix == ".cpp"]
-    _run(*([compiler, *FLAGS, "-fopenmp", "-c", str(source), "-o", str(part)] for source, part in parts))
-    _run([compiler, "-shared", *(str(part) for _, part in parts), str(threads), "-o", str(place)])
+    _run(*([*compiler, *FLAGS, "-fopenmp", "-c", str(source), "-o", str(part)] for source, part in parts))
+    _run([*compiler, "-shared", *(str(part) for _, part in parts), str(threads), "-o", str(place)])
 
 
 def _run(*commands: list[str]) -> None:

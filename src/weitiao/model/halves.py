@@ -26,9 +26,7 @@ from weitiao.core.vocabulary_head import VocabularyHead
 from weitiao.model.anatomy import hears
 
 NEAR = 2e-2  # of the largest logit
-SAVED = (
-    256  # tokens of padding, from which one more pass through the model is worth its while; more where layers are narrow
-)
+SAVED = 256  # tokens of padding that are worth one more pass through the model; more where its layers are narrow
 
 
 def halves(batch: Batch) -> list[tuple[int, int, int]]:

@@ -153,10 +153,19 @@ def test_choices_add_up_and_the_last_word_counts(recipe: Recipe) -> None:
     run = Run.create(recipe)
     run.chose(Choice("context", 256, "first"), Choice("train.steps", 4, "asked for"))
     run.add_to_plan(environment={"cores": 2})
-    run.chose(Choice("context", 128, "second"))
+    assert run.chose(Choice("context", 128, "second"), Choice("train.steps", 4, "x")) == [("context", 256, 128)]
     plan = run.read("plan.json")
     assert plan["choices"]["context"] == {"value": 128, "reason": "second"}
     assert plan["choices"]["train.steps"]["value"] == 4 and plan["environment"] == {"cores": 2}
+
+
+def test_what_changes_between_a_beginning_and_going_on_is_named(recipe: Recipe) -> None:
+    run = Run.create(recipe)
+    here = {"device": "EPYC", "threads": 2, "cores": 2, "packages": {"torch": "2.13.0"}}
+    assert run.stands_in(here) == [] == run.stands_in(here)
+    there = {**here, "threads": 8, "cores": 8, "packages": {"torch": "2.14.0", "peft": "1"}}
+    assert run.stands_in(there) == [("torch", "2.13.0", "2.14.0"), ("threads", 2, 8)]
+    assert run.read("plan.json")["environment"] == there
 
 
 def test_records_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

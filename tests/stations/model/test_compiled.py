@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from stations.model.able import able
 from weitiao.core.batch import Batch, pack
 from weitiao.core.beginnings import Merged, merge
 from weitiao.model import compiled, kernel_proof
@@ -18,9 +19,11 @@ from weitiao.model.attention import attend
 from weitiao.model.fused import GeGLU, RMSNorm, SwiGLU
 
 CPU, BF16 = torch.device("cpu"), torch.bfloat16
-able = pytest.mark.skipif(
-    compiled.library() is None, reason=f"no kernels here: {compiled.state.why_not or 'no AVX512-BF16'}"
-)
+
+
+@able
+def test_they_are_in_use_where_they_can_be() -> None:
+    assert compiled.in_use(), compiled.state.why_not
 
 
 def rows(lengths: tuple[int, ...], alike: int = 0) -> Batch:
@@ -193,6 +196,16 @@ def test_a_damaged_library_is_made_again(tmp_path: Path) -> None:
 def test_without_a_compiler_one_line_says_so(tmp_path: Path, environment: dict[str, str], why: str) -> None:
     said = told(tmp_path, **environment)
     assert "value='off'" in said and why in said
+
+
+@able
+def test_a_compiler_of_two_words_and_what_a_killed_one_left(tmp_path: Path) -> None:
+    left, running = tmp_path / "kernels" / "tmp_left", tmp_path / "kernels" / "tmp_running"
+    for folder in (left, running):
+        folder.mkdir(parents=True)
+    os.utime(left, (0, 0))
+    assert "value='compiled'" in told(tmp_path, CXX="env g++")
+    assert not left.exists() and running.exists()
 
 
 @able

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from conftest import make_model
+from stations.model.able import able
 from weitiao.core.batch import pack
-from weitiao.model import compiled, mixed
+from weitiao.model import mixed
 from weitiao.model.blocks import gemma, llama
 from weitiao.model.body import Layered
 from weitiao.model.mixed import computing_in
@@ -58,7 +59,7 @@ def test_a_weight_that_changed_meanwhile_is_refused() -> None:
         y.sum().backward()
 
 
-@pytest.mark.skipif(compiled.library() is None, reason="no compiled kernels here")
+@able
 @pytest.mark.parametrize(("family", "block"), [("llama", llama), ("gemma3_text", gemma)])
 def test_what_norms_and_gates_gave_is_made_again(family: str, block: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model(family).to(torch.bfloat16)

@@ -146,13 +146,12 @@ struct Span {
     long low, high;  // keys that a query sees
 };
 
-// Scores of one query -> their softmax; nought outside the span. From `from` to `to`, multiples of 16.
+// Scores of one query -> their softmax; nought outside the span. From `from` to `to`, multiples of 16; scale > 0.
 void softmax(float* s, long from, long to, Span seen, float scale) {
     const __m512 by = _mm512_set1_ps(scale * 1.44269504f);
     __m512 most = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
     const auto inside = [&](long j) { return (__mmask16)(first(seen.high - j) & ~first(seen.low - j)); };
     for (long j = from; j < to; j += WIDE) most = _mm512_mask_max_ps(most, inside(j), most, _mm512_loadu_ps(s + j));
-    // of a negative scale the largest score is the smallest product; scales are positive here
     const __m512 top = _mm512_mul_ps(_mm512_set1_ps(_mm512_reduce_max_ps(most)), by);
     for (long j = from; j < to; j += WIDE) {
         const __m512 e = _mm512_maskz_mov_ps(inside(j), power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(s + j), by, top)));
