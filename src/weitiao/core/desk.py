@@ -53,6 +53,4 @@ class Desk:
     def warn_of_change(self, *changed: tuple[str, Any, Any]) -> None:
         """(key, was, is): what a run that goes on has no longer in common with its beginning."""
         for key, was, now in changed:
-            self.warn(
-                f"{key} was {was} when this run began and is {now} now: its last bits will not be those it would have had"
-            )
+            self.warn(f"{key} was {was} when this run began, now it is {now}: numbers may differ in their last bits")
