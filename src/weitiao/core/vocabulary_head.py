@@ -6,11 +6,13 @@ For a token with hidden state h, target y and logits z = s W h:
 
 J is one row of width D a token and does not depend on the loss. So the forward pass keeps J (and drops z), and the
 backward pass is a row-wise product with the incoming gradient: the head's GEMMs run once each way, in the model's own
-dtype, with fp32 sums. When the head itself is trained, its gradient needs z again, which is made again chunk by chunk.
+dtype, with fp32 sums. When the head itself is trained, its gradient needs z again: of some words at a time and of all
+tokens, so that each word's gradient is one product.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +38,9 @@ class VocabularyHead:
     """Gemma 2."""
     plain: bool = False
     """All logits at once, by torch's own functions: slow, and what the other way is held to."""
+    kept: dict[tuple, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    kernels: Callable[[Tensor], Any] = lambda z: None
+    """Logits [C, V], as they come from the product -> compiled kernels that take them (model/compiled.py), or None."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[N, D] -> [N, V] in fp32."""
@@ -47,6 +52,16 @@ class VocabularyHead:
         if bias is not None:
             z = z + bias.float()
         return self.shape(z)
+
+    def rounded(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        """The weight in the precision that is computed in; a copy of a frozen one is kept."""
+        if weight.dtype == dtype or weight.requires_grad:
+            return weight.detach().to(dtype)
+        key = (weight.data_ptr(), weight._version, dtype)
+        if key not in self.kept:
+            self.kept.clear()
+            self.kept[key] = weight.detach().to(dtype)
+        return self.kept[key]
 
     def shape(self, z: Tensor) -> Tensor:
         z = z * self.scale if self.scale != 1.0 else z
@@ -60,7 +75,7 @@ class VocabularyHead:
         simple = self.softcap is None and (bias is None or not bias.requires_grad)
         if not simple:
             return _plain_logprobs(self, hidden, targets, weight, bias)
-        return _Logprobs.apply(hidden, weight, bias, targets, self.scale)  # pyright: ignore[reportReturnType]
+        return _Logprobs.apply(hidden, weight, bias, targets, self)  # pyright: ignore[reportReturnType]
 
 
 def _plain_logprobs(head: VocabularyHead, hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -79,8 +94,8 @@ def _plain_logprobs(head: VocabularyHead, hidden: Tensor, targets: Tensor, weigh
 
 class _Logprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scale: float) -> Tensor:
-        w = weight.to(hidden.dtype)
+    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: VocabularyHead) -> Tensor:
+        w = head.rounded(weight, hidden.dtype)
         need_h, need_w = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         out = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         jacobian = torch.empty_like(hidden) if need_h else None  # [N, D]
@@ -88,19 +103,13 @@ class _Logprobs(torch.autograd.Function):
         chunk = _chunk(w)
         for at in range(0, len(targets), chunk):
             part = slice(at, at + chunk)
-            h, y = hidden[part], targets[part, None]
-            z = _logits(h, w, bias, scale)  # [C, V] fp32; in place from here on
-            wanted, most = z.gather(1, y), z.amax(1, keepdim=True)
-            sums = z.sub_(most).exp_().sum(1, keepdim=True)
-            lse = most + sums.log()
-            out[part] = (wanted - lse)[:, 0]
+            scored = _scored(torch.mm(hidden[part], w.T), bias, targets[part], head)
+            out[part] = scored.logprobs
             if logsum is not None:
-                logsum[part] = lse[:, 0]
+                logsum[part] = scored.logsum
             if jacobian is not None:
-                z.div_(sums.neg_())
-                z.scatter_add_(1, y, torch.ones_like(y, dtype=z.dtype))
-                jacobian[part] = _over_words(z.to(h.dtype), w).mul_(scale)
-        ctx.scale = scale
+                jacobian[part] = _over_words(scored.slope(), w).mul_(head.scale)
+        ctx.head = head
         ctx.save_for_backward(jacobian, *((hidden, weight, bias, targets, logsum) if need_w else ()))
         return out
 
@@ -110,21 +119,20 @@ class _Logprobs(torch.autograd.Function):
         (g,) = grads  # [N]
         jacobian, *kept = ctx.saved_tensors
         dh = None if jacobian is None else (jacobian * g[:, None].to(jacobian.dtype))
-        dw = None
-        if kept:
-            hidden, weight, bias, targets, logsum = kept
-            w = weight.to(hidden.dtype)
-            dw = torch.zeros_like(weight, dtype=torch.float32)
-            chunk = _chunk(w)
-            for at in range(0, len(targets), chunk):
-                part = slice(at, at + chunk)
-                h, y = hidden[part], targets[part, None]
-                p = _logits(h, w, bias, ctx.scale).sub_(logsum[part, None]).exp_().neg_()
-                p.scatter_add_(1, y, torch.ones_like(y, dtype=p.dtype))
-                p.mul_((g[part] * ctx.scale)[:, None])
-                dw += torch.mm(p.to(h.dtype).T, h)
-            dw = dw.to(weight.dtype)
-        return dh, dw, None, None, None
+        return dh, _weight_gradient(kept, g, ctx.head) if kept else None, None, None, None
+
+
+def _weight_gradient(kept: list[Any], g: Tensor, head: VocabularyHead) -> Tensor:
+    """[V, D]"""
+    hidden, weight, bias, targets, logsum = kept
+    dw, by = torch.empty_like(weight), (g * head.scale).contiguous()
+    words = max(1, len(weight) * _chunk(weight) // max(1, len(targets)))  # at once, so that z is as large as ever
+    for at in range(0, len(weight), words):
+        part = slice(at, at + words)
+        z = torch.mm(hidden, weight[part].to(hidden.dtype).T)  # [N, some of V]
+        scored = _scored(z, None if bias is None else bias[part], targets - at, head, logsum)
+        dw[part] = torch.mm(scored.slope(by).T, hidden)
+    return dw
 
 
 def _chunk(weight: Tensor) -> int:
@@ -133,15 +141,67 @@ def _chunk(weight: Tensor) -> int:
     return max(FEWEST, min(CHUNK, most // len(weight)))
 
 
-def _logits(h: Tensor, w: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    z = torch.mm(h, w.T).float()
-    if bias is not None:
-        z.add_(bias.float())
-    return z.mul_(scale) if scale != 1.0 else z
+class _ByTorch:
+    """A chunk of tokens, from the products h W^T [C, V] to the log-probability of each target and to its slope."""
+
+    def __init__(self, z: Tensor, bias: Tensor | None, y: Tensor, scale: float, logsum: Tensor | None = None) -> None:
+        """Args:
+        y: [C], each token's target; where `logsum` is known it may be none of these words.
+        logsum: [C], the log of all words' sum.
+        """
+        self.dtype, self.y, z = z.dtype, y[:, None], z.float()  # in place from here on
+        if bias is not None:
+            z.add_(bias.float())
+        if scale != 1.0:
+            z.mul_(scale)
+        if logsum is not None:
+            self.logsum, self.powers, self.sums = logsum, z.sub_(logsum[:, None]).exp_(), 1.0
+            return
+        wanted, most = z.gather(1, self.y), z.amax(1, keepdim=True)
+        self.powers = z.sub_(most).exp_()
+        self.sums = self.powers.sum(1, keepdim=True)
+        self.logsum = (most + self.sums.log())[:, 0]
+        self.logprobs = wanted[:, 0] - self.logsum
+
+    def slope(self, g: Tensor | None = None) -> Tensor:
+        """[C, V]: of g log p(y), along the logits."""
+        last = self.powers.shape[1] - 1
+        here = ((self.y >= 0) & (self.y <= last)).float()
+        p = self.powers.div_(-self.sums).scatter_add_(1, self.y.clamp(0, last), here)
+        return (p if g is None else p.mul_(g[:, None])).to(self.dtype)
+
+
+class _ByKernels:
+    """The same, in one pass each and in place: no logits in fp32."""
+
+    def __init__(
+        self, z: Tensor, bias: Tensor | None, y: Tensor, scale: float, logsum: Tensor | None, kernels: Any
+    ) -> None:
+        self.z, self.y, self.kernels = z, y.contiguous(), kernels
+        self.bias, self.scale = None if bias is None else bias.detach().float().contiguous(), float(scale)
+        self.logsum = torch.empty(len(y)) if logsum is None else logsum
+        if logsum is None:
+            if len(y) and not 0 <= int(y.min()) <= int(y.max()) < z.shape[1]:
+                raise IndexError(f"a target is no word: the vocabulary has {z.shape[1]:,}")
+            self.logprobs = torch.empty(len(y))
+            kernels("log_probability", z, self.bias, self.y, self.logprobs, self.logsum, *z.shape, self.scale)
+
+    def slope(self, g: Tensor | None = None) -> Tensor:
+        self.kernels("slope_of_words", self.z, self.bias, self.y, self.logsum, g, *self.z.shape, self.scale)
+        return self.z
+
+
+def _scored(
+    z: Tensor, bias: Tensor | None, y: Tensor, head: VocabularyHead, logsum: Tensor | None = None
+) -> _ByTorch | _ByKernels:
+    kernels = head.kernels(z)
+    if kernels is None:
+        return _ByTorch(z, bias, y, head.scale, logsum)
+    return _ByKernels(z, bias, y, head.scale, logsum, kernels)
 
 
 def _over_words(p: Tensor, w: Tensor) -> Tensor:
     """p [C, V] @ w [V, D]. For few rows some BLAS add up all V products one after another (relative error 1e-4 in fp32
     at V = 49k, 1e-7 in blocks): rows of noughts bring them to the blocked way."""
-    rows = p.shape[0]
-    return torch.mm(torch.nn.functional.pad(p, (0, 0, 0, max(0, ENOUGH - rows))), w)[:rows]
+    rows = len(p)
+    return torch.mm(p if rows >= ENOUGH else torch.nn.functional.pad(p, (0, 0, 0, ENOUGH - rows)), w)[:rows]

@@ -43,7 +43,8 @@ class Library:
         self.loaded = ctypes.CDLL(str(file))
 
     def __call__(self, name: str, *given: Any) -> None:
-        """Tensors go as where they lie, whole numbers as long, others as float; what is a structure goes by reference."""
+        """Tensors go as where they lie, None as a null pointer, whole numbers as long, others as float; what is a structure
+        goes by reference."""
         self.loaded[name](*[_as_c(x) for x in given])
 
 
@@ -52,6 +53,8 @@ def _as_c(x: Any) -> Any:
         return ctypes.c_void_p(x.data_ptr())
     if isinstance(x, ctypes.Structure):
         return ctypes.byref(x)
+    if x is None:
+        return ctypes.c_void_p()
     return ctypes.c_float(x) if isinstance(x, float) else ctypes.c_long(x)
 
 
@@ -95,11 +98,16 @@ def in_use() -> bool:
     return not state.why_not and library() is not None
 
 
-def usable(*given: Tensor) -> Library | None:
+def usable(*given: Tensor, width: int = WIDE) -> Library | None:
     """The kernels, if these tensors are what they take: on a CPU, in bf16, with a last dimension of whole registers."""
-    if state.why_not or any(x.device.type != "cpu" or x.dtype != torch.bfloat16 or x.shape[-1] % WIDE for x in given):
+    if state.why_not or any(x.device.type != "cpu" or x.dtype != torch.bfloat16 or x.shape[-1] % width for x in given):
         return None
     return library()
+
+
+def for_words(z: Tensor) -> Library | None:
+    """The kernels, if they take such logits [N, V]; any V will do."""
+    return usable(z, width=1)
 
 
 @contextmanager

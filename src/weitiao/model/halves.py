@@ -24,6 +24,7 @@ from weitiao.core.machine import NARROW, Choice
 from weitiao.core.tunable import Body
 from weitiao.core.vocabulary_head import VocabularyHead
 from weitiao.model.anatomy import hears
+from weitiao.model.compiled import for_words
 
 NEAR = 2e-2  # of the largest logit
 SAVED = 256  # tokens of padding that are worth one more pass through the model; more where its layers are narrow
@@ -134,7 +135,7 @@ def vocabulary_head(model: Any) -> VocabularyHead:
         seen = model.get_encoder()(**given).last_hidden_state
         inner = model.get_decoder()(input_ids=ids, encoder_hidden_states=seen, use_cache=False).last_hidden_state[0]
         for scale in (1.0, inner.shape[-1] ** -0.5):
-            head = VocabularyHead(weight=lambda: layer().weight, bias=bias, scale=scale)
+            head = VocabularyHead(weight=lambda: layer().weight, bias=bias, scale=scale, kernels=for_words)
             if float((head.logits(inner) - wanted).abs().max() / wanted.abs().max()) <= NEAR:
                 return head
     raise ModelError(f"base: the head of {type(model).__name__} does something that weitiao does not know.")

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from weitiao.core.batch import pack
 from weitiao.core.beginnings import merge
+from weitiao.core.vocabulary_head import VocabularyHead
 from weitiao.model.attention import attend
-from weitiao.model.compiled import left_out
+from weitiao.model.compiled import for_words, left_out
 from weitiao.model.fused import GeGLU, RMSNorm, Rotary, SwiGLU
 
 
@@ -32,6 +33,10 @@ def _probes() -> list[tuple]:
     def turn(x: Tensor, angle: Tensor) -> Tensor:
         return Rotary.apply(x, angle.detach().cos(), angle.detach().sin())  # pyright: ignore[reportReturnType]
 
+    def score(h: Tensor, w: Tensor) -> Tensor:
+        head = VocabularyHead(lambda: w, lambda: None, kernels=for_words)
+        return head.logprobs(h, torch.arange(3, 3 + len(h)) % len(w))
+
     heads = [(many, 4, 64), (many, 2, 64), (many, 2, 64)]
     return [
         (lambda q, k, v: attend(q, k, v, rows), *heads),
@@ -42,6 +47,7 @@ def _probes() -> list[tuple]:
         (GeGLU.apply, (many, 64), (many, 64)),
         (norm, (many, 64), (64,)),
         (turn, (many, 4, 64), (many, 1, 32)),
+        (score, (20, 16), (43, 16)),
     ]
 
 

@@ -235,6 +235,7 @@ def vocabulary_head(model: Any) -> VocabularyHead:
         bias=lambda: getattr(layer(), "bias", None),
         scale=scale,
         softcap=getattr(config, "final_logit_softcapping", None),
+        kernels=compiled.for_words,
     )
     with torch.no_grad():
         ids = torch.arange(1, 6, device=next(model.parameters()).device)[None]

@@ -14,6 +14,7 @@ from torch import Tensor
 from stations.model.able import able
 from weitiao.core.batch import Batch, pack
 from weitiao.core.beginnings import Merged, merge
+from weitiao.core.vocabulary_head import VocabularyHead
 from weitiao.model import compiled, kernel_proof
 from weitiao.model.attention import attend
 from weitiao.model.fused import GeGLU, RMSNorm, SwiGLU
@@ -111,6 +112,55 @@ def test_norms(offset: float) -> None:
     with compiled.left_out():
         exact = back(run, x.float(), w.float())
     assert far(back(run, x, w), exact) < 5e-3
+
+
+@able
+@pytest.mark.parametrize("kind", ["plain", "scale", "bias"])
+@pytest.mark.parametrize("words", [7, 48, 301, 5003])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_words(words: int, kind: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(words)
+    scale, bias = 0.37 if kind == "scale" else 1.0, torch.randn(words) if kind == "bias" else None
+    given = [torch.randn(400, 24).to(BF16), torch.randn(words, 24).to(BF16)]
+    targets = torch.randint(0, words, (400,))
+    targets[:2] = torch.tensor([0, words - 1])
+
+    def run(h: Tensor, w: Tensor) -> Tensor:
+        return VocabularyHead(lambda: w, lambda: bias, scale, kernels=compiled.for_words).logprobs(h, targets)
+
+    def exactly(h: Tensor, w: Tensor) -> Tensor:
+        z = (h @ w.T + (0 if bias is None else bias)) * scale
+        return z.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+
+    exact = back(exactly, *(x.double() for x in given))
+    with compiled.left_out():
+        by_torch = back(run, *given)
+    mine = back(run, *given)
+    assert mine[0].dtype == torch.float32 and far(mine, exact) < 1.5e-2
+    assert far(mine, by_torch) < 2e-3 and far(mine, exact) < 1.05 * far(by_torch, exact)
+    assert all(torch.equal(a, b) for a, b in zip(mine, back(run, *given)))
+
+
+@able
+@pytest.mark.parametrize("wrong", [-100, -1, 48])
+def test_a_target_that_is_no_word_is_refused(wrong: int) -> None:
+    head = VocabularyHead(lambda: torch.ones(48, 16).to(BF16), lambda: None, kernels=compiled.for_words)
+    with pytest.raises(IndexError, match="the vocabulary has 48"):
+        head.logprobs(torch.ones(2, 16).to(BF16), torch.tensor([3, wrong]))
+
+
+@able
+def test_a_word_that_is_not_finite_is_not_hidden() -> None:
+    weight = torch.randn(300, 16).to(BF16)
+    for spoilt in (float("nan"), float("inf")):
+        h = torch.randn(3, 16).to(BF16)
+        h[1, 4] = spoilt
+        h.requires_grad_()
+        out = VocabularyHead(lambda: weight, lambda: None, kernels=compiled.for_words).logprobs(h, torch.tensor([1, 2, 3]))
+        out.sum().backward()
+        assert out.isnan().tolist() == [False, True, False]
+        assert h.grad is not None and h.grad[1].isnan().all() and not h.grad[[0, 2]].isnan().any()
 
 
 @able

@@ -148,7 +148,7 @@ struct Span {
 
 // Scores of one query -> their softmax; nought outside the span. From `from` to `to`, multiples of 16; scale > 0.
 void softmax(float* s, long from, long to, Span seen, float scale) {
-    const __m512 by = _mm512_set1_ps(scale * 1.44269504f);
+    const __m512 by = _mm512_set1_ps(scale * LOG2_E);
     __m512 most = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
     const auto inside = [&](long j) { return (__mmask16)(first(seen.high - j) & ~first(seen.low - j)); };
     for (long j = from; j < to; j += WIDE) most = _mm512_mask_max_ps(most, inside(j), most, _mm512_loadu_ps(s + j));

@@ -21,7 +21,7 @@ inline Gate gate(__m512 a, bool gelu) {
         z = _mm512_mul_ps(a, _mm512_fmadd_ps(square, _mm512_set1_ps(0.07135482f), _mm512_set1_ps(1.59576912f)));
         slope = _mm512_fmadd_ps(square, _mm512_set1_ps(0.21406445f), _mm512_set1_ps(1.59576912f));
     }
-    const __m512 e = power_of_two(_mm512_mul_ps(z, _mm512_set1_ps(-1.44269504f)));
+    const __m512 e = power_of_two(_mm512_mul_ps(z, _mm512_set1_ps(-LOG2_E)));
     return {_mm512_div_ps(one, _mm512_add_ps(one, e)), slope};
 }
 
@@ -34,9 +34,54 @@ inline float sum_of_products(const half* x, const half* y, const float* w, long 
     return _mm512_reduce_add_ps(sum);
 }
 
+// The logits of a row: by * (z + bias), and what lies behind the last word is minus infinity.
+struct Words {
+    const half* z;
+    const float* bias;
+    __m512 by;
+
+    __m512 at(long j, __mmask16 there) const {
+        __m512 x = wide(_mm256_maskz_loadu_epi16(there, z + j));
+        if (bias) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(there, bias + j));
+        return _mm512_mask_mul_ps(_mm512_set1_ps(-INFINITY), there, x, by);
+    }
+};
+
 }  // namespace
 
 extern "C" {
+
+// Of each row of logits [n, v]: log p(target) and log sum exp.
+void log_probability(const half* z, const float* bias, const long* target, float* logp, float* logsum, long n, long v, float scale) {
+#pragma omp parallel for
+    for (long i = 0; i < n; i++) {
+        const Words row = {z + i * v, bias, _mm512_set1_ps(scale * LOG2_E)};  // powers are of two from here on
+        __m512 most = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
+        for (long j = 0; j < v; j += WIDE) most = _mm512_max_ps(most, row.at(j, first(v - j)));
+        const float top = _mm512_reduce_max_ps(most);
+        most = _mm512_set1_ps(top);
+        for (long j = 0; j < v; j += WIDE) sum = _mm512_add_ps(sum, power_of_two(_mm512_sub_ps(row.at(j, first(v - j)), most)));
+        const float log2 = top + std::log2(_mm512_reduce_add_ps(sum));
+        logsum[i] = log2 / LOG2_E;
+        logp[i] = (_mm512_cvtss_f32(row.at(target[i], 1)) - log2) / LOG2_E;
+    }
+}
+
+// z = g (onehot(target) - softmax), in place; g may be missing
+void slope_of_words(half* z, const float* bias, const long* target, const float* logsum, const float* g, long n, long v, float scale) {
+#pragma omp parallel for
+    for (long i = 0; i < n; i++) {
+        const Words row = {z + i * v, bias, _mm512_set1_ps(scale * LOG2_E)};
+        const __m512 less = _mm512_set1_ps(logsum[i] * LOG2_E), by = _mm512_set1_ps(g ? g[i] : 1.0f);
+        for (long j = 0; j < v; j += WIDE) {
+            const __mmask16 there = first(v - j);
+            const __mmask16 wanted = (unsigned long)(target[i] - j) < WIDE ? 1u << (target[i] - j) : 0;
+            const __m512 share = power_of_two(_mm512_sub_ps(row.at(j, there), less));
+            const __m512 x = _mm512_sub_ps(_mm512_maskz_mov_ps(wanted, _mm512_set1_ps(1.0f)), share);
+            _mm256_mask_storeu_epi16(z + i * v + j, there, narrow(_mm512_mul_ps(x, by)));
+        }
+    }
+}
 
 // y = gate(a) b; n a multiple of 16, as everywhere here
 void gated(const half* a, const half* b, half* y, long n, long gelu) {

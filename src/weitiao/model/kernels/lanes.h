@@ -9,6 +9,7 @@
 using half = uint16_t;  // a bf16
 
 constexpr long WIDE = 16;  // floats of a register
+constexpr float LOG2_E = 1.44269504f;
 
 inline __m512 wide(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
 inline __m512 wide(const half* x) { return wide(_mm256_loadu_si256((const __m256i*)x)); }
