@@ -23,7 +23,7 @@ MAY = {
     "bench_machine": {"core", "model"},
     "cli": {"bench_machine", "core", "pipeline", "opened", "multirun", "cli", "talk", "use", "verb"},
     "use": {"core", "talk", "verb"},
-    "verb": {"core", "pipeline", "opened", "several", "predict"},
+    "verb": {"core", "model", "pipeline", "opened", "several", "predict"},
     "talk": {"core"},
     "multirun": {"core", "pipeline", "multirun"},
     "__main__": {"cli"},

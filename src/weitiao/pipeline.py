@@ -42,7 +42,6 @@ from weitiao.evaluate.measure import measure
 from weitiao.evaluate.report import write_report
 from weitiao.evaluate.thresholds import tune
 from weitiao.learnt import Learnt, attach, begin_with, below, stand, stands_on
-from weitiao.model import compiled
 from weitiao.model.anatomy import has_halves, is_encoder
 from weitiao.model.bases import resolve_base
 from weitiao.model.frozen import choose, decided, forget, keep
@@ -269,7 +268,6 @@ def settle(recipe: Recipe, run: Run, desk: Desk) -> tuple[torch.device, torch.dt
     if recipe.train.threads != "auto":
         torch.set_num_threads(recipe.train.threads)
     dtype, reason = machine.precision(recipe.train.precision)
-    compiled.begin(machine.device(), dtype)  # while rows are read
     stored = recipe.method.load_options().get("dtype", dtype)
     reason += "" if stored == dtype else f"; {recipe.method.name} moves the base's own weights: they are kept in fp32"
     desk.tell(run, Choice("train.precision", str(dtype).removeprefix("torch."), reason))

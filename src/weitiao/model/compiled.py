@@ -61,9 +61,9 @@ def _as_c(x: Any) -> Any:
 _one_at_a_time = threading.Lock()
 
 
-def begin(device: torch.device, dtype: torch.dtype) -> None:
+def begin() -> None:
     """Compile beside other work, if that is to be done."""
-    if device.type == "cpu" and dtype == torch.bfloat16 and not state.why_not:
+    if instructions() and not state.why_not and not torch.cuda.is_available():
         threading.Thread(target=library).start()  # no daemon: a run that is refused meanwhile leaves nothing half made
 
 

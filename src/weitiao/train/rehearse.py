@@ -1,4 +1,4 @@
-"""The rehearsal before step 1: three steps on a few of the user's own rows, and then everything as before, to the bit.
+"""The rehearsal before step 1: a few steps on a few of the user's own rows, and then everything as before, to the bit.
 
 It finds what healthy-looking curves hide: weights that never get a gradient, frozen weights that move, rows that see
 their neighbours when packed, a reported loss that is not the loss.
@@ -20,7 +20,7 @@ from weitiao.train.distributed import Machines
 from weitiao.train.plan import Plan
 from weitiao.train.state import State
 
-STEPS = 3
+STEPS = 3  # at most: until every weight has had a gradient
 TOKENS = 512  # of the rows that are rehearsed with
 COUPLED = 4  # rows, at least, where they learn from each other: one alone has nothing to learn
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # relative, of a row's loss
@@ -60,12 +60,13 @@ def _steps(
     numbers, frozen = state.numbers(), _frozen(model)
     take = find_module("step", plan.step).take
     optimizer = torch.optim.SGD(model.trainable().values(), plan.learning_rate)  # no moments: less memory than training
-    moved: set[str] = set()
+    taken, moved, wanted = 0, set[str](), model.trainable().keys()
     was, thaw = model.model.training, model.attachment.before_step or (lambda step: None)
     model.model.train()
     thaw(plan.steps)  # as it will be in the end: every weight that is ever trained
     try:
-        for _ in range(STEPS):
+        while taken < STEPS and moved < wanted:
+            taken += 1
             window = [objective.explore(model, rows) for rows in _at_each_level(model, batch)]
             state.loss_scale.take(partial(take, model, objective, window, alone), model.trainable().values())
             moved |= {n for n, p in model.trainable().items() if p.grad is not None and bool(p.grad.any())}
@@ -78,15 +79,15 @@ def _steps(
         thaw(0)
         state.load(tensors, numbers)
     absent = tuple(f"{HEAD}{task}/" for task in objective.parts() if batch.tasks and task not in batch.tasks)
-    still = sorted(name for name in model.trainable().keys() - moved if not name.startswith(absent))
-    every = len(model.trainable())
+    still = sorted(name for name in wanted - moved if not name.startswith(absent))
+    every = len(wanted)
     if still:
         names = ", ".join(still[:NAMED])
         yield Finding(
             "gradients", "error", f"{len(still)} of {every} trained tensors got no gradient in {STEPS} steps: {names}"
         )
     else:
-        yield Finding("gradients", "fine", f"all {every} trained tensors got a gradient within {STEPS} rehearsal steps")
+        yield Finding("gradients", "fine", f"all {every} trained tensors got a gradient within {taken} rehearsal steps")
     if changed:
         yield Finding("frozen", "error", f"{len(changed)} frozen tensors moved: {', '.join(changed[:NAMED])}")
     else:
