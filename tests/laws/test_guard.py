@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from test_resume import assert_equal, everything, stop_at
 
+from weitiao import pipeline
 from weitiao.core.batch import Batch
 from weitiao.core.errors import Interrupted, WeitiaoError
 from weitiao.core.registry import find_module, names
@@ -20,9 +21,23 @@ from weitiao.core.tunable import TunableModel
 from weitiao.train.plan import Plan
 from weitiao.train.recover import Rescue
 
-REHEARSED = 3  # takings of gradients before step 1
 Harm = Callable[[int, TunableModel, list[Batch]], list[Batch]]
 LONG = {"steps": 160, "batch_size": 4, "evaluate_every": 20, "save_every": 10, "learning_rate": 3e-3, "warmup": 0.0}
+
+
+def looping(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
+    """Whether the training loop runs: the rehearsal before it takes gradients, too."""
+    real, runs = pipeline.train_loop, [False]
+
+    def loop(*words: Any) -> None:
+        runs[0] = True
+        try:
+            real(*words)
+        finally:
+            runs[0] = False
+
+    monkeypatch.setattr(pipeline, "train_loop", loop)
+    return lambda: runs[0]
 
 
 @pytest.fixture
@@ -30,11 +45,11 @@ def harm(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """harm(before=..., after=...): called with (call, model, window) round every taking of gradients."""
 
     def put(before: Harm | None = None, after: Callable[[int, TunableModel], None] | None = None) -> None:
-        calls = itertools.count(-REHEARSED)
+        calls, learning = itertools.count(), looping(monkeypatch)
         for module in (find_module("step", name) for name in names("step")):
 
             def take(model: TunableModel, objective: Any, window: list[Batch], *rest: Any, real=module.take) -> Any:
-                call = next(calls)
+                call = next(calls) if learning() else -1
                 taken = real(model, objective, before(call, model, window) if before else window, *rest)
                 if after:
                     after(call, model)
@@ -150,11 +165,11 @@ def test_five_dirty_batches(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def blown_up(monkeypatch: pytest.MonkeyPatch, begin: int, many: int = 5, factor: float = 200.0) -> None:
     """The learning rate is wrong for some windows, whatever becomes of them: a fault that passes."""
-    module, real, now = find_module("step", "accumulate"), Plan.rate_at, [-REHEARSED]
-    taking = module.take
+    module, real, now = find_module("step", "accumulate"), Plan.rate_at, [0]
+    taking, learning = module.take, looping(monkeypatch)
 
     def take(*words: Any) -> Any:
-        now[0] += 1
+        now[0] += learning()
         return taking(*words)
 
     monkeypatch.setattr(module, "take", take)

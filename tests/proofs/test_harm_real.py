@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_guard import REHEARSED, blown_up, dirty_positions, events
+from test_guard import blown_up, dirty_positions, events
 from test_resume import stop_at
 
 from conftest import write_jsonl
@@ -63,7 +63,7 @@ def test_harm(quick, shape: dict[str, Any], seed: int, tmp_path: Path, monkeypat
             dirty_positions(patch, DIRTY)
             dirty[guard] = go_on(f"dirty-{guard}", guard)
         with monkeypatch.context() as patch:
-            blown_up(patch, begin=BLOWN - COMMON - REHEARSED)  # a resumed run has no rehearsal
+            blown_up(patch, begin=BLOWN - COMMON)
             blown[guard] = go_on(f"blown-{guard}", guard)
     assert {x["position"] - 1 for x in events(dirty["on"], "skipped")} == DIRTY
     on, off = tell(figure, f"SmolLM2, five dirty batches, seed {seed}", 0.01, dirty)

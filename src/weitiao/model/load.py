@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -20,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from weitiao.core.batch import Batch, pack
 from weitiao.core.errors import ModelError
-from weitiao.core.machine import Choice
+from weitiao.core.machine import Choice, bound_shapes
 from weitiao.core.registry import find_module, names
 from weitiao.core.tunable import Body, TunableModel
 from weitiao.core.vocabulary_head import VocabularyHead
@@ -33,6 +34,7 @@ from weitiao.model.dropout import Dropout
 from weitiao.model.kernel_proof import largest_gap
 from weitiao.model.lowrank import LowRankLinear
 from weitiao.model.mixed import computing_in
+from weitiao.model.weights import load_whole
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
@@ -91,18 +93,19 @@ def load_base(
     Raises:
         ModelError: the architecture is unknown or neither a causal language model nor an encoder, or weights are missing.
     """
+    bound_shapes()
     stored = {"dtype": dtype, "local_files_only": True, "use_safetensors": True, **(options or {})}
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         writes = AutoModelForSeq2SeqLM if has_halves(config) else AutoModelForCausalLM
         writes = AutoModelForSpeechSeq2Seq if hears(config) else writes
         kind: Any = AutoModel if is_encoder(config) else writes
-        load = partial(kind.from_pretrained, folder, config=config, output_loading_info=True, **stored)
+        load = partial(_load, kind, folder, config, stored)
         try:
-            loaded: Any = load(attn_implementation=attention.NAME)
+            loaded = load(attention.NAME)
         except ValueError:  # a family with an attention of its own (DeBERTa); whether rows keep apart is probed
-            loaded = load(attn_implementation="eager")
-    except (ValueError, KeyError, OSError, RuntimeError) as trouble:
+            loaded = load("eager")
+    except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as trouble:
         first = str(trouble).strip().splitlines()[0][:200]
         raise ModelError(f"base: {folder} cannot be loaded as a language model or an encoder: {first}") from None
     model, info = loaded
@@ -119,6 +122,15 @@ def load_base(
         body, choice = choose_body(model, dtype)
     choices.append(choice)
     return Base(model, body, None if is_encoder(config) else vocabulary_head(model), choices, weights, folder)
+
+
+def _load(kind: Any, folder: Path, config: Any, stored: dict[str, Any], how: str) -> tuple[Any, dict]:
+    """The model and what is said of its loading."""
+    usual = stored.keys() <= {"dtype", "local_files_only", "use_safetensors"}
+    loaded = load_whole(kind, folder, config, stored["dtype"], how) if usual else None
+    return loaded or kind.from_pretrained(
+        folder, config=config, output_loading_info=True, attn_implementation=how, **stored
+    )
 
 
 def without_pooler(model: Any) -> None:

@@ -76,9 +76,9 @@ def choose_micro(recipe: Recipe, facts: Facts, device: torch.device, dtype: torc
         if facts.width < NARROW:
             return Choice("train.micro_tokens", 4096, f"few at once would waste time: layers of {facts.width} are narrow")
         half = dtype.itemsize < 4
-        room = "; in bf16 twice as many have room" if half else ""
+        room = "; in bf16 more have room" if half else ""
         words = f"a CPU's matrix products are at full speed from about 1,000 rows on{room}"
-        return Choice("train.micro_tokens", 2048 if half else 1024, words)
+        return Choice("train.micro_tokens", 1536 if half else 1024, words)
     free, _ = torch.cuda.mem_get_info(device)
     each = (12 * facts.width + 4 * facts.middle) * dtype.itemsize  # what a layer keeps for a token
     if choose_recompute(recipe).value == "on":
