@@ -38,9 +38,10 @@ class VocabularyHead:
     """Gemma 2."""
     plain: bool = False
     """All logits at once, by torch's own functions: slow, and what the other way is held to."""
-    kept: dict[tuple, Tensor] = field(default_factory=dict, compare=False, repr=False)
     kernels: Callable[[Tensor], Any] = lambda z: None
     """Logits [C, V], as they come from the product -> compiled kernels that take them (model/compiled.py), or None."""
+    kept: dict[torch.dtype, tuple[Tensor, tuple[int, int], Tensor]] = field(default_factory=dict, compare=False, repr=False)
+    """What `rounded` keeps: of which weight, where it lay and its version, and the copy."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[N, D] -> [N, V] in fp32."""
@@ -57,11 +58,10 @@ class VocabularyHead:
         """The weight in the precision that is computed in; a copy of a frozen one is kept."""
         if weight.dtype == dtype or weight.requires_grad:
             return weight.detach().to(dtype)
-        key = (weight.data_ptr(), weight._version, dtype)
-        if key not in self.kept:
-            self.kept.clear()
-            self.kept[key] = weight.detach().to(dtype)
-        return self.kept[key]
+        state, known = (weight.data_ptr(), weight._version), self.kept.get(dtype)
+        if known is None or known[0] is not weight or known[1] != state:
+            known = self.kept[dtype] = (weight, state, weight.detach().to(dtype))
+        return known[2]
 
     def shape(self, z: Tensor) -> Tensor:
         z = z * self.scale if self.scale != 1.0 else z

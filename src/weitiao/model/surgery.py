@@ -161,4 +161,5 @@ def take_peft(
         if weight.shape != tensors[name].shape:
             there, here = tuple(tensors[name].shape), tuple(weight.shape)
             raise ModelError(f"the adapter's {name} has shape {there}, its config says {here}.")
-        weight.data.copy_(tensors[name])
+        with torch.no_grad():
+            weight.copy_(tensors[name])

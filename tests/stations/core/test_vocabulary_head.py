@@ -111,6 +111,26 @@ def test_no_tensor_is_ever_larger_than_one_chunk_of_the_vocabulary(kind: str) ->
     assert torch.Size(seen.shape).numel() == CHUNK * V, f"a tensor {seen.shape} was made"
 
 
+def test_the_rounded_copy_of_a_frozen_weight_follows_it() -> None:
+    one, other = torch.randn(V, D), torch.randn(V, D)
+    at = [one]
+    head = VocabularyHead(lambda: at[0], lambda: None)
+
+    def rounded() -> Tensor:
+        return head.rounded(head.weight(), torch.bfloat16)
+
+    first = rounded()
+    assert torch.equal(first, one.bfloat16()) and rounded() is first
+    one[3] += 1  # merged into
+    assert torch.equal(rounded(), one.bfloat16())
+    at[0] = other  # swapped
+    assert torch.equal(rounded(), other.bfloat16())
+    one.data, at[0] = torch.randn(V, D), one
+    assert torch.equal(rounded(), one.bfloat16())
+    one.requires_grad_()
+    assert rounded() is not rounded()  # a trained one moves with every step
+
+
 def whole(length: int, learnt: int) -> Batch:
     ids = torch.randint(0, 320, (length,), generator=torch.Generator().manual_seed(1)).tolist()
     return pack([{"input_ids": ids, "labels": [-100] * (length - learnt) + ids[length - learnt :]}])
