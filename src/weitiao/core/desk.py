@@ -51,6 +51,6 @@ class Desk:
         self.warn_of_change(*changed)
 
     def warn_of_change(self, *changed: tuple[str, Any, Any]) -> None:
-        """(key, was, is): what a run that goes on has no longer in common with its beginning."""
+        """(key, was, is): what is no longer as it was when a run that goes on was stopped."""
         for key, was, now in changed:
-            self.warn(f"{key} was {was} when this run began, now it is {now}: numbers may differ in their last bits")
+            self.warn(f"{key} was {was} before, now it is {now}: numbers may differ in their last bits")

@@ -89,7 +89,7 @@ def _plain_logprobs(head: VocabularyHead, hidden: Tensor, targets: Tensor, weigh
         checkpoint(score, hidden[i : i + CHUNK], targets[i : i + CHUNK], weight, bias, use_reentrant=False)
         for i in range(0, len(targets), CHUNK)
     ]
-    return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+    return torch.cat(parts) if parts else hidden.float().sum(-1)  # of no tokens: []
 
 
 class _Logprobs(torch.autograd.Function):

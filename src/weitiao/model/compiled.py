@@ -79,7 +79,7 @@ def _library() -> Library | None:
         return None
     try:
         return _loaded()
-    except (OSError, subprocess.SubprocessError) as trouble:
+    except (OSError, ValueError, subprocess.SubprocessError) as trouble:  # ValueError: an odd CXX
         state.why_not = f"they could not be compiled or loaded: {str(trouble).strip().splitlines()[-1][:200]}"
         return None
 
@@ -152,10 +152,11 @@ def _loaded() -> Library:
         raise OSError(f"there is no {compiler[0]}")
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
     texts = [x.read_text(encoding="utf-8") for x in SOURCES]
-    key = hashlib.sha256("\n".join([*texts, *FLAGS, version, _cpu(), torch.__version__]).encode()).hexdigest()[:16]
+    all_that_counts = [*texts, *compiler, *FLAGS, version, _cpu(), torch.__version__]
+    key = hashlib.sha256("\n".join(all_that_counts).encode()).hexdigest()[:16]
     place = home() / "kernels" / f"{key}.so"
     seal = place.with_suffix(".sha256")
-    if not (place.exists() and seal.exists() and seal.read_text(encoding="utf-8") == file_sha256(place)):
+    if not (place.exists() and seal.exists() and seal.read_bytes() == file_sha256(place).encode()):
         place.parent.mkdir(parents=True, exist_ok=True)
         for left in place.parent.glob("tmp*"):  # by a compiler that was killed
             if time.time() - left.stat().st_mtime > PATIENCE:
@@ -182,7 +183,13 @@ def _run(*commands: list[str]) -> None:
         OSError: with the compiler's own words.
     """
     running = [subprocess.Popen(x, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for x in commands]
-    said = [x.communicate(timeout=PATIENCE)[1] for x in running]
+    try:
+        said = [x.communicate(timeout=PATIENCE)[1] for x in running]
+    except subprocess.TimeoutExpired:
+        raise OSError(f"the compiler took more than {PATIENCE} seconds") from None
+    finally:
+        for process in running:
+            process.kill()
     for process, words in zip(running, said):
         if process.returncode:
             errors = [line for line in words.splitlines() if "error" in line]

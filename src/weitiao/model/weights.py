@@ -13,18 +13,29 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from weitiao.core.errors import ModelError
+
 PIECE = 2**24  # numbers that are read at once
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+WHOLE, INDEX, WRITES = "model.safetensors", "model.safetensors.index.json", "generation_config.json"
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The safetensors files that make up a model; [] where there are none by the usual names."""
+    """The safetensors files that make up a model; [] where there are none by the usual names.
+
+    Raises:
+        ValueError: the index is damaged.
+    """
     if (folder / WHOLE).exists():
         return [folder / WHOLE]
     if not (folder / INDEX).exists():
         return []
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    return [folder / name for name in sorted(set(index["weight_map"].values()))]
+    try:
+        names = sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+        if not names or any(Path(name).name != name for name in names):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ValueError(f"{INDEX} is damaged: it should say which file of this folder each weight is in") from None
+    return [folder / name for name in names]
 
 
 def read_weights(files: list[Path], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -64,6 +75,18 @@ def load_whole(kind: Any, folder: Path, config: Any, dtype: torch.dtype, attenti
     given = {"state_dict": read_weights(files, dtype), "config": config, "dtype": dtype}
     model, info = family.from_pretrained(None, **given, attn_implementation=attention, output_loading_info=True)
     model.name_or_path = config.name_or_path = str(folder)
-    if (folder / "generation_config.json").exists() and model.can_generate():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+    if (folder / WRITES).exists() and model.can_generate():
+        model.generation_config = how_it_writes(folder)
     return model, info
+
+
+def how_it_writes(folder: Path) -> GenerationConfig:
+    """The model's settings for writing.
+
+    Raises:
+        ModelError: they cannot be read.
+    """
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, AttributeError) as trouble:
+        raise ModelError(f"base: {folder / WRITES} cannot be read: {str(trouble).splitlines()[0]}") from None

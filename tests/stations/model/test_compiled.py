@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,18 @@ def test_a_damaged_library_is_made_again(tmp_path: Path) -> None:
     library.write_bytes(whole[: len(whole) // 2])
     assert "value='compiled'" in told(tmp_path)
     assert library.stat().st_size == len(whole)
+    library.with_suffix(".sha256").write_bytes(b"\xff\xfe")
+    assert "value='compiled'" in told(tmp_path)
+    assert "value='compiled'" in told(tmp_path, CXX="g++ -O1") and len(list(library.parent.glob("*.so"))) == 2
+
+
+@able
+def test_a_compiler_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "PATIENCE", 1)
+    begun = time.monotonic()
+    with pytest.raises(OSError, match="took more than 1 second"):
+        compiled._run(["sleep", "30"], ["sleep", "30"])
+    assert time.monotonic() - begun < 10
 
 
 @able
@@ -241,6 +254,7 @@ def test_a_damaged_library_is_made_again(tmp_path: Path) -> None:
         ({"CXX": "no-such-compiler"}, "there is no no-such-compiler"),
         ({"WEITIAO_KERNELS": "off"}, "WEITIAO_KERNELS is off"),
         ({"CXX": "false"}, "could not"),
+        ({"CXX": 'g++ "'}, "No closing quotation"),
     ],
 )
 def test_without_a_compiler_one_line_says_so(tmp_path: Path, environment: dict[str, str], why: str) -> None:

@@ -52,7 +52,7 @@ def parted(folder: Path, there: Path) -> Path:
     parts = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
     for file, some in parts.items():
         save_file({x: whole[x] for x in some}, there / file, metadata={"format": "pt"})
-    index = {"weight_map": {x: file for file, some in parts.items() for x in some}}
+    index = {"metadata": {}, "weight_map": {x: file for file, some in parts.items() for x in some}}
     (there / "model.safetensors.index.json").write_text(json.dumps(index))
     save_file({"nothing": torch.ones(2)}, there / "consolidated.safetensors")
     return there
@@ -77,6 +77,25 @@ def test_damaged_files_are_words(tiny_folders: dict, tmp_path: Path, harm: str) 
         part.write_bytes(whole[: len(whole) // 2] if harm == "cut" else b"")
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_base(folder, torch.float32, torch.device("cpu"))
+
+
+MAPS = ("null", "{}", '{"a": 1}', '{"a": "../elsewhere.safetensors"}')
+
+
+@pytest.mark.parametrize("index", ["[]", "{", "null", *(f'{{"weight_map": {x}}}' for x in MAPS)])
+def test_a_damaged_index_is_words(tiny_folders: dict, tmp_path: Path, index: str) -> None:
+    folder = parted(Path(tiny_folders["llama"]), tmp_path / "parted")
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ModelError, match="index.json is damaged"):
+        load_base(folder, torch.float32, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("settings", ["{", "[]", "null"])
+def test_damaged_settings_for_writing_are_words(tiny_folders: dict, tmp_path: Path, settings: str) -> None:
+    folder = parted(Path(tiny_folders["llama"]), tmp_path / "parted")
+    (folder / "generation_config.json").write_text(settings)
+    with pytest.raises(ModelError, match="generation_config.json cannot be read"):
+        weights.how_it_writes(folder)
 
 
 def test_a_weight_that_is_missing_is_named(tiny_folders: dict, tmp_path: Path) -> None:
