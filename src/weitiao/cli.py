@@ -79,7 +79,7 @@ def check(
     overrides: Overrides = None,
     allow: Allow = None,
 ) -> None:
-    """The pre-flight alone: what carries loss, leaks, stop tokens, three rehearsal steps. Nothing is kept."""
+    """The pre-flight alone: what carries loss, leaks, stop tokens, up to three rehearsal steps. Nothing is kept."""
 
     def work() -> None:
         read_recipe = importlib.import_module("weitiao.core.recipe_file").read_recipe

@@ -45,10 +45,9 @@ from weitiao.learnt import Learnt, attach, begin_with, below, stand, stands_on
 from weitiao.model.anatomy import has_halves, is_encoder
 from weitiao.model.bases import resolve_base
 from weitiao.model.frozen import choose, decided, forget, keep
-from weitiao.model.load import load_tokenizer, make_plain
+from weitiao.model.load import load_generation, load_tokenizer, make_plain
 from weitiao.model.recompute import recompute
 from weitiao.model.speed import Speed
-from weitiao.model.weights import how_it_writes
 from weitiao.plan import resolve
 from weitiao.train.distributed import Machines
 from weitiao.train.keep import load_kept
@@ -289,7 +288,7 @@ def open_tokens(base: str, revision: str | None = None, template: str | None = N
     folder = resolve_base(base, revision)
     tokenizer = load_tokenizer(folder, read_template(template))
     has_stops = (folder / "generation_config.json").exists()
-    stops: Any = how_it_writes(folder).eos_token_id if has_stops else []
+    stops: Any = load_generation(folder).eos_token_id if has_stops else []
     start = getattr(AutoConfig.from_pretrained(folder, local_files_only=True), "decoder_start_token_id", None)
     stops = stops if isinstance(stops, list) else [stops]
     processor = ChatProcessor.make(tokenizer, stops, start, ear_of(folder, tokenizer))

@@ -95,3 +95,9 @@ def test_a_frozen_weight_that_moves_is_refused(plain_recipe: dict, monkeypatch: 
     monkeypatch.setattr(LowRankLinear, "__init__", lambda self, *a, **k: (made(self, *a, **k), moved.append(self))[0])
     monkeypatch.setattr(torch.optim.SGD, "step", step)
     assert checked(plain_recipe)["frozen"].level == "error"
+
+
+@pytest.mark.parametrize("method, steps", [("full", 1), ("lora", 2)])
+def test_it_ends_when_every_weight_has_had_a_gradient(method: str, steps: int, plain_recipe: dict) -> None:
+    """LoRA's A has none while B is zero."""
+    assert checked(plain_recipe, method=method)["gradients"].words.endswith(f"by rehearsal step {steps}")

@@ -182,10 +182,12 @@ class Run:
 
     def stands_in(self, environment: dict[str, Any]) -> list[tuple[str, Any, Any]]:
         """Write down where it runs; (key, was, is) of all that was another before and has a say in the last bits."""
-        was = self.read("plan.json", {}).get("environment", environment)
+        was = self.read("plan.json", {}).get("environment", {})
         self.add_to_plan(environment=environment)
-        before, now = (x["packages"] | {key: x[key] for key in ("device", "threads")} for x in (was, environment))
-        return [(key, before[key], now[key]) for key in now if before.get(key, now[key]) != now[key]]
+        before, now = (
+            {**x.get("packages", {}), **{y: x[y] for y in ("device", "threads") if y in x}} for x in (was, environment)
+        )
+        return [(key, before[key], now[key]) for key in now if key in before and before[key] != now[key]]
 
     def add_to_plan(self, **facts: Any) -> None:
         self.write("plan.json", {**self.read("plan.json", {}), **facts})

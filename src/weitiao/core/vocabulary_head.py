@@ -142,13 +142,14 @@ def _chunk(weight: Tensor) -> int:
 
 
 class _ByTorch:
-    """A chunk of tokens, from the products h W^T [C, V] to the log-probability of each target and to its slope."""
+    """A chunk of tokens, from the products h W^T [C, V] to the log-probability of each target and to its slope.
 
-    def __init__(self, z: Tensor, bias: Tensor | None, y: Tensor, scale: float, logsum: Tensor | None = None) -> None:
-        """Args:
+    Args:
         y: [C], each token's target; where `logsum` is known it may be none of these words.
         logsum: [C], the log of all words' sum.
-        """
+    """
+
+    def __init__(self, z: Tensor, bias: Tensor | None, y: Tensor, scale: float, logsum: Tensor | None = None) -> None:
         self.dtype, self.y, z = z.dtype, y[:, None], z.float()  # in place from here on
         if bias is not None:
             z.add_(bias.float())

@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSpeechSeq2Seq,
     AutoTokenizer,
+    GenerationConfig,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -44,6 +45,7 @@ TOLERANCE = {
     torch.float16: 1e-2,
 }  # of the largest value, our block against HF
 LONGEST_PROBE = 256  # tokens
+GENERATION = "generation_config.json"
 
 
 @dataclass
@@ -75,6 +77,23 @@ def load_tokenizer(folder: Path, template: str | None = None) -> Any:
     if template is not None:
         tokenizer.chat_template = template
     return tokenizer
+
+
+def load_generation(folder: Path) -> GenerationConfig:
+    """How the model writes where nothing else is said; older models have it among all their other settings.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    known: dict[str, Any] = {}
+    file = GENERATION
+    if not (folder / file).exists():
+        file, known = "config.json", {"_from_model_config": True}
+    try:
+        return GenerationConfig.from_pretrained(folder, config_file_name=file, local_files_only=True, **known)
+    except (OSError, ValueError, TypeError, AttributeError) as trouble:
+        words = f"base: {folder / file} cannot be read ({str(trouble).splitlines()[0]}). Fetch it anew"
+        raise ModelError(words + (", or delete it." if file == GENERATION else ".")) from None
 
 
 def load_base(
@@ -128,9 +147,12 @@ def _load(kind: Any, folder: Path, config: Any, stored: dict[str, Any], how: str
     """The model and what is said of its loading."""
     usual = stored.keys() <= {"dtype", "local_files_only", "use_safetensors"}
     loaded = load_whole(kind, folder, config, stored["dtype"], how) if usual else None
-    return loaded or kind.from_pretrained(
-        folder, config=config, output_loading_info=True, attn_implementation=how, **stored
-    )
+    if loaded is None:
+        return kind.from_pretrained(folder, config=config, output_loading_info=True, attn_implementation=how, **stored)
+    model: Any = loaded[0]
+    if model.can_generate():
+        model.generation_config = load_generation(folder)
+    return loaded
 
 
 def without_pooler(model: Any) -> None:

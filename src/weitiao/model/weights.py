@@ -1,7 +1,7 @@
 """Weights from safetensors files, a piece at a time and in the precision that is wanted.
 
-Whoever maps a file and copies out of it holds both until the end: 2.4 GB for a model of 1.6. Here a piece of the file is
-let go before the next is read.
+Whoever maps a file and copies out of it holds both until the end: Gemma 270M, fp32 on the disk and bf16 in memory, takes a
+process to 1,961 MB. Here a piece of the file is let go before the next is read, and it stays at 940.
 """
 
 import json
@@ -11,12 +11,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import GenerationConfig
-
-from weitiao.core.errors import ModelError
 
 PIECE = 2**24  # numbers that are read at once
-WHOLE, INDEX, WRITES = "model.safetensors", "model.safetensors.index.json", "generation_config.json"
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -64,8 +61,11 @@ def _read(file: Path, name: str, dtype: torch.dtype) -> Tensor:
 
 
 def load_whole(kind: Any, folder: Path, config: Any, dtype: torch.dtype, attention: str) -> tuple[nn.Module, dict] | None:
-    """What `kind.from_pretrained(folder)` gives, with what it says of the loading; None: transformers shall do it itself
-    (other files, or a family that keeps some weights in a precision of their own)."""
+    """What `kind.from_pretrained(folder)` gives but for how it writes, with what is said of the loading.
+
+    Returns:
+        None: transformers shall do it itself (other files, or a family that keeps some weights in their own precision).
+    """
     files = files_of(folder)
     with torch.device("meta"):
         family = type(kind.from_config(config, attn_implementation=attention))
@@ -75,18 +75,4 @@ def load_whole(kind: Any, folder: Path, config: Any, dtype: torch.dtype, attenti
     given = {"state_dict": read_weights(files, dtype), "config": config, "dtype": dtype}
     model, info = family.from_pretrained(None, **given, attn_implementation=attention, output_loading_info=True)
     model.name_or_path = config.name_or_path = str(folder)
-    if (folder / WRITES).exists() and model.can_generate():
-        model.generation_config = how_it_writes(folder)
     return model, info
-
-
-def how_it_writes(folder: Path) -> GenerationConfig:
-    """The model's settings for writing.
-
-    Raises:
-        ModelError: they cannot be read.
-    """
-    try:
-        return GenerationConfig.from_pretrained(folder)
-    except (OSError, ValueError, TypeError, AttributeError) as trouble:
-        raise ModelError(f"base: {folder / WRITES} cannot be read: {str(trouble).splitlines()[0]}") from None

@@ -92,7 +92,7 @@ def mend_kept(run: Run, model: TunableModel, state: State, say: Callable[[str], 
             f"{file} is missing or damaged, and so is the state of step {step}, which had the result. Train anew with "
             "--replace (the old run is kept aside), or name another folder with out=..."
         )
-    lost = file.parent.exists()  # a run that was stopped before its first validation has none yet
+    lost = state.best is not None or file.parent.exists()  # stopped before its first validation, a run has none yet
     file.parent.mkdir(exist_ok=True)
     checkpoint.write_tensors(file, load_file(place / "weights.safetensors"))
     run.write("trained/step.json", {"step": step})

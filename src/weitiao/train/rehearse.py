@@ -87,7 +87,7 @@ def _steps(
             "gradients", "error", f"{len(still)} of {every} trained tensors got no gradient in {STEPS} steps: {names}"
         )
     else:
-        yield Finding("gradients", "fine", f"all {every} trained tensors got a gradient within {taken} rehearsal steps")
+        yield Finding("gradients", "fine", f"all {every} trained tensors got a gradient by rehearsal step {taken}")
     if changed:
         yield Finding("frozen", "error", f"{len(changed)} frozen tensors moved: {', '.join(changed[:NAMED])}")
     else:

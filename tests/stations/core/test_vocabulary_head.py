@@ -76,6 +76,14 @@ def test_nothing_supervised_gives_no_gradient() -> None:
     assert hidden.grad is not None and hidden.grad.shape == (0, D)
 
 
+@pytest.mark.parametrize("kind", ["learnt bias", "softcap"])
+def test_nothing_supervised_by_an_unusual_head(kind: str) -> None:
+    hidden, weight, bias, targets, settings = make(0, kind, torch.float32)
+    out = VocabularyHead(lambda: weight, lambda: bias, **settings).logprobs(hidden, targets)
+    out.sum().backward()
+    assert out.shape == (0,) and hidden.grad is not None
+
+
 def test_a_frozen_head_still_leads_the_gradient_to_the_hidden_states() -> None:
     hidden, weight, _, targets, _ = make(9, "plain", torch.float32)
     weight.requires_grad_(False)
