@@ -86,9 +86,23 @@ def test_noise_on_embeddings_is_for_each_row_its_own() -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_encoders_and_rows_run_before_stay_apart(family: str) -> None:
+def test_encoders_stay_apart(family: str) -> None:
     model, batch = attached("lora", family), rows_alike()
     assert is_encoder(model.model.config) and isinstance(model.body, Layered) and model.body.merged(batch) is batch
-    decoder = attached("freeze", "llama", layers=1)
-    below = replace(batch, more={BELOW: torch.zeros(batch.tokens, 32)})
-    assert isinstance(decoder.body, Layered) and decoder.body.merged(below) is below
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_frozen_layers_that_ran_before_gave_the_same(family: str) -> None:
+    model, batch = attached("freeze", family, layers=1), rows_alike()
+    body: Any = model.body
+    body.below = body.frozen(tuple(model.trainable().values()))
+    assert body.below and isinstance(body.merged(batch), Merged)
+    with told_apart():
+        apart, (wanted, theirs) = body.lower(batch), _what_it_gives(model, batch)
+    below = body.lower(batch)
+    assert below.shape == apart.shape and gap(below, apart) <= 1e-5
+    given, grads = _what_it_gives(model, replace(batch, more={BELOW: below}))
+    for a, b in zip(given, wanted):
+        assert gap(a, b) <= 1e-5
+    for name, g in grads.items():
+        assert (g - theirs[name]).norm() <= 2e-5 * theirs[name].norm() + 1e-9, name

@@ -61,7 +61,7 @@ class Layered:
         Not on a GPU, which would wait for the host to compare rows: nobody has measured that yet.
         """
         chance = self.model.training and self.drops
-        if chance or batch.input_ids.is_cuda or BELOW in batch.more or is_encoder(self.model.config):
+        if chance or batch.input_ids.is_cuda or is_encoder(self.model.config):
             return batch
         return merge(batch)
 
@@ -79,7 +79,8 @@ class Layered:
             x, given = block.begin(stack, batch, self.dtype)
             layers, before = list(block.layers(stack)), batch.more.get(BELOW)
             if before is not None:
-                x, layers = before, layers[self.below :]
+                x = batch.once(before) if isinstance(batch, Merged) else before
+                layers = layers[self.below :]
             few = None if rows is None else _few(rows, len(x))
             for layer in layers[:-1]:
                 x = through(layer, block.layer, x, given, None)
@@ -91,12 +92,12 @@ class Layered:
     @torch.no_grad()
     def lower(self, batch: Batch) -> Tensor:
         """[T, D]: what the layers below give."""
-        stack = stack_of(self.model)
+        stack, batch = stack_of(self.model), self.merged(batch)
         with computing_in(self.model, self.dtype):
             x, given = self.block.begin(stack, batch, self.dtype)
             for layer in list(self.block.layers(stack))[: self.below]:
                 x = self.block.layer(layer, x, given, None)
-        return x
+        return batch.laid_out(x) if isinstance(batch, Merged) else x
 
     def frozen(self, trained: Collection[nn.Parameter]) -> int:
         """How many of the lowest layers hold nothing that is trained, if nothing below them is either; at most all but
