@@ -2,6 +2,7 @@
 
     python bench/growth.py                       all five series; about 25 minutes on 2 cores, leave the machine alone
     python bench/growth.py --series length size  some of them
+    python bench/growth.py --precision bf16      for CPUs with AVX512-BF16 or AMX, with the compiled kernels; half the time
     python bench/growth.py --short               a model that does nearly nothing: does everything work?
     python bench/growth.py --gpu                 the same on a GPU, in bf16, all 30 layers; without one, --short
 
@@ -31,6 +32,7 @@ from growth_series import ENGINES, RANK, Point, Series, all_series, described
 from growth_side import Told, play
 from kept import commit, known_cases, save
 from machine import Neighbours, processor
+from weitiao.core.machine import bound_shapes
 
 HERE = Path(__file__).resolve().parent
 NAMES = [one.name for one in all_series(short=True, layers=2)]
@@ -50,7 +52,7 @@ class Side:
     @classmethod
     def start(cls, engine: str, point: Point, options: argparse.Namespace) -> "Side":
         here, there = FORK.Pipe()
-        given = (Told(there, os.getpid()), point, engine, options.threads, options.steps)
+        given = (Told(there, os.getpid()), point, engine, options.precision, options.threads, options.steps)
         child = FORK.Process(target=play, args=given, daemon=True)
         child.start()
         there.close()
@@ -116,7 +118,7 @@ def setup(options: argparse.Namespace, series: list[Series]) -> dict:
             **{name: version(name) for name in ("torch", "transformers")},
             "weitiao": commit(),
         },
-        "precision": "bf16" if options.gpu else "fp32",
+        "precision": options.precision,
         "rank": RANK,
         "layers": 2 if options.short else options.layers,
         "steps": options.steps,
@@ -137,6 +139,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--series", nargs="+", choices=NAMES, default=NAMES, help="default: all")
     parser.add_argument("--layers", type=int, default=4, help="of SmolLM2-135M's 30, where the size is not what grows")
     parser.add_argument("--steps", type=int, default=3, help="timed steps a point")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: results/growth_bf16")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument(
         "--limit-gb", type=float, default=8, help="points for which the plain engine needs more are left out"
@@ -154,9 +157,10 @@ def read_options() -> argparse.Namespace:
         print("There is no GPU here: the short form runs on the CPU.")
         options.gpu, options.short = False, True
     if options.gpu:
-        options.layers, options.limit_gb, options.gflops = 30, float("inf"), 100_000
+        options.layers, options.limit_gb, options.gflops, options.precision = 30, float("inf"), 100_000, "bf16"
     else:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        bound_shapes()  # as where a base is loaded
     return options
 
 
@@ -168,7 +172,8 @@ def write(results: dict, folder: Path, stem: str) -> None:
 def main() -> None:
     options = read_options()
     series = all_series(options.short, options.layers)
-    stem = "growth" + "_gpu" * options.gpu + "_short" * options.short
+    kind = "_gpu" if options.gpu else "_bf16" if options.precision == "bf16" else ""
+    stem = "growth" + kind + "_short" * options.short
     file, here = options.results / f"{stem}.json", json.loads(json.dumps(setup(options, series)))
     wanted = {point.name: point for one in series if one.name in options.series for _, _, point in one.places}
     cases = known_cases(file, here)

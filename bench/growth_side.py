@@ -79,7 +79,7 @@ class Told:
         return self.line.recv() == "go"
 
 
-def recipe_for(point: Point, engine: str, threads: int, out: Path) -> Recipe:
+def recipe_for(point: Point, engine: str, precision: str, threads: int, out: Path) -> Recipe:
     """As `weitiao train` would read it; base and data are not opened."""
     return make_recipe(
         {
@@ -94,7 +94,7 @@ def recipe_for(point: Point, engine: str, threads: int, out: Path) -> Recipe:
                 "steps": ENDLESS,
                 "schedule": "constant",
                 "warmup": 0,
-                "precision": "bf16" if device().type == "cuda" else "fp32",
+                "precision": precision,
                 "engine": ENGINES[engine],
                 "evaluate_every": 0,
                 "save_every": 0,
@@ -140,10 +140,10 @@ def memory_since(before: float) -> dict[str, float]:
     return {"before_model_mb": before, "peak_mb": peak}
 
 
-def play(told: Told, point: Point, engine: str, threads: int, steps: int) -> None:
+def play(told: Told, point: Point, engine: str, precision: str, threads: int, steps: int) -> None:
     """Step 0 is one micro-batch, the warm-up; then as many steps as are asked for."""
     with tempfile.TemporaryDirectory() as folder:
-        recipe = recipe_for(point, engine, threads, Path(folder) / "run")
+        recipe = recipe_for(point, engine, precision, threads, Path(folder) / "run")
         run, machines, desk = Run.create(recipe), Machines(device()), Desk(Console(quiet=True))
         _, dtype = settle(recipe, run, desk)
         rows: Any = MadeUpRows(point, (steps + 1) * max(1, point.batch // point.length))
