@@ -2,7 +2,7 @@
 
     python bench/growth.py                       all five series; about 25 minutes on 2 cores, leave the machine alone
     python bench/growth.py --series length size  some of them
-    python bench/growth.py --precision bf16      for CPUs with AVX512-BF16 or AMX, with the compiled kernels; a third of the time
+    python bench/growth.py --precision bf16      for CPUs with AVX512-BF16, with the compiled kernels; a third of the time
     python bench/growth.py --short               a model that does nearly nothing: does everything work?
     python bench/growth.py --gpu                 the same on a GPU, in bf16, all 30 layers; without one, --short
 

@@ -46,7 +46,9 @@ def train(
 
     def work() -> None:
         trip, desk = pipeline(), desk_of(quiet)
-        if (recipe is None) == (resume is None):
+        if recipe is not None and resume is not None:
+            raise typer.BadParameter("--resume goes on as the run began: without a recipe or other values for its keys")
+        if recipe is None and resume is None:
             raise typer.BadParameter("give a recipe, or --resume RUN")
         if resume is not None:
             done = trip.resume(resume, desk, allow or ())

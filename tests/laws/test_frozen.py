@@ -152,6 +152,14 @@ def test_a_damaged_row_is_made_again(tmp_path: Path) -> None:
     assert len(said) == 1 and "damaged" in said[0] and kept.file.read_bytes() == whole
 
 
+def test_a_file_of_an_older_form_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frozen, "FORM", frozen.FORM - 1)
+    assert kept_of(attached("freeze", "llama", layers=1), tmp_path).fill(Quiet())  # pyright: ignore
+    monkeypatch.undo()
+    with pytest.raises(AssertionError, match="made anew"):
+        kept_of(attached("freeze", "llama", layers=1), tmp_path).fill(Quiet())  # pyright: ignore
+
+
 def test_another_runs_file_is_made_anew_and_a_disk_without_room_is_said(tmp_path: Path) -> None:
     class Told(Quiet):
         def warn(self, words: str) -> None:

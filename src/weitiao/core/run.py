@@ -184,9 +184,7 @@ class Run:
         """Write down where it runs; (key, was, is) of all that was another before and has a say in the last bits."""
         was = self.read("plan.json", {}).get("environment", {})
         self.add_to_plan(environment=environment)
-        before, now = (
-            {**x.get("packages", {}), **{y: x[y] for y in ("device", "threads") if y in x}} for x in (was, environment)
-        )
+        before, now = _with_a_say(was), _with_a_say(environment)
         return [(key, before[key], now[key]) for key in now if key in before and before[key] != now[key]]
 
     def add_to_plan(self, **facts: Any) -> None:
@@ -272,6 +270,14 @@ def _begin_anew(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
+def _with_a_say(environment: Any) -> dict[str, Any]:
+    """Of an environment as plan.json has it, what the last bits depend on."""
+    known = environment if isinstance(environment, dict) else {}
+    packages = known.get("packages")
+    here = {key: known[key] for key in ("device", "threads") if key in known}
+    return {**(packages if isinstance(packages, dict) else {}), **here}
+
+
 def _put_aside(folder: Path) -> Path:
     """Rename the folder, so that its name is free again."""
     wanted = folder.with_name(f"{folder.name}.before-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -285,9 +291,9 @@ def _taken(folder: Path) -> str:
     if not (folder / "recipe.yaml").exists():
         return f"out: {folder} exists and holds other files. Name another folder with out=..."
     status = Run(folder).status
-    go_on = "" if status == "finished" else f" Go on with: {command()} train --resume {folder}."
-    other = "Or name another folder (out=...), or --replace (it is kept aside)."
-    return f"out: {folder} holds a run already ({status}).{go_on} {other}"
+    other = "ame another folder (out=...), or say --replace (it is kept aside)."
+    go_on = "N" if status == "finished" else f"Go on with: {command()} train --resume {folder}. Or n"
+    return f"out: {folder} holds a run already ({status}). {go_on}{other}"
 
 
 def write_text(path: Path, text: str) -> None:

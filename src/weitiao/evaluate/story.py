@@ -32,8 +32,8 @@ def in_short(run: Run) -> str:
     words = f"{run.status}: {len(steps)} steps taken, training loss {steps[0]['loss']:.3f} -> {steps[-1]['loss']:.3f}"
     if held:
         best = min(held, key=lambda x: x["loss"])
-        words += f"; on held-out rows {held[0]['loss']:.3f} -> {held[-1]['loss']:.3f}, least {best['loss']:.3f} at step "
-        words += str(best["step"])
+        first, last = (f"{x['loss']:.3f} (step {x['step']})" for x in (held[0], held[-1]))
+        words += f"; on held-out rows {first} -> {last}, least {best['loss']:.3f} at step {best['step']}"
     drifts = [x["scores"]["drift"] for x in run.journal("validation") if "drift" in x["scores"]]
     if drifts:
         words += f"; on neutral text {drifts[-1]['value']:.3f} nats a token from the base model"

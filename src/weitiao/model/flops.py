@@ -149,7 +149,7 @@ def needed(survey: Survey, model: TunableModel, objective: Objective, batch: Bat
 def _of_task(survey: Survey, model: TunableModel, part: Objective, batch: Batch, from_layer: int) -> float:
     slots, asked = model.attachment.slots(), sum(part.counts(batch).values())
     runs = with_slots(batch, slots)[0] if slots else batch
-    if isinstance(model.body, Layered) and not from_layer:
+    if isinstance(model.body, Layered):
         runs = model.body.merged(runs)
     shared = runs.shared if isinstance(runs, Merged) else ()
     words = _words(model, part)

@@ -37,6 +37,7 @@ from weitiao.model.body import Layered
 TOGETHER = 2048  # tokens that run at once
 ROOM = 0.5  # of the free disk, at most
 OFTEN = 1.5  # times through the rows from which it pays
+FORM = 2  # of how rows run: changed where that gives them other bits
 KEY = "train.keep_frozen"
 FILES = ("frozen.bin", "frozen.json")
 
@@ -118,7 +119,7 @@ class Kept:
     def key(self) -> str:
         """Changes with all that the states depend on."""
         where = [self.model.base_identity, self.body.below, str(self.sample.dtype), self.rows.fingerprint]
-        how = [torch.__version__, torch.get_num_threads(), str(self.model.device), TOGETHER]
+        how = [torch.__version__, torch.get_num_threads(), str(self.model.device), TOGETHER, FORM]
         return hashlib.sha256(json.dumps([*where, *how]).encode()).hexdigest()[:16]
 
     @cached_property

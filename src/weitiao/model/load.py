@@ -90,8 +90,12 @@ def load_generation(folder: Path) -> GenerationConfig:
     if not (folder / file).exists():
         file, known = "config.json", {"_from_model_config": True}
     try:
-        return GenerationConfig.from_pretrained(folder, config_file_name=file, local_files_only=True, **known)
-    except (OSError, ValueError, TypeError, AttributeError) as trouble:
+        settings = GenerationConfig.from_pretrained(folder, config_file_name=file, local_files_only=True, **known)
+        stops = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+        if not all(x is None or type(x) is int for x in stops):
+            raise ValueError(f"eos_token_id is {settings.eos_token_id!r}, which is no token")
+        return settings
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as trouble:
         words = f"base: {folder / file} cannot be read ({str(trouble).splitlines()[0]}). Fetch it anew"
         raise ModelError(words + (", or delete it." if file == GENERATION else ".")) from None
 

@@ -283,16 +283,16 @@ def choose_guard(recipe: Recipe) -> Choice:
 
 def choose_rhythm(recipe: Recipe, steps: int, held_out: bool) -> list[Choice]:
     """How often to validate and to save."""
-    train = recipe.train
+    train, often = recipe.train, f"ten times in {steps} steps" if steps >= 10 else f"at each of {steps} steps"
     every = train.evaluate_every
     if every == "auto":
         every = max(1, steps // 10) if held_out else 0
-        reason = f"ten times in {steps} steps" if held_out else "nothing is held out"
+        reason = often if held_out else "nothing is held out"
     else:
         reason = "asked for"
     save, why = train.save_every, "asked for"
     if save == "auto":
-        save, why = every or max(1, steps // 10), "at every validation" if every else f"ten times in {steps} steps"
+        save, why = every or max(1, steps // 10), "at every validation" if every else often
     return [Choice("train.evaluate_every", every, reason), Choice("train.save_every", save, why)]
 
 

@@ -55,7 +55,7 @@ class Progress:
             self.losses.append(line["loss"])
             self.recent.append((line["tokens"], line["seconds"]))
         elif line["event"] == "validation" and line["loss"] is not None:
-            self.validation = f"  validation {line['loss']:.3f}"
+            self.validation = f"  validation {line['loss']:.3f} (step {line['step']})"
         elif line["event"] == "save_failed":
             self.console.print(f"[bold red]{line['words']}[/]")
         else:

@@ -168,6 +168,13 @@ def test_what_changes_between_a_beginning_and_going_on_is_named(recipe: Recipe) 
     assert run.read("plan.json")["environment"] == there
 
 
+@pytest.mark.parametrize("was", [None, [], "x", {}, {"packages": None}, {"packages": ["torch"]}])
+def test_an_odd_environment_of_before_is_no_change(recipe: Recipe, was: object) -> None:
+    run = Run.create(recipe)
+    run.add_to_plan(environment=was)
+    assert run.stands_in({"threads": 2, "packages": {"torch": "2.13.0"}}) == []
+
+
 def test_records_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "scores.json"
     write_text(file, json.dumps({"loss": 1}))

@@ -88,7 +88,10 @@ def test_a_damaged_index_is_words(tiny_folders: dict, tmp_path: Path, index: str
         load_base(folder, torch.float32, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("settings", ["{", "[]", "null"])
+ODD_STOPS = (*(f'{{"eos_token_id": {x}}}' for x in ('"x"', "2.5", "true", "[[2]]", '{"a": 1}')), "[" * 100_000)
+
+
+@pytest.mark.parametrize("settings", ["{", "[]", "null", *ODD_STOPS])
 def test_damaged_settings_for_writing_are_words(tiny_folders: dict, tmp_path: Path, settings: str) -> None:
     folder = parted(Path(tiny_folders["llama"]), tmp_path / "parted")
     (folder / "generation_config.json").write_text(settings)
