@@ -230,7 +230,7 @@ def test_a_run_folder_that_exists(recipe_file: Any, tmp_path: Path) -> None:
     assert weitiao("train", file, "--quiet")[0] == 0
     code, said = weitiao("train", file)
     assert code == 2
-    assert f"out: {run} holds a run already (finished). Name another folder" in said
+    assert f"out: {run} holds a run already (finished). For a new one: another folder" in said
     code, said = weitiao("train", "--resume", run)
     assert code == 2
     assert f"{run} is finished already. Look at {run}/report.html" in said

@@ -51,14 +51,15 @@ def test_killed_and_gone_on_with(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_in_bf16_with_the_kernels_where_there_are_some(tmp_path: Path) -> None:
+def test_in_bf16(tmp_path: Path) -> None:
     done = subprocess.run(command(tmp_path, "--precision", "bf16"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "growth_bf16_short.json").read_text())
     assert results["setup"]["precision"] == "bf16" and "AdamW, bf16" in (tmp_path / "growth_bf16_short.md").read_text()
     for case in results["cases"].values():
         ours, plain = case["losses"]["weitiao"], case["losses"]["plain"]
-        assert ours != plain and all(abs(a - b) <= 1e-2 * b for a, b in zip(ours, plain, strict=True))
+        assert case["blocks"] == {"weitiao": "llama", "plain": "transformers"}
+        assert all(abs(a - b) <= 1e-2 * b for a, b in zip(ours, plain, strict=True))
 
 
 @pytest.mark.slow

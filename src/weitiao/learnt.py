@@ -82,11 +82,12 @@ def read_learnt(target: str) -> Learnt | None:
     """The result in a folder; None where the target is a base model.
 
     Raises:
-        RunError: the run has no result yet, or what it stands on has changed since.
+        RunError: there is no such run among others, it has no result yet, or what it stands on has changed since.
         ModelError: the adapter is of a kind that nothing here reads.
     """
     folder = Path(target).expanduser()
-    if (folder / "recipe.yaml").is_file():
+    mistyped = "/" in target and not folder.exists() and any(folder.parent.glob("*/recipe.yaml"))  # no hub id
+    if mistyped or (folder / "recipe.yaml").is_file():
         run = Run.open(folder)
         weights = folder / "trained" / "weights.safetensors"
         if not weights.is_file():

@@ -287,8 +287,7 @@ def open_tokens(base: str, revision: str | None = None, template: str | None = N
         template = template or next((x.template for x in reversed(stack) if x.template), None)
     folder = resolve_base(base, revision)
     tokenizer = load_tokenizer(folder, read_template(template))
-    has_stops = (folder / "generation_config.json").exists()
-    stops: Any = load_generation(folder).eos_token_id if has_stops else []
+    stops: Any = load_generation(folder).eos_token_id
     start = getattr(AutoConfig.from_pretrained(folder, local_files_only=True), "decoder_start_token_id", None)
     stops = stops if isinstance(stops, list) else [stops]
     processor = ChatProcessor.make(tokenizer, stops, start, ear_of(folder, tokenizer))

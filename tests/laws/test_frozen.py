@@ -124,7 +124,10 @@ def test_only_what_nothing_trained_lies_below(method: str, settings: dict, layer
     if layers is not None:
         assert model.body.frozen(tuple(model.trainable().values())) == layers  # pyright: ignore
     choice = choose(model, Rows(), tmp_path, 1e9, 3, "")  # pyright: ignore
-    assert (choice.value if choice else 0) == (layers or 0)
+    if choice is None:
+        assert not layers
+    else:
+        assert choice.value == "on" and choice.reason.startswith(f"{layers} frozen layers")
     again = choose(model, Rows(), tmp_path, 1e9, 1, "")  # pyright: ignore
     assert again is None, "once through the rows, nothing is gained"
 
@@ -198,7 +201,7 @@ def test_a_run_stopped_and_resumed_is_the_same_to_the_bit(
 ) -> None:
     shape = shape_of(tmp_path, family)
     run = quick(**shape, out=str(tmp_path / "whole"))
-    assert run.read("plan.json")["choices"]["train.keep_frozen"]["value"] == 2
+    assert run.read("plan.json")["choices"]["train.keep_frozen"]["value"] == "on"
     assert not (run.folder / "frozen.bin").exists() and not (run.folder / "frozen.json").exists()
     whole = everything(run)
     harm = {2: lambda f: None, 5: lambda f: f.unlink(), 7: lambda f: f.write_bytes(b"x" * f.stat().st_size)}
@@ -238,7 +241,7 @@ def test_what_was_decided_stays_decided(quick, tmp_path: Path, monkeypatch: pyte
 def test_a_method_whose_base_has_other_layers_is_not_served(tmp_path: Path) -> None:
     """f_learning switched off is the base that it took something from: its lower layers are others."""
     model = attached("lora", "llama", target_modules=r".*\.2\..*_proj")
-    assert choose(model, Rows(), tmp_path, 1e9, 3, "").value == 2  # pyright: ignore
+    assert choose(model, Rows(), tmp_path, 1e9, 3, "").value == "on"  # pyright: ignore
     switch, weight = model.attachment.switch, model.model.get_parameter("model.layers.0.mlp.up_proj.weight")
 
     def other(on: bool) -> None:

@@ -143,6 +143,16 @@ def test_a_run_whose_ground_has_moved_does_not_go_on(pair: tuple, quick: Any, tm
         results.open_model(str(upper.folder))
 
 
+def test_a_mistyped_run_is_not_sought_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    assert read_learnt("runs/b") is None, "it may be a hub id"
+    (tmp_path / "runs" / "a" / "recipe.yaml").touch()
+    with pytest.raises(RunError, match="runs/b does not exist"):
+        read_learnt("runs/b")
+    assert read_learnt("Qwen/Qwen3-0.6B") is None
+
+
 def test_a_run_without_a_result_is_no_base(quick: Any, tmp_path: Path) -> None:
     lower = quick(train={"steps": 1})
     (lower.folder / "trained" / "weights.safetensors").unlink()

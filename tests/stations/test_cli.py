@@ -187,7 +187,7 @@ def test_wrong_wishes_are_exit_2_with_what_would_be_right(recipe: Path, override
 def test_an_existing_run_folder_is_refused_from_a_shell(done: Path, plain_recipe: dict, tmp_path: Path) -> None:
     told = shell("train", write_recipe(tmp_path, plain_recipe))
     assert told.returncode == 2 and f"out: {done} holds a run already (finished)." in told.stderr
-    assert "Traceback" not in told.stderr and "--replace (it is kept aside)" in told.stderr
+    assert "Traceback" not in told.stderr and "--replace (the old run is kept aside)" in told.stderr
 
 
 def test_a_loss_that_is_not_finite_is_exit_3(recipe: Path, tmp_path: Path) -> None:

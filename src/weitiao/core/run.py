@@ -291,9 +291,9 @@ def _taken(folder: Path) -> str:
     if not (folder / "recipe.yaml").exists():
         return f"out: {folder} exists and holds other files. Name another folder with out=..."
     status = Run(folder).status
-    other = "ame another folder (out=...), or say --replace (it is kept aside)."
-    go_on = "N" if status == "finished" else f"Go on with: {command()} train --resume {folder}. Or n"
-    return f"out: {folder} holds a run already ({status}). {go_on}{other}"
+    go_on = "" if status == "finished" else f" Go on with: {command()} train --resume {folder}."
+    other = "For a new one: another folder (out=...), or --replace (the old run is kept aside)."
+    return f"out: {folder} holds a run already ({status}).{go_on} {other}"
 
 
 def write_text(path: Path, text: str) -> None:

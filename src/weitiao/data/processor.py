@@ -41,7 +41,7 @@ class ChatProcessor:
         """From a transformers tokenizer.
 
         Args:
-            generation_stops: the model's own stop ids (generation_config.json).
+            generation_stops: the model's own stop ids.
             start_id: of a model of two halves, what its decoder begins from (decoder_start_token_id).
             ear: of a model that hears.
 

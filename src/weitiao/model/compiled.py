@@ -132,7 +132,9 @@ def choose(device: torch.device, dtype: torch.dtype, largest_gap: Callable[[], f
         state.why_not = f"on a probe they differ from torch by {gap:.0e}"
     if state.why_not:
         return [Choice("model.kernels", "off", f"pure torch: {state.why_not}")]
-    return [Choice("model.kernels", "compiled", "attention, norms, gates and rotations by AVX512-BF16 kernels")]
+    return [
+        Choice("model.kernels", "compiled", "attention, norms, gates, rotations and the loss head by AVX512-BF16 kernels")
+    ]
 
 
 @cache

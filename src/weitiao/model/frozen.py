@@ -81,7 +81,7 @@ def choose(model: TunableModel, rows: Rows, folder: Path, budget: float, epochs:
     if why_not:
         return Choice(KEY, "off", f"what {below} frozen layers give is made anew in each step: {why_not}")
     words = f"{below} frozen layers run once, without dropout; what they give is kept on disk ({_in_units(size)})"
-    return Choice(KEY, below, words)
+    return Choice(KEY, "on", words)
 
 
 def states_of(model: TunableModel, row: Row) -> Tensor:
@@ -238,7 +238,7 @@ def keep(
     body: Any = model.body
     if choice is None or choice.value == "off":
         return fetch, lambda: None
-    body.below = choice.value
+    body.below = body.frozen(tuple(model.trainable().values()))
     kept, begun = Kept(model, rows, run.folder, desk.warn), time.perf_counter()
     if not kept.fill(desk):
         body.below = 0

@@ -31,7 +31,9 @@ def files_of(folder: Path) -> list[Path]:
         if not names or any(Path(name).name != name for name in names):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ValueError(f"{INDEX} is damaged: it should say which file of this folder each weight is in") from None
+        raise ValueError(
+            f"{INDEX} is damaged: it should say which file of this folder each weight is in. Fetch it anew"
+        ) from None
     return [folder / name for name in names]
 
 

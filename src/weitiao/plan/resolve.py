@@ -283,7 +283,7 @@ def choose_guard(recipe: Recipe) -> Choice:
 
 def choose_rhythm(recipe: Recipe, steps: int, held_out: bool) -> list[Choice]:
     """How often to validate and to save."""
-    train, often = recipe.train, f"ten times in {steps} steps" if steps >= 10 else f"at each of {steps} steps"
+    train, often = recipe.train, f"a tenth of {steps} steps" if steps >= 10 else f"at each of {steps} steps"
     every = train.evaluate_every
     if every == "auto":
         every = max(1, steps // 10) if held_out else 0

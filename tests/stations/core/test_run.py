@@ -95,7 +95,7 @@ def test_an_existing_run_is_not_touched(recipe: Recipe) -> None:
         Run.create(recipe)
     words = str(trouble.value)
     assert f"out: {run.folder} holds a run already (unfinished at step 7)." in words
-    assert f"Go on with: weitiao train --resume {run.folder}." in words and "--replace (it is kept aside)" in words
+    assert f"Go on with: weitiao train --resume {run.folder}." in words and "--replace (the old run is kept aside)" in words
     assert [x["step"] for x in run.journal()] == [7]
 
 

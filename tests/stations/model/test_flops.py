@@ -137,8 +137,7 @@ def test_what_rows_begin_with_in_common_counts_once_above_frozen_layers_too() ->
     alike, apart = (needed(seen, model, SFT, a_batch(T, T, share=0.5, alike=x), from_layer=below) for x in (k, 0))
     keys_and_values = 3 * 2.0 * k * 2 * D * 16
     last = pairs(T, True) - (2 * pairs(T, True) - pairs(k, True)) * T / (2 * T - k)
-    flows = next(x.flows for x in reversed(seen.attentions))
-    assert apart - alike == pytest.approx(keys_and_values + (12.0 if flows else 4.0) * D * last)
+    assert apart - alike == pytest.approx(keys_and_values + 12.0 * D * last)
 
 
 def test_slots_count_as_tokens() -> None:

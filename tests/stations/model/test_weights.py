@@ -13,6 +13,7 @@ from weitiao.core.errors import ModelError
 from weitiao.model import weights
 from weitiao.model.anatomy import has_halves, is_encoder
 from weitiao.model.load import load_base, load_generation
+from weitiao.pipeline import open_tokens
 
 
 def kind_of(config: Any) -> Any:
@@ -113,6 +114,7 @@ def test_how_it_writes_is_read_where_transformers_reads_it(tiny_folders: dict, t
     mine = model.generation_config.to_dict()
     assert {x: mine[x] for x in settings} == settings == {x: theirs[x] for x in settings}
     assert {x: mine.get(x) for x in theirs if not x.startswith("_")} == {x: y for x, y in theirs.items() if x[0] != "_"}
+    assert {5, 6} <= set(open_tokens(str(folder)).processor.stop_ids), "what weitiao writes ends there, too"
 
 
 def test_a_weight_that_is_missing_is_named(tiny_folders: dict, tmp_path: Path) -> None:
