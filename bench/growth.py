@@ -32,7 +32,7 @@ from growth_series import ENGINES, RANK, Point, Series, all_series, described
 from growth_side import Told, play
 from kept import commit, known_cases, save
 from machine import Neighbours, processor
-from weitiao.core.machine import bound_shapes
+from weitiao.core.hardware import bound_shapes
 
 HERE = Path(__file__).resolve().parent
 NAMES = [one.name for one in all_series(short=True, layers=2)]

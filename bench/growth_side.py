@@ -22,21 +22,21 @@ from growth_series import ENGINES, RANK, Point
 from memory import memory_mb
 from methods_weitiao import Over, Turns
 from weitiao.core.batch import IGNORE, Batch, Row
-from weitiao.core.desk import Desk
-from weitiao.core.machine import device
+from weitiao.core.reporter import Desk
+from weitiao.core.hardware import device
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.run import Run
-from weitiao.core.tunable import TunableModel
-from weitiao.learnt import attach
-from weitiao.model import attention
-from weitiao.model.load import Base, choose_body, make_plain, vocabulary_head
-from weitiao.pipeline import Prepared, Tokens, batch, settle
+from weitiao.core.trainable_model import TunableModel
+from weitiao.pipeline.trained import attach
+from weitiao.model.layers import attention
+from weitiao.model.loading.load import Base, choose_body, make_plain, vocabulary_head
+from weitiao.pipeline.train import Prepared, Tokens, batch, settle
 from weitiao.train.distributed import Machines
 from weitiao.train.loop import train
-from weitiao.train.plan import make_optimizer
-from weitiao.train.state import State
-from weitiao.train.stop import Stop
+from weitiao.train.settings import make_optimizer
+from weitiao.train.checkpoints.state import State
+from weitiao.train.signals import Stop
 
 ENDLESS = 1_000_000  # steps the recipe names; the bench stops far earlier
 NO_TOKENIZER: Any = SimpleNamespace(text=list, stop_ids=(0,))

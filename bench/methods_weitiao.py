@@ -21,16 +21,16 @@ from rich.console import Console
 from memory import memory_mb
 from turns import Player
 from weitiao.core.batch import Batch
-from weitiao.core.desk import Desk
-from weitiao.core.machine import device
+from weitiao.core.reporter import Desk
+from weitiao.core.hardware import device
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.run import Run
-from weitiao.deploy.adapter import save_adapter
-from weitiao.pipeline import Ready, get_ready
+from weitiao.model.adapters.peft_format import save_adapter
+from weitiao.pipeline.train import Ready, get_ready
 from weitiao.train.distributed import Machines
 from weitiao.train.loop import train
 from weitiao.train.step import count
-from weitiao.train.stop import Stop
+from weitiao.train.signals import Stop
 
 
 class Teller(Protocol):

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from weitiao.core.batch import IGNORE
 from weitiao.core.example import Chat, Text, Turn
 from weitiao.core.registry import find
-from weitiao.data.processor import ChatProcessor
+from weitiao.data.tokenization import ChatProcessor
 
 
 def compare(model: Path, train: Path, peer_rows: Path) -> dict:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.example import plain
-from weitiao.data.units import units_of
+from weitiao.data.word_units import units_of
 from weitiao.evaluate.entities import count
 from weitiao.evaluate.squad import best, exact, overlap
 

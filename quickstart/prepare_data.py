@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from weitiao.core.example import plain
-from weitiao.core.packages import PackageFile
+from weitiao.model.loading.packages import PackageFile
 
 DATA = Path(__file__).parent / "data"
 CORPUS = PackageFile("chatterbot-corpus", "1.3.3", "chatterbot_corpus/data/english/")

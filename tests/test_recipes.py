@@ -10,10 +10,10 @@ from rich.console import Console
 
 from conftest import chat_rows, question_rows, rated_rows, save_model, write_jsonl
 from speech import save_whisper, spoken_rows
-from weitiao.core.desk import Desk
+from weitiao.core.reporter import Desk
 from weitiao.core.example import Labelled, Pair, Question, Rated, Rewritten, Tagged, Text
 from weitiao.core.recipe_file import make_recipe, read_recipe
-from weitiao.pipeline import train
+from weitiao.pipeline.train import train
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
 

@@ -1,5 +1,5 @@
 """`python -m weitiao` is `weitiao`."""
 
-from weitiao.cli import main
+from weitiao.cli.app import main
 
 main()

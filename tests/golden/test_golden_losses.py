@@ -12,11 +12,11 @@ from rich.console import Console
 
 from conftest import VARIANTS, WORDS, chat_rows, question_rows, rated_rows, tried, write_jsonl
 from make_small_bert import characters, make
-from weitiao.core.desk import Desk
+from weitiao.core.reporter import Desk
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import names
-from weitiao.opened import merge
-from weitiao.pipeline import train
+from weitiao.pipeline.inference import merge
+from weitiao.pipeline.train import train
 
 FILE = Path(__file__).parent / "losses.json"
 TAGGED = [

@@ -11,11 +11,11 @@ from weitiao.core.batch import IGNORE, Batch, pack
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Method
 from weitiao.core.registry import find
-from weitiao.core.tunable import TunableModel
-from weitiao.model.anatomy import is_encoder
-from weitiao.model.attention import NAME
-from weitiao.model.load import choose_body, vocabulary_head
-from weitiao.model.surgery import restore
+from weitiao.core.trainable_model import TunableModel
+from weitiao.model.adapters.architecture import is_encoder
+from weitiao.model.layers.attention import NAME
+from weitiao.model.loading.load import choose_body, vocabulary_head
+from weitiao.model.adapters.surgery import restore
 
 CLASSES: Any = find("objective", "classification")(classes=("a", "b", "c"), several=False)
 LENGTHS = (9, 5, 5, 13, 1, 7)

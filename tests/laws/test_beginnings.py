@@ -9,11 +9,11 @@ import torch
 from conftest import DECODERS, WITH_WINDOWS
 from laws import attached, batch_of, gap, loss_of, make_rows, stir
 from weitiao.core.batch import BELOW, Batch, with_slots
-from weitiao.core.beginnings import Merged, told_apart
+from weitiao.core.shared_prefix import Merged, told_apart
 from weitiao.core.registry import find_module, names
-from weitiao.core.tunable import TunableModel
-from weitiao.model.anatomy import is_encoder
-from weitiao.model.body import Layered
+from weitiao.core.trainable_model import TunableModel
+from weitiao.model.adapters.architecture import is_encoder
+from weitiao.model.backbone.decoder import Layered
 
 BLOCKS = [(find_module("block", name), name) for name in names("block")]
 FAMILIES = [family for block, _ in BLOCKS for family in block.FAMILIES]

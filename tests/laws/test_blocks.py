@@ -7,9 +7,9 @@ from conftest import make_model
 from laws import attached, batch_of, gap, loss_of, make_rows, stir
 from weitiao.core.batch import Batch
 from weitiao.core.registry import find_module, names
-from weitiao.model import load
-from weitiao.model.attention import NAME
-from weitiao.model.load import _transformers_body, choose_body, whole
+from weitiao.model.loading import load
+from weitiao.model.layers.attention import NAME
+from weitiao.model.loading.load import _transformers_body, choose_body, whole
 
 FAMILIES = [(block, family) for block in names("block") for family in find_module("block", block).FAMILIES]
 

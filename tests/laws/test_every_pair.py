@@ -12,10 +12,10 @@ import pytest
 from rich.console import Console
 
 from conftest import DECODERS, aim, chat_rows, old_run, question_rows, rated_rows, save_model, tried, write_jsonl
-from weitiao.core.desk import Desk
+from weitiao.core.reporter import Desk
 from weitiao.core.errors import RecipeError
 from weitiao.core.registry import find, names
-from weitiao.opened import evaluate
+from weitiao.pipeline.inference import evaluate
 
 DOCS = Path(__file__).parents[2] / "docs"
 AIMS = [(objective, "llama") for objective in names("objective") if not (aim(objective).recovers or aim(objective).halves)]

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from conftest import VARIANTS, chat_rows, tried, write_jsonl
 from laws import method_called
-from weitiao import pipeline
-from weitiao.core.desk import Desk
+from weitiao.pipeline.train import train
+from weitiao.core.reporter import Desk
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import names
 from weitiao.core.run import Run

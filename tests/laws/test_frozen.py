@@ -18,12 +18,12 @@ from weitiao.core.batch import BELOW, Batch, only
 from weitiao.core.errors import Interrupted
 from weitiao.core.recipe import Train
 from weitiao.core.run import Run
-from weitiao.core.tunable import TunableModel
+from weitiao.core.trainable_model import TunableModel
 from weitiao.data.loader import Loader
-from weitiao.model import frozen
-from weitiao.model.body import Layered
-from weitiao.model.frozen import Kept, choose
-from weitiao.model.surgery import is_linear
+from weitiao.model.backbone import activation_cache
+from weitiao.model.backbone.decoder import Layered
+from weitiao.model.backbone.activation_cache import Kept, choose
+from weitiao.model.adapters.surgery import is_linear
 
 FAMILIES = ("llama", "gpt2", "bert", "gemma3_text")
 
@@ -138,7 +138,7 @@ def test_why_not_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert small and small.value == "off" and "train.keep_frozen allows" in small.reason
     told = choose(model, Rows(), tmp_path, 1e9, 3, "fgm changes what they are given")  # pyright: ignore
     assert told and told.value == "off" and "fgm changes" in told.reason
-    monkeypatch.setattr(frozen.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    monkeypatch.setattr(activation_cache.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
     full = choose(model, Rows(), tmp_path, 1e9, 3, "")  # pyright: ignore
     assert full and full.value == "off" and "the disk has" in full.reason
 
@@ -156,7 +156,7 @@ def test_a_damaged_row_is_made_again(tmp_path: Path) -> None:
 
 
 def test_a_file_of_an_older_form_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(frozen, "FORM", frozen.FORM - 1)
+    monkeypatch.setattr(activation_cache, "FORM", activation_cache.FORM - 1)
     assert kept_of(attached("freeze", "llama", layers=1), tmp_path).fill(Quiet())  # pyright: ignore
     monkeypatch.undo()
     with pytest.raises(AssertionError, match="made anew"):
@@ -231,7 +231,7 @@ def test_what_was_decided_stays_decided(quick, tmp_path: Path, monkeypatch: pyte
     with stop_at(4, monkeypatch), pytest.raises(Interrupted):
         quick(**shape, out=str(tmp_path / "stopped"))
     full = SimpleNamespace(disk_usage=lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
-    monkeypatch.setattr(frozen, "shutil", full)  # here alone: saving asks the disk, too
+    monkeypatch.setattr(activation_cache, "shutil", full)  # here alone: saving asks the disk, too
     (tmp_path / "stopped" / "frozen.json").write_text('{"key":')  # half written
     run = quick(again=True, **shape, out=str(tmp_path / "stopped"))
     assert_equal(everything(run), whole)

@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 from test_resume import assert_equal, everything, stop_at
 
-from weitiao import pipeline
+from weitiao.pipeline.train import train
 from weitiao.core.batch import Batch
 from weitiao.core.errors import Interrupted, WeitiaoError
 from weitiao.core.registry import find_module, names
 from weitiao.core.run import Run
-from weitiao.core.tunable import TunableModel
-from weitiao.train.plan import Plan
-from weitiao.train.recover import Rescue
+from weitiao.core.trainable_model import TunableModel
+from weitiao.train.settings import Plan
+from weitiao.train.rollback import Rescue
 
 Harm = Callable[[int, TunableModel, list[Batch]], list[Batch]]
 LONG = {"steps": 160, "batch_size": 4, "evaluate_every": 20, "save_every": 10, "learning_rate": 3e-3, "warmup": 0.0}

@@ -11,10 +11,10 @@ from laws import Ends, attached, batch_of, gap, make_rows, stir
 from weitiao.core.batch import pack
 from weitiao.core.errors import ModelError
 from weitiao.core.registry import find, names
-from weitiao.core.tunable import TunableModel
-from weitiao.model.attention import NAME
-from weitiao.model.load import choose_body, vocabulary_head
-from weitiao.model.many import side_by_side, take_off
+from weitiao.core.trainable_model import TunableModel
+from weitiao.model.layers.attention import NAME
+from weitiao.model.loading.load import choose_body, vocabulary_head
+from weitiao.model.adapters.multi_adapter import side_by_side, take_off
 
 KINDS = {  # an adapter's name -> its method and settings
     "spam": ("lora", {"rank": 3}),

@@ -6,8 +6,8 @@ import torch
 from conftest import DECODERS, FAMILIES, VARIANTS, make_model
 from laws import attached, base_of, batch_of, gap, loss_of, make_rows, method_called, says, says_plainly, stir
 from weitiao.core.registry import names
-from weitiao.learnt import method_of
-from weitiao.train.state import load_weights
+from weitiao.pipeline.trained import method_of
+from weitiao.train.checkpoints.state import load_weights
 
 METHODS = (*names("method"), *VARIANTS)
 CASES = [(method, family) for method in METHODS for family in FAMILIES]
@@ -152,7 +152,7 @@ def test_peft_gives_the_same_logits(method: str, family: str, tmp_path) -> None:
     """Our adapter in PEFT, and PEFT's in ours: <= 1e-5."""
     from peft import PeftModel
 
-    from weitiao.deploy.adapter import load_adapter, read_adapter_config, save_adapter
+    from weitiao.model.adapters.peft_format import load_adapter, read_adapter_config, save_adapter
 
     model, batch = attached(method, family), batch_of([make_rows()[3]])
     stir(model)

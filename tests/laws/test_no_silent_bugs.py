@@ -10,8 +10,8 @@ from stations.data.chat_templates import BARE, TEMPLATES
 from weitiao.core.batch import IGNORE
 from weitiao.core.example import Chat, Turn
 from weitiao.core.registry import find, names
-from weitiao.data.processor import ChatProcessor
-from weitiao.opened import open_model
+from weitiao.data.tokenization import ChatProcessor
+from weitiao.pipeline.inference import open_model
 
 CONVERSATIONS = 500
 WORDS = "what time is it in paris 你好 世界 🦊 👩‍🚀 naïve x=1; {{'no'}} <b> \\n 'quoted' … | [INST] ## ***"

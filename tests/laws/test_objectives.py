@@ -11,10 +11,10 @@ from weitiao.core.batch import IGNORE, pack
 from weitiao.core.example import Chat, Labelled, Pair, Question, Rated, Rewritten, Tagged, Task, Text, Turn
 from weitiao.core.recipe import OneOf
 from weitiao.core.registry import find, find_module, names
-from weitiao.core.tunable import TunableModel
-from weitiao.data.processor import ChatProcessor
-from weitiao.data.units import units_of
-from weitiao.learnt import heads_for, output_head
+from weitiao.core.trainable_model import TunableModel
+from weitiao.data.tokenization import ChatProcessor
+from weitiao.data.word_units import units_of
+from weitiao.pipeline.trained import heads_for, output_head
 from weitiao.plan.resolve import choose_step
 from weitiao.train.distributed import Machines
 

@@ -12,10 +12,10 @@ from laws import attached, batch_of, loss_of, make_rows, stir
 from weitiao.core.batch import Batch
 from weitiao.core.errors import RecipeError
 from weitiao.core.registry import find, names
-from weitiao.core.tunable import TunableModel
-from weitiao.model.load import choose_body
-from weitiao.model.recompute import recompute
-from weitiao.model.surgery import Originals
+from weitiao.core.trainable_model import TunableModel
+from weitiao.model.loading.load import choose_body
+from weitiao.model.layers.gradient_checkpointing import recompute
+from weitiao.model.adapters.surgery import Originals
 
 METHODS = names("method")
 DROPPED = 0.2

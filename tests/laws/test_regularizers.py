@@ -18,7 +18,7 @@ from weitiao.core.objective import Objective
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import find, find_module, names
 from weitiao.core.regularizer import Regularized, Regularizer, regularized
-from weitiao.core.tunable import HEAD, TunableModel
+from weitiao.core.trainable_model import HEAD, TunableModel
 from weitiao.plan.resolve import refuse_regularizers
 from weitiao.train.distributed import Machines
 

@@ -8,15 +8,15 @@ from rich.console import Console
 from test_resume import assert_equal, everything
 
 from conftest import HALVES, VARIANTS, aim, save_model, tried, write_jsonl
-from weitiao import pipeline
-from weitiao.core.desk import Desk
+from weitiao.pipeline.train import train
+from weitiao.core.reporter import Desk
 from weitiao.core.errors import CheckError
 from weitiao.core.finding import Finding
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import names
-from weitiao.model.lowrank import LowRankLinear
-from weitiao.objective.sft import SFT
+from weitiao.model.adapters.low_rank import LowRankLinear
+from weitiao.objective.objectives.sft import SFT
 
 
 def checked(plain: dict, **changes: object) -> dict[str, Finding]:

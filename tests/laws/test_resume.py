@@ -16,11 +16,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from conftest import VARIANTS, WORDS, save_model, tried, write_jsonl
-from weitiao import pipeline
+from weitiao.pipeline.train import train
 from weitiao.core.errors import Interrupted, RunError
 from weitiao.core.registry import names
 from weitiao.core.run import Run
-from weitiao.train.stop import Stop
+from weitiao.train.signals import Stop
 
 STEPS = 6
 

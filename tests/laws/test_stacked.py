@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import CHATML, make_tokenizer, save_model, tried
-from weitiao import opened as results
+from weitiao.pipeline.train import inference as results
 from weitiao.core.errors import ModelError, RecipeError, RunError, WeitiaoError
 from weitiao.core.method import Method
 from weitiao.core.registry import find, names
-from weitiao.learnt import read_learnt, stand
-from weitiao.pipeline import open_tokens
+from weitiao.pipeline.trained import read_learnt, stand
+from weitiao.pipeline.train import open_tokens
 
 METHODS = names("method")
 CPU = torch.device("cpu")

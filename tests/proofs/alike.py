@@ -7,7 +7,7 @@ from pathlib import Path
 from test_resume import assert_equal, everything
 
 from weitiao.core.run import Run
-from weitiao.train import checkpoint
+from weitiao.train.checkpoints import checkpoint
 
 
 def assert_a_sound_state(folder: Path) -> None:

@@ -119,12 +119,12 @@ def run_here(target: Callable[..., Any], *facts: Any) -> None:
 
 def command(words: list[str], home: Path, said: Path, fuse: Fuse | None) -> None:
     _settle(home, said)
-    from weitiao import cli
+    from weitiao.cli.app import app
 
     sys.argv = ["weitiao", *words]
     if fuse:
         Burning(fuse).begin()
-    cli.main()
+    app.main()
 
 
 def _anything(work: Callable[..., Any], home: Path, said: Path, facts: tuple) -> None:

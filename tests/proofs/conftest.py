@@ -29,7 +29,7 @@ def full(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 def figure(full: bool) -> Iterator[Figure]:
     """figure(name, asked, measured, n) writes one figure into docs/proofs.json, in the full form only."""
-    from weitiao.core.machine import environment
+    from weitiao.core.hardware import environment
 
     started = time.perf_counter()
 

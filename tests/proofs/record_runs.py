@@ -22,11 +22,11 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from weitiao.core.desk import Desk
-from weitiao.core.packages import PackageFile
+from weitiao.core.reporter import Desk
+from weitiao.model.loading.packages import PackageFile
 from weitiao.core.recipe_file import make_recipe
-from weitiao.model.bases import resolve_base
-from weitiao.pipeline import resume, train
+from weitiao.model.loading.sources import resolve_base
+from weitiao.pipeline.train import resume, train
 
 HERE = Path(__file__).parent
 QUICKSTART = HERE.parent.parent / "quickstart" / "data"

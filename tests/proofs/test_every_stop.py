@@ -19,8 +19,8 @@ from test_resume import assert_equal, everything, stop_at
 from conftest import chat_rows, write_jsonl
 from proofs.conftest import Figure
 from stations.command import write_recipe
-from weitiao import pipeline
-from weitiao.core.desk import Desk
+from weitiao.pipeline.train import train
+from weitiao.core.reporter import Desk
 from weitiao.core.errors import Interrupted
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.run import Run

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from weitiao.train.guard import LEARNING, Guard
+from weitiao.train.stability.guard import LEARNING, Guard
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.csv"))
 ALLOWED = 1 / 10_000  # false alarms a step

@@ -11,9 +11,9 @@ from stations.train.test_guard import usual
 from weitiao.core.batch import pack
 from weitiao.core.example import Chat, Turn
 from weitiao.core.registry import find
-from weitiao.pipeline import load, open_tokens
+from weitiao.pipeline.train import load, open_tokens
 from weitiao.train.distributed import Machines
-from weitiao.train.guard import PAST, Guard
+from weitiao.train.stability.guard import PAST, Guard
 from weitiao.train.steps.accumulate import take
 
 

@@ -17,8 +17,8 @@ from proofs.alike import assert_as_if_nothing_had_happened
 from proofs.child import Fuse
 from proofs.conftest import Figure
 from proofs.storm import KILLED, Storm
-from weitiao import pipeline
-from weitiao.core.desk import Desk
+from weitiao.pipeline.train import train
+from weitiao.core.reporter import Desk
 from weitiao.core.errors import RunError
 
 MANIFEST = "MANIFEST.json"
@@ -134,7 +134,7 @@ def test_one_harm_to_the_newest_state(bench: Bench, full: bool, figure: Figure) 
 
 def test_every_harm_is_seen(bench: Bench, figure: Figure) -> None:
     """All harms in the short form too: looking is quick."""
-    from weitiao.train.checkpoint import broken
+    from weitiao.train.checkpoints.checkpoint import broken
 
     state = bench.copy() / "states" / "step-000006"
     assert not broken(state)

@@ -6,9 +6,9 @@ import pytest
 from rich.console import Console
 
 from conftest import write_jsonl
-from weitiao.core.desk import Desk
+from weitiao.core.reporter import Desk
 from weitiao.core.recipe_file import make_recipe
-from weitiao.pipeline import train
+from weitiao.pipeline.train import train
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 TOPICS = ("rivers", "prime numbers", "Beethoven", "photosynthesis", "chess", "the moon", "bread", "Java", "ants")

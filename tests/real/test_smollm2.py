@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 from weitiao.core.batch import pack
 from weitiao.core.example import Chat, Turn
 from weitiao.core.registry import find
-from weitiao.deploy.adapter import save_adapter
-from weitiao.model.bases import resolve_base
-from weitiao.pipeline import Tokens, load, open_tokens
+from weitiao.model.adapters.peft_format import save_adapter
+from weitiao.model.loading.sources import resolve_base
+from weitiao.pipeline.train import Tokens, load, open_tokens
 from weitiao.train.distributed import Machines
 from weitiao.train.steps.accumulate import take
 

@@ -9,10 +9,10 @@ from transformers import WhisperForConditionalGeneration
 from weitiao.core.batch import SOUND, pack
 from weitiao.core.example import Spoken
 from weitiao.core.registry import find
-from weitiao.data.sound import listened
-from weitiao.evaluate.errors_made import words_of
-from weitiao.model.bases import resolve_base
-from weitiao.pipeline import load, open_tokens
+from weitiao.data.audio import listened
+from weitiao.evaluate.error_rate import words_of
+from weitiao.model.loading.sources import resolve_base
+from weitiao.pipeline.train import load, open_tokens
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 SAID = "The weather is nice today and we walk to the river."

@@ -12,7 +12,7 @@ def weitiao(*words: str | Path) -> tuple[int, str]:
 
     Line breaks that the terminal's width made are taken out, so that sentences can be looked for.
     """
-    from weitiao.cli import app
+    from weitiao.cli.app import app
 
     result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "300", "NO_COLOR": "1"})
     if result.exception is not None and not isinstance(result.exception, SystemExit):

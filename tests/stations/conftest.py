@@ -13,7 +13,7 @@ Open = Callable[..., Any]
 @pytest.fixture
 def open_tunable(tiny: Path) -> Open:
     """open_tunable(method={...}, objective="sft", base=folder) -> a TunableModel on the CPU in fp32."""
-    from weitiao import pipeline
+    from weitiao.pipeline.train import train
     from weitiao.core.registry import find
 
     def open_(method: dict | None = None, objective: str = "sft", base: Path = tiny, seed: int = 0) -> Any:

@@ -8,17 +8,17 @@ import pytest
 from rich.console import Console
 
 from stations.command import weitiao
-from weitiao import bench_machine
-from weitiao.core.desk import Desk
+from weitiao.pipeline.train import benchmark
+from weitiao.core.reporter import Desk
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = bench_machine.bench_machine
+    real = benchmark.bench_machine
     quick = {"rows": (16, 32), "lengths": (8, 16), "seconds": 0.02}
-    monkeypatch.setattr(bench_machine, "LARGEST_COPY", 2)
-    monkeypatch.setattr(bench_machine, "TOO_LONG", 1e9)
-    monkeypatch.setattr(bench_machine, "bench_machine", lambda base, desk: real(base, desk, **quick))
+    monkeypatch.setattr(benchmark, "LARGEST_COPY", 2)
+    monkeypatch.setattr(benchmark, "TOO_LONG", 1e9)
+    monkeypatch.setattr(benchmark, "bench_machine", lambda base, desk: real(base, desk, **quick))
 
 
 def test_json_holds_every_figure(tiny: Path) -> None:
@@ -55,16 +55,16 @@ def test_a_base_that_is_not_there_is_one_sentence() -> None:
 
 
 def test_a_busy_machine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_machine.Neighbours, "share", lambda self: 0.4)
+    monkeypatch.setattr(benchmark.Neighbours, "share", lambda self: 0.4)
     console = Console(record=True, width=200)
-    bench_machine.bench_machine(None, Desk(Console(quiet=True))).show(console)  # pyright: ignore[reportCallIssue]
+    benchmark.bench_machine(None, Desk(Console(quiet=True))).show(console)  # pyright: ignore[reportCallIssue]
     assert "other programs took 40% of the machine" in console.export_text()
 
 
 def test_what_would_take_too_long_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_machine, "TOO_LONG", 1e-9)
+    monkeypatch.setattr(benchmark, "TOO_LONG", 1e-9)
     console = Console(record=True, width=200)
-    found = bench_machine.bench_machine(None, Desk(Console(quiet=True)))  # pyright: ignore[reportCallIssue]
+    found = benchmark.bench_machine(None, Desk(Console(quiet=True)))  # pyright: ignore[reportCallIssue]
     assert found.too_slow == [f"{dtype} {x}" for dtype in ("fp32", "bf16") for x in ("products 32", "attention 16")]
     found.show(console)
     assert "too slow to be tried: fp32 products 32" in console.export_text()

@@ -42,7 +42,7 @@ def test_help_names_every_verb_and_takes_no_torch() -> None:
     told = shell("--help")
     assert told.returncode == 0 and time.perf_counter() - begun < 10
     assert all(verb in told.stdout for verb in VERBS)
-    code = "import sys, weitiao.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, weitiao.cli.app; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

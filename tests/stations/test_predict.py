@@ -9,12 +9,12 @@ from rich.console import Console
 
 from conftest import save_model, write_jsonl
 from stations.command import weitiao
-from weitiao import predict
-from weitiao.core.desk import Desk
+from weitiao.pipeline.train import predict
+from weitiao.core.reporter import Desk
 from weitiao.core.errors import DataError, ModelError
 from weitiao.evaluate.measure import predict as predict_held_out
-from weitiao.opened import Opened, open_model
-from weitiao.predict import predict_file
+from weitiao.pipeline.inference import Opened, open_model
+from weitiao.pipeline.predict import predict_file
 
 DESK = Desk(Console(quiet=True))
 

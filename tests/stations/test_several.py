@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from conftest import CHATML, chat_rows, make_tokenizer, save_model, write_jsonl
 from stations.command import weitiao
-from weitiao import opened as results
-from weitiao import several
-from weitiao.cli import app
+from weitiao.pipeline.train import inference as results
+from weitiao.pipeline.train import merging
+from weitiao.cli.app import app
 from weitiao.core.batch import pack
-from weitiao.core.desk import Desk
+from weitiao.core.reporter import Desk
 from weitiao.core.errors import DataError, ModelError
 from weitiao.core.example import Turn
 from weitiao.data.prompts import read_prompts
@@ -60,7 +60,7 @@ def test_each_prompt_goes_through_its_own(pair: dict, tiny: Path, tmp_path: Path
 
 @torch.no_grad()
 def test_packed_rows_of_real_runs(pair: dict, tiny: Path) -> None:
-    many = several.open_many(str(tiny), {name: str(folder) for name, folder in pair.items()})
+    many = merging.open_many(str(tiny), {name: str(folder) for name, folder in pair.items()})
     rows = [{"input_ids": ids, "labels": ids} for ids in ([5, 9, 40], [7, 8, 9, 10, 11], [44, 3])]
     batch = pack(rows, range(3), ("fox", "wiz", ""))  # pyright: ignore
     got = many.model.logits(batch)
@@ -82,7 +82,7 @@ def test_a_chat_switches(pair: dict, tiny: Path) -> None:
     command = ["chat", str(tiny), *adapters(pair), "--max-new-tokens", "3"]
     told = CliRunner().invoke(app, command, input="the fox\n@wiz the fox\nthe fox\n\n", env={"COLUMNS": "300"})
     assert told.exit_code == 0, told.output
-    many = several.open_many(str(tiny), {name: str(folder) for name, folder in pair.items()})
+    many = merging.open_many(str(tiny), {name: str(folder) for name, folder in pair.items()})
     turns, wanted = (), []
     for name in ("fox", "wiz", "wiz"):
         turns += (Turn("user", "the fox"),)
@@ -98,7 +98,7 @@ def test_each_has_its_own_template(quick: Any, tiny: Path, tmp_path: Path) -> No
     template.write_text(CHATML.replace("<|im_start|>", "<|im_start|>the "))
     own = quick(train={"steps": 1}, template=str(template))
     plain = quick(train={"steps": 1}, out=str(tmp_path / "plain"))
-    many = several.open_many(str(tiny), {"own": str(own.folder), "plain": str(plain.folder)})
+    many = merging.open_many(str(tiny), {"own": str(own.folder), "plain": str(plain.folder)})
     turns = (Turn("user", "hello"),)
     assert many.prompt(turns, "own") == results.open_model(str(own.folder)).prompt(turns)
     assert many.prompt(turns, "plain") == many.prompt(turns) != many.prompt(turns, "own")
@@ -155,11 +155,11 @@ def test_what_does_not_stand_on_the_base(quick: Any, tiny: Path, tmp_path: Path)
     assert code == 2 and f"{one.folder} stands on {tiny}, not on {other}. Name {tiny} instead." in said
     ia3 = quick(train={"steps": 1}, method="ia3", out=str(tmp_path / "ia3"))
     with pytest.raises(ModelError, match="ia3 is no low-rank change of linear layers alone .lora, dora.: only"):
-        several.open_many(str(tiny), {"a": str(one.folder), "b": str(ia3.folder)})
+        merging.open_many(str(tiny), {"a": str(one.folder), "b": str(ia3.folder)})
     make_tokenizer().save_pretrained(one.folder / "adapter")  # pyright: ignore
     (one.folder / "adapter" / "chat_template.jinja").write_text(CHATML.replace("<|im_end|>", "<|endoftext|>"))
     with pytest.raises(ModelError, match="ends its answers with other tokens than .*: ask one at a time."):
-        several.open_many(str(tiny), {"a": str(one.folder), "b": str(one.folder / "adapter")})
+        merging.open_many(str(tiny), {"a": str(one.folder), "b": str(one.folder / "adapter")})
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from weitiao.core.batch import IGNORE, Batch, Loss, Row
 from weitiao.core.errors import RecipeError
 from weitiao.core.example import Example
-from weitiao.core.machine import Choice
+from weitiao.core.hardware import Choice
 from weitiao.core.processor import Processor
 from weitiao.core.registry import Part
-from weitiao.core.tunable import TunableModel
+from weitiao.core.trainable_model import TunableModel
 
 MASKED = "masked_lm"  # the head that turns an encoder's hidden states into words
 

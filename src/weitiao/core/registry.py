@@ -16,12 +16,12 @@ from weitiao.core.errors import RecipeError
 FOLDERS = {
     "reader": "weitiao.data.readers",
     "mapping": "weitiao.data.mappings",
-    "block": "weitiao.model.blocks",
+    "block": "weitiao.model.backbone.blocks",
     "method": "weitiao.model.methods",
-    "objective": "weitiao.objective",
+    "objective": "weitiao.objective.objectives",
     "regularizer": "weitiao.objective.regularizers",
     "optimizer": "weitiao.train.optimizers",
-    "clip": "weitiao.train.clips",
+    "clip": "weitiao.train.stability.clips",
     "step": "weitiao.train.steps",
     "metric": "weitiao.evaluate.metrics",
 }

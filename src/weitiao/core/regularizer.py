@@ -17,7 +17,7 @@ from weitiao.core.batch import Batch, Loss
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.registry import Part, find, names
-from weitiao.core.tunable import HEAD, TunableModel
+from weitiao.core.trainable_model import HEAD, TunableModel
 
 
 class Regularizer(Part):

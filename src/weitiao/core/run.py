@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import RunError
-from weitiao.core.machine import Choice, command
+from weitiao.core.hardware import Choice, command
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import read_recipe
 

@@ -17,7 +17,7 @@ from weitiao.core.batch import IGNORE, Row, task_of
 from weitiao.core.errors import DataError
 from weitiao.core.example import BadRow, Sound, Sourced, Where
 from weitiao.core.objective import Objective
-from weitiao.core.packages import home
+from weitiao.model.loading.packages import home
 from weitiao.core.processor import Ear, Processor
 
 VERSION = 4  # raised when the same inputs would be encoded differently

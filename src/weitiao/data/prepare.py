@@ -4,20 +4,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from weitiao.core.desk import Desk
+from weitiao.core.reporter import Desk
 from weitiao.core.errors import DataError
 from weitiao.core.example import BadRow, Sourced, Where
-from weitiao.core.held_out import HeldOut
-from weitiao.core.machine import Choice
+from weitiao.core.eval_set import HeldOut
+from weitiao.core.hardware import Choice
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe, Source
 from weitiao.core.run import Run
 from weitiao.core.score import FEW
 from weitiao.data.encode import Encoded, Rows, encode
 from weitiao.data.loader import in_order
-from weitiao.data.processor import ChatProcessor
+from weitiao.data.tokenization import ChatProcessor
 from weitiao.data.read import Reading, TooManyBadRows, judge, read_sources, split
-from weitiao.data.show import draw, pieces_of, supervised_share
+from weitiao.data.preview import draw, pieces_of, supervised_share
 
 SHOWN = 1000  # characters of a suspect row
 MEASURED_AT_ONCE = 2048  # tokens; no gradients are kept

@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM,
 
 from weitiao.core.errors import ModelError
 from weitiao.core.processor import Ear
-from weitiao.core.tunable import TunableModel
+from weitiao.core.trainable_model import TunableModel
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from weitiao.core.batch import IGNORE, Batch, pack
 from weitiao.core.score import Score, ratio_of_sums
-from weitiao.core.tunable import TunableModel
-from weitiao.core.vocabulary_head import LOGITS
+from weitiao.core.trainable_model import TunableModel
+from weitiao.core.lm_head import LOGITS
 
 LONGEST = 48  # tokens of each text: what the base says of them is kept, [tokens, V] in half precision
 

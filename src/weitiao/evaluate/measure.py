@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from weitiao.core.example import Chat, Example, Turn
-from weitiao.core.held_out import HeldOut
+from weitiao.core.eval_set import HeldOut
 from weitiao.core.objective import Objective
 from weitiao.core.registry import find
 from weitiao.core.score import Score, weighted
-from weitiao.core.tunable import Known, TunableModel
+from weitiao.core.trainable_model import Known, TunableModel
 
 CHOSEN_AT_ONCE, WRITTEN_AT_ONCE = 16, 32  # prompts in a batch
 Progress = Callable[[Sequence[Any], str], Any]

@@ -13,7 +13,7 @@ import jinja2
 
 from weitiao.core.run import Run, write_text
 from weitiao.core.score import score_rows, show
-from weitiao.evaluate.story import in_short, story
+from weitiao.evaluate.history import in_short, story
 
 WIDTH, HEIGHT, EDGE = 720, 240, 44
 

@@ -1,10 +1,10 @@
 """What an objective chooses when all is learnt, on the validation rows: from which score on an answer is given."""
 
-from weitiao.core.desk import Desk
-from weitiao.core.held_out import HeldOut
+from weitiao.core.reporter import Desk
+from weitiao.core.eval_set import HeldOut
 from weitiao.core.objective import Objective
 from weitiao.core.run import Run
-from weitiao.core.tunable import TunableModel
+from weitiao.core.trainable_model import TunableModel
 from weitiao.evaluate.measure import predict
 
 

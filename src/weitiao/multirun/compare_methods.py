@@ -19,7 +19,7 @@ from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import find, names
 from weitiao.core.run import Run, write_text
 from weitiao.core.score import in_percent, ratio_of_sums, show
-from weitiao.multirun.apart import train_apart
+from weitiao.multirun.subprocess_run import train_apart
 
 ROW, LEFT, WIDTH = 26, 150, 720  # of the chart, in pixels
 

@@ -20,7 +20,7 @@ from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.run import Run, write_text
 from weitiao.core.score import show
-from weitiao.multirun.apart import measure_apart, train_apart
+from weitiao.multirun.subprocess_run import measure_apart, train_apart
 
 HELD_OUT = "held-out rows"
 RATES = (0.1, 0.3, 0.7, 1.5)

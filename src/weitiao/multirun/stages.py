@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weitiao.core.desk import Desk
+from weitiao.core.reporter import Desk
 from weitiao.core.errors import Interrupted, RecipeError, RunError
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import make_recipe, read_plain
 from weitiao.core.registry import nearest
 from weitiao.core.run import Run
-from weitiao.pipeline import resume, train
+from weitiao.pipeline.train import resume, train
 
 HANDOVERS = ("merge", "continue")
 

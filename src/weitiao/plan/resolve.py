@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from weitiao.core.errors import RecipeError
-from weitiao.core.machine import NARROW, Choice
+from weitiao.core.hardware import NARROW, Choice
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe

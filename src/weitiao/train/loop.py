@@ -10,20 +10,20 @@ from torch import Tensor
 
 from weitiao.core.batch import Batch
 from weitiao.core.errors import Interrupted
-from weitiao.core.machine import command
+from weitiao.core.hardware import command
 from weitiao.core.objective import Objective
 from weitiao.core.registry import find_module
 from weitiao.core.run import Run
 from weitiao.core.score import Score
-from weitiao.core.tunable import TunableModel
+from weitiao.core.trainable_model import TunableModel
 from weitiao.train.distributed import Machines
-from weitiao.train.keep import validate
-from weitiao.train.plan import Plan
-from weitiao.train.recover import Rescue
-from weitiao.train.saver import Saver
-from weitiao.train.state import State
+from weitiao.train.checkpoints.best import validate
+from weitiao.train.settings import Plan
+from weitiao.train.rollback import Rescue
+from weitiao.train.checkpoints.async_saver import Saver
+from weitiao.train.checkpoints.state import State
 from weitiao.train.step import Taken
-from weitiao.train.stop import Stop
+from weitiao.train.signals import Stop
 
 
 def train(

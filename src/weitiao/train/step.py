@@ -8,7 +8,7 @@ from torch import nn
 
 from weitiao.core.batch import Batch
 from weitiao.core.objective import Objective
-from weitiao.core.tunable import TunableModel
+from weitiao.core.trainable_model import TunableModel
 from weitiao.train.distributed import Machines
 
 

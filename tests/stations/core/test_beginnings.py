@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from weitiao.core.batch import Batch, pack
-from weitiao.core.beginnings import LEAST, Merged, merge, told_apart
+from weitiao.core.shared_prefix import LEAST, Merged, merge, told_apart
 
 
 def packed(rows: list[list[int]]) -> Batch:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from weitiao.core.crf import (
+from weitiao.objective.crf import (
     FORBIDDEN,
     Chain,
     ChainScores,
@@ -18,8 +18,8 @@ from weitiao.core.crf import (
     stretch_logprobs,
     viterbi,
 )
-from weitiao.core.tags import Scheme, entities, every_tag
-from weitiao.objective.token_classification import rules
+from weitiao.core.bio_tags import Scheme, entities, every_tag
+from weitiao.objective.objectives.token_classification import rules
 
 LENGTHS = (4, 1, 3, 2)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from weitiao.core.errors import ModelError
-from weitiao.core.packages import PackageFile, PackageParts
+from weitiao.model.loading.packages import PackageFile, PackageParts
 
 TEXT = b"a file in two parts"
 

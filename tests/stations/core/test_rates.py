@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from weitiao.core.rates import KINDS, Neighbours, Work, attention, copy, figures, measure, product, together
+from weitiao.model.profiling.timing import KINDS, Neighbours, Work, attention, copy, figures, measure, product, together
 
 CPU = torch.device("cpu")
 

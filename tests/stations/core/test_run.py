@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from weitiao.core.errors import RunError
-from weitiao.core.machine import Choice
+from weitiao.core.hardware import Choice
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.run import Run, write_text

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from weitiao.core.tags import Scheme, entities, every_tag, may_begin, may_end, may_follow, spell
+from weitiao.core.bio_tags import Scheme, entities, every_tag, may_begin, may_end, may_follow, spell
 
 
 @pytest.mark.parametrize("scheme", ["bio", "bioes"])

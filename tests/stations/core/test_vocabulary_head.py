@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from weitiao.core.batch import Batch, pack
-from weitiao.core.vocabulary_head import CHUNK, VocabularyHead
-from weitiao.model import cpu_attention
+from weitiao.core.lm_head import CHUNK, VocabularyHead
+from weitiao.model.layers import attention_cpu
 
 D, V = 24, 300
 
@@ -146,7 +146,7 @@ def whole(length: int, learnt: int) -> Batch:
 
 def test_the_tunable_model_scores_only_what_is_supervised(open_tunable: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same long row with few learnt tokens never makes a tensor as large as [T, V]."""
-    monkeypatch.setattr(cpu_attention, "ROOM", 1)  # scores of few tokens at once: V is small here
+    monkeypatch.setattr(attention_cpu, "ROOM", 1)  # scores of few tokens at once: V is small here
     model, length, vocabulary = open_tunable(), 250, 320
     with Largest() as seen:
         (-model.logprobs(whole(length, 20)).sum()).backward()

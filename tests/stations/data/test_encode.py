@@ -10,12 +10,12 @@ from conftest import CHATML, chat_rows, make_tokenizer
 from weitiao.core.batch import IGNORE
 from weitiao.core.errors import DataError
 from weitiao.core.example import Chat, Example, Sourced, Text, Turn, Where
-from weitiao.core.packages import home
+from weitiao.model.loading.packages import home
 from weitiao.core.processor import Processor
 from weitiao.data.encode import Encoded, encode, fingerprint
-from weitiao.data.processor import ChatProcessor
-from weitiao.objective.causal_lm import CausalLM
-from weitiao.objective.sft import SFT
+from weitiao.data.tokenization import ChatProcessor
+from weitiao.objective.objectives.causal_lm import CausalLM
+from weitiao.objective.objectives.sft import SFT
 
 
 class Counting:

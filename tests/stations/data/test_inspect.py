@@ -13,7 +13,7 @@ from conftest import chat_rows, write_jsonl
 from stations.command import weitiao
 from weitiao.core.errors import CheckError
 from weitiao.core.finding import Finding, refuse
-from weitiao.data.inspect import NEAR, PIECE, _stops, near_duplicates
+from weitiao.data.checks import NEAR, PIECE, _stops, near_duplicates
 
 WORDS = tuple("order refund parcel late invoice copy address change password reset card declined size".split())  # noqa: SIM905
 

@@ -8,9 +8,9 @@ from weitiao.core.batch import IGNORE
 from weitiao.core.errors import DataError
 from weitiao.core.example import Chat, Turn
 from weitiao.core.processor import Rendered
-from weitiao.data.processor import ChatProcessor
-from weitiao.objective.causal_lm import CausalLM, Text
-from weitiao.objective.sft import SFT
+from weitiao.data.tokenization import ChatProcessor
+from weitiao.objective.objectives.causal_lm import CausalLM, Text
+from weitiao.objective.objectives.sft import SFT
 
 ASK, ANSWER = Turn("user", "what time is it in paris"), Turn("assistant", "the quick fox asks")
 AGAIN, LAST = Turn("user", "and the wizards?"), Turn("assistant", "你好 世界")

@@ -14,8 +14,8 @@ from weitiao.core.recipe import Source
 from weitiao.core.registry import find_module
 from weitiao.data.read import files_of, read_sources
 from weitiao.data.records import Record
-from weitiao.objective.causal_lm import CausalLM
-from weitiao.objective.sft import SFT
+from weitiao.objective.objectives.causal_lm import CausalLM
+from weitiao.objective.objectives.sft import SFT
 
 ROWS = [
     {"prompt": "what", "completion": "time"},

@@ -8,8 +8,8 @@ import pytest
 from conftest import make_tokenizer
 from weitiao.core.example import Chat, Turn
 from weitiao.core.registry import find
-from weitiao.data.processor import ChatProcessor
-from weitiao.data.show import LONGEST, draw, pieces_of
+from weitiao.data.tokenization import ChatProcessor
+from weitiao.data.preview import LONGEST, draw, pieces_of
 
 SFT: Any = find("objective", "sft")()
 

@@ -10,7 +10,7 @@ from weitiao.core.example import BadRow, Labelled, Tagged
 from weitiao.core.registry import find_module
 from weitiao.data.mapping import find_mapping, find_question
 from weitiao.data.records import Record
-from weitiao.data.units import laid_out, units_of
+from weitiao.data.word_units import laid_out, units_of
 
 SPANS = [{"start": 0, "end": 3, "label": "nr"}, {"start": 5, "end": 8, "label": "ns"}]
 

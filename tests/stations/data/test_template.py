@@ -10,7 +10,7 @@ from stations.data.chat_templates import TEMPLATES
 from weitiao.core.errors import DataError
 from weitiao.core.example import Turn
 from weitiao.data import template as module
-from weitiao.data.processor import ChatProcessor
+from weitiao.data.tokenization import ChatProcessor
 from weitiao.data.template import Template, read_template
 
 TALK = [

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from weitiao import opened as results
+from weitiao.pipeline.train import inference as results
 from weitiao.core.errors import ModelError
-from weitiao.deploy.adapter import read_adapter_config, save_adapter
+from weitiao.model.adapters.peft_format import read_adapter_config, save_adapter
 
 IDS = torch.tensor([[5, 9, 40, 200, 17, 17, 3, 64]])
 

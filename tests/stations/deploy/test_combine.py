@@ -11,9 +11,9 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from conftest import CHATML, chat_rows, save_model, tried, write_jsonl
-from weitiao import opened as results
-from weitiao import several
-from weitiao.core.desk import Desk
+from weitiao.pipeline.train import inference as results
+from weitiao.pipeline.train import merging
+from weitiao.core.reporter import Desk
 from weitiao.core.errors import ModelError, RecipeError, RunError
 from weitiao.core.registry import names
 from weitiao.deploy.combine import WAYS, Way, disjoint_mean, drop, trim
@@ -33,7 +33,7 @@ def gap(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def combine(runs: list, out: Path, how: str, weights: tuple = (), density: float | None = None, seed: int | None = None):
     targets = [str(getattr(run, "folder", run)) for run in runs]
-    return several.combine(targets, str(out), DESK, how, weights, density, seed)
+    return merging.combine(targets, str(out), DESK, how, weights, density, seed)
 
 
 @pytest.fixture
@@ -294,7 +294,7 @@ def test_wrong_targets(pair: list, tiny: Path, quick: Any, tmp_path: Path, monke
     def never(*args: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(several, "stand", never)
+    monkeypatch.setattr(merging, "stand", never)
     with pytest.raises(ModelError, match=f"other stands on .*g, but .*run on {tiny}: what was learnt on different base"):
         combine([pair[0], gpt2], tmp_path / "one", "sum")
     with pytest.raises(ModelError, match="is neither a run nor an adapter in PEFT's format, so there is no change in it."):

@@ -67,7 +67,7 @@ def test_an_encoder_opens_plainly_and_reads_the_same(
 
 
 def test_nothing_of_weitiao_is_needed_to_open_it(quick: Any, tmp_path: Path) -> None:
-    from weitiao import opened as results
+    from weitiao.pipeline.train import inference as results
 
     run = quick()
     merged = results.merge(str(run.folder), str(tmp_path / "out"))

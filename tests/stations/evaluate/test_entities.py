@@ -8,7 +8,7 @@ from seqeval.metrics import f1_score, precision_score, recall_score
 
 from weitiao.core.registry import find
 from weitiao.core.score import PERCENT
-from weitiao.core.tags import Scheme, entities, every_tag, spell
+from weitiao.core.bio_tags import Scheme, entities, every_tag, spell
 from weitiao.evaluate.entities import count
 
 JUDGES = {"entity_f1": f1_score, "entity_precision": precision_score, "entity_recall": recall_score}

@@ -4,7 +4,7 @@ import jiwer
 import pytest
 
 from weitiao.core.score import in_percent
-from weitiao.evaluate.errors_made import plain_form, words_of
+from weitiao.evaluate.error_rate import plain_form, words_of
 from weitiao.evaluate.metrics.cer import CER
 from weitiao.evaluate.metrics.wer import WER
 

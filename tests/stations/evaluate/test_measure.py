@@ -10,9 +10,9 @@ from torch.nn.functional import cross_entropy
 from weitiao.core.batch import IGNORE, Row, pack
 from weitiao.core.errors import RecipeError
 from weitiao.core.example import Chat, Text, Turn
-from weitiao.core.held_out import HeldOut
+from weitiao.core.eval_set import HeldOut
 from weitiao.evaluate.measure import _answer_ids, choose, default_metrics, measure, remember, write
-from weitiao.objective.sft import SFT
+from weitiao.objective.objectives.sft import SFT
 
 ANSWERS = ("paris", "seven boxes", "the lazy dog", "the lazy dog and the fox", "你好")
 

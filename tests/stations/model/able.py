@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from weitiao.model import compiled
+from weitiao.model.kernels import library
 
-LACKS = "AVX512-BF16" if not compiled.instructions() else "" if shutil.which("g++") else "g++"
+LACKS = "AVX512-BF16" if not library.instructions() else "" if shutil.which("g++") else "g++"
 able = pytest.mark.skipif(bool(LACKS), reason=f"compiled kernels: this machine has no {LACKS}")

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from weitiao.core.batch import Batch, pack
-from weitiao.model.attention import _attend, _attend_in_place, attend
+from weitiao.model.layers.attention import _attend, _attend_in_place, attend
 
 H, D = 4, 8
 
@@ -101,7 +101,7 @@ def test_equal_neighbours_share_one_call(monkeypatch: pytest.MonkeyPatch) -> Non
         calls.append(tuple(q.shape))
         return scaled_dot_product_attention(q, *args, **more)
 
-    monkeypatch.setattr("weitiao.model.attention.scaled_dot_product_attention", count)
+    monkeypatch.setattr("weitiao.model.layers.attention.scaled_dot_product_attention", count)
     batch = batch_of([4, 9, 4, 4, 2])
     _attend(*qkv(batch.tokens), batch, None, True, None, None, 0.0)
     assert calls == [(1, H, 9, D), (3, H, 4, D), (1, H, 2, D)]

@@ -10,9 +10,9 @@ import torch
 
 from conftest import make_model
 from weitiao.core.errors import ModelError, WeitiaoError
-from weitiao.model.bases import check_folder, resolve_base
-from weitiao.model.load import load_base, load_tokenizer
-from weitiao.pipeline import open_tokens
+from weitiao.model.loading.sources import check_folder, resolve_base
+from weitiao.model.loading.load import load_base, load_tokenizer
+from weitiao.pipeline.train import open_tokens
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from torch import nn
 from transformers.activations import FastGELUActivation, NewGELUActivation
 
 from conftest import make_model
-from weitiao.model.cheaper import exchange
-from weitiao.model.dropout import Dropout
+from weitiao.model.layers.swap import exchange
+from weitiao.model.layers.dropout import Dropout
 
 
 @pytest.mark.parametrize(("family", "written_in_parts"), [("gpt2", True), ("bert", False), ("t5", False)])

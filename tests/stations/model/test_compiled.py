@@ -14,18 +14,19 @@ from torch import Tensor
 
 from stations.model.able import able
 from weitiao.core.batch import Batch, pack
-from weitiao.core.beginnings import Merged, merge
-from weitiao.core.vocabulary_head import VocabularyHead
-from weitiao.model import compiled, kernel_proof
-from weitiao.model.attention import attend
-from weitiao.model.fused import GeGLU, RMSNorm, SwiGLU
+from weitiao.core.shared_prefix import Merged, merge
+from weitiao.core.lm_head import VocabularyHead
+from weitiao.model.kernels import library
+from weitiao.model.layers import kernel_check
+from weitiao.model.layers.attention import attend
+from weitiao.model.layers.fused import GeGLU, RMSNorm, SwiGLU
 
 CPU, BF16 = torch.device("cpu"), torch.bfloat16
 
 
 @able
 def test_they_are_in_use_where_they_can_be() -> None:
-    assert compiled.in_use(), compiled.state.why_not
+    assert library.in_use(), library.state.why_not
 
 
 def rows(lengths: tuple[int, ...], alike: int = 0) -> Batch:
@@ -86,7 +87,7 @@ def test_attention_is_that_of_fp32_as_nearly_as_products_are(name: str, threads:
         return attend(q, k, v, batch, causal=case["causal"], window=case["window"], rows=asking)
 
     exact = back(run, *(x.double() for x in given))  # torch's own: kernels take bf16 alone
-    with compiled.left_out():
+    with library.left_out():
         products = back(run, *given)
     mine = back(run, *given)
     assert far(mine, exact) < 3.5e-3
@@ -110,7 +111,7 @@ def test_norms(offset: float) -> None:
     def run(x: Tensor, w: Tensor) -> Tensor:
         return RMSNorm.apply(x, w, 1e-5, offset)  # pyright: ignore[reportReturnType]
 
-    with compiled.left_out():
+    with library.left_out():
         exact = back(run, x.float(), w.float())
     assert far(back(run, x, w), exact) < 5e-3
 
@@ -128,14 +129,14 @@ def test_words(words: int, kind: str, threads: int) -> None:
     targets[:2] = torch.tensor([0, words - 1])
 
     def run(h: Tensor, w: Tensor) -> Tensor:
-        return VocabularyHead(lambda: w, lambda: bias, scale, kernels=compiled.for_words).logprobs(h, targets)
+        return VocabularyHead(lambda: w, lambda: bias, scale, kernels=library.for_words).logprobs(h, targets)
 
     def exactly(h: Tensor, w: Tensor) -> Tensor:
         z = (h @ w.T + (0 if bias is None else bias)) * scale
         return z.log_softmax(-1).gather(1, targets[:, None])[:, 0]
 
     exact = back(exactly, *(x.double() for x in given))
-    with compiled.left_out():
+    with library.left_out():
         by_torch = back(run, *given)
     mine = back(run, *given)
     assert mine[0].dtype == torch.float32 and far(mine, exact) < 1.5e-2
@@ -146,7 +147,7 @@ def test_words(words: int, kind: str, threads: int) -> None:
 @able
 @pytest.mark.parametrize("wrong", [-100, -1, 48])
 def test_a_target_that_is_no_word_is_refused(wrong: int) -> None:
-    head = VocabularyHead(lambda: torch.ones(48, 16).to(BF16), lambda: None, kernels=compiled.for_words)
+    head = VocabularyHead(lambda: torch.ones(48, 16).to(BF16), lambda: None, kernels=library.for_words)
     with pytest.raises(IndexError, match="the vocabulary has 48"):
         head.logprobs(torch.ones(2, 16).to(BF16), torch.tensor([3, wrong]))
 
@@ -158,7 +159,7 @@ def test_a_word_that_is_not_finite_is_not_hidden() -> None:
         h = torch.randn(3, 16).to(BF16)
         h[1, 4] = spoilt
         h.requires_grad_()
-        out = VocabularyHead(lambda: weight, lambda: None, kernels=compiled.for_words).logprobs(h, torch.tensor([1, 2, 3]))
+        out = VocabularyHead(lambda: weight, lambda: None, kernels=library.for_words).logprobs(h, torch.tensor([1, 2, 3]))
         out.sum().backward()
         assert out.isnan().tolist() == [False, True, False]
         assert h.grad is not None and h.grad[1].isnan().all() and not h.grad[[0, 2]].isnan().any()
@@ -194,30 +195,30 @@ def test_a_strided_view_is_read_where_it_lies() -> None:
 @able
 def test_what_the_kernels_do_not_take_goes_its_usual_way() -> None:
     for x in (torch.randn(4, 16), torch.randn(4, 24).to(BF16)):
-        assert compiled.usable(x) is None
-    assert compiled.usable(torch.randn(4, 16).to(BF16)) is not None
-    with compiled.left_out():
-        assert compiled.usable(torch.randn(4, 16).to(BF16)) is None
+        assert library.usable(x) is None
+    assert library.usable(torch.randn(4, 16).to(BF16)) is not None
+    with library.left_out():
+        assert library.usable(torch.randn(4, 16).to(BF16)) is None
 
 
 @able
 def test_kernels_that_prove_wrong_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "state", compiled.State(""))
-    assert compiled.choose(CPU, BF16, kernel_proof.largest_gap)[0].value == "compiled"
-    (choice,) = compiled.choose(CPU, BF16, lambda: 0.5)
+    monkeypatch.setattr(library, "state", library.State(""))
+    assert library.choose(CPU, BF16, kernel_check.largest_gap)[0].value == "compiled"
+    (choice,) = library.choose(CPU, BF16, lambda: 0.5)
     assert (choice.value, choice.reason) == ("off", "pure torch: on a probe they differ from torch by 5e-01")
-    assert compiled.usable(torch.randn(4, 16).to(BF16)) is None
+    assert library.usable(torch.randn(4, 16).to(BF16)) is None
 
 
 def test_nothing_is_said_where_there_is_no_use_for_them() -> None:
-    assert compiled.choose(CPU, torch.float32, lambda: 0.0) == []
+    assert library.choose(CPU, torch.float32, lambda: 0.0) == []
 
 
 def told(home: Path, **environment: str) -> str:
     """What a process of its own says of the kernels."""
     code = (
         "import torch; from weitiao.model import compiled, kernel_proof\n"
-        "print(compiled.choose(torch.device('cpu'), torch.bfloat16, kernel_proof.largest_gap)[0])"
+        "print(library.choose(torch.device('cpu'), torch.bfloat16, kernel_check.largest_gap)[0])"
     )
     given = {**os.environ, "WEITIAO_HOME": str(home), **environment}
     done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True)
@@ -240,10 +241,10 @@ def test_a_damaged_library_is_made_again(tmp_path: Path) -> None:
 
 @able
 def test_a_compiler_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "PATIENCE", 1)
+    monkeypatch.setattr(library, "PATIENCE", 1)
     begun = time.monotonic()
     with pytest.raises(OSError, match="took more than 1 second"):
-        compiled._run(["sleep", "30"], ["sleep", "30"])
+        library._run(["sleep", "30"], ["sleep", "30"])
     assert time.monotonic() - begun < 10
 
 

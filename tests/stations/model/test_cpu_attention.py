@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from weitiao.core.batch import Batch, pack
-from weitiao.core.beginnings import Merged, merge
-from weitiao.model import cpu_attention
-from weitiao.model.attention import attend
-from weitiao.model.cpu_attention import attend_by_products, pieces_at, pieces_of
+from weitiao.core.shared_prefix import Merged, merge
+from weitiao.model.layers import attention_cpu
+from weitiao.model.layers.attention import attend
+from weitiao.model.layers.attention_cpu import attend_by_products, pieces_at, pieces_of
 
 HEADS, KEYS, WIDE = 6, 2, 8
 
@@ -70,7 +70,7 @@ def test_it_is_the_textbook(
     lengths: tuple[int, ...], alike: int, causal: bool, window: int | None, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In double precision to the last digits; in blocks of a few queries, too."""
-    monkeypatch.setattr(cpu_attention, "BLOCK", block)
+    monkeypatch.setattr(attention_cpu, "BLOCK", block)
     batch = rows(lengths, alike)
     assert isinstance(batch, Merged) == bool(alike)
     given = three(batch, torch.double)
@@ -84,7 +84,7 @@ def test_it_is_the_textbook(
 def test_where_only_some_tokens_ask(
     lengths: tuple[int, ...], alike: int, causal: bool, window: int | None, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu_attention, "BLOCK", block)
+    monkeypatch.setattr(attention_cpu, "BLOCK", block)
     batch = rows(lengths, alike)
     given = three(batch, torch.double)
     some = torch.tensor([0, 3, 4, 8, 8])  # the last one twice, as a body fills up
@@ -98,7 +98,7 @@ def test_where_only_some_tokens_ask(
 def test_rows_of_one_length_run_together_as_far_as_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = rows((10, 10, 10, 10, 10, 3))
     assert [x.rows for x in pieces_of(batch, HEADS)] == [5, 1]
-    monkeypatch.setattr(cpu_attention, "ROOM", 2 * HEADS * 10 * 10)
+    monkeypatch.setattr(attention_cpu, "ROOM", 2 * HEADS * 10 * 10)
     pieces = pieces_of(batch, HEADS)
     assert [x.rows for x in pieces] == [2, 2, 1, 1] and [x.asks for x in pieces] == [(0, 20), (20, 20), (40, 10), (50, 3)]
 
@@ -126,7 +126,7 @@ def test_fp32_is_not_multiplied_in_bf16() -> None:
 
 def test_it_is_taken_in_bf16_and_where_there_is_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
     taken, real = [], attend_by_products
-    monkeypatch.setattr("weitiao.model.attention.attend_by_products", lambda *x: (taken.append(1), real(*x))[1])
+    monkeypatch.setattr("weitiao.model.layers.attention.attend_by_products", lambda *x: (taken.append(1), real(*x))[1])
     for dtype, window, times in ((torch.float32, None, 0), (torch.float32, 4, 1), (torch.bfloat16, None, 1)):
         for batch in (rows((20, 9, 9)), rows((20, 9, 9), alike=5)):
             taken.clear()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from weitiao.model.dropout import drop, rate
+from weitiao.model.layers.dropout import drop, rate
 
 
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.5, 0.9])

@@ -11,11 +11,11 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from conftest import old_run, save_model
-from weitiao.core.desk import Desk
+from weitiao.core.reporter import Desk
 from weitiao.core.errors import RecipeError
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import find
-from weitiao.opened import evaluate, open_model
+from weitiao.pipeline.inference import evaluate, open_model
 
 PLAIN = {"name": "lora", "rank": 4, "alpha": 8.0}
 

@@ -11,11 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from conftest import make_model, save_model
 from weitiao.core.batch import IGNORE, pack
 from weitiao.core.registry import find, names
-from weitiao.core.tunable import TunableModel
-from weitiao.model.anatomy import is_encoder
-from weitiao.model.attention import NAME
-from weitiao.model.flops import needed, not_counted, pairs, shapes_in, survey
-from weitiao.model.load import choose_body, vocabulary_head
+from weitiao.core.trainable_model import TunableModel
+from weitiao.model.adapters.architecture import is_encoder
+from weitiao.model.layers.attention import NAME
+from weitiao.model.profiling.flops import needed, not_counted, pairs, shapes_in, survey
+from weitiao.model.loading.load import choose_body, vocabulary_head
 
 T, D, V, M, L = 12, 32, 320, 48, 3  # of conftest's tiny models; M is the width inside the MLP
 SFT: Any = find("objective", "sft")()

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from laws import LENGTHS, batch_of, make_rows
-from weitiao.model import attention
-from weitiao.model.quantised import Quantised
+from weitiao.model.layers import attention
+from weitiao.model.layers.quantized import Quantised
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

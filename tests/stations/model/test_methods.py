@@ -10,8 +10,8 @@ from conftest import make_model, make_tokenizer
 from laws import attached, batch_of, gap, make_rows, stir
 from weitiao.core.errors import RecipeError
 from weitiao.core.registry import find
-from weitiao.deploy.adapter import load_adapter, read_adapter_config, save_adapter
-from weitiao.learnt import method_of
+from weitiao.model.adapters.peft_format import load_adapter, read_adapter_config, save_adapter
+from weitiao.pipeline.trained import method_of
 
 
 def test_adalora_falls_to_its_budget(quick: Any) -> None:

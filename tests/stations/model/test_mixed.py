@@ -9,10 +9,10 @@ from torch import nn
 from conftest import make_model
 from stations.model.able import able
 from weitiao.core.batch import pack
-from weitiao.model import mixed
-from weitiao.model.blocks import gemma, llama
-from weitiao.model.body import Layered
-from weitiao.model.mixed import computing_in
+from weitiao.model.layers import saved_tensors
+from weitiao.model.backbone.blocks import gemma, llama
+from weitiao.model.backbone.decoder import Layered
+from weitiao.model.layers.saved_tensors import computing_in
 
 
 def net() -> nn.Sequential:
@@ -38,15 +38,15 @@ def test_gradients_are_those_of_autocast_to_the_bit() -> None:
 
 def test_no_rounded_copy_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = net(), torch.randn(5, 8, dtype=torch.bfloat16, requires_grad=True)
-    seen, kept, pack = [], [], mixed._pack
-    monkeypatch.setattr(mixed, "_pack", lambda one: (seen.append(one.shape), kept.append(pack(one)), kept[-1])[-1])
+    seen, kept, pack = [], [], saved_tensors._pack
+    monkeypatch.setattr(saved_tensors, "_pack", lambda one: (seen.append(one.shape), kept.append(pack(one)), kept[-1])[-1])
     with computing_in(model, torch.bfloat16):
         model(x)
         assert not torch.is_autocast_cache_enabled()  # it would hold them
     weights = [p.shape for p in model.parameters() if p.ndim == 2]
     turned = [shape[::-1] for shape in weights]
     assert sum(shape in turned for shape in seen) == 3  # autograd wanted to keep all three
-    assert not [x for x in kept if isinstance(x, mixed._Kept) and x.tensor.shape in (*turned, *weights)]
+    assert not [x for x in kept if isinstance(x, saved_tensors._Kept) and x.tensor.shape in (*turned, *weights)]
 
 
 def test_a_weight_that_changed_meanwhile_is_refused() -> None:
@@ -66,16 +66,16 @@ def test_what_norms_and_gates_gave_is_made_again(family: str, block: ModuleType,
     batch = pack([{"input_ids": list(range(n, 2 * n)), "labels": [1] * n} for n in (20, 9)])
 
     def run() -> tuple[list[torch.Tensor], int]:
-        kept, pack_one = set(), mixed._pack
+        kept, pack_one = set(), saved_tensors._pack
 
         def watched(one: torch.Tensor):
             packed = pack_one(one)
-            if isinstance(packed, mixed._Kept):
+            if isinstance(packed, saved_tensors._Kept):
                 kept.add(packed.tensor.untyped_storage())
             return packed
 
         with monkeypatch.context() as patched:
-            patched.setattr(mixed, "_pack", watched)
+            patched.setattr(saved_tensors, "_pack", watched)
             hidden = Layered(block, model, torch.bfloat16)(batch)
         model.zero_grad()
         hidden.float().square().sum().backward()
@@ -83,7 +83,7 @@ def test_what_norms_and_gates_gave_is_made_again(family: str, block: ModuleType,
         return [hidden.detach(), *grads], sum(x.nbytes() for x in {x.data_ptr(): x for x in kept}.values())
 
     sparing, less = run()
-    monkeypatch.setattr(mixed, "AGAIN", {})
+    monkeypatch.setattr(saved_tensors, "AGAIN", {})
     keeping, more = run()
     assert len(sparing) > 20 and all(torch.equal(a, b) for a, b in zip(sparing, keeping, strict=True))
     width, inner = model.config.hidden_size, model.config.intermediate_size

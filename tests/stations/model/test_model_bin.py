@@ -11,8 +11,8 @@ from transformers import AutoTokenizer, WhisperForConditionalGeneration
 
 from speech import save_whisper
 from weitiao.core.errors import ModelError
-from weitiao.model.model_bin import read_model_bin
-from weitiao.model.whisper import mended, whisper_weights, write_whisper
+from weitiao.model.loading.ctranslate2 import read_model_bin
+from weitiao.model.loading.whisper import mended, whisper_weights, write_whisper
 
 KINDS = {torch.float32: 0, torch.int8: 1, torch.float16: 4}
 

@@ -11,10 +11,10 @@ from conftest import make_model
 from laws import attached, batch_of, gap, make_rows, stir
 from weitiao.core.errors import ModelError, RecipeError
 from weitiao.core.registry import find
-from weitiao.deploy.adapter import load_adapter, read_adapter_config, save_adapter
-from weitiao.learnt import method_of
+from weitiao.model.adapters.peft_format import load_adapter, read_adapter_config, save_adapter
+from weitiao.pipeline.trained import method_of
 from weitiao.model.methods.lora import Principal
-from weitiao.opened import open_model
+from weitiao.pipeline.inference import open_model
 
 PISSA = {"start": "pissa", "rank": 4, "alpha": 12.0}
 

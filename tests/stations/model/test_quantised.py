@@ -16,8 +16,8 @@ from conftest import make_model, tried
 from laws import attached, base_of, batch_of, gap, make_rows, stir
 from weitiao.core.errors import RecipeError
 from weitiao.core.registry import find
-from weitiao.model.quantised import Quantised
-from weitiao.opened import open_model
+from weitiao.model.layers.quantized import Quantised
+from weitiao.pipeline.inference import open_model
 
 CPU = torch.device("cpu")
 FORMS = [(4, "nf4", True, 0.10), (4, "nf4", False, 0.10), (4, "fp4", True, 0.13), (8, "nf4", True, 0.01)]
@@ -135,7 +135,7 @@ def test_a_run_opens_in_another_process_with_the_same_answers(method: str, quick
     names = set(load_names(run.folder / "trained" / "weights.safetensors"))
     assert names and all(name.endswith(("lora_A", "lora_B")) for name in names)
     code = (
-        "import sys, torch; torch.set_num_threads(1); from weitiao.opened import open_model\n"
+        "import sys, torch; torch.set_num_threads(1); from weitiao.pipeline.inference import open_model\n"
         "model = open_model(sys.argv[1]).model.model\n"
         "with torch.no_grad(): out = model(input_ids=torch.tensor([[5, 9, 40, 200, 17]])).logits[0, -1]\n"
         "import json; print(json.dumps(out.tolist()))"
@@ -157,9 +157,9 @@ def load_names(file: Path) -> list[str]:
 def test_the_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *x: None if name == "bitsandbytes" else real(name, *x))
-    from weitiao.model import quantised
+    from weitiao.model.layers import quantized
 
-    quantised.functional.cache_clear()
+    quantized.functional.cache_clear()
     with pytest.raises(
         RecipeError, match=r"needs the package 'bitsandbytes'. Install it with: pip install 'weitiao\[qlora\]'"
     ):

@@ -9,7 +9,7 @@ from stations.model.able import able
 
 MANY = """
 import ctypes, torch
-from weitiao.core.machine import bound_shapes
+from weitiao.core.hardware import bound_shapes
 
 class Memory(ctypes.Structure):
     _fields_ = [(x, ctypes.c_size_t) for x in "arena ord sm hblks mapped usm fsm used free keep".split()]

@@ -12,8 +12,8 @@ from conftest import rated_rows, save_model, write_jsonl
 from stations.command import weitiao
 from weitiao.core.errors import Interrupted
 from weitiao.core.run import Run, in_words
-from weitiao.model.flops import survey
-from weitiao.model.speed import Speed, limit
+from weitiao.model.profiling.flops import survey
+from weitiao.model.profiling.throughput import Speed, limit
 
 SAID = "tokens/s; "
 

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from weitiao.core.errors import ModelError
-from weitiao.model import weights
-from weitiao.model.anatomy import has_halves, is_encoder
-from weitiao.model.load import load_base, load_generation
-from weitiao.pipeline import open_tokens
+from weitiao.model.loading import weights
+from weitiao.model.adapters.architecture import has_halves, is_encoder
+from weitiao.model.loading.load import load_base, load_generation
+from weitiao.pipeline.train import open_tokens
 
 
 def kind_of(config: Any) -> Any:

@@ -13,13 +13,13 @@ from laws import attached, batch_of
 from weitiao.core.batch import IGNORE, pack
 from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.example import Labelled
-from weitiao.core.held_out import HeldOut
+from weitiao.core.eval_set import HeldOut
 from weitiao.core.recipe import Recipe
-from weitiao.data.processor import ChatProcessor
+from weitiao.data.tokenization import ChatProcessor
 from weitiao.evaluate.measure import measure
 from weitiao.evaluate.metrics.f1 import F1
-from weitiao.objective.classification import Classification, best_threshold
-from weitiao.opened import evaluate, open_model
+from weitiao.objective.objectives.classification import Classification, best_threshold
+from weitiao.pipeline.inference import evaluate, open_model
 
 TEXTS = ("the quick brown fox", "what time is it in paris", "seven wizards mix boxes of liquid", "你好 世界")
 
@@ -246,7 +246,7 @@ def test_an_encoder_learns_and_is_opened_again(quick: Any, encoder: Path, labell
     assert again.objective.classes == ("a", "b")  # pyright: ignore
     from rich.console import Console
 
-    from weitiao.core.desk import Desk
+    from weitiao.core.reporter import Desk
 
     measured = evaluate(str(run.folder), Desk(Console(quiet=True)))
     assert measured["loss"].value == scores["after"]["loss"]["value"]
@@ -274,8 +274,8 @@ def test_a_class_that_was_not_learnt_is_put_aside(quick: Any, encoder: Path, lab
 def test_an_encoder_cannot_write(plain_recipe: dict, encoder: Path, objective: str) -> None:
     from rich.console import Console
 
-    from weitiao.core.desk import Desk
-    from weitiao.pipeline import train
+    from weitiao.core.reporter import Desk
+    from weitiao.pipeline.train import train
 
     with pytest.raises(RecipeError, match=f"objective: {objective} needs a model that writes.*bert.*classification"):
         train(Recipe(**{**plain_recipe, "base": str(encoder), "objective": objective}), Desk(Console(quiet=True)))

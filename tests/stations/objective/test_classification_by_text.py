@@ -12,14 +12,14 @@ from rich.console import Console
 from conftest import make_tokenizer, save_model, write_jsonl
 from laws import attached, batch_of
 from weitiao.core.batch import IGNORE
-from weitiao.core.desk import Desk
+from weitiao.core.reporter import Desk
 from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.example import Labelled, Turn
-from weitiao.data.processor import ChatProcessor
-from weitiao.objective.classification_by_text import ClassificationByText
-from weitiao.opened import evaluate, open_model
-from weitiao.pipeline import train
-from weitiao.predict import predict_file
+from weitiao.data.tokenization import ChatProcessor
+from weitiao.objective.objectives.generative_classification import ClassificationByText
+from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.train import train
+from weitiao.pipeline.predict import predict_file
 
 DESK = Desk(Console(quiet=True))
 CLASSES = ("fox", "the fox", "lazy dog")  # one begins as another goes on

@@ -12,17 +12,17 @@ from torch.nn import functional as F
 from conftest import WORDS, make_wordpieces, save_model, write_jsonl
 from laws import attached, batch_of
 from weitiao.core.batch import IGNORE
-from weitiao.core.desk import Desk
+from weitiao.core.reporter import Desk
 from weitiao.core.errors import DataError
 from weitiao.core.example import Pair
 from weitiao.core.registry import find_module
 from weitiao.data.mappings import pair as mapping
-from weitiao.data.processor import ChatProcessor
+from weitiao.data.tokenization import ChatProcessor
 from weitiao.evaluate.metrics.mrr import MRR
 from weitiao.evaluate.metrics.recall_at_10 import RecallAt10
-from weitiao.objective.embedding import Embedding, likenesses
-from weitiao.opened import evaluate, open_model
-from weitiao.predict import predict_file
+from weitiao.objective.objectives.embedding import Embedding, likenesses
+from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.predict import predict_file
 from weitiao.train.distributed import Machines
 
 PROCESSOR = ChatProcessor.make(make_wordpieces())

@@ -17,10 +17,10 @@ from weitiao.core.objective import Objective
 from weitiao.core.registry import find_module
 from weitiao.data.encode import Rows, encode
 from weitiao.data.loader import Loader
-from weitiao.learnt import heads_for
-from weitiao.objective.many_tasks import ManyTasks, each_task
+from weitiao.pipeline.trained import heads_for
+from weitiao.objective.objectives.multi_task import ManyTasks, each_task
 from weitiao.train.distributed import Machines
-from weitiao.train.steps.gradient_surgery import _without_conflicts
+from weitiao.train.steps.pcgrad import _without_conflicts
 
 CPU = torch.device("cpu")
 EXAMPLES = [

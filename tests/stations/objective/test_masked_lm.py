@@ -14,16 +14,16 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 from conftest import ENCODERS, make_wordpieces, save_model, write_jsonl
 from laws import attached, batch_of
 from weitiao.core.batch import IGNORE, pack
-from weitiao.core.desk import Desk
+from weitiao.core.reporter import Desk
 from weitiao.core.errors import ModelError, RecipeError
 from weitiao.core.example import Text
 from weitiao.core.objective import MASKED
 from weitiao.core.processor import Frame
-from weitiao.data.processor import ChatProcessor
-from weitiao.model.masked_head import masked_head
-from weitiao.objective.masked_lm import MaskedLM
-from weitiao.opened import evaluate, open_model
-from weitiao.predict import predict_file
+from weitiao.data.tokenization import ChatProcessor
+from weitiao.model.backbone.mlm_head import masked_head
+from weitiao.objective.objectives.masked_lm import MaskedLM
+from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.predict import predict_file
 
 WORDS = "the quick brown fox jumps over the lazy dog and asks what time it is in paris while seven wizards mix boxes "
 PROCESSOR = ChatProcessor.make(make_wordpieces())
@@ -96,7 +96,7 @@ def test_chinese_words_are_those_of_jieba() -> None:
 
 
 def test_without_jieba_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from weitiao.objective import masked_lm
+    from weitiao.objective.objectives import masked_lm
 
     masked_lm._jieba.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -242,7 +242,7 @@ def test_a_base_made_from_a_config_is_found_with_its_head(quick: Any, tmp_path: 
 def test_a_model_that_writes_is_refused_before_anything_is_loaded(
     quick: Any, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("weitiao.pipeline.load", lambda *_: pytest.fail("something was loaded"))
+    monkeypatch.setattr("weitiao.pipeline.train.load", lambda *_: pytest.fail("something was loaded"))
     with pytest.raises(RecipeError, match="masked_lm needs an encoder.*plain text with causal_lm"):
         quick(data=[{"path": str(texts)}], objective="masked_lm")
 

@@ -12,17 +12,17 @@ from rich.console import Console
 from conftest import make_tokenizer, make_wordpieces, question_rows, save_model, write_jsonl
 from laws import attached, batch_of
 from weitiao.core.batch import IGNORE
-from weitiao.core.desk import Desk
+from weitiao.core.reporter import Desk
 from weitiao.core.example import Question
 from weitiao.core.recipe import Source
 from weitiao.core.registry import find
 from weitiao.data.mapping import find_mapping
-from weitiao.data.processor import ChatProcessor
+from weitiao.data.tokenization import ChatProcessor
 from weitiao.data.read import read_sources, reader_of, split
 from weitiao.evaluate.squad import exact, overlap
-from weitiao.objective.question_answering import QuestionAnswering
-from weitiao.opened import evaluate, open_model
-from weitiao.predict import predict_file
+from weitiao.objective.objectives.question_answering import QuestionAnswering
+from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.predict import predict_file
 
 DESK = Desk(Console(quiet=True))
 TEXT = "the quick brown fox jumps over the lazy dog and asks what time it is in paris 你好 世界"

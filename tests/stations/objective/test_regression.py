@@ -13,17 +13,17 @@ from scipy import stats
 from conftest import make_tokenizer, make_wordpieces, rated_rows, save_model, write_jsonl
 from laws import attached, batch_of
 from weitiao.core.batch import IGNORE
-from weitiao.core.desk import Desk
+from weitiao.core.reporter import Desk
 from weitiao.core.errors import DataError
 from weitiao.core.example import Rated
 from weitiao.core.recipe import Source
 from weitiao.core.registry import find
 from weitiao.data.mappings.rated import recognise
-from weitiao.data.processor import ChatProcessor
+from weitiao.data.tokenization import ChatProcessor
 from weitiao.data.read import TooManyBadRows, read_sources
-from weitiao.objective.regression import Regression
-from weitiao.opened import evaluate, open_model
-from weitiao.predict import predict_file
+from weitiao.objective.objectives.regression import Regression
+from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.predict import predict_file
 
 DESK = Desk(Console(quiet=True))
 

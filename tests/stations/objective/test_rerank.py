@@ -11,14 +11,14 @@ from rich.console import Console
 from conftest import make_wordpieces, save_model, write_jsonl
 from laws import attached, batch_of
 from weitiao.core.batch import pack
-from weitiao.core.desk import Desk
+from weitiao.core.reporter import Desk
 from weitiao.core.errors import DataError
 from weitiao.core.example import Pair
-from weitiao.core.pooling import pooled, text_row
-from weitiao.data.processor import ChatProcessor
-from weitiao.objective.rerank import Rerank
-from weitiao.opened import evaluate, open_model
-from weitiao.predict import predict_file
+from weitiao.objective.pooling import pooled, text_row
+from weitiao.data.tokenization import ChatProcessor
+from weitiao.objective.objectives.rerank import Rerank
+from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.predict import predict_file
 
 PROCESSOR, DESK = ChatProcessor.make(make_wordpieces()), Desk(Console(quiet=True))
 PAIRS = [

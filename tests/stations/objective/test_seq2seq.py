@@ -11,18 +11,18 @@ from rich.console import Console
 from conftest import HALVES, asked, save_model, write_jsonl
 from stations.command import weitiao
 from weitiao.core.batch import IGNORE, only, pack
-from weitiao.core.desk import Desk
+from weitiao.core.reporter import Desk
 from weitiao.core.errors import RecipeError
 from weitiao.core.example import Rewritten
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import find, names
 from weitiao.evaluate.metrics.rouge_l import overlap, words
-from weitiao.model.halves import alike, halves
-from weitiao.objective.seq2seq import Seq2Seq
-from weitiao.opened import evaluate, open_model
-from weitiao.pipeline import Tokens, load, open_tokens
+from weitiao.model.backbone.encoder_decoder import alike, halves
+from weitiao.objective.objectives.seq2seq import Seq2Seq
+from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.train import Tokens, load, open_tokens
 from weitiao.plan.resolve import refuse_regularizers
-from weitiao.predict import predict_file
+from weitiao.pipeline.predict import predict_file
 
 CPU, DESK = torch.device("cpu"), Desk(Console(quiet=True))
 METHODS = [name for name in names("method") if find("method", name).halves and name != "f_learning"]  # pyright: ignore
@@ -72,9 +72,9 @@ def test_rows_of_like_length_go_together(folders: dict[str, Path], family: str, 
     """In several groups, in the order they came in, and with the same gradients as in one."""
     tokens, model, objective = opened(folders[family], "full")
     batch, found = pack(rows_of(objective, tokens)), []
-    monkeypatch.setattr("weitiao.model.halves.NARROW", 1)
+    monkeypatch.setattr("weitiao.model.backbone.encoder_decoder.NARROW", 1)
     for saved in (10**9, 1):
-        monkeypatch.setattr("weitiao.model.halves.SAVED", saved)
+        monkeypatch.setattr("weitiao.model.backbone.encoder_decoder.SAVED", saved)
         groups = alike(halves(batch), saved)
         assert sorted(i for group in groups for i in group) == list(range(6)) and len(groups) == (1 if saved > 1 else 6)
         loss = objective.loss(model, batch).totals["seq2seq"]

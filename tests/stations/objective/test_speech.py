@@ -17,18 +17,18 @@ from conftest import save_model, write_jsonl
 from speech import PLACES, save_whisper, spoken_rows, tone, write_wav
 from stations.command import weitiao
 from weitiao.core.batch import HEARD, IGNORE, SOUND, only, pack
-from weitiao.core.desk import Desk
+from weitiao.core.reporter import Desk
 from weitiao.core.errors import DataError, Interrupted, RecipeError, RunError
 from weitiao.core.example import Spoken
 from weitiao.core.recipe import Source
 from weitiao.core.registry import find, names
 from weitiao.data.read import read_sources
-from weitiao.data.sound import resampled, samples_of
-from weitiao.model.halves import halves
-from weitiao.objective.seq2seq import Seq2Seq
-from weitiao.opened import evaluate, open_model
-from weitiao.pipeline import Tokens, load, open_tokens
-from weitiao.predict import predict_file
+from weitiao.data.audio import resampled, samples_of
+from weitiao.model.backbone.encoder_decoder import halves
+from weitiao.objective.objectives.seq2seq import Seq2Seq
+from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.train import Tokens, load, open_tokens
+from weitiao.pipeline.predict import predict_file
 
 CPU, DESK = torch.device("cpu"), Desk(Console(quiet=True))
 

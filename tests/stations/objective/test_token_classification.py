@@ -11,16 +11,16 @@ from rich.console import Console
 from conftest import make_tokenizer, make_wordpieces, save_model, write_jsonl
 from laws import attached, batch_of
 from weitiao.core.batch import IGNORE
-from weitiao.core.crf import log_likelihood
-from weitiao.core.desk import Desk
+from weitiao.objective.crf import log_likelihood
+from weitiao.core.reporter import Desk
 from weitiao.core.errors import DataError
 from weitiao.core.example import Tagged
-from weitiao.core.tags import entities
-from weitiao.data.processor import ChatProcessor
-from weitiao.data.units import laid_out, units_of
-from weitiao.objective.token_classification import Scored, TokenClassification, placed_units
-from weitiao.opened import evaluate, open_model
-from weitiao.predict import predict_file
+from weitiao.core.bio_tags import entities
+from weitiao.data.tokenization import ChatProcessor
+from weitiao.data.word_units import laid_out, units_of
+from weitiao.objective.objectives.token_classification import Scored, TokenClassification, placed_units
+from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.predict import predict_file
 
 DESK = Desk(Console(quiet=True))
 

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, linear
 from weitiao.core.batch import IGNORE, Batch, only, pack
 from weitiao.core.method import Upper
 from weitiao.core.registry import find
-from weitiao.model import lowrank
+from weitiao.model.adapters import low_rank
 from weitiao.train.distributed import Machines
 from weitiao.train.steps import accumulate, bilevel
 
@@ -111,7 +111,7 @@ def test_the_second_order_gradient_is_a_derivative(opened: Any, values: str, mon
     lower = {name: p for name, p in mine.items() if name not in upper.names}
     strengths = {name: p for name, p in mine.items() if name in upper.names}
     plain = lambda x, layers: [linear(x, y.weight, y.bias) + y.scale * (x @ y.a.T) @ y.b.T for y in layers]  # noqa: E731
-    monkeypatch.setattr(lowrank, "products", plain)
+    monkeypatch.setattr(low_rank, "products", plain)
     with sdpa_kernel(SDPBackend.MATH):  # ours and the others have no second derivative
         low = textbook_loss(model, low_rows, {}) + model.attachment.penalty()
         steps = torch.autograd.grad(low, list(lower.values()), create_graph=True)

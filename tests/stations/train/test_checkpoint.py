@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from weitiao.core.errors import RunError
-from weitiao.train import checkpoint
-from weitiao.train.checkpoint import FILES, MANIFEST, broken, commit, load_newest, newest_first, snapshot
-from weitiao.train.state import State
+from weitiao.train.checkpoints import checkpoint
+from weitiao.train.checkpoints.checkpoint import FILES, MANIFEST, broken, commit, load_newest, newest_first, snapshot
+from weitiao.train.checkpoints.state import State
 
 SAME = {"data": "abc", "method": "lora"}
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from weitiao.train.guard import LEARNING, REGIME, Guard
+from weitiao.train.stability.guard import LEARNING, REGIME, Guard
 
 Figures = tuple[float, float]
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from weitiao.core import machine
-from weitiao.train import loss_scale
-from weitiao.train.loss_scale import LossScale
+from weitiao.core import hardware
+from weitiao.train.stability import loss_scale
+from weitiao.train.stability.loss_scale import LossScale
 from weitiao.train.step import Taken
 
 
@@ -62,7 +62,7 @@ def test_a_run_in_fp16(quick: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: An
     """From a scale that must overflow: it comes down, no row is lost, and the losses are fp32's but for rounding."""
     train = {"steps": 6, "learning_rate": 1e-3, "loss_scale": 2**24}
     plain = quick(method=method, train=train, out=str(tmp_path / "fp32"))
-    monkeypatch.setattr(machine, "precision", lambda wanted: (torch.float16, "a test"))
+    monkeypatch.setattr(hardware, "precision", lambda wanted: (torch.float16, "a test"))
     run = quick(method=method, train=train, out=str(tmp_path / "fp16"))
     steps = list(run.journal("step"))
     assert [x["position"] for x in steps] == list(range(1, 7)) and not list(run.journal("skipped"))

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from weitiao.core.recipe import Train
 from weitiao.core.registry import find, names
-from weitiao.train.checkpoint import commit, load_newest, snapshot
+from weitiao.train.checkpoints.checkpoint import commit, load_newest, snapshot
 from weitiao.train.optimizers import adamw_8bit
 from weitiao.train.optimizers.adafactor import Adafactor
 from weitiao.train.optimizers.adamw_8bit import AdamW8bit
 from weitiao.train.optimizers.lion import Lion
 from weitiao.train.optimizers.stable_adamw import StableAdamW
-from weitiao.train.plan import Plan, make_optimizer
-from weitiao.train.state import State
+from weitiao.train.settings import Plan, make_optimizer
+from weitiao.train.checkpoints.state import State
 
 OPTIMIZERS = names("optimizer")
 

@@ -8,8 +8,8 @@ import torch
 from laws import attached, batch_of, make_rows
 from weitiao.core.errors import RecipeError
 from weitiao.core.recipe import Shrink
-from weitiao.core.tunable import layer_of
-from weitiao.train.shrink import shrink_gradients
+from weitiao.core.trainable_model import layer_of
+from weitiao.train.stability.gradient_scaling import shrink_gradients
 
 
 def gradients(wish: Shrink, method: str = "full", family: str = "gpt2") -> tuple[float, dict[str, torch.Tensor]]:

@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
-from weitiao import pipeline
+from weitiao.pipeline.train import train
 from weitiao.core.errors import INTERRUPTED, TERMINATED, Interrupted
-from weitiao.train.stop import listening
+from weitiao.train.signals import listening
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)])

@@ -8,7 +8,7 @@ from typing import Any
 
 from weitiao.core.example import Rewritten, Spoken
 from weitiao.data.columns import TEXTS, Mapping, first_of, string, text_of
-from weitiao.data.sound import listened
+from weitiao.data.audio import listened
 
 MAKES = Rewritten
 PURPOSE = "seq2seq"

@@ -9,9 +9,9 @@ Places are counted in characters, from 0; the end is behind the last one.
 from typing import Any
 
 from weitiao.core.example import Tagged
-from weitiao.core.tags import Entity, spell
+from weitiao.core.bio_tags import Entity, spell
 from weitiao.data.columns import TEXTS, Mapping, first_of, text_of
-from weitiao.data.units import laid_out, units_of
+from weitiao.data.word_units import laid_out, units_of
 
 MAKES = Tagged
 PURPOSE = "token_classification"

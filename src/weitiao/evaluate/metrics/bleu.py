@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from weitiao.core.registry import Part
 from weitiao.core.score import Score
-from weitiao.evaluate.corpus import corpus_score
+from weitiao.evaluate.sacrebleu_score import corpus_score
 
 
 class BLEU(Part):

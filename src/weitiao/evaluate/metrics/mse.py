@@ -6,7 +6,7 @@ import numpy as np
 
 from weitiao.core.registry import Part
 from weitiao.core.score import Score
-from weitiao.evaluate.numbers import score_numbers
+from weitiao.evaluate.regression_stats import score_numbers
 
 
 class MSE(Part):

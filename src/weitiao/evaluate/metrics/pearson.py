@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from weitiao.core.registry import Part
 from weitiao.core.score import Score
-from weitiao.evaluate.numbers import correlation, score_numbers
+from weitiao.evaluate.regression_stats import correlation, score_numbers
 
 
 class Pearson(Part):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from weitiao.core.registry import Part
 from weitiao.core.score import Score
-from weitiao.evaluate.errors_made import error_rate, words_of
+from weitiao.evaluate.error_rate import error_rate, words_of
 
 
 class WER(Part):

@@ -19,8 +19,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from weitiao.core.method import Attachment, Method
-from weitiao.model.lowrank import LowRankLinear, peft_lora_config
-from weitiao.model.surgery import PREFIX, folding, switching, take_peft, wrap
+from weitiao.model.adapters.low_rank import LowRankLinear, peft_lora_config
+from weitiao.model.adapters.surgery import PREFIX, folding, switching, take_peft, wrap
 
 KINDS = ("lora_A", "lora_B", "lora_E")
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from weitiao.core.method import Attachment, Method
-from weitiao.model.anatomy import ends, mlp_entrances
-from weitiao.model.surgery import put, switching
+from weitiao.model.adapters.architecture import ends, mlp_entrances
+from weitiao.model.adapters.surgery import put, switching
 
 PARALLEL_SCALE = 4.0  # He et al., sec. 4.6
 

@@ -24,8 +24,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from weitiao.core.method import Attachment, Method, Upper
-from weitiao.model.lowrank import LowRankLinear, peft_lora_config
-from weitiao.model.surgery import folding, peft_name, switching, wrap
+from weitiao.model.adapters.low_rank import LowRankLinear, peft_lora_config
+from weitiao.model.adapters.surgery import folding, peft_name, switching, wrap
 
 LORA = ("lora_A", "lora_B")
 Strengths = Literal["softmax", "real", "binary"]

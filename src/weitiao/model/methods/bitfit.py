@@ -15,8 +15,8 @@ from torch import nn
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
-from weitiao.model.anatomy import MLP_OUT, QUERIES
-from weitiao.model.surgery import Originals, linear_names
+from weitiao.model.adapters.architecture import MLP_OUT, QUERIES
+from weitiao.model.adapters.surgery import Originals, linear_names
 
 
 class BitFit(Method):

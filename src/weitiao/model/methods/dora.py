@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment, Method
-from weitiao.model.lowrank import LowRankLinear, peft_lora_config
-from weitiao.model.lowrank_product import Changed, products
-from weitiao.model.mixed import in_autocast
-from weitiao.model.surgery import folding, peft_tensors, switching, take_peft, wrap
+from weitiao.model.adapters.low_rank import LowRankLinear, peft_lora_config
+from weitiao.model.layers.lora_autograd import Changed, products
+from weitiao.model.layers.saved_tensors import in_autocast
+from weitiao.model.adapters.surgery import folding, peft_tensors, switching, take_peft, wrap
 
 
 class DoRA(Method):

@@ -26,7 +26,7 @@ from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
 from weitiao.core.recipe import OneOf
 from weitiao.core.registry import find
-from weitiao.model.unlearn import Learnt, forget, only_changed, read_learnt
+from weitiao.model.adapters.task_vector import Learnt, forget, only_changed, read_learnt
 
 KEPT = "old.safetensors"
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
-from weitiao.core.tunable import layer_of
+from weitiao.core.trainable_model import layer_of
 
 
 class Freeze(Method):

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.method import Attachment, Method
-from weitiao.model.anatomy import ends, keys_and_values, peft_task
-from weitiao.model.surgery import folding, linear_names, peft_tensors, put, switching, take_peft
+from weitiao.model.adapters.architecture import ends, keys_and_values, peft_task
+from weitiao.model.adapters.surgery import folding, linear_names, peft_tensors, put, switching, take_peft
 
 Targets = str | tuple[str, ...]
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
-from weitiao.model.anatomy import peft_task
-from weitiao.model.surgery import PREFIX, Originals, norm_names, take_peft
+from weitiao.model.adapters.architecture import peft_task
+from weitiao.model.adapters.surgery import PREFIX, Originals, norm_names, take_peft
 
 
 class LNTuning(Method):

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from weitiao.core.errors import ModelError, RecipeError
 from weitiao.core.method import Attachment
-from weitiao.model.lowrank import LowRank, LowRankLinear
-from weitiao.model.surgery import PREFIX
+from weitiao.model.adapters.low_rank import LowRank, LowRankLinear
+from weitiao.model.adapters.surgery import PREFIX
 
 OTHER_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")  # PEFT's starts that also change the base weights
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from weitiao.core.method import Attachment, Method
-from weitiao.model.slots import add_slots, prompt_as_peft, some_words
+from weitiao.model.adapters.virtual_tokens import add_slots, prompt_as_peft, some_words
 
 
 class PTuning(Method):

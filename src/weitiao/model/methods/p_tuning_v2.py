@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import nn
 
 from weitiao.core.method import Attachment, Method
-from weitiao.model.prefixes import attach_prefix
+from weitiao.model.adapters.prefix import attach_prefix
 
 
 class PTuningV2(Method):

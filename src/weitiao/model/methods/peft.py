@@ -14,11 +14,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from weitiao.core.errors import RecipeError
-from weitiao.core.machine import needs
+from weitiao.core.hardware import needs
 from weitiao.core.method import Attachment, Method
 from weitiao.core.registry import nearest
-from weitiao.model.anatomy import peft_task
-from weitiao.model.surgery import PREFIX, put, take_peft
+from weitiao.model.adapters.architecture import peft_task
+from weitiao.model.adapters.surgery import PREFIX, put, take_peft
 
 ADAPTER = "default"
 OURS = ("LORA", "ADALORA", "VERA", "IA3", "LN_TUNING", "PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")

@@ -20,9 +20,9 @@ import torch
 from torch import nn
 
 from weitiao.core.method import Attachment
-from weitiao.model.lowrank import LowRank
-from weitiao.model.quantised import Quantised
-from weitiao.model.surgery import linear_names, put, restore
+from weitiao.model.adapters.low_rank import LowRank
+from weitiao.model.layers.quantized import Quantised
+from weitiao.model.adapters.surgery import linear_names, put, restore
 
 
 class QLoRA(LowRank):

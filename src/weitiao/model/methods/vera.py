@@ -19,8 +19,8 @@ from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment, Method
-from weitiao.model.anatomy import peft_task
-from weitiao.model.surgery import folding, linear_names, peft_tensors, put, shape_of, switching, take_peft
+from weitiao.model.adapters.architecture import peft_task
+from weitiao.model.adapters.surgery import folding, linear_names, peft_tensors, put, shape_of, switching, take_peft
 
 SHARED = {"vera_A": "base_model.vera_A", "vera_B": "base_model.vera_B"}  # ours -> PEFT's
 

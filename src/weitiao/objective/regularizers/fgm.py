@@ -18,7 +18,7 @@ from weitiao.core.batch import Batch, Loss
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.regularizer import Regularizer
-from weitiao.core.tunable import TunableModel
+from weitiao.core.trainable_model import TunableModel
 
 
 class FGM(Regularizer):

@@ -20,7 +20,7 @@ from weitiao.core.errors import RecipeError
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.regularizer import Regularizer, add
-from weitiao.core.tunable import TunableModel
+from weitiao.core.trainable_model import TunableModel
 
 
 class KLToBase(Regularizer):

@@ -14,7 +14,7 @@ from pydantic import Field
 from weitiao.core.batch import Batch, Loss
 from weitiao.core.objective import Objective
 from weitiao.core.regularizer import FromTheStart, add
-from weitiao.core.tunable import HEAD, TunableModel
+from weitiao.core.trainable_model import HEAD, TunableModel
 
 
 class L2SP(FromTheStart):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from weitiao.core.batch import Batch, Loss
 from weitiao.core.objective import Objective
 from weitiao.core.regularizer import FromTheStart
-from weitiao.core.tunable import HEAD, TunableModel
+from weitiao.core.trainable_model import HEAD, TunableModel
 
 
 class Mixout(FromTheStart):

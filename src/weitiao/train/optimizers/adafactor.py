@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from weitiao.core.registry import Part
-from weitiao.train.each_weight import EachWeight
+from weitiao.train.optimizers._per_parameter import EachWeight
 
 
 class Adafactor(Part):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from weitiao.core.registry import Part
-from weitiao.train.each_weight import EachWeight
+from weitiao.train.optimizers._per_parameter import EachWeight
 
 
 class Lion(Part):

@@ -8,7 +8,7 @@ Dividing before adding makes one batch of 8, two of 4 and eight of 1 the same gr
 
 from weitiao.core.batch import Batch
 from weitiao.core.objective import Objective
-from weitiao.core.tunable import TunableModel
+from weitiao.core.trainable_model import TunableModel
 from weitiao.train.distributed import Machines
 from weitiao.train.step import Taken, back, count, finish
 

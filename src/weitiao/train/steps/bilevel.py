@@ -27,7 +27,7 @@ from weitiao.core.batch import Batch, only
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Upper
 from weitiao.core.objective import Objective
-from weitiao.core.tunable import TunableModel
+from weitiao.core.trainable_model import TunableModel
 from weitiao.train.distributed import Machines
 from weitiao.train.step import Taken, back, count
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from weitiao.core.batch import Batch, Loss
-from weitiao.core.tunable import TunableModel
+from weitiao.core.trainable_model import TunableModel
 from weitiao.train.distributed import Machines
 from weitiao.train.step import Taken, count, finish
 

@@ -1,0 +1,70 @@
+"""The same measurements and the same questions, before step 1 and at the end.
+
+scores.json has the figures, outcomes.json what they were made of row by row, samples.jsonl a few answers.
+"""
+
+from weitiao.core.reporter import Desk
+from weitiao.core.example import Example
+from weitiao.core.eval_set import HeldOut
+from weitiao.core.objective import Objective
+from weitiao.core.recipe import Evaluate
+from weitiao.core.run import Run
+from weitiao.core.trainable_model import TunableModel
+from weitiao.evaluate.measure import Measured, default_metrics, measure, predict, write
+
+
+def measure_now(
+    when: str,
+    model: TunableModel,
+    objective: Objective,
+    held_out: HeldOut | None,
+    wishes: Evaluate,
+    run: Run,
+    desk: Desk,
+) -> None:
+    """Measure as `when` ("before" or "after"), unless it is written down already (a resumed run).
+
+    Args:
+        held_out: None: nothing is held out, nothing is measured.
+    """
+    scores = run.read("scores.json", {})
+    if held_out is None or (when == "before" and when in scores):
+        return
+    wanted = default_metrics(objective, held_out) if wishes.metrics == "auto" else wishes.metrics
+    measured = measure(
+        model,
+        objective,
+        held_out,
+        wanted,
+        wishes.limit,
+        wishes.max_new_tokens,
+        lambda items, words: desk.track(items, f"{when}: {words}"),
+    )
+    answered = []
+    for task, mine in (held_out.tasks or {"": held_out}).items():
+        seen = measured.tasks.get(task, measured)
+        answered += _answered(model.for_task(task), objective.part(task), mine, seen, wishes)
+    _add_samples(run, when, answered)
+    run.write("outcomes.json", {**run.read("outcomes.json", {}), when: measured.outcomes})
+    scores[when] = {name: score.as_json() for name, score in measured.scores.items()}
+    run.write("scores.json", scores)
+
+
+def _answered(
+    model: TunableModel, objective: Objective, held_out: HeldOut, measured: Measured, wishes: Evaluate
+) -> list[tuple[Example, str | None]]:
+    """A few examples, and what the model says of them."""
+    chosen = held_out.examples[: wishes.samples]
+    if objective.writes and not objective.predicts:
+        return list(zip(chosen, measured.written or write(model, chosen, wishes.max_new_tokens)))
+    predicted = measured.predicted or predict(model, objective, held_out, limit=wishes.samples)
+    return [(x, objective.answer(said)) for said, x in predicted[: len(chosen)]]
+
+
+def _add_samples(run: Run, when: str, answered: list) -> None:
+    old = run.read_lines("samples.jsonl")
+    lines = []
+    for i, (example, answer) in enumerate(answered):
+        new = {"prompt": example.question[:1000], "reference": example.answer}
+        lines.append({**(old[i] if i < len(old) else new), when: answer})
+    run.write_lines("samples.jsonl", lines)

@@ -1,0 +1,165 @@
+"""The few cuts that methods share. Knows modules, knows no method."""
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from weitiao.core.errors import ModelError, RecipeError
+from weitiao.model.layers.quantized import Quantised
+
+PREFIX = "base_model.model."  # what PEFT puts before every name
+
+
+def is_linear(module: nn.Module) -> bool:
+    """A matrix product: nn.Linear, GPT-2's Conv1D (the same with the weight transposed), or either in fewer bits."""
+    return isinstance(module, (nn.Linear, Conv1D, Quantised))
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """In the model's own files its weight is [D_in, D_out]."""
+    return isinstance(module, Conv1D) or (isinstance(module, Quantised) and module.transposed)
+
+
+def shape_of(layer: nn.Module) -> tuple[int, int]:
+    """(D_out, D_in) of a layer, however it is stored."""
+    if isinstance(layer, Quantised):
+        return layer.shape[0], layer.shape[1]
+    weight: Any = layer.weight
+    rows, columns = weight.shape
+    return (columns, rows) if isinstance(layer, Conv1D) else (rows, columns)
+
+
+def linear_names(model: nn.Module, targets: str | Sequence[str]) -> list[str]:
+    """The linear layers that `targets` means, in the model's order.
+
+    Args:
+        targets: "all-linear" (all but the output head), a regular expression for whole names, or last names
+            (["q_proj", "v_proj"], or "q_proj"), as in PEFT.
+
+    Raises:
+        RecipeError: nothing matches; the last names there are are listed.
+    """
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    every = [name for name, module in model.named_modules() if is_linear(module) and module is not head]
+    if targets == "all-linear":
+        return every
+    if isinstance(targets, str) and re.fullmatch(r"\w+", targets) is None:
+        found = [name for name in every if re.fullmatch(targets, name)]
+        missing = [] if found else [targets]
+    else:
+        wanted = [targets] if isinstance(targets, str) else list(targets)
+        found = [name for name in every if any(name == w or name.endswith("." + w) for w in wanted)]
+        missing = [w for w in wanted if not any(name == w or name.endswith("." + w) for name in every)]
+    if missing:
+        there = sorted({name.rpartition(".")[2] for name in every})
+        raise RecipeError(f"target_modules: no linear layer matches {missing[0]!r}; names are: {', '.join(there)}.")
+    return found
+
+
+def put(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Replace the submodule called `name`."""
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent) if parent else model, last, module)
+
+
+def wrap(model: nn.Module, targets: str | Sequence[str], make: Callable[[str, nn.Module], nn.Module]) -> dict:
+    """Freeze the model, then put make(name, layer) in the place of each linear layer that is meant."""
+    model.requires_grad_(False)
+    made = {name: make(name, model.get_submodule(name)) for name in linear_names(model, targets)}
+    for name, module in made.items():
+        put(model, name, module)
+    return made
+
+
+def switching(made: Mapping[str, nn.Module]) -> Callable[[bool], None]:
+    """An Attachment's `switch` for modules that are the base layer when their `on` is False."""
+
+    def switch(on: bool) -> None:
+        for module in made.values():
+            module.on = on  # pyright: ignore[reportArgumentType]
+
+    return switch
+
+
+def folding(model: nn.Module, made: Mapping[str, nn.Module]) -> Callable[[], None]:
+    """An Attachment's `merge` for modules whose `fold()` gives the base layer with what was learnt in its weight."""
+
+    def merge() -> None:
+        for name, module in made.items():
+            put(model, name, module.fold())  # pyright: ignore[reportCallIssue]
+
+    return merge
+
+
+def restore(model: nn.Module) -> None:
+    """Every layer stored in fewer bits becomes a plain one with the rounded weight."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Quantised):
+            put(model, name, module.plain())
+
+
+def norm_names(model: nn.Module) -> list[str]:
+    """Every norm with weights: LayerNorm, RMSNorm and what families call theirs."""
+    return [name for name, module in model.named_modules() if "norm" in type(module).__name__.lower() and _own(module)]
+
+
+def _own(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters(recurse=False))
+
+
+class Originals:
+    """What weights that are trained in place were at first: `switch(False)` puts them back, `switch(True)` what was
+    learnt."""
+
+    def __init__(self, model: nn.Module, names: Collection[str]) -> None:
+        here = dict(model.named_parameters())
+        self.weights = [here[name] for name in sorted(names)]
+        self.others = [weight.detach().clone() for weight in self.weights]
+        self.on = True
+
+    @torch.no_grad()
+    def switch(self, on: bool) -> None:
+        """Change the two over."""
+        if on != self.on:
+            for weight, other in zip(self.weights, self.others):
+                now = weight.detach().clone()
+                weight.copy_(other)
+                other.copy_(now)
+            self.on = on
+
+
+def peft_name(name: str) -> str:
+    """A weight's name in PEFT's files."""
+    end = ".weight" if name.endswith(("lora_A", "lora_B")) else ""
+    return PREFIX + name + end
+
+
+def peft_tensors(model: nn.Module, trainable: Collection[str]) -> dict[str, Tensor]:
+    """Learnt tensors under PEFT's names."""
+    weights = dict(model.named_parameters())
+    return {peft_name(name): weights[name].detach() for name in sorted(trainable)}
+
+
+def take_peft(
+    model: nn.Module, trainable: Collection[str], tensors: dict[str, Tensor], called: Callable[[str], str] = peft_name
+) -> None:
+    """Take over tensors under PEFT's names.
+
+    Raises:
+        ModelError: names or shapes are not those of the method.
+    """
+    weights = dict(model.named_parameters())
+    wanted = {called(name): weights[name] for name in trainable}
+    if wanted.keys() != tensors.keys():
+        odd = sorted(wanted.keys() ^ tensors.keys())
+        raise ModelError(f"the adapter's tensors are not those of its config: {odd[0]} and {len(odd) - 1} more differ.")
+    for name, weight in wanted.items():
+        if weight.shape != tensors[name].shape:
+            there, here = tuple(tensors[name].shape), tuple(weight.shape)
+            raise ModelError(f"the adapter's {name} has shape {there}, its config says {here}.")
+        with torch.no_grad():
+            weight.copy_(tensors[name])

@@ -1,0 +1,49 @@
+"""Continued pretraining: learn every next token of plain text.
+
+Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", eq. 1:
+
+    loss = - sum_t log p(x_t | x_<t)
+
+Every document ends with the end-of-text token, which is learnt too. Documents stand end to end in a batch and do not
+see each other; a document longer than the context goes on in the next row, and no token's loss is lost at the cut.
+"""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from weitiao.core.batch import IGNORE, Batch, Loss, Row
+from weitiao.core.example import Text
+from weitiao.core.objective import Objective
+from weitiao.core.processor import Processor
+from weitiao.core.trainable_model import TunableModel
+
+
+class CausalLM(Objective):
+    """Learn plain text, token by token (continued pretraining)."""
+
+    eats: ClassVar[type] = Text
+    splits: ClassVar[bool] = True
+    likelihood: ClassVar[bool] = True
+    distributes: ClassVar[bool] = True
+    too_long: ClassVar[str] = "split"
+    too_long_reason: ClassVar[str] = "a long document simply goes on in the next row"
+
+    def rows(self, example: Text, processor: Processor) -> list[Row]:
+        """The document and its end; position t learns token t + 1."""
+        ids = processor.text(example.text)
+        if not ids or ids[-1] != processor.eos_id:
+            ids = [*ids, processor.eos_id]
+        return [{"input_ids": ids, "labels": [*ids[1:], IGNORE]}]
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return {self.name: float((batch.labels != IGNORE).sum())}
+
+    def loss(self, model: TunableModel, batch: Batch) -> Loss:
+        return Loss({self.name: -model.logprobs(batch).sum()})
+
+    def log_probs(self, model: TunableModel, batch: Batch) -> Tensor:
+        return model.choices(batch)
+
+    def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
+        return model.nll_by_segment(batch)

@@ -1,0 +1,244 @@
+"""Several tasks at once: one model, and for each task an objective, a head and rows of its own.
+
+    base: package:all-minilm-l6-v2
+    data:
+      - {path: spam.jsonl, task: spam}
+      - {path: topics.jsonl, task: topics}
+    objective:
+      name: many_tasks
+      tasks: {spam: classification, topics: {name: classification, label_smoothing: 0.1}}
+
+                                 spam    rows ──┐            ┌── head of spam      loss 1 ─ x w1 ─┐
+                                 topics  rows ──┴── model ───┴── head of topics    loss 2 ─ x w2 ─┴─ sum
+
+    weights: {spam: 1, topics: 0.5}    fixed; what is not named counts 1
+    weights: learnt                    loss_i exp(-s_i) + s_i / 2, with s_i = log sigma_i^2 learnt: Kendall, Gal and
+                                       Cipolla 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene
+                                       Geometry and Semantics", arXiv 1705.07115, eq. 10
+    temperature: T                     a task of n rows is met in proportion to n^(1/T): Arivazhagan et al. 2019,
+                                       "Massively Multilingual Neural Machine Translation in the Wild", arXiv 1907.05019,
+                                       sec. 4.1; 1: as many rows as there are; 5 is usual, and nearly evens them out
+    gradients: pcgrad                  where two tasks' gradients point apart, each gives up what harms the other
+                                       (train/steps/gradient_surgery.py)
+
+Each task is measured by its own metrics: spam.accuracy, topics.f1; `loss` is the weighted sum of the tasks' mean losses
+(learnt weights are in the journal, and count 1 there).
+Ask a finished run with `weitiao predict RUN --task spam`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from weitiao.core.batch import Batch, Loss, Row, only, task_of
+from weitiao.core.errors import DataError, RecipeError
+from weitiao.core.example import Task
+from weitiao.core.hardware import Choice
+from weitiao.core.objective import Objective
+from weitiao.core.processor import Processor
+from weitiao.core.recipe import OneOf
+from weitiao.core.registry import nearest
+from weitiao.core.trainable_model import TunableModel
+
+WEIGHTS = "weights"  # the head that holds what is learnt of how much each task counts
+
+
+class ManyTasks(Objective):
+    """Learn several tasks in one model, each with its own objective and head."""
+
+    eats: ClassVar[type] = Task
+    too_long: ClassVar[str] = "each"
+    too_long_reason: ClassVar[str] = "each task in its own way"
+
+    tasks: dict[str, Annotated[Objective, OneOf("objective", but="many_tasks")]] = Field(min_length=1)
+    """Each task's name, and its objective."""
+    weights: dict[str, float] | Literal["learnt"] = Field(default_factory=dict)
+    """How much each task's mean loss counts; those not named count 1; learnt: by how uncertain each one is."""
+    temperature: float = Field(default=1.0, ge=1)
+    """How evenly tasks are met: 1 as many rows as there are, more: the small ones oftener (n^(1/T))."""
+    gradients: Literal["sum", "pcgrad"] = "sum"
+    """How the tasks' gradients become one: added, or added after what conflicts was taken out (PCGrad)."""
+
+    @field_validator("tasks")
+    @classmethod
+    def _plain_names(cls, tasks: dict[str, Objective]) -> dict[str, Objective]:
+        if odd := next((x for x in tasks if not x or any(c in x for c in "./ ")), None):
+            raise ValueError(f"{odd!r} is no name for a task: no dots, slashes or spaces")
+        return tasks
+
+    @model_validator(mode="after")
+    def _known(self) -> "ManyTasks":
+        if isinstance(self.weights, dict):
+            for name, weight in self.weights.items():
+                if name not in self.tasks:
+                    raise ValueError(f"weights: there is no task {name!r}.{nearest(name, list(self.tasks))}")
+                if not 0 < weight < float("inf"):
+                    raise ValueError(f"weights: {name} is {weight:g}; a task that counts is more than 0, and finite")
+        for name, part in self.tasks.items():
+            if part.step != "accumulate":
+                raise ValueError(f"tasks: {name} takes its steps in its own way ({part.step}), so it must learn alone")
+        return self
+
+    # -- what follows from the tasks ----------------------------------------------------------------------------------
+
+    @property
+    def writes(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return any(x.writes for x in self.tasks.values())
+
+    @property
+    def couples_rows(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return any(x.couples_rows for x in self.tasks.values())
+
+    @property
+    def recovers(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return any(x.recovers for x in self.tasks.values())
+
+    @property
+    def splits(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return all(x.splits for x in self.tasks.values())
+
+    @property
+    def step(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return "gradient_surgery" if self.gradients == "pcgrad" else "accumulate"
+
+    def parts(self) -> dict[str, Objective]:
+        return self.tasks
+
+    def part(self, task: str) -> Objective:
+        there = ", ".join(self.tasks)
+        if not task:
+            raise RecipeError(f"task: rows belong to one of several tasks; say which: {there}.")
+        if task not in self.tasks:
+            raise RecipeError(f"task: there is no {task!r}.{nearest(task, list(self.tasks))} There are: {there}.")
+        return self.tasks[task]
+
+    def fit(self, examples: Sequence[Task]) -> "ManyTasks":  # pyright: ignore[reportIncompatibleMethodOverride]
+        known: dict[str, Objective] = {}
+        for name, part in self.tasks.items():
+            mine = [x.example for x in examples if x.task == name]
+            if not mine:
+                raise DataError(f"data: task {name} has not one row to learn from. Name a source with task: {name}.")
+            try:
+                known[name] = part.fit(mine)
+            except DataError as trouble:
+                raise DataError(f"task {name}: {trouble}") from None
+        return self.model_copy(update={"tasks": known})
+
+    def heads(self, width: int) -> dict[str, nn.Module]:
+        """What is learnt of the tasks' weights; the tasks' own heads are theirs."""
+        return {WEIGHTS: Uncertainty(len(self.tasks))} if self.weights == "learnt" else {}
+
+    def often(self, rows: dict[str, int]) -> dict[str, float]:
+        if self.temperature == 1 or not any(rows.values()):
+            return {}
+        tempered = {name: many ** (1 / self.temperature) for name, many in rows.items() if many}
+        scale = sum(rows.values()) / sum(tempered.values())
+        return {name: scale * x / rows[name] for name, x in tempered.items()}
+
+    def choose_head_rate(self) -> Choice | None:
+        rates = {name: x.value for name, part in self.tasks.items() if (x := part.choose_head_rate())}
+        if len(set(rates.values())) > 1:
+            words = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
+            raise RecipeError(f"objective: all heads learn at one rate, and here are several: {words}.")
+        words = "the tasks' heads begin at random and may learn faster than what is pretrained"
+        return Choice("objective.head_learning_rate", next(iter(rates.values())), words) if rates else None
+
+    def tuned(self, ask: Callable[[str], Sequence[tuple[Any, Any]]]) -> tuple[Objective, list[Choice]]:
+        known: dict[str, Objective] = {}
+        told: list[Choice] = []
+        for name, part in self.tasks.items():
+            known[name], more = part.tuned(lambda _, name=name: ask(name))
+            told += [replace(x, key=f"{name}: {x.key}") for x in more]
+        return (self.model_copy(update={"tasks": known}) if told else self), told
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+
+    def rows(self, example: Task, processor: Processor) -> list[Row]:
+        return [_of(example.task, row) for row in self.tasks[example.task].rows(example.example, processor)]
+
+    def cut(self, row: Row, context: int) -> tuple[Row, list[int]]:
+        kept, lost = self._owner(row).cut(row, context)
+        return _of(task_of(row), kept), lost
+
+    def reach(self, row: Row) -> int:
+        return self._owner(row).reach(row)
+
+    def windows(self, row: Row, context: int) -> list[Row]:
+        return [_of(task_of(row), piece) for piece in self._owner(row).windows(row, context)]
+
+    def pieces(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+        return self._owner(row).pieces(row, lost, processor)
+
+    def _owner(self, row: Row) -> Objective:
+        return self.tasks[task_of(row)]
+
+    # -- the loss -----------------------------------------------------------------------------------------------------
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return {name: sum(self.tasks[name].counts(mine).values()) for name, mine, _ in each_task(batch)}
+
+    def loss(self, model: TunableModel, batch: Batch) -> Loss:
+        totals: dict[str, Tensor] = {}
+        notes: dict[str, float] = {}
+        for name, mine, _ in each_task(batch):
+            found = self.tasks[name].loss(model.for_task(name), mine)
+            total = torch.stack(list(found.totals.values())).sum()
+            notes[name] = float(total.detach())
+            totals[name] = self._weighed(name, total, model, mine)
+        if self.weights == "learnt":  # the journal has notes over the window's count
+            many = sum(self.counts(batch).values())
+            learnt = model.heads[WEIGHTS]().detach()
+            notes |= {f"{name} weight": many * float(torch.exp(-s)) for name, s in zip(self.tasks, learnt)}
+        return Loss(totals, notes)
+
+    def _weighed(self, name: str, total: Tensor, model: TunableModel, batch: Batch) -> Tensor:
+        if self.weights != "learnt":
+            return total * self.weight(name)
+        s = model.heads[WEIGHTS]()[list(self.tasks).index(name)]
+        return total * torch.exp(-s) + sum(self.tasks[name].counts(batch).values()) * s / 2
+
+    def told(self, model: TunableModel, batch: Batch) -> dict[str, float]:
+        return {name: float(total.detach()) for name, total in self.loss(model, batch).totals.items()}
+
+    def weight(self, name: str) -> float:
+        """How much a task's mean loss counts in what is validated."""
+        return self.weights.get(name, 1.0) if isinstance(self.weights, dict) else 1.0
+
+    def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
+        return self._row_by_row(model, batch, lambda part, model, mine: part.row_losses(model, mine))
+
+    def predict(self, model: TunableModel, batch: Batch) -> list[Any]:
+        return self._row_by_row(model, batch, lambda part, model, mine: part.predict(model, mine))
+
+    def _row_by_row(self, model: TunableModel, batch: Batch, ask: Callable[..., list[Any]]) -> list[Any]:
+        found: list[Any] = [None] * len(batch.lengths)
+        for name, mine, rows in each_task(batch):
+            for row, said in zip(rows, ask(self.tasks[name], model.for_task(name), mine)):
+                found[row] = said
+        return found
+
+
+class Uncertainty(nn.Module):
+    """s = log sigma^2 of each task [K]; at first all count alike."""
+
+    def __init__(self, tasks: int) -> None:
+        super().__init__()
+        self.log_variance = nn.Parameter(torch.zeros(tasks))
+
+    def forward(self) -> Tensor:
+        return self.log_variance
+
+
+def each_task(batch: Batch) -> Iterator[tuple[str, Batch, list[int]]]:
+    """(task, its rows as a batch of their own, which rows they are) in a fixed order."""
+    for name in sorted(set(batch.tasks)):
+        rows = [i for i, task in enumerate(batch.tasks) if task == name]
+        yield name, batch if len(rows) == len(batch.tasks) else only(batch, rows), rows
+
+
+def _of(task: str, row: Row) -> Row:
+    return {**row, "task": task}  # pyright: ignore[reportReturnType]

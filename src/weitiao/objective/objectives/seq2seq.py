@@ -1,0 +1,185 @@
+"""Sequence to sequence: read a text, write what is to be made of it, with a model of two halves (T5, BART, Marian); or
+hear speech and write what is said (Whisper).
+
+Sutskever et al. 2014, "Sequence to Sequence Learning with Neural Networks", arXiv 1409.3215, eq. 1; teacher forcing: each
+token of the target is learnt behind the right ones before it, not behind what the model would have written:
+
+    loss = - sum over the target's tokens of log p(y_t | source, y_<t)
+
+    the 3rd of May 2024 </s>   <start> 2 0 2 4 - 0 5 - 0 3
+              read                     learnt, and </s>
+
+A sound stands in a row as the places of the encoder's hidden states (HEARD); what the decoder is told first (Radford et
+al. 2022, arXiv 2212.04356, sec. 2.3) is read and not learnt:
+
+    . . . . . . . .   <|startoftranscript|> <|en|> <|transcribe|> <|notimestamps|>  Good  morning </s>
+        heard                            read                                          learnt
+
+Label smoothing (Szegedy et al. 2016, arXiv 1512.00567, sec. 7), of V words:
+
+    (1 - e) (- log p(y_t)) + e mean over the V words of - log p
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from weitiao.core.batch import HEARD, IGNORE, SOUND, Batch, Loss, NotedRow, Row
+from weitiao.core.errors import DataError
+from weitiao.core.example import Example, Rewritten, Spoken
+from weitiao.core.objective import Objective
+from weitiao.core.processor import Processor
+from weitiao.core.trainable_model import TunableModel
+
+
+class Seq2Seq(Objective):
+    """Read a text, or hear speech, and write what is to be made of it; for models with an encoder and a decoder."""
+
+    eats: ClassVar[type] = Rewritten
+    halves: ClassVar[bool] = True
+    predicts: ClassVar[bool] = True
+    distributes: ClassVar[bool] = True
+    too_long: ClassVar[str] = "refuse"
+    too_long_reason: ClassVar[str] = "a cut text may lose what the target says"
+    metrics: ClassVar[tuple[str, ...]] = ("loss", "exact_match", "rouge_l")
+    also: ClassVar[tuple[str, ...]] = ("bleu", "chrf", "wer", "cer", "perplexity")
+
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """The share of each target that is spread evenly over all words."""
+    beams: int = Field(default=1, ge=1)
+    """Answers that are followed at once when it writes (beam search); 1 is greedy."""
+    longest: int = Field(default=128, ge=1)
+    """An answer has at most so many tokens."""
+
+    language: str | None = None
+    """Which language is spoken (en, zh), for a base that hears several."""
+
+    def measured(self, examples: Sequence[Example]) -> tuple[str, ...]:
+        return ("loss", "wer", "cer") if examples and isinstance(examples[0], Spoken) else self.metrics
+
+    def rows(self, example: Rewritten, processor: Processor) -> list[Row]:
+        _refuse(example, processor)
+        if isinstance(example, Spoken):
+            return [self._spoken(example, processor)]
+        source, target = processor.text(example.text), processor.text(example.target)
+        if target[-1] != processor.eos_id:
+            target = [*target, processor.eos_id]
+        begun = [processor.start_id if processor.start_id is not None else processor.eos_id, *target[:-1]]
+        return [Row(input_ids=[*source, *begun], labels=[IGNORE] * len(source) + target)]
+
+    def _spoken(self, example: Spoken, processor: Any) -> Row:
+        begun, target = processor.ear.begun(self.language), [*processor.said(example.target), processor.eos_id]
+        row = self._heard(example, processor)
+        learnt = [*[IGNORE] * (len(row["input_ids"]) + len(begun) - 1), *target]
+        return NotedRow(**{**row, "input_ids": [*row["input_ids"], *begun, *target[:-1]], "labels": learnt})
+
+    def _heard(self, example: Spoken, processor: Any) -> NotedRow:
+        """The encoder's half alone."""
+        ear = processor.ear
+        if example.seconds > ear.seconds + COLUMN:
+            words = f"the sound in {example.text} is {example.seconds:.1f} s long, and the base hears {ear.seconds:g} s"
+            raise ValueError(f"{words}: cut it into pieces with what is said in each")
+        places, heard = [HEARD] * ear.places, partial(ear.features, example.sound)
+        return NotedRow(input_ids=places, labels=[IGNORE] * ear.places, sound=example.sound, heard=heard)
+
+    def given(self, example: Rewritten, processor: Processor) -> Row:
+        _refuse(example, processor)
+        if isinstance(example, Spoken):
+            return self._heard(example, processor)
+        ids = processor.text(example.text)
+        return Row(input_ids=ids, labels=[IGNORE] * len(ids))
+
+    def reach(self, row: Row) -> int:
+        """The longer half; of speech the decoder's, for a sound always has its places."""
+        source = _source(row)
+        written = len(row["input_ids"]) - source
+        return written if _is_heard(row) else max(source, written)
+
+    def cut(self, row: Row, context: int) -> tuple[Row, list[int]]:
+        """The ends of both halves go; the source's last token, which ends every text, stays."""
+        ids, labels, many = [int(x) for x in row["input_ids"]], [int(x) for x in row["labels"]], _source(row)
+        whole = many <= context or _is_heard(row)
+        source = ids[:many] if whole else [*ids[: context - 1], ids[many - 1]]
+        end = many + context
+        lost = [] if whole else ids[context - 1 : many - 1]
+        kept = {"input_ids": source + ids[many:end], "labels": [IGNORE] * len(source) + labels[many:end]}
+        return {**row, **kept}, [*lost, *ids[end:]]  # pyright: ignore[reportReturnType]
+
+    def pieces(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+        many, target = _source(row), [int(x) for x in row["labels"] if x != IGNORE]
+        gone = [("lost", processor.spelt(lost))] if lost else []
+        source = processor.spelt([int(x) for x in row["input_ids"][:many]])
+        source = f"[{Path(row['sound'].file).name}]" if "sound" in row else source
+        return [("read", source), *gone, ("read", " → "), ("learnt", processor.spelt(target))]
+
+    # -- the loss -----------------------------------------------------------------------------------------------------
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return {self.name: float((batch.labels != IGNORE).sum())}
+
+    def loss(self, model: TunableModel, batch: Batch) -> Loss:
+        return Loss({self.name: self.each(model, batch).sum()})
+
+    def each(self, model: TunableModel, batch: Batch) -> Tensor:
+        """[N]: of every learnt token."""
+        if not self.label_smoothing:
+            return -model.logprobs(batch)
+        chosen, targets = model.choices(batch), batch.labels[batch.labels != IGNORE]
+        right = chosen.gather(1, targets[:, None])[:, 0]
+        return -(1 - self.label_smoothing) * right - self.label_smoothing * chosen.mean(1)
+
+    def log_probs(self, model: TunableModel, batch: Batch) -> Tensor:
+        return model.choices(batch)
+
+    def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
+        many = [int((batch.labels[a:b] != IGNORE).sum()) for a, b in zip(batch.bounds, batch.bounds[1:])]
+        return [(float(x.sum()), float(len(x))) for x in self.each(model, batch).detach().split(many)]
+
+    # -- what it writes -----------------------------------------------------------------------------------------------
+
+    def predict(self, model: TunableModel, batch: Batch) -> list[str]:
+        """What is written of each row's source."""
+        heard, ear = batch.more.get(SOUND), model.processor.ear
+        if heard is not None and ear is not None:
+            sources = [ear.begun(self.language)] * len(heard)
+        else:
+            sources = [list(row["input_ids"][: _source(row)]) for row in batch.rows]
+        many = TOGETHER // self.beams or 1
+        written = model.generate(sources, self.longest, together=many, beams=self.beams, heard=heard)
+        return [model.processor.words(ids).strip() for ids in written]
+
+
+TOGETHER = 32  # texts that are written at once
+COLUMN = 0.01  # seconds of a column of features: what another rate's rounding may add
+
+
+def _is_heard(row: Row) -> bool:
+    """Whether it begins with a sound."""
+    return len(row["input_ids"]) > 0 and int(row["input_ids"][0]) == HEARD
+
+
+def _source(row: Row) -> int:
+    """How many tokens the encoder reads, or how many places it hears."""
+    if _is_heard(row):
+        return sum(int(x) == HEARD for x in row["input_ids"])
+    return next((t for t, x in enumerate(row["labels"]) if x != IGNORE), len(row["labels"]))
+
+
+def _refuse(example: Rewritten, processor: Processor) -> None:
+    """A base that reads takes texts, one that hears takes sound.
+
+    Raises:
+        DataError: they do not go together.
+    """
+    if isinstance(example, Spoken) and processor.ear is None:
+        raise DataError(
+            "data: these rows are sound, and the base reads text. Take one that hears (package:whisper-tiny.en), or say "
+            "which columns are text: columns: {source: ..., target: ...}."
+        )
+    if processor.ear is not None and not isinstance(example, Spoken):
+        words = "the base hears sound, and these rows are text. Give columns audio (a sound file) and text"
+        raise DataError(f"data: {words}, or say which they are: columns: {{audio: ..., text: ...}}.")

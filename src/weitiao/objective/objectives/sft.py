@@ -1,0 +1,52 @@
+"""Supervised fine-tuning: learn the assistant's words and where they stop, not the user's.
+
+Ouyang et al. 2022, "Training language models to follow instructions with human feedback", arXiv 2203.02155, sec. 3.5:
+
+    loss = - sum over the assistant's tokens of log p(x_t | x_<t)
+
+    <|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\nHello!<|im_end|>\\n
+                 read                                       learnt
+"""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from weitiao.core.batch import IGNORE, Batch, Loss, Row
+from weitiao.core.example import Chat
+from weitiao.core.objective import Objective
+from weitiao.core.processor import Processor
+from weitiao.core.trainable_model import TunableModel
+
+
+class SFT(Objective):
+    """Learn the assistant's words and where they stop."""
+
+    eats: ClassVar[type] = Chat
+    splits: ClassVar[bool] = True
+    likelihood: ClassVar[bool] = True
+    distributes: ClassVar[bool] = True
+    too_long: ClassVar[str] = "refuse"
+    too_long_reason: ClassVar[str] = "a cut answer teaches the model to stop in the middle"
+
+    def rows(self, example: Chat, processor: Processor) -> list[Row]:
+        """Position t learns token t + 1 where the assistant says it; nothing is kept behind the last learnt token."""
+        made: list[Row] = []
+        for rendered in processor.chat(example.turns):
+            end = max((i for i, said in enumerate(rendered.said) if said), default=0)
+            ids, said = rendered.ids[:end], rendered.said[1 : end + 1]
+            labels = [token if learnt else IGNORE for token, learnt in zip(rendered.ids[1 : end + 1], said)]
+            made.append({"input_ids": ids, "labels": labels})
+        return made
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return {self.name: float((batch.labels != IGNORE).sum())}
+
+    def loss(self, model: TunableModel, batch: Batch) -> Loss:
+        return Loss({self.name: -model.logprobs(batch).sum()})
+
+    def log_probs(self, model: TunableModel, batch: Batch) -> Tensor:
+        return model.choices(batch)
+
+    def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
+        return model.nll_by_segment(batch)

@@ -1,0 +1,152 @@
+"""What is done about a step that is not sound: put its rows aside, ask accepted rows again, go back to a healthy state.
+
+Going back is resuming, but for what must not be undone: the place in the data (the bad stretch is stepped over), the
+lowered rate, the count of returns, and the best result so far.
+
+    states   ... 40 .... 60 .... 80 .x          x: astray, noticed after step 85
+    back to          60, the data go on from behind x, states after 60 are removed
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from weitiao.core.batch import Batch
+from weitiao.core.errors import STOPPED_BY_GUARD, WeitiaoError
+from weitiao.core.objective import Objective
+from weitiao.core.run import Run
+from weitiao.core.trainable_model import TunableModel
+from weitiao.train.checkpoints import checkpoint
+from weitiao.train.distributed import Machines
+from weitiao.train.stability.guard import RETURNS, Verdict
+from weitiao.train.checkpoints.best import keep_weights
+from weitiao.train.settings import Plan
+from weitiao.train.checkpoints.async_saver import Saver
+from weitiao.train.checkpoints.state import State
+from weitiao.train.step import Taken, count
+
+NAMED = 5  # tensors in a complaint
+LOWERED = 0.5  # the rate's factor from the second return on
+
+
+@dataclass
+class Rescue:
+    """All that is needed to act on a verdict."""
+
+    model: TunableModel
+    objective: Objective
+    loader: Callable[[int], list[Batch]]
+    state: State
+    plan: Plan
+    run: Run
+    machines: Machines
+    saver: Saver
+    tell_row: Callable[[int], dict[str, Any]]
+    """A row's number -> where it stands, and its text."""
+
+    def judge(self, taken: Taken, norm: float) -> Verdict:
+        """The guard's word on this step, while its gradients are there.
+
+        Raises:
+            WeitiaoError: the guard is off, and the step is not finite.
+        """
+        state = self.state
+        if not self.plan.guarded:
+            if math.isfinite(taken.loss) and math.isfinite(norm):
+                return Verdict("take")
+            raise self._stop(f"the loss is {taken.loss}, the gradient {norm}, and the guard is off", state.step)
+        verdict = state.guard.judge(state.step + 1, state.position, taken.loss, norm, taken.tasks)
+        if not math.isfinite(norm):
+            odd = [n for n, p in self.model.trainable().items() if p.grad is not None and not p.grad.isfinite().all()]
+            where = f" (in {', '.join(odd[:NAMED])})" if odd else ""
+            verdict = replace(verdict, reason=verdict.reason + where)
+        return state.guard.answer(self._ask_again()) if verdict.action == "ask" else verdict
+
+    def act(self, verdict: Verdict, taken: Taken, norm: float, window: Sequence[Batch]) -> None:
+        """Skip the step, or go back; the gradients are dropped already, `state.position` is behind the window.
+
+        Raises:
+            WeitiaoError: this would be the third return, or there is no healthy state.
+        """
+        state = self.state
+        figures = {"loss": _plain(taken.loss), "grad_norm": _plain(norm), "reason": verdict.reason}
+        rows = self.machines.collect(self._suspects(window))
+        if self.run.writes:
+            here = {"step": state.step + 1, "position": state.position}
+            self.run.append_lines("suspects.jsonl", [{**here, **figures, **row} for row in rows])
+        names = [row["row"] for row in rows]
+        self.run.note("skipped", step=state.step + 1, position=state.position, **figures, rows=names)
+        if verdict.action == "back":
+            self.go_back(verdict.reason)
+
+    def go_back(self, reason: str) -> None:
+        """Become the newest healthy state, behind the bad stretch of the data."""
+        state, run = self.state, self.run
+        self.saver.finish()
+        self.machines.wait()  # until the first machine has written all
+        left, place = state.step, next((x for x in self.saver.healthy() if not checkpoint.broken(x)), None)
+        returns = [*state.guard.returns, state.position]
+        if len(returns) > RETURNS or place is None:
+            why = f"{reason}; it would be return number {len(returns)}" if place else f"{reason}; no state is healthy"
+            if place is not None:
+                checkpoint.load(place, state)
+            raise self._stop(why, left)
+        scars = {key: getattr(state, key) for key in ("position", "rate", "best", "best_step")}
+        if len(returns) == RETURNS:
+            scars["rate"] *= LOWERED
+        checkpoint.load(place, state)
+        for key, value in scars.items():
+            setattr(state, key, value)
+        state.guard.returns, state.guard.healthy = returns, checkpoint.step_of(place)
+        self.machines.wait()  # until all have read it
+        if self.machines.first:
+            checkpoint.forget_after(place)
+            self.saver.save()
+        facts = {"from_step": left, "step": state.step, "rate": state.rate, "reason": reason}
+        run.note("returned", position=state.position, **facts)
+
+    def _ask_again(self) -> float:
+        """What the loss of a window is now that was accepted some steps ago."""
+        window = [batch.to(self.model.device) for batch in self.loader(self.state.guard.sound_position)]
+        sums: dict[str, float] = {}
+        with self.model.evaluating(), torch.no_grad():
+            for batch in window:
+                for task, total in self.objective.told(self.model, batch).items():
+                    sums[task] = sums.get(task, 0.0) + total
+        sums, counts = self.machines.add(sums), self.machines.add(count(self.objective, window))
+        return sum(sums[task] / many for task, many in counts.items() if many)
+
+    def _row_losses(self, batch: Batch) -> list[tuple[float, float]]:
+        with self.model.evaluating(), torch.no_grad():
+            return self.objective.row_losses(self.model, batch)
+
+    def _suspects(self, window: Sequence[Batch]) -> list[dict[str, Any]]:
+        """The rows of a window, the worst first, each with its own loss."""
+        found = []
+        for batch in window:
+            for row, (total, many) in zip(batch.source, self._row_losses(batch)):
+                found.append({"row": row, "row_loss": _plain(total / max(many, 1.0)), **self.tell_row(row)})
+        return sorted(found, key=lambda x: -math.inf if isinstance(x["row_loss"], str) else -x["row_loss"])
+
+    def _stop(self, why: str, step: int) -> WeitiaoError:
+        """The run ends here; what was sound stays the result."""
+        run, state = self.run, self.state
+        if state.best is None:  # nothing is held out: the last healthy state is the result
+            keep_weights(run, self.model, state)
+        run.note("stopped", step=step, position=state.position, reason=why)
+        told = (run.folder / "suspects.jsonl").exists()  # with the guard off no rows are named
+        rows = f"; the rows are in {run.folder}/suspects.jsonl" if told else ""
+        trouble = WeitiaoError(
+            f"stopped at step {step}: {why}. The result is the last sound state, in {run.folder}{rows}. "
+            "A lower train.learning_rate is the usual cure."
+        )
+        trouble.exit_code = STOPPED_BY_GUARD
+        return trouble
+
+
+def _plain(value: float) -> float | str:
+    """JSON knows no Inf and no NaN."""
+    return value if math.isfinite(value) else str(value)
