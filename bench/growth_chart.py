@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from statistics import median
 
-from growth_report import TITLES, measured, needed, speeds
+from growth_report import TITLES, measured, speeds, step_flops
 
 WIDTH, TOP, ROW, TALL, WIDE = 900, 70, 200, 120, 355
 LEFTS = (65, 515)
@@ -111,7 +111,7 @@ def row(name: str, places: list[tuple[dict, dict]], unit: str, top: float) -> li
     drawn = []
     for left, what, read in (
         (LEFTS[0], "tokens a second", speeds),
-        (LEFTS[1], "memory, MB", lambda case, who: [needed(case, who)]),
+        (LEFTS[1], "memory, MB", lambda case, who: [step_flops(case, who)]),
     ):
         values = {
             who: {number: read(case, who) for number, (_, case) in enumerate(places) if who in case["seconds"]}

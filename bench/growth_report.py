@@ -24,7 +24,7 @@ def speeds(case: dict, who: str) -> list[float]:
     return [case["tokens"] / seconds for seconds in case["seconds"][who]]
 
 
-def needed(case: dict, who: str) -> float:
+def step_flops(case: dict, who: str) -> float:
     """MB at the peak above what was held before the model."""
     return case["memory"][who]["peak_mb"] - case["memory"][who]["before_model_mb"]
 
@@ -37,14 +37,14 @@ def with_range(values: list[float], words: str, digits: int) -> str:
 
 def cells(case: dict) -> list[str]:
     """One row, as HEAD names it."""
-    ours, memory = with_range(speeds(case, "weitiao"), "", 0), needed(case, "weitiao")
+    ours, memory = with_range(speeds(case, "weitiao"), "", 0), step_flops(case, "weitiao")
     if case["left_out"]:
         return [ours, "-", "-", f"{memory:.0f}", "-", "-"]
     faster = [b / a for a, b in zip(case["seconds"]["weitiao"], case["seconds"]["plain"], strict=True)]
     plain = with_range(speeds(case, "plain"), "", 0)
-    ratio = f"{memory / needed(case, 'plain'):.2f}x"
+    ratio = f"{memory / step_flops(case, 'plain'):.2f}x"
     times = with_range(faster, "x as fast", 2)
-    return [ours, plain, times, f"{memory:.0f}", f"{needed(case, 'plain'):.0f}", ratio]
+    return [ours, plain, times, f"{memory:.0f}", f"{step_flops(case, 'plain'):.0f}", ratio]
 
 
 def line(name: str, case: dict) -> str:
@@ -116,7 +116,9 @@ def conditions(results: dict) -> str:
 def notes(results: dict) -> list[str]:
     """What has to be known beside the tables."""
     cases, names = results["cases"], results["setup"]["points"]
-    said = ["plain: `train.engine: plain`, transformers' own forward and autograd under the same loop, with the same LoRA."]
+    said = [
+        "plain: `train.implementation: plain`, transformers' own forward and autograd under the same loop, with the same LoRA."
+    ]
     said.append(
         f"weitiao runs the last layer for learnt tokens only. With {results['setup']['layers']} layers that spares more "
         "than in a whole model of thirty, which stands under the size of the model."

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 
 RANK = 16
 AT_ONCE = 1024  # tokens of a micro-batch: what weitiao itself chooses on a CPU
-ENGINES = {"weitiao": "auto", "plain": "plain"}  # side -> train.engine
+ENGINES = {"weitiao": "auto", "plain": "plain"}  # side -> train.implementation
 SUSTAINED = {"weitiao": 0.65, "plain": 0.45}  # share of a large matrix product's speed that a whole step reaches
 STARTING = 6.0  # seconds a point takes beside its steps
 
@@ -37,7 +37,7 @@ class Point:
     """One model, and one kind of rows."""
 
     shape: Shape
-    vocabulary: int
+    lm_head: int
     length: int
     """Tokens of every row."""
     batch: int
@@ -49,19 +49,19 @@ class Point:
 
     @property
     def name(self) -> str:
-        facts = f"{self.shape.name}, {self.vocabulary} words, rows of {self.length}, {self.batch} a step"
+        facts = f"{self.shape.name}, {self.lm_head} words, rows of {self.length}, {self.batch} a step"
         return f"{facts} ({self.at_once} at once), {self.share} % learnt"
 
     @property
     def weights(self) -> int:
-        return self.shape.weights + self.vocabulary * self.shape.hidden
+        return self.shape.weights + self.lm_head * self.shape.hidden
 
     def flops(self, tokens: int) -> float:
         """Forward and backward of LoRA on frozen weights: no gradient of a weight matrix is formed."""
         shape = self.shape
         body = 4 * shape.weights + 6 * RANK * shape.layers * sum(a + b for a, b in shape.products)
         attention = 3.5 * 4 * shape.hidden * shape.layers * self.length / 2  # a token sees half of its row
-        head = 4 * self.vocabulary * shape.hidden * self.share / 100
+        head = 4 * self.lm_head * shape.hidden * self.share / 100
         return tokens * (body + attention + head)
 
     def seconds(self, steps: int, gflops: float, sides: list[str]) -> float:
@@ -75,7 +75,7 @@ class Point:
         shape, tokens = self.shape, min(self.batch, max(self.at_once, self.length))
         learnt = 4 * RANK * shape.layers * sum(a + b for a, b in shape.products)
         kept = (shape.layers + 1) * (10 * shape.hidden + 5 * shape.intermediate)
-        logits = 3 * self.vocabulary * self.share / 100
+        logits = 3 * self.lm_head * self.share / 100
         return 4 * (self.weights + learnt + tokens * (kept + logits)) / 2**20
 
 
@@ -125,7 +125,7 @@ def all_series(short: bool, layers: int) -> list[Series]:
     by_batch = [replace(base, batch=n, at_once=n) for n in batches]
     return [
         Series("length", "tokens of a row", [(thousands(n), n, replace(rows, length=n)) for n in lengths]),
-        Series("vocabulary", "words", [(thousands(n, 1000), n, replace(base, vocabulary=n)) for n in words]),
+        Series("vocabulary", "words", [(thousands(n, 1000), n, replace(base, lm_head=n)) for n in words]),
         Series("size", "weights", [(millions(p.weights), p.weights, p) for p in sized]),
         Series("batch", "tokens of a step, all at once", [(thousands(p.batch), p.batch, p) for p in by_batch]),
         Series("share", "% of the tokens learnt", [(str(n), n, replace(base, share=n)) for n in shares]),

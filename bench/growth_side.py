@@ -20,22 +20,22 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from growth_series import ENGINES, RANK, Point
 from memory import memory_mb
-from methods_weitiao import Over, Turns
+from methods_weitiao import Over, RotaryTables
 from weitiao.core.batch import IGNORE, Batch, Row
-from weitiao.core.reporter import Desk
 from weitiao.core.hardware import device
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import make_recipe
+from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
-from weitiao.core.trainable_model import TunableModel
-from weitiao.pipeline.trained import attach
+from weitiao.core.trainable_model import TrainableModel
 from weitiao.model.layers import attention
-from weitiao.model.loading.load import Base, choose_body, make_plain, vocabulary_head
-from weitiao.pipeline.train import Prepared, Tokens, batch, settle
-from weitiao.train.distributed import Machines
+from weitiao.model.loading.load import Base, choose_backbone, use_reference_implementation, vocabulary_head
+from weitiao.pipeline.train import BaseAssets, Prepared, batch, copy_sources_into
+from weitiao.pipeline.trained import attach
+from weitiao.train.checkpoints.state import State
+from weitiao.train.distributed import Distributed
 from weitiao.train.loop import train
 from weitiao.train.settings import make_optimizer
-from weitiao.train.checkpoints.state import State
 from weitiao.train.signals import Stop
 
 ENDLESS = 1_000_000  # steps the recipe names; the bench stops far earlier
@@ -62,7 +62,7 @@ class MadeUpRows:
 
 
 @dataclass
-class Told:
+class History:
     """What a side says and hears. A bench that is gone ends it, too."""
 
     line: Connection
@@ -90,12 +90,12 @@ def recipe_for(point: Point, engine: str, precision: str, threads: int, out: Pat
             "objective": "sft",
             "train": {
                 "batch_tokens": max(point.batch, point.length),
-                "micro_tokens": point.at_once,
+                "micro_batch_tokens": point.at_once,
                 "steps": ENDLESS,
-                "schedule": "constant",
-                "warmup": 0,
+                "lr_schedule": "constant",
+                "warmup_ratio": 0,
                 "precision": precision,
-                "engine": ENGINES[engine],
+                "implementation": ENGINES[engine],
                 "evaluate_every": 0,
                 "save_every": 0,
                 "threads": threads,
@@ -122,16 +122,16 @@ def make_base(point: Point, dtype: torch.dtype) -> Base:
     )
     model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention.NAME).eval()
     model.to(device())
-    body, choice = choose_body(model, dtype)
+    body, choice = choose_backbone(model, dtype)
     return Base(model, body, vocabulary_head(model), [choice], sum(p.numel() for p in model.parameters()))
 
 
-def make_tunable(point: Point, recipe: Recipe, dtype: torch.dtype) -> tuple[TunableModel, str]:
+def make_tunable(point: Point, recipe: Recipe, dtype: torch.dtype) -> tuple[TrainableModel, str]:
     """With its method; and whose layers run."""
     base = make_base(point, dtype)
     model = attach(base, recipe.method, recipe.objective, NO_TOKENIZER)
     (chosen,) = base.choices
-    return model, (make_plain(model, dtype) if recipe.train.engine == "plain" else chosen).value
+    return model, (use_reference_implementation(model, dtype) if recipe.train.implementation == "plain" else chosen).value
 
 
 def memory_since(before: float) -> dict[str, float]:
@@ -140,19 +140,19 @@ def memory_since(before: float) -> dict[str, float]:
     return {"before_model_mb": before, "peak_mb": peak}
 
 
-def play(told: Told, point: Point, engine: str, precision: str, threads: int, steps: int) -> None:
+def play(told: History, point: Point, engine: str, precision: str, threads: int, steps: int) -> None:
     """Step 0 is one micro-batch, the warm-up; then as many steps as are asked for."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = recipe_for(point, engine, precision, threads, Path(folder) / "run")
-        run, machines, desk = Run.create(recipe), Machines(device()), Desk(Console(quiet=True))
-        _, dtype = settle(recipe, run, desk)
+        run, machines, reporter = Run.create(recipe), Distributed(device()), Reporter(Console(quiet=True))
+        _, dtype = copy_sources_into(recipe, run, reporter)
         rows: Any = MadeUpRows(point, (steps + 1) * max(1, point.batch // point.length))
         found = Prepared(recipe.objective, SimpleNamespace(rows=rows), None, None, [])  # pyright: ignore[reportArgumentType]
-        tokens = Tokens(Path(folder), None, NO_TOKENIZER, "made up")
+        tokens = BaseAssets(Path(folder), None, NO_TOKENIZER, "made up")
         before = 0.0 if device().type == "cuda" else memory_mb("VmRSS")
         torch.manual_seed(recipe.seed)
         model, block = make_tunable(point, recipe, dtype)
-        loader, plan = batch(recipe, model, found, machines, tokens, run, desk)
+        loader, plan = batch(recipe, model, found, machines, tokens, run, reporter)
         state = State(model, make_optimizer(model, plan))
 
         def fetch(step: int) -> list[Batch]:
@@ -161,6 +161,6 @@ def play(told: Told, point: Point, engine: str, precision: str, threads: int, st
         with run.held():
             told.say(block=block, device=torch.cuda.get_device_name() if device().type == "cuda" else "")
             try:
-                train(model, found.objective, Turns(told, fetch, run, 1), state, plan, run, dict, machines, Stop())
+                train(model, found.objective, RotaryTables(told, fetch, run, 1), state, plan, run, dict, machines, Stop())
             except Over:
                 told.say(**memory_since(before))

@@ -28,7 +28,7 @@ def last_line(command: list[str], variables: dict[str, str]) -> str:
     return (done.stdout.strip().splitlines() or [""])[-1]
 
 
-class Neighbours:
+class BackgroundLoad:
     """What share of the processor others took since this was made: all that was used, less what our children used."""
 
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import methods_report
 from kept import commit, known_cases, save, work_folder
-from machine import Neighbours, alone, last_line, processor
+from machine import BackgroundLoad, alone, last_line, processor
 from turns import Side
 
 HERE = Path(__file__).resolve().parent
@@ -119,10 +119,10 @@ class Bench:
                 "batch_size": self.options.batch_size,
                 "steps": ENDLESS,
                 **({} if case.rate is None else {"learning_rate": case.rate}),
-                "schedule": "constant",
-                "warmup": 0,
+                "lr_schedule": "constant",
+                "warmup_ratio": 0,
                 "weight_decay": 0,
-                "clip": CLIP,
+                "max_grad_norm": CLIP,
                 "optimizer": case.optimizer,
                 "precision": "fp32",
                 "evaluate_every": 0,
@@ -139,7 +139,7 @@ class Bench:
         turn, steps = self.options.turn, self.options.steps
         folder = Path(tempfile.mkdtemp(prefix=f"{case.method}-", dir=self.work))
         (folder / "recipe.json").write_text(json.dumps(self.recipe(case, folder / "run")), encoding="utf-8")
-        neighbours = Neighbours()
+        neighbours = BackgroundLoad()
         with ExitStack() as both:
 
             def start(name: str, *words: str) -> tuple[Side, dict]:

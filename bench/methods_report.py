@@ -32,7 +32,7 @@ def ratios(case: dict) -> list[float]:
     return [theirs / ours for ours, theirs in zip(seconds["weitiao"], seconds["peft"], strict=True)][1:]
 
 
-def needed(case: dict, who: str) -> float:
+def step_flops(case: dict, who: str) -> float:
     """MB at the peak above what was held before the model."""
     return case["memory"][who]["peak_mb"] - case["memory"][who]["before_model_mb"]
 
@@ -49,9 +49,9 @@ def cells(name: str, case: dict) -> list[str]:
         f"{median(speeds(case, 'weitiao')):.1f}",
         f"{median(speeds(case, 'peft')):.1f}",
         f"{median(faster):.2f}x as fast{spread}",
-        f"{needed(case, 'weitiao'):.0f}",
-        f"{needed(case, 'peft'):.0f}",
-        f"{needed(case, 'weitiao') / needed(case, 'peft'):.2f}x",
+        f"{step_flops(case, 'weitiao'):.0f}",
+        f"{step_flops(case, 'peft'):.0f}",
+        f"{step_flops(case, 'weitiao') / step_flops(case, 'peft'):.2f}x",
     ]
 
 

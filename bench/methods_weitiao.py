@@ -21,16 +21,16 @@ from rich.console import Console
 from memory import memory_mb
 from turns import Player
 from weitiao.core.batch import Batch
-from weitiao.core.reporter import Desk
 from weitiao.core.hardware import device
 from weitiao.core.recipe_file import make_recipe
+from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.model.adapters.peft_format import save_adapter
-from weitiao.pipeline.train import Ready, get_ready
-from weitiao.train.distributed import Machines
+from weitiao.pipeline.train import TrainingSetup, assemble
+from weitiao.train.distributed import Distributed
 from weitiao.train.loop import train
-from weitiao.train.step import count
 from weitiao.train.signals import Stop
+from weitiao.train.step import count
 
 
 class Teller(Protocol):
@@ -44,7 +44,7 @@ class Over(Exception):
     """The bench has no more turns to give."""
 
 
-class Turns:
+class RotaryTables:
     """The loop's loader: step number -> its batches, when it is this side's turn."""
 
     def __init__(self, player: Teller, loader: Callable[[int], list[Batch]], run: Run, turn: int) -> None:
@@ -66,7 +66,7 @@ class Turns:
         return self.loader(step)
 
 
-def write_rows(ready: Ready, steps: int, path: Path) -> None:
+def write_rows(ready: TrainingSetup, steps: int, path: Path) -> None:
     """One line a step: its rows, each with ids and labels as transformers wants them (not shifted)."""
     with open(path, "w", encoding="utf-8") as file:
         for step in range(steps):
@@ -79,7 +79,7 @@ def write_rows(ready: Ready, steps: int, path: Path) -> None:
 
 
 @torch.no_grad()
-def untrained_loss(ready: Ready, step: int) -> float:
+def untrained_loss(ready: TrainingSetup, step: int) -> float:
     """Of a step's rows, before anything is learnt: the mean over supervised tokens."""
     objective, batches = ready.prepared.objective, ready.loader[step]
     total = sum(float(sum(objective.loss(ready.state.model, batch).totals.values())) for batch in batches)
@@ -88,16 +88,16 @@ def untrained_loss(ready: Ready, step: int) -> float:
 
 def play(options: argparse.Namespace, player: Player) -> None:
     recipe = make_recipe(json.loads(options.recipe.read_text(encoding="utf-8")))
-    run, machines = Run.create(recipe), Machines(device())
+    run, machines = Run.create(recipe), Distributed(device())
     with run.held():
-        ready = get_ready(run, recipe, machines, Desk(Console(quiet=True)))
+        ready = assemble(run, recipe, machines, Reporter(Console(quiet=True)))
         model, state, plan = ready.state.model, ready.state, ready.plan
         save_adapter(model.attachment, options.out / "adapter", recipe.base)
         write_rows(ready, options.steps, options.out / "rows.jsonl")
         trained = sum(weight.numel() for weight in model.trainable().values())
         untrained = untrained_loss(ready, options.steps - 1)
         player.say(rate=plan.learning_rate, trained=trained, untrained=untrained)
-        loader = Turns(player, ready.loader.__getitem__, run, options.turn)
+        loader = RotaryTables(player, ready.loader.__getitem__, run, options.turn)
         try:
             train(model, ready.prepared.objective, loader, state, plan, run, dict, machines, Stop())
         except Over:

@@ -22,7 +22,7 @@ import kept
 import peers
 import sft
 import sft_report
-from machine import Neighbours, alone, processor
+from machine import BackgroundLoad, alone, processor
 
 HERE = Path(__file__).resolve().parent
 TORCH = "torch==2.13.0"
@@ -63,7 +63,7 @@ class PeerBench(sft.Bench):
         command = [*start, "--model", str(self.model), "--train", str(rows), "--out", str(self.work / name)]
         command += ["--steps", str(self.options.steps), "--precision", precision, "--batch-size", str(sft.BATCH_SIZE)]
         command += ["--rank", str(sft.RANK), "--alpha", str(sft.ALPHA)]
-        neighbours = Neighbours()
+        neighbours = BackgroundLoad()
         report = json.loads(self.call(name, command))
         report["share_of_others"] = neighbours.share()
         report.pop("adapter", None)  # a path of this machine
@@ -88,7 +88,7 @@ def cells(name: str, pairs: list[dict]) -> list[str]:
     speeds = {who: [pair[who]["tokens_per_second"] for pair in pairs] for who in ("peer", "weitiao")}
     memory = {who: [sft_report.memory_used(pair[who]) for pair in pairs] for who in ("peer", "weitiao")}
     faster = [ours / theirs for ours, theirs in zip(speeds["weitiao"], speeds["peer"], strict=True)]
-    needed = [ours / theirs for ours, theirs in zip(memory["weitiao"], memory["peer"], strict=True)]
+    step_flops = [ours / theirs for ours, theirs in zip(memory["weitiao"], memory["peer"], strict=True)]
     spread = f" ({min(faster):.2f} to {max(faster):.2f})" if len(pairs) > 1 else ""
     first = pairs[0]
     losses = {who: [step["loss"] for step in first[who]["steps"]] for who in first}
@@ -99,7 +99,7 @@ def cells(name: str, pairs: list[dict]) -> list[str]:
         f"{median(faster):.2f}x as fast{spread}",
         f"{median(memory['peer']):.0f}",
         f"{median(memory['weitiao']):.0f}",
-        f"{median(needed):.2f}x",
+        f"{median(step_flops):.2f}x",
         *(f"{first['peer'][count]}, {first['weitiao'][count]}" for count in ("tokens", "supervised")),
         *(f"{losses[who][0]:.3f} to {losses[who][-1]:.3f}" for who in ("peer", "weitiao")),
     ]

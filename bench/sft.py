@@ -20,7 +20,7 @@ import kept
 import peers
 import sft_chart
 import sft_report
-from machine import Neighbours, alone, processor
+from machine import BackgroundLoad, alone, processor
 
 HERE = Path(__file__).resolve().parent
 TRL_PACKAGES = ["trl==1.16.0", "peft==0.21.2", "datasets==5.2.0"]
@@ -68,7 +68,7 @@ class Bench:
         command += ["--batch-size", str(BATCH_SIZE), "--rank", str(self.options.rank), "--alpha", str(ALPHA)]
         for key, value in more.items():
             command += ["--" + key.replace("_", "-"), value]
-        neighbours = Neighbours()
+        neighbours = BackgroundLoad()
         report = json.loads(self.call(name, command))
         report["share_of_others"] = busy = neighbours.share()
         (self.work / f"{name}.json").write_text(json.dumps(report))

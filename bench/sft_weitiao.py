@@ -46,10 +46,10 @@ def make_recipe(options: argparse.Namespace, peer: dict) -> dict:
             "batch_size": options.batch_size,
             "steps": options.steps,
             "learning_rate": peer["learning_rate"],
-            "schedule": peer["lr_scheduler_type"],
-            "warmup": warmup / options.steps if warmup >= 1 else warmup,
+            "lr_schedule": peer["lr_scheduler_type"],
+            "warmup_ratio": warmup / options.steps if warmup >= 1 else warmup,
             "weight_decay": peer["weight_decay"],
-            "clip": peer["max_grad_norm"] or None,
+            "max_grad_norm": peer["max_grad_norm"] or None,
             "optimizer": {
                 "name": "adamw",
                 "betas": [peer["adam_beta1"], peer["adam_beta2"]],
@@ -67,7 +67,7 @@ def make_recipe(options: argparse.Namespace, peer: dict) -> dict:
 
 
 def read_journal(run: Path, event: str) -> list[dict]:
-    path = run / "journal.jsonl"
+    path = run / "events.jsonl"
     if not path.exists():
         return []
     whole_lines = path.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
@@ -82,7 +82,7 @@ def train(recipe_path: Path, run: Path, threads: int) -> dict:
     variables = {**os.environ, **home, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
     started, seen, size = time.perf_counter(), [], -1
     child = subprocess.Popen(command, env=variables, stdout=sys.stderr)
-    journal = run / "journal.jsonl"
+    journal = run / "events.jsonl"
     while child.poll() is None:
         time.sleep(LOOK_EVERY)
         grown = journal.stat().st_size if journal.exists() else -1

@@ -27,7 +27,7 @@ from statistics import fmean
 import trainer_report
 import trainer_weitiao
 from kept import commit, known_cases, save
-from machine import Neighbours, alone, last_line, processor
+from machine import BackgroundLoad, alone, last_line, processor
 from trainer_tasks import BEFORE, TASKS, Task, figures_of, rows_of
 
 HERE = Path(__file__).resolve().parent
@@ -84,7 +84,7 @@ class Bench:
 
     def train(self, task: Task, side: str, seed: int) -> dict:
         """One training of one side, and its figures."""
-        asked, neighbours = self.asked(task, seed, side == "grouped"), Neighbours()
+        asked, neighbours = self.asked(task, seed, side == "grouped"), BackgroundLoad()
         if side == "weitiao":
             with tempfile.TemporaryDirectory(dir=self.work) as folder:
                 found = trainer_weitiao.play(asked, Path(folder), self.call)

@@ -46,7 +46,7 @@ from transformers import (
     set_seed,
 )
 
-from trainer_tasks import BEFORE, LONGEST, OVERLAP, RANK, Part, read_lines
+from trainer_tasks import BEFORE, LONGEST, OVERLAP, RANK, Component, read_lines
 
 NOT_LEARNT = -100
 AT_ONCE = 64  # rows in a batch when held-out rows are asked
@@ -63,7 +63,7 @@ class Side:
     model: Any
     collate: Any
     train: Rows
-    ask: Callable[[int], tuple[list[Part], list[Pair]]]
+    ask: Callable[[int], tuple[list[Component], list[Pair]]]
     """The first so many held-out rows -> their losses, as (nats, what they are divided by), and (said, right) of each."""
     kinds: tuple[type, type] = (Trainer, TrainingArguments)
 
@@ -77,7 +77,7 @@ def outputs(model: Any, collate: Any, rows: Rows) -> Iterator[tuple[Any, Any]]:
             yield batch, model(**batch)
 
 
-def token_losses(logits: Tensor, labels: Tensor) -> list[Part]:
+def token_losses(logits: Tensor, labels: Tensor) -> list[Component]:
     """Of each row: the sum over its learnt tokens, and how many."""
     each = cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=NOT_LEARNT)
     return list(zip(each.sum(1).tolist(), (labels != NOT_LEARNT).sum(1).tolist()))
@@ -93,7 +93,7 @@ def classification(asked: Asked, tokenizer: Any, train: Rows, test: Rows) -> Sid
         ids = tokenizer([x["text"] for x in rows], truncation=True, max_length=asked["context"]).input_ids
         return [{"input_ids": x, "labels": classes.index(row["label"])} for x, row in zip(ids, rows)]
 
-    def ask(many: int) -> tuple[list[Part], list[Pair]]:
+    def ask(many: int) -> tuple[list[Component], list[Pair]]:
         losses, said = [], []
         for batch, out in outputs(model, collate, encoded(test[:many])):
             losses += cross_entropy(out.logits, batch["labels"], reduction="none").tolist()
@@ -123,7 +123,7 @@ def tagging(asked: Asked, tokenizer: Any, train: Rows, test: Rows) -> Side:
             made.append({"input_ids": ids.input_ids[i], "labels": labels})
         return made
 
-    def ask(many: int) -> tuple[list[Part], list[Pair]]:
+    def ask(many: int) -> tuple[list[Component], list[Pair]]:
         losses, said = [], []
         for batch, out in outputs(model, collate, encoded(test[:many])):
             losses += token_losses(out.logits, batch["labels"])
@@ -139,7 +139,7 @@ def question_answering(asked: Asked, tokenizer: Any, train: Rows, test: Rows) ->
     model = AutoModelForQuestionAnswering.from_pretrained(asked["model"], dtype=torch.float32)
     collate = DataCollatorWithPadding(tokenizer)
 
-    def ask(many: int) -> tuple[list[Part], list[Pair]]:
+    def ask(many: int) -> tuple[list[Component], list[Pair]]:
         held, found = windows(tokenizer, test[:many], asked["context"])
         losses, scores = [], []
         for batch, out in outputs(model, collate, held):
@@ -216,7 +216,7 @@ def seq2seq(asked: Asked, tokenizer: Any, train: Rows, test: Rows) -> Side:
         ids = tokenizer([x["source"] for x in rows], text_target=[x["target"] for x in rows], **cut)
         return [{"input_ids": a, "labels": b} for a, b in zip(ids["input_ids"], ids["labels"])]
 
-    def ask(many: int) -> tuple[list[Part], list[Pair]]:
+    def ask(many: int) -> tuple[list[Component], list[Pair]]:
         losses, said = [], []
         for batch, out in outputs(model, collate, encoded(test[:many])):
             losses += token_losses(out.logits, batch["labels"])
@@ -244,7 +244,7 @@ def sft(asked: Asked, tokenizer: Any, train: Rows, test: Rows) -> Side:
             made.append({"input_ids": whole[:end], "labels": [NOT_LEARNT] * len(begun) + whole[len(begun) : end]})
         return made
 
-    def ask(many: int) -> tuple[list[Part], list[Pair]]:
+    def ask(many: int) -> tuple[list[Component], list[Pair]]:
         losses = []
         for row in encoded(test[:many]):
             for batch, out in outputs(model, collate, [row]):

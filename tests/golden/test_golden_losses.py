@@ -12,9 +12,9 @@ from rich.console import Console
 
 from conftest import VARIANTS, WORDS, chat_rows, question_rows, rated_rows, tried, write_jsonl
 from make_small_bert import characters, make
-from weitiao.core.reporter import Desk
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import names
+from weitiao.core.reporter import Reporter
 from weitiao.pipeline.inference import merge
 from weitiao.pipeline.train import train
 
@@ -28,7 +28,7 @@ CASES = [
     *((f"sft_lora_{optimizer}", {"train": {"optimizer": optimizer}}) for optimizer in names("optimizer")),
     (
         "sft_lora_linear_tokens",
-        {"train": {"batch_size": None, "batch_tokens": 200, "micro_tokens": 80, "schedule": "linear"}},
+        {"train": {"batch_size": None, "batch_tokens": 200, "micro_batch_tokens": 80, "lr_schedule": "linear"}},
     ),
     ("token_classification_lora", {"objective": "token_classification"}),
     ("token_classification_crf_lora", {"objective": {"name": "token_classification", "crf": True}}),
@@ -53,9 +53,9 @@ def recorded(request: pytest.FixtureRequest) -> Any:
 
     def hold(name: str, run: Any) -> None:
         found = {
-            "loss": [round(line["loss"], 6) for line in run.journal("step")],
-            "grad_norm": [round(line["grad_norm"], 6) for line in run.journal("step")],
-            "validation": [round(line["loss"], 6) for line in run.journal("validation")],
+            "loss": [round(line["loss"], 6) for line in run.events("step")],
+            "grad_norm": [round(line["grad_norm"], 6) for line in run.events("step")],
+            "validation": [round(line["loss"], 6) for line in run.events("validation")],
         }
         known = json.loads(FILE.read_text()) if FILE.exists() else {}
         if request.config.getoption("--record"):
@@ -81,7 +81,7 @@ def test_losses_are_as_recorded(name: str, changes: dict, quick: Any, recorded: 
 LABELLED = [{"text": row["text"], "label": "abc"[i % 3]} for i, row in enumerate(rated_rows(24))]
 ROWS = {
     "classification": LABELLED,
-    "classification_by_text": LABELLED,
+    "generative_classification": LABELLED,
     "question_answering": question_rows(24),
     "regression": rated_rows(24),
 }
@@ -102,7 +102,7 @@ def taught(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     train_ = {"steps": 150, "batch_size": 8, "learning_rate": 5e-3, "evaluate_every": 0, "save_every": 150}
     plain = {"base": str(tiny), "data": str(rows), "validation": 0, "method": "full", "train": train_}
     plain |= {"evaluate": {"metrics": ["loss"], "samples": 0}, "out": str(place / "run")}
-    run = train(make_recipe(plain), Desk(Console(quiet=True)))
+    run = train(make_recipe(plain), Reporter(Console(quiet=True)))
     merge(str(run.folder), str(place / "merged"))
     return place / "merged"
 
@@ -115,6 +115,6 @@ def test_it_learns(method: str, quick, taught: Path, tmp_path: Path) -> None:
     rate = {"full": 5e-3, "freeze": 5e-3}.get(method, 2e-2)
     shape = {"steps": 100, "batch_size": 8, "learning_rate": rate, "evaluate_every": 0, "save_every": 60}
     run = quick(base=str(taught), data=[{"path": str(data)}], method=tried(method, taught), train=shape)
-    losses = [line["loss"] for line in run.journal("step")]
+    losses = [line["loss"] for line in run.events("step")]
     bound = 0.95 if method in ("prompt_tuning", "p_tuning") else 0.8
     assert sum(losses[-5:]) < bound * sum(losses[:5]), (losses[:5], losses[-5:])

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from weitiao import __version__
-from weitiao.core.errors import FAILED, WeitiaoError
 from weitiao.cli.inference import chat, combine, generate, merge, predict
-from weitiao.cli.run_command import Target, desk_of, opened, pipeline, run_verb
+from weitiao.cli.run_command import Target, make_reporter, opened, pipeline, run_verb
+from weitiao.core.errors import FAILED, WeitiaoError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
@@ -45,32 +45,32 @@ def train(
     """Fine-tune: weitiao train recipe.yaml method.rank=32 out=runs/mine"""
 
     def work() -> None:
-        trip, desk = pipeline(), desk_of(quiet)
+        trip, reporter = pipeline(), make_reporter(quiet)
         if recipe is not None and resume is not None:
             raise typer.BadParameter("--resume goes on as the run began: without a recipe or other values for its keys")
         if recipe is None and resume is None:
             raise typer.BadParameter("give a recipe, or --resume RUN")
         if resume is not None:
-            done = trip.resume(resume, desk, allow or ())
+            done = trip.resume(resume, reporter, allow or ())
         elif stages := (staged := importlib.import_module("weitiao.multirun.stages")).read_stages(
             str(recipe), tuple(overrides or ())
         ):
             if replace:
                 raise typer.BadParameter("--replace is for one run; of a recipe with stages, put the folder aside yourself")
-            for done in staged.run_stages(stages, desk, desk.console.print, allowed=allow or ()):
+            for done in staged.run_stages(stages, reporter, reporter.console.print, allowed=allow or ()):
                 if not quiet:
-                    desk.console.print(f"[bold]{done.folder}[/]")
-                    print_scores(done, desk.console)
+                    reporter.console.print(f"[bold]{done.folder}[/]")
+                    print_scores(done, reporter.console)
             return
         else:
             read_recipe = importlib.import_module("weitiao.core.recipe_file").read_recipe
             wanted = read_recipe(recipe, tuple(overrides or ()))
             if not replace and offer_to_go_on(wanted):
-                done = trip.resume(wanted.out, desk, allow or ())
+                done = trip.resume(wanted.out, reporter, allow or ())
             else:
-                done = trip.train(wanted, desk, replace_old=replace, allowed=allow or ())
+                done = trip.train(wanted, reporter, replace_old=replace, allowed=allow or ())
         if not quiet:
-            print_scores(done, desk.console)
+            print_scores(done, reporter.console)
 
     run_verb(work)
 
@@ -85,7 +85,7 @@ def check(
 
     def work() -> None:
         read_recipe = importlib.import_module("weitiao.core.recipe_file").read_recipe
-        pipeline().check(read_recipe(recipe, tuple(overrides or ())), desk_of(), allow or ())
+        pipeline().check(read_recipe(recipe, tuple(overrides or ())), make_reporter(), allow or ())
 
     run_verb(work)
 
@@ -104,15 +104,15 @@ def evaluate(
     """Measure a model: every figure with its n and its 95 % interval."""
 
     def work() -> None:
-        desk = desk_of(quiet=as_json)
-        scores = opened().evaluate(target, desk, data, tuple(metric or ()), limit, task)
+        reporter = make_reporter(quiet=as_json)
+        scores = opened().evaluate(target, reporter, data, tuple(metric or ()), limit, task)
         if as_json:
             print(json.dumps({name: score.as_json() for name, score in scores.items()}, indent=1))
             return
         table = Table("figure", "value [95 % interval]", "how")
         for name, score in scores.items():
             table.add_row(name, str(score), score.how)
-        desk.console.print(table)
+        reporter.console.print(table)
 
     run_verb(work)
 
@@ -143,7 +143,7 @@ def compare_methods(
         title = f"{scored.figure} on {scored.score['n']:,} rows, with 95 % intervals" if scored else None
         table = Table(*comparing.SHORT, title=title)
         for row in found:
-            table.add_row(*row.in_short)
+            table.add_row(*row.summary)
         console.print(table)
         console.print(f"all figures, and a chart: {wanted.out}/comparison.html", soft_wrap=True)
 
@@ -211,7 +211,7 @@ def why(target: Annotated[str, typer.Argument(help="A run folder.")]) -> None:
 
     def work() -> None:
         console, told = Console(highlight=False), opened().why(target)
-        console.print(told.in_short, style="bold", soft_wrap=True, markup=False)
+        console.print(told.summary, style="bold", soft_wrap=True, markup=False)
         for when, words in told.events:
             console.print(f"  {when}: {words}" if when else f"  {words}", soft_wrap=True, markup=False)
         console.print("\nchosen for you:" if told.choices else "", style="bold")
@@ -234,9 +234,9 @@ def bench_machine(
     """Matrix products and attention at the shapes of a base model, and copies: medians with n and range."""
 
     def work() -> None:
-        desk = desk_of(quiet=as_json)
-        found = importlib.import_module("weitiao.pipeline.benchmark").bench_machine(base, desk)
-        print(json.dumps(found.as_json(), indent=1)) if as_json else found.show(desk.console)
+        reporter = make_reporter(quiet=as_json)
+        found = importlib.import_module("weitiao.pipeline.benchmark").bench_machine(base, reporter)
+        print(json.dumps(found.as_json(), indent=1)) if as_json else found.show(reporter.console)
 
     run_verb(work)
 
@@ -310,7 +310,7 @@ def print_scores(run: Any, console: Console) -> None:
         console.print(run.result)
     if run.speed:
         console.print(run.speed, soft_wrap=True)
-    if skipped := len(list(run.journal("skipped"))):
+    if skipped := len(list(run.events("skipped"))):
         words = f"{skipped} steps were skipped by the guard, and their rows not learnt: weitiao why {run.folder}"
         console.print(words, style="bold yellow", soft_wrap=True)
     console.print(f"report: {run.folder}/report.html")
@@ -319,9 +319,9 @@ def print_scores(run: Any, console: Console) -> None:
 def _summary(run: Any) -> dict[str, Any]:
     try:
         recipe, scores = run.recipe, run.read("scores.json", {})
-    except WeitiaoError as trouble:  # one broken run must not hide the others
+    except WeitiaoError as error:  # one broken run must not hide the others
         nothing = dict.fromkeys(("method", "objective", "figure", "before", "after"), "")
-        return {"run": run.folder.name, "status": f"cannot be read: {trouble}", **nothing}
+        return {"run": run.folder.name, "status": f"cannot be read: {error}", **nothing}
     before, after = scores.get("before", {}), scores.get("after", {})
     figure = next((name for name in ("accuracy", "exact_match", "loss") if name in before), "")
     show = lambda x: f"{x[figure]['value']:.3f}" if figure in x else ""  # noqa: E731

@@ -48,14 +48,14 @@ def say(opened: Any, turns: Sequence[Turn], room: int, temperature: float, aloud
     streamer = TextStreamer(opened.tokens.tokenizer, skip_prompt=True, skip_special_tokens=True) if aloud else None
     chosen = [adapter] if opened.adapters else ()
     ids = opened.model.generate([opened.prompt(turns, adapter)], room, temperature, streamer=streamer, adapters=chosen)[0]
-    return opened.tokens.processor.words(ids).strip()
+    return opened.tokens.processor.decode(ids).strip()
 
 
 def each(opened: Any, turns: Sequence[Turn], room: int, temperature: float) -> Columns:
     """The base model's answer and every adapter's, written in one batch."""
     names = ["", *opened.adapters]
     written = opened.model.generate([opened.prompt(turns, x) for x in names], room, temperature, adapters=names)
-    answers = [opened.tokens.processor.words(ids).strip() for ids in written]
+    answers = [opened.tokens.processor.decode(ids).strip() for ids in written]
     panels = [Panel(escape(said), title=name or "base") for name, said in zip(names, answers)]
     return Columns(panels, equal=True, expand=True)
 
@@ -63,7 +63,7 @@ def each(opened: Any, turns: Sequence[Turn], room: int, temperature: float) -> C
 def side_by_side(opened: Any, turns: Sequence[Turn], room: int, temperature: float, adapter: str = "") -> Columns:
     """The base model's answer and the tuned one's."""
     before = "(this method changes the base weights themselves: compare with `weitiao generate BASE`)"
-    if opened.model.attachment.switch is not None:
+    if opened.model.attachment.set_enabled is not None:
         with opened.model.reference():
             before = say(opened, turns, room, temperature, aloud=False)
     after = say(opened, turns, room, temperature, aloud=False, adapter=adapter)

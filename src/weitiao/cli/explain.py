@@ -7,15 +7,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from weitiao.core.errors import RecipeError
-from weitiao.core.recipe import Evaluate, Recipe, Replay, Shrink, Source, Train
-from weitiao.core.registry import FOLDERS, Part, Settings, find, names, nearest
+from weitiao.core.recipe import Evaluate, GradientScale, Recipe, Replay, Source, Train
+from weitiao.core.registry import FOLDERS, Component, Settings, find, names, nearest
 
 SECTIONS: dict[str, type[Settings]] = {
     "": Recipe,
     "data": Source,
     "replay": Replay,
     "train": Train,
-    "train.shrink": Shrink,
+    "train.gradient_scale": GradientScale,
     "evaluate": Evaluate,
 }
 SECTIONS_HELP = {name: (section.__doc__ or "") for name, section in SECTIONS.items() if name}
@@ -54,6 +54,6 @@ def _default(field: Any) -> str:
     value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined:
         return "(required)"
-    if isinstance(value, Part):
+    if isinstance(value, Component):
         return value.name
     return "" if isinstance(value, Settings) else "null" if value is None else str(value)

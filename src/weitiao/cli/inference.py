@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from weitiao.cli.run_command import Target, make_reporter, opened, predicting, run_verb, several
 from weitiao.core.errors import ModelError
-from weitiao.cli.run_command import Target, desk_of, opened, predicting, run_verb, several
 
 Adapters = Annotated[
     list[str] | None,
@@ -34,18 +34,18 @@ def generate(
     def work() -> None:
         if (prompt is None) == (prompts is None):
             raise typer.BadParameter("give a prompt, or --prompts FILE")
-        desk, talk = desk_of(quiet=prompts is not None), _talk()
+        reporter, talk = make_reporter(quiet=prompts is not None), _talk()
         words = sys.stdin.read() if prompt == "-" else prompt or ""
         model = _open(target, adapter)
         if prompts is not None:
-            for line in several().answer_file(model, prompts, system, max_new_tokens, temperature, desk):
+            for line in several().answer_file(model, prompts, system, max_new_tokens, temperature, reporter):
                 print(json.dumps(line, ensure_ascii=False))
             return
         turns = talk.beginning(system) + talk.asking(words)
         if model.adapters:
-            desk.console.print(talk.each(model, turns, max_new_tokens, temperature))
+            reporter.console.print(talk.each(model, turns, max_new_tokens, temperature))
         elif compare:
-            desk.console.print(talk.side_by_side(model, turns, max_new_tokens, temperature))
+            reporter.console.print(talk.side_by_side(model, turns, max_new_tokens, temperature))
         else:
             talk.say(model, turns, max_new_tokens, temperature)
 
@@ -63,14 +63,14 @@ def chat(
     """Talk with it; an empty line ends. With several adapters, @NAME at a line's beginning says which answers."""
 
     def work() -> None:
-        desk, talk = desk_of(), _talk()
+        reporter, talk = make_reporter(), _talk()
         model = _open(target, adapter)
         turns, now = talk.beginning(system), next(iter(model.adapters), "")
-        while words := talk.hear(desk.console):
+        while words := talk.hear(reporter.console):
             now, words = talk.addressed(words, model.adapters, now)
             turns += talk.asking(words)
             if compare:
-                desk.console.print(talk.side_by_side(model, turns, max_new_tokens, temperature, now))
+                reporter.console.print(talk.side_by_side(model, turns, max_new_tokens, temperature, now))
             said = talk.say(model, turns, max_new_tokens, temperature, aloud=not compare, adapter=now)
             turns += talk.answering(said)
 
@@ -87,12 +87,12 @@ def predict(
     """Answer every row of a file, in its order, with probabilities; the file may be larger than memory."""
 
     def work() -> None:
-        desk = desk_of()
-        done = predicting().predict_file(opened().open_model(target), input, output, desk, text, task)
+        reporter = make_reporter()
+        done = predicting().predict_file(opened().open_model(target), input, output, reporter, text, task)
         told = f"{done.rows:,} rows are in {output}"
         told += f"; {done.cut:,} were longer than the context: their end was not read" if done.cut else ""
         told += f"; {done.bad:,} could not be read: {output}.bad_rows.jsonl" if done.bad else ""
-        desk.console.print(told, soft_wrap=True)
+        reporter.console.print(told, soft_wrap=True)
 
     run_verb(work)
 
@@ -101,9 +101,9 @@ def merge(target: Target, out: Annotated[str, typer.Argument(help="A new folder.
     """Fold what was learnt into the base: a folder that plain AutoModel opens, checked after reloading."""
 
     def work() -> None:
-        desk = desk_of()
+        reporter = make_reporter()
         merged = opened().merge(target, out)
-        desk.console.print(f"merged into {merged.folder}: reloaded, {merged.words}", soft_wrap=True)
+        reporter.console.print(f"merged into {merged.folder}: reloaded, {merged.message}", soft_wrap=True)
 
     run_verb(work)
 
@@ -123,9 +123,11 @@ def combine(
             given = tuple(float(x) for x in weights.split(",") if x.strip())
         except ValueError:
             raise typer.BadParameter(f"--weights: {weights!r} are not numbers with commas (0.7,0.3)") from None
-        desk = desk_of()
-        made = several().combine(targets, out, desk, how, given, density, seed)
-        desk.console.print(f"combined into {made.proof.folder}, {made.form}: reloaded, {made.proof.words}", soft_wrap=True)
+        reporter = make_reporter()
+        made = several().combine(targets, out, reporter, how, given, density, seed)
+        reporter.console.print(
+            f"combined into {made.proof.folder}, {made.form}: reloaded, {made.proof.message}", soft_wrap=True
+        )
 
     run_verb(work)
 
@@ -135,7 +137,7 @@ def _open(target: str, adapters: list[str] | None) -> Any:
     if not all(name and folder for name, folder in named.items()) or len(named) < len(adapters or ()):
         raise typer.BadParameter("--adapter takes NAME=RUN, each name once")
     model = several().open_many(target, named) if named else opened().open_model(target)
-    if not model.objective.writes:
+    if not model.objective.generative:
         words = f"was trained with objective: {model.objective.name} and writes nothing"
         raise ModelError(f"{target} {words}: ask it with `weitiao predict {target} --input FILE --output FILE`.")
     return model

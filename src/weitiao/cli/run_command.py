@@ -35,23 +35,23 @@ def predicting() -> Any:
     return importlib.import_module("weitiao.pipeline.predict")
 
 
-def desk_of(quiet: bool = False) -> Any:
+def make_reporter(quiet: bool = False) -> Any:
     """The terminal as a desk."""
-    return importlib.import_module("weitiao.core.reporter").Desk(Console(quiet=quiet, highlight=False))
+    return importlib.import_module("weitiao.core.reporter").Reporter(Console(quiet=quiet, highlight=False))
 
 
 def run_verb(work: Callable[[], Any]) -> Any:
     """Errors that a user can mend are words, not tracebacks; the exit code says which kind."""
     try:
         return work()
-    except WeitiaoError as trouble:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(str(trouble), style="bold red", markup=False)
-        raise typer.Exit(trouble.exit_code) from None
-    except OSError as trouble:
-        if trouble.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+    except WeitiaoError as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), style="bold red", markup=False)
+        raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
             raise
         Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"the disk refuses: {trouble}. Make room, then go on with --resume.", style="bold red", markup=False
+            f"the disk refuses: {error}. Make room, then go on with --resume.", style="bold red", markup=False
         )
         raise typer.Exit(FAILED) from None
     except KeyboardInterrupt:

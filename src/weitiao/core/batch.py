@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weitiao.core.example import Sound
+from weitiao.core.example import Audio
 
-BELOW = "below"  # in Batch.more: what the frozen layers below the first trained one gave [T, D]
-HEARD = -1  # the id of a place where the encoder hears and reads nothing: no token
+FROZEN_STATES = "below"  # in Batch.more: what the frozen layers below the first trained one gave [T, D]
+AUDIO_PLACEHOLDER = -1  # the id of a place where the encoder hears and reads nothing: no token
 IGNORE = -100  # the label of a position that is not learnt (PyTorch's own default)
 SOUND = "sound"  # in Batch.more: what an encoder hears [B, mels, 2 S]; each row begins with S places HEARD
 
@@ -32,16 +32,16 @@ class Row(TypedDict):
     labels: Sequence[int]
 
 
-class NotedRow(Row, total=False):
+class AnnotatedRow(Row, total=False):
     """A row of which more is to be said."""
 
     notes: tuple[str, ...]
     """What was done to it, to be counted and told: "answers widened to whole tokens"."""
     task: str
     """Which of several tasks it belongs to."""
-    sound: Sound
+    sound: Audio
     """The file that its first places (HEARD) stand for."""
-    heard: Callable[[], Tensor]
+    input_features: Callable[[], Tensor]
     """Makes the features [mels, 2 S] of that sound, when the row is laid into a batch."""
 
 
@@ -63,10 +63,10 @@ class Batch:
     position_ids: Tensor  # [T]
     labels: Tensor  # [T]  IGNORE where not learnt
     bounds: tuple[int, ...]  # [B + 1] where each segment starts, and the end
-    source: tuple[int, ...] = ()  # [B] which row of the data each segment is
+    row_ids: tuple[int, ...] = ()  # [B] which row of the data each segment is
     adapters: tuple[str, ...] = ()  # [B] which adapter each segment goes through, "" for none; (): there is one model
     tasks: tuple[str, ...] = ()  # [B] which task each segment belongs to; (): there is one
-    draw: tuple[int, ...] = ()  # the loader's (seed, step), which chance follows from; () while measuring
+    rng_key: tuple[int, ...] = ()  # the loader's (seed, step), which chance follows from; () while measuring
     more: dict[str, Tensor] = field(default_factory=dict)  # [T] or [B] first: what one objective alone needs
 
     @property
@@ -84,8 +84,8 @@ class Batch:
         ids, labels = self.input_ids.tolist(), self.labels.tolist()
         rows = [Row(input_ids=ids[a:b], labels=labels[a:b]) for a, b in zip(self.bounds, self.bounds[1:])]
         if SOUND in self.more:
-            rows = [NotedRow(**row, heard=lambda x=x: x.cpu()) for row, x in zip(rows, self.more[SOUND])]
-        return [NotedRow(**row, task=task) for row, task in zip(rows, self.tasks)] if self.tasks else rows  # pyright: ignore
+            rows = [AnnotatedRow(**row, input_features=lambda x=x: x.cpu()) for row, x in zip(rows, self.more[SOUND])]
+        return [AnnotatedRow(**row, task=task) for row, task in zip(rows, self.tasks)] if self.tasks else rows  # pyright: ignore
 
     @property
     def groups(self) -> list[tuple[int, int, int]]:
@@ -108,7 +108,7 @@ class Batch:
 
 
 def pack(
-    rows: Sequence[Row], source: Sequence[int] = (), adapters: Sequence[str] = (), draw: tuple[int, ...] = ()
+    rows: Sequence[Row], source: Sequence[int] = (), adapters: Sequence[str] = (), rng_key: tuple[int, ...] = ()
 ) -> Batch:
     """Lay rows end to end, longest first (equal lengths then stand together and share one attention call).
 
@@ -127,21 +127,21 @@ def pack(
     def join(key: str) -> Tensor:
         return torch.from_numpy(np.concatenate([np.asarray(rows[i][key], np.int64) for i in order]))
 
-    heard = [rows[i]["heard"]() for i in order] if "heard" in rows[0] else []  # pyright: ignore
+    input_features = [rows[i]["heard"]() for i in order] if "heard" in rows[0] else []  # pyright: ignore
     return Batch(
         input_ids=join("input_ids"),
         position_ids=torch.cat([torch.arange(length) for length in lengths]),
         labels=join("labels"),
         bounds=tuple(bounds),
-        source=tuple(source[i] for i in order) if source else tuple(order),
+        row_ids=tuple(source[i] for i in order) if source else tuple(order),
         adapters=tuple(adapters[i] for i in order) if adapters else (),
         tasks=tuple(task_of(rows[i]) for i in order) if "task" in rows[0] else (),
-        draw=draw,
-        more={SOUND: torch.stack(heard)} if heard else {},
+        rng_key=rng_key,
+        more={SOUND: torch.stack(input_features)} if input_features else {},
     )
 
 
-def only(batch: Batch, rows: Sequence[int]) -> Batch:
+def select_segments(batch: Batch, rows: Sequence[int]) -> Batch:
     """Some of a batch's segments, in this order, as a batch of their own."""
     spans = [torch.arange(batch.bounds[i], batch.bounds[i + 1]) for i in rows]
     tokens, which = torch.cat(spans).to(batch.input_ids.device), torch.tensor(rows, device=batch.input_ids.device)
@@ -150,20 +150,20 @@ def only(batch: Batch, rows: Sequence[int]) -> Batch:
         position_ids=batch.position_ids[tokens],
         labels=batch.labels[tokens],
         bounds=(0, *accumulate(len(span) for span in spans)),
-        source=tuple(batch.source[i] for i in rows),
+        row_ids=tuple(batch.row_ids[i] for i in rows),
         tasks=tuple(batch.tasks[i] for i in rows) if batch.tasks else (),
-        draw=batch.draw,
+        rng_key=batch.rng_key,
         more={name: x[tokens if len(x) == batch.tokens else which] for name, x in batch.more.items()},
     )
 
 
-def with_slots(batch: Batch, slots: Sequence[int]) -> tuple[Batch, Tensor]:
+def with_virtual_tokens(batch: Batch, virtual_tokens: Sequence[int]) -> tuple[Batch, Tensor]:
     """The batch with these ids before every row.
 
     Returns:
         The longer batch [T + B P], and where in it the batch's own tokens stand [T].
     """
-    many, device = len(slots), batch.input_ids.device
+    many, device = len(virtual_tokens), batch.input_ids.device
     lengths = torch.tensor(batch.lengths, device=device)
     row = torch.arange(len(lengths), device=device).repeat_interleave(lengths, output_size=batch.tokens)  # [T]
     kept = torch.arange(batch.tokens, device=device) + (row + 1) * many
@@ -172,7 +172,7 @@ def with_slots(batch: Batch, slots: Sequence[int]) -> tuple[Batch, Tensor]:
     at = torch.tensor([b + i * many for i, b in enumerate(batch.bounds[:-1])], device=device)
     places = (at[:, None] + first).flatten()
     ids = batch.input_ids.new_empty(total)
-    ids[kept], ids[places] = batch.input_ids, torch.tensor(list(slots), device=device).repeat(len(batch.lengths))
+    ids[kept], ids[places] = batch.input_ids, torch.tensor(list(virtual_tokens), device=device).repeat(len(batch.lengths))
     positions = batch.position_ids.new_empty(total)
     positions[kept], positions[places] = batch.position_ids + many, first.repeat(len(batch.lengths))
     labels = batch.labels.new_full((total,), IGNORE)

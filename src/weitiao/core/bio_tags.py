@@ -56,17 +56,17 @@ def entities(tags: Sequence[str], repair: bool = False) -> list[Entity]:
             raise ValueError(f"tag {i + 1} is {tags[i]}{why}; write repair: true to take it as an entity of its own")
 
     for i, (prefix, kind) in enumerate(parts):
-        goes_on = prefix in "IE" and open_ is not None and open_[2] == kind
-        if open_ is not None and not goes_on:
+        continues = prefix in "IE" and open_ is not None and open_[2] == kind
+        if open_ is not None and not continues:
             if closes:
                 refuse(i - 1, f", and no E-{open_[2]} follows")
             found.append(open_)
             open_ = None
         if prefix == OUTSIDE:
             continue
-        if prefix in "IE" and not goes_on:
+        if prefix in "IE" and not continues:
             refuse(i, f" {f'after {tags[i - 1]}' if i else 'at the start'}: an entity begins with B-")
-        now = (open_[0] if goes_on and open_ else i, i + 1, kind)
+        now = (open_[0] if continues and open_ else i, i + 1, kind)
         if prefix in "ES":
             found.append(now)
         open_ = None if prefix in "ES" else now

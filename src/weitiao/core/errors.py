@@ -1,17 +1,33 @@
-"""Errors that a user reads: one sentence that says what is wrong, what would be right, and what there is."""
+"""Errors that a user reads: one sentence that says what is wrong, what would be right, and what there is.
+
+Every error takes a template with named fields, so that it can be shown in either language (core/messages.py):
+
+    raise DataError("{path}, line {line}: no column {name!r}", path=path, line=3, name="text")
+"""
+
+from typing import Any
+
+from weitiao.core.messages import Message
 
 GOOD, FAILED, WRONG_USE, STOPPED_BY_GUARD, REQUIREMENT_NOT_MET = 0, 1, 2, 3, 4
 INTERRUPTED, TERMINATED = 130, 143
 
 
 class WeitiaoError(Exception):
-    """Something the user can mend. The command line prints its words, without a traceback."""
+    """Something the user can fix. The command line prints its message without a traceback."""
 
     exit_code = FAILED
 
+    def __init__(self, template: str | Message, /, **fields: Any) -> None:
+        self.message = Message(template, **fields)
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        return str(self.message)
+
 
 class RecipeError(WeitiaoError):
-    """The recipe or an override says something that cannot be."""
+    """The recipe or an override holds a value that is not possible."""
 
     exit_code = WRONG_USE
 
@@ -23,13 +39,13 @@ class DataError(WeitiaoError):
 
 
 class ModelError(WeitiaoError):
-    """The base model is missing, broken or of an unsupported kind."""
+    """The base model is missing, damaged or of an unsupported architecture."""
 
     exit_code = WRONG_USE
 
 
 class CheckError(WeitiaoError):
-    """The pre-flight found something wrong."""
+    """The preflight check found an error."""
 
     exit_code = WRONG_USE
 
@@ -43,6 +59,22 @@ class RunError(WeitiaoError):
 class Interrupted(WeitiaoError):
     """Ctrl-C or SIGTERM arrived; everything is saved."""
 
-    def __init__(self, words: str, exit_code: int) -> None:
-        super().__init__(words)
+    def __init__(self, template: str | Message, /, exit_code: int, **fields: Any) -> None:
+        super().__init__(template, **fields)
         self.exit_code = exit_code
+
+
+class InvalidValue(ValueError):
+    """A setting or a row that cannot be used; whoever catches it adds where it is (file, line, key)."""
+
+    def __init__(self, template: str | Message, /, **fields: Any) -> None:
+        self.message = Message(template, **fields)
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        return str(self.message)
+
+
+def message_of(error: BaseException) -> Message:
+    """The error's own message; of somebody else's exception, its text as it is."""
+    return error.message if isinstance(error, (WeitiaoError, InvalidValue)) else Message(str(error))

@@ -1,4 +1,4 @@
-"""HeldOut: rows that are never learnt from, in words and encoded. Made by data, measured on by evaluate."""
+"""EvalSet: rows that are never learnt from, in words and encoded. Made by data, measured on by evaluate."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +11,7 @@ MOST_ANSWERS = 64  # more different answers than this are no closed set
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class EvalSet:
     """What a model is measured on."""
 
     examples: Sequence[Example]
@@ -19,7 +19,7 @@ class HeldOut:
     """Makes the encoded rows' batches anew, for losses."""
     example_of: Callable[[int], Example]
     """An encoded row's number (`Batch.source`) -> the example it was made of."""
-    tasks: dict[str, "HeldOut"] = field(default_factory=dict)
+    tasks: dict[str, "EvalSet"] = field(default_factory=dict)
     """Of several tasks, each one's rows."""
 
     @property

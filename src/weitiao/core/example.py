@@ -16,7 +16,7 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
-class Where:
+class SourceLocation:
     """Where a piece of data came from, so that a complaint can name it."""
 
     file: str
@@ -30,13 +30,13 @@ class Where:
 
 
 @dataclass(frozen=True)
-class OfText:
+class TextExample:
     """What is said of one text: all its words are what a model is given."""
 
     text: str
 
     @property
-    def words(self) -> str:
+    def full_text(self) -> str:
         return self.text
 
     @property
@@ -45,7 +45,7 @@ class OfText:
 
 
 @dataclass(frozen=True)
-class Text(OfText):
+class Text(TextExample):
     """Plain text to continue (continued pretraining)."""
 
     answer: ClassVar[str] = ""
@@ -71,7 +71,7 @@ class Chat:
         return self.turns[: self._last]
 
     @property
-    def words(self) -> str:
+    def full_text(self) -> str:
         return _spoken(self.turns)
 
     @property
@@ -89,7 +89,7 @@ class Chat:
 
 
 @dataclass(frozen=True)
-class Labelled(OfText):
+class TextLabel(TextExample):
     """A text and its class; several classes, or none, where more than one may hold."""
 
     labels: tuple[str, ...]
@@ -101,7 +101,7 @@ class Labelled(OfText):
 
 
 @dataclass(frozen=True)
-class Tagged(OfText):
+class TokenTags(TextExample):
     """A text, its units (words; of Chinese, characters) and a tag for each: B-person I-person O ..."""
 
     units: tuple[tuple[int, int], ...]
@@ -120,7 +120,7 @@ class Tagged(OfText):
 
 
 @dataclass(frozen=True)
-class Question:
+class ExtractiveQA:
     """A question, a text that may hold its answer, and the answers that count as right; none: it is not in there."""
 
     asked: str
@@ -129,12 +129,12 @@ class Question:
     """Where each begins in the context, in characters, and its words."""
 
     @property
-    def words(self) -> str:
+    def full_text(self) -> str:
         return f"{self.asked}\n{self.context}"
 
     @property
     def question(self) -> str:
-        return self.words
+        return self.full_text
 
     @property
     def answer(self) -> str:
@@ -143,7 +143,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Rated:
+class TextScore:
     """A text, or two that are compared, and the numbers to predict."""
 
     text: str
@@ -151,12 +151,12 @@ class Rated:
     other: str = ""
 
     @property
-    def words(self) -> str:
+    def full_text(self) -> str:
         return f"{self.text}\n{self.other}" if self.other else self.text
 
     @property
     def question(self) -> str:
-        return self.words
+        return self.full_text
 
     @property
     def answer(self) -> str:
@@ -165,14 +165,14 @@ class Rated:
 
 
 @dataclass(frozen=True)
-class Rewritten:
+class SourceTarget:
     """A text and what is to be made of it: a translation, a summary, another spelling."""
 
     text: str
     target: str
 
     @property
-    def words(self) -> str:
+    def full_text(self) -> str:
         return f"{self.text}\n{self.target}"
 
     @property
@@ -185,7 +185,7 @@ class Rewritten:
 
 
 @dataclass(frozen=True)
-class Sound:
+class Audio:
     """A sound file, as it was when the data were read."""
 
     file: str
@@ -193,7 +193,7 @@ class Sound:
 
 
 @dataclass(frozen=True)
-class Spoken(Rewritten):
+class AudioText(SourceTarget):
     """Speech and what is said in it: the text is the name of a sound file."""
 
     sha256: str = ""
@@ -201,12 +201,12 @@ class Spoken(Rewritten):
     seconds: float = 0.0
 
     @property
-    def words(self) -> str:
+    def full_text(self) -> str:
         return self.target
 
     @property
-    def sound(self) -> Sound:
-        return Sound(self.text, self.sha256)
+    def sound(self) -> Audio:
+        return Audio(self.text, self.sha256)
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class Pair:
     likeness: float | None = None
 
     @property
-    def words(self) -> str:
+    def full_text(self) -> str:
         return f"{self.text}\n{self.other}"
 
     @property
@@ -240,8 +240,8 @@ class Task:
     example: "Example"
 
     @property
-    def words(self) -> str:
-        return self.example.words
+    def full_text(self) -> str:
+        return self.example.full_text
 
     @property
     def question(self) -> str:
@@ -252,16 +252,16 @@ class Task:
         return self.example.answer
 
 
-Example = Text | Chat | Labelled | Tagged | Question | Rated | Rewritten | Pair | Task
+Example = Text | Chat | TextLabel | TokenTags | ExtractiveQA | TextScore | SourceTarget | Pair | Task
 """All have `words` (everything), `question` (what a model is given) and `answer` (what would be right, as one string)."""
 
 
 @dataclass(frozen=True)
-class Sourced:
+class SourcedExample:
     """An Example and where it came from."""
 
     example: Example
-    where: Where
+    where: SourceLocation
     source: int = 0
     """Which of the recipe's sources."""
 
@@ -271,7 +271,7 @@ class Sourced:
         return self.example.task if isinstance(self.example, Task) else ""
 
     @property
-    def alone(self) -> "Sourced":
+    def alone(self) -> "SourcedExample":
         """The same, as if its task were the only one."""
         return replace(self, example=self.example.example) if isinstance(self.example, Task) else self
 
@@ -280,7 +280,7 @@ class Sourced:
 class BadRow:
     """A row that could not be used, and why. It goes to bad_rows.jsonl; the rest goes on."""
 
-    where: Where
+    where: SourceLocation
     reason: str
     excerpt: str = ""
 

@@ -15,7 +15,7 @@ class Finding:
 
     name: str
     level: Level
-    words: str
+    message: str
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -34,6 +34,6 @@ def refuse(findings: Iterable[Finding], allowed: Collection[str]) -> None:
         raise CheckError(f"--allow {unknown[0]}: nothing is checked under that name. There are: {known}.")
     wrong = [x for x in findings if x.level == "error" and x.name not in allowed]
     if wrong:
-        said = "\n".join(f"{x.name}: {x.words}" for x in wrong)
+        said = "\n".join(f"{x.name}: {x.message}" for x in wrong)
         lift = " ".join(f"--allow {name}" for name in sorted({x.name for x in wrong}))
         raise CheckError(f"{said}\nMend it; or, if you know better, go on with {lift}")

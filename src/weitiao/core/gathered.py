@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def gathered(x: Tensor, at: Tensor) -> Tensor:
+def index_select_fp32_grad(x: Tensor, at: Tensor) -> Tensor:
     """x [N, ...], at [...] of whole numbers: [*at.shape, *x.shape[1:]]."""
     return _Gathered.apply(x, at)  # pyright: ignore[reportReturnType]
 

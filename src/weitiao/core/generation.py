@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import GenerationMixin
 
 
-def write_of_text(
-    model: Any, sources: Sequence[Sequence[int]], stop_ids: Sequence[int], room: int, beams: int
+def generate_from_text(
+    model: Any, sources: Sequence[Sequence[int]], stop_ids: Sequence[int], room: int, num_beams: int
 ) -> list[list[int]]:
     """Ids [rows][T] of what is written of texts; padded behind, since some models count places from the front."""
     ids, real = right_padded(sources, max(map(len, sources)), next(model.parameters()).device)
@@ -18,14 +18,14 @@ def write_of_text(
         attention_mask=real,
         max_new_tokens=room,
         eos_token_id=list(stop_ids),
-        num_beams=beams,
+        num_beams=num_beams,
         do_sample=False,
     )
     return out[:, 1:].tolist()
 
 
-def write_of_sound(
-    model: Any, begun: Sequence[Sequence[int]], heard: Tensor, stop_ids: Sequence[int], room: int, beams: int
+def generate_from_audio(
+    model: Any, begun: Sequence[Sequence[int]], input_features: Tensor, stop_ids: Sequence[int], room: int, num_beams: int
 ) -> list[list[int]]:
     """Ids [rows][T] of what is written of sounds.
 
@@ -38,11 +38,11 @@ def write_of_sound(
     # GenerationMixin's own: Whisper's would choose what the decoder is told
     out: Any = GenerationMixin.generate(  # pyright: ignore[reportAttributeAccessIssue]
         model,
-        input_features=heard.to(weight.device, weight.dtype),
+        input_features=input_features.to(weight.device, weight.dtype),
         decoder_input_ids=ids,
         max_new_tokens=min(room, model.config.max_target_positions - ids.shape[1]),
         eos_token_id=list(stop_ids),
-        num_beams=beams,
+        num_beams=num_beams,
         do_sample=False,
     )
     return out[:, ids.shape[1] :].tolist()

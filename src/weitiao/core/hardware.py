@@ -20,7 +20,7 @@ NARROW = 256  # width of a layer below which a pass costs more than its tokens, 
 
 
 @dataclass(frozen=True)
-class Choice:
+class Decision:
     """A value that was chosen for the user, and why. Printed, and written into the Run."""
 
     key: str
@@ -61,7 +61,7 @@ def precision(wanted: str) -> tuple[torch.dtype, str]:
     return torch.float32, "this CPU has no bf16 instructions (AVX512-BF16 or AMX)"
 
 
-def be_deterministic() -> None:
+def use_deterministic_algorithms() -> None:
     """Only kernels that give the same bits each time; an operation that has none raises an error that names it."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
@@ -79,7 +79,7 @@ def cpu_bf16() -> str:
     return "AMX" if "amx_bf16" in flags else "AVX512-BF16" if "avx512_bf16" in flags else ""
 
 
-def bound_shapes() -> None:
+def limit_primitive_cache() -> None:
     """Before the first product: keep what oneDNN made for the last 64 shapes only, as many as a pass through a model has.
 
     It and torch keep 0.6 MB of code for each shape of a bf16 product, of up to 1,024 shapes; rows that are packed

@@ -26,7 +26,7 @@ ENOUGH = 32  # rows from which matrix products add up in blocks
 
 
 @dataclass(frozen=True)
-class VocabularyHead:
+class LMHead:
     """How hidden states [N, D] become logits [N, V]: cap * tanh(scale * (h W^T + bias) / cap)."""
 
     weight: Callable[[], Tensor]
@@ -78,7 +78,7 @@ class VocabularyHead:
         return _Logprobs.apply(hidden, weight, bias, targets, self)  # pyright: ignore[reportReturnType]
 
 
-def _plain_logprobs(head: VocabularyHead, hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _plain_logprobs(head: LMHead, hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """For unusual heads: autograd through each chunk, recomputed in the backward pass, with the weights of the forward
     pass (a regularizer may have put others in their place by then)."""
 
@@ -94,7 +94,7 @@ def _plain_logprobs(head: VocabularyHead, hidden: Tensor, targets: Tensor, weigh
 
 class _Logprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: VocabularyHead) -> Tensor:
+    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: LMHead) -> Tensor:
         w = head.rounded(weight, hidden.dtype)
         need_h, need_w = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         out = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
@@ -122,7 +122,7 @@ class _Logprobs(torch.autograd.Function):
         return dh, _weight_gradient(kept, g, ctx.head) if kept else None, None, None, None
 
 
-def _weight_gradient(kept: list[Any], g: Tensor, head: VocabularyHead) -> Tensor:
+def _weight_gradient(kept: list[Any], g: Tensor, head: LMHead) -> Tensor:
     """[V, D]"""
     hidden, weight, bias, targets, logsum = kept
     dw, by = torch.empty_like(weight), (g * head.scale).contiguous()
@@ -192,9 +192,7 @@ class _ByKernels:
         return self.z
 
 
-def _scored(
-    z: Tensor, bias: Tensor | None, y: Tensor, head: VocabularyHead, logsum: Tensor | None = None
-) -> _ByTorch | _ByKernels:
+def _scored(z: Tensor, bias: Tensor | None, y: Tensor, head: LMHead, logsum: Tensor | None = None) -> _ByTorch | _ByKernels:
     kernels = head.kernels(z)
     if kernels is None:
         return _ByTorch(z, bias, y, head.scale, logsum)

@@ -14,23 +14,23 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from weitiao.core.registry import Part
+from weitiao.core.registry import Component
 
 
 @dataclass(frozen=True)
-class Upper:
+class UpperLevel:
     """The upper level of two (train/steps/bilevel.py): weights that learn from rows of their own."""
 
     names: frozenset[str]
     """Weights of the upper level; all others are of the lower one."""
-    share: float
+    fraction: float
     """Of all rows, how many are the upper level's."""
     unroll: float = 0.0
     """Length of the lower level's step that the upper gradient looks through; 0: it looks through none."""
 
     def holds(self, row: int) -> bool:
         """Whether a row is the upper level's: by its number alone, spread evenly over the data (by the golden ratio)."""
-        return (row + 1) * 0x9E3779B1 % 2**32 < self.share * 2**32
+        return (row + 1) * 0x9E3779B1 % 2**32 < self.fraction * 2**32
 
 
 @dataclass
@@ -43,11 +43,11 @@ class Attachment:
     """Names of buffers that must be saved too (AdaLoRA's importances)."""
     groups: Callable[[int], list[dict[str, Any]]] | None = None
     """step -> parameter groups {names, rate, weight_decay} (LoRA+, layer-wise decay); None: one group."""
-    slots: Callable[[], tuple[int, ...]] = tuple
+    virtual_tokens: Callable[[], tuple[int, ...]] = tuple
     """Ids beyond the vocabulary that stand before every row, for the method to fill (soft prompts, prefixes)."""
-    switch: Callable[[bool], None] | None = None
+    set_enabled: Callable[[bool], None] | None = None
     """False: behave as the base model (a free reference)."""
-    route: Callable[[Sequence[str], Sequence[int] | None], AbstractContextManager[None]] | None = None
+    select_adapter: Callable[[Sequence[str], Sequence[int] | None], AbstractContextManager[None]] | None = None
     """(each row's adapter by name, "" for none; the rows' lengths, where they lie end to end): inside, each row of the
     batch goes through its own."""
     merge: Callable[[], None] | None = None
@@ -58,7 +58,7 @@ class Attachment:
     """Take over tensors under PEFT's names."""
     penalty: Callable[[], Tensor] | None = None
     """Added to the loss once a step."""
-    upper: Upper | None = None
+    upper: UpperLevel | None = None
     """For `step = "bilevel"`: what learns from rows of its own."""
     before_step: Callable[[int], None] | None = None
     """Runs before the gradients of step number (from 0) are taken: what is unfrozen by then."""
@@ -69,16 +69,16 @@ class Attachment:
     @contextmanager
     def base(self) -> Iterator[None]:
         """Inside, the model answers as if the method had never been attached."""
-        if self.switch is None:
+        if self.set_enabled is None:
             raise ValueError("this method changes the base weights themselves: keep a copy instead")
-        self.switch(False)
+        self.set_enabled(False)
         try:
             yield
         finally:
-            self.switch(True)
+            self.set_enabled(True)
 
 
-class Method(Part):
+class Method(Component):
     """One file in model/methods/ holds one Method: a frozen model of its settings."""
 
     learning_rate: ClassVar[float]
@@ -88,7 +88,7 @@ class Method(Part):
     """The part of train/steps/ that this method needs."""
     starts_at_base: ClassVar[bool] = True
     """A freshly attached method changes no output."""
-    halves: ClassVar[bool] = True
+    encoder_decoder: ClassVar[bool] = True
     """It takes models with an encoder and a decoder, too."""
     trains_base: ClassVar[bool] = False
     """It trains weights of the base itself. They are stored in fp32 whatever is computed in: bf16 would round small
@@ -110,7 +110,7 @@ class Method(Part):
         """The method that knows the token ids of its own words (a prompt that starts from a text)."""
         return self
 
-    def settle(self, folder: Path) -> "Method":
+    def copy_sources_into(self, folder: Path) -> "Method":
         """The method at home in a Run's folder: what it stands on is copied there, so that the Run needs nothing else."""
         return self
 
@@ -133,4 +133,4 @@ class _Untouched(Method):
 
     def attach(self, model: nn.Module) -> Attachment:
         model.requires_grad_(False)
-        return Attachment(trainable=set(), switch=lambda on: None, merge=lambda: None)
+        return Attachment(trainable=set(), set_enabled=lambda on: None, merge=lambda: None)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from weitiao.core.example import Sound, Turn
+from weitiao.core.example import Audio, Turn
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,12 @@ class Rendered:
     """A conversation as ids, and which of them the assistant says."""
 
     ids: list[int]
-    said: list[bool]
+    assistant_mask: list[bool]
     """True on the assistant's tokens and on the stop token that ends its turn."""
 
 
 @dataclass(frozen=True)
-class Frame:
+class SpecialTokens:
     """The special tokens around a text and between two: [CLS] a [SEP] b [SEP]."""
 
     first: tuple[int, ...]
@@ -29,11 +29,11 @@ class Frame:
     """Never empty: the end-of-text token where the tokenizer adds none."""
 
 
-class Ear(Protocol):
+class FeatureExtractor(Protocol):
     """How a model hears; data/sound.py holds the one there is."""
 
     @property
-    def places(self) -> int:
+    def num_positions(self) -> int:
         """S: places of a sound in a row, and hidden states of the encoder."""
         ...
 
@@ -42,11 +42,11 @@ class Ear(Protocol):
         """The longest sound that it hears."""
         ...
 
-    def begun(self, language: str | None) -> list[int]:
+    def decoder_prompt_ids(self, language: str | None) -> list[int]:
         """What the decoder is told before it writes."""
         ...
 
-    def features(self, sound: Sound) -> Tensor:
+    def features(self, sound: Audio) -> Tensor:
         """fp32 [mels, 2 S] of a sound file."""
         ...
 
@@ -60,23 +60,23 @@ class Processor(Protocol):
 
     eos_id: int
     stop_ids: tuple[int, ...]
-    frame: Frame
+    frame: SpecialTokens
     mask_id: int | None
     """[MASK]; None: the tokenizer has none."""
     start_id: int | None
     """What a decoder begins to write from, where an encoder reads beside it; None: there is none."""
-    ear: Ear | None
+    feature_extractor: FeatureExtractor | None
     """How the encoder hears; None: it reads text."""
 
-    def placed(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Plain text without special tokens: ids, and where each token begins and ends in the text, in characters."""
         ...
 
-    def in_words(self, text: str) -> tuple[list[int], list[int]]:
+    def encode_with_word_ids(self, text: str) -> tuple[list[int], list[int]]:
         """Plain text without special tokens: ids, and which word of the text each belongs to, as the tokenizer parts it."""
         ...
 
-    def said(self, text: str) -> list[int]:
+    def encode_transcript(self, text: str) -> list[int]:
         """What is said in a sound, as a model that hears writes it, without special tokens."""
         ...
 
@@ -92,10 +92,6 @@ class Processor(Protocol):
         """A conversation up to where the assistant begins to speak."""
         ...
 
-    def spelt(self, ids: Sequence[int]) -> str:
-        """Token ids back to text, special tokens included."""
-        ...
-
-    def words(self, ids: Sequence[int]) -> str:
-        """Token ids back to words, without special tokens."""
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Token ids to text."""
         ...

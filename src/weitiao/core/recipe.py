@@ -29,13 +29,13 @@ from pydantic_core import PydanticCustomError, core_schema
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
-from weitiao.core.registry import Part, Settings, find, names, nearest
+from weitiao.core.registry import Component, Settings, find, names, nearest
 
 Auto = Literal["auto"]
-DEFAULT_PARTS = {"method": "lora", "objective": "sft", "optimizer": "adamw", "clip": "fixed"}
+DEFAULT_PARTS = {"method": "lora", "objective": "sft", "optimizer": "adamw", "clip": "max_norm"}
 
 
-class OneOf:
+class ComponentField:
     """A field that holds one part of a kind: written as its name, or as {name: ..., its settings}."""
 
     def __init__(self, kind: str, but: str = "") -> None:
@@ -52,11 +52,11 @@ class OneOf:
         )
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict:
-        return {"anyOf": [{"enum": self.names()}, *(part_schema(self.kind, name) for name in self.names())]}
+        return {"anyOf": [{"enum": self.names()}, *(component_schema(self.kind, name) for name in self.names())]}
 
-    def read(self, value: Any) -> Part | None:
+    def read(self, value: Any) -> Component | None:
         """What is written -> the part."""
-        if isinstance(value, Part):
+        if isinstance(value, Component):
             return value
         if isinstance(value, str):
             value = {"name": value}
@@ -67,10 +67,10 @@ class OneOf:
         name, settings = str(value["name"]), {key: x for key, x in value.items() if key != "name"}
         try:
             return find(self.kind, name)(**settings)
-        except RecipeError as trouble:
-            raise ValueError(str(trouble)) from None
-        except ValidationError as trouble:
-            first = trouble.errors()[0]
+        except RecipeError as error:
+            raise ValueError(str(error)) from None
+        except ValidationError as error:
+            first = error.errors()[0]
             words = first["msg"].removeprefix("Value error, ")
             key = str(first["loc"][0]) if first["loc"] else ""
             if first["type"] == "extra_forbidden":
@@ -79,7 +79,7 @@ class OneOf:
             raise PydanticCustomError("part", "{words}", {"words": words, "key": key, "given": first["input"]}) from None
 
 
-class Clip(OneOf):
+class Clip(ComponentField):
     """A clip; a number alone is the longest gradient, null is none."""
 
     def __init__(self) -> None:
@@ -89,13 +89,13 @@ class Clip(OneOf):
         parts = super().__get_pydantic_json_schema__(schema, handler)["anyOf"]
         return {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "null"}, *parts]}
 
-    def read(self, value: Any) -> Part | None:
+    def read(self, value: Any) -> Component | None:
         if value is None:
             return None
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             if value <= 0:
                 raise ValueError("the longest gradient is more than 0; null is no clip")
-            value = {"name": "fixed", "longest": value}
+            value = {"name": "max_norm", "max_norm": value}
         return super().read(value)
 
 
@@ -103,7 +103,7 @@ def _default(kind: str) -> Any:
     return find(kind, DEFAULT_PARTS[kind])()
 
 
-def part_schema(kind: str, name: str) -> dict[str, Any]:
+def component_schema(kind: str, name: str) -> dict[str, Any]:
     """The JSON Schema of one part, its name included."""
     part = find(kind, name)
     schema = part.model_json_schema()
@@ -123,7 +123,7 @@ class Source(Settings):
     weight: float = Field(default=1.0, gt=0)
     """How often its rows are used an epoch: 3 is three times, 0.5 is a different half each epoch."""
     task: str = ""
-    """Which of the tasks of objective: many_tasks it belongs to."""
+    """Which of the tasks of objective: multi_task it belongs to."""
     limit: int | None = Field(default=None, ge=1)
     """At most this many rows, from the start."""
     encoding: str = "auto"
@@ -158,14 +158,14 @@ def _listed(sources: Any) -> Any:
 Sources = Annotated[tuple[Source, ...], BeforeValidator(_listed), OneOrMore()]
 
 
-class Shrink(Settings):
+class GradientScale(Settings):
     """Smaller gradients where training breaks first."""
 
     embedding: float = Field(default=1.0, gt=0, le=1)
     """What the token embedding's gradient is multiplied by; GLM-130B took 0.1."""
-    layers: int = Field(default=0, ge=0)
+    num_layers: int = Field(default=0, ge=0)
     """How many of the lowest layers get smaller gradients."""
-    layer: float = Field(default=0.1, gt=0, le=1)
+    layers: float = Field(default=0.1, gt=0, le=1)
     """What theirs are multiplied by."""
 
 
@@ -180,31 +180,31 @@ class Train(Settings):
     """Rows an optimizer step, over all devices. Or give batch_tokens."""
     batch_tokens: int | Auto = "auto"
     """Tokens an optimizer step, over all devices (no padding is counted: there is none)."""
-    micro_tokens: int | Auto = "auto"
+    micro_batch_tokens: int | Auto = "auto"
     """Tokens that run at once; the rest of the step is accumulated, exactly."""
-    recompute: Literal["auto", "on", "off"] = "auto"
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     """Gradient checkpointing: layers run again in the backward pass and keep nothing of what is inside them; auto: off."""
-    keep_frozen: Annotated[float, Field(ge=0)] | Literal["auto", "off"] = "auto"
+    activation_cache: Annotated[float, Field(ge=0)] | Literal["auto", "off"] = "auto"
     """Keep on disk what frozen lower layers give, over several epochs: at most so many GB; auto: 8; off: never."""
-    engine: Literal["auto", "plain"] = "auto"
+    implementation: Literal["auto", "plain"] = "auto"
     """How the model runs; plain: as transformers and autograd have it, slower, to compare with."""
     learning_rate: float | Auto = "auto"
     """Peak learning rate; auto is the method's own."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the rate falls after the warm-up; cosine ends at a tenth, linear at nought."""
-    warmup: float = Field(default=0.05, ge=0, lt=1)
+    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps in which the rate rises from nought."""
     weight_decay: float = Field(default=0.0, ge=0)
     """Decay of matrices (not of biases and norms), decoupled where the optimizer can."""
-    clip: Annotated[Part | None, Clip()] = Field(default_factory=lambda: _default("clip"))
+    max_grad_norm: Annotated[Component | None, Clip()] = Field(default_factory=lambda: _default("clip"))
     """Longest gradient (L2), as a number; or a clip that learns what is usual (zclip, adagc); null: none."""
-    optimizer: Annotated[Part, OneOf("optimizer")] = Field(default_factory=lambda: _default("optimizer"))
+    optimizer: Annotated[Component, ComponentField("optimizer")] = Field(default_factory=lambda: _default("optimizer"))
     """Who moves the weights."""
     precision: Literal["auto", "bf16", "fp32", "fp16"] = "auto"
     """What is computed in; trained weights and sums stay in fp32."""
     loss_scale: float = Field(default=65536.0, ge=1)
     """The loss is multiplied by this in fp16 at first; it halves when gradients overflow, and grows again."""
-    shrink: Shrink = Field(default_factory=Shrink)
+    gradient_scale: GradientScale = Field(default_factory=GradientScale)
     """Smaller gradients for the embedding or the lowest layers, where a run is unstable."""
     deterministic: bool = False
     """Only kernels that give the same bits each time, on a GPU too (slower there; a CPU does so anyhow)."""
@@ -212,15 +212,15 @@ class Train(Settings):
     """Steps between validations; auto: ten a run; 0: only at the end."""
     save_every: int | Auto = "auto"
     """Steps between saved states; auto: at every validation."""
-    keep: int = Field(default=2, ge=2)
+    keep_checkpoints: int = Field(default=2, ge=2)
     """How many of the newest states are kept, besides the best and the newest that is proven healthy."""
     guard: Literal["on", "off"] = "on"
     """Skip steps that are not finite or far outliers, and go back when the run goes astray."""
-    best: str = "loss"
+    best_metric: str = "loss"
     """What decides which state is the result: loss, or a metric (accuracy, f1, exact_match ...; of a task: spam.f1)."""
     patience: int | None = Field(default=None, ge=1)
     """Stop when this many validations in a row brought nothing better; null: never."""
-    threads: int | Auto = "auto"
+    num_threads: int | Auto = "auto"
     """CPU threads; auto: as torch finds (the cores this process may use, or OMP_NUM_THREADS)."""
 
     @field_validator("learning_rate", "epochs", "weight_decay")
@@ -232,7 +232,7 @@ class Train(Settings):
             raise ValueError("a finite number is needed here, more than 0 (weight_decay may be 0)")
         return given
 
-    @field_validator("batch_tokens", "micro_tokens", "threads", "evaluate_every", "save_every")
+    @field_validator("batch_tokens", "micro_batch_tokens", "num_threads", "evaluate_every", "save_every")
     @classmethod
     def _is_a_count(cls, given: int | str, field: ValidationInfo) -> int | str:
         least = 0 if str(field.field_name).endswith("_every") else 1
@@ -240,12 +240,12 @@ class Train(Settings):
             raise ValueError(f"this is auto, or a whole number from {least} on")
         return given
 
-    @field_validator("guard", "recompute", mode="before")
+    @field_validator("guard", "gradient_checkpointing", mode="before")
     @classmethod
     def _on_or_off(cls, given: Any) -> Any:
         return {True: "on", False: "off"}.get(given, given) if isinstance(given, bool) else given  # YAML's on and off
 
-    @field_validator("keep_frozen", mode="wrap")
+    @field_validator("activation_cache", mode="wrap")
     @classmethod
     def _is_room(cls, given: Any, read: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -253,7 +253,7 @@ class Train(Settings):
         except ValidationError:
             raise ValueError(f"{given!r} is neither auto nor off nor how many GB may be taken at most") from None
 
-    @field_validator("best")
+    @field_validator("best_metric")
     @classmethod
     def _known_metric(cls, best: str) -> str:
         known = tuple(dict.fromkeys(("loss", *names("metric"))))
@@ -300,7 +300,7 @@ class Replay(Settings):
     """Files of the same kind as the data."""
     task: str = ""
     """Which of several tasks they belong to."""
-    share: float = Field(default=0.15, gt=0, lt=1)
+    fraction: float = Field(default=0.15, gt=0, lt=1)
     """Their share of all tokens; 0.1 to 0.2 is usual, others take 1 domain row to 5 to 10 general ones."""
 
 
@@ -336,23 +336,23 @@ class Recipe(Settings):
     """General rows mixed into the data, against forgetting."""
     validation: Annotated[Share | FromSources, Discriminator(_kind_of_validation)] = 0.05
     """Held out while training: a share (split by content, so that duplicates stay on one side), or sources."""
-    max_bad_rows: float = Field(default=0.01, ge=0, le=1)
+    max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
     """More than this share of unusable rows stops the run."""
-    context: int | Auto = "auto"
+    max_length: int | Auto = "auto"
     """Longest row in tokens; auto: what the model was made for, at most 4096."""
-    too_long: Literal["auto", "refuse", "cut", "drop", "split", "window"] = "auto"
+    overlong: Literal["auto", "error", "truncate", "drop", "split", "sliding_window"] = "auto"
     """Rows longer than the context: refuse the run, cut (of a conversation the start goes), drop, split, or read them in
     windows that overlap (objectives with a head for each token)."""
-    template: str | None = None
+    chat_template: str | None = None
     """A chat template: a name from data/templates (chatml) or a .jinja file; default: the model's own."""
-    method: Annotated[Method, OneOf("method")] = Field(default_factory=lambda: _default("method"))
+    method: Annotated[Method, ComponentField("method")] = Field(default_factory=lambda: _default("method"))
     """How the model is made trainable."""
-    objective: Annotated[Objective, OneOf("objective")] = Field(default_factory=lambda: _default("objective"))
+    objective: Annotated[Objective, ComponentField("objective")] = Field(default_factory=lambda: _default("objective"))
     """What is learnt."""
-    start: str | None = None
+    init_from: str | None = None
     """A finished run of the same base and method: what it learnt is where this one begins. (To learn something new on
     top of a run, name it as `base:`.)"""
-    regularizers: Annotated[tuple[Annotated[Part, OneOf("regularizer")], ...], OneOrMore()] = ()
+    regularizers: Annotated[tuple[Annotated[Component, ComponentField("regularizer")], ...], OneOrMore()] = ()
     """Changes of the loss while training (r_drop, neftune, fgm, kl_to_base, l2_sp), the first innermost."""
     train: Train = Field(default_factory=Train)
     evaluate: Evaluate = Field(default_factory=Evaluate)

@@ -37,10 +37,10 @@ def read_plain(path: str | Path, overrides: tuple[str, ...] = ()) -> tuple[dict[
         text = path.read_text(encoding="utf-8-sig")
         plain = yaml.safe_load(text)
         lines = _lines(yaml.compose(text, Loader=yaml.SafeLoader))
-    except (yaml.YAMLError, UnicodeDecodeError) as trouble:
-        mark = getattr(trouble, "problem_mark", None)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
         at = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(trouble, "problem", None) or str(trouble)
+        problem = getattr(error, "problem", None) or str(error)
         raise RecipeError(f"{path}{at}: not readable as YAML: {problem}") from None
     if not isinstance(plain, dict):
         raise RecipeError(f"{path}: a recipe is a list of `key: value` lines; this file holds {type(plain).__name__}.")
@@ -61,11 +61,11 @@ def make_recipe(
     """
     try:
         return Recipe.model_validate(plain)
-    except ValidationError as trouble:
-        said = [_say(error, plain, lambda place: _where(place, name, lines or {}, typed)) for error in trouble.errors()]
+    except ValidationError as error:
+        said = [_say(error, plain, lambda place: _where(place, name, lines or {}, typed)) for error in error.errors()]
         raise RecipeError("\n".join(said)) from None
-    except RecipeError as trouble:
-        raise RecipeError(f"{name}: {trouble}") from None
+    except RecipeError as error:
+        raise RecipeError(f"{name}: {error}") from None
 
 
 def keys_of(override: str) -> tuple:

@@ -33,7 +33,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
 
-class Part(Settings):
+class Component(Settings):
     """One of several: the settings of a method, an objective, an optimizer, a metric."""
 
     name: ClassVar[str] = ""
@@ -76,13 +76,13 @@ def find_module(kind: str, name: str) -> ModuleType:
     return importlib.import_module(f"{FOLDERS[kind]}.{name}")
 
 
-def find(kind: str, name: str) -> type[Part]:
+def find(kind: str, name: str) -> type[Component]:
     """The one class of a part's file that is a Part defined there."""
     module = find_module(kind, name)
     found = [
         thing
         for thing in vars(module).values()
-        if isinstance(thing, type) and issubclass(thing, Part) and thing.__module__ == module.__name__
+        if isinstance(thing, type) and issubclass(thing, Component) and thing.__module__ == module.__name__
     ]
     if len(found) != 1:
         raise TypeError(f"{module.__file__} must define exactly one Part, it defines {len(found)}")

@@ -16,11 +16,11 @@ from torch import Tensor
 from weitiao.core.batch import Batch, Loss
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
-from weitiao.core.registry import Part, find, names
-from weitiao.core.trainable_model import HEAD, TunableModel
+from weitiao.core.registry import Component, find, names
+from weitiao.core.trainable_model import HEAD, TrainableModel
 
 
-class Regularizer(Part):
+class Regularizer(Component):
     """One file in objective/regularizers/ holds one Regularizer: a frozen model of its settings."""
 
     at_embeddings: ClassVar[bool] = False
@@ -32,14 +32,14 @@ class Regularizer(Part):
     """It asks the model for its distribution besides the loss: with other weights in between it would be another one."""
 
     @abstractmethod
-    def loss(self, model: TunableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
+    def loss(self, model: TrainableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
         """The regularized loss.
 
         Args:
             plain: the loss as it is without this regularizer.
         """
 
-    def begin(self, model: TunableModel) -> None:
+    def begin(self, model: TrainableModel) -> None:
         """Look at the model before anything is learnt or loaded."""
 
     def refuse(self, objective: Objective, method: Method) -> str:
@@ -59,14 +59,14 @@ class FromTheStart(Regularizer):
         those = [name for name in names("method") if find("method", name).trains_base]  # pyright: ignore[reportAttributeAccessIssue]
         return f"{method.name} learns a change beside the base's weights, {self.why_not}; it is for {', '.join(those)}"
 
-    def begin(self, model: TunableModel) -> None:
-        model.begun = {n: p.detach().clone() for n, p in model.trainable().items() if not n.startswith(HEAD)}
+    def begin(self, model: TrainableModel) -> None:
+        model.initial_weights = {n: p.detach().clone() for n, p in model.trainable().items() if not n.startswith(HEAD)}
 
 
 class Regularized:
     """An objective whose loss is changed; all else is the objective's own."""
 
-    def __init__(self, objective: Objective, regularizers: Sequence[Regularizer], model: TunableModel) -> None:
+    def __init__(self, objective: Objective, regularizers: Sequence[Regularizer], model: TrainableModel) -> None:
         self.objective, self.regularizers = objective, tuple(regularizers)
         for part in self.regularizers:
             part.begin(model)
@@ -74,7 +74,7 @@ class Regularized:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.objective, name)
 
-    def loss(self, model: TunableModel, batch: Batch) -> Loss:
+    def loss(self, model: TrainableModel, batch: Batch) -> Loss:
         """The objective's loss, through every regularizer."""
 
         def through(many: int) -> Loss:
@@ -85,7 +85,7 @@ class Regularized:
         return through(len(self.regularizers))
 
 
-def regularized(objective: Objective, regularizers: Sequence[Part], model: TunableModel) -> Objective:
+def regularized(objective: Objective, regularizers: Sequence[Component], model: TrainableModel) -> Objective:
     """The objective as it is learnt.
 
     Args:

@@ -9,12 +9,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from weitiao.core.finding import Finding
-from weitiao.core.hardware import Choice
+from weitiao.core.hardware import Decision
 from weitiao.core.run import Run
 
 
 @dataclass
-class Desk:
+class Reporter:
     """The terminal. Bars are drawn in a terminal only; a quiet desk prints nothing."""
 
     console: Console = field(default_factory=lambda: Console(highlight=False))
@@ -35,16 +35,18 @@ class Desk:
         """What the pre-flight found, one line each."""
         for x in findings:
             sign, style = {"fine": ("✓", "green"), "warning": ("!", "bold yellow"), "error": ("✗", "bold red")}[x.level]
-            line = Text(f"{sign} ", style) + Text(f"{x.name}: ", "cyan") + Text(x.words, "" if x.level == "fine" else style)
+            line = (
+                Text(f"{sign} ", style) + Text(f"{x.name}: ", "cyan") + Text(x.message, "" if x.level == "fine" else style)
+            )
             self.console.print(line, soft_wrap=True)
 
     def warn(self, words: str) -> None:
         """Something that does not stop the run, but should be known."""
         self.console.print(words, style="bold yellow", soft_wrap=True, markup=False)
 
-    def tell(self, run: Run, *choices: Choice) -> None:
+    def report(self, run: Run, *choices: Decision) -> None:
         """Print what was chosen, with the reason, and write it into the Run."""
-        changed = run.chose(*choices)
+        changed = run.record(*choices)
         for choice in choices:
             if choice.reason != "asked for":
                 self.console.print(f"[cyan]{choice.key}[/] = {choice.value}  [dim]({choice.reason})[/]", soft_wrap=True)

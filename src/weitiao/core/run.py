@@ -1,17 +1,17 @@
 """Run: what happened. One folder on disk and its journal; how stations speak to each other.
 
 recipe.yaml       what was asked, every key written out
-plan.json         what was chosen for the user, and why; the environment; what the data held
-check.json        what the pre-flight found
-journal.jsonl     one line an event: step, validation, save, resume, skip, return ...
+resolved.json         what was chosen for the user, and why; the environment; what the data held
+preflight.json        what the pre-flight found
+events.jsonl     one line an event: step, validation, save, resume, skip, return ...
 bad_rows.jsonl    rows that could not be used: file, line, byte offset, reason
 suspects.jsonl    rows of steps that the guard skipped: each row's own loss, file and line, text
 old.safetensors   what an f_learning run takes away
-states/           what training can go on from
-trained/          the learnt weights of the best state
+checkpoints/           what training can go on from
+best/             the learnt weights of the best state
 adapter/          the same in PEFT's format, where PEFT knows the method
 scores.json       figures before and after, each with n and interval
-outcomes.json     row by row what the figures were made of, so that two runs can be compared row by row
+row_results.json     row by row what the figures were made of, so that two runs can be compared row by row
 samples.jsonl     answers before and after
 report.html       all of it, to look at
 """
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import RunError
-from weitiao.core.hardware import Choice, command
+from weitiao.core.hardware import Decision, command
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import read_recipe
 
@@ -44,7 +44,7 @@ class Run:
 
     folder: Path
     listeners: list[Callable[[dict[str, Any]], None]] = field(default_factory=list)
-    writes: bool = True
+    can_write: bool = True
     """False on all machines but the first."""
     aside: Path | None = None
     """Where an older run of this name was put."""
@@ -63,12 +63,12 @@ class Run:
             began = not _only_records(folder)
             if began and not replace:
                 raise RunError(_taken(folder))
-            with cls(folder).held():
+            with cls(folder).locked():
                 aside = _put_aside(folder) if began else _begin_anew(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as trouble:
-            raise RunError(f"out: {folder} cannot be made ({trouble.strerror}). Name another folder with out=...") from None
+        except OSError as error:
+            raise RunError(f"out: {folder} cannot be made ({error.strerror}). Name another folder with out=...") from None
         (folder / ".lock").touch()  # first of all: this folder is a Run's
         write_text(folder / "recipe.yaml", recipe.to_yaml())
         return cls(folder, aside=aside)
@@ -91,7 +91,7 @@ class Run:
         return read_recipe(self.folder / "recipe.yaml")
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Inside, no other process writes this run.
 
         Raises:
@@ -99,12 +99,12 @@ class Run:
         """
         with open(self.folder / ".lock", "a") as lock:
             try:
-                if fcntl is not None and self.writes:  # Windows has no such lock
+                if fcntl is not None and self.can_write:  # Windows has no such lock
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 words = "is being written by another process right now. Wait for it, or stop it."
                 raise RunError(f"{self.folder} {words}") from None
-            if self.writes:  # what a killed process was writing; nobody else writes now
+            if self.can_write:  # what a killed process was writing; nobody else writes now
                 for left in (*self.folder.glob("*.tmp"), *self.folder.glob("*/*.tmp")):
                     if _is_left_over(left):
                         left.unlink()
@@ -112,30 +112,30 @@ class Run:
 
     # -- the journal --------------------------------------------------------------------------------------------------
 
-    def note(self, event: str, **facts: Any) -> None:
+    def log_event(self, event: str, **facts: Any) -> None:
         """Write one line into the journal, at once, and tell whoever listens."""
-        if not self.writes:
+        if not self.can_write:
             return
         line = {"event": event, **facts}
-        with open(self.folder / "journal.jsonl", "a", encoding="utf-8") as journal:
+        with open(self.folder / "events.jsonl", "a", encoding="utf-8") as journal:
             journal.write(json.dumps(line, ensure_ascii=False) + "\n")
         for listener in self.listeners:
             listener(line)
 
-    def journal(self, *events: str) -> Iterator[dict[str, Any]]:
+    def events(self, *events: str) -> Iterator[dict[str, Any]]:
         """The journal's lines, or only those of some events."""
-        for line in _sound_lines(self.folder / "journal.jsonl"):
+        for line in _sound_lines(self.folder / "events.jsonl"):
             if "event" in line and (not events or line["event"] in events):
                 yield line
 
     def rewind(self, position: int) -> None:
         """Forget what was written after a position in the data: resuming writes it again. (Not after a step: a run
         that went back has been at some steps twice.)"""
-        if not self.writes:
+        if not self.can_write:
             return
         ends = ("interrupted", "finished", "stopped", "early_stop")
-        kept = [x for x in self.journal() if x.get("position", 0) <= position and x["event"] not in ends]
-        self.write_lines("journal.jsonl", kept)
+        kept = [x for x in self.events() if x.get("position", 0) <= position and x["event"] not in ends]
+        self.write_lines("events.jsonl", kept)
         if suspects := self.read_lines("suspects.jsonl"):
             self.write_lines("suspects.jsonl", [x for x in suspects if x["position"] <= position])
 
@@ -152,7 +152,7 @@ class Run:
         self.write_lines(name, [*self.read_lines(name), *values])
 
     def _put(self, name: str, text: str) -> None:
-        if self.writes:
+        if self.can_write:
             write_text(self.folder / name, text)
 
     def read(self, name: str, default: Any = None) -> Any:
@@ -171,45 +171,45 @@ class Run:
         """A record of many lines, but for torn ones."""
         return list(_sound_lines(self.folder / name))
 
-    def chose(self, *choices: Choice) -> list[tuple[str, Any, Any]]:
+    def record(self, *choices: Decision) -> list[tuple[str, Any, Any]]:
         """Write down what was chosen for the user, with its reason; (key, was, is) of all that was another before."""
-        plan = self.read("plan.json", {})
+        plan = self.read("resolved.json", {})
         known = plan.setdefault("choices", {})
         before = {key: known[key]["value"] for key in (x.key for x in choices) if key in known}
         known |= {choice.key: {"value": choice.value, "reason": choice.reason} for choice in choices}
-        self.write("plan.json", plan)
+        self.write("resolved.json", plan)
         return [(x.key, before[x.key], x.value) for x in choices if before.get(x.key, x.value) != x.value]
 
     def stands_in(self, environment: dict[str, Any]) -> list[tuple[str, Any, Any]]:
         """Write down where it runs; (key, was, is) of all that was another before and has a say in the last bits."""
-        was = self.read("plan.json", {}).get("environment", {})
-        self.add_to_plan(environment=environment)
+        was = self.read("resolved.json", {}).get("environment", {})
+        self.add_to_resolved(environment=environment)
         before, now = _with_a_say(was), _with_a_say(environment)
         return [(key, before[key], now[key]) for key in now if key in before and before[key] != now[key]]
 
-    def add_to_plan(self, **facts: Any) -> None:
-        self.write("plan.json", {**self.read("plan.json", {}), **facts})
+    def add_to_resolved(self, **facts: Any) -> None:
+        self.write("resolved.json", {**self.read("resolved.json", {}), **facts})
 
     @property
     def result(self) -> str:
         """Which step the result is of, and why; "" where there is none yet."""
-        kept, last = self.read("trained/step.json", {}).get("step"), [x["step"] for x in self.journal("step")][-1:]
+        kept, last = self.read("best/step.json", {}).get("step"), [x["step"] for x in self.events("step")][-1:]
         if kept is None or not last:
             return ""
-        held = any(x["loss"] is not None for x in self.journal("validation"))
-        why = f"the best by {self.recipe.train.best}" if held else "the newest: nothing was held out to choose by"
+        held = any(x["loss"] is not None for x in self.events("validation"))
+        why = f"the best by {self.recipe.train.best_metric}" if held else "the newest: nothing was held out to choose by"
         return f"the result is step {kept} of {last[0]}, {why}"
 
     @property
     def speed(self) -> str:
         """How fast it learnt, and which share of what the machine reaches that is; "" where that was not measured."""
-        told = list(self.journal("speed"))
-        return in_words(told[-1]) if told else ""
+        told = list(self.events("speed"))
+        return encode_with_word_ids(told[-1]) if told else ""
 
     @property
     def status(self) -> str:
         """finished, interrupted at step N, running or stopped at step N, no step taken."""
-        events = list(self.journal("step", "interrupted", "finished", "early_stop", "stopped"))
+        events = list(self.events("step", "interrupted", "finished", "early_stop", "stopped"))
         if not events:
             return "no step taken"
         last, steps = events[-1], [e["step"] for e in events if e["event"] == "step"]
@@ -222,9 +222,9 @@ class Run:
 RECORDS = {
     ".lock",
     "recipe.yaml",
-    "plan.json",
-    "check.json",
-    "journal.jsonl",
+    "resolved.json",
+    "preflight.json",
+    "events.jsonl",
     "bad_rows.jsonl",
     "scores.json",
     "samples.jsonl",
@@ -232,7 +232,7 @@ RECORDS = {
 }
 
 
-def in_words(speed: dict[str, Any]) -> str:
+def encode_with_word_ids(speed: dict[str, Any]) -> str:
     """A journal's line on speed, in plain words."""
     words = [f"{speed['tokens_per_second']:,.0f} tokens/s"]
     if speed.get("share_of_limit") is not None:
@@ -257,7 +257,7 @@ def _sound_lines(path: Path) -> Iterator[dict[str, Any]]:
 def _only_records(folder: Path) -> bool:
     """A run of ours that stopped before its first step: nothing was learnt in it."""
     there = {x.name for x in folder.iterdir() if not _is_left_over(x)}
-    return ".lock" in there and there <= RECORDS and not list(Run(folder).journal("step"))
+    return ".lock" in there and there <= RECORDS and not list(Run(folder).events("step"))
 
 
 def _is_left_over(file: Path) -> bool:
@@ -271,7 +271,7 @@ def _begin_anew(folder: Path) -> None:
 
 
 def _with_a_say(environment: Any) -> dict[str, Any]:
-    """Of an environment as plan.json has it, what the last bits depend on."""
+    """Of an environment as resolved.json has it, what the last bits depend on."""
     known = environment if isinstance(environment, dict) else {}
     packages = known.get("packages")
     here = {key: known[key] for key in ("device", "threads") if key in known}

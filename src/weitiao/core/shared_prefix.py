@@ -28,7 +28,7 @@ _apart: ContextVar[bool] = ContextVar("apart", default=False)
 
 
 @contextmanager
-def told_apart() -> Iterator[None]:
+def no_prefix_sharing() -> Iterator[None]:
     """Inside, no rows are merged: something changes their tokens one by one."""
     token = _apart.set(True)
     try:
@@ -38,7 +38,7 @@ def told_apart() -> Iterator[None]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Merged(Batch):
+class PrefixSharedBatch(Batch):
     """A batch whose `input_ids` and `position_ids` [U] are of those tokens alone that run; all else is of whole rows."""
 
     at: Tensor  # [T] which of the U each place of the rows is
@@ -80,7 +80,7 @@ def merge(batch: Batch) -> Batch:
     chosen = torch.from_numpy(first).to(device)
     whole = {x.name: getattr(batch, x.name) for x in fields(Batch)}
     fewer = {"input_ids": batch.input_ids[chosen], "position_ids": batch.position_ids[chosen]}
-    return Merged(
+    return PrefixSharedBatch(
         **{**whole, **fewer},
         at=torch.from_numpy(at).to(device),
         first=chosen,
@@ -118,7 +118,7 @@ class _LaidOut(torch.autograd.Function):
     """x[at]; backward: the sum over the places where a token stands, range by range, in a fixed order."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, batch: Merged) -> Tensor:
+    def forward(ctx, x: Tensor, batch: PrefixSharedBatch) -> Tensor:
         ctx.batch = batch
         return x[batch.at]
 

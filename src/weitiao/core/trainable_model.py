@@ -1,4 +1,4 @@
-"""TunableModel: the one handle that an objective has on the model, and the place where speed lives."""
+"""TrainableModel: the one handle that an objective has on the model, and the place where speed lives."""
 
 import copy
 import hashlib
@@ -11,16 +11,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from weitiao.core.batch import IGNORE, Batch, with_slots
-from weitiao.core.shared_prefix import told_apart
+from weitiao.core.batch import IGNORE, Batch, with_virtual_tokens
 from weitiao.core.errors import ModelError
+from weitiao.core.generation import generate_from_audio, generate_from_text, right_padded
+from weitiao.core.lm_head import LMHead
 from weitiao.core.method import Attachment
 from weitiao.core.processor import Processor
-from weitiao.core.lm_head import VocabularyHead
-from weitiao.core.generation import right_padded, write_of_sound, write_of_text
+from weitiao.core.shared_prefix import no_prefix_sharing
 
 
-class Body(Protocol):
+class Backbone(Protocol):
     """Batch -> the last hidden states [T, D], after the final norm; or only those at some rows, [N, D]."""
 
     def __call__(self, batch: Batch, rows: Tensor | None = None) -> Tensor: ...
@@ -30,7 +30,7 @@ HEAD = "head."  # before the names of the heads' weights
 
 
 @dataclass
-class TunableModel:
+class TrainableModel:
     """A base model with its method attached and the objective's heads beside it."""
 
     model: nn.Module
@@ -38,20 +38,20 @@ class TunableModel:
     attachment: Attachment
     processor: Processor
     """Words to token ids and back."""
-    body: Body
+    backbone: Backbone
     """How the layers run."""
-    vocabulary: VocabularyHead | None
+    lm_head: LMHead | None
     """Hidden states -> log-probabilities of tokens; None: an encoder, which writes nothing."""
     heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     base_identity: str = ""
     """Changes when a weight of the base model does."""
     base_rounded: str = ""
     """The same of weights rounded to bf16: equal in whatever precision a base was loaded."""
-    goes_on: bool = False
+    warm_started: bool = False
     """It begins with what another run learnt, not at the base."""
-    seen: dict[tuple[str, int], tuple[Batch, Tensor]] | None = None
+    _cache: dict[tuple[str, int], tuple[Batch, Tensor]] | None = None
     """What batches gave already, while `remembering`."""
-    begun: dict[str, Tensor] = field(default_factory=dict)
+    initial_weights: dict[str, Tensor] = field(default_factory=dict)
     """A copy of what trained weights began with, where a regularizer wants one."""
     gather: Callable[[Tensor], Tensor] = lambda x: x
     """All machines' rows of a tensor; on one machine, the tensor."""
@@ -95,7 +95,7 @@ class TunableModel:
         return {name: here[name] for name in sorted(self.attachment.buffers)}
 
     @property
-    def halves(self) -> bool:
+    def encoder_decoder(self) -> bool:
         """An encoder reads and a decoder writes (T5, BART)."""
         return bool(getattr(self.model.config, "is_encoder_decoder", False))
 
@@ -104,38 +104,38 @@ class TunableModel:
     def hidden(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
         """[T, D]: the last hidden states; or [N, D], those at `rows` [N] (ascending), which spares the last layer work."""
         if rows is None:
-            return self.once("hidden", batch, lambda: self._hidden(batch))
-        return self._hidden(batch, rows) if self.seen is None else self.hidden(batch)[rows]
+            return self.cached("hidden", batch, lambda: self._hidden(batch))
+        return self._hidden(batch, rows) if self._cache is None else self.hidden(batch)[rows]
 
-    def once(self, what: str, batch: Batch, make: Callable[[], Tensor]) -> Tensor:
+    def cached(self, what: str, batch: Batch, make: Callable[[], Tensor]) -> Tensor:
         """What `make` makes of a batch; while `remembering`, it is made once."""
-        if self.seen is None:
+        if self._cache is None:
             return make()
-        if (what, id(batch)) not in self.seen:
-            self.seen[what, id(batch)] = batch, make()  # with the batch itself: a later one may not get its id
-        return self.seen[what, id(batch)][1]
+        if (what, id(batch)) not in self._cache:
+            self._cache[what, id(batch)] = batch, make()  # with the batch itself: a later one may not get its id
+        return self._cache[what, id(batch)][1]
 
     def _hidden(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
         if batch.adapters:  # their layers count on the rows of all tokens
             with self.routed(batch.adapters, batch.lengths):
-                return self.body(batch) if rows is None else self.body(batch)[rows]
-        slots = self.attachment.slots()
-        if not slots:
-            return self.body(batch, rows)
-        longer, kept = with_slots(batch, slots)
-        return self.body(longer, kept if rows is None else kept[rows])
+                return self.backbone(batch) if rows is None else self.backbone(batch)[rows]
+        virtual_tokens = self.attachment.virtual_tokens()
+        if not virtual_tokens:
+            return self.backbone(batch, rows)
+        longer, kept = with_virtual_tokens(batch, virtual_tokens)
+        return self.backbone(longer, kept if rows is None else kept[rows])
 
     def routed(self, adapters: Sequence[str], lengths: Sequence[int] | None = None) -> AbstractContextManager[None]:
         """Inside, each row of the batch goes through its own adapter."""
         if not adapters:
             return nullcontext()
-        if self.attachment.route is None:
+        if self.attachment.select_adapter is None:
             raise ValueError("this model has no adapters to choose from")
-        return self.attachment.route(adapters, lengths)
+        return self.attachment.select_adapter(adapters, lengths)
 
     def prompted(self, ids: Sequence[int]) -> list[int]:
         """What a model of transformers is given for these ids: the method's slots before them."""
-        return [*self.attachment.slots(), *ids]
+        return [*self.attachment.virtual_tokens(), *ids]
 
     def plain_logits(self, ids: Sequence[int]) -> Tensor:
         """[T, V] by transformers' own forward pass, one row alone: slow, and the truth that others are held to."""
@@ -145,12 +145,12 @@ class TunableModel:
     def logprobs(self, batch: Batch) -> Tensor:
         """[N] fp32: the log-probability of every supervised target, in the order of the batch. Never [T, V]."""
         supervised = (batch.labels != IGNORE).nonzero()[:, 0]  # [N]
-        return self.words.logprobs(self.hidden(batch, supervised), batch.labels[supervised])
+        return self.required_lm_head.logprobs(self.hidden(batch, supervised), batch.labels[supervised])
 
-    def choices(self, batch: Batch) -> Tensor:
+    def token_log_probs(self, batch: Batch) -> Tensor:
         """[N, V] fp32: the log-probabilities of every token at every supervised place. Large; for regularizers."""
         supervised = (batch.labels != IGNORE).nonzero()[:, 0]
-        return self.words.logits(self.hidden(batch, supervised)).log_softmax(-1)
+        return self.required_lm_head.logits(self.hidden(batch, supervised)).log_softmax(-1)
 
     def nll_by_segment(self, batch: Batch) -> list[tuple[float, float]]:
         """(summed negative log-probability, supervised tokens) of each segment."""
@@ -160,16 +160,16 @@ class TunableModel:
 
     def logits(self, batch: Batch) -> Tensor:
         """[T, V] fp32, for those who really need all of it."""
-        return self.words.logits(self.hidden(batch))
+        return self.required_lm_head.logits(self.hidden(batch))
 
     @property
-    def words(self) -> VocabularyHead:
+    def required_lm_head(self) -> LMHead:
         """The head that writes."""
-        if self.vocabulary is None:
+        if self.lm_head is None:
             raise ModelError("this model is an encoder: it reads and writes nothing. Take an objective with a head.")
-        return self.vocabulary
+        return self.lm_head
 
-    def for_task(self, task: str) -> "TunableModel":
+    def for_task(self, task: str) -> "TrainableModel":
         """The same model as one of several tasks sees it: with that task's heads alone."""
         mine = {name.removeprefix(f"{task}/"): x for name, x in self.heads.items() if name.startswith(f"{task}/")}
         return replace(self, heads=nn.ModuleDict(mine)) if task else self
@@ -178,13 +178,13 @@ class TunableModel:
         return self.heads[name](hidden)
 
     @contextmanager
-    def remembering(self) -> Iterator[None]:
+    def caching(self) -> Iterator[None]:
         """Inside, a batch runs through the body once, and all who ask share what it gave, its dropout and its graph."""
-        was, self.seen = self.seen, {}
+        was, self._cache = self._cache, {}
         try:
             yield
         finally:
-            self.seen = was
+            self._cache = was
 
     @contextmanager
     def embedding_as(self, change: Callable[[Tensor, Tensor], Tensor], batch: Batch) -> Iterator[None]:
@@ -193,33 +193,33 @@ class TunableModel:
         Args:
             change: embeddings [..., T, D], and of each token the row it is in [T] -> embeddings.
         """
-        lengths = torch.tensor(batch.lengths, device=batch.input_ids.device) + len(self.attachment.slots())
+        lengths = torch.tensor(batch.lengths, device=batch.input_ids.device) + len(self.attachment.virtual_tokens())
         row = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
         module: Any = self.model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
         hook = module.register_forward_hook(lambda _, given, out: change(out, row))
-        was, self.seen = self.seen, None if self.seen is None else {}
+        was, self._cache = self._cache, None if self._cache is None else {}
         try:
-            with told_apart():
+            with no_prefix_sharing():
                 yield
         finally:
             hook.remove()
-            self.seen = was
+            self._cache = was
 
     @contextmanager
-    def reference(self) -> Iterator["TunableModel"]:
+    def reference(self) -> Iterator["TrainableModel"]:
         """Inside, the model is the base model."""
-        was, self.seen = self.seen, None
+        was, self._cache = self._cache, None
         try:
             with self.attachment.base():
                 yield self
         finally:
-            self.seen = was
+            self._cache = was
 
     @contextmanager
-    def before_training(self) -> Iterator["TunableModel"]:
+    def as_base_model(self) -> Iterator["TrainableModel"]:
         """Inside, an untrained model is the base model, or what it goes on from. A soft prompt or a prefix begins at
         random and is not it; a method that changes the base weights themselves still is."""
-        if self.attachment.switch is None or self.goes_on:
+        if self.attachment.set_enabled is None or self.warm_started:
             yield self
             return
         with self.reference() as base:
@@ -237,8 +237,8 @@ class TunableModel:
         together: int = 32,
         streamer: Any = None,
         adapters: Sequence[str] = (),
-        beams: int = 1,
-        heard: Tensor | None = None,
+        num_beams: int = 1,
+        input_features: Tensor | None = None,
     ) -> list[list[int]]:
         """Answers to encoded prompts, in their order, without the stop token.
 
@@ -258,20 +258,22 @@ class TunableModel:
                 chosen = order[at : at + together]
                 some: list[Sequence[int]] = [prompts[i] for i in chosen]
                 with self.routed([adapters[i] for i in chosen] if adapters else ()):
-                    if heard is not None:
-                        said = write_of_sound(self.model, some, heard[chosen], self.stop_ids, max_new_tokens, beams)
+                    if input_features is not None:
+                        said = generate_from_audio(
+                            self.model, some, input_features[chosen], self.stop_ids, max_new_tokens, num_beams
+                        )
                         written = [self._until_stop(x) for x in said]
                     else:
-                        written = self._write(some, max_new_tokens, temperature, top_p, streamer, beams)
+                        written = self._write(some, max_new_tokens, temperature, top_p, streamer, num_beams)
                 for i, answer in zip(chosen, written):
                     answers[i] = answer
         return answers
 
     def _write(
-        self, prompts: list[Sequence[int]], room: int, temperature: float, top_p: float, streamer: Any, beams: int
+        self, prompts: list[Sequence[int]], room: int, temperature: float, top_p: float, streamer: Any, num_beams: int
     ) -> list[list[int]]:
-        if self.halves:
-            written = write_of_text(self.model, prompts, self.stop_ids, room, beams)
+        if self.encoder_decoder:
+            written = generate_from_text(self.model, prompts, self.stop_ids, room, num_beams)
             return [self._until_stop(x) for x in written]
         wide = max(map(len, prompts))
         ids = torch.tensor([[self.stop_ids[0]] * (wide - len(p)) + list(p) for p in prompts], device=self.device)
@@ -284,7 +286,7 @@ class TunableModel:
             eos_token_id=list(self.stop_ids),
             pad_token_id=self.stop_ids[0],
             streamer=streamer,
-            **({"do_sample": False} | sampling | ({"repetition_penalty": 1.0} if self.attachment.slots() else {})),
+            **({"do_sample": False} | sampling | ({"repetition_penalty": 1.0} if self.attachment.virtual_tokens() else {})),
         )
         return [self._until_stop(row) for row in out[:, wide:].tolist()]
 
@@ -294,7 +296,7 @@ class TunableModel:
 
     @torch.no_grad()
     def score_options(
-        self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]], known: "Known"
+        self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]], known: "PrefixCache"
     ) -> list[list[float]]:
         """Summed log-probability of each option after each prompt, [prompts][options].
 
@@ -348,7 +350,7 @@ class TunableModel:
 
 
 @dataclass
-class Known:
+class PrefixCache:
     """The keys and values of a prefix that many prompts share."""
 
     length: int

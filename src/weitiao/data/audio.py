@@ -21,20 +21,20 @@ from torch import Tensor
 from transformers import AutoConfig, AutoFeatureExtractor, GenerationConfig
 
 from weitiao.core.errors import DataError, ModelError, RecipeError
-from weitiao.core.example import Example, Sound, Spoken
+from weitiao.core.example import Audio, AudioText, Example
 
 RATE = 16_000  # samples a second
 SEVERAL = 51865  # tokens, from which on a Whisper knows more languages than English
 INSTALL = "sound needs the library soundfile: pip install 'weitiao[audio]'."
 
 
-def listened(example: Example, folder: Path) -> Example:
+def load_audio(example: Example, folder: Path) -> Example:
     """The example with its file found beside the data file, its bytes' sha256, and how long it is.
 
     Raises:
         ValueError: the file is missing, empty, no sound, or silence.
     """
-    assert isinstance(example, Spoken)
+    assert isinstance(example, AudioText)
     file = Path(example.text).expanduser()
     file = file if file.is_absolute() else folder / file
     if not file.is_file():
@@ -63,8 +63,8 @@ def samples_of(raw: bytes, file: str) -> np.ndarray:
         raise ValueError(f"the sound file {file} is empty")
     try:
         both, rate = soundfile.read(io.BytesIO(raw), dtype="float32", always_2d=True)
-    except (RuntimeError, TypeError, ValueError) as trouble:
-        raise ValueError(f"the sound file {file} cannot be read: {str(trouble).rpartition(': ')[2]}") from None
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"the sound file {file} cannot be read: {str(error).rpartition(': ')[2]}") from None
     one = both.mean(1)
     if not np.isfinite(one).all():
         raise ValueError(f"the sound in {file} holds what is no number (NaN or infinite)")
@@ -82,12 +82,12 @@ def resampled(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class WhisperEar:
+class WhisperFeatureExtraction:
     """How one Whisper hears: its features, and what its decoder is told before it writes."""
 
     extractor: Any
     """transformers' WhisperFeatureExtractor."""
-    places: int
+    num_positions: int
     """S: hidden states of the encoder, two features' columns each."""
     start: int
     plain: int
@@ -101,7 +101,7 @@ class WhisperEar:
         """The longest sound that it hears."""
         return float(self.extractor.chunk_length)
 
-    def begun(self, language: str | None) -> list[int]:
+    def decoder_prompt_ids(self, language: str | None) -> list[int]:
         """<|startoftranscript|> (<|zh|> <|transcribe|>) <|notimestamps|>: what the decoder begins from.
 
         Raises:
@@ -117,7 +117,7 @@ class WhisperEar:
             raise RecipeError(f"objective: language: {asked} This base hears several; write one of: {some}.")
         return [self.start, self.languages[language], self.transcribe, self.plain]
 
-    def features(self, sound: Sound) -> Tensor:
+    def features(self, sound: Audio) -> Tensor:
         """fp32 [mels, 2 S] of a sound file.
 
         Raises:
@@ -139,7 +139,7 @@ class WhisperEar:
         self.extractor.save_pretrained(folder)
 
 
-def ear_of(folder: Path, tokenizer: Any) -> WhisperEar | None:
+def load_feature_extractor(folder: Path, tokenizer: Any) -> WhisperFeatureExtraction | None:
     """How the model in a folder hears; None: it reads text.
 
     Raises:
@@ -150,8 +150,8 @@ def ear_of(folder: Path, tokenizer: Any) -> WhisperEar | None:
         return None
     try:
         extractor = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as trouble:
-        words = str(trouble).splitlines()[0][:160]
+    except (OSError, ValueError) as error:
+        words = str(error).splitlines()[0][:160]
         raise ModelError(f"base: {folder} lacks what makes features of sound (preprocessor_config.json): {words}") from None
     if extractor.nb_max_frames != 2 * config.max_source_positions:
         words = f"{extractor.nb_max_frames} columns of features, the encoder hears {2 * config.max_source_positions}"
@@ -160,9 +160,9 @@ def ear_of(folder: Path, tokenizer: Any) -> WhisperEar | None:
     lacking = [x for x in ("<|startoftranscript|>", "<|notimestamps|>") if x not in ids]
     if lacking:
         raise ModelError(f"base: the tokenizer in {folder} has no {' and no '.join(lacking)}, so it is not Whisper's.")
-    start, plain, places = ids["<|startoftranscript|>"], ids["<|notimestamps|>"], config.max_source_positions
+    start, plain, num_positions = ids["<|startoftranscript|>"], ids["<|notimestamps|>"], config.max_source_positions
     languages = _languages(folder, config, ids)
-    return WhisperEar(extractor, places, start, plain, languages, ids.get("<|transcribe|>", 0))
+    return WhisperFeatureExtraction(extractor, num_positions, start, plain, languages, ids.get("<|transcribe|>", 0))
 
 
 def _languages(folder: Path, config: Any, ids: dict[str, int]) -> dict[str, int]:

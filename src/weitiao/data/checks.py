@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from weitiao.core.batch import IGNORE
-from weitiao.core.example import Chat, Example, Sourced, content_hash, plain
+from weitiao.core.example import Chat, Example, SourcedExample, content_hash, plain
 from weitiao.core.finding import Finding
 from weitiao.data.encode import Encoded, Rows
 
@@ -22,7 +22,11 @@ NAMED = 5
 
 
 def inspect(
-    made: Encoded, training: Sequence[Sourced], held: Sequence[Sourced], tokenizer: Any, stop_ids: Collection[int]
+    made: Encoded,
+    training: Sequence[SourcedExample],
+    held: Sequence[SourcedExample],
+    tokenizer: Any,
+    stop_ids: Collection[int],
 ) -> Iterator[Finding]:
     """What can be said of the data without a model."""
     yield from _supervised(made.rows, [x.where.file for x in training])
@@ -112,7 +116,7 @@ def _text(example: Example) -> str:
     """The words without system messages, which whole data sets have in common."""
     if isinstance(example, Chat):
         return "\n".join(turn.content for turn in example.turns if turn.role != "system")
-    return example.words
+    return example.full_text
 
 
 def _leaks(training: Sequence[str], held: Sequence[str]) -> Iterator[Finding]:

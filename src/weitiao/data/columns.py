@@ -17,7 +17,7 @@ LABELS = ("label", "labels", "class", "category", "topic", "intent", "sentiment"
 class Mapping:
     """How a record becomes an Example. `words` is what is printed."""
 
-    words: str
+    description: str
     makes: type
     make: Callable[[dict[str, Any]], Example]
     beside: Callable[[Example, Path], Example] | None = None

@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 
 from weitiao.core.batch import IGNORE, Row, task_of
 from weitiao.core.errors import DataError
-from weitiao.core.example import BadRow, Sound, Sourced, Where
+from weitiao.core.example import Audio, BadRow, SourcedExample, SourceLocation
 from weitiao.core.objective import Objective
+from weitiao.core.processor import FeatureExtractor, Processor
 from weitiao.model.loading.packages import home
-from weitiao.core.processor import Ear, Processor
 
 VERSION = 4  # raised when the same inputs would be encoded differently
 SCHEMA = pa.schema(
@@ -41,7 +41,7 @@ class Rows:
 
     table: pa.Table
     fingerprint: str
-    ear: Ear | None = None
+    feature_extractor: FeatureExtractor | None = None
     """Of rows that are heard."""
 
     def __post_init__(self) -> None:
@@ -56,10 +56,10 @@ class Rows:
 
     def __getitem__(self, i: int) -> Row:
         row = {"input_ids": _numbers(self.table["input_ids"][i]), "labels": _numbers(self.table["labels"][i])}
-        named = self.table["sound"][i].as_py() if self.ear else None
-        if self.ear and named:
-            sound = Sound(**named)
-            row |= {"sound": sound, "heard": partial(self.ear.features, sound)}
+        named = self.table["sound"][i].as_py() if self.feature_extractor else None
+        if self.feature_extractor and named:
+            sound = Audio(**named)
+            row |= {"sound": sound, "heard": partial(self.feature_extractor.features, sound)}
         return {**row, "task": self.tasks[i]} if self.tasks else row  # pyright: ignore[reportReturnType]
 
     def of(self, task: str) -> "Rows":
@@ -68,11 +68,11 @@ class Rows:
             return self
         mine = self.table.filter(pc.field("task") == task)
         alone = mine.set_column(mine.schema.get_field_index("task"), "task", pa.nulls(len(mine), pa.string()))
-        return Rows(alone, self.fingerprint, self.ear)
+        return Rows(alone, self.fingerprint, self.feature_extractor)
 
-    def where(self, i: int) -> Where:
+    def where(self, i: int) -> SourceLocation:
         offset = self.table["offset"][i].as_py()
-        return Where(self.table["file"][i].as_py(), self.table["line"][i].as_py(), offset)
+        return SourceLocation(self.table["file"][i].as_py(), self.table["line"][i].as_py(), offset)
 
 
 @dataclass
@@ -92,12 +92,12 @@ class Encoded:
 
 
 def encode(
-    examples: list[Sourced],
+    examples: list[SourcedExample],
     objective: Objective,
     processor: Processor,
     identity: str,
-    context: int,
-    too_long: str,
+    max_length: int,
+    overlong: str,
     progress: Any = lambda items, words: items,
 ) -> Encoded:
     """Encode every example; from the cache if the same was encoded before.
@@ -105,22 +105,22 @@ def encode(
     Args:
         identity: what the tokenizer and template are (a hash).
         context: longest row in tokens.
-        too_long: refuse, cut (what the objective gives up), drop, split, window (pieces that overlap), or each: as each
+        overlong: refuse, cut (what the objective gives up), drop, split, window (pieces that overlap), or each: as each
             task's own objective would have it.
 
     Raises:
-        DataError: a row is too long and `too_long` is refuse, or nothing carries loss.
+        DataError: a row is too long and `overlong` is refuse, or nothing carries loss.
     """
-    key = fingerprint(examples, objective, identity, context, too_long)
+    key = fingerprint(examples, objective, identity, max_length, overlong)
     file = home() / "encoded" / f"{key}.arrow"
     record = file.with_suffix(".json")
     if not (file.exists() and record.exists()):
-        found = _encode_all(progress(examples, "encoding"), objective, processor, context, too_long)
+        found = _encode_all(progress(examples, "encoding"), objective, processor, max_length, overlong)
         _write(file, record, found)
     with pa.memory_map(str(file)) as source:
-        rows = Rows(pa.ipc.open_file(source).read_all(), key, processor.ear)
+        rows = Rows(pa.ipc.open_file(source).read_all(), key, processor.feature_extractor)
     facts = json.loads(record.read_text())
-    bad = [BadRow(Where(**x["where"]), x["reason"], x["excerpt"]) for x in facts.pop("bad")]
+    bad = [BadRow(SourceLocation(**x["where"]), x["reason"], x["excerpt"]) for x in facts.pop("bad")]
     if not len(rows) or not rows.supervised.sum():
         why = f" First complaint: {bad[0].where}: {bad[0].reason}" if bad else ""
         raise DataError(f"data: not a single token carries loss, so there is nothing to learn.{why}")
@@ -128,9 +128,9 @@ def encode(
     return Encoded(rows, bad, **facts, lost=lost)
 
 
-def fingerprint(examples: list[Sourced], objective: Objective, identity: str, context: int, too_long: str) -> str:
+def fingerprint(examples: list[SourcedExample], objective: Objective, identity: str, max_length: int, overlong: str) -> str:
     """sha256 over all that the encoded rows depend on."""
-    digest = hashlib.sha256(json.dumps([VERSION, objective.as_recipe(), identity, context, too_long]).encode())
+    digest = hashlib.sha256(json.dumps([VERSION, objective.as_recipe(), identity, max_length, overlong]).encode())
     for x in examples:
         plain = [x.source, str(x.where), type(x.example).__name__, asdict(x.example)]
         digest.update(json.dumps(plain).encode())
@@ -138,7 +138,7 @@ def fingerprint(examples: list[Sourced], objective: Objective, identity: str, co
 
 
 def _encode_all(
-    examples: Iterable[Sourced], objective: Objective, processor: Processor, context: int, too_long: str
+    examples: Iterable[SourcedExample], objective: Objective, processor: Processor, max_length: int, overlong: str
 ) -> tuple[list[dict], dict]:
     made: list[dict] = []
     facts: dict[str, Any] = {"bad": [], "cut": 0, "dropped": 0, "split": 0, "notes": {}, "lost": {}}
@@ -147,54 +147,54 @@ def _encode_all(
             for row in objective.rows(item.example, processor):
                 for note in row.get("notes", ()):
                     facts["notes"][note] = facts["notes"].get(note, 0) + 1
-                for piece in _fit(row, objective, context, too_long, item, facts, len(made)):
+                for piece in _fit(row, objective, max_length, overlong, item, facts, len(made)):
                     if any(label != IGNORE for label in piece["labels"]):
                         offset = item.where.offset
                         place = {"source": item.source, "file": item.where.file, "line": item.where.line, "offset": offset}
                         sound = {"sound": asdict(piece["sound"])} if "sound" in piece else {}  # pyright: ignore
                         made.append({**piece, **place, **sound})
-                    elif too_long not in ("split", "window"):
+                    elif overlong not in ("split", "sliding_window"):
                         facts["bad"].append(_bad(item, "no token of this row carries loss"))
-        except ValueError as trouble:
-            facts["bad"].append(_bad(item, str(trouble)))
+        except ValueError as error:
+            facts["bad"].append(_bad(item, str(error)))
     return made, facts
 
 
 def _fit(
-    row: Row, objective: Objective, context: int, too_long: str, item: Sourced, facts: dict, number: int
+    row: Row, objective: Objective, max_length: int, overlong: str, item: SourcedExample, facts: dict, number: int
 ) -> Iterator[Row]:
     """The row, as much of it as the context takes; `number` is what it will be called."""
-    if too_long == "each":
-        too_long = objective.part(task_of(row)).too_long
-    length, ids = objective.reach(row), [int(x) for x in row["input_ids"]]
-    if length <= context:
+    if overlong == "each":
+        overlong = objective.part(task_of(row)).overlong
+    length, ids = objective.num_positions(row), [int(x) for x in row["input_ids"]]
+    if length <= max_length:
         yield row
-    elif too_long == "refuse":
+    elif overlong == "error":
         raise DataError(
-            f"{item.where}: this row has {length} tokens, the context is {context}. Write too_long: cut (its start goes, "
+            f"{item.where}: this row has {length} tokens, the context is {max_length}. Write overlong: cut (its start goes, "
             "the answer's end stays), drop or split; or a larger context."
         )
-    elif too_long == "drop":
+    elif overlong == "drop":
         facts["dropped"] += 1
         facts["lost"].setdefault(item.source, (None, ids))
-    elif too_long == "cut":
+    elif overlong == "truncate":
         facts["cut"] += 1
-        kept, lost = objective.cut(row, context)
+        kept, lost = objective.cut(row, max_length)
         facts["lost"].setdefault(item.source, (number, lost))
         yield kept
-    elif too_long == "window":
+    elif overlong == "sliding_window":
         facts["split"] += 1
-        yield from objective.windows(row, context)
+        yield from objective.windows(row, max_length)
     else:
         facts["split"] += 1
-        for at in range(0, len(ids), context):  # labels hold the next token already, so none is lost at the cut
-            some = {key: row[key][at : at + context] for key in ("input_ids", "labels")}
+        for at in range(0, len(ids), max_length):  # labels hold the next token already, so none is lost at the cut
+            some = {key: row[key][at : at + max_length] for key in ("input_ids", "labels")}
             yield {**row, **some}  # pyright: ignore[reportReturnType]
 
 
-def _bad(item: Sourced, reason: str) -> dict[str, Any]:
+def _bad(item: SourcedExample, reason: str) -> dict[str, Any]:
     where = {"file": item.where.file, "line": item.where.line, "offset": item.where.offset}
-    return {"where": where, "reason": reason, "excerpt": item.example.words[:200]}
+    return {"where": where, "reason": reason, "excerpt": item.example.full_text[:200]}
 
 
 def _write(file: Path, record: Path, found: tuple[list[dict], dict]) -> None:

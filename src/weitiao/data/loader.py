@@ -38,7 +38,7 @@ class Loader:
     """Rows a step; or"""
     batch_tokens: int | None = None
     """tokens a step: as many rows as fit, at least one."""
-    micro_tokens: int | None = None
+    micro_batch_tokens: int | None = None
     """Tokens a micro-batch; None: the whole step at once. A longer row stands alone."""
     weights: tuple[float, ...] = ()
     """By source, how often its rows are used an epoch."""
@@ -51,7 +51,7 @@ class Loader:
         """The micro-batches of step i on this machine; empty if the step has fewer rows than machines."""
         epoch, at = self.locate(i)
         mine = self.epoch(epoch)[at][self.rank :: self.world]
-        return [pack([self.rows[j] for j in chosen], chosen, draw=(self.seed, i)) for chosen in self._micro(mine)]
+        return [pack([self.rows[j] for j in chosen], chosen, rng_key=(self.seed, i)) for chosen in self._micro(mine)]
 
     def locate(self, i: int) -> tuple[int, int]:
         """(epoch, step within it) of step i."""
@@ -104,13 +104,13 @@ class Loader:
         return np.split(order, cuts)
 
     def _micro(self, chosen: np.ndarray) -> Iterator[list[int]]:
-        task = self.rows.tasks.__getitem__ if self.rows.tasks and self.micro_tokens is not None else lambda j: ""
+        task = self.rows.tasks.__getitem__ if self.rows.tasks and self.micro_batch_tokens is not None else lambda j: ""
         longest_first = sorted(chosen.tolist(), key=lambda j: (task(j), -self.rows.lengths[j], j))
         now: list[int] = []
         tokens = 0
         for j in longest_first:
             length = int(self.rows.lengths[j])
-            full = self.micro_tokens is not None and tokens + length > self.micro_tokens
+            full = self.micro_batch_tokens is not None and tokens + length > self.micro_batch_tokens
             if now and (full or task(j) != task(now[-1])):
                 yield now
                 now, tokens = [], 0

@@ -34,27 +34,29 @@ def find_mapping(records: Sequence[dict[str, Any]], wanted: type, columns: dict[
     part, seen = _part(wanted), _seen(records)
     if columns:
         _check(columns, seen, file, part.TARGETS)
-        if mapping := part.as_given(columns):
+        if mapping := part.from_columns(columns):
             return mapping
         raise DataError(f"{file}: this objective needs columns: {part.NEEDS}.")
-    if found := part.recognise(seen):
+    if found := part.infer_columns(seen):
         return found[0]
-    others = [(found[0], x.PURPOSE) for x in _parts() if x is not part and (found := x.recognise(seen))]
-    hint = f" It looks like {others[0][0].words}: that is for objective: {others[0][1]}." if others else ""
+    others = [(found[0], x.PURPOSE) for x in _parts() if x is not part and (found := x.infer_columns(seen))]
+    hint = f" It looks like {others[0][0].description}: that is for objective: {others[0][1]}." if others else ""
     raise DataError(
         f"{file}: {part.LACKING}; its columns are: {', '.join(sorted(seen))}.{hint} "
         f"Say which is which with columns: {part.NEEDS}."
     )
 
 
-def find_question(records: Sequence[dict[str, Any]], wanted: type, columns: dict[str, str] | None, file: str) -> Mapping:
+def find_inference_mapping(
+    records: Sequence[dict[str, Any]], wanted: type, columns: dict[str, str] | None, file: str
+) -> Mapping:
     """As `find_mapping`, for rows whose answer nobody knows yet.
 
     Raises:
         DataError: there is no column to read.
     """
     part, seen, asked = _part(wanted), _seen(records), columns or {}
-    mapping = part.unanswered(asked, seen)
+    mapping = part.for_inference(asked, seen)
     if mapping is None:
         named = ", ".join(repr(x) for x in asked.values()) or "text"
         there = ", ".join(sorted(seen))

@@ -4,20 +4,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from weitiao.core.reporter import Desk
 from weitiao.core.errors import DataError
-from weitiao.core.example import BadRow, Sourced, Where
-from weitiao.core.eval_set import HeldOut
-from weitiao.core.hardware import Choice
+from weitiao.core.eval_set import EvalSet
+from weitiao.core.example import BadRow, SourcedExample, SourceLocation
+from weitiao.core.hardware import Decision
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe, Source
+from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.score import FEW
 from weitiao.data.encode import Encoded, Rows, encode
 from weitiao.data.loader import in_order
-from weitiao.data.tokenization import ChatProcessor
-from weitiao.data.read import Reading, TooManyBadRows, judge, read_sources, split
 from weitiao.data.preview import draw, pieces_of, supervised_share
+from weitiao.data.read import Reading, TooManyBadRows, judge, read_sources, split
+from weitiao.data.tokenization import ChatProcessor
 
 SHOWN = 1000  # characters of a suspect row
 MEASURED_AT_ONCE = 2048  # tokens; no gradients are kept
@@ -31,89 +31,91 @@ class Encoder:
     processor: ChatProcessor
     identity: str
     """Of the tokenizer and the template."""
-    context: int
-    too_long: str
-    desk: Desk
+    max_length: int
+    overlong: str
+    reporter: Reporter
 
-    def encode(self, examples: list[Sourced]) -> Encoded:
-        return encode(examples, self.objective, self.processor, self.identity, self.context, self.too_long, self.desk.track)
+    def encode(self, examples: list[SourcedExample]) -> Encoded:
+        return encode(
+            examples, self.objective, self.processor, self.identity, self.max_length, self.overlong, self.reporter.track
+        )
 
-    def hold_out(self, examples: list[Sourced], run: Run | None = None) -> HeldOut | None:
+    def hold_out(self, examples: list[SourcedExample], run: Run | None = None) -> EvalSet | None:
         """None where there is nothing. Rows that the objective cannot use are named, and written down in the run."""
         if not examples:
             return None
         try:
             made = self.encode(examples)
-        except DataError as trouble:
-            raise DataError(f"held-out rows: {trouble}") from None
+        except DataError as error:
+            raise DataError(f"held-out rows: {error}") from None
         for count, words in ((made.cut, "cut to"), (made.dropped, "dropped for")):
             if count:
-                self.desk.warn(
-                    f"{count} of {len(examples)} held-out rows were {words} the context of {self.context} tokens"
+                self.reporter.warn(
+                    f"{count} of {len(examples)} held-out rows were {words} the context of {self.max_length} tokens"
                 )
         if made.bad:
             where, reason = made.bad[0].where, made.bad[0].reason
-            self.desk.warn(f"{len(made.bad)} of {len(examples)} held-out rows cannot be used. First: {where}: {reason}")
+            self.reporter.warn(f"{len(made.bad)} of {len(examples)} held-out rows cannot be used. First: {where}: {reason}")
         if run is not None:
             write_bad_rows(run, made.bad)
         rows = made.rows
         there = {_place(rows, i) for i in range(len(rows))}
         kept = [x for x in examples if (x.task, x.source, x.where) in there]
         tasks = [task for task in self.objective.parts() if task]
-        each = {task: held_out(rows.of(task), [x.alone for x in kept if x.task == task]) for task in tasks}
+        each = {task: eval_set(rows.of(task), [x.alone for x in kept if x.task == task]) for task in tasks}
         for task, mine in each.items():
             if not mine.examples and run is not None:
-                self.desk.warn(f"task {task} has no held-out row: it is not measured, and does not count in `loss`.")
+                self.reporter.warn(f"task {task} has no held-out row: it is not measured, and does not count in `loss`.")
             if 0 < len(mine.examples) < FEW:
-                self.desk.warn(f"task {task} has only {len(mine.examples)} held-out rows: its figures say little.")
-        return replace(held_out(rows, kept), tasks={task: x for task, x in each.items() if x.examples})
+                self.reporter.warn(f"task {task} has only {len(mine.examples)} held-out rows: its figures say little.")
+        return replace(eval_set(rows, kept), tasks={task: x for task, x in each.items() if x.examples})
 
 
-def held_out(rows: Rows, kept: Sequence[Sourced]) -> HeldOut:
+def eval_set(rows: Rows, kept: Sequence[SourcedExample]) -> EvalSet:
     """Encoded rows and the examples they were made of."""
     by_place = {(x.task, x.source, x.where): x.example for x in kept}
     batches = lambda: in_order(rows, MEASURED_AT_ONCE)  # noqa: E731
-    return HeldOut([x.example for x in kept], batches, lambda row: by_place[_place(rows, row)])
+    return EvalSet([x.example for x in kept], batches, lambda row: by_place[_place(rows, row)])
 
 
-def _place(rows: Rows, i: int) -> tuple[str, int, Where]:
+def _place(rows: Rows, i: int) -> tuple[str, int, SourceLocation]:
     """Which example a row was made of: one file may be read twice, as other columns or for another task."""
     return rows.tasks[i] if rows.tasks else "", int(rows.source[i]), rows.where(i)
 
 
-def read(sources: Sequence[Source], recipe: Recipe, run: Run, desk: Desk) -> Reading:
+def read(sources: Sequence[Source], recipe: Recipe, run: Run, reporter: Reporter) -> Reading:
     """Read sources, saying which mapping was chosen; bad rows are written down even when they stop the run."""
     try:
-        reading = read_sources(sources, recipe.objective, recipe.max_bad_rows)
-    except TooManyBadRows as trouble:
-        write_bad_rows(run, trouble.bad)
+        reading = read_sources(sources, recipe.objective, recipe.max_bad_fraction)
+    except TooManyBadRows as error:
+        write_bad_rows(run, error.bad)
         raise
     for file, words in reading.mappings.items():
-        desk.tell(run, Choice(f"columns of {file}", words, "found by looking at the first rows"))
+        reporter.report(run, Decision(f"columns of {file}", words, "found by looking at the first rows"))
     write_bad_rows(run, reading.bad)
     return reading
 
 
-def read_and_split(recipe: Recipe, run: Run, desk: Desk) -> tuple[list[Sourced], list[Sourced]]:
+def read_and_split(recipe: Recipe, run: Run, reporter: Reporter) -> tuple[list[SourcedExample], list[SourcedExample]]:
     """(training, validation) as the recipe says."""
-    reading = read(recipe.data, recipe, run, desk)
+    reading = read(recipe.data, recipe, run, reporter)
     if isinstance(recipe.validation, tuple):
-        held = read(recipe.validation, recipe, run, desk).examples
+        held = read(recipe.validation, recipe, run, reporter).examples
         training, how = reading.examples, f"from {', '.join(x.path for x in recipe.validation)}"
     else:
         training, held, how = split(reading.examples, recipe.validation)
-    training = [*training, *replayed(recipe, run, desk)]
-    desk.tell(run, Choice("validation", f"{len(held)} rows", how))
+    training = [*training, *replayed(recipe, run, reporter)]
+    reporter.report(run, Decision("validation", f"{len(held)} rows", how))
     if 0 < len(held) < FEW and len(recipe.objective.parts()) == 1:
-        desk.warn(f"only {len(held)} rows are held out: figures on them say little. Hold out more (validation).")
+        reporter.warn(f"only {len(held)} rows are held out: figures on them say little. Hold out more (validation).")
     return training, held
 
 
-def replayed(recipe: Recipe, run: Run, desk: Desk) -> list[Sourced]:
+def replayed(recipe: Recipe, run: Run, reporter: Reporter) -> list[SourcedExample]:
     """The general rows to mix in; none of them is held out."""
     if recipe.replay is None:
         return []
-    general = read((Source(path=recipe.replay.path, task=recipe.replay.task),), recipe, run, desk).examples
+    general = read((Source(path=recipe.replay.path, task=recipe.replay.task),), recipe, run, reporter).examples
     return [replace(x, source=len(recipe.data)) for x in general]
 
 
@@ -124,7 +126,7 @@ def held_out_sources(recipe: Recipe) -> Sequence[Source] | None:
     return recipe.validation if isinstance(recipe.validation, tuple) else None
 
 
-def held_out_examples(recipe: Recipe, sources: Sequence[Source] | None) -> list[Sourced]:
+def held_out_examples(recipe: Recipe, sources: Sequence[Source] | None) -> list[SourcedExample]:
     """The rows of `sources`, or those that the recipe splits off. Bad rows are passed over."""
     if sources is not None:
         return read_sources(sources, recipe.objective, 1.0).examples
@@ -141,19 +143,25 @@ def write_bad_rows(run: Run, bad: Sequence[BadRow]) -> None:
         run.write_lines("bad_rows.jsonl", old + [line for line in lines if line not in old])
 
 
-def show_rows(
-    made: Encoded, examples: int, objective: Objective, recipe: Recipe, processor: ChatProcessor, run: Run, desk: Desk
+def preview_rows(
+    made: Encoded,
+    examples: int,
+    objective: Objective,
+    recipe: Recipe,
+    processor: ChatProcessor,
+    run: Run,
+    reporter: Reporter,
 ) -> None:
     """What carries loss: counts, and one row a source drawn; and where rows lost something, one that did."""
     write_bad_rows(run, made.bad)
-    judge(made.bad, examples, recipe.max_bad_rows)
+    judge(made.bad, examples, recipe.max_bad_fraction)
     rows, bad = made.rows, len(run.read_lines("bad_rows.jsonl"))
     share = supervised_share(int(rows.supervised.sum()), int(rows.lengths.sum()))
     facts = {"rows": len(rows), "loss": share, "cut": made.cut, "dropped": made.dropped, "split": made.split}
     put_aside = f"; {bad} bad rows put aside in {run.folder}/bad_rows.jsonl" if bad else ""
     changed = "".join(f"; {facts[key]} {key}" for key in ("cut", "dropped", "split") if facts[key])
     changed += "".join(f"; {many:,} {note}" for note, many in made.notes.items())
-    desk.console.print(f"[bold]{len(rows):,} rows[/], {share}{changed}{put_aside}", soft_wrap=True)
+    reporter.console.print(f"[bold]{len(rows):,} rows[/], {share}{changed}{put_aside}", soft_wrap=True)
     drawn = []
     for number, source in enumerate(recipe.sources):
         mine = (rows.source == number).nonzero()[0]
@@ -166,17 +174,17 @@ def show_rows(
             words = f"one row of {source.path} that was longer than the context (red is lost)"
             drawn.append((words, pieces_of(objective, None if row is None else rows[row], processor, ids)))
     for words, pieces in drawn:
-        desk.console.print(f"{words}:", style="dim", soft_wrap=True)
-        desk.console.print(draw(pieces))
+        reporter.console.print(f"{words}:", style="dim", soft_wrap=True)
+        reporter.console.print(draw(pieces))
     shown = [{"words": words, "pieces": pieces} for words, pieces in drawn]
-    run.add_to_plan(data={**facts, **made.notes, "bad rows": bad, "fingerprint": rows.fingerprint}, shown=shown)
+    run.add_to_resolved(data={**facts, **made.notes, "bad rows": bad, "fingerprint": rows.fingerprint}, shown=shown)
 
 
-def row_teller(rows: Rows, processor: ChatProcessor) -> Callable[[int], dict[str, Any]]:
+def row_describer(rows: Rows, processor: ChatProcessor) -> Callable[[int], dict[str, Any]]:
     """A row's number -> what a person needs to find it."""
 
-    def tell(row: int) -> dict[str, Any]:
-        text = processor.spelt([int(x) for x in rows[row]["input_ids"]])
+    def describe(row: int) -> dict[str, Any]:
+        text = processor.decode([int(x) for x in rows[row]["input_ids"]], skip_special_tokens=False)
         return {"row": row, "where": str(rows.where(row)), "text": text[:SHOWN]}
 
-    return tell
+    return describe

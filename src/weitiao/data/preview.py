@@ -24,7 +24,11 @@ def pieces_of(
         row: None where all of it was dropped.
         lost: token ids that were cut off.
     """
-    every = [("lost", processor.spelt(lost))] if row is None else objective.pieces(row, lost, processor)
+    every = (
+        [("lost", processor.decode(lost, skip_special_tokens=False))]
+        if row is None
+        else objective.preview(row, lost, processor)
+    )
     made, room = [], LONGEST
     for kind, text in reversed(every):
         if kind == "lost":

@@ -43,8 +43,8 @@ def read_prompts(file: str, system: str | None = None, adapters: Sequence[str] =
             raise DataError(f"{record.where}: {record.reason}.")
         try:
             found.append(_asked(record.fields, system, adapters))
-        except ValueError as trouble:
-            raise DataError(f"{record.where}: {trouble}.") from None
+        except ValueError as error:
+            raise DataError(f"{record.where}: {error}.") from None
     if not found:
         raise DataError(f"--prompts: {file} holds no prompt.")
     return found

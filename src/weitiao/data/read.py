@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from weitiao.core.errors import DataError
-from weitiao.core.example import BadRow, Question, Sourced, Spoken, Task, content_hash
+from weitiao.core.example import AudioText, BadRow, ExtractiveQA, SourcedExample, Task, content_hash
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Source
 from weitiao.core.registry import find_module, names
@@ -22,7 +22,7 @@ LOOKED_AT = 50  # first records that the mapping is found from
 class Reading:
     """What the sources gave."""
 
-    examples: list[Sourced] = field(default_factory=list)
+    examples: list[SourcedExample] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
     mappings: dict[str, str] = field(default_factory=dict)
     """File -> the mapping that was chosen, in words."""
@@ -42,7 +42,7 @@ def read_sources(sources: Iterable[Source], objective: Objective, max_bad: float
     reading = Reading()
     for number, source in enumerate(sources):
         for file in files_of(source):
-            _read_file(file, source, number, objective.part(source.task).eats, reading)
+            _read_file(file, source, number, objective.part(source.task).example_type, reading)
     judge(reading.bad, len(reading.bad) + len(reading.examples), max_bad)
     if not reading.examples:
         raise DataError("data: there is not a single row to learn from.")
@@ -94,27 +94,29 @@ def _read_file(file: Path, source: Source, number: int, wanted: type, reading: R
         why = f" First complaint: line {bad[0].where.line}: {bad[0].reason}" if bad else ""
         raise DataError(f"data: {file} has no usable row.{why}")
     mapping = find_mapping(records, wanted, source.columns, str(file))
-    reading.mappings[str(file)] = mapping.words
+    reading.mappings[str(file)] = mapping.description
     for item in itertools.islice(_examples(itertools.chain(head, items), mapping, number, source.task), source.limit):
         (reading.bad if isinstance(item, BadRow) else reading.examples).append(item)  # pyright: ignore
 
 
-def _examples(items: Iterable[Record | BadRow], mapping: Mapping, number: int, task: str) -> Iterator[Sourced | BadRow]:
+def _examples(
+    items: Iterable[Record | BadRow], mapping: Mapping, number: int, task: str
+) -> Iterator[SourcedExample | BadRow]:
     for item in items:
         if isinstance(item, BadRow):
             yield item
             continue
         try:
             example = mapping.of(item)
-            words = example.words
+            words = example.full_text
             words.encode("utf-8")
             if not words.strip():
                 raise ValueError("the text is empty")
-            yield Sourced(Task(task, example) if task else example, item.where, number)
+            yield SourcedExample(Task(task, example) if task else example, item.where, number)
         except UnicodeEncodeError:
             yield BadRow(item.where, "the text holds half of a surrogate pair, which is no character")
-        except (ValueError, TypeError, IndexError) as trouble:
-            yield BadRow(item.where, str(trouble), str(item.fields)[:200])
+        except (ValueError, TypeError, IndexError) as error:
+            yield BadRow(item.where, str(error), str(item.fields)[:200])
 
 
 def judge(bad: Sequence[BadRow], every: int, max_bad: float) -> None:
@@ -125,7 +127,7 @@ def judge(bad: Sequence[BadRow], every: int, max_bad: float) -> None:
     """
     if len(bad) > max_bad * every:
         raise TooManyBadRows(
-            f"data: {len(bad)} of {every} rows cannot be used ({100 * len(bad) / every:.1f} %, max_bad_rows allows "
+            f"data: {len(bad)} of {every} rows cannot be used ({100 * len(bad) / every:.1f} %, max_bad_fraction allows "
             f"{100 * max_bad:g} %). First: {bad[0].where}: {bad[0].reason}",
             list(bad),
         )
@@ -142,7 +144,7 @@ class TooManyBadRows(DataError):
 # -- train / validation -----------------------------------------------------------------------------------------------
 
 
-def split(examples: list[Sourced], share: float) -> tuple[list[Sourced], list[Sourced], str]:
+def split(examples: list[SourcedExample], share: float) -> tuple[list[SourcedExample], list[SourcedExample], str]:
     """Hold out a share, by content: rows that ask the same thing stay on one side, and a row keeps its side when
     data are added.
 
@@ -161,26 +163,26 @@ def split(examples: list[Sourced], share: float) -> tuple[list[Sourced], list[So
         mine = [i for i, x in enumerate(examples) if x.task == task]
         try:
             sides, how = _held([examples[i].alone for i in mine], share)
-        except DataError as trouble:
-            raise DataError(f"task {task}: {trouble}" if task else str(trouble)) from None
+        except DataError as error:
+            raise DataError(f"task {task}: {error}" if task else str(error)) from None
         hows.append(f"{task}: {how}" if task else how)
         for i, side in zip(mine, sides):
             out[i] = side
     return [x for x, side in zip(examples, out) if not side], [x for x, side in zip(examples, out) if side], "; ".join(hows)
 
 
-def _held(examples: list[Sourced], share: float) -> tuple[list[bool], str]:
+def _held(examples: list[SourcedExample], share: float) -> tuple[list[bool], str]:
     """Which are held out, and how it was decided."""
     hashes, how = [content_hash(x.example.question) for x in examples], "by the hash of the question"
-    if isinstance(examples[0].example, Question):
+    if isinstance(examples[0].example, ExtractiveQA):
         hashes, how = [content_hash(x.example.context) for x in examples], "by the hash of the context"  # pyright: ignore
-    if isinstance(examples[0].example, Spoken):  # one sentence in several voices is no two sentences
+    if isinstance(examples[0].example, AudioText):  # one sentence in several voices is no two sentences
         hashes, how = [content_hash(x.example.answer) for x in examples], "by the hash of what is said"
     counts: dict[str, int] = {}
     for h in hashes:
         counts[h] = counts.get(h, 0) + 1
     if max(counts.values()) > max(1, len(examples) // 5):
-        hashes, how = [content_hash(x.example.words) for x in examples], "by the hash of the whole row"
+        hashes, how = [content_hash(x.example.full_text) for x in examples], "by the hash of the whole row"
     held = {h for h in hashes if int(h[:12], 16) < share * 16**12}
     if not held and len(set(hashes)) > 1:
         held = {min(hashes)}

@@ -6,23 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import DataError
-from weitiao.core.example import BadRow, Where
+from weitiao.core.example import BadRow, SourceLocation
 
 
 @dataclass(frozen=True)
 class Record:
     """Columns by name, and where they stood."""
 
-    where: Where
+    where: SourceLocation
     fields: dict[str, Any]
 
 
-def lines_of(path: Path, encoding: str) -> Iterator[tuple[Where, str | BadRow]]:
+def lines_of(path: Path, encoding: str) -> Iterator[tuple[SourceLocation, str | BadRow]]:
     """Each line's place and text. A BOM at the start is left out; UTF-16 and UTF-32 have no byte offsets."""
     if encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32")):
-        text = decode(path.read_bytes(), encoding, Where(str(path), 1, 0))
+        text = decode(path.read_bytes(), encoding, SourceLocation(str(path), 1, 0))
         for number, line in enumerate([text] if isinstance(text, BadRow) else text.split("\n"), 1):
-            yield Where(str(path), number), line
+            yield SourceLocation(str(path), number), line
         return
     offset = 0
     with open(path, "rb") as file:
@@ -30,12 +30,12 @@ def lines_of(path: Path, encoding: str) -> Iterator[tuple[Where, str | BadRow]]:
             start, size = offset, len(raw)
             if number == 1 and raw.startswith(b"\xef\xbb\xbf"):
                 raw = raw[3:]
-            where = Where(str(path), number, start)
+            where = SourceLocation(str(path), number, start)
             yield where, decode(raw.rstrip(b"\r\n"), encoding, where)
             offset += size
 
 
-def decode(raw: bytes, encoding: str, where: Where) -> str | BadRow:
+def decode(raw: bytes, encoding: str, where: SourceLocation) -> str | BadRow:
     """Bytes as text. `auto` is UTF-8; other encodings are never guessed, but named when they would fit."""
     name = "utf-8-sig" if encoding == "auto" else encoding
     try:
@@ -43,9 +43,9 @@ def decode(raw: bytes, encoding: str, where: Where) -> str | BadRow:
     except LookupError:
         known = "usual ones are utf-8, gb18030, big5, utf-16, latin-1"
         raise DataError(f"{where.file}: there is no encoding {encoding!r}; {known}.") from None
-    except UnicodeDecodeError as trouble:
+    except UnicodeDecodeError as error:
         return BadRow(
-            where, f"not {name.removesuffix('-sig')} at byte {trouble.start} of the line.{_hint(raw)}", repr(raw[:80])
+            where, f"not {name.removesuffix('-sig')} at byte {error.start} of the line.{_hint(raw)}", repr(raw[:80])
         )
 
 

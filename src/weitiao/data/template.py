@@ -119,8 +119,8 @@ class Template:
             tree = _BoundJoins().visit(environment.parse(text))
             code = environment.compile(tree, "chat template")
             self.compiled = jinja2.Template.from_code(environment, code, environment.make_globals(None))
-        except jinja2.TemplateError as trouble:
-            raise DataError(f"template: line {getattr(trouble, 'lineno', '?')}: {trouble}") from None
+        except jinja2.TemplateError as error:
+            raise DataError(f"template: line {getattr(error, 'lineno', '?')}: {error}") from None
 
     def render(self, turns: Sequence[Turn], ask: bool = False) -> str:
         """A conversation as one string; `ask` adds the words after which the assistant speaks.
@@ -134,10 +134,10 @@ class Template:
             with _time_limit(SECONDS):
                 more = {"tools": None, "documents": None, **self.special}
                 return self.compiled.render(messages=messages, add_generation_prompt=ask, **more)
-        except _Refused as trouble:
-            raise ValueError(f"the chat template refuses this conversation: {trouble}") from None
-        except Exception as trouble:  # a template is somebody's code: whatever it does, the user needs one sentence
-            raise DataError(f"template: it cannot be rendered: {trouble}") from None
+        except _Refused as error:
+            raise ValueError(f"the chat template refuses this conversation: {error}") from None
+        except Exception as error:  # a template is somebody's code: whatever it does, the user needs one sentence
+            raise DataError(f"template: it cannot be rendered: {error}") from None
 
 
 class _Refused(jinja2.TemplateError):

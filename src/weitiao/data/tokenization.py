@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from weitiao.core.batch import HEARD
+from weitiao.core.batch import AUDIO_PLACEHOLDER
 from weitiao.core.errors import DataError
 from weitiao.core.example import Turn
-from weitiao.core.processor import Ear, Frame, Rendered
+from weitiao.core.processor import FeatureExtractor, Rendered, SpecialTokens
 from weitiao.data.audio import begun_with_space
 from weitiao.data.template import NO_TEMPLATE, Template
 
@@ -29,14 +29,18 @@ class ChatProcessor:
     eos_id: int = 0
     stop_ids: tuple[int, ...] = ()
     special: frozenset[str] = field(default_factory=frozenset)
-    frame: Frame = Frame((), (), (0,))
+    frame: SpecialTokens = SpecialTokens((), (), (0,))
     mask_id: int | None = None
     start_id: int | None = None
-    ear: Ear | None = None
+    feature_extractor: FeatureExtractor | None = None
 
     @classmethod
     def make(
-        cls, tokenizer: Any, generation_stops: Sequence[int] = (), start_id: int | None = None, ear: Ear | None = None
+        cls,
+        tokenizer: Any,
+        generation_stops: Sequence[int] = (),
+        start_id: int | None = None,
+        feature_extractor: FeatureExtractor | None = None,
     ) -> "ChatProcessor":
         """From a transformers tokenizer.
 
@@ -61,40 +65,42 @@ class ChatProcessor:
         if template is not None:
             stops.insert(0, made._template_stop())
         made.frame = made._frame()
-        made.mask_id, made.start_id, made.ear = getattr(tokenizer, "mask_token_id", None), start_id, ear
+        made.mask_id, made.start_id, made.feature_extractor = (
+            getattr(tokenizer, "mask_token_id", None),
+            start_id,
+            feature_extractor,
+        )
         made.stop_ids = tuple(dict.fromkeys(x for x in stops if x is not None))
         return made
 
-    def _frame(self) -> Frame:
+    def _frame(self) -> SpecialTokens:
         one, two = ([-1 if x == "a" else x for x in self._around(*texts)] for texts in (("a",), ("a", "a")))
         at, then = one.index(-1), [i for i, x in enumerate(two) if x == -1]
         between = two[then[0] + 1 : then[1]] or self._ids("\n")
-        return Frame(tuple(one[:at]), tuple(between), tuple(one[at + 1 :]) or (self.eos_id,))
+        return SpecialTokens(tuple(one[:at]), tuple(between), tuple(one[at + 1 :]) or (self.eos_id,))
 
     def _around(self, *texts: str) -> list[Any]:
         """Ids of special tokens, and "a" for each text."""
         encoded = self.tokenizer(*texts, return_special_tokens_mask=True)
         return [x if special else "a" for x, special in zip(encoded.input_ids, encoded.special_tokens_mask)]
 
-    def placed(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return list(encoded.input_ids), [(int(a), int(b)) for a, b in encoded.offset_mapping]
 
-    def in_words(self, text: str) -> tuple[list[int], list[int]]:
+    def encode_with_word_ids(self, text: str) -> tuple[list[int], list[int]]:
         encoded = self.tokenizer(text, add_special_tokens=False)
         return list(encoded.input_ids), [int(word) for word in encoded.word_ids()]
 
     def text(self, text: str) -> list[int]:
         return list(self.tokenizer(text).input_ids)
 
-    def said(self, text: str) -> list[int]:
+    def encode_transcript(self, text: str) -> list[int]:
         return self._ids(begun_with_space(text))
 
-    def spelt(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode([x for x in ids if x != HEARD])
-
-    def words(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        ids = [x for x in ids if x != AUDIO_PLACEHOLDER]
+        return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
         whole = self._need_template().render(turns, ask=True)

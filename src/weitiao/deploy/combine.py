@@ -52,7 +52,7 @@ class Combined:
 
 
 @dataclass(frozen=True)
-class Way:
+class MergeMethod:
     """How task vectors become one."""
 
     how: str
@@ -63,7 +63,7 @@ class Way:
     """Of what DARE drops."""
 
     @classmethod
-    def asked(cls, how: str, many: int, weights: Sequence[float], density: float | None, seed: int | None) -> "Way":
+    def asked(cls, how: str, many: int, weights: Sequence[float], density: float | None, seed: int | None) -> "MergeMethod":
         """From what a user says of `many` task vectors; what he does not say is 1 each, a fifth kept, seed 0.
 
         Raises:
@@ -93,7 +93,7 @@ class Way:
         return cls(how, tuple(w / total for w in given), kept, seed or 0)
 
     @property
-    def words(self) -> str:
+    def message(self) -> str:
         """What is done, every default filled in."""
         kept = f", keeping {100 * self.density:g} % of each" if self.how in THINNING else ""
         return f"{self.how}{kept}{f', seed {self.seed}' if self.how.startswith('dare') else ''}"
@@ -168,15 +168,15 @@ def is_plain_lora(adapter: Adapter) -> bool:
 
 def concatenate(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter | None:
     """The weighted sum of plain LoRAs as one LoRA with scale 1; None where its rank is above the width of a layer."""
-    halves: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for (config, tensors), weight in zip(adapters, weights):
         for name in (x.removesuffix(".lora_A.weight") for x in tensors if x.endswith(".lora_A.weight")):
             a, b = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
             scale = config["lora_alpha"] / (math.sqrt(len(a)) if config["use_rslora"] else len(a))
-            halves.setdefault(name, []).append((a, b * (weight * scale)))
-    rank = max(sum(len(a) for a, _ in parts) for parts in halves.values())
+            pairs.setdefault(name, []).append((a, b * (weight * scale)))
+    rank = max(sum(len(a) for a, _ in parts) for parts in pairs.values())
     made: dict[str, Tensor] = {}
-    for name, parts in halves.items():
+    for name, parts in pairs.items():
         a, b = torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts], 1)  # [R, D_in], [D_out, R]
         if rank > max(a.shape[1], b.shape[0]):
             return None
@@ -185,6 +185,6 @@ def concatenate(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapte
         made[f"{name}.lora_B.weight"] = torch.nn.functional.pad(b, (0, more))
     first, *others = (config for config, _ in adapters)
     alike = all(config["target_modules"] == first["target_modules"] for config in others)
-    targets = first["target_modules"] if alike else sorted(name.removeprefix("base_model.model.") for name in halves)
+    targets = first["target_modules"] if alike else sorted(name.removeprefix("base_model.model.") for name in pairs)
     scale_one = {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": {}, "lora_dropout": 0.0}
     return {**first, **scale_one, "target_modules": targets}, made

@@ -9,8 +9,8 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq
 
 from weitiao.core.errors import ModelError
-from weitiao.core.processor import Ear
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.processor import FeatureExtractor
+from weitiao.core.trainable_model import TrainableModel
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
@@ -24,17 +24,17 @@ class Merged:
     gap: float
     same_choice: float
     """Share of positions whose most probable token is the same."""
-    writes: bool = True
+    generative: bool = True
 
     @property
-    def words(self) -> str:
-        if not self.writes:
+    def message(self) -> str:
+        if not self.generative:
             return f"its hidden states differ by {self.gap:.1e} of the largest"
         same = f"{100 * self.same_choice:.0f} % of the most probable tokens are the same"
         return f"its logits differ by {self.gap:.1e} of the largest, and {same}"
 
 
-def merge(model: TunableModel, tokenizer: Any, folder: Path) -> Merged:
+def merge(model: TrainableModel, tokenizer: Any, folder: Path) -> Merged:
     """Merge, save with `save_pretrained`, load again with plain AutoModel and compare.
 
     Raises:
@@ -47,7 +47,7 @@ def merge(model: TunableModel, tokenizer: Any, folder: Path) -> Merged:
     wanted = answers(model.model, tokenizer)
     with torch.no_grad():
         model.attachment.merge()
-    return write_model(model.model, tokenizer, folder, wanted, model.processor.ear)
+    return write_model(model.model, tokenizer, folder, wanted, model.processor.feature_extractor)
 
 
 def refuse_full(folder: Path) -> None:
@@ -60,7 +60,9 @@ def refuse_full(folder: Path) -> None:
         raise ModelError(f"{folder} is not empty. Name a folder that does not exist yet.")
 
 
-def write_model(model: Any, tokenizer: Any, folder: Path, wanted: torch.Tensor, ear: Ear | None = None) -> Merged:
+def write_model(
+    model: Any, tokenizer: Any, folder: Path, wanted: torch.Tensor, feature_extractor: FeatureExtractor | None = None
+) -> Merged:
     """Save a plain model, load it again with plain AutoModel and compare with the logits that were wanted.
 
     Args:
@@ -72,16 +74,16 @@ def write_model(model: Any, tokenizer: Any, folder: Path, wanted: torch.Tensor, 
     dtype = next(model.parameters()).dtype
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    if ear is not None:
-        ear.save(folder)
-    writes = model.get_output_embeddings() is not None
-    kind = AutoModelForSeq2SeqLM if model.config.is_encoder_decoder else AutoModelForCausalLM if writes else AutoModel
+    if feature_extractor is not None:
+        feature_extractor.save(folder)
+    generative = model.get_output_embeddings() is not None
+    kind = AutoModelForSeq2SeqLM if model.config.is_encoder_decoder else AutoModelForCausalLM if generative else AutoModel
     kind = AutoModelForSpeechSeq2Seq if _hears(model) else kind
     again = kind.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
-    return replace(prove(folder, wanted, answers(again, tokenizer), dtype), writes=writes)
+    return replace(verify(folder, wanted, answers(again, tokenizer), dtype), generative=generative)
 
 
-def prove(folder: Path, wanted: torch.Tensor, got: torch.Tensor, dtype: torch.dtype = torch.float32) -> Merged:
+def verify(folder: Path, wanted: torch.Tensor, got: torch.Tensor, dtype: torch.dtype = torch.float32) -> Merged:
     """What was written answers as it should.
 
     Raises:

@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 from typing import Any
 
-from weitiao.core.run import Run, in_words
+from weitiao.core.run import Run, encode_with_word_ids
 
 SHOWN = 3  # suspect rows named in one sentence
 
 
-def story(run: Run) -> Iterator[tuple[str, str]]:
+def history(run: Run) -> Iterator[tuple[str, str]]:
     """(when, what happened) in the order of the journal; steps and validations are summed up, all else is told."""
     suspects = run.read_lines("suspects.jsonl")
-    for line in run.journal():
+    for line in run.events():
         words = _WORDS.get(line["event"])
         if words is not None:
             yield f"step {line['step']}" if "step" in line else "", words(line, suspects)
@@ -19,14 +19,14 @@ def story(run: Run) -> Iterator[tuple[str, str]]:
 
 def choices(run: Run) -> Iterator[tuple[str, str, str]]:
     """(key, value, reason) of everything that was chosen for the user."""
-    for key, choice in run.read("plan.json", {}).get("choices", {}).items():
+    for key, choice in run.read("resolved.json", {}).get("choices", {}).items():
         if choice["reason"] != "asked for":
             yield key, str(choice["value"]), choice["reason"]
 
 
-def in_short(run: Run) -> str:
+def summary(run: Run) -> str:
     """The run in one sentence."""
-    steps, held = list(run.journal("step")), [x for x in run.journal("validation") if x["loss"] is not None]
+    steps, held = list(run.events("step")), [x for x in run.events("validation") if x["loss"] is not None]
     if not steps:
         return f"{run.status}"
     words = f"{run.status}: {len(steps)} steps taken, training loss {steps[0]['loss']:.3f} -> {steps[-1]['loss']:.3f}"
@@ -34,10 +34,10 @@ def in_short(run: Run) -> str:
         best = min(held, key=lambda x: x["loss"])
         first, last = (f"{x['loss']:.3f} (step {x['step']})" for x in (held[0], held[-1]))
         words += f"; on held-out rows {first} -> {last}, least {best['loss']:.3f} at step {best['step']}"
-    drifts = [x["scores"]["drift"] for x in run.journal("validation") if "drift" in x["scores"]]
+    drifts = [x["scores"]["drift"] for x in run.events("validation") if "drift" in x["scores"]]
     if drifts:
         words += f"; on neutral text {drifts[-1]['value']:.3f} nats a token from the base model"
-    skipped, returned = len(list(run.journal("skipped"))), len(list(run.journal("returned")))
+    skipped, returned = len(list(run.events("skipped"))), len(list(run.events("rollback")))
     words += f"; {run.result}" if run.result else ""
     return words + f"; {skipped} steps skipped, {returned} returns"
 
@@ -62,10 +62,10 @@ _WORDS = {
     "resumed": lambda line, _: "gone on from here",
     "interrupted": lambda line, _: "interrupted; everything was saved",
     "skipped": _skipped,
-    "returned": _returned,
+    "rollback": _returned,
     "save_failed": lambda line, _: line["words"],
     "early_stop": lambda line, _: f"stopped early: validation had nothing better to say since step {line['best_step']}",
     "stopped": lambda line, _: f"stopped by the guard: {line['reason']}. The last sound state is the result",
-    "speed": lambda line, _: in_words(line),
+    "speed": lambda line, _: encode_with_word_ids(line),
     "finished": lambda line, _: "finished",
 }

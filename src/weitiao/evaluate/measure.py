@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Example, Turn
-from weitiao.core.eval_set import HeldOut
 from weitiao.core.objective import Objective
 from weitiao.core.registry import find
 from weitiao.core.score import Score, weighted
-from weitiao.core.trainable_model import Known, TunableModel
+from weitiao.core.trainable_model import PrefixCache, TrainableModel
 
 CHOSEN_AT_ONCE, WRITTEN_AT_ONCE = 16, 32  # prompts in a batch
 Progress = Callable[[Sequence[Any], str], Any]
@@ -33,19 +33,19 @@ class Measured:
     """Row by row, in the order of the held-out rows, what the scores were made of: losses and counts; said and right."""
 
 
-def default_metrics(objective: Objective, held_out: HeldOut) -> tuple[str, ...]:
+def default_metrics(objective: Objective, eval_set: EvalSet) -> tuple[str, ...]:
     """What fits: the objective's own; accuracy, exact match and F1 where written answers are a closed set. Of several
     tasks each one's: spam.accuracy."""
-    if held_out.tasks:
-        each = ((task, default_metrics(objective.part(task), held)) for task, held in held_out.tasks.items())
+    if eval_set.tasks:
+        each = ((task, default_metrics(objective.part(task), held)) for task, held in eval_set.tasks.items())
         return ("loss", *(f"{task}.{name}" for task, names in each for name in names))
-    return (*objective.measured(held_out.examples), *(("accuracy", "exact_match", "f1") if held_out.answers else ()))
+    return (*objective.measured(eval_set.examples), *(("accuracy", "exact_match", "f1") if eval_set.answers else ()))
 
 
 def measure(
-    model: TunableModel,
+    model: TrainableModel,
     objective: Objective,
-    held_out: HeldOut,
+    eval_set: EvalSet,
     metrics: Sequence[str],
     limit: int | None = None,
     max_new_tokens: int = 64,
@@ -57,10 +57,10 @@ def measure(
         metrics: of several tasks, task.metric is one task's, and a metric's name alone every task's that has it.
         limit: at most this many rows for metrics that make the model write.
     """
-    if not held_out.tasks:
-        return _measure(model, objective, held_out, metrics, limit, max_new_tokens, progress)
+    if not eval_set.tasks:
+        return _measure(model, objective, eval_set, metrics, limit, max_new_tokens, progress)
     whole, losses = Measured(), []
-    for task, mine in held_out.tasks.items():
+    for task, mine in eval_set.tasks.items():
         part = objective.part(task)
         wanted = dict.fromkeys(("loss", *(_of_task(name, task, part) for name in metrics)))
         tell = lambda items, words, task=task: progress(items, f"{task}: {words}")  # noqa: E731
@@ -81,9 +81,9 @@ def _of_task(name: str, task: str, part: Objective) -> str:
 
 
 def _measure(
-    model: TunableModel,
+    model: TrainableModel,
     objective: Objective,
-    held_out: HeldOut,
+    eval_set: EvalSet,
     metrics: Sequence[str],
     limit: int | None,
     max_new_tokens: int,
@@ -92,20 +92,20 @@ def _measure(
     """Of one task."""
     parts = [find("metric", name)() for name in metrics]
     wanted = {part.reads for part in parts}  # pyright: ignore[reportAttributeAccessIssue]
-    chats = [x for x in held_out.examples if isinstance(x, Chat)][:limit]
+    chats = [x for x in eval_set.examples if isinstance(x, Chat)][:limit]
     pairs: dict[str, list] = {"row_losses": [], "choices": [], "answers": []}
     result = Measured()
-    predicts = (objective.predicts or not objective.writes) and bool(wanted & {"choices", "answers"})
-    some = limit if objective.halves else None
-    said, told = _look(model, objective, held_out, progress, predicts, "row_losses" in wanted, some)
+    predicts = (objective.has_predict or not objective.generative) and bool(wanted & {"choices", "answers"})
+    some = limit if objective.encoder_decoder else None
+    said, told = _look(model, objective, eval_set, progress, predicts, "row_losses" in wanted, some)
     pairs["row_losses"] = [loss for _, loss in sorted(told)]
     if predicts:
-        result.predicted = _joined(model, objective, held_out, said)[:some]
-        pairs["choices"] = pairs["answers"] = objective.judge(result.predicted)
+        result.predicted = _joined(model, objective, eval_set, said)[:some]
+        pairs["choices"] = pairs["answers"] = objective.metric_pairs(result.predicted)
         wanted -= {"choices", "answers"}
     with model.evaluating(), torch.no_grad():
-        if "choices" in wanted and held_out.answers:
-            result.chosen = choose(model, chats, held_out.answers, progress)
+        if "choices" in wanted and eval_set.answers:
+            result.chosen = choose(model, chats, eval_set.answers, progress)
             pairs["choices"] = [(chosen, x.answer) for chosen, x in zip(result.chosen, chats)]
         if "answers" in wanted:
             result.written = write(model, chats, max_new_tokens, progress)
@@ -119,9 +119,9 @@ def _measure(
 
 
 def predict(
-    model: TunableModel,
+    model: TrainableModel,
     objective: Objective,
-    held_out: HeldOut,
+    eval_set: EvalSet,
     progress: Progress = lambda x, _: x,
     limit: int | None = None,
 ) -> list[tuple[Any, Example]]:
@@ -130,14 +130,14 @@ def predict(
     Args:
         limit: of the first so many examples alone.
     """
-    said, _ = _look(model, objective, held_out, progress, predicts=True, scores=False, limit=limit)
-    return _joined(model, objective, held_out, said)[:limit]
+    said, _ = _look(model, objective, eval_set, progress, predicts=True, scores=False, limit=limit)
+    return _joined(model, objective, eval_set, said)[:limit]
 
 
 def _look(
-    model: TunableModel,
+    model: TrainableModel,
     objective: Objective,
-    held_out: HeldOut,
+    eval_set: EvalSet,
     progress: Progress,
     predicts: bool,
     scores: bool,
@@ -149,48 +149,48 @@ def _look(
         limit: what is said, of the first so many examples alone.
     """
     said, told = dict[int, Any](), list[tuple[int, Any]]()
-    batches = [(x, predicts and (limit is None or min(x.source) < limit)) for x in held_out.batches()]
+    batches = [(x, predicts and (limit is None or min(x.row_ids) < limit)) for x in eval_set.batches()]
     batches = [(x, asked) for x, asked in batches if asked or scores]
     with model.evaluating(), torch.no_grad():
         for batch, asked in progress(batches, "predictions" if predicts else "losses") if batches else ():
             batch = batch.to(model.device)
-            with model.remembering() if asked and scores else nullcontext():
-                said |= zip(batch.source, objective.predict(model, batch)) if asked else ()
-                told += zip(batch.source, objective.row_losses(model, batch)) if scores else ()
+            with model.caching() if asked and scores else nullcontext():
+                said |= zip(batch.row_ids, objective.predict(model, batch)) if asked else ()
+                told += zip(batch.row_ids, objective.segment_losses(model, batch)) if scores else ()
     return said, told
 
 
 def _joined(
-    model: TunableModel, objective: Objective, held_out: HeldOut, said: dict[int, Any]
+    model: TrainableModel, objective: Objective, eval_set: EvalSet, said: dict[int, Any]
 ) -> list[tuple[Any, Example]]:
     """What is said of each example, of what is said of its rows."""
     found: list[tuple[Any, Example]] = []
-    for _, rows in groupby(sorted(said), key=lambda row: id(held_out.example_of(row))):
+    for _, rows in groupby(sorted(said), key=lambda row: id(eval_set.example_of(row))):
         each = list(rows)
-        example = held_out.example_of(each[0])
-        found.append((objective.join([said[row] for row in each], example, model.processor), example))
+        example = eval_set.example_of(each[0])
+        found.append((objective.merge_windows([said[row] for row in each], example, model.processor), example))
     return found
 
 
-def write(model: TunableModel, examples: Sequence[Example], room: int, progress: Progress = lambda x, _: x) -> list[str]:
+def write(model: TrainableModel, examples: Sequence[Example], room: int, progress: Progress = lambda x, _: x) -> list[str]:
     """Greedy answers to the examples' prompts; for plain text, how its beginning goes on."""
     prompts = [prompt_ids(model, x) for x in examples]
     answers = [""] * len(prompts)
     for chunk in progress(by_length(prompts, WRITTEN_AT_ONCE), "answers"):
         for i, ids in zip(chunk, model.generate([prompts[i] for i in chunk], room)):
-            answers[i] = model.processor.words(ids).strip()
+            answers[i] = model.processor.decode(ids).strip()
     return answers
 
 
-def prompt_ids(model: TunableModel, example: Example) -> list[int]:
+def prompt_ids(model: TrainableModel, example: Example) -> list[int]:
     """What the model is given."""
     if not isinstance(example, Chat):
-        return model.processor.text(example.words)[:32]
+        return model.processor.text(example.full_text)[:32]
     return model.processor.prompt(example.prompt)
 
 
 @torch.no_grad()
-def choose(model: TunableModel, chats: Sequence[Chat], answers: Sequence[str], progress: Progress) -> list[str]:
+def choose(model: TrainableModel, chats: Sequence[Chat], answers: Sequence[str], progress: Progress) -> list[str]:
     """For each conversation, the most probable of the answers. What all prompts begin with is run once."""
     stop = model.processor.stop_ids[0]
     prompts = [model.prompted(model.processor.prompt(x.prompt)) for x in chats]
@@ -209,19 +209,19 @@ def by_length(prompts: Sequence[Sequence[int]], together: int) -> list[list[int]
     return [order[at : at + together] for at in range(0, len(order), together)]
 
 
-def remember(model: TunableModel, prompts: Sequence[Sequence[int]]) -> Known:
+def remember(model: TrainableModel, prompts: Sequence[Sequence[int]]) -> PrefixCache:
     """Keys and values of the longest common beginning (at least one token of each prompt is left to run)."""
     shortest = min(map(len, prompts)) - 1
     length = next((i for i in range(shortest) if len({p[i] for p in prompts}) > 1), shortest)
     if length == 0:
-        return Known(0, None)
+        return PrefixCache(0, None)
     ids = torch.tensor([list(prompts[0][:length])], device=model.device)
-    return Known(length, model.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values)
+    return PrefixCache(length, model.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values)
 
 
-def _answer_ids(model: TunableModel, prompt: Any, answer: str, stop: int) -> list[int]:
+def _answer_ids(model: TrainableModel, prompt: Any, answer: str, stop: int) -> list[int]:
     """An answer as the model would write it, stop token included."""
     rendered = model.processor.chat((*prompt, Turn("assistant", answer)))[-1]
     begin = len(model.processor.prompt(prompt))
-    ids = [token for token, said in zip(rendered.ids[begin:], rendered.said[begin:]) if said]
+    ids = [token for token, said in zip(rendered.ids[begin:], rendered.assistant_mask[begin:]) if said]
     return ids if ids and ids[-1] in model.processor.stop_ids else [*ids, stop]

@@ -1,26 +1,26 @@
 """The same measurements and the same questions, before step 1 and at the end.
 
-scores.json has the figures, outcomes.json what they were made of row by row, samples.jsonl a few answers.
+scores.json has the figures, row_results.json what they were made of row by row, samples.jsonl a few answers.
 """
 
-from weitiao.core.reporter import Desk
+from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Example
-from weitiao.core.eval_set import HeldOut
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Evaluate
+from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.trainable_model import TrainableModel
 from weitiao.evaluate.measure import Measured, default_metrics, measure, predict, write
 
 
-def measure_now(
+def measure_and_record(
     when: str,
-    model: TunableModel,
+    model: TrainableModel,
     objective: Objective,
-    held_out: HeldOut | None,
+    eval_set: EvalSet | None,
     wishes: Evaluate,
     run: Run,
-    desk: Desk,
+    reporter: Reporter,
 ) -> None:
     """Measure as `when` ("before" or "after"), unless it is written down already (a resumed run).
 
@@ -28,36 +28,36 @@ def measure_now(
         held_out: None: nothing is held out, nothing is measured.
     """
     scores = run.read("scores.json", {})
-    if held_out is None or (when == "before" and when in scores):
+    if eval_set is None or (when == "before" and when in scores):
         return
-    wanted = default_metrics(objective, held_out) if wishes.metrics == "auto" else wishes.metrics
+    wanted = default_metrics(objective, eval_set) if wishes.metrics == "auto" else wishes.metrics
     measured = measure(
         model,
         objective,
-        held_out,
+        eval_set,
         wanted,
         wishes.limit,
         wishes.max_new_tokens,
-        lambda items, words: desk.track(items, f"{when}: {words}"),
+        lambda items, words: reporter.track(items, f"{when}: {words}"),
     )
     answered = []
-    for task, mine in (held_out.tasks or {"": held_out}).items():
+    for task, mine in (eval_set.tasks or {"": eval_set}).items():
         seen = measured.tasks.get(task, measured)
         answered += _answered(model.for_task(task), objective.part(task), mine, seen, wishes)
     _add_samples(run, when, answered)
-    run.write("outcomes.json", {**run.read("outcomes.json", {}), when: measured.outcomes})
+    run.write("row_results.json", {**run.read("row_results.json", {}), when: measured.outcomes})
     scores[when] = {name: score.as_json() for name, score in measured.scores.items()}
     run.write("scores.json", scores)
 
 
 def _answered(
-    model: TunableModel, objective: Objective, held_out: HeldOut, measured: Measured, wishes: Evaluate
+    model: TrainableModel, objective: Objective, eval_set: EvalSet, measured: Measured, wishes: Evaluate
 ) -> list[tuple[Example, str | None]]:
     """A few examples, and what the model says of them."""
-    chosen = held_out.examples[: wishes.samples]
-    if objective.writes and not objective.predicts:
+    chosen = eval_set.examples[: wishes.samples]
+    if objective.generative and not objective.has_predict:
         return list(zip(chosen, measured.written or write(model, chosen, wishes.max_new_tokens)))
-    predicted = measured.predicted or predict(model, objective, held_out, limit=wishes.samples)
+    predicted = measured.predicted or predict(model, objective, eval_set, limit=wishes.samples)
     return [(x, objective.answer(said)) for said, x in predicted[: len(chosen)]]
 
 

@@ -13,7 +13,7 @@ import jinja2
 
 from weitiao.core.run import Run, write_text
 from weitiao.core.score import score_rows, show
-from weitiao.evaluate.history import in_short, story
+from weitiao.evaluate.history import history, summary
 
 WIDTH, HEIGHT, EDGE = 720, 240, 44
 
@@ -22,24 +22,24 @@ def write_report(run: Run) -> Path:
     """Draw a Run folder into its report.html."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string((Path(__file__).parent / "report.html.jinja").read_text(encoding="utf-8"))
-    plan, scores = run.read("plan.json", {}), run.read("scores.json", {})
-    steps, validations = list(run.journal("step")), list(run.journal("validation"))
+    plan, scores = run.read("resolved.json", {}), run.read("scores.json", {})
+    steps, validations = list(run.events("step")), list(run.events("validation"))
     text = page.render(
         name=run.folder.name,
         status=run.status,
         rows=score_rows(scores),
-        findings=run.read("check.json", []),
+        findings=run.read("preflight.json", []),
         baselines={name: show(s["name"], s) for name, s in scores.get("baselines", {}).items()},
-        curve=jinja2.filters.Markup(curve(steps, validations, list(run.journal("skipped", "returned")))),  # pyright: ignore[reportAttributeAccessIssue]
-        best=(run.read("trained/step.json") or {}).get("step"),
+        curve=jinja2.filters.Markup(curve(steps, validations, list(run.events("skipped", "rollback")))),  # pyright: ignore[reportAttributeAccessIssue]
+        best=(run.read("best/step.json") or {}).get("step"),
         samples=run.read_lines("samples.jsonl"),
         choices=plan.get("choices", {}),
         data=plan.get("data", {}),
         shown=plan.get("shown", []),
         recipe=(run.folder / "recipe.yaml").read_text(encoding="utf-8"),
         environment=json.dumps(plan.get("environment", {}), indent=1),
-        in_short=in_short(run),
-        events=list(story(run)),
+        summary=summary(run),
+        events=list(history(run)),
         speed=" · ".join(x for x in (speed(steps), run.speed) if x),
     )
     target = run.folder / "report.html"

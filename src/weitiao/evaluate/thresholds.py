@@ -1,15 +1,20 @@
 """What an objective chooses when all is learnt, on the validation rows: from which score on an answer is given."""
 
-from weitiao.core.reporter import Desk
-from weitiao.core.eval_set import HeldOut
+from weitiao.core.eval_set import EvalSet
 from weitiao.core.objective import Objective
+from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.trainable_model import TrainableModel
 from weitiao.evaluate.measure import predict
 
 
 def tune(
-    model: TunableModel, objective: Objective, validation: HeldOut | None, final: HeldOut | None, run: Run, desk: Desk
+    model: TrainableModel,
+    objective: Objective,
+    validation: EvalSet | None,
+    final: EvalSet | None,
+    run: Run,
+    reporter: Reporter,
 ) -> Objective:
     """The objective with its thresholds, which are written into the Run and said.
 
@@ -23,12 +28,12 @@ def tune(
 
     def ask(task: str) -> list:
         mine = rows.tasks.get(task) if task else rows
-        return predict(model.for_task(task), objective.part(task), mine, desk.track) if mine else []
+        return predict(model.for_task(task), objective.part(task), mine, reporter.track) if mine else []
 
-    tuned, told = objective.tuned(ask)
+    tuned, told = objective.calibrate(ask)
     if told:
-        desk.tell(run, *told)
-        run.add_to_plan(objective=tuned.as_recipe())
+        reporter.report(run, *told)
+        run.add_to_resolved(objective=tuned.as_recipe())
         if final is validation:
-            desk.warn("The figures below are measured on the rows that thresholds were chosen on: name evaluate.data.")
+            reporter.warn("The figures below are measured on the rows that thresholds were chosen on: name evaluate.data.")
     return tuned

@@ -52,7 +52,7 @@ class Compared:
     """`full`, or the first method where `full` is not compared."""
 
     @property
-    def words(self) -> list[str]:
+    def cells(self) -> list[str]:
         """A line of the table."""
         if self.refused:
             return [self.method, self.refused, *[""] * (len(HEAD) - 2)]
@@ -63,7 +63,7 @@ class Compared:
         return [self.method, figure, apart, rate, f"{self.trained:,}", size, memory, speed, drift]
 
     @property
-    def in_short(self) -> list[str]:
+    def summary(self) -> list[str]:
         """A line of the table in a terminal, which is narrower than a page; the page has all."""
         if self.refused:
             return [self.method, self.refused, *[""] * (len(SHORT) - 2)]
@@ -113,7 +113,7 @@ def _compare(found: list[Compared], folder: Path) -> None:
     for x in scored:
         x.reference = x is reference
         if reference and not x.reference and x.figure == reference.figure:
-            mine, its = (Run.open(folder / y.method).read("outcomes.json", {}).get("after", {}) for y in (x, reference))
+            mine, its = (Run.open(folder / y.method).read("row_results.json", {}).get("after", {}) for y in (x, reference))
             x.difference = _difference(x.figure, mine, its)
 
 
@@ -156,23 +156,23 @@ def _trained(recipe: Recipe, name: str, folder: Path) -> Compared:
 
 def read(run: Run, name: str) -> Compared:
     """What a finished Run says of its method."""
-    scores, steps = run.read("scores.json", {}), list(run.journal("step"))
+    scores, steps = run.read("scores.json", {}), list(run.events("step"))
     after = scores.get("after", {})
     figure = next((name for name, x in after.items() if x["higher_is_better"] and x["n"]), "loss")
-    drifts = [x["scores"]["drift"]["value"] for x in run.journal("validation") if "drift" in x["scores"]]
-    memory = list(run.journal("memory"))
+    drifts = [x["scores"]["drift"]["value"] for x in run.events("validation") if "drift" in x["scores"]]
+    memory = list(run.events("memory"))
     seconds = sum(x["seconds"] for x in steps[1:])  # the first step warms up
     return Compared(
         name,
         figure=figure,
         score=after.get(figure),
         before=scores.get("before", {}).get(figure),
-        trained=int(str(run.read("plan.json")["choices"]["trained weights"]["value"]).replace(",", "")),
-        megabytes=(run.folder / "trained" / "weights.safetensors").stat().st_size / 1e6,
+        trained=int(str(run.read("resolved.json")["choices"]["trained weights"]["value"]).replace(",", "")),
+        megabytes=(run.folder / "best" / "weights.safetensors").stat().st_size / 1e6,
         peak_mb=memory[-1]["peak_mb"] if memory else 0.0,
         tokens_a_second=sum(x["tokens"] for x in steps[1:]) / seconds if seconds else 0.0,
         drift=drifts[-1] if drifts else None,
-        rate=float(run.read("plan.json")["choices"]["train.learning_rate"]["value"]),
+        rate=float(run.read("resolved.json")["choices"]["train.learning_rate"]["value"]),
     )
 
 
@@ -185,7 +185,7 @@ def _best_first(x: Compared) -> tuple[bool, float]:
 def page(found: Sequence[Compared]) -> str:
     """The comparison as one HTML file: chart and table, no scripts."""
     cells = lambda words, tag: "".join(f"<{tag}>{html.escape(x)}</{tag}>" for x in words)  # noqa: E731
-    rows = "".join(f"<tr>{cells(x.words, 'td')}</tr>" for x in found)
+    rows = "".join(f"<tr>{cells(x.cells, 'td')}</tr>" for x in found)
     style = (
         ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,'PingFang SC','Microsoft YaHei',sans-serif;"
         "max-width:60rem;margin:2rem auto;padding:0 1rem}td,th{text-align:left;padding:.3rem .8rem .3rem 0;"

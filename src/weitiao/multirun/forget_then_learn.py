@@ -27,7 +27,7 @@ RATES = (0.1, 0.3, 0.7, 1.5)
 
 
 @dataclass
-class Way:
+class Candidate:
     """One way to the new facts."""
 
     name: str
@@ -50,7 +50,7 @@ def forget_then_learn(
     rates: Sequence[float] = RATES,
     also: Mapping[str, str] | None = None,
     tell: Callable[[str], None] = lambda words: None,
-) -> list[Way]:
+) -> list[Candidate]:
     """Train what is not trained yet, and measure; the base model comes first, then the ways in the order of their rates.
 
     Args:
@@ -77,7 +77,7 @@ def forget_then_learn(
         if not rate:
             ways.append(_base(recipe, run, also or {}))
         measured = {on: measure_apart(str(run.folder), file) for on, file in (also or {}).items()}
-        ways.append(Way(name, {HELD_OUT: run.read("scores.json", {}).get("after", {}), **measured}, _validation(run)))
+        ways.append(Candidate(name, {HELD_OUT: run.read("scores.json", {}).get("after", {}), **measured}, _validation(run)))
     judged = [way for way in ways if way.validation is not None]
     if judged:
         min(judged, key=lambda way: way.validation or 0.0).best = True
@@ -92,20 +92,20 @@ def _train(plain: dict[str, Any], place: Path) -> Run:
     return Run.open(place)
 
 
-def _base(recipe: Recipe, run: Run, also: Mapping[str, str]) -> Way:
+def _base(recipe: Recipe, run: Run, also: Mapping[str, str]) -> Candidate:
     """Before anything was learnt. (A base alone is measured as chats, in its own template.)"""
-    chats = recipe.objective.name == "sft" and recipe.template is None and recipe.revision is None
+    chats = recipe.objective.name == "sft" and recipe.chat_template is None and recipe.revision is None
     measured = {on: measure_apart(recipe.base, file) for on, file in also.items()} if chats else {}
-    return Way("base", {HELD_OUT: run.read("scores.json", {}).get("before", {}), **measured})
+    return Candidate("base", {HELD_OUT: run.read("scores.json", {}).get("before", {}), **measured})
 
 
 def _validation(run: Run) -> float | None:
     """The loss at the validation whose weights were kept; None if nothing is held out."""
-    kept = run.read("trained/step.json")["step"]
-    losses = [x["loss"] for x in run.journal("validation") if x["step"] == kept and x["loss"] is not None]
+    kept = run.read("best/step.json")["step"]
+    losses = [x["loss"] for x in run.events("validation") if x["step"] == kept and x["loss"] is not None]
     return losses[-1] if losses else None
 
 
-def head(ways: Sequence[Way]) -> list[str]:
+def head(ways: Sequence[Candidate]) -> list[str]:
     """The table's head: every figure with its n and its interval."""
     return ["way", "measured on", *(f"{name} [95 % interval]" for name in next(iter(ways[-1].scores.values())))]

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weitiao.core.reporter import Desk
 from weitiao.core.errors import Interrupted, RecipeError, RunError
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import make_recipe, read_plain
 from weitiao.core.registry import nearest
+from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.pipeline.train import resume, train
 
@@ -79,7 +79,7 @@ def read_stages(path: str | Path, overrides: tuple[str, ...] = ()) -> list[Stage
     return made
 
 
-def run_stages(stages: list[Stage], desk: Desk, tell: Callable[[str], None], **more: Any) -> list[Run]:
+def run_stages(stages: list[Stage], reporter: Reporter, tell: Callable[[str], None], **more: Any) -> list[Run]:
     """Train each, or go on where it was interrupted.
 
     Args:
@@ -91,7 +91,7 @@ def run_stages(stages: list[Stage], desk: Desk, tell: Callable[[str], None], **m
     runs: list[Run] = []
     for i, stage in enumerate(stages):
         place, asked = Path(stage.recipe.out), stage.recipe
-        begun, done = any(place.glob("states/step-*")), (place / "report.html").exists()
+        begun, done = any(place.glob("checkpoints/step-*")), (place / "report.html").exists()
         if (begun or done) and Run.open(place).recipe.fingerprint != asked.fingerprint:
             words = "was trained with another recipe. Put it aside, or name another folder with out=..."
             raise RunError(f"stage {stage.name}: {place} {words}")
@@ -99,7 +99,7 @@ def run_stages(stages: list[Stage], desk: Desk, tell: Callable[[str], None], **m
         tell(f"stage {i + 1} of {len(stages)}: {stage.name}{handed}" + (" (finished already)" if done else ""))
         try:
             if not done:
-                resume(asked.out, desk, **more) if begun else train(asked, desk, replace_old=place.exists(), **more)
+                resume(asked.out, reporter, **more) if begun else train(asked, reporter, replace_old=place.exists(), **more)
         except Interrupted as stopped:
             where = f"stage {i + 1} of {len(stages)}, {stage.name}"
             raise Interrupted(f"stopped in {where}: the same command goes on there", stopped.exit_code) from None

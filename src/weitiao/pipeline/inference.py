@@ -8,38 +8,38 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from weitiao.core import hardware
-from weitiao.core.reporter import Desk
 from weitiao.core.errors import ModelError, RunError
 from weitiao.core.example import Turn
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe, Source
 from weitiao.core.registry import find
+from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.score import Score
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.trainable_model import TrainableModel
 from weitiao.data.prepare import Encoder, held_out_examples, held_out_sources
 from weitiao.deploy.merge import Merged
 from weitiao.deploy.merge import merge as merge_into
 from weitiao.evaluate import history
 from weitiao.evaluate.measure import default_metrics, measure
-from weitiao.pipeline.trained import check_unchanged, read_learnt
-from weitiao.pipeline.train import Tokens, load, open_tokens
+from weitiao.pipeline.train import BaseAssets, load, open_base_assets
+from weitiao.pipeline.trained import check_unchanged, read_trained
 from weitiao.plan import resolve
 
 
 @dataclass
-class Opened:
+class Model:
     """A model to use, from a Run, a PEFT adapter or a base."""
 
-    model: TunableModel
-    tokens: Tokens
+    model: TrainableModel
+    tokens: BaseAssets
     objective: Objective
     recipe: Recipe | None = None
-    adapters: dict[str, Tokens] = field(default_factory=dict)
+    adapters: dict[str, BaseAssets] = field(default_factory=dict)
     """Of several side by side: a name -> the words it was learnt with."""
 
-    def for_task(self, task: str) -> "Opened":
+    def for_task(self, task: str) -> "Model":
         """The same model, asked about one of several tasks.
 
         Raises:
@@ -52,7 +52,7 @@ class Opened:
         return self.adapters.get(adapter, self.tokens).processor.prompt(turns)
 
 
-def open_model(target: str, precision: str = "") -> Opened:
+def open_model(target: str, precision: str = "") -> Model:
     """A Run folder, a PEFT adapter folder, or any base model.
 
     Args:
@@ -61,24 +61,24 @@ def open_model(target: str, precision: str = "") -> Opened:
     Raises:
         ModelError, RunError: it is none of these, or the run has no result yet.
     """
-    device, learnt = hardware.device(), read_learnt(target)
+    device, learnt = hardware.device(), read_trained(target)
     dtype = hardware.precision(precision or (learnt.precision if learnt else "auto"))[0]
     if learnt is None:
-        tokens = open_tokens(target)
-        objective = find("objective", "seq2seq" if tokens.halves else "sft")()
-        resolve.refuse_base(objective, Method.untouched(), tokens.encoder, tokens.halves)  # pyright: ignore
+        tokens = open_base_assets(target)
+        objective = find("objective", "seq2seq" if tokens.encoder_decoder else "sft")()
+        resolve.refuse_base(objective, Method.untouched(), tokens.encoder, tokens.encoder_decoder)  # pyright: ignore
         model = load(tokens, Method.untouched(), objective, dtype, device)[0]  # pyright: ignore[reportArgumentType]
-        return Opened(model, tokens, objective)  # pyright: ignore[reportArgumentType]
-    tokens = open_tokens(learnt.base, learnt.revision, learnt.template)
+        return Model(model, tokens, objective)  # pyright: ignore[reportArgumentType]
+    tokens = open_base_assets(learnt.base, learnt.revision, learnt.template)
     check_unchanged(learnt, tokens.below)
     model = load(tokens, learnt.method, learnt.objective, dtype, device)[0]
     learnt.fill(model)
-    return Opened(model, tokens, learnt.objective, learnt.recipe)
+    return Model(model, tokens, learnt.objective, learnt.recipe)
 
 
 def evaluate(
     target: str,
-    desk: Desk,
+    reporter: Reporter,
     data: str | None = None,
     metrics: tuple[str, ...] = (),
     limit: int | None = None,
@@ -97,34 +97,34 @@ def evaluate(
     if recipe is None and data is None:
         raise RunError("a model without a run has no held-out rows of its own: name them with --data FILE.")
     one = (Source(path=str(data)),)
-    recipe = recipe or Recipe(base=target, data=one, objective=opened.objective, too_long="cut", out="")  # pyright: ignore
+    recipe = recipe or Recipe(base=target, data=one, objective=opened.objective, overlong="truncate", out="")  # pyright: ignore
     sources = (Source(path=data, task=task),) if data else held_out_sources(recipe)  # pyright: ignore
     tokens, objective = opened.tokens, opened.objective
-    context, too_long = resolve.choose_context(recipe, tokens.longest), resolve.choose_too_long(recipe, objective)
-    encoder = Encoder(objective, tokens.processor, tokens.identity, context.value, too_long.value, desk)
-    held_out = encoder.hold_out(held_out_examples(recipe, sources))
-    if held_out is None:
+    max_length, overlong = resolve.choose_max_length(recipe, tokens.longest), resolve.choose_overlong(recipe, objective)
+    encoder = Encoder(objective, tokens.processor, tokens.identity, max_length.value, overlong.value, reporter)
+    eval_set = encoder.hold_out(held_out_examples(recipe, sources))
+    if eval_set is None:
         raise RunError(f"{target} held nothing out (validation: 0): name rows with --data FILE.")
     wishes = recipe.evaluate
-    wanted = metrics or (wishes.metrics if wishes.metrics != "auto" else default_metrics(objective, held_out))
+    wanted = metrics or (wishes.metrics if wishes.metrics != "auto" else default_metrics(objective, eval_set))
     resolve.refuse_metrics(objective, wanted)
     limit, room = limit or wishes.limit, wishes.max_new_tokens
-    return measure(opened.model, objective, held_out, wanted, limit, room, progress=desk.track).scores
+    return measure(opened.model, objective, eval_set, wanted, limit, room, progress=reporter.track).scores
 
 
 @dataclass
-class Told:
+class History:
     """The story of a run."""
 
-    in_short: str
+    summary: str
     events: list[tuple[str, str]]
     choices: list[tuple[str, str, str]]
 
 
-def why(target: str) -> Told:
+def why(target: str) -> History:
     """What happened in a run, in words."""
     run = Run.open(target)
-    return Told(history.in_short(run), list(history.story(run)), list(history.choices(run)))
+    return History(history.summary(run), list(history.history(run)), list(history.choices(run)))
 
 
 def merge(target: str, out: str) -> Merged:

@@ -19,16 +19,16 @@ import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from weitiao.core.batch import Row, pack
-from weitiao.core.reporter import Desk
 from weitiao.core.errors import DataError, ModelError
 from weitiao.core.example import BadRow, Example
 from weitiao.core.recipe import Source
 from weitiao.core.registry import find_module
+from weitiao.core.reporter import Reporter
 from weitiao.data.columns import Mapping
-from weitiao.data.mapping import find_question
+from weitiao.data.mapping import find_inference_mapping
 from weitiao.data.read import reader_of
 from weitiao.data.records import Record
-from weitiao.pipeline.inference import Opened
+from weitiao.pipeline.inference import Model
 from weitiao.plan import resolve
 
 TOGETHER, TOKENS = 1024, 2048  # rows that are sorted by length, tokens that run at once
@@ -44,7 +44,9 @@ class Predicted:
     """Of the rows: longer than the context."""
 
 
-def predict_file(opened: Opened, file: str, output: str, desk: Desk, text: str | None = None, task: str = "") -> Predicted:
+def predict_file(
+    opened: Model, file: str, output: str, reporter: Reporter, text: str | None = None, task: str = ""
+) -> Predicted:
     """Answer every row of a file.
 
     Args:
@@ -59,20 +61,20 @@ def predict_file(opened: Opened, file: str, output: str, desk: Desk, text: str |
         RecipeError: there is no such task.
     """
     opened = opened.for_task(task)
-    if opened.objective.writes and not opened.objective.predicts:
+    if opened.objective.generative and not opened.objective.has_predict:
         words = "answers by writing: ask it with `weitiao generate RUN --prompts FILE`"
         raise ModelError(f"a model trained with objective: {opened.objective.name} {words}.")
     if not Path(file).is_file():
         raise DataError(f"--input: there is no file {file}.")
     part, done, bad = Path(f"{output}.part"), Predicted(), Path(f"{output}.bad_rows.jsonl")
     learnt = [x.columns for x in opened.recipe.data if x.task == task] if opened.recipe else []
-    read = "text" if opened.tokens.processor.ear is None else "audio"
+    read = "text" if opened.tokens.processor.feature_extractor is None else "audio"
     columns = {read: text} if text else next(iter(learnt), None)
     bar = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with (
         open(part, "w", encoding="utf-8") as whole,
         open(f"{bad}.part", "w", encoding="utf-8") as refused,
-        Progress(*bar, console=desk.console, transient=True, disable=not desk.console.is_terminal) as progress,
+        Progress(*bar, console=reporter.console, transient=True, disable=not reporter.console.is_terminal) as progress,
     ):
         bar_of = progress.add_task("rows", total=Path(file).stat().st_size)
         for some, offset in _read(Path(file), opened, columns):
@@ -101,7 +103,7 @@ class Asked:
     cut: bool
 
 
-def _read(file: Path, opened: Opened, columns: dict[str, str] | None) -> Iterator[tuple[list[Asked | BadRow], int | None]]:
+def _read(file: Path, opened: Model, columns: dict[str, str] | None) -> Iterator[tuple[list[Asked | BadRow], int | None]]:
     """Some rows at a time, and how far into the file they reach."""
     source = Source(path=str(file))
     records = iter(find_module("reader", reader_of(file, source)).read(file, source.encoding))
@@ -109,30 +111,30 @@ def _read(file: Path, opened: Opened, columns: dict[str, str] | None) -> Iterato
     while some := list(itertools.islice(records, TOGETHER)):
         readable = [x.fields for x in some if isinstance(x, Record)]
         if mapping is None and readable:
-            mapping = find_question(readable, opened.objective.eats, columns, str(file))
+            mapping = find_inference_mapping(readable, opened.objective.example_type, columns, str(file))
         yield [_ask(x, mapping, opened) for x in some], some[-1].where.offset
 
 
-def _ask(record: Record | BadRow, mapping: Mapping | None, opened: Opened) -> Asked | BadRow:
+def _ask(record: Record | BadRow, mapping: Mapping | None, opened: Model) -> Asked | BadRow:
     if isinstance(record, BadRow) or mapping is None:
         return record  # pyright: ignore[reportReturnType]
     try:
         example = mapping.of(record)
-        example.words.encode("utf-8")
-        row, context = opened.objective.given(example, opened.tokens.processor), _context(opened)
-        if opened.objective.reach(row) <= context:
+        example.full_text.encode("utf-8")
+        row, max_length = opened.objective.encode_input(example, opened.tokens.processor), _context(opened)
+        if opened.objective.num_positions(row) <= max_length:
             return Asked(record.fields, example, [row], False)
         if _in_windows(opened):
-            return Asked(record.fields, example, opened.objective.windows(row, context), False)
-        return Asked(record.fields, example, [opened.objective.cut(row, context)[0]], True)
+            return Asked(record.fields, example, opened.objective.windows(row, max_length), False)
+        return Asked(record.fields, example, [opened.objective.cut(row, max_length)[0]], True)
     except UnicodeEncodeError:
         return BadRow(record.where, "the text holds half of a surrogate pair, which is no character")
-    except (ValueError, TypeError) as trouble:
-        return BadRow(record.where, str(trouble), str(record.fields)[:200])
+    except (ValueError, TypeError) as error:
+        return BadRow(record.where, str(error), str(record.fields)[:200])
 
 
 @torch.no_grad()
-def _answer(opened: Opened, asked: Sequence[Asked], done: Predicted) -> Iterator[dict[str, Any]]:
+def _answer(opened: Model, asked: Sequence[Asked], done: Predicted) -> Iterator[dict[str, Any]]:
     objective, model = opened.objective, opened.model
     rows = [row for x in asked for row in x.rows]
     ends = list(itertools.accumulate(len(x.rows) for x in asked))
@@ -140,13 +142,15 @@ def _answer(opened: Opened, asked: Sequence[Asked], done: Predicted) -> Iterator
     with model.evaluating():
         for chosen in _by_length(rows):
             batch = pack([rows[i] for i in chosen], chosen).to(model.device)
-            said |= zip(batch.source, objective.predict(model, batch))
+            said |= zip(batch.row_ids, objective.predict(model, batch))
     done.rows += len(asked)
     done.cut += sum(x.cut for x in asked)
     for x, end in zip(asked, ends):
-        whole = objective.join([said[i] for i in range(end - len(x.rows), end)], x.example, opened.tokens.processor)
+        whole = objective.merge_windows(
+            [said[i] for i in range(end - len(x.rows), end)], x.example, opened.tokens.processor
+        )
         answer = objective.answer(whole)
-        new = {**({} if answer is None else {"predicted": answer}), **objective.shown(whole)}
+        new = {**({} if answer is None else {"predicted": answer}), **objective.to_record(whole)}
         yield {**{f"given_{key}" if key in new else key: _plain(value) for key, value in x.fields.items()}, **new}
 
 
@@ -155,15 +159,17 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def _context(opened: Opened) -> int:
+def _context(opened: Model) -> int:
     recipe = opened.recipe
     limit = opened.tokens.longest
-    return int(resolve.choose_context(recipe, limit).value) if recipe else min(limit or 512, 512)
+    return int(resolve.choose_max_length(recipe, limit).value) if recipe else min(limit or 512, 512)
 
 
-def _in_windows(opened: Opened) -> bool:
+def _in_windows(opened: Model) -> bool:
     recipe = opened.recipe
-    return (resolve.choose_too_long(recipe, opened.objective).value if recipe else opened.objective.too_long) == "window"
+    return (
+        resolve.choose_overlong(recipe, opened.objective).value if recipe else opened.objective.overlong
+    ) == "sliding_window"
 
 
 def _by_length(rows: Sequence[Row]) -> Iterator[list[int]]:

@@ -17,23 +17,23 @@ import torch
 from safetensors.torch import load_file
 
 from weitiao.core.errors import ModelError, RecipeError, RunError
-from weitiao.core.hardware import Choice, command
+from weitiao.core.hardware import Decision, command
 from weitiao.core.method import Method
 from weitiao.core.objective import MASKED, Objective
-from weitiao.model.loading.packages import file_sha256
 from weitiao.core.processor import Processor
-from weitiao.core.recipe import OneOf, Recipe
+from weitiao.core.recipe import ComponentField, Recipe
 from weitiao.core.registry import find, names
 from weitiao.core.run import Run
-from weitiao.core.trainable_model import HEAD, TunableModel
+from weitiao.core.trainable_model import HEAD, TrainableModel
 from weitiao.model.adapters.peft_format import WEIGHTS, is_adapter, load_adapter, read_adapter_config
-from weitiao.model.loading.load import Base, choose_body, load_base
 from weitiao.model.backbone.mlm_head import masked_head
-from weitiao.train.checkpoints.best import load_kept
+from weitiao.model.loading.load import Base, choose_backbone, load_base
+from weitiao.model.loading.packages import file_sha256
+from weitiao.train.checkpoints.best import restore_best
 
 
 @dataclass(frozen=True)
-class Learnt:
+class TrainedRun:
     """A finished Run, or an adapter in PEFT's format."""
 
     folder: Path
@@ -53,7 +53,7 @@ class Learnt:
     def template(self) -> str | None:
         """The chat template it learnt with, where that is not the base's own."""
         own = self.folder / "chat_template.jinja"
-        return self.recipe.template if self.recipe else str(own) if own.is_file() else None
+        return self.recipe.chat_template if self.recipe else str(own) if own.is_file() else None
 
     @property
     def precision(self) -> str:
@@ -70,15 +70,15 @@ class Learnt:
         """Changes when its weights or its settings do."""
         return f"{file_sha256(self.weights)} {json.dumps(self.method.as_recipe())}"
 
-    def fill(self, model: TunableModel) -> None:
+    def fill(self, model: TrainableModel) -> None:
         """Put its weights into a model with its method attached."""
         if self.recipe:
-            load_kept(Run(self.folder), model)
+            restore_best(Run(self.folder), model)
         else:
             load_adapter(model.attachment, self.folder)
 
 
-def read_learnt(target: str) -> Learnt | None:
+def read_trained(target: str) -> TrainedRun | None:
     """The result in a folder; None where the target is a base model.
 
     Raises:
@@ -89,12 +89,12 @@ def read_learnt(target: str) -> Learnt | None:
     mistyped = "/" in target and not folder.exists() and any(folder.parent.glob("*/recipe.yaml"))  # no hub id
     if mistyped or (folder / "recipe.yaml").is_file():
         run = Run.open(folder)
-        weights = folder / "trained" / "weights.safetensors"
+        weights = folder / "best" / "weights.safetensors"
         if not weights.is_file():
             go_on = f"Go on with: {command()} train --resume {target}"
             raise RunError(f"{target} has no result yet ({run.status}). {go_on}")
         recipe = run.recipe
-        return Learnt(folder, recipe.base, recipe.method.settle(folder), objective_of(run), weights, recipe)
+        return TrainedRun(folder, recipe.base, recipe.method.copy_sources_into(folder), objective_of(run), weights, recipe)
     if not is_adapter(folder):
         return None
     config, objective = read_adapter_config(folder), find("objective", "sft")()
@@ -102,13 +102,13 @@ def read_learnt(target: str) -> Learnt | None:
     if not base:
         words = "its adapter_config.json names no base_model_name_or_path. Write the base model's folder or id there."
         raise ModelError(f"{target} does not say what it stands on: {words}")
-    return Learnt(folder, base, method_of(config), objective, folder / WEIGHTS)  # pyright: ignore[reportArgumentType]
+    return TrainedRun(folder, base, method_of(config), objective, folder / WEIGHTS)  # pyright: ignore[reportArgumentType]
 
 
 def objective_of(run: Run) -> Objective:
     """The objective as it was when the run was trained: it knows what only the data knew (the classes)."""
-    known = run.read("plan.json", {}).get("objective")
-    return OneOf("objective").read(known) if known else run.recipe.objective  # pyright: ignore[reportReturnType]
+    known = run.read("resolved.json", {}).get("objective")
+    return ComponentField("objective").read(known) if known else run.recipe.objective  # pyright: ignore[reportReturnType]
 
 
 def method_of(config: dict[str, Any]) -> Method:
@@ -120,7 +120,7 @@ def method_of(config: dict[str, Any]) -> Method:
     raise ModelError(f"no method here reads PEFT adapters of type {config.get('peft_type')}.")
 
 
-def begin_with(start: str | None, model: TunableModel, recipe: Recipe, objective: Objective) -> list[Choice]:
+def warm_start(start: str | None, model: TrainableModel, recipe: Recipe, objective: Objective) -> list[Decision]:
     """Put into a model what a run of the same base and method has learnt; what to say of it.
 
     Args:
@@ -132,7 +132,7 @@ def begin_with(start: str | None, model: TunableModel, recipe: Recipe, objective
     """
     if start is None:
         return []
-    learnt = read_learnt(start)
+    learnt = read_trained(start)
     if learnt is None or learnt.recipe is None:
         raise RunError(f"start: there is no run in {start}.")
     for key, here, there in (("base", recipe.base, learnt.base), ("method", recipe.method, learnt.method)):
@@ -145,7 +145,7 @@ def begin_with(start: str | None, model: TunableModel, recipe: Recipe, objective
     other = tuple(
         f"{HEAD}{task}/" if task else HEAD
         for task, part in ours.items()
-        if task not in theirs or theirs[task].name != part.name or theirs[task].head_means != part.head_means
+        if task not in theirs or theirs[task].name != part.name or theirs[task].head_labels != part.head_labels
     )
     if list(theirs) != list(ours):
         other = (*other, f"{HEAD}weights.")  # what several tasks learnt of how much each counts
@@ -156,23 +156,23 @@ def begin_with(start: str | None, model: TunableModel, recipe: Recipe, objective
     with torch.no_grad():
         for name in mine.keys() - heads:
             mine[name].copy_(kept[name])
-    model.goes_on = True
+    model.warm_started = True
     new = sorted({name.removeprefix(HEAD).rpartition(".")[0] for name in heads})
     words = "the same method goes on learning" + (f"; new: the head {', '.join(new)}" if heads else "")
-    return [Choice("start", start, words)]
+    return [Decision("start", start, words)]
 
 
 # -- one on another ---------------------------------------------------------------------------------------------------
 
 
-def below(base: str) -> tuple[Learnt, ...]:
+def below(base: str) -> tuple[TrainedRun, ...]:
     """The results that a `base:` names and that it stands on, the lowest first; none for a base model.
 
     Raises:
         ModelError: they stand on one another in a ring.
     """
-    found: list[Learnt] = []
-    while (learnt := read_learnt(base)) is not None:
+    found: list[TrainedRun] = []
+    while (learnt := read_trained(base)) is not None:
         if any(learnt.folder.resolve() == x.folder.resolve() for x in found):
             raise ModelError(f"base: {learnt.folder} stands on itself. Was it renamed since it was trained?")
         found.insert(0, learnt)
@@ -182,26 +182,26 @@ def below(base: str) -> tuple[Learnt, ...]:
     return tuple(found)
 
 
-def stands_on(stack: Sequence[Learnt]) -> str:
+def base_fingerprint(stack: Sequence[TrainedRun]) -> str:
     """What a Run writes down of the result that it was learnt on; "" for a base model."""
     return stack[-1].identity if stack else ""
 
 
-def check_unchanged(learnt: Learnt, stack: Sequence[Learnt]) -> None:
+def check_unchanged(learnt: TrainedRun, stack: Sequence[TrainedRun]) -> None:
     """A Run's weights belong to what they were learnt on.
 
     Raises:
         RunError: the result below was trained anew.
     """
-    known = Run(learnt.folder).read("plan.json", {}).get("stands_on", "") if learnt.recipe else ""
-    if known and known != stands_on(stack):
+    known = Run(learnt.folder).read("resolved.json", {}).get("stands_on", "") if learnt.recipe else ""
+    if known and known != base_fingerprint(stack):
         words = f"has changed since {learnt.folder} was trained on it, so the two no longer belong together"
         raise RunError(f"{learnt.base} {words}. Train {learnt.folder} anew, or put the old {learnt.base} back.")
 
 
 def stand(
     folder: Path,
-    stack: Sequence[Learnt],
+    stack: Sequence[TrainedRun],
     method: Method,
     dtype: torch.dtype,
     device: torch.device,
@@ -221,20 +221,20 @@ def stand(
         raise RecipeError(f"base: this method loads the base model in its own way, so it cannot stand on a run. {advice}.")
     base = load_base(folder, torch.float32, device)
     for learnt in stack:
-        fold(put_on(base, learnt, processor), learnt)
+        fold(apply_adapter(base, learnt, processor), learnt)
     stored = options.get("dtype", dtype)
     for weight in base.model.parameters():
         weight.data = weight.data.to(stored)
     method.prepare(base.model, device)
-    body, choice = choose_body(base.model.to(device), dtype)
-    heads = any(part.heads(1) or part.recovers for x in stack for part in x.objective.parts().values())
+    backbone, choice = choose_backbone(base.model.to(device), dtype)
+    heads = any(part.heads(1) or part.needs_mlm_head for x in stack for part in x.objective.parts().values())
     each = (", ".join(filter(None, (x.method.name, x.unfinished))) for x in stack)
     words = ", then ".join(f"{x.folder} ({of})" for x, of in zip(stack, each)) + (" without its head" if heads else "")
-    told = Choice("base", stack[0].base, f"into its weights goes, in memory, {words}: what is learnt now stands on that")
-    return Base(base.model, body, base.vocabulary, [choice, told], base.weights, folder)
+    told = Decision("base", stack[0].base, f"into its weights goes, in memory, {words}: what is learnt now stands on that")
+    return Base(base.model, backbone, base.lm_head, [choice, told], base.weights, folder)
 
 
-def put_on(base: Base, learnt: Learnt, processor: Processor) -> TunableModel:
+def apply_adapter(base: Base, learnt: TrainedRun, processor: Processor) -> TrainableModel:
     """The base model with a result on top; the random generators stay as they were."""
     cuda = [x.device for x in base.model.parameters() if x.is_cuda][:1]
     with torch.random.fork_rng(devices=cuda):
@@ -243,7 +243,7 @@ def put_on(base: Base, learnt: Learnt, processor: Processor) -> TunableModel:
     return model
 
 
-def fold(model: TunableModel, learnt: Learnt) -> None:
+def fold(model: TrainableModel, learnt: TrainedRun) -> None:
     """Into the base weights; a plain model is left.
 
     Raises:
@@ -257,24 +257,24 @@ def fold(model: TunableModel, learnt: Learnt) -> None:
     model.model.requires_grad_(False)
 
 
-def attach(base: Base, method: Method, objective: Objective, processor: Processor) -> TunableModel:
+def attach(base: Base, method: Method, objective: Objective, processor: Processor) -> TrainableModel:
     """The method attached to the base model, the objective's heads beside it."""
     try:
         attachment = method.fit(processor.text).attach(base.model)
     except RecipeError as refused:
         raise RecipeError(f"method: {str(refused).removeprefix('method: ')}") from None
-    if not objective.writes:
+    if not objective.generative:
         attachment.trainable -= output_head(base.model)
     made, choices = heads_for(base.model, objective, base.folder)
     base.choices += choices
     heads = torch.nn.ModuleDict(made).to(next(base.model.parameters()).device)
     base.model.eval()
-    return TunableModel(base.model, attachment, processor, base.body, base.vocabulary, heads)
+    return TrainableModel(base.model, attachment, processor, base.backbone, base.lm_head, heads)
 
 
 def heads_for(
     model: Any, objective: Objective, folder: Path | None = None
-) -> tuple[dict[str, torch.nn.Module], list[Choice]]:
+) -> tuple[dict[str, torch.nn.Module], list[Decision]]:
     """The objective's heads, and what to say of them; of several tasks each one's, under the task's name.
 
     Args:
@@ -284,7 +284,7 @@ def heads_for(
     made, choices = objective.heads(width), []
     for task, part in objective.parts().items():
         mine = part.heads(width) if task else {}
-        if part.recovers:
+        if part.needs_mlm_head:
             mine[MASKED], choice = masked_head(model, folder)
             choices.append(choice)
         made |= {f"{task}/{name}" if task else name: head for name, head in mine.items()}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from weitiao.core.errors import RecipeError
-from weitiao.core.hardware import NARROW, Choice
+from weitiao.core.hardware import NARROW, Decision
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe
@@ -31,74 +31,80 @@ class Facts:
     """Width inside the MLP."""
 
 
-def choose_context(recipe: Recipe, limit: int | None) -> Choice:
+def choose_max_length(recipe: Recipe, limit: int | None) -> Decision:
     """Longest row in tokens. `limit` is what the model was made for."""
-    if recipe.context != "auto":
-        return Choice("context", recipe.context, "asked for")
+    if recipe.max_length != "auto":
+        return Decision("context", recipe.max_length, "asked for")
     if limit is None:
-        return Choice("context", LONGEST_BY_DEFAULT, "the model names no limit")
+        return Decision("context", LONGEST_BY_DEFAULT, "the model names no limit")
     chosen = min(limit, LONGEST_BY_DEFAULT)
-    return Choice("context", chosen, f"the model takes {limit:,}; more than {LONGEST_BY_DEFAULT:,} only when asked")
+    return Decision("context", chosen, f"the model takes {limit:,}; more than {LONGEST_BY_DEFAULT:,} only when asked")
 
 
-def choose_too_long(recipe: Recipe, objective: Objective) -> Choice:
-    if recipe.too_long == "split" and not objective.splits:
+def choose_overlong(recipe: Recipe, objective: Objective) -> Decision:
+    if recipe.overlong == "split" and not objective.splits:
         words = f"{objective.name} learns something of a whole row, which its pieces would not have"
-        raise RecipeError(f"too_long: {words}; write cut, drop or refuse.")
-    if recipe.too_long != "auto":
-        return Choice("too_long", recipe.too_long, "asked for")
-    return Choice("too_long", objective.too_long, objective.too_long_reason or f"{objective.name}'s way")
+        raise RecipeError(f"overlong: {words}; write cut, drop or refuse.")
+    if recipe.overlong != "auto":
+        return Decision("overlong", recipe.overlong, "asked for")
+    return Decision("overlong", objective.overlong, objective.overlong_reason or f"{objective.name}'s way")
 
 
-def choose_learning_rate(recipe: Recipe, method: Method) -> Choice:
+def choose_learning_rate(recipe: Recipe, method: Method) -> Decision:
     if recipe.train.learning_rate != "auto":
-        return Choice("train.learning_rate", recipe.train.learning_rate, "asked for")
-    return Choice("train.learning_rate", method.learning_rate, method.learning_rate_reason)
+        return Decision("train.learning_rate", recipe.train.learning_rate, "asked for")
+    return Decision("train.learning_rate", method.learning_rate, method.learning_rate_reason)
 
 
-def choose_batch(recipe: Recipe, facts: Facts) -> Choice:
+def choose_batch(recipe: Recipe, facts: Facts) -> Decision:
     """Rows or tokens an optimizer step."""
     if recipe.train.batch_size is not None:
-        return Choice("train.batch_size", recipe.train.batch_size, "asked for")
+        return Decision("train.batch_size", recipe.train.batch_size, "asked for")
     if recipe.train.batch_tokens != "auto":
-        return Choice("train.batch_tokens", recipe.train.batch_tokens, "asked for")
+        return Decision("train.batch_tokens", recipe.train.batch_tokens, "asked for")
     wanted = int(facts.tokens * recipe.train.epochs / GOOD_STEPS)
     chosen = max(1024, min(16384, 1 << max(wanted, 1).bit_length() - 1), facts.longest)
     reason = f"{facts.tokens:,} tokens x {recipe.train.epochs:g} epochs in about {GOOD_STEPS} steps; 1,024 to 16,384"
-    return Choice("train.batch_tokens", chosen, reason)
+    return Decision("train.batch_tokens", chosen, reason)
 
 
-def choose_micro(recipe: Recipe, facts: Facts, device: torch.device, dtype: torch.dtype) -> Choice:
+def choose_micro_batch(recipe: Recipe, facts: Facts, device: torch.device, dtype: torch.dtype) -> Decision:
     """Tokens that run at once."""
-    if recipe.train.micro_tokens != "auto":
-        return Choice("train.micro_tokens", recipe.train.micro_tokens, "asked for")
+    if recipe.train.micro_batch_tokens != "auto":
+        return Decision("train.micro_batch_tokens", recipe.train.micro_batch_tokens, "asked for")
     if device.type != "cuda":
         if facts.width < NARROW:
-            return Choice("train.micro_tokens", 4096, f"few at once would waste time: layers of {facts.width} are narrow")
+            return Decision(
+                "train.micro_batch_tokens", 4096, f"few at once would waste time: layers of {facts.width} are narrow"
+            )
         half = dtype.itemsize < 4
         room = "; in bf16 more have room" if half else ""
         words = f"a CPU's matrix products are at full speed from about 1,000 rows on{room}"
-        return Choice("train.micro_tokens", 1536 if half else 1024, words)
+        return Decision("train.micro_batch_tokens", 1536 if half else 1024, words)
     free, _ = torch.cuda.mem_get_info(device)
     each = (12 * facts.width + 4 * facts.middle) * dtype.itemsize  # what a layer keeps for a token
-    if choose_recompute(recipe).value == "on":
+    if choose_gradient_checkpointing(recipe).value == "on":
         each += facts.layers * facts.width * dtype.itemsize  # one layer at a time, and what every layer is given
     else:
         each *= facts.layers
     chosen = max(1024, min(32768, int(0.5 * free / each) // 1024 * 1024))
-    return Choice("train.micro_tokens", chosen, f"half of {free / 1e9:.0f} GB free at about {each / 1e6:.1f} MB a token")
-
-
-def choose_recompute(recipe: Recipe) -> Choice:
-    """Whether layers run once more in the backward pass (gradient checkpointing)."""
-    if recipe.train.recompute != "auto":
-        return Choice("train.recompute", recipe.train.recompute, "asked for")
-    return Choice(
-        "train.recompute", "off", "gradient checkpointing costs about a third more time; micro_tokens bounds memory"
+    return Decision(
+        "train.micro_batch_tokens", chosen, f"half of {free / 1e9:.0f} GB free at about {each / 1e6:.1f} MB a token"
     )
 
 
-def refuse_base(objective: Objective, method: Method, family: str, halves: bool) -> None:
+def choose_gradient_checkpointing(recipe: Recipe) -> Decision:
+    """Whether layers run once more in the backward pass (gradient checkpointing)."""
+    if recipe.train.gradient_checkpointing != "auto":
+        return Decision("train.gradient_checkpointing", recipe.train.gradient_checkpointing, "asked for")
+    return Decision(
+        "train.gradient_checkpointing",
+        "off",
+        "gradient checkpointing costs about a third more time; micro_tokens bounds memory",
+    )
+
+
+def refuse_base(objective: Objective, method: Method, family: str, encoder_decoder: bool) -> None:
     """Before anything is loaded.
 
     Args:
@@ -110,7 +116,7 @@ def refuse_base(objective: Objective, method: Method, family: str, halves: bool)
     """
     refuse_encoder(objective, family)
     refuse_decoder(objective, family)
-    refuse_halves(objective, method, halves)
+    refuse_encoder_decoder(objective, method, encoder_decoder)
 
 
 def refuse_encoder(objective: Objective, family: str) -> None:
@@ -122,7 +128,7 @@ def refuse_encoder(objective: Objective, family: str) -> None:
     Raises:
         RecipeError: the objective needs a model that writes; what an encoder can learn is named.
     """
-    if family and objective.writes:
+    if family and objective.generative:
         able = [name for name in names("objective") if find("objective", name).writes is not True]  # pyright: ignore
         words = f"{objective.name} needs a model that writes, and the base is an encoder ({family})"
         raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}.")
@@ -141,12 +147,12 @@ def refuse_metrics(objective: Objective, wanted: Sequence[str], best: str = "los
     known = [f"{task}.{name}" if task else name for task, part in parts.items() for name in (*part.metrics, *part.also)]
     own = ("loss", *known, *(name.rpartition(".")[2] for name in known))
     if len(parts) > 1 and best != "loss" and "." not in best:
-        raise RecipeError(f"train.best: {best} of which task? Write task.{best}, one of: {', '.join(known)}.")
+        raise RecipeError(f"train.best_metric: {best} of which task? Write task.{best}, one of: {', '.join(known)}.")
     wanted = (best, *wanted)
     strange = [name for name in wanted if name not in own]
-    if strange and all(part.predicts or not part.writes for part in parts.values()):
+    if strange and all(part.has_predict or not part.generative for part in parts.values()):
         words = f"{strange[0]} does not fit objective: {objective.name}"
-        raise RecipeError(f"evaluate.metrics, train.best: {words}. Its metrics: {', '.join(known)}.")
+        raise RecipeError(f"evaluate.metrics, train.best_metric: {words}. Its metrics: {', '.join(known)}.")
 
 
 def refuse_regularizers(recipe: Recipe) -> None:
@@ -162,8 +168,8 @@ def refuse_regularizers(recipe: Recipe) -> None:
         raise RecipeError(f"regularizers: {words}, which would pass over them.")
     asking = [x.name for x in recipe.regularizers if x.asks_again]  # pyright: ignore[reportAttributeAccessIssue]
     for part in recipe.regularizers:
-        if part.swaps_weights and choose_recompute(recipe).value == "on":  # pyright: ignore[reportAttributeAccessIssue]
-            words = "runs layers once more, when the weights are others again; leave train.recompute off"
+        if part.swaps_weights and choose_gradient_checkpointing(recipe).value == "on":  # pyright: ignore[reportAttributeAccessIssue]
+            words = "runs layers once more, when the weights are others again; leave train.gradient_checkpointing off"
             raise RecipeError(f"regularizers: {part.name}: gradient checkpointing {words}.")
         if part.swaps_weights and asking:  # pyright: ignore[reportAttributeAccessIssue]
             words = f"puts other weights in place for the loss alone, and {asking[0]} would compare what no model says"
@@ -181,13 +187,13 @@ def refuse_decoder(objective: Objective, family: str) -> None:
     Raises:
         RecipeError: the objective needs an encoder; what such a model can learn is named.
     """
-    if objective.recovers and not family:
-        able = [name for name in names("objective") if find("objective", name).recovers is not True]  # pyright: ignore
+    if objective.needs_mlm_head and not family:
+        able = [name for name in names("objective") if find("objective", name).needs_mlm_head is not True]  # pyright: ignore
         words = f"{objective.name} needs an encoder (BERT and its kind), and the base is a model that writes"
         raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}; plain text with causal_lm.")
 
 
-def refuse_halves(objective: Objective, method: Method, halves: bool) -> None:
+def refuse_encoder_decoder(objective: Objective, method: Method, encoder_decoder: bool) -> None:
     """Before anything is loaded.
 
     Args:
@@ -196,31 +202,31 @@ def refuse_halves(objective: Objective, method: Method, halves: bool) -> None:
     Raises:
         RecipeError: the objective or the method is not for such a model, or only for such a one.
     """
-    able = [name for name in names("objective") if find("objective", name).halves is True]  # pyright: ignore
-    if halves and not objective.halves:
+    able = [name for name in names("objective") if find("objective", name).encoder_decoder is True]  # pyright: ignore
+    if encoder_decoder and not objective.encoder_decoder:
         words = f"{objective.name} is not for a model with an encoder and a decoder (T5, BART and their kind)"
         raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}.")
-    if objective.halves and not halves:
+    if objective.encoder_decoder and not encoder_decoder:
         words = f"{objective.name} needs a model with an encoder and a decoder (T5, BART and their kind)"
         raise RecipeError(f"objective: {words}; a model that only writes learns the same with sft.")
-    if halves and not method.halves:
+    if encoder_decoder and not method.encoder_decoder:
         raise RecipeError(f"method: {method.name} is not made for models with an encoder and a decoder; lora is.")
 
 
-def leave_room(slots: int, longest: int, limit: int | None) -> None:
+def check_room_for_virtual_tokens(virtual_tokens: int, longest: int, limit: int | None) -> None:
     """Soft prompts and prefixes take places of the context.
 
     Raises:
         RecipeError: with them the longest row is longer than what the model takes.
     """
-    if slots and limit is not None and slots + longest > limit:
+    if virtual_tokens and limit is not None and virtual_tokens + longest > limit:
         raise RecipeError(
-            f"method.length: {slots} places before every row and rows of up to {longest} tokens are more than the {limit} "
+            f"method.length: {virtual_tokens} places before every row and rows of up to {longest} tokens are more than the {limit} "
             f"that the model takes. At most {max(0, limit - longest)} are left; or cut the rows with a smaller context."
         )
 
 
-def choose_weights(recipe: Recipe, source: Any, lengths: Any) -> tuple[tuple[float, ...], list[Choice]]:
+def choose_weights(recipe: Recipe, source: Any, lengths: Any) -> tuple[tuple[float, ...], list[Decision]]:
     """How often each source's rows are used an epoch; what is replayed makes up its share of all tokens.
 
     Args:
@@ -230,35 +236,35 @@ def choose_weights(recipe: Recipe, source: Any, lengths: Any) -> tuple[tuple[flo
     if recipe.replay is None:
         return weights, told
     tokens = [int(lengths[source == number].sum()) for number in range(len(weights) + 1)]
-    share = recipe.replay.share
+    share = recipe.replay.fraction
     wanted = share / (1 - share) * sum(w * n for w, n in zip(weights, tokens))
     times = wanted / max(tokens[-1], 1)
     reason = f"{share:.0%} of all tokens; its {tokens[-1]:,} tokens are used {times:.2g} times an epoch"
-    return (*weights, times), [*told, Choice("replay", recipe.replay.path, reason)]
+    return (*weights, times), [*told, Decision("replay", recipe.replay.path, reason)]
 
 
-def _of_tasks(recipe: Recipe, source: Any) -> tuple[tuple[float, ...], list[Choice]]:
+def _of_tasks(recipe: Recipe, source: Any) -> tuple[tuple[float, ...], list[Decision]]:
     """How often each source's rows are used, by their own weights and by what their tasks make of them."""
     rows: dict[str, int] = {}
     for number, x in enumerate(recipe.data):
         rows[x.task] = rows.get(x.task, 0) + round(x.weight * int((source == number).sum()))
-    often = recipe.objective.often(rows)
+    often = recipe.objective.epoch_weights(rows)
     weights = tuple(x.weight * often.get(x.task, 1.0) for x in recipe.data)
     words = ", ".join(f"{task} {times:.2g} x {rows[task]:,}" for task, times in often.items())
-    return weights, [Choice("rows of each task an epoch", words, "by objective.temperature")] if often else []
+    return weights, [Decision("rows of each task an epoch", words, "by objective.temperature")] if often else []
 
 
-def choose_steps(recipe: Recipe, of_epochs: int) -> Choice:
+def choose_steps(recipe: Recipe, of_epochs: int) -> Decision:
     if recipe.train.steps is not None:
-        return Choice("train.steps", recipe.train.steps, "asked for")
-    return Choice("train.steps", of_epochs, f"{recipe.train.epochs:g} times through the rows")
+        return Decision("train.steps", recipe.train.steps, "asked for")
+    return Decision("train.steps", of_epochs, f"{recipe.train.epochs:g} times through the rows")
 
 
-def against_keeping(recipe: Recipe, objective: Objective, machines: int) -> str:
+def activation_cache_refusal(recipe: Recipe, objective: Objective, distributed: int) -> str:
     """Why what frozen layers give cannot be kept for the next epoch; "": it can."""
-    if machines > 1:
+    if distributed > 1:
         return "each of several machines would run all rows"
-    if any(part.draws_anew or part.repacks for part in objective.parts().values()):
+    if any(part.dynamic_masking or part.repacks_segments for part in objective.parts().values()):
         return f"{objective.name} shows them other tokens each time"
     at = [part.name for part in recipe.regularizers if part.at_embeddings]  # pyright: ignore[reportAttributeAccessIssue]
     return f"{at[0]} changes what they are given" if at else ""
@@ -276,24 +282,24 @@ def choose_step(method: Method, objective: Objective) -> str:
     return wishes[0] if wishes else "accumulate"
 
 
-def choose_guard(recipe: Recipe) -> Choice:
+def choose_guard(recipe: Recipe) -> Decision:
     words = "steps that are not finite or far outliers are skipped and told; train.guard=off if you must"
-    return Choice("train.guard", recipe.train.guard, words if recipe.train.guard == "on" else "asked for")
+    return Decision("train.guard", recipe.train.guard, words if recipe.train.guard == "on" else "asked for")
 
 
-def choose_rhythm(recipe: Recipe, steps: int, held_out: bool) -> list[Choice]:
+def choose_intervals(recipe: Recipe, steps: int, eval_set: bool) -> list[Decision]:
     """How often to validate and to save."""
     train, often = recipe.train, f"a tenth of {steps} steps" if steps >= 10 else f"at each of {steps} steps"
     every = train.evaluate_every
     if every == "auto":
-        every = max(1, steps // 10) if held_out else 0
-        reason = often if held_out else "nothing is held out"
+        every = max(1, steps // 10) if eval_set else 0
+        reason = often if eval_set else "nothing is held out"
     else:
         reason = "asked for"
     save, why = train.save_every, "asked for"
     if save == "auto":
         save, why = every or max(1, steps // 10), "at every validation" if every else often
-    return [Choice("train.evaluate_every", every, reason), Choice("train.save_every", save, why)]
+    return [Decision("train.evaluate_every", every, reason), Decision("train.save_every", save, why)]
 
 
 def model_facts(config: Any, lengths: Any, epoch_tokens: int) -> Facts:

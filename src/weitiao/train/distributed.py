@@ -17,44 +17,44 @@ from torch import nn
 Made = TypeVar("Made")
 
 
-class Machines:
+class Distributed:
     """One process of `world`. Alone unless started by torchrun or accelerate launch."""
 
     def __init__(self, device: torch.device) -> None:
         self.state = PartialState(cpu=device.type == "cpu")
-        self.rank, self.world = self.state.process_index, self.state.num_processes
+        self.rank, self.world_size = self.state.process_index, self.state.num_processes
         self.device = device
 
-    def alone(self) -> "Machines":
+    def alone(self) -> "Distributed":
         """This machine as if there were no others."""
         alone = copy.copy(self)
-        alone.rank, alone.world = 0, 1
+        alone.rank, alone.world_size = 0, 1
         return alone
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
-    def add(self, numbers: dict[str, float]) -> dict[str, float]:
+    def all_reduce(self, numbers: dict[str, float]) -> dict[str, float]:
         """The sum over all machines, key by key. A machine without rows has no keys; nought counts for it."""
-        if self.world == 1:
+        if self.world_size == 1:
             return numbers
-        every: list[dict[str, float]] = [{} for _ in range(self.world)]
+        every: list[dict[str, float]] = [{} for _ in range(self.world_size)]
         torch.distributed.all_gather_object(every, numbers)
         keys = sorted({key for one in every for key in one})
         return {key: sum(one.get(key, 0.0) for one in every) for key in keys}
 
-    def collect(self, items: list[Any]) -> list[Any]:
+    def all_gather(self, items: list[Any]) -> list[Any]:
         """All machines' items, in the order of the machines."""
-        if self.world == 1:
+        if self.world_size == 1:
             return items
-        every: list[list[Any]] = [[] for _ in range(self.world)]
+        every: list[list[Any]] = [[] for _ in range(self.world_size)]
         torch.distributed.all_gather_object(every, items)
         return [item for one in every for item in one]
 
-    def add_gradients(self, weights: Iterable[nn.Parameter]) -> None:
+    def all_reduce_gradients(self, weights: Iterable[nn.Parameter]) -> None:
         """Each gradient becomes the sum of all machines' gradients."""
-        if self.world == 1:
+        if self.world_size == 1:
             return
         for weight in weights:
             grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
@@ -62,19 +62,19 @@ class Machines:
 
     def seed(self, seed: int, position: int) -> None:
         """Several machines begin every step with random numbers of their own: a State holds only the first one's."""
-        if self.world > 1:
+        if self.world_size > 1:
             words = f"{seed} {position} {self.rank}".encode()
             torch.manual_seed(int.from_bytes(hashlib.sha256(words).digest()[:7], "big"))
 
     def any(self, flag: bool) -> bool:
         """True everywhere if true anywhere: all stop at the same step."""
-        return self.add({"flag": float(flag)})["flag"] > 0
+        return self.all_reduce({"flag": float(flag)})["flag"] > 0
 
-    def after_the_first(self, work: Callable[[bool], Made]) -> Made:
+    def main_first(self, work: Callable[[bool], Made]) -> Made:
         """work(True) on the first machine, then work(False) on the others."""
-        made = work(True) if self.first else None
-        self.wait()
+        made = work(True) if self.is_main else None
+        self.barrier()
         return made if made is not None else work(False)
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         self.state.wait_for_everyone()

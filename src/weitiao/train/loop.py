@@ -15,28 +15,28 @@ from weitiao.core.objective import Objective
 from weitiao.core.registry import find_module
 from weitiao.core.run import Run
 from weitiao.core.score import Score
-from weitiao.core.trainable_model import TunableModel
-from weitiao.train.distributed import Machines
-from weitiao.train.checkpoints.best import validate
-from weitiao.train.settings import Plan
-from weitiao.train.rollback import Rescue
+from weitiao.core.trainable_model import TrainableModel
 from weitiao.train.checkpoints.async_saver import Saver
+from weitiao.train.checkpoints.best import validate
 from weitiao.train.checkpoints.state import State
-from weitiao.train.step import Taken
+from weitiao.train.distributed import Distributed
+from weitiao.train.rollback import Rollback
+from weitiao.train.settings import Plan
 from weitiao.train.signals import Stop
+from weitiao.train.step import StepResult
 
 
 def train(
-    model: TunableModel,
+    model: TrainableModel,
     objective: Objective,
     loader: Callable[[int], list[Batch]],
     state: State,
     plan: Plan,
     run: Run,
     score: Callable[[], dict[str, Score]],
-    machines: Machines,
+    distributed: Distributed,
     stop: Stop,
-    tell_row: Callable[[int], dict[str, Any]] = lambda row: {"row": row},
+    describe_row: Callable[[int], dict[str, Any]] = lambda row: {"row": row},
 ) -> State:
     """Take optimizer steps until plan.steps, or until validation has nothing better to say, or until stopped.
 
@@ -50,16 +50,16 @@ def train(
         WeitiaoError: the guard sees no way on; the last healthy state is the result.
     """
     settings, trained = plan.settings, list(model.trainable().values())
-    take, patience = find_module("step", plan.step).take, settings.patience or math.inf
-    with Saver(run, state, plan, machines) as saver:
-        rescue = Rescue(model, objective, loader, state, plan, run, machines, saver, tell_row)
+    compute_gradients, patience = find_module("step", plan.step).take, settings.patience or math.inf
+    with Saver(run, state, plan, distributed) as saver:
+        rescue = Rollback(model, objective, loader, state, plan, run, distributed, saver, describe_row)
         saver.begin()
         model.model.train()
-        while state.step < plan.steps and state.stale < patience:
+        while state.step < plan.steps and state.evals_since_best < patience:
             started = time.perf_counter()
-            machines.seed(plan.seed, state.position)
+            distributed.seed(plan.seed, state.position)
             window = _window(model, objective, loader, state)
-            taken, norm = state.loss_scale.take(partial(take, model, objective, window, machines), trained)
+            taken, norm = state.loss_scale.take(partial(compute_gradients, model, objective, window, distributed), trained)
             verdict = rescue.judge(taken, float(norm))
             if sound := verdict.action == "take":
                 rate = _move(model, state, plan, norm)
@@ -72,7 +72,7 @@ def train(
             if sound and (last or (plan.evaluate_every and state.step % plan.evaluate_every == 0)):
                 validate(model, state, settings, run, score)
             model.model.train()  # measuring, and a look at suspect rows, leave it in evaluation mode
-            asked, last = machines.any(bool(stop.asked)), last or state.stale >= patience
+            asked, last = distributed.any(bool(stop.asked)), last or state.evals_since_best >= patience
             if asked or last or (sound and plan.save_every and state.step % plan.save_every == 0):
                 saver.save(going_on=not (asked or last))
             saver.notice()
@@ -80,34 +80,34 @@ def train(
                 saver.finish()
                 raise _interrupted(run, state, stop)
     if state.step < plan.steps:
-        run.note("early_stop", step=state.step, position=state.position, best_step=state.best_step)
+        run.log_event("early_stop", step=state.step, position=state.position, best_step=state.best_step)
     model.model.eval()
     return state
 
 
-def _window(model: TunableModel, objective: Objective, loader: Callable[[int], list[Batch]], state: State) -> list[Batch]:
+def _window(model: TrainableModel, objective: Objective, loader: Callable[[int], list[Batch]], state: State) -> list[Batch]:
     """This step's micro-batches on the device, and the model unfrozen as far as it shall be by now."""
     if model.attachment.before_step is not None:
         model.attachment.before_step(state.step)
-    return [objective.explore(model, batch.to(model.device)) for batch in loader(state.position)]
+    return [objective.rollout(model, batch.to(model.device)) for batch in loader(state.position)]
 
 
-def _note(run: Run, state: State, taken: Taken, norm: float, rate: float, seconds: float) -> None:
+def _note(run: Run, state: State, taken: StepResult, norm: float, rate: float, seconds: float) -> None:
     facts = {"loss": taken.loss, "grad_norm": norm, "learning_rate": rate, **taken.notes}
     counts = {"tokens": taken.tokens, "supervised": taken.supervised, "seconds": round(seconds, 4)}
-    run.note("step", step=state.step, position=state.position, **facts, **counts)
+    run.log_event("step", step=state.step, position=state.position, **facts, **counts)
 
 
 def _interrupted(run: Run, state: State, stop: Stop) -> Interrupted:
-    run.note("interrupted", step=state.step, position=state.position)
+    run.log_event("interrupted", step=state.step, position=state.position)
     words = f"stopped at step {state.step}; go on with: {command()} train --resume {run.folder}"
     return Interrupted(words, stop.asked)
 
 
-def _move(model: TunableModel, state: State, plan: Plan, norm: Tensor) -> float:
+def _move(model: TrainableModel, state: State, plan: Plan, norm: Tensor) -> float:
     """Clip, and take one optimizer step with the gradients that are there; gives back its learning rate."""
-    if plan.settings.clip is not None:
-        plan.settings.clip.clip(model.trainable(), norm, state.clip)  # pyright: ignore[reportAttributeAccessIssue]
+    if plan.settings.max_grad_norm is not None:
+        plan.settings.max_grad_norm.clip(model.trainable(), norm, state.clip)  # pyright: ignore[reportAttributeAccessIssue]
     rate = state.rate * plan.rate_at(state.step)
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group.get("rate", 1.0)

@@ -15,10 +15,10 @@ from weitiao.core.batch import IGNORE, Batch, Row, pack, task_of
 from weitiao.core.finding import Finding
 from weitiao.core.objective import Objective
 from weitiao.core.registry import find_module
-from weitiao.core.trainable_model import HEAD, TunableModel, checksum
-from weitiao.train.distributed import Machines
-from weitiao.train.settings import Plan
+from weitiao.core.trainable_model import HEAD, TrainableModel, checksum
 from weitiao.train.checkpoints.state import State
+from weitiao.train.distributed import Distributed
+from weitiao.train.settings import Plan
 
 STEPS = 3  # at most: until every weight has had a gradient
 TOKENS = 512  # of the rows that are rehearsed with
@@ -29,32 +29,32 @@ NAMED = 5
 BY_HAND = 2**25  # logits of a row that is scored by hand, at most
 
 
-def rehearse(
-    model: TunableModel,
+def preflight_steps(
+    model: TrainableModel,
     objective: Objective,
     loader: Callable[[int], list[Batch]],
     state: State,
     plan: Plan,
-    machines: Machines,
+    distributed: Distributed,
     computes_in: torch.dtype,
 ) -> Iterator[Finding]:
     """Take a few steps, each machine for itself, and go back: model, random generators and optimizer are as before."""
-    alone = machines.alone()
+    alone = distributed.alone()
     batch = _few_rows(loader, objective)
     if batch is None:
         return
     batch, tolerance = batch.to(model.device), TOLERANCE[computes_in]
     with model.evaluating(), torch.no_grad():
-        told = objective.row_losses(model, batch) if objective.likelihood or not objective.couples_rows else []
-    if not objective.couples_rows:
+        told = objective.segment_losses(model, batch) if objective.is_nll or not objective.batch_coupled else []
+    if not objective.batch_coupled:
         yield _packed_is_alone(model, objective, batch, told, tolerance)
-    if objective.likelihood:
+    if objective.is_nll:
         yield _loss_by_hand(model, batch, told, tolerance)
     yield from _steps(model, objective, batch, state, plan, alone)
 
 
 def _steps(
-    model: TunableModel, objective: Objective, batch: Batch, state: State, plan: Plan, alone: Machines
+    model: TrainableModel, objective: Objective, batch: Batch, state: State, plan: Plan, alone: Distributed
 ) -> Iterator[Finding]:
     tensors = {kind: {n: x.clone() for n, x in group.items()} for kind, group in state.tensors().items()}
     numbers, frozen = state.numbers(), _frozen(model)
@@ -67,7 +67,7 @@ def _steps(
     try:
         while taken < STEPS and moved < wanted:
             taken += 1
-            window = [objective.explore(model, rows) for rows in _at_each_level(model, batch)]
+            window = [objective.rollout(model, rows) for rows in _at_each_level(model, batch)]
             state.loss_scale.take(partial(take, model, objective, window, alone), model.trainable().values())
             moved |= {n for n, p in model.trainable().items() if p.grad is not None and bool(p.grad.any())}
             optimizer.step()
@@ -97,21 +97,21 @@ def _steps(
     yield Finding("restored", "fine" if same else "error", words if same else "the rehearsal could not be undone")
 
 
-def _at_each_level(model: TunableModel, batch: Batch) -> list[Batch]:
+def _at_each_level(model: TrainableModel, batch: Batch) -> list[Batch]:
     """With a method of two levels few rows may all belong to one: here they are rehearsed at both."""
     upper = model.attachment.upper
     if upper is None:
         return [batch]
     numbers = (next(i for i in itertools.count() if upper.holds(i) == wanted) for wanted in (False, True))
-    return [replace(batch, source=(number,) * len(batch.source)) for number in numbers]
+    return [replace(batch, source=(number,) * len(batch.row_ids)) for number in numbers]
 
 
 def _packed_is_alone(
-    model: TunableModel, objective: Objective, batch: Batch, together: list[tuple[float, float]], tolerance: float
+    model: TrainableModel, objective: Objective, batch: Batch, together: list[tuple[float, float]], tolerance: float
 ) -> Finding:
     rows = batch.rows
     with model.evaluating(), torch.no_grad():
-        alone = [objective.row_losses(model, pack([row]).to(model.device))[0] for row in rows]
+        alone = [objective.segment_losses(model, pack([row]).to(model.device))[0] for row in rows]
     gap = max(abs(a - b) / max(abs(b), 1e-6) for (a, _), (b, _) in zip(together, alone))
     words = f"{len(rows)} rows packed have the losses of each row alone (largest difference {gap:.0e})"
     if gap > tolerance:
@@ -119,9 +119,9 @@ def _packed_is_alone(
     return Finding("packing", "fine" if gap <= tolerance else "error", words)
 
 
-def _loss_by_hand(model: TunableModel, batch: Batch, told: list[tuple[float, float]], tolerance: float) -> Finding:
+def _loss_by_hand(model: TrainableModel, batch: Batch, told: list[tuple[float, float]], tolerance: float) -> Finding:
     """The plain forward pass of transformers, row by row, scored in the textbook way."""
-    longest = BY_HAND // len(model.words.weight())  # tokens
+    longest = BY_HAND // len(model.required_lm_head.weight())  # tokens
     some = [i for i, many in enumerate(batch.lengths) if many <= longest] or [batch.lengths.index(min(batch.lengths))]
     rows = [batch.rows[i] for i in some]
     with model.evaluating(), torch.no_grad():
@@ -146,7 +146,7 @@ def _few_rows(loader: Callable[[int], list[Batch]], objective: Objective) -> Bat
         if not missing:
             break
     rows.sort(key=lambda row: len(row["input_ids"]))
-    least = COUPLED if objective.couples_rows else 1
+    least = COUPLED if objective.batch_coupled else 1
     chosen = [row for task in objective.parts() for row in [x for x in rows if task_of(x) == task][:least]]
     tokens = sum(len(row["input_ids"]) for row in chosen)
     taken = {id(row) for row in chosen}
@@ -157,7 +157,7 @@ def _few_rows(loader: Callable[[int], list[Batch]], objective: Objective) -> Bat
     return pack(chosen) if chosen else None
 
 
-def _frozen(model: TunableModel) -> dict[str, int]:
+def _frozen(model: TrainableModel) -> dict[str, int]:
     """A checksum of every weight that is not trained."""
     trained = {id(p) for p in model.trainable().values()}
     return {name: checksum(p) for name, p in model.model.named_parameters() if id(p) not in trained}

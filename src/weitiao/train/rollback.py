@@ -18,36 +18,36 @@ from weitiao.core.batch import Batch
 from weitiao.core.errors import STOPPED_BY_GUARD, WeitiaoError
 from weitiao.core.objective import Objective
 from weitiao.core.run import Run
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.trainable_model import TrainableModel
 from weitiao.train.checkpoints import checkpoint
-from weitiao.train.distributed import Machines
-from weitiao.train.stability.guard import RETURNS, Verdict
-from weitiao.train.checkpoints.best import keep_weights
-from weitiao.train.settings import Plan
 from weitiao.train.checkpoints.async_saver import Saver
+from weitiao.train.checkpoints.best import save_best
 from weitiao.train.checkpoints.state import State
-from weitiao.train.step import Taken, count
+from weitiao.train.distributed import Distributed
+from weitiao.train.settings import Plan
+from weitiao.train.stability.guard import RETURNS, Verdict
+from weitiao.train.step import StepResult, count_targets
 
 NAMED = 5  # tensors in a complaint
 LOWERED = 0.5  # the rate's factor from the second return on
 
 
 @dataclass
-class Rescue:
+class Rollback:
     """All that is needed to act on a verdict."""
 
-    model: TunableModel
+    model: TrainableModel
     objective: Objective
     loader: Callable[[int], list[Batch]]
     state: State
     plan: Plan
     run: Run
-    machines: Machines
+    distributed: Distributed
     saver: Saver
-    tell_row: Callable[[int], dict[str, Any]]
+    describe_row: Callable[[int], dict[str, Any]]
     """A row's number -> where it stands, and its text."""
 
-    def judge(self, taken: Taken, norm: float) -> Verdict:
+    def judge(self, taken: StepResult, norm: float) -> Verdict:
         """The guard's word on this step, while its gradients are there.
 
         Raises:
@@ -65,7 +65,7 @@ class Rescue:
             verdict = replace(verdict, reason=verdict.reason + where)
         return state.guard.answer(self._ask_again()) if verdict.action == "ask" else verdict
 
-    def act(self, verdict: Verdict, taken: Taken, norm: float, window: Sequence[Batch]) -> None:
+    def act(self, verdict: Verdict, taken: StepResult, norm: float, window: Sequence[Batch]) -> None:
         """Skip the step, or go back; the gradients are dropped already, `state.position` is behind the window.
 
         Raises:
@@ -73,12 +73,12 @@ class Rescue:
         """
         state = self.state
         figures = {"loss": _plain(taken.loss), "grad_norm": _plain(norm), "reason": verdict.reason}
-        rows = self.machines.collect(self._suspects(window))
-        if self.run.writes:
+        rows = self.distributed.all_gather(self._suspects(window))
+        if self.run.can_write:
             here = {"step": state.step + 1, "position": state.position}
             self.run.append_lines("suspects.jsonl", [{**here, **figures, **row} for row in rows])
         names = [row["row"] for row in rows]
-        self.run.note("skipped", step=state.step + 1, position=state.position, **figures, rows=names)
+        self.run.log_event("skipped", step=state.step + 1, position=state.position, **figures, rows=names)
         if verdict.action == "back":
             self.go_back(verdict.reason)
 
@@ -86,7 +86,7 @@ class Rescue:
         """Become the newest healthy state, behind the bad stretch of the data."""
         state, run = self.state, self.run
         self.saver.finish()
-        self.machines.wait()  # until the first machine has written all
+        self.distributed.barrier()  # until the first machine has written all
         left, place = state.step, next((x for x in self.saver.healthy() if not checkpoint.broken(x)), None)
         returns = [*state.guard.returns, state.position]
         if len(returns) > RETURNS or place is None:
@@ -94,19 +94,19 @@ class Rescue:
             if place is not None:
                 checkpoint.load(place, state)
             raise self._stop(why, left)
-        scars = {key: getattr(state, key) for key in ("position", "rate", "best", "best_step")}
+        preserved = {key: getattr(state, key) for key in ("position", "rate", "best", "best_step")}
         if len(returns) == RETURNS:
-            scars["rate"] *= LOWERED
+            preserved["rate"] *= LOWERED
         checkpoint.load(place, state)
-        for key, value in scars.items():
+        for key, value in preserved.items():
             setattr(state, key, value)
         state.guard.returns, state.guard.healthy = returns, checkpoint.step_of(place)
-        self.machines.wait()  # until all have read it
-        if self.machines.first:
+        self.distributed.barrier()  # until all have read it
+        if self.distributed.is_main:
             checkpoint.forget_after(place)
             self.saver.save()
         facts = {"from_step": left, "step": state.step, "rate": state.rate, "reason": reason}
-        run.note("returned", position=state.position, **facts)
+        run.log_event("rollback", position=state.position, **facts)
 
     def _ask_again(self) -> float:
         """What the loss of a window is now that was accepted some steps ago."""
@@ -114,37 +114,37 @@ class Rescue:
         sums: dict[str, float] = {}
         with self.model.evaluating(), torch.no_grad():
             for batch in window:
-                for task, total in self.objective.told(self.model, batch).items():
+                for task, total in self.objective.task_losses(self.model, batch).items():
                     sums[task] = sums.get(task, 0.0) + total
-        sums, counts = self.machines.add(sums), self.machines.add(count(self.objective, window))
+        sums, counts = self.distributed.all_reduce(sums), self.distributed.all_reduce(count_targets(self.objective, window))
         return sum(sums[task] / many for task, many in counts.items() if many)
 
     def _row_losses(self, batch: Batch) -> list[tuple[float, float]]:
         with self.model.evaluating(), torch.no_grad():
-            return self.objective.row_losses(self.model, batch)
+            return self.objective.segment_losses(self.model, batch)
 
     def _suspects(self, window: Sequence[Batch]) -> list[dict[str, Any]]:
         """The rows of a window, the worst first, each with its own loss."""
         found = []
         for batch in window:
-            for row, (total, many) in zip(batch.source, self._row_losses(batch)):
-                found.append({"row": row, "row_loss": _plain(total / max(many, 1.0)), **self.tell_row(row)})
+            for row, (total, many) in zip(batch.row_ids, self._row_losses(batch)):
+                found.append({"row": row, "row_loss": _plain(total / max(many, 1.0)), **self.describe_row(row)})
         return sorted(found, key=lambda x: -math.inf if isinstance(x["row_loss"], str) else -x["row_loss"])
 
     def _stop(self, why: str, step: int) -> WeitiaoError:
         """The run ends here; what was sound stays the result."""
         run, state = self.run, self.state
         if state.best is None:  # nothing is held out: the last healthy state is the result
-            keep_weights(run, self.model, state)
-        run.note("stopped", step=step, position=state.position, reason=why)
+            save_best(run, self.model, state)
+        run.log_event("stopped", step=step, position=state.position, reason=why)
         told = (run.folder / "suspects.jsonl").exists()  # with the guard off no rows are named
         rows = f"; the rows are in {run.folder}/suspects.jsonl" if told else ""
-        trouble = WeitiaoError(
+        error = WeitiaoError(
             f"stopped at step {step}: {why}. The result is the last sound state, in {run.folder}{rows}. "
             "A lower train.learning_rate is the usual cure."
         )
-        trouble.exit_code = STOPPED_BY_GUARD
-        return trouble
+        error.exit_code = STOPPED_BY_GUARD
+        return error
 
 
 def _plain(value: float) -> float | str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.recipe import Train
-from weitiao.core.trainable_model import HEAD, TunableModel
+from weitiao.core.trainable_model import HEAD, TrainableModel
 from weitiao.train.schedules import rate_at
 
 
@@ -36,7 +36,7 @@ class Plan:
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step, from 0."""
-        return rate_at(step, self.steps, self.learning_rate, self.settings.warmup, self.settings.schedule)
+        return rate_at(step, self.steps, self.learning_rate, self.settings.warmup_ratio, self.settings.lr_schedule)
 
 
 def _by_shape(here: Mapping[str, Tensor], names: Collection[str], decay: float) -> list[dict[str, Any]]:
@@ -45,7 +45,7 @@ def _by_shape(here: Mapping[str, Tensor], names: Collection[str], decay: float) 
     return [{"names": matrices, "weight_decay": decay}, {"names": vectors, "weight_decay": 0.0}]
 
 
-def make_optimizer(model: TunableModel, plan: Plan) -> torch.optim.Optimizer:
+def make_optimizer(model: TrainableModel, plan: Plan) -> torch.optim.Optimizer:
     """The recipe's optimizer over all that is trained: matrices decay, biases and norms do not; or the groups that
     the method asks for. Heads have a rate of their own."""
     here, decay = model.trainable(), plan.settings.weight_decay

@@ -19,7 +19,7 @@ class Stop:
 
 
 @contextmanager
-def listening() -> Iterator[Stop]:
+def catch_signals() -> Iterator[Stop]:
     """Inside, signals are noted instead of obeyed."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

@@ -8,12 +8,12 @@ from torch import nn
 
 from weitiao.core.batch import Batch
 from weitiao.core.objective import Objective
-from weitiao.core.trainable_model import TunableModel
-from weitiao.train.distributed import Machines
+from weitiao.core.trainable_model import TrainableModel
+from weitiao.train.distributed import Distributed
 
 
 @dataclass(frozen=True)
-class Taken:
+class StepResult:
     """A window's loss and counts, over all machines; its gradients lie in the parameters."""
 
     loss: float
@@ -24,7 +24,7 @@ class Taken:
     """Which of several tasks it has rows of."""
 
 
-def count(objective: Objective, window: Iterable[Batch]) -> dict[str, float]:
+def count_targets(objective: Objective, window: Iterable[Batch]) -> dict[str, float]:
     """By task, what this machine's rows will be divided by; without a forward pass."""
     counts: dict[str, float] = {}
     for batch in window:
@@ -33,8 +33,8 @@ def count(objective: Objective, window: Iterable[Batch]) -> dict[str, float]:
     return counts
 
 
-def back(
-    model: TunableModel,
+def backward(
+    model: TrainableModel,
     objective: Objective,
     window: Iterable[Batch],
     counts: dict[str, float],
@@ -64,26 +64,28 @@ def back(
     return sums, notes
 
 
-def finish(
-    model: TunableModel,
+def reduce(
+    model: TrainableModel,
     window: Sequence[Batch],
-    machines: Machines,
+    distributed: Distributed,
     counts: dict[str, float],
     told: tuple[dict[str, float], dict[str, float]],
     scale: float,
-) -> Taken:
+) -> StepResult:
     """What follows on the gradients of a window: the method's penalty, the other machines, and what is told.
 
     Args:
         told: this machine's sums by task, and the objective's notes.
     """
     if model.attachment.penalty is not None:
-        (model.attachment.penalty() * (scale / machines.world)).backward()
-    machines.add_gradients(model.trainable().values())
-    sums, notes = (machines.add(x) for x in told)
-    tokens = machines.add({"tokens": float(sum(batch.tokens for batch in window))})["tokens"]
+        (model.attachment.penalty() * (scale / distributed.world_size)).backward()
+    distributed.all_reduce_gradients(model.trainable().values())
+    sums, notes = (distributed.all_reduce(x) for x in told)
+    tokens = distributed.all_reduce({"tokens": float(sum(batch.tokens for batch in window))})["tokens"]
     whole = sum(counts.values())
     value = sum(sums[task] / counts[task] for task in sums if counts[task]) if whole else math.nan
     means = {f"{x} loss": notes.pop(x) / counts[x] for x in counts if x in notes and counts[x]}
     means |= {name: note / whole for name, note in notes.items() if whole}
-    return Taken(value, int(tokens), int(whole), means, " + ".join(sorted(task for task, many in counts.items() if many)))
+    return StepResult(
+        value, int(tokens), int(whole), means, " + ".join(sorted(task for task, many in counts.items() if many))
+    )

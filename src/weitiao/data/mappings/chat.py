@@ -31,7 +31,7 @@ SPEAKERS = {
 }  # fmt: skip
 
 
-def recognise(seen: dict[str, Any]) -> list[Mapping]:
+def infer_columns(seen: dict[str, Any]) -> list[Mapping]:
     """Mappings that fit, the best first."""
     found: list[Mapping] = []
     if "messages" in seen:
@@ -48,7 +48,7 @@ def recognise(seen: dict[str, Any]) -> list[Mapping]:
     return found
 
 
-def as_given(columns: dict[str, str]) -> Mapping | None:
+def from_columns(columns: dict[str, str]) -> Mapping | None:
     """The mapping that the user describes."""
     if "messages" in columns:
         key = columns["messages"]
@@ -58,7 +58,7 @@ def as_given(columns: dict[str, str]) -> Mapping | None:
     return None
 
 
-def unanswered(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
+def for_inference(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
     """Conversations are answered by writing, not by a head."""
     raise TypeError("Chat is answered by writing")
 

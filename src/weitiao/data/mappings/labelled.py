@@ -3,42 +3,42 @@
 import json
 from typing import Any
 
-from weitiao.core.example import Labelled
+from weitiao.core.example import TextLabel
 from weitiao.data.columns import LABELS, TEXTS, Mapping, first_of, name_of, text_of
 
-MAKES = Labelled
+MAKES = TextLabel
 PURPOSE = "classification"
 TARGETS = ("text", "label")
 LACKING = "no text with a class found"
 NEEDS = "{text: ..., label: ...}"
 
 
-def recognise(seen: dict[str, Any]) -> list[Mapping]:
+def infer_columns(seen: dict[str, Any]) -> list[Mapping]:
     """Mappings that fit, the best first."""
     text, label = first_of(TEXTS, seen), first_of(LABELS, seen)
     return [_labelled(text, label)] if text and label else []
 
 
-def as_given(columns: dict[str, str]) -> Mapping | None:
+def from_columns(columns: dict[str, str]) -> Mapping | None:
     """The mapping that the user describes."""
     return _labelled(columns["text"], columns["label"]) if {"text", "label"} <= columns.keys() else None
 
 
-def unanswered(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
+def for_inference(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
     """A text whose class nobody knows."""
     asked = columns.get("text")
     key = first_of(TEXTS, seen) if asked is None else first_of((asked,), seen)
-    return Mapping(f"{key} is read", Labelled, lambda record: Labelled(text_of(record, key), ())) if key else None
+    return Mapping(f"{key} is read", TextLabel, lambda record: TextLabel(text_of(record, key), ())) if key else None
 
 
 def _labelled(text: str, label: str) -> Mapping:
-    def make(record: dict[str, Any]) -> Labelled:
+    def make(record: dict[str, Any]) -> TextLabel:
         words, given = text_of(record, text), _listed(record.get(label))
         if isinstance(given, list):
-            return Labelled(words, tuple(sorted({name_of(x, label) for x in given})))
-        return Labelled(words, (name_of(given, label),))
+            return TextLabel(words, tuple(sorted({name_of(x, label) for x in given})))
+        return TextLabel(words, (name_of(given, label),))
 
-    return Mapping(f"{text} -> class: {label}", Labelled, make)
+    return Mapping(f"{text} -> class: {label}", TextLabel, make)
 
 
 def _listed(given: Any) -> Any:

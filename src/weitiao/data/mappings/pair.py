@@ -22,20 +22,20 @@ NEGATIVES = ("negatives", "negative")
 SCORES = ("score", "similarity", "likeness")
 
 
-def recognise(seen: dict[str, Any]) -> list[Mapping]:
+def infer_columns(seen: dict[str, Any]) -> list[Mapping]:
     """Mappings that fit, the best first."""
     query, document = first_of(FIRST, seen), first_of(SECOND, seen)
     return [_pair(query, document, first_of(NEGATIVES, seen), first_of(SCORES, seen))] if query and document else []
 
 
-def as_given(columns: dict[str, str]) -> Mapping | None:
+def from_columns(columns: dict[str, str]) -> Mapping | None:
     """The mapping that the user describes."""
     if not {"query", "document"} <= columns.keys():
         return None
     return _pair(columns["query"], columns["document"], columns.get("negative"), columns.get("score"))
 
 
-def unanswered(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
+def for_inference(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
     """A text, to be embedded; with a document beside it, to be held against that."""
     asked = columns.get("text") or columns.get("query")
     key = first_of((*FIRST, *TEXTS), seen) if asked is None else first_of((asked,), seen)

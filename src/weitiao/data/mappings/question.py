@@ -9,10 +9,10 @@ No answer in the text: "answers": [] (or empty lists), or "answer": null.
 
 from typing import Any
 
-from weitiao.core.example import Question
+from weitiao.core.example import ExtractiveQA
 from weitiao.data.columns import Mapping, first_of, string
 
-MAKES = Question
+MAKES = ExtractiveQA
 PURPOSE = "question_answering"
 TARGETS = ("question", "context", "answers", "answer", "start")
 LACKING = "no question, text and answer found"
@@ -24,7 +24,7 @@ STARTS = ("start", "answer_start")
 Answers = tuple[tuple[int, str], ...]
 
 
-def recognise(seen: dict[str, Any]) -> list[Mapping]:
+def infer_columns(seen: dict[str, Any]) -> list[Mapping]:
     """Mappings that fit, the best first."""
     context = first_of(CONTEXTS, seen)
     if "question" not in seen or context is None:
@@ -34,7 +34,7 @@ def recognise(seen: dict[str, Any]) -> list[Mapping]:
     return [_one("question", context, "answer", first_of(STARTS, seen))] if "answer" in seen else []
 
 
-def as_given(columns: dict[str, str]) -> Mapping | None:
+def from_columns(columns: dict[str, str]) -> Mapping | None:
     """The mapping that the user describes."""
     if {"question", "context", "answers"} <= columns.keys():
         return _several(columns["question"], columns["context"], columns["answers"])
@@ -43,37 +43,37 @@ def as_given(columns: dict[str, str]) -> Mapping | None:
     return None
 
 
-def unanswered(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
+def for_inference(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
     """A question and a text whose answer nobody knows."""
     question = columns.get("question", "question")
     context = columns.get("context") or first_of(CONTEXTS, seen)
     if question not in seen or context is None or context not in seen:
         return None
     words = f"{question} is asked of {context}"
-    return Mapping(words, Question, lambda record: Question(*_asked(record, question, context), ()))
+    return Mapping(words, ExtractiveQA, lambda record: ExtractiveQA(*_asked(record, question, context), ()))
 
 
 def _several(question: str, context: str, answers: str) -> Mapping:
-    def make(record: dict[str, Any]) -> Question:
+    def make(record: dict[str, Any]) -> ExtractiveQA:
         asked, text = _asked(record, question, context)
-        return Question(asked, text, _listed(record, answers, text))
+        return ExtractiveQA(asked, text, _listed(record, answers, text))
 
-    return Mapping(f"{question} -> {answers} in {context}", Question, make)
+    return Mapping(f"{question} -> {answers} in {context}", ExtractiveQA, make)
 
 
 def _one(question: str, context: str, answer: str, start: str | None) -> Mapping:
-    def make(record: dict[str, Any]) -> Question:
+    def make(record: dict[str, Any]) -> ExtractiveQA:
         asked, text = _asked(record, question, context)
         if answer not in record:
             raise ValueError(f"column {answer!r} is missing; where the text holds no answer, write null")
         if record[answer] is None:
-            return Question(asked, text, ())
+            return ExtractiveQA(asked, text, ())
         words = string(record, answer)
         begin = record.get(start) if start else None
-        return Question(asked, text, (_checked(text, words, _only(text, words) if begin is None else begin),))
+        return ExtractiveQA(asked, text, (_checked(text, words, _only(text, words) if begin is None else begin),))
 
     where = f" at {start}" if start else ""
-    return Mapping(f"{question} -> {answer}{where} in {context}", Question, make)
+    return Mapping(f"{question} -> {answer}{where} in {context}", ExtractiveQA, make)
 
 
 def _asked(record: dict[str, Any], question: str, context: str) -> tuple[str, str]:

@@ -5,10 +5,10 @@ Two texts: {"sentence1": ..., "sentence2": ..., "score": ...}, also text1/text2,
 
 from typing import Any
 
-from weitiao.core.example import Rated
+from weitiao.core.example import TextScore
 from weitiao.data.columns import TEXTS, Mapping, first_of, number_of, text_of
 
-MAKES = Rated
+MAKES = TextScore
 PURPOSE = "regression"
 TARGETS = ("text", "value", "other")
 LACKING = "no text with a number found"
@@ -18,26 +18,26 @@ VALUES = ("value", "values", "score", "scores", "rating", "stars", "similarity")
 PAIRS = (("sentence1", "sentence2"), ("text1", "text2"), ("text", "other"))
 
 
-def recognise(seen: dict[str, Any]) -> list[Mapping]:
+def infer_columns(seen: dict[str, Any]) -> list[Mapping]:
     """Mappings that fit, the best first."""
     value, (text, other) = first_of(VALUES, seen), _texts(seen)
     return [_rated(text, other, value)] if text and value else []
 
 
-def as_given(columns: dict[str, str]) -> Mapping | None:
+def from_columns(columns: dict[str, str]) -> Mapping | None:
     """The mapping that the user describes."""
     if not {"text", "value"} <= columns.keys():
         return None
     return _rated(columns["text"], columns.get("other"), columns["value"])
 
 
-def unanswered(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
+def for_inference(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
     """A text, or two, whose number nobody knows."""
     text, other = (columns["text"], columns.get("other")) if "text" in columns else _texts(seen)
     if text not in seen or (other is not None and other not in seen):
         return None
     words = f"{text} and {other} are read" if other else f"{text} is read"
-    return Mapping(words, Rated, lambda record: Rated(text_of(record, text), (), _other(record, other)))
+    return Mapping(words, TextScore, lambda record: TextScore(text_of(record, text), (), _other(record, other)))
 
 
 def _texts(seen: dict[str, Any]) -> tuple[str | None, str | None]:
@@ -46,14 +46,14 @@ def _texts(seen: dict[str, Any]) -> tuple[str | None, str | None]:
 
 
 def _rated(text: str, other: str | None, value: str) -> Mapping:
-    def make(record: dict[str, Any]) -> Rated:
+    def make(record: dict[str, Any]) -> TextScore:
         given = record.get(value)
         values = tuple(number_of(x, value) for x in (given if isinstance(given, list) else [given]))
         if not values:
             raise ValueError(f"column {value!r} is an empty list: the row has no number")
-        return Rated(text_of(record, text), values, _other(record, other))
+        return TextScore(text_of(record, text), values, _other(record, other))
 
-    return Mapping(f"{text}{f' and {other}' if other else ''} -> number: {value}", Rated, make)
+    return Mapping(f"{text}{f' and {other}' if other else ''} -> number: {value}", TextScore, make)
 
 
 def _other(record: dict[str, Any], other: str | None) -> str:

@@ -8,12 +8,12 @@ Places are counted in characters, from 0; the end is behind the last one.
 
 from typing import Any
 
-from weitiao.core.example import Tagged
 from weitiao.core.bio_tags import Entity, spell
+from weitiao.core.example import TokenTags
 from weitiao.data.columns import TEXTS, Mapping, first_of, text_of
 from weitiao.data.word_units import laid_out, units_of
 
-MAKES = Tagged
+MAKES = TokenTags
 PURPOSE = "token_classification"
 TARGETS = ("tokens", "tags", "text", "entities")
 LACKING = "no tokens with tags, and no text with entities found"
@@ -23,7 +23,7 @@ TOKENS, TAGS = ("tokens", "words"), ("tags", "ner_tags", "ner", "labels")
 SPANS, PERHAPS_SPANS = ("entities", "spans"), ("label", "labels")
 
 
-def recognise(seen: dict[str, Any]) -> list[Mapping]:
+def infer_columns(seen: dict[str, Any]) -> list[Mapping]:
     """Mappings that fit, the best first."""
     found: list[Mapping] = []
     lists = [name for name, value in seen.items() if isinstance(value, (list, tuple))]
@@ -37,14 +37,14 @@ def recognise(seen: dict[str, Any]) -> list[Mapping]:
     return found
 
 
-def as_given(columns: dict[str, str]) -> Mapping | None:
+def from_columns(columns: dict[str, str]) -> Mapping | None:
     """The mapping that the user describes."""
     if {"tokens", "tags"} <= columns.keys():
         return _tokens(columns["tokens"], columns["tags"])
     return _spans(columns["text"], columns["entities"]) if {"text", "entities"} <= columns.keys() else None
 
 
-def unanswered(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
+def for_inference(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
     """Tokens, or else a text, whose tags nobody knows; the units of a text are found here."""
     lists = [name for name, value in seen.items() if isinstance(value, (list, tuple))]
     tokens = first_of((columns["tokens"],) if "tokens" in columns else () if "text" in columns else TOKENS, lists)
@@ -52,29 +52,29 @@ def unanswered(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
     if not tokens and not text:
         return None
 
-    def make(record: dict[str, Any]) -> Tagged:
+    def make(record: dict[str, Any]) -> TokenTags:
         if tokens and (not text or isinstance(record.get(tokens), (list, tuple))):
-            return Tagged(*_words(record, tokens), ())
+            return TokenTags(*_words(record, tokens), ())
         return _untagged(text_of(record, text or ""))
 
-    return Mapping(" or ".join(x for x in (tokens, text) if x) + " is read", Tagged, make)
+    return Mapping(" or ".join(x for x in (tokens, text) if x) + " is read", TokenTags, make)
 
 
-def _untagged(text: str) -> Tagged:
-    return Tagged(text, tuple(units_of(text)), ())
+def _untagged(text: str) -> TokenTags:
+    return TokenTags(text, tuple(units_of(text)), ())
 
 
 def _tokens(tokens: str, tags: str) -> Mapping:
-    def make(record: dict[str, Any]) -> Tagged:
+    def make(record: dict[str, Any]) -> TokenTags:
         text, units = _words(record, tokens)
         given = record.get(tags)
         if not isinstance(given, (list, tuple)):
             raise ValueError(f"column {tags!r} is missing or not a list of tags")
         if len(given) != len(units):
             raise ValueError(f"{len(units)} tokens ({tokens}) and {len(given)} tags ({tags})")
-        return Tagged(text, units, tuple(str(x).strip() for x in given))
+        return TokenTags(text, units, tuple(str(x).strip() for x in given))
 
-    return Mapping(f"{tokens} -> tags: {tags}", Tagged, make)
+    return Mapping(f"{tokens} -> tags: {tags}", TokenTags, make)
 
 
 def _words(record: dict[str, Any], key: str) -> tuple[str, tuple[tuple[int, int], ...]]:
@@ -91,18 +91,20 @@ def _words(record: dict[str, Any], key: str) -> tuple[str, tuple[tuple[int, int]
 
 
 def _spans(text: str, spans: str) -> Mapping:
-    def make(record: dict[str, Any]) -> Tagged:
+    def make(record: dict[str, Any]) -> TokenTags:
         words, given = text_of(record, text), record.get(spans)
         if not isinstance(given, (list, tuple)):
             raise ValueError(f"column {spans!r} is missing or not a list of entities")
         units = units_of(words)
-        placed = sorted(_placed(x, i, spans, words) for i, x in enumerate(given))
-        for (start, end, kind), (after, _, other) in zip(placed, placed[1:]):
+        encode_with_offsets = sorted(_placed(x, i, spans, words) for i, x in enumerate(given))
+        for (start, end, kind), (after, _, other) in zip(encode_with_offsets, encode_with_offsets[1:]):
             if after < end:
                 raise ValueError(f"the entities {words[start:end]!r} ({kind}) and the {other} at {after} overlap")
-        return Tagged(words, tuple(units), tuple(spell((_by_units(x, units, words) for x in placed), len(units))))
+        return TokenTags(
+            words, tuple(units), tuple(spell((_by_units(x, units, words) for x in encode_with_offsets), len(units)))
+        )
 
-    return Mapping(f"{text} -> tags: {spans}", Tagged, make)
+    return Mapping(f"{text} -> tags: {spans}", TokenTags, make)
 
 
 def _is_span(given: Any = None) -> bool:
@@ -127,9 +129,9 @@ def _placed(given: Any, i: int, column: str, text: str) -> tuple[int, int, str]:
     return start, end, str(kind).strip()
 
 
-def _by_units(placed: tuple[int, int, str], units: list[tuple[int, int]], text: str) -> Entity:
+def _by_units(encode_with_offsets: tuple[int, int, str], units: list[tuple[int, int]], text: str) -> Entity:
     """The same by units."""
-    start, end, kind = placed
+    start, end, kind = encode_with_offsets
     mine = [u for u, (a, b) in enumerate(units) if a < end and b > start]
     if not mine:
         raise ValueError(f"the entity at {start} to {end} ({kind}) holds no word")

@@ -12,21 +12,21 @@ LACKING = "plain text is wanted (a column 'text')"
 NEEDS = "{text: ...}"
 
 
-def recognise(seen: dict[str, Any]) -> list[Mapping]:
+def infer_columns(seen: dict[str, Any]) -> list[Mapping]:
     """Mappings that fit, the best first."""
     key = first_of(("text", "content", "document"), seen)
     return [_text(key, key)] if key else []
 
 
-def as_given(columns: dict[str, str]) -> Mapping | None:
+def from_columns(columns: dict[str, str]) -> Mapping | None:
     """The mapping that the user describes."""
     key = columns.get("text")
     return _text(key, f"{key} (as given)") if key else None
 
 
-def unanswered(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
+def for_inference(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
     """Text is its own answer."""
-    return as_given(columns) if columns.get("text") in seen else next(iter(recognise(seen)), None)
+    return from_columns(columns) if columns.get("text") in seen else next(iter(infer_columns(seen)), None)
 
 
 def _text(key: str, words: str) -> Mapping:

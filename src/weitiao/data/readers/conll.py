@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from weitiao.core.example import BadRow, Where
+from weitiao.core.example import BadRow, SourceLocation
 from weitiao.data.records import Record, lines_of
 
 ENDINGS = (".conll", ".bio")
@@ -30,7 +30,7 @@ def _is_blank(line: str) -> bool:
     return not line.strip(" \t\r\n") or line.startswith("-DOCSTART-")
 
 
-def _sentence(lines: list[tuple[Where, str | BadRow]]) -> Record | BadRow:
+def _sentence(lines: list[tuple[SourceLocation, str | BadRow]]) -> Record | BadRow:
     rows: list[list[str]] = []
     for where, line in lines:
         if isinstance(line, BadRow):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from weitiao.core.errors import DataError
-from weitiao.core.example import BadRow, Where
+from weitiao.core.example import BadRow, SourceLocation
 from weitiao.data.records import Record, decode
 
 ENDINGS = (".csv", ".tsv")
@@ -18,7 +18,7 @@ def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
     Raises:
         DataError: the file's encoding is wrong (a table cannot be cut into rows before it is decoded).
     """
-    text = decode(path.read_bytes(), encoding, Where(str(path), 1, 0))
+    text = decode(path.read_bytes(), encoding, SourceLocation(str(path), 1, 0))
     if isinstance(text, BadRow):
         raise DataError(f"{path}: {text.reason}")
     csv.field_size_limit(1 << 30)
@@ -30,8 +30,8 @@ def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
             row = next(rows)
         except StopIteration:
             return
-        except csv.Error as trouble:
-            yield BadRow(Where(str(path), line), f"not CSV: {trouble}")
+        except csv.Error as error:
+            yield BadRow(SourceLocation(str(path), line), f"not CSV: {error}")
             continue
         if header is None:
             header = [name.strip() for name in row]
@@ -42,6 +42,6 @@ def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
         elif len(row) != len(header):
             if row:
                 why = f"{len(row)} fields, the header has {len(header)}"
-                yield BadRow(Where(str(path), line), why, ",".join(row)[:200])
+                yield BadRow(SourceLocation(str(path), line), why, ",".join(row)[:200])
         else:
-            yield Record(Where(str(path), line), dict(zip(header, row)))
+            yield Record(SourceLocation(str(path), line), dict(zip(header, row)))

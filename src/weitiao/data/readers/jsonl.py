@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from weitiao.core.example import BadRow, Where
+from weitiao.core.example import BadRow, SourceLocation
 from weitiao.data.records import Record, decode, lines_of
 
 ENDINGS = (".jsonl", ".ndjson", ".json")
@@ -23,8 +23,8 @@ def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
             continue
         try:
             value = json.loads(text)
-        except json.JSONDecodeError as trouble:
-            yield BadRow(where, f"not JSON: {trouble.msg} at column {trouble.colno}", text[:200])
+        except json.JSONDecodeError as error:
+            yield BadRow(where, f"not JSON: {error.msg} at column {error.colno}", text[:200])
             continue
         except RecursionError:
             yield BadRow(where, "nested too deep", text[:200])
@@ -41,16 +41,16 @@ def _starts_with_list(path: Path) -> bool:
 
 
 def _one_list(path: Path, encoding: str) -> Iterator[Record | BadRow]:
-    whole = Where(str(path), 1, 0)
+    whole = SourceLocation(str(path), 1, 0)
     text = decode(path.read_bytes(), encoding, whole)
     if isinstance(text, BadRow):
         yield text
         return
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as trouble:
-        yield BadRow(Where(str(path), trouble.lineno, trouble.pos), f"not JSON: {trouble.msg}", text[:200])
+    except json.JSONDecodeError as error:
+        yield BadRow(SourceLocation(str(path), error.lineno, error.pos), f"not JSON: {error.msg}", text[:200])
         return
     for i, value in enumerate(values, 1):
-        where = Where(str(path), i)
+        where = SourceLocation(str(path), i)
         yield Record(where, value) if isinstance(value, dict) else BadRow(where, "not an object", str(value)[:200])

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from weitiao.core.errors import DataError
-from weitiao.core.example import BadRow, Where
+from weitiao.core.example import BadRow, SourceLocation
 from weitiao.data.records import Record
 
 ENDINGS = (".parquet",)
@@ -21,10 +21,10 @@ def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
     """
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as trouble:
-        raise DataError(f"{path} is not a Parquet file: {str(trouble).splitlines()[0]}") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from None
     row = 0
     for batch in file.iter_batches(batch_size=1024):
         for fields in batch.to_pylist():
             row += 1
-            yield Record(Where(str(path), row), fields)
+            yield Record(SourceLocation(str(path), row), fields)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import DataError
-from weitiao.core.example import BadRow, Where
+from weitiao.core.example import BadRow, SourceLocation
 from weitiao.data.records import Record, decode
 
 ENDINGS = (".json",)
@@ -34,13 +34,13 @@ def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
     Raises:
         DataError: it is not one JSON object with `data`.
     """
-    text = decode(path.read_bytes(), encoding, Where(str(path), 1, 0))
+    text = decode(path.read_bytes(), encoding, SourceLocation(str(path), 1, 0))
     if isinstance(text, BadRow):
         raise DataError(f"{path}: {text.reason}")
     try:
         whole = json.loads(text)
-    except json.JSONDecodeError as trouble:
-        raise DataError(f"{path}, line {trouble.lineno}: not JSON: {trouble.msg} at column {trouble.colno}.") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {error.lineno}: not JSON: {error.msg} at column {error.colno}.") from None
     if not isinstance(whole, dict) or not isinstance(whole.get("data"), list):
         raise DataError(f"{path} has not SQuAD's form: {FORM}.")
     place = _Place(path, text)
@@ -62,15 +62,15 @@ class _Place:
         self.file, self.text = str(path), text
         self.number = self.at = self.offset = 0
 
-    def of(self, qa: Any) -> Where:
+    def of(self, qa: Any) -> SourceLocation:
         self.number += 1
         name = json.dumps(qa.get("id"), ensure_ascii=False) if isinstance(qa, dict) and "id" in qa else ""
         found = re.compile(rf'"id"\s*:\s*{re.escape(name)}').search(self.text, self.at) if name else None
         if found is None:
-            return Where(self.file, self.number)
+            return SourceLocation(self.file, self.number)
         self.offset += len(self.text[self.at : found.start()].encode("utf-8", "surrogatepass"))
         self.at = found.start()
-        return Where(self.file, self.number, self.offset)
+        return SourceLocation(self.file, self.number, self.offset)
 
 
 def _fields(document: Any, paragraph: dict[str, Any], qa: dict[str, Any]) -> dict[str, Any]:

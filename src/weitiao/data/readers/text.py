@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from weitiao.core.example import BadRow, Where
+from weitiao.core.example import BadRow, SourceLocation
 from weitiao.data.records import Record, decode
 
 ENDINGS = (".txt", ".md", ".rst", ".text")
@@ -14,7 +14,7 @@ def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
     raw = path.read_bytes()
     offset, line = 0, 1
     for part in raw.split(b"\f"):
-        where = Where(str(path), line, offset)
+        where = SourceLocation(str(path), line, offset)
         text = decode(part, encoding, where)
         if isinstance(text, BadRow):
             yield text

@@ -6,12 +6,12 @@ Papineni et al. 2002, "BLEU: a Method for Automatic Evaluation of Machine Transl
 
 from typing import Any, ClassVar
 
-from weitiao.core.registry import Part
+from weitiao.core.registry import Component
 from weitiao.core.score import Score
 from weitiao.evaluate.sacrebleu_score import corpus_score
 
 
-class BLEU(Part):
+class BLEU(Component):
     """BLEU over all rows, by sacreBLEU."""
 
     reads: ClassVar[str] = "answers"

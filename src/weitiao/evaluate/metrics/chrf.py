@@ -5,12 +5,12 @@ Popovic 2015, "chrF: character n-gram F-score for automatic MT evaluation", eq. 
 
 from typing import Any, ClassVar
 
-from weitiao.core.registry import Part
+from weitiao.core.registry import Component
 from weitiao.core.score import Score
 from weitiao.evaluate.sacrebleu_score import corpus_score
 
 
-class ChrF(Part):
+class ChrF(Component):
     """chrF over all rows, by sacreBLEU."""
 
     reads: ClassVar[str] = "answers"

@@ -2,11 +2,11 @@
 
 from typing import ClassVar
 
-from weitiao.core.registry import Part
+from weitiao.core.registry import Component
 from weitiao.core.score import Score, ratio_of_sums
 
 
-class LossMetric(Part):
+class LossMetric(Component):
     """Mean negative log-probability a supervised token."""
 
     reads: ClassVar[str] = "row_losses"

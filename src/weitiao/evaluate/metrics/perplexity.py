@@ -3,11 +3,11 @@
 import math
 from typing import ClassVar
 
-from weitiao.core.registry import Part
+from weitiao.core.registry import Component
 from weitiao.core.score import Score, ratio_of_sums
 
 
-class Perplexity(Part):
+class Perplexity(Component):
     """exp of the loss a supervised token."""
 
     reads: ClassVar[str] = "row_losses"

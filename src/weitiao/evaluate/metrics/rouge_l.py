@@ -11,12 +11,12 @@ import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from weitiao.core.registry import Part
+from weitiao.core.registry import Component
 from weitiao.core.score import Score, bootstrapped, of_share
 from weitiao.evaluate.squad import HAN
 
 
-class RougeL(Part):
+class RougeL(Component):
     """The longest common run of words, gaps allowed, as F1; the mean over rows."""
 
     reads: ClassVar[str] = "answers"

@@ -44,12 +44,12 @@ def is_encoder(config: Any) -> bool:
     return both_ways and not getattr(config, "is_decoder", False) and not config.is_encoder_decoder
 
 
-def has_halves(config: Any) -> bool:
+def is_encoder_decoder(config: Any) -> bool:
     """Whether a model has an encoder that reads and a decoder that writes: T5, BART and their kind."""
     return bool(getattr(config, "is_encoder_decoder", False))
 
 
-def hears(config: Any) -> bool:
+def is_speech(config: Any) -> bool:
     """Whether the encoder hears sound and reads no text: Whisper."""
     return config.model_type == "whisper"
 
@@ -74,9 +74,9 @@ def last_hidden(model: Any, **inputs: Any) -> Any:
 
 def peft_task(model: Any) -> str | None:
     """PEFT's task_type, which decides how PEFT calls the model; None: as it is called."""
-    if hears(model.config):
+    if is_speech(model.config):
         return None
-    if has_halves(model.config):
+    if is_encoder_decoder(model.config):
         return "SEQ_2_SEQ_LM"
     return "FEATURE_EXTRACTION" if is_encoder(model.config) else "CAUSAL_LM"
 

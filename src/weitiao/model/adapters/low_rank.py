@@ -13,10 +13,10 @@ from transformers.pytorch_utils import Conv1D
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.architecture import peft_task
-from weitiao.model.layers.lora_autograd import Changed, Unpack, products
+from weitiao.model.adapters.surgery import enabling, folding, is_transposed, peft_tensors, take_peft, wrap
+from weitiao.model.layers.lora_autograd import LoRAWeights, Unpack, products
+from weitiao.model.layers.quantized import QuantizedLinear
 from weitiao.model.layers.saved_tensors import in_autocast
-from weitiao.model.layers.quantized import Quantised
-from weitiao.model.adapters.surgery import folding, is_transposed, peft_tensors, switching, take_peft, wrap
 
 
 class LowRankLinear(nn.Module):
@@ -46,7 +46,7 @@ class LowRankLinear(nn.Module):
 
     def stored(self) -> tuple[Tensor, Unpack]:
         """The base layer's weight as it is stored, and how it is unpacked."""
-        if isinstance(self.base_layer, Quantised):
+        if isinstance(self.base_layer, QuantizedLinear):
             return self.base_layer.packed, self.base_layer.unpack
         return self.weight(), Tensor.to
 
@@ -63,10 +63,10 @@ class LowRankLinear(nn.Module):
         own = type(self).forward is LowRankLinear.forward and not self._forward_hooks and not self._forward_pre_hooks
         return own and self.on and not self.plain and not (self.training and self.dropout.p > 0)
 
-    def changed(self) -> Changed:
+    def changed(self) -> LoRAWeights:
         """As that node takes it."""
         weight, unpack = self.stored()
-        return Changed(weight, self.bias(), *self.factors(), self.scale, unpack)
+        return LoRAWeights(weight, self.bias(), *self.factors(), self.scale, unpack)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.on:
@@ -83,7 +83,7 @@ class LowRankLinear(nn.Module):
         """Names of its parameters, without the base layer's."""
         return tuple(name for name, _ in self.named_parameters() if not name.startswith("base_layer."))
 
-    def tuned(self, x: Tensor, plain: Tensor) -> Tensor:
+    def forward_from(self, x: Tensor, plain: Tensor) -> Tensor:
         """What the layer gives for x where its base layer gives `plain`."""
         a, b = (half.to(plain.dtype) for half in self.factors())
         low = x.flatten(0, -2).to(plain.dtype) @ a.T  # [T, R]
@@ -97,13 +97,13 @@ class LowRankLinear(nn.Module):
         weight.copy_((weight.float() + change).to(weight.dtype))
         return self.base_layer
 
-    def skew(self) -> Tensor:
+    def orthogonality_penalty(self) -> Tensor:
         """How far B's columns and A's rows are from orthonormal: |B^T B - 1|^2 + |A A^T - 1|^2."""
         a, b, one = self.lora_A, self.lora_B, torch.eye(len(self.lora_A), device=self.lora_A.device)
         return (b.T @ b - one).square().sum() + (a @ a.T - one).square().sum()
 
 
-def together(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
+def fused_forward(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     """What layers give for the same x: those with a low-rank change as one autograd node."""
     joined = [layer for layer in layers if isinstance(layer, LowRankLinear) and layer.fused]
     made = iter(products(in_autocast(x), [layer.changed() for layer in joined]) if joined else ())
@@ -112,7 +112,7 @@ def together(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
 
 def asked(x: Tensor, rows: Tensor | None, query: nn.Module, *known: nn.Module) -> tuple[Tensor, ...]:
     """Queries, of some rows where only these ask; keys and values of all."""
-    return together(x, query, *known) if rows is None else (query(x[rows]), *together(x, *known))
+    return fused_forward(x, query, *known) if rows is None else (query(x[rows]), *fused_forward(x, *known))
 
 
 class LowRank(Method):
@@ -126,11 +126,11 @@ class LowRank(Method):
     """Share of the inputs dropped on the way into A, while training."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Which linear layers: all-linear, last names ([q_proj, v_proj]) or a regular expression for whole names."""
-    rslora: bool = False
+    use_rslora: bool = False
     """Scale by alpha / sqrt(rank), so that high ranks learn as fast as low ones."""
-    rate_of_b: float = Field(default=1.0, gt=0)
+    loraplus_lr_ratio: float = Field(default=1.0, gt=0)
     """LoRA+: B learns at this many times the rate; the paper takes about 16 (arXiv 2402.12354, sec. 5)."""
-    ranks: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
     """Ranks of their own: {last name, or regular expression for a name's end: rank}, as in PEFT; the first that matches."""
     bias: Literal["none", "all", "lora_only"] = "none"
     """Which biases are trained too: none, all of the model's, or those of the layers with a change."""
@@ -141,10 +141,10 @@ class LowRank(Method):
 
     def rank_of(self, name: str) -> int:
         """A layer's rank."""
-        return next((rank for pattern, rank in self.ranks.items() if _matches(pattern, name)), self.rank)
+        return next((rank for pattern, rank in self.rank_pattern.items() if _matches(pattern, name)), self.rank)
 
     def scale(self, rank: int) -> float:
-        return self.alpha / math.sqrt(rank) if self.rslora else self.alpha / rank
+        return self.alpha / math.sqrt(rank) if self.use_rslora else self.alpha / rank
 
     def put_beside(
         self,
@@ -161,7 +161,7 @@ class LowRank(Method):
             return module
 
         made: dict[str, LowRankLinear] = wrap(model, self.target_modules, make)
-        for pattern in self.ranks:
+        for pattern in self.rank_pattern:
             if not any(_matches(pattern, name) for name in made):
                 there = ", ".join(sorted({name.rpartition(".")[2] for name in made}))
                 raise RecipeError(f"method.ranks: {pattern!r} matches no layer that is changed; names are: {there}.")
@@ -172,8 +172,8 @@ class LowRank(Method):
         trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
         attachment = Attachment(
             trainable=trainable,
-            groups=(lambda step: self._groups(trainable)) if self.rate_of_b != 1.0 else None,
-            switch=switching(made) if self.bias == "none" else None,
+            groups=(lambda step: self._groups(trainable)) if self.loraplus_lr_ratio != 1.0 else None,
+            set_enabled=enabling(made) if self.bias == "none" else None,
             merge=folding(model, made),
             as_peft=lambda: (self.peft_config(model, made), peft_tensors(model, trainable)),
             from_peft=lambda tensors: take_peft(model, trainable, tensors),
@@ -184,12 +184,12 @@ class LowRank(Method):
         fast = {name for name in trainable if name.endswith("lora_B")}
         vectors = sorted(name for name in trainable - fast if name.endswith("bias"))
         slow = sorted(trainable - fast - set(vectors))
-        faster = {"names": sorted(fast), "rate": self.rate_of_b}
+        faster = {"names": sorted(fast), "rate": self.loraplus_lr_ratio}
         return [{"names": slow}, faster, {"names": vectors, "weight_decay": 0.0}]
 
     def peft_config(self, model: nn.Module, made: dict[str, LowRankLinear]) -> dict[str, Any]:
         """What PEFT's adapter_config.json says."""
-        more = {"lora_dropout": self.dropout, "use_rslora": self.rslora, "bias": self.bias}
+        more = {"lora_dropout": self.dropout, "use_rslora": self.use_rslora, "bias": self.bias}
         ranks = {name: rank for name in made if (rank := self.rank_of(name)) != self.rank}
         more["rank_pattern"] = {f"^{re.escape(name)}$": rank for name, rank in ranks.items()}
         return {**peft_lora_config(model, made, self.rank, self.alpha, self.target_modules), **more}

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.low_rank import LowRankLinear
-from weitiao.model.adapters.surgery import put, switching
+from weitiao.model.adapters.surgery import enabling, set_submodule
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Route:
 _route: ContextVar[Route | None] = ContextVar("route", default=None)
 
 
-class Routed(nn.Module):
+class MultiAdapterLinear(nn.Module):
     """Stands in the place of a linear layer that several adapters change."""
 
     def __init__(self, base: nn.Module, adapters: Mapping[str, LowRankLinear]) -> None:
@@ -47,21 +47,21 @@ class Routed(nn.Module):
         self.names = tuple(adapters)
 
     def forward(self, x: Tensor) -> Tensor:
-        y, route = self.base_layer(x), _route.get()
-        if route is None or not self.on:
+        y, select_adapter = self.base_layer(x), _route.get()
+        if select_adapter is None or not self.on:
             return y
-        rows, out = (x.flatten(0, -2), y.flatten(0, -2)) if route.packed else (x, y)
-        if len(rows) != route.size or rows.ndim != (2 if route.packed else 3):
-            words = f"a layer was given {list(x.shape)} and {route.size} rows were expected"
+        rows, out = (x.flatten(0, -2), y.flatten(0, -2)) if select_adapter.packed else (x, y)
+        if len(rows) != select_adapter.size or rows.ndim != (2 if select_adapter.packed else 3):
+            words = f"a layer was given {list(x.shape)} and {select_adapter.size} rows were expected"
             raise ModelError(f"adapters cannot be switched in one batch in this family ({words}): ask one at a time.")
         for name, module in zip(self.names, self.adapters.values()):
-            at = route.places.get(name)
+            at = select_adapter.places.get(name)
             if at is not None:
-                out = out.index_copy(0, at, module.tuned(rows[at], out[at]))  # pyright: ignore[reportCallIssue]
+                out = out.index_copy(0, at, module.forward_from(rows[at], out[at]))  # pyright: ignore[reportCallIssue]
         return out.view(y.shape)
 
 
-def take_off(
+def detach(
     model: nn.Module, attachment: Attachment, method: Method | type[Method], called: str
 ) -> dict[str, LowRankLinear]:
     """Take a method off the model again, which is then the base model: its layers, by the names of those they stood for.
@@ -75,11 +75,11 @@ def take_off(
     if not found or attachment.trainable != inside or not plain_base:
         raise ModelError(f"{called} is no low-rank change of linear layers alone (lora, dora): only those go by row.")
     for name, module in found.items():
-        put(model, name, module.base_layer)
+        set_submodule(model, name, module.base_layer)
     return found
 
 
-def side_by_side(model: nn.Module, adapters: Mapping[str, Mapping[str, LowRankLinear]]) -> Attachment:
+def attach_all(model: nn.Module, adapters: Mapping[str, Mapping[str, LowRankLinear]]) -> Attachment:
     """Put what was taken off back on, all of it beside one another.
 
     Args:
@@ -89,12 +89,12 @@ def side_by_side(model: nn.Module, adapters: Mapping[str, Mapping[str, LowRankLi
     made = {}
     for place in places:
         here = {name: layers[place] for name, layers in adapters.items() if place in layers}
-        made[place] = Routed(model.get_submodule(place), here)
-        put(model, place, made[place])
+        made[place] = MultiAdapterLinear(model.get_submodule(place), here)
+        set_submodule(model, place, made[place])
     model.requires_grad_(False)
 
     @contextmanager
-    def route(names: Sequence[str], lengths: Sequence[int] | None = None) -> Iterator[None]:
+    def select_adapter(names: Sequence[str], lengths: Sequence[int] | None = None) -> Iterator[None]:
         odd = sorted(set(names) - {"", *adapters})
         if odd:
             raise ModelError(f"there is no adapter called {odd[0]!r}; there are: {', '.join(adapters)}.")
@@ -110,4 +110,4 @@ def side_by_side(model: nn.Module, adapters: Mapping[str, Mapping[str, LowRankLi
         finally:
             _route.reset(token)
 
-    return Attachment(trainable=set(), switch=switching(made), route=route)
+    return Attachment(trainable=set(), set_enabled=enabling(made), select_adapter=select_adapter)

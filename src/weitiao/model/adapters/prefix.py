@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from weitiao.core.method import Attachment
 from weitiao.model.adapters.architecture import Columns, keys_and_values, last_hidden, peft_task, stack_of
-from weitiao.model.adapters.virtual_tokens import SlotProjection, add_slots, some_words
-from weitiao.model.adapters.surgery import put
+from weitiao.model.adapters.surgery import set_submodule
+from weitiao.model.adapters.virtual_tokens import VirtualTokenProjection, add_virtual_tokens, some_words
 
 Turn = Callable[[Tensor, bool], Tensor]
 """Keys [P, K], and whether to turn them back."""
@@ -27,20 +27,20 @@ class Prefix(nn.Module):
     def __init__(self, start: Tensor, width: int, hidden: int | None) -> None:
         super().__init__()
         self.start = nn.Parameter(start)
-        self.words = self.mlp = None
+        self.required_lm_head = self.mlp = None
         if hidden is not None:
             layers, _, length, wide = start.shape
-            self.words = nn.Parameter(torch.randn(length, width, device=start.device) * 0.02)
+            self.required_lm_head = nn.Parameter(torch.randn(length, width, device=start.device) * 0.02)
             self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, layers * 2 * wide))
             self.mlp.to(start.device)
             nn.init.zeros_(self.mlp[2].weight), nn.init.zeros_(self.mlp[2].bias)  # pyright: ignore
 
     def forward(self) -> Tensor:
-        if self.mlp is None or self.words is None:
+        if self.mlp is None or self.required_lm_head is None:
             return self.start
         with torch.autocast(self.start.device.type, enabled=False):
             layers, two, length, wide = self.start.shape
-            return self.start + self.mlp(self.words).view(length, layers, two, wide).permute(1, 2, 0, 3)
+            return self.start + self.mlp(self.required_lm_head).view(length, layers, two, wide).permute(1, 2, 0, 3)
 
 
 def attach_prefix(model: Any, length: int, hidden: int | None = None) -> Attachment:
@@ -51,7 +51,7 @@ def attach_prefix(model: Any, length: int, hidden: int | None = None) -> Attachm
     """
     places = keys_and_values(model)
     prefix = Prefix(_keys_and_values_of_words(model, places, length), model.config.get_text_config().hidden_size, hidden)
-    slots = add_slots(model, length)
+    virtual_tokens = add_virtual_tokens(model, length)
     model.add_module("prefix", prefix)
     made: list[Tensor] = []
 
@@ -68,12 +68,12 @@ def attach_prefix(model: Any, length: int, hidden: int | None = None) -> Attachm
         for which, where in enumerate((key, value)):
             learnt[where.layer][where.begin] = now(layer, which)
         for name, columns in learnt.items():
-            put(model, name, SlotProjection(model.get_submodule(name), slots, columns))
+            set_submodule(model, name, VirtualTokenProjection(model.get_submodule(name), virtual_tokens, columns))
     turn = _rotary(model, length)
     return Attachment(
         trainable={f"prefix.{name}" for name, _ in prefix.named_parameters()},
-        slots=lambda: slots.ids,
-        switch=slots.switch,
+        virtual_tokens=lambda: virtual_tokens.ids,
+        set_enabled=virtual_tokens.set_enabled,
         as_peft=(lambda: _to_peft(model, prefix(), turn)) if turn else None,
         from_peft=(lambda tensors: _from_peft(prefix, tensors, turn)) if turn and hidden is None else None,
     )

@@ -9,24 +9,24 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.errors import ModelError, RecipeError
-from weitiao.model.layers.quantized import Quantised
+from weitiao.model.layers.quantized import QuantizedLinear
 
 PREFIX = "base_model.model."  # what PEFT puts before every name
 
 
 def is_linear(module: nn.Module) -> bool:
     """A matrix product: nn.Linear, GPT-2's Conv1D (the same with the weight transposed), or either in fewer bits."""
-    return isinstance(module, (nn.Linear, Conv1D, Quantised))
+    return isinstance(module, (nn.Linear, Conv1D, QuantizedLinear))
 
 
 def is_transposed(module: nn.Module) -> bool:
     """In the model's own files its weight is [D_in, D_out]."""
-    return isinstance(module, Conv1D) or (isinstance(module, Quantised) and module.transposed)
+    return isinstance(module, Conv1D) or (isinstance(module, QuantizedLinear) and module.transposed)
 
 
 def shape_of(layer: nn.Module) -> tuple[int, int]:
     """(D_out, D_in) of a layer, however it is stored."""
-    if isinstance(layer, Quantised):
+    if isinstance(layer, QuantizedLinear):
         return layer.shape[0], layer.shape[1]
     weight: Any = layer.weight
     rows, columns = weight.shape
@@ -60,7 +60,7 @@ def linear_names(model: nn.Module, targets: str | Sequence[str]) -> list[str]:
     return found
 
 
-def put(model: nn.Module, name: str, module: nn.Module) -> None:
+def set_submodule(model: nn.Module, name: str, module: nn.Module) -> None:
     """Replace the submodule called `name`."""
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent) if parent else model, last, module)
@@ -71,18 +71,18 @@ def wrap(model: nn.Module, targets: str | Sequence[str], make: Callable[[str, nn
     model.requires_grad_(False)
     made = {name: make(name, model.get_submodule(name)) for name in linear_names(model, targets)}
     for name, module in made.items():
-        put(model, name, module)
+        set_submodule(model, name, module)
     return made
 
 
-def switching(made: Mapping[str, nn.Module]) -> Callable[[bool], None]:
+def enabling(made: Mapping[str, nn.Module]) -> Callable[[bool], None]:
     """An Attachment's `switch` for modules that are the base layer when their `on` is False."""
 
-    def switch(on: bool) -> None:
+    def set_enabled(on: bool) -> None:
         for module in made.values():
             module.on = on  # pyright: ignore[reportArgumentType]
 
-    return switch
+    return set_enabled
 
 
 def folding(model: nn.Module, made: Mapping[str, nn.Module]) -> Callable[[], None]:
@@ -90,7 +90,7 @@ def folding(model: nn.Module, made: Mapping[str, nn.Module]) -> Callable[[], Non
 
     def merge() -> None:
         for name, module in made.items():
-            put(model, name, module.fold())  # pyright: ignore[reportCallIssue]
+            set_submodule(model, name, module.fold())  # pyright: ignore[reportCallIssue]
 
     return merge
 
@@ -98,8 +98,8 @@ def folding(model: nn.Module, made: Mapping[str, nn.Module]) -> Callable[[], Non
 def restore(model: nn.Module) -> None:
     """Every layer stored in fewer bits becomes a plain one with the rounded weight."""
     for name, module in list(model.named_modules()):
-        if isinstance(module, Quantised):
-            put(model, name, module.plain())
+        if isinstance(module, QuantizedLinear):
+            set_submodule(model, name, module.plain())
 
 
 def norm_names(model: nn.Module) -> list[str]:
@@ -122,7 +122,7 @@ class Originals:
         self.on = True
 
     @torch.no_grad()
-    def switch(self, on: bool) -> None:
+    def set_enabled(self, on: bool) -> None:
         """Change the two over."""
         if on != self.on:
             for weight, other in zip(self.weights, self.others):

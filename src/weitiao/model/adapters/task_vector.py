@@ -26,7 +26,7 @@ from weitiao.model.adapters.surgery import Originals
 
 
 @dataclass(frozen=True)
-class Learnt:
+class TaskVector:
     """A finished Run's method, its base's identity (rounded to bf16), and its result."""
 
     method: Method
@@ -67,7 +67,7 @@ class Learnt:
             here[name].copy_(x)
 
 
-def read_learnt(place: Path) -> Learnt:
+def read_task_vector(place: Path) -> TaskVector:
     """From a finished Run's folder, or from a file that `save` wrote.
 
     Raises:
@@ -77,17 +77,17 @@ def read_learnt(place: Path) -> Learnt:
         if place.is_file():
             tensors, about = _read(place)
             plain = json.loads(about["method"])
-            return Learnt(find("method", plain.pop("name"))(**plain), about["base"], tensors)  # pyright: ignore
+            return TaskVector(find("method", plain.pop("name"))(**plain), about["base"], tensors)  # pyright: ignore
         run = Run.open(place)
         if run.status != "finished":
             raise RecipeError(f"old: {place} is not finished ({run.status}); train it to its end first.")
-        tensors, _ = _read(place / "trained" / "weights.safetensors")
+        tensors, _ = _read(place / "best" / "weights.safetensors")
         in_base = {name: x for name, x in tensors.items() if not name.startswith(HEAD)}
-        return Learnt(run.recipe.method, run.read("plan.json")["base"], in_base)
+        return TaskVector(run.recipe.method, run.read("resolved.json")["base"], in_base)
     except RecipeError:
         raise
-    except (WeitiaoError, OSError, SafetensorError, KeyError, TypeError, ValueError) as trouble:
-        raise RecipeError(f"old: {place} is no Run whose result can be read ({trouble}).") from None
+    except (WeitiaoError, OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise RecipeError(f"old: {place} is no Run whose result can be read ({error}).") from None
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -96,7 +96,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 @torch.no_grad()
-def forget(model: nn.Module, learnt: Learnt, rate: float) -> Originals:
+def subtract(model: nn.Module, learnt: TaskVector, rate: float) -> Originals:
     """Take `rate` times what was learnt away from the weights, in place.
 
     Returns:

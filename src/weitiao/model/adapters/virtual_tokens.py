@@ -4,7 +4,7 @@
     position  0  1  2   3 4 5 ...
     what the model gets there:  a learnt embedding (prompt tuning), or in every layer a learnt key and value (prefixes)
 
-A slot is a token like any other: packing, positions, masks, caches and generation need not know of it. TunableModel puts
+A slot is a token like any other: packing, positions, masks, caches and generation need not know of it. TrainableModel puts
 slots before every row and takes their outputs away again, so the alignment law holds.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weitiao.core.gathered import gathered
+from weitiao.core.gathered import index_select_fp32_grad
 from weitiao.model.adapters.architecture import peft_task
-from weitiao.model.adapters.surgery import put
+from weitiao.model.adapters.surgery import set_submodule
 
 PLACES: ContextVar[Tensor | None] = ContextVar("places", default=None)
 """Of the ids that run now: which slot each is, -1 for words. None where there is no slot among them. A context variable,
@@ -26,7 +26,7 @@ so that a layer which runs once more in the backward pass finds the places of it
 
 
 @dataclass
-class Slots:
+class VirtualTokens:
     """How many there are, and whether they are in use."""
 
     count: int
@@ -39,7 +39,7 @@ class Slots:
         """What stands before every row."""
         return tuple(range(self.size, self.size + self.count)) if self.on else ()
 
-    def switch(self, on: bool) -> None:
+    def set_enabled(self, on: bool) -> None:
         self.on = on
 
     def fill(self, out: Tensor, learnt: Tensor) -> Tensor:
@@ -47,16 +47,18 @@ class Slots:
         places = PLACES.get()
         if places is None:
             return out
-        rows = gathered(learnt.to(out.dtype), places.clamp(min=0))  # [..., T, N]
+        rows = index_select_fp32_grad(learnt.to(out.dtype), places.clamp(min=0))  # [..., T, N]
         return torch.where((places >= 0)[..., None], rows, out)
 
 
-class SlotEmbedding(nn.Module):
+class VirtualTokenEmbedding(nn.Module):
     """The token embedding, which knows slots: it sees which ids they are, and may fill them."""
 
-    def __init__(self, base: nn.Embedding, slots: Slots, learnt: Callable[[], Tensor] | None = None) -> None:
+    def __init__(
+        self, base: nn.Embedding, virtual_tokens: VirtualTokens, learnt: Callable[[], Tensor] | None = None
+    ) -> None:
         super().__init__()
-        self.base_layer, self.slots, self.learnt = base, slots, learnt
+        self.base_layer, self.virtual_tokens, self.learnt = base, virtual_tokens, learnt
 
     @property
     def weight(self) -> Tensor:
@@ -68,19 +70,19 @@ class SlotEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Ids [..., T], slots among them -> [..., T, D]."""
-        places = ids - self.slots.size
+        places = ids - self.virtual_tokens.size
         here = bool((places >= 0).any())
         PLACES.set(torch.where(places >= 0, places, -1) if here else None)
         out = self.base_layer(ids.masked_fill(places >= 0, 0) if here else ids)
-        return self.slots.fill(out, self.learnt()) if here and self.learnt is not None else out
+        return self.virtual_tokens.fill(out, self.learnt()) if here and self.learnt is not None else out
 
 
-class SlotProjection(nn.Module):
+class VirtualTokenProjection(nn.Module):
     """A linear layer whose output at slots is learnt: columns `begin` to `end` of it (GPT-2 has q, k and v in one)."""
 
-    def __init__(self, base: nn.Module, slots: Slots, learnt: dict[int, Callable[[], Tensor]]) -> None:
+    def __init__(self, base: nn.Module, virtual_tokens: VirtualTokens, learnt: dict[int, Callable[[], Tensor]]) -> None:
         super().__init__()
-        self.base_layer, self.slots, self.learnt = base, slots, learnt
+        self.base_layer, self.virtual_tokens, self.learnt = base, virtual_tokens, learnt
 
     @property
     def weight(self) -> Tensor:
@@ -88,24 +90,24 @@ class SlotProjection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.base_layer(x)
-        if PLACES.get() is None or not self.slots.on:
+        if PLACES.get() is None or not self.virtual_tokens.on:
             return out
         for begin, make in self.learnt.items():
             value = make()  # [P, N]
             end = begin + value.shape[1]
-            filled = self.slots.fill(out[..., begin:end], value)
+            filled = self.virtual_tokens.fill(out[..., begin:end], value)
             out = filled if value.shape[1] == out.shape[-1] else torch.cat([out[..., :begin], filled, out[..., end:]], -1)
         return out
 
 
-def add_slots(model: Any, count: int, learnt: Callable[[], Tensor] | None = None) -> Slots:
+def add_virtual_tokens(model: Any, count: int, learnt: Callable[[], Tensor] | None = None) -> VirtualTokens:
     """Make the model know `count` slots; freeze all else."""
     model.requires_grad_(False)
     embedding = model.get_input_embeddings()
-    slots = Slots(count, embedding.num_embeddings)
+    virtual_tokens = VirtualTokens(count, embedding.num_embeddings)
     name = next(name for name, module in model.named_modules() if module is embedding)
-    put(model, name, SlotEmbedding(embedding, slots, learnt))
-    return slots
+    set_submodule(model, name, VirtualTokenEmbedding(embedding, virtual_tokens, learnt))
+    return virtual_tokens
 
 
 def some_words(size: int, count: int) -> Tensor:

@@ -27,18 +27,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weitiao.core.batch import BELOW, Batch, Row, pack
-from weitiao.core.reporter import Desk
-from weitiao.core.hardware import Choice
+from weitiao.core.batch import FROZEN_STATES, Batch, Row, pack
+from weitiao.core.hardware import Decision
+from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
-from weitiao.core.trainable_model import TunableModel
-from weitiao.model.backbone.decoder import Layered
+from weitiao.core.trainable_model import TrainableModel
+from weitiao.model.backbone.decoder import BlockBackbone
 
 TOGETHER = 2048  # tokens that run at once
 ROOM = 0.5  # of the free disk, at most
 OFTEN = 1.5  # times through the rows from which it pays
 FORM = 2  # of how rows run: changed where that gives them other bits
-KEY = "train.keep_frozen"
+KEY = "train.activation_cache"
 FILES = ("frozen.bin", "frozen.json")
 
 
@@ -52,7 +52,7 @@ class Rows(Protocol):
     def __getitem__(self, i: int) -> Row: ...
 
 
-def choose(model: TunableModel, rows: Rows, folder: Path, budget: float, epochs: float, why_not: str) -> Choice | None:
+def choose(model: TrainableModel, rows: Rows, folder: Path, budget: float, epochs: float, why_not: str) -> Decision | None:
     """Whether what frozen layers give is kept; None: nothing worth a word is frozen.
 
     Args:
@@ -60,51 +60,51 @@ def choose(model: TunableModel, rows: Rows, folder: Path, budget: float, epochs:
         epochs: how often each row is used.
         why_not: a reason against it that the model cannot know; "": none.
     """
-    body = model.body
-    if not isinstance(body, Layered) or epochs < OFTEN or model.attachment.slots():
+    backbone = model.backbone
+    if not isinstance(backbone, BlockBackbone) or epochs < OFTEN or model.attachment.virtual_tokens():
         return None
-    body.below = body.frozen(tuple(model.trainable().values()))
-    if not body.below:
+    backbone.below = backbone.frozen(tuple(model.trainable().values()))
+    if not backbone.below:
         return None
     states = states_of(model, rows[0])
     size = int(rows.lengths.sum()) * states[0].nbytes
-    if model.attachment.switch is not None:
+    if model.attachment.set_enabled is not None:
         with model.reference():
             same = torch.equal(states_of(model, rows[0]), states)
         why_not = why_not or ("" if same else "without what was learnt, the method has others")
-    below, body.below = body.below, 0
+    below, backbone.below = backbone.below, 0
     free = shutil.disk_usage(folder).free
     if size > budget:
-        why_not = why_not or f"they would take {_in_units(size)}; train.keep_frozen allows {_in_units(budget)}"
+        why_not = why_not or f"they would take {_in_units(size)}; train.activation_cache allows {_in_units(budget)}"
     elif size > ROOM * free:
         why_not = why_not or f"they would take {_in_units(size)}, and the disk has {_in_units(free)} left"
     if why_not:
-        return Choice(KEY, "off", f"what {below} frozen layers give is made anew in each step: {why_not}")
+        return Decision(KEY, "off", f"what {below} frozen layers give is made anew in each step: {why_not}")
     words = f"{below} frozen layers run once, without dropout; what they give is kept on disk ({_in_units(size)})"
-    return Choice(KEY, "on", words)
+    return Decision(KEY, "on", words)
 
 
-def states_of(model: TunableModel, row: Row) -> Tensor:
+def states_of(model: TrainableModel, row: Row) -> Tensor:
     """[t, D]: what the frozen layers give for one row."""
-    assert isinstance(model.body, Layered)
+    assert isinstance(model.backbone, BlockBackbone)
     with model.evaluating():
-        return model.body.lower(pack([row]).to(model.device))
+        return model.backbone.lower(pack([row]).to(model.device))
 
 
 @dataclass
-class Kept:
+class ActivationCache:
     """The states of all rows, on disk."""
 
-    model: TunableModel
+    model: TrainableModel
     rows: Rows
     folder: Path
     warn: Callable[[str], None]
     checksums: list[int] = field(default_factory=list)
 
     @property
-    def body(self) -> Layered:
-        body = self.model.body
-        assert isinstance(body, Layered)
+    def body(self) -> BlockBackbone:
+        body = self.model.backbone
+        assert isinstance(body, BlockBackbone)
         return body
 
     @property
@@ -150,7 +150,7 @@ class Kept:
     def states(self) -> np.ndarray:
         return np.memmap(self.file, np.uint8, "r+")
 
-    def fill(self, desk: Desk) -> bool:
+    def fill(self, reporter: Reporter) -> bool:
         """Run every row through the frozen layers, unless that is done; False: the disk has no room.
 
         What is there from before an interruption is taken if it is whole and of the same rows, weights and machine.
@@ -159,13 +159,13 @@ class Kept:
             self.checksums = self._known()
             if len(self.checksums) == len(self.rows) and self.file.stat().st_size == self.ends[-1]:
                 return True
-            desk.warn("what the frozen layers gave is of another run or not whole: it is made anew")
+            reporter.warn("what the frozen layers gave is of another run or not whole: it is made anew")
         self.head.unlink(missing_ok=True)  # written again when the file is whole
         self.checksums = [0] * len(self.rows)
         try:
             with self.file.open("wb") as file:
                 file.truncate(int(self.ends[-1]))
-                for some in desk.track(self.packs, "running the frozen layers once"):
+                for some in reporter.track(self.packs, "running the frozen layers once"):
                     for row, states in self._made(some):
                         file.seek(int(self.ends[row]) - len(states))
                         file.write(states)
@@ -173,16 +173,16 @@ class Kept:
             written = self.head.with_suffix(".part")
             written.write_text(json.dumps({"key": self.key, "checksums": self.checksums}), encoding="utf-8")
             os.replace(written, self.head)
-        except OSError as trouble:
+        except OSError as error:
             self.remove()
-            desk.warn(f"what the frozen layers give cannot be kept ({trouble.strerror}): it is made anew in each step")
+            reporter.warn(f"what the frozen layers give cannot be kept ({error.strerror}): it is made anew in each step")
             return False
         return True
 
     def add(self, batches: list[Batch]) -> list[Batch]:
         """Each batch with its rows' states."""
         return [
-            replace(batch, more={**batch.more, BELOW: torch.cat([self._of(row) for row in batch.source])})
+            replace(batch, more={**batch.more, FROZEN_STATES: torch.cat([self._of(row) for row in batch.row_ids])})
             for batch in batches
         ]
 
@@ -196,8 +196,8 @@ class Kept:
 
     def remove(self) -> None:
         """The files."""
-        self.__dict__.pop("states", None)
-        forget(self.folder)
+        self.__dict__.pop("checkpoints", None)
+        delete_cache(self.folder)
 
     def _of(self, row: int) -> Tensor:
         """[t, D]"""
@@ -216,34 +216,39 @@ class Kept:
         batch = pack([self.rows[row] for row in some], some).to(self.model.device)
         with self.model.evaluating():
             parts = self.body.lower(batch).cpu().split(batch.lengths)
-        return [(row, x.contiguous().view(torch.uint8).numpy().tobytes()) for row, x in zip(batch.source, parts)]
+        return [(row, x.contiguous().view(torch.uint8).numpy().tobytes()) for row, x in zip(batch.row_ids, parts)]
 
 
-def forget(folder: Path) -> None:
+def delete_cache(folder: Path) -> None:
     """Remove what was kept in a Run's folder."""
     for name in FILES:
         (folder / name).unlink(missing_ok=True)
 
 
-def decided(run: Run) -> Choice | None:
+def decided(run: Run) -> Decision | None:
     """What was chosen when the run began, which a resumed run keeps to; None: nothing."""
-    found = run.read("plan.json", {}).get("choices", {}).get(KEY)
-    return Choice(KEY, found["value"], found["reason"]) if found else None
+    found = run.read("resolved.json", {}).get("choices", {}).get(KEY)
+    return Decision(KEY, found["value"], found["reason"]) if found else None
 
 
 def keep(
-    choice: Choice | None, model: TunableModel, rows: Rows, run: Run, desk: Desk, fetch: Callable[[int], list[Batch]]
+    choice: Decision | None,
+    model: TrainableModel,
+    rows: Rows,
+    run: Run,
+    reporter: Reporter,
+    fetch: Callable[[int], list[Batch]],
 ) -> tuple[Callable[[int], list[Batch]], Callable[[], None]]:
     """(the loader with what frozen layers give, if that was chosen; what tidies up when all is learnt)."""
-    body: Any = model.body
+    backbone: Any = model.backbone
     if choice is None or choice.value == "off":
         return fetch, lambda: None
-    body.below = body.frozen(tuple(model.trainable().values()))
-    kept, begun = Kept(model, rows, run.folder, desk.warn), time.perf_counter()
-    if not kept.fill(desk):
-        body.below = 0
+    backbone.below = backbone.frozen(tuple(model.trainable().values()))
+    kept, begun = ActivationCache(model, rows, run.folder, reporter.warn), time.perf_counter()
+    if not kept.fill(reporter):
+        backbone.below = 0
         return fetch, lambda: None
-    run.note("frozen_layers", layers=body.below, seconds=round(time.perf_counter() - begun, 4))
+    run.log_event("frozen_layers", layers=backbone.below, seconds=round(time.perf_counter() - begun, 4))
     return lambda step: kept.add(fetch(step)), kept.remove
 
 

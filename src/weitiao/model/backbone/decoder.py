@@ -17,19 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weitiao.core.batch import BELOW, Batch
-from weitiao.core.shared_prefix import Merged, merge
-from weitiao.core.gathered import gathered
+from weitiao.core.batch import FROZEN_STATES, Batch
+from weitiao.core.gathered import index_select_fp32_grad
 from weitiao.core.lm_head import ENOUGH
+from weitiao.core.shared_prefix import PrefixSharedBatch, merge
 from weitiao.model.adapters.architecture import is_encoder, stack_of
-from weitiao.model.layers.saved_tensors import computing_in
 from weitiao.model.layers.gradient_checkpointing import through
+from weitiao.model.layers.saved_tensors import computing_in
 
 FEW = 0.7  # of all tokens: where more rows are asked for, leaving the others out saves nothing
 
 
 @dataclass
-class Layered:
+class BlockBackbone:
     """The whole way through a model by a block; a Body."""
 
     block: ModuleType
@@ -48,12 +48,12 @@ class Layered:
         if self.model.training:
             self.laid += batch.tokens
             self.spared += batch.tokens - len(batch.input_ids)
-        if not isinstance(batch, Merged):
+        if not isinstance(batch, PrefixSharedBatch):
             return self._run(batch, rows)
         if rows is None:
             return batch.laid_out(self._run(batch, None))
         asked, where = batch.at[rows].unique(return_inverse=True)
-        return gathered(self._run(batch, asked), where)
+        return index_select_fp32_grad(self._run(batch, asked), where)
 
     def merged(self, batch: Batch) -> Batch:
         """The batch as it runs: with what its rows begin with in common once, where that changes nothing.
@@ -77,9 +77,9 @@ class Layered:
         block, stack = self.block, stack_of(self.model)
         with computing_in(self.model, self.dtype):
             x, given = block.begin(stack, batch, self.dtype)
-            layers, before = list(block.layers(stack)), batch.more.get(BELOW)
+            layers, before = list(block.layers(stack)), batch.more.get(FROZEN_STATES)
             if before is not None:
-                x = batch.once(before) if isinstance(batch, Merged) else before
+                x = batch.once(before) if isinstance(batch, PrefixSharedBatch) else before
                 layers = layers[self.below :]
             few = None if rows is None else _few(rows, len(x))
             for layer in layers[:-1]:
@@ -97,7 +97,7 @@ class Layered:
             x, given = self.block.begin(stack, batch, self.dtype)
             for layer in list(self.block.layers(stack))[: self.below]:
                 x = self.block.layer(layer, x, given, None)
-        return batch.laid_out(x) if isinstance(batch, Merged) else x
+        return batch.laid_out(x) if isinstance(batch, PrefixSharedBatch) else x
 
     def frozen(self, trained: Collection[nn.Parameter]) -> int:
         """How many of the lowest layers hold nothing that is trained, if nothing below them is either; at most all but

@@ -18,24 +18,24 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from weitiao.core.batch import HEARD, IGNORE, SOUND, Batch, NotedRow, only, pack
+from weitiao.core.batch import AUDIO_PLACEHOLDER, IGNORE, SOUND, AnnotatedRow, Batch, pack, select_segments
 from weitiao.core.errors import ModelError
-from weitiao.core.hardware import NARROW, Choice
-from weitiao.core.trainable_model import Body
-from weitiao.core.lm_head import VocabularyHead
-from weitiao.model.adapters.architecture import hears
+from weitiao.core.hardware import NARROW, Decision
+from weitiao.core.lm_head import LMHead
+from weitiao.core.trainable_model import Backbone
+from weitiao.model.adapters.architecture import is_speech
 from weitiao.model.kernels.library import for_words
 
 NEAR = 2e-2  # of the largest logit
 SAVED = 256  # tokens of padding that are worth one more pass through the model; more where its layers are narrow
 
 
-def halves(batch: Batch) -> list[tuple[int, int, int]]:
+def encoder_decoder(batch: Batch) -> list[tuple[int, int, int]]:
     """Of each row, where it begins, where its decoder's half begins, and where it ends."""
-    found, heard = [], SOUND in batch.more
+    found, input_features = [], SOUND in batch.more
     for a, b in zip(batch.bounds, batch.bounds[1:]):
-        if heard:
-            found.append((a, a + int((batch.input_ids[a:b] == HEARD).sum()), b))
+        if input_features:
+            found.append((a, a + int((batch.input_ids[a:b] == AUDIO_PLACEHOLDER).sum()), b))
             continue
         learnt = (batch.labels[a:b] != IGNORE).nonzero()[:1, 0].tolist()
         found.append((a, a + learnt[0] if learnt else b, b))
@@ -47,8 +47,8 @@ def hidden(model: Any, batch: Batch) -> Tensor:
     together, and masks keep them apart; rows that write nothing are only read."""
     out = {}
     saved = SAVED * max(1, NARROW // model.config.hidden_size) ** 2
-    for group in alike(halves(batch), saved):
-        out.update(zip(group, _together(model, only(batch, group))))
+    for group in alike(encoder_decoder(batch), saved):
+        out.update(zip(group, _together(model, select_segments(batch, group))))
     return torch.cat([out[i] for i in range(len(out))])
 
 
@@ -73,7 +73,7 @@ def alike(parts: Sequence[tuple[int, int, int]], saved: int) -> list[list[int]]:
 
 def _together(model: Any, batch: Batch) -> list[Tensor]:
     """[t, D] of each row, all padded to the longest."""
-    parts, ids = halves(batch), batch.input_ids
+    parts, ids = encoder_decoder(batch), batch.input_ids
     seen, kept = _encoded(model, batch, parts)
     out = [[x[: m - a]] for x, (a, m, _) in zip(seen, parts)]
     writing = [i for i, (_, m, b) in enumerate(parts) if b > m]
@@ -99,21 +99,25 @@ def _encoded(model: Any, batch: Batch, parts: list[tuple[int, int, int]]) -> tup
     return model.get_encoder()(input_ids=read, attention_mask=kept).last_hidden_state, kept
 
 
-def choose_body(model: Any, in_dtype: Callable[[Callable[[Batch], Tensor]], Body], tolerance: float) -> tuple[Body, Choice]:
+def choose_backbone(
+    model: Any, in_dtype: Callable[[Callable[[Batch], Tensor]], Backbone], tolerance: float
+) -> tuple[Backbone, Decision]:
     """All rows at once, padded, if on a probe that is each row alone; else one by one."""
     padded = in_dtype(lambda batch: hidden(model, batch))
-    alone = in_dtype(lambda batch: torch.cat([hidden(model, only(batch, [i])) for i in range(len(batch.lengths))]))
+    alone = in_dtype(
+        lambda batch: torch.cat([hidden(model, select_segments(batch, [i])) for i in range(len(batch.lengths))])
+    )
     with torch.no_grad():
         probe = _probe(model)
         gap = float((padded(probe) - alone(probe)).abs().max() / alone(probe).abs().max())
     if gap <= tolerance:
         reason = f"encoder and decoder, padded: on a probe within {gap:.0e} of each row alone"
-        return padded, Choice("model.block", "transformers", reason)
+        return padded, Decision("model.block", "transformers", reason)
     reason = f"padded rows would differ from rows alone by {gap:.0e}: slower, but right"
-    return alone, Choice("model.block", "transformers, row by row", reason)
+    return alone, Decision("model.block", "transformers, row by row", reason)
 
 
-def vocabulary_head(model: Any) -> VocabularyHead:
+def vocabulary_head(model: Any) -> LMHead:
     """The output head as a function of the decoder's hidden states: T5 scales them, BART adds a bias of its own.
 
     Raises:
@@ -126,16 +130,16 @@ def vocabulary_head(model: Any) -> VocabularyHead:
         return plain if own is None else own[0] if plain is None else own[0] + plain
 
     probe = _probe(model)
-    ids = probe.input_ids[probe.input_ids != HEARD][None]
+    ids = probe.input_ids[probe.input_ids != AUDIO_PLACEHOLDER][None]
     given = {"input_ids": ids}
-    if hears(model.config):
+    if is_speech(model.config):
         given = {"input_features": probe.more[SOUND][:1].to(next(model.parameters()).dtype)}
     with torch.no_grad():
         wanted = model(**given, decoder_input_ids=ids, use_cache=False).logits[0].float()
         seen = model.get_encoder()(**given).last_hidden_state
         inner = model.get_decoder()(input_ids=ids, encoder_hidden_states=seen, use_cache=False).last_hidden_state[0]
         for scale in (1.0, inner.shape[-1] ** -0.5):
-            head = VocabularyHead(weight=lambda: layer().weight, bias=bias, scale=scale, kernels=for_words)
+            head = LMHead(weight=lambda: layer().weight, bias=bias, scale=scale, kernels=for_words)
             if float((head.logits(inner) - wanted).abs().max() / wanted.abs().max()) <= NEAR:
                 return head
     raise ModelError(f"base: the head of {type(model).__name__} does something that weitiao does not know.")
@@ -144,12 +148,12 @@ def vocabulary_head(model: Any) -> VocabularyHead:
 def _probe(model: Any) -> Batch:
     """Three rows of random tokens, of unequal halves; or two of random sound and unequal tokens."""
     random, many = torch.Generator().manual_seed(0), model.config.vocab_size
-    if hears(model.config):
+    if is_speech(model.config):
         places, mels = model.config.max_source_positions, model.config.num_mel_bins
         said = [torch.randint(0, many, (n,), generator=random).tolist() for n in (5, 3)]
-        rows = [{"input_ids": [HEARD] * places + x, "labels": [IGNORE] * places + x} for x in said]
+        rows = [{"input_ids": [AUDIO_PLACEHOLDER] * places + x, "labels": [IGNORE] * places + x} for x in said]
         sounds = [torch.rand(mels, 2 * places, generator=random) for _ in said]
-        made = pack([NotedRow(**row, heard=lambda x=x: x) for row, x in zip(rows, sounds)])
+        made = pack([AnnotatedRow(**row, input_features=lambda x=x: x) for row, x in zip(rows, sounds)])
     else:
         rows = [(torch.randint(0, many, (n,), generator=random).tolist(), m) for n, m in ((13, 9), (9, 4), (9, 6))]
         made = pack([{"input_ids": x, "labels": [IGNORE] * m + x[m:]} for x, m in rows])

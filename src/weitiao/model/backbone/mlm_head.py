@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from weitiao.core.errors import ModelError
-from weitiao.core.hardware import Choice
+from weitiao.core.hardware import Decision
 
 LAYOUTS = (  # the dense layer, the norm, the bias
     ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),  # BERT
@@ -48,7 +48,7 @@ class MaskedHead(nn.Module):
         return self.norm(self.activation(self.dense(hidden.to(self.dense.weight.dtype))))
 
 
-def masked_head(model: Any, folder: Path | None = None) -> tuple[MaskedHead, Choice]:
+def masked_head(model: Any, folder: Path | None = None) -> tuple[MaskedHead, Decision]:
     """The head that belongs to an encoder, from the checkpoint in `folder` if that holds it; and which it was.
 
     Raises:
@@ -66,12 +66,12 @@ def masked_head(model: Any, folder: Path | None = None) -> tuple[MaskedHead, Cho
     found = stored_head(folder) if folder else {}
     fits = found.keys() >= {"dense.weight", "norm.weight"} and found["dense.weight"].shape == head.dense.weight.shape
     if not fits:
-        return head, Choice("masked-LM head", "new", "the checkpoint holds none, so it begins at random")
+        return head, Decision("masked-LM head", "new", "the checkpoint holds none, so it begins at random")
     with torch.no_grad():
         for name, weight in head.named_parameters():
             if name in found:
                 weight[: len(found[name])].copy_(found[name])
-    return head, Choice("masked-LM head", "the checkpoint's", "stored with the encoder")
+    return head, Decision("masked-LM head", "the checkpoint's", "stored with the encoder")
 
 
 def stored_head(folder: Path) -> dict[str, Tensor]:

@@ -7,16 +7,16 @@ from typing import Any
 from torch import Tensor
 
 from weitiao.core.batch import Batch
+from weitiao.model.adapters.low_rank import asked, fused_forward
 from weitiao.model.layers.attention import attend
 from weitiao.model.layers.fused import Rotary
-from weitiao.model.adapters.low_rank import asked, together
 
 Norm = Callable[[Any, Tensor], Tensor]
 """How a family's norm module is applied."""
 
 
 @dataclass(frozen=True)
-class Turns:
+class RotaryTables:
     """The rotary positions of a batch's tokens: cos and sin [T, 1, d / 2]."""
 
     cos: Tensor
@@ -28,14 +28,14 @@ class Turns:
         return Rotary.apply(x, cos, sin)  # pyright: ignore[reportReturnType]
 
 
-def turns(rotary: Any, x: Tensor, batch: Batch, *more: Any) -> Turns:
+def rotary_tables(rotary: Any, x: Tensor, batch: Batch, *more: Any) -> RotaryTables:
     """Of a family's rotary module; it makes [1, T, d] of both halves alike."""
     cos, sin = rotary(x[None], batch.position_ids[None], *more)
     half = cos.shape[-1] // 2
-    return Turns(cos[0, :, None, :half].to(x.dtype), sin[0, :, None, :half].to(x.dtype))
+    return RotaryTables(cos[0, :, None, :half].to(x.dtype), sin[0, :, None, :half].to(x.dtype))
 
 
-def attention(at: Any, x: Tensor, turn: Turns, batch: Batch, norm: Norm, rows: Tensor | None = None) -> Tensor:
+def attention(at: Any, x: Tensor, turn: RotaryTables, batch: Batch, norm: Norm, rows: Tensor | None = None) -> Tensor:
     """[T, D] -> [T, D], or [N, D] at some rows; queries and keys are normed where the family does."""
     q, k, v = (y.unflatten(-1, (-1, at.head_dim)) for y in asked(x, rows, at.q_proj, at.k_proj, at.v_proj))
     if hasattr(at, "q_norm"):
@@ -49,4 +49,4 @@ def attention(at: Any, x: Tensor, turn: Turns, batch: Batch, norm: Norm, rows: T
 
 def mlp(module: Any, x: Tensor, gate: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """down(gate(gate_proj x, up_proj x))."""
-    return module.down_proj(gate(*together(x, module.gate_proj, module.up_proj)))
+    return module.down_proj(gate(*fused_forward(x, module.gate_proj, module.up_proj)))

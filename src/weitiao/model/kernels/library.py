@@ -26,10 +26,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weitiao.core.hardware import Choice, cpu_bf16
+from weitiao.core.hardware import Decision, cpu_bf16
 from weitiao.model.loading.packages import file_sha256, home
 
-SOURCES = sorted((Path(__file__).parent / "kernels").iterdir())
+SOURCES = sorted(x for x in Path(__file__).parent.iterdir() if x.suffix in (".cpp", ".h"))
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fno-math-errno", "-w")
 PATIENCE = 120  # seconds for the compiler
 WIDE = 16  # numbers that are worked on at once
@@ -79,8 +79,8 @@ def _library() -> Library | None:
         return None
     try:
         return _loaded()
-    except (OSError, ValueError, subprocess.SubprocessError) as trouble:  # ValueError: an odd CXX
-        state.why_not = f"they could not be compiled or loaded: {str(trouble).strip().splitlines()[-1][:200]}"
+    except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: an odd CXX
+        state.why_not = f"they could not be compiled or loaded: {str(error).strip().splitlines()[-1][:200]}"
         return None
 
 
@@ -120,7 +120,7 @@ def left_out() -> Iterator[None]:
         state.why_not = was
 
 
-def choose(device: torch.device, dtype: torch.dtype, largest_gap: Callable[[], float]) -> list[Choice]:
+def choose(device: torch.device, dtype: torch.dtype, largest_gap: Callable[[], float]) -> list[Decision]:
     """What is said of the kernels, where the machine could use them. Those that prove wrong are left out.
 
     Args:
@@ -131,9 +131,9 @@ def choose(device: torch.device, dtype: torch.dtype, largest_gap: Callable[[], f
     if not state.why_not and library() is not None and (gap := largest_gap()) > TOLERANCE:
         state.why_not = f"on a probe they differ from torch by {gap:.0e}"
     if state.why_not:
-        return [Choice("model.kernels", "off", f"pure torch: {state.why_not}")]
+        return [Decision("model.kernels", "off", f"pure torch: {state.why_not}")]
     return [
-        Choice("model.kernels", "compiled", "attention, norms, gates, rotations and the loss head by AVX512-BF16 kernels")
+        Decision("model.kernels", "compiled", "attention, norms, gates, rotations and the loss head by AVX512-BF16 kernels")
     ]
 
 

@@ -27,7 +27,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from weitiao.core.batch import Batch
-from weitiao.core.shared_prefix import Merged
+from weitiao.core.shared_prefix import PrefixSharedBatch
 from weitiao.model.kernels.library import usable
 from weitiao.model.layers.attention_compiled import attend_compiled, lists_of
 from weitiao.model.layers.attention_cpu import attend_by_products, pieces_at, pieces_of
@@ -81,7 +81,7 @@ def attend(
         pieces = pieces_of(batch, q.shape[1]) if rows is None else pieces_at(batch, rows)
         return attend_by_products(q, k, v, pieces, by, causal, window)
     how = (scale, causal, window, softcap, dropout)
-    if isinstance(batch, Merged):
+    if isinstance(batch, PrefixSharedBatch):
         k, v = batch.laid_out(k), batch.laid_out(v)
         if rows is None:
             return batch.once(_attend(batch.laid_out(q), k, v, batch, *how))

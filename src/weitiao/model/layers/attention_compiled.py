@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from weitiao.core.batch import Batch
 from weitiao.model.kernels.library import Library
-from weitiao.model.layers.attention_cpu import Piece, pieces_at, pieces_of
+from weitiao.model.layers.attention_cpu import QueryBlock, pieces_at, pieces_of
 
 
 class _Matrix(ctypes.Structure):
@@ -39,7 +39,7 @@ class _Job(ctypes.Structure):
 
 
 @dataclass(frozen=True)
-class Lists:
+class RaggedIndex:
     """Rows as the kernel knows them; all int32."""
 
     asks: Tensor  # [B + 1] where each row's queries begin
@@ -48,10 +48,10 @@ class Lists:
     position: Tensor  # [N] at which of its row's keys each query stands
 
 
-_laid: deque[tuple[weakref.ref, Tensor | None, Lists]] = deque(maxlen=4)
+_laid: deque[tuple[weakref.ref, Tensor | None, RaggedIndex]] = deque(maxlen=4)
 
 
-def lists_of(batch: Batch, rows: Tensor | None) -> Lists:
+def lists_of(batch: Batch, rows: Tensor | None) -> RaggedIndex:
     """A batch's lists, or those where only the tokens at `rows` [N] ask; all layers share them."""
     for known, asking, lists in list(_laid):
         if known() is batch and asking is rows:
@@ -62,7 +62,7 @@ def lists_of(batch: Batch, rows: Tensor | None) -> Lists:
     return lists
 
 
-def _lists(rows: Sequence[Piece]) -> Lists:
+def _lists(rows: Sequence[QueryBlock]) -> RaggedIndex:
     tokens = [torch.arange(a, a + n) for row in rows for a, n in row.keys]
     places = [torch.arange(row.length - row.queries, row.length) if row.at is None else row.at for row in rows]
 
@@ -70,21 +70,21 @@ def _lists(rows: Sequence[Piece]) -> Lists:
         return torch.tensor([0, *accumulate(sizes)], dtype=torch.int32)
 
     asks, begins = bounds([row.queries for row in rows]), bounds([row.length for row in rows])
-    return Lists(asks, begins, torch.cat(tokens).int(), torch.cat(places).int())
+    return RaggedIndex(asks, begins, torch.cat(tokens).int(), torch.cat(places).int())
 
 
 How = tuple[float, bool, int | None]
 """(scale, causal, window)."""
 
 
-def attend_compiled(q: Tensor, k: Tensor, v: Tensor, lists: Lists, how: How, kernels: Library) -> Tensor:
+def attend_compiled(q: Tensor, k: Tensor, v: Tensor, lists: RaggedIndex, how: How, kernels: Library) -> Tensor:
     """What `attend_by_products` gives."""
     return _Compiled.apply(q, k, v, lists, how, kernels)  # pyright: ignore[reportReturnType]
 
 
 class _Compiled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, lists: Lists, how: How, kernels: Library) -> Tensor:
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, lists: RaggedIndex, how: How, kernels: Library) -> Tensor:
         q, k, v = (_in_rows(x) for x in (q, k, v))
         ctx.save_for_backward(q, k, v)
         ctx.lists, ctx.how, ctx.kernels = lists, how, kernels
@@ -103,7 +103,7 @@ class _Compiled(torch.autograd.Function):
         return dq, dk.to(k.dtype), dv.to(v.dtype), None, None, None
 
 
-def _job(q: Tensor, k: Tensor, v: Tensor, lists: Lists, how: How, **more: Any) -> _Job:
+def _job(q: Tensor, k: Tensor, v: Tensor, lists: RaggedIndex, how: How, **more: Any) -> _Job:
     scale, causal, window = how
     sizes = {"heads": q.shape[1], "groups": k.shape[1], "width": q.shape[2], "value_width": v.shape[2]}
     where = {name: getattr(lists, name).data_ptr() for name in ("asks", "begins", "tokens", "position")}

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from weitiao.core.batch import Batch
-from weitiao.core.shared_prefix import Merged
+from weitiao.core.shared_prefix import PrefixSharedBatch
 
 BLOCK = 256  # queries of a row
 ROOM = 1 << 19  # scores at once, about: what stays in a core's cache
@@ -33,7 +33,7 @@ Range = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Piece:
+class QueryBlock:
     """Rows of one shape that stand next to one another; or one row whose keys stand in several places."""
 
     asks: Range
@@ -54,38 +54,42 @@ class Piece:
         """Tokens of each row."""
         return sum(many for _, many in self.keys) // self.rows
 
-    def apart(self) -> list["Piece"]:
+    def apart(self) -> list["QueryBlock"]:
         """Each row by itself."""
         if self.rows == 1:
             return [self]
         (first, n), (start, t) = (self.asks[0], self.queries), (self.keys[0][0], self.length)
-        return [Piece((first + i * n, n), ((start + i * t, t),)) for i in range(self.rows)]
+        return [QueryBlock((first + i * n, n), ((start + i * t, t),)) for i in range(self.rows)]
 
 
-def pieces_of(batch: Batch, heads: int) -> list[Piece]:
+def pieces_of(batch: Batch, heads: int) -> list[QueryBlock]:
     """Of equally long neighbours as many as have room; of rows that share tokens, each row alone."""
-    if isinstance(batch, Merged):
-        return [Piece(own, keys) for own, keys in zip(batch.own, batch.ranges) if own[1]]
+    if isinstance(batch, PrefixSharedBatch):
+        return [QueryBlock(own, keys) for own, keys in zip(batch.own, batch.ranges) if own[1]]
     found = []
     for start, count, length in batch.groups:
         most = max(1, ROOM // (heads * length * min(length, BLOCK)))
         for first in range(0, count, most):
             rows = min(most, count - first)
             where = (start + first * length, rows * length)
-            found.append(Piece(where, (where,), rows))
+            found.append(QueryBlock(where, (where,), rows))
     return found
 
 
-def pieces_at(batch: Batch, rows: Tensor) -> list[Piece]:
+def pieces_at(batch: Batch, rows: Tensor) -> list[QueryBlock]:
     """Where only the tokens at `rows` [N] ask, ascending."""
-    places = batch.first[rows] if isinstance(batch, Merged) else rows
-    keys = batch.ranges if isinstance(batch, Merged) else [((a, n),) for a, n in zip(batch.bounds, batch.lengths)]
+    places = batch.first[rows] if isinstance(batch, PrefixSharedBatch) else rows
+    keys = (
+        batch.ranges if isinstance(batch, PrefixSharedBatch) else [((a, n),) for a, n in zip(batch.bounds, batch.lengths)]
+    )
     cuts = torch.searchsorted(places, torch.tensor(batch.bounds)).tolist()
-    return [Piece((i, j - i), row, at=places[i:j] - a) for a, row, i, j in zip(batch.bounds, keys, cuts, cuts[1:]) if i < j]
+    return [
+        QueryBlock((i, j - i), row, at=places[i:j] - a) for a, row, i, j in zip(batch.bounds, keys, cuts, cuts[1:]) if i < j
+    ]
 
 
 def attend_by_products(
-    q: Tensor, k: Tensor, v: Tensor, pieces: Sequence[Piece], scale: float, causal: bool, window: int | None
+    q: Tensor, k: Tensor, v: Tensor, pieces: Sequence[QueryBlock], scale: float, causal: bool, window: int | None
 ) -> Tensor:
     """Attention within each row.
 
@@ -103,7 +107,7 @@ def attend_by_products(
 class _ByProducts(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, q: Tensor, k: Tensor, v: Tensor, pieces: Sequence[Piece], scale: float, causal: bool, window: int | None
+        ctx, q: Tensor, k: Tensor, v: Tensor, pieces: Sequence[QueryBlock], scale: float, causal: bool, window: int | None
     ) -> Tensor:
         ctx.save_for_backward(q, k, v)
         ctx.pieces, ctx.scale, ctx.causal, ctx.window = pieces, scale, causal, window
@@ -159,7 +163,7 @@ def _heads_first(x: Tensor, rows: int, heads: int) -> Tensor:
     return x.unflatten(0, (rows, -1)).unflatten(2, (heads, -1)).permute(0, 2, 3, 1, 4)
 
 
-def _blocks(piece: Piece, heads: int, causal: bool, window: int | None) -> Iterator[tuple[slice, slice]]:
+def _blocks(piece: QueryBlock, heads: int, causal: bool, window: int | None) -> Iterator[tuple[slice, slice]]:
     """(some queries of each row, the keys of the row that one of them sees)."""
     queries, length = piece.queries, piece.length
     if not queries:
@@ -176,7 +180,7 @@ def _blocks(piece: Piece, heads: int, causal: bool, window: int | None) -> Itera
         yield slice(a, b), slice(first, last)
 
 
-def _mask(piece: Piece, part: slice, seen: slice, causal: bool, window: int | None) -> Tensor | None:
+def _mask(piece: QueryBlock, part: slice, seen: slice, causal: bool, window: int | None) -> Tensor | None:
     """[n, t] to be added to scores, or their last columns alone; None: all are seen."""
     if not causal and window is None:
         return None
@@ -215,7 +219,7 @@ def _weights(q: Tensor, k: Tensor, scale: float, mask: Tensor | None) -> Tensor:
     return s.softmax(-1)
 
 
-def _add(total: Tensor, piece: Piece, seen: slice, part: Tensor) -> None:
+def _add(total: Tensor, piece: QueryBlock, seen: slice, part: Tensor) -> None:
     """Gradients [rows, K, t, d] of some keys, to those of all tokens [U, K, d]."""
     if len(piece.keys) == 1:
         _heads_first(_of(total, piece.keys[0]), piece.rows, total.shape[1])[:, :, 0, seen] += part

@@ -22,7 +22,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from weitiao.core.errors import RecipeError
 
 
-def recompute(model: nn.Module) -> None:
+def enable_gradient_checkpointing(model: nn.Module) -> None:
     """From now on, the model's layers run once more in each backward pass while it trains.
 
     Raises:
@@ -31,7 +31,7 @@ def recompute(model: nn.Module) -> None:
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise RecipeError(
-            f"train.recompute: the layers of {type(model).__name__} know no gradient checkpointing; leave it."
+            f"train.gradient_checkpointing: the layers of {type(model).__name__} know no gradient checkpointing; leave it."
         )
     for layer in layers:
         layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, _again  # pyright: ignore

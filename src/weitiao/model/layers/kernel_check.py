@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from weitiao.core.batch import pack
+from weitiao.core.lm_head import LMHead
 from weitiao.core.shared_prefix import merge
-from weitiao.core.lm_head import VocabularyHead
-from weitiao.model.layers.attention import attend
 from weitiao.model.kernels.library import for_words, left_out
+from weitiao.model.layers.attention import attend
 from weitiao.model.layers.fused import GeGLU, RMSNorm, Rotary, SwiGLU
 
 
@@ -34,7 +34,7 @@ def _probes() -> list[tuple]:
         return Rotary.apply(x, angle.detach().cos(), angle.detach().sin())  # pyright: ignore[reportReturnType]
 
     def score(h: Tensor, w: Tensor) -> Tensor:
-        head = VocabularyHead(lambda: w, lambda: None, kernels=for_words)
+        head = LMHead(lambda: w, lambda: None, kernels=for_words)
         return head.logprobs(h, torch.arange(3, 3 + len(h)) % len(w))
 
     heads = [(many, 4, 64), (many, 2, 64), (many, 2, 64)]

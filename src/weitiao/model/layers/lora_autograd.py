@@ -24,7 +24,7 @@ KEPT = 4  # tensors of a layer
 
 
 @dataclass(frozen=True)
-class Changed:
+class LoRAWeights:
     """A frozen layer and its change."""
 
     weight: Tensor
@@ -35,7 +35,7 @@ class Changed:
     unpack: Unpack = Tensor.to
 
 
-def products(x: Tensor, layers: Sequence[Changed]) -> tuple[Tensor, ...]:
+def products(x: Tensor, layers: Sequence[LoRAWeights]) -> tuple[Tensor, ...]:
     """What each layer gives for x [..., D_in]: [..., D_out], in x's dtype."""
     tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias, layer.a, layer.b)]
     return _LowRank.apply(x, [y.scale for y in layers], [y.unpack for y in layers], *tensors)  # pyright: ignore

@@ -29,7 +29,7 @@ BLOCK = 64  # weights that share a scale
 NESTED = 256  # scales that share a scale
 
 
-class Quantised(nn.Module):
+class QuantizedLinear(nn.Module):
     """Stands in the place of a linear layer."""
 
     packed: nn.Parameter

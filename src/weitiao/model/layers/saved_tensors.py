@@ -24,7 +24,7 @@ from weitiao.model.layers.fused import AGAIN
 
 
 @dataclass(frozen=True)
-class _Rounded:
+class CastOf:
     """Stands for the copy of a weight in a lower precision."""
 
     weight: Tensor
@@ -34,7 +34,7 @@ class _Rounded:
 
 
 @dataclass(frozen=True)
-class _Again:
+class Recompute:
     """Stands for what a node gave, which makes it again from what it keeps itself."""
 
     node: Any
@@ -66,21 +66,21 @@ def in_autocast(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
-def _pack(kept: Tensor) -> _Kept | _Rounded | _Again:
+def _pack(kept: Tensor) -> _Kept | CastOf | Recompute:
     made, turned = kept.grad_fn, False
     if made is not None and getattr(made, "kernels", None) is not None and made.name() in AGAIN:
-        return _Again(made, AGAIN[made.name()])
+        return Recompute(made, AGAIN[made.name()])
     if made is not None and made.name() == "TBackward0":
         made, turned = made.next_functions[0][0], True
     copied = made.next_functions[0][0] if made is not None and made.name() == "ToCopyBackward0" else None
     weight = getattr(copied, "variable", None)  # there where a parameter was copied
     if weight is None:
         return _Kept(kept.detach(), kept._version)  # not the tensor itself: it may hold the graph that holds it
-    return _Rounded(weight, kept.dtype, turned, weight._version)
+    return CastOf(weight, kept.dtype, turned, weight._version)
 
 
-def _unpack(kept: _Kept | _Rounded | _Again) -> Tensor:
-    if isinstance(kept, _Again):
+def _unpack(kept: _Kept | CastOf | Recompute) -> Tensor:
+    if isinstance(kept, Recompute):
         return kept.make(kept.node)
     there = kept.tensor if isinstance(kept, _Kept) else kept.weight
     if there._version != kept.version:

@@ -10,7 +10,7 @@ from transformers.activations import FastGELUActivation, NewGELUActivation
 from weitiao.model.layers.dropout import Dropout
 
 
-def exchange(model: nn.Module) -> None:
+def replace_modules(model: nn.Module) -> None:
     """In place; weights and their names stay."""
     for parent in list(model.modules()):
         for name, module in list(parent.named_children()):

@@ -89,6 +89,6 @@ def read_model_bin(file: Path) -> Stored:
             found.aliases[alias] = cursor.text()
         if cursor.at != len(cursor.raw):
             raise ValueError("something stands behind its end")
-    except (ValueError, struct.error, UnicodeDecodeError) as trouble:
-        raise ModelError(f"base: {file} is not a whole CTranslate2 model: {trouble}.") from None
+    except (ValueError, struct.error, UnicodeDecodeError) as error:
+        raise ModelError(f"base: {file} is not a whole CTranslate2 model: {error}.") from None
     return found

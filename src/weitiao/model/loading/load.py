@@ -22,20 +22,27 @@ from transformers.utils import logging as transformers_logging
 
 from weitiao.core.batch import Batch, pack
 from weitiao.core.errors import ModelError
-from weitiao.core.hardware import Choice, bound_shapes
+from weitiao.core.hardware import Decision, limit_primitive_cache
+from weitiao.core.lm_head import LMHead
 from weitiao.core.registry import find_module, names
-from weitiao.core.trainable_model import Body, TunableModel
-from weitiao.core.lm_head import VocabularyHead
-from weitiao.model.layers import attention
-from weitiao.model.kernels import library
+from weitiao.core.trainable_model import Backbone, TrainableModel
+from weitiao.model.adapters.architecture import (
+    first_position,
+    is_encoder,
+    is_encoder_decoder,
+    is_speech,
+    last_hidden,
+    stack_of,
+)
+from weitiao.model.adapters.low_rank import LowRankLinear
 from weitiao.model.backbone import encoder_decoder as two
-from weitiao.model.adapters.architecture import first_position, has_halves, hears, is_encoder, last_hidden, stack_of
-from weitiao.model.backbone.decoder import Layered
-from weitiao.model.layers.swap import exchange
+from weitiao.model.backbone.decoder import BlockBackbone
+from weitiao.model.kernels import library
+from weitiao.model.layers import attention
 from weitiao.model.layers.dropout import Dropout
 from weitiao.model.layers.kernel_check import largest_gap
-from weitiao.model.adapters.low_rank import LowRankLinear
 from weitiao.model.layers.saved_tensors import computing_in
+from weitiao.model.layers.swap import replace_modules
 from weitiao.model.loading.weights import load_whole
 
 transformers_logging.disable_progress_bar()
@@ -54,10 +61,10 @@ class Base:
     """A loaded base model."""
 
     model: nn.Module
-    body: Body
-    vocabulary: VocabularyHead | None
+    backbone: Backbone
+    lm_head: LMHead | None
     """None: an encoder, which writes nothing."""
-    choices: list[Choice]
+    choices: list[Decision]
     """How it was decided to run it."""
     weights: int = 0
     """How many there are, however they are stored."""
@@ -73,8 +80,8 @@ def load_tokenizer(folder: Path, template: str | None = None) -> Any:
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as trouble:
-        raise ModelError(f"base: the tokenizer in {folder} cannot be read: {str(trouble).splitlines()[0]}") from None
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"base: the tokenizer in {folder} cannot be read: {str(error).splitlines()[0]}") from None
     if template is not None:
         tokenizer.chat_template = template
     return tokenizer
@@ -96,8 +103,8 @@ def load_generation(folder: Path) -> GenerationConfig:
         if not all(x is None or type(x) is int for x in stops):
             raise ValueError(f"eos_token_id is {settings.eos_token_id!r}, which is no token")
         return settings
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as trouble:
-        words = f"base: {folder / file} cannot be read ({str(trouble).splitlines()[0]}). Fetch it anew"
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        words = f"base: {folder / file} cannot be read ({str(error).splitlines()[0]}). Fetch it anew"
         raise ModelError(words + (", or delete it." if file == GENERATION else ".")) from None
 
 
@@ -117,24 +124,24 @@ def load_base(
     Raises:
         ModelError: the architecture is unknown or neither a causal language model nor an encoder, or weights are missing.
     """
-    bound_shapes()
+    limit_primitive_cache()
     stored = {"dtype": dtype, "local_files_only": True, "use_safetensors": True, **(options or {})}
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        writes = AutoModelForSeq2SeqLM if has_halves(config) else AutoModelForCausalLM
-        writes = AutoModelForSpeechSeq2Seq if hears(config) else writes
+        writes = AutoModelForSeq2SeqLM if is_encoder_decoder(config) else AutoModelForCausalLM
+        writes = AutoModelForSpeechSeq2Seq if is_speech(config) else writes
         kind: Any = AutoModel if is_encoder(config) else writes
         load = partial(_load, kind, folder, config, stored)
         try:
             loaded = load(attention.NAME)
         except ValueError:  # a family with an attention of its own (DeBERTa); whether rows keep apart is probed
             loaded = load("eager")
-    except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as trouble:
-        first = str(trouble).strip().splitlines()[0][:200]
+    except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0][:200]
         raise ModelError(f"base: {folder} cannot be loaded as a language model or an encoder: {first}") from None
     model, info = loaded
     without_pooler(model)
-    exchange(model)
+    replace_modules(model)
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing:
         raise ModelError(f"base: {folder} lacks {len(missing)} weights that its config asks for, first {missing[0]}.")
@@ -143,9 +150,9 @@ def load_base(
     model.to(device).eval()
     choices = library.choose(device, dtype, largest_gap)
     with library.left_out():  # which are held to torch by themselves: here it is the block's form that is to be proven
-        body, choice = choose_body(model, dtype)
+        backbone, choice = choose_backbone(model, dtype)
     choices.append(choice)
-    return Base(model, body, None if is_encoder(config) else vocabulary_head(model), choices, weights, folder)
+    return Base(model, backbone, None if is_encoder(config) else vocabulary_head(model), choices, weights, folder)
 
 
 def _load(kind: Any, folder: Path, config: Any, stored: dict[str, Any], how: str) -> tuple[Any, dict]:
@@ -166,15 +173,15 @@ def without_pooler(model: Any) -> None:
         model.pooler = None
 
 
-def choose_body(model: nn.Module, dtype: torch.dtype) -> tuple[Body, Choice]:
+def choose_backbone(model: nn.Module, dtype: torch.dtype) -> tuple[Backbone, Decision]:
     """The fastest way through the model that proves right: on a probe of packed rows it must give what transformers
     gives for each row alone.
 
     Our own block for this family; else transformers' forward on packed rows; else (a family that carries something
     from token to token past our attention) one row at a time.
     """
-    if has_halves(model.config):
-        return two.choose_body(model, lambda run: in_dtype(model, dtype, whole(run)), TOLERANCE[dtype])
+    if is_encoder_decoder(model.config):
+        return two.choose_backbone(model, lambda run: in_dtype(model, dtype, whole(run)), TOLERANCE[dtype])
     family = model.config.model_type  # pyright: ignore
     alone = in_dtype(model, dtype, whole(lambda batch: _row_by_row(model, batch)))
     packed = in_dtype(model, dtype, whole(lambda batch: _transformers_body(model, batch)))
@@ -183,47 +190,47 @@ def choose_body(model: nn.Module, dtype: torch.dtype) -> tuple[Body, Choice]:
         block = find_module("block", name)
         if family not in block.FAMILIES:
             continue
-        ours = Layered(block, model, dtype)
+        ours = BlockBackbone(block, model, dtype)
         gap = _gap(model, ours, alone)
         if gap <= TOLERANCE[dtype]:
             equal = "equal to" if gap == 0 else f"within {gap:.0e} of"
             reason = f"weitiao's {name} block, packed: on a probe {equal} transformers row by row"
-            return ours, Choice("model.block", name, reason)
+            return ours, Decision("model.block", name, reason)
         why = f"the {name} block differs from transformers by {gap:.0e} on a probe, so it is not used"
     gap = _gap(model, packed, alone)
     if gap <= TOLERANCE[dtype]:
         equal = "equal to" if gap == 0 else f"within {gap:.0e} of"
-        return packed, Choice("model.block", "transformers", f"{why}; packed rows are {equal} rows alone on a probe")
+        return packed, Decision("model.block", "transformers", f"{why}; packed rows are {equal} rows alone on a probe")
     reason = f"packed rows would see one another in this family (they differ by {gap:.0e} on a probe): slower, but right"
-    return alone, Choice("model.block", "transformers, row by row", reason)
+    return alone, Decision("model.block", "transformers, row by row", reason)
 
 
-def make_plain(model: TunableModel, dtype: torch.dtype) -> Choice:
+def use_reference_implementation(model: TrainableModel, dtype: torch.dtype) -> Decision:
     """From now on the model runs as transformers and autograd have it: nothing hand-written but the method's own layers,
     and those by torch's functions. Slower; what the fast way is held to."""
-    if not has_halves(model.model.config):
+    if not is_encoder_decoder(model.model.config):
         packed = in_dtype(model.model, dtype, whole(lambda batch: _transformers_body(model.model, batch)))
         alone = in_dtype(model.model, dtype, whole(lambda batch: _row_by_row(model.model, batch)))
-        model.body = packed if _gap(model.model, packed, alone) <= TOLERANCE[dtype] else alone
-    if model.vocabulary is not None:
-        model.vocabulary = replace(model.vocabulary, plain=True)
+        model.backbone = packed if _gap(model.model, packed, alone) <= TOLERANCE[dtype] else alone
+    if model.lm_head is not None:
+        model.lm_head = replace(model.lm_head, plain=True)
     for module in model.model.modules():
         if isinstance(module, (LowRankLinear, Dropout)):
             module.plain = True
-    return Choice("model.block", "transformers", "train.engine is plain")
+    return Decision("model.block", "transformers", "train.implementation is plain")
 
 
-def in_dtype(model: nn.Module, dtype: torch.dtype, run: Body) -> Body:
+def in_dtype(model: nn.Module, dtype: torch.dtype, run: Backbone) -> Backbone:
     """A body that computes in `dtype`."""
 
-    def body(batch: Batch, rows: Tensor | None = None) -> Tensor:
+    def run_in_dtype(batch: Batch, rows: Tensor | None = None) -> Tensor:
         with computing_in(model, dtype):
             return run(batch, rows)
 
-    return body
+    return run_in_dtype
 
 
-def whole(run: Callable[[Batch], Tensor]) -> Body:
+def whole(run: Callable[[Batch], Tensor]) -> Backbone:
     """Runs every token, whichever are asked for."""
     return lambda batch, rows=None: run(batch) if rows is None else run(batch)[rows]
 
@@ -254,13 +261,13 @@ def _gap(model: nn.Module, one: Callable[[Batch], Tensor], other: Callable[[Batc
     return float((a - b).abs().max() / b.abs().max())
 
 
-def vocabulary_head(model: Any) -> VocabularyHead:
+def vocabulary_head(model: Any) -> LMHead:
     """The output head as a function of hidden states, with what the family does to logits.
 
     Raises:
         ModelError: it does not give the model's own logits on a probe.
     """
-    if has_halves(model.config):
+    if is_encoder_decoder(model.config):
         return two.vocabulary_head(model)
     config = model.config.get_text_config()  # pyright: ignore
     layer = model.get_output_embeddings  # pyright: ignore
@@ -269,7 +276,7 @@ def vocabulary_head(model: Any) -> VocabularyHead:
         scale = 1.0 / config.logits_scaling
     elif getattr(config, "logit_scale", None):
         scale = config.logit_scale
-    head = VocabularyHead(
+    head = LMHead(
         weight=lambda: layer().weight,
         bias=lambda: getattr(layer(), "bias", None),
         scale=scale,

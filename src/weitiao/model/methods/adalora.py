@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.low_rank import LowRankLinear, peft_lora_config
-from weitiao.model.adapters.surgery import PREFIX, folding, switching, take_peft, wrap
+from weitiao.model.adapters.surgery import PREFIX, enabling, folding, take_peft, wrap
 
 KINDS = ("lora_A", "lora_B", "lora_E")
 
@@ -35,39 +35,39 @@ class AdaLoRA(Method):
 
     rank: int = Field(default=12, ge=1)
     """Rank that each layer begins with; the paper takes half as much again as the target."""
-    target: int = Field(default=8, ge=1)
+    target_rank: int = Field(default=8, ge=1)
     """Rank a layer that is left on average."""
     alpha: float = Field(default=32.0, gt=0)
     """The change is scaled by alpha / rank."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Which linear layers: all-linear, last names ([q_proj, v_proj]) or a regular expression for whole names."""
-    warm: float = Field(default=0.1, ge=0, lt=1)
+    tinit_ratio: float = Field(default=0.1, ge=0, lt=1)
     """Share of the steps with the full budget at first."""
-    final: float = Field(default=0.3, ge=0, lt=1)
+    tfinal_ratio: float = Field(default=0.3, ge=0, lt=1)
     """Share of the steps at the end in which the choice stands."""
-    every: int = Field(default=10, ge=1)
+    delta_t: int = Field(default=10, ge=1)
     """Steps between two choices."""
-    smooth: tuple[float, float] = (0.85, 0.85)
+    betas: tuple[float, float] = (0.85, 0.85)
     """How slowly the average importance, and its deviation, move."""
-    orthogonal: float = Field(default=0.5, ge=0)
+    orth_reg_weight: float = Field(default=0.5, ge=0)
     """Weight of the penalty that keeps P and Q near orthogonal (a mean over layers)."""
 
     @model_validator(mode="after")
     def _fits(self) -> "AdaLoRA":
-        if self.target > self.rank:
-            raise ValueError(f"target ({self.target}) is what is left of rank ({self.rank}); it cannot be more")
-        if self.warm + self.final >= 1:
+        if self.target_rank > self.rank:
+            raise ValueError(f"target ({self.target_rank}) is what is left of rank ({self.rank}); it cannot be more")
+        if self.tinit_ratio + self.tfinal_ratio >= 1:
             raise ValueError("warm and final leave no steps in between in which the budget could fall")
         return self
 
     def attach(self, model: nn.Module) -> Attachment:
         """Replace every target layer by a Triplets."""
         scale = self.alpha / (self.rank + 1e-5)  # as PEFT divides
-        made: dict[str, Triplets] = wrap(model, self.target_modules, lambda _, x: Triplets(x, self.rank, scale))
+        made: dict[str, AdaLoRALinear] = wrap(model, self.target_modules, lambda _, x: AdaLoRALinear(x, self.rank, scale))
 
         def config() -> dict[str, Any]:
             about = peft_lora_config(model, made, self.rank, self.alpha, self.target_modules)
-            ranks = {"init_r": self.rank, "target_r": self.target, "total_step": 1}
+            ranks = {"init_r": self.rank, "target_r": self.target_rank, "total_step": 1}
             return {**about, "peft_type": "ADALORA", **ranks}
 
         weights = dict(model.named_parameters())
@@ -75,23 +75,23 @@ class AdaLoRA(Method):
         return Attachment(
             trainable=trainable,
             buffers={f"{name}.{key}" for name, module in made.items() for key in module.memory},
-            switch=switching(made),
+            set_enabled=enabling(made),
             merge=folding(model, made),
             as_peft=lambda: (config(), {PREFIX + name: weights[name].detach() for name in trainable}),
             from_peft=lambda tensors: take_peft(model, trainable, tensors, lambda name: PREFIX + name),
-            penalty=lambda: self.orthogonal * sum(x.skew() for x in made.values()) / len(made),  # pyright: ignore
+            penalty=lambda: self.orth_reg_weight * sum(x.orthogonality_penalty() for x in made.values()) / len(made),  # pyright: ignore
             after_step=lambda step, steps: self.allot(list(made.values()), step, steps),
         )
 
     @torch.no_grad()
-    def allot(self, layers: Sequence["Triplets"], step: int, steps: int) -> None:
+    def allot(self, layers: Sequence["AdaLoRALinear"], step: int, steps: int) -> None:
         """After a step: remember what mattered; now and then, choose anew who is left."""
         for layer in layers:
-            layer.remember(*self.smooth)
-        begin, end = self.warm * steps, (1 - self.final) * steps
+            layer.remember(*self.betas)
+        begin, end = self.tinit_ratio * steps, (1 - self.tfinal_ratio) * steps
         done = step + 1
-        if begin < done <= end and (done % self.every == 0 or done == int(end)):
-            left = self.target + (self.rank - self.target) * (1 - (done - begin) / (end - begin)) ** 3
+        if begin < done <= end and (done % self.delta_t == 0 or done == int(end)):
+            left = self.target_rank + (self.rank - self.target_rank) * (1 - (done - begin) / (end - begin)) ** 3
             scores = torch.cat([layer.importance() for layer in layers])
             many = max(1, round(left * len(layers)))
             least = scores.topk(min(many, len(scores))).values[-1]
@@ -108,10 +108,10 @@ class AdaLoRA(Method):
         targets = config["target_modules"]
         targets = targets if isinstance(targets, str) else tuple(targets)
         rank, alpha = config["init_r"], config["lora_alpha"]
-        return cls(rank=rank, target=min(rank, config["target_r"]), alpha=alpha, target_modules=targets)
+        return cls(rank=rank, target_rank=min(rank, config["target_r"]), alpha=alpha, target_modules=targets)
 
 
-class Triplets(LowRankLinear):
+class AdaLoRALinear(LowRankLinear):
     """A frozen linear layer and its change P diag(e) Q. PEFT's names: lora_B, lora_E, lora_A."""
 
     kept: Tensor

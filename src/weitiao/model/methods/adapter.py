@@ -19,7 +19,7 @@ from transformers.activations import ACT2FN
 
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.architecture import ends, mlp_entrances
-from weitiao.model.adapters.surgery import put, switching
+from weitiao.model.adapters.surgery import enabling, set_submodule
 
 PARALLEL_SCALE = 4.0  # He et al., sec. 4.6
 
@@ -30,7 +30,7 @@ class Adapter(Method):
     learning_rate: ClassVar[float] = 1e-3
     learning_rate_reason: ClassVar[str] = "small new networks beside frozen weights; 1e-4 to 1e-3 is usual for adapters"
 
-    form: Literal["houlsby", "pfeiffer", "parallel"] = "houlsby"
+    variant: Literal["houlsby", "pfeiffer", "parallel"] = "houlsby"
     """Where: behind attention and MLP, behind the MLP alone, or beside the MLP."""
     bottleneck: int = Field(default=32, ge=1)
     """Width M inside."""
@@ -41,19 +41,19 @@ class Adapter(Method):
         """Put a network at each place."""
         model.requires_grad_(False)
         attention, mlp = ends(model)
-        entrances = mlp_entrances(model, mlp) if self.form == "parallel" else {}
-        made: dict[str, Adapted] = {}
-        for name in [*attention, *mlp] if self.form == "houlsby" else mlp:
-            made[name] = Adapted(model.get_submodule(name), self.bottleneck, self.activation)
+        entrances = mlp_entrances(model, mlp) if self.variant == "parallel" else {}
+        made: dict[str, AdapterLinear] = {}
+        for name in [*attention, *mlp] if self.variant == "houlsby" else mlp:
+            made[name] = AdapterLinear(model.get_submodule(name), self.bottleneck, self.activation)
             if entrances:
                 made[name].listen_to(model.get_submodule(entrances[name]))
-            put(model, name, made[name])
+            set_submodule(model, name, made[name])
 
         trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
-        return Attachment(trainable=trainable, switch=switching(made))
+        return Attachment(trainable=trainable, set_enabled=enabling(made))
 
 
-class Adapted(nn.Module):
+class AdapterLinear(nn.Module):
     """A frozen linear layer with a bottleneck behind it, or beside what led to it."""
 
     def __init__(self, base: nn.Module, bottleneck: int, activation: str) -> None:
@@ -64,7 +64,7 @@ class Adapted(nn.Module):
         self.down = nn.Linear(width, bottleneck, device=weight.device)  # pyright: ignore[reportArgumentType]
         self.up = nn.Linear(bottleneck, width, device=weight.device)  # pyright: ignore[reportArgumentType]
         self.activation = ACT2FN[activation]
-        self.heard: list[Tensor] = []
+        self.input_features: list[Tensor] = []
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
@@ -79,14 +79,14 @@ class Adapted(nn.Module):
     def listen_to(self, entrance: nn.Module) -> None:
         """Be parallel: start from what the MLP is given."""
         self.parallel = True
-        entrance.register_forward_pre_hook(lambda module, given: self.heard.__setitem__(slice(None), [given[0]]))
+        entrance.register_forward_pre_hook(lambda module, given: self.input_features.__setitem__(slice(None), [given[0]]))
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.base_layer(x)
         if not self.on:
             return out
         if self.parallel:
-            return out + PARALLEL_SCALE * self._through(self.heard.pop())
+            return out + PARALLEL_SCALE * self._through(self.input_features.pop())
         return out + self._through(out)
 
     def _through(self, x: Tensor) -> Tensor:

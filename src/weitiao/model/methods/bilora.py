@@ -23,9 +23,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weitiao.core.method import Attachment, Method, Upper
+from weitiao.core.method import Attachment, Method, UpperLevel
 from weitiao.model.adapters.low_rank import LowRankLinear, peft_lora_config
-from weitiao.model.adapters.surgery import folding, peft_name, switching, wrap
+from weitiao.model.adapters.surgery import enabling, folding, peft_name, wrap
 
 LORA = ("lora_A", "lora_B")
 Strengths = Literal["softmax", "real", "binary"]
@@ -50,25 +50,25 @@ class BiLoRA(Method):
     """Share of the rows that the strengths learn from; P and Q learn from the rest. By row number, the same all run."""
     regularization: float = Field(default=0.1, ge=0)
     """Weight of the penalties (means over layers): P and Q near orthogonal, binary strengths near 0 or 1."""
-    rate_of_values: float = Field(default=1.0, gt=0)
+    values_lr_ratio: float = Field(default=1.0, gt=0)
     """The strengths learn at this many times the rate."""
     unroll: float = Field(default=0.0, ge=0)
     """Length of the lower level's step that the upper gradient looks through; 0: first order, the cheapest."""
 
     def attach(self, model: nn.Module) -> Attachment:
         """Replace every target layer by a Weighted."""
-        made: dict[str, Weighted] = wrap(
-            model, self.target_modules, lambda _, x: Weighted(x, self.rank, self.alpha / self.rank, self.values)
+        made: dict[str, BiLoRALinear] = wrap(
+            model, self.target_modules, lambda _, x: BiLoRALinear(x, self.rank, self.alpha / self.rank, self.values)
         )
         trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
         strengths = frozenset(name for name in trainable if name.endswith(".strength"))
 
         def groups(step: int) -> list[dict[str, Any]]:
-            upper = {"names": sorted(strengths), "rate": self.rate_of_values, "weight_decay": 0.0}
+            upper = {"names": sorted(strengths), "rate": self.values_lr_ratio, "weight_decay": 0.0}
             return [{"names": sorted(trainable - strengths)}, upper]
 
         def penalty() -> Tensor:
-            each = [self.regularization * (x.skew() + x.doubt()) for x in made.values()]
+            each = [self.regularization * (x.orthogonality_penalty() + x.entropy_penalty()) for x in made.values()]
             return sum(each) / len(each)  # pyright: ignore[reportReturnType]
 
         def as_peft() -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -79,16 +79,16 @@ class BiLoRA(Method):
 
         return Attachment(
             trainable=trainable,
-            groups=groups if self.rate_of_values != 1.0 else None,
-            switch=switching(made),
+            groups=groups if self.values_lr_ratio != 1.0 else None,
+            set_enabled=enabling(made),
             merge=folding(model, made),
             as_peft=as_peft,
             penalty=penalty,
-            upper=Upper(strengths, self.upper_share, self.unroll),
+            upper=UpperLevel(strengths, self.upper_share, self.unroll),
         )
 
 
-class Weighted(LowRankLinear):
+class BiLoRALinear(LowRankLinear):
     """A frozen linear layer and its change P diag(l) Q; P is lora_B, Q is lora_A, v is `strength`."""
 
     def __init__(self, base: nn.Module, rank: int, scale: float, values: Strengths) -> None:
@@ -107,7 +107,7 @@ class Weighted(LowRankLinear):
     def factors(self) -> tuple[Tensor, Tensor]:
         return self.lora_A, self.lora_B * self.strengths()
 
-    def doubt(self) -> Tensor:
+    def entropy_penalty(self) -> Tensor:
         """Entropy of binary strengths, in nats: nought where each is 0 or 1."""
         v = self.strength
         if self.values != "binary":

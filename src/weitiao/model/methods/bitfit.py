@@ -26,7 +26,7 @@ class BitFit(Method):
     learning_rate_reason: ClassVar[str] = "the paper's rates lie between 1e-4 and 1e-2 (arXiv 2106.10199, app. A)"
     trains_base: ClassVar[bool] = True
 
-    part: Literal["all", "query_mlp"] = "all"
+    biases: Literal["all", "query_mlp"] = "all"
     """Which biases: all, or those of queries and MLPs (about half, nearly as good)."""
     add_missing: bool = False
     """Give biases, at nought, to linear layers that have none."""
@@ -48,8 +48,8 @@ class BitFit(Method):
         weights = dict(model.named_parameters())
         for name in trainable:
             weights[name].requires_grad_(True)
-        switch = Originals(model, trainable).switch
-        return Attachment(trainable=trainable, switch=switch, merge=None if added else lambda: None)
+        set_enabled = Originals(model, trainable).set_enabled
+        return Attachment(trainable=trainable, set_enabled=set_enabled, merge=None if added else lambda: None)
 
     def _add(self, model: nn.Module) -> int:
         """How many layers got a bias."""
@@ -61,7 +61,7 @@ class BitFit(Method):
         return len(bare)
 
     def _wanted(self, name: str) -> bool:
-        if self.part == "all":
+        if self.biases == "all":
             return True
         layer = name.removesuffix(".bias")
         mlp = layer.endswith(MLP_OUT) or ".mlp." in layer or "intermediate" in layer

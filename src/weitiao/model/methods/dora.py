@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.low_rank import LowRankLinear, peft_lora_config
-from weitiao.model.layers.lora_autograd import Changed, products
+from weitiao.model.adapters.surgery import enabling, folding, peft_tensors, take_peft, wrap
+from weitiao.model.layers.lora_autograd import LoRAWeights, products
 from weitiao.model.layers.saved_tensors import in_autocast
-from weitiao.model.adapters.surgery import folding, peft_tensors, switching, take_peft, wrap
 
 
 class DoRA(Method):
@@ -38,15 +38,15 @@ class DoRA(Method):
 
     def attach(self, model: nn.Module) -> Attachment:
         """Replace every target layer by a Decomposed."""
-        made: dict[str, Decomposed] = wrap(
-            model, self.target_modules, lambda name, layer: Decomposed(layer, self.rank, self.alpha / self.rank)
+        made: dict[str, DoRALinear] = wrap(
+            model, self.target_modules, lambda name, layer: DoRALinear(layer, self.rank, self.alpha / self.rank)
         )
 
         trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
         config = lambda: peft_lora_config(model, made, self.rank, self.alpha, self.target_modules)  # noqa: E731
         return Attachment(
             trainable=trainable,
-            switch=switching(made),
+            set_enabled=enabling(made),
             merge=folding(model, made),
             as_peft=lambda: ({**config(), "use_dora": True}, peft_tensors(model, trainable)),
             from_peft=lambda tensors: take_peft(model, trainable, tensors),
@@ -69,7 +69,7 @@ class DoRA(Method):
         return cls(rank=config["r"], alpha=config["lora_alpha"], target_modules=targets)
 
 
-class Decomposed(LowRankLinear):
+class DoRALinear(LowRankLinear):
     """A frozen linear layer, its low-rank change, and its rows' magnitudes."""
 
     def __init__(self, base: nn.Module, rank: int, scale: float) -> None:
@@ -90,15 +90,15 @@ class Decomposed(LowRankLinear):
         if not self.on:
             return self.base_layer(x)
         x = in_autocast(x)
-        out = products(x, [Changed(self.weight(), None, self.lora_A, self.lora_B, self.scale)])[0]
+        out = products(x, [LoRAWeights(self.weight(), None, self.lora_A, self.lora_B, self.scale)])[0]
         out = out * (self.lora_magnitude_vector / self.lengths()).to(out.dtype)
         bias = self.bias()
         return out if bias is None else out + bias.to(out.dtype)
 
-    def tuned(self, x: Tensor, plain: Tensor) -> Tensor:
+    def forward_from(self, x: Tensor, plain: Tensor) -> Tensor:
         """What the layer gives for x where its base layer gives `plain`."""
         bias = self.bias()
-        out = super().tuned(x, plain if bias is None else plain - bias)
+        out = super().forward_from(x, plain if bias is None else plain - bias)
         out = out * (self.lora_magnitude_vector / self.lengths()).to(out.dtype)
         return out if bias is None else out + bias.to(out.dtype)
 

@@ -24,9 +24,9 @@ from torch import nn
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
-from weitiao.core.recipe import OneOf
+from weitiao.core.recipe import ComponentField
 from weitiao.core.registry import find
-from weitiao.model.adapters.task_vector import Learnt, forget, only_changed, read_learnt
+from weitiao.model.adapters.task_vector import TaskVector, only_changed, read_task_vector, subtract
 
 KEPT = "old.safetensors"
 
@@ -36,11 +36,11 @@ class FLearning(Method):
 
     starts_at_base: ClassVar[bool] = False
 
-    old: str
+    forget_run: str
     """The folder of a finished Run that learnt the old facts, from the same base, with a method that merges."""
-    rate: float = Field(default=0.3, gt=0)
+    forget_lambda: float = Field(default=0.3, gt=0)
     """How much of it is taken away (the paper's lambda: 0.1, 0.3, 0.7, 1.5)."""
-    method: Annotated[Method, OneOf("method", but="f_learning")] = Field(
+    method: Annotated[Method, ComponentField("method", but="f_learning")] = Field(
         default_factory=lambda: cast(Method, find("method", "lora")())
     )
     """How the new facts are learnt."""
@@ -52,7 +52,7 @@ class FLearning(Method):
     def _named(cls, given: Any) -> Any:
         """Say in the recipe which old run it is, before anything else can happen to it."""
         if isinstance(given, dict) and isinstance(given.get("old"), str) and not given.get("sha256"):
-            return {**given, "sha256": read_learnt(Path(given["old"])).sha256}
+            return {**given, "sha256": read_task_vector(Path(given["old"])).sha256}
         return given
 
     @property
@@ -73,7 +73,7 @@ class FLearning(Method):
     def load_options(self) -> dict[str, Any]:
         return self.method.load_options()
 
-    def settle(self, folder: Path) -> "FLearning":
+    def copy_sources_into(self, folder: Path) -> "FLearning":
         """What the old run learnt, copied into this Run's folder once, and read from there ever after."""
         if not (folder / KEPT).is_file():
             self._read().save(folder / KEPT)
@@ -81,26 +81,26 @@ class FLearning(Method):
 
     def attach(self, model: nn.Module) -> Attachment:
         """Forget, then attach the other method."""
-        base = forget(model, self._read(), self.rate)
+        base = subtract(model, self._read(), self.forget_lambda)
         inner = self.method.attach(model)
         weights = dict(model.named_parameters())
         trained = [weights[name] for name in inner.trainable]
         base = only_changed(base, trained)
         in_place = {id(x) for x in trained} <= {id(x) for x in base.weights}
 
-        def switch(on: bool) -> None:
-            if inner.switch is not None:
-                inner.switch(on)
-            base.switch(on)
+        def set_enabled(on: bool) -> None:
+            if inner.set_enabled is not None:
+                inner.set_enabled(on)
+            base.set_enabled(on)
 
-        whole = inner.switch is not None or in_place
-        return replace(inner, switch=switch if whole else None, as_peft=None, from_peft=None)
+        whole = inner.set_enabled is not None or in_place
+        return replace(inner, set_enabled=set_enabled if whole else None, as_peft=None, from_peft=None)
 
-    def _read(self) -> Learnt:
-        learnt = read_learnt(Path(self.old))
+    def _read(self) -> TaskVector:
+        learnt = read_task_vector(Path(self.forget_run))
         if learnt.sha256 != self.sha256:
             raise RecipeError(
-                f"old: {self.old} is not what this recipe was made with (sha256 {self.sha256[:12]}, "
+                f"old: {self.forget_run} is not what this recipe was made with (sha256 {self.sha256[:12]}, "
                 f"now {learnt.sha256[:12]}). Put the old run back, or leave sha256 out to take the one that is there."
             )
         return learnt

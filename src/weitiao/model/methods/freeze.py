@@ -28,13 +28,13 @@ class Freeze(Method):
     learning_rate_reason: ClassVar[str] = "whole layers move, but few of them: a little above full fine-tuning's rate"
     trains_base: ClassVar[bool] = True
 
-    layers: int = Field(default=2, ge=1)
+    num_layers: int = Field(default=2, ge=1)
     """How many of the highest layers are trained, with the last norm and an untied head."""
     pattern: str | None = None
     """A regular expression for whole weight names instead: layers 4 to 7 are .*\\.layers\\.[4-7]\\..*"""
     embedding: bool = False
     """Train the token embedding (and a head tied to it) too."""
-    decay: float = Field(default=1.0, gt=0, le=1)
+    layer_lr_decay: float = Field(default=1.0, gt=0, le=1)
     """A layer's rate is this to the power of how many trained layers lie above it; ULMFiT took 1 / 2.6."""
     unfreeze_every: int | None = Field(default=None, ge=1)
     """Begin with the highest trained layer, and add the next one after every so many steps."""
@@ -53,7 +53,9 @@ class Freeze(Method):
             made = []
             for depth, vectors in kinds:
                 names = sorted(n for n in chosen if (above[n], weights[n].ndim < 2) == (depth, vectors))
-                made.append({"names": names, "rate": self.decay**depth, **({"weight_decay": 0.0} if vectors else {})})
+                made.append(
+                    {"names": names, "rate": self.layer_lr_decay**depth, **({"weight_decay": 0.0} if vectors else {})}
+                )
             return made
 
         def thaw(step: int) -> None:
@@ -77,9 +79,9 @@ class Freeze(Method):
                 raise RecipeError(f"method.pattern: no weight matches {self.pattern!r}; one is called {one}.")
             return chosen
         many = 1 + max((layer for name in weights if (layer := layer_of(name)) is not None), default=-1)
-        if self.layers > many:
-            raise RecipeError(f"method.layers: the model has {many} layers, so {self.layers} cannot be trained.")
-        lowest = many - self.layers
+        if self.num_layers > many:
+            raise RecipeError(f"method.layers: the model has {many} layers, so {self.num_layers} cannot be trained.")
+        lowest = many - self.num_layers
         chosen = set()
         for name, weight in weights.items():
             layer = layer_of(name)

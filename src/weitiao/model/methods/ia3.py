@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.architecture import ends, keys_and_values, peft_task
-from weitiao.model.adapters.surgery import folding, linear_names, peft_tensors, put, switching, take_peft
+from weitiao.model.adapters.surgery import enabling, folding, linear_names, peft_tensors, set_submodule, take_peft
 
 Targets = str | tuple[str, ...]
 
@@ -42,14 +42,14 @@ class IA3(Method):
         else:
             named = linear_names(model, self.target_modules)
         model.requires_grad_(False)
-        made = {name: Scaled(model.get_submodule(name), name in inside) for name in dict.fromkeys(named)}
+        made = {name: IA3Linear(model.get_submodule(name), name in inside) for name in dict.fromkeys(named)}
         for name, module in made.items():
-            put(model, name, module)
+            set_submodule(model, name, module)
 
         trainable = {f"{name}.ia3_l" for name in made}
         return Attachment(
             trainable=trainable,
-            switch=switching(made),
+            set_enabled=enabling(made),
             merge=folding(model, made),
             as_peft=lambda: (_config(model, made), peft_tensors(model, trainable)),
             from_peft=lambda tensors: take_peft(model, trainable, tensors),
@@ -65,7 +65,7 @@ class IA3(Method):
         return cls(target_modules=as_is(targets), feedforward_modules=as_is(inside))
 
 
-class Scaled(nn.Module):
+class IA3Linear(nn.Module):
     """A frozen linear layer with a learnt scale at its output, or at its input (`inside`). PEFT's name and shape."""
 
     def __init__(self, base: nn.Module, inside: bool) -> None:
@@ -102,7 +102,7 @@ class Scaled(nn.Module):
         return self.base_layer
 
 
-def _config(model: nn.Module, made: dict[str, Scaled]) -> dict[str, Any]:
+def _config(model: nn.Module, made: dict[str, IA3Linear]) -> dict[str, Any]:
     """What PEFT's adapter_config.json says: every layer by its whole name."""
     return {
         "peft_type": "IA3",

@@ -51,7 +51,7 @@ class LNTuning(Method):
 
         return Attachment(
             trainable=trainable,
-            switch=Originals(model, trainable).switch,
+            set_enabled=Originals(model, trainable).set_enabled,
             merge=lambda: None,
             as_peft=as_peft,
             from_peft=lambda tensors: take_peft(model, trainable, tensors, _peft_name),

@@ -41,21 +41,21 @@ class LoRA(LowRank):
     learning_rate: ClassVar[float] = 2e-4
     learning_rate_reason: ClassVar[str] = "2e-4 is what the LoRA paper took for GPT-2 (arXiv 2106.09685, app. D)"
 
-    start: Literal["kaiming", "orthogonal", "pissa"] = "kaiming"
+    init: Literal["kaiming", "orthogonal", "pissa"] = "kaiming"
     """What A starts from: uniform as in PEFT, orthonormal rows, or with B the weight's greatest singular triplets."""
     niter: Literal["exact"] | Annotated[int, Field(ge=1)] = "exact"
     """PiSSA's decomposition: exact, or so many rounds of a randomised one, faster for wide layers (the paper takes 16)."""
 
     def attach(self, model: nn.Module) -> Attachment:
         """Replace every target layer by a LowRankLinear."""
-        if self.start == "pissa":
+        if self.init == "pissa":
             return self._attach_pissa(model)
-        if self.start == "orthogonal":
+        if self.init == "orthogonal":
             return self.put_beside(model, begin=lambda name, module: nn.init.orthogonal_(module.lora_A))[0]
         return self.put_beside(model)[0]
 
     def _attach_pissa(self, model: nn.Module) -> Attachment:
-        attachment, made = self.put_beside(model, Principal, lambda name, module: module.begin(name, self.niter))
+        attachment, made = self.put_beside(model, PiSSALinear, lambda name, module: module.begin(name, self.niter))
 
         def as_peft() -> tuple[dict[str, Any], dict[str, Tensor]]:
             config, tensors = attachment.as_peft()  # pyright: ignore[reportOptionalCall]
@@ -63,7 +63,7 @@ class LoRA(LowRank):
                 a, b = (x.detach() for x in module.factors())
                 tensors |= {f"{PREFIX}{name}.lora_A.weight": a, f"{PREFIX}{name}.lora_B.weight": b}
             ranks = {name: 2 * rank for name, rank in config["rank_pattern"].items()}
-            scale = math.sqrt(2) if self.rslora else 2
+            scale = math.sqrt(2) if self.use_rslora else 2
             return {**config, "r": 2 * self.rank, "lora_alpha": scale * self.alpha, "rank_pattern": ranks}, tensors
 
         buffers = {f"{name}.{which}" for name in made for which in ("start_A", "start_B")}
@@ -93,13 +93,13 @@ class LoRA(LowRank):
             alpha=config["lora_alpha"],
             dropout=config.get("lora_dropout", 0.0),
             target_modules=targets if isinstance(targets, str) else tuple(targets),
-            rslora=config.get("use_rslora", False),
+            use_rslora=config.get("use_rslora", False),
             bias=config.get("bias", "none"),
-            ranks=config.get("rank_pattern") or {},
+            rank_pattern=config.get("rank_pattern") or {},
         )
 
 
-class Principal(LowRankLinear):
+class PiSSALinear(LowRankLinear):
     """A frozen linear layer and what its greatest singular triplets have become: s (B A - B0 A0) beside W."""
 
     start_A: Tensor

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from weitiao.core.method import Attachment, Method
-from weitiao.model.adapters.virtual_tokens import add_slots, prompt_as_peft, some_words
+from weitiao.model.adapters.virtual_tokens import add_virtual_tokens, prompt_as_peft, some_words
 
 
 class PTuning(Method):
@@ -24,27 +24,29 @@ class PTuning(Method):
     learning_rate: ClassVar[float] = 1e-3
     learning_rate_reason: ClassVar[str] = "the encoder's matrices learn at usual rates; 1e-3 suits small networks"
     starts_at_base: ClassVar[bool] = False
-    halves: ClassVar[bool] = False
+    encoder_decoder: ClassVar[bool] = False
 
-    length: int = Field(default=16, ge=1)
+    num_virtual_tokens: int = Field(default=16, ge=1)
     """Soft tokens P."""
     encoder: Literal["lstm", "mlp"] = "lstm"
     """The network that makes them: a bidirectional LSTM with an MLP behind it, or the MLP alone."""
-    hidden: int = Field(default=128, ge=1)
+    encoder_hidden_size: int = Field(default=128, ge=1)
     """Width inside the network."""
 
     def attach(self, model: nn.Module) -> Attachment:
         """The prompt encoder fills slots before every row."""
         embedding: Any = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
         weight = embedding.weight
-        ids = some_words(embedding.num_embeddings, self.length).to(weight.device)
-        encoder = PromptEncoder(embedding(ids).detach().float(), self.hidden, self.encoder == "lstm").to(weight.device)
-        slots = add_slots(model, self.length, lambda: encoder())
+        ids = some_words(embedding.num_embeddings, self.num_virtual_tokens).to(weight.device)
+        encoder = PromptEncoder(embedding(ids).detach().float(), self.encoder_hidden_size, self.encoder == "lstm").to(
+            weight.device
+        )
+        virtual_tokens = add_virtual_tokens(model, self.num_virtual_tokens, lambda: encoder())
         model.add_module("prompt_encoder", encoder)
         return Attachment(
             trainable={f"prompt_encoder.{name}" for name, _ in encoder.named_parameters()},
-            slots=lambda: slots.ids,
-            switch=slots.switch,
+            virtual_tokens=lambda: virtual_tokens.ids,
+            set_enabled=virtual_tokens.set_enabled,
             as_peft=lambda: prompt_as_peft(model, encoder()),
         )
 

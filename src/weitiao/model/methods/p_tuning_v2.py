@@ -25,16 +25,16 @@ class PTuningV2(Method):
         "the paper's rates lie around 5e-3; in about 100 steps 2e-2 learnt more (docs/methods.md)"
     )
     starts_at_base: ClassVar[bool] = False
-    halves: ClassVar[bool] = False
+    encoder_decoder: ClassVar[bool] = False
 
-    length: int = Field(default=16, ge=1)
+    num_virtual_tokens: int = Field(default=16, ge=1)
     """Places P before every row; simple tasks like short ones, under 20 (sec. 3.3)."""
 
     def attach(self, model: nn.Module) -> Attachment:
         """A prefix in every layer."""
-        return attach_prefix(model, self.length)
+        return attach_prefix(model, self.num_virtual_tokens)
 
     @classmethod
     def from_peft_config(cls, config: dict[str, Any]) -> "PTuningV2 | None":
         """PEFT's prefix tuning: what it stores is the finished prefix."""
-        return cls(length=config["num_virtual_tokens"]) if config.get("peft_type") == "PREFIX_TUNING" else None
+        return cls(num_virtual_tokens=config["num_virtual_tokens"]) if config.get("peft_type") == "PREFIX_TUNING" else None

@@ -18,7 +18,7 @@ from weitiao.core.hardware import needs
 from weitiao.core.method import Attachment, Method
 from weitiao.core.registry import nearest
 from weitiao.model.adapters.architecture import peft_task
-from weitiao.model.adapters.surgery import PREFIX, put, take_peft
+from weitiao.model.adapters.surgery import PREFIX, set_submodule, take_peft
 
 ADAPTER = "default"
 OURS = ("LORA", "ADALORA", "VERA", "IA3", "LN_TUNING", "PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
@@ -48,15 +48,15 @@ class Peft(Method):
         model.requires_grad_(False)
         try:
             peft.inject_adapter_in_model(config, model, ADAPTER)
-        except (ValueError, TypeError, NotImplementedError, AttributeError) as trouble:
-            raise RecipeError(f"method: PEFT's {self.config} refuses this model: {str(trouble).splitlines()[0]}") from None
+        except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
+            raise RecipeError(f"method: PEFT's {self.config} refuses this model: {str(error).splitlines()[0]}") from None
         layers = {name: module for name, module in model.named_modules() if _is_tuner_layer(peft, module)}
         weights = dict(model.named_parameters())
         trainable = {name for name, weight in weights.items() if weight.requires_grad}
         for name in trainable:
             weights[name].data = weights[name].data.float()
 
-        def switch(on: bool) -> None:
+        def set_enabled(on: bool) -> None:
             for layer in layers.values():
                 layer.enable_adapters(on)  # pyright: ignore[reportCallIssue]
             for name in trainable:  # PEFT freezes what it switches off
@@ -65,7 +65,7 @@ class Peft(Method):
         def merge() -> None:
             for name, layer in layers.items():
                 layer.merge()  # pyright: ignore[reportCallIssue]
-                put(model, name, layer.get_base_layer())  # pyright: ignore[reportCallIssue]
+                set_submodule(model, name, layer.get_base_layer())  # pyright: ignore[reportCallIssue]
 
         def as_peft() -> tuple[dict[str, Any], dict[str, Tensor]]:
             plain = {key: sorted(x) if isinstance(x, set) else x for key, x in config.to_dict().items()}
@@ -75,7 +75,7 @@ class Peft(Method):
         def from_peft(tensors: dict[str, Tensor]) -> None:
             take_peft(model, trainable, tensors, _peft_name)
 
-        return Attachment(trainable=trainable, switch=switch, merge=merge, as_peft=as_peft, from_peft=from_peft)
+        return Attachment(trainable=trainable, set_enabled=set_enabled, merge=merge, as_peft=as_peft, from_peft=from_peft)
 
     @classmethod
     def from_peft_config(cls, config: dict[str, Any]) -> "Peft | None":
@@ -99,8 +99,8 @@ class Peft(Method):
             raise RecipeError(f"method.config: {self.config} learns prompts; take prompt_tuning, p_tuning or p_tuning_v2.")
         try:
             return getattr(peft, name)(**{"target_modules": "all-linear", **self.settings})
-        except (TypeError, ValueError) as trouble:
-            raise RecipeError(f"method.settings: PEFT's {name} says: {trouble}") from None
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"method.settings: PEFT's {name} says: {error}") from None
 
 
 def _peft_name(name: str) -> str:

@@ -23,15 +23,15 @@ class PrefixTuning(Method):
     learning_rate: ClassVar[float] = 1e-3
     learning_rate_reason: ClassVar[str] = "the network's matrices learn at usual rates; 1e-3 suits small networks"
     starts_at_base: ClassVar[bool] = False
-    halves: ClassVar[bool] = False
+    encoder_decoder: ClassVar[bool] = False
 
-    length: int = Field(default=16, ge=1)
+    num_virtual_tokens: int = Field(default=16, ge=1)
     """Places P before every row; 10 to 200 is usual."""
-    reparametrise: bool = True
+    prefix_projection: bool = True
     """Learn them through the network; false: themselves, as P-tuning v2 does."""
-    hidden: int = Field(default=512, ge=1)
+    encoder_hidden_size: int = Field(default=512, ge=1)
     """Width inside the network."""
 
     def attach(self, model: nn.Module) -> Attachment:
         """A prefix in every layer."""
-        return attach_prefix(model, self.length, self.hidden if self.reparametrise else None)
+        return attach_prefix(model, self.num_virtual_tokens, self.encoder_hidden_size if self.prefix_projection else None)

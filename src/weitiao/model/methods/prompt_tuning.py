@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from weitiao.core.method import Attachment, Method
-from weitiao.model.adapters.virtual_tokens import add_slots, prompt_as_peft, some_words
+from weitiao.model.adapters.virtual_tokens import add_virtual_tokens, prompt_as_peft, some_words
 
 
 class PromptTuning(Method):
@@ -25,29 +25,29 @@ class PromptTuning(Method):
     learning_rate: ClassVar[float] = 1e-2
     learning_rate_reason: ClassVar[str] = "soft prompts are a few vectors and need far higher rates than matrices"
     starts_at_base: ClassVar[bool] = False
-    halves: ClassVar[bool] = False
+    encoder_decoder: ClassVar[bool] = False
 
-    length: int = Field(default=16, ge=1)
+    num_virtual_tokens: int = Field(default=16, ge=1)
     """Soft tokens P; 5 to 100 is usual."""
-    start: str = "vocabulary"
+    init: str = "vocabulary"
     """What they start from: vocabulary (words drawn at random), or a text of yours, repeated or cut to the length."""
-    start_ids: tuple[int, ...] = ()
+    init_ids: tuple[int, ...] = ()
     """Token ids to start from; made from `start`."""
 
     def fit(self, words: Callable[[str], list[int]]) -> "PromptTuning":
         """Knows the ids of its text."""
-        if self.start == "vocabulary" or self.start_ids:
+        if self.init == "vocabulary" or self.init_ids:
             return self
-        ids = words(self.start)
-        return self.model_copy(update={"start_ids": tuple((ids * self.length)[: self.length])})
+        ids = words(self.init)
+        return self.model_copy(update={"start_ids": tuple((ids * self.num_virtual_tokens)[: self.num_virtual_tokens])})
 
     def attach(self, model: nn.Module) -> Attachment:
         """Soft tokens stand in slots before every row."""
         embedding: Any = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
         size = embedding.num_embeddings
-        ids = torch.tensor(self.start_ids) if self.start_ids else some_words(size, self.length)
+        ids = torch.tensor(self.init_ids) if self.init_ids else some_words(size, self.num_virtual_tokens)
         prompt = nn.Parameter(embedding(ids.to(embedding.weight.device)).detach().float().clone())  # [P, D]
-        slots = add_slots(model, self.length, lambda: prompt)
+        virtual_tokens = add_virtual_tokens(model, self.num_virtual_tokens, lambda: prompt)
         model.register_parameter("soft_prompt", prompt)
 
         def from_peft(tensors: dict[str, Tensor]) -> None:
@@ -55,8 +55,8 @@ class PromptTuning(Method):
 
         return Attachment(
             trainable={"soft_prompt"},
-            slots=lambda: slots.ids,
-            switch=slots.switch,
+            virtual_tokens=lambda: virtual_tokens.ids,
+            set_enabled=virtual_tokens.set_enabled,
             as_peft=lambda: prompt_as_peft(model, prompt),
             from_peft=from_peft,
         )
@@ -66,4 +66,4 @@ class PromptTuning(Method):
         """A PEFT prompt, or the finished prompt of PEFT's P-tuning."""
         if config.get("peft_type") not in ("PROMPT_TUNING", "P_TUNING"):
             return None
-        return cls(length=config["num_virtual_tokens"])
+        return cls(num_virtual_tokens=config["num_virtual_tokens"])

@@ -21,8 +21,8 @@ from torch import nn
 
 from weitiao.core.method import Attachment
 from weitiao.model.adapters.low_rank import LowRank
-from weitiao.model.layers.quantized import Quantised
-from weitiao.model.adapters.surgery import linear_names, put, restore
+from weitiao.model.adapters.surgery import linear_names, restore, set_submodule
+from weitiao.model.layers.quantized import QuantizedLinear
 
 
 class QLoRA(LowRank):
@@ -41,10 +41,12 @@ class QLoRA(LowRank):
 
     def prepare(self, model: nn.Module, device: torch.device) -> None:
         """Store every linear layer but the head in few bits, one at a time."""
-        full = [name for name in linear_names(model, "all-linear") if not isinstance(model.get_submodule(name), Quantised)]
+        full = [
+            name for name in linear_names(model, "all-linear") if not isinstance(model.get_submodule(name), QuantizedLinear)
+        ]
         for name in full:
             layer = model.get_submodule(name)
-            put(model, name, Quantised(layer, self.bits, self.quant_type, self.double_quant, device))
+            set_submodule(model, name, QuantizedLinear(layer, self.bits, self.quant_type, self.double_quant, device))
         for weight in model.parameters() if full else ():
             weight.data = weight.data.to(device, copy=True)  # as it was read it is a view of the whole file, and keeps it
 

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.architecture import peft_task
-from weitiao.model.adapters.surgery import folding, linear_names, peft_tensors, put, shape_of, switching, take_peft
+from weitiao.model.adapters.surgery import enabling, folding, linear_names, peft_tensors, set_submodule, shape_of, take_peft
 
 SHARED = {"vera_A": "base_model.vera_A", "vera_B": "base_model.vera_B"}  # ours -> PEFT's
 
@@ -35,7 +35,7 @@ class VeRA(Method):
 
     rank: int = Field(default=256, ge=1)
     """Rank R of the shared matrices; they cost nothing to learn, so it is high."""
-    start: float = 0.1
+    init: float = 0.1
     """What d starts at."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Which linear layers: all-linear, last names ([q_proj, v_proj]) or a regular expression for whole names."""
@@ -52,9 +52,9 @@ class VeRA(Method):
             nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))
             model.register_buffer(name, matrix.to(device))
         shared = (model.get_buffer("vera_A"), model.get_buffer("vera_B"))
-        made = {name: Vectors(layer, shared, self.rank, self.start) for name, layer in layers.items()}
+        made = {name: VeRALinear(layer, shared, self.rank, self.init) for name, layer in layers.items()}
         for name, module in made.items():
-            put(model, name, module)
+            set_submodule(model, name, module)
 
         def merge() -> None:
             folding(model, made)()
@@ -74,7 +74,9 @@ class VeRA(Method):
                 matrix.copy_(theirs.pop(name))
             take_peft(model, trainable, theirs)
 
-        return Attachment(trainable, set(SHARED), switch=switching(made), merge=merge, as_peft=as_peft, from_peft=from_peft)
+        return Attachment(
+            trainable, set(SHARED), set_enabled=enabling(made), merge=merge, as_peft=as_peft, from_peft=from_peft
+        )
 
     @classmethod
     def from_peft_config(cls, config: dict[str, Any]) -> "VeRA | None":
@@ -85,7 +87,7 @@ class VeRA(Method):
         return cls(rank=config["r"], target_modules=targets if isinstance(targets, str) else tuple(targets))
 
 
-class Vectors(nn.Module):
+class VeRALinear(nn.Module):
     """A frozen linear layer and its two vectors. PEFT's names."""
 
     def __init__(self, base: nn.Module, shared: tuple[Tensor, Tensor], rank: int, start: float) -> None:
@@ -124,7 +126,7 @@ class Vectors(nn.Module):
         return self.base_layer
 
 
-def _config(model: nn.Module, method: VeRA, made: dict[str, Vectors]) -> dict[str, Any]:
+def _config(model: nn.Module, method: VeRA, made: dict[str, VeRALinear]) -> dict[str, Any]:
     """What PEFT's adapter_config.json says."""
     targets = method.target_modules
     if targets == "all-linear":
@@ -133,7 +135,7 @@ def _config(model: nn.Module, method: VeRA, made: dict[str, Vectors]) -> dict[st
         "peft_type": "VERA",
         "task_type": peft_task(model),
         "r": method.rank,
-        "d_initial": method.start,
+        "d_initial": method.init,
         "target_modules": targets if isinstance(targets, str) else list(targets),
         "save_projection": True,
         "fan_in_fan_out": any(isinstance(module.base_layer, Conv1D) for module in made.values()),

@@ -31,13 +31,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
-from weitiao.core.batch import IGNORE, Batch, only, pack, with_slots
-from weitiao.core.shared_prefix import Merged
+from weitiao.core.batch import IGNORE, Batch, pack, select_segments, with_virtual_tokens
 from weitiao.core.objective import Objective
-from weitiao.core.trainable_model import TunableModel, layer_of
-from weitiao.model.adapters.architecture import QUERIES, has_halves, is_encoder, stack_of
-from weitiao.model.backbone.decoder import Layered
+from weitiao.core.shared_prefix import PrefixSharedBatch
+from weitiao.core.trainable_model import TrainableModel, layer_of
+from weitiao.model.adapters.architecture import QUERIES, is_encoder, is_encoder_decoder, stack_of
 from weitiao.model.adapters.surgery import is_linear, shape_of
+from weitiao.model.backbone.decoder import BlockBackbone
 
 PROBE = 5  # tokens
 MIXTURES = ("num_experts", "num_local_experts", "n_routed_experts")  # how configs call what only some tokens go through
@@ -79,7 +79,7 @@ class Attention:
 
 
 @dataclass(frozen=True)
-class Survey:
+class FlopProfile:
     """What five tokens saw on their way through the body of a model."""
 
     products: list[Product]
@@ -123,49 +123,51 @@ def pairs(length: int, causal: bool, window: int | None = None) -> int:
     return back if causal else 2 * back - length
 
 
-def not_counted(model: TunableModel, objective: Objective) -> str:
+def unsupported_reason(model: TrainableModel, objective: Objective) -> str:
     """Why this kind of run has no count; "" where it has."""
     config = model.model.config.get_text_config()  # pyright: ignore
-    if has_halves(model.model.config):
+    if is_encoder_decoder(model.model.config):
         return "a model of two halves"
     if any(getattr(config, key, None) for key in MIXTURES):
         return "a mixture of experts"
-    if any(part.repacks for part in objective.parts().values()):
+    if any(part.repacks_segments for part in objective.parts().values()):
         return "an objective that packs its rows anew"
     return ""
 
 
-def needed(survey: Survey, model: TunableModel, objective: Objective, batch: Batch, from_layer: int = 0) -> float:
+def step_flops(
+    profile_flops: FlopProfile, model: TrainableModel, objective: Objective, batch: Batch, from_layer: int = 0
+) -> float:
     """FLOPs that the batch needs, forward and backward."""
     if not batch.tasks:
-        return _of_task(survey, model, objective, batch, from_layer)
+        return _of_task(profile_flops, model, objective, batch, from_layer)
     by_task = {task: [i for i, x in enumerate(batch.tasks) if x == task] for task in dict.fromkeys(batch.tasks)}
     return sum(
-        _of_task(survey, model.for_task(task), objective.part(task), only(batch, rows), from_layer)
+        _of_task(profile_flops, model.for_task(task), objective.part(task), select_segments(batch, rows), from_layer)
         for task, rows in by_task.items()
     )
 
 
-def _of_task(survey: Survey, model: TunableModel, part: Objective, batch: Batch, from_layer: int) -> float:
-    slots, asked = model.attachment.slots(), sum(part.counts(batch).values())
-    runs = with_slots(batch, slots)[0] if slots else batch
-    if isinstance(model.body, Layered):
-        runs = model.body.merged(runs)
-    shared = runs.shared if isinstance(runs, Merged) else ()
-    words = _words(model, part)
-    supervised = asked if part.recovers else int((batch.labels != IGNORE).sum())
-    found = survey.body(runs.lengths, int(supervised) if words is not None else runs.tokens, from_layer, shared)
+def _of_task(profile_flops: FlopProfile, model: TrainableModel, part: Objective, batch: Batch, from_layer: int) -> float:
+    virtual_tokens, asked = model.attachment.virtual_tokens(), sum(part.counts(batch).values())
+    runs = with_virtual_tokens(batch, virtual_tokens)[0] if virtual_tokens else batch
+    if isinstance(model.backbone, BlockBackbone):
+        runs = model.backbone.merged(runs)
+    shared = runs.shared if isinstance(runs, PrefixSharedBatch) else ()
+    words = _lm_head(model, part)
+    supervised = asked if part.needs_mlm_head else int((batch.labels != IGNORE).sum())
+    found = profile_flops.body(runs.lengths, int(supervised) if words is not None else runs.tokens, from_layer, shared)
     heads = [(x.weight, asked) for x in model.heads.modules() if isinstance(x, nn.Linear)]
     for weight, rows in [*heads, *([(words, supervised)] if words is not None else [])]:
-        found += 2.0 * rows * weight.numel() * (1 + survey.flows + weight.requires_grad)
+        found += 2.0 * rows * weight.numel() * (1 + profile_flops.flows + weight.requires_grad)
     return found
 
 
-def _words(model: TunableModel, part: Objective) -> Tensor | None:
+def _lm_head(model: TrainableModel, part: Objective) -> Tensor | None:
     """The weight [V, D] that words are scored with; None: none are."""
-    if part.recovers:
+    if part.needs_mlm_head:
         return model.embedding.weight
-    return model.vocabulary.weight() if part.writes and model.vocabulary is not None else None
+    return model.lm_head.weight() if part.generative and model.lm_head is not None else None
 
 
 # -- the probe --------------------------------------------------------------------------------------------------------
@@ -189,23 +191,25 @@ class _Heard:
         return module.register_forward_pre_hook(hear)
 
 
-def survey(model: TunableModel) -> Survey:
+def profile_flops(model: TrainableModel) -> FlopProfile:
     """Run five tokens through the body, and write down what each layer was given. Nothing is changed by it."""
     many = model.embedding.num_embeddings
     ids = [i % many for i in range(3, 3 + PROBE)]
     batch = pack([{"input_ids": ids, "labels": ids}]).to(model.device)
-    slots = model.attachment.slots()
-    heard, layers = _Heard(PROBE + len(slots)), _layers(model.model)
-    hooks = [heard.listen(name, module) for name, module in layers]
+    virtual_tokens = model.attachment.virtual_tokens()
+    input_features, layers = _Heard(PROBE + len(virtual_tokens)), _layers(model.model)
+    hooks = [input_features.listen(name, module) for name, module in layers]
     try:
         with model.evaluating(), torch.enable_grad():
-            flows = model.body(with_slots(batch, slots)[0] if slots else batch).requires_grad  # all of it, every token
+            flows = model.backbone(
+                with_virtual_tokens(batch, virtual_tokens)[0] if virtual_tokens else batch
+            ).requires_grad  # all of it, every token
     finally:
         for hook in hooks:
             hook.remove()
-    ran = {name for name, _ in heard.calls}
+    ran = {name for name, _ in input_features.calls}
     passed_by = any(name not in ran for name, _ in layers)
-    return _put_together(model.model, heard, flows, passed_by)
+    return _put_together(model.model, input_features, flows, passed_by)
 
 
 def _layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -239,23 +243,23 @@ def _products(name: str, module: Any, below: bool, rows: int | None) -> list[Pro
     return found
 
 
-def _put_together(model: Any, heard: _Heard, flows: bool, passed_by: bool) -> Survey:
-    ends = attention_ends([name for name, _ in heard.calls])
-    at = [i for i, (name, _) in enumerate(heard.calls) if name in ends]
-    names = [set(name.split(".")) for name, _ in heard.calls]
+def _put_together(model: Any, input_features: _Heard, flows: bool, passed_by: bool) -> FlopProfile:
+    ends = attention_ends([name for name, _ in input_features.calls])
+    at = [i for i, (name, _) in enumerate(input_features.calls) if name in ends]
+    names = [set(name.split(".")) for name, _ in input_features.calls]
     asks = [i for i in range(at[-1]) if names[i] & set(QUERIES)][-1:] if at else []  # the last layer's query
-    tail = {*asks, *range(at[-1], len(heard.calls))} if at else set()
+    tail = {*asks, *range(at[-1], len(input_features.calls))} if at else set()
     products = [
         Product(**{**vars(x), "tail": i in tail and x.rows is None})
-        for i, (_, made) in enumerate(heard.calls)
+        for i, (_, made) in enumerate(input_features.calls)
         for x in made
     ]
     config = model.config.get_text_config()
     attentions = []
     for number, i in enumerate(at):
-        x, name = heard.given[i], heard.calls[i][0]
+        x, name = input_features.given[i], input_features.calls[i][0]
         attentions.append(Attention(name, x.shape[-1], x.requires_grad, _window(config, number), i == at[-1]))
-    return Survey(products, attentions, not is_encoder(model.config), flows, passed_by)
+    return FlopProfile(products, attentions, not is_encoder(model.config), flows, passed_by)
 
 
 def attention_ends(names: Sequence[str]) -> set[str]:

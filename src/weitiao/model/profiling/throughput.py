@@ -15,15 +15,14 @@ from typing import Any
 import torch
 
 from weitiao.core import hardware
-
-from weitiao.model.profiling import timing
 from weitiao.core.batch import Batch
-from weitiao.core.shared_prefix import told_apart
 from weitiao.core.objective import Objective
 from weitiao.core.run import Run
-from weitiao.core.trainable_model import TunableModel
-from weitiao.model.backbone.decoder import Layered
-from weitiao.model.profiling.flops import Survey, needed, not_counted, survey
+from weitiao.core.shared_prefix import no_prefix_sharing
+from weitiao.core.trainable_model import TrainableModel
+from weitiao.model.backbone.decoder import BlockBackbone
+from weitiao.model.profiling import timing
+from weitiao.model.profiling.flops import FlopProfile, profile_flops, step_flops, unsupported_reason
 
 SAMPLE = 16  # steps whose batches are looked at
 SECONDS = 0.5  # for the limit, at most
@@ -35,7 +34,7 @@ MOST = 1.2  # of the limit: beyond it, other work has spoilt the measuring of so
 class Speed:
     """Listens to the journal while a run trains, then writes one line."""
 
-    model: TunableModel
+    model: TrainableModel
     objective: Objective
     fetch: Callable[[int], list[Batch]]
     """i -> the micro-batches of step i on this machine."""
@@ -48,26 +47,26 @@ class Speed:
         if line["event"] == "step":
             self.steps.append((line["position"] - 1, line["tokens"], line["seconds"]))
 
-    def tell(self, run: Run) -> None:
+    def report(self, run: Run) -> None:
         """Write the line "speed". Nothing is written of a single step, which mostly warms up."""
         steady = [(at, tokens / seconds, seconds) for at, tokens, seconds in self.steps[1:] if seconds > 0]
         if not steady:
             return
         tokens_per_second = statistics.median(x for _, x, _ in steady)
         facts = {"tokens_per_second": round(tokens_per_second, 1), "steps": len(steady)}
-        seen = None if (why := not_counted(self.model, self.objective)) else survey(self.model)
+        seen = None if (why := unsupported_reason(self.model, self.objective)) else profile_flops(self.model)
         if seen is not None and (seen.passed_by or not seen.products):
             seen, why = None, "a method that goes its own way past layers"
         if seen is None:
-            run.note("speed", **facts, not_counted=why)
+            run.log_event("speed", **facts, unsupported_reason=why)
             return
         dtype, _ = hardware.precision(run.recipe.train.precision)
         seconds = min(SECONDS, SHARE * sum(x for _, _, x in steady))
         places = [at for at, _, _ in steady]
-        run.note("speed", **facts, **self.beside_the_limit(seen, tokens_per_second, places, dtype, seconds))
+        run.log_event("speed", **facts, **self.beside_the_limit(seen, tokens_per_second, places, dtype, seconds))
 
     def beside_the_limit(
-        self, seen: Survey, tokens_per_second: float, places: Sequence[int], dtype: torch.dtype, seconds: float
+        self, seen: FlopProfile, tokens_per_second: float, places: Sequence[int], dtype: torch.dtype, seconds: float
     ) -> dict[str, float]:
         """What was needed, what was reached, what can be reached.
 
@@ -78,13 +77,15 @@ class Speed:
         apart = max(1, len(places) // SAMPLE)
         batches = [batch for at in places[::apart] for batch in self.fetch(at)]
         tokens = sum(batch.tokens for batch in batches)
-        body = self.model.body if isinstance(self.model.body, Layered) else None
+        body = self.model.backbone if isinstance(self.model.backbone, BlockBackbone) else None
         below = body.below if body is not None else 0  # layers that ran once, before
         spared = body.spared / body.laid if body is not None and body.laid else 0.0
-        with nullcontext() if spared else told_apart():
-            each = sum(needed(seen, self.model, self.objective, x, below) for x in batches) / tokens / 1e9
-        slots = len(self.model.attachment.slots())
-        rows = int(statistics.median(batch.tokens + slots * len(batch.lengths) for batch in batches) * (1 - spared))
+        with nullcontext() if spared else no_prefix_sharing():
+            each = sum(step_flops(seen, self.model, self.objective, x, below) for x in batches) / tokens / 1e9
+        virtual_tokens = len(self.model.attachment.virtual_tokens())
+        rows = int(
+            statistics.median(batch.tokens + virtual_tokens * len(batch.lengths) for batch in batches) * (1 - spared)
+        )
         reached = each * tokens_per_second
         counted = {"needed_gflop_per_token": _short(each), "gflop_per_second": _short(reached)}
         if spared:
@@ -99,7 +100,7 @@ class Speed:
         }
 
 
-def limit(seen: Survey, rows: int, dtype: torch.dtype, device: torch.device, seconds: float) -> timing.Rate:
+def limit(seen: FlopProfile, rows: int, dtype: torch.dtype, device: torch.device, seconds: float) -> timing.Rate:
     """What torch.mm reaches at the shapes of the body's own layers, each as often as the body needs it."""
     often: dict[tuple[tuple[int, int], tuple[str, ...]], int] = {}
     for x in seen.products:

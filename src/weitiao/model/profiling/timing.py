@@ -24,7 +24,7 @@ MOST_ROUNDS = 25
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """Something that can be done again and again, and how much of it there is."""
 
     run: Callable[[], Any]
@@ -59,7 +59,7 @@ def figures(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def measure(works: Sequence[Work], device: torch.device, seconds: float) -> list[list[float]]:
+def measure(works: Sequence[Workload], device: torch.device, seconds: float) -> list[list[float]]:
     """Seconds that each work takes, sample by sample. Works take turns, so that a busy moment meets all of them.
 
     Args:
@@ -80,7 +80,7 @@ def measure(works: Sequence[Work], device: torch.device, seconds: float) -> list
     return samples
 
 
-def _seconds(work: Work, device: torch.device, times: int) -> float:
+def _seconds(work: Workload, device: torch.device, times: int) -> float:
     _wait_for(device)
     begun = time.perf_counter()
     for _ in range(times):
@@ -94,7 +94,7 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def together(works: Sequence[Work], samples: Sequence[Sequence[float]]) -> Rate:
+def together(works: Sequence[Workload], samples: Sequence[Sequence[float]]) -> Rate:
     """The rate of all works in a row, each as often as its weight says and as fast as its own median."""
     amount = sum(x.amount * x.weight for x in works) / 1e9
     median, least, most = (
@@ -113,7 +113,7 @@ def product(
     device: torch.device,
     kinds: Collection[str] = ("forward", "to input"),
     often: int = 1,
-) -> Work:
+) -> Workload:
     """torch.mm as a layer [D_out, D_in] needs it on so many rows: forward, back to its input, back to its weight."""
     out, into = shape
     x, g, w = (_random(size, dtype, device) for size in ((rows, into), (rows, out), (out, into)))
@@ -126,19 +126,19 @@ def product(
         if "to weight" in kinds:
             torch.mm(g.T, x)
 
-    return Work(torch.no_grad()(run), 2.0 * rows * out * into * len(kinds), often)
+    return Workload(torch.no_grad()(run), 2.0 * rows * out * into * len(kinds), often)
 
 
-def copy(megabytes: int, device: torch.device) -> Work:
+def copy(megabytes: int, device: torch.device) -> Workload:
     """A large copy; every byte is read once and written once."""
     source = torch.ones(megabytes * 2**20, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return Work(lambda: target.copy_(source), 2.0 * source.numel())
+    return Workload(lambda: target.copy_(source), 2.0 * source.numel())
 
 
 def attention(
     size: tuple[int, int, int, int, int], causal: bool, dtype: torch.dtype, device: torch.device, backward: bool
-) -> Work:
+) -> Workload:
     """torch's attention on rows of equal length; FLOPs are those of pairs that see one another.
 
     Args:
@@ -155,7 +155,7 @@ def attention(
             torch.autograd.grad(y, (q, k, v), g)
 
     pairs = length * (length + 1) // 2 if causal else length * length
-    return Work(run, 4.0 * rows * heads * wide * pairs * (3 if backward else 1))
+    return Workload(run, 4.0 * rows * heads * wide * pairs * (3 if backward else 1))
 
 
 def _random(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -166,7 +166,7 @@ def _random(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
 # -- other programs ---------------------------------------------------------------------------------------------------
 
 
-class Neighbours:
+class BackgroundLoad:
     """What other programs take of the machine's cores from now on."""
 
     def __init__(self) -> None:

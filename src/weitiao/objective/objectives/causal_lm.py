@@ -16,18 +16,18 @@ from weitiao.core.batch import IGNORE, Batch, Loss, Row
 from weitiao.core.example import Text
 from weitiao.core.objective import Objective
 from weitiao.core.processor import Processor
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.trainable_model import TrainableModel
 
 
 class CausalLM(Objective):
     """Learn plain text, token by token (continued pretraining)."""
 
-    eats: ClassVar[type] = Text
+    example_type: ClassVar[type] = Text
     splits: ClassVar[bool] = True
-    likelihood: ClassVar[bool] = True
-    distributes: ClassVar[bool] = True
-    too_long: ClassVar[str] = "split"
-    too_long_reason: ClassVar[str] = "a long document simply goes on in the next row"
+    is_nll: ClassVar[bool] = True
+    has_log_probs: ClassVar[bool] = True
+    overlong: ClassVar[str] = "split"
+    overlong_reason: ClassVar[str] = "a long document simply goes on in the next row"
 
     def rows(self, example: Text, processor: Processor) -> list[Row]:
         """The document and its end; position t learns token t + 1."""
@@ -39,11 +39,11 @@ class CausalLM(Objective):
     def counts(self, batch: Batch) -> dict[str, float]:
         return {self.name: float((batch.labels != IGNORE).sum())}
 
-    def loss(self, model: TunableModel, batch: Batch) -> Loss:
+    def loss(self, model: TrainableModel, batch: Batch) -> Loss:
         return Loss({self.name: -model.logprobs(batch).sum()})
 
-    def log_probs(self, model: TunableModel, batch: Batch) -> Tensor:
-        return model.choices(batch)
+    def log_probs(self, model: TrainableModel, batch: Batch) -> Tensor:
+        return model.token_log_probs(batch)
 
-    def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
+    def segment_losses(self, model: TrainableModel, batch: Batch) -> list[tuple[float, float]]:
         return model.nll_by_segment(batch)

@@ -24,13 +24,13 @@ from torch.nn import functional as F
 
 from weitiao.core.batch import IGNORE, Batch, Row
 from weitiao.core.errors import DataError
-from weitiao.core.example import Labelled
-from weitiao.core.hardware import Choice
-from weitiao.core.objective import Headed
-from weitiao.objective.pooling import Pool, TextRow, cut_end, labelled_at_end, pooled, text_row
+from weitiao.core.example import TextLabel
+from weitiao.core.hardware import Decision
+from weitiao.core.objective import HeadObjective
 from weitiao.core.processor import Processor
 from weitiao.core.registry import nearest
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.trainable_model import TrainableModel
+from weitiao.objective.pooling import Pooling, TextRow, cut_end, labelled_at_end, pooled, text_row
 
 HEAD = "classes"
 MOST = 1000  # more classes than this are rather a wrong column
@@ -38,20 +38,20 @@ THRESHOLD = 0.5
 ENOUGH = 10  # validation rows that hold a class, from which it gets a threshold of its own
 
 
-class Classification(Headed):
+class Classification(HeadObjective):
     """Tell which class a text belongs to, or which of several."""
 
-    eats: ClassVar[type] = Labelled
-    distributes: ClassVar[bool] = True
-    too_long: ClassVar[str] = "cut"
-    too_long_reason: ClassVar[str] = "the beginning of a long text mostly says what it is; its end is lost"
+    example_type: ClassVar[type] = TextLabel
+    has_log_probs: ClassVar[bool] = True
+    overlong: ClassVar[str] = "truncate"
+    overlong_reason: ClassVar[str] = "the beginning of a long text mostly says what it is; its end is lost"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "f1")
 
     classes: tuple[str, ...] = ()
     """The classes, in the order of the scores; none: those of the training data."""
-    several: bool | Literal["auto"] = "auto"
+    multi_label: bool | Literal["auto"] = "auto"
     """More than one class may hold, or none (multi-label); auto: if some row has not exactly one."""
-    pool: Pool = "auto"
+    pooling: Pooling = "auto"
     """What stands for the text: the mean of the hidden states, the first, or the last; auto: encoders mean, others last."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """On what is pooled, while training."""
@@ -65,11 +65,11 @@ class Classification(Headed):
     focal_gamma: float = Field(default=0.0, ge=0)
     """Losses are multiplied by (1 - p)^gamma, so that easy rows count less (Lin et al. 2017, eq. 4); 0: off."""
 
-    def fit(self, examples: Sequence[Labelled]) -> "Classification":  # pyright: ignore[reportIncompatibleMethodOverride]
+    def fit(self, examples: Sequence[TextLabel]) -> "Classification":  # pyright: ignore[reportIncompatibleMethodOverride]
         """The objective that knows its classes and their weights."""
         counts = Counter(label for x in examples for label in x.labels)
         classes = self.classes or tuple(sorted(counts, key=_natural))
-        several = any(len(x.labels) != 1 for x in examples) if self.several == "auto" else self.several
+        several = any(len(x.labels) != 1 for x in examples) if self.multi_label == "auto" else self.multi_label
         if len(classes) < (1 if several else 2):
             raise DataError(f"data: every row has the class {classes[0]!r}: there is nothing to tell apart." if classes
                             else "data: no row has a class.")  # fmt: skip
@@ -90,7 +90,7 @@ class Classification(Headed):
         return self.model_copy(update={"classes": classes, "several": several, "class_weights": weights})
 
     @property
-    def head_means(self) -> Any:
+    def head_labels(self) -> Any:
         return self.classes
 
     @field_validator("threshold")
@@ -110,41 +110,41 @@ class Classification(Headed):
         nn.init.zeros_(head.bias)
         return {HEAD: head}
 
-    def rows(self, example: Labelled, processor: Processor) -> list[Row]:
+    def rows(self, example: TextLabel, processor: Processor) -> list[Row]:
         """The text, with its classes as the labels of the last tokens; the number of classes stands for none."""
         unknown = [x for x in example.labels if x not in self.classes]
         if unknown:
             raise ValueError(f"the class {unknown[0]!r} is not among those learnt: {', '.join(self.classes)[:200]}")
-        if not self.several and len(example.labels) != 1:
+        if not self.multi_label and len(example.labels) != 1:
             raise ValueError(f"{len(example.labels)} classes where one is wanted; write several: true")
         held = [self.classes.index(x) for x in example.labels] or [len(self.classes)]
-        return [labelled_at_end(self.given(example, processor), held)]
+        return [labelled_at_end(self.encode_input(example, processor), held)]
 
-    def given(self, example: Labelled, processor: Processor) -> TextRow:
+    def encode_input(self, example: TextLabel, processor: Processor) -> TextRow:
         return text_row(processor, example.text)
 
-    def cut(self, row: TextRow, context: int) -> tuple[Row, list[int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def cut(self, row: TextRow, max_length: int) -> tuple[Row, list[int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The beginning stays, and the last token, which ends every row."""
-        return cut_end(row, context)
+        return cut_end(row, max_length)
 
-    def pieces(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
         """The text, and behind it the class that is learnt."""
         held = [int(x) for x in row["labels"] if x != IGNORE]
         named = ", ".join(self.classes[x] for x in held if x < len(self.classes)) or "none"
-        text = processor.spelt([int(x) for x in row["input_ids"]])
-        gone = [("lost", processor.spelt(lost))] if lost else []
+        text = processor.decode([int(x) for x in row["input_ids"]], skip_special_tokens=False)
+        gone = [("lost", processor.decode(lost, skip_special_tokens=False))] if lost else []
         return [("read", text), *gone, ("learnt", f" → {named}")]
 
     # -- the loss -----------------------------------------------------------------------------------------------------
 
-    def scores(self, model: TunableModel, batch: Batch) -> Tensor:
+    def scores(self, model: TrainableModel, batch: Batch) -> Tensor:
         """[B, C] fp32, before softmax or sigmoid."""
-        return model.once("scores", batch, lambda: self._scores(model, batch))
+        return model.cached("scores", batch, lambda: self._scores(model, batch))
 
-    def _scores(self, model: TunableModel, batch: Batch) -> Tensor:
-        return model.head(HEAD, F.dropout(pooled(model, batch, self.pool), self.dropout, model.training))
+    def _scores(self, model: TrainableModel, batch: Batch) -> Tensor:
+        return model.head(HEAD, F.dropout(pooled(model, batch, self.pooling), self.dropout, model.training))
 
-    def held(self, batch: Batch) -> Tensor:
+    def targets(self, batch: Batch) -> Tensor:
         """[B, C]: 1 where a class holds."""
         many = len(self.classes)
         rows = [labels[labels != IGNORE] for labels in batch.labels.split(list(batch.lengths))]
@@ -152,15 +152,15 @@ class Classification(Headed):
 
     def row_counts(self, batch: Batch) -> Tensor:
         """[B]: the weight of each row's class."""
-        if self.several or not isinstance(self.class_weights, dict):
+        if self.multi_label or not isinstance(self.class_weights, dict):
             return torch.ones(len(batch.lengths), device=batch.labels.device)
         weights = torch.tensor([self.class_weights.get(c, 1.0) for c in self.classes], device=batch.labels.device)
-        return self.held(batch) @ weights
+        return self.targets(batch) @ weights
 
-    def each(self, model: TunableModel, batch: Batch) -> Tensor:
+    def row_losses(self, model: TrainableModel, batch: Batch) -> Tensor:
         """[B]: the loss of each row, times its weight."""
-        z, held = self.scores(model, batch), self.held(batch)
-        if self.several:
+        z, held = self.scores(model, batch), self.targets(batch)
+        if self.multi_label:
             weights = self.class_weights if isinstance(self.class_weights, dict) else {}
             each = torch.tensor([weights.get(c, 1.0) for c in self.classes], device=z.device)
             target = held * (1 - self.label_smoothing) + self.label_smoothing / 2
@@ -172,15 +172,15 @@ class Classification(Headed):
             loss = loss * (1 - (z.softmax(1) * held).sum(1)) ** self.focal_gamma
         return loss * self.row_counts(batch)
 
-    def log_probs(self, model: TunableModel, batch: Batch) -> Tensor:
+    def log_probs(self, model: TrainableModel, batch: Batch) -> Tensor:
         """[B, C]; of several classes [B C, 2], each holds or not."""
         z = self.scores(model, batch)
-        return F.logsigmoid(torch.stack([z, -z], -1)).flatten(0, 1) if self.several else z.log_softmax(-1)
+        return F.logsigmoid(torch.stack([z, -z], -1)).flatten(0, 1) if self.multi_label else z.log_softmax(-1)
 
-    def predict(self, model: TunableModel, batch: Batch) -> list[dict[str, float]]:
+    def predict(self, model: TrainableModel, batch: Batch) -> list[dict[str, float]]:
         """The probability of every class, a segment."""
         z = self.scores(model, batch)
-        p = z.sigmoid() if self.several else z.softmax(1)
+        p = z.sigmoid() if self.multi_label else z.softmax(1)
         return [dict(zip(self.classes, row)) for row in p.tolist()]
 
     def least(self, name: str) -> float:
@@ -189,16 +189,16 @@ class Classification(Headed):
             return self.threshold.get(name, THRESHOLD)
         return THRESHOLD if self.threshold == "validation" else self.threshold
 
-    def tuned(
-        self, ask: Callable[[str], Sequence[tuple[dict[str, float], Labelled]]]
-    ) -> tuple["Classification", list[Choice]]:
+    def calibrate(
+        self, ask: Callable[[str], Sequence[tuple[dict[str, float], TextLabel]]]
+    ) -> tuple["Classification", list[Decision]]:
         """Where several classes may hold: each one's threshold, by its F1 on validation rows; of rare ones, which would
         learn a few rows by heart, what is best for them together."""
-        if not self.several or self.threshold != "validation":
+        if not self.multi_label or self.threshold != "validation":
             return self, []
         rows = ask("")
         if not rows:
-            return self, [Choice("objective.threshold", THRESHOLD, "no validation row to choose one on")]
+            return self, [Decision("objective.threshold", THRESHOLD, "no validation row to choose one on")]
         marks = {c: [(said[c], c in x.labels) for said, x in rows] for c in self.classes}
         own = {c: sum(right for _, right in each) >= ENOUGH for c, each in marks.items()}
         shared = best_threshold([mark for c, each in marks.items() if not own[c] for mark in each])
@@ -207,23 +207,23 @@ class Classification(Headed):
         rare = [c for c, enough in own.items() if not enough]
         words = f"the best F1 of each on {len(rows)} validation rows"
         words += f"; of {', '.join(rare)[:60]}, in fewer than {ENOUGH} of them, together" if rare else ""
-        return self.model_copy(update={"threshold": found}), [Choice("objective.threshold", shown, words)]
+        return self.model_copy(update={"threshold": found}), [Decision("objective.threshold", shown, words)]
 
     def chosen(self, said: dict[str, float]) -> tuple[str, ...]:
         """The classes that hold, by their probabilities."""
-        if self.several:
+        if self.multi_label:
             return tuple(sorted(c for c, p in said.items() if p >= self.least(c)))
         return (max(said, key=lambda c: said[c]),)
 
-    def shown(self, said: dict[str, float]) -> dict[str, Any]:
+    def to_record(self, said: dict[str, float]) -> dict[str, Any]:
         """Probabilities; and where several classes may hold, a list of those that do."""
-        held = {"predicted": list(self.chosen(said))} if self.several else {}
+        held = {"predicted": list(self.chosen(said))} if self.multi_label else {}
         return {**held, "probabilities": {name: round(p, 6) for name, p in said.items()}}
 
     def answer(self, said: dict[str, float]) -> str:
         return ", ".join(self.chosen(said)) or "none"
 
-    def judged(self, said: dict[str, float], example: Labelled) -> tuple[Any, Any]:
+    def metric_pair(self, said: dict[str, float], example: TextLabel) -> tuple[Any, Any]:
         return self.chosen(said), example.labels
 
 

@@ -33,9 +33,9 @@ from weitiao.core.batch import IGNORE, Batch, Loss, Row, pack
 from weitiao.core.errors import DataError
 from weitiao.core.example import Pair
 from weitiao.core.objective import Objective
-from weitiao.objective.pooling import parts, pooled
 from weitiao.core.processor import Processor
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.trainable_model import TrainableModel
+from weitiao.objective.pooling import parts, pooled
 
 DIGITS = 6  # of a number that `weitiao predict` writes
 
@@ -43,14 +43,14 @@ DIGITS = 6  # of a number that `weitiao predict` writes
 class Embedding(Objective):
     """Learn vectors for texts, so that those that belong together lie close."""
 
-    eats: ClassVar[type] = Pair
-    writes: ClassVar[bool] = False
-    couples_rows: ClassVar[bool] = True
-    repacks: ClassVar[bool] = True
-    too_long: ClassVar[str] = "cut"
-    too_long_reason: ClassVar[str] = "the beginning of a long text mostly says what it is about; its end is lost"
+    example_type: ClassVar[type] = Pair
+    generative: ClassVar[bool] = False
+    batch_coupled: ClassVar[bool] = True
+    repacks_segments: ClassVar[bool] = True
+    overlong: ClassVar[str] = "truncate"
+    overlong_reason: ClassVar[str] = "the beginning of a long text mostly says what it is about; its end is lost"
 
-    contrast: Literal["in_batch", "triplet", "cosent"] = "in_batch"
+    loss_type: Literal["in_batch_negatives", "triplet", "cosent"] = "in_batch_negatives"
     """in_batch: a query's document among all of the batch; triplet: nearer than what does not belong; cosent: pairs
     ranked by how alike they are."""
     temperature: float = Field(default=0.05, gt=0)
@@ -59,35 +59,37 @@ class Embedding(Objective):
     """in_batch: the query among all queries is looked for too, and the two losses are averaged."""
     margin: float = Field(default=0.2, gt=0, le=2)
     """triplet: how much nearer the right one shall be, as a cosine."""
-    pool: Literal["auto", "mean", "first", "last"] = "auto"
+    pooling: Literal["auto", "mean", "first", "last"] = "auto"
     """What stands for the text: the mean of the hidden states, the first, or the last; auto: encoders mean, others last."""
-    gradient_cache: int = Field(default=0, ge=0)
+    mini_batch_size: int = Field(default=0, ge=0)
     """Texts that are embedded at once, for batches too large for memory: the same gradient, embedding twice; 0: off."""
 
     @property
     def step(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return "gradient_cache" if self.gradient_cache else "accumulate"
+        return "gradient_cache" if self.mini_batch_size else "accumulate"
 
     @property
     def metrics(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return ("loss", "spearman") if self.contrast == "cosent" else ("loss", "recall_at_10", "mrr")
+        return ("loss", "spearman") if self.loss_type == "cosent" else ("loss", "recall_at_10", "mrr")
 
     def fit(self, examples: Sequence[Pair]) -> "Embedding":  # pyright: ignore[reportIncompatibleMethodOverride]
         """Refuses data that the loss cannot use."""
         rated = sum(x.likeness is not None for x in examples)
-        if self.contrast == "cosent" and not rated:
+        if self.loss_type == "cosent" and not rated:
             raise DataError(
-                "data: contrast: cosent ranks pairs by how alike they are, and no row says so (a column score)."
+                "data: loss_type: cosent ranks pairs by how alike they are, and no row says so (a column score)."
             )
-        if self.contrast != "cosent" and rated:
-            words = f"{rated} of {len(examples)} rows say how alike they are, which contrast: {self.contrast} does not read"
-            raise DataError(f"data: {words}. Write objective: {{name: embedding, contrast: cosent}}.")
+        if self.loss_type != "cosent" and rated:
+            words = (
+                f"{rated} of {len(examples)} rows say how alike they are, which loss_type: {self.loss_type} does not read"
+            )
+            raise DataError(f"data: {words}. Write objective: {{name: embedding, loss_type: cosent}}.")
         return self
 
     def rows(self, example: Pair, processor: Processor) -> list[Row]:
         """Query, document and negatives end to end; the last token of each has a label. With cosent the document's is how
         alike the two are: the bits of a float32, none of whose numbers is IGNORE (that is a NaN's)."""
-        if self.contrast == "cosent":
+        if self.loss_type == "cosent":
             if example.likeness is None:
                 raise ValueError("the row does not say how alike its texts are")
             marks = [0, struct.unpack("<i", struct.pack("<f", example.likeness))[0]]
@@ -100,7 +102,7 @@ class Embedding(Objective):
             ids, labels = ids + part, labels + [IGNORE] * (len(part) - 1) + [mark]
         return [Row(input_ids=ids, labels=labels)]
 
-    def given(self, example: Pair, processor: Processor) -> Row:
+    def encode_input(self, example: Pair, processor: Processor) -> Row:
         ids = self._ids(example.text, processor)
         return Row(input_ids=ids, labels=[IGNORE] * len(ids))
 
@@ -108,26 +110,26 @@ class Embedding(Objective):
         ids = processor.text(text)
         return ids if ids and ids[-1] == processor.eos_id else [*ids, processor.eos_id]
 
-    def reach(self, row: Row) -> int:
+    def num_positions(self, row: Row) -> int:
         return max(len(part["input_ids"]) for part in parts(row))
 
-    def cut(self, row: Row, context: int) -> tuple[Row, list[int]]:
+    def cut(self, row: Row, max_length: int) -> tuple[Row, list[int]]:
         """Of each text the beginning stays, and the last token."""
         ids: list[int] = []
         labels: list[int] = []
         lost: list[int] = []
         for part in parts(row):
             mine, marks = [int(x) for x in part["input_ids"]], [int(x) for x in part["labels"]]
-            ids += [*mine[: context - 1], mine[-1]] if len(mine) > context else mine
-            labels += marks[-context:]
-            lost += mine[context - 1 : -1]
+            ids += [*mine[: max_length - 1], mine[-1]] if len(mine) > max_length else mine
+            labels += marks[-max_length:]
+            lost += mine[max_length - 1 : -1]
         return Row(input_ids=ids, labels=labels), lost
 
-    def pieces(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
         """Query and document are learnt together; negatives are read."""
-        found = [processor.spelt([int(x) for x in part["input_ids"]]) for part in parts(row)]
+        found = [processor.decode([int(x) for x in part["input_ids"]], skip_special_tokens=False) for part in parts(row)]
         kinds = ("read", "learnt", *("read" for _ in found[2:]))
-        gone = [("lost", processor.spelt(lost))] if lost else []
+        gone = [("lost", processor.decode(lost, skip_special_tokens=False))] if lost else []
         return [
             *((kind, f" ↔ {x}" if i == 1 else f" ≠ {x}" if i else x) for i, (kind, x) in enumerate(zip(kinds, found))),
             *gone,
@@ -139,33 +141,33 @@ class Embedding(Objective):
         """Every text of a batch, row after row."""
         return [part for row in batch.rows for part in parts(row)]
 
-    def embed(self, model: TunableModel, texts: Sequence[Row]) -> Tensor:
+    def embed(self, model: TrainableModel, texts: Sequence[Row]) -> Tensor:
         """[P, D] fp32, of length 1, in the order of the texts."""
         batch = pack(texts).to(model.device)
-        order = torch.tensor(batch.source, device=model.device).argsort()  # pack lays the longest first
-        return F.normalize(pooled(model, batch, self.pool), dim=-1)[order]
+        order = torch.tensor(batch.row_ids, device=model.device).argsort()  # pack lays the longest first
+        return F.normalize(pooled(model, batch, self.pooling), dim=-1)[order]
 
     # -- the loss -----------------------------------------------------------------------------------------------------
 
     def counts(self, batch: Batch) -> dict[str, float]:
         return {self.name: float(len(batch.lengths))}
 
-    def loss(self, model: TunableModel, batch: Batch) -> Loss:
+    def loss(self, model: TrainableModel, batch: Batch) -> Loss:
         texts = self.texts(batch)
         return self.compare(self.embed(model, texts), texts)
 
     def compare(self, vectors: Tensor, texts: Sequence[Row]) -> Loss:
         """The loss of texts that are embedded already: vectors [P, D]."""
-        return Loss({self.name: self.each(vectors, texts).sum()})
+        return Loss({self.name: self.row_losses(vectors, texts).sum()})
 
-    def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
+    def segment_losses(self, model: TrainableModel, batch: Batch) -> list[tuple[float, float]]:
         texts = self.texts(batch)
-        return [(x, 1.0) for x in self.each(self.embed(model, texts), texts).tolist()]
+        return [(x, 1.0) for x in self.row_losses(self.embed(model, texts), texts).tolist()]
 
-    def each(self, vectors: Tensor, texts: Sequence[Row]) -> Tensor:
+    def row_losses(self, vectors: Tensor, texts: Sequence[Row]) -> Tensor:
         """[B]: what each row adds."""
         marks = [int(text["labels"][-1]) for text in texts]
-        if self.contrast == "cosent":
+        if self.loss_type == "cosent":
             return self._ranked(vectors[0::2], vectors[1::2], marks[1::2])
         words = [tuple(int(x) for x in text["input_ids"]) for text in texts]
         queries, own = ([i for i, mark in enumerate(marks) if mark == wanted] for wanted in (0, 1))
@@ -177,7 +179,7 @@ class Embedding(Objective):
         no_negative.fill_diagonal_(False)
         scores = vectors[queries] @ vectors[candidates].T  # [B, C]
         scores = scores.masked_fill(no_negative.to(scores.device), -torch.inf)
-        if self.contrast == "triplet":
+        if self.loss_type == "triplet":
             of = np.searchsorted(queries, candidates, side="right") - 1  # whose each candidate is
             return self._nearer(scores, torch.from_numpy(of).to(scores.device))
         loss = self._found(scores)
@@ -206,23 +208,23 @@ class Embedding(Objective):
 
     # -- what it says -------------------------------------------------------------------------------------------------
 
-    def predict(self, model: TunableModel, batch: Batch) -> list[Tensor]:
+    def predict(self, model: TrainableModel, batch: Batch) -> list[Tensor]:
         """Of each row, its texts' vectors [P, D]."""
         texts = self.texts(batch)
         many = [len(parts(row)) for row in batch.rows]
         return list(self.embed(model, texts).cpu().split(many))
 
-    def shown(self, said: Tensor) -> dict[str, Any]:
+    def to_record(self, said: Tensor) -> dict[str, Any]:
         return {"embedding": [round(x, DIGITS) for x in said[0].tolist()]}
 
     def answer(self, said: Tensor) -> str | None:
         """How alike the two texts are; of one alone, nothing."""
         return f"cosine {float(said[0] @ said[1]):.3f}" if len(said) > 1 else None
 
-    def judge(self, predicted: Sequence[tuple[Tensor, Pair]]) -> list[tuple[Any, Any]]:
+    def metric_pairs(self, predicted: Sequence[tuple[Tensor, Pair]]) -> list[tuple[Any, Any]]:
         """(the rank of the right document, how many there are to choose from) of each pair; of cosent, the cosine and how
         alike they are. Texts that several rows share are one document; equally near ones count as before the right one."""
-        if self.contrast == "cosent":
+        if self.loss_type == "cosent":
             return [((float(said[0] @ said[1]),), (x.likeness,)) for said, x in predicted]
         documents = {text: v for said, x in predicted for text, v in zip((x.other, *x.negatives), said[1:])}
         number = {text: i for i, text in enumerate(documents)}

@@ -21,10 +21,10 @@ from pydantic import Field, field_validator
 
 from weitiao.core.batch import IGNORE, Batch, Loss, Row
 from weitiao.core.errors import DataError
-from weitiao.core.example import Labelled, Turn
+from weitiao.core.example import TextLabel, Turn
 from weitiao.core.objective import Objective
 from weitiao.core.processor import Processor
-from weitiao.core.trainable_model import Known, TunableModel
+from weitiao.core.trainable_model import PrefixCache, TrainableModel
 
 MOST = 100  # classes that fit into a question
 TOGETHER = 256  # answers that are scored at once: prompts x classes
@@ -37,14 +37,14 @@ class PromptRow(Row):
     """Where the text stands, in tokens."""
 
 
-class ClassificationByText(Objective):
+class GenerativeClassification(Objective):
     """Tell which class a text belongs to, in a written answer that is one of the classes."""
 
-    eats: ClassVar[type] = Labelled
-    likelihood: ClassVar[bool] = True
-    predicts: ClassVar[bool] = True
-    too_long: ClassVar[str] = "cut"
-    too_long_reason: ClassVar[str] = "the beginning of a long text mostly says what it is; the question stays whole"
+    example_type: ClassVar[type] = TextLabel
+    is_nll: ClassVar[bool] = True
+    has_predict: ClassVar[bool] = True
+    overlong: ClassVar[str] = "truncate"
+    overlong_reason: ClassVar[str] = "the beginning of a long text mostly says what it is; the question stays whole"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "f1")
 
     prompt: str = Field(default="{text}\n\nWhich is it: {classes}? Answer with one of them and nothing else.")
@@ -59,7 +59,7 @@ class ClassificationByText(Objective):
             raise ValueError("write {text} once, where the text goes; and {classes}, where the classes are to be listed")
         return prompt
 
-    def fit(self, examples: Sequence[Labelled]) -> "ClassificationByText":  # pyright: ignore[reportIncompatibleMethodOverride]
+    def fit(self, examples: Sequence[TextLabel]) -> "GenerativeClassification":  # pyright: ignore[reportIncompatibleMethodOverride]
         """The objective that knows its classes."""
         counts = Counter(label for x in examples for label in x.labels)
         classes = self.classes or tuple(sorted(counts))
@@ -72,17 +72,17 @@ class ClassificationByText(Objective):
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
-    def rows(self, example: Labelled, processor: Processor) -> list[Row]:
+    def rows(self, example: TextLabel, processor: Processor) -> list[Row]:
         """The question and the class; nothing is kept behind the last learnt token."""
         if len(example.labels) != 1:
             raise ValueError(f"{len(example.labels)} classes where one is wanted; objective: classification takes several")
         if example.labels[0] not in self.classes:
             raise ValueError(f"the class {example.labels[0]!r} is not among those learnt: {', '.join(self.classes)[:200]}")
-        row, said = self.given(example, processor), self._words(example.labels[0], processor)
+        row, said = self.encode_input(example, processor), self._words(example.labels[0], processor)
         ids = list(row["input_ids"])
         return [PromptRow(**{**row, "input_ids": [*ids, *said[:-1]], "labels": [*[IGNORE] * (len(ids) - 1), *said]})]
 
-    def given(self, example: Labelled, processor: Processor) -> PromptRow:
+    def encode_input(self, example: TextLabel, processor: Processor) -> PromptRow:
         ids, bare = (processor.prompt(self._turns(text)) for text in (example.text, ""))
         least = min(len(ids), len(bare))
         begin = next((t for t in range(least) if ids[t] != bare[t]), least)
@@ -96,21 +96,21 @@ class ClassificationByText(Objective):
     def _words(self, label: str, processor: Processor) -> list[int]:
         """A class as the model writes it, with the stop token."""
         (rendered,) = processor.chat((*self._turns("-"), Turn("assistant", label)))
-        return [token for token, said in zip(rendered.ids, rendered.said) if said]
+        return [token for token, said in zip(rendered.ids, rendered.assistant_mask) if said]
 
-    def cut(self, row: PromptRow, context: int) -> tuple[Row, list[int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def cut(self, row: PromptRow, max_length: int) -> tuple[Row, list[int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The end of the text goes, the question and the class stay.
 
         Raises:
-            ValueError: the question alone is longer than the context.
+            ValueError: the question alone is longer than the max_length.
         """
         ids, labels, (begin, end) = list(row["input_ids"]), list(row["labels"]), row["text"]
         least = len(ids) - (end - begin)
-        if least >= context:
+        if least >= max_length:
             raise ValueError(
-                f"the question takes {least} tokens without a text, so a context of {context} has no room for it"
+                f"the question takes {least} tokens without a text, so a max_length of {max_length} has no room for it"
             )
-        kept = end - (len(ids) - context)
+        kept = end - (len(ids) - max_length)
         return Row(input_ids=ids[:kept] + ids[end:], labels=labels[:kept] + labels[end:]), ids[kept:end]
 
     # -- the loss -----------------------------------------------------------------------------------------------------
@@ -118,15 +118,15 @@ class ClassificationByText(Objective):
     def counts(self, batch: Batch) -> dict[str, float]:
         return {self.name: float((batch.labels != IGNORE).sum())}
 
-    def loss(self, model: TunableModel, batch: Batch) -> Loss:
+    def loss(self, model: TrainableModel, batch: Batch) -> Loss:
         return Loss({self.name: -model.logprobs(batch).sum()})
 
-    def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
+    def segment_losses(self, model: TrainableModel, batch: Batch) -> list[tuple[float, float]]:
         return model.nll_by_segment(batch)
 
     # -- what is said -------------------------------------------------------------------------------------------------
 
-    def predict(self, model: TunableModel, batch: Batch) -> list[dict[str, float]]:
+    def predict(self, model: TrainableModel, batch: Batch) -> list[dict[str, float]]:
         """The probability of every class, a segment; the question ends where the first label is."""
         options = [self._words(label, model.processor) for label in self.classes]
         prompts = []
@@ -136,7 +136,7 @@ class ClassificationByText(Objective):
         said: list[dict[str, float]] = []
         many = max(1, TOGETHER // len(options))
         for at in range(0, len(prompts), many):
-            scores = torch.tensor(model.score_options(prompts[at : at + many], options, Known(0, None)))
+            scores = torch.tensor(model.score_options(prompts[at : at + many], options, PrefixCache(0, None)))
             said += [dict(zip(self.classes, row)) for row in scores.softmax(1).tolist()]
         return said
 
@@ -144,11 +144,11 @@ class ClassificationByText(Objective):
         """The most probable class."""
         return max(said, key=lambda c: said[c])
 
-    def shown(self, said: dict[str, float]) -> dict[str, Any]:
+    def to_record(self, said: dict[str, float]) -> dict[str, Any]:
         return {"probabilities": {name: round(p, 6) for name, p in said.items()}}
 
     def answer(self, said: dict[str, float]) -> str:
         return self.chosen(said)
 
-    def judged(self, said: dict[str, float], example: Labelled) -> tuple[Any, Any]:
+    def metric_pair(self, said: dict[str, float], example: TextLabel) -> tuple[Any, Any]:
         return (self.chosen(said),), example.labels

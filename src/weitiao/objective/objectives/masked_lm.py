@@ -29,10 +29,10 @@ from weitiao.core.batch import IGNORE, Batch, Loss, Row, pack
 from weitiao.core.errors import DataError
 from weitiao.core.example import Text
 from weitiao.core.hardware import needs
+from weitiao.core.lm_head import CHUNK, LMHead
 from weitiao.core.objective import MASKED, Objective
 from weitiao.core.processor import Processor
-from weitiao.core.trainable_model import TunableModel
-from weitiao.core.lm_head import CHUNK, VocabularyHead
+from weitiao.core.trainable_model import TrainableModel
 
 SHOWN_MASKED, SHOWN_OTHER = 0.8, 0.9  # below the first: [MASK]; below the second: a token by chance; else as it was
 
@@ -40,18 +40,18 @@ SHOWN_MASKED, SHOWN_OTHER = 0.8, 0.9  # below the first: [MASK]; below the secon
 class MaskedLM(Objective):
     """Recover words that were hidden from an encoder (continued pretraining)."""
 
-    eats: ClassVar[type] = Text
-    draws_anew: ClassVar[bool] = True
+    example_type: ClassVar[type] = Text
+    dynamic_masking: ClassVar[bool] = True
     splits: ClassVar[bool] = True
-    writes: ClassVar[bool] = False
-    recovers: ClassVar[bool] = True
-    too_long: ClassVar[str] = "window"
-    too_long_reason: ClassVar[str] = "a long document goes on in the next row, with the special tokens around each"
+    generative: ClassVar[bool] = False
+    needs_mlm_head: ClassVar[bool] = True
+    overlong: ClassVar[str] = "sliding_window"
+    overlong_reason: ClassVar[str] = "a long document goes on in the next row, with the special tokens around each"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "masked_accuracy")
 
-    share: float = Field(default=0.15, gt=0, lt=1)
+    mlm_probability: float = Field(default=0.15, gt=0, lt=1)
     """Of a row's tokens, how many are to be recovered; at least one word."""
-    whole_words: Literal["tokenizer", "jieba", "off"] = "tokenizer"
+    whole_word_mask: Literal["tokenizer", "jieba", "off"] = "tokenizer"
     """What is hidden at once: a word as the tokenizer parts text (of Chinese, a character), a word as jieba parts Chinese,
     or a single token (off)."""
 
@@ -67,30 +67,34 @@ class MaskedLM(Objective):
         return [Row(input_ids=[*first, *ids, *last], labels=labels)]
 
     def _in_words(self, text: str, processor: Processor) -> tuple[list[int], list[int]]:
-        if self.whole_words == "tokenizer":
-            return processor.in_words(text)
-        ids, places = processor.placed(text)
-        if self.whole_words == "off":
+        if self.whole_word_mask == "tokenizer":
+            return processor.encode_with_word_ids(text)
+        ids, places = processor.encode_with_offsets(text)
+        if self.whole_word_mask == "off":
             return ids, list(range(len(ids)))
         ends = np.cumsum([len(word) for word in _jieba().cut(text)])
         return ids, np.searchsorted(ends, [begin for begin, _ in places], side="right").tolist()
 
-    def given(self, example: Text, processor: Processor) -> Row:
+    def encode_input(self, example: Text, processor: Processor) -> Row:
         """A text with [MASK] in it, to be filled."""
         ids = processor.text(example.text)
         if processor.mask_id not in ids:
-            mask = processor.spelt([processor.mask_id]) if processor.mask_id is not None else "mask"
+            mask = (
+                processor.decode([processor.mask_id], skip_special_tokens=False)
+                if processor.mask_id is not None
+                else "mask"
+            )
             raise ValueError(f"the text has no {mask} to fill")
         return Row(input_ids=ids, labels=[IGNORE] * len(ids))
 
-    def windows(self, row: Row, context: int) -> list[Row]:
+    def windows(self, row: Row, max_length: int) -> list[Row]:
         """Stretch after stretch, each between the row's special tokens; each token once."""
         ids, labels = list(row["input_ids"]), list(row["labels"])
         learnt = [i for i, label in enumerate(labels) if label != IGNORE] or [1, len(ids) - 2]  # to be filled: one each end
         begin, end = learnt[0], learnt[-1] + 1
-        room = context - begin - (len(ids) - end)
+        room = max_length - begin - (len(ids) - end)
         if room < 1:
-            raise ValueError(f"a context of {context} tokens leaves no room between the special tokens")
+            raise ValueError(f"a max_length of {max_length} tokens leaves no room between the special tokens")
         made: list[Row] = []
         for at in range(begin, end, room):
             cut = slice(at, min(at + room, end))
@@ -98,19 +102,21 @@ class MaskedLM(Objective):
                             labels=[*labels[:begin], *labels[cut], *labels[end:]]))  # fmt: skip
         return made
 
-    def cut(self, row: Row, context: int) -> tuple[Row, list[int]]:
+    def cut(self, row: Row, max_length: int) -> tuple[Row, list[int]]:
         """The beginning stays."""
-        kept = self.windows(row, context)[0]
+        kept = self.windows(row, max_length)[0]
         ids, end = [int(x) for x in row["input_ids"]], len(kept["input_ids"])
         return kept, ids[end - 1 : -1]
 
-    def pieces(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
         """Learnt is what would be hidden for measuring; each epoch hides other words."""
         hidden = {at for at, _, _ in self._drawn(pack([row]))}
         ids = [int(x) for x in row["input_ids"]]
         stretches = groupby(range(len(ids)), key=lambda t: "learnt" if t in hidden else "read")
-        drawn = [(kind, processor.spelt([ids[t] for t in stretch])) for kind, stretch in stretches]
-        return [*drawn, *([("lost", processor.spelt(lost))] if lost else [])]
+        drawn = [
+            (kind, processor.decode([ids[t] for t in stretch], skip_special_tokens=False)) for kind, stretch in stretches
+        ]
+        return [*drawn, *([("lost", processor.decode(lost, skip_special_tokens=False))] if lost else [])]
 
     # -- the loss -----------------------------------------------------------------------------------------------------
 
@@ -119,10 +125,10 @@ class MaskedLM(Objective):
         ids, labels = batch.input_ids.cpu().numpy(), batch.labels.cpu().numpy()
         for a, b in zip(batch.bounds, batch.bounds[1:]):
             digest = hashlib.blake2b(ids[a:b].astype(np.int64).tobytes(), digest_size=8).digest()
-            random = np.random.default_rng((*batch.draw, int.from_bytes(digest, "big")))
+            random = np.random.default_rng((*batch.rng_key, int.from_bytes(digest, "big")))
             places = np.flatnonzero(labels[a:b] != IGNORE)
             words = np.split(places, np.flatnonzero(np.diff(labels[a:b][places])) + 1)
-            wanted, taken = max(1, round(self.share * len(places))), np.zeros(0, int)
+            wanted, taken = max(1, round(self.mlm_probability * len(places))), np.zeros(0, int)
             for i in random.permutation(len(words)):
                 if not len(taken) or len(taken) + len(words[i]) <= wanted:
                     taken = np.concatenate([taken, words[i]])
@@ -131,7 +137,7 @@ class MaskedLM(Objective):
             for place, chance in zip(np.sort(taken), random.random((len(taken), 2))):
                 yield a + int(place), float(chance[0]), float(chance[1])
 
-    def hide(self, model: TunableModel, batch: Batch) -> Batch:
+    def hide(self, model: TrainableModel, batch: Batch) -> Batch:
         """The batch as it is shown; labels are the tokens to recover."""
         drawn, device = list(self._drawn(batch)), batch.input_ids.device
         places = torch.tensor([place for place, _, _ in drawn], device=device)
@@ -146,29 +152,29 @@ class MaskedLM(Objective):
     def counts(self, batch: Batch) -> dict[str, float]:
         return {self.name: float(sum(1 for _ in self._drawn(batch)))}
 
-    def loss(self, model: TunableModel, batch: Batch) -> Loss:
+    def loss(self, model: TrainableModel, batch: Batch) -> Loss:
         return Loss({self.name: -self.logprobs(model, self.hide(model, batch)).sum()})
 
-    def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
+    def segment_losses(self, model: TrainableModel, batch: Batch) -> list[tuple[float, float]]:
         shown = self.hide(model, batch)
         parts = (-self.logprobs(model, shown)).split(self._many(shown))
         return [(part.sum().item(), float(len(part))) for part in parts]
 
-    def logprobs(self, model: TunableModel, shown: Batch) -> Tensor:
+    def logprobs(self, model: TrainableModel, shown: Batch) -> Tensor:
         """[N] fp32: the log-probability of every token to recover. Never [T, V]."""
         asked = shown.labels != IGNORE
         hidden = model.hidden(shown, asked.nonzero()[:, 0])
         return self._words(model).logprobs(model.head(MASKED, hidden), shown.labels[asked])
 
-    def _words(self, model: TunableModel) -> VocabularyHead:
-        return VocabularyHead(lambda: model.embedding.weight, lambda: model.heads[MASKED].bias)  # pyright: ignore
+    def _words(self, model: TrainableModel) -> LMHead:
+        return LMHead(lambda: model.embedding.weight, lambda: model.heads[MASKED].bias)  # pyright: ignore
 
     def _many(self, shown: Batch) -> list[int]:
         return [int((labels != IGNORE).sum()) for labels in shown.labels.split(list(shown.lengths))]
 
     # -- what it says -------------------------------------------------------------------------------------------------
 
-    def predict(self, model: TunableModel, batch: Batch) -> list[dict[str, Any]]:
+    def predict(self, model: TrainableModel, batch: Batch) -> list[dict[str, Any]]:
         """Of each segment: the most probable tokens for what is hidden, how probable, and how many are right."""
         if bool((batch.labels != IGNORE).any()):
             shown = self.hide(model, batch)
@@ -181,21 +187,21 @@ class MaskedLM(Objective):
         tokens, sure = (torch.cat([getattr(part, key) for part in best]).split(many) for key in ("indices", "values"))
         right = (torch.cat([part.indices for part in best]) == shown.labels[asked]).split(many)
         return [
-            {"filled": [model.processor.words([token]) for token in t.tolist()], "sure": s.tolist(),
+            {"filled": [model.processor.decode([token]) for token in t.tolist()], "sure": s.tolist(),
              "right": int(r.sum()), "of": len(r)}
             for t, s, r in zip(tokens, sure, right)
         ]  # fmt: skip
 
-    def join(self, said: Sequence[dict[str, Any]], example: Text, processor: Processor) -> dict[str, Any]:
+    def merge_windows(self, said: Sequence[dict[str, Any]], example: Text, processor: Processor) -> dict[str, Any]:
         return {key: sum((one[key] for one in said[1:]), said[0][key]) for key in said[0]}
 
-    def shown(self, said: dict[str, Any]) -> dict[str, Any]:
+    def to_record(self, said: dict[str, Any]) -> dict[str, Any]:
         return {"filled": said["filled"], "probabilities": [round(p, 6) for p in said["sure"]]}
 
     def answer(self, said: dict[str, Any]) -> str:
         return " ".join(said["filled"])
 
-    def judged(self, said: dict[str, Any], example: Text) -> tuple[int, int]:
+    def metric_pair(self, said: dict[str, Any], example: Text) -> tuple[int, int]:
         return said["right"], said["of"]
 
 

@@ -5,7 +5,7 @@
       - {path: spam.jsonl, task: spam}
       - {path: topics.jsonl, task: topics}
     objective:
-      name: many_tasks
+      name: multi_task
       tasks: {spam: classification, topics: {name: classification, label_smoothing: 0.1}}
 
                                  spam    rows ──┐            ┌── head of spam      loss 1 ─ x w1 ─┐
@@ -34,27 +34,27 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from weitiao.core.batch import Batch, Loss, Row, only, task_of
+from weitiao.core.batch import Batch, Loss, Row, select_segments, task_of
 from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.example import Task
-from weitiao.core.hardware import Choice
+from weitiao.core.hardware import Decision
 from weitiao.core.objective import Objective
 from weitiao.core.processor import Processor
-from weitiao.core.recipe import OneOf
+from weitiao.core.recipe import ComponentField
 from weitiao.core.registry import nearest
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.trainable_model import TrainableModel
 
 WEIGHTS = "weights"  # the head that holds what is learnt of how much each task counts
 
 
-class ManyTasks(Objective):
+class MultiTask(Objective):
     """Learn several tasks in one model, each with its own objective and head."""
 
-    eats: ClassVar[type] = Task
-    too_long: ClassVar[str] = "each"
-    too_long_reason: ClassVar[str] = "each task in its own way"
+    example_type: ClassVar[type] = Task
+    overlong: ClassVar[str] = "each"
+    overlong_reason: ClassVar[str] = "each task in its own way"
 
-    tasks: dict[str, Annotated[Objective, OneOf("objective", but="many_tasks")]] = Field(min_length=1)
+    tasks: dict[str, Annotated[Objective, ComponentField("objective", but="multi_task")]] = Field(min_length=1)
     """Each task's name, and its objective."""
     weights: dict[str, float] | Literal["learnt"] = Field(default_factory=dict)
     """How much each task's mean loss counts; those not named count 1; learnt: by how uncertain each one is."""
@@ -71,7 +71,7 @@ class ManyTasks(Objective):
         return tasks
 
     @model_validator(mode="after")
-    def _known(self) -> "ManyTasks":
+    def _known(self) -> "MultiTask":
         if isinstance(self.weights, dict):
             for name, weight in self.weights.items():
                 if name not in self.tasks:
@@ -86,16 +86,16 @@ class ManyTasks(Objective):
     # -- what follows from the tasks ----------------------------------------------------------------------------------
 
     @property
-    def writes(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return any(x.writes for x in self.tasks.values())
+    def generative(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return any(x.generative for x in self.tasks.values())
 
     @property
-    def couples_rows(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return any(x.couples_rows for x in self.tasks.values())
+    def batch_coupled(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return any(x.batch_coupled for x in self.tasks.values())
 
     @property
-    def recovers(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return any(x.recovers for x in self.tasks.values())
+    def needs_mlm_head(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return any(x.needs_mlm_head for x in self.tasks.values())
 
     @property
     def splits(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -116,7 +116,7 @@ class ManyTasks(Objective):
             raise RecipeError(f"task: there is no {task!r}.{nearest(task, list(self.tasks))} There are: {there}.")
         return self.tasks[task]
 
-    def fit(self, examples: Sequence[Task]) -> "ManyTasks":  # pyright: ignore[reportIncompatibleMethodOverride]
+    def fit(self, examples: Sequence[Task]) -> "MultiTask":  # pyright: ignore[reportIncompatibleMethodOverride]
         known: dict[str, Objective] = {}
         for name, part in self.tasks.items():
             mine = [x.example for x in examples if x.task == name]
@@ -124,34 +124,34 @@ class ManyTasks(Objective):
                 raise DataError(f"data: task {name} has not one row to learn from. Name a source with task: {name}.")
             try:
                 known[name] = part.fit(mine)
-            except DataError as trouble:
-                raise DataError(f"task {name}: {trouble}") from None
+            except DataError as error:
+                raise DataError(f"task {name}: {error}") from None
         return self.model_copy(update={"tasks": known})
 
     def heads(self, width: int) -> dict[str, nn.Module]:
         """What is learnt of the tasks' weights; the tasks' own heads are theirs."""
         return {WEIGHTS: Uncertainty(len(self.tasks))} if self.weights == "learnt" else {}
 
-    def often(self, rows: dict[str, int]) -> dict[str, float]:
+    def epoch_weights(self, rows: dict[str, int]) -> dict[str, float]:
         if self.temperature == 1 or not any(rows.values()):
             return {}
         tempered = {name: many ** (1 / self.temperature) for name, many in rows.items() if many}
         scale = sum(rows.values()) / sum(tempered.values())
         return {name: scale * x / rows[name] for name, x in tempered.items()}
 
-    def choose_head_rate(self) -> Choice | None:
+    def choose_head_rate(self) -> Decision | None:
         rates = {name: x.value for name, part in self.tasks.items() if (x := part.choose_head_rate())}
         if len(set(rates.values())) > 1:
             words = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
             raise RecipeError(f"objective: all heads learn at one rate, and here are several: {words}.")
         words = "the tasks' heads begin at random and may learn faster than what is pretrained"
-        return Choice("objective.head_learning_rate", next(iter(rates.values())), words) if rates else None
+        return Decision("objective.head_learning_rate", next(iter(rates.values())), words) if rates else None
 
-    def tuned(self, ask: Callable[[str], Sequence[tuple[Any, Any]]]) -> tuple[Objective, list[Choice]]:
+    def calibrate(self, ask: Callable[[str], Sequence[tuple[Any, Any]]]) -> tuple[Objective, list[Decision]]:
         known: dict[str, Objective] = {}
-        told: list[Choice] = []
+        told: list[Decision] = []
         for name, part in self.tasks.items():
-            known[name], more = part.tuned(lambda _, name=name: ask(name))
+            known[name], more = part.calibrate(lambda _, name=name: ask(name))
             told += [replace(x, key=f"{name}: {x.key}") for x in more]
         return (self.model_copy(update={"tasks": known}) if told else self), told
 
@@ -160,18 +160,18 @@ class ManyTasks(Objective):
     def rows(self, example: Task, processor: Processor) -> list[Row]:
         return [_of(example.task, row) for row in self.tasks[example.task].rows(example.example, processor)]
 
-    def cut(self, row: Row, context: int) -> tuple[Row, list[int]]:
-        kept, lost = self._owner(row).cut(row, context)
+    def cut(self, row: Row, max_length: int) -> tuple[Row, list[int]]:
+        kept, lost = self._owner(row).cut(row, max_length)
         return _of(task_of(row), kept), lost
 
-    def reach(self, row: Row) -> int:
-        return self._owner(row).reach(row)
+    def num_positions(self, row: Row) -> int:
+        return self._owner(row).num_positions(row)
 
-    def windows(self, row: Row, context: int) -> list[Row]:
-        return [_of(task_of(row), piece) for piece in self._owner(row).windows(row, context)]
+    def windows(self, row: Row, max_length: int) -> list[Row]:
+        return [_of(task_of(row), piece) for piece in self._owner(row).windows(row, max_length)]
 
-    def pieces(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
-        return self._owner(row).pieces(row, lost, processor)
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+        return self._owner(row).preview(row, lost, processor)
 
     def _owner(self, row: Row) -> Objective:
         return self.tasks[task_of(row)]
@@ -181,7 +181,7 @@ class ManyTasks(Objective):
     def counts(self, batch: Batch) -> dict[str, float]:
         return {name: sum(self.tasks[name].counts(mine).values()) for name, mine, _ in each_task(batch)}
 
-    def loss(self, model: TunableModel, batch: Batch) -> Loss:
+    def loss(self, model: TrainableModel, batch: Batch) -> Loss:
         totals: dict[str, Tensor] = {}
         notes: dict[str, float] = {}
         for name, mine, _ in each_task(batch):
@@ -195,26 +195,26 @@ class ManyTasks(Objective):
             notes |= {f"{name} weight": many * float(torch.exp(-s)) for name, s in zip(self.tasks, learnt)}
         return Loss(totals, notes)
 
-    def _weighed(self, name: str, total: Tensor, model: TunableModel, batch: Batch) -> Tensor:
+    def _weighed(self, name: str, total: Tensor, model: TrainableModel, batch: Batch) -> Tensor:
         if self.weights != "learnt":
             return total * self.weight(name)
         s = model.heads[WEIGHTS]()[list(self.tasks).index(name)]
         return total * torch.exp(-s) + sum(self.tasks[name].counts(batch).values()) * s / 2
 
-    def told(self, model: TunableModel, batch: Batch) -> dict[str, float]:
+    def task_losses(self, model: TrainableModel, batch: Batch) -> dict[str, float]:
         return {name: float(total.detach()) for name, total in self.loss(model, batch).totals.items()}
 
     def weight(self, name: str) -> float:
         """How much a task's mean loss counts in what is validated."""
         return self.weights.get(name, 1.0) if isinstance(self.weights, dict) else 1.0
 
-    def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
-        return self._row_by_row(model, batch, lambda part, model, mine: part.row_losses(model, mine))
+    def segment_losses(self, model: TrainableModel, batch: Batch) -> list[tuple[float, float]]:
+        return self._row_by_row(model, batch, lambda part, model, mine: part.segment_losses(model, mine))
 
-    def predict(self, model: TunableModel, batch: Batch) -> list[Any]:
+    def predict(self, model: TrainableModel, batch: Batch) -> list[Any]:
         return self._row_by_row(model, batch, lambda part, model, mine: part.predict(model, mine))
 
-    def _row_by_row(self, model: TunableModel, batch: Batch, ask: Callable[..., list[Any]]) -> list[Any]:
+    def _row_by_row(self, model: TrainableModel, batch: Batch, ask: Callable[..., list[Any]]) -> list[Any]:
         found: list[Any] = [None] * len(batch.lengths)
         for name, mine, rows in each_task(batch):
             for row, said in zip(rows, ask(self.tasks[name], model.for_task(name), mine)):
@@ -237,7 +237,7 @@ def each_task(batch: Batch) -> Iterator[tuple[str, Batch, list[int]]]:
     """(task, its rows as a batch of their own, which rows they are) in a fixed order."""
     for name in sorted(set(batch.tasks)):
         rows = [i for i, task in enumerate(batch.tasks) if task == name]
-        yield name, batch if len(rows) == len(batch.tasks) else only(batch, rows), rows
+        yield name, batch if len(rows) == len(batch.tasks) else select_segments(batch, rows), rows
 
 
 def _of(task: str, row: Row) -> Row:

@@ -30,12 +30,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weitiao.core.batch import IGNORE, Batch, NotedRow, Row
-from weitiao.core.example import Question
-from weitiao.core.hardware import Choice
-from weitiao.core.objective import Headed
+from weitiao.core.batch import IGNORE, AnnotatedRow, Batch, Row
+from weitiao.core.example import ExtractiveQA
+from weitiao.core.hardware import Decision
+from weitiao.core.objective import HeadObjective
 from weitiao.core.processor import Processor
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.trainable_model import TrainableModel
 
 HEAD = "span"
 BEGINS, ENDS, FLAGS = 1, 2, 4
@@ -69,12 +69,12 @@ class Found(TypedDict):
     """What the best span says, be it the answer or not."""
 
 
-class QuestionAnswering(Headed):
+class QuestionAnswering(HeadObjective):
     """Find the stretch of a text that answers a question, or say that there is none."""
 
-    eats: ClassVar[type] = Question
-    too_long: ClassVar[str] = "window"
-    too_long_reason: ClassVar[str] = "the answer may stand anywhere: windows that overlap each repeat the question"
+    example_type: ClassVar[type] = ExtractiveQA
+    overlong: ClassVar[str] = "sliding_window"
+    overlong_reason: ClassVar[str] = "the answer may stand anywhere: windows that overlap each repeat the question"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "squad_em", "squad_f1")
 
     unanswerable: bool | Literal["auto"] = "auto"
@@ -82,12 +82,12 @@ class QuestionAnswering(Headed):
     threshold: Annotated[float, Field(allow_inf_nan=False)] | Literal["validation"] = "validation"
     """How much the score of "no answer" must be above the best span's; validation: what answers most validation rows
     exactly, chosen when all is learnt (until then 0)."""
-    longest: int = Field(default=30, ge=1)
+    max_answer_length: int = Field(default=30, ge=1)
     """An answer has at most so many tokens."""
-    overlap: int = Field(default=128, ge=0)
+    doc_stride: int = Field(default=128, ge=0)
     """Tokens of the text that neighbouring windows share, at most half of what has room."""
 
-    def fit(self, examples: Sequence[Question]) -> "QuestionAnswering":  # pyright: ignore[reportIncompatibleMethodOverride]
+    def fit(self, examples: Sequence[ExtractiveQA]) -> "QuestionAnswering":  # pyright: ignore[reportIncompatibleMethodOverride]
         """The objective that knows whether there may be no answer."""
         if self.unanswerable != "auto":
             return self
@@ -101,25 +101,31 @@ class QuestionAnswering(Headed):
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
-    def rows(self, example: Question, processor: Processor) -> list[Row]:
+    def rows(self, example: ExtractiveQA, processor: Processor) -> list[Row]:
         """The question and the text; of several right answers the first is learnt, widened to whole tokens."""
-        row = self.given(example, processor)
+        row = self.encode_input(example, processor)
         labels = list(row["labels"])
         if not example.answers:
             if self.unanswerable is False:
                 raise ValueError("the row has no answer; write unanswerable: true if that may be")
             return [_without_answer(row)]
         begin, words = example.answers[0]
-        places = processor.placed(example.context)[1]
+        places = processor.encode_with_offsets(example.context)[1]
         first, last = _tokens(places, begin, begin + len(words))
         at = labels.index(0)
         labels[at + first] |= BEGINS
         labels[at + last] |= ENDS
         widened = example.context[places[first][0] : places[last][1]].strip() != words.strip()
-        return [NotedRow(input_ids=row["input_ids"], labels=labels, notes=("answers widened to whole tokens",) * widened)]
+        return [
+            AnnotatedRow(input_ids=row["input_ids"], labels=labels, notes=("answers widened to whole tokens",) * widened)
+        ]
 
-    def given(self, example: Question, processor: Processor) -> Row:
-        frame, asked, text = processor.frame, processor.placed(example.asked)[0], processor.placed(example.context)[0]
+    def encode_input(self, example: ExtractiveQA, processor: Processor) -> Row:
+        frame, asked, text = (
+            processor.frame,
+            processor.encode_with_offsets(example.asked)[0],
+            processor.encode_with_offsets(example.context)[0],
+        )
         if not asked or not text:
             raise ValueError(f"the {'context' if asked else 'question'} has no token")
         before = [*frame.first, *asked, *frame.between]
@@ -127,16 +133,16 @@ class QuestionAnswering(Headed):
         labels[0] = labels[-1] = ANSWERED
         return Row(input_ids=[*before, *text, *frame.last], labels=labels)
 
-    def windows(self, row: Row, context: int) -> list[Row]:
+    def windows(self, row: Row, max_length: int) -> list[Row]:
         """Parts of the text that overlap, each behind the question; one that does not hold the whole answer has none."""
         ids, labels = [int(x) for x in row["input_ids"]], [int(x) for x in row["labels"]]
         text = [t for t, label in enumerate(labels) if label >= 0]
         first, last = text[0], text[-1] + 1
-        room = context - (len(ids) - len(text))
+        room = max_length - (len(ids) - len(text))
         if room < min(LEAST, len(text)):
             words = f"the question and what stands around it take {len(ids) - len(text)} tokens"
-            raise ValueError(f"{words}, so a context of {context} has no room for the text")
-        step = room - min(self.overlap, room // 2)
+            raise ValueError(f"{words}, so a max_length of {max_length} has no room for the text")
+        step = room - min(self.doc_stride, room // 2)
         made = []
         for at in range(first, max(last - room, first) + step, step):
             at = max(min(at, last - room), first)
@@ -148,32 +154,36 @@ class QuestionAnswering(Headed):
             made.append(part if begin is not None and end is not None else _without_answer(part))
         return made
 
-    def cut(self, row: Row, context: int) -> tuple[Row, list[int]]:
+    def cut(self, row: Row, max_length: int) -> tuple[Row, list[int]]:
         """The first window; the rest of the text is lost, and perhaps the answer."""
-        kept = self.windows(row, context)[0]
+        kept = self.windows(row, max_length)[0]
         seen = sum(int(x) >= 0 for x in kept["labels"])
         return kept, [int(i) for i, label in zip(row["input_ids"], row["labels"]) if label >= FLAGS * seen]
 
-    def pieces(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
         """Question and text, and behind them the answer that is learnt."""
         ids, labels = [int(x) for x in row["input_ids"]], [int(x) for x in row["labels"]]
         begin, end = _answer_of(labels)
-        named = "no answer" if begin is None or end is None else processor.spelt(ids[begin : end + 1]).strip()
-        gone = [("lost", processor.spelt(lost))] if lost else []
-        return [("read", processor.spelt(ids)), *gone, ("learnt", f" → {named}")]
+        named = (
+            "no answer"
+            if begin is None or end is None
+            else processor.decode(ids[begin : end + 1], skip_special_tokens=False).strip()
+        )
+        gone = [("lost", processor.decode(lost, skip_special_tokens=False))] if lost else []
+        return [("read", processor.decode(ids, skip_special_tokens=False)), *gone, ("learnt", f" → {named}")]
 
     # -- the loss -----------------------------------------------------------------------------------------------------
 
-    def asked(self, model: TunableModel, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+    def asked(self, model: TrainableModel, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
         """Of each segment: the scores [1 + n, 2] of "no answer" and of the text's n tokens, and their labels [1 + n]."""
         scores = model.head(HEAD, model.hidden(batch).float())  # [T, 2]
         for a, b in zip(batch.bounds, batch.bounds[1:]):
-            none = a if model.vocabulary is None else b - 1
+            none = a if model.lm_head is None else b - 1
             text = a + (batch.labels[a:b] >= 0).nonzero()[:, 0]
             chosen = torch.cat([text.new_tensor([none]), text])
             yield scores[chosen], batch.labels[chosen]
 
-    def each(self, model: TunableModel, batch: Batch) -> Tensor:
+    def row_losses(self, model: TrainableModel, batch: Batch) -> Tensor:
         """[B]: the loss of each row."""
         losses = []
         for scores, labels in self.asked(model, batch):
@@ -187,14 +197,14 @@ class QuestionAnswering(Headed):
 
     # -- what is said -------------------------------------------------------------------------------------------------
 
-    def predict(self, model: TunableModel, batch: Batch) -> list[Spans]:
+    def predict(self, model: TrainableModel, batch: Batch) -> list[Spans]:
         """The best spans of each segment, and the score of "no answer"."""
         return [self._best(scores, labels) for scores, labels in self.asked(model, batch)]
 
     def _best(self, scores: Tensor, labels: Tensor) -> Spans:
         begins, ends, many = scores[1:, 0], scores[1:, 1], len(labels) - 1
         spans = [  # row d: the spans of d + 1 tokens, by where they begin
-            F.pad(begins[: many - d] + ends[d:], (0, d), value=-math.inf) for d in range(min(self.longest, many))
+            F.pad(begins[: many - d] + ends[d:], (0, d), value=-math.inf) for d in range(min(self.max_answer_length, many))
         ]
         found = torch.stack(spans).flatten().topk(min(BEST, sum(many - d for d in range(len(spans)))))
         first = int(labels[1]) // FLAGS
@@ -204,9 +214,9 @@ class QuestionAnswering(Headed):
         ]
         return {"best": best, "none": float(scores[0].sum())}
 
-    def join(self, said: Sequence[Spans], example: Question, processor: Processor) -> Found:
+    def merge_windows(self, said: Sequence[Spans], example: ExtractiveQA, processor: Processor) -> Found:
         """The best span over all windows, in characters; "no answer" is as probable as in the window that has it least."""
-        places, scores = processor.placed(example.context)[1], dict[tuple[int, int], float]()
+        places, scores = processor.encode_with_offsets(example.context)[1], dict[tuple[int, int], float]()
         for spans in said:
             for score, i, j in spans["best"]:
                 if example.context[places[i][0] : places[j][1]].strip():
@@ -229,14 +239,16 @@ class QuestionAnswering(Headed):
         end = start + len(words)
         return Found(text=words, start=start, end=end, probability=probability, no_answer=more, best=words)
 
-    def tuned(self, ask: Callable[[str], Sequence[tuple[Found, Question]]]) -> tuple["QuestionAnswering", list[Choice]]:
+    def calibrate(
+        self, ask: Callable[[str], Sequence[tuple[Found, ExtractiveQA]]]
+    ) -> tuple["QuestionAnswering", list[Decision]]:
         """Where there may be no answer: the threshold that answers most validation rows exactly (Rajpurkar et al. 2018,
         "Know What You Don't Know", arXiv 1806.03822, sec. 5)."""
         if not self.unanswerable or self.threshold != "validation":
             return self, []
         rows = sorted(((said["no_answer"], said["best"], x) for said, x in ask("")), key=lambda row: row[0])
         if not rows:
-            return self, [Choice("objective.threshold", 0.0, "no validation row to choose one on")]
+            return self, [Decision("objective.threshold", 0.0, "no validation row to choose one on")]
         gains = [  # of saying the span, over saying "no answer", row by row from the surest span on
             (float(any(said == words for _, words in x.answers)) - float(not x.answers)) for _, said, x in rows
         ]
@@ -245,9 +257,9 @@ class QuestionAnswering(Headed):
         between = [i for i in range(len(edges)) if not 0 < i < len(margins) or margins[i - 1] < margins[i]]
         line = edges[max(between, key=lambda i: sums[i])]
         words = f"with it the most of {len(rows)} validation rows are answered exactly"
-        return self.model_copy(update={"threshold": line}), [Choice("objective.threshold", f"{line:.4g}", words)]
+        return self.model_copy(update={"threshold": line}), [Decision("objective.threshold", f"{line:.4g}", words)]
 
-    def shown(self, said: Found) -> dict[str, Any]:
+    def to_record(self, said: Found) -> dict[str, Any]:
         """Where the answer stands, in characters of the context."""
         place = {"predicted_start": said["start"], "predicted_end": said["end"]} if said["text"] else {}
         known = self.unanswerable and math.isfinite(said["no_answer"])
@@ -257,7 +269,7 @@ class QuestionAnswering(Headed):
     def answer(self, said: Found) -> str:
         return said["text"]
 
-    def judged(self, said: Found, example: Question) -> tuple[Any, Any]:
+    def metric_pair(self, said: Found, example: ExtractiveQA) -> tuple[Any, Any]:
         return said["text"], tuple(words for _, words in example.answers)
 
 

@@ -33,54 +33,54 @@ from torch.nn import functional as F
 
 from weitiao.core.batch import IGNORE, Batch, Row
 from weitiao.core.errors import DataError
-from weitiao.core.example import Rated
-from weitiao.core.objective import Headed
-from weitiao.objective.pooling import Pool, TextRow, cut_end, labelled_at_end, pooled, text_row
+from weitiao.core.example import TextScore
+from weitiao.core.objective import HeadObjective
 from weitiao.core.processor import Processor
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.trainable_model import TrainableModel
+from weitiao.objective.pooling import Pooling, TextRow, cut_end, labelled_at_end, pooled, text_row
 
 HEAD = "numbers"
 
 
-class Regression(Headed):
+class Regression(HeadObjective):
     """Tell a number of a text or of two texts, or several numbers."""
 
-    eats: ClassVar[type] = Rated
-    too_long: ClassVar[str] = "cut"
-    too_long_reason: ClassVar[str] = "the beginning of a long text mostly says what it is; of two, the longer is cut first"
+    example_type: ClassVar[type] = TextScore
+    overlong: ClassVar[str] = "truncate"
+    overlong_reason: ClassVar[str] = "the beginning of a long text mostly says what it is; of two, the longer is cut first"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "pearson", "spearman", "mse", "mae")
 
     criterion: Literal["mse", "huber"] = "mse"
     """Squared error, or Huber's, which far outliers pull less."""
     delta: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Where Huber's loss turns from a square into a line, in standard deviations."""
-    pool: Pool = "auto"
+    """Where Huber's loss turns from a square into a line, in standard stds."""
+    pooling: Pooling = "auto"
     """What stands for the text: the mean of the hidden states, the first, or the last; auto: encoders mean, others last."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """On what is pooled, while training."""
     means: tuple[float, ...] = ()
     """Of each number; none: of the training data."""
-    deviations: tuple[float, ...] = ()
+    stds: tuple[float, ...] = ()
     """Standard deviation of each number; none: of the training data."""
 
-    def fit(self, examples: Sequence[Rated]) -> "Regression":  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The objective that knows how many numbers there are, their means and standard deviations."""
-        if bool(self.means) != bool(self.deviations) or len(self.means) != len(self.deviations):
-            raise DataError("objective: give as many means as deviations, or neither.")
+    def fit(self, examples: Sequence[TextScore]) -> "Regression":  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The objective that knows how many numbers there are, their means and standard stds."""
+        if bool(self.means) != bool(self.stds) or len(self.means) != len(self.stds):
+            raise DataError("objective: give as many means as stds, or neither.")
         if self.means:
-            many, means, deviations = len(self.means), self.means, self.deviations
+            many, means, stds = len(self.means), self.means, self.stds
         else:
             many = Counter(len(x.values) for x in examples).most_common(1)[0][0]
             numbers = np.array([x.values for x in examples if len(x.values) == many], np.float64)
             with np.errstate(over="ignore", invalid="ignore"):  # said below, in words
-                means, deviations = (tuple(map(float, x)) for x in (numbers.mean(0), numbers.std(0)))
+                means, stds = (tuple(map(float, x)) for x in (numbers.mean(0), numbers.std(0)))
         for i in range(many):
             which = f"number {i + 1} of {many}" if many > 1 else "the number"
-            if not (math.isfinite(means[i]) and math.isfinite(deviations[i])):
+            if not (math.isfinite(means[i]) and math.isfinite(stds[i])):
                 raise DataError(f"data: {which} is too large to be reckoned with; give it in another unit.")
-            if deviations[i] <= 1e-12 * abs(means[i]):
+            if stds[i] <= 1e-12 * abs(means[i]):
                 raise DataError(f"data: {which} is {means[i]:g} in every row: there is nothing to learn.")
-        return self.model_copy(update={"means": means, "deviations": deviations})
+        return self.model_copy(update={"means": means, "stds": stds})
 
     def heads(self, width: int) -> dict[str, nn.Module]:
         """One linear layer; small weights, so that the first answers are about the mean."""
@@ -89,45 +89,47 @@ class Regression(Headed):
         nn.init.zeros_(head.bias)
         return {HEAD: head}
 
-    def rows(self, example: Rated, processor: Processor) -> list[Row]:
+    def rows(self, example: TextScore, processor: Processor) -> list[Row]:
         """The text or the two, with the standardised numbers as the labels of the last tokens."""
         many = len(self.means)
         if len(example.values) != many:
             raise ValueError(f"{len(example.values)} numbers where other rows have {many}")
-        standard = [(y - m) / d for y, m, d in zip(example.values, self.means, self.deviations)]
-        return [labelled_at_end(self.given(example, processor), np.array(standard, np.float32).view(np.int32).tolist())]
+        standard = [(y - m) / d for y, m, d in zip(example.values, self.means, self.stds)]
+        return [
+            labelled_at_end(self.encode_input(example, processor), np.array(standard, np.float32).view(np.int32).tolist())
+        ]
 
-    def given(self, example: Rated, processor: Processor) -> TextRow:
+    def encode_input(self, example: TextScore, processor: Processor) -> TextRow:
         return text_row(processor, example.text, example.other)
 
-    def cut(self, row: TextRow, context: int) -> tuple[Row, list[int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def cut(self, row: TextRow, max_length: int) -> tuple[Row, list[int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The beginnings stay, and the last token, which ends every row."""
-        return cut_end(row, context)
+        return cut_end(row, max_length)
 
-    def pieces(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
         """The text, and behind it the numbers that are learnt, in their own units."""
         held = np.array([x for x in row["labels"] if x != IGNORE], np.int32).view(np.float32)
-        gone = [("lost", processor.spelt(lost))] if lost else []
-        text = processor.spelt([int(x) for x in row["input_ids"]])
+        gone = [("lost", processor.decode(lost, skip_special_tokens=False))] if lost else []
+        text = processor.decode([int(x) for x in row["input_ids"]], skip_special_tokens=False)
         return [("read", text), *gone, ("learnt", f" → {self.answer(self.in_units(held.tolist()))}")]
 
     def in_units(self, standard: Sequence[float]) -> tuple[float, ...]:
         """Standardised numbers in the data's own units."""
-        return tuple(z * d + m for z, m, d in zip(standard, self.means, self.deviations))
+        return tuple(z * d + m for z, m, d in zip(standard, self.means, self.stds))
 
     # -- the loss -----------------------------------------------------------------------------------------------------
 
-    def scores(self, model: TunableModel, batch: Batch) -> Tensor:
+    def scores(self, model: TrainableModel, batch: Batch) -> Tensor:
         """[B, K] fp32, standardised."""
-        return model.head(HEAD, F.dropout(pooled(model, batch, self.pool), self.dropout, model.training))
+        return model.head(HEAD, F.dropout(pooled(model, batch, self.pooling), self.dropout, model.training))
 
-    def held(self, batch: Batch) -> Tensor:
+    def targets(self, batch: Batch) -> Tensor:
         """[B, K] fp32: the standardised numbers to be told."""
         return batch.labels[batch.labels != IGNORE].to(torch.int32).view(torch.float32).view(-1, len(self.means))
 
-    def each(self, model: TunableModel, batch: Batch) -> Tensor:
+    def row_losses(self, model: TrainableModel, batch: Batch) -> Tensor:
         """[B]: the loss of each row."""
-        z, held = self.scores(model, batch), self.held(batch)
+        z, held = self.scores(model, batch), self.targets(batch)
         if self.criterion == "huber":
             return F.huber_loss(z, held, reduction="none", delta=self.delta).mean(1)
         return F.mse_loss(z, held, reduction="none").mean(1)
@@ -135,16 +137,16 @@ class Regression(Headed):
     def row_counts(self, batch: Batch) -> Tensor:
         return torch.ones(len(batch.lengths))
 
-    def predict(self, model: TunableModel, batch: Batch) -> list[tuple[float, ...]]:
+    def predict(self, model: TrainableModel, batch: Batch) -> list[tuple[float, ...]]:
         """The numbers in their own units, a segment."""
         return [self.in_units(row) for row in self.scores(model, batch).tolist()]
 
-    def shown(self, said: tuple[float, ...]) -> dict[str, Any]:
+    def to_record(self, said: tuple[float, ...]) -> dict[str, Any]:
         """Numbers, not words; a list where there are several."""
         return {"predicted": said[0] if len(said) == 1 else list(said)}
 
     def answer(self, said: tuple[float, ...]) -> str:
         return ", ".join(f"{x:g}" for x in said)
 
-    def judged(self, said: tuple[float, ...], example: Rated) -> tuple[Any, Any]:
+    def metric_pair(self, said: tuple[float, ...], example: TextScore) -> tuple[Any, Any]:
         return said, example.values

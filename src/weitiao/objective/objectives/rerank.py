@@ -21,10 +21,10 @@ from torch.nn import functional as F
 from weitiao.core.batch import IGNORE, Batch, Row, pack
 from weitiao.core.errors import DataError
 from weitiao.core.example import Pair
-from weitiao.core.objective import Headed
-from weitiao.objective.pooling import Pool, TextRow, cut_end, parts, pooled, text_row
+from weitiao.core.objective import HeadObjective
 from weitiao.core.processor import Processor
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.trainable_model import TrainableModel
+from weitiao.objective.pooling import Pooling, TextRow, cut_end, parts, pooled, text_row
 
 HEAD = "relevance"
 
@@ -35,16 +35,16 @@ class PairsRow(Row, total=False):
     pairs: tuple[TextRow, ...]
 
 
-class Rerank(Headed):
+class Rerank(HeadObjective):
     """Score how well a document answers a query; both are read together."""
 
-    eats: ClassVar[type] = Pair
-    repacks: ClassVar[bool] = True
-    too_long: ClassVar[str] = "cut"
-    too_long_reason: ClassVar[str] = "of query and document, the longer one is cut first"
+    example_type: ClassVar[type] = Pair
+    repacks_segments: ClassVar[bool] = True
+    overlong: ClassVar[str] = "truncate"
+    overlong_reason: ClassVar[str] = "of query and document, the longer one is cut first"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "mrr")
 
-    pool: Pool = "auto"
+    pooling: Pooling = "auto"
     """What stands for the pair: the mean of the hidden states, the first, or the last; auto: encoders mean, others last."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """On what is pooled, while training."""
@@ -73,36 +73,39 @@ class Rerank(Headed):
             raise ValueError("a document stands there twice, or is right and wrong at once")
         return [_end_to_end([text_row(processor, example.text, x) for x in documents])]
 
-    def given(self, example: Pair, processor: Processor) -> Row:
+    def encode_input(self, example: Pair, processor: Processor) -> Row:
         if not example.other:
             raise ValueError("the row has no document; query and document are read together")
         return _end_to_end([text_row(processor, example.text, example.other)])
 
-    def reach(self, row: Row) -> int:
+    def num_positions(self, row: Row) -> int:
         return max(len(part["input_ids"]) for part in parts(row))
 
-    def cut(self, row: PairsRow, context: int) -> tuple[Row, list[int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def cut(self, row: PairsRow, max_length: int) -> tuple[Row, list[int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Of each pair the beginnings stay, and its last token."""
-        cuts = [cut_end(pair, context) if len(pair["input_ids"]) > context else (pair, []) for pair in row.get("pairs", ())]
+        cuts = [
+            cut_end(pair, max_length) if len(pair["input_ids"]) > max_length else (pair, [])
+            for pair in row.get("pairs", ())
+        ]
         return _end_to_end([kept for kept, _ in cuts]), [x for _, lost in cuts for x in lost]
 
-    def pieces(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
         """The right pair is learnt against the others."""
-        found = [processor.spelt([int(x) for x in part["input_ids"]]) for part in parts(row)]
-        gone = [("lost", processor.spelt(lost))] if lost else []
+        found = [processor.decode([int(x) for x in part["input_ids"]], skip_special_tokens=False) for part in parts(row)]
+        gone = [("lost", processor.decode(lost, skip_special_tokens=False))] if lost else []
         return [("learnt", found[0]), *(("read", f" ≠ {x}") for x in found[1:]), *gone]
 
     # -- the loss -----------------------------------------------------------------------------------------------------
 
-    def scores(self, model: TunableModel, batch: Batch) -> list[Tensor]:
+    def scores(self, model: TrainableModel, batch: Batch) -> list[Tensor]:
         """[1 + K] fp32 of each row: the right document's score, and those of its K others."""
         each = [parts(row) for row in batch.rows]
         pairs = pack([part for some in each for part in some]).to(model.device)
-        z = model.head(HEAD, F.dropout(pooled(model, pairs, self.pool), self.dropout, model.training))[:, 0]
-        order = torch.tensor(pairs.source, device=z.device).argsort()  # pack lays the longest first
+        z = model.head(HEAD, F.dropout(pooled(model, pairs, self.pooling), self.dropout, model.training))[:, 0]
+        order = torch.tensor(pairs.row_ids, device=z.device).argsort()  # pack lays the longest first
         return list(z[order].split([len(some) for some in each]))
 
-    def each(self, model: TunableModel, batch: Batch) -> Tensor:
+    def row_losses(self, model: TrainableModel, batch: Batch) -> Tensor:
         """[B]: the loss of each row."""
         return torch.stack([torch.logsumexp(s, 0) - s[0] for s in self.scores(model, batch)])
 
@@ -111,18 +114,18 @@ class Rerank(Headed):
 
     # -- what it says -------------------------------------------------------------------------------------------------
 
-    def predict(self, model: TunableModel, batch: Batch) -> list[list[float]]:
+    def predict(self, model: TrainableModel, batch: Batch) -> list[list[float]]:
         """Of each row, its documents' scores."""
         return [s.tolist() for s in self.scores(model, batch)]
 
-    def shown(self, said: list[float]) -> dict[str, Any]:
+    def to_record(self, said: list[float]) -> dict[str, Any]:
         """The score, which ranks the documents of one query; it is no probability."""
         return {"predicted": round(said[0], 6)}
 
     def answer(self, said: list[float]) -> str | None:
         return f"{said[0]:.3f}" + (f" against {max(said[1:]):.3f}" if said[1:] else "")
 
-    def judged(self, said: list[float], example: Pair) -> tuple[Any, Any]:
+    def metric_pair(self, said: list[float], example: Pair) -> tuple[Any, Any]:
         """(the right document's rank among the row's own, how many they are); equally good ones count as before it."""
         return 1 + sum(x >= said[0] for x in said[1:]), len(said)
 

@@ -28,42 +28,42 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from weitiao.core.batch import HEARD, IGNORE, SOUND, Batch, Loss, NotedRow, Row
+from weitiao.core.batch import AUDIO_PLACEHOLDER, IGNORE, SOUND, AnnotatedRow, Batch, Loss, Row
 from weitiao.core.errors import DataError
-from weitiao.core.example import Example, Rewritten, Spoken
+from weitiao.core.example import AudioText, Example, SourceTarget
 from weitiao.core.objective import Objective
 from weitiao.core.processor import Processor
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.trainable_model import TrainableModel
 
 
 class Seq2Seq(Objective):
     """Read a text, or hear speech, and write what is to be made of it; for models with an encoder and a decoder."""
 
-    eats: ClassVar[type] = Rewritten
-    halves: ClassVar[bool] = True
-    predicts: ClassVar[bool] = True
-    distributes: ClassVar[bool] = True
-    too_long: ClassVar[str] = "refuse"
-    too_long_reason: ClassVar[str] = "a cut text may lose what the target says"
+    example_type: ClassVar[type] = SourceTarget
+    encoder_decoder: ClassVar[bool] = True
+    has_predict: ClassVar[bool] = True
+    has_log_probs: ClassVar[bool] = True
+    overlong: ClassVar[str] = "error"
+    overlong_reason: ClassVar[str] = "a cut text may lose what the target says"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "exact_match", "rouge_l")
     also: ClassVar[tuple[str, ...]] = ("bleu", "chrf", "wer", "cer", "perplexity")
 
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """The share of each target that is spread evenly over all words."""
-    beams: int = Field(default=1, ge=1)
+    num_beams: int = Field(default=1, ge=1)
     """Answers that are followed at once when it writes (beam search); 1 is greedy."""
-    longest: int = Field(default=128, ge=1)
+    max_new_tokens: int = Field(default=128, ge=1)
     """An answer has at most so many tokens."""
 
     language: str | None = None
     """Which language is spoken (en, zh), for a base that hears several."""
 
     def measured(self, examples: Sequence[Example]) -> tuple[str, ...]:
-        return ("loss", "wer", "cer") if examples and isinstance(examples[0], Spoken) else self.metrics
+        return ("loss", "wer", "cer") if examples and isinstance(examples[0], AudioText) else self.metrics
 
-    def rows(self, example: Rewritten, processor: Processor) -> list[Row]:
+    def rows(self, example: SourceTarget, processor: Processor) -> list[Row]:
         _refuse(example, processor)
-        if isinstance(example, Spoken):
+        if isinstance(example, AudioText):
             return [self._spoken(example, processor)]
         source, target = processor.text(example.text), processor.text(example.target)
         if target[-1] != processor.eos_id:
@@ -71,86 +71,96 @@ class Seq2Seq(Objective):
         begun = [processor.start_id if processor.start_id is not None else processor.eos_id, *target[:-1]]
         return [Row(input_ids=[*source, *begun], labels=[IGNORE] * len(source) + target)]
 
-    def _spoken(self, example: Spoken, processor: Any) -> Row:
-        begun, target = processor.ear.begun(self.language), [*processor.said(example.target), processor.eos_id]
+    def _spoken(self, example: AudioText, processor: Any) -> Row:
+        begun, target = (
+            processor.feature_extractor.decoder_prompt_ids(self.language),
+            [*processor.encode_transcript(example.target), processor.eos_id],
+        )
         row = self._heard(example, processor)
         learnt = [*[IGNORE] * (len(row["input_ids"]) + len(begun) - 1), *target]
-        return NotedRow(**{**row, "input_ids": [*row["input_ids"], *begun, *target[:-1]], "labels": learnt})
+        return AnnotatedRow(**{**row, "input_ids": [*row["input_ids"], *begun, *target[:-1]], "labels": learnt})
 
-    def _heard(self, example: Spoken, processor: Any) -> NotedRow:
+    def _heard(self, example: AudioText, processor: Any) -> AnnotatedRow:
         """The encoder's half alone."""
-        ear = processor.ear
-        if example.seconds > ear.seconds + COLUMN:
-            words = f"the sound in {example.text} is {example.seconds:.1f} s long, and the base hears {ear.seconds:g} s"
+        feature_extractor = processor.feature_extractor
+        if example.seconds > feature_extractor.seconds + COLUMN:
+            words = f"the sound in {example.text} is {example.seconds:.1f} s long, and the base hears {feature_extractor.seconds:g} s"
             raise ValueError(f"{words}: cut it into pieces with what is said in each")
-        places, heard = [HEARD] * ear.places, partial(ear.features, example.sound)
-        return NotedRow(input_ids=places, labels=[IGNORE] * ear.places, sound=example.sound, heard=heard)
+        places, input_features = (
+            [AUDIO_PLACEHOLDER] * feature_extractor.places,
+            partial(feature_extractor.features, example.sound),
+        )
+        return AnnotatedRow(
+            input_ids=places, labels=[IGNORE] * feature_extractor.places, sound=example.sound, input_features=input_features
+        )
 
-    def given(self, example: Rewritten, processor: Processor) -> Row:
+    def encode_input(self, example: SourceTarget, processor: Processor) -> Row:
         _refuse(example, processor)
-        if isinstance(example, Spoken):
+        if isinstance(example, AudioText):
             return self._heard(example, processor)
         ids = processor.text(example.text)
         return Row(input_ids=ids, labels=[IGNORE] * len(ids))
 
-    def reach(self, row: Row) -> int:
+    def num_positions(self, row: Row) -> int:
         """The longer half; of speech the decoder's, for a sound always has its places."""
         source = _source(row)
         written = len(row["input_ids"]) - source
         return written if _is_heard(row) else max(source, written)
 
-    def cut(self, row: Row, context: int) -> tuple[Row, list[int]]:
+    def cut(self, row: Row, max_length: int) -> tuple[Row, list[int]]:
         """The ends of both halves go; the source's last token, which ends every text, stays."""
         ids, labels, many = [int(x) for x in row["input_ids"]], [int(x) for x in row["labels"]], _source(row)
-        whole = many <= context or _is_heard(row)
-        source = ids[:many] if whole else [*ids[: context - 1], ids[many - 1]]
-        end = many + context
-        lost = [] if whole else ids[context - 1 : many - 1]
+        whole = many <= max_length or _is_heard(row)
+        source = ids[:many] if whole else [*ids[: max_length - 1], ids[many - 1]]
+        end = many + max_length
+        lost = [] if whole else ids[max_length - 1 : many - 1]
         kept = {"input_ids": source + ids[many:end], "labels": [IGNORE] * len(source) + labels[many:end]}
         return {**row, **kept}, [*lost, *ids[end:]]  # pyright: ignore[reportReturnType]
 
-    def pieces(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
         many, target = _source(row), [int(x) for x in row["labels"] if x != IGNORE]
-        gone = [("lost", processor.spelt(lost))] if lost else []
-        source = processor.spelt([int(x) for x in row["input_ids"][:many]])
+        gone = [("lost", processor.decode(lost, skip_special_tokens=False))] if lost else []
+        source = processor.decode([int(x) for x in row["input_ids"][:many]], skip_special_tokens=False)
         source = f"[{Path(row['sound'].file).name}]" if "sound" in row else source
-        return [("read", source), *gone, ("read", " → "), ("learnt", processor.spelt(target))]
+        return [("read", source), *gone, ("read", " → "), ("learnt", processor.decode(target, skip_special_tokens=False))]
 
     # -- the loss -----------------------------------------------------------------------------------------------------
 
     def counts(self, batch: Batch) -> dict[str, float]:
         return {self.name: float((batch.labels != IGNORE).sum())}
 
-    def loss(self, model: TunableModel, batch: Batch) -> Loss:
-        return Loss({self.name: self.each(model, batch).sum()})
+    def loss(self, model: TrainableModel, batch: Batch) -> Loss:
+        return Loss({self.name: self.row_losses(model, batch).sum()})
 
-    def each(self, model: TunableModel, batch: Batch) -> Tensor:
+    def row_losses(self, model: TrainableModel, batch: Batch) -> Tensor:
         """[N]: of every learnt token."""
         if not self.label_smoothing:
             return -model.logprobs(batch)
-        chosen, targets = model.choices(batch), batch.labels[batch.labels != IGNORE]
+        chosen, targets = model.token_log_probs(batch), batch.labels[batch.labels != IGNORE]
         right = chosen.gather(1, targets[:, None])[:, 0]
         return -(1 - self.label_smoothing) * right - self.label_smoothing * chosen.mean(1)
 
-    def log_probs(self, model: TunableModel, batch: Batch) -> Tensor:
-        return model.choices(batch)
+    def log_probs(self, model: TrainableModel, batch: Batch) -> Tensor:
+        return model.token_log_probs(batch)
 
-    def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
+    def segment_losses(self, model: TrainableModel, batch: Batch) -> list[tuple[float, float]]:
         many = [int((batch.labels[a:b] != IGNORE).sum()) for a, b in zip(batch.bounds, batch.bounds[1:])]
-        return [(float(x.sum()), float(len(x))) for x in self.each(model, batch).detach().split(many)]
+        return [(float(x.sum()), float(len(x))) for x in self.row_losses(model, batch).detach().split(many)]
 
     # -- what it writes -----------------------------------------------------------------------------------------------
 
-    def predict(self, model: TunableModel, batch: Batch) -> list[str]:
+    def predict(self, model: TrainableModel, batch: Batch) -> list[str]:
         """What is written of each row's source."""
-        heard, ear = batch.more.get(SOUND), model.processor.ear
-        if heard is not None and ear is not None:
-            sources = [ear.begun(self.language)] * len(heard)
+        input_features, feature_extractor = batch.more.get(SOUND), model.processor.feature_extractor
+        if input_features is not None and feature_extractor is not None:
+            sources = [feature_extractor.decoder_prompt_ids(self.language)] * len(input_features)
         else:
             sources = [list(row["input_ids"][: _source(row)]) for row in batch.rows]
-        many = TOGETHER // self.beams or 1
-        written = model.generate(sources, self.longest, together=many, beams=self.beams, heard=heard)
-        return [model.processor.words(ids).strip() for ids in written]
+        many = TOGETHER // self.num_beams or 1
+        written = model.generate(
+            sources, self.max_new_tokens, together=many, num_beams=self.num_beams, input_features=input_features
+        )
+        return [model.processor.decode(ids).strip() for ids in written]
 
 
 TOGETHER = 32  # texts that are written at once
@@ -159,27 +169,27 @@ COLUMN = 0.01  # seconds of a column of features: what another rate's rounding m
 
 def _is_heard(row: Row) -> bool:
     """Whether it begins with a sound."""
-    return len(row["input_ids"]) > 0 and int(row["input_ids"][0]) == HEARD
+    return len(row["input_ids"]) > 0 and int(row["input_ids"][0]) == AUDIO_PLACEHOLDER
 
 
 def _source(row: Row) -> int:
     """How many tokens the encoder reads, or how many places it hears."""
     if _is_heard(row):
-        return sum(int(x) == HEARD for x in row["input_ids"])
+        return sum(int(x) == AUDIO_PLACEHOLDER for x in row["input_ids"])
     return next((t for t, x in enumerate(row["labels"]) if x != IGNORE), len(row["labels"]))
 
 
-def _refuse(example: Rewritten, processor: Processor) -> None:
+def _refuse(example: SourceTarget, processor: Processor) -> None:
     """A base that reads takes texts, one that hears takes sound.
 
     Raises:
         DataError: they do not go together.
     """
-    if isinstance(example, Spoken) and processor.ear is None:
+    if isinstance(example, AudioText) and processor.feature_extractor is None:
         raise DataError(
             "data: these rows are sound, and the base reads text. Take one that hears (package:whisper-tiny.en), or say "
             "which columns are text: columns: {source: ..., target: ...}."
         )
-    if processor.ear is not None and not isinstance(example, Spoken):
+    if processor.feature_extractor is not None and not isinstance(example, AudioText):
         words = "the base hears sound, and these rows are text. Give columns audio (a sound file) and text"
         raise DataError(f"data: {words}, or say which they are: columns: {{audio: ..., text: ...}}.")

@@ -16,25 +16,25 @@ from weitiao.core.batch import IGNORE, Batch, Loss, Row
 from weitiao.core.example import Chat
 from weitiao.core.objective import Objective
 from weitiao.core.processor import Processor
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.trainable_model import TrainableModel
 
 
 class SFT(Objective):
     """Learn the assistant's words and where they stop."""
 
-    eats: ClassVar[type] = Chat
+    example_type: ClassVar[type] = Chat
     splits: ClassVar[bool] = True
-    likelihood: ClassVar[bool] = True
-    distributes: ClassVar[bool] = True
-    too_long: ClassVar[str] = "refuse"
-    too_long_reason: ClassVar[str] = "a cut answer teaches the model to stop in the middle"
+    is_nll: ClassVar[bool] = True
+    has_log_probs: ClassVar[bool] = True
+    overlong: ClassVar[str] = "error"
+    overlong_reason: ClassVar[str] = "a cut answer teaches the model to stop in the middle"
 
     def rows(self, example: Chat, processor: Processor) -> list[Row]:
         """Position t learns token t + 1 where the assistant says it; nothing is kept behind the last learnt token."""
         made: list[Row] = []
         for rendered in processor.chat(example.turns):
-            end = max((i for i, said in enumerate(rendered.said) if said), default=0)
-            ids, said = rendered.ids[:end], rendered.said[1 : end + 1]
+            end = max((i for i, said in enumerate(rendered.assistant_mask) if said), default=0)
+            ids, said = rendered.ids[:end], rendered.assistant_mask[1 : end + 1]
             labels = [token if learnt else IGNORE for token, learnt in zip(rendered.ids[1 : end + 1], said)]
             made.append({"input_ids": ids, "labels": labels})
         return made
@@ -42,11 +42,11 @@ class SFT(Objective):
     def counts(self, batch: Batch) -> dict[str, float]:
         return {self.name: float((batch.labels != IGNORE).sum())}
 
-    def loss(self, model: TunableModel, batch: Batch) -> Loss:
+    def loss(self, model: TrainableModel, batch: Batch) -> Loss:
         return Loss({self.name: -model.logprobs(batch).sum()})
 
-    def log_probs(self, model: TunableModel, batch: Batch) -> Tensor:
-        return model.choices(batch)
+    def log_probs(self, model: TrainableModel, batch: Batch) -> Tensor:
+        return model.token_log_probs(batch)
 
-    def row_losses(self, model: TunableModel, batch: Batch) -> list[tuple[float, float]]:
+    def segment_losses(self, model: TrainableModel, batch: Batch) -> list[tuple[float, float]]:
         return model.nll_by_segment(batch)

@@ -26,13 +26,13 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from weitiao.core.batch import IGNORE, Batch, Row
-from weitiao.objective.crf import FORBIDDEN, Chain, ChainScores, log_likelihood, opened, stretch_logprobs, viterbi
-from weitiao.core.errors import DataError
-from weitiao.core.example import Tagged
-from weitiao.core.objective import Headed
-from weitiao.core.processor import Processor
 from weitiao.core.bio_tags import Entity, Scheme, entities, every_tag, may_begin, may_end, may_follow, parted, spell
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.errors import DataError
+from weitiao.core.example import TokenTags
+from weitiao.core.objective import HeadObjective
+from weitiao.core.processor import Processor
+from weitiao.core.trainable_model import TrainableModel
+from weitiao.objective.crf import FORBIDDEN, Chain, ChainScores, log_likelihood, opened, stretch_logprobs, viterbi
 
 HEAD, CRF = "tags", "crf"
 OVERLAP = 4  # neighbouring windows share at least this part of their room
@@ -54,55 +54,55 @@ class Found:
     entities: list[dict[str, Any]]
 
 
-class TokenClassification(Headed):
+class TokenClassification(HeadObjective):
     """Tag each word, or each Chinese character: names, places, any stretch of text with a kind."""
 
-    eats: ClassVar[type] = Tagged
+    example_type: ClassVar[type] = TokenTags
     splits: ClassVar[bool] = True
-    too_long: ClassVar[str] = "window"
-    too_long_reason: ClassVar[str] = "every word of a long text is tagged: it is read in windows that overlap"
+    overlong: ClassVar[str] = "sliding_window"
+    overlong_reason: ClassVar[str] = "every word of a long text is tagged: it is read in windows that overlap"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "entity_f1", "entity_precision", "entity_recall")
 
-    kinds: tuple[str, ...] = ()
-    """The kinds of entities, in the order of the scores; none: those of the training data."""
+    entity_types: tuple[str, ...] = ()
+    """The entity_types of entities, in the order of the scores; none: those of the training data."""
     scheme: Literal["auto", "bio", "bioes"] = "auto"
     """How entities are spelt in tags, whatever the data have; auto: bioes where the data have E- or S-, else bio."""
     crf: bool = False
     """Learn the tags of a text as one sequence (a linear-chain CRF) rather than each alone."""
-    repair: bool = False
+    repair_tags: bool = False
     """Take I-x behind O as the beginning of an entity; else such a row is put aside."""
-    names: tuple[str, ...] = ()
+    tag_names: tuple[str, ...] = ()
     """What tags that are numbers mean: the tag of 0, of 1 ... (as in data sets of the Hugging Face hub)."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """On the hidden states, while training."""
 
-    def fit(self, examples: Sequence[Tagged]) -> "TokenClassification":  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The objective that knows its kinds and its scheme. Rows whose tags cannot be read are named later."""
-        prefixes, kinds = set(), set()
+    def fit(self, examples: Sequence[TokenTags]) -> "TokenClassification":  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The objective that knows its entity_types and its scheme. Rows whose tags cannot be read are named later."""
+        prefixes, entity_types = set(), set()
         for tag in {tag for x in examples for tag in x.tags}:
             try:
                 prefix, kind = parted(*self._named([tag]))
             except ValueError:
                 continue
             prefixes.add(prefix)
-            kinds.add(kind)
-        kinds.discard("")
-        if not kinds:
+            entity_types.add(kind)
+        entity_types.discard("")
+        if not entity_types:
             raise DataError(
                 f"data: in {len(examples):,} rows there is no entity, every tag is O or none: there is nothing to learn. "
                 "Tags are O, B-x, I-x; where they are numbers, say what they mean with names."
             )
         scheme = self.scheme if self.scheme != "auto" else "bioes" if prefixes & {"E", "S"} else "bio"
-        return self.model_copy(update={"kinds": self.kinds or tuple(sorted(kinds)), "scheme": scheme})
+        return self.model_copy(update={"entity_types": self.entity_types or tuple(sorted(entity_types)), "scheme": scheme})
 
     @property
     def tags(self) -> tuple[str, ...]:
         """[C]: every tag, O first."""
-        return every_tag(self.kinds, self._scheme)
+        return every_tag(self.entity_types, self._scheme)
 
     @property
-    def head_means(self) -> Any:
-        return self.kinds
+    def head_labels(self) -> Any:
+        return self.entity_types
 
     def heads(self, width: int) -> dict[str, nn.Module]:
         """One linear layer, and with a CRF its scores."""
@@ -113,7 +113,7 @@ class TokenClassification(Headed):
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
-    def rows(self, example: Tagged, processor: Processor) -> list[Row]:
+    def rows(self, example: TokenTags, processor: Processor) -> list[Row]:
         """The text between its special tokens, with the tag of each unit at its first token."""
         ids, firsts = placed_units(example, processor)
         row = _framed(ids, processor)
@@ -122,7 +122,7 @@ class TokenClassification(Headed):
             row["labels"][at + len(processor.frame.first)] = known[tag]  # pyright: ignore[reportIndexIssue]
         return [row]
 
-    def given(self, example: Tagged, processor: Processor) -> Row:
+    def encode_input(self, example: TokenTags, processor: Processor) -> Row:
         ids, firsts = placed_units(example, processor)
         row = _framed(ids, processor)
         for at in firsts:
@@ -130,26 +130,26 @@ class TokenClassification(Headed):
                 row["labels"][at + len(processor.frame.first)] = 0  # pyright: ignore[reportIndexIssue]
         return row
 
-    def right(self, example: Tagged) -> list[Entity]:
+    def right(self, example: TokenTags) -> list[Entity]:
         """The entities of an example whose tags are known.
 
         Raises:
             ValueError: the tags break their scheme, or name a kind that was not learnt.
         """
-        found = entities(self._named(example.tags), self.repair)
+        found = entities(self._named(example.tags), self.repair_tags)
         for first, _, kind in found:
-            if kind not in self.kinds:
-                words = f"tag {first + 1} is {example.tags[first]}: {kind!r} is not among the kinds learnt"
-                raise ValueError(f"{words}: {', '.join(self.kinds)[:200]}")
+            if kind not in self.entity_types:
+                words = f"tag {first + 1} is {example.tags[first]}: {kind!r} is not among the entity_types learnt"
+                raise ValueError(f"{words}: {', '.join(self.entity_types)[:200]}")
         return found
 
-    def cut(self, row: Row, context: int) -> tuple[Row, list[int]]:
+    def cut(self, row: Row, max_length: int) -> tuple[Row, list[int]]:
         """The beginning stays, and the last token, which ends every row."""
         ids, labels = [int(x) for x in row["input_ids"]], list(row["labels"])
-        kept = Row(input_ids=[*ids[: context - 1], ids[-1]], labels=[*labels[: context - 1], labels[-1]])
-        return kept, ids[context - 1 : -1]
+        kept = Row(input_ids=[*ids[: max_length - 1], ids[-1]], labels=[*labels[: max_length - 1], labels[-1]])
+        return kept, ids[max_length - 1 : -1]
 
-    def windows(self, row: Row, context: int) -> list[Row]:
+    def windows(self, row: Row, max_length: int) -> list[Row]:
         """Stretches that overlap, each between the row's first and last special tokens; a label stands in the window
         where it is farthest from a cut.
 
@@ -158,9 +158,11 @@ class TokenClassification(Headed):
         """
         ids, labels = [int(x) for x in row["input_ids"]], [int(x) for x in row["labels"]]
         begin = next((i for i, x in enumerate(labels) if x != IGNORE), 0)  # rows begin with a unit's first token
-        body, room = len(ids) - begin - 1, context - begin - 1
+        body, room = len(ids) - begin - 1, max_length - begin - 1
         if room < OVERLAP:
-            raise ValueError(f"a context of {context} tokens leaves no room for windows; at least {begin + 1 + OVERLAP}")
+            raise ValueError(
+                f"a max_length of {max_length} tokens leaves no room for windows; at least {begin + 1 + OVERLAP}"
+            )
         many = max(1, math.ceil((body - room) / (room - room // OVERLAP))) + 1
         starts = [round(i * (body - room) / (many - 1)) for i in range(many)]
         ends = [0, *((here + room + there) // 2 for here, there in zip(starts, starts[1:])), body]  # of the labels
@@ -171,8 +173,8 @@ class TokenClassification(Headed):
             made.append(Row(input_ids=[*ids[:begin], *part, ids[-1]], labels=[*labels[:begin], *kept, IGNORE]))
         return made
 
-    def pieces(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
-        """The text, with its entities' kinds behind them."""
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+        """The text, with its entities' entity_types behind them."""
         ids, labels = [int(x) for x in row["input_ids"]], [int(x) for x in row["labels"]]
         units = [i for i, x in enumerate(labels) if x != IGNORE]
         found = entities([self.tags[labels[i]] for i in units], repair=True)  # a window may begin inside one
@@ -180,23 +182,23 @@ class TokenClassification(Headed):
         drawn: list[tuple[str, str]] = []
         told = ""
         for _, end, kind in found:
-            so_far = processor.spelt(ids[: edges[end]])
+            so_far = processor.decode(ids[: edges[end]], skip_special_tokens=False)
             drawn += [("read", so_far[len(told) :].rstrip()), ("learnt", f"‹{kind}›")]
             told = so_far.rstrip()
         others = len(units) - sum(end - first for first, end, _ in found)
-        drawn.append(("read", processor.spelt(ids)[len(told) :]))
-        gone = [("lost", processor.spelt(lost))] if lost else []
+        drawn.append(("read", processor.decode(ids, skip_special_tokens=False)[len(told) :]))
+        gone = [("lost", processor.decode(lost, skip_special_tokens=False))] if lost else []
         return [*drawn, *gone, ("learnt", f" → {len(found)} entities, O at {others} units")]
 
     # -- the loss -----------------------------------------------------------------------------------------------------
 
-    def emissions(self, model: TunableModel, batch: Batch) -> tuple[Tensor, list[int]]:
+    def emissions(self, model: TrainableModel, batch: Batch) -> tuple[Tensor, list[int]]:
         """[N, C] fp32, before softmax; and how many units each row has."""
         asked = batch.labels != IGNORE
         hidden = F.dropout(model.hidden(batch)[asked].float(), self.dropout, model.training)
         return model.head(HEAD, hidden), [int(x.sum()) for x in asked.split(list(batch.lengths))]
 
-    def each(self, model: TunableModel, batch: Batch) -> Tensor:
+    def row_losses(self, model: TrainableModel, batch: Batch) -> Tensor:
         """[B]: the loss of each row."""
         e, units = self.emissions(model, batch)
         y = batch.labels[batch.labels != IGNORE]
@@ -215,14 +217,14 @@ class TokenClassification(Headed):
 
     # -- what is predicted --------------------------------------------------------------------------------------------
 
-    def predict(self, model: TunableModel, batch: Batch) -> list[Scored]:
+    def predict(self, model: TrainableModel, batch: Batch) -> list[Scored]:
         """The scores of each segment's units, to be joined."""
         e, units = self.emissions(model, batch)
         chain = (model.heads[CRF]() if self.crf else self._rules()).cpu()
         e = (e if self.crf else e.log_softmax(1)).detach().cpu()
         return [Scored(x, chain) for x in e.split(units)]
 
-    def join(self, said: Sequence[Scored], example: Tagged, processor: Processor) -> Found:
+    def merge_windows(self, said: Sequence[Scored], example: TokenTags, processor: Processor) -> Found:
         """The best tags of the whole text. A unit that the tokenizer has nothing for is part of what surrounds it."""
         e, chain = torch.cat([x.emissions for x in said]), said[0].chain
         there = [u for u, at in enumerate(placed_units(example, processor)[1]) if at is not None]
@@ -238,13 +240,13 @@ class TokenClassification(Headed):
             told.append({"start": a, "end": b, "label": kind, "text": example.text[a:b], "probability": math.exp(log_p)})
         return Found(spell(whole, len(example.units), self._scheme), told)
 
-    def shown(self, said: Found) -> dict[str, Any]:
+    def to_record(self, said: Found) -> dict[str, Any]:
         return {"entities": [{**x, "probability": round(x["probability"], 6)} for x in said.entities], "tags": said.tags}
 
     def answer(self, said: Found) -> str:
         return ", ".join(f"{x['text']} ({x['label']})" for x in said.entities) or "none"
 
-    def judged(self, said: Found, example: Tagged) -> tuple[list[str], list[str]]:
+    def metric_pair(self, said: Found, example: TokenTags) -> tuple[list[str], list[str]]:
         return said.tags, spell(self.right(example), len(example.units), self._scheme)
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -259,12 +261,16 @@ class TokenClassification(Headed):
     def _named(self, tags: Sequence[str]) -> list[str]:
         """Tags that are numbers, by their names."""
         for tag in tags:
-            if tag.isdigit() and int(tag) >= len(self.names):
-                words = f"names has {len(self.names)}" if self.names else "say what they mean with names: [O, B-x, I-x ...]"
+            if tag.isdigit() and int(tag) >= len(self.tag_names):
+                words = (
+                    f"names has {len(self.tag_names)}"
+                    if self.tag_names
+                    else "say what they mean with names: [O, B-x, I-x ...]"
+                )
                 raise ValueError(f"the tag {tag} is a number; {words}")
-        return [self.names[int(tag)] if tag.isdigit() else tag for tag in tags]
+        return [self.tag_names[int(tag)] if tag.isdigit() else tag for tag in tags]
 
-    def _kept(self, example: Tagged, firsts: Sequence[int | None]) -> tuple[list[Entity], int]:
+    def _kept(self, example: TokenTags, firsts: Sequence[int | None]) -> tuple[list[Entity], int]:
         """The entities, counted by the units that have a token; and how many those are."""
         before = [0]
         for at in firsts:
@@ -282,7 +288,7 @@ def rules(tags: tuple[str, ...], scheme: Scheme) -> Chain:
     return Chain(*(torch.where(torch.tensor(x), 0.0, FORBIDDEN) for x in (start, follow, end)))
 
 
-def placed_units(example: Tagged, processor: Processor) -> tuple[list[int], list[int | None]]:
+def placed_units(example: TokenTags, processor: Processor) -> tuple[list[int], list[int | None]]:
     """The tokens from the first unit to the last, and which is the first of each unit; None: the tokenizer has none for it.
 
     Where a token would hold letters of two units, the text is encoded in two parts.
@@ -323,7 +329,7 @@ def _in_parts(text: str, cuts: Sequence[int], processor: Processor) -> tuple[lis
     ids: list[int] = []
     places: list[tuple[int, int]] = []
     for start, end in zip([0, *cuts], [*cuts, len(text)]):
-        more, where = processor.placed(text[start:end])
+        more, where = processor.encode_with_offsets(text[start:end])
         ids += more
         places += [(start + a, start + b) for a, b in where]
     return ids, places

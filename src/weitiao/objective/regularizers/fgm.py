@@ -18,7 +18,7 @@ from weitiao.core.batch import Batch, Loss
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.regularizer import Regularizer
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.trainable_model import TrainableModel
 
 
 class FGM(Regularizer):
@@ -26,7 +26,7 @@ class FGM(Regularizer):
 
     at_embeddings: ClassVar[bool] = True
 
-    radius: float = Field(default=1.0, gt=0)
+    epsilon: float = Field(default=1.0, gt=0)
     """How far a row's embeddings are moved, as one vector (L2)."""
     steps: int = Field(default=1, ge=1)
     """1: the fast gradient method; more: projected gradient descent."""
@@ -35,11 +35,11 @@ class FGM(Regularizer):
 
     def refuse(self, objective: Objective, method: Method) -> str:
         words = f"{objective.name} packs its texts anew, so which row an embedding belongs to is not known here"
-        if objective.halves:
+        if objective.encoder_decoder:
             return "encoder and decoder embed apart, and which row an embedding belongs to is not known here"
-        return words if objective.repacks else ""
+        return words if objective.repacks_segments else ""
 
-    def loss(self, model: TunableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
+    def loss(self, model: TrainableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
         calm, move = plain(), None
         for _ in range(self.steps):
             move = self._climb(model, batch, plain, move)
@@ -48,7 +48,7 @@ class FGM(Regularizer):
         mixed = {t: (calm.totals[t] + self.weight * moved.totals[t]) / (1 + self.weight) for t in calm.totals}
         return Loss(mixed, {**calm.notes, self.name: sum(float(x.detach()) for x in moved.totals.values())})
 
-    def _climb(self, model: TunableModel, batch: Batch, plain: Callable[[], Loss], move: Tensor | None) -> Tensor:
+    def _climb(self, model: TrainableModel, batch: Batch, plain: Callable[[], Loss], move: Tensor | None) -> Tensor:
         """Where the embeddings are moved to, one step further: [..., T, D]."""
         asked: list[tuple[Tensor, Tensor]] = []
 
@@ -61,9 +61,9 @@ class FGM(Regularizer):
             total = sum(plain().totals.values(), torch.zeros((), device=model.device))
         here, row = asked[0]
         gradient = torch.autograd.grad(total, here)[0]
-        reach = self.radius if self.steps == 1 else 2 * self.radius / self.steps
+        reach = self.epsilon if self.steps == 1 else 2 * self.epsilon / self.steps
         gone = here.detach() + gradient * (reach / _length(gradient, row).clamp(min=1e-12)).to(gradient.dtype)
-        return gone * (self.radius / _length(gone, row).clamp(min=self.radius)).to(gone.dtype)
+        return gone * (self.epsilon / _length(gone, row).clamp(min=self.epsilon)).to(gone.dtype)
 
 
 def _length(x: Tensor, row: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from pydantic import Field
 from weitiao.core.batch import Batch, Loss
 from weitiao.core.objective import Objective
 from weitiao.core.regularizer import FromTheStart, add
-from weitiao.core.trainable_model import HEAD, TunableModel
+from weitiao.core.trainable_model import HEAD, TrainableModel
 
 
 class L2SP(FromTheStart):
@@ -27,8 +27,8 @@ class L2SP(FromTheStart):
     beta: float = Field(default=0.01, ge=0)
     """The same for a new head, from nought."""
 
-    def loss(self, model: TunableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
-        base, loss = model.begun, plain()
+    def loss(self, model: TrainableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
+        base, loss = model.initial_weights, plain()
         way = torch.zeros((), device=model.device)
         for name, weight in model.trainable().items():
             if name.startswith(HEAD):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from weitiao.core.batch import Batch, Loss
 from weitiao.core.objective import Objective
 from weitiao.core.regularizer import FromTheStart
-from weitiao.core.trainable_model import HEAD, TunableModel
+from weitiao.core.trainable_model import HEAD, TrainableModel
 
 
 class Mixout(FromTheStart):
@@ -31,8 +31,10 @@ class Mixout(FromTheStart):
     p: float = Field(default=0.7, ge=0, le=0.95)
     """How often; the paper takes 0.7 to 0.9."""
 
-    def loss(self, model: TunableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
-        mixed = {n: self._mixed(w, model.begun[n]) for n, w in model.trainable().items() if not n.startswith(HEAD)}
+    def loss(self, model: TrainableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
+        mixed = {
+            n: self._mixed(w, model.initial_weights[n]) for n, w in model.trainable().items() if not n.startswith(HEAD)
+        }
         with instead(model.model, mixed):
             return plain()
 

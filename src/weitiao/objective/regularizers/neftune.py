@@ -17,7 +17,7 @@ from weitiao.core.batch import Batch, Loss
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.regularizer import Regularizer
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.trainable_model import TrainableModel
 
 
 class NEFTune(Regularizer):
@@ -30,11 +30,11 @@ class NEFTune(Regularizer):
 
     def refuse(self, objective: Objective, method: Method) -> str:
         words = f"{objective.name} packs its texts anew, so which row an embedding belongs to is not known here"
-        if objective.halves:
+        if objective.encoder_decoder:
             return "encoder and decoder embed apart, and which row an embedding belongs to is not known here"
-        return words if objective.repacks else ""
+        return words if objective.repacks_segments else ""
 
-    def loss(self, model: TunableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
+    def loss(self, model: TrainableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
         def noisy(embedded: Tensor, row: Tensor) -> Tensor:  # [..., T, D], [T]
             reach = self.alpha / (row.bincount()[row] * embedded.shape[-1]).sqrt()
             return embedded + (torch.rand_like(embedded) * 2 - 1) * reach[:, None].to(embedded.dtype)

@@ -19,7 +19,7 @@ from weitiao.core.batch import Batch, Loss
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.regularizer import Regularizer, add
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.trainable_model import TrainableModel
 
 
 class RDrop(Regularizer):
@@ -31,12 +31,12 @@ class RDrop(Regularizer):
     """How much their difference counts; the paper takes 1 to 5 for classification, 5 for translation."""
 
     def refuse(self, objective: Objective, method: Method) -> str:
-        return "" if objective.distributes else f"{objective.name} has no distribution over choices to compare"
+        return "" if objective.has_log_probs else f"{objective.name} has no distribution over choices to compare"
 
-    def loss(self, model: TunableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
+    def loss(self, model: TrainableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
         passes = []
         for _ in range(2):
-            with model.remembering():
+            with model.caching():
                 passes.append((plain(), objective.log_probs(model, batch)))
         (one, p), (two, q) = passes
         both = Loss({task: (one.totals[task] + two.totals[task]) / 2 for task in one.totals}, two.notes)

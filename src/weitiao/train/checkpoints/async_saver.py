@@ -17,9 +17,9 @@ import psutil
 from weitiao.core.run import Run
 from weitiao.train.checkpoints import checkpoint
 from weitiao.train.checkpoints.checkpoint import Snapshot
-from weitiao.train.distributed import Machines
-from weitiao.train.settings import Plan
 from weitiao.train.checkpoints.state import State
+from weitiao.train.distributed import Distributed
+from weitiao.train.settings import Plan
 
 ROOM = 2.0  # times a snapshot's size that must be free for it to be made
 
@@ -30,7 +30,7 @@ class Writing:
 
     thread: threading.Thread
     facts: dict[str, Any]
-    trouble: list[Exception] = field(default_factory=list)
+    error: list[Exception] = field(default_factory=list)
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Saver:
     run: Run
     state: State
     plan: Plan
-    machines: Machines
+    distributed: Distributed
     writing: Writing | None = None
 
     def __enter__(self) -> "Saver":
@@ -53,14 +53,14 @@ class Saver:
 
     @property
     def folder(self) -> Path:
-        return self.run.folder / "states"
+        return self.run.folder / "checkpoints"
 
     def begin(self) -> None:
         """The base model is the first healthy state. A run that goes on removes what a kill gave it no time to remove."""
         if self.plan.guarded and self.state.position == 0:
             self.save()
-        elif self.machines.first:
-            checkpoint.prune(self.folder, self.plan.settings.keep, self.pinned())
+        elif self.distributed.is_main:
+            checkpoint.prune(self.folder, self.plan.settings.keep_checkpoints, self.pinned())
 
     def save(self, going_on: bool = True) -> None:
         """The state as it is now, soon on the disk. A full disk is said loudly and the run goes on, older states intact.
@@ -68,13 +68,13 @@ class Saver:
         Args:
             going_on: training goes on meanwhile; else no snapshot is made.
         """
-        if not self.machines.first:
+        if not self.distributed.is_main:
             return
         self.finish()
         started, beside = time.perf_counter(), going_on and self._has_room()
         snapshot = checkpoint.snapshot(self.state, self.plan.identity, copy=beside)
         here = {"step": self.state.step, "position": self.state.position}
-        facts = {**here, "held_up": round(time.perf_counter() - started, 4)}
+        facts = {**here, "blocked_seconds": round(time.perf_counter() - started, 4)}
         write = threading.Thread(target=self._write, args=(snapshot, self.pinned(), started), daemon=True)
         self.writing = Writing(write, facts)
         write.start()
@@ -93,13 +93,13 @@ class Saver:
         if done is None or done.thread.is_alive():
             return
         self.writing = None
-        if done.trouble:
-            if not isinstance(done.trouble[0], OSError):
-                raise done.trouble[0]
-            words = f"step {done.facts['step']} could not be saved ({done.trouble[0]}); older states are intact"
-            self.run.note("save_failed", **done.facts, words=f"{words} and the run goes on")
+        if done.error:
+            if not isinstance(done.error[0], OSError):
+                raise done.error[0]
+            words = f"step {done.facts['step']} could not be saved ({done.error[0]}); older states are intact"
+            self.run.log_event("save_failed", **done.facts, message=f"{words} and the run goes on")
         else:
-            self.run.note("saved", **done.facts)
+            self.run.log_event("saved", **done.facts)
 
     def pinned(self) -> set[int]:
         """Steps whose states are never removed: the best, and the newest healthy one."""
@@ -114,10 +114,10 @@ class Saver:
         writing = self.writing
         assert writing is not None
         try:
-            place = checkpoint.commit(self.folder, snapshot, self.plan.settings.keep, pinned)
+            place = checkpoint.commit(self.folder, snapshot, self.plan.settings.keep_checkpoints, pinned)
             writing.facts.update(place=place.name, seconds=round(time.perf_counter() - started, 3))
-        except Exception as trouble:  # a thread's exception would be lost, and the state be noted as saved
-            writing.trouble.append(trouble)
+        except Exception as error:  # a thread's exception would be lost, and the state be noted as saved
+            writing.error.append(error)
 
     def _has_room(self) -> bool:
         return psutil.virtual_memory().available > ROOM * checkpoint.size(self.state.tensors())

@@ -12,40 +12,40 @@ from weitiao.core.errors import RecipeError, RunError, WeitiaoError
 from weitiao.core.recipe import Train
 from weitiao.core.run import Run
 from weitiao.core.score import Score
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.trainable_model import TrainableModel
 from weitiao.train.checkpoints import checkpoint
 from weitiao.train.checkpoints.state import State, load_weights
 
 
-def validate(model: TunableModel, state: State, settings: Train, run: Run, score: Callable[[], dict]) -> None:
+def validate(model: TrainableModel, state: State, settings: Train, run: Run, score: Callable[[], dict]) -> None:
     """Measure; keep the weights if they are the best so far."""
     started = time.perf_counter()
     scores: dict[str, Score] = score()
     figures = {name: {"value": s.value, "low": s.low, "high": s.high, "n": s.n} for name, s in scores.items()}
     loss = scores["loss"].value if "loss" in scores else None
     here = {"step": state.step, "position": state.position}
-    run.note("validation", **here, loss=loss, scores=figures, seconds=round(time.perf_counter() - started, 3))
-    now = scores.get(settings.best)
+    run.log_event("validation", **here, loss=loss, scores=figures, seconds=round(time.perf_counter() - started, 3))
+    now = scores.get(settings.best_metric)
     if (now is None and "loss" in scores) or (now is not None and now.n == 0):
         raise RecipeError(
-            f"train.best: {settings.best} cannot be measured on these held-out rows. Take loss, or other rows."
+            f"train.best_metric: {settings.best_metric} cannot be measured on these held-out rows. Take loss, or other rows."
         )
     if now is None:  # nothing is held out: the newest is the best there is
-        keep_weights(run, model, state)
+        save_best(run, model, state)
         return
     better = state.best is None or (now.value > state.best if now.higher_is_better else now.value < state.best)
     if better:
-        state.best, state.best_step, state.stale = now.value, state.step, 0
-        keep_weights(run, model, state)
+        state.best, state.best_step, state.evals_since_best = now.value, state.step, 0
+        save_best(run, model, state)
     else:
-        state.stale += 1
+        state.evals_since_best += 1
 
 
-def keep_weights(run: Run, model: TunableModel, state: State) -> None:
+def save_best(run: Run, model: TrainableModel, state: State) -> None:
     """Write the learnt weights as the run's result so far."""
-    if not run.writes:
+    if not run.can_write:
         return
-    folder: Path = run.folder / "trained"
+    folder: Path = run.folder / "best"
     folder.mkdir(exist_ok=True)
     odd = [name for name, weight in model.trainable().items() if not bool(weight.isfinite().all())]
     if odd:
@@ -57,35 +57,35 @@ def keep_weights(run: Run, model: TunableModel, state: State) -> None:
     temp = folder / "weights.tmp"
     try:
         checkpoint.write_tensors(temp, tensors)
-    except OSError as trouble:
+    except OSError as error:
         temp.unlink(missing_ok=True)
-        raise WeitiaoError(f"the result cannot be written to {folder}: {trouble}. Make room and --resume.") from None
+        raise WeitiaoError(f"the result cannot be written to {folder}: {error}. Make room and --resume.") from None
     temp.replace(folder / "weights.safetensors")
-    run.write("trained/step.json", {"step": state.step})
+    run.write("best/step.json", {"step": state.step})
 
 
-def load_kept(run: Run, model: TunableModel) -> None:
+def restore_best(run: Run, model: TrainableModel) -> None:
     """Give the model the run's result.
 
     Raises:
         RunError: it is missing or damaged.
     """
-    file = run.folder / "trained" / "weights.safetensors"
+    file = run.folder / "best" / "weights.safetensors"
     try:
         load_weights(model, load_file(file))
-    except (OSError, SafetensorError, KeyError, RuntimeError) as trouble:
-        raise RunError(f"{file} is missing or damaged ({trouble}): the run's result cannot be read.") from None
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise RunError(f"{file} is missing or damaged ({error}): the run's result cannot be read.") from None
 
 
-def mend_kept(run: Run, model: TunableModel, state: State, say: Callable[[str], None]) -> None:
+def repair_best(run: Run, model: TrainableModel, state: State, say: Callable[[str], None]) -> None:
     """A run that goes on, and whose result is lost: take it from the state of the best step, if that is there.
 
     Raises:
         RunError: it is nowhere.
     """
-    file, step = run.folder / "trained" / "weights.safetensors", state.step if state.best is None else state.best_step
-    place = run.folder / "states" / f"step-{step:06d}"
-    if (state.best is None and state.step < 1) or not run.writes or _is_readable(file):
+    file, step = run.folder / "best" / "weights.safetensors", state.step if state.best is None else state.best_step
+    place = run.folder / "checkpoints" / f"step-{step:06d}"
+    if (state.best is None and state.step < 1) or not run.can_write or _is_readable(file):
         return
     if checkpoint.broken(place):
         raise RunError(
@@ -95,7 +95,7 @@ def mend_kept(run: Run, model: TunableModel, state: State, say: Callable[[str], 
     lost = state.best is not None or file.parent.exists()  # stopped before its first validation, a run has none yet
     file.parent.mkdir(exist_ok=True)
     checkpoint.write_tensors(file, load_file(place / "weights.safetensors"))
-    run.write("trained/step.json", {"step": step})
+    run.write("best/step.json", {"step": step})
     if lost:
         say(f"{file} was missing or damaged; it was written anew from {place.name}.")
 

@@ -1,8 +1,8 @@
 """States on disk: safetensors and JSON only, whole or not at all.
 
 snapshot  the state's tensors and numbers, copied, so that training can go on while they are written
-write    states/.step-40.tmp-<pid>/  every file, fsync, then MANIFEST.json with their sha256, fsync
-commit   rename to states/step-000040, fsync the folder; only then are older ones removed
+write    checkpoints/.step-40.tmp-<pid>/  every file, fsync, then MANIFEST.json with their sha256, fsync
+commit   rename to checkpoints/step-000040, fsync the folder; only then are older ones removed
 read     newest first; every file's sha256 is checked; a broken one is put aside with a word and the next is taken
 """
 
@@ -161,12 +161,12 @@ def load_newest(folder: Path, state: State, identity: dict[str, str], say: Any) 
     """
     tidy(folder)
     for place in newest_first(folder):
-        trouble = broken(place)
-        if trouble:
+        error = broken(place)
+        if error:
             aside = folder / f"broken-{place.name}"
             shutil.rmtree(aside, ignore_errors=True)
             os.rename(place, aside)
-            say(f"{place.name} is damaged ({trouble}); it was put aside as {aside.name}, and the next older one is tried.")
+            say(f"{place.name} is damaged ({error}); it was put aside as {aside.name}, and the next older one is tried.")
             continue
         numbers = _numbers(place)
         changed = [
@@ -211,8 +211,8 @@ def broken(place: Path) -> str:
         return "no manifest"
     except (ValueError, TypeError):
         return "unreadable manifest"
-    except (OSError, SafetensorError) as trouble:
-        return f"unreadable: {trouble}"
+    except (OSError, SafetensorError) as error:
+        return f"unreadable: {error}"
     return ""
 
 
@@ -250,8 +250,8 @@ def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
     plain = {name: x.detach().to("cpu").contiguous() for name, x in tensors.items()}
     try:
         save_file(plain, file)
-    except SafetensorError as trouble:
-        raise OSError(str(trouble)) from None
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
     sync(file)
 
 

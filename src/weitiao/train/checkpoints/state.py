@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weitiao.core.trainable_model import TunableModel
+from weitiao.core.trainable_model import TrainableModel
 from weitiao.train.stability.guard import Guard
 from weitiao.train.stability.loss_scale import LossScale
 
@@ -16,7 +16,7 @@ from weitiao.train.stability.loss_scale import LossScale
 class State:
     """Taken at step boundaries only. The data position is a number, for loader[i] is a pure function."""
 
-    model: TunableModel
+    model: TrainableModel
     optimizer: torch.optim.Optimizer
     step: int = 0
     """Optimizer steps taken."""
@@ -27,7 +27,7 @@ class State:
     best: float | None = None
     """The best validation score so far."""
     best_step: int = 0
-    stale: int = 0
+    evals_since_best: int = 0
     """Validations since then."""
     guard: Guard = field(default_factory=Guard)
     loss_scale: LossScale = field(default_factory=LossScale)
@@ -91,7 +91,7 @@ class State:
             self.optimizer.state[here[name]][key] = value.to(here[name].device, copy=True)  # files are read onto the CPU
 
 
-def load_weights(model: TunableModel, saved: dict[str, Tensor]) -> None:
+def load_weights(model: TrainableModel, saved: dict[str, Tensor]) -> None:
     """Put saved weights and buffers into the model.
 
     Raises:

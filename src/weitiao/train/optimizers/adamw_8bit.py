@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weitiao.core.registry import Part
+from weitiao.core.registry import Component
 from weitiao.train.optimizers._per_parameter import EachWeight
 
 KEYS = ("exp_avg", "exp_avg_sq")
@@ -30,7 +30,7 @@ SMALL = 4096  # numbers; smaller tensors are not worth it (the paper's own bound
 PIECE = {"cpu": 2**19, "cuda": 2**24}  # numbers at once: what a CPU's cache holds, what keeps a GPU busy
 
 
-class AdamW8bit(Part):
+class AdamW8bit(Component):
     """AdamW with its memory in eight bits a number."""
 
     betas: tuple[float, float] = (0.9, 0.999)
@@ -100,8 +100,8 @@ def _tables(key: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """The 256 values; and for every half-precision number, in the order of its bits read as int16, its nearest code: a
     look-up is thirty times faster than a search on a CPU."""
     values = dynamic_values(signed=key == "exp_avg")
-    halves = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.float16).float()
-    nearest = torch.bucketize(halves, (values[1:] + values[:-1]) / 2)
+    encoder_decoder = torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.float16).float()
+    nearest = torch.bucketize(encoder_decoder, (values[1:] + values[:-1]) / 2)
     if key == "exp_avg_sq":
         nearest.clamp_(min=1)  # value 0 is nought
     return values.to(device), nearest.to(torch.uint8).to(device)

@@ -3,10 +3,10 @@
 import torch
 from pydantic import Field
 
-from weitiao.core.registry import Part
+from weitiao.core.registry import Component
 
 
-class SGD(Part):
+class SGD(Component):
     """Stochastic gradient descent; stores one number a weight, or none without momentum."""
 
     momentum: float = Field(default=0.9, ge=0, lt=1)

@@ -10,11 +10,11 @@ Here the gradient alone is multiplied, so not even a rounding of e changes. A ti
 from torch import Tensor, nn
 
 from weitiao.core.errors import RecipeError
-from weitiao.core.recipe import Shrink
+from weitiao.core.recipe import GradientScale
 from weitiao.core.trainable_model import layer_of
 
 
-def shrink_gradients(model: nn.Module, wish: Shrink, method: str = "the method") -> None:
+def scale_gradients(model: nn.Module, wish: GradientScale, method: str = "the method") -> None:
     """From now on, gradients below are multiplied as asked; the forward pass is untouched.
 
     Raises:
@@ -23,7 +23,7 @@ def shrink_gradients(model: nn.Module, wish: Shrink, method: str = "the method")
     if wish.embedding < 1.0:
         embedding: nn.Module = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
         if not any(weight.requires_grad for weight in embedding.parameters()):
-            raise RecipeError(f"train.shrink.embedding: {method} does not train the token embedding; leave it out.")
+            raise RecipeError(f"train.gradient_scale.embedding: {method} does not train the token embedding; leave it out.")
 
         def lessen(module: nn.Module, inputs: tuple, out: Tensor) -> None:
             if out.requires_grad:
@@ -31,8 +31,10 @@ def shrink_gradients(model: nn.Module, wish: Shrink, method: str = "the method")
 
         embedding.register_forward_hook(lessen)  # pyright: ignore[reportCallIssue]
     layers = {layer_of(name) for name, weight in model.named_parameters() if weight.requires_grad} - {None}
-    if wish.layers and not any(layer < wish.layers for layer in layers if layer is not None):
-        raise RecipeError(f"train.shrink.layers: {method} trains nothing in the lowest {wish.layers} layers; leave it out.")
+    if wish.num_layers and not any(layer < wish.num_layers for layer in layers if layer is not None):
+        raise RecipeError(
+            f"train.gradient_scale.num_layers: {method} trains nothing in the lowest {wish.num_layers} layers; leave it out."
+        )
     for name, weight in model.named_parameters():
-        if weight.requires_grad and (layer := layer_of(name)) is not None and layer < wish.layers:
-            weight.register_hook(lambda gradient: gradient * wish.layer)
+        if weight.requires_grad and (layer := layer_of(name)) is not None and layer < wish.num_layers:
+            weight.register_hook(lambda gradient: gradient * wish.layers)

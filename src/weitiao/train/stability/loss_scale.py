@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from weitiao.train.step import Taken
+from weitiao.train.step import StepResult
 
 CALM = 2000  # windows without overflow before the scale is doubled
 LARGEST = 2.0**24
@@ -34,7 +34,7 @@ class LossScale:
         """A dynamic one, its scale the power of two at or below this."""
         return cls(2.0 ** math.floor(math.log2(scale)), dynamic=True)
 
-    def take(self, take: Callable[[float], Taken], weights: Iterable[nn.Parameter]) -> tuple[Taken, Tensor]:
+    def take(self, take: Callable[[float], StepResult], weights: Iterable[nn.Parameter]) -> tuple[StepResult, Tensor]:
         """Take a window's gradients at the scale that fits; they are left unscaled, with their length."""
         weights, before = list(weights), self.scale
         while True:

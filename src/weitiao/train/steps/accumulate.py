@@ -8,16 +8,18 @@ Dividing before adding makes one batch of 8, two of 4 and eight of 1 the same gr
 
 from weitiao.core.batch import Batch
 from weitiao.core.objective import Objective
-from weitiao.core.trainable_model import TunableModel
-from weitiao.train.distributed import Machines
-from weitiao.train.step import Taken, back, count, finish
+from weitiao.core.trainable_model import TrainableModel
+from weitiao.train.distributed import Distributed
+from weitiao.train.step import StepResult, backward, count_targets, reduce
 
 
-def take(model: TunableModel, objective: Objective, window: list[Batch], machines: Machines, scale: float = 1.0) -> Taken:
+def compute_gradients(
+    model: TrainableModel, objective: Objective, window: list[Batch], distributed: Distributed, scale: float = 1.0
+) -> StepResult:
     """Leave the gradient of the window's mean loss, times `scale`, in every trainable parameter.
 
     Returns:
         The window's loss and what was counted, over all machines.
     """
-    counts = machines.add(count(objective, window))
-    return finish(model, window, machines, counts, back(model, objective, window, counts, scale), scale)
+    counts = distributed.all_reduce(count_targets(objective, window))
+    return reduce(model, window, distributed, counts, backward(model, objective, window, counts, scale), scale)

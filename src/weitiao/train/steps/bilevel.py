@@ -23,13 +23,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from weitiao.core.batch import Batch, only
+from weitiao.core.batch import Batch, select_segments
 from weitiao.core.errors import RecipeError
-from weitiao.core.method import Upper
+from weitiao.core.method import UpperLevel
 from weitiao.core.objective import Objective
-from weitiao.core.trainable_model import TunableModel
-from weitiao.train.distributed import Machines
-from weitiao.train.step import Taken, back, count
+from weitiao.core.trainable_model import TrainableModel
+from weitiao.train.distributed import Distributed
+from weitiao.train.step import StepResult, backward, count_targets
 
 REACH = 0.01  # how far v is moved to and fro for the difference (DARTS, sec. 2.3)
 
@@ -52,7 +52,9 @@ class Level:
         return any(self.counts.values())
 
 
-def take(model: TunableModel, objective: Objective, window: list[Batch], machines: Machines, scale: float = 1.0) -> Taken:
+def compute_gradients(
+    model: TrainableModel, objective: Objective, window: list[Batch], distributed: Distributed, scale: float = 1.0
+) -> StepResult:
     """Leave each level's gradient, times `scale`, in its weights.
 
     Raises:
@@ -60,65 +62,71 @@ def take(model: TunableModel, objective: Objective, window: list[Batch], machine
     """
     upper_level = model.attachment.upper
     assert upper_level is not None, "a method that asks for two levels says which weights are the upper one's"
-    if objective.couples_rows:
+    if objective.batch_coupled:
         raise RecipeError(f"method: it parts each batch's rows, and {objective.name} needs them together; take lora.")
-    lower, upper = levels(model, objective, window, machines, upper_level)
+    lower, upper = levels(model, objective, window, distributed, upper_level)
     if lower:
-        lower.sums, lower.notes = back(model, objective, lower.rows, lower.counts, scale, lower.weights)
-        _penalize(model, lower, scale / machines.world)
-        machines.add_gradients(lower.weights)
+        lower.sums, lower.notes = backward(model, objective, lower.rows, lower.counts, scale, lower.weights)
+        _penalize(model, lower, scale / distributed.world_size)
+        distributed.all_reduce_gradients(lower.weights)
     if upper:
-        _climb(model, objective, lower, upper, machines, upper_level.unroll if lower else 0.0, scale)
-        _penalize(model, upper, scale / machines.world)
-        machines.add_gradients(upper.weights)
-    sums = [machines.add(level.sums) for level in (lower, upper)]
-    noted = [machines.add(level.notes) for level in (lower, upper)]
+        _climb(model, objective, lower, upper, distributed, upper_level.unroll if lower else 0.0, scale)
+        _penalize(model, upper, scale / distributed.world_size)
+        distributed.all_reduce_gradients(upper.weights)
+    sums = [distributed.all_reduce(level.sums) for level in (lower, upper)]
+    noted = [distributed.all_reduce(level.notes) for level in (lower, upper)]
     counts = {task: lower.counts.get(task, 0.0) + upper.counts.get(task, 0.0) for task in lower.counts | upper.counts}
     every = sum(sum(one.get(task, 0.0) for one in sums) / many for task, many in counts.items() if many)
-    tokens = machines.add({"tokens": float(sum(batch.tokens for batch in window))})["tokens"]
+    tokens = distributed.all_reduce({"tokens": float(sum(batch.tokens for batch in window))})["tokens"]
     whole = sum(counts.values())
     notes = {name: sum(one.get(name, 0.0) for one in noted) / whole for name in noted[0] | noted[1] if whole}
     for name, level, one in (("lower_loss", lower, sums[0]), ("upper_loss", upper, sums[1])):
         if level:
             notes = {**notes, name: sum(one[task] / many for task, many in level.counts.items() if many)}
-    return Taken(every if whole else math.nan, int(tokens), int(whole), notes)
+    return StepResult(every if whole else math.nan, int(tokens), int(whole), notes)
 
 
 def levels(
-    model: TunableModel, objective: Objective, window: list[Batch], machines: Machines, upper: Upper
+    model: TrainableModel, objective: Objective, window: list[Batch], distributed: Distributed, upper: UpperLevel
 ) -> tuple[Level, Level]:
     """The lower and the upper level's rows of a window, and what each is divided by."""
     weights = {name: p for name, p in model.trainable().items() if p.requires_grad}
     made = []
     for wanted in (False, True):
-        chosen = [(batch, [i for i, row in enumerate(batch.source) if upper.holds(row) == wanted]) for batch in window]
-        rows = [only(batch, some) for batch, some in chosen if some]
+        chosen = [(batch, [i for i, row in enumerate(batch.row_ids) if upper.holds(row) == wanted]) for batch in window]
+        rows = [select_segments(batch, some) for batch, some in chosen if some]
         mine = [p for name, p in weights.items() if (name in upper.names) == wanted]
-        made.append(Level(rows, mine, machines.add(count(objective, rows))))
+        made.append(Level(rows, mine, distributed.all_reduce(count_targets(objective, rows))))
     return made[0], made[1]
 
 
-def _penalize(model: TunableModel, level: Level, scale: float) -> None:
+def _penalize(model: TrainableModel, level: Level, scale: float) -> None:
     """The method's own penalty, as far as it concerns this level's weights."""
     if model.attachment.penalty is not None:
         (model.attachment.penalty() * scale).backward(inputs=level.weights)
 
 
 def _climb(
-    model: TunableModel, objective: Objective, lower: Level, upper: Level, machines: Machines, unroll: float, scale: float
+    model: TrainableModel,
+    objective: Objective,
+    lower: Level,
+    upper: Level,
+    distributed: Distributed,
+    unroll: float,
+    scale: float,
 ) -> None:
     """The upper level's gradient on this machine."""
     steered = lower.weights if unroll else []
     with moved(lower.weights, [x.grad for x in lower.weights], -unroll / scale), _put_by(lower.weights):
-        upper.sums, upper.notes = back(model, objective, upper.rows, upper.counts, scale, [*upper.weights, *steered])
-        machines.add_gradients(steered)
+        upper.sums, upper.notes = backward(model, objective, upper.rows, upper.counts, scale, [*upper.weights, *steered])
+        distributed.all_reduce_gradients(steered)
         way = [None if x.grad is None else x.grad / scale for x in lower.weights]
     if unroll:
         _look_through(model, objective, lower, upper, way, unroll * scale)
 
 
 def _look_through(
-    model: TunableModel, objective: Objective, lower: Level, upper: Level, way: list[Tensor | None], length: float
+    model: TrainableModel, objective: Objective, lower: Level, upper: Level, way: list[Tensor | None], length: float
 ) -> None:
     """Add what the upper weights do by steering the lower level's step: a mixed second derivative, as a difference."""
     far = float(nn.utils.get_total_norm([u for u in way if u is not None]))
@@ -127,7 +135,7 @@ def _look_through(
     reach, device = REACH / far, lower.weights[0].device
     for sign in (1.0, -1.0):  # the same random numbers (dropout) on both sides, or the difference would be noise
         with torch.random.fork_rng([device] if device.type == "cuda" else []), moved(lower.weights, way, sign * reach):
-            back(model, objective, lower.rows, lower.counts, -sign * length / (2 * reach), upper.weights)
+            backward(model, objective, lower.rows, lower.counts, -sign * length / (2 * reach), upper.weights)
 
 
 @contextmanager

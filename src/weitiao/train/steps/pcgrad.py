@@ -14,43 +14,45 @@ import random
 import torch
 from torch import Tensor
 
-from weitiao.core.batch import Batch, only
+from weitiao.core.batch import Batch, select_segments
 from weitiao.core.objective import Objective
-from weitiao.core.trainable_model import HEAD, TunableModel
-from weitiao.train.distributed import Machines
-from weitiao.train.step import Taken, back, count, finish
+from weitiao.core.trainable_model import HEAD, TrainableModel
+from weitiao.train.distributed import Distributed
+from weitiao.train.step import StepResult, backward, count_targets, reduce
 
 
-def take(model: TunableModel, objective: Objective, window: list[Batch], machines: Machines, scale: float = 1.0) -> Taken:
+def compute_gradients(
+    model: TrainableModel, objective: Objective, window: list[Batch], distributed: Distributed, scale: float = 1.0
+) -> StepResult:
     """Leave the sum of the tasks' gradients, what conflicts taken out, times `scale`, in every trainable parameter.
 
     Returns:
         The window's loss and what was counted, over all machines.
     """
-    counts = machines.add(count(objective, window))
+    counts = distributed.all_reduce(count_targets(objective, window))
     weights = list(model.trainable().values())
     sums: dict[str, float] = {}
     notes: dict[str, float] = {}
     gradients: list[list[Tensor]] = []
     for task in counts:
-        mine = [only(x, rows) for x in window if (rows := [i for i, name in enumerate(x.tasks) if name == task])]
+        mine = [select_segments(x, rows) for x in window if (rows := [i for i, name in enumerate(x.tasks) if name == task])]
         for weight in weights:
             weight.grad = None
-        found = back(model, objective, mine, counts, scale)
+        found = backward(model, objective, mine, counts, scale)
         sums, notes = sums | found[0], notes | found[1]
-        machines.add_gradients(weights)
+        distributed.all_reduce_gradients(weights)
         gradients.append([torch.zeros_like(x) if x.grad is None else x.grad for x in weights])
     names = list(model.trainable())
     trunk = [i for i, name in enumerate(names) if not name.startswith(HEAD)]
-    order = sum(machines.collect([x.draw for x in window][:1] if machines.first else []), ())
+    order = sum(distributed.all_gather([x.rng_key for x in window][:1] if distributed.is_main else []), ())
     for i in set(range(len(weights))) - set(trunk):
         weights[i].grad = torch.stack([g[i] for g in gradients]).sum(0)
     shared = _without_conflicts([[g[i] for i in trunk] for g in gradients], random.Random(repr(order)))
     for i, gradient in zip(trunk, shared):
         weights[i].grad = gradient
     for weight in weights:
-        weight.grad = weight.grad / machines.world  # pyright: ignore  # `finish` adds all machines' once more
-    return finish(model, window, machines, counts, (sums, notes), scale)
+        weight.grad = weight.grad / distributed.world_size  # pyright: ignore  # `finish` adds all machines' once more
+    return reduce(model, window, distributed, counts, (sums, notes), scale)
 
 
 def _without_conflicts(gradients: list[list[Tensor]], order: random.Random) -> list[Tensor]:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from weitiao.core.batch import Batch
 from weitiao.model.adapters.architecture import first_position
+from weitiao.model.adapters.low_rank import asked
 from weitiao.model.layers.attention import attend
 from weitiao.model.layers.dropout import rate
-from weitiao.model.adapters.low_rank import asked
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert")
 

@@ -16,19 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from weitiao.core.batch import Batch
+from weitiao.model.backbone.rotary import RotaryTables, attention, mlp, rotary_tables
 from weitiao.model.layers.fused import GeGLU, RMSNorm
-from weitiao.model.backbone.rotary import Turns, attention, mlp, turns
 
 FAMILIES = ("gemma2", "gemma3_text")
 
-Given = tuple[dict[str, Turns], Batch]
+Given = tuple[dict[str, RotaryTables], Batch]
 
 
 def begin(stack: Any, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Given]:
     """The embeddings [T, D], and what every layer is given beside them: turns by the layer's type."""
     x = stack.embed_tokens(batch.input_ids).to(dtype)
     many = stack.config.model_type == "gemma3_text"  # Gemma 2 turns alike in every layer
-    kinds = {kind: turns(stack.rotary_emb, x, batch, *([kind] if many else [])) for kind in set(stack.config.layer_types)}
+    kinds = {
+        kind: rotary_tables(stack.rotary_emb, x, batch, *([kind] if many else [])) for kind in set(stack.config.layer_types)
+    }
     return x, (kinds, batch)
 
 

@@ -5,7 +5,7 @@
 
 It runs the model's own modules for every matrix product, so whatever a method put in their place (LoRA, a quantised
 layer) is used; only what lies between them is ours. Rows are [T, D] end to end. Proven equal to transformers' own
-forward when the model is loaded (model/load.py: `choose_body`) and by tests/laws.
+forward when the model is loaded (model/load.py: `choose_body`) and by tests/invariants.
 """
 
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from weitiao.core.batch import Batch
+from weitiao.model.backbone.rotary import RotaryTables, attention, mlp, rotary_tables
 from weitiao.model.layers.fused import RMSNorm, SwiGLU
-from weitiao.model.backbone.rotary import Turns, attention, mlp, turns
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
-Given = tuple[Turns, Batch]
+Given = tuple[RotaryTables, Batch]
 
 
 def begin(stack: Any, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Given]:
     """The embeddings [T, D], and what every layer is given beside them."""
     x = stack.embed_tokens(batch.input_ids).to(dtype)
-    return x, (turns(stack.rotary_emb, x, batch), batch)
+    return x, (rotary_tables(stack.rotary_emb, x, batch), batch)
 
 
 def layers(stack: Any) -> Sequence[nn.Module]:

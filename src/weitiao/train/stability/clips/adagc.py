@@ -14,19 +14,19 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weitiao.core.registry import Part
+from weitiao.core.registry import Component
 
 
-class AdaGC(Part):
+class AdaGC(Component):
     """Clip each tensor by its own history."""
 
-    times: float = Field(default=1.05, gt=0)
+    lambda_rel: float = Field(default=1.05, gt=0)
     """How many times a tensor's usual length its gradient may have."""
     beta: float = Field(default=0.98, gt=0, lt=1)
     """How slowly the usual length moves."""
     warmup: int = Field(default=100, ge=1)
     """Steps of ordinary clipping, in which the usual lengths are found."""
-    longest: float = Field(default=1.0, gt=0)
+    max_norm: float = Field(default=1.0, gt=0)
     """Longest gradient (over all tensors) in the warm-up."""
 
     def clip(self, weights: dict[str, nn.Parameter], norm: Tensor, memory: dict[str, float]) -> None:
@@ -35,7 +35,7 @@ class AdaGC(Part):
         step = memory["steps"] = memory.get("steps", 0) + 1
         warming = step <= self.warmup
         if warming:
-            nn.utils.clip_grads_with_norm_(weights.values(), self.longest, norm)
+            nn.utils.clip_grads_with_norm_(weights.values(), self.max_norm, norm)
         lengths = torch.stack([grad.norm() for grad in there.values()]).tolist()
         for (name, grad), length in zip(there.items(), lengths):
             key = f"usual {name}"
@@ -47,6 +47,6 @@ class AdaGC(Part):
             elif warming:
                 memory[key] = min(usual, length)
             else:
-                allowed = min(length, self.times * usual)
+                allowed = min(length, self.lambda_rel * usual)
                 grad.mul_(allowed / length)
                 memory[key] = self.beta * usual + (1 - self.beta) * allowed

@@ -8,13 +8,13 @@ Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", 
 from pydantic import Field
 from torch import Tensor, nn
 
-from weitiao.core.registry import Part
+from weitiao.core.registry import Component
 
 
-class Fixed(Part):
+class MaxNorm(Component):
     """All gradients together, shortened to a fixed length. A number alone means this."""
 
-    longest: float = Field(default=1.0, gt=0)
+    max_norm: float = Field(default=1.0, gt=0)
     """Longest gradient (L2 over all tensors)."""
 
     def clip(self, weights: dict[str, nn.Parameter], norm: Tensor, memory: dict[str, float]) -> None:
@@ -24,4 +24,4 @@ class Fixed(Part):
             norm: their length, over all tensors.
             memory: what the clip remembers from step to step; saved in the State.
         """
-        nn.utils.clip_grads_with_norm_(weights.values(), self.longest, norm)
+        nn.utils.clip_grads_with_norm_(weights.values(), self.max_norm, norm)

@@ -12,19 +12,19 @@ import math
 from pydantic import Field
 from torch import Tensor, nn
 
-from weitiao.core.registry import Part
+from weitiao.core.registry import Component
 
 
-class ZClip(Part):
+class ZClip(Component):
     """Clip by how unusual the gradient's length is."""
 
-    limit: float = Field(default=2.5, gt=0)
+    z_threshold: float = Field(default=2.5, gt=0)
     """Standard deviations above the mean from which a gradient is shortened."""
     alpha: float = Field(default=0.97, gt=0, lt=1)
     """How slowly mean and variance move."""
     warmup: int = Field(default=25, ge=2)
     """Steps that the first mean and variance are made of; until then only `longest` holds."""
-    longest: float | None = Field(default=1.0, gt=0)
+    max_norm: float | None = Field(default=1.0, gt=0)
     """Longest gradient in any case; null: none."""
 
     def clip(self, weights: dict[str, nn.Parameter], norm: Tensor, memory: dict[str, float]) -> None:
@@ -32,7 +32,7 @@ class ZClip(Part):
         length = float(norm)
         allowed = self._allowed(length, memory)
         self._remember(min(length, allowed), memory)
-        allowed = min(allowed, self.longest or math.inf)
+        allowed = min(allowed, self.max_norm or math.inf)
         nn.utils.clip_grads_with_norm_(weights.values(), allowed, norm)
 
     def _allowed(self, length: float, memory: dict[str, float]) -> float:
@@ -40,7 +40,7 @@ class ZClip(Part):
             return math.inf
         mean, std = memory["mean"], math.sqrt(memory["variance"]) + 1e-12
         z = (length - mean) / std
-        return mean + self.limit**2 / z * std if z > self.limit else math.inf
+        return mean + self.z_threshold**2 / z * std if z > self.z_threshold else math.inf
 
     def _remember(self, length: float, memory: dict[str, float]) -> None:
         """At first the plain mean and variance (Welford), then the exponential ones."""

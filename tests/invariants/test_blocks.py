@@ -1,0 +1,72 @@
+"""A hand-written block is transformers' own forward and backward, only leaner."""
+
+import pytest
+import torch
+from laws import attached, batch_of, gap, loss_of, make_rows, stir
+
+from conftest import make_model
+from weitiao.core.batch import Batch
+from weitiao.core.registry import find_module, names
+from weitiao.model.layers.attention import NAME
+from weitiao.model.loading import load
+from weitiao.model.loading.load import _transformers_body, choose_backbone, whole
+
+FAMILIES = [(block, family) for block in names("block") for family in find_module("block", block).FAMILIES]
+
+
+def test_the_folder_was_seen() -> None:
+    assert ("llama", "llama") in FAMILIES and len(FAMILIES) >= 4
+
+
+@pytest.mark.parametrize(("block", "family"), FAMILIES)
+def test_the_block_is_chosen_and_says_why(block: str, family: str) -> None:
+    model = make_model(family)
+    model.set_attn_implementation(NAME)  # pyright: ignore
+    _, choice = choose_backbone(model, torch.float32)
+    assert choice.value == block and "on a probe" in choice.reason
+
+
+def test_a_block_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe at loading must catch a block that differs: here one whose last norm is off by a thousandth."""
+    llama = find_module("block", "llama")
+    real = llama.end
+    monkeypatch.setattr(llama, "end", lambda stack, x: real(stack, x) * 1.001)
+    model = make_model("llama")
+    model.set_attn_implementation(NAME)  # pyright: ignore
+    assert choose_backbone(model, torch.float32)[1].value == "transformers"
+
+
+def test_rows_that_would_see_one_another_run_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where something gets past our attention (here: rows run as if they were one), packing is given up, and said."""
+
+    def leaking(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        return model.get_decoder()(input_ids=batch.input_ids[None], use_cache=False).last_hidden_state[0]  # pyright: ignore
+
+    monkeypatch.setattr(load, "_transformers_body", leaking)
+    monkeypatch.setattr(load, "names", lambda kind: [])  # no block
+    model = make_model("gpt2")
+    model.set_attn_implementation(NAME)  # pyright: ignore
+    body, choice = choose_backbone(model, torch.float32)
+    assert choice.value == "transformers, row by row" and "see one another" in choice.reason
+    batch = batch_of(make_rows())
+    for start, end in zip(batch.bounds, batch.bounds[1:]):
+        alone = model(input_ids=batch.input_ids[None, start:end], output_hidden_states=True).hidden_states[-1][0]
+        assert gap(body(batch)[start:end], alone) <= 1e-5
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(("block", "family"), FAMILIES)
+def test_same_loss_and_gradients(block: str, family: str, method: str) -> None:
+    batch, found = batch_of(make_rows()), []
+    for ours in (True, False):
+        model = attached(method, family)
+        stir(model)
+        if not ours:
+            model.backbone = whole(lambda b, model=model: _transformers_body(model.model, b))
+        loss = loss_of(model, batch)
+        loss.backward()
+        found.append((loss.detach(), {name: p.grad for name, p in model.trainable().items()}))
+    (a, grads), (b, theirs) = found
+    assert gap(a, b) <= 1e-6
+    for name, g in grads.items():
+        assert (g - theirs[name]).norm() <= 2e-5 * theirs[name].norm(), name

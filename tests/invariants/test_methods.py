@@ -1,0 +1,171 @@
+"""Every method keeps every law. A new file in model/methods/ is tested without a new line here."""
+
+import pytest
+import torch
+from laws import attached, base_of, batch_of, gap, loss_of, make_rows, method_called, says, says_plainly, stir
+
+from conftest import DECODERS, FAMILIES, VARIANTS, make_model
+from weitiao.core.registry import names
+from weitiao.pipeline.trained import method_of
+from weitiao.train.checkpoints.state import load_weights
+
+METHODS = (*names("method"), *VARIANTS)
+CASES = [(method, family) for method in METHODS for family in FAMILIES]
+WRITING = [(method, family) for method, family in CASES if family in DECODERS]
+
+
+def test_the_folder_was_seen() -> None:
+    assert {"full", "lora"} <= set(METHODS)
+
+
+@pytest.mark.parametrize(("method", "family"), CASES)
+def test_alignment(method: str, family: str) -> None:
+    """One hidden state a token, one row of logits a token, whatever was put inside."""
+    model, batch = attached(method, family), batch_of(make_rows())
+    stir(model)
+    assert model.hidden(batch).shape == (batch.tokens, 32)
+    assert says(model, batch).shape == (batch.tokens, 320 if family in DECODERS else 32)
+
+
+@pytest.mark.parametrize(("method", "family"), CASES)
+def test_starts_at_base(method: str, family: str) -> None:
+    batch = batch_of(make_rows())
+    tuned, base = attached(method, family), attached("full", base=base_of(method, family))
+    same = gap(says(tuned, batch), says(base, batch)) <= 1e-6
+    assert same or not method_called(method).starts_at_base
+
+
+@pytest.mark.parametrize(("method", "family"), CASES)
+def test_packed_is_each_row_alone(method: str, family: str) -> None:
+    """max|difference| / max|logit| <= 1e-5 in fp32; and transformers' own padded forward says the same."""
+    model, rows = attached(method, family), make_rows()
+    stir(model)
+    batch = batch_of(rows)
+    packed = says(model, batch)
+    for k, (start, end) in enumerate(zip(batch.bounds, batch.bounds[1:])):
+        row = rows[batch.row_ids[k]]
+        assert gap(packed[start:end], says(model, batch_of([row]))) <= 1e-5
+        plain = says_plainly(model, row["input_ids"])
+        assert gap(packed[start:end], plain) <= 1e-5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_row_does_not_feel_its_neighbours(method: str) -> None:
+    """Changing row A's tokens (not its length) leaves row B's loss and gradient bit-equal."""
+
+    def loss_and_gradient(rows: list[dict]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        model = attached(method)
+        stir(model)
+        batch = batch_of(rows)
+        b = batch.row_ids.index(3)
+        counts = [int((batch.labels[s:e] != -100).sum()) for s, e in zip(batch.bounds, batch.bounds[1:])]
+        loss = -model.logprobs(batch).split(counts)[b].sum()
+        loss.backward()
+        return loss.detach(), {name: p.grad for name, p in model.trainable().items() if p.grad is not None}
+
+    rows = make_rows()
+    other = [dict(row) for row in rows]
+    other[0] = {**rows[0], "input_ids": [(i * 7) % 300 + 3 for i in rows[0]["input_ids"]]}
+    (loss, grads), (loss2, grads2) = loss_and_gradient(rows), loss_and_gradient(other)
+    assert torch.equal(loss, loss2)
+    assert grads.keys() == grads2.keys() and grads
+    assert all(torch.equal(grads[name], grads2[name]) for name in grads)
+
+
+@pytest.mark.parametrize(("method", "family"), CASES)
+def test_only_the_attachment_learns(method: str, family: str) -> None:
+    """Within three steps every trainable tensor gets a gradient and moves; nothing else changes a bit."""
+    model, batch = attached(method, family), batch_of(make_rows())
+    before = {name: p.detach().clone() for name, p in model.model.named_parameters()}
+    mine = model.trainable()
+    optimizer = torch.optim.SGD(mine.values(), lr=0.1)
+    touched: set[str] = set()
+    for _ in range(3):
+        loss_of(model, batch).backward()
+        touched |= {name for name, p in mine.items() if p.grad is not None and p.grad.abs().sum() > 0}
+        optimizer.step()
+        optimizer.zero_grad()
+    assert touched == set(mine)
+    for name, p in model.model.named_parameters():
+        no_pull = name.endswith("key.bias")  # softmax does not feel it: its gradient is rounding
+        assert torch.equal(p, before[name]) == (name not in mine) or (name in mine and no_pull), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_off_is_base_and_on_is_as_before(method: str) -> None:
+    model, batch = attached(method), batch_of(make_rows())
+    stir(model)
+    if model.attachment.set_enabled is None:
+        pytest.skip(f"{method} declares that it cannot be switched off")
+    tuned, base = says(model, batch), says(attached("full", base=base_of(method)), batch)
+    with model.reference():
+        assert torch.equal(says(model, batch), base)
+    assert torch.equal(says(model, batch), tuned)
+    assert gap(tuned, base) > 1e-3
+
+
+@pytest.mark.parametrize(("method", "family"), CASES)
+def test_what_is_saved_is_all(method: str, family: str) -> None:
+    """Trainable tensors and buffers, put into a fresh model, give the same logits to the bit."""
+    model, batch = attached(method, family), batch_of(make_rows())
+    stir(model)
+    kept = {name: p.detach().clone() for name, p in model.trainable().items()}
+    kept |= {f"buffer.{name}": b.clone() for name, b in model.buffers().items()}
+    fresh = attached(method, family)
+    load_weights(fresh, kept)
+    assert torch.equal(says(fresh, batch), says(model, batch))
+
+
+@pytest.mark.parametrize(("method", "family"), CASES)
+def test_merging_changes_no_answer(method: str, family: str) -> None:
+    """<= 1e-4, and what is left is a plain model."""
+    model, batch = attached(method, family), batch_of(make_rows())
+    stir(model)
+    if model.attachment.merge is None:
+        pytest.skip(f"{method} declares that it cannot be merged")
+    tuned = says(model, batch).detach()
+    model.attachment.merge()
+    assert gap(says(model, batch), tuned) <= 1e-4
+    assert set(model.model.state_dict()) == set(make_model(family).state_dict())
+
+
+@pytest.mark.parametrize(("method", "family"), WRITING)
+def test_cached_writing_is_plain_writing(method: str, family: str) -> None:
+    """generate() with its cache, left-padded in a batch, writes what one forward a token would."""
+    model = attached(method, family)
+    stir(model)
+    prompts = [[5, 9, 30, 7], [11, 12, 13, 14, 15, 16, 17]]
+    written = model.generate(prompts, max_new_tokens=6)
+    for prompt, answer in zip(prompts, written):
+        ids = list(prompt)
+        for _ in range(6):
+            row = {"input_ids": ids, "labels": [-100] * len(ids)}
+            token = int(says(model, batch_of([row]))[-1].argmax())
+            if token == 2:
+                break
+            ids.append(token)
+        assert answer == ids[len(prompt) :]
+
+
+@pytest.mark.parametrize(("method", "family"), CASES)
+def test_peft_gives_the_same_logits(method: str, family: str, tmp_path) -> None:
+    """Our adapter in PEFT, and PEFT's in ours: <= 1e-5."""
+    from peft import PeftModel
+
+    from weitiao.model.adapters.peft_format import load_adapter, read_adapter_config, save_adapter
+
+    model, batch = attached(method, family), batch_of([make_rows()[3]])
+    stir(model)
+    if not save_adapter(model.attachment, tmp_path / "adapter", "base"):
+        pytest.skip(f"PEFT has no format for {method}")
+    peft = PeftModel.from_pretrained(base_of(method, family), tmp_path / "adapter")
+    out = peft(input_ids=batch.input_ids[None])
+    theirs = (out.logits if family in DECODERS else out.last_hidden_state)[0, -batch.tokens :].float()  # no soft prompts
+    assert gap(says(model, batch), theirs) <= 1e-5
+
+    peft.save_pretrained(tmp_path / "back")
+    config = read_adapter_config(tmp_path / "back")
+    again = method_of(config)
+    fresh = attached(again.name, base=base_of(method, family), **again.model_dump())
+    load_adapter(fresh.attachment, tmp_path / "back")
+    assert gap(says(fresh, batch), theirs) <= 1e-5

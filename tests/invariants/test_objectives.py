@@ -1,0 +1,133 @@
+"""Every objective keeps every law. A new file in objective/ is tested without a new line here."""
+
+from typing import Any
+
+import pytest
+import torch
+from laws import attached, batch_of, stir
+
+from conftest import aim, chat_rows, make_tokenizer, make_wordpieces, tried
+from weitiao.core.batch import IGNORE, pack
+from weitiao.core.example import Chat, ExtractiveQA, Pair, SourceTarget, Task, Text, TextLabel, TextScore, TokenTags, Turn
+from weitiao.core.recipe import ComponentField
+from weitiao.core.registry import find, find_module, names
+from weitiao.core.trainable_model import TrainableModel
+from weitiao.data.tokenization import ChatProcessor
+from weitiao.data.word_units import units_of
+from weitiao.pipeline.trained import heads_for, output_head
+from weitiao.plan.resolve import choose_step
+from weitiao.train.distributed import Distributed
+
+OBJECTIVES = names("objective")
+EXAMPLES = {
+    Text: [Text("the quick brown fox " * (i + 1)) for i in range(8)],
+    TextLabel: [TextLabel("the quick brown fox " * (i + 1), ("abc"[i % 3],)) for i in range(8)],
+    TextScore: [TextScore("the quick brown fox " * (i + 1), (float(i * i),), "lazy dog") for i in range(8)],
+    ExtractiveQA: [
+        ExtractiveQA("what asks", f"{'the fox ' * i}asks paris", ((8 * i + 5, "paris"),) * (i % 3 > 0)) for i in range(8)
+    ],
+    TokenTags: [
+        TokenTags("the fox " * (i + 1), tuple(units_of("the fox " * (i + 1))), ("O", "B-who") * (i + 1)) for i in range(8)
+    ],
+    Pair: [
+        Pair("the quick brown fox " * (i + 1), f"jumps over {i}", tuple(f"dog {i} {k}" for k in range(1 + i % 3)))
+        for i in range(8)
+    ],
+    Chat: [Chat(tuple(Turn(**turn) for turn in row["messages"])) for row in chat_rows(8)],
+}
+
+
+EXAMPLES[Task] = [Task("number" if i % 2 else "kind", EXAMPLES[TextScore if i % 2 else TextLabel][i]) for i in range(8)]
+EXAMPLES[SourceTarget] = [SourceTarget("the quick brown fox " * (i + 1), f"jumps {'over ' * (i % 3)}{i}") for i in range(8)]
+LIKELIHOODS = [name for name in OBJECTIVES if aim(name).is_nll]
+
+
+def fitted(name: str) -> Any:
+    objective = aim(name)
+    return objective.fit(EXAMPLES[objective.example_type])
+
+
+def rows_of(objective: Any) -> list[dict]:
+    processor = ChatProcessor.make(make_wordpieces() if objective.needs_mlm_head else make_tokenizer())
+    return [row for x in EXAMPLES[objective.example_type] for row in objective.rows(x, processor)]
+
+
+def model_for(objective: Any, method: str) -> TrainableModel:
+    model = attached(method, "t5" if objective.encoder_decoder else "bert" if objective.needs_mlm_head else "llama")
+    if not objective.generative:
+        model.attachment.trainable -= output_head(model.model)
+    torch.manual_seed(3)
+    model.heads = torch.nn.ModuleDict(heads_for(model.model, objective)[0])
+    if objective.needs_mlm_head:
+        model.processor = ChatProcessor.make(make_wordpieces())
+    stir(model)
+    return model
+
+
+def test_the_folder_was_seen() -> None:
+    assert {"causal_lm", "sft"} <= set(OBJECTIVES)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_counts_are_what_the_loss_sums(name: str) -> None:
+    """The loss is a sum: by hand, minus the log-probability of every label, and as many as counted."""
+    objective = fitted(name)
+    batch, model = batch_of(rows_of(objective)), model_for(objective, "lora")
+    supervised = batch.labels != IGNORE
+    assert objective.counts(batch) == {name: float(supervised.sum())}
+    by_hand = -model.logits(batch).log_softmax(-1)[supervised].gather(1, batch.labels[supervised][:, None]).sum()
+    assert torch.allclose(objective.loss(model, batch).totals[name], by_hand, rtol=1e-5)
+    by_row = objective.segment_losses(model, batch)
+    assert sum(count for _, count in by_row) == float(supervised.sum())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_rows_of_a_batch_add_up(name: str) -> None:
+    """Each row's own loss and count add up to the batch's."""
+    objective = fitted(name)
+    batch, model = batch_of(rows_of(objective)), model_for(objective, "lora")
+    by_row = objective.segment_losses(model, batch)
+    assert len(by_row) == len(batch.lengths)
+    totals = objective.loss(model, batch).totals
+    assert objective.counts(batch).keys() == totals.keys()
+    assert sum(count for _, count in by_row) == pytest.approx(sum(objective.counts(batch).values()))
+    assert sum(total for total, _ in by_row) == pytest.approx(sum(float(x.detach()) for x in totals.values()), rel=1e-5)
+
+
+PAIRS = [(name, method) for name in OBJECTIVES for method in names("method") if not aim(name).batch_coupled]
+PAIRS = [
+    (name, method) for name, method in PAIRS if find("method", method).encoder_decoder or not aim(name).encoder_decoder
+]  # pyright: ignore
+
+
+@pytest.mark.parametrize(("name", "method"), PAIRS)
+def test_accumulation_is_exact(name: str, method: str) -> None:
+    """1 x 8 = 2 x 4 = 8 x 1 = uneven: ||difference|| / ||gradient|| <= 1e-6 in fp32 (a likelihood: in each tensor)."""
+    objective = fitted(name)
+    rows = rows_of(objective)
+    take = find_module("step", choose_step(ComponentField("method").read(tried(method)), objective)).take  # pyright: ignore
+    assert len({len(row["input_ids"]) for row in rows}) > 2, "rows must be of unequal length"
+    found = []
+    for sizes in ((8,), (4, 4), (2, 2, 2, 2), (1,) * 8, (5, 1, 2)):
+        model, at, window = model_for(objective, method), 0, []
+        for size in sizes:
+            window.append(pack(rows[at : at + size], range(at, at + size)))  # pyright: ignore
+            at += size
+        taken = take(model, objective, window, Distributed(torch.device("cpu")))
+        found.append((taken, {n: p.grad for n, p in model.trainable().items()}))
+    first, gradients = found[0]
+    for taken, other in found[1:]:
+        assert (taken.tokens, taken.supervised) == (first.tokens, first.supervised)
+        assert taken.loss == pytest.approx(first.loss, rel=1e-6)
+        gaps = {tensor: (other[tensor] - g).norm() for tensor, g in gradients.items()}  # pyright: ignore
+        whole = torch.stack([g.norm() for g in gradients.values()]).norm()  # pyright: ignore
+        # scores held against each other, or one number a row: gradients that nearly cancel
+        rounding = 1e-6 if objective.is_nll and not objective.repacks_segments else 3e-6
+        assert torch.stack(list(gaps.values())).norm() <= rounding * whole
+        # one label a row leaves some tensors a gradient that is a small difference of large ones
+        most = 1e-6 if objective.is_nll else 1e-5
+        # key biases: softmax sees no shift of all scores, so their gradient is nought but for rounding
+        nearly_nought = objective.needs_mlm_head or objective.encoder_decoder or not objective.is_nll
+        least = 3e-8 * whole if nearly_nought else 0.0
+        for tensor, g in gradients.items():
+            assert gaps[tensor] <= most * g.norm() + least, tensor  # pyright: ignore

@@ -1,0 +1,296 @@
+"""What holds for every regularizer: at strength nought it is not there, rows count the same however they are batched,
+what it adds is what its paper says, and a stopped run goes on to the bit."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from laws import CLASSES, attached, batch_of, make_rows, stir
+from test_resume import assert_equal, everything, stop_at
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from conftest import write_jsonl
+from weitiao.core.batch import IGNORE, Batch, select_segments
+from weitiao.core.errors import Interrupted, RecipeError
+from weitiao.core.objective import Objective
+from weitiao.core.recipe_file import make_recipe
+from weitiao.core.registry import find, find_module, names
+from weitiao.core.regularizer import Regularized, Regularizer, regularized
+from weitiao.core.trainable_model import HEAD, TrainableModel
+from weitiao.plan.resolve import refuse_regularizers
+from weitiao.train.distributed import Distributed
+
+EVERY = names("regularizer")
+STRENGTH = {"r_drop": "alpha", "neftune": "alpha", "fgm": "weight", "kl_to_base": "beta", "l2_sp": "alpha", "mixout": "p"}
+METHODS = {"l2_sp": "full", "mixout": "full"}
+FAMILIES = ("llama", "bert")
+
+
+def part(name: str, **settings: float) -> Regularizer:
+    return find("regularizer", name)(**settings)  # pyright: ignore
+
+
+def put_together(name: str, family: str) -> tuple[TrainableModel, Objective, Batch]:
+    """A tiny model, stirred, an objective that it can learn, and rows for it; skipped where the two cannot be joined."""
+    objective: Objective = CLASSES if family == "bert" else find("objective", "sft")()  # pyright: ignore
+    method = METHODS.get(name, "lora")
+    if why := part(name).refuse(objective, find("method", method)()):  # pyright: ignore
+        pytest.skip(why)
+    model = attached(method, family)
+    batch = batch_of(make_rows())
+    if family == "bert":
+        labels = torch.full_like(batch.labels, IGNORE)
+        labels[torch.tensor(batch.bounds[1:]) - 1] = torch.arange(len(batch.lengths)) % 3
+        batch = replace(batch, labels=labels)
+        objective = objective.model_copy(update={"dropout": 0.0})
+    if method == "full":
+        part(name).begin(model)
+    stir(model)
+    return model, objective, batch
+
+
+def joined(model: TrainableModel, objective: Objective, *parts: Regularizer) -> Objective:
+    """The objective with them; the model's beginning is already kept."""
+    kept = model.initial_weights
+    learnt = regularized(objective, parts, model)
+    model.initial_weights = kept
+    assert isinstance(learnt, Regularized)
+    return learnt
+
+
+def gradients(model: TrainableModel, objective: Objective, batches: list[Batch]) -> dict[str, Tensor]:
+    """Of the mean over all batches, as the loop takes it."""
+    count = sum(sum(objective.counts(batch).values()) for batch in batches)
+    for batch in batches:
+        (sum(objective.loss(model, batch).totals.values()) / count).backward()  # pyright: ignore
+    found = {n: p.grad.clone() for n, p in model.trainable().items() if p.grad is not None}
+    model.model.zero_grad()
+    model.heads.zero_grad()
+    return found
+
+
+def far(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    assert a.keys() == b.keys()
+    whole = torch.cat([x.flatten() for x in b.values()]).norm()
+    return float(torch.cat([(a[n] - b[n]).flatten() for n in a]).norm() / whole)
+
+
+def test_every_regularizer_is_here() -> None:
+    assert set(EVERY) == set(STRENGTH) and len(EVERY) >= 5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
+def test_at_strength_nought_it_is_not_there(name: str, family: str) -> None:
+    model, objective, batch = put_together(name, family)
+    off = {STRENGTH[name]: 0.0, **({"beta": 0.0} if name == "l2_sp" else {})}
+    with_it = gradients(model, joined(model, objective, part(name, **off)), [batch])
+    assert far(with_it, gradients(model, objective, [batch])) < 1e-6
+    strength = {"fgm": {"radius": 1.0, "weight": 1.0}, "mixout": {"p": 0.5}}
+    strong = part(name, **strength.get(name, {STRENGTH[name]: 2.0}))
+    model.model.train()
+    for module in model.model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.2
+    dropping = objective.model_copy(update={"dropout": 0.2}) if family == "bert" else objective
+    torch.manual_seed(0)
+    alone = gradients(model, dropping, [batch])
+    torch.manual_seed(0)
+    if name != "r_drop" or family == "bert":  # a Llama has no dropout: both passes are one
+        assert far(gradients(model, joined(model, dropping, strong), [batch]), alone) > 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", [x for x in EVERY if x not in ("neftune", "mixout")])  # their noise is each batch's own
+def test_rows_count_the_same_however_they_are_batched(name: str, family: str) -> None:
+    model, objective, batch = put_together(name, family)
+    learnt = joined(model, objective, part(name))
+    parts = [select_segments(batch, [0, 2]), select_segments(batch, [1]), select_segments(batch, [3, 4, 5])]
+    assert far(gradients(model, learnt, parts), gradients(model, learnt, [batch])) < 1e-5
+
+
+@pytest.mark.parametrize("direction", ["reverse", "forward"])
+def test_kl_to_base_is_torch_s(direction: str) -> None:
+    model, objective, batch = put_together("kl_to_base", "llama")
+    base = attached("lora")
+    with torch.no_grad():
+        here = batch.labels != IGNORE
+        p, q = (m.logits(batch)[here].log_softmax(-1) for m in (model, base))
+        expected = F.kl_div(q, p, reduction="sum", log_target=True)  # KL(p || q)
+        if direction == "forward":
+            expected = F.kl_div(p, q, reduction="sum", log_target=True)
+        asked = find("regularizer", "kl_to_base")(beta=0.5, direction=direction)  # pyright: ignore
+        loss = joined(model, objective, asked).loss(model, batch)
+        plain = objective.loss(model, batch)
+    assert float(loss.totals["sft"] - plain.totals["sft"]) == pytest.approx(0.5 * float(expected), rel=1e-4)
+    assert loss.notes["kl_to_base"] > 0
+    with torch.no_grad():
+        assert joined(base, objective, asked).loss(base, batch).notes["kl_to_base"] == pytest.approx(0, abs=1e-4)
+
+
+def test_r_drop_is_its_formula() -> None:
+    model, objective, batch = put_together("r_drop", "bert")
+    objective = objective.model_copy(update={"dropout": 0.5})
+    model.model.train()
+    torch.manual_seed(7)
+    loss = joined(model, objective, part("r_drop", alpha=2.0)).loss(model, batch).totals["classification"]
+    torch.manual_seed(7)
+    p, q = (objective.log_probs(model, batch) for _ in range(2))
+    right = objective.held(batch).argmax(1)  # pyright: ignore
+    nll = (F.nll_loss(p, right, reduction="sum") + F.nll_loss(q, right, reduction="sum")) / 2
+    apart = F.kl_div(q, p, reduction="sum", log_target=True) + F.kl_div(p, q, reduction="sum", log_target=True)
+    assert float(apart.detach()) > 0.01
+    assert float(loss.detach()) == pytest.approx(float((nll + 2.0 / 4 * apart).detach()), rel=1e-5)
+
+
+def test_the_noise_of_neftune_is_as_long_as_a_row_asks() -> None:
+    model, _, batch = put_together("neftune", "llama")
+    seen: list[Tensor] = []
+    real = model.embedding_as
+
+    def watched(change, batch):
+        def watching(embedded: Tensor, row: Tensor) -> Tensor:
+            noisy = change(embedded, row)
+            seen.append((noisy - embedded).flatten(0, -2))
+            return noisy
+
+        return real(watching, batch)
+
+    model.embedding_as = watched  # pyright: ignore
+    joined(model, find("objective", "sft")(), part("neftune", alpha=5.0)).loss(model, batch)  # pyright: ignore
+    (noise,) = seen
+    for a, b in zip(batch.bounds, batch.bounds[1:]):
+        bound = 5.0 / ((b - a) * 32) ** 0.5
+        assert 0.8 * bound < float(noise[a:b].abs().max()) <= bound * 1.0001
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("method", ["lora", "prompt_tuning"])
+def test_fgm_moves_each_row_by_its_radius_to_where_the_loss_is_larger(steps: int, method: str) -> None:
+    model, batch = attached(method), batch_of(make_rows())
+    stir(model)
+    objective: Objective = find("objective", "sft")()  # pyright: ignore
+    asked = part("fgm", radius=0.3, steps=steps)
+    virtual_tokens, moves = len(model.attachment.virtual_tokens()), []
+    climb = type(asked)._climb  # pyright: ignore
+    move = None
+    for _ in range(steps):
+        move = climb(asked, model, batch, lambda: objective.loss(model, batch), move)
+    moves = move.flatten(0, -2).split([n + virtual_tokens for n in batch.lengths])  # pyright: ignore
+    lengths = [float(x.norm()) for x in moves]
+    assert all(n <= 0.3 * 1.0001 for n in lengths) and max(lengths) > 0.29
+    loss = joined(model, objective, asked).loss(model, batch)
+    assert loss.notes["fgm"] > float(objective.loss(model, batch).totals["sft"].detach())
+
+
+def test_l2_sp_draws_back_to_the_base() -> None:
+    model, objective, batch = put_together("l2_sp", "llama")
+    base = {n: p.clone() for n, p in attached("full").trainable().items()}
+    loss = joined(model, objective, part("l2_sp", alpha=0.5)).loss(model, batch)
+    way = sum(float((p - base[n]).square().sum()) for n, p in model.trainable().items())
+    count = sum(objective.counts(batch).values())
+    plain = float(objective.loss(model, batch).totals["sft"])
+    assert float(loss.totals["sft"]) - plain == pytest.approx(0.25 * way * count, rel=1e-4)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "gemma2"])  # whose head is scored once more in the backward pass
+def test_mixout_is_its_formula(family: str) -> None:
+    """The loss is that of a model with the mixed weights, and its gradient goes through them (eq. 5)."""
+    model, objective, batch = put_together("mixout", family)
+    weights, base = model.trainable(), model.initial_weights
+    torch.manual_seed(3)
+    masks = {n: torch.rand_like(w) < 0.4 for n, w in weights.items() if not n.startswith(HEAD)}
+    torch.manual_seed(3)
+    learnt = joined(model, objective, part("mixout", p=0.4))
+    found, value = gradients(model, learnt, [batch]), None
+    own = {n: w.detach().clone() for n, w in weights.items()}
+    assert all(torch.equal(w, own[n]) for n, w in model.trainable().items()), "the weights themselves stay"
+    with torch.no_grad():
+        for n, m in masks.items():
+            weights[n].copy_((torch.where(m, base[n], own[n]) - 0.4 * base[n]) / 0.6)
+    by_hand = gradients(model, objective, [batch])
+    for n, m in masks.items():
+        by_hand[n] = by_hand[n] * (~m) / 0.6
+    value = float(sum(objective.loss(model, batch).totals.values()))
+    with torch.no_grad():
+        for n, w in weights.items():
+            w.copy_(own[n])
+    torch.manual_seed(3)
+    assert float(sum(learnt.loss(model, batch).totals.values())) == pytest.approx(value, rel=1e-5)
+    assert far(found, by_hand) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"regularizers": "mixout"}, "mixout: lora learns a change beside the base's weights, whose own dropout"),
+        (
+            {"regularizers": "mixout", "method": "full", "train": {"gradient_checkpointing": "on"}},
+            "gradient checkpointing runs layers",
+        ),
+        ({"regularizers": ["kl_to_base", "mixout"], "method": "ln_tuning"}, "mixout: .* kl_to_base would compare"),
+        ({"regularizers": ["mixout", "r_drop"], "method": "full"}, "mixout: .* r_drop would compare"),
+        ({"regularizers": "l2_sp"}, "l2_sp: lora learns a change beside the base's weights"),
+        ({"regularizers": ["kl_to_base"], "objective": "classification"}, "the head of classification is new"),
+        ({"regularizers": "neftune", "objective": "embedding"}, "neftune: embedding packs its texts anew"),
+        (
+            {"regularizers": "l2_sp", "method": "full", "objective": {"name": "embedding", "gradient_cache": 8}},
+            "embedding takes its steps in its own way .gradient_cache.",
+        ),
+    ],
+)
+def test_what_cannot_be_joined_is_said(changes: dict, words: str) -> None:
+    recipe = make_recipe({"base": "b", "data": "d", "out": "o", **changes})
+    with pytest.raises(RecipeError, match=words):
+        refuse_regularizers(recipe)
+
+
+@pytest.mark.parametrize("written", [["neftune", "neftune"], "r_dorp", [{"name": "r_drop", "alpha": -1}]])
+def test_what_is_wrongly_written_is_said(written: object) -> None:
+    with pytest.raises(RecipeError, match="regularizers"):
+        make_recipe({"base": "b", "data": "d", "out": "o", "regularizers": written})
+
+
+def test_what_is_noted_is_of_the_window_and_a_supervised_token() -> None:
+    """However the rows are batched; what l2_sp adds is the same for any number of tokens."""
+    model, objective, batch = put_together("l2_sp", "llama")
+    learnt, way = joined(model, objective, part("l2_sp", alpha=0.5)), 0.0
+    for name, weight in model.trainable().items():
+        way += 0.25 * float((weight - model.initial_weights[name]).detach().square().sum())
+    for window in (
+        [batch],
+        [select_segments(batch, [0, 2]), select_segments(batch, [1]), select_segments(batch, [3, 4, 5])],
+    ):
+        taken = find_module("step", "accumulate").take(model, learnt, window, Distributed(torch.device("cpu")))
+        assert taken.notes["l2_sp"] == pytest.approx(way, rel=1e-4)
+
+
+def test_stopped_and_resumed_to_the_bit(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = {
+        "regularizers": [{"name": "neftune", "alpha": 3}, {"name": "fgm", "radius": 0.1}, "kl_to_base", "r_drop"],
+        "method": {"name": "lora", "rank": 4, "dropout": 0.2},
+        "train": {"steps": 5, "batch_size": 8, "micro_batch_tokens": 70, "save_every": 2},
+    }
+    whole = quick(**shape, out=str(tmp_path / "whole"))
+    lines = [x for x in whole.events("step")]
+    assert all({"fgm", "kl_to_base", "r_drop"} <= x.keys() for x in lines) and lines[-1]["kl_to_base"] > 0
+    with stop_at(3, monkeypatch), pytest.raises(Interrupted):
+        quick(**shape, out=str(tmp_path / "stopped"))
+    assert_equal(everything(quick(again=True, **shape, out=str(tmp_path / "stopped"))), everything(whole))
+
+
+def test_l2_sp_resumed_still_knows_where_it_began(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = {"regularizers": [{"name": "l2_sp", "alpha": 1.0}], "method": "full", "train": {"steps": 4, "save_every": 1}}
+    whole = quick(**shape, out=str(tmp_path / "whole"))
+    with stop_at(2, monkeypatch), pytest.raises(Interrupted):
+        quick(**shape, out=str(tmp_path / "stopped"))
+    assert_equal(everything(quick(again=True, **shape, out=str(tmp_path / "stopped"))), everything(whole))
+
+
+def test_with_a_head(quick, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": f"the fox {i}", "label": i % 2} for i in range(24)])
+    shape = {"base": str(tiny_folders["bert"]), "data": [{"path": str(rows)}], "objective": "classification"}
+    run = quick(**shape, regularizers=["r_drop", "fgm", "neftune"], evaluate={"samples": 1})
+    assert run.status == "finished" and all(x["r_drop"] > 0 for x in run.events("step"))

@@ -1,0 +1,106 @@
+"""Runs that are harmed, over several seeds: guarded they end as the clean run does, unguarded they are visibly worse.
+
+Three harms: five batches with answers of random tokens; a learning rate 200 times too high for five steps; rows of the
+data file itself that hold garbage. Tiny model, clipping off where a clip would hide the harm.
+"""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_guard import LONG, blown_up, dirty_positions, events, final_loss
+
+from conftest import chat_rows, write_jsonl
+from weitiao.core.batch import Row
+from weitiao.core.run import Run
+from weitiao.data.loader import Loader
+
+DIRTY = {110, 112, 114, 140, 156}
+POISONED = {50, 72, 90, 111, 124, 139, 150, 156}
+FULL: dict[str, Any] = {"method": "full", "train": {**LONG, "learning_rate": 2e-3}}
+UNCLIPPED: dict[str, Any] = {"method": "full", "train": {**LONG, "learning_rate": 2e-3, "max_grad_norm": None}}
+
+
+@pytest.fixture(params=[1, 2, 3], ids=lambda seed: f"seed-{seed}")
+def seed(request: pytest.FixtureRequest) -> int:
+    """Of the recipe; the short form takes the second alone, for tests/invariants has the first."""
+    if request.param != 2 and not request.config.getoption("--full"):
+        pytest.skip("one seed is enough for the short form")
+    return request.param
+
+
+def guarded(shape: dict[str, Any], guard: str) -> dict[str, Any]:
+    return {**shape, "train": {**shape["train"], "guard": guard}}
+
+
+def worse(run: Run, clean: Run) -> float:
+    """By how much the validation loss at the end is above the clean run's, as a share."""
+    return final_loss(run) / final_loss(clean) - 1
+
+
+def tell(figure: Any, harm: str, asked: float, runs: dict[str, Run]) -> tuple[float, float]:
+    on, off = (worse(runs[guard], runs["clean"]) for guard in ("on", "off"))
+    returns = len(events(runs["on"], "rollback"))
+    measured = f"{on:+.2%} guarded ({returns} returns), {off:+.1%} unguarded"
+    figure(f"{harm}: validation loss against the clean run", f"within {asked:.0%} guarded", measured, 1)
+    assert returns <= 2
+    return on, off
+
+
+def test_five_dirty_batches(quick, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure) -> None:
+    runs = {"clean": quick(**UNCLIPPED, seed=seed, out=str(tmp_path / "clean"))}
+    for guard in ("on", "off"):
+        with monkeypatch.context() as patch:
+            dirty_positions(patch, DIRTY)
+            runs[guard] = quick(**guarded(UNCLIPPED, guard), seed=seed, out=str(tmp_path / guard))
+    assert {x["position"] - 1 for x in events(runs["on"], "skipped")} == DIRTY
+    on, off = tell(figure, f"five dirty batches, seed {seed}", 0.01, runs)
+    assert abs(on) <= 0.01 and off > 0.03
+
+
+@pytest.mark.parametrize("shape", [{"train": LONG}, FULL], ids=["lora", "full"])
+def test_a_rate_200_times_too_high(
+    quick, shape: dict[str, Any], seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure
+) -> None:
+    runs = {"clean": quick(**shape, seed=seed, out=str(tmp_path / "clean"))}
+    for guard in ("on", "off"):
+        with monkeypatch.context() as patch:
+            blown_up(patch, begin=80)
+            runs[guard] = quick(**guarded(shape, guard), seed=seed, out=str(tmp_path / guard))
+    on, off = tell(figure, f"rate x 200 for five steps, {shape.get('method', 'lora')}, seed {seed}", 0.03, runs)
+    assert on <= 0.03 and off > 0.1
+
+
+def test_poisoned_rows(quick, seed: int, tmp_path: Path, figure) -> None:
+    """Eight rows of 640 hold garbage, met after the first 32 steps, from which the guard learns what is usual; validated
+    on rows that are sound."""
+    rows, dice = chat_rows(640), random.Random(seed)
+    held = write_jsonl(tmp_path / "held.jsonl", chat_rows(700)[660:])
+    files = {"clean": write_jsonl(tmp_path / "clean.jsonl", rows)}
+    order = Loader(Unread(640), seed, batch_size=4).epoch(0)
+    for row in (rows[order[step][0]] for step in POISONED):
+        row["messages"][1]["content"] = "".join(chr(dice.randrange(0x4E00, 0x9FA5)) for _ in range(40))
+    files["poisoned"] = write_jsonl(tmp_path / "poisoned.jsonl", rows)
+    runs, shape = {}, {**UNCLIPPED, "validation": {"path": str(held)}, "seed": seed}
+    for name, file, guard in (("clean", "clean", "on"), ("on", "poisoned", "on"), ("off", "poisoned", "off")):
+        data = [{"path": str(files[file])}]
+        runs[name] = quick(**guarded(shape, guard), data=data, out=str(tmp_path / name))
+    assert not events(runs["clean"], "skipped")
+    assert {x["position"] - 1 for x in events(runs["on"], "skipped")} >= POISONED
+    on, off = tell(figure, f"poisoned rows, seed {seed}", 0.01, runs)
+    assert on <= 0.01 and off > 0.03
+
+
+class Unread:
+    """Rows of which only the number is known; their order needs no more."""
+
+    def __init__(self, count: int) -> None:
+        self.lengths = self.row_ids = np.zeros(count, int)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, i: int) -> Row:
+        raise NotImplementedError

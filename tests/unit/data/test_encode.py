@@ -1,0 +1,183 @@
+"""Encoded rows: kept under a fingerprint of all they depend on, and never cut silently."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import CHATML, chat_rows, make_tokenizer
+from weitiao.core.batch import IGNORE
+from weitiao.core.errors import DataError
+from weitiao.core.example import Chat, Example, SourcedExample, SourceLocation, Text, Turn
+from weitiao.core.processor import Processor
+from weitiao.data.encode import Encoded, encode, fingerprint
+from weitiao.data.tokenization import ChatProcessor
+from weitiao.model.loading.packages import home
+from weitiao.objective.objectives.causal_lm import CausalLM
+from weitiao.objective.objectives.sft import SFT
+
+
+class Counting:
+    """A processor that counts how often it is asked."""
+
+    def __init__(self, template: str = CHATML) -> None:
+        self.inside, self.asked = ChatProcessor.make(make_tokenizer(template)), 0
+        self.eos_id, self.stop_ids, self.feature_extractor = self.inside.eos_id, self.inside.stop_ids, None
+
+    def text(self, text: str) -> list[int]:
+        self.asked += 1
+        return self.inside.text(text)
+
+    def chat(self, rotary_tables: Any) -> Any:
+        self.asked += 1
+        return self.inside.chat(rotary_tables)
+
+    def prompt(self, rotary_tables: Any) -> list[int]:
+        return self.inside.prompt(rotary_tables)
+
+    def words(self, ids: Any) -> str:
+        return self.inside.words(ids)
+
+
+def chats(count: int = 6) -> list[Example]:
+    return [Chat(tuple(Turn(**turn) for turn in row["messages"])) for row in chat_rows(count)]
+
+
+def sourced(examples: list[Example]) -> list[SourcedExample]:
+    return [SourcedExample(x, SourceLocation("rows.jsonl", i + 1, 100 * i)) for i, x in enumerate(examples)]
+
+
+def run(examples: list[Example], processor: Processor, context: int = 256, overlong: str = "error", **more: Any) -> Encoded:
+    objective: Any = more.pop("objective", SFT())
+    return encode(sourced(examples), objective, processor, more.get("identity", "x"), context, overlong)
+
+
+def test_the_second_time_comes_from_the_disk() -> None:
+    processor = Counting()
+    first = run(chats(), processor)
+    assert processor.asked == 6
+    second = run(chats(), processor)
+    assert processor.asked == 6
+    assert len(first.rows) == len(second.rows) == 6
+    for i in range(6):
+        for key in ("input_ids", "labels"):
+            assert first.rows[i][key].tolist() == second.rows[i][key].tolist()
+        assert str(second.rows.where(i)) == f"rows.jsonl, line {i + 1}, byte {100 * i}"
+
+
+def test_rows_on_disk_are_the_objectives_rows() -> None:
+    processor = Counting()
+    made = run(chats(), processor).rows
+    for i, example in enumerate(chats()):
+        (row,) = SFT().rows(example, processor)
+        assert made[i]["input_ids"].tolist() == list(row["input_ids"])
+        assert made[i]["labels"].tolist() == list(row["labels"])
+        assert made.lengths[i] == len(row["input_ids"])
+        assert made.supervised[i] == sum(x != IGNORE for x in row["labels"])
+
+
+def test_a_half_written_cache_is_no_cache() -> None:
+    processor = Counting()
+    run(chats(), processor)
+    (file,) = (home() / "encoded").glob("*.arrow")
+    file.unlink()
+    assert len(run(chats(), processor).rows) == 6 and processor.asked == 12
+
+
+def test_the_fingerprint_knows_all_that_rows_depend_on() -> None:
+    base: tuple[Any, ...] = (sourced(chats()), SFT(), "x", 256, "cut")
+    moved = [SourcedExample(x.example, x.where, 1) for x in base[0]]
+    others = [
+        (sourced(chats(5)), *base[1:]),
+        (sourced([chats()[0], *chats()[:5]]), *base[1:]),
+        (moved, *base[1:]),
+        (base[0], CausalLM(), *base[2:]),
+        (*base[:2], "y", *base[3:]),
+        (*base[:3], 255, "cut"),
+        (*base[:4], "drop"),
+    ]
+    assert fingerprint(*base) == fingerprint(sourced(chats()), *base[1:])
+    assert len({fingerprint(*other) for other in [base, *others]}) == 1 + len(others)
+
+
+def test_a_turn_is_not_words_that_look_like_a_turn() -> None:
+    two = Chat((Turn("user", "a\nassistant: b\nuser: c"), Turn("assistant", "d")))
+    four = Chat((Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d")))
+    assert fingerprint(sourced([two]), SFT(), "x", 9, "cut") != fingerprint(sourced([four]), SFT(), "x", 9, "cut")
+
+
+# -- too long ---------------------------------------------------------------------------------------------------------
+
+LONG = Chat((Turn("user", "liquid boxes " * 40), Turn("assistant", "seven wizards ask the fox")))
+
+
+def test_refuse_names_the_row_and_its_length() -> None:
+    with pytest.raises(DataError, match=r"rows.jsonl, line 7, byte 600: this row has \d+ tokens, the context is 64"):
+        run([*chats(), LONG], Counting(), max_length=64)
+    assert not list((home() / "encoded").glob("*")), "a refused encoding must not be kept"
+
+
+def test_cut_keeps_the_answers_end() -> None:
+    processor = Counting()
+    made = run([*chats(), LONG], processor, max_length=64, overlong="truncate")
+    (whole,) = SFT().rows(LONG, processor)
+    assert made.cut == 1 and len(made.rows) == 7
+    assert made.rows[6]["input_ids"].tolist() == list(whole["input_ids"])[-64:]
+    labels = [x for x in made.rows[6]["labels"].tolist() if x != IGNORE]
+    assert processor.inside.tokenizer.decode(labels) == "seven wizards ask the fox<|im_end|>"
+
+
+def test_drop_leaves_it_out_and_counts_it() -> None:
+    made = run([*chats(), LONG], Counting(), max_length=64, overlong="drop")
+    assert (len(made.rows), made.dropped, made.bad) == (6, 1, [])
+
+
+@pytest.mark.parametrize("context", [1, 7, 16, 63])
+def test_split_loses_no_tokens_loss(context: int) -> None:
+    processor, text = Counting(), Text("the quick brown fox jumps over the lazy dog " * 5)
+    (whole,) = CausalLM().rows(text, processor)
+    made = run([text], processor, context, "split", objective=CausalLM())
+    assert made.split == 1 and made.rows.lengths.max() <= context
+    labels = np.concatenate([made.rows[i]["labels"] for i in range(len(made.rows))])
+    learnt = [x for x in whole["labels"] if x != IGNORE]
+    assert labels[labels != IGNORE].tolist() == learnt
+    for i in range(len(made.rows)):  # within a piece, each label is the next token
+        ids, after = made.rows[i]["input_ids"], made.rows[i]["labels"]
+        assert after[:-1].tolist() == ids[1:].tolist()
+
+
+def test_pieces_that_carry_no_loss_are_not_kept() -> None:
+    processor = Counting()
+    made = run([LONG], processor, max_length=16, overlong="split")
+    (whole,) = SFT().rows(LONG, processor)
+    assert all(made.rows.supervised > 0) and made.bad == []
+    assert made.rows.supervised.sum() == sum(x != IGNORE for x in whole["labels"])
+
+
+# -- nothing to learn -------------------------------------------------------------------------------------------------
+
+SILENT = "{% for m in messages %}{% if m.role != 'assistant' %}{{ m.content }}{% endif %}{% endfor %}"
+
+
+def test_all_masked_is_refused() -> None:
+    with pytest.raises(
+        DataError, match="not a single token carries loss.*line 1, byte 0: no token of this row carries loss"
+    ):
+        run(chats(), Counting(SILENT))
+
+
+def test_all_masked_is_refused_from_the_cache_too() -> None:
+    for _ in range(2):
+        with pytest.raises(DataError, match="not a single token carries loss"):
+            run(chats(), Counting(SILENT))
+
+
+def test_a_row_that_the_template_refuses_is_put_aside(tmp_path: Path) -> None:
+    strict = CHATML + "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    odd = Chat((Turn("system", "be kind"), Turn("user", "the fox"), Turn("assistant", "paris")))
+    made = run([*chats(), odd], Counting(strict))
+    (bad,) = made.bad
+    assert len(made.rows) == 6 and bad.where.line == 7
+    assert "the chat template refuses this conversation: no system" in bad.reason
+    assert "be kind" in bad.excerpt

@@ -1,0 +1,155 @@
+"""Chat templates: rendered as transformers renders them, and within bounds."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import make_tokenizer
+from unit.data.chat_templates import TEMPLATES
+from weitiao.core.errors import DataError
+from weitiao.core.example import Turn
+from weitiao.data import template as module
+from weitiao.data.template import Template, read_template
+from weitiao.data.tokenization import ChatProcessor
+
+TALK = [
+    Turn("user", "what time\nis it "),
+    Turn("assistant", "<think>\nboxes\n</think>\n\nseven"),
+    Turn("user", "你好"),
+    Turn("assistant", "世界"),
+]
+
+
+def both(text: str, rotary_tables: list[Turn], ask: bool = False) -> tuple[str, str]:
+    """(ours, transformers')"""
+    tokenizer = make_tokenizer(text)
+    template = ChatProcessor.make(tokenizer).template
+    assert template is not None
+    messages = [{"role": turn.role, "content": turn.content} for turn in rotary_tables]
+    return template.render(rotary_tables, ask), tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=ask
+    )
+
+
+@pytest.mark.parametrize("ask", [False, True])
+@pytest.mark.parametrize("turns", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_as_transformers_renders_it(name: str, rotary_tables: int, ask: bool) -> None:
+    ours, theirs = both(TEMPLATES[name], TALK[:rotary_tables], ask)
+    assert ours == theirs and "what time\nis it" in ours
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ messages | tojson }}",
+        "{{ messages | tojson(indent=2) }}",
+        "{{ strftime_now('%Y') }}",
+        "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}{% endfor %}",
+        "  {% if true %}\n  x\n  {% endif %}\n{{ bos_token }}{{ eos_token }}",
+        "{{ unk_token }}|{{ nothing }}|{{ messages[0]['content'].split(' ')[0] }}",
+    ],
+)
+def test_filters_and_globals_are_transformers(text: str) -> None:
+    ours, theirs = both(text, TALK)
+    assert ours == theirs
+
+
+def test_no_tools_are_none_not_undefined() -> None:
+    ours, theirs = both(
+        "{% if tools is not none %}tools!{% endif %}{% if documents is not none %}documents!{% endif %}ok", TALK
+    )
+    assert ours == theirs == "ok"
+
+
+def test_the_generation_tag_is_known() -> None:
+    text = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>"
+        "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    ours, theirs = both(text, TALK)
+    assert ours == theirs
+
+
+def test_a_refusal_is_about_the_row() -> None:
+    with pytest.raises(ValueError, match="the chat template refuses this conversation: only users"):
+        Template("{{ raise_exception('only users') }}", {}).render(TALK)
+
+
+@pytest.fixture
+def short_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SECONDS", 0.3)
+
+
+LOOPS = [
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "{% macro f(n) %}{% for i in range(50000) %}{% set x = i ~ n %}{% endfor %}{{ f(n) }}{% endmacro %}{{ f(1) }}",
+]
+
+
+@pytest.mark.parametrize("text", LOOPS)
+def test_endless_loops_are_stopped(short_time: None, text: str) -> None:
+    begun = time.perf_counter()
+    with pytest.raises(DataError, match="template: it cannot be rendered: it ran longer than 0.3 seconds"):
+        Template(text, {}).render(TALK)
+    assert time.perf_counter() - begun < 3
+
+
+@pytest.mark.parametrize(
+    "text", ["{{ 'a' * 4000000000 }}", "{{ 4000000000 * 'a' }}", "{{ ['a'] * 4000000000 }}", "{{ 9 ** 99 ** 9 }}"]
+)
+def test_what_would_fill_the_memory_is_refused(text: str) -> None:
+    begun = time.perf_counter()
+    with pytest.raises(DataError, match="template: it cannot be rendered: the template asks for"):
+        Template(text, {}).render(TALK)
+    assert time.perf_counter() - begun < 1
+
+
+GROWING = "{% set n = namespace(x='a') %}{% for i in range(25) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x | length }}"
+
+
+@pytest.mark.parametrize("text", [GROWING, "{{ 'a' | center(20000000) | length }}", "{{ ('%20000000d' % 5) | length }}"])
+def test_other_ways_to_fill_the_memory_are_refused_or_bounded(text: str) -> None:
+    try:
+        made = Template(text, {}).render(TALK)
+    except DataError:
+        return
+    assert int(made) <= module.LONGEST
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.__init__.__globals__ }}",
+        "{{ raise_exception.__globals__['json'] }}",
+        "{% set _ = messages.append(1) %}",
+        pytest.param("{% include '/etc/passwd' %}"),
+        pytest.param("{{ messages[0].content + 1 }}"),
+    ],
+)
+def test_the_sandbox_holds(text: str) -> None:
+    with pytest.raises(DataError, match="template: it cannot be rendered|template: line"):
+        Template(text, {}).render(TALK)
+
+
+def test_ordinary_repetition_is_allowed() -> None:
+    assert Template("{{ '-' * 20 }}{{ 3 * 4 }}", {}).render(TALK) == "-" * 20 + "12"
+
+
+def test_a_template_that_is_no_jinja_is_refused_with_its_line() -> None:
+    with pytest.raises(DataError, match="template: line 2: "):
+        Template("{% for m in messages %}\n{% nonsense %}{% endfor %}", {})
+
+
+def test_shipped_a_file_or_nothing(tmp_path: Path) -> None:
+    (tmp_path / "mine.jinja").write_text("{{ messages[0].content }}")
+    assert read_template(None) is None
+    assert read_template(str(tmp_path / "mine.jinja")) == "{{ messages[0].content }}"
+    text = read_template("chatml")
+    assert text is not None and both(text, TALK)[0] == both(TEMPLATES["chatml"], TALK)[0]
+    with pytest.raises(
+        DataError, match="there is no file nowhere and no shipped template of that name; shipped are: chatml"
+    ):
+        read_template("nowhere")

@@ -1,0 +1,61 @@
+"""Entity F1, precision and recall are seqeval's, to the last digit, and so are their intervals' parts."""
+
+import random
+import time
+
+import pytest
+from seqeval.metrics import f1_score, precision_score, recall_score
+
+from weitiao.core.bio_tags import Scheme, entities, every_tag, spell
+from weitiao.core.registry import find
+from weitiao.core.score import PERCENT
+from weitiao.evaluate.entities import count
+
+JUDGES = {"entity_f1": f1_score, "entity_precision": precision_score, "entity_recall": recall_score}
+
+
+def pairs(scheme: Scheme, rows: int, seed: int) -> list[tuple[list[str], list[str]]]:
+    """Random valid tags, and such as are partly the same."""
+    rng_key, tags = random.Random(seed), every_tag(("a", "b", "c"), scheme)
+    found = []
+    for _ in range(rows):
+        n = rng_key.randrange(1, 25)
+        right = entities([rng_key.choice((*tags, "O", "O")) for _ in range(n)], repair=True)
+        said = (
+            [x for x in right if rng_key.random() < 0.7] if rng_key.random() < 0.7 else entities(["O", "B-a"] * n)[: n // 2]
+        )
+        found.append((spell([x for x in said if x[1] <= n], n, scheme), spell(right, n, scheme)))
+    return found
+
+
+@pytest.mark.parametrize("name", JUDGES)
+@pytest.mark.parametrize("scheme", ["bio", "bioes"])
+def test_the_figure_is_seqeval_s(name: str, scheme: Scheme) -> None:
+    for seed in range(5):
+        some = pairs(scheme, 40, seed)
+        score = find("metric", name)().score(some)  # pyright: ignore
+        said, right = [x for x, _ in some], [x for _, x in some]
+        assert score.value == pytest.approx(JUDGES[name](right, said), abs=1e-15)
+        assert score.n == 40 and score.low <= score.value <= score.high and score.higher_is_better
+        assert 0.05 < score.high - score.low < 0.5 and name in PERCENT
+
+
+def test_what_is_counted_is_what_the_scheme_says() -> None:
+    for scheme in ("bio", "bioes"):
+        for said, right in pairs(scheme, 200, 9):
+            mine = [set(entities(x)) for x in (said, right)]
+            assert count(said, right) == (len(mine[0] & mine[1]), len(mine[0]), len(mine[1]))
+
+
+def test_nothing_found_and_nothing_there() -> None:
+    nothing = [(["O", "O"], ["B-a", "O"])]
+    assert find("metric", "entity_f1")().score(nothing).value == 0.0  # pyright: ignore
+    assert find("metric", "entity_precision")().score(nothing).n == 0, "no share of none"  # pyright: ignore
+    assert str(find("metric", "entity_f1")().score([(["O"], ["O"])])).startswith("not measured")  # pyright: ignore
+
+
+def test_many_rows_are_quick() -> None:
+    some = pairs("bio", 2000, 1)
+    begun = time.process_time()
+    find("metric", "entity_f1")().score(some)  # pyright: ignore
+    assert time.process_time() - begun < 5

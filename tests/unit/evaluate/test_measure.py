@@ -1,0 +1,194 @@
+"""Measuring: choices equal brute force, losses equal plain cross-entropy, and nothing of the run is changed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from weitiao.core.batch import IGNORE, Row, pack
+from weitiao.core.errors import RecipeError
+from weitiao.core.eval_set import EvalSet
+from weitiao.core.example import Chat, Text, Turn
+from weitiao.evaluate.measure import _answer_ids, choose, default_metrics, measure, remember, write
+from weitiao.objective.objectives.sft import SFT
+
+ANSWERS = ("paris", "seven boxes", "the lazy dog", "the lazy dog and the fox", "你好")
+
+
+def chats(count: int = 15, system: str = "ask the wizards") -> list[Chat]:
+    words = ("what time is it", "the fox", "mix liquid and ask what is in the box")
+    return [
+        Chat((Turn("system", system), Turn("user", f"{words[i % 3]} {i}"), Turn("assistant", ANSWERS[i % 5])))
+        for i in range(count)
+    ]
+
+
+def eval_set(model: Any, examples: list[Chat]) -> EvalSet:
+    rows = [row for x in examples for row in SFT().rows(x, model.processor)]
+    return EvalSet(examples, lambda: [pack(rows[:4]), pack(rows[4:])], examples.__getitem__)
+
+
+@pytest.fixture
+def model(open_tunable: Any, wake: Any) -> Any:
+    return wake(open_tunable())
+
+
+@torch.no_grad()
+def brute_force(model: Any, chat: Chat, answer: str) -> float:
+    """log p(answer and stop | prompt), from the whole sequence run anew."""
+    prompt = model.processor.prompt(chat.prompt)
+    whole = [*prompt, *model.processor.tokenizer(answer, add_special_tokens=False).input_ids, model.processor.stop_ids[0]]
+    logits = model.model(input_ids=torch.tensor([whole]), use_cache=False).logits[0].float().log_softmax(-1)
+    return sum(float(logits[t - 1, whole[t]]) for t in range(len(prompt), len(whole)))
+
+
+@pytest.mark.parametrize("answers", [ANSWERS, ("fox", "the", "mix", "qui", "par", "tim", "sks", "eve", "do", "ox", "ju")])
+def test_choices_are_those_of_brute_force(model: Any, answers: tuple[str, ...]) -> None:
+    with torch.no_grad():  # a tiny model hardly looks back: make what it learnt loud
+        for weight in model.trainable().values():
+            weight.mul_(6)
+    rows = chats(30)
+    wanted = [max(answers, key=lambda a: brute_force(model, x, a)) for x in rows]
+    assert answers == ANSWERS or len(set(wanted)) > 1, "the model chooses the same for all"
+    assert choose(model, rows, answers, lambda items, words: items) == wanted
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gpt2", "gemma"])
+def test_option_scores_are_summed_logprobs(open_tunable: Any, tiny_folders: dict, family: str) -> None:
+    model, rows = open_tunable(base=tiny_folders[family]), chats(4)
+    options = [_answer_ids(model, rows[0].prompt, a, model.processor.stop_ids[0]) for a in ANSWERS]
+    prompts = [model.processor.prompt(x.prompt) for x in rows]
+    known = remember(model, prompts)
+    assert known.length > 5, "what the prompts have in common is not made use of"
+    assert len({len(p) for p in prompts}) > 1, "the prompts are all of one length"
+    wanted = [[brute_force(model, row, a) for a in ANSWERS] for row in rows]
+    for got, true in zip(model.score_options(prompts, options, known), wanted, strict=True):
+        assert got == pytest.approx(true, abs=2e-4)
+    for prompt, true in zip(prompts, wanted):  # `known` was left as it was
+        assert model.score_options([prompt], options, known)[0] == pytest.approx(true, abs=2e-4)
+
+
+def test_options_of_one_token_and_prompts_without_anything_in_common(model: Any) -> None:
+    prompts = [[5, 6, 7], [8, 9]]
+    known = remember(model, prompts)
+    assert known.length == 0
+    for prompt, got in zip(prompts, model.score_options(prompts, [[3], [4]], known), strict=True):
+        with torch.no_grad():
+            wanted = model.model(input_ids=torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
+        assert got == pytest.approx([float(wanted[3]), float(wanted[4])], abs=1e-5)
+
+
+def test_losses_are_plain_cross_entropy(model: Any) -> None:
+    rows = chats()
+    made = measure(model, SFT(), eval_set(model, rows), ["loss", "perplexity"]).scores
+    total, count = 0.0, 0
+    for x in rows:
+        row: Row = SFT().rows(x, model.processor)[0]
+        with torch.no_grad():
+            logits = model.model(input_ids=torch.tensor([row["input_ids"]]), use_cache=False).logits[0]
+        total += float(cross_entropy(logits, torch.tensor(row["labels"]), ignore_index=IGNORE, reduction="sum"))
+        count += sum(label != IGNORE for label in row["labels"])
+    assert made["loss"].value == pytest.approx(total / count, rel=1e-5) and made["loss"].n == len(rows)
+    assert made["perplexity"].value == pytest.approx(torch.tensor(total / count).exp().item(), rel=1e-4)
+
+
+def test_measuring_leaves_no_trace(model: Any) -> None:
+    held = eval_set(model, chats())
+    weights = {name: p.detach().clone() for name, p in model.trainable().items()}
+    for training in (True, False):
+        model.model.train(training)
+        before = torch.get_rng_state()
+        measure(model, SFT(), held, ["loss", "accuracy", "exact_match", "f1"], max_new_tokens=3)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert model.model.training is training
+    assert all(torch.equal(p.detach(), weights[name]) and p.grad is None for name, p in model.trainable().items())
+
+
+def test_dropout_is_off_while_measuring(open_tunable: Any, wake: Any) -> None:
+    model = wake(open_tunable({"name": "lora", "rank": 4, "dropout": 0.5}))
+    model.model.train()
+    held = eval_set(model, chats())
+    assert measure(model, SFT(), held, ["loss"]).scores == measure(model, SFT(), held, ["loss"]).scores
+
+
+def test_the_limit_is_on_rows_that_are_written_or_chosen(model: Any) -> None:
+    scores = measure(model, SFT(), eval_set(model, chats()), ["loss", "accuracy", "exact_match"], 6, 3).scores
+    assert {name: s.n for name, s in scores.items()} == {"loss": 15, "accuracy": 6, "exact_match": 6}
+
+
+def test_answers_come_in_the_order_of_the_questions(model: Any) -> None:
+    rows = chats(11)
+    together = write(model, rows, 5)
+    alone = [write(model, [x], 5)[0] for x in rows]
+    assert together == alone
+
+
+def test_plain_text_goes_on_from_its_beginning(model: Any) -> None:
+    (said,) = write(model, [Text("the quick brown fox " * 30)], 4)
+    assert isinstance(said, str)
+
+
+def test_a_closed_set_of_answers_is_seen_as_one(model: Any) -> None:
+    held = eval_set(model, chats())
+    assert held.answers == tuple(sorted(ANSWERS))
+    assert default_metrics(SFT(), held) == ("loss", "perplexity", "accuracy", "exact_match", "f1")
+    open_ = EvalSet([Chat((Turn("user", "a"), Turn("assistant", f"{i}"))) for i in range(9)], list, None)
+    assert open_.answers == () and default_metrics(SFT(), open_) == ("loss", "perplexity")
+    long = EvalSet([Chat((Turn("user", "a"), Turn("assistant", "x" * (60 + i % 2)))) for i in range(9)], list, None)
+    assert long.answers == ()
+
+
+# -- through the pipeline ---------------------------------------------------------------------------------------------
+
+
+def test_after_a_run_the_figures_and_samples_are_written(quick: Any) -> None:
+    run = quick(evaluate={"metrics": ["loss", "exact_match"], "samples": 2})
+    scores = run.read("scores.json")
+    assert set(scores) == {"before", "after"} and set(scores["after"]) == {"loss", "exact_match"}
+    assert all(s["n"] > 0 and s["low"] <= s["value"] <= s["high"] for side in scores.values() for s in side.values())
+    samples = run.read_lines("samples.jsonl")
+    assert len(samples) == 2 and all(set(x) == {"prompt", "reference", "before", "after"} for x in samples)
+
+
+def test_a_best_that_cannot_be_measured_is_refused(quick: Any, tmp_path: Any) -> None:
+    from conftest import write_jsonl
+
+    rows = [{"prompt": f"the fox {i}", "completion": f"paris {i}"} for i in range(24)]  # no closed set of answers
+    with pytest.raises(Exception, match="train.best_metric: accuracy"):
+        quick(data=[{"path": str(write_jsonl(tmp_path / "open.jsonl", rows))}], train={"best_metric": "accuracy"})
+
+
+@pytest.mark.parametrize(
+    "asked", [{"train": {"best_metric": "exact_match"}}, {"evaluate": {"metrics": ["loss", "exact_match"]}}]
+)
+def test_metrics_of_another_objective_are_refused_before_anything_is_loaded(quick: Any, tmp_path: Any, asked: dict) -> None:
+    from conftest import write_jsonl
+
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": f"fox {i}", "label": i % 2} for i in range(24)])
+    with pytest.raises(
+        RecipeError, match="exact_match does not fit objective: classification. Its metrics: loss, accuracy"
+    ):
+        quick(data=str(rows), objective="classification", base="nowhere", **asked)
+
+
+def test_a_held_out_row_that_the_template_refuses_is_put_aside(quick: Any, tmp_path: Any) -> None:
+    from conftest import CHATML, chat_rows, write_jsonl
+
+    strict = tmp_path / "strict.jinja"
+    strict.write_text("{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML)
+    rows = chat_rows(9)
+    rows[1]["messages"].insert(0, {"role": "system", "content": "be kind"})
+    held = write_jsonl(tmp_path / "held.jsonl", rows)
+    run = quick(template=str(strict), validation={"path": str(held)}, evaluate={"metrics": ["exact_match"], "samples": 3})
+    assert run.read("scores.json")["after"]["exact_match"]["n"] == 8
+
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning_v2"])
+def test_before_is_the_base_model_not_a_random_prompt(quick: Any, tmp_path: Path, method: str) -> None:
+    plain, prompted = quick(out=str(tmp_path / "plain")), quick(method={"name": method})
+    assert prompted.read("scores.json")["before"]["loss"]["value"] == pytest.approx(
+        plain.read("scores.json")["before"]["loss"]["value"], rel=1e-5
+    )

@@ -1,0 +1,92 @@
+"""report.html: one file that asks nobody for anything, and shows what was measured."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import write_jsonl
+from weitiao.core.recipe_file import make_recipe
+from weitiao.core.run import Run
+from weitiao.evaluate.report import curve, speed, write_report
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes, and all visible text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+@pytest.fixture
+def page(quick: Any) -> tuple[Run, str]:
+    run = quick(evaluate={"metrics": ["loss", "exact_match"], "samples": 2})
+    return run, (run.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_it_asks_nobody_for_anything(page: tuple[Run, str]) -> None:
+    text = page[1]
+    assert not re.search(r"https?://", text)
+    tags = Tags(text).tags
+    assert not {tag for tag, _ in tags} & {"script", "link", "iframe", "img", "object", "embed", "base"}
+    assert not [x for _, attributes in tags for x in attributes if x in ("src", "href") or x.startswith("on")]
+    assert "@import" not in text and "url(" not in text
+
+
+def test_it_shows_what_was_measured(page: tuple[Run, str]) -> None:
+    run, words = page[0], Tags(page[1]).words
+    scores = run.read("scores.json")
+    for side in ("before", "after"):
+        loss = scores[side]["loss"]
+        assert f"{loss['value']:.3f} [{loss['low']:.3f}, {loss['high']:.3f}], n = {loss['n']}" in words
+    assert "exact_match" in words and "95 % intervals" in words
+    for key, choice in run.read("resolved.json")["choices"].items():
+        assert key in words and choice["reason"] in words
+    assert "rank: 4" in words and '"torch"' in words and "finished" in words
+    for sample in run.read_lines("samples.jsonl"):
+        assert sample["prompt"] in words
+
+
+def test_the_curve_has_a_point_a_step_and_a_dot_a_validation(page: tuple[Run, str]) -> None:
+    run, tags = page[0], Tags(page[1]).tags
+    (line,) = [a["points"] for tag, a in tags if tag == "polyline" and a["class"] == "train"]
+    assert len(line.split()) == 4 == len(list(run.events("step")))
+    assert sum(tag == "circle" for tag, _ in tags) == len(list(run.events("validation"))) == 2
+
+
+def test_words_of_the_data_stay_words(quick: Any, tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+    rows = [{"prompt": f"{evil} {i}", "completion": evil} for i in range(20)]
+    run = quick(data=[{"path": str(write_jsonl(tmp_path / "evil.jsonl", rows))}], evaluate={"samples": 2})
+    page = Tags((run.folder / "report.html").read_text())
+    assert not {tag for tag, _ in page.tags} & {"script", "img"} and evil in page.words
+
+
+def test_a_run_that_has_hardly_begun_has_a_page_too(tmp_path: Path) -> None:
+    run = Run.create(make_recipe({"base": "x", "data": "a.jsonl", "out": str(tmp_path / "run")}))
+    words = Tags(write_report(run).read_text()).words
+    assert "new" in words and "a.jsonl" in words and "Before and after" not in words
+
+
+def test_a_curve_of_one_value_is_drawn() -> None:
+    drawn = curve([{"step": 1, "loss": 2.0}], [{"step": 1, "loss": None}])
+    assert "nan" not in drawn and "<polyline" in drawn and "circle" not in drawn
+    assert curve([], []) == ""
+
+
+def test_speed_is_tokens_over_seconds() -> None:
+    assert (
+        speed([{"tokens": 1500, "seconds": 2}, {"tokens": 500, "seconds": 2}])
+        == "2 steps, 2,000 tokens in 4 s (500 tokens/s)"
+    )

@@ -1,0 +1,156 @@
+"""Forgetting is exact arithmetic on the base, what it stands on stays with the Run, and a wrong old run is refused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+
+from conftest import old_run, save_model
+from weitiao.core.errors import RecipeError
+from weitiao.core.recipe_file import make_recipe
+from weitiao.core.registry import find
+from weitiao.core.reporter import Reporter
+from weitiao.pipeline.inference import evaluate, open_model
+
+PLAIN = {"name": "lora", "rank": 4, "alpha": 8.0}
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """An old run of the test's own."""
+    return Path(shutil.copytree(old_run(), tmp_path / "old"))
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        name.replace("base_layer.", ""): p.detach().clone() for name, p in model.named_parameters() if "lora" not in name
+    }
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("rate", [0.3, 1.5])
+def test_what_is_left_is_the_base_less_what_was_learnt(
+    kind: str, rate: float, old: Path, quick: Any, tmp_path: Path, open_tunable: Any
+) -> None:
+    if kind == "full":
+        old = quick(method="full", out=str(tmp_path / "whole"), train={"learning_rate": 1e-3}).folder
+    base = weights(open_tunable(dict(PLAIN)).model)
+    learnt = open_model(str(old)).model
+    learnt.attachment.merge()
+    merged, left = (
+        weights(learnt.model),
+        weights(open_tunable({"name": "f_learning", "old": str(old), "rate": rate, "method": PLAIN}).model),
+    )
+    moved = [name for name in base if not torch.equal(base[name], merged[name])]
+    assert moved and all(torch.equal(left[name], base[name]) == (name not in moved) for name in base)
+    for name in moved:
+        wanted = base[name].double() - rate * (merged[name].double() - base[name].double())
+        assert torch.allclose(left[name].double(), wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_learning_begins_as_it_would_without_forgetting(old: Path, open_tunable: Any) -> None:
+    """So that one can be held against the other: the same seed, the same random A."""
+    one, other = open_tunable(dict(PLAIN)), open_tunable({"name": "f_learning", "old": str(old), "method": PLAIN})
+    assert all(torch.equal(x, other.trainable()[name]) for name, x in one.trainable().items())
+
+
+@pytest.mark.parametrize("method", [PLAIN, "full"])
+def test_the_run_lives_without_the_old_one(method: Any, old: Path, quick: Any) -> None:
+    wish = {"name": "f_learning", "old": str(old), "rate": 0.7, "method": method}
+    run = quick(method=wish, train={"learning_rate": 1e-3})
+    after = run.read("scores.json")["after"]["loss"]["value"]
+    shutil.rmtree(old)
+    assert evaluate(str(run.folder), Reporter(Console(quiet=True)))["loss"].value == pytest.approx(after, rel=1e-6)
+    opened = open_model(str(run.folder))
+    prompt = opened.model.processor.text("what time is it")
+    with opened.model.reference(), torch.no_grad():
+        base = opened.model.plain_logits(prompt)
+    true = open_model(str(run.recipe.base), precision=run.recipe.train.precision)
+    assert torch.equal(base, true.model.plain_logits(prompt)), "switched off it is the true base"
+
+
+def test_figures_before_are_of_the_true_base(old: Path, quick: Any, tmp_path: Path) -> None:
+    plain = quick(method=PLAIN, out=str(tmp_path / "plain"))
+    forgot = quick(
+        method={"name": "f_learning", "old": str(old), "rate": 1.5, "method": PLAIN}, out=str(tmp_path / "forgot")
+    )
+    before = [run.read("scores.json")["before"]["loss"]["value"] for run in (plain, forgot)]
+    assert before[0] == before[1]
+    first = [next(run.events("step"))["loss"] for run in (plain, forgot)]
+    assert abs(first[0] - first[1]) > 1e-3
+
+
+def test_an_old_run_that_changed_is_refused(old: Path, plain_recipe: dict, quick: Any, tmp_path: Path) -> None:
+    wish = make_recipe({**plain_recipe, "method": {"name": "f_learning", "old": str(old)}}).method.as_recipe()
+    assert len(wish["sha256"]) == 64
+    file = old / "best" / "weights.safetensors"
+    tensors = load_file(file)
+    tensors[sorted(tensors)[0]].view(-1)[0] += 1e-3
+    save_file(tensors, file)
+    with pytest.raises(RecipeError, match="is not what this recipe was made with"):
+        quick(method=wish)
+    assert make_recipe({**plain_recipe, "method": {**wish, "sha256": ""}}).method.as_recipe()["sha256"] != wish["sha256"]
+
+
+def test_a_copy_that_was_tampered_with_is_refused(old: Path, quick: Any) -> None:
+    run = quick(method={"name": "f_learning", "old": str(old), "method": PLAIN})
+    kept = run.folder / "old.safetensors"
+    raw = bytearray(kept.read_bytes())
+    raw[-3] ^= 1
+    kept.write_bytes(raw)
+    with pytest.raises(RecipeError, match="is not what this recipe was made with"):
+        open_model(str(run.folder))
+
+
+def test_another_base_is_refused(old: Path, quick: Any, tiny: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(tiny, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    next(iter(weights.values())).view(-1)[3] += 1
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RecipeError, match="old: that run learnt from another base model"):
+        quick(base=str(other), method={"name": "f_learning", "old": str(old)})
+    with pytest.raises(RecipeError, match="old: that run learnt from another base model"):
+        quick(
+            base=str(save_model(tmp_path / "gpt2", "gpt2")),
+            method={"name": "f_learning", "old": str(old)},
+            out=str(tmp_path / "g"),
+        )
+
+
+def test_what_cannot_be_an_old_run_is_refused(old: Path, plain_recipe: dict, quick: Any, tmp_path: Path) -> None:
+    asked = lambda **more: make_recipe({**plain_recipe, "method": {"name": "f_learning", **more}})  # noqa: E731
+    with pytest.raises(RecipeError, match="method.*Field required|old is missing"):
+        asked()
+    with pytest.raises(RecipeError, match="is no Run whose result can be read"):
+        asked(old=str(tmp_path / "nowhere"))
+    with pytest.raises(RecipeError, match="cannot hold itself"):
+        asked(old=str(old), method={"name": "f_learning", "old": str(old)})
+    lines = [x for x in (old / "events.jsonl").read_text().splitlines() if json.loads(x)["event"] != "finished"]
+    (old / "events.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(RecipeError, match="is not finished"):
+        asked(old=str(old))
+    stuck = quick(method={"name": "adapter", "bottleneck": 2}, out=str(tmp_path / "adapter"))
+    with pytest.raises(RecipeError, match="adapter cannot be merged into the base"):
+        quick(method={"name": "f_learning", "old": str(stuck.folder)}, out=str(tmp_path / "x"))
+
+
+def test_a_base_in_bf16_is_rounded_once(old: Path, tiny: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    made: Any = find("method", "f_learning")(old=str(old), rate=0.7)  # pyright: ignore
+    exact, half = (AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.bfloat16) for _ in range(2))
+    exact.float()
+    for model in (exact, half):
+        made.attach(model)
+    a, b = weights(exact), weights(half)
+    assert all(torch.equal(a[name].bfloat16(), b[name]) for name in a)
+
+
+def test_no_adapter_is_written_that_would_be_put_on_the_wrong_weights(old: Path, quick: Any) -> None:
+    run = quick(method={"name": "f_learning", "old": str(old), "method": PLAIN})
+    assert not (run.folder / "adapter").exists()

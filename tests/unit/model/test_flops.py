@@ -1,0 +1,197 @@
+"""What a step needs, beside what torch counts in a plain forward and backward pass of transformers."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from conftest import make_model, save_model
+from weitiao.core.batch import IGNORE, pack
+from weitiao.core.registry import find, names
+from weitiao.core.trainable_model import TrainableModel
+from weitiao.model.adapters.architecture import is_encoder
+from weitiao.model.layers.attention import NAME
+from weitiao.model.loading.load import choose_backbone, vocabulary_head
+from weitiao.model.profiling.flops import pairs, profile_flops, shapes_in, step_flops, unsupported_reason
+
+T, D, V, M, L = 12, 32, 320, 48, 3  # of conftest's tiny models; M is the width inside the MLP
+SFT: Any = find("objective", "sft")()
+
+
+def attached(family: str, method: str = "full", **settings: Any) -> TrainableModel:
+    model = make_model(family)
+    model.set_attn_implementation(NAME)  # pyright: ignore
+    body, _ = choose_backbone(model, torch.float32)
+    head = None if is_encoder(model.config) else vocabulary_head(model)
+    torch.manual_seed(1)
+    attachment = find("method", method)(**settings).attach(model)  # pyright: ignore
+    return TrainableModel(model, attachment, SimpleNamespace(stop_ids=(2,)), body, head)  # pyright: ignore
+
+
+def a_batch(*lengths: int, share: float = 1.0, alike: int = 0):
+    """Rows of which the last tokens are supervised; the first `alike` are the same in all."""
+    rows = []
+    for i, n in enumerate(lengths):
+        ids, read = [*range(3, 3 + alike), *range(30 * i + 3 + alike, 30 * i + 3 + n)], n - int(n * share)
+        rows.append({"input_ids": ids, "labels": [IGNORE] * read + ids[read:]})
+    return pack(rows)
+
+
+def ours(model: TrainableModel, *lengths: int, share: float = 1.0, objective: Any = SFT) -> float:
+    return step_flops(profile_flops(model), model, objective, a_batch(*lengths, share=share))
+
+
+def theirs(family: str, change: Any = lambda model: model) -> tuple[float, float]:
+    """(FLOPs of layers, of attention) that torch counts, with every token supervised, one row of T."""
+    model = change(make_model(family))
+    model.set_attn_implementation("eager")
+    ids = torch.arange(3, 3 + T)[None]
+    with FlopCounterMode(display=False) as counter:
+        out = model(input_ids=ids)
+        said = out.last_hidden_state if is_encoder(model.config) else out.logits
+        said.sum().backward()
+    by_kind = {str(key): value for key, value in counter.get_flop_counts()["Global"].items()}
+    return sum(x for key, x in by_kind.items() if "bmm" not in key), sum(x for key, x in by_kind.items() if "bmm" in key)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "gpt2"])
+def test_a_decoder_trained_in_full_needs_what_torch_counts(family: str) -> None:
+    """To the FLOP; but of attention's pairs only those that see one another."""
+    seen = profile_flops(attached(family))
+    layers, attention = theirs(family)
+    whole = sum(4.0 * x.width * 3 * T * T for x in seen.attentions)
+    assert whole == attention and len(seen.attentions) == L
+    causal = whole * (T + 1) / (2 * T)
+    assert ours(attached(family), T) == layers + causal
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_an_encoder_trained_in_full_needs_what_torch_counts(family: str) -> None:
+    model, objective = attached(family), find("objective", "classification")(classes=("a", "b"), several=False)  # pyright: ignore
+    layers, attention = theirs(family)
+    assert ours(model, T, objective=objective) == layers + attention
+
+
+def test_lora_needs_no_more_than_torch_counts_of_peft() -> None:
+    """PEFT computes nothing that LoRA does not need, but for the whole square of attention."""
+    from peft import LoraConfig, get_peft_model
+
+    every = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    config = LoraConfig(r=4, target_modules=every)
+    layers, attention = theirs("llama", lambda model: get_peft_model(model, config).base_model.model)  # pyright: ignore
+    mine = ours(attached("llama", "lora", rank=4), T)
+    assert mine <= layers + attention
+    assert mine == layers + attention * (T + 1) / (2 * T)
+
+
+def test_lora_by_hand() -> None:
+    """Two layers of the formula, written out: what is below the first change needs no gradient to its input."""
+    model = attached("llama", "lora", rank=4, target_modules=("v_proj",))
+    kv, pair = 16, 4.0 * D * T * (T + 1) / 2
+    forward = 2.0 * T * (D * D + 2 * D * kv + D * D + 3 * D * M)  # of one layer: q, k and v, o, MLP
+    low = 2.0 * T * 4 * (D + kv)
+    first = forward + (forward - 2 * T * (D * D + 2 * D * kv)) + low + 2 * T * 4 * (D + kv) + 2 * T * 4 * kv + 3 * pair
+    other = 2 * forward + 3 * low + 3 * pair
+    assert ours(model, T) == first + (L - 1) * other + 2 * (2.0 * T * V * D)
+
+
+def test_frozen_layers_below_run_forward_alone() -> None:
+    model = attached("llama", "freeze", layers=1)
+    seen = profile_flops(model)
+    below = [x for x in seen.products if ".layers.2." not in x.name]
+    assert below and all(x.times == 1 for x in below) and not any(x.flows for x in seen.attentions[:2])
+    batch = a_batch(T)
+    whole, cached = (step_flops(seen, model, SFT, batch, from_layer=n) for n in (0, 2))
+    forward = 2.0 * T * (2 * D * D + 2 * D * 16 + 3 * D * M) + 4.0 * D * T * (T + 1) / 2
+    assert whole - cached == 2 * forward
+
+
+def test_only_supervised_tokens_meet_the_vocabulary_and_the_end_of_the_last_layer() -> None:
+    model = attached("llama")
+    quarter, whole = ours(model, T, share=0.25), ours(model, T)
+    tail = 3 * (2.0 * T * (2 * D * D + 3 * D * M) + 4.0 * D * T * (T + 1) / 2)
+    assert whole - quarter == pytest.approx(0.75 * (tail + 3 * 2.0 * T * V * D))
+
+
+def test_rows_add_up_and_long_rows_cost_more() -> None:
+    model = attached("llama")
+    assert ours(model, T, T) == 2 * ours(model, T)
+    more = ours(model, 2 * T) - 2 * ours(model, T)
+    assert more == L * 12.0 * D * (pairs(2 * T, True) - 2 * pairs(T, True))
+
+
+def test_what_rows_begin_with_in_common_counts_once() -> None:
+    model, k = attached("llama"), 4
+    apart, alike = (step_flops(profile_flops(model), model, SFT, a_batch(T, T, share=0.5, alike=x)) for x in (0, k))
+    layers = 3 * 2.0 * k * ((L - 1) * (2 * D * D + 3 * D * M) + L * 2 * D * 16)  # of the last one, keys and values
+    last = pairs(T, True) - (2 * pairs(T, True) - pairs(k, True)) * T / (2 * T - k)  # its pairs, at the supervised share
+    assert apart - alike == pytest.approx(layers + 12.0 * D * ((L - 1) * pairs(k, True) + last))
+
+
+def test_what_rows_begin_with_in_common_counts_once_above_frozen_layers_too() -> None:
+    model, k = attached("llama", "freeze", layers=1), 4
+    seen, below = profile_flops(model), L - 1
+    alike, apart = (step_flops(seen, model, SFT, a_batch(T, T, share=0.5, alike=x), from_layer=below) for x in (k, 0))
+    keys_and_values = 3 * 2.0 * k * 2 * D * 16
+    last = pairs(T, True) - (2 * pairs(T, True) - pairs(k, True)) * T / (2 * T - k)
+    assert apart - alike == pytest.approx(keys_and_values + 12.0 * D * last)
+
+
+def test_slots_count_as_tokens() -> None:
+    model = attached("llama", "prompt_tuning", length=5)
+    seen = profile_flops(model)
+    assert all(x.to_input and not x.to_weight for x in seen.products), "the prompt lies below everything"
+    layers = 2 * 2.0 * (T + 5) * (2 * D * D + 2 * D * 16 + 3 * D * M)
+    saved = (1 - T / (T + 5)) * (2 * 2.0 * (T + 5) * (2 * D * D + 3 * D * M) + 12.0 * D * pairs(T + 5, True))
+    words = 2 * 2.0 * T * V * D
+    wanted = L * (layers + 12.0 * D * pairs(T + 5, True)) - saved + words
+    assert step_flops(seen, model, SFT, a_batch(T)) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("method", [x for x in names("method") if x not in ("f_learning", "peft", "bitfit")])
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_every_method_has_a_count(method: str, family: str) -> None:
+    """More than a forward pass, no more than full tuning and what lies beside it; and nothing is changed by counting."""
+    objective: Any = SFT if family == "llama" else find("objective", "classification")(classes=("a", "b"), several=False)
+    model, full = attached(family, method), attached(family)
+    before = {name: x.clone() for name, x in model.model.state_dict().items()}
+    drawn, hooks = torch.get_rng_state(), sum(len(x._forward_pre_hooks) for x in model.model.modules())
+    count = ours(model, T, objective=objective)
+    assert torch.equal(drawn, torch.get_rng_state()) and not model.training
+    assert sum(len(x._forward_pre_hooks) for x in model.model.modules()) == hooks
+    assert all(torch.equal(x, before[name]) for name, x in model.model.state_dict().items())
+    assert all(weight.grad is None for weight in model.model.parameters())
+    others = [x for x in profile_flops(model).products if not x.own or x.rows is not None]
+    beside = sum(2.0 * 3 * (x.rows or T) * x.shape[0] * x.shape[1] for x in others)
+    virtual_tokens = len(model.attachment.virtual_tokens())
+    assert ours(full, T, objective=objective) / 3 < count <= ours(full, T + virtual_tokens, objective=objective) + beside
+
+
+def test_what_is_below_is_found_in_every_family(tmp_path: Any) -> None:
+    for family in ("llama", "qwen2", "gemma", "gpt2", "bert", "distilbert"):
+        seen = profile_flops(attached(family, "lora"))
+        own = [x for x in seen.products if x.own]
+        assert len(seen.attentions) == L and own and not own[0].to_input and own[-1].to_input, family
+        assert sum(x.tail for x in seen.attentions) == 1
+        named = {x.name for x in own}
+        linear = [n for n, x in make_model(family).named_modules() if isinstance(x, nn.Linear) and "lm_head" not in n]
+        assert named >= set(linear), family
+
+
+def test_what_is_not_counted_says_why() -> None:
+    model = SimpleNamespace(model=make_model("t5"))
+    assert unsupported_reason(model, find("objective", "seq2seq")(longest=8)) == "a model of two halves"  # pyright: ignore
+    bert: Any = SimpleNamespace(model=make_model("bert"))
+    assert "packs its rows anew" in unsupported_reason(bert, find("objective", "embedding")())  # pyright: ignore
+
+
+def test_shapes_are_read_from_the_config_alone(tmp_path: Any) -> None:
+    folder = save_model(tmp_path / "llama")
+    (folder / "model.safetensors").unlink()
+    shapes = shapes_in(folder)
+    assert shapes.layers == {(D, D): 2 * L, (16, D): 2 * L, (M, D): 2 * L, (D, M): L}
+    assert (shapes.heads, shapes.kv_heads, shapes.head_dim, shapes.causal) == (4, 2, 8, True)
+    assert not shapes_in(save_model(tmp_path / "bert", "bert")).causal

@@ -1,0 +1,132 @@
+"""`start: pissa`: what it learns is PEFT's PiSSA, and its result fits the plain base on any machine."""
+
+import copy
+from typing import Any
+
+import peft
+import pytest
+import torch
+from laws import attached, batch_of, gap, make_rows, stir
+
+from conftest import make_model
+from weitiao.core.errors import ModelError, RecipeError
+from weitiao.core.registry import find
+from weitiao.model.adapters.peft_format import load_adapter, read_adapter_config, save_adapter
+from weitiao.model.methods.lora import PiSSALinear
+from weitiao.pipeline.inference import open_model
+from weitiao.pipeline.trained import method_of
+
+PISSA = {"init": "pissa", "rank": 4, "alpha": 12.0}
+
+
+def layers(model: Any) -> dict[str, PiSSALinear]:
+    return {name: x for name, x in model.model.named_modules() if isinstance(x, PiSSALinear)}
+
+
+@pytest.mark.parametrize(("niter", "most"), [("exact", 1e-5), (16, 1e-2)])
+def test_a_and_b_are_the_greatest_triplets(niter: Any, most: float) -> None:
+    """What they leave of W is as small as rank 4 can leave it (Eckart-Young)."""
+    for name, layer in layers(attached("lora", **PISSA, niter=niter)).items():
+        weight = layer.weight()
+        left = weight - layer.scale * layer.lora_B @ layer.lora_A
+        least = torch.linalg.svdvals(weight)[4:].norm()
+        assert float(left.norm() / least) == pytest.approx(1, abs=most), name
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_it_learns_what_pefts_pissa_learns(family: str) -> None:
+    """The same A and B, three steps of Adam: the same logits, though our base weights are never touched."""
+    targets = {"llama": ["q_proj", "v_proj", "down_proj"], "gpt2": ["c_attn"]}[family]
+    ours, batch = attached("lora", family, target_modules=targets, **PISSA), batch_of([make_rows()[3]])
+    config = peft.LoraConfig(r=4, lora_alpha=12, target_modules=targets, init_lora_weights="pissa")
+    theirs = peft.get_peft_model(make_model(family), config)  # pyright: ignore
+    tensors = dict(theirs.named_parameters())
+    for name, layer in layers(ours).items():
+        for which in ("A", "B"):
+            tensor = tensors[f"base_model.model.{name}.lora_{which}.default.weight"].detach()
+            getattr(layer, f"lora_{which}").data.copy_(tensor)
+            getattr(layer, f"start_{which}").copy_(tensor)
+    found = []
+    for forward, weights in (
+        (lambda: ours.logits(batch), list(ours.trainable().values())),
+        (lambda: theirs(input_ids=batch.input_ids[None]).logits[0], [p for p in theirs.parameters() if p.requires_grad]),
+    ):
+        optimizer = torch.optim.Adam(weights, lr=1e-2)
+        for _ in range(3):
+            torch.nn.functional.cross_entropy(forward(), batch.labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        found.append(forward().detach())
+    assert gap(found[0], found[1]) <= 1e-4
+    assert gap(found[0], attached("full", family).logits(batch)) > 1e-2
+
+
+def test_in_bf16_a_small_change_is_not_drowned() -> None:
+    """s B A - s B0 A0 of large factors, each rounded to bf16, is noise; the product of small differences is not."""
+    layer, x = next(iter(layers(attached("lora", **PISSA)).values())), torch.randn(64, 32)
+    with torch.no_grad():
+        for weight in (layer.lora_A, layer.lora_B):
+            weight.add_(torch.randn_like(weight) * 1e-3)
+        a, b = layer.factors()
+        wanted = x @ (b @ a).T
+        small = (x.bfloat16() @ a.bfloat16().T) @ b.bfloat16().T
+        naive = [(x.bfloat16() @ q.bfloat16().T) @ p.bfloat16().T for p, q in _pairs(layer)]
+    error = lambda found: float((found.float() - wanted).norm() / wanted.norm())  # noqa: E731
+    assert error(small) < 0.02 < 0.2 < error(naive[0] - naive[1])
+
+
+def _pairs(layer: PiSSALinear) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
+    return (layer.lora_B, layer.lora_A), (layer.start_B, layer.start_A)
+
+
+def test_a_result_does_not_hang_on_the_machines_svd(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Singular vectors are defined up to their sign, and libraries choose differently."""
+    run = quick(method={"name": "lora", **PISSA})
+    ids = torch.tensor([[5, 9, 40, 200, 17]])
+    with torch.no_grad():
+        here = open_model(str(run.folder)).model.model(input_ids=ids).logits
+        real = torch.linalg.svd
+
+        def svd(*words: Any, **named: Any) -> Any:
+            u, s, v = real(*words, **named)
+            return -u.roll(1, 1), s.roll(1), -v.roll(1, 0)
+
+        monkeypatch.setattr(torch.linalg, "svd", svd)
+        assert torch.equal(open_model(str(run.folder)).model.model(input_ids=ids).logits, here)
+
+
+@pytest.mark.parametrize("settings", [{"rslora": True}, {"ranks": {"q_proj": 2}}, {"rslora": True, "ranks": {"o_proj": 3}}])
+def test_peft_opens_it_as_a_plain_lora_of_twice_the_rank(settings: dict, tmp_path: Any) -> None:
+    model, batch = attached("lora", **PISSA, **settings), batch_of([make_rows()[3]])
+    stir(model)
+    assert save_adapter(model.attachment, tmp_path, "base")
+    config = read_adapter_config(tmp_path)
+    assert config["r"] == 8 and config["init_lora_weights"] is True
+    theirs = peft.PeftModel.from_pretrained(make_model(), tmp_path)
+    wanted = theirs(input_ids=batch.input_ids[None]).logits[0]
+    assert gap(model.logits(batch), wanted) <= 1e-5
+    again = attached("lora", **method_of(config).model_dump())
+    load_adapter(again.attachment, tmp_path)
+    assert gap(again.logits(batch), wanted) <= 1e-5
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora"])
+def test_an_adapter_for_changed_base_weights_is_refused(start: str, tmp_path: Any) -> None:
+    """Read as a plain LoRA it would answer nonsense."""
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], init_lora_weights=start)  # pyright: ignore
+    peft.get_peft_model(make_model(), config).save_pretrained(tmp_path)  # pyright: ignore
+    with pytest.raises(ModelError, match=f"belongs to base weights that its start '{start}' has changed"):
+        method_of(read_adapter_config(tmp_path))
+
+
+def test_more_triplets_than_there_are() -> None:
+    with pytest.raises(RecipeError, match=r"rank 20 asks for more singular triplets than the 16 of .*k_proj"):
+        find("method", "lora")(start="pissa", rank=20).attach(make_model())  # pyright: ignore
+    find("method", "lora")(start="pissa", rank=20, ranks={"[kv]_proj": 16}).attach(make_model())  # pyright: ignore
+
+
+def test_the_base_weights_are_never_touched() -> None:
+    before = copy.deepcopy(make_model().state_dict())
+    model = attached("lora", **PISSA)
+    for name, layer in layers(model).items():
+        assert torch.equal(layer.weight(), before[f"{name}.weight"])

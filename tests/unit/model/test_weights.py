@@ -1,0 +1,131 @@
+"""Weights that are read a piece at a time make the model that transformers makes."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from weitiao.core.errors import ModelError
+from weitiao.model.adapters.architecture import is_encoder, is_encoder_decoder
+from weitiao.model.loading import weights
+from weitiao.model.loading.load import load_base, load_generation
+from weitiao.pipeline.train import open_base_assets
+
+
+def kind_of(config: Any) -> Any:
+    return (
+        AutoModel if is_encoder(config) else AutoModelForSeq2SeqLM if is_encoder_decoder(config) else AutoModelForCausalLM
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_same_model(tiny_folders: dict, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    monkeypatch.setattr(weights, "PIECE", 1000)  # so that there are many
+    seen = 0
+    for folder in tiny_folders.values():
+        config = AutoConfig.from_pretrained(folder)
+        loaded = weights.load_whole(kind_of(config), Path(folder), config, dtype, "sdpa")
+        if loaded is None:
+            continue
+        seen += 1
+        given = {"dtype": dtype, "attn_implementation": "sdpa", "output_loading_info": True}
+        (theirs, said), (mine, info) = kind_of(config).from_pretrained(folder, **given), cast(tuple[Any, dict], loaded)
+        assert type(mine) is type(theirs) and info == said and not mine.training
+        ours, wanted = mine.state_dict(), theirs.state_dict()
+        assert ours.keys() == wanted.keys()
+        for x in ours.keys() - info["missing_keys"]:  # a pooler begins at random
+            assert ours[x].dtype == wanted[x].dtype and torch.equal(ours[x], wanted[x])
+        for x, y in zip(mine.buffers(), theirs.buffers(), strict=True):
+            assert torch.equal(x, y)
+    assert seen > len(tiny_folders) / 2
+
+
+def parted(folder: Path, there: Path) -> Path:
+    """The same model in two files with an index, beside a file that is not of it."""
+    there.mkdir()
+    (there / "config.json").write_bytes((folder / "config.json").read_bytes())
+    whole = load_file(folder / "model.safetensors")
+    names = sorted(whole)
+    parts = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    for file, some in parts.items():
+        save_file({x: whole[x] for x in some}, there / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {x: file for file, some in parts.items() for x in some}}
+    (there / "model.safetensors.index.json").write_text(json.dumps(index))
+    save_file({"nothing": torch.ones(2)}, there / "consolidated.safetensors")
+    return there
+
+
+def test_parts(tiny_folders: dict, tmp_path: Path) -> None:
+    folder = Path(tiny_folders["llama"])
+    two = parted(folder, tmp_path / "parted")
+    assert [x.name for x in weights.files_of(two)] == ["model-1.safetensors", "model-2.safetensors"]
+    one, other = (load_base(x, torch.float32, torch.device("cpu")).model.state_dict() for x in (folder, two))
+    assert one.keys() == other.keys() and all(torch.equal(one[x], other[x]) for x in one)
+
+
+@pytest.mark.parametrize("harm", ["cut", "empty", "a part is missing"])
+def test_damaged_files_are_words(tiny_folders: dict, tmp_path: Path, harm: str) -> None:
+    folder = parted(Path(tiny_folders["llama"]), tmp_path / "parted")
+    part = folder / "model-2.safetensors"
+    whole = part.read_bytes()
+    if harm == "a part is missing":
+        part.unlink()
+    else:
+        part.write_bytes(whole[: len(whole) // 2] if harm == "cut" else b"")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_base(folder, torch.float32, torch.device("cpu"))
+
+
+MAPS = ("null", "{}", '{"a": 1}', '{"a": "../elsewhere.safetensors"}')
+
+
+@pytest.mark.parametrize("index", ["[]", "{", "null", *(f'{{"weight_map": {x}}}' for x in MAPS)])
+def test_a_damaged_index_is_words(tiny_folders: dict, tmp_path: Path, index: str) -> None:
+    folder = parted(Path(tiny_folders["llama"]), tmp_path / "parted")
+    (folder / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ModelError, match="index.json is damaged"):
+        load_base(folder, torch.float32, torch.device("cpu"))
+
+
+ODD_STOPS = (*(f'{{"eos_token_id": {x}}}' for x in ('"x"', "2.5", "true", "[[2]]", '{"a": 1}')), "[" * 100_000)
+
+
+@pytest.mark.parametrize("settings", ["{", "[]", "null", *ODD_STOPS])
+def test_damaged_settings_for_writing_are_words(tiny_folders: dict, tmp_path: Path, settings: str) -> None:
+    folder = parted(Path(tiny_folders["llama"]), tmp_path / "parted")
+    (folder / "generation_config.json").write_text(settings)
+    with pytest.raises(ModelError, match="generation_config.json cannot be read"):
+        load_generation(folder)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_how_it_writes_is_read_where_transformers_reads_it(tiny_folders: dict, tmp_path: Path, apart: bool) -> None:
+    folder = tmp_path / "whole"
+    shutil.copytree(tiny_folders["llama"], folder)
+    (folder / "generation_config.json").unlink()
+    settings = {"do_sample": True, "temperature": 0.4, "eos_token_id": [5, 6]}
+    config = json.loads((folder / "config.json").read_text())
+    if apart:
+        (folder / "generation_config.json").write_text(json.dumps(settings))
+    else:
+        (folder / "config.json").write_text(json.dumps({**config, **settings}))
+    model: Any = load_base(folder, torch.float32, torch.device("cpu")).model
+    theirs = AutoModelForCausalLM.from_pretrained(folder).generation_config.to_dict()
+    mine = model.generation_config.to_dict()
+    assert {x: mine[x] for x in settings} == settings == {x: theirs[x] for x in settings}
+    assert {x: mine.get(x) for x in theirs if not x.startswith("_")} == {x: y for x, y in theirs.items() if x[0] != "_"}
+    assert {5, 6} <= set(open_base_assets(str(folder)).processor.stop_ids), "what weitiao writes ends there, too"
+
+
+def test_a_weight_that_is_missing_is_named(tiny_folders: dict, tmp_path: Path) -> None:
+    folder = parted(Path(tiny_folders["llama"]), tmp_path / "parted")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index["weight_map"] = {x: f for x, f in index["weight_map"].items() if f == "model-1.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="lacks .* weights"):
+        load_base(folder, torch.float32, torch.device("cpu"))

@@ -1,0 +1,255 @@
+"""Masked language modelling: what is hidden and how, the head by transformers' own logits, whole trips."""
+
+import importlib.util
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from laws import attached, batch_of
+from rich.console import Console
+from transformers import AutoConfig, AutoModelForMaskedLM
+
+from conftest import ENCODERS, make_wordpieces, save_model, write_jsonl
+from weitiao.core.batch import IGNORE, pack
+from weitiao.core.errors import ModelError, RecipeError
+from weitiao.core.example import Text
+from weitiao.core.objective import MASKED
+from weitiao.core.processor import SpecialTokens
+from weitiao.core.reporter import Reporter
+from weitiao.data.tokenization import ChatProcessor
+from weitiao.model.backbone.mlm_head import masked_head
+from weitiao.objective.objectives.masked_lm import MaskedLM
+from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.predict import predict_file
+
+WORDS = "the quick brown fox jumps over the lazy dog and asks what time it is in paris while seven wizards mix boxes "
+PROCESSOR = ChatProcessor.make(make_wordpieces())
+DESK = Reporter(Console(quiet=True))
+
+
+def row_of(text: str, **settings: Any) -> Any:
+    return MaskedLM(**settings).rows(Text(text), PROCESSOR)[0]
+
+
+def ready(rows: list, family: str = "bert") -> tuple[Any, Any]:
+    """(a tiny model with the head and a processor that knows [MASK], the rows as one batch)."""
+    model = attached("full", family)
+    torch.manual_seed(0)
+    model.heads = torch.nn.ModuleDict({MASKED: masked_head(model.model)[0]})
+    model.processor = PROCESSOR
+    return model, batch_of(rows)
+
+
+# -- what is hidden ---------------------------------------------------------------------------------------------------
+
+
+def test_about_the_share_is_hidden_and_never_a_special_token() -> None:
+    rows = [row_of(WORDS * n) for n in (1, 2, 3, 4)]
+    model, batch = ready(rows)
+    shown = MaskedLM().hide(model, batch)
+    hidden = shown.labels != IGNORE
+    assert torch.equal(shown.labels[hidden], batch.input_ids[hidden]), "what is to be recovered is the token itself"
+    for a, b in zip(batch.bounds, batch.bounds[1:]):
+        assert not hidden[a] and not hidden[b - 1] and 0.1 <= hidden[a:b].float().mean() <= 0.16
+    assert torch.equal(shown.input_ids[~hidden], batch.input_ids[~hidden])
+    assert MaskedLM().counts(batch) == {"masked_lm": float(hidden.sum())}
+
+
+def test_of_the_hidden_eighty_are_masked_ten_are_others_ten_stay() -> None:
+    model, batch = ready([row_of(WORDS * 5)])
+    kinds: Counter[str] = Counter()
+    for step in range(300):
+        now = replace(batch, rng_key=(1, step))
+        shown = MaskedLM().hide(model, now)
+        at = shown.labels != IGNORE
+        ids, true = shown.input_ids[at], batch.input_ids[at]
+        kinds["mask"] += int((ids == PROCESSOR.mask_id).sum())
+        kinds["same"] += int((ids == true).sum())
+        kinds["all"] += int(at.sum())
+    # of about 4,500: three standard deviations are 0.018 and 0.014
+    assert abs(kinds["mask"] / kinds["all"] - 0.8) < 0.02
+    assert abs(kinds["same"] / kinds["all"] - 0.1) < 0.015
+
+
+def test_whole_words_are_hidden_with_all_their_pieces() -> None:
+    row = row_of("wizardsquietly unboxing foxes jumping lazily " * 4)
+    model, batch = ready([row])
+    assert len(set(row["labels"])) - 1 < len(row["input_ids"]) - 2, "some words have several pieces"
+    for step in range(20):
+        hidden = MaskedLM(share=0.3).hide(model, replace(batch, rng_key=(1, step))).labels != IGNORE
+        by_word: dict[int, set[bool]] = {}
+        for word, gone in zip(batch.labels.tolist(), hidden.tolist()):
+            by_word.setdefault(word, set()).add(gone)
+        assert all(len(gone) == 1 for gone in by_word.values())
+    single = row_of("wizardsquietly unboxing", whole_word_mask="off")
+    assert single["labels"] == [IGNORE, *range(len(single["labels"]) - 2), IGNORE]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jieba") is None, reason="jieba is not installed")
+def test_chinese_words_are_those_of_jieba() -> None:
+    by_character, by_word = row_of("今天天气怎么样"), row_of("今天天气怎么样", whole_word_mask="jieba")
+    assert by_character["labels"][1:-1] == [0, 1, 2, 3, 4, 5, 6]
+    assert by_word["labels"][1:-1] == [0, 0, 0, 0, 1, 1, 1]  # 今天天气 怎么样
+
+
+def test_without_jieba_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from weitiao.objective.objectives import masked_lm
+
+    masked_lm._jieba.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=r"jieba.*pip install 'weitiao\[jieba\]'"):
+        row_of("今天", whole_word_mask="jieba")
+
+
+def test_masks_follow_from_the_step_and_the_row_alone() -> None:
+    rows = [row_of(WORDS * n) for n in (1, 2, 3)]
+    model, batch = ready(rows)
+    objective = MaskedLM()
+
+    def of(row: int, rng_key: tuple[int, ...], chosen: list[int]) -> list[int]:
+        packed = objective.hide(model, pack([rows[i] for i in chosen], chosen, rng_key=rng_key))
+        at = packed.row_ids.index(row)
+        return packed.input_ids[packed.bounds[at] : packed.bounds[at + 1]].tolist()
+
+    assert of(1, (5, 3), [0, 1, 2]) == of(1, (5, 3), [1]) == of(1, (5, 3), [2, 1])
+    assert len({tuple(of(1, rng_key, [1])) for rng_key in ((5, 3), (5, 4), (6, 3), ())}) == 4
+    assert torch.equal(objective.hide(model, batch).input_ids, objective.hide(model, batch).input_ids)
+    torch.manual_seed(99)
+    state = torch.get_rng_state()
+    objective.hide(model, batch)
+    assert torch.equal(state, torch.get_rng_state()), "torch's own random numbers are for dropout"
+
+
+def test_a_long_text_goes_on_between_special_tokens() -> None:
+    row = row_of(WORDS * 3)
+    pieces = MaskedLM().windows(row, 20)
+    first, last = row["input_ids"][0], row["input_ids"][-1]
+    assert all(x["input_ids"][0] == first and x["input_ids"][-1] == last and len(x["input_ids"]) <= 20 for x in pieces)
+    assert [t for x in pieces for t in x["input_ids"][1:-1]] == row["input_ids"][1:-1]
+    assert [w for x in pieces for w in x["labels"][1:-1]] == row["labels"][1:-1]
+    kept, lost = MaskedLM().cut(row, 20)
+    assert kept == pieces[0] and [*kept["input_ids"][:-1], *lost, last] == row["input_ids"]
+    drawn = MaskedLM().pieces(row, [], PROCESSOR)
+    assert {kind for kind, _ in drawn} == {"learnt", "read"}
+
+
+# -- the head ---------------------------------------------------------------------------------------------------------
+
+FAMILIES = {"bert": {}, "roberta": {}, "distilbert": {}, "electra": {"embedding_size": 16}, "modernbert": {},
+            "albert": {"embedding_size": 16}, "mpnet": {}}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_head_is_transformers_own(family: str, tmp_path: Path) -> None:
+    """Its weights are read from a checkpoint of the family, and its logits are those of AutoModelForMaskedLM."""
+    small = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    more = {"num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 1, **ENCODERS.get(family, {})}
+    config = AutoConfig.for_model(family, **{**small, **more, **FAMILIES[family]})
+    torch.manual_seed(0)
+    whole = AutoModelForMaskedLM.from_config(config).eval()
+    with torch.no_grad():
+        for weight in whole.parameters():
+            weight.add_(torch.randn_like(weight) * 0.1)
+    whole.save_pretrained(tmp_path)
+    head, choice = masked_head(whole.base_model, tmp_path)
+    assert choice.value == "the checkpoint's"
+    ids = torch.tensor([[5, 9, 40, 200, 17]])
+    with torch.no_grad():
+        hidden = whole.base_model(input_ids=ids).last_hidden_state
+        ours = head(hidden) @ whole.get_input_embeddings().weight.T + head.bias
+        assert torch.allclose(ours, whole(input_ids=ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_an_untied_head_is_refused() -> None:
+    model = attached("full", "bert").model
+    model.config.tie_word_embeddings = False  # pyright: ignore
+    with pytest.raises(ModelError, match="tie_word_embeddings: false"):
+        masked_head(model)
+
+
+def test_the_loss_is_cross_entropy_over_the_hidden() -> None:
+    model, batch = ready([row_of(WORDS * n) for n in (1, 2)])
+    objective = MaskedLM()
+    shown, head = objective.hide(model, batch), model.heads[MASKED]
+    logits = head(model.hidden(shown)) @ model.embedding.weight.T + head.bias
+    by_hand = torch.nn.functional.cross_entropy(logits, shown.labels, ignore_index=IGNORE, reduction="sum")
+    loss = objective.loss(model, batch).totals["masked_lm"]
+    assert torch.allclose(loss, by_hand, rtol=1e-5)
+    ours = torch.autograd.grad(loss, [model.embedding.weight, head.bias])
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in
+               zip(ours, torch.autograd.grad(by_hand, [model.embedding.weight, head.bias])))  # fmt: skip
+    said = objective.predict(model, batch)
+    best = logits.argmax(-1)
+    parts = zip(best.split(list(batch.lengths)), shown.labels.split(list(batch.lengths)))
+    assert [(x["right"], x["of"]) for x in said] == [(int((p == y).sum()), int((y != IGNORE).sum())) for p, y in parts]
+
+
+# -- whole trips ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("encoder") / "bert", "bert")
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    words = WORDS.split()
+    return write_jsonl(tmp_path / "texts.jsonl", [{"text": " ".join(words[i % 5 :] + [str(i)])} for i in range(60)])
+
+
+def test_it_learns_is_opened_again_fills_and_is_a_base(quick: Any, encoder: Path, texts: Path, tmp_path: Path) -> None:
+    run = quick(
+        base=str(encoder),
+        data=[{"path": str(texts)}],
+        objective="masked_lm",
+        method={"name": "full"},
+        train={"steps": 160, "batch_size": 16, "learning_rate": 5e-3, "evaluate_every": 80},
+        evaluate={"metrics": "auto", "samples": 2},
+    )
+    scores = run.read("scores.json")
+    assert scores["after"]["loss"]["value"] < 0.6 * scores["before"]["loss"]["value"]
+    before, after = (scores[when]["masked_accuracy"] for when in ("before", "after"))
+    assert after["low"] > before["high"] and after["higher_is_better"]
+    assert run.read("resolved.json")["choices"]["masked-LM head"]["value"] == "new"
+    again = evaluate(str(run.folder), DESK)
+    assert again["loss"].value == pytest.approx(scores["after"]["loss"]["value"], rel=1e-6)
+    asked = write_jsonl(tmp_path / "asked.jsonl", [{"text": "the quick [MASK] fox"}, {"text": "nothing to fill"}])
+    done = predict_file(open_model(str(run.folder)), str(asked), str(tmp_path / "o.jsonl"), DESK)
+    assert (done.rows, done.bad) == (1, 1) and "no [MASK] to fill" in (tmp_path / "o.jsonl.bad_rows.jsonl").read_text()
+    labelled = write_jsonl(tmp_path / "l.jsonl", [{"text": f"the fox {i}", "label": "ab"[i % 2]} for i in range(24)])
+    upper = quick(base=str(run.folder), data=[{"path": str(labelled)}], objective="classification", method="full",
+                  train={"steps": 2}, out=str(tmp_path / "upper"))  # fmt: skip
+    told = upper.read("resolved.json")["choices"]["base"]["reason"]
+    assert upper.status == "finished" and "(full) without its head" in told
+
+
+def test_a_base_made_from_a_config_is_found_with_its_head(quick: Any, tmp_path: Path, texts: Path) -> None:
+    from make_small_bert import characters, make
+
+    text = tmp_path / "small.txt"
+    text.write_text(WORDS + "今天天气")
+    make(tmp_path / "small", characters(iter([text.read_text()]), 1), 2, 32, 4, 64, seed=1)
+    run = quick(base=str(tmp_path / "small"), data=[{"path": str(texts)}], objective="masked_lm", method="full",
+                train={"steps": 2})  # fmt: skip
+    assert (
+        run.status == "finished" and run.read("resolved.json")["choices"]["masked-LM head"]["value"] == "the checkpoint's"
+    )
+    assert run.read("resolved.json")["data"]["split"] > 0, "characters are many: some text was longer than the context"
+
+
+def test_a_model_that_writes_is_refused_before_anything_is_loaded(
+    quick: Any, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weitiao.pipeline.train.load", lambda *_: pytest.fail("something was loaded"))
+    with pytest.raises(RecipeError, match="masked_lm needs an encoder.*plain text with causal_lm"):
+        quick(data=[{"path": str(texts)}], objective="masked_lm")
+
+
+def test_a_tokenizer_without_a_mask_token_is_refused() -> None:
+    blind = ChatProcessor(PROCESSOR.tokenizer, frame=SpecialTokens((), (), (0,)))
+    with pytest.raises(Exception, match="has none"):
+        MaskedLM().rows(Text("the fox"), blind)

@@ -1,0 +1,375 @@
+"""Speech: what a Whisper hears is transformers' own features, bad sounds are named, a changed sound stops a resumed run."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from test_resume import assert_equal, everything, stop_at
+from transformers import GenerationMixin, WhisperForConditionalGeneration
+
+from conftest import save_model, write_jsonl
+from speech import PLACES, save_whisper, spoken_rows, tone, write_wav
+from unit.command import weitiao
+from weitiao.core.batch import AUDIO_PLACEHOLDER, IGNORE, SOUND, pack, select_segments
+from weitiao.core.errors import DataError, Interrupted, RecipeError, RunError
+from weitiao.core.example import AudioText
+from weitiao.core.recipe import Source
+from weitiao.core.registry import find, names
+from weitiao.core.reporter import Reporter
+from weitiao.data.audio import resampled, samples_of
+from weitiao.data.read import read_sources
+from weitiao.model.backbone.encoder_decoder import encoder_decoder
+from weitiao.objective.objectives.seq2seq import Seq2Seq
+from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.predict import predict_file
+from weitiao.pipeline.train import BaseAssets, load, open_base_assets
+
+CPU, DESK = torch.device("cpu"), Reporter(Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Whisper in `whisper`, and tones in `rows.jsonl`."""
+    folder = tmp_path_factory.mktemp("speech")
+    save_whisper(folder / "whisper")
+    spoken_rows(folder)
+    return folder
+
+
+def opened(folder: Path, method: str = "lora", **settings: Any) -> tuple[BaseAssets, Any, Seq2Seq]:
+    tokens, objective = open_base_assets(str(folder)), Seq2Seq(**{"longest": 12, **settings})
+    torch.manual_seed(0)
+    part: Any = find("method", method)()
+    return tokens, load(tokens, part, objective, torch.float32, CPU)[0], objective
+
+
+def examples_of(place: Path) -> list[Any]:
+    return [x.example for x in read_sources([Source(path=str(place / "rows.jsonl"))], Seq2Seq(), 0.0).examples]
+
+
+def recipe_of(place: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "base": str(place / "whisper"),
+        "data": [{"path": str(place / "rows.jsonl")}],
+        "validation": {"path": str(place / "rows.jsonl")},
+        "objective": {"name": "seq2seq", "longest": 12},
+        "evaluate": {"metrics": "auto", "samples": 2},
+        **more,
+    }
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_is_places_prompt_and_text(place: Path) -> None:
+    tokens, _, objective = opened(place / "whisper")
+    example = examples_of(place)[0]
+    (row,) = objective.rows(example, tokens.processor)
+    ids, labels = list(row["input_ids"]), list(row["labels"])
+    assert ids[:PLACES] == [AUDIO_PLACEHOLDER] * PLACES and labels[:PLACES] == [IGNORE] * PLACES
+    begun = tokens.tokenizer.convert_tokens_to_ids(["<|startoftranscript|>", "<|notimestamps|>"])
+    said = tokens.tokenizer(" paris", add_special_tokens=False).input_ids
+    assert ids[PLACES:] == [*begun, *said] and labels[PLACES:] == [IGNORE, *said, tokens.processor.eos_id]
+    assert objective.num_positions(row) == len(begun) + len(said)
+    assert [kind for kind, _ in objective.preview(row, [], tokens.processor)] == ["read", "read", "learnt"]
+    assert ("read", "[0.wav]") in objective.preview(row, [], tokens.processor)
+
+
+def test_features_are_transformers_own(place: Path) -> None:
+    """Of the samples as the file has them, in the order of the batch's rows; and they stay when rows are chosen."""
+    from transformers import WhisperFeatureExtractor
+
+    tokens, _, objective = opened(place / "whisper")
+    examples = examples_of(place)[:5]
+    batch = pack([objective.rows(x, tokens.processor)[0] for x in examples])
+    make = WhisperFeatureExtractor.from_pretrained(place / "whisper")
+    for i, x in zip(batch.row_ids, batch.more[SOUND]):
+        samples = np.round(tone((300 if i % 2 else 2400) + 9 * i, 0.3 + 0.02 * i) * 32767 - 0.5) / 32768
+        wanted = make(samples, sampling_rate=16_000, return_tensors="pt").input_features[0]
+        assert x.shape == (80, 2 * PLACES) and float((x - wanted).abs().max()) < 2e-2
+    some = select_segments(batch, [3, 1])
+    assert (
+        torch.equal(some.more[SOUND], batch.more[SOUND][[3, 1]]) and encoder_decoder(some)[1][1] - some.bounds[1] == PLACES
+    )
+    again = pack(batch.rows)
+    assert torch.equal(again.more[SOUND], batch.more[SOUND])
+
+
+def test_any_rate_and_any_channels_are_one_line_at_16_khz(tmp_path: Path) -> None:
+    """A tone stays that tone, as loud as before, and what 16 kHz cannot hold does not fold back."""
+    for rate in (8_000, 22_050, 44_100, 48_000):
+        both = np.stack([tone(440, 0.5, rate), tone(440, 0.5, rate)], 1)
+        input_features = samples_of(write_wav(tmp_path / "x.wav", both, rate).read_bytes(), "x.wav")
+        assert abs(len(input_features) - 8000) <= 1 and input_features.dtype == np.float32
+        middle = input_features[1000:7000]
+        assert float(np.abs(middle - tone(440, 0.5)[1000:7000]).max()) < 2e-2, rate
+    high = resampled(tone(11_000, 0.5, 48_000), 48_000)
+    assert float(np.abs(high[500:-500]).max()) < 5e-3
+
+
+def test_flac_and_float_wav_are_read(tmp_path: Path) -> None:
+    import soundfile
+
+    wanted = tone(500)
+    for name, kind in (("a.flac", "PCM_16"), ("a.wav", "FLOAT")):
+        soundfile.write(tmp_path / name, wanted, 16_000, subtype=kind)
+        assert float(np.abs(samples_of((tmp_path / name).read_bytes(), name) - wanted).max()) < 1e-4
+
+
+# -- the model --------------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_is_transformers_own_and_rows_keep_apart(place: Path) -> None:
+    tokens, model, objective = opened(place / "whisper")
+    rows = [objective.rows(x, tokens.processor)[0] for x in examples_of(place)[:4]]
+    batch = pack(rows)
+    told = dict(zip(batch.row_ids, objective.segment_losses(model, batch)))
+    for i, row in enumerate(rows):
+        alone = pack([row])
+        ids, labels = (torch.tensor([list(row[key])[PLACES:]]) for key in ("input_ids", "labels"))
+        out = model.model(input_features=alone.more[SOUND], decoder_input_ids=ids)
+        by_hand = torch.nn.functional.cross_entropy(out.logits[0], labels[0], ignore_index=IGNORE, reduction="sum")
+        assert told[i][0] == pytest.approx(float(by_hand.detach()), rel=1e-5)
+        assert objective.segment_losses(model, alone)[0] == pytest.approx(told[i], rel=1e-5)
+    assert model.hidden(batch).shape == (batch.tokens, 32)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_what_is_written_is_transformers_own(place: Path, beams: int) -> None:
+    tokens, model, objective = opened(place / "whisper", beams=beams, longest=9)
+    rows = [objective.encode_input(x, tokens.processor) for x in examples_of(place)[:4]]
+    batch = pack(rows)
+    written = dict(zip(batch.row_ids, objective.predict(model, batch)))
+    begun = tokens.processor.feature_extractor.decoder_prompt_ids(None)  # pyright: ignore[reportOptionalMemberAccess]
+    with model.evaluating():
+        for i, row in enumerate(rows):
+            kind = {"num_beams": beams, "do_sample": False, "max_new_tokens": 9, "eos_token_id": list(model.stop_ids)}
+            ids = GenerationMixin.generate(
+                model.model, input_features=pack([row]).more[SOUND], decoder_input_ids=torch.tensor([begun]), **kind
+            )
+            assert written[i] == tokens.processor.decode(ids[0].tolist()).strip()
+
+
+def test_greedy_is_the_most_probable_token_each_time(place: Path) -> None:
+    """By hand: no cache, no library."""
+    tokens, model, objective = opened(place / "whisper", longest=9)
+    batch = pack([objective.encode_input(examples_of(place)[1], tokens.processor)])
+    (written,) = objective.predict(model, batch)
+    ids = torch.tensor([tokens.processor.feature_extractor.decoder_prompt_ids(None)])  # pyright: ignore[reportOptionalMemberAccess]
+    with model.evaluating(), torch.no_grad():
+        for _ in range(9):
+            best = model.model(input_features=batch.more[SOUND], decoder_input_ids=ids).logits[0, -1].argmax()
+            ids = torch.cat([ids, best.view(1, 1)], 1)
+            if int(best) in model.stop_ids:
+                break
+    assert written == tokens.processor.decode(ids[0].tolist()).strip()
+
+
+def test_an_answer_never_leaves_the_decoders_places(place: Path) -> None:
+    tokens, model, objective = opened(place / "whisper", longest=1000)
+    batch = pack([objective.encode_input(examples_of(place)[0], tokens.processor)])
+    assert len(objective.predict(model, batch)) == 1
+    assert tokens.longest == 64
+
+
+METHODS = ["full", "freeze", "lora", "bitfit", "dora", "adapter", "ia3", "ln_tuning"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gets_gradients(place: Path, method: str) -> None:
+    tokens, model, objective = opened(place / "whisper", method)
+    batch = pack([objective.rows(x, tokens.processor)[0] for x in examples_of(place)[:3]])
+    objective.loss(model, batch).totals["seq2seq"].backward()
+    assert any(p.grad is not None and bool(p.grad.any()) for p in model.trainable().values())
+
+
+# -- a run ------------------------------------------------------------------------------------------------------------
+
+
+def test_it_learns_and_is_opened_again(quick: Any, place: Path, tmp_path: Path) -> None:
+    train = {"steps": 60, "batch_size": 8, "learning_rate": 5e-3, "evaluate_every": 0}
+    run = quick(**recipe_of(place, method="full", train=train))
+    scores = run.read("scores.json")
+    assert list(scores["after"]) == ["loss", "wer", "cer"] and scores["after"]["wer"]["n"] == 24
+    assert scores["before"]["wer"]["value"] > 0.9 and scores["after"]["wer"]["value"] < 0.4
+    again = evaluate(str(run.folder), DESK)
+    assert {name: x.value for name, x in again.items()} == pytest.approx(
+        {name: x["value"] for name, x in scores["after"].items()}
+    )
+    new = write_jsonl(place / "new.jsonl", [{"id": i, "audio": f"clips/{i}.wav"} for i in (0, 1, 2)])
+    code, told = weitiao("predict", run.folder, "--input", new, "--output", tmp_path / "out.jsonl")
+    assert code == 0, told
+    said = [json.loads(x) for x in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [x["id"] for x in said] == [0, 1, 2] and said[0]["predicted"].startswith("paris")
+    code, told = weitiao("merge", run.folder, tmp_path / "merged")
+    assert code == 0, told
+    from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
+
+    plain = AutoModelForSpeechSeq2Seq.from_pretrained(tmp_path / "merged")
+    assert (tmp_path / "merged" / "preprocessor_config.json").exists() and plain.config.model_type == "whisper"
+    assert AutoProcessor.from_pretrained(tmp_path / "merged").feature_extractor.chunk_length == 1
+    reopened = predict_file(open_model(str(tmp_path / "merged")), str(new), str(tmp_path / "merged.jsonl"), DESK)
+    assert reopened.rows == 3
+    theirs = [json.loads(x)["predicted"] for x in (tmp_path / "merged.jsonl").read_text().splitlines()]
+    assert theirs == [x["predicted"] for x in said]
+
+
+def test_peft_opens_the_adapter(quick: Any, place: Path) -> None:
+    from peft import PeftModel
+
+    train = {"steps": 3, "batch_size": 8, "learning_rate": 3e-2, "evaluate_every": 0}
+    run = quick(**recipe_of(place, method={"name": "lora", "rank": 2}, train=train, evaluate={"metrics": ["loss"]}))
+    base = WhisperForConditionalGeneration.from_pretrained(place / "whisper")
+    given = {"input_features": torch.rand(1, 80, 2 * PLACES), "decoder_input_ids": torch.tensor([[5, 6, 7]])}
+    before = base.eval()(**given).logits.detach()
+    theirs = PeftModel.from_pretrained(base, str(run.folder / "adapter")).eval()(**given).logits.detach()
+    ours = open_model(str(run.folder)).model.model.eval()(**given).logits.detach()
+    assert float((ours - theirs).abs().max()) < 1e-5 * float(ours.abs().max())
+    assert float((ours - before).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_stopped_and_resumed_to_the_bit(
+    method: str, quick: Any, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout, shuffling and validation in between."""
+    train = {"steps": 4, "batch_size": 8, "micro_batch_tokens": 130, "evaluate_every": 2}
+    shape = recipe_of(place, method={"name": method}, train=train)
+    whole = everything(quick(**shape, out=str(tmp_path / "whole")))
+    for step in (1, 3):
+        out = str(tmp_path / f"stopped-{step}")
+        with stop_at(step, monkeypatch), pytest.raises(Interrupted):
+            quick(**shape, out=out)
+        torch.manual_seed(12345)
+        assert_equal(everything(quick(again=True, **shape, out=out)), whole)
+
+
+def test_a_changed_sound_stops_a_resumed_run(
+    quick: Any, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(place / "clips", tmp_path / "clips")
+    shutil.copy(place / "rows.jsonl", tmp_path)
+    shape = recipe_of(place, train={"steps": 3, "batch_size": 8}, method="bitfit")
+    shape |= {"data": [{"path": str(tmp_path / "rows.jsonl")}], "out": str(tmp_path / "run")}
+    with stop_at(1, monkeypatch), pytest.raises(Interrupted):
+        quick(**shape)
+    write_wav(tmp_path / "clips" / "3.wav", tone(777))
+    with pytest.raises(RunError, match="data"):
+        quick(again=True, **shape)
+
+
+def test_a_sound_that_changes_while_it_is_trained_on_is_refused(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "clips", tmp_path / "clips")
+    shutil.copy(place / "rows.jsonl", tmp_path)
+    tokens, _, objective = opened(place / "whisper")
+    (row,) = objective.rows(examples_of(tmp_path)[0], tokens.processor)
+    write_wav(tmp_path / "clips" / "0.wav", tone(777))
+    with pytest.raises(DataError, match="0.wav has changed since the data were read"):
+        pack([row])
+    (tmp_path / "clips" / "0.wav").unlink()
+    with pytest.raises(DataError, match="0.wav was there when the data were read, and is no more"):
+        pack([row])
+
+
+def test_what_cannot_be_used_is_named_and_put_aside(quick: Any, place: Path, tmp_path: Path) -> None:
+    """File, line and reason of each; the rest is learnt."""
+    spoken_rows(tmp_path)
+    (tmp_path / "clips" / "empty.wav").write_bytes(b"")
+    (tmp_path / "clips" / "text.wav").write_text("this is no sound")
+    write_wav(tmp_path / "clips" / "short.wav", np.zeros(0, np.float32))
+    write_wav(tmp_path / "clips" / "silent.wav", np.zeros(800, np.float32))
+    write_wav(tmp_path / "clips" / "long.wav", tone(300, 1.5))
+    whole = (tmp_path / "clips" / "0.wav").read_bytes()
+    (tmp_path / "clips" / "header.wav").write_bytes(whole[:20])
+    bad = {
+        "missing.wav": "there is no sound file .*clips/missing.wav",
+        "empty.wav": "empty.wav is empty",
+        "text.wav": "text.wav cannot be read",
+        "short.wav": "short.wav has no length",
+        "silent.wav": "silent.wav is silence",
+        "header.wav": "header.wav (cannot be read|has no length)",
+        "long.wav": "long.wav is 1.5 s long, and the base hears 1 s",
+    }
+    rows = [{"audio": f"clips/{name}", "text": "paris"} for name in bad]
+    rows += [{"audio": "clips/1.wav", "text": "  "}, {"audio": "", "text": "paris"}, {"audio": "clips/1.wav"}]
+    with open(tmp_path / "rows.jsonl", "a") as file:
+        file.write("".join(json.dumps(x) + "\n" for x in rows))
+    shape = recipe_of(place, data=[{"path": str(tmp_path / "rows.jsonl")}], max_bad_fraction=0.5, method="bitfit")
+    run = quick(**shape, train={"steps": 1, "batch_size": 4, "evaluate_every": 0})
+    told = {x["line"]: x["reason"] for x in run.read_lines("bad_rows.jsonl")}
+    for line, words in enumerate(bad.values(), 25):
+        assert re.search(words, told[line]), told[line]
+    assert "empty" in told[32] and "names no sound file" in told[33] and "is missing" in told[34]
+    assert run.read("resolved.json")["data"]["rows"] == 24 and len(told) == 10
+
+
+def test_predict_puts_bad_sounds_aside(quick: Any, place: Path, tmp_path: Path) -> None:
+    run = quick(**recipe_of(place, method="bitfit", train={"steps": 1, "batch_size": 4, "evaluate_every": 0}))
+    rows = write_jsonl(place / "some.jsonl", [{"max_grad_norm": "clips/0.wav"}, {"max_grad_norm": "none.wav"}])
+    done = predict_file(open_model(str(run.folder)), str(rows), str(tmp_path / "out.jsonl"), DESK, text="clip")
+    assert (done.rows, done.bad) == (1, 1)
+    (refused,) = [json.loads(x) for x in (tmp_path / "out.jsonl.bad_rows.jsonl").read_text().splitlines()]
+    assert refused["line"] == 2 and "there is no sound file" in refused["reason"]
+
+
+def test_a_base_is_measured_and_asked_before_any_training(place: Path, tmp_path: Path) -> None:
+    found = evaluate(str(place / "whisper"), DESK, data=str(place / "rows.jsonl"), metrics=("wer",), limit=4)
+    assert found["wer"].n == 4
+    done = predict_file(open_model(str(place / "whisper")), str(place / "rows.jsonl"), str(tmp_path / "out.jsonl"), DESK)
+    assert done.rows == 24
+
+
+def test_columns_may_have_other_names_and_csv_will_do(place: Path) -> None:
+    (place / "rows.csv").write_text('clip,words\nclips/0.wav,"paris, fox"\n')
+    source = Source(path=str(place / "rows.csv"), columns={"audio": "clip", "text": "words"})
+    (read,) = read_sources([source], Seq2Seq(), 0.0).examples
+    assert isinstance(read.example, AudioText) and read.example.target == "paris, fox" and len(read.example.sha256) == 64
+
+
+def test_what_is_said_decides_the_side(quick: Any, place: Path) -> None:
+    """The same sentence in two voices is never on both sides."""
+    run = quick(**recipe_of(place, validation=0.3, method="bitfit", train={"steps": 1, "batch_size": 4}))
+    assert "what is said" in run.read("resolved.json")["choices"]["validation"]["reason"]
+
+
+# -- what does not fit ------------------------------------------------------------------------------------------------
+
+
+def test_a_base_of_several_languages_asks_for_one(tmp_path: Path, place: Path) -> None:
+    tokens = open_base_assets(str(save_whisper(tmp_path / "several", several=True)))
+    example = examples_of(place)[0]
+    with pytest.raises(RecipeError, match="which language is spoken.*en, zh"):
+        Seq2Seq().rows(example, tokens.processor)
+    (row,) = Seq2Seq(language="zh").rows(example, tokens.processor)
+    begun = ["<|startoftranscript|>", "<|zh|>", "<|transcribe|>", "<|notimestamps|>"]
+    assert list(row["input_ids"])[PLACES : PLACES + 4] == tokens.tokenizer.convert_tokens_to_ids(begun)
+    with pytest.raises(RecipeError, match="hears English alone"):
+        Seq2Seq(language="zh").rows(example, open_base_assets(str(place / "whisper")).processor)
+
+
+def test_texts_for_an_ear_and_sounds_for_a_reader_are_refused(quick: Any, place: Path, tmp_path: Path) -> None:
+    texts = write_jsonl(tmp_path / "texts.jsonl", [{"source": f"fox {i}", "target": "dog"} for i in range(9)])
+    with pytest.raises(DataError, match="the base hears sound, and these rows are text"):
+        quick(**recipe_of(place, data=[{"path": str(texts)}], validation=0))
+    reader = save_model(tmp_path / "bart", "bart")
+    with pytest.raises(DataError, match="the base reads text. Take one that hears"):
+        quick(**recipe_of(place, base=str(reader), validation=0))
+
+
+@pytest.mark.parametrize("method", [x for x in names("method") if not find("method", x).encoder_decoder])  # pyright: ignore
+def test_methods_of_slots_are_refused(quick: Any, place: Path, method: str) -> None:
+    with pytest.raises(RecipeError, match=f"{method} is not made for models with an encoder and a decoder"):
+        quick(**recipe_of(place, method=method))
+
+
+def test_a_folder_without_its_feature_settings_is_named(tmp_path: Path) -> None:
+    folder = save_whisper(tmp_path / "whisper")
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(Exception, match="preprocessor_config.json"):
+        open_base_assets(str(folder))

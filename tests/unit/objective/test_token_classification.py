@@ -1,0 +1,334 @@
+"""Token classification: tags where their words begin, the loss by definition, windows, and whole trips."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from laws import attached, batch_of
+from rich.console import Console
+
+from conftest import make_tokenizer, make_wordpieces, save_model, write_jsonl
+from weitiao.core.batch import IGNORE
+from weitiao.core.bio_tags import entities
+from weitiao.core.errors import DataError
+from weitiao.core.example import TokenTags
+from weitiao.core.reporter import Reporter
+from weitiao.data.tokenization import ChatProcessor
+from weitiao.data.word_units import laid_out, units_of
+from weitiao.objective.crf import log_likelihood
+from weitiao.objective.objectives.token_classification import Scored, TokenClassification, placed_units
+from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.predict import predict_file
+
+DESK = Reporter(Console(quiet=True))
+
+
+def tagged(words: str, tags: str) -> TokenTags:
+    text, units = laid_out(words.split())
+    return TokenTags(text, tuple(units), tuple(tags.split()))
+
+
+def examples(count: int = 8) -> list[TokenTags]:
+    rows = [
+        ("the quick brown fox", "O O B-who I-who"),
+        ("what time is it in paris", "O O O O O B-where"),
+        ("seven wizards mix boxes", "B-who I-who O O"),
+        ("你 好 世 界", "O O B-where I-where"),
+    ]
+    return [tagged(*rows[i % 4]) for i in range(count)]
+
+
+def processor(family: str = "bert") -> ChatProcessor:
+    return ChatProcessor.make(make_wordpieces() if family == "bert" else make_tokenizer())
+
+
+def ready(objective: TokenClassification, family: str = "bert", scale: float = 20) -> tuple[Any, Any, Any]:
+    """(the fitted objective, a tiny model with its heads, all rows as one batch)."""
+    objective = objective.fit(examples())
+    batch = batch_of([row for x in examples() for row in objective.rows(x, processor(family))])  # pyright: ignore
+    model = attached("lora", family)
+    torch.manual_seed(0)
+    model.heads = torch.nn.ModuleDict(objective.heads(32))
+    for name, weight in model.heads.named_parameters():
+        weight.data.mul_(scale) if name == "tags.weight" else weight.data.normal_()
+    return objective, model, batch
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_tag_stands_where_its_unit_begins(family: str) -> None:
+    """What the tokens from one label to the next spell is the unit, to the letter; every unit has a label."""
+    objective, p = TokenClassification().fit(examples()), processor(family)
+    odd = tagged("dogs liquidizing 世 界 , (fox) é 😀 x", "B-who O O B-where O O B-who I-who O")
+    for example in [*examples(), odd]:
+        (row,) = objective.rows(example, p)
+        ids, at = list(row["input_ids"]), [i for i, x in enumerate(row["labels"]) if x != IGNORE]
+        assert [objective.tags[row["labels"][i]] for i in at] == list(example.tags)
+        for (start, end), i, behind in zip(example.units, at, [*at[1:], len(ids) - len(p.frame.last)]):
+            decode_with_special = p.decode(ids[i:behind], skip_special_tokens=False).strip().replace(" ", "")
+            assert (
+                decode_with_special == example.text[start:end]
+                or "[UNK]" in decode_with_special
+                or (decode_with_special, family) == ("e", "bert")
+            )
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_token_that_would_hold_two_units_is_parted(family: str) -> None:
+    """The tokenizers know whole words; here each letter has a tag."""
+    p, text = processor(family), "the fox"
+    units = tuple((i, i + 1) for i, x in enumerate(text) if x != " ")
+    ids, firsts = placed_units(TokenTags(text, units, ("O",) * 6), p)
+    assert len(p.encode_with_offsets(text)[0]) < 6 <= len(ids) and None not in firsts and len(set(firsts)) == 6
+    assert p.words(ids).replace(" ", "") == "thefox"
+
+
+def test_units_without_a_token_are_passed_over() -> None:
+    """BERT's tokenizer drops control characters: tags do not slip, and the entity is what remains of it."""
+    objective, p = TokenClassification().fit(examples()), processor()
+    odd = TokenTags(
+        "fox \x00 lazy \x00 dog", ((0, 3), (4, 5), (6, 10), (11, 12), (13, 16)), ("O", "B-who", "I-who", "I-who", "I-who")
+    )
+    assert placed_units(odd, p)[1].count(None) == 2
+    (row,) = objective.rows(odd, p)
+    assert [objective.tags[x] for x in row["labels"] if x != IGNORE] == ["O", "B-who", "I-who"]
+    e = torch.full((3, len(objective.tags)), -9.0)
+    for u, tag in enumerate(["O", "B-who", "I-who"]):
+        e[u, objective.tags.index(tag)] = 9.0
+    found = objective.merge_windows([Scored(e, objective._rules())], odd, p)
+    assert found.tags == ["O", "O", "B-who", "I-who", "I-who"] and found.entities[0]["text"] == "lazy \x00 dog"
+    select_segments = TokenTags("\x00", ((0, 1),), ("B-who",))
+    assert all(x == IGNORE for x in objective.rows(select_segments, p)[0]["labels"])
+    assert objective.merge_windows([Scored(e[:0], objective._rules())], select_segments, p).tags == ["O"]
+
+
+def test_what_predict_is_shown_is_what_was_learnt() -> None:
+    """The same ids and the same places, without the tags."""
+    objective, p = TokenClassification().fit(examples()), processor()
+    for example in examples():
+        (row,) = objective.rows(example, p)
+        shown = objective.encode_input(TokenTags(example.text, example.units, ()), p)
+        assert row["input_ids"] == shown["input_ids"]
+        assert [x == IGNORE for x in row["labels"]] == [x == IGNORE for x in shown["labels"]]
+        assert set(shown["labels"]) <= {0, IGNORE}
+
+
+def test_schemes_and_names() -> None:
+    found = examples()
+    assert TokenClassification().fit(found).tags == ("O", "B-where", "I-where", "B-who", "I-who")
+    closed = TokenClassification(scheme="bioes").fit(found)
+    assert closed.tags[:5] == ("O", "B-where", "I-where", "E-where", "S-where")
+    (row,) = closed.rows(found[1], processor())
+    assert [closed.tags[x] for x in row["labels"] if x != IGNORE][-1] == "S-where"
+    assert TokenClassification().fit([tagged("a b", "S-x O")]).scheme == "bioes"
+    numbers = TokenClassification(names=("O", "B-who", "I-who")).fit([tagged("the fox", "0 1")])
+    assert numbers.tags == ("O", "B-who", "I-who") and numbers.right(tagged("the fox", "0 1")) == [(1, 2, "who")]
+    with pytest.raises(ValueError, match="the tag 7 is a number; names has 3"):
+        numbers.right(tagged("the fox", "0 7"))
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ("O I-who", "tag 2 is I-who after O.*write repair: true"),
+        ("O B-when", "tag 2 is B-when: 'when' is not among the kinds learnt: where, who"),
+        ("O VB", "the tag 'VB' is none of O, B-x"),
+        ("O 3", "the tag 3 is a number; say what they mean with names"),
+    ],
+)
+def test_tags_that_cannot_be_learnt_are_said(tags: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        TokenClassification().fit(examples()).rows(tagged("the fox", tags), processor())
+
+
+def test_repair() -> None:
+    objective = TokenClassification(repair=True).fit(examples())
+    (row,) = objective.rows(tagged("the fox", "I-who I-who"), processor())
+    assert [objective.tags[x] for x in row["labels"] if x != IGNORE] == ["B-who", "I-who"]
+
+
+def test_only_o_is_nothing_to_learn() -> None:
+    with pytest.raises(DataError, match="in 3 rows there is no entity, every tag is O.*nothing to learn"):
+        TokenClassification().fit([tagged("the fox", "O O")] * 3)
+
+
+def test_pieces_show_the_kinds() -> None:
+    objective, p = TokenClassification().fit(examples()), processor()
+    (row,) = objective.rows(examples()[0], p)
+    drawn = objective.preview(row, [], p)
+    assert ("learnt", "‹who›") in drawn and drawn[-1] == ("learnt", " → 1 entities, O at 2 units")
+    assert "".join(text for kind, text in drawn if kind == "read").split() == [
+        "[CLS]",
+        "the",
+        "quick",
+        "brown",
+        "fox",
+        "[SEP]",
+    ]
+
+
+# -- windows ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("context", [8, 11, 16, 30])
+@pytest.mark.parametrize("length", [31, 48, 300])
+def test_windows_hold_each_label_once_where_it_has_most_context(context: int, length: int) -> None:
+    """Every token is another here, so that it is seen where each window stands."""
+    labels = [0 if i == 0 or i % 3 else IGNORE for i in range(length)]
+    row: Any = {"input_ids": [1, *range(1000, 1000 + length), 2], "labels": [IGNORE, *labels, IGNORE]}
+    windows = TokenClassification(entity_types=("a",)).windows(row, context)
+    assert all((len(w["input_ids"]), w["input_ids"][0], w["input_ids"][-1]) == (context, 1, 2) for w in windows)
+    starts, room = [w["input_ids"][1] - 1000 for w in windows], context - 2
+    assert all(list(w["input_ids"])[1:-1] == list(range(1000 + a, 1000 + a + room)) for a, w in zip(starts, windows))
+
+    def context_of(t: int, start: int) -> int:
+        """The distance to the nearest cut; the text's own ends are none."""
+        return min(t - start if start else length, start + room - 1 - t if start + room < length else length)
+
+    held = [(a + i, a) for a, w in zip(starts, windows) for i, x in enumerate(list(w["labels"])[1:-1]) if x != IGNORE]
+    assert [t for t, _ in held] == [t for t, x in enumerate(labels) if x != IGNORE], "each once, in order"
+    for t, start in held:
+        assert context_of(t, start) == max(context_of(t, a) for a in starts if a <= t < a + room)
+
+
+@pytest.mark.parametrize("crf", [False, True])
+def test_a_text_in_windows_is_decoded_as_a_whole(crf: bool) -> None:
+    """Scores of the windows, joined, are those of the text: with a head alone (no context) even the same figures."""
+    objective, model, batch = ready(TokenClassification(crf=crf))
+    whole = objective.predict(model, batch)
+    for i, row in enumerate(batch.row_ids):
+        example = examples()[row]
+        parts = [Scored(x, whole[i].chain) for x in whole[i].emissions.split(2)]
+        one, other = (objective.merge_windows(x, example, processor()) for x in ([whole[i]], parts))
+        assert one == other and one.tags == objective.metric_pair(one, example)[0]
+        entities(one.tags)
+
+
+def test_a_window_that_begins_inside_an_entity_is_learnt() -> None:
+    objective, model, batch = ready(TokenClassification(crf=True))
+    rows = [row for x in examples() for row in objective.rows(x, processor())]
+    first = [i for i, x in enumerate(rows[0]["labels"]) if x != IGNORE]
+    inner = {**rows[0], "labels": [x if i >= first[3] else IGNORE for i, x in enumerate(rows[0]["labels"])]}
+    assert objective.tags[inner["labels"][first[3]]] == "I-who"
+    assert all(0 <= total < 100 for total, _ in objective.segment_losses(model, batch_of([inner, rows[1]])))
+
+
+# -- the loss ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+@pytest.mark.parametrize("crf", [False, True])
+def test_the_loss_is_by_definition(crf: bool, family: str) -> None:
+    objective, model, batch = ready(TokenClassification(crf=crf), family)
+    total, units = objective.loss(model, batch).totals["token_classification"], objective.counts(batch)
+    assert units == {"token_classification": float(sum(len(x.units) for x in examples()))}
+    hidden, wanted = model.hidden(batch), 0.0
+    for a, b in zip(batch.bounds, batch.bounds[1:]):
+        asked = batch.labels[a:b] != IGNORE
+        e, y = model.heads["tags"](hidden[a:b][asked]), batch.labels[a:b][asked]
+        if crf:
+            wanted -= log_likelihood(e[None], y[None], torch.tensor([len(y)]), model.heads["crf"]())[0]
+        else:
+            wanted += torch.nn.functional.cross_entropy(e, y, reduction="sum")
+    assert torch.allclose(total, torch.as_tensor(wanted), rtol=1e-5)
+
+
+# -- whole trips ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("encoder") / "bert", "bert")
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    """fox and dog are who, paris is where, 世界 too; rows of unequal length."""
+    made = []
+    for i in range(count):
+        text = f"{'the quick ' * (i % 5)}{'fox' if i % 2 else 'lazy dog'} asks in {'paris' if i % 3 else '你好世界'} {i}"
+        spans = [(text.index(w), text.index(w) + len(w), kind) for w, kind in
+                 (("fox", "who"), ("lazy dog", "who"), ("paris", "where"), ("世界", "where")) if w in text]  # fmt: skip
+        made.append({"id": i, "text": text, "entities": [{"start": a, "end": b, "label": k} for a, b, k in spans]})
+    return made
+
+
+@pytest.mark.parametrize("crf", [False, True])
+def test_an_encoder_learns_is_opened_again_and_predicts(quick: Any, encoder: Path, tmp_path: Path, crf: bool) -> None:
+    run = quick(
+        base=str(encoder),
+        data=[{"path": str(write_jsonl(tmp_path / "rows.jsonl", rows(60)))}],
+        objective={"name": "token_classification", "head_learning_rate": 1e-2, "crf": crf},
+        method={"name": "full"},
+        train={"steps": 60, "learning_rate": 3e-3, "evaluate_every": 60, "best_metric": "entity_f1"},
+        evaluate={"metrics": "auto", "samples": 2},
+    )
+    scores = run.read("scores.json")
+    assert scores["before"]["entity_f1"]["value"] < 0.9 and scores["after"]["entity_f1"]["value"] == 1.0
+    assert scores["after"]["entity_recall"]["n"] == scores["after"]["loss"]["n"] >= 8
+    assert all(x["after"] == x["reference"] != "none" for x in run.read_lines("samples.jsonl"))
+    assert ["learnt", "‹who›"] in run.read("resolved.json")["shown"][0]["pieces"]
+    opened = open_model(str(run.folder))
+    assert opened.objective.entity_types == ("where", "who") and ("crf" in opened.model.heads) == crf  # pyright: ignore
+    measured = evaluate(str(run.folder), DESK)
+    assert measured["loss"].value == scores["after"]["loss"]["value"]
+    long = {"text": " ".join(x["text"] for x in rows(60))}  # longer than the model takes
+    file = write_jsonl(tmp_path / "new.jsonl", [*({"id": x["id"], "text": x["text"]} for x in rows(6)), long])
+    done = predict_file(opened, str(file), str(tmp_path / "out.jsonl"), DESK)
+    assert (done.rows, done.bad, done.cut) == (7, 0, 0)
+    lines = [json.loads(x) for x in (tmp_path / "out.jsonl").read_text().splitlines()]
+    for line, row in zip(lines, rows(6)):
+        assert [(x["start"], x["end"], x["label"]) for x in line["entities"]] == [
+            (x["start"], x["end"], x["label"]) for x in row["entities"]
+        ]
+        assert all(0.5 < x["probability"] <= 1 for x in line["entities"]) and line["id"] == row["id"]
+    found = lines[6]["entities"]
+    assert len(found) > 100 and all(long["text"][x["start"] : x["end"]] == x["text"] for x in found)
+    assert len(lines[6]["tags"]) == len(units_of(long["text"]))
+
+
+def test_what_cannot_be_used_is_named_with_its_line(quick: Any, encoder: Path, tmp_path: Path) -> None:
+    bad = [
+        {"text": "the fox", "entities": [{"start": 4, "end": 9, "label": "who"}]},
+        {"text": "the fox", "entities": [[0, 5, "who"]]},
+        {"text": "the lazy fox", "entities": [[0, 8, "who"], [4, 12, "who"]]},
+        {"text": " ", "entities": []},
+        {"text": "the fox", "entities": [[3, 4, "who"]]},
+        {"text": "the fox", "entities": [["0", 3, "who"]]},
+    ]
+    unseen = write_jsonl(tmp_path / "held.jsonl", [*rows(9), {"text": "now", "entities": [[0, 3, "when"]]}])
+    run = quick(
+        base=str(encoder),
+        data=[{"path": str(write_jsonl(tmp_path / "rows.jsonl", [*rows(20), *bad]))}],
+        objective="token_classification",
+        evaluate={"data": str(unseen), "metrics": ["entity_f1"]},
+        train={"steps": 1},
+        max_bad_fraction=1.0,
+    )
+    assert run.read("scores.json")["after"]["entity_f1"]["n"] == 9
+    reasons = {(Path(x["file"]).stem, x["line"]): x["reason"] for x in run.read_lines("bad_rows.jsonl")}
+    wanted = ["not in the text of 7 characters", "edge inside the word 'fox'", "overlap", "the text is empty",
+              "holds no word", "two whole numbers"]  # fmt: skip
+    for line, words in enumerate(wanted, 21):
+        assert words in reasons["rows", line], reasons
+    assert "'when' is not among the kinds learnt" in reasons["held", 10]
+    assert len(reasons) == len(wanted) + 1
+
+
+def test_tokens_and_tags_from_a_conll_file(quick: Any, encoder: Path, tmp_path: Path) -> None:
+    """A row whose tags break BIO and one that lacks a column are put aside; the rest is learnt."""
+    good = "the DT O\nfox NN B-who\n\n"
+    (tmp_path / "a.conll").write_text(f"-DOCSTART- -X- O\n\n{good * 9}the DT O\nfox NN I-who\n\nin O\nparis NN O\n")
+    run = quick(
+        base=str(encoder),
+        data=[{"path": str(tmp_path / "a.conll")}],
+        objective="token_classification",
+        validation=0.0,
+        train={"steps": 1},
+        max_bad_fraction=0.5,
+    )
+    reasons = {x["line"]: x["reason"] for x in run.read_lines("bad_rows.jsonl")}
+    assert set(reasons) == {30, 34} and "tag 2 is I-who after O" in reasons[30] and "3 columns" in reasons[34]

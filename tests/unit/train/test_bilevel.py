@@ -1,0 +1,198 @@
+"""Two levels: each learns from its own rows only, and the second-order gradient is the derivative it claims to be."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import cross_entropy, linear
+
+from weitiao.core.batch import IGNORE, Batch, pack, select_segments
+from weitiao.core.method import UpperLevel
+from weitiao.core.registry import find
+from weitiao.model.adapters import low_rank
+from weitiao.train.distributed import Distributed
+from weitiao.train.steps import accumulate, bilevel
+
+SFT: Any = find("objective", "sft")()
+ALONE = Distributed(torch.device("cpu"))
+SMALL = {"name": "bilora", "rank": 3, "alpha": 6.0, "target_modules": ["q_proj", "down_proj"], "upper_share": 0.4}
+
+
+def rows(many: int, seed: int = 0) -> list[Any]:
+    random = torch.Generator().manual_seed(seed)
+    made = []
+    for i in range(many):
+        ids, labels = (torch.randint(3, 320, (3 + i % 4,), generator=random).tolist() for _ in range(2))
+        made.append({"input_ids": ids, "labels": [IGNORE, *labels[1:]]})
+    return made
+
+
+@pytest.fixture
+def opened(open_tunable: Any, wake: Any) -> Any:
+    """opened(**settings) -> a bilora whose every weight does something."""
+    return lambda **settings: wake(open_tunable({**SMALL, **settings}))
+
+
+def parts(window: list[Batch], upper: UpperLevel) -> list[list[Batch]]:
+    found: list[list[Batch]] = [[], []]
+    for batch in window:
+        for i, row in enumerate(batch.row_ids):
+            found[upper.holds(row)].append(select_segments(batch, [i]))
+    return found
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.trainable().items() if p.grad is not None}
+
+
+def mean_loss(model: Any, window: list[Batch]) -> torch.Tensor:
+    return sum(SFT.loss(model, x).totals["sft"] for x in window) / sum(SFT.counts(x)["sft"] for x in window)  # pyright: ignore
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 1 / 3, 0.5])
+def test_the_parts_have_their_share_of_any_stretch_of_rows(share: float) -> None:
+    upper = UpperLevel(frozenset(), share)
+    held = np.array([upper.holds(row) for row in range(2000)])
+    assert held.mean() == pytest.approx(share, abs=0.002)
+    worst = max(abs(held[i : i + 100].mean() - share) for i in range(1900))
+    assert worst <= 0.04, "rows that stand together in a file are parted as evenly as all"
+    every_third = [held[i::3].mean() for i in range(3)]
+    assert every_third == pytest.approx([share] * 3, abs=0.01), "nor do they follow a file that goes in turns"
+
+
+def test_some_segments_are_a_batch_of_their_own() -> None:
+    every = rows(5)
+    batch = pack(every, range(10, 15))
+    some = select_segments(batch, [3, 1])
+    alone = pack([every[batch.row_ids[3] - 10], every[batch.row_ids[1] - 10]], [batch.row_ids[3], batch.row_ids[1]])
+    where = [alone.row_ids.index(row) for row in some.source]
+    for i, j in enumerate(where):
+        a, b = some.bounds[i : i + 2], alone.bounds[j : j + 2]
+        for key in ("input_ids", "position_ids", "labels"):
+            assert torch.equal(getattr(some, key)[a[0] : a[1]], getattr(alone, key)[b[0] : b[1]])
+
+
+def test_each_level_learns_from_its_rows_only(opened: Any) -> None:
+    """First order: by hand, the gradient of each part's own mean; the loss told is all rows', as every method's is."""
+    model, window = opened(regularization=0.0), [pack(rows(6), range(6)), pack(rows(5, 1), range(6, 11))]
+    upper = model.attachment.upper
+    taken = bilevel.take(model, SFT, window, ALONE)
+    got, found = gradients(model), {}
+    for held, part in enumerate(parts(window, upper)):
+        model.model.zero_grad()
+        mean_loss(model, part).backward()
+        found |= {name: g for name, g in gradients(model).items() if (name in upper.names) == bool(held)}
+    assert got.keys() == found.keys() == model.trainable().keys()
+    for name, g in found.items():
+        assert (got[name] - g).norm() <= 1e-5 * g.norm(), name
+    model.model.zero_grad()
+    plain = accumulate.take(model, SFT, window, ALONE)
+    assert (taken.tokens, taken.supervised) == (plain.tokens, plain.supervised)
+    assert taken.loss == pytest.approx(plain.loss, rel=1e-6)
+    low, up = (float(mean_loss(model, part)) for part in parts(window, upper))
+    assert (taken.notes["lower_loss"], taken.notes["upper_loss"]) == pytest.approx((low, up), rel=1e-5)
+
+
+@pytest.mark.parametrize("values", ["softmax", "real", "binary"])
+def test_the_second_order_gradient_is_a_derivative(opened: Any, values: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of L_up(v - x dL_low/dv(l), l) by l, as autograd finds it through the step, without any difference."""
+    unroll, window = 0.5, [pack(rows(8), range(8))]
+    model, simple = (opened(values=values, unroll=x) for x in (unroll, 0.0))
+    upper, mine = model.attachment.upper, model.trainable()
+    before = {name: p.detach().clone() for name, p in mine.items()}
+    for one in (model, simple):
+        bilevel.take(one, SFT, window, ALONE)
+    assert all(torch.equal(p, before[name]) for name, p in mine.items()), "all lie where they lay, to the bit"
+    got, first = gradients(model), gradients(simple)
+
+    low_rows, up_rows = parts(window, upper)
+    lower = {name: p for name, p in mine.items() if name not in upper.names}
+    strengths = {name: p for name, p in mine.items() if name in upper.names}
+    plain = lambda x, layers: [linear(x, y.weight, y.bias) + y.scale * (x @ y.a.T) @ y.b.T for y in layers]  # noqa: E731
+    monkeypatch.setattr(low_rank, "products", plain)
+    with sdpa_kernel(SDPBackend.MATH):  # ours and the others have no second derivative
+        low = textbook_loss(model, low_rows, {}) + model.attachment.penalty()
+        steps = torch.autograd.grad(low, list(lower.values()), create_graph=True)
+        there = {name: p - unroll * step for (name, p), step in zip(lower.items(), steps)}
+        up = textbook_loss(model, up_rows, there) + model.attachment.penalty()
+        wanted = dict(zip(strengths, torch.autograd.grad(up, list(strengths.values()))))
+    for name, g in wanted.items():
+        assert (got[name] - g).norm() <= 1e-4 * g.norm(), name
+        assert (first[name] - g).norm() > 1e-2 * g.norm(), "without the second order it would be another one"
+    for name in lower:
+        assert torch.equal(got[name], first[name]), "the lower level's is the same either way"
+
+
+def textbook_loss(model: Any, window: list[Batch], other: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The mean loss of transformers' own forward pass, with other weights in some places."""
+    total, many = torch.zeros(()), 0
+    for batch in window:
+        for a, b in zip(batch.bounds, batch.bounds[1:]):
+            out = torch.func.functional_call(model.model, other, kwargs={"input_ids": batch.input_ids[None, a:b]})
+            labels = batch.labels[a:b]
+            total = total + cross_entropy(out.logits[0], labels, ignore_index=IGNORE, reduction="sum")
+            many += int((labels != IGNORE).sum())
+    return total / many
+
+
+@pytest.mark.parametrize("unroll", [0.0, 0.1])
+@pytest.mark.parametrize("missing", ["lower", "upper"])
+def test_a_level_without_rows_is_not_moved(opened: Any, missing: str, unroll: float) -> None:
+    """Not by momentum, not by weight decay, not by the penalty: its weights and its moments keep every bit."""
+    model = opened(unroll=unroll)
+    upper = model.attachment.upper
+    optimizer = torch.optim.AdamW(model.trainable().values(), lr=1e-2, weight_decay=0.1)
+    bilevel.take(model, SFT, [pack(rows(8), range(8))], ALONE)
+    optimizer.step()
+    optimizer.zero_grad()
+    before = {name: p.detach().clone() for name, p in model.trainable().items()}
+    moments = {n: {k: x.clone() for k, x in optimizer.state[p].items()} for n, p in model.trainable().items()}
+    left = [i for i in range(20) if upper.holds(i) == (missing == "lower")]
+    taken = bilevel.take(model, SFT, [pack(rows(len(left)), left)], ALONE)
+    assert f"{missing}_loss" not in taken.notes and taken.loss > 0
+    optimizer.step()
+    for name, p in model.trainable().items():
+        resting = (name in upper.names) == (missing == "upper")
+        assert torch.equal(p, before[name]) == resting, name
+        for key, x in optimizer.state[p].items():
+            assert torch.equal(x, moments[name][key]) == resting, (name, key)
+
+
+def test_rows_in_any_micro_batches_give_one_second_order_gradient(opened: Any) -> None:
+    """A difference of gradients in fp32 has their rounding over its reach: 1e-3 here, where the first order has 1e-6."""
+    found = []
+    for sizes in ((8,), (4, 4), (1,) * 8, (5, 1, 2)):
+        model, at, window = opened(unroll=0.5), 0, []
+        for size in sizes:
+            window.append(pack(rows(8)[at : at + size], range(at, at + size)))
+            at += size
+        bilevel.take(model, SFT, window, ALONE)
+        found.append(gradients(model))
+    for other in found[1:]:
+        for name, g in found[0].items():
+            assert (other[name] - g).norm() <= 1e-3 * g.norm(), name
+
+
+def test_a_scaled_loss_gives_scaled_gradients(opened: Any) -> None:
+    """fp16's loss scale goes through both orders."""
+    window = [pack(rows(8), range(8))]
+    for unroll in (0.0, 0.5):
+        found = []
+        for scale in (1.0, 1024.0):
+            model = opened(unroll=unroll)
+            bilevel.take(model, SFT, window, ALONE, scale)
+            found.append({name: g / scale for name, g in gradients(model).items()})
+        for name, g in found[0].items():
+            assert (found[1][name] - g).norm() <= 1e-3 * g.norm(), name
+
+
+def test_binary_strengths_are_pushed_apart(opened: Any) -> None:
+    model = opened(values="binary", regularization=1.0)
+    strengths = {name: p for name, p in model.trainable().items() if name in model.attachment.upper.names}
+    with torch.no_grad():
+        for p in strengths.values():
+            p.copy_(torch.tensor([0.5, -0.5, 0.2]))
+    model.attachment.penalty().backward(inputs=list(strengths.values()))
+    assert all(torch.equal(p.grad.sign(), -p.sign()) for p in strengths.values()), "descent goes away from 1/2"  # pyright: ignore

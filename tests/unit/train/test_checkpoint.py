@@ -1,0 +1,247 @@
+"""The commit protocol: a State is whole or it is not there, and what was harmed is never trusted."""
+
+import errno
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from weitiao.core.errors import RunError
+from weitiao.train.checkpoints import checkpoint
+from weitiao.train.checkpoints.checkpoint import FILES, MANIFEST, broken, commit, load_newest, newest_first, snapshot
+from weitiao.train.checkpoints.state import State
+
+SAME = {"data": "abc", "method": "lora"}
+
+
+@pytest.fixture
+def state(open_tunable: Any) -> State:
+    """A small State with an optimizer that has memory."""
+    model = open_tunable({"name": "lora", "rank": 2, "target_modules": ["q_proj"]})
+    made = State(model, torch.optim.AdamW(model.trainable().values(), lr=1e-2))
+    go_on(made)
+    return made
+
+
+def save(folder: Path, state: State, identity: dict[str, str], keep: int) -> Path:
+    return commit(folder, snapshot(state, identity), keep)
+
+
+def go_on(state: State, steps: int = 1) -> None:
+    """Steps down a hill that depends on the random generator."""
+    for _ in range(steps):
+        loss = sum((p - torch.randn(p.shape)).pow(2).sum() for p in state.model.trainable().values())
+        loss.backward()  # pyright: ignore
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.step += 1
+        state.position += 1
+
+
+def weights(state: State) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in state.model.trainable().values()]
+
+
+def two_states(folder: Path, state: State) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Save step 1 and step 2; their weights."""
+    save(folder, state, SAME, keep=3)
+    first = weights(state)
+    go_on(state)
+    save(folder, state, SAME, keep=3)
+    return first, weights(state)
+
+
+def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_what_is_loaded_goes_on_as_if_nothing_had_been(tmp_path: Path, state: State) -> None:
+    state.rate, state.best, state.best_step, state.evals_since_best = 0.5, 1.25, 1, 3
+    save(tmp_path, state, SAME, keep=2)
+    go_on(state, 3)
+    wanted = weights(state)
+    state.rate, state.best, state.best_step, state.evals_since_best = 1.0, None, 0, 0
+    place = load_newest(tmp_path, state, SAME, print)
+    assert place.name == "step-000001"
+    assert (state.step, state.position, state.rate, state.best, state.best_step, state.evals_since_best) == (
+        1,
+        1,
+        0.5,
+        1.25,
+        1,
+        3,
+    )
+    go_on(state, 3)
+    assert equal(weights(state), wanted), "weights, moments or random generator were not restored to the bit"
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def delete(file: Path) -> None:
+    file.unlink()
+
+
+def flip(file: Path) -> None:
+    """One bit, in the middle."""
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    file.write_bytes(raw)
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("harm", [truncate, delete, flip, empty])
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+def test_any_harm_is_noticed_and_the_older_state_is_taken(
+    tmp_path: Path, state: State, name: str, harm: Callable[[Path], None]
+) -> None:
+    first, second = two_states(tmp_path, state)
+    assert not equal(first, second)
+    harm(tmp_path / "step-000002" / name)
+    words: list[str] = []
+    place = load_newest(tmp_path, state, SAME, words.append)
+    assert (place.name, state.step) == ("step-000001", 1)
+    assert equal(weights(state), first)
+    assert len(words) == 1 and words[0].startswith("step-000002 is damaged (")
+    assert "put aside as broken-step-000002, and the next older one is tried" in words[0]
+    assert (tmp_path / "broken-step-000002").is_dir() and newest_first(tmp_path) == [place]
+
+
+def test_what_was_saved_is_what_was_then(tmp_path: Path, state: State) -> None:
+    """A snapshot does not follow the training that goes on."""
+    made, then = snapshot(state, SAME), weights(state)
+    go_on(state)
+    commit(tmp_path, made, keep=2)
+    load_newest(tmp_path, state, SAME, print)
+    assert equal(weights(state), then) and state.step == made.step
+
+
+def test_a_nearly_full_disk_costs_old_states_first(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(4):
+        save(tmp_path, state, SAME, keep=9)
+        go_on(state)
+    usage = shutil.disk_usage(tmp_path)
+    free = lambda folder: usage._replace(free=10**9 if len(newest_first(tmp_path)) <= 3 else 1000)  # noqa: E731
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", free)
+    commit(tmp_path, snapshot(state, SAME), 9, pinned={1})
+    assert [p.name for p in newest_first(tmp_path)] == ["step-000005", "step-000004", "step-000003", "step-000001"]
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
+    go_on(state)
+    with pytest.raises(OSError, match="a state needs .* MB, 0.0 MB are free"):
+        commit(tmp_path, snapshot(state, SAME), 9, pinned={1, 3})
+    assert [p.name for p in newest_first(tmp_path)] == ["step-000005", "step-000003", "step-000001"]
+
+
+def test_no_sound_state_is_said(tmp_path: Path, state: State) -> None:
+    two_states(tmp_path, state)
+    for place in newest_first(tmp_path):
+        flip(place / "weights.safetensors")
+    with pytest.raises(RunError, match="holds no sound state to go on from"):
+        load_newest(tmp_path, state, SAME, lambda words: None)
+
+
+def test_what_a_killed_save_left_is_no_state(tmp_path: Path, state: State) -> None:
+    place = save(tmp_path, state, SAME, keep=2)
+    shutil.copytree(place, tmp_path / ".step-9.tmp-1234")
+    assert newest_first(tmp_path) == [place]
+    assert load_newest(tmp_path, state, SAME, print) == place
+
+
+def test_a_changed_identity_is_refused_with_the_differences_named(tmp_path: Path, state: State) -> None:
+    save(tmp_path, state, SAME, keep=2)
+    before = weights(state)
+    with pytest.raises(RunError) as error:
+        load_newest(tmp_path, state, {"data": "xyz", "method": "lora", "steps": "9"}, print)
+    assert "something it depends on has changed: data (was abc, is xyz); steps (was None, is 9)." in str(error.value)
+    assert "method" not in str(error.value)
+    assert equal(weights(state), before)
+
+
+@pytest.mark.parametrize("at", range(len(FILES) + 1))
+def test_a_full_disk_leaves_older_states_as_they_were(
+    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    first, _ = two_states(tmp_path, state)
+    there = sorted(p.name for p in tmp_path.iterdir())
+    written = 0
+
+    def full(write: Callable) -> Callable:
+        def attempt(file: Path, value: Any) -> None:
+            nonlocal written
+            if written == at:
+                file.write_bytes(b"half of it")
+                raise OSError(errno.ENOSPC, "No space left on device")
+            written += 1
+            write(file, value)
+
+        return attempt
+
+    monkeypatch.setattr(checkpoint, "write_tensors", full(checkpoint.write_tensors))
+    monkeypatch.setattr(checkpoint, "_write", full(checkpoint._write))
+    go_on(state)
+    with pytest.raises(OSError, match="No space left on device"):
+        save(tmp_path, state, SAME, keep=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == there
+    assert not any(broken(place) for place in newest_first(tmp_path))
+
+
+def test_a_safetensors_file_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError):
+        checkpoint.write_tensors(tmp_path / "no folder" / "x.safetensors", {"x": torch.zeros(2)})
+
+
+def test_the_newest_are_kept(tmp_path: Path, state: State) -> None:
+    for _ in range(4):
+        save(tmp_path, state, SAME, keep=2)
+        go_on(state)
+    assert [p.name for p in newest_first(tmp_path)] == ["step-000004", "step-000003"]
+
+
+def test_a_state_of_the_same_step_is_replaced(tmp_path: Path, state: State) -> None:
+    save(tmp_path, state, SAME, keep=2)
+    with torch.no_grad():
+        next(iter(state.model.trainable().values())).fill_(3.0)
+    save(tmp_path, state, SAME, keep=2)
+    go_on(state)
+    load_newest(tmp_path, state, SAME, print)
+    assert float(next(iter(state.model.trainable().values())).detach().mean()) == 3.0
+
+
+def test_a_million_steps_are_newer_than_one_less(tmp_path: Path) -> None:
+    for name in ("step-999999", "step-1000000"):
+        (tmp_path / name).mkdir()
+    assert newest_first(tmp_path)[0].name == "step-1000000"
+
+
+def test_weights_of_another_shape_of_run_are_refused(tmp_path: Path, state: State, open_tunable: Any) -> None:
+    save(tmp_path, state, SAME, keep=2)
+    other = open_tunable({"name": "lora", "rank": 2, "target_modules": ["v_proj"]})
+    another = State(other, torch.optim.AdamW(other.trainable().values()))
+    with pytest.raises(RunError, match="does not fit this run: saved weights and model differ in 12 names"):
+        load_newest(tmp_path, another, SAME, print)
+
+
+def test_a_writer_that_fails_is_never_noted_as_saved(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is said and the run goes on; what is no fault of the disk ends the run."""
+
+    def harmed(error: Exception) -> Any:
+        def commit(*words: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(checkpoint, "commit", commit)
+        return quick(train={"steps": 2})
+
+    run = harmed(OSError(errno.ENOSPC, "No space left on device"))
+    assert not list(run.events("saved")) and len(list(run.events("save_failed"))) >= 1
+    monkeypatch.undo()
+    shutil.rmtree(run.folder)
+    with pytest.raises(ZeroDivisionError, match="a mistake"):
+        harmed(ZeroDivisionError("a mistake"))
+    assert not list(run.events("saved"))

@@ -1,0 +1,90 @@
+"""Clips: what is shortened, by how much, and what is remembered."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from weitiao.core.recipe import Train
+from weitiao.core.registry import find, names
+
+
+def weights_with(*lengths: float) -> dict[str, nn.Parameter]:
+    """One weight for each length, its gradient so long."""
+    made = {f"w{i}": nn.Parameter(torch.zeros(4)) for i in range(len(lengths))}
+    for weight, length in zip(made.values(), lengths):
+        weight.grad = torch.tensor([0.6, 0.8, 0.0, 0.0]) * length
+    return made
+
+
+def clipped(clip: Any, memory: dict[str, float], *lengths: float) -> list[float]:
+    """The lengths afterwards."""
+    weights = weights_with(*lengths)
+    gradients = [x.grad for x in weights.values() if x.grad is not None]
+    clip.clip(weights, nn.utils.get_total_norm(gradients), memory)
+    return [float(x.norm()) for x in gradients]
+
+
+@pytest.mark.parametrize("name", names("clip"))
+def test_directions_are_kept_and_nothing_grows(name: str) -> None:
+    clip, memory, random = find("clip", name)(), {}, torch.Generator().manual_seed(0)
+    for _ in range(150):
+        lengths = (torch.rand(3, generator=random) * 3).tolist()
+        after = clipped(clip, memory, *lengths)
+        assert all(b <= a * (1 + 1e-5) for a, b in zip(lengths, after))
+
+
+def test_a_fixed_length() -> None:
+    assert clipped(find("clip", "max_norm")(longest=1.0), {}, 3.0, 4.0) == pytest.approx([0.6, 0.8], rel=1e-4)
+    assert clipped(find("clip", "max_norm")(longest=1.0), {}, 0.3, 0.4) == pytest.approx([0.3, 0.4])
+
+
+def test_zclip_shortens_a_spike_and_hardly_remembers_it() -> None:
+    clip, memory = find("clip", "zclip")(longest=None), {}
+    for i in range(100):
+        length = 1.0 + 0.1 * math.sin(i)
+        assert clipped(clip, memory, length) == pytest.approx([length])
+    mean, std = memory["mean"], math.sqrt(memory["variance"])
+    z = (100.0 - mean) / std
+    assert clipped(clip, memory, 100.0) == pytest.approx([mean + 2.5**2 / z * std], rel=1e-4)
+    assert abs(memory["mean"] - mean) < 0.01 and math.sqrt(memory["variance"]) < 2 * std
+    assert clipped(clip, memory, 50.0)[0] < 1.2, "a second spike must be seen as one too"
+
+
+def test_adagc_holds_each_tensor_to_its_own_past() -> None:
+    clip, memory = find("clip", "adagc")(warmup=3, longest=100.0), {}
+    for lengths in ((1.0, 10.0), (0.9, 11.0), (1.1, 12.0)):
+        assert clipped(clip, memory, *lengths) == pytest.approx(list(lengths))
+    assert clipped(clip, memory, 9.0, 10.0) == pytest.approx([1.05 * 0.9, 10.0], rel=1e-5)
+    assert memory["usual w0"] == pytest.approx(0.98 * 0.9 + 0.02 * 1.05 * 0.9)
+
+
+def test_adagc_does_not_hold_a_tensor_to_nought() -> None:
+    """A fresh LoRA's A has no gradient at the first step."""
+    clip, memory = find("clip", "adagc")(warmup=2), {}
+    for length in (0.0, 0.0, 0.0, 0.5):
+        assert clipped(clip, memory, length) == pytest.approx([length])
+    assert memory["usual w0"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (2, {"name": "max_norm", "longest": 2.0}),
+        (None, None),
+        ("adagc", {"name": "adagc", "times": 1.05, "beta": 0.98, "warmup_ratio": 100, "longest": 1.0}),
+        ({"name": "zclip", "limit": 3}, {"name": "zclip", "limit": 3.0, "alpha": 0.97, "warmup_ratio": 25, "longest": 1.0}),
+    ],
+)
+def test_how_a_clip_is_written(written: Any, read: Any) -> None:
+    train = Train(clip=written)
+    assert train.model_dump(mode="json")["clip"] == read
+    assert Train(**train.model_dump(mode="json")) == train
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "zlcip", {"longest": 2}, True])
+def test_what_is_no_clip(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="clip"):
+        Train(clip=wrong)
