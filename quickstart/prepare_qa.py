@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.example import content_hash
+from weitiao.core.files import home
 from weitiao.data.checks import near_duplicates
-from weitiao.model.loading.packages import home
 
 DATA = Path(__file__).parent / "data"
 BOOKS = {"en": "debian-reference-en", "zh": "debian-reference-zh-cn"}

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import RunError
+from weitiao.core.files import write_text
 from weitiao.core.hardware import Decision, command
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import read_recipe
@@ -294,17 +295,3 @@ def _taken(folder: Path) -> str:
     go_on = "" if status == "finished" else f" Go on with: {command()} train --resume {folder}."
     other = "For a new one: another folder (out=...), or --replace (the old run is kept aside)."
     return f"out: {folder} holds a run already ({status}).{go_on} {other}"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file as a whole: it is either the old one or the new one, never half."""
-    temp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temp, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        temp.unlink(missing_ok=True)
-        raise
-    os.replace(temp, path)

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 from weitiao.core.batch import IGNORE, Row, task_of
 from weitiao.core.errors import DataError
 from weitiao.core.example import Audio, BadRow, SourcedExample, SourceLocation
+from weitiao.core.files import home
 from weitiao.core.objective import Objective
 from weitiao.core.processor import FeatureExtractor, Processor
-from weitiao.model.loading.packages import home
 
 VERSION = 4  # raised when the same inputs would be encoded differently
 SCHEMA = pa.schema(

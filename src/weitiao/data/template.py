@@ -23,7 +23,7 @@ from jinja2.visitor import NodeTransformer
 
 from weitiao.core.errors import DataError
 from weitiao.core.example import Turn
-from weitiao.model.loading.packages import file_sha256
+from weitiao.core.files import file_sha256
 
 SECONDS = 5.0  # one conversation renders in well under a millisecond
 LONGEST = 10_000_000  # characters of one repeated string

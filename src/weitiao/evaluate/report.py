@@ -11,7 +11,8 @@ from typing import Any
 
 import jinja2
 
-from weitiao.core.run import Run, write_text
+from weitiao.core.files import write_text
+from weitiao.core.run import Run
 from weitiao.core.score import score_rows, show
 from weitiao.evaluate.history import history, summary
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import RecipeError
+from weitiao.core.files import write_text
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import make_recipe
-from weitiao.core.run import Run, write_text
+from weitiao.core.run import Run
 from weitiao.core.score import show
 from weitiao.multirun.subprocess_run import measure_apart, train_apart
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import RunError
+from weitiao.core.files import write_text
 from weitiao.core.recipe import Recipe
-from weitiao.core.run import Run, write_text
+from weitiao.core.run import Run
 
 
 def train_apart(asked: Recipe, file: Path) -> str:

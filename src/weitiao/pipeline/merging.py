@@ -10,16 +10,15 @@ import torch
 
 from weitiao.core import hardware
 from weitiao.core.errors import ModelError
+from weitiao.core.files import file_sha256, write_text
 from weitiao.core.method import Method
 from weitiao.core.reporter import Reporter
-from weitiao.core.run import write_text
 from weitiao.data.prompts import read_prompts
 from weitiao.deploy.combine import Adapter, Combined, MergeMethod
 from weitiao.deploy.merge import answers, refuse_full, verify, write_model
 from weitiao.model.adapters.multi_adapter import attach_all, detach
 from weitiao.model.adapters.peft_format import write_adapter
 from weitiao.model.loading.load import Base
-from weitiao.model.loading.packages import file_sha256
 from weitiao.pipeline.inference import Model, open_model
 from weitiao.pipeline.train import BaseAssets, open_base_assets
 from weitiao.pipeline.trained import TrainedRun, apply_adapter, attach, check_unchanged, fold, read_trained, stand

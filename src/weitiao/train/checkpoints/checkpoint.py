@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from weitiao.core.errors import RunError
-from weitiao.model.loading.packages import file_sha256
+from weitiao.core.files import file_sha256
 from weitiao.train.checkpoints.state import State
 
 MANIFEST = "MANIFEST.json"

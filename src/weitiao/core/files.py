@@ -1,0 +1,35 @@
+"""Files: the cache folder, checksums, and writes that are never half done."""
+
+import hashlib
+import os
+from pathlib import Path
+
+
+def home() -> Path:
+    """The folder for files that can be made again (models, kernels): $WEITIAO_HOME, or weitiao in the user's cache folder."""
+    if "WEITIAO_HOME" in os.environ:
+        return Path(os.environ["WEITIAO_HOME"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "weitiao"
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file atomically: a reader finds either the old content or the new one."""
+    temp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temp, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temp.unlink(missing_ok=True)
+        raise
+    os.replace(temp, path)
