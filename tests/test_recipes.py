@@ -46,8 +46,8 @@ def rows_for(example_type: type) -> list[dict]:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_two_steps_on_tiny_weights(path: Path, tiny: Path, tmp_path: Path) -> None:
     recipe = read_recipe(path)
-    base = save_model(tmp_path / "bert", "bert") if recipe.objective.needs_mlm_head else tiny
-    base = save_model(tmp_path / "t5", "t5") if recipe.objective.encoder_decoder else base
+    base = save_model(tmp_path / "bert", "bert") if recipe.objective.traits.needs_mlm_head else tiny
+    base = save_model(tmp_path / "t5", "t5") if recipe.objective.traits.needs_encoder_decoder else base
     sources = [
         {
             "path": str(write_jsonl(tmp_path / f"rows{task}.jsonl", rows_for(part.example_type))),

@@ -21,10 +21,10 @@ DOCS = Path(__file__).parents[2] / "docs"
 AIMS = [
     (objective, "llama")
     for objective in names("objective")
-    if not (aim(objective).needs_mlm_head or aim(objective).encoder_decoder)
+    if not (aim(objective).traits.needs_mlm_head or aim(objective).traits.needs_encoder_decoder)
 ]
 AIMS += [(objective, "bert") for objective in names("objective") if not aim(objective).writes]
-AIMS += [(objective, "t5") for objective in names("objective") if aim(objective).encoder_decoder]
+AIMS += [(objective, "t5") for objective in names("objective") if aim(objective).traits.needs_encoder_decoder]
 ALWAYS = ("lora", "full", "p_tuning_v2", "sft", "classification")  # of these every pair is tried, of the others with --full
 PARTS_ROWS = ("bilora",)  # methods whose two levels learn from different rows of a batch
 ROWS = {
@@ -56,7 +56,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ],
 )
 def test_to_the_end(method: str, objective: str, family: str, quick: Any, bases: Any, tmp_path: Path) -> None:
-    example_type = aim(objective).example_type.__name__
+    example_type = aim(objective).traits.example_type.__name__
     more = {"old": old_run(bases[family])} if method == "f_learning" and family in DECODERS else {}
     shape: dict[str, Any] = {
         "base": str(bases[family]),
@@ -85,8 +85,8 @@ def sources(example_type: str, place: Path) -> list[dict]:
 
 
 def fits(method: str, objective: str) -> bool:
-    parted = method in PARTS_ROWS and aim(objective).batch_coupled
-    return not parted and (find("method", method).encoder_decoder or not aim(objective).encoder_decoder)  # pyright: ignore
+    parted = method in PARTS_ROWS and aim(objective).traits.batch_coupled
+    return not parted and (find("method", method).encoder_decoder or not aim(objective).traits.needs_encoder_decoder)  # pyright: ignore
 
 
 @pytest.mark.parametrize("page", ["methods.md", "methods.zh.md"])

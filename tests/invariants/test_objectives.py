@@ -39,26 +39,28 @@ EXAMPLES = {
 
 EXAMPLES[Task] = [Task("number" if i % 2 else "kind", EXAMPLES[TextScore if i % 2 else TextLabel][i]) for i in range(8)]
 EXAMPLES[SourceTarget] = [SourceTarget("the quick brown fox " * (i + 1), f"jumps {'over ' * (i % 3)}{i}") for i in range(8)]
-LIKELIHOODS = [name for name in OBJECTIVES if aim(name).is_nll]
+LIKELIHOODS = [name for name in OBJECTIVES if aim(name).traits.is_nll]
 
 
 def fitted(name: str) -> Any:
     objective = aim(name)
-    return objective.fit(EXAMPLES[objective.example_type])
+    return objective.fit(EXAMPLES[objective.traits.example_type])
 
 
 def rows_of(objective: Any) -> list[dict]:
-    processor = ChatProcessor.make(make_wordpieces() if objective.needs_mlm_head else make_tokenizer())
-    return [row for x in EXAMPLES[objective.example_type] for row in objective.rows(x, processor)]
+    processor = ChatProcessor.make(make_wordpieces() if objective.traits.needs_mlm_head else make_tokenizer())
+    return [row for x in EXAMPLES[objective.traits.example_type] for row in objective.rows(x, processor)]
 
 
 def model_for(objective: Any, method: str) -> TrainableModel:
-    model = attached(method, "t5" if objective.encoder_decoder else "bert" if objective.needs_mlm_head else "llama")
-    if not objective.generative:
+    model = attached(
+        method, "t5" if objective.traits.needs_encoder_decoder else "bert" if objective.traits.needs_mlm_head else "llama"
+    )
+    if not objective.traits.generative:
         model.attachment.trainable -= output_head(model.model)
     torch.manual_seed(3)
     model.heads = torch.nn.ModuleDict(heads_for(model.model, objective)[0])
-    if objective.needs_mlm_head:
+    if objective.traits.needs_mlm_head:
         model.processor = ChatProcessor.make(make_wordpieces())
     stir(model)
     return model
@@ -94,9 +96,11 @@ def test_rows_of_a_batch_add_up(name: str) -> None:
     assert sum(total for total, _ in by_row) == pytest.approx(sum(float(x.detach()) for x in totals.values()), rel=1e-5)
 
 
-PAIRS = [(name, method) for name in OBJECTIVES for method in names("method") if not aim(name).batch_coupled]
+PAIRS = [(name, method) for name in OBJECTIVES for method in names("method") if not aim(name).traits.batch_coupled]
 PAIRS = [
-    (name, method) for name, method in PAIRS if find("method", method).encoder_decoder or not aim(name).encoder_decoder
+    (name, method)
+    for name, method in PAIRS
+    if find("method", method).encoder_decoder or not aim(name).traits.needs_encoder_decoder
 ]  # pyright: ignore
 
 
@@ -122,12 +126,14 @@ def test_accumulation_is_exact(name: str, method: str) -> None:
         gaps = {tensor: (other[tensor] - g).norm() for tensor, g in gradients.items()}  # pyright: ignore
         whole = torch.stack([g.norm() for g in gradients.values()]).norm()  # pyright: ignore
         # scores held against each other, or one number a row: gradients that nearly cancel
-        rounding = 1e-6 if objective.is_nll and not objective.repacks_segments else 3e-6
+        rounding = 1e-6 if objective.traits.is_nll and not objective.traits.repacks_segments else 3e-6
         assert torch.stack(list(gaps.values())).norm() <= rounding * whole
         # one label a row leaves some tensors a gradient that is a small difference of large ones
-        most = 1e-6 if objective.is_nll else 1e-5
+        most = 1e-6 if objective.traits.is_nll else 1e-5
         # key biases: softmax sees no shift of all scores, so their gradient is nought but for rounding
-        nearly_nought = objective.needs_mlm_head or objective.encoder_decoder or not objective.is_nll
+        nearly_nought = (
+            objective.traits.needs_mlm_head or objective.traits.needs_encoder_decoder or not objective.traits.is_nll
+        )
         least = 3e-8 * whole if nearly_nought else 0.0
         for tensor, g in gradients.items():
             assert gaps[tensor] <= most * g.norm() + least, tensor  # pyright: ignore

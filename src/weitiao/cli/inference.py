@@ -137,7 +137,7 @@ def _open(target: str, adapters: list[str] | None) -> Any:
     if not all(name and folder for name, folder in named.items()) or len(named) < len(adapters or ()):
         raise typer.BadParameter("--adapter takes NAME=RUN, each name once")
     model = several().open_many(target, named) if named else opened().open_model(target)
-    if not model.objective.generative:
+    if not model.objective.traits.generative:
         words = f"was trained with objective: {model.objective.name} and writes nothing"
         raise ModelError(f"{target} {words}: ask it with `weitiao predict {target} --input FILE --output FILE`.")
     return model

@@ -127,7 +127,7 @@ def pack(
     def join(key: str) -> Tensor:
         return torch.from_numpy(np.concatenate([np.asarray(rows[i][key], np.int64) for i in order]))
 
-    input_features = [rows[i]["heard"]() for i in order] if "heard" in rows[0] else []  # pyright: ignore
+    input_features = [rows[i]["input_features"]() for i in order] if "input_features" in rows[0] else []  # pyright: ignore
     return Batch(
         input_ids=join("input_ids"),
         position_ids=torch.cat([torch.arange(length) for length in lengths]),

@@ -19,6 +19,7 @@ from weitiao.core.hardware import Decision
 from weitiao.core.processor import Processor
 from weitiao.core.registry import Component
 from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.traits import Traits
 
 MASKED = "masked_lm"  # the head that turns an encoder's hidden states into words
 
@@ -26,41 +27,17 @@ MASKED = "masked_lm"  # the head that turns an encoder's hidden states into word
 class Objective(Component):
     """One file in objective/ holds one Objective: a frozen model of its settings."""
 
-    example_type: ClassVar[type]
-    """The Example it learns from."""
-    batch_coupled: ClassVar[bool] = False
-    """One row's loss depends on the others of its batch: such batches are never split."""
-    dynamic_masking: ClassVar[bool] = False
-    """Each step shows other tokens in place of a row's own."""
-    repacks_segments: ClassVar[bool] = False
-    """It packs its rows' texts anew, so which row an embedded token belongs to is its own affair."""
-    splits: ClassVar[bool] = False
-    """A row may be learnt in pieces: each token has a label of its own."""
-    step: ClassVar[str] = "accumulate"
-    """The part of train/steps/ that this objective needs."""
-    overlong: ClassVar[str] = "error"
-    """What `overlong: auto` means for rows longer than the context."""
-    overlong_reason: ClassVar[str] = ""
-    generative: ClassVar[bool] = True
-    """It needs a model that writes; False: an encoder will do."""
-    has_log_probs: ClassVar[bool] = False
-    """It has `log_probs`: a distribution over choices, which regularizers compare."""
-    has_predict: ClassVar[bool] = False
-    """It writes, and yet answers by `predict`: a closed set of answers, or what a decoder makes of a text."""
-    encoder_decoder: ClassVar[bool] = False
-    """It needs a model of two halves, an encoder that reads and a decoder that writes."""
-    needs_mlm_head: ClassVar[bool] = False
-    """It recovers masked words: it needs an encoder, and is given its masked-LM head as the head MASKED."""
-    is_nll: ClassVar[bool] = False
-    """Its loss is the plain negative log-likelihood of the labels, so that it can be checked by hand."""
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
-    """What is measured when the recipe names no metrics."""
-    also: ClassVar[tuple[str, ...]] = ()
-    """What may be measured besides."""
+    default_traits: ClassVar[Traits]
+    """The traits with default settings: what `find("objective", ...)` can tell without a recipe."""
 
-    def measured(self, examples: Sequence[Example]) -> tuple[str, ...]:
-        """What is measured of these examples when the recipe names no metrics."""
-        return self.metrics
+    @property
+    def traits(self) -> Traits:
+        """The traits with these settings."""
+        return self.default_traits
+
+    def metrics_for(self, examples: Sequence[Example]) -> tuple[str, ...]:
+        """The metrics for these examples when the recipe names none."""
+        return self.traits.metrics
 
     def fit(self, examples: Sequence[Example]) -> "Objective":
         """The objective that knows what only the data know (the labels)."""
@@ -192,8 +169,6 @@ class Objective(Component):
 
 class HeadObjective(Objective):
     """An objective with a new head on the hidden states, whose rows each have a loss of their own: an encoder will do."""
-
-    generative: ClassVar[bool] = False
 
     head_learning_rate: float = Field(default=1e-3, gt=0)
     """The new head's own rate: it begins at random, the rest is pretrained and may move slowly."""

@@ -59,7 +59,7 @@ class Rows:
         named = self.table["sound"][i].as_py() if self.feature_extractor else None
         if self.feature_extractor and named:
             sound = Audio(**named)
-            row |= {"sound": sound, "heard": partial(self.feature_extractor.features, sound)}
+            row |= {"sound": sound, "input_features": partial(self.feature_extractor.features, sound)}
         return {**row, "task": self.tasks[i]} if self.tasks else row  # pyright: ignore[reportReturnType]
 
     def of(self, task: str) -> "Rows":
@@ -165,7 +165,7 @@ def _fit(
 ) -> Iterator[Row]:
     """The row, as much of it as the context takes; `number` is what it will be called."""
     if overlong == "each":
-        overlong = objective.part(task_of(row)).overlong
+        overlong = objective.part(task_of(row)).traits.overlong
     length, ids = objective.num_positions(row), [int(x) for x in row["input_ids"]]
     if length <= max_length:
         yield row

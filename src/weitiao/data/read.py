@@ -42,7 +42,7 @@ def read_sources(sources: Iterable[Source], objective: Objective, max_bad: float
     reading = Reading()
     for number, source in enumerate(sources):
         for file in files_of(source):
-            _read_file(file, source, number, objective.part(source.task).example_type, reading)
+            _read_file(file, source, number, objective.part(source.task).traits.example_type, reading)
     judge(reading.bad, len(reading.bad) + len(reading.examples), max_bad)
     if not reading.examples:
         raise DataError("data: there is not a single row to learn from.")

@@ -39,7 +39,7 @@ def default_metrics(objective: Objective, eval_set: EvalSet) -> tuple[str, ...]:
     if eval_set.tasks:
         each = ((task, default_metrics(objective.part(task), held)) for task, held in eval_set.tasks.items())
         return ("loss", *(f"{task}.{name}" for task, names in each for name in names))
-    return (*objective.measured(eval_set.examples), *(("accuracy", "exact_match", "f1") if eval_set.answers else ()))
+    return (*objective.metrics_for(eval_set.examples), *(("accuracy", "exact_match", "f1") if eval_set.answers else ()))
 
 
 def measure(
@@ -77,7 +77,9 @@ def measure(
 def _of_task(name: str, task: str, part: Objective) -> str:
     """A metric as asked for -> its name, if this task is meant; else ""."""
     asked, _, metric = name.rpartition(".")
-    return metric if asked == task or (not asked and metric in (*part.metrics, *part.also)) else ""
+    return (
+        metric if asked == task or (not asked and metric in (*part.traits.metrics, *part.traits.optional_metrics)) else ""
+    )
 
 
 def _measure(
@@ -95,8 +97,8 @@ def _measure(
     chats = [x for x in eval_set.examples if isinstance(x, Chat)][:limit]
     pairs: dict[str, list] = {"row_losses": [], "choices": [], "answers": []}
     result = Measured()
-    predicts = (objective.has_predict or not objective.generative) and bool(wanted & {"choices", "answers"})
-    some = limit if objective.encoder_decoder else None
+    predicts = (objective.traits.has_predict or not objective.traits.generative) and bool(wanted & {"choices", "answers"})
+    some = limit if objective.traits.needs_encoder_decoder else None
     said, told = _look(model, objective, eval_set, progress, predicts, "row_losses" in wanted, some)
     pairs["row_losses"] = [loss for _, loss in sorted(told)]
     if predicts:

@@ -55,7 +55,7 @@ def _answered(
 ) -> list[tuple[Example, str | None]]:
     """A few examples, and what the model says of them."""
     chosen = eval_set.examples[: wishes.samples]
-    if objective.generative and not objective.has_predict:
+    if objective.traits.generative and not objective.traits.has_predict:
         return list(zip(chosen, measured.written or write(model, chosen, wishes.max_new_tokens)))
     predicted = measured.predicted or predict(model, objective, eval_set, limit=wishes.samples)
     return [(x, objective.answer(said)) for said, x in predicted[: len(chosen)]]

@@ -61,7 +61,7 @@ def predict_file(
         RecipeError: there is no such task.
     """
     opened = opened.for_task(task)
-    if opened.objective.generative and not opened.objective.has_predict:
+    if opened.objective.traits.generative and not opened.objective.traits.has_predict:
         words = "answers by writing: ask it with `weitiao generate RUN --prompts FILE`"
         raise ModelError(f"a model trained with objective: {opened.objective.name} {words}.")
     if not Path(file).is_file():
@@ -111,7 +111,7 @@ def _read(file: Path, opened: Model, columns: dict[str, str] | None) -> Iterator
     while some := list(itertools.islice(records, TOGETHER)):
         readable = [x.fields for x in some if isinstance(x, Record)]
         if mapping is None and readable:
-            mapping = find_inference_mapping(readable, opened.objective.example_type, columns, str(file))
+            mapping = find_inference_mapping(readable, opened.objective.traits.example_type, columns, str(file))
         yield [_ask(x, mapping, opened) for x in some], some[-1].where.offset
 
 
@@ -168,7 +168,7 @@ def _context(opened: Model) -> int:
 def _in_windows(opened: Model) -> bool:
     recipe = opened.recipe
     return (
-        resolve.choose_overlong(recipe, opened.objective).value if recipe else opened.objective.overlong
+        resolve.choose_overlong(recipe, opened.objective).value if recipe else opened.objective.traits.overlong
     ) == "sliding_window"
 
 

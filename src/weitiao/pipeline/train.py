@@ -282,7 +282,17 @@ def copy_sources_into(recipe: Recipe, run: Run, reporter: Reporter) -> tuple[tor
     return hardware.device(), dtype
 
 
-SHAPING = {"learning_rate", "lr_schedule", "warmup_ratio", "weight_decay", "max_grad_norm", "optimizer", "precision", "gradient_scale", "guard"}
+SHAPING = {
+    "learning_rate",
+    "lr_schedule",
+    "warmup_ratio",
+    "weight_decay",
+    "max_grad_norm",
+    "optimizer",
+    "precision",
+    "gradient_scale",
+    "guard",
+}
 
 
 def open_base_assets(base: str, revision: str | None = None, template: str | None = None) -> BaseAssets:
@@ -355,7 +365,7 @@ def batch(
     micro = resolve.choose_micro_batch(recipe, facts, model.device, next(model.model.parameters()).dtype)
     loader = Loader(rows, recipe.seed, weights=weights, rank=distributed.rank, world=distributed.world_size)
     setattr(loader, size.key.removeprefix("train."), size.value)
-    loader.micro_batch_tokens = None if objective.batch_coupled else micro.value
+    loader.micro_batch_tokens = None if objective.traits.batch_coupled else micro.value
     steps = resolve.choose_steps(recipe, loader.steps(settings.epochs))
     rate = resolve.choose_learning_rate(recipe, recipe.method)
     evaluate_every, save_every = resolve.choose_intervals(recipe, steps.value, found.validation is not None)

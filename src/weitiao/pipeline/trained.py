@@ -227,7 +227,7 @@ def stand(
         weight.data = weight.data.to(stored)
     method.prepare(base.model, device)
     backbone, choice = choose_backbone(base.model.to(device), dtype)
-    heads = any(part.heads(1) or part.needs_mlm_head for x in stack for part in x.objective.parts().values())
+    heads = any(part.heads(1) or part.traits.needs_mlm_head for x in stack for part in x.objective.parts().values())
     each = (", ".join(filter(None, (x.method.name, x.unfinished))) for x in stack)
     words = ", then ".join(f"{x.folder} ({of})" for x, of in zip(stack, each)) + (" without its head" if heads else "")
     told = Decision("base", stack[0].base, f"into its weights goes, in memory, {words}: what is learnt now stands on that")
@@ -263,7 +263,7 @@ def attach(base: Base, method: Method, objective: Objective, processor: Processo
         attachment = method.fit(processor.text).attach(base.model)
     except RecipeError as refused:
         raise RecipeError(f"method: {str(refused).removeprefix('method: ')}") from None
-    if not objective.generative:
+    if not objective.traits.generative:
         attachment.trainable -= output_head(base.model)
     made, choices = heads_for(base.model, objective, base.folder)
     base.choices += choices
@@ -284,7 +284,7 @@ def heads_for(
     made, choices = objective.heads(width), []
     for task, part in objective.parts().items():
         mine = part.heads(width) if task else {}
-        if part.needs_mlm_head:
+        if part.traits.needs_mlm_head:
             mine[MASKED], choice = masked_head(model, folder)
             choices.append(choice)
         made |= {f"{task}/{name}" if task else name: head for name, head in mine.items()}

@@ -42,12 +42,12 @@ def choose_max_length(recipe: Recipe, limit: int | None) -> Decision:
 
 
 def choose_overlong(recipe: Recipe, objective: Objective) -> Decision:
-    if recipe.overlong == "split" and not objective.splits:
+    if recipe.overlong == "split" and not objective.traits.splittable:
         words = f"{objective.name} learns something of a whole row, which its pieces would not have"
         raise RecipeError(f"overlong: {words}; write cut, drop or refuse.")
     if recipe.overlong != "auto":
         return Decision("overlong", recipe.overlong, "asked for")
-    return Decision("overlong", objective.overlong, objective.overlong_reason or f"{objective.name}'s way")
+    return Decision("overlong", objective.traits.overlong, objective.traits.overlong_reason)
 
 
 def choose_learning_rate(recipe: Recipe, method: Method) -> Decision:
@@ -128,8 +128,8 @@ def refuse_encoder(objective: Objective, family: str) -> None:
     Raises:
         RecipeError: the objective needs a model that writes; what an encoder can learn is named.
     """
-    if family and objective.generative:
-        able = [name for name in names("objective") if find("objective", name).writes is not True]  # pyright: ignore
+    if family and objective.traits.generative:
+        able = [name for name in names("objective") if not find("objective", name).default_traits.generative]  # pyright: ignore
         words = f"{objective.name} needs a model that writes, and the base is an encoder ({family})"
         raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}.")
 
@@ -144,13 +144,17 @@ def refuse_metrics(objective: Objective, wanted: Sequence[str], best: str = "los
         RecipeError: a metric is not among them.
     """
     parts = objective.parts()
-    known = [f"{task}.{name}" if task else name for task, part in parts.items() for name in (*part.metrics, *part.also)]
+    known = [
+        f"{task}.{name}" if task else name
+        for task, part in parts.items()
+        for name in (*part.traits.metrics, *part.traits.optional_metrics)
+    ]
     own = ("loss", *known, *(name.rpartition(".")[2] for name in known))
     if len(parts) > 1 and best != "loss" and "." not in best:
         raise RecipeError(f"train.best_metric: {best} of which task? Write task.{best}, one of: {', '.join(known)}.")
     wanted = (best, *wanted)
     strange = [name for name in wanted if name not in own]
-    if strange and all(part.has_predict or not part.generative for part in parts.values()):
+    if strange and all(part.traits.has_predict or not part.traits.generative for part in parts.values()):
         words = f"{strange[0]} does not fit objective: {objective.name}"
         raise RecipeError(f"evaluate.metrics, train.best_metric: {words}. Its metrics: {', '.join(known)}.")
 
@@ -163,8 +167,8 @@ def refuse_regularizers(recipe: Recipe) -> None:
     """
     if recipe.regularizers and len(recipe.objective.parts()) > 1:
         raise RecipeError(f"regularizers: each changes the loss of one task, and {recipe.objective.name} has several.")
-    if recipe.regularizers and recipe.objective.step != "accumulate":
-        words = f"{recipe.objective.name} takes its steps in its own way ({recipe.objective.step})"
+    if recipe.regularizers and recipe.objective.traits.step != "accumulate":
+        words = f"{recipe.objective.name} takes its steps in its own way ({recipe.objective.traits.step})"
         raise RecipeError(f"regularizers: {words}, which would pass over them.")
     asking = [x.name for x in recipe.regularizers if x.asks_again]  # pyright: ignore[reportAttributeAccessIssue]
     for part in recipe.regularizers:
@@ -187,8 +191,8 @@ def refuse_decoder(objective: Objective, family: str) -> None:
     Raises:
         RecipeError: the objective needs an encoder; what such a model can learn is named.
     """
-    if objective.needs_mlm_head and not family:
-        able = [name for name in names("objective") if find("objective", name).needs_mlm_head is not True]  # pyright: ignore
+    if objective.traits.needs_mlm_head and not family:
+        able = [name for name in names("objective") if not find("objective", name).default_traits.needs_mlm_head]  # pyright: ignore
         words = f"{objective.name} needs an encoder (BERT and its kind), and the base is a model that writes"
         raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}; plain text with causal_lm.")
 
@@ -202,11 +206,11 @@ def refuse_encoder_decoder(objective: Objective, method: Method, encoder_decoder
     Raises:
         RecipeError: the objective or the method is not for such a model, or only for such a one.
     """
-    able = [name for name in names("objective") if find("objective", name).encoder_decoder is True]  # pyright: ignore
-    if encoder_decoder and not objective.encoder_decoder:
+    able = [name for name in names("objective") if find("objective", name).default_traits.needs_encoder_decoder]  # pyright: ignore
+    if encoder_decoder and not objective.traits.needs_encoder_decoder:
         words = f"{objective.name} is not for a model with an encoder and a decoder (T5, BART and their kind)"
         raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}.")
-    if objective.encoder_decoder and not encoder_decoder:
+    if objective.traits.needs_encoder_decoder and not encoder_decoder:
         words = f"{objective.name} needs a model with an encoder and a decoder (T5, BART and their kind)"
         raise RecipeError(f"objective: {words}; a model that only writes learns the same with sft.")
     if encoder_decoder and not method.encoder_decoder:
@@ -264,7 +268,7 @@ def activation_cache_refusal(recipe: Recipe, objective: Objective, distributed: 
     """Why what frozen layers give cannot be kept for the next epoch; "": it can."""
     if distributed > 1:
         return "each of several machines would run all rows"
-    if any(part.dynamic_masking or part.repacks_segments for part in objective.parts().values()):
+    if any(part.traits.dynamic_masking or part.traits.repacks_segments for part in objective.parts().values()):
         return f"{objective.name} shows them other tokens each time"
     at = [part.name for part in recipe.regularizers if part.at_embeddings]  # pyright: ignore[reportAttributeAccessIssue]
     return f"{at[0]} changes what they are given" if at else ""
@@ -276,7 +280,7 @@ def choose_step(method: Method, objective: Objective) -> str:
     Raises:
         RecipeError: they want two different ones.
     """
-    wishes = sorted({method.step, objective.step} - {"accumulate"})
+    wishes = sorted({method.step, objective.traits.step} - {"accumulate"})
     if len(wishes) > 1:
         raise RecipeError(f"{method.name} and {objective.name} want different ways to take a step ({', '.join(wishes)}).")
     return wishes[0] if wishes else "accumulate"

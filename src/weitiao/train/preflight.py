@@ -45,10 +45,12 @@ def preflight_steps(
         return
     batch, tolerance = batch.to(model.device), TOLERANCE[computes_in]
     with model.evaluating(), torch.no_grad():
-        told = objective.segment_losses(model, batch) if objective.is_nll or not objective.batch_coupled else []
-    if not objective.batch_coupled:
+        told = (
+            objective.segment_losses(model, batch) if objective.traits.is_nll or not objective.traits.batch_coupled else []
+        )
+    if not objective.traits.batch_coupled:
         yield _packed_is_alone(model, objective, batch, told, tolerance)
-    if objective.is_nll:
+    if objective.traits.is_nll:
         yield _loss_by_hand(model, batch, told, tolerance)
     yield from _steps(model, objective, batch, state, plan, alone)
 
@@ -146,7 +148,7 @@ def _few_rows(loader: Callable[[int], list[Batch]], objective: Objective) -> Bat
         if not missing:
             break
     rows.sort(key=lambda row: len(row["input_ids"]))
-    least = COUPLED if objective.batch_coupled else 1
+    least = COUPLED if objective.traits.batch_coupled else 1
     chosen = [row for task in objective.parts() for row in [x for x in rows if task_of(x) == task][:least]]
     tokens = sum(len(row["input_ids"]) for row in chosen)
     taken = {id(row) for row in chosen}

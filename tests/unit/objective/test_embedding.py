@@ -141,7 +141,9 @@ def test_cached_gradients_are_the_plain_step_s(method: str, many: int) -> None:
     found = []
     for objective in (Embedding(), Embedding(mini_batch_size=many)):
         model, batch = ready(objective, method=method)
-        taken = find_module("step", objective.step).take(model, objective, [batch], Distributed(torch.device("cpu")), 2.0)
+        taken = find_module("step", objective.traits.step).take(
+            model, objective, [batch], Distributed(torch.device("cpu")), 2.0
+        )
         found.append((taken, gradients(model)))
     (plain, a), (cached, b) = found
     assert (cached.tokens, cached.supervised) == (plain.tokens, plain.supervised)

@@ -83,7 +83,7 @@ def test_the_gradient_is_the_weighted_sum_of_each_task_s_own(made: Any) -> None:
 
 def test_learnt_weights_are_kendall_s(made: Any) -> None:
     """eq. 10: L exp(-s) + s / 2, whose gradient by s is 1/2 - L exp(-s)."""
-    objective = many(weights="learnt")
+    objective = many(weights="uncertainty")
     model, batch = made(objective)
     s = model.heads["weights"].log_variance
     with torch.no_grad():
@@ -111,14 +111,17 @@ def test_surgery_leaves_the_heads_alone(made: Any) -> None:
     """What conflicts is in the shared model; a head has its own task's gradient."""
     objective, plainly = many(gradients="pcgrad"), many()
     model, batch = made(objective)
-    cut, plain = gradients(model, objective, objective.step, [batch]), gradients(model, plainly, "accumulate", [batch])
+    cut, plain = (
+        gradients(model, objective, objective.traits.step, [batch]),
+        gradients(model, plainly, "accumulate", [batch]),
+    )
     heads = [name for name in plain if name.startswith("head.")]
     assert len(heads) == 4 and all(torch.allclose(cut[name], plain[name], rtol=1e-5) for name in heads)
 
 
 def test_what_is_told_is_the_step_s_loss(made: Any) -> None:
     """The guard asks rows again for the same quantity that it remembered."""
-    for settings in ({"weights": {"kind": 0.01}}, {"weights": "learnt"}):
+    for settings in ({"weights": {"kind": 0.01}}, {"weights": "uncertainty"}):
         objective = many(**settings)
         objective = objective.model_copy(
             update={"tasks": {name: x.model_copy(update={"dropout": 0.0}) for name, x in objective.tasks.items()}}
@@ -128,16 +131,16 @@ def test_what_is_told_is_the_step_s_loss(made: Any) -> None:
         counts, told = objective.counts(batch), objective.task_losses(model, batch)
         assert sum(told[task] / counts[task] for task in counts) == pytest.approx(taken.loss, rel=1e-6)
         assert taken.tasks == "kind + number"
-        assert ("kind weight" in taken.notes) == (settings["weights"] == "learnt")
+        assert ("kind weight" in taken.notes) == (settings["weights"] == "uncertainty")
 
 
 def test_surgery_without_conflict_is_the_plain_step(made: Any) -> None:
     """Where the tasks' gradients do not conflict in sum, nothing changes; where they do, every task's loss still falls."""
     objective = many(gradients="pcgrad")
-    assert objective.step == "gradient_surgery"
+    assert objective.traits.step == "pcgrad"
     model, batch = made(objective)
     both = [pack([_row(batch, i)]) for i in range(len(batch.lengths))]  # also one row a micro-batch
-    cut, plain = (gradients(model, objective, step, both) for step in ("gradient_surgery", "accumulate"))
+    cut, plain = (gradients(model, objective, step, both) for step in ("pcgrad", "accumulate"))
     each = {}
     for task, mine, _ in each_task(batch):
         each[task] = gradients(model, objective, "accumulate", [mine])
@@ -197,7 +200,7 @@ def recipe(encoder: Path, tmp_path: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("how", [{}, {"weights": "learnt"}, {"gradients": "pcgrad"}, {"temperature": 3.0}])
+@pytest.mark.parametrize("how", [{}, {"weights": "uncertainty"}, {"gradients": "pcgrad"}, {"temperature": 3.0}])
 def test_to_the_end(quick: Any, recipe: dict[str, Any], tmp_path: Path, how: dict[str, Any]) -> None:
     recipe["objective"] |= how
     run = quick(**recipe)

@@ -130,7 +130,7 @@ def unsupported_reason(model: TrainableModel, objective: Objective) -> str:
         return "a model of two halves"
     if any(getattr(config, key, None) for key in MIXTURES):
         return "a mixture of experts"
-    if any(part.repacks_segments for part in objective.parts().values()):
+    if any(part.traits.repacks_segments for part in objective.parts().values()):
         return "an objective that packs its rows anew"
     return ""
 
@@ -155,7 +155,7 @@ def _of_task(profile_flops: FlopProfile, model: TrainableModel, part: Objective,
         runs = model.backbone.merged(runs)
     shared = runs.shared if isinstance(runs, PrefixSharedBatch) else ()
     words = _lm_head(model, part)
-    supervised = asked if part.needs_mlm_head else int((batch.labels != IGNORE).sum())
+    supervised = asked if part.traits.needs_mlm_head else int((batch.labels != IGNORE).sum())
     found = profile_flops.body(runs.lengths, int(supervised) if words is not None else runs.tokens, from_layer, shared)
     heads = [(x.weight, asked) for x in model.heads.modules() if isinstance(x, nn.Linear)]
     for weight, rows in [*heads, *([(words, supervised)] if words is not None else [])]:
@@ -165,9 +165,9 @@ def _of_task(profile_flops: FlopProfile, model: TrainableModel, part: Objective,
 
 def _lm_head(model: TrainableModel, part: Objective) -> Tensor | None:
     """The weight [V, D] that words are scored with; None: none are."""
-    if part.needs_mlm_head:
+    if part.traits.needs_mlm_head:
         return model.embedding.weight
-    return model.lm_head.weight() if part.generative and model.lm_head is not None else None
+    return model.lm_head.weight() if part.traits.generative and model.lm_head is not None else None
 
 
 # -- the probe --------------------------------------------------------------------------------------------------------

@@ -17,17 +17,20 @@ from weitiao.core.example import Text
 from weitiao.core.objective import Objective
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.traits import Traits
 
 
 class CausalLM(Objective):
     """Learn plain text, token by token (continued pretraining)."""
 
-    example_type: ClassVar[type] = Text
-    splits: ClassVar[bool] = True
-    is_nll: ClassVar[bool] = True
-    has_log_probs: ClassVar[bool] = True
-    overlong: ClassVar[str] = "split"
-    overlong_reason: ClassVar[str] = "a long document simply goes on in the next row"
+    default_traits: ClassVar[Traits] = Traits(
+        example_type=Text,
+        splittable=True,
+        is_nll=True,
+        has_log_probs=True,
+        overlong="split",
+        overlong_reason="a long document simply goes on in the next row",
+    )
 
     def rows(self, example: Text, processor: Processor) -> list[Row]:
         """The document and its end; position t learns token t + 1."""

@@ -30,6 +30,7 @@ from weitiao.core.objective import HeadObjective
 from weitiao.core.processor import Processor
 from weitiao.core.registry import nearest
 from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.traits import Traits
 from weitiao.objective.pooling import Pooling, TextRow, cut_end, labelled_at_end, pooled, text_row
 
 HEAD = "classes"
@@ -41,11 +42,14 @@ ENOUGH = 10  # validation rows that hold a class, from which it gets a threshold
 class Classification(HeadObjective):
     """Tell which class a text belongs to, or which of several."""
 
-    example_type: ClassVar[type] = TextLabel
-    has_log_probs: ClassVar[bool] = True
-    overlong: ClassVar[str] = "truncate"
-    overlong_reason: ClassVar[str] = "the beginning of a long text mostly says what it is; its end is lost"
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "f1")
+    default_traits: ClassVar[Traits] = Traits(
+        example_type=TextLabel,
+        generative=False,
+        has_log_probs=True,
+        overlong="truncate",
+        overlong_reason="the beginning of a long text mostly says what it is; its end is lost",
+        metrics=("loss", "accuracy", "f1"),
+    )
 
     classes: tuple[str, ...] = ()
     """The classes, in the order of the scores; none: those of the training data."""
@@ -87,7 +91,7 @@ class Classification(HeadObjective):
         if isinstance(self.threshold, dict) and (odd := sorted(set(self.threshold) - set(classes))):
             there = f"{nearest(odd[0], classes)} There are: {', '.join(classes)}."
             raise DataError(f"objective.threshold: there is no class {odd[0]!r}.{there}")
-        return self.model_copy(update={"classes": classes, "several": several, "class_weights": weights})
+        return self.model_copy(update={"classes": classes, "multi_label": several, "class_weights": weights})
 
     @property
     def head_labels(self) -> Any:

@@ -21,6 +21,7 @@ never split; `gradient_cache` lets it be large in little memory all the same.
 
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -35,6 +36,7 @@ from weitiao.core.example import Pair
 from weitiao.core.objective import Objective
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.traits import Traits
 from weitiao.objective.pooling import parts, pooled
 
 DIGITS = 6  # of a number that `weitiao predict` writes
@@ -43,12 +45,15 @@ DIGITS = 6  # of a number that `weitiao predict` writes
 class Embedding(Objective):
     """Learn vectors for texts, so that those that belong together lie close."""
 
-    example_type: ClassVar[type] = Pair
-    generative: ClassVar[bool] = False
-    batch_coupled: ClassVar[bool] = True
-    repacks_segments: ClassVar[bool] = True
-    overlong: ClassVar[str] = "truncate"
-    overlong_reason: ClassVar[str] = "the beginning of a long text mostly says what it is about; its end is lost"
+    default_traits: ClassVar[Traits] = Traits(
+        example_type=Pair,
+        generative=False,
+        batch_coupled=True,
+        repacks_segments=True,
+        overlong="truncate",
+        overlong_reason="the beginning of a long text mostly says what it is about; its end is lost",
+        metrics=("loss", "recall_at_10", "mrr"),
+    )
 
     loss_type: Literal["in_batch_negatives", "triplet", "cosent"] = "in_batch_negatives"
     """in_batch: a query's document among all of the batch; triplet: nearer than what does not belong; cosent: pairs
@@ -65,12 +70,11 @@ class Embedding(Objective):
     """Texts that are embedded at once, for batches too large for memory: the same gradient, embedding twice; 0: off."""
 
     @property
-    def step(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return "gradient_cache" if self.mini_batch_size else "accumulate"
-
-    @property
-    def metrics(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return ("loss", "spearman") if self.loss_type == "cosent" else ("loss", "recall_at_10", "mrr")
+    def traits(self) -> Traits:
+        """With its own step for small memory, and metrics that fit the loss."""
+        step = "gradient_cache" if self.mini_batch_size else "accumulate"
+        metrics = ("loss", "spearman") if self.loss_type == "cosent" else self.default_traits.metrics
+        return replace(self.default_traits, step=step, metrics=metrics)
 
     def fit(self, examples: Sequence[Pair]) -> "Embedding":  # pyright: ignore[reportIncompatibleMethodOverride]
         """Refuses data that the loss cannot use."""

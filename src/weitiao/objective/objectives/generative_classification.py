@@ -25,6 +25,7 @@ from weitiao.core.example import TextLabel, Turn
 from weitiao.core.objective import Objective
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import PrefixCache, TrainableModel
+from weitiao.core.traits import Traits
 
 MOST = 100  # classes that fit into a question
 TOGETHER = 256  # answers that are scored at once: prompts x classes
@@ -40,12 +41,14 @@ class PromptRow(Row):
 class GenerativeClassification(Objective):
     """Tell which class a text belongs to, in a written answer that is one of the classes."""
 
-    example_type: ClassVar[type] = TextLabel
-    is_nll: ClassVar[bool] = True
-    has_predict: ClassVar[bool] = True
-    overlong: ClassVar[str] = "truncate"
-    overlong_reason: ClassVar[str] = "the beginning of a long text mostly says what it is; the question stays whole"
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "f1")
+    default_traits: ClassVar[Traits] = Traits(
+        example_type=TextLabel,
+        is_nll=True,
+        has_predict=True,
+        overlong="truncate",
+        overlong_reason="the beginning of a long text mostly says what it is; the question stays whole",
+        metrics=("loss", "accuracy", "f1"),
+    )
 
     prompt: str = Field(default="{text}\n\nWhich is it: {classes}? Answer with one of them and nothing else.")
     """What is asked; {text} is the text, {classes} are the classes."""

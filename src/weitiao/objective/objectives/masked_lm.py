@@ -33,6 +33,7 @@ from weitiao.core.lm_head import CHUNK, LMHead
 from weitiao.core.objective import MASKED, Objective
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.traits import Traits
 
 SHOWN_MASKED, SHOWN_OTHER = 0.8, 0.9  # below the first: [MASK]; below the second: a token by chance; else as it was
 
@@ -40,14 +41,16 @@ SHOWN_MASKED, SHOWN_OTHER = 0.8, 0.9  # below the first: [MASK]; below the secon
 class MaskedLM(Objective):
     """Recover words that were hidden from an encoder (continued pretraining)."""
 
-    example_type: ClassVar[type] = Text
-    dynamic_masking: ClassVar[bool] = True
-    splits: ClassVar[bool] = True
-    generative: ClassVar[bool] = False
-    needs_mlm_head: ClassVar[bool] = True
-    overlong: ClassVar[str] = "sliding_window"
-    overlong_reason: ClassVar[str] = "a long document goes on in the next row, with the special tokens around each"
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "masked_accuracy")
+    default_traits: ClassVar[Traits] = Traits(
+        example_type=Text,
+        dynamic_masking=True,
+        splittable=True,
+        generative=False,
+        needs_mlm_head=True,
+        overlong="sliding_window",
+        overlong_reason="a long document goes on in the next row, with the special tokens around each",
+        metrics=("loss", "perplexity", "masked_accuracy"),
+    )
 
     mlm_probability: float = Field(default=0.15, gt=0, lt=1)
     """Of a row's tokens, how many are to be recovered; at least one word."""

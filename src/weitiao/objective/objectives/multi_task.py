@@ -12,14 +12,14 @@
                                  topics  rows ──┴── model ───┴── head of topics    loss 2 ─ x w2 ─┴─ sum
 
     weights: {spam: 1, topics: 0.5}    fixed; what is not named counts 1
-    weights: learnt                    loss_i exp(-s_i) + s_i / 2, with s_i = log sigma_i^2 learnt: Kendall, Gal and
+    weights: uncertainty               loss_i exp(-s_i) + s_i / 2, with s_i = log sigma_i^2 learnt: Kendall, Gal and
                                        Cipolla 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene
                                        Geometry and Semantics", arXiv 1705.07115, eq. 10
     temperature: T                     a task of n rows is met in proportion to n^(1/T): Arivazhagan et al. 2019,
                                        "Massively Multilingual Neural Machine Translation in the Wild", arXiv 1907.05019,
                                        sec. 4.1; 1: as many rows as there are; 5 is usual, and nearly evens them out
     gradients: pcgrad                  where two tasks' gradients point apart, each gives up what harms the other
-                                       (train/steps/gradient_surgery.py)
+                                       (train/steps/pcgrad.py)
 
 Each task is measured by its own metrics: spam.accuracy, topics.f1; `loss` is the weighted sum of the tasks' mean losses
 (learnt weights are in the journal, and count 1 there).
@@ -43,6 +43,7 @@ from weitiao.core.processor import Processor
 from weitiao.core.recipe import ComponentField
 from weitiao.core.registry import nearest
 from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.traits import Traits
 
 WEIGHTS = "weights"  # the head that holds what is learnt of how much each task counts
 
@@ -50,14 +51,17 @@ WEIGHTS = "weights"  # the head that holds what is learnt of how much each task 
 class MultiTask(Objective):
     """Learn several tasks in one model, each with its own objective and head."""
 
-    example_type: ClassVar[type] = Task
-    overlong: ClassVar[str] = "each"
-    overlong_reason: ClassVar[str] = "each task in its own way"
+    default_traits: ClassVar[Traits] = Traits(
+        example_type=Task,
+        generative=False,  # not by itself: its tasks may be
+        overlong="each",
+        overlong_reason="each task in its own way",
+    )
 
     tasks: dict[str, Annotated[Objective, ComponentField("objective", but="multi_task")]] = Field(min_length=1)
     """Each task's name, and its objective."""
-    weights: dict[str, float] | Literal["learnt"] = Field(default_factory=dict)
-    """How much each task's mean loss counts; those not named count 1; learnt: by how uncertain each one is."""
+    weights: dict[str, float] | Literal["uncertainty"] = Field(default_factory=dict)
+    """How much each task's mean loss counts; those not named count 1; uncertainty: by how uncertain each one is."""
     temperature: float = Field(default=1.0, ge=1)
     """How evenly tasks are met: 1 as many rows as there are, more: the small ones oftener (n^(1/T))."""
     gradients: Literal["sum", "pcgrad"] = "sum"
@@ -79,31 +83,26 @@ class MultiTask(Objective):
                 if not 0 < weight < float("inf"):
                     raise ValueError(f"weights: {name} is {weight:g}; a task that counts is more than 0, and finite")
         for name, part in self.tasks.items():
-            if part.step != "accumulate":
-                raise ValueError(f"tasks: {name} takes its steps in its own way ({part.step}), so it must learn alone")
+            if part.traits.step != "accumulate":
+                raise ValueError(
+                    f"tasks: {name} takes its steps in its own way ({part.traits.step}), so it must learn alone"
+                )
         return self
 
     # -- what follows from the tasks ----------------------------------------------------------------------------------
 
     @property
-    def generative(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return any(x.generative for x in self.tasks.values())
-
-    @property
-    def batch_coupled(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return any(x.batch_coupled for x in self.tasks.values())
-
-    @property
-    def needs_mlm_head(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return any(x.needs_mlm_head for x in self.tasks.values())
-
-    @property
-    def splits(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return all(x.splits for x in self.tasks.values())
-
-    @property
-    def step(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return "gradient_surgery" if self.gradients == "pcgrad" else "accumulate"
+    def traits(self) -> Traits:
+        """What any task needs is needed; what all tasks can do can be done."""
+        tasks = [part.traits for part in self.tasks.values()]
+        return replace(
+            self.default_traits,
+            generative=any(x.generative for x in tasks),
+            batch_coupled=any(x.batch_coupled for x in tasks),
+            needs_mlm_head=any(x.needs_mlm_head for x in tasks),
+            splittable=all(x.splittable for x in tasks),
+            step="pcgrad" if self.gradients == "pcgrad" else "accumulate",
+        )
 
     def parts(self) -> dict[str, Objective]:
         return self.tasks
@@ -130,7 +129,7 @@ class MultiTask(Objective):
 
     def heads(self, width: int) -> dict[str, nn.Module]:
         """What is learnt of the tasks' weights; the tasks' own heads are theirs."""
-        return {WEIGHTS: Uncertainty(len(self.tasks))} if self.weights == "learnt" else {}
+        return {WEIGHTS: Uncertainty(len(self.tasks))} if self.weights == "uncertainty" else {}
 
     def epoch_weights(self, rows: dict[str, int]) -> dict[str, float]:
         if self.temperature == 1 or not any(rows.values()):
@@ -189,14 +188,14 @@ class MultiTask(Objective):
             total = torch.stack(list(found.totals.values())).sum()
             notes[name] = float(total.detach())
             totals[name] = self._weighed(name, total, model, mine)
-        if self.weights == "learnt":  # the journal has notes over the window's count
+        if self.weights == "uncertainty":  # the journal has notes over the window's count
             many = sum(self.counts(batch).values())
             learnt = model.heads[WEIGHTS]().detach()
             notes |= {f"{name} weight": many * float(torch.exp(-s)) for name, s in zip(self.tasks, learnt)}
         return Loss(totals, notes)
 
     def _weighed(self, name: str, total: Tensor, model: TrainableModel, batch: Batch) -> Tensor:
-        if self.weights != "learnt":
+        if self.weights != "uncertainty":
             return total * self.weight(name)
         s = model.heads[WEIGHTS]()[list(self.tasks).index(name)]
         return total * torch.exp(-s) + sum(self.tasks[name].counts(batch).values()) * s / 2

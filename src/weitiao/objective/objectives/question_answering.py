@@ -36,6 +36,7 @@ from weitiao.core.hardware import Decision
 from weitiao.core.objective import HeadObjective
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.traits import Traits
 
 HEAD = "span"
 BEGINS, ENDS, FLAGS = 1, 2, 4
@@ -72,10 +73,13 @@ class Found(TypedDict):
 class QuestionAnswering(HeadObjective):
     """Find the stretch of a text that answers a question, or say that there is none."""
 
-    example_type: ClassVar[type] = ExtractiveQA
-    overlong: ClassVar[str] = "sliding_window"
-    overlong_reason: ClassVar[str] = "the answer may stand anywhere: windows that overlap each repeat the question"
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "squad_em", "squad_f1")
+    default_traits: ClassVar[Traits] = Traits(
+        example_type=ExtractiveQA,
+        generative=False,
+        overlong="sliding_window",
+        overlong_reason="the answer may stand anywhere: windows that overlap each repeat the question",
+        metrics=("loss", "squad_em", "squad_f1"),
+    )
 
     unanswerable: bool | Literal["auto"] = "auto"
     """There may be no answer (SQuAD 2.0); auto: if some training row has none. False: the best span is always said."""

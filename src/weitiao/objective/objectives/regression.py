@@ -37,6 +37,7 @@ from weitiao.core.example import TextScore
 from weitiao.core.objective import HeadObjective
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.traits import Traits
 from weitiao.objective.pooling import Pooling, TextRow, cut_end, labelled_at_end, pooled, text_row
 
 HEAD = "numbers"
@@ -45,10 +46,13 @@ HEAD = "numbers"
 class Regression(HeadObjective):
     """Tell a number of a text or of two texts, or several numbers."""
 
-    example_type: ClassVar[type] = TextScore
-    overlong: ClassVar[str] = "truncate"
-    overlong_reason: ClassVar[str] = "the beginning of a long text mostly says what it is; of two, the longer is cut first"
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "pearson", "spearman", "mse", "mae")
+    default_traits: ClassVar[Traits] = Traits(
+        example_type=TextScore,
+        generative=False,
+        overlong="truncate",
+        overlong_reason="the beginning of a long text mostly says what it is; of two, the longer is cut first",
+        metrics=("loss", "pearson", "spearman", "mse", "mae"),
+    )
 
     criterion: Literal["mse", "huber"] = "mse"
     """Squared error, or Huber's, which far outliers pull less."""

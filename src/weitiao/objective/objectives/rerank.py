@@ -24,6 +24,7 @@ from weitiao.core.example import Pair
 from weitiao.core.objective import HeadObjective
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.traits import Traits
 from weitiao.objective.pooling import Pooling, TextRow, cut_end, parts, pooled, text_row
 
 HEAD = "relevance"
@@ -38,11 +39,14 @@ class PairsRow(Row, total=False):
 class Rerank(HeadObjective):
     """Score how well a document answers a query; both are read together."""
 
-    example_type: ClassVar[type] = Pair
-    repacks_segments: ClassVar[bool] = True
-    overlong: ClassVar[str] = "truncate"
-    overlong_reason: ClassVar[str] = "of query and document, the longer one is cut first"
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "mrr")
+    default_traits: ClassVar[Traits] = Traits(
+        example_type=Pair,
+        generative=False,
+        repacks_segments=True,
+        overlong="truncate",
+        overlong_reason="of query and document, the longer one is cut first",
+        metrics=("loss", "mrr"),
+    )
 
     pooling: Pooling = "auto"
     """What stands for the pair: the mean of the hidden states, the first, or the last; auto: encoders mean, others last."""

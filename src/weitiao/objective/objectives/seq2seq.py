@@ -34,19 +34,22 @@ from weitiao.core.example import AudioText, Example, SourceTarget
 from weitiao.core.objective import Objective
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.traits import Traits
 
 
 class Seq2Seq(Objective):
     """Read a text, or hear speech, and write what is to be made of it; for models with an encoder and a decoder."""
 
-    example_type: ClassVar[type] = SourceTarget
-    encoder_decoder: ClassVar[bool] = True
-    has_predict: ClassVar[bool] = True
-    has_log_probs: ClassVar[bool] = True
-    overlong: ClassVar[str] = "error"
-    overlong_reason: ClassVar[str] = "a cut text may lose what the target says"
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "exact_match", "rouge_l")
-    also: ClassVar[tuple[str, ...]] = ("bleu", "chrf", "wer", "cer", "perplexity")
+    default_traits: ClassVar[Traits] = Traits(
+        example_type=SourceTarget,
+        needs_encoder_decoder=True,
+        has_predict=True,
+        has_log_probs=True,
+        overlong="error",
+        overlong_reason="a cut text may lose what the target says",
+        metrics=("loss", "exact_match", "rouge_l"),
+        optional_metrics=("bleu", "chrf", "wer", "cer", "perplexity"),
+    )
 
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """The share of each target that is spread evenly over all words."""
@@ -58,8 +61,8 @@ class Seq2Seq(Objective):
     language: str | None = None
     """Which language is spoken (en, zh), for a base that hears several."""
 
-    def measured(self, examples: Sequence[Example]) -> tuple[str, ...]:
-        return ("loss", "wer", "cer") if examples and isinstance(examples[0], AudioText) else self.metrics
+    def metrics_for(self, examples: Sequence[Example]) -> tuple[str, ...]:
+        return ("loss", "wer", "cer") if examples and isinstance(examples[0], AudioText) else self.traits.metrics
 
     def rows(self, example: SourceTarget, processor: Processor) -> list[Row]:
         _refuse(example, processor)

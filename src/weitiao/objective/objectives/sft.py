@@ -17,17 +17,20 @@ from weitiao.core.example import Chat
 from weitiao.core.objective import Objective
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.traits import Traits
 
 
 class SFT(Objective):
     """Learn the assistant's words and where they stop."""
 
-    example_type: ClassVar[type] = Chat
-    splits: ClassVar[bool] = True
-    is_nll: ClassVar[bool] = True
-    has_log_probs: ClassVar[bool] = True
-    overlong: ClassVar[str] = "error"
-    overlong_reason: ClassVar[str] = "a cut answer teaches the model to stop in the middle"
+    default_traits: ClassVar[Traits] = Traits(
+        example_type=Chat,
+        splittable=True,
+        is_nll=True,
+        has_log_probs=True,
+        overlong="error",
+        overlong_reason="a cut answer teaches the model to stop in the middle",
+    )
 
     def rows(self, example: Chat, processor: Processor) -> list[Row]:
         """Position t learns token t + 1 where the assistant says it; nothing is kept behind the last learnt token."""

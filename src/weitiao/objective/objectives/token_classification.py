@@ -32,6 +32,7 @@ from weitiao.core.example import TokenTags
 from weitiao.core.objective import HeadObjective
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.traits import Traits
 from weitiao.objective.crf import FORBIDDEN, Chain, ChainScores, log_likelihood, opened, stretch_logprobs, viterbi
 
 HEAD, CRF = "tags", "crf"
@@ -57,11 +58,14 @@ class Found:
 class TokenClassification(HeadObjective):
     """Tag each word, or each Chinese character: names, places, any stretch of text with a kind."""
 
-    example_type: ClassVar[type] = TokenTags
-    splits: ClassVar[bool] = True
-    overlong: ClassVar[str] = "sliding_window"
-    overlong_reason: ClassVar[str] = "every word of a long text is tagged: it is read in windows that overlap"
-    metrics: ClassVar[tuple[str, ...]] = ("loss", "entity_f1", "entity_precision", "entity_recall")
+    default_traits: ClassVar[Traits] = Traits(
+        example_type=TokenTags,
+        generative=False,
+        splittable=True,
+        overlong="sliding_window",
+        overlong_reason="every word of a long text is tagged: it is read in windows that overlap",
+        metrics=("loss", "entity_f1", "entity_precision", "entity_recall"),
+    )
 
     entity_types: tuple[str, ...] = ()
     """The entity_types of entities, in the order of the scores; none: those of the training data."""

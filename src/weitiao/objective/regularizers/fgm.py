@@ -35,9 +35,9 @@ class FGM(Regularizer):
 
     def refuse(self, objective: Objective, method: Method) -> str:
         words = f"{objective.name} packs its texts anew, so which row an embedding belongs to is not known here"
-        if objective.encoder_decoder:
+        if objective.traits.needs_encoder_decoder:
             return "encoder and decoder embed apart, and which row an embedding belongs to is not known here"
-        return words if objective.repacks_segments else ""
+        return words if objective.traits.repacks_segments else ""
 
     def loss(self, model: TrainableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
         calm, move = plain(), None

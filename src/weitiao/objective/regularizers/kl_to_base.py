@@ -34,7 +34,7 @@ class KLToBase(Regularizer):
     """reverse: KL(tuned || base), where the tuned model speaks; forward: KL(base || tuned), all that the base would say."""
 
     def refuse(self, objective: Objective, method: Method) -> str:
-        if not (objective.generative and objective.has_log_probs):
+        if not (objective.traits.generative and objective.traits.has_log_probs):
             return f"the head of {objective.name} is new, so the base says nothing that one could stay near"
         return ""
 

@@ -31,7 +31,7 @@ class RDrop(Regularizer):
     """How much their difference counts; the paper takes 1 to 5 for classification, 5 for translation."""
 
     def refuse(self, objective: Objective, method: Method) -> str:
-        return "" if objective.has_log_probs else f"{objective.name} has no distribution over choices to compare"
+        return "" if objective.traits.has_log_probs else f"{objective.name} has no distribution over choices to compare"
 
     def loss(self, model: TrainableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
         passes = []

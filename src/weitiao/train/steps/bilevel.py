@@ -62,7 +62,7 @@ def compute_gradients(
     """
     upper_level = model.attachment.upper
     assert upper_level is not None, "a method that asks for two levels says which weights are the upper one's"
-    if objective.batch_coupled:
+    if objective.traits.batch_coupled:
         raise RecipeError(f"method: it parts each batch's rows, and {objective.name} needs them together; take lora.")
     lower, upper = levels(model, objective, window, distributed, upper_level)
     if lower:
