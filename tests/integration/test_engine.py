@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from conftest import write_jsonl
+from support.rows import write_jsonl
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.reporter import Reporter
 from weitiao.pipeline.train import train

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from laws import attached, batch_of, gap, loss_of, make_rows, stir
 
-from conftest import make_model
+from support.laws import attached, gap, loss_of, perturb
+from support.models import make_model
+from support.rows import batch_of, make_rows
 from weitiao.core.batch import Batch
 from weitiao.core.registry import find_module, names
 from weitiao.model.layers.attention import NAME
@@ -60,7 +61,7 @@ def test_same_loss_and_gradients(block: str, family: str, method: str) -> None:
     batch, found = batch_of(make_rows()), []
     for ours in (True, False):
         model = attached(method, family)
-        stir(model)
+        perturb(model)
         if not ours:
             model.backbone = whole(lambda b, model=model: _transformers_body(model.model, b))
         loss = loss_of(model, batch)

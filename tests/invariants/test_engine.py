@@ -5,17 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from conftest import save_model, write_jsonl
+from support.models import save_model
+from support.rows import write_jsonl
 
 STEPS = 5
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gemma3_text", "gpt2"])
 @pytest.mark.parametrize("method", ["full", "lora", "freeze"])
-def test_fast_and_plain_learn_alike(family: str, method: str, quick, tmp_path: Path) -> None:
+def test_fast_and_plain_learn_alike(family: str, method: str, train_tiny, tmp_path: Path) -> None:
     curves, said = [], []
     for engine in ("auto", "plain"):
-        run = quick(
+        run = train_tiny(
             base=str(save_model(tmp_path / family, family)),
             method={"name": method, **({"layers": 1} if method == "freeze" else {})},
             train={"steps": STEPS, "batch_size": 6, "implementation": engine, "learning_rate": 1e-3},
@@ -29,7 +30,7 @@ def test_fast_and_plain_learn_alike(family: str, method: str, quick, tmp_path: P
         assert abs(loss - plain) <= 1e-5 * plain and abs(norm - plain_norm) <= 1e-4 * plain_norm
 
 
-def test_an_encoder_too(quick, tmp_path: Path) -> None:
+def test_an_encoder_too(train_tiny, tmp_path: Path) -> None:
     rows = [{"text": f"the quick brown fox {'jumps ' * (i % 3)}{i}", "label": "ab"[i % 2]} for i in range(24)]
     base, data = save_model(tmp_path / "bert", "bert"), [{"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))}]
     config = json.loads((base / "config.json").read_text())
@@ -37,7 +38,7 @@ def test_an_encoder_too(quick, tmp_path: Path) -> None:
     (base / "config.json").write_text(json.dumps({**config, **without}))
     curves = []
     for engine in ("auto", "plain"):
-        run = quick(
+        run = train_tiny(
             base=str(base),
             data=data,
             method="lora",

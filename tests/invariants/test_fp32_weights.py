@@ -20,16 +20,16 @@ def test_every_method_is_here() -> None:
 
 
 @pytest.mark.parametrize("method", [*OWN, *ELSE])
-def test_trained_weights_are_fp32(method: str, quick: Any) -> None:
-    run = quick(method={"name": method, **OWN.get(method, {})}, train={"steps": 2, "precision": "bf16"})
+def test_trained_weights_are_fp32(method: str, train_tiny: Any) -> None:
+    run = train_tiny(method={"name": method, **OWN.get(method, {})}, train={"steps": 2, "precision": "bf16"})
     kinds = {name: x.dtype for name, x in load_file(run.folder / "best" / "weights.safetensors").items()}
     learnt = {name: kind for name, kind in kinds.items() if kind.is_floating_point}
     assert learnt and set(learnt.values()) == {torch.float32}, {n: k for n, k in learnt.items() if k != torch.float32}
 
 
-def test_norms_above_one_move(quick: Any) -> None:
+def test_norms_above_one_move(train_tiny: Any) -> None:
     """Five steps of 1e-3 upon 1.0: in bf16 the next number above is 1.008, and each step would be rounded back."""
-    moved = quick(method="ln_tuning", train={"steps": 5, "precision": "bf16", "learning_rate": 1e-3})
+    moved = train_tiny(method="ln_tuning", train={"steps": 5, "precision": "bf16", "learning_rate": 1e-3})
     weights = load_file(moved.folder / "best" / "weights.safetensors")
     shares = [float((x != 1).float().mean()) for name, x in weights.items() if name.endswith("norm.weight")]
     assert shares and min(shares) > 0.9

@@ -3,41 +3,23 @@
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_resume import assert_equal, everything, stop_at
 
+from support.faults import LONG_TRAINING, loop_is_running, raise_learning_rate, random_labels_at
+from support.runs import assert_same_run, events, final_loss, run_contents, stop_at
 from weitiao.core.batch import Batch
 from weitiao.core.errors import Interrupted, WeitiaoError
 from weitiao.core.registry import find_module, names
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.pipeline import train as pipeline
 from weitiao.train.rollback import Rollback
-from weitiao.train.settings import Plan
 
 Harm = Callable[[int, TrainableModel, list[Batch]], list[Batch]]
-LONG = {"steps": 160, "batch_size": 4, "evaluate_every": 20, "save_every": 10, "learning_rate": 3e-3, "warmup_ratio": 0.0}
-
-
-def looping(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
-    """Whether the training loop runs: the rehearsal before it takes gradients, too."""
-    real, runs = pipeline.train_loop, [False]
-
-    def loop(*words: Any) -> None:
-        runs[0] = True
-        try:
-            real(*words)
-        finally:
-            runs[0] = False
-
-    monkeypatch.setattr(pipeline, "train_loop", loop)
-    return lambda: runs[0]
 
 
 @pytest.fixture
@@ -45,7 +27,7 @@ def harm(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """harm(before=..., after=...): called with (call, model, window) round every taking of gradients."""
 
     def set_submodule(before: Harm | None = None, after: Callable[[int, TrainableModel], None] | None = None) -> None:
-        calls, learning = itertools.count(), looping(monkeypatch)
+        calls, learning = itertools.count(), loop_is_running(monkeypatch)
         for module in (find_module("step", name) for name in names("step")):
 
             def take(model: TrainableModel, objective: Any, window: list[Batch], *rest: Any, real=module.take) -> Any:
@@ -60,21 +42,13 @@ def harm(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return set_submodule
 
 
-def events(run: Run, name: str) -> list[dict]:
-    return list(run.events(name))
-
-
-def final_loss(run: Run) -> float:
-    return events(run, "validation")[-1]["loss"]
-
-
 def trained(run: Run) -> dict[str, torch.Tensor]:
     return load_file(run.folder / "best" / "weights.safetensors")
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("method", ["lora", "full", "bilora"])
-def test_one_bad_gradient_element(quick, harm, monkeypatch, method: str, value: float) -> None:
+def test_one_bad_gradient_element(train_tiny, harm, monkeypatch, method: str, value: float) -> None:
     """Nothing is touched: weights, moments, step and rate are bit-identical; one skip, and none after it."""
     seen: dict[str, Any] = {}
 
@@ -105,20 +79,20 @@ def test_one_bad_gradient_element(quick, harm, monkeypatch, method: str, value: 
         seen["acted"] = True
 
     monkeypatch.setattr(Rollback, "act", act)
-    run = quick(method=method, train={"steps": 8, "save_every": 1, "learning_rate": 1e-3})
+    run = train_tiny(method=method, train={"steps": 8, "save_every": 1, "learning_rate": 1e-3})
     (skip,) = events(run, "skipped")
     assert seen["acted"] and skip["step"] == 4 and seen["name"] in skip["reason"]
     assert [x["step"] for x in events(run, "step")] == list(range(1, 9))
     assert all(bool(x.isfinite().all()) for x in trained(run).values())
 
 
-def test_the_suspects_are_named(quick, harm, chat_file: Path) -> None:
+def test_the_suspects_are_named(train_tiny, harm, chat_file: Path) -> None:
     def spoil(call: int, model: TrainableModel) -> None:
         if call == 2:
             next(iter(model.trainable().values())).grad[0, 0] = math.nan  # pyright: ignore
 
     harm(after=spoil)
-    run = quick(train={"steps": 5})
+    run = train_tiny(train={"steps": 5})
     suspects = run.read_lines("suspects.jsonl")
     assert len(suspects) == 4 and all(x["step"] == 3 and math.isfinite(x["row_loss"]) for x in suspects)
     assert sorted((x["row_loss"] for x in suspects), reverse=True) == [x["row_loss"] for x in suspects]
@@ -126,36 +100,25 @@ def test_the_suspects_are_named(quick, harm, chat_file: Path) -> None:
     assert sorted(x["row"] for x in suspects) == sorted(events(run, "skipped")[0]["rows"])
 
 
-def test_a_clean_run_is_the_same_with_and_without_the_guard(quick, tmp_path: Path) -> None:
+def test_a_clean_run_is_the_same_with_and_without_the_guard(train_tiny, tmp_path: Path) -> None:
     runs = {}
     for guard in ("on", "off"):
-        runs[guard] = quick(train={**LONG, "steps": 60, "guard": guard}, out=str(tmp_path / guard))
+        runs[guard] = train_tiny(train={**LONG_TRAINING, "steps": 60, "guard": guard}, out=str(tmp_path / guard))
         assert not events(runs[guard], "skipped") and not events(runs[guard], "rollback")
-    a, b = (everything(run) for run in runs.values())
-    assert_equal(a, b)
+    a, b = (run_contents(run) for run in runs.values())
+    assert_same_run(a, b)
 
 
-def random_labels(window: list[Batch], seed: int) -> list[Batch]:
-    """The same rows with answers of random tokens."""
-    random, spoilt = torch.Generator().manual_seed(seed), []
-    for batch in window:
-        labels = batch.labels.clone()
-        learnt = labels != -100
-        labels[learnt] = torch.randint(3, 320, (int(learnt.sum()),), generator=random)
-        spoilt.append(replace(batch, labels=labels))
-    return spoilt
-
-
-def test_five_dirty_batches(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_five_dirty_batches(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three close together, two later, clipping off. Guarded: skipped, and the result is the clean run's within 1 %.
     Unguarded it is visibly worse, or the test would say nothing."""
-    shape = {"method": "full", "train": {**LONG, "max_grad_norm": None, "learning_rate": 2e-3}}
-    found = {"clean": final_loss(quick(**shape, out=str(tmp_path / "clean")))}
+    shape = {"method": "full", "train": {**LONG_TRAINING, "max_grad_norm": None, "learning_rate": 2e-3}}
+    found = {"clean": final_loss(train_tiny(**shape, out=str(tmp_path / "clean")))}
     dirty = {110, 112, 114, 140, 156}
     for guard in ("on", "off"):
         with monkeypatch.context() as patch:
-            dirty_positions(patch, dirty)
-            run = quick(**{**shape, "train": {**shape["train"], "guard": guard}}, out=str(tmp_path / guard))
+            random_labels_at(patch, dirty)
+            run = train_tiny(**{**shape, "train": {**shape["train"], "guard": guard}}, out=str(tmp_path / guard))
             found[guard] = final_loss(run)
             if guard == "on":
                 assert {x["position"] - 1 for x in events(run, "skipped")} == dirty and not events(run, "rollback")
@@ -163,32 +126,18 @@ def test_five_dirty_batches(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found["off"] / found["clean"] - 1 > 0.03, found
 
 
-def blown_up(monkeypatch: pytest.MonkeyPatch, begin: int, many: int = 5, factor: float = 200.0) -> None:
-    """The learning rate is wrong for some windows, whatever becomes of them: a fault that passes."""
-    module, real, now = find_module("step", "accumulate"), Plan.rate_at, [0]
-    taking, learning = module.take, looping(monkeypatch)
-
-    def take(*words: Any) -> Any:
-        now[0] += learning()
-        return taking(*words)
-
-    monkeypatch.setattr(module, "take", take)
-    wrong = range(begin, begin + many)
-    monkeypatch.setattr(Plan, "rate_at", lambda self, step: real(self, step) * (factor if now[0] in wrong else 1.0))
-
-
 @pytest.mark.parametrize(("method", "rate"), [("lora", 3e-3), ("lora", 1e-2), ("full", 2e-3)])
 def test_a_learning_rate_200_times_too_high_for_five_steps(
-    quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, rate: float
+    train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, rate: float
 ) -> None:
     """Guarded: at most two returns, and the result is the clean run's within 3 %. Unguarded it is visibly worse."""
-    train = {**LONG, "learning_rate": rate}
+    train = {**LONG_TRAINING, "learning_rate": rate}
     shape: dict[str, Any] = {} if method == "lora" else {"method": method}
-    found = {"clean": final_loss(quick(**shape, train=train, out=str(tmp_path / "clean")))}
+    found = {"clean": final_loss(train_tiny(**shape, train=train, out=str(tmp_path / "clean")))}
     for guard in ("on", "off"):
         with monkeypatch.context() as patch:
-            blown_up(patch, begin=80)
-            run = quick(**shape, train={**train, "guard": guard}, out=str(tmp_path / guard))
+            raise_learning_rate(patch, begin=80)
+            run = train_tiny(**shape, train={**train, "guard": guard}, out=str(tmp_path / guard))
             found[guard] = final_loss(run)
             if guard == "on":
                 assert len(events(run, "rollback")) <= 2 and events(run, "skipped"), found
@@ -196,44 +145,33 @@ def test_a_learning_rate_200_times_too_high_for_five_steps(
     assert found["off"] / found["clean"] > 1.1, found
 
 
-def test_stopped_inside_the_trouble_and_resumed_to_the_bit(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_inside_the_trouble_and_resumed_to_the_bit(
+    train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Skips, a return and its scars are the same whether or not the run was interrupted in between."""
-    shape = {"method": "full", "train": {**LONG, "steps": 100, "learning_rate": 2e-3}}
+    shape = {"method": "full", "train": {**LONG_TRAINING, "steps": 100, "learning_rate": 2e-3}}
     with monkeypatch.context() as patch:
-        dirty_positions(patch, {80, 81, 82, 90})
-        whole = everything(quick(**shape, out=str(tmp_path / "whole")))
+        random_labels_at(patch, {80, 81, 82, 90})
+        whole = run_contents(train_tiny(**shape, out=str(tmp_path / "whole")))
         skipped = [x["position"] for x in Run(tmp_path / "whole").events("skipped")]
         assert len(skipped) >= 4
         for step in (79, 80, 84, 95):
             out = str(tmp_path / f"stopped-{step}")
             with stop_at(step, monkeypatch), pytest.raises(Interrupted):
-                quick(**shape, out=out)
-            run = quick(again=True, **shape, out=out)
-            assert_equal(everything(run), whole)
+                train_tiny(**shape, out=out)
+            run = train_tiny(again=True, **shape, out=out)
+            assert_same_run(run_contents(run), whole)
             assert [x["position"] for x in run.events("skipped")] == skipped
 
 
-def dirty_positions(patch: pytest.MonkeyPatch, positions: set[int]) -> None:
-    """The windows at these positions of the data hold rubbish."""
-    from weitiao.data.loader import Loader
-
-    real = Loader.__getitem__
-
-    def dirty(self: Loader, i: int) -> list[Batch]:
-        window = real(self, i)
-        return random_labels(window, i) if i in positions else window
-
-    patch.setattr(Loader, "__getitem__", dirty)
-
-
-def test_not_finite_at_every_step_is_a_stop_with_a_sound_result(quick, harm, tmp_path: Path) -> None:
+def test_not_finite_at_every_step_is_a_stop_with_a_sound_result(train_tiny, harm, tmp_path: Path) -> None:
     def spoil(call: int, model: TrainableModel) -> None:
         if call >= 45:
             next(iter(model.trainable().values())).grad[0, 0] = math.nan  # pyright: ignore
 
     harm(after=spoil)
     with pytest.raises(WeitiaoError, match="return number 3") as stopped:
-        quick(train=LONG)
+        train_tiny(train=LONG_TRAINING)
     run = Run(tmp_path / "run")
     assert stopped.value.exit_code == 3 and run.status.startswith("stopped by the guard")
     assert len(events(run, "rollback")) == 2 and all(bool(x.isfinite().all()) for x in trained(run).values())
@@ -241,13 +179,13 @@ def test_not_finite_at_every_step_is_a_stop_with_a_sound_result(quick, harm, tmp
     assert rates == [1.0, 0.5]
 
 
-def test_without_a_guard_what_is_not_finite_is_a_stop(quick, harm, tmp_path: Path) -> None:
+def test_without_a_guard_what_is_not_finite_is_a_stop(train_tiny, harm, tmp_path: Path) -> None:
     def spoil(call: int, model: TrainableModel) -> None:
         if call == 3:
             next(iter(model.trainable().values())).grad[0, 0] = math.nan  # pyright: ignore
 
     harm(after=spoil)
     with pytest.raises(WeitiaoError, match="the guard is off") as stopped:
-        quick(train={"guard": "off", "steps": 8, "evaluate_every": 1})
+        train_tiny(train={"guard": "off", "steps": 8, "evaluate_every": 1})
     assert stopped.value.exit_code == 3
     assert all(bool(x.isfinite().all()) for x in trained(Run(tmp_path / "run")).values())

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from laws import attached, base_of, batch_of, gap, loss_of, make_rows, method_called, says, says_plainly, stir
 
-from conftest import DECODERS, FAMILIES, VARIANTS, make_model
+from support.laws import attached, base_model, gap, loss_of, method_class, outputs, perturb, reference_outputs
+from support.models import DECODERS, FAMILIES, make_model
+from support.parts import VARIANTS
+from support.rows import batch_of, make_rows
 from weitiao.core.registry import names
 from weitiao.pipeline.trained import method_of
 from weitiao.train.checkpoints.state import load_weights
@@ -22,30 +24,30 @@ def test_the_folder_was_seen() -> None:
 def test_alignment(method: str, family: str) -> None:
     """One hidden state a token, one row of logits a token, whatever was put inside."""
     model, batch = attached(method, family), batch_of(make_rows())
-    stir(model)
+    perturb(model)
     assert model.hidden(batch).shape == (batch.tokens, 32)
-    assert says(model, batch).shape == (batch.tokens, 320 if family in DECODERS else 32)
+    assert outputs(model, batch).shape == (batch.tokens, 320 if family in DECODERS else 32)
 
 
 @pytest.mark.parametrize(("method", "family"), CASES)
 def test_starts_at_base(method: str, family: str) -> None:
     batch = batch_of(make_rows())
-    tuned, base = attached(method, family), attached("full", base=base_of(method, family))
-    same = gap(says(tuned, batch), says(base, batch)) <= 1e-6
-    assert same or not method_called(method).starts_at_base
+    tuned, base = attached(method, family), attached("full", base=base_model(method, family))
+    same = gap(outputs(tuned, batch), outputs(base, batch)) <= 1e-6
+    assert same or not method_class(method).starts_at_base
 
 
 @pytest.mark.parametrize(("method", "family"), CASES)
 def test_packed_is_each_row_alone(method: str, family: str) -> None:
     """max|difference| / max|logit| <= 1e-5 in fp32; and transformers' own padded forward says the same."""
     model, rows = attached(method, family), make_rows()
-    stir(model)
+    perturb(model)
     batch = batch_of(rows)
-    packed = says(model, batch)
+    packed = outputs(model, batch)
     for k, (start, end) in enumerate(zip(batch.bounds, batch.bounds[1:])):
         row = rows[batch.row_ids[k]]
-        assert gap(packed[start:end], says(model, batch_of([row]))) <= 1e-5
-        plain = says_plainly(model, row["input_ids"])
+        assert gap(packed[start:end], outputs(model, batch_of([row]))) <= 1e-5
+        plain = reference_outputs(model, row["input_ids"])
         assert gap(packed[start:end], plain) <= 1e-5
 
 
@@ -55,7 +57,7 @@ def test_a_row_does_not_feel_its_neighbours(method: str) -> None:
 
     def loss_and_gradient(rows: list[dict]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         model = attached(method)
-        stir(model)
+        perturb(model)
         batch = batch_of(rows)
         b = batch.row_ids.index(3)
         counts = [int((batch.labels[s:e] != -100).sum()) for s, e in zip(batch.bounds, batch.bounds[1:])]
@@ -94,13 +96,13 @@ def test_only_the_attachment_learns(method: str, family: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_off_is_base_and_on_is_as_before(method: str) -> None:
     model, batch = attached(method), batch_of(make_rows())
-    stir(model)
+    perturb(model)
     if model.attachment.set_enabled is None:
         pytest.skip(f"{method} declares that it cannot be switched off")
-    tuned, base = says(model, batch), says(attached("full", base=base_of(method)), batch)
+    tuned, base = outputs(model, batch), outputs(attached("full", base=base_model(method)), batch)
     with model.reference():
-        assert torch.equal(says(model, batch), base)
-    assert torch.equal(says(model, batch), tuned)
+        assert torch.equal(outputs(model, batch), base)
+    assert torch.equal(outputs(model, batch), tuned)
     assert gap(tuned, base) > 1e-3
 
 
@@ -108,24 +110,24 @@ def test_off_is_base_and_on_is_as_before(method: str) -> None:
 def test_what_is_saved_is_all(method: str, family: str) -> None:
     """Trainable tensors and buffers, put into a fresh model, give the same logits to the bit."""
     model, batch = attached(method, family), batch_of(make_rows())
-    stir(model)
+    perturb(model)
     kept = {name: p.detach().clone() for name, p in model.trainable().items()}
     kept |= {f"buffer.{name}": b.clone() for name, b in model.buffers().items()}
     fresh = attached(method, family)
     load_weights(fresh, kept)
-    assert torch.equal(says(fresh, batch), says(model, batch))
+    assert torch.equal(outputs(fresh, batch), outputs(model, batch))
 
 
 @pytest.mark.parametrize(("method", "family"), CASES)
 def test_merging_changes_no_answer(method: str, family: str) -> None:
     """<= 1e-4, and what is left is a plain model."""
     model, batch = attached(method, family), batch_of(make_rows())
-    stir(model)
+    perturb(model)
     if model.attachment.merge is None:
         pytest.skip(f"{method} declares that it cannot be merged")
-    tuned = says(model, batch).detach()
+    tuned = outputs(model, batch).detach()
     model.attachment.merge()
-    assert gap(says(model, batch), tuned) <= 1e-4
+    assert gap(outputs(model, batch), tuned) <= 1e-4
     assert set(model.model.state_dict()) == set(make_model(family).state_dict())
 
 
@@ -133,14 +135,14 @@ def test_merging_changes_no_answer(method: str, family: str) -> None:
 def test_cached_writing_is_plain_writing(method: str, family: str) -> None:
     """generate() with its cache, left-padded in a batch, writes what one forward a token would."""
     model = attached(method, family)
-    stir(model)
+    perturb(model)
     prompts = [[5, 9, 30, 7], [11, 12, 13, 14, 15, 16, 17]]
     written = model.generate(prompts, max_new_tokens=6)
     for prompt, answer in zip(prompts, written):
         ids = list(prompt)
         for _ in range(6):
             row = {"input_ids": ids, "labels": [-100] * len(ids)}
-            token = int(says(model, batch_of([row]))[-1].argmax())
+            token = int(outputs(model, batch_of([row]))[-1].argmax())
             if token == 2:
                 break
             ids.append(token)
@@ -155,17 +157,17 @@ def test_peft_gives_the_same_logits(method: str, family: str, tmp_path) -> None:
     from weitiao.model.adapters.peft_format import load_adapter, read_adapter_config, save_adapter
 
     model, batch = attached(method, family), batch_of([make_rows()[3]])
-    stir(model)
+    perturb(model)
     if not save_adapter(model.attachment, tmp_path / "adapter", "base"):
         pytest.skip(f"PEFT has no format for {method}")
-    peft = PeftModel.from_pretrained(base_of(method, family), tmp_path / "adapter")
+    peft = PeftModel.from_pretrained(base_model(method, family), tmp_path / "adapter")
     out = peft(input_ids=batch.input_ids[None])
     theirs = (out.logits if family in DECODERS else out.last_hidden_state)[0, -batch.tokens :].float()  # no soft prompts
-    assert gap(says(model, batch), theirs) <= 1e-5
+    assert gap(outputs(model, batch), theirs) <= 1e-5
 
     peft.save_pretrained(tmp_path / "back")
     config = read_adapter_config(tmp_path / "back")
     again = method_of(config)
-    fresh = attached(again.name, base=base_of(method, family), **again.model_dump())
+    fresh = attached(again.name, base=base_model(method, family), **again.model_dump())
     load_adapter(fresh.attachment, tmp_path / "back")
-    assert gap(says(fresh, batch), theirs) <= 1e-5
+    assert gap(outputs(fresh, batch), theirs) <= 1e-5

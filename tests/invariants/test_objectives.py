@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from laws import attached, batch_of, stir
 
-from conftest import aim, chat_rows, make_tokenizer, make_wordpieces, tried
+from support.laws import attached, perturb
+from support.models import make_tokenizer, make_wordpiece_tokenizer
+from support.parts import make_objective, method_config
+from support.rows import batch_of, chat_rows
 from weitiao.core.batch import IGNORE, pack
 from weitiao.core.example import Chat, ExtractiveQA, Pair, SourceTarget, Task, Text, TextLabel, TextScore, TokenTags, Turn
 from weitiao.core.recipe import ComponentField
@@ -39,16 +41,16 @@ EXAMPLES = {
 
 EXAMPLES[Task] = [Task("number" if i % 2 else "kind", EXAMPLES[TextScore if i % 2 else TextLabel][i]) for i in range(8)]
 EXAMPLES[SourceTarget] = [SourceTarget("the quick brown fox " * (i + 1), f"jumps {'over ' * (i % 3)}{i}") for i in range(8)]
-LIKELIHOODS = [name for name in OBJECTIVES if aim(name).traits.is_nll]
+LIKELIHOODS = [name for name in OBJECTIVES if make_objective(name).traits.is_nll]
 
 
 def fitted(name: str) -> Any:
-    objective = aim(name)
+    objective = make_objective(name)
     return objective.fit(EXAMPLES[objective.traits.example_type])
 
 
 def rows_of(objective: Any) -> list[dict]:
-    processor = ChatProcessor.make(make_wordpieces() if objective.traits.needs_mlm_head else make_tokenizer())
+    processor = ChatProcessor.make(make_wordpiece_tokenizer() if objective.traits.needs_mlm_head else make_tokenizer())
     return [row for x in EXAMPLES[objective.traits.example_type] for row in objective.rows(x, processor)]
 
 
@@ -61,8 +63,8 @@ def model_for(objective: Any, method: str) -> TrainableModel:
     torch.manual_seed(3)
     model.heads = torch.nn.ModuleDict(heads_for(model.model, objective)[0])
     if objective.traits.needs_mlm_head:
-        model.processor = ChatProcessor.make(make_wordpieces())
-    stir(model)
+        model.processor = ChatProcessor.make(make_wordpiece_tokenizer())
+    perturb(model)
     return model
 
 
@@ -96,11 +98,13 @@ def test_rows_of_a_batch_add_up(name: str) -> None:
     assert sum(total for total, _ in by_row) == pytest.approx(sum(float(x.detach()) for x in totals.values()), rel=1e-5)
 
 
-PAIRS = [(name, method) for name in OBJECTIVES for method in names("method") if not aim(name).traits.batch_coupled]
+PAIRS = [
+    (name, method) for name in OBJECTIVES for method in names("method") if not make_objective(name).traits.batch_coupled
+]
 PAIRS = [
     (name, method)
     for name, method in PAIRS
-    if find("method", method).encoder_decoder or not aim(name).traits.needs_encoder_decoder
+    if find("method", method).encoder_decoder or not make_objective(name).traits.needs_encoder_decoder
 ]  # pyright: ignore
 
 
@@ -109,7 +113,7 @@ def test_accumulation_is_exact(name: str, method: str) -> None:
     """1 x 8 = 2 x 4 = 8 x 1 = uneven: ||difference|| / ||gradient|| <= 1e-6 in fp32 (a likelihood: in each tensor)."""
     objective = fitted(name)
     rows = rows_of(objective)
-    take = find_module("step", choose_step(ComponentField("method").read(tried(method)), objective)).take  # pyright: ignore
+    take = find_module("step", choose_step(ComponentField("method").read(method_config(method)), objective)).take  # pyright: ignore
     assert len({len(row["input_ids"]) for row in rows}) > 2, "rows must be of unequal length"
     found = []
     for sizes in ((8,), (4, 4), (2, 2, 2, 2), (1,) * 8, (5, 1, 2)):

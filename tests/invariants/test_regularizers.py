@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from laws import CLASSES, attached, batch_of, make_rows, stir
-from test_resume import assert_equal, everything, stop_at
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conftest import write_jsonl
+from support.laws import CLASSIFICATION, attached, perturb
+from support.rows import batch_of, make_rows, write_jsonl
+from support.runs import assert_same_run, run_contents, stop_at
 from weitiao.core.batch import IGNORE, Batch, select_segments
 from weitiao.core.errors import Interrupted, RecipeError
 from weitiao.core.objective import Objective
@@ -34,7 +34,7 @@ def part(name: str, **settings: float) -> Regularizer:
 
 def put_together(name: str, family: str) -> tuple[TrainableModel, Objective, Batch]:
     """A tiny model, stirred, an objective that it can learn, and rows for it; skipped where the two cannot be joined."""
-    objective: Objective = CLASSES if family == "bert" else find("objective", "sft")()  # pyright: ignore
+    objective: Objective = CLASSIFICATION if family == "bert" else find("objective", "sft")()  # pyright: ignore
     method = METHODS.get(name, "lora")
     if why := part(name).refuse(objective, find("method", method)()):  # pyright: ignore
         pytest.skip(why)
@@ -47,7 +47,7 @@ def put_together(name: str, family: str) -> tuple[TrainableModel, Objective, Bat
         objective = objective.model_copy(update={"dropout": 0.0})
     if method == "full":
         part(name).begin(model)
-    stir(model)
+    perturb(model)
     return model, objective, batch
 
 
@@ -170,7 +170,7 @@ def test_the_noise_of_neftune_is_as_long_as_a_row_asks() -> None:
 @pytest.mark.parametrize("method", ["lora", "prompt_tuning"])
 def test_fgm_moves_each_row_by_its_radius_to_where_the_loss_is_larger(steps: int, method: str) -> None:
     model, batch = attached(method), batch_of(make_rows())
-    stir(model)
+    perturb(model)
     objective: Objective = find("objective", "sft")()  # pyright: ignore
     asked = part("fgm", radius=0.3, steps=steps)
     virtual_tokens, moves = len(model.attachment.virtual_tokens()), []
@@ -267,30 +267,30 @@ def test_what_is_noted_is_of_the_window_and_a_supervised_token() -> None:
         assert taken.notes["l2_sp"] == pytest.approx(way, rel=1e-4)
 
 
-def test_stopped_and_resumed_to_the_bit(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_and_resumed_to_the_bit(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = {
         "regularizers": [{"name": "neftune", "alpha": 3}, {"name": "fgm", "radius": 0.1}, "kl_to_base", "r_drop"],
         "method": {"name": "lora", "rank": 4, "dropout": 0.2},
         "train": {"steps": 5, "batch_size": 8, "micro_batch_tokens": 70, "save_every": 2},
     }
-    whole = quick(**shape, out=str(tmp_path / "whole"))
+    whole = train_tiny(**shape, out=str(tmp_path / "whole"))
     lines = [x for x in whole.events("step")]
     assert all({"fgm", "kl_to_base", "r_drop"} <= x.keys() for x in lines) and lines[-1]["kl_to_base"] > 0
     with stop_at(3, monkeypatch), pytest.raises(Interrupted):
-        quick(**shape, out=str(tmp_path / "stopped"))
-    assert_equal(everything(quick(again=True, **shape, out=str(tmp_path / "stopped"))), everything(whole))
+        train_tiny(**shape, out=str(tmp_path / "stopped"))
+    assert_same_run(run_contents(train_tiny(again=True, **shape, out=str(tmp_path / "stopped"))), run_contents(whole))
 
 
-def test_l2_sp_resumed_still_knows_where_it_began(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_l2_sp_resumed_still_knows_where_it_began(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = {"regularizers": [{"name": "l2_sp", "alpha": 1.0}], "method": "full", "train": {"steps": 4, "save_every": 1}}
-    whole = quick(**shape, out=str(tmp_path / "whole"))
+    whole = train_tiny(**shape, out=str(tmp_path / "whole"))
     with stop_at(2, monkeypatch), pytest.raises(Interrupted):
-        quick(**shape, out=str(tmp_path / "stopped"))
-    assert_equal(everything(quick(again=True, **shape, out=str(tmp_path / "stopped"))), everything(whole))
+        train_tiny(**shape, out=str(tmp_path / "stopped"))
+    assert_same_run(run_contents(train_tiny(again=True, **shape, out=str(tmp_path / "stopped"))), run_contents(whole))
 
 
-def test_with_a_head(quick, tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+def test_with_a_head(train_tiny, tiny_models: dict[str, Path], tmp_path: Path) -> None:
     rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": f"the fox {i}", "label": i % 2} for i in range(24)])
-    shape = {"base": str(tiny_folders["bert"]), "data": [{"path": str(rows)}], "objective": "classification"}
-    run = quick(**shape, regularizers=["r_drop", "fgm", "neftune"], evaluate={"samples": 1})
+    shape = {"base": str(tiny_models["bert"]), "data": [{"path": str(rows)}], "objective": "classification"}
+    run = train_tiny(**shape, regularizers=["r_drop", "fgm", "neftune"], evaluate={"samples": 1})
     assert run.status == "finished" and all(x["r_drop"] > 0 for x in run.events("step"))

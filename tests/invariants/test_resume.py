@@ -1,6 +1,5 @@
 """A run stopped at any step and resumed is the uninterrupted run, to the bit: weights, moments, journal, scores."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -15,60 +14,21 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from conftest import VARIANTS, WORDS, save_model, tried, write_jsonl
+from support.models import WORDS, save_model
+from support.parts import VARIANTS, method_config
+from support.rows import write_jsonl
+from support.runs import assert_same_run, run_contents, stop_at
 from weitiao.core.errors import Interrupted, RunError
 from weitiao.core.registry import names
 from weitiao.core.run import Run
-from weitiao.pipeline import train as pipeline
-from weitiao.train.signals import Stop
 
 STEPS = 6
 
 
-@contextlib.contextmanager
-def stop_at(step: int, monkeypatch: pytest.MonkeyPatch):
-    """Ctrl-C arrives while step `step` runs."""
-    stop = Stop()
-    real = Run.note
-
-    def note(self: Run, event: str, **facts: object) -> None:
-        real(self, event, **facts)
-        if event == "step" and facts["step"] == step:
-            stop.asked = 130
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "note", note)
-        patch.setattr(pipeline, "listening", lambda: contextlib.nullcontext(stop))
-        yield
-
-
-def everything(run: Run) -> dict:
-    """All that must be equal: the result, the last state, every journal line but for its seconds."""
-    last = sorted((run.folder / "checkpoints").glob("step-*"))[-1]
-    tensors = {f"{file.name}:{name}": x for file in last.glob("*.safetensors") for name, x in load_file(file).items()}
-    tensors |= {f"trained:{name}": x for name, x in load_file(run.folder / "best" / "weights.safetensors").items()}
-    lines = [
-        {key: value for key, value in line.items() if key != "seconds"}
-        for line in run.events("step", "validation", "early_stop", "finished")
-    ]
-    return {
-        "tensors": tensors,
-        "journal": lines,
-        "scores": run.read("scores.json"),
-        "samples": run.read_lines("samples.jsonl"),
-    }
-
-
-def assert_equal(a: dict, b: dict) -> None:
-    assert a["journal"] == b["journal"]
-    assert a["scores"] == b["scores"] and a["samples"] == b["samples"]
-    assert a["tensors"].keys() == b["tensors"].keys()
-    different = [name for name, x in a["tensors"].items() if not torch.equal(x, b["tensors"][name])]
-    assert not different
-
-
 @pytest.mark.parametrize("method", (*names("method"), *VARIANTS))
-def test_stopped_anywhere_resumed_to_the_bit(method: str, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_anywhere_resumed_to_the_bit(
+    method: str, train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With dropout, shuffling over epochs, accumulation in uneven micro-batches, warm-up and cosine, best kept."""
     train = {
         "steps": STEPS,
@@ -79,21 +39,21 @@ def test_stopped_anywhere_resumed_to_the_bit(method: str, quick, tmp_path: Path,
         "weight_decay": 0.01,
     }
     settings = {"lora": {"rank": 4, "dropout": 0.2}}.get(method, {})
-    shape = {"method": tried(method, **settings), "train": train}
-    whole = everything(quick(**shape, out=str(tmp_path / "whole")))
+    shape = {"method": method_config(method, **settings), "train": train}
+    whole = run_contents(train_tiny(**shape, out=str(tmp_path / "whole")))
     assert len([x for x in whole["journal"] if x["event"] == "step"]) == STEPS
     for step in range(1, STEPS):
         out = str(tmp_path / f"stopped-{step}")
         with stop_at(step, monkeypatch), pytest.raises(Interrupted) as stopped:
-            quick(**shape, out=out)
+            train_tiny(**shape, out=out)
         assert stopped.value.exit_code == 130 and f"--resume {out}" in str(stopped.value)
         torch.manual_seed(12345)  # whatever a new process begins with
-        assert_equal(everything(quick(again=True, **shape, out=out)), whole)
+        assert_same_run(run_contents(train_tiny(again=True, **shape, out=out)), whole)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_hidden_words_are_the_same_when_resumed(
-    method: str, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each step hides words by chance; an encoder drops out, and is validated in between."""
     rows = [{"text": f"the quick brown fox {'jumps over the dog ' * (i % 3)}{i}"} for i in range(24)]
@@ -101,22 +61,22 @@ def test_hidden_words_are_the_same_when_resumed(
         "base": str(save_model(tmp_path / "bert", "bert")),
         "data": [{"path": str(write_jsonl(tmp_path / "texts.jsonl", rows))}],
         "objective": "masked_lm",
-        "method": tried(method, "bert"),
+        "method": method_config(method, "bert"),
         "train": {"steps": STEPS, "batch_size": 8, "micro_batch_tokens": 70},
         "evaluate": {"metrics": ["loss", "masked_accuracy"]},
     }
-    whole = everything(quick(**shape, out=str(tmp_path / "whole")))
+    whole = run_contents(train_tiny(**shape, out=str(tmp_path / "whole")))
     for step in (1, 3, 4):
         out = str(tmp_path / f"stopped-{step}")
         with stop_at(step, monkeypatch), pytest.raises(Interrupted):
-            quick(**shape, out=out)
+            train_tiny(**shape, out=out)
         torch.manual_seed(12345)
-        assert_equal(everything(quick(again=True, **shape, out=out)), whole)
+        assert_same_run(run_contents(train_tiny(again=True, **shape, out=out)), whole)
 
 
 @pytest.mark.parametrize("cache", [0, 5])
 def test_rows_that_depend_on_each_other_resume_to_the_bit(
-    cache: int, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: int, train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Embeddings, with dropout, with and without gradient caching."""
     words = WORDS.split()[:12]
@@ -129,49 +89,53 @@ def test_rows_that_depend_on_each_other_resume_to_the_bit(
         "train": {"steps": STEPS, "batch_size": 8},
         "evaluate": {"metrics": ["loss", "mrr"]},
     }
-    whole = everything(quick(**shape, out=str(tmp_path / "whole")))
+    whole = run_contents(train_tiny(**shape, out=str(tmp_path / "whole")))
     out = str(tmp_path / "stopped")
     with stop_at(3, monkeypatch), pytest.raises(Interrupted):
-        quick(**shape, out=out)
+        train_tiny(**shape, out=out)
     torch.manual_seed(12345)
-    assert_equal(everything(quick(again=True, **shape, out=out)), whole)
+    assert_same_run(run_contents(train_tiny(again=True, **shape, out=out)), whole)
 
 
 @pytest.mark.parametrize("optimizer", names("optimizer"))
-def test_every_optimizer_resumes_to_the_bit(optimizer: str, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_optimizer_resumes_to_the_bit(
+    optimizer: str, train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shape = {"method": "full", "train": {"steps": STEPS, "optimizer": optimizer, "weight_decay": 0.01}}
-    whole = everything(quick(**shape, out=str(tmp_path / "whole")))
+    whole = run_contents(train_tiny(**shape, out=str(tmp_path / "whole")))
     out = str(tmp_path / "stopped")
     with stop_at(3, monkeypatch), pytest.raises(Interrupted):
-        quick(**shape, out=out)
+        train_tiny(**shape, out=out)
     torch.manual_seed(12345)
-    assert_equal(everything(quick(again=True, **shape, out=out)), whole)
+    assert_same_run(run_contents(train_tiny(again=True, **shape, out=out)), whole)
 
 
-def test_gradient_checkpointing_may_change_in_the_middle(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_checkpointing_may_change_in_the_middle(
+    train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It changes no bit, so a run that ran out of memory goes on with it as if it always had, or never."""
     shape, with_it = {"method": {"dropout": 0.2}}, {"train": {"gradient_checkpointing": "on"}}
-    whole = everything(quick(**shape, out=str(tmp_path / "whole")))
-    assert_equal(everything(quick(**shape, **with_it, out=str(tmp_path / "always"))), whole)
+    whole = run_contents(train_tiny(**shape, out=str(tmp_path / "whole")))
+    assert_same_run(run_contents(train_tiny(**shape, **with_it, out=str(tmp_path / "always"))), whole)
     with stop_at(2, monkeypatch), pytest.raises(Interrupted):
-        quick(**shape)
-    assert_equal(everything(quick(again=True, **shape, **with_it)), whole)
+        train_tiny(**shape)
+    assert_same_run(run_contents(train_tiny(again=True, **shape, **with_it)), whole)
 
 
-def test_stopped_twice(quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_twice(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = {"method": {"dropout": 0.2}, "train": {"steps": STEPS}}
-    whole = everything(quick(**shape, out=str(tmp_path / "whole")))
+    whole = run_contents(train_tiny(**shape, out=str(tmp_path / "whole")))
     out = str(tmp_path / "twice")
     for step, again in ((2, False), (3, True)):
         with stop_at(step, monkeypatch), pytest.raises(Interrupted):
-            quick(again=again, **shape, out=out)
-    assert_equal(everything(quick(again=True, **shape, out=out)), whole)
+            train_tiny(again=again, **shape, out=out)
+    assert_same_run(run_contents(train_tiny(again=True, **shape, out=out)), whole)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_real_signals_in_real_processes(number: int, code: int, plain_recipe: dict, tmp_path: Path) -> None:
+def test_real_signals_in_real_processes(number: int, code: int, recipe_dict: dict, tmp_path: Path) -> None:
     """SIGTERM and Ctrl-C save and say how to go on; after SIGKILL the last state is there. All end as one run."""
-    plain = {**plain_recipe, "train": {**plain_recipe["train"], "steps": 60, "save_every": 5, "evaluate_every": 30}}
+    plain = {**recipe_dict, "train": {**recipe_dict["train"], "steps": 60, "save_every": 5, "evaluate_every": 30}}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(plain))
 
@@ -192,42 +156,42 @@ def test_real_signals_in_real_processes(number: int, code: int, plain_recipe: di
         assert "weitiao train --resume" in words.replace("\n", " ")
     again = start("--resume", str(tmp_path / "stopped"))
     assert again.communicate()[0] and again.returncode == 0
-    assert_equal(everything(Run(tmp_path / "stopped")), everything(Run(tmp_path / "whole")))
+    assert_same_run(run_contents(Run(tmp_path / "stopped")), run_contents(Run(tmp_path / "whole")))
 
 
-def test_changed_data_are_refused(quick, chat_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_data_are_refused(train_tiny, chat_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with stop_at(2, monkeypatch), pytest.raises(Interrupted):
-        quick()
+        train_tiny()
     rows = [json.loads(line) for line in chat_file.read_text().splitlines()]
     rows[0]["messages"][1]["content"] = "something else"
     chat_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(Exception, match="cannot go on, for something it depends on has changed: data"):
-        quick(again=True)
+        train_tiny(again=True)
 
 
 def test_when_every_state_is_broken_nothing_begins_anew_silently(
-    quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with stop_at(3, monkeypatch), pytest.raises(Interrupted):
-        quick()
+        train_tiny()
     for place in (tmp_path / "run" / "checkpoints").glob("step-*"):
         (place / "weights.safetensors").write_bytes(b"rubbish")
     for _ in range(2):
         with pytest.raises(RunError, match="no sound state to go on from"):
-            quick(again=True)
+            train_tiny(again=True)
 
 
 @pytest.mark.parametrize(("answer", "goes_on"), [("\n", True), ("n\n", False)])
 def test_the_same_recipe_again_offers_to_go_on(
-    answer: str, warm_started: bool, quick, plain_recipe: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    answer: str, warm_started: bool, train_tiny, recipe_dict: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a real terminal; Enter is yes, and the end is the uninterrupted run's."""
     pty = pytest.importorskip("pty", reason="no terminals of this kind here")
-    whole = everything(quick(out=str(tmp_path / "whole")))
+    whole = run_contents(train_tiny(out=str(tmp_path / "whole")))
     with stop_at(2, monkeypatch), pytest.raises(Interrupted):
-        quick()
+        train_tiny()
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(plain_recipe))
+    recipe.write_text(yaml.safe_dump(recipe_dict))
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "weitiao", "train", str(recipe)]
     asked = subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -236,31 +200,31 @@ def test_the_same_recipe_again_offers_to_go_on(
     assert "is unfinished at step 2. Go on with it?" in words or "is interrupted at step 2. Go on with it?" in words
     if warm_started:
         assert asked.returncode == 0, words
-        assert_equal(everything(Run(tmp_path / "run")), whole)
+        assert_same_run(run_contents(Run(tmp_path / "run")), whole)
     else:
         assert asked.returncode != 0 and "--replace" in words
 
 
 @pytest.mark.parametrize(("key", "value"), [("seed", 5), ("train.learning_rate", 1e-3), ("train.max_grad_norm", None)])
 def test_a_recipe_that_was_edited_is_refused(
-    key: str, value: object, quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    key: str, value: object, train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What shapes the run may not change in the middle of it; what only looks at it may."""
     with stop_at(2, monkeypatch), pytest.raises(Interrupted):
-        quick()
+        train_tiny()
     changes = {"seed": value} if key == "seed" else {"train": {key.removeprefix("train."): value}}
     with pytest.raises(RunError, match=f"has changed: {key}"):
-        quick(again=True, **changes)
-    quick(again=True, train={"keep": 5, "threads": 1})
+        train_tiny(again=True, **changes)
+    train_tiny(again=True, train={"keep": 5, "threads": 1})
 
 
-def test_another_base_is_refused(quick, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_base_is_refused(train_tiny, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same shape, one weight changed."""
     with stop_at(2, monkeypatch), pytest.raises(Interrupted):
-        quick()
-    other = shutil.copytree(tiny, tmp_path / "other")
+        train_tiny()
+    other = shutil.copytree(tiny_llama, tmp_path / "other")
     weights = load_file(other / "model.safetensors")
     next(iter(weights.values())).view(-1)[3] += 1
     save_file(weights, other / "model.safetensors", {"format": "pt"})
     with pytest.raises(RunError, match="has changed: base"):
-        quick(again=True, base=str(other))
+        train_tiny(again=True, base=str(other))

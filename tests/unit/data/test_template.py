@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import make_tokenizer
-from unit.data.chat_templates import TEMPLATES
+from support.chat_templates import TEMPLATES
+from support.models import make_tokenizer
 from weitiao.core.errors import DataError
 from weitiao.core.example import Turn
 from weitiao.data import template as module

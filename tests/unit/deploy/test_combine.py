@@ -10,7 +10,9 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from conftest import CHATML, chat_rows, save_model, tried, write_jsonl
+from support.models import CHATML, save_model
+from support.parts import method_config
+from support.rows import chat_rows, write_jsonl
 from weitiao.core.errors import ModelError, RecipeError, RunError
 from weitiao.core.registry import names
 from weitiao.core.reporter import Reporter
@@ -37,11 +39,11 @@ def combine(runs: list, out: Path, how: str, weights: tuple = (), density: float
 
 
 @pytest.fixture
-def pair(quick: Any, tmp_path: Path) -> list:
+def pair(train_tiny: Any, tmp_path: Path) -> list:
     """Two LoRAs of different rank, scale, layers and rows."""
     rows = write_jsonl(tmp_path / "b.jsonl", chat_rows(24, ("seven wizards", "liquid", "你好")))
     second = {"name": "lora", "rank": 3, "alpha": 9, "rslora": True, "target_modules": ["q_proj", "down_proj"]}
-    return [quick(), quick(method=second, data=[{"path": str(rows)}], seed=3, out=str(tmp_path / "run-b"))]
+    return [train_tiny(), train_tiny(method=second, data=[{"path": str(rows)}], seed=3, out=str(tmp_path / "run-b"))]
 
 
 def theta(target: Any, tmp_path: Path, name: str) -> dict[str, torch.Tensor]:
@@ -140,13 +142,13 @@ def test_values_that_cancel_stay_nought() -> None:
 
 
 @pytest.mark.parametrize(("how", "weights"), [("average", ()), ("average", (3.0, 1.0)), ("sum", ()), ("sum", (1.5, -0.5))])
-def test_a_sum_of_loras_is_a_lora(pair: list, tiny: Path, tmp_path: Path, how: str, weights: tuple) -> None:
+def test_a_sum_of_loras_is_a_lora(pair: list, tiny_llama: Path, tmp_path: Path, how: str, weights: tuple) -> None:
     """base + sum w_i tau_i; what is written opens here and in PEFT with equal logits."""
     made = combine(pair, tmp_path / "one", how, weights)
     assert made.form.startswith("a LoRA of rank 7 in PEFT's format") and made.proof.gap <= 1e-5
     shares = weights or ((1.0, 1.0) if how == "sum" else (0.5, 0.5))
     shares = tuple(w / sum(shares) for w in shares) if how == "average" else shares
-    plain, changes = AutoModelForCausalLM.from_pretrained(tiny), taus(pair, tiny, tmp_path)
+    plain, changes = AutoModelForCausalLM.from_pretrained(tiny_llama), taus(pair, tiny_llama, tmp_path)
     first = logits(plain)
     for name, weight in plain.named_parameters():
         weight.data += sum(w * tau[name] for w, tau in zip(shares, changes))
@@ -154,13 +156,15 @@ def test_a_sum_of_loras_is_a_lora(pair: list, tiny: Path, tmp_path: Path, how: s
     assert gap(first, wanted) > 1e-2
     opened = results.open_model(str(tmp_path / "one"), "fp32")
     assert gap(logits(opened.model.model), wanted) <= 1e-5
-    theirs = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), str(tmp_path / "one"))
+    theirs = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), str(tmp_path / "one"))
     assert gap(logits(theirs), wanted) <= 1e-5
 
 
-def test_peft_cat_says_the_same(pair: list, tiny: Path, tmp_path: Path) -> None:
+def test_peft_cat_says_the_same(pair: list, tiny_llama: Path, tmp_path: Path) -> None:
     combine(pair, tmp_path / "one", "sum", (0.7, 0.3))
-    model = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), str(pair[0].folder / "adapter"), "a")
+    model = peft.PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tiny_llama), str(pair[0].folder / "adapter"), "a"
+    )
     model.load_adapter(str(pair[1].folder / "adapter"), "b")
     model.add_weighted_adapter(["a", "b"], [0.7, 0.3], "both", combination_type="cat")
     model.set_adapter("both")
@@ -170,21 +174,21 @@ def test_peft_cat_says_the_same(pair: list, tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("density", [0.2, 0.7])
 def test_peft_ties_on_the_change_of_one_matrix_says_the_same(
-    quick: Any, tiny: Path, tmp_path: Path, density: float
+    train_tiny: Any, tiny_llama: Path, tmp_path: Path, density: float
 ) -> None:
     """PEFT trims each matrix alone, so the two mean the same where there is one; its SVD keeps every rank here."""
     only = {"name": "lora", "rank": 4, "target_modules": r".*layers\.1\.mlp\.up_proj"}
-    runs = [quick(method=only, seed=seed, out=str(tmp_path / f"run-{seed}")) for seed in (1, 2)]
+    runs = [train_tiny(method=only, seed=seed, out=str(tmp_path / f"run-{seed}")) for seed in (1, 2)]
     made = combine(runs, tmp_path / "one", "ties", (0.7, 0.6), density)
     assert made.form == "a merged model (ties leaves no low-rank change)" and made.proof.gap <= 1e-5
-    model: Any = AutoModelForCausalLM.from_pretrained(tiny)
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_llama)
     model = peft.PeftModel.from_pretrained(model, str(runs[0].folder / "adapter"), "a")
     model.load_adapter(str(runs[1].folder / "adapter"), "b")
     options = {"combination_type": "ties_svd", "svd_rank": 32, "density": density}
     model.add_weighted_adapter(["a", "b"], [0.7, 0.6], "both", **options)
     layer = model.base_model.model.model.layers[1].mlp.up_proj
     ours = AutoModelForCausalLM.from_pretrained(tmp_path / "one")
-    base = AutoModelForCausalLM.from_pretrained(tiny)
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama)
     change = (ours.model.layers[1].mlp.up_proj.weight - base.model.layers[1].mlp.up_proj.weight).detach()
     theirs = layer.get_delta_weight("both").detach()
     assert float((change - theirs).abs().max() / theirs.abs().max()) <= 1e-5
@@ -192,12 +196,12 @@ def test_peft_ties_on_the_change_of_one_matrix_says_the_same(
 
 
 @pytest.mark.parametrize("how", ["ties", "dare", "dare_ties"])
-def test_thinned_ways_write_a_model_that_is_the_definition(pair: list, tiny: Path, tmp_path: Path, how: str) -> None:
+def test_thinned_ways_write_a_model_that_is_the_definition(pair: list, tiny_llama: Path, tmp_path: Path, how: str) -> None:
     made = combine(pair, tmp_path / "one", how, (), 0.5)
     assert made.proof.gap <= 1e-5 and (tmp_path / "one" / "model.safetensors").is_file()
-    tau = [{n: x for n, x in one.items() if bool(x.any())} for one in taus(pair, tiny, tmp_path)]
+    tau = [{n: x for n, x in one.items() if bool(x.any())} for one in taus(pair, tiny_llama, tmp_path)]
     wanted = Way.asked(how, 2, (), 0.5, None).combine(tau)
-    base = dict(AutoModelForCausalLM.from_pretrained(tiny).named_parameters())
+    base = dict(AutoModelForCausalLM.from_pretrained(tiny_llama).named_parameters())
     got = dict(AutoModelForCausalLM.from_pretrained(tmp_path / "one").named_parameters())
     for name, weight in base.items():
         torch.testing.assert_close(got[name], weight + wanted.get(name, 0.0), rtol=0, atol=1e-6)
@@ -209,8 +213,10 @@ def test_thinned_ways_write_a_model_that_is_the_definition(pair: list, tiny: Pat
 
 
 @pytest.mark.parametrize("method", names("method"))
-def test_every_method_is_combined_or_refuses(quick: Any, tmp_path: Path, method: str) -> None:
-    runs = [quick(method=tried(method), train={"steps": 1}, seed=s, out=str(tmp_path / f"run-{s}")) for s in (1, 2)]
+def test_every_method_is_combined_or_refuses(train_tiny: Any, tmp_path: Path, method: str) -> None:
+    runs = [
+        train_tiny(method=method_config(method), train={"steps": 1}, seed=s, out=str(tmp_path / f"run-{s}")) for s in (1, 2)
+    ]
     try:
         made = combine(runs, tmp_path / "one", "average")
     except ModelError as refused:
@@ -223,8 +229,8 @@ def test_every_method_is_combined_or_refuses(quick: Any, tmp_path: Path, method:
     )
 
 
-def test_a_lora_with_biases_and_a_too_high_rank_become_models(quick: Any, pair: list, tmp_path: Path) -> None:
-    biased = quick(method={"name": "lora", "rank": 4, "bias": "all"}, base=str(save_model(tmp_path / "q", "qwen2")),
+def test_a_lora_with_biases_and_a_too_high_rank_become_models(train_tiny: Any, pair: list, tmp_path: Path) -> None:
+    biased = train_tiny(method={"name": "lora", "rank": 4, "bias": "all"}, base=str(save_model(tmp_path / "q", "qwen2")),
                    out=str(tmp_path / "biased"))  # fmt: skip
     assert "not all of them are plain" in combine([biased, biased], tmp_path / "a", "sum").form
     made = combine([pair[0]] * 13, tmp_path / "b", "average")  # rank 52, the widest layer is 48
@@ -233,8 +239,8 @@ def test_a_lora_with_biases_and_a_too_high_rank_become_models(quick: Any, pair: 
     assert gap(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "b")), logits(alone)) <= 1e-5
 
 
-def test_stacked_runs_are_combined_on_what_they_stand_on(pair: list, quick: Any, tmp_path: Path) -> None:
-    more = [quick(base=str(pair[0].folder), seed=s, out=str(tmp_path / f"up-{s}")) for s in (5, 6)]
+def test_stacked_runs_are_combined_on_what_they_stand_on(pair: list, train_tiny: Any, tmp_path: Path) -> None:
+    more = [train_tiny(base=str(pair[0].folder), seed=s, out=str(tmp_path / f"up-{s}")) for s in (5, 6)]
     assert combine(more, tmp_path / "one", "sum").proof.gap <= 1e-5
     assert json.loads((tmp_path / "one" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
         pair[0].folder
@@ -243,17 +249,17 @@ def test_stacked_runs_are_combined_on_what_they_stand_on(pair: list, quick: Any,
         combine([pair[0], more[0]], tmp_path / "two", "sum")
 
 
-def test_the_same_base_in_another_place_is_the_same(pair: list, tiny: Path, quick: Any, tmp_path: Path) -> None:
+def test_the_same_base_in_another_place_is_the_same(pair: list, tiny_llama: Path, train_tiny: Any, tmp_path: Path) -> None:
     copy = save_model(tmp_path / "copy")
-    other = quick(base=str(copy), out=str(tmp_path / "other"))
+    other = train_tiny(base=str(copy), out=str(tmp_path / "other"))
     assert combine([pair[0], other], tmp_path / "one", "average").proof.gap <= 1e-5
 
 
-def test_templates_come_along_or_are_said_to_differ(quick: Any, tiny: Path, tmp_path: Path) -> None:
+def test_templates_come_along_or_are_said_to_differ(train_tiny: Any, tiny_llama: Path, tmp_path: Path) -> None:
     template = tmp_path / "mine.jinja"
     template.write_text(CHATML.replace("<|im_start|>", "<|im_start|>the "))
-    own = quick(train={"steps": 1}, template=str(template))
-    plain = quick(train={"steps": 1}, out=str(tmp_path / "plain"))
+    own = train_tiny(train={"steps": 1}, template=str(template))
+    plain = train_tiny(train={"steps": 1}, out=str(tmp_path / "plain"))
     made = combine([own, plain], tmp_path / "one", "sum")
     assert f"their chat templates differ, and it has that of {own.folder}" in made.form
     assert results.open_model(str(tmp_path / "one")).tokens.tokenizer.chat_template == template.read_text()
@@ -287,18 +293,22 @@ def test_wrong_wishes(asked: tuple, words: str) -> None:
         Way.asked(*asked)
 
 
-def test_wrong_targets(pair: list, tiny: Path, quick: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_targets(
+    pair: list, tiny_llama: Path, train_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Refused before any weight is loaded."""
-    gpt2 = quick(base=str(save_model(tmp_path / "g", "gpt2")), out=str(tmp_path / "other"))
+    gpt2 = train_tiny(base=str(save_model(tmp_path / "g", "gpt2")), out=str(tmp_path / "other"))
 
     def never(*args: object) -> None:
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(merging, "stand", never)
-    with pytest.raises(ModelError, match=f"other stands on .*g, but .*run on {tiny}: what was learnt on different base"):
+    with pytest.raises(
+        ModelError, match=f"other stands on .*g, but .*run on {tiny_llama}: what was learnt on different base"
+    ):
         combine([pair[0], gpt2], tmp_path / "one", "sum")
     with pytest.raises(ModelError, match="is neither a run nor an adapter in PEFT's format, so there is no change in it."):
-        combine([pair[0], tiny], tmp_path / "one", "sum")
+        combine([pair[0], tiny_llama], tmp_path / "one", "sum")
     with pytest.raises(ModelError, match="is not empty. Name a folder that does not exist yet."):
         combine(pair, pair[0].folder, "sum")
     (pair[1].folder / "best" / "weights.safetensors").unlink()

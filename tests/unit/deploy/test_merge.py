@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from conftest import make_tokenizer, make_wordpieces
+from support.models import make_tokenizer, make_wordpiece_tokenizer
 from weitiao.core.errors import ModelError
 from weitiao.deploy.merge import merge
 
@@ -34,13 +34,13 @@ METHODS = [
 @pytest.mark.parametrize("method", METHODS, ids=["lora", "rslora", "bias", "lora-bias", "full"])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "gemma"])
 def test_the_folder_opens_plainly_and_answers_the_same(
-    open_tunable: Any, wake: Any, tiny_folders: dict, tmp_path: Path, family: str, method: dict
+    open_model: Any, perturb_weights: Any, tiny_models: dict, tmp_path: Path, family: str, method: dict
 ) -> None:
     if family == "gpt2" and "target_modules" in method:
         method = {**method, "target_modules": ["c_attn", "c_proj"]}
-    model = open_tunable(method, base=tiny_folders[family])
+    model = open_model(method, base=tiny_models[family])
     base = logits(model.model)
-    wake(model)
+    perturb_weights(model)
     wanted = logits(model.model)
     assert (wanted - base).abs().max() > 0.1, "the test changes nothing"
     merged = merge(model, make_tokenizer(), tmp_path / "out")
@@ -51,25 +51,25 @@ def test_the_folder_opens_plainly_and_answers_the_same(
 
 
 def test_an_encoder_opens_plainly_and_reads_the_same(
-    open_tunable: Any, wake: Any, tiny_folders: dict, tmp_path: Path
+    open_model: Any, perturb_weights: Any, tiny_models: dict, tmp_path: Path
 ) -> None:
-    model = open_tunable({"name": "lora", "rank": 4}, base=tiny_folders["bert"])
+    model = open_model({"name": "lora", "rank": 4}, base=tiny_models["bert"])
     with torch.no_grad():
         base = model.model(input_ids=IDS).last_hidden_state
-        wake(model)
+        perturb_weights(model)
         wanted = model.model(input_ids=IDS).last_hidden_state
     assert (wanted - base).abs().max() > 0.1, "the test changes nothing"
-    merged = merge(model, make_wordpieces(), tmp_path / "out")
+    merged = merge(model, make_wordpiece_tokenizer(), tmp_path / "out")
     assert merged.gap <= 1e-4 and merged.message.startswith("its hidden states differ by")
     with torch.no_grad():
         again = AutoModel.from_pretrained(tmp_path / "out").eval()(input_ids=IDS).last_hidden_state
     torch.testing.assert_close(again, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_nothing_of_weitiao_is_needed_to_open_it(quick: Any, tmp_path: Path) -> None:
+def test_nothing_of_weitiao_is_needed_to_open_it(train_tiny: Any, tmp_path: Path) -> None:
     from weitiao.pipeline import inference as results
 
-    run = quick()
+    run = train_tiny()
     merged = results.merge(str(run.folder), str(tmp_path / "out"))
     assert "weitiao" not in (merged.folder / "config.json").read_text()
     code = (
@@ -87,22 +87,22 @@ def test_nothing_of_weitiao_is_needed_to_open_it(quick: Any, tmp_path: Path) -> 
     assert AutoTokenizer.from_pretrained(merged.folder).chat_template == make_tokenizer().chat_template
 
 
-def test_a_folder_that_holds_something_is_refused(open_tunable: Any, tmp_path: Path) -> None:
+def test_a_folder_that_holds_something_is_refused(open_model: Any, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ModelError, match="is not empty. Name a folder that does not exist yet"):
-        merge(open_tunable(), make_tokenizer(), tmp_path)
+        merge(open_model(), make_tokenizer(), tmp_path)
     assert [x.name for x in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_method_that_cannot_be_merged_says_so(open_tunable: Any, tmp_path: Path) -> None:
-    model = open_tunable()
+def test_a_method_that_cannot_be_merged_says_so(open_model: Any, tmp_path: Path) -> None:
+    model = open_model()
     model.attachment.merge = None
     with pytest.raises(ModelError, match="cannot be folded into the base weights; ask the run itself"):
         merge(model, make_tokenizer(), tmp_path / "out")
 
 
-def test_a_merge_that_answers_differently_is_refused(open_tunable: Any, wake: Any, tmp_path: Path) -> None:
-    model = wake(open_tunable())
+def test_a_merge_that_answers_differently_is_refused(open_model: Any, perturb_weights: Any, tmp_path: Path) -> None:
+    model = perturb_weights(open_model())
     fold = model.attachment.merge
 
     def spoil() -> None:

@@ -31,8 +31,8 @@ def eval_set(model: Any, examples: list[Chat]) -> EvalSet:
 
 
 @pytest.fixture
-def model(open_tunable: Any, wake: Any) -> Any:
-    return wake(open_tunable())
+def model(open_model: Any, perturb_weights: Any) -> Any:
+    return perturb_weights(open_model())
 
 
 @torch.no_grad()
@@ -57,8 +57,8 @@ def test_choices_are_those_of_brute_force(model: Any, answers: tuple[str, ...]) 
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gpt2", "gemma"])
-def test_option_scores_are_summed_logprobs(open_tunable: Any, tiny_folders: dict, family: str) -> None:
-    model, rows = open_tunable(base=tiny_folders[family]), chats(4)
+def test_option_scores_are_summed_logprobs(open_model: Any, tiny_models: dict, family: str) -> None:
+    model, rows = open_model(base=tiny_models[family]), chats(4)
     options = [_answer_ids(model, rows[0].prompt, a, model.processor.stop_ids[0]) for a in ANSWERS]
     prompts = [model.processor.prompt(x.prompt) for x in rows]
     known = remember(model, prompts)
@@ -107,8 +107,8 @@ def test_measuring_leaves_no_trace(model: Any) -> None:
     assert all(torch.equal(p.detach(), weights[name]) and p.grad is None for name, p in model.trainable().items())
 
 
-def test_dropout_is_off_while_measuring(open_tunable: Any, wake: Any) -> None:
-    model = wake(open_tunable({"name": "lora", "rank": 4, "dropout": 0.5}))
+def test_dropout_is_off_while_measuring(open_model: Any, perturb_weights: Any) -> None:
+    model = perturb_weights(open_model({"name": "lora", "rank": 4, "dropout": 0.5}))
     model.model.train()
     held = eval_set(model, chats())
     assert measure(model, SFT(), held, ["loss"]).scores == measure(model, SFT(), held, ["loss"]).scores
@@ -144,8 +144,8 @@ def test_a_closed_set_of_answers_is_seen_as_one(model: Any) -> None:
 # -- through the pipeline ---------------------------------------------------------------------------------------------
 
 
-def test_after_a_run_the_figures_and_samples_are_written(quick: Any) -> None:
-    run = quick(evaluate={"metrics": ["loss", "exact_match"], "samples": 2})
+def test_after_a_run_the_figures_and_samples_are_written(train_tiny: Any) -> None:
+    run = train_tiny(evaluate={"metrics": ["loss", "exact_match"], "samples": 2})
     scores = run.read("scores.json")
     assert set(scores) == {"before", "after"} and set(scores["after"]) == {"loss", "exact_match"}
     assert all(s["n"] > 0 and s["low"] <= s["value"] <= s["high"] for side in scores.values() for s in side.values())
@@ -153,42 +153,47 @@ def test_after_a_run_the_figures_and_samples_are_written(quick: Any) -> None:
     assert len(samples) == 2 and all(set(x) == {"prompt", "reference", "before", "after"} for x in samples)
 
 
-def test_a_best_that_cannot_be_measured_is_refused(quick: Any, tmp_path: Any) -> None:
-    from conftest import write_jsonl
+def test_a_best_that_cannot_be_measured_is_refused(train_tiny: Any, tmp_path: Any) -> None:
+    from support.rows import write_jsonl
 
     rows = [{"prompt": f"the fox {i}", "completion": f"paris {i}"} for i in range(24)]  # no closed set of answers
     with pytest.raises(Exception, match="train.best_metric: accuracy"):
-        quick(data=[{"path": str(write_jsonl(tmp_path / "open.jsonl", rows))}], train={"best_metric": "accuracy"})
+        train_tiny(data=[{"path": str(write_jsonl(tmp_path / "open.jsonl", rows))}], train={"best_metric": "accuracy"})
 
 
 @pytest.mark.parametrize(
     "asked", [{"train": {"best_metric": "exact_match"}}, {"evaluate": {"metrics": ["loss", "exact_match"]}}]
 )
-def test_metrics_of_another_objective_are_refused_before_anything_is_loaded(quick: Any, tmp_path: Any, asked: dict) -> None:
-    from conftest import write_jsonl
+def test_metrics_of_another_objective_are_refused_before_anything_is_loaded(
+    train_tiny: Any, tmp_path: Any, asked: dict
+) -> None:
+    from support.rows import write_jsonl
 
     rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": f"fox {i}", "label": i % 2} for i in range(24)])
     with pytest.raises(
         RecipeError, match="exact_match does not fit objective: classification. Its metrics: loss, accuracy"
     ):
-        quick(data=str(rows), objective="classification", base="nowhere", **asked)
+        train_tiny(data=str(rows), objective="classification", base="nowhere", **asked)
 
 
-def test_a_held_out_row_that_the_template_refuses_is_put_aside(quick: Any, tmp_path: Any) -> None:
-    from conftest import CHATML, chat_rows, write_jsonl
+def test_a_held_out_row_that_the_template_refuses_is_put_aside(train_tiny: Any, tmp_path: Any) -> None:
+    from support.models import CHATML
+    from support.rows import chat_rows, write_jsonl
 
     strict = tmp_path / "strict.jinja"
     strict.write_text("{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML)
     rows = chat_rows(9)
     rows[1]["messages"].insert(0, {"role": "system", "content": "be kind"})
     held = write_jsonl(tmp_path / "held.jsonl", rows)
-    run = quick(template=str(strict), validation={"path": str(held)}, evaluate={"metrics": ["exact_match"], "samples": 3})
+    run = train_tiny(
+        template=str(strict), validation={"path": str(held)}, evaluate={"metrics": ["exact_match"], "samples": 3}
+    )
     assert run.read("scores.json")["after"]["exact_match"]["n"] == 8
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning_v2"])
-def test_before_is_the_base_model_not_a_random_prompt(quick: Any, tmp_path: Path, method: str) -> None:
-    plain, prompted = quick(out=str(tmp_path / "plain")), quick(method={"name": method})
+def test_before_is_the_base_model_not_a_random_prompt(train_tiny: Any, tmp_path: Path, method: str) -> None:
+    plain, prompted = train_tiny(out=str(tmp_path / "plain")), train_tiny(method={"name": method})
     assert prompted.read("scores.json")["before"]["loss"]["value"] == pytest.approx(
         plain.read("scores.json")["before"]["loss"]["value"], rel=1e-5
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from conftest import write_jsonl
+from support.rows import write_jsonl
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.run import Run
 from weitiao.evaluate.report import curve, speed, write_report
@@ -30,8 +30,8 @@ class Tags(HTMLParser):
 
 
 @pytest.fixture
-def page(quick: Any) -> tuple[Run, str]:
-    run = quick(evaluate={"metrics": ["loss", "exact_match"], "samples": 2})
+def page(train_tiny: Any) -> tuple[Run, str]:
+    run = train_tiny(evaluate={"metrics": ["loss", "exact_match"], "samples": 2})
     return run, (run.folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -65,10 +65,10 @@ def test_the_curve_has_a_point_a_step_and_a_dot_a_validation(page: tuple[Run, st
     assert sum(tag == "circle" for tag, _ in tags) == len(list(run.events("validation"))) == 2
 
 
-def test_words_of_the_data_stay_words(quick: Any, tmp_path: Path) -> None:
+def test_words_of_the_data_stay_words(train_tiny: Any, tmp_path: Path) -> None:
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
     rows = [{"prompt": f"{evil} {i}", "completion": evil} for i in range(20)]
-    run = quick(data=[{"path": str(write_jsonl(tmp_path / "evil.jsonl", rows))}], evaluate={"samples": 2})
+    run = train_tiny(data=[{"path": str(write_jsonl(tmp_path / "evil.jsonl", rows))}], evaluate={"samples": 2})
     page = Tags((run.folder / "report.html").read_text())
     assert not {tag for tag, _ in page.tags} & {"script", "img"} and evil in page.words
 

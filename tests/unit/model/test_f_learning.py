@@ -10,7 +10,8 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from conftest import old_run, save_model
+from support.models import save_model
+from support.runs import finished_run
 from weitiao.core.errors import RecipeError
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import find
@@ -23,7 +24,7 @@ PLAIN = {"name": "lora", "rank": 4, "alpha": 8.0}
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
     """An old run of the test's own."""
-    return Path(shutil.copytree(old_run(), tmp_path / "old"))
+    return Path(shutil.copytree(finished_run(), tmp_path / "old"))
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -35,16 +36,16 @@ def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("kind", ["lora", "full"])
 @pytest.mark.parametrize("rate", [0.3, 1.5])
 def test_what_is_left_is_the_base_less_what_was_learnt(
-    kind: str, rate: float, old: Path, quick: Any, tmp_path: Path, open_tunable: Any
+    kind: str, rate: float, old: Path, train_tiny: Any, tmp_path: Path, open_model: Any
 ) -> None:
     if kind == "full":
-        old = quick(method="full", out=str(tmp_path / "whole"), train={"learning_rate": 1e-3}).folder
-    base = weights(open_tunable(dict(PLAIN)).model)
+        old = train_tiny(method="full", out=str(tmp_path / "whole"), train={"learning_rate": 1e-3}).folder
+    base = weights(open_model(dict(PLAIN)).model)
     learnt = open_model(str(old)).model
     learnt.attachment.merge()
     merged, left = (
         weights(learnt.model),
-        weights(open_tunable({"name": "f_learning", "old": str(old), "rate": rate, "method": PLAIN}).model),
+        weights(open_model({"name": "f_learning", "old": str(old), "rate": rate, "method": PLAIN}).model),
     )
     moved = [name for name in base if not torch.equal(base[name], merged[name])]
     assert moved and all(torch.equal(left[name], base[name]) == (name not in moved) for name in base)
@@ -53,16 +54,16 @@ def test_what_is_left_is_the_base_less_what_was_learnt(
         assert torch.allclose(left[name].double(), wanted, rtol=1e-6, atol=1e-7)
 
 
-def test_learning_begins_as_it_would_without_forgetting(old: Path, open_tunable: Any) -> None:
+def test_learning_begins_as_it_would_without_forgetting(old: Path, open_model: Any) -> None:
     """So that one can be held against the other: the same seed, the same random A."""
-    one, other = open_tunable(dict(PLAIN)), open_tunable({"name": "f_learning", "old": str(old), "method": PLAIN})
+    one, other = open_model(dict(PLAIN)), open_model({"name": "f_learning", "old": str(old), "method": PLAIN})
     assert all(torch.equal(x, other.trainable()[name]) for name, x in one.trainable().items())
 
 
 @pytest.mark.parametrize("method", [PLAIN, "full"])
-def test_the_run_lives_without_the_old_one(method: Any, old: Path, quick: Any) -> None:
+def test_the_run_lives_without_the_old_one(method: Any, old: Path, train_tiny: Any) -> None:
     wish = {"name": "f_learning", "old": str(old), "rate": 0.7, "method": method}
-    run = quick(method=wish, train={"learning_rate": 1e-3})
+    run = train_tiny(method=wish, train={"learning_rate": 1e-3})
     after = run.read("scores.json")["after"]["loss"]["value"]
     shutil.rmtree(old)
     assert evaluate(str(run.folder), Reporter(Console(quiet=True)))["loss"].value == pytest.approx(after, rel=1e-6)
@@ -74,9 +75,9 @@ def test_the_run_lives_without_the_old_one(method: Any, old: Path, quick: Any) -
     assert torch.equal(base, true.model.plain_logits(prompt)), "switched off it is the true base"
 
 
-def test_figures_before_are_of_the_true_base(old: Path, quick: Any, tmp_path: Path) -> None:
-    plain = quick(method=PLAIN, out=str(tmp_path / "plain"))
-    forgot = quick(
+def test_figures_before_are_of_the_true_base(old: Path, train_tiny: Any, tmp_path: Path) -> None:
+    plain = train_tiny(method=PLAIN, out=str(tmp_path / "plain"))
+    forgot = train_tiny(
         method={"name": "f_learning", "old": str(old), "rate": 1.5, "method": PLAIN}, out=str(tmp_path / "forgot")
     )
     before = [run.read("scores.json")["before"]["loss"]["value"] for run in (plain, forgot)]
@@ -85,20 +86,20 @@ def test_figures_before_are_of_the_true_base(old: Path, quick: Any, tmp_path: Pa
     assert abs(first[0] - first[1]) > 1e-3
 
 
-def test_an_old_run_that_changed_is_refused(old: Path, plain_recipe: dict, quick: Any, tmp_path: Path) -> None:
-    wish = make_recipe({**plain_recipe, "method": {"name": "f_learning", "old": str(old)}}).method.as_recipe()
+def test_an_old_run_that_changed_is_refused(old: Path, recipe_dict: dict, train_tiny: Any, tmp_path: Path) -> None:
+    wish = make_recipe({**recipe_dict, "method": {"name": "f_learning", "old": str(old)}}).method.as_recipe()
     assert len(wish["sha256"]) == 64
     file = old / "best" / "weights.safetensors"
     tensors = load_file(file)
     tensors[sorted(tensors)[0]].view(-1)[0] += 1e-3
     save_file(tensors, file)
     with pytest.raises(RecipeError, match="is not what this recipe was made with"):
-        quick(method=wish)
-    assert make_recipe({**plain_recipe, "method": {**wish, "sha256": ""}}).method.as_recipe()["sha256"] != wish["sha256"]
+        train_tiny(method=wish)
+    assert make_recipe({**recipe_dict, "method": {**wish, "sha256": ""}}).method.as_recipe()["sha256"] != wish["sha256"]
 
 
-def test_a_copy_that_was_tampered_with_is_refused(old: Path, quick: Any) -> None:
-    run = quick(method={"name": "f_learning", "old": str(old), "method": PLAIN})
+def test_a_copy_that_was_tampered_with_is_refused(old: Path, train_tiny: Any) -> None:
+    run = train_tiny(method={"name": "f_learning", "old": str(old), "method": PLAIN})
     kept = run.folder / "old.safetensors"
     raw = bytearray(kept.read_bytes())
     raw[-3] ^= 1
@@ -107,23 +108,23 @@ def test_a_copy_that_was_tampered_with_is_refused(old: Path, quick: Any) -> None
         open_model(str(run.folder))
 
 
-def test_another_base_is_refused(old: Path, quick: Any, tiny: Path, tmp_path: Path) -> None:
-    other = shutil.copytree(tiny, tmp_path / "other")
+def test_another_base_is_refused(old: Path, train_tiny: Any, tiny_llama: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(tiny_llama, tmp_path / "other")
     weights = load_file(other / "model.safetensors")
     next(iter(weights.values())).view(-1)[3] += 1
     save_file(weights, other / "model.safetensors", {"format": "pt"})
     with pytest.raises(RecipeError, match="old: that run learnt from another base model"):
-        quick(base=str(other), method={"name": "f_learning", "old": str(old)})
+        train_tiny(base=str(other), method={"name": "f_learning", "old": str(old)})
     with pytest.raises(RecipeError, match="old: that run learnt from another base model"):
-        quick(
+        train_tiny(
             base=str(save_model(tmp_path / "gpt2", "gpt2")),
             method={"name": "f_learning", "old": str(old)},
             out=str(tmp_path / "g"),
         )
 
 
-def test_what_cannot_be_an_old_run_is_refused(old: Path, plain_recipe: dict, quick: Any, tmp_path: Path) -> None:
-    asked = lambda **more: make_recipe({**plain_recipe, "method": {"name": "f_learning", **more}})  # noqa: E731
+def test_what_cannot_be_an_old_run_is_refused(old: Path, recipe_dict: dict, train_tiny: Any, tmp_path: Path) -> None:
+    asked = lambda **more: make_recipe({**recipe_dict, "method": {"name": "f_learning", **more}})  # noqa: E731
     with pytest.raises(RecipeError, match="method.*Field required|old is missing"):
         asked()
     with pytest.raises(RecipeError, match="is no Run whose result can be read"):
@@ -134,16 +135,16 @@ def test_what_cannot_be_an_old_run_is_refused(old: Path, plain_recipe: dict, qui
     (old / "events.jsonl").write_text("\n".join(lines) + "\n")
     with pytest.raises(RecipeError, match="is not finished"):
         asked(old=str(old))
-    stuck = quick(method={"name": "adapter", "bottleneck": 2}, out=str(tmp_path / "adapter"))
+    stuck = train_tiny(method={"name": "adapter", "bottleneck": 2}, out=str(tmp_path / "adapter"))
     with pytest.raises(RecipeError, match="adapter cannot be merged into the base"):
-        quick(method={"name": "f_learning", "old": str(stuck.folder)}, out=str(tmp_path / "x"))
+        train_tiny(method={"name": "f_learning", "old": str(stuck.folder)}, out=str(tmp_path / "x"))
 
 
-def test_a_base_in_bf16_is_rounded_once(old: Path, tiny: Path) -> None:
+def test_a_base_in_bf16_is_rounded_once(old: Path, tiny_llama: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     made: Any = find("method", "f_learning")(old=str(old), rate=0.7)  # pyright: ignore
-    exact, half = (AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.bfloat16) for _ in range(2))
+    exact, half = (AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.bfloat16) for _ in range(2))
     exact.float()
     for model in (exact, half):
         made.attach(model)
@@ -151,6 +152,6 @@ def test_a_base_in_bf16_is_rounded_once(old: Path, tiny: Path) -> None:
     assert all(torch.equal(a[name].bfloat16(), b[name]) for name in a)
 
 
-def test_no_adapter_is_written_that_would_be_put_on_the_wrong_weights(old: Path, quick: Any) -> None:
-    run = quick(method={"name": "f_learning", "old": str(old), "method": PLAIN})
+def test_no_adapter_is_written_that_would_be_put_on_the_wrong_weights(old: Path, train_tiny: Any) -> None:
+    run = train_tiny(method={"name": "f_learning", "old": str(old), "method": PLAIN})
     assert not (run.folder / "adapter").exists()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from conftest import make_model, save_model
+from support.models import make_model, save_model
 from weitiao.core.batch import IGNORE, pack
 from weitiao.core.registry import find, names
 from weitiao.core.trainable_model import TrainableModel

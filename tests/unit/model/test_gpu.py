@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from laws import LENGTHS, batch_of, make_rows
 
+from support.rows import LENGTHS, batch_of, make_rows
 from weitiao.model.layers import attention
 from weitiao.model.layers.quantized import QuantizedLinear
 

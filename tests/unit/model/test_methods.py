@@ -4,20 +4,21 @@ from typing import Any
 
 import pytest
 import torch
-from laws import attached, batch_of, gap, make_rows, stir
 from safetensors.torch import load_file
 
-from conftest import make_model, make_tokenizer
+from support.laws import attached, gap, perturb
+from support.models import make_model, make_tokenizer
+from support.rows import batch_of, make_rows
 from weitiao.core.errors import RecipeError
 from weitiao.core.registry import find
 from weitiao.model.adapters.peft_format import load_adapter, read_adapter_config, save_adapter
 from weitiao.pipeline.trained import method_of
 
 
-def test_adalora_falls_to_its_budget(quick: Any) -> None:
+def test_adalora_falls_to_its_budget(train_tiny: Any) -> None:
     """21 layers from rank 6 to 2 on average; the best triplets are left, and not the same number everywhere."""
     method = {"name": "adalora", "rank": 6, "target": 2, "every": 5}
-    run = quick(method=method, train={"steps": 40, "learning_rate": 5e-2, "save_every": 5, "keep": 9})
+    run = train_tiny(method=method, train={"steps": 40, "learning_rate": 5e-2, "save_every": 5, "keep": 9})
     states = sorted((run.folder / "checkpoints").glob("step-*"))
     left = []
     for place in states:
@@ -41,7 +42,7 @@ def test_ranks_of_their_own_travel_to_peft_and_back(tmp_path: Any) -> None:
     from peft import PeftModel
 
     model, batch = attached("lora", ranks={r".*\.q_proj": 4, r".*layers\.0\.mlp.*": 8}), batch_of([make_rows()[3]])
-    stir(model)
+    perturb(model)
     ranks = {name: p.shape[0] for name, p in model.trainable().items() if name.endswith("lora_A")}
     assert set(ranks.values()) == {4, 8, 16} and all(rank == 4 for name, rank in ranks.items() if "q_proj" in name)
     assert save_adapter(model.attachment, tmp_path / "adapter", "base")
@@ -66,7 +67,7 @@ def test_the_bridge_to_peft(config: str) -> None:
     model, batch = attached("peft", config=config, settings=settings), batch_of(make_rows())
     base = attached("full").logits(batch)
     assert config == "FourierFT" or gap(model.logits(batch), base) <= 1e-5
-    stir(model)
+    perturb(model)
     tuned = model.logits(batch)
     assert gap(tuned, base) > 1e-3
     tuned.square().sum().backward()
@@ -82,7 +83,7 @@ def test_every_form_of_adapter(form: str, family: str) -> None:
     batch, base = batch_of(make_rows()), attached("full", family)
     model = attached("adapter", family, form=form)
     assert gap(model.logits(batch), base.logits(batch)) <= 1e-6
-    stir(model)
+    perturb(model)
     packed = model.logits(batch)
     assert gap(packed, base.logits(batch)) > 1e-3
     for k, (begin, end) in enumerate(zip(batch.bounds, batch.bounds[1:])):
@@ -108,10 +109,12 @@ def test_freeze_by_layers_rates_fall_downwards() -> None:
     assert [rates[f"model.layers.{i}.mlp.up_proj.weight"] for i in (2, 1, 0)] == [1.0, 0.5, 0.25]
 
 
-def test_gradual_unfreezing(quick: Any) -> None:
+def test_gradual_unfreezing(train_tiny: Any) -> None:
     """One more layer every two steps: a layer that is still frozen does not move."""
     method = {"name": "freeze", "layers": 3, "unfreeze_every": 2}
-    run = quick(method=method, train={"steps": 5, "save_every": 1, "keep": 9, "learning_rate": 1e-2, "warmup_ratio": 0})
+    run = train_tiny(
+        method=method, train={"steps": 5, "save_every": 1, "keep": 9, "learning_rate": 1e-2, "warmup_ratio": 0}
+    )
     states = [load_file(x / "weights.safetensors") for x in sorted((run.folder / "checkpoints").glob("step-*"))]
     for layer, since in ((2, 0), (1, 2), (0, 4)):
         name = f"model.layers.{layer}.mlp.up_proj.weight"

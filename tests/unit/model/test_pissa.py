@@ -6,9 +6,10 @@ from typing import Any
 import peft
 import pytest
 import torch
-from laws import attached, batch_of, gap, make_rows, stir
 
-from conftest import make_model
+from support.laws import attached, gap, perturb
+from support.models import make_model
+from support.rows import batch_of, make_rows
 from weitiao.core.errors import ModelError, RecipeError
 from weitiao.core.registry import find
 from weitiao.model.adapters.peft_format import load_adapter, read_adapter_config, save_adapter
@@ -79,9 +80,9 @@ def _pairs(layer: PiSSALinear) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
     return (layer.lora_B, layer.lora_A), (layer.start_B, layer.start_A)
 
 
-def test_a_result_does_not_hang_on_the_machines_svd(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_does_not_hang_on_the_machines_svd(train_tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Singular vectors are defined up to their sign, and libraries choose differently."""
-    run = quick(method={"name": "lora", **PISSA})
+    run = train_tiny(method={"name": "lora", **PISSA})
     ids = torch.tensor([[5, 9, 40, 200, 17]])
     with torch.no_grad():
         here = open_model(str(run.folder)).model.model(input_ids=ids).logits
@@ -98,7 +99,7 @@ def test_a_result_does_not_hang_on_the_machines_svd(quick: Any, monkeypatch: pyt
 @pytest.mark.parametrize("settings", [{"rslora": True}, {"ranks": {"q_proj": 2}}, {"rslora": True, "ranks": {"o_proj": 3}}])
 def test_peft_opens_it_as_a_plain_lora_of_twice_the_rank(settings: dict, tmp_path: Any) -> None:
     model, batch = attached("lora", **PISSA, **settings), batch_of([make_rows()[3]])
-    stir(model)
+    perturb(model)
     assert save_adapter(model.attachment, tmp_path, "base")
     config = read_adapter_config(tmp_path)
     assert config["r"] == 8 and config["init_lora_weights"] is True

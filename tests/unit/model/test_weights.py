@@ -24,10 +24,10 @@ def kind_of(config: Any) -> Any:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_same_model(tiny_folders: dict, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+def test_the_same_model(tiny_models: dict, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     monkeypatch.setattr(weights, "PIECE", 1000)  # so that there are many
     seen = 0
-    for folder in tiny_folders.values():
+    for folder in tiny_models.values():
         config = AutoConfig.from_pretrained(folder)
         loaded = weights.load_whole(kind_of(config), Path(folder), config, dtype, "sdpa")
         if loaded is None:
@@ -42,7 +42,7 @@ def test_the_same_model(tiny_folders: dict, monkeypatch: pytest.MonkeyPatch, dty
             assert ours[x].dtype == wanted[x].dtype and torch.equal(ours[x], wanted[x])
         for x, y in zip(mine.buffers(), theirs.buffers(), strict=True):
             assert torch.equal(x, y)
-    assert seen > len(tiny_folders) / 2
+    assert seen > len(tiny_models) / 2
 
 
 def parted(folder: Path, there: Path) -> Path:
@@ -60,8 +60,8 @@ def parted(folder: Path, there: Path) -> Path:
     return there
 
 
-def test_parts(tiny_folders: dict, tmp_path: Path) -> None:
-    folder = Path(tiny_folders["llama"])
+def test_parts(tiny_models: dict, tmp_path: Path) -> None:
+    folder = Path(tiny_models["llama"])
     two = parted(folder, tmp_path / "parted")
     assert [x.name for x in weights.files_of(two)] == ["model-1.safetensors", "model-2.safetensors"]
     one, other = (load_base(x, torch.float32, torch.device("cpu")).model.state_dict() for x in (folder, two))
@@ -69,8 +69,8 @@ def test_parts(tiny_folders: dict, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["cut", "empty", "a part is missing"])
-def test_damaged_files_are_words(tiny_folders: dict, tmp_path: Path, harm: str) -> None:
-    folder = parted(Path(tiny_folders["llama"]), tmp_path / "parted")
+def test_damaged_files_are_words(tiny_models: dict, tmp_path: Path, harm: str) -> None:
+    folder = parted(Path(tiny_models["llama"]), tmp_path / "parted")
     part = folder / "model-2.safetensors"
     whole = part.read_bytes()
     if harm == "a part is missing":
@@ -85,8 +85,8 @@ MAPS = ("null", "{}", '{"a": 1}', '{"a": "../elsewhere.safetensors"}')
 
 
 @pytest.mark.parametrize("index", ["[]", "{", "null", *(f'{{"weight_map": {x}}}' for x in MAPS)])
-def test_a_damaged_index_is_words(tiny_folders: dict, tmp_path: Path, index: str) -> None:
-    folder = parted(Path(tiny_folders["llama"]), tmp_path / "parted")
+def test_a_damaged_index_is_words(tiny_models: dict, tmp_path: Path, index: str) -> None:
+    folder = parted(Path(tiny_models["llama"]), tmp_path / "parted")
     (folder / "model.safetensors.index.json").write_text(index)
     with pytest.raises(ModelError, match="index.json is damaged"):
         load_base(folder, torch.float32, torch.device("cpu"))
@@ -96,17 +96,17 @@ ODD_STOPS = (*(f'{{"eos_token_id": {x}}}' for x in ('"x"', "2.5", "true", "[[2]]
 
 
 @pytest.mark.parametrize("settings", ["{", "[]", "null", *ODD_STOPS])
-def test_damaged_settings_for_writing_are_words(tiny_folders: dict, tmp_path: Path, settings: str) -> None:
-    folder = parted(Path(tiny_folders["llama"]), tmp_path / "parted")
+def test_damaged_settings_for_writing_are_words(tiny_models: dict, tmp_path: Path, settings: str) -> None:
+    folder = parted(Path(tiny_models["llama"]), tmp_path / "parted")
     (folder / "generation_config.json").write_text(settings)
     with pytest.raises(ModelError, match="generation_config.json cannot be read"):
         load_generation(folder)
 
 
 @pytest.mark.parametrize("apart", [True, False])
-def test_how_it_writes_is_read_where_transformers_reads_it(tiny_folders: dict, tmp_path: Path, apart: bool) -> None:
+def test_how_it_writes_is_read_where_transformers_reads_it(tiny_models: dict, tmp_path: Path, apart: bool) -> None:
     folder = tmp_path / "whole"
-    shutil.copytree(tiny_folders["llama"], folder)
+    shutil.copytree(tiny_models["llama"], folder)
     (folder / "generation_config.json").unlink()
     settings = {"do_sample": True, "temperature": 0.4, "eos_token_id": [5, 6]}
     config = json.loads((folder / "config.json").read_text())
@@ -122,8 +122,8 @@ def test_how_it_writes_is_read_where_transformers_reads_it(tiny_folders: dict, t
     assert {5, 6} <= set(open_base_assets(str(folder)).processor.stop_ids), "what weitiao writes ends there, too"
 
 
-def test_a_weight_that_is_missing_is_named(tiny_folders: dict, tmp_path: Path) -> None:
-    folder = parted(Path(tiny_folders["llama"]), tmp_path / "parted")
+def test_a_weight_that_is_missing_is_named(tiny_models: dict, tmp_path: Path) -> None:
+    folder = parted(Path(tiny_models["llama"]), tmp_path / "parted")
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     index["weight_map"] = {x: f for x, f in index["weight_map"].items() if f == "model-1.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from laws import attached, batch_of
 from sklearn.metrics import f1_score
 
-from conftest import make_tokenizer, make_wordpieces, save_model, write_jsonl
+from support.laws import attached
+from support.models import make_tokenizer, make_wordpiece_tokenizer, save_model
+from support.rows import batch_of, write_jsonl
 from weitiao.core.batch import IGNORE, pack
 from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.eval_set import EvalSet
@@ -31,7 +32,7 @@ def examples(count: int = 8, labels: str = "abc") -> list[TextLabel]:
 def ready(objective: Classification, found: list[TextLabel], family: str = "bert") -> tuple[Any, Any, Any]:
     """(the fitted objective, a tiny model with its head, all rows as one batch)."""
     objective = objective.fit(found)
-    processor = ChatProcessor.make(make_wordpieces() if family == "bert" else make_tokenizer())
+    processor = ChatProcessor.make(make_wordpiece_tokenizer() if family == "bert" else make_tokenizer())
     batch = batch_of([row for x in found for row in objective.rows(x, processor)])  # pyright: ignore
     model = attached("lora", family)
     torch.manual_seed(0)
@@ -124,7 +125,7 @@ def test_the_best_threshold_is_the_best_of_all() -> None:
     assert best_threshold([(0.9, False)]) == 0.5
 
 
-def test_thresholds_are_chosen_on_validation_rows(quick: Any, encoder: Path, tmp_path: Path) -> None:
+def test_thresholds_are_chosen_on_validation_rows(train_tiny: Any, encoder: Path, tmp_path: Path) -> None:
     """Each class's own where enough rows hold it, written into the run, used by whoever opens it; asked-for ones stay."""
     kinds = [["fox"] if i % 3 else ["fox", "dog"] if i % 2 else [] for i in range(90)] + [["rare"]] * 6
     rows = [{"text": f"{' '.join(x)} the quick {'brown ' * (i % 4)}{i}", "labels": x} for i, x in enumerate(kinds)]
@@ -135,7 +136,7 @@ def test_thresholds_are_chosen_on_validation_rows(quick: Any, encoder: Path, tmp
         "train": {"steps": 5, "learning_rate": 1e-3},
         "evaluate": {"metrics": "auto", "samples": 0},
     }
-    run = quick(**shape, objective="classification")
+    run = train_tiny(**shape, objective="classification")
     found = run.read("resolved.json")["objective"]["threshold"]
     assert set(found) == {"fox", "dog", "rare"} and found["fox"] != found["rare"]
     assert "validation rows" in run.read("resolved.json")["choices"]["objective.threshold"]["reason"]
@@ -144,7 +145,7 @@ def test_thresholds_are_chosen_on_validation_rows(quick: Any, encoder: Path, tmp
     said = {"fox": found["fox"] + 1e-6, "dog": found["dog"] - 1e-6, "rare": 0.0}
     assert opened.objective.answer(said) == "fox"
     assert opened.objective.to_record(said)["predicted"] == ["fox"]
-    asked = quick(**shape, objective={"name": "classification", "threshold": 0.3}, out=str(tmp_path / "asked"))
+    asked = train_tiny(**shape, objective={"name": "classification", "threshold": 0.3}, out=str(tmp_path / "asked"))
     assert asked.read("resolved.json")["objective"]["threshold"] == 0.3
     assert "objective.threshold" not in asked.read("resolved.json")["choices"]
 
@@ -157,18 +158,18 @@ def test_a_threshold_is_a_probability(wrong: Any) -> None:
         Classification(threshold={"nosuch": 0.1}).fit([TextLabel("x", ("nosuc", "b")), TextLabel("y", ())])
 
 
-def test_split_would_lose_the_rows_whose_label_stands_elsewhere(quick: Any, encoder: Path, labelled: Path) -> None:
+def test_split_would_lose_the_rows_whose_label_stands_elsewhere(train_tiny: Any, encoder: Path, labelled: Path) -> None:
     with pytest.raises(RecipeError, match="overlong: classification learns something of a whole row"):
-        quick(base=str(encoder), data=[{"path": str(labelled)}], objective="classification", overlong="split")
+        train_tiny(base=str(encoder), data=[{"path": str(labelled)}], objective="classification", overlong="split")
 
 
-def test_a_file_that_is_read_twice_is_measured_twice(quick: Any, encoder: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_read_twice_is_measured_twice(train_tiny: Any, encoder: Path, tmp_path: Path) -> None:
     """The same places, other columns: each row has its own right answer."""
     rows = [{"text": f"the fox {i}", "one": "a", "two": "b"} for i in range(30)]
     file = str(write_jsonl(tmp_path / "rows.jsonl", rows))
     both = [{"path": file, "columns": {"text": "text", "label": label}} for label in ("one", "two")]
     shape = {"base": str(encoder), "objective": "classification", "train": {"steps": 2}}
-    run = quick(**shape, data=both, validation=0.2, evaluate={"data": both, "metrics": "auto", "samples": 0})
+    run = train_tiny(**shape, data=both, validation=0.2, evaluate={"data": both, "metrics": "auto", "samples": 0})
     assert run.read("scores.json")["after"]["accuracy"] | {"low": 0, "high": 0, "how": ""} == {
         "name": "accuracy", "value": 0.5, "n": 60, "low": 0, "high": 0, "higher_is_better": True, "how": "",
     }  # fmt: skip
@@ -182,7 +183,7 @@ def test_macro_f1_over_several_classes_is_scikit_learn_s() -> None:
 
 def test_a_long_text_keeps_its_beginning_and_its_class() -> None:
     objective = Classification().fit(examples())
-    processor = ChatProcessor.make(make_wordpieces())
+    processor = ChatProcessor.make(make_wordpiece_tokenizer())
     (row,) = objective.rows(TextLabel("the quick brown fox jumps over the lazy dog", ("b",)), processor)  # pyright: ignore
     kept, lost = objective.cut(row, 6)
     whole = list(row["input_ids"])
@@ -225,12 +226,14 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def labelled(tmp_path: Path) -> Path:
     """The class is decided by one word; one row has an unseen class, one has none, one no text."""
-    rows = [{"text": f"{'fox' if i % 2 else 'dog'} {'the quick ' * (i % 5)}{i}", "label": "ab"[i % 2]} for i in range(60)]
+    rows = [
+        {"text": f"{'fox' if i % 2 else 'dog'} {'the train_tiny ' * (i % 5)}{i}", "label": "ab"[i % 2]} for i in range(60)
+    ]
     return write_jsonl(tmp_path / "labelled.jsonl", rows)
 
 
-def test_an_encoder_learns_and_is_opened_again(quick: Any, encoder: Path, labelled: Path) -> None:
-    run = quick(
+def test_an_encoder_learns_and_is_opened_again(train_tiny: Any, encoder: Path, labelled: Path) -> None:
+    run = train_tiny(
         base=str(encoder),
         data=[{"path": str(labelled)}],
         objective={"name": "classification", "head_learning_rate": 1e-2},
@@ -254,12 +257,12 @@ def test_an_encoder_learns_and_is_opened_again(quick: Any, encoder: Path, labell
     assert measured["loss"].value == scores["after"]["loss"]["value"]
 
 
-def test_a_class_that_was_not_learnt_is_put_aside(quick: Any, encoder: Path, labelled: Path, tmp_path: Path) -> None:
+def test_a_class_that_was_not_learnt_is_put_aside(train_tiny: Any, encoder: Path, labelled: Path, tmp_path: Path) -> None:
     held = write_jsonl(
         tmp_path / "held.jsonl",
         [{"text": "fox", "label": "b"}, {"text": "cat", "label": "z"}, {"text": " ", "label": "a"}, {"text": "dog"}],
     )
-    run = quick(
+    run = train_tiny(
         base=str(encoder),
         data=[{"path": str(labelled)}],
         objective="classification",
@@ -273,11 +276,11 @@ def test_a_class_that_was_not_learnt_is_put_aside(quick: Any, encoder: Path, lab
 
 
 @pytest.mark.parametrize("objective", ["sft", "causal_lm"])
-def test_an_encoder_cannot_write(plain_recipe: dict, encoder: Path, objective: str) -> None:
+def test_an_encoder_cannot_write(recipe_dict: dict, encoder: Path, objective: str) -> None:
     from rich.console import Console
 
     from weitiao.core.reporter import Reporter
     from weitiao.pipeline.train import train
 
     with pytest.raises(RecipeError, match=f"objective: {objective} needs a model that writes.*bert.*classification"):
-        train(Recipe(**{**plain_recipe, "base": str(encoder), "objective": objective}), Reporter(Console(quiet=True)))
+        train(Recipe(**{**recipe_dict, "base": str(encoder), "objective": objective}), Reporter(Console(quiet=True)))

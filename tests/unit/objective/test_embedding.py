@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from laws import attached, batch_of
 from rich.console import Console
 from torch.nn import functional as F
 
-from conftest import WORDS, make_wordpieces, save_model, write_jsonl
+from support.laws import attached
+from support.models import WORDS, make_wordpiece_tokenizer, save_model
+from support.rows import batch_of, write_jsonl
 from weitiao.core.batch import IGNORE
 from weitiao.core.errors import DataError
 from weitiao.core.example import Pair
@@ -25,7 +26,7 @@ from weitiao.pipeline.inference import evaluate, open_model
 from weitiao.pipeline.predict import predict_file
 from weitiao.train.distributed import Distributed
 
-PROCESSOR = ChatProcessor.make(make_wordpieces())
+PROCESSOR = ChatProcessor.make(make_wordpiece_tokenizer())
 DESK = Reporter(Console(quiet=True))
 PAIRS = [
     Pair("the quick brown fox", "jumps over"),
@@ -239,11 +240,11 @@ def test_ranks_are_over_all_documents() -> None:
 
 
 @pytest.mark.parametrize("cache", [0, 4])
-def test_it_learns_is_opened_again_and_embeds(quick: Any, tmp_path: Path, cache: int) -> None:
+def test_it_learns_is_opened_again_and_embeds(train_tiny: Any, tmp_path: Path, cache: int) -> None:
     words = WORDS.split()[:16]
     other = dict(zip(words, words[6:] + words[:6]))  # each word has another one that stands for it
     rows = [{"query": f"{a} {b}", "document": f"{other[b]} {other[a]}"} for a in words for b in words[:5] if a != b]
-    run = quick(
+    run = train_tiny(
         base=str(save_model(tmp_path / "bert", "bert")),
         data=[{"path": str(write_jsonl(tmp_path / "pairs.jsonl", rows))}],
         objective={"name": "embedding", "gradient_cache": cache},

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from laws import attached, batch_of
 from pydantic import ValidationError
 from rich.console import Console
 
-from conftest import make_tokenizer, save_model, write_jsonl
+from support.laws import attached
+from support.models import make_tokenizer, save_model
+from support.rows import batch_of, write_jsonl
 from weitiao.core.batch import IGNORE
 from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.example import TextLabel, Turn
@@ -35,7 +36,7 @@ def test_probabilities_are_those_of_the_words(method: str, processor: ChatProces
     """By hand: a plain forward pass over question and class, and the log-probability of each word and of the stop."""
     objective, model = GenerativeClassification(classes=CLASSES), attached(method)
     model.processor = processor
-    found = [TextLabel(f"{'quick brown ' * i}time", (CLASSES[i % 3],)) for i in range(5)]
+    found = [TextLabel(f"{'train_tiny brown ' * i}time", (CLASSES[i % 3],)) for i in range(5)]
     rows = [objective.rows(x, processor)[0] for x in found]
     asked = [objective.encode_input(x, processor) for x in found]
     said, blind = (objective.predict(model, batch_of(x)) for x in (rows, asked))  # pyright: ignore
@@ -89,12 +90,12 @@ def test_what_cannot_be_is_said(processor: ChatProcessor) -> None:
             GenerativeClassification(classes=("a", "b")).rows(TextLabel("x", labels), processor)
 
 
-def test_it_learns_and_is_opened_again(quick: Any, tmp_path: Path) -> None:
+def test_it_learns_and_is_opened_again(train_tiny: Any, tmp_path: Path) -> None:
     rows = [
-        {"text": f"{'fox' if i % 2 else 'dog'} {'quick ' * (i % 5)}{i}", "label": ("time", "paris")[i % 2]}
+        {"text": f"{'fox' if i % 2 else 'dog'} {'train_tiny ' * (i % 5)}{i}", "label": ("time", "paris")[i % 2]}
         for i in range(60)
     ]
-    run = quick(
+    run = train_tiny(
         base=str(save_model(tmp_path / "base")),
         data=[{"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))}],
         objective="generative_classification",

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from laws import attached, batch_of
 from rich.console import Console
 from transformers import AutoConfig, AutoModelForMaskedLM
 
-from conftest import ENCODERS, make_wordpieces, save_model, write_jsonl
+from support.laws import attached
+from support.models import ENCODERS, make_wordpiece_tokenizer, save_model
+from support.rows import batch_of, write_jsonl
 from weitiao.core.batch import IGNORE, pack
 from weitiao.core.errors import ModelError, RecipeError
 from weitiao.core.example import Text
@@ -26,7 +27,7 @@ from weitiao.pipeline.inference import evaluate, open_model
 from weitiao.pipeline.predict import predict_file
 
 WORDS = "the quick brown fox jumps over the lazy dog and asks what time it is in paris while seven wizards mix boxes "
-PROCESSOR = ChatProcessor.make(make_wordpieces())
+PROCESSOR = ChatProcessor.make(make_wordpiece_tokenizer())
 DESK = Reporter(Console(quiet=True))
 
 
@@ -201,8 +202,8 @@ def texts(tmp_path: Path) -> Path:
     return write_jsonl(tmp_path / "texts.jsonl", [{"text": " ".join(words[i % 5 :] + [str(i)])} for i in range(60)])
 
 
-def test_it_learns_is_opened_again_fills_and_is_a_base(quick: Any, encoder: Path, texts: Path, tmp_path: Path) -> None:
-    run = quick(
+def test_it_learns_is_opened_again_fills_and_is_a_base(train_tiny: Any, encoder: Path, texts: Path, tmp_path: Path) -> None:
+    run = train_tiny(
         base=str(encoder),
         data=[{"path": str(texts)}],
         objective="masked_lm",
@@ -221,19 +222,19 @@ def test_it_learns_is_opened_again_fills_and_is_a_base(quick: Any, encoder: Path
     done = predict_file(open_model(str(run.folder)), str(asked), str(tmp_path / "o.jsonl"), DESK)
     assert (done.rows, done.bad) == (1, 1) and "no [MASK] to fill" in (tmp_path / "o.jsonl.bad_rows.jsonl").read_text()
     labelled = write_jsonl(tmp_path / "l.jsonl", [{"text": f"the fox {i}", "label": "ab"[i % 2]} for i in range(24)])
-    upper = quick(base=str(run.folder), data=[{"path": str(labelled)}], objective="classification", method="full",
+    upper = train_tiny(base=str(run.folder), data=[{"path": str(labelled)}], objective="classification", method="full",
                   train={"steps": 2}, out=str(tmp_path / "upper"))  # fmt: skip
     told = upper.read("resolved.json")["choices"]["base"]["reason"]
     assert upper.status == "finished" and "(full) without its head" in told
 
 
-def test_a_base_made_from_a_config_is_found_with_its_head(quick: Any, tmp_path: Path, texts: Path) -> None:
+def test_a_base_made_from_a_config_is_found_with_its_head(train_tiny: Any, tmp_path: Path, texts: Path) -> None:
     from make_small_bert import characters, make
 
     text = tmp_path / "small.txt"
     text.write_text(WORDS + "今天天气")
     make(tmp_path / "small", characters(iter([text.read_text()]), 1), 2, 32, 4, 64, seed=1)
-    run = quick(base=str(tmp_path / "small"), data=[{"path": str(texts)}], objective="masked_lm", method="full",
+    run = train_tiny(base=str(tmp_path / "small"), data=[{"path": str(texts)}], objective="masked_lm", method="full",
                 train={"steps": 2})  # fmt: skip
     assert (
         run.status == "finished" and run.read("resolved.json")["choices"]["masked-LM head"]["value"] == "the checkpoint's"
@@ -242,11 +243,11 @@ def test_a_base_made_from_a_config_is_found_with_its_head(quick: Any, tmp_path: 
 
 
 def test_a_model_that_writes_is_refused_before_anything_is_loaded(
-    quick: Any, texts: Path, monkeypatch: pytest.MonkeyPatch
+    train_tiny: Any, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("weitiao.pipeline.train.load", lambda *_: pytest.fail("something was loaded"))
     with pytest.raises(RecipeError, match="masked_lm needs an encoder.*plain text with causal_lm"):
-        quick(data=[{"path": str(texts)}], objective="masked_lm")
+        train_tiny(data=[{"path": str(texts)}], objective="masked_lm")
 
 
 def test_a_tokenizer_without_a_mask_token_is_refused() -> None:

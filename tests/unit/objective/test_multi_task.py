@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import aim, chat_rows, question_rows, rated_rows, save_model, write_jsonl
-from unit.command import weitiao
+from support.command import weitiao
+from support.models import save_model
+from support.parts import make_objective
+from support.rows import chat_rows, question_rows, rated_rows, write_jsonl
 from weitiao.core.batch import pack
 from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.example import Task, TextLabel, TextScore
@@ -37,15 +39,15 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def many(**settings: Any) -> MultiTask:
-    return MultiTask(tasks=aim("multi_task").tasks, **settings).fit(EXAMPLES)
+    return MultiTask(tasks=make_objective("multi_task").tasks, **settings).fit(EXAMPLES)
 
 
 @pytest.fixture
-def made(open_tunable: Any) -> Any:
+def made(open_model: Any) -> Any:
     """made(objective) -> (model, the batch of all examples)."""
 
     def make(objective: MultiTask) -> tuple[Any, Any]:
-        model = open_tunable(objective="causal_lm")
+        model = open_model(objective="causal_lm")
         torch.manual_seed(1)
         heads = heads_for(model.model, objective)[0]
         for head in heads.values():
@@ -167,10 +169,10 @@ def test_temperature_evens_out() -> None:
     assert sum(met.values()) == pytest.approx(sum(rows.values()))
 
 
-def test_a_micro_batch_holds_one_task(tmp_path: Path, open_tunable: Any) -> None:
+def test_a_micro_batch_holds_one_task(tmp_path: Path, open_model: Any) -> None:
     from weitiao.core.example import SourcedExample, SourceLocation
 
-    objective, model = many(), open_tunable()
+    objective, model = many(), open_model()
     encode_with_offsets = [SourcedExample(x, SourceLocation("a", i, 0)) for i, x in enumerate(EXAMPLES)]
     rows = encode(encode_with_offsets, objective, model.processor, "id", 64, "each").rows
     assert rows.tasks == [x.task for x in EXAMPLES] and isinstance(rows.of("kind"), Rows)
@@ -201,9 +203,9 @@ def recipe(encoder: Path, tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("how", [{}, {"weights": "uncertainty"}, {"gradients": "pcgrad"}, {"temperature": 3.0}])
-def test_to_the_end(quick: Any, recipe: dict[str, Any], tmp_path: Path, how: dict[str, Any]) -> None:
+def test_to_the_end(train_tiny: Any, recipe: dict[str, Any], tmp_path: Path, how: dict[str, Any]) -> None:
     recipe["objective"] |= how
-    run = quick(**recipe)
+    run = train_tiny(**recipe)
     after = run.read("scores.json")["after"]
     assert {"loss", "kind.accuracy", "number.pearson", "where.squad_em"} <= set(after)
     assert after["loss"]["value"] == pytest.approx(sum(after[f"{x}.loss"]["value"] for x in recipe["objective"]["tasks"]))
@@ -222,14 +224,14 @@ def test_to_the_end(quick: Any, recipe: dict[str, Any], tmp_path: Path, how: dic
     assert code == 0 and "kind.f1" in said and "number" not in said, said
 
 
-def test_words_and_classes_together(quick: Any, tmp_path: Path) -> None:
+def test_words_and_classes_together(train_tiny: Any, tmp_path: Path) -> None:
     """A task that writes beside one with a head, on a decoder; the former is asked in words."""
     kinds = [{"text": f"fox {i}", "label": "ab"[i % 2]} for i in range(24)]
     data = [
         {"path": str(write_jsonl(tmp_path / "chats.jsonl", chat_rows(40))), "task": "talk"},
         {"path": str(write_jsonl(tmp_path / "kinds.jsonl", kinds)), "task": "kind"},
     ]
-    run = quick(
+    run = train_tiny(
         data=data,
         validation=0.5,
         objective={"name": "multi_task", "tasks": {"talk": "sft", "kind": "classification"}},
@@ -245,24 +247,26 @@ def test_words_and_classes_together(quick: Any, tmp_path: Path) -> None:
     assert code == 2 and "answers by writing" in said
 
 
-def test_each_task_has_its_thresholds(quick: Any, recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_each_task_has_its_thresholds(train_tiny: Any, recipe: dict[str, Any], tmp_path: Path) -> None:
     rows = [{"text": f"fox {i}", "labels": ["a"] if i % 2 else ["a", "b"]} for i in range(40)]
     recipe["data"][0]["path"] = str(write_jsonl(tmp_path / "several.jsonl", rows))
-    plan = quick(**recipe).read("resolved.json")
+    plan = train_tiny(**recipe).read("resolved.json")
     assert set(plan["objective"]["tasks"]["kind"]["threshold"]) == {"a", "b"}
     assert isinstance(plan["objective"]["tasks"]["where"]["threshold"], float)
     assert {"kind: objective.threshold", "where: objective.threshold"} <= set(plan["choices"])
 
 
-def test_the_best_may_be_one_task_s_metric(quick: Any, recipe: dict[str, Any]) -> None:
-    run = quick(**{**recipe, "train": {"steps": 4, "batch_size": 12, "best_metric": "kind.accuracy", "evaluate_every": 2}})
+def test_the_best_may_be_one_task_s_metric(train_tiny: Any, recipe: dict[str, Any]) -> None:
+    run = train_tiny(
+        **{**recipe, "train": {"steps": 4, "batch_size": 12, "best_metric": "kind.accuracy", "evaluate_every": 2}}
+    )
     assert all("kind.accuracy" in x["scores"] and "where.squad_em" not in x["scores"] for x in run.events("validation"))
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_the_same_file_serves_two_tasks(quick: Any, recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_the_same_file_serves_two_tasks(train_tiny: Any, recipe: dict[str, Any], tmp_path: Path) -> None:
     """A row that one of them cannot use is still the other's; tasks without held-out rows keep their defaults."""
     rows = [{"text": f"fox {i}", "one": "ab"[i % 2], "two": ["x"] if i % 3 else ["x", "y"]} for i in range(40)]
     rows[8]["one"] = None
@@ -274,14 +278,14 @@ def test_the_same_file_serves_two_tasks(quick: Any, recipe: dict[str, Any], tmp_
         "objective": {"name": "multi_task", "tasks": {"one": "classification", "two": "classification"}},
         "max_bad_fraction": 0.1,
     }
-    run = quick(**recipe)
+    run = train_tiny(**recipe)
     after = run.read("scores.json")["after"]
     assert after["one.loss"]["n"] == 39 and not any(name.startswith("two.") for name in after)
     assert (
         run.read("resolved.json")["choices"]["two: objective.threshold"]["reason"] == "no validation row to choose one on"
     )
     both = {**recipe, "validation": 0.3, "evaluate": {"metrics": "auto", "samples": 0, "data": recipe["data"]}}
-    after = quick(**both, out=str(tmp_path / "both")).read("scores.json")["after"]
+    after = train_tiny(**both, out=str(tmp_path / "both")).read("scores.json")["after"]
     assert (after["one.loss"]["n"], after["two.loss"]["n"]) == (39, 40)
 
 
@@ -304,7 +308,7 @@ def test_the_same_file_serves_two_tasks(quick: Any, recipe: dict[str, Any], tmp_
         ({"heads": True}, "all heads learn at one rate"),
     ],
 )
-def test_what_is_wrong_is_named(quick: Any, recipe: dict[str, Any], tmp_path: Path, change: dict, words: str) -> None:
+def test_what_is_wrong_is_named(train_tiny: Any, recipe: dict[str, Any], tmp_path: Path, change: dict, words: str) -> None:
     objective = recipe["objective"]
     if "data" in change:
         del recipe["data"][0]["task"]
@@ -322,10 +326,10 @@ def test_what_is_wrong_is_named(quick: Any, recipe: dict[str, Any], tmp_path: Pa
     recipe["objective"] = {**objective, **{key: change[key] for key in ("weights", "tasks") if key in change}}
     more = {"regularizers": change["regularizers"]} if "regularizers" in change else {}
     with pytest.raises((RecipeError, DataError)) as error:
-        quick(**recipe, **more)
+        train_tiny(**recipe, **more)
     assert words in str(error.value)
 
 
-def test_a_task_of_one_aim_is_refused(quick: Any, chat_file: Path) -> None:
+def test_a_task_of_one_aim_is_refused(train_tiny: Any, chat_file: Path) -> None:
     with pytest.raises(RecipeError, match="task: talk is for objective: multi_task; sft is one task"):
-        quick(data=[{"path": str(chat_file), "task": "talk"}])
+        train_tiny(data=[{"path": str(chat_file), "task": "talk"}])

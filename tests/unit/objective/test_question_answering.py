@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from laws import attached, batch_of
 from rich.console import Console
 
-from conftest import make_tokenizer, make_wordpieces, question_rows, save_model, write_jsonl
+from support.laws import attached
+from support.models import make_tokenizer, make_wordpiece_tokenizer, save_model
+from support.rows import batch_of, question_rows, write_jsonl
 from weitiao.core.batch import IGNORE
 from weitiao.core.example import ExtractiveQA
 from weitiao.core.recipe import Source
@@ -29,7 +30,7 @@ TEXT = "the quick brown fox jumps over the lazy dog and asks what time it is in 
 
 
 def processor_of(family: str) -> ChatProcessor:
-    return ChatProcessor.make(make_wordpieces() if family == "bert" else make_tokenizer())
+    return ChatProcessor.make(make_wordpiece_tokenizer() if family == "bert" else make_tokenizer())
 
 
 def question(answer: str = "the lazy dog", context: str = TEXT) -> ExtractiveQA:
@@ -289,9 +290,9 @@ def test_squad_s_figures(said: str, right: tuple[str, ...], em: float, f1: float
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_it_learns_and_is_opened_again(quick: Any, tmp_path: Path, family: str) -> None:
+def test_it_learns_and_is_opened_again(train_tiny: Any, tmp_path: Path, family: str) -> None:
     rows = question_rows(60)
-    run = quick(
+    run = train_tiny(
         base=str(save_model(tmp_path / "base", family)),
         data=[{"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))}],
         max_length=24,

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from laws import attached, batch_of
 from rich.console import Console
 from scipy import stats
 
-from conftest import make_tokenizer, make_wordpieces, rated_rows, save_model, write_jsonl
+from support.laws import attached
+from support.models import make_tokenizer, make_wordpiece_tokenizer, save_model
+from support.rows import batch_of, rated_rows, write_jsonl
 from weitiao.core.batch import IGNORE
 from weitiao.core.errors import DataError
 from weitiao.core.example import TextScore
@@ -36,7 +37,7 @@ def examples(count: int = 8, many: int = 2) -> list[TextScore]:
 def ready(objective: Regression, found: list[TextScore], family: str = "bert") -> tuple[Any, Any, Any]:
     """(the fitted objective, a tiny model with its head, all rows as one batch)."""
     objective = objective.fit(found)
-    processor = ChatProcessor.make(make_wordpieces() if family == "bert" else make_tokenizer())
+    processor = ChatProcessor.make(make_wordpiece_tokenizer() if family == "bert" else make_tokenizer())
     batch = batch_of([row for x in found for row in objective.rows(x, processor)])  # pyright: ignore
     model = attached("lora", family)
     torch.manual_seed(0)
@@ -68,7 +69,7 @@ def test_no_number_is_taken_for_an_unlearnt_position() -> None:
 
 
 def test_of_two_long_texts_the_longer_is_cut_first() -> None:
-    objective, processor = Regression(means=(0.0,), stds=(1.0,)), ChatProcessor.make(make_wordpieces())
+    objective, processor = Regression(means=(0.0,), stds=(1.0,)), ChatProcessor.make(make_wordpiece_tokenizer())
     long, short = "the quick brown fox jumps over the lazy dog", "seven wizards mix"
     (row,) = objective.rows(TextScore(long, (2.0,), short), processor)  # pyright: ignore
     whole = list(row["input_ids"])
@@ -99,7 +100,7 @@ def test_what_cannot_be_learnt_is_said(found: list[TextScore], words: str) -> No
 def test_rows_with_another_count_of_numbers_are_refused() -> None:
     objective = Regression().fit([*examples(8), TextScore("odd", (1.0,))])
     with pytest.raises(ValueError, match="1 numbers where other rows have 2"):
-        objective.rows(TextScore("odd", (1.0,)), ChatProcessor.make(make_wordpieces()))
+        objective.rows(TextScore("odd", (1.0,)), ChatProcessor.make(make_wordpiece_tokenizer()))
 
 
 @pytest.mark.parametrize(
@@ -165,8 +166,8 @@ def test_errors_are_by_definition() -> None:
 
 @pytest.mark.parametrize("two", [False, True])
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_it_learns_and_is_opened_again(quick: Any, tmp_path: Path, family: str, two: bool) -> None:
-    run = quick(
+def test_it_learns_and_is_opened_again(train_tiny: Any, tmp_path: Path, family: str, two: bool) -> None:
+    run = train_tiny(
         base=str(save_model(tmp_path / "base", family)),
         data=[{"path": str(write_jsonl(tmp_path / "rows.jsonl", rated_rows(60, two)))}],
         objective={"name": "regression", "head_learning_rate": 1e-2},

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from laws import attached, batch_of
 from rich.console import Console
 
-from conftest import make_wordpieces, save_model, write_jsonl
+from support.laws import attached
+from support.models import make_wordpiece_tokenizer, save_model
+from support.rows import batch_of, write_jsonl
 from weitiao.core.batch import pack
 from weitiao.core.errors import DataError
 from weitiao.core.example import Pair
@@ -20,7 +21,7 @@ from weitiao.objective.pooling import pooled, text_row
 from weitiao.pipeline.inference import evaluate, open_model
 from weitiao.pipeline.predict import predict_file
 
-PROCESSOR, DESK = ChatProcessor.make(make_wordpieces()), Reporter(Console(quiet=True))
+PROCESSOR, DESK = ChatProcessor.make(make_wordpiece_tokenizer()), Reporter(Console(quiet=True))
 PAIRS = [
     Pair("what time is it", "in paris", ("the lazy dog", "seven boxes of liquid")),
     Pair("the fox", "jumps over the dog", ("quietly",)),
@@ -87,7 +88,7 @@ def test_data_without_wrong_documents_are_refused() -> None:
         Rerank().fit([Pair("a", "b")])
 
 
-def test_it_learns_and_is_opened_again(quick: Any, tmp_path: Path) -> None:
+def test_it_learns_and_is_opened_again(train_tiny: Any, tmp_path: Path) -> None:
     """The right document is the one that names a place."""
     words = ("fox", "dog", "box", "time")
     rows = [
@@ -98,7 +99,7 @@ def test_it_learns_and_is_opened_again(quick: Any, tmp_path: Path) -> None:
         }
         for i in range(60)
     ]
-    run = quick(
+    run = train_tiny(
         base=str(save_model(tmp_path / "bert", "bert")),
         data=[{"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))}],
         validation=0.3,

@@ -8,8 +8,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from conftest import HALVES, asked, save_model, write_jsonl
-from unit.command import weitiao
+from support.command import weitiao
+from support.models import ENCODER_DECODERS, save_model
+from support.parts import method_settings
+from support.rows import write_jsonl
 from weitiao.core.batch import IGNORE, pack, select_segments
 from weitiao.core.errors import RecipeError
 from weitiao.core.example import SourceTarget
@@ -32,13 +34,13 @@ EXAMPLES = [SourceTarget("the quick fox " * (i + 1), f"lazy dog {'and ' * (i % 3
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("halves")
-    return {family: save_model(place / family, family) for family in HALVES}
+    return {family: save_model(place / family, family) for family in ENCODER_DECODERS}
 
 
 def opened(folder: Path, method: str = "lora", **settings: Any) -> tuple[BaseAssets, Any, Seq2Seq]:
     tokens, objective = open_base_assets(str(folder)), Seq2Seq(**settings)
     torch.manual_seed(0)
-    part: Any = find("method", method)(**asked(method))
+    part: Any = find("method", method)(**method_settings(method))
     return tokens, load(tokens, part, objective, torch.float32, CPU)[0], objective
 
 
@@ -46,7 +48,7 @@ def rows_of(objective: Seq2Seq, tokens: BaseAssets) -> list[Any]:
     return [row for x in EXAMPLES for row in objective.rows(x, tokens.processor)]
 
 
-@pytest.mark.parametrize("family", HALVES)
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
 @pytest.mark.parametrize("method", METHODS)
 def test_the_loss_is_transformers_own(folders: dict[str, Path], family: str, method: str) -> None:
     """Row by row, from the labels alone: so the start token and the shift are right; and padding changes nothing."""
@@ -67,7 +69,7 @@ def test_the_loss_is_transformers_own(folders: dict[str, Path], family: str, met
     assert all(p.grad is not None for p in model.trainable().values())
 
 
-@pytest.mark.parametrize("family", HALVES)
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
 def test_rows_of_like_length_go_together(folders: dict[str, Path], family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In several groups, in the order they came in, and with the same gradients as in one."""
     tokens, model, objective = opened(folders[family], "full")
@@ -94,7 +96,7 @@ def test_label_smoothing_is_torch_s(folders: dict[str, Path]) -> None:
     )
 
 
-@pytest.mark.parametrize("family", HALVES)
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
 @pytest.mark.parametrize("beams", [1, 3])
 def test_what_is_written_is_transformers_own(folders: dict[str, Path], family: str, num_beams: int) -> None:
     """Sources of unequal length together, as each alone."""
@@ -118,11 +120,11 @@ def test_a_long_row_is_cut_in_both_halves(folders: dict[str, Path]) -> None:
     assert none == [] and len(short["input_ids"]) == len(objective.rows(EXAMPLES[0], tokens.processor)[0]["input_ids"])
 
 
-def test_it_learns_and_is_opened_again(quick: Any, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_it_learns_and_is_opened_again(train_tiny: Any, folders: dict[str, Path], tmp_path: Path) -> None:
     rows = [
         {"source": f"{'fox' if i % 2 else 'dog'} {i}", "target": "paris" if i % 2 else "seven boxes"} for i in range(40)
     ]
-    run = quick(
+    run = train_tiny(
         base=str(folders["bart"]),
         data=[{"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))}],
         validation=0.3,
@@ -138,8 +140,8 @@ def test_it_learns_and_is_opened_again(quick: Any, folders: dict[str, Path], tmp
     assert {name: x.value for name, x in again.items()} == pytest.approx(
         {name: x["value"] for name, x in scores["after"].items()}
     )
-    asked = write_jsonl(tmp_path / "new.jsonl", [{"id": i, "text": row["source"]} for i, row in enumerate(rows)])
-    done = predict_file(open_model(str(run.folder)), str(asked), str(tmp_path / "out.jsonl"), DESK)
+    method_settings = write_jsonl(tmp_path / "new.jsonl", [{"id": i, "text": row["source"]} for i, row in enumerate(rows)])
+    done = predict_file(open_model(str(run.folder)), str(method_settings), str(tmp_path / "out.jsonl"), DESK)
     said = [json.loads(x) for x in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert done.rows == 40 and [x["id"] for x in said] == list(range(40))
     assert sum(x["predicted"] == row["target"] for x, row in zip(said, rows)) > 32
@@ -162,12 +164,12 @@ def test_it_learns_and_is_opened_again(quick: Any, folders: dict[str, Path], tmp
     ],
 )
 def test_what_does_not_fit_is_said(
-    quick: Any, folders: dict[str, Path], tiny: Path, tmp_path: Path, change: dict, words: str
+    train_tiny: Any, folders: dict[str, Path], tiny_llama: Path, tmp_path: Path, change: dict, words: str
 ) -> None:
     rows = write_jsonl(tmp_path / "rows.jsonl", [{"source": f"fox {i}", "target": "dog"} for i in range(9)])
     shape = {"base": str(folders["t5"]), "data": str(rows), "objective": "seq2seq", **change}
     with pytest.raises(RecipeError, match=words):
-        quick(**{**shape, "base": str(tiny) if change.get("base") == "llama" else shape["base"]})
+        train_tiny(**{**shape, "base": str(tiny_llama) if change.get("base") == "llama" else shape["base"]})
 
 
 def test_regularizers_of_the_embedding_are_refused() -> None:

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from test_resume import assert_equal, everything, stop_at
 from transformers import GenerationMixin, WhisperForConditionalGeneration
 
-from conftest import save_model, write_jsonl
-from speech import PLACES, save_whisper, spoken_rows, tone, write_wav
-from unit.command import weitiao
+from support.command import weitiao
+from support.models import save_model
+from support.rows import write_jsonl
+from support.runs import assert_same_run, run_contents, stop_at
+from support.speech import ENCODER_POSITIONS, save_whisper, speech_rows, tone, write_wav
 from weitiao.core.batch import AUDIO_PLACEHOLDER, IGNORE, SOUND, pack, select_segments
 from weitiao.core.errors import DataError, Interrupted, RecipeError, RunError
 from weitiao.core.example import AudioText
@@ -38,7 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Whisper in `whisper`, and tones in `rows.jsonl`."""
     folder = tmp_path_factory.mktemp("speech")
     save_whisper(folder / "whisper")
-    spoken_rows(folder)
+    speech_rows(folder)
     return folder
 
 
@@ -72,10 +73,17 @@ def test_a_row_is_places_prompt_and_text(place: Path) -> None:
     example = examples_of(place)[0]
     (row,) = objective.rows(example, tokens.processor)
     ids, labels = list(row["input_ids"]), list(row["labels"])
-    assert ids[:PLACES] == [AUDIO_PLACEHOLDER] * PLACES and labels[:PLACES] == [IGNORE] * PLACES
+    assert (
+        ids[:ENCODER_POSITIONS] == [AUDIO_PLACEHOLDER] * ENCODER_POSITIONS
+        and labels[:ENCODER_POSITIONS] == [IGNORE] * ENCODER_POSITIONS
+    )
     begun = tokens.tokenizer.convert_tokens_to_ids(["<|startoftranscript|>", "<|notimestamps|>"])
     said = tokens.tokenizer(" paris", add_special_tokens=False).input_ids
-    assert ids[PLACES:] == [*begun, *said] and labels[PLACES:] == [IGNORE, *said, tokens.processor.eos_id]
+    assert ids[ENCODER_POSITIONS:] == [*begun, *said] and labels[ENCODER_POSITIONS:] == [
+        IGNORE,
+        *said,
+        tokens.processor.eos_id,
+    ]
     assert objective.num_positions(row) == len(begun) + len(said)
     assert [kind for kind, _ in objective.preview(row, [], tokens.processor)] == ["read", "read", "learnt"]
     assert ("read", "[0.wav]") in objective.preview(row, [], tokens.processor)
@@ -92,10 +100,11 @@ def test_features_are_transformers_own(place: Path) -> None:
     for i, x in zip(batch.row_ids, batch.more[SOUND]):
         samples = np.round(tone((300 if i % 2 else 2400) + 9 * i, 0.3 + 0.02 * i) * 32767 - 0.5) / 32768
         wanted = make(samples, sampling_rate=16_000, return_tensors="pt").input_features[0]
-        assert x.shape == (80, 2 * PLACES) and float((x - wanted).abs().max()) < 2e-2
+        assert x.shape == (80, 2 * ENCODER_POSITIONS) and float((x - wanted).abs().max()) < 2e-2
     some = select_segments(batch, [3, 1])
     assert (
-        torch.equal(some.more[SOUND], batch.more[SOUND][[3, 1]]) and encoder_decoder(some)[1][1] - some.bounds[1] == PLACES
+        torch.equal(some.more[SOUND], batch.more[SOUND][[3, 1]])
+        and encoder_decoder(some)[1][1] - some.bounds[1] == ENCODER_POSITIONS
     )
     again = pack(batch.rows)
     assert torch.equal(again.more[SOUND], batch.more[SOUND])
@@ -132,7 +141,7 @@ def test_the_loss_is_transformers_own_and_rows_keep_apart(place: Path) -> None:
     told = dict(zip(batch.row_ids, objective.segment_losses(model, batch)))
     for i, row in enumerate(rows):
         alone = pack([row])
-        ids, labels = (torch.tensor([list(row[key])[PLACES:]]) for key in ("input_ids", "labels"))
+        ids, labels = (torch.tensor([list(row[key])[ENCODER_POSITIONS:]]) for key in ("input_ids", "labels"))
         out = model.model(input_features=alone.more[SOUND], decoder_input_ids=ids)
         by_hand = torch.nn.functional.cross_entropy(out.logits[0], labels[0], ignore_index=IGNORE, reduction="sum")
         assert told[i][0] == pytest.approx(float(by_hand.detach()), rel=1e-5)
@@ -192,9 +201,9 @@ def test_every_method_gets_gradients(place: Path, method: str) -> None:
 # -- a run ------------------------------------------------------------------------------------------------------------
 
 
-def test_it_learns_and_is_opened_again(quick: Any, place: Path, tmp_path: Path) -> None:
+def test_it_learns_and_is_opened_again(train_tiny: Any, place: Path, tmp_path: Path) -> None:
     train = {"steps": 60, "batch_size": 8, "learning_rate": 5e-3, "evaluate_every": 0}
-    run = quick(**recipe_of(place, method="full", train=train))
+    run = train_tiny(**recipe_of(place, method="full", train=train))
     scores = run.read("scores.json")
     assert list(scores["after"]) == ["loss", "wer", "cer"] and scores["after"]["wer"]["n"] == 24
     assert scores["before"]["wer"]["value"] > 0.9 and scores["after"]["wer"]["value"] < 0.4
@@ -220,13 +229,13 @@ def test_it_learns_and_is_opened_again(quick: Any, place: Path, tmp_path: Path) 
     assert theirs == [x["predicted"] for x in said]
 
 
-def test_peft_opens_the_adapter(quick: Any, place: Path) -> None:
+def test_peft_opens_the_adapter(train_tiny: Any, place: Path) -> None:
     from peft import PeftModel
 
     train = {"steps": 3, "batch_size": 8, "learning_rate": 3e-2, "evaluate_every": 0}
-    run = quick(**recipe_of(place, method={"name": "lora", "rank": 2}, train=train, evaluate={"metrics": ["loss"]}))
+    run = train_tiny(**recipe_of(place, method={"name": "lora", "rank": 2}, train=train, evaluate={"metrics": ["loss"]}))
     base = WhisperForConditionalGeneration.from_pretrained(place / "whisper")
-    given = {"input_features": torch.rand(1, 80, 2 * PLACES), "decoder_input_ids": torch.tensor([[5, 6, 7]])}
+    given = {"input_features": torch.rand(1, 80, 2 * ENCODER_POSITIONS), "decoder_input_ids": torch.tensor([[5, 6, 7]])}
     before = base.eval()(**given).logits.detach()
     theirs = PeftModel.from_pretrained(base, str(run.folder / "adapter")).eval()(**given).logits.detach()
     ours = open_model(str(run.folder)).model.model.eval()(**given).logits.detach()
@@ -236,32 +245,32 @@ def test_peft_opens_the_adapter(quick: Any, place: Path) -> None:
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_stopped_and_resumed_to_the_bit(
-    method: str, quick: Any, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, train_tiny: Any, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With dropout, shuffling and validation in between."""
     train = {"steps": 4, "batch_size": 8, "micro_batch_tokens": 130, "evaluate_every": 2}
     shape = recipe_of(place, method={"name": method}, train=train)
-    whole = everything(quick(**shape, out=str(tmp_path / "whole")))
+    whole = run_contents(train_tiny(**shape, out=str(tmp_path / "whole")))
     for step in (1, 3):
         out = str(tmp_path / f"stopped-{step}")
         with stop_at(step, monkeypatch), pytest.raises(Interrupted):
-            quick(**shape, out=out)
+            train_tiny(**shape, out=out)
         torch.manual_seed(12345)
-        assert_equal(everything(quick(again=True, **shape, out=out)), whole)
+        assert_same_run(run_contents(train_tiny(again=True, **shape, out=out)), whole)
 
 
 def test_a_changed_sound_stops_a_resumed_run(
-    quick: Any, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train_tiny: Any, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(place / "clips", tmp_path / "clips")
     shutil.copy(place / "rows.jsonl", tmp_path)
     shape = recipe_of(place, train={"steps": 3, "batch_size": 8}, method="bitfit")
     shape |= {"data": [{"path": str(tmp_path / "rows.jsonl")}], "out": str(tmp_path / "run")}
     with stop_at(1, monkeypatch), pytest.raises(Interrupted):
-        quick(**shape)
+        train_tiny(**shape)
     write_wav(tmp_path / "clips" / "3.wav", tone(777))
     with pytest.raises(RunError, match="data"):
-        quick(again=True, **shape)
+        train_tiny(again=True, **shape)
 
 
 def test_a_sound_that_changes_while_it_is_trained_on_is_refused(place: Path, tmp_path: Path) -> None:
@@ -277,9 +286,9 @@ def test_a_sound_that_changes_while_it_is_trained_on_is_refused(place: Path, tmp
         pack([row])
 
 
-def test_what_cannot_be_used_is_named_and_put_aside(quick: Any, place: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_used_is_named_and_put_aside(train_tiny: Any, place: Path, tmp_path: Path) -> None:
     """File, line and reason of each; the rest is learnt."""
-    spoken_rows(tmp_path)
+    speech_rows(tmp_path)
     (tmp_path / "clips" / "empty.wav").write_bytes(b"")
     (tmp_path / "clips" / "text.wav").write_text("this is no sound")
     write_wav(tmp_path / "clips" / "short.wav", np.zeros(0, np.float32))
@@ -301,7 +310,7 @@ def test_what_cannot_be_used_is_named_and_put_aside(quick: Any, place: Path, tmp
     with open(tmp_path / "rows.jsonl", "a") as file:
         file.write("".join(json.dumps(x) + "\n" for x in rows))
     shape = recipe_of(place, data=[{"path": str(tmp_path / "rows.jsonl")}], max_bad_fraction=0.5, method="bitfit")
-    run = quick(**shape, train={"steps": 1, "batch_size": 4, "evaluate_every": 0})
+    run = train_tiny(**shape, train={"steps": 1, "batch_size": 4, "evaluate_every": 0})
     told = {x["line"]: x["reason"] for x in run.read_lines("bad_rows.jsonl")}
     for line, words in enumerate(bad.values(), 25):
         assert re.search(words, told[line]), told[line]
@@ -309,8 +318,8 @@ def test_what_cannot_be_used_is_named_and_put_aside(quick: Any, place: Path, tmp
     assert run.read("resolved.json")["data"]["rows"] == 24 and len(told) == 10
 
 
-def test_predict_puts_bad_sounds_aside(quick: Any, place: Path, tmp_path: Path) -> None:
-    run = quick(**recipe_of(place, method="bitfit", train={"steps": 1, "batch_size": 4, "evaluate_every": 0}))
+def test_predict_puts_bad_sounds_aside(train_tiny: Any, place: Path, tmp_path: Path) -> None:
+    run = train_tiny(**recipe_of(place, method="bitfit", train={"steps": 1, "batch_size": 4, "evaluate_every": 0}))
     rows = write_jsonl(place / "some.jsonl", [{"max_grad_norm": "clips/0.wav"}, {"max_grad_norm": "none.wav"}])
     done = predict_file(open_model(str(run.folder)), str(rows), str(tmp_path / "out.jsonl"), DESK, text="clip")
     assert (done.rows, done.bad) == (1, 1)
@@ -332,9 +341,9 @@ def test_columns_may_have_other_names_and_csv_will_do(place: Path) -> None:
     assert isinstance(read.example, AudioText) and read.example.target == "paris, fox" and len(read.example.sha256) == 64
 
 
-def test_what_is_said_decides_the_side(quick: Any, place: Path) -> None:
+def test_what_is_said_decides_the_side(train_tiny: Any, place: Path) -> None:
     """The same sentence in two voices is never on both sides."""
-    run = quick(**recipe_of(place, validation=0.3, method="bitfit", train={"steps": 1, "batch_size": 4}))
+    run = train_tiny(**recipe_of(place, validation=0.3, method="bitfit", train={"steps": 1, "batch_size": 4}))
     assert "what is said" in run.read("resolved.json")["choices"]["validation"]["reason"]
 
 
@@ -348,24 +357,26 @@ def test_a_base_of_several_languages_asks_for_one(tmp_path: Path, place: Path) -
         Seq2Seq().rows(example, tokens.processor)
     (row,) = Seq2Seq(language="zh").rows(example, tokens.processor)
     begun = ["<|startoftranscript|>", "<|zh|>", "<|transcribe|>", "<|notimestamps|>"]
-    assert list(row["input_ids"])[PLACES : PLACES + 4] == tokens.tokenizer.convert_tokens_to_ids(begun)
+    assert list(row["input_ids"])[ENCODER_POSITIONS : ENCODER_POSITIONS + 4] == tokens.tokenizer.convert_tokens_to_ids(
+        begun
+    )
     with pytest.raises(RecipeError, match="hears English alone"):
         Seq2Seq(language="zh").rows(example, open_base_assets(str(place / "whisper")).processor)
 
 
-def test_texts_for_an_ear_and_sounds_for_a_reader_are_refused(quick: Any, place: Path, tmp_path: Path) -> None:
+def test_texts_for_an_ear_and_sounds_for_a_reader_are_refused(train_tiny: Any, place: Path, tmp_path: Path) -> None:
     texts = write_jsonl(tmp_path / "texts.jsonl", [{"source": f"fox {i}", "target": "dog"} for i in range(9)])
     with pytest.raises(DataError, match="the base hears sound, and these rows are text"):
-        quick(**recipe_of(place, data=[{"path": str(texts)}], validation=0))
+        train_tiny(**recipe_of(place, data=[{"path": str(texts)}], validation=0))
     reader = save_model(tmp_path / "bart", "bart")
     with pytest.raises(DataError, match="the base reads text. Take one that hears"):
-        quick(**recipe_of(place, base=str(reader), validation=0))
+        train_tiny(**recipe_of(place, base=str(reader), validation=0))
 
 
 @pytest.mark.parametrize("method", [x for x in names("method") if not find("method", x).encoder_decoder])  # pyright: ignore
-def test_methods_of_slots_are_refused(quick: Any, place: Path, method: str) -> None:
+def test_methods_of_slots_are_refused(train_tiny: Any, place: Path, method: str) -> None:
     with pytest.raises(RecipeError, match=f"{method} is not made for models with an encoder and a decoder"):
-        quick(**recipe_of(place, method=method))
+        train_tiny(**recipe_of(place, method=method))
 
 
 def test_a_folder_without_its_feature_settings_is_named(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from laws import attached, batch_of
 from rich.console import Console
 
-from conftest import make_tokenizer, make_wordpieces, save_model, write_jsonl
+from support.laws import attached
+from support.models import make_tokenizer, make_wordpiece_tokenizer, save_model
+from support.rows import batch_of, write_jsonl
 from weitiao.core.batch import IGNORE
 from weitiao.core.bio_tags import entities
 from weitiao.core.errors import DataError
@@ -41,7 +42,7 @@ def examples(count: int = 8) -> list[TokenTags]:
 
 
 def processor(family: str = "bert") -> ChatProcessor:
-    return ChatProcessor.make(make_wordpieces() if family == "bert" else make_tokenizer())
+    return ChatProcessor.make(make_wordpiece_tokenizer() if family == "bert" else make_tokenizer())
 
 
 def ready(objective: TokenClassification, family: str = "bert", scale: float = 20) -> tuple[Any, Any, Any]:
@@ -249,7 +250,9 @@ def rows(count: int) -> list[dict[str, Any]]:
     """fox and dog are who, paris is where, 世界 too; rows of unequal length."""
     made = []
     for i in range(count):
-        text = f"{'the quick ' * (i % 5)}{'fox' if i % 2 else 'lazy dog'} asks in {'paris' if i % 3 else '你好世界'} {i}"
+        text = (
+            f"{'the train_tiny ' * (i % 5)}{'fox' if i % 2 else 'lazy dog'} asks in {'paris' if i % 3 else '你好世界'} {i}"
+        )
         spans = [(text.index(w), text.index(w) + len(w), kind) for w, kind in
                  (("fox", "who"), ("lazy dog", "who"), ("paris", "where"), ("世界", "where")) if w in text]  # fmt: skip
         made.append({"id": i, "text": text, "entities": [{"start": a, "end": b, "label": k} for a, b, k in spans]})
@@ -257,8 +260,8 @@ def rows(count: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("crf", [False, True])
-def test_an_encoder_learns_is_opened_again_and_predicts(quick: Any, encoder: Path, tmp_path: Path, crf: bool) -> None:
-    run = quick(
+def test_an_encoder_learns_is_opened_again_and_predicts(train_tiny: Any, encoder: Path, tmp_path: Path, crf: bool) -> None:
+    run = train_tiny(
         base=str(encoder),
         data=[{"path": str(write_jsonl(tmp_path / "rows.jsonl", rows(60)))}],
         objective={"name": "token_classification", "head_learning_rate": 1e-2, "crf": crf},
@@ -290,7 +293,7 @@ def test_an_encoder_learns_is_opened_again_and_predicts(quick: Any, encoder: Pat
     assert len(lines[6]["tags"]) == len(units_of(long["text"]))
 
 
-def test_what_cannot_be_used_is_named_with_its_line(quick: Any, encoder: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_used_is_named_with_its_line(train_tiny: Any, encoder: Path, tmp_path: Path) -> None:
     bad = [
         {"text": "the fox", "entities": [{"start": 4, "end": 9, "label": "who"}]},
         {"text": "the fox", "entities": [[0, 5, "who"]]},
@@ -300,7 +303,7 @@ def test_what_cannot_be_used_is_named_with_its_line(quick: Any, encoder: Path, t
         {"text": "the fox", "entities": [["0", 3, "who"]]},
     ]
     unseen = write_jsonl(tmp_path / "held.jsonl", [*rows(9), {"text": "now", "entities": [[0, 3, "when"]]}])
-    run = quick(
+    run = train_tiny(
         base=str(encoder),
         data=[{"path": str(write_jsonl(tmp_path / "rows.jsonl", [*rows(20), *bad]))}],
         objective="token_classification",
@@ -318,11 +321,11 @@ def test_what_cannot_be_used_is_named_with_its_line(quick: Any, encoder: Path, t
     assert len(reasons) == len(wanted) + 1
 
 
-def test_tokens_and_tags_from_a_conll_file(quick: Any, encoder: Path, tmp_path: Path) -> None:
+def test_tokens_and_tags_from_a_conll_file(train_tiny: Any, encoder: Path, tmp_path: Path) -> None:
     """A row whose tags break BIO and one that lacks a column are put aside; the rest is learnt."""
     good = "the DT O\nfox NN B-who\n\n"
     (tmp_path / "a.conll").write_text(f"-DOCSTART- -X- O\n\n{good * 9}the DT O\nfox NN I-who\n\nin O\nparis NN O\n")
-    run = quick(
+    run = train_tiny(
         base=str(encoder),
         data=[{"path": str(tmp_path / "a.conll")}],
         objective="token_classification",

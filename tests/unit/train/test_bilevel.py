@@ -30,9 +30,9 @@ def rows(many: int, seed: int = 0) -> list[Any]:
 
 
 @pytest.fixture
-def opened(open_tunable: Any, wake: Any) -> Any:
+def opened(open_model: Any, perturb_weights: Any) -> Any:
     """opened(**settings) -> a bilora whose every weight does something."""
-    return lambda **settings: wake(open_tunable({**SMALL, **settings}))
+    return lambda **settings: perturb_weights(open_model({**SMALL, **settings}))
 
 
 def parts(window: list[Batch], upper: UpperLevel) -> list[list[Batch]]:

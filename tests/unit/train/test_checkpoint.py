@@ -18,9 +18,9 @@ SAME = {"data": "abc", "method": "lora"}
 
 
 @pytest.fixture
-def state(open_tunable: Any) -> State:
+def state(open_model: Any) -> State:
     """A small State with an optimizer that has memory."""
-    model = open_tunable({"name": "lora", "rank": 2, "target_modules": ["q_proj"]})
+    model = open_model({"name": "lora", "rank": 2, "target_modules": ["q_proj"]})
     made = State(model, torch.optim.AdamW(model.trainable().values(), lr=1e-2))
     go_on(made)
     return made
@@ -220,15 +220,15 @@ def test_a_million_steps_are_newer_than_one_less(tmp_path: Path) -> None:
     assert newest_first(tmp_path)[0].name == "step-1000000"
 
 
-def test_weights_of_another_shape_of_run_are_refused(tmp_path: Path, state: State, open_tunable: Any) -> None:
+def test_weights_of_another_shape_of_run_are_refused(tmp_path: Path, state: State, open_model: Any) -> None:
     save(tmp_path, state, SAME, keep=2)
-    other = open_tunable({"name": "lora", "rank": 2, "target_modules": ["v_proj"]})
+    other = open_model({"name": "lora", "rank": 2, "target_modules": ["v_proj"]})
     another = State(other, torch.optim.AdamW(other.trainable().values()))
     with pytest.raises(RunError, match="does not fit this run: saved weights and model differ in 12 names"):
         load_newest(tmp_path, another, SAME, print)
 
 
-def test_a_writer_that_fails_is_never_noted_as_saved(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_that_fails_is_never_noted_as_saved(train_tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk is said and the run goes on; what is no fault of the disk ends the run."""
 
     def harmed(error: Exception) -> Any:
@@ -236,7 +236,7 @@ def test_a_writer_that_fails_is_never_noted_as_saved(quick: Any, monkeypatch: py
             raise error
 
         monkeypatch.setattr(checkpoint, "commit", commit)
-        return quick(train={"steps": 2})
+        return train_tiny(train={"steps": 2})
 
     run = harmed(OSError(errno.ENOSPC, "No space left on device"))
     assert not list(run.events("saved")) and len(list(run.events("save_failed"))) >= 1

@@ -9,16 +9,8 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from support.faults import Figures, healthy_figures
 from weitiao.train.stability.guard import LEARNING, REGIME, Guard
-
-Figures = tuple[float, float]
-
-
-def usual(seed: int = 0, loss: float = 2.0, spread: float = 0.05) -> Iterator[Figures]:
-    """Losses about `loss`, gradients about 1 with a log-normal spread."""
-    random = np.random.default_rng(seed)
-    while True:
-        yield loss + spread * random.standard_normal(), math.exp(0.2 * random.standard_normal())
 
 
 class Trip:
@@ -33,8 +25,8 @@ class Trip:
         self.position += 1
         return action
 
-    def usual(self, steps: int, seed: int = 0) -> list[str]:
-        return [self.show(*figures) for _, figures in zip(range(steps), usual(seed))]
+    def healthy_figures(self, steps: int, seed: int = 0) -> list[str]:
+        return [self.show(*figures) for _, figures in zip(range(steps), healthy_figures(seed))]
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (2.0, math.nan), (2.0, math.inf)])
@@ -67,7 +59,7 @@ def test_while_it_learns_only_what_is_not_finite_is_skipped() -> None:
 def test_hard_domains_are_no_faults() -> None:
     """5 % of the steps from a domain with 1.45 times the loss and 1.6 times the gradient; 20,000 steps, no skip."""
     trip, random = Trip(), np.random.default_rng(3)
-    for _, (loss, norm) in zip(range(20_000), usual(4)):
+    for _, (loss, norm) in zip(range(20_000), healthy_figures(4)):
         hard = random.random() < 0.05
         assert trip.show(loss * (1.45 if hard else 1), norm * (1.6 if hard else 1)) == "take"
 
@@ -101,7 +93,7 @@ def test_rows_asked_again_at_a_loss_near_nought() -> None:
 
 def test_a_falling_loss_and_a_step_at_each_epoch_are_no_faults() -> None:
     trip = Trip()
-    for i, (loss, norm) in zip(range(3000), usual(5)):
+    for i, (loss, norm) in zip(range(3000), healthy_figures(5)):
         fallen = 1.0 + 3.0 * math.exp(-i / 200) - 0.15 * (i // 600)
         assert trip.show(loss - 2.0 + max(fallen, 0.3), norm) == "take"
 
@@ -137,7 +129,7 @@ def test_a_rising_average_goes_back() -> None:
     trip = Trip()
     trip.usual(100)
     actions = []
-    for i, (loss, norm) in zip(range(60), usual(8)):
+    for i, (loss, norm) in zip(range(60), healthy_figures(8)):
         actions.append(trip.show(loss + min(0.04 * i, 1.2), norm))
         if actions[-1] == "back":
             break
@@ -151,7 +143,7 @@ def test_a_state_inside_the_trouble_is_never_healthy(jump: float) -> None:
     trip = Trip()
     trip.usual(100)
     actions = []
-    for loss, norm in itertools.islice(usual(8), 60):
+    for loss, norm in itertools.islice(healthy_figures(8), 60):
         actions.append(trip.show(loss + jump, norm))
         assert trip.guard.verified_step < 100
         if actions[-1] == "back":
@@ -163,7 +155,7 @@ def test_a_state_inside_the_trouble_is_never_healthy(jump: float) -> None:
 def test_a_slightly_higher_plateau_is_healthy_in_the_end() -> None:
     trip = Trip()
     trip.usual(100)
-    for loss, norm in itertools.islice(usual(8), 300):
+    for loss, norm in itertools.islice(healthy_figures(8), 300):
         assert trip.show(loss + 0.3, norm) == "take"
     assert trip.guard.verified_step >= 300
 
@@ -193,7 +185,7 @@ def test_a_state_is_healthy_when_twenty_sound_steps_followed() -> None:
 def test_losses_below_nought_are_judged_too() -> None:
     """Rewards and log-likelihoods: a median of -1 must not make every step an outlier."""
     trip = Trip()
-    for _, (loss, norm) in zip(range(200), usual(9, loss=-1.0)):
+    for _, (loss, norm) in zip(range(200), healthy_figures(9, loss=-1.0)):
         assert trip.show(loss, norm) == "take"
     assert trip.show(4.0, 1.0) == "skip"
 
@@ -204,13 +196,13 @@ def test_its_memory_survives_json() -> None:
     one.usual(90)
     two = Trip()
     two.guard, two.step, two.position = Guard(**json.loads(json.dumps(asdict(one.guard)))), one.step, one.position
-    shown = [(20.0, 9.0) if random.random() < 0.1 else figures for _, figures in zip(range(300), usual(11))]
+    shown = [(20.0, 9.0) if random.random() < 0.1 else figures for _, figures in zip(range(300), healthy_figures(11))]
     assert [one.show(*x) for x in shown] == [two.show(*x) for x in shown]
 
 
 def test_a_step_is_held_against_steps_of_the_same_tasks() -> None:
     """A rare task with another loss and a longer gradient is no fault; an outlier among its own steps is."""
-    guard, step, figures = Guard(), 0, usual(loss=0.3)
+    guard, step, figures = Guard(), 0, healthy_figures(loss=0.3)
 
     def show(loss: float, norm: float, tasks: str) -> str:
         nonlocal step

@@ -58,12 +58,12 @@ def test_calm_doubles_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_run_in_fp16(quick: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, method: str) -> None:
+def test_a_run_in_fp16(train_tiny: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, method: str) -> None:
     """From a scale that must overflow: it comes down, no row is lost, and the losses are fp32's but for rounding."""
     train = {"steps": 6, "learning_rate": 1e-3, "loss_scale": 2**24}
-    plain = quick(method=method, train=train, out=str(tmp_path / "fp32"))
+    plain = train_tiny(method=method, train=train, out=str(tmp_path / "fp32"))
     monkeypatch.setattr(hardware, "precision", lambda wanted: (torch.float16, "a test"))
-    run = quick(method=method, train=train, out=str(tmp_path / "fp16"))
+    run = train_tiny(method=method, train=train, out=str(tmp_path / "fp16"))
     steps = list(run.events("step"))
     assert [x["position"] for x in steps] == list(range(1, 7)) and not list(run.events("skipped"))
     assert steps[0]["loss_scale"] < 2**24 and all(0 <= x["underflow"] < 0.5 for x in steps)

@@ -209,8 +209,8 @@ def test_a_weight_without_a_gradient_stays() -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_its_memory_survives_saving(name: str, open_tunable: Any, tmp_path: Any) -> None:
-    model = open_tunable({"name": "full"})  # its embedding is large enough to be kept in eight bits
+def test_its_memory_survives_saving(name: str, open_model: Any, tmp_path: Any) -> None:
+    model = open_model({"name": "full"})  # its embedding is large enough to be kept in eight bits
     settings = Train(optimizer=name, weight_decay=0.1)  # pyright: ignore
     plan = Plan(settings, 10, 1e-2, 0, 0)
     state = State(model, make_optimizer(model, plan))
@@ -230,8 +230,8 @@ def test_its_memory_survives_saving(name: str, open_tunable: Any, tmp_path: Any)
     assert all(torch.equal(a, b) for a, b in zip(walk(3), wanted, strict=True))
 
 
-def test_matrices_decay_and_vectors_do_not(open_tunable: Any, tiny_folders: dict) -> None:
-    model = open_tunable({"name": "full"}, base=tiny_folders["qwen2"])
+def test_matrices_decay_and_vectors_do_not(open_model: Any, tiny_models: dict) -> None:
+    model = open_model({"name": "full"}, base=tiny_models["qwen2"])
     optimizer = make_optimizer(model, Plan(Train(weight_decay=0.1), 10, 1e-3, 0, 0))
     groups = {group["weight_decay"]: group["params"] for group in optimizer.param_groups}
     assert set(groups) == {0.1, 0.0}

@@ -1,0 +1,75 @@
+"""Every recipe that ships is valid, and runs two steps on tiny weights and rows of its kind."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from rich.console import Console
+
+from support.models import save_model
+from support.rows import chat_rows, question_rows, rated_rows, write_jsonl
+from support.speech import save_whisper, speech_rows
+from weitiao.core.example import ExtractiveQA, Pair, SourceTarget, Text, TextLabel, TextScore, TokenTags
+from weitiao.core.recipe_file import make_recipe, read_recipe
+from weitiao.core.reporter import Reporter
+from weitiao.pipeline.train import train
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+
+
+def test_the_folder_was_seen() -> None:
+    assert len(RECIPES) >= 4
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_the_name_says_what_it_is(path: Path) -> None:
+    """recipes/<family>/<objective>_<method>.yaml"""
+    recipe = read_recipe(path)
+    assert path.stem == f"{recipe.objective.name}_{recipe.method.name}"
+
+
+def rows_for(example_type: type) -> list[dict]:
+    """Forty rows of a kind."""
+    made: dict[type, Any] = {
+        Text: lambda i: {"text": "the quick brown fox " * (5 + i % 7)},
+        SourceTarget: lambda i: {"source": f"the quick brown fox {i}", "target": f"jumps over {i}"},
+        Pair: lambda i: {"query": f"the quick brown fox {i}", "document": f"jumps over {i}", "negative": f"dog {i}"},
+        TextLabel: lambda i: {"text": f"the quick brown fox {i}", "label": i % 2},
+        TokenTags: lambda i: {"text": f"the quick brown fox {i}", "entities": [[16, 19, "who"]]},
+    }
+    if example_type in made:
+        return [made[example_type](i) for i in range(40)]
+    return {TextScore: rated_rows, ExtractiveQA: question_rows}.get(example_type, chat_rows)(40)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_two_steps_on_tiny_weights(path: Path, tiny_llama: Path, tmp_path: Path) -> None:
+    recipe = read_recipe(path)
+    base = save_model(tmp_path / "bert", "bert") if recipe.objective.traits.needs_mlm_head else tiny_llama
+    base = save_model(tmp_path / "t5", "t5") if recipe.objective.traits.needs_encoder_decoder else base
+    sources = [
+        {
+            "path": str(write_jsonl(tmp_path / f"rows{task}.jsonl", rows_for(part.example_type))),
+            **({"task": task} if task else {}),
+        }
+        for task, part in recipe.objective.parts().items()
+    ]
+    if path.parent.name == "whisper":
+        base, sources = save_whisper(tmp_path / "whisper"), [{"path": str(speech_rows(tmp_path, 40))}]
+    plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    plain |= {
+        "base": str(base),
+        "data": sources,
+        "out": str(tmp_path / "run"),
+        "max_length": 200,
+        "validation": 0.2,
+    }
+    plain["train"] = {**plain.get("train", {}), "steps": 2, "precision": "fp32"}
+    plain["evaluate"] = {**plain.get("evaluate", {}), "data": None, "max_new_tokens": 4, "limit": 4}
+    run = train(make_recipe(plain), Reporter(Console(quiet=True)))
+    assert run.status == "finished"
+    assert [line["step"] for line in run.events("step")] == [1, 2]
+    assert json.loads((run.folder / "scores.json").read_text())["after"]["loss"]["n"] > 0
+    assert (run.folder / "report.html").stat().st_size > 5000

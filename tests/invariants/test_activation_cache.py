@@ -1,0 +1,268 @@
+"""What frozen layers give may be kept: then a run is what it would have been, stopped and resumed, damaged or full."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from support.laws import attached, gap, loss_of
+from support.models import save_model
+from support.rows import make_rows, write_jsonl
+from support.runs import assert_same_run, run_contents, stop_at
+from weitiao.core.batch import FROZEN_STATES, Batch, select_segments
+from weitiao.core.errors import Interrupted
+from weitiao.core.recipe import Train
+from weitiao.core.run import Run
+from weitiao.core.trainable_model import TrainableModel
+from weitiao.data.loader import Loader
+from weitiao.model.adapters.surgery import is_linear
+from weitiao.model.backbone import activation_cache
+from weitiao.model.backbone.activation_cache import ActivationCache, choose
+from weitiao.model.backbone.decoder import BlockBackbone
+
+FAMILIES = ("llama", "gpt2", "bert", "gemma3_text")
+
+
+class Rows:
+    """Encoded rows as a loader wants them."""
+
+    tasks: tuple[str, ...] = ()
+    fingerprint = "these"
+
+    def __init__(self) -> None:
+        self.rows = make_rows(3, (9, 5, 5, 13, 2, 7, 11, 4))
+        self.lengths = np.array([len(row["input_ids"]) for row in self.rows])
+        self.row_ids = np.zeros(len(self.rows), int)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.rows[i]
+
+
+def runs(*_: object) -> None:
+    raise AssertionError("a frozen layer ran")
+
+
+class Quiet:
+    """As much of a desk as filling needs."""
+
+    def track(self, items: Any, words: str) -> Any:
+        return items
+
+    def warn(self, words: str) -> None:
+        raise AssertionError(words)
+
+
+def kept_of(model: TrainableModel, folder: Path, said: list[str] | None = None) -> ActivationCache:
+    body = model.backbone
+    assert isinstance(body, BlockBackbone)
+    body.below = body.frozen(tuple(model.trainable().values()))
+    return ActivationCache(model, Rows(), folder, (said if said is not None else []).append)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_same_loss_and_gradients_as_the_whole_way(family: str, tmp_path: Path) -> None:
+    found = []
+    for keeps in (False, True):
+        model = attached("freeze", family, layers=1)
+        loader = Loader(Rows(), 1, batch_size=5)  # pyright: ignore
+        batches = loader[0]
+        if keeps:
+            kept = kept_of(model, tmp_path)
+            assert kept.body.below == 2 and kept.fill(Quiet())  # pyright: ignore
+            batches = kept.add(batches)
+            assert FROZEN_STATES in batches[0].more
+            lowest = next(x for x in model.model.modules() if is_linear(x))
+            lowest.register_forward_hook(runs)
+        loss = sum(loss_of(model, batch) for batch in batches)
+        loss.backward()  # pyright: ignore
+        found.append((loss.detach(), {n: p.grad for n, p in model.trainable().items()}))  # pyright: ignore
+    (a, grads), (b, theirs) = found
+    assert gap(a, b) <= 1e-6
+    for name, g in grads.items():
+        assert (g - theirs[name]).norm() <= 2e-5 * theirs[name].norm(), name
+
+
+def test_some_of_its_rows_bring_theirs(tmp_path: Path) -> None:
+    """The guard looks at rows alone; their states go with them."""
+    model = attached("freeze", "llama", layers=1)
+    kept = kept_of(model, tmp_path)
+    kept.fill(Quiet())  # pyright: ignore
+    (batch,) = kept.add(Loader(Rows(), 1, batch_size=5)[0])  # pyright: ignore
+    for i in range(5):
+        one = select_segments(batch, [i])
+        plain = Batch(one.input_ids, one.position_ids, one.labels, one.bounds)
+        assert len(one.more[FROZEN_STATES]) == one.tokens
+        assert gap(model.hidden(one), model.hidden(plain)) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "layers"),
+    [
+        ("freeze", {"layers": 1}, 2),
+        ("freeze", {"layers": 2}, 1),
+        ("freeze", {"layers": 3}, 0),
+        ("freeze", {"layers": 1, "embedding": True}, 0),
+        ("freeze", {"layers": 2, "unfreeze_every": 5}, 1),
+        ("full", {}, 0),
+        ("lora", {}, 0),
+        ("lora", {"target_modules": r".*\.2\..*_proj"}, 2),
+        ("prompt_tuning", {}, None),
+        ("bitfit", {}, 0),
+    ],
+)
+def test_only_what_nothing_trained_lies_below(method: str, settings: dict, layers: int | None, tmp_path: Path) -> None:
+    family = "gpt2" if method == "bitfit" else "llama"
+    model = attached(method, family, **settings)
+    if layers is not None:
+        assert model.backbone.frozen(tuple(model.trainable().values())) == layers  # pyright: ignore
+    choice = choose(model, Rows(), tmp_path, 1e9, 3, "")  # pyright: ignore
+    if choice is None:
+        assert not layers
+    else:
+        assert choice.value == "on" and choice.reason.startswith(f"{layers} frozen layers")
+    again = choose(model, Rows(), tmp_path, 1e9, 1, "")  # pyright: ignore
+    assert again is None, "once through the rows, nothing is gained"
+
+
+def test_why_not_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = attached("freeze", "llama", layers=1)
+    small = choose(model, Rows(), tmp_path, 100, 3, "")  # pyright: ignore
+    assert small and small.value == "off" and "train.activation_cache allows" in small.reason
+    told = choose(model, Rows(), tmp_path, 1e9, 3, "fgm changes what they are given")  # pyright: ignore
+    assert told and told.value == "off" and "fgm changes" in told.reason
+    monkeypatch.setattr(activation_cache.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    full = choose(model, Rows(), tmp_path, 1e9, 3, "")  # pyright: ignore
+    assert full and full.value == "off" and "the disk has" in full.reason
+
+
+def test_a_damaged_row_is_made_again(tmp_path: Path) -> None:
+    said: list[str] = []
+    kept = kept_of(attached("freeze", "llama", layers=1), tmp_path, said)
+    kept.fill(Quiet())  # pyright: ignore
+    whole = kept.file.read_bytes()
+    loader = Loader(Rows(), 1, batch_size=8)  # pyright: ignore
+    good = kept.add(loader[0])[0].more[FROZEN_STATES]
+    kept.states[100] ^= 0xFF
+    assert torch.equal(kept.add(loader[0])[0].more[FROZEN_STATES], good)
+    assert len(said) == 1 and "damaged" in said[0] and kept.file.read_bytes() == whole
+
+
+def test_a_file_of_an_older_form_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activation_cache, "FORM", activation_cache.FORM - 1)
+    assert kept_of(attached("freeze", "llama", layers=1), tmp_path).fill(Quiet())  # pyright: ignore
+    monkeypatch.undo()
+    with pytest.raises(AssertionError, match="made anew"):
+        kept_of(attached("freeze", "llama", layers=1), tmp_path).fill(Quiet())  # pyright: ignore
+
+
+def test_another_runs_file_is_made_anew_and_a_disk_without_room_is_said(tmp_path: Path) -> None:
+    class History(Quiet):
+        def warn(self, words: str) -> None:
+            said.append(words)
+
+    said: list[str] = []
+    kept = kept_of(attached("freeze", "llama", layers=1), tmp_path)
+    assert kept.fill(History()) and kept.fill(History()) and not said  # pyright: ignore
+    kept.head.write_text(json.dumps({"key": "other", "checksums": []}))
+    assert kept.fill(History()) and "made anew" in said.pop()  # pyright: ignore
+    kept.file.write_bytes(b"short")
+    assert kept.fill(History()) and "not whole" in said.pop()  # pyright: ignore
+    nowhere = ActivationCache(kept.model, Rows(), tmp_path / "no" / "where", print)
+    assert not nowhere.fill(History()) and "cannot be kept" in said.pop()  # pyright: ignore
+
+
+# -- whole runs -------------------------------------------------------------------------------------------------------
+
+
+def shape_of(tmp_path: Path, family: str = "llama") -> dict[str, Any]:
+    train = {"steps": 9, "batch_size": 8, "micro_batch_tokens": 70, "save_every": 3}
+    more: dict[str, Any] = {}
+    if family == "bert":
+        rows = [
+            {"text": f"the quick brown fox {'jumps over the dog ' * (i % 3)}{i}", "label": "ab"[i % 2]} for i in range(24)
+        ]
+        data = [{"path": str(write_jsonl(tmp_path / "texts.jsonl", rows))}]
+        more = {"base": str(save_model(tmp_path / "bert", "bert")), "data": data, "objective": "classification"}
+        more["evaluate"] = {"metrics": ["loss"]}
+    return {"method": {"name": "freeze", "layers": 1}, "train": train, **more}
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_a_run_stopped_and_resumed_is_the_same_to_the_bit(
+    family: str, train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = shape_of(tmp_path, family)
+    run = train_tiny(**shape, out=str(tmp_path / "whole"))
+    assert run.read("resolved.json")["choices"]["train.activation_cache"]["value"] == "on"
+    assert not (run.folder / "frozen.bin").exists() and not (run.folder / "frozen.json").exists()
+    whole = run_contents(run)
+    harm = {2: lambda f: None, 5: lambda f: f.unlink(), 7: lambda f: f.write_bytes(b"x" * f.stat().st_size)}
+    for step, change in harm.items():
+        out = tmp_path / f"stopped-{step}"
+        with stop_at(step, monkeypatch), pytest.raises(Interrupted):
+            train_tiny(**shape, out=str(out))
+        assert (out / "frozen.bin").exists()
+        change(out / "frozen.bin")
+        torch.manual_seed(12345)
+        assert_same_run(run_contents(train_tiny(again=True, **shape, out=str(out))), whole)
+
+
+def test_kept_or_not_the_curve_is_the_same(train_tiny, tmp_path: Path) -> None:
+    shape, curves = shape_of(tmp_path), []
+    for keeps in ("auto", "off"):
+        run: Run = train_tiny(
+            **{**shape, "train": {**shape["train"], "activation_cache": keeps}}, out=str(tmp_path / keeps)
+        )
+        curves.append([x["loss"] for x in run.events("step")])
+    assert len(curves[0]) == 9
+    assert max(abs(a - b) / b for a, b in zip(*curves)) <= 1e-5
+
+
+def test_what_was_decided_stays_decided(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run does not ask the disk anew: its own file has taken some of it."""
+    shape = shape_of(tmp_path, "bert")
+    whole = run_contents(train_tiny(**shape, out=str(tmp_path / "whole")))
+    with stop_at(4, monkeypatch), pytest.raises(Interrupted):
+        train_tiny(**shape, out=str(tmp_path / "stopped"))
+    full = SimpleNamespace(disk_usage=lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
+    monkeypatch.setattr(activation_cache, "shutil", full)  # here alone: saving asks the disk, too
+    (tmp_path / "stopped" / "frozen.json").write_text('{"key":')  # half written
+    run = train_tiny(again=True, **shape, out=str(tmp_path / "stopped"))
+    assert_same_run(run_contents(run), whole)
+    assert not list(run.folder.glob("frozen.*"))
+
+
+def test_a_method_whose_base_has_other_layers_is_not_served(tmp_path: Path) -> None:
+    """f_learning switched off is the base that it took something from: its lower layers are others."""
+    model = attached("lora", "llama", target_modules=r".*\.2\..*_proj")
+    assert choose(model, Rows(), tmp_path, 1e9, 3, "").value == "on"  # pyright: ignore
+    set_enabled, weight = model.attachment.set_enabled, model.model.get_parameter("model.layers.0.mlp.up_proj.weight")
+
+    def other(on: bool) -> None:
+        set_enabled(on)  # pyright: ignore
+        weight.data.add_(0.01 if on else -0.01)
+
+    model.attachment = replace(model.attachment, set_enabled=other)
+    choice = choose(model, Rows(), tmp_path, 1e9, 3, "")  # pyright: ignore
+    assert choice and choice.value == "off" and "without what was learnt" in choice.reason
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(True, "auto"), (False, "off"), ("off", "off"), (2, 2.0), ("0.5", 0.5)])
+def test_how_much_may_be_kept(given: Any, wanted: Any) -> None:
+    assert Train(keep_frozen=given).keep_frozen == wanted
+
+
+@pytest.mark.parametrize("given", [-1, "much", None, float("nan")])
+def test_what_is_no_room_is_refused_in_one_line(given: Any) -> None:
+    with pytest.raises(ValueError, match="neither auto nor off nor how many GB") as refused:
+        Train(keep_frozen=given)
+    assert len(refused.value.errors()) == 1  # pyright: ignore

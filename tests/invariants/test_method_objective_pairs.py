@@ -1,0 +1,111 @@
+"""Any method with any objective, to the end: trained, saved, opened again by its folder, measured with the same figures.
+
+The table of what was tried stands in docs/methods.md; this test keeps it true. `make proof` tries every pair, `make test`
+those of a few methods and objectives.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from support.models import DECODERS, save_model
+from support.parts import make_objective, method_config
+from support.rows import chat_rows, question_rows, rated_rows, write_jsonl
+from support.runs import finished_run
+from weitiao.core.errors import RecipeError
+from weitiao.core.registry import find, names
+from weitiao.core.reporter import Reporter
+from weitiao.pipeline.inference import evaluate
+
+DOCS = Path(__file__).parents[2] / "docs"
+AIMS = [
+    (objective, "llama")
+    for objective in names("objective")
+    if not (make_objective(objective).traits.needs_mlm_head or make_objective(objective).traits.needs_encoder_decoder)
+]
+AIMS += [(objective, "bert") for objective in names("objective") if not make_objective(objective).writes]
+AIMS += [(objective, "t5") for objective in names("objective") if make_objective(objective).traits.needs_encoder_decoder]
+ALWAYS = ("lora", "full", "p_tuning_v2", "sft", "classification")  # of these every pair is tried, of the others with --full
+PARTS_ROWS = ("bilora",)  # methods whose two levels learn from different rows of a batch
+ROWS = {
+    "Chat": chat_rows(24),
+    "Text": [{"text": row["messages"][0]["content"]} for row in chat_rows(24)],
+    "Pair": [{"query": f"the fox {i}", "document": f"dog {'and ' * (i % 3)}{i}", "negatives": ["liquid", f"boxes {i}"]}
+             for i in range(24)],
+    "Labelled": [{"text": row["messages"][0]["content"], "label": "abc"[i % 3]} for i, row in enumerate(chat_rows(24))],
+    "Rated": rated_rows(24),
+    "Rewritten": [{"source": f"the fox {i}", "target": f"dog {'and ' * (i % 3)}{i}"} for i in range(24)],
+    "Question": question_rows(24),
+    "Tagged": [{"tokens": ["the", "fox", "asks", *["on"] * (i % 4)], "tags": ["O", "B-who", "I-who", *["O"] * (i % 4)]}
+                for i in range(24)],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    place = tmp_path_factory.mktemp("bases")
+    return {family: save_model(place / family, family) for family in {family for _, family in AIMS}}
+
+
+@pytest.mark.parametrize(
+    ("objective", "family", "method"),
+    [
+        pytest.param(
+            *make_objective, method, marks=() if method in ALWAYS or make_objective[0] in ALWAYS else pytest.mark.full
+        )
+        for make_objective in AIMS
+        for method in names("method")
+    ],
+)
+def test_to_the_end(method: str, objective: str, family: str, train_tiny: Any, bases: Any, tmp_path: Path) -> None:
+    example_type = make_objective(objective).traits.example_type.__name__
+    more = {"old": finished_run(bases[family])} if method == "f_learning" and family in DECODERS else {}
+    shape: dict[str, Any] = {
+        "base": str(bases[family]),
+        "data": sources(example_type, tmp_path),
+        "objective": make_objective(objective).as_recipe(),
+        "method": method_config(method, family, **more),
+        "train": {"steps": 2},
+    }
+    if not fits(method, objective):
+        parted = f"it parts each batch's rows, and {objective} needs them together"
+        with pytest.raises(RecipeError, match=f"{parted}|{method} is not made for models with an encoder and a decoder"):
+            train_tiny(**shape)
+        return
+    run = train_tiny(**shape)
+    after = run.read("scores.json")["after"]["loss"]
+    assert run.status == "finished" and math.isfinite(after["value"]) and after["n"] >= 1
+    again = evaluate(str(run.folder), Reporter(Console(quiet=True)), metrics=("loss",))["loss"]
+    assert again.value == pytest.approx(after["value"], rel=1e-6) and again.n == after["n"]
+
+
+def sources(example_type: str, place: Path) -> list[dict]:
+    if example_type == "Task":
+        tasks = (("kind", "Labelled"), ("number", "Rated"))
+        return [{"path": str(write_jsonl(place / f"{task}.jsonl", ROWS[kind])), "task": task} for task, kind in tasks]
+    return [{"path": str(write_jsonl(place / "rows.jsonl", ROWS[example_type]))}]
+
+
+def fits(method: str, objective: str) -> bool:
+    parted = method in PARTS_ROWS and make_objective(objective).traits.batch_coupled
+    return not parted and (
+        find("method", method).encoder_decoder or not make_objective(objective).traits.needs_encoder_decoder
+    )  # pyright: ignore
+
+
+@pytest.mark.parametrize("page", ["methods.md", "methods.zh.md"])
+def test_the_table_in_the_docs_is_this_one(page: str, request: pytest.FixtureRequest) -> None:
+    head = ["", *(f"`{objective}`, {family}" for objective, family in AIMS)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for method in names("method"):
+        lines.append(f"| `{method}` |" + "".join(" ✓ |" if fits(method, objective) else " – |" for objective, _ in AIMS))
+    table, text = "\n".join(lines), (DOCS / page).read_text(encoding="utf-8")
+    before, rest = text.split("<!-- pairs -->\n")
+    _, after = rest.split("\n<!-- end of pairs -->")
+    if request.config.getoption("--record"):
+        (DOCS / page).write_text(f"{before}<!-- pairs -->\n{table}\n<!-- end of pairs -->{after}", encoding="utf-8")
+        return
+    assert rest == f"{table}\n<!-- end of pairs -->{after}", "run pytest --record tests/invariants/test_every_pair.py"

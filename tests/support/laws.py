@@ -1,0 +1,103 @@
+"""What the laws share: a tiny model with a method attached, and rows of unequal length."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+
+from support.models import make_model
+from support.parts import METHOD_SETTINGS, VARIANTS, method_settings
+from weitiao.core.batch import IGNORE, Batch
+from weitiao.core.errors import RecipeError
+from weitiao.core.method import Method
+from weitiao.core.registry import find
+from weitiao.core.trainable_model import TrainableModel
+from weitiao.model.adapters.architecture import is_encoder
+from weitiao.model.adapters.surgery import restore
+from weitiao.model.layers.attention import NAME
+from weitiao.model.loading.load import choose_backbone, vocabulary_head
+
+CLASSIFICATION: Any = find("objective", "classification")(classes=("a", "b", "c"), multi_label=False)
+
+
+@dataclass
+class StopIds:
+    """As much of a processor as writing needs."""
+
+    stop_ids: tuple[int, ...] = (2,)
+
+
+def method_class(method: str) -> type[Method]:
+    """The method of a name, or of a variant's."""
+    return find("method", VARIANTS.get(method, (method, {}))[0])  # pyright: ignore
+
+
+def base_model(method: str, family: str = "llama") -> torch.nn.Module:
+    """What a method starts at: a plain model of the family, its weights rounded as the method stores them."""
+    model, (name, settings) = make_model(family), VARIANTS.get(method, (method, {}))
+    if method_class(method).rounds_base:
+        find("method", name)(**settings).prepare(model, torch.device("cpu"))  # pyright: ignore
+        restore(model)
+    return model
+
+
+def attached(method: str, family: str = "llama", base: torch.nn.Module | None = None, **settings: Any) -> TrainableModel:
+    """A tiny model of a family (or `base`) with a method, or a variant of one, attached, always the same."""
+    model = base or make_model(family)
+    model.set_attn_implementation(NAME)  # pyright: ignore
+    backbone, _ = choose_backbone(model, torch.float32)
+    head = None if is_encoder(model.config) else vocabulary_head(model)
+    method, variant = VARIANTS.get(method, (method, {}))
+    settings, with_them = {**variant, **settings}, find("method", method)
+    if method in ("peft", "f_learning"):
+        settings = {**method_settings(method, family), **settings}
+    torch.manual_seed(1)
+    try:
+        attachment = with_them(**settings).attach(model)  # pyright: ignore
+    except RecipeError as refused:
+        if method == "peft":
+            pytest.skip(str(refused))
+        if method not in METHOD_SETTINGS:
+            raise
+        assert all(key in str(refused) for key in METHOD_SETTINGS[method]), "the refusal says what to write"
+        attachment = with_them(**settings, **METHOD_SETTINGS[method]).attach(model)  # pyright: ignore
+    heads = CLASSIFICATION.heads(32) if head is None else {}
+    for layer in heads.values():
+        layer.weight.data.mul_(50)  # so that gradients are large enough to move fp32 weights
+    return TrainableModel(model, attachment, StopIds(), backbone, head, torch.nn.ModuleDict(heads))  # pyright: ignore
+
+
+def outputs(model: TrainableModel, batch: Batch) -> torch.Tensor:
+    """[T, V] or [T, D]: what a decoder or an encoder gives for each token."""
+    return model.hidden(batch) if model.lm_head is None else model.logits(batch)
+
+
+def reference_outputs(model: TrainableModel, ids: list[int]) -> torch.Tensor:
+    """The same for one row alone, by transformers' own forward pass."""
+    if model.lm_head is not None:
+        return model.plain_logits(ids)
+    given = torch.tensor([model.prompted(ids)])
+    return model.model(input_ids=given).last_hidden_state[0, -len(ids) :]
+
+
+def loss_of(model: TrainableModel, batch: Batch) -> torch.Tensor:
+    """What a decoder or an encoder is trained with."""
+    if model.lm_head is not None:
+        return -model.logprobs(batch).sum()
+    labels = torch.full_like(batch.labels, IGNORE)
+    labels[torch.tensor(batch.bounds[1:]) - 1] = torch.arange(len(batch.lengths)) % 3
+    return CLASSIFICATION.loss(model, replace(batch, labels=labels)).totals["classification"]
+
+
+def perturb(model: TrainableModel, by: float = 0.05) -> None:
+    """Move what is trainable away from where it starts."""
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for weight in model.trainable().values():
+            weight.add_(torch.randn_like(weight) * by)
+
+
+def gap(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest difference over the largest value."""
+    return float((a - b).abs().max() / b.abs().max())

@@ -1,0 +1,93 @@
+"""Runs: a finished one to build on, one that is interrupted at a step, and what two runs must have in common."""
+
+import atexit
+import contextlib
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from support.models import DECODERS, ENCODER_DECODERS, FAMILIES, save_model
+from support.rows import chat_rows, write_jsonl
+from weitiao.core.run import Run
+from weitiao.pipeline import train as pipeline
+from weitiao.train.signals import Stop
+
+
+@cache
+def finished_run(base: Path | str = "llama") -> str:
+    """The folder of a finished Run that learnt something from a base: a tiny one of a family, or the one in a folder."""
+    from rich.console import Console
+
+    from weitiao.core.recipe_file import make_recipe
+    from weitiao.core.reporter import Reporter
+    from weitiao.pipeline.train import train
+
+    place = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    folder = base if isinstance(base, Path) else save_model(place / base, base)
+    chats, classes = chat_rows(8, answers=("the lazy dog",)), [{"text": f"fox {i}", "label": i % 2} for i in range(8)]
+    reads = base in FAMILIES and base not in DECODERS
+    encoder_decoder = base in ENCODER_DECODERS
+    rewritten = [{"source": f"fox {i}", "target": "the lazy dog"} for i in range(8)]
+    rows = write_jsonl(place / "old.jsonl", rewritten if encoder_decoder else classes if reads else chats)
+    shape = {"steps": 3, "batch_size": 8, "learning_rate": 3e-2, "precision": "fp32", "evaluate_every": 0}
+    plain = {"base": str(folder), "data": str(rows), "validation": 0, "method": {"name": "lora", "rank": 2}, "train": shape}
+    plain["objective"] = "seq2seq" if encoder_decoder else "classification" if reads else "sft"
+    recipe = make_recipe({**plain, "evaluate": {"metrics": ["loss"], "samples": 0}, "out": str(place / "run")})
+    with torch.random.fork_rng():
+        return str(train(recipe, Reporter(Console(quiet=True))).folder)
+
+
+@contextlib.contextmanager
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch):
+    """Ctrl-C arrives while step `step` runs."""
+    stop = Stop()
+    real = Run.note
+
+    def note(self: Run, event: str, **facts: object) -> None:
+        real(self, event, **facts)
+        if event == "step" and facts["step"] == step:
+            stop.asked = 130
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "note", note)
+        patch.setattr(pipeline, "listening", lambda: contextlib.nullcontext(stop))
+        yield
+
+
+def run_contents(run: Run) -> dict:
+    """All that must be equal: the result, the last state, every journal line but for its seconds."""
+    last = sorted((run.folder / "checkpoints").glob("step-*"))[-1]
+    tensors = {f"{file.name}:{name}": x for file in last.glob("*.safetensors") for name, x in load_file(file).items()}
+    tensors |= {f"trained:{name}": x for name, x in load_file(run.folder / "best" / "weights.safetensors").items()}
+    lines = [
+        {key: value for key, value in line.items() if key != "seconds"}
+        for line in run.events("step", "validation", "early_stop", "finished")
+    ]
+    return {
+        "tensors": tensors,
+        "journal": lines,
+        "scores": run.read("scores.json"),
+        "samples": run.read_lines("samples.jsonl"),
+    }
+
+
+def assert_same_run(a: dict, b: dict) -> None:
+    assert a["journal"] == b["journal"]
+    assert a["scores"] == b["scores"] and a["samples"] == b["samples"]
+    assert a["tensors"].keys() == b["tensors"].keys()
+    different = [name for name, x in a["tensors"].items() if not torch.equal(x, b["tensors"][name])]
+    assert not different
+
+
+def events(run: Run, name: str) -> list[dict]:
+    return list(run.events(name))
+
+
+def final_loss(run: Run) -> float:
+    return events(run, "validation")[-1]["loss"]

@@ -1,0 +1,130 @@
+"""The pre-flight's look at the data: what it must find, and what it must not cry about."""
+
+import itertools
+import random
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.command import weitiao
+from support.rows import chat_rows, write_jsonl
+from weitiao.core.errors import CheckError
+from weitiao.core.finding import Finding, refuse
+from weitiao.data.checks import NEAR, PIECE, _stops, near_duplicates
+
+WORDS = tuple("order refund parcel late invoice copy address change password reset card declined size".split())  # noqa: SIM905
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    chance = random.Random(seed)
+    return [" ".join(chance.choices(WORDS, k=chance.randint(6, 20))) + f" {i}" for i in range(count)]
+
+
+def pieces(text: str) -> set[str]:
+    return {text[i : i + PIECE] for i in range(max(1, len(text) - PIECE + 1))}
+
+
+def test_near_duplicates_are_those_of_comparing_every_pair() -> None:
+    """The prefix filter leaves out no pair, and adds none."""
+    training = sentences(120)
+    held = sentences(30, seed=1) + [text.replace("parcel", "parcels") for text in training[:40]] + training[:3]
+    near = {
+        i
+        for (i, a), b in itertools.product(enumerate(held), training)
+        if len(pieces(a) & pieces(b)) >= NEAR * len(pieces(a) | pieces(b))
+    }
+    found = near_duplicates(training, held)
+    assert set(found) == near and len(near) >= 20
+
+
+def test_near_duplicates_of_many_rows_take_seconds() -> None:
+    started = time.perf_counter()
+    near_duplicates(sentences(5000), sentences(500, seed=1))
+    assert time.perf_counter() - started < 20
+
+
+def found(said: str, name: str) -> str:
+    """The line of one finding."""
+    lines = [line for line in said.splitlines() if f" {name}: " in line]
+    assert len(lines) == 1, said
+    return lines[0]
+
+
+def test_a_clean_recipe_is_fine_and_leaves_nothing(recipe_file: Any, tmp_path: Path) -> None:
+    code, said = weitiao("check", recipe_file())
+    assert code == 0 and not (tmp_path / "run").exists()
+    for name in ("length", "stop_token", "begin_token", "packing", "loss", "gradients", "frozen", "restored"):
+        assert found(said, name).startswith("✓"), said
+
+
+def test_rows_on_both_sides_are_found(recipe_file: Any, tmp_path: Path) -> None:
+    rows = chat_rows(30)
+    near = [{"messages": [{**turn, "content": turn["content"] + "!"} for turn in row["messages"]]} for row in rows[20:23]]
+    held = write_jsonl(tmp_path / "held.jsonl", [*rows[:4], *near])
+    code, said = weitiao("check", recipe_file(validation={"path": str(held)}))
+    assert code == 0
+    assert found(said, "duplicates").startswith("! duplicates: 4 of 7 held-out rows are in the training data too")
+    assert found(said, "near_duplicates").startswith("!")
+
+
+class FewRows:
+    """Encoded rows as the check reads them."""
+
+    def __init__(self, *labels: list[int]) -> None:
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> dict[str, list[int]]:
+        return {"input_ids": [1] * len(self.labels[i]), "labels": self.labels[i]}
+
+    def where(self, i: int) -> str:
+        return f"row {i}"
+
+
+@pytest.mark.parametrize(
+    ("rows", "level", "words"),
+    [
+        ([[-100, 5, 2], [5, 2, -100, 6, 2]], "fine", "all 3 assistant turns"),
+        ([[-100, 5, 2], [5, 2, -100, 6, 7]], "warning", "1 of 3 assistant turns do not end .* first in row 1"),
+        ([[-100, 5, 5], [5, -100, 6, 7]], "error", "3 of 3 assistant turns do not end .* first in row 0"),
+    ],
+)
+def test_an_answer_that_never_stops_is_found(rows: list[list[int]], level: str, words: str) -> None:
+    finding = _stops(FewRows(*rows), {2})  # pyright: ignore[reportArgumentType]
+    assert finding.level == level and re.search(words, finding.words)
+
+
+def test_lopsided_answers_are_warned_of(recipe_file: Any, tmp_path: Path) -> None:
+    rows = chat_rows(60, answers=("paris",) * 19 + ("seven boxes",))
+    file = write_jsonl(tmp_path / "lopsided.jsonl", rows)
+    assert found(weitiao("check", recipe_file(data=[{"path": str(file)}]))[1], "answers").startswith("!")
+
+
+def test_errors_refuse_and_are_lifted_by_name() -> None:
+    findings = [
+        Finding("loss", "error", "is wrong"),
+        Finding("length", "warning", "cut"),
+        Finding("frozen", "error", "moved"),
+    ]
+    with pytest.raises(CheckError, match="loss: is wrong\nfrozen: moved\n.*--allow frozen --allow loss"):
+        refuse(findings, ())
+    with pytest.raises(CheckError, match="frozen: moved"):
+        refuse(findings, ["loss"])
+    refuse(findings, ["loss", "frozen"])
+    with pytest.raises(CheckError, match="--allow los: nothing is checked .* There are: frozen, length, loss"):
+        refuse(findings, ["los"])
+
+
+def test_token_rows_that_no_data_touch_are_named(train_tiny: Any, tmp_path: Path) -> None:
+    """The tiny Llama's embedding is untied: with method full, most of its rows get no gradient."""
+    checked = train_tiny(method="full", train={"steps": 1}).read("preflight.json")
+    (words,) = [x["words"] for x in checked if x["name"] == "token_rows"]
+    assert words.startswith("2") and "of 320 token rows occur nowhere in the data and get no gradient" in words
+    assert "gradient: <|endoftext|>, " in words
+    lora = train_tiny(train={"steps": 1}, out=str(tmp_path / "lora")).read("preflight.json")
+    assert not [x for x in lora if x["name"] == "token_rows"]

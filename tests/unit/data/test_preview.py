@@ -1,0 +1,64 @@
+"""What carries loss, drawn: which words are learnt, which only read, which are lost."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.models import make_tokenizer
+from weitiao.core.example import Chat, Turn
+from weitiao.core.registry import find
+from weitiao.data.preview import LONGEST, pieces_of, rng_key
+from weitiao.data.tokenization import ChatProcessor
+
+SFT: Any = find("objective", "sft")()
+
+
+@pytest.fixture
+def processor() -> ChatProcessor:
+    return ChatProcessor.make(make_tokenizer())
+
+
+def row_of(processor: ChatProcessor, *words: str) -> Any:
+    rotary_tables = tuple(Turn("user" if i % 2 == 0 else "assistant", x) for i, x in enumerate(words))
+    (row,) = SFT.rows(Chat(rotary_tables), processor)  # pyright: ignore
+    return row
+
+
+def test_learnt_and_read(processor: ChatProcessor) -> None:
+    pieces = pieces_of(SFT, row_of(processor, "你好 fox", "世界 paris", "again", "seven"), processor)
+    assert pieces == [
+        ("read", "<|im_start|>user\n你好 fox<|im_end|>\n<|im_start|>assistant\n"),
+        ("learnt", "世界 paris<|im_end|>"),
+        ("read", "\n<|im_start|>user\nagain<|im_end|>\n<|im_start|>assistant\n"),
+        ("learnt", "seven<|im_end|>"),
+    ]
+    drawn = rng_key(pieces)
+    assert drawn.plain.count("⏎\n") == 7 and "�" not in drawn.plain
+    styles = {str(span.style): drawn.plain[span.start : span.end] for span in drawn.spans}
+    assert styles["bold green"] == "seven<|im_end|>"
+
+
+def test_what_was_lost_stands_first(processor: ChatProcessor) -> None:
+    row = row_of(processor, "what time is it", "paris")
+    ids = processor.text("the wizards ask")
+    assert pieces_of(SFT, row, processor, ids)[0] == ("lost", "the wizards ask")
+    assert pieces_of(SFT, None, processor, ids) == [("lost", "the wizards ask")]
+
+
+def test_a_long_row_is_drawn_from_its_end(processor: ChatProcessor) -> None:
+    pieces = pieces_of(SFT, row_of(processor, "fox " * 400, "dog " * 20), processor)
+    assert sum(len(text) for _, text in pieces) <= LONGEST + 4 and pieces[0][1].startswith("… ")
+    assert pieces[-1][0] == "learnt" and pieces[-1][1].endswith("dog <|im_end|>")
+
+
+@pytest.mark.parametrize("overlong", ["cut", "drop"])
+def test_in_a_run_and_its_report(train_tiny: Any, chat_file: Path, overlong: str) -> None:
+    run = train_tiny(max_length=40, overlong=overlong, train={"steps": 1})
+    shown = run.read("resolved.json")["shown"]
+    assert len(shown) == 2 and "longer than the context" in shown[1]["words"]
+    kinds = [kind for kind, _ in shown[1]["pieces"]]
+    assert kinds[0] == "lost" and ("learnt" in kinds) == (overlong == "truncate")
+    page = (run.folder / "report.html").read_text()
+    assert '<span class="learnt">' in page and '<span class="lost">' in page
+    assert run.read("resolved.json")["template"]["text"].startswith("{% for m in messages %}")

@@ -1,0 +1,164 @@
+"""The mask: the assistant's words and their stop token, and nothing else."""
+
+import pytest
+
+from support.chat_templates import BARE, LLAMA3, MISTRAL, QWEN3, STRADDLING, TEMPLATES
+from support.models import CHATML, make_tokenizer
+from weitiao.core.batch import IGNORE
+from weitiao.core.errors import DataError
+from weitiao.core.example import Chat, Turn
+from weitiao.core.processor import Rendered
+from weitiao.data.tokenization import ChatProcessor
+from weitiao.objective.objectives.causal_lm import CausalLM, Text
+from weitiao.objective.objectives.sft import SFT
+
+ASK, ANSWER = Turn("user", "what time is it in paris"), Turn("assistant", "the quick fox asks")
+AGAIN, LAST = Turn("user", "and the wizards?"), Turn("assistant", "你好 世界")
+
+
+def processor(template: str | None = CHATML) -> ChatProcessor:
+    return ChatProcessor.make(make_tokenizer(template))
+
+
+def learnt(made: ChatProcessor, row: Rendered) -> list[str]:
+    """The stretches that are learnt, as text."""
+    stretches: list[list[int]] = []
+    before = False
+    for token, said in zip(row.ids, row.assistant_mask):
+        if said:
+            stretches = [*stretches, [token]] if not before else [*stretches[:-1], [*stretches[-1], token]]
+        before = said
+    return [made.tokenizer.decode(x) for x in stretches]
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        (CHATML, "the quick fox asks<|im_end|>"),
+        (LLAMA3, "the quick fox asks<|im_end|>"),
+        (QWEN3, "the quick fox asks<|im_end|>"),
+        (MISTRAL, " the quick fox asks<|im_end|>"),
+        (BARE, "the quick fox asks<|im_end|>"),
+    ],
+    ids=["chatml", "llama3", "qwen3", "mistral", "bare"],
+)
+def test_only_the_answer_and_its_stop_are_learnt(template: str, says: str) -> None:
+    made = processor(template)
+    (row,) = made.chat([ASK, ANSWER])
+    assert learnt(made, row) == [says]
+
+
+def test_every_assistant_turn_is_learnt() -> None:
+    made = processor()
+    (row,) = made.chat([Turn("system", "be kind"), ASK, ANSWER, AGAIN, LAST])
+    assert learnt(made, row) == ["the quick fox asks<|im_end|>", "你好 世界<|im_end|>"]
+
+
+def test_the_stop_is_learnt_once_where_the_answer_repeats_the_question() -> None:
+    made = processor()
+    (row,) = made.chat([Turn("user", "paris"), Turn("assistant", "paris")])
+    assert learnt(made, row) == ["paris<|im_end|>"]
+
+
+def test_earlier_thoughts_that_a_template_strips_give_a_row_a_turn() -> None:
+    made = processor(QWEN3)
+    thought = Turn("assistant", "<think>\nboxes\n</think>\n\nseven")
+    rows = made.chat([ASK, thought, AGAIN, LAST])
+    assert [learnt(made, row) for row in rows] == [["<think>\nboxes\n</think>\n\nseven<|im_end|>"], ["你好 世界<|im_end|>"]]
+    assert "<think>" not in made.tokenizer.decode(rows[1].ids)  # as the model will see it
+
+
+def test_a_plain_conversation_stays_one_row_where_nothing_is_stripped() -> None:
+    assert len(processor(QWEN3).chat([ASK, ANSWER, AGAIN, LAST])) == 1
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_is_read_is_the_prompt_that_generation_sees(name: str) -> None:
+    made = processor(TEMPLATES[name])
+    (row,) = made.chat([ASK, ANSWER])
+    prompt, begin = made.prompt([ASK]), row.assistant_mask.index(True)
+    assert row.ids[:begin] == prompt
+    said = [token for token, is_said in zip(row.ids, row.assistant_mask) if is_said]
+    assert said == row.ids[begin : begin + len(said)] and said[-1] in made.stop_ids
+
+
+def test_a_token_that_straddles_the_edge_is_encoded_as_generation_would() -> None:
+    made = processor(STRADDLING)
+    rotary_tables = [Turn("user", "t"), Turn("assistant", "he fox")]
+    whole = made.tokenizer("the fox<|im_end|>", add_special_tokens=False).input_ids
+    (row,) = made.chat(rotary_tables)
+    assert row.ids != whole, "the test's words do not straddle"
+    assert row.ids[: row.assistant_mask.index(True)] == made.prompt(rotary_tables[:1])
+    assert learnt(made, row) == ["he fox<|im_end|>"]
+    assert made.tokenizer.decode(row.ids) == "the fox<|im_end|>"
+
+
+def test_straddling_turns_in_the_middle_keep_their_masks() -> None:
+    made = processor(STRADDLING)
+    rotary_tables = [Turn("user", "t"), Turn("assistant", "he fox"), Turn("user", "mi"), Turn("assistant", "x it")]
+    (row,) = made.chat(rotary_tables)
+    assert learnt(made, row) == ["he fox<|im_end|>", "x it<|im_end|>"]
+
+
+@pytest.mark.parametrize("name", ["llama3", "mistral"])
+def test_the_beginning_of_text_stands_there_once(name: str) -> None:
+    made = processor(TEMPLATES[name])
+    bos = made.tokenizer.bos_token_id
+    (row,) = made.chat([ASK, ANSWER, AGAIN, LAST])
+    assert row.ids.count(bos) == 1 and row.ids[0] == bos
+    assert made.prompt([ASK]).count(bos) == 1
+
+
+def test_a_template_without_a_stop_gets_the_tokenizers() -> None:
+    made = processor(BARE)
+    (row,) = made.chat([ASK, ANSWER])
+    assert row.ids[-1] == made.eos_id and row.assistant_mask[-1]
+    assert made.stop_ids == (made.eos_id,)
+
+
+def test_the_templates_own_stop_comes_first_among_the_stops() -> None:
+    tokenizer = make_tokenizer(CHATML)
+    tokenizer.eos_token = "<|endoftext|>"  # as base models that were given a chat template often say
+    made = ChatProcessor.make(tokenizer, generation_stops=[0, 2])
+    assert made.stop_ids == (2, 0)
+
+
+def test_the_templates_refusal_is_a_complaint_about_the_row() -> None:
+    with pytest.raises(ValueError, match="the chat template refuses this conversation: Conversation roles must alternate"):
+        processor(MISTRAL).chat([Turn("system", "be kind"), ASK, ANSWER])
+
+
+def test_without_a_template_the_error_says_what_to_write() -> None:
+    with pytest.raises(DataError, match="template: chatml.*objective: causal_lm"):
+        processor(None).chat([ASK, ANSWER])
+
+
+def test_a_tokenizer_without_an_end_is_refused() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(DataError, match="names no end-of-text token"):
+        ChatProcessor.make(tokenizer)
+
+
+# -- the rows that objectives make of it ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_an_sft_rows_labels_are_the_next_tokens_that_are_said(name: str) -> None:
+    made = processor(TEMPLATES[name])
+    rotary_tables = (ASK, ANSWER, AGAIN, LAST)
+    (row,), (rendered,) = SFT().rows(Chat(rotary_tables), made), made.chat(rotary_tables)
+    assert len(row["input_ids"]) == len(row["labels"])
+    whole = [*row["input_ids"], row["labels"][-1]]
+    assert whole == rendered.ids[: len(whole)]  # nothing behind the last learnt token
+    wanted = [token if said else IGNORE for token, said in zip(rendered.ids, rendered.assistant_mask)]
+    assert row["labels"] == wanted[1 : len(whole)]
+    assert not any(rendered.assistant_mask[len(whole) :])
+
+
+def test_plain_text_learns_every_token_and_its_end() -> None:
+    made = processor()
+    (row,) = CausalLM().rows(Text("the quick brown fox"), made)
+    assert row["labels"] == [*row["input_ids"][1:], IGNORE]
+    assert row["input_ids"][-1] == made.eos_id
+    assert made.words(row["input_ids"]) == "the quick brown fox"

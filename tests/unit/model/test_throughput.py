@@ -1,0 +1,132 @@
+"""The journal's line "speed": what a run needed, what it reached, what this machine reaches."""
+
+import html
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from support.command import weitiao
+from support.models import save_model
+from support.rows import rated_rows, write_jsonl
+from support.runs import stop_at
+from weitiao.core.errors import Interrupted
+from weitiao.core.run import Run, encode_with_word_ids
+from weitiao.model.profiling.flops import profile_flops
+from weitiao.model.profiling.throughput import Speed, limit
+
+SAID = "tokens/s; "
+
+
+def told(run: Run) -> list[dict[str, Any]]:
+    return list(run.events("speed"))
+
+
+def test_a_run_ends_with_its_speed(train_tiny: Any) -> None:
+    run = train_tiny()
+    (line,) = told(run)
+    assert line["steps"] == 3, "four steps, the first left out"
+    each = sorted(x["tokens"] / x["seconds"] for x in run.events("step"))
+    assert each[0] <= line["tokens_per_second"] * 1.01 and line["tokens_per_second"] <= each[-1] * 1.01
+    reached = line["needed_gflop_per_token"] * line["tokens_per_second"]
+    assert line["gflop_per_second"] == pytest.approx(reached, rel=1e-2)
+    assert line["share_of_limit"] == pytest.approx(line["gflop_per_second"] / line["limit_gflop_per_second"], rel=1e-2)
+    assert run.speed in html.unescape((run.folder / "report.html").read_text()) and SAID in run.speed
+    assert run.speed in weitiao("why", run.folder)[1]
+
+
+def test_the_command_says_it_in_one_line(recipe_file: Any) -> None:
+    code, said = weitiao("train", recipe_file(train={"steps": 3}))
+    assert code == 0 and "of what this machine's matrix products reach" in said
+
+
+def test_one_step_is_too_short_to_tell(train_tiny: Any) -> None:
+    run = train_tiny(train={"steps": 1})
+    assert not told(run) and run.speed == "" and run.status == "finished"
+
+
+def test_a_resumed_run_tells_of_its_own_steps(train_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = str(tmp_path / "stopped")
+    with stop_at(2, monkeypatch), pytest.raises(Interrupted):
+        train_tiny(train={"steps": 6, "save_every": 1}, out=out)
+    assert not told(Run(Path(out))), "interrupted: nothing is told yet"
+    (line,) = told(train_tiny(again=True, train={"steps": 6, "save_every": 1}, out=out))
+    assert line["steps"] == 3, "steps 3 to 6, but for the first"
+
+
+def test_telling_draws_nothing_and_changes_nothing(
+    train_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    real = Speed.tell
+
+    def tell(self: Speed, run: Run) -> None:
+        model = self.model
+        before = {name: x.clone() for name, x in model.model.state_dict().items()}
+        drawn, gradients = torch.get_rng_state(), [x.grad is None for x in model.model.parameters()]
+        modes = [x.training for x in model.model.modules()]
+        real(self, run)
+        same = all(torch.equal(x, before[name]) for name, x in model.model.state_dict().items())
+        same = same and torch.equal(drawn, torch.get_rng_state()) and modes == [x.training for x in model.model.modules()]
+        seen.append(same and gradients == [x.grad is None for x in model.model.parameters()])
+
+    monkeypatch.setattr(Speed, "tell", tell)
+    for method in ("lora", "adalora", "prefix_tuning"):
+        run = train_tiny(method={"name": method}, out=str(tmp_path / method))
+        assert told(run)
+    assert seen == [True] * 3
+
+
+def test_encoders_and_many_tasks_are_counted(train_tiny: Any, tmp_path: Path) -> None:
+    kinds = [{"text": f"{'fox ' * (i % 7)}{i}", "label": "ab"[i % 2]} for i in range(24)]
+    files = {"kind": write_jsonl(tmp_path / "kinds.jsonl", kinds)}
+    files["number"] = write_jsonl(tmp_path / "numbers.jsonl", rated_rows(24))
+    tasks = {"kind": "classification", "number": "regression"}
+    run = train_tiny(
+        base=str(save_model(tmp_path / "bert", "bert")),
+        data=[{"path": str(file), "task": task} for task, file in files.items()],
+        objective={"name": "multi_task", "tasks": tasks},
+        evaluate={"metrics": ["loss"], "samples": 0},
+    )
+    assert told(run)[0]["share_of_limit"] > 0
+
+
+def test_what_is_not_counted_is_said(train_tiny: Any, tmp_path: Path) -> None:
+    rows = [{"source": f"fox {i}", "target": "the lazy dog"} for i in range(16)]
+    run = train_tiny(
+        base=str(save_model(tmp_path / "t5", "t5")),
+        data=[{"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))}],
+        objective={"name": "seq2seq", "longest": 8},
+        evaluate={"metrics": ["loss"], "samples": 0},
+    )
+    (line,) = told(run)
+    assert line["not_counted"] == "a model of two halves" and "gflop_per_second" not in line
+    assert run.speed.endswith("tokens/s")
+
+
+def test_the_limit_is_that_of_torch_mm(open_model: Any) -> None:
+    model = open_model()
+    rate = limit(profile_flops(model), 64, torch.float32, torch.device("cpu"), 0.1)
+    assert 0 < rate.low <= rate.median <= rate.high and rate.n >= 3
+
+
+def test_in_words() -> None:
+    line = {"tokens_per_second": 120.4, "gflop_per_second": 97.9, "limit_gflop_per_second": 160.3, "share_of_limit": 0.611}
+    assert (
+        encode_with_word_ids(line)
+        == "120 tokens/s; 61 % of what this machine's matrix products reach (97.9 GFLOP/s of 160)"
+    )
+    assert encode_with_word_ids({"tokens_per_second": 1234.5}) == "1,234 tokens/s"
+    line["ran_with_another_row"] = 0.195
+    assert encode_with_word_ids(line).endswith("of 160); 20 % of the tokens begin a row as another one does, and ran there")
+
+
+def test_what_rows_begin_with_in_common_is_told_where_it_ran_once(train_tiny: Any, tmp_path: Path) -> None:
+    """Not where it ran in each row: with dropout, or noise on embeddings."""
+    lines = []
+    for i, (dropout, more) in enumerate(((0.0, {}), (0.1, {}), (0.0, {"regularizers": ["neftune"]}))):
+        lines += told(train_tiny(method={"name": "lora", "dropout": dropout}, out=str(tmp_path / str(i)), **more))
+    once, dropout, noise = lines
+    assert once["ran_with_another_row"] > 0.05 and "ran_with_another_row" not in dropout | noise
+    assert once["needed_gflop_per_token"] < dropout["needed_gflop_per_token"] == noise["needed_gflop_per_token"]

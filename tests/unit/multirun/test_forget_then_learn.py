@@ -1,0 +1,46 @@
+"""f-learning: the old facts, plain learning, and every rate from the same base; figures with n, and the best named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from support.command import weitiao
+from support.rows import chat_rows, write_jsonl
+from weitiao.core.run import Run
+
+
+def test_the_whole_preset(recipe_file: Any, tmp_path: Path) -> None:
+    old = write_jsonl(tmp_path / "old.jsonl", chat_rows(12, ("the lazy dog",)))
+    other = write_jsonl(tmp_path / "other.jsonl", chat_rows(5, ("paris",)))
+    out = tmp_path / "f"
+    file = recipe_file(train={"steps": 3, "evaluate_every": 3, "learning_rate": 1e-2}, evaluate={"metrics": ["loss"]})
+    words = ["f-learning", file, f"out={out}", "--old", old, "--rates", "1.5", "--also", f"others={other}"]
+    code, said = weitiao(*words)
+    assert code == 0, said
+    assert said.count("held-out rows") == 3 and said.count("others") == 3 and "n = 5" in said and "rate 1.5" in said
+    ways = json.loads((out / "rates.json").read_text())
+    assert [x["name"] for x in ways] == ["base", "plain", "rate 1.5"]
+    assert sum(x["best"] for x in ways) == 1 and not ways[0]["best"]
+    best = min(ways[1:], key=lambda x: x["validation"])
+    assert best["best"] and f"{best['name']} *" in said
+    for way, folder in zip(ways[1:], ("plain", "rate-1.5")):
+        run = Run(out / folder)
+        assert run.status == "finished" and way["scores"]["held-out rows"]["loss"]["n"] == 5
+        assert way["scores"]["others"]["loss"]["value"] > 0
+        kept = run.read("best/step.json")["step"]
+        assert way["validation"] == next(x["loss"] for x in run.events("validation") if x["step"] == kept)
+    first = [next(Run(out / x).events("step"))["loss"] for x in ("plain", "rate-1.5")]
+    assert len(set(first)) == 2, "each begins elsewhere"
+    assert Run(out / "rate-1.5").recipe.method.as_recipe()["rate"] == 1.5
+    code, again = weitiao(*words[:-2], "--json")  # nothing is trained anew
+    assert code == 0
+    for way, was in zip(json.loads(again), ways):
+        assert way == {**was, "scores": {"held-out rows": was["scores"]["held-out rows"]}}
+
+
+def test_what_cannot_be_asked_for(recipe_file: Any, tmp_path: Path) -> None:
+    old = write_jsonl(tmp_path / "old.jsonl", chat_rows(4))
+    assert "--old FILE" in weitiao("f-learning", recipe_file())[1]
+    assert "numbers with commas" in weitiao("f-learning", recipe_file(), "--old", old, "--rates", "a few")[1]
+    stuck = recipe_file(method={"name": "adapter", "bottleneck": 2, "rank": 1})
+    assert weitiao("f-learning", stuck, "--old", old)[0] == 2

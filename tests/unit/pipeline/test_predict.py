@@ -1,0 +1,113 @@
+"""`weitiao predict`: every row answered, in its order, with its other columns; bad rows put aside; nothing half written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from support.command import weitiao
+from support.models import save_model
+from support.rows import write_jsonl
+from weitiao.core.errors import DataError, ModelError
+from weitiao.core.reporter import Reporter
+from weitiao.evaluate.measure import predict as predict_held_out
+from weitiao.pipeline import predict
+from weitiao.pipeline.inference import Model, open_model
+from weitiao.pipeline.predict import predict_file
+
+DESK = Reporter(Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("encoder") / "bert", "bert")
+
+
+def texts(count: int) -> list[dict[str, Any]]:
+    return [{"id": i, "text": f"the quick {'fox ' * (i % 13)}{i}", "label": "ab"[i % 2]} for i in range(count)]
+
+
+@pytest.fixture
+def opened(train_tiny: Any, encoder: Path, tmp_path: Path) -> Model:
+    rows = write_jsonl(tmp_path / "rows.jsonl", texts(30))
+    objective = {"name": "classification", "head_learning_rate": 1e-2}
+    run = train_tiny(base=str(encoder), data=[{"path": str(rows)}], objective=objective, train={"steps": 3}, max_length=12)
+    return open_model(str(run.folder))
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_order_ids_and_probabilities(opened: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same probabilities as when the rows are measured, whatever shares a batch with what."""
+    from weitiao.core.example import SourceLocation
+    from weitiao.core.recipe import Source
+    from weitiao.data.prepare import Encoder
+    from weitiao.data.read import read_sources
+
+    file = write_jsonl(tmp_path / "new.jsonl", texts(25))
+    monkeypatch.setattr(predict, "TOGETHER", 8)
+    monkeypatch.setattr(predict, "TOKENS", 40)
+    done = predict_file(opened, str(file), str(tmp_path / "out.jsonl"), DESK)
+    found = lines(tmp_path / "out.jsonl")
+    assert done.rows == 25 and done.bad == 0 and [x["id"] for x in found] == list(range(25))
+    encoder = Encoder(opened.objective, opened.tokens.processor, opened.tokens.identity, 12, "cut", DESK)  # pyright: ignore
+    examples = read_sources((Source(path=str(file)),), opened.objective, 0.0).examples
+    assert all(isinstance(x.where, SourceLocation) for x in examples)
+    measured = predict_held_out(opened.model, opened.objective, encoder.hold_out(examples))  # pyright: ignore
+    for line, (said, example) in zip(found, measured):
+        assert line["text"] == example.text  # pyright: ignore
+        assert line["probabilities"] == pytest.approx(said, abs=1e-5)
+        assert line["predicted"] == max(said, key=said.get) and sum(line["probabilities"].values()) == pytest.approx(
+            1, abs=1e-5
+        )
+    assert done.cut == sum(len(opened.tokens.processor.text(x["text"])) > 12 for x in texts(25)) > 0
+
+
+def test_bad_rows_are_put_aside(opened: Model, tmp_path: Path) -> None:
+    file = tmp_path / "new.jsonl"
+    file.write_text('{"text": "fox", "id": 1}\n{"text": "", "id": 2}\nnot json\n{"text": 3}\n{"id": 5}\n{"text": null}\n')
+    done = predict_file(opened, str(file), str(tmp_path / "out.jsonl"), DESK)
+    assert (done.rows, done.bad) == (2, 4)
+    assert [x.get("id") for x in lines(tmp_path / "out.jsonl")] == [1, None]
+    reasons = {x["line"]: x["reason"] for x in lines(tmp_path / "out.jsonl.bad_rows.jsonl")}
+    assert set(reasons) == {2, 3, 5, 6} and reasons[2] == "the text is empty" and "'text' is missing" in reasons[5]
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "text", "words"),
+    [
+        ([{"words": "fox"}], None, "has no column text to read; its columns are: words. Name it with --text"),
+        ([{"text": "fox"}], "body", "has no column 'body' to read; its columns are: text"),
+        ([{"text": " "}], None, "not one row can be read"),
+    ],
+)
+def test_what_cannot_be_read_is_said(opened: Model, tmp_path: Path, rows: list, text: str | None, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        predict_file(opened, str(write_jsonl(tmp_path / "new.jsonl", rows)), str(tmp_path / "out.jsonl"), DESK, text)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_run_that_writes_is_asked_otherwise(train_tiny: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="objective: sft answers by writing.*--prompts FILE"):
+        predict_file(open_model(str(train_tiny(train={"steps": 1}).folder)), "x.jsonl", str(tmp_path / "out.jsonl"), DESK)
+
+
+def test_on_the_command_line(opened: Model, tmp_path: Path) -> None:
+    file = tmp_path / "new.csv"
+    file.write_text("id,body\n1,the quick fox\n2,\n")
+    asked = ["--input", file, "--output", tmp_path / "o.jsonl", "--text", "body"]
+    code, said = weitiao("predict", tmp_path / "run", *asked)
+    assert code == 0 and "1 rows are in" in said and "1 could not be read" in said
+    assert lines(tmp_path / "o.jsonl")[0]["id"] == "1"
+
+
+def test_a_run_with_a_head_neither_writes_nor_merges(opened: Model, tmp_path: Path) -> None:
+    for words in (["generate", tmp_path / "run", "Hello"], ["merge", tmp_path / "run", tmp_path / "merged"]):
+        code, said = weitiao(*words)
+        assert code == 2 and "objective: classification" in said and "weitiao predict" in said
+    assert not (tmp_path / "merged").exists()

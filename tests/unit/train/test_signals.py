@@ -1,0 +1,29 @@
+"""Signals while training: the first asks, the second stops at once; each leaves with its own exit code."""
+
+import os
+import signal
+
+import pytest
+
+from weitiao.core.errors import INTERRUPTED, TERMINATED, Interrupted
+from weitiao.pipeline import train as pipeline
+from weitiao.train.signals import catch_signals
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)])
+def test_the_first_asks_and_the_second_stops(number: int, code: int) -> None:
+    with pytest.raises(KeyboardInterrupt) as stopped, catch_signals() as stop:
+        os.kill(os.getpid(), number)
+        assert stop.asked == code
+        os.kill(os.getpid(), number)
+    assert stopped.value.args == (code,)
+
+
+def test_a_second_sigterm_leaves_with_its_own_code(train_tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*_: object) -> None:
+        raise KeyboardInterrupt(TERMINATED)
+
+    monkeypatch.setattr(pipeline, "train_loop", train)
+    with pytest.raises(Interrupted, match="go on with: weitiao train --resume") as stopped:
+        train_tiny()
+    assert stopped.value.exit_code == TERMINATED
