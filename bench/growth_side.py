@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from growth_series import ENGINES, RANK, Point
 from memory import memory_mb
 from methods_weitiao import Over, RotaryTables
+from weitiao.core.architecture import Architecture
 from weitiao.core.batch import IGNORE, Batch, Row
 from weitiao.core.hardware import device
 from weitiao.core.recipe import Recipe
@@ -28,6 +29,7 @@ from weitiao.core.recipe_file import make_recipe
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import TrainableModel
+from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.layers import attention
 from weitiao.model.loading.load import Base, choose_backbone, use_reference_implementation, vocabulary_head
 from weitiao.pipeline.train import BaseAssets, Prepared, batch, copy_sources_into
@@ -123,7 +125,14 @@ def make_base(point: Point, dtype: torch.dtype) -> Base:
     model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention.NAME).eval()
     model.to(device())
     body, choice = choose_backbone(model, dtype)
-    return Base(model, body, vocabulary_head(model), [choice], sum(p.numel() for p in model.parameters()))
+    return Base(
+        model,
+        architecture_of(model.config),
+        body,
+        vocabulary_head(model),
+        [choice],
+        sum(p.numel() for p in model.parameters()),
+    )
 
 
 def make_tunable(point: Point, recipe: Recipe, dtype: torch.dtype) -> tuple[TrainableModel, str]:
@@ -148,7 +157,7 @@ def play(told: History, point: Point, engine: str, precision: str, threads: int,
         _, dtype = copy_sources_into(recipe, run, reporter)
         rows: Any = MadeUpRows(point, (steps + 1) * max(1, point.batch // point.length))
         found = Prepared(recipe.objective, SimpleNamespace(rows=rows), None, None, [])  # pyright: ignore[reportArgumentType]
-        tokens = BaseAssets(Path(folder), None, NO_TOKENIZER, "made up")
+        tokens = BaseAssets(Path(folder), Architecture("decoder", "llama"), None, NO_TOKENIZER, "made up")
         before = 0.0 if device().type == "cuda" else memory_mb("VmRSS")
         torch.manual_seed(recipe.seed)
         model, block = make_tunable(point, recipe, dtype)

@@ -25,7 +25,7 @@ def test_it_hears_what_was_said_as_transformers_does(tmp_path: Path) -> None:
     Speaker().say(SAID, "en-us", 150, 50, tmp_path / "said.wav")
     tokens, objective = open_base_assets("package:whisper-tiny.en"), find("objective", "seq2seq")(longest=40)
     model, choices = load(tokens, find("method", "lora")(rank=4), objective, torch.float32, torch.device("cpu"))  # pyright: ignore
-    assert {x.key: x.value for x in choices}["model.block"] == "transformers" and tokens.longest == 448
+    assert {x.key: x.value for x in choices}["model.block"] == "transformers" and tokens.max_length == 448
     example = load_audio(AudioText("said.wav", SAID), tmp_path)
     (row,) = objective.rows(example, tokens.processor)  # pyright: ignore
     batch = pack([row])

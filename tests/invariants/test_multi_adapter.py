@@ -14,6 +14,7 @@ from weitiao.core.batch import pack
 from weitiao.core.errors import ModelError
 from weitiao.core.registry import find, names
 from weitiao.core.trainable_model import TrainableModel
+from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.adapters.multi_adapter import attach_all, detach
 from weitiao.model.layers.attention import NAME
 from weitiao.model.loading.load import choose_backbone, vocabulary_head
@@ -48,7 +49,8 @@ def many(family: str, adapters: Sequence[str] = tuple(KINDS)) -> TrainableModel:
         alone = stirred(name, family)
         layers[name] = detach(alone.model, alone.attachment, find("method", KINDS[name][0]), name)  # pyright: ignore
     attachment = attach_all(base, layers)
-    return TrainableModel(base, attachment, StopIds(), choose_backbone(base, torch.float32)[0], vocabulary_head(base))  # pyright: ignore
+    backbone, _ = choose_backbone(base, torch.float32)
+    return TrainableModel(base, attachment, StopIds(), architecture_of(base.config), backbone, vocabulary_head(base))  # pyright: ignore
 
 
 def alone(name: str, family: str) -> TrainableModel:

@@ -13,7 +13,6 @@ from weitiao.core.batch import FROZEN_STATES, Batch, with_virtual_tokens
 from weitiao.core.registry import find_module, names
 from weitiao.core.shared_prefix import PrefixSharedBatch, no_prefix_sharing
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.model.adapters.architecture import is_encoder
 from weitiao.model.backbone.decoder import BlockBackbone
 
 BLOCKS = [(find_module("block", name), name) for name in names("block")]
@@ -92,7 +91,7 @@ def test_noise_on_embeddings_is_for_each_row_its_own() -> None:
 def test_encoders_stay_apart(family: str) -> None:
     model, batch = attached("lora", family), rows_alike()
     assert (
-        is_encoder(model.model.config)
+        model.architecture.kind == "encoder"
         and isinstance(model.backbone, BlockBackbone)
         and model.backbone.merged(batch) is batch
     )

@@ -13,7 +13,7 @@ from weitiao.core.errors import RecipeError
 from weitiao.core.method import Method
 from weitiao.core.registry import find
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.model.adapters.architecture import is_encoder
+from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.adapters.surgery import restore
 from weitiao.model.layers.attention import NAME
 from weitiao.model.loading.load import choose_backbone, vocabulary_head
@@ -47,7 +47,8 @@ def attached(method: str, family: str = "llama", base: torch.nn.Module | None = 
     model = base or make_model(family)
     model.set_attn_implementation(NAME)  # pyright: ignore
     backbone, _ = choose_backbone(model, torch.float32)
-    head = None if is_encoder(model.config) else vocabulary_head(model)
+    architecture = architecture_of(model.config)  # pyright: ignore[reportArgumentType]
+    head = None if architecture.kind == "encoder" else vocabulary_head(model)
     method, variant = VARIANTS.get(method, (method, {}))
     settings, with_them = {**variant, **settings}, find("method", method)
     if method in ("peft", "f_learning"):
@@ -65,7 +66,7 @@ def attached(method: str, family: str = "llama", base: torch.nn.Module | None = 
     heads = CLASSIFICATION.heads(32) if head is None else {}
     for layer in heads.values():
         layer.weight.data.mul_(50)  # so that gradients are large enough to move fp32 weights
-    return TrainableModel(model, attachment, StopIds(), backbone, head, torch.nn.ModuleDict(heads))  # pyright: ignore
+    return TrainableModel(model, attachment, StopIds(), architecture, backbone, head, torch.nn.ModuleDict(heads))  # pyright: ignore
 
 
 def outputs(model: TrainableModel, batch: Batch) -> torch.Tensor:

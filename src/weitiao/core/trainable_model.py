@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from weitiao.core.architecture import Architecture
 from weitiao.core.batch import IGNORE, Batch, with_virtual_tokens
 from weitiao.core.errors import ModelError
 from weitiao.core.generation import generate_from_audio, generate_from_text, right_padded
@@ -38,6 +39,8 @@ class TrainableModel:
     attachment: Attachment
     processor: Processor
     """Words to token ids and back."""
+    architecture: Architecture
+    """Decoder, encoder or both; what it reads."""
     backbone: Backbone
     """How the layers run."""
     lm_head: LMHead | None
@@ -93,11 +96,6 @@ class TrainableModel:
         """What else is saved, by name."""
         here = dict(self.model.named_buffers())
         return {name: here[name] for name in sorted(self.attachment.buffers)}
-
-    @property
-    def encoder_decoder(self) -> bool:
-        """An encoder reads and a decoder writes (T5, BART)."""
-        return bool(getattr(self.model.config, "is_encoder_decoder", False))
 
     # -- what objectives call -----------------------------------------------------------------------------------------
 
@@ -272,7 +270,7 @@ class TrainableModel:
     def _write(
         self, prompts: list[Sequence[int]], room: int, temperature: float, top_p: float, streamer: Any, num_beams: int
     ) -> list[list[int]]:
-        if self.encoder_decoder:
+        if self.architecture.kind == "encoder_decoder":
             written = generate_from_text(self.model, prompts, self.stop_ids, room, num_beams)
             return [self._until_stop(x) for x in written]
         wide = max(map(len, prompts))

@@ -139,15 +139,13 @@ class WhisperFeatureExtraction:
         self.extractor.save_pretrained(folder)
 
 
-def load_feature_extractor(folder: Path, tokenizer: Any) -> WhisperFeatureExtraction | None:
-    """How the model in a folder hears; None: it reads text.
+def load_feature_extractor(folder: Path, tokenizer: Any) -> WhisperFeatureExtraction:
+    """The feature extractor of the speech model in a folder.
 
     Raises:
-        ModelError: it hears, and lacks what says how.
+        ModelError: preprocessor_config.json or Whisper's special tokens are missing.
     """
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    if config.model_type != "whisper":
-        return None
     try:
         extractor = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:

@@ -8,10 +8,17 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq
 
+from weitiao.core.architecture import Architecture
 from weitiao.core.errors import ModelError
 from weitiao.core.processor import FeatureExtractor
 from weitiao.core.trainable_model import TrainableModel
 
+AUTO_CLASSES: dict[tuple[str, str], Any] = {
+    ("decoder", "text"): AutoModelForCausalLM,
+    ("encoder", "text"): AutoModel,
+    ("encoder_decoder", "text"): AutoModelForSeq2SeqLM,
+    ("encoder_decoder", "speech"): AutoModelForSpeechSeq2Seq,
+}
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
@@ -44,10 +51,10 @@ def merge(model: TrainableModel, tokenizer: Any, folder: Path) -> Merged:
         words = "this method cannot be folded into the base weights; ask the run itself"
         raise ModelError(f"{words}: chat, generate and evaluate take its folder.")
     refuse_full(folder)
-    wanted = answers(model.model, tokenizer)
+    wanted = answers(model.model, tokenizer, model.architecture)
     with torch.no_grad():
         model.attachment.merge()
-    return write_model(model.model, tokenizer, folder, wanted, model.processor.feature_extractor)
+    return write_model(model.model, model.architecture, tokenizer, folder, wanted, model.processor.feature_extractor)
 
 
 def refuse_full(folder: Path) -> None:
@@ -61,12 +68,17 @@ def refuse_full(folder: Path) -> None:
 
 
 def write_model(
-    model: Any, tokenizer: Any, folder: Path, wanted: torch.Tensor, feature_extractor: FeatureExtractor | None = None
+    model: Any,
+    architecture: Architecture,
+    tokenizer: Any,
+    folder: Path,
+    wanted: torch.Tensor,
+    feature_extractor: FeatureExtractor | None = None,
 ) -> Merged:
     """Save a plain model, load it again with plain AutoModel and compare with the logits that were wanted.
 
     Args:
-        ear: of a model that hears; what makes features of sound is saved beside it.
+        feature_extractor: of a speech model; saved next to it.
 
     Raises:
         ModelError: the reloaded model answers differently.
@@ -76,11 +88,11 @@ def write_model(
     tokenizer.save_pretrained(folder)
     if feature_extractor is not None:
         feature_extractor.save(folder)
-    generative = model.get_output_embeddings() is not None
-    kind = AutoModelForSeq2SeqLM if model.config.is_encoder_decoder else AutoModelForCausalLM if generative else AutoModel
-    kind = AutoModelForSpeechSeq2Seq if _hears(model) else kind
-    again = kind.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
-    return replace(verify(folder, wanted, answers(again, tokenizer), dtype), generative=generative)
+    again = AUTO_CLASSES[architecture.kind, architecture.modality].from_pretrained(
+        folder, dtype=dtype, local_files_only=True
+    )
+    merged = verify(folder, wanted, answers(again.eval(), tokenizer, architecture), dtype)
+    return replace(merged, generative=architecture.kind != "encoder")
 
 
 def verify(folder: Path, wanted: torch.Tensor, got: torch.Tensor, dtype: torch.dtype = torch.float32) -> Merged:
@@ -96,24 +108,20 @@ def verify(folder: Path, wanted: torch.Tensor, got: torch.Tensor, dtype: torch.d
 
 
 @torch.no_grad()
-def answers(model: nn.Module, tokenizer: Any) -> torch.Tensor:
+def answers(model: nn.Module, tokenizer: Any, architecture: Architecture) -> torch.Tensor:
     """Logits [1, T, V] on a probe, in fp32; of an encoder, hidden states [1, T, D]."""
     words = "The quick brown fox jumps over the lazy dog. 敏捷的棕色狐狸跳过了懒狗。 def f(x): return x + 1"
     probe = torch.tensor([tokenizer(words).input_ids], device=next(model.parameters()).device)
     probe = probe[:, : getattr(model.config, "max_target_positions", None)]  # of a Whisper
     was = model.training
-    if model.get_output_embeddings() is None:  # pyright: ignore[reportCallIssue]
+    if architecture.kind == "encoder":
         found = model.eval()(input_ids=probe).last_hidden_state.float().cpu()
     else:
-        given = {"input_features": _noise(model)} if _hears(model) else {"input_ids": probe}
-        more = {"decoder_input_ids": probe} if model.config.is_encoder_decoder else {}  # pyright: ignore
+        given = {"input_features": _noise(model)} if architecture.modality == "speech" else {"input_ids": probe}
+        more = {"decoder_input_ids": probe} if architecture.kind == "encoder_decoder" else {}
         found = model.eval()(**given, use_cache=False, **more).logits.float().cpu()
     model.train(was)
     return found
-
-
-def _hears(model: Any) -> bool:
-    return model.main_input_name == "input_features"
 
 
 def _noise(model: Any) -> torch.Tensor:

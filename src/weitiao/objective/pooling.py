@@ -76,7 +76,7 @@ def parts(row: Row) -> list[Row]:
 
 def pooled(model: TrainableModel, batch: Batch, how: Pooling) -> Tensor:
     """[B, D] fp32: one vector a segment; auto: encoders mean, others last."""
-    how = how if how != "auto" else ("mean" if model.lm_head is None else "last")
+    how = how if how != "auto" else ("mean" if model.architecture.kind == "encoder" else "last")
     bounds = torch.tensor(batch.bounds, device=model.device)
     if how == "mean":
         return torch.segment_reduce(model.hidden(batch).float(), "mean", offsets=bounds, axis=0)

@@ -65,8 +65,8 @@ def open_model(target: str, precision: str = "") -> Model:
     dtype = hardware.precision(precision or (learnt.precision if learnt else "auto"))[0]
     if learnt is None:
         tokens = open_base_assets(target)
-        objective = find("objective", "seq2seq" if tokens.encoder_decoder else "sft")()
-        resolve.refuse_base(objective, Method.untouched(), tokens.encoder, tokens.encoder_decoder)  # pyright: ignore
+        objective = find("objective", "seq2seq" if tokens.architecture.kind == "encoder_decoder" else "sft")()
+        resolve.refuse_base(objective, Method.untouched(), tokens.architecture)  # pyright: ignore
         model = load(tokens, Method.untouched(), objective, dtype, device)[0]  # pyright: ignore[reportArgumentType]
         return Model(model, tokens, objective)  # pyright: ignore[reportArgumentType]
     tokens = open_base_assets(learnt.base, learnt.revision, learnt.template)
@@ -100,7 +100,7 @@ def evaluate(
     recipe = recipe or Recipe(base=target, data=one, objective=opened.objective, overlong="truncate", out="")  # pyright: ignore
     sources = (Source(path=data, task=task),) if data else held_out_sources(recipe)  # pyright: ignore
     tokens, objective = opened.tokens, opened.objective
-    max_length, overlong = resolve.choose_max_length(recipe, tokens.longest), resolve.choose_overlong(recipe, objective)
+    max_length, overlong = resolve.choose_max_length(recipe, tokens.max_length), resolve.choose_overlong(recipe, objective)
     encoder = Encoder(objective, tokens.processor, tokens.identity, max_length.value, overlong.value, reporter)
     eval_set = encoder.hold_out(held_out_examples(recipe, sources))
     if eval_set is None:

@@ -84,17 +84,19 @@ def combine(
     here = dict(base.model.named_parameters())
     for name, change in way.combine(changes).items():
         here[name].data.add_(change.to(here[name].device))
-    wanted = answers(base.model, tokens.tokenizer)
+    wanted = answers(base.model, tokens.tokenizer, tokens.architecture)
     whole, form = way.form(adapters)
     if len({str(x.tokenizer.chat_template) for _, x in results}) > 1:
         form += f"; their chat templates differ, and it has that of {targets[0]}"
     if whole is None:
-        proof = write_model(base.model, tokens.tokenizer, folder, wanted, tokens.processor.feature_extractor)
+        proof = write_model(
+            base.model, base.architecture, tokens.tokenizer, folder, wanted, tokens.processor.feature_extractor
+        )
     else:
         write_adapter(*whole, folder, first.base)
         if first.template:
             (folder / "chat_template.jinja").write_text(tokens.tokenizer.chat_template, encoding="utf-8")
-        proof = verify(folder, wanted, answers(open_model(out, "fp32").model.model, tokens.tokenizer))
+        proof = verify(folder, wanted, answers(open_model(out, "fp32").model.model, tokens.tokenizer, tokens.architecture))
     record = {**asdict(way), "of": [{"folder": str(x.folder), "identity": x.identity} for x, _ in results]}
     write_text(folder / "combination.json", json.dumps(record, indent=1) + "\n")
     return Combined(proof, form)

@@ -68,7 +68,7 @@ def predict_file(
         raise DataError(f"--input: there is no file {file}.")
     part, done, bad = Path(f"{output}.part"), Predicted(), Path(f"{output}.bad_rows.jsonl")
     learnt = [x.columns for x in opened.recipe.data if x.task == task] if opened.recipe else []
-    read = "text" if opened.tokens.processor.feature_extractor is None else "audio"
+    read = "audio" if opened.tokens.architecture.modality == "speech" else "text"
     columns = {read: text} if text else next(iter(learnt), None)
     bar = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with (
@@ -161,7 +161,7 @@ def _plain(value: Any) -> Any:
 
 def _context(opened: Model) -> int:
     recipe = opened.recipe
-    limit = opened.tokens.longest
+    limit = opened.tokens.max_length
     return int(resolve.choose_max_length(recipe, limit).value) if recipe else min(limit or 512, 512)
 
 

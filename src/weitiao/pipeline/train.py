@@ -12,9 +12,9 @@ from typing import Any
 
 import psutil
 import torch
-from transformers import AutoConfig, PreTrainedConfig
 
 from weitiao.core import hardware
+from weitiao.core.architecture import Architecture
 from weitiao.core.batch import Batch
 from weitiao.core.errors import INTERRUPTED, Interrupted, RunError
 from weitiao.core.eval_set import EvalSet
@@ -40,11 +40,15 @@ from weitiao.evaluate.measure import measure
 from weitiao.evaluate.record import measure_and_record
 from weitiao.evaluate.report import write_report
 from weitiao.evaluate.thresholds import tune
-from weitiao.model.adapters.architecture import is_encoder, is_encoder_decoder
 from weitiao.model.adapters.peft_format import save_adapter
 from weitiao.model.backbone.activation_cache import choose, decided, delete_cache, keep
 from weitiao.model.layers.gradient_checkpointing import enable_gradient_checkpointing
-from weitiao.model.loading.load import load_generation, load_tokenizer, use_reference_implementation
+from weitiao.model.loading.load import (
+    load_architecture,
+    load_generation,
+    load_tokenizer,
+    use_reference_implementation,
+)
 from weitiao.model.loading.sources import resolve_base
 from weitiao.model.profiling.throughput import Speed
 from weitiao.pipeline.trained import TrainedRun, attach, base_fingerprint, below, stand, warm_start
@@ -162,6 +166,7 @@ class BaseAssets:
     """A base model's folder, tokenizer and processor."""
 
     folder: Path
+    architecture: Architecture
     tokenizer: Any
     processor: ChatProcessor
     identity: str
@@ -170,23 +175,13 @@ class BaseAssets:
     """Results that lie between the folder and what is learnt on top, the lowest first."""
 
     @property
-    def encoder(self) -> str:
-        """The family of a model that writes nothing; "" for one that writes."""
-        config = AutoConfig.from_pretrained(self.folder, local_files_only=True)
-        return config.model_type if is_encoder(config) else ""
-
-    @property
-    def encoder_decoder(self) -> bool:
-        """An encoder reads, a decoder writes."""
-        return is_encoder_decoder(AutoConfig.from_pretrained(self.folder, local_files_only=True))
-
-    @property
-    def longest(self) -> int | None:
-        """The most tokens that the model was made for, if its config says so."""
-        config = PreTrainedConfig.get_config_dict(self.folder)[0]
-        known = [config.get(x) for x in ("max_position_embeddings", "n_positions", "max_target_positions")]
-        limits = next(filter(None, known), None), self.tokenizer.model_max_length
-        return min((x for x in limits if x and x < 10**12), default=None)  # RoBERTa's table has two places more
+    def max_length(self) -> int | None:
+        """The most tokens the model takes, by its config and its tokenizer; None: neither names a limit."""
+        limits = (
+            self.architecture.max_length,
+            self.tokenizer.model_max_length,
+        )  # RoBERTa's config counts two positions too many
+        return min((x for x in limits if x and x < 10**12), default=None)  # 10**30: a tokenizer without a limit
 
 
 @dataclass
@@ -223,7 +218,7 @@ def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Repor
     resolve.refuse_metrics(recipe.objective, () if wishes == "auto" else wishes, recipe.train.best_metric)
     device, dtype = copy_sources_into(recipe, run, reporter)
     tokens = open_base_assets(recipe.base, recipe.revision, recipe.chat_template)
-    resolve.refuse_base(recipe.objective, recipe.method, tokens.encoder, tokens.encoder_decoder)
+    resolve.refuse_base(recipe.objective, recipe.method, tokens.architecture)
     run.add_to_resolved(template={"identity": tokens.identity, "text": tokens.tokenizer.chat_template})
     prepared = prepare(recipe, tokens, run, reporter)
     before_model = psutil.Process().memory_info().rss
@@ -302,19 +297,20 @@ def open_base_assets(base: str, revision: str | None = None, template: str | Non
         base, revision = stack[0].base, stack[0].revision
         template = template or next((x.template for x in reversed(stack) if x.template), None)
     folder = resolve_base(base, revision)
-    tokenizer = load_tokenizer(folder, read_template(template))
+    architecture, tokenizer = load_architecture(folder), load_tokenizer(folder, read_template(template))
     stops: Any = load_generation(folder).eos_token_id
-    start = getattr(AutoConfig.from_pretrained(folder, local_files_only=True), "decoder_start_token_id", None)
     stops = stops if isinstance(stops, list) else [stops]
-    processor = ChatProcessor.make(tokenizer, stops, start, load_feature_extractor(folder, tokenizer))
-    return BaseAssets(folder, tokenizer, processor, tokenizer_identity(folder, tokenizer.chat_template), stack)
+    feature_extractor = load_feature_extractor(folder, tokenizer) if architecture.modality == "speech" else None
+    processor = ChatProcessor.make(tokenizer, stops, architecture.decoder_start_id, feature_extractor)
+    identity = tokenizer_identity(folder, tokenizer.chat_template)
+    return BaseAssets(folder, architecture, tokenizer, processor, identity, stack)
 
 
 def prepare(recipe: Recipe, tokens: BaseAssets, run: Run, reporter: Reporter) -> Prepared:
     """Read, split and encode; say what was found."""
     training, held = read_and_split(recipe, run, reporter)
     objective = recipe.objective.fit([x.example for x in training])
-    max_length, overlong = resolve.choose_max_length(recipe, tokens.longest), resolve.choose_overlong(recipe, objective)
+    max_length, overlong = resolve.choose_max_length(recipe, tokens.max_length), resolve.choose_overlong(recipe, objective)
     reporter.report(run, max_length, overlong)
     encoder = Encoder(objective, tokens.processor, tokens.identity, max_length.value, overlong.value, reporter)
     run.add_to_resolved(objective=objective.as_recipe())
@@ -356,7 +352,7 @@ def batch(
     rows, settings, objective = found.made.rows, recipe.train, found.objective
     if virtual_tokens := len(model.attachment.virtual_tokens()):
         resolve.check_room_for_virtual_tokens(
-            virtual_tokens, max(objective.num_positions(rows[i]) for i in range(len(rows))), tokens.longest
+            virtual_tokens, max(objective.num_positions(rows[i]) for i in range(len(rows))), tokens.max_length
         )
     weights, mixed = resolve.choose_weights(recipe, rows.source, rows.lengths)
     epoch_tokens = int(sum(weights[s] * n for s, n in zip(rows.source, rows.lengths)))
@@ -407,7 +403,7 @@ def scorer(
 ) -> Callable[[], dict[str, Score]]:
     """What `train` calls to validate: the loss, the metric that decides what is best, and the drift from the base."""
     wanted, wishes = tuple(dict.fromkeys(("loss", recipe.train.best_metric))), recipe.evaluate
-    drift = Drift(model) if model.lm_head is not None and not model.encoder_decoder else None
+    drift = Drift(model) if model.architecture.kind == "decoder" else None
 
     def score() -> dict[str, Score]:
         far = {"drift": drift(model)} if drift else {}

@@ -231,7 +231,7 @@ def stand(
     each = (", ".join(filter(None, (x.method.name, x.unfinished))) for x in stack)
     words = ", then ".join(f"{x.folder} ({of})" for x, of in zip(stack, each)) + (" without its head" if heads else "")
     told = Decision("base", stack[0].base, f"into its weights goes, in memory, {words}: what is learnt now stands on that")
-    return Base(base.model, backbone, base.lm_head, [choice, told], base.weights, folder)
+    return Base(base.model, base.architecture, backbone, base.lm_head, [choice, told], base.weights, folder)
 
 
 def apply_adapter(base: Base, learnt: TrainedRun, processor: Processor) -> TrainableModel:
@@ -269,7 +269,7 @@ def attach(base: Base, method: Method, objective: Objective, processor: Processo
     base.choices += choices
     heads = torch.nn.ModuleDict(made).to(next(base.model.parameters()).device)
     base.model.eval()
-    return TrainableModel(base.model, attachment, processor, base.backbone, base.lm_head, heads)
+    return TrainableModel(base.model, attachment, processor, base.architecture, base.backbone, base.lm_head, heads)
 
 
 def heads_for(

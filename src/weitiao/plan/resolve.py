@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from weitiao.core.architecture import Architecture
 from weitiao.core.errors import RecipeError
 from weitiao.core.hardware import NARROW, Decision
 from weitiao.core.method import Method
@@ -104,33 +105,26 @@ def choose_gradient_checkpointing(recipe: Recipe) -> Decision:
     )
 
 
-def refuse_base(objective: Objective, method: Method, family: str, encoder_decoder: bool) -> None:
+def refuse_base(objective: Objective, method: Method, architecture: Architecture) -> None:
     """Before anything is loaded.
-
-    Args:
-        family: of an encoder; "" for a model that writes.
-        halves: it has an encoder that reads and a decoder that writes.
 
     Raises:
-        RecipeError: objective, method and base do not go together.
+        RecipeError: objective, method and base model do not go together.
     """
-    refuse_encoder(objective, family)
-    refuse_decoder(objective, family)
-    refuse_encoder_decoder(objective, method, encoder_decoder)
+    refuse_encoder(objective, architecture)
+    refuse_decoder(objective, architecture)
+    refuse_encoder_decoder(objective, method, architecture)
 
 
-def refuse_encoder(objective: Objective, family: str) -> None:
+def refuse_encoder(objective: Objective, architecture: Architecture) -> None:
     """Before anything is loaded.
-
-    Args:
-        family: of a base model that writes nothing; "" for one that writes.
 
     Raises:
         RecipeError: the objective needs a model that writes; what an encoder can learn is named.
     """
-    if family and objective.traits.generative:
+    if architecture.kind == "encoder" and objective.traits.generative:
         able = [name for name in names("objective") if not find("objective", name).default_traits.generative]  # pyright: ignore
-        words = f"{objective.name} needs a model that writes, and the base is an encoder ({family})"
+        words = f"{objective.name} needs a model that writes, and the base is an encoder ({architecture.model_type})"
         raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}.")
 
 
@@ -182,30 +176,25 @@ def refuse_regularizers(recipe: Recipe) -> None:
             raise RecipeError(f"regularizers: {part.name}: {why}.")
 
 
-def refuse_decoder(objective: Objective, family: str) -> None:
+def refuse_decoder(objective: Objective, architecture: Architecture) -> None:
     """Before anything is loaded.
-
-    Args:
-        family: of an encoder; "" for a model that writes.
 
     Raises:
         RecipeError: the objective needs an encoder; what such a model can learn is named.
     """
-    if objective.traits.needs_mlm_head and not family:
+    if objective.traits.needs_mlm_head and architecture.kind != "encoder":
         able = [name for name in names("objective") if not find("objective", name).default_traits.needs_mlm_head]  # pyright: ignore
         words = f"{objective.name} needs an encoder (BERT and its kind), and the base is a model that writes"
         raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}; plain text with causal_lm.")
 
 
-def refuse_encoder_decoder(objective: Objective, method: Method, encoder_decoder: bool) -> None:
+def refuse_encoder_decoder(objective: Objective, method: Method, architecture: Architecture) -> None:
     """Before anything is loaded.
-
-    Args:
-        halves: the base model has an encoder that reads and a decoder that writes.
 
     Raises:
         RecipeError: the objective or the method is not for such a model, or only for such a one.
     """
+    encoder_decoder = architecture.kind == "encoder_decoder"
     able = [name for name in names("objective") if find("objective", name).default_traits.needs_encoder_decoder]  # pyright: ignore
     if encoder_decoder and not objective.traits.needs_encoder_decoder:
         words = f"{objective.name} is not for a model with an encoder and a decoder (T5, BART and their kind)"

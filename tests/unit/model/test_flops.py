@@ -12,7 +12,7 @@ from support.models import make_model, save_model
 from weitiao.core.batch import IGNORE, pack
 from weitiao.core.registry import find, names
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.model.adapters.architecture import is_encoder
+from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.layers.attention import NAME
 from weitiao.model.loading.load import choose_backbone, vocabulary_head
 from weitiao.model.profiling.flops import pairs, profile_flops, shapes_in, step_flops, unsupported_reason
@@ -25,10 +25,11 @@ def attached(family: str, method: str = "full", **settings: Any) -> TrainableMod
     model = make_model(family)
     model.set_attn_implementation(NAME)  # pyright: ignore
     body, _ = choose_backbone(model, torch.float32)
-    head = None if is_encoder(model.config) else vocabulary_head(model)
+    architecture = architecture_of(model.config)  # pyright: ignore[reportArgumentType]
+    head = None if architecture.kind == "encoder" else vocabulary_head(model)
     torch.manual_seed(1)
     attachment = find("method", method)(**settings).attach(model)  # pyright: ignore
-    return TrainableModel(model, attachment, SimpleNamespace(stop_ids=(2,)), body, head)  # pyright: ignore
+    return TrainableModel(model, attachment, SimpleNamespace(stop_ids=(2,)), architecture, body, head)  # pyright: ignore
 
 
 def a_batch(*lengths: int, share: float = 1.0, alike: int = 0):
@@ -51,7 +52,7 @@ def theirs(family: str, change: Any = lambda model: model) -> tuple[float, float
     ids = torch.arange(3, 3 + T)[None]
     with FlopCounterMode(display=False) as counter:
         out = model(input_ids=ids)
-        said = out.last_hidden_state if is_encoder(model.config) else out.logits
+        said = out.last_hidden_state if architecture_of(model.config).kind == "encoder" else out.logits
         said.sum().backward()
     by_kind = {str(key): value for key, value in counter.get_flop_counts()["Global"].items()}
     return sum(x for key, x in by_kind.items() if "bmm" not in key), sum(x for key, x in by_kind.items() if "bmm" in key)

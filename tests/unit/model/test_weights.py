@@ -8,19 +8,18 @@ from typing import Any, cast
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from weitiao.core.errors import ModelError
-from weitiao.model.adapters.architecture import is_encoder, is_encoder_decoder
+from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.loading import weights
-from weitiao.model.loading.load import load_base, load_generation
+from weitiao.model.loading.load import AUTO_CLASSES, load_base, load_generation
 from weitiao.pipeline.train import open_base_assets
 
 
-def kind_of(config: Any) -> Any:
-    return (
-        AutoModel if is_encoder(config) else AutoModelForSeq2SeqLM if is_encoder_decoder(config) else AutoModelForCausalLM
-    )
+def auto_class(config: Any) -> Any:
+    architecture = architecture_of(config)
+    return AUTO_CLASSES[architecture.kind, architecture.modality]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -29,12 +28,12 @@ def test_the_same_model(tiny_models: dict, monkeypatch: pytest.MonkeyPatch, dtyp
     seen = 0
     for folder in tiny_models.values():
         config = AutoConfig.from_pretrained(folder)
-        loaded = weights.load_whole(kind_of(config), Path(folder), config, dtype, "sdpa")
+        loaded = weights.load_whole(auto_class(config), Path(folder), config, dtype, "sdpa")
         if loaded is None:
             continue
         seen += 1
         given = {"dtype": dtype, "attn_implementation": "sdpa", "output_loading_info": True}
-        (theirs, said), (mine, info) = kind_of(config).from_pretrained(folder, **given), cast(tuple[Any, dict], loaded)
+        (theirs, said), (mine, info) = auto_class(config).from_pretrained(folder, **given), cast(tuple[Any, dict], loaded)
         assert type(mine) is type(theirs) and info == said and not mine.training
         ours, wanted = mine.state_dict(), theirs.state_dict()
         assert ours.keys() == wanted.keys()

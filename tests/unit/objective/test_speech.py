@@ -184,7 +184,7 @@ def test_an_answer_never_leaves_the_decoders_places(place: Path) -> None:
     tokens, model, objective = opened(place / "whisper", longest=1000)
     batch = pack([objective.encode_input(examples_of(place)[0], tokens.processor)])
     assert len(objective.predict(model, batch)) == 1
-    assert tokens.longest == 64
+    assert tokens.max_length == 64
 
 
 METHODS = ["full", "freeze", "lora", "bitfit", "dora", "adapter", "ia3", "ln_tuning"]

@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
-from weitiao.model.adapters.architecture import peft_task
+from weitiao.model.adapters.module_structure import peft_task
 from weitiao.model.adapters.surgery import enabling, folding, is_transposed, peft_tensors, take_peft, wrap
 from weitiao.model.layers.lora_autograd import LoRAWeights, Unpack, products
 from weitiao.model.layers.quantized import QuantizedLinear

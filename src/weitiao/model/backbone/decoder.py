@@ -21,7 +21,7 @@ from weitiao.core.batch import FROZEN_STATES, Batch
 from weitiao.core.gathered import index_select_fp32_grad
 from weitiao.core.lm_head import ENOUGH
 from weitiao.core.shared_prefix import PrefixSharedBatch, merge
-from weitiao.model.adapters.architecture import is_encoder, stack_of
+from weitiao.model.adapters.module_structure import architecture_of, stack_of
 from weitiao.model.layers.gradient_checkpointing import through
 from weitiao.model.layers.saved_tensors import computing_in
 
@@ -61,7 +61,7 @@ class BlockBackbone:
         Not on a GPU, which would wait for the host to compare rows: nobody has measured that yet.
         """
         chance = self.model.training and self.drops
-        if chance or batch.input_ids.is_cuda or is_encoder(self.model.config):
+        if chance or batch.input_ids.is_cuda or architecture_of(self.model.config).kind == "encoder":
             return batch
         return merge(batch)
 

@@ -23,7 +23,7 @@ from weitiao.core.errors import ModelError
 from weitiao.core.hardware import NARROW, Decision
 from weitiao.core.lm_head import LMHead
 from weitiao.core.trainable_model import Backbone
-from weitiao.model.adapters.architecture import is_speech
+from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.kernels.library import for_words
 
 NEAR = 2e-2  # of the largest logit
@@ -132,7 +132,7 @@ def vocabulary_head(model: Any) -> LMHead:
     probe = _probe(model)
     ids = probe.input_ids[probe.input_ids != AUDIO_PLACEHOLDER][None]
     given = {"input_ids": ids}
-    if is_speech(model.config):
+    if architecture_of(model.config).modality == "speech":
         given = {"input_features": probe.more[SOUND][:1].to(next(model.parameters()).dtype)}
     with torch.no_grad():
         wanted = model(**given, decoder_input_ids=ids, use_cache=False).logits[0].float()
@@ -148,7 +148,7 @@ def vocabulary_head(model: Any) -> LMHead:
 def _probe(model: Any) -> Batch:
     """Three rows of random tokens, of unequal halves; or two of random sound and unequal tokens."""
     random, many = torch.Generator().manual_seed(0), model.config.vocab_size
-    if is_speech(model.config):
+    if architecture_of(model.config).modality == "speech":
         places, mels = model.config.max_source_positions, model.config.num_mel_bins
         said = [torch.randint(0, many, (n,), generator=random).tolist() for n in (5, 3)]
         rows = [{"input_ids": [AUDIO_PLACEHOLDER] * places + x, "labels": [IGNORE] * places + x} for x in said]

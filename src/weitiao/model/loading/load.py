@@ -20,21 +20,20 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from weitiao.core.architecture import Architecture
 from weitiao.core.batch import Batch, pack
 from weitiao.core.errors import ModelError
 from weitiao.core.hardware import Decision, limit_primitive_cache
 from weitiao.core.lm_head import LMHead
 from weitiao.core.registry import find_module, names
 from weitiao.core.trainable_model import Backbone, TrainableModel
-from weitiao.model.adapters.architecture import (
+from weitiao.model.adapters.low_rank import LowRankLinear
+from weitiao.model.adapters.module_structure import (
+    architecture_of,
     first_position,
-    is_encoder,
-    is_encoder_decoder,
-    is_speech,
     last_hidden,
     stack_of,
 )
-from weitiao.model.adapters.low_rank import LowRankLinear
 from weitiao.model.backbone import encoder_decoder as two
 from weitiao.model.backbone.decoder import BlockBackbone
 from weitiao.model.kernels import library
@@ -54,6 +53,12 @@ TOLERANCE = {
 }  # of the largest value, our block against HF
 LONGEST_PROBE = 256  # tokens
 GENERATION = "generation_config.json"
+AUTO_CLASSES: dict[tuple[str, str], Any] = {
+    ("decoder", "text"): AutoModelForCausalLM,
+    ("encoder", "text"): AutoModel,
+    ("encoder_decoder", "text"): AutoModelForSeq2SeqLM,
+    ("encoder_decoder", "speech"): AutoModelForSpeechSeq2Seq,
+}
 
 
 @dataclass
@@ -61,6 +66,7 @@ class Base:
     """A loaded base model."""
 
     model: nn.Module
+    architecture: Architecture
     backbone: Backbone
     lm_head: LMHead | None
     """None: an encoder, which writes nothing."""
@@ -70,6 +76,22 @@ class Base:
     """How many there are, however they are stored."""
     folder: Path | None = None
     """Where they lie."""
+
+
+def load_architecture(folder: Path) -> Architecture:
+    """What the model in a folder is, from its config.json.
+
+    Raises:
+        ModelError: the config cannot be read, or its family is unknown.
+    """
+    try:
+        return architecture_of(AutoConfig.from_pretrained(folder, local_files_only=True))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            "base: {file} cannot be read: {reason}",
+            file=folder / "config.json",
+            reason=str(error).strip().splitlines()[0][:200],
+        ) from None
 
 
 def load_tokenizer(folder: Path, template: str | None = None) -> Any:
@@ -128,10 +150,8 @@ def load_base(
     stored = {"dtype": dtype, "local_files_only": True, "use_safetensors": True, **(options or {})}
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        writes = AutoModelForSeq2SeqLM if is_encoder_decoder(config) else AutoModelForCausalLM
-        writes = AutoModelForSpeechSeq2Seq if is_speech(config) else writes
-        kind: Any = AutoModel if is_encoder(config) else writes
-        load = partial(_load, kind, folder, config, stored)
+        architecture = architecture_of(config)
+        load = partial(_load, AUTO_CLASSES[architecture.kind, architecture.modality], folder, config, stored)
         try:
             loaded = load(attention.NAME)
         except ValueError:  # a family with an attention of its own (DeBERTa); whether rows keep apart is probed
@@ -152,7 +172,8 @@ def load_base(
     with library.left_out():  # which are held to torch by themselves: here it is the block's form that is to be proven
         backbone, choice = choose_backbone(model, dtype)
     choices.append(choice)
-    return Base(model, backbone, None if is_encoder(config) else vocabulary_head(model), choices, weights, folder)
+    lm_head = None if architecture.kind == "encoder" else vocabulary_head(model)
+    return Base(model, architecture, backbone, lm_head, choices, weights, folder)
 
 
 def _load(kind: Any, folder: Path, config: Any, stored: dict[str, Any], how: str) -> tuple[Any, dict]:
@@ -180,7 +201,7 @@ def choose_backbone(model: nn.Module, dtype: torch.dtype) -> tuple[Backbone, Dec
     Our own block for this family; else transformers' forward on packed rows; else (a family that carries something
     from token to token past our attention) one row at a time.
     """
-    if is_encoder_decoder(model.config):
+    if architecture_of(model.config).kind == "encoder_decoder":
         return two.choose_backbone(model, lambda run: in_dtype(model, dtype, whole(run)), TOLERANCE[dtype])
     family = model.config.model_type  # pyright: ignore
     alone = in_dtype(model, dtype, whole(lambda batch: _row_by_row(model, batch)))
@@ -208,7 +229,7 @@ def choose_backbone(model: nn.Module, dtype: torch.dtype) -> tuple[Backbone, Dec
 def use_reference_implementation(model: TrainableModel, dtype: torch.dtype) -> Decision:
     """From now on the model runs as transformers and autograd have it: nothing hand-written but the method's own layers,
     and those by torch's functions. Slower; what the fast way is held to."""
-    if not is_encoder_decoder(model.model.config):
+    if model.architecture.kind != "encoder_decoder":
         packed = in_dtype(model.model, dtype, whole(lambda batch: _transformers_body(model.model, batch)))
         alone = in_dtype(model.model, dtype, whole(lambda batch: _row_by_row(model.model, batch)))
         model.backbone = packed if _gap(model.model, packed, alone) <= TOLERANCE[dtype] else alone
@@ -267,7 +288,7 @@ def vocabulary_head(model: Any) -> LMHead:
     Raises:
         ModelError: it does not give the model's own logits on a probe.
     """
-    if is_encoder_decoder(model.config):
+    if architecture_of(model.config).kind == "encoder_decoder":
         return two.vocabulary_head(model)
     config = model.config.get_text_config()  # pyright: ignore
     layer = model.get_output_embeddings  # pyright: ignore

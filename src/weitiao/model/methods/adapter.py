@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from weitiao.core.method import Attachment, Method
-from weitiao.model.adapters.architecture import ends, mlp_entrances
+from weitiao.model.adapters.module_structure import ends, mlp_entrances
 from weitiao.model.adapters.surgery import enabling, set_submodule
 
 PARALLEL_SCALE = 4.0  # He et al., sec. 4.6

@@ -15,7 +15,7 @@ from torch import nn
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
-from weitiao.model.adapters.architecture import MLP_OUT, QUERIES
+from weitiao.model.adapters.module_structure import MLP_OUT, QUERIES
 from weitiao.model.adapters.surgery import Originals, linear_names
 
 

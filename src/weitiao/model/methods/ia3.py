@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.method import Attachment, Method
-from weitiao.model.adapters.architecture import ends, keys_and_values, peft_task
+from weitiao.model.adapters.module_structure import ends, keys_and_values, peft_task
 from weitiao.model.adapters.surgery import enabling, folding, linear_names, peft_tensors, set_submodule, take_peft
 
 Targets = str | tuple[str, ...]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
-from weitiao.model.adapters.architecture import peft_task
+from weitiao.model.adapters.module_structure import peft_task
 from weitiao.model.adapters.surgery import PREFIX, Originals, norm_names, take_peft
 
 

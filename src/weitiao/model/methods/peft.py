@@ -17,7 +17,7 @@ from weitiao.core.errors import RecipeError
 from weitiao.core.hardware import needs
 from weitiao.core.method import Attachment, Method
 from weitiao.core.registry import nearest
-from weitiao.model.adapters.architecture import peft_task
+from weitiao.model.adapters.module_structure import peft_task
 from weitiao.model.adapters.surgery import PREFIX, set_submodule, take_peft
 
 ADAPTER = "default"

@@ -35,7 +35,7 @@ from weitiao.core.batch import IGNORE, Batch, pack, select_segments, with_virtua
 from weitiao.core.objective import Objective
 from weitiao.core.shared_prefix import PrefixSharedBatch
 from weitiao.core.trainable_model import TrainableModel, layer_of
-from weitiao.model.adapters.architecture import QUERIES, is_encoder, is_encoder_decoder, stack_of
+from weitiao.model.adapters.module_structure import QUERIES, architecture_of, stack_of
 from weitiao.model.adapters.surgery import is_linear, shape_of
 from weitiao.model.backbone.decoder import BlockBackbone
 
@@ -126,7 +126,7 @@ def pairs(length: int, causal: bool, window: int | None = None) -> int:
 def unsupported_reason(model: TrainableModel, objective: Objective) -> str:
     """Why this kind of run has no count; "" where it has."""
     config = model.model.config.get_text_config()  # pyright: ignore
-    if is_encoder_decoder(model.model.config):
+    if model.architecture.kind == "encoder_decoder":
         return "a model of two halves"
     if any(getattr(config, key, None) for key in MIXTURES):
         return "a mixture of experts"
@@ -209,7 +209,7 @@ def profile_flops(model: TrainableModel) -> FlopProfile:
             hook.remove()
     ran = {name for name, _ in input_features.calls}
     passed_by = any(name not in ran for name, _ in layers)
-    return _put_together(model.model, input_features, flows, passed_by)
+    return _put_together(model, input_features, flows, passed_by)
 
 
 def _layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -243,7 +243,7 @@ def _products(name: str, module: Any, below: bool, rows: int | None) -> list[Pro
     return found
 
 
-def _put_together(model: Any, input_features: _Heard, flows: bool, passed_by: bool) -> FlopProfile:
+def _put_together(model: TrainableModel, input_features: _Heard, flows: bool, passed_by: bool) -> FlopProfile:
     ends = attention_ends([name for name, _ in input_features.calls])
     at = [i for i, (name, _) in enumerate(input_features.calls) if name in ends]
     names = [set(name.split(".")) for name, _ in input_features.calls]
@@ -254,12 +254,12 @@ def _put_together(model: Any, input_features: _Heard, flows: bool, passed_by: bo
         for i, (_, made) in enumerate(input_features.calls)
         for x in made
     ]
-    config = model.config.get_text_config()
+    config = model.model.config.get_text_config()  # pyright: ignore
     attentions = []
     for number, i in enumerate(at):
         x, name = input_features.given[i], input_features.calls[i][0]
         attentions.append(Attention(name, x.shape[-1], x.requires_grad, _window(config, number), i == at[-1]))
-    return FlopProfile(products, attentions, not is_encoder(model.config), flows, passed_by)
+    return FlopProfile(products, attentions, model.architecture.kind != "encoder", flows, passed_by)
 
 
 def attention_ends(names: Sequence[str]) -> set[str]:
@@ -302,7 +302,8 @@ def shapes_in(folder: Any) -> Shapes:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     with torch.device("meta"):
         model = AutoModel.from_config(config)
-    body = stack_of(model) if is_encoder(config) else model
+    causal = architecture_of(config).kind != "encoder"
+    body = model if causal else stack_of(model)
     layers: dict[tuple[int, int], int] = {}
     for name, module in body.named_modules():
         if is_linear(module) and "pooler" not in name:
@@ -311,4 +312,4 @@ def shapes_in(folder: Any) -> Shapes:
     text = config.get_text_config()
     heads = text.num_attention_heads
     wide = getattr(text, "head_dim", None) or text.hidden_size // heads
-    return Shapes(layers, heads, getattr(text, "num_key_value_heads", None) or heads, wide, not is_encoder(config))
+    return Shapes(layers, heads, getattr(text, "num_key_value_heads", None) or heads, wide, causal)

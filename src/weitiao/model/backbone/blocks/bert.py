@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from weitiao.core.batch import Batch
-from weitiao.model.adapters.architecture import first_position
 from weitiao.model.adapters.low_rank import asked
+from weitiao.model.adapters.module_structure import first_position
 from weitiao.model.layers.attention import attend
 from weitiao.model.layers.dropout import rate
 

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
 
+from weitiao.core.architecture import Architecture
 from weitiao.core.errors import RecipeError
 from weitiao.model.adapters.surgery import is_linear
 
+LENGTH_LIMITS = ("max_position_embeddings", "n_positions", "max_target_positions")  # the first that a config has
 KEYS = ("k_proj", "key", "k_lin", "key_proj", "k")
 VALUES = ("v_proj", "value", "v_lin", "value_proj", "v")
 QUERIES = ("q_proj", "query", "q_lin", "query_proj", "q")
@@ -38,25 +41,27 @@ MLP_OUT = (
 )
 
 
-def is_encoder(config: Any) -> bool:
-    """Whether a model reads both ways and writes nothing: BERT and its kind."""
-    both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    return both_ways and not getattr(config, "is_decoder", False) and not config.is_encoder_decoder
-
-
-def is_encoder_decoder(config: Any) -> bool:
-    """Whether a model has an encoder that reads and a decoder that writes: T5, BART and their kind."""
-    return bool(getattr(config, "is_encoder_decoder", False))
-
-
-def is_speech(config: Any) -> bool:
-    """Whether the encoder hears sound and reads no text: Whisper."""
-    return config.model_type == "whisper"
+def architecture_of(config: PreTrainedConfig) -> Architecture:
+    """The architecture that a transformers config describes."""
+    if getattr(config, "is_encoder_decoder", False):
+        kind = "encoder_decoder"
+    elif config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        kind = "encoder"
+    else:
+        kind = "decoder"
+    limits = (getattr(config, name, None) for name in LENGTH_LIMITS)
+    return Architecture(
+        kind=kind,
+        model_type=config.model_type,
+        modality="speech" if config.model_type == "whisper" else "text",
+        max_length=next(filter(None, limits), None),
+        decoder_start_id=getattr(config, "decoder_start_token_id", None),
+    )
 
 
 def stack_of(model: Any) -> Any:
     """The module that turns ids into the last hidden states."""
-    return model if is_encoder(model.config) else model.get_decoder()
+    return model if architecture_of(model.config).kind == "encoder" else model.get_decoder()
 
 
 def first_position(stack: Any) -> int:
@@ -68,17 +73,16 @@ def first_position(stack: Any) -> int:
 
 def last_hidden(model: Any, **inputs: Any) -> Any:
     """The last hidden states [B, T, D], by transformers' own forward pass; no keys and values are kept."""
-    plain = {} if is_encoder(model.config) else {"use_cache": False}  # encoders have none to keep
+    plain = {} if architecture_of(model.config).kind == "encoder" else {"use_cache": False}  # encoders have none to keep
     return stack_of(model)(**inputs, **plain).last_hidden_state
 
 
 def peft_task(model: Any) -> str | None:
     """PEFT's task_type, which decides how PEFT calls the model; None: as it is called."""
-    if is_speech(model.config):
+    architecture = architecture_of(model.config)
+    if architecture.modality == "speech":
         return None
-    if is_encoder_decoder(model.config):
-        return "SEQ_2_SEQ_LM"
-    return "FEATURE_EXTRACTION" if is_encoder(model.config) else "CAUSAL_LM"
+    return {"decoder": "CAUSAL_LM", "encoder": "FEATURE_EXTRACTION", "encoder_decoder": "SEQ_2_SEQ_LM"}[architecture.kind]
 
 
 @dataclass(frozen=True)

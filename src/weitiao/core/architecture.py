@@ -1,0 +1,24 @@
+"""Architecture: what a base model is, read from its config once and passed on to everything that depends on it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The kind of network behind a base model.
+
+    decoder           text -> next tokens              GPT-2, Llama, Qwen, Gemma
+    encoder           text -> hidden states            BERT, RoBERTa, MiniLM
+    encoder_decoder   text or audio -> target tokens   T5, BART, Marian, Whisper
+    """
+
+    kind: Literal["decoder", "encoder", "encoder_decoder"]
+    model_type: str
+    """The family, by transformers' name: llama, bert, t5, whisper ..."""
+    modality: Literal["text", "speech"] = "text"
+    """What the model reads."""
+    max_length: int | None = None
+    """The most tokens the position embeddings allow; None: the config names no limit."""
+    decoder_start_id: int | None = None
+    """The first token of a decoder that follows an encoder."""
