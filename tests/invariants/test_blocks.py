@@ -15,19 +15,19 @@ from weitiao.model.loading.load import _transformers_body, choose_backbone, whol
 FAMILIES = [(block, family) for block in names("block") for family in find_module("block", block).FAMILIES]
 
 
-def test_the_folder_was_seen() -> None:
+def test_every_block_found() -> None:
     assert ("llama", "llama") in FAMILIES and len(FAMILIES) >= 4
 
 
 @pytest.mark.parametrize(("block", "family"), FAMILIES)
-def test_the_block_is_chosen_and_says_why(block: str, family: str) -> None:
+def test_block_chosen_with_reason(block: str, family: str) -> None:
     model = make_model(family)
     model.set_attn_implementation(NAME)  # pyright: ignore
     _, choice = choose_backbone(model, torch.float32)
     assert choice.value == block and "on a probe" in choice.reason
 
 
-def test_a_block_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_block_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     """The probe at loading must catch a block that differs: here one whose last norm is off by a thousandth."""
     llama = find_module("block", "llama")
     real = llama.end
@@ -37,7 +37,7 @@ def test_a_block_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> N
     assert choose_backbone(model, torch.float32)[1].value == "transformers"
 
 
-def test_rows_that_would_see_one_another_run_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unpackable_attention_runs_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where something gets past our attention (here: rows run as if they were one), packing is given up, and said."""
 
     def leaking(model: torch.nn.Module, batch: Batch) -> torch.Tensor:

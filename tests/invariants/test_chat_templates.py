@@ -34,7 +34,7 @@ def conversation(dice: random.Random, system: bool) -> list[Turn]:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_mask_stop_bos_and_prompt_in_500_conversations(name: str) -> None:
+def test_mask_stop_bos_prompt_in_500_conversations(name: str) -> None:
     """What is learnt is exactly the assistant's words, each turn with its stop token; BOS stands there once, in front;
     and what the model reads before its last answer is to the token what it is given when it is asked."""
     made = ChatProcessor.make(make_tokenizer(ALL[name]))
@@ -60,7 +60,7 @@ def test_mask_stop_bos_and_prompt_in_500_conversations(name: str) -> None:
 
 
 @pytest.mark.parametrize("method", names("method"))
-def test_an_overfitted_model_says_its_rows_and_stops(method: str, train_tiny: Any, tmp_path: Any) -> None:
+def test_overfitted_model_repeats_rows_and_stops(method: str, train_tiny: Any, tmp_path: Any) -> None:
     """Train and ask through the whole pipeline. A shift, a mask, a stop token or a prompt that differs between the two
     would each show: answers end by themselves and are answers of the data; every one its own row's where all weights
     learn (a tiny random base bounds what the others can tell apart)."""

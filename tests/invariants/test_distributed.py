@@ -25,7 +25,7 @@ def train(recipe: Path, out: Path, processes: int) -> Run:
 
 
 @pytest.mark.parametrize("method", ["lora", {"name": "bilora", "upper_share": 0.3}])
-def test_two_processes_give_the_weights_of_one(method: object, recipe_dict: dict, tmp_path: Path) -> None:
+def test_two_processes_same_weights_as_one(method: object, recipe_dict: dict, tmp_path: Path) -> None:
     """Rows of unequal length and a last batch that does not divide: the sum is divided by what all machines count."""
     wishes = {"steps": 5, "batch_size": 5, "micro_batch_tokens": 60, "optimizer": {"name": "sgd"}, "learning_rate": 0.5}
     recipe = tmp_path / "recipe.yaml"
@@ -33,7 +33,7 @@ def test_two_processes_give_the_weights_of_one(method: object, recipe_dict: dict
     same_weights(recipe, tmp_path)
 
 
-def test_two_processes_take_the_same_conflicts_out(recipe_dict: dict, tmp_path: Path) -> None:
+def test_two_processes_same_pcgrad(recipe_dict: dict, tmp_path: Path) -> None:
     """Gradient surgery looks at each task's gradient over all machines; heads that a machine has no rows for, too."""
     kinds = [{"text": f"{'fox ' * (i % 7)}{i}", "label": "ab"[i % 2]} for i in range(30)]
     files = {"kind": write_jsonl(tmp_path / "kinds.jsonl", kinds)}

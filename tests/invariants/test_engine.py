@@ -13,7 +13,7 @@ STEPS = 5
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gemma3_text", "gpt2"])
 @pytest.mark.parametrize("method", ["full", "lora", "freeze"])
-def test_fast_and_plain_learn_alike(family: str, method: str, train_tiny, tmp_path: Path) -> None:
+def test_fast_and_plain_same_losses(family: str, method: str, train_tiny, tmp_path: Path) -> None:
     curves, said = [], []
     for engine in ("auto", "plain"):
         run = train_tiny(
@@ -30,7 +30,7 @@ def test_fast_and_plain_learn_alike(family: str, method: str, train_tiny, tmp_pa
         assert abs(loss - plain) <= 1e-5 * plain and abs(norm - plain_norm) <= 1e-4 * plain_norm
 
 
-def test_an_encoder_too(train_tiny, tmp_path: Path) -> None:
+def test_fast_and_plain_same_losses_encoder(train_tiny, tmp_path: Path) -> None:
     rows = [{"text": f"the quick brown fox {'jumps ' * (i % 3)}{i}", "label": "ab"[i % 2]} for i in range(24)]
     base, data = save_model(tmp_path / "bert", "bert"), [{"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))}]
     config = json.loads((base / "config.json").read_text())

@@ -67,7 +67,7 @@ def step(model: TrainableModel, batches: list[Batch]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", METHODS)
-def test_nothing_changes(method: str, family: str) -> None:
+def test_checkpointing_bit_exact(method: str, family: str) -> None:
     """Two batches go through the model before the backward pass, as a preference objective does it; they are alike in
     shape, so that a layer which takes one for the other is not caught by torch."""
     batches = [batch_of(make_rows()), batch_of(make_rows(seed=1, lengths=(7, 13, 5, 1, 5, 9)))]
@@ -78,7 +78,7 @@ def test_nothing_changes(method: str, family: str) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_nothing_changes_in_bf16(method: str, family: str) -> None:
+def test_checkpointing_bit_exact_bf16(method: str, family: str) -> None:
     """Autocast, too, is in the second run what it was in the first."""
     found = []
     for model in (training(method, family), made_again(method, family)):
@@ -88,7 +88,7 @@ def test_nothing_changes_in_bf16(method: str, family: str) -> None:
     assert all(torch.equal(x, again[name]) for name, x in plain.items())
 
 
-def test_a_model_without_such_layers_is_refused() -> None:
+def test_model_without_checkpointable_layers_refused() -> None:
     with pytest.raises(
         RecipeError, match="train.gradient_checkpointing: the layers of Linear know no gradient checkpointing"
     ):
@@ -97,7 +97,7 @@ def test_a_model_without_such_layers_is_refused() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_little_is_kept(method: str, family: str) -> None:
+def test_checkpointing_saves_activation_memory(method: str, family: str) -> None:
     """Beside weights, less than a quarter of the bytes; a layer's matrices run twice."""
     batch, kept = batch_of(make_rows()), []
     for make in (training, made_again):
@@ -122,7 +122,7 @@ def test_little_is_kept(method: str, family: str) -> None:
     assert again < plain / 4 and (once, twice) == (1, 2)
 
 
-def test_nothing_runs_twice_outside_training() -> None:
+def test_no_recomputation_in_eval() -> None:
     model = made_again("lora", "gpt2")
     calls: list[int] = []
     model.model.get_decoder().h[0].mlp.c_fc.register_forward_hook(lambda *_: calls.append(1))  # pyright: ignore

@@ -48,7 +48,7 @@ def trained(run: Run) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("method", ["lora", "full", "bilora"])
-def test_one_bad_gradient_element(train_tiny, harm, monkeypatch, method: str, value: float) -> None:
+def test_non_finite_gradient_element_skipped(train_tiny, harm, monkeypatch, method: str, value: float) -> None:
     """Nothing is touched: weights, moments, step and rate are bit-identical; one skip, and none after it."""
     seen: dict[str, Any] = {}
 
@@ -86,7 +86,7 @@ def test_one_bad_gradient_element(train_tiny, harm, monkeypatch, method: str, va
     assert all(bool(x.isfinite().all()) for x in trained(run).values())
 
 
-def test_the_suspects_are_named(train_tiny, harm, chat_file: Path) -> None:
+def test_suspect_rows_named(train_tiny, harm, chat_file: Path) -> None:
     def spoil(call: int, model: TrainableModel) -> None:
         if call == 2:
             next(iter(model.trainable().values())).grad[0, 0] = math.nan  # pyright: ignore
@@ -100,7 +100,7 @@ def test_the_suspects_are_named(train_tiny, harm, chat_file: Path) -> None:
     assert sorted(x["row"] for x in suspects) == sorted(events(run, "skipped")[0]["rows"])
 
 
-def test_a_clean_run_is_the_same_with_and_without_the_guard(train_tiny, tmp_path: Path) -> None:
+def test_clean_run_unchanged_by_guard(train_tiny, tmp_path: Path) -> None:
     runs = {}
     for guard in ("on", "off"):
         runs[guard] = train_tiny(train={**LONG_TRAINING, "steps": 60, "guard": guard}, out=str(tmp_path / guard))
@@ -109,7 +109,7 @@ def test_a_clean_run_is_the_same_with_and_without_the_guard(train_tiny, tmp_path
     assert_same_run(a, b)
 
 
-def test_five_dirty_batches(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recovers_from_five_random_label_batches(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three close together, two later, clipping off. Guarded: skipped, and the result is the clean run's within 1 %.
     Unguarded it is visibly worse, or the test would say nothing."""
     shape = {"method": "full", "train": {**LONG_TRAINING, "max_grad_norm": None, "learning_rate": 2e-3}}
@@ -127,7 +127,7 @@ def test_five_dirty_batches(train_tiny, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("method", "rate"), [("lora", 3e-3), ("lora", 1e-2), ("full", 2e-3)])
-def test_a_learning_rate_200_times_too_high_for_five_steps(
+def test_recovers_from_learning_rate_spike(
     train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, rate: float
 ) -> None:
     """Guarded: at most two returns, and the result is the clean run's within 3 %. Unguarded it is visibly worse."""
@@ -145,9 +145,7 @@ def test_a_learning_rate_200_times_too_high_for_five_steps(
     assert found["off"] / found["clean"] > 1.1, found
 
 
-def test_stopped_inside_the_trouble_and_resumed_to_the_bit(
-    train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_during_spike_bit_exact(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Skips, a return and its scars are the same whether or not the run was interrupted in between."""
     shape = {"method": "full", "train": {**LONG_TRAINING, "steps": 100, "learning_rate": 2e-3}}
     with monkeypatch.context() as patch:
@@ -164,7 +162,7 @@ def test_stopped_inside_the_trouble_and_resumed_to_the_bit(
             assert [x["position"] for x in run.events("skipped")] == skipped
 
 
-def test_not_finite_at_every_step_is_a_stop_with_a_sound_result(train_tiny, harm, tmp_path: Path) -> None:
+def test_non_finite_every_step_stops_run(train_tiny, harm, tmp_path: Path) -> None:
     def spoil(call: int, model: TrainableModel) -> None:
         if call >= 45:
             next(iter(model.trainable().values())).grad[0, 0] = math.nan  # pyright: ignore
@@ -179,7 +177,7 @@ def test_not_finite_at_every_step_is_a_stop_with_a_sound_result(train_tiny, harm
     assert rates == [1.0, 0.5]
 
 
-def test_without_a_guard_what_is_not_finite_is_a_stop(train_tiny, harm, tmp_path: Path) -> None:
+def test_non_finite_without_guard_stops_run(train_tiny, harm, tmp_path: Path) -> None:
     def spoil(call: int, model: TrainableModel) -> None:
         if call == 3:
             next(iter(model.trainable().values())).grad[0, 0] = math.nan  # pyright: ignore

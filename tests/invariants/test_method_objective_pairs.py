@@ -60,7 +60,9 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for method in names("method")
     ],
 )
-def test_to_the_end(method: str, objective: str, family: str, train_tiny: Any, bases: Any, tmp_path: Path) -> None:
+def test_pair_trains_saves_reopens_evaluates(
+    method: str, objective: str, family: str, train_tiny: Any, bases: Any, tmp_path: Path
+) -> None:
     example_type = make_objective(objective).traits.example_type.__name__
     more = {"old": finished_run(bases[family])} if method == "f_learning" and family in DECODERS else {}
     shape: dict[str, Any] = {
@@ -97,7 +99,7 @@ def fits(method: str, objective: str) -> bool:
 
 
 @pytest.mark.parametrize("page", ["methods.md", "methods.zh.md"])
-def test_the_table_in_the_docs_is_this_one(page: str, request: pytest.FixtureRequest) -> None:
+def test_docs_table_matches(page: str, request: pytest.FixtureRequest) -> None:
     head = ["", *(f"`{objective}`, {family}" for objective, family in AIMS)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for method in names("method"):

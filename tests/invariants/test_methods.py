@@ -16,12 +16,12 @@ CASES = [(method, family) for method in METHODS for family in FAMILIES]
 WRITING = [(method, family) for method, family in CASES if family in DECODERS]
 
 
-def test_the_folder_was_seen() -> None:
+def test_every_method_found() -> None:
     assert {"full", "lora"} <= set(METHODS)
 
 
 @pytest.mark.parametrize(("method", "family"), CASES)
-def test_alignment(method: str, family: str) -> None:
+def test_alignment_law(method: str, family: str) -> None:
     """One hidden state a token, one row of logits a token, whatever was put inside."""
     model, batch = attached(method, family), batch_of(make_rows())
     perturb(model)
@@ -38,7 +38,7 @@ def test_starts_at_base(method: str, family: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "family"), CASES)
-def test_packed_is_each_row_alone(method: str, family: str) -> None:
+def test_packing_equals_single_rows(method: str, family: str) -> None:
     """max|difference| / max|logit| <= 1e-5 in fp32; and transformers' own padded forward says the same."""
     model, rows = attached(method, family), make_rows()
     perturb(model)
@@ -52,7 +52,7 @@ def test_packed_is_each_row_alone(method: str, family: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_row_does_not_feel_its_neighbours(method: str) -> None:
+def test_packing_isolation(method: str) -> None:
     """Changing row A's tokens (not its length) leaves row B's loss and gradient bit-equal."""
 
     def loss_and_gradient(rows: list[dict]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -75,7 +75,7 @@ def test_a_row_does_not_feel_its_neighbours(method: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "family"), CASES)
-def test_only_the_attachment_learns(method: str, family: str) -> None:
+def test_only_attachment_trainable(method: str, family: str) -> None:
     """Within three steps every trainable tensor gets a gradient and moves; nothing else changes a bit."""
     model, batch = attached(method, family), batch_of(make_rows())
     before = {name: p.detach().clone() for name, p in model.model.named_parameters()}
@@ -94,7 +94,7 @@ def test_only_the_attachment_learns(method: str, family: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_off_is_base_and_on_is_as_before(method: str) -> None:
+def test_disabled_method_equals_base(method: str) -> None:
     model, batch = attached(method), batch_of(make_rows())
     perturb(model)
     if model.attachment.set_enabled is None:
@@ -107,7 +107,7 @@ def test_off_is_base_and_on_is_as_before(method: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "family"), CASES)
-def test_what_is_saved_is_all(method: str, family: str) -> None:
+def test_save_load_same_logits(method: str, family: str) -> None:
     """Trainable tensors and buffers, put into a fresh model, give the same logits to the bit."""
     model, batch = attached(method, family), batch_of(make_rows())
     perturb(model)
@@ -119,7 +119,7 @@ def test_what_is_saved_is_all(method: str, family: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "family"), CASES)
-def test_merging_changes_no_answer(method: str, family: str) -> None:
+def test_merge_same_logits(method: str, family: str) -> None:
     """<= 1e-4, and what is left is a plain model."""
     model, batch = attached(method, family), batch_of(make_rows())
     perturb(model)
@@ -132,7 +132,7 @@ def test_merging_changes_no_answer(method: str, family: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "family"), WRITING)
-def test_cached_writing_is_plain_writing(method: str, family: str) -> None:
+def test_cached_generation_equals_uncached(method: str, family: str) -> None:
     """generate() with its cache, left-padded in a batch, writes what one forward a token would."""
     model = attached(method, family)
     perturb(model)
@@ -150,7 +150,7 @@ def test_cached_writing_is_plain_writing(method: str, family: str) -> None:
 
 
 @pytest.mark.parametrize(("method", "family"), CASES)
-def test_peft_gives_the_same_logits(method: str, family: str, tmp_path) -> None:
+def test_same_logits_in_peft(method: str, family: str, tmp_path) -> None:
     """Our adapter in PEFT, and PEFT's in ours: <= 1e-5."""
     from peft import PeftModel
 

@@ -59,7 +59,7 @@ def alone(name: str, family: str) -> TrainableModel:
 
 @pytest.mark.parametrize("family", DECODERS)
 @torch.no_grad()
-def test_packed_rows_go_through_their_own(family: str) -> None:
+def test_packed_rows_use_their_adapter(family: str) -> None:
     """max|difference| / max|logit| <= 1e-5 against the adapter alone on the same batch, for every row: alone, the changes
     of q, k and v are one product and add up in another order."""
     model, rows = many(family), make_rows()
@@ -78,7 +78,7 @@ def test_packed_rows_go_through_their_own(family: str) -> None:
 
 @pytest.mark.parametrize("family", DECODERS)
 @torch.no_grad()
-def test_written_together_is_written_alone(family: str) -> None:
+def test_batched_generation_equals_single(family: str) -> None:
     """transformers' generate, left-padded with a cache, a batch of all adapters: the very words of each alone."""
     model, rng_key = many(family), random.Random(3)
     prompts = [[rng_key.randrange(3, 320) for _ in range(n)] for n in (4, 9, 2, 7, 5, 6, 3, 8)]
@@ -92,7 +92,7 @@ def test_written_together_is_written_alone(family: str) -> None:
 
 
 @torch.no_grad()
-def test_padded_logits_are_those_alone() -> None:
+def test_padded_logits_equal_single() -> None:
     """The padded form itself, [B, T, D]: <= 1e-6."""
     model, ids = many("llama"), torch.randint(3, 320, (6, 7), generator=torch.Generator().manual_seed(1))
     with model.routed(SIX):
@@ -103,7 +103,7 @@ def test_padded_logits_are_those_alone() -> None:
 
 
 @torch.no_grad()
-def test_one_adapter_for_all_and_none_at_all() -> None:
+def test_one_adapter_and_no_adapter() -> None:
     """A batch for one adapter is that adapter; a batch for the base, or the adapters switched off, is it to the bit."""
     model, rows = many("qwen2"), make_rows()
     base = alone("", "qwen2").logits(batch_of(rows))
@@ -117,7 +117,7 @@ def test_one_adapter_for_all_and_none_at_all() -> None:
 
 
 @torch.no_grad()
-def test_a_neighbours_adapter_does_not_matter() -> None:
+def test_adapter_isolation() -> None:
     """Row 3 with the same adapter, its neighbours with others: the same to rounding, and the words the same."""
     model, rows = many("llama"), make_rows()
     found = []
@@ -129,7 +129,7 @@ def test_a_neighbours_adapter_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("method", names("method"))
-def test_other_methods_are_refused(method: str) -> None:
+def test_other_methods_refused(method: str) -> None:
     """Low-rank changes of linear layers go; all else is told so in one sentence."""
     plain = method_config(method)
     model = attached(method, **({k: v for k, v in plain.items() if k != "name"} if isinstance(plain, dict) else {}))
@@ -142,7 +142,7 @@ def test_other_methods_are_refused(method: str) -> None:
         detach(model.model, model.attachment, find("method", method), "mine")  # pyright: ignore
 
 
-def test_biases_and_unknown_names_are_refused() -> None:
+def test_biases_and_unknown_names_refused() -> None:
     biased = attached("lora", "qwen2", bias="lora_only")
     with pytest.raises(ModelError, match="is no low-rank change of linear layers alone"):
         detach(biased.model, biased.attachment, find("method", "lora"), "biased")  # pyright: ignore
@@ -152,7 +152,7 @@ def test_biases_and_unknown_names_are_refused() -> None:
         attached("lora").generate([[5, 6]], 2, adapters=["spam"])
 
 
-def test_a_body_that_runs_rows_one_by_one_is_refused() -> None:
+def test_row_by_row_backbone_refused() -> None:
     """It would mix rows up: it says so instead."""
     model, rows = many("llama"), make_rows()
     decoder = model.model.get_decoder()  # pyright: ignore
@@ -166,6 +166,6 @@ def test_a_body_that_runs_rows_one_by_one_is_refused() -> None:
         model.logits(pack(rows, range(6), SIX))  # pyright: ignore
 
 
-def test_the_methods_are_there() -> None:
+def test_supported_methods_exist() -> None:
     assert {method for method, _ in KINDS.values()} <= set(names("method"))
     assert all(find("method", method) for method, _ in KINDS.values())

@@ -68,12 +68,12 @@ def model_for(objective: Any, method: str) -> TrainableModel:
     return model
 
 
-def test_the_folder_was_seen() -> None:
+def test_every_objective_found() -> None:
     assert {"causal_lm", "sft"} <= set(OBJECTIVES)
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
-def test_counts_are_what_the_loss_sums(name: str) -> None:
+def test_counts_match_loss_terms(name: str) -> None:
     """The loss is a sum: by hand, minus the log-probability of every label, and as many as counted."""
     objective = fitted(name)
     batch, model = batch_of(rows_of(objective)), model_for(objective, "lora")
@@ -86,7 +86,7 @@ def test_counts_are_what_the_loss_sums(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_rows_of_a_batch_add_up(name: str) -> None:
+def test_batch_loss_is_sum_of_row_losses(name: str) -> None:
     """Each row's own loss and count add up to the batch's."""
     objective = fitted(name)
     batch, model = batch_of(rows_of(objective)), model_for(objective, "lora")
@@ -109,7 +109,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("name", "method"), PAIRS)
-def test_accumulation_is_exact(name: str, method: str) -> None:
+def test_gradient_accumulation_exact(name: str, method: str) -> None:
     """1 x 8 = 2 x 4 = 8 x 1 = uneven: ||difference|| / ||gradient|| <= 1e-6 in fp32 (a likelihood: in each tensor)."""
     objective = fitted(name)
     rows = rows_of(objective)

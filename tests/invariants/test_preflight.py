@@ -30,7 +30,7 @@ def checked(plain: dict, **changes: object) -> dict[str, Finding]:
 
 @pytest.mark.parametrize("method", (*names("method"), *VARIANTS))
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_every_method_passes(method: str, precision: str, recipe_dict: dict) -> None:
+def test_every_method_passes_preflight(method: str, precision: str, recipe_dict: dict) -> None:
     train = {**recipe_dict["train"], "precision": precision}
     found = checked(recipe_dict, method=method_config(method), train=train)
     assert {name for name, x in found.items() if x.level == "error"} == set(), found
@@ -38,7 +38,7 @@ def test_every_method_passes(method: str, precision: str, recipe_dict: dict) -> 
 
 
 @pytest.mark.parametrize("family", ["t5", "bart", "distilbert"])
-def test_a_family_whose_last_layer_answers_in_fp32_passes_in_bf16(family: str, recipe_dict: dict, tmp_path: Path) -> None:
+def test_fp32_last_layer_passes_in_bf16(family: str, recipe_dict: dict, tmp_path: Path) -> None:
     """Autocast runs norms in fp32; what came before them was rounded all the same."""
     texts = [("the fox " + "jumps " * (i % 5), "over " * (1 + i % 3)) for i in range(16)]
     wrote = [{"source": text, "target": more} for text, more in texts]
@@ -54,16 +54,14 @@ def test_a_family_whose_last_layer_answers_in_fp32_passes_in_bf16(family: str, r
     assert "packing" in {x.name for x in found if x.level == "fine"}
 
 
-def test_a_run_is_the_same_with_and_without_the_pre_flight(
-    train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_unchanged_by_preflight(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = {"method": {"dropout": 0.2}, "train": {"steps": 6}}
     one = run_contents(train_tiny(**shape, out=str(tmp_path / "one")))
     monkeypatch.setattr(pipeline, "pre_flight", lambda *_: [])
     assert_same_run(one, run_contents(train_tiny(**shape, out=str(tmp_path / "two"))))
 
 
-def test_a_trained_weight_without_a_gradient_is_refused(recipe_dict: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trained_weight_without_gradient_refused(recipe_dict: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """An adapter that is trained but not used: the loss falls all the same, thanks to the others."""
     real = LowRankLinear.forward
     lost: list[LowRankLinear] = []
@@ -79,7 +77,7 @@ def test_a_trained_weight_without_a_gradient_is_refused(recipe_dict: dict, monke
         pipeline.train(make_recipe(recipe_dict), Reporter(Console(quiet=True)))
 
 
-def test_a_loss_that_is_not_the_loss_is_refused(recipe_dict: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_loss_refused(recipe_dict: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """Labels shifted once too often: the curve looks healthy, the model learns to look two tokens ahead."""
     monkeypatch.setattr(
         SFT, "row_losses", lambda self, model, batch: [(1.5 * a, n) for a, n in model.nll_by_segment(batch)]
@@ -87,7 +85,7 @@ def test_a_loss_that_is_not_the_loss_is_refused(recipe_dict: dict, monkeypatch: 
     assert checked(recipe_dict)["loss"].level == "error"
 
 
-def test_a_frozen_weight_that_moves_is_refused(recipe_dict: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moving_frozen_weight_refused(recipe_dict: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     real = torch.optim.SGD.step
 
     def step(self: torch.optim.SGD, *words: object) -> object:
@@ -102,6 +100,6 @@ def test_a_frozen_weight_that_moves_is_refused(recipe_dict: dict, monkeypatch: p
 
 
 @pytest.mark.parametrize("method, steps", [("full", 1), ("lora", 2)])
-def test_it_ends_when_every_weight_has_had_a_gradient(method: str, steps: int, recipe_dict: dict) -> None:
+def test_preflight_ends_when_all_weights_had_gradients(method: str, steps: int, recipe_dict: dict) -> None:
     """LoRA's A has none while B is zero."""
     assert checked(recipe_dict, method=method)["gradients"].words.endswith(f"by rehearsal step {steps}")

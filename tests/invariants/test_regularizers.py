@@ -77,13 +77,13 @@ def far(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     return float(torch.cat([(a[n] - b[n]).flatten() for n in a]).norm() / whole)
 
 
-def test_every_regularizer_is_here() -> None:
+def test_every_regularizer_covered() -> None:
     assert set(EVERY) == set(STRENGTH) and len(EVERY) >= 5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", EVERY)
-def test_at_strength_nought_it_is_not_there(name: str, family: str) -> None:
+def test_zero_strength_changes_nothing(name: str, family: str) -> None:
     model, objective, batch = put_together(name, family)
     off = {STRENGTH[name]: 0.0, **({"beta": 0.0} if name == "l2_sp" else {})}
     with_it = gradients(model, joined(model, objective, part(name, **off)), [batch])
@@ -104,7 +104,7 @@ def test_at_strength_nought_it_is_not_there(name: str, family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", [x for x in EVERY if x not in ("neftune", "mixout")])  # their noise is each batch's own
-def test_rows_count_the_same_however_they_are_batched(name: str, family: str) -> None:
+def test_independent_of_batching(name: str, family: str) -> None:
     model, objective, batch = put_together(name, family)
     learnt = joined(model, objective, part(name))
     parts = [select_segments(batch, [0, 2]), select_segments(batch, [1]), select_segments(batch, [3, 4, 5])]
@@ -112,7 +112,7 @@ def test_rows_count_the_same_however_they_are_batched(name: str, family: str) ->
 
 
 @pytest.mark.parametrize("direction", ["reverse", "forward"])
-def test_kl_to_base_is_torch_s(direction: str) -> None:
+def test_kl_to_base_equals_torch(direction: str) -> None:
     model, objective, batch = put_together("kl_to_base", "llama")
     base = attached("lora")
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_kl_to_base_is_torch_s(direction: str) -> None:
         assert joined(base, objective, asked).loss(base, batch).notes["kl_to_base"] == pytest.approx(0, abs=1e-4)
 
 
-def test_r_drop_is_its_formula() -> None:
+def test_r_drop_equals_formula() -> None:
     model, objective, batch = put_together("r_drop", "bert")
     objective = objective.model_copy(update={"dropout": 0.5})
     model.model.train()
@@ -145,7 +145,7 @@ def test_r_drop_is_its_formula() -> None:
     assert float(loss.detach()) == pytest.approx(float((nll + 2.0 / 4 * apart).detach()), rel=1e-5)
 
 
-def test_the_noise_of_neftune_is_as_long_as_a_row_asks() -> None:
+def test_neftune_noise_scaled_by_row_length() -> None:
     model, _, batch = put_together("neftune", "llama")
     seen: list[Tensor] = []
     real = model.embedding_as
@@ -168,7 +168,7 @@ def test_the_noise_of_neftune_is_as_long_as_a_row_asks() -> None:
 
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("method", ["lora", "prompt_tuning"])
-def test_fgm_moves_each_row_by_its_radius_to_where_the_loss_is_larger(steps: int, method: str) -> None:
+def test_fgm_perturbation_radius_per_row(steps: int, method: str) -> None:
     model, batch = attached(method), batch_of(make_rows())
     perturb(model)
     objective: Objective = find("objective", "sft")()  # pyright: ignore
@@ -185,7 +185,7 @@ def test_fgm_moves_each_row_by_its_radius_to_where_the_loss_is_larger(steps: int
     assert loss.notes["fgm"] > float(objective.loss(model, batch).totals["sft"].detach())
 
 
-def test_l2_sp_draws_back_to_the_base() -> None:
+def test_l2_sp_pulls_towards_base() -> None:
     model, objective, batch = put_together("l2_sp", "llama")
     base = {n: p.clone() for n, p in attached("full").trainable().items()}
     loss = joined(model, objective, part("l2_sp", alpha=0.5)).loss(model, batch)
@@ -196,7 +196,7 @@ def test_l2_sp_draws_back_to_the_base() -> None:
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "gemma2"])  # whose head is scored once more in the backward pass
-def test_mixout_is_its_formula(family: str) -> None:
+def test_mixout_equals_formula(family: str) -> None:
     """The loss is that of a model with the mixed weights, and its gradient goes through them (eq. 5)."""
     model, objective, batch = put_together("mixout", family)
     weights, base = model.trainable(), model.initial_weights
@@ -241,19 +241,19 @@ def test_mixout_is_its_formula(family: str) -> None:
         ),
     ],
 )
-def test_what_cannot_be_joined_is_said(changes: dict, words: str) -> None:
+def test_unsupported_combination_refused(changes: dict, words: str) -> None:
     recipe = make_recipe({"base": "b", "data": "d", "out": "o", **changes})
     with pytest.raises(RecipeError, match=words):
         refuse_regularizers(recipe)
 
 
 @pytest.mark.parametrize("written", [["neftune", "neftune"], "r_dorp", [{"name": "r_drop", "alpha": -1}]])
-def test_what_is_wrongly_written_is_said(written: object) -> None:
+def test_invalid_setting_refused(written: object) -> None:
     with pytest.raises(RecipeError, match="regularizers"):
         make_recipe({"base": "b", "data": "d", "out": "o", "regularizers": written})
 
 
-def test_what_is_noted_is_of_the_window_and_a_supervised_token() -> None:
+def test_noted_values_per_window_and_token() -> None:
     """However the rows are batched; what l2_sp adds is the same for any number of tokens."""
     model, objective, batch = put_together("l2_sp", "llama")
     learnt, way = joined(model, objective, part("l2_sp", alpha=0.5)), 0.0
@@ -267,7 +267,7 @@ def test_what_is_noted_is_of_the_window_and_a_supervised_token() -> None:
         assert taken.notes["l2_sp"] == pytest.approx(way, rel=1e-4)
 
 
-def test_stopped_and_resumed_to_the_bit(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_bit_exact(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = {
         "regularizers": [{"name": "neftune", "alpha": 3}, {"name": "fgm", "radius": 0.1}, "kl_to_base", "r_drop"],
         "method": {"name": "lora", "rank": 4, "dropout": 0.2},
@@ -281,7 +281,7 @@ def test_stopped_and_resumed_to_the_bit(train_tiny, tmp_path: Path, monkeypatch:
     assert_same_run(run_contents(train_tiny(again=True, **shape, out=str(tmp_path / "stopped"))), run_contents(whole))
 
 
-def test_l2_sp_resumed_still_knows_where_it_began(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_l2_sp_reference_kept_on_resume(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = {"regularizers": [{"name": "l2_sp", "alpha": 1.0}], "method": "full", "train": {"steps": 4, "save_every": 1}}
     whole = train_tiny(**shape, out=str(tmp_path / "whole"))
     with stop_at(2, monkeypatch), pytest.raises(Interrupted):
@@ -289,7 +289,7 @@ def test_l2_sp_resumed_still_knows_where_it_began(train_tiny, tmp_path: Path, mo
     assert_same_run(run_contents(train_tiny(again=True, **shape, out=str(tmp_path / "stopped"))), run_contents(whole))
 
 
-def test_with_a_head(train_tiny, tiny_models: dict[str, Path], tmp_path: Path) -> None:
+def test_regularizer_with_head(train_tiny, tiny_models: dict[str, Path], tmp_path: Path) -> None:
     rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": f"the fox {i}", "label": i % 2} for i in range(24)])
     shape = {"base": str(tiny_models["bert"]), "data": [{"path": str(rows)}], "objective": "classification"}
     run = train_tiny(**shape, regularizers=["r_drop", "fgm", "neftune"], evaluate={"samples": 1})

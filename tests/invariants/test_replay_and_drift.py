@@ -31,7 +31,7 @@ def ready(recipe_dict: dict, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
-def test_replay_makes_up_its_share_of_all_tokens(ready: Any, tmp_path: Path, share: float) -> None:
+def test_replay_share_of_tokens(ready: Any, tmp_path: Path, share: float) -> None:
     """Counted over the rows of thirty epochs, whatever the lengths on either side."""
     general = write_jsonl(tmp_path / "general.jsonl", chat_rows(40, answers=("the lazy dog and the quick fox " * 3,)))
     made = ready(replay={"path": str(general), "share": share})
@@ -46,7 +46,7 @@ def test_replay_makes_up_its_share_of_all_tokens(ready: Any, tmp_path: Path, sha
     assert {x.where.file for x in made.prepared.made.bad} == set()
 
 
-def test_replayed_rows_are_said_and_never_held_out(recipe_dict: dict, tmp_path: Path, train_tiny: Any) -> None:
+def test_replay_rows_reported_and_never_validation(recipe_dict: dict, tmp_path: Path, train_tiny: Any) -> None:
     general = write_jsonl(tmp_path / "general.jsonl", chat_rows(40, answers=("the lazy dog",)))
     run = train_tiny(replay={"path": str(general), "share": 0.3})
     chosen = run.read("resolved.json")["choices"]["replay"]
@@ -57,7 +57,7 @@ def test_replayed_rows_are_said_and_never_held_out(recipe_dict: dict, tmp_path: 
 
 
 @pytest.mark.parametrize("method", (*names("method"), *VARIANTS))
-def test_the_drift_is_nought_at_the_base_and_grows(ready: Any, method: str) -> None:
+def test_drift_zero_at_base_then_grows(ready: Any, method: str) -> None:
     model = ready(method=method_config(method)).state.model
     drift = Drift(model)
     with model.as_base_model() as base:
@@ -73,7 +73,7 @@ def test_the_drift_is_nought_at_the_base_and_grows(ready: Any, method: str) -> N
 
 
 @pytest.mark.parametrize("at_once", [2**23, 7 * 320])
-def test_the_drift_is_the_kl_by_hand(ready: Any, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drift_equals_kl(ready: Any, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weitiao.evaluate.drift.LOGITS", at_once)  # all tokens in one piece; some at a time
     model = ready().state.model
     drift = Drift(model)
@@ -87,6 +87,6 @@ def test_the_drift_is_the_kl_by_hand(ready: Any, at_once: int, monkeypatch: pyte
     assert drift(model).value == pytest.approx(float(by_hand), rel=1e-2)
 
 
-def test_every_validation_has_it(train_tiny: Any) -> None:
+def test_drift_in_every_validation(train_tiny: Any) -> None:
     drifts = [x["scores"]["drift"]["value"] for x in train_tiny().events("validation")]
     assert len(drifts) == 2 and all(value > 0 for value in drifts)

@@ -26,9 +26,7 @@ STEPS = 6
 
 
 @pytest.mark.parametrize("method", (*names("method"), *VARIANTS))
-def test_stopped_anywhere_resumed_to_the_bit(
-    method: str, train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_bit_exact_at_every_step(method: str, train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With dropout, shuffling over epochs, accumulation in uneven micro-batches, warm-up and cosine, best kept."""
     train = {
         "steps": STEPS,
@@ -52,9 +50,7 @@ def test_stopped_anywhere_resumed_to_the_bit(
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_hidden_words_are_the_same_when_resumed(
-    method: str, train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_same_mlm_masks(method: str, train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each step hides words by chance; an encoder drops out, and is validated in between."""
     rows = [{"text": f"the quick brown fox {'jumps over the dog ' * (i % 3)}{i}"} for i in range(24)]
     shape = {
@@ -75,9 +71,7 @@ def test_hidden_words_are_the_same_when_resumed(
 
 
 @pytest.mark.parametrize("cache", [0, 5])
-def test_rows_that_depend_on_each_other_resume_to_the_bit(
-    cache: int, train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_batch_coupled_bit_exact(cache: int, train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Embeddings, with dropout, with and without gradient caching."""
     words = WORDS.split()[:12]
     rows = [{"query": f"{a} {b}", "document": f"{b} {a} {a}"} for a in words[:6] for b in words[6:]]
@@ -98,7 +92,7 @@ def test_rows_that_depend_on_each_other_resume_to_the_bit(
 
 
 @pytest.mark.parametrize("optimizer", names("optimizer"))
-def test_every_optimizer_resumes_to_the_bit(
+def test_resume_every_optimizer_bit_exact(
     optimizer: str, train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape = {"method": "full", "train": {"steps": STEPS, "optimizer": optimizer, "weight_decay": 0.01}}
@@ -110,9 +104,7 @@ def test_every_optimizer_resumes_to_the_bit(
     assert_same_run(run_contents(train_tiny(again=True, **shape, out=out)), whole)
 
 
-def test_gradient_checkpointing_may_change_in_the_middle(
-    train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_with_gradient_checkpointing_changed(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It changes no bit, so a run that ran out of memory goes on with it as if it always had, or never."""
     shape, with_it = {"method": {"dropout": 0.2}}, {"train": {"gradient_checkpointing": "on"}}
     whole = run_contents(train_tiny(**shape, out=str(tmp_path / "whole")))
@@ -122,7 +114,7 @@ def test_gradient_checkpointing_may_change_in_the_middle(
     assert_same_run(run_contents(train_tiny(again=True, **shape, **with_it)), whole)
 
 
-def test_stopped_twice(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_twice(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = {"method": {"dropout": 0.2}, "train": {"steps": STEPS}}
     whole = run_contents(train_tiny(**shape, out=str(tmp_path / "whole")))
     out = str(tmp_path / "twice")
@@ -133,7 +125,7 @@ def test_stopped_twice(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_real_signals_in_real_processes(number: int, code: int, recipe_dict: dict, tmp_path: Path) -> None:
+def test_resume_after_real_signals(number: int, code: int, recipe_dict: dict, tmp_path: Path) -> None:
     """SIGTERM and Ctrl-C save and say how to go on; after SIGKILL the last state is there. All end as one run."""
     plain = {**recipe_dict, "train": {**recipe_dict["train"], "steps": 60, "save_every": 5, "evaluate_every": 30}}
     recipe = tmp_path / "recipe.yaml"
@@ -159,7 +151,7 @@ def test_real_signals_in_real_processes(number: int, code: int, recipe_dict: dic
     assert_same_run(run_contents(Run(tmp_path / "stopped")), run_contents(Run(tmp_path / "whole")))
 
 
-def test_changed_data_are_refused(train_tiny, chat_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_changed_data_refused(train_tiny, chat_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with stop_at(2, monkeypatch), pytest.raises(Interrupted):
         train_tiny()
     rows = [json.loads(line) for line in chat_file.read_text().splitlines()]
@@ -169,9 +161,7 @@ def test_changed_data_are_refused(train_tiny, chat_file: Path, tmp_path: Path, m
         train_tiny(again=True)
 
 
-def test_when_every_state_is_broken_nothing_begins_anew_silently(
-    train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_with_all_checkpoints_broken_refused(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with stop_at(3, monkeypatch), pytest.raises(Interrupted):
         train_tiny()
     for place in (tmp_path / "run" / "checkpoints").glob("step-*"):
@@ -182,7 +172,7 @@ def test_when_every_state_is_broken_nothing_begins_anew_silently(
 
 
 @pytest.mark.parametrize(("answer", "goes_on"), [("\n", True), ("n\n", False)])
-def test_the_same_recipe_again_offers_to_go_on(
+def test_same_recipe_suggests_resume(
     answer: str, warm_started: bool, train_tiny, recipe_dict: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a real terminal; Enter is yes, and the end is the uninterrupted run's."""
@@ -206,7 +196,7 @@ def test_the_same_recipe_again_offers_to_go_on(
 
 
 @pytest.mark.parametrize(("key", "value"), [("seed", 5), ("train.learning_rate", 1e-3), ("train.max_grad_norm", None)])
-def test_a_recipe_that_was_edited_is_refused(
+def test_resume_edited_recipe_refused(
     key: str, value: object, train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What shapes the run may not change in the middle of it; what only looks at it may."""
@@ -218,7 +208,7 @@ def test_a_recipe_that_was_edited_is_refused(
     train_tiny(again=True, train={"keep": 5, "threads": 1})
 
 
-def test_another_base_is_refused(train_tiny, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_other_base_refused(train_tiny, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same shape, one weight changed."""
     with stop_at(2, monkeypatch), pytest.raises(Interrupted):
         train_tiny()

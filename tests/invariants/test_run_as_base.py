@@ -32,7 +32,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("upper", ["lora", "full", "prompt_tuning"])
-def test_on_a_run_is_on_the_merged_run_to_the_bit(train_tiny: Any, tmp_path: Path, precision: str, upper: str) -> None:
+def test_run_as_base_equals_merged_run(train_tiny: Any, tmp_path: Path, precision: str, upper: str) -> None:
     """The base weights, and all that is learnt on them."""
     train = {"precision": precision, "steps": 2}
     lower = train_tiny(train=train)
@@ -45,7 +45,7 @@ def test_on_a_run_is_on_the_merged_run_to_the_bit(train_tiny: Any, tmp_path: Pat
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_is_stood_on_or_refuses(train_tiny: Any, tmp_path: Path, method: str) -> None:
+def test_every_method_as_base_or_refused(train_tiny: Any, tmp_path: Path, method: str) -> None:
     """What was folded in memory is the model that `merge` writes; a method that cannot be folded says so."""
     lower = train_tiny(method=method_config(method), train={"steps": 1})
     tokens = open_base_assets(str(lower.folder))
@@ -65,7 +65,7 @@ def test_every_method_is_stood_on_or_refuses(train_tiny: Any, tmp_path: Path, me
     assert not same(base.model.state_dict(), first.model.state_dict()), "the run below has learnt nothing"
 
 
-def test_a_run_on_a_run_on_a_run(train_tiny: Any, tmp_path: Path) -> None:
+def test_three_runs_stacked(train_tiny: Any, tmp_path: Path) -> None:
     """It is opened, measured, merged and stood on again; the plan says what it stands on."""
     a = train_tiny(train={"steps": 1})
     b = train_tiny(train={"steps": 1}, base=str(a.folder), method="ia3", out=str(tmp_path / "b"))
@@ -84,7 +84,7 @@ def test_a_run_on_a_run_on_a_run(train_tiny: Any, tmp_path: Path) -> None:
     assert now["before"]["loss"]["value"] == pytest.approx(b.read("scores.json")["after"]["loss"]["value"], rel=1e-5)
 
 
-def test_an_adapter_folder_is_a_base_too(train_tiny: Any, tmp_path: Path) -> None:
+def test_adapter_folder_as_base(train_tiny: Any, tmp_path: Path) -> None:
     lower = train_tiny(train={"steps": 2})
     on_run = train_tiny(train={"steps": 1}, base=str(lower.folder), out=str(tmp_path / "a"))
     on_adapter = train_tiny(train={"steps": 1}, base=str(lower.folder / "adapter"), out=str(tmp_path / "b"))
@@ -93,7 +93,7 @@ def test_an_adapter_folder_is_a_base_too(train_tiny: Any, tmp_path: Path) -> Non
     assert len(opened.tokens.below) == 1, "the adapter on top says what it stands on"
 
 
-def test_the_template_comes_with_the_run(train_tiny: Any, tmp_path: Path) -> None:
+def test_chat_template_inherited(train_tiny: Any, tmp_path: Path) -> None:
     base, template = save_model(tmp_path / "bare", template=None), tmp_path / "mine.jinja"
     template.write_text(CHATML.replace("<|im_start|>", "<|im_start|>the "))
     lower = train_tiny(train={"steps": 1}, base=str(base), template=str(template))
@@ -122,7 +122,7 @@ def move(run: Any) -> None:
     save_file(tensors, file)
 
 
-def test_a_run_whose_ground_has_moved_is_not_opened(pair: tuple, train_tiny: Any, tmp_path: Path) -> None:
+def test_changed_base_run_not_opened(pair: tuple, train_tiny: Any, tmp_path: Path) -> None:
     lower, upper = pair
     results.open_model(str(upper.folder))
     move(lower)
@@ -133,7 +133,7 @@ def test_a_run_whose_ground_has_moved_is_not_opened(pair: tuple, train_tiny: Any
         train_tiny(base=str(upper.folder), out=str(tmp_path / "third"))
 
 
-def test_a_run_whose_ground_has_moved_does_not_go_on(pair: tuple, train_tiny: Any, tmp_path: Path) -> None:
+def test_changed_base_run_not_resumed(pair: tuple, train_tiny: Any, tmp_path: Path) -> None:
     lower, upper = pair
     journal = [x for x in upper.events() if x["event"] != "finished"]
     upper.write_lines("events.jsonl", journal)
@@ -144,7 +144,7 @@ def test_a_run_whose_ground_has_moved_does_not_go_on(pair: tuple, train_tiny: An
         results.open_model(str(upper.folder))
 
 
-def test_a_mistyped_run_is_not_sought_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistyped_run_path_not_searched_on_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "a").mkdir(parents=True)
     assert read_trained("runs/b") is None, "it may be a hub id"
@@ -154,14 +154,14 @@ def test_a_mistyped_run_is_not_sought_on_the_hub(tmp_path: Path, monkeypatch: py
     assert read_trained("Qwen/Qwen3-0.6B") is None
 
 
-def test_a_run_without_a_result_is_no_base(train_tiny: Any, tmp_path: Path) -> None:
+def test_run_without_result_refused_as_base(train_tiny: Any, tmp_path: Path) -> None:
     lower = train_tiny(train={"steps": 1})
     (lower.folder / "best" / "weights.safetensors").unlink()
     with pytest.raises(RunError, match="has no result yet"):
         train_tiny(base=str(lower.folder), out=str(tmp_path / "b"))
 
 
-def test_a_run_that_stands_on_itself_is_refused(train_tiny: Any, tmp_path: Path) -> None:
+def test_circular_base_refused(train_tiny: Any, tmp_path: Path) -> None:
     lower = train_tiny(train={"steps": 1})
     upper = train_tiny(train={"steps": 1}, base=str(lower.folder), out=str(tmp_path / "b"))
     shutil.rmtree(lower.folder)
@@ -170,14 +170,14 @@ def test_a_run_that_stands_on_itself_is_refused(train_tiny: Any, tmp_path: Path)
         train_tiny(base=str(lower.folder), out=str(tmp_path / "c"))
 
 
-def test_an_adapter_that_names_no_base_is_refused(train_tiny: Any, tmp_path: Path) -> None:
+def test_adapter_without_base_refused(train_tiny: Any, tmp_path: Path) -> None:
     config = train_tiny(train={"steps": 1}).folder / "adapter" / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": None}))
     with pytest.raises(ModelError, match="names no base_model_name_or_path. Write the base model's folder or id there."):
         results.open_model(str(config.parent))
 
 
-def test_a_method_that_loads_in_its_own_way_is_refused(train_tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_method_with_own_loading_refused(train_tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     lower = train_tiny(train={"steps": 1})
     tokens = open_base_assets(str(lower.folder))
     odd = Method.untouched()
@@ -187,7 +187,7 @@ def test_a_method_that_loads_in_its_own_way_is_refused(train_tiny: Any, monkeypa
     assert read_trained(str(lower.folder)) == tokens.below[0] and find("method", "lora") is type(tokens.below[0].method)
 
 
-def test_a_base_that_was_not_trained_to_its_end_is_said(train_tiny: Any, tmp_path: Path) -> None:
+def test_unfinished_base_run_reported(train_tiny: Any, tmp_path: Path) -> None:
     lower = train_tiny(train={"steps": 3})
     journal = lower.folder / "events.jsonl"
     lines = journal.read_text().splitlines(keepends=True)

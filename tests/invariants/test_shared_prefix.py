@@ -32,12 +32,12 @@ def rows_alike() -> Batch:
     return batch_of(rows)
 
 
-def test_the_folder_was_seen() -> None:
+def test_every_method_found() -> None:
     assert len(CAUSAL) >= 7 and len(CASES) >= 30
 
 
 @pytest.mark.parametrize(("method", "family"), CASES)
-def test_merged_is_apart(method: str, family: str) -> None:
+def test_merged_prefix_equals_separate_rows(method: str, family: str) -> None:
     model, batch = attached(method, family), rows_alike()
     perturb(model)
     virtual_tokens = model.attachment.virtual_tokens()
@@ -66,7 +66,7 @@ def _what_it_gives(model: TrainableModel, batch: Batch) -> tuple[tuple[torch.Ten
     return tuple(x.detach() for x in given), dict(zip(model.trainable(), grads))
 
 
-def test_where_chance_draws_for_each_token_rows_stay_apart() -> None:
+def test_dropout_keeps_rows_separate() -> None:
     model, batch = attached("lora", "llama", dropout=0.1), rows_alike()
     assert isinstance(model.backbone, BlockBackbone) and isinstance(model.backbone.merged(batch), PrefixSharedBatch)
     model.model.train()
@@ -76,7 +76,7 @@ def test_where_chance_draws_for_each_token_rows_stay_apart() -> None:
     assert isinstance(without.backbone, BlockBackbone) and isinstance(without.backbone.merged(batch), PrefixSharedBatch)
 
 
-def test_noise_on_embeddings_is_for_each_row_its_own() -> None:
+def test_embedding_noise_per_row() -> None:
     model, batch = attached("lora", "llama"), rows_alike()
     noise = torch.randn(batch.tokens, 32)
     with model.embedding_as(lambda x, _: x + noise, batch):
@@ -88,7 +88,7 @@ def test_noise_on_embeddings_is_for_each_row_its_own() -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_encoders_stay_apart(family: str) -> None:
+def test_encoder_rows_not_merged(family: str) -> None:
     model, batch = attached("lora", family), rows_alike()
     assert (
         model.architecture.kind == "encoder"
@@ -98,7 +98,7 @@ def test_encoders_stay_apart(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", CAUSAL)
-def test_frozen_layers_that_ran_before_gave_the_same(family: str) -> None:
+def test_merged_prefix_with_activation_cache(family: str) -> None:
     model, batch = attached("freeze", family, layers=1), rows_alike()
     backbone: Any = model.backbone
     backbone.below = backbone.frozen(tuple(model.trainable().values()))

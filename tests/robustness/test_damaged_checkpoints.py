@@ -114,7 +114,7 @@ def bench(crash_test: CrashTest, killed: Path, monkeypatch: pytest.MonkeyPatch) 
     return Bench(crash_test, killed, monkeypatch)
 
 
-def test_one_harm_to_the_newest_state(bench: Bench, full: bool, record_figure: Figure) -> None:
+def test_newest_checkpoint_damaged(bench: Bench, full: bool, record_figure: Figure) -> None:
     """It is noticed and said, state 5 is taken, and the run ends as if nothing had happened."""
     every = harms()
     chosen = list(every) if full else list(every)[::10]
@@ -132,7 +132,7 @@ def test_one_harm_to_the_newest_state(bench: Bench, full: bool, record_figure: F
     record_figure("one harm to a saved state", "noticed; the next older state, ends bit-equal", said, len(chosen))
 
 
-def test_every_harm_is_seen(bench: Bench, record_figure: Figure) -> None:
+def test_every_damage_detected(bench: Bench, record_figure: Figure) -> None:
     """All harms in the short form too: looking is quick."""
     from weitiao.train.checkpoints.checkpoint import broken
 
@@ -150,7 +150,7 @@ def test_every_harm_is_seen(bench: Bench, record_figure: Figure) -> None:
     record_figure("every harm is seen", "100 %", f"{n}/{n}", n)
 
 
-def test_all_states_harmed(bench: Bench, full: bool, record_figure: Figure) -> None:
+def test_all_checkpoints_damaged(bench: Bench, full: bool, record_figure: Figure) -> None:
     """Refused with a sentence, as often as one tries; nothing is loaded and nothing begins anew."""
     every = harms()
     chosen = list(every)[:: 1 if full else 20]
@@ -176,7 +176,7 @@ class Bomb:
         return (Path.write_text, (self.canary, "executed"))
 
 
-def test_pickles_are_never_executed(bench: Bench, full: bool, tmp_path: Path, record_figure: Figure) -> None:
+def test_pickle_never_executed(bench: Bench, full: bool, tmp_path: Path, record_figure: Figure) -> None:
     """In the place of each file, the manifest forged to fit; under other tools' names; and as the result so far."""
     canary = tmp_path / "canary"
     bomb = pickle.dumps(Bomb(canary))

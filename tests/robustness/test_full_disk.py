@@ -115,7 +115,7 @@ def state_size(crash_test: CrashTest) -> int:
     return sum(-(-file.stat().st_size // 4096) * 4096 for file in newest.iterdir())
 
 
-def test_the_disk_of_the_states_is_full(
+def test_checkpoint_disk_full(
     crash_test: CrashTest, fork_server: ForkServer, state_size: int, full: bool, record_figure: Figure
 ) -> None:
     """The run goes on to its end and says at each save that it failed; killed on the way, it resumes once there is room."""
@@ -136,7 +136,7 @@ def test_the_disk_of_the_states_is_full(
     )
 
 
-def test_the_disk_of_the_run_is_full(
+def test_run_disk_full(
     crash_test: CrashTest, fork_server: ForkServer, state_size: int, full: bool, record_figure: Figure
 ) -> None:
     """Journal, result and states share it: the run goes on or stops with a sentence, and resumes once there is room."""

@@ -56,7 +56,7 @@ def synthetic(trace: Trace, seed: int, steps: int) -> Iterator[Pair]:
     return (trace(random, i) for i in range(steps))
 
 
-def test_enough_was_recorded() -> None:
+def test_enough_recorded_steps() -> None:
     """At least 10,000 steps of at least 3 runs, 1,500 of them of the whole model; every figure finite."""
     counts = {path.stem: len(recorded(path)) for path in RECORDED}
     assert len(counts) >= 3 and sum(counts.values()) >= 10_000, counts
@@ -83,7 +83,7 @@ def test_false_alarms_in_synthetic_runs(trace: Trace, record_figure: Any, reques
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
-def test_a_run_that_falls_apart_is_noticed(path: Path, record_figure: Any) -> None:
+def test_diverging_run_detected(path: Path, record_figure: Any) -> None:
     """A guard that never speaks gives no false alarm either: from the middle of each recording on the model is lost, each
     loss is the logarithm of the vocabulary's size or more. The guard skips, asks or goes back within 40 steps."""
     pairs = recorded(path)

@@ -27,7 +27,7 @@ def judging() -> tuple[float, int]:
     return statistics.median(took[PAST:]), len(took) - PAST
 
 
-def test_a_word_takes_less_than_a_millisecond(record_figure) -> None:
+def test_judge_under_one_millisecond(record_figure) -> None:
     seconds, n = judging()
     record_figure("time of the guard's word on a step, memory full", "< 1 ms", f"{1000 * seconds:.3f} ms", n)
     assert seconds < 1e-3
@@ -35,7 +35,7 @@ def test_a_word_takes_less_than_a_millisecond(record_figure) -> None:
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_at_most_a_hundredth_of_a_real_step(record_figure, request: pytest.FixtureRequest) -> None:
+def test_judge_under_one_percent_of_step(record_figure, request: pytest.FixtureRequest) -> None:
     """SmolLM2-135M, LoRA, one short row: the shortest step there is. With the guard on, the loop does nothing more a step
     than ask for its word: the loss and the norm are there anyway, for the journal and the clip."""
     if not request.config.getoption("--full"):

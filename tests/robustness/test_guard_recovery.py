@@ -31,7 +31,9 @@ def seed(request: pytest.FixtureRequest) -> int:
     return request.param
 
 
-def test_five_dirty_batches(train_tiny, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_figure) -> None:
+def test_recovers_from_five_random_label_batches(
+    train_tiny, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_figure
+) -> None:
     runs = {"clean": train_tiny(**UNCLIPPED, seed=seed, out=str(tmp_path / "clean"))}
     for guard in ("on", "off"):
         with monkeypatch.context() as patch:
@@ -43,7 +45,7 @@ def test_five_dirty_batches(train_tiny, seed: int, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("shape", [{"train": LONG_TRAINING}, FULL], ids=["lora", "full"])
-def test_a_rate_200_times_too_high(
+def test_recovers_from_learning_rate_spike(
     train_tiny, shape: dict[str, Any], seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_figure
 ) -> None:
     runs = {"clean": train_tiny(**shape, seed=seed, out=str(tmp_path / "clean"))}
@@ -57,7 +59,7 @@ def test_a_rate_200_times_too_high(
     assert on <= 0.03 and off > 0.1
 
 
-def test_poisoned_rows(train_tiny, seed: int, tmp_path: Path, record_figure) -> None:
+def test_recovers_from_poisoned_rows(train_tiny, seed: int, tmp_path: Path, record_figure) -> None:
     """Eight rows of 640 hold garbage, met after the first 32 steps, from which the guard learns what is usual; validated
     on rows that are sound."""
     rows, rng = chat_rows(640), random.Random(seed)

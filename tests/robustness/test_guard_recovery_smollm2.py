@@ -51,7 +51,7 @@ def shape(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("seed", [1])
-def test_harm(
+def test_recovers_on_smollm2(
     train_tiny, shape: dict[str, Any], seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record_figure
 ) -> None:
     """Within 1 % of the clean run after five dirty batches, within 3 % after a rate 200 times too high; at most two

@@ -18,7 +18,7 @@ DEADLINE = 10  # seconds from SIGTERM to the end of the process
 TERMINATED = 143
 
 
-def test_killed_at_any_moment(crash_test: CrashTest, rng: random.Random, full: bool, record_figure: Figure) -> None:
+def test_sigkill_at_random_moment(crash_test: CrashTest, rng: random.Random, full: bool, record_figure: Figure) -> None:
     """Kills that hit saving, pruning and renaming more often than chance would; half of the runs are killed again."""
     wanted, killed, runs = 300 if full else 4, 0, 0
     while killed < wanted:
@@ -37,7 +37,7 @@ def a_few(moments: Sequence[int], count: int) -> Sequence[int]:
     return [moments[i * len(moments) // count] for i in range(count)]
 
 
-def test_killed_at_every_touch_of_the_disk_in_one_save(crash_test: CrashTest, full: bool, record_figure: Figure) -> None:
+def test_sigkill_at_every_disk_operation_of_a_save(crash_test: CrashTest, full: bool, record_figure: Figure) -> None:
     """Step 3 is saved and step 1 removed: killed before, after and halfway through each thing that is done."""
     third = [i for i, x in enumerate(crash_test.touches) if re.search(r" checkpoints/\S*step-0*3\b", x)]
     later = [i for i, x in enumerate(crash_test.touches) if re.search(r" checkpoints/\S*step-0*4\b", x)]
@@ -50,9 +50,7 @@ def test_killed_at_every_touch_of_the_disk_in_one_save(crash_test: CrashTest, fu
     )
 
 
-def test_killed_before_there_is_a_state_and_after_the_last(
-    crash_test: CrashTest, full: bool, record_figure: Figure
-) -> None:
+def test_sigkill_before_first_and_after_last_checkpoint(crash_test: CrashTest, full: bool, record_figure: Figure) -> None:
     """Every touch of the disk before the first state is committed, and every one after the last step's."""
     renamed = [i for i, x in enumerate(crash_test.touches) if re.fullmatch(r"rename checkpoints/step-\d+", x)]
     outer = [*range(renamed[0] + 3), *range(renamed[-1], len(crash_test.touches))]
@@ -61,7 +59,7 @@ def test_killed_before_there_is_a_state_and_after_the_last(
     record_figure("killed before the first state or after the last", asked, kill_at_each(crash_test, chosen), len(chosen))
 
 
-def test_terminated_at_any_moment(crash_test: CrashTest, rng: random.Random, full: bool, record_figure: Figure) -> None:
+def test_sigterm_at_random_moment(crash_test: CrashTest, rng: random.Random, full: bool, record_figure: Figure) -> None:
     """SIGTERM: exit code 143 in time, and the run goes on to the bit; one in four gets a second one at once."""
     wanted, stopped, slowest = 100 if full else 2, 0, 0.0
     while stopped < wanted:
@@ -83,7 +81,7 @@ def test_terminated_at_any_moment(crash_test: CrashTest, rng: random.Random, ful
     record_figure("SIGTERM at any moment", f"143 within {DEADLINE} s, resumes bit-equal", said, stopped)
 
 
-def test_killed_between_a_state_and_its_line_in_the_journal(crash_test: CrashTest, full: bool) -> None:
+def test_sigkill_between_checkpoint_and_event(crash_test: CrashTest, full: bool) -> None:
     """What was learnt is not learnt again: the state is there, whatever the journal says."""
     out = crash_test.place()
     first = next(i for i, x in enumerate(crash_test.touches) if re.fullmatch(r"rename checkpoints/step-\d+", x))
@@ -97,7 +95,7 @@ def test_killed_between_a_state_and_its_line_in_the_journal(crash_test: CrashTes
     assert again.wait() == 2 and "holds no sound state to go on from" in again.words
 
 
-def test_killed_after_an_early_stop(
+def test_sigkill_after_early_stopping(
     fork_server: ForkServer, crash_recipe: dict[str, Any], full: bool, tmp_path: Path
 ) -> None:
     """It is not stopped early twice. At such a rate no loss moves, so none is ever better."""
@@ -108,7 +106,7 @@ def test_killed_after_an_early_stop(
     kill_at_each(crash_test, [next(i for i, x in enumerate(crash_test.touches) if x.endswith(" adapter"))])
 
 
-def test_killed_while_the_last_save_prunes(crash_test: CrashTest) -> None:
+def test_sigkill_while_pruning_checkpoints(crash_test: CrashTest) -> None:
     """What it had not removed is removed at the next start, though nothing is left to train."""
     last = max(i for i, x in enumerate(crash_test.touches) if re.fullmatch(r"rename checkpoints/step-\d+", x))
     kill_at_each(crash_test, [next(i for i in range(last, len(crash_test.touches)) if "trash" in crash_test.touches[i])])

@@ -73,7 +73,7 @@ def micro_batches(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method["name"])
-def test_stopped_at_every_step(
+def test_stop_at_every_step_resume_bit_exact(
     method: dict[str, Any],
     recipe: dict[str, Any],
     tmp_path: Path,
@@ -110,7 +110,9 @@ def torchrun(*words: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_two_processes_stopped(recipe: dict[str, Any], tmp_path: Path, full: bool, record_figure: Figure) -> None:
+def test_stop_two_processes_resume_bit_exact(
+    recipe: dict[str, Any], tmp_path: Path, full: bool, record_figure: Figure
+) -> None:
     """Both terminated at a few moments, with dropout: each process has random numbers of its own. The last time, the
     newest state is damaged as well: one of them puts it aside, and both take the next."""
     if not full:

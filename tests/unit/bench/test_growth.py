@@ -21,7 +21,7 @@ def command(results: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_killed_and_gone_on_with(tmp_path: Path) -> None:
+def test_growth_bench_continues_after_kill(tmp_path: Path) -> None:
     """Two points; killed behind the first, it goes on with the second alone."""
     file, variables = tmp_path / "growth_short.json", {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command(tmp_path), env=variables, stdout=subprocess.DEVNULL) as child:
@@ -51,7 +51,7 @@ def test_killed_and_gone_on_with(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_in_bf16(tmp_path: Path) -> None:
+def test_growth_bench_bf16(tmp_path: Path) -> None:
     done = subprocess.run(command(tmp_path, "--precision", "bf16"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads((tmp_path / "growth_bf16_short.json").read_text())
@@ -63,7 +63,7 @@ def test_in_bf16(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_point_too_large_for_the_plain_engine_is_left_out(tmp_path: Path) -> None:
+def test_growth_bench_skips_too_large_point(tmp_path: Path) -> None:
     done = subprocess.run(command(tmp_path, "--limit-gb", "0"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     cases = json.loads((tmp_path / "growth_short.json").read_text())["cases"]

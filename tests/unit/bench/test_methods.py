@@ -16,7 +16,7 @@ APART = 1e-6  # |ours - PEFT's| / PEFT's loss; 2e-7 on a tiny model in fp32, 4e-
 
 
 @pytest.mark.slow
-def test_killed_and_gone_on_with(tiny_llama: Path, tmp_path: Path) -> None:
+def test_methods_bench_continues_after_kill(tiny_llama: Path, tmp_path: Path) -> None:
     """Two methods, the curves within 1e-6; killed behind the first, it goes on with the second alone."""
     rows, file = write_jsonl(tmp_path / "rows.jsonl", chat_rows(8)), tmp_path / "methods_short.json"
     command = [sys.executable, str(BENCH), "--short", "--threads", "1", "--model", str(tiny_llama), "--rows", str(rows)]

@@ -40,7 +40,7 @@ def compared(model: Path, train: Path, theirs: list[dict]) -> dict:
 
 
 @pytest.mark.slow
-def test_equal_rows_are_learnt_whole(tiny_llama: Path, tmp_path: Path) -> None:
+def test_equal_rows_train_on_whole_row(tiny_llama: Path, tmp_path: Path) -> None:
     """256 tokens each, 255 of them predicted, in weitiao's run as in its comparison with TRL's form."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     ids = [[*tokenizer(row["text"])["input_ids"], tokenizer.eos_token_id] for row in rows_of("equal", tiny_llama, tmp_path)]
@@ -58,13 +58,13 @@ def test_equal_rows_are_learnt_whole(tiny_llama: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_messages_and_replies_are_there_once(tiny_llama: Path, tmp_path: Path) -> None:
+def test_messages_and_replies_appear_once(tiny_llama: Path, tmp_path: Path) -> None:
     rows = rows_of("chatterbot", tiny_llama, tmp_path)
     assert all([turn["role"] for turn in row["messages"]] == ["user", "assistant"] for row in rows)
     assert len({row["messages"][0]["content"].lower() for row in rows}) == 8
 
 
-def test_a_base_model_gets_a_template(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_model_gets_chat_template(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TRL masks what the template writes for the prompt alone; weitiao finds the same answer. A chat model stays."""
     monkeypatch.syspath_prepend(str(BENCH))
     import sft  # pyright: ignore[reportMissingImports]
@@ -84,7 +84,7 @@ def test_a_base_model_gets_a_template(tiny_llama: Path, tmp_path: Path, monkeypa
     assert same["only_trl_learns"] == {"\n": 1}, "what stands behind the end of the turn"
 
 
-def test_the_first_step_has_a_verdict(tmp_path: Path) -> None:
+def test_first_step_verdict(tmp_path: Path) -> None:
     """Half of TRL's time is asked; results from before it was measured are still read."""
     old = BENCH / "results" / "sft_bf16.json"
     assert "first step" not in said("sft_report.py", old)

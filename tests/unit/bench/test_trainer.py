@@ -52,7 +52,7 @@ def mean_of(written: str) -> float:
 
 
 @pytest.mark.slow
-def test_both_sides_learn_the_same(dates: Path, tmp_path: Path) -> None:
+def test_same_losses_on_both_sides(dates: Path, tmp_path: Path) -> None:
     """Same start, rows, rate, schedule, clip and optimizer: the same loss of every held-out row, before and after."""
     words = ("--tasks", "seq2seq", "--limit", str(ROWS), "--grouped", "0", "--data", str(dates))
     first = bench(tmp_path / "results", *words)
@@ -69,7 +69,7 @@ def test_both_sides_learn_the_same(dates: Path, tmp_path: Path) -> None:
 
 @pytest.mark.full
 @pytest.mark.real
-def test_every_task_runs(tmp_path: Path) -> None:
+def test_every_bench_task_runs(tmp_path: Path) -> None:
     """On the real rows, which the scripts make."""
     for script in ("spam", "ner", "qa", "dates"):
         subprocess.run([sys.executable, str(ROOT / "quickstart" / f"prepare_{script}.py")], check=True)

@@ -37,7 +37,7 @@ def shell(*words: str | Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def test_help_names_every_verb_and_takes_no_torch() -> None:
+def test_help_lists_commands_without_torch() -> None:
     begun = time.perf_counter()
     told = shell("--help")
     assert told.returncode == 0 and time.perf_counter() - begun < 10
@@ -47,19 +47,19 @@ def test_help_names_every_verb_and_takes_no_torch() -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_itself(verb: str) -> None:
+def test_every_command_has_help(verb: str) -> None:
     code, said = weitiao(verb, "--help")
     assert code == 0 and "Usage" in said and len(said.splitlines()) > 5
 
 
-def test_the_version() -> None:
+def test_version() -> None:
     assert weitiao("--version") == (0, f"{package.__version__}\n")
 
 
 @pytest.mark.parametrize(
     "words", [["nonsense"], ["train"], ["train", "a.yaml", "--resume", "b"], ["evaluate"], ["train", "--nonsense"]]
 )
-def test_wrong_use_is_exit_2(words: list[str]) -> None:
+def test_wrong_use_exits_2(words: list[str]) -> None:
     assert weitiao(*words)[0] == 2
 
 
@@ -92,7 +92,7 @@ def test_train_evaluate_runs_and_merge(recipe: Path, tmp_path: Path) -> None:
     assert code == 2 and "is not empty. Name a folder that does not exist yet." in said
 
 
-def test_quiet_says_nothing(recipe: Path) -> None:
+def test_quiet_prints_nothing(recipe: Path) -> None:
     assert weitiao("train", recipe, "--quiet") == (0, "")
 
 
@@ -115,30 +115,30 @@ def test_evaluate_on_another_file_and_without_a_run(done: Path, tiny_llama: Path
     assert code == 2 and "there is no metric called 'los'. Did you mean 'loss'?" in said
 
 
-def test_the_table_of_evaluate_has_intervals(done: Path) -> None:
+def test_evaluate_table_has_intervals(done: Path) -> None:
     code, said = weitiao("evaluate", done, "--metric", "loss")
     assert code == 0 and re.search(r"loss .*\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\] n=\d+ .*bootstrap over rows", said)
 
 
-def test_what_is_neither_run_nor_model(tmp_path: Path) -> None:
+def test_neither_run_nor_model(tmp_path: Path) -> None:
     code, said = weitiao("evaluate", tmp_path / "nowhere")
     assert code == 2 and "is not a model: give a folder" in said
     code, said = weitiao("train", "--resume", tmp_path / "nowhere")
     assert code == 2 and f"{tmp_path}/nowhere does not exist. `weitiao runs` lists the runs here." in said
 
 
-def test_a_run_without_a_result_says_how_to_go_on(done: Path) -> None:
+def test_run_without_result_suggests_resume(done: Path) -> None:
     (done / "best" / "weights.safetensors").unlink()
     code, said = weitiao("generate", done, "what")
     assert code == 2 and f"has no result yet (finished). Go on with: weitiao train --resume {done}" in said
 
 
-def test_no_runs(tmp_path: Path) -> None:
+def test_runs_of_empty_folder(tmp_path: Path) -> None:
     assert weitiao("runs", tmp_path / "nothing") == (0, f"no runs in {tmp_path}/nothing/\n")
     assert weitiao("runs", tmp_path / "nothing", "--json") == (0, "[]\n")
 
 
-def test_the_schema_is_json_schema(tmp_path: Path) -> None:
+def test_schema_is_json_schema(tmp_path: Path) -> None:
     code, said = weitiao("schema")
     schema = json.loads(said)
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -163,7 +163,7 @@ def test_explain(key: str, words: list[str]) -> None:
     assert code == 0 and all(word in said for word in words), said
 
 
-def test_explain_a_key_that_is_not_there() -> None:
+def test_explain_unknown_key() -> None:
     code, said = weitiao("explain", "train.epoch")
     assert code == 2 and "there is no key or part 'train.epoch'. Did you mean 'train.epochs'?" in said
 
@@ -179,18 +179,18 @@ def test_explain_a_key_that_is_not_there() -> None:
         ("train.precision=fp16", "about 100 times slower than bf16 (no CPU kernels). Use bf16, fp32 or auto."),
     ],
 )  # fmt: skip
-def test_wrong_wishes_are_exit_2_with_what_would_be_right(recipe: Path, override: str, words: str) -> None:
+def test_wrong_option_exits_2_with_suggestion(recipe: Path, override: str, words: str) -> None:
     code, said = weitiao("train", recipe, override)
     assert code == 2 and words in said
 
 
-def test_an_existing_run_folder_is_refused_from_a_shell(done: Path, recipe_dict: dict, tmp_path: Path) -> None:
+def test_existing_run_folder_refused(done: Path, recipe_dict: dict, tmp_path: Path) -> None:
     told = shell("train", write_recipe(tmp_path, recipe_dict))
     assert told.returncode == 2 and f"out: {done} holds a run already (finished)." in told.stderr
     assert "Traceback" not in told.stderr and "--replace (the old run is kept aside)" in told.stderr
 
 
-def test_a_loss_that_is_not_finite_is_exit_3(recipe: Path, tmp_path: Path) -> None:
+def test_non_finite_loss_exits_3(recipe: Path, tmp_path: Path) -> None:
     code, said = weitiao(
         "train", recipe, "train.learning_rate=1e30", "train.steps=8", "train.max_grad_norm=null", "train.optimizer=sgd"
     )
@@ -199,16 +199,16 @@ def test_a_loss_that_is_not_finite_is_exit_3(recipe: Path, tmp_path: Path) -> No
     assert "A lower train.learning_rate is the usual cure." in said
 
 
-def test_a_mended_recipe_may_start_again(recipe: Path) -> None:
+def test_fixed_recipe_may_restart(recipe: Path) -> None:
     assert weitiao("train", recipe, "base=./nowhere")[0] == 2
     assert weitiao("train", recipe)[0] == 0
 
 
-def test_few_held_out_rows_are_warned_of(recipe: Path) -> None:
+def test_few_validation_rows_warning(recipe: Path) -> None:
     assert "rows are held out: figures on them say little" in weitiao("train", recipe)[1]
 
 
-def test_rows_cut_for_measuring_are_said(done: Path, tmp_path: Path) -> None:
+def test_rows_truncated_for_evaluation_reported(done: Path, tmp_path: Path) -> None:
     """A file with a row longer than the model takes: refused as in training, or cut with a word."""
     long = [{"prompt": "what time is it " * 200, "completion": "paris"}] * 2
     file = tmp_path / "long.jsonl"

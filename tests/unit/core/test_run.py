@@ -19,12 +19,12 @@ def recipe(tmp_path: Path) -> Recipe:
     return make_recipe({"base": "somewhere", "data": "a.jsonl", "out": str(tmp_path / "run")})
 
 
-def test_a_new_run_holds_its_recipe(recipe: Recipe) -> None:
+def test_new_run_has_recipe(recipe: Recipe) -> None:
     run = Run.create(recipe)
     assert Run.open(run.folder).recipe == recipe and run.status == "no step taken"
 
 
-def test_notes_are_on_disk_at_once_and_heard(recipe: Recipe) -> None:
+def test_events_flushed_and_sent_to_listeners(recipe: Recipe) -> None:
     run, input_features = Run.create(recipe), []
     run.listeners.append(input_features.append)
     run.log_event("step", step=1, loss=2.5)
@@ -32,7 +32,7 @@ def test_notes_are_on_disk_at_once_and_heard(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("torn", ['{"event": "step", "st', '{"event": "step", "step": 3', "{"])
-def test_a_torn_last_line_is_passed_over(recipe: Recipe, torn: str) -> None:
+def test_torn_last_line_skipped(recipe: Recipe, torn: str) -> None:
     run = Run.create(recipe)
     for step in (1, 2):
         run.log_event("step", step=step)
@@ -44,7 +44,7 @@ def test_a_torn_last_line_is_passed_over(recipe: Recipe, torn: str) -> None:
     assert [x["step"] for x in run.events("step")] == [1, 2, 3]
 
 
-def test_a_line_torn_within_a_character_is_passed_over(recipe: Recipe) -> None:
+def test_line_torn_inside_character_skipped(recipe: Recipe) -> None:
     run = Run.create(recipe)
     run.log_event("step", step=1)
     with open(run.folder / "events.jsonl", "ab") as journal:
@@ -53,7 +53,7 @@ def test_a_line_torn_within_a_character_is_passed_over(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
-def test_any_character_may_stand_in_a_line(recipe: Recipe, separator: str) -> None:
+def test_any_character_in_event(recipe: Recipe, separator: str) -> None:
     run = Run.create(recipe)
     run.log_event("save_failed", words=f"a{separator}b")
     assert [x["words"] for x in run.events()] == [f"a{separator}b"]
@@ -61,7 +61,7 @@ def test_any_character_may_stand_in_a_line(recipe: Recipe, separator: str) -> No
     assert run.read_lines("samples.jsonl") == [{"prompt": f"a{separator}b"}]
 
 
-def test_going_back_forgets_what_came_later(recipe: Recipe) -> None:
+def test_rollback_drops_later_events(recipe: Recipe) -> None:
     run = Run.create(recipe)
     run.log_event("resumed", step=0)
     for step in range(1, 6):
@@ -75,7 +75,7 @@ def test_going_back_forgets_what_came_later(recipe: Recipe) -> None:
     ]  # fmt: skip
 
 
-def test_the_status_is_read_off_the_journal(recipe: Recipe) -> None:
+def test_status_from_journal(recipe: Recipe) -> None:
     run = Run.create(recipe)
     run.log_event("step", step=1)
     assert run.status == "unfinished at step 1"
@@ -89,7 +89,7 @@ def test_the_status_is_read_off_the_journal(recipe: Recipe) -> None:
     assert run.status == "finished"
 
 
-def test_an_existing_run_is_not_touched(recipe: Recipe) -> None:
+def test_existing_run_untouched(recipe: Recipe) -> None:
     run = Run.create(recipe)
     run.log_event("step", step=7)
     with pytest.raises(RunError) as error:
@@ -100,7 +100,7 @@ def test_an_existing_run_is_not_touched(recipe: Recipe) -> None:
     assert [x["step"] for x in run.events()] == [7]
 
 
-def test_replacing_puts_the_old_one_aside(recipe: Recipe) -> None:
+def test_overwrite_moves_old_run_aside(recipe: Recipe) -> None:
     old = Run.create(recipe)
     old.note("step", step=7)
     new = Run.create(recipe, replace=True)
@@ -110,20 +110,20 @@ def test_replacing_puts_the_old_one_aside(recipe: Recipe) -> None:
     assert Run.open(aside).status == "unfinished at step 7"
 
 
-def test_replacing_twice_in_a_second(recipe: Recipe) -> None:
+def test_overwrite_twice_within_a_second(recipe: Recipe) -> None:
     for _ in range(3):
         Run.create(recipe, replace=True).note("step", step=1)
     assert len(list(Path(recipe.out).parent.glob("run.before-*"))) == 2
 
 
-def test_a_run_that_failed_before_its_first_step_gives_its_folder_free(recipe: Recipe) -> None:
+def test_run_failed_before_first_step_frees_folder(recipe: Recipe) -> None:
     run = Run.create(recipe)
     with run.locked():
         run.add_to_resolved(environment={})
     assert Run.create(recipe).read("resolved.json") is None
 
 
-def test_a_recipe_that_the_user_wrote_is_never_deleted(recipe: Recipe) -> None:
+def test_user_recipe_never_deleted(recipe: Recipe) -> None:
     """`weitiao train mine/recipe.yaml out=mine`: the folder is no run of ours."""
     mine = Path(recipe.out) / "recipe.yaml"
     mine.parent.mkdir()
@@ -134,7 +134,7 @@ def test_a_recipe_that_the_user_wrote_is_never_deleted(recipe: Recipe) -> None:
     assert any(file.read_text().startswith("# my notes") for file in everywhere)
 
 
-def test_out_may_be_an_empty_folder_but_not_a_file(recipe: Recipe) -> None:
+def test_out_empty_folder_ok_file_refused(recipe: Recipe) -> None:
     Path(recipe.out).write_text("thesis")
     with pytest.raises(RunError, match="run is a file; it must be a folder that does not exist yet"):
         Run.create(recipe)
@@ -143,14 +143,14 @@ def test_out_may_be_an_empty_folder_but_not_a_file(recipe: Recipe) -> None:
     assert Run.create(recipe).status == "no step taken"
 
 
-def test_what_is_no_run_is_said(tmp_path: Path) -> None:
+def test_not_a_run_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is no Run .it has no recipe.yaml.*weitiao runs"):
         Run.open(tmp_path)
     with pytest.raises(RunError, match="nowhere does not exist"):
         Run.open(tmp_path / "nowhere")
 
 
-def test_choices_add_up_and_the_last_word_counts(recipe: Recipe) -> None:
+def test_last_choice_wins(recipe: Recipe) -> None:
     run = Run.create(recipe)
     run.record(Decision("context", 256, "first"), Decision("train.steps", 4, "asked for"))
     run.add_to_resolved(environment={"cores": 2})
@@ -160,7 +160,7 @@ def test_choices_add_up_and_the_last_word_counts(recipe: Recipe) -> None:
     assert plan["choices"]["train.steps"]["value"] == 4 and plan["environment"] == {"cores": 2}
 
 
-def test_what_changes_between_a_beginning_and_going_on_is_named(recipe: Recipe) -> None:
+def test_environment_changes_on_resume_named(recipe: Recipe) -> None:
     run = Run.create(recipe)
     here = {"device": "EPYC", "threads": 2, "cores": 2, "packages": {"torch": "2.13.0"}}
     assert run.stands_in(here) == [] == run.stands_in(here)
@@ -170,13 +170,13 @@ def test_what_changes_between_a_beginning_and_going_on_is_named(recipe: Recipe) 
 
 
 @pytest.mark.parametrize("was", [None, [], "x", {}, {"packages": None}, {"packages": ["torch"]}])
-def test_an_odd_environment_of_before_is_no_change(recipe: Recipe, was: object) -> None:
+def test_unreadable_old_environment_is_no_change(recipe: Recipe, was: object) -> None:
     run = Run.create(recipe)
     run.add_to_resolved(environment=was)
     assert run.stands_in({"threads": 2, "packages": {"torch": "2.13.0"}}) == []
 
 
-def test_records_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "scores.json"
     write_text(file, json.dumps({"loss": 1}))
 

@@ -18,18 +18,18 @@ from weitiao.core.score import Score, bootstrapped, proportion, ratio_of_sums, s
         (50, 100, 0.4038, 0.5962),
     ],
 )
-def test_wilson_as_published(hits: int, n: int, low: float, high: float) -> None:
+def test_wilson_interval_as_published(hits: int, n: int, low: float, high: float) -> None:
     score = proportion("accuracy", hits, n)
     assert (score.low, score.high) == (pytest.approx(low, abs=6e-5), pytest.approx(high, abs=6e-5))
     assert (score.value, score.n) == (hits / n, n)
 
 
-def test_nothing_measured_is_said() -> None:
+def test_nothing_measured_shown() -> None:
     for score in (proportion("accuracy", 0, 0), bootstrapped("f1", [], len), ratio_of_sums("loss", [], [])):
         assert score.n == 0 and math.isnan(score.value) and str(score) == "not measured (n = 0)"
 
 
-def test_the_bootstrap_is_the_same_every_time_and_holds_the_value() -> None:
+def test_bootstrap_deterministic_and_contains_value() -> None:
     items = [float(x % 7) for x in range(50)]
 
     def mean(values) -> float:
@@ -41,13 +41,13 @@ def test_the_bootstrap_is_the_same_every_time_and_holds_the_value() -> None:
     assert first.high - first.low == pytest.approx(2 * spread, rel=0.1)
 
 
-def test_a_ratio_is_of_sums_not_of_means() -> None:
+def test_ratio_of_sums() -> None:
     score = ratio_of_sums("loss", [10.0, 1.0], [100, 1])
     assert score.value == pytest.approx(11 / 101) and score.n == 2 and not score.higher_is_better
     assert ratio_of_sums("loss", [10.0, 1.0], [100, 1]) == score
 
 
-def test_perplexity_is_exp_of_the_loss_with_its_interval() -> None:
+def test_perplexity_is_exp_loss() -> None:
     sums, counts = [3.0, 5.0, 4.0, 9.0], [4, 4, 2, 5]
     loss, perplexity = ratio_of_sums("loss", sums, counts), ratio_of_sums("perplexity", sums, counts, math.exp)
     assert [perplexity.value, perplexity.low, perplexity.high] == pytest.approx(
@@ -55,7 +55,7 @@ def test_perplexity_is_exp_of_the_loss_with_its_interval() -> None:
     )
 
 
-def test_what_is_apart() -> None:
+def test_intervals_apart() -> None:
     low, high = Score("loss", 1.0, 9, 0.9, 1.1, False), Score("loss", 2.0, 9, 1.05, 2.2, False)
     assert not low.apart_from(high)
     assert low.apart_from(Score("loss", 2.0, 9, 1.11, 2.2, False))
@@ -71,7 +71,7 @@ def test_what_is_apart() -> None:
         ("accuracy", (0.8, 0.7, 0.9), (0.2, 0.1, 0.3), "worse", "-60.0 points"),
     ],
 )
-def test_the_verdict_needs_intervals_apart(name: str, before: tuple, after: tuple, verdict: str, change: str) -> None:
+def test_verdict_needs_separate_intervals(name: str, before: tuple, after: tuple, verdict: str, change: str) -> None:
     def plain(figures: tuple) -> dict:
         return Score(name, figures[0], 40, figures[1], figures[2], name != "loss").as_json()
 
@@ -80,7 +80,7 @@ def test_the_verdict_needs_intervals_apart(name: str, before: tuple, after: tupl
     assert row["after"].endswith("n = 40") and "[" in row["after"]
 
 
-def test_figures_that_were_not_measured_have_no_verdict() -> None:
+def test_unmeasured_scores_have_no_verdict() -> None:
     empty = proportion("accuracy", 0, 0).as_json()
     (row,) = score_rows({"before": {"accuracy": empty}, "after": {"accuracy": proportion("accuracy", 3, 4).as_json()}})
     assert (row["before"], row["change"], row["verdict"]) == ("not measured", "", "")

@@ -13,7 +13,7 @@ def packed(rows: list[list[int]]) -> Batch:
     return pack([{"input_ids": x, "labels": x} for x in rows])
 
 
-def test_rows_part_early_and_late() -> None:
+def test_rows_diverge_early_and_late() -> None:
     batch = packed([[1, 2, 3, 4, 5], [1, 2, 3, 9], [1, 2], [7, 8], [1, 2, 3, 4, 5]])
     merged = merge(batch)
     assert isinstance(merged, PrefixSharedBatch)
@@ -22,7 +22,7 @@ def test_rows_part_early_and_late() -> None:
     assert merged.bounds == batch.bounds and merged.tokens == batch.tokens == len(merged.labels)
 
 
-def test_a_token_runs_once_for_all_rows_with_the_same_beginning() -> None:
+def test_prefix_token_runs_once() -> None:
     """On random rows from few words: places share a token exactly where all up to there is the same."""
     rng_key = random.Random(0)
     for _ in range(50):
@@ -41,7 +41,7 @@ def test_a_token_runs_once_for_all_rows_with_the_same_beginning() -> None:
         assert torch.equal(merged.position_ids[merged.at], batch.position_ids)
 
 
-def test_gradients_add_up() -> None:
+def test_prefix_gradients_sum() -> None:
     merged = merge(packed([[1, 2, 3, 4, 5], [1, 2, 3, 9], [1, 2], [7, 8], [1, 2, 3, 4, 5]]))
     assert isinstance(merged, PrefixSharedBatch)
     few = torch.randn(len(merged.input_ids), 2, dtype=torch.double, requires_grad=True)
@@ -51,18 +51,18 @@ def test_gradients_add_up() -> None:
 
 
 @pytest.mark.parametrize("rows", [[[1, 2, 3]], [[1, 2], [3, 4]], [[1, *range(2, 40)], [1, *range(50, 90)]]])
-def test_where_little_is_shared_the_batch_is_left_alone(rows: list[list[int]]) -> None:
+def test_short_prefix_not_merged(rows: list[list[int]]) -> None:
     batch = packed(rows)
     assert merge(batch) is batch
 
 
-def test_words_at_other_positions_are_others() -> None:
+def test_different_positions_not_merged() -> None:
     batch = packed([[1, 2, 3], [1, 2, 3]])
     moved = Batch(batch.input_ids, torch.tensor([0, 1, 2, 4, 5, 6]), batch.labels, batch.bounds)
     assert isinstance(merge(batch), PrefixSharedBatch) and merge(moved) is moved
 
 
-def test_told_apart() -> None:
+def test_rows_restored_separately() -> None:
     batch = packed([[1, 2, 3], [1, 2, 3]])
     with no_prefix_sharing():
         assert merge(batch) is batch

@@ -27,7 +27,7 @@ def pieces(text: str) -> set[str]:
     return {text[i : i + PIECE] for i in range(max(1, len(text) - PIECE + 1))}
 
 
-def test_near_duplicates_are_those_of_comparing_every_pair() -> None:
+def test_near_duplicates_equal_brute_force() -> None:
     """The prefix filter leaves out no pair, and adds none."""
     training = sentences(120)
     held = sentences(30, seed=1) + [text.replace("parcel", "parcels") for text in training[:40]] + training[:3]
@@ -40,7 +40,7 @@ def test_near_duplicates_are_those_of_comparing_every_pair() -> None:
     assert set(found) == near and len(near) >= 20
 
 
-def test_near_duplicates_of_many_rows_take_seconds() -> None:
+def test_near_duplicates_fast() -> None:
     started = time.perf_counter()
     near_duplicates(sentences(5000), sentences(500, seed=1))
     assert time.perf_counter() - started < 20
@@ -53,14 +53,14 @@ def found(said: str, name: str) -> str:
     return lines[0]
 
 
-def test_a_clean_recipe_is_fine_and_leaves_nothing(recipe_file: Any, tmp_path: Path) -> None:
+def test_clean_recipe_no_findings_no_files(recipe_file: Any, tmp_path: Path) -> None:
     code, said = weitiao("check", recipe_file())
     assert code == 0 and not (tmp_path / "run").exists()
     for name in ("length", "stop_token", "begin_token", "packing", "loss", "gradients", "frozen", "restored"):
         assert found(said, name).startswith("✓"), said
 
 
-def test_rows_on_both_sides_are_found(recipe_file: Any, tmp_path: Path) -> None:
+def test_train_validation_overlap_found(recipe_file: Any, tmp_path: Path) -> None:
     rows = chat_rows(30)
     near = [{"messages": [{**turn, "content": turn["content"] + "!"} for turn in row["messages"]]} for row in rows[20:23]]
     held = write_jsonl(tmp_path / "held.jsonl", [*rows[:4], *near])
@@ -94,18 +94,18 @@ class FewRows:
         ([[-100, 5, 5], [5, -100, 6, 7]], "error", "3 of 3 assistant turns do not end .* first in row 0"),
     ],
 )
-def test_an_answer_that_never_stops_is_found(rows: list[list[int]], level: str, words: str) -> None:
+def test_answer_without_stop_token_found(rows: list[list[int]], level: str, words: str) -> None:
     finding = _stops(FewRows(*rows), {2})  # pyright: ignore[reportArgumentType]
     assert finding.level == level and re.search(words, finding.words)
 
 
-def test_lopsided_answers_are_warned_of(recipe_file: Any, tmp_path: Path) -> None:
+def test_imbalanced_answers_warning(recipe_file: Any, tmp_path: Path) -> None:
     rows = chat_rows(60, answers=("paris",) * 19 + ("seven boxes",))
     file = write_jsonl(tmp_path / "lopsided.jsonl", rows)
     assert found(weitiao("check", recipe_file(data=[{"path": str(file)}]))[1], "answers").startswith("!")
 
 
-def test_errors_refuse_and_are_lifted_by_name() -> None:
+def test_errors_refuse_run_unless_allowed() -> None:
     findings = [
         Finding("loss", "error", "is wrong"),
         Finding("length", "warning", "cut"),
@@ -120,7 +120,7 @@ def test_errors_refuse_and_are_lifted_by_name() -> None:
         refuse(findings, ["los"])
 
 
-def test_token_rows_that_no_data_touch_are_named(train_tiny: Any, tmp_path: Path) -> None:
+def test_untrained_token_rows_named(train_tiny: Any, tmp_path: Path) -> None:
     """The tiny Llama's embedding is untied: with method full, most of its rows get no gradient."""
     checked = train_tiny(method="full", train={"steps": 1}).read("preflight.json")
     (words,) = [x["words"] for x in checked if x["name"] == "token_rows"]

@@ -54,7 +54,7 @@ def run(examples: list[Example], processor: Processor, context: int = 256, overl
     return encode(sourced(examples), objective, processor, more.get("identity", "x"), context, overlong)
 
 
-def test_the_second_time_comes_from_the_disk() -> None:
+def test_encoded_rows_cached_on_disk() -> None:
     processor = Counting()
     first = run(chats(), processor)
     assert processor.asked == 6
@@ -67,7 +67,7 @@ def test_the_second_time_comes_from_the_disk() -> None:
         assert str(second.rows.where(i)) == f"rows.jsonl, line {i + 1}, byte {100 * i}"
 
 
-def test_rows_on_disk_are_the_objectives_rows() -> None:
+def test_cached_rows_equal_objective_rows() -> None:
     processor = Counting()
     made = run(chats(), processor).rows
     for i, example in enumerate(chats()):
@@ -78,7 +78,7 @@ def test_rows_on_disk_are_the_objectives_rows() -> None:
         assert made.supervised[i] == sum(x != IGNORE for x in row["labels"])
 
 
-def test_a_half_written_cache_is_no_cache() -> None:
+def test_partial_cache_ignored() -> None:
     processor = Counting()
     run(chats(), processor)
     (file,) = (home() / "encoded").glob("*.arrow")
@@ -86,7 +86,7 @@ def test_a_half_written_cache_is_no_cache() -> None:
     assert len(run(chats(), processor).rows) == 6 and processor.asked == 12
 
 
-def test_the_fingerprint_knows_all_that_rows_depend_on() -> None:
+def test_cache_fingerprint_covers_inputs() -> None:
     base: tuple[Any, ...] = (sourced(chats()), SFT(), "x", 256, "cut")
     moved = [SourcedExample(x.example, x.where, 1) for x in base[0]]
     others = [
@@ -102,7 +102,7 @@ def test_the_fingerprint_knows_all_that_rows_depend_on() -> None:
     assert len({fingerprint(*other) for other in [base, *others]}) == 1 + len(others)
 
 
-def test_a_turn_is_not_words_that_look_like_a_turn() -> None:
+def test_fingerprint_separates_turn_and_lookalike_text() -> None:
     two = Chat((Turn("user", "a\nassistant: b\nuser: c"), Turn("assistant", "d")))
     four = Chat((Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d")))
     assert fingerprint(sourced([two]), SFT(), "x", 9, "cut") != fingerprint(sourced([four]), SFT(), "x", 9, "cut")
@@ -113,13 +113,13 @@ def test_a_turn_is_not_words_that_look_like_a_turn() -> None:
 LONG = Chat((Turn("user", "liquid boxes " * 40), Turn("assistant", "seven wizards ask the fox")))
 
 
-def test_refuse_names_the_row_and_its_length() -> None:
+def test_overlong_error_names_row_and_length() -> None:
     with pytest.raises(DataError, match=r"rows.jsonl, line 7, byte 600: this row has \d+ tokens, the context is 64"):
         run([*chats(), LONG], Counting(), max_length=64)
     assert not list((home() / "encoded").glob("*")), "a refused encoding must not be kept"
 
 
-def test_cut_keeps_the_answers_end() -> None:
+def test_overlong_truncate_keeps_answer_end() -> None:
     processor = Counting()
     made = run([*chats(), LONG], processor, max_length=64, overlong="truncate")
     (whole,) = SFT().rows(LONG, processor)
@@ -129,13 +129,13 @@ def test_cut_keeps_the_answers_end() -> None:
     assert processor.inside.tokenizer.decode(labels) == "seven wizards ask the fox<|im_end|>"
 
 
-def test_drop_leaves_it_out_and_counts_it() -> None:
+def test_overlong_drop_counted() -> None:
     made = run([*chats(), LONG], Counting(), max_length=64, overlong="drop")
     assert (len(made.rows), made.dropped, made.bad) == (6, 1, [])
 
 
 @pytest.mark.parametrize("context", [1, 7, 16, 63])
-def test_split_loses_no_tokens_loss(context: int) -> None:
+def test_overlong_split_keeps_all_loss_tokens(context: int) -> None:
     processor, text = Counting(), Text("the quick brown fox jumps over the lazy dog " * 5)
     (whole,) = CausalLM().rows(text, processor)
     made = run([text], processor, context, "split", objective=CausalLM())
@@ -148,7 +148,7 @@ def test_split_loses_no_tokens_loss(context: int) -> None:
         assert after[:-1].tolist() == ids[1:].tolist()
 
 
-def test_pieces_that_carry_no_loss_are_not_kept() -> None:
+def test_split_pieces_without_loss_dropped() -> None:
     processor = Counting()
     made = run([LONG], processor, max_length=16, overlong="split")
     (whole,) = SFT().rows(LONG, processor)
@@ -161,20 +161,20 @@ def test_pieces_that_carry_no_loss_are_not_kept() -> None:
 SILENT = "{% for m in messages %}{% if m.role != 'assistant' %}{{ m.content }}{% endif %}{% endfor %}"
 
 
-def test_all_masked_is_refused() -> None:
+def test_all_labels_masked_refused() -> None:
     with pytest.raises(
         DataError, match="not a single token carries loss.*line 1, byte 0: no token of this row carries loss"
     ):
         run(chats(), Counting(SILENT))
 
 
-def test_all_masked_is_refused_from_the_cache_too() -> None:
+def test_all_labels_masked_refused_from_cache() -> None:
     for _ in range(2):
         with pytest.raises(DataError, match="not a single token carries loss"):
             run(chats(), Counting(SILENT))
 
 
-def test_a_row_that_the_template_refuses_is_put_aside(tmp_path: Path) -> None:
+def test_row_rejected_by_template_set_aside(tmp_path: Path) -> None:
     strict = CHATML + "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     odd = Chat((Turn("system", "be kind"), Turn("user", "the fox"), Turn("assistant", "paris")))
     made = run([*chats(), odd], Counting(strict))

@@ -53,7 +53,7 @@ KINDS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_step_asked_in_any_order_from_any_loader_is_the_same(kind: dict) -> None:
+def test_step_is_pure_function_of_index(kind: dict) -> None:
     made = rows(sources=2)
     loader = Loader(made, seed=5, **kind)
     first = [loader[i] for i in range(40)]
@@ -63,21 +63,21 @@ def test_any_step_asked_in_any_order_from_any_loader_is_the_same(kind: dict) -> 
         assert same(Loader(made, seed=5, **kind)[i], first[i])
 
 
-def test_another_seed_is_another_order() -> None:
+def test_seed_changes_order() -> None:
     orders = {tuple(taken(Loader(rows(), seed, batch_size=23)[0])) for seed in range(3)}
     first = {tuple(Loader(rows(), seed, batch_size=23).epoch(0)[0]) for seed in range(3)}
     assert len(first) == 3 and len(orders) == 1  # within a micro-batch rows stand by length
 
 
 @pytest.mark.parametrize("kind", KINDS[:3])
-def test_every_row_once_an_epoch_and_every_epoch_anew(kind: dict) -> None:
+def test_each_row_once_per_epoch_reshuffled(kind: dict) -> None:
     loader = Loader(rows(), 0, **kind)
     epochs = [[j for i in range(loader.start(e), loader.start(e + 1)) for j in taken(loader[i])] for e in range(4)]
     assert all(sorted(epoch) == list(range(23)) for epoch in epochs)
     assert len({tuple(np.concatenate(loader.epoch(e))) for e in range(4)}) == 4
 
 
-def test_rows_are_whole_and_labelled() -> None:
+def test_rows_complete_with_labels() -> None:
     made = rows()
     for batch in Loader(made, 0, batch_size=6)[0]:
         for (a, b), j in zip(zip(batch.bounds, batch.bounds[1:]), batch.source):
@@ -85,14 +85,14 @@ def test_rows_are_whole_and_labelled() -> None:
             assert batch.position_ids[a:b].tolist() == list(range(b - a))
 
 
-def test_a_step_holds_batch_size_rows_but_the_last() -> None:
+def test_step_has_batch_size_rows() -> None:
     loader = Loader(rows(), 0, batch_size=4)
     assert [len(x) for x in loader.epoch(0)] == [4, 4, 4, 4, 4, 3]
     assert loader.steps(1.0) == 6 and loader.steps(2.5) == 15 and loader.steps(0.01) == 1
 
 
 @pytest.mark.parametrize("budget", [16, 64, 200])
-def test_a_step_holds_as_many_tokens_as_fit(budget: int) -> None:
+def test_step_has_at_most_batch_tokens(budget: int) -> None:
     made = rows(60)
     steps = Loader(made, 1, batch_tokens=budget).epoch(0)
     order = np.concatenate(steps)
@@ -105,7 +105,7 @@ def test_a_step_holds_as_many_tokens_as_fit(budget: int) -> None:
             assert tokens + made.lengths[order[at]] > budget, "the next row would have fitted"
 
 
-def test_micro_batches_partition_the_step_within_their_budget() -> None:
+def test_micro_batches_partition_step() -> None:
     made = rows(60)
     whole, cut = Loader(made, 1, batch_size=20), Loader(made, 1, batch_size=20, micro_batch_tokens=50)
     for i in range(3):
@@ -114,7 +114,7 @@ def test_micro_batches_partition_the_step_within_their_budget() -> None:
         assert all(batch.tokens <= 50 or len(batch.source) == 1 for batch in cut[i])
 
 
-def test_weights_repeat_and_halve_sources() -> None:
+def test_source_weights_repeat_and_subsample() -> None:
     made = rows(400, sources=2)
     loader = Loader(made, 0, batch_size=16, weights=(3.0, 0.5))
     for epoch in (0, 1):
@@ -129,7 +129,7 @@ def test_weights_repeat_and_halve_sources() -> None:
     assert encoder_decoder[0] != encoder_decoder[1], "a different half each epoch"
 
 
-def test_a_fraction_above_one_is_between() -> None:
+def test_fractional_source_weight() -> None:
     made = rows(400)
     times = np.bincount(np.concatenate(Loader(made, 0, batch_size=50, weights=(1.25,)).epoch(0)), minlength=400)
     assert set(times) == {1, 2} and 460 <= times.sum() <= 540
@@ -137,7 +137,7 @@ def test_a_fraction_above_one_is_between() -> None:
 
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_machines_share_each_step(kind: dict, world: int) -> None:
+def test_ranks_share_each_step(kind: dict, world: int) -> None:
     made = rows(sources=2)
     alone = Loader(made, 7, **kind)
     shares = [Loader(made, 7, rank=rank, world=world, **kind) for rank in range(world)]
@@ -145,11 +145,11 @@ def test_the_machines_share_each_step(kind: dict, world: int) -> None:
         assert sorted(j for share in shares for j in taken(share[i])) == sorted(taken(alone[i]))
 
 
-def test_a_machine_without_a_row_has_no_batch() -> None:
+def test_rank_without_rows_has_no_batch() -> None:
     assert Loader(rows(1), 0, batch_size=4, rank=1, world=2)[0] == []
 
 
-def test_measuring_takes_every_row_once_in_order_within_the_budget() -> None:
+def test_evaluation_order_and_budget() -> None:
     made = rows(60)
     batches = list(in_order(made, 64))
     assert sorted(taken(batches)) == list(range(60))

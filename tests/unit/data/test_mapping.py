@@ -44,7 +44,7 @@ def rotary_tables(record: dict, columns: dict | None = None) -> list[tuple[str, 
         ),
     ],
 )
-def test_every_shape_is_recognised(record: dict, words: str) -> None:
+def test_every_row_format_recognized(record: dict, words: str) -> None:
     mapping = find_mapping([record], Chat, None, "f")
     assert mapping.words.startswith(words) and mapping.makes is Chat
     assert rotary_tables(record) == TURNS
@@ -66,17 +66,17 @@ def test_every_shape_is_recognised(record: dict, words: str) -> None:
         ({"question": 7, "answer": 4.5}, [("user", "7"), ("assistant", "4.5")]),
     ],
 )
-def test_what_else_a_shape_may_hold(record: dict, wanted: list) -> None:
+def test_extra_columns_allowed(record: dict, wanted: list) -> None:
     assert rotary_tables(record) == wanted
 
 
 @pytest.mark.parametrize("key", ["text", "content", "document"])
-def test_plain_text(key: str) -> None:
+def test_plain_text_rows(key: str) -> None:
     mapping = find_mapping([{key: "words", "id": 3}], Text, None, "f")
     assert mapping.make({key: "words", "id": 3}) == Text("words") and mapping.words == key
 
 
-def test_columns_are_taken_as_given() -> None:
+def test_columns_setting_used() -> None:
     record = {"q": "ask", "a": "say", "s": "kind", "prompt": "not this", "completion": "nor this"}
     assert rotary_tables(record, {"prompt": "q", "completion": "a"}) == TURNS
     assert rotary_tables(record, {"prompt": "q", "completion": "a", "system": "s"}) == [("system", "kind"), *TURNS]
@@ -105,23 +105,23 @@ def test_columns_are_taken_as_given() -> None:
         ({"text": "question"}, "f: this objective needs columns: {prompt: ..., completion: ...} or {messages: ...}."),
     ],
 )  # fmt: skip
-def test_wrong_columns_are_said(columns: dict, words: str) -> None:
+def test_wrong_columns_error(columns: dict, words: str) -> None:
     with pytest.raises(DataError) as error:
         find_mapping([{"question": "ask", "answer": "say"}], Chat, columns, "f")
     assert str(error.value) == words
 
 
-def test_columns_that_only_later_rows_have_count() -> None:
+def test_columns_of_later_rows_counted() -> None:
     records: list[dict] = [{"id": 1}, {"id": 2, "prompt": "a", "completion": "b"}]
     assert find_mapping(records, Chat, None, "f").words == "prompt -> completion"
 
 
-def test_a_conversation_is_not_read_as_text_by_mistake() -> None:
+def test_chat_not_read_as_text() -> None:
     with pytest.raises(DataError, match="plain text is wanted .a column 'text'.*It looks like messages.*objective: sft"):
         find_mapping([{"messages": []}], Text, None, "f")
 
 
-def test_text_is_not_read_as_a_conversation() -> None:
+def test_text_not_read_as_chat() -> None:
     with pytest.raises(
         DataError, match="no question and answer found.*It looks like text: that is for objective: causal_lm"
     ):
@@ -156,7 +156,7 @@ GOOD = {"role": "assistant", "content": "say"}
         ({"instruction": "x", "output": "  "}, "the answer is empty"),
     ],
 )  # fmt: skip
-def test_a_bad_row_says_what_is_bad(record: dict, words: str) -> None:
+def test_bad_row_reason(record: dict, words: str) -> None:
     with pytest.raises(ValueError) as error:
         rotary_tables(record)
     assert str(error.value) == words
@@ -173,13 +173,13 @@ def test_a_bad_row_says_what_is_bad(record: dict, words: str) -> None:
         ("[sic]", ("[sic]",)),
     ],
 )
-def test_classes_as_tables_have_them(label: object, wanted: tuple) -> None:
+def test_class_columns_of_tables(label: object, wanted: tuple) -> None:
     mapping = find_mapping([{"text": "a", "label": "x"}], TextLabel, None, "f")
     assert mapping.make({"text": "a", "label": label}).labels == wanted  # pyright: ignore
 
 
 @pytest.mark.parametrize("label", [float("nan"), None, ["a", None], ["a", float("nan")], {"a": 1}, " "])
-def test_what_is_no_class_is_said(label: object) -> None:
+def test_invalid_class_refused(label: object) -> None:
     mapping = find_mapping([{"text": "a", "label": "x"}], TextLabel, None, "f")
     with pytest.raises(ValueError, match="the row has no class|not a class"):
         mapping.make({"text": "a", "label": label})
@@ -187,7 +187,7 @@ def test_what_is_no_class_is_said(label: object) -> None:
         mapping.make({"text": float("nan"), "label": "x"})
 
 
-def test_a_row_without_the_column_says_so() -> None:
+def test_row_without_column_reported() -> None:
     mapping = find_mapping([{"prompt": "a", "completion": "b"}], Chat, None, "f")
     with pytest.raises(ValueError, match="column 'completion' is missing"):
         mapping.make({"prompt": "a"})

@@ -25,7 +25,7 @@ def row_of(processor: ChatProcessor, *words: str) -> Any:
     return row
 
 
-def test_learnt_and_read(processor: ChatProcessor) -> None:
+def test_preview_marks_trained_and_masked_tokens(processor: ChatProcessor) -> None:
     pieces = pieces_of(SFT, row_of(processor, "你好 fox", "世界 paris", "again", "seven"), processor)
     assert pieces == [
         ("read", "<|im_start|>user\n你好 fox<|im_end|>\n<|im_start|>assistant\n"),
@@ -39,21 +39,21 @@ def test_learnt_and_read(processor: ChatProcessor) -> None:
     assert styles["bold green"] == "seven<|im_end|>"
 
 
-def test_what_was_lost_stands_first(processor: ChatProcessor) -> None:
+def test_preview_shows_truncation_first(processor: ChatProcessor) -> None:
     row = row_of(processor, "what time is it", "paris")
     ids = processor.text("the wizards ask")
     assert pieces_of(SFT, row, processor, ids)[0] == ("lost", "the wizards ask")
     assert pieces_of(SFT, None, processor, ids) == [("lost", "the wizards ask")]
 
 
-def test_a_long_row_is_drawn_from_its_end(processor: ChatProcessor) -> None:
+def test_preview_long_row_from_end(processor: ChatProcessor) -> None:
     pieces = pieces_of(SFT, row_of(processor, "fox " * 400, "dog " * 20), processor)
     assert sum(len(text) for _, text in pieces) <= LONGEST + 4 and pieces[0][1].startswith("… ")
     assert pieces[-1][0] == "learnt" and pieces[-1][1].endswith("dog <|im_end|>")
 
 
 @pytest.mark.parametrize("overlong", ["cut", "drop"])
-def test_in_a_run_and_its_report(train_tiny: Any, chat_file: Path, overlong: str) -> None:
+def test_preview_in_run_and_report(train_tiny: Any, chat_file: Path, overlong: str) -> None:
     run = train_tiny(max_length=40, overlong=overlong, train={"steps": 1})
     shown = run.read("resolved.json")["shown"]
     assert len(shown) == 2 and "longer than the context" in shown[1]["words"]

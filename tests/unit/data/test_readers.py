@@ -49,7 +49,7 @@ def test_jsonl(tmp_path: Path, end: str, encoding: str) -> None:
     assert fields(items) == ROWS and lines(items) == [1, 2, 3]
 
 
-def test_byte_offsets_lead_back_to_the_line(tmp_path: Path) -> None:
+def test_jsonl_byte_offsets(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_bytes(
         b'\xef\xbb\xbf{"a": "\xe4\xbd\xa0"}\n\n{"a": 2\n[1]\n"word"\n'
@@ -70,14 +70,14 @@ def test_byte_offsets_lead_back_to_the_line(tmp_path: Path) -> None:
     assert fields(items) == [{"a": "你"}, {"a": 3}]
 
 
-def test_nested_too_deep_is_one_bad_row(tmp_path: Path) -> None:
+def test_jsonl_too_deep_is_bad_row(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     file.write_text("[" * 100_000 + "\n" + json.dumps(ROWS[0]) + "\n")
     bad, good = read(file)
     assert isinstance(bad, BadRow) and good.fields == ROWS[0]
 
 
-def test_a_json_list(tmp_path: Path) -> None:
+def test_json_list(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     file.write_text(json.dumps([*ROWS, 7], indent=2))
     items = read(file)
@@ -87,7 +87,7 @@ def test_a_json_list(tmp_path: Path) -> None:
     assert bad.reason.startswith("not JSON")
 
 
-def test_text_is_cut_at_form_feeds_only(tmp_path: Path) -> None:
+def test_text_split_at_form_feeds(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_bytes("\ufeff第一 one\ntwo\n\fthree\n\f \n\ffour".encode())
     items = read(file)
@@ -98,7 +98,7 @@ def test_text_is_cut_at_form_feeds_only(tmp_path: Path) -> None:
         assert file.read_bytes()[item.where.offset :].removeprefix(b"\xef\xbb\xbf").startswith(text)
 
 
-def test_csv_with_quoted_line_breaks_and_rows_of_another_width(tmp_path: Path) -> None:
+def test_csv_quoted_line_breaks_and_ragged_rows(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_bytes(
         '\ufeffprompt, completion\n"two\nlines, and ""quotes""",b\nonly one\n\n'.encode()
@@ -122,7 +122,7 @@ def test_tsv(tmp_path: Path) -> None:
     assert fields(read(file)) == [{"prompt": "fox, dog", "completion": "paris"}]
 
 
-def test_an_open_quote_does_not_pass_silently(tmp_path: Path) -> None:
+def test_csv_unclosed_quote_reported(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text('prompt,completion\na,b\n"c,d\ne,f\n')
     items = read(file)
@@ -130,7 +130,7 @@ def test_an_open_quote_does_not_pass_silently(tmp_path: Path) -> None:
     assert items[-1].where.line == 3 and "unexpected end of data" in items[-1].reason
 
 
-def test_csv_in_another_encoding_is_named(tmp_path: Path) -> None:
+def test_csv_encoding_named(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_bytes("问题,回答\n今天,天气好\n".encode("gbk"))
     with pytest.raises(DataError, match="a.csv: not utf-8"):
@@ -149,7 +149,7 @@ def test_parquet(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [pytest.param("今天天气"), "今天天气x", pytest.param("你好 x世界")])
-def test_gbk_is_named_and_never_guessed(tmp_path: Path, text: str) -> None:
+def test_gbk_named_never_guessed(tmp_path: Path, text: str) -> None:
     file = tmp_path / "a.txt"
     file.write_bytes(text.encode("gbk"))
     (bad,) = read(file)
@@ -159,17 +159,17 @@ def test_gbk_is_named_and_never_guessed(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("raw", [b"caf\xe9 noir.", b"\xff\xff\xff"])
-def test_what_is_no_chinese_is_not_called_so(tmp_path: Path, raw: bytes) -> None:
+def test_non_chinese_not_called_gbk(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "a.txt").write_bytes(raw)
     (bad,) = read(tmp_path / "a.txt")
     assert "gb18030" not in bad.reason and bad.reason.startswith("not utf-8 at byte ")
 
 
-def test_a_wrong_encoding_that_was_named(tmp_path: Path) -> None:
+def test_wrong_encoding_setting(tmp_path: Path) -> None:
     assert all(isinstance(x, BadRow) and "not ascii" in x.reason for x in read(jsonl(tmp_path / "a.jsonl"), "ascii")[1:2])
 
 
-def test_an_encoding_that_nobody_knows(tmp_path: Path) -> None:
+def test_unknown_encoding(tmp_path: Path) -> None:
     with pytest.raises((DataError, RecipeError), match="utf-9"):
         read_sources([Source(path=str(jsonl(tmp_path / "a.jsonl")), encoding="utf-9")], SFT(), 1.0)
 
@@ -177,7 +177,7 @@ def test_an_encoding_that_nobody_knows(tmp_path: Path) -> None:
 # -- sources ----------------------------------------------------------------------------------------------------------
 
 
-def test_one_bad_line_in_ten_thousand_goes_on(tmp_path: Path) -> None:
+def test_one_bad_line_in_ten_thousand(tmp_path: Path) -> None:
     rows = [json.dumps({"prompt": f"{i}", "completion": "x"}) for i in range(10_000)]
     rows[77] = rows[77][:-1]
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
@@ -186,7 +186,7 @@ def test_one_bad_line_in_ten_thousand_goes_on(tmp_path: Path) -> None:
     assert next(iter(reading.mappings.values())) == "prompt -> completion"
 
 
-def test_a_folder_a_pattern_and_a_limit(tmp_path: Path) -> None:
+def test_folder_glob_and_limit(tmp_path: Path) -> None:
     for name in ("b.jsonl", "a.jsonl"):
         jsonl(tmp_path / name)
     (tmp_path / "notes.docx").write_text("not read")
@@ -196,7 +196,7 @@ def test_a_folder_a_pattern_and_a_limit(tmp_path: Path) -> None:
     assert [x.source for x in reading.examples] == [0, 0, 0, 0, 1]
 
 
-def test_an_ending_nobody_reads(tmp_path: Path) -> None:
+def test_unknown_file_extension(tmp_path: Path) -> None:
     (tmp_path / "a.docx").write_text("x")
     with pytest.raises(DataError, match=r"an ending nobody reads; known are .*.csv, .json, .jsonl.*Or write format: jsonl"):
         read_sources([Source(path=str(tmp_path / "a.docx"))], CausalLM(), 0.0)
@@ -206,7 +206,7 @@ def test_an_ending_nobody_reads(tmp_path: Path) -> None:
         read_sources([Source(path=str(tmp_path / "a.docx"), format="json")], SFT(), 0.0)
 
 
-def test_half_a_surrogate_pair_is_a_bad_row(tmp_path: Path) -> None:
+def test_lone_surrogate_is_bad_row(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\n{"text": "half \\ud83d"}\n{"text": " "}\n')
     reading = read_sources([Source(path=str(tmp_path / "a.jsonl"))], CausalLM(), 1.0)
     assert [x.reason for x in reading.bad] == [
@@ -214,7 +214,7 @@ def test_half_a_surrogate_pair_is_a_bad_row(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_header_that_names_a_column_twice_is_refused(tmp_path: Path) -> None:
+def test_duplicate_column_refused(tmp_path: Path) -> None:
     """Or the second would silently replace the first."""
     (tmp_path / "x.csv").write_text("prompt,completion,prompt\na,b,c\n")
     with pytest.raises(DataError, match="line 1: the header names 'prompt' more than once"):

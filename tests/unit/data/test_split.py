@@ -20,14 +20,14 @@ def lines(rows: list[SourcedExample]) -> set[int]:
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
-def test_the_share_is_held_out_and_nothing_is_lost(share: float) -> None:
+def test_split_fraction_and_completeness(share: float) -> None:
     train, held, how = split(many(2000), share)
     assert lines(train) | lines(held) == set(range(2000)) and not lines(train) & lines(held)
     assert len(held) == pytest.approx(2000 * share, rel=0.25)
     assert "question" in how
 
 
-def test_order_is_kept() -> None:
+def test_split_keeps_order() -> None:
     train, held, _ = split(many(300), 0.3)
     for side in (train, held):
         assert [x.where.line for x in side] == sorted(lines(side))
@@ -36,7 +36,7 @@ def test_order_is_kept() -> None:
 VARIANTS = (str.upper, str.title, lambda s: f"  {s.replace(' ', '   ')}\n", lambda s: s.replace("i", "ｉ"), lambda s: s)
 
 
-def test_duplicates_never_straddle_whatever_their_case_space_or_width() -> None:
+def test_split_duplicates_on_one_side() -> None:
     rows = []
     for i in range(300):
         rows += [ask(change(f"what is {i}"), f"answer {k}", i) for k, change in enumerate(VARIANTS)]
@@ -44,18 +44,18 @@ def test_duplicates_never_straddle_whatever_their_case_space_or_width() -> None:
     assert held and not lines(train) & lines(held)
 
 
-def test_another_question_has_another_hash() -> None:
+def test_split_hash_by_question() -> None:
     assert content_hash("what is 1") != content_hash("what is 11")
     assert len({content_hash(change("what is it")) for change in VARIANTS}) == 1
 
 
-def test_sides_are_kept_when_data_are_added_or_shuffled() -> None:
+def test_split_stable_when_rows_added() -> None:
     few, lots = split(many(400), 0.2), split([*reversed(many(400)), *many(1600, 400)], 0.2)
     assert lines(few[1]) == {x for x in lines(lots[1]) if x < 400}
     assert lines(few[0]) == {x for x in lines(lots[0]) if x < 400}
 
 
-def test_one_question_for_all_rows_is_split_by_the_whole_row() -> None:
+def test_split_same_question_by_whole_row() -> None:
     rows = [ask("write a poem", f"poem {i % 50}", i) for i in range(400)]
     train, held, how = split(rows, 0.3)
     assert held and "whole row" in how
@@ -63,22 +63,22 @@ def test_one_question_for_all_rows_is_split_by_the_whole_row() -> None:
     assert not answers[0] & answers[1]
 
 
-def test_plain_text_is_split_by_its_words() -> None:
+def test_split_plain_text() -> None:
     rows = [SourcedExample(Text(f"document {i // 2}"), SourceLocation("f", i // 2)) for i in range(200)]
     train, held, _ = split(rows, 0.2)
     assert held and not lines(train) & lines(held)
 
 
-def test_few_rows_still_hold_one_out() -> None:
+def test_split_few_rows() -> None:
     train, held, _ = split(many(3), 0.01)
     assert len(held) == 1 and len(train) == 2
 
 
-def test_nought_holds_nothing_out() -> None:
+def test_split_zero() -> None:
     train, held, _ = split(many(5), 0.0)
     assert len(train) == 5 and held == []
 
 
-def test_too_few_different_rows_are_refused() -> None:
+def test_split_too_few_distinct_rows_refused() -> None:
     with pytest.raises(DataError, match="too few different rows to hold any out. Give more rows, or validation: 0"):
         split([ask("the same"), ask("The  Same")], 0.999)

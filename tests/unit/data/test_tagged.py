@@ -31,14 +31,14 @@ def words(x: TokenTags) -> list[str]:
         ({"w": ["Ada"], "t": ["B-nr"]}, {"tokens": "w", "tags": "t"}),
     ],
 )  # fmt: skip
-def test_tokens_and_tags(record: dict, columns: dict | None) -> None:
+def test_tokens_and_tags_rows(record: dict, columns: dict | None) -> None:
     x = made(record, columns)
     assert words(x) == list(record.values())[0] and list(x.tags) == list(record.values())[1]
 
 
 @pytest.mark.parametrize("key", ["entities", "spans", "label", "labels"])
 @pytest.mark.parametrize("listed", [False, True])
-def test_spans(key: str, listed: bool) -> None:
+def test_span_rows(key: str, listed: bool) -> None:
     x = made(
         {
             "text": "江泽民在 New York?",
@@ -50,7 +50,7 @@ def test_spans(key: str, listed: bool) -> None:
     assert x.answer == "江泽民 (nr), New York (ns)"
 
 
-def test_a_class_is_no_span() -> None:
+def test_class_is_not_span() -> None:
     record = {"text": "x", "label": "spam"}
     assert find_mapping([record], TextLabel, None, "f").make(record) == TextLabel("x", ("spam",))
     with pytest.raises(
@@ -79,17 +79,17 @@ def test_a_class_is_no_span() -> None:
         ({"text": " ", "entities": []}, "the text is empty"),
     ],
 )
-def test_what_is_wrong_is_said(record: dict, message: str) -> None:
+def test_invalid_tagged_row_reason(record: dict, message: str) -> None:
     with pytest.raises(ValueError) as error:
         made(record)
     assert message in str(error.value)
 
 
-def test_spaces_at_an_entity_s_ends_do_not_matter() -> None:
+def test_entity_spaces_trimmed() -> None:
     assert made({"text": "in Rome now", "entities": [[2, 8, "ns"]]}).tags == ("O", "B-ns", "O")
 
 
-def test_rows_whose_tags_nobody_knows() -> None:
+def test_rows_without_tags() -> None:
     """Text or tokens, row by row; what else stands in the row is not read."""
     rows = [{"text": "Ada 江"}, {"text": "x", "tokens": ["New York", "!"]}, {"text": "y", "entities": [[7, 99, "ns"]]}]
     mapping = find_inference_mapping(rows, TokenTags, None, "f")
@@ -111,11 +111,11 @@ def test_rows_whose_tags_nobody_knows() -> None:
         (" \n", []),
     ],
 )
-def test_units(text: str, units: list[str]) -> None:
+def test_word_units(text: str, units: list[str]) -> None:
     assert [text[a:b] for a, b in units_of(text)] == units
 
 
-def test_tokens_laid_out() -> None:
+def test_tokens_joined_to_text() -> None:
     assert laid_out(["Ada", "met", "Bob"])[0] == "Ada met Bob"
     assert laid_out(["江", "泽民", "met", "他", "2", "3"])[0] == "江泽民met他2 3"
     assert laid_out(list("1998年"))[0] == "1998年"
@@ -133,7 +133,7 @@ def conll(path: Path, text: str, encoding: str = "auto") -> list[Any]:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("between", [" ", "\t", "   "])
-def test_conll(tmp_path: Path, end: str, between: str) -> None:
+def test_conll_file(tmp_path: Path, end: str, between: str) -> None:
     lines = ["-DOCSTART- -X- O", "", "", "EU NNP B-ORG", "rejects VBZ O", "", "江 NR B-nr", " "]
     items = conll(tmp_path / "a.conll", end.join(x.replace(" ", between) for x in lines))
     assert [x.fields for x in items] == [
@@ -145,7 +145,7 @@ def test_conll(tmp_path: Path, end: str, between: str) -> None:
         assert file.readline().decode().startswith("江")
 
 
-def test_conll_with_what_is_wrong(tmp_path: Path) -> None:
+def test_conll_bad_lines(tmp_path: Path) -> None:
     """A sentence with a line that cannot be read is put aside as a whole, at that line; the others go on."""
     (tmp_path / "b.bio").write_bytes(b"a O\nb\n\nc O\n\xff O\n\nd O\n")
     items = list(find_module("reader", "conll").read(tmp_path / "b.bio", "auto"))
@@ -153,12 +153,12 @@ def test_conll_with_what_is_wrong(tmp_path: Path) -> None:
     assert items[0].reason == "1 columns, the first line of the sentence has 2" and "not utf-8" in items[1].reason
 
 
-def test_conll_tokens_alone_are_to_be_answered(tmp_path: Path) -> None:
+def test_conll_without_tags_for_prediction(tmp_path: Path) -> None:
     (item,) = conll(tmp_path / "a.conll", "Ada\nmet\n")
     assert item.fields == {"tokens": ["Ada", "met"]}
     assert words(find_inference_mapping([item.fields], TokenTags, None, "f").make(item.fields)) == ["Ada", "met"]  # pyright: ignore
 
 
-def test_a_space_that_is_a_token(tmp_path: Path) -> None:
+def test_space_token(tmp_path: Path) -> None:
     (item,) = conll(tmp_path / "a.conll", "\u3000 O\n江 B-nr\n")
     assert item.fields == {"tokens": ["\u3000", "江"], "tags": ["O", "B-nr"]}

@@ -35,7 +35,7 @@ def both(text: str, rotary_tables: list[Turn], ask: bool = False) -> tuple[str, 
 @pytest.mark.parametrize("ask", [False, True])
 @pytest.mark.parametrize("turns", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_as_transformers_renders_it(name: str, rotary_tables: int, ask: bool) -> None:
+def test_template_equals_transformers(name: str, rotary_tables: int, ask: bool) -> None:
     ours, theirs = both(TEMPLATES[name], TALK[:rotary_tables], ask)
     assert ours == theirs and "what time\nis it" in ours
 
@@ -51,19 +51,19 @@ def test_as_transformers_renders_it(name: str, rotary_tables: int, ask: bool) ->
         "{{ unk_token }}|{{ nothing }}|{{ messages[0]['content'].split(' ')[0] }}",
     ],
 )
-def test_filters_and_globals_are_transformers(text: str) -> None:
+def test_template_filters_and_globals_equal_transformers(text: str) -> None:
     ours, theirs = both(text, TALK)
     assert ours == theirs
 
 
-def test_no_tools_are_none_not_undefined() -> None:
+def test_template_tools_none() -> None:
     ours, theirs = both(
         "{% if tools is not none %}tools!{% endif %}{% if documents is not none %}documents!{% endif %}ok", TALK
     )
     assert ours == theirs == "ok"
 
 
-def test_the_generation_tag_is_known() -> None:
+def test_template_generation_tag() -> None:
     text = (
         "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>"
         "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
@@ -72,7 +72,7 @@ def test_the_generation_tag_is_known() -> None:
     assert ours == theirs
 
 
-def test_a_refusal_is_about_the_row() -> None:
+def test_template_exception_is_row_error() -> None:
     with pytest.raises(ValueError, match="the chat template refuses this conversation: only users"):
         Template("{{ raise_exception('only users') }}", {}).render(TALK)
 
@@ -89,7 +89,7 @@ LOOPS = [
 
 
 @pytest.mark.parametrize("text", LOOPS)
-def test_endless_loops_are_stopped(short_time: None, text: str) -> None:
+def test_template_endless_loop_stopped(short_time: None, text: str) -> None:
     begun = time.perf_counter()
     with pytest.raises(DataError, match="template: it cannot be rendered: it ran longer than 0.3 seconds"):
         Template(text, {}).render(TALK)
@@ -99,7 +99,7 @@ def test_endless_loops_are_stopped(short_time: None, text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["{{ 'a' * 4000000000 }}", "{{ 4000000000 * 'a' }}", "{{ ['a'] * 4000000000 }}", "{{ 9 ** 99 ** 9 }}"]
 )
-def test_what_would_fill_the_memory_is_refused(text: str) -> None:
+def test_template_memory_bomb_refused(text: str) -> None:
     begun = time.perf_counter()
     with pytest.raises(DataError, match="template: it cannot be rendered: the template asks for"):
         Template(text, {}).render(TALK)
@@ -110,7 +110,7 @@ GROWING = "{% set n = namespace(x='a') %}{% for i in range(25) %}{% set n.x = n.
 
 
 @pytest.mark.parametrize("text", [GROWING, "{{ 'a' | center(20000000) | length }}", "{{ ('%20000000d' % 5) | length }}"])
-def test_other_ways_to_fill_the_memory_are_refused_or_bounded(text: str) -> None:
+def test_template_memory_bomb_variants(text: str) -> None:
     try:
         made = Template(text, {}).render(TALK)
     except DataError:
@@ -129,21 +129,21 @@ def test_other_ways_to_fill_the_memory_are_refused_or_bounded(text: str) -> None
         pytest.param("{{ messages[0].content + 1 }}"),
     ],
 )
-def test_the_sandbox_holds(text: str) -> None:
+def test_template_sandbox(text: str) -> None:
     with pytest.raises(DataError, match="template: it cannot be rendered|template: line"):
         Template(text, {}).render(TALK)
 
 
-def test_ordinary_repetition_is_allowed() -> None:
+def test_template_ordinary_repetition_allowed() -> None:
     assert Template("{{ '-' * 20 }}{{ 3 * 4 }}", {}).render(TALK) == "-" * 20 + "12"
 
 
-def test_a_template_that_is_no_jinja_is_refused_with_its_line() -> None:
+def test_template_syntax_error_with_line() -> None:
     with pytest.raises(DataError, match="template: line 2: "):
         Template("{% for m in messages %}\n{% nonsense %}{% endfor %}", {})
 
 
-def test_shipped_a_file_or_nothing(tmp_path: Path) -> None:
+def test_template_setting_shipped_file_or_none(tmp_path: Path) -> None:
     (tmp_path / "mine.jinja").write_text("{{ messages[0].content }}")
     assert read_template(None) is None
     assert read_template(str(tmp_path / "mine.jinja")) == "{{ messages[0].content }}"

@@ -42,25 +42,25 @@ def learnt(made: ChatProcessor, row: Rendered) -> list[str]:
     ],
     ids=["chatml", "llama3", "qwen3", "mistral", "bare"],
 )
-def test_only_the_answer_and_its_stop_are_learnt(template: str, says: str) -> None:
+def test_only_answer_and_stop_carry_loss(template: str, says: str) -> None:
     made = processor(template)
     (row,) = made.chat([ASK, ANSWER])
     assert learnt(made, row) == [says]
 
 
-def test_every_assistant_turn_is_learnt() -> None:
+def test_every_assistant_turn_carries_loss() -> None:
     made = processor()
     (row,) = made.chat([Turn("system", "be kind"), ASK, ANSWER, AGAIN, LAST])
     assert learnt(made, row) == ["the quick fox asks<|im_end|>", "你好 世界<|im_end|>"]
 
 
-def test_the_stop_is_learnt_once_where_the_answer_repeats_the_question() -> None:
+def test_stop_carries_loss_once() -> None:
     made = processor()
     (row,) = made.chat([Turn("user", "paris"), Turn("assistant", "paris")])
     assert learnt(made, row) == ["paris<|im_end|>"]
 
 
-def test_earlier_thoughts_that_a_template_strips_give_a_row_a_turn() -> None:
+def test_template_stripping_thoughts_gives_row_per_turn() -> None:
     made = processor(QWEN3)
     thought = Turn("assistant", "<think>\nboxes\n</think>\n\nseven")
     rows = made.chat([ASK, thought, AGAIN, LAST])
@@ -68,12 +68,12 @@ def test_earlier_thoughts_that_a_template_strips_give_a_row_a_turn() -> None:
     assert "<think>" not in made.tokenizer.decode(rows[1].ids)  # as the model will see it
 
 
-def test_a_plain_conversation_stays_one_row_where_nothing_is_stripped() -> None:
+def test_template_stripping_nothing_keeps_one_row() -> None:
     assert len(processor(QWEN3).chat([ASK, ANSWER, AGAIN, LAST])) == 1
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_what_is_read_is_the_prompt_that_generation_sees(name: str) -> None:
+def test_training_prompt_equals_generation_prompt(name: str) -> None:
     made = processor(TEMPLATES[name])
     (row,) = made.chat([ASK, ANSWER])
     prompt, begin = made.prompt([ASK]), row.assistant_mask.index(True)
@@ -82,7 +82,7 @@ def test_what_is_read_is_the_prompt_that_generation_sees(name: str) -> None:
     assert said == row.ids[begin : begin + len(said)] and said[-1] in made.stop_ids
 
 
-def test_a_token_that_straddles_the_edge_is_encoded_as_generation_would() -> None:
+def test_straddling_token_encoded_as_in_generation() -> None:
     made = processor(STRADDLING)
     rotary_tables = [Turn("user", "t"), Turn("assistant", "he fox")]
     whole = made.tokenizer("the fox<|im_end|>", add_special_tokens=False).input_ids
@@ -93,7 +93,7 @@ def test_a_token_that_straddles_the_edge_is_encoded_as_generation_would() -> Non
     assert made.tokenizer.decode(row.ids) == "the fox<|im_end|>"
 
 
-def test_straddling_turns_in_the_middle_keep_their_masks() -> None:
+def test_straddling_turns_keep_masks() -> None:
     made = processor(STRADDLING)
     rotary_tables = [Turn("user", "t"), Turn("assistant", "he fox"), Turn("user", "mi"), Turn("assistant", "x it")]
     (row,) = made.chat(rotary_tables)
@@ -101,7 +101,7 @@ def test_straddling_turns_in_the_middle_keep_their_masks() -> None:
 
 
 @pytest.mark.parametrize("name", ["llama3", "mistral"])
-def test_the_beginning_of_text_stands_there_once(name: str) -> None:
+def test_bos_appears_once(name: str) -> None:
     made = processor(TEMPLATES[name])
     bos = made.tokenizer.bos_token_id
     (row,) = made.chat([ASK, ANSWER, AGAIN, LAST])
@@ -109,31 +109,31 @@ def test_the_beginning_of_text_stands_there_once(name: str) -> None:
     assert made.prompt([ASK]).count(bos) == 1
 
 
-def test_a_template_without_a_stop_gets_the_tokenizers() -> None:
+def test_template_without_stop_uses_eos() -> None:
     made = processor(BARE)
     (row,) = made.chat([ASK, ANSWER])
     assert row.ids[-1] == made.eos_id and row.assistant_mask[-1]
     assert made.stop_ids == (made.eos_id,)
 
 
-def test_the_templates_own_stop_comes_first_among_the_stops() -> None:
+def test_template_stop_first() -> None:
     tokenizer = make_tokenizer(CHATML)
     tokenizer.eos_token = "<|endoftext|>"  # as base models that were given a chat template often say
     made = ChatProcessor.make(tokenizer, generation_stops=[0, 2])
     assert made.stop_ids == (2, 0)
 
 
-def test_the_templates_refusal_is_a_complaint_about_the_row() -> None:
+def test_template_exception_is_row_error() -> None:
     with pytest.raises(ValueError, match="the chat template refuses this conversation: Conversation roles must alternate"):
         processor(MISTRAL).chat([Turn("system", "be kind"), ASK, ANSWER])
 
 
-def test_without_a_template_the_error_says_what_to_write() -> None:
+def test_missing_template_error_suggests_fix() -> None:
     with pytest.raises(DataError, match="template: chatml.*objective: causal_lm"):
         processor(None).chat([ASK, ANSWER])
 
 
-def test_a_tokenizer_without_an_end_is_refused() -> None:
+def test_tokenizer_without_eos_refused() -> None:
     tokenizer = make_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(DataError, match="names no end-of-text token"):
@@ -144,7 +144,7 @@ def test_a_tokenizer_without_an_end_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_an_sft_rows_labels_are_the_next_tokens_that_are_said(name: str) -> None:
+def test_sft_labels_are_next_tokens(name: str) -> None:
     made = processor(TEMPLATES[name])
     rotary_tables = (ASK, ANSWER, AGAIN, LAST)
     (row,), (rendered,) = SFT().rows(Chat(rotary_tables), made), made.chat(rotary_tables)
@@ -156,7 +156,7 @@ def test_an_sft_rows_labels_are_the_next_tokens_that_are_said(name: str) -> None
     assert not any(rendered.assistant_mask[len(whole) :])
 
 
-def test_plain_text_learns_every_token_and_its_end() -> None:
+def test_plain_text_all_tokens_carry_loss() -> None:
     made = processor()
     (row,) = CausalLM().rows(Text("the quick brown fox"), made)
     assert row["labels"] == [*row["input_ids"][1:], IGNORE]

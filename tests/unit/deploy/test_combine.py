@@ -95,14 +95,14 @@ WEIGHTS = (0.5, 2.0, -1.0)
 
 
 @pytest.mark.parametrize("density", [0.05, 0.2, 0.6, 1.0])
-def test_ties_is_its_definition(three: list, density: float) -> None:
+def test_ties_equals_definition(three: list, density: float) -> None:
     weights = (0.5, 2.0, 1.0)
     got = Way.asked("ties", 3, weights, density, None).combine(three)
     wanted = ties_by_hand([trim_by_hand(flat(full(x)), density) for x in three], weights)
     assert flat(got) == pytest.approx(wanted, abs=1e-6)
 
 
-def test_sums_and_averages_are_their_definitions(three: list) -> None:
+def test_sum_and_average_equal_definition(three: list) -> None:
     vectors = [flat(full(x)) for x in three]
     got = Way.asked("sum", 3, WEIGHTS, None, None).combine(three)
     assert flat(got) == pytest.approx([sum(w * x for w, x in zip(WEIGHTS, v)) for v in zip(*vectors)], abs=1e-6)
@@ -111,7 +111,7 @@ def test_sums_and_averages_are_their_definitions(three: list) -> None:
     assert Way.asked("average", 4, (), None, None).weights == (0.25,) * 4
 
 
-def test_dare_drops_rescales_and_repeats(three: list) -> None:
+def test_dare_drops_and_rescales_deterministically(three: list) -> None:
     """Each value is nought or itself over the density; the same seed drops the same; on average nothing is lost."""
     kept = drop(three[0], 0.25, torch.Generator().manual_seed(1))
     for name, x in three[0].items():
@@ -126,14 +126,14 @@ def test_dare_drops_rescales_and_repeats(three: list) -> None:
     )
 
 
-def test_dare_ties_elects_among_what_was_not_dropped(three: list) -> None:
+def test_dare_ties_elects_among_kept(three: list) -> None:
     random = torch.Generator().manual_seed(7)
     left = [flat(full(dict(drop(x, 0.5, random)))) for x in three]
     got = Way.asked("dare_ties", 3, (), 0.5, 7).combine(three)
     assert flat(got) == pytest.approx(ties_by_hand(left, (1.0, 1.0, 1.0)), abs=1e-6)
 
 
-def test_values_that_cancel_stay_nought() -> None:
+def test_ties_cancelling_values_zero() -> None:
     assert disjoint_mean(torch.tensor([[1.0, 2.0], [-1.0, 3.0]]), torch.ones(2)).tolist() == [0.0, 2.5]
     assert trim({"x": torch.tensor([1.0, -4.0, 2.0])}, 0.01, 3)["x"].tolist() == [0.0, -4.0, 0.0]
 
@@ -142,7 +142,7 @@ def test_values_that_cancel_stay_nought() -> None:
 
 
 @pytest.mark.parametrize(("how", "weights"), [("average", ()), ("average", (3.0, 1.0)), ("sum", ()), ("sum", (1.5, -0.5))])
-def test_a_sum_of_loras_is_a_lora(pair: list, tiny_llama: Path, tmp_path: Path, how: str, weights: tuple) -> None:
+def test_sum_of_loras_is_lora(pair: list, tiny_llama: Path, tmp_path: Path, how: str, weights: tuple) -> None:
     """base + sum w_i tau_i; what is written opens here and in PEFT with equal logits."""
     made = combine(pair, tmp_path / "one", how, weights)
     assert made.form.startswith("a LoRA of rank 7 in PEFT's format") and made.proof.gap <= 1e-5
@@ -160,7 +160,7 @@ def test_a_sum_of_loras_is_a_lora(pair: list, tiny_llama: Path, tmp_path: Path, 
     assert gap(logits(theirs), wanted) <= 1e-5
 
 
-def test_peft_cat_says_the_same(pair: list, tiny_llama: Path, tmp_path: Path) -> None:
+def test_sum_equals_peft_cat(pair: list, tiny_llama: Path, tmp_path: Path) -> None:
     combine(pair, tmp_path / "one", "sum", (0.7, 0.3))
     model = peft.PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(tiny_llama), str(pair[0].folder / "adapter"), "a"
@@ -173,9 +173,7 @@ def test_peft_cat_says_the_same(pair: list, tiny_llama: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("density", [0.2, 0.7])
-def test_peft_ties_on_the_change_of_one_matrix_says_the_same(
-    train_tiny: Any, tiny_llama: Path, tmp_path: Path, density: float
-) -> None:
+def test_ties_equals_peft(train_tiny: Any, tiny_llama: Path, tmp_path: Path, density: float) -> None:
     """PEFT trims each matrix alone, so the two mean the same where there is one; its SVD keeps every rank here."""
     only = {"name": "lora", "rank": 4, "target_modules": r".*layers\.1\.mlp\.up_proj"}
     runs = [train_tiny(method=only, seed=seed, out=str(tmp_path / f"run-{seed}")) for seed in (1, 2)]
@@ -196,7 +194,7 @@ def test_peft_ties_on_the_change_of_one_matrix_says_the_same(
 
 
 @pytest.mark.parametrize("how", ["ties", "dare", "dare_ties"])
-def test_thinned_ways_write_a_model_that_is_the_definition(pair: list, tiny_llama: Path, tmp_path: Path, how: str) -> None:
+def test_pruned_merge_equals_definition(pair: list, tiny_llama: Path, tmp_path: Path, how: str) -> None:
     made = combine(pair, tmp_path / "one", how, (), 0.5)
     assert made.proof.gap <= 1e-5 and (tmp_path / "one" / "model.safetensors").is_file()
     tau = [{n: x for n, x in one.items() if bool(x.any())} for one in taus(pair, tiny_llama, tmp_path)]
@@ -213,7 +211,7 @@ def test_thinned_ways_write_a_model_that_is_the_definition(pair: list, tiny_llam
 
 
 @pytest.mark.parametrize("method", names("method"))
-def test_every_method_is_combined_or_refuses(train_tiny: Any, tmp_path: Path, method: str) -> None:
+def test_every_method_merged_or_refused(train_tiny: Any, tmp_path: Path, method: str) -> None:
     runs = [
         train_tiny(method=method_config(method), train={"steps": 1}, seed=s, out=str(tmp_path / f"run-{s}")) for s in (1, 2)
     ]
@@ -229,7 +227,7 @@ def test_every_method_is_combined_or_refuses(train_tiny: Any, tmp_path: Path, me
     )
 
 
-def test_a_lora_with_biases_and_a_too_high_rank_become_models(train_tiny: Any, pair: list, tmp_path: Path) -> None:
+def test_lora_with_bias_or_high_rank_becomes_model(train_tiny: Any, pair: list, tmp_path: Path) -> None:
     biased = train_tiny(method={"name": "lora", "rank": 4, "bias": "all"}, base=str(save_model(tmp_path / "q", "qwen2")),
                    out=str(tmp_path / "biased"))  # fmt: skip
     assert "not all of them are plain" in combine([biased, biased], tmp_path / "a", "sum").form
@@ -239,7 +237,7 @@ def test_a_lora_with_biases_and_a_too_high_rank_become_models(train_tiny: Any, p
     assert gap(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "b")), logits(alone)) <= 1e-5
 
 
-def test_stacked_runs_are_combined_on_what_they_stand_on(pair: list, train_tiny: Any, tmp_path: Path) -> None:
+def test_stacked_runs_merged_on_their_base(pair: list, train_tiny: Any, tmp_path: Path) -> None:
     more = [train_tiny(base=str(pair[0].folder), seed=s, out=str(tmp_path / f"up-{s}")) for s in (5, 6)]
     assert combine(more, tmp_path / "one", "sum").proof.gap <= 1e-5
     assert json.loads((tmp_path / "one" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
@@ -249,13 +247,13 @@ def test_stacked_runs_are_combined_on_what_they_stand_on(pair: list, train_tiny:
         combine([pair[0], more[0]], tmp_path / "two", "sum")
 
 
-def test_the_same_base_in_another_place_is_the_same(pair: list, tiny_llama: Path, train_tiny: Any, tmp_path: Path) -> None:
+def test_same_base_in_other_folder(pair: list, tiny_llama: Path, train_tiny: Any, tmp_path: Path) -> None:
     copy = save_model(tmp_path / "copy")
     other = train_tiny(base=str(copy), out=str(tmp_path / "other"))
     assert combine([pair[0], other], tmp_path / "one", "average").proof.gap <= 1e-5
 
 
-def test_templates_come_along_or_are_said_to_differ(train_tiny: Any, tiny_llama: Path, tmp_path: Path) -> None:
+def test_chat_templates_copied_or_difference_reported(train_tiny: Any, tiny_llama: Path, tmp_path: Path) -> None:
     template = tmp_path / "mine.jinja"
     template.write_text(CHATML.replace("<|im_start|>", "<|im_start|>the "))
     own = train_tiny(train={"steps": 1}, template=str(template))
@@ -265,7 +263,7 @@ def test_templates_come_along_or_are_said_to_differ(train_tiny: Any, tiny_llama:
     assert results.open_model(str(tmp_path / "one")).tokens.tokenizer.chat_template == template.read_text()
 
 
-def test_what_was_combined_is_written_down(pair: list, tmp_path: Path) -> None:
+def test_merge_record_written(pair: list, tmp_path: Path) -> None:
     combine(pair, tmp_path / "one", "dare", (), 0.3, 5)
     record = json.loads((tmp_path / "one" / "combination.json").read_text())
     assert (record["how"], record["weights"], record["density"], record["seed"]) == ("dare", [1.0, 1.0], 0.3, 5)
@@ -288,12 +286,12 @@ def test_what_was_combined_is_written_down(pair: list, tmp_path: Path) -> None:
         (("ties", 2, (), None, 3), "seed: ties draws nothing; it goes with dare and dare_ties."),
     ],
 )  # fmt: skip
-def test_wrong_wishes(asked: tuple, words: str) -> None:
+def test_wrong_arguments(asked: tuple, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         Way.asked(*asked)
 
 
-def test_wrong_targets(
+def test_wrong_output_folder(
     pair: list, tiny_llama: Path, train_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused before any weight is loaded."""

@@ -33,7 +33,7 @@ METHODS = [
 
 @pytest.mark.parametrize("method", METHODS, ids=["lora", "rslora", "bias", "lora-bias", "full"])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "gemma"])
-def test_the_folder_opens_plainly_and_answers_the_same(
+def test_merged_decoder_same_logits_in_transformers(
     open_model: Any, perturb_weights: Any, tiny_models: dict, tmp_path: Path, family: str, method: dict
 ) -> None:
     if family == "gpt2" and "target_modules" in method:
@@ -50,7 +50,7 @@ def test_the_folder_opens_plainly_and_answers_the_same(
     assert not [name for name, _ in again.named_parameters() if "lora" in name]
 
 
-def test_an_encoder_opens_plainly_and_reads_the_same(
+def test_merged_encoder_same_output_in_transformers(
     open_model: Any, perturb_weights: Any, tiny_models: dict, tmp_path: Path
 ) -> None:
     model = open_model({"name": "lora", "rank": 4}, base=tiny_models["bert"])
@@ -66,7 +66,7 @@ def test_an_encoder_opens_plainly_and_reads_the_same(
     torch.testing.assert_close(again, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_nothing_of_weitiao_is_needed_to_open_it(train_tiny: Any, tmp_path: Path) -> None:
+def test_merged_model_opens_without_weitiao(train_tiny: Any, tmp_path: Path) -> None:
     from weitiao.pipeline import inference as results
 
     run = train_tiny()
@@ -87,21 +87,21 @@ def test_nothing_of_weitiao_is_needed_to_open_it(train_tiny: Any, tmp_path: Path
     assert AutoTokenizer.from_pretrained(merged.folder).chat_template == make_tokenizer().chat_template
 
 
-def test_a_folder_that_holds_something_is_refused(open_model: Any, tmp_path: Path) -> None:
+def test_nonempty_folder_refused(open_model: Any, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ModelError, match="is not empty. Name a folder that does not exist yet"):
         merge(open_model(), make_tokenizer(), tmp_path)
     assert [x.name for x in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_method_that_cannot_be_merged_says_so(open_model: Any, tmp_path: Path) -> None:
+def test_unmergeable_method_refused(open_model: Any, tmp_path: Path) -> None:
     model = open_model()
     model.attachment.merge = None
     with pytest.raises(ModelError, match="cannot be folded into the base weights; ask the run itself"):
         merge(model, make_tokenizer(), tmp_path / "out")
 
 
-def test_a_merge_that_answers_differently_is_refused(open_model: Any, perturb_weights: Any, tmp_path: Path) -> None:
+def test_wrong_merge_refused(open_model: Any, perturb_weights: Any, tmp_path: Path) -> None:
     model = perturb_weights(open_model())
     fold = model.attachment.merge
 

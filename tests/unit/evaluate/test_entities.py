@@ -30,7 +30,7 @@ def pairs(scheme: Scheme, rows: int, seed: int) -> list[tuple[list[str], list[st
 
 @pytest.mark.parametrize("name", JUDGES)
 @pytest.mark.parametrize("scheme", ["bio", "bioes"])
-def test_the_figure_is_seqeval_s(name: str, scheme: Scheme) -> None:
+def test_entity_scores_equal_seqeval(name: str, scheme: Scheme) -> None:
     for seed in range(5):
         some = pairs(scheme, 40, seed)
         score = find("metric", name)().score(some)  # pyright: ignore
@@ -40,21 +40,21 @@ def test_the_figure_is_seqeval_s(name: str, scheme: Scheme) -> None:
         assert 0.05 < score.high - score.low < 0.5 and name in PERCENT
 
 
-def test_what_is_counted_is_what_the_scheme_says() -> None:
+def test_entity_scores_follow_scheme() -> None:
     for scheme in ("bio", "bioes"):
         for said, right in pairs(scheme, 200, 9):
             mine = [set(entities(x)) for x in (said, right)]
             assert count(said, right) == (len(mine[0] & mine[1]), len(mine[0]), len(mine[1]))
 
 
-def test_nothing_found_and_nothing_there() -> None:
+def test_entity_scores_without_entities() -> None:
     nothing = [(["O", "O"], ["B-a", "O"])]
     assert find("metric", "entity_f1")().score(nothing).value == 0.0  # pyright: ignore
     assert find("metric", "entity_precision")().score(nothing).n == 0, "no share of none"  # pyright: ignore
     assert str(find("metric", "entity_f1")().score([(["O"], ["O"])])).startswith("not measured")  # pyright: ignore
 
 
-def test_many_rows_are_quick() -> None:
+def test_entity_scores_fast() -> None:
     some = pairs("bio", 2000, 1)
     begun = time.process_time()
     find("metric", "entity_f1")().score(some)  # pyright: ignore

@@ -16,20 +16,20 @@ PAIRS = [
 ]
 
 
-def test_figures_are_jiwers() -> None:
+def test_error_rates_equal_jiwer() -> None:
     said, right = ([plain_form(pair[i]) for pair in PAIRS] for i in (0, 1))
     word, letter = WER().score(PAIRS), CER().score(PAIRS)
     assert word.value == pytest.approx(jiwer.wer(right, said)) and letter.value == pytest.approx(jiwer.cer(right, said))
     assert word.n == 4 and word.low <= word.value <= word.high and not word.higher_is_better and in_percent("wer")
 
 
-def test_it_may_exceed_one_and_be_nought() -> None:
+def test_error_rate_above_one_and_zero() -> None:
     assert WER().score([("a b c", "d")]).value == 3.0
     right = WER().score([(x, x) for x, _ in PAIRS[:2]])
     assert right.value == right.low == 0.0 and 0.5 < right.high < 1 and not right.higher_is_better
 
 
-def test_case_and_punctuation_do_not_count() -> None:
+def test_error_rate_ignores_case_and_punctuation() -> None:
     assert plain_form("  Don\u2019t STOP: 'twenty-one'\u2026 50% \uff2f\uff2b!") == "don't stop twenty one 50 ok"
     assert words_of("\u4eca\u5929 5\u6708\uff0cOK") == ["\u4eca", "\u5929", "5", "\u6708", "ok"]
     assert WER().score([("\u4eca\u5929\u597d", "\u4eca\u5929\u3002")]).value == 0.5

@@ -45,7 +45,7 @@ def brute_force(model: Any, chat: Chat, answer: str) -> float:
 
 
 @pytest.mark.parametrize("answers", [ANSWERS, ("fox", "the", "mix", "qui", "par", "tim", "sks", "eve", "do", "ox", "ju")])
-def test_choices_are_those_of_brute_force(model: Any, answers: tuple[str, ...]) -> None:
+def test_option_choice_equals_brute_force(model: Any, answers: tuple[str, ...]) -> None:
     with torch.no_grad():  # a tiny model hardly looks back: make what it learnt loud
         for weight in model.trainable().values():
             weight.mul_(6)
@@ -57,7 +57,7 @@ def test_choices_are_those_of_brute_force(model: Any, answers: tuple[str, ...]) 
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gpt2", "gemma"])
-def test_option_scores_are_summed_logprobs(open_model: Any, tiny_models: dict, family: str) -> None:
+def test_option_scores_sum_logprobs(open_model: Any, tiny_models: dict, family: str) -> None:
     model, rows = open_model(base=tiny_models[family]), chats(4)
     options = [_answer_ids(model, rows[0].prompt, a, model.processor.stop_ids[0]) for a in ANSWERS]
     prompts = [model.processor.prompt(x.prompt) for x in rows]
@@ -71,7 +71,7 @@ def test_option_scores_are_summed_logprobs(open_model: Any, tiny_models: dict, f
         assert model.score_options([prompt], options, known)[0] == pytest.approx(true, abs=2e-4)
 
 
-def test_options_of_one_token_and_prompts_without_anything_in_common(model: Any) -> None:
+def test_options_single_token_and_unrelated_prompts(model: Any) -> None:
     prompts = [[5, 6, 7], [8, 9]]
     known = remember(model, prompts)
     assert known.length == 0
@@ -81,7 +81,7 @@ def test_options_of_one_token_and_prompts_without_anything_in_common(model: Any)
         assert got == pytest.approx([float(wanted[3]), float(wanted[4])], abs=1e-5)
 
 
-def test_losses_are_plain_cross_entropy(model: Any) -> None:
+def test_losses_equal_cross_entropy(model: Any) -> None:
     rows = chats()
     made = measure(model, SFT(), eval_set(model, rows), ["loss", "perplexity"]).scores
     total, count = 0.0, 0
@@ -95,7 +95,7 @@ def test_losses_are_plain_cross_entropy(model: Any) -> None:
     assert made["perplexity"].value == pytest.approx(torch.tensor(total / count).exp().item(), rel=1e-4)
 
 
-def test_measuring_leaves_no_trace(model: Any) -> None:
+def test_evaluation_leaves_state_unchanged(model: Any) -> None:
     held = eval_set(model, chats())
     weights = {name: p.detach().clone() for name, p in model.trainable().items()}
     for training in (True, False):
@@ -107,31 +107,31 @@ def test_measuring_leaves_no_trace(model: Any) -> None:
     assert all(torch.equal(p.detach(), weights[name]) and p.grad is None for name, p in model.trainable().items())
 
 
-def test_dropout_is_off_while_measuring(open_model: Any, perturb_weights: Any) -> None:
+def test_dropout_off_in_evaluation(open_model: Any, perturb_weights: Any) -> None:
     model = perturb_weights(open_model({"name": "lora", "rank": 4, "dropout": 0.5}))
     model.model.train()
     held = eval_set(model, chats())
     assert measure(model, SFT(), held, ["loss"]).scores == measure(model, SFT(), held, ["loss"]).scores
 
 
-def test_the_limit_is_on_rows_that_are_written_or_chosen(model: Any) -> None:
+def test_limit_applies_to_generated_rows(model: Any) -> None:
     scores = measure(model, SFT(), eval_set(model, chats()), ["loss", "accuracy", "exact_match"], 6, 3).scores
     assert {name: s.n for name, s in scores.items()} == {"loss": 15, "accuracy": 6, "exact_match": 6}
 
 
-def test_answers_come_in_the_order_of_the_questions(model: Any) -> None:
+def test_answers_in_order(model: Any) -> None:
     rows = chats(11)
     together = write(model, rows, 5)
     alone = [write(model, [x], 5)[0] for x in rows]
     assert together == alone
 
 
-def test_plain_text_goes_on_from_its_beginning(model: Any) -> None:
+def test_plain_text_continued_from_start(model: Any) -> None:
     (said,) = write(model, [Text("the quick brown fox " * 30)], 4)
     assert isinstance(said, str)
 
 
-def test_a_closed_set_of_answers_is_seen_as_one(model: Any) -> None:
+def test_closed_answer_set_detected(model: Any) -> None:
     held = eval_set(model, chats())
     assert held.answers == tuple(sorted(ANSWERS))
     assert default_metrics(SFT(), held) == ("loss", "perplexity", "accuracy", "exact_match", "f1")
@@ -144,7 +144,7 @@ def test_a_closed_set_of_answers_is_seen_as_one(model: Any) -> None:
 # -- through the pipeline ---------------------------------------------------------------------------------------------
 
 
-def test_after_a_run_the_figures_and_samples_are_written(train_tiny: Any) -> None:
+def test_scores_and_samples_written(train_tiny: Any) -> None:
     run = train_tiny(evaluate={"metrics": ["loss", "exact_match"], "samples": 2})
     scores = run.read("scores.json")
     assert set(scores) == {"before", "after"} and set(scores["after"]) == {"loss", "exact_match"}
@@ -153,7 +153,7 @@ def test_after_a_run_the_figures_and_samples_are_written(train_tiny: Any) -> Non
     assert len(samples) == 2 and all(set(x) == {"prompt", "reference", "before", "after"} for x in samples)
 
 
-def test_a_best_that_cannot_be_measured_is_refused(train_tiny: Any, tmp_path: Any) -> None:
+def test_unmeasurable_best_metric_refused(train_tiny: Any, tmp_path: Any) -> None:
     from support.rows import write_jsonl
 
     rows = [{"prompt": f"the fox {i}", "completion": f"paris {i}"} for i in range(24)]  # no closed set of answers
@@ -164,9 +164,7 @@ def test_a_best_that_cannot_be_measured_is_refused(train_tiny: Any, tmp_path: An
 @pytest.mark.parametrize(
     "asked", [{"train": {"best_metric": "exact_match"}}, {"evaluate": {"metrics": ["loss", "exact_match"]}}]
 )
-def test_metrics_of_another_objective_are_refused_before_anything_is_loaded(
-    train_tiny: Any, tmp_path: Any, asked: dict
-) -> None:
+def test_metric_of_other_objective_refused_early(train_tiny: Any, tmp_path: Any, asked: dict) -> None:
     from support.rows import write_jsonl
 
     rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": f"fox {i}", "label": i % 2} for i in range(24)])
@@ -176,7 +174,7 @@ def test_metrics_of_another_objective_are_refused_before_anything_is_loaded(
         train_tiny(data=str(rows), objective="classification", base="nowhere", **asked)
 
 
-def test_a_held_out_row_that_the_template_refuses_is_put_aside(train_tiny: Any, tmp_path: Any) -> None:
+def test_validation_row_rejected_by_template_set_aside(train_tiny: Any, tmp_path: Any) -> None:
     from support.models import CHATML
     from support.rows import chat_rows, write_jsonl
 
@@ -192,7 +190,7 @@ def test_a_held_out_row_that_the_template_refuses_is_put_aside(train_tiny: Any, 
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning_v2"])
-def test_before_is_the_base_model_not_a_random_prompt(train_tiny: Any, tmp_path: Path, method: str) -> None:
+def test_before_score_is_base_model(train_tiny: Any, tmp_path: Path, method: str) -> None:
     plain, prompted = train_tiny(out=str(tmp_path / "plain")), train_tiny(method={"name": method})
     assert prompted.read("scores.json")["before"]["loss"]["value"] == pytest.approx(
         plain.read("scores.json")["before"]["loss"]["value"], rel=1e-5

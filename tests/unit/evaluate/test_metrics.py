@@ -16,7 +16,7 @@ def score(name: str, pairs: list) -> Score:
 
 
 @pytest.mark.parametrize("name", names("metric"))
-def test_without_rows_nothing_is_measured(name: str) -> None:
+def test_no_rows_no_score(name: str) -> None:
     assert score(name, []).n == 0
 
 
@@ -27,22 +27,22 @@ def test_loss_and_perplexity() -> None:
     assert score("loss", pairs).n == 3 and not score("perplexity", pairs).higher_is_better
 
 
-def test_accuracy_is_of_choices_as_they_are() -> None:
+def test_accuracy_exact_choices() -> None:
     assert score("accuracy", [("a", "a"), ("b", "a"), ("A", "a"), ("c", "c")]).value == 0.5
 
 
-def test_exact_match_passes_over_case_width_and_spaces_only() -> None:
+def test_exact_match_normalization() -> None:
     pairs = [("Paris ", "paris"), ("ＰＡＲＩＳ", "paris"), ("new\n york", "New York"), ("paris.", "paris"), ("", "paris")]
     assert score("exact_match", pairs).value == pytest.approx(3 / 5)
 
 
-def test_macro_f1_counts_every_class_alike() -> None:
+def test_macro_f1_equal_class_weights() -> None:
     # a: p = 2/3, r = 2/3; b: p = 1/1, r = 1/2; c: never said right
     pairs = [("a", "a"), ("a", "a"), ("x", "a"), ("a", "b"), ("b", "b"), ("y", "c")]
     assert score("f1", pairs).value == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
 
 
-def test_macro_f1_is_scikit_learns_where_only_classes_are_said() -> None:
+def test_macro_f1_equals_scikit_learn() -> None:
     said, wanted = list("aabbccabcab"), list("abbbcaabccc")
     theirs = f1_score(wanted, said, average="macro", zero_division=0)
     assert score("f1", list(zip(said, wanted))).value == pytest.approx(theirs)
@@ -58,7 +58,7 @@ KINDS = {
 }
 
 
-def test_every_score_has_its_name_and_an_interval_round_it() -> None:
+def test_every_score_has_name_and_interval() -> None:
     for name in names("metric"):
         made = score(name, KINDS.get(name, WORDS) * 5)
         assert (made.name, made.n) == (name, 10) and made.low <= made.value <= made.high and made.how

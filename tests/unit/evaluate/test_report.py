@@ -35,7 +35,7 @@ def page(train_tiny: Any) -> tuple[Run, str]:
     return run, (run.folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_it_asks_nobody_for_anything(page: tuple[Run, str]) -> None:
+def test_report_is_self_contained(page: tuple[Run, str]) -> None:
     text = page[1]
     assert not re.search(r"https?://", text)
     tags = Tags(text).tags
@@ -44,7 +44,7 @@ def test_it_asks_nobody_for_anything(page: tuple[Run, str]) -> None:
     assert "@import" not in text and "url(" not in text
 
 
-def test_it_shows_what_was_measured(page: tuple[Run, str]) -> None:
+def test_report_shows_scores(page: tuple[Run, str]) -> None:
     run, words = page[0], Tags(page[1]).words
     scores = run.read("scores.json")
     for side in ("before", "after"):
@@ -58,14 +58,14 @@ def test_it_shows_what_was_measured(page: tuple[Run, str]) -> None:
         assert sample["prompt"] in words
 
 
-def test_the_curve_has_a_point_a_step_and_a_dot_a_validation(page: tuple[Run, str]) -> None:
+def test_report_curve_points(page: tuple[Run, str]) -> None:
     run, tags = page[0], Tags(page[1]).tags
     (line,) = [a["points"] for tag, a in tags if tag == "polyline" and a["class"] == "train"]
     assert len(line.split()) == 4 == len(list(run.events("step")))
     assert sum(tag == "circle" for tag, _ in tags) == len(list(run.events("validation"))) == 2
 
 
-def test_words_of_the_data_stay_words(train_tiny: Any, tmp_path: Path) -> None:
+def test_report_escapes_html(train_tiny: Any, tmp_path: Path) -> None:
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>"
     rows = [{"prompt": f"{evil} {i}", "completion": evil} for i in range(20)]
     run = train_tiny(data=[{"path": str(write_jsonl(tmp_path / "evil.jsonl", rows))}], evaluate={"samples": 2})
@@ -73,19 +73,19 @@ def test_words_of_the_data_stay_words(train_tiny: Any, tmp_path: Path) -> None:
     assert not {tag for tag, _ in page.tags} & {"script", "img"} and evil in page.words
 
 
-def test_a_run_that_has_hardly_begun_has_a_page_too(tmp_path: Path) -> None:
+def test_report_of_run_without_steps(tmp_path: Path) -> None:
     run = Run.create(make_recipe({"base": "x", "data": "a.jsonl", "out": str(tmp_path / "run")}))
     words = Tags(write_report(run).read_text()).words
     assert "new" in words and "a.jsonl" in words and "Before and after" not in words
 
 
-def test_a_curve_of_one_value_is_drawn() -> None:
+def test_report_curve_single_value() -> None:
     drawn = curve([{"step": 1, "loss": 2.0}], [{"step": 1, "loss": None}])
     assert "nan" not in drawn and "<polyline" in drawn and "circle" not in drawn
     assert curve([], []) == ""
 
 
-def test_speed_is_tokens_over_seconds() -> None:
+def test_report_speed() -> None:
     assert (
         speed([{"tokens": 1500, "seconds": 2}, {"tokens": 500, "seconds": 2}])
         == "2 steps, 2,000 tokens in 4 s (500 tokens/s)"

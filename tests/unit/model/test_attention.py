@@ -48,7 +48,7 @@ LENGTHS = [[7], [5, 5, 5], [9, 4, 4, 2, 1], [1, 1]]
     "more",
     [{}, {"scale": 0.31}, {"window": 3}, {"window": 1}, {"window": 50}, {"softcap": 1.5}, {"softcap": 1.5, "window": 2}],
 )
-def test_as_the_textbook_says_in_each_segment(lengths: list[int], kv_heads: int, more: dict) -> None:
+def test_attention_equals_reference_per_segment(lengths: list[int], kv_heads: int, more: dict) -> None:
     batch = batch_of(lengths)
     q, k, v = qkv(batch.tokens, kv_heads)
     plain = {("cap" if key == "softcap" else key): x for key, x in more.items()}
@@ -57,7 +57,7 @@ def test_as_the_textbook_says_in_each_segment(lengths: list[int], kv_heads: int,
         torch.testing.assert_close(attend(q, k, v, batch, **more), wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_as_each_row_alone_with_gradients() -> None:
+def test_attention_equals_single_rows() -> None:
     batch = batch_of([9, 4, 4, 2])
     q, k, v = qkv(batch.tokens, 2)
     weights = torch.randn(batch.tokens, H, D)
@@ -72,7 +72,7 @@ def test_as_each_row_alone_with_gradients() -> None:
 
 
 @pytest.mark.parametrize("more", [{}, {"window": 2}, {"softcap": 2.0}])
-def test_nothing_of_another_segment_is_seen(more: dict) -> None:
+def test_attention_isolation(more: dict) -> None:
     batch = batch_of([6, 6, 3])
     q, k, v = qkv(batch.tokens, 2)
     with torch.no_grad():
@@ -84,7 +84,7 @@ def test_nothing_of_another_segment_is_seen(more: dict) -> None:
     assert not torch.equal(before[6:12], after[6:12])
 
 
-def test_without_a_cause_the_future_is_seen() -> None:
+def test_bidirectional_attention() -> None:
     batch = batch_of([5, 3])
     q, k, v = qkv(batch.tokens)
     with torch.no_grad():
@@ -94,7 +94,7 @@ def test_without_a_cause_the_future_is_seen() -> None:
             torch.testing.assert_close(got[a:b], torch.einsum("hqk,khd->qhd", scores.softmax(-1), v[a:b]))
 
 
-def test_equal_neighbours_share_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_lengths_batched(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple] = []
 
     def count(q: Tensor, *args, **more) -> Tensor:
@@ -108,7 +108,7 @@ def test_equal_neighbours_share_one_call(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("more", [{}, {"causal": False}, {"window": 3}, {"softcap": 1.5}])
-def test_some_tokens_ask_as_all_of_them_do(more: dict) -> None:
+def test_attention_subset_of_queries(more: dict) -> None:
     """A CPU's way, segment by segment, and a GPU's, all in place: values and gradients of the tokens that ask."""
     batch, rows = batch_of([9, 4, 4, 2, 1]), torch.tensor([0, 4, 8, 11, 12, 19])
     found = []

@@ -66,7 +66,7 @@ CASES = [
 
 @pytest.mark.parametrize("block", [256, 7])
 @pytest.mark.parametrize(("lengths", "alike", "causal", "window"), CASES)
-def test_it_is_the_textbook(
+def test_cpu_attention_equals_reference(
     lengths: tuple[int, ...], alike: int, causal: bool, window: int | None, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In double precision to the last digits; in blocks of a few queries, too."""
@@ -81,7 +81,7 @@ def test_it_is_the_textbook(
 
 @pytest.mark.parametrize("block", [256, 2])
 @pytest.mark.parametrize(("lengths", "alike", "causal", "window"), CASES)
-def test_where_only_some_tokens_ask(
+def test_cpu_attention_subset_of_queries(
     lengths: tuple[int, ...], alike: int, causal: bool, window: int | None, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention_cpu, "BLOCK", block)
@@ -95,7 +95,7 @@ def test_where_only_some_tokens_ask(
         assert (a - b).abs().max() <= 1e-12 * b.abs().max()
 
 
-def test_rows_of_one_length_run_together_as_far_as_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_lengths_batched_within_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = rows((10, 10, 10, 10, 10, 3))
     assert [x.rows for x in pieces_of(batch, HEADS)] == [5, 1]
     monkeypatch.setattr(attention_cpu, "ROOM", 2 * HEADS * 10 * 10)
@@ -104,7 +104,7 @@ def test_rows_of_one_length_run_together_as_far_as_there_is_room(monkeypatch: py
 
 
 @pytest.mark.parametrize("causal", [True, False])
-def test_bf16_loses_no_more_than_its_own_rounding(causal: bool) -> None:
+def test_bf16_rounding_error(causal: bool) -> None:
     """Held to double precision on the same rounded numbers, with large scores."""
     batch = rows((40, 33, 20, 20))
     q, k, v = three(batch, torch.bfloat16)
@@ -115,7 +115,7 @@ def test_bf16_loses_no_more_than_its_own_rounding(causal: bool) -> None:
         assert (a.double() - b).norm() <= 0.005 * b.norm()
 
 
-def test_fp32_is_not_multiplied_in_bf16() -> None:
+def test_fp32_stays_fp32() -> None:
     batch, was = rows((40, 33, 20, 20)), torch.backends.mkldnn.matmul.fp32_precision  # pyright: ignore
     results(ours_of, three(batch, torch.bfloat16), batch)
     assert torch.backends.mkldnn.matmul.fp32_precision == was, "the setting is put back"  # pyright: ignore
@@ -124,7 +124,7 @@ def test_fp32_is_not_multiplied_in_bf16() -> None:
         assert (a - b).norm() <= 1e-6 * b.norm()
 
 
-def test_it_is_taken_in_bf16_and_where_there_is_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_attention_chosen_for_bf16_and_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     taken, real = [], attend_by_products
     monkeypatch.setattr("weitiao.model.layers.attention.attend_by_products", lambda *x: (taken.append(1), real(*x))[1])
     for dtype, window, times in ((torch.float32, None, 0), (torch.float32, 4, 1), (torch.bfloat16, None, 1)):

@@ -75,7 +75,7 @@ def whisper(tmp_path: Path) -> Path:
     return save_whisper(tmp_path / "whisper")
 
 
-def test_every_weight_comes_back_by_its_name(whisper: Path, tmp_path: Path) -> None:
+def test_weights_restored_by_name(whisper: Path, tmp_path: Path) -> None:
     model = WhisperForConditionalGeneration.from_pretrained(whisper)
     weights = theirs(model)
     alias = {"decoder/projection/weight": "decoder/embeddings/weight"}
@@ -86,7 +86,7 @@ def test_every_weight_comes_back_by_its_name(whisper: Path, tmp_path: Path) -> N
     assert made.keys() == wanted.keys() and all(torch.equal(x, wanted[name]) for name, x in made.items())
 
 
-def test_the_folder_is_whispers(whisper: Path, tmp_path: Path) -> None:
+def test_converted_folder_is_whisper(whisper: Path, tmp_path: Path) -> None:
     """It opens with plain transformers, and answers as the model that it was made of."""
     model = WhisperForConditionalGeneration.from_pretrained(whisper)
     tokens = json.loads((whisper / "tokenizer.json").read_text())
@@ -112,7 +112,7 @@ def test_the_folder_is_whispers(whisper: Path, tmp_path: Path) -> None:
         (lambda raw: raw.replace(b"\x00\x04", b"\x00\x09", 1), "."),
     ],
 )
-def test_a_torn_file_is_one_sentence(whisper: Path, tmp_path: Path, harm, words: str) -> None:
+def test_truncated_file_refused(whisper: Path, tmp_path: Path, harm, words: str) -> None:
     half = {"a/weight": torch.ones(3, 2).half(), "b/weight": torch.ones(4)}
     file = write_bin(tmp_path / "model.bin", half, {"c": "a/weight"})
     file.write_bytes(harm(file.read_bytes()))
@@ -120,7 +120,7 @@ def test_a_torn_file_is_one_sentence(whisper: Path, tmp_path: Path, harm, words:
         read_model_bin(file).get("decoder/embeddings/weight")
 
 
-def test_another_model_is_refused(tmp_path: Path) -> None:
+def test_other_model_refused(tmp_path: Path) -> None:
     other = read_model_bin(write_bin(tmp_path / "a.bin", {"x": torch.ones(2)}, {}, spec="TransformerSpec"))
     with pytest.raises(ModelError, match="is a TransformerSpec; only Whisper's"):
         whisper_weights(other)
@@ -129,7 +129,7 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
         whisper_weights(whole)
 
 
-def test_a_lost_first_merge_is_put_back(whisper: Path) -> None:
+def test_missing_first_merge_restored(whisper: Path) -> None:
     """The multilingual package's tokenizer lacks it; one that has it stays as it is."""
     vocabulary = {chr(0x100 + i): i for i in range(256)} | {"\u0120t": 256, "\u0120th": 257}
     lost = {"model": {"vocab": vocabulary, "merges": ["\u0120t h"]}}

@@ -9,7 +9,7 @@ from weitiao.model.layers.dropout import drop, rate
 
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.5, 0.9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_share_and_the_mean(p: float, dtype: torch.dtype) -> None:
+def test_dropout_rate_and_mean(p: float, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     n = 1_000_003  # no multiple of four
     y = drop(torch.ones(n, dtype=dtype), p)
@@ -23,7 +23,7 @@ def test_the_share_and_the_mean(p: float, dtype: torch.dtype) -> None:
     assert pairs.abs().max() < 0.01  # and know nothing of each other
 
 
-def test_the_generators_state_brings_the_mask_back() -> None:
+def test_dropout_mask_from_generator_state() -> None:
     x = torch.randn(7, 5)
     state = torch.get_rng_state()
     first, second = drop(x, 0.5), drop(x, 0.5)
@@ -31,7 +31,7 @@ def test_the_generators_state_brings_the_mask_back() -> None:
     assert torch.equal(drop(x, 0.5), first) and not torch.equal(first, second)
 
 
-def test_gradients_are_those_of_the_mask() -> None:
+def test_dropout_gradients() -> None:
     x = torch.randn(64, 33, dtype=torch.float64, requires_grad=True)
     state = torch.get_rng_state()
     y = drop(x, 0.3)
@@ -46,7 +46,7 @@ def test_gradients_are_those_of_the_mask() -> None:
     assert torch.autograd.gradcheck(again, (torch.randn(4, 3, dtype=torch.float64, requires_grad=True),))
 
 
-def test_nothing_is_dropped_or_drawn_while_evaluating() -> None:
+def test_dropout_off_in_eval() -> None:
     x, module = torch.randn(8), nn.Dropout(0.4)
     state = torch.get_rng_state()
     assert rate(module) == 0.4 and rate(module.eval()) == 0.0

@@ -35,7 +35,7 @@ def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
 @pytest.mark.parametrize("rate", [0.3, 1.5])
-def test_what_is_left_is_the_base_less_what_was_learnt(
+def test_base_minus_task_vector(
     kind: str, rate: float, old: Path, train_tiny: Any, tmp_path: Path, open_model: Any
 ) -> None:
     if kind == "full":
@@ -54,14 +54,14 @@ def test_what_is_left_is_the_base_less_what_was_learnt(
         assert torch.allclose(left[name].double(), wanted, rtol=1e-6, atol=1e-7)
 
 
-def test_learning_begins_as_it_would_without_forgetting(old: Path, open_model: Any) -> None:
+def test_training_starts_as_without_forgetting(old: Path, open_model: Any) -> None:
     """So that one can be held against the other: the same seed, the same random A."""
     one, other = open_model(dict(PLAIN)), open_model({"name": "f_learning", "old": str(old), "method": PLAIN})
     assert all(torch.equal(x, other.trainable()[name]) for name, x in one.trainable().items())
 
 
 @pytest.mark.parametrize("method", [PLAIN, "full"])
-def test_the_run_lives_without_the_old_one(method: Any, old: Path, train_tiny: Any) -> None:
+def test_run_independent_of_old_run(method: Any, old: Path, train_tiny: Any) -> None:
     wish = {"name": "f_learning", "old": str(old), "rate": 0.7, "method": method}
     run = train_tiny(method=wish, train={"learning_rate": 1e-3})
     after = run.read("scores.json")["after"]["loss"]["value"]
@@ -75,7 +75,7 @@ def test_the_run_lives_without_the_old_one(method: Any, old: Path, train_tiny: A
     assert torch.equal(base, true.model.plain_logits(prompt)), "switched off it is the true base"
 
 
-def test_figures_before_are_of_the_true_base(old: Path, train_tiny: Any, tmp_path: Path) -> None:
+def test_before_score_of_original_base(old: Path, train_tiny: Any, tmp_path: Path) -> None:
     plain = train_tiny(method=PLAIN, out=str(tmp_path / "plain"))
     forgot = train_tiny(
         method={"name": "f_learning", "old": str(old), "rate": 1.5, "method": PLAIN}, out=str(tmp_path / "forgot")
@@ -86,7 +86,7 @@ def test_figures_before_are_of_the_true_base(old: Path, train_tiny: Any, tmp_pat
     assert abs(first[0] - first[1]) > 1e-3
 
 
-def test_an_old_run_that_changed_is_refused(old: Path, recipe_dict: dict, train_tiny: Any, tmp_path: Path) -> None:
+def test_changed_old_run_refused(old: Path, recipe_dict: dict, train_tiny: Any, tmp_path: Path) -> None:
     wish = make_recipe({**recipe_dict, "method": {"name": "f_learning", "old": str(old)}}).method.as_recipe()
     assert len(wish["sha256"]) == 64
     file = old / "best" / "weights.safetensors"
@@ -98,7 +98,7 @@ def test_an_old_run_that_changed_is_refused(old: Path, recipe_dict: dict, train_
     assert make_recipe({**recipe_dict, "method": {**wish, "sha256": ""}}).method.as_recipe()["sha256"] != wish["sha256"]
 
 
-def test_a_copy_that_was_tampered_with_is_refused(old: Path, train_tiny: Any) -> None:
+def test_tampered_copy_refused(old: Path, train_tiny: Any) -> None:
     run = train_tiny(method={"name": "f_learning", "old": str(old), "method": PLAIN})
     kept = run.folder / "old.safetensors"
     raw = bytearray(kept.read_bytes())
@@ -108,7 +108,7 @@ def test_a_copy_that_was_tampered_with_is_refused(old: Path, train_tiny: Any) ->
         open_model(str(run.folder))
 
 
-def test_another_base_is_refused(old: Path, train_tiny: Any, tiny_llama: Path, tmp_path: Path) -> None:
+def test_other_base_refused(old: Path, train_tiny: Any, tiny_llama: Path, tmp_path: Path) -> None:
     other = shutil.copytree(tiny_llama, tmp_path / "other")
     weights = load_file(other / "model.safetensors")
     next(iter(weights.values())).view(-1)[3] += 1
@@ -123,7 +123,7 @@ def test_another_base_is_refused(old: Path, train_tiny: Any, tiny_llama: Path, t
         )
 
 
-def test_what_cannot_be_an_old_run_is_refused(old: Path, recipe_dict: dict, train_tiny: Any, tmp_path: Path) -> None:
+def test_invalid_old_run_refused(old: Path, recipe_dict: dict, train_tiny: Any, tmp_path: Path) -> None:
     asked = lambda **more: make_recipe({**recipe_dict, "method": {"name": "f_learning", **more}})  # noqa: E731
     with pytest.raises(RecipeError, match="method.*Field required|old is missing"):
         asked()
@@ -140,7 +140,7 @@ def test_what_cannot_be_an_old_run_is_refused(old: Path, recipe_dict: dict, trai
         train_tiny(method={"name": "f_learning", "old": str(stuck.folder)}, out=str(tmp_path / "x"))
 
 
-def test_a_base_in_bf16_is_rounded_once(old: Path, tiny_llama: Path) -> None:
+def test_bf16_base_rounded_once(old: Path, tiny_llama: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     made: Any = find("method", "f_learning")(old=str(old), rate=0.7)  # pyright: ignore
@@ -152,6 +152,6 @@ def test_a_base_in_bf16_is_rounded_once(old: Path, tiny_llama: Path) -> None:
     assert all(torch.equal(a[name].bfloat16(), b[name]) for name in a)
 
 
-def test_no_adapter_is_written_that_would_be_put_on_the_wrong_weights(old: Path, train_tiny: Any) -> None:
+def test_no_adapter_for_changed_base(old: Path, train_tiny: Any) -> None:
     run = train_tiny(method={"name": "f_learning", "old": str(old), "method": PLAIN})
     assert not (run.folder / "adapter").exists()

@@ -59,7 +59,7 @@ def theirs(family: str, change: Any = lambda model: model) -> tuple[float, float
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "gpt2"])
-def test_a_decoder_trained_in_full_needs_what_torch_counts(family: str) -> None:
+def test_flops_decoder_full_equals_torch(family: str) -> None:
     """To the FLOP; but of attention's pairs only those that see one another."""
     seen = profile_flops(attached(family))
     layers, attention = theirs(family)
@@ -70,13 +70,13 @@ def test_a_decoder_trained_in_full_needs_what_torch_counts(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
-def test_an_encoder_trained_in_full_needs_what_torch_counts(family: str) -> None:
+def test_flops_encoder_full_equals_torch(family: str) -> None:
     model, objective = attached(family), find("objective", "classification")(classes=("a", "b"), several=False)  # pyright: ignore
     layers, attention = theirs(family)
     assert ours(model, T, objective=objective) == layers + attention
 
 
-def test_lora_needs_no_more_than_torch_counts_of_peft() -> None:
+def test_flops_lora_at_most_peft() -> None:
     """PEFT computes nothing that LoRA does not need, but for the whole square of attention."""
     from peft import LoraConfig, get_peft_model
 
@@ -88,7 +88,7 @@ def test_lora_needs_no_more_than_torch_counts_of_peft() -> None:
     assert mine == layers + attention * (T + 1) / (2 * T)
 
 
-def test_lora_by_hand() -> None:
+def test_flops_lora_by_hand() -> None:
     """Two layers of the formula, written out: what is below the first change needs no gradient to its input."""
     model = attached("llama", "lora", rank=4, target_modules=("v_proj",))
     kv, pair = 16, 4.0 * D * T * (T + 1) / 2
@@ -99,7 +99,7 @@ def test_lora_by_hand() -> None:
     assert ours(model, T) == first + (L - 1) * other + 2 * (2.0 * T * V * D)
 
 
-def test_frozen_layers_below_run_forward_alone() -> None:
+def test_flops_frozen_layers_forward_only() -> None:
     model = attached("llama", "freeze", layers=1)
     seen = profile_flops(model)
     below = [x for x in seen.products if ".layers.2." not in x.name]
@@ -110,21 +110,21 @@ def test_frozen_layers_below_run_forward_alone() -> None:
     assert whole - cached == 2 * forward
 
 
-def test_only_supervised_tokens_meet_the_vocabulary_and_the_end_of_the_last_layer() -> None:
+def test_flops_lm_head_on_labeled_tokens_only() -> None:
     model = attached("llama")
     quarter, whole = ours(model, T, share=0.25), ours(model, T)
     tail = 3 * (2.0 * T * (2 * D * D + 3 * D * M) + 4.0 * D * T * (T + 1) / 2)
     assert whole - quarter == pytest.approx(0.75 * (tail + 3 * 2.0 * T * V * D))
 
 
-def test_rows_add_up_and_long_rows_cost_more() -> None:
+def test_flops_sum_over_rows() -> None:
     model = attached("llama")
     assert ours(model, T, T) == 2 * ours(model, T)
     more = ours(model, 2 * T) - 2 * ours(model, T)
     assert more == L * 12.0 * D * (pairs(2 * T, True) - 2 * pairs(T, True))
 
 
-def test_what_rows_begin_with_in_common_counts_once() -> None:
+def test_flops_shared_prefix_once() -> None:
     model, k = attached("llama"), 4
     apart, alike = (step_flops(profile_flops(model), model, SFT, a_batch(T, T, share=0.5, alike=x)) for x in (0, k))
     layers = 3 * 2.0 * k * ((L - 1) * (2 * D * D + 3 * D * M) + L * 2 * D * 16)  # of the last one, keys and values
@@ -132,7 +132,7 @@ def test_what_rows_begin_with_in_common_counts_once() -> None:
     assert apart - alike == pytest.approx(layers + 12.0 * D * ((L - 1) * pairs(k, True) + last))
 
 
-def test_what_rows_begin_with_in_common_counts_once_above_frozen_layers_too() -> None:
+def test_flops_shared_prefix_above_frozen_layers() -> None:
     model, k = attached("llama", "freeze", layers=1), 4
     seen, below = profile_flops(model), L - 1
     alike, apart = (step_flops(seen, model, SFT, a_batch(T, T, share=0.5, alike=x), from_layer=below) for x in (k, 0))
@@ -141,7 +141,7 @@ def test_what_rows_begin_with_in_common_counts_once_above_frozen_layers_too() ->
     assert apart - alike == pytest.approx(keys_and_values + 12.0 * D * last)
 
 
-def test_slots_count_as_tokens() -> None:
+def test_flops_virtual_tokens() -> None:
     model = attached("llama", "prompt_tuning", length=5)
     seen = profile_flops(model)
     assert all(x.to_input and not x.to_weight for x in seen.products), "the prompt lies below everything"
@@ -154,7 +154,7 @@ def test_slots_count_as_tokens() -> None:
 
 @pytest.mark.parametrize("method", [x for x in names("method") if x not in ("f_learning", "peft", "bitfit")])
 @pytest.mark.parametrize("family", ["llama", "bert"])
-def test_every_method_has_a_count(method: str, family: str) -> None:
+def test_flops_of_every_method(method: str, family: str) -> None:
     """More than a forward pass, no more than full tuning and what lies beside it; and nothing is changed by counting."""
     objective: Any = SFT if family == "llama" else find("objective", "classification")(classes=("a", "b"), several=False)
     model, full = attached(family, method), attached(family)
@@ -171,7 +171,7 @@ def test_every_method_has_a_count(method: str, family: str) -> None:
     assert ours(full, T, objective=objective) / 3 < count <= ours(full, T + virtual_tokens, objective=objective) + beside
 
 
-def test_what_is_below_is_found_in_every_family(tmp_path: Any) -> None:
+def test_flops_frozen_layers_in_every_family(tmp_path: Any) -> None:
     for family in ("llama", "qwen2", "gemma", "gpt2", "bert", "distilbert"):
         seen = profile_flops(attached(family, "lora"))
         own = [x for x in seen.products if x.own]
@@ -182,14 +182,14 @@ def test_what_is_below_is_found_in_every_family(tmp_path: Any) -> None:
         assert named >= set(linear), family
 
 
-def test_what_is_not_counted_says_why() -> None:
+def test_flops_uncounted_reason() -> None:
     model = SimpleNamespace(model=make_model("t5"))
     assert unsupported_reason(model, find("objective", "seq2seq")(longest=8)) == "a model of two halves"  # pyright: ignore
     bert: Any = SimpleNamespace(model=make_model("bert"))
     assert "packs its rows anew" in unsupported_reason(bert, find("objective", "embedding")())  # pyright: ignore
 
 
-def test_shapes_are_read_from_the_config_alone(tmp_path: Any) -> None:
+def test_flops_shapes_from_config(tmp_path: Any) -> None:
     folder = save_model(tmp_path / "llama")
     (folder / "model.safetensors").unlink()
     shapes = shapes_in(folder)

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 
 @pytest.mark.parametrize("window", [None, 4])
-def test_varlen_is_sdpa_by_group(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_varlen_equals_grouped_sdpa(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """One flash call over all segments gives what a causal call for each gives, forward and backward."""
     batch = batch_of(make_rows()).to("cuda")
     torch.manual_seed(0)
@@ -30,7 +30,7 @@ def test_varlen_is_sdpa_by_group(window: int | None, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(("bits", "quant_type"), [(4, "nf4"), (4, "fp4"), (8, "nf4")])
-def test_a_gpu_packs_and_unpacks_what_a_cpu_does(bits: int, quant_type: str) -> None:
+def test_gpu_packing_equals_cpu(bits: int, quant_type: str) -> None:
     """A run that was trained on a GPU is opened on a CPU: the same base."""
     torch.manual_seed(0)
     layer, x = torch.nn.Linear(256, 192), torch.randn(8, 256)

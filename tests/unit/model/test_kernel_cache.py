@@ -40,7 +40,7 @@ def grown(before: str, **environment: str) -> float:
 
 @needs_kernels
 @pytest.mark.skipif(sys.platform != "linux", reason="counts what glibc holds")
-def test_new_shapes_take_no_more_memory() -> None:
+def test_new_shapes_do_not_grow_memory() -> None:
     wished = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024", "LRU_CACHE_CAPACITY": "1024"}
     assert grown("") > 40
     assert abs(grown("bound_shapes()")) < 4

@@ -25,7 +25,7 @@ CPU, BF16 = torch.device("cpu"), torch.bfloat16
 
 
 @needs_kernels
-def test_they_are_in_use_where_they_can_be() -> None:
+def test_kernels_in_use() -> None:
     assert library.in_use(), library.state.why_not
 
 
@@ -72,7 +72,7 @@ CASES: dict[str, Any] = {
 @needs_kernels
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("threads", [1, 3])
-def test_attention_is_that_of_fp32_as_nearly_as_products_are(name: str, threads: int) -> None:
+def test_attention_kernel_error(name: str, threads: int) -> None:
     case = {"causal": True, "window": None, "alike": 0, "ask": None, **CASES[name]}
     torch.set_num_threads(threads)
     batch = rows(case["lengths"], case["alike"])
@@ -97,7 +97,7 @@ def test_attention_is_that_of_fp32_as_nearly_as_products_are(name: str, threads:
 
 @needs_kernels
 @pytest.mark.parametrize("gate", [SwiGLU, GeGLU])
-def test_gates(gate: type) -> None:
+def test_gate_kernels(gate: type) -> None:
     given = [x[0] for x in (torch.linspace(-30, 30, 4096)[None], torch.randn(1, 4096))]
     exact = back(gate.apply, *(x.to(BF16).double() for x in given))
     assert far(back(gate.apply, *(x.to(BF16) for x in given)), exact) < 3e-3
@@ -105,7 +105,7 @@ def test_gates(gate: type) -> None:
 
 @needs_kernels
 @pytest.mark.parametrize("offset", [0.0, 1.0])
-def test_norms(offset: float) -> None:
+def test_norm_kernels(offset: float) -> None:
     x, w = torch.randn(50, 64).to(BF16), torch.randn(64).to(BF16)
 
     def run(x: Tensor, w: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def test_norms(offset: float) -> None:
 @pytest.mark.parametrize("kind", ["plain", "scale", "bias"])
 @pytest.mark.parametrize("words", [7, 48, 301, 5003])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_words(words: int, kind: str, threads: int) -> None:
+def test_lm_head_kernel(words: int, kind: str, threads: int) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(words)
     scale, bias = 0.37 if kind == "scale" else 1.0, torch.randn(words) if kind == "bias" else None
@@ -146,14 +146,14 @@ def test_words(words: int, kind: str, threads: int) -> None:
 
 @needs_kernels
 @pytest.mark.parametrize("wrong", [-100, -1, 48])
-def test_a_target_that_is_no_word_is_refused(wrong: int) -> None:
+def test_lm_head_kernel_invalid_target_refused(wrong: int) -> None:
     head = LMHead(lambda: torch.ones(48, 16).to(BF16), lambda: None, kernels=library.for_words)
     with pytest.raises(IndexError, match="the vocabulary has 48"):
         head.logprobs(torch.ones(2, 16).to(BF16), torch.tensor([3, wrong]))
 
 
 @needs_kernels
-def test_a_word_that_is_not_finite_is_not_hidden() -> None:
+def test_lm_head_kernel_keeps_non_finite() -> None:
     weight = torch.randn(300, 16).to(BF16)
     for spoilt in (float("nan"), float("inf")):
         h = torch.randn(3, 16).to(BF16)
@@ -166,7 +166,7 @@ def test_a_word_that_is_not_finite_is_not_hidden() -> None:
 
 
 @needs_kernels
-def test_what_is_not_finite_is_not_hidden() -> None:
+def test_kernels_keep_non_finite() -> None:
     batch = rows((20, 9))
     for spoilt in range(3):
         given = asked(batch, 4, 2, 64, 64)
@@ -179,7 +179,7 @@ def test_what_is_not_finite_is_not_hidden() -> None:
 
 
 @needs_kernels
-def test_a_strided_view_is_read_where_it_lies() -> None:
+def test_kernels_read_strided_views() -> None:
     batch = rows((40, 9))
     both = torch.randn(49, 8, 128).to(BF16)
     q, k, v = both[:, :4, 32:96], both[:, 4:6, 1:65], both[:, ::4, 64:]
@@ -193,7 +193,7 @@ def test_a_strided_view_is_read_where_it_lies() -> None:
 
 
 @needs_kernels
-def test_what_the_kernels_do_not_take_goes_its_usual_way() -> None:
+def test_kernels_fall_back_to_torch() -> None:
     for x in (torch.randn(4, 16), torch.randn(4, 24).to(BF16)):
         assert library.usable(x) is None
     assert library.usable(torch.randn(4, 16).to(BF16)) is not None
@@ -202,7 +202,7 @@ def test_what_the_kernels_do_not_take_goes_its_usual_way() -> None:
 
 
 @needs_kernels
-def test_kernels_that_prove_wrong_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_kernels_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "state", library.State(""))
     assert library.choose(CPU, BF16, kernel_check.largest_gap)[0].value == "compiled"
     (choice,) = library.choose(CPU, BF16, lambda: 0.5)
@@ -210,7 +210,7 @@ def test_kernels_that_prove_wrong_are_left_out(monkeypatch: pytest.MonkeyPatch) 
     assert library.usable(torch.randn(4, 16).to(BF16)) is None
 
 
-def test_nothing_is_said_where_there_is_no_use_for_them() -> None:
+def test_no_message_where_kernels_are_not_needed() -> None:
     assert library.choose(CPU, torch.float32, lambda: 0.0) == []
 
 
@@ -226,7 +226,7 @@ def told(home: Path, **environment: str) -> str:
 
 
 @needs_kernels
-def test_a_damaged_library_is_made_again(tmp_path: Path) -> None:
+def test_damaged_library_rebuilt(tmp_path: Path) -> None:
     assert "value='compiled'" in told(tmp_path)
     (library,) = (tmp_path / "kernels").glob("*.so")
     assert len(list(library.parent.iterdir())) == 2  # and its checksum
@@ -240,7 +240,7 @@ def test_a_damaged_library_is_made_again(tmp_path: Path) -> None:
 
 
 @needs_kernels
-def test_a_compiler_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_compiler_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "PATIENCE", 1)
     begun = time.monotonic()
     with pytest.raises(OSError, match="took more than 1 second"):
@@ -258,13 +258,13 @@ def test_a_compiler_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: py
         ({"CXX": 'g++ "'}, "No closing quotation"),
     ],
 )
-def test_without_a_compiler_one_line_says_so(tmp_path: Path, environment: dict[str, str], why: str) -> None:
+def test_missing_compiler_message(tmp_path: Path, environment: dict[str, str], why: str) -> None:
     said = told(tmp_path, **environment)
     assert "value='off'" in said and why in said
 
 
 @needs_kernels
-def test_a_compiler_of_two_words_and_what_a_killed_one_left(tmp_path: Path) -> None:
+def test_compiler_with_arguments_and_leftover_files(tmp_path: Path) -> None:
     left, running = tmp_path / "kernels" / "tmp_left", tmp_path / "kernels" / "tmp_running"
     for folder in (left, running):
         folder.mkdir(parents=True)
@@ -274,6 +274,6 @@ def test_a_compiler_of_two_words_and_what_a_killed_one_left(tmp_path: Path) -> N
 
 
 @needs_kernels
-def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
+def test_unwritable_cache_folder(tmp_path: Path) -> None:
     (tmp_path / "kernels").write_text("a file, where a folder should be")
     assert "value='off'" in told(tmp_path)

@@ -15,7 +15,7 @@ from weitiao.model.adapters.peft_format import load_adapter, read_adapter_config
 from weitiao.pipeline.trained import method_of
 
 
-def test_adalora_falls_to_its_budget(train_tiny: Any) -> None:
+def test_adalora_reaches_budget(train_tiny: Any) -> None:
     """21 layers from rank 6 to 2 on average; the best triplets are left, and not the same number everywhere."""
     method = {"name": "adalora", "rank": 6, "target": 2, "every": 5}
     run = train_tiny(method=method, train={"steps": 40, "learning_rate": 5e-2, "save_every": 5, "keep": 9})
@@ -29,7 +29,7 @@ def test_adalora_falls_to_its_budget(train_tiny: Any) -> None:
     assert sums == sorted(sums, reverse=True) and sums[0] > sums[-1]
 
 
-def test_lora_plus_gives_b_its_own_rate() -> None:
+def test_lora_plus_learning_rate_of_b() -> None:
     model = attached("lora", loraplus_lr_ratio=16.0)
     groups = model.attachment.groups(0)  # pyright: ignore
     rates = {name: group.get("rate", 1.0) for group in groups for name in group["names"]}
@@ -38,7 +38,7 @@ def test_lora_plus_gives_b_its_own_rate() -> None:
     assert {rate for name, rate in rates.items() if name.endswith("lora_A")} == {1.0}
 
 
-def test_ranks_of_their_own_travel_to_peft_and_back(tmp_path: Any) -> None:
+def test_rank_pattern_roundtrip_peft(tmp_path: Any) -> None:
     from peft import PeftModel
 
     model, batch = attached("lora", ranks={r".*\.q_proj": 4, r".*layers\.0\.mlp.*": 8}), batch_of([make_rows()[3]])
@@ -55,13 +55,13 @@ def test_ranks_of_their_own_travel_to_peft_and_back(tmp_path: Any) -> None:
     assert gap(fresh.logits(batch), theirs) <= 1e-5
 
 
-def test_an_orthogonal_start() -> None:
+def test_orthogonal_init() -> None:
     a = next(p for name, p in attached("lora", start="orthogonal", rank=8).trainable().items() if name.endswith("lora_A"))
     torch.testing.assert_close(a @ a.T, torch.eye(8), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("config", ["LoKr", "HRA", "FourierFT", "OFTConfig"])
-def test_the_bridge_to_peft(config: str) -> None:
+def test_peft_method(config: str) -> None:
     """Other methods of PEFT: they begin at the base, all that is trained gets a gradient, and off is the base again."""
     settings = {"FourierFT": {"n_frequency": 20}, "OFTConfig": {"oft_block_size": 8, "r": 0}}.get(config, {"r": 4})
     model, batch = attached("peft", config=config, settings=settings), batch_of(make_rows())
@@ -78,7 +78,7 @@ def test_the_bridge_to_peft(config: str) -> None:
 
 @pytest.mark.parametrize("form", ["houlsby", "pfeiffer", "parallel"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma"])
-def test_every_form_of_adapter(form: str, family: str) -> None:
+def test_adapter_variants(form: str, family: str) -> None:
     """Starts at the base; packed is each row alone; off is the base."""
     batch, base = batch_of(make_rows()), attached("full", family)
     model = attached("adapter", family, form=form)
@@ -93,7 +93,7 @@ def test_every_form_of_adapter(form: str, family: str) -> None:
     assert many == (6 if form == "houlsby" else 3)
 
 
-def test_freeze_trains_the_top_and_leaves_the_rest() -> None:
+def test_freeze_trains_top_layers() -> None:
     model = attached("freeze", layers=1)
     assert {name.split(".")[2] for name in model.trainable() if ".layers." in name} == {"2"}
     assert not any("embed" in name for name in model.trainable())
@@ -102,7 +102,7 @@ def test_freeze_trains_the_top_and_leaves_the_rest() -> None:
     }
 
 
-def test_freeze_by_layers_rates_fall_downwards() -> None:
+def test_layerwise_learning_rate_decay() -> None:
     model = attached("freeze", layers=3, decay=0.5, embedding=True)
     rates = {name: g["rate"] for g in model.attachment.groups(0) for name in g["names"]}  # pyright: ignore
     assert rates["model.norm.weight"] == 1.0 and rates["model.embed_tokens.weight"] == 0.125
@@ -122,7 +122,7 @@ def test_gradual_unfreezing(train_tiny: Any) -> None:
         assert moved == [step >= since for step in range(5)], name
 
 
-def test_a_prompt_that_starts_from_a_text() -> None:
+def test_prompt_init_from_text() -> None:
     words = find("method", "prompt_tuning")(start="the fox", length=5)  # pyright: ignore
     fitted = words.fit(lambda text: make_tokenizer()(text).input_ids)  # pyright: ignore
     ids = make_tokenizer()("the fox").input_ids  # pyright: ignore
@@ -149,7 +149,7 @@ def test_a_prompt_that_starts_from_a_text() -> None:
         ("vera", {"target_modules": ["x"]}, "no linear layer matches 'x'"),
     ],
 )
-def test_what_cannot_be_is_one_sentence(method: str, settings: dict, words: str) -> None:
+def test_invalid_method_settings_refused(method: str, settings: dict, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         find("method", method)(**settings).attach(make_model())  # pyright: ignore
 
@@ -157,6 +157,6 @@ def test_what_cannot_be_is_one_sentence(method: str, settings: dict, words: str)
 @pytest.mark.parametrize(
     ("settings", "words"), [({"rank": 4, "target": 8}, "target"), ({"warm": 0.5, "final": 0.5}, "warm")]
 )
-def test_an_adalora_that_makes_no_sense(settings: dict, words: str) -> None:
+def test_invalid_adalora_refused(settings: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         find("method", "adalora")(**settings)

@@ -24,7 +24,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[PackageFile]:
     return [PackageFile(name, "1.0", "part.bin") for name in encoder_decoder]
 
 
-def test_parts_are_put_together_once_and_again_when_the_whole_was_deleted(parts: list[PackageFile]) -> None:
+def test_parts_joined_once_and_after_deletion(parts: list[PackageFile]) -> None:
     whole = PackageParts(tuple(parts), "whole.bin", hashlib.sha256(TEXT).hexdigest())
     for _ in range(2):
         assert whole.fetch().read_bytes() == TEXT
@@ -33,7 +33,7 @@ def test_parts_are_put_together_once_and_again_when_the_whole_was_deleted(parts:
         whole.place.unlink()
 
 
-def test_a_damaged_whole_is_not_kept_nor_its_parts(parts: list[PackageFile]) -> None:
+def test_damaged_package_file_discarded(parts: list[PackageFile]) -> None:
     whole = PackageParts(tuple(parts), "whole.bin", hashlib.sha256(b"something else").hexdigest())
     with pytest.raises(ModelError, match="whole.bin is damaged .* Run again"):
         whole.fetch()

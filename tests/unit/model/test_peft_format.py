@@ -41,7 +41,9 @@ OURS = [
 
 
 @pytest.mark.parametrize("settings", OURS, ids=str)
-def test_peft_opens_ours(open_model: Any, perturb_weights: Any, tiny_models: dict, tmp_path: Path, settings: dict) -> None:
+def test_peft_opens_our_adapter(
+    open_model: Any, perturb_weights: Any, tiny_models: dict, tmp_path: Path, settings: dict
+) -> None:
     base = tiny_models["qwen2"]  # its q, k and v have biases
     model = perturb_weights(open_model({"name": "lora", "rank": 4, **settings}, base=base))
     model.model.eval()
@@ -54,7 +56,7 @@ def test_peft_opens_ours(open_model: Any, perturb_weights: Any, tiny_models: dic
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "gpt2", "gemma"])
-def test_peft_opens_ours_of_every_family(
+def test_peft_opens_our_adapter_every_family(
     open_model: Any, perturb_weights: Any, tiny_models: dict, tmp_path: Path, family: str
 ) -> None:
     model = perturb_weights(open_model(base=tiny_models[family]))
@@ -76,7 +78,7 @@ THEIRS = [
 
 
 @pytest.mark.parametrize("settings", THEIRS, ids=str)
-def test_we_open_pefts(tiny_models: dict, tmp_path: Path, settings: dict) -> None:
+def test_opens_peft_adapter(tiny_models: dict, tmp_path: Path, settings: dict) -> None:
     base = tiny_models["qwen2"]
     config = peft.LoraConfig(task_type="CAUSAL_LM", **{"r": 4, **settings})
     model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).eval()
@@ -98,7 +100,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("config", OTHERS, ids=lambda config: config.peft_type.value)
-def test_we_open_pefts_other_methods(tiny_models: dict, tmp_path: Path, config: Any) -> None:
+def test_opens_peft_adapter_other_methods(tiny_models: dict, tmp_path: Path, config: Any) -> None:
     base = tiny_models["qwen2"]
     model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).eval()
     torch.manual_seed(0)
@@ -116,14 +118,14 @@ def test_we_open_pefts_other_methods(tiny_models: dict, tmp_path: Path, config: 
 @pytest.mark.parametrize(
     "settings", [{"alpha_pattern": {"q_proj": 2}}, {"layers_to_transform": [0]}, {"modules_to_save": ["lm_head"]}]
 )
-def test_what_we_do_not_do_is_refused_by_name(tiny_llama: Path, tmp_path: Path, settings: dict) -> None:
+def test_unsupported_peft_setting_refused(tiny_llama: Path, tmp_path: Path, settings: dict) -> None:
     config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], **settings)
     peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_llama), config).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=f"uses {next(iter(settings))}, which weitiao's lora does not do"):
         results.open_model(str(tmp_path))
 
 
-def test_another_kind_of_adapter_is_refused_by_name(tiny_llama: Path, tmp_path: Path) -> None:
+def test_unsupported_peft_type_refused(tiny_llama: Path, tmp_path: Path) -> None:
     config = peft.IA3Config(task_type="CAUSAL_LM", target_modules=["q_proj"], feedforward_modules=[])
     peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_llama), config).save_pretrained(tmp_path)
     about = tmp_path / "adapter_config.json"
@@ -132,7 +134,7 @@ def test_another_kind_of_adapter_is_refused_by_name(tiny_llama: Path, tmp_path: 
         results.open_model(str(tmp_path))
 
 
-def test_a_pickle_adapter_is_not_opened(tiny_llama: Path, tmp_path: Path) -> None:
+def test_pickle_adapter_refused(tiny_llama: Path, tmp_path: Path) -> None:
     config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"])
     peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_llama), config).save_pretrained(tmp_path)
     (tmp_path / "adapter_model.safetensors").unlink()
@@ -143,7 +145,7 @@ def test_a_pickle_adapter_is_not_opened(tiny_llama: Path, tmp_path: Path) -> Non
         results.open_model(str(tmp_path))
 
 
-def test_tensors_that_are_not_the_configs_are_refused(open_model: Any, tiny_llama: Path, tmp_path: Path) -> None:
+def test_mismatched_tensors_refused(open_model: Any, tiny_llama: Path, tmp_path: Path) -> None:
     save_adapter(open_model().attachment, tmp_path, str(tiny_llama))
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["q_proj"]}))
@@ -151,7 +153,7 @@ def test_tensors_that_are_not_the_configs_are_refused(open_model: Any, tiny_llam
         results.open_model(str(tmp_path))
 
 
-def test_a_config_of_another_rank_is_refused(open_model: Any, tiny_llama: Path, tmp_path: Path) -> None:
+def test_mismatched_rank_refused(open_model: Any, tiny_llama: Path, tmp_path: Path) -> None:
     save_adapter(open_model().attachment, tmp_path, str(tiny_llama))
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "r": 7}))
@@ -159,7 +161,7 @@ def test_a_config_of_another_rank_is_refused(open_model: Any, tiny_llama: Path, 
         results.open_model(str(tmp_path))
 
 
-def test_a_run_leaves_an_adapter_that_is_its_result(train_tiny: Any, tiny_llama: Path) -> None:
+def test_run_writes_adapter(train_tiny: Any, tiny_llama: Path) -> None:
     run = train_tiny()
     assert read_adapter_config(run.folder / "adapter")["base_model_name_or_path"] == str(tiny_llama)
     theirs = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), run.folder / "adapter").eval()
@@ -167,11 +169,11 @@ def test_a_run_leaves_an_adapter_that_is_its_result(train_tiny: Any, tiny_llama:
     torch.testing.assert_close(logits(theirs), logits(ours), rtol=1e-5, atol=1e-5)
 
 
-def test_full_fine_tuning_has_no_adapter(train_tiny: Any) -> None:
+def test_full_has_no_adapter(train_tiny: Any) -> None:
     run = train_tiny(method="full")
     assert run.status == "finished" and not (run.folder / "adapter").exists()
 
 
-def test_a_loaded_model_is_not_in_training_mode(open_model: Any, perturb_weights: Any) -> None:
+def test_loaded_model_in_eval_mode(open_model: Any, perturb_weights: Any) -> None:
     model = perturb_weights(open_model({"name": "lora", "rank": 4, "dropout": 0.5})).model
     assert not model.training and torch.equal(logits(model), logits(model))

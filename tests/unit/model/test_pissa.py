@@ -25,7 +25,7 @@ def layers(model: Any) -> dict[str, PiSSALinear]:
 
 
 @pytest.mark.parametrize(("niter", "most"), [("exact", 1e-5), (16, 1e-2)])
-def test_a_and_b_are_the_greatest_triplets(niter: Any, most: float) -> None:
+def test_pissa_init_is_top_singular_triplets(niter: Any, most: float) -> None:
     """What they leave of W is as small as rank 4 can leave it (Eckart-Young)."""
     for name, layer in layers(attached("lora", **PISSA, niter=niter)).items():
         weight = layer.weight()
@@ -35,7 +35,7 @@ def test_a_and_b_are_the_greatest_triplets(niter: Any, most: float) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_it_learns_what_pefts_pissa_learns(family: str) -> None:
+def test_pissa_equals_peft(family: str) -> None:
     """The same A and B, three steps of Adam: the same logits, though our base weights are never touched."""
     targets = {"llama": ["q_proj", "v_proj", "down_proj"], "gpt2": ["c_attn"]}[family]
     ours, batch = attached("lora", family, target_modules=targets, **PISSA), batch_of([make_rows()[3]])
@@ -62,7 +62,7 @@ def test_it_learns_what_pefts_pissa_learns(family: str) -> None:
     assert gap(found[0], attached("full", family).logits(batch)) > 1e-2
 
 
-def test_in_bf16_a_small_change_is_not_drowned() -> None:
+def test_pissa_bf16_small_change_kept() -> None:
     """s B A - s B0 A0 of large factors, each rounded to bf16, is noise; the product of small differences is not."""
     layer, x = next(iter(layers(attached("lora", **PISSA)).values())), torch.randn(64, 32)
     with torch.no_grad():
@@ -80,7 +80,7 @@ def _pairs(layer: PiSSALinear) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
     return (layer.lora_B, layer.lora_A), (layer.start_B, layer.start_A)
 
 
-def test_a_result_does_not_hang_on_the_machines_svd(train_tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pissa_result_independent_of_svd(train_tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Singular vectors are defined up to their sign, and libraries choose differently."""
     run = train_tiny(method={"name": "lora", **PISSA})
     ids = torch.tensor([[5, 9, 40, 200, 17]])
@@ -97,7 +97,7 @@ def test_a_result_does_not_hang_on_the_machines_svd(train_tiny: Any, monkeypatch
 
 
 @pytest.mark.parametrize("settings", [{"rslora": True}, {"ranks": {"q_proj": 2}}, {"rslora": True, "ranks": {"o_proj": 3}}])
-def test_peft_opens_it_as_a_plain_lora_of_twice_the_rank(settings: dict, tmp_path: Any) -> None:
+def test_pissa_exports_lora_of_double_rank(settings: dict, tmp_path: Any) -> None:
     model, batch = attached("lora", **PISSA, **settings), batch_of([make_rows()[3]])
     perturb(model)
     assert save_adapter(model.attachment, tmp_path, "base")
@@ -112,7 +112,7 @@ def test_peft_opens_it_as_a_plain_lora_of_twice_the_rank(settings: dict, tmp_pat
 
 
 @pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora"])
-def test_an_adapter_for_changed_base_weights_is_refused(start: str, tmp_path: Any) -> None:
+def test_pissa_adapter_for_changed_base_refused(start: str, tmp_path: Any) -> None:
     """Read as a plain LoRA it would answer nonsense."""
     config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], init_lora_weights=start)  # pyright: ignore
     peft.get_peft_model(make_model(), config).save_pretrained(tmp_path)  # pyright: ignore
@@ -120,13 +120,13 @@ def test_an_adapter_for_changed_base_weights_is_refused(start: str, tmp_path: An
         method_of(read_adapter_config(tmp_path))
 
 
-def test_more_triplets_than_there_are() -> None:
+def test_pissa_rank_too_high() -> None:
     with pytest.raises(RecipeError, match=r"rank 20 asks for more singular triplets than the 16 of .*k_proj"):
         find("method", "lora")(start="pissa", rank=20).attach(make_model())  # pyright: ignore
     find("method", "lora")(start="pissa", rank=20, ranks={"[kv]_proj": 16}).attach(make_model())  # pyright: ignore
 
 
-def test_the_base_weights_are_never_touched() -> None:
+def test_pissa_base_weights_untouched() -> None:
     before = copy.deepcopy(make_model().state_dict())
     model = attached("lora", **PISSA)
     for name, layer in layers(model).items():

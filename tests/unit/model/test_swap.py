@@ -13,7 +13,7 @@ from weitiao.model.layers.swap import replace_modules
 
 
 @pytest.mark.parametrize(("family", "written_in_parts"), [("gpt2", True), ("bert", False), ("t5", False)])
-def test_the_same_logits_and_the_same_weights(family: str, written_in_parts: bool) -> None:
+def test_swapped_layers_same_logits_and_weights(family: str, written_in_parts: bool) -> None:
     plain = make_model(family)
     ours = copy.deepcopy(plain)
     replace_modules(ours)
@@ -28,12 +28,12 @@ def test_the_same_logits_and_the_same_weights(family: str, written_in_parts: boo
 
 
 @pytest.mark.parametrize("kind", [NewGELUActivation, FastGELUActivation])
-def test_gelu_by_tanh_is_torchs_own(kind: type[nn.Module]) -> None:
+def test_gelu_tanh_equals_torch(kind: type[nn.Module]) -> None:
     x = torch.linspace(-9, 9, 4001, dtype=torch.float64)
     torch.testing.assert_close(nn.GELU("tanh")(x), kind()(x), rtol=1e-6, atol=1e-9)
 
 
-def test_a_dropout_keeps_its_rate_and_follows_the_model() -> None:
+def test_swapped_dropout_rate_and_mode() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout(0.3))).eval()
     replace_modules(model)
     mine = model[1][0]  # pyright: ignore

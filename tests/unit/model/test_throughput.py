@@ -23,7 +23,7 @@ def told(run: Run) -> list[dict[str, Any]]:
     return list(run.events("speed"))
 
 
-def test_a_run_ends_with_its_speed(train_tiny: Any) -> None:
+def test_run_reports_throughput(train_tiny: Any) -> None:
     run = train_tiny()
     (line,) = told(run)
     assert line["steps"] == 3, "four steps, the first left out"
@@ -36,17 +36,17 @@ def test_a_run_ends_with_its_speed(train_tiny: Any) -> None:
     assert run.speed in weitiao("why", run.folder)[1]
 
 
-def test_the_command_says_it_in_one_line(recipe_file: Any) -> None:
+def test_command_prints_throughput_line(recipe_file: Any) -> None:
     code, said = weitiao("train", recipe_file(train={"steps": 3}))
     assert code == 0 and "of what this machine's matrix products reach" in said
 
 
-def test_one_step_is_too_short_to_tell(train_tiny: Any) -> None:
+def test_one_step_no_throughput(train_tiny: Any) -> None:
     run = train_tiny(train={"steps": 1})
     assert not told(run) and run.speed == "" and run.status == "finished"
 
 
-def test_a_resumed_run_tells_of_its_own_steps(train_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_run_counts_own_steps(train_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = str(tmp_path / "stopped")
     with stop_at(2, monkeypatch), pytest.raises(Interrupted):
         train_tiny(train={"steps": 6, "save_every": 1}, out=out)
@@ -55,9 +55,7 @@ def test_a_resumed_run_tells_of_its_own_steps(train_tiny: Any, tmp_path: Path, m
     assert line["steps"] == 3, "steps 3 to 6, but for the first"
 
 
-def test_telling_draws_nothing_and_changes_nothing(
-    train_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_measuring_changes_nothing(train_tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[bool] = []
     real = Speed.tell
 
@@ -78,7 +76,7 @@ def test_telling_draws_nothing_and_changes_nothing(
     assert seen == [True] * 3
 
 
-def test_encoders_and_many_tasks_are_counted(train_tiny: Any, tmp_path: Path) -> None:
+def test_throughput_of_encoders_and_multi_task(train_tiny: Any, tmp_path: Path) -> None:
     kinds = [{"text": f"{'fox ' * (i % 7)}{i}", "label": "ab"[i % 2]} for i in range(24)]
     files = {"kind": write_jsonl(tmp_path / "kinds.jsonl", kinds)}
     files["number"] = write_jsonl(tmp_path / "numbers.jsonl", rated_rows(24))
@@ -92,7 +90,7 @@ def test_encoders_and_many_tasks_are_counted(train_tiny: Any, tmp_path: Path) ->
     assert told(run)[0]["share_of_limit"] > 0
 
 
-def test_what_is_not_counted_is_said(train_tiny: Any, tmp_path: Path) -> None:
+def test_throughput_uncounted_reason(train_tiny: Any, tmp_path: Path) -> None:
     rows = [{"source": f"fox {i}", "target": "the lazy dog"} for i in range(16)]
     run = train_tiny(
         base=str(save_model(tmp_path / "t5", "t5")),
@@ -105,13 +103,13 @@ def test_what_is_not_counted_is_said(train_tiny: Any, tmp_path: Path) -> None:
     assert run.speed.endswith("tokens/s")
 
 
-def test_the_limit_is_that_of_torch_mm(open_model: Any) -> None:
+def test_limit_is_torch_mm(open_model: Any) -> None:
     model = open_model()
     rate = limit(profile_flops(model), 64, torch.float32, torch.device("cpu"), 0.1)
     assert 0 < rate.low <= rate.median <= rate.high and rate.n >= 3
 
 
-def test_in_words() -> None:
+def test_throughput_sentence() -> None:
     line = {"tokens_per_second": 120.4, "gflop_per_second": 97.9, "limit_gflop_per_second": 160.3, "share_of_limit": 0.611}
     assert (
         encode_with_word_ids(line)
@@ -122,7 +120,7 @@ def test_in_words() -> None:
     assert encode_with_word_ids(line).endswith("of 160); 20 % of the tokens begin a row as another one does, and ran there")
 
 
-def test_what_rows_begin_with_in_common_is_told_where_it_ran_once(train_tiny: Any, tmp_path: Path) -> None:
+def test_shared_prefix_reported(train_tiny: Any, tmp_path: Path) -> None:
     """Not where it ran in each row: with dropout, or noise on embeddings."""
     lines = []
     for i, (dropout, more) in enumerate(((0.0, {}), (0.1, {}), (0.0, {"regularizers": ["neftune"]}))):

@@ -20,7 +20,7 @@ from weitiao.model.profiling.timing import (
 CPU = torch.device("cpu")
 
 
-def test_amounts_are_those_of_the_formula() -> None:
+def test_amounts_equal_formula() -> None:
     assert product((8, 4), 16, torch.float32, CPU, KINDS).amount == 3 * 2 * 16 * 8 * 4
     assert product((8, 4), 16, torch.float32, CPU, ("forward",)).amount == 2 * 16 * 8 * 4
     assert copy(1, CPU).amount == 2 * 2**20
@@ -31,7 +31,7 @@ def test_amounts_are_those_of_the_formula() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_measuring_draws_no_random_number(dtype: torch.dtype) -> None:
+def test_timing_draws_no_random_numbers(dtype: torch.dtype) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
     works = [product((8, 4), 16, dtype, CPU), attention((1, 8, 2, 2, 8), True, dtype, CPU, True), copy(1, CPU)]
@@ -40,7 +40,7 @@ def test_measuring_draws_no_random_number(dtype: torch.dtype) -> None:
     assert len({len(x) for x in samples}) == 1 and all(x > 0 for took in samples for x in took)
 
 
-def test_works_take_turns_and_slow_ones_are_tried_once() -> None:
+def test_workloads_alternate_slow_ones_once() -> None:
     order: list[str] = []
     works = [Workload(lambda name=name: (order.append(name), time.sleep(0.003)), 1.0) for name in "ab"]
     samples = measure(works, CPU, 0.05)
@@ -48,18 +48,18 @@ def test_works_take_turns_and_slow_ones_are_tried_once() -> None:
     assert measure(works, CPU, 0.0) == [[pytest.approx(0.003, abs=0.05)]] * 2
 
 
-def test_the_rate_of_several_works_is_of_all_in_a_row() -> None:
+def test_rate_of_several_workloads() -> None:
     works = [Workload(lambda: None, 2e9, 3), Workload(lambda: None, 1e9, 1)]
     rate = together(works, [[1.0, 2.0, 4.0], [1.0, 1.0, 1.0]])
     assert (rate.median, rate.low, rate.high, rate.n) == (7 / 7, 7 / 13, 7 / 4, 3)
     assert str(rate) == "1 [0.538, 1.75]" and rate.as_json()["n"] == 3
 
 
-def test_figures() -> None:
+def test_rate_figures() -> None:
     assert [figures(x) for x in (1234.5, 61.23, 0.01234)] == ["1,234", "61.2", "0.0123"]
 
 
-def test_neighbours_are_a_share() -> None:
+def test_busy_neighbors_share() -> None:
     neighbours = BackgroundLoad()
     end = time.process_time() + 0.1
     while time.process_time() < end:

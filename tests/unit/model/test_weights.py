@@ -23,7 +23,7 @@ def auto_class(config: Any) -> Any:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_same_model(tiny_models: dict, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+def test_loaded_weights_same_model(tiny_models: dict, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     monkeypatch.setattr(weights, "PIECE", 1000)  # so that there are many
     seen = 0
     for folder in tiny_models.values():
@@ -59,7 +59,7 @@ def parted(folder: Path, there: Path) -> Path:
     return there
 
 
-def test_parts(tiny_models: dict, tmp_path: Path) -> None:
+def test_sharded_weights(tiny_models: dict, tmp_path: Path) -> None:
     folder = Path(tiny_models["llama"])
     two = parted(folder, tmp_path / "parted")
     assert [x.name for x in weights.files_of(two)] == ["model-1.safetensors", "model-2.safetensors"]
@@ -68,7 +68,7 @@ def test_parts(tiny_models: dict, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["cut", "empty", "a part is missing"])
-def test_damaged_files_are_words(tiny_models: dict, tmp_path: Path, harm: str) -> None:
+def test_damaged_weights_refused(tiny_models: dict, tmp_path: Path, harm: str) -> None:
     folder = parted(Path(tiny_models["llama"]), tmp_path / "parted")
     part = folder / "model-2.safetensors"
     whole = part.read_bytes()
@@ -84,7 +84,7 @@ MAPS = ("null", "{}", '{"a": 1}', '{"a": "../elsewhere.safetensors"}')
 
 
 @pytest.mark.parametrize("index", ["[]", "{", "null", *(f'{{"weight_map": {x}}}' for x in MAPS)])
-def test_a_damaged_index_is_words(tiny_models: dict, tmp_path: Path, index: str) -> None:
+def test_damaged_index_refused(tiny_models: dict, tmp_path: Path, index: str) -> None:
     folder = parted(Path(tiny_models["llama"]), tmp_path / "parted")
     (folder / "model.safetensors.index.json").write_text(index)
     with pytest.raises(ModelError, match="index.json is damaged"):
@@ -95,7 +95,7 @@ ODD_STOPS = (*(f'{{"eos_token_id": {x}}}' for x in ('"x"', "2.5", "true", "[[2]]
 
 
 @pytest.mark.parametrize("settings", ["{", "[]", "null", *ODD_STOPS])
-def test_damaged_settings_for_writing_are_words(tiny_models: dict, tmp_path: Path, settings: str) -> None:
+def test_damaged_generation_config_refused(tiny_models: dict, tmp_path: Path, settings: str) -> None:
     folder = parted(Path(tiny_models["llama"]), tmp_path / "parted")
     (folder / "generation_config.json").write_text(settings)
     with pytest.raises(ModelError, match="generation_config.json cannot be read"):
@@ -103,7 +103,7 @@ def test_damaged_settings_for_writing_are_words(tiny_models: dict, tmp_path: Pat
 
 
 @pytest.mark.parametrize("apart", [True, False])
-def test_how_it_writes_is_read_where_transformers_reads_it(tiny_models: dict, tmp_path: Path, apart: bool) -> None:
+def test_generation_config_read_as_transformers(tiny_models: dict, tmp_path: Path, apart: bool) -> None:
     folder = tmp_path / "whole"
     shutil.copytree(tiny_models["llama"], folder)
     (folder / "generation_config.json").unlink()
@@ -121,7 +121,7 @@ def test_how_it_writes_is_read_where_transformers_reads_it(tiny_models: dict, tm
     assert {5, 6} <= set(open_base_assets(str(folder)).processor.stop_ids), "what weitiao writes ends there, too"
 
 
-def test_a_weight_that_is_missing_is_named(tiny_models: dict, tmp_path: Path) -> None:
+def test_missing_weight_named(tiny_models: dict, tmp_path: Path) -> None:
     folder = parted(Path(tiny_models["llama"]), tmp_path / "parted")
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     index["weight_map"] = {x: f for x, f in index["weight_map"].items() if f == "model-1.safetensors"}

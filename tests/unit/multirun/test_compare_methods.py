@@ -10,7 +10,7 @@ from support.command import weitiao
 from weitiao.core.run import Run
 
 
-def test_a_comparison(recipe_file: Any, tmp_path: Path) -> None:
+def test_compare_methods(recipe_file: Any, tmp_path: Path) -> None:
     file = recipe_file(train={"steps": 3, "evaluate_every": 3, "learning_rate": "auto"}, evaluate={"metrics": ["loss"]})
     out = tmp_path / "compared"
     words = ["compare-methods", file, f"out={out}", "--methods", "ia3,bitfit,lora"]
@@ -38,13 +38,13 @@ def test_a_comparison(recipe_file: Any, tmp_path: Path) -> None:
     assert code == 0 and json.loads(again) == found
 
 
-def test_an_unknown_method_is_said_before_anything_is_trained(recipe_file: Any, tmp_path: Path) -> None:
+def test_unknown_method_refused_before_training(recipe_file: Any, tmp_path: Path) -> None:
     code, said = weitiao("compare-methods", recipe_file(), f"out={tmp_path / 'x'}", "--methods", "lora,lorra")
     assert code == 2 and "there is no method called 'lorra'. Did you mean 'lora'?" in said
     assert not (tmp_path / "x").exists()
 
 
-def test_runs_of_another_recipe_are_not_compared(recipe_file: Any, tmp_path: Path) -> None:
+def test_runs_of_other_recipe_refused(recipe_file: Any, tmp_path: Path) -> None:
     words = ["compare-methods", recipe_file(), f"out={tmp_path / 'x'}", "--methods", "ia3"]
     assert weitiao(*words)[0] == 0
     code, said = weitiao(*words, "train.steps=2")

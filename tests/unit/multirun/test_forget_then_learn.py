@@ -9,7 +9,7 @@ from support.rows import chat_rows, write_jsonl
 from weitiao.core.run import Run
 
 
-def test_the_whole_preset(recipe_file: Any, tmp_path: Path) -> None:
+def test_f_learning_preset(recipe_file: Any, tmp_path: Path) -> None:
     old = write_jsonl(tmp_path / "old.jsonl", chat_rows(12, ("the lazy dog",)))
     other = write_jsonl(tmp_path / "other.jsonl", chat_rows(5, ("paris",)))
     out = tmp_path / "f"
@@ -38,7 +38,7 @@ def test_the_whole_preset(recipe_file: Any, tmp_path: Path) -> None:
         assert way == {**was, "scores": {"held-out rows": was["scores"]["held-out rows"]}}
 
 
-def test_what_cannot_be_asked_for(recipe_file: Any, tmp_path: Path) -> None:
+def test_f_learning_invalid_arguments(recipe_file: Any, tmp_path: Path) -> None:
     old = write_jsonl(tmp_path / "old.jsonl", chat_rows(4))
     assert "--old FILE" in weitiao("f-learning", recipe_file())[1]
     assert "numbers with commas" in weitiao("f-learning", recipe_file(), "--old", old, "--rates", "a few")[1]

@@ -43,7 +43,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "best" / "weights.safetensors")
 
 
-def test_each_begins_where_the_last_one_ended(staged: Any, tmp_path: Path) -> None:
+def test_stage_starts_from_previous_result(staged: Any, tmp_path: Path) -> None:
     out = tmp_path / "field"
     code, said = weitiao("train", staged(), "train.steps=2")
     assert code == 0, said
@@ -63,7 +63,7 @@ def test_each_begins_where_the_last_one_ended(staged: Any, tmp_path: Path) -> No
     assert again == {x: (out / x / "events.jsonl").read_bytes() for x in again}, "nothing is trained twice"
 
 
-def test_an_interrupted_stage_goes_on(staged: Any, tmp_path: Path) -> None:
+def test_interrupted_stage_resumes(staged: Any, tmp_path: Path) -> None:
     out, file = tmp_path / "field", staged()
     assert weitiao("train", file, "train.steps=3", "train.save_every=1")[0] == 0
     whole = weights(out / "3-polish")
@@ -78,7 +78,7 @@ def test_an_interrupted_stage_goes_on(staged: Any, tmp_path: Path) -> None:
     assert all(torch.equal(now[name], x) for name, x in whole.items())
 
 
-def test_who_stops_hears_in_which_stage(staged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_message_names_stage(staged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with stop_at(2, monkeypatch):
         code, said = weitiao("train", staged(), "train.steps=3", "train.save_every=1")
     assert code == 130 and "stopped in stage 1 of 3, language: the same command goes on there" in said
@@ -86,12 +86,12 @@ def test_who_stops_hears_in_which_stage(staged: Any, monkeypatch: pytest.MonkeyP
     assert code == 0 and "going on from step 2" in said
 
 
-def test_a_change_for_one_stage_alone(staged: Any, tmp_path: Path) -> None:
+def test_override_for_one_stage(staged: Any, tmp_path: Path) -> None:
     stages = read_stages(staged(), ("train.steps=2", "stages.1.train.steps=5"))
     assert [x.recipe.train.steps for x in stages] == [2, 5, 2] and [x.handover for x in stages] == ["", "merge", "continue"]
 
 
-def test_a_plain_recipe_has_no_stages(recipe_file: Any) -> None:
+def test_plain_recipe_has_no_stages(recipe_file: Any) -> None:
     assert read_stages(recipe_file()) == []
 
 
@@ -105,19 +105,19 @@ def test_a_plain_recipe_has_no_stages(recipe_file: Any) -> None:
         ([{"name": "a"}, {"name": "b", "objektive": "sft"}], r"\(b\): unknown key 'objektive'. Did you mean 'objective'"),
     ],
 )
-def test_what_is_wrong_is_named(staged: Any, stages: list, words: str) -> None:
+def test_invalid_stages_refused(staged: Any, stages: list, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         read_stages(staged(*stages))
 
 
-def test_a_stage_of_another_recipe_is_not_overwritten(staged: Any, tmp_path: Path) -> None:
+def test_stage_of_other_recipe_not_overwritten(staged: Any, tmp_path: Path) -> None:
     file = staged({"name": "a"})
     assert weitiao("train", file, "train.steps=1")[0] == 0
     code, said = weitiao("train", file, "train.steps=2")
     assert code == 2 and "was trained with another recipe" in said
 
 
-def test_start_goes_on_with_the_same_method_only(train_tiny: Any, tmp_path: Path, chat_file: Path) -> None:
+def test_start_needs_same_method(train_tiny: Any, tmp_path: Path, chat_file: Path) -> None:
     first = train_tiny(out=str(tmp_path / "first"))
     rows = write_jsonl(tmp_path / "more.jsonl", chat_rows(12, answers=("seven", "eight")))
     more = {"data": [{"path": str(rows)}], "init_from": str(first.folder), "out": str(tmp_path / "second")}
@@ -129,7 +129,7 @@ def test_start_goes_on_with_the_same_method_only(train_tiny: Any, tmp_path: Path
         train_tiny(**{**more, "init_from": str(tmp_path), "out": str(tmp_path / "fourth")})
 
 
-def test_an_encoder_s_new_head_is_said(train_tiny: Any, tiny_models: dict[str, Path], tmp_path: Path) -> None:
+def test_new_encoder_head_reported(train_tiny: Any, tiny_models: dict[str, Path], tmp_path: Path) -> None:
     rows = [{"text": f"the fox {i}", "label": "abc"[i % 3]} for i in range(24)]
     few = [x for x in rows if x["label"] != "c"]
     shape = {

@@ -47,7 +47,7 @@ def wanted(objective: Classification, batch: Any, found: list[TextLabel]) -> tor
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
 @pytest.mark.parametrize("pool", ["auto", "mean", "first", "last"])
-def test_the_loss_is_cross_entropy_of_what_is_pooled(family: str, pool: Any) -> None:
+def test_loss_equals_cross_entropy(family: str, pool: Any) -> None:
     found = examples()
     objective, model, batch = ready(Classification(pooling=pool), found, family)
     hidden = [model.hidden(batch)[a:b] for a, b in zip(batch.bounds, batch.bounds[1:])]
@@ -60,7 +60,7 @@ def test_the_loss_is_cross_entropy_of_what_is_pooled(family: str, pool: Any) -> 
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_what_is_said_and_what_it_costs_need_one_pass(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prediction_and_loss_in_one_pass(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found, runs = examples(), []
     objective, model, batch = ready(Classification(), found, family)
     two = [pack(batch.rows[:3], [0, 1, 2]), pack(batch.rows[3:], [3, 4, 5, 6, 7])]
@@ -77,7 +77,7 @@ def test_what_is_said_and_what_it_costs_need_one_pass(family: str, monkeypatch: 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weights", [None, "balanced", {"a": 3.0}])
-def test_weights_and_smoothing_are_torch_s(smoothing: float, weights: Any) -> None:
+def test_class_weights_and_label_smoothing_equal_torch(smoothing: float, weights: Any) -> None:
     found = [*examples(8), *examples(4, "a")]
     objective, model, batch = ready(Classification(class_weights=weights, label_smoothing=smoothing), found)
     y, z = wanted(objective, batch, found), objective.scores(model, batch)
@@ -90,14 +90,14 @@ def test_weights_and_smoothing_are_torch_s(smoothing: float, weights: Any) -> No
     assert torch.allclose(total / count, losses.sum() / each[y].sum(), rtol=1e-5)
 
 
-def test_focal_loss_is_its_formula() -> None:
+def test_focal_loss_equals_formula() -> None:
     found = examples()
     objective, model, batch = ready(Classification(focal_gamma=2.0), found)
     p = objective.scores(model, batch).softmax(1).gather(1, wanted(objective, batch, found)[:, None])[:, 0]
     assert torch.allclose(objective.loss(model, batch).totals["classification"], (-((1 - p) ** 2) * p.log()).sum())
 
 
-def test_several_classes_may_hold() -> None:
+def test_multi_label() -> None:
     found = [
         TextLabel(TEXTS[i % 4], x) for i, x in enumerate([("a",), ("a", "b"), (), ("b", "c"), ("c",), ("a", "b", "c")])
     ]
@@ -112,7 +112,7 @@ def test_several_classes_may_hold() -> None:
     assert objective.metric_pair(said, found[1]) == (("a", "c"), ("a", "b"))
 
 
-def test_the_best_threshold_is_the_best_of_all() -> None:
+def test_best_threshold_equals_brute_force() -> None:
     dice = random.Random(1)
     for many in (1, 3, 30):
         marks = [(round(dice.random(), 2), dice.random() < 0.4) for _ in range(many)]
@@ -125,7 +125,7 @@ def test_the_best_threshold_is_the_best_of_all() -> None:
     assert best_threshold([(0.9, False)]) == 0.5
 
 
-def test_thresholds_are_chosen_on_validation_rows(train_tiny: Any, encoder: Path, tmp_path: Path) -> None:
+def test_thresholds_chosen_on_validation(train_tiny: Any, encoder: Path, tmp_path: Path) -> None:
     """Each class's own where enough rows hold it, written into the run, used by whoever opens it; asked-for ones stay."""
     kinds = [["fox"] if i % 3 else ["fox", "dog"] if i % 2 else [] for i in range(90)] + [["rare"]] * 6
     rows = [{"text": f"{' '.join(x)} the quick {'brown ' * (i % 4)}{i}", "labels": x} for i, x in enumerate(kinds)]
@@ -151,19 +151,19 @@ def test_thresholds_are_chosen_on_validation_rows(train_tiny: Any, encoder: Path
 
 
 @pytest.mark.parametrize("wrong", [1.5, -0.1, {"a": 2.0}])
-def test_a_threshold_is_a_probability(wrong: Any) -> None:
+def test_threshold_bounds(wrong: Any) -> None:
     with pytest.raises(ValueError, match="a threshold is a probability"):
         Classification(threshold=wrong)
     with pytest.raises(DataError, match="threshold: there is no class 'nosuch'. Did you mean"):
         Classification(threshold={"nosuch": 0.1}).fit([TextLabel("x", ("nosuc", "b")), TextLabel("y", ())])
 
 
-def test_split_would_lose_the_rows_whose_label_stands_elsewhere(train_tiny: Any, encoder: Path, labelled: Path) -> None:
+def test_overlong_split_refused(train_tiny: Any, encoder: Path, labelled: Path) -> None:
     with pytest.raises(RecipeError, match="overlong: classification learns something of a whole row"):
         train_tiny(base=str(encoder), data=[{"path": str(labelled)}], objective="classification", overlong="split")
 
 
-def test_a_file_that_is_read_twice_is_measured_twice(train_tiny: Any, encoder: Path, tmp_path: Path) -> None:
+def test_same_file_twice_counted_twice(train_tiny: Any, encoder: Path, tmp_path: Path) -> None:
     """The same places, other columns: each row has its own right answer."""
     rows = [{"text": f"the fox {i}", "one": "a", "two": "b"} for i in range(30)]
     file = str(write_jsonl(tmp_path / "rows.jsonl", rows))
@@ -175,13 +175,13 @@ def test_a_file_that_is_read_twice_is_measured_twice(train_tiny: Any, encoder: P
     }  # fmt: skip
 
 
-def test_macro_f1_over_several_classes_is_scikit_learn_s() -> None:
+def test_multi_label_macro_f1_equals_scikit_learn() -> None:
     pairs = [(("a",), ("a", "b")), (("b", "c"), ("b",)), ((), ("c",)), (("a", "c"), ("a", "c"))]
     columns = [[[float(c in labels) for c in "abc"] for labels in side] for side in zip(*pairs)]
     assert F1().score(pairs).value == pytest.approx(f1_score(columns[1], columns[0], average="macro", zero_division=0))  # pyright: ignore
 
 
-def test_a_long_text_keeps_its_beginning_and_its_class() -> None:
+def test_long_text_keeps_start_and_class() -> None:
     objective = Classification().fit(examples())
     processor = ChatProcessor.make(make_wordpiece_tokenizer())
     (row,) = objective.rows(TextLabel("the quick brown fox jumps over the lazy dog", ("b",)), processor)  # pyright: ignore
@@ -193,7 +193,7 @@ def test_a_long_text_keeps_its_beginning_and_its_class() -> None:
     assert [kind for kind, _ in pieces] == ["read", "lost", "learnt"] and pieces[-1][1] == " → b"
 
 
-def test_classes_are_in_their_natural_order() -> None:
+def test_classes_sorted() -> None:
     found = [TextLabel("x", (label,)) for label in ("10", "9", "-1", "b", "a")]
     assert Classification().fit(found).classes == ("-1", "9", "10", "a", "b")
 
@@ -205,12 +205,12 @@ def test_classes_are_in_their_natural_order() -> None:
         (Classification(class_weights={"z": 2.0}), "ab", "class_weights: there is no class 'z'. There are: a, b"),
     ],
 )
-def test_what_cannot_be_learnt_is_said(objective: Classification, labels: str, words: str) -> None:
+def test_untrainable_data_refused(objective: Classification, labels: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
         objective.fit(examples(8, labels))
 
 
-def test_a_column_that_is_no_class_is_said() -> None:
+def test_column_not_a_class_refused() -> None:
     with pytest.raises(DataError, match="200 classes in 200 rows.*Is that the right column"):
         Classification().fit([TextLabel("x", (f"id{i}",)) for i in range(200)])
 
@@ -232,7 +232,7 @@ def labelled(tmp_path: Path) -> Path:
     return write_jsonl(tmp_path / "labelled.jsonl", rows)
 
 
-def test_an_encoder_learns_and_is_opened_again(train_tiny: Any, encoder: Path, labelled: Path) -> None:
+def test_encoder_trains_and_reopens(train_tiny: Any, encoder: Path, labelled: Path) -> None:
     run = train_tiny(
         base=str(encoder),
         data=[{"path": str(labelled)}],
@@ -257,7 +257,7 @@ def test_an_encoder_learns_and_is_opened_again(train_tiny: Any, encoder: Path, l
     assert measured["loss"].value == scores["after"]["loss"]["value"]
 
 
-def test_a_class_that_was_not_learnt_is_put_aside(train_tiny: Any, encoder: Path, labelled: Path, tmp_path: Path) -> None:
+def test_unknown_class_set_aside(train_tiny: Any, encoder: Path, labelled: Path, tmp_path: Path) -> None:
     held = write_jsonl(
         tmp_path / "held.jsonl",
         [{"text": "fox", "label": "b"}, {"text": "cat", "label": "z"}, {"text": " ", "label": "a"}, {"text": "dog"}],
@@ -276,7 +276,7 @@ def test_a_class_that_was_not_learnt_is_put_aside(train_tiny: Any, encoder: Path
 
 
 @pytest.mark.parametrize("objective", ["sft", "causal_lm"])
-def test_an_encoder_cannot_write(recipe_dict: dict, encoder: Path, objective: str) -> None:
+def test_encoder_cannot_generate(recipe_dict: dict, encoder: Path, objective: str) -> None:
     from rich.console import Console
 
     from weitiao.core.reporter import Reporter

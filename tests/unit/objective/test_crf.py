@@ -51,7 +51,7 @@ def by_hand(emissions: Tensor, chain: Chain, row: int, length: int) -> dict[tupl
 
 @pytest.mark.parametrize("middle", [False, True], ids=["whole texts", "windows"])
 @pytest.mark.parametrize(("scheme", "kinds"), [("bio", ("a",)), ("bio", ("a", "b")), ("bioes", ("a",))])
-def test_partition_and_best_path_are_those_of_brute_force(scheme: Scheme, kinds: tuple[str, ...], middle: bool) -> None:
+def test_partition_and_best_path_equal_brute_force(scheme: Scheme, kinds: tuple[str, ...], middle: bool) -> None:
     for seed in range(5):
         emissions, lengths, chain = some(scheme, kinds, seed, scale=(0.1, 1.0, 5.0, 20.0, 1.0)[seed])
         if middle:
@@ -71,7 +71,7 @@ def test_partition_and_best_path_are_those_of_brute_force(scheme: Scheme, kinds:
 
 
 @pytest.mark.parametrize("scheme", ["bio", "bioes"])
-def test_what_is_forbidden_is_never_said_and_has_no_probability(scheme: Scheme) -> None:
+def test_forbidden_transitions_never_decoded(scheme: Scheme) -> None:
     """However loudly the emissions ask for it."""
     tags = every_tag(("a", "b"), scheme)
     random = torch.Generator().manual_seed(0)
@@ -86,7 +86,7 @@ def test_what_is_forbidden_is_never_said_and_has_no_probability(scheme: Scheme) 
     assert float(log_likelihood(plain, bad, torch.tensor([2]), rules(tags, scheme))) < -1e20
 
 
-def test_what_stands_behind_a_row_s_end_is_never_read() -> None:
+def test_padding_never_read() -> None:
     emissions, lengths, chain = some("bio", ("a", "b"), 3)
     other = emissions.clone()
     for row, length in enumerate(LENGTHS):
@@ -95,7 +95,7 @@ def test_what_stands_behind_a_row_s_end_is_never_read() -> None:
     assert viterbi(emissions, lengths, chain) == viterbi(other, lengths, chain)
 
 
-def test_gradients_are_exact_and_finite() -> None:
+def test_crf_gradients() -> None:
     emissions, lengths, chain = some("bio", ("a",), 1)
     tags = torch.tensor(viterbi(emissions, torch.full((4,), 4), chain))
     module = ChainScores(rules(every_tag(("a",), "bio"), "bio")).double()
@@ -116,7 +116,7 @@ def test_gradients_are_exact_and_finite() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["bio", "bioes"])
-def test_the_probability_of_a_stretch(scheme: Scheme) -> None:
+def test_span_probability(scheme: Scheme) -> None:
     emissions, _, chain = some(scheme, ("a",), 7)
     paths = by_hand(emissions, chain, 0, 4)
     best = max(paths, key=lambda path: paths[path])

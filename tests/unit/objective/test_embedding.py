@@ -52,7 +52,7 @@ def by_row(batch: Any, each: torch.Tensor) -> list[float]:
     return [float(each[i].detach()) for i in batch.row_ids]
 
 
-def test_texts_are_embedded_as_if_alone() -> None:
+def test_packing_isolation() -> None:
     objective = Embedding()
     model, batch = ready(objective)
     found = dict(zip(batch.row_ids, objective.predict(model, batch)))
@@ -61,7 +61,7 @@ def test_texts_are_embedded_as_if_alone() -> None:
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_in_batch_is_cross_entropy_over_the_batch(symmetric: bool) -> None:
+def test_in_batch_loss_equals_cross_entropy(symmetric: bool) -> None:
     objective = Embedding(symmetric=symmetric)
     model, batch = ready(objective)
     q, d = vectors(model, [x.text for x in PAIRS]), vectors(model, [x.other for x in PAIRS])
@@ -73,7 +73,7 @@ def test_in_batch_is_cross_entropy_over_the_batch(symmetric: bool) -> None:
     assert objective.counts(batch) == {"embedding": 4.0}
 
 
-def test_a_row_s_own_negatives_are_among_the_wrong_ones() -> None:
+def test_hard_negatives_in_loss() -> None:
     pairs = [Pair(x.text, x.other, ("the dog",) * (i % 2)) for i, x in enumerate(PAIRS)]
     objective = Embedding()
     model, batch = ready(objective, pairs)
@@ -83,7 +83,7 @@ def test_a_row_s_own_negatives_are_among_the_wrong_ones() -> None:
     assert torch.allclose(objective.loss(model, batch).totals["embedding"], by_hand, rtol=1e-4)
 
 
-def test_what_is_right_elsewhere_is_no_negative() -> None:
+def test_false_negatives_masked() -> None:
     """The same document twice, and the same query with another document."""
     pairs = [PAIRS[0], Pair("a lazy dog", "jumps over"), Pair("the quick brown fox", "asks")]
     objective = Embedding(symmetric=True)
@@ -97,7 +97,7 @@ def test_what_is_right_elsewhere_is_no_negative() -> None:
     assert torch.allclose(objective.loss(model, batch).totals["embedding"], by_hand, rtol=1e-4)
 
 
-def test_triplet_with_negatives_and_without() -> None:
+def test_triplet_loss() -> None:
     pairs = [Pair(x.text, x.other, ("the dog", "a fox") if i == 1 else ()) for i, x in enumerate(PAIRS)]
     objective = Embedding(loss_type="triplet", margin=0.5)
     model, batch = ready(objective, pairs)
@@ -109,7 +109,7 @@ def test_triplet_with_negatives_and_without() -> None:
     assert [x for x, _ in objective.segment_losses(model, batch)] == pytest.approx(by_row(batch, by_hand), abs=1e-4)
 
 
-def test_cosent_is_its_formula() -> None:
+def test_cosent_equals_formula() -> None:
     pairs = [Pair(x.text, x.other, likeness=y) for x, y in zip(PAIRS, (0.2, -0.0001, 5.0, 0.2))]
     objective = Embedding(loss_type="cosent").fit(pairs)
     model, batch = ready(objective, pairs)
@@ -120,7 +120,7 @@ def test_cosent_is_its_formula() -> None:
     assert torch.allclose(total / count, by_hand, rtol=1e-4)
 
 
-def test_every_likeness_is_a_label_and_none_is_ignored() -> None:
+def test_similarity_labels_never_ignored() -> None:
     import struct
 
     for value in (0.0, -0.0001, 1.0, -100.0, 4.5):
@@ -138,7 +138,7 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("many", [1, 3, 100])
 @pytest.mark.parametrize("method", ["full", "lora", "prompt_tuning"])
-def test_cached_gradients_are_the_plain_step_s(method: str, many: int) -> None:
+def test_gradient_cache_equals_plain_step(method: str, many: int) -> None:
     found = []
     for objective in (Embedding(), Embedding(mini_batch_size=many)):
         model, batch = ready(objective, method=method)
@@ -154,7 +154,7 @@ def test_cached_gradients_are_the_plain_step_s(method: str, many: int) -> None:
     assert gap <= 3e-6 * whole  # fp32's rounding: 5e-7 here, twice that where memory lies otherwise
 
 
-def test_cached_gradients_with_dropout_are_those_of_the_same_dropout() -> None:
+def test_gradient_cache_same_dropout() -> None:
     """Both times a chunk is embedded it has the same random numbers, and afterwards they go on where they were."""
     objective = Embedding(mini_batch_size=3)
     model, batch = ready(objective)
@@ -185,7 +185,7 @@ def test_cached_gradients_with_dropout_are_those_of_the_same_dropout() -> None:
         ({"sentence1": "a", "sentence2": "b", "score": "0.5"}, Pair("a", "b", likeness=0.5)),
     ],
 )
-def test_columns_are_found(record: dict, pair: Pair) -> None:
+def test_columns_detected(record: dict, pair: Pair) -> None:
     assert mapping.infer_columns(record)[0].make(record) == pair
 
 
@@ -199,19 +199,19 @@ def test_columns_are_found(record: dict, pair: Pair) -> None:
         ({"query": "a", "document": "b", "score": "nan"}, "column 'score' is nan, not a finite number"),
     ],
 )
-def test_bad_rows_are_said(record: dict, words: str) -> None:
+def test_bad_rows_reported(record: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         mapping.infer_columns(record)[0].make(record)
 
 
-def test_scores_are_not_passed_over() -> None:
+def test_scores_not_ignored() -> None:
     with pytest.raises(DataError, match="1 of 1 rows say how alike they are.*contrast: cosent"):
         Embedding().fit([Pair("a", "b", likeness=1.0)])
     with pytest.raises(DataError, match="no row says so"):
         Embedding(loss_type="cosent").fit([Pair("a", "b")])
 
 
-def test_each_text_may_be_as_long_as_the_context() -> None:
+def test_each_text_up_to_max_length() -> None:
     objective = Embedding()
     (row,) = objective.rows(Pair("the quick brown fox jumps", "over the lazy dog", ("asks",)), PROCESSOR)
     longest = objective.num_positions(row)
@@ -225,7 +225,7 @@ def test_each_text_may_be_as_long_as_the_context() -> None:
 # -- measuring --------------------------------------------------------------------------------------------------------
 
 
-def test_ranks_are_over_all_documents() -> None:
+def test_ranks_over_all_documents() -> None:
     e = torch.eye(4)
     said = [torch.stack([e[0], e[0]]), torch.stack([e[1], e[2]]), torch.stack([e[1], e[1]]), torch.stack([e[0], e[3]])]
     pairs = [Pair("a", "A"), Pair("b", "B"), Pair("c", "C"), Pair("a", "A2")]
@@ -240,7 +240,7 @@ def test_ranks_are_over_all_documents() -> None:
 
 
 @pytest.mark.parametrize("cache", [0, 4])
-def test_it_learns_is_opened_again_and_embeds(train_tiny: Any, tmp_path: Path, cache: int) -> None:
+def test_trains_reopens_and_embeds(train_tiny: Any, tmp_path: Path, cache: int) -> None:
     words = WORDS.split()[:16]
     other = dict(zip(words, words[6:] + words[:6]))  # each word has another one that stands for it
     rows = [{"query": f"{a} {b}", "document": f"{other[b]} {other[a]}"} for a in words for b in words[:5] if a != b]

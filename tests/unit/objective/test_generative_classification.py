@@ -32,7 +32,7 @@ def processor() -> ChatProcessor:
 
 
 @pytest.mark.parametrize("method", ["lora", "prompt_tuning", "prefix_tuning"])
-def test_probabilities_are_those_of_the_words(method: str, processor: ChatProcessor) -> None:
+def test_probabilities_equal_label_text_likelihood(method: str, processor: ChatProcessor) -> None:
     """By hand: a plain forward pass over question and class, and the log-probability of each word and of the stop."""
     objective, model = GenerativeClassification(classes=CLASSES), attached(method)
     model.processor = processor
@@ -58,7 +58,7 @@ def test_probabilities_are_those_of_the_words(method: str, processor: ChatProces
     ]
 
 
-def test_only_the_class_is_learnt_and_only_the_text_is_cut(processor: ChatProcessor) -> None:
+def test_loss_on_class_only_and_text_truncated(processor: ChatProcessor) -> None:
     objective = GenerativeClassification(classes=CLASSES, prompt="is it {classes}: {text} ?")
     (row,) = objective.rows(TextLabel("quick brown fox jumps over", ("lazy dog",)), processor)
     ids, labels = list(row["input_ids"]), list(row["labels"])
@@ -78,7 +78,7 @@ def test_only_the_class_is_learnt_and_only_the_text_is_cut(processor: ChatProces
         objective.cut(row, 10)  # pyright: ignore
 
 
-def test_what_cannot_be_is_said(processor: ChatProcessor) -> None:
+def test_invalid_settings_refused(processor: ChatProcessor) -> None:
     with pytest.raises(DataError, match="nothing to tell apart; the classes are: a"):
         GenerativeClassification().fit([TextLabel("x", ("a",))])
     with pytest.raises(DataError, match="101 classes, and a question lists at most 100"):
@@ -90,7 +90,7 @@ def test_what_cannot_be_is_said(processor: ChatProcessor) -> None:
             GenerativeClassification(classes=("a", "b")).rows(TextLabel("x", labels), processor)
 
 
-def test_it_learns_and_is_opened_again(train_tiny: Any, tmp_path: Path) -> None:
+def test_trains_and_reopens(train_tiny: Any, tmp_path: Path) -> None:
     rows = [
         {"text": f"{'fox' if i % 2 else 'dog'} {'train_tiny ' * (i % 5)}{i}", "label": ("time", "paris")[i % 2]}
         for i in range(60)
@@ -116,7 +116,7 @@ def test_it_learns_and_is_opened_again(train_tiny: Any, tmp_path: Path) -> None:
     assert all(sum(x["probabilities"].values()) == pytest.approx(1, abs=1e-5) for x in said)
 
 
-def test_an_encoder_cannot_write_classes(recipe_file: Any, tmp_path: Path) -> None:
+def test_encoder_refused(recipe_file: Any, tmp_path: Path) -> None:
     from weitiao.core.recipe_file import read_recipe
 
     base = save_model(tmp_path / "bert", "bert")

@@ -47,7 +47,7 @@ def ready(rows: list, family: str = "bert") -> tuple[Any, Any]:
 # -- what is hidden ---------------------------------------------------------------------------------------------------
 
 
-def test_about_the_share_is_hidden_and_never_a_special_token() -> None:
+def test_mask_fraction_without_special_tokens() -> None:
     rows = [row_of(WORDS * n) for n in (1, 2, 3, 4)]
     model, batch = ready(rows)
     shown = MaskedLM().hide(model, batch)
@@ -59,7 +59,7 @@ def test_about_the_share_is_hidden_and_never_a_special_token() -> None:
     assert MaskedLM().counts(batch) == {"masked_lm": float(hidden.sum())}
 
 
-def test_of_the_hidden_eighty_are_masked_ten_are_others_ten_stay() -> None:
+def test_masked_80_10_10() -> None:
     model, batch = ready([row_of(WORDS * 5)])
     kinds: Counter[str] = Counter()
     for step in range(300):
@@ -75,7 +75,7 @@ def test_of_the_hidden_eighty_are_masked_ten_are_others_ten_stay() -> None:
     assert abs(kinds["same"] / kinds["all"] - 0.1) < 0.015
 
 
-def test_whole_words_are_hidden_with_all_their_pieces() -> None:
+def test_whole_word_masking() -> None:
     row = row_of("wizardsquietly unboxing foxes jumping lazily " * 4)
     model, batch = ready([row])
     assert len(set(row["labels"])) - 1 < len(row["input_ids"]) - 2, "some words have several pieces"
@@ -90,13 +90,13 @@ def test_whole_words_are_hidden_with_all_their_pieces() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jieba") is None, reason="jieba is not installed")
-def test_chinese_words_are_those_of_jieba() -> None:
+def test_chinese_whole_words_from_jieba() -> None:
     by_character, by_word = row_of("今天天气怎么样"), row_of("今天天气怎么样", whole_word_mask="jieba")
     assert by_character["labels"][1:-1] == [0, 1, 2, 3, 4, 5, 6]
     assert by_word["labels"][1:-1] == [0, 0, 0, 0, 1, 1, 1]  # 今天天气 怎么样
 
 
-def test_without_jieba_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jieba_missing_message(monkeypatch: pytest.MonkeyPatch) -> None:
     from weitiao.objective.objectives import masked_lm
 
     masked_lm._jieba.cache_clear()
@@ -105,7 +105,7 @@ def test_without_jieba_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) ->
         row_of("今天", whole_word_mask="jieba")
 
 
-def test_masks_follow_from_the_step_and_the_row_alone() -> None:
+def test_mask_is_function_of_step_and_row() -> None:
     rows = [row_of(WORDS * n) for n in (1, 2, 3)]
     model, batch = ready(rows)
     objective = MaskedLM()
@@ -124,7 +124,7 @@ def test_masks_follow_from_the_step_and_the_row_alone() -> None:
     assert torch.equal(state, torch.get_rng_state()), "torch's own random numbers are for dropout"
 
 
-def test_a_long_text_goes_on_between_special_tokens() -> None:
+def test_long_text_windows_with_special_tokens() -> None:
     row = row_of(WORDS * 3)
     pieces = MaskedLM().windows(row, 20)
     first, last = row["input_ids"][0], row["input_ids"][-1]
@@ -144,7 +144,7 @@ FAMILIES = {"bert": {}, "roberta": {}, "distilbert": {}, "electra": {"embedding_
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_head_is_transformers_own(family: str, tmp_path: Path) -> None:
+def test_mlm_head_equals_transformers(family: str, tmp_path: Path) -> None:
     """Its weights are read from a checkpoint of the family, and its logits are those of AutoModelForMaskedLM."""
     small = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     more = {"num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 1, **ENCODERS.get(family, {})}
@@ -164,14 +164,14 @@ def test_the_head_is_transformers_own(family: str, tmp_path: Path) -> None:
         assert torch.allclose(ours, whole(input_ids=ids).logits, atol=1e-4, rtol=1e-4)
 
 
-def test_an_untied_head_is_refused() -> None:
+def test_untied_head_refused() -> None:
     model = attached("full", "bert").model
     model.config.tie_word_embeddings = False  # pyright: ignore
     with pytest.raises(ModelError, match="tie_word_embeddings: false"):
         masked_head(model)
 
 
-def test_the_loss_is_cross_entropy_over_the_hidden() -> None:
+def test_loss_equals_cross_entropy_over_masked() -> None:
     model, batch = ready([row_of(WORDS * n) for n in (1, 2)])
     objective = MaskedLM()
     shown, head = objective.hide(model, batch), model.heads[MASKED]
@@ -202,7 +202,7 @@ def texts(tmp_path: Path) -> Path:
     return write_jsonl(tmp_path / "texts.jsonl", [{"text": " ".join(words[i % 5 :] + [str(i)])} for i in range(60)])
 
 
-def test_it_learns_is_opened_again_fills_and_is_a_base(train_tiny: Any, encoder: Path, texts: Path, tmp_path: Path) -> None:
+def test_trains_reopens_fills_and_is_base(train_tiny: Any, encoder: Path, texts: Path, tmp_path: Path) -> None:
     run = train_tiny(
         base=str(encoder),
         data=[{"path": str(texts)}],
@@ -228,7 +228,7 @@ def test_it_learns_is_opened_again_fills_and_is_a_base(train_tiny: Any, encoder:
     assert upper.status == "finished" and "(full) without its head" in told
 
 
-def test_a_base_made_from_a_config_is_found_with_its_head(train_tiny: Any, tmp_path: Path, texts: Path) -> None:
+def test_base_from_config_has_head(train_tiny: Any, tmp_path: Path, texts: Path) -> None:
     from make_small_bert import characters, make
 
     text = tmp_path / "small.txt"
@@ -242,15 +242,13 @@ def test_a_base_made_from_a_config_is_found_with_its_head(train_tiny: Any, tmp_p
     assert run.read("resolved.json")["data"]["split"] > 0, "characters are many: some text was longer than the context"
 
 
-def test_a_model_that_writes_is_refused_before_anything_is_loaded(
-    train_tiny: Any, texts: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_decoder_refused_before_loading(train_tiny: Any, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weitiao.pipeline.train.load", lambda *_: pytest.fail("something was loaded"))
     with pytest.raises(RecipeError, match="masked_lm needs an encoder.*plain text with causal_lm"):
         train_tiny(data=[{"path": str(texts)}], objective="masked_lm")
 
 
-def test_a_tokenizer_without_a_mask_token_is_refused() -> None:
+def test_tokenizer_without_mask_token_refused() -> None:
     blind = ChatProcessor(PROCESSOR.tokenizer, frame=SpecialTokens((), (), (0,)))
     with pytest.raises(Exception, match="has none"):
         MaskedLM().rows(Text("the fox"), blind)

@@ -68,7 +68,7 @@ def gradients(model: Any, objective: Objective, step: str, window: list) -> dict
     return {name: x.clone() for name, x in found.items()}
 
 
-def test_the_gradient_is_the_weighted_sum_of_each_task_s_own(made: Any) -> None:
+def test_gradient_is_weighted_sum_of_tasks(made: Any) -> None:
     objective = many(weights={"kind": 2.0, "number": 0.5})
     model, batch = made(objective)
     together = gradients(model, objective, "accumulate", [batch])
@@ -83,7 +83,7 @@ def test_the_gradient_is_the_weighted_sum_of_each_task_s_own(made: Any) -> None:
     assert all(torch.allclose(x, whole[name], rtol=1e-5, atol=1e-7) for name, x in together.items())
 
 
-def test_learnt_weights_are_kendall_s(made: Any) -> None:
+def test_uncertainty_weights_equal_kendall(made: Any) -> None:
     """eq. 10: L exp(-s) + s / 2, whose gradient by s is 1/2 - L exp(-s)."""
     objective = many(weights="uncertainty")
     model, batch = made(objective)
@@ -98,7 +98,7 @@ def test_learnt_weights_are_kendall_s(made: Any) -> None:
         assert float(grown[i]) == pytest.approx(0.5 - mean * float(torch.exp(-s[i].detach())), rel=1e-4)
 
 
-def test_surgery_takes_out_what_conflicts() -> None:
+def test_pcgrad_removes_conflicts() -> None:
     """Algorithm 1 by hand: two that conflict are each projected onto the other's normal plane; others stay."""
     import random
 
@@ -109,7 +109,7 @@ def test_surgery_takes_out_what_conflicts() -> None:
     assert torch.equal(alike, torch.tensor([2.0, 1.0]))
 
 
-def test_surgery_leaves_the_heads_alone(made: Any) -> None:
+def test_pcgrad_leaves_heads(made: Any) -> None:
     """What conflicts is in the shared model; a head has its own task's gradient."""
     objective, plainly = many(gradients="pcgrad"), many()
     model, batch = made(objective)
@@ -121,7 +121,7 @@ def test_surgery_leaves_the_heads_alone(made: Any) -> None:
     assert len(heads) == 4 and all(torch.allclose(cut[name], plain[name], rtol=1e-5) for name in heads)
 
 
-def test_what_is_told_is_the_step_s_loss(made: Any) -> None:
+def test_reported_loss_is_step_loss(made: Any) -> None:
     """The guard asks rows again for the same quantity that it remembered."""
     for settings in ({"weights": {"kind": 0.01}}, {"weights": "uncertainty"}):
         objective = many(**settings)
@@ -136,7 +136,7 @@ def test_what_is_told_is_the_step_s_loss(made: Any) -> None:
         assert ("kind weight" in taken.notes) == (settings["weights"] == "uncertainty")
 
 
-def test_surgery_without_conflict_is_the_plain_step(made: Any) -> None:
+def test_pcgrad_without_conflict_is_plain_step(made: Any) -> None:
     """Where the tasks' gradients do not conflict in sum, nothing changes; where they do, every task's loss still falls."""
     objective = many(gradients="pcgrad")
     assert objective.traits.step == "pcgrad"
@@ -160,7 +160,7 @@ def _row(batch: Any, i: int) -> Any:
 # -- rows -------------------------------------------------------------------------------------------------------------
 
 
-def test_temperature_evens_out() -> None:
+def test_sampling_temperature() -> None:
     rows = {"large": 9000, "small": 90}
     assert many(temperature=1.0).epoch_weights(rows) == {} == many(temperature=9.0).epoch_weights({"large": 0, "small": 0})
     often = many(temperature=2.0).epoch_weights(rows)
@@ -169,7 +169,7 @@ def test_temperature_evens_out() -> None:
     assert sum(met.values()) == pytest.approx(sum(rows.values()))
 
 
-def test_a_micro_batch_holds_one_task(tmp_path: Path, open_model: Any) -> None:
+def test_micro_batch_has_one_task(tmp_path: Path, open_model: Any) -> None:
     from weitiao.core.example import SourcedExample, SourceLocation
 
     objective, model = many(), open_model()
@@ -203,7 +203,9 @@ def recipe(encoder: Path, tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("how", [{}, {"weights": "uncertainty"}, {"gradients": "pcgrad"}, {"temperature": 3.0}])
-def test_to_the_end(train_tiny: Any, recipe: dict[str, Any], tmp_path: Path, how: dict[str, Any]) -> None:
+def test_multi_task_trains_and_reopens(
+    train_tiny: Any, recipe: dict[str, Any], tmp_path: Path, how: dict[str, Any]
+) -> None:
     recipe["objective"] |= how
     run = train_tiny(**recipe)
     after = run.read("scores.json")["after"]
@@ -224,7 +226,7 @@ def test_to_the_end(train_tiny: Any, recipe: dict[str, Any], tmp_path: Path, how
     assert code == 0 and "kind.f1" in said and "number" not in said, said
 
 
-def test_words_and_classes_together(train_tiny: Any, tmp_path: Path) -> None:
+def test_generation_and_classification_together(train_tiny: Any, tmp_path: Path) -> None:
     """A task that writes beside one with a head, on a decoder; the former is asked in words."""
     kinds = [{"text": f"fox {i}", "label": "ab"[i % 2]} for i in range(24)]
     data = [
@@ -247,7 +249,7 @@ def test_words_and_classes_together(train_tiny: Any, tmp_path: Path) -> None:
     assert code == 2 and "answers by writing" in said
 
 
-def test_each_task_has_its_thresholds(train_tiny: Any, recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_thresholds_per_task(train_tiny: Any, recipe: dict[str, Any], tmp_path: Path) -> None:
     rows = [{"text": f"fox {i}", "labels": ["a"] if i % 2 else ["a", "b"]} for i in range(40)]
     recipe["data"][0]["path"] = str(write_jsonl(tmp_path / "several.jsonl", rows))
     plan = train_tiny(**recipe).read("resolved.json")
@@ -256,7 +258,7 @@ def test_each_task_has_its_thresholds(train_tiny: Any, recipe: dict[str, Any], t
     assert {"kind: objective.threshold", "where: objective.threshold"} <= set(plan["choices"])
 
 
-def test_the_best_may_be_one_task_s_metric(train_tiny: Any, recipe: dict[str, Any]) -> None:
+def test_best_metric_of_one_task(train_tiny: Any, recipe: dict[str, Any]) -> None:
     run = train_tiny(
         **{**recipe, "train": {"steps": 4, "batch_size": 12, "best_metric": "kind.accuracy", "evaluate_every": 2}}
     )
@@ -266,7 +268,7 @@ def test_the_best_may_be_one_task_s_metric(train_tiny: Any, recipe: dict[str, An
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_the_same_file_serves_two_tasks(train_tiny: Any, recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_same_file_for_two_tasks(train_tiny: Any, recipe: dict[str, Any], tmp_path: Path) -> None:
     """A row that one of them cannot use is still the other's; tasks without held-out rows keep their defaults."""
     rows = [{"text": f"fox {i}", "one": "ab"[i % 2], "two": ["x"] if i % 3 else ["x", "y"]} for i in range(40)]
     rows[8]["one"] = None
@@ -308,7 +310,9 @@ def test_the_same_file_serves_two_tasks(train_tiny: Any, recipe: dict[str, Any],
         ({"heads": True}, "all heads learn at one rate"),
     ],
 )
-def test_what_is_wrong_is_named(train_tiny: Any, recipe: dict[str, Any], tmp_path: Path, change: dict, words: str) -> None:
+def test_invalid_multi_task_refused(
+    train_tiny: Any, recipe: dict[str, Any], tmp_path: Path, change: dict, words: str
+) -> None:
     objective = recipe["objective"]
     if "data" in change:
         del recipe["data"][0]["task"]
@@ -330,6 +334,6 @@ def test_what_is_wrong_is_named(train_tiny: Any, recipe: dict[str, Any], tmp_pat
     assert words in str(error.value)
 
 
-def test_a_task_of_one_aim_is_refused(train_tiny: Any, chat_file: Path) -> None:
+def test_single_task_refused(train_tiny: Any, chat_file: Path) -> None:
     with pytest.raises(RecipeError, match="task: talk is for objective: multi_task; sft is one task"):
         train_tiny(data=[{"path": str(chat_file), "task": "talk"}])

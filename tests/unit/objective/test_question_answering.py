@@ -50,7 +50,7 @@ def ready(objective: QuestionAnswering, found: list[ExtractiveQA], family: str) 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
 @pytest.mark.parametrize("answer", ["the lazy dog", "paris", "世界", "the", TEXT])
-def test_labels_say_where_text_and_answer_stand(family: str, answer: str) -> None:
+def test_labels_mark_context_and_answer(family: str, answer: str) -> None:
     processor = processor_of(family)
     (row,) = QuestionAnswering().rows(question(answer), processor)  # pyright: ignore
     ids, labels = list(row["input_ids"]), list(row["labels"])
@@ -66,7 +66,7 @@ def test_labels_say_where_text_and_answer_stand(family: str, answer: str) -> Non
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_an_answer_cut_in_two_by_tokens_is_widened(family: str) -> None:
+def test_answer_inside_token_widened(family: str) -> None:
     processor = processor_of(family)
     (row,) = QuestionAnswering().rows(question("uick brown fo"), processor)  # pyright: ignore
     piece = QuestionAnswering().pieces(row, [], processor)[-1]
@@ -74,7 +74,7 @@ def test_an_answer_cut_in_two_by_tokens_is_widened(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_the_loss_is_two_cross_entropies(family: str) -> None:
+def test_loss_equals_two_cross_entropies(family: str) -> None:
     """Over the text's tokens and [CLS] (of a decoder, the end token), each row by itself."""
     found = [question(), question("paris"), question(""), question("世界", "你好 世界")]
     objective, model, batch = ready(QuestionAnswering(), found, family)
@@ -94,7 +94,7 @@ def test_the_loss_is_two_cross_entropies(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_the_best_span_is_the_best_of_all(family: str) -> None:
+def test_best_span_equals_brute_force(family: str) -> None:
     found = [question(), question("世界", "你好 世界")]
     objective, model, batch = ready(QuestionAnswering(longest=3), found, family)
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_the_best_span_is_the_best_of_all(family: str) -> None:
         assert found[i].context[whole["start"] : whole["end"]] == whole["text"] != ""
 
 
-def test_windows_repeat_the_question_and_miss_nothing() -> None:
+def test_windows_repeat_question_and_cover_context() -> None:
     objective, processor = QuestionAnswering(overlap=8), processor_of("bert")
     example = question("paris", f"{TEXT} {TEXT.replace('paris', 'boxes')}")
     (row,) = objective.rows(example, processor)  # pyright: ignore
@@ -130,7 +130,7 @@ def test_windows_repeat_the_question_and_miss_nothing() -> None:
         objective.windows(row, 10)
 
 
-def test_windows_are_joined_in_characters_of_the_text() -> None:
+def test_windows_merged_in_characters() -> None:
     """The best span of any window; "no answer" only where every window says so."""
     objective, processor = QuestionAnswering(unanswerable=True), processor_of("bert")
     places = processor.encode_with_offsets(TEXT)[1]
@@ -150,7 +150,7 @@ def test_windows_are_joined_in_characters_of_the_text() -> None:
     assert sure["text"] == "the lazy dog" and sure["probability"] == pytest.approx(float(e[0] / (e[0] + e[2])))
 
 
-def test_the_threshold_answers_most_validation_rows() -> None:
+def test_no_answer_threshold_chosen_on_validation() -> None:
     """As good as the best of all thresholds, tried one by one; where all have an answer nothing is chosen."""
     dice = random.Random(0)
     for many in (1, 2, 7, 40):
@@ -196,7 +196,7 @@ def squad(path: Path, **more: Any) -> Path:
     return path
 
 
-def test_squad_s_json_is_read_question_by_question(tmp_path: Path) -> None:
+def test_squad_json_rows(tmp_path: Path) -> None:
     file = squad(tmp_path / "train-v2.0.json")
     reading = read_sources((Source(path=str(file)),), QuestionAnswering(), 1.0)
     assert [x.example.answers for x in reading.examples] == [((TEXT.index("paris"), "paris"),), ()]  # pyright: ignore
@@ -207,7 +207,7 @@ def test_squad_s_json_is_read_question_by_question(tmp_path: Path) -> None:
     assert "has not SQuAD's form" in reading.bad[1].reason and "'context' is empty (null)" in reading.bad[2].reason
 
 
-def test_other_json_is_not_squad_s(tmp_path: Path) -> None:
+def test_other_json_not_squad(tmp_path: Path) -> None:
     for words, reader in (('[{"question": "a"}]', "jsonl"), ('{"question": "a"}\n', "jsonl"), ('{"data": 1}', "jsonl")):
         (tmp_path / "x.json").write_text(words)
         assert reader_of(tmp_path / "x.json", Source(path="x.json")) == reader
@@ -242,7 +242,7 @@ def test_other_json_is_not_squad_s(tmp_path: Path) -> None:
         ({"answers": [], "context": ""}, "column 'context' is empty"),
     ],
 )
-def test_answers_are_checked_against_the_text(row: dict, answers: Any) -> None:
+def test_answers_checked_against_context(row: dict, answers: Any) -> None:
     record = {"question": "where", "context": TEXT, **row}
     mapping = find_mapping([record], ExtractiveQA, None, "x.jsonl")
     if isinstance(answers, str):
@@ -253,7 +253,7 @@ def test_answers_are_checked_against_the_text(row: dict, answers: Any) -> None:
         assert mapping.make(record).answers == answers  # pyright: ignore
 
 
-def test_questions_about_one_text_stay_on_one_side(tmp_path: Path) -> None:
+def test_split_keeps_context_on_one_side(tmp_path: Path) -> None:
     rows = [{"question": f"what {i}", "context": f"text {i % 20}", "answers": []} for i in range(200)]
     reading = read_sources((Source(path=str(write_jsonl(tmp_path / "rows.jsonl", rows))),), QuestionAnswering(), 0.0)
     train, held, how = split(reading.examples, 0.2)
@@ -278,7 +278,7 @@ def test_questions_about_one_text_stay_on_one_side(tmp_path: Path) -> None:
         ("好的世界", ("世界好",), 0.0, 4 / 7),
     ],
 )
-def test_squad_s_figures(said: str, right: tuple[str, ...], em: float, f1: float) -> None:
+def test_squad_scores(said: str, right: tuple[str, ...], em: float, f1: float) -> None:
     pairs = [(said, right)] * 3
     for name, wanted in (("squad_em", em), ("squad_f1", f1)):
         score = find("metric", name)().score(pairs)  # pyright: ignore
@@ -290,7 +290,7 @@ def test_squad_s_figures(said: str, right: tuple[str, ...], em: float, f1: float
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_it_learns_and_is_opened_again(train_tiny: Any, tmp_path: Path, family: str) -> None:
+def test_trains_and_reopens(train_tiny: Any, tmp_path: Path, family: str) -> None:
     rows = question_rows(60)
     run = train_tiny(
         base=str(save_model(tmp_path / "base", family)),

@@ -48,7 +48,7 @@ def ready(objective: Regression, found: list[TextScore], family: str = "bert") -
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
 @pytest.mark.parametrize("criterion", ["mse", "huber"])
-def test_the_loss_is_torch_s_of_standardised_numbers(family: str, criterion: Any) -> None:
+def test_loss_equals_torch_on_standardized_targets(family: str, criterion: Any) -> None:
     found = examples()
     objective, model, batch = ready(Regression(criterion=criterion, delta=0.5), found, family)
     y = np.array([found[i].values for i in batch.row_ids])
@@ -63,12 +63,12 @@ def test_the_loss_is_torch_s_of_standardised_numbers(family: str, criterion: Any
     assert said == pytest.approx(z.detach().numpy() * y.std(0) + y.mean(0), rel=1e-5)
 
 
-def test_no_number_is_taken_for_an_unlearnt_position() -> None:
+def test_targets_never_equal_ignore_index() -> None:
     """The bits of IGNORE are a NaN's, whatever finite number is learnt."""
     assert np.isnan(np.array([IGNORE], np.int32).view(np.float32)[0])
 
 
-def test_of_two_long_texts_the_longer_is_cut_first() -> None:
+def test_longer_text_truncated_first() -> None:
     objective, processor = Regression(means=(0.0,), stds=(1.0,)), ChatProcessor.make(make_wordpiece_tokenizer())
     long, short = "the quick brown fox jumps over the lazy dog", "seven wizards mix"
     (row,) = objective.rows(TextScore(long, (2.0,), short), processor)  # pyright: ignore
@@ -92,12 +92,12 @@ def test_of_two_long_texts_the_longer_is_cut_first() -> None:
         ([TextScore("a", (1e308,)), TextScore("b", (-1e308,))], "the number is too large to be reckoned with"),
     ],
 )
-def test_what_cannot_be_learnt_is_said(found: list[TextScore], words: str) -> None:
+def test_untrainable_data_refused(found: list[TextScore], words: str) -> None:
     with pytest.raises(DataError, match=words):
         Regression().fit(found)
 
 
-def test_rows_with_another_count_of_numbers_are_refused() -> None:
+def test_inconsistent_number_of_targets_refused() -> None:
     objective = Regression().fit([*examples(8), TextScore("odd", (1.0,))])
     with pytest.raises(ValueError, match="1 numbers where other rows have 2"):
         objective.rows(TextScore("odd", (1.0,)), ChatProcessor.make(make_wordpiece_tokenizer()))
@@ -116,7 +116,7 @@ def test_rows_with_another_count_of_numbers_are_refused() -> None:
         ({"a": 1}, "not a number"),
     ],
 )
-def test_what_is_no_number_is_put_aside(tmp_path: Path, given: Any, words: str) -> None:
+def test_non_numeric_target_set_aside(tmp_path: Path, given: Any, words: str) -> None:
     file = tmp_path / "rows.jsonl"
     rows = [{"text": "fox", "score": 1}, {"text": "fox", "score": given}, {"text": " ", "score": 2}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -136,13 +136,13 @@ def test_what_is_no_number_is_put_aside(tmp_path: Path, given: Any, words: str) 
         ({"text": "a", "other": "b", "values": [1, 2]}, "text and other -> number: values"),
     ],
 )
-def test_columns_are_found(row: dict, words: str) -> None:
+def test_columns_detected(row: dict, words: str) -> None:
     (found,) = infer_columns(row)
     assert found.words == words and found.make(row).values in ((1.0,), (1.0, 2.0))  # pyright: ignore
 
 
 @pytest.mark.parametrize(("name", "judge"), [("pearson", stats.pearsonr), ("spearman", stats.spearmanr)])
-def test_correlations_are_scipy_s(name: str, judge: Any) -> None:
+def test_correlations_equal_scipy(name: str, judge: Any) -> None:
     random = np.random.default_rng(0)
     right = random.integers(0, 4, (60, 2)).astype(float)  # with ties
     said = right + random.normal(size=(60, 2))
@@ -153,7 +153,7 @@ def test_correlations_are_scipy_s(name: str, judge: Any) -> None:
     assert find("metric", name)().score([((1.0,), (2.0,)), ((1.0,), (3.0,))]).value == 0.0  # pyright: ignore
 
 
-def test_errors_are_by_definition() -> None:
+def test_errors_equal_definition() -> None:
     pairs = [((1.0,), (2.0,)), ((5.0,), (2.0,))]
     mse, mae = (find("metric", name)().score(pairs) for name in ("mse", "mae"))  # pyright: ignore
     assert (mse.value, mae.value) == (5.0, 2.0) and not mse.higher_is_better and (mse.low, mse.high) == (1.0, 9.0)
@@ -166,7 +166,7 @@ def test_errors_are_by_definition() -> None:
 
 @pytest.mark.parametrize("two", [False, True])
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_it_learns_and_is_opened_again(train_tiny: Any, tmp_path: Path, family: str, two: bool) -> None:
+def test_trains_and_reopens(train_tiny: Any, tmp_path: Path, family: str, two: bool) -> None:
     run = train_tiny(
         base=str(save_model(tmp_path / "base", family)),
         data=[{"path": str(write_jsonl(tmp_path / "rows.jsonl", rated_rows(60, two)))}],

@@ -37,7 +37,7 @@ def ready() -> tuple[Rerank, Any, Any]:
     return objective, model, batch_of([row for x in PAIRS for row in objective.rows(x, PROCESSOR)])  # pyright: ignore
 
 
-def test_the_loss_is_cross_entropy_over_a_row_s_documents() -> None:
+def test_loss_equals_cross_entropy_over_documents() -> None:
     """Each pair alone through the model, scored and compared by hand."""
     objective, model, batch = ready()
     by_hand = []
@@ -52,14 +52,14 @@ def test_the_loss_is_cross_entropy_over_a_row_s_documents() -> None:
     assert objective.counts(batch) == {"rerank": 3.0}
 
 
-def test_the_rank_counts_ties_as_before() -> None:
+def test_rank_ties() -> None:
     objective = Rerank()
     assert objective.metric_pair([2.0, 1.0, 3.0, 2.0], PAIRS[0]) == (3, 4) and objective.metric_pair(
         [2.0, 1.0], PAIRS[1]
     ) == (1, 2)
 
 
-def test_a_long_pair_loses_the_ends_of_its_texts() -> None:
+def test_long_pair_truncated() -> None:
     objective = Rerank()
     (row,) = objective.rows(PAIRS[2], PROCESSOR)
     kept, lost = objective.cut(row, 9)  # pyright: ignore[reportArgumentType]
@@ -76,19 +76,19 @@ def test_a_long_pair_loses_the_ends_of_its_texts() -> None:
         (Pair("a", "fox", ("fox",)), "right and wrong at once"),
     ],
 )
-def test_bad_rows_are_said(pair: Pair, words: str) -> None:
+def test_bad_rows_reported(pair: Pair, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Rerank().rows(pair, PROCESSOR)
     with pytest.raises(ValueError, match="query and document are read together"):
         Rerank().given(Pair("a", ""), PROCESSOR)
 
 
-def test_data_without_wrong_documents_are_refused() -> None:
+def test_data_without_negatives_refused() -> None:
     with pytest.raises(DataError, match="no row has a wrong document.*objective: embedding, which needs none"):
         Rerank().fit([Pair("a", "b")])
 
 
-def test_it_learns_and_is_opened_again(train_tiny: Any, tmp_path: Path) -> None:
+def test_trains_and_reopens(train_tiny: Any, tmp_path: Path) -> None:
     """The right document is the one that names a place."""
     words = ("fox", "dog", "box", "time")
     rows = [

@@ -50,7 +50,7 @@ def rows_of(objective: Seq2Seq, tokens: BaseAssets) -> list[Any]:
 
 @pytest.mark.parametrize("family", ENCODER_DECODERS)
 @pytest.mark.parametrize("method", METHODS)
-def test_the_loss_is_transformers_own(folders: dict[str, Path], family: str, method: str) -> None:
+def test_loss_equals_transformers(folders: dict[str, Path], family: str, method: str) -> None:
     """Row by row, from the labels alone: so the start token and the shift are right; and padding changes nothing."""
     tokens, model, objective = opened(folders[family], method)
     rows = rows_of(objective, tokens)
@@ -70,7 +70,7 @@ def test_the_loss_is_transformers_own(folders: dict[str, Path], family: str, met
 
 
 @pytest.mark.parametrize("family", ENCODER_DECODERS)
-def test_rows_of_like_length_go_together(folders: dict[str, Path], family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_grouped_by_length(folders: dict[str, Path], family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In several groups, in the order they came in, and with the same gradients as in one."""
     tokens, model, objective = opened(folders[family], "full")
     batch, found = pack(rows_of(objective, tokens)), []
@@ -85,7 +85,7 @@ def test_rows_of_like_length_go_together(folders: dict[str, Path], family: str, 
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_label_smoothing_is_torch_s(folders: dict[str, Path]) -> None:
+def test_label_smoothing_equals_torch(folders: dict[str, Path]) -> None:
     tokens, model, objective = opened(folders["t5"], label_smoothing=0.2)
     batch = pack(rows_of(objective, tokens))
     supervised = batch.labels != IGNORE
@@ -98,7 +98,7 @@ def test_label_smoothing_is_torch_s(folders: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("family", ENCODER_DECODERS)
 @pytest.mark.parametrize("beams", [1, 3])
-def test_what_is_written_is_transformers_own(folders: dict[str, Path], family: str, num_beams: int) -> None:
+def test_generation_equals_transformers(folders: dict[str, Path], family: str, num_beams: int) -> None:
     """Sources of unequal length together, as each alone."""
     tokens, model, objective = opened(folders[family], num_beams=num_beams, longest=9)
     batch = pack(rows_of(objective, tokens))
@@ -109,7 +109,7 @@ def test_what_is_written_is_transformers_own(folders: dict[str, Path], family: s
         assert written[i] == tokens.processor.decode(out[0, 1:].tolist()).strip()
 
 
-def test_a_long_row_is_cut_in_both_halves(folders: dict[str, Path]) -> None:
+def test_long_row_truncated_on_both_sides(folders: dict[str, Path]) -> None:
     tokens, _, objective = opened(folders["t5"])
     (row,) = objective.rows(SourceTarget("fox " * 20, "dog " * 20), tokens.processor)
     ids, many = row["input_ids"], objective.num_positions(row)
@@ -120,7 +120,7 @@ def test_a_long_row_is_cut_in_both_halves(folders: dict[str, Path]) -> None:
     assert none == [] and len(short["input_ids"]) == len(objective.rows(EXAMPLES[0], tokens.processor)[0]["input_ids"])
 
 
-def test_it_learns_and_is_opened_again(train_tiny: Any, folders: dict[str, Path], tmp_path: Path) -> None:
+def test_trains_and_reopens(train_tiny: Any, folders: dict[str, Path], tmp_path: Path) -> None:
     rows = [
         {"source": f"{'fox' if i % 2 else 'dog'} {i}", "target": "paris" if i % 2 else "seven boxes"} for i in range(40)
     ]
@@ -163,7 +163,7 @@ def test_it_learns_and_is_opened_again(train_tiny: Any, folders: dict[str, Path]
         ({"base": "llama"}, "seq2seq needs a model with an encoder and a decoder.*a model that only writes learns.*sft"),
     ],
 )
-def test_what_does_not_fit_is_said(
+def test_unsupported_combination_refused(
     train_tiny: Any, folders: dict[str, Path], tiny_llama: Path, tmp_path: Path, change: dict, words: str
 ) -> None:
     rows = write_jsonl(tmp_path / "rows.jsonl", [{"source": f"fox {i}", "target": "dog"} for i in range(9)])
@@ -172,14 +172,14 @@ def test_what_does_not_fit_is_said(
         train_tiny(**{**shape, "base": str(tiny_llama) if change.get("base") == "llama" else shape["base"]})
 
 
-def test_regularizers_of_the_embedding_are_refused() -> None:
+def test_embedding_regularizers_refused() -> None:
     for name in ("neftune", "fgm"):
         recipe = make_recipe({"base": "b", "data": "d", "out": "o", "objective": "seq2seq", "regularizers": name})
         with pytest.raises(RecipeError, match="encoder and decoder embed apart"):
             refuse_regularizers(recipe)
 
 
-def test_rouge_l_is_the_longest_common_subsequence() -> None:
+def test_rouge_l_longest_common_subsequence() -> None:
     assert overlap(words("the gunman kill police"), words("police killed the gunman")) == pytest.approx(
         0.5
     )  # Lin's example

@@ -68,7 +68,7 @@ def recipe_of(place: Path, **more: Any) -> dict[str, Any]:
 # -- rows -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_row_is_places_prompt_and_text(place: Path) -> None:
+def test_row_is_features_prompt_text(place: Path) -> None:
     tokens, _, objective = opened(place / "whisper")
     example = examples_of(place)[0]
     (row,) = objective.rows(example, tokens.processor)
@@ -89,7 +89,7 @@ def test_a_row_is_places_prompt_and_text(place: Path) -> None:
     assert ("read", "[0.wav]") in objective.preview(row, [], tokens.processor)
 
 
-def test_features_are_transformers_own(place: Path) -> None:
+def test_features_equal_transformers(place: Path) -> None:
     """Of the samples as the file has them, in the order of the batch's rows; and they stay when rows are chosen."""
     from transformers import WhisperFeatureExtractor
 
@@ -110,7 +110,7 @@ def test_features_are_transformers_own(place: Path) -> None:
     assert torch.equal(again.more[SOUND], batch.more[SOUND])
 
 
-def test_any_rate_and_any_channels_are_one_line_at_16_khz(tmp_path: Path) -> None:
+def test_audio_resampled_to_16_khz_mono(tmp_path: Path) -> None:
     """A tone stays that tone, as loud as before, and what 16 kHz cannot hold does not fold back."""
     for rate in (8_000, 22_050, 44_100, 48_000):
         both = np.stack([tone(440, 0.5, rate), tone(440, 0.5, rate)], 1)
@@ -122,7 +122,7 @@ def test_any_rate_and_any_channels_are_one_line_at_16_khz(tmp_path: Path) -> Non
     assert float(np.abs(high[500:-500]).max()) < 5e-3
 
 
-def test_flac_and_float_wav_are_read(tmp_path: Path) -> None:
+def test_flac_and_float_wav(tmp_path: Path) -> None:
     import soundfile
 
     wanted = tone(500)
@@ -134,7 +134,7 @@ def test_flac_and_float_wav_are_read(tmp_path: Path) -> None:
 # -- the model --------------------------------------------------------------------------------------------------------
 
 
-def test_the_loss_is_transformers_own_and_rows_keep_apart(place: Path) -> None:
+def test_loss_equals_transformers_and_rows_isolated(place: Path) -> None:
     tokens, model, objective = opened(place / "whisper")
     rows = [objective.rows(x, tokens.processor)[0] for x in examples_of(place)[:4]]
     batch = pack(rows)
@@ -150,7 +150,7 @@ def test_the_loss_is_transformers_own_and_rows_keep_apart(place: Path) -> None:
 
 
 @pytest.mark.parametrize("beams", [1, 3])
-def test_what_is_written_is_transformers_own(place: Path, beams: int) -> None:
+def test_transcription_equals_transformers(place: Path, beams: int) -> None:
     tokens, model, objective = opened(place / "whisper", beams=beams, longest=9)
     rows = [objective.encode_input(x, tokens.processor) for x in examples_of(place)[:4]]
     batch = pack(rows)
@@ -165,7 +165,7 @@ def test_what_is_written_is_transformers_own(place: Path, beams: int) -> None:
             assert written[i] == tokens.processor.decode(ids[0].tolist()).strip()
 
 
-def test_greedy_is_the_most_probable_token_each_time(place: Path) -> None:
+def test_greedy_decoding(place: Path) -> None:
     """By hand: no cache, no library."""
     tokens, model, objective = opened(place / "whisper", longest=9)
     batch = pack([objective.encode_input(examples_of(place)[1], tokens.processor)])
@@ -180,7 +180,7 @@ def test_greedy_is_the_most_probable_token_each_time(place: Path) -> None:
     assert written == tokens.processor.decode(ids[0].tolist()).strip()
 
 
-def test_an_answer_never_leaves_the_decoders_places(place: Path) -> None:
+def test_answer_within_decoder_positions(place: Path) -> None:
     tokens, model, objective = opened(place / "whisper", longest=1000)
     batch = pack([objective.encode_input(examples_of(place)[0], tokens.processor)])
     assert len(objective.predict(model, batch)) == 1
@@ -191,7 +191,7 @@ METHODS = ["full", "freeze", "lora", "bitfit", "dora", "adapter", "ia3", "ln_tun
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_gets_gradients(place: Path, method: str) -> None:
+def test_every_method_trains(place: Path, method: str) -> None:
     tokens, model, objective = opened(place / "whisper", method)
     batch = pack([objective.rows(x, tokens.processor)[0] for x in examples_of(place)[:3]])
     objective.loss(model, batch).totals["seq2seq"].backward()
@@ -201,7 +201,7 @@ def test_every_method_gets_gradients(place: Path, method: str) -> None:
 # -- a run ------------------------------------------------------------------------------------------------------------
 
 
-def test_it_learns_and_is_opened_again(train_tiny: Any, place: Path, tmp_path: Path) -> None:
+def test_trains_and_reopens(train_tiny: Any, place: Path, tmp_path: Path) -> None:
     train = {"steps": 60, "batch_size": 8, "learning_rate": 5e-3, "evaluate_every": 0}
     run = train_tiny(**recipe_of(place, method="full", train=train))
     scores = run.read("scores.json")
@@ -229,7 +229,7 @@ def test_it_learns_and_is_opened_again(train_tiny: Any, place: Path, tmp_path: P
     assert theirs == [x["predicted"] for x in said]
 
 
-def test_peft_opens_the_adapter(train_tiny: Any, place: Path) -> None:
+def test_peft_opens_adapter(train_tiny: Any, place: Path) -> None:
     from peft import PeftModel
 
     train = {"steps": 3, "batch_size": 8, "learning_rate": 3e-2, "evaluate_every": 0}
@@ -244,7 +244,7 @@ def test_peft_opens_the_adapter(train_tiny: Any, place: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_stopped_and_resumed_to_the_bit(
+def test_resume_bit_exact(
     method: str, train_tiny: Any, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With dropout, shuffling and validation in between."""
@@ -259,7 +259,7 @@ def test_stopped_and_resumed_to_the_bit(
         assert_same_run(run_contents(train_tiny(again=True, **shape, out=out)), whole)
 
 
-def test_a_changed_sound_stops_a_resumed_run(
+def test_resume_changed_audio_refused(
     train_tiny: Any, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(place / "clips", tmp_path / "clips")
@@ -273,7 +273,7 @@ def test_a_changed_sound_stops_a_resumed_run(
         train_tiny(again=True, **shape)
 
 
-def test_a_sound_that_changes_while_it_is_trained_on_is_refused(place: Path, tmp_path: Path) -> None:
+def test_audio_changed_during_training_refused(place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "clips", tmp_path / "clips")
     shutil.copy(place / "rows.jsonl", tmp_path)
     tokens, _, objective = opened(place / "whisper")
@@ -286,7 +286,7 @@ def test_a_sound_that_changes_while_it_is_trained_on_is_refused(place: Path, tmp
         pack([row])
 
 
-def test_what_cannot_be_used_is_named_and_put_aside(train_tiny: Any, place: Path, tmp_path: Path) -> None:
+def test_unusable_audio_set_aside(train_tiny: Any, place: Path, tmp_path: Path) -> None:
     """File, line and reason of each; the rest is learnt."""
     speech_rows(tmp_path)
     (tmp_path / "clips" / "empty.wav").write_bytes(b"")
@@ -318,7 +318,7 @@ def test_what_cannot_be_used_is_named_and_put_aside(train_tiny: Any, place: Path
     assert run.read("resolved.json")["data"]["rows"] == 24 and len(told) == 10
 
 
-def test_predict_puts_bad_sounds_aside(train_tiny: Any, place: Path, tmp_path: Path) -> None:
+def test_predict_bad_audio_set_aside(train_tiny: Any, place: Path, tmp_path: Path) -> None:
     run = train_tiny(**recipe_of(place, method="bitfit", train={"steps": 1, "batch_size": 4, "evaluate_every": 0}))
     rows = write_jsonl(place / "some.jsonl", [{"max_grad_norm": "clips/0.wav"}, {"max_grad_norm": "none.wav"}])
     done = predict_file(open_model(str(run.folder)), str(rows), str(tmp_path / "out.jsonl"), DESK, text="clip")
@@ -327,21 +327,21 @@ def test_predict_puts_bad_sounds_aside(train_tiny: Any, place: Path, tmp_path: P
     assert refused["line"] == 2 and "there is no sound file" in refused["reason"]
 
 
-def test_a_base_is_measured_and_asked_before_any_training(place: Path, tmp_path: Path) -> None:
+def test_base_evaluated_and_used_without_training(place: Path, tmp_path: Path) -> None:
     found = evaluate(str(place / "whisper"), DESK, data=str(place / "rows.jsonl"), metrics=("wer",), limit=4)
     assert found["wer"].n == 4
     done = predict_file(open_model(str(place / "whisper")), str(place / "rows.jsonl"), str(tmp_path / "out.jsonl"), DESK)
     assert done.rows == 24
 
 
-def test_columns_may_have_other_names_and_csv_will_do(place: Path) -> None:
+def test_column_names_and_csv(place: Path) -> None:
     (place / "rows.csv").write_text('clip,words\nclips/0.wav,"paris, fox"\n')
     source = Source(path=str(place / "rows.csv"), columns={"audio": "clip", "text": "words"})
     (read,) = read_sources([source], Seq2Seq(), 0.0).examples
     assert isinstance(read.example, AudioText) and read.example.target == "paris, fox" and len(read.example.sha256) == 64
 
 
-def test_what_is_said_decides_the_side(train_tiny: Any, place: Path) -> None:
+def test_split_by_transcript(train_tiny: Any, place: Path) -> None:
     """The same sentence in two voices is never on both sides."""
     run = train_tiny(**recipe_of(place, validation=0.3, method="bitfit", train={"steps": 1, "batch_size": 4}))
     assert "what is said" in run.read("resolved.json")["choices"]["validation"]["reason"]
@@ -350,7 +350,7 @@ def test_what_is_said_decides_the_side(train_tiny: Any, place: Path) -> None:
 # -- what does not fit ------------------------------------------------------------------------------------------------
 
 
-def test_a_base_of_several_languages_asks_for_one(tmp_path: Path, place: Path) -> None:
+def test_multilingual_base_needs_language(tmp_path: Path, place: Path) -> None:
     tokens = open_base_assets(str(save_whisper(tmp_path / "several", several=True)))
     example = examples_of(place)[0]
     with pytest.raises(RecipeError, match="which language is spoken.*en, zh"):
@@ -364,7 +364,7 @@ def test_a_base_of_several_languages_asks_for_one(tmp_path: Path, place: Path) -
         Seq2Seq(language="zh").rows(example, open_base_assets(str(place / "whisper")).processor)
 
 
-def test_texts_for_an_ear_and_sounds_for_a_reader_are_refused(train_tiny: Any, place: Path, tmp_path: Path) -> None:
+def test_text_for_speech_model_and_audio_for_text_model_refused(train_tiny: Any, place: Path, tmp_path: Path) -> None:
     texts = write_jsonl(tmp_path / "texts.jsonl", [{"source": f"fox {i}", "target": "dog"} for i in range(9)])
     with pytest.raises(DataError, match="the base hears sound, and these rows are text"):
         train_tiny(**recipe_of(place, data=[{"path": str(texts)}], validation=0))
@@ -374,12 +374,12 @@ def test_texts_for_an_ear_and_sounds_for_a_reader_are_refused(train_tiny: Any, p
 
 
 @pytest.mark.parametrize("method", [x for x in names("method") if not find("method", x).encoder_decoder])  # pyright: ignore
-def test_methods_of_slots_are_refused(train_tiny: Any, place: Path, method: str) -> None:
+def test_virtual_token_methods_refused(train_tiny: Any, place: Path, method: str) -> None:
     with pytest.raises(RecipeError, match=f"{method} is not made for models with an encoder and a decoder"):
         train_tiny(**recipe_of(place, method=method))
 
 
-def test_a_folder_without_its_feature_settings_is_named(tmp_path: Path) -> None:
+def test_missing_feature_extractor_config_named(tmp_path: Path) -> None:
     folder = save_whisper(tmp_path / "whisper")
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(Exception, match="preprocessor_config.json"):

@@ -61,7 +61,7 @@ def ready(objective: TokenClassification, family: str = "bert", scale: float = 2
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_a_tag_stands_where_its_unit_begins(family: str) -> None:
+def test_label_on_first_token_of_word(family: str) -> None:
     """What the tokens from one label to the next spell is the unit, to the letter; every unit has a label."""
     objective, p = TokenClassification().fit(examples()), processor(family)
     odd = tagged("dogs liquidizing 世 界 , (fox) é 😀 x", "B-who O O B-where O O B-who I-who O")
@@ -79,7 +79,7 @@ def test_a_tag_stands_where_its_unit_begins(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_a_token_that_would_hold_two_units_is_parted(family: str) -> None:
+def test_token_spanning_two_words_split(family: str) -> None:
     """The tokenizers know whole words; here each letter has a tag."""
     p, text = processor(family), "the fox"
     units = tuple((i, i + 1) for i, x in enumerate(text) if x != " ")
@@ -88,7 +88,7 @@ def test_a_token_that_would_hold_two_units_is_parted(family: str) -> None:
     assert p.words(ids).replace(" ", "") == "thefox"
 
 
-def test_units_without_a_token_are_passed_over() -> None:
+def test_words_without_token_skipped() -> None:
     """BERT's tokenizer drops control characters: tags do not slip, and the entity is what remains of it."""
     objective, p = TokenClassification().fit(examples()), processor()
     odd = TokenTags(
@@ -107,7 +107,7 @@ def test_units_without_a_token_are_passed_over() -> None:
     assert objective.merge_windows([Scored(e[:0], objective._rules())], select_segments, p).tags == ["O"]
 
 
-def test_what_predict_is_shown_is_what_was_learnt() -> None:
+def test_predict_encodes_as_training() -> None:
     """The same ids and the same places, without the tags."""
     objective, p = TokenClassification().fit(examples()), processor()
     for example in examples():
@@ -118,7 +118,7 @@ def test_what_predict_is_shown_is_what_was_learnt() -> None:
         assert set(shown["labels"]) <= {0, IGNORE}
 
 
-def test_schemes_and_names() -> None:
+def test_tag_schemes() -> None:
     found = examples()
     assert TokenClassification().fit(found).tags == ("O", "B-where", "I-where", "B-who", "I-who")
     closed = TokenClassification(scheme="bioes").fit(found)
@@ -141,23 +141,23 @@ def test_schemes_and_names() -> None:
         ("O 3", "the tag 3 is a number; say what they mean with names"),
     ],
 )
-def test_tags_that_cannot_be_learnt_are_said(tags: str, words: str) -> None:
+def test_untrainable_tags_refused(tags: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         TokenClassification().fit(examples()).rows(tagged("the fox", tags), processor())
 
 
-def test_repair() -> None:
+def test_tag_repair() -> None:
     objective = TokenClassification(repair=True).fit(examples())
     (row,) = objective.rows(tagged("the fox", "I-who I-who"), processor())
     assert [objective.tags[x] for x in row["labels"] if x != IGNORE] == ["B-who", "I-who"]
 
 
-def test_only_o_is_nothing_to_learn() -> None:
+def test_only_o_tags_refused() -> None:
     with pytest.raises(DataError, match="in 3 rows there is no entity, every tag is O.*nothing to learn"):
         TokenClassification().fit([tagged("the fox", "O O")] * 3)
 
 
-def test_pieces_show_the_kinds() -> None:
+def test_preview_shows_kinds() -> None:
     objective, p = TokenClassification().fit(examples()), processor()
     (row,) = objective.rows(examples()[0], p)
     drawn = objective.preview(row, [], p)
@@ -177,7 +177,7 @@ def test_pieces_show_the_kinds() -> None:
 
 @pytest.mark.parametrize("context", [8, 11, 16, 30])
 @pytest.mark.parametrize("length", [31, 48, 300])
-def test_windows_hold_each_label_once_where_it_has_most_context(context: int, length: int) -> None:
+def test_windows_label_once_with_most_context(context: int, length: int) -> None:
     """Every token is another here, so that it is seen where each window stands."""
     labels = [0 if i == 0 or i % 3 else IGNORE for i in range(length)]
     row: Any = {"input_ids": [1, *range(1000, 1000 + length), 2], "labels": [IGNORE, *labels, IGNORE]}
@@ -197,7 +197,7 @@ def test_windows_hold_each_label_once_where_it_has_most_context(context: int, le
 
 
 @pytest.mark.parametrize("crf", [False, True])
-def test_a_text_in_windows_is_decoded_as_a_whole(crf: bool) -> None:
+def test_windows_decoded_as_whole(crf: bool) -> None:
     """Scores of the windows, joined, are those of the text: with a head alone (no context) even the same figures."""
     objective, model, batch = ready(TokenClassification(crf=crf))
     whole = objective.predict(model, batch)
@@ -209,7 +209,7 @@ def test_a_text_in_windows_is_decoded_as_a_whole(crf: bool) -> None:
         entities(one.tags)
 
 
-def test_a_window_that_begins_inside_an_entity_is_learnt() -> None:
+def test_window_starting_inside_entity() -> None:
     objective, model, batch = ready(TokenClassification(crf=True))
     rows = [row for x in examples() for row in objective.rows(x, processor())]
     first = [i for i, x in enumerate(rows[0]["labels"]) if x != IGNORE]
@@ -223,7 +223,7 @@ def test_a_window_that_begins_inside_an_entity_is_learnt() -> None:
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
 @pytest.mark.parametrize("crf", [False, True])
-def test_the_loss_is_by_definition(crf: bool, family: str) -> None:
+def test_loss_equals_definition(crf: bool, family: str) -> None:
     objective, model, batch = ready(TokenClassification(crf=crf), family)
     total, units = objective.loss(model, batch).totals["token_classification"], objective.counts(batch)
     assert units == {"token_classification": float(sum(len(x.units) for x in examples()))}
@@ -260,7 +260,7 @@ def rows(count: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("crf", [False, True])
-def test_an_encoder_learns_is_opened_again_and_predicts(train_tiny: Any, encoder: Path, tmp_path: Path, crf: bool) -> None:
+def test_encoder_trains_reopens_and_predicts(train_tiny: Any, encoder: Path, tmp_path: Path, crf: bool) -> None:
     run = train_tiny(
         base=str(encoder),
         data=[{"path": str(write_jsonl(tmp_path / "rows.jsonl", rows(60)))}],
@@ -293,7 +293,7 @@ def test_an_encoder_learns_is_opened_again_and_predicts(train_tiny: Any, encoder
     assert len(lines[6]["tags"]) == len(units_of(long["text"]))
 
 
-def test_what_cannot_be_used_is_named_with_its_line(train_tiny: Any, encoder: Path, tmp_path: Path) -> None:
+def test_unusable_row_named_with_line(train_tiny: Any, encoder: Path, tmp_path: Path) -> None:
     bad = [
         {"text": "the fox", "entities": [{"start": 4, "end": 9, "label": "who"}]},
         {"text": "the fox", "entities": [[0, 5, "who"]]},
@@ -321,7 +321,7 @@ def test_what_cannot_be_used_is_named_with_its_line(train_tiny: Any, encoder: Pa
     assert len(reasons) == len(wanted) + 1
 
 
-def test_tokens_and_tags_from_a_conll_file(train_tiny: Any, encoder: Path, tmp_path: Path) -> None:
+def test_trains_from_conll(train_tiny: Any, encoder: Path, tmp_path: Path) -> None:
     """A row whose tags break BIO and one that lacks a column are put aside; the rest is learnt."""
     good = "the DT O\nfox NN B-who\n\n"
     (tmp_path / "a.conll").write_text(f"-DOCSTART- -X- O\n\n{good * 9}the DT O\nfox NN I-who\n\nin O\nparis NN O\n")

@@ -21,7 +21,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "bench_machine", lambda base, reporter: real(base, reporter, **quick))
 
 
-def test_json_holds_every_figure(tiny_llama: Path) -> None:
+def test_benchmark_json(tiny_llama: Path) -> None:
     code, said = weitiao("bench", "machine", tiny_llama, "--json")
     found = json.loads(said)
     assert code == 0 and found["base"] == str(tiny_llama) and 0 <= found["others"] <= 1 and found["shapes_left_out"] == 0
@@ -36,32 +36,32 @@ def test_json_holds_every_figure(tiny_llama: Path) -> None:
     assert all(x["of_products"] > 0 for x in kinds["attention"]) and len(kinds["copy"]) == 1
 
 
-def test_tables_are_short_and_say_how_it_was_measured(tiny_llama: Path) -> None:
+def test_benchmark_tables(tiny_llama: Path) -> None:
     code, said = weitiao("bench", "machine", tiny_llama)
     assert code == 0 and len(said.splitlines()) < 60
     for words in ("GFLOP/s", "16 rows", "fp32", "bf16", "with backward", "GB/s", "medians [", "n = "):
         assert words in said
 
 
-def test_without_a_base_nothing_is_fetched() -> None:
+def test_benchmark_without_base_fetches_nothing() -> None:
     """The test's own cache is empty, and the network is closed: SmolLM2's shapes are known."""
     code, said = weitiao("bench", "machine")
     assert code == 0 and "SmolLM2-135M" in said and "1,536" in said
 
 
-def test_a_base_that_is_not_there_is_one_sentence() -> None:
+def test_benchmark_missing_base() -> None:
     code, said = weitiao("bench", "machine", "./nowhere")
     assert code == 2 and "is not a model" in said
 
 
-def test_a_busy_machine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmark_reports_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark.BackgroundLoad, "share", lambda self: 0.4)
     console = Console(record=True, width=200)
     benchmark.bench_machine(None, Reporter(Console(quiet=True))).show(console)  # pyright: ignore[reportCallIssue]
     assert "other programs took 40% of the machine" in console.export_text()
 
 
-def test_what_would_take_too_long_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmark_skips_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "TOO_LONG", 1e-9)
     console = Console(record=True, width=200)
     found = benchmark.bench_machine(None, Reporter(Console(quiet=True)))  # pyright: ignore[reportCallIssue]

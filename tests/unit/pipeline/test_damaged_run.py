@@ -21,14 +21,14 @@ def unfinish(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["generate", "evaluate", "merge"])
-def test_a_damaged_result_is_one_sentence(done: Path, tmp_path: Path, verb: str) -> None:
+def test_damaged_result_refused(done: Path, tmp_path: Path, verb: str) -> None:
     (done / "best" / "weights.safetensors").write_bytes(b"torn")
     code, said = weitiao(verb, done, *{"generate": ["hi"], "merge": [tmp_path / "merged"]}.get(verb, []))
     assert code == 2 and "weights.safetensors is missing or damaged" in said
 
 
 @pytest.mark.parametrize("how", ["gone", "torn"])
-def test_a_lost_result_is_written_anew_from_the_best_state(done: Path, how: str) -> None:
+def test_lost_result_restored_from_best_checkpoint(done: Path, how: str) -> None:
     file = done / "best" / "weights.safetensors"
     before = file.read_bytes()
     unfinish(done)
@@ -38,7 +38,7 @@ def test_a_lost_result_is_written_anew_from_the_best_state(done: Path, how: str)
     assert file.read_bytes() == before and Run(done).status == "finished"
 
 
-def test_torn_records(done: Path) -> None:
+def test_truncated_records(done: Path) -> None:
     (done / "suspects.jsonl").write_text('{"torn\n')
     with open(done / "events.jsonl", "a") as journal:
         journal.write('123\n{"foo": 1}\n{"torn')
@@ -49,7 +49,7 @@ def test_torn_records(done: Path) -> None:
     assert code == 2 and "resolved.json is damaged: it is not JSON" in said
 
 
-def test_a_broken_run_does_not_hide_the_others(done: Path) -> None:
+def test_broken_run_does_not_hide_others(done: Path) -> None:
     (done.parent / "broken").mkdir()
     (done.parent / "broken" / "recipe.yaml").write_text("nonsense: [")
     code, said = weitiao("runs", done.parent)

@@ -24,7 +24,7 @@ def no_file_longer_than(size: int) -> Iterator[None]:
 LARGE = {"name": "lora", "rank": 32, "alpha": 8}  # about 180 kB of weights, twice that of optimizer state
 
 
-def test_a_full_disk_while_saving_a_state(recipe_file: Any, tmp_path: Path) -> None:
+def test_full_disk_while_saving_checkpoint(recipe_file: Any, tmp_path: Path) -> None:
     file = recipe_file(method=LARGE, train={"steps": 4, "save_every": 1})
     with no_file_longer_than(250_000):
         code, said = weitiao("train", file)
@@ -35,7 +35,7 @@ def test_a_full_disk_while_saving_a_state(recipe_file: Any, tmp_path: Path) -> N
     assert json.loads((tmp_path / "run" / "best" / "step.json").read_text())["step"] > 0
 
 
-def test_a_full_disk_while_writing_the_result(recipe_file: Any, tmp_path: Path) -> None:
+def test_full_disk_while_writing_result(recipe_file: Any, tmp_path: Path) -> None:
     with no_file_longer_than(100_000):
         code, said = weitiao("train", recipe_file(method=LARGE))
     assert code == 1
@@ -46,7 +46,7 @@ def test_a_full_disk_while_writing_the_result(recipe_file: Any, tmp_path: Path) 
     assert code == 0, said
 
 
-def test_a_full_disk_from_the_start(recipe_file: Any, tmp_path: Path) -> None:
+def test_full_disk_from_start(recipe_file: Any, tmp_path: Path) -> None:
     file = recipe_file()
     with no_file_longer_than(100):
         code, said = weitiao("train", file)

@@ -41,7 +41,7 @@ def adapters(pair: dict[str, Path]) -> list[str]:
     return [word for name, folder in pair.items() for word in ("--adapter", f"{name}={folder}")]
 
 
-def test_each_prompt_goes_through_its_own(pair: dict, tiny_llama: Path, tmp_path: Path) -> None:
+def test_each_prompt_uses_its_adapter(pair: dict, tiny_llama: Path, tmp_path: Path) -> None:
     """The command's answers are those of each run opened alone, whatever stands beside them in the batch."""
     asks = ["what time is it", "the fox", "quietly mix liquid", "你好 世界", "what"]
     lines = [{"id": i, "prompt": ask, "adapter": name} for i, ask in enumerate(asks) for name in ("fox", "wiz")]
@@ -62,7 +62,7 @@ def test_each_prompt_goes_through_its_own(pair: dict, tiny_llama: Path, tmp_path
 
 
 @torch.no_grad()
-def test_packed_rows_of_real_runs(pair: dict, tiny_llama: Path) -> None:
+def test_packed_rows_of_trained_runs(pair: dict, tiny_llama: Path) -> None:
     many = merging.open_many(str(tiny_llama), {name: str(folder) for name, folder in pair.items()})
     rows = [{"input_ids": ids, "labels": ids} for ids in ([5, 9, 40], [7, 8, 9, 10, 11], [44, 3])]
     batch = pack(rows, range(3), ("fox", "wiz", ""))  # pyright: ignore
@@ -74,13 +74,13 @@ def test_packed_rows_of_real_runs(pair: dict, tiny_llama: Path) -> None:
         assert float((got[cut] - wanted).abs().max() / wanted.abs().max()) <= 1e-6
 
 
-def test_one_prompt_is_answered_by_all(pair: dict, tiny_llama: Path) -> None:
+def test_one_prompt_all_adapters(pair: dict, tiny_llama: Path) -> None:
     code, said = weitiao("generate", tiny_llama, "the fox", *adapters(pair), "--max-new-tokens", "6")
     assert code == 0 and all(re.search(rf"─ {name} ─", said) for name in ("base", "fox", "wiz"))
     assert "the lazy" in said and "seven wiz" in said
 
 
-def test_a_chat_switches(pair: dict, tiny_llama: Path) -> None:
+def test_chat_switches_adapter(pair: dict, tiny_llama: Path) -> None:
     """The first answers until another is called, and then that one."""
     command = ["chat", str(tiny_llama), *adapters(pair), "--max-new-tokens", "3"]
     told = CliRunner().invoke(app, command, input="the fox\n@wiz the fox\nthe fox\n\n", env={"COLUMNS": "300"})
@@ -96,7 +96,7 @@ def test_a_chat_switches(pair: dict, tiny_llama: Path) -> None:
     assert wanted[0] != wanted[1]
 
 
-def test_each_has_its_own_template(train_tiny: Any, tiny_llama: Path, tmp_path: Path) -> None:
+def test_chat_template_per_adapter(train_tiny: Any, tiny_llama: Path, tmp_path: Path) -> None:
     template = tmp_path / "mine.jinja"
     template.write_text(CHATML.replace("<|im_start|>", "<|im_start|>the "))
     own = train_tiny(train={"steps": 1}, template=str(template))
@@ -107,7 +107,7 @@ def test_each_has_its_own_template(train_tiny: Any, tiny_llama: Path, tmp_path: 
     assert many.prompt(rotary_tables, "plain") == many.prompt(rotary_tables) != many.prompt(rotary_tables, "own")
 
 
-def test_prompts_without_adapters(tiny_llama: Path, tmp_path: Path) -> None:
+def test_prompts_without_adapter(tiny_llama: Path, tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "the fox"}, {"prompt": "what"}])
     code, said = weitiao("generate", tiny_llama, "--prompts", file, "--max-new-tokens", "2", "--system", "be kind")
     opened = results.open_model(str(tiny_llama))
@@ -133,12 +133,12 @@ def test_prompts_without_adapters(tiny_llama: Path, tmp_path: Path) -> None:
         ({"messages": [{"role": "king", "content": "x"}]}, "messages is a list of {role, content}, role one of"),
     ],
 )
-def test_lines_that_are_no_prompts(tmp_path: Path, line: dict, words: str) -> None:
+def test_invalid_prompt_lines(tmp_path: Path, line: dict, words: str) -> None:
     with pytest.raises(DataError, match=words):
         read_prompts(str(write_jsonl(tmp_path / "p.jsonl", [line])), adapters=("fox", "wiz"))
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
+def test_not_prompt_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--prompts: there is no file"):
         read_prompts(str(tmp_path / "nowhere.jsonl"))
     (tmp_path / "bad.jsonl").write_text("{\n")
@@ -151,7 +151,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         read_prompts(str(write_jsonl(tmp_path / "p.jsonl", [{"prompt": "x", "adapter": "fox"}])))
 
 
-def test_what_does_not_stand_on_the_base(train_tiny: Any, tiny_llama: Path, tmp_path: Path) -> None:
+def test_adapter_of_other_base_refused(train_tiny: Any, tiny_llama: Path, tmp_path: Path) -> None:
     one = train_tiny(train={"steps": 1})
     other = save_model(tmp_path / "other", "gpt2")
     code, said = weitiao("generate", other, "x", "--adapter", f"a={one.folder}")
@@ -176,12 +176,12 @@ def test_what_does_not_stand_on_the_base(train_tiny: Any, tiny_llama: Path, tmp_
         ["combine", "a", "b", "--out", "c", "--weights", "one,two"],
     ],
 )
-def test_wrong_use_is_exit_2(words: list[str]) -> None:
+def test_wrong_use_exits_2(words: list[str]) -> None:
     code, said = weitiao(*words)
     assert code == 2 and "Traceback" not in said
 
 
-def test_combine_on_the_command_line(pair: dict, tiny_llama: Path, tmp_path: Path) -> None:
+def test_merge_on_command_line(pair: dict, tiny_llama: Path, tmp_path: Path) -> None:
     """Both of the two kinds are opened, asked and merged like anything else; what was chosen is said."""
     runs = list(pair.values())
     code, said = weitiao("combine", *runs, "--how", "ties", "--weights", "1,0.5", "--out", tmp_path / "ties")

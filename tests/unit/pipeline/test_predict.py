@@ -41,7 +41,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def test_order_ids_and_probabilities(opened: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predict_order_ids_probabilities(opened: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same probabilities as when the rows are measured, whatever shares a batch with what."""
     from weitiao.core.example import SourceLocation
     from weitiao.core.recipe import Source
@@ -67,7 +67,7 @@ def test_order_ids_and_probabilities(opened: Model, tmp_path: Path, monkeypatch:
     assert done.cut == sum(len(opened.tokens.processor.text(x["text"])) > 12 for x in texts(25)) > 0
 
 
-def test_bad_rows_are_put_aside(opened: Model, tmp_path: Path) -> None:
+def test_predict_bad_rows_set_aside(opened: Model, tmp_path: Path) -> None:
     file = tmp_path / "new.jsonl"
     file.write_text('{"text": "fox", "id": 1}\n{"text": "", "id": 2}\nnot json\n{"text": 3}\n{"id": 5}\n{"text": null}\n')
     done = predict_file(opened, str(file), str(tmp_path / "out.jsonl"), DESK)
@@ -86,18 +86,18 @@ def test_bad_rows_are_put_aside(opened: Model, tmp_path: Path) -> None:
         ([{"text": " "}], None, "not one row can be read"),
     ],
 )
-def test_what_cannot_be_read_is_said(opened: Model, tmp_path: Path, rows: list, text: str | None, words: str) -> None:
+def test_predict_unreadable_file(opened: Model, tmp_path: Path, rows: list, text: str | None, words: str) -> None:
     with pytest.raises(DataError, match=words):
         predict_file(opened, str(write_jsonl(tmp_path / "new.jsonl", rows)), str(tmp_path / "out.jsonl"), DESK, text)
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_a_run_that_writes_is_asked_otherwise(train_tiny: Any, tmp_path: Path) -> None:
+def test_predict_of_generating_run_refused(train_tiny: Any, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="objective: sft answers by writing.*--prompts FILE"):
         predict_file(open_model(str(train_tiny(train={"steps": 1}).folder)), "x.jsonl", str(tmp_path / "out.jsonl"), DESK)
 
 
-def test_on_the_command_line(opened: Model, tmp_path: Path) -> None:
+def test_predict_on_command_line(opened: Model, tmp_path: Path) -> None:
     file = tmp_path / "new.csv"
     file.write_text("id,body\n1,the quick fox\n2,\n")
     asked = ["--input", file, "--output", tmp_path / "o.jsonl", "--text", "body"]
@@ -106,7 +106,7 @@ def test_on_the_command_line(opened: Model, tmp_path: Path) -> None:
     assert lines(tmp_path / "o.jsonl")[0]["id"] == "1"
 
 
-def test_a_run_with_a_head_neither_writes_nor_merges(opened: Model, tmp_path: Path) -> None:
+def test_run_with_head_cannot_generate_or_merge(opened: Model, tmp_path: Path) -> None:
     for words in (["generate", tmp_path / "run", "Hello"], ["merge", tmp_path / "run", tmp_path / "merged"]):
         code, said = weitiao(*words)
         assert code == 2 and "objective: classification" in said and "weitiao predict" in said

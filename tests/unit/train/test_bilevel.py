@@ -52,7 +52,7 @@ def mean_loss(model: Any, window: list[Batch]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 1 / 3, 0.5])
-def test_the_parts_have_their_share_of_any_stretch_of_rows(share: float) -> None:
+def test_level_shares_of_rows(share: float) -> None:
     upper = UpperLevel(frozenset(), share)
     held = np.array([upper.holds(row) for row in range(2000)])
     assert held.mean() == pytest.approx(share, abs=0.002)
@@ -62,7 +62,7 @@ def test_the_parts_have_their_share_of_any_stretch_of_rows(share: float) -> None
     assert every_third == pytest.approx([share] * 3, abs=0.01), "nor do they follow a file that goes in turns"
 
 
-def test_some_segments_are_a_batch_of_their_own() -> None:
+def test_subset_of_segments_is_batch() -> None:
     every = rows(5)
     batch = pack(every, range(10, 15))
     some = select_segments(batch, [3, 1])
@@ -74,7 +74,7 @@ def test_some_segments_are_a_batch_of_their_own() -> None:
             assert torch.equal(getattr(some, key)[a[0] : a[1]], getattr(alone, key)[b[0] : b[1]])
 
 
-def test_each_level_learns_from_its_rows_only(opened: Any) -> None:
+def test_each_level_uses_its_rows(opened: Any) -> None:
     """First order: by hand, the gradient of each part's own mean; the loss told is all rows', as every method's is."""
     model, window = opened(regularization=0.0), [pack(rows(6), range(6)), pack(rows(5, 1), range(6, 11))]
     upper = model.attachment.upper
@@ -96,7 +96,7 @@ def test_each_level_learns_from_its_rows_only(opened: Any) -> None:
 
 
 @pytest.mark.parametrize("values", ["softmax", "real", "binary"])
-def test_the_second_order_gradient_is_a_derivative(opened: Any, values: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_order_gradient_equals_derivative(opened: Any, values: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of L_up(v - x dL_low/dv(l), l) by l, as autograd finds it through the step, without any difference."""
     unroll, window = 0.5, [pack(rows(8), range(8))]
     model, simple = (opened(values=values, unroll=x) for x in (unroll, 0.0))
@@ -139,7 +139,7 @@ def textbook_loss(model: Any, window: list[Batch], other: dict[str, torch.Tensor
 
 @pytest.mark.parametrize("unroll", [0.0, 0.1])
 @pytest.mark.parametrize("missing", ["lower", "upper"])
-def test_a_level_without_rows_is_not_moved(opened: Any, missing: str, unroll: float) -> None:
+def test_level_without_rows_unchanged(opened: Any, missing: str, unroll: float) -> None:
     """Not by momentum, not by weight decay, not by the penalty: its weights and its moments keep every bit."""
     model = opened(unroll=unroll)
     upper = model.attachment.upper
@@ -160,7 +160,7 @@ def test_a_level_without_rows_is_not_moved(opened: Any, missing: str, unroll: fl
             assert torch.equal(x, moments[name][key]) == resting, (name, key)
 
 
-def test_rows_in_any_micro_batches_give_one_second_order_gradient(opened: Any) -> None:
+def test_second_order_gradient_independent_of_micro_batches(opened: Any) -> None:
     """A difference of gradients in fp32 has their rounding over its reach: 1e-3 here, where the first order has 1e-6."""
     found = []
     for sizes in ((8,), (4, 4), (1,) * 8, (5, 1, 2)):
@@ -175,7 +175,7 @@ def test_rows_in_any_micro_batches_give_one_second_order_gradient(opened: Any) -
             assert (other[name] - g).norm() <= 1e-3 * g.norm(), name
 
 
-def test_a_scaled_loss_gives_scaled_gradients(opened: Any) -> None:
+def test_loss_scale_scales_gradients(opened: Any) -> None:
     """fp16's loss scale goes through both orders."""
     window = [pack(rows(8), range(8))]
     for unroll in (0.0, 0.5):
@@ -188,7 +188,7 @@ def test_a_scaled_loss_gives_scaled_gradients(opened: Any) -> None:
             assert (found[1][name] - g).norm() <= 1e-3 * g.norm(), name
 
 
-def test_binary_strengths_are_pushed_apart(opened: Any) -> None:
+def test_binary_regularizer(opened: Any) -> None:
     model = opened(values="binary", regularization=1.0)
     strengths = {name: p for name, p in model.trainable().items() if name in model.attachment.upper.names}
     with torch.no_grad():

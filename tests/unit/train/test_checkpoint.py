@@ -58,7 +58,7 @@ def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_what_is_loaded_goes_on_as_if_nothing_had_been(tmp_path: Path, state: State) -> None:
+def test_load_restores_everything(tmp_path: Path, state: State) -> None:
     state.rate, state.best, state.best_step, state.evals_since_best = 0.5, 1.25, 1, 3
     save(tmp_path, state, SAME, keep=2)
     go_on(state, 3)
@@ -99,7 +99,7 @@ def empty(file: Path) -> None:
 
 @pytest.mark.parametrize("harm", [truncate, delete, flip, empty])
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
-def test_any_harm_is_noticed_and_the_older_state_is_taken(
+def test_damage_detected_and_older_checkpoint_loaded(
     tmp_path: Path, state: State, name: str, harm: Callable[[Path], None]
 ) -> None:
     first, second = two_states(tmp_path, state)
@@ -114,7 +114,7 @@ def test_any_harm_is_noticed_and_the_older_state_is_taken(
     assert (tmp_path / "broken-step-000002").is_dir() and newest_first(tmp_path) == [place]
 
 
-def test_what_was_saved_is_what_was_then(tmp_path: Path, state: State) -> None:
+def test_async_save_is_snapshot(tmp_path: Path, state: State) -> None:
     """A snapshot does not follow the training that goes on."""
     made, then = snapshot(state, SAME), weights(state)
     go_on(state)
@@ -123,7 +123,7 @@ def test_what_was_saved_is_what_was_then(tmp_path: Path, state: State) -> None:
     assert equal(weights(state), then) and state.step == made.step
 
 
-def test_a_nearly_full_disk_costs_old_states_first(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nearly_full_disk_prunes_old_checkpoints(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(4):
         save(tmp_path, state, SAME, keep=9)
         go_on(state)
@@ -139,7 +139,7 @@ def test_a_nearly_full_disk_costs_old_states_first(tmp_path: Path, state: State,
     assert [p.name for p in newest_first(tmp_path)] == ["step-000005", "step-000003", "step-000001"]
 
 
-def test_no_sound_state_is_said(tmp_path: Path, state: State) -> None:
+def test_no_sound_checkpoint_error(tmp_path: Path, state: State) -> None:
     two_states(tmp_path, state)
     for place in newest_first(tmp_path):
         flip(place / "weights.safetensors")
@@ -147,14 +147,14 @@ def test_no_sound_state_is_said(tmp_path: Path, state: State) -> None:
         load_newest(tmp_path, state, SAME, lambda words: None)
 
 
-def test_what_a_killed_save_left_is_no_state(tmp_path: Path, state: State) -> None:
+def test_partial_save_is_no_checkpoint(tmp_path: Path, state: State) -> None:
     place = save(tmp_path, state, SAME, keep=2)
     shutil.copytree(place, tmp_path / ".step-9.tmp-1234")
     assert newest_first(tmp_path) == [place]
     assert load_newest(tmp_path, state, SAME, print) == place
 
 
-def test_a_changed_identity_is_refused_with_the_differences_named(tmp_path: Path, state: State) -> None:
+def test_changed_identity_refused(tmp_path: Path, state: State) -> None:
     save(tmp_path, state, SAME, keep=2)
     before = weights(state)
     with pytest.raises(RunError) as error:
@@ -165,9 +165,7 @@ def test_a_changed_identity_is_refused_with_the_differences_named(tmp_path: Path
 
 
 @pytest.mark.parametrize("at", range(len(FILES) + 1))
-def test_a_full_disk_leaves_older_states_as_they_were(
-    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch, at: int
-) -> None:
+def test_full_disk_keeps_older_checkpoints(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     first, _ = two_states(tmp_path, state)
     there = sorted(p.name for p in tmp_path.iterdir())
     written = 0
@@ -192,19 +190,19 @@ def test_a_full_disk_leaves_older_states_as_they_were(
     assert not any(broken(place) for place in newest_first(tmp_path))
 
 
-def test_a_safetensors_file_that_cannot_be_written_is_an_os_error(tmp_path: Path) -> None:
+def test_safetensors_write_failure_is_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         checkpoint.write_tensors(tmp_path / "no folder" / "x.safetensors", {"x": torch.zeros(2)})
 
 
-def test_the_newest_are_kept(tmp_path: Path, state: State) -> None:
+def test_newest_checkpoints_kept(tmp_path: Path, state: State) -> None:
     for _ in range(4):
         save(tmp_path, state, SAME, keep=2)
         go_on(state)
     assert [p.name for p in newest_first(tmp_path)] == ["step-000004", "step-000003"]
 
 
-def test_a_state_of_the_same_step_is_replaced(tmp_path: Path, state: State) -> None:
+def test_checkpoint_of_same_step_replaced(tmp_path: Path, state: State) -> None:
     save(tmp_path, state, SAME, keep=2)
     with torch.no_grad():
         next(iter(state.model.trainable().values())).fill_(3.0)
@@ -214,13 +212,13 @@ def test_a_state_of_the_same_step_is_replaced(tmp_path: Path, state: State) -> N
     assert float(next(iter(state.model.trainable().values())).detach().mean()) == 3.0
 
 
-def test_a_million_steps_are_newer_than_one_less(tmp_path: Path) -> None:
+def test_checkpoints_sorted_numerically(tmp_path: Path) -> None:
     for name in ("step-999999", "step-1000000"):
         (tmp_path / name).mkdir()
     assert newest_first(tmp_path)[0].name == "step-1000000"
 
 
-def test_weights_of_another_shape_of_run_are_refused(tmp_path: Path, state: State, open_model: Any) -> None:
+def test_mismatched_weights_refused(tmp_path: Path, state: State, open_model: Any) -> None:
     save(tmp_path, state, SAME, keep=2)
     other = open_model({"name": "lora", "rank": 2, "target_modules": ["v_proj"]})
     another = State(other, torch.optim.AdamW(other.trainable().values()))
@@ -228,7 +226,7 @@ def test_weights_of_another_shape_of_run_are_refused(tmp_path: Path, state: Stat
         load_newest(tmp_path, another, SAME, print)
 
 
-def test_a_writer_that_fails_is_never_noted_as_saved(train_tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_save_not_recorded(train_tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk is said and the run goes on; what is no fault of the disk ends the run."""
 
     def harmed(error: Exception) -> Any:

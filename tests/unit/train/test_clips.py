@@ -28,7 +28,7 @@ def clipped(clip: Any, memory: dict[str, float], *lengths: float) -> list[float]
 
 
 @pytest.mark.parametrize("name", names("clip"))
-def test_directions_are_kept_and_nothing_grows(name: str) -> None:
+def test_clips_keep_direction_and_never_grow(name: str) -> None:
     clip, memory, random = find("clip", name)(), {}, torch.Generator().manual_seed(0)
     for _ in range(150):
         lengths = (torch.rand(3, generator=random) * 3).tolist()
@@ -36,12 +36,12 @@ def test_directions_are_kept_and_nothing_grows(name: str) -> None:
         assert all(b <= a * (1 + 1e-5) for a, b in zip(lengths, after))
 
 
-def test_a_fixed_length() -> None:
+def test_max_norm_clip() -> None:
     assert clipped(find("clip", "max_norm")(longest=1.0), {}, 3.0, 4.0) == pytest.approx([0.6, 0.8], rel=1e-4)
     assert clipped(find("clip", "max_norm")(longest=1.0), {}, 0.3, 0.4) == pytest.approx([0.3, 0.4])
 
 
-def test_zclip_shortens_a_spike_and_hardly_remembers_it() -> None:
+def test_zclip_spike() -> None:
     clip, memory = find("clip", "zclip")(longest=None), {}
     for i in range(100):
         length = 1.0 + 0.1 * math.sin(i)
@@ -53,7 +53,7 @@ def test_zclip_shortens_a_spike_and_hardly_remembers_it() -> None:
     assert clipped(clip, memory, 50.0)[0] < 1.2, "a second spike must be seen as one too"
 
 
-def test_adagc_holds_each_tensor_to_its_own_past() -> None:
+def test_adagc_per_tensor() -> None:
     clip, memory = find("clip", "adagc")(warmup=3, longest=100.0), {}
     for lengths in ((1.0, 10.0), (0.9, 11.0), (1.1, 12.0)):
         assert clipped(clip, memory, *lengths) == pytest.approx(list(lengths))
@@ -61,7 +61,7 @@ def test_adagc_holds_each_tensor_to_its_own_past() -> None:
     assert memory["usual w0"] == pytest.approx(0.98 * 0.9 + 0.02 * 1.05 * 0.9)
 
 
-def test_adagc_does_not_hold_a_tensor_to_nought() -> None:
+def test_adagc_zero_gradient() -> None:
     """A fresh LoRA's A has no gradient at the first step."""
     clip, memory = find("clip", "adagc")(warmup=2), {}
     for length in (0.0, 0.0, 0.0, 0.5):
@@ -78,13 +78,13 @@ def test_adagc_does_not_hold_a_tensor_to_nought() -> None:
         ({"name": "zclip", "limit": 3}, {"name": "zclip", "limit": 3.0, "alpha": 0.97, "warmup_ratio": 25, "longest": 1.0}),
     ],
 )
-def test_how_a_clip_is_written(written: Any, read: Any) -> None:
+def test_clip_recipe_forms(written: Any, read: Any) -> None:
     train = Train(clip=written)
     assert train.model_dump(mode="json")["clip"] == read
     assert Train(**train.model_dump(mode="json")) == train
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "zlcip", {"longest": 2}, True])
-def test_what_is_no_clip(wrong: Any) -> None:
+def test_invalid_clip_refused(wrong: Any) -> None:
     with pytest.raises(ValueError, match="clip"):
         Train(clip=wrong)

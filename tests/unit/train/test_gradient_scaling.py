@@ -22,7 +22,7 @@ def gradients(wish: GradientScale, method: str = "full", family: str = "gpt2") -
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
-def test_the_lowest_layers(family: str) -> None:
+def test_gradient_scaling_lowest_layers(family: str) -> None:
     loss, plain = gradients(GradientScale(), family=family)
     same, shrunk = gradients(GradientScale(layers=2, layer=0.25), family=family)
     assert loss == same
@@ -33,7 +33,7 @@ def test_the_lowest_layers(family: str) -> None:
     assert {layer_of(name) for name in plain} == {None, 0, 1, 2}
 
 
-def test_the_embedding_but_not_the_tied_head() -> None:
+def test_gradient_scaling_embedding_not_tied_head() -> None:
     """GPT-2's head is its embedding: only the share that comes through the input is smaller."""
     (_, plain), (_, none), (_, shrunk) = (gradients(GradientScale(embedding=alpha)) for alpha in (1.0, 1e-9, 0.1))
     name = "transformer.wte.weight"
@@ -43,7 +43,7 @@ def test_the_embedding_but_not_the_tied_head() -> None:
     assert all(torch.equal(plain[x], shrunk[x]) for x in others)
 
 
-def test_in_a_run(train_tiny: Any, tmp_path: Any) -> None:
+def test_gradient_scaling_in_run(train_tiny: Any, tmp_path: Any) -> None:
     """The first step's gradient is shorter, its loss the same; stopping and going on needs nothing more."""
     train = {"steps": 3, "learning_rate": 1e-3}
     plain = next(train_tiny(method="full", train=train, out=str(tmp_path / "plain")).events("step"))
@@ -55,7 +55,7 @@ def test_in_a_run(train_tiny: Any, tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("wish", [GradientScale(embedding=0.1), GradientScale(layers=1)])
-def test_nothing_to_shrink_is_refused(wish: GradientScale) -> None:
+def test_gradient_scaling_nothing_to_scale_refused(wish: GradientScale) -> None:
     method = {"settings": {}, "method": "lora"} if wish.embedding < 1 else {"settings": {"layers": 1}, "method": "freeze"}
     model = attached(method["method"], **method["settings"])  # pyright: ignore
     with pytest.raises(RecipeError, match="leave it out"):

@@ -30,7 +30,7 @@ class Trip:
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (2.0, math.nan), (2.0, math.inf)])
-def test_what_is_not_finite_is_skipped_and_leaves_no_trace(loss: float, norm: float) -> None:
+def test_non_finite_skipped_without_trace(loss: float, norm: float) -> None:
     """One such figure in a window of means would blind the guard for the whole window."""
     trip = Trip()
     assert set(trip.usual(50)) == {"take"}
@@ -41,7 +41,7 @@ def test_what_is_not_finite_is_skipped_and_leaves_no_trace(loss: float, norm: fl
     assert set(trip.usual(200, seed=1)) == {"take"}
 
 
-def test_outliers_are_caught_again_and_again() -> None:
+def test_repeated_outliers_skipped() -> None:
     """The first must not hide the later, smaller ones, as it does in a rule of mean and standard deviation."""
     trip = Trip()
     trip.usual(100)
@@ -50,13 +50,13 @@ def test_outliers_are_caught_again_and_again() -> None:
         assert trip.show(2.0 * loss, norm) == "skip", (loss, norm)
 
 
-def test_while_it_learns_only_what_is_not_finite_is_skipped() -> None:
+def test_warmup_skips_only_non_finite() -> None:
     trip = Trip()
     trip.usual(LEARNING - 1)
     assert trip.show(60.0, 40.0) == "take"
 
 
-def test_hard_domains_are_no_faults() -> None:
+def test_hard_domains_not_skipped() -> None:
     """5 % of the steps from a domain with 1.45 times the loss and 1.6 times the gradient; 20,000 steps, no skip."""
     trip, random = Trip(), np.random.default_rng(3)
     for _, (loss, norm) in zip(range(20_000), healthy_figures(4)):
@@ -75,14 +75,14 @@ def learnt(seed: int, wrong: float = 0.05) -> Iterator[Figures]:
 
 
 @pytest.mark.parametrize("wrong", [0.05, 0.15])
-def test_rows_that_are_still_wrong_among_learnt_ones_are_no_faults(wrong: float) -> None:
+def test_mislabeled_rows_not_skipped(wrong: float) -> None:
     """The median is near nought, and no spread about it says how far a row can lie above; the loss averages 0.1."""
     trip = Trip()
     assert {trip.show(*figures) for _, figures in zip(range(3000), learnt(2, wrong))} == {"take"}
     assert trip.show(60.0, 400.0) == "skip"
 
 
-def test_rows_asked_again_at_a_loss_near_nought() -> None:
+def test_recheck_at_loss_near_zero() -> None:
     """From 0.0003 to 0.0006 is no harm, though twice as much; to 3 it is."""
     trip = Trip()
     for _, figures in zip(range(200), learnt(2)):
@@ -91,14 +91,14 @@ def test_rows_asked_again_at_a_loss_near_nought() -> None:
     assert trip.guard.answer(6e-4).action == "skip" and trip.guard.answer(3.0).action == "back"
 
 
-def test_a_falling_loss_and_a_step_at_each_epoch_are_no_faults() -> None:
+def test_falling_loss_and_epoch_drops_not_skipped() -> None:
     trip = Trip()
     for i, (loss, norm) in zip(range(3000), healthy_figures(5)):
         fallen = 1.0 + 3.0 * math.exp(-i / 200) - 0.15 * (i // 600)
         assert trip.show(loss - 2.0 + max(fallen, 0.3), norm) == "take"
 
 
-def test_after_five_outliers_accepted_rows_are_asked_again() -> None:
+def test_recheck_after_five_outliers() -> None:
     trip = Trip()
     trip.usual(60)
     assert [trip.show(20.0, 30.0) for _ in range(5)] == [*["skip"] * 4, "ask"]
@@ -107,7 +107,7 @@ def test_after_five_outliers_accepted_rows_are_asked_again() -> None:
     assert trip.guard.answer(math.nan).action == "back"
 
 
-def test_rows_are_asked_that_were_accepted_before_the_trouble() -> None:
+def test_recheck_uses_rows_before_spike() -> None:
     """The first steps of a broken model may still pass; their rows would call it as good as ever."""
     trip = Trip()
     trip.usual(60)
@@ -116,7 +116,7 @@ def test_rows_are_asked_that_were_accepted_before_the_trouble() -> None:
     assert [trip.show(20.0, 30.0) for _ in range(5)][-1] == "ask" and trip.guard.answer(3.8).action == "back"
 
 
-def test_a_new_normal_is_learnt_in_the_end() -> None:
+def test_new_regime_accepted() -> None:
     """Twenty outliers in a row, while accepted rows are as good as ever: the data have changed, not the model."""
     trip = Trip()
     trip.usual(60)
@@ -124,7 +124,7 @@ def test_a_new_normal_is_learnt_in_the_end() -> None:
     assert set(actions[:REGIME]) == {"skip", "ask"} and set(actions[REGIME:]) == {"take"}
 
 
-def test_a_rising_average_goes_back() -> None:
+def test_rising_average_rolls_back() -> None:
     """Each step is within what is usual, but the run drifts away."""
     trip = Trip()
     trip.usual(100)
@@ -138,7 +138,7 @@ def test_a_rising_average_goes_back() -> None:
 
 
 @pytest.mark.parametrize("jump", [0.54, 0.57, 0.75, 1.5])
-def test_a_state_inside_the_trouble_is_never_healthy(jump: float) -> None:
+def test_checkpoint_inside_spike_never_healthy(jump: float) -> None:
     """A jump that the average needs more than twenty steps to tell: all of them are sound by themselves."""
     trip = Trip()
     trip.usual(100)
@@ -152,7 +152,7 @@ def test_a_state_inside_the_trouble_is_never_healthy(jump: float) -> None:
     assert trip.guard.verified_step >= 70
 
 
-def test_a_slightly_higher_plateau_is_healthy_in_the_end() -> None:
+def test_higher_plateau_becomes_healthy() -> None:
     trip = Trip()
     trip.usual(100)
     for loss, norm in itertools.islice(healthy_figures(8), 300):
@@ -161,7 +161,7 @@ def test_a_slightly_higher_plateau_is_healthy_in_the_end() -> None:
 
 
 @pytest.mark.parametrize("gap", [0, 30])
-def test_piled_up_non_finite_steps_go_back(gap: int) -> None:
+def test_repeated_non_finite_rolls_back(gap: int) -> None:
     trip, actions = Trip(), []
     trip.usual(40)
     for _ in range(5):
@@ -171,7 +171,7 @@ def test_piled_up_non_finite_steps_go_back(gap: int) -> None:
     assert actions[:first] == ["skip"] * first and actions[first] == "back"
 
 
-def test_a_state_is_healthy_when_twenty_sound_steps_followed() -> None:
+def test_checkpoint_healthy_after_twenty_sound_steps() -> None:
     trip = Trip()
     trip.usual(30)
     assert trip.guard.verified_step == 10
@@ -182,7 +182,7 @@ def test_a_state_is_healthy_when_twenty_sound_steps_followed() -> None:
     assert trip.guard.verified_step == 30
 
 
-def test_losses_below_nought_are_judged_too() -> None:
+def test_negative_losses_judged() -> None:
     """Rewards and log-likelihoods: a median of -1 must not make every step an outlier."""
     trip = Trip()
     for _, (loss, norm) in zip(range(200), healthy_figures(9, loss=-1.0)):
@@ -190,7 +190,7 @@ def test_losses_below_nought_are_judged_too() -> None:
     assert trip.show(4.0, 1.0) == "skip"
 
 
-def test_its_memory_survives_json() -> None:
+def test_guard_state_json_roundtrip() -> None:
     """A resumed run judges as the uninterrupted one."""
     one, random = Trip(), np.random.default_rng(1)
     one.usual(90)
@@ -200,7 +200,7 @@ def test_its_memory_survives_json() -> None:
     assert [one.show(*x) for x in shown] == [two.show(*x) for x in shown]
 
 
-def test_a_step_is_held_against_steps_of_the_same_tasks() -> None:
+def test_steps_compared_within_task() -> None:
     """A rare task with another loss and a longer gradient is no fault; an outlier among its own steps is."""
     guard, step, figures = Guard(), 0, healthy_figures(loss=0.3)
 

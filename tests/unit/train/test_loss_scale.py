@@ -24,14 +24,14 @@ def half_precision(weight: nn.Parameter, gradient: float, loss: float = 1.0) -> 
     return take
 
 
-def test_an_overflow_halves_the_scale_and_loses_nothing() -> None:
+def test_overflow_halves_scale() -> None:
     weight, scale = nn.Parameter(torch.zeros(2)), LossScale.starting_at(65536)
     taken, norm = scale.take(half_precision(weight, 12.0), [weight])
     assert scale.scale == 4096 and float(norm) == 12.0 and weight.grad is not None and weight.grad.tolist() == [12, 0]
     assert taken.notes == {"loss_scale": 4096, "underflow": 0.5}
 
 
-def test_a_tiny_gradient_survives() -> None:
+def test_tiny_gradient_survives() -> None:
     weight = nn.Parameter(torch.zeros(2))
     assert float(LossScale().take(half_precision(weight, 1e-9), [weight])[1]) == 0.0
     assert float(LossScale.starting_at(65536).take(half_precision(weight, 1e-9), [weight])[1]) == pytest.approx(
@@ -40,14 +40,14 @@ def test_a_tiny_gradient_survives() -> None:
 
 
 @pytest.mark.parametrize(("gradient", "loss"), [(math.inf, 1.0), (math.nan, 1.0), (1.0, math.nan), (math.nan, math.nan)])
-def test_what_no_scale_mends_leaves_the_scale_alone(gradient: float, loss: float) -> None:
+def test_persistent_non_finite_keeps_scale(gradient: float, loss: float) -> None:
     weight, scale = nn.Parameter(torch.zeros(2)), LossScale.starting_at(1024)
     taken, norm = scale.take(half_precision(weight, gradient, loss), [weight])
     assert scale.scale == 1024
     assert not (math.isfinite(taken.loss) and math.isfinite(float(norm)))
 
 
-def test_calm_doubles_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stable_steps_double_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss_scale, "CALM", 3)
     weight, scale = nn.Parameter(torch.zeros(2)), LossScale.starting_at(1000)
     seen = []
@@ -58,7 +58,7 @@ def test_calm_doubles_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_a_run_in_fp16(train_tiny: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, method: str) -> None:
+def test_fp16_run(train_tiny: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any, method: str) -> None:
     """From a scale that must overflow: it comes down, no row is lost, and the losses are fp32's but for rounding."""
     train = {"steps": 6, "learning_rate": 1e-3, "loss_scale": 2**24}
     plain = train_tiny(method=method, train=train, out=str(tmp_path / "fp32"))

@@ -25,13 +25,13 @@ def make(name: str, weights: list[Tensor], rate: float = 1e-2, decay: float = 0.
     return part.make([{"params": weights, "lr": rate, "weight_decay": decay}])
 
 
-def test_all_are_found() -> None:
+def test_every_optimizer_found() -> None:
     assert {"adafactor", "adam", "adamw", "adamw_8bit", "lion", "sgd"} <= set(OPTIMIZERS)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("shape", [(5, 3), (70, 61)], ids=str)  # the larger one is kept in eight bits where one can
-def test_a_bowl_is_walked_down(name: str, shape: tuple[int, int]) -> None:
+def test_minimizes_quadratic(name: str, shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     weight, goal = torch.nn.Parameter(torch.randn(shape)), torch.randn(shape)
     optimizer = make(name, [weight])
@@ -46,7 +46,7 @@ def test_a_bowl_is_walked_down(name: str, shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_decay_alone_shrinks_the_weights(name: str) -> None:
+def test_weight_decay_shrinks_weights(name: str) -> None:
     weight = torch.nn.Parameter(torch.full((4, 4), 2.0))
     optimizer = make(name, [weight], rate=1e-2, decay=0.5)
     for _ in range(10):
@@ -57,7 +57,7 @@ def test_decay_alone_shrinks_the_weights(name: str) -> None:
         assert float(weight.detach()[0, 0]) == pytest.approx(2.0 * (1 - 1e-2 * 0.5) ** 10, rel=1e-5)
 
 
-def test_lion_is_algorithm_2() -> None:
+def test_lion_equals_algorithm_2() -> None:
     rate, decay, b1, b2 = 0.01, 0.1, 0.9, 0.99
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(7))
@@ -72,7 +72,7 @@ def test_lion_is_algorithm_2() -> None:
         torch.testing.assert_close(weight.detach(), by_hand, rtol=1e-6, atol=1e-7)
 
 
-def test_stable_adamw_is_algorithm_2() -> None:
+def test_stable_adamw_equals_algorithm_2() -> None:
     rate, decay, (b1, b2), eps = 0.01, 0.1, (0.9, 0.99), 1e-6
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(7))
@@ -89,7 +89,7 @@ def test_stable_adamw_is_algorithm_2() -> None:
         torch.testing.assert_close(weight.detach(), w, rtol=1e-5, atol=1e-7)
 
 
-def test_stable_adamw_slows_down_where_adamw_would_not() -> None:
+def test_stable_adamw_update_clipping() -> None:
     moved = {}
     for name in ("adamw", "stable_adamw"):
         weight = torch.nn.Parameter(torch.zeros(4))
@@ -105,7 +105,7 @@ def test_stable_adamw_slows_down_where_adamw_would_not() -> None:
 
 
 @pytest.mark.parametrize("signed", [True, False])
-def test_eight_bits_are_the_nearest_of_256_values(signed: bool) -> None:
+def test_eight_bit_nearest_code(signed: bool) -> None:
     values = adamw_8bit.dynamic_values(signed)
     assert len(values.unique()) == 256 and values.max() == 1 and 0 in values and bool(values.diff().gt(0).all())
     torch.manual_seed(0)
@@ -119,7 +119,7 @@ def test_eight_bits_are_the_nearest_of_256_values(signed: bool) -> None:
     assert bool((off <= 1.1 * nearest + 4e-7).all())  # bits are looked up by half-precision numbers; nought is left out
 
 
-def test_eight_bits_are_kept_and_nothing_else() -> None:
+def test_eight_bit_state_only() -> None:
     large, small = torch.nn.Parameter(torch.zeros(65, 64)), torch.nn.Parameter(torch.zeros(63, 65))
     optimizer = make("adamw_8bit", [large, small])
     large.grad, small.grad = torch.ones(65, 64), torch.ones(63, 65)
@@ -131,7 +131,7 @@ def test_eight_bits_are_kept_and_nothing_else() -> None:
     assert {x.dtype for x in optimizer.state[small].values()} == {torch.float32}
 
 
-def test_adamw_8bit_walks_beside_adamw(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adamw_8bit_close_to_adamw(monkeypatch: pytest.MonkeyPatch) -> None:
     """Within 5 % of the way after 100 noisy steps, however the work is cut into pieces."""
     ways = {}
     for name, piece in (("adamw", 0), ("adamw_8bit", 2**19), ("adamw_8bit", 1024)):
@@ -148,7 +148,7 @@ def test_adamw_8bit_walks_beside_adamw(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(at_once, in_pieces)
 
 
-def test_adamw_8bit_does_not_leap_where_gradients_are_small() -> None:
+def test_adamw_8bit_small_gradients() -> None:
     """Beside a large gradient, a small one's second moment would round to nought, and its weight go eight times too far."""
     weight = torch.nn.Parameter(torch.zeros(32, 256))
     optimizer = AdamW8bit().make([{"params": [weight], "lr": 1e-3, "weight_decay": 0.0}])
@@ -161,7 +161,7 @@ def test_adamw_8bit_does_not_leap_where_gradients_are_small() -> None:
 
 @pytest.mark.parametrize("shape", [(7,), (5, 3), (2, 5, 3)], ids=str)
 @pytest.mark.parametrize("relative", [False, True])
-def test_adafactor_is_algorithms_4_and_5(relative: bool, shape: tuple[int, ...]) -> None:
+def test_adafactor_equals_algorithms_4_and_5(relative: bool, shape: tuple[int, ...]) -> None:
     rate, decay, eps = 0.01, 0.1, 1e-30
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(shape))
@@ -184,7 +184,7 @@ def test_adafactor_is_algorithms_4_and_5(relative: bool, shape: tuple[int, ...])
         torch.testing.assert_close(weight.detach(), w, rtol=1e-5, atol=1e-7)
 
 
-def test_adafactor_keeps_a_row_and_a_column() -> None:
+def test_adafactor_factored_state() -> None:
     weight = torch.nn.Parameter(torch.zeros(40, 30))
     optimizer = make("adafactor", [weight])
     weight.grad = torch.ones(40, 30)
@@ -192,7 +192,7 @@ def test_adafactor_keeps_a_row_and_a_column() -> None:
     assert sum(x.numel() for x in optimizer.state[weight].values()) == 1 + 40 + 30
 
 
-def test_adamw_takes_a_first_step_as_long_as_the_rate() -> None:
+def test_adamw_first_step_equals_learning_rate() -> None:
     weight = torch.nn.Parameter(torch.zeros(3))
     optimizer = make("adamw", [weight], rate=0.01)
     weight.grad = torch.tensor([5.0, -0.001, 100.0])
@@ -200,7 +200,7 @@ def test_adamw_takes_a_first_step_as_long_as_the_rate() -> None:
     torch.testing.assert_close(weight.detach(), torch.tensor([-0.01, 0.01, -0.01]), rtol=1e-3, atol=0)
 
 
-def test_a_weight_without_a_gradient_stays() -> None:
+def test_weight_without_gradient_unchanged() -> None:
     for name in OPTIMIZERS:
         moved, still = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
         moved.grad = torch.ones(2)
@@ -209,7 +209,7 @@ def test_a_weight_without_a_gradient_stays() -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_its_memory_survives_saving(name: str, open_model: Any, tmp_path: Any) -> None:
+def test_optimizer_state_roundtrip(name: str, open_model: Any, tmp_path: Any) -> None:
     model = open_model({"name": "full"})  # its embedding is large enough to be kept in eight bits
     settings = Train(optimizer=name, weight_decay=0.1)  # pyright: ignore
     plan = Plan(settings, 10, 1e-2, 0, 0)
@@ -230,7 +230,7 @@ def test_its_memory_survives_saving(name: str, open_model: Any, tmp_path: Any) -
     assert all(torch.equal(a, b) for a, b in zip(walk(3), wanted, strict=True))
 
 
-def test_matrices_decay_and_vectors_do_not(open_model: Any, tiny_models: dict) -> None:
+def test_weight_decay_on_matrices_only(open_model: Any, tiny_models: dict) -> None:
     model = open_model({"name": "full"}, base=tiny_models["qwen2"])
     optimizer = make_optimizer(model, Plan(Train(weight_decay=0.1), 10, 1e-3, 0, 0))
     groups = {group["weight_decay"]: group["params"] for group in optimizer.param_groups}

@@ -6,31 +6,31 @@ from weitiao.train.schedules import FLOOR, rate_at
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
-def test_the_warm_up_rises_in_a_straight_line_to_the_peak(schedule: str) -> None:
+def test_warmup_linear(schedule: str) -> None:
     rates = [rate_at(s, 100, 2e-4, 0.1, schedule) for s in range(100)]
     assert rates[:10] == pytest.approx([2e-4 * (s + 1) / 11 for s in range(10)])
     assert rates[10] == pytest.approx(2e-4) and max(rates) == rates[10]
     assert rates[0] > 0, "a first step at rate nought is a step wasted"
 
 
-def test_the_cosine_falls_to_a_tenth() -> None:
+def test_cosine_to_one_tenth() -> None:
     rates = [rate_at(s, 101, 1.0, 0.0, "cosine") for s in range(102)]
     assert rates[0] == 1.0 and rates[101] == pytest.approx(FLOOR) and rates[100] > FLOOR
     assert all(a > b for a, b in zip(rates, rates[1:]))
     assert rate_at(50, 100, 1.0, 0.0, "cosine") == pytest.approx((1 + FLOOR) / 2)
 
 
-def test_the_line_falls_to_nought() -> None:
+def test_linear_to_zero() -> None:
     rates = [rate_at(s, 10, 1.0, 0.2, "linear") for s in range(10)]
     assert rates[2:] == pytest.approx([1 - i / 8 for i in range(8)])
     assert rate_at(10, 10, 1.0, 0.2, "linear") == 0
 
 
-def test_the_constant_stays() -> None:
+def test_constant_schedule() -> None:
     assert {rate_at(s, 50, 0.3, 0.1, "constant") for s in range(5, 50)} == {0.3}
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0.0), (1, 0.9), (2, 0.5), (3, 0.99)])
-def test_short_runs_have_a_rate_at_every_step(schedule: str, steps: int, warmup: float) -> None:
+def test_short_run_schedule(schedule: str, steps: int, warmup: float) -> None:
     assert all(0 < rate_at(s, steps, 1.0, warmup, schedule) <= 1 for s in range(steps))

@@ -11,7 +11,7 @@ from weitiao.train.signals import catch_signals
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, TERMINATED)])
-def test_the_first_asks_and_the_second_stops(number: int, code: int) -> None:
+def test_first_signal_requests_second_stops(number: int, code: int) -> None:
     with pytest.raises(KeyboardInterrupt) as stopped, catch_signals() as stop:
         os.kill(os.getpid(), number)
         assert stop.asked == code
@@ -19,7 +19,7 @@ def test_the_first_asks_and_the_second_stops(number: int, code: int) -> None:
     assert stopped.value.args == (code,)
 
 
-def test_a_second_sigterm_leaves_with_its_own_code(train_tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_sigterm_exit_code(train_tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*_: object) -> None:
         raise KeyboardInterrupt(TERMINATED)
 
