@@ -16,13 +16,14 @@ from transformers import AutoTokenizer
 
 from weitiao.core.batch import IGNORE
 from weitiao.core.example import Chat, Text, Turn
-from weitiao.core.registry import find
+from weitiao.core.objective import Objective
+from weitiao.core.registry import create
 from weitiao.data.tokenization import ChatProcessor
 
 
 def compare(model: Path, train: Path, peer_rows: Path) -> dict:
     tokenizer = AutoTokenizer.from_pretrained(model)
-    processor, sft, causal_lm = ChatProcessor.make(tokenizer), find("objective", "sft")(), find("objective", "causal_lm")()
+    processor, sft, causal_lm = ChatProcessor.make(tokenizer), create(Objective, "sft"), create(Objective, "causal_lm")
     counts: Counter[str] = Counter()
     theirs_only: Counter[str] = Counter()
     ours_only: Counter[str] = Counter()

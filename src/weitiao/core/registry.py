@@ -1,4 +1,13 @@
-"""A folder is the registry, a file's name is the part's name. There is no table to edit."""
+"""A folder is the registry, and a file's name is the component's name. There is no table to edit.
+
+    find(Method, "lora")            the class LoRA, typed as a Method
+    create(Method, "lora", rank=8)  an instance of it
+    find_module(Reader, "csv")      a file of functions, typed by its Protocol
+    names(Metric)                   every file of evaluate/metrics/
+
+A kind is given by its contract class, or by that class's name in lower case ("method") where importing the class would
+import torch.
+"""
 
 import difflib
 import importlib
@@ -6,8 +15,7 @@ import pkgutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict
 
@@ -47,6 +55,10 @@ class Component(Settings):
         return {"name": self.name, **self.model_dump(mode="json")}
 
 
+C = TypeVar("C", bound=Component)
+P = TypeVar("P")
+
+
 def nearest(word: str, known: Sequence[str]) -> str:
     """' Did you mean 'rank'?' or nothing.
 
@@ -57,38 +69,69 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f" Did you mean {found[0]!r}?" if found else ""
 
 
+def names(kind: type | str) -> tuple[str, ...]:
+    """Every component of a kind, found by listing its folder."""
+    return _names(kind_name(kind))
+
+
 @cache
-def names(kind: str) -> tuple[str, ...]:
-    """Every part of a kind, found by listing its folder."""
-    folder = importlib.import_module(FOLDERS[kind])
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(folder.__path__) if not (m.ispkg or m.name.startswith("_"))))
+def _names(kind: str) -> tuple[str, ...]:
+    package = importlib.import_module(FOLDERS[kind])
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not (m.ispkg or m.name.startswith("_"))))
 
 
-def find_module(kind: str, name: str) -> ModuleType:
-    """The file of a part.
+def kind_name(kind: type | str) -> str:
+    """A kind's name: that of its contract class, in lower case."""
+    return kind if isinstance(kind, str) else kind.__name__.lower()
+
+
+def folder_of(kind: type | str) -> Path:
+    """The folder that holds the files of a kind."""
+    return Path(str(importlib.import_module(FOLDERS[kind_name(kind)]).__path__[0]))
+
+
+@overload
+def find_module(kind: type[P], name: str) -> P: ...
+@overload
+def find_module(kind: str, name: str) -> Any: ...
+def find_module(kind: type | str, name: str) -> Any:
+    """The file of a component, typed by the Protocol of its kind.
 
     Raises:
-        RecipeError: there is no such part; the nearest name and all names are given.
+        RecipeError: there is no such component; the message gives the nearest name and all names.
     """
-    if name not in names(kind):
-        known = names(kind)
+    kind = kind_name(kind)
+    known = names(kind)
+    if name not in known:
         raise RecipeError(f"there is no {kind} called {name!r}.{nearest(name, known)} There are: {', '.join(known)}.")
     return importlib.import_module(f"{FOLDERS[kind]}.{name}")
 
 
-def find(kind: str, name: str) -> type[Component]:
-    """The one class of a part's file that is a Part defined there."""
-    module = find_module(kind, name)
-    found = [
-        thing
-        for thing in vars(module).values()
-        if isinstance(thing, type) and issubclass(thing, Component) and thing.__module__ == module.__name__
+@overload
+def find(kind: type[C], name: str) -> type[C]: ...
+@overload
+def find(kind: str, name: str) -> type[Component]: ...
+def find(kind: type | str, name: str) -> type:
+    """The one class that a component's file defines.
+
+    Raises:
+        RecipeError: there is no such component.
+    """
+    module = find_module(kind_name(kind), name)
+    classes = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Component) and value.__module__ == module.__name__
     ]
-    if len(found) != 1:
-        raise TypeError(f"{module.__file__} must define exactly one Part, it defines {len(found)}")
-    return found[0]
+    if len(classes) != 1:
+        raise TypeError(f"{module.__file__} must define exactly one Component, it defines {len(classes)}")
+    return classes[0]
 
 
-def folder_of(kind: str) -> Path:
-    """Where the files of a kind lie."""
-    return Path(str(importlib.import_module(FOLDERS[kind]).__path__[0]))
+def create(kind: type[C], name: str, **settings: Any) -> C:
+    """A component with these settings.
+
+    Raises:
+        RecipeError: there is no such component.
+    """
+    return find(kind, name)(**settings)

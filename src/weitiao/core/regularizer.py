@@ -56,7 +56,7 @@ class FromTheStart(Regularizer):
     def refuse(self, objective: Objective, method: Method) -> str:
         if method.trains_base:
             return ""
-        those = [name for name in names("method") if find("method", name).trains_base]  # pyright: ignore[reportAttributeAccessIssue]
+        those = [name for name in names(Method) if find(Method, name).trains_base]
         return f"{method.name} learns a change beside the base's weights, {self.why_not}; it is for {', '.join(those)}"
 
     def begin(self, model: TrainableModel) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from weitiao.core.example import Example
 from weitiao.data.records import Record
@@ -14,7 +14,7 @@ LABELS = ("label", "labels", "class", "category", "topic", "intent", "sentiment"
 
 
 @dataclass(frozen=True)
-class Mapping:
+class ColumnMapping:
     """How a record becomes an Example. `words` is what is printed."""
 
     description: str
@@ -31,6 +31,29 @@ class Mapping:
         """
         made = self.make(record.fields)
         return made if self.beside is None else self.beside(made, Path(record.where.file).parent)
+
+
+class Mapping(Protocol):
+    """One file in data/mappings/: which columns make one type of Example."""
+
+    MAKES: type
+    """The Example."""
+    PURPOSE: str
+    """An objective that trains on it, for hints."""
+    TARGETS: tuple[str, ...]
+    """What `columns` may name."""
+    LACKING: str
+    """What is reported when no columns fit."""
+    NEEDS: str
+    """The `columns` that would help."""
+    INPUTS: tuple[str, ...]
+    """The columns that are read when nobody knows the answer."""
+
+    def infer_columns(self, seen: dict[str, Any]) -> list[ColumnMapping]: ...
+
+    def from_columns(self, columns: dict[str, str]) -> ColumnMapping | None: ...
+
+    def for_inference(self, columns: dict[str, str], seen: dict[str, Any]) -> ColumnMapping | None: ...
 
 
 def first_of(known: Iterable[str], there: Iterable[str]) -> str | None:

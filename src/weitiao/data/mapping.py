@@ -7,21 +7,22 @@ A file of mappings/ makes one kind of Example:
     TARGETS                   what `columns` may name
     LACKING, NEEDS            what is said when nothing fits, and the `columns` that would help
     recognise(seen)           Mappings that fit, the best first; `seen` has each column's first value
-    as_given(columns)         the Mapping that the user describes, or None
-    ASKED                     the columns that are read when nobody knows the answer, where they are not a text
-    unanswered(columns, seen) a Mapping for rows whose answer nobody knows (predict), or None
+    as_given(columns)         the ColumnMapping that the user describes, or None
+    INPUTS                    the columns that are read when nobody knows the answer
+    unanswered(columns, seen) a ColumnMapping for rows whose answer nobody knows (predict), or None
 """
 
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 from weitiao.core.errors import DataError
 from weitiao.core.registry import find_module, names, nearest
-from weitiao.data.columns import Mapping
+from weitiao.data.columns import ColumnMapping, Mapping
 
 
-def find_mapping(records: Sequence[dict[str, Any]], wanted: type, columns: dict[str, str] | None, file: str) -> Mapping:
+def find_mapping(
+    records: Sequence[dict[str, Any]], wanted: type, columns: dict[str, str] | None, file: str
+) -> ColumnMapping:
     """The mapping of a file, from its first records.
 
     Args:
@@ -49,7 +50,7 @@ def find_mapping(records: Sequence[dict[str, Any]], wanted: type, columns: dict[
 
 def find_inference_mapping(
     records: Sequence[dict[str, Any]], wanted: type, columns: dict[str, str] | None, file: str
-) -> Mapping:
+) -> ColumnMapping:
     """As `find_mapping`, for rows whose answer nobody knows yet.
 
     Raises:
@@ -62,17 +63,17 @@ def find_inference_mapping(
         there = ", ".join(sorted(seen))
         if "text" in part.TARGETS:
             raise DataError(f"{file} has no column {named} to read; its columns are: {there}. Name it with --text.")
-        raise DataError(f"{file} has not the columns {' and '.join(part.ASKED)}; its columns are: {there}.")
+        raise DataError(f"{file} has not the columns {' and '.join(part.INPUTS)}; its columns are: {there}.")
     return mapping
 
 
-def _part(wanted: type) -> ModuleType:
+def _part(wanted: type) -> Mapping:
     return next(x for x in _parts() if x.MAKES is wanted)
 
 
-def _parts() -> list[ModuleType]:
+def _parts() -> list[Mapping]:
     """The most telling first: a column named text is in many files."""
-    return sorted((find_module("mapping", name) for name in names("mapping")), key=lambda x: x.MAKES.__name__ == "Text")
+    return sorted((find_module(Mapping, name) for name in names(Mapping)), key=lambda x: x.MAKES.__name__ == "Text")
 
 
 def _seen(records: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from weitiao.core.errors import DataError
 from weitiao.core.example import ROLES, BadRow, Turn
 from weitiao.core.registry import find_module, nearest
+from weitiao.data.records import Reader
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def read_prompts(file: str, system: str | None = None, adapters: Sequence[str] =
     if not Path(file).is_file():
         raise DataError(f"--prompts: there is no file {file}.")
     found = []
-    for record in find_module("reader", "jsonl").read(Path(file), "auto"):
+    for record in find_module(Reader, "jsonl").read(Path(file), "auto"):
         if isinstance(record, BadRow):
             raise DataError(f"{record.where}: {record.reason}.")
         try:

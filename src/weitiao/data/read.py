@@ -11,9 +11,9 @@ from weitiao.core.example import AudioText, BadRow, ExtractiveQA, SourcedExample
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Source
 from weitiao.core.registry import find_module, names
-from weitiao.data.columns import Mapping
+from weitiao.data.columns import ColumnMapping
 from weitiao.data.mapping import find_mapping
-from weitiao.data.records import Record
+from weitiao.data.records import Reader, Record
 
 LOOKED_AT = 50  # first records that the mapping is found from
 
@@ -59,7 +59,7 @@ def files_of(source: Source) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        endings = {ending for name in names("reader") for ending in find_module("reader", name).ENDINGS}
+        endings = {ending for name in names(Reader) for ending in find_module(Reader, name).ENDINGS}
         found = sorted(x for x in path.iterdir() if x.suffix in endings)
     else:
         found = [Path(x) for x in sorted(glob.glob(str(path), recursive=True))]
@@ -71,21 +71,22 @@ def files_of(source: Source) -> list[Path]:
 def reader_of(file: Path, source: Source) -> str:
     """The name of the reader for a file: as asked, or by its ending."""
     if source.format != "auto":
-        find_module("reader", source.format)
+        find_module(Reader, source.format)
         return source.format
-    able = [name for name in names("reader") if file.suffix.lower() in find_module("reader", name).ENDINGS]
-    for name in sorted(able, key=lambda name: not hasattr(find_module("reader", name), "looks_like")):
-        module = find_module("reader", name)
-        if not hasattr(module, "looks_like") or module.looks_like(file):
+    able = [name for name in names(Reader) if file.suffix.lower() in find_module(Reader, name).ENDINGS]
+    looks_like = {name: getattr(find_module(Reader, name), "looks_like", None) for name in able}
+    for name in sorted(able, key=lambda name: looks_like[name] is None):
+        check = looks_like[name]
+        if check is None or check(file):
             return name
-    known = sorted({ending for name in names("reader") for ending in find_module("reader", name).ENDINGS})
+    known = sorted({ending for name in names(Reader) for ending in find_module(Reader, name).ENDINGS})
     raise DataError(f"data: {file} has an ending nobody reads; known are {', '.join(known)}. Or write format: jsonl.")
 
 
 def _read_file(file: Path, source: Source, number: int, wanted: type, reading: Reading) -> None:
     if file.stat().st_size == 0:
         raise DataError(f"data: {file} is empty.")
-    items = iter(find_module("reader", reader_of(file, source)).read(file, source.encoding))
+    items = iter(find_module(Reader, reader_of(file, source)).read(file, source.encoding))
     head = list(itertools.islice(items, LOOKED_AT))
     records = [x.fields for x in head if isinstance(x, Record)]
     if not records:
@@ -100,7 +101,7 @@ def _read_file(file: Path, source: Source, number: int, wanted: type, reading: R
 
 
 def _examples(
-    items: Iterable[Record | BadRow], mapping: Mapping, number: int, task: str
+    items: Iterable[Record | BadRow], mapping: ColumnMapping, number: int, task: str
 ) -> Iterator[SourcedExample | BadRow]:
     for item in items:
         if isinstance(item, BadRow):

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from weitiao.core.errors import DataError
 from weitiao.core.example import BadRow, SourceLocation
@@ -15,6 +15,18 @@ class Record:
 
     where: SourceLocation
     fields: dict[str, Any]
+
+
+class Reader(Protocol):
+    """One file in data/readers/: what a file of this format holds, row by row.
+
+    Where several readers share an ending, one with `looks_like(path) -> bool` is asked first.
+    """
+
+    ENDINGS: tuple[str, ...]
+    """File name endings it reads, lower case with the dot."""
+
+    def read(self, path: Path, encoding: str) -> Iterator[Record | BadRow]: ...
 
 
 def lines_of(path: Path, encoding: str) -> Iterator[tuple[SourceLocation, str | BadRow]]:

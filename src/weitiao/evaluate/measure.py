@@ -10,8 +10,9 @@ import torch
 
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Example, Turn
+from weitiao.core.metric import Metric
 from weitiao.core.objective import Objective
-from weitiao.core.registry import find
+from weitiao.core.registry import create
 from weitiao.core.score import Score, weighted
 from weitiao.core.trainable_model import PrefixCache, TrainableModel
 
@@ -92,7 +93,7 @@ def _measure(
     progress: Progress,
 ) -> Measured:
     """Of one task."""
-    parts = [find("metric", name)() for name in metrics]
+    parts = [create(Metric, name) for name in metrics]
     wanted = {part.reads for part in parts}  # pyright: ignore[reportAttributeAccessIssue]
     chats = [x for x in eval_set.examples if isinstance(x, Chat)][:limit]
     pairs: dict[str, list] = {"row_losses": [], "choices": [], "answers": []}

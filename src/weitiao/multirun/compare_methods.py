@@ -15,6 +15,7 @@ from typing import Any
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.files import write_text
+from weitiao.core.method import Method
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import find, names
@@ -92,9 +93,9 @@ def compare_methods(
     Raises:
         RunError: a run failed for another reason than that its method refuses.
     """
-    folder, every = Path(recipe.out), wanted or names("method")
+    folder, every = Path(recipe.out), wanted or names(Method)
     for name in every:
-        find("method", name)  # an unknown one is said before anything is trained
+        find(Method, name)  # an unknown one is said before anything is trained
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     for i, name in enumerate(every):
@@ -202,7 +203,7 @@ def chart(found: Sequence[Compared]) -> str:
     scored = [x for x in found if x.score]
     if not scored:
         return ""
-    begun = [x.before["value"] for x in scored if x.before and not find("method", x.method).rounds_base]  # pyright: ignore
+    begun = [x.before["value"] for x in scored if x.before and not find(Method, x.method).rounds_base]
     base = begun[0] if begun else None
     ends: list[float] = [x.score[key] for x in scored for key in ("low", "high") if x.score]
     ends += [] if base is None else [base]

@@ -13,7 +13,7 @@ from weitiao.core.example import Turn
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe, Source
-from weitiao.core.registry import find
+from weitiao.core.registry import create
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.score import Score
@@ -65,7 +65,7 @@ def open_model(target: str, precision: str = "") -> Model:
     dtype = hardware.precision(precision or (learnt.precision if learnt else "auto"))[0]
     if learnt is None:
         tokens = open_base_assets(target)
-        objective = find("objective", "seq2seq" if tokens.architecture.kind == "encoder_decoder" else "sft")()
+        objective = create(Objective, "seq2seq" if tokens.architecture.kind == "encoder_decoder" else "sft")
         resolve.refuse_base(objective, Method.untouched(), tokens.architecture)  # pyright: ignore
         model = load(tokens, Method.untouched(), objective, dtype, device)[0]  # pyright: ignore[reportArgumentType]
         return Model(model, tokens, objective)  # pyright: ignore[reportArgumentType]

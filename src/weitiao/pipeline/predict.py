@@ -24,10 +24,10 @@ from weitiao.core.example import BadRow, Example
 from weitiao.core.recipe import Source
 from weitiao.core.registry import find_module
 from weitiao.core.reporter import Reporter
-from weitiao.data.columns import Mapping
+from weitiao.data.columns import ColumnMapping
 from weitiao.data.mapping import find_inference_mapping
 from weitiao.data.read import reader_of
-from weitiao.data.records import Record
+from weitiao.data.records import Reader, Record
 from weitiao.pipeline.inference import Model
 from weitiao.plan import resolve
 
@@ -106,8 +106,8 @@ class Asked:
 def _read(file: Path, opened: Model, columns: dict[str, str] | None) -> Iterator[tuple[list[Asked | BadRow], int | None]]:
     """Some rows at a time, and how far into the file they reach."""
     source = Source(path=str(file))
-    records = iter(find_module("reader", reader_of(file, source)).read(file, source.encoding))
-    mapping: Mapping | None = None
+    records = iter(find_module(Reader, reader_of(file, source)).read(file, source.encoding))
+    mapping: ColumnMapping | None = None
     while some := list(itertools.islice(records, TOGETHER)):
         readable = [x.fields for x in some if isinstance(x, Record)]
         if mapping is None and readable:
@@ -115,7 +115,7 @@ def _read(file: Path, opened: Model, columns: dict[str, str] | None) -> Iterator
         yield [_ask(x, mapping, opened) for x in some], some[-1].where.offset
 
 
-def _ask(record: Record | BadRow, mapping: Mapping | None, opened: Model) -> Asked | BadRow:
+def _ask(record: Record | BadRow, mapping: ColumnMapping | None, opened: Model) -> Asked | BadRow:
     if isinstance(record, BadRow) or mapping is None:
         return record  # pyright: ignore[reportReturnType]
     try:

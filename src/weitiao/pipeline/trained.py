@@ -23,7 +23,7 @@ from weitiao.core.method import Method
 from weitiao.core.objective import MASKED, Objective
 from weitiao.core.processor import Processor
 from weitiao.core.recipe import ComponentField, Recipe
-from weitiao.core.registry import find, names
+from weitiao.core.registry import create, find, names
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import HEAD, TrainableModel
 from weitiao.model.adapters.peft_format import WEIGHTS, is_adapter, load_adapter, read_adapter_config
@@ -97,7 +97,7 @@ def read_trained(target: str) -> TrainedRun | None:
         return TrainedRun(folder, recipe.base, recipe.method.copy_sources_into(folder), objective_of(run), weights, recipe)
     if not is_adapter(folder):
         return None
-    config, objective = read_adapter_config(folder), find("objective", "sft")()
+    config, objective = read_adapter_config(folder), create(Objective, "sft")
     base = config.get("base_model_name_or_path")
     if not base:
         words = "its adapter_config.json names no base_model_name_or_path. Write the base model's folder or id there."
@@ -113,8 +113,8 @@ def objective_of(run: Run) -> Objective:
 
 def method_of(config: dict[str, Any]) -> Method:
     """The method that a PEFT adapter's config describes."""
-    for name in names("method"):
-        method = find("method", name).from_peft_config(config)  # pyright: ignore[reportAttributeAccessIssue]
+    for name in names(Method):
+        method = find(Method, name).from_peft_config(config)
         if method is not None:
             return method
     raise ModelError(f"no method here reads PEFT adapters of type {config.get('peft_type')}.")

@@ -123,7 +123,7 @@ def refuse_encoder(objective: Objective, architecture: Architecture) -> None:
         RecipeError: the objective needs a model that writes; what an encoder can learn is named.
     """
     if architecture.kind == "encoder" and objective.traits.generative:
-        able = [name for name in names("objective") if not find("objective", name).default_traits.generative]  # pyright: ignore
+        able = [name for name in names(Objective) if not find(Objective, name).default_traits.generative]
         words = f"{objective.name} needs a model that writes, and the base is an encoder ({architecture.model_type})"
         raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}.")
 
@@ -183,7 +183,7 @@ def refuse_decoder(objective: Objective, architecture: Architecture) -> None:
         RecipeError: the objective needs an encoder; what such a model can learn is named.
     """
     if objective.traits.needs_mlm_head and architecture.kind != "encoder":
-        able = [name for name in names("objective") if not find("objective", name).default_traits.needs_mlm_head]  # pyright: ignore
+        able = [name for name in names(Objective) if not find(Objective, name).default_traits.needs_mlm_head]
         words = f"{objective.name} needs an encoder (BERT and its kind), and the base is a model that writes"
         raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}; plain text with causal_lm.")
 
@@ -195,7 +195,7 @@ def refuse_encoder_decoder(objective: Objective, method: Method, architecture: A
         RecipeError: the objective or the method is not for such a model, or only for such a one.
     """
     encoder_decoder = architecture.kind == "encoder_decoder"
-    able = [name for name in names("objective") if find("objective", name).default_traits.needs_encoder_decoder]  # pyright: ignore
+    able = [name for name in names(Objective) if find(Objective, name).default_traits.needs_encoder_decoder]
     if encoder_decoder and not objective.traits.needs_encoder_decoder:
         words = f"{objective.name} is not for a model with an encoder and a decoder (T5, BART and their kind)"
         raise RecipeError(f"objective: {words}. It can learn: {', '.join(able)}.")

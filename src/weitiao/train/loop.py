@@ -23,7 +23,7 @@ from weitiao.train.distributed import Distributed
 from weitiao.train.rollback import Rollback
 from weitiao.train.settings import Plan
 from weitiao.train.signals import Stop
-from weitiao.train.step import StepResult
+from weitiao.train.step import Step, StepResult
 
 
 def train(
@@ -50,7 +50,7 @@ def train(
         WeitiaoError: the guard sees no way on; the last healthy state is the result.
     """
     settings, trained = plan.settings, list(model.trainable().values())
-    compute_gradients, patience = find_module("step", plan.step).take, settings.patience or math.inf
+    compute_gradients, patience = find_module(Step, plan.step).compute_gradients, settings.patience or math.inf
     with Saver(run, state, plan, distributed) as saver:
         rescue = Rollback(model, objective, loader, state, plan, run, distributed, saver, describe_row)
         saver.begin()

@@ -19,6 +19,7 @@ from weitiao.core.trainable_model import HEAD, TrainableModel, checksum
 from weitiao.train.checkpoints.state import State
 from weitiao.train.distributed import Distributed
 from weitiao.train.settings import Plan
+from weitiao.train.step import Step
 
 STEPS = 3  # at most: until every weight has had a gradient
 TOKENS = 512  # of the rows that are rehearsed with
@@ -60,7 +61,7 @@ def _steps(
 ) -> Iterator[Finding]:
     tensors = {kind: {n: x.clone() for n, x in group.items()} for kind, group in state.tensors().items()}
     numbers, frozen = state.numbers(), _frozen(model)
-    take = find_module("step", plan.step).take
+    take = find_module(Step, plan.step).compute_gradients
     optimizer = torch.optim.SGD(model.trainable().values(), plan.learning_rate)  # no moments: less memory than training
     taken, moved, wanted = 0, set[str](), model.trainable().keys()
     was, thaw = model.model.training, model.attachment.before_step or (lambda step: None)

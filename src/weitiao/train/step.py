@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -22,6 +23,14 @@ class StepResult:
     notes: dict[str, float] = field(default_factory=dict)
     tasks: str = ""
     """Which of several tasks it has rows of."""
+
+
+class Step(Protocol):
+    """One file in train/steps/: how the gradients of a window of micro-batches are computed."""
+
+    def compute_gradients(
+        self, model: TrainableModel, objective: Any, window: list[Batch], distributed: Distributed, scale: float = 1.0
+    ) -> StepResult: ...
 
 
 def count_targets(objective: Objective, window: Iterable[Batch]) -> dict[str, float]:

@@ -10,13 +10,14 @@ from typing import Any
 
 from weitiao.core.example import ROLES, Chat, Turn
 from weitiao.core.registry import nearest
-from weitiao.data.columns import Mapping, string
+from weitiao.data.columns import ColumnMapping, string
 
 MAKES = Chat
 PURPOSE = "sft"
 TARGETS = ("prompt", "completion", "system", "messages")
 LACKING = "no question and answer found"
 NEEDS = "{prompt: ..., completion: ...} or {messages: ...}"
+INPUTS = ("prompt",)
 
 PAIRS = (
     ("prompt", "completion"),
@@ -31,46 +32,46 @@ SPEAKERS = {
 }  # fmt: skip
 
 
-def infer_columns(seen: dict[str, Any]) -> list[Mapping]:
+def infer_columns(seen: dict[str, Any]) -> list[ColumnMapping]:
     """Mappings that fit, the best first."""
-    found: list[Mapping] = []
+    found: list[ColumnMapping] = []
     if "messages" in seen:
-        found.append(Mapping("messages[].role/content (chat messages)", Chat, lambda r: _chat(r, "messages")))
+        found.append(ColumnMapping("messages[].role/content (chat messages)", Chat, lambda r: _chat(r, "messages")))
     for key in ("conversations", "conversation"):
         if key in seen:
-            found.append(Mapping(f"{key}[].from/value (ShareGPT)", Chat, lambda r, key=key: _chat(r, key)))
+            found.append(ColumnMapping(f"{key}[].from/value (ShareGPT)", Chat, lambda r, key=key: _chat(r, key)))
     if {"instruction", "output"} <= seen.keys():
         more = " + input" if "input" in seen else ""
-        found.append(Mapping(f"instruction{more} -> output (Alpaca)", Chat, _alpaca))
+        found.append(ColumnMapping(f"instruction{more} -> output (Alpaca)", Chat, _alpaca))
     for ask, say in PAIRS:
         if {ask, say} <= seen.keys():
             found.append(_pair(ask, say, "system" if "system" in seen else None))
     return found
 
 
-def from_columns(columns: dict[str, str]) -> Mapping | None:
+def from_columns(columns: dict[str, str]) -> ColumnMapping | None:
     """The mapping that the user describes."""
     if "messages" in columns:
         key = columns["messages"]
-        return Mapping(f"{key}[] (as given)", Chat, lambda r: _chat(r, key))
+        return ColumnMapping(f"{key}[] (as given)", Chat, lambda r: _chat(r, key))
     if {"prompt", "completion"} <= columns.keys():
         return _pair(columns["prompt"], columns["completion"], columns.get("system"))
     return None
 
 
-def for_inference(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
+def for_inference(columns: dict[str, str], seen: dict[str, Any]) -> ColumnMapping | None:
     """Conversations are answered by writing, not by a head."""
     raise TypeError("Chat is answered by writing")
 
 
-def _pair(ask: str, say: str, system: str | None) -> Mapping:
+def _pair(ask: str, say: str, system: str | None) -> ColumnMapping:
     def make(record: dict[str, Any]) -> Chat:
         if isinstance(record.get(ask), list):  # TRL's conversational prompt/completion
             return _chat({"messages": [*record[ask], *_list(record, say)]}, "messages")
         first = (Turn("system", string(record, system)),) if system and record.get(system) else ()
         return _checked((*first, Turn("user", string(record, ask)), Turn("assistant", string(record, say))))
 
-    return Mapping(f"{ask} -> {say}" + (f", system: {system}" if system else ""), Chat, make)
+    return ColumnMapping(f"{ask} -> {say}" + (f", system: {system}" if system else ""), Chat, make)
 
 
 def _alpaca(record: dict[str, Any]) -> Chat:

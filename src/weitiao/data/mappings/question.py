@@ -10,21 +10,21 @@ No answer in the text: "answers": [] (or empty lists), or "answer": null.
 from typing import Any
 
 from weitiao.core.example import ExtractiveQA
-from weitiao.data.columns import Mapping, first_of, string
+from weitiao.data.columns import ColumnMapping, first_of, string
 
 MAKES = ExtractiveQA
 PURPOSE = "question_answering"
 TARGETS = ("question", "context", "answers", "answer", "start")
 LACKING = "no question, text and answer found"
 NEEDS = "{question: ..., context: ..., answers: ...} or {question: ..., context: ..., answer: ...}"
-ASKED = ("question", "context")
+INPUTS = ("question", "context")
 
 CONTEXTS = ("context", "passage", "paragraph")
 STARTS = ("start", "answer_start")
 Answers = tuple[tuple[int, str], ...]
 
 
-def infer_columns(seen: dict[str, Any]) -> list[Mapping]:
+def infer_columns(seen: dict[str, Any]) -> list[ColumnMapping]:
     """Mappings that fit, the best first."""
     context = first_of(CONTEXTS, seen)
     if "question" not in seen or context is None:
@@ -34,7 +34,7 @@ def infer_columns(seen: dict[str, Any]) -> list[Mapping]:
     return [_one("question", context, "answer", first_of(STARTS, seen))] if "answer" in seen else []
 
 
-def from_columns(columns: dict[str, str]) -> Mapping | None:
+def from_columns(columns: dict[str, str]) -> ColumnMapping | None:
     """The mapping that the user describes."""
     if {"question", "context", "answers"} <= columns.keys():
         return _several(columns["question"], columns["context"], columns["answers"])
@@ -43,25 +43,25 @@ def from_columns(columns: dict[str, str]) -> Mapping | None:
     return None
 
 
-def for_inference(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
+def for_inference(columns: dict[str, str], seen: dict[str, Any]) -> ColumnMapping | None:
     """A question and a text whose answer nobody knows."""
     question = columns.get("question", "question")
     context = columns.get("context") or first_of(CONTEXTS, seen)
     if question not in seen or context is None or context not in seen:
         return None
     words = f"{question} is asked of {context}"
-    return Mapping(words, ExtractiveQA, lambda record: ExtractiveQA(*_asked(record, question, context), ()))
+    return ColumnMapping(words, ExtractiveQA, lambda record: ExtractiveQA(*_asked(record, question, context), ()))
 
 
-def _several(question: str, context: str, answers: str) -> Mapping:
+def _several(question: str, context: str, answers: str) -> ColumnMapping:
     def make(record: dict[str, Any]) -> ExtractiveQA:
         asked, text = _asked(record, question, context)
         return ExtractiveQA(asked, text, _listed(record, answers, text))
 
-    return Mapping(f"{question} -> {answers} in {context}", ExtractiveQA, make)
+    return ColumnMapping(f"{question} -> {answers} in {context}", ExtractiveQA, make)
 
 
-def _one(question: str, context: str, answer: str, start: str | None) -> Mapping:
+def _one(question: str, context: str, answer: str, start: str | None) -> ColumnMapping:
     def make(record: dict[str, Any]) -> ExtractiveQA:
         asked, text = _asked(record, question, context)
         if answer not in record:
@@ -73,7 +73,7 @@ def _one(question: str, context: str, answer: str, start: str | None) -> Mapping
         return ExtractiveQA(asked, text, (_checked(text, words, _only(text, words) if begin is None else begin),))
 
     where = f" at {start}" if start else ""
-    return Mapping(f"{question} -> {answer}{where} in {context}", ExtractiveQA, make)
+    return ColumnMapping(f"{question} -> {answer}{where} in {context}", ExtractiveQA, make)
 
 
 def _asked(record: dict[str, Any], question: str, context: str) -> tuple[str, str]:

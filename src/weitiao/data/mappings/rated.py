@@ -6,38 +6,39 @@ Two texts: {"sentence1": ..., "sentence2": ..., "score": ...}, also text1/text2,
 from typing import Any
 
 from weitiao.core.example import TextScore
-from weitiao.data.columns import TEXTS, Mapping, first_of, number_of, text_of
+from weitiao.data.columns import TEXTS, ColumnMapping, first_of, number_of, text_of
 
 MAKES = TextScore
 PURPOSE = "regression"
 TARGETS = ("text", "value", "other")
 LACKING = "no text with a number found"
 NEEDS = "{text: ..., value: ...}, and other: ... for a second text"
+INPUTS = ("text",)
 
 VALUES = ("value", "values", "score", "scores", "rating", "stars", "similarity")
 PAIRS = (("sentence1", "sentence2"), ("text1", "text2"), ("text", "other"))
 
 
-def infer_columns(seen: dict[str, Any]) -> list[Mapping]:
+def infer_columns(seen: dict[str, Any]) -> list[ColumnMapping]:
     """Mappings that fit, the best first."""
     value, (text, other) = first_of(VALUES, seen), _texts(seen)
     return [_rated(text, other, value)] if text and value else []
 
 
-def from_columns(columns: dict[str, str]) -> Mapping | None:
+def from_columns(columns: dict[str, str]) -> ColumnMapping | None:
     """The mapping that the user describes."""
     if not {"text", "value"} <= columns.keys():
         return None
     return _rated(columns["text"], columns.get("other"), columns["value"])
 
 
-def for_inference(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
+def for_inference(columns: dict[str, str], seen: dict[str, Any]) -> ColumnMapping | None:
     """A text, or two, whose number nobody knows."""
     text, other = (columns["text"], columns.get("other")) if "text" in columns else _texts(seen)
     if text not in seen or (other is not None and other not in seen):
         return None
     words = f"{text} and {other} are read" if other else f"{text} is read"
-    return Mapping(words, TextScore, lambda record: TextScore(text_of(record, text), (), _other(record, other)))
+    return ColumnMapping(words, TextScore, lambda record: TextScore(text_of(record, text), (), _other(record, other)))
 
 
 def _texts(seen: dict[str, Any]) -> tuple[str | None, str | None]:
@@ -45,7 +46,7 @@ def _texts(seen: dict[str, Any]) -> tuple[str | None, str | None]:
     return pair or (first_of(TEXTS, seen), None)
 
 
-def _rated(text: str, other: str | None, value: str) -> Mapping:
+def _rated(text: str, other: str | None, value: str) -> ColumnMapping:
     def make(record: dict[str, Any]) -> TextScore:
         given = record.get(value)
         values = tuple(number_of(x, value) for x in (given if isinstance(given, list) else [given]))
@@ -53,7 +54,7 @@ def _rated(text: str, other: str | None, value: str) -> Mapping:
             raise ValueError(f"column {value!r} is an empty list: the row has no number")
         return TextScore(text_of(record, text), values, _other(record, other))
 
-    return Mapping(f"{text}{f' and {other}' if other else ''} -> number: {value}", TextScore, make)
+    return ColumnMapping(f"{text}{f' and {other}' if other else ''} -> number: {value}", TextScore, make)
 
 
 def _other(record: dict[str, Any], other: str | None) -> str:

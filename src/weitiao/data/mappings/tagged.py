@@ -10,7 +10,7 @@ from typing import Any
 
 from weitiao.core.bio_tags import Entity, spell
 from weitiao.core.example import TokenTags
-from weitiao.data.columns import TEXTS, Mapping, first_of, text_of
+from weitiao.data.columns import TEXTS, ColumnMapping, first_of, text_of
 from weitiao.data.word_units import laid_out, units_of
 
 MAKES = TokenTags
@@ -18,14 +18,15 @@ PURPOSE = "token_classification"
 TARGETS = ("tokens", "tags", "text", "entities")
 LACKING = "no tokens with tags, and no text with entities found"
 NEEDS = "{tokens: ..., tags: ...} or {text: ..., entities: ...}"
+INPUTS = ("text",)
 
 TOKENS, TAGS = ("tokens", "words"), ("tags", "ner_tags", "ner", "labels")
 SPANS, PERHAPS_SPANS = ("entities", "spans"), ("label", "labels")
 
 
-def infer_columns(seen: dict[str, Any]) -> list[Mapping]:
+def infer_columns(seen: dict[str, Any]) -> list[ColumnMapping]:
     """Mappings that fit, the best first."""
-    found: list[Mapping] = []
+    found: list[ColumnMapping] = []
     lists = [name for name, value in seen.items() if isinstance(value, (list, tuple))]
     tokens, tags = first_of(TOKENS, lists), first_of(TAGS, lists)
     if tokens and tags:
@@ -37,14 +38,14 @@ def infer_columns(seen: dict[str, Any]) -> list[Mapping]:
     return found
 
 
-def from_columns(columns: dict[str, str]) -> Mapping | None:
+def from_columns(columns: dict[str, str]) -> ColumnMapping | None:
     """The mapping that the user describes."""
     if {"tokens", "tags"} <= columns.keys():
         return _tokens(columns["tokens"], columns["tags"])
     return _spans(columns["text"], columns["entities"]) if {"text", "entities"} <= columns.keys() else None
 
 
-def for_inference(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | None:
+def for_inference(columns: dict[str, str], seen: dict[str, Any]) -> ColumnMapping | None:
     """Tokens, or else a text, whose tags nobody knows; the units of a text are found here."""
     lists = [name for name, value in seen.items() if isinstance(value, (list, tuple))]
     tokens = first_of((columns["tokens"],) if "tokens" in columns else () if "text" in columns else TOKENS, lists)
@@ -57,14 +58,14 @@ def for_inference(columns: dict[str, str], seen: dict[str, Any]) -> Mapping | No
             return TokenTags(*_words(record, tokens), ())
         return _untagged(text_of(record, text or ""))
 
-    return Mapping(" or ".join(x for x in (tokens, text) if x) + " is read", TokenTags, make)
+    return ColumnMapping(" or ".join(x for x in (tokens, text) if x) + " is read", TokenTags, make)
 
 
 def _untagged(text: str) -> TokenTags:
     return TokenTags(text, tuple(units_of(text)), ())
 
 
-def _tokens(tokens: str, tags: str) -> Mapping:
+def _tokens(tokens: str, tags: str) -> ColumnMapping:
     def make(record: dict[str, Any]) -> TokenTags:
         text, units = _words(record, tokens)
         given = record.get(tags)
@@ -74,7 +75,7 @@ def _tokens(tokens: str, tags: str) -> Mapping:
             raise ValueError(f"{len(units)} tokens ({tokens}) and {len(given)} tags ({tags})")
         return TokenTags(text, units, tuple(str(x).strip() for x in given))
 
-    return Mapping(f"{tokens} -> tags: {tags}", TokenTags, make)
+    return ColumnMapping(f"{tokens} -> tags: {tags}", TokenTags, make)
 
 
 def _words(record: dict[str, Any], key: str) -> tuple[str, tuple[tuple[int, int], ...]]:
@@ -90,7 +91,7 @@ def _words(record: dict[str, Any], key: str) -> tuple[str, tuple[tuple[int, int]
     return text, tuple(places)
 
 
-def _spans(text: str, spans: str) -> Mapping:
+def _spans(text: str, spans: str) -> ColumnMapping:
     def make(record: dict[str, Any]) -> TokenTags:
         words, given = text_of(record, text), record.get(spans)
         if not isinstance(given, (list, tuple)):
@@ -104,7 +105,7 @@ def _spans(text: str, spans: str) -> Mapping:
             words, tuple(units), tuple(spell((_by_units(x, units, words) for x in encode_with_offsets), len(units)))
         )
 
-    return Mapping(f"{text} -> tags: {spans}", TokenTags, make)
+    return ColumnMapping(f"{text} -> tags: {spans}", TokenTags, make)
 
 
 def _is_span(given: Any = None) -> bool:

@@ -7,11 +7,11 @@ freely, so a model that knows the answer but chats around it is not punished: th
 
 from typing import Any, ClassVar
 
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score, proportion
 
 
-class Accuracy(Component):
+class Accuracy(Metric):
     """Share of rows whose most probable answer is the reference."""
 
     reads: ClassVar[str] = "choices"

@@ -6,12 +6,12 @@ Papineni et al. 2002, "BLEU: a Method for Automatic Evaluation of Machine Transl
 
 from typing import Any, ClassVar
 
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score
 from weitiao.evaluate.sacrebleu_score import corpus_score
 
 
-class BLEU(Component):
+class BLEU(Metric):
     """BLEU over all rows, by sacreBLEU."""
 
     reads: ClassVar[str] = "answers"

@@ -7,12 +7,12 @@ Case and punctuation do not count, a space between words does (evaluate/errors_m
 
 from typing import Any, ClassVar
 
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score
 from weitiao.evaluate.error_rate import error_rate, plain_form
 
 
-class CER(Component):
+class CER(Metric):
     """Character error rate over all rows; lower is better."""
 
     reads: ClassVar[str] = "answers"

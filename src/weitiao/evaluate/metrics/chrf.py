@@ -5,12 +5,12 @@ Popovic 2015, "chrF: character n-gram F-score for automatic MT evaluation", eq. 
 
 from typing import Any, ClassVar
 
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score
 from weitiao.evaluate.sacrebleu_score import corpus_score
 
 
-class ChrF(Component):
+class ChrF(Metric):
     """chrF over all rows, by sacreBLEU."""
 
     reads: ClassVar[str] = "answers"

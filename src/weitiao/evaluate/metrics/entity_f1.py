@@ -6,12 +6,12 @@ Tjong Kim Sang & De Meulder 2003, sec. 2.3; the same figure as seqeval's f1_scor
 from collections.abc import Sequence
 from typing import ClassVar
 
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score
 from weitiao.evaluate.entities import score
 
 
-class EntityF1(Component):
+class EntityF1(Metric):
     """Micro-F1 over entities, each right only as a whole."""
 
     reads: ClassVar[str] = "answers"

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score
 from weitiao.evaluate.entities import score
 
 
-class EntityPrecision(Component):
+class EntityPrecision(Metric):
     """Share of the found entities that are right."""
 
     reads: ClassVar[str] = "answers"

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score
 from weitiao.evaluate.entities import score
 
 
-class EntityRecall(Component):
+class EntityRecall(Metric):
     """Share of the entities there are that were found."""
 
     reads: ClassVar[str] = "answers"

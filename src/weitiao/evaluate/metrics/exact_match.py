@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from weitiao.core.example import plain
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score, proportion
 
 
-class ExactMatch(Component):
+class ExactMatch(Metric):
     """Share of freely written answers that are the reference."""
 
     reads: ClassVar[str] = "answers"

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from weitiao.core.example import plain
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score, bootstrapped, of_share
 
 
-class F1(Component):
+class F1(Metric):
     """Macro-F1 of written answers or predicted classes."""
 
     reads: ClassVar[str] = "answers"

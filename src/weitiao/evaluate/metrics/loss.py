@@ -2,11 +2,11 @@
 
 from typing import ClassVar
 
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score, ratio_of_sums
 
 
-class LossMetric(Component):
+class LossMetric(Metric):
     """Mean negative log-probability a supervised token."""
 
     reads: ClassVar[str] = "row_losses"

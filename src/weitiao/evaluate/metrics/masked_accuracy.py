@@ -6,11 +6,11 @@ interval is made over, for tokens of one row are not independent.
 
 from typing import ClassVar
 
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score, of_share, ratio_of_sums
 
 
-class MaskedAccuracy(Component):
+class MaskedAccuracy(Metric):
     """Share of masked tokens that are recovered."""
 
     reads: ClassVar[str] = "choices"

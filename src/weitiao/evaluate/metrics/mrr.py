@@ -5,11 +5,11 @@ Voorhees 1999, "The TREC-8 Question Answering Track Report", sec. 2: (1 / n) sum
 
 from typing import ClassVar
 
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score, of_share, ratio_of_sums
 
 
-class MRR(Component):
+class MRR(Metric):
     """Mean reciprocal rank of the right document."""
 
     reads: ClassVar[str] = "choices"

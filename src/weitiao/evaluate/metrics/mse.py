@@ -4,12 +4,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score
 from weitiao.evaluate.regression_stats import score_numbers
 
 
-class MSE(Component):
+class MSE(Metric):
     """Mean of (predicted - right)^2."""
 
     reads: ClassVar[str] = "answers"

@@ -5,12 +5,12 @@ Pearson 1895: r = cov(a, b) / (s_a s_b). Where all predictions are the same, 0. 
 
 from typing import Any, ClassVar
 
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score
 from weitiao.evaluate.regression_stats import correlation, score_numbers
 
 
-class Pearson(Component):
+class Pearson(Metric):
     """How far predicted and right numbers lie on a rising line, -1 to 1."""
 
     reads: ClassVar[str] = "answers"

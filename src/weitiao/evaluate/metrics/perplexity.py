@@ -3,11 +3,11 @@
 import math
 from typing import ClassVar
 
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score, ratio_of_sums
 
 
-class Perplexity(Component):
+class Perplexity(Metric):
     """exp of the loss a supervised token."""
 
     reads: ClassVar[str] = "row_losses"

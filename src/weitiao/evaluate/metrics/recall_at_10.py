@@ -5,13 +5,13 @@ Manning, Raghavan and Schütze 2008, "Introduction to Information Retrieval", se
 
 from typing import ClassVar
 
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score, proportion
 
 BEST = 10
 
 
-class RecallAt10(Component):
+class RecallAt10(Metric):
     """Share of queries whose right document is among the ten nearest."""
 
     reads: ClassVar[str] = "choices"

@@ -11,12 +11,12 @@ import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score, bootstrapped, of_share
 from weitiao.evaluate.squad import HAN
 
 
-class RougeL(Component):
+class RougeL(Metric):
     """The longest common run of words, gaps allowed, as F1; the mean over rows."""
 
     reads: ClassVar[str] = "answers"

@@ -6,12 +6,12 @@ the mean of their rho.
 
 from typing import Any, ClassVar
 
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score
 from weitiao.evaluate.regression_stats import correlation, ranks, score_numbers
 
 
-class Spearman(Component):
+class Spearman(Metric):
     """How far predicted and right numbers are in the same order, -1 to 1."""
 
     reads: ClassVar[str] = "answers"

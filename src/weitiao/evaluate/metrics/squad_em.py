@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score, proportion
 from weitiao.evaluate.squad import best, exact
 
 
-class SquadEM(Component):
+class SquadEM(Metric):
     """Share of answers that are a right one, but for case, punctuation and articles."""
 
     reads: ClassVar[str] = "answers"

@@ -4,12 +4,12 @@ evaluate/squad.py."""
 from collections.abc import Sequence
 from typing import ClassVar
 
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score, bootstrapped, of_share
 from weitiao.evaluate.squad import best, overlap
 
 
-class SquadF1(Component):
+class SquadF1(Metric):
     """Mean F1 over the words of what was said and the best fitting right answer."""
 
     reads: ClassVar[str] = "answers"

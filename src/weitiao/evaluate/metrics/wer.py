@@ -7,12 +7,12 @@ Case and punctuation do not count, numbers count as they are written; each Han c
 
 from typing import Any, ClassVar
 
-from weitiao.core.registry import Component
+from weitiao.core.metric import Metric
 from weitiao.core.score import Score
 from weitiao.evaluate.error_rate import error_rate, words_of
 
 
-class WER(Component):
+class WER(Metric):
     """Word error rate over all rows; lower is better."""
 
     reads: ClassVar[str] = "answers"

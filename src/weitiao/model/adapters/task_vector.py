@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from weitiao.core.errors import RecipeError, WeitiaoError
 from weitiao.core.method import Attachment, Method
-from weitiao.core.registry import find
+from weitiao.core.registry import create
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import HEAD, identity_of
 from weitiao.model.adapters.surgery import Originals
@@ -77,7 +77,7 @@ def read_task_vector(place: Path) -> TaskVector:
         if place.is_file():
             tensors, about = _read(place)
             plain = json.loads(about["method"])
-            return TaskVector(find("method", plain.pop("name"))(**plain), about["base"], tensors)  # pyright: ignore
+            return TaskVector(create(Method, plain.pop("name"), **plain), about["base"], tensors)
         run = Run.open(place)
         if run.status != "finished":
             raise RecipeError(f"old: {place} is not finished ({run.status}); train it to its end first.")

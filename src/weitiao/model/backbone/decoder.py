@@ -8,11 +8,10 @@ A block (one file in blocks/) says how a family embeds, runs a layer and ends; w
 matrix product is used, since blocks call the model's own modules.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +27,28 @@ from weitiao.model.layers.saved_tensors import computing_in
 FEW = 0.7  # of all tokens: where more rows are asked for, leaving the others out saves nothing
 
 
+class Block(Protocol):
+    """One file in model/backbone/blocks/: how a family of models embeds, runs a layer and ends."""
+
+    FAMILIES: tuple[str, ...]
+    """transformers' model types."""
+
+    def begin(self, stack: Any, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Any]: ...
+
+    def layers(self, stack: Any) -> Sequence[nn.Module]: ...
+
+    def layer(self, layer: Any, x: Tensor, given: Any, rows: Tensor | None) -> Tensor: ...
+
+    def end(self, stack: Any, x: Tensor) -> Tensor: ...
+
+    def above(self, stack: Any) -> Sequence[nn.Module]: ...
+
+
 @dataclass
 class BlockBackbone:
     """The whole way through a model by a block; a Body."""
 
-    block: ModuleType
+    block: Block
     model: Any
     dtype: torch.dtype
     """What the residual stream is computed in."""

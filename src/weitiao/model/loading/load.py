@@ -35,7 +35,7 @@ from weitiao.model.adapters.module_structure import (
     stack_of,
 )
 from weitiao.model.backbone import encoder_decoder as two
-from weitiao.model.backbone.decoder import BlockBackbone
+from weitiao.model.backbone.decoder import Block, BlockBackbone
 from weitiao.model.kernels import library
 from weitiao.model.layers import attention
 from weitiao.model.layers.dropout import Dropout
@@ -207,8 +207,8 @@ def choose_backbone(model: nn.Module, dtype: torch.dtype) -> tuple[Backbone, Dec
     alone = in_dtype(model, dtype, whole(lambda batch: _row_by_row(model, batch)))
     packed = in_dtype(model, dtype, whole(lambda batch: _transformers_body(model, batch)))
     why = f"no hand-written block for the family {family!r}"
-    for name in names("block"):
-        block = find_module("block", name)
+    for name in names(Block):
+        block = find_module(Block, name)
         if family not in block.FAMILIES:
             continue
         ours = BlockBackbone(block, model, dtype)

@@ -25,7 +25,7 @@ from torch import nn
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
 from weitiao.core.recipe import ComponentField
-from weitiao.core.registry import find
+from weitiao.core.registry import create
 from weitiao.model.adapters.task_vector import TaskVector, only_changed, read_task_vector, subtract
 
 KEPT = "old.safetensors"
@@ -41,7 +41,7 @@ class FLearning(Method):
     forget_lambda: float = Field(default=0.3, gt=0)
     """How much of it is taken away (the paper's lambda: 0.1, 0.3, 0.7, 1.5)."""
     method: Annotated[Method, ComponentField("method", but="f_learning")] = Field(
-        default_factory=lambda: cast(Method, find("method", "lora")())
+        default_factory=lambda: cast(Method, create(Method, "lora"))
     )
     """How the new facts are learnt."""
     sha256: str = ""

@@ -18,11 +18,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weitiao.core.registry import Component
+from weitiao.core.optimizer import Optimizer
 from weitiao.train.optimizers._per_parameter import EachWeight
 
 
-class Adafactor(Component):
+class Adafactor(Optimizer):
     """Adam without the memory: a row and a column of numbers for each matrix."""
 
     decay_rate: float = Field(default=0.8, gt=0, le=1)

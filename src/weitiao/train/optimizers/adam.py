@@ -6,10 +6,10 @@ Weight decay, if any, is added to the gradient (L2), not decoupled: for decay, t
 import torch
 from pydantic import Field
 
-from weitiao.core.registry import Component
+from weitiao.core.optimizer import Optimizer
 
 
-class Adam(Component):
+class Adam(Optimizer):
     """Adam; weight decay is plain L2."""
 
     betas: tuple[float, float] = (0.9, 0.999)

@@ -8,10 +8,10 @@ Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", arXiv 1711.05
 import torch
 from pydantic import Field
 
-from weitiao.core.registry import Component
+from weitiao.core.optimizer import Optimizer
 
 
-class AdamW(Component):
+class AdamW(Optimizer):
     """Adam with decoupled weight decay; the usual choice."""
 
     betas: tuple[float, float] = (0.9, 0.999)

@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weitiao.core.registry import Component
+from weitiao.core.optimizer import Optimizer
 from weitiao.train.optimizers._per_parameter import EachWeight
 
 KEYS = ("exp_avg", "exp_avg_sq")
@@ -30,7 +30,7 @@ SMALL = 4096  # numbers; smaller tensors are not worth it (the paper's own bound
 PIECE = {"cpu": 2**19, "cuda": 2**24}  # numbers at once: what a CPU's cache holds, what keeps a GPU busy
 
 
-class AdamW8bit(Component):
+class AdamW8bit(Optimizer):
     """AdamW with its memory in eight bits a number."""
 
     betas: tuple[float, float] = (0.9, 0.999)

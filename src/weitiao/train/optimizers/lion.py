@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weitiao.core.registry import Component
+from weitiao.core.optimizer import Optimizer
 from weitiao.train.optimizers._per_parameter import EachWeight
 
 
-class Lion(Component):
+class Lion(Optimizer):
     """Moves each weight by the same amount, in the sign's direction."""
 
     betas: tuple[float, float] = (0.9, 0.99)

@@ -3,10 +3,10 @@
 import torch
 from pydantic import Field
 
-from weitiao.core.registry import Component
+from weitiao.core.optimizer import Optimizer
 
 
-class SGD(Component):
+class SGD(Optimizer):
     """Stochastic gradient descent; stores one number a weight, or none without momentum."""
 
     momentum: float = Field(default=0.9, ge=0, lt=1)

@@ -14,11 +14,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weitiao.core.registry import Component
+from weitiao.core.optimizer import Optimizer
 from weitiao.train.optimizers._per_parameter import EachWeight
 
 
-class StableAdamW(Component):
+class StableAdamW(Optimizer):
     """AdamW that slows down by itself where a gradient is far larger than expected."""
 
     betas: tuple[float, float] = (0.9, 0.99)

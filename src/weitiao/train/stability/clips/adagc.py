@@ -14,10 +14,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from weitiao.core.registry import Component
+from weitiao.core.optimizer import Clip
 
 
-class AdaGC(Component):
+class AdaGC(Clip):
     """Clip each tensor by its own history."""
 
     lambda_rel: float = Field(default=1.05, gt=0)

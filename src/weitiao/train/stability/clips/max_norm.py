@@ -8,10 +8,10 @@ Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", 
 from pydantic import Field
 from torch import Tensor, nn
 
-from weitiao.core.registry import Component
+from weitiao.core.optimizer import Clip
 
 
-class MaxNorm(Component):
+class MaxNorm(Clip):
     """All gradients together, shortened to a fixed length. A number alone means this."""
 
     max_norm: float = Field(default=1.0, gt=0)

@@ -12,10 +12,10 @@ import math
 from pydantic import Field
 from torch import Tensor, nn
 
-from weitiao.core.registry import Component
+from weitiao.core.optimizer import Clip
 
 
-class ZClip(Component):
+class ZClip(Clip):
     """Clip by how unusual the gradient's length is."""
 
     z_threshold: float = Field(default=2.5, gt=0)
