@@ -1,141 +1,188 @@
-"""The architecture, as tests: who may import whom, how long a file is, what every part says."""
+"""The architecture, as tests: who may import whom, how deep and how large things are, what every part documents."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from support.source_tree import (
+    FILES,
+    MODULES,
+    ROOT,
+    import_graph,
+    imports_in,
+    levels,
+    module_name,
+    public_names,
+    syntax_tree,
+    unit_graph,
+)
 from weitiao.core.registry import FOLDERS, find, find_module, folder_of, names
 
-ROOT = Path(__file__).parent.parent / "src" / "weitiao"
-FILES = sorted(ROOT.rglob("*.py"))
 STATIONS = ("plan", "data", "model", "objective", "train", "evaluate", "deploy")
-CLASSES = ("method", "objective", "optimizer", "clip", "metric")
-FACES = ("cli.py", "use.py", "verb.py")
-MAY = {
+FACES = ("cli", "__init__")  # they import ours inside functions, so that `--help` and `import weitiao` are quick
+MAY_IMPORT = {
     "core": {"core"},
     **{station: {"core", station} for station in STATIONS},
-    "learnt": {"core", "learnt", "model", "train", "deploy"},
-    "pipeline": {"core", "learnt", "pipeline", *STATIONS},
-    "opened": {"core", "opened", "learnt", "pipeline", *STATIONS},
-    "several": {"core", "learnt", "opened", "several", "pipeline", *STATIONS},
-    "predict": {"core", "opened", *STATIONS},
-    "bench_machine": {"core", "model"},
-    "cli": {"bench_machine", "core", "pipeline", "opened", "multirun", "cli", "talk", "use", "verb"},
-    "use": {"core", "talk", "verb"},
-    "verb": {"core", "model", "pipeline", "opened", "several", "predict"},
-    "talk": {"core"},
+    "pipeline": {"core", "pipeline", *STATIONS},
     "multirun": {"core", "pipeline", "multirun"},
+    "cli": {"core", "pipeline", "multirun", "cli", "__init__"},
+    "__init__": {"core", "pipeline", "multirun"},
     "__main__": {"cli"},
-    "__init__": set(),
 }
+LIMITS = {"weitiao": (14, 6), "weitiao.model": (7, 5)}  # units, levels
+TOO_LARGE = {  # public names of classes that have more than 20; may only shrink
+    "TrainableModel": 38,
+    "Objective": 29,
+    "Classification": 28,
+    "Train": 25,
+    "TokenClassification": 25,
+    "Embedding": 25,
+    "MultiTask": 24,
+    "Run": 22,
+    "Regression": 22,
+    "QuestionAnswering": 21,
+}
+EXPLAINED = ("method", "objective", "optimizer", "clip", "metric")
+TESTS = Path(__file__).parent
 
 
-def room(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
-def imported(path: Path) -> list[tuple[str, ast.AST]]:
-    """Our own modules that a file imports, anywhere in it, as (dotted name, node)."""
-    found: list[tuple[str, ast.AST]] = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}: relative import"
-            if (node.module or "").split(".")[0] == "weitiao":
-                if node.module in ("weitiao", "weitiao.core", "weitiao.plan", "weitiao.train", "weitiao.model"):
-                    found += [(f"{node.module}.{alias.name}", node) for alias in node.names]
-                else:
-                    found.append((str(node.module), node))
-        elif (
-            isinstance(node, ast.Constant)
-            and str(node.value).startswith("weitiao.")
-            and path.name in ("cli.py", "use.py", "verb.py")
-        ):
-            found.append((str(node.value), node))  # the command line imports late, by name
-        elif isinstance(node, ast.Import):
-            found += [(alias.name, node) for alias in node.names if alias.name.split(".")[0] == "weitiao"]
-    return found
+def unit_of(module: str) -> str:
+    """weitiao.core.run -> core; weitiao -> __init__"""
+    return module.split(".")[1] if "." in module else "__init__"
 
 
-def test_enough_files_are_seen() -> None:
+# -- imports ----------------------------------------------------------------------------------------------------------
+
+
+def test_source_files_found() -> None:
     assert len(FILES) > 50
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_down(path: Path) -> None:
-    allowed = MAY[room(path)]
-    for module, _ in imported(path):
-        there = module.split(".")[1] if "." in module else ""
-        assert there in allowed or there == "__version__", f"{path}: {room(path)} may not import {module}"
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_imports_follow_the_layers(path: Path) -> None:
+    unit = unit_of(module_name(path))
+    for module in imports_in(syntax_tree(path)):
+        assert unit_of(module) in MAY_IMPORT[unit], f"{path}: {unit} may not import {module}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_our_own_modules_are_imported_at_the_head(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for function in ast.walk(tree):
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_own_modules_imported_at_the_head(path: Path) -> None:
+    """Except in faces, so that the layers can be read off the heads of the files."""
+    if unit_of(module_name(path)) in FACES:
+        return
+    for function in ast.walk(syntax_tree(path)):
         if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            for node in ast.walk(function):
-                if isinstance(node, ast.ImportFrom):
-                    assert not (node.module or "").startswith("weitiao"), f"{path}: hidden import in {function.name}"
+            assert not list(imports_in(function)), f"{path}: import inside {function.name}"
+
+
+@pytest.mark.parametrize("path", [x for x in FILES if x != ROOT / "core" / "registry.py"], ids=relative)
+def test_no_own_module_imported_by_string(path: Path, request: pytest.FixtureRequest) -> None:
+    """A name in a string is seen by no type checker and by none of these tests."""
+    if path.parent == ROOT / "cli":
+        request.applymarker(pytest.mark.xfail(reason="the commands still import by string", strict=False))
+    strings = {x.value for x in ast.walk(syntax_tree(path)) if isinstance(x, ast.Constant) and isinstance(x.value, str)}
+    assert not strings & set(MODULES) - {"weitiao"}, path
 
 
 @pytest.mark.parametrize("kind", FOLDERS)
 def test_no_part_imports_another(kind: str) -> None:
     parts = {f"{FOLDERS[kind]}.{name}" for name in names(kind)}
-    assert parts, f"{kind}: no parts were found"
+    assert parts, f"{kind}: no parts found"
     for name in names(kind):
-        mine = {module for module, _ in imported(folder_of(kind) / f"{name}.py")}
-        assert not mine & parts, f"{kind} {name} imports another part"
+        imported = set(imports_in(syntax_tree(folder_of(kind) / f"{name}.py")))
+        assert not imported & parts, f"{kind} {name} imports another part"
 
 
-def test_no_rings() -> None:
-    graph = {".".join(("weitiao", *p.relative_to(ROOT).with_suffix("").parts)): {m for m, _ in imported(p)} for p in FILES}
-    done: set[str] = set()
-
-    def walk(module: str, path: tuple[str, ...]) -> None:
-        assert module not in path, f"a ring: {' -> '.join((*path, module))}"
-        if module in done or module not in graph:
-            return
-        for below in sorted(graph[module]):
-            walk(below, (*path, module))
-        done.add(module)
-
-    for module in sorted(graph):
-        walk(module, ())
-    assert len(done) == len(graph)
+def test_no_import_cycle() -> None:
+    assert len(levels(import_graph())) == len(FILES)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_files_and_functions_stay_short(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    limit = 120 if path.name == "loop.py" else 400
-    assert text.count("\n") <= limit, f"{path} has more than {limit} lines"
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef):
+@pytest.mark.parametrize("package", [f"weitiao.{x.name}" for x in ROOT.iterdir() if (x / "__init__.py").exists()])
+def test_no_import_cycle_between_folders(package: str) -> None:
+    levels(unit_graph(package))
+
+
+@pytest.mark.parametrize("package", LIMITS)
+def test_number_of_units_and_levels(package: str) -> None:
+    """A tree that one can draw from memory."""
+    level, (most_units, most_levels) = levels(unit_graph(package)), LIMITS[package]
+    assert len(level) <= most_units, f"{package}: {sorted(level)}"
+    assert max(level.values()) <= most_levels, f"{package}: {level}"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "weitiao",
+        pytest.param("weitiao.core.run", marks=pytest.mark.xfail(reason="Run still imports torch", strict=False)),
+    ],
+)
+def test_import_without_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(any(x in sys.modules for x in ('torch', 'transformers')))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0, f"import {module} imports torch"
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda p: str(p.relative_to(TESTS)))
+def test_no_test_imports_a_test(path: Path) -> None:
+    """What tests share is in tests/support; conftest.py holds fixtures and hooks only."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for module in modules:
+            last = module.split(".")[-1]
+            assert not last.startswith("test_") and last != "conftest", f"{path} imports {module}"
+
+
+# -- sizes ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_length_of_files_and_functions(path: Path) -> None:
+    limit = 120 if path == ROOT / "train" / "loop.py" else 400
+    assert path.read_text(encoding="utf-8").count("\n") <= limit, f"{path} has more than {limit} lines"
+    for node in ast.walk(syntax_tree(path)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name} is longer than 60 lines"
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             assert len(arguments) <= 10, f"{path}: {node.name} has {len(arguments)} arguments"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_file_says_what_it_is(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert not text or ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_public_names_per_class(path: Path) -> None:
+    for node in ast.walk(syntax_tree(path)):
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            public, limit = public_names(node), TOO_LARGE.get(node.name, 20)
+            assert len(public) <= limit, f"{path}: {node.name} has {len(public)} public names: {sorted(public)}"
+
+
+# -- documentation ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_every_file_has_a_docstring(path: Path) -> None:
+    assert not path.read_text(encoding="utf-8") or ast.get_docstring(syntax_tree(path)), f"{path} has no docstring"
     assert path.name not in ("utils.py", "helpers.py", "misc.py", "common.py")
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in CLASSES for name in names(kind)])
-def test_every_part_explains_itself(kind: str, name: str) -> None:
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in EXPLAINED for name in names(kind)])
+def test_every_part_is_documented(kind: str, name: str) -> None:
     part = find(kind, name)
     assert part.__doc__ and part.model_config["frozen"] and part.model_config["extra"] == "forbid"
     assert find_module(kind, name).__doc__
     for field, info in part.model_fields.items():
-        assert info.description, f"{kind} {name}: {field} has no words under it"
+        assert info.description, f"{kind} {name}: {field} has no description"
 
 
 @pytest.mark.parametrize("name", ["Recipe", "Source", "Replay", "Train", "Evaluate"])
-def test_every_recipe_key_explains_itself(name: str) -> None:
+def test_every_recipe_key_is_documented(name: str) -> None:
     from weitiao.core import recipe
 
     for field, info in getattr(recipe, name).model_fields.items():
-        assert info.description or field in ("train", "evaluate"), f"{name}.{field} has no words under it"
+        assert info.description or field in ("train", "evaluate"), f"{name}.{field} has no description"
