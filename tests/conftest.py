@@ -43,7 +43,7 @@ def closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(self: socket.socket, address: object) -> None:
         host = address[0] if isinstance(address, tuple) else ""
         if self.family == socket.AF_UNIX or host in ("127.0.0.1", "::1", "localhost"):
-            return real(self, address)  # pyright: ignore
+            return real(self, address)
         raise AssertionError(f"a test tried to reach {address}")
 
     monkeypatch.setattr(socket.socket, "connect", connect)
@@ -133,8 +133,8 @@ def train_tiny(recipe_dict: dict):
         plain = copy.deepcopy(recipe_dict)
         for key, value in changes.items():
             laid_over = isinstance(value, dict) and isinstance(plain.get(key), dict)
-            laid_over = laid_over and value.get("name", "lora") == "lora"  # pyright: ignore
-            plain[key] = {**plain[key], **value} if laid_over else value  # pyright: ignore
+            laid_over = laid_over and value.get("name", "lora") == "lora"
+            plain[key] = {**plain[key], **value} if laid_over else value
         return train(make_recipe(plain), Reporter(Console(quiet=True)), again=again)
 
     return run

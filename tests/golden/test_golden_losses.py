@@ -14,6 +14,8 @@ from make_small_bert import characters, make
 from support.models import WORDS
 from support.parts import VARIANTS, method_config
 from support.rows import chat_rows, question_rows, rated_rows, write_jsonl
+from weitiao.core.method import Method
+from weitiao.core.optimizer import Optimizer
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import names
 from weitiao.core.reporter import Reporter
@@ -26,8 +28,8 @@ TAGGED = [
     for i in range(24)
 ]
 CASES = [
-    *((f"sft_{method}", {"method": method}) for method in (*names("method"), *VARIANTS)),
-    *((f"sft_lora_{optimizer}", {"train": {"optimizer": optimizer}}) for optimizer in names("optimizer")),
+    *((f"sft_{method}", {"method": method}) for method in (*names(Method), *VARIANTS)),
+    *((f"sft_lora_{optimizer}", {"train": {"optimizer": optimizer}}) for optimizer in names(Optimizer)),
     (
         "sft_lora_linear_tokens",
         {"train": {"batch_size": None, "batch_tokens": 200, "micro_batch_tokens": 80, "lr_schedule": "linear"}},
@@ -109,7 +111,7 @@ def taught(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "merged"
 
 
-@pytest.mark.parametrize("method", names("method"))
+@pytest.mark.parametrize("method", names(Method))
 def test_loss_falls(method: str, train_tiny, taught: Path, tmp_path: Path) -> None:
     """A model that gives certain answers learns to give others to the same questions: the loss falls below four fifths
     (a little with soft prompts, which steer so small a model hardly)."""

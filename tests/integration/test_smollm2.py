@@ -9,7 +9,9 @@ from transformers import AutoModelForCausalLM
 
 from weitiao.core.batch import pack
 from weitiao.core.example import Chat, Turn
-from weitiao.core.registry import find
+from weitiao.core.method import Method
+from weitiao.core.objective import Objective
+from weitiao.core.registry import create
 from weitiao.model.adapters.peft_format import save_adapter
 from weitiao.model.loading.sources import resolve_base
 from weitiao.pipeline.train import BaseAssets, load, open_base_assets
@@ -33,14 +35,14 @@ def tokens() -> BaseAssets:
 
 
 def rows(tokens: BaseAssets) -> list:
-    sft = find("objective", "sft")()
+    sft = create(Objective, "sft")
     chats = [(Turn("user", ask), Turn("assistant", say)) for ask in ASKED[:2] for say in SAID]
-    return [row for chat in chats for row in sft.rows(Chat(chat), tokens.processor)]  # pyright: ignore
+    return [row for chat in chats for row in sft.rows(Chat(chat), tokens.processor)]
 
 
 def tuned(tokens: BaseAssets):
     torch.manual_seed(0)
-    model, choices = load(tokens, find("method", "lora")(rank=8), find("objective", "sft")(), torch.float32, CPU)  # pyright: ignore
+    model, choices = load(tokens, create(Method, "lora", rank=8), create(Objective, "sft"), torch.float32, CPU)
     assert {c.key: c.value for c in choices}["model.block"] == "llama"
     with torch.no_grad():
         for p in model.trainable().values():
@@ -56,7 +58,7 @@ def test_gguf_conversion_tied_and_complete() -> None:
 
 
 def test_generates_answer(tokens: BaseAssets) -> None:
-    model, _ = load(tokens, find("method", "lora")(), find("objective", "sft")(), torch.float32, CPU)  # pyright: ignore
+    model, _ = load(tokens, create(Method, "lora"), create(Objective, "sft"), torch.float32, CPU)
     ids = tokens.processor.prompt((Turn("user", "What is the capital of France?"),))
     assert "Paris" in tokens.processor.decode(model.generate([ids], max_new_tokens=20)[0])
 
@@ -74,7 +76,7 @@ def test_packing_and_accumulation_exact(tokens: BaseAssets) -> None:
     found = []
     for size in (8, 4, 1):
         window = [pack(eight[at : at + size]) for at in range(0, 8, size)]
-        take(model, find("objective", "sft")(), window, Distributed(CPU))  # pyright: ignore
+        take(model, create(Objective, "sft"), window, Distributed(CPU))
         found.append({name: p.grad.clone() for name, p in model.trainable().items() if p.grad is not None})
         model.model.zero_grad()
     for other in found[1:]:

@@ -8,7 +8,9 @@ from transformers import WhisperForConditionalGeneration
 
 from weitiao.core.batch import SOUND, pack
 from weitiao.core.example import AudioText
-from weitiao.core.registry import find
+from weitiao.core.method import Method
+from weitiao.core.objective import Objective
+from weitiao.core.registry import create
 from weitiao.data.audio import load_audio
 from weitiao.evaluate.error_rate import words_of
 from weitiao.model.loading.sources import resolve_base
@@ -23,13 +25,13 @@ def test_transcription_equals_transformers(tmp_path: Path) -> None:
     from prepare_speech import Speaker
 
     Speaker().say(SAID, "en-us", 150, 50, tmp_path / "said.wav")
-    tokens, objective = open_base_assets("package:whisper-tiny.en"), find("objective", "seq2seq")(longest=40)
-    model, choices = load(tokens, find("method", "lora")(rank=4), objective, torch.float32, torch.device("cpu"))  # pyright: ignore
+    tokens, objective = open_base_assets("package:whisper-tiny.en"), create(Objective, "seq2seq", longest=40)
+    model, choices = load(tokens, create(Method, "lora", rank=4), objective, torch.float32, torch.device("cpu"))
     assert {x.key: x.value for x in choices}["model.block"] == "transformers" and tokens.max_length == 448
     example = load_audio(AudioText("said.wav", SAID), tmp_path)
-    (row,) = objective.rows(example, tokens.processor)  # pyright: ignore
+    (row,) = objective.rows(example, tokens.processor)
     batch = pack([row])
-    (written,) = objective.predict(model, batch)  # pyright: ignore
+    (written,) = objective.predict(model, batch)
     assert {"today", "walk", "river"} <= set(words_of(written))  # the voice is a machine's: not every word is understood
     plain = WhisperForConditionalGeneration.from_pretrained(resolve_base("package:whisper-tiny.en"))
     ids = plain.generate(batch.more[SOUND], max_new_tokens=40)

@@ -73,18 +73,18 @@ def test_same_loss_and_gradients_as_full_forward(family: str, tmp_path: Path) ->
     found = []
     for keeps in (False, True):
         model = attached("freeze", family, layers=1)
-        loader = Loader(Rows(), 1, batch_size=5)  # pyright: ignore
+        loader = Loader(Rows(), 1, batch_size=5)
         batches = loader[0]
         if keeps:
             kept = kept_of(model, tmp_path)
-            assert kept.body.below == 2 and kept.fill(Quiet())  # pyright: ignore
+            assert kept.body.below == 2 and kept.fill(Quiet())
             batches = kept.add(batches)
             assert FROZEN_STATES in batches[0].more
             lowest = next(x for x in model.model.modules() if is_linear(x))
             lowest.register_forward_hook(runs)
         loss = sum(loss_of(model, batch) for batch in batches)
-        loss.backward()  # pyright: ignore
-        found.append((loss.detach(), {n: p.grad for n, p in model.trainable().items()}))  # pyright: ignore
+        loss.backward()
+        found.append((loss.detach(), {n: p.grad for n, p in model.trainable().items()}))
     (a, grads), (b, theirs) = found
     assert gap(a, b) <= 1e-6
     for name, g in grads.items():
@@ -95,8 +95,8 @@ def test_batch_with_some_cached_rows(tmp_path: Path) -> None:
     """The guard looks at rows alone; their states go with them."""
     model = attached("freeze", "llama", layers=1)
     kept = kept_of(model, tmp_path)
-    kept.fill(Quiet())  # pyright: ignore
-    (batch,) = kept.add(Loader(Rows(), 1, batch_size=5)[0])  # pyright: ignore
+    kept.fill(Quiet())
+    (batch,) = kept.add(Loader(Rows(), 1, batch_size=5)[0])
     for i in range(5):
         one = select_segments(batch, [i])
         plain = Batch(one.input_ids, one.position_ids, one.labels, one.bounds)
@@ -125,33 +125,33 @@ def test_cached_layers_have_no_trained_weight_below(
     family = "gpt2" if method == "bitfit" else "llama"
     model = attached(method, family, **settings)
     if layers is not None:
-        assert model.backbone.frozen(tuple(model.trainable().values())) == layers  # pyright: ignore
-    choice = choose(model, Rows(), tmp_path, 1e9, 3, "")  # pyright: ignore
+        assert model.backbone.frozen(tuple(model.trainable().values())) == layers
+    choice = choose(model, Rows(), tmp_path, 1e9, 3, "")
     if choice is None:
         assert not layers
     else:
         assert choice.value == "on" and choice.reason.startswith(f"{layers} frozen layers")
-    again = choose(model, Rows(), tmp_path, 1e9, 1, "")  # pyright: ignore
+    again = choose(model, Rows(), tmp_path, 1e9, 1, "")
     assert again is None, "once through the rows, nothing is gained"
 
 
 def test_reason_when_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = attached("freeze", "llama", layers=1)
-    small = choose(model, Rows(), tmp_path, 100, 3, "")  # pyright: ignore
+    small = choose(model, Rows(), tmp_path, 100, 3, "")
     assert small and small.value == "off" and "train.activation_cache allows" in small.reason
-    told = choose(model, Rows(), tmp_path, 1e9, 3, "fgm changes what they are given")  # pyright: ignore
+    told = choose(model, Rows(), tmp_path, 1e9, 3, "fgm changes what they are given")
     assert told and told.value == "off" and "fgm changes" in told.reason
     monkeypatch.setattr(activation_cache.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
-    full = choose(model, Rows(), tmp_path, 1e9, 3, "")  # pyright: ignore
+    full = choose(model, Rows(), tmp_path, 1e9, 3, "")
     assert full and full.value == "off" and "the disk has" in full.reason
 
 
 def test_damaged_row_recomputed(tmp_path: Path) -> None:
     said: list[str] = []
     kept = kept_of(attached("freeze", "llama", layers=1), tmp_path, said)
-    kept.fill(Quiet())  # pyright: ignore
+    kept.fill(Quiet())
     whole = kept.file.read_bytes()
-    loader = Loader(Rows(), 1, batch_size=8)  # pyright: ignore
+    loader = Loader(Rows(), 1, batch_size=8)
     good = kept.add(loader[0])[0].more[FROZEN_STATES]
     kept.states[100] ^= 0xFF
     assert torch.equal(kept.add(loader[0])[0].more[FROZEN_STATES], good)
@@ -160,10 +160,10 @@ def test_damaged_row_recomputed(tmp_path: Path) -> None:
 
 def test_older_format_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activation_cache, "FORM", activation_cache.FORM - 1)
-    assert kept_of(attached("freeze", "llama", layers=1), tmp_path).fill(Quiet())  # pyright: ignore
+    assert kept_of(attached("freeze", "llama", layers=1), tmp_path).fill(Quiet())
     monkeypatch.undo()
     with pytest.raises(AssertionError, match="made anew"):
-        kept_of(attached("freeze", "llama", layers=1), tmp_path).fill(Quiet())  # pyright: ignore
+        kept_of(attached("freeze", "llama", layers=1), tmp_path).fill(Quiet())
 
 
 def test_foreign_file_rebuilt_and_full_disk_reported(tmp_path: Path) -> None:
@@ -173,13 +173,13 @@ def test_foreign_file_rebuilt_and_full_disk_reported(tmp_path: Path) -> None:
 
     said: list[str] = []
     kept = kept_of(attached("freeze", "llama", layers=1), tmp_path)
-    assert kept.fill(History()) and kept.fill(History()) and not said  # pyright: ignore
+    assert kept.fill(History()) and kept.fill(History()) and not said
     kept.head.write_text(json.dumps({"key": "other", "checksums": []}))
-    assert kept.fill(History()) and "made anew" in said.pop()  # pyright: ignore
+    assert kept.fill(History()) and "made anew" in said.pop()
     kept.file.write_bytes(b"short")
-    assert kept.fill(History()) and "not whole" in said.pop()  # pyright: ignore
+    assert kept.fill(History()) and "not whole" in said.pop()
     nowhere = ActivationCache(kept.model, Rows(), tmp_path / "no" / "where", print)
-    assert not nowhere.fill(History()) and "cannot be kept" in said.pop()  # pyright: ignore
+    assert not nowhere.fill(History()) and "cannot be kept" in said.pop()
 
 
 # -- whole runs -------------------------------------------------------------------------------------------------------
@@ -244,15 +244,15 @@ def test_decision_kept_on_resume(train_tiny, tmp_path: Path, monkeypatch: pytest
 def test_method_that_changes_layers_not_cached(tmp_path: Path) -> None:
     """f_learning switched off is the base that it took something from: its lower layers are others."""
     model = attached("lora", "llama", target_modules=r".*\.2\..*_proj")
-    assert choose(model, Rows(), tmp_path, 1e9, 3, "").value == "on"  # pyright: ignore
+    assert choose(model, Rows(), tmp_path, 1e9, 3, "").value == "on"
     set_enabled, weight = model.attachment.set_enabled, model.model.get_parameter("model.layers.0.mlp.up_proj.weight")
 
     def other(on: bool) -> None:
-        set_enabled(on)  # pyright: ignore
+        set_enabled(on)
         weight.data.add_(0.01 if on else -0.01)
 
     model.attachment = replace(model.attachment, set_enabled=other)
-    choice = choose(model, Rows(), tmp_path, 1e9, 3, "")  # pyright: ignore
+    choice = choose(model, Rows(), tmp_path, 1e9, 3, "")
     assert choice and choice.value == "off" and "without what was learnt" in choice.reason
 
 
@@ -265,4 +265,4 @@ def test_cache_size_limit(given: Any, wanted: Any) -> None:
 def test_invalid_cache_size_refused(given: Any) -> None:
     with pytest.raises(ValueError, match="neither auto nor off nor how many GB") as refused:
         Train(keep_frozen=given)
-    assert len(refused.value.errors()) == 1  # pyright: ignore
+    assert len(refused.value.errors()) == 1

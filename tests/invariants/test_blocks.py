@@ -8,11 +8,12 @@ from support.models import make_model
 from support.rows import batch_of, make_rows
 from weitiao.core.batch import Batch
 from weitiao.core.registry import find_module, names
+from weitiao.model.backbone.decoder import Block
 from weitiao.model.layers.attention import NAME
 from weitiao.model.loading import load
 from weitiao.model.loading.load import _transformers_body, choose_backbone, whole
 
-FAMILIES = [(block, family) for block in names("block") for family in find_module("block", block).FAMILIES]
+FAMILIES = [(block, family) for block in names(Block) for family in find_module(Block, block).FAMILIES]
 
 
 def test_every_block_found() -> None:
@@ -22,18 +23,18 @@ def test_every_block_found() -> None:
 @pytest.mark.parametrize(("block", "family"), FAMILIES)
 def test_block_chosen_with_reason(block: str, family: str) -> None:
     model = make_model(family)
-    model.set_attn_implementation(NAME)  # pyright: ignore
+    model.set_attn_implementation(NAME)
     _, choice = choose_backbone(model, torch.float32)
     assert choice.value == block and "on a probe" in choice.reason
 
 
 def test_wrong_block_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     """The probe at loading must catch a block that differs: here one whose last norm is off by a thousandth."""
-    llama = find_module("block", "llama")
+    llama = find_module(Block, "llama")
     real = llama.end
     monkeypatch.setattr(llama, "end", lambda stack, x: real(stack, x) * 1.001)
     model = make_model("llama")
-    model.set_attn_implementation(NAME)  # pyright: ignore
+    model.set_attn_implementation(NAME)
     assert choose_backbone(model, torch.float32)[1].value == "transformers"
 
 
@@ -41,12 +42,12 @@ def test_unpackable_attention_runs_row_by_row(monkeypatch: pytest.MonkeyPatch) -
     """Where something gets past our attention (here: rows run as if they were one), packing is given up, and said."""
 
     def leaking(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        return model.get_decoder()(input_ids=batch.input_ids[None], use_cache=False).last_hidden_state[0]  # pyright: ignore
+        return model.get_decoder()(input_ids=batch.input_ids[None], use_cache=False).last_hidden_state[0]
 
     monkeypatch.setattr(load, "_transformers_body", leaking)
     monkeypatch.setattr(load, "names", lambda kind: [])  # no block
     model = make_model("gpt2")
-    model.set_attn_implementation(NAME)  # pyright: ignore
+    model.set_attn_implementation(NAME)
     body, choice = choose_backbone(model, torch.float32)
     assert choice.value == "transformers, row by row" and "see one another" in choice.reason
     batch = batch_of(make_rows())

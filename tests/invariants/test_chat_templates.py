@@ -11,7 +11,9 @@ from support.parts import method_config
 from support.rows import chat_rows, write_jsonl
 from weitiao.core.batch import IGNORE
 from weitiao.core.example import Chat, Turn
-from weitiao.core.registry import find, names
+from weitiao.core.method import Method
+from weitiao.core.objective import Objective
+from weitiao.core.registry import create, names
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.pipeline.inference import open_model
 
@@ -38,10 +40,10 @@ def test_mask_stop_bos_prompt_in_500_conversations(name: str) -> None:
     """What is learnt is exactly the assistant's words, each turn with its stop token; BOS stands there once, in front;
     and what the model reads before its last answer is to the token what it is given when it is asked."""
     made = ChatProcessor.make(make_tokenizer(ALL[name]))
-    sft, dice, bos = find("objective", "sft")(), random.Random(name), made.tokenizer.bos_token_id
+    sft, dice, bos = create(Objective, "sft"), random.Random(name), made.tokenizer.bos_token_id
     for _ in range(CONVERSATIONS):
         rotary_tables = conversation(dice, system=name != "mistral")
-        rows = sft.rows(Chat(tuple(rotary_tables)), made)  # pyright: ignore
+        rows = sft.rows(Chat(tuple(rotary_tables)), made)
         said, ids = "", []
         for row in rows:
             ids, labels = list(row["input_ids"]), list(row["labels"])
@@ -59,7 +61,7 @@ def test_mask_stop_bos_prompt_in_500_conversations(name: str) -> None:
         assert ids[: len(prompt)] == prompt
 
 
-@pytest.mark.parametrize("method", names("method"))
+@pytest.mark.parametrize("method", names(Method))
 def test_overfitted_model_repeats_rows_and_stops(method: str, train_tiny: Any, tmp_path: Any) -> None:
     """Train and ask through the whole pipeline. A shift, a mask, a stop token or a prompt that differs between the two
     would each show: answers end by themselves and are answers of the data; every one its own row's where all weights

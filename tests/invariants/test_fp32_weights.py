@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from weitiao.core.method import Method
 from weitiao.core.registry import names
 
 OWN = {
@@ -16,7 +17,7 @@ ELSE = ("adalora", "adapter", "dora", "ia3", "prefix_tuning", "prompt_tuning", "
 
 
 def test_every_method_covered() -> None:
-    assert {*OWN, *ELSE, "peft", "f_learning"} == set(names("method")), "those two train what another method trains"
+    assert {*OWN, *ELSE, "peft", "f_learning"} == set(names(Method)), "those two train what another method trains"
 
 
 @pytest.mark.parametrize("method", [*OWN, *ELSE])

@@ -12,20 +12,21 @@ from support.models import FAMILIES
 from support.rows import batch_of, make_rows
 from weitiao.core.batch import Batch
 from weitiao.core.errors import RecipeError
+from weitiao.core.method import Method
 from weitiao.core.registry import find, names
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.model.adapters.surgery import Originals
 from weitiao.model.layers.gradient_checkpointing import enable_gradient_checkpointing
 from weitiao.model.loading.load import choose_backbone
 
-METHODS = names("method")
+METHODS = names(Method)
 DROPPED = 0.2
 HARDEST = {"adapter": {"form": "parallel"}}  # listens to what another module is given
 
 
 def training(method: str, family: str) -> TrainableModel:
     """Dropout wherever the family and the method have one."""
-    settings: dict = {"dropout": DROPPED} if "dropout" in find("method", method).model_fields else {}
+    settings: dict = {"dropout": DROPPED} if "dropout" in find(Method, method).model_fields else {}
     model = attached(method, family, **settings, **HARDEST.get(method, {}))
     perturb(model)
     for module in model.model.modules():
@@ -125,7 +126,7 @@ def test_checkpointing_saves_activation_memory(method: str, family: str) -> None
 def test_no_recomputation_in_eval() -> None:
     model = made_again("lora", "gpt2")
     calls: list[int] = []
-    model.model.get_decoder().h[0].mlp.c_fc.register_forward_hook(lambda *_: calls.append(1))  # pyright: ignore
+    model.model.get_decoder().h[0].mlp.c_fc.register_forward_hook(lambda *_: calls.append(1))
     with model.evaluating():
         (-model.logprobs(batch_of(make_rows())).sum()).backward()
     assert calls == [1]

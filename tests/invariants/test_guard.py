@@ -18,6 +18,7 @@ from weitiao.core.registry import find_module, names
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.train.rollback import Rollback
+from weitiao.train.step import Step
 
 Harm = Callable[[int, TrainableModel, list[Batch]], list[Batch]]
 
@@ -28,7 +29,7 @@ def harm(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def set_submodule(before: Harm | None = None, after: Callable[[int, TrainableModel], None] | None = None) -> None:
         calls, learning = itertools.count(), loop_is_running(monkeypatch)
-        for module in (find_module("step", name) for name in names("step")):
+        for module in (find_module(Step, name) for name in names(Step)):
 
             def take(model: TrainableModel, objective: Any, window: list[Batch], *rest: Any, real=module.take) -> Any:
                 call = next(calls) if learning() else -1
@@ -89,7 +90,7 @@ def test_non_finite_gradient_element_skipped(train_tiny, harm, monkeypatch, meth
 def test_suspect_rows_named(train_tiny, harm, chat_file: Path) -> None:
     def spoil(call: int, model: TrainableModel) -> None:
         if call == 2:
-            next(iter(model.trainable().values())).grad[0, 0] = math.nan  # pyright: ignore
+            next(iter(model.trainable().values())).grad[0, 0] = math.nan
 
     harm(after=spoil)
     run = train_tiny(train={"steps": 5})
@@ -165,7 +166,7 @@ def test_resume_during_spike_bit_exact(train_tiny, tmp_path: Path, monkeypatch: 
 def test_non_finite_every_step_stops_run(train_tiny, harm, tmp_path: Path) -> None:
     def spoil(call: int, model: TrainableModel) -> None:
         if call >= 45:
-            next(iter(model.trainable().values())).grad[0, 0] = math.nan  # pyright: ignore
+            next(iter(model.trainable().values())).grad[0, 0] = math.nan
 
     harm(after=spoil)
     with pytest.raises(WeitiaoError, match="return number 3") as stopped:
@@ -180,7 +181,7 @@ def test_non_finite_every_step_stops_run(train_tiny, harm, tmp_path: Path) -> No
 def test_non_finite_without_guard_stops_run(train_tiny, harm, tmp_path: Path) -> None:
     def spoil(call: int, model: TrainableModel) -> None:
         if call == 3:
-            next(iter(model.trainable().values())).grad[0, 0] = math.nan  # pyright: ignore
+            next(iter(model.trainable().values())).grad[0, 0] = math.nan
 
     harm(after=spoil)
     with pytest.raises(WeitiaoError, match="the guard is off") as stopped:

@@ -16,6 +16,8 @@ from support.parts import make_objective, method_config
 from support.rows import chat_rows, question_rows, rated_rows, write_jsonl
 from support.runs import finished_run
 from weitiao.core.errors import RecipeError
+from weitiao.core.method import Method
+from weitiao.core.objective import Objective
 from weitiao.core.registry import find, names
 from weitiao.core.reporter import Reporter
 from weitiao.pipeline.inference import evaluate
@@ -23,11 +25,11 @@ from weitiao.pipeline.inference import evaluate
 DOCS = Path(__file__).parents[2] / "docs"
 AIMS = [
     (objective, "llama")
-    for objective in names("objective")
+    for objective in names(Objective)
     if not (make_objective(objective).traits.needs_mlm_head or make_objective(objective).traits.needs_encoder_decoder)
 ]
-AIMS += [(objective, "bert") for objective in names("objective") if not make_objective(objective).writes]
-AIMS += [(objective, "t5") for objective in names("objective") if make_objective(objective).traits.needs_encoder_decoder]
+AIMS += [(objective, "bert") for objective in names(Objective) if not make_objective(objective).writes]
+AIMS += [(objective, "t5") for objective in names(Objective) if make_objective(objective).traits.needs_encoder_decoder]
 ALWAYS = ("lora", "full", "p_tuning_v2", "sft", "classification")  # of these every pair is tried, of the others with --full
 PARTS_ROWS = ("bilora",)  # methods whose two levels learn from different rows of a batch
 ROWS = {
@@ -57,7 +59,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             *make_objective, method, marks=() if method in ALWAYS or make_objective[0] in ALWAYS else pytest.mark.full
         )
         for make_objective in AIMS
-        for method in names("method")
+        for method in names(Method)
     ],
 )
 def test_pair_trains_saves_reopens_evaluates(
@@ -94,15 +96,15 @@ def sources(example_type: str, place: Path) -> list[dict]:
 def fits(method: str, objective: str) -> bool:
     parted = method in PARTS_ROWS and make_objective(objective).traits.batch_coupled
     return not parted and (
-        find("method", method).encoder_decoder or not make_objective(objective).traits.needs_encoder_decoder
-    )  # pyright: ignore
+        find(Method, method).encoder_decoder or not make_objective(objective).traits.needs_encoder_decoder
+    )
 
 
 @pytest.mark.parametrize("page", ["methods.md", "methods.zh.md"])
 def test_docs_table_matches(page: str, request: pytest.FixtureRequest) -> None:
     head = ["", *(f"`{objective}`, {family}" for objective, family in AIMS)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for method in names("method"):
+    for method in names(Method):
         lines.append(f"| `{method}` |" + "".join(" ✓ |" if fits(method, objective) else " – |" for objective, _ in AIMS))
     table, text = "\n".join(lines), (DOCS / page).read_text(encoding="utf-8")
     before, rest = text.split("<!-- pairs -->\n")

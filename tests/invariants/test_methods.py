@@ -7,11 +7,12 @@ from support.laws import attached, base_model, gap, loss_of, method_class, outpu
 from support.models import DECODERS, FAMILIES, make_model
 from support.parts import VARIANTS
 from support.rows import batch_of, make_rows
+from weitiao.core.method import Method
 from weitiao.core.registry import names
 from weitiao.pipeline.trained import method_of
 from weitiao.train.checkpoints.state import load_weights
 
-METHODS = (*names("method"), *VARIANTS)
+METHODS = (*names(Method), *VARIANTS)
 CASES = [(method, family) for method in METHODS for family in FAMILIES]
 WRITING = [(method, family) for method, family in CASES if family in DECODERS]
 

@@ -12,6 +12,7 @@ from support.parts import method_config
 from support.rows import batch_of, make_rows
 from weitiao.core.batch import pack
 from weitiao.core.errors import ModelError
+from weitiao.core.method import Method
 from weitiao.core.registry import find, names
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.model.adapters.module_structure import architecture_of
@@ -43,14 +44,14 @@ def stirred(name: str, family: str) -> TrainableModel:
 def many(family: str, adapters: Sequence[str] = tuple(KINDS)) -> TrainableModel:
     """All of them beside one another."""
     base = make_model(family)
-    base.set_attn_implementation(NAME)  # pyright: ignore
+    base.set_attn_implementation(NAME)
     layers = {}
     for name in adapters:
         alone = stirred(name, family)
-        layers[name] = detach(alone.model, alone.attachment, find("method", KINDS[name][0]), name)  # pyright: ignore
+        layers[name] = detach(alone.model, alone.attachment, find(Method, KINDS[name][0]), name)
     attachment = attach_all(base, layers)
     backbone, _ = choose_backbone(base, torch.float32)
-    return TrainableModel(base, attachment, StopIds(), architecture_of(base.config), backbone, vocabulary_head(base))  # pyright: ignore
+    return TrainableModel(base, attachment, StopIds(), architecture_of(base.config), backbone, vocabulary_head(base))
 
 
 def alone(name: str, family: str) -> TrainableModel:
@@ -63,7 +64,7 @@ def test_packed_rows_use_their_adapter(family: str) -> None:
     """max|difference| / max|logit| <= 1e-5 against the adapter alone on the same batch, for every row: alone, the changes
     of q, k and v are one product and add up in another order."""
     model, rows = many(family), make_rows()
-    batch = pack(rows, range(6), SIX)  # pyright: ignore
+    batch = pack(rows, range(6), SIX)
     got, seen = model.logits(batch), set()
     for name in (*KINDS, ""):
         wanted = alone(name, family).logits(batch_of(rows))
@@ -108,8 +109,8 @@ def test_one_adapter_and_no_adapter() -> None:
     model, rows = many("qwen2"), make_rows()
     base = alone("", "qwen2").logits(batch_of(rows))
     assert torch.equal(model.logits(batch_of(rows)), base)
-    assert torch.equal(model.logits(pack(rows, range(6), [""] * 6)), base)  # pyright: ignore
-    everyone = pack(rows, range(6), ["wide"] * 6)  # pyright: ignore
+    assert torch.equal(model.logits(pack(rows, range(6), [""] * 6)), base)
+    everyone = pack(rows, range(6), ["wide"] * 6)
     assert gap(model.logits(everyone), alone("wide", "qwen2").logits(batch_of(rows))) <= 1e-6
     with model.reference():
         assert torch.equal(model.logits(everyone), base)
@@ -122,30 +123,30 @@ def test_adapter_isolation() -> None:
     model, rows = many("llama"), make_rows()
     found = []
     for others in ("", "spam", "chat"):
-        batch = pack(rows, range(6), [others] * 3 + ["wide"] + [others] * 2)  # pyright: ignore
+        batch = pack(rows, range(6), [others] * 3 + ["wide"] + [others] * 2)
         k = batch.row_ids.index(3)
         found.append(model.logits(batch)[batch.bounds[k] : batch.bounds[k + 1]])
     assert gap(found[1], found[0]) <= 1e-6 and gap(found[2], found[0]) <= 1e-6
 
 
-@pytest.mark.parametrize("method", names("method"))
+@pytest.mark.parametrize("method", names(Method))
 def test_other_methods_refused(method: str) -> None:
     """Low-rank changes of linear layers go; all else is told so in one sentence."""
     plain = method_config(method)
     model = attached(method, **({k: v for k, v in plain.items() if k != "name"} if isinstance(plain, dict) else {}))
     if method in ("lora", "dora", "adalora", "bilora"):
         perturb(model)
-        taken = detach(model.model, model.attachment, find("method", method), "mine")  # pyright: ignore
+        taken = detach(model.model, model.attachment, find(Method, method), "mine")
         assert taken and set(model.model.state_dict()) == set(make_model().state_dict())
         return
     with pytest.raises(ModelError, match="mine is no low-rank change of linear layers alone .lora, dora.: only those go"):
-        detach(model.model, model.attachment, find("method", method), "mine")  # pyright: ignore
+        detach(model.model, model.attachment, find(Method, method), "mine")
 
 
 def test_biases_and_unknown_names_refused() -> None:
     biased = attached("lora", "qwen2", bias="lora_only")
     with pytest.raises(ModelError, match="is no low-rank change of linear layers alone"):
-        detach(biased.model, biased.attachment, find("method", "lora"), "biased")  # pyright: ignore
+        detach(biased.model, biased.attachment, find(Method, "lora"), "biased")
     with pytest.raises(ModelError, match="no adapter called 'spma'; there are: spam, chat, wide, ada, few."):
         many("llama").generate([[5, 6]], 2, adapters=["spma"])
     with pytest.raises(ValueError, match="no adapters to choose from"):
@@ -155,7 +156,7 @@ def test_biases_and_unknown_names_refused() -> None:
 def test_row_by_row_backbone_refused() -> None:
     """It would mix rows up: it says so instead."""
     model, rows = many("llama"), make_rows()
-    decoder = model.model.get_decoder()  # pyright: ignore
+    decoder = model.model.get_decoder()
 
     def row_by_row(batch):
         parts = [batch.input_ids[None, a:b] for a, b in zip(batch.bounds, batch.bounds[1:])]
@@ -163,9 +164,9 @@ def test_row_by_row_backbone_refused() -> None:
 
     model.backbone = row_by_row
     with pytest.raises(ModelError, match="cannot be switched in one batch in this family .a layer was given"):
-        model.logits(pack(rows, range(6), SIX))  # pyright: ignore
+        model.logits(pack(rows, range(6), SIX))
 
 
 def test_supported_methods_exist() -> None:
-    assert {method for method, _ in KINDS.values()} <= set(names("method"))
-    assert all(find("method", method) for method, _ in KINDS.values())
+    assert {method for method, _ in KINDS.values()} <= set(names(Method))
+    assert all(find(Method, method) for method, _ in KINDS.values())

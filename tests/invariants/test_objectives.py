@@ -11,6 +11,8 @@ from support.parts import make_objective, method_config
 from support.rows import batch_of, chat_rows
 from weitiao.core.batch import IGNORE, pack
 from weitiao.core.example import Chat, ExtractiveQA, Pair, SourceTarget, Task, Text, TextLabel, TextScore, TokenTags, Turn
+from weitiao.core.method import Method
+from weitiao.core.objective import Objective
 from weitiao.core.recipe import ComponentField
 from weitiao.core.registry import find, find_module, names
 from weitiao.core.trainable_model import TrainableModel
@@ -19,8 +21,9 @@ from weitiao.data.word_units import units_of
 from weitiao.pipeline.trained import heads_for, output_head
 from weitiao.plan.resolve import choose_step
 from weitiao.train.distributed import Distributed
+from weitiao.train.step import Step
 
-OBJECTIVES = names("objective")
+OBJECTIVES = names(Objective)
 EXAMPLES = {
     Text: [Text("the quick brown fox " * (i + 1)) for i in range(8)],
     TextLabel: [TextLabel("the quick brown fox " * (i + 1), ("abc"[i % 3],)) for i in range(8)],
@@ -98,14 +101,12 @@ def test_batch_loss_is_sum_of_row_losses(name: str) -> None:
     assert sum(total for total, _ in by_row) == pytest.approx(sum(float(x.detach()) for x in totals.values()), rel=1e-5)
 
 
-PAIRS = [
-    (name, method) for name in OBJECTIVES for method in names("method") if not make_objective(name).traits.batch_coupled
-]
+PAIRS = [(name, method) for name in OBJECTIVES for method in names(Method) if not make_objective(name).traits.batch_coupled]
 PAIRS = [
     (name, method)
     for name, method in PAIRS
-    if find("method", method).encoder_decoder or not make_objective(name).traits.needs_encoder_decoder
-]  # pyright: ignore
+    if find(Method, method).encoder_decoder or not make_objective(name).traits.needs_encoder_decoder
+]
 
 
 @pytest.mark.parametrize(("name", "method"), PAIRS)
@@ -113,13 +114,13 @@ def test_gradient_accumulation_exact(name: str, method: str) -> None:
     """1 x 8 = 2 x 4 = 8 x 1 = uneven: ||difference|| / ||gradient|| <= 1e-6 in fp32 (a likelihood: in each tensor)."""
     objective = fitted(name)
     rows = rows_of(objective)
-    take = find_module("step", choose_step(ComponentField("method").read(method_config(method)), objective)).take  # pyright: ignore
+    take = find_module(Step, choose_step(ComponentField("method").read(method_config(method)), objective)).compute_gradients
     assert len({len(row["input_ids"]) for row in rows}) > 2, "rows must be of unequal length"
     found = []
     for sizes in ((8,), (4, 4), (2, 2, 2, 2), (1,) * 8, (5, 1, 2)):
         model, at, window = model_for(objective, method), 0, []
         for size in sizes:
-            window.append(pack(rows[at : at + size], range(at, at + size)))  # pyright: ignore
+            window.append(pack(rows[at : at + size], range(at, at + size)))
             at += size
         taken = take(model, objective, window, Distributed(torch.device("cpu")))
         found.append((taken, {n: p.grad for n, p in model.trainable().items()}))
@@ -127,8 +128,8 @@ def test_gradient_accumulation_exact(name: str, method: str) -> None:
     for taken, other in found[1:]:
         assert (taken.tokens, taken.supervised) == (first.tokens, first.supervised)
         assert taken.loss == pytest.approx(first.loss, rel=1e-6)
-        gaps = {tensor: (other[tensor] - g).norm() for tensor, g in gradients.items()}  # pyright: ignore
-        whole = torch.stack([g.norm() for g in gradients.values()]).norm()  # pyright: ignore
+        gaps = {tensor: (other[tensor] - g).norm() for tensor, g in gradients.items()}
+        whole = torch.stack([g.norm() for g in gradients.values()]).norm()
         # scores held against each other, or one number a row: gradients that nearly cancel
         rounding = 1e-6 if objective.traits.is_nll and not objective.traits.repacks_segments else 3e-6
         assert torch.stack(list(gaps.values())).norm() <= rounding * whole
@@ -140,4 +141,4 @@ def test_gradient_accumulation_exact(name: str, method: str) -> None:
         )
         least = 3e-8 * whole if nearly_nought else 0.0
         for tensor, g in gradients.items():
-            assert gaps[tensor] <= most * g.norm() + least, tensor  # pyright: ignore
+            assert gaps[tensor] <= most * g.norm() + least, tensor

@@ -12,6 +12,7 @@ from support.rows import write_jsonl
 from support.runs import assert_same_run, run_contents
 from weitiao.core.errors import CheckError
 from weitiao.core.finding import Finding
+from weitiao.core.method import Method
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import names
@@ -28,7 +29,7 @@ def checked(plain: dict, **changes: object) -> dict[str, Finding]:
     return {x.name: x for x in pipeline.check(recipe, Reporter(Console(quiet=True)), every)}
 
 
-@pytest.mark.parametrize("method", (*names("method"), *VARIANTS))
+@pytest.mark.parametrize("method", (*names(Method), *VARIANTS))
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_method_passes_preflight(method: str, precision: str, recipe_dict: dict) -> None:
     train = {**recipe_dict["train"], "precision": precision}
@@ -89,7 +90,7 @@ def test_moving_frozen_weight_refused(recipe_dict: dict, monkeypatch: pytest.Mon
     real = torch.optim.SGD.step
 
     def step(self: torch.optim.SGD, *words: object) -> object:
-        moved[0].base_layer.weight.data.add_(1e-3)  # pyright: ignore
+        moved[0].base_layer.weight.data.add_(1e-3)
         return real(self, *words)
 
     moved: list[LowRankLinear] = []

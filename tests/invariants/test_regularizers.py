@@ -14,29 +14,31 @@ from support.rows import batch_of, make_rows, write_jsonl
 from support.runs import assert_same_run, run_contents, stop_at
 from weitiao.core.batch import IGNORE, Batch, select_segments
 from weitiao.core.errors import Interrupted, RecipeError
+from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.recipe_file import make_recipe
-from weitiao.core.registry import find, find_module, names
+from weitiao.core.registry import create, find_module, names
 from weitiao.core.regularizer import Regularized, Regularizer, regularized
 from weitiao.core.trainable_model import HEAD, TrainableModel
 from weitiao.plan.resolve import refuse_regularizers
 from weitiao.train.distributed import Distributed
+from weitiao.train.step import Step
 
-EVERY = names("regularizer")
+EVERY = names(Regularizer)
 STRENGTH = {"r_drop": "alpha", "neftune": "alpha", "fgm": "weight", "kl_to_base": "beta", "l2_sp": "alpha", "mixout": "p"}
 METHODS = {"l2_sp": "full", "mixout": "full"}
 FAMILIES = ("llama", "bert")
 
 
 def part(name: str, **settings: float) -> Regularizer:
-    return find("regularizer", name)(**settings)  # pyright: ignore
+    return create(Regularizer, name, **settings)
 
 
 def put_together(name: str, family: str) -> tuple[TrainableModel, Objective, Batch]:
     """A tiny model, stirred, an objective that it can learn, and rows for it; skipped where the two cannot be joined."""
-    objective: Objective = CLASSIFICATION if family == "bert" else find("objective", "sft")()  # pyright: ignore
+    objective: Objective = CLASSIFICATION if family == "bert" else create(Objective, "sft")
     method = METHODS.get(name, "lora")
-    if why := part(name).refuse(objective, find("method", method)()):  # pyright: ignore
+    if why := part(name).refuse(objective, create(Method, method)):
         pytest.skip(why)
     model = attached(method, family)
     batch = batch_of(make_rows())
@@ -64,7 +66,7 @@ def gradients(model: TrainableModel, objective: Objective, batches: list[Batch])
     """Of the mean over all batches, as the loop takes it."""
     count = sum(sum(objective.counts(batch).values()) for batch in batches)
     for batch in batches:
-        (sum(objective.loss(model, batch).totals.values()) / count).backward()  # pyright: ignore
+        (sum(objective.loss(model, batch).totals.values()) / count).backward()
     found = {n: p.grad.clone() for n, p in model.trainable().items() if p.grad is not None}
     model.model.zero_grad()
     model.heads.zero_grad()
@@ -121,7 +123,7 @@ def test_kl_to_base_equals_torch(direction: str) -> None:
         expected = F.kl_div(q, p, reduction="sum", log_target=True)  # KL(p || q)
         if direction == "forward":
             expected = F.kl_div(p, q, reduction="sum", log_target=True)
-        asked = find("regularizer", "kl_to_base")(beta=0.5, direction=direction)  # pyright: ignore
+        asked = create(Regularizer, "kl_to_base", beta=0.5, direction=direction)
         loss = joined(model, objective, asked).loss(model, batch)
         plain = objective.loss(model, batch)
     assert float(loss.totals["sft"] - plain.totals["sft"]) == pytest.approx(0.5 * float(expected), rel=1e-4)
@@ -138,7 +140,7 @@ def test_r_drop_equals_formula() -> None:
     loss = joined(model, objective, part("r_drop", alpha=2.0)).loss(model, batch).totals["classification"]
     torch.manual_seed(7)
     p, q = (objective.log_probs(model, batch) for _ in range(2))
-    right = objective.held(batch).argmax(1)  # pyright: ignore
+    right = objective.held(batch).argmax(1)
     nll = (F.nll_loss(p, right, reduction="sum") + F.nll_loss(q, right, reduction="sum")) / 2
     apart = F.kl_div(q, p, reduction="sum", log_target=True) + F.kl_div(p, q, reduction="sum", log_target=True)
     assert float(apart.detach()) > 0.01
@@ -158,8 +160,8 @@ def test_neftune_noise_scaled_by_row_length() -> None:
 
         return real(watching, batch)
 
-    model.embedding_as = watched  # pyright: ignore
-    joined(model, find("objective", "sft")(), part("neftune", alpha=5.0)).loss(model, batch)  # pyright: ignore
+    model.embedding_as = watched
+    joined(model, create(Objective, "sft"), part("neftune", alpha=5.0)).loss(model, batch)
     (noise,) = seen
     for a, b in zip(batch.bounds, batch.bounds[1:]):
         bound = 5.0 / ((b - a) * 32) ** 0.5
@@ -171,14 +173,14 @@ def test_neftune_noise_scaled_by_row_length() -> None:
 def test_fgm_perturbation_radius_per_row(steps: int, method: str) -> None:
     model, batch = attached(method), batch_of(make_rows())
     perturb(model)
-    objective: Objective = find("objective", "sft")()  # pyright: ignore
+    objective: Objective = create(Objective, "sft")
     asked = part("fgm", radius=0.3, steps=steps)
     virtual_tokens, moves = len(model.attachment.virtual_tokens()), []
-    climb = type(asked)._climb  # pyright: ignore
+    climb = type(asked)._climb
     move = None
     for _ in range(steps):
         move = climb(asked, model, batch, lambda: objective.loss(model, batch), move)
-    moves = move.flatten(0, -2).split([n + virtual_tokens for n in batch.lengths])  # pyright: ignore
+    moves = move.flatten(0, -2).split([n + virtual_tokens for n in batch.lengths])
     lengths = [float(x.norm()) for x in moves]
     assert all(n <= 0.3 * 1.0001 for n in lengths) and max(lengths) > 0.29
     loss = joined(model, objective, asked).loss(model, batch)
@@ -263,7 +265,7 @@ def test_noted_values_per_window_and_token() -> None:
         [batch],
         [select_segments(batch, [0, 2]), select_segments(batch, [1]), select_segments(batch, [3, 4, 5])],
     ):
-        taken = find_module("step", "accumulate").take(model, learnt, window, Distributed(torch.device("cpu")))
+        taken = find_module(Step, "accumulate").compute_gradients(model, learnt, window, Distributed(torch.device("cpu")))
         assert taken.notes["l2_sp"] == pytest.approx(way, rel=1e-4)
 
 

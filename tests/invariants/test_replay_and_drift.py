@@ -10,6 +10,7 @@ from rich.console import Console
 from support.laws import method_class
 from support.parts import VARIANTS, method_config
 from support.rows import chat_rows, write_jsonl
+from weitiao.core.method import Method
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import names
 from weitiao.core.reporter import Reporter
@@ -56,7 +57,7 @@ def test_replay_rows_reported_and_never_validation(recipe_dict: dict, tmp_path: 
     assert held[0] == held[1]
 
 
-@pytest.mark.parametrize("method", (*names("method"), *VARIANTS))
+@pytest.mark.parametrize("method", (*names(Method), *VARIANTS))
 def test_drift_zero_at_base_then_grows(ready: Any, method: str) -> None:
     model = ready(method=method_config(method)).state.model
     drift = Drift(model)

@@ -19,13 +19,15 @@ from support.parts import VARIANTS, method_config
 from support.rows import write_jsonl
 from support.runs import assert_same_run, run_contents, stop_at
 from weitiao.core.errors import Interrupted, RunError
+from weitiao.core.method import Method
+from weitiao.core.optimizer import Optimizer
 from weitiao.core.registry import names
 from weitiao.core.run import Run
 
 STEPS = 6
 
 
-@pytest.mark.parametrize("method", (*names("method"), *VARIANTS))
+@pytest.mark.parametrize("method", (*names(Method), *VARIANTS))
 def test_resume_bit_exact_at_every_step(method: str, train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With dropout, shuffling over epochs, accumulation in uneven micro-batches, warm-up and cosine, best kept."""
     train = {
@@ -91,7 +93,7 @@ def test_resume_batch_coupled_bit_exact(cache: int, train_tiny, tmp_path: Path, 
     assert_same_run(run_contents(train_tiny(again=True, **shape, out=out)), whole)
 
 
-@pytest.mark.parametrize("optimizer", names("optimizer"))
+@pytest.mark.parametrize("optimizer", names(Optimizer))
 def test_resume_every_optimizer_bit_exact(
     optimizer: str, train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from weitiao.pipeline import inference as results
 from weitiao.pipeline.train import open_base_assets
 from weitiao.pipeline.trained import read_trained, stand
 
-METHODS = names("method")
+METHODS = names(Method)
 CPU = torch.device("cpu")
 
 
@@ -99,7 +99,7 @@ def test_chat_template_inherited(train_tiny: Any, tmp_path: Path) -> None:
     lower = train_tiny(train={"steps": 1}, base=str(base), template=str(template))
     upper = train_tiny(train={"steps": 1}, base=str(lower.folder), out=str(tmp_path / "b"))
     assert open_base_assets(str(upper.folder)).tokenizer.chat_template == template.read_text()
-    make_tokenizer().save_pretrained(lower.folder / "adapter")  # pyright: ignore  # as TRL leaves its adapters
+    make_tokenizer().save_pretrained(lower.folder / "adapter")  # as TRL leaves its adapters
     assert open_base_assets(str(lower.folder / "adapter")).tokenizer.chat_template == CHATML
 
 
@@ -184,7 +184,7 @@ def test_method_with_own_loading_refused(train_tiny: Any, monkeypatch: pytest.Mo
     monkeypatch.setattr(type(odd), "load_options", lambda self: {"quantization_config": {}})
     with pytest.raises(RecipeError, match="so it cannot stand on a run. Merge it first .weitiao merge .*run FOLDER"):
         stand(tokens.folder, tokens.below, odd, torch.float32, CPU, tokens.processor)
-    assert read_trained(str(lower.folder)) == tokens.below[0] and find("method", "lora") is type(tokens.below[0].method)
+    assert read_trained(str(lower.folder)) == tokens.below[0] and find(Method, "lora") is type(tokens.below[0].method)
 
 
 def test_unfinished_base_run_reported(train_tiny: Any, tmp_path: Path) -> None:

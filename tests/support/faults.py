@@ -15,6 +15,7 @@ from weitiao.core.registry import find_module
 from weitiao.core.run import Run
 from weitiao.pipeline import train as pipeline
 from weitiao.train.settings import Plan
+from weitiao.train.step import Step
 
 LONG_TRAINING = {
     "steps": 160,
@@ -68,7 +69,7 @@ def random_labels_at(patch: pytest.MonkeyPatch, positions: set[int]) -> None:
 
 def raise_learning_rate(monkeypatch: pytest.MonkeyPatch, begin: int, many: int = 5, factor: float = 200.0) -> None:
     """The learning rate is wrong for some windows, whatever becomes of them: a fault that passes."""
-    module, real, now = find_module("step", "accumulate"), Plan.rate_at, [0]
+    module, real, now = find_module(Step, "accumulate"), Plan.rate_at, [0]
     taking, learning = module.take, loop_is_running(monkeypatch)
 
     def take(*words: Any) -> Any:

@@ -11,14 +11,15 @@ from support.parts import METHOD_SETTINGS, VARIANTS, method_settings
 from weitiao.core.batch import IGNORE, Batch
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Method
-from weitiao.core.registry import find
+from weitiao.core.objective import Objective
+from weitiao.core.registry import create, find
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.adapters.surgery import restore
 from weitiao.model.layers.attention import NAME
 from weitiao.model.loading.load import choose_backbone, vocabulary_head
 
-CLASSIFICATION: Any = find("objective", "classification")(classes=("a", "b", "c"), multi_label=False)
+CLASSIFICATION: Any = create(Objective, "classification", classes=("a", "b", "c"), multi_label=False)
 
 
 @dataclass
@@ -30,14 +31,14 @@ class StopIds:
 
 def method_class(method: str) -> type[Method]:
     """The method of a name, or of a variant's."""
-    return find("method", VARIANTS.get(method, (method, {}))[0])  # pyright: ignore
+    return find(Method, VARIANTS.get(method, (method, {}))[0])
 
 
 def base_model(method: str, family: str = "llama") -> torch.nn.Module:
     """What a method starts at: a plain model of the family, its weights rounded as the method stores them."""
     model, (name, settings) = make_model(family), VARIANTS.get(method, (method, {}))
     if method_class(method).rounds_base:
-        find("method", name)(**settings).prepare(model, torch.device("cpu"))  # pyright: ignore
+        create(Method, name, **settings).prepare(model, torch.device("cpu"))
         restore(model)
     return model
 
@@ -45,28 +46,28 @@ def base_model(method: str, family: str = "llama") -> torch.nn.Module:
 def attached(method: str, family: str = "llama", base: torch.nn.Module | None = None, **settings: Any) -> TrainableModel:
     """A tiny model of a family (or `base`) with a method, or a variant of one, attached, always the same."""
     model = base or make_model(family)
-    model.set_attn_implementation(NAME)  # pyright: ignore
+    model.set_attn_implementation(NAME)
     backbone, _ = choose_backbone(model, torch.float32)
-    architecture = architecture_of(model.config)  # pyright: ignore[reportArgumentType]
+    architecture = architecture_of(model.config)
     head = None if architecture.kind == "encoder" else vocabulary_head(model)
     method, variant = VARIANTS.get(method, (method, {}))
-    settings, with_them = {**variant, **settings}, find("method", method)
+    settings, with_them = {**variant, **settings}, find(Method, method)
     if method in ("peft", "f_learning"):
         settings = {**method_settings(method, family), **settings}
     torch.manual_seed(1)
     try:
-        attachment = with_them(**settings).attach(model)  # pyright: ignore
+        attachment = with_them(**settings).attach(model)
     except RecipeError as refused:
         if method == "peft":
             pytest.skip(str(refused))
         if method not in METHOD_SETTINGS:
             raise
         assert all(key in str(refused) for key in METHOD_SETTINGS[method]), "the refusal says what to write"
-        attachment = with_them(**settings, **METHOD_SETTINGS[method]).attach(model)  # pyright: ignore
+        attachment = with_them(**settings, **METHOD_SETTINGS[method]).attach(model)
     heads = CLASSIFICATION.heads(32) if head is None else {}
     for layer in heads.values():
         layer.weight.data.mul_(50)  # so that gradients are large enough to move fp32 weights
-    return TrainableModel(model, attachment, StopIds(), architecture, backbone, head, torch.nn.ModuleDict(heads))  # pyright: ignore
+    return TrainableModel(model, attachment, StopIds(), architecture, backbone, head, torch.nn.ModuleDict(heads))
 
 
 def outputs(model: TrainableModel, batch: Batch) -> torch.Tensor:

@@ -81,7 +81,7 @@ def make_model(family: str = "llama", seed: int = 0) -> torch.nn.Module:
         config, dtype=torch.float32
     )
     if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # pyright: ignore
+        model.pooler = None
     with torch.no_grad():
         for weight in model.parameters():  # away from the zeros of a fresh model, so that every path matters
             weight.add_(torch.randn_like(weight) * 0.05)
@@ -93,5 +93,5 @@ def save_model(folder: Path, family: str = "llama", template: str | None = CHATM
     make_model(family).save_pretrained(folder)
     reads = family not in (*DECODERS, *SLIDING_WINDOW, *ENCODER_DECODERS)
     tokenizer = make_wordpiece_tokenizer() if reads else make_tokenizer(template)
-    tokenizer.save_pretrained(folder)  # pyright: ignore
+    tokenizer.save_pretrained(folder)
     return folder

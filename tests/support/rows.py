@@ -63,4 +63,4 @@ def make_rows(seed: int = 0, lengths: tuple[int, ...] = LENGTHS) -> list[dict]:
 
 
 def batch_of(rows: list[dict]) -> Batch:
-    return pack(rows, list(range(len(rows))))  # pyright: ignore
+    return pack(rows, list(range(len(rows))))

@@ -19,21 +19,21 @@ def save_whisper(folder: Path, several: bool = False) -> Path:
     from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
     tokenizer = make_tokenizer(None)
-    tokenizer.add_special_tokens({"additional_special_tokens": [*ENGLISH, *SEVERAL]})  # pyright: ignore
-    ids = {x: tokenizer.convert_tokens_to_ids(x) for x in (*ENGLISH, *SEVERAL)}  # pyright: ignore
+    tokenizer.add_special_tokens({"additional_special_tokens": [*ENGLISH, *SEVERAL]})
+    ids = {x: tokenizer.convert_tokens_to_ids(x) for x in (*ENGLISH, *SEVERAL)}
     ends = {"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 2, "decoder_start_token_id": ids[ENGLISH[0]]}
     shape = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
     heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "dropout": 0.1}
     reach = {"max_source_positions": ENCODER_POSITIONS, "max_target_positions": 64, "num_mel_bins": 80}
     torch.manual_seed(0)
-    model = WhisperForConditionalGeneration(WhisperConfig(vocab_size=len(tokenizer), **shape, **heads, **reach, **ends))  # pyright: ignore
+    model = WhisperForConditionalGeneration(WhisperConfig(vocab_size=len(tokenizer), **shape, **heads, **reach, **ends))
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.05)
     known = {"lang_to_id": {x: ids[x] for x in SEVERAL[:2]}, "is_multilingual": True} if several else {}
     model.generation_config = GenerationConfig(**ends, **known, max_length=64)
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)  # pyright: ignore
+    tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=80, chunk_length=1).save_pretrained(folder)
     return folder
 

@@ -67,7 +67,7 @@ def test_messages_and_replies_appear_once(tiny_llama: Path, tmp_path: Path) -> N
 def test_base_model_gets_chat_template(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TRL masks what the template writes for the prompt alone; weitiao finds the same answer. A chat model stays."""
     monkeypatch.syspath_prepend(str(BENCH))
-    import sft  # pyright: ignore[reportMissingImports]
+    import sft
 
     assert sft.chat_model(tiny_llama, tmp_path) == tiny_llama
     model = sft.chat_model(save_model(tmp_path / "base", template=None), tmp_path)

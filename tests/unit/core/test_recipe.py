@@ -52,7 +52,7 @@ def test_learning_rate_formats(tmp_path: Path, text: str, value: Any) -> None:
 
 def test_recipe_is_frozen(tmp_path: Path) -> None:
     with pytest.raises(ValidationError):
-        read(tmp_path, RECIPE).seed = 3  # pyright: ignore
+        read(tmp_path, RECIPE).seed = 3
 
 
 # -- complaints -------------------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ class FewRows:
     ],
 )
 def test_answer_without_stop_token_found(rows: list[list[int]], level: str, words: str) -> None:
-    finding = _stops(FewRows(*rows), {2})  # pyright: ignore[reportArgumentType]
+    finding = _stops(FewRows(*rows), {2})
     assert finding.level == level and re.search(words, finding.words)
 
 

@@ -175,7 +175,7 @@ def test_bad_row_reason(record: dict, words: str) -> None:
 )
 def test_class_columns_of_tables(label: object, wanted: tuple) -> None:
     mapping = find_mapping([{"text": "a", "label": "x"}], TextLabel, None, "f")
-    assert mapping.make({"text": "a", "label": label}).labels == wanted  # pyright: ignore
+    assert mapping.make({"text": "a", "label": label}).labels == wanted
 
 
 @pytest.mark.parametrize("label", [float("nan"), None, ["a", None], ["a", float("nan")], {"a": 1}, " "])

@@ -7,11 +7,12 @@ import pytest
 
 from support.models import make_tokenizer
 from weitiao.core.example import Chat, Turn
-from weitiao.core.registry import find
+from weitiao.core.objective import Objective
+from weitiao.core.registry import create
 from weitiao.data.preview import LONGEST, pieces_of, rng_key
 from weitiao.data.tokenization import ChatProcessor
 
-SFT: Any = find("objective", "sft")()
+SFT: Any = create(Objective, "sft")
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def processor() -> ChatProcessor:
 
 def row_of(processor: ChatProcessor, *words: str) -> Any:
     rotary_tables = tuple(Turn("user" if i % 2 == 0 else "assistant", x) for i, x in enumerate(words))
-    (row,) = SFT.rows(Chat(rotary_tables), processor)  # pyright: ignore
+    (row,) = SFT.rows(Chat(rotary_tables), processor)
     return row
 
 

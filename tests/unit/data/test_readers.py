@@ -13,7 +13,7 @@ from weitiao.core.example import BadRow
 from weitiao.core.recipe import Source
 from weitiao.core.registry import find_module
 from weitiao.data.read import files_of, read_sources
-from weitiao.data.records import Record
+from weitiao.data.records import Reader, Record
 from weitiao.objective.objectives.causal_lm import CausalLM
 from weitiao.objective.objectives.sft import SFT
 
@@ -26,7 +26,7 @@ ROWS = [
 
 def read(path: Path, encoding: str = "auto", reader: str = "") -> list[Any]:
     name = reader or {".jsonl": "jsonl", ".json": "jsonl", ".tsv": "csv", ".txt": "text"}.get(path.suffix, path.suffix[1:])
-    return list(find_module("reader", name).read(path, encoding))
+    return list(find_module(Reader, name).read(path, encoding))
 
 
 def fields(items: list[Any]) -> list[dict]:
@@ -218,4 +218,4 @@ def test_duplicate_column_refused(tmp_path: Path) -> None:
     """Or the second would silently replace the first."""
     (tmp_path / "x.csv").write_text("prompt,completion,prompt\na,b,c\n")
     with pytest.raises(DataError, match="line 1: the header names 'prompt' more than once"):
-        list(find_module("reader", "csv").read(tmp_path / "x.csv", "auto"))
+        list(find_module(Reader, "csv").read(tmp_path / "x.csv", "auto"))

@@ -59,7 +59,7 @@ def test_split_same_question_by_whole_row() -> None:
     rows = [ask("write a poem", f"poem {i % 50}", i) for i in range(400)]
     train, held, how = split(rows, 0.3)
     assert held and "whole row" in how
-    answers = [{x.example.answer for x in side} for side in (train, held)]  # pyright: ignore
+    answers = [{x.example.answer for x in side} for side in (train, held)]
     assert not answers[0] & answers[1]
 
 

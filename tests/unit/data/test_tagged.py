@@ -9,7 +9,7 @@ from weitiao.core.errors import DataError
 from weitiao.core.example import BadRow, TextLabel, TokenTags
 from weitiao.core.registry import find_module
 from weitiao.data.mapping import find_inference_mapping, find_mapping
-from weitiao.data.records import Record
+from weitiao.data.records import Reader, Record
 from weitiao.data.word_units import laid_out, units_of
 
 SPANS = [{"start": 0, "end": 3, "label": "nr"}, {"start": 5, "end": 8, "label": "ns"}]
@@ -93,8 +93,8 @@ def test_rows_without_tags() -> None:
     """Text or tokens, row by row; what else stands in the row is not read."""
     rows = [{"text": "Ada 江"}, {"text": "x", "tokens": ["New York", "!"]}, {"text": "y", "entities": [[7, 99, "ns"]]}]
     mapping = find_inference_mapping(rows, TokenTags, None, "f")
-    assert [words(mapping.make(row)) for row in rows] == [["Ada", "江"], ["New York", "!"], ["y"]]  # pyright: ignore
-    assert find_inference_mapping(rows, TokenTags, {"text": "text"}, "f").make(rows[1]).text == "x"  # pyright: ignore
+    assert [words(mapping.make(row)) for row in rows] == [["Ada", "江"], ["New York", "!"], ["y"]]
+    assert find_inference_mapping(rows, TokenTags, {"text": "text"}, "f").make(rows[1]).text == "x"
     with pytest.raises(DataError, match="no column text to read"):
         find_inference_mapping([{"body": "x"}], TokenTags, None, "f")
 
@@ -128,7 +128,7 @@ def test_tokens_joined_to_text() -> None:
 
 def conll(path: Path, text: str, encoding: str = "auto") -> list[Any]:
     path.write_bytes(text.encode("utf-8" if encoding == "auto" else encoding))
-    return list(find_module("reader", "conll").read(path, encoding))
+    return list(find_module(Reader, "conll").read(path, encoding))
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -148,7 +148,7 @@ def test_conll_file(tmp_path: Path, end: str, between: str) -> None:
 def test_conll_bad_lines(tmp_path: Path) -> None:
     """A sentence with a line that cannot be read is put aside as a whole, at that line; the others go on."""
     (tmp_path / "b.bio").write_bytes(b"a O\nb\n\nc O\n\xff O\n\nd O\n")
-    items = list(find_module("reader", "conll").read(tmp_path / "b.bio", "auto"))
+    items = list(find_module(Reader, "conll").read(tmp_path / "b.bio", "auto"))
     assert [(type(x), x.where.line) for x in items] == [(BadRow, 2), (BadRow, 5), (Record, 7)]
     assert items[0].reason == "1 columns, the first line of the sentence has 2" and "not utf-8" in items[1].reason
 
@@ -156,7 +156,7 @@ def test_conll_bad_lines(tmp_path: Path) -> None:
 def test_conll_without_tags_for_prediction(tmp_path: Path) -> None:
     (item,) = conll(tmp_path / "a.conll", "Ada\nmet\n")
     assert item.fields == {"tokens": ["Ada", "met"]}
-    assert words(find_inference_mapping([item.fields], TokenTags, None, "f").make(item.fields)) == ["Ada", "met"]  # pyright: ignore
+    assert words(find_inference_mapping([item.fields], TokenTags, None, "f").make(item.fields)) == ["Ada", "met"]
 
 
 def test_space_token(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from support.models import CHATML, save_model
 from support.parts import method_config
 from support.rows import chat_rows, write_jsonl
 from weitiao.core.errors import ModelError, RecipeError, RunError
+from weitiao.core.method import Method
 from weitiao.core.registry import names
 from weitiao.core.reporter import Reporter
 from weitiao.deploy.combine import WAYS, Way, disjoint_mean, drop, trim
@@ -210,7 +211,7 @@ def test_pruned_merge_equals_definition(pair: list, tiny_llama: Path, tmp_path: 
         assert all(torch.equal(got[name], again[name]) for name in got), "the same seed gives the same bits"
 
 
-@pytest.mark.parametrize("method", names("method"))
+@pytest.mark.parametrize("method", names(Method))
 def test_every_method_merged_or_refused(train_tiny: Any, tmp_path: Path, method: str) -> None:
     runs = [
         train_tiny(method=method_config(method), train={"steps": 1}, seed=s, out=str(tmp_path / f"run-{s}")) for s in (1, 2)

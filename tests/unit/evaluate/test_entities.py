@@ -7,7 +7,8 @@ import pytest
 from seqeval.metrics import f1_score, precision_score, recall_score
 
 from weitiao.core.bio_tags import Scheme, entities, every_tag, spell
-from weitiao.core.registry import find
+from weitiao.core.metric import Metric
+from weitiao.core.registry import create
 from weitiao.core.score import PERCENT
 from weitiao.evaluate.entities import count
 
@@ -33,7 +34,7 @@ def pairs(scheme: Scheme, rows: int, seed: int) -> list[tuple[list[str], list[st
 def test_entity_scores_equal_seqeval(name: str, scheme: Scheme) -> None:
     for seed in range(5):
         some = pairs(scheme, 40, seed)
-        score = find("metric", name)().score(some)  # pyright: ignore
+        score = create(Metric, name).score(some)
         said, right = [x for x, _ in some], [x for _, x in some]
         assert score.value == pytest.approx(JUDGES[name](right, said), abs=1e-15)
         assert score.n == 40 and score.low <= score.value <= score.high and score.higher_is_better
@@ -49,13 +50,13 @@ def test_entity_scores_follow_scheme() -> None:
 
 def test_entity_scores_without_entities() -> None:
     nothing = [(["O", "O"], ["B-a", "O"])]
-    assert find("metric", "entity_f1")().score(nothing).value == 0.0  # pyright: ignore
-    assert find("metric", "entity_precision")().score(nothing).n == 0, "no share of none"  # pyright: ignore
-    assert str(find("metric", "entity_f1")().score([(["O"], ["O"])])).startswith("not measured")  # pyright: ignore
+    assert create(Metric, "entity_f1").score(nothing).value == 0.0
+    assert create(Metric, "entity_precision").score(nothing).n == 0, "no share of none"
+    assert str(create(Metric, "entity_f1").score([(["O"], ["O"])])).startswith("not measured")
 
 
 def test_entity_scores_fast() -> None:
     some = pairs("bio", 2000, 1)
     begun = time.process_time()
-    find("metric", "entity_f1")().score(some)  # pyright: ignore
+    create(Metric, "entity_f1").score(some)
     assert time.process_time() - begun < 5

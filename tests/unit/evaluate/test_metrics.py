@@ -6,16 +6,17 @@ from typing import Any
 import pytest
 from sklearn.metrics import f1_score
 
-from weitiao.core.registry import find, names
+from weitiao.core.metric import Metric
+from weitiao.core.registry import create, names
 from weitiao.core.score import Score
 
 
 def score(name: str, pairs: list) -> Score:
-    metric: Any = find("metric", name)()
+    metric: Any = create(Metric, name)
     return metric.score(pairs)
 
 
-@pytest.mark.parametrize("name", names("metric"))
+@pytest.mark.parametrize("name", names(Metric))
 def test_no_rows_no_score(name: str) -> None:
     assert score(name, []).n == 0
 
@@ -59,6 +60,6 @@ KINDS = {
 
 
 def test_every_score_has_name_and_interval() -> None:
-    for name in names("metric"):
+    for name in names(Metric):
         made = score(name, KINDS.get(name, WORDS) * 5)
         assert (made.name, made.n) == (name, 10) and made.low <= made.value <= made.high and made.how

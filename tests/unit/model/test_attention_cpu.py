@@ -116,9 +116,9 @@ def test_bf16_rounding_error(causal: bool) -> None:
 
 
 def test_fp32_stays_fp32() -> None:
-    batch, was = rows((40, 33, 20, 20)), torch.backends.mkldnn.matmul.fp32_precision  # pyright: ignore
+    batch, was = rows((40, 33, 20, 20)), torch.backends.mkldnn.matmul.fp32_precision
     results(ours_of, three(batch, torch.bfloat16), batch)
-    assert torch.backends.mkldnn.matmul.fp32_precision == was, "the setting is put back"  # pyright: ignore
+    assert torch.backends.mkldnn.matmul.fp32_precision == was, "the setting is put back"
     given = three(batch, torch.float32)
     for a, b in zip(results(ours_of, given, batch), results(textbook, [x.double() for x in given], batch, True, None)):
         assert (a - b).norm() <= 1e-6 * b.norm()

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from support.models import save_model
 from support.runs import finished_run
 from weitiao.core.errors import RecipeError
+from weitiao.core.method import Method
 from weitiao.core.recipe_file import make_recipe
-from weitiao.core.registry import find
+from weitiao.core.registry import create
 from weitiao.core.reporter import Reporter
 from weitiao.pipeline.inference import evaluate, open_model
 
@@ -143,7 +144,7 @@ def test_invalid_old_run_refused(old: Path, recipe_dict: dict, train_tiny: Any, 
 def test_bf16_base_rounded_once(old: Path, tiny_llama: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    made: Any = find("method", "f_learning")(old=str(old), rate=0.7)  # pyright: ignore
+    made: Any = create(Method, "f_learning", old=str(old), rate=0.7)
     exact, half = (AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.bfloat16) for _ in range(2))
     exact.float()
     for model in (exact, half):

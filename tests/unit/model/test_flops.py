@@ -10,7 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from support.models import make_model, save_model
 from weitiao.core.batch import IGNORE, pack
-from weitiao.core.registry import find, names
+from weitiao.core.method import Method
+from weitiao.core.objective import Objective
+from weitiao.core.registry import create, names
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.layers.attention import NAME
@@ -18,18 +20,18 @@ from weitiao.model.loading.load import choose_backbone, vocabulary_head
 from weitiao.model.profiling.flops import pairs, profile_flops, shapes_in, step_flops, unsupported_reason
 
 T, D, V, M, L = 12, 32, 320, 48, 3  # of conftest's tiny models; M is the width inside the MLP
-SFT: Any = find("objective", "sft")()
+SFT: Any = create(Objective, "sft")
 
 
 def attached(family: str, method: str = "full", **settings: Any) -> TrainableModel:
     model = make_model(family)
-    model.set_attn_implementation(NAME)  # pyright: ignore
+    model.set_attn_implementation(NAME)
     body, _ = choose_backbone(model, torch.float32)
-    architecture = architecture_of(model.config)  # pyright: ignore[reportArgumentType]
+    architecture = architecture_of(model.config)
     head = None if architecture.kind == "encoder" else vocabulary_head(model)
     torch.manual_seed(1)
-    attachment = find("method", method)(**settings).attach(model)  # pyright: ignore
-    return TrainableModel(model, attachment, SimpleNamespace(stop_ids=(2,)), architecture, body, head)  # pyright: ignore
+    attachment = create(Method, method, **settings).attach(model)
+    return TrainableModel(model, attachment, SimpleNamespace(stop_ids=(2,)), architecture, body, head)
 
 
 def a_batch(*lengths: int, share: float = 1.0, alike: int = 0):
@@ -71,7 +73,7 @@ def test_flops_decoder_full_equals_torch(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["bert", "distilbert"])
 def test_flops_encoder_full_equals_torch(family: str) -> None:
-    model, objective = attached(family), find("objective", "classification")(classes=("a", "b"), several=False)  # pyright: ignore
+    model, objective = attached(family), create(Objective, "classification", classes=("a", "b"), several=False)
     layers, attention = theirs(family)
     assert ours(model, T, objective=objective) == layers + attention
 
@@ -82,7 +84,7 @@ def test_flops_lora_at_most_peft() -> None:
 
     every = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     config = LoraConfig(r=4, target_modules=every)
-    layers, attention = theirs("llama", lambda model: get_peft_model(model, config).base_model.model)  # pyright: ignore
+    layers, attention = theirs("llama", lambda model: get_peft_model(model, config).base_model.model)
     mine = ours(attached("llama", "lora", rank=4), T)
     assert mine <= layers + attention
     assert mine == layers + attention * (T + 1) / (2 * T)
@@ -152,11 +154,11 @@ def test_flops_virtual_tokens() -> None:
     assert step_flops(seen, model, SFT, a_batch(T)) == pytest.approx(wanted)
 
 
-@pytest.mark.parametrize("method", [x for x in names("method") if x not in ("f_learning", "peft", "bitfit")])
+@pytest.mark.parametrize("method", [x for x in names(Method) if x not in ("f_learning", "peft", "bitfit")])
 @pytest.mark.parametrize("family", ["llama", "bert"])
 def test_flops_of_every_method(method: str, family: str) -> None:
     """More than a forward pass, no more than full tuning and what lies beside it; and nothing is changed by counting."""
-    objective: Any = SFT if family == "llama" else find("objective", "classification")(classes=("a", "b"), several=False)
+    objective: Any = SFT if family == "llama" else create(Objective, "classification", classes=("a", "b"), several=False)
     model, full = attached(family, method), attached(family)
     before = {name: x.clone() for name, x in model.model.state_dict().items()}
     drawn, hooks = torch.get_rng_state(), sum(len(x._forward_pre_hooks) for x in model.model.modules())
@@ -184,9 +186,9 @@ def test_flops_frozen_layers_in_every_family(tmp_path: Any) -> None:
 
 def test_flops_uncounted_reason() -> None:
     model = SimpleNamespace(model=make_model("t5"))
-    assert unsupported_reason(model, find("objective", "seq2seq")(longest=8)) == "a model of two halves"  # pyright: ignore
+    assert unsupported_reason(model, create(Objective, "seq2seq", longest=8)) == "a model of two halves"
     bert: Any = SimpleNamespace(model=make_model("bert"))
-    assert "packs its rows anew" in unsupported_reason(bert, find("objective", "embedding")())  # pyright: ignore
+    assert "packs its rows anew" in unsupported_reason(bert, create(Objective, "embedding"))
 
 
 def test_flops_shapes_from_config(tmp_path: Any) -> None:

@@ -10,7 +10,8 @@ from support.laws import attached, gap, perturb
 from support.models import make_model, make_tokenizer
 from support.rows import batch_of, make_rows
 from weitiao.core.errors import RecipeError
-from weitiao.core.registry import find
+from weitiao.core.method import Method
+from weitiao.core.registry import create
 from weitiao.model.adapters.peft_format import load_adapter, read_adapter_config, save_adapter
 from weitiao.pipeline.trained import method_of
 
@@ -31,7 +32,7 @@ def test_adalora_reaches_budget(train_tiny: Any) -> None:
 
 def test_lora_plus_learning_rate_of_b() -> None:
     model = attached("lora", loraplus_lr_ratio=16.0)
-    groups = model.attachment.groups(0)  # pyright: ignore
+    groups = model.attachment.groups(0)
     rates = {name: group.get("rate", 1.0) for group in groups for name in group["names"]}
     assert rates.keys() == model.trainable().keys()
     assert {rate for name, rate in rates.items() if name.endswith("lora_B")} == {16.0}
@@ -104,7 +105,7 @@ def test_freeze_trains_top_layers() -> None:
 
 def test_layerwise_learning_rate_decay() -> None:
     model = attached("freeze", layers=3, decay=0.5, embedding=True)
-    rates = {name: g["rate"] for g in model.attachment.groups(0) for name in g["names"]}  # pyright: ignore
+    rates = {name: g["rate"] for g in model.attachment.groups(0) for name in g["names"]}
     assert rates["model.norm.weight"] == 1.0 and rates["model.embed_tokens.weight"] == 0.125
     assert [rates[f"model.layers.{i}.mlp.up_proj.weight"] for i in (2, 1, 0)] == [1.0, 0.5, 0.25]
 
@@ -123,9 +124,9 @@ def test_gradual_unfreezing(train_tiny: Any) -> None:
 
 
 def test_prompt_init_from_text() -> None:
-    words = find("method", "prompt_tuning")(start="the fox", length=5)  # pyright: ignore
-    fitted = words.fit(lambda text: make_tokenizer()(text).input_ids)  # pyright: ignore
-    ids = make_tokenizer()("the fox").input_ids  # pyright: ignore
+    words = create(Method, "prompt_tuning", start="the fox", length=5)
+    fitted = words.fit(lambda text: make_tokenizer()(text).input_ids)
+    ids = make_tokenizer()("the fox").input_ids
     assert fitted.start_ids == tuple((ids * 5)[:5])
     model = attached("prompt_tuning", **fitted.model_dump())
     prompt = model.trainable()["soft_prompt"]
@@ -151,7 +152,7 @@ def test_prompt_init_from_text() -> None:
 )
 def test_invalid_method_settings_refused(method: str, settings: dict, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
-        find("method", method)(**settings).attach(make_model())  # pyright: ignore
+        create(Method, method, **settings).attach(make_model())
 
 
 @pytest.mark.parametrize(
@@ -159,4 +160,4 @@ def test_invalid_method_settings_refused(method: str, settings: dict, words: str
 )
 def test_invalid_adalora_refused(settings: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        find("method", "adalora")(**settings)
+        create(Method, "adalora", **settings)

@@ -11,7 +11,8 @@ from support.laws import attached, gap, perturb
 from support.models import make_model
 from support.rows import batch_of, make_rows
 from weitiao.core.errors import ModelError, RecipeError
-from weitiao.core.registry import find
+from weitiao.core.method import Method
+from weitiao.core.registry import create
 from weitiao.model.adapters.peft_format import load_adapter, read_adapter_config, save_adapter
 from weitiao.model.methods.lora import PiSSALinear
 from weitiao.pipeline.inference import open_model
@@ -40,7 +41,7 @@ def test_pissa_equals_peft(family: str) -> None:
     targets = {"llama": ["q_proj", "v_proj", "down_proj"], "gpt2": ["c_attn"]}[family]
     ours, batch = attached("lora", family, target_modules=targets, **PISSA), batch_of([make_rows()[3]])
     config = peft.LoraConfig(r=4, lora_alpha=12, target_modules=targets, init_lora_weights="pissa")
-    theirs = peft.get_peft_model(make_model(family), config)  # pyright: ignore
+    theirs = peft.get_peft_model(make_model(family), config)
     tensors = dict(theirs.named_parameters())
     for name, layer in layers(ours).items():
         for which in ("A", "B"):
@@ -114,16 +115,16 @@ def test_pissa_exports_lora_of_double_rank(settings: dict, tmp_path: Any) -> Non
 @pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora"])
 def test_pissa_adapter_for_changed_base_refused(start: str, tmp_path: Any) -> None:
     """Read as a plain LoRA it would answer nonsense."""
-    config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], init_lora_weights=start)  # pyright: ignore
-    peft.get_peft_model(make_model(), config).save_pretrained(tmp_path)  # pyright: ignore
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], init_lora_weights=start)
+    peft.get_peft_model(make_model(), config).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=f"belongs to base weights that its start '{start}' has changed"):
         method_of(read_adapter_config(tmp_path))
 
 
 def test_pissa_rank_too_high() -> None:
     with pytest.raises(RecipeError, match=r"rank 20 asks for more singular triplets than the 16 of .*k_proj"):
-        find("method", "lora")(start="pissa", rank=20).attach(make_model())  # pyright: ignore
-    find("method", "lora")(start="pissa", rank=20, ranks={"[kv]_proj": 16}).attach(make_model())  # pyright: ignore
+        create(Method, "lora", start="pissa", rank=20).attach(make_model())
+    create(Method, "lora", start="pissa", rank=20, ranks={"[kv]_proj": 16}).attach(make_model())
 
 
 def test_pissa_base_weights_untouched() -> None:

@@ -17,7 +17,8 @@ from support.models import make_model
 from support.parts import method_config
 from support.rows import batch_of, make_rows
 from weitiao.core.errors import RecipeError
-from weitiao.core.registry import find
+from weitiao.core.method import Method
+from weitiao.core.registry import create
 from weitiao.model.layers.quantized import QuantizedLinear
 from weitiao.pipeline.inference import open_model
 
@@ -111,7 +112,7 @@ def test_all_linear_layers_but_head_quantized(bits: int) -> None:
     packed = {name.removesuffix(".base_layer") for name, x in model.named_modules() if isinstance(x, QuantizedLinear)}
     linear = {name for name, x in make_model().named_modules() if isinstance(x, nn.Linear)}
     assert packed == linear - {"lm_head"} and len(packed) == 21
-    assert model.get_input_embeddings().weight.dtype == torch.float32  # pyright: ignore
+    assert model.get_input_embeddings().weight.dtype == torch.float32
 
 
 def test_disabled_method_is_quantized_base() -> None:
@@ -165,8 +166,8 @@ def test_missing_package_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         RecipeError, match=r"needs the package 'bitsandbytes'. Install it with: pip install 'weitiao\[qlora\]'"
     ):
-        find("method", "qlora")().attach(make_model())  # pyright: ignore
-    find("method", "qlora")(bits=8).attach(make_model())  # pyright: ignore
+        create(Method, "qlora").attach(make_model())
+    create(Method, "qlora", bits=8).attach(make_model())
 
 
 def test_trained_share_counts_weights(train_tiny: Any, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def folder(tiny_llama: Path, tmp_path: Path) -> Path:
 def shards(folder: Path) -> Path:
     """The same in several files with an index."""
     (folder / "model.safetensors").unlink()
-    make_model().save_pretrained(folder, max_shard_size="40KB")  # pyright: ignore
+    make_model().save_pretrained(folder, max_shard_size="40KB")
     assert len(list(folder.glob("model-*.safetensors"))) > 2
     return folder
 
@@ -51,7 +51,7 @@ def without(*names: str) -> Callable[[Path], None]:
 
 
 def shorter(name: str, size: int) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size] if size else b"")  # pyright: ignore
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size] if size else b"")
 
 
 def as_pickle(folder: Path) -> None:

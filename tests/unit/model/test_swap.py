@@ -36,7 +36,7 @@ def test_gelu_tanh_equals_torch(kind: type[nn.Module]) -> None:
 def test_swapped_dropout_rate_and_mode() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout(0.3))).eval()
     replace_modules(model)
-    mine = model[1][0]  # pyright: ignore
+    mine = model[1][0]
     assert isinstance(mine, Dropout) and mine.p == 0.3 and not mine.training
     x = torch.ones(1000)
     assert torch.equal(mine(x), x)

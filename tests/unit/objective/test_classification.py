@@ -33,7 +33,7 @@ def ready(objective: Classification, found: list[TextLabel], family: str = "bert
     """(the fitted objective, a tiny model with its head, all rows as one batch)."""
     objective = objective.fit(found)
     processor = ChatProcessor.make(make_wordpiece_tokenizer() if family == "bert" else make_tokenizer())
-    batch = batch_of([row for x in found for row in objective.rows(x, processor)])  # pyright: ignore
+    batch = batch_of([row for x in found for row in objective.rows(x, processor)])
     model = attached("lora", family)
     torch.manual_seed(0)
     model.heads = torch.nn.ModuleDict(objective.heads(32))
@@ -141,7 +141,7 @@ def test_thresholds_chosen_on_validation(train_tiny: Any, encoder: Path, tmp_pat
     assert set(found) == {"fox", "dog", "rare"} and found["fox"] != found["rare"]
     assert "validation rows" in run.read("resolved.json")["choices"]["objective.threshold"]["reason"]
     opened = open_model(str(run.folder))
-    assert opened.objective.threshold == found  # pyright: ignore[reportAttributeAccessIssue]
+    assert opened.objective.threshold == found
     said = {"fox": found["fox"] + 1e-6, "dog": found["dog"] - 1e-6, "rare": 0.0}
     assert opened.objective.answer(said) == "fox"
     assert opened.objective.to_record(said)["predicted"] == ["fox"]
@@ -178,13 +178,13 @@ def test_same_file_twice_counted_twice(train_tiny: Any, encoder: Path, tmp_path:
 def test_multi_label_macro_f1_equals_scikit_learn() -> None:
     pairs = [(("a",), ("a", "b")), (("b", "c"), ("b",)), ((), ("c",)), (("a", "c"), ("a", "c"))]
     columns = [[[float(c in labels) for c in "abc"] for labels in side] for side in zip(*pairs)]
-    assert F1().score(pairs).value == pytest.approx(f1_score(columns[1], columns[0], average="macro", zero_division=0))  # pyright: ignore
+    assert F1().score(pairs).value == pytest.approx(f1_score(columns[1], columns[0], average="macro", zero_division=0))
 
 
 def test_long_text_keeps_start_and_class() -> None:
     objective = Classification().fit(examples())
     processor = ChatProcessor.make(make_wordpiece_tokenizer())
-    (row,) = objective.rows(TextLabel("the quick brown fox jumps over the lazy dog", ("b",)), processor)  # pyright: ignore
+    (row,) = objective.rows(TextLabel("the quick brown fox jumps over the lazy dog", ("b",)), processor)
     kept, lost = objective.cut(row, 6)
     whole = list(row["input_ids"])
     assert list(kept["input_ids"]) == [*whole[:5], whole[-1]] and lost == whole[5:-1]
@@ -248,7 +248,7 @@ def test_encoder_trains_and_reopens(train_tiny: Any, encoder: Path, labelled: Pa
     assert len(samples) == 3 and all(x["after"] == x["reference"] for x in samples)
     assert ["learnt", " → a"] in run.read("resolved.json")["shown"][0]["pieces"]
     again = open_model(str(run.folder))
-    assert again.objective.classes == ("a", "b")  # pyright: ignore
+    assert again.objective.classes == ("a", "b")
     from rich.console import Console
 
     from weitiao.core.reporter import Reporter

@@ -25,6 +25,7 @@ from weitiao.objective.objectives.embedding import Embedding, likenesses
 from weitiao.pipeline.inference import evaluate, open_model
 from weitiao.pipeline.predict import predict_file
 from weitiao.train.distributed import Distributed
+from weitiao.train.step import Step
 
 PROCESSOR = ChatProcessor.make(make_wordpiece_tokenizer())
 DESK = Reporter(Console(quiet=True))
@@ -39,7 +40,7 @@ PAIRS = [
 def ready(objective: Embedding, pairs: list[Pair] = PAIRS, method: str = "full") -> tuple[Any, Any]:
     model = attached(method, "bert")
     model.heads = torch.nn.ModuleDict()
-    return model, batch_of([row for x in pairs for row in objective.rows(x, PROCESSOR)])  # pyright: ignore
+    return model, batch_of([row for x in pairs for row in objective.rows(x, PROCESSOR)])
 
 
 def vectors(model: Any, texts: list[str]) -> torch.Tensor:
@@ -115,7 +116,7 @@ def test_cosent_equals_formula() -> None:
     model, batch = ready(objective, pairs)
     s = (vectors(model, [x.text for x in pairs]) * vectors(model, [x.other for x in pairs])).sum(-1) / 0.05
     y = [0.2, -0.0001, 5.0, 0.2]
-    by_hand = (1 + sum(torch.exp(s[j] - s[i]) for i in range(4) for j in range(4) if y[i] > y[j])).log()  # pyright: ignore
+    by_hand = (1 + sum(torch.exp(s[j] - s[i]) for i in range(4) for j in range(4) if y[i] > y[j])).log()
     total, count = objective.loss(model, batch).totals["embedding"], objective.counts(batch)["embedding"]
     assert torch.allclose(total / count, by_hand, rtol=1e-4)
 
@@ -142,7 +143,7 @@ def test_gradient_cache_equals_plain_step(method: str, many: int) -> None:
     found = []
     for objective in (Embedding(), Embedding(mini_batch_size=many)):
         model, batch = ready(objective, method=method)
-        taken = find_module("step", objective.traits.step).take(
+        taken = find_module(Step, objective.traits.step).compute_gradients(
             model, objective, [batch], Distributed(torch.device("cpu")), 2.0
         )
         found.append((taken, gradients(model)))
@@ -166,7 +167,7 @@ def test_gradient_cache_same_dropout() -> None:
     after, wanted = torch.get_rng_state(), gradients(model)
     model.model.zero_grad()
     torch.manual_seed(7)
-    find_module("step", "gradient_cache").take(model, objective, [batch], Distributed(torch.device("cpu")))
+    find_module(Step, "gradient_cache").compute_gradients(model, objective, [batch], Distributed(torch.device("cpu")))
     assert torch.equal(torch.get_rng_state(), after)
     found = gradients(model)
     whole = torch.stack([g.norm() for g in wanted.values()]).norm()

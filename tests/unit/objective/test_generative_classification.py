@@ -39,7 +39,7 @@ def test_probabilities_equal_label_text_likelihood(method: str, processor: ChatP
     found = [TextLabel(f"{'train_tiny brown ' * i}time", (CLASSES[i % 3],)) for i in range(5)]
     rows = [objective.rows(x, processor)[0] for x in found]
     asked = [objective.encode_input(x, processor) for x in found]
-    said, blind = (objective.predict(model, batch_of(x)) for x in (rows, asked))  # pyright: ignore
+    said, blind = (objective.predict(model, batch_of(x)) for x in (rows, asked))
     order = sorted(range(5), key=lambda i: -len(rows[i]["input_ids"]))
     with torch.no_grad():
         for i, mine in zip(order, said):
@@ -67,7 +67,7 @@ def test_loss_on_class_only_and_text_truncated(processor: ChatProcessor) -> None
     assert processor.decode(ids, skip_special_tokens=False).startswith(
         "<|im_start|>user\nis it fox, the fox, lazy dog: quick brown fox jumps over ?"
     )
-    kept, lost = objective.cut(row, len(ids) - 3)  # pyright: ignore
+    kept, lost = objective.cut(row, len(ids) - 3)
     assert len(kept["input_ids"]) == len(kept["labels"]) == len(ids) - 3 and len(lost) == 3
     assert [x for x in kept["labels"] if x != IGNORE] == learnt
     whole = "quick brown fox jumps over"
@@ -75,7 +75,7 @@ def test_loss_on_class_only_and_text_truncated(processor: ChatProcessor) -> None
         ids, skip_special_tokens=False
     ).replace(whole, whole.removesuffix(processor.decode(lost, skip_special_tokens=False)))
     with pytest.raises(ValueError, match="the question takes .* tokens without a text"):
-        objective.cut(row, 10)  # pyright: ignore
+        objective.cut(row, 10)
 
 
 def test_invalid_settings_refused(processor: ChatProcessor) -> None:

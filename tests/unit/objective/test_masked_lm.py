@@ -166,7 +166,7 @@ def test_mlm_head_equals_transformers(family: str, tmp_path: Path) -> None:
 
 def test_untied_head_refused() -> None:
     model = attached("full", "bert").model
-    model.config.tie_word_embeddings = False  # pyright: ignore
+    model.config.tie_word_embeddings = False
     with pytest.raises(ModelError, match="tie_word_embeddings: false"):
         masked_head(model)
 

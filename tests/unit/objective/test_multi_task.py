@@ -22,6 +22,7 @@ from weitiao.data.loader import Loader
 from weitiao.objective.objectives.multi_task import MultiTask, each_task
 from weitiao.pipeline.trained import heads_for
 from weitiao.train.distributed import Distributed
+from weitiao.train.step import Step
 from weitiao.train.steps.pcgrad import _without_conflicts
 
 CPU = torch.device("cpu")
@@ -63,7 +64,7 @@ def made(open_model: Any) -> Any:
 def gradients(model: Any, objective: Objective, step: str, window: list) -> dict[str, torch.Tensor]:
     for weight in model.trainable().values():
         weight.grad = None
-    find_module("step", step).take(model, objective, window, Distributed(CPU))
+    find_module(Step, step).compute_gradients(model, objective, window, Distributed(CPU))
     found = {name: p.grad for name, p in model.trainable().items() if p.grad is not None}
     return {name: x.clone() for name, x in found.items()}
 
@@ -129,7 +130,7 @@ def test_reported_loss_is_step_loss(made: Any) -> None:
             update={"tasks": {name: x.model_copy(update={"dropout": 0.0}) for name, x in objective.tasks.items()}}
         )
         model, batch = made(objective)
-        taken = find_module("step", "accumulate").take(model, objective, [batch], Distributed(CPU))
+        taken = find_module(Step, "accumulate").compute_gradients(model, objective, [batch], Distributed(CPU))
         counts, told = objective.counts(batch), objective.task_losses(model, batch)
         assert sum(told[task] / counts[task] for task in counts) == pytest.approx(taken.loss, rel=1e-6)
         assert taken.tasks == "kind + number"

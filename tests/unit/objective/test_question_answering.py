@@ -14,8 +14,9 @@ from support.models import make_tokenizer, make_wordpiece_tokenizer, save_model
 from support.rows import batch_of, question_rows, write_jsonl
 from weitiao.core.batch import IGNORE
 from weitiao.core.example import ExtractiveQA
+from weitiao.core.metric import Metric
 from weitiao.core.recipe import Source
-from weitiao.core.registry import find
+from weitiao.core.registry import create
 from weitiao.core.reporter import Reporter
 from weitiao.data.mapping import find_mapping
 from weitiao.data.read import read_sources, reader_of, split
@@ -40,7 +41,7 @@ def question(answer: str = "the lazy dog", context: str = TEXT) -> ExtractiveQA:
 def ready(objective: QuestionAnswering, found: list[ExtractiveQA], family: str) -> tuple[Any, Any, Any]:
     """(the fitted objective, a tiny model with its head, all rows as one batch)."""
     objective = objective.fit(found)
-    batch = batch_of([row for x in found for row in objective.rows(x, processor_of(family))])  # pyright: ignore
+    batch = batch_of([row for x in found for row in objective.rows(x, processor_of(family))])
     model = attached("lora", family)
     torch.manual_seed(0)
     model.heads = torch.nn.ModuleDict(objective.heads(32))
@@ -52,7 +53,7 @@ def ready(objective: QuestionAnswering, found: list[ExtractiveQA], family: str) 
 @pytest.mark.parametrize("answer", ["the lazy dog", "paris", "世界", "the", TEXT])
 def test_labels_mark_context_and_answer(family: str, answer: str) -> None:
     processor = processor_of(family)
-    (row,) = QuestionAnswering().rows(question(answer), processor)  # pyright: ignore
+    (row,) = QuestionAnswering().rows(question(answer), processor)
     ids, labels = list(row["input_ids"]), list(row["labels"])
     text, places = processor.encode_with_offsets(TEXT)
     at = [t for t, x in enumerate(labels) if x >= 0]
@@ -60,17 +61,17 @@ def test_labels_mark_context_and_answer(family: str, answer: str) -> None:
     assert labels[0] == labels[-1] == -1 and set(labels[1 : at[0]]) <= {IGNORE}
     begin, end = (next(t for t in at if labels[t] & flag) for flag in (1, 2))
     stretch = TEXT[places[begin - at[0]][0] : places[end - at[0]][1]]
-    assert stretch.strip() == answer and row["notes"] == ()  # pyright: ignore
-    (none,) = QuestionAnswering(unanswerable=True).rows(question(""), processor)  # pyright: ignore
+    assert stretch.strip() == answer and row["notes"] == ()
+    (none,) = QuestionAnswering(unanswerable=True).rows(question(""), processor)
     assert none["labels"][0] == none["labels"][-1] == -2 and not any(x > 0 and x % 4 for x in none["labels"])
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_answer_inside_token_widened(family: str) -> None:
     processor = processor_of(family)
-    (row,) = QuestionAnswering().rows(question("uick brown fo"), processor)  # pyright: ignore
+    (row,) = QuestionAnswering().rows(question("uick brown fo"), processor)
     piece = QuestionAnswering().pieces(row, [], processor)[-1]
-    assert row["notes"] == ("answers widened to whole tokens",) and "uick brown fo" in piece[1]  # pyright: ignore
+    assert row["notes"] == ("answers widened to whole tokens",) and "uick brown fo" in piece[1]
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
@@ -89,7 +90,7 @@ def test_loss_equals_two_cross_entropies(family: str) -> None:
             right = [i for i, x in enumerate(flags) if x & flag]
             p = torch.cat([none[None, k], text[:, k]]).log_softmax(0)
             by_hand -= p[1 + right[0]] if right else p[0]
-    assert torch.allclose(objective.loss(model, batch).totals["question_answering"], by_hand, rtol=1e-5)  # pyright: ignore
+    assert torch.allclose(objective.loss(model, batch).totals["question_answering"], by_hand, rtol=1e-5)
     assert objective.counts(batch) == {"question_answering": 4.0} and objective.unanswerable is True
 
 
@@ -112,7 +113,7 @@ def test_best_span_equals_brute_force(family: str) -> None:
 def test_windows_repeat_question_and_cover_context() -> None:
     objective, processor = QuestionAnswering(overlap=8), processor_of("bert")
     example = question("paris", f"{TEXT} {TEXT.replace('paris', 'boxes')}")
-    (row,) = objective.rows(example, processor)  # pyright: ignore
+    (row,) = objective.rows(example, processor)
     ids, labels = list(row["input_ids"]), list(row["labels"])
     first = labels.index(0)
     made = objective.windows(row, 24)
@@ -167,14 +168,14 @@ def test_no_answer_threshold_chosen_on_validation() -> None:
             said = ["" if x["no_answer"] > line else x["best"] for x, _ in rows]
             return sum(a in [w for _, w in x.answers] if x.answers else a == "" for a, (_, x) in zip(said, rows))
 
-        objective, told = QuestionAnswering(unanswerable=True).calibrate(lambda task, rows=rows: rows)  # pyright: ignore
-        assert hits(objective.threshold) == max(hits(x / 20) for x in range(-400, 400)) and len(told) == 1  # pyright: ignore
+        objective, told = QuestionAnswering(unanswerable=True).calibrate(lambda task, rows=rows: rows)
+        assert hits(objective.threshold) == max(hits(x / 20) for x in range(-400, 400)) and len(told) == 1
     tied = [(-1.0, True), (0.5, True), (0.5, False), (0.5, False), (2.0, False)]  # no threshold parts those in the middle
     rows = [
         ({"no_answer": x, "best_metric": "fox"}, ExtractiveQA("who", "fox", ((0, "fox"),) * right)) for x, right in tied
     ]
-    objective, _ = QuestionAnswering(unanswerable=True).calibrate(lambda task: rows)  # pyright: ignore
-    assert -1.0 < objective.threshold < 0.5  # pyright: ignore
+    objective, _ = QuestionAnswering(unanswerable=True).calibrate(lambda task: rows)
+    assert -1.0 < objective.threshold < 0.5
     assert QuestionAnswering(unanswerable=True).calibrate(lambda task: [])[0].threshold == "validation"
     untouched = (QuestionAnswering(unanswerable=False), QuestionAnswering(unanswerable=True, threshold=0.5))
     assert all(x.calibrate(lambda task: pytest.fail("nobody needs to be asked")) == (x, []) for x in untouched)
@@ -199,9 +200,9 @@ def squad(path: Path, **more: Any) -> Path:
 def test_squad_json_rows(tmp_path: Path) -> None:
     file = squad(tmp_path / "train-v2.0.json")
     reading = read_sources((Source(path=str(file)),), QuestionAnswering(), 1.0)
-    assert [x.example.answers for x in reading.examples] == [((TEXT.index("paris"), "paris"),), ()]  # pyright: ignore
+    assert [x.example.answers for x in reading.examples] == [((TEXT.index("paris"), "paris"),), ()]
     raw = file.read_bytes()
-    assert [raw[x.where.offset :][:9] for x in reading.examples] == [b'"id": "a"', '"id": "ü'.encode()]  # pyright: ignore
+    assert [raw[x.where.offset :][:9] for x in reading.examples] == [b'"id": "a"', '"id": "ü'.encode()]
     assert [x.where.line for x in reading.bad] == [3, 4, 5, 6]
     assert reading.bad[0].reason == "the answer 'paris' does not stand at character 2: there is ' pari'; it stands at 3"
     assert "has not SQuAD's form" in reading.bad[1].reason and "'context' is empty (null)" in reading.bad[2].reason
@@ -250,7 +251,7 @@ def test_answers_checked_against_context(row: dict, answers: Any) -> None:
             mapping.make(record)
         assert answers in str(refused.value)
     else:
-        assert mapping.make(record).answers == answers  # pyright: ignore
+        assert mapping.make(record).answers == answers
 
 
 def test_split_keeps_context_on_one_side(tmp_path: Path) -> None:
@@ -258,7 +259,7 @@ def test_split_keeps_context_on_one_side(tmp_path: Path) -> None:
     reading = read_sources((Source(path=str(write_jsonl(tmp_path / "rows.jsonl", rows))),), QuestionAnswering(), 0.0)
     train, held, how = split(reading.examples, 0.2)
     assert how == "by the hash of the context" and len(held) >= 10
-    assert not {x.example.context for x in train} & {x.example.context for x in held}  # pyright: ignore
+    assert not {x.example.context for x in train} & {x.example.context for x in held}
 
 
 # -- SQuAD's rules ----------------------------------------------------------------------------------------------------
@@ -281,7 +282,7 @@ def test_split_keeps_context_on_one_side(tmp_path: Path) -> None:
 def test_squad_scores(said: str, right: tuple[str, ...], em: float, f1: float) -> None:
     pairs = [(said, right)] * 3
     for name, wanted in (("squad_em", em), ("squad_f1", f1)):
-        score = find("metric", name)().score(pairs)  # pyright: ignore
+        score = create(Metric, name).score(pairs)
         assert score.value == pytest.approx(wanted) and score.n == 3 and score.low - 1e-9 <= wanted <= score.high + 1e-9
     assert exact("a", "b") == overlap("x", "b") == 0.0
 
@@ -320,7 +321,7 @@ def test_trains_and_reopens(train_tiny: Any, tmp_path: Path, family: str) -> Non
         if line["predicted"]:
             assert row["context"][line["predicted_start"] : line["predicted_end"]] == line["predicted"]
         right += line["predicted"] in (row["answers"]["text"] or [""])
-        above = line["no_answer_score"] > opened.objective.threshold  # pyright: ignore[reportAttributeAccessIssue]
+        above = line["no_answer_score"] > opened.objective.threshold
         assert 0 < line["probability"] <= 1 and above == (line["predicted"] == "")
     assert right > 42
     reasons = [json.loads(x)["reason"] for x in (tmp_path / "out.jsonl.bad_rows.jsonl").read_text().splitlines()]

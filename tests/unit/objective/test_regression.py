@@ -16,8 +16,9 @@ from support.rows import batch_of, rated_rows, write_jsonl
 from weitiao.core.batch import IGNORE
 from weitiao.core.errors import DataError
 from weitiao.core.example import TextScore
+from weitiao.core.metric import Metric
 from weitiao.core.recipe import Source
-from weitiao.core.registry import find
+from weitiao.core.registry import create
 from weitiao.core.reporter import Reporter
 from weitiao.data.mappings.rated import infer_columns
 from weitiao.data.read import TooManyBadRows, read_sources
@@ -38,7 +39,7 @@ def ready(objective: Regression, found: list[TextScore], family: str = "bert") -
     """(the fitted objective, a tiny model with its head, all rows as one batch)."""
     objective = objective.fit(found)
     processor = ChatProcessor.make(make_wordpiece_tokenizer() if family == "bert" else make_tokenizer())
-    batch = batch_of([row for x in found for row in objective.rows(x, processor)])  # pyright: ignore
+    batch = batch_of([row for x in found for row in objective.rows(x, processor)])
     model = attached("lora", family)
     torch.manual_seed(0)
     model.heads = torch.nn.ModuleDict(objective.heads(32))
@@ -71,10 +72,10 @@ def test_targets_never_equal_ignore_index() -> None:
 def test_longer_text_truncated_first() -> None:
     objective, processor = Regression(means=(0.0,), stds=(1.0,)), ChatProcessor.make(make_wordpiece_tokenizer())
     long, short = "the quick brown fox jumps over the lazy dog", "seven wizards mix"
-    (row,) = objective.rows(TextScore(long, (2.0,), short), processor)  # pyright: ignore
+    (row,) = objective.rows(TextScore(long, (2.0,), short), processor)
     whole = list(row["input_ids"])
     assert whole == list(processor.tokenizer(long, short).input_ids)
-    begins = row["second"]  # pyright: ignore
+    begins = row["second"]
     kept, lost = objective.cut(row, len(whole) - 2)
     assert list(kept["input_ids"]) == [*whole[: begins - 2], *whole[begins:]] and lost == whole[begins - 2 : begins]
     assert objective.preview(kept, lost, processor)[-1] == ("learnt", " → 2")
@@ -121,7 +122,7 @@ def test_non_numeric_target_set_aside(tmp_path: Path, given: Any, words: str) ->
     rows = [{"text": "fox", "score": 1}, {"text": "fox", "score": given}, {"text": " ", "score": 2}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     reading = read_sources((Source(path=str(file)),), Regression(), 1.0)
-    assert [x.example.values for x in reading.examples] == [(1.0,)]  # pyright: ignore
+    assert [x.example.values for x in reading.examples] == [(1.0,)]
     assert [x.where.line for x in reading.bad] == [2, 3]
     assert words in reading.bad[0].reason and reading.bad[1].reason == "the text is empty"
     with pytest.raises(TooManyBadRows, match="2 of 3 rows cannot be used"):
@@ -138,7 +139,7 @@ def test_non_numeric_target_set_aside(tmp_path: Path, given: Any, words: str) ->
 )
 def test_columns_detected(row: dict, words: str) -> None:
     (found,) = infer_columns(row)
-    assert found.words == words and found.make(row).values in ((1.0,), (1.0, 2.0))  # pyright: ignore
+    assert found.words == words and found.make(row).values in ((1.0,), (1.0, 2.0))
 
 
 @pytest.mark.parametrize(("name", "judge"), [("pearson", stats.pearsonr), ("spearman", stats.spearmanr)])
@@ -147,18 +148,18 @@ def test_correlations_equal_scipy(name: str, judge: Any) -> None:
     right = random.integers(0, 4, (60, 2)).astype(float)  # with ties
     said = right + random.normal(size=(60, 2))
     said[:20] = said[20:40]
-    score = find("metric", name)().score([(tuple(a), tuple(b)) for a, b in zip(said, right)])  # pyright: ignore
+    score = create(Metric, name).score([(tuple(a), tuple(b)) for a, b in zip(said, right)])
     assert score.value == pytest.approx(np.mean([judge(said[:, k], right[:, k]).statistic for k in (0, 1)]))
     assert score.n == 60 and score.low < score.value < score.high and score.higher_is_better
-    assert find("metric", name)().score([((1.0,), (2.0,)), ((1.0,), (3.0,))]).value == 0.0  # pyright: ignore
+    assert create(Metric, name).score([((1.0,), (2.0,)), ((1.0,), (3.0,))]).value == 0.0
 
 
 def test_errors_equal_definition() -> None:
     pairs = [((1.0,), (2.0,)), ((5.0,), (2.0,))]
-    mse, mae = (find("metric", name)().score(pairs) for name in ("mse", "mae"))  # pyright: ignore
+    mse, mae = (create(Metric, name).score(pairs) for name in ("mse", "mae"))
     assert (mse.value, mae.value) == (5.0, 2.0) and not mse.higher_is_better and (mse.low, mse.high) == (1.0, 9.0)
     with pytest.raises(ValueError, match="compares numbers"):
-        find("metric", "mse")().score([("spam", "ham")])  # pyright: ignore
+        create(Metric, "mse").score([("spam", "ham")])
 
 
 # -- whole trips ------------------------------------------------------------------------------------------------------
@@ -181,10 +182,10 @@ def test_trains_and_reopens(train_tiny: Any, tmp_path: Path, family: str, two: b
     again = evaluate(str(run.folder), DESK)
     assert {name: again[name].value for name in after} == pytest.approx({name: x["value"] for name, x in after.items()})
     opened = open_model(str(run.folder))
-    assert opened.objective.means == pytest.approx((2.5,), abs=0.3)  # pyright: ignore
+    assert opened.objective.means == pytest.approx((2.5,), abs=0.3)
     rows = [{"id": i, **row} for i, row in enumerate(rated_rows(10, two))]
     file = write_jsonl(tmp_path / "new.jsonl", [{k: x for k, x in row.items() if k != "score"} for row in rows])
     assert predict_file(opened, str(file), str(tmp_path / "out.jsonl"), DESK).rows == 10
     said = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [x["id"] for x in said] == list(range(10)) and set(said[0]) == {*rows[0], "predicted"} - {"score"}
-    assert stats.pearsonr([x["predicted"] for x in said], [row["score"] for row in rows]).statistic > 0.9  # pyright: ignore
+    assert stats.pearsonr([x["predicted"] for x in said], [row["score"] for row in rows]).statistic > 0.9

@@ -34,7 +34,7 @@ def ready() -> tuple[Rerank, Any, Any]:
     torch.manual_seed(0)
     model.heads = torch.nn.ModuleDict(objective.heads(32))
     model.heads["relevance"].weight.data.mul_(50)
-    return objective, model, batch_of([row for x in PAIRS for row in objective.rows(x, PROCESSOR)])  # pyright: ignore
+    return objective, model, batch_of([row for x in PAIRS for row in objective.rows(x, PROCESSOR)])
 
 
 def test_loss_equals_cross_entropy_over_documents() -> None:
@@ -62,7 +62,7 @@ def test_rank_ties() -> None:
 def test_long_pair_truncated() -> None:
     objective = Rerank()
     (row,) = objective.rows(PAIRS[2], PROCESSOR)
-    kept, lost = objective.cut(row, 9)  # pyright: ignore[reportArgumentType]
+    kept, lost = objective.cut(row, 9)
     assert objective.num_positions(row) > 9 == objective.num_positions(kept) and lost
     assert [x for x in kept["labels"] if x >= 0] == [0, 1, 2, 3]
     assert len(kept["input_ids"]) + len(lost) == len(row["input_ids"])

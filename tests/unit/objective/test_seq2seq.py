@@ -15,8 +15,9 @@ from support.rows import write_jsonl
 from weitiao.core.batch import IGNORE, pack, select_segments
 from weitiao.core.errors import RecipeError
 from weitiao.core.example import SourceTarget
+from weitiao.core.method import Method
 from weitiao.core.recipe_file import make_recipe
-from weitiao.core.registry import find, names
+from weitiao.core.registry import create, find, names
 from weitiao.core.reporter import Reporter
 from weitiao.evaluate.metrics.rouge_l import overlap, words
 from weitiao.model.backbone.encoder_decoder import alike, encoder_decoder
@@ -27,7 +28,7 @@ from weitiao.pipeline.train import BaseAssets, load, open_base_assets
 from weitiao.plan.resolve import refuse_regularizers
 
 CPU, DESK = torch.device("cpu"), Reporter(Console(quiet=True))
-METHODS = [name for name in names("method") if find("method", name).encoder_decoder and name != "f_learning"]  # pyright: ignore
+METHODS = [name for name in names(Method) if find(Method, name).encoder_decoder and name != "f_learning"]
 EXAMPLES = [SourceTarget("the quick fox " * (i + 1), f"lazy dog {'and ' * (i % 3)}{i}") for i in range(6)]
 
 
@@ -40,7 +41,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def opened(folder: Path, method: str = "lora", **settings: Any) -> tuple[BaseAssets, Any, Seq2Seq]:
     tokens, objective = open_base_assets(str(folder)), Seq2Seq(**settings)
     torch.manual_seed(0)
-    part: Any = find("method", method)(**method_settings(method))
+    part: Any = create(Method, method, **method_settings(method))
     return tokens, load(tokens, part, objective, torch.float32, CPU)[0], objective
 
 

@@ -20,8 +20,9 @@ from support.speech import ENCODER_POSITIONS, save_whisper, speech_rows, tone, w
 from weitiao.core.batch import AUDIO_PLACEHOLDER, IGNORE, SOUND, pack, select_segments
 from weitiao.core.errors import DataError, Interrupted, RecipeError, RunError
 from weitiao.core.example import AudioText
+from weitiao.core.method import Method
 from weitiao.core.recipe import Source
-from weitiao.core.registry import find, names
+from weitiao.core.registry import create, find, names
 from weitiao.core.reporter import Reporter
 from weitiao.data.audio import resampled, samples_of
 from weitiao.data.read import read_sources
@@ -46,7 +47,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(folder: Path, method: str = "lora", **settings: Any) -> tuple[BaseAssets, Any, Seq2Seq]:
     tokens, objective = open_base_assets(str(folder)), Seq2Seq(**{"longest": 12, **settings})
     torch.manual_seed(0)
-    part: Any = find("method", method)()
+    part: Any = create(Method, method)
     return tokens, load(tokens, part, objective, torch.float32, CPU)[0], objective
 
 
@@ -155,7 +156,7 @@ def test_transcription_equals_transformers(place: Path, beams: int) -> None:
     rows = [objective.encode_input(x, tokens.processor) for x in examples_of(place)[:4]]
     batch = pack(rows)
     written = dict(zip(batch.row_ids, objective.predict(model, batch)))
-    begun = tokens.processor.feature_extractor.decoder_prompt_ids(None)  # pyright: ignore[reportOptionalMemberAccess]
+    begun = tokens.processor.feature_extractor.decoder_prompt_ids(None)
     with model.evaluating():
         for i, row in enumerate(rows):
             kind = {"num_beams": beams, "do_sample": False, "max_new_tokens": 9, "eos_token_id": list(model.stop_ids)}
@@ -170,7 +171,7 @@ def test_greedy_decoding(place: Path) -> None:
     tokens, model, objective = opened(place / "whisper", longest=9)
     batch = pack([objective.encode_input(examples_of(place)[1], tokens.processor)])
     (written,) = objective.predict(model, batch)
-    ids = torch.tensor([tokens.processor.feature_extractor.decoder_prompt_ids(None)])  # pyright: ignore[reportOptionalMemberAccess]
+    ids = torch.tensor([tokens.processor.feature_extractor.decoder_prompt_ids(None)])
     with model.evaluating(), torch.no_grad():
         for _ in range(9):
             best = model.model(input_features=batch.more[SOUND], decoder_input_ids=ids).logits[0, -1].argmax()
@@ -373,7 +374,7 @@ def test_text_for_speech_model_and_audio_for_text_model_refused(train_tiny: Any,
         train_tiny(**recipe_of(place, base=str(reader), validation=0))
 
 
-@pytest.mark.parametrize("method", [x for x in names("method") if not find("method", x).encoder_decoder])  # pyright: ignore
+@pytest.mark.parametrize("method", [x for x in names(Method) if not find(Method, x).encoder_decoder])
 def test_virtual_token_methods_refused(train_tiny: Any, place: Path, method: str) -> None:
     with pytest.raises(RecipeError, match=f"{method} is not made for models with an encoder and a decoder"):
         train_tiny(**recipe_of(place, method=method))

@@ -48,7 +48,7 @@ def processor(family: str = "bert") -> ChatProcessor:
 def ready(objective: TokenClassification, family: str = "bert", scale: float = 20) -> tuple[Any, Any, Any]:
     """(the fitted objective, a tiny model with its heads, all rows as one batch)."""
     objective = objective.fit(examples())
-    batch = batch_of([row for x in examples() for row in objective.rows(x, processor(family))])  # pyright: ignore
+    batch = batch_of([row for x in examples() for row in objective.rows(x, processor(family))])
     model = attached("lora", family)
     torch.manual_seed(0)
     model.heads = torch.nn.ModuleDict(objective.heads(32))
@@ -275,7 +275,7 @@ def test_encoder_trains_reopens_and_predicts(train_tiny: Any, encoder: Path, tmp
     assert all(x["after"] == x["reference"] != "none" for x in run.read_lines("samples.jsonl"))
     assert ["learnt", "‹who›"] in run.read("resolved.json")["shown"][0]["pieces"]
     opened = open_model(str(run.folder))
-    assert opened.objective.entity_types == ("where", "who") and ("crf" in opened.model.heads) == crf  # pyright: ignore
+    assert opened.objective.entity_types == ("where", "who") and ("crf" in opened.model.heads) == crf
     measured = evaluate(str(run.folder), DESK)
     assert measured["loss"].value == scores["after"]["loss"]["value"]
     long = {"text": " ".join(x["text"] for x in rows(60))}  # longer than the model takes

@@ -57,14 +57,14 @@ def test_benchmark_missing_base() -> None:
 def test_benchmark_reports_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark.BackgroundLoad, "share", lambda self: 0.4)
     console = Console(record=True, width=200)
-    benchmark.bench_machine(None, Reporter(Console(quiet=True))).show(console)  # pyright: ignore[reportCallIssue]
+    benchmark.bench_machine(None, Reporter(Console(quiet=True))).show(console)
     assert "other programs took 40% of the machine" in console.export_text()
 
 
 def test_benchmark_skips_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "TOO_LONG", 1e-9)
     console = Console(record=True, width=200)
-    found = benchmark.bench_machine(None, Reporter(Console(quiet=True)))  # pyright: ignore[reportCallIssue]
+    found = benchmark.bench_machine(None, Reporter(Console(quiet=True)))
     assert found.too_slow == [f"{dtype} {x}" for dtype in ("fp32", "bf16") for x in ("products 32", "attention 16")]
     found.show(console)
     assert "too slow to be tried: fp32 products 32" in console.export_text()

@@ -65,12 +65,12 @@ def test_each_prompt_uses_its_adapter(pair: dict, tiny_llama: Path, tmp_path: Pa
 def test_packed_rows_of_trained_runs(pair: dict, tiny_llama: Path) -> None:
     many = merging.open_many(str(tiny_llama), {name: str(folder) for name, folder in pair.items()})
     rows = [{"input_ids": ids, "labels": ids} for ids in ([5, 9, 40], [7, 8, 9, 10, 11], [44, 3])]
-    batch = pack(rows, range(3), ("fox", "wiz", ""))  # pyright: ignore
+    batch = pack(rows, range(3), ("fox", "wiz", ""))
     got = many.model.logits(batch)
     for k, name in enumerate(batch.adapters):
         alone = results.open_model(str(pair.get(name, tiny_llama)), "fp32").model
         cut = slice(batch.bounds[k], batch.bounds[k + 1])
-        wanted = alone.logits(pack(rows, range(3)))[cut]  # pyright: ignore
+        wanted = alone.logits(pack(rows, range(3)))[cut]
         assert float((got[cut] - wanted).abs().max() / wanted.abs().max()) <= 1e-6
 
 
@@ -159,7 +159,7 @@ def test_adapter_of_other_base_refused(train_tiny: Any, tiny_llama: Path, tmp_pa
     ia3 = train_tiny(train={"steps": 1}, method="ia3", out=str(tmp_path / "ia3"))
     with pytest.raises(ModelError, match="ia3 is no low-rank change of linear layers alone .lora, dora.: only"):
         merging.open_many(str(tiny_llama), {"a": str(one.folder), "b": str(ia3.folder)})
-    make_tokenizer().save_pretrained(one.folder / "adapter")  # pyright: ignore
+    make_tokenizer().save_pretrained(one.folder / "adapter")
     (one.folder / "adapter" / "chat_template.jinja").write_text(CHATML.replace("<|im_end|>", "<|endoftext|>"))
     with pytest.raises(ModelError, match="ends its answers with other tokens than .*: ask one at a time."):
         merging.open_many(str(tiny_llama), {"a": str(one.folder), "b": str(one.folder / "adapter")})

@@ -54,12 +54,12 @@ def test_predict_order_ids_probabilities(opened: Model, tmp_path: Path, monkeypa
     done = predict_file(opened, str(file), str(tmp_path / "out.jsonl"), DESK)
     found = lines(tmp_path / "out.jsonl")
     assert done.rows == 25 and done.bad == 0 and [x["id"] for x in found] == list(range(25))
-    encoder = Encoder(opened.objective, opened.tokens.processor, opened.tokens.identity, 12, "cut", DESK)  # pyright: ignore
+    encoder = Encoder(opened.objective, opened.tokens.processor, opened.tokens.identity, 12, "cut", DESK)
     examples = read_sources((Source(path=str(file)),), opened.objective, 0.0).examples
     assert all(isinstance(x.where, SourceLocation) for x in examples)
-    measured = predict_held_out(opened.model, opened.objective, encoder.hold_out(examples))  # pyright: ignore
+    measured = predict_held_out(opened.model, opened.objective, encoder.hold_out(examples))
     for line, (said, example) in zip(found, measured):
-        assert line["text"] == example.text  # pyright: ignore
+        assert line["text"] == example.text
         assert line["probabilities"] == pytest.approx(said, abs=1e-5)
         assert line["predicted"] == max(said, key=said.get) and sum(line["probabilities"].values()) == pytest.approx(
             1, abs=1e-5

@@ -10,12 +10,13 @@ from torch.nn.functional import cross_entropy, linear
 
 from weitiao.core.batch import IGNORE, Batch, pack, select_segments
 from weitiao.core.method import UpperLevel
-from weitiao.core.registry import find
+from weitiao.core.objective import Objective
+from weitiao.core.registry import create
 from weitiao.model.adapters import low_rank
 from weitiao.train.distributed import Distributed
 from weitiao.train.steps import accumulate, bilevel
 
-SFT: Any = find("objective", "sft")()
+SFT: Any = create(Objective, "sft")
 ALONE = Distributed(torch.device("cpu"))
 SMALL = {"name": "bilora", "rank": 3, "alpha": 6.0, "target_modules": ["q_proj", "down_proj"], "upper_share": 0.4}
 
@@ -48,7 +49,7 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
 
 
 def mean_loss(model: Any, window: list[Batch]) -> torch.Tensor:
-    return sum(SFT.loss(model, x).totals["sft"] for x in window) / sum(SFT.counts(x)["sft"] for x in window)  # pyright: ignore
+    return sum(SFT.loss(model, x).totals["sft"] for x in window) / sum(SFT.counts(x)["sft"] for x in window)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 1 / 3, 0.5])
@@ -195,4 +196,4 @@ def test_binary_regularizer(opened: Any) -> None:
         for p in strengths.values():
             p.copy_(torch.tensor([0.5, -0.5, 0.2]))
     model.attachment.penalty().backward(inputs=list(strengths.values()))
-    assert all(torch.equal(p.grad.sign(), -p.sign()) for p in strengths.values()), "descent goes away from 1/2"  # pyright: ignore
+    assert all(torch.equal(p.grad.sign(), -p.sign()) for p in strengths.values()), "descent goes away from 1/2"

@@ -34,7 +34,7 @@ def go_on(state: State, steps: int = 1) -> None:
     """Steps down a hill that depends on the random generator."""
     for _ in range(steps):
         loss = sum((p - torch.randn(p.shape)).pow(2).sum() for p in state.model.trainable().values())
-        loss.backward()  # pyright: ignore
+        loss.backward()
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.step += 1

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from weitiao.core.optimizer import Clip
 from weitiao.core.recipe import Train
-from weitiao.core.registry import find, names
+from weitiao.core.registry import create, names
 
 
 def weights_with(*lengths: float) -> dict[str, nn.Parameter]:
@@ -27,9 +28,9 @@ def clipped(clip: Any, memory: dict[str, float], *lengths: float) -> list[float]
     return [float(x.norm()) for x in gradients]
 
 
-@pytest.mark.parametrize("name", names("clip"))
+@pytest.mark.parametrize("name", names(Clip))
 def test_clips_keep_direction_and_never_grow(name: str) -> None:
-    clip, memory, random = find("clip", name)(), {}, torch.Generator().manual_seed(0)
+    clip, memory, random = create(Clip, name), {}, torch.Generator().manual_seed(0)
     for _ in range(150):
         lengths = (torch.rand(3, generator=random) * 3).tolist()
         after = clipped(clip, memory, *lengths)
@@ -37,12 +38,12 @@ def test_clips_keep_direction_and_never_grow(name: str) -> None:
 
 
 def test_max_norm_clip() -> None:
-    assert clipped(find("clip", "max_norm")(longest=1.0), {}, 3.0, 4.0) == pytest.approx([0.6, 0.8], rel=1e-4)
-    assert clipped(find("clip", "max_norm")(longest=1.0), {}, 0.3, 0.4) == pytest.approx([0.3, 0.4])
+    assert clipped(create(Clip, "max_norm", longest=1.0), {}, 3.0, 4.0) == pytest.approx([0.6, 0.8], rel=1e-4)
+    assert clipped(create(Clip, "max_norm", longest=1.0), {}, 0.3, 0.4) == pytest.approx([0.3, 0.4])
 
 
 def test_zclip_spike() -> None:
-    clip, memory = find("clip", "zclip")(longest=None), {}
+    clip, memory = create(Clip, "zclip", longest=None), {}
     for i in range(100):
         length = 1.0 + 0.1 * math.sin(i)
         assert clipped(clip, memory, length) == pytest.approx([length])
@@ -54,7 +55,7 @@ def test_zclip_spike() -> None:
 
 
 def test_adagc_per_tensor() -> None:
-    clip, memory = find("clip", "adagc")(warmup=3, longest=100.0), {}
+    clip, memory = create(Clip, "adagc", warmup=3, longest=100.0), {}
     for lengths in ((1.0, 10.0), (0.9, 11.0), (1.1, 12.0)):
         assert clipped(clip, memory, *lengths) == pytest.approx(list(lengths))
     assert clipped(clip, memory, 9.0, 10.0) == pytest.approx([1.05 * 0.9, 10.0], rel=1e-5)
@@ -63,7 +64,7 @@ def test_adagc_per_tensor() -> None:
 
 def test_adagc_zero_gradient() -> None:
     """A fresh LoRA's A has no gradient at the first step."""
-    clip, memory = find("clip", "adagc")(warmup=2), {}
+    clip, memory = create(Clip, "adagc", warmup=2), {}
     for length in (0.0, 0.0, 0.0, 0.5):
         assert clipped(clip, memory, length) == pytest.approx([length])
     assert memory["usual w0"] == pytest.approx(0.5)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from weitiao.core.optimizer import Optimizer
 from weitiao.core.recipe import Train
-from weitiao.core.registry import find, names
+from weitiao.core.registry import create, names
 from weitiao.train.checkpoints.checkpoint import commit, load_newest, snapshot
 from weitiao.train.checkpoints.state import State
 from weitiao.train.optimizers import adamw_8bit
@@ -17,11 +18,11 @@ from weitiao.train.optimizers.lion import Lion
 from weitiao.train.optimizers.stable_adamw import StableAdamW
 from weitiao.train.settings import Plan, make_optimizer
 
-OPTIMIZERS = names("optimizer")
+OPTIMIZERS = names(Optimizer)
 
 
 def make(name: str, weights: list[Tensor], rate: float = 1e-2, decay: float = 0.0) -> torch.optim.Optimizer:
-    part: Any = find("optimizer", name)()
+    part: Any = create(Optimizer, name)
     return part.make([{"params": weights, "lr": rate, "weight_decay": decay}])
 
 
@@ -93,9 +94,7 @@ def test_stable_adamw_update_clipping() -> None:
     moved = {}
     for name in ("adamw", "stable_adamw"):
         weight = torch.nn.Parameter(torch.zeros(4))
-        optimizer = find("optimizer", name)(betas=(0.9, 0.99)).make(  # pyright: ignore[reportAttributeAccessIssue]
-            [{"params": [weight], "lr": 0.01, "weight_decay": 0.0}]
-        )
+        optimizer = create(Optimizer, name, betas=(0.9, 0.99)).make([{"params": [weight], "lr": 0.01, "weight_decay": 0.0}])
         for i in range(101):
             weight.grad = torch.full((4,), 100.0 if i == 100 else (1.0 if i % 2 else -1.0))
             before = weight.detach().clone()
@@ -211,13 +210,13 @@ def test_weight_without_gradient_unchanged() -> None:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizer_state_roundtrip(name: str, open_model: Any, tmp_path: Any) -> None:
     model = open_model({"name": "full"})  # its embedding is large enough to be kept in eight bits
-    settings = Train(optimizer=name, weight_decay=0.1)  # pyright: ignore
+    settings = Train(optimizer=name, weight_decay=0.1)
     plan = Plan(settings, 10, 1e-2, 0, 0)
     state = State(model, make_optimizer(model, plan))
 
     def walk(steps: int) -> list[Tensor]:
         for _ in range(steps):
-            sum((p - torch.randn(p.shape)).pow(2).sum() for p in model.trainable().values()).backward()  # pyright: ignore
+            sum((p - torch.randn(p.shape)).pow(2).sum() for p in model.trainable().values()).backward()
             state.optimizer.step()
             state.optimizer.zero_grad()
         return [p.detach().clone() for p in model.trainable().values()]
