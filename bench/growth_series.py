@@ -125,7 +125,7 @@ def all_series(short: bool, layers: int) -> list[Series]:
     by_batch = [replace(base, batch=n, at_once=n) for n in batches]
     return [
         Series("length", "tokens of a row", [(thousands(n), n, replace(rows, length=n)) for n in lengths]),
-        Series("vocabulary", "words", [(thousands(n, 1000), n, replace(base, lm_head=n)) for n in words]),
+        Series("vocabulary", "words", [(thousands(n, 1000), n, replace(base, vocabulary=n)) for n in words]),
         Series("size", "weights", [(millions(p.weights), p.weights, p) for p in sized]),
         Series("batch", "tokens of a step, all at once", [(thousands(p.batch), p.batch, p) for p in by_batch]),
         Series("share", "% of the tokens learnt", [(str(n), n, replace(base, share=n)) for n in shares]),

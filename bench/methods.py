@@ -59,7 +59,7 @@ WHOLE_BUDGET = {"total_step": ENDLESS, "tinit": ENDLESS // 2, "orth_reg_weight":
 CASES = (
     Case("lora", "lora"),
     Case("dora", "dora"),
-    Case("adalora", "adalora", {"warm": 0.5, "orthogonal": 0.0}, WHOLE_BUDGET),
+    Case("adalora", "adalora", {"tinit_ratio": 0.5, "orth_reg_weight": 0.0}, WHOLE_BUDGET),
     Case("vera", "vera"),
     Case("ia3", "ia3"),
     Case("ln_tuning", "ln_tuning"),

@@ -13,7 +13,7 @@ from trainer_tasks import LONGEST, OVERLAP, RANK, read_lines
 SETTINGS = {
     "classification": {},
     "token_classification": {},
-    "question_answering": {"overlap": OVERLAP},
+    "question_answering": {"doc_stride": OVERLAP},
     "seq2seq": {"longest": LONGEST},
     "sft": {},
 }

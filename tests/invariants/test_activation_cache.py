@@ -72,7 +72,7 @@ def kept_of(model: TrainableModel, folder: Path, said: list[str] | None = None) 
 def test_same_loss_and_gradients_as_full_forward(family: str, tmp_path: Path) -> None:
     found = []
     for keeps in (False, True):
-        model = attached("freeze", family, layers=1)
+        model = attached("freeze", family, num_layers=1)
         loader = Loader(Rows(), 1, batch_size=5)
         batches = loader[0]
         if keeps:
@@ -93,7 +93,7 @@ def test_same_loss_and_gradients_as_full_forward(family: str, tmp_path: Path) ->
 
 def test_batch_with_some_cached_rows(tmp_path: Path) -> None:
     """The guard looks at rows alone; their states go with them."""
-    model = attached("freeze", "llama", layers=1)
+    model = attached("freeze", "llama", num_layers=1)
     kept = kept_of(model, tmp_path)
     kept.fill(Quiet())
     (batch,) = kept.add(Loader(Rows(), 1, batch_size=5)[0])
@@ -136,7 +136,7 @@ def test_cached_layers_have_no_trained_weight_below(
 
 
 def test_reason_when_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = attached("freeze", "llama", layers=1)
+    model = attached("freeze", "llama", num_layers=1)
     small = choose(model, Rows(), tmp_path, 100, 3, "")
     assert small and small.value == "off" and "train.activation_cache allows" in small.reason
     told = choose(model, Rows(), tmp_path, 1e9, 3, "fgm changes what they are given")
@@ -148,7 +148,7 @@ def test_reason_when_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_damaged_row_recomputed(tmp_path: Path) -> None:
     said: list[str] = []
-    kept = kept_of(attached("freeze", "llama", layers=1), tmp_path, said)
+    kept = kept_of(attached("freeze", "llama", num_layers=1), tmp_path, said)
     kept.fill(Quiet())
     whole = kept.file.read_bytes()
     loader = Loader(Rows(), 1, batch_size=8)
@@ -160,10 +160,10 @@ def test_damaged_row_recomputed(tmp_path: Path) -> None:
 
 def test_older_format_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activation_cache, "FORM", activation_cache.FORM - 1)
-    assert kept_of(attached("freeze", "llama", layers=1), tmp_path).fill(Quiet())
+    assert kept_of(attached("freeze", "llama", num_layers=1), tmp_path).fill(Quiet())
     monkeypatch.undo()
     with pytest.raises(AssertionError, match="made anew"):
-        kept_of(attached("freeze", "llama", layers=1), tmp_path).fill(Quiet())
+        kept_of(attached("freeze", "llama", num_layers=1), tmp_path).fill(Quiet())
 
 
 def test_foreign_file_rebuilt_and_full_disk_reported(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_foreign_file_rebuilt_and_full_disk_reported(tmp_path: Path) -> None:
             said.append(words)
 
     said: list[str] = []
-    kept = kept_of(attached("freeze", "llama", layers=1), tmp_path)
+    kept = kept_of(attached("freeze", "llama", num_layers=1), tmp_path)
     assert kept.fill(History()) and kept.fill(History()) and not said
     kept.head.write_text(json.dumps({"key": "other", "checksums": []}))
     assert kept.fill(History()) and "made anew" in said.pop()

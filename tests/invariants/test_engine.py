@@ -42,7 +42,7 @@ def test_fast_and_plain_same_losses_encoder(train_tiny, tmp_path: Path) -> None:
             base=str(base),
             data=data,
             method="lora",
-            objective={"name": "classification", "pool": "first", "dropout": 0.0},
+            objective={"name": "classification", "pooling": "first", "dropout": 0.0},
             train={"steps": STEPS, "batch_size": 6, "implementation": engine},
             evaluate={"metrics": ["loss"]},
             out=str(tmp_path / engine),

@@ -21,7 +21,7 @@ from weitiao.model.loading.load import choose_backbone
 
 METHODS = names(Method)
 DROPPED = 0.2
-HARDEST = {"adapter": {"form": "parallel"}}  # listens to what another module is given
+HARDEST = {"adapter": {"variant": "parallel"}}  # listens to what another module is given
 
 
 def training(method: str, family: str) -> TrainableModel:

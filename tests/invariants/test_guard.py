@@ -31,14 +31,14 @@ def harm(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         calls, learning = itertools.count(), loop_is_running(monkeypatch)
         for module in (find_module(Step, name) for name in names(Step)):
 
-            def take(model: TrainableModel, objective: Any, window: list[Batch], *rest: Any, real=module.take) -> Any:
+            def take(model: TrainableModel, objective: Any, window: list[Batch], *rest: Any, real=module.compute_gradients) -> Any:
                 call = next(calls) if learning() else -1
                 taken = real(model, objective, before(call, model, window) if before else window, *rest)
                 if after:
                     after(call, model)
                 return taken
 
-            monkeypatch.setattr(module, "take", take)
+            monkeypatch.setattr(module, "compute_gradients", take)
 
     return set_submodule
 

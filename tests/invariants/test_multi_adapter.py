@@ -22,7 +22,7 @@ from weitiao.model.loading.load import choose_backbone, vocabulary_head
 
 KINDS = {  # an adapter's name -> its method and settings
     "spam": ("lora", {"rank": 3}),
-    "chat": ("lora", {"rank": 5, "rslora": True, "alpha": 7}),
+    "chat": ("lora", {"rank": 5, "use_rslora": True, "alpha": 7}),
     "wide": ("dora", {"rank": 4}),
     "ada": ("adalora", {"rank": 4, "target": 2}),
     "few": ("lora", {"rank": 2, "target_modules": r".*\.1\..*(down_proj|c_proj)"}),

@@ -90,7 +90,7 @@ def test_zero_strength_changes_nothing(name: str, family: str) -> None:
     off = {STRENGTH[name]: 0.0, **({"beta": 0.0} if name == "l2_sp" else {})}
     with_it = gradients(model, joined(model, objective, part(name, **off)), [batch])
     assert far(with_it, gradients(model, objective, [batch])) < 1e-6
-    strength = {"fgm": {"radius": 1.0, "weight": 1.0}, "mixout": {"p": 0.5}}
+    strength = {"fgm": {"epsilon": 1.0, "weight": 1.0}, "mixout": {"p": 0.5}}
     strong = part(name, **strength.get(name, {STRENGTH[name]: 2.0}))
     model.model.train()
     for module in model.model.modules():
@@ -238,7 +238,7 @@ def test_mixout_equals_formula(family: str) -> None:
         ({"regularizers": ["kl_to_base"], "objective": "classification"}, "the head of classification is new"),
         ({"regularizers": "neftune", "objective": "embedding"}, "neftune: embedding packs its texts anew"),
         (
-            {"regularizers": "l2_sp", "method": "full", "objective": {"name": "embedding", "gradient_cache": 8}},
+            {"regularizers": "l2_sp", "method": "full", "objective": {"name": "embedding", "mini_batch_size": 8}},
             "embedding takes its steps in its own way .gradient_cache.",
         ),
     ],
@@ -271,7 +271,7 @@ def test_noted_values_per_window_and_token() -> None:
 
 def test_resume_bit_exact(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = {
-        "regularizers": [{"name": "neftune", "alpha": 3}, {"name": "fgm", "radius": 0.1}, "kl_to_base", "r_drop"],
+        "regularizers": [{"name": "neftune", "alpha": 3}, {"name": "fgm", "epsilon": 0.1}, "kl_to_base", "r_drop"],
         "method": {"name": "lora", "rank": 4, "dropout": 0.2},
         "train": {"steps": 5, "batch_size": 8, "micro_batch_tokens": 70, "save_every": 2},
     }

@@ -35,7 +35,7 @@ def ready(recipe_dict: dict, tmp_path: Path) -> Any:
 def test_replay_share_of_tokens(ready: Any, tmp_path: Path, share: float) -> None:
     """Counted over the rows of thirty epochs, whatever the lengths on either side."""
     general = write_jsonl(tmp_path / "general.jsonl", chat_rows(40, answers=("the lazy dog and the quick fox " * 3,)))
-    made = ready(replay={"path": str(general), "share": share})
+    made = ready(replay={"path": str(general), "fraction": share})
     rows, loader = made.prepared.made.rows, made.loader
     tokens = [0, 0]
     for epoch in range(30):
@@ -49,7 +49,7 @@ def test_replay_share_of_tokens(ready: Any, tmp_path: Path, share: float) -> Non
 
 def test_replay_rows_reported_and_never_validation(recipe_dict: dict, tmp_path: Path, train_tiny: Any) -> None:
     general = write_jsonl(tmp_path / "general.jsonl", chat_rows(40, answers=("the lazy dog",)))
-    run = train_tiny(replay={"path": str(general), "share": 0.3})
+    run = train_tiny(replay={"path": str(general), "fraction": 0.3})
     chosen = run.read("resolved.json")["choices"]["replay"]
     assert chosen["value"] == str(general) and chosen["reason"].startswith("30% of all tokens")
     alone = train_tiny(out=str(tmp_path / "alone"))

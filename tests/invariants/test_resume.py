@@ -80,7 +80,7 @@ def test_resume_batch_coupled_bit_exact(cache: int, train_tiny, tmp_path: Path, 
     shape = {
         "base": str(save_model(tmp_path / "bert", "bert")),
         "data": [{"path": str(write_jsonl(tmp_path / "pairs.jsonl", rows))}],
-        "objective": {"name": "embedding", "gradient_cache": cache},
+        "objective": {"name": "embedding", "mini_batch_size": cache},
         "method": {"name": "full"},
         "train": {"steps": STEPS, "batch_size": 8},
         "evaluate": {"metrics": ["loss", "mrr"]},

@@ -96,7 +96,7 @@ def test_adapter_folder_as_base(train_tiny: Any, tmp_path: Path) -> None:
 def test_chat_template_inherited(train_tiny: Any, tmp_path: Path) -> None:
     base, template = save_model(tmp_path / "bare", template=None), tmp_path / "mine.jinja"
     template.write_text(CHATML.replace("<|im_start|>", "<|im_start|>the "))
-    lower = train_tiny(train={"steps": 1}, base=str(base), template=str(template))
+    lower = train_tiny(train={"steps": 1}, base=str(base), chat_template=str(template))
     upper = train_tiny(train={"steps": 1}, base=str(lower.folder), out=str(tmp_path / "b"))
     assert open_base_assets(str(upper.folder)).tokenizer.chat_template == template.read_text()
     make_tokenizer().save_pretrained(lower.folder / "adapter")  # as TRL leaves its adapters

@@ -100,7 +100,7 @@ def test_encoder_rows_not_merged(family: str) -> None:
 
 @pytest.mark.parametrize("family", CAUSAL)
 def test_merged_prefix_with_activation_cache(family: str) -> None:
-    model, batch = attached("freeze", family, layers=1), rows_alike()
+    model, batch = attached("freeze", family, num_layers=1), rows_alike()
     backbone: Any = model.backbone
     backbone.below = backbone.frozen(tuple(model.trainable().values()))
     assert backbone.below and isinstance(backbone.merged(batch), PrefixSharedBatch)

@@ -70,13 +70,13 @@ def random_labels_at(patch: pytest.MonkeyPatch, positions: set[int]) -> None:
 def raise_learning_rate(monkeypatch: pytest.MonkeyPatch, begin: int, many: int = 5, factor: float = 200.0) -> None:
     """The learning rate is wrong for some windows, whatever becomes of them: a fault that passes."""
     module, real, now = find_module(Step, "accumulate"), Plan.rate_at, [0]
-    taking, learning = module.take, loop_is_running(monkeypatch)
+    taking, learning = module.compute_gradients, loop_is_running(monkeypatch)
 
     def take(*words: Any) -> Any:
         now[0] += learning()
         return taking(*words)
 
-    monkeypatch.setattr(module, "take", take)
+    monkeypatch.setattr(module, "compute_gradients", take)
     wrong = range(begin, begin + many)
     monkeypatch.setattr(Plan, "rate_at", lambda self, step: real(self, step) * (factor if now[0] in wrong else 1.0))
 

@@ -12,7 +12,7 @@ METHOD_SETTINGS = {
 VARIANTS = {"lora_pissa": ("lora", {"init": "pissa"}), "qlora_8bit": ("qlora", {"bits": 8})}  # laws hold these too
 OBJECTIVE_SETTINGS = {  # what an objective must be told, or is told so that tests are quick
     "multi_task": {"tasks": {"kind": "classification", "number": "regression"}},
-    "seq2seq": {"longest": 8},
+    "seq2seq": {"max_new_tokens": 8},
 }
 
 

@@ -56,7 +56,7 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "note", note)
-        patch.setattr(pipeline, "listening", lambda: contextlib.nullcontext(stop))
+        patch.setattr(pipeline, "catch_signals", lambda: contextlib.nullcontext(stop))
         yield
 
 

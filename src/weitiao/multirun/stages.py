@@ -70,10 +70,10 @@ def read_stages(path: str | Path, overrides: tuple[str, ...] = ()) -> list[Stage
             near = nearest(handover, HANDOVERS)
             raise RecipeError(f"{where}: there is no handover {handover!r}.{near} There are: {', '.join(HANDOVERS)}.")
         taken = {key: x for key, x in own.items() if key not in ("name", "handover")}
-        if i and (double := sorted({"base", "start", "out"} & taken.keys())):
+        if i and (double := sorted({"base", "init_from", "out"} & taken.keys())):
             raise RecipeError(f"{where}: {double[0]} follows from the stage before; leave it out.")
         last = str(made[-1].recipe.out) if made else ""
-        begin = {"merge": {"base": last}, "continue": {"base": made[-1].recipe.base if made else "", "start": last}}
+        begin = {"merge": {"base": last}, "continue": {"base": made[-1].recipe.base if made else "", "init_from": last}}
         whole = {**shared, **_laid_over(shared, taken), **begin.get(handover, {}), "out": f"{plain['out']}/{i + 1}-{name}"}
         made.append(Stage(name, make_recipe(whole, f"{where} ({name})"), handover))
     return made

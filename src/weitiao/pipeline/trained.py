@@ -134,10 +134,10 @@ def warm_start(start: str | None, model: TrainableModel, recipe: Recipe, objecti
         return []
     learnt = read_trained(start)
     if learnt is None or learnt.recipe is None:
-        raise RunError(f"start: there is no run in {start}.")
+        raise RunError(f"init_from: there is no run in {start}.")
     for key, here, there in (("base", recipe.base, learnt.base), ("method", recipe.method, learnt.method)):
         if here != there:
-            words = f"start: {start} has another {key}, and a run goes on with its own"
+            words = f"init_from: {start} has another {key}, and a run goes on with its own"
             raise RecipeError(f"{words}. To learn on top of it, write base: {start} instead.")
     kept = load_file(learnt.weights)
     mine: dict[str, Any] = {**model.trainable(), **{f"buffer.{name}": x for name, x in model.buffers().items()}}
@@ -152,14 +152,14 @@ def warm_start(start: str | None, model: TrainableModel, recipe: Recipe, objecti
     fits = {name for name in mine if name in kept and kept[name].shape == mine[name].shape}
     heads = {name for name in mine if name.startswith(HEAD) and (name not in fits or name.startswith(other))}
     if strange := sorted(n for n in mine if n not in heads and (n not in kept or kept[n].shape != mine[n].shape)):
-        raise RecipeError(f"start: {start} has no {strange[0]} of this shape; is it the same base and method?")
+        raise RecipeError(f"init_from: {start} has no {strange[0]} of this shape; is it the same base and method?")
     with torch.no_grad():
         for name in mine.keys() - heads:
             mine[name].copy_(kept[name])
     model.warm_started = True
     new = sorted({name.removeprefix(HEAD).rpartition(".")[0] for name in heads})
     words = "the same method goes on learning" + (f"; new: the head {', '.join(new)}" if heads else "")
-    return [Decision("start", start, words)]
+    return [Decision("init_from", start, words)]
 
 
 # -- one on another ---------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def check_unchanged(learnt: TrainedRun, stack: Sequence[TrainedRun]) -> None:
     Raises:
         RunError: the result below was trained anew.
     """
-    known = Run(learnt.folder).read("resolved.json", {}).get("stands_on", "") if learnt.recipe else ""
+    known = Run(learnt.folder).read("resolved.json", {}).get("base_fingerprint", "") if learnt.recipe else ""
     if known and known != base_fingerprint(stack):
         words = f"has changed since {learnt.folder} was trained on it, so the two no longer belong together"
         raise RunError(f"{learnt.base} {words}. Train {learnt.folder} anew, or put the old {learnt.base} back.")

@@ -168,7 +168,7 @@ def test_overlong_row_truncated(recipe_file: Any, long_file: str, tmp_path: Path
 def test_all_labels_masked(recipe_file: Any, tmp_path: Path) -> None:
     silent = tmp_path / "silent.jinja"
     silent.write_text("{% for m in messages %}{% if m.role != 'assistant' %}{{ m.content }}{% endif %}{% endfor %}")
-    code, said = weitiao("train", recipe_file(template=str(silent), validation=0))
+    code, said = weitiao("train", recipe_file(chat_template=str(silent), validation=0))
     assert code == 2
     assert "not a single token carries loss, so there is nothing to learn. First complaint:" in said
     assert "line 1" in said
@@ -180,7 +180,7 @@ def test_model_without_chat_template(recipe_file: Any, tmp_path: Path) -> None:
     assert code == 2
     assert "this model has no chat template (it is a base model)" in said
     assert "template: chatml" in said and "objective: causal_lm" in said
-    code, said = weitiao("train", recipe_file(base=str(bare), template="chatml"), "--replace")
+    code, said = weitiao("train", recipe_file(base=str(bare), chat_template="chatml"), "--replace")
     assert code == 0, said
 
 
@@ -194,7 +194,7 @@ def test_template_that_rejects_many_rows_stops_run(recipe_file: Any, rows_file: 
     rows = chat_rows(24)
     for row in rows[:12]:
         row["messages"].insert(0, {"role": "system", "content": "be kind"})
-    code, said = weitiao("train", recipe_file(data=rows_file(rows), template=str(strict)))
+    code, said = weitiao("train", recipe_file(data=rows_file(rows), chat_template=str(strict)))
     assert code == 2
     assert "the chat template refuses this conversation: no system here" in said
 

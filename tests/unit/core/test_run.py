@@ -156,7 +156,7 @@ def test_last_choice_wins(recipe: Recipe) -> None:
     run.add_to_resolved(environment={"cores": 2})
     assert run.record(Decision("context", 128, "second"), Decision("train.steps", 4, "x")) == [("context", 256, 128)]
     plan = run.read("resolved.json")
-    assert plan["choices"]["context"] == {"value": 128, "reason": "second"}
+    assert plan["choices"]["max_length"] == {"value": 128, "reason": "second"}
     assert plan["choices"]["train.steps"]["value"] == 4 and plan["environment"] == {"cores": 2}
 
 

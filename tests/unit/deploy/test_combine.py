@@ -43,7 +43,7 @@ def combine(runs: list, out: Path, how: str, weights: tuple = (), density: float
 def pair(train_tiny: Any, tmp_path: Path) -> list:
     """Two LoRAs of different rank, scale, layers and rows."""
     rows = write_jsonl(tmp_path / "b.jsonl", chat_rows(24, ("seven wizards", "liquid", "你好")))
-    second = {"name": "lora", "rank": 3, "alpha": 9, "rslora": True, "target_modules": ["q_proj", "down_proj"]}
+    second = {"name": "lora", "rank": 3, "alpha": 9, "use_rslora": True, "target_modules": ["q_proj", "down_proj"]}
     return [train_tiny(), train_tiny(method=second, data=[{"path": str(rows)}], seed=3, out=str(tmp_path / "run-b"))]
 
 
@@ -257,7 +257,7 @@ def test_same_base_in_other_folder(pair: list, tiny_llama: Path, train_tiny: Any
 def test_chat_templates_copied_or_difference_reported(train_tiny: Any, tiny_llama: Path, tmp_path: Path) -> None:
     template = tmp_path / "mine.jinja"
     template.write_text(CHATML.replace("<|im_start|>", "<|im_start|>the "))
-    own = train_tiny(train={"steps": 1}, template=str(template))
+    own = train_tiny(train={"steps": 1}, chat_template=str(template))
     plain = train_tiny(train={"steps": 1}, out=str(tmp_path / "plain"))
     made = combine([own, plain], tmp_path / "one", "sum")
     assert f"their chat templates differ, and it has that of {own.folder}" in made.form

@@ -24,7 +24,7 @@ def logits(model: Any) -> torch.Tensor:
 
 METHODS = [
     {"name": "lora", "rank": 4},
-    {"name": "lora", "rank": 4, "rslora": True, "target_modules": ["q_proj", "down_proj"]},
+    {"name": "lora", "rank": 4, "use_rslora": True, "target_modules": ["q_proj", "down_proj"]},
     {"name": "lora", "rank": 4, "bias": "all"},
     {"name": "lora", "rank": 4, "bias": "lora_only"},
     {"name": "full"},

@@ -184,7 +184,7 @@ def test_validation_row_rejected_by_template_set_aside(train_tiny: Any, tmp_path
     rows[1]["messages"].insert(0, {"role": "system", "content": "be kind"})
     held = write_jsonl(tmp_path / "held.jsonl", rows)
     run = train_tiny(
-        template=str(strict), validation={"path": str(held)}, evaluate={"metrics": ["exact_match"], "samples": 3}
+        chat_template=str(strict), validation={"path": str(held)}, evaluate={"metrics": ["exact_match"], "samples": 3}
     )
     assert run.read("scores.json")["after"]["exact_match"]["n"] == 8
 

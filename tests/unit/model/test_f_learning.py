@@ -46,7 +46,7 @@ def test_base_minus_task_vector(
     learnt.attachment.merge()
     merged, left = (
         weights(learnt.model),
-        weights(open_model({"name": "f_learning", "old": str(old), "rate": rate, "method": PLAIN}).model),
+        weights(open_model({"name": "f_learning", "forget_run": str(old), "forget_lambda": rate, "method": PLAIN}).model),
     )
     moved = [name for name in base if not torch.equal(base[name], merged[name])]
     assert moved and all(torch.equal(left[name], base[name]) == (name not in moved) for name in base)
@@ -57,13 +57,13 @@ def test_base_minus_task_vector(
 
 def test_training_starts_as_without_forgetting(old: Path, open_model: Any) -> None:
     """So that one can be held against the other: the same seed, the same random A."""
-    one, other = open_model(dict(PLAIN)), open_model({"name": "f_learning", "old": str(old), "method": PLAIN})
+    one, other = open_model(dict(PLAIN)), open_model({"name": "f_learning", "forget_run": str(old), "method": PLAIN})
     assert all(torch.equal(x, other.trainable()[name]) for name, x in one.trainable().items())
 
 
 @pytest.mark.parametrize("method", [PLAIN, "full"])
 def test_run_independent_of_old_run(method: Any, old: Path, train_tiny: Any) -> None:
-    wish = {"name": "f_learning", "old": str(old), "rate": 0.7, "method": method}
+    wish = {"name": "f_learning", "forget_run": str(old), "forget_lambda": 0.7, "method": method}
     run = train_tiny(method=wish, train={"learning_rate": 1e-3})
     after = run.read("scores.json")["after"]["loss"]["value"]
     shutil.rmtree(old)
@@ -79,7 +79,7 @@ def test_run_independent_of_old_run(method: Any, old: Path, train_tiny: Any) -> 
 def test_before_score_of_original_base(old: Path, train_tiny: Any, tmp_path: Path) -> None:
     plain = train_tiny(method=PLAIN, out=str(tmp_path / "plain"))
     forgot = train_tiny(
-        method={"name": "f_learning", "old": str(old), "rate": 1.5, "method": PLAIN}, out=str(tmp_path / "forgot")
+        method={"name": "f_learning", "forget_run": str(old), "forget_lambda": 1.5, "method": PLAIN}, out=str(tmp_path / "forgot")
     )
     before = [run.read("scores.json")["before"]["loss"]["value"] for run in (plain, forgot)]
     assert before[0] == before[1]
@@ -88,7 +88,7 @@ def test_before_score_of_original_base(old: Path, train_tiny: Any, tmp_path: Pat
 
 
 def test_changed_old_run_refused(old: Path, recipe_dict: dict, train_tiny: Any, tmp_path: Path) -> None:
-    wish = make_recipe({**recipe_dict, "method": {"name": "f_learning", "old": str(old)}}).method.as_recipe()
+    wish = make_recipe({**recipe_dict, "method": {"name": "f_learning", "forget_run": str(old)}}).method.as_recipe()
     assert len(wish["sha256"]) == 64
     file = old / "best" / "weights.safetensors"
     tensors = load_file(file)
@@ -100,7 +100,7 @@ def test_changed_old_run_refused(old: Path, recipe_dict: dict, train_tiny: Any, 
 
 
 def test_tampered_copy_refused(old: Path, train_tiny: Any) -> None:
-    run = train_tiny(method={"name": "f_learning", "old": str(old), "method": PLAIN})
+    run = train_tiny(method={"name": "f_learning", "forget_run": str(old), "method": PLAIN})
     kept = run.folder / "old.safetensors"
     raw = bytearray(kept.read_bytes())
     raw[-3] ^= 1
@@ -115,11 +115,11 @@ def test_other_base_refused(old: Path, train_tiny: Any, tiny_llama: Path, tmp_pa
     next(iter(weights.values())).view(-1)[3] += 1
     save_file(weights, other / "model.safetensors", {"format": "pt"})
     with pytest.raises(RecipeError, match="old: that run learnt from another base model"):
-        train_tiny(base=str(other), method={"name": "f_learning", "old": str(old)})
+        train_tiny(base=str(other), method={"name": "f_learning", "forget_run": str(old)})
     with pytest.raises(RecipeError, match="old: that run learnt from another base model"):
         train_tiny(
             base=str(save_model(tmp_path / "gpt2", "gpt2")),
-            method={"name": "f_learning", "old": str(old)},
+            method={"name": "f_learning", "forget_run": str(old)},
             out=str(tmp_path / "g"),
         )
 
@@ -129,13 +129,13 @@ def test_invalid_old_run_refused(old: Path, recipe_dict: dict, train_tiny: Any, 
     with pytest.raises(RecipeError, match="method.*Field required|old is missing"):
         asked()
     with pytest.raises(RecipeError, match="is no Run whose result can be read"):
-        asked(old=str(tmp_path / "nowhere"))
+        asked(forget_run=str(tmp_path / "nowhere"))
     with pytest.raises(RecipeError, match="cannot hold itself"):
-        asked(old=str(old), method={"name": "f_learning", "old": str(old)})
+        asked(forget_run=str(old), method={"name": "f_learning", "forget_run": str(old)})
     lines = [x for x in (old / "events.jsonl").read_text().splitlines() if json.loads(x)["event"] != "finished"]
     (old / "events.jsonl").write_text("\n".join(lines) + "\n")
     with pytest.raises(RecipeError, match="is not finished"):
-        asked(old=str(old))
+        asked(forget_run=str(old))
     stuck = train_tiny(method={"name": "adapter", "bottleneck": 2}, out=str(tmp_path / "adapter"))
     with pytest.raises(RecipeError, match="adapter cannot be merged into the base"):
         train_tiny(method={"name": "f_learning", "old": str(stuck.folder)}, out=str(tmp_path / "x"))
@@ -144,7 +144,7 @@ def test_invalid_old_run_refused(old: Path, recipe_dict: dict, train_tiny: Any, 
 def test_bf16_base_rounded_once(old: Path, tiny_llama: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    made: Any = create(Method, "f_learning", old=str(old), rate=0.7)
+    made: Any = create(Method, "f_learning", forget_run=str(old), forget_lambda=0.7)
     exact, half = (AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.bfloat16) for _ in range(2))
     exact.float()
     for model in (exact, half):
@@ -154,5 +154,5 @@ def test_bf16_base_rounded_once(old: Path, tiny_llama: Path) -> None:
 
 
 def test_no_adapter_for_changed_base(old: Path, train_tiny: Any) -> None:
-    run = train_tiny(method={"name": "f_learning", "old": str(old), "method": PLAIN})
+    run = train_tiny(method={"name": "f_learning", "forget_run": str(old), "method": PLAIN})
     assert not (run.folder / "adapter").exists()

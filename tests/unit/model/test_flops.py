@@ -102,7 +102,7 @@ def test_flops_lora_by_hand() -> None:
 
 
 def test_flops_frozen_layers_forward_only() -> None:
-    model = attached("llama", "freeze", layers=1)
+    model = attached("llama", "freeze", num_layers=1)
     seen = profile_flops(model)
     below = [x for x in seen.products if ".layers.2." not in x.name]
     assert below and all(x.times == 1 for x in below) and not any(x.flows for x in seen.attentions[:2])
@@ -135,7 +135,7 @@ def test_flops_shared_prefix_once() -> None:
 
 
 def test_flops_shared_prefix_above_frozen_layers() -> None:
-    model, k = attached("llama", "freeze", layers=1), 4
+    model, k = attached("llama", "freeze", num_layers=1), 4
     seen, below = profile_flops(model), L - 1
     alike, apart = (step_flops(seen, model, SFT, a_batch(T, T, share=0.5, alike=x), from_layer=below) for x in (k, 0))
     keys_and_values = 3 * 2.0 * k * 2 * D * 16
@@ -144,7 +144,7 @@ def test_flops_shared_prefix_above_frozen_layers() -> None:
 
 
 def test_flops_virtual_tokens() -> None:
-    model = attached("llama", "prompt_tuning", length=5)
+    model = attached("llama", "prompt_tuning", num_virtual_tokens=5)
     seen = profile_flops(model)
     assert all(x.to_input and not x.to_weight for x in seen.products), "the prompt lies below everything"
     layers = 2 * 2.0 * (T + 5) * (2 * D * D + 2 * D * 16 + 3 * D * M)

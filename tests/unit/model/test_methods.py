@@ -42,7 +42,7 @@ def test_lora_plus_learning_rate_of_b() -> None:
 def test_rank_pattern_roundtrip_peft(tmp_path: Any) -> None:
     from peft import PeftModel
 
-    model, batch = attached("lora", ranks={r".*\.q_proj": 4, r".*layers\.0\.mlp.*": 8}), batch_of([make_rows()[3]])
+    model, batch = attached("lora", rank_pattern={r".*\.q_proj": 4, r".*layers\.0\.mlp.*": 8}), batch_of([make_rows()[3]])
     perturb(model)
     ranks = {name: p.shape[0] for name, p in model.trainable().items() if name.endswith("lora_A")}
     assert set(ranks.values()) == {4, 8, 16} and all(rank == 4 for name, rank in ranks.items() if "q_proj" in name)
@@ -57,7 +57,7 @@ def test_rank_pattern_roundtrip_peft(tmp_path: Any) -> None:
 
 
 def test_orthogonal_init() -> None:
-    a = next(p for name, p in attached("lora", start="orthogonal", rank=8).trainable().items() if name.endswith("lora_A"))
+    a = next(p for name, p in attached("lora", init="orthogonal", rank=8).trainable().items() if name.endswith("lora_A"))
     torch.testing.assert_close(a @ a.T, torch.eye(8), atol=1e-5, rtol=0)
 
 
@@ -82,7 +82,7 @@ def test_peft_method(config: str) -> None:
 def test_adapter_variants(form: str, family: str) -> None:
     """Starts at the base; packed is each row alone; off is the base."""
     batch, base = batch_of(make_rows()), attached("full", family)
-    model = attached("adapter", family, form=form)
+    model = attached("adapter", family, variant=form)
     assert gap(model.logits(batch), base.logits(batch)) <= 1e-6
     perturb(model)
     packed = model.logits(batch)
@@ -95,7 +95,7 @@ def test_adapter_variants(form: str, family: str) -> None:
 
 
 def test_freeze_trains_top_layers() -> None:
-    model = attached("freeze", layers=1)
+    model = attached("freeze", num_layers=1)
     assert {name.split(".")[2] for name in model.trainable() if ".layers." in name} == {"2"}
     assert not any("embed" in name for name in model.trainable())
     assert attached("freeze", pattern=r".*mlp.*").trainable().keys() == {
@@ -104,7 +104,7 @@ def test_freeze_trains_top_layers() -> None:
 
 
 def test_layerwise_learning_rate_decay() -> None:
-    model = attached("freeze", layers=3, decay=0.5, embedding=True)
+    model = attached("freeze", num_layers=3, layer_lr_decay=0.5, embedding=True)
     rates = {name: g["rate"] for g in model.attachment.groups(0) for name in g["names"]}
     assert rates["model.norm.weight"] == 1.0 and rates["model.embed_tokens.weight"] == 0.125
     assert [rates[f"model.layers.{i}.mlp.up_proj.weight"] for i in (2, 1, 0)] == [1.0, 0.5, 0.25]
@@ -124,7 +124,7 @@ def test_gradual_unfreezing(train_tiny: Any) -> None:
 
 
 def test_prompt_init_from_text() -> None:
-    words = create(Method, "prompt_tuning", start="the fox", length=5)
+    words = create(Method, "prompt_tuning", init="the fox", num_virtual_tokens=5)
     fitted = words.fit(lambda text: make_tokenizer()(text).input_ids)
     ids = make_tokenizer()("the fox").input_ids
     assert fitted.start_ids == tuple((ids * 5)[:5])
@@ -144,7 +144,7 @@ def test_prompt_init_from_text() -> None:
         ("peft", {"config": "PromptTuning"}, "learns prompts; take prompt_tuning"),
         ("peft", {"config": "LoHa", "settings": {"rank": 4}}, "unexpected keyword argument 'rank'"),
         ("peft", {"config": "LoHa", "settings": {"target_modules": ["nothing"]}}, "PEFT's LoHa refuses this model"),
-        ("lora", {"ranks": {"nothing": 4}}, "method.ranks: 'nothing' matches no layer that is changed; names are: "),
+        ("lora", {"rank_pattern": {"nothing": 4}}, "method.rank_pattern: 'nothing' matches no layer that is changed; names are: "),
         ("dora", {"rank": 49}, "rank 49 is above the width of a layer"),
         ("ln_tuning", {"target_modules": "nom"}, "no norm matches 'nom'; names are: "),
         ("vera", {"target_modules": ["x"]}, "no linear layer matches 'x'"),
@@ -156,7 +156,7 @@ def test_invalid_method_settings_refused(method: str, settings: dict, words: str
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"), [({"rank": 4, "target": 8}, "target"), ({"warm": 0.5, "final": 0.5}, "warm")]
+    ("settings", "words"), [({"rank": 4, "target_rank": 8}, "target_rank"), ({"tinit_ratio": 0.5, "tfinal_ratio": 0.5}, "tinit_ratio")]
 )
 def test_invalid_adalora_refused(settings: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):

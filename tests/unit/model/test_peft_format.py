@@ -31,7 +31,7 @@ def stir(model: torch.nn.Module, part: str) -> None:
 
 OURS = [
     {},
-    {"rslora": True, "rank": 9},
+    {"use_rslora": True, "rank": 9},
     {"target_modules": ["q_proj", "v_proj"]},
     {"target_modules": r".*layers\.[12]\..*(up|down)_proj"},
     {"bias": "all"},

@@ -97,7 +97,7 @@ def test_pissa_result_independent_of_svd(train_tiny: Any, monkeypatch: pytest.Mo
         assert torch.equal(open_model(str(run.folder)).model.model(input_ids=ids).logits, here)
 
 
-@pytest.mark.parametrize("settings", [{"rslora": True}, {"ranks": {"q_proj": 2}}, {"rslora": True, "ranks": {"o_proj": 3}}])
+@pytest.mark.parametrize("settings", [{"use_rslora": True}, {"rank_pattern": {"q_proj": 2}}, {"use_rslora": True, "rank_pattern": {"o_proj": 3}}])
 def test_pissa_exports_lora_of_double_rank(settings: dict, tmp_path: Any) -> None:
     model, batch = attached("lora", **PISSA, **settings), batch_of([make_rows()[3]])
     perturb(model)
@@ -123,8 +123,8 @@ def test_pissa_adapter_for_changed_base_refused(start: str, tmp_path: Any) -> No
 
 def test_pissa_rank_too_high() -> None:
     with pytest.raises(RecipeError, match=r"rank 20 asks for more singular triplets than the 16 of .*k_proj"):
-        create(Method, "lora", start="pissa", rank=20).attach(make_model())
-    create(Method, "lora", start="pissa", rank=20, ranks={"[kv]_proj": 16}).attach(make_model())
+        create(Method, "lora", init="pissa", rank=20).attach(make_model())
+    create(Method, "lora", init="pissa", rank=20, rank_pattern={"[kv]_proj": 16}).attach(make_model())
 
 
 def test_pissa_base_weights_untouched() -> None:

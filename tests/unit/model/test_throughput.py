@@ -69,7 +69,7 @@ def test_measuring_changes_nothing(train_tiny: Any, tmp_path: Path, monkeypatch:
         same = same and torch.equal(drawn, torch.get_rng_state()) and modes == [x.training for x in model.model.modules()]
         seen.append(same and gradients == [x.grad is None for x in model.model.parameters()])
 
-    monkeypatch.setattr(Speed, "tell", tell)
+    monkeypatch.setattr(Speed, "report", tell)
     for method in ("lora", "adalora", "prefix_tuning"):
         run = train_tiny(method={"name": method}, out=str(tmp_path / method))
         assert told(run)

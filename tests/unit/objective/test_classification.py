@@ -66,7 +66,7 @@ def test_prediction_and_loss_in_one_pass(family: str, monkeypatch: pytest.Monkey
     two = [pack(batch.rows[:3], [0, 1, 2]), pack(batch.rows[3:], [3, 4, 5, 6, 7])]
     held = EvalSet(found, lambda: two, found.__getitem__)
     body = model.backbone
-    monkeypatch.setattr(model, "body", lambda *args: (runs.append(1), body(*args))[1])
+    monkeypatch.setattr(model, "backbone", lambda *args: (runs.append(1), body(*args))[1])
     apart = [measure(model, objective, held, [name]).scores[name] for name in ("loss", "accuracy")]
     assert len(runs) == 4
     both = measure(model, objective, held, ["loss", "accuracy"]).scores

@@ -248,7 +248,7 @@ def test_trains_reopens_and_embeds(train_tiny: Any, tmp_path: Path, cache: int) 
     run = train_tiny(
         base=str(save_model(tmp_path / "bert", "bert")),
         data=[{"path": str(write_jsonl(tmp_path / "pairs.jsonl", rows))}],
-        objective={"name": "embedding", "gradient_cache": cache},
+        objective={"name": "embedding", "mini_batch_size": cache},
         method={"name": "full"},
         train={"steps": 40, "batch_size": 16, "learning_rate": 3e-3, "evaluate_every": 20},
         evaluate={"metrics": "auto", "samples": 2},

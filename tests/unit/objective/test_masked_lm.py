@@ -80,7 +80,7 @@ def test_whole_word_masking() -> None:
     model, batch = ready([row])
     assert len(set(row["labels"])) - 1 < len(row["input_ids"]) - 2, "some words have several pieces"
     for step in range(20):
-        hidden = MaskedLM(share=0.3).hide(model, replace(batch, rng_key=(1, step))).labels != IGNORE
+        hidden = MaskedLM(mlm_probability=0.3).hide(model, replace(batch, rng_key=(1, step))).labels != IGNORE
         by_word: dict[int, set[bool]] = {}
         for word, gone in zip(batch.labels.tolist(), hidden.tolist()):
             by_word.setdefault(word, set()).add(gone)

@@ -306,7 +306,7 @@ def test_same_file_for_two_tasks(train_tiny: Any, recipe: dict[str, Any], tmp_pa
         ({"weights": {"kind": -1}}, "a task that counts is more than 0"),
         ({"tasks": {"a.b": "sft"}}, "no dots, slashes or spaces"),
         ({"tasks": {"a": "multi_task"}}, "multi_task cannot hold itself"),
-        ({"tasks": {"a": {"name": "embedding", "gradient_cache": 4}}}, "a takes its steps in its own way"),
+        ({"tasks": {"a": {"name": "embedding", "mini_batch_size": 4}}}, "a takes its steps in its own way"),
         ({"regularizers": ["neftune"]}, "regularizers: each changes the loss of one task"),
         ({"heads": True}, "all heads learn at one rate"),
     ],

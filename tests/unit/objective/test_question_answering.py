@@ -97,7 +97,7 @@ def test_loss_equals_two_cross_entropies(family: str) -> None:
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_best_span_equals_brute_force(family: str) -> None:
     found = [question(), question("世界", "你好 世界")]
-    objective, model, batch = ready(QuestionAnswering(longest=3), found, family)
+    objective, model, batch = ready(QuestionAnswering(max_answer_length=3), found, family)
     with torch.no_grad():
         said = dict(zip(batch.row_ids, objective.predict(model, batch)))
         z = dict(zip(batch.row_ids, [scores for scores, _ in objective.asked(model, batch)]))
@@ -297,7 +297,7 @@ def test_trains_and_reopens(train_tiny: Any, tmp_path: Path, family: str) -> Non
         base=str(save_model(tmp_path / "base", family)),
         data=[{"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))}],
         max_length=24,
-        objective={"name": "question_answering", "head_learning_rate": 1e-2, "overlap": 12},
+        objective={"name": "question_answering", "head_learning_rate": 1e-2, "doc_stride": 12},
         method={"name": "full"},
         train={"steps": 120, "learning_rate": 3e-3, "evaluate_every": 40, "best_metric": "squad_f1"},
         evaluate={"metrics": "auto", "samples": 3},

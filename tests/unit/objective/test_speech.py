@@ -152,7 +152,7 @@ def test_loss_equals_transformers_and_rows_isolated(place: Path) -> None:
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_transcription_equals_transformers(place: Path, beams: int) -> None:
-    tokens, model, objective = opened(place / "whisper", beams=beams, longest=9)
+    tokens, model, objective = opened(place / "whisper", num_beams=beams, max_new_tokens=9)
     rows = [objective.encode_input(x, tokens.processor) for x in examples_of(place)[:4]]
     batch = pack(rows)
     written = dict(zip(batch.row_ids, objective.predict(model, batch)))
@@ -168,7 +168,7 @@ def test_transcription_equals_transformers(place: Path, beams: int) -> None:
 
 def test_greedy_decoding(place: Path) -> None:
     """By hand: no cache, no library."""
-    tokens, model, objective = opened(place / "whisper", longest=9)
+    tokens, model, objective = opened(place / "whisper", max_new_tokens=9)
     batch = pack([objective.encode_input(examples_of(place)[1], tokens.processor)])
     (written,) = objective.predict(model, batch)
     ids = torch.tensor([tokens.processor.feature_extractor.decoder_prompt_ids(None)])
@@ -182,7 +182,7 @@ def test_greedy_decoding(place: Path) -> None:
 
 
 def test_answer_within_decoder_positions(place: Path) -> None:
-    tokens, model, objective = opened(place / "whisper", longest=1000)
+    tokens, model, objective = opened(place / "whisper", max_new_tokens=1000)
     batch = pack([objective.encode_input(examples_of(place)[0], tokens.processor)])
     assert len(objective.predict(model, batch)) == 1
     assert tokens.max_length == 64

@@ -126,7 +126,7 @@ def test_tag_schemes() -> None:
     (row,) = closed.rows(found[1], processor())
     assert [closed.tags[x] for x in row["labels"] if x != IGNORE][-1] == "S-where"
     assert TokenClassification().fit([tagged("a b", "S-x O")]).scheme == "bioes"
-    numbers = TokenClassification(names=("O", "B-who", "I-who")).fit([tagged("the fox", "0 1")])
+    numbers = TokenClassification(tag_names=("O", "B-who", "I-who")).fit([tagged("the fox", "0 1")])
     assert numbers.tags == ("O", "B-who", "I-who") and numbers.right(tagged("the fox", "0 1")) == [(1, 2, "who")]
     with pytest.raises(ValueError, match="the tag 7 is a number; names has 3"):
         numbers.right(tagged("the fox", "0 7"))

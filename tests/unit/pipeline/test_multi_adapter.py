@@ -99,7 +99,7 @@ def test_chat_switches_adapter(pair: dict, tiny_llama: Path) -> None:
 def test_chat_template_per_adapter(train_tiny: Any, tiny_llama: Path, tmp_path: Path) -> None:
     template = tmp_path / "mine.jinja"
     template.write_text(CHATML.replace("<|im_start|>", "<|im_start|>the "))
-    own = train_tiny(train={"steps": 1}, template=str(template))
+    own = train_tiny(train={"steps": 1}, chat_template=str(template))
     plain = train_tiny(train={"steps": 1}, out=str(tmp_path / "plain"))
     many = merging.open_many(str(tiny_llama), {"own": str(own.folder), "plain": str(plain.folder)})
     rotary_tables = (Turn("user", "hello"),)

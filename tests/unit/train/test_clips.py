@@ -55,7 +55,7 @@ def test_zclip_spike() -> None:
 
 
 def test_adagc_per_tensor() -> None:
-    clip, memory = create(Clip, "adagc", warmup=3, longest=100.0), {}
+    clip, memory = create(Clip, "adagc", warmup=3, max_norm=100.0), {}
     for lengths in ((1.0, 10.0), (0.9, 11.0), (1.1, 12.0)):
         assert clipped(clip, memory, *lengths) == pytest.approx(list(lengths))
     assert clipped(clip, memory, 9.0, 10.0) == pytest.approx([1.05 * 0.9, 10.0], rel=1e-5)

@@ -24,7 +24,7 @@ def gradients(wish: GradientScale, method: str = "full", family: str = "gpt2") -
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
 def test_gradient_scaling_lowest_layers(family: str) -> None:
     loss, plain = gradients(GradientScale(), family=family)
-    same, shrunk = gradients(GradientScale(layers=2, layer=0.25), family=family)
+    same, shrunk = gradients(GradientScale(num_layers=2, layers=0.25), family=family)
     assert loss == same
     for name, gradient in plain.items():
         layer = layer_of(name)
@@ -54,7 +54,7 @@ def test_gradient_scaling_in_run(train_tiny: Any, tmp_path: Any) -> None:
     assert first["loss"] == plain["loss"] and first["grad_norm"] < plain["grad_norm"]
 
 
-@pytest.mark.parametrize("wish", [GradientScale(embedding=0.1), GradientScale(layers=1)])
+@pytest.mark.parametrize("wish", [GradientScale(embedding=0.1), GradientScale(num_layers=1)])
 def test_gradient_scaling_nothing_to_scale_refused(wish: GradientScale) -> None:
     method = {"settings": {}, "method": "lora"} if wish.embedding < 1 else {"settings": {"layers": 1}, "method": "freeze"}
     model = attached(method["method"], **method["settings"])

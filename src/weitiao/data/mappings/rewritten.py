@@ -19,13 +19,13 @@ INPUTS = ("text",)
 
 FIRST = ("source", "input", "document", "article", "text", "src")
 SECOND = ("target", "output", "summary", "highlights", "translation", "tgt")
-AUDIO_PLACEHOLDER = ("audio", "sound", "audio_path", "wav")
+AUDIO = ("audio", "sound", "audio_path", "wav")
 SAID = ("text", "sentence", "transcript", "transcription", "target")
 
 
 def infer_columns(seen: dict[str, Any]) -> list[ColumnMapping]:
     """Mappings that fit, the best first."""
-    sound, said = first_of(AUDIO_PLACEHOLDER, seen), first_of(SAID, seen)
+    sound, said = first_of(AUDIO, seen), first_of(SAID, seen)
     if sound and said:
         return [_spoken(sound, said)]
     source, target = first_of(FIRST, seen), first_of(SECOND, seen)
@@ -42,7 +42,7 @@ def from_columns(columns: dict[str, str]) -> ColumnMapping | None:
 
 def for_inference(columns: dict[str, str], seen: dict[str, Any]) -> ColumnMapping | None:
     """A text alone, of which something is to be made; or a sound."""
-    sound = columns.get("audio") or (None if columns else first_of(AUDIO_PLACEHOLDER, seen))
+    sound = columns.get("audio") or (None if columns else first_of(AUDIO, seen))
     if sound:
         return _spoken(sound, None) if sound in seen else None
     asked = columns.get("text") or columns.get("source")

@@ -39,7 +39,7 @@ class PromptTuning(Method):
         if self.init == "vocabulary" or self.init_ids:
             return self
         ids = words(self.init)
-        return self.model_copy(update={"start_ids": tuple((ids * self.num_virtual_tokens)[: self.num_virtual_tokens])})
+        return self.model_copy(update={"init_ids": tuple((ids * self.num_virtual_tokens)[: self.num_virtual_tokens])})
 
     def attach(self, model: nn.Module) -> Attachment:
         """Soft tokens stand in slots before every row."""

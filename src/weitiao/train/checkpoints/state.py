@@ -45,7 +45,7 @@ class State:
 
     def numbers(self) -> dict[str, Any]:
         """What is not a tensor, ready for JSON."""
-        keys = ("step", "position", "rate", "best", "best_step", "stale")
+        keys = ("step", "position", "rate", "best", "best_step", "evals_since_best")
         version, internal, gauss = random.getstate()
         here = {key: getattr(self, key) for key in keys}
         random_state = [version, list(internal), gauss]
@@ -65,7 +65,7 @@ class State:
             torch.cuda.set_rng_state(tensors["random"]["cuda"])
         version, internal, gauss = numbers["python_random"]
         random.setstate((version, tuple(internal), gauss))
-        for key in ("step", "position", "rate", "best", "best_step", "stale"):
+        for key in ("step", "position", "rate", "best", "best_step", "evals_since_best"):
             setattr(self, key, numbers[key])
         self.guard, self.loss_scale = Guard(**numbers["guard"]), LossScale(**numbers["loss_scale"])
         self.clip = dict(numbers["clip"])
