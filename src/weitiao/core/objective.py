@@ -1,10 +1,15 @@
-"""The contract Objective -> Loss: what is learnt.
+"""The contract Objective: what a model is trained on. Three small contracts, by who asks:
 
-Sums and counts: a Loss is never a mean. `counts` is known without a forward pass, so the loop can divide by the count
-of the whole window before it back-propagates. An objective never calls the model itself, only TrainableModel.
+    RowEncoder      Example -> encoded rows          data/
+    LossFunction    batch -> sums and counts         train/, and evaluate/ for the validation loss
+    Predictor       batch -> predictions, metrics    evaluate/ and `weitiao predict`
+
+Objective puts them together with its traits, its settings and its heads. It never calls the model itself, only
+TrainableModel. A Loss is never a mean: `counts` needs no forward pass, so the loop divides by the count of the whole
+accumulation window, over all processes, before it back-propagates.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any, ClassVar
@@ -17,173 +22,281 @@ from weitiao.core.errors import RecipeError
 from weitiao.core.example import Example
 from weitiao.core.hardware import Decision
 from weitiao.core.processor import Processor
-from weitiao.core.registry import Component
+from weitiao.core.registry import Component, nearest
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
 
-MASKED = "masked_lm"  # the head that turns an encoder's hidden states into words
+MASKED = "masked_lm"  # the head that maps an encoder's hidden states to the vocabulary
+Preview = list[tuple[str, str]]
+"""A row as stretches of text, each "context" (read), "target" (trained on) or "lost" (cut off)."""
 
 
-class Objective(Component):
-    """One file in objective/ holds one Objective: a frozen model of its settings."""
+class RowEncoder(ABC):
+    """How Examples become rows of token ids and labels; `data/` reads it."""
+
+    @abstractmethod
+    def as_recipe(self) -> dict[str, Any]:
+        """The settings: the cache of encoded rows depends on them."""
+
+    @abstractmethod
+    def rows(self, example: Any, processor: Processor) -> list[Row]:
+        """One Example as one or more encoded rows.
+
+        Raises:
+            InvalidValue: the example cannot be used; it is listed in bad_rows.jsonl.
+        """
+
+    def encode_input(self, example: Any, processor: Processor) -> Row:
+        """An Example without its answer, as the model sees it at inference."""
+        raise NotImplementedError
+
+    def num_positions(self, row: Row) -> int:
+        """The positions that a row takes in the model: what `max_length` limits."""
+        return len(row["input_ids"])
+
+    @abstractmethod
+    def overlong_of(self, row: Row) -> str:
+        """What `overlong: auto` means for this row."""
+
+    @abstractmethod
+    def cut(self, row: Row, max_length: int) -> tuple[Row, list[int]]:
+        """(an overlong row, truncated to `max_length`; the token ids that are lost)."""
+
+    def windows(self, row: Row, max_length: int) -> list[Row]:
+        """An overlong row as overlapping windows, which together have each label once."""
+        raise RecipeError("overlong: this objective has no sliding_window; use truncate, drop or split")
+
+    @abstractmethod
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> Preview:
+        """A row as it is shown before step 1.
+
+        Args:
+            lost: the token ids that were cut off.
+        """
+
+
+class LossFunction(ABC):
+    """The sums that are trained on; `train/` reads it."""
+
+    @property
+    @abstractmethod
+    def traits(self) -> Traits:
+        """The traits with these settings."""
+
+    @property
+    @abstractmethod
+    def task_names(self) -> tuple[str, ...]:
+        """The tasks that rows belong to; ("",): there is one, without a name."""
+
+    def rollout(self, model: TrainableModel, batch: Batch) -> Batch:
+        """Turn prompts into experience (reinforcement learning). Other objectives return the batch as it is."""
+        return batch
+
+    @abstractmethod
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """By task, what the loss will be divided by; needs no forward pass."""
+
+    @abstractmethod
+    def loss(self, model: TrainableModel, batch: Batch) -> Loss:
+        """The batch's sums by task, with their gradient."""
+
+    @abstractmethod
+    def task_losses(self, model: TrainableModel, batch: Batch) -> dict[str, float]:
+        """By task, the sum that a step's loss is made of, without regularizers."""
+
+    @abstractmethod
+    def segment_losses(self, model: TrainableModel, batch: Batch) -> list[tuple[float, float]]:
+        """(sum, count) of each segment, for validation: confidence intervals are over rows."""
+
+    def log_probs(self, model: TrainableModel, batch: Batch) -> Tensor:
+        """[N, C]: the log-probability of every choice, for each of the N terms that the loss sums."""
+        raise NotImplementedError
+
+
+class Predictor(ABC):
+    """What a trained model answers, and how metrics compare it; `evaluate/` and `weitiao predict` read it."""
+
+    @abstractmethod
+    def metrics_for(self, examples: Sequence[Example]) -> tuple[str, ...]:
+        """The metrics for these examples when the recipe names none."""
+
+    def predict(self, model: TrainableModel, batch: Batch) -> list[Any]:
+        """The prediction of each segment. Labels may mark positions; their values are never read.
+
+        Objectives that answer by `model.generate` have none.
+        """
+        raise NotImplementedError
+
+    def merge_windows(self, predictions: Sequence[Any], example: Any, processor: Processor) -> Any:
+        """The prediction of an example, from those of its rows."""
+        return predictions[0]
+
+    def to_record(self, prediction: Any) -> dict[str, Any]:
+        """What `weitiao predict` writes next to the answer: probabilities, character offsets."""
+        return {}
+
+    def answer(self, prediction: Any) -> str | None:
+        """The prediction as text; None: it has no text."""
+        return str(prediction)
+
+    def metric_pair(self, prediction: Any, example: Any) -> tuple[Any, Any]:
+        """(prediction, reference) as metrics compare them."""
+        return self.answer(prediction), example.answer
+
+    def metric_pairs(self, predicted: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+        """`metric_pair` of every (prediction, example). Retrieval objectives rank all of them together."""
+        return [self.metric_pair(prediction, example) for prediction, example in predicted]
+
+    @abstractmethod
+    def calibrate(self, predictions_of: Callable[[str], Sequence[tuple[Any, Any]]]) -> tuple["Objective", list[Decision]]:
+        """The objective with what is chosen after training (thresholds), and the decisions.
+
+        Args:
+            predictions_of: task name ("" where there is one) -> (prediction, example) of each validation row.
+        """
+
+
+class Objective(Component, RowEncoder, LossFunction, Predictor):
+    """One file in objective/objectives/ holds one Objective: a frozen model of its settings."""
 
     default_traits: ClassVar[Traits]
-    """The traits with default settings: what `find("objective", ...)` can tell without a recipe."""
+    """The traits with default settings: what can be told without a recipe."""
 
     @property
     def traits(self) -> Traits:
-        """The traits with these settings."""
         return self.default_traits
 
-    def metrics_for(self, examples: Sequence[Example]) -> tuple[str, ...]:
-        """The metrics for these examples when the recipe names none."""
-        return self.traits.metrics
-
-    def fit(self, examples: Sequence[Example]) -> "Objective":
-        """The objective that knows what only the data know (the labels)."""
-        return self
-
-    def parts(self) -> dict[str, "Objective"]:
-        """By task, what learns it; "" where there is one task."""
-        return {"": self}
-
-    def part(self, task: str) -> "Objective":
-        """What learns the rows of a task.
+    def fit(self, examples: Sequence[Any]) -> "Objective":
+        """The objective with what only the training data know, such as the classes.
 
         Raises:
-            RecipeError: there is no such task.
+            DataError: the data cannot be trained on.
         """
-        if task:
-            raise RecipeError(f"task: {task} is for objective: multi_task; {self.name} is one task and has no name.")
         return self
 
-    def epoch_weights(self, rows: dict[str, int]) -> dict[str, float]:
-        """By task, how often its rows are used an epoch, of tasks with so many rows; those not named: once."""
+    # -- heads --------------------------------------------------------------------------------------------------------
+
+    def heads(self, width: int) -> dict[str, nn.Module]:
+        """New heads on the hidden states [T, D], by name; none: the language-model head."""
         return {}
 
     @property
     def head_labels(self) -> Any:
-        """What the heads' outputs stand for (classes, tags): a head that was learnt for others is not taken over."""
+        """What the heads' outputs stand for (classes, tags): a head that was trained for others is not reused."""
         return None
-
-    def heads(self, width: int) -> dict[str, nn.Module]:
-        """Heads on the hidden states [T, D], by name; none: the language-model head."""
-        return {}
-
-    @abstractmethod
-    def rows(self, example: Any, processor: Processor) -> list[Row]:
-        """One Example as one or more encoded rows."""
 
     def choose_head_rate(self) -> Decision | None:
-        """The heads' peak learning rate; None: that of all else."""
+        """The heads' peak learning rate; None: the same as for all other weights."""
         return None
 
-    def encode_input(self, example: Any, processor: Processor) -> Row:
-        """What the model is shown of an Example whose answer nobody knows. Objectives that write have none."""
-        raise NotImplementedError
+    # -- tasks --------------------------------------------------------------------------------------------------------
+
+    def parts(self) -> dict[str, "Objective"]:
+        """The objective of each task; {"": self} where there is one task."""
+        return {"": self}
+
+    def part(self, task: str) -> "Objective":
+        """The objective of a task.
+
+        Raises:
+            RecipeError: there is no such task.
+        """
+        parts = self.parts()
+        if task in parts:
+            return parts[task]
+        if "" in parts:
+            raise RecipeError("task: {task} needs objective: multi_task; {name} has one task", task=task, name=self.name)
+        tasks = ", ".join(parts)
+        if not task:
+            raise RecipeError("task: each row belongs to a task; name one of: {tasks}", tasks=tasks)
+        suggestion = nearest(task, list(parts))
+        raise RecipeError(
+            "task: there is no {task!r}.{suggestion} There are: {tasks}", task=task, suggestion=suggestion, tasks=tasks
+        )
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        return tuple(self.parts())
+
+    def epoch_weights(self, num_rows: dict[str, int]) -> dict[str, float]:
+        """By task, how many times its rows are used per epoch; tasks that are not named: once.
+
+        Args:
+            num_rows: by task.
+        """
+        return {}
+
+    # -- defaults -----------------------------------------------------------------------------------------------------
+
+    def overlong_of(self, row: Row) -> str:
+        return self.traits.overlong
+
+    def task_losses(self, model: TrainableModel, batch: Batch) -> dict[str, float]:
+        return {self.name: sum(total for total, _ in self.segment_losses(model, batch))}
+
+    def metrics_for(self, examples: Sequence[Example]) -> tuple[str, ...]:
+        return self.traits.metrics
+
+    def calibrate(self, predictions_of: Callable[[str], Sequence[tuple[Any, Any]]]) -> tuple["Objective", list[Decision]]:
+        return self, []
+
+
+class LikelihoodObjective(Objective):
+    """Trains on tokens by their negative log-likelihood: `labels[t]` is what position t must generate next."""
+
+    def token_losses(self, model: TrainableModel, batch: Batch) -> Tensor:
+        """[N] fp32: the loss of every supervised token."""
+        return -model.logprobs(batch)
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return {self.name: float((batch.labels != IGNORE).sum())}
+
+    def loss(self, model: TrainableModel, batch: Batch) -> Loss:
+        return Loss({self.name: self.token_losses(model, batch).sum()})
+
+    def segment_losses(self, model: TrainableModel, batch: Batch) -> list[tuple[float, float]]:
+        counts = [int((labels != IGNORE).sum()) for labels in batch.labels.split(list(batch.lengths))]
+        losses = self.token_losses(model, batch).detach().split(counts)
+        return [(float(x.sum()), float(count)) for x, count in zip(losses, counts)]
+
+    def log_probs(self, model: TrainableModel, batch: Batch) -> Tensor:
+        return model.token_log_probs(batch)
 
     def cut(self, row: Row, max_length: int) -> tuple[Row, list[int]]:
-        """(a row that is too long, cut to the context; the token ids that are lost). The end of the answer stays."""
-        kept = Row(input_ids=row["input_ids"][-max_length:], labels=row["labels"][-max_length:])
-        return kept, [int(x) for x in row["input_ids"][:-max_length]]
+        """The end stays, and with it the answer."""
+        short = Row(input_ids=row["input_ids"][-max_length:], labels=row["labels"][-max_length:])
+        return short, [int(x) for x in row["input_ids"][:-max_length]]
 
-    def num_positions(self, row: Row) -> int:
-        """How many of a row's tokens the model reads at once: what the context bounds."""
-        return len(row["input_ids"])
-
-    def windows(self, row: Row, max_length: int) -> list[Row]:
-        """A row that is too long, as several that overlap and together hold each label once (`overlong: window`)."""
-        words = f"objective {self.name} does not read a long text in windows; write cut, drop or split"
-        raise RecipeError(f"overlong: {words}.")
-
-    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
-        """A row as it is drawn before step 1: stretches of text, each "learnt", "read" or "lost" (`lost` are the ids
-        that were cut off). Here token t + 1 is learnt where position t has a label; the last learnt token is not among
-        the inputs and comes from its label."""
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> Preview:
+        """Token t + 1 is trained on where position t has a label; the last one is not an input and is only a label."""
         ids, labels = list(row["input_ids"]), list(row["labels"])
-        tokens = [*(("lost", token) for token in lost), ("read", ids[0])]
+        tokens = [*(("lost", token) for token in lost), ("context", ids[0])]
         for label, token in zip(labels, [*ids[1:], IGNORE]):
-            tokens.append(("learnt", label) if label != IGNORE else ("read", token))
+            tokens.append(("target", label) if label != IGNORE else ("context", token))
         stretches = groupby((x for x in tokens if x[1] != IGNORE), key=lambda x: x[0])
         return [
             (kind, processor.decode([int(token) for _, token in stretch], skip_special_tokens=False))
             for kind, stretch in stretches
         ]
 
-    def rollout(self, model: TrainableModel, batch: Batch) -> Batch:
-        """Turn prompts into experience (reinforcement learning). Others learn the batch as it is."""
-        return batch
-
-    @abstractmethod
-    def counts(self, batch: Batch) -> dict[str, float]:
-        """By task, what the loss will be divided by; without a forward pass."""
-
-    @abstractmethod
-    def loss(self, model: TrainableModel, batch: Batch) -> Loss: ...
-
-    def log_probs(self, model: TrainableModel, batch: Batch) -> Tensor:
-        """[N, C]: the log-probability of every choice, at everything that the loss is a sum over."""
-        raise NotImplementedError
-
-    def predict(self, model: TrainableModel, batch: Batch) -> list[Any]:
-        """What the head says of each segment; labels only tell which positions are asked, never what is right.
-        Objectives that write have none and answer by `model.generate`."""
-        raise NotImplementedError
-
-    def merge_windows(self, said: Sequence[Any], example: Any, processor: Processor) -> Any:
-        """What was predicted of an example, from what was predicted of each of its rows."""
-        return said[0]
-
-    def to_record(self, said: Any) -> dict[str, Any]:
-        """What `weitiao predict` writes of a prediction beside the answer itself: probabilities, places."""
-        return {}
-
-    def answer(self, said: Any) -> str | None:
-        """What was predicted of an example, as a person reads it; None: it is nothing that words say."""
-        return str(said)
-
-    def metric_pair(self, said: Any, example: Any) -> tuple[Any, Any]:
-        """(what was predicted, what would be right) as metrics compare them."""
-        return self.answer(said), example.answer
-
-    def metric_pairs(self, predicted: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-        """`judged` of every (prediction, example); objectives that find one among all look at them together."""
-        return [self.metric_pair(said, example) for said, example in predicted]
-
-    def task_losses(self, model: TrainableModel, batch: Batch) -> dict[str, float]:
-        """By task, the sum that the loss of a step is made of, without what regularizers add."""
-        return {self.name: sum(total for total, _ in self.segment_losses(model, batch))}
-
-    def calibrate(self, ask: Callable[[str], Sequence[tuple[Any, Any]]]) -> tuple["Objective", list[Decision]]:
-        """The objective with what can only be chosen when the model has learnt (thresholds), and what to say of it.
-
-        Args:
-            ask: a task's name ("" where there is one) -> what is predicted of each validation row, and its example.
-        """
-        return self, []
-
-    @abstractmethod
-    def segment_losses(self, model: TrainableModel, batch: Batch) -> list[tuple[float, float]]:
-        """(sum, count) of each segment, for validation: rows are what intervals are made over."""
-
 
 class HeadObjective(Objective):
-    """An objective with a new head on the hidden states, whose rows each have a loss of their own: an encoder will do."""
+    """Trains a new head on the hidden states; each row has its own loss. Encoder-only models will do."""
 
     head_learning_rate: float = Field(default=1e-3, gt=0)
-    """The new head's own rate: it begins at random, the rest is pretrained and may move slowly."""
+    """Learning rate of the new head: it starts at random, while all else is pretrained."""
 
     def choose_head_rate(self) -> Decision:
-        words = "a new head begins at random and may learn faster than what is pretrained"
-        return Decision("objective.head_learning_rate", self.head_learning_rate, words)
-
-    @abstractmethod
-    def row_counts(self, batch: Batch) -> Tensor:
-        """[B]: what each row's loss is divided by; without a forward pass."""
+        reason = "a new head starts at random, so its learning rate may be higher"
+        return Decision("objective.head_learning_rate", self.head_learning_rate, reason)
 
     @abstractmethod
     def row_losses(self, model: TrainableModel, batch: Batch) -> Tensor:
         """[B]: the loss of each row, a sum."""
+
+    def row_counts(self, batch: Batch) -> Tensor:
+        """[B]: what each row's loss is divided by; needs no forward pass."""
+        return batch.labels.new_ones(len(batch.lengths)).float()
 
     def counts(self, batch: Batch) -> dict[str, float]:
         return {self.name: float(self.row_counts(batch).sum())}
@@ -193,3 +306,9 @@ class HeadObjective(Objective):
 
     def segment_losses(self, model: TrainableModel, batch: Batch) -> list[tuple[float, float]]:
         return list(zip(self.row_losses(model, batch).tolist(), self.row_counts(batch).tolist()))
+
+    def cut(self, row: Row, max_length: int) -> tuple[Row, list[int]]:
+        """The beginning stays, and the last token, which ends every row."""
+        ids, labels = [int(x) for x in row["input_ids"]], list(row["labels"])
+        short = Row(input_ids=[*ids[: max_length - 1], ids[-1]], labels=[*labels[: max_length - 1], labels[-1]])
+        return short, ids[max_length - 1 : -1]

@@ -9,15 +9,16 @@ division by the counts stays right.
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from weitiao.core.batch import Batch, Loss
 from weitiao.core.method import Method
-from weitiao.core.objective import Objective
+from weitiao.core.objective import LossFunction, Objective
 from weitiao.core.registry import Component, find, names
 from weitiao.core.trainable_model import HEAD, TrainableModel
+from weitiao.core.traits import Traits
 
 
 class Regularizer(Component):
@@ -63,35 +64,55 @@ class FromTheStart(Regularizer):
         model.initial_weights = {n: p.detach().clone() for n, p in model.trainable().items() if not n.startswith(HEAD)}
 
 
-class Regularized:
-    """An objective whose loss is changed; all else is the objective's own."""
+class Regularized(LossFunction):
+    """An objective whose training loss is changed; validation keeps the plain loss."""
 
     def __init__(self, objective: Objective, regularizers: Sequence[Regularizer], model: TrainableModel) -> None:
         self.objective, self.regularizers = objective, tuple(regularizers)
-        for part in self.regularizers:
-            part.begin(model)
+        for regularizer in self.regularizers:
+            regularizer.begin(model)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.objective, name)
+    @property
+    def traits(self) -> Traits:
+        return self.objective.traits
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        return self.objective.task_names
+
+    def rollout(self, model: TrainableModel, batch: Batch) -> Batch:
+        return self.objective.rollout(model, batch)
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        return self.objective.counts(batch)
 
     def loss(self, model: TrainableModel, batch: Batch) -> Loss:
-        """The objective's loss, through every regularizer."""
+        """The objective's loss through every regularizer, the first innermost."""
 
-        def through(many: int) -> Loss:
-            if many == 0:
+        def regularized_by(number: int) -> Loss:
+            if number == 0:
                 return self.objective.loss(model, batch)
-            return self.regularizers[many - 1].loss(model, self.objective, batch, lambda: through(many - 1))
+            return self.regularizers[number - 1].loss(model, self.objective, batch, lambda: regularized_by(number - 1))
 
-        return through(len(self.regularizers))
+        return regularized_by(len(self.regularizers))
+
+    def task_losses(self, model: TrainableModel, batch: Batch) -> dict[str, float]:
+        return self.objective.task_losses(model, batch)
+
+    def segment_losses(self, model: TrainableModel, batch: Batch) -> list[tuple[float, float]]:
+        return self.objective.segment_losses(model, batch)
+
+    def log_probs(self, model: TrainableModel, batch: Batch) -> Tensor:
+        return self.objective.log_probs(model, batch)
 
 
-def regularized(objective: Objective, regularizers: Sequence[Component], model: TrainableModel) -> Objective:
-    """The objective as it is learnt.
+def regularized(objective: Objective, regularizers: Sequence[Regularizer], model: TrainableModel) -> LossFunction:
+    """The loss that is trained on.
 
     Args:
-        model: as it begins.
+        model: before its first step.
     """
-    return Regularized(objective, regularizers, model) if regularizers else objective  # pyright: ignore
+    return Regularized(objective, regularizers, model) if regularizers else objective
 
 
 def add(loss: Loss, more: Tensor, name: str) -> Loss:

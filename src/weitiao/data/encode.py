@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from weitiao.core.batch import IGNORE, Row, task_of
+from weitiao.core.batch import IGNORE, Row
 from weitiao.core.errors import DataError
 from weitiao.core.example import Audio, BadRow, SourcedExample, SourceLocation
 from weitiao.core.files import home
-from weitiao.core.objective import Objective
+from weitiao.core.objective import RowEncoder
 from weitiao.core.processor import FeatureExtractor, Processor
 
 VERSION = 4  # raised when the same inputs would be encoded differently
@@ -93,7 +93,7 @@ class Encoded:
 
 def encode(
     examples: list[SourcedExample],
-    objective: Objective,
+    objective: RowEncoder,
     processor: Processor,
     identity: str,
     max_length: int,
@@ -128,7 +128,9 @@ def encode(
     return Encoded(rows, bad, **facts, lost=lost)
 
 
-def fingerprint(examples: list[SourcedExample], objective: Objective, identity: str, max_length: int, overlong: str) -> str:
+def fingerprint(
+    examples: list[SourcedExample], objective: RowEncoder, identity: str, max_length: int, overlong: str
+) -> str:
     """sha256 over all that the encoded rows depend on."""
     digest = hashlib.sha256(json.dumps([VERSION, objective.as_recipe(), identity, max_length, overlong]).encode())
     for x in examples:
@@ -138,7 +140,7 @@ def fingerprint(examples: list[SourcedExample], objective: Objective, identity: 
 
 
 def _encode_all(
-    examples: Iterable[SourcedExample], objective: Objective, processor: Processor, max_length: int, overlong: str
+    examples: Iterable[SourcedExample], objective: RowEncoder, processor: Processor, max_length: int, overlong: str
 ) -> tuple[list[dict], dict]:
     made: list[dict] = []
     facts: dict[str, Any] = {"bad": [], "cut": 0, "dropped": 0, "split": 0, "notes": {}, "lost": {}}
@@ -161,11 +163,11 @@ def _encode_all(
 
 
 def _fit(
-    row: Row, objective: Objective, max_length: int, overlong: str, item: SourcedExample, facts: dict, number: int
+    row: Row, objective: RowEncoder, max_length: int, overlong: str, item: SourcedExample, facts: dict, number: int
 ) -> Iterator[Row]:
     """The row, as much of it as the context takes; `number` is what it will be called."""
     if overlong == "each":
-        overlong = objective.part(task_of(row)).traits.overlong
+        overlong = objective.overlong_of(row)
     length, ids = objective.num_positions(row), [int(x) for x in row["input_ids"]]
     if length <= max_length:
         yield row

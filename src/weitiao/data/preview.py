@@ -1,6 +1,6 @@
 """What carries loss, drawn before step 1, in the terminal and in the report: one row a source.
 
-learnt   green            read   dim            lost   red, struck out: cut off or dropped for its length
+target   green            context   dim            lost   red, struck out: cut off or dropped for its length
 """
 
 from collections.abc import Sequence
@@ -8,16 +8,14 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from weitiao.core.batch import Row
-from weitiao.core.objective import Objective
+from weitiao.core.objective import Preview, RowEncoder
 from weitiao.core.processor import Processor
 
-STYLES = {"learnt": "bold green", "read": "dim", "lost": "red strike"}
+STYLES = {"target": "bold green", "context": "dim", "lost": "red strike"}
 LONGEST = 400  # characters of a drawn row
 
 
-def pieces_of(
-    objective: Objective, row: Row | None, processor: Processor, lost: Sequence[int] = ()
-) -> list[tuple[str, str]]:
+def pieces_of(objective: RowEncoder, row: Row | None, processor: Processor, lost: Sequence[int] = ()) -> Preview:
     """A row as its objective draws it, its beginning left out where it is long; what was lost keeps half of that.
 
     Args:

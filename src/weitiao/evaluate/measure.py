@@ -11,7 +11,7 @@ import torch
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Example, Turn
 from weitiao.core.metric import Metric
-from weitiao.core.objective import Objective
+from weitiao.core.objective import Objective, Predictor
 from weitiao.core.registry import create
 from weitiao.core.score import Score, weighted
 from weitiao.core.trainable_model import PrefixCache, TrainableModel
@@ -164,7 +164,7 @@ def _look(
 
 
 def _joined(
-    model: TrainableModel, objective: Objective, eval_set: EvalSet, said: dict[int, Any]
+    model: TrainableModel, objective: Predictor, eval_set: EvalSet, said: dict[int, Any]
 ) -> list[tuple[Any, Example]]:
     """What is said of each example, of what is said of its rows."""
     found: list[tuple[Any, Example]] = []

@@ -21,7 +21,7 @@ from weitiao.core.eval_set import EvalSet
 from weitiao.core.finding import Finding, refuse
 from weitiao.core.hardware import Decision
 from weitiao.core.method import Method
-from weitiao.core.objective import Objective
+from weitiao.core.objective import LossFunction, Objective
 from weitiao.core.recipe import Recipe
 from weitiao.core.regularizer import regularized
 from weitiao.core.reporter import Reporter
@@ -204,7 +204,7 @@ class TrainingSetup:
     loader: Loader
     plan: Plan
     state: State
-    learnt: Objective
+    learnt: LossFunction
     """With the regularizers."""
     computes_in: torch.dtype
     before_model: int

@@ -11,7 +11,7 @@ from torch import Tensor
 from weitiao.core.batch import Batch
 from weitiao.core.errors import Interrupted
 from weitiao.core.hardware import command
-from weitiao.core.objective import Objective
+from weitiao.core.objective import LossFunction
 from weitiao.core.registry import find_module
 from weitiao.core.run import Run
 from weitiao.core.score import Score
@@ -28,7 +28,7 @@ from weitiao.train.step import Step, StepResult
 
 def train(
     model: TrainableModel,
-    objective: Objective,
+    objective: LossFunction,
     loader: Callable[[int], list[Batch]],
     state: State,
     plan: Plan,
@@ -85,7 +85,9 @@ def train(
     return state
 
 
-def _window(model: TrainableModel, objective: Objective, loader: Callable[[int], list[Batch]], state: State) -> list[Batch]:
+def _window(
+    model: TrainableModel, objective: LossFunction, loader: Callable[[int], list[Batch]], state: State
+) -> list[Batch]:
     """This step's micro-batches on the device, and the model unfrozen as far as it shall be by now."""
     if model.attachment.before_step is not None:
         model.attachment.before_step(state.step)

@@ -13,7 +13,7 @@ import torch
 
 from weitiao.core.batch import IGNORE, Batch, Row, pack, task_of
 from weitiao.core.finding import Finding
-from weitiao.core.objective import Objective
+from weitiao.core.objective import LossFunction
 from weitiao.core.registry import find_module
 from weitiao.core.trainable_model import HEAD, TrainableModel, checksum
 from weitiao.train.checkpoints.state import State
@@ -32,7 +32,7 @@ BY_HAND = 2**25  # logits of a row that is scored by hand, at most
 
 def preflight_steps(
     model: TrainableModel,
-    objective: Objective,
+    objective: LossFunction,
     loader: Callable[[int], list[Batch]],
     state: State,
     plan: Plan,
@@ -57,7 +57,7 @@ def preflight_steps(
 
 
 def _steps(
-    model: TrainableModel, objective: Objective, batch: Batch, state: State, plan: Plan, alone: Distributed
+    model: TrainableModel, objective: LossFunction, batch: Batch, state: State, plan: Plan, alone: Distributed
 ) -> Iterator[Finding]:
     tensors = {kind: {n: x.clone() for n, x in group.items()} for kind, group in state.tensors().items()}
     numbers, frozen = state.numbers(), _frozen(model)
@@ -81,7 +81,7 @@ def _steps(
         model.model.train(was)
         thaw(0)
         state.load(tensors, numbers)
-    absent = tuple(f"{HEAD}{task}/" for task in objective.parts() if batch.tasks and task not in batch.tasks)
+    absent = tuple(f"{HEAD}{task}/" for task in objective.task_names if batch.tasks and task not in batch.tasks)
     still = sorted(name for name in wanted - moved if not name.startswith(absent))
     every = len(wanted)
     if still:
@@ -110,7 +110,7 @@ def _at_each_level(model: TrainableModel, batch: Batch) -> list[Batch]:
 
 
 def _packed_is_alone(
-    model: TrainableModel, objective: Objective, batch: Batch, together: list[tuple[float, float]], tolerance: float
+    model: TrainableModel, objective: LossFunction, batch: Batch, together: list[tuple[float, float]], tolerance: float
 ) -> Finding:
     rows = batch.rows
     with model.evaluating(), torch.no_grad():
@@ -139,9 +139,9 @@ def _loss_by_hand(model: TrainableModel, batch: Batch, told: list[tuple[float, f
     return Finding("loss", "fine" if gap <= tolerance else "error", words)
 
 
-def _few_rows(loader: Callable[[int], list[Batch]], objective: Objective) -> Batch | None:
+def _few_rows(loader: Callable[[int], list[Batch]], objective: LossFunction) -> Batch | None:
     """Some rows of the first window, shortest first, up to a bound; as many of each task as it needs, if they are near."""
-    missing, rows = set(objective.parts()), list[Row]()
+    missing, rows = set(objective.task_names), list[Row]()
     for number in range(NEAR):
         some = [row for batch in loader(number) if batch.tokens for row in batch.rows]
         rows += some if number == 0 else [row for row in some if task_of(row) in missing]
@@ -150,7 +150,7 @@ def _few_rows(loader: Callable[[int], list[Batch]], objective: Objective) -> Bat
             break
     rows.sort(key=lambda row: len(row["input_ids"]))
     least = COUPLED if objective.traits.batch_coupled else 1
-    chosen = [row for task in objective.parts() for row in [x for x in rows if task_of(x) == task][:least]]
+    chosen = [row for task in objective.task_names for row in [x for x in rows if task_of(x) == task][:least]]
     tokens = sum(len(row["input_ids"]) for row in chosen)
     taken = {id(row) for row in chosen}
     for row in rows:

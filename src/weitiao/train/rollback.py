@@ -16,7 +16,7 @@ import torch
 
 from weitiao.core.batch import Batch
 from weitiao.core.errors import STOPPED_BY_GUARD, WeitiaoError
-from weitiao.core.objective import Objective
+from weitiao.core.objective import LossFunction
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.train.checkpoints import checkpoint
@@ -37,7 +37,7 @@ class Rollback:
     """All that is needed to act on a verdict."""
 
     model: TrainableModel
-    objective: Objective
+    objective: LossFunction
     loader: Callable[[int], list[Batch]]
     state: State
     plan: Plan

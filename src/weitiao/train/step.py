@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from weitiao.core.batch import Batch
-from weitiao.core.objective import Objective
+from weitiao.core.objective import LossFunction
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.train.distributed import Distributed
 
@@ -33,7 +33,7 @@ class Step(Protocol):
     ) -> StepResult: ...
 
 
-def count_targets(objective: Objective, window: Iterable[Batch]) -> dict[str, float]:
+def count_targets(objective: LossFunction, window: Iterable[Batch]) -> dict[str, float]:
     """By task, what this machine's rows will be divided by; without a forward pass."""
     counts: dict[str, float] = {}
     for batch in window:
@@ -44,7 +44,7 @@ def count_targets(objective: Objective, window: Iterable[Batch]) -> dict[str, fl
 
 def backward(
     model: TrainableModel,
-    objective: Objective,
+    objective: LossFunction,
     window: Iterable[Batch],
     counts: dict[str, float],
     scale: float = 1.0,

@@ -29,10 +29,10 @@ def row_of(processor: ChatProcessor, *words: str) -> Any:
 def test_preview_marks_trained_and_masked_tokens(processor: ChatProcessor) -> None:
     pieces = pieces_of(SFT, row_of(processor, "你好 fox", "世界 paris", "again", "seven"), processor)
     assert pieces == [
-        ("read", "<|im_start|>user\n你好 fox<|im_end|>\n<|im_start|>assistant\n"),
-        ("learnt", "世界 paris<|im_end|>"),
-        ("read", "\n<|im_start|>user\nagain<|im_end|>\n<|im_start|>assistant\n"),
-        ("learnt", "seven<|im_end|>"),
+        ("context", "<|im_start|>user\n你好 fox<|im_end|>\n<|im_start|>assistant\n"),
+        ("target", "世界 paris<|im_end|>"),
+        ("context", "\n<|im_start|>user\nagain<|im_end|>\n<|im_start|>assistant\n"),
+        ("target", "seven<|im_end|>"),
     ]
     drawn = rng_key(pieces)
     assert drawn.plain.count("⏎\n") == 7 and "�" not in drawn.plain
@@ -50,7 +50,7 @@ def test_preview_shows_truncation_first(processor: ChatProcessor) -> None:
 def test_preview_long_row_from_end(processor: ChatProcessor) -> None:
     pieces = pieces_of(SFT, row_of(processor, "fox " * 400, "dog " * 20), processor)
     assert sum(len(text) for _, text in pieces) <= LONGEST + 4 and pieces[0][1].startswith("… ")
-    assert pieces[-1][0] == "learnt" and pieces[-1][1].endswith("dog <|im_end|>")
+    assert pieces[-1][0] == "target" and pieces[-1][1].endswith("dog <|im_end|>")
 
 
 @pytest.mark.parametrize("overlong", ["cut", "drop"])
@@ -59,7 +59,7 @@ def test_preview_in_run_and_report(train_tiny: Any, chat_file: Path, overlong: s
     shown = run.read("resolved.json")["shown"]
     assert len(shown) == 2 and "longer than the context" in shown[1]["words"]
     kinds = [kind for kind, _ in shown[1]["pieces"]]
-    assert kinds[0] == "lost" and ("learnt" in kinds) == (overlong == "truncate")
+    assert kinds[0] == "lost" and ("target" in kinds) == (overlong == "truncate")
     page = (run.folder / "report.html").read_text()
-    assert '<span class="learnt">' in page and '<span class="lost">' in page
+    assert '<span class="target">' in page and '<span class="lost">' in page
     assert run.read("resolved.json")["template"]["text"].startswith("{% for m in messages %}")

@@ -190,7 +190,7 @@ def test_long_text_keeps_start_and_class() -> None:
     assert list(kept["input_ids"]) == [*whole[:5], whole[-1]] and lost == whole[5:-1]
     assert list(kept["labels"]) == [IGNORE] * 5 + [1]
     pieces = objective.preview(kept, lost, processor)
-    assert [kind for kind, _ in pieces] == ["read", "lost", "learnt"] and pieces[-1][1] == " → b"
+    assert [kind for kind, _ in pieces] == ["context", "lost", "target"] and pieces[-1][1] == " → b"
 
 
 def test_classes_sorted() -> None:
@@ -246,7 +246,7 @@ def test_encoder_trains_and_reopens(train_tiny: Any, encoder: Path, labelled: Pa
     assert scores["after"]["accuracy"]["n"] == scores["after"]["loss"]["n"] >= 8
     samples = run.read_lines("samples.jsonl")
     assert len(samples) == 3 and all(x["after"] == x["reference"] for x in samples)
-    assert ["learnt", " → a"] in run.read("resolved.json")["shown"][0]["pieces"]
+    assert ["target", " → a"] in run.read("resolved.json")["shown"][0]["pieces"]
     again = open_model(str(run.folder))
     assert again.objective.classes == ("a", "b")
     from rich.console import Console

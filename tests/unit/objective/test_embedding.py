@@ -220,7 +220,7 @@ def test_each_text_up_to_max_length() -> None:
     kept, lost = objective.cut(row, longest - 1)
     assert objective.num_positions(kept) == longest - 1 and len(kept["input_ids"]) + len(lost) == len(row["input_ids"])
     assert [x for x in kept["labels"] if x != IGNORE] == [0, 1, 2]
-    assert [kind for kind, _ in objective.preview(kept, lost, PROCESSOR)] == ["read", "learnt", "read", "lost"]
+    assert [kind for kind, _ in objective.preview(kept, lost, PROCESSOR)] == ["context", "target", "context", "lost"]
 
 
 # -- measuring --------------------------------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ def test_long_text_windows_with_special_tokens() -> None:
     kept, lost = MaskedLM().cut(row, 20)
     assert kept == pieces[0] and [*kept["input_ids"][:-1], *lost, last] == row["input_ids"]
     drawn = MaskedLM().pieces(row, [], PROCESSOR)
-    assert {kind for kind, _ in drawn} == {"learnt", "read"}
+    assert {kind for kind, _ in drawn} == {"target", "context"}
 
 
 # -- the head ---------------------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def test_longer_text_truncated_first() -> None:
     begins = row["second"]
     kept, lost = objective.cut(row, len(whole) - 2)
     assert list(kept["input_ids"]) == [*whole[: begins - 2], *whole[begins:]] and lost == whole[begins - 2 : begins]
-    assert objective.preview(kept, lost, processor)[-1] == ("learnt", " → 2")
+    assert objective.preview(kept, lost, processor)[-1] == ("target", " → 2")
     kept, lost = objective.cut(row, 7)
     assert len(kept["input_ids"]) == 7 and kept["input_ids"][-1] == whole[-1]
     assert {*kept["input_ids"][:3]} <= {*whole[:begins]} and kept["input_ids"][3] == whole[begins]

@@ -86,8 +86,8 @@ def test_row_is_features_prompt_text(place: Path) -> None:
         tokens.processor.eos_id,
     ]
     assert objective.num_positions(row) == len(begun) + len(said)
-    assert [kind for kind, _ in objective.preview(row, [], tokens.processor)] == ["read", "read", "learnt"]
-    assert ("read", "[0.wav]") in objective.preview(row, [], tokens.processor)
+    assert [kind for kind, _ in objective.preview(row, [], tokens.processor)] == ["context", "context", "target"]
+    assert ("context", "[0.wav]") in objective.preview(row, [], tokens.processor)
 
 
 def test_features_equal_transformers(place: Path) -> None:

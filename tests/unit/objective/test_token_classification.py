@@ -161,8 +161,8 @@ def test_preview_shows_kinds() -> None:
     objective, p = TokenClassification().fit(examples()), processor()
     (row,) = objective.rows(examples()[0], p)
     drawn = objective.preview(row, [], p)
-    assert ("learnt", "‹who›") in drawn and drawn[-1] == ("learnt", " → 1 entities, O at 2 units")
-    assert "".join(text for kind, text in drawn if kind == "read").split() == [
+    assert ("target", "‹who›") in drawn and drawn[-1] == ("target", " → 1 entities, O at 2 units")
+    assert "".join(text for kind, text in drawn if kind == "context").split() == [
         "[CLS]",
         "the",
         "quick",
@@ -273,7 +273,7 @@ def test_encoder_trains_reopens_and_predicts(train_tiny: Any, encoder: Path, tmp
     assert scores["before"]["entity_f1"]["value"] < 0.9 and scores["after"]["entity_f1"]["value"] == 1.0
     assert scores["after"]["entity_recall"]["n"] == scores["after"]["loss"]["n"] >= 8
     assert all(x["after"] == x["reference"] != "none" for x in run.read_lines("samples.jsonl"))
-    assert ["learnt", "‹who›"] in run.read("resolved.json")["shown"][0]["pieces"]
+    assert ["target", "‹who›"] in run.read("resolved.json")["shown"][0]["pieces"]
     opened = open_model(str(run.folder))
     assert opened.objective.entity_types == ("where", "who") and ("crf" in opened.model.heads) == crf
     measured = evaluate(str(run.folder), DESK)

@@ -10,17 +10,14 @@ see each other; a document longer than the context goes on in the next row, and 
 
 from typing import ClassVar
 
-from torch import Tensor
-
-from weitiao.core.batch import IGNORE, Batch, Loss, Row
+from weitiao.core.batch import IGNORE, Row
 from weitiao.core.example import Text
-from weitiao.core.objective import Objective
+from weitiao.core.objective import LikelihoodObjective
 from weitiao.core.processor import Processor
-from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
 
 
-class CausalLM(Objective):
+class CausalLM(LikelihoodObjective):
     """Learn plain text, token by token (continued pretraining)."""
 
     default_traits: ClassVar[Traits] = Traits(
@@ -38,15 +35,3 @@ class CausalLM(Objective):
         if not ids or ids[-1] != processor.eos_id:
             ids = [*ids, processor.eos_id]
         return [{"input_ids": ids, "labels": [*ids[1:], IGNORE]}]
-
-    def counts(self, batch: Batch) -> dict[str, float]:
-        return {self.name: float((batch.labels != IGNORE).sum())}
-
-    def loss(self, model: TrainableModel, batch: Batch) -> Loss:
-        return Loss({self.name: -model.logprobs(batch).sum()})
-
-    def log_probs(self, model: TrainableModel, batch: Batch) -> Tensor:
-        return model.token_log_probs(batch)
-
-    def segment_losses(self, model: TrainableModel, batch: Batch) -> list[tuple[float, float]]:
-        return model.nll_by_segment(batch)

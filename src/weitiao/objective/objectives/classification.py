@@ -26,7 +26,7 @@ from weitiao.core.batch import IGNORE, Batch, Row
 from weitiao.core.errors import DataError
 from weitiao.core.example import TextLabel
 from weitiao.core.hardware import Decision
-from weitiao.core.objective import HeadObjective
+from weitiao.core.objective import HeadObjective, Preview
 from weitiao.core.processor import Processor
 from weitiao.core.registry import nearest
 from weitiao.core.trainable_model import TrainableModel
@@ -131,13 +131,13 @@ class Classification(HeadObjective):
         """The beginning stays, and the last token, which ends every row."""
         return cut_end(row, max_length)
 
-    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> Preview:
         """The text, and behind it the class that is learnt."""
         held = [int(x) for x in row["labels"] if x != IGNORE]
         named = ", ".join(self.classes[x] for x in held if x < len(self.classes)) or "none"
         text = processor.decode([int(x) for x in row["input_ids"]], skip_special_tokens=False)
         gone = [("lost", processor.decode(lost, skip_special_tokens=False))] if lost else []
-        return [("read", text), *gone, ("learnt", f" → {named}")]
+        return [("context", text), *gone, ("target", f" → {named}")]
 
     # -- the loss -----------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from weitiao.core.batch import IGNORE, Batch, Loss, Row, pack
 from weitiao.core.errors import DataError
 from weitiao.core.example import Pair
-from weitiao.core.objective import Objective
+from weitiao.core.objective import Objective, Preview
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
@@ -129,10 +129,10 @@ class Embedding(Objective):
             lost += mine[max_length - 1 : -1]
         return Row(input_ids=ids, labels=labels), lost
 
-    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> Preview:
         """Query and document are learnt together; negatives are read."""
         found = [processor.decode([int(x) for x in part["input_ids"]], skip_special_tokens=False) for part in parts(row)]
-        kinds = ("read", "learnt", *("read" for _ in found[2:]))
+        kinds = ("context", "target", *("context" for _ in found[2:]))
         gone = [("lost", processor.decode(lost, skip_special_tokens=False))] if lost else []
         return [
             *((kind, f" ↔ {x}" if i == 1 else f" ≠ {x}" if i else x) for i, (kind, x) in enumerate(zip(kinds, found))),

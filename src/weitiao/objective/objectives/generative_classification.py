@@ -19,10 +19,10 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field, field_validator
 
-from weitiao.core.batch import IGNORE, Batch, Loss, Row
+from weitiao.core.batch import IGNORE, Batch, Row
 from weitiao.core.errors import DataError
 from weitiao.core.example import TextLabel, Turn
-from weitiao.core.objective import Objective
+from weitiao.core.objective import LikelihoodObjective
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import PrefixCache, TrainableModel
 from weitiao.core.traits import Traits
@@ -38,7 +38,7 @@ class PromptRow(Row):
     """Where the text stands, in tokens."""
 
 
-class GenerativeClassification(Objective):
+class GenerativeClassification(LikelihoodObjective):
     """Tell which class a text belongs to, in a written answer that is one of the classes."""
 
     default_traits: ClassVar[Traits] = Traits(
@@ -115,17 +115,6 @@ class GenerativeClassification(Objective):
             )
         kept = end - (len(ids) - max_length)
         return Row(input_ids=ids[:kept] + ids[end:], labels=labels[:kept] + labels[end:]), ids[kept:end]
-
-    # -- the loss -----------------------------------------------------------------------------------------------------
-
-    def counts(self, batch: Batch) -> dict[str, float]:
-        return {self.name: float((batch.labels != IGNORE).sum())}
-
-    def loss(self, model: TrainableModel, batch: Batch) -> Loss:
-        return Loss({self.name: -model.logprobs(batch).sum()})
-
-    def segment_losses(self, model: TrainableModel, batch: Batch) -> list[tuple[float, float]]:
-        return model.nll_by_segment(batch)
 
     # -- what is said -------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from weitiao.core.errors import DataError
 from weitiao.core.example import Text
 from weitiao.core.hardware import needs
 from weitiao.core.lm_head import CHUNK, LMHead
-from weitiao.core.objective import MASKED, Objective
+from weitiao.core.objective import MASKED, Objective, Preview
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
@@ -111,11 +111,11 @@ class MaskedLM(Objective):
         ids, end = [int(x) for x in row["input_ids"]], len(kept["input_ids"])
         return kept, ids[end - 1 : -1]
 
-    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> Preview:
         """Learnt is what would be hidden for measuring; each epoch hides other words."""
         hidden = {at for at, _, _ in self._drawn(pack([row]))}
         ids = [int(x) for x in row["input_ids"]]
-        stretches = groupby(range(len(ids)), key=lambda t: "learnt" if t in hidden else "read")
+        stretches = groupby(range(len(ids)), key=lambda t: "target" if t in hidden else "context")
         drawn = [
             (kind, processor.decode([ids[t] for t in stretch], skip_special_tokens=False)) for kind, stretch in stretches
         ]

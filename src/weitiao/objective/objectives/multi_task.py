@@ -38,7 +38,7 @@ from weitiao.core.batch import Batch, Loss, Row, select_segments, task_of
 from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.example import Task
 from weitiao.core.hardware import Decision
-from weitiao.core.objective import Objective
+from weitiao.core.objective import Objective, Preview
 from weitiao.core.processor import Processor
 from weitiao.core.recipe import ComponentField
 from weitiao.core.registry import nearest
@@ -107,14 +107,6 @@ class MultiTask(Objective):
     def parts(self) -> dict[str, Objective]:
         return self.tasks
 
-    def part(self, task: str) -> Objective:
-        there = ", ".join(self.tasks)
-        if not task:
-            raise RecipeError(f"task: rows belong to one of several tasks; say which: {there}.")
-        if task not in self.tasks:
-            raise RecipeError(f"task: there is no {task!r}.{nearest(task, list(self.tasks))} There are: {there}.")
-        return self.tasks[task]
-
     def fit(self, examples: Sequence[Task]) -> "MultiTask":  # pyright: ignore[reportIncompatibleMethodOverride]
         known: dict[str, Objective] = {}
         for name, part in self.tasks.items():
@@ -163,13 +155,16 @@ class MultiTask(Objective):
         kept, lost = self._owner(row).cut(row, max_length)
         return _of(task_of(row), kept), lost
 
+    def overlong_of(self, row: Row) -> str:
+        return self._owner(row).overlong_of(row)
+
     def num_positions(self, row: Row) -> int:
         return self._owner(row).num_positions(row)
 
     def windows(self, row: Row, max_length: int) -> list[Row]:
         return [_of(task_of(row), piece) for piece in self._owner(row).windows(row, max_length)]
 
-    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> Preview:
         return self._owner(row).preview(row, lost, processor)
 
     def _owner(self, row: Row) -> Objective:

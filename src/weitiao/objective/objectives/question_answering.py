@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from weitiao.core.batch import IGNORE, AnnotatedRow, Batch, Row
 from weitiao.core.example import ExtractiveQA
 from weitiao.core.hardware import Decision
-from weitiao.core.objective import HeadObjective
+from weitiao.core.objective import HeadObjective, Preview
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
@@ -164,7 +164,7 @@ class QuestionAnswering(HeadObjective):
         seen = sum(int(x) >= 0 for x in kept["labels"])
         return kept, [int(i) for i, label in zip(row["input_ids"], row["labels"]) if label >= FLAGS * seen]
 
-    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> Preview:
         """Question and text, and behind them the answer that is learnt."""
         ids, labels = [int(x) for x in row["input_ids"]], [int(x) for x in row["labels"]]
         begin, end = _answer_of(labels)
@@ -174,7 +174,7 @@ class QuestionAnswering(HeadObjective):
             else processor.decode(ids[begin : end + 1], skip_special_tokens=False).strip()
         )
         gone = [("lost", processor.decode(lost, skip_special_tokens=False))] if lost else []
-        return [("read", processor.decode(ids, skip_special_tokens=False)), *gone, ("learnt", f" → {named}")]
+        return [("context", processor.decode(ids, skip_special_tokens=False)), *gone, ("target", f" → {named}")]
 
     # -- the loss -----------------------------------------------------------------------------------------------------
 
@@ -195,9 +195,6 @@ class QuestionAnswering(HeadObjective):
             target = torch.stack([x.int().argmax() for x in held])  # 0, "no answer", where none is marked
             losses.append(F.cross_entropy(scores.T, target, reduction="sum"))
         return torch.stack(losses)
-
-    def row_counts(self, batch: Batch) -> Tensor:
-        return torch.ones(len(batch.lengths))
 
     # -- what is said -------------------------------------------------------------------------------------------------
 

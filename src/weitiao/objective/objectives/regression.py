@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from weitiao.core.batch import IGNORE, Batch, Row
 from weitiao.core.errors import DataError
 from weitiao.core.example import TextScore
-from weitiao.core.objective import HeadObjective
+from weitiao.core.objective import HeadObjective, Preview
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
@@ -110,12 +110,12 @@ class Regression(HeadObjective):
         """The beginnings stay, and the last token, which ends every row."""
         return cut_end(row, max_length)
 
-    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> Preview:
         """The text, and behind it the numbers that are learnt, in their own units."""
         held = np.array([x for x in row["labels"] if x != IGNORE], np.int32).view(np.float32)
         gone = [("lost", processor.decode(lost, skip_special_tokens=False))] if lost else []
         text = processor.decode([int(x) for x in row["input_ids"]], skip_special_tokens=False)
-        return [("read", text), *gone, ("learnt", f" → {self.answer(self.in_units(held.tolist()))}")]
+        return [("context", text), *gone, ("target", f" → {self.answer(self.in_units(held.tolist()))}")]
 
     def in_units(self, standard: Sequence[float]) -> tuple[float, ...]:
         """Standardised numbers in the data's own units."""
@@ -137,9 +137,6 @@ class Regression(HeadObjective):
         if self.criterion == "huber":
             return F.huber_loss(z, held, reduction="none", delta=self.delta).mean(1)
         return F.mse_loss(z, held, reduction="none").mean(1)
-
-    def row_counts(self, batch: Batch) -> Tensor:
-        return torch.ones(len(batch.lengths))
 
     def predict(self, model: TrainableModel, batch: Batch) -> list[tuple[float, ...]]:
         """The numbers in their own units, a segment."""

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from weitiao.core.batch import IGNORE, Batch, Row, pack
 from weitiao.core.errors import DataError
 from weitiao.core.example import Pair
-from weitiao.core.objective import HeadObjective
+from weitiao.core.objective import HeadObjective, Preview
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
@@ -93,11 +93,11 @@ class Rerank(HeadObjective):
         ]
         return _end_to_end([kept for kept, _ in cuts]), [x for _, lost in cuts for x in lost]
 
-    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> Preview:
         """The right pair is learnt against the others."""
         found = [processor.decode([int(x) for x in part["input_ids"]], skip_special_tokens=False) for part in parts(row)]
         gone = [("lost", processor.decode(lost, skip_special_tokens=False))] if lost else []
-        return [("learnt", found[0]), *(("read", f" ≠ {x}") for x in found[1:]), *gone]
+        return [("target", found[0]), *(("context", f" ≠ {x}") for x in found[1:]), *gone]
 
     # -- the loss -----------------------------------------------------------------------------------------------------
 
@@ -112,9 +112,6 @@ class Rerank(HeadObjective):
     def row_losses(self, model: TrainableModel, batch: Batch) -> Tensor:
         """[B]: the loss of each row."""
         return torch.stack([torch.logsumexp(s, 0) - s[0] for s in self.scores(model, batch)])
-
-    def row_counts(self, batch: Batch) -> Tensor:
-        return torch.ones(len(batch.lengths))
 
     # -- what it says -------------------------------------------------------------------------------------------------
 

@@ -28,16 +28,16 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from weitiao.core.batch import AUDIO_PLACEHOLDER, IGNORE, SOUND, AnnotatedRow, Batch, Loss, Row
+from weitiao.core.batch import AUDIO_PLACEHOLDER, IGNORE, SOUND, AnnotatedRow, Batch, Row
 from weitiao.core.errors import DataError
 from weitiao.core.example import AudioText, Example, SourceTarget
-from weitiao.core.objective import Objective
+from weitiao.core.objective import LikelihoodObjective, Preview
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
 
 
-class Seq2Seq(Objective):
+class Seq2Seq(LikelihoodObjective):
     """Read a text, or hear speech, and write what is to be made of it; for models with an encoder and a decoder."""
 
     default_traits: ClassVar[Traits] = Traits(
@@ -120,35 +120,27 @@ class Seq2Seq(Objective):
         kept = {"input_ids": source + ids[many:end], "labels": [IGNORE] * len(source) + labels[many:end]}
         return {**row, **kept}, [*lost, *ids[end:]]  # pyright: ignore[reportReturnType]
 
-    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> Preview:
         many, target = _source(row), [int(x) for x in row["labels"] if x != IGNORE]
         gone = [("lost", processor.decode(lost, skip_special_tokens=False))] if lost else []
         source = processor.decode([int(x) for x in row["input_ids"][:many]], skip_special_tokens=False)
         source = f"[{Path(row['sound'].file).name}]" if "sound" in row else source
-        return [("read", source), *gone, ("read", " → "), ("learnt", processor.decode(target, skip_special_tokens=False))]
+        return [
+            ("context", source),
+            *gone,
+            ("context", " → "),
+            ("target", processor.decode(target, skip_special_tokens=False)),
+        ]
 
     # -- the loss -----------------------------------------------------------------------------------------------------
 
-    def counts(self, batch: Batch) -> dict[str, float]:
-        return {self.name: float((batch.labels != IGNORE).sum())}
-
-    def loss(self, model: TrainableModel, batch: Batch) -> Loss:
-        return Loss({self.name: self.row_losses(model, batch).sum()})
-
-    def row_losses(self, model: TrainableModel, batch: Batch) -> Tensor:
+    def token_losses(self, model: TrainableModel, batch: Batch) -> Tensor:
         """[N]: of every learnt token."""
         if not self.label_smoothing:
             return -model.logprobs(batch)
         chosen, targets = model.token_log_probs(batch), batch.labels[batch.labels != IGNORE]
         right = chosen.gather(1, targets[:, None])[:, 0]
         return -(1 - self.label_smoothing) * right - self.label_smoothing * chosen.mean(1)
-
-    def log_probs(self, model: TrainableModel, batch: Batch) -> Tensor:
-        return model.token_log_probs(batch)
-
-    def segment_losses(self, model: TrainableModel, batch: Batch) -> list[tuple[float, float]]:
-        many = [int((batch.labels[a:b] != IGNORE).sum()) for a, b in zip(batch.bounds, batch.bounds[1:])]
-        return [(float(x.sum()), float(len(x))) for x in self.row_losses(model, batch).detach().split(many)]
 
     # -- what it writes -----------------------------------------------------------------------------------------------
 

@@ -10,17 +10,14 @@ Ouyang et al. 2022, "Training language models to follow instructions with human 
 
 from typing import ClassVar
 
-from torch import Tensor
-
-from weitiao.core.batch import IGNORE, Batch, Loss, Row
+from weitiao.core.batch import IGNORE, Row
 from weitiao.core.example import Chat
-from weitiao.core.objective import Objective
+from weitiao.core.objective import LikelihoodObjective
 from weitiao.core.processor import Processor
-from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
 
 
-class SFT(Objective):
+class SFT(LikelihoodObjective):
     """Learn the assistant's words and where they stop."""
 
     default_traits: ClassVar[Traits] = Traits(
@@ -41,15 +38,3 @@ class SFT(Objective):
             labels = [token if learnt else IGNORE for token, learnt in zip(rendered.ids[1 : end + 1], said)]
             made.append({"input_ids": ids, "labels": labels})
         return made
-
-    def counts(self, batch: Batch) -> dict[str, float]:
-        return {self.name: float((batch.labels != IGNORE).sum())}
-
-    def loss(self, model: TrainableModel, batch: Batch) -> Loss:
-        return Loss({self.name: -model.logprobs(batch).sum()})
-
-    def log_probs(self, model: TrainableModel, batch: Batch) -> Tensor:
-        return model.token_log_probs(batch)
-
-    def segment_losses(self, model: TrainableModel, batch: Batch) -> list[tuple[float, float]]:
-        return model.nll_by_segment(batch)

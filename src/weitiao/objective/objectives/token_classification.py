@@ -29,7 +29,7 @@ from weitiao.core.batch import IGNORE, Batch, Row
 from weitiao.core.bio_tags import Entity, Scheme, entities, every_tag, may_begin, may_end, may_follow, parted, spell
 from weitiao.core.errors import DataError
 from weitiao.core.example import TokenTags
-from weitiao.core.objective import HeadObjective
+from weitiao.core.objective import HeadObjective, Preview
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
@@ -147,12 +147,6 @@ class TokenClassification(HeadObjective):
                 raise ValueError(f"{words}: {', '.join(self.entity_types)[:200]}")
         return found
 
-    def cut(self, row: Row, max_length: int) -> tuple[Row, list[int]]:
-        """The beginning stays, and the last token, which ends every row."""
-        ids, labels = [int(x) for x in row["input_ids"]], list(row["labels"])
-        kept = Row(input_ids=[*ids[: max_length - 1], ids[-1]], labels=[*labels[: max_length - 1], labels[-1]])
-        return kept, ids[max_length - 1 : -1]
-
     def windows(self, row: Row, max_length: int) -> list[Row]:
         """Stretches that overlap, each between the row's first and last special tokens; a label stands in the window
         where it is farthest from a cut.
@@ -177,7 +171,7 @@ class TokenClassification(HeadObjective):
             made.append(Row(input_ids=[*ids[:begin], *part, ids[-1]], labels=[*labels[:begin], *kept, IGNORE]))
         return made
 
-    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> list[tuple[str, str]]:
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> Preview:
         """The text, with its entities' entity_types behind them."""
         ids, labels = [int(x) for x in row["input_ids"]], [int(x) for x in row["labels"]]
         units = [i for i, x in enumerate(labels) if x != IGNORE]
@@ -187,12 +181,12 @@ class TokenClassification(HeadObjective):
         told = ""
         for _, end, kind in found:
             so_far = processor.decode(ids[: edges[end]], skip_special_tokens=False)
-            drawn += [("read", so_far[len(told) :].rstrip()), ("learnt", f"‹{kind}›")]
+            drawn += [("context", so_far[len(told) :].rstrip()), ("target", f"‹{kind}›")]
             told = so_far.rstrip()
         others = len(units) - sum(end - first for first, end, _ in found)
-        drawn.append(("read", processor.decode(ids, skip_special_tokens=False)[len(told) :]))
+        drawn.append(("context", processor.decode(ids, skip_special_tokens=False)[len(told) :]))
         gone = [("lost", processor.decode(lost, skip_special_tokens=False))] if lost else []
-        return [*drawn, *gone, ("learnt", f" → {len(found)} entities, O at {others} units")]
+        return [*drawn, *gone, ("target", f" → {len(found)} entities, O at {others} units")]
 
     # -- the loss -----------------------------------------------------------------------------------------------------
 

@@ -7,14 +7,14 @@ Dividing before adding makes one batch of 8, two of 4 and eight of 1 the same gr
 """
 
 from weitiao.core.batch import Batch
-from weitiao.core.objective import Objective
+from weitiao.core.objective import LossFunction
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.train.distributed import Distributed
 from weitiao.train.step import StepResult, backward, count_targets, reduce
 
 
 def compute_gradients(
-    model: TrainableModel, objective: Objective, window: list[Batch], distributed: Distributed, scale: float = 1.0
+    model: TrainableModel, objective: LossFunction, window: list[Batch], distributed: Distributed, scale: float = 1.0
 ) -> StepResult:
     """Leave the gradient of the window's mean loss, times `scale`, in every trainable parameter.
 

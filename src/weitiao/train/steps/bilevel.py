@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from weitiao.core.batch import Batch, select_segments
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import UpperLevel
-from weitiao.core.objective import Objective
+from weitiao.core.objective import LossFunction
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.train.distributed import Distributed
 from weitiao.train.step import StepResult, backward, count_targets
@@ -53,7 +53,7 @@ class Level:
 
 
 def compute_gradients(
-    model: TrainableModel, objective: Objective, window: list[Batch], distributed: Distributed, scale: float = 1.0
+    model: TrainableModel, objective: LossFunction, window: list[Batch], distributed: Distributed, scale: float = 1.0
 ) -> StepResult:
     """Leave each level's gradient, times `scale`, in its weights.
 
@@ -63,7 +63,9 @@ def compute_gradients(
     upper_level = model.attachment.upper
     assert upper_level is not None, "a method that asks for two levels says which weights are the upper one's"
     if objective.traits.batch_coupled:
-        raise RecipeError(f"method: it parts each batch's rows, and {objective.name} needs them together; take lora.")
+        raise RecipeError(
+            "method: it splits each batch's rows, but this objective needs all rows of a batch together; use lora."
+        )
     lower, upper = levels(model, objective, window, distributed, upper_level)
     if lower:
         lower.sums, lower.notes = backward(model, objective, lower.rows, lower.counts, scale, lower.weights)
@@ -87,7 +89,7 @@ def compute_gradients(
 
 
 def levels(
-    model: TrainableModel, objective: Objective, window: list[Batch], distributed: Distributed, upper: UpperLevel
+    model: TrainableModel, objective: LossFunction, window: list[Batch], distributed: Distributed, upper: UpperLevel
 ) -> tuple[Level, Level]:
     """The lower and the upper level's rows of a window, and what each is divided by."""
     weights = {name: p for name, p in model.trainable().items() if p.requires_grad}
@@ -108,7 +110,7 @@ def _penalize(model: TrainableModel, level: Level, scale: float) -> None:
 
 def _climb(
     model: TrainableModel,
-    objective: Objective,
+    objective: LossFunction,
     lower: Level,
     upper: Level,
     distributed: Distributed,
@@ -126,7 +128,7 @@ def _climb(
 
 
 def _look_through(
-    model: TrainableModel, objective: Objective, lower: Level, upper: Level, way: list[Tensor | None], length: float
+    model: TrainableModel, objective: LossFunction, lower: Level, upper: Level, way: list[Tensor | None], length: float
 ) -> None:
     """Add what the upper weights do by steering the lower level's step: a mixed second derivative, as a difference."""
     far = float(nn.utils.get_total_norm([u for u in way if u is not None]))

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from weitiao.core.batch import Batch, select_segments
-from weitiao.core.objective import Objective
+from weitiao.core.objective import LossFunction
 from weitiao.core.trainable_model import HEAD, TrainableModel
 from weitiao.train.distributed import Distributed
 from weitiao.train.step import StepResult, backward, count_targets, reduce
 
 
 def compute_gradients(
-    model: TrainableModel, objective: Objective, window: list[Batch], distributed: Distributed, scale: float = 1.0
+    model: TrainableModel, objective: LossFunction, window: list[Batch], distributed: Distributed, scale: float = 1.0
 ) -> StepResult:
     """Leave the sum of the tasks' gradients, what conflicts taken out, times `scale`, in every trainable parameter.
 
