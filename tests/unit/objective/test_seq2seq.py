@@ -98,7 +98,7 @@ def test_label_smoothing_equals_torch(folders: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("family", ENCODER_DECODERS)
-@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("num_beams", [1, 3])
 def test_generation_equals_transformers(folders: dict[str, Path], family: str, num_beams: int) -> None:
     """Sources of unequal length together, as each alone."""
     tokens, model, objective = opened(folders[family], num_beams=num_beams, max_new_tokens=9)
