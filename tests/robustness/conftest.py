@@ -1,4 +1,4 @@
-"""What proofs share: how many times, children to kill, figures to write down."""
+"""Fixtures of the robustness tests: short or full form, child processes, figures for the docs."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def full(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def record_figure(full: bool) -> Iterator[Figure]:
-    """figure(name, asked, measured, n) writes one figure into docs/proofs.json, in the full form only."""
+    """record_figure(name, asked, measured, n) writes one figure into docs/proofs.json, in the full form only."""
     from weitiao.core.hardware import environment
 
     started = time.perf_counter()
@@ -54,15 +54,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def fork_server(tmp_path_factory: pytest.TempPathFactory) -> ForkServer:
-    """Children that run `weitiao`."""
+    """Starts child processes that run `weitiao`."""
     fork_server = ForkServer(tmp_path_factory.mktemp("children"))
-    fork_server.run("--version")  # now it has imported all it will fork
+    fork_server.run("--version")  # its server has imported everything now
     return fork_server
 
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
-    """The same throws in every session."""
+    """The same random numbers in every session."""
     return random.Random(request.node.name)
 
 
@@ -88,5 +88,5 @@ def crash_recipe(tiny_llama: Path, full: bool, tmp_path_factory: pytest.TempPath
 def crash_test(
     fork_server: ForkServer, crash_recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> CrashTest:
-    """The run that all proofs hurt, and that ran through once."""
-    return CrashTest.brew(fork_server, crash_recipe, tmp_path_factory.mktemp("storm"))
+    """The run that the tests kill and damage, and its uninterrupted result."""
+    return CrashTest.record(fork_server, crash_recipe, tmp_path_factory.mktemp("crashes"))

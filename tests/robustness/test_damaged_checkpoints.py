@@ -85,8 +85,8 @@ def harms() -> dict[str, Harm]:
 @pytest.fixture(scope="module")
 def killed(crash_test: CrashTest) -> Path:
     """A run that was killed when states 5 and 6 were there."""
-    seventh = next(i for i, x in enumerate(crash_test.touches) if re.search(r"write checkpoints/\S*step-0*7\b", x))
-    out = crash_test.place()
+    seventh = next(i for i, x in enumerate(crash_test.operations) if re.search(r"write checkpoints/\S*step-0*7\b", x))
+    out = crash_test.new_folder()
     assert crash_test.start(out, KillAt(out, at=seventh)).wait() == KILLED
     assert {"step-000005", "step-000006"} <= {x.name for x in (out / "checkpoints").iterdir()}
     return out
@@ -96,11 +96,11 @@ class Bench:
     """Copies of the killed run, to be harmed and resumed in this process."""
 
     def __init__(self, crash_test: CrashTest, killed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.storm, self.killed = crash_test, killed
+        self.crash_test, self.killed = crash_test, killed
         monkeypatch.setenv("WEITIAO_HOME", str(crash_test.fork_server.home))
 
     def copy(self) -> Path:
-        return shutil.copytree(self.killed, self.storm.place())
+        return shutil.copytree(self.killed, self.crash_test.new_folder())
 
     def resume(self, out: Path) -> str:
         """-> what was printed."""
@@ -127,7 +127,7 @@ def test_newest_checkpoint_damaged(bench: Bench, full: bool, record_figure: Figu
         aside = out / "checkpoints" / "broken-step-000006"
         assert aside.is_dir(), name
         shutil.rmtree(aside)
-        assert_same_as_uninterrupted(out, bench.storm.whole)
+        assert_same_as_uninterrupted(out, bench.crash_test.uninterrupted)
     said = f"{len(chosen)}/{len(chosen)} noticed, put aside, resumed"
     record_figure("one harm to a saved state", "noticed; the next older state, ends bit-equal", said, len(chosen))
 

@@ -45,13 +45,13 @@ def _more_room(place: Path, size: int) -> None:
     _call("mount", b"tmpfs", str(place).encode(), b"tmpfs", 32, f"size={size}".encode())  # remount
 
 
-def _weitiao(*words: str | Path, fuse: KillAt | None = None) -> tuple[int, str]:
+def _weitiao(*words: str | Path, kill_at: KillAt | None = None) -> tuple[int, str]:
     """`weitiao WORDS` in a fork of this process, which sees the small disk -> (exit code, all that it printed)."""
     said = Path(os.environ["WEITIAO_HOME"]) / f"said-{time.monotonic_ns()}.txt"
     said.parent.mkdir(exist_ok=True)
     process = os.fork()
     if process == 0:
-        run_and_exit(run_command, [str(word) for word in words], Path(os.environ["WEITIAO_HOME"]), said, fuse)
+        run_and_exit(run_command, [str(word) for word in words], Path(os.environ["WEITIAO_HOME"]), said, kill_at)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     return code, said.read_text()
 
@@ -66,21 +66,21 @@ def live_on_a_small_disk(crash_test: CrashTest, out: Path, disk: Path, size: int
     if disk.name == "checkpoints":  # only they are on the small disk: the Run is there before its first step
         Run.create(read_recipe(crash_test.recipe, (f"out={out}",)))
         (out / "checkpoints").symlink_to(disk)
-    code, said = start(crash_test, out, KillAt(out, at, only="journal"))
+    code, said = start(crash_test, out, KillAt(out, at, prefix="events"))
     found = look(out, code, said)
     _more_room(disk, 1 << 26)
     if Run(out).status != "finished":
         code, said = start(crash_test, out)
         assert code == 0, said
-        assert_same_as_uninterrupted(out, crash_test.whole)
+        assert_same_as_uninterrupted(out, crash_test.uninterrupted)
     facts.write_text(json.dumps(found))
 
 
-def start(crash_test: CrashTest, out: Path, fuse: KillAt | None = None) -> tuple[int, str]:
+def start(crash_test: CrashTest, out: Path, kill_at: KillAt | None = None) -> tuple[int, str]:
     """Begin, or go on."""
     if (out / "recipe.yaml").exists():
-        return _weitiao("train", "--resume", out, fuse=fuse)
-    return _weitiao("train", crash_test.recipe, f"out={out}", fuse=fuse)
+        return _weitiao("train", "--resume", out, kill_at=kill_at)
+    return _weitiao("train", crash_test.recipe, f"out={out}", kill_at=kill_at)
 
 
 def look(out: Path, code: int, said: str) -> dict[str, Any]:
@@ -99,19 +99,19 @@ def on_a_small_disk(
     fork_server: ForkServer, crash_test: CrashTest, out: Path, disk: Path, size: int, at: int | None = None
 ) -> dict[str, Any]:
     disk.mkdir(parents=True)
-    facts = crash_test.place()
-    child = fork_server.work(live_on_a_small_disk, crash_test, out, disk, size, at, facts)
+    facts = crash_test.new_folder()
+    child = fork_server.call(live_on_a_small_disk, crash_test, out, disk, size, at, facts)
     code = child.wait()
     if code == NO_MOUNT:
         pytest.skip(f"this machine lets nobody mount a tmpfs: {json.loads(facts.read_text())['no_mount']}")
-    assert code == 0, child.words
+    assert code == 0, child.output
     return json.loads(facts.read_text())
 
 
 @pytest.fixture(scope="module")
 def state_size(crash_test: CrashTest) -> int:
     """Bytes that one state takes on a disk of 4 KiB blocks."""
-    newest = max((crash_test.whole / "checkpoints").glob("step-*"))
+    newest = max((crash_test.uninterrupted / "checkpoints").glob("step-*"))
     return sum(-(-file.stat().st_size // 4096) * 4096 for file in newest.iterdir())
 
 
@@ -122,9 +122,9 @@ def test_checkpoint_disk_full(
     sizes = (0.5, 1.5, 2.2, 2.9, 3.5, 4.2) if full else (2.2,)
     cases = [(size, killed) for size in sizes for killed in (False, True)]
     for size, killed in cases if full else cases[1:]:
-        out = crash_test.place()
+        out = crash_test.new_folder()
         disk = out.with_name(f"{out.name}-disk") / "checkpoints"
-        at = crash_test.touches.count("open events.jsonl") * 6 // 10 if killed else None
+        at = crash_test.operations.count("open events.jsonl") * 6 // 10 if killed else None
         found = on_a_small_disk(fork_server, crash_test, out, disk, int(size * state_size), at)
         assert found["code"] == (-signal.SIGKILL if killed else 0), found["said"]
         assert found["failed"] and all(words in found["said"] for words in found["failed"])
@@ -143,7 +143,7 @@ def test_run_disk_full(
     sizes = (0.03, 0.1, 0.2, 0.3, 0.5, 0.8, 1.1, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.3, 4.6) if full else (1.1,)
     ended = []
     for size in sizes:
-        disk = crash_test.place()
+        disk = crash_test.new_folder()
         found = on_a_small_disk(fork_server, crash_test, disk / "run", disk, int(size * state_size))
         ended.append(found["code"])
         assert "Traceback" not in found["said"] and not found["rubbish"], (size, found)

@@ -1,9 +1,9 @@
-"""What the server of children knows before it forks the first: heavy imports, and tables that transformers builds once."""
+"""What the fork server imports before it forks: slow modules, and tables that transformers builds once."""
 
 import contextlib
 import importlib
 
-HEAVY = (
+MODULES = (
     "torch",
     "transformers.models.llama.modeling_llama",
     "transformers.generation.utils",
@@ -22,7 +22,7 @@ HEAVY = (
     "weitiao.train.steps.accumulate",
 )
 
-for name in HEAVY:
+for name in MODULES:
     with contextlib.suppress(ImportError):  # a name of another version only costs time
         importlib.import_module(name)
 with contextlib.suppress(Exception):

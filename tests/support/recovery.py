@@ -1,4 +1,4 @@
-"""What must be so after every accident: a sound state at every instant, and in the end the run without the accident."""
+"""What must hold after every crash: a sound checkpoint at every instant, and in the end the uninterrupted run's result."""
 
 import hashlib
 import os
@@ -10,23 +10,22 @@ from weitiao.train.checkpoints import checkpoint
 
 
 def assert_sound_checkpoint(folder: Path) -> None:
-    """Once a state was committed there is one that verifies, under its own name or its name while it is replaced."""
-    states = folder / "checkpoints"
-    there = [*states.glob("step-*"), *states.glob(".step-*.replaced")]
-    if there or any(Run(folder).events("saved")):
-        sound = [place for place in there if not checkpoint.broken(place)]
-        assert sound, f"no sound state: {sorted(x.name for x in states.iterdir())}"
-    for place in states.glob("step-*"):  # what bears a state's name was committed as a whole
-        assert not checkpoint.broken(place), f"{place.name}: {checkpoint.broken(place)}"
+    """After the first commit there is always one that verifies, under its own name or its name during replacement."""
+    checkpoints = folder / "checkpoints"
+    paths = [*checkpoints.glob("step-*"), *checkpoints.glob(".step-*.replaced")]
+    if paths or any(Run(folder).events("saved")):
+        assert any(not checkpoint.broken(x) for x in paths), f"no sound one: {sorted(os.listdir(checkpoints))}"
+    for path in checkpoints.glob("step-*"):  # whatever has a checkpoint's name was committed as a whole
+        assert not checkpoint.broken(path), f"{path.name}: {checkpoint.broken(path)}"
 
 
-def assert_same_as_uninterrupted(folder: Path, whole: Path) -> None:
-    """Weights, moments, random numbers, journal, scores, adapter: to the bit. Nothing half-written is left."""
+def assert_same_as_uninterrupted(folder: Path, uninterrupted: Path) -> None:
+    """Weights, moments, random numbers, journal, scores and adapter are bit-exact, and no temporary file is left."""
     assert Run(folder).status == "finished"
-    assert_same_run(run_contents(Run(folder)), run_contents(Run(whole)))
+    assert_same_run(run_contents(Run(folder)), run_contents(Run(uninterrupted)))
     for name in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "preflight.json"):
-        assert _hash(folder / name) == _hash(whole / name), name
-    a, b = _files(folder), _files(whole)
+        assert _hash(folder / name) == _hash(uninterrupted / name), name
+    a, b = _files(folder), _files(uninterrupted)
     assert a == b, f"files that only one has: {sorted(a ^ b)}"
 
 
@@ -36,4 +35,4 @@ def _files(folder: Path) -> set[str]:
 
 
 def _hash(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else "not there"
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else "missing"
