@@ -77,7 +77,7 @@ def crash_recipe(tiny_llama: Path, full: bool, tmp_path_factory: pytest.TempPath
         "method": {"name": "lora", "rank": 4, "alpha": 8, "dropout": 0.2},
         "train": {
             **{"steps": 20 if full else 9, "batch_size": 4, "precision": "fp32", "learning_rate": 1e-2},
-            **{"evaluate_every": 4, "save_every": 1, "keep": 2},
+            **{"evaluate_every": 4, "save_every": 1, "keep_checkpoints": 2},
         },
         "evaluate": {"metrics": ["loss"], "samples": 1, "max_new_tokens": 4},
         "out": "named-on-the-command-line",
