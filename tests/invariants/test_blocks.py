@@ -25,7 +25,7 @@ def test_block_chosen_with_reason(block: str, family: str) -> None:
     model = make_model(family)
     model.set_attn_implementation(NAME)
     _, choice = choose_backbone(model, torch.float32)
-    assert choice.value == block and "on a probe" in choice.reason
+    assert choice.value == block and "on a probe" in str(choice.reason)
 
 
 def test_wrong_block_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +49,7 @@ def test_unpackable_attention_runs_row_by_row(monkeypatch: pytest.MonkeyPatch) -
     model = make_model("gpt2")
     model.set_attn_implementation(NAME)
     body, choice = choose_backbone(model, torch.float32)
-    assert choice.value == "transformers, row by row" and "see one another" in choice.reason
+    assert choice.value == "transformers, row by row" and "see one another" in str(choice.reason)
     batch = batch_of(make_rows())
     for start, end in zip(batch.bounds, batch.bounds[1:]):
         alone = model(input_ids=batch.input_ids[None, start:end], output_hidden_states=True).hidden_states[-1][0]

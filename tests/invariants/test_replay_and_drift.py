@@ -50,10 +50,10 @@ def test_replay_share_of_tokens(ready: Any, tmp_path: Path, share: float) -> Non
 def test_replay_rows_reported_and_never_validation(recipe_dict: dict, tmp_path: Path, train_tiny: Any) -> None:
     general = write_jsonl(tmp_path / "general.jsonl", chat_rows(40, answers=("the lazy dog",)))
     run = train_tiny(replay={"path": str(general), "fraction": 0.3})
-    chosen = run.read("resolved.json")["choices"]["replay"]
-    assert chosen["value"] == str(general) and chosen["reason"].startswith("30% of all tokens")
+    chosen = run.decisions["replay"]
+    assert chosen.value == str(general) and str(chosen.reason).startswith("30% of all tokens")
     alone = train_tiny(out=str(tmp_path / "alone"))
-    held = [r.read("resolved.json")["choices"]["validation"]["value"] for r in (run, alone)]
+    held = [r.decisions["validation"].value for r in (run, alone)]
     assert held[0] == held[1]
 
 

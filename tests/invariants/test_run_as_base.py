@@ -70,8 +70,8 @@ def test_three_runs_stacked(train_tiny: Any, tmp_path: Path) -> None:
     a = train_tiny(train={"steps": 1})
     b = train_tiny(train={"steps": 1}, base=str(a.folder), method="ia3", out=str(tmp_path / "b"))
     c = train_tiny(train={"steps": 1}, base=str(b.folder), out=str(tmp_path / "c"))
-    told = c.read("resolved.json")["choices"]["base"]
-    assert told["value"] == a.recipe.base and f"{a.folder} (lora), then {b.folder} (ia3)" in told["reason"]
+    told = c.decisions["base"]
+    assert told.value == a.recipe.base and f"{a.folder} (lora), then {b.folder} (ia3)" in str(told.reason)
     ids = torch.tensor([[5, 9, 40, 200, 17]])
     with torch.no_grad():
         opened = results.open_model(str(c.folder)).model.model(input_ids=ids).logits
@@ -193,4 +193,4 @@ def test_unfinished_base_run_reported(train_tiny: Any, tmp_path: Path) -> None:
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(line for line in lines if '"finished"' not in line))
     upper = train_tiny(train={"steps": 1}, base=str(lower.folder), out=str(tmp_path / "upper"))
-    assert "unfinished at step 3; the result is step" in upper.read("resolved.json")["choices"]["base"]["reason"]
+    assert "unfinished at step 3; the result is step" in str(upper.decisions["base"].reason)

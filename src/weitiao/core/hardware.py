@@ -1,12 +1,10 @@
-"""What this machine has, and what follows from it, with the reason."""
+"""The hardware: device, precision, threads, memory, and the environment that a Run records."""
 
 import importlib
 import importlib.util
 import os
 import platform
-import shutil
 import sys
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,54 +13,48 @@ import psutil
 import torch
 
 from weitiao.core.errors import RecipeError
+from weitiao.core.finding import IN_RECIPE
+from weitiao.core.messages import Message
 
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
 NARROW = 256  # width of a layer below which a pass costs more than its tokens, unless they are many
 
 
-@dataclass(frozen=True)
-class Decision:
-    """A value that was chosen for the user, and why. Printed, and written into the Run."""
-
-    key: str
-    value: Any
-    reason: str
-
-
 def device() -> torch.device:
+    """The device this process trains on."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("cpu")
 
 
-def precision(wanted: str) -> tuple[torch.dtype, str]:
+def precision(requested: str) -> tuple[torch.dtype, Message]:
     """The dtype to compute in, and why.
+
+    Args:
+        requested: `train.precision` of the recipe.
 
     Raises:
         RecipeError: fp16 on a CPU.
     """
-    where = device().type
-    if wanted == "fp16" and where == "cpu":
+    on_cpu = device().type == "cpu"
+    if requested == "fp16" and on_cpu:
         raise RecipeError(
             "train.precision: fp16 on a CPU is about 100 times slower than bf16 (no CPU kernels). Use bf16, fp32 or auto."
         )
-    if wanted == "fp16":
-        return torch.float16, "asked for"
-    if wanted == "fp32":
-        return torch.float32, "asked for"
-    if wanted == "bf16":
-        return torch.bfloat16, "asked for"
-    if where == "cuda":
+    if requested in DTYPES:
+        return DTYPES[requested], IN_RECIPE
+    if not on_cpu:
+        name = torch.cuda.get_device_name()
         if torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.bfloat16, f"{torch.cuda.get_device_name()} computes in bf16"
-        return torch.float16, f"{torch.cuda.get_device_name()} has no bf16; the loss is scaled"
-    fast = cpu_bf16()
-    if fast:
-        return torch.bfloat16, f"this CPU has {fast}"
-    return torch.float32, "this CPU has no bf16 instructions (AVX512-BF16 or AMX)"
+            return torch.bfloat16, Message("{device} computes in bf16", device=name)
+        return torch.float16, Message("{device} has no bf16, so the loss is scaled", device=name)
+    if instructions := cpu_bf16():
+        return torch.bfloat16, Message("this CPU has {instructions}", instructions=instructions)
+    return torch.float32, Message("this CPU has no bf16 instructions (AVX512-BF16 or AMX)")
 
 
 def use_deterministic_algorithms() -> None:
-    """Only kernels that give the same bits each time; an operation that has none raises an error that names it."""
+    """Use kernels with bit-identical results only; an operation without one raises an error that names it."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
 
@@ -80,25 +72,17 @@ def cpu_bf16() -> str:
 
 
 def limit_primitive_cache() -> None:
-    """Before the first product: keep what oneDNN made for the last 64 shapes only, as many as a pass through a model has.
+    """Limit oneDNN's caches to 64 shapes, about as many as one forward pass has. Call it before the first product.
 
-    It and torch keep 0.6 MB of code for each shape of a bf16 product, of up to 1,024 shapes; rows that are packed
-    have new shapes in every step. Who has set these variables knows better.
+    oneDNN and torch keep 0.6 MB of code for each shape of a bf16 product, for up to 1,024 shapes, and packed rows have
+    new shapes in every step. Variables that the user has set stay.
     """
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, "64")
 
 
-def command() -> str:
-    """How this program is called from here: `weitiao`, or the way it was called where a shell would not find that."""
-    called = Path(sys.argv[0])
-    if called.parts[-2:] == ("weitiao", "__main__.py"):
-        return f"{Path(sys.executable).name} -m weitiao"
-    return "weitiao" if called.stem != "weitiao" or shutil.which("weitiao") else str(called)
-
-
 def peak_mb() -> float:
-    """The most memory this process has held so far, in MiB (the resident set)."""
+    """Peak resident memory of this process so far, in MiB."""
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset / 2**20  # pyright: ignore[reportAttributeAccessIssue]
     peak = importlib.import_module("resource").getrusage(0).ru_maxrss  # RUSAGE_SELF
@@ -129,10 +113,15 @@ def _cpu_name() -> str:
 
 
 def needs(package: str, extra: str, what: str) -> None:
-    """Say in one sentence that an optional package is missing, and how to get it.
+    """Check that an optional package is installed.
 
     Raises:
-        RecipeError: it is missing.
+        RecipeError: it is missing; how to install it.
     """
     if importlib.util.find_spec(package) is None:
-        raise RecipeError(f"{what} needs the package {package!r}. Install it with: pip install 'weitiao[{extra}]'")
+        raise RecipeError(
+            "{what} needs the package {package!r}. Install it with: pip install 'weitiao[{extra}]'",
+            what=what,
+            package=package,
+            extra=extra,
+        )

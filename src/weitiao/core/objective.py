@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from weitiao.core.batch import IGNORE, Batch, Loss, Row
 from weitiao.core.errors import RecipeError
 from weitiao.core.example import Example
-from weitiao.core.hardware import Decision
+from weitiao.core.finding import Decision
 from weitiao.core.processor import Processor
 from weitiao.core.registry import Component, nearest
 from weitiao.core.trainable_model import TrainableModel

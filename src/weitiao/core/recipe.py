@@ -7,7 +7,7 @@ command line, in `weitiao explain` and in the JSON Schema that editors complete 
 import hashlib
 import json
 import math
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -27,9 +27,13 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, core_schema
 
 from weitiao.core.errors import RecipeError
-from weitiao.core.method import Method
-from weitiao.core.objective import Objective
 from weitiao.core.registry import Component, Settings, find, names, nearest
+
+if TYPE_CHECKING:  # the part's own file is imported when a recipe names it, and brings torch only then
+    from weitiao.core.method import Method
+    from weitiao.core.objective import Objective
+else:
+    Method = Objective = Component
 
 Auto = Literal["auto"]
 DEFAULT_PARTS = {"method": "lora", "objective": "sft", "optimizer": "adamw", "clip": "max_norm"}

@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from weitiao.core.finding import Finding
-from weitiao.core.hardware import Decision
+from weitiao.core.finding import Decision, Finding
 from weitiao.core.run import Run
 
 
@@ -36,7 +35,9 @@ class Reporter:
         for x in findings:
             sign, style = {"fine": ("✓", "green"), "warning": ("!", "bold yellow"), "error": ("✗", "bold red")}[x.level]
             line = (
-                Text(f"{sign} ", style) + Text(f"{x.name}: ", "cyan") + Text(x.message, "" if x.level == "fine" else style)
+                Text(f"{sign} ", style)
+                + Text(f"{x.name}: ", "cyan")
+                + Text(str(x.message), "" if x.level == "fine" else style)
             )
             self.console.print(line, soft_wrap=True)
 
@@ -44,12 +45,12 @@ class Reporter:
         """Something that does not stop the run, but should be known."""
         self.console.print(words, style="bold yellow", soft_wrap=True, markup=False)
 
-    def report(self, run: Run, *choices: Decision) -> None:
-        """Print what was chosen, with the reason, and write it into the Run."""
-        changed = run.record(*choices)
-        for choice in choices:
-            if choice.reason != "asked for":
-                self.console.print(f"[cyan]{choice.key}[/] = {choice.value}  [dim]({choice.reason})[/]", soft_wrap=True)
+    def report(self, run: Run, *decisions: Decision) -> None:
+        """Print what was chosen, with the reason, and record it in the Run."""
+        changed = run.record(*decisions)
+        for x in decisions:
+            if not x.requested:
+                self.console.print(f"[cyan]{x.key}[/] = {x.shown_value}  [dim]({x.reason})[/]", soft_wrap=True)
         self.warn_of_change(*changed)
 
     def warn_of_change(self, *changed: tuple[str, Any, Any]) -> None:

@@ -27,9 +27,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from weitiao.core.command import command
 from weitiao.core.errors import RunError
 from weitiao.core.files import write_text
-from weitiao.core.hardware import Decision, command
+from weitiao.core.finding import Decision
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import read_recipe
 
@@ -172,14 +173,20 @@ class Run:
         """A record of many lines, but for torn ones."""
         return list(_sound_lines(self.folder / name))
 
-    def record(self, *choices: Decision) -> list[tuple[str, Any, Any]]:
-        """Write down what was chosen for the user, with its reason; (key, was, is) of all that was another before."""
-        plan = self.read("resolved.json", {})
-        known = plan.setdefault("choices", {})
-        before = {key: known[key]["value"] for key in (x.key for x in choices) if key in known}
-        known |= {choice.key: {"value": choice.value, "reason": choice.reason} for choice in choices}
-        self.write("resolved.json", plan)
-        return [(x.key, before[x.key], x.value) for x in choices if before.get(x.key, x.value) != x.value]
+    @property
+    def decisions(self) -> dict[str, Decision]:
+        """Everything that was chosen for the user, by key."""
+        records = self.read("resolved.json", {}).get("decisions", {})
+        return {key: Decision.from_json(key, record) for key, record in records.items()}
+
+    def record(self, *decisions: Decision) -> list[tuple[str, Any, Any]]:
+        """Add decisions to resolved.json; (key, was, is) of those that differ from an earlier record."""
+        resolved = self.read("resolved.json", {})
+        records = resolved.setdefault("decisions", {})
+        before = {x.key: records[x.key]["value"] for x in decisions if x.key in records}
+        records |= {x.key: x.as_json() for x in decisions}
+        self.write("resolved.json", resolved)
+        return [(x.key, before[x.key], x.value) for x in decisions if before.get(x.key, x.value) != x.value]
 
     def stands_in(self, environment: dict[str, Any]) -> list[tuple[str, Any, Any]]:
         """Write down where it runs; (key, was, is) of all that was another before and has a say in the last bits."""

@@ -7,7 +7,7 @@ from typing import Any
 from weitiao.core.errors import DataError
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import BadRow, SourcedExample, SourceLocation
-from weitiao.core.hardware import Decision
+from weitiao.core.finding import Decision
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe, Source
 from weitiao.core.reporter import Reporter

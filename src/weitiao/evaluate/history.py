@@ -19,9 +19,9 @@ def history(run: Run) -> Iterator[tuple[str, str]]:
 
 def choices(run: Run) -> Iterator[tuple[str, str, str]]:
     """(key, value, reason) of everything that was chosen for the user."""
-    for key, choice in run.read("resolved.json", {}).get("choices", {}).items():
-        if choice["reason"] != "asked for":
-            yield key, str(choice["value"]), choice["reason"]
+    for x in run.decisions.values():
+        if not x.requested:
+            yield x.key, x.shown_value, str(x.reason)
 
 
 def summary(run: Run) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from weitiao.core.files import write_text
+from weitiao.core.finding import Finding
 from weitiao.core.run import Run
 from weitiao.core.score import score_rows, show
 from weitiao.evaluate.history import history, summary
@@ -29,12 +30,12 @@ def write_report(run: Run) -> Path:
         name=run.folder.name,
         status=run.status,
         rows=score_rows(scores),
-        findings=run.read("preflight.json", []),
+        findings=[Finding.from_json(x) for x in run.read("preflight.json", [])],
         baselines={name: show(s["name"], s) for name, s in scores.get("baselines", {}).items()},
         curve=jinja2.filters.Markup(curve(steps, validations, list(run.events("skipped", "rollback")))),  # pyright: ignore[reportAttributeAccessIssue]
         best=(run.read("best/step.json") or {}).get("step"),
         samples=run.read_lines("samples.jsonl"),
-        choices=plan.get("choices", {}),
+        decisions=list(run.decisions.values()),
         data=plan.get("data", {}),
         shown=plan.get("shown", []),
         recipe=(run.folder / "recipe.yaml").read_text(encoding="utf-8"),

@@ -158,7 +158,7 @@ def _trained(recipe: Recipe, name: str, folder: Path) -> Compared:
 
 def read(run: Run, name: str) -> Compared:
     """What a finished Run says of its method."""
-    scores, steps = run.read("scores.json", {}), list(run.events("step"))
+    scores, steps, decisions = run.read("scores.json", {}), list(run.events("step")), run.decisions
     after = scores.get("after", {})
     figure = next((name for name, x in after.items() if x["higher_is_better"] and x["n"]), "loss")
     drifts = [x["scores"]["drift"]["value"] for x in run.events("validation") if "drift" in x["scores"]]
@@ -169,12 +169,12 @@ def read(run: Run, name: str) -> Compared:
         figure=figure,
         score=after.get(figure),
         before=scores.get("before", {}).get(figure),
-        trained=int(str(run.read("resolved.json")["choices"]["trained weights"]["value"]).replace(",", "")),
+        trained=decisions["model.trainable_weights"].value,
         megabytes=(run.folder / "best" / "weights.safetensors").stat().st_size / 1e6,
         peak_mb=memory[-1]["peak_mb"] if memory else 0.0,
         tokens_a_second=sum(x["tokens"] for x in steps[1:]) / seconds if seconds else 0.0,
         drift=drifts[-1] if drifts else None,
-        rate=float(run.read("resolved.json")["choices"]["train.learning_rate"]["value"]),
+        rate=decisions["train.learning_rate"].value,
     )
 
 

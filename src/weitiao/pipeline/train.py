@@ -16,10 +16,11 @@ import torch
 from weitiao.core import hardware
 from weitiao.core.architecture import Architecture
 from weitiao.core.batch import Batch
+from weitiao.core.command import command
 from weitiao.core.errors import INTERRUPTED, Interrupted, RunError
 from weitiao.core.eval_set import EvalSet
-from weitiao.core.finding import Finding, refuse
-from weitiao.core.hardware import Decision
+from weitiao.core.finding import Decision, Finding, refuse
+from weitiao.core.messages import Message
 from weitiao.core.method import Method
 from weitiao.core.objective import LossFunction, Objective
 from weitiao.core.recipe import Recipe
@@ -89,7 +90,7 @@ def train(
         try:
             run_training(run, recipe, distributed, reporter, again, allowed)
         except KeyboardInterrupt as asked:
-            how = f"go on with: {hardware.command()} train --resume {run.folder}"
+            how = f"go on with: {command()} train --resume {run.folder}"
             code = next(iter(asked.args), INTERRUPTED)  # of the second signal; a plain Ctrl-C brings none
             raise Interrupted(f"stopped ({run.status}); {how}", code) from None
     return run
@@ -270,8 +271,11 @@ def copy_sources_into(recipe: Recipe, run: Run, reporter: Reporter) -> tuple[tor
         torch.set_num_threads(recipe.train.num_threads)
     dtype, reason = hardware.precision(recipe.train.precision)
     stored = recipe.method.load_options().get("dtype", dtype)
-    reason += "" if stored == dtype else f"; {recipe.method.name} moves the base's own weights: they are kept in fp32"
-    reporter.report(run, Decision("train.precision", str(dtype).removeprefix("torch."), reason))
+    if stored != dtype:
+        note = "{reason}; {method} trains the base model's own weights, so they are stored in fp32"
+        reason = Message(note, reason=reason, method=recipe.method.name)
+    requested = recipe.train.precision != "auto" and stored == dtype
+    reporter.report(run, Decision("train.precision", str(dtype).removeprefix("torch."), reason, requested))
     reporter.warn_of_change(*run.stands_in(hardware.environment()))
     run.add_to_resolved(fingerprint=recipe.fingerprint)
     return hardware.device(), dtype
@@ -335,7 +339,8 @@ def load(
     model.base_identity, model.base_rounded = identity, rounded
     count = sum(p.numel() for p in model.trainable().values())
     whole = base.weights - stored + sum(p.numel() for p in (*base.model.parameters(), *model.heads.parameters()))
-    share = Decision("trained weights", f"{count:,}", f"{method.name}: {100 * count / whole:.2f} % of {whole:,}")
+    reason = Message("{method}: {share:.2%} of {total:,}", method=method.name, share=count / whole, total=whole)
+    share = Decision("model.trainable_weights", count, reason)
     return model, [*base.choices, share]
 
 

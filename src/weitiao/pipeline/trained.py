@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from weitiao.core.command import command
 from weitiao.core.errors import ModelError, RecipeError, RunError
 from weitiao.core.files import file_sha256
-from weitiao.core.hardware import Decision, command
+from weitiao.core.finding import Decision
 from weitiao.core.method import Method
 from weitiao.core.objective import MASKED, Objective
 from weitiao.core.processor import Processor

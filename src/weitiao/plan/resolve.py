@@ -8,7 +8,9 @@ import torch
 
 from weitiao.core.architecture import Architecture
 from weitiao.core.errors import RecipeError
-from weitiao.core.hardware import NARROW, Decision
+from weitiao.core.finding import Decision
+from weitiao.core.hardware import NARROW
+from weitiao.core.messages import Message
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe
@@ -35,11 +37,11 @@ class Facts:
 def choose_max_length(recipe: Recipe, limit: int | None) -> Decision:
     """Longest row in tokens. `limit` is what the model was made for."""
     if recipe.max_length != "auto":
-        return Decision("context", recipe.max_length, "asked for")
+        return Decision.from_recipe("max_length", recipe.max_length)
     if limit is None:
-        return Decision("context", LONGEST_BY_DEFAULT, "the model names no limit")
+        return Decision("max_length", LONGEST_BY_DEFAULT, "the model names no limit")
     chosen = min(limit, LONGEST_BY_DEFAULT)
-    return Decision("context", chosen, f"the model takes {limit:,}; more than {LONGEST_BY_DEFAULT:,} only when asked")
+    return Decision("max_length", chosen, f"the model takes {limit:,}; more than {LONGEST_BY_DEFAULT:,} only when asked")
 
 
 def choose_overlong(recipe: Recipe, objective: Objective) -> Decision:
@@ -47,22 +49,22 @@ def choose_overlong(recipe: Recipe, objective: Objective) -> Decision:
         words = f"{objective.name} learns something of a whole row, which its pieces would not have"
         raise RecipeError(f"overlong: {words}; write cut, drop or refuse.")
     if recipe.overlong != "auto":
-        return Decision("overlong", recipe.overlong, "asked for")
+        return Decision.from_recipe("overlong", recipe.overlong)
     return Decision("overlong", objective.traits.overlong, objective.traits.overlong_reason)
 
 
 def choose_learning_rate(recipe: Recipe, method: Method) -> Decision:
     if recipe.train.learning_rate != "auto":
-        return Decision("train.learning_rate", recipe.train.learning_rate, "asked for")
+        return Decision.from_recipe("train.learning_rate", recipe.train.learning_rate)
     return Decision("train.learning_rate", method.learning_rate, method.learning_rate_reason)
 
 
 def choose_batch(recipe: Recipe, facts: Facts) -> Decision:
     """Rows or tokens an optimizer step."""
     if recipe.train.batch_size is not None:
-        return Decision("train.batch_size", recipe.train.batch_size, "asked for")
+        return Decision.from_recipe("train.batch_size", recipe.train.batch_size)
     if recipe.train.batch_tokens != "auto":
-        return Decision("train.batch_tokens", recipe.train.batch_tokens, "asked for")
+        return Decision.from_recipe("train.batch_tokens", recipe.train.batch_tokens)
     wanted = int(facts.tokens * recipe.train.epochs / GOOD_STEPS)
     chosen = max(1024, min(16384, 1 << max(wanted, 1).bit_length() - 1), facts.longest)
     reason = f"{facts.tokens:,} tokens x {recipe.train.epochs:g} epochs in about {GOOD_STEPS} steps; 1,024 to 16,384"
@@ -72,7 +74,7 @@ def choose_batch(recipe: Recipe, facts: Facts) -> Decision:
 def choose_micro_batch(recipe: Recipe, facts: Facts, device: torch.device, dtype: torch.dtype) -> Decision:
     """Tokens that run at once."""
     if recipe.train.micro_batch_tokens != "auto":
-        return Decision("train.micro_batch_tokens", recipe.train.micro_batch_tokens, "asked for")
+        return Decision.from_recipe("train.micro_batch_tokens", recipe.train.micro_batch_tokens)
     if device.type != "cuda":
         if facts.width < NARROW:
             return Decision(
@@ -97,7 +99,7 @@ def choose_micro_batch(recipe: Recipe, facts: Facts, device: torch.device, dtype
 def choose_gradient_checkpointing(recipe: Recipe) -> Decision:
     """Whether layers run once more in the backward pass (gradient checkpointing)."""
     if recipe.train.gradient_checkpointing != "auto":
-        return Decision("train.gradient_checkpointing", recipe.train.gradient_checkpointing, "asked for")
+        return Decision.from_recipe("train.gradient_checkpointing", recipe.train.gradient_checkpointing)
     return Decision(
         "train.gradient_checkpointing",
         "off",
@@ -249,7 +251,7 @@ def _of_tasks(recipe: Recipe, source: Any) -> tuple[tuple[float, ...], list[Deci
 
 def choose_steps(recipe: Recipe, of_epochs: int) -> Decision:
     if recipe.train.steps is not None:
-        return Decision("train.steps", recipe.train.steps, "asked for")
+        return Decision.from_recipe("train.steps", recipe.train.steps)
     return Decision("train.steps", of_epochs, f"{recipe.train.epochs:g} times through the rows")
 
 
@@ -276,23 +278,28 @@ def choose_step(method: Method, objective: Objective) -> str:
 
 
 def choose_guard(recipe: Recipe) -> Decision:
-    words = "steps that are not finite or far outliers are skipped and told; train.guard=off if you must"
-    return Decision("train.guard", recipe.train.guard, words if recipe.train.guard == "on" else "asked for")
+    if recipe.train.guard == "off":
+        return Decision.from_recipe("train.guard", "off")
+    return Decision("train.guard", "on", "steps that are not finite or far outliers are skipped and reported")
 
 
 def choose_intervals(recipe: Recipe, steps: int, eval_set: bool) -> list[Decision]:
     """How often to validate and to save."""
-    train, often = recipe.train, f"a tenth of {steps} steps" if steps >= 10 else f"at each of {steps} steps"
-    every = train.evaluate_every
-    if every == "auto":
-        every = max(1, steps // 10) if eval_set else 0
-        reason = often if eval_set else "nothing is held out"
+    tenth = Message("a tenth of {steps:,} steps" if steps >= 10 else "at each of {steps} steps", steps=steps)
+    every = max(1, steps // 10)
+    if recipe.train.evaluate_every != "auto":
+        evaluate = Decision.from_recipe("train.evaluate_every", recipe.train.evaluate_every)
+    elif eval_set:
+        evaluate = Decision("train.evaluate_every", every, tenth)
     else:
-        reason = "asked for"
-    save, why = train.save_every, "asked for"
-    if save == "auto":
-        save, why = every or max(1, steps // 10), "at every validation" if every else often
-    return [Decision("train.evaluate_every", every, reason), Decision("train.save_every", save, why)]
+        evaluate = Decision("train.evaluate_every", 0, "nothing is held out")
+    if recipe.train.save_every != "auto":
+        save = Decision.from_recipe("train.save_every", recipe.train.save_every)
+    elif evaluate.value:
+        save = Decision("train.save_every", evaluate.value, "at every validation")
+    else:
+        save = Decision("train.save_every", every, tenth)
+    return [evaluate, save]
 
 
 def model_facts(config: Any, lengths: Any, epoch_tokens: int) -> Facts:

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from weitiao.core.batch import Batch
+from weitiao.core.command import command
 from weitiao.core.errors import Interrupted
-from weitiao.core.hardware import command
 from weitiao.core.objective import LossFunction
 from weitiao.core.registry import find_module
 from weitiao.core.run import Run

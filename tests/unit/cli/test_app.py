@@ -69,7 +69,7 @@ def test_train_evaluate_runs_and_merge(recipe: Path, tmp_path: Path) -> None:
     assert code == 0 and f"report: {run}/report.html" in said
     assert re.search(r"loss .*\[.*\], n = \d+", said), "the table of figures with n and interval"
     assert "train.evaluate_every" not in said, "what was asked for needs no reason"
-    assert re.search(r"context = 256 +\(the model takes 256", said), "what was chosen needs one"
+    assert re.search(r"max_length = 256 +\(the model takes 256", said), "what was chosen needs one"
     written = yaml.safe_load((run / "recipe.yaml").read_text())
     assert (written["method"]["rank"], written["train"]["learning_rate"]) == (2, 1e-3)
 

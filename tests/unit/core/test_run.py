@@ -8,7 +8,8 @@ import pytest
 
 from weitiao.core.errors import RunError
 from weitiao.core.files import write_text
-from weitiao.core.hardware import Decision
+from weitiao.core.finding import Decision
+from weitiao.core.messages import Message
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.run import Run
@@ -152,12 +153,15 @@ def test_not_a_run_refused(tmp_path: Path) -> None:
 
 def test_last_choice_wins(recipe: Recipe) -> None:
     run = Run.create(recipe)
-    run.record(Decision("context", 256, "first"), Decision("train.steps", 4, "asked for"))
+    run.record(Decision("max_length", 256, "first"), Decision.from_recipe("train.steps", 4))
     run.add_to_resolved(environment={"cores": 2})
-    assert run.record(Decision("context", 128, "second"), Decision("train.steps", 4, "x")) == [("context", 256, 128)]
-    plan = run.read("resolved.json")
-    assert plan["choices"]["max_length"] == {"value": 128, "reason": "second"}
-    assert plan["choices"]["train.steps"]["value"] == 4 and plan["environment"] == {"cores": 2}
+    assert run.record(Decision("max_length", 128, Message("of {limit}", limit=512)), Decision("train.steps", 4, "x")) == [
+        ("max_length", 256, 128)
+    ]
+    record = run.read("resolved.json")["decisions"]["max_length"]
+    assert record == {"value": 128, "reason": {"template": "of {limit}", "fields": {"limit": 512}}, "requested": False}
+    assert str(run.decisions["max_length"].reason) == "of 512" and run.decisions["train.steps"].value == 4
+    assert run.read("resolved.json")["environment"] == {"cores": 2}
 
 
 def test_environment_changes_on_resume_named(recipe: Recipe) -> None:

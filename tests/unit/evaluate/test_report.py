@@ -51,8 +51,8 @@ def test_report_shows_scores(page: tuple[Run, str]) -> None:
         loss = scores[side]["loss"]
         assert f"{loss['value']:.3f} [{loss['low']:.3f}, {loss['high']:.3f}], n = {loss['n']}" in words
     assert "exact_match" in words and "95 % intervals" in words
-    for key, choice in run.read("resolved.json")["choices"].items():
-        assert key in words and choice["reason"] in words
+    for key, decision in run.decisions.items():
+        assert key in words and str(decision.reason) in words
     assert "rank: 4" in words and '"torch"' in words and "finished" in words
     for sample in run.read_lines("samples.jsonl"):
         assert sample["prompt"] in words

@@ -206,7 +206,7 @@ def test_wrong_kernels_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "state", library.State(""))
     assert library.choose(CPU, BF16, kernel_check.largest_gap)[0].value == "compiled"
     (choice,) = library.choose(CPU, BF16, lambda: 0.5)
-    assert (choice.value, choice.reason) == ("off", "pure torch: on a probe they differ from torch by 5e-01")
+    assert (choice.value, str(choice.reason)) == ("off", "pure torch: on a probe they differ from torch by 5e-01")
     assert library.usable(torch.randn(4, 16).to(BF16)) is None
 
 

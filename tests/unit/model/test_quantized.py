@@ -174,5 +174,5 @@ def test_trained_share_counts_weights(train_tiny: Any, tmp_path: Path) -> None:
     said = []
     for name in ("lora", "qlora"):
         run = train_tiny(method={"name": name, "rank": 4}, out=str(tmp_path / name))
-        said.append(run.read("resolved.json")["choices"]["trained weights"]["reason"].removeprefix(f"{name}: "))
+        said.append(str(run.decisions["trained weights"].reason).removeprefix(f"{name}: "))
     assert said[0] == said[1] and " % of " in said[0]

@@ -122,7 +122,7 @@ def test_start_needs_same_method(train_tiny: Any, tmp_path: Path, chat_file: Pat
     rows = write_jsonl(tmp_path / "more.jsonl", chat_rows(12, answers=("seven", "eight")))
     more = {"data": [{"path": str(rows)}], "init_from": str(first.folder), "out": str(tmp_path / "second")}
     second = train_tiny(**more)
-    assert second.read("resolved.json")["choices"]["init_from"]["value"] == str(first.folder)
+    assert second.decisions["init_from"].value == str(first.folder)
     with pytest.raises(RecipeError, match="has another method.*base: "):
         train_tiny(**{**more, "method": {"name": "lora", "rank": 2}, "out": str(tmp_path / "third")})
     with pytest.raises(Exception, match="there is no run in"):
@@ -140,9 +140,9 @@ def test_new_encoder_head_reported(train_tiny: Any, tiny_models: dict[str, Path]
     first = train_tiny(**shape, data=[{"path": str(write_jsonl(tmp_path / "few.jsonl", few))}], out=str(tmp_path / "first"))
     data = [{"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))}]
     second = train_tiny(**shape, data=data, start=str(first.folder), out=str(tmp_path / "second"))
-    assert "new: the head classes" in second.read("resolved.json")["choices"]["init_from"]["reason"]
+    assert "new: the head classes" in str(second.decisions["init_from"].reason)
     renamed = [{**row, "label": {"a": "x", "b": "y"}[row["label"]]} for row in few]  # as many classes, but others
     for name, data, new in (("same", few, False), ("renamed", renamed, True)):
         place = write_jsonl(tmp_path / f"{name}.jsonl", data)
         third = train_tiny(**shape, data=[{"path": str(place)}], start=str(first.folder), out=str(tmp_path / name))
-        assert ("new: the head" in third.read("resolved.json")["choices"]["init_from"]["reason"]) == new
+        assert ("new: the head" in str(third.decisions["init_from"].reason)) == new

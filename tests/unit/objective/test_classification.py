@@ -139,7 +139,7 @@ def test_thresholds_chosen_on_validation(train_tiny: Any, encoder: Path, tmp_pat
     run = train_tiny(**shape, objective="classification")
     found = run.read("resolved.json")["objective"]["threshold"]
     assert set(found) == {"fox", "dog", "rare"} and found["fox"] != found["rare"]
-    assert "validation rows" in run.read("resolved.json")["choices"]["objective.threshold"]["reason"]
+    assert "validation rows" in str(run.decisions["objective.threshold"].reason)
     opened = open_model(str(run.folder))
     assert opened.objective.threshold == found
     said = {"fox": found["fox"] + 1e-6, "dog": found["dog"] - 1e-6, "rare": 0.0}
@@ -147,7 +147,7 @@ def test_thresholds_chosen_on_validation(train_tiny: Any, encoder: Path, tmp_pat
     assert opened.objective.to_record(said)["predicted"] == ["fox"]
     asked = train_tiny(**shape, objective={"name": "classification", "threshold": 0.3}, out=str(tmp_path / "asked"))
     assert asked.read("resolved.json")["objective"]["threshold"] == 0.3
-    assert "objective.threshold" not in asked.read("resolved.json")["choices"]
+    assert "objective.threshold" not in asked.decisions
 
 
 @pytest.mark.parametrize("wrong", [1.5, -0.1, {"a": 2.0}])

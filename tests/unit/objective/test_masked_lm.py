@@ -215,7 +215,7 @@ def test_trains_reopens_fills_and_is_base(train_tiny: Any, encoder: Path, texts:
     assert scores["after"]["loss"]["value"] < 0.6 * scores["before"]["loss"]["value"]
     before, after = (scores[when]["masked_accuracy"] for when in ("before", "after"))
     assert after["low"] > before["high"] and after["higher_is_better"]
-    assert run.read("resolved.json")["choices"]["masked-LM head"]["value"] == "new"
+    assert run.decisions["masked-LM head"].value == "new"
     again = evaluate(str(run.folder), DESK)
     assert again["loss"].value == pytest.approx(scores["after"]["loss"]["value"], rel=1e-6)
     asked = write_jsonl(tmp_path / "asked.jsonl", [{"text": "the quick [MASK] fox"}, {"text": "nothing to fill"}])
@@ -224,7 +224,7 @@ def test_trains_reopens_fills_and_is_base(train_tiny: Any, encoder: Path, texts:
     labelled = write_jsonl(tmp_path / "l.jsonl", [{"text": f"the fox {i}", "label": "ab"[i % 2]} for i in range(24)])
     upper = train_tiny(base=str(run.folder), data=[{"path": str(labelled)}], objective="classification", method="full",
                   train={"steps": 2}, out=str(tmp_path / "upper"))  # fmt: skip
-    told = upper.read("resolved.json")["choices"]["base"]["reason"]
+    told = str(upper.decisions["base"].reason)
     assert upper.status == "finished" and "(full) without its head" in told
 
 
@@ -237,7 +237,7 @@ def test_base_from_config_has_head(train_tiny: Any, tmp_path: Path, texts: Path)
     run = train_tiny(base=str(tmp_path / "small"), data=[{"path": str(texts)}], objective="masked_lm", method="full",
                 train={"steps": 2})  # fmt: skip
     assert (
-        run.status == "finished" and run.read("resolved.json")["choices"]["masked-LM head"]["value"] == "the checkpoint's"
+        run.status == "finished" and run.decisions["masked-LM head"].value == "the checkpoint's"
     )
     assert run.read("resolved.json")["data"]["split"] > 0, "characters are many: some text was longer than the context"
 

@@ -256,7 +256,7 @@ def test_thresholds_per_task(train_tiny: Any, recipe: dict[str, Any], tmp_path: 
     plan = train_tiny(**recipe).read("resolved.json")
     assert set(plan["objective"]["tasks"]["kind"]["threshold"]) == {"a", "b"}
     assert isinstance(plan["objective"]["tasks"]["where"]["threshold"], float)
-    assert {"kind: objective.threshold", "where: objective.threshold"} <= set(plan["choices"])
+    assert {"kind: objective.threshold", "where: objective.threshold"} <= set(plan["decisions"])
 
 
 def test_best_metric_of_one_task(train_tiny: Any, recipe: dict[str, Any]) -> None:
@@ -285,7 +285,7 @@ def test_same_file_for_two_tasks(train_tiny: Any, recipe: dict[str, Any], tmp_pa
     after = run.read("scores.json")["after"]
     assert after["one.loss"]["n"] == 39 and not any(name.startswith("two.") for name in after)
     assert (
-        run.read("resolved.json")["choices"]["two: objective.threshold"]["reason"] == "no validation row to choose one on"
+        str(run.decisions["two: objective.threshold"].reason) == "no validation row to choose one on"
     )
     both = {**recipe, "validation": 0.3, "evaluate": {"metrics": "auto", "samples": 0, "data": recipe["data"]}}
     after = train_tiny(**both, out=str(tmp_path / "both")).read("scores.json")["after"]

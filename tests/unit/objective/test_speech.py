@@ -345,7 +345,7 @@ def test_column_names_and_csv(place: Path) -> None:
 def test_split_by_transcript(train_tiny: Any, place: Path) -> None:
     """The same sentence in two voices is never on both sides."""
     run = train_tiny(**recipe_of(place, validation=0.3, method="bitfit", train={"steps": 1, "batch_size": 4}))
-    assert "what is said" in run.read("resolved.json")["choices"]["validation"]["reason"]
+    assert "what is said" in str(run.decisions["validation"].reason)
 
 
 # -- what does not fit ------------------------------------------------------------------------------------------------

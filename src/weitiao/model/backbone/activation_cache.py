@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from weitiao.core.batch import FROZEN_STATES, Batch, Row, pack
-from weitiao.core.hardware import Decision
+from weitiao.core.finding import Decision
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import TrainableModel
@@ -227,8 +227,7 @@ def delete_cache(folder: Path) -> None:
 
 def decided(run: Run) -> Decision | None:
     """What was chosen when the run began, which a resumed run keeps to; None: nothing."""
-    found = run.read("resolved.json", {}).get("choices", {}).get(KEY)
-    return Decision(KEY, found["value"], found["reason"]) if found else None
+    return run.decisions.get(KEY)
 
 
 def keep(

@@ -20,7 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from weitiao.core.batch import AUDIO_PLACEHOLDER, IGNORE, SOUND, AnnotatedRow, Batch, pack, select_segments
 from weitiao.core.errors import ModelError
-from weitiao.core.hardware import NARROW, Decision
+from weitiao.core.finding import Decision
+from weitiao.core.hardware import NARROW
 from weitiao.core.lm_head import LMHead
 from weitiao.core.trainable_model import Backbone
 from weitiao.model.adapters.module_structure import architecture_of

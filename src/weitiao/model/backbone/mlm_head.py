@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from weitiao.core.errors import ModelError
-from weitiao.core.hardware import Decision
+from weitiao.core.finding import Decision
 
 LAYOUTS = (  # the dense layer, the norm, the bias
     ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),  # BERT

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from weitiao.core.files import file_sha256, home
-from weitiao.core.hardware import Decision, cpu_bf16
+from weitiao.core.finding import Decision
+from weitiao.core.hardware import cpu_bf16
 
 SOURCES = sorted(x for x in Path(__file__).parent.iterdir() if x.suffix in (".cpp", ".h"))
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fno-math-errno", "-w")

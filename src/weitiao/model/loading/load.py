@@ -23,7 +23,8 @@ from transformers.utils import logging as transformers_logging
 from weitiao.core.architecture import Architecture
 from weitiao.core.batch import Batch, pack
 from weitiao.core.errors import ModelError
-from weitiao.core.hardware import Decision, limit_primitive_cache
+from weitiao.core.finding import Decision
+from weitiao.core.hardware import limit_primitive_cache
 from weitiao.core.lm_head import LMHead
 from weitiao.core.registry import find_module, names
 from weitiao.core.trainable_model import Backbone, TrainableModel

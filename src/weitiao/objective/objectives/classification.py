@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from weitiao.core.batch import IGNORE, Batch, Row
 from weitiao.core.errors import DataError
 from weitiao.core.example import TextLabel
-from weitiao.core.hardware import Decision
+from weitiao.core.finding import Decision
 from weitiao.core.objective import HeadObjective, Preview
 from weitiao.core.processor import Processor
 from weitiao.core.registry import nearest

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from weitiao.core.batch import Batch, Loss, Row, select_segments, task_of
 from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.example import Task
-from weitiao.core.hardware import Decision
+from weitiao.core.finding import Decision
 from weitiao.core.objective import Objective, Preview
 from weitiao.core.processor import Processor
 from weitiao.core.recipe import ComponentField

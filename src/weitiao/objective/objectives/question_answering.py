@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from weitiao.core.batch import IGNORE, AnnotatedRow, Batch, Row
 from weitiao.core.example import ExtractiveQA
-from weitiao.core.hardware import Decision
+from weitiao.core.finding import Decision
 from weitiao.core.objective import HeadObjective, Preview
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
