@@ -106,8 +106,8 @@ class Method(Component):
         """No method: the base model as it is, for asking and measuring."""
         return _Untouched()
 
-    def fit(self, words: Callable[[str], list[int]]) -> "Method":
-        """The method that knows the token ids of its own words (a prompt that starts from a text)."""
+    def fit(self, tokenize: Callable[[str], list[int]]) -> "Method":
+        """The same method with the token ids of its own texts filled in (a prompt initialized from a text)."""
         return self
 
     def copy_sources_into(self, folder: Path) -> "Method":

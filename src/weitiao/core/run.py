@@ -6,7 +6,7 @@ preflight.json        what the pre-flight found
 events.jsonl     one line an event: step, validation, save, resume, skip, return ...
 bad_rows.jsonl    rows that could not be used: file, line, byte offset, reason
 suspects.jsonl    rows of steps that the guard skipped: each row's own loss, file and line, text
-old.safetensors   what an f_learning run takes away
+task_vector.safetensors   what an f_learning run takes away
 checkpoints/           what training can go on from
 best/             the learnt weights of the best state
 adapter/          the same in PEFT's format, where PEFT knows the method
@@ -236,7 +236,7 @@ RECORDS = {
     "bad_rows.jsonl",
     "scores.json",
     "samples.jsonl",
-    "old.safetensors",
+    "task_vector.safetensors",
 }
 
 

@@ -1,20 +1,21 @@
-"""BiLoRA: directions of the change are learnt from some rows, their strengths from the others, against overfitting.
+"""BiLoRA: trains the directions of the change on some rows and their strengths on the others, against overfitting.
 
 Qiang, Zhang & Xie 2024, "BiLoRA: A Bi-level Optimization Framework for Overfitting-Resilient Low-Rank Adaptation of
 Large Pre-trained Models", arXiv 2403.13037:
 
-    W + s P diag(l) Q            P [D_out, R] from nought, Q [R, D_in] orthonormal, l [R] from its logits v [R]
+    W + s P diag(l) Q            P [D_out, R] starts at zero, Q [R, D_in] orthonormal, l [R] from its logits v [R]
 
     lower level, most rows       min over P, Q of   loss + regularization * (|P^T P - 1|^2 + |Q Q^T - 1|^2)
-    upper level, the others      min over v    of   loss at the P, Q that the lower level comes to
+    upper level, the others      min over v    of   loss at the P, Q that the lower level arrives at
 
-    l = softmax(v)               strengths compete: they add up to 1
-        v                        real: any sign, from 1 / R
-        sigmoid(v)               binary: pushed towards 0 and 1 by a penalty on its entropy
+    l = softmax(v)               the values compete: they add up to 1
+        v                        real: any sign, starting at 1 / R
+        sigmoid(v)               binary: pushed towards 0 and 1 by a penalty on the entropy
 
-The upper gradient is an approximation (train/steps/bilevel.py): with `unroll: 0` of first order, taken at the P and Q of
-this step; with `unroll` above 0 through one plain step of the lower level, for three times the work on its rows. Stored
-in PEFT's format as a plain LoRA, B = P diag(l), and equal there.
+l are the pseudo singular values. Their gradient is an approximation (train/steps/bilevel.py): with `unroll: 0` it is
+first order, taken at the current P and Q; with `unroll` above 0 it looks through one plain gradient step of the lower
+level, which triples the work on the lower rows. Stored in PEFT's format as a plain LoRA, B = P diag(l), with the same
+logits there.
 """
 
 from typing import Any, ClassVar, Literal
@@ -27,15 +28,15 @@ from weitiao.core.method import Attachment, Method, UpperLevel
 from weitiao.model.adapters.low_rank import LowRankLinear, peft_lora_config
 from weitiao.model.adapters.surgery import enabling, folding, peft_name, wrap
 
-LORA = ("lora_A", "lora_B")
-Strengths = Literal["softmax", "real", "binary"]
+FACTORS = ("lora_A", "lora_B")
+Values = Literal["softmax", "real", "binary"]
 
 
 class BiLoRA(Method):
-    """Learn the directions of a low-rank change from some rows and their strengths from others."""
+    """Train the directions of a low-rank change on some rows and its pseudo singular values on the others."""
 
     learning_rate: ClassVar[float] = 2e-3
-    learning_rate_reason: ClassVar[str] = "strengths add up to 1, so P and Q move the output R times less than in LoRA"
+    learning_rate_reason: ClassVar[str] = "the values add up to 1, so P and Q change the output R times less than in LoRA"
     step: ClassVar[str] = "bilevel"
 
     rank: int = Field(default=16, ge=1)
@@ -44,72 +45,77 @@ class BiLoRA(Method):
     """The change is scaled by alpha / rank."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Which linear layers: all-linear, last names ([q_proj, v_proj]) or a regular expression for whole names."""
-    values: Strengths = "softmax"
-    """What the strengths (pseudo singular values) may be: softmax, real or binary."""
-    upper_share: float = Field(default=0.2, gt=0, lt=1)
-    """Share of the rows that the strengths learn from; P and Q learn from the rest. By row number, the same all run."""
+    values: Values = "softmax"
+    """Pseudo singular values: softmax (they add up to 1), real, or binary (near 0 or 1)."""
+    upper_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """Fraction of the rows that train the values; P and Q train on the rest. Chosen by row number, the same all run."""
     regularization: float = Field(default=0.1, ge=0)
-    """Weight of the penalties (means over layers): P and Q near orthogonal, binary strengths near 0 or 1."""
+    """Weight of the penalties (means over layers): P and Q near orthogonal, binary values near 0 or 1."""
     values_lr_ratio: float = Field(default=1.0, gt=0)
-    """The strengths learn at this many times the rate."""
+    """Learning rate of the values, relative to that of P and Q."""
     unroll: float = Field(default=0.0, ge=0)
-    """Length of the lower level's step that the upper gradient looks through; 0: first order, the cheapest."""
+    """Step size of the lower level's step that the upper gradient looks through; 0: first order, the cheapest."""
 
     def attach(self, model: nn.Module) -> Attachment:
-        """Replace every target layer by a Weighted."""
-        made: dict[str, BiLoRALinear] = wrap(
+        """Replace every target layer by a BiLoRALinear."""
+        layers: dict[str, BiLoRALinear] = wrap(
             model, self.target_modules, lambda _, x: BiLoRALinear(x, self.rank, self.alpha / self.rank, self.values)
         )
         trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
-        strengths = frozenset(name for name in trainable if name.endswith(".strength"))
+        upper_names = frozenset(name for name in trainable if name.endswith(".value_logits"))
 
         def groups(step: int) -> list[dict[str, Any]]:
-            upper = {"names": sorted(strengths), "rate": self.values_lr_ratio, "weight_decay": 0.0}
-            return [{"names": sorted(trainable - strengths)}, upper]
+            upper = {"names": sorted(upper_names), "rate": self.values_lr_ratio, "weight_decay": 0.0}
+            return [{"names": sorted(trainable - upper_names)}, upper]
 
         def penalty() -> Tensor:
-            each = [self.regularization * (x.orthogonality_penalty() + x.entropy_penalty()) for x in made.values()]
-            return sum(each) / len(each)  # pyright: ignore[reportReturnType]
+            penalties = [
+                self.regularization * (layer.orthogonality_penalty() + layer.entropy_penalty()) for layer in layers.values()
+            ]
+            return sum(penalties, penalties[0].new_zeros(())) / len(penalties)
 
         def as_peft() -> tuple[dict[str, Any], dict[str, Tensor]]:
-            config = peft_lora_config(model, made, self.rank, self.alpha, self.target_modules)
-            factors = {name: x.factors() for name, x in made.items()}
-            tensors = {peft_name(f"{name}.{key}"): x.detach() for name, ab in factors.items() for key, x in zip(LORA, ab)}
+            config = peft_lora_config(model, layers, self.rank, self.alpha, self.target_modules)
+            factors = {name: layer.factors() for name, layer in layers.items()}
+            tensors = {
+                peft_name(f"{name}.{factor}"): x.detach() for name, ab in factors.items() for factor, x in zip(FACTORS, ab)
+            }
             return config, tensors
 
         return Attachment(
             trainable=trainable,
             groups=groups if self.values_lr_ratio != 1.0 else None,
-            set_enabled=enabling(made),
-            merge=folding(model, made),
+            set_enabled=enabling(layers),
+            merge=folding(model, layers),
             as_peft=as_peft,
             penalty=penalty,
-            upper=UpperLevel(strengths, self.upper_share, self.unroll),
+            upper=UpperLevel(upper_names, self.upper_fraction, self.unroll),
         )
 
 
 class BiLoRALinear(LowRankLinear):
-    """A frozen linear layer and its change P diag(l) Q; P is lora_B, Q is lora_A, v is `strength`."""
+    """A frozen linear layer and its change P diag(l) Q. P is lora_B, Q is lora_A, v is `value_logits`."""
 
-    def __init__(self, base: nn.Module, rank: int, scale: float, values: Strengths) -> None:
+    def __init__(self, base: nn.Module, rank: int, scale: float, values: Values) -> None:
         super().__init__(base, rank, scale)
         nn.init.orthogonal_(self.lora_A)
-        begin = 1 / rank if values == "real" else 0.0
-        self.strength = nn.Parameter(torch.full((rank,), begin, device=self.lora_A.device))
+        initial = 1 / rank if values == "real" else 0.0
+        self.value_logits = nn.Parameter(torch.full((rank,), initial, device=self.lora_A.device))
         self.values = values
 
-    def strengths(self) -> Tensor:
-        """[R]: l of v."""
+    def singular_values(self) -> Tensor:
+        """[R]: l from v."""
         if self.values == "softmax":
-            return self.strength.softmax(0)
-        return self.strength.sigmoid() if self.values == "binary" else self.strength
+            return self.value_logits.softmax(0)
+        return self.value_logits.sigmoid() if self.values == "binary" else self.value_logits
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        return self.lora_A, self.lora_B * self.strengths()
+        """Q [R, D_in] and P diag(l) [D_out, R]."""
+        return self.lora_A, self.lora_B * self.singular_values()
 
     def entropy_penalty(self) -> Tensor:
-        """Entropy of binary strengths, in nats: nought where each is 0 or 1."""
-        v = self.strength
+        """Entropy of binary values, in nats; zero where each is 0 or 1, and for the other kinds of values."""
+        v = self.value_logits
         if self.values != "binary":
             return v.new_zeros(())
         p = v.sigmoid()

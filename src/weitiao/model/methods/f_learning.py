@@ -3,18 +3,19 @@
 Ni et al. 2023, "Forgetting before Learning: Utilizing Parametric Arithmetic for Knowledge Updating in Large Language
 Models", arXiv 2311.08011:
 
-    theta_old = theta tuned on the old facts            a Run of its own, finished before: `old`
-    theta'    = theta - rate * (theta_old - theta)      forgetting, when this method is attached
-    theta*    = theta' tuned on the new facts           learning, by `method`
+    theta_old = theta trained on the old facts            a finished Run: `forget_run`
+    theta'    = theta - lambda * (theta_old - theta)      forgetting, when this method is attached
+    theta*    = theta' trained on the new facts           learning, by `method`
 
-    base W --(- rate * old change)--> W'  (frozen, or where `full` begins) --- method --->  answers
+    base W --(- lambda * old change)--> W'  (frozen, or the start of `full`) --- method --->  outputs
 
-Either part may be LoRA, full or any method that merges. What the old run learnt is copied into the new Run, which can
-be opened when the old one is gone; its hash stands in the recipe, and an old run that has changed is refused. A copy of
-the base's weights is kept in memory to switch back to. There is no PEFT format: an adapter alone would be put on the
-base, not on W'; `weitiao merge` writes the whole.
+Both methods may be LoRA, full or any other that merges. The old run's result is copied into the new Run, which can be
+opened after the old one is deleted. Its hash is part of the recipe, and an old run that has changed is refused. A copy of
+the base weights stays in memory, to switch the method off. There is no PEFT format: an adapter alone would be applied to
+the base instead of W'; `weitiao merge` writes the whole model.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, cast
@@ -28,32 +29,32 @@ from weitiao.core.recipe import ComponentField
 from weitiao.core.registry import create
 from weitiao.model.adapters.task_vector import TaskVector, only_changed, read_task_vector, subtract
 
-KEPT = "old.safetensors"
+TASK_VECTOR = "task_vector.safetensors"
 
 
 class FLearning(Method):
-    """Take away what a run on the old facts learnt, then learn the new facts by another method."""
+    """Subtract what a run on the old facts learned, then learn the new facts by another method."""
 
     starts_at_base: ClassVar[bool] = False
 
     forget_run: str
-    """The folder of a finished Run that learnt the old facts, from the same base, with a method that merges."""
+    """Folder of a finished Run that trained on the old facts: same base, and a method that merges."""
     forget_lambda: float = Field(default=0.3, gt=0)
-    """How much of it is taken away (the paper's lambda: 0.1, 0.3, 0.7, 1.5)."""
+    """Factor on what is subtracted (the paper's lambda: 0.1, 0.3, 0.7, 1.5)."""
     method: Annotated[Method, ComponentField("method", but="f_learning")] = Field(
         default_factory=lambda: cast(Method, create(Method, "lora"))
     )
-    """How the new facts are learnt."""
+    """The method that learns the new facts."""
     sha256: str = ""
-    """Of what the old run learnt. Filled in; a recipe that states it refuses any other."""
+    """Hash of the old run's result. Filled in; a recipe that states it refuses any other."""
 
     @model_validator(mode="before")
     @classmethod
-    def _named(cls, given: Any) -> Any:
-        """Say in the recipe which old run it is, before anything else can happen to it."""
-        if isinstance(given, dict) and isinstance(given.get("old"), str) and not given.get("sha256"):
-            return {**given, "sha256": read_task_vector(Path(given["old"])).sha256}
-        return given
+    def _add_sha256(cls, settings: Any) -> Any:
+        """Pin the old run in the recipe as early as possible, before it can change."""
+        if isinstance(settings, dict) and isinstance(settings.get("forget_run"), str) and not settings.get("sha256"):
+            return {**settings, "sha256": read_task_vector(Path(settings["forget_run"])).sha256}
+        return settings
 
     @property
     def learning_rate(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -61,46 +62,51 @@ class FLearning(Method):
 
     @property
     def learning_rate_reason(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return f"{self.method.name}: {self.method.learning_rate_reason}"
+        return self.method.learning_rate_reason
 
     @property
     def step(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.method.step
 
-    def fit(self, words: Any) -> "FLearning":
-        return self.model_copy(update={"method": self.method.fit(words)})
+    def fit(self, tokenize: Callable[[str], list[int]]) -> "FLearning":
+        return self.model_copy(update={"method": self.method.fit(tokenize)})
 
     def load_options(self) -> dict[str, Any]:
         return self.method.load_options()
 
     def copy_sources_into(self, folder: Path) -> "FLearning":
-        """What the old run learnt, copied into this Run's folder once, and read from there ever after."""
-        if not (folder / KEPT).is_file():
-            self._read().save(folder / KEPT)
-        return self.model_copy(update={"old": str(folder / KEPT)})
+        """Copy the old run's result into this Run's folder, once; it is read from there from then on."""
+        if not (folder / TASK_VECTOR).is_file():
+            self._read().save(folder / TASK_VECTOR)
+        return self.model_copy(update={"forget_run": str(folder / TASK_VECTOR)})
 
     def attach(self, model: nn.Module) -> Attachment:
-        """Forget, then attach the other method."""
-        base = subtract(model, self._read(), self.forget_lambda)
-        inner = self.method.attach(model)
+        """Subtract the task vector from the base weights, then attach the other method."""
+        originals = subtract(model, self._read(), self.forget_lambda)
+        attachment = self.method.attach(model)
         weights = dict(model.named_parameters())
-        trained = [weights[name] for name in inner.trainable]
-        base = only_changed(base, trained)
-        in_place = {id(x) for x in trained} <= {id(x) for x in base.weights}
+        trained = [weights[name] for name in attachment.trainable]
+        originals = only_changed(originals, trained)
+        is_in_place = {id(x) for x in trained} <= {id(x) for x in originals.weights}
 
         def set_enabled(on: bool) -> None:
-            if inner.set_enabled is not None:
-                inner.set_enabled(on)
-            base.set_enabled(on)
+            if attachment.set_enabled is not None:
+                attachment.set_enabled(on)
+            originals.set_enabled(on)
 
-        whole = inner.set_enabled is not None or in_place
-        return replace(inner, set_enabled=set_enabled if whole else None, as_peft=None, from_peft=None)
+        # without an off switch of its own, a method can be switched off only if it trains nothing but weights that
+        # `originals` has a copy of
+        can_disable = attachment.set_enabled is not None or is_in_place
+        return replace(attachment, set_enabled=set_enabled if can_disable else None, as_peft=None, from_peft=None)
 
     def _read(self) -> TaskVector:
-        learnt = read_task_vector(Path(self.forget_run))
-        if learnt.sha256 != self.sha256:
+        task_vector = read_task_vector(Path(self.forget_run))
+        if task_vector.sha256 != self.sha256:
             raise RecipeError(
-                f"old: {self.forget_run} is not what this recipe was made with (sha256 {self.sha256[:12]}, "
-                f"now {learnt.sha256[:12]}). Put the old run back, or leave sha256 out to take the one that is there."
+                "method.forget_run: {path} is not the run this recipe was made with (sha256 {expected}, now {found}). "
+                "Restore that run, or remove sha256 from the recipe to use the current one.",
+                path=self.forget_run,
+                expected=self.sha256[:12],
+                found=task_vector.sha256[:12],
             )
-        return learnt
+        return task_vector

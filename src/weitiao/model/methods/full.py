@@ -2,8 +2,8 @@
 
     W <- W - rate * dW        for every W, embeddings and norms included
 
-The most that can be learnt and the most that can be forgotten. Costs 16 bytes a weight with AdamW (weights, gradients
-and two moments in fp32). Use a rate about ten times smaller than for LoRA.
+It learns the most and forgets the most. Costs 16 bytes per weight with AdamW (weights, gradients and two moments in
+fp32). Use a rate about ten times smaller than for LoRA.
 """
 
 from typing import ClassVar
@@ -17,11 +17,11 @@ class Full(Method):
     """Train every weight."""
 
     learning_rate: ClassVar[float] = 2e-5
-    learning_rate_reason: ClassVar[str] = "usual for full fine-tuning; every weight moves, so each moves little"
+    learning_rate_reason: ClassVar[str] = "usual for full fine-tuning: every weight changes, so each changes little"
     trains_base: ClassVar[bool] = True
 
     def attach(self, model: nn.Module) -> Attachment:
-        """Every parameter is trainable; nothing is put in."""
+        """Make every parameter trainable; no module is added."""
         model.requires_grad_(True)
-        names = {name for name, _ in model.named_parameters()}  # tied weights are named once
+        names = {name for name, _ in model.named_parameters()}  # tied weights appear once
         return Attachment(trainable=names, merge=lambda: None)

@@ -4,7 +4,8 @@ Zhao et al. 2023, "Tuning LayerNorm in Attention: Towards Efficient Multi-Modal 
 
     y = w * x / rms(x) (+ b)          w (and b) of every norm
 
-A few thousand weights. Merged already: the norms are the model's own. Stored in PEFT's format, and equal there.
+A few thousand weights. They are the model's own, so the result is always merged. Stored in PEFT's format, with the same
+logits there.
 """
 
 from typing import Any, ClassVar
@@ -18,36 +19,42 @@ from weitiao.model.adapters.surgery import PREFIX, Originals, norm_names, take_p
 
 
 class LNTuning(Method):
-    """Train the norms' weights."""
+    """Train the weights of the norms."""
 
     learning_rate: ClassVar[float] = 2e-3
-    learning_rate_reason: ClassVar[str] = "few weights near one need far higher rates than matrices"
+    learning_rate_reason: ClassVar[str] = "few weights, all near 1, need far higher rates than matrices"
     trains_base: ClassVar[bool] = True
 
     target_modules: str | tuple[str, ...] = "all"
-    """Which norms: all, or names' ends ([input_layernorm, post_attention_layernorm])."""
+    """Which norms: all, or last names ([input_layernorm, post_attention_layernorm])."""
 
     def attach(self, model: nn.Module) -> Attachment:
-        """Norms are trained in place.
+        """Make the norms' weights trainable, in place.
 
         Raises:
             RecipeError: no norm has such a name.
         """
-        every = norm_names(model)
-        wanted = (self.target_modules,) if isinstance(self.target_modules, str) else self.target_modules
-        norms = every if wanted == ("all",) else [x for x in every if any(f".{x}".endswith(f".{w}") for w in wanted)]
+        all_norms = norm_names(model)
+        targets = (self.target_modules,) if isinstance(self.target_modules, str) else self.target_modules
+        norms = (
+            all_norms
+            if targets == ("all",)
+            else [x for x in all_norms if f".{x}".endswith(tuple(f".{t}" for t in targets))]
+        )
         if not norms:
-            there = ", ".join(sorted({name.rpartition(".")[2] for name in every}))
-            raise RecipeError(f"target_modules: no norm matches {wanted[0]!r}; names are: {there}.")
+            raise RecipeError(
+                "method.target_modules: no norm matches {target!r}; the norms are named: {names}.",
+                target=targets[0],
+                names=", ".join(sorted({name.rpartition(".")[2] for name in all_norms})),
+            )
         model.requires_grad_(False)
         trainable = {f"{name}.{key}" for name in norms for key, _ in model.get_submodule(name).named_parameters()}
         weights = dict(model.named_parameters())
         for name in trainable:
             weights[name].requires_grad_(True)
-        stored = {name: _peft_name(name) for name in trainable}
 
         def as_peft() -> tuple[dict[str, Any], dict[str, Tensor]]:
-            return _config(model, norms), {peft: weights[name].detach() for name, peft in stored.items()}
+            return _config(model, norms), {_peft_name(name): weights[name].detach() for name in trainable}
 
         return Attachment(
             trainable=trainable,
@@ -59,7 +66,7 @@ class LNTuning(Method):
 
     @classmethod
     def from_peft_config(cls, config: dict[str, Any]) -> "LNTuning | None":
-        """PEFT's LN tuning of all norms."""
+        """The LNTuning that a PEFT adapter_config.json describes."""
         if config.get("peft_type") != "LN_TUNING":
             return None
         targets = config["target_modules"]

@@ -1,11 +1,11 @@
-"""P-tuning (v1): soft tokens before every row, made by a small network that lets them depend on one another.
+"""P-tuning (v1): soft tokens before every row, produced by a small network that lets them depend on one another.
 
 Liu et al. 2021, "GPT Understands, Too", arXiv 2103.10385, sec. 3.3, eq. 5-7:
 
     e [P, D] --> BiLSTM --> Linear, ReLU, Linear --> p [P, D]  --> before the row's embeddings
-                 (or an MLP alone)
+                 (or the MLP only)
 
-Only the finished p is needed afterwards: that is what is exported. The network is trained with it and kept in the State.
+After training only the finished p is needed; that is what the PEFT export holds. The checkpoint keeps the network.
 """
 
 from typing import Any, ClassVar, Literal
@@ -19,28 +19,27 @@ from weitiao.model.adapters.virtual_tokens import add_virtual_tokens, prompt_as_
 
 
 class PTuning(Method):
-    """Learn soft tokens through a small prompt encoder."""
+    """Train soft tokens through a small prompt encoder."""
 
     learning_rate: ClassVar[float] = 1e-3
-    learning_rate_reason: ClassVar[str] = "the encoder's matrices learn at usual rates; 1e-3 suits small networks"
+    learning_rate_reason: ClassVar[str] = "the encoder is made of matrices; 1e-3 suits small networks"
     starts_at_base: ClassVar[bool] = False
     encoder_decoder: ClassVar[bool] = False
 
     num_virtual_tokens: int = Field(default=16, ge=1)
-    """Soft tokens P."""
+    """Number P of soft tokens."""
     encoder: Literal["lstm", "mlp"] = "lstm"
-    """The network that makes them: a bidirectional LSTM with an MLP behind it, or the MLP alone."""
+    """The network that produces them: a bidirectional LSTM followed by an MLP, or the MLP only."""
     encoder_hidden_size: int = Field(default=128, ge=1)
-    """Width inside the network."""
+    """Hidden width of the network."""
 
     def attach(self, model: nn.Module) -> Attachment:
-        """The prompt encoder fills slots before every row."""
+        """Add virtual tokens whose embeddings come from a prompt encoder."""
         embedding: Any = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
-        weight = embedding.weight
-        ids = some_words(embedding.num_embeddings, self.num_virtual_tokens).to(weight.device)
-        encoder = PromptEncoder(embedding(ids).detach().float(), self.encoder_hidden_size, self.encoder == "lstm").to(
-            weight.device
-        )
+        device = embedding.weight.device
+        ids = some_words(embedding.num_embeddings, self.num_virtual_tokens).to(device)
+        encoder = PromptEncoder(embedding(ids).detach().float(), self.encoder_hidden_size, self.encoder == "lstm")
+        encoder.to(device)
         virtual_tokens = add_virtual_tokens(model, self.num_virtual_tokens, lambda: encoder())
         model.add_module("prompt_encoder", encoder)
         return Attachment(
@@ -52,15 +51,15 @@ class PTuning(Method):
 
 
 class PromptEncoder(nn.Module):
-    """() -> the soft tokens [P, D]: where they started, and what the network adds."""
+    """() -> soft tokens [P, D]: an embedding plus the network's output for it (a residual, so they start near tokens)."""
 
-    def __init__(self, start: Tensor, hidden: int, lstm: bool) -> None:
+    def __init__(self, initial: Tensor, hidden_size: int, lstm: bool) -> None:
         super().__init__()
-        width = start.shape[1]
-        self.embedding = nn.Parameter(start.clone())
-        self.lstm = nn.LSTM(width, hidden, num_layers=2, bidirectional=True, batch_first=True) if lstm else None
-        inside = 2 * hidden if lstm else width
-        self.mlp = nn.Sequential(nn.Linear(inside, 2 * hidden), nn.ReLU(), nn.Linear(2 * hidden, width))
+        width = initial.shape[1]
+        self.embedding = nn.Parameter(initial.clone())
+        self.lstm = nn.LSTM(width, hidden_size, num_layers=2, bidirectional=True, batch_first=True) if lstm else None
+        mlp_width = 2 * hidden_size if lstm else width
+        self.mlp = nn.Sequential(nn.Linear(mlp_width, 2 * hidden_size), nn.ReLU(), nn.Linear(2 * hidden_size, width))
 
     def forward(self) -> Tensor:
         with torch.autocast(self.embedding.device.type, enabled=False):

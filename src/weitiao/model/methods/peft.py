@@ -1,13 +1,14 @@
-"""The bridge: any method of the PEFT library that changes layers, by the name of its config.
+"""The bridge to the PEFT library: any of its methods that change layers, by the name of its config class.
 
     method: {name: peft, config: LoHa, settings: {r: 8, alpha: 16}}          LoHa LoKr OFT BOFT HRA FourierFT Bone ...
 
-PEFT puts its layers into the model and we train them; every law holds as far as PEFT's layers keep it. Methods that have a
-file of their own here are faster from there. Soft prompts of PEFT are ours too: prompt_tuning, p_tuning_v2.
+PEFT injects its layers into the model and this loop trains them; the laws hold as far as PEFT's layers keep them. Methods
+with a file of their own in this folder are faster there. PEFT's soft prompts have one too: prompt_tuning, p_tuning_v2.
 """
 
 import importlib
 import importlib.util
+from types import ModuleType
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -21,26 +22,34 @@ from weitiao.model.adapters.module_structure import peft_task
 from weitiao.model.adapters.surgery import PREFIX, set_submodule, take_peft
 
 ADAPTER = "default"
-OURS = ("LORA", "ADALORA", "VERA", "IA3", "LN_TUNING", "PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
-ABOUT = ("peft_type", "peft_version", "task_type", "auto_mapping", "base_model_name_or_path", "inference_mode", "revision")
+NATIVE_TYPES = ("LORA", "ADALORA", "VERA", "IA3", "LN_TUNING", "PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
+METADATA = (
+    "peft_type",
+    "peft_version",
+    "task_type",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "revision",
+)
 
 
 class Peft(Method):
     """Use a method of the PEFT library."""
 
     learning_rate: ClassVar[float] = 1e-3
-    learning_rate_reason: ClassVar[str] = "usual for PEFT's layers; each has its own best"
+    learning_rate_reason: ClassVar[str] = "usual for PEFT's layers; the best rate depends on the config"
 
     config: str
-    """PEFT's config class, with or without its ending: LoHa, LoKr, OFT, HRA ..."""
+    """PEFT's config class, with or without the suffix Config: LoHa, LoKr, OFT, HRA ..."""
     settings: dict[str, Any] = Field(default_factory=dict)
-    """What that config takes, in PEFT's own words; target_modules default to all linear layers."""
+    """Arguments of that config, under PEFT's names; target_modules defaults to all-linear."""
 
     def attach(self, model: nn.Module) -> Attachment:
-        """PEFT injects its layers.
+        """Let PEFT inject its layers.
 
         Raises:
-            RecipeError: there is no such config, it does not take these settings, or not these layers.
+            RecipeError: PEFT has no such config, or it does not accept these settings or this model's layers.
         """
         needs("peft", "peft", "method: peft")
         peft = importlib.import_module("peft")
@@ -49,7 +58,11 @@ class Peft(Method):
         try:
             peft.inject_adapter_in_model(config, model, ADAPTER)
         except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
-            raise RecipeError(f"method: PEFT's {self.config} refuses this model: {str(error).splitlines()[0]}") from None
+            raise RecipeError(
+                "method: PEFT's {config} does not support this model: {error}",
+                config=self.config,
+                error=str(error).splitlines()[0],
+            ) from None
         layers = {name: module for name, module in model.named_modules() if _is_tuner_layer(peft, module)}
         weights = dict(model.named_parameters())
         trainable = {name for name, weight in weights.items() if weight.requires_grad}
@@ -59,7 +72,7 @@ class Peft(Method):
         def set_enabled(on: bool) -> None:
             for layer in layers.values():
                 layer.enable_adapters(on)  # pyright: ignore[reportCallIssue]
-            for name in trainable:  # PEFT freezes what it switches off
+            for name in trainable:  # PEFT freezes what it disables
                 weights[name].requires_grad_(True)
 
         def merge() -> None:
@@ -68,9 +81,9 @@ class Peft(Method):
                 set_submodule(model, name, layer.get_base_layer())  # pyright: ignore[reportCallIssue]
 
         def as_peft() -> tuple[dict[str, Any], dict[str, Tensor]]:
-            plain = {key: sorted(x) if isinstance(x, set) else x for key, x in config.to_dict().items()}
-            plain |= {"task_type": peft_task(model), "inference_mode": True}
-            return plain, {_peft_name(name): weights[name].detach() for name in sorted(trainable)}
+            as_json = {key: sorted(x) if isinstance(x, set) else x for key, x in config.to_dict().items()}
+            as_json |= {"task_type": peft_task(model), "inference_mode": True}
+            return as_json, {_peft_name(name): weights[name].detach() for name in sorted(trainable)}
 
         def from_peft(tensors: dict[str, Tensor]) -> None:
             take_peft(model, trainable, tensors, _peft_name)
@@ -79,33 +92,39 @@ class Peft(Method):
 
     @classmethod
     def from_peft_config(cls, config: dict[str, Any]) -> "Peft | None":
-        """An adapter that no other file here reads."""
-        kind = config.get("peft_type")
-        if kind in OURS or importlib.util.find_spec("peft") is None:
+        """Any adapter that no other method reads."""
+        peft_type = config.get("peft_type")
+        if peft_type in NATIVE_TYPES or importlib.util.find_spec("peft") is None:
             return None
         classes = importlib.import_module("peft.mapping").PEFT_TYPE_TO_CONFIG_MAPPING
-        if kind not in classes:
+        if peft_type not in classes:
             return None
-        settings = {key: x for key, x in config.items() if key not in ABOUT and x is not None}
-        return cls(config=classes[kind].__name__, settings=settings)
+        settings = {key: x for key, x in config.items() if key not in METADATA and x is not None}
+        return cls(config=classes[peft_type].__name__, settings=settings)
 
-    def _config(self, peft: Any) -> Any:
+    def _config(self, peft: ModuleType) -> Any:
         name = self.config.removesuffix("Config") + "Config"
         if not hasattr(peft, name):
-            known = sorted(x.removesuffix("Config") for x in dir(peft) if x.endswith("Config") and x != "PeftConfig")
-            there = f"{nearest(self.config, known)} It has: {', '.join(known)}."
-            raise RecipeError(f"method.config: PEFT has no {name}.{there}")
+            names = sorted(x.removesuffix("Config") for x in dir(peft) if x.endswith("Config") and x != "PeftConfig")
+            raise RecipeError(
+                "method.config: PEFT has no {name}.{hint} It has: {names}.",
+                name=name,
+                hint=nearest(self.config, names),
+                names=", ".join(names),
+            )
         if issubclass(getattr(peft, name), peft.PromptLearningConfig):
-            raise RecipeError(f"method.config: {self.config} learns prompts; take prompt_tuning, p_tuning or p_tuning_v2.")
+            raise RecipeError(
+                "method.config: {config} trains prompts; use prompt_tuning, p_tuning or p_tuning_v2.", config=self.config
+            )
         try:
             return getattr(peft, name)(**{"target_modules": "all-linear", **self.settings})
         except (TypeError, ValueError) as error:
-            raise RecipeError(f"method.settings: PEFT's {name} says: {error}") from None
+            raise RecipeError("method.settings: PEFT's {name} refuses them: {error}", name=name, error=str(error)) from None
 
 
 def _peft_name(name: str) -> str:
     return PREFIX + name.replace(f".{ADAPTER}", "")
 
 
-def _is_tuner_layer(peft: Any, module: nn.Module) -> bool:
+def _is_tuner_layer(peft: ModuleType, module: nn.Module) -> bool:
     return isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer)

@@ -1,11 +1,11 @@
-"""Prompt tuning: a few soft tokens before every row are learnt; the model is as it was.
+"""Prompt tuning: a few soft tokens before every row are trained; the model stays frozen.
 
 Lester et al. 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning", arXiv 2104.08691, sec. 2:
 
-    [p0 p1 ... pP-1 | x0 x1 ... ]  -> model         p [P, D] learnt, started from words (sec. 3.2)
+    [p0 p1 ... pP-1 | x0 x1 ... ]  -> model         p [P, D] trained, initialized from token embeddings (sec. 3.2)
 
-Costs P D weights in all, and P tokens of context in every row. It needs a far higher learning rate than LoRA, and large
-models: below about a billion parameters other methods reach more (figure 1).
+Costs P D weights in total and P tokens of context in every row. It needs a far higher learning rate than LoRA and a large
+model: below about a billion parameters other methods do better (figure 1).
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from weitiao.model.adapters.virtual_tokens import add_virtual_tokens, prompt_as_
 
 
 class PromptTuning(Method):
-    """Learn soft tokens that stand before every row."""
+    """Train soft tokens before every row."""
 
     learning_rate: ClassVar[float] = 1e-2
     learning_rate_reason: ClassVar[str] = "soft prompts are a few vectors and need far higher rates than matrices"
@@ -28,24 +28,24 @@ class PromptTuning(Method):
     encoder_decoder: ClassVar[bool] = False
 
     num_virtual_tokens: int = Field(default=16, ge=1)
-    """Soft tokens P; 5 to 100 is usual."""
+    """Number P of soft tokens; 5 to 100 is usual."""
     init: str = "vocabulary"
-    """What they start from: vocabulary (words drawn at random), or a text of yours, repeated or cut to the length."""
+    """Initial soft tokens: vocabulary (random tokens), or a text of yours, repeated or cut to num_virtual_tokens."""
     init_ids: tuple[int, ...] = ()
-    """Token ids to start from; made from `start`."""
+    """Token ids of `init`; filled in."""
 
-    def fit(self, words: Callable[[str], list[int]]) -> "PromptTuning":
-        """Knows the ids of its text."""
+    def fit(self, tokenize: Callable[[str], list[int]]) -> "PromptTuning":
+        """The same method with the token ids of its initial text."""
         if self.init == "vocabulary" or self.init_ids:
             return self
-        ids = words(self.init)
-        return self.model_copy(update={"init_ids": tuple((ids * self.num_virtual_tokens)[: self.num_virtual_tokens])})
+        ids = tokenize(self.init) * self.num_virtual_tokens
+        return self.model_copy(update={"init_ids": tuple(ids[: self.num_virtual_tokens])})
 
     def attach(self, model: nn.Module) -> Attachment:
-        """Soft tokens stand in slots before every row."""
+        """Add virtual tokens whose embeddings are trained."""
         embedding: Any = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
-        size = embedding.num_embeddings
-        ids = torch.tensor(self.init_ids) if self.init_ids else some_words(size, self.num_virtual_tokens)
+        vocab_size = embedding.num_embeddings
+        ids = torch.tensor(self.init_ids) if self.init_ids else some_words(vocab_size, self.num_virtual_tokens)
         prompt = nn.Parameter(embedding(ids.to(embedding.weight.device)).detach().float().clone())  # [P, D]
         virtual_tokens = add_virtual_tokens(model, self.num_virtual_tokens, lambda: prompt)
         model.register_parameter("soft_prompt", prompt)
@@ -63,7 +63,7 @@ class PromptTuning(Method):
 
     @classmethod
     def from_peft_config(cls, config: dict[str, Any]) -> "PromptTuning | None":
-        """A PEFT prompt, or the finished prompt of PEFT's P-tuning."""
+        """PEFT's prompt tuning, or its P-tuning, whose file holds the finished prompt."""
         if config.get("peft_type") not in ("PROMPT_TUNING", "P_TUNING"):
             return None
         return cls(num_virtual_tokens=config["num_virtual_tokens"])

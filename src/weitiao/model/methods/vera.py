@@ -1,12 +1,12 @@
-"""VeRA: one pair of random matrices for all layers, frozen; a layer learns only how to scale them.
+"""VeRA: one pair of frozen random matrices for all layers; each layer trains only how to scale them.
 
 Kopiczko et al. 2023, "VeRA: Vector-based Random Matrix Adaptation", arXiv 2310.11454, eq. 2:
 
-    x --> A [R, D_in] --> * d [R] --> B [D_out, R] --> * b [D_out] --> + W x        A, B random and shared; d, b learnt
-                                                                                     b starts at nought
+    x --> A [R, D_in] --> * d [R] --> B [D_out, R] --> * b [D_out] --> + W x        A, B random and shared; d, b trained
+                                                                                     b starts at zero
 
-Costs R + D_out weights a layer: a tenth of LoRA's. A and B are kept with the result. Stored in PEFT's format, and equal
-there.
+Costs R + D_out weights per layer, a tenth of LoRA's. A and B are saved with the result. Stored in PEFT's format, with the
+same logits there.
 """
 
 import math
@@ -26,56 +26,61 @@ SHARED = {"vera_A": "base_model.vera_A", "vera_B": "base_model.vera_B"}  # ours 
 
 
 class VeRA(Method):
-    """Learn to scale shared random matrices."""
+    """Train scales of shared random matrices."""
 
     learning_rate: ClassVar[float] = 2e-2
     learning_rate_reason: ClassVar[str] = (
-        "vectors, not matrices: a hundred times LoRA's rate; the paper's 4e-3 learnt far less (docs/methods.md)"
+        "vectors, not matrices: 100 times LoRA's rate; the paper's 4e-3 reached a far higher loss (docs/methods.md)"
     )
 
     rank: int = Field(default=256, ge=1)
-    """Rank R of the shared matrices; they cost nothing to learn, so it is high."""
+    """Rank R of the shared matrices; they are not trained, so a high rank is cheap."""
     init: float = 0.1
-    """What d starts at."""
+    """Initial value of d."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Which linear layers: all-linear, last names ([q_proj, v_proj]) or a regular expression for whole names."""
 
     def attach(self, model: nn.Module) -> Attachment:
-        """Put vectors at every target layer, and the shared matrices into the model."""
+        """Replace every target layer by a VeRALinear, and register the shared matrices as buffers of the model."""
         model.requires_grad_(False)
-        layers = {name: model.get_submodule(name) for name in linear_names(model, self.target_modules)}
-        shapes = [shape_of(layer) for layer in layers.values()]
+        targets = {name: model.get_submodule(name) for name in linear_names(model, self.target_modules)}
+        shapes = [shape_of(layer) for layer in targets.values()]
         device = next(model.parameters()).device
-        rows, columns = max(rows for rows, _ in shapes), max(columns for _, columns in shapes)
-        for name, shape in (("vera_A", (self.rank, columns)), ("vera_B", (rows, self.rank))):
+        # as large as the largest layer needs; the others use a part (VeRALinear.factors)
+        out_features, in_features = max(rows for rows, _ in shapes), max(columns for _, columns in shapes)
+        for name, shape in (("vera_A", (self.rank, in_features)), ("vera_B", (out_features, self.rank))):
             matrix = torch.empty(shape)
             nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))
             model.register_buffer(name, matrix.to(device))
         shared = (model.get_buffer("vera_A"), model.get_buffer("vera_B"))
-        made = {name: VeRALinear(layer, shared, self.rank, self.init) for name, layer in layers.items()}
-        for name, module in made.items():
-            set_submodule(model, name, module)
+        layers = {name: VeRALinear(layer, shared, self.rank, self.init) for name, layer in targets.items()}
+        for name, layer in layers.items():
+            set_submodule(model, name, layer)
 
         def merge() -> None:
-            folding(model, made)()
+            folding(model, layers)()
             del model.vera_A, model.vera_B
 
         trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
 
         def as_peft() -> tuple[dict[str, Any], dict[str, Tensor]]:
             matrices = {SHARED[name]: matrix for name, matrix in zip(SHARED, shared)}
-            return _config(model, self, made), {**peft_tensors(model, trainable), **matrices}
+            return _config(model, self, layers), {**peft_tensors(model, trainable), **matrices}
 
         def from_peft(tensors: dict[str, Tensor]) -> None:
-            theirs = dict(tensors)
+            remaining = dict(tensors)
             for matrix, name in zip(shared, SHARED.values()):
-                if name not in theirs or theirs[name].shape != matrix.shape:
-                    raise ModelError(f"the adapter lacks {name} as its config says (save_projection must be true).")
-                matrix.copy_(theirs.pop(name))
-            take_peft(model, trainable, theirs)
+                if name not in remaining or remaining[name].shape != matrix.shape:
+                    raise ModelError(
+                        "the adapter has no {name} of shape {shape} as its config requires (save_projection must be true).",
+                        name=name,
+                        shape=list(matrix.shape),
+                    )
+                matrix.copy_(remaining.pop(name))
+            take_peft(model, trainable, remaining)
 
         return Attachment(
-            trainable, set(SHARED), set_enabled=enabling(made), merge=merge, as_peft=as_peft, from_peft=from_peft
+            trainable, set(SHARED), set_enabled=enabling(layers), merge=merge, as_peft=as_peft, from_peft=from_peft
         )
 
     @classmethod
@@ -88,24 +93,24 @@ class VeRA(Method):
 
 
 class VeRALinear(nn.Module):
-    """A frozen linear layer and its two vectors. PEFT's names."""
+    """A frozen linear layer and its two trained vectors. PEFT's names."""
 
-    def __init__(self, base: nn.Module, shared: tuple[Tensor, Tensor], rank: int, start: float) -> None:
+    def __init__(self, base: nn.Module, shared: tuple[Tensor, Tensor], rank: int, init: float) -> None:
         super().__init__()
         self.base_layer, self.shared, self.on = base, shared, True
-        rows, self.columns = shape_of(base)
+        out_features, self.in_features = shape_of(base)
         device = shared[0].device
-        self.vera_lambda_d = nn.Parameter(torch.full((rank,), start, device=device))
-        self.vera_lambda_b = nn.Parameter(torch.zeros(rows, device=device))
+        self.vera_lambda_d = nn.Parameter(torch.full((rank,), init, device=device))
+        self.vera_lambda_b = nn.Parameter(torch.zeros(out_features, device=device))
 
     @property
     def weight(self) -> Any:
-        """The frozen layer's own, which some families look at (T5)."""
+        """The frozen layer's own weight; some families read its dtype (T5)."""
         return self.base_layer.weight
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """Its part of A [R, D_in] and of B [D_out, R]."""
-        return self.shared[0][:, : self.columns], self.shared[1][: len(self.vera_lambda_b)]
+        """The layer's part of A, [R, D_in], and of B, [D_out, R]."""
+        return self.shared[0][:, : self.in_features], self.shared[1][: len(self.vera_lambda_b)]
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.base_layer(x)
@@ -117,7 +122,7 @@ class VeRALinear(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> nn.Module:
-        """The base layer with the change in its weight."""
+        """The base layer with the change merged into its weight."""
         a, b = self.factors()
         change = (self.vera_lambda_b[:, None] * b) @ (self.vera_lambda_d[:, None] * a)  # [D_out, D_in]
         weight: Any = self.base_layer.weight
@@ -126,11 +131,11 @@ class VeRALinear(nn.Module):
         return self.base_layer
 
 
-def _config(model: nn.Module, method: VeRA, made: dict[str, VeRALinear]) -> dict[str, Any]:
-    """What PEFT's adapter_config.json says."""
+def _config(model: nn.Module, method: VeRA, layers: dict[str, VeRALinear]) -> dict[str, Any]:
+    """PEFT's adapter_config.json."""
     targets = method.target_modules
     if targets == "all-linear":
-        targets = sorted({name.rpartition(".")[2] for name in made})
+        targets = sorted({name.rpartition(".")[2] for name in layers})
     return {
         "peft_type": "VERA",
         "task_type": peft_task(model),
@@ -138,6 +143,6 @@ def _config(model: nn.Module, method: VeRA, made: dict[str, VeRALinear]) -> dict
         "d_initial": method.init,
         "target_modules": targets if isinstance(targets, str) else list(targets),
         "save_projection": True,
-        "fan_in_fan_out": any(isinstance(module.base_layer, Conv1D) for module in made.values()),
+        "fan_in_fan_out": any(isinstance(layer.base_layer, Conv1D) for layer in layers.values()),
         "inference_mode": True,
     }
