@@ -24,7 +24,7 @@ def train(recipe: Path, out: Path, processes: int) -> Run:
     return Run(out)
 
 
-@pytest.mark.parametrize("method", ["lora", {"name": "bilora", "upper_share": 0.3}])
+@pytest.mark.parametrize("method", ["lora", {"name": "bilora", "upper_fraction": 0.3}])
 def test_two_processes_same_weights_as_one(method: object, recipe_dict: dict, tmp_path: Path) -> None:
     """Rows of unequal length and a last batch that does not divide: the sum is divided by what all machines count."""
     wishes = {"steps": 5, "batch_size": 5, "micro_batch_tokens": 60, "optimizer": {"name": "sgd"}, "learning_rate": 0.5}

@@ -25,7 +25,7 @@ def make_objective(objective: str) -> Any:
 
 def method_settings(method: str, base: Path | str = "llama") -> dict[str, Any]:
     """What a method must be told on a tiny model."""
-    return {"old": finished_run(base)} if method == "f_learning" else METHOD_SETTINGS.get(method, {})
+    return {"forget_run": finished_run(base)} if method == "f_learning" else METHOD_SETTINGS.get(method, {})
 
 
 def method_config(method: str, base: Path | str = "llama", **more: Any) -> str | dict[str, Any]:

@@ -106,7 +106,7 @@ def _at_each_level(model: TrainableModel, batch: Batch) -> list[Batch]:
     if upper is None:
         return [batch]
     numbers = (next(i for i in itertools.count() if upper.holds(i) == wanted) for wanted in (False, True))
-    return [replace(batch, source=(number,) * len(batch.row_ids)) for number in numbers]
+    return [replace(batch, row_ids=(number,) * len(batch.row_ids)) for number in numbers]
 
 
 def _packed_is_alone(

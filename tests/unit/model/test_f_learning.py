@@ -17,7 +17,8 @@ from weitiao.core.method import Method
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import create
 from weitiao.core.reporter import Reporter
-from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.inference import evaluate
+from weitiao.pipeline.inference import open_model as open_run
 
 PLAIN = {"name": "lora", "rank": 4, "alpha": 8.0}
 
@@ -42,10 +43,10 @@ def test_base_minus_task_vector(
     if kind == "full":
         old = train_tiny(method="full", out=str(tmp_path / "whole"), train={"learning_rate": 1e-3}).folder
     base = weights(open_model(dict(PLAIN)).model)
-    learnt = open_model(str(old)).model
-    learnt.attachment.merge()
+    trained = open_run(str(old)).model
+    trained.attachment.merge()
     merged, left = (
-        weights(learnt.model),
+        weights(trained.model),
         weights(open_model({"name": "f_learning", "forget_run": str(old), "forget_lambda": rate, "method": PLAIN}).model),
     )
     moved = [name for name in base if not torch.equal(base[name], merged[name])]
@@ -68,11 +69,11 @@ def test_run_independent_of_old_run(method: Any, old: Path, train_tiny: Any) -> 
     after = run.read("scores.json")["after"]["loss"]["value"]
     shutil.rmtree(old)
     assert evaluate(str(run.folder), Reporter(Console(quiet=True)))["loss"].value == pytest.approx(after, rel=1e-6)
-    opened = open_model(str(run.folder))
+    opened = open_run(str(run.folder))
     prompt = opened.model.processor.text("what time is it")
     with opened.model.reference(), torch.no_grad():
         base = opened.model.plain_logits(prompt)
-    true = open_model(str(run.recipe.base), precision=run.recipe.train.precision)
+    true = open_run(str(run.recipe.base), precision=run.recipe.train.precision)
     assert torch.equal(base, true.model.plain_logits(prompt)), "switched off it is the true base"
 
 
@@ -94,19 +95,19 @@ def test_changed_old_run_refused(old: Path, recipe_dict: dict, train_tiny: Any, 
     tensors = load_file(file)
     tensors[sorted(tensors)[0]].view(-1)[0] += 1e-3
     save_file(tensors, file)
-    with pytest.raises(RecipeError, match="is not what this recipe was made with"):
+    with pytest.raises(RecipeError, match="is not the run this recipe was made with"):
         train_tiny(method=wish)
     assert make_recipe({**recipe_dict, "method": {**wish, "sha256": ""}}).method.as_recipe()["sha256"] != wish["sha256"]
 
 
 def test_tampered_copy_refused(old: Path, train_tiny: Any) -> None:
     run = train_tiny(method={"name": "f_learning", "forget_run": str(old), "method": PLAIN})
-    kept = run.folder / "old.safetensors"
+    kept = run.folder / "task_vector.safetensors"
     raw = bytearray(kept.read_bytes())
     raw[-3] ^= 1
     kept.write_bytes(raw)
-    with pytest.raises(RecipeError, match="is not what this recipe was made with"):
-        open_model(str(run.folder))
+    with pytest.raises(RecipeError, match="is not the run this recipe was made with"):
+        open_run(str(run.folder))
 
 
 def test_other_base_refused(old: Path, train_tiny: Any, tiny_llama: Path, tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_invalid_old_run_refused(old: Path, recipe_dict: dict, train_tiny: Any, 
         asked(forget_run=str(old))
     stuck = train_tiny(method={"name": "adapter", "bottleneck": 2}, out=str(tmp_path / "adapter"))
     with pytest.raises(RecipeError, match="adapter cannot be merged into the base"):
-        train_tiny(method={"name": "f_learning", "old": str(stuck.folder)}, out=str(tmp_path / "x"))
+        train_tiny(method={"name": "f_learning", "forget_run": str(stuck.folder)}, out=str(tmp_path / "x"))
 
 
 def test_bf16_base_rounded_once(old: Path, tiny_llama: Path) -> None:

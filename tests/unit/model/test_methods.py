@@ -18,8 +18,8 @@ from weitiao.pipeline.trained import method_of
 
 def test_adalora_reaches_budget(train_tiny: Any) -> None:
     """21 layers from rank 6 to 2 on average; the best triplets are left, and not the same number everywhere."""
-    method = {"name": "adalora", "rank": 6, "target": 2, "every": 5}
-    run = train_tiny(method=method, train={"steps": 40, "learning_rate": 5e-2, "save_every": 5, "keep": 9})
+    method = {"name": "adalora", "rank": 6, "target_rank": 2, "delta_t": 5}
+    run = train_tiny(method=method, train={"steps": 40, "learning_rate": 5e-2, "save_every": 5, "keep_checkpoints": 9})
     states = sorted((run.folder / "checkpoints").glob("step-*"))
     left = []
     for place in states:
@@ -77,7 +77,7 @@ def test_peft_method(config: str) -> None:
         assert gap(model.logits(batch), base) <= 1e-6
 
 
-@pytest.mark.parametrize("form", ["houlsby", "pfeiffer", "parallel"])
+@pytest.mark.parametrize("variant", ["houlsby", "pfeiffer", "parallel"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma"])
 def test_adapter_variants(form: str, family: str) -> None:
     """Starts at the base; packed is each row alone; off is the base."""
@@ -90,8 +90,8 @@ def test_adapter_variants(form: str, family: str) -> None:
     for k, (begin, end) in enumerate(zip(batch.bounds, batch.bounds[1:])):
         row = make_rows()[batch.row_ids[k]]
         assert gap(packed[begin:end], model.plain_logits(row["input_ids"])) <= 1e-5
-    many = sum(name.endswith("down.weight") for name in model.trainable())
-    assert many == (6 if form == "houlsby" else 3)
+    num_adapters = sum(name.endswith("down.weight") for name in model.trainable())
+    assert num_adapters == (6 if variant == "houlsby" else 3)
 
 
 def test_freeze_trains_top_layers() -> None:
@@ -112,9 +112,9 @@ def test_layerwise_learning_rate_decay() -> None:
 
 def test_gradual_unfreezing(train_tiny: Any) -> None:
     """One more layer every two steps: a layer that is still frozen does not move."""
-    method = {"name": "freeze", "layers": 3, "unfreeze_every": 2}
+    method = {"name": "freeze", "num_layers": 3, "unfreeze_every": 2}
     run = train_tiny(
-        method=method, train={"steps": 5, "save_every": 1, "keep": 9, "learning_rate": 1e-2, "warmup_ratio": 0}
+        method=method, train={"steps": 5, "save_every": 1, "keep_checkpoints": 9, "learning_rate": 1e-2, "warmup_ratio": 0}
     )
     states = [load_file(x / "weights.safetensors") for x in sorted((run.folder / "checkpoints").glob("step-*"))]
     for layer, since in ((2, 0), (1, 2), (0, 4)):
@@ -127,26 +127,26 @@ def test_prompt_init_from_text() -> None:
     words = create(Method, "prompt_tuning", init="the fox", num_virtual_tokens=5)
     fitted = words.fit(lambda text: make_tokenizer()(text).input_ids)
     ids = make_tokenizer()("the fox").input_ids
-    assert fitted.start_ids == tuple((ids * 5)[:5])
+    assert fitted.init_ids == tuple((ids * 5)[:5])
     model = attached("prompt_tuning", **fitted.model_dump())
     prompt = model.trainable()["soft_prompt"]
-    assert torch.equal(prompt.data, model.embedding.weight[list(fitted.start_ids)])
+    assert torch.equal(prompt.data, model.embedding.weight[list(fitted.init_ids)])
 
 
 @pytest.mark.parametrize(
     ("method", "settings", "words"),
     [
-        ("freeze", {"layers": 9}, "the model has 3 layers, so 9 cannot be trained"),
-        ("freeze", {"pattern": "nothing"}, "no weight matches 'nothing'"),
+        ("freeze", {"num_layers": 9}, "the model has 3 layers; it is not possible to train 9"),
+        ("freeze", {"pattern": "nothing"}, "no weight name matches 'nothing'"),
         ("bitfit", {}, "this model has none.*add_missing: true"),
         ("dora", {"target_modules": "qproj"}, "no linear layer matches 'qproj'; names are: "),
         ("peft", {"config": "LoHaa"}, "PEFT has no LoHaaConfig. Did you mean 'LoHa'"),
-        ("peft", {"config": "PromptTuning"}, "learns prompts; take prompt_tuning"),
+        ("peft", {"config": "PromptTuning"}, "trains prompts; use prompt_tuning"),
         ("peft", {"config": "LoHa", "settings": {"rank": 4}}, "unexpected keyword argument 'rank'"),
-        ("peft", {"config": "LoHa", "settings": {"target_modules": ["nothing"]}}, "PEFT's LoHa refuses this model"),
+        ("peft", {"config": "LoHa", "settings": {"target_modules": ["nothing"]}}, "PEFT's LoHa does not support this model"),
         ("lora", {"rank_pattern": {"nothing": 4}}, "method.rank_pattern: 'nothing' matches no layer that is changed; names are: "),
         ("dora", {"rank": 49}, "rank 49 is above the width of a layer"),
-        ("ln_tuning", {"target_modules": "nom"}, "no norm matches 'nom'; names are: "),
+        ("ln_tuning", {"target_modules": "nom"}, "no norm matches 'nom'; the norms are named: "),
         ("vera", {"target_modules": ["x"]}, "no linear layer matches 'x'"),
     ],
 )

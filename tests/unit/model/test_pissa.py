@@ -1,4 +1,4 @@
-"""`start: pissa`: what it learns is PEFT's PiSSA, and its result fits the plain base on any machine."""
+"""`init: pissa`: what it learns is PEFT's PiSSA, and its result fits the plain base on any machine."""
 
 import copy
 from typing import Any
@@ -47,7 +47,7 @@ def test_pissa_equals_peft(family: str) -> None:
         for which in ("A", "B"):
             tensor = tensors[f"base_model.model.{name}.lora_{which}.default.weight"].detach()
             getattr(layer, f"lora_{which}").data.copy_(tensor)
-            getattr(layer, f"start_{which}").copy_(tensor)
+            getattr(layer, f"initial_{which}").copy_(tensor)
     found = []
     for forward, weights in (
         (lambda: ours.logits(batch), list(ours.trainable().values())),
@@ -70,15 +70,15 @@ def test_pissa_bf16_small_change_kept() -> None:
         for weight in (layer.lora_A, layer.lora_B):
             weight.add_(torch.randn_like(weight) * 1e-3)
         a, b = layer.factors()
-        wanted = x @ (b @ a).T
+        exact = x @ (b @ a).T
         small = (x.bfloat16() @ a.bfloat16().T) @ b.bfloat16().T
         naive = [(x.bfloat16() @ q.bfloat16().T) @ p.bfloat16().T for p, q in _pairs(layer)]
-    error = lambda found: float((found.float() - wanted).norm() / wanted.norm())  # noqa: E731
+    error = lambda product: float((product.float() - exact).norm() / exact.norm())  # noqa: E731
     assert error(small) < 0.02 < 0.2 < error(naive[0] - naive[1])
 
 
 def _pairs(layer: PiSSALinear) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
-    return (layer.lora_B, layer.lora_A), (layer.start_B, layer.start_A)
+    return (layer.lora_B, layer.lora_A), (layer.initial_B, layer.initial_A)
 
 
 def test_pissa_result_independent_of_svd(train_tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,17 +112,17 @@ def test_pissa_exports_lora_of_double_rank(settings: dict, tmp_path: Any) -> Non
     assert gap(again.logits(batch), wanted) <= 1e-5
 
 
-@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora"])
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora"])
 def test_pissa_adapter_for_changed_base_refused(start: str, tmp_path: Any) -> None:
     """Read as a plain LoRA it would answer nonsense."""
-    config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], init_lora_weights=start)
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], init_lora_weights=init)
     peft.get_peft_model(make_model(), config).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=f"belongs to base weights that its start '{start}' has changed"):
+    with pytest.raises(ModelError, match=f"needs the base weights that its init_lora_weights '{init}' changed"):
         method_of(read_adapter_config(tmp_path))
 
 
 def test_pissa_rank_too_high() -> None:
-    with pytest.raises(RecipeError, match=r"rank 20 asks for more singular triplets than the 16 of .*k_proj"):
+    with pytest.raises(RecipeError, match=r"rank 20 needs more singular triplets than the 16 of .*k_proj"):
         create(Method, "lora", init="pissa", rank=20).attach(make_model())
     create(Method, "lora", init="pissa", rank=20, rank_pattern={"[kv]_proj": 16}).attach(make_model())
 

@@ -18,7 +18,7 @@ from weitiao.train.steps import accumulate, bilevel
 
 SFT: Any = create(Objective, "sft")
 ALONE = Distributed(torch.device("cpu"))
-SMALL = {"name": "bilora", "rank": 3, "alpha": 6.0, "target_modules": ["q_proj", "down_proj"], "upper_share": 0.4}
+SMALL = {"name": "bilora", "rank": 3, "alpha": 6.0, "target_modules": ["q_proj", "down_proj"], "upper_fraction": 0.4}
 
 
 def rows(many: int, seed: int = 0) -> list[Any]:
