@@ -79,7 +79,7 @@ def test_peft_method(config: str) -> None:
 
 @pytest.mark.parametrize("variant", ["houlsby", "pfeiffer", "parallel"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma"])
-def test_adapter_variants(form: str, family: str) -> None:
+def test_adapter_variants(variant: str, family: str) -> None:
     """Starts at the base; packed is each row alone; off is the base."""
     batch, base = batch_of(make_rows()), attached("full", family)
     model = attached("adapter", family, variant=form)

@@ -113,7 +113,7 @@ def test_pissa_exports_lora_of_double_rank(settings: dict, tmp_path: Any) -> Non
 
 
 @pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora"])
-def test_pissa_adapter_for_changed_base_refused(start: str, tmp_path: Any) -> None:
+def test_pissa_adapter_for_changed_base_refused(init: str, tmp_path: Any) -> None:
     """Read as a plain LoRA it would answer nonsense."""
     config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], init_lora_weights=init)
     peft.get_peft_model(make_model(), config).save_pretrained(tmp_path)
