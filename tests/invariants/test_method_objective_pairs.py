@@ -66,7 +66,7 @@ def test_pair_trains_saves_reopens_evaluates(
     method: str, objective: str, family: str, train_tiny: Any, bases: Any, tmp_path: Path
 ) -> None:
     example_type = make_objective(objective).traits.example_type.__name__
-    more = {"old": finished_run(bases[family])} if method == "f_learning" and family in DECODERS else {}
+    more = {"forget_run": finished_run(bases[family])} if method == "f_learning" and family in DECODERS else {}
     shape: dict[str, Any] = {
         "base": str(bases[family]),
         "data": sources(example_type, tmp_path),
