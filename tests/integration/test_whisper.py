@@ -12,7 +12,7 @@ from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.registry import create
 from weitiao.data.audio import load_audio
-from weitiao.evaluate.error_rate import words_of
+from weitiao.evaluate.error_rate import split_words
 from weitiao.model.loading.sources import resolve_base
 from weitiao.pipeline.train import load, open_base_assets
 
@@ -32,7 +32,7 @@ def test_transcription_equals_transformers(tmp_path: Path) -> None:
     (row,) = objective.rows(example, tokens.processor)
     batch = pack([row])
     (written,) = objective.predict(model, batch)
-    assert {"today", "walk", "river"} <= set(words_of(written))  # the voice is a machine's: not every word is understood
+    assert {"today", "walk", "river"} <= set(split_words(written))  # the voice is a machine's: not every word is understood
     plain = WhisperForConditionalGeneration.from_pretrained(resolve_base("package:whisper-tiny.en"))
     ids = plain.generate(batch.more[SOUND], max_new_tokens=40)
     assert tokens.processor.decode(ids[0].tolist()).strip() == written

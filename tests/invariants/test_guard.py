@@ -31,7 +31,9 @@ def harm(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         calls, learning = itertools.count(), loop_is_running(monkeypatch)
         for module in (find_module(Step, name) for name in names(Step)):
 
-            def take(model: TrainableModel, objective: Any, window: list[Batch], *rest: Any, real=module.compute_gradients) -> Any:
+            def take(
+                model: TrainableModel, objective: Any, window: list[Batch], *rest: Any, real=module.compute_gradients
+            ) -> Any:
                 call = next(calls) if learning() else -1
                 taken = real(model, objective, before(call, model, window) if before else window, *rest)
                 if after:

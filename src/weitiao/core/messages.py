@@ -2,8 +2,8 @@
 
     Message("{path} has {n:,} rows", path=file, n=1200)     str() -> "a.jsonl has 1,200 rows" / "a.jsonl 共 1,200 行"
 
-A record (an event, a finding, a decision) stores the template and its fields, and the sentence is made when it is shown, so a
-Run reads in either language. The template is the message id, as in gettext.
+A record (an event, a finding, a decision) stores the template and its fields, and the sentence is made when it is shown,
+so a Run reads in either language. The template is the message id, as in gettext.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""What word and character error rates share: what counts of a text, and how many changes make one of the other.
+"""Word and character error rates: text normalisation and edit distance.
 
-Levenshtein 1966; the least number of insertions, deletions and substitutions, by rapidfuzz.
+Levenshtein 1966: the least number of insertions, deletions and substitutions, computed by rapidfuzz.
 
-What is compared is the plain form of both: NFKC, lower case, no punctuation or symbols (a hyphen parts words; an apostrophe
-inside a word stays: don't), single spaces. Numbers stay as they are written: 20 is not twenty.
+Both texts are normalised first: NFKC, lower case, no punctuation or symbols (a hyphen separates words; an apostrophe
+inside a word stays: don't), single spaces. Numbers are compared as written: 20 is not twenty.
 """
 
 import re
@@ -17,34 +17,34 @@ from weitiao.core.score import Score, proportion, ratio_of_sums
 from weitiao.evaluate.squad import HAN
 
 
-def plain_form(text: str) -> str:
-    """What counts.
+def normalize_text(text: str) -> str:
+    """The form that is compared.
 
-    >>> plain_form("Don't stop: twenty-one, ＯＫ?")
+    >>> normalize_text("Don't stop: twenty-one, ＯＫ?")
     "don't stop twenty one ok"
     """
     text = unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'")
     text = re.sub(r"(?<!\w)'|'(?!\w)", " ", text)
-    kept = (x if x == "'" or unicodedata.category(x)[0] not in "PS" else " " for x in text)
-    return " ".join("".join(kept).split())
+    characters = (x if x == "'" or unicodedata.category(x)[0] not in "PS" else " " for x in text)
+    return " ".join("".join(characters).split())
 
 
-def words_of(text: str) -> list[str]:
-    """Words, and each Han character by itself.
+def split_words(text: str) -> list[str]:
+    """Words; each Han character is a word.
 
-    >>> words_of("Hello, 世界")
+    >>> split_words("Hello, 世界")
     ['hello', '世', '界']
     """
-    return re.sub(f"({HAN})", r" \1 ", plain_form(text)).split()
+    return re.sub(f"({HAN})", r" \1 ", normalize_text(text)).split()
 
 
 def error_rate(name: str, pairs: Sequence[tuple[Any, Any]], units: Callable[[str], Sequence[str]]) -> Score:
-    """Changes over units of the references, summed over all rows; it may exceed 1. Where no row has any, the interval is
-    Wilson's for rows with a mistake.
+    """Edits divided by reference units, both summed over all rows; may exceed 1. Where no row has an edit, the interval is
+    Wilson's for the share of rows with an edit.
 
     Args:
-        pairs: (written, reference) of each row.
-        units: a text's words or characters.
+        pairs: (generated, reference) of each row.
+        units: splits a text into words or characters.
 
     Raises:
         RecipeError: rapidfuzz is not installed.
@@ -52,9 +52,11 @@ def error_rate(name: str, pairs: Sequence[tuple[Any, Any]], units: Callable[[str
     try:
         from rapidfuzz.distance import Levenshtein
     except ImportError:
-        raise RecipeError(f"evaluate.metrics: {name} needs rapidfuzz: pip install 'weitiao[audio]'.") from None
-    each = [(units(str(said)), units(str(right))) for said, right in pairs]
-    changes = [float(Levenshtein.distance(said, right)) for said, right in each]
-    if each and not any(changes):  # no spread to draw from, and yet n rows are no proof of nought
-        return replace(proportion(name, 0, len(each)), higher_is_better=False)
-    return ratio_of_sums(name, changes, [float(len(right)) for _, right in each])
+        raise RecipeError(
+            "evaluate.metrics: {metric} needs rapidfuzz. Install it with: pip install 'weitiao[audio]'", metric=name
+        ) from None
+    split_pairs = [(units(str(text)), units(str(reference))) for text, reference in pairs]
+    edits = [float(Levenshtein.distance(text, reference)) for text, reference in split_pairs]
+    if split_pairs and not any(edits):  # a bootstrap of zeros has no spread, yet n rows do not prove a rate of zero
+        return replace(proportion(name, 0, len(split_pairs)), higher_is_better=False)
+    return ratio_of_sums(name, edits, [float(len(reference)) for _, reference in split_pairs])

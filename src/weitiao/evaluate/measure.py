@@ -1,4 +1,4 @@
-"""Measure a model on held-out rows: losses, choices among known answers, freely written answers."""
+"""Evaluate a model on held-out rows: losses, the most probable of a closed set of answers, generated answers."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -16,30 +16,30 @@ from weitiao.core.registry import create
 from weitiao.core.score import Score, weighted
 from weitiao.core.trainable_model import PrefixCache, TrainableModel
 
-CHOSEN_AT_ONCE, WRITTEN_AT_ONCE = 16, 32  # prompts in a batch
+SCORING_BATCH, GENERATION_BATCH = 16, 32  # prompts per batch
 Progress = Callable[[Sequence[Any], str], Any]
 
 
 @dataclass
 class Measured:
-    """Scores by name, and what they were made from."""
+    """Scores by name, and the row results they were computed from."""
 
     scores: dict[str, Score] = field(default_factory=dict)
-    written: list[str] = field(default_factory=list)
+    generated: list[str] = field(default_factory=list)
     chosen: list[str] = field(default_factory=list)
-    predicted: list[tuple[Any, Example]] = field(default_factory=list)
+    predictions: list[tuple[Any, Example]] = field(default_factory=list)
     tasks: dict[str, "Measured"] = field(default_factory=dict)
-    """Of several tasks, what was measured of each."""
-    outcomes: dict[str, list] = field(default_factory=dict)
-    """Row by row, in the order of the held-out rows, what the scores were made of: losses and counts; said and right."""
+    """With several tasks, the results of each."""
+    row_results: dict[str, list] = field(default_factory=dict)
+    """Per metric input, one entry per held-out row in order: (loss sum, count), or (prediction, reference)."""
 
 
 def default_metrics(objective: Objective, eval_set: EvalSet) -> tuple[str, ...]:
-    """What fits: the objective's own; accuracy, exact match and F1 where written answers are a closed set. Of several
-    tasks each one's: spam.accuracy."""
+    """The objective's own metrics; plus accuracy, exact match and F1 where the answers are a closed set. With several
+    tasks, those of each task: spam.accuracy."""
     if eval_set.tasks:
-        each = ((task, default_metrics(objective.part(task), held)) for task, held in eval_set.tasks.items())
-        return ("loss", *(f"{task}.{name}" for task, names in each for name in names))
+        by_task = ((task, default_metrics(objective.part(task), rows)) for task, rows in eval_set.tasks.items())
+        return ("loss", *(f"{task}.{name}" for task, names in by_task for name in names))
     return (*objective.metrics_for(eval_set.examples), *(("accuracy", "exact_match", "f1") if eval_set.answers else ()))
 
 
@@ -50,40 +50,38 @@ def measure(
     metrics: Sequence[str],
     limit: int | None = None,
     max_new_tokens: int = 64,
-    progress: Progress = lambda items, words: items,
+    progress: Progress = lambda items, description: items,
 ) -> Measured:
-    """Scores by name, each with n and interval. The model's mode and the random generators are left as they were.
+    """Scores by name, each with n and a 95 % interval. The model's mode and the random generators stay unchanged.
 
     Args:
-        metrics: of several tasks, task.metric is one task's, and a metric's name alone every task's that has it.
-        limit: at most this many rows for metrics that make the model write.
+        metrics: with several tasks, "task.metric" is one task's; a bare name is evaluated for every task that has it.
+        limit: at most this many rows for metrics that need generation.
     """
     if not eval_set.tasks:
-        return _measure(model, objective, eval_set, metrics, limit, max_new_tokens, progress)
-    whole, losses = Measured(), []
-    for task, mine in eval_set.tasks.items():
+        return _measure_task(model, objective, eval_set, metrics, limit, max_new_tokens, progress)
+    total, losses = Measured(), []
+    for task, rows in eval_set.tasks.items():
         part = objective.part(task)
-        wanted = dict.fromkeys(("loss", *(_of_task(name, task, part) for name in metrics)))
-        tell = lambda items, words, task=task: progress(items, f"{task}: {words}")  # noqa: E731
-        names = [name for name in wanted if name]
-        found = _measure(model.for_task(task), part, mine, names, limit, max_new_tokens, tell)
-        losses.append((objective.weight(task), found.scores["loss"]))  # pyright: ignore[reportAttributeAccessIssue]
-        whole.scores |= {f"{task}.{name}": replace(x, name=f"{task}.{name}") for name, x in found.scores.items()}
-        whole.outcomes |= {f"{task}.{name}": x for name, x in found.outcomes.items()}
-        whole.tasks[task] = found
-    whole.scores = {"loss": weighted("loss", losses), **whole.scores}
-    return whole
+        names = [x for x in dict.fromkeys(("loss", *(_metric_of_task(name, task, part) for name in metrics))) if x]
+        task_progress = lambda items, description, task=task: progress(items, f"{task}: {description}")  # noqa: E731
+        result = _measure_task(model.for_task(task), part, rows, names, limit, max_new_tokens, task_progress)
+        losses.append((objective.weight(task), result.scores["loss"]))  # pyright: ignore[reportAttributeAccessIssue]
+        total.scores |= {f"{task}.{name}": replace(x, name=f"{task}.{name}") for name, x in result.scores.items()}
+        total.row_results |= {f"{task}.{name}": x for name, x in result.row_results.items()}
+        total.tasks[task] = result
+    total.scores = {"loss": weighted("loss", losses), **total.scores}
+    return total
 
 
-def _of_task(name: str, task: str, part: Objective) -> str:
-    """A metric as asked for -> its name, if this task is meant; else ""."""
-    asked, _, metric = name.rpartition(".")
-    return (
-        metric if asked == task or (not asked and metric in (*part.traits.metrics, *part.traits.optional_metrics)) else ""
-    )
+def _metric_of_task(name: str, task: str, part: Objective) -> str:
+    """The metric's name without its task, if it is requested for this task; else ""."""
+    requested_task, _, metric = name.rpartition(".")
+    available = (*part.traits.metrics, *part.traits.optional_metrics)
+    return metric if requested_task == task or (not requested_task and metric in available) else ""
 
 
-def _measure(
+def _measure_task(
     model: TrainableModel,
     objective: Objective,
     eval_set: EvalSet,
@@ -92,31 +90,31 @@ def _measure(
     max_new_tokens: int,
     progress: Progress,
 ) -> Measured:
-    """Of one task."""
-    parts = [create(Metric, name) for name in metrics]
-    wanted = {part.reads for part in parts}  # pyright: ignore[reportAttributeAccessIssue]
+    """The scores of one task."""
+    requested = [create(Metric, name) for name in metrics]
+    inputs = {metric.reads for metric in requested}
     chats = [x for x in eval_set.examples if isinstance(x, Chat)][:limit]
     pairs: dict[str, list] = {"row_losses": [], "choices": [], "answers": []}
     result = Measured()
-    predicts = (objective.traits.has_predict or not objective.traits.generative) and bool(wanted & {"choices", "answers"})
-    some = limit if objective.traits.needs_encoder_decoder else None
-    said, told = _look(model, objective, eval_set, progress, predicts, "row_losses" in wanted, some)
-    pairs["row_losses"] = [loss for _, loss in sorted(told)]
+    predicts = (objective.traits.has_predict or not objective.traits.generative) and bool(inputs & {"choices", "answers"})
+    max_rows = limit if objective.traits.needs_encoder_decoder else None
+    predictions, losses = _forward(model, objective, eval_set, progress, predicts, "row_losses" in inputs, max_rows)
+    pairs["row_losses"] = [loss for _, loss in sorted(losses)]
     if predicts:
-        result.predicted = _joined(model, objective, eval_set, said)[:some]
-        pairs["choices"] = pairs["answers"] = objective.metric_pairs(result.predicted)
-        wanted -= {"choices", "answers"}
+        result.predictions = _merge_rows(model, objective, eval_set, predictions)[:max_rows]
+        pairs["choices"] = pairs["answers"] = objective.metric_pairs(result.predictions)
+        inputs -= {"choices", "answers"}
     with model.evaluating(), torch.no_grad():
-        if "choices" in wanted and eval_set.answers:
+        if "choices" in inputs and eval_set.answers:
             result.chosen = choose(model, chats, eval_set.answers, progress)
             pairs["choices"] = [(chosen, x.answer) for chosen, x in zip(result.chosen, chats)]
-        if "answers" in wanted:
-            result.written = write(model, chats, max_new_tokens, progress)
-            pairs["answers"] = [(said, x.answer) for said, x in zip(result.written, chats)]
-    for part in parts:
-        result.scores[part.name] = part.score(pairs[part.reads])  # pyright: ignore[reportAttributeAccessIssue]
-    result.outcomes = {
-        name: found for name, found in pairs.items() if found and (name, found) != ("answers", pairs["choices"])
+        if "answers" in inputs:
+            result.generated = generate_answers(model, chats, max_new_tokens, progress)
+            pairs["answers"] = [(text, x.answer) for text, x in zip(result.generated, chats)]
+    for metric in requested:
+        result.scores[metric.name] = metric.score(pairs[metric.reads])
+    result.row_results = {
+        name: rows for name, rows in pairs.items() if rows and (name, rows) != ("answers", pairs["choices"])
     }
     return result
 
@@ -128,16 +126,16 @@ def predict(
     progress: Progress = lambda x, _: x,
     limit: int | None = None,
 ) -> list[tuple[Any, Example]]:
-    """What the objective says of each held-out example, in their order, joined where it was read in windows.
+    """(prediction, example) of each held-out example in order; predictions of overlapping windows are merged.
 
     Args:
-        limit: of the first so many examples alone.
+        limit: only the first `limit` examples.
     """
-    said, _ = _look(model, objective, eval_set, progress, predicts=True, scores=False, limit=limit)
-    return _joined(model, objective, eval_set, said)[:limit]
+    predictions, _ = _forward(model, objective, eval_set, progress, predicts=True, scores=False, limit=limit)
+    return _merge_rows(model, objective, eval_set, predictions)[:limit]
 
 
-def _look(
+def _forward(
     model: TrainableModel,
     objective: Objective,
     eval_set: EvalSet,
@@ -146,47 +144,52 @@ def _look(
     scores: bool,
     limit: int | None,
 ) -> tuple[dict[int, Any], list[tuple[int, Any]]]:
-    """Of each row, what is said of it and its loss: where both are wanted, a batch runs through the body once.
+    """(row id -> prediction, [(row id, loss)]). Where both are requested, each batch runs through the backbone once.
 
     Args:
-        limit: what is said, of the first so many examples alone.
+        predicts: whether predictions are needed.
+        scores: whether losses are needed.
+        limit: predict only rows below this number.
     """
-    said, told = dict[int, Any](), list[tuple[int, Any]]()
+    predictions, losses = dict[int, Any](), list[tuple[int, Any]]()
     batches = [(x, predicts and (limit is None or min(x.row_ids) < limit)) for x in eval_set.batches()]
-    batches = [(x, asked) for x, asked in batches if asked or scores]
+    batches = [(x, predicts_batch) for x, predicts_batch in batches if predicts_batch or scores]
     with model.evaluating(), torch.no_grad():
-        for batch, asked in progress(batches, "predictions" if predicts else "losses") if batches else ():
+        for batch, predicts_batch in progress(batches, "predictions" if predicts else "losses") if batches else ():
             batch = batch.to(model.device)
-            with model.caching() if asked and scores else nullcontext():
-                said |= zip(batch.row_ids, objective.predict(model, batch)) if asked else ()
-                told += zip(batch.row_ids, objective.segment_losses(model, batch)) if scores else ()
-    return said, told
+            with model.caching() if predicts_batch and scores else nullcontext():
+                predictions |= zip(batch.row_ids, objective.predict(model, batch)) if predicts_batch else ()
+                losses += zip(batch.row_ids, objective.segment_losses(model, batch)) if scores else ()
+    return predictions, losses
 
 
-def _joined(
-    model: TrainableModel, objective: Predictor, eval_set: EvalSet, said: dict[int, Any]
+def _merge_rows(
+    model: TrainableModel, objective: Predictor, eval_set: EvalSet, predictions: dict[int, Any]
 ) -> list[tuple[Any, Example]]:
-    """What is said of each example, of what is said of its rows."""
-    found: list[tuple[Any, Example]] = []
-    for _, rows in groupby(sorted(said), key=lambda row: id(eval_set.example_of(row))):
-        each = list(rows)
-        example = eval_set.example_of(each[0])
-        found.append((objective.merge_windows([said[row] for row in each], example, model.processor), example))
-    return found
+    """One (prediction, example) per example, from the predictions of its rows (several where it was split in windows)."""
+    merged: list[tuple[Any, Example]] = []
+    for _, rows in groupby(sorted(predictions), key=lambda row: id(eval_set.example_of(row))):
+        row_ids = list(rows)
+        example = eval_set.example_of(row_ids[0])
+        windows = [predictions[row] for row in row_ids]
+        merged.append((objective.merge_windows(windows, example, model.processor), example))
+    return merged
 
 
-def write(model: TrainableModel, examples: Sequence[Example], room: int, progress: Progress = lambda x, _: x) -> list[str]:
-    """Greedy answers to the examples' prompts; for plain text, how its beginning goes on."""
+def generate_answers(
+    model: TrainableModel, examples: Sequence[Example], max_new_tokens: int, progress: Progress = lambda x, _: x
+) -> list[str]:
+    """Greedy answers to the examples' prompts; for plain text, a continuation of its first tokens."""
     prompts = [prompt_ids(model, x) for x in examples]
     answers = [""] * len(prompts)
-    for chunk in progress(by_length(prompts, WRITTEN_AT_ONCE), "answers"):
-        for i, ids in zip(chunk, model.generate([prompts[i] for i in chunk], room)):
+    for chunk in progress(by_length(prompts, GENERATION_BATCH), "answers"):
+        for i, ids in zip(chunk, model.generate([prompts[i] for i in chunk], max_new_tokens)):
             answers[i] = model.processor.decode(ids).strip()
     return answers
 
 
 def prompt_ids(model: TrainableModel, example: Example) -> list[int]:
-    """What the model is given."""
+    """The token ids that the model is prompted with."""
     if not isinstance(example, Chat):
         return model.processor.text(example.full_text)[:32]
     return model.processor.prompt(example.prompt)
@@ -194,26 +197,26 @@ def prompt_ids(model: TrainableModel, example: Example) -> list[int]:
 
 @torch.no_grad()
 def choose(model: TrainableModel, chats: Sequence[Chat], answers: Sequence[str], progress: Progress) -> list[str]:
-    """For each conversation, the most probable of the answers. What all prompts begin with is run once."""
+    """For each conversation, the most probable of the answers. The prefix that all prompts share runs once."""
     stop = model.processor.stop_ids[0]
     prompts = [model.prompted(model.processor.prompt(x.prompt)) for x in chats]
     options = [_answer_ids(model, chats[0].prompt, answer, stop) for answer in answers]
-    known = remember(model, prompts)
+    prefix = prefill(model, prompts)
     chosen = [""] * len(prompts)
-    for chunk in progress(by_length(prompts, CHOSEN_AT_ONCE), "choices"):
-        for i, scores in zip(chunk, model.score_options([prompts[i] for i in chunk], options, known)):
+    for chunk in progress(by_length(prompts, SCORING_BATCH), "choices"):
+        for i, scores in zip(chunk, model.score_options([prompts[i] for i in chunk], options, prefix)):
             chosen[i] = answers[max(range(len(answers)), key=lambda k: scores[k])]
     return chosen
 
 
-def by_length(prompts: Sequence[Sequence[int]], together: int) -> list[list[int]]:
-    """Indices of the prompts in batches of like length."""
+def by_length(prompts: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
+    """Indices of the prompts, in batches of similar length."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    return [order[at : at + together] for at in range(0, len(order), together)]
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
-def remember(model: TrainableModel, prompts: Sequence[Sequence[int]]) -> PrefixCache:
-    """Keys and values of the longest common beginning (at least one token of each prompt is left to run)."""
+def prefill(model: TrainableModel, prompts: Sequence[Sequence[int]]) -> PrefixCache:
+    """Keys and values of the longest common prefix; at least one token of each prompt stays outside it."""
     shortest = min(map(len, prompts)) - 1
     length = next((i for i in range(shortest) if len({p[i] for p in prompts}) > 1), shortest)
     if length == 0:
@@ -223,8 +226,8 @@ def remember(model: TrainableModel, prompts: Sequence[Sequence[int]]) -> PrefixC
 
 
 def _answer_ids(model: TrainableModel, prompt: Any, answer: str, stop: int) -> list[int]:
-    """An answer as the model would write it, stop token included."""
+    """The token ids of an answer as the model would generate it, stop token included."""
     rendered = model.processor.chat((*prompt, Turn("assistant", answer)))[-1]
     begin = len(model.processor.prompt(prompt))
-    ids = [token for token, said in zip(rendered.ids[begin:], rendered.assistant_mask[begin:]) if said]
+    ids = [token for token, supervised in zip(rendered.ids[begin:], rendered.assistant_mask[begin:]) if supervised]
     return ids if ids and ids[-1] in model.processor.stop_ids else [*ids, stop]

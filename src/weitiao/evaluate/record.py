@@ -10,7 +10,7 @@ from weitiao.core.recipe import Evaluate
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.evaluate.measure import Measured, default_metrics, measure, predict, write
+from weitiao.evaluate.measure import Measured, default_metrics, generate_answers, measure, predict
 
 
 def measure_and_record(
@@ -45,7 +45,7 @@ def measure_and_record(
         seen = measured.tasks.get(task, measured)
         answered += _answered(model.for_task(task), objective.part(task), mine, seen, wishes)
     _add_samples(run, when, answered)
-    run.write("row_results.json", {**run.read("row_results.json", {}), when: measured.outcomes})
+    run.write("row_results.json", {**run.read("row_results.json", {}), when: measured.row_results})
     scores[when] = {name: score.as_json() for name, score in measured.scores.items()}
     run.write("scores.json", scores)
 
@@ -56,8 +56,8 @@ def _answered(
     """A few examples, and what the model says of them."""
     chosen = eval_set.examples[: wishes.samples]
     if objective.traits.generative and not objective.traits.has_predict:
-        return list(zip(chosen, measured.written or write(model, chosen, wishes.max_new_tokens)))
-    predicted = measured.predicted or predict(model, objective, eval_set, limit=wishes.samples)
+        return list(zip(chosen, measured.generated or generate_answers(model, chosen, wishes.max_new_tokens)))
+    predicted = measured.predictions or predict(model, objective, eval_set, limit=wishes.samples)
     return [(x, objective.answer(said)) for said, x in predicted[: len(chosen)]]
 
 

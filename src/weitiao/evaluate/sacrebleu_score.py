@@ -1,4 +1,4 @@
-"""Figures of a whole corpus of written texts, by sacreBLEU, with an interval over its rows."""
+"""Corpus-level BLEU and chrF by sacreBLEU, with a bootstrap interval over rows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,11 +7,11 @@ from weitiao.core.errors import RecipeError
 from weitiao.core.score import Score, bootstrapped
 from weitiao.evaluate.squad import is_chinese
 
-DRAWS = 200  # a corpus figure is counted anew for each
+DRAWS = 200  # bootstrap draws; each one scores a whole corpus
 
 
 def corpus_score(name: str, pairs: Sequence[tuple[Any, Any]]) -> Score:
-    """BLEU or chrF of (written, reference) pairs.
+    """BLEU or chrF of (generated, reference) pairs.
 
     Raises:
         RecipeError: sacreBLEU is not installed.
@@ -20,11 +20,13 @@ def corpus_score(name: str, pairs: Sequence[tuple[Any, Any]]) -> Score:
         from sacrebleu.metrics.bleu import BLEU
         from sacrebleu.metrics.chrf import CHRF
     except ImportError:
-        raise RecipeError(f"evaluate.metrics: {name} needs sacreBLEU: pip install 'weitiao[seq2seq]'.") from None
-    chinese = any(is_chinese(str(right)) for _, right in pairs)
-    counted = BLEU(tokenize="zh" if chinese else "13a") if name == "bleu" else CHRF()
+        raise RecipeError(
+            "evaluate.metrics: {metric} needs sacreBLEU. Install it with: pip install 'weitiao[seq2seq]'", metric=name
+        ) from None
+    chinese = any(is_chinese(str(reference)) for _, reference in pairs)
+    scorer = BLEU(tokenize="zh" if chinese else "13a") if name == "bleu" else CHRF()
 
-    def of(some: Sequence[tuple[Any, Any]]) -> float:
-        return counted.corpus_score([str(said) for said, _ in some], [[str(right) for _, right in some]]).score
+    def score_rows(rows: Sequence[tuple[Any, Any]]) -> float:
+        return scorer.corpus_score([str(text) for text, _ in rows], [[str(reference) for _, reference in rows]]).score
 
-    return bootstrapped(name, list(pairs), of, draws=DRAWS)
+    return bootstrapped(name, list(pairs), score_rows, draws=DRAWS)

@@ -1,9 +1,9 @@
-"""How an answer that was found is held against the right ones: SQuAD's rules, and CMRC's for Chinese.
+"""How an extracted answer is compared with the references: SQuAD's rules, and CMRC's for Chinese.
 
-Rajpurkar et al. 2016, arXiv 1606.05250, sec. 6.1: case, punctuation and articles (a, an, the) do not count; F1 is over
-words, p = common / said, r = common / right. Cui et al. 2019 (CMRC 2018), arXiv 1810.07366, sec. 4: where the right answer
-is Chinese, each Han character is a word, punctuation does not count, and common is the longest run that both have. Of
-several right answers the one that fits best counts; where none is right, only "" is.
+Rajpurkar et al. 2016, arXiv 1606.05250, sec. 6.1: case, punctuation and articles (a, an, the) are ignored; F1 is over
+words, p = common / predicted, r = common / reference. Cui et al. 2019 (CMRC 2018), arXiv 1810.07366, sec. 4: where the
+reference is Chinese, each Han character is a word, punctuation is ignored, and `common` is the longest common substring.
+With several references the best match counts; without any, only "" is correct.
 """
 
 import re
@@ -16,49 +16,49 @@ from difflib import SequenceMatcher
 HAN = r"[\u3400-\u9fff\uf900-\ufaff]"
 
 
-def best(measure: Callable[[str, str], float], said: str, right: Sequence[str] | str) -> float:
-    """The best of what is measured against each right answer; none is right: 1 for ""."""
-    right = (right,) if isinstance(right, str) else right
-    return max((measure(said, wanted) for wanted in right), default=float(not said.strip()))
+def best_match(measure: Callable[[str, str], float], predicted: str, references: Sequence[str] | str) -> float:
+    """The highest score against any reference; without references: 1 for ""."""
+    references = (references,) if isinstance(references, str) else references
+    return max((measure(predicted, reference) for reference in references), default=float(not predicted.strip()))
 
 
-def exact(said: str, right: str) -> float:
-    """1 where both are the same by the rules."""
-    han = is_chinese(right)
-    return float(words_of(said, han) == words_of(right, han))
+def exact_match(predicted: str, reference: str) -> float:
+    """1 where both are equal after normalisation."""
+    chinese = is_chinese(reference)
+    return float(normalize_answer(predicted, chinese) == normalize_answer(reference, chinese))
 
 
-def overlap(said: str, right: str) -> float:
+def word_f1(predicted: str, reference: str) -> float:
     """F1 over words.
 
-    >>> overlap("the Black Forest, Germany", "Black Forest"), overlap("在黑森林里", "黑森林")
+    >>> word_f1("the Black Forest, Germany", "Black Forest"), word_f1("在黑森林里", "黑森林")
     (0.8, 0.75)
     """
-    han = is_chinese(right)
-    a, b = words_of(said, han), words_of(right, han)
+    chinese = is_chinese(reference)
+    a, b = normalize_answer(predicted, chinese), normalize_answer(reference, chinese)
     if not a or not b:
         return float(a == b)
-    common = _longest_run(a, b) if han else (Counter(a) & Counter(b)).total()
+    common = _longest_common_run(a, b) if chinese else (Counter(a) & Counter(b)).total()
     return 2 * common / (len(a) + len(b))
 
 
 def is_chinese(text: str) -> bool:
-    """It holds a Han character."""
+    """The text contains a Han character."""
     return re.search(HAN, text) is not None
 
 
-def words_of(text: str, han: bool) -> list[str]:
-    """What counts of an answer.
+def normalize_answer(text: str, chinese: bool) -> list[str]:
+    """The words of an answer that are compared.
 
-    >>> words_of("The Cat, a dog!", False), words_of("GPT-4 模型。", True)
+    >>> normalize_answer("The Cat, a dog!", False), normalize_answer("GPT-4 模型。", True)
     (['cat', 'dog'], ['gpt4', '模', '型'])
     """
     text = text.lower()
-    if han:
-        kept = "".join(c for c in text if c not in string.punctuation and not unicodedata.category(c).startswith("P"))
-        return re.findall(rf"{HAN}|(?:(?!{HAN})\S)+", kept)
+    if chinese:
+        text = "".join(c for c in text if c not in string.punctuation and not unicodedata.category(c).startswith("P"))
+        return re.findall(rf"{HAN}|(?:(?!{HAN})\S)+", text)
     return re.sub(r"\b(a|an|the)\b", " ", "".join(c for c in text if c not in string.punctuation)).split()
 
 
-def _longest_run(a: list[str], b: list[str]) -> int:
+def _longest_common_run(a: list[str], b: list[str]) -> int:
     return SequenceMatcher(None, a, b, autojunk=False).find_longest_match().size

@@ -1,6 +1,7 @@
-"""What an objective chooses when all is learnt, on the validation rows: from which score on an answer is given."""
+"""Decision thresholds that an objective calibrates on the validation rows after training."""
 
 from weitiao.core.eval_set import EvalSet
+from weitiao.core.messages import Message
 from weitiao.core.objective import Objective
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
@@ -8,7 +9,7 @@ from weitiao.core.trainable_model import TrainableModel
 from weitiao.evaluate.measure import predict
 
 
-def tune(
+def calibrate_thresholds(
     model: TrainableModel,
     objective: Objective,
     validation: EvalSet | None,
@@ -16,24 +17,26 @@ def tune(
     run: Run,
     reporter: Reporter,
 ) -> Objective:
-    """The objective with its thresholds, which are written into the Run and said.
+    """The objective with its calibrated thresholds, which are recorded in the Run and reported.
 
     Args:
-        validation: the rows that they are chosen on; None: nothing is chosen.
-        final: the rows that have the last word.
+        validation: the rows to calibrate on; None: nothing is calibrated.
+        final: the rows of the final evaluation.
     """
     if validation is None:
         return objective
     rows = validation
 
-    def ask(task: str) -> list:
-        mine = rows.tasks.get(task) if task else rows
-        return predict(model.for_task(task), objective.part(task), mine, reporter.track) if mine else []
+    def predictions_of(task: str) -> list:
+        task_rows = rows.tasks.get(task) if task else rows
+        return predict(model.for_task(task), objective.part(task), task_rows, reporter.track) if task_rows else []
 
-    tuned, told = objective.calibrate(ask)
-    if told:
-        reporter.report(run, *told)
-        run.add_to_resolved(objective=tuned.as_recipe())
+    calibrated, decisions = objective.calibrate(predictions_of)
+    if decisions:
+        reporter.report(run, *decisions)
+        run.add_to_resolved(objective=calibrated.as_recipe())
         if final is validation:
-            reporter.warn("The figures below are measured on the rows that thresholds were chosen on: name evaluate.data.")
-    return tuned
+            reporter.warn(
+                Message("The scores below use the same rows that the thresholds were chosen on; set evaluate.data")
+            )
+    return calibrated

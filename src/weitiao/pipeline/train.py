@@ -40,7 +40,7 @@ from weitiao.evaluate.drift import Drift
 from weitiao.evaluate.measure import measure
 from weitiao.evaluate.record import measure_and_record
 from weitiao.evaluate.report import write_report
-from weitiao.evaluate.thresholds import tune
+from weitiao.evaluate.thresholds import calibrate_thresholds
 from weitiao.model.adapters.peft_format import save_adapter
 from weitiao.model.backbone.activation_cache import choose, decided, delete_cache, keep
 from weitiao.model.layers.gradient_checkpointing import enable_gradient_checkpointing
@@ -127,7 +127,7 @@ def run_training(
     restore_best(run, model)
     if distributed.is_main:
         save_adapter(model.attachment, run.folder / "adapter", recipe.base)
-        objective = tune(model, objective, found.validation, final, run, reporter)
+        objective = calibrate_thresholds(model, objective, found.validation, final, run, reporter)
         measure_and_record("after", model, objective, final, recipe.evaluate, run, reporter)
         run.log_event("finished", step=state.step, position=state.position)
         write_report(run)

@@ -4,7 +4,7 @@ import jiwer
 import pytest
 
 from weitiao.core.score import in_percent
-from weitiao.evaluate.error_rate import plain_form, words_of
+from weitiao.evaluate.error_rate import normalize_text, split_words
 from weitiao.evaluate.metrics.cer import CER
 from weitiao.evaluate.metrics.wer import WER
 
@@ -17,7 +17,7 @@ PAIRS = [
 
 
 def test_error_rates_equal_jiwer() -> None:
-    said, right = ([plain_form(pair[i]) for pair in PAIRS] for i in (0, 1))
+    said, right = ([normalize_text(pair[i]) for pair in PAIRS] for i in (0, 1))
     word, letter = WER().score(PAIRS), CER().score(PAIRS)
     assert word.value == pytest.approx(jiwer.wer(right, said)) and letter.value == pytest.approx(jiwer.cer(right, said))
     assert word.n == 4 and word.low <= word.value <= word.high and not word.higher_is_better and in_percent("wer")
@@ -30,6 +30,6 @@ def test_error_rate_above_one_and_zero() -> None:
 
 
 def test_error_rate_ignores_case_and_punctuation() -> None:
-    assert plain_form("  Don\u2019t STOP: 'twenty-one'\u2026 50% \uff2f\uff2b!") == "don't stop twenty one 50 ok"
-    assert words_of("\u4eca\u5929 5\u6708\uff0cOK") == ["\u4eca", "\u5929", "5", "\u6708", "ok"]
+    assert normalize_text("  Don\u2019t STOP: 'twenty-one'\u2026 50% \uff2f\uff2b!") == "don't stop twenty one 50 ok"
+    assert split_words("\u4eca\u5929 5\u6708\uff0cOK") == ["\u4eca", "\u5929", "5", "\u6708", "ok"]
     assert WER().score([("\u4eca\u5929\u597d", "\u4eca\u5929\u3002")]).value == 0.5

@@ -11,7 +11,7 @@ from weitiao.core.batch import IGNORE, Row, pack
 from weitiao.core.errors import RecipeError
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Text, Turn
-from weitiao.evaluate.measure import _answer_ids, choose, default_metrics, measure, remember, write
+from weitiao.evaluate.measure import _answer_ids, choose, default_metrics, generate_answers, measure, prefill
 from weitiao.objective.objectives.sft import SFT
 
 ANSWERS = ("paris", "seven boxes", "the lazy dog", "the lazy dog and the fox", "你好")
@@ -61,21 +61,21 @@ def test_option_scores_sum_logprobs(open_model: Any, tiny_models: dict, family: 
     model, rows = open_model(base=tiny_models[family]), chats(4)
     options = [_answer_ids(model, rows[0].prompt, a, model.processor.stop_ids[0]) for a in ANSWERS]
     prompts = [model.processor.prompt(x.prompt) for x in rows]
-    known = remember(model, prompts)
-    assert known.length > 5, "what the prompts have in common is not made use of"
+    prefix = prefill(model, prompts)
+    assert prefix.length > 5, "what the prompts have in common is not made use of"
     assert len({len(p) for p in prompts}) > 1, "the prompts are all of one length"
     wanted = [[brute_force(model, row, a) for a in ANSWERS] for row in rows]
-    for got, true in zip(model.score_options(prompts, options, known), wanted, strict=True):
+    for got, true in zip(model.score_options(prompts, options, prefix), wanted, strict=True):
         assert got == pytest.approx(true, abs=2e-4)
-    for prompt, true in zip(prompts, wanted):  # `known` was left as it was
-        assert model.score_options([prompt], options, known)[0] == pytest.approx(true, abs=2e-4)
+    for prompt, true in zip(prompts, wanted):  # `prefix` was left as it was
+        assert model.score_options([prompt], options, prefix)[0] == pytest.approx(true, abs=2e-4)
 
 
 def test_options_single_token_and_unrelated_prompts(model: Any) -> None:
     prompts = [[5, 6, 7], [8, 9]]
-    known = remember(model, prompts)
-    assert known.length == 0
-    for prompt, got in zip(prompts, model.score_options(prompts, [[3], [4]], known), strict=True):
+    prefix = prefill(model, prompts)
+    assert prefix.length == 0
+    for prompt, got in zip(prompts, model.score_options(prompts, [[3], [4]], prefix), strict=True):
         with torch.no_grad():
             wanted = model.model(input_ids=torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
         assert got == pytest.approx([float(wanted[3]), float(wanted[4])], abs=1e-5)
@@ -121,13 +121,13 @@ def test_limit_applies_to_generated_rows(model: Any) -> None:
 
 def test_answers_in_order(model: Any) -> None:
     rows = chats(11)
-    together = write(model, rows, 5)
-    alone = [write(model, [x], 5)[0] for x in rows]
+    together = generate_answers(model, rows, 5)
+    alone = [generate_answers(model, [x], 5)[0] for x in rows]
     assert together == alone
 
 
 def test_plain_text_continued_from_start(model: Any) -> None:
-    (said,) = write(model, [Text("the quick brown fox " * 30)], 4)
+    (said,) = generate_answers(model, [Text("the quick brown fox " * 30)], 4)
     assert isinstance(said, str)
 
 

@@ -80,7 +80,8 @@ def test_run_independent_of_old_run(method: Any, old: Path, train_tiny: Any) -> 
 def test_before_score_of_original_base(old: Path, train_tiny: Any, tmp_path: Path) -> None:
     plain = train_tiny(method=PLAIN, out=str(tmp_path / "plain"))
     forgot = train_tiny(
-        method={"name": "f_learning", "forget_run": str(old), "forget_lambda": 1.5, "method": PLAIN}, out=str(tmp_path / "forgot")
+        method={"name": "f_learning", "forget_run": str(old), "forget_lambda": 1.5, "method": PLAIN},
+        out=str(tmp_path / "forgot"),
     )
     before = [run.read("scores.json")["before"]["loss"]["value"] for run in (plain, forgot)]
     assert before[0] == before[1]

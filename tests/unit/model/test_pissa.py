@@ -97,7 +97,9 @@ def test_pissa_result_independent_of_svd(train_tiny: Any, monkeypatch: pytest.Mo
         assert torch.equal(open_model(str(run.folder)).model.model(input_ids=ids).logits, here)
 
 
-@pytest.mark.parametrize("settings", [{"use_rslora": True}, {"rank_pattern": {"q_proj": 2}}, {"use_rslora": True, "rank_pattern": {"o_proj": 3}}])
+@pytest.mark.parametrize(
+    "settings", [{"use_rslora": True}, {"rank_pattern": {"q_proj": 2}}, {"use_rslora": True, "rank_pattern": {"o_proj": 3}}]
+)
 def test_pissa_exports_lora_of_double_rank(settings: dict, tmp_path: Any) -> None:
     model, batch = attached("lora", **PISSA, **settings), batch_of([make_rows()[3]])
     perturb(model)

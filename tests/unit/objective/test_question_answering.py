@@ -21,7 +21,7 @@ from weitiao.core.reporter import Reporter
 from weitiao.data.mapping import find_mapping
 from weitiao.data.read import read_sources, reader_of, split
 from weitiao.data.tokenization import ChatProcessor
-from weitiao.evaluate.squad import exact, overlap
+from weitiao.evaluate.squad import exact_match, word_f1
 from weitiao.objective.objectives.question_answering import QuestionAnswering
 from weitiao.pipeline.inference import evaluate, open_model
 from weitiao.pipeline.predict import predict_file
@@ -284,7 +284,7 @@ def test_squad_scores(said: str, right: tuple[str, ...], em: float, f1: float) -
     for name, wanted in (("squad_em", em), ("squad_f1", f1)):
         score = create(Metric, name).score(pairs)
         assert score.value == pytest.approx(wanted) and score.n == 3 and score.low - 1e-9 <= wanted <= score.high + 1e-9
-    assert exact("a", "b") == overlap("x", "b") == 0.0
+    assert exact_match("a", "b") == word_f1("x", "b") == 0.0
 
 
 # -- whole trips ------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from weitiao.core.method import Method
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import create, find, names
 from weitiao.core.reporter import Reporter
-from weitiao.evaluate.metrics.rouge_l import overlap, words
+from weitiao.evaluate.metrics.rouge_l import lcs_f1, split_words
 from weitiao.model.backbone.encoder_decoder import alike, encoder_decoder
 from weitiao.objective.objectives.seq2seq import Seq2Seq
 from weitiao.pipeline.inference import evaluate, open_model
@@ -181,8 +181,8 @@ def test_embedding_regularizers_refused() -> None:
 
 
 def test_rouge_l_longest_common_subsequence() -> None:
-    assert overlap(words("the gunman kill police"), words("police killed the gunman")) == pytest.approx(
+    assert lcs_f1(split_words("the gunman kill police"), split_words("police killed the gunman")) == pytest.approx(
         0.5
     )  # Lin's example
-    assert words("二〇二四年5月") == ["二", "〇", "二", "四", "年", "5", "月"]
-    assert overlap([], []) == 1.0 and overlap([], ["a"]) == 0.0
+    assert split_words("二〇二四年5月") == ["二", "〇", "二", "四", "年", "5", "月"]
+    assert lcs_f1([], []) == 1.0 and lcs_f1([], ["a"]) == 0.0

@@ -1,8 +1,8 @@
-"""Share of rows whose most probable answer, among all answers there are, is the reference.
+"""Share of rows whose most probable answer, out of a closed set, is the reference.
 
-For routing and classifying by text: each possible answer is scored by the summed log-probability of its tokens and of
-the stop token, so that a short answer which is the beginning of a longer one has no advantage. Nothing is written
-freely, so a model that knows the answer but chats around it is not punished: the fairest view of an untuned model.
+Each possible answer is scored by the summed log-probability of its tokens and of the stop token, so that a short answer
+which is a prefix of a longer one has no advantage. Nothing is generated, so a model that knows the answer but wraps it in
+chat is not penalised: the fairest measure of an untuned model.
 """
 
 from typing import Any, ClassVar
@@ -18,4 +18,4 @@ class Accuracy(Metric):
 
     def score(self, pairs: list[tuple[Any, Any]]) -> Score:
         """(chosen, reference) of each row."""
-        return proportion(self.name, sum(chosen == wanted for chosen, wanted in pairs), len(pairs))
+        return proportion(self.name, sum(chosen == reference for chosen, reference in pairs), len(pairs))

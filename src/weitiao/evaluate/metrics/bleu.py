@@ -1,7 +1,7 @@
-"""BLEU: how many runs of one to four words are the reference's; over the whole corpus.
+"""BLEU: precision of n-grams of one to four words, over the whole corpus.
 
-Papineni et al. 2002, "BLEU: a Method for Automatic Evaluation of Machine Translation", sec. 2.3, as sacreBLEU counts it
-(Post 2018, arXiv 1804.08771); where a reference holds Han characters, by its Chinese tokenizer. From 0 to 100.
+Papineni et al. 2002, "BLEU: a Method for Automatic Evaluation of Machine Translation", sec. 2.3, by
+sacreBLEU (Post 2018, arXiv 1804.08771); with its Chinese tokenizer where a reference contains Han characters. From 0 to 100.
 """
 
 from typing import Any, ClassVar
@@ -17,5 +17,5 @@ class BLEU(Metric):
     reads: ClassVar[str] = "answers"
 
     def score(self, pairs: list[tuple[Any, Any]]) -> Score:
-        """(written, reference) of each row."""
+        """(generated, reference) of each row."""
         return corpus_score(self.name, pairs)

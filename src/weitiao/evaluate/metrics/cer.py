@@ -1,15 +1,15 @@
-"""Character error rate: how many characters must be changed, over how many there are.
+"""Character error rate: edits per reference character. The usual metric for Chinese speech.
 
-    CER = (substitutions + deletions + insertions) / characters of the references     over all rows together
+    CER = (substitutions + deletions + insertions) / characters of the references     summed over all rows
 
-Case and punctuation do not count, a space between words does (evaluate/errors_made.py). The figure for Chinese.
+Case and punctuation are ignored, a space between words counts (evaluate/error_rate.py).
 """
 
 from typing import Any, ClassVar
 
 from weitiao.core.metric import Metric
 from weitiao.core.score import Score
-from weitiao.evaluate.error_rate import error_rate, plain_form
+from weitiao.evaluate.error_rate import error_rate, normalize_text
 
 
 class CER(Metric):
@@ -18,5 +18,5 @@ class CER(Metric):
     reads: ClassVar[str] = "answers"
 
     def score(self, pairs: list[tuple[Any, Any]]) -> Score:
-        """(written, reference) of each row."""
-        return error_rate(self.name, pairs, plain_form)
+        """(generated, reference) of each row."""
+        return error_rate(self.name, pairs, normalize_text)

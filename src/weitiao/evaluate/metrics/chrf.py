@@ -1,6 +1,6 @@
-"""chrF: how many runs of one to six characters are the reference's; good for languages without spaces, too.
+"""chrF: F-score over character n-grams of one to six characters; works for languages without spaces.
 
-Popovic 2015, "chrF: character n-gram F-score for automatic MT evaluation", eq. 1, as sacreBLEU counts it. From 0 to 100.
+Popovic 2015, "chrF: character n-gram F-score for automatic MT evaluation", eq. 1, computed by sacreBLEU. From 0 to 100.
 """
 
 from typing import Any, ClassVar
@@ -16,5 +16,5 @@ class ChrF(Metric):
     reads: ClassVar[str] = "answers"
 
     def score(self, pairs: list[tuple[Any, Any]]) -> Score:
-        """(written, reference) of each row."""
+        """(generated, reference) of each row."""
         return corpus_score(self.name, pairs)

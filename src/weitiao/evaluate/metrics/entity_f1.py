@@ -1,4 +1,4 @@
-"""Micro-F1 over entities: 2 x right / (found + there). Right is what has the right beginning, end and kind.
+"""Micro-F1 over entities: 2 x correct / (predicted + reference). Correct: first word, last word and type all match.
 
 Tjong Kim Sang & De Meulder 2003, sec. 2.3; the same figure as seqeval's f1_score.
 """
@@ -12,10 +12,10 @@ from weitiao.evaluate.entities import score
 
 
 class EntityF1(Metric):
-    """Micro-F1 over entities, each right only as a whole."""
+    """Micro-F1 over whole entities."""
 
     reads: ClassVar[str] = "answers"
 
     def score(self, pairs: list[tuple[Sequence[str], Sequence[str]]]) -> Score:
-        """(predicted tags, right tags) of each row."""
-        return score(self.name, pairs, lambda both, found, there: (2 * both, found + there))
+        """(predicted tags, reference tags) of each row."""
+        return score(self.name, pairs, lambda correct, predicted, reference: (2 * correct, predicted + reference))

@@ -1,4 +1,4 @@
-"""Share of the entities that were found that are right, beginning, end and kind. As seqeval's precision_score."""
+"""Share of the predicted entities that are correct (boundaries and type). As seqeval's precision_score."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -9,10 +9,10 @@ from weitiao.evaluate.entities import score
 
 
 class EntityPrecision(Metric):
-    """Share of the found entities that are right."""
+    """Share of the predicted entities that are correct."""
 
     reads: ClassVar[str] = "answers"
 
     def score(self, pairs: list[tuple[Sequence[str], Sequence[str]]]) -> Score:
-        """(predicted tags, right tags) of each row."""
-        return score(self.name, pairs, lambda both, found, there: (both, found))
+        """(predicted tags, reference tags) of each row."""
+        return score(self.name, pairs, lambda correct, predicted, reference: (correct, predicted))

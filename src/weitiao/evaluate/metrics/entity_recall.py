@@ -1,4 +1,4 @@
-"""Share of the entities there are that were found, beginning, end and kind. As seqeval's recall_score."""
+"""Share of the reference entities that were predicted (boundaries and type). As seqeval's recall_score."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -9,10 +9,10 @@ from weitiao.evaluate.entities import score
 
 
 class EntityRecall(Metric):
-    """Share of the entities there are that were found."""
+    """Share of the reference entities that were predicted."""
 
     reads: ClassVar[str] = "answers"
 
     def score(self, pairs: list[tuple[Sequence[str], Sequence[str]]]) -> Score:
-        """(predicted tags, right tags) of each row."""
-        return score(self.name, pairs, lambda both, found, there: (both, there))
+        """(predicted tags, reference tags) of each row."""
+        return score(self.name, pairs, lambda correct, predicted, reference: (correct, reference))

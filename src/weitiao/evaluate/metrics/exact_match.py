@@ -1,6 +1,6 @@
-"""Share of answers that are the reference, word for word (letter case, width and spaces do not count).
+"""Share of answers equal to the reference (letter case, character width and spaces are ignored).
 
-Rajpurkar et al. 2016, arXiv 1606.05250, sec. 6.1, without its dropping of articles and punctuation.
+Rajpurkar et al. 2016, arXiv 1606.05250, sec. 6.1, without the removal of articles and punctuation.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,16 @@ from weitiao.core.score import Score, proportion
 
 
 class ExactMatch(Metric):
-    """Share of freely written answers that are the reference."""
+    """Share of generated answers that equal the reference."""
 
     reads: ClassVar[str] = "answers"
 
     def score(self, pairs: list[tuple[Any, Any]]) -> Score:
-        """(written, reference) of each row; each a string, or the classes that hold."""
-        return proportion(self.name, sum(_plain(said) == _plain(wanted) for said, wanted in pairs), len(pairs))
+        """(generated, reference) of each row; each a string, or the predicted classes."""
+        return proportion(
+            self.name, sum(_normalized(text) == _normalized(reference) for text, reference in pairs), len(pairs)
+        )
 
 
-def _plain(said: str | Sequence[str]) -> str:
-    return plain(said if isinstance(said, str) else ", ".join(said))
+def _normalized(answer: str | Sequence[str]) -> str:
+    return plain(answer if isinstance(answer, str) else ", ".join(answer))

@@ -1,7 +1,7 @@
-"""Macro-F1 over the answers that occur as references: each class counts alike, however rare.
+"""Macro-F1 over the classes that occur as references: every class has the same weight, however rare.
 
-van Rijsbergen 1979, ch. 7: F1 = 2 p r / (p + r); macro: the mean over classes. Freely written answers that are no
-class count as misses. Computed by scikit-learn's definition with zero_division=0.
+van Rijsbergen 1979, ch. 7: F1 = 2 p r / (p + r); macro: the mean over classes. Generated answers that are not
+a class count as misses. scikit-learn's definition with zero_division=0.
 """
 
 from collections import Counter
@@ -14,23 +14,22 @@ from weitiao.core.score import Score, bootstrapped, of_share
 
 
 class F1(Metric):
-    """Macro-F1 of written answers or predicted classes."""
+    """Macro-F1 of generated answers or predicted classes."""
 
     reads: ClassVar[str] = "answers"
 
     def score(self, pairs: list[tuple[Any, Any]]) -> Score:
-        """(written, reference) of each row; each a string, or the classes that hold."""
-        return of_share(
-            bootstrapped(self.name, [(_classes(said), _classes(wanted)) for said, wanted in pairs], macro_f1, draws=500)
-        )
+        """(generated, reference) of each row; each a string, or the predicted classes."""
+        classes = [(_classes(answer), _classes(reference)) for answer, reference in pairs]
+        return of_share(bootstrapped(self.name, classes, macro_f1, draws=500))
 
 
-def _classes(said: str | Sequence[str]) -> set[str]:
-    return {plain(said)} if isinstance(said, str) else {plain(x) for x in said}
+def _classes(answer: str | Sequence[str]) -> set[str]:
+    return {plain(answer)} if isinstance(answer, str) else {plain(x) for x in answer}
 
 
 def macro_f1(pairs: Sequence[tuple[set[str], set[str]]]) -> float:
     """Mean F1 over the classes among the references."""
-    hits = Counter(c for said, wanted in pairs for c in said & wanted)
-    said, wanted = Counter(c for s, _ in pairs for c in s), Counter(c for _, w in pairs for c in w)
-    return sum(2 * hits[c] / (said[c] + wanted[c]) for c in wanted) / max(len(wanted), 1)
+    hits = Counter(c for predicted, reference in pairs for c in predicted & reference)
+    predicted, reference = Counter(c for p, _ in pairs for c in p), Counter(c for _, r in pairs for c in r)
+    return sum(2 * hits[c] / (predicted[c] + reference[c]) for c in reference) / max(len(reference), 1)

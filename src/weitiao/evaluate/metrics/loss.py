@@ -1,4 +1,4 @@
-"""The loss a supervised token, in nats, over held-out rows. Rows are what the interval is made over."""
+"""Loss per supervised token, in nats, over held-out rows; the interval is a bootstrap over rows."""
 
 from typing import ClassVar
 
@@ -7,7 +7,7 @@ from weitiao.core.score import Score, ratio_of_sums
 
 
 class LossMetric(Metric):
-    """Mean negative log-probability a supervised token."""
+    """Mean negative log-probability per supervised token."""
 
     reads: ClassVar[str] = "row_losses"
 

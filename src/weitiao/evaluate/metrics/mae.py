@@ -1,4 +1,4 @@
-"""Mean absolute error, in the data's own units. Of several numbers, the mean of theirs."""
+"""Mean absolute error, in the units of the data; with several numbers per row, their mean."""
 
 from typing import Any, ClassVar
 
@@ -10,10 +10,10 @@ from weitiao.evaluate.regression_stats import score_numbers
 
 
 class MAE(Metric):
-    """Mean of |predicted - right|."""
+    """Mean of |predicted - reference|."""
 
     reads: ClassVar[str] = "answers"
 
     def score(self, pairs: list[tuple[Any, Any]]) -> Score:
-        """(predicted, right) of each row, each with its numbers; a bootstrap over rows."""
+        """(predicted, reference) numbers of each row; a bootstrap over rows."""
         return score_numbers(self.name, pairs, lambda a, b: float(np.mean(np.abs(a - b))), higher_is_better=False)

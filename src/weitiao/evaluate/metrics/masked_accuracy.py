@@ -1,7 +1,7 @@
-"""Share of masked tokens that are recovered: the most probable token is the one that stood there.
+"""Share of masked tokens whose most probable prediction is the original token.
 
-Devlin et al. 2019, arXiv 1810.04805, appendix C.2. The masks of held-out rows are the same every time. Rows are what the
-interval is made over, for tokens of one row are not independent.
+Devlin et al. 2019, arXiv 1810.04805, appendix C.2. Held-out rows get the same masks every time. The interval is a bootstrap
+over rows, because the tokens of one row are not independent.
 """
 
 from typing import ClassVar
@@ -17,5 +17,4 @@ class MaskedAccuracy(Metric):
 
     def score(self, pairs: list[tuple[int, int]]) -> Score:
         """(recovered, masked) of each row."""
-        found = ratio_of_sums(self.name, [right for right, _ in pairs], [of for _, of in pairs])
-        return of_share(found)
+        return of_share(ratio_of_sums(self.name, [correct for correct, _ in pairs], [masked for _, masked in pairs]))

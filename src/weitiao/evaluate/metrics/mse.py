@@ -1,4 +1,4 @@
-"""Mean squared error, in the square of the data's own units. Of several numbers, the mean of theirs."""
+"""Mean squared error, in squared units of the data; with several numbers per row, their mean."""
 
 from typing import Any, ClassVar
 
@@ -10,10 +10,10 @@ from weitiao.evaluate.regression_stats import score_numbers
 
 
 class MSE(Metric):
-    """Mean of (predicted - right)^2."""
+    """Mean of (predicted - reference)^2."""
 
     reads: ClassVar[str] = "answers"
 
     def score(self, pairs: list[tuple[Any, Any]]) -> Score:
-        """(predicted, right) of each row, each with its numbers; a bootstrap over rows."""
+        """(predicted, reference) numbers of each row; a bootstrap over rows."""
         return score_numbers(self.name, pairs, lambda a, b: float(np.mean((a - b) ** 2)), higher_is_better=False)

@@ -1,6 +1,7 @@
-"""Pearson's r of predicted and right numbers: do they rise and fall together, on a line?
+"""Pearson's r of predicted and reference numbers: linear correlation.
 
-Pearson 1895: r = cov(a, b) / (s_a s_b). Where all predictions are the same, 0. Of several numbers, the mean of their r.
+Pearson 1895: r = cov(a, b) / (s_a s_b). 0 where all predictions are equal. With several numbers per row,
+the mean of their r.
 """
 
 from typing import Any, ClassVar
@@ -11,10 +12,10 @@ from weitiao.evaluate.regression_stats import correlation, score_numbers
 
 
 class Pearson(Metric):
-    """How far predicted and right numbers lie on a rising line, -1 to 1."""
+    """Linear correlation of predicted and reference numbers, -1 to 1."""
 
     reads: ClassVar[str] = "answers"
 
     def score(self, pairs: list[tuple[Any, Any]]) -> Score:
-        """(predicted, right) of each row, each with its numbers; a bootstrap over rows."""
+        """(predicted, reference) numbers of each row; a bootstrap over rows."""
         return score_numbers(self.name, pairs, correlation, higher_is_better=True)

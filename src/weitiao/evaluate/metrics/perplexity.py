@@ -1,4 +1,4 @@
-"""exp(loss): how many tokens the model hesitates between, on average. Jelinek et al. 1977."""
+"""exp(loss per supervised token). Jelinek et al. 1977."""
 
 import math
 from typing import ClassVar
@@ -8,7 +8,7 @@ from weitiao.core.score import Score, ratio_of_sums
 
 
 class Perplexity(Metric):
-    """exp of the loss a supervised token."""
+    """exp of the loss per supervised token."""
 
     reads: ClassVar[str] = "row_losses"
 

@@ -1,6 +1,6 @@
-"""Share of queries whose right document is among the ten nearest of all held-out documents.
+"""Share of queries whose relevant document is among the ten nearest of all held-out documents.
 
-Manning, Raghavan and Schütze 2008, "Introduction to Information Retrieval", sec. 8.4, for one right document a query.
+Manning, Raghavan and Schütze 2008, "Introduction to Information Retrieval", sec. 8.4, for one relevant document per query.
 """
 
 from typing import ClassVar
@@ -8,14 +8,14 @@ from typing import ClassVar
 from weitiao.core.metric import Metric
 from weitiao.core.score import Score, proportion
 
-BEST = 10
+K = 10
 
 
 class RecallAt10(Metric):
-    """Share of queries whose right document is among the ten nearest."""
+    """Share of queries whose relevant document is among the ten nearest."""
 
     reads: ClassVar[str] = "choices"
 
     def score(self, pairs: list[tuple[int, int]]) -> Score:
-        """(rank of the right document from 1, documents) of each query."""
-        return proportion(self.name, sum(rank <= BEST for rank, _ in pairs), len(pairs))
+        """(rank of the relevant document from 1, documents) of each query."""
+        return proportion(self.name, sum(rank <= K for rank, _ in pairs), len(pairs))

@@ -1,10 +1,10 @@
-"""ROUGE-L: how much of the reference stands in what was written, in the same order.
+"""ROUGE-L: the longest common subsequence of words of the answer and the reference, as F1.
 
-Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", sec. 3.1, eq. 2 to 4, with p and r counting alike:
+Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", sec. 3.1, eq. 2 to 4, with p and r weighted equally:
 
-    l = length of the longest common subsequence of words        p = l / said     r = l / right     F = 2 p r / (p + r)
+    l = length of the longest common subsequence        p = l / predicted     r = l / reference     F = 2 p r / (p + r)
 
-Small letters; words are letters and digits, and each Han character by itself. The figure is the mean over rows.
+Lower case; a word is a run of letters and digits, or one Han character. The score is the mean over rows.
 """
 
 import re
@@ -17,36 +17,36 @@ from weitiao.evaluate.squad import HAN
 
 
 class RougeL(Metric):
-    """The longest common run of words, gaps allowed, as F1; the mean over rows."""
+    """F1 of the longest common subsequence of words; the mean over rows."""
 
     reads: ClassVar[str] = "answers"
 
     def score(self, pairs: list[tuple[Any, Any]]) -> Score:
-        """(written, reference) of each row."""
-        each = [overlap(words(str(said)), words(str(wanted))) for said, wanted in pairs]
-        return of_share(bootstrapped(self.name, each, lambda some: sum(some) / len(some)))
+        """(generated, reference) of each row."""
+        scores = [lcs_f1(split_words(str(text)), split_words(str(reference))) for text, reference in pairs]
+        return of_share(bootstrapped(self.name, scores, lambda rows: sum(rows) / len(rows)))
 
 
-def words(text: str) -> list[str]:
-    """What counts.
+def split_words(text: str) -> list[str]:
+    """The words that are compared.
 
-    >>> words("The cat, 2 dogs: 你好")
+    >>> split_words("The cat, 2 dogs: 你好")
     ['the', 'cat', '2', 'dogs', '你', '好']
     """
     return re.findall(rf"{HAN}|[^\W_]+?(?={HAN})|[^\W_]+", text.lower())
 
 
-def overlap(said: Sequence[str], right: Sequence[str]) -> float:
-    """F of the longest common subsequence.
+def lcs_f1(predicted: Sequence[str], reference: Sequence[str]) -> float:
+    """F1 of the longest common subsequence.
 
-    >>> round(overlap("police kill the gunman".split(), "police killed the gunman".split()), 2)
+    >>> round(lcs_f1("police kill the gunman".split(), "police killed the gunman".split()), 2)
     0.75
     """
-    if not said or not right:
-        return float(said == right)
-    row = [0] * (len(right) + 1)
-    for x in said:
-        last = 0
-        for j, y in enumerate(right, 1):
-            last, row[j] = row[j], last + 1 if x == y else max(row[j], row[j - 1])
-    return 2 * row[-1] / (len(said) + len(right))
+    if not predicted or not reference:
+        return float(predicted == reference)
+    row = [0] * (len(reference) + 1)  # the last row of the dynamic programming table
+    for x in predicted:
+        diagonal = 0
+        for j, y in enumerate(reference, 1):
+            diagonal, row[j] = row[j], diagonal + 1 if x == y else max(row[j], row[j - 1])
+    return 2 * row[-1] / (len(predicted) + len(reference))

@@ -1,7 +1,7 @@
-"""Spearman's rho: do predicted and right numbers come in the same order?
+"""Spearman's rho of predicted and reference numbers: rank correlation.
 
-Spearman 1904: Pearson's r of the ranks, equal numbers sharing the mean of theirs. Of several numbers,
-the mean of their rho.
+Spearman 1904: Pearson's r of the ranks; ties share their mean rank. With several numbers per row, the mean of
+their rho.
 """
 
 from typing import Any, ClassVar
@@ -12,10 +12,10 @@ from weitiao.evaluate.regression_stats import correlation, ranks, score_numbers
 
 
 class Spearman(Metric):
-    """How far predicted and right numbers are in the same order, -1 to 1."""
+    """Rank correlation of predicted and reference numbers, -1 to 1."""
 
     reads: ClassVar[str] = "answers"
 
     def score(self, pairs: list[tuple[Any, Any]]) -> Score:
-        """(predicted, right) of each row, each with its numbers; a bootstrap over rows."""
+        """(predicted, reference) numbers of each row; a bootstrap over rows."""
         return score_numbers(self.name, pairs, lambda a, b: correlation(ranks(a), ranks(b)), higher_is_better=True)

@@ -1,23 +1,23 @@
-"""How much an answer found in a text has in common with the right one, by SQuAD's rules (Chinese: CMRC 2018's);
-evaluate/squad.py."""
+"""Word overlap of an extracted answer with the best reference, by SQuAD's rules (Chinese: CMRC 2018); evaluate/squad.py."""
 
 from collections.abc import Sequence
 from typing import ClassVar
 
 from weitiao.core.metric import Metric
 from weitiao.core.score import Score, bootstrapped, of_share
-from weitiao.evaluate.squad import best, overlap
+from weitiao.evaluate.squad import best_match, word_f1
 
 
 class SquadF1(Metric):
-    """Mean F1 over the words of what was said and the best fitting right answer."""
+    """Mean word F1 of the answer and its best reference."""
 
     reads: ClassVar[str] = "answers"
 
     def score(self, pairs: list[tuple[str, Sequence[str] | str]]) -> Score:
-        """(said, all right answers; none: there is no answer) of each row; a bootstrap over rows."""
-        return of_share(bootstrapped(self.name, [best(overlap, said, right) for said, right in pairs], _mean))
+        """(predicted, all references; none: the question has no answer) of each row; a bootstrap over rows."""
+        scores = [best_match(word_f1, predicted, references) for predicted, references in pairs]
+        return of_share(bootstrapped(self.name, scores, _mean))
 
 
-def _mean(figures: Sequence[float]) -> float:
-    return sum(figures) / len(figures)
+def _mean(scores: Sequence[float]) -> float:
+    return sum(scores) / len(scores)

@@ -1,15 +1,15 @@
-"""Word error rate: how many words must be changed, over how many there are.
+"""Word error rate: edits per reference word.
 
-    WER = (substitutions + deletions + insertions) / words of the references          over all rows together
+    WER = (substitutions + deletions + insertions) / words of the references          summed over all rows
 
-Case and punctuation do not count, numbers count as they are written; each Han character is a word: errors_made.py.
+Case and punctuation are ignored, numbers are compared as written, each Han character is a word (evaluate/error_rate.py).
 """
 
 from typing import Any, ClassVar
 
 from weitiao.core.metric import Metric
 from weitiao.core.score import Score
-from weitiao.evaluate.error_rate import error_rate, words_of
+from weitiao.evaluate.error_rate import error_rate, split_words
 
 
 class WER(Metric):
@@ -18,5 +18,5 @@ class WER(Metric):
     reads: ClassVar[str] = "answers"
 
     def score(self, pairs: list[tuple[Any, Any]]) -> Score:
-        """(written, reference) of each row."""
-        return error_rate(self.name, pairs, words_of)
+        """(generated, reference) of each row."""
+        return error_rate(self.name, pairs, split_words)
