@@ -1,7 +1,7 @@
 """BLEU: precision of n-grams of one to four words, over the whole corpus.
 
 Papineni et al. 2002, "BLEU: a Method for Automatic Evaluation of Machine Translation", sec. 2.3, by
-sacreBLEU (Post 2018, arXiv 1804.08771); with its Chinese tokenizer where a reference contains Han characters. From 0 to 100.
+sacreBLEU (Post 2018, arXiv 1804.08771); with its Chinese tokenizer where a reference has Han characters. Range 0 to 100.
 """
 
 from typing import Any, ClassVar
