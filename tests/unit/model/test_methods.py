@@ -143,8 +143,8 @@ def test_prompt_init_from_text() -> None:
         ("peft", {"config": "LoHaa"}, "PEFT has no LoHaaConfig. Did you mean 'LoHa'"),
         ("peft", {"config": "PromptTuning"}, "trains prompts; use prompt_tuning"),
         ("peft", {"config": "LoHa", "settings": {"rank": 4}}, "unexpected keyword argument 'rank'"),
-        ("peft", {"config": "LoHa", "settings": {"target_modules": ["nothing"]}}, "PEFT's LoHa does not support this model"),
-        ("lora", {"rank_pattern": {"nothing": 4}}, "method.rank_?[a-z]*s?: 'nothing' matches no layer that is changed; names are: "),
+        ("peft", {"config": "LoHa", "settings": {"target_modules": ["nothing"]}}, "PEFT's LoHa does not support"),
+        ("lora", {"rank_pattern": {"nothing": 4}}, "'nothing' matches no layer"),
         ("dora", {"rank": 49}, "rank 49 is above the width of a layer"),
         ("ln_tuning", {"target_modules": "nom"}, "no norm matches 'nom'; the norms are named: "),
         ("vera", {"target_modules": ["x"]}, "no linear layer matches 'x'"),
@@ -156,7 +156,8 @@ def test_invalid_method_settings_refused(method: str, settings: dict, words: str
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"), [({"rank": 4, "target_rank": 8}, "target_rank"), ({"tinit_ratio": 0.5, "tfinal_ratio": 0.5}, "tinit_ratio")]
+    ("settings", "words"),
+    [({"rank": 4, "target_rank": 8}, "target_rank"), ({"tinit_ratio": 0.5, "tfinal_ratio": 0.5}, "tinit_ratio")],
 )
 def test_invalid_adalora_refused(settings: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
