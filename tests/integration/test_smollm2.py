@@ -16,7 +16,7 @@ from weitiao.model.adapters.peft_format import save_adapter
 from weitiao.model.loading.sources import resolve_base
 from weitiao.pipeline.train import BaseAssets, load, open_base_assets
 from weitiao.train.distributed import Distributed
-from weitiao.train.steps.accumulate import take
+from weitiao.train.steps.accumulate import compute_gradients
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 CPU = torch.device("cpu")
@@ -76,7 +76,7 @@ def test_packing_and_accumulation_exact(tokens: BaseAssets) -> None:
     found = []
     for size in (8, 4, 1):
         window = [pack(eight[at : at + size]) for at in range(0, 8, size)]
-        take(model, create(Objective, "sft"), window, Distributed(CPU))
+        compute_gradients(model, create(Objective, "sft"), window, Distributed(CPU))
         found.append({name: p.grad.clone() for name, p in model.trainable().items() if p.grad is not None})
         model.model.zero_grad()
     for other in found[1:]:

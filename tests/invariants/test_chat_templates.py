@@ -29,10 +29,10 @@ def conversation(dice: random.Random, system: bool) -> list[Turn]:
         said = " ".join(dice.choice(WORDS.split()) for _ in range(dice.randint(1, most)))
         return dice.choice(("", "", "\n", " ")) + said.strip() + dice.choice(("", "", "\n", "  "))
 
-    rotary_tables = [Turn("system", words(4))] if system and dice.random() < 0.3 else []
+    turns = [Turn("system", words(4))] if system and dice.random() < 0.3 else []
     for _ in range(dice.randint(1, 4)):
-        rotary_tables += [Turn("user", words(12)), Turn("assistant", words(12).strip() or "yes")]
-    return rotary_tables
+        turns += [Turn("user", words(12)), Turn("assistant", words(12).strip() or "yes")]
+    return turns
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -42,8 +42,8 @@ def test_mask_stop_bos_prompt_in_500_conversations(name: str) -> None:
     made = ChatProcessor.make(make_tokenizer(ALL[name]))
     sft, dice, bos = create(Objective, "sft"), random.Random(name), made.tokenizer.bos_token_id
     for _ in range(CONVERSATIONS):
-        rotary_tables = conversation(dice, system=name != "mistral")
-        rows = sft.rows(Chat(tuple(rotary_tables)), made)
+        turns = conversation(dice, system=name != "mistral")
+        rows = sft.rows(Chat(tuple(turns)), made)
         said, ids = "", []
         for row in rows:
             ids, labels = list(row["input_ids"]), list(row["labels"])
@@ -56,8 +56,8 @@ def test_mask_stop_bos_prompt_in_500_conversations(name: str) -> None:
         stops = [made.tokenizer.decode([x]) for x in made.stop_ids]
         for stop in stops:
             said = said.replace(stop, "\n")
-        assert "".join(said.split()) == "".join("".join(t.content for t in rotary_tables if t.role == "assistant").split())
-        prompt = made.prompt(rotary_tables[:-1])
+        assert "".join(said.split()) == "".join("".join(t.content for t in turns if t.role == "assistant").split())
+        prompt = made.prompt(turns[:-1])
         assert ids[: len(prompt)] == prompt
 
 

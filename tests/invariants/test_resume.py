@@ -173,9 +173,9 @@ def test_resume_with_all_checkpoints_broken_refused(train_tiny, tmp_path: Path, 
             train_tiny(again=True)
 
 
-@pytest.mark.parametrize(("answer", "goes_on"), [("\n", True), ("n\n", False)])
+@pytest.mark.parametrize(("answer", "resumes"), [("\n", True), ("n\n", False)])
 def test_same_recipe_suggests_resume(
-    answer: str, warm_started: bool, train_tiny, recipe_dict: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    answer: str, resumes: bool, train_tiny, recipe_dict: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a real terminal; Enter is yes, and the end is the uninterrupted run's."""
     pty = pytest.importorskip("pty", reason="no terminals of this kind here")
@@ -190,7 +190,7 @@ def test_same_recipe_suggests_resume(
     os.write(ours, answer.encode())
     words, _ = asked.communicate()
     assert "is unfinished at step 2. Go on with it?" in words or "is interrupted at step 2. Go on with it?" in words
-    if warm_started:
+    if resumes:
         assert asked.returncode == 0, words
         assert_same_run(run_contents(Run(tmp_path / "run")), whole)
     else:

@@ -146,8 +146,8 @@ def small_talk(languages: tuple[str, ...], longest: int) -> Iterator[tuple[str, 
     seen = set()
     for language in languages:
         for path in sorted((CORPUS.fetch() / language).glob("*.yml")):
-            for rotary_tables in yaml.safe_load(path.read_text(encoding="utf-8")).get("conversations") or []:
-                ask, reply = (str(x).strip() for x in (*rotary_tables, "", "")[:2])
+            for turns in yaml.safe_load(path.read_text(encoding="utf-8")).get("conversations") or []:
+                ask, reply = (str(x).strip() for x in (*turns, "", "")[:2])
                 if reply and ask not in seen and len(ask) + len(reply) < longest:
                     seen.add(ask)
                     yield ask, reply

@@ -16,7 +16,7 @@ from weitiao.core.registry import create
 from weitiao.pipeline.train import load, open_base_assets
 from weitiao.train.distributed import Distributed
 from weitiao.train.stability.guard import PAST, Guard
-from weitiao.train.steps.accumulate import take
+from weitiao.train.steps.accumulate import compute_gradients
 
 
 def judging() -> tuple[float, int]:
@@ -48,7 +48,7 @@ def test_judge_under_one_percent_of_step(record_figure, request: pytest.FixtureR
     window, took = [pack(sft.rows(chat, tokens.processor))], []
     for _ in range(12):
         started = time.perf_counter()
-        take(model, sft, window, Distributed(cpu))
+        compute_gradients(model, sft, window, Distributed(cpu))
         took.append(time.perf_counter() - started)
     step, (word, _) = statistics.median(took[2:]), judging()
     measured = f"{word / step:.3%} ({1000 * word:.3f} ms of {1000 * step:.0f} ms, {window[0].tokens} tokens)"

@@ -30,12 +30,12 @@ class Counting:
         self.asked += 1
         return self.inside.text(text)
 
-    def chat(self, rotary_tables: Any) -> Any:
+    def chat(self, turns: Any) -> Any:
         self.asked += 1
-        return self.inside.chat(rotary_tables)
+        return self.inside.chat(turns)
 
-    def prompt(self, rotary_tables: Any) -> list[int]:
-        return self.inside.prompt(rotary_tables)
+    def prompt(self, turns: Any) -> list[int]:
+        return self.inside.prompt(turns)
 
     def words(self, ids: Any) -> str:
         return self.inside.words(ids)

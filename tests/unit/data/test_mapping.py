@@ -11,9 +11,9 @@ from weitiao.data.mapping import find_mapping
 TURNS = [("user", "ask"), ("assistant", "say")]
 
 
-def rotary_tables(record: dict, columns: dict | None = None) -> list[tuple[str, str]]:
+def turns(record: dict, columns: dict | None = None) -> list[tuple[str, str]]:
     made: Any = find_mapping([record], Chat, columns, "f").make(record)
-    return [(turn.role, turn.content) for turn in made.rotary_tables]
+    return [(turn.role, turn.content) for turn in made.turns]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def rotary_tables(record: dict, columns: dict | None = None) -> list[tuple[str, 
 def test_every_row_format_recognized(record: dict, words: str) -> None:
     mapping = find_mapping([record], Chat, None, "f")
     assert mapping.words.startswith(words) and mapping.makes is Chat
-    assert rotary_tables(record) == TURNS
+    assert turns(record) == TURNS
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_every_row_format_recognized(record: dict, words: str) -> None:
     ],
 )
 def test_extra_columns_allowed(record: dict, wanted: list) -> None:
-    assert rotary_tables(record) == wanted
+    assert turns(record) == wanted
 
 
 @pytest.mark.parametrize("key", ["text", "content", "document"])
@@ -78,12 +78,10 @@ def test_plain_text_rows(key: str) -> None:
 
 def test_columns_setting_used() -> None:
     record = {"q": "ask", "a": "say", "s": "kind", "prompt": "not this", "completion": "nor this"}
-    assert rotary_tables(record, {"prompt": "q", "completion": "a"}) == TURNS
-    assert rotary_tables(record, {"prompt": "q", "completion": "a", "system": "s"}) == [("system", "kind"), *TURNS]
+    assert turns(record, {"prompt": "q", "completion": "a"}) == TURNS
+    assert turns(record, {"prompt": "q", "completion": "a", "system": "s"}) == [("system", "kind"), *TURNS]
     assert (
-        rotary_tables(
-            {"log": [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "say"}]}, {"messages": "log"}
-        )
+        turns({"log": [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "say"}]}, {"messages": "log"})
         == TURNS
     )
     assert find_mapping([record], Text, {"text": "q"}, "f").make(record) == Text("ask")
@@ -158,7 +156,7 @@ GOOD = {"role": "assistant", "content": "say"}
 )  # fmt: skip
 def test_bad_row_reason(record: dict, words: str) -> None:
     with pytest.raises(ValueError) as error:
-        rotary_tables(record)
+        turns(record)
     assert str(error.value) == words
 
 

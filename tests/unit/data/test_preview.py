@@ -9,7 +9,7 @@ from support.models import make_tokenizer
 from weitiao.core.example import Chat, Turn
 from weitiao.core.objective import Objective
 from weitiao.core.registry import create
-from weitiao.data.preview import LONGEST, pieces_of, rng_key
+from weitiao.data.preview import LONGEST, draw, pieces_of
 from weitiao.data.tokenization import ChatProcessor
 
 SFT: Any = create(Objective, "sft")
@@ -21,8 +21,8 @@ def processor() -> ChatProcessor:
 
 
 def row_of(processor: ChatProcessor, *words: str) -> Any:
-    rotary_tables = tuple(Turn("user" if i % 2 == 0 else "assistant", x) for i, x in enumerate(words))
-    (row,) = SFT.rows(Chat(rotary_tables), processor)
+    turns = tuple(Turn("user" if i % 2 == 0 else "assistant", x) for i, x in enumerate(words))
+    (row,) = SFT.rows(Chat(turns), processor)
     return row
 
 
@@ -34,7 +34,7 @@ def test_preview_marks_trained_and_masked_tokens(processor: ChatProcessor) -> No
         ("context", "\n<|im_start|>user\nagain<|im_end|>\n<|im_start|>assistant\n"),
         ("target", "seven<|im_end|>"),
     ]
-    drawn = rng_key(pieces)
+    drawn = draw(pieces)
     assert drawn.plain.count("⏎\n") == 7 and "�" not in drawn.plain
     styles = {str(span.style): drawn.plain[span.start : span.end] for span in drawn.spans}
     assert styles["bold green"] == "seven<|im_end|>"

@@ -21,22 +21,20 @@ TALK = [
 ]
 
 
-def both(text: str, rotary_tables: list[Turn], ask: bool = False) -> tuple[str, str]:
+def both(text: str, turns: list[Turn], ask: bool = False) -> tuple[str, str]:
     """(ours, transformers')"""
     tokenizer = make_tokenizer(text)
     template = ChatProcessor.make(tokenizer).template
     assert template is not None
-    messages = [{"role": turn.role, "content": turn.content} for turn in rotary_tables]
-    return template.render(rotary_tables, ask), tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=ask
-    )
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    return template.render(turns, ask), tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
 
 
 @pytest.mark.parametrize("ask", [False, True])
 @pytest.mark.parametrize("turns", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_template_equals_transformers(name: str, rotary_tables: int, ask: bool) -> None:
-    ours, theirs = both(TEMPLATES[name], TALK[:rotary_tables], ask)
+def test_template_equals_transformers(name: str, turns: int, ask: bool) -> None:
+    ours, theirs = both(TEMPLATES[name], TALK[:turns], ask)
     assert ours == theirs and "what time\nis it" in ours
 
 

@@ -84,19 +84,19 @@ def test_training_prompt_equals_generation_prompt(name: str) -> None:
 
 def test_straddling_token_encoded_as_in_generation() -> None:
     made = processor(STRADDLING)
-    rotary_tables = [Turn("user", "t"), Turn("assistant", "he fox")]
+    turns = [Turn("user", "t"), Turn("assistant", "he fox")]
     whole = made.tokenizer("the fox<|im_end|>", add_special_tokens=False).input_ids
-    (row,) = made.chat(rotary_tables)
+    (row,) = made.chat(turns)
     assert row.ids != whole, "the test's words do not straddle"
-    assert row.ids[: row.assistant_mask.index(True)] == made.prompt(rotary_tables[:1])
+    assert row.ids[: row.assistant_mask.index(True)] == made.prompt(turns[:1])
     assert learnt(made, row) == ["he fox<|im_end|>"]
     assert made.tokenizer.decode(row.ids) == "the fox<|im_end|>"
 
 
 def test_straddling_turns_keep_masks() -> None:
     made = processor(STRADDLING)
-    rotary_tables = [Turn("user", "t"), Turn("assistant", "he fox"), Turn("user", "mi"), Turn("assistant", "x it")]
-    (row,) = made.chat(rotary_tables)
+    turns = [Turn("user", "t"), Turn("assistant", "he fox"), Turn("user", "mi"), Turn("assistant", "x it")]
+    (row,) = made.chat(turns)
     assert learnt(made, row) == ["he fox<|im_end|>", "x it<|im_end|>"]
 
 
@@ -146,8 +146,8 @@ def test_tokenizer_without_eos_refused() -> None:
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_sft_labels_are_next_tokens(name: str) -> None:
     made = processor(TEMPLATES[name])
-    rotary_tables = (ASK, ANSWER, AGAIN, LAST)
-    (row,), (rendered,) = SFT().rows(Chat(rotary_tables), made), made.chat(rotary_tables)
+    turns = (ASK, ANSWER, AGAIN, LAST)
+    (row,), (rendered,) = SFT().rows(Chat(turns), made), made.chat(turns)
     assert len(row["input_ids"]) == len(row["labels"])
     whole = [*row["input_ids"], row["labels"][-1]]
     assert whole == rendered.ids[: len(whole)]  # nothing behind the last learnt token

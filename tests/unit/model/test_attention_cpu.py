@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from weitiao.core.batch import Batch, pack
-from weitiao.core.shared_prefix import Merged, merge
+from weitiao.core.shared_prefix import PrefixSharedBatch, merge
 from weitiao.model.layers import attention_cpu
 from weitiao.model.layers.attention import attend
 from weitiao.model.layers.attention_cpu import attend_by_products, pieces_at, pieces_of
@@ -17,7 +17,7 @@ HEADS, KEYS, WIDE = 6, 2, 8
 
 def textbook(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch, causal: bool, window: int | None):
     """Row by row, head by head, in double precision."""
-    if isinstance(batch, Merged):
+    if isinstance(batch, PrefixSharedBatch):
         q, k, v = (x[batch.at] for x in (q, k, v))
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     parts = []
@@ -28,7 +28,7 @@ def textbook(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch, ca
         scores = torch.einsum("nhd,thd->hnt", q[a:b], k[a:b]) / math.sqrt(WIDE)
         parts.append(torch.einsum("hnt,thd->nhd", scores.masked_fill(hidden, -math.inf).softmax(-1), v[a:b]))
     y = torch.cat(parts)
-    return y[batch.first] if isinstance(batch, Merged) else y
+    return y[batch.first] if isinstance(batch, PrefixSharedBatch) else y
 
 
 def ours_of(
@@ -72,7 +72,7 @@ def test_cpu_attention_equals_reference(
     """In double precision to the last digits; in blocks of a few queries, too."""
     monkeypatch.setattr(attention_cpu, "BLOCK", block)
     batch = rows(lengths, alike)
-    assert isinstance(batch, Merged) == bool(alike)
+    assert isinstance(batch, PrefixSharedBatch) == bool(alike)
     given = three(batch, torch.double)
     ours = results(ours_of, given, batch, causal, window)
     for a, b in zip(ours, results(textbook, given, batch, causal, window)):

@@ -15,7 +15,7 @@ from torch import Tensor
 from support.kernels import needs_kernels
 from weitiao.core.batch import Batch, pack
 from weitiao.core.lm_head import LMHead
-from weitiao.core.shared_prefix import Merged, merge
+from weitiao.core.shared_prefix import PrefixSharedBatch, merge
 from weitiao.model.kernels import library
 from weitiao.model.layers import kernel_check
 from weitiao.model.layers.attention import attend
@@ -76,7 +76,7 @@ def test_attention_kernel_error(name: str, threads: int) -> None:
     case = {"causal": True, "window": None, "alike": 0, "ask": None, **CASES[name]}
     torch.set_num_threads(threads)
     batch = rows(case["lengths"], case["alike"])
-    assert isinstance(batch, Merged) == bool(case["alike"])
+    assert isinstance(batch, PrefixSharedBatch) == bool(case["alike"])
     asking = None
     if case["ask"]:
         random = torch.Generator().manual_seed(3)

@@ -43,10 +43,10 @@ def test_probabilities_equal_label_text_likelihood(method: str, processor: ChatP
     order = sorted(range(5), key=lambda i: -len(rows[i]["input_ids"]))
     with torch.no_grad():
         for i, mine in zip(order, said):
-            rotary_tables = objective._turns(found[i].text)
-            prompt, scores = processor.prompt(rotary_tables), []
+            turns = objective._turns(found[i].text)
+            prompt, scores = processor.prompt(turns), []
             for name in CLASSES:
-                (whole,) = processor.chat((*rotary_tables, Turn("assistant", name)))
+                (whole,) = processor.chat((*turns, Turn("assistant", name)))
                 words = [token for token, learnt in zip(whole.ids, whole.said) if learnt]
                 assert whole.ids[: len(prompt) + len(words)] == prompt + words and words[-1] == processor.stop_ids[0]
                 p = model.plain_logits(whole.ids[: len(prompt) + len(words)]).log_softmax(-1)[len(prompt) - 1 : -1]

@@ -236,9 +236,7 @@ def test_base_from_config_has_head(train_tiny: Any, tmp_path: Path, texts: Path)
     make(tmp_path / "small", characters(iter([text.read_text()]), 1), 2, 32, 4, 64, seed=1)
     run = train_tiny(base=str(tmp_path / "small"), data=[{"path": str(texts)}], objective="masked_lm", method="full",
                 train={"steps": 2})  # fmt: skip
-    assert (
-        run.status == "finished" and run.decisions["masked-LM head"].value == "the checkpoint's"
-    )
+    assert run.status == "finished" and run.decisions["masked-LM head"].value == "the checkpoint's"
     assert run.read("resolved.json")["data"]["split"] > 0, "characters are many: some text was longer than the context"
 
 

@@ -284,9 +284,7 @@ def test_same_file_for_two_tasks(train_tiny: Any, recipe: dict[str, Any], tmp_pa
     run = train_tiny(**recipe)
     after = run.read("scores.json")["after"]
     assert after["one.loss"]["n"] == 39 and not any(name.startswith("two.") for name in after)
-    assert (
-        str(run.decisions["two: objective.threshold"].reason) == "no validation row to choose one on"
-    )
+    assert str(run.decisions["two: objective.threshold"].reason) == "no validation row to choose one on"
     both = {**recipe, "validation": 0.3, "evaluate": {"metrics": "auto", "samples": 0, "data": recipe["data"]}}
     after = train_tiny(**both, out=str(tmp_path / "both")).read("scores.json")["after"]
     assert (after["one.loss"]["n"], after["two.loss"]["n"]) == (39, 40)

@@ -86,12 +86,12 @@ def test_chat_switches_adapter(pair: dict, tiny_llama: Path) -> None:
     told = CliRunner().invoke(app, command, input="the fox\n@wiz the fox\nthe fox\n\n", env={"COLUMNS": "300"})
     assert told.exit_code == 0, told.output
     many = merging.open_many(str(tiny_llama), {name: str(folder) for name, folder in pair.items()})
-    rotary_tables, wanted = (), []
+    turns, wanted = (), []
     for name in ("fox", "wiz", "wiz"):
-        rotary_tables += (Turn("user", "the fox"),)
-        ids = many.model.generate([many.prompt(rotary_tables, name)], 3, adapters=[name])[0]
+        turns += (Turn("user", "the fox"),)
+        ids = many.model.generate([many.prompt(turns, name)], 3, adapters=[name])[0]
         wanted.append(many.tokens.processor.decode(ids).strip())
-        rotary_tables += (Turn("assistant", wanted[-1]),)
+        turns += (Turn("assistant", wanted[-1]),)
     assert [line.strip() for line in told.output.splitlines() if line.strip()] == [x for x in wanted if x]
     assert wanted[0] != wanted[1]
 
@@ -102,9 +102,9 @@ def test_chat_template_per_adapter(train_tiny: Any, tiny_llama: Path, tmp_path: 
     own = train_tiny(train={"steps": 1}, chat_template=str(template))
     plain = train_tiny(train={"steps": 1}, out=str(tmp_path / "plain"))
     many = merging.open_many(str(tiny_llama), {"own": str(own.folder), "plain": str(plain.folder)})
-    rotary_tables = (Turn("user", "hello"),)
-    assert many.prompt(rotary_tables, "own") == results.open_model(str(own.folder)).prompt(rotary_tables)
-    assert many.prompt(rotary_tables, "plain") == many.prompt(rotary_tables) != many.prompt(rotary_tables, "own")
+    turns = (Turn("user", "hello"),)
+    assert many.prompt(turns, "own") == results.open_model(str(own.folder)).prompt(turns)
+    assert many.prompt(turns, "plain") == many.prompt(turns) != many.prompt(turns, "own")
 
 
 def test_prompts_without_adapter(tiny_llama: Path, tmp_path: Path) -> None:
