@@ -1,4 +1,4 @@
-"""bench/trainer.py for real, in its short form: both sides start, learn the same, and what is finished is kept."""
+"""The trainer suite in its short form: both sides start, reach the same losses, and finished trainings are saved."""
 
 import datetime
 import json
@@ -16,15 +16,15 @@ import prepare_dates
 from support.rows import write_jsonl
 
 ROOT = Path(__file__).parents[3]
-ROWS = 64  # as many as a step takes, so that both sides see the same rows in each step, whatever their order
-APART = 1e-5  # nats a token; 9e-7 here, and a rate that is 1 % higher puts them 9e-3 apart
+ROWS = 64  # one batch, so that both sides have the same rows in each step, in any order
+TOLERANCE = 1e-5  # nats per token; 9e-7 here, and 9e-3 with a 1 % higher learning rate
 
 
-def bench(results: Path, *words: str) -> dict:
-    """What is kept behind a short run."""
-    command = [sys.executable, str(ROOT / "bench" / "trainer.py"), "--threads", "1", "--results", str(results), *words]
+def bench(results: Path, *arguments: str) -> dict:
+    """The saved results of a short run."""
+    command = [sys.executable, "-m", "bench.trainer", "--threads", "1", "--results", str(results), *arguments]
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads((results / "trainer_short.json").read_text())
 
@@ -45,25 +45,25 @@ def dates(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def mean_of(written: str) -> float:
+def mean_of(fraction: str) -> float:
     """'30.5/11' -> 2.77."""
-    above, below = written.split("/")
-    return float(above) / float(below)
+    numerator, denominator = fraction.split("/")
+    return float(numerator) / float(denominator)
 
 
 @pytest.mark.slow
 def test_same_losses_on_both_sides(dates: Path, tmp_path: Path) -> None:
     """Same start, rows, rate, schedule, clip and optimizer: the same loss of every held-out row, before and after."""
-    words = ("--tasks", "seq2seq", "--limit", str(ROWS), "--grouped", "0", "--data", str(dates))
-    first = bench(tmp_path / "results", *words)
+    arguments = ("--tasks", "seq2seq", "--limit", str(ROWS), "--grouped", "0", "--data", str(dates))
+    first = bench(tmp_path / "results", *arguments)
     case = first["cases"]["seq2seq"]
     ours, theirs = case["weitiao"]["0"], case["Trainer"]["0"]
     assert ours["steps"] == theirs["steps"] == 2 and "grouped" not in case
-    assert abs(ours["before"] - theirs["before"]) < APART
-    losses = [np.array([mean_of(x) for x in play["rows"]["loss"].split()]) for play in (ours, theirs)]
-    assert len(losses[0]) == len(losses[1]) == ROWS and np.abs(losses[0] - losses[1]).max() < APART
-    assert ours["before"] - losses[0].mean() > 0.1  # it did learn
-    assert bench(tmp_path / "results", *words) == first  # nothing is measured again
+    assert abs(ours["before"] - theirs["before"]) < TOLERANCE
+    losses = [np.array([mean_of(x) for x in training["rows"]["loss"].split()]) for training in (ours, theirs)]
+    assert len(losses[0]) == len(losses[1]) == ROWS and np.abs(losses[0] - losses[1]).max() < TOLERANCE
+    assert ours["before"] - losses[0].mean() > 0.1  # the loss falls
+    assert bench(tmp_path / "results", *arguments) == first  # nothing is measured twice
     assert "| seq2seq | loss | weitiao |" in (tmp_path / "results" / "trainer_short.md").read_text()
 
 
@@ -76,9 +76,9 @@ def test_every_bench_task_runs(tmp_path: Path) -> None:
     for script in ("bert", "t5"):
         subprocess.run([sys.executable, str(ROOT / "quickstart" / f"make_small_{script}.py")], check=True)
     cases = bench(tmp_path, "--limit", "16")["cases"]
-    of_some = ["classification, LoRA", "classification, top layer", "sft, top 4 layers"]
-    assert list(cases) == ["classification", "tagging", "question answering", "seq2seq", *of_some]
+    partial = ["classification, LoRA", "classification, top layer", "sft, top 4 layers"]
+    assert list(cases) == ["classification", "tagging", "question answering", "seq2seq", *partial]
     for name, case in cases.items():
         assert list(case) == ["Trainer", "weitiao", "grouped"], name
-        many = {len(written.split()) for sides in case.values() for x in sides.values() for written in x["rows"].values()}
-        assert many == {16} and all(x["seconds"] > 0 for sides in case.values() for x in sides.values())
+        counts = {len(text.split()) for sides in case.values() for x in sides.values() for text in x["rows"].values()}
+        assert counts == {16} and all(x["seconds"] > 0 for sides in case.values() for x in sides.values())

@@ -1,0 +1,1 @@
+"""Supervised fine-tuning beside LLaMA-Factory and LitGPT: speed and memory."""

@@ -1,0 +1,5 @@
+"""`python -m bench.sft`."""
+
+from bench.sft.run import main
+
+main()

@@ -1,0 +1,1 @@
+"""What the suites share: the machine, worker processes, memory, peers' environments, kept results, rows."""

@@ -1,0 +1,1 @@
+"""Seven jobs beside the Hugging Face Trainer: quality and speed."""

@@ -1,0 +1,5 @@
+"""`python -m bench.trainer`."""
+
+from bench.trainer.run import main
+
+main()
