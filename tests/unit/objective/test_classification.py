@@ -104,7 +104,7 @@ def test_multi_label() -> None:
     objective, model, batch = ready(Classification(), found)
     assert objective.multi_label is True and objective.classes == ("a", "b", "c")
     held = torch.tensor([[float(c in found[i].labels) for c in "abc"] for i in batch.row_ids])
-    assert torch.equal(objective.held(batch), held)
+    assert torch.equal(objective.targets(batch), held)
     by_hand = torch.nn.functional.binary_cross_entropy_with_logits(objective.scores(model, batch), held, reduction="none")
     assert torch.allclose(objective.loss(model, batch).totals["classification"], by_hand.mean(1).sum(), rtol=1e-5)
     said = {"a": 0.9, "b": 0.2, "c": 0.5}

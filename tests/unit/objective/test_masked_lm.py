@@ -133,7 +133,7 @@ def test_long_text_windows_with_special_tokens() -> None:
     assert [w for x in pieces for w in x["labels"][1:-1]] == row["labels"][1:-1]
     kept, lost = MaskedLM().cut(row, 20)
     assert kept == pieces[0] and [*kept["input_ids"][:-1], *lost, last] == row["input_ids"]
-    drawn = MaskedLM().pieces(row, [], PROCESSOR)
+    drawn = MaskedLM().preview(row, [], PROCESSOR)
     assert {kind for kind, _ in drawn} == {"target", "context"}
 
 

@@ -323,7 +323,7 @@ def test_invalid_multi_task_refused(
         rows = [{"text": f"fox {i}", "label": "a"} for i in range(9)]
         recipe["data"][0]["path"] = str(write_jsonl(tmp_path / "one.jsonl", rows))
     if "best" in change:
-        recipe["train"]["best"] = change["best"]
+        recipe["train"]["best_metric"] = change["best"]
     if "heads" in change:
         objective["tasks"]["kind"] = {"name": "classification", "head_learning_rate": 1e-2}
     recipe["objective"] = {**objective, **{key: change[key] for key in ("weights", "tasks") if key in change}}

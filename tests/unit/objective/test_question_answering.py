@@ -70,7 +70,7 @@ def test_labels_mark_context_and_answer(family: str, answer: str) -> None:
 def test_answer_inside_token_widened(family: str) -> None:
     processor = processor_of(family)
     (row,) = QuestionAnswering().rows(question("uick brown fo"), processor)
-    piece = QuestionAnswering().pieces(row, [], processor)[-1]
+    piece = QuestionAnswering().preview(row, [], processor)[-1]
     assert row["notes"] == ("answers widened to whole tokens",) and "uick brown fo" in piece[1]
 
 
@@ -111,7 +111,7 @@ def test_best_span_equals_brute_force(family: str) -> None:
 
 
 def test_windows_repeat_question_and_cover_context() -> None:
-    objective, processor = QuestionAnswering(overlap=8), processor_of("bert")
+    objective, processor = QuestionAnswering(doc_stride=8), processor_of("bert")
     example = question("paris", f"{TEXT} {TEXT.replace('paris', 'boxes')}")
     (row,) = objective.rows(example, processor)
     ids, labels = list(row["input_ids"]), list(row["labels"])
@@ -136,8 +136,8 @@ def test_windows_merged_in_characters() -> None:
     objective, processor = QuestionAnswering(unanswerable=True), processor_of("bert")
     places = processor.encode_with_offsets(TEXT)[1]
     said: Any = [
-        {"best_metric": [(1.0, 0, 1), (3.0, 6, 8)], "none": 9.0},
-        {"best_metric": [(2.5, 6, 8), (2.0, 9, 9)], "none": 2.0},
+        {"best": [(1.0, 0, 1), (3.0, 6, 8)], "none": 9.0},
+        {"best": [(2.5, 6, 8), (2.0, 9, 9)], "none": 2.0},
     ]
     found = objective.merge_windows(said, question(), processor)
     assert (found["start"], found["end"]) == (places[6][0], places[8][1])
@@ -146,8 +146,8 @@ def test_windows_merged_in_characters() -> None:
     assert found["probability"] == pytest.approx(float(e[0] / sum(e)))
     assert objective.merge_windows([said[0]], question(), processor)["text"] == ""
     patient = QuestionAnswering(unanswerable=True, threshold=7.0)
-    assert patient.join([said[0]], question(), processor)["text"] == "the lazy dog"
-    sure = QuestionAnswering(unanswerable=False).join([said[0]], question(), processor)
+    assert patient.merge_windows([said[0]], question(), processor)["text"] == "the lazy dog"
+    sure = QuestionAnswering(unanswerable=False).merge_windows([said[0]], question(), processor)
     assert sure["text"] == "the lazy dog" and sure["probability"] == pytest.approx(float(e[0] / (e[0] + e[2])))
 
 
@@ -160,7 +160,7 @@ def test_no_answer_threshold_chosen_on_validation() -> None:
             right = ((0, "fox"),) * dice.choice((0, 1))
             said = {
                 "no_answer": round(dice.gauss(-1.0 if right else 1.0, 2.0), 1),
-                "best_metric": dice.choice(("fox", "dog")),
+                "best": dice.choice(("fox", "dog")),
             }
             rows.append((said, ExtractiveQA("who", f"fox {i}", right)))
 
@@ -172,7 +172,7 @@ def test_no_answer_threshold_chosen_on_validation() -> None:
         assert hits(objective.threshold) == max(hits(x / 20) for x in range(-400, 400)) and len(told) == 1
     tied = [(-1.0, True), (0.5, True), (0.5, False), (0.5, False), (2.0, False)]  # no threshold parts those in the middle
     rows = [
-        ({"no_answer": x, "best_metric": "fox"}, ExtractiveQA("who", "fox", ((0, "fox"),) * right)) for x, right in tied
+        ({"no_answer": x, "best": "fox"}, ExtractiveQA("who", "fox", ((0, "fox"),) * right)) for x, right in tied
     ]
     objective, _ = QuestionAnswering(unanswerable=True).calibrate(lambda task: rows)
     assert -1.0 < objective.threshold < 0.5
@@ -299,7 +299,7 @@ def test_trains_and_reopens(train_tiny: Any, tmp_path: Path, family: str) -> Non
         max_length=24,
         objective={"name": "question_answering", "head_learning_rate": 1e-2, "doc_stride": 12},
         method={"name": "full"},
-        train={"steps": 120, "learning_rate": 3e-3, "evaluate_every": 40, "best_metric": "squad_f1"},
+        train={"steps": 120, "learning_rate": 3e-3, "evaluate_every": 40, "best": "squad_f1"},
         evaluate={"metrics": "auto", "samples": 3},
     )
     scores = run.read("scores.json")

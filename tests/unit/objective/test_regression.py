@@ -54,7 +54,7 @@ def test_loss_equals_torch_on_standardized_targets(family: str, criterion: Any) 
     objective, model, batch = ready(Regression(criterion=criterion, delta=0.5), found, family)
     y = np.array([found[i].values for i in batch.row_ids])
     target = torch.tensor((y - y.mean(0)) / y.std(0), dtype=torch.float32)
-    assert torch.equal(objective.held(batch), target)
+    assert torch.equal(objective.targets(batch), target)
     hidden = [model.hidden(batch)[a:b] for a, b in zip(batch.bounds, batch.bounds[1:])]
     z = model.heads["numbers"](torch.stack([h.mean(0) if family == "bert" else h[-1] for h in hidden]))
     by_hand = torch.nn.MSELoss(reduction="sum") if criterion == "mse" else torch.nn.HuberLoss(reduction="sum", delta=0.5)
@@ -139,7 +139,7 @@ def test_non_numeric_target_set_aside(tmp_path: Path, given: Any, words: str) ->
 )
 def test_columns_detected(row: dict, words: str) -> None:
     (found,) = infer_columns(row)
-    assert found.words == words and found.make(row).values in ((1.0,), (1.0, 2.0))
+    assert found.description == words and found.make(row).values in ((1.0,), (1.0, 2.0))
 
 
 @pytest.mark.parametrize(("name", "judge"), [("pearson", stats.pearsonr), ("spearman", stats.spearmanr)])

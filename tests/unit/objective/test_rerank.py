@@ -80,7 +80,7 @@ def test_bad_rows_reported(pair: Pair, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Rerank().rows(pair, PROCESSOR)
     with pytest.raises(ValueError, match="query and document are read together"):
-        Rerank().given(Pair("a", ""), PROCESSOR)
+        Rerank().encode_input(Pair("a", ""), PROCESSOR)
 
 
 def test_data_without_negatives_refused() -> None:

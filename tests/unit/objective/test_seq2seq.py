@@ -57,7 +57,7 @@ def test_loss_equals_transformers(folders: dict[str, Path], family: str, method:
     rows = rows_of(objective, tokens)
     batch = pack(rows)
     together = objective.segment_losses(model, batch)
-    for place, row in enumerate(batch.source):
+    for place, row in enumerate(batch.row_ids):
         ids, labels = rows[row]["input_ids"], [x for x in rows[row]["labels"] if x != IGNORE]
         source = ids[: len(ids) - len(labels)]
         with torch.no_grad():
@@ -103,7 +103,7 @@ def test_generation_equals_transformers(folders: dict[str, Path], family: str, n
     """Sources of unequal length together, as each alone."""
     tokens, model, objective = opened(folders[family], num_beams=num_beams, max_new_tokens=9)
     batch = pack(rows_of(objective, tokens))
-    written = dict(zip(batch.source, objective.predict(model, batch)))
+    written = dict(zip(batch.row_ids, objective.predict(model, batch)))
     for i, x in enumerate(EXAMPLES):
         ids = torch.tensor([tokens.processor.text(x.text)])
         out = model.model.generate(input_ids=ids, max_new_tokens=9, num_beams=num_beams, do_sample=False)
@@ -130,7 +130,7 @@ def test_trains_and_reopens(train_tiny: Any, folders: dict[str, Path], tmp_path:
         data=[{"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))}],
         validation=0.3,
         method="full",
-        objective={"name": "seq2seq", "longest": 12},
+        objective={"name": "seq2seq", "max_new_tokens": 12},
         train={"steps": 60, "batch_size": 8, "learning_rate": 3e-3, "evaluate_every": 0},
         evaluate={"metrics": ["loss", "exact_match", "rouge_l", "bleu", "chrf"], "samples": 2},
     )

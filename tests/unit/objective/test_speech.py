@@ -45,7 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(folder: Path, method: str = "lora", **settings: Any) -> tuple[BaseAssets, Any, Seq2Seq]:
-    tokens, objective = open_base_assets(str(folder)), Seq2Seq(**{"longest": 12, **settings})
+    tokens, objective = open_base_assets(str(folder)), Seq2Seq(**{"max_new_tokens": 12, **settings})
     torch.manual_seed(0)
     part: Any = create(Method, method)
     return tokens, load(tokens, part, objective, torch.float32, CPU)[0], objective
@@ -60,7 +60,7 @@ def recipe_of(place: Path, **more: Any) -> dict[str, Any]:
         "base": str(place / "whisper"),
         "data": [{"path": str(place / "rows.jsonl")}],
         "validation": {"path": str(place / "rows.jsonl")},
-        "objective": {"name": "seq2seq", "longest": 12},
+        "objective": {"name": "seq2seq", "max_new_tokens": 12},
         "evaluate": {"metrics": "auto", "samples": 2},
         **more,
     }

@@ -85,7 +85,7 @@ def test_token_spanning_two_words_split(family: str) -> None:
     units = tuple((i, i + 1) for i, x in enumerate(text) if x != " ")
     ids, firsts = placed_units(TokenTags(text, units, ("O",) * 6), p)
     assert len(p.encode_with_offsets(text)[0]) < 6 <= len(ids) and None not in firsts and len(set(firsts)) == 6
-    assert p.words(ids).replace(" ", "") == "thefox"
+    assert p.decode(ids, skip_special_tokens=False).replace(" ", "") == "thefox"
 
 
 def test_words_without_token_skipped() -> None:
@@ -147,7 +147,7 @@ def test_untrainable_tags_refused(tags: str, words: str) -> None:
 
 
 def test_tag_repair() -> None:
-    objective = TokenClassification(repair=True).fit(examples())
+    objective = TokenClassification(repair_tags=True).fit(examples())
     (row,) = objective.rows(tagged("the fox", "I-who I-who"), processor())
     assert [objective.tags[x] for x in row["labels"] if x != IGNORE] == ["B-who", "I-who"]
 

@@ -90,11 +90,11 @@ class Seq2Seq(LikelihoodObjective):
             words = f"the sound in {example.text} is {example.seconds:.1f} s long, and the base hears {feature_extractor.seconds:g} s"
             raise ValueError(f"{words}: cut it into pieces with what is said in each")
         places, input_features = (
-            [AUDIO_PLACEHOLDER] * feature_extractor.places,
+            [AUDIO_PLACEHOLDER] * feature_extractor.num_positions,
             partial(feature_extractor.features, example.sound),
         )
         return AnnotatedRow(
-            input_ids=places, labels=[IGNORE] * feature_extractor.places, sound=example.sound, input_features=input_features
+            input_ids=places, labels=[IGNORE] * feature_extractor.num_positions, sound=example.sound, input_features=input_features
         )
 
     def encode_input(self, example: SourceTarget, processor: Processor) -> Row:
