@@ -47,7 +47,7 @@ def test_probabilities_equal_label_text_likelihood(method: str, processor: ChatP
             prompt, scores = processor.prompt(turns), []
             for name in CLASSES:
                 (whole,) = processor.chat((*turns, Turn("assistant", name)))
-                words = [token for token, learnt in zip(whole.ids, whole.said) if learnt]
+                words = [token for token, learnt in zip(whole.ids, whole.assistant_mask) if learnt]
                 assert whole.ids[: len(prompt) + len(words)] == prompt + words and words[-1] == processor.stop_ids[0]
                 p = model.plain_logits(whole.ids[: len(prompt) + len(words)]).log_softmax(-1)[len(prompt) - 1 : -1]
                 scores.append(float(p[torch.arange(len(words)), words].sum()))
