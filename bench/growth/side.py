@@ -30,8 +30,9 @@ from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.model.adapters.module_structure import architecture_of
+from weitiao.model.backbone.choose import choose_backbone, make_lm_head, use_reference_implementation
 from weitiao.model.layers import attention
-from weitiao.model.loading.load import Base, choose_backbone, use_reference_implementation, vocabulary_head
+from weitiao.model.loading.load import Base
 from weitiao.pipeline.train import BaseAssets, Prepared, batch, copy_sources_into
 from weitiao.pipeline.trained import attach
 from weitiao.train.checkpoints.state import State
@@ -129,7 +130,7 @@ def make_base(point: Point, dtype: torch.dtype) -> Base:
         model,
         architecture_of(model.config),
         backbone,
-        vocabulary_head(model),
+        make_lm_head(model),
         [decision],
         sum(p.numel() for p in model.parameters()),
     )

@@ -8,10 +8,10 @@ from support.models import make_model
 from support.rows import batch_of, make_rows
 from weitiao.core.batch import Batch
 from weitiao.core.registry import find_module, names
+from weitiao.model.backbone import choose
+from weitiao.model.backbone.choose import _packed_forward, all_rows, choose_backbone
 from weitiao.model.backbone.decoder import Block
 from weitiao.model.layers.attention import NAME
-from weitiao.model.loading import load
-from weitiao.model.loading.load import _transformers_body, choose_backbone, whole
 
 FAMILIES = [(block, family) for block in names(Block) for family in find_module(Block, block).FAMILIES]
 
@@ -44,8 +44,8 @@ def test_unpackable_attention_runs_row_by_row(monkeypatch: pytest.MonkeyPatch) -
     def leaking(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         return model.get_decoder()(input_ids=batch.input_ids[None], use_cache=False).last_hidden_state[0]
 
-    monkeypatch.setattr(load, "_transformers_body", leaking)
-    monkeypatch.setattr(load, "names", lambda kind: [])  # no block
+    monkeypatch.setattr(choose, "_packed_forward", leaking)
+    monkeypatch.setattr(choose, "names", lambda kind: [])  # no block
     model = make_model("gpt2")
     model.set_attn_implementation(NAME)
     body, choice = choose_backbone(model, torch.float32)
@@ -64,7 +64,7 @@ def test_same_loss_and_gradients(block: str, family: str, method: str) -> None:
         model = attached(method, family)
         perturb(model)
         if not ours:
-            model.backbone = whole(lambda b, model=model: _transformers_body(model.model, b))
+            model.backbone = all_rows(lambda b, model=model: _packed_forward(model.model, b))
         loss = loss_of(model, batch)
         loss.backward()
         found.append((loss.detach(), {name: p.grad for name, p in model.trainable().items()}))

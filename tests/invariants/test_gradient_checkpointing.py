@@ -16,8 +16,8 @@ from weitiao.core.method import Method
 from weitiao.core.registry import find, names
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.model.adapters.surgery import Originals
+from weitiao.model.backbone.choose import choose_backbone
 from weitiao.model.layers.gradient_checkpointing import enable_gradient_checkpointing
-from weitiao.model.loading.load import choose_backbone
 
 METHODS = names(Method)
 DROPPED = 0.2

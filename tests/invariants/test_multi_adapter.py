@@ -17,8 +17,8 @@ from weitiao.core.registry import find, names
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.adapters.multi_adapter import attach_all, detach
+from weitiao.model.backbone.choose import choose_backbone, make_lm_head
 from weitiao.model.layers.attention import NAME
-from weitiao.model.loading.load import choose_backbone, vocabulary_head
 
 KINDS = {  # an adapter's name -> its method and settings
     "spam": ("lora", {"rank": 3}),
@@ -51,7 +51,7 @@ def many(family: str, adapters: Sequence[str] = tuple(KINDS)) -> TrainableModel:
         layers[name] = detach(alone.model, alone.attachment, find(Method, KINDS[name][0]), name)
     attachment = attach_all(base, layers)
     backbone, _ = choose_backbone(base, torch.float32)
-    return TrainableModel(base, attachment, StopIds(), architecture_of(base.config), backbone, vocabulary_head(base))
+    return TrainableModel(base, attachment, StopIds(), architecture_of(base.config), backbone, make_lm_head(base))
 
 
 def alone(name: str, family: str) -> TrainableModel:

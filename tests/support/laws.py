@@ -16,8 +16,8 @@ from weitiao.core.registry import create, find
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.adapters.surgery import restore
+from weitiao.model.backbone.choose import choose_backbone, make_lm_head
 from weitiao.model.layers.attention import NAME
-from weitiao.model.loading.load import choose_backbone, vocabulary_head
 
 CLASSIFICATION: Any = create(Objective, "classification", classes=("a", "b", "c"), multi_label=False)
 
@@ -49,7 +49,7 @@ def attached(method: str, family: str = "llama", base: torch.nn.Module | None = 
     model.set_attn_implementation(NAME)
     backbone, _ = choose_backbone(model, torch.float32)
     architecture = architecture_of(model.config)
-    head = None if architecture.kind == "encoder" else vocabulary_head(model)
+    head = None if architecture.kind == "encoder" else make_lm_head(model)
     method, variant = VARIANTS.get(method, (method, {}))
     settings, with_them = {**variant, **settings}, find(Method, method)
     if method in ("peft", "f_learning"):

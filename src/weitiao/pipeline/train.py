@@ -43,13 +43,9 @@ from weitiao.evaluate.report import write_report
 from weitiao.evaluate.thresholds import calibrate_thresholds
 from weitiao.model.adapters.peft_format import save_adapter
 from weitiao.model.backbone.activation_cache import choose, decided, delete_cache, keep
+from weitiao.model.backbone.choose import use_reference_implementation
 from weitiao.model.layers.gradient_checkpointing import enable_gradient_checkpointing
-from weitiao.model.loading.load import (
-    load_architecture,
-    load_generation,
-    load_tokenizer,
-    use_reference_implementation,
-)
+from weitiao.model.loading.load import load_architecture, load_generation, load_tokenizer
 from weitiao.model.loading.sources import resolve_base
 from weitiao.model.profiling.throughput import Speed
 from weitiao.pipeline.trained import TrainedRun, attach, base_fingerprint, below, stand, warm_start

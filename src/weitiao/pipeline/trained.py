@@ -28,8 +28,9 @@ from weitiao.core.registry import create, find, names
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import HEAD, TrainableModel
 from weitiao.model.adapters.peft_format import WEIGHTS, is_adapter, load_adapter, read_adapter_config
+from weitiao.model.backbone.choose import choose_backbone
 from weitiao.model.backbone.mlm_head import masked_head
-from weitiao.model.loading.load import Base, choose_backbone, load_base
+from weitiao.model.loading.load import Base, load_base
 from weitiao.train.checkpoints.best import restore_best
 
 

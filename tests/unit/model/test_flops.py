@@ -15,8 +15,8 @@ from weitiao.core.objective import Objective
 from weitiao.core.registry import create, names
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.model.adapters.module_structure import architecture_of
+from weitiao.model.backbone.choose import choose_backbone, make_lm_head
 from weitiao.model.layers.attention import NAME
-from weitiao.model.loading.load import choose_backbone, vocabulary_head
 from weitiao.model.profiling.flops import pairs, profile_flops, shapes_in, step_flops, unsupported_reason
 
 T, D, V, M, L = 12, 32, 320, 48, 3  # of conftest's tiny models; M is the width inside the MLP
@@ -28,7 +28,7 @@ def attached(family: str, method: str = "full", **settings: Any) -> TrainableMod
     model.set_attn_implementation(NAME)
     body, _ = choose_backbone(model, torch.float32)
     architecture = architecture_of(model.config)
-    head = None if architecture.kind == "encoder" else vocabulary_head(model)
+    head = None if architecture.kind == "encoder" else make_lm_head(model)
     torch.manual_seed(1)
     attachment = create(Method, method, **settings).attach(model)
     return TrainableModel(model, attachment, SimpleNamespace(stop_ids=(2,)), architecture, body, head)

@@ -12,8 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
-from weitiao.model.adapters.module_structure import peft_task
-from weitiao.model.adapters.surgery import enabling, folding, is_transposed, peft_tensors, take_peft, wrap
+from weitiao.model.adapters.peft_format import peft_task, peft_tensors, take_peft
+from weitiao.model.adapters.surgery import enabling, folding, is_transposed, wrap
 from weitiao.model.layers.lora_autograd import LoRAWeights, Unpack, products
 from weitiao.model.layers.quantized import QuantizedLinear
 from weitiao.model.layers.saved_tensors import in_autocast

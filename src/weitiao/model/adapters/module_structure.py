@@ -77,14 +77,6 @@ def last_hidden(model: Any, **inputs: Any) -> Any:
     return stack_of(model)(**inputs, **plain).last_hidden_state
 
 
-def peft_task(model: Any) -> str | None:
-    """PEFT's task_type, which decides how PEFT calls the model; None: as it is called."""
-    architecture = architecture_of(model.config)
-    if architecture.modality == "speech":
-        return None
-    return {"decoder": "CAUSAL_LM", "encoder": "FEATURE_EXTRACTION", "encoder_decoder": "SEQ_2_SEQ_LM"}[architecture.kind]
-
-
 @dataclass(frozen=True)
 class Columns:
     """Some columns of a linear layer's output."""

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from weitiao.core.method import Attachment
-from weitiao.model.adapters.module_structure import Columns, keys_and_values, last_hidden, peft_task, stack_of
+from weitiao.model.adapters.module_structure import Columns, keys_and_values, last_hidden, stack_of
+from weitiao.model.adapters.peft_format import peft_task
 from weitiao.model.adapters.surgery import set_submodule
 from weitiao.model.adapters.virtual_tokens import VirtualTokenProjection, add_virtual_tokens, some_words
 

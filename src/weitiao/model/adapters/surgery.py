@@ -5,13 +5,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from weitiao.core.errors import ModelError, RecipeError
+from weitiao.core.errors import RecipeError
 from weitiao.model.layers.quantized import QuantizedLinear
-
-PREFIX = "base_model.model."  # what PEFT puts before every name
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -130,36 +128,3 @@ class Originals:
                 weight.copy_(other)
                 other.copy_(now)
             self.on = on
-
-
-def peft_name(name: str) -> str:
-    """A weight's name in PEFT's files."""
-    end = ".weight" if name.endswith(("lora_A", "lora_B")) else ""
-    return PREFIX + name + end
-
-
-def peft_tensors(model: nn.Module, trainable: Collection[str]) -> dict[str, Tensor]:
-    """Learnt tensors under PEFT's names."""
-    weights = dict(model.named_parameters())
-    return {peft_name(name): weights[name].detach() for name in sorted(trainable)}
-
-
-def take_peft(
-    model: nn.Module, trainable: Collection[str], tensors: dict[str, Tensor], called: Callable[[str], str] = peft_name
-) -> None:
-    """Take over tensors under PEFT's names.
-
-    Raises:
-        ModelError: names or shapes are not those of the method.
-    """
-    weights = dict(model.named_parameters())
-    wanted = {called(name): weights[name] for name in trainable}
-    if wanted.keys() != tensors.keys():
-        odd = sorted(wanted.keys() ^ tensors.keys())
-        raise ModelError(f"the adapter's tensors are not those of its config: {odd[0]} and {len(odd) - 1} more differ.")
-    for name, weight in wanted.items():
-        if weight.shape != tensors[name].shape:
-            there, here = tuple(tensors[name].shape), tuple(weight.shape)
-            raise ModelError(f"the adapter's {name} has shape {there}, its config says {here}.")
-        with torch.no_grad():
-            weight.copy_(tensors[name])

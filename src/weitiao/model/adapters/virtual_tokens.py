@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from weitiao.core.gathered import index_select_fp32_grad
-from weitiao.model.adapters.module_structure import peft_task
+from weitiao.model.adapters.peft_format import peft_task
 from weitiao.model.adapters.surgery import set_submodule
 
 PLACES: ContextVar[Tensor | None] = ContextVar("places", default=None)

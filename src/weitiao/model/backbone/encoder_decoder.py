@@ -118,7 +118,7 @@ def choose_backbone(
     return alone, Decision("model.block", "transformers, row by row", reason)
 
 
-def vocabulary_head(model: Any) -> LMHead:
+def make_lm_head(model: Any) -> LMHead:
     """The output head as a function of the decoder's hidden states: T5 scales them, BART adds a bias of its own.
 
     Raises:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from weitiao.core.errors import InvalidValue
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.low_rank import LowRankLinear, peft_lora_config
-from weitiao.model.adapters.surgery import PREFIX, enabling, folding, take_peft, wrap
+from weitiao.model.adapters.peft_format import PREFIX, take_peft
+from weitiao.model.adapters.surgery import enabling, folding, wrap
 
 FACTORS = ("lora_A", "lora_B", "lora_E")
 

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from weitiao.core.method import Attachment, Method, UpperLevel
 from weitiao.model.adapters.low_rank import LowRankLinear, peft_lora_config
-from weitiao.model.adapters.surgery import enabling, folding, peft_name, wrap
+from weitiao.model.adapters.peft_format import peft_name
+from weitiao.model.adapters.surgery import enabling, folding, wrap
 
 FACTORS = ("lora_A", "lora_B")
 Values = Literal["softmax", "real", "binary"]

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.low_rank import LowRankLinear, peft_lora_config
-from weitiao.model.adapters.surgery import enabling, folding, peft_tensors, take_peft, wrap
+from weitiao.model.adapters.peft_format import peft_tensors, take_peft
+from weitiao.model.adapters.surgery import enabling, folding, wrap
 from weitiao.model.layers.lora_autograd import LoRAWeights, products
 from weitiao.model.layers.saved_tensors import in_autocast
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.method import Attachment, Method
-from weitiao.model.adapters.module_structure import ends, keys_and_values, peft_task
-from weitiao.model.adapters.surgery import enabling, folding, linear_names, peft_tensors, set_submodule, shape_of, take_peft
+from weitiao.model.adapters.module_structure import ends, keys_and_values
+from weitiao.model.adapters.peft_format import peft_task, peft_tensors, take_peft
+from weitiao.model.adapters.surgery import enabling, folding, linear_names, set_submodule, shape_of
 
 Targets = str | tuple[str, ...]
 

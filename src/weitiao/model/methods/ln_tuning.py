@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
-from weitiao.model.adapters.module_structure import peft_task
-from weitiao.model.adapters.surgery import PREFIX, Originals, norm_names, take_peft
+from weitiao.model.adapters.peft_format import PREFIX, peft_task, take_peft
+from weitiao.model.adapters.surgery import Originals, norm_names
 
 
 class LNTuning(Method):

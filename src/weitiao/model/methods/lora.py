@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from weitiao.core.errors import ModelError, RecipeError
 from weitiao.core.method import Attachment
 from weitiao.model.adapters.low_rank import LowRank, LowRankLinear
-from weitiao.model.adapters.surgery import PREFIX, peft_tensors
+from weitiao.model.adapters.peft_format import PREFIX, peft_tensors
 
 BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")  # PEFT's inits that also change the base weights
 

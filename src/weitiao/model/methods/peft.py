@@ -18,8 +18,8 @@ from weitiao.core.errors import RecipeError
 from weitiao.core.hardware import needs
 from weitiao.core.method import Attachment, Method
 from weitiao.core.registry import nearest
-from weitiao.model.adapters.module_structure import peft_task
-from weitiao.model.adapters.surgery import PREFIX, set_submodule, take_peft
+from weitiao.model.adapters.peft_format import PREFIX, peft_task, take_peft
+from weitiao.model.adapters.surgery import set_submodule
 
 ADAPTER = "default"
 NATIVE_TYPES = ("LORA", "ADALORA", "VERA", "IA3", "LN_TUNING", "PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")

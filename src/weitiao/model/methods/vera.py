@@ -19,8 +19,8 @@ from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment, Method
-from weitiao.model.adapters.module_structure import peft_task
-from weitiao.model.adapters.surgery import enabling, folding, linear_names, peft_tensors, set_submodule, shape_of, take_peft
+from weitiao.model.adapters.peft_format import peft_task, peft_tensors, take_peft
+from weitiao.model.adapters.surgery import enabling, folding, linear_names, set_submodule, shape_of
 
 SHARED = {"vera_A": "base_model.vera_A", "vera_B": "base_model.vera_B"}  # ours -> PEFT's
 

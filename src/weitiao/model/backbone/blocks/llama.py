@@ -5,7 +5,7 @@
 
 It runs the model's own modules for every matrix product, so whatever a method put in their place (LoRA, a quantised
 layer) is used; only what lies between them is ours. Rows are [T, D] end to end. Proven equal to transformers' own
-forward when the model is loaded (model/load.py: `choose_body`) and by tests/invariants.
+forward when the model is loaded (backbone/choose.py) and by tests/invariants.
 """
 
 from collections.abc import Sequence
