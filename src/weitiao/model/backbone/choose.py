@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from weitiao.core.batch import Batch, pack
 from weitiao.core.errors import ModelError
-from weitiao.core.hardware import Decision
+from weitiao.core.finding import Decision
 from weitiao.core.lm_head import LMHead
 from weitiao.core.registry import find_module, names
 from weitiao.core.trainable_model import Backbone, TrainableModel
