@@ -1,8 +1,8 @@
-"""A small T5 with random weights, to learn from nothing. Run: python quickstart/make_small_t5.py [TEXTS ...]
+"""A small T5 with random weights, to train from scratch. Run: python quickstart/make_small_t5.py [TEXTS ...]
 
 Its tokens are the characters of TEXTS (JSON lines, of which every string is read; or plain text), and </s> at the end of
-each text. The folder (config, weights as safetensors, tokenizer) is a `base:`; the same texts and the same seed give the
-same bytes. Without TEXTS it is made of quickstart/data/dates_train.jsonl (prepare_dates.py), as quickstart/data/small_t5.
+each text. The folder (config, weights as safetensors, tokenizer) is a `base:`; the same texts and seed give the same
+bytes. Without TEXTS it reads quickstart/data/dates_train.jsonl (prepare_dates.py) and writes quickstart/data/small_t5.
 """
 
 import argparse
@@ -19,7 +19,7 @@ SPECIAL = ("<pad>", "</s>", "<unk>")
 
 
 def main() -> None:
-    """Make the folder."""
+    """Writes the folder."""
     parser = argparse.ArgumentParser(description="A small T5 with random weights and a vocabulary of characters.")
     parser.add_argument("texts", type=Path, nargs="*", default=[DATA / "dates_train.jsonl"])
     parser.add_argument("--folder", type=Path, default=DATA / "small_t5")
@@ -27,16 +27,15 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
-    asked = parser.parse_args()
-    letters = sorted({letter for file in asked.texts for text in strings_of(file) for letter in text})
-    make(asked.folder, letters, asked.layers, asked.width, asked.heads, asked.seed)
-    print(
-        f"{asked.folder}: {len(letters) + len(SPECIAL):,} tokens, {asked.layers} + {asked.layers} layers of {asked.width}"
-    )
+    options = parser.parse_args()
+    letters = sorted({letter for file in options.texts for text in strings_of(file) for letter in text})
+    make(options.folder, letters, options.layers, options.width, options.heads, options.seed)
+    size = f"{options.layers} + {options.layers} layers of width {options.width}"
+    print(f"{options.folder}: {len(letters) + len(SPECIAL):,} tokens, {size}")
 
 
 def make(folder: Path, letters: list[str], layers: int, width: int, heads: int, seed: int) -> None:
-    """Write config, random weights and tokenizer."""
+    """Writes config, random weights and tokenizer."""
     config = T5Config(
         vocab_size=len(SPECIAL) + len(letters),
         d_model=width,
@@ -47,7 +46,7 @@ def make(folder: Path, letters: list[str], layers: int, width: int, heads: int, 
         feed_forward_proj="gated-gelu",
         pad_token_id=0,
         eos_token_id=1,
-        dropout_rate=0.0,  # so small a model learns a rule: noise keeps it from it
+        dropout_rate=0.0,  # a model this small learns a rule only without dropout
         decoder_start_token_id=0,  # pyright: ignore[reportCallIssue]
     )
     torch.manual_seed(seed)
