@@ -129,11 +129,11 @@ def show_small_talk(console: Console, opened: Model) -> None:
     table = Table("small talk", "before", "after")
     for words in ("Hey there, how do you feel today?", "Do you have a sister?"):
         turns = (Turn("system", "You are a friendly robot."), Turn("user", words))
-        ids, said = opened.tokens.processor.prompt(turns), []
+        ids, said = opened.assets.processor.prompt(turns), []
         with opened.model.reference():
             said.append(opened.model.generate([ids], max_new_tokens=30)[0])
         said.append(opened.model.generate([ids], max_new_tokens=30)[0])
-        table.add_row(words, *(opened.tokens.processor.decode(x).strip() for x in said))
+        table.add_row(words, *(opened.assets.processor.decode(x).strip() for x in said))
     console.print(table)
 
 

@@ -19,7 +19,7 @@ from weitiao.core.optimizer import Optimizer
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import names
 from weitiao.core.reporter import Reporter
-from weitiao.pipeline.inference import merge
+from weitiao.pipeline.merging import merge_run
 from weitiao.pipeline.train import train
 
 FILE = Path(__file__).parent / "losses.json"
@@ -107,7 +107,7 @@ def taught(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     plain = {"base": str(tiny_llama), "data": str(rows), "validation": 0, "method": "full", "train": train_}
     plain |= {"evaluate": {"metrics": ["loss"], "samples": 0}, "out": str(place / "run")}
     run = train(make_recipe(plain), Reporter(Console(quiet=True)))
-    merge(str(run.folder), str(place / "merged"))
+    merge_run(str(run.folder), str(place / "merged"))
     return place / "merged"
 
 

@@ -20,7 +20,7 @@ from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.registry import find, names
 from weitiao.core.reporter import Reporter
-from weitiao.pipeline.inference import evaluate
+from weitiao.pipeline.evaluate import evaluate
 
 DOCS = Path(__file__).parents[2] / "docs"
 AIMS = [

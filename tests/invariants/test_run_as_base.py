@@ -15,6 +15,7 @@ from weitiao.core.errors import ModelError, RecipeError, RunError, WeitiaoError
 from weitiao.core.method import Method
 from weitiao.core.registry import find, names
 from weitiao.pipeline import inference as results
+from weitiao.pipeline import merging
 from weitiao.pipeline.train import open_base_assets
 from weitiao.pipeline.trained import read_trained, stand
 
@@ -36,7 +37,7 @@ def test_run_as_base_equals_merged_run(train_tiny: Any, tmp_path: Path, precisio
     """The base weights, and all that is learnt on them."""
     train = {"precision": precision, "steps": 2}
     lower = train_tiny(train=train)
-    results.merge(str(lower.folder), str(tmp_path / "merged"))
+    merging.merge_run(str(lower.folder), str(tmp_path / "merged"))
     on_run = train_tiny(train=train, method=upper, base=str(lower.folder), out=str(tmp_path / "a"))
     on_folder = train_tiny(train=train, method=upper, base=str(tmp_path / "merged"), out=str(tmp_path / "b"))
     assert same(weights(on_run), weights(on_folder))
@@ -53,10 +54,10 @@ def test_every_method_as_base_or_refused(train_tiny: Any, tmp_path: Path, method
         base = stand(tokens.folder, tokens.below, Method.untouched(), torch.float32, CPU, tokens.processor)
     except ModelError as refused:
         assert f"was learnt with {method}, which cannot be folded into the base weights" in str(refused)
-        with pytest.raises(ModelError, match="cannot be folded into the base weights; ask the run itself"):
-            results.merge(str(lower.folder), str(tmp_path / "merged"))
+        with pytest.raises(ModelError, match="this method cannot be merged; use the run folder"):
+            merging.merge_run(str(lower.folder), str(tmp_path / "merged"))
         return
-    results.merge(str(lower.folder), str(tmp_path / "merged"))
+    merging.merge_run(str(lower.folder), str(tmp_path / "merged"))
     plain = open_base_assets(str(tmp_path / "merged"))
     merged = stand(plain.folder, plain.below, Method.untouched(), torch.float32, CPU, plain.processor)
     assert plain.below == () and same(base.model.state_dict(), merged.model.state_dict())
@@ -75,7 +76,7 @@ def test_three_runs_stacked(train_tiny: Any, tmp_path: Path) -> None:
     ids = torch.tensor([[5, 9, 40, 200, 17]])
     with torch.no_grad():
         opened = results.open_model(str(c.folder)).model.model(input_ids=ids).logits
-        merged = results.merge(str(c.folder), str(tmp_path / "merged"))
+        merged = merging.merge_run(str(c.folder), str(tmp_path / "merged"))
         again = results.open_model(str(merged.folder), "fp32").model.model(input_ids=ids).logits
         lower = results.open_model(str(b.folder)).model.model(input_ids=ids).logits
     torch.testing.assert_close(again, opened, rtol=1e-5, atol=1e-5)
@@ -90,7 +91,7 @@ def test_adapter_folder_as_base(train_tiny: Any, tmp_path: Path) -> None:
     on_adapter = train_tiny(train={"steps": 1}, base=str(lower.folder / "adapter"), out=str(tmp_path / "b"))
     assert same(weights(on_run), weights(on_adapter))
     opened = results.open_model(str(on_adapter.folder / "adapter"), "fp32")
-    assert len(opened.tokens.below) == 1, "the adapter on top says what it stands on"
+    assert len(opened.assets.below) == 1, "the adapter on top says what it stands on"
 
 
 def test_chat_template_inherited(train_tiny: Any, tmp_path: Path) -> None:

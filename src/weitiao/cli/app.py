@@ -12,7 +12,7 @@ from rich.table import Table
 
 from weitiao import __version__
 from weitiao.cli.inference import chat, combine, generate, merge, predict
-from weitiao.cli.run_command import Target, make_reporter, opened, pipeline, run_verb
+from weitiao.cli.run_command import Target, make_reporter, measuring, pipeline, run_verb
 from weitiao.core.errors import FAILED, WeitiaoError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -105,7 +105,7 @@ def evaluate(
 
     def work() -> None:
         reporter = make_reporter(quiet=as_json)
-        scores = opened().evaluate(target, reporter, data, tuple(metric or ()), limit, task)
+        scores = measuring().evaluate(target, reporter, data, tuple(metric or ()), limit, task)
         if as_json:
             print(json.dumps({name: score.as_json() for name, score in scores.items()}, indent=1))
             return
@@ -210,7 +210,7 @@ def why(target: Annotated[str, typer.Argument(help="A run folder.")]) -> None:
     """What happened in a run and why: choices, skipped steps, returns, suspect rows."""
 
     def work() -> None:
-        console, told = Console(highlight=False), opened().why(target)
+        console, told = Console(highlight=False), measuring().why(target)
         console.print(told.summary, style="bold", soft_wrap=True, markup=False)
         for when, words in told.events:
             console.print(f"  {when}: {words}" if when else f"  {words}", soft_wrap=True, markup=False)

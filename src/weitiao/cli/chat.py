@@ -45,17 +45,17 @@ def addressed(words: str, adapters: Collection[str], now: str) -> tuple[str, str
 
 def say(opened: Any, turns: Sequence[Turn], room: int, temperature: float, aloud: bool = True, adapter: str = "") -> str:
     """The answer, printed while it is written."""
-    streamer = TextStreamer(opened.tokens.tokenizer, skip_prompt=True, skip_special_tokens=True) if aloud else None
+    streamer = TextStreamer(opened.tokenizer, skip_prompt=True, skip_special_tokens=True) if aloud else None
     chosen = [adapter] if opened.adapters else ()
     ids = opened.model.generate([opened.prompt(turns, adapter)], room, temperature, streamer=streamer, adapters=chosen)[0]
-    return opened.tokens.processor.decode(ids).strip()
+    return opened.decode(ids)
 
 
 def each(opened: Any, turns: Sequence[Turn], room: int, temperature: float) -> Columns:
     """The base model's answer and every adapter's, written in one batch."""
     names = ["", *opened.adapters]
     written = opened.model.generate([opened.prompt(turns, x) for x in names], room, temperature, adapters=names)
-    answers = [opened.tokens.processor.decode(ids).strip() for ids in written]
+    answers = [opened.decode(ids) for ids in written]
     panels = [Panel(escape(said), title=name or "base") for name, said in zip(names, answers)]
     return Columns(panels, equal=True, expand=True)
 

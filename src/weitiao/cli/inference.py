@@ -38,7 +38,7 @@ def generate(
         words = sys.stdin.read() if prompt == "-" else prompt or ""
         model = _open(target, adapter)
         if prompts is not None:
-            for line in several().answer_file(model, prompts, system, max_new_tokens, temperature, reporter):
+            for line in opened().answer_file(model, prompts, system, max_new_tokens, temperature, reporter):
                 print(json.dumps(line, ensure_ascii=False))
             return
         turns = talk.beginning(system) + talk.asking(words)
@@ -90,7 +90,7 @@ def predict(
         reporter = make_reporter()
         done = predicting().predict_file(opened().open_model(target), input, output, reporter, text, task)
         told = f"{done.rows:,} rows are in {output}"
-        told += f"; {done.cut:,} were longer than the context: their end was not read" if done.cut else ""
+        told += f"; {done.truncated:,} were longer than the context: their end was not read" if done.truncated else ""
         told += f"; {done.bad:,} could not be read: {output}.bad_rows.jsonl" if done.bad else ""
         reporter.console.print(told, soft_wrap=True)
 
@@ -102,7 +102,7 @@ def merge(target: Target, out: Annotated[str, typer.Argument(help="A new folder.
 
     def work() -> None:
         reporter = make_reporter()
-        merged = opened().merge(target, out)
+        merged = several().merge_run(target, out)
         reporter.console.print(f"merged into {merged.folder}: reloaded, {merged.message}", soft_wrap=True)
 
     run_verb(work)
@@ -124,10 +124,8 @@ def combine(
         except ValueError:
             raise typer.BadParameter(f"--weights: {weights!r} are not numbers with commas (0.7,0.3)") from None
         reporter = make_reporter()
-        made = several().combine(targets, out, reporter, how, given, density, seed)
-        reporter.console.print(
-            f"combined into {made.proof.folder}, {made.form}: reloaded, {made.proof.message}", soft_wrap=True
-        )
+        made = several().merge_several(targets, out, reporter, how, given, density, seed)
+        reporter.console.print(f"combined into {made.folder}, {made.form}: reloaded, {made.message}", soft_wrap=True)
 
     run_verb(work)
 
@@ -136,9 +134,9 @@ def _open(target: str, adapters: list[str] | None) -> Any:
     named = {name: folder for name, _, folder in (x.partition("=") for x in adapters or ())}
     if not all(name and folder for name, folder in named.items()) or len(named) < len(adapters or ()):
         raise typer.BadParameter("--adapter takes NAME=RUN, each name once")
-    model = several().open_many(target, named) if named else opened().open_model(target)
+    model = opened().open_many(target, named) if named else opened().open_model(target)
     if not model.objective.traits.generative:
-        words = f"was trained with objective: {model.objective.name} and writes nothing"
+        words = f"was trained with objective {model.objective.name} and writes nothing"
         raise ModelError(f"{target} {words}: ask it with `weitiao predict {target} --input FILE --output FILE`.")
     return model
 

@@ -25,6 +25,11 @@ def opened() -> Any:
     return importlib.import_module("weitiao.pipeline.inference")
 
 
+def measuring() -> Any:
+    """Scores and history."""
+    return importlib.import_module("weitiao.pipeline.evaluate")
+
+
 def several() -> Any:
     """The same for several results at once."""
     return importlib.import_module("weitiao.pipeline.merging")

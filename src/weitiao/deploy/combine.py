@@ -1,21 +1,22 @@
-"""Several results on one base made into one, by what each added to the base weights: its task vector.
+"""Merge several adapters of one base model: average, sum, TIES, DARE of their task vectors.
 
     tau_i = theta_i - theta_base            of every weight that one of them changed
 
     average     sum w_i tau_i / sum w_i
-    sum         sum w_i tau_i               task arithmetic: Ilharco et al. 2023, arXiv 2212.04089, sec. 2; a weight
-                                            below nought makes the model unlearn
+    sum         sum w_i tau_i               task arithmetic: Ilharco et al. 2023, arXiv 2212.04089, sec. 2; a negative
+                                            weight makes the model unlearn
     ties        trim, elect, merge          Yadav et al. 2023, arXiv 2306.01708, sec. 3
     dare        drop and rescale, then sum  Yu et al. 2023, arXiv 2311.03099, sec. 3
-    dare_ties   drop and rescale in the place of trim, then elect and merge
+    dare_ties   drop and rescale instead of trim, then elect and merge
 
     ties        tau_1    3  -1  .2  -4    trim to the     3   .   .  -4    elect   +  -  .  -    mean of      3  -2   .  -3
                 tau_2   .1  -2   1  -2    largest half    .  -2   .  -2    a sign                those agreeing
 
-Trimming looks at a whole task vector at once, not at each matrix. PEFT's ties and dare act on A and B apart, which is
-something else: a changed A times a changed B is no trimmed change (its *_svd act on the change, matrix by matrix).
+Trimming ranks all values of a task vector together, as the paper does, not matrix by matrix. PEFT's ties and dare work
+on A and B separately, which is something else: a trimmed A times a trimmed B is not a trimmed product (its *_svd
+variants work on the product, matrix by matrix).
 
-A sum of low-rank changes is a low-rank change, so sums and averages of plain LoRAs are one again, of all ranks together:
+A sum of low-rank changes is a low-rank change, so sums and averages of plain LoRAs are one LoRA, of all ranks together:
 
     w_1 s_1 B_1 A_1 + w_2 s_2 B_2 A_2  =  [w_1 s_1 B_1, w_2 s_2 B_2] [A_1; A_2]
 """
@@ -29,135 +30,143 @@ import torch
 from torch import Tensor
 
 from weitiao.core.errors import RecipeError
+from weitiao.core.messages import Message
 from weitiao.core.registry import nearest
-from weitiao.deploy.merge import Merged
 
-WAYS = ("average", "sum", "ties", "dare", "dare_ties")
-THINNING = ("ties", "dare", "dare_ties")
+MERGE_METHODS = ("average", "sum", "ties", "dare", "dare_ties")
+SPARSE = ("ties", "dare", "dare_ties")
 DENSITY = 0.2  # what the TIES paper keeps where nothing is searched for (sec. 5)
 
-Change = Mapping[str, Tensor]
-"""A task vector: a parameter's name -> what was added to the base's."""
+TaskVector = Mapping[str, Tensor]
+"""A parameter's name -> what was added to the base's."""
 Adapter = tuple[dict[str, Any], dict[str, Tensor]]
 """PEFT's config and tensors."""
 
 
 @dataclass(frozen=True)
-class Combined:
-    """What was written, with its proof."""
-
-    proof: Merged
-    form: str
-    """In words: what the folder holds, and why."""
-
-
-@dataclass(frozen=True)
 class MergeMethod:
-    """How task vectors become one."""
+    """How several task vectors become one."""
 
-    how: str
+    name: str
     weights: tuple[float, ...]
     density: float = 1.0
-    """The share of each task vector that is kept."""
+    """The fraction of each task vector that is kept."""
     seed: int = 0
-    """Of what DARE drops."""
+    """Of the values that DARE drops."""
 
     @classmethod
-    def asked(cls, how: str, many: int, weights: Sequence[float], density: float | None, seed: int | None) -> "MergeMethod":
-        """From what a user says of `many` task vectors; what he does not say is 1 each, a fifth kept, seed 0.
+    def make(
+        cls, name: str, count: int, weights: Sequence[float], density: float | None, seed: int | None
+    ) -> "MergeMethod":
+        """From a user's options for `count` task vectors; defaults are weight 1 each, density 0.2, seed 0.
 
         Raises:
-            RecipeError: it cannot be.
+            RecipeError: an option is impossible.
         """
-        if how not in WAYS:
+        if name not in MERGE_METHODS:
             raise RecipeError(
-                f"there is no way to combine called {how!r}.{nearest(how, WAYS)} There are: {', '.join(WAYS)}."
+                "there is no merge method {name!r}.{hint} There are: {methods}.",
+                name=name,
+                hint=nearest(name, MERGE_METHODS),
+                methods=", ".join(MERGE_METHODS),
             )
-        if many < 2:
-            raise RecipeError(f"two results or more are combined, {many} was named.")
-        if weights and len(weights) != many:
-            raise RecipeError(f"weights: {len(weights)} are given for {many} results; give one each.")
+        if count < 2:
+            raise RecipeError("a merge method combines two or more results, and {count} was given.", count=count)
+        if weights and len(weights) != count:
+            raise RecipeError(
+                "weights: {given} weights for {count} results; give one each.", given=len(weights), count=count
+            )
         if not all(math.isfinite(w) for w in weights):
-            raise RecipeError(f"weights: {', '.join(map(str, weights))} are not all finite numbers.")
-        given = tuple(weights) or (1.0,) * many
-        if how == "average" and (min(given) < 0 or sum(given) == 0):
-            raise RecipeError("weights: those of an average are not below 0 and not all 0; a sum (--how sum) takes any.")
-        if density is not None and how not in THINNING:
-            raise RecipeError(f"density: {how} keeps all; it goes with {', '.join(THINNING)}.")
+            raise RecipeError("weights: {weights} are not all finite numbers.", weights=", ".join(map(str, weights)))
+        weights = tuple(weights) or (1.0,) * count
+        if name == "average" and (min(weights) < 0 or sum(weights) == 0):
+            raise RecipeError(
+                "weights: an average takes weights of at least 0, not all of them 0; a sum (--method sum) takes any."
+            )
+        if density is not None and name not in SPARSE:
+            raise RecipeError(
+                "density: method {name} keeps every value; density is for {methods}.", name=name, methods=", ".join(SPARSE)
+            )
         if density is not None and not 0 < density <= 1:
-            raise RecipeError(f"density: {density:g} is no share; give more than 0, at most 1 (0.2 keeps a fifth).")
-        if seed is not None and not how.startswith("dare"):
-            raise RecipeError(f"seed: {how} draws nothing; it goes with dare and dare_ties.")
-        total = sum(given) if how == "average" else 1.0
-        kept = (density or DENSITY) if how in THINNING else 1.0
-        return cls(how, tuple(w / total for w in given), kept, seed or 0)
+            raise RecipeError(
+                "density: {density:g} is not a fraction; give more than 0, at most 1 (0.2 keeps a fifth).", density=density
+            )
+        if seed is not None and not name.startswith("dare"):
+            raise RecipeError("seed: method {name} is not random; seed is for dare, dare_ties.", name=name)
+        total = sum(weights) if name == "average" else 1.0
+        return cls(name, tuple(w / total for w in weights), (density or DENSITY) if name in SPARSE else 1.0, seed or 0)
 
     @property
-    def message(self) -> str:
-        """What is done, every default filled in."""
-        kept = f", keeping {100 * self.density:g} % of each" if self.how in THINNING else ""
-        return f"{self.how}{kept}{f', seed {self.seed}' if self.how.startswith('dare') else ''}"
+    def message(self) -> Message:
+        """The method with every default filled in."""
+        if self.name.startswith("dare"):
+            return Message("{name}, density {density:g}, seed {seed}", name=self.name, density=self.density, seed=self.seed)
+        if self.name == "ties":
+            return Message("{name}, density {density:g}", name=self.name, density=self.density)
+        return Message("{name}", name=self.name)
 
     @property
     def linear(self) -> bool:
         """The result is a weighted sum of the task vectors."""
-        return self.how in ("average", "sum")
+        return self.name in ("average", "sum")
 
-    def combine(self, changes: Sequence[Change]) -> dict[str, Tensor]:
-        """One task vector of several. A weight that one of them does not name it did not change."""
-        some = {name: x for change in reversed(changes) for name, x in change.items()}
-        if self.how == "ties":
-            size = sum(x.numel() for x in some.values())
-            changes = [trim(change, self.density, size) for change in changes]
+    def combine(self, task_vectors: Sequence[TaskVector]) -> dict[str, Tensor]:
+        """One task vector of several. A vector that lacks a weight did not change it."""
+        shapes = {name: x for vector in reversed(task_vectors) for name, x in vector.items()}
+        if self.name == "ties":
+            size = sum(x.numel() for x in shapes.values())
+            task_vectors = [trim(vector, self.density, size) for vector in task_vectors]
         elif not self.linear:
-            random = torch.Generator().manual_seed(self.seed)
-            changes = [drop(change, self.density, random) for change in changes]
-        one = disjoint_mean if self.how.endswith("ties") else weighted_sum
-        made = {}
-        for name in sorted(some):
-            every = torch.stack([change.get(name, torch.zeros_like(some[name])) for change in changes])
-            made[name] = one(every, torch.tensor(self.weights, dtype=every.dtype))
-        return made
+            generator = torch.Generator().manual_seed(self.seed)
+            task_vectors = [drop_and_rescale(vector, self.density, generator) for vector in task_vectors]
+        reduce = disjoint_mean if self.name.endswith("ties") else weighted_sum
+        merged = {}
+        for name in sorted(shapes):
+            stacked = torch.stack([vector.get(name, torch.zeros_like(shapes[name])) for vector in task_vectors])
+            merged[name] = reduce(stacked, torch.tensor(self.weights, dtype=stacked.dtype))
+        return merged
 
-    def form(self, adapters: Sequence[Adapter | None]) -> tuple[Adapter | None, str]:
-        """The one adapter that does the same as all of these, or None and why there is none."""
+    def as_adapter(self, adapters: Sequence[Adapter | None]) -> tuple[Adapter | None, Message]:
+        """The one adapter that is exactly the merge of these, or None; and what is written, with the reason."""
         if not self.linear:
-            return None, f"a merged model ({self.how} leaves no low-rank change)"
-        lora = [adapter for adapter in adapters if adapter is not None and is_plain_lora(adapter)]
-        if len(lora) < len(adapters):
-            return None, "a merged model (not all of them are plain LoRAs)"
-        whole = concatenate(lora, self.weights)
-        if whole is None:
-            return None, "a merged model (their ranks together are above the width of a layer)"
-        return whole, f"a LoRA of rank {whole[0]['r']} in PEFT's format (a sum of low-rank changes is one)"
+            return None, Message("a merged model (the result of {name} is not low-rank)", name=self.name)
+        loras = [adapter for adapter in adapters if adapter is not None and is_plain_lora(adapter)]
+        if len(loras) < len(adapters):
+            return None, Message("a merged model (not all of them are plain LoRAs)")
+        merged = concatenate_loras(loras, self.weights)
+        if merged is None:
+            return None, Message("a merged model (the sum of their ranks is above the width of a layer)")
+        return merged, Message(
+            "a LoRA of rank {rank} in PEFT's format (exact for {name})", rank=merged[0]["r"], name=self.name
+        )
 
 
-def trim(change: Change, density: float, size: int) -> Change:
-    """Keep what is largest by magnitude, a share of `size` values; the rest becomes nought."""
+def trim(vector: TaskVector, density: float, size: int) -> TaskVector:
+    """Keep the `density * size` values of largest magnitude; set the rest to zero."""
     keep = max(1, int(density * size))
-    values = torch.cat([x.flatten().abs() for x in change.values()])
+    values = torch.cat([x.flatten().abs() for x in vector.values()])
     if keep >= len(values):
-        return change
-    least = values.kthvalue(len(values) - keep + 1).values
-    return {name: x * (x.abs() >= least) for name, x in change.items()}
+        return vector
+    threshold = values.kthvalue(len(values) - keep + 1).values
+    return {name: x * (x.abs() >= threshold) for name, x in vector.items()}
 
 
-def drop(change: Change, density: float, random: torch.Generator) -> Change:
-    """Keep each value with this probability and divide it by that, so that its expectation stays."""
-    masks = {name: torch.empty_like(change[name]).bernoulli_(density, generator=random) for name in sorted(change)}
-    return {name: change[name] * mask / density for name, mask in masks.items()}
+def drop_and_rescale(vector: TaskVector, density: float, generator: torch.Generator) -> TaskVector:
+    """Keep each value with probability `density` and divide it by that, which keeps the expectation."""
+    masks = {name: torch.empty_like(vector[name]).bernoulli_(density, generator=generator) for name in sorted(vector)}
+    return {name: vector[name] * mask / density for name, mask in masks.items()}
 
 
-def weighted_sum(every: Tensor, weights: Tensor) -> Tensor:
+def weighted_sum(stacked: Tensor, weights: Tensor) -> Tensor:
     """[n, ...], [n] -> [...]"""
-    return torch.tensordot(weights, every, dims=1)
+    return torch.tensordot(weights, stacked, dims=1)
 
 
-def disjoint_mean(every: Tensor, weights: Tensor) -> Tensor:
-    """Elect each value's sign by the sum, then take the mean of those that have it. [n, ...], [n] -> [...]"""
-    sign = every.sum(0).sign()
-    agreeing = (every.sign() == sign) & (sign != 0)
-    return weighted_sum(every * agreeing, weights) / agreeing.sum(0).clamp(min=1)
+def disjoint_mean(stacked: Tensor, weights: Tensor) -> Tensor:
+    """Elect each value's sign by the sum, then average the values that have it. [n, ...], [n] -> [...]"""
+    sign = stacked.sum(0).sign()
+    agreeing = (stacked.sign() == sign) & (sign != 0)
+    return weighted_sum(stacked * agreeing, weights) / agreeing.sum(0).clamp(min=1)
 
 
 def is_plain_lora(adapter: Adapter) -> bool:
@@ -166,7 +175,7 @@ def is_plain_lora(adapter: Adapter) -> bool:
     return config.get("peft_type") == "LORA" and not config.get("use_dora") and config.get("bias") == "none"
 
 
-def concatenate(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter | None:
+def concatenate_loras(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter | None:
     """The weighted sum of plain LoRAs as one LoRA with scale 1; None where its rank is above the width of a layer."""
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for (config, tensors), weight in zip(adapters, weights):
@@ -175,16 +184,16 @@ def concatenate(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapte
             scale = config["lora_alpha"] / (math.sqrt(len(a)) if config["use_rslora"] else len(a))
             pairs.setdefault(name, []).append((a, b * (weight * scale)))
     rank = max(sum(len(a) for a, _ in parts) for parts in pairs.values())
-    made: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, parts in pairs.items():
         a, b = torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts], 1)  # [R, D_in], [D_out, R]
         if rank > max(a.shape[1], b.shape[0]):
             return None
-        more = rank - len(a)  # a layer that not all of them changed
-        made[f"{name}.lora_A.weight"] = torch.nn.functional.pad(a, (0, 0, 0, more))
-        made[f"{name}.lora_B.weight"] = torch.nn.functional.pad(b, (0, more))
+        missing = rank - len(a)  # a layer that not all of them changed
+        tensors[f"{name}.lora_A.weight"] = torch.nn.functional.pad(a, (0, 0, 0, missing))
+        tensors[f"{name}.lora_B.weight"] = torch.nn.functional.pad(b, (0, missing))
     first, *others = (config for config, _ in adapters)
-    alike = all(config["target_modules"] == first["target_modules"] for config in others)
-    targets = first["target_modules"] if alike else sorted(name.removeprefix("base_model.model.") for name in pairs)
+    same_targets = all(config["target_modules"] == first["target_modules"] for config in others)
+    targets = first["target_modules"] if same_targets else sorted(name.removeprefix("base_model.model.") for name in pairs)
     scale_one = {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": {}, "lora_dropout": 0.0}
-    return {**first, **scale_one, "target_modules": targets}, made
+    return {**first, **scale_one, "target_modules": targets}, tensors

@@ -1,4 +1,4 @@
-"""Fold what was learnt into the base weights: a plain model folder, and the proof that it answers the same."""
+"""Merge adapter weights into the base model: a plain model folder, reloaded and compared with the tuned model."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -6,10 +6,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSpeechSeq2Seq,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from weitiao.core.architecture import Architecture
 from weitiao.core.errors import ModelError
+from weitiao.core.messages import Message
 from weitiao.core.processor import FeatureExtractor
 from weitiao.core.trainable_model import TrainableModel
 
@@ -20,112 +28,124 @@ AUTO_CLASSES: dict[tuple[str, str], Any] = {
     ("encoder_decoder", "speech"): AutoModelForSpeechSeq2Seq,
 }
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+PROBE = "The quick brown fox jumps over the lazy dog. 敏捷的棕色狐狸跳过了懒狗。 def f(x): return x + 1"
 
 
 @dataclass(frozen=True)
-class Merged:
-    """The proof: the largest difference of logits over the largest logit, on a probe, tuned against reloaded; of an
-    encoder, of its hidden states."""
+class MergeReport:
+    """What was written, and how closely the reloaded model matches the tuned one on a probe text."""
 
     folder: Path
     gap: float
-    same_choice: float
-    """Share of positions whose most probable token is the same."""
+    """Largest difference of the outputs, relative to the largest output."""
+    same_top_token: float
+    """Fraction of positions whose most probable token is the same."""
     generative: bool = True
+    """The outputs are logits; False: hidden states of an encoder."""
+    form: Message = Message("a merged model")
+    """What the folder holds, and why."""
 
     @property
-    def message(self) -> str:
+    def message(self) -> Message:
         if not self.generative:
-            return f"its hidden states differ by {self.gap:.1e} of the largest"
-        same = f"{100 * self.same_choice:.0f} % of the most probable tokens are the same"
-        return f"its logits differ by {self.gap:.1e} of the largest, and {same}"
+            return Message("hidden states differ by at most {gap:.1e} (relative)", gap=self.gap)
+        return Message(
+            "logits differ by at most {gap:.1e} (relative), {same:.0%} of the most probable tokens are the same",
+            gap=self.gap,
+            same=self.same_top_token,
+        )
 
 
-def merge(model: TrainableModel, tokenizer: Any, folder: Path) -> Merged:
+def merge(model: TrainableModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> MergeReport:
     """Merge, save with `save_pretrained`, load again with plain AutoModel and compare.
 
     Raises:
-        ModelError: the method cannot be merged, the folder is not empty, or the reloaded model answers differently.
+        ModelError: the method cannot be merged, the folder is not empty, or the reloaded model gives other outputs.
     """
     if model.attachment.merge is None:
-        words = "this method cannot be folded into the base weights; ask the run itself"
-        raise ModelError(f"{words}: chat, generate and evaluate take its folder.")
-    refuse_full(folder)
-    wanted = answers(model.model, tokenizer, model.architecture)
+        raise ModelError("this method cannot be merged; use the run folder with chat, generate or evaluate.")
+    refuse_nonempty(folder)
+    expected = probe_outputs(model.model, tokenizer, model.architecture)
     with torch.no_grad():
         model.attachment.merge()
-    return write_model(model.model, model.architecture, tokenizer, folder, wanted, model.processor.feature_extractor)
+    return write_model(model.model, model.architecture, tokenizer, folder, expected, model.processor.feature_extractor)
 
 
-def refuse_full(folder: Path) -> None:
-    """A result goes into a folder of its own.
+def refuse_nonempty(folder: Path) -> None:
+    """A result needs a folder of its own.
 
     Raises:
         ModelError: there is something in it.
     """
     if folder.exists() and (folder.is_file() or any(folder.iterdir())):
-        raise ModelError(f"{folder} is not empty. Name a folder that does not exist yet.")
+        raise ModelError("{folder} is not empty. Name a folder that does not exist yet.", folder=folder)
 
 
 def write_model(
-    model: Any,
+    model: nn.Module,
     architecture: Architecture,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     folder: Path,
-    wanted: torch.Tensor,
+    expected: torch.Tensor,
     feature_extractor: FeatureExtractor | None = None,
-) -> Merged:
-    """Save a plain model, load it again with plain AutoModel and compare with the logits that were wanted.
+) -> MergeReport:
+    """Save a plain model, load it again with plain AutoModel and compare its outputs with the expected ones.
 
     Args:
-        feature_extractor: of a speech model; saved next to it.
+        feature_extractor: of a speech model; saved with it.
 
     Raises:
-        ModelError: the reloaded model answers differently.
+        ModelError: the reloaded model gives other outputs.
     """
+    assert isinstance(model, PreTrainedModel)
     dtype = next(model.parameters()).dtype
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if feature_extractor is not None:
         feature_extractor.save(folder)
-    again = AUTO_CLASSES[architecture.kind, architecture.modality].from_pretrained(
-        folder, dtype=dtype, local_files_only=True
-    )
-    merged = verify(folder, wanted, answers(again.eval(), tokenizer, architecture), dtype)
-    return replace(merged, generative=architecture.kind != "encoder")
+    auto_class = AUTO_CLASSES[architecture.kind, architecture.modality]
+    reloaded = auto_class.from_pretrained(folder, dtype=dtype, local_files_only=True).eval()
+    report = verify(folder, expected, probe_outputs(reloaded, tokenizer, architecture), dtype)
+    return replace(report, generative=architecture.kind != "encoder")
 
 
-def verify(folder: Path, wanted: torch.Tensor, got: torch.Tensor, dtype: torch.dtype = torch.float32) -> Merged:
-    """What was written answers as it should.
+def verify(folder: Path, expected: torch.Tensor, got: torch.Tensor, dtype: torch.dtype = torch.float32) -> MergeReport:
+    """Compare the outputs of a written model with those of the tuned one.
 
     Raises:
-        ModelError: it does not.
+        ModelError: they differ by more than the dtype's tolerance.
     """
-    gap = float((got - wanted).abs().max() / wanted.abs().max())
-    if not gap <= TOLERANCE.get(dtype, 5e-2):  # NaN too
-        raise ModelError(f"the model in {folder} does not answer as the tuned one did (gap {gap:.1e}): do not use it.")
-    return Merged(folder, gap, float((got.argmax(-1) == wanted.argmax(-1)).float().mean()))
+    gap = float((got - expected).abs().max() / expected.abs().max())
+    if not gap <= TOLERANCE.get(dtype, 5e-2):  # `not <=` catches NaN too
+        raise ModelError(
+            "the model in {folder} gives other outputs than the tuned one (gap {gap:.1e}): do not use it.",
+            folder=folder,
+            gap=gap,
+        )
+    return MergeReport(folder, gap, float((got.argmax(-1) == expected.argmax(-1)).float().mean()))
 
 
 @torch.no_grad()
-def answers(model: nn.Module, tokenizer: Any, architecture: Architecture) -> torch.Tensor:
-    """Logits [1, T, V] on a probe, in fp32; of an encoder, hidden states [1, T, D]."""
-    words = "The quick brown fox jumps over the lazy dog. 敏捷的棕色狐狸跳过了懒狗。 def f(x): return x + 1"
-    probe = torch.tensor([tokenizer(words).input_ids], device=next(model.parameters()).device)
-    probe = probe[:, : getattr(model.config, "max_target_positions", None)]  # of a Whisper
-    was = model.training
+def probe_outputs(model: nn.Module, tokenizer: PreTrainedTokenizerBase, architecture: Architecture) -> torch.Tensor:
+    """Logits [1, T, V] of a probe text, in fp32; of an encoder, hidden states [1, T, D]."""
+    assert isinstance(model, PreTrainedModel)
+    probe = torch.tensor([tokenizer(PROBE).input_ids], device=model.device)
+    probe = probe[:, : getattr(model.config, "max_target_positions", None)]  # a Whisper decoder is short
+    was_training = model.training
+    model.eval()
     if architecture.kind == "encoder":
-        found = model.eval()(input_ids=probe).last_hidden_state.float().cpu()
+        outputs = model(input_ids=probe).last_hidden_state.float().cpu()
     else:
-        given = {"input_features": _noise(model)} if architecture.modality == "speech" else {"input_ids": probe}
-        more = {"decoder_input_ids": probe} if architecture.kind == "encoder_decoder" else {}
-        found = model.eval()(**given, use_cache=False, **more).logits.float().cpu()
-    model.train(was)
-    return found
+        inputs = {"input_features": _random_features(model)} if architecture.modality == "speech" else {"input_ids": probe}
+        if architecture.kind == "encoder_decoder":
+            inputs["decoder_input_ids"] = probe
+        outputs = model(**inputs, use_cache=False).logits.float().cpu()
+    model.train(was_training)
+    return outputs
 
 
-def _noise(model: Any) -> torch.Tensor:
-    """[1, mels, 2 S]: features of nothing in particular, the same each time."""
+def _random_features(model: PreTrainedModel) -> torch.Tensor:
+    """[1, mels, 2 S]: random input features, the same on every call."""
     shape = (1, model.config.num_mel_bins, 2 * model.config.max_source_positions)
     weight = next(model.parameters())
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)

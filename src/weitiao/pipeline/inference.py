@@ -1,55 +1,251 @@
-"""A model opened from a Run, a PEFT adapter or a base: ask it, measure it, fold it together. What comes after training.
+"""Load a model from a Run, a PEFT adapter or a base model, and use it: generate, predict, encode.
 
-The other half of pipeline.py: the same stations, for one who has a result.
+Several adapters can share one base model: each prompt, or each row of a batch, goes through the adapter it names.
 """
 
-from collections.abc import Sequence
+import queue
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from weitiao.core import hardware
-from weitiao.core.errors import ModelError, RunError
-from weitiao.core.example import Turn
+from weitiao.core.errors import DataError, ModelError
+from weitiao.core.example import ROLES, SourceLocation, Turn
+from weitiao.core.files import file_sha256
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
-from weitiao.core.recipe import Recipe, Source
+from weitiao.core.recipe import Recipe
 from weitiao.core.registry import create
 from weitiao.core.reporter import Reporter
-from weitiao.core.run import Run
-from weitiao.core.score import Score
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.data.prepare import Encoder, held_out_examples, held_out_sources
-from weitiao.deploy.merge import Merged
-from weitiao.deploy.merge import merge as merge_into
-from weitiao.evaluate import history
-from weitiao.evaluate.measure import default_metrics, measure
+from weitiao.data.prompts import read_prompts
+from weitiao.data.records import Record
+from weitiao.model.adapters.multi_adapter import attach_all, detach
+from weitiao.model.adapters.peft_format import save_adapter
+from weitiao.pipeline.predict import InputRow, RowPredictor, predict_rows
 from weitiao.pipeline.train import BaseAssets, load, open_base_assets
-from weitiao.pipeline.trained import check_unchanged, read_trained
+from weitiao.pipeline.trained import TrainedRun, apply_adapter, attach, check_unchanged, read_trained, stand
 from weitiao.plan import resolve
+
+CHUNK = 256  # prompts that are sorted by length and answered before the first answer is returned
+Chat = Sequence[Mapping[str, str]]
+"""Messages: [{"role": "user", "content": "Hello"}]."""
 
 
 @dataclass
 class Model:
-    """A model to use, from a Run, a PEFT adapter or a base."""
+    """A model to use, from a Run, a PEFT adapter or a base model."""
 
     model: TrainableModel
-    tokens: BaseAssets
+    """The handle that objectives use."""
+    assets: BaseAssets
+    """Tokenizer, chat template and processor."""
     objective: Objective
     recipe: Recipe | None = None
+    """Of a Run."""
     adapters: dict[str, BaseAssets] = field(default_factory=dict)
-    """Of several side by side: a name -> the words it was learnt with."""
+    """Of several adapters on one base: a name -> the tokenizer and template it was trained with."""
+
+    @property
+    def torch_model(self) -> PreTrainedModel:
+        """The transformers model, with the method attached."""
+        assert isinstance(self.model.model, PreTrainedModel)
+        return self.model.model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.assets.tokenizer
 
     def for_task(self, task: str) -> "Model":
-        """The same model, asked about one of several tasks.
+        """The same model for one task of a multi-task run.
 
         Raises:
             RecipeError: there is no such task, or none is named where there are several.
         """
         return replace(self, model=self.model.for_task(task), objective=self.objective.part(task))
 
+    # -- generate -----------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompts: str | Chat | Sequence[str] | Sequence[Chat],
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        adapter: str = "",
+        stream: bool = False,
+    ) -> Any:
+        """Answer a prompt or a list of prompts; a prompt is a string or a list of chat messages.
+
+        Args:
+            temperature: 0 is greedy.
+            adapter: which of several adapters answers; "" is the base model where there are several.
+            stream: yield the answer to one prompt piece by piece.
+
+        Returns:
+            A string, a list of strings (for a list of prompts), or an iterator of strings (with `stream`).
+
+        Raises:
+            ModelError: the model was trained for predictions, not for generation.
+            DataError: a message is not {role, content}.
+        """
+        self._refuse_without_generation()
+        single = isinstance(prompts, str) or (bool(prompts) and isinstance(prompts[0], Mapping))
+        conversations: Sequence[Any] = [prompts] if single else prompts
+        ids = [self.prompt(_turns(x), adapter) for x in conversations]
+        names = [adapter] * len(ids) if self.adapters else ()
+        if stream:
+            if not single:
+                raise DataError("stream: one prompt at a time; a list of prompts was given.")
+            return self._stream(ids[0], max_new_tokens, temperature, names)
+        answers = self.model.generate(ids, max_new_tokens, temperature, adapters=names)
+        texts = [self.decode(x) for x in answers]
+        return texts[0] if single else texts
+
     def prompt(self, turns: Sequence[Turn], adapter: str = "") -> list[int]:
-        """A conversation up to where the model begins to speak, in the template that the adapter knows."""
-        return self.adapters.get(adapter, self.tokens).processor.prompt(turns)
+        """Token ids of a conversation up to where the assistant answers, in the adapter's own chat template."""
+        return self.adapters.get(adapter, self.assets).processor.prompt(turns)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.assets.processor.decode(ids).strip()
+
+    def _stream(self, prompt: list[int], max_new_tokens: int, temperature: float, adapters: Sequence[str]) -> Iterator[str]:
+        """The answer in pieces; the model runs in a thread of its own, and stops where the reader does."""
+        streamer = _QueueStreamer(self.tokenizer)
+
+        def run() -> None:
+            try:
+                self.model.generate([prompt], max_new_tokens, temperature, streamer=streamer, adapters=adapters)
+            except BaseException as error:  # handed over to the reader's thread
+                streamer.pieces.put(error)
+            streamer.pieces.put(None)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        try:
+            while (piece := streamer.pieces.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                if piece:
+                    yield piece
+        finally:
+            streamer.stopped = True
+            thread.join()
+
+    def _refuse_without_generation(self) -> None:
+        if not self.objective.traits.generative:
+            raise ModelError(
+                "a model trained with objective {objective} does not generate text: use predict.",
+                objective=self.objective.name,
+            )
+
+    # -- predict and encode -------------------------------------------------------------------------------------------
+
+    def predict(self, rows: Iterable[Mapping[str, Any] | str] | str | Path, *, task: str = "") -> Iterator[dict[str, Any]]:
+        """Each row with what is predicted of it, in order: {"text": ..., "predicted": "spam", "probabilities": {...}}.
+
+        Args:
+            rows: dicts, texts, or the path of a file in any format that a reader knows.
+            task: of a multi-task run, which task.
+
+        Raises:
+            ModelError: the objective generates its answers.
+            DataError: there is no such file, or no column to read.
+        """
+        return predict_rows(self, rows, task)
+
+    def encode(self, texts: str | Sequence[str], *, task: str = "") -> np.ndarray:
+        """Embeddings of length 1, fp32 [n, D] (of one text [D]), of a model trained with objective embedding.
+
+        Raises:
+            ModelError: it was trained with another objective.
+            DataError: a text is empty.
+        """
+        predictor = RowPredictor.make(self, task) if not self.objective.traits.generative else None
+        if predictor is None or predictor.loaded.objective.name != "embedding":
+            raise ModelError(
+                "encode needs a model trained with objective embedding; this one has objective {objective}.",
+                objective=self.objective.part(task).name,
+            )
+        records = [Record(SourceLocation("texts", i), {"text": x}) for i, x in enumerate(_listed(texts), 1)]
+        predictor.columns = {"text": "text"}
+        encoded = predictor.encode(records, "texts")
+        for x in encoded:
+            if not isinstance(x, InputRow):
+                raise DataError("{where}: {reason}", where=x.where, reason=x.reason)
+        vectors = np.stack([x[0].numpy() for x in predictor.predict([x for x in encoded if isinstance(x, InputRow)])])
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    # -- the adapter --------------------------------------------------------------------------------------------------
+
+    def save_adapter(self, folder: str | Path) -> None:
+        """Write the trained weights as an adapter in PEFT's format.
+
+        Raises:
+            ModelError: nothing was trained, or PEFT has no format for the method.
+        """
+        base = self.recipe.base if self.recipe else ""
+        if not base or not save_adapter(self.model.attachment, Path(folder), base):
+            raise ModelError("PEFT has no adapter format for this model.")
+        if self.recipe and self.recipe.chat_template:
+            template = str(self.tokenizer.chat_template)
+            (Path(folder) / "chat_template.jinja").write_text(template, encoding="utf-8")
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """Inside, the model is the base model.
+
+        Raises:
+            ModelError: the method changes the base weights themselves.
+        """
+        if self.model.attachment.set_enabled is None:
+            raise ModelError("this method changes the base weights themselves: load the base model to compare.")
+        with self.model.reference():
+            yield
+
+
+class _QueueStreamer(TextStreamer):
+    """Puts finished text into a queue; ends generation when nobody reads it any more."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)  # pyright: ignore[reportArgumentType]
+        self.pieces: queue.Queue[str | BaseException | None] = queue.Queue()
+        self.stopped = False
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.stopped:
+            raise GeneratorExit  # generate has no other way to be stopped from outside between two tokens
+        super().put(value)
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self.pieces.put(text)
+
+
+def _turns(prompt: str | Chat) -> tuple[Turn, ...]:
+    """A prompt as turns of a conversation."""
+    if isinstance(prompt, str):
+        return (Turn("user", prompt),)
+    messages = list(prompt)
+    valid = all(isinstance(x, Mapping) and x.get("role") in ROLES and isinstance(x.get("content"), str) for x in messages)
+    if not messages or not valid:
+        raise DataError(
+            "a prompt is a string, or a list of {{role, content}} with role one of {roles}.", roles=", ".join(ROLES)
+        )
+    return tuple(Turn(x["role"], x["content"]) for x in messages)  # pyright: ignore[reportArgumentType]
+
+
+def _listed(texts: str | Sequence[str]) -> Sequence[str]:
+    return [texts] if isinstance(texts, str) else texts
+
+
+# -- loading ----------------------------------------------------------------------------------------------------------
 
 
 def open_model(target: str, precision: str = "") -> Model:
@@ -61,76 +257,107 @@ def open_model(target: str, precision: str = "") -> Model:
     Raises:
         ModelError, RunError: it is none of these, or the run has no result yet.
     """
-    device, learnt = hardware.device(), read_trained(target)
-    dtype = hardware.precision(precision or (learnt.precision if learnt else "auto"))[0]
-    if learnt is None:
-        tokens = open_base_assets(target)
-        objective = create(Objective, "seq2seq" if tokens.architecture.kind == "encoder_decoder" else "sft")
-        resolve.refuse_base(objective, Method.untouched(), tokens.architecture)  # pyright: ignore
-        model = load(tokens, Method.untouched(), objective, dtype, device)[0]  # pyright: ignore[reportArgumentType]
-        return Model(model, tokens, objective)  # pyright: ignore[reportArgumentType]
-    tokens = open_base_assets(learnt.base, learnt.revision, learnt.template)
-    check_unchanged(learnt, tokens.below)
-    model = load(tokens, learnt.method, learnt.objective, dtype, device)[0]
-    learnt.fill(model)
-    return Model(model, tokens, learnt.objective, learnt.recipe)
+    device, trained = hardware.device(), read_trained(target)
+    dtype = hardware.precision(precision or (trained.precision if trained else "auto"))[0]
+    if trained is None:
+        assets = open_base_assets(target)
+        objective = create(Objective, "seq2seq" if assets.architecture.kind == "encoder_decoder" else "sft")
+        resolve.refuse_base(objective, Method.untouched(), assets.architecture)
+        model = load(assets, Method.untouched(), objective, dtype, device)[0]
+        return Model(model, assets, objective)
+    assets = open_base_assets(trained.base, trained.revision, trained.template)
+    check_unchanged(trained, assets.below)
+    model = load(assets, trained.method, trained.objective, dtype, device)[0]
+    trained.fill(model)
+    return Model(model, assets, trained.objective, trained.recipe)
 
 
-def evaluate(
-    target: str,
-    reporter: Reporter,
-    data: str | None = None,
-    metrics: tuple[str, ...] = (),
-    limit: int | None = None,
-    task: str = "",
-) -> dict[str, Score]:
-    """Measure a run (or any model) on its held-out rows, or on the file `data`.
+def open_many(target: str, adapters: Mapping[str, str]) -> Model:
+    """Several adapters on one base model: each prompt, or each row of a batch, goes through the one it names.
 
     Args:
-        task: of several, which one `data` belongs to.
+        target: their base model, as a recipe would name it.
+        adapters: a name for each -> its Run or PEFT adapter folder.
 
     Raises:
-        RunError: a model without a run, and no data.
+        ModelError: one has another base model, or is not a low-rank change of linear layers.
     """
-    opened = open_model(target)
-    recipe = opened.recipe
-    if recipe is None and data is None:
-        raise RunError("a model without a run has no held-out rows of its own: name them with --data FILE.")
-    one = (Source(path=str(data)),)
-    recipe = recipe or Recipe(base=target, data=one, objective=opened.objective, overlong="truncate", out="")  # pyright: ignore
-    sources = (Source(path=data, task=task),) if data else held_out_sources(recipe)  # pyright: ignore
-    tokens, objective = opened.tokens, opened.objective
-    max_length, overlong = resolve.choose_max_length(recipe, tokens.max_length), resolve.choose_overlong(recipe, objective)
-    encoder = Encoder(objective, tokens.processor, tokens.identity, max_length.value, overlong.value, reporter)
-    eval_set = encoder.hold_out(held_out_examples(recipe, sources))
-    if eval_set is None:
-        raise RunError(f"{target} held nothing out (validation: 0): name rows with --data FILE.")
-    wishes = recipe.evaluate
-    wanted = metrics or (wishes.metrics if wishes.metrics != "auto" else default_metrics(objective, eval_set))
-    resolve.refuse_metrics(objective, wanted)
-    limit, room = limit or wishes.limit, wishes.max_new_tokens
-    return measure(opened.model, objective, eval_set, wanted, limit, room, progress=reporter.track).scores
+    results, assets = read_on_one_base(tuple(adapters.values())), open_base_assets(target)
+    first, first_assets = results[0]
+    if not share_base(assets, first_assets):
+        raise ModelError(
+            "{adapter} was trained on {base}, not on {target}. Name {base} instead.",
+            adapter=first.folder,
+            base=first.base,
+            target=target,
+        )
+    precisions = {trained.precision for trained, _ in results}
+    dtype = hardware.precision(precisions.pop() if len(precisions) == 1 else "auto")[0]
+    base = stand(assets.folder, assets.below, Method.untouched(), dtype, hardware.device(), assets.processor)
+    layers = {}
+    for name, (trained, own) in zip(adapters, results):
+        if own.processor.stop_ids != first_assets.processor.stop_ids:
+            raise ModelError(
+                "{adapter} ends its answers with other stop tokens than {first}: load one at a time.",
+                adapter=trained.folder,
+                first=first.folder,
+            )
+        with_adapter = apply_adapter(base, trained, own.processor)
+        layers[name] = detach(base.model, with_adapter.attachment, trained.method, str(trained.folder))
+    model = attach(base, Method.untouched(), first.objective, first_assets.processor)
+    model.attachment = attach_all(base.model, layers)
+    return Model(model, assets, first.objective, adapters=dict(zip(adapters, (own for _, own in results))))
 
 
-@dataclass
-class History:
-    """The story of a run."""
+def read_on_one_base(targets: Sequence[str]) -> list[tuple[TrainedRun, BaseAssets]]:
+    """Several trained results that share a base model, each with its tokenizer and template.
 
-    summary: str
-    events: list[tuple[str, str]]
-    choices: list[tuple[str, str, str]]
+    Raises:
+        ModelError: one is not a run or an adapter, or their base models differ.
+    """
+    results: list[tuple[TrainedRun, BaseAssets]] = []
+    for target in targets:
+        trained = read_trained(target)
+        if trained is None:
+            raise ModelError("{target} is neither a run nor an adapter in PEFT's format.", target=target)
+        assets = open_base_assets(trained.base, trained.revision, trained.template)
+        check_unchanged(trained, assets.below)
+        results.append((trained, assets))
+        if not share_base(assets, results[0][1]):
+            raise ModelError(
+                "cannot combine {one} (base {base_of_one}) with {other} (base {base_of_other}): "
+                "adapters must share one base model.",
+                one=target,
+                base_of_one=trained.base,
+                other=targets[0],
+                base_of_other=results[0][0].base,
+            )
+    return results
 
 
-def why(target: str) -> History:
-    """What happened in a run, in words."""
-    run = Run.open(target)
-    return History(history.summary(run), list(history.history(run)), list(history.choices(run)))
+def share_base(one: BaseAssets, other: BaseAssets) -> bool:
+    """The same base weights, with the same results merged into them."""
+    stacks = [[x.identity for x in assets.below] for assets in (one, other)]
+    return stacks[0] == stacks[1] and (one.folder.samefile(other.folder) or _checksums(one) == _checksums(other))
 
 
-def merge(target: str, out: str) -> Merged:
-    """Fold a run's or an adapter's weights into the base: a folder that plain AutoModel opens."""
-    opened = open_model(target, precision="fp32")
-    if opened.model.heads:
-        words = f"has a head of its own (objective: {opened.objective.name}), which no plain model folder holds"
-        raise ModelError(f"{target} {words}: ask it with `weitiao predict {target}`.")
-    return merge_into(opened.model, opened.tokens.tokenizer, Path(out))
+def _checksums(assets: BaseAssets) -> list[str]:
+    return [file_sha256(x) for x in sorted(assets.folder.glob("*.safetensors"))]
+
+
+def answer_file(
+    model: Model, file: str, system: str | None, max_new_tokens: int, temperature: float, reporter: Reporter
+) -> Iterator[dict[str, Any]]:
+    """Each line of a file of prompts with its answer, in order; prompts for different adapters share batches.
+
+    Raises:
+        DataError: a line is not a prompt.
+    """
+    prompts = read_prompts(file, system, tuple(model.adapters))
+    ids = [model.prompt(x.turns, x.adapter) for x in prompts]
+    for start in reporter.track(range(0, len(prompts), CHUNK), "prompts"):
+        chunk = prompts[start : start + CHUNK]
+        adapters = [x.adapter for x in chunk] if model.adapters else ()
+        answers = model.model.generate(ids[start : start + CHUNK], max_new_tokens, temperature, adapters=adapters)
+        for x, answer in zip(chunk, answers):
+            yield {**x.fields, "answer": model.decode(answer)}

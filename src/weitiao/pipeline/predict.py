@@ -1,187 +1,275 @@
-"""Rows whose answer nobody knows, through a Run: read, asked and written in a stream, in their order.
+"""Predict the answer of every row, in a stream and in order: a file of rows, or rows in memory.
 
     {"id": 7, "text": "You have won"}   ->   {"id": 7, "text": "You have won", "predicted": "spam", "probabilities": {...}}
 
-A column of the file that is called as one of the answers' is kept as given_predicted.
-
-A file may be larger than memory. Rows that cannot be read stand in OUTPUT.bad_rows.jsonl, with file, line and reason.
+An input column with the name of an output column is kept as input_<name>. A file may be larger than memory. Unusable rows
+go to OUTPUT.bad_rows.jsonl, with file, line and reason.
 """
 
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from transformers import PreTrainedTokenizerBase
 
 from weitiao.core.batch import Row, pack
-from weitiao.core.errors import DataError, ModelError
-from weitiao.core.example import BadRow, Example
-from weitiao.core.recipe import Source
+from weitiao.core.errors import DataError, ModelError, message_of
+from weitiao.core.example import BadRow, Example, SourceLocation
+from weitiao.core.messages import Message
+from weitiao.core.objective import Objective
+from weitiao.core.recipe import Recipe, Source
 from weitiao.core.registry import find_module
 from weitiao.core.reporter import Reporter
+from weitiao.core.trainable_model import TrainableModel
 from weitiao.data.columns import ColumnMapping
 from weitiao.data.mapping import find_inference_mapping
 from weitiao.data.read import reader_of
 from weitiao.data.records import Reader, Record
-from weitiao.pipeline.inference import Model
+from weitiao.pipeline.train import BaseAssets
 from weitiao.plan import resolve
 
-TOGETHER, TOKENS = 1024, 2048  # rows that are sorted by length, tokens that run at once
+CHUNK = 1024  # rows that are read, then sorted by length
+BATCH_TOKENS = 2048  # tokens that run at once
+
+
+class LoadedModel(Protocol):
+    """What prediction needs of `pipeline.inference.Model`."""
+
+    model: TrainableModel
+    assets: BaseAssets
+    objective: Objective
+    recipe: Recipe | None
+
+    def for_task(self, task: str) -> "LoadedModel": ...
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
 
 
 @dataclass
-class Predicted:
-    """How many rows were answered, and how many could not be read."""
+class PredictReport:
+    """How many rows were predicted, and how many could not be."""
 
     rows: int = 0
     bad: int = 0
-    cut: int = 0
-    """Of the rows: longer than the context."""
-
-
-def predict_file(
-    opened: Model, file: str, output: str, reporter: Reporter, text: str | None = None, task: str = ""
-) -> Predicted:
-    """Answer every row of a file.
-
-    Args:
-        file: in any format that a reader knows.
-        output: JSON lines; written beside it first, and moved there when it is whole.
-        text: the column to read; default: as in the run's recipe, or found by looking.
-        task: of a run that learnt many tasks, which one is asked.
-
-    Raises:
-        ModelError: the run answers by writing.
-        DataError: there is no such file, no column to read, or not one row that can be read.
-        RecipeError: there is no such task.
-    """
-    opened = opened.for_task(task)
-    if opened.objective.traits.generative and not opened.objective.traits.has_predict:
-        words = "answers by writing: ask it with `weitiao generate RUN --prompts FILE`"
-        raise ModelError(f"a model trained with objective: {opened.objective.name} {words}.")
-    if not Path(file).is_file():
-        raise DataError(f"--input: there is no file {file}.")
-    part, done, bad = Path(f"{output}.part"), Predicted(), Path(f"{output}.bad_rows.jsonl")
-    learnt = [x.columns for x in opened.recipe.data if x.task == task] if opened.recipe else []
-    read = "audio" if opened.tokens.architecture.modality == "speech" else "text"
-    columns = {read: text} if text else next(iter(learnt), None)
-    bar = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with (
-        open(part, "w", encoding="utf-8") as whole,
-        open(f"{bad}.part", "w", encoding="utf-8") as refused,
-        Progress(*bar, console=reporter.console, transient=True, disable=not reporter.console.is_terminal) as progress,
-    ):
-        bar_of = progress.add_task("rows", total=Path(file).stat().st_size)
-        for some, offset in _read(Path(file), opened, columns):
-            for line in _answer(opened, [x for x in some if not isinstance(x, BadRow)], done):
-                whole.write(json.dumps(line, ensure_ascii=False) + "\n")
-            for x in some:
-                if isinstance(x, BadRow):
-                    done.bad += 1
-                    facts = {"file": x.where.file, "line": x.where.line, "reason": x.reason, "excerpt": x.excerpt}
-                    refused.write(json.dumps(facts, ensure_ascii=False) + "\n")
-            progress.update(bar_of, completed=offset, description=f"{done.rows:,} rows")
-    if not done.rows:
-        raise DataError(f"{file}: not one row can be read; see {bad}.part.")
-    os.replace(part, output)
-    os.replace(f"{bad}.part", bad) if done.bad else os.unlink(f"{bad}.part")
-    return done
+    truncated: int = 0
+    """Of the rows: longer than max_length."""
 
 
 @dataclass
-class Asked:
-    """A row of the file: its columns, the example it makes, and the rows that the model is shown of it."""
+class InputRow:
+    """A row to predict: its columns, the example it is, and the encoded rows that the model sees of it."""
 
     fields: dict[str, Any]
     example: Example
-    rows: list[Row]
-    cut: bool
+    encoded: list[Row]
+    truncated: bool
 
 
-def _read(file: Path, opened: Model, columns: dict[str, str] | None) -> Iterator[tuple[list[Asked | BadRow], int | None]]:
-    """Some rows at a time, and how far into the file they reach."""
+@dataclass
+class RowPredictor:
+    """A model with the column mapping of one source of rows."""
+
+    loaded: LoadedModel
+    columns: dict[str, str] | None = None
+    """Which column is what; None: found by looking at the first rows."""
+    report: PredictReport = field(default_factory=PredictReport)
+    mapping: ColumnMapping | None = None
+
+    @classmethod
+    def make(cls, loaded: LoadedModel, task: str = "", text: str | None = None) -> "RowPredictor":
+        """For one task of a model.
+
+        Args:
+            text: the column to read; None: as in the run's recipe, or found by looking.
+
+        Raises:
+            ModelError: the objective generates its answers.
+            RecipeError: there is no such task.
+        """
+        loaded = loaded.for_task(task)
+        if loaded.objective.traits.generative and not loaded.objective.traits.has_predict:
+            raise ModelError(
+                "a model trained with objective {objective} generates its answers: "
+                "use `weitiao generate RUN --prompts FILE`.",
+                objective=loaded.objective.name,
+            )
+        trained_with = [x.columns for x in loaded.recipe.data if x.task == task] if loaded.recipe else []
+        input_column = "audio" if loaded.assets.architecture.modality == "speech" else "text"
+        return cls(loaded, {input_column: text} if text else next(iter(trained_with), None))
+
+    def encode(self, records: Sequence[Record | BadRow], source: str) -> list[InputRow | BadRow]:
+        """Records as rows that the model can take; the mapping is found from the first ones."""
+        readable = [x.fields for x in records if isinstance(x, Record)]
+        if self.mapping is None and readable:
+            example_type = self.loaded.objective.traits.example_type
+            self.mapping = find_inference_mapping(readable, example_type, self.columns, source)
+        return [self._encode(x) for x in records]
+
+    def _encode(self, record: Record | BadRow) -> InputRow | BadRow:
+        if isinstance(record, BadRow):
+            return record
+        assert self.mapping is not None
+        objective = self.loaded.objective
+        try:
+            example = self.mapping.of(record)
+            example.full_text.encode("utf-8")
+            row = objective.encode_input(example, self.loaded.assets.processor)
+            if objective.num_positions(row) <= self.max_length:
+                return InputRow(record.fields, example, [row], False)
+            if self.overlong == "sliding_window":
+                return InputRow(record.fields, example, objective.windows(row, self.max_length), False)
+            return InputRow(record.fields, example, [objective.cut(row, self.max_length)[0]], True)
+        except UnicodeEncodeError:
+            return BadRow(record.where, str(Message("the text has an unpaired surrogate, which is not a character")))
+        except (ValueError, TypeError) as error:
+            return BadRow(record.where, str(message_of(error)), str(record.fields)[:200])
+
+    @property
+    def max_length(self) -> int:
+        limit = self.loaded.assets.max_length
+        if self.loaded.recipe is None:
+            return min(limit or 512, 512)
+        return int(resolve.choose_max_length(self.loaded.recipe, limit).value)
+
+    @property
+    def overlong(self) -> str:
+        if self.loaded.recipe is None:
+            return self.loaded.objective.traits.overlong
+        return str(resolve.choose_overlong(self.loaded.recipe, self.loaded.objective).value)
+
+    @torch.no_grad()
+    def predict(self, inputs: Sequence[InputRow]) -> list[Any]:
+        """What the objective predicts of each row; windows of one row are merged."""
+        objective, model = self.loaded.objective, self.loaded.model
+        encoded = [row for x in inputs for row in x.encoded]
+        predictions: dict[int, Any] = {}
+        with model.evaluating():
+            for indices in _by_length(encoded):
+                batch = pack([encoded[i] for i in indices], indices).to(model.device)
+                predictions |= zip(batch.row_ids, objective.predict(model, batch))
+        self.report.rows += len(inputs)
+        self.report.truncated += sum(x.truncated for x in inputs)
+        ends = itertools.accumulate(len(x.encoded) for x in inputs)
+        return [
+            objective.merge_windows(
+                [predictions[i] for i in range(end - len(x.encoded), end)], x.example, self.loaded.assets.processor
+            )
+            for x, end in zip(inputs, ends)
+        ]
+
+    def records(self, inputs: Sequence[InputRow]) -> Iterator[dict[str, Any]]:
+        """Each row's columns with what is predicted of it."""
+        for x, prediction in zip(inputs, self.predict(inputs)):
+            answer = self.loaded.objective.answer(prediction)
+            output = {**({} if answer is None else {"predicted": answer}), **self.loaded.objective.to_record(prediction)}
+            columns = {f"input_{key}" if key in output else key: _plain(value) for key, value in x.fields.items()}
+            yield {**columns, **output}
+
+
+def predict_rows(
+    loaded: LoadedModel, rows: Iterable[Mapping[str, Any] | str] | str | Path, task: str = ""
+) -> Iterator[dict[str, Any]]:
+    """Rows (or texts) in memory or in a file, with what is predicted, in order; an unusable row gets `error` instead.
+
+    Raises:
+        ModelError, RecipeError: as `RowPredictor.make`, at once.
+        DataError: there is no such file, or no column to read.
+    """
+    predictor = RowPredictor.make(loaded, task)
+    if isinstance(rows, (str, Path)):
+        if not Path(rows).is_file():
+            raise DataError("there is no file {file}.", file=rows)
+        return _predict_chunks(predictor, (chunk for chunk, _ in _read(Path(rows))), str(rows))
+    fields = ({"text": x} if isinstance(x, str) else dict(x) for x in rows)
+    records = (Record(SourceLocation("rows", i), x) for i, x in enumerate(fields, 1))
+    return _predict_chunks(predictor, iter(lambda: list(itertools.islice(records, CHUNK)), []), "rows")
+
+
+def _predict_chunks(
+    predictor: RowPredictor, chunks: Iterable[Sequence[Record | BadRow]], source: str
+) -> Iterator[dict[str, Any]]:
+    for chunk in chunks:
+        encoded = predictor.encode(chunk, source)
+        answers = predictor.records([x for x in encoded if isinstance(x, InputRow)])
+        for x, record in zip(encoded, chunk):
+            fields = record.fields if isinstance(record, Record) else {}
+            yield {**fields, "error": str(x.reason)} if isinstance(x, BadRow) else next(answers)
+
+
+def predict_file(
+    loaded: LoadedModel, file: str, output: str, reporter: Reporter, text: str | None = None, task: str = ""
+) -> PredictReport:
+    """Predict every row of a file.
+
+    Args:
+        file: in any format that a reader knows.
+        output: JSON lines; written to OUTPUT.part first and renamed when complete.
+        text: the column to read; None: as in the run's recipe, or found by looking.
+        task: of a multi-task run, which task.
+
+    Raises:
+        ModelError: the objective generates its answers.
+        DataError: there is no such file, no column to read, or no usable row.
+        RecipeError: there is no such task.
+    """
+    predictor = RowPredictor.make(loaded, task, text)
+    if not Path(file).is_file():
+        raise DataError("--input: there is no file {file}.", file=file)
+    part, bad, report = Path(f"{output}.part"), Path(f"{output}.bad_rows.jsonl"), predictor.report
+    bar = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with (
+        open(part, "w", encoding="utf-8") as predicted,
+        open(f"{bad}.part", "w", encoding="utf-8") as refused,
+        Progress(*bar, console=reporter.console, transient=True, disable=not reporter.console.is_terminal) as progress,
+    ):
+        bar_id = progress.add_task("rows", total=Path(file).stat().st_size)
+        for chunk, offset in _read(Path(file)):
+            encoded = predictor.encode(chunk, file)
+            for line in predictor.records([x for x in encoded if isinstance(x, InputRow)]):
+                predicted.write(json.dumps(line, ensure_ascii=False) + "\n")
+            for x in encoded:
+                if isinstance(x, BadRow):
+                    report.bad += 1
+                    line = {"file": x.where.file, "line": x.where.line, "reason": str(x.reason), "excerpt": x.excerpt}
+                    refused.write(json.dumps(line, ensure_ascii=False) + "\n")
+            progress.update(bar_id, completed=offset, description=f"{report.rows:,} rows")
+    if not report.rows:
+        raise DataError("{file}: no row is usable; see {bad}.part.", file=file, bad=bad)
+    os.replace(part, output)
+    os.replace(f"{bad}.part", bad) if report.bad else os.unlink(f"{bad}.part")
+    return report
+
+
+def _read(file: Path) -> Iterator[tuple[list[Record | BadRow], int | None]]:
+    """The file's rows in chunks, and the byte offset that each chunk reaches."""
     source = Source(path=str(file))
     records = iter(find_module(Reader, reader_of(file, source)).read(file, source.encoding))
-    mapping: ColumnMapping | None = None
-    while some := list(itertools.islice(records, TOGETHER)):
-        readable = [x.fields for x in some if isinstance(x, Record)]
-        if mapping is None and readable:
-            mapping = find_inference_mapping(readable, opened.objective.traits.example_type, columns, str(file))
-        yield [_ask(x, mapping, opened) for x in some], some[-1].where.offset
-
-
-def _ask(record: Record | BadRow, mapping: ColumnMapping | None, opened: Model) -> Asked | BadRow:
-    if isinstance(record, BadRow) or mapping is None:
-        return record  # pyright: ignore[reportReturnType]
-    try:
-        example = mapping.of(record)
-        example.full_text.encode("utf-8")
-        row, max_length = opened.objective.encode_input(example, opened.tokens.processor), _context(opened)
-        if opened.objective.num_positions(row) <= max_length:
-            return Asked(record.fields, example, [row], False)
-        if _in_windows(opened):
-            return Asked(record.fields, example, opened.objective.windows(row, max_length), False)
-        return Asked(record.fields, example, [opened.objective.cut(row, max_length)[0]], True)
-    except UnicodeEncodeError:
-        return BadRow(record.where, "the text holds half of a surrogate pair, which is no character")
-    except (ValueError, TypeError) as error:
-        return BadRow(record.where, str(error), str(record.fields)[:200])
-
-
-@torch.no_grad()
-def _answer(opened: Model, asked: Sequence[Asked], done: Predicted) -> Iterator[dict[str, Any]]:
-    objective, model = opened.objective, opened.model
-    rows = [row for x in asked for row in x.rows]
-    ends = list(itertools.accumulate(len(x.rows) for x in asked))
-    said: dict[int, Any] = {}
-    with model.evaluating():
-        for chosen in _by_length(rows):
-            batch = pack([rows[i] for i in chosen], chosen).to(model.device)
-            said |= zip(batch.row_ids, objective.predict(model, batch))
-    done.rows += len(asked)
-    done.cut += sum(x.cut for x in asked)
-    for x, end in zip(asked, ends):
-        whole = objective.merge_windows(
-            [said[i] for i in range(end - len(x.rows), end)], x.example, opened.tokens.processor
-        )
-        answer = objective.answer(whole)
-        new = {**({} if answer is None else {"predicted": answer}), **objective.to_record(whole)}
-        yield {**{f"given_{key}" if key in new else key: _plain(value) for key, value in x.fields.items()}, **new}
+    while chunk := list(itertools.islice(records, CHUNK)):
+        yield chunk, chunk[-1].where.offset
 
 
 def _plain(value: Any) -> Any:
-    """JSON knows no NaN."""
+    """NaN is not JSON."""
     return None if isinstance(value, float) and value != value else value
 
 
-def _context(opened: Model) -> int:
-    recipe = opened.recipe
-    limit = opened.tokens.max_length
-    return int(resolve.choose_max_length(recipe, limit).value) if recipe else min(limit or 512, 512)
-
-
-def _in_windows(opened: Model) -> bool:
-    recipe = opened.recipe
-    return (
-        resolve.choose_overlong(recipe, opened.objective).value if recipe else opened.objective.traits.overlong
-    ) == "sliding_window"
-
-
 def _by_length(rows: Sequence[Row]) -> Iterator[list[int]]:
-    """Rows of like length together, at most TOKENS at once."""
-    now: list[int] = []
+    """Indices of rows in batches of similar length, at most BATCH_TOKENS tokens each."""
+    batch: list[int] = []
     tokens = 0
     for i in sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"])):
         length = len(rows[i]["input_ids"])
-        if now and tokens + length > TOKENS:
-            yield now
-            now, tokens = [], 0
-        now.append(i)
+        if batch and tokens + length > BATCH_TOKENS:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(i)
         tokens += length
-    if now:
-        yield now
+    if batch:
+        yield batch

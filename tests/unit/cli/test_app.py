@@ -86,7 +86,7 @@ def test_train_evaluate_runs_and_merge(recipe: Path, tmp_path: Path) -> None:
     assert "finished" in weitiao("runs", tmp_path)[1]
 
     code, said = weitiao("merge", run, tmp_path / "merged")
-    assert code == 0 and "100 % of the most probable tokens are the same" in said
+    assert code == 0 and "100% of the most probable tokens are the same" in said
     assert (tmp_path / "merged" / "model.safetensors").is_file()
     code, said = weitiao("merge", run, tmp_path / "merged")
     assert code == 2 and "is not empty. Name a folder that does not exist yet." in said
@@ -110,7 +110,7 @@ def test_evaluate_on_another_file_and_without_a_run(done: Path, tiny_llama: Path
     code, said = weitiao("evaluate", tiny_llama, "--data", other, "--json", "--metric", "loss")
     assert code == 0 and json.loads(said)["loss"]["n"] == 7
     code, said = weitiao("evaluate", tiny_llama, "--metric", "loss")
-    assert code == 2 and "a model without a run has no held-out rows of its own: name them with --data FILE." in said
+    assert code == 2 and "a model without a run has no held-out rows: name a file with --data FILE." in said
     code, said = weitiao("evaluate", done, "--metric", "los")
     assert code == 2 and "there is no metric called 'los'. Did you mean 'loss'?" in said
 
@@ -151,7 +151,7 @@ def test_schema_is_json_schema(tmp_path: Path) -> None:
     ("key", "words"),
     [
         ("train.epochs", ["train.epochs", "2.0", "Times through the data."]),
-        ("lora", ["rank", "16", "Rank R of the change.", "lora: Learn a low-rank change"]),
+        ("lora", ["rank", "16", "Rank R of the change", "lora: Train a low-rank change"]),
         ("train", ["train.warmup_ratio", "train.max_grad_norm", "adamw"]),
         ("data", ["data.weight", "data.columns"]),
         ("adamw", ["betas", "(0.9, 0.999)"]),

@@ -17,7 +17,7 @@ from weitiao.core.errors import ModelError, RecipeError, RunError
 from weitiao.core.method import Method
 from weitiao.core.registry import names
 from weitiao.core.reporter import Reporter
-from weitiao.deploy.combine import WAYS, Way, disjoint_mean, drop, trim
+from weitiao.deploy.combine import MERGE_METHODS, MergeMethod, disjoint_mean, drop_and_rescale, trim
 from weitiao.pipeline import inference as results
 from weitiao.pipeline import merging
 
@@ -36,7 +36,7 @@ def gap(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def combine(runs: list, out: Path, how: str, weights: tuple = (), density: float | None = None, seed: int | None = None):
     targets = [str(getattr(run, "folder", run)) for run in runs]
-    return merging.combine(targets, str(out), DESK, how, weights, density, seed)
+    return merging.merge_several(targets, str(out), DESK, how, weights, density, seed)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def pair(train_tiny: Any, tmp_path: Path) -> list:
 
 def theta(target: Any, tmp_path: Path, name: str) -> dict[str, torch.Tensor]:
     """The weights of a merged result."""
-    results.merge(str(target), str(tmp_path / name))
+    merging.merge_run(str(target), str(tmp_path / name))
     return dict(AutoModelForCausalLM.from_pretrained(tmp_path / name).named_parameters())
 
 
@@ -98,39 +98,39 @@ WEIGHTS = (0.5, 2.0, -1.0)
 @pytest.mark.parametrize("density", [0.05, 0.2, 0.6, 1.0])
 def test_ties_equals_definition(three: list, density: float) -> None:
     weights = (0.5, 2.0, 1.0)
-    got = Way.asked("ties", 3, weights, density, None).combine(three)
+    got = MergeMethod.make("ties", 3, weights, density, None).combine(three)
     wanted = ties_by_hand([trim_by_hand(flat(full(x)), density) for x in three], weights)
     assert flat(got) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_sum_and_average_equal_definition(three: list) -> None:
     vectors = [flat(full(x)) for x in three]
-    got = Way.asked("sum", 3, WEIGHTS, None, None).combine(three)
+    got = MergeMethod.make("sum", 3, WEIGHTS, None, None).combine(three)
     assert flat(got) == pytest.approx([sum(w * x for w, x in zip(WEIGHTS, v)) for v in zip(*vectors)], abs=1e-6)
-    got = Way.asked("average", 3, (1.0, 2.0, 5.0), None, None).combine(three)
+    got = MergeMethod.make("average", 3, (1.0, 2.0, 5.0), None, None).combine(three)
     assert flat(got) == pytest.approx([(a + 2 * b + 5 * c) / 8 for a, b, c in zip(*vectors)], abs=1e-6)
-    assert Way.asked("average", 4, (), None, None).weights == (0.25,) * 4
+    assert MergeMethod.make("average", 4, (), None, None).weights == (0.25,) * 4
 
 
 def test_dare_drops_and_rescales_deterministically(three: list) -> None:
     """Each value is nought or itself over the density; the same seed drops the same; on average nothing is lost."""
-    kept = drop(three[0], 0.25, torch.Generator().manual_seed(1))
+    kept = drop_and_rescale(three[0], 0.25, torch.Generator().manual_seed(1))
     for name, x in three[0].items():
         assert bool(((kept[name] == 0) | torch.isclose(kept[name], x / 0.25)).all())
-    one, two, other = (flat(Way.asked("dare", 3, WEIGHTS, 0.5, seed).combine(three)) for seed in (4, 4, 5))
+    one, two, other = (flat(MergeMethod.make("dare", 3, WEIGHTS, 0.5, seed).combine(three)) for seed in (4, 4, 5))
     assert one == two != other
     many = {"x": torch.ones(200_000)}
-    mean = drop(many, 0.1, torch.Generator().manual_seed(0))["x"].mean()
+    mean = drop_and_rescale(many, 0.1, torch.Generator().manual_seed(0))["x"].mean()
     assert abs(float(mean) - 1) < 0.03  # five standard errors: sqrt(0.9 / 0.1 / 200000) = 0.0067
-    assert flat(Way.asked("dare", 3, WEIGHTS, 1.0, 0).combine(three)) == pytest.approx(
-        flat(Way.asked("sum", 3, WEIGHTS, None, None).combine(three)), abs=1e-6
+    assert flat(MergeMethod.make("dare", 3, WEIGHTS, 1.0, 0).combine(three)) == pytest.approx(
+        flat(MergeMethod.make("sum", 3, WEIGHTS, None, None).combine(three)), abs=1e-6
     )
 
 
 def test_dare_ties_elects_among_kept(three: list) -> None:
     random = torch.Generator().manual_seed(7)
-    left = [flat(full(dict(drop(x, 0.5, random)))) for x in three]
-    got = Way.asked("dare_ties", 3, (), 0.5, 7).combine(three)
+    left = [flat(full(dict(drop_and_rescale(x, 0.5, random)))) for x in three]
+    got = MergeMethod.make("dare_ties", 3, (), 0.5, 7).combine(three)
     assert flat(got) == pytest.approx(ties_by_hand(left, (1.0, 1.0, 1.0)), abs=1e-6)
 
 
@@ -146,7 +146,7 @@ def test_ties_cancelling_values_zero() -> None:
 def test_sum_of_loras_is_lora(pair: list, tiny_llama: Path, tmp_path: Path, how: str, weights: tuple) -> None:
     """base + sum w_i tau_i; what is written opens here and in PEFT with equal logits."""
     made = combine(pair, tmp_path / "one", how, weights)
-    assert made.form.startswith("a LoRA of rank 7 in PEFT's format") and made.proof.gap <= 1e-5
+    assert str(made.form).startswith("a LoRA of rank 7 in PEFT's format") and made.gap <= 1e-5
     shares = weights or ((1.0, 1.0) if how == "sum" else (0.5, 0.5))
     shares = tuple(w / sum(shares) for w in shares) if how == "average" else shares
     plain, changes = AutoModelForCausalLM.from_pretrained(tiny_llama), taus(pair, tiny_llama, tmp_path)
@@ -179,7 +179,7 @@ def test_ties_equals_peft(train_tiny: Any, tiny_llama: Path, tmp_path: Path, den
     only = {"name": "lora", "rank": 4, "target_modules": r".*layers\.1\.mlp\.up_proj"}
     runs = [train_tiny(method=only, seed=seed, out=str(tmp_path / f"run-{seed}")) for seed in (1, 2)]
     made = combine(runs, tmp_path / "one", "ties", (0.7, 0.6), density)
-    assert made.form == "a merged model (ties leaves no low-rank change)" and made.proof.gap <= 1e-5
+    assert str(made.form) == "a merged model (the result of ties is not low-rank)" and made.gap <= 1e-5
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_llama)
     model = peft.PeftModel.from_pretrained(model, str(runs[0].folder / "adapter"), "a")
     model.load_adapter(str(runs[1].folder / "adapter"), "b")
@@ -197,9 +197,9 @@ def test_ties_equals_peft(train_tiny: Any, tiny_llama: Path, tmp_path: Path, den
 @pytest.mark.parametrize("how", ["ties", "dare", "dare_ties"])
 def test_pruned_merge_equals_definition(pair: list, tiny_llama: Path, tmp_path: Path, how: str) -> None:
     made = combine(pair, tmp_path / "one", how, (), 0.5)
-    assert made.proof.gap <= 1e-5 and (tmp_path / "one" / "model.safetensors").is_file()
+    assert made.gap <= 1e-5 and (tmp_path / "one" / "model.safetensors").is_file()
     tau = [{n: x for n, x in one.items() if bool(x.any())} for one in taus(pair, tiny_llama, tmp_path)]
-    wanted = Way.asked(how, 2, (), 0.5, None).combine(tau)
+    wanted = MergeMethod.make(how, 2, (), 0.5, None).combine(tau)
     base = dict(AutoModelForCausalLM.from_pretrained(tiny_llama).named_parameters())
     got = dict(AutoModelForCausalLM.from_pretrained(tmp_path / "one").named_parameters())
     for name, weight in base.items():
@@ -219,11 +219,11 @@ def test_every_method_merged_or_refused(train_tiny: Any, tmp_path: Path, method:
     try:
         made = combine(runs, tmp_path / "one", "average")
     except ModelError as refused:
-        assert f"was learnt with {method}, which cannot be folded into the base weights" in str(refused)
+        assert method in str(refused)
         assert not (tmp_path / "one").exists()
         return
-    assert made.proof.gap <= 1e-5
-    assert made.form.startswith(
+    assert made.gap <= 1e-5
+    assert str(made.form).startswith(
         "a LoRA" if method in ("lora", "bilora") else "a merged model (not all of them are plain LoRAs)"
     )
 
@@ -231,27 +231,27 @@ def test_every_method_merged_or_refused(train_tiny: Any, tmp_path: Path, method:
 def test_lora_with_bias_or_high_rank_becomes_model(train_tiny: Any, pair: list, tmp_path: Path) -> None:
     biased = train_tiny(method={"name": "lora", "rank": 4, "bias": "all"}, base=str(save_model(tmp_path / "q", "qwen2")),
                    out=str(tmp_path / "biased"))  # fmt: skip
-    assert "not all of them are plain" in combine([biased, biased], tmp_path / "a", "sum").form
+    assert "not all of them are plain" in combine([biased, biased], tmp_path / "a", "sum").form.template
     made = combine([pair[0]] * 13, tmp_path / "b", "average")  # rank 52, the widest layer is 48
-    assert made.form == "a merged model (their ranks together are above the width of a layer)"
+    assert str(made.form) == "a merged model (the sum of their ranks is above the width of a layer)"
     alone = results.open_model(str(pair[0].folder), "fp32").model.model
     assert gap(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "b")), logits(alone)) <= 1e-5
 
 
 def test_stacked_runs_merged_on_their_base(pair: list, train_tiny: Any, tmp_path: Path) -> None:
     more = [train_tiny(base=str(pair[0].folder), seed=s, out=str(tmp_path / f"up-{s}")) for s in (5, 6)]
-    assert combine(more, tmp_path / "one", "sum").proof.gap <= 1e-5
+    assert combine(more, tmp_path / "one", "sum").gap <= 1e-5
     assert json.loads((tmp_path / "one" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
         pair[0].folder
     )
-    with pytest.raises(ModelError, match="what was learnt on different base models does not go together"):
+    with pytest.raises(ModelError, match="adapters must share one base model"):
         combine([pair[0], more[0]], tmp_path / "two", "sum")
 
 
 def test_same_base_in_other_folder(pair: list, tiny_llama: Path, train_tiny: Any, tmp_path: Path) -> None:
     copy = save_model(tmp_path / "copy")
     other = train_tiny(base=str(copy), out=str(tmp_path / "other"))
-    assert combine([pair[0], other], tmp_path / "one", "average").proof.gap <= 1e-5
+    assert combine([pair[0], other], tmp_path / "one", "average").gap <= 1e-5
 
 
 def test_chat_templates_copied_or_difference_reported(train_tiny: Any, tiny_llama: Path, tmp_path: Path) -> None:
@@ -260,15 +260,15 @@ def test_chat_templates_copied_or_difference_reported(train_tiny: Any, tiny_llam
     own = train_tiny(train={"steps": 1}, chat_template=str(template))
     plain = train_tiny(train={"steps": 1}, out=str(tmp_path / "plain"))
     made = combine([own, plain], tmp_path / "one", "sum")
-    assert f"their chat templates differ, and it has that of {own.folder}" in made.form
-    assert results.open_model(str(tmp_path / "one")).tokens.tokenizer.chat_template == template.read_text()
+    assert f"chat templates differ, and that of {own.folder} is used" in str(made.form)
+    assert results.open_model(str(tmp_path / "one")).assets.tokenizer.chat_template == template.read_text()
 
 
 def test_merge_record_written(pair: list, tmp_path: Path) -> None:
     combine(pair, tmp_path / "one", "dare", (), 0.3, 5)
-    record = json.loads((tmp_path / "one" / "combination.json").read_text())
-    assert (record["how"], record["weights"], record["density"], record["seed"]) == ("dare", [1.0, 1.0], 0.3, 5)
-    assert [x["folder"] for x in record["of"]] == [str(run.folder) for run in pair]
+    record = json.loads((tmp_path / "one" / "merge.json").read_text())
+    assert (record["name"], record["weights"], record["density"], record["seed"]) == ("dare", [1.0, 1.0], 0.3, 5)
+    assert [x["folder"] for x in record["results"]] == [str(run.folder) for run in pair]
 
 
 # -- what cannot be ---------------------------------------------------------------------------------------------------
@@ -277,19 +277,19 @@ def test_merge_record_written(pair: list, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (("tise", 2, (), None, None), f"called 'tise'. Did you mean 'ties'. There are: {', '.join(WAYS)}."),
-        (("sum", 1, (), None, None), "two results or more are combined, 1 was named."),
-        (("sum", 2, (1.0,), None, None), "weights: 1 are given for 2 results; give one each."),
+        (("tise", 2, (), None, None), f"no merge method 'tise'. Did you mean 'ties'. .*: {', '.join(MERGE_METHODS)}."),
+        (("sum", 1, (), None, None), "a merge method combines two or more results, and 1 was given."),
+        (("sum", 2, (1.0,), None, None), "weights: 1 weights for 2 results; give one each."),
         (("sum", 2, (1.0, float("nan")), None, None), "weights: 1.0, nan are not all finite numbers."),
-        (("average", 2, (1.0, -1.0), None, None), "those of an average are not below 0 and not all 0; a sum"),
-        (("sum", 2, (), 0.2, None), "density: sum keeps all; it goes with ties, dare, dare_ties."),
-        (("ties", 2, (), 0.0, None), "density: 0 is no share; give more than 0, at most 1"),
-        (("ties", 2, (), None, 3), "seed: ties draws nothing; it goes with dare and dare_ties."),
+        (("average", 2, (1.0, -1.0), None, None), "an average takes weights of at least 0, not all of them 0; a sum"),
+        (("sum", 2, (), 0.2, None), "density: method sum keeps every value; density is for ties, dare, dare_ties."),
+        (("ties", 2, (), 0.0, None), "density: 0 is not a fraction; give more than 0, at most 1"),
+        (("ties", 2, (), None, 3), "seed: method ties is not random; seed is for dare, dare_ties."),
     ],
 )  # fmt: skip
 def test_wrong_arguments(asked: tuple, words: str) -> None:
     with pytest.raises(RecipeError, match=words):
-        Way.asked(*asked)
+        MergeMethod.make(*asked)
 
 
 def test_wrong_output_folder(
@@ -303,10 +303,11 @@ def test_wrong_output_folder(
 
     monkeypatch.setattr(merging, "stand", never)
     with pytest.raises(
-        ModelError, match=f"other stands on .*g, but .*run on {tiny_llama}: what was learnt on different base"
+        ModelError,
+        match=f"cannot combine .*other .base .*g. with .*run .base {tiny_llama}.: adapters must share one base model",
     ):
         combine([pair[0], gpt2], tmp_path / "one", "sum")
-    with pytest.raises(ModelError, match="is neither a run nor an adapter in PEFT's format, so there is no change in it."):
+    with pytest.raises(ModelError, match="is neither a run nor an adapter in PEFT's format."):
         combine([pair[0], tiny_llama], tmp_path / "one", "sum")
     with pytest.raises(ModelError, match="is not empty. Name a folder that does not exist yet."):
         combine(pair, pair[0].folder, "sum")

@@ -44,7 +44,7 @@ def test_merged_decoder_same_logits_in_transformers(
     wanted = logits(model.model)
     assert (wanted - base).abs().max() > 0.1, "the test changes nothing"
     merged = merge(model, make_tokenizer(), tmp_path / "out")
-    assert merged.gap <= 1e-4 and merged.same_choice == 1.0
+    assert merged.gap <= 1e-4 and merged.same_top_token == 1.0
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     torch.testing.assert_close(logits(again), wanted, rtol=1e-4, atol=1e-4)
     assert not [name for name, _ in again.named_parameters() if "lora" in name]
@@ -60,7 +60,7 @@ def test_merged_encoder_same_output_in_transformers(
         wanted = model.model(input_ids=IDS).last_hidden_state
     assert (wanted - base).abs().max() > 0.1, "the test changes nothing"
     merged = merge(model, make_wordpiece_tokenizer(), tmp_path / "out")
-    assert merged.gap <= 1e-4 and merged.message.startswith("its hidden states differ by")
+    assert merged.gap <= 1e-4 and str(merged.message).startswith("hidden states differ by")
     with torch.no_grad():
         again = AutoModel.from_pretrained(tmp_path / "out").eval()(input_ids=IDS).last_hidden_state
     torch.testing.assert_close(again, wanted, rtol=1e-4, atol=1e-4)
@@ -68,9 +68,10 @@ def test_merged_encoder_same_output_in_transformers(
 
 def test_merged_model_opens_without_weitiao(train_tiny: Any, tmp_path: Path) -> None:
     from weitiao.pipeline import inference as results
+    from weitiao.pipeline import merging
 
     run = train_tiny()
-    merged = results.merge(str(run.folder), str(tmp_path / "out"))
+    merged = merging.merge_run(str(run.folder), str(tmp_path / "out"))
     assert "weitiao" not in (merged.folder / "config.json").read_text()
     code = (
         "import json, sys, torch; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
@@ -97,7 +98,9 @@ def test_nonempty_folder_refused(open_model: Any, tmp_path: Path) -> None:
 def test_unmergeable_method_refused(open_model: Any, tmp_path: Path) -> None:
     model = open_model()
     model.attachment.merge = None
-    with pytest.raises(ModelError, match="cannot be folded into the base weights; ask the run itself"):
+    with pytest.raises(
+        ModelError, match="this method cannot be merged; use the run folder with chat, generate or evaluate."
+    ):
         merge(model, make_tokenizer(), tmp_path / "out")
 
 
@@ -111,5 +114,5 @@ def test_wrong_merge_refused(open_model: Any, perturb_weights: Any, tmp_path: Pa
             model.model.get_input_embeddings().weight.mul_(1.1)
 
     model.attachment.merge = spoil
-    with pytest.raises(ModelError, match="does not answer as the tuned one did .gap .*do not use it"):
+    with pytest.raises(ModelError, match="gives other outputs than the tuned one .gap .*do not use it"):
         merge(model, make_tokenizer(), tmp_path / "out")

@@ -17,7 +17,7 @@ from weitiao.core.method import Method
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import create
 from weitiao.core.reporter import Reporter
-from weitiao.pipeline.inference import evaluate
+from weitiao.pipeline.evaluate import evaluate
 from weitiao.pipeline.inference import open_model as open_run
 
 PLAIN = {"name": "lora", "rank": 4, "alpha": 8.0}

@@ -20,7 +20,8 @@ from weitiao.data.tokenization import ChatProcessor
 from weitiao.evaluate.measure import measure
 from weitiao.evaluate.metrics.f1 import F1
 from weitiao.objective.objectives.classification import Classification, best_threshold
-from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.evaluate import evaluate
+from weitiao.pipeline.inference import open_model
 
 TEXTS = ("the quick brown fox", "what time is it in paris", "seven wizards mix boxes of liquid", "你好 世界")
 

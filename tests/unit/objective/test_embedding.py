@@ -22,7 +22,8 @@ from weitiao.data.tokenization import ChatProcessor
 from weitiao.evaluate.metrics.mrr import MRR
 from weitiao.evaluate.metrics.recall_at_10 import RecallAt10
 from weitiao.objective.objectives.embedding import Embedding, likenesses
-from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.evaluate import evaluate
+from weitiao.pipeline.inference import open_model
 from weitiao.pipeline.predict import predict_file
 from weitiao.train.distributed import Distributed
 from weitiao.train.step import Step
@@ -265,7 +266,7 @@ def test_trains_reopens_and_embeds(train_tiny: Any, tmp_path: Path, cache: int) 
     assert (done.rows, done.bad) == (1, 1)
     line = json.loads((tmp_path / "o.jsonl").read_text())
     assert line.keys() == {"id", "text", "embedding"}
-    ids = torch.tensor([opened.tokens.processor.text("quick fox")])
+    ids = torch.tensor([opened.assets.processor.text("quick fox")])
     with torch.no_grad():
         plain = F.normalize(opened.model.model(input_ids=ids).last_hidden_state[0].mean(0), dim=-1)
     assert torch.allclose(torch.tensor(line["embedding"]), plain, atol=1e-5)

@@ -18,7 +18,8 @@ from weitiao.core.example import TextLabel, Turn
 from weitiao.core.reporter import Reporter
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.objective.objectives.generative_classification import GenerativeClassification
-from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.evaluate import evaluate
+from weitiao.pipeline.inference import open_model
 from weitiao.pipeline.predict import predict_file
 from weitiao.pipeline.train import train
 

@@ -23,7 +23,8 @@ from weitiao.core.reporter import Reporter
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.model.backbone.mlm_head import masked_head
 from weitiao.objective.objectives.masked_lm import MaskedLM
-from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.evaluate import evaluate
+from weitiao.pipeline.inference import open_model
 from weitiao.pipeline.predict import predict_file
 
 WORDS = "the quick brown fox jumps over the lazy dog and asks what time it is in paris while seven wizards mix boxes "

@@ -23,7 +23,8 @@ from weitiao.data.read import read_sources, reader_of, split
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.evaluate.squad import exact_match, word_f1
 from weitiao.objective.objectives.question_answering import QuestionAnswering
-from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.evaluate import evaluate
+from weitiao.pipeline.inference import open_model
 from weitiao.pipeline.predict import predict_file
 
 DESK = Reporter(Console(quiet=True))

@@ -24,7 +24,8 @@ from weitiao.data.mappings.rated import infer_columns
 from weitiao.data.read import TooManyBadRows, read_sources
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.objective.objectives.regression import Regression
-from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.evaluate import evaluate
+from weitiao.pipeline.inference import open_model
 from weitiao.pipeline.predict import predict_file
 
 DESK = Reporter(Console(quiet=True))

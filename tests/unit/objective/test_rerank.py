@@ -18,7 +18,8 @@ from weitiao.core.reporter import Reporter
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.objective.objectives.rerank import Rerank
 from weitiao.objective.pooling import pooled, text_row
-from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.evaluate import evaluate
+from weitiao.pipeline.inference import open_model
 from weitiao.pipeline.predict import predict_file
 
 PROCESSOR, DESK = ChatProcessor.make(make_wordpiece_tokenizer()), Reporter(Console(quiet=True))

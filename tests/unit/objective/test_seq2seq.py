@@ -22,7 +22,8 @@ from weitiao.core.reporter import Reporter
 from weitiao.evaluate.metrics.rouge_l import lcs_f1, split_words
 from weitiao.model.backbone.encoder_decoder import alike, encoder_decoder
 from weitiao.objective.objectives.seq2seq import Seq2Seq
-from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.evaluate import evaluate
+from weitiao.pipeline.inference import open_model
 from weitiao.pipeline.predict import predict_file
 from weitiao.pipeline.train import BaseAssets, load, open_base_assets
 from weitiao.plan.resolve import refuse_regularizers

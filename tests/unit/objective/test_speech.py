@@ -28,7 +28,8 @@ from weitiao.data.audio import resampled, samples_of
 from weitiao.data.read import read_sources
 from weitiao.model.backbone.encoder_decoder import encoder_decoder
 from weitiao.objective.objectives.seq2seq import Seq2Seq
-from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.evaluate import evaluate
+from weitiao.pipeline.inference import open_model
 from weitiao.pipeline.predict import predict_file
 from weitiao.pipeline.train import BaseAssets, load, open_base_assets
 

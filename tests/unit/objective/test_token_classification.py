@@ -20,7 +20,8 @@ from weitiao.data.tokenization import ChatProcessor
 from weitiao.data.word_units import laid_out, units_of
 from weitiao.objective.crf import log_likelihood
 from weitiao.objective.objectives.token_classification import Scored, TokenClassification, placed_units
-from weitiao.pipeline.inference import evaluate, open_model
+from weitiao.pipeline.evaluate import evaluate
+from weitiao.pipeline.inference import open_model
 from weitiao.pipeline.predict import predict_file
 
 DESK = Reporter(Console(quiet=True))

@@ -20,7 +20,6 @@ from weitiao.core.example import Turn
 from weitiao.core.reporter import Reporter
 from weitiao.data.prompts import read_prompts
 from weitiao.pipeline import inference as results
-from weitiao.pipeline import merging
 
 DESK = Reporter(Console(quiet=True))
 
@@ -56,14 +55,14 @@ def test_each_prompt_uses_its_adapter(pair: dict, tiny_llama: Path, tmp_path: Pa
     for line in got:
         opened = alone[line.get("adapter")]
         ids = opened.prompt((Turn("user", line.get("prompt", "the fox")),))
-        assert line["answer"] == opened.tokens.processor.decode(opened.model.generate([ids], 6)[0]).strip()
+        assert line["answer"] == opened.assets.processor.decode(opened.model.generate([ids], 6)[0]).strip()
     words = {x.get("adapter"): x["answer"] for x in got}
     assert words["fox"].startswith("the lazy") and words["wiz"].startswith("seven wiz")
 
 
 @torch.no_grad()
 def test_packed_rows_of_trained_runs(pair: dict, tiny_llama: Path) -> None:
-    many = merging.open_many(str(tiny_llama), {name: str(folder) for name, folder in pair.items()})
+    many = results.open_many(str(tiny_llama), {name: str(folder) for name, folder in pair.items()})
     rows = [{"input_ids": ids, "labels": ids} for ids in ([5, 9, 40], [7, 8, 9, 10, 11], [44, 3])]
     batch = pack(rows, range(3), ("fox", "wiz", ""))
     got = many.model.logits(batch)
@@ -85,12 +84,12 @@ def test_chat_switches_adapter(pair: dict, tiny_llama: Path) -> None:
     command = ["chat", str(tiny_llama), *adapters(pair), "--max-new-tokens", "3"]
     told = CliRunner().invoke(app, command, input="the fox\n@wiz the fox\nthe fox\n\n", env={"COLUMNS": "300"})
     assert told.exit_code == 0, told.output
-    many = merging.open_many(str(tiny_llama), {name: str(folder) for name, folder in pair.items()})
+    many = results.open_many(str(tiny_llama), {name: str(folder) for name, folder in pair.items()})
     turns, wanted = (), []
     for name in ("fox", "wiz", "wiz"):
         turns += (Turn("user", "the fox"),)
         ids = many.model.generate([many.prompt(turns, name)], 3, adapters=[name])[0]
-        wanted.append(many.tokens.processor.decode(ids).strip())
+        wanted.append(many.decode(ids))
         turns += (Turn("assistant", wanted[-1]),)
     assert [line.strip() for line in told.output.splitlines() if line.strip()] == [x for x in wanted if x]
     assert wanted[0] != wanted[1]
@@ -101,7 +100,7 @@ def test_chat_template_per_adapter(train_tiny: Any, tiny_llama: Path, tmp_path: 
     template.write_text(CHATML.replace("<|im_start|>", "<|im_start|>the "))
     own = train_tiny(train={"steps": 1}, chat_template=str(template))
     plain = train_tiny(train={"steps": 1}, out=str(tmp_path / "plain"))
-    many = merging.open_many(str(tiny_llama), {"own": str(own.folder), "plain": str(plain.folder)})
+    many = results.open_many(str(tiny_llama), {"own": str(own.folder), "plain": str(plain.folder)})
     turns = (Turn("user", "hello"),)
     assert many.prompt(turns, "own") == results.open_model(str(own.folder)).prompt(turns)
     assert many.prompt(turns, "plain") == many.prompt(turns) != many.prompt(turns, "own")
@@ -112,7 +111,7 @@ def test_prompts_without_adapter(tiny_llama: Path, tmp_path: Path) -> None:
     code, said = weitiao("generate", tiny_llama, "--prompts", file, "--max-new-tokens", "2", "--system", "be kind")
     opened = results.open_model(str(tiny_llama))
     ids = opened.prompt((Turn("system", "be kind"), Turn("user", "the fox")))
-    wanted = opened.tokens.processor.decode(opened.model.generate([ids], 2)[0]).strip()
+    wanted = opened.assets.processor.decode(opened.model.generate([ids], 2)[0]).strip()
     assert code == 0 and json.loads(said.splitlines()[0]) == {"prompt": "the fox", "answer": wanted}
 
 
@@ -155,14 +154,14 @@ def test_adapter_of_other_base_refused(train_tiny: Any, tiny_llama: Path, tmp_pa
     one = train_tiny(train={"steps": 1})
     other = save_model(tmp_path / "other", "gpt2")
     code, said = weitiao("generate", other, "x", "--adapter", f"a={one.folder}")
-    assert code == 2 and f"{one.folder} stands on {tiny_llama}, not on {other}. Name {tiny_llama} instead." in said
+    assert code == 2 and f"{one.folder} was trained on {tiny_llama}, not on {other}. Name {tiny_llama} instead." in said
     ia3 = train_tiny(train={"steps": 1}, method="ia3", out=str(tmp_path / "ia3"))
     with pytest.raises(ModelError, match="ia3 is no low-rank change of linear layers alone .lora, dora.: only"):
-        merging.open_many(str(tiny_llama), {"a": str(one.folder), "b": str(ia3.folder)})
+        results.open_many(str(tiny_llama), {"a": str(one.folder), "b": str(ia3.folder)})
     make_tokenizer().save_pretrained(one.folder / "adapter")
     (one.folder / "adapter" / "chat_template.jinja").write_text(CHATML.replace("<|im_end|>", "<|endoftext|>"))
-    with pytest.raises(ModelError, match="ends its answers with other tokens than .*: ask one at a time."):
-        merging.open_many(str(tiny_llama), {"a": str(one.folder), "b": str(one.folder / "adapter")})
+    with pytest.raises(ModelError, match="ends its answers with other stop tokens than .*: load one at a time."):
+        results.open_many(str(tiny_llama), {"a": str(one.folder), "b": str(one.folder / "adapter")})
 
 
 @pytest.mark.parametrize(
@@ -185,8 +184,8 @@ def test_merge_on_command_line(pair: dict, tiny_llama: Path, tmp_path: Path) -> 
     """Both of the two kinds are opened, asked and merged like anything else; what was chosen is said."""
     runs = list(pair.values())
     code, said = weitiao("combine", *runs, "--how", "ties", "--weights", "1,0.5", "--out", tmp_path / "ties")
-    assert code == 0 and f"ties, keeping 20 % of each: 1 x {runs[0]}, 0.5 x {runs[1]}" in said
-    assert re.search(r"combined into .*ties, a merged model .ties leaves no low-rank change.: reloaded", said)
+    assert code == 0 and f"ties, density 0.2: 1 x {runs[0]}, 0.5 x {runs[1]}" in said
+    assert re.search(r"combined into .*ties, a merged model .the result of ties is not low-rank.: reloaded", said)
     assert weitiao("generate", tmp_path / "ties", "the fox", "--max-new-tokens", "2")[0] == 0
     code, said = weitiao("combine", runs[0], runs[0], "--out", tmp_path / "same")
     assert code == 0 and "average: 0.5 x" in said and "a LoRA of rank 16 in PEFT's format" in said
@@ -194,7 +193,7 @@ def test_merge_on_command_line(pair: dict, tiny_llama: Path, tmp_path: Path) -> 
     assert alone == both
     assert weitiao("merge", tmp_path / "same", tmp_path / "merged")[0] == 0
     code, said = weitiao("combine", *runs, "--how", "sum", "--density", "0.1", "--out", tmp_path / "x")
-    assert code == 2 and "density: sum keeps all; it goes with ties, dare, dare_ties." in said
+    assert code == 2 and "density: method sum keeps every value; density is for ties, dare, dare_ties." in said
     data = write_jsonl(tmp_path / "d.jsonl", chat_rows(4))
     code, said = weitiao("evaluate", tmp_path / "same", "--data", data, "--json", "--metric", "loss")
     assert code == 0 and json.loads(said)["loss"]["n"] == 4

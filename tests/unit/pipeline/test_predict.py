@@ -49,12 +49,12 @@ def test_predict_order_ids_probabilities(opened: Model, tmp_path: Path, monkeypa
     from weitiao.data.read import read_sources
 
     file = write_jsonl(tmp_path / "new.jsonl", texts(25))
-    monkeypatch.setattr(predict, "TOGETHER", 8)
-    monkeypatch.setattr(predict, "TOKENS", 40)
+    monkeypatch.setattr(predict, "CHUNK", 8)
+    monkeypatch.setattr(predict, "BATCH_TOKENS", 40)
     done = predict_file(opened, str(file), str(tmp_path / "out.jsonl"), DESK)
     found = lines(tmp_path / "out.jsonl")
     assert done.rows == 25 and done.bad == 0 and [x["id"] for x in found] == list(range(25))
-    encoder = Encoder(opened.objective, opened.tokens.processor, opened.tokens.identity, 12, "cut", DESK)
+    encoder = Encoder(opened.objective, opened.assets.processor, opened.assets.identity, 12, "truncate", DESK)
     examples = read_sources((Source(path=str(file)),), opened.objective, 0.0).examples
     assert all(isinstance(x.where, SourceLocation) for x in examples)
     measured = predict_held_out(opened.model, opened.objective, encoder.hold_out(examples))
@@ -64,7 +64,7 @@ def test_predict_order_ids_probabilities(opened: Model, tmp_path: Path, monkeypa
         assert line["predicted"] == max(said, key=said.get) and sum(line["probabilities"].values()) == pytest.approx(
             1, abs=1e-5
         )
-    assert done.cut == sum(len(opened.tokens.processor.text(x["text"])) > 12 for x in texts(25)) > 0
+    assert done.truncated == sum(len(opened.assets.processor.text(x["text"])) > 12 for x in texts(25)) > 0
 
 
 def test_predict_bad_rows_set_aside(opened: Model, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_predict_bad_rows_set_aside(opened: Model, tmp_path: Path) -> None:
     [
         ([{"words": "fox"}], None, "has no column text to read; its columns are: words. Name it with --text"),
         ([{"text": "fox"}], "body", "has no column 'body' to read; its columns are: text"),
-        ([{"text": " "}], None, "not one row can be read"),
+        ([{"text": " "}], None, "no row is usable"),
     ],
 )
 def test_predict_unreadable_file(opened: Model, tmp_path: Path, rows: list, text: str | None, words: str) -> None:
@@ -93,7 +93,7 @@ def test_predict_unreadable_file(opened: Model, tmp_path: Path, rows: list, text
 
 
 def test_predict_of_generating_run_refused(train_tiny: Any, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="objective: sft answers by writing.*--prompts FILE"):
+    with pytest.raises(ModelError, match="objective sft generates its answers.*--prompts FILE"):
         predict_file(open_model(str(train_tiny(train={"steps": 1}).folder)), "x.jsonl", str(tmp_path / "out.jsonl"), DESK)
 
 
@@ -109,5 +109,5 @@ def test_predict_on_command_line(opened: Model, tmp_path: Path) -> None:
 def test_run_with_head_cannot_generate_or_merge(opened: Model, tmp_path: Path) -> None:
     for words in (["generate", tmp_path / "run", "Hello"], ["merge", tmp_path / "run", tmp_path / "merged"]):
         code, said = weitiao(*words)
-        assert code == 2 and "objective: classification" in said and "weitiao predict" in said
+        assert code == 2 and "objective classification" in said and "weitiao predict" in said
     assert not (tmp_path / "merged").exists()

@@ -1,0 +1,76 @@
+"""Measure a run or a model on held-out rows, and tell a run's history."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from weitiao.core.errors import RunError
+from weitiao.core.recipe import Recipe, Source
+from weitiao.core.reporter import Reporter
+from weitiao.core.run import Run
+from weitiao.core.score import Score
+from weitiao.data.prepare import Encoder, held_out_examples, held_out_sources
+from weitiao.evaluate import history
+from weitiao.evaluate.measure import default_metrics, measure
+from weitiao.pipeline.inference import Model, open_model
+from weitiao.plan import resolve
+
+
+def evaluate(
+    target: str | Model,
+    reporter: Reporter,
+    data: str | None = None,
+    metrics: tuple[str, ...] = (),
+    limit: int | None = None,
+    task: str = "",
+) -> dict[str, Score]:
+    """Measure a run (or any model) on its held-out rows, or on the file `data`.
+
+    Args:
+        metrics: names; (): those of the recipe, or what fits the objective.
+        limit: at most this many rows for metrics that generate; None: as the recipe says.
+        task: of a multi-task run, the task that `data` belongs to.
+
+    Raises:
+        RunError: there are no held-out rows, and no data.
+    """
+    model = open_model(target) if isinstance(target, str) else target
+    recipe = model.recipe
+    if recipe is None and data is None:
+        raise RunError("a model without a run has no held-out rows: name a file with --data FILE.")
+    if recipe is None:
+        base = target if isinstance(target, str) else str(model.assets.folder)
+        sources = (Source(path=str(data)),)
+        recipe = Recipe(base=base, data=sources, objective=model.objective, overlong="truncate", out="")
+    eval_sources = (Source(path=data, task=task),) if data else held_out_sources(recipe)
+    assets, objective, settings = model.assets, model.objective, recipe.evaluate
+    max_length, overlong = resolve.choose_max_length(recipe, assets.max_length), resolve.choose_overlong(recipe, objective)
+    encoder = Encoder(objective, assets.processor, assets.identity, max_length.value, overlong.value, reporter)
+    eval_set = encoder.hold_out(held_out_examples(recipe, eval_sources))
+    if eval_set is None:
+        raise RunError("{target} has no held-out rows (validation: 0): name a file with --data FILE.", target=target)
+    names = metrics or (settings.metrics if settings.metrics != "auto" else default_metrics(objective, eval_set))
+    resolve.refuse_metrics(objective, names)
+    limit, max_new_tokens = limit or settings.limit, settings.max_new_tokens
+    return measure(model.model, objective, eval_set, names, limit, max_new_tokens, progress=reporter.track).scores
+
+
+@dataclass
+class History:
+    """What happened in a run, and why."""
+
+    summary: str
+    events: list[tuple[str, str]]
+    """(when, what)"""
+    choices: list[tuple[str, str, str]]
+    """(key, value, reason)"""
+
+    def as_json(self) -> dict[str, Any]:
+        events = [{"when": str(when), "what": str(what)} for when, what in self.events]
+        choices = [{"key": key, "value": str(value), "reason": str(reason)} for key, value, reason in self.choices]
+        return {"summary": str(self.summary), "events": events, "choices": choices}
+
+
+def why(target: str) -> History:
+    """What happened in a run, and why."""
+    run = Run.open(target)
+    return History(history.summary(run), list(history.history(run)), list(history.choices(run)))
