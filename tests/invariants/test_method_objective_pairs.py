@@ -75,7 +75,7 @@ def test_pair_trains_saves_reopens_evaluates(
         "train": {"steps": 2},
     }
     if not fits(method, objective):
-        parted = f"it parts each batch's rows, and {objective} needs them together"
+        parted = "it splits the rows of each batch, but this objective needs them together"
         with pytest.raises(RecipeError, match=f"{parted}|{method} is not made for models with an encoder and a decoder"):
             train_tiny(**shape)
         return

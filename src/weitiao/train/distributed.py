@@ -1,80 +1,84 @@
-"""Several machines as one, by accelerate: who am I, and the sum over all of us.
+"""Several processes as one, by accelerate: this process's rank, and sums over all processes.
 
-Gradients are added after the whole window, not in each backward pass, so machines may have different numbers of
-micro-batches, and the sum is divided by nothing: counts were added first.
+Gradients are summed after the whole window, not in each backward pass, so processes may have different numbers of
+micro-batches. The sum is not divided by anything, because the counts were summed before.
 """
 
 import copy
 import hashlib
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
-from torch import nn
+from torch import Tensor, nn
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 class Distributed:
-    """One process of `world`. Alone unless started by torchrun or accelerate launch."""
+    """One process of `world_size`; the only one unless started by torchrun or accelerate launch."""
 
     def __init__(self, device: torch.device) -> None:
         self.state = PartialState(cpu=device.type == "cpu")
         self.rank, self.world_size = self.state.process_index, self.state.num_processes
         self.device = device
 
-    def alone(self) -> "Distributed":
-        """This machine as if there were no others."""
-        alone = copy.copy(self)
-        alone.rank, alone.world_size = 0, 1
-        return alone
+    def single(self) -> "Distributed":
+        """This process as if there were no others."""
+        single = copy.copy(self)
+        single.rank, single.world_size = 0, 1
+        return single
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
     def all_reduce(self, numbers: dict[str, float]) -> dict[str, float]:
-        """The sum over all machines, key by key. A machine without rows has no keys; nought counts for it."""
+        """The sum over all processes, key by key. A process without rows has no keys; it counts as zero."""
         if self.world_size == 1:
             return numbers
-        every: list[dict[str, float]] = [{} for _ in range(self.world_size)]
-        torch.distributed.all_gather_object(every, numbers)
-        keys = sorted({key for one in every for key in one})
-        return {key: sum(one.get(key, 0.0) for one in every) for key in keys}
+        by_rank: list[dict[str, float]] = [{} for _ in range(self.world_size)]
+        torch.distributed.all_gather_object(by_rank, numbers)
+        keys = sorted({key for one in by_rank for key in one})
+        return {key: sum(one.get(key, 0.0) for one in by_rank) for key in keys}
 
     def all_gather(self, items: list[Any]) -> list[Any]:
-        """All machines' items, in the order of the machines."""
+        """The items of all processes, in the order of their ranks."""
         if self.world_size == 1:
             return items
-        every: list[list[Any]] = [[] for _ in range(self.world_size)]
-        torch.distributed.all_gather_object(every, items)
-        return [item for one in every for item in one]
+        by_rank: list[list[Any]] = [[] for _ in range(self.world_size)]
+        torch.distributed.all_gather_object(by_rank, items)
+        return [item for one in by_rank for item in one]
 
     def all_reduce_gradients(self, weights: Iterable[nn.Parameter]) -> None:
-        """Each gradient becomes the sum of all machines' gradients."""
+        """Replace each gradient by the sum of the gradients of all processes."""
         if self.world_size == 1:
             return
         for weight in weights:
             grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
-            weight.grad = reduce(grad, "sum")  # pyright: ignore[reportAttributeAccessIssue]
+            weight.grad = cast(Tensor, reduce(grad, "sum"))
 
-    def seed(self, seed: int, position: int) -> None:
-        """Several machines begin every step with random numbers of their own: a State holds only the first one's."""
+    def seed(self, seed: int, data_step: int) -> None:
+        """With several processes, give each step and process a seed of its own.
+
+        A State holds only the main process's random generators, so the others could not resume from it.
+        """
         if self.world_size > 1:
-            words = f"{seed} {position} {self.rank}".encode()
-            torch.manual_seed(int.from_bytes(hashlib.sha256(words).digest()[:7], "big"))
+            text = f"{seed} {data_step} {self.rank}".encode()
+            torch.manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:7], "big"))
 
     def any(self, flag: bool) -> bool:
-        """True everywhere if true anywhere: all stop at the same step."""
+        """True in all processes if true in one: all stop at the same step."""
         return self.all_reduce({"flag": float(flag)})["flag"] > 0
 
-    def main_first(self, work: Callable[[bool], Made]) -> Made:
-        """work(True) on the first machine, then work(False) on the others."""
-        made = work(True) if self.is_main else None
+    def main_first(self, work: Callable[[bool], Result]) -> Result:
+        """work(True) in the main process, then work(False) in the others."""
+        result = work(True) if self.is_main else None
         self.barrier()
-        return made if made is not None else work(False)
+        return result if result is not None else work(False)
 
     def barrier(self) -> None:
+        """Wait until all processes are here."""
         self.state.wait_for_everyone()

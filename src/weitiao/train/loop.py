@@ -59,7 +59,9 @@ def train(
             started = time.perf_counter()
             distributed.seed(plan.seed, state.position)
             window = _window(model, objective, loader, state)
-            taken, norm = state.loss_scale.take(partial(compute_gradients, model, objective, window, distributed), trained)
+            taken, norm = state.loss_scale.compute_gradients(
+                partial(compute_gradients, model, objective, window, distributed), trained
+            )
             verdict = rescue.judge(taken, float(norm))
             if sound := verdict.action == "take":
                 rate = _move(model, state, plan, norm)

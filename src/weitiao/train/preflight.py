@@ -40,7 +40,7 @@ def preflight_steps(
     computes_in: torch.dtype,
 ) -> Iterator[Finding]:
     """Take a few steps, each machine for itself, and go back: model, random generators and optimizer are as before."""
-    alone = distributed.alone()
+    alone = distributed.single()
     batch = _few_rows(loader, objective)
     if batch is None:
         return
@@ -71,7 +71,7 @@ def _steps(
         while taken < STEPS and moved < wanted:
             taken += 1
             window = [objective.rollout(model, rows) for rows in _at_each_level(model, batch)]
-            state.loss_scale.take(partial(take, model, objective, window, alone), model.trainable().values())
+            state.loss_scale.compute_gradients(partial(take, model, objective, window, alone), model.trainable().values())
             moved |= {n for n, p in model.trainable().items() if p.grad is not None and bool(p.grad.any())}
             optimizer.step()
             optimizer.zero_grad()

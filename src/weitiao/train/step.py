@@ -1,4 +1,4 @@
-"""What ways of taking a step share: counting before, dividing, back-propagating, and what each gives back."""
+"""What the parts of steps/ share: counting targets, dividing by the counts, the backward pass, and the result of a step."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,14 +15,14 @@ from weitiao.train.distributed import Distributed
 
 @dataclass(frozen=True)
 class StepResult:
-    """A window's loss and counts, over all machines; its gradients lie in the parameters."""
+    """A window's loss and counts, over all processes; its gradients are in the parameters."""
 
     loss: float
     tokens: int
     supervised: int
     notes: dict[str, float] = field(default_factory=dict)
     tasks: str = ""
-    """Which of several tasks it has rows of."""
+    """The tasks it has rows of, joined by " + "."""
 
 
 class Step(Protocol):
@@ -33,12 +33,18 @@ class Step(Protocol):
     ) -> StepResult: ...
 
 
-def count_targets(objective: LossFunction, window: Iterable[Batch]) -> dict[str, float]:
-    """By task, what this machine's rows will be divided by; without a forward pass."""
+class HasCounts(Protocol):
+    """An objective that can count its targets."""
+
+    def counts(self, batch: Batch) -> dict[str, float]: ...
+
+
+def count_targets(objective: HasCounts, window: Iterable[Batch]) -> dict[str, float]:
+    """By task, what the loss of this process's rows will be divided by; without a forward pass."""
     counts: dict[str, float] = {}
     for batch in window:
-        for task, many in objective.counts(batch).items():
-            counts[task] = counts.get(task, 0.0) + many
+        for task, count in objective.counts(batch).items():
+            counts[task] = counts.get(task, 0.0) + count
     return counts
 
 
@@ -53,19 +59,20 @@ def backward(
     """Add the gradient of total / count, times `scale`, of each micro-batch.
 
     Args:
-        counts: of all micro-batches on all machines.
-        weights: whose gradients are wanted; None: all.
+        counts: by task, over all micro-batches of all processes.
+        weights: the weights that get a gradient; None: all.
 
     Returns:
-        This machine's sums by task, and of what the objective notes.
+        This process's sums of the losses by task, and of the objective's notes by name.
     """
     sums: dict[str, float] = {}
     notes: dict[str, float] = {}
     for batch in window:
         loss = objective.loss(model, batch)
-        if any(counts[task] for task in loss.totals):
-            mean = sum(total / counts[task] for task, total in loss.totals.items() if counts[task])
-            (mean * scale if scale != 1.0 else mean).backward(inputs=weights)  # pyright: ignore
+        means = [total / counts[task] for task, total in loss.totals.items() if counts[task]]
+        if means:
+            mean = sum(means[1:], means[0])
+            (mean * scale if scale != 1.0 else mean).backward(inputs=weights)
         for task, total in loss.totals.items():
             sums[task] = sums.get(task, 0.0) + float(total.detach())
         for name, note in loss.notes.items():
@@ -78,23 +85,22 @@ def reduce(
     window: Sequence[Batch],
     distributed: Distributed,
     counts: dict[str, float],
-    told: tuple[dict[str, float], dict[str, float]],
+    own: tuple[dict[str, float], dict[str, float]],
     scale: float,
 ) -> StepResult:
-    """What follows on the gradients of a window: the method's penalty, the other machines, and what is told.
+    """Finish a window: add the gradient of the method's penalty, sum over all processes, and make the result.
 
     Args:
-        told: this machine's sums by task, and the objective's notes.
+        own: what `backward` returned: this process's sums by task, and of the objective's notes.
     """
     if model.attachment.penalty is not None:
         (model.attachment.penalty() * (scale / distributed.world_size)).backward()
     distributed.all_reduce_gradients(model.trainable().values())
-    sums, notes = (distributed.all_reduce(x) for x in told)
+    sums, notes = (distributed.all_reduce(x) for x in own)
     tokens = distributed.all_reduce({"tokens": float(sum(batch.tokens for batch in window))})["tokens"]
-    whole = sum(counts.values())
-    value = sum(sums[task] / counts[task] for task in sums if counts[task]) if whole else math.nan
-    means = {f"{x} loss": notes.pop(x) / counts[x] for x in counts if x in notes and counts[x]}
-    means |= {name: note / whole for name, note in notes.items() if whole}
-    return StepResult(
-        value, int(tokens), int(whole), means, " + ".join(sorted(task for task, many in counts.items() if many))
-    )
+    total = sum(counts.values())
+    loss = sum(sums[task] / counts[task] for task in sums if counts[task]) if total else math.nan
+    means = {f"{task} loss": notes.pop(task) / counts[task] for task in counts if task in notes and counts[task]}
+    means |= {name: note / total for name, note in notes.items() if total}
+    tasks = " + ".join(sorted(task for task, count in counts.items() if count))
+    return StepResult(loss, int(tokens), int(total), means, tasks)

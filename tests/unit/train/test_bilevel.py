@@ -68,7 +68,7 @@ def test_subset_of_segments_is_batch() -> None:
     batch = pack(every, range(10, 15))
     some = select_segments(batch, [3, 1])
     alone = pack([every[batch.row_ids[3] - 10], every[batch.row_ids[1] - 10]], [batch.row_ids[3], batch.row_ids[1]])
-    where = [alone.row_ids.index(row) for row in some.source]
+    where = [alone.row_ids.index(row) for row in some.row_ids]
     for i, j in enumerate(where):
         a, b = some.bounds[i : i + 2], alone.bounds[j : j + 2]
         for key in ("input_ids", "position_ids", "labels"):
@@ -79,7 +79,7 @@ def test_each_level_uses_its_rows(opened: Any) -> None:
     """First order: by hand, the gradient of each part's own mean; the loss told is all rows', as every method's is."""
     model, window = opened(regularization=0.0), [pack(rows(6), range(6)), pack(rows(5, 1), range(6, 11))]
     upper = model.attachment.upper
-    taken = bilevel.take(model, SFT, window, ALONE)
+    taken = bilevel.compute_gradients(model, SFT, window, ALONE)
     got, found = gradients(model), {}
     for held, part in enumerate(parts(window, upper)):
         model.model.zero_grad()
@@ -89,7 +89,7 @@ def test_each_level_uses_its_rows(opened: Any) -> None:
     for name, g in found.items():
         assert (got[name] - g).norm() <= 1e-5 * g.norm(), name
     model.model.zero_grad()
-    plain = accumulate.take(model, SFT, window, ALONE)
+    plain = accumulate.compute_gradients(model, SFT, window, ALONE)
     assert (taken.tokens, taken.supervised) == (plain.tokens, plain.supervised)
     assert taken.loss == pytest.approx(plain.loss, rel=1e-6)
     low, up = (float(mean_loss(model, part)) for part in parts(window, upper))
@@ -104,7 +104,7 @@ def test_second_order_gradient_equals_derivative(opened: Any, values: str, monke
     upper, mine = model.attachment.upper, model.trainable()
     before = {name: p.detach().clone() for name, p in mine.items()}
     for one in (model, simple):
-        bilevel.take(one, SFT, window, ALONE)
+        bilevel.compute_gradients(one, SFT, window, ALONE)
     assert all(torch.equal(p, before[name]) for name, p in mine.items()), "all lie where they lay, to the bit"
     got, first = gradients(model), gradients(simple)
 
@@ -145,13 +145,13 @@ def test_level_without_rows_unchanged(opened: Any, missing: str, unroll: float) 
     model = opened(unroll=unroll)
     upper = model.attachment.upper
     optimizer = torch.optim.AdamW(model.trainable().values(), lr=1e-2, weight_decay=0.1)
-    bilevel.take(model, SFT, [pack(rows(8), range(8))], ALONE)
+    bilevel.compute_gradients(model, SFT, [pack(rows(8), range(8))], ALONE)
     optimizer.step()
     optimizer.zero_grad()
     before = {name: p.detach().clone() for name, p in model.trainable().items()}
     moments = {n: {k: x.clone() for k, x in optimizer.state[p].items()} for n, p in model.trainable().items()}
     left = [i for i in range(20) if upper.holds(i) == (missing == "lower")]
-    taken = bilevel.take(model, SFT, [pack(rows(len(left)), left)], ALONE)
+    taken = bilevel.compute_gradients(model, SFT, [pack(rows(len(left)), left)], ALONE)
     assert f"{missing}_loss" not in taken.notes and taken.loss > 0
     optimizer.step()
     for name, p in model.trainable().items():
@@ -169,7 +169,7 @@ def test_second_order_gradient_independent_of_micro_batches(opened: Any) -> None
         for size in sizes:
             window.append(pack(rows(8)[at : at + size], range(at, at + size)))
             at += size
-        bilevel.take(model, SFT, window, ALONE)
+        bilevel.compute_gradients(model, SFT, window, ALONE)
         found.append(gradients(model))
     for other in found[1:]:
         for name, g in found[0].items():
@@ -183,7 +183,7 @@ def test_loss_scale_scales_gradients(opened: Any) -> None:
         found = []
         for scale in (1.0, 1024.0):
             model = opened(unroll=unroll)
-            bilevel.take(model, SFT, window, ALONE, scale)
+            bilevel.compute_gradients(model, SFT, window, ALONE, scale)
             found.append({name: g / scale for name, g in gradients(model).items()})
         for name, g in found[0].items():
             assert (found[1][name] - g).norm() <= 1e-3 * g.norm(), name

@@ -56,7 +56,9 @@ def test_gradient_scaling_in_run(train_tiny: Any, tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("wish", [GradientScale(embedding=0.1), GradientScale(num_layers=1)])
 def test_gradient_scaling_nothing_to_scale_refused(wish: GradientScale) -> None:
-    method = {"settings": {}, "method": "lora"} if wish.embedding < 1 else {"settings": {"layers": 1}, "method": "freeze"}
+    method = (
+        {"settings": {}, "method": "lora"} if wish.embedding < 1 else {"settings": {"num_layers": 1}, "method": "freeze"}
+    )
     model = attached(method["method"], **method["settings"])
-    with pytest.raises(RecipeError, match="leave it out"):
+    with pytest.raises(RecipeError, match="remove this setting"):
         scale_gradients(model.model, wish)

@@ -26,33 +26,33 @@ def half_precision(weight: nn.Parameter, gradient: float, loss: float = 1.0) -> 
 
 def test_overflow_halves_scale() -> None:
     weight, scale = nn.Parameter(torch.zeros(2)), LossScale.starting_at(65536)
-    taken, norm = scale.take(half_precision(weight, 12.0), [weight])
+    taken, norm = scale.compute_gradients(half_precision(weight, 12.0), [weight])
     assert scale.scale == 4096 and float(norm) == 12.0 and weight.grad is not None and weight.grad.tolist() == [12, 0]
     assert taken.notes == {"loss_scale": 4096, "underflow": 0.5}
 
 
 def test_tiny_gradient_survives() -> None:
     weight = nn.Parameter(torch.zeros(2))
-    assert float(LossScale().take(half_precision(weight, 1e-9), [weight])[1]) == 0.0
-    assert float(LossScale.starting_at(65536).take(half_precision(weight, 1e-9), [weight])[1]) == pytest.approx(
-        1e-9, rel=1e-3
-    )
+    assert float(LossScale().compute_gradients(half_precision(weight, 1e-9), [weight])[1]) == 0.0
+    assert float(
+        LossScale.starting_at(65536).compute_gradients(half_precision(weight, 1e-9), [weight])[1]
+    ) == pytest.approx(1e-9, rel=1e-3)
 
 
 @pytest.mark.parametrize(("gradient", "loss"), [(math.inf, 1.0), (math.nan, 1.0), (1.0, math.nan), (math.nan, math.nan)])
 def test_persistent_non_finite_keeps_scale(gradient: float, loss: float) -> None:
     weight, scale = nn.Parameter(torch.zeros(2)), LossScale.starting_at(1024)
-    taken, norm = scale.take(half_precision(weight, gradient, loss), [weight])
+    taken, norm = scale.compute_gradients(half_precision(weight, gradient, loss), [weight])
     assert scale.scale == 1024
     assert not (math.isfinite(taken.loss) and math.isfinite(float(norm)))
 
 
 def test_stable_steps_double_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_scale, "CALM", 3)
+    monkeypatch.setattr(loss_scale, "GROWTH_INTERVAL", 3)
     weight, scale = nn.Parameter(torch.zeros(2)), LossScale.starting_at(1000)
     seen = []
     for _ in range(7):
-        scale.take(half_precision(weight, 1.0), [weight])
+        scale.compute_gradients(half_precision(weight, 1.0), [weight])
         seen.append(scale.scale)
     assert seen == [512, 512, 1024, 1024, 1024, 2048, 2048]
 

@@ -111,9 +111,9 @@ def test_eight_bit_nearest_code(signed: bool) -> None:
     x = torch.randn(40, 256) * torch.logspace(-9, 3, 40)[:, None]
     x = x if signed else x.square()
     key = "exp_avg" if signed else "exp_avg_sq"
-    codes, scale = adamw_8bit._write(x.flatten(), key)
+    codes, scale = adamw_8bit._quantize(x.flatten(), key)
     assert codes.dtype == torch.uint8 and torch.equal(scale, x.abs().amax(1))
-    off = (adamw_8bit._read(codes, scale, key).view_as(x) - x).abs() / scale[:, None]
+    off = (adamw_8bit._dequantize(codes, scale, key).view_as(x) - x).abs() / scale[:, None]
     nearest = ((x / scale[:, None])[..., None] - values).abs().amin(-1)
     assert bool((off <= 1.1 * nearest + 4e-7).all())  # bits are looked up by half-precision numbers; nought is left out
 
@@ -134,7 +134,7 @@ def test_adamw_8bit_close_to_adamw(monkeypatch: pytest.MonkeyPatch) -> None:
     """Within 5 % of the way after 100 noisy steps, however the work is cut into pieces."""
     ways = {}
     for name, piece in (("adamw", 0), ("adamw_8bit", 2**19), ("adamw_8bit", 1024)):
-        monkeypatch.setitem(adamw_8bit.PIECE, "cpu", piece)
+        monkeypatch.setitem(adamw_8bit.CHUNK, "cpu", piece)
         torch.manual_seed(0)
         weight, slope = torch.nn.Parameter(torch.randn(70, 61)), torch.randn(70, 61)
         begin, optimizer = weight.detach().clone(), make(name, [weight], rate=1e-3, decay=0.1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from weitiao.train.schedules import FLOOR, rate_at
+from weitiao.train.schedules import FINAL_RATIO, rate_at
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
@@ -15,9 +15,9 @@ def test_warmup_linear(schedule: str) -> None:
 
 def test_cosine_to_one_tenth() -> None:
     rates = [rate_at(s, 101, 1.0, 0.0, "cosine") for s in range(102)]
-    assert rates[0] == 1.0 and rates[101] == pytest.approx(FLOOR) and rates[100] > FLOOR
+    assert rates[0] == 1.0 and rates[101] == pytest.approx(FINAL_RATIO) and rates[100] > FINAL_RATIO
     assert all(a > b for a, b in zip(rates, rates[1:]))
-    assert rate_at(50, 100, 1.0, 0.0, "cosine") == pytest.approx((1 + FLOOR) / 2)
+    assert rate_at(50, 100, 1.0, 0.0, "cosine") == pytest.approx((1 + FINAL_RATIO) / 2)
 
 
 def test_linear_to_zero() -> None:

@@ -1,4 +1,4 @@
-"""The loop that hand-written optimizers share: every weight that has a gradient, one after another."""
+"""The base of hand-written optimizers: a function that updates one parameter, applied to all that have a gradient."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,20 +6,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Move = Callable[[Tensor, Tensor, dict[str, Any], dict[str, Any]], None]
+Update = Callable[[Tensor, Tensor, dict[str, Any], dict[str, Any]], None]
+"""(weight, gradient, the weight's optimizer state, its group's settings): updates weight and state, in place."""
 
 
-class EachWeight(torch.optim.Optimizer):
-    """An optimizer that is a function of (weight, gradient, the weight's memory, the group's settings)."""
+class PerParameterOptimizer(torch.optim.Optimizer):
+    """An optimizer that updates one parameter after another."""
 
-    def __init__(self, groups: list[dict], settings: dict[str, Any], move: Move) -> None:
+    def __init__(self, groups: list[dict], settings: dict[str, Any], update: Update) -> None:
         super().__init__(groups, {"lr": 1e-3, "weight_decay": 0.0, **settings})
-        self.move = move
+        self.update = update
 
     @torch.no_grad()
     def step(self, closure: Callable | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Move every weight that has a gradient."""
+        """Update every weight that has a gradient."""
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self.move(weight, weight.grad, self.state[weight], group)
+                    self.update(weight, weight.grad, self.state[weight], group)

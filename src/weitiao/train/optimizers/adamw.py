@@ -1,4 +1,4 @@
-"""AdamW: Adam with the weight decay taken out of the gradient.
+"""AdamW: Adam with weight decay that is decoupled from the gradient.
 
 Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", arXiv 1711.05101, algorithm 2:
 
@@ -15,9 +15,9 @@ class AdamW(Optimizer):
     """Adam with decoupled weight decay; the usual choice."""
 
     betas: tuple[float, float] = (0.9, 0.999)
-    """How slowly the averages of the gradient and of its square move."""
+    """Decay rates of the averages of the gradient and of its square."""
     epsilon: float = Field(default=1e-8, gt=0)
-    """Added to the root of the squares' average."""
+    """Added to the square root of the second moment, for numerical stability."""
 
     def make(self, groups: list[dict]) -> torch.optim.Optimizer:
         """Parameter groups {params, lr, weight_decay} -> the optimizer (fused: four times faster on a CPU)."""

@@ -7,12 +7,12 @@ from weitiao.core.optimizer import Optimizer
 
 
 class SGD(Optimizer):
-    """Stochastic gradient descent; stores one number a weight, or none without momentum."""
+    """Stochastic gradient descent; stores one number per weight, or none without momentum."""
 
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Share of the last move that is kept; 0: none."""
+    """Momentum; 0: none."""
     nesterov: bool = False
-    """Look ahead along the momentum before taking the gradient."""
+    """Use Nesterov momentum."""
 
     def make(self, groups: list[dict]) -> torch.optim.Optimizer:
         """Parameter groups {params, lr, weight_decay} -> the optimizer."""

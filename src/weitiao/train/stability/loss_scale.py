@@ -1,11 +1,11 @@
-"""Dynamic loss scale: fp16 gradients below 6e-8 are nought, so the loss is multiplied before the backward pass.
+"""Dynamic loss scale: fp16 gradients below 6e-8 are zero, so the loss is multiplied before the backward pass.
 
 Micikevicius et al. 2018, "Mixed Precision Training", arXiv 1710.03740, sec. 3.2.
 
-    too large: a gradient overflows -> half the scale, and the same window once more: no row is lost
-    2,000 windows without overflow  -> twice the scale
+    too large: a gradient overflows -> halve the scale and repeat the same window: no row is lost
+    2,000 windows without overflow  -> double the scale
 
-A window that is not finite even at scale 1 is no matter of scale: the guard hears of it, and the scale is as before.
+If the loss is non-finite even at scale 1, the scale is not the cause: it stays as it was, and the guard handles the step.
 """
 
 import math
@@ -16,57 +16,68 @@ from torch import Tensor, nn
 
 from weitiao.train.step import StepResult
 
-CALM = 2000  # windows without overflow before the scale is doubled
-LARGEST = 2.0**24
+GROWTH_INTERVAL = 2000  # windows without overflow before the scale is doubled
+MAX_SCALE = 2.0**24
 
 
 @dataclass
 class LossScale:
-    """Its memory is in the State. Not `dynamic`: nothing is multiplied (bf16 and fp32 need no scale)."""
+    """Its fields are saved in the State. Not `dynamic`: nothing is multiplied (bf16 and fp32 need no scale)."""
 
     scale: float = 1.0
     dynamic: bool = False
-    calm: int = 0
+    stable_windows: int = 0
     """Windows since the last change."""
 
     @classmethod
     def starting_at(cls, scale: float) -> "LossScale":
-        """A dynamic one, its scale the power of two at or below this."""
+        """A dynamic scale that starts at the power of two at or below this value."""
         return cls(2.0 ** math.floor(math.log2(scale)), dynamic=True)
 
-    def take(self, take: Callable[[float], StepResult], weights: Iterable[nn.Parameter]) -> tuple[StepResult, Tensor]:
-        """Take a window's gradients at the scale that fits; they are left unscaled, with their length."""
-        weights, before = list(weights), self.scale
+    def compute_gradients(
+        self, compute: Callable[[float], StepResult], weights: Iterable[nn.Parameter]
+    ) -> tuple[StepResult, Tensor]:
+        """Compute a window's gradients at a scale that fits, and leave them unscaled.
+
+        Args:
+            compute: scale -> the window's result, its gradients multiplied by the scale.
+
+        Returns:
+            The window's result, and the L2 norm of its gradients.
+        """
+        weights, initial_scale = list(weights), self.scale
         while True:
-            taken = take(self.scale)
+            result = compute(self.scale)
             gradients = [x.grad for x in weights if x.grad is not None]
             if self.dynamic:
                 for gradient in gradients:
                     gradient.mul_(1.0 / self.scale)  # a power of two: exact
             norm = nn.utils.get_total_norm(gradients)
             if not self.dynamic:
-                return taken, norm
+                return result, norm
             if bool(norm.isfinite()):
                 self._grow()
-                return replace(taken, notes={**taken.notes, **self._notes(gradients)}), norm
-            if self.scale <= 1.0 or not math.isfinite(taken.loss):
-                self.scale = before
-                return taken, norm
-            self.scale, self.calm = self.scale / 2, 0
+                return replace(result, notes={**result.notes, **self._notes(gradients)}), norm
+            if self.scale <= 1.0 or not math.isfinite(result.loss):
+                self.scale = initial_scale
+                return result, norm
+            self.scale, self.stable_windows = self.scale / 2, 0
             for weight in weights:
                 weight.grad = None
 
     def _grow(self) -> None:
-        self.calm += 1
-        if self.calm >= CALM:
-            self.scale, self.calm = min(2 * self.scale, LARGEST), 0
+        self.stable_windows += 1
+        if self.stable_windows >= GROWTH_INTERVAL:
+            self.scale, self.stable_windows = min(2 * self.scale, MAX_SCALE), 0
 
     def _notes(self, gradients: list[Tensor]) -> dict[str, float]:
-        """For the journal: the scale, and the share of gradient elements that are nought all the same (of tensors that
-        have a gradient at all)."""
-        noughts, every = 0, 0
+        """For the events: the scale, and the fraction of gradient elements that are zero all the same.
+
+        Only tensors with a nonzero gradient count: others (a new LoRA's A) are zero for another reason.
+        """
+        zeros, total = 0, 0
         for gradient in gradients:
-            there = int(gradient.count_nonzero())
-            if there:
-                noughts, every = noughts + gradient.numel() - there, every + gradient.numel()
-        return {"loss_scale": self.scale, "underflow": noughts / max(every, 1)}
+            nonzeros = int(gradient.count_nonzero())
+            if nonzeros:
+                zeros, total = zeros + gradient.numel() - nonzeros, total + gradient.numel()
+        return {"loss_scale": self.scale, "underflow": zeros / max(total, 1)}

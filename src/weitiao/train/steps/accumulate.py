@@ -1,6 +1,6 @@
-"""The usual step: add up the gradients of all micro-batches, divided by what was counted beforehand.
+"""The usual step: add up the gradients of all micro-batches, each divided by the counts of the whole window.
 
-    counts = sum over the window and over all machines          (no forward pass)
+    counts = sum over the window and over all processes         (no forward pass)
     for each micro-batch:  backward( sum over tasks of total / count )
 
 Dividing before adding makes one batch of 8, two of 4 and eight of 1 the same gradient, whatever the rows' lengths.
@@ -19,7 +19,7 @@ def compute_gradients(
     """Leave the gradient of the window's mean loss, times `scale`, in every trainable parameter.
 
     Returns:
-        The window's loss and what was counted, over all machines.
+        The window's loss and counts, over all processes.
     """
     counts = distributed.all_reduce(count_targets(objective, window))
     return reduce(model, window, distributed, counts, backward(model, objective, window, counts, scale), scale)

@@ -1,7 +1,7 @@
-"""Two levels: most weights learn from one part of the rows, a few (the upper level's) from the other part.
+"""Two levels: most weights train on one part of the rows, a few (the upper level's) on the other part.
 
-Liu et al. 2019, "DARTS: Differentiable Architecture Search", arXiv 1806.09055, eq. 6 to 8, with v the lower level's
-weights, l the upper level's, x the length of the step that is looked through:
+Liu et al. 2019, "DARTS: Differentiable Architecture Search", arXiv 1806.09055, eq. 6 to 8, with v the weights of the lower
+level, l those of the upper level, and x the size of the step that the upper gradient looks through (`unroll`):
 
     lower rows ---> gradient of v        L_low(v, l) + penalty
     upper rows ---> gradient of l        L_up(v, l)                       x = 0: first order, one point for both levels
@@ -9,10 +9,10 @@ weights, l the upper level's, x the length of the step that is looked through:
 
     d/dl = dL_up/dl (v', l) - x (dL_low/dl (v + e u) - dL_low/dl (v - e u)) / 2e       u = dL_up/dv',  e = 0.01 / |u|
 
-v' is a plain gradient step, whatever the optimizer will do. Which rows are whose follows from their numbers alone. Each
-level's mean is over its own rows, of the whole window and of all machines; the loss that is told, and that the guard
-judges, is over all of them (the upper rows' at v' where x > 0). A level without rows in a window has no gradient there,
-not a gradient of nought: no optimizer moves or decays it in that step, and its penalty waits.
+v' is one plain gradient step, whatever the optimizer will do. The row numbers alone decide which level a row belongs to.
+Each level's mean is over its own rows, of the whole window and all processes. The loss that is logged, and judged by the
+guard, is over all rows (the upper rows' at v' where x > 0). A level without rows in a window gets no gradient, which is not
+a gradient of zero: no optimizer moves or decays its weights in that step, and its penalty waits for the next.
 """
 
 import math
@@ -31,24 +31,24 @@ from weitiao.core.trainable_model import TrainableModel
 from weitiao.train.distributed import Distributed
 from weitiao.train.step import StepResult, backward, count_targets
 
-REACH = 0.01  # how far v is moved to and fro for the difference (DARTS, sec. 2.3)
+EPSILON = 0.01  # |e u|: how far v is moved in both directions for the finite difference (DARTS, sec. 2.3)
 
 
 @dataclass
 class Level:
-    """Rows, and the weights that learn from them."""
+    """Rows, and the weights that train on them."""
 
     rows: list[Batch]
     weights: list[nn.Parameter]
     counts: dict[str, float]
-    """By task, over all machines."""
+    """By task, over all processes."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Of the loss, on this machine."""
+    """Of the loss, by task, in this process."""
     notes: dict[str, float] = field(default_factory=dict)
-    """Of what the objective notes."""
+    """Of the objective's notes, by name, in this process."""
 
     def __bool__(self) -> bool:
-        """Whether there are rows to learn from, on any machine."""
+        """Whether any process has rows of this level."""
         return any(self.counts.values())
 
 
@@ -61,54 +61,44 @@ def compute_gradients(
         RecipeError: the objective needs each batch as a whole.
     """
     upper_level = model.attachment.upper
-    assert upper_level is not None, "a method that asks for two levels says which weights are the upper one's"
+    assert upper_level is not None, "a method with step 'bilevel' must set attachment.upper"
     if objective.traits.batch_coupled:
-        raise RecipeError(
-            "method: it splits each batch's rows, but this objective needs all rows of a batch together; use lora."
-        )
-    lower, upper = levels(model, objective, window, distributed, upper_level)
+        raise RecipeError("method: it splits the rows of each batch, but this objective needs them together. Use lora.")
+    lower, upper = split_levels(model, objective, window, distributed, upper_level)
     if lower:
         lower.sums, lower.notes = backward(model, objective, lower.rows, lower.counts, scale, lower.weights)
-        _penalize(model, lower, scale / distributed.world_size)
+        _add_penalty(model, lower, scale / distributed.world_size)
         distributed.all_reduce_gradients(lower.weights)
     if upper:
-        _climb(model, objective, lower, upper, distributed, upper_level.unroll if lower else 0.0, scale)
-        _penalize(model, upper, scale / distributed.world_size)
+        # with no lower rows in this window there is no lower step to look through
+        _upper_gradient(model, objective, lower, upper, distributed, upper_level.unroll if lower else 0.0, scale)
+        _add_penalty(model, upper, scale / distributed.world_size)
         distributed.all_reduce_gradients(upper.weights)
-    sums = [distributed.all_reduce(level.sums) for level in (lower, upper)]
-    noted = [distributed.all_reduce(level.notes) for level in (lower, upper)]
-    counts = {task: lower.counts.get(task, 0.0) + upper.counts.get(task, 0.0) for task in lower.counts | upper.counts}
-    every = sum(sum(one.get(task, 0.0) for one in sums) / many for task, many in counts.items() if many)
     tokens = distributed.all_reduce({"tokens": float(sum(batch.tokens for batch in window))})["tokens"]
-    whole = sum(counts.values())
-    notes = {name: sum(one.get(name, 0.0) for one in noted) / whole for name in noted[0] | noted[1] if whole}
-    for name, level, one in (("lower_loss", lower, sums[0]), ("upper_loss", upper, sums[1])):
-        if level:
-            notes = {**notes, name: sum(one[task] / many for task, many in level.counts.items() if many)}
-    return StepResult(every if whole else math.nan, int(tokens), int(whole), notes)
+    return _result(lower, upper, int(tokens), distributed)
 
 
-def levels(
+def split_levels(
     model: TrainableModel, objective: LossFunction, window: list[Batch], distributed: Distributed, upper: UpperLevel
 ) -> tuple[Level, Level]:
-    """The lower and the upper level's rows of a window, and what each is divided by."""
+    """The lower and the upper level: the rows of each, its weights, and the counts that its loss is divided by."""
     weights = {name: p for name, p in model.trainable().items() if p.requires_grad}
-    made = []
-    for wanted in (False, True):
-        chosen = [(batch, [i for i, row in enumerate(batch.row_ids) if upper.holds(row) == wanted]) for batch in window]
-        rows = [select_segments(batch, some) for batch, some in chosen if some]
-        mine = [p for name, p in weights.items() if (name in upper.names) == wanted]
-        made.append(Level(rows, mine, distributed.all_reduce(count_targets(objective, rows))))
-    return made[0], made[1]
+    levels = []
+    for is_upper in (False, True):
+        selected = [(batch, [i for i, row in enumerate(batch.row_ids) if upper.holds(row) == is_upper]) for batch in window]
+        rows = [select_segments(batch, segments) for batch, segments in selected if segments]
+        own_weights = [p for name, p in weights.items() if (name in upper.names) == is_upper]
+        levels.append(Level(rows, own_weights, distributed.all_reduce(count_targets(objective, rows))))
+    return levels[0], levels[1]
 
 
-def _penalize(model: TrainableModel, level: Level, scale: float) -> None:
-    """The method's own penalty, as far as it concerns this level's weights."""
+def _add_penalty(model: TrainableModel, level: Level, scale: float) -> None:
+    """Add the gradient of the method's own penalty to this level's weights."""
     if model.attachment.penalty is not None:
         (model.attachment.penalty() * scale).backward(inputs=level.weights)
 
 
-def _climb(
+def _upper_gradient(
     model: TrainableModel,
     objective: LossFunction,
     lower: Level,
@@ -117,52 +107,81 @@ def _climb(
     unroll: float,
     scale: float,
 ) -> None:
-    """The upper level's gradient on this machine."""
-    steered = lower.weights if unroll else []
-    with moved(lower.weights, [x.grad for x in lower.weights], -unroll / scale), _put_by(lower.weights):
-        upper.sums, upper.notes = backward(model, objective, upper.rows, upper.counts, scale, [*upper.weights, *steered])
-        distributed.all_reduce_gradients(steered)
-        way = [None if x.grad is None else x.grad / scale for x in lower.weights]
+    """Add the upper level's gradient on this process. The lower weights and their gradients are afterwards as before."""
+    through = lower.weights if unroll else []  # with unroll, dL_up/dv' is needed too
+    # the lower gradients are scaled already, so dividing by the scale makes the step v - unroll * dL_low/dv
+    with moved(lower.weights, [x.grad for x in lower.weights], -unroll / scale), _stashed_gradients(lower.weights):
+        upper.sums, upper.notes = backward(model, objective, upper.rows, upper.counts, scale, [*upper.weights, *through])
+        distributed.all_reduce_gradients(through)
+        direction = [None if x.grad is None else x.grad / scale for x in lower.weights]
     if unroll:
-        _look_through(model, objective, lower, upper, way, unroll * scale)
+        _add_mixed_derivative(model, objective, lower, upper, direction, unroll * scale)
 
 
-def _look_through(
-    model: TrainableModel, objective: LossFunction, lower: Level, upper: Level, way: list[Tensor | None], length: float
+def _add_mixed_derivative(
+    model: TrainableModel,
+    objective: LossFunction,
+    lower: Level,
+    upper: Level,
+    direction: list[Tensor | None],
+    step_size: float,
 ) -> None:
-    """Add what the upper weights do by steering the lower level's step: a mixed second derivative, as a difference."""
-    far = float(nn.utils.get_total_norm([u for u in way if u is not None]))
-    if far == 0.0:
+    """Add the effect of l on L_up through the lower step: the second term of d/dl, as a central difference along u.
+
+    The exact term is x times the mixed second derivative of L_low times u. Two more gradients of L_low, at v + e u and at
+    v - e u, replace it.
+    """
+    norm = float(nn.utils.get_total_norm([u for u in direction if u is not None]))
+    if norm == 0.0:
         return
-    reach, device = REACH / far, lower.weights[0].device
-    for sign in (1.0, -1.0):  # the same random numbers (dropout) on both sides, or the difference would be noise
-        with torch.random.fork_rng([device] if device.type == "cuda" else []), moved(lower.weights, way, sign * reach):
-            backward(model, objective, lower.rows, lower.counts, -sign * length / (2 * reach), upper.weights)
+    epsilon, device = EPSILON / norm, lower.weights[0].device
+    for sign in (1.0, -1.0):
+        # both sides draw the same random numbers (dropout), or the difference would be noise
+        with (
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            moved(lower.weights, direction, sign * epsilon),
+        ):
+            backward(model, objective, lower.rows, lower.counts, -sign * step_size / (2 * epsilon), upper.weights)
+
+
+def _result(lower: Level, upper: Level, tokens: int, distributed: Distributed) -> StepResult:
+    """The loss over the rows of both levels, over all processes, with each level's own loss as a note."""
+    sums = [distributed.all_reduce(level.sums) for level in (lower, upper)]
+    level_notes = [distributed.all_reduce(level.notes) for level in (lower, upper)]
+    counts = {task: lower.counts.get(task, 0.0) + upper.counts.get(task, 0.0) for task in lower.counts | upper.counts}
+    loss = sum(sum(one.get(task, 0.0) for one in sums) / count for task, count in counts.items() if count)
+    total = sum(counts.values())
+    names = level_notes[0] | level_notes[1]
+    notes = {name: sum(one.get(name, 0.0) for one in level_notes) / total for name in names if total}
+    for name, level, level_sums in (("lower_loss", lower, sums[0]), ("upper_loss", upper, sums[1])):
+        if level:
+            notes[name] = sum(level_sums[task] / count for task, count in level.counts.items() if count)
+    return StepResult(loss if total else math.nan, tokens, int(total), notes)
 
 
 @contextmanager
-def moved(weights: list[nn.Parameter], way: list[Tensor | None], far: float) -> Iterator[None]:
-    """Inside, the weights lie `far` along the way; afterwards where they lay, to the bit."""
-    there = [(weight, u, weight.detach().clone()) for weight, u in zip(weights, way) if far and u is not None]
+def moved(weights: list[nn.Parameter], direction: list[Tensor | None], distance: float) -> Iterator[None]:
+    """Inside, the weights are moved by `distance` along the direction; afterwards they are as before, bit-exactly."""
+    originals = [(w, u, w.detach().clone()) for w, u in zip(weights, direction) if distance and u is not None]
     with torch.no_grad():
-        for weight, u, _ in there:
-            weight.add_(u, alpha=far)
+        for weight, u, _ in originals:
+            weight.add_(u, alpha=distance)
     try:
         yield
     finally:
         with torch.no_grad():
-            for weight, _, was in there:
-                weight.copy_(was)
+            for weight, _, original in originals:
+                weight.copy_(original)
 
 
 @contextmanager
-def _put_by(weights: list[nn.Parameter]) -> Iterator[None]:
-    """Inside, the weights have no gradients; afterwards those they had."""
-    kept = [weight.grad for weight in weights]
+def _stashed_gradients(weights: list[nn.Parameter]) -> Iterator[None]:
+    """Inside, the weights have no gradients; afterwards they have those from before."""
+    gradients = [weight.grad for weight in weights]
     for weight in weights:
         weight.grad = None
     try:
         yield
     finally:
-        for weight, grad in zip(weights, kept):
-            weight.grad = grad
+        for weight, gradient in zip(weights, gradients):
+            weight.grad = gradient
