@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 
 RANK = 16
 MICRO_BATCH = 1024  # tokens of a micro-batch: weitiao's own choice on a CPU
-IMPLEMENTATIONS = {"weitiao": "auto", "plain": "plain"}  # side -> train.implementation
+IMPLEMENTATIONS = {"weitiao": "auto", "plain": "reference"}  # side -> train.implementation
 SUSTAINED = {"weitiao": 0.65, "plain": 0.45}  # share of a large matrix product's speed that a whole step reaches
 STARTUP = 6.0  # seconds per point besides its steps
 

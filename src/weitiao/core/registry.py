@@ -12,7 +12,7 @@ import torch.
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, overload
@@ -20,6 +20,8 @@ from typing import Any, ClassVar, TypeVar, overload
 from pydantic import BaseModel, ConfigDict
 
 from weitiao.core.errors import RecipeError
+from weitiao.core.messages import Message
+from weitiao.core.renamed import RENAMED_COMPONENTS
 
 FOLDERS = {
     "reader": "weitiao.data.readers",
@@ -36,22 +38,29 @@ FOLDERS = {
 
 
 class Settings(BaseModel):
-    """A frozen set of settings. Unknown keys are refused; the words under a field are its help."""
+    """A frozen set of settings. Unknown keys are refused; the docstring under a field is its help."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
 
 class Component(Settings):
-    """One of several: the settings of a method, an objective, an optimizer, a metric."""
+    """The settings of a method, an objective, an optimizer, a metric ...: one class in one file of its kind's folder."""
 
     name: ClassVar[str] = ""
+    """The file's name, which is what a recipe writes."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.name = cls.__module__.rpartition(".")[2]
 
+    @classmethod
+    def scope(cls) -> str:
+        """Kind and name: "method.lora"."""
+        folder = cls.__module__.rpartition(".")[0]
+        return next((f"{kind}.{cls.name}" for kind, path in FOLDERS.items() if path == folder), cls.name)
+
     def as_recipe(self) -> dict[str, Any]:
-        """The part as it is written in a recipe: its name, then its settings."""
+        """The component as a recipe writes it: its name, then its settings."""
         return {"name": self.name, **self.model_dump(mode="json")}
 
 
@@ -59,14 +68,18 @@ C = TypeVar("C", bound=Component)
 P = TypeVar("P")
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    """' Did you mean 'rank'?' or nothing.
+def nearest(name: str, known: Sequence[str], renamed: Mapping[str, str] | None = None) -> Message:
+    """A hint at the known name that was probably meant; empty where none is similar.
 
-    >>> nearest("rnak", ["rank", "alpha"])
+    Args:
+        renamed: old names and what they are called today; these come before names of similar spelling.
+
+    >>> str(nearest("rnak", ["rank", "alpha"]))
     " Did you mean 'rank'?"
     """
-    found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" Did you mean {found[0]!r}?" if found else ""
+    matches = [(renamed or {}).get(name, ""), *difflib.get_close_matches(name, known, n=1, cutoff=0.5)]
+    match = next((x for x in matches if x), None)
+    return Message(" Did you mean {name!r}?", name=match) if match else Message("")
 
 
 def names(kind: type | str) -> tuple[str, ...]:
@@ -103,7 +116,13 @@ def find_module(kind: type | str, name: str) -> Any:
     kind = kind_name(kind)
     known = names(kind)
     if name not in known:
-        raise RecipeError(f"there is no {kind} called {name!r}.{nearest(name, known)} There are: {', '.join(known)}.")
+        raise RecipeError(
+            "there is no {kind} called {name!r}.{hint} There are: {known}",
+            kind=kind,
+            name=name,
+            hint=nearest(name, known, RENAMED_COMPONENTS.get(kind)),
+            known=", ".join(known),
+        )
     return importlib.import_module(f"{FOLDERS[kind]}.{name}")
 
 

@@ -223,7 +223,7 @@ def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Repor
     method = distributed.main_first(lambda _: recipe.method.copy_sources_into(run.folder))
     model, choices = load(tokens, method, prepared.objective, dtype, device)
     run.add_to_resolved(base=model.base_rounded)
-    if recipe.train.implementation == "plain":
+    if recipe.train.implementation == "reference":
         choices = [x for x in choices if x.key != "model.block"] + [use_reference_implementation(model, dtype)]
     choices += warm_start(recipe.init_from, model, recipe, prepared.objective)
     again = resolve.choose_gradient_checkpointing(recipe)

@@ -17,13 +17,14 @@ import torch
 from safetensors.torch import load_file
 
 from weitiao.core.command import command
+from weitiao.core.component_field import ComponentField
 from weitiao.core.errors import ModelError, RecipeError, RunError
 from weitiao.core.files import file_sha256
 from weitiao.core.finding import Decision
 from weitiao.core.method import Method
 from weitiao.core.objective import MASKED, Objective
 from weitiao.core.processor import Processor
-from weitiao.core.recipe import ComponentField, Recipe
+from weitiao.core.recipe import Recipe
 from weitiao.core.registry import create, find, names
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import HEAD, TrainableModel

@@ -55,7 +55,7 @@ def test_invalid_override_refused(tmp_path: Path, override: str) -> None:
 
 def test_override_unknown_key(tmp_path: Path) -> None:
     assert "unknown key 'train.epoch'. Did you mean 'epochs'?" in recipe_error(tmp_path, RECIPE, "train.epoch=3")
-    assert "lora has no such setting. Did you mean 'rank'?" in recipe_error(tmp_path, RECIPE, "method.rnk=3")
+    assert "unknown key 'method.rnk'. Did you mean 'rank'?" in recipe_error(tmp_path, RECIPE, "method.rnk=3")
 
 
 @pytest.mark.parametrize("override", ["data.5.weight=0.5", "data.first.weight=0.5"])

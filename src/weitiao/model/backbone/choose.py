@@ -77,7 +77,7 @@ def use_reference_implementation(model: TrainableModel, dtype: torch.dtype) -> D
     for module in model.model.modules():
         if isinstance(module, (LowRankLinear, Dropout)):
             module.plain = True
-    return Decision(KEY, "transformers", "train.implementation is plain")
+    return Decision(KEY, "transformers", "train.implementation is reference")
 
 
 def in_dtype(model: nn.Module, dtype: torch.dtype, run: Backbone) -> Backbone:

@@ -23,9 +23,9 @@ from typing import Annotated, Any, ClassVar, cast
 from pydantic import Field, model_validator
 from torch import nn
 
+from weitiao.core.component_field import ComponentField
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
-from weitiao.core.recipe import ComponentField
 from weitiao.core.registry import create
 from weitiao.model.adapters.task_vector import TaskVector, only_changed, read_task_vector, subtract
 
@@ -41,7 +41,7 @@ class FLearning(Method):
     """Folder of a finished Run that trained on the old facts: same base, and a method that merges."""
     forget_lambda: float = Field(default=0.3, gt=0)
     """Factor on what is subtracted (the paper's lambda: 0.1, 0.3, 0.7, 1.5)."""
-    method: Annotated[Method, ComponentField("method", but="f_learning")] = Field(
+    method: Annotated[Method, ComponentField("method", exclude="f_learning")] = Field(
         default_factory=lambda: cast(Method, create(Method, "lora"))
     )
     """The method that learns the new facts."""

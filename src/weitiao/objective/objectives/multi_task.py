@@ -35,12 +35,12 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from weitiao.core.batch import Batch, Loss, Row, select_segments, task_of
+from weitiao.core.component_field import ComponentField
 from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.example import Task
 from weitiao.core.finding import Decision
 from weitiao.core.objective import Objective, Preview
 from weitiao.core.processor import Processor
-from weitiao.core.recipe import ComponentField
 from weitiao.core.registry import nearest
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
@@ -58,7 +58,7 @@ class MultiTask(Objective):
         overlong_reason="each task in its own way",
     )
 
-    tasks: dict[str, Annotated[Objective, ComponentField("objective", but="multi_task")]] = Field(min_length=1)
+    tasks: dict[str, Annotated[Objective, ComponentField("objective", exclude="multi_task")]] = Field(min_length=1)
     """Each task's name, and its objective."""
     weights: dict[str, float] | Literal["uncertainty"] = Field(default_factory=dict)
     """How much each task's mean loss counts; those not named count 1; uncertainty: by how uncertain each one is."""
