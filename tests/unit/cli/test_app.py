@@ -150,7 +150,7 @@ def test_schema_is_json_schema(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("train.epochs", ["train.epochs", "2.0", "Times through the data."]),
+        ("train.epochs", ["train.epochs", "2.0", "Passes over the data."]),
         ("lora", ["rank", "16", "Rank R of the change", "lora: Train a low-rank change"]),
         ("train", ["train.warmup_ratio", "train.max_grad_norm", "adamw"]),
         ("data", ["data.weight", "data.columns"]),
@@ -173,7 +173,7 @@ def test_explain_unknown_key() -> None:
     [
         ("method=lorra", f"no method called 'lorra'. Did you mean 'lora'? There are: {', '.join(names('method'))}"),
         ("objective=sfd", "there is no objective called 'sfd'. Did you mean 'sft'?"),
-        ("method.rnak=3", "lora has no such setting. Did you mean 'rank'?"),
+        ("method.rnak=3", "unknown key 'method.rnak'. Did you mean 'rank'?"),
         ("trian.epochs=3", "unknown key 'trian'. Did you mean 'train'?"),
         ("method.target_modules=[qproj]", "no linear layer matches 'qproj'; names are: down_proj, gate_proj, k_proj"),
         ("train.precision=fp16", "about 100 times slower than bf16 (no CPU kernels). Use bf16, fp32 or auto."),
