@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.example import plain
-from weitiao.data.word_units import units_of
+from weitiao.data.word_units import split_units
 from weitiao.evaluate.entities import count
 from weitiao.evaluate.squad import best_match, exact_match, word_f1
 
@@ -87,7 +87,7 @@ def rows_of(task: Task, folder: Path, split: str, limit: int) -> list[dict]:
 
 def tagged(row: dict) -> dict:
     """A text and its entities as word units with BIO tags."""
-    units = units_of(row["text"])
+    units = split_units(row["text"])
     tags = ["O"] * len(units)
     for entity in row["entities"]:
         inside = [i for i, (a, b) in enumerate(units) if a < entity["end"] and b > entity["start"]]

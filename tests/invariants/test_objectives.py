@@ -17,7 +17,7 @@ from weitiao.core.component_field import ComponentField
 from weitiao.core.registry import find, find_module, names
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.data.tokenization import ChatProcessor
-from weitiao.data.word_units import units_of
+from weitiao.data.word_units import split_units
 from weitiao.pipeline.trained import heads_for, output_head
 from weitiao.plan.resolve import choose_step
 from weitiao.train.distributed import Distributed
@@ -32,7 +32,8 @@ EXAMPLES = {
         ExtractiveQA("what asks", f"{'the fox ' * i}asks paris", ((8 * i + 5, "paris"),) * (i % 3 > 0)) for i in range(8)
     ],
     TokenTags: [
-        TokenTags("the fox " * (i + 1), tuple(units_of("the fox " * (i + 1))), ("O", "B-who") * (i + 1)) for i in range(8)
+        TokenTags("the fox " * (i + 1), tuple(split_units("the fox " * (i + 1))), ("O", "B-who") * (i + 1))
+        for i in range(8)
     ],
     Pair: [
         Pair("the quick brown fox " * (i + 1), f"jumps over {i}", tuple(f"dog {i} {k}" for k in range(1 + i % 3)))

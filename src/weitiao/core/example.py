@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from weitiao.core.bio_tags import entities
+from weitiao.core.messages import Message
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
@@ -278,11 +279,14 @@ class SourcedExample:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that could not be used, and why. It goes to bad_rows.jsonl; the rest goes on."""
+    """A row that cannot be used, and why. It goes to bad_rows.jsonl; the other rows are used."""
 
     where: SourceLocation
-    reason: str
+    reason: Message
     excerpt: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", Message(self.reason))
 
 
 def _spoken(turns: tuple[Turn, ...]) -> str:

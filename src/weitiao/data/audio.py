@@ -1,11 +1,11 @@
-"""Sound: a file becomes one line of samples at 16 kHz, and these the log-mel features that a Whisper hears.
+"""Audio: a file becomes mono samples at 16 kHz, and those become the log-mel features that Whisper reads.
 
     file (wav, flac, ogg; any rate, any channels) -> mean of the channels -> 16 kHz -> [mels, 2 S] when the row is loaded
 
-Read once when the data are read, to name what cannot be used and to know the bytes (sha256); read again when a row is
-loaded, since features of all rows at once would fill a disk (960 kB a row). A file that has changed in between is refused.
+A file is decoded once when the data are read, to report unusable files and to record its sha256, and again whenever a row
+is loaded: features of all rows would fill a disk (960 kB per row). A file that changed in between is an error.
 
-Radford et al. 2022, arXiv 2212.04356, sec. 2.2: 16 kHz, 80 mel channels, windows of 25 ms every 10 ms, filled up to 30 s.
+Radford et al. 2022, arXiv 2212.04356, sec. 2.2: 16 kHz, 80 mel channels, 25 ms windows every 10 ms, padded to 30 s.
 """
 
 import hashlib
@@ -20,122 +20,133 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoFeatureExtractor, GenerationConfig
 
-from weitiao.core.errors import DataError, ModelError, RecipeError
+from weitiao.core.errors import DataError, InvalidValue, ModelError, RecipeError
 from weitiao.core.example import Audio, AudioText, Example
 
-RATE = 16_000  # samples a second
-SEVERAL = 51865  # tokens, from which on a Whisper knows more languages than English
-INSTALL = "sound needs the library soundfile: pip install 'weitiao[audio]'."
+SAMPLE_RATE = 16_000  # Hz
+MULTILINGUAL_VOCABULARY = 51865  # a Whisper with at least this many tokens is multilingual
 
 
 def load_audio(example: Example, folder: Path) -> Example:
-    """The example with its file found beside the data file, its bytes' sha256, and how long it is.
+    """The example with its resolved file path, the sha256 of the file and its length.
+
+    Args:
+        folder: the folder of the data file, which relative paths refer to.
 
     Raises:
-        ValueError: the file is missing, empty, no sound, or silence.
+        InvalidValue: the file is missing, empty, not audio, or silent.
     """
     assert isinstance(example, AudioText)
     file = Path(example.text).expanduser()
     file = file if file.is_absolute() else folder / file
     if not file.is_file():
-        raise ValueError(f"there is no sound file {file}")
+        raise InvalidValue("there is no audio file {file}", file=file)
     raw = file.read_bytes()
-    samples = samples_of(raw, str(file))
+    samples = decode_audio(raw, str(file))
     if not len(samples):
-        raise ValueError(f"the sound in {file} has no length")
+        raise InvalidValue("the audio file {file} has no samples", file=file)
     if not samples.any():
-        raise ValueError(f"the sound in {file} is silence: every sample is 0")
-    return replace(example, text=str(file), sha256=hashlib.sha256(raw).hexdigest(), seconds=len(samples) / RATE)
+        raise InvalidValue("the audio file {file} is silent: every sample is zero", file=file)
+    return replace(example, text=str(file), sha256=hashlib.sha256(raw).hexdigest(), seconds=len(samples) / SAMPLE_RATE)
 
 
-def samples_of(raw: bytes, file: str) -> np.ndarray:
-    """A file's bytes as fp32 [n] between -1 and 1, one channel, 16,000 a second.
+def decode_audio(raw: bytes, file: str) -> np.ndarray:
+    """The bytes of an audio file as fp32 samples [n] between -1 and 1, mono, at 16 kHz.
+
+    Args:
+        file: its name, for messages.
 
     Raises:
-        ValueError: the bytes are no sound that can be read, or hold what is no number.
-        DataError: the library is not installed.
+        InvalidValue: the bytes are not audio that can be decoded, or have NaN or infinite samples.
+        DataError: soundfile is not installed.
     """
     try:
         import soundfile
     except ImportError:
-        raise DataError(f"data: {INSTALL}") from None
+        raise DataError("data: audio needs soundfile. Install it with: pip install 'weitiao[audio]'") from None
     if not raw:
-        raise ValueError(f"the sound file {file} is empty")
+        raise InvalidValue("the audio file {file} is empty", file=file)
     try:
-        both, rate = soundfile.read(io.BytesIO(raw), dtype="float32", always_2d=True)
+        channels, rate = soundfile.read(io.BytesIO(raw), dtype="float32", always_2d=True)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"the sound file {file} cannot be read: {str(error).rpartition(': ')[2]}") from None
-    one = both.mean(1)
-    if not np.isfinite(one).all():
-        raise ValueError(f"the sound in {file} holds what is no number (NaN or infinite)")
-    return resampled(one, rate)
+        reason = str(error).rpartition(": ")[2]
+        raise InvalidValue("the audio file {file} cannot be decoded: {reason}", file=file, reason=reason) from None
+    mono = channels.mean(1)
+    if not np.isfinite(mono).all():
+        raise InvalidValue("the audio file {file} has samples that are NaN or infinite", file=file)
+    return resample(mono, rate)
 
 
-def resampled(samples: np.ndarray, rate: int) -> np.ndarray:
-    """fp32 [n] at 16 kHz, by a polyphase filter that lets no overtone fold back."""
-    if rate == RATE or not len(samples):
+def resample(samples: np.ndarray, rate: int) -> np.ndarray:
+    """fp32 samples [n] at 16 kHz, by a polyphase filter (no aliasing)."""
+    if rate == SAMPLE_RATE or not len(samples):
         return samples
     from scipy.signal import resample_poly
 
-    common = math.gcd(rate, RATE)
-    return resample_poly(samples, RATE // common, rate // common).astype(np.float32)
+    common = math.gcd(rate, SAMPLE_RATE)
+    return resample_poly(samples, SAMPLE_RATE // common, rate // common).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class WhisperFeatureExtraction:
-    """How one Whisper hears: its features, and what its decoder is told before it writes."""
+    """The feature extractor of a Whisper model, and the prompt of its decoder."""
 
     extractor: Any
     """transformers' WhisperFeatureExtractor."""
     num_positions: int
-    """S: hidden states of the encoder, two features' columns each."""
+    """S: hidden states of the encoder; each covers two feature columns."""
     start: int
     plain: int
     """<|notimestamps|>"""
     languages: dict[str, int] = field(default_factory=dict)
-    """zh -> the token; none: it hears English alone."""
+    """Language code -> its token; empty: an English-only model."""
     transcribe: int = 0
 
     @property
     def seconds(self) -> float:
-        """The longest sound that it hears."""
+        """The longest audio the model takes, in seconds."""
         return float(self.extractor.chunk_length)
 
     def decoder_prompt_ids(self, language: str | None) -> list[int]:
-        """<|startoftranscript|> (<|zh|> <|transcribe|>) <|notimestamps|>: what the decoder begins from.
+        """<|startoftranscript|> (<|zh|> <|transcribe|>) <|notimestamps|>: the prompt of the decoder.
 
         Raises:
-            RecipeError: the language is not known, or not said where there are several.
+            RecipeError: the language is unknown, or missing for a multilingual model.
         """
         if not self.languages:
             if language not in (None, "en"):
-                raise RecipeError(f"objective: language: this base hears English alone, not {language!r}.")
+                raise RecipeError(
+                    "objective.language: this base is English-only; it does not know {language!r}", language=language
+                )
             return [self.start, self.plain]
         if language not in self.languages:
-            some = ", ".join(sorted(self.languages)[:100])
-            asked = "which language is spoken?" if language is None else f"{language!r} is not known."
-            raise RecipeError(f"objective: language: {asked} This base hears several; write one of: {some}.")
+            known = ", ".join(sorted(self.languages)[:100])
+            if language is None:
+                raise RecipeError("objective.language: this base is multilingual; set one of: {known}", known=known)
+            raise RecipeError(
+                "objective.language: unknown language {language!r}; set one of: {known}", language=language, known=known
+            )
         return [self.start, self.languages[language], self.transcribe, self.plain]
 
-    def features(self, sound: Audio) -> Tensor:
-        """fp32 [mels, 2 S] of a sound file.
+    def features(self, audio: Audio) -> Tensor:
+        """fp32 log-mel features [mels, 2 S] of an audio file.
 
         Raises:
-            DataError: it is not the file that was read before.
+            DataError: the file is missing or has changed since the data were read.
         """
         try:
-            raw = Path(sound.file).read_bytes()
+            raw = Path(audio.file).read_bytes()
         except OSError:
-            raise DataError(f"data: {sound.file} was there when the data were read, and is no more.") from None
-        if hashlib.sha256(raw).hexdigest() != sound.sha256:
+            raise DataError("data: {file} has been removed since the data were read", file=audio.file) from None
+        if hashlib.sha256(raw).hexdigest() != audio.sha256:
             raise DataError(
-                f"data: {sound.file} has changed since the data were read. Put the old file back, or train anew."
+                "data: {file} has changed since the data were read. Restore the old file, or train again", file=audio.file
             )
-        made = self.extractor(samples_of(raw, sound.file), sampling_rate=RATE, return_tensors="np")
-        return torch.from_numpy(np.ascontiguousarray(made.input_features[0], np.float32))
+        batch = self.extractor(decode_audio(raw, audio.file), sampling_rate=SAMPLE_RATE, return_tensors="np")
+        return torch.from_numpy(np.ascontiguousarray(batch.input_features[0], np.float32))
 
     def save(self, folder: Path) -> None:
-        """Write what makes the features beside a model."""
+        """Write preprocessor_config.json into a model folder."""
         self.extractor.save_pretrained(folder)
 
 
@@ -149,37 +160,46 @@ def load_feature_extractor(folder: Path, tokenizer: Any) -> WhisperFeatureExtrac
     try:
         extractor = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        words = str(error).splitlines()[0][:160]
-        raise ModelError(f"base: {folder} lacks what makes features of sound (preprocessor_config.json): {words}") from None
+        raise ModelError(
+            "base: {folder} has no usable preprocessor_config.json: {error}",
+            folder=folder,
+            error=str(error).splitlines()[0][:160],
+        ) from None
     if extractor.nb_max_frames != 2 * config.max_source_positions:
-        words = f"{extractor.nb_max_frames} columns of features, the encoder hears {2 * config.max_source_positions}"
-        raise ModelError(f"base: preprocessor_config.json in {folder} makes {words}.")
+        raise ModelError(
+            "base: preprocessor_config.json in {folder} makes {columns} feature columns, but the encoder takes {expected}",
+            folder=folder,
+            columns=extractor.nb_max_frames,
+            expected=2 * config.max_source_positions,
+        )
     ids = {str(token.content): int(i) for i, token in tokenizer.added_tokens_decoder.items()}
-    lacking = [x for x in ("<|startoftranscript|>", "<|notimestamps|>") if x not in ids]
-    if lacking:
-        raise ModelError(f"base: the tokenizer in {folder} has no {' and no '.join(lacking)}, so it is not Whisper's.")
+    if missing := [x for x in ("<|startoftranscript|>", "<|notimestamps|>") if x not in ids]:
+        raise ModelError(
+            "base: the tokenizer in {folder} is not Whisper's: it has no {tokens}", folder=folder, tokens=", ".join(missing)
+        )
     start, plain, num_positions = ids["<|startoftranscript|>"], ids["<|notimestamps|>"], config.max_source_positions
     languages = _languages(folder, config, ids)
     return WhisperFeatureExtraction(extractor, num_positions, start, plain, languages, ids.get("<|transcribe|>", 0))
 
 
 def _languages(folder: Path, config: Any, ids: dict[str, int]) -> dict[str, int]:
-    """zh -> <|zh|>'s token, as the generation config has it; none for a model of English alone."""
-    known: dict[str, int] = {}
-    several = config.vocab_size >= SEVERAL
+    """Language code -> token id, from the generation config; empty for an English-only model."""
+    tokens: dict[str, int] = {}
+    multilingual = config.vocab_size >= MULTILINGUAL_VOCABULARY
     if (folder / "generation_config.json").exists():
-        told = GenerationConfig.from_pretrained(folder, local_files_only=True)
-        several = getattr(told, "is_multilingual", several)
-        known = getattr(told, "lang_to_id", None) or {}
-    if not several:
+        generation = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        multilingual = getattr(generation, "is_multilingual", multilingual)
+        tokens = getattr(generation, "lang_to_id", None) or {}
+    if not multilingual:
         return {}
-    return {name.strip("<|>"): i for name, i in (known or {x: i for x, i in ids.items() if len(x) == 6}).items()}
+    tokens = tokens or {name: i for name, i in ids.items() if len(name) == len("<|zh|>")}
+    return {name.strip("<|>"): i for name, i in tokens.items()}
 
 
-def begun_with_space(text: str) -> str:
-    """A text as Whisper writes it: a space before it, but none before Chinese or Japanese, which part no words.
+def with_leading_space(text: str) -> str:
+    """A transcript as Whisper generates it: with a leading space, but without one before Chinese or Japanese.
 
-    >>> begun_with_space("Good morning."), begun_with_space("早上好。")
+    >>> with_leading_space("Good morning."), with_leading_space("早上好。")
     (' Good morning.', '早上好。')
     """
     first = text.lstrip()[:1]

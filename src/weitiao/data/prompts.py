@@ -1,4 +1,4 @@
-"""A file of prompts: JSON lines that say what is asked and, where there are several, which adapter answers.
+"""A file of prompts: JSON lines with a prompt and, where several adapters are loaded, the adapter that answers.
 
 {"prompt": "Hello", "adapter": "chat"}
 {"messages": [{"role": "system", "content": "..."}, {"role": "user", "content": "..."}], "adapter": "spam", "id": 7}
@@ -9,64 +9,67 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from weitiao.core.errors import DataError
+from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import ROLES, BadRow, Turn
-from weitiao.core.registry import find_module, nearest
+from weitiao.core.registry import find_module
 from weitiao.data.records import Reader
 
 
 @dataclass(frozen=True)
-class Asked:
+class Prompt:
     """One prompt."""
 
     turns: tuple[Turn, ...]
     adapter: str
-    """"" is the base."""
+    """The adapter's name; "" is the base model."""
     fields: dict[str, Any]
-    """The whole line, so that it can be given back with its answer."""
+    """The whole line, which is written again with its answer."""
 
 
-def read_prompts(file: str, system: str | None = None, adapters: Sequence[str] = ()) -> list[Asked]:
-    """Every line; a prompt that is not understood stops here, for each is to get an answer.
+def read_prompts(file: str, system: str | None = None, adapters: Sequence[str] = ()) -> list[Prompt]:
+    """All prompts of a file. One unusable line is an error, because every prompt must get an answer.
 
     Args:
         system: a system message before each `prompt`.
-        adapters: the names there are.
+        adapters: names of the loaded adapters.
 
     Raises:
-        DataError: there is no such file, or a line is not of this kind.
+        DataError: there is no such file, or a line is not a prompt.
     """
     if not Path(file).is_file():
-        raise DataError(f"--prompts: there is no file {file}.")
-    found = []
+        raise DataError("--prompts: there is no file {file}", file=file)
+    prompts: list[Prompt] = []
     for record in find_module(Reader, "jsonl").read(Path(file), "auto"):
         if isinstance(record, BadRow):
-            raise DataError(f"{record.where}: {record.reason}.")
+            raise DataError("{where}: {reason}", where=record.where, reason=record.reason)
         try:
-            found.append(_asked(record.fields, system, adapters))
-        except ValueError as error:
-            raise DataError(f"{record.where}: {error}.") from None
-    if not found:
-        raise DataError(f"--prompts: {file} holds no prompt.")
-    return found
+            prompts.append(_parse(record.fields, system, adapters))
+        except InvalidValue as error:
+            raise DataError("{where}: {reason}", where=record.where, reason=error.message) from None
+    if not prompts:
+        raise DataError("--prompts: {file} has no prompt", file=file)
+    return prompts
 
 
-def _asked(fields: dict[str, Any], system: str | None, adapters: Sequence[str]) -> Asked:
+def _parse(fields: dict[str, Any], system: str | None, adapters: Sequence[str]) -> Prompt:
     name = fields.get("adapter") or ""
     if name and name not in adapters:
-        there = f"{nearest(str(name), adapters)} There are: {', '.join(adapters)}" if adapters else " None is open"
-        raise ValueError(f"there is no adapter called {name!r}.{there}")
+        if not adapters:
+            raise InvalidValue("there is no adapter called {name!r}; no adapter is loaded", name=name)
+        raise InvalidValue(
+            "there is no adapter called {name!r}. Loaded are: {adapters}", name=name, adapters=", ".join(adapters)
+        )
     if ("prompt" in fields) == ("messages" in fields):
-        raise ValueError(f"a line needs prompt or messages (one of them); it has: {', '.join(fields) or 'nothing'}")
+        raise InvalidValue("a line needs either prompt or messages; it has: {keys}", keys=", ".join(fields) or "-")
     if "prompt" in fields:
         if not isinstance(fields["prompt"], str):
-            raise ValueError("prompt is not a string")
-        before = (Turn("system", system),) if system else ()
-        return Asked((*before, Turn("user", fields["prompt"])), name, fields)
+            raise InvalidValue("prompt is not a string")
+        opening = (Turn("system", system),) if system else ()
+        return Prompt((*opening, Turn("user", fields["prompt"])), name, fields)
     turns = fields["messages"]
-    right = isinstance(turns, list) and all(
+    valid = isinstance(turns, list) and all(
         isinstance(x, dict) and x.get("role") in ROLES and isinstance(x.get("content"), str) for x in turns
     )
-    if not right or not turns:
-        raise ValueError(f"messages is a list of {{role, content}}, role one of {', '.join(ROLES)}")
-    return Asked(tuple(Turn(x["role"], x["content"]) for x in turns), name, fields)
+    if not valid or not turns:
+        raise InvalidValue("messages must be a list of role and content, with role one of {roles}", roles=", ".join(ROLES))
+    return Prompt(tuple(Turn(x["role"], x["content"]) for x in turns), name, fields)

@@ -1,7 +1,7 @@
 """A model's own Jinja chat template, rendered in a sandbox with bounds.
 
-A template is code that came with a download. The sandbox keeps it from the machine; the bounds keep it from running
-forever (nested loops) or filling the memory ('a' * 4000000000), which a sandbox alone does not.
+A template is downloaded code. The sandbox keeps it away from the machine; the bounds stop endless loops and huge strings
+('a' * 4000000000), which a sandbox alone does not.
 """
 
 import datetime
@@ -21,20 +21,21 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from weitiao.core.errors import DataError
+from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import Turn
 from weitiao.core.files import file_sha256
+from weitiao.core.messages import Message
 
-SECONDS = 5.0  # one conversation renders in well under a millisecond
-LONGEST = 10_000_000  # characters of one repeated string
+TIME_LIMIT = 5.0  # seconds; one conversation renders in well under a millisecond
+MAX_CHARACTERS = 10_000_000  # of one string that a template builds
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt",
     "special_tokens_map.json", "added_tokens.json", "preprocessor_config.json",
 )  # fmt: skip
-NO_TEMPLATE = (
-    "this model has no chat template (it is a base model). For objective: sft write template: chatml, or a .jinja file; "
-    "for plain text use objective: causal_lm."
+NO_TEMPLATE = Message(
+    "this model has no chat template (it is a base model). For objective: sft set chat_template: chatml or a .jinja file; "
+    "for plain text use objective: causal_lm"
 )
 
 
@@ -45,18 +46,18 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if operator == "**" or (
             any(isinstance(x, (str, list, tuple)) for x in (left, right)) and _grows(operator, left, right)
         ):
-            raise jinja2.exceptions.SecurityError(f"the template asks for {left!r:.20} {operator} {right!r:.20}")
+            raise jinja2.exceptions.SecurityError(f"it computes {left!r:.20} {operator} {right!r:.20}")
         return super().call_binop(context, operator, left, right)
 
 
 def _grows(operator: str, left: Any, right: Any) -> bool:
-    """Would the result be longer than a template may make it?"""
+    """Whether the result would be longer than a template may build."""
     a, b = (len(x) if isinstance(x, (str, list, tuple)) else x for x in (left, right))
     if operator == "%":
-        return isinstance(left, str) and any(int(n) > 10_000 for n in re.findall(r"\d+", left[:LONGEST]))
+        return isinstance(left, str) and any(int(n) > 10_000 for n in re.findall(r"\d+", left[:MAX_CHARACTERS]))
     if not isinstance(a, int) or not isinstance(b, int):
         return False
-    return (a * b if operator == "*" else a + b) > LONGEST
+    return (a * b if operator == "*" else a + b) > MAX_CHARACTERS
 
 
 def _center(text: str, width: int = 80) -> str:
@@ -65,13 +66,13 @@ def _center(text: str, width: int = 80) -> str:
 
 def _joined(*parts: Any) -> str:
     text = "".join(map(str, parts))
-    if len(text) > LONGEST:
-        raise jinja2.exceptions.SecurityError("the template joins more text than a conversation has")
+    if len(text) > MAX_CHARACTERS:
+        raise jinja2.exceptions.SecurityError(f"it joins more than {MAX_CHARACTERS:,} characters")
     return text
 
 
 class _BoundJoins(NodeTransformer):
-    """`a ~ b` becomes joined(a, b): the one operator that the sandbox does not let us watch."""
+    """`a ~ b` becomes joined(a, b): the one operator that the sandbox does not intercept."""
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Call:
         self.generic_visit(node)
@@ -79,7 +80,7 @@ class _BoundJoins(NodeTransformer):
 
 
 class _Generation(Extension):
-    """transformers' {% generation %} ... {% endgeneration %}: it marks the assistant's words; ours are found anyhow."""
+    """transformers' {% generation %} ... {% endgeneration %}, which marks assistant tokens; we find those without it."""
 
     tags = {"generation"}
 
@@ -89,10 +90,10 @@ class _Generation(Extension):
 
 
 def read_template(name: str | None) -> str | None:
-    """The text of `template:`: a name from data/templates, or a file.
+    """The text of `chat_template`: a name from data/templates, or a file.
 
     Raises:
-        DataError: there is neither.
+        DataError: there is no such template and no such file.
     """
     if name is None:
         return None
@@ -101,7 +102,9 @@ def read_template(name: str | None) -> str | None:
         if path.is_file():
             return path.read_text(encoding="utf-8")
     known = ", ".join(sorted(x.stem for x in shipped.glob("*.jinja")))
-    raise DataError(f"template: there is no file {name} and no shipped template of that name; shipped are: {known}.")
+    raise DataError(
+        "chat_template: {name} is neither a file nor a built-in template; built-in are: {known}", name=name, known=known
+    )
 
 
 class Template:
@@ -111,7 +114,7 @@ class Template:
         environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
         environment.filters["tojson"] = lambda x, **more: json.dumps(x, ensure_ascii=False, **more)
         environment.filters["center"] = _center
-        environment.globals["raise_exception"] = _refuse
+        environment.globals["raise_exception"] = _reject
         environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
         self.text, self.special = text, special
         try:
@@ -120,32 +123,34 @@ class Template:
             code = environment.compile(tree, "chat template")
             self.compiled = jinja2.Template.from_code(environment, code, environment.make_globals(None))
         except jinja2.TemplateError as error:
-            raise DataError(f"template: line {getattr(error, 'lineno', '?')}: {error}") from None
+            raise DataError(
+                "chat_template, line {line}: {error}", line=getattr(error, "lineno", "?"), error=str(error)
+            ) from None
 
     def render(self, turns: Sequence[Turn], ask: bool = False) -> str:
-        """A conversation as one string; `ask` adds the words after which the assistant speaks.
+        """A conversation as one string; `ask` adds the generation prompt.
 
         Raises:
-            ValueError: the template refuses these turns (some want user and assistant to alternate).
-            DataError: it runs too long or does what a template must not.
+            InvalidValue: the template rejects these turns (some require user and assistant to alternate).
+            DataError: it runs too long, or does what a template must not do.
         """
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
         try:
-            with _time_limit(SECONDS):
+            with _time_limit(TIME_LIMIT):
                 more = {"tools": None, "documents": None, **self.special}
                 return self.compiled.render(messages=messages, add_generation_prompt=ask, **more)
-        except _Refused as error:
-            raise ValueError(f"the chat template refuses this conversation: {error}") from None
-        except Exception as error:  # a template is somebody's code: whatever it does, the user needs one sentence
-            raise DataError(f"template: it cannot be rendered: {error}") from None
+        except _Rejected as error:
+            raise InvalidValue("the chat template rejects this conversation: {error}", error=str(error)) from None
+        except Exception as error:  # downloaded code: whatever it raises, the user needs one sentence
+            raise DataError("chat_template: it cannot be rendered: {error}", error=str(error)) from None
 
 
-class _Refused(jinja2.TemplateError):
+class _Rejected(jinja2.TemplateError):
     pass
 
 
-def _refuse(words: str) -> None:
-    raise _Refused(words)
+def _reject(reason: str) -> None:
+    raise _Rejected(reason)
 
 
 @contextmanager
@@ -167,6 +172,6 @@ def _time_limit(seconds: float) -> Iterator[None]:
 
 
 def tokenizer_identity(folder: Path, template: str | None) -> str:
-    """Sixteen letters of a hash over the tokenizer's files and the template."""
-    there = [(name, file_sha256(folder / name)) for name in TOKENIZER_FILES if (folder / name).is_file()]
-    return hashlib.sha256(json.dumps([there, template]).encode()).hexdigest()[:16]
+    """Sixteen hex digits of a hash over the tokenizer's files and the template."""
+    files = [(name, file_sha256(folder / name)) for name in TOKENIZER_FILES if (folder / name).is_file()]
+    return hashlib.sha256(json.dumps([files, template]).encode()).hexdigest()[:16]

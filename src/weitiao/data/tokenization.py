@@ -16,7 +16,7 @@ from weitiao.core.batch import AUDIO_PLACEHOLDER
 from weitiao.core.errors import DataError
 from weitiao.core.example import Turn
 from weitiao.core.processor import FeatureExtractor, Rendered, SpecialTokens
-from weitiao.data.audio import begun_with_space
+from weitiao.data.audio import with_leading_space
 from weitiao.data.template import NO_TEMPLATE, Template
 
 
@@ -96,7 +96,7 @@ class ChatProcessor:
         return list(self.tokenizer(text).input_ids)
 
     def encode_transcript(self, text: str) -> list[int]:
-        return self._ids(begun_with_space(text))
+        return self._ids(with_leading_space(text))
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         ids = [x for x in ids if x != AUDIO_PLACEHOLDER]

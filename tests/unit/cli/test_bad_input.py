@@ -179,7 +179,7 @@ def test_model_without_chat_template(recipe_file: Any, tmp_path: Path) -> None:
     code, said = weitiao("train", recipe_file(base=str(bare)))
     assert code == 2
     assert "this model has no chat template (it is a base model)" in said
-    assert "template: chatml" in said and "objective: causal_lm" in said
+    assert "chat_template: chatml" in said and "objective: causal_lm" in said
     code, said = weitiao("train", recipe_file(base=str(bare), chat_template="chatml"), "--replace")
     assert code == 0, said
 
@@ -196,7 +196,7 @@ def test_template_that_rejects_many_rows_stops_run(recipe_file: Any, rows_file: 
         row["messages"].insert(0, {"role": "system", "content": "be kind"})
     code, said = weitiao("train", recipe_file(data=rows_file(rows), chat_template=str(strict)))
     assert code == 2
-    assert "the chat template refuses this conversation: no system here" in said
+    assert "the chat template rejects this conversation: no system here" in said
 
 
 # -- the recipe and the folder ----------------------------------------------------------------------------------------

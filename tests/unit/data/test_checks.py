@@ -13,6 +13,7 @@ from support.command import weitiao
 from support.rows import chat_rows, write_jsonl
 from weitiao.core.errors import CheckError
 from weitiao.core.finding import Finding, refuse
+from weitiao.core.messages import Message
 from weitiao.data.checks import NEAR, PIECE, _stops, near_duplicates
 
 WORDS = tuple("order refund parcel late invoice copy address change password reset card declined size".split())  # noqa: SIM905
@@ -96,7 +97,7 @@ class FewRows:
 )
 def test_answer_without_stop_token_found(rows: list[list[int]], level: str, words: str) -> None:
     finding = _stops(FewRows(*rows), {2})
-    assert finding.level == level and re.search(words, finding.words)
+    assert finding.level == level and re.search(words, str(finding.message))
 
 
 def test_imbalanced_answers_warning(recipe_file: Any, tmp_path: Path) -> None:
@@ -116,14 +117,14 @@ def test_errors_refuse_run_unless_allowed() -> None:
     with pytest.raises(CheckError, match="frozen: moved"):
         refuse(findings, ["loss"])
     refuse(findings, ["loss", "frozen"])
-    with pytest.raises(CheckError, match="--allow los: nothing is checked .* There are: frozen, length, loss"):
+    with pytest.raises(CheckError, match="--allow los: there is no check of that name. There are: frozen, length, loss"):
         refuse(findings, ["los"])
 
 
 def test_untrained_token_rows_named(train_tiny: Any, tmp_path: Path) -> None:
     """The tiny Llama's embedding is untied: with method full, most of its rows get no gradient."""
     checked = train_tiny(method="full", train={"steps": 1}).read("preflight.json")
-    (words,) = [x["words"] for x in checked if x["name"] == "token_rows"]
+    (words,) = [str(Message.from_json(x["message"])) for x in checked if x["name"] == "token_rows"]
     assert words.startswith("2") and "of 320 token rows occur nowhere in the data and get no gradient" in words
     assert "gradient: <|endoftext|>, " in words
     lora = train_tiny(train={"steps": 1}, out=str(tmp_path / "lora")).read("preflight.json")

@@ -38,7 +38,7 @@ class Counting:
         return self.inside.prompt(turns)
 
     def words(self, ids: Any) -> str:
-        return self.inside.words(ids)
+        return self.inside.decode(ids)
 
 
 def chats(count: int = 6) -> list[Example]:
@@ -49,9 +49,11 @@ def sourced(examples: list[Example]) -> list[SourcedExample]:
     return [SourcedExample(x, SourceLocation("rows.jsonl", i + 1, 100 * i)) for i, x in enumerate(examples)]
 
 
-def run(examples: list[Example], processor: Processor, context: int = 256, overlong: str = "error", **more: Any) -> Encoded:
+def run(
+    examples: list[Example], processor: Processor, max_length: int = 256, overlong: str = "error", **more: Any
+) -> Encoded:
     objective: Any = more.pop("objective", SFT())
-    return encode(sourced(examples), objective, processor, more.get("identity", "x"), context, overlong)
+    return encode(sourced(examples), objective, processor, more.get("identity", "x"), max_length, overlong)
 
 
 def test_encoded_rows_cached_on_disk() -> None:
@@ -180,5 +182,5 @@ def test_row_rejected_by_template_set_aside(tmp_path: Path) -> None:
     made = run([*chats(), odd], Counting(strict))
     (bad,) = made.bad
     assert len(made.rows) == 6 and bad.where.line == 7
-    assert "the chat template refuses this conversation: no system" in bad.reason
+    assert "the chat template rejects this conversation: no system" in str(bad.reason)
     assert "be kind" in bad.excerpt

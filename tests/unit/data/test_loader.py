@@ -35,12 +35,12 @@ def rows(count: int = 23, sources: int = 1) -> Made:
 
 
 def taken(batches: list[Batch]) -> list[int]:
-    return [j for batch in batches for j in batch.source]
+    return [j for batch in batches for j in batch.row_ids]
 
 
 def same(a: list[Batch], b: list[Batch]) -> bool:
     return len(a) == len(b) and all(
-        torch.equal(x.input_ids, y.input_ids) and x.bounds == y.bounds and x.source == y.source for x, y in zip(a, b)
+        torch.equal(x.input_ids, y.input_ids) and x.bounds == y.bounds and x.row_ids == y.row_ids for x, y in zip(a, b)
     )
 
 
@@ -80,7 +80,7 @@ def test_each_row_once_per_epoch_reshuffled(kind: dict) -> None:
 def test_rows_complete_with_labels() -> None:
     made = rows()
     for batch in Loader(made, 0, batch_size=6)[0]:
-        for (a, b), j in zip(zip(batch.bounds, batch.bounds[1:]), batch.source):
+        for (a, b), j in zip(zip(batch.bounds, batch.bounds[1:]), batch.row_ids):
             assert batch.input_ids[a:b].tolist() == made[j]["input_ids"]
             assert batch.position_ids[a:b].tolist() == list(range(b - a))
 
@@ -111,7 +111,7 @@ def test_micro_batches_partition_step() -> None:
     for i in range(3):
         assert len(whole[i]) == 1 and len(cut[i]) > 3
         assert sorted(taken(cut[i])) == sorted(taken(whole[i]))
-        assert all(batch.tokens <= 50 or len(batch.source) == 1 for batch in cut[i])
+        assert all(batch.tokens <= 50 or len(batch.row_ids) == 1 for batch in cut[i])
 
 
 def test_source_weights_repeat_and_subsample() -> None:
@@ -154,4 +154,4 @@ def test_evaluation_order_and_budget() -> None:
     batches = list(in_order(made, 64))
     assert sorted(taken(batches)) == list(range(60))
     assert all(b.tokens <= 64 for b in batches)
-    assert all(max(a.source) < min(b.source) for a, b in zip(batches, batches[1:]))
+    assert all(max(a.row_ids) < min(b.row_ids) for a, b in zip(batches, batches[1:]))

@@ -46,7 +46,7 @@ def turns(record: dict, columns: dict | None = None) -> list[tuple[str, str]]:
 )
 def test_every_row_format_recognized(record: dict, words: str) -> None:
     mapping = find_mapping([record], Chat, None, "f")
-    assert mapping.words.startswith(words) and mapping.makes is Chat
+    assert mapping.description.startswith(words) and mapping.makes is Chat
     assert turns(record) == TURNS
 
 
@@ -73,7 +73,7 @@ def test_extra_columns_allowed(record: dict, wanted: list) -> None:
 @pytest.mark.parametrize("key", ["text", "content", "document"])
 def test_plain_text_rows(key: str) -> None:
     mapping = find_mapping([{key: "words", "id": 3}], Text, None, "f")
-    assert mapping.make({key: "words", "id": 3}) == Text("words") and mapping.words == key
+    assert mapping.make({key: "words", "id": 3}) == Text("words") and mapping.description == key
 
 
 def test_columns_setting_used() -> None:
@@ -111,7 +111,7 @@ def test_wrong_columns_error(columns: dict, words: str) -> None:
 
 def test_columns_of_later_rows_counted() -> None:
     records: list[dict] = [{"id": 1}, {"id": 2, "prompt": "a", "completion": "b"}]
-    assert find_mapping(records, Chat, None, "f").words == "prompt -> completion"
+    assert find_mapping(records, Chat, None, "f").description == "prompt -> completion"
 
 
 def test_chat_not_read_as_text() -> None:

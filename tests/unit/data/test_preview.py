@@ -53,7 +53,7 @@ def test_preview_long_row_from_end(processor: ChatProcessor) -> None:
     assert pieces[-1][0] == "target" and pieces[-1][1].endswith("dog <|im_end|>")
 
 
-@pytest.mark.parametrize("overlong", ["cut", "drop"])
+@pytest.mark.parametrize("overlong", ["truncate", "drop"])
 def test_preview_in_run_and_report(train_tiny: Any, chat_file: Path, overlong: str) -> None:
     run = train_tiny(max_length=40, overlong=overlong, train={"steps": 1})
     shown = run.read("resolved.json")["shown"]

@@ -10,7 +10,7 @@ from weitiao.core.example import BadRow, TextLabel, TokenTags
 from weitiao.core.registry import find_module
 from weitiao.data.mapping import find_inference_mapping, find_mapping
 from weitiao.data.records import Reader, Record
-from weitiao.data.word_units import laid_out, units_of
+from weitiao.data.word_units import join_tokens, split_units
 
 SPANS = [{"start": 0, "end": 3, "label": "nr"}, {"start": 5, "end": 8, "label": "ns"}]
 
@@ -112,14 +112,14 @@ def test_rows_without_tags() -> None:
     ],
 )
 def test_word_units(text: str, units: list[str]) -> None:
-    assert [text[a:b] for a, b in units_of(text)] == units
+    assert [text[a:b] for a, b in split_units(text)] == units
 
 
 def test_tokens_joined_to_text() -> None:
-    assert laid_out(["Ada", "met", "Bob"])[0] == "Ada met Bob"
-    assert laid_out(["江", "泽民", "met", "他", "2", "3"])[0] == "江泽民met他2 3"
-    assert laid_out(list("1998年"))[0] == "1998年"
-    text, places = laid_out(["a", "江", "b", "c"])
+    assert join_tokens(["Ada", "met", "Bob"])[0] == "Ada met Bob"
+    assert join_tokens(["江", "泽民", "met", "他", "2", "3"])[0] == "江泽民met他2 3"
+    assert join_tokens(list("1998年"))[0] == "1998年"
+    text, places = join_tokens(["a", "江", "b", "c"])
     assert [text[a:b] for a, b in places] == ["a", "江", "b", "c"]
 
 
@@ -150,7 +150,9 @@ def test_conll_bad_lines(tmp_path: Path) -> None:
     (tmp_path / "b.bio").write_bytes(b"a O\nb\n\nc O\n\xff O\n\nd O\n")
     items = list(find_module(Reader, "conll").read(tmp_path / "b.bio", "auto"))
     assert [(type(x), x.where.line) for x in items] == [(BadRow, 2), (BadRow, 5), (Record, 7)]
-    assert items[0].reason == "1 columns, the first line of the sentence has 2" and "not utf-8" in items[1].reason
+    assert str(items[0].reason) == "1 columns, but the first line of the sentence has 2" and "not utf-8" in str(
+        items[1].reason
+    )
 
 
 def test_conll_without_tags_for_prediction(tmp_path: Path) -> None:

@@ -124,12 +124,12 @@ def test_template_stop_first() -> None:
 
 
 def test_template_exception_is_row_error() -> None:
-    with pytest.raises(ValueError, match="the chat template refuses this conversation: Conversation roles must alternate"):
+    with pytest.raises(ValueError, match="the chat template rejects this conversation: Conversation roles must alternate"):
         processor(MISTRAL).chat([Turn("system", "be kind"), ASK, ANSWER])
 
 
 def test_missing_template_error_suggests_fix() -> None:
-    with pytest.raises(DataError, match="template: chatml.*objective: causal_lm"):
+    with pytest.raises(DataError, match="chat_template: chatml.*objective: causal_lm"):
         processor(None).chat([ASK, ANSWER])
 
 
@@ -161,4 +161,4 @@ def test_plain_text_all_tokens_carry_loss() -> None:
     (row,) = CausalLM().rows(Text("the quick brown fox"), made)
     assert row["labels"] == [*row["input_ids"][1:], IGNORE]
     assert row["input_ids"][-1] == made.eos_id
-    assert made.words(row["input_ids"]) == "the quick brown fox"
+    assert made.decode(row["input_ids"]) == "the quick brown fox"

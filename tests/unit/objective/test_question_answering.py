@@ -172,9 +172,7 @@ def test_no_answer_threshold_chosen_on_validation() -> None:
         objective, told = QuestionAnswering(unanswerable=True).calibrate(lambda task, rows=rows: rows)
         assert hits(objective.threshold) == max(hits(x / 20) for x in range(-400, 400)) and len(told) == 1
     tied = [(-1.0, True), (0.5, True), (0.5, False), (0.5, False), (2.0, False)]  # no threshold parts those in the middle
-    rows = [
-        ({"no_answer": x, "best": "fox"}, ExtractiveQA("who", "fox", ((0, "fox"),) * right)) for x, right in tied
-    ]
+    rows = [({"no_answer": x, "best": "fox"}, ExtractiveQA("who", "fox", ((0, "fox"),) * right)) for x, right in tied]
     objective, _ = QuestionAnswering(unanswerable=True).calibrate(lambda task: rows)
     assert -1.0 < objective.threshold < 0.5
     assert QuestionAnswering(unanswerable=True).calibrate(lambda task: [])[0].threshold == "validation"

@@ -24,7 +24,7 @@ from weitiao.core.method import Method
 from weitiao.core.recipe import Source
 from weitiao.core.registry import create, find, names
 from weitiao.core.reporter import Reporter
-from weitiao.data.audio import resampled, samples_of
+from weitiao.data.audio import resample, decode_audio
 from weitiao.data.read import read_sources
 from weitiao.model.backbone.encoder_decoder import encoder_decoder
 from weitiao.objective.objectives.seq2seq import Seq2Seq
@@ -116,11 +116,11 @@ def test_audio_resampled_to_16_khz_mono(tmp_path: Path) -> None:
     """A tone stays that tone, as loud as before, and what 16 kHz cannot hold does not fold back."""
     for rate in (8_000, 22_050, 44_100, 48_000):
         both = np.stack([tone(440, 0.5, rate), tone(440, 0.5, rate)], 1)
-        input_features = samples_of(write_wav(tmp_path / "x.wav", both, rate).read_bytes(), "x.wav")
+        input_features = decode_audio(write_wav(tmp_path / "x.wav", both, rate).read_bytes(), "x.wav")
         assert abs(len(input_features) - 8000) <= 1 and input_features.dtype == np.float32
         middle = input_features[1000:7000]
         assert float(np.abs(middle - tone(440, 0.5)[1000:7000]).max()) < 2e-2, rate
-    high = resampled(tone(11_000, 0.5, 48_000), 48_000)
+    high = resample(tone(11_000, 0.5, 48_000), 48_000)
     assert float(np.abs(high[500:-500]).max()) < 5e-3
 
 
@@ -130,7 +130,7 @@ def test_flac_and_float_wav(tmp_path: Path) -> None:
     wanted = tone(500)
     for name, kind in (("a.flac", "PCM_16"), ("a.wav", "FLOAT")):
         soundfile.write(tmp_path / name, wanted, 16_000, subtype=kind)
-        assert float(np.abs(samples_of((tmp_path / name).read_bytes(), name) - wanted).max()) < 1e-4
+        assert float(np.abs(decode_audio((tmp_path / name).read_bytes(), name) - wanted).max()) < 1e-4
 
 
 # -- the model --------------------------------------------------------------------------------------------------------
@@ -299,7 +299,7 @@ def test_unusable_audio_set_aside(train_tiny: Any, place: Path, tmp_path: Path) 
     whole = (tmp_path / "clips" / "0.wav").read_bytes()
     (tmp_path / "clips" / "header.wav").write_bytes(whole[:20])
     bad = {
-        "missing.wav": "there is no sound file .*clips/missing.wav",
+        "missing.wav": "there is no audio file .*clips/missing.wav",
         "empty.wav": "empty.wav is empty",
         "text.wav": "text.wav cannot be read",
         "short.wav": "short.wav has no length",
@@ -326,7 +326,7 @@ def test_predict_bad_audio_set_aside(train_tiny: Any, place: Path, tmp_path: Pat
     done = predict_file(open_model(str(run.folder)), str(rows), str(tmp_path / "out.jsonl"), DESK, text="clip")
     assert (done.rows, done.bad) == (1, 1)
     (refused,) = [json.loads(x) for x in (tmp_path / "out.jsonl.bad_rows.jsonl").read_text().splitlines()]
-    assert refused["line"] == 2 and "there is no sound file" in refused["reason"]
+    assert refused["line"] == 2 and "there is no audio file" in refused["reason"]
 
 
 def test_base_evaluated_and_used_without_training(place: Path, tmp_path: Path) -> None:

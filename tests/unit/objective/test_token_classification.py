@@ -17,7 +17,7 @@ from weitiao.core.errors import DataError
 from weitiao.core.example import TokenTags
 from weitiao.core.reporter import Reporter
 from weitiao.data.tokenization import ChatProcessor
-from weitiao.data.word_units import laid_out, units_of
+from weitiao.data.word_units import join_tokens, split_units
 from weitiao.objective.crf import log_likelihood
 from weitiao.objective.objectives.token_classification import Scored, TokenClassification, placed_units
 from weitiao.pipeline.evaluate import evaluate
@@ -28,7 +28,7 @@ DESK = Reporter(Console(quiet=True))
 
 
 def tagged(words: str, tags: str) -> TokenTags:
-    text, units = laid_out(words.split())
+    text, units = join_tokens(words.split())
     return TokenTags(text, tuple(units), tuple(tags.split()))
 
 
@@ -291,7 +291,7 @@ def test_encoder_trains_reopens_and_predicts(train_tiny: Any, encoder: Path, tmp
         assert all(0.5 < x["probability"] <= 1 for x in line["entities"]) and line["id"] == row["id"]
     found = lines[6]["entities"]
     assert len(found) > 100 and all(long["text"][x["start"] : x["end"]] == x["text"] for x in found)
-    assert len(lines[6]["tags"]) == len(units_of(long["text"]))
+    assert len(lines[6]["tags"]) == len(split_units(long["text"]))
 
 
 def test_unusable_row_named_with_line(train_tiny: Any, encoder: Path, tmp_path: Path) -> None:

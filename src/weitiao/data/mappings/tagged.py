@@ -11,7 +11,7 @@ from typing import Any
 from weitiao.core.bio_tags import Entity, spell
 from weitiao.core.example import TokenTags
 from weitiao.data.columns import TEXTS, ColumnMapping, first_of, text_of
-from weitiao.data.word_units import laid_out, units_of
+from weitiao.data.word_units import join_tokens, split_units
 
 MAKES = TokenTags
 PURPOSE = "token_classification"
@@ -62,7 +62,7 @@ def for_inference(columns: dict[str, str], seen: dict[str, Any]) -> ColumnMappin
 
 
 def _untagged(text: str) -> TokenTags:
-    return TokenTags(text, tuple(units_of(text)), ())
+    return TokenTags(text, tuple(split_units(text)), ())
 
 
 def _tokens(tokens: str, tags: str) -> ColumnMapping:
@@ -87,7 +87,7 @@ def _words(record: dict[str, Any], key: str) -> tuple[str, tuple[tuple[int, int]
         raise ValueError(f"{key}[{odd}] is {tokens[odd]!r}, not a word")
     if not any(x.strip() for x in tokens):
         raise ValueError("the text is empty")
-    text, places = laid_out(tokens)
+    text, places = join_tokens(tokens)
     return text, tuple(places)
 
 
@@ -96,7 +96,7 @@ def _spans(text: str, spans: str) -> ColumnMapping:
         words, given = text_of(record, text), record.get(spans)
         if not isinstance(given, (list, tuple)):
             raise ValueError(f"column {spans!r} is missing or not a list of entities")
-        units = units_of(words)
+        units = split_units(words)
         encode_with_offsets = sorted(_placed(x, i, spans, words) for i, x in enumerate(given))
         for (start, end, kind), (after, _, other) in zip(encode_with_offsets, encode_with_offsets[1:]):
             if after < end:

@@ -1,17 +1,18 @@
-"""JSON Lines: one object a line. Every line stands alone: a broken one is named and the rest goes on."""
+"""JSON Lines: one object per line. A broken line is a bad row; the other lines are read."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from weitiao.core.example import BadRow, SourceLocation
+from weitiao.core.messages import Message
 from weitiao.data.records import Record, decode, lines_of
 
 ENDINGS = (".jsonl", ".ndjson", ".json")
 
 
 def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
-    """Records of a .jsonl file; a .json file that holds one list of objects is read too."""
+    """The records of a .jsonl file, or of a .json file that is one list of objects."""
     if path.suffix == ".json" and _starts_with_list(path):
         yield from _one_list(path, encoding)
         return
@@ -24,15 +25,17 @@ def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
         try:
             value = json.loads(text)
         except json.JSONDecodeError as error:
-            yield BadRow(where, f"not JSON: {error.msg} at column {error.colno}", text[:200])
+            yield BadRow(
+                where, Message("not JSON: {error} at column {column}", error=error.msg, column=error.colno), text[:200]
+            )
             continue
         except RecursionError:
-            yield BadRow(where, "nested too deep", text[:200])
+            yield BadRow(where, Message("nested too deeply"), text[:200])
             continue
         if isinstance(value, dict):
             yield Record(where, value)
         else:
-            yield BadRow(where, f"not an object but {type(value).__name__}", text[:200])
+            yield BadRow(where, Message("not an object but {type}", type=type(value).__name__), text[:200])
 
 
 def _starts_with_list(path: Path) -> bool:
@@ -49,8 +52,13 @@ def _one_list(path: Path, encoding: str) -> Iterator[Record | BadRow]:
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
-        yield BadRow(SourceLocation(str(path), error.lineno, error.pos), f"not JSON: {error.msg}", text[:200])
+        yield BadRow(
+            SourceLocation(str(path), error.lineno, error.pos), Message("not JSON: {error}", error=error.msg), text[:200]
+        )
         return
     for i, value in enumerate(values, 1):
         where = SourceLocation(str(path), i)
-        yield Record(where, value) if isinstance(value, dict) else BadRow(where, "not an object", str(value)[:200])
+        if isinstance(value, dict):
+            yield Record(where, value)
+        else:
+            yield BadRow(where, Message("not an object but {type}", type=type(value).__name__), str(value)[:200])

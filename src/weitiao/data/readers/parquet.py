@@ -1,4 +1,4 @@
-"""Parquet, read by pyarrow batch by batch."""
+"""Parquet, read by pyarrow in batches."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,15 +14,15 @@ ENDINGS = (".parquet",)
 
 
 def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
-    """One record a row.
+    """One record per row.
 
     Raises:
-        DataError: it is not a Parquet file.
+        DataError: the file is not Parquet.
     """
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path} is not a Parquet file: {str(error).splitlines()[0]}") from None
+        raise DataError("{path} is not a Parquet file: {error}", path=path, error=str(error).splitlines()[0]) from None
     row = 0
     for batch in file.iter_batches(batch_size=1024):
         for fields in batch.to_pylist():

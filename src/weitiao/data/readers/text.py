@@ -1,4 +1,4 @@
-"""Plain text. A file is one document; a file with form feeds (\\f) is one document between each two."""
+"""Plain text. A file is one document; form feeds (\\f) separate several documents in one file."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ ENDINGS = (".txt", ".md", ".rst", ".text")
 
 
 def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
-    """One record a document, with the column `text`."""
+    """One record per document, with the column `text`."""
     raw = path.read_bytes()
     offset, line = 0, 1
     for part in raw.split(b"\f"):

@@ -94,7 +94,10 @@ class Seq2Seq(LikelihoodObjective):
             partial(feature_extractor.features, example.sound),
         )
         return AnnotatedRow(
-            input_ids=places, labels=[IGNORE] * feature_extractor.num_positions, sound=example.sound, input_features=input_features
+            input_ids=places,
+            labels=[IGNORE] * feature_extractor.num_positions,
+            sound=example.sound,
+            input_features=input_features,
         )
 
     def encode_input(self, example: SourceTarget, processor: Processor) -> Row:
