@@ -54,7 +54,7 @@ def templates() -> dict[str, str]:
         place = str(path.relative_to(ROOT))
         for call in calls_of(tree, names):
             for text in constants_of(call.args[0]) if call.args else ():
-                if any(x.isalpha() for x in text):
+                if has_words(text):
                     found.setdefault(text, f"{place}:{call.lineno}")
     return found
 
@@ -72,10 +72,16 @@ def field_help() -> dict[str, str]:
         for name, field in section.model_fields.items():
             if field.description:
                 found.setdefault(field.description, f"{section.__module__}.{section.__name__}.{name}")
-        if issubclass(section, Component) and section.__doc__ and section.name and not section.__name__.startswith("_"):
+        contract = section.__module__.startswith("weitiao.core.")
+        if issubclass(section, Component) and section.__doc__ and not contract and not section.__name__.startswith("_"):
             found.setdefault(section.__doc__.strip().split("\n\n")[0], f"{section.__module__}.{section.__name__}")
     assert len(recipe.Recipe.model_fields) > 10
     return found
+
+
+def has_words(template: str) -> bool:
+    """Whether there is anything to translate outside the fields: not in "{path}: {reason}"."""
+    return any(x.isalpha() for text, *_ in string.Formatter().parse(template) for x in text)
 
 
 def fields_of(template: str) -> set[str]:
