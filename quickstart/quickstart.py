@@ -107,7 +107,7 @@ def show_table(console: Console, before: dict, after: dict, baselines: dict, sho
         table.add_row(f"tuned, {name}", str(after[name]), style="green")
     console.print(table)
     gain = after["accuracy"].value - fair[best].value
-    apart = after["accuracy"].apart_from(fair[best])
+    apart = after["accuracy"].differs_from(fair[best])
     words = "the intervals are apart" if apart else "the intervals overlap"
     note = " (the short form takes 6 steps: it shows that all runs, not what is learnt)" if short else ""
     console.print(f"gain over the best baseline: [bold]{100 * gain:+.1f} points[/]; {words}{note}")

@@ -10,10 +10,10 @@ from support.models import make_tokenizer, make_wordpiece_tokenizer
 from support.parts import make_objective, method_config
 from support.rows import batch_of, chat_rows
 from weitiao.core.batch import IGNORE, pack
+from weitiao.core.component_field import ComponentField
 from weitiao.core.example import Chat, ExtractiveQA, Pair, SourceTarget, Task, Text, TextLabel, TextScore, TokenTags, Turn
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
-from weitiao.core.component_field import ComponentField
 from weitiao.core.registry import find, find_module, names
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.data.tokenization import ChatProcessor

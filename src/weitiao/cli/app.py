@@ -111,7 +111,7 @@ def evaluate(
             return
         table = Table("figure", "value [95 % interval]", "how")
         for name, score in scores.items():
-            table.add_row(name, str(score), score.how)
+            table.add_row(name, str(score), str(score.interval_description))
         reporter.console.print(table)
 
     run_verb(work)
@@ -303,7 +303,7 @@ def print_scores(run: Any, console: Console) -> None:
                 row["before"],
                 row["after"],
                 row["change"],
-                f"[{color}]{row['verdict']}[/]",
+                f"[{color}]{row['verdict_text']}[/]",
             )
         console.print(table)
     if run.result:

@@ -1,6 +1,6 @@
-"""Example: one piece of data, still in human words. Small frozen types, no tensors.
+"""Example: one row of data as text, before tokenization. Small frozen types without tensors.
 
-An Objective declares which one it eats; a mapping (data/mapping.py) says which one it makes of a file's columns.
+An Objective declares the Example that it trains on; a mapping (data/mappings/) makes one from a file's columns.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import unicodedata
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from weitiao.core.bio_tags import entities
+from weitiao.core.bio_tags import tags_to_entities
 from weitiao.core.messages import Message
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -18,21 +18,23 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True)
 class SourceLocation:
-    """Where a piece of data came from, so that a complaint can name it."""
+    """Where a row comes from, so that an error can name it."""
 
     file: str
     line: int
-    """Counted from 1. For a table, the row."""
+    """Counted from 1; in a table, the row."""
     offset: int | None = None
-    """Bytes from the start of the file, where the format has such a thing."""
+    """Bytes from the start of the file, for formats with lines."""
 
     def __str__(self) -> str:
-        return f"{self.file}, line {self.line}" + (f", byte {self.offset}" if self.offset is not None else "")
+        if self.offset is None:
+            return str(Message("{file}, line {line}", file=self.file, line=self.line))
+        return str(Message("{file}, line {line}, byte {offset}", file=self.file, line=self.line, offset=self.offset))
 
 
 @dataclass(frozen=True)
 class TextExample:
-    """What is said of one text: all its words are what a model is given."""
+    """An example whose whole text is the model's input."""
 
     text: str
 
@@ -41,20 +43,20 @@ class TextExample:
         return self.text
 
     @property
-    def question(self) -> str:
+    def input_text(self) -> str:
         return self.text
 
 
 @dataclass(frozen=True)
 class Text(TextExample):
-    """Plain text to continue (continued pretraining)."""
+    """Plain text, for continued pretraining."""
 
     answer: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side says."""
+    """One message of a conversation."""
 
     role: Role
     content: str
@@ -62,7 +64,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation. The assistant's turns are learnt, the others are read."""
+    """A conversation. The assistant's turns carry loss, the others are context."""
 
     turns: tuple[Turn, ...]
 
@@ -73,15 +75,15 @@ class Chat:
 
     @property
     def full_text(self) -> str:
-        return _spoken(self.turns)
+        return _as_text(self.turns)
 
     @property
-    def question(self) -> str:
-        return _spoken(self.prompt)
+    def input_text(self) -> str:
+        return _as_text(self.prompt)
 
     @property
     def answer(self) -> str:
-        """The last assistant turn's words."""
+        """The content of the last assistant turn."""
         return self.turns[self._last].content
 
     @property
@@ -91,7 +93,7 @@ class Chat:
 
 @dataclass(frozen=True)
 class TextLabel(TextExample):
-    """A text and its class; several classes, or none, where more than one may hold."""
+    """A text and its class; for multi-label data, any number of classes."""
 
     labels: tuple[str, ...]
 
@@ -103,43 +105,43 @@ class TextLabel(TextExample):
 
 @dataclass(frozen=True)
 class TokenTags(TextExample):
-    """A text, its units (words; of Chinese, characters) and a tag for each: B-person I-person O ..."""
+    """A text, its units (words; in Chinese, characters) and a tag for each: B-person I-person O ..."""
 
     units: tuple[tuple[int, int], ...]
-    """Where each begins and ends in the text, in characters."""
+    """Start and end of each unit in the text, in characters."""
     tags: tuple[str, ...]
 
     @property
     def answer(self) -> str:
-        """The entities and their kinds as one string; the tags, where they are of no known scheme."""
+        """The entities and their types as one string; the tags themselves if they follow no known scheme."""
         try:
-            found = entities(self.tags, repair=True)
+            entities = tags_to_entities(self.tags, repair=True)
         except ValueError:
             return " ".join(self.tags)
-        places = ((self.text[self.units[first][0] : self.units[end - 1][1]], kind) for first, end, kind in found)
-        return ", ".join(f"{words} ({kind})" for words, kind in places) or "none"
+        spans = ((self.text[self.units[first][0] : self.units[end - 1][1]], kind) for first, end, kind in entities)
+        return ", ".join(f"{span} ({kind})" for span, kind in spans) or "none"
 
 
 @dataclass(frozen=True)
 class ExtractiveQA:
-    """A question, a text that may hold its answer, and the answers that count as right; none: it is not in there."""
+    """A question, a context that may contain its answer, and the reference answers; none: the context has no answer."""
 
-    asked: str
+    question: str
     context: str
     answers: tuple[tuple[int, str], ...]
-    """Where each begins in the context, in characters, and its words."""
+    """Each answer's start in the context, in characters, and its text."""
 
     @property
     def full_text(self) -> str:
-        return f"{self.asked}\n{self.context}"
+        return f"{self.question}\n{self.context}"
 
     @property
-    def question(self) -> str:
+    def input_text(self) -> str:
         return self.full_text
 
     @property
     def answer(self) -> str:
-        """The first of the right ones."""
+        """The first reference answer; empty if there is none."""
         return self.answers[0][1] if self.answers else ""
 
 
@@ -156,7 +158,7 @@ class TextScore:
         return f"{self.text}\n{self.other}" if self.other else self.text
 
     @property
-    def question(self) -> str:
+    def input_text(self) -> str:
         return self.full_text
 
     @property
@@ -167,7 +169,7 @@ class TextScore:
 
 @dataclass(frozen=True)
 class SourceTarget:
-    """A text and what is to be made of it: a translation, a summary, another spelling."""
+    """A text and the text to generate from it: a translation, a summary, a correction."""
 
     text: str
     target: str
@@ -177,7 +179,7 @@ class SourceTarget:
         return f"{self.text}\n{self.target}"
 
     @property
-    def question(self) -> str:
+    def input_text(self) -> str:
         return self.text
 
     @property
@@ -187,7 +189,7 @@ class SourceTarget:
 
 @dataclass(frozen=True)
 class Audio:
-    """A sound file, as it was when the data were read."""
+    """An audio file, as it was when the data were read."""
 
     file: str
     sha256: str
@@ -195,10 +197,10 @@ class Audio:
 
 @dataclass(frozen=True)
 class AudioText(SourceTarget):
-    """Speech and what is said in it: the text is the name of a sound file."""
+    """Speech and its transcript: `text` is the path of an audio file, `target` the transcript."""
 
     sha256: str = ""
-    """Of the file's bytes: a changed sound is another example."""
+    """Of the file's bytes: a changed file is another example."""
     seconds: float = 0.0
 
     @property
@@ -206,25 +208,25 @@ class AudioText(SourceTarget):
         return self.target
 
     @property
-    def sound(self) -> Audio:
+    def audio(self) -> Audio:
         return Audio(self.text, self.sha256)
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two texts that belong together, and such as do not belong to the first; or two and how alike they are."""
+    """A query and a matching document, with negatives that do not match; or two texts and their similarity."""
 
     text: str
     other: str
     negatives: tuple[str, ...] = ()
-    likeness: float | None = None
+    similarity: float | None = None
 
     @property
     def full_text(self) -> str:
         return f"{self.text}\n{self.other}"
 
     @property
-    def question(self) -> str:
+    def input_text(self) -> str:
         return self.text
 
     @property
@@ -234,7 +236,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Task:
-    """An Example of one of several tasks that are learnt together."""
+    """An Example of one of several tasks that are trained together."""
 
     task: str
     """The task's name."""
@@ -245,8 +247,8 @@ class Task:
         return self.example.full_text
 
     @property
-    def question(self) -> str:
-        return self.example.question
+    def input_text(self) -> str:
+        return self.example.input_text
 
     @property
     def answer(self) -> str:
@@ -254,7 +256,7 @@ class Task:
 
 
 Example = Text | Chat | TextLabel | TokenTags | ExtractiveQA | TextScore | SourceTarget | Pair | Task
-"""All have `words` (everything), `question` (what a model is given) and `answer` (what would be right, as one string)."""
+"""All have `full_text`, `input_text` (the model's input) and `answer` (the reference, as one string)."""
 
 
 @dataclass(frozen=True)
@@ -264,16 +266,16 @@ class SourcedExample:
     example: Example
     where: SourceLocation
     source: int = 0
-    """Which of the recipe's sources."""
+    """Index of its source in the recipe."""
 
     @property
     def task(self) -> str:
-        """The task it belongs to, where there are several; else ""."""
+        """Its task; "" if the recipe has one task."""
         return self.example.task if isinstance(self.example, Task) else ""
 
     @property
-    def alone(self) -> "SourcedExample":
-        """The same, as if its task were the only one."""
+    def without_task(self) -> "SourcedExample":
+        """The same example outside its task."""
         return replace(self, example=self.example.example) if isinstance(self.example, Task) else self
 
 
@@ -289,12 +291,12 @@ class BadRow:
         object.__setattr__(self, "reason", Message(self.reason))
 
 
-def _spoken(turns: tuple[Turn, ...]) -> str:
+def _as_text(turns: tuple[Turn, ...]) -> str:
     return "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
 
 
 def plain(text: str) -> str:
-    """Words as they count when two texts are compared: NFKC, lower case, single spaces.
+    """A text in the form in which texts are compared: NFKC, lower case, single spaces.
 
     >>> plain("  Ｈello\\n  World ")
     'hello world'
@@ -303,5 +305,5 @@ def plain(text: str) -> str:
 
 
 def content_hash(text: str) -> str:
-    """sha256 of the plain form: equal for texts that differ only in case, width or spaces."""
+    """sha256 of the normalized text: equal for texts that differ only in case, width or spaces."""
     return hashlib.sha256(plain(text).encode("utf-8", "surrogatepass")).hexdigest()

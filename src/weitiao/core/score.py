@@ -1,68 +1,84 @@
-"""Score: a number with its name, its n and its interval. No figure travels without them."""
+"""Score: a number with its name, its n and its 95 % confidence interval."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-DRAWS = 2000
-FEW = 20  # rows, below which a figure says little, and no difference is called one
+from weitiao.core.messages import Message
+
 LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Score:
-    """One measured figure and its 95 % interval."""
-
-    name: str
-    value: float
-    n: int
-    low: float
-    high: float
-    higher_is_better: bool = True
-    how: str = ""
-    """How the interval was made, in a few words."""
-
-    def __str__(self) -> str:
-        if self.n == 0:
-            return "not measured (n = 0)"
-        percent = in_percent(self.name)
-        show = (lambda x: f"{100 * x:.1f} %") if percent else (lambda x: f"{x:.3f}")
-        return f"{show(self.value)} [{show(self.low)}, {show(self.high)}] n={self.n}"
-
-    def apart_from(self, other: "Score") -> bool:
-        """True when the two intervals do not touch."""
-        return self.low > other.high or self.high < other.low
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
+BOOTSTRAP_DRAWS = 2000
+MIN_ROWS = 20  # below this many rows, a score says little and no difference is reported
 
 PERCENT = {
     "accuracy", "exact_match", "f1", "squad_em", "squad_f1", "entity_f1", "entity_precision", "entity_recall",
     "masked_accuracy", "recall_at_10", "wer", "cer",
 }  # fmt: skip
 
+Interval = Literal["", "wilson", "bootstrap", "quadrature"]
+INTERVALS: dict[str, Message] = {
+    "": Message(""),
+    "wilson": Message("Wilson 95 %"),
+    "bootstrap": Message("bootstrap over rows"),
+    "quadrature": Message("weighted sum of the tasks' scores; their intervals are added in quadrature"),
+}
 
-def in_percent(name: str) -> bool:
-    """Whether a figure is a share: of a task too (spam.accuracy)."""
+
+@dataclass(frozen=True)
+class Score:
+    """One measured value and its 95 % confidence interval."""
+
+    name: str
+    value: float
+    n: int
+    """Number of rows."""
+    low: float
+    high: float
+    higher_is_better: bool = True
+    interval: Interval = ""
+    """How the interval was computed."""
+
+    def __str__(self) -> str:
+        return format_score(self.name, self.as_json())
+
+    def differs_from(self, other: "Score") -> bool:
+        """True if the two intervals do not overlap."""
+        return self.low > other.high or self.high < other.low
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def interval_description(self) -> Message:
+        """How the interval was computed, in words."""
+        return INTERVALS[self.interval]
+
+
+def not_measured(name: str, higher_is_better: bool = True) -> Score:
+    """The score of no rows."""
+    return Score(name, math.nan, 0, math.nan, math.nan, higher_is_better)
+
+
+def is_percentage(name: str) -> bool:
+    """Whether a metric is a fraction shown in percent; also a task's metric (spam.accuracy)."""
     return name.rpartition(".")[2] in PERCENT
 
 
 def proportion(name: str, hits: int, n: int) -> Score:
-    """A share of n, with Wilson's interval (Wilson 1927; right at small n and near 0 and 1, where +-1.96 s is not).
+    """A fraction of n with Wilson's interval (Wilson 1927; correct for small n and near 0 and 1, unlike +-1.96 s).
 
     >>> str(proportion("accuracy", 9, 10))
-    '90.0 % [59.6 %, 98.2 %] n=10'
+    '90.0 % [59.6 %, 98.2 %], n = 10'
     """
     if n == 0:
-        return Score(name, math.nan, 0, math.nan, math.nan)
+        return not_measured(name)
     z, p = 1.959963984540054, hits / n
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Score(name, p, n, max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half)), how="Wilson 95 %")
+    return Score(name, p, n, max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half)), interval="wilson")
 
 
 def bootstrapped(
@@ -70,80 +86,108 @@ def bootstrapped(
     items: Sequence[Any],
     statistic: Callable[[Sequence[Any]], float],
     higher_is_better: bool = True,
-    draws: int = DRAWS,
+    draws: int = BOOTSTRAP_DRAWS,
 ) -> Score:
     """Any statistic over items (rows), with a percentile bootstrap over the items (Efron 1979), seed 0."""
     if not items:
-        return Score(name, math.nan, 0, math.nan, math.nan, higher_is_better)
+        return not_measured(name, higher_is_better)
     random = np.random.default_rng(0)
     picks = random.integers(0, len(items), (draws, len(items)))
     values = [statistic([items[i] for i in pick]) for pick in picks.tolist()]
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    how = f"bootstrap over rows, {draws} draws"
-    return Score(name, statistic(items), len(items), float(low), float(high), higher_is_better, how)
+    return Score(name, statistic(items), len(items), float(low), float(high), higher_is_better, "bootstrap")
 
 
 def ratio_of_sums(name: str, sums: Sequence[float], counts: Sequence[float], transform: Callable = float) -> Score:
-    """sum(sums) / sum(counts), e.g. the loss a token over rows of unequal length; rows are the bootstrap's unit."""
+    """sum(sums) / sum(counts), for example the loss per token over rows of unequal length; the bootstrap draws rows."""
     if not sums or sum(counts) == 0:
-        return Score(name, math.nan, 0, math.nan, math.nan, higher_is_better=False)
+        return not_measured(name, higher_is_better=False)
     top, bottom = np.asarray(sums, float), np.asarray(counts, float)
-    picks = np.random.default_rng(0).integers(0, len(top), (DRAWS, len(top)))
+    picks = np.random.default_rng(0).integers(0, len(top), (BOOTSTRAP_DRAWS, len(top)))
     values = top[picks].sum(1) / np.maximum(bottom[picks].sum(1), 1e-12)
     low, high = (transform(float(x)) for x in np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     value = transform(float(top.sum() / bottom.sum()))
-    return Score(name, value, len(top), low, high, False, f"bootstrap over rows, {DRAWS} draws")
+    return Score(name, value, len(top), low, high, False, "bootstrap")
 
 
-def of_share(score: Score) -> Score:
-    """The same figure, known to lie between 0 and 1, and better when high. Where every row has 0, or every row 1, a
-    bootstrap sees no spread and is sure of itself at any n; Wilson's interval is not.
+def as_fraction(score: Score) -> Score:
+    """The same value as a fraction between 0 and 1, better when higher.
 
-    >>> str(of_share(bootstrapped("squad_f1", [1.0] * 15, lambda some: sum(some) / len(some))))
-    '100.0 % [79.6 %, 100.0 %] n=15'
+    If every row is 0, or every row is 1, a bootstrap has no spread and its interval is empty at any n. Wilson's is not.
+
+    >>> str(as_fraction(bootstrapped("squad_f1", [1.0] * 15, lambda rows: sum(rows) / len(rows))))
+    '100.0 % [79.6 %, 100.0 %], n = 15'
     """
     if score.low == score.high and score.value in (0.0, 1.0):
         return proportion(score.name, round(score.value * score.n), score.n)
     return replace(score, higher_is_better=True)
 
 
-def weighted(name: str, parts: Sequence[tuple[float, Score]]) -> Score:
-    """A weighted sum of figures measured on different rows: their intervals' halves are added in quadrature."""
-    there = [(weight, x) for weight, x in parts if x.n]
-    if not there:
-        return Score(name, math.nan, 0, math.nan, math.nan, higher_is_better=False)
-    value = sum(weight * x.value for weight, x in there)
-    low = math.hypot(*(weight * (x.value - x.low) for weight, x in there))
-    high = math.hypot(*(weight * (x.high - x.value) for weight, x in there))
-    how = "the tasks' figures, weighted and added; their intervals in quadrature"
-    return Score(name, value, sum(x.n for _, x in there), value - low, value + high, there[0][1].higher_is_better, how)
+def weighted_sum(name: str, parts: Sequence[tuple[float, Score]]) -> Score:
+    """A weighted sum of scores measured on different rows: the halves of their intervals are added in quadrature."""
+    measured = [(weight, x) for weight, x in parts if x.n]
+    if not measured:
+        return not_measured(name, higher_is_better=False)
+    value = sum(weight * x.value for weight, x in measured)
+    low = math.hypot(*(weight * (x.value - x.low) for weight, x in measured))
+    high = math.hypot(*(weight * (x.high - x.value) for weight, x in measured))
+    n, higher_is_better = sum(x.n for _, x in measured), measured[0][1].higher_is_better
+    return Score(name, value, n, value - low, value + high, higher_is_better, "quadrature")
 
 
-def score_rows(scores: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row a figure: before, after, the change, and whether the intervals are apart."""
+# -- shown to people --------------------------------------------------------------------------------------------------
+
+VERDICTS = {
+    "": Message(""),
+    "better": Message("better"),
+    "worse": Message("worse"),
+    "overlap": Message("intervals overlap"),
+    "few_rows": Message("too few rows (n < {n})", n=MIN_ROWS),
+}
+
+
+def score_rows(scores: dict[str, Any]) -> list[dict[str, str]]:
+    """A table row per metric: its value before and after, the change, a verdict (a key of VERDICTS) and its text.
+
+    Args:
+        scores: scores.json.
+    """
     rows = []
     before, after = scores.get("before", {}), scores.get("after", {})
     for name in after or before:
         a, b = before.get(name), after.get(name)
-        row = {"name": name, "before": show(name, a), "after": show(name, b), "change": "", "verdict": ""}
+        row = {"name": name, "before": format_score(name, a), "after": format_score(name, b), "change": "", "verdict": ""}
         if a and b and a["n"] and b["n"]:
             change = b["value"] - a["value"]
-            row["change"] = f"{100 * change:+.1f} points" if in_percent(name) else f"{change:+.3f}"
-            better = (change > 0) == b["higher_is_better"] and change != 0
-            apart = b["low"] > a["high"] or b["high"] < a["low"]
-            row["verdict"] = ("better" if better else "worse") if apart else "intervals overlap"
-            if min(a["n"], b["n"]) < FEW:
-                row["verdict"] = f"too few rows (n < {FEW})"
-        rows.append(row)
+            row["change"] = format_change(name, change)
+            row["verdict"] = _verdict(a, b, change)
+        rows.append({**row, "verdict_text": str(VERDICTS[row["verdict"]])})
     return rows
 
 
-def show(name: str, score: dict[str, Any] | None) -> str:
+def _verdict(before: dict[str, Any], after: dict[str, Any], change: float) -> str:
+    if min(before["n"], after["n"]) < MIN_ROWS:
+        return "few_rows"
+    if after["low"] <= before["high"] and after["high"] >= before["low"]:
+        return "overlap"
+    return "better" if (change > 0) == after["higher_is_better"] and change != 0 else "worse"
+
+
+def format_change(name: str, change: float) -> str:
+    """'+3.2 points' for a percentage, '-0.123' for any other metric."""
+    if is_percentage(name):
+        return str(Message("{change:+.1f} points", change=100 * change))
+    return f"{change:+.3f}"
+
+
+def format_score(name: str, score: dict[str, Any] | None) -> str:
     """'78.5 % [72.3 %, 83.6 %], n = 200'."""
     if not score or not score["n"]:
-        return "not measured"
-    if in_percent(name):
+        return str(Message("not measured"))
+    if is_percentage(name):
         value, low, high = (f"{100 * score[key]:.1f} %" for key in ("value", "low", "high"))
     else:
         value, low, high = (f"{score[key]:.3f}" for key in ("value", "low", "high"))
-    return f"{value} [{low}, {high}], n = {score['n']}" if score["n"] > 1 else f"{value}, n = 1: no interval"
+    if score["n"] == 1:
+        return str(Message("{value}, n = 1: no interval", value=value))
+    return str(Message("{value} [{low}, {high}], n = {n}", value=value, low=low, high=high, n=score["n"]))

@@ -32,13 +32,13 @@ def inspect(
     yield from _supervised(made.rows, [x.where.file for x in training])
     yield _length(made)
     for task in dict.fromkeys(x.task for x in training):
-        spoken = [x for x in (y.alone.example for y in training if y.task == task) if isinstance(x, Chat)]
+        spoken = [x for x in (y.without_task.example for y in training if y.task == task) if isinstance(x, Chat)]
         if spoken:
             yield _stops(made.rows.of(task), stop_ids)
             yield from _answers([x.answer for x in spoken])
     yield _begin(made.rows, tokenizer.bos_token_id)
     if held:
-        yield from _leaks([_text(x.alone.example) for x in training], [_text(x.alone.example) for x in held])
+        yield from _leaks([_text(x.without_task.example) for x in training], [_text(x.without_task.example) for x in held])
 
 
 def _supervised(rows: Rows, files: Sequence[str]) -> Iterator[Finding]:

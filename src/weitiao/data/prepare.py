@@ -12,7 +12,7 @@ from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe, Source
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
-from weitiao.core.score import FEW
+from weitiao.core.score import MIN_ROWS
 from weitiao.data.encode import Encoded, Rows, encode
 from weitiao.data.loader import in_order
 from weitiao.data.preview import draw, pieces_of, supervised_share
@@ -62,11 +62,11 @@ class Encoder:
         there = {_place(rows, i) for i in range(len(rows))}
         kept = [x for x in examples if (x.task, x.source, x.where) in there]
         tasks = [task for task in self.objective.parts() if task]
-        each = {task: eval_set(rows.of(task), [x.alone for x in kept if x.task == task]) for task in tasks}
+        each = {task: eval_set(rows.of(task), [x.without_task for x in kept if x.task == task]) for task in tasks}
         for task, mine in each.items():
             if not mine.examples and run is not None:
                 self.reporter.warn(f"task {task} has no held-out row: it is not measured, and does not count in `loss`.")
-            if 0 < len(mine.examples) < FEW:
+            if 0 < len(mine.examples) < MIN_ROWS:
                 self.reporter.warn(f"task {task} has only {len(mine.examples)} held-out rows: its figures say little.")
         return replace(eval_set(rows, kept), tasks={task: x for task, x in each.items() if x.examples})
 
@@ -106,7 +106,7 @@ def read_and_split(recipe: Recipe, run: Run, reporter: Reporter) -> tuple[list[S
         training, held, how = split(reading.examples, recipe.validation)
     training = [*training, *replayed(recipe, run, reporter)]
     reporter.report(run, Decision("validation", f"{len(held)} rows", how))
-    if 0 < len(held) < FEW and len(recipe.objective.parts()) == 1:
+    if 0 < len(held) < MIN_ROWS and len(recipe.objective.parts()) == 1:
         reporter.warn(f"only {len(held)} rows are held out: figures on them say little. Hold out more (validation).")
     return training, held
 
@@ -138,7 +138,7 @@ def held_out_examples(recipe: Recipe, sources: Sequence[Source] | None) -> list[
 def write_bad_rows(run: Run, bad: Sequence[BadRow]) -> None:
     """Add to bad_rows.jsonl: file, line, byte offset, reason, the row's beginning."""
     if bad:
-        lines = [{**asdict(x.where), "reason": x.reason, "excerpt": x.excerpt} for x in bad]
+        lines = [{**asdict(x.where), "reason": str(x.reason), "excerpt": x.excerpt} for x in bad]
         old = run.read_lines("bad_rows.jsonl")
         run.write_lines("bad_rows.jsonl", old + [line for line in lines if line not in old])
 

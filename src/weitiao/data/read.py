@@ -163,7 +163,7 @@ def split(examples: list[SourcedExample], share: float) -> tuple[list[SourcedExa
     for task in dict.fromkeys(x.task for x in examples):
         mine = [i for i, x in enumerate(examples) if x.task == task]
         try:
-            sides, how = _held([examples[i].alone for i in mine], share)
+            sides, how = _held([examples[i].without_task for i in mine], share)
         except DataError as error:
             raise DataError(f"task {task}: {error}" if task else str(error)) from None
         hows.append(f"{task}: {how}" if task else how)
@@ -174,7 +174,7 @@ def split(examples: list[SourcedExample], share: float) -> tuple[list[SourcedExa
 
 def _held(examples: list[SourcedExample], share: float) -> tuple[list[bool], str]:
     """Which are held out, and how it was decided."""
-    hashes, how = [content_hash(x.example.question) for x in examples], "by the hash of the question"
+    hashes, how = [content_hash(x.example.input_text) for x in examples], "by the hash of the question"
     if isinstance(examples[0].example, ExtractiveQA):
         hashes, how = [content_hash(x.example.context) for x in examples], "by the hash of the context"  # pyright: ignore
     if isinstance(examples[0].example, AudioText):  # one sentence in several voices is no two sentences

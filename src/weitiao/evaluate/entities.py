@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from weitiao.core.score import Score, of_share, ratio_of_sums
+from weitiao.core.score import Score, as_fraction, ratio_of_sums
 
 Counts = tuple[int, int, int]  # both, found, there
 
@@ -29,4 +29,4 @@ def score(name: str, pairs: Sequence[tuple[Sequence[str], Sequence[str]]], parts
         parts: (correct, predicted, reference), each [rows] -> (numerators, denominators).
     """
     numerators, denominators = parts(*np.array([count(*pair) for pair in pairs], float).reshape(-1, 3).T)
-    return of_share(ratio_of_sums(name, numerators.tolist(), denominators.tolist()))
+    return as_fraction(ratio_of_sums(name, numerators.tolist(), denominators.tolist()))

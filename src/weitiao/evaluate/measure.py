@@ -13,7 +13,7 @@ from weitiao.core.example import Chat, Example, Turn
 from weitiao.core.metric import Metric
 from weitiao.core.objective import Objective, Predictor
 from weitiao.core.registry import create
-from weitiao.core.score import Score, weighted
+from weitiao.core.score import Score, weighted_sum
 from weitiao.core.trainable_model import PrefixCache, TrainableModel
 
 SCORING_BATCH, GENERATION_BATCH = 16, 32  # prompts per batch
@@ -70,7 +70,7 @@ def measure(
         total.scores |= {f"{task}.{name}": replace(x, name=f"{task}.{name}") for name, x in result.scores.items()}
         total.row_results |= {f"{task}.{name}": x for name, x in result.row_results.items()}
         total.tasks[task] = result
-    total.scores = {"loss": weighted("loss", losses), **total.scores}
+    total.scores = {"loss": weighted_sum("loss", losses), **total.scores}
     return total
 
 

@@ -65,6 +65,6 @@ def _add_samples(run: Run, when: str, answered: list) -> None:
     old = run.read_lines("samples.jsonl")
     lines = []
     for i, (example, answer) in enumerate(answered):
-        new = {"prompt": example.question[:1000], "reference": example.answer}
+        new = {"prompt": example.input_text[:1000], "reference": example.answer}
         lines.append({**(old[i] if i < len(old) else new), when: answer})
     run.write_lines("samples.jsonl", lines)

@@ -14,7 +14,7 @@ import jinja2
 from weitiao.core.files import write_text
 from weitiao.core.finding import Finding
 from weitiao.core.run import Run
-from weitiao.core.score import score_rows, show
+from weitiao.core.score import format_score, score_rows
 from weitiao.evaluate.history import history, summary
 
 WIDTH, HEIGHT, EDGE = 720, 240, 44
@@ -31,7 +31,7 @@ def write_report(run: Run) -> Path:
         status=run.status,
         rows=score_rows(scores),
         findings=[Finding.from_json(x) for x in run.read("preflight.json", [])],
-        baselines={name: show(s["name"], s) for name, s in scores.get("baselines", {}).items()},
+        baselines={name: format_score(s["name"], s) for name, s in scores.get("baselines", {}).items()},
         curve=jinja2.filters.Markup(curve(steps, validations, list(run.events("skipped", "rollback")))),  # pyright: ignore[reportAttributeAccessIssue]
         best=(run.read("best/step.json") or {}).get("step"),
         samples=run.read_lines("samples.jsonl"),

@@ -20,7 +20,7 @@ from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import find, names
 from weitiao.core.run import Run
-from weitiao.core.score import in_percent, ratio_of_sums, show
+from weitiao.core.score import format_score, is_percentage, ratio_of_sums
 from weitiao.multirun.subprocess_run import train_apart
 
 ROW, LEFT, WIDTH = 26, 150, 720  # of the chart, in pixels
@@ -61,7 +61,7 @@ class Compared:
         drift = "" if self.drift is None else f"{self.drift:.3f}"
         size, memory, speed = f"{self.megabytes:,.1f}", f"{self.peak_mb:,.0f}", f"{self.tokens_a_second:,.0f}"
         apart = "reference" if self.reference else show_difference(self.figure, self.difference)
-        figure, rate = show(self.figure, self.score), f"{self.rate:g}"
+        figure, rate = format_score(self.figure, self.score), f"{self.rate:g}"
         return [self.method, figure, apart, rate, f"{self.trained:,}", size, memory, speed, drift]
 
     @property
@@ -69,7 +69,7 @@ class Compared:
         """A line of the table in a terminal, which is narrower than a page; the page has all."""
         if self.refused:
             return [self.method, self.refused, *[""] * (len(SHORT) - 2)]
-        figure = show(self.figure, self.score).partition(", n =")[0]
+        figure = format_score(self.figure, self.score).partition(", n =")[0]
         apart = "reference" if self.reference else show_difference(self.figure, self.difference).replace(" points", "")
         return [self.method, figure, apart, f"{self.trained:,}", f"{self.peak_mb:,.0f}", f"{self.tokens_a_second:,.0f}"]
 
@@ -137,8 +137,8 @@ def show_difference(figure: str, score: dict[str, Any] | None) -> str:
     """'-0.7 points [-1.6, +0.3]'."""
     if score is None:
         return ""
-    scale, unit = (100, " points") if in_percent(figure) else (1, "")
-    digits = 1 if in_percent(figure) else 3
+    scale, unit = (100, " points") if is_percentage(figure) else (1, "")
+    digits = 1 if is_percentage(figure) else 3
     value, low, high = (f"{scale * score[key]:+.{digits}f}" for key in ("value", "low", "high"))
     return f"{value}{unit} [{low}, {high}]"
 
@@ -215,7 +215,7 @@ def chart(found: Sequence[Compared]) -> str:
         lines += f'<text x="0" y="{y + 4}">{x.method}</text>'
         lines += f'<line x1="{at(score["low"]):.0f}" x2="{at(score["high"]):.0f}" y1="{y}" y2="{y}" stroke="#2a5db0"/>'
         lines += f'<circle cx="{at(score["value"]):.0f}" cy="{y}" r="5" fill="#2a5db0">'
-        lines += f"<title>{html.escape(show(x.figure, score))}</title></circle>"
+        lines += f"<title>{html.escape(format_score(x.figure, score))}</title></circle>"
     bottom = 18 + ROW * len(scored)
     if base is not None:
         x = f"{at(base):.0f}"

@@ -20,7 +20,7 @@ from weitiao.core.files import write_text
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.run import Run
-from weitiao.core.score import show
+from weitiao.core.score import format_score
 from weitiao.multirun.subprocess_run import measure_apart, train_apart
 
 HELD_OUT = "held-out rows"
@@ -40,7 +40,7 @@ class Candidate:
 
     def lines(self) -> list[list[str]]:
         """Of the table: a line for everything that it was measured on."""
-        figures = [(on, [show(name, x) for name, x in scores.items()]) for on, scores in self.scores.items()]
+        figures = [(on, [format_score(name, x) for name, x in scores.items()]) for on, scores in self.scores.items()]
         name = f"{self.name} *" if self.best else self.name
         return [["" if i else name, on, *words] for i, (on, words) in enumerate(figures)]
 

@@ -117,7 +117,7 @@ def test_evaluate_on_another_file_and_without_a_run(done: Path, tiny_llama: Path
 
 def test_evaluate_table_has_intervals(done: Path) -> None:
     code, said = weitiao("evaluate", done, "--metric", "loss")
-    assert code == 0 and re.search(r"loss .*\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\] n=\d+ .*bootstrap over rows", said)
+    assert code == 0 and re.search(r"loss .*\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\] n = \d+ .*bootstrap over rows", said)
 
 
 def test_neither_run_nor_model(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import time
 import pytest
 from seqeval.metrics import f1_score, precision_score, recall_score
 
-from weitiao.core.bio_tags import Scheme, entities, every_tag, spell
+from weitiao.core.bio_tags import Scheme, all_tags, entities_to_tags, tags_to_entities
 from weitiao.core.metric import Metric
 from weitiao.core.registry import create
 from weitiao.core.score import PERCENT
@@ -17,15 +17,17 @@ JUDGES = {"entity_f1": f1_score, "entity_precision": precision_score, "entity_re
 
 def pairs(scheme: Scheme, rows: int, seed: int) -> list[tuple[list[str], list[str]]]:
     """Random valid tags, and such as are partly the same."""
-    rng_key, tags = random.Random(seed), every_tag(("a", "b", "c"), scheme)
+    rng_key, tags = random.Random(seed), all_tags(("a", "b", "c"), scheme)
     found = []
     for _ in range(rows):
         n = rng_key.randrange(1, 25)
-        right = entities([rng_key.choice((*tags, "O", "O")) for _ in range(n)], repair=True)
+        right = tags_to_entities([rng_key.choice((*tags, "O", "O")) for _ in range(n)], repair=True)
         said = (
-            [x for x in right if rng_key.random() < 0.7] if rng_key.random() < 0.7 else entities(["O", "B-a"] * n)[: n // 2]
+            [x for x in right if rng_key.random() < 0.7]
+            if rng_key.random() < 0.7
+            else tags_to_entities(["O", "B-a"] * n)[: n // 2]
         )
-        found.append((spell([x for x in said if x[1] <= n], n, scheme), spell(right, n, scheme)))
+        found.append((entities_to_tags([x for x in said if x[1] <= n], n, scheme), entities_to_tags(right, n, scheme)))
     return found
 
 
@@ -44,7 +46,7 @@ def test_entity_scores_equal_seqeval(name: str, scheme: Scheme) -> None:
 def test_entity_scores_follow_scheme() -> None:
     for scheme in ("bio", "bioes"):
         for said, right in pairs(scheme, 200, 9):
-            mine = [set(entities(x)) for x in (said, right)]
+            mine = [set(tags_to_entities(x)) for x in (said, right)]
             assert count(said, right) == (len(mine[0] & mine[1]), len(mine[0]), len(mine[1]))
 
 

@@ -3,7 +3,7 @@
 import jiwer
 import pytest
 
-from weitiao.core.score import in_percent
+from weitiao.core.score import is_percentage
 from weitiao.evaluate.error_rate import normalize_text, split_words
 from weitiao.evaluate.metrics.cer import CER
 from weitiao.evaluate.metrics.wer import WER
@@ -20,7 +20,7 @@ def test_error_rates_equal_jiwer() -> None:
     said, right = ([normalize_text(pair[i]) for pair in PAIRS] for i in (0, 1))
     word, letter = WER().score(PAIRS), CER().score(PAIRS)
     assert word.value == pytest.approx(jiwer.wer(right, said)) and letter.value == pytest.approx(jiwer.cer(right, said))
-    assert word.n == 4 and word.low <= word.value <= word.high and not word.higher_is_better and in_percent("wer")
+    assert word.n == 4 and word.low <= word.value <= word.high and not word.higher_is_better and is_percentage("wer")
 
 
 def test_error_rate_above_one_and_zero() -> None:

@@ -62,4 +62,4 @@ KINDS = {
 def test_every_score_has_name_and_interval() -> None:
     for name in names(Metric):
         made = score(name, KINDS.get(name, WORDS) * 5)
-        assert (made.name, made.n) == (name, 10) and made.low <= made.value <= made.high and made.how
+        assert (made.name, made.n) == (name, 10) and made.low <= made.value <= made.high and made.interval

@@ -171,8 +171,8 @@ def test_same_file_twice_counted_twice(train_tiny: Any, encoder: Path, tmp_path:
     both = [{"path": file, "columns": {"text": "text", "label": label}} for label in ("one", "two")]
     shape = {"base": str(encoder), "objective": "classification", "train": {"steps": 2}}
     run = train_tiny(**shape, data=both, validation=0.2, evaluate={"data": both, "metrics": "auto", "samples": 0})
-    assert run.read("scores.json")["after"]["accuracy"] | {"low": 0, "high": 0, "how": ""} == {
-        "name": "accuracy", "value": 0.5, "n": 60, "low": 0, "high": 0, "higher_is_better": True, "how": "",
+    assert run.read("scores.json")["after"]["accuracy"] | {"low": 0, "high": 0, "interval": ""} == {
+        "name": "accuracy", "value": 0.5, "n": 60, "low": 0, "high": 0, "higher_is_better": True, "interval": "",
     }  # fmt: skip
 
 

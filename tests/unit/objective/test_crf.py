@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from weitiao.core.bio_tags import Scheme, entities, every_tag
+from weitiao.core.bio_tags import Scheme, all_tags, tags_to_entities
 from weitiao.objective.crf import (
     FORBIDDEN,
     Chain,
@@ -26,7 +26,7 @@ LENGTHS = (4, 1, 3, 2)
 
 def some(scheme: Scheme, kinds: tuple[str, ...], seed: int, scale: float = 1.0) -> tuple[Tensor, Tensor, Chain]:
     """(emissions [B, U, C], lengths, a chain with random scores), in float64."""
-    tags = every_tag(kinds, scheme)
+    tags = all_tags(kinds, scheme)
     random = torch.Generator().manual_seed(seed)
     rng_key = lambda *shape: torch.randn(*shape, generator=random, dtype=torch.float64) * scale  # noqa: E731
     c, plain = len(tags), rules(tags, scheme)
@@ -73,14 +73,14 @@ def test_partition_and_best_path_equal_brute_force(scheme: Scheme, kinds: tuple[
 @pytest.mark.parametrize("scheme", ["bio", "bioes"])
 def test_forbidden_transitions_never_decoded(scheme: Scheme) -> None:
     """However loudly the emissions ask for it."""
-    tags = every_tag(("a", "b"), scheme)
+    tags = all_tags(("a", "b"), scheme)
     random = torch.Generator().manual_seed(0)
     for scale in (1.0, 100.0, 1e6):
         emissions = torch.randn(64, 12, len(tags), generator=random) * scale
         emissions[:, :, 2] += scale  # I-a
         lengths = torch.randint(1, 13, (64,), generator=random)
         for path in viterbi(emissions, lengths, rules(tags, scheme)):
-            entities([tags[i] for i in path])  # raises where the scheme is broken
+            tags_to_entities([tags[i] for i in path])  # raises where the scheme is broken
     plain = torch.zeros(1, 2, len(tags))
     bad = torch.tensor([[0, 2]])  # O I-a
     assert float(log_likelihood(plain, bad, torch.tensor([2]), rules(tags, scheme))) < -1e20
@@ -98,7 +98,7 @@ def test_padding_never_read() -> None:
 def test_crf_gradients() -> None:
     emissions, lengths, chain = some("bio", ("a",), 1)
     tags = torch.tensor(viterbi(emissions, torch.full((4,), 4), chain))
-    module = ChainScores(rules(every_tag(("a",), "bio"), "bio")).double()
+    module = ChainScores(rules(all_tags(("a",), "bio"), "bio")).double()
     with torch.no_grad():
         for weight in module.parameters():
             weight.add_(torch.randn_like(weight))

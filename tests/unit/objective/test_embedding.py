@@ -112,7 +112,7 @@ def test_triplet_loss() -> None:
 
 
 def test_cosent_equals_formula() -> None:
-    pairs = [Pair(x.text, x.other, likeness=y) for x, y in zip(PAIRS, (0.2, -0.0001, 5.0, 0.2))]
+    pairs = [Pair(x.text, x.other, similarity=y) for x, y in zip(PAIRS, (0.2, -0.0001, 5.0, 0.2))]
     objective = Embedding(loss_type="cosent").fit(pairs)
     model, batch = ready(objective, pairs)
     s = (vectors(model, [x.text for x in pairs]) * vectors(model, [x.other for x in pairs])).sum(-1) / 0.05
@@ -184,7 +184,7 @@ def test_gradient_cache_same_dropout() -> None:
         ({"query": "a", "document": "b"}, Pair("a", "b")),
         ({"anchor": "a", "positive": "b", "negative": "c"}, Pair("a", "b", ("c",))),
         ({"question": "a", "answer": "b", "negatives": ["c", "d"]}, Pair("a", "b", ("c", "d"))),
-        ({"sentence1": "a", "sentence2": "b", "score": "0.5"}, Pair("a", "b", likeness=0.5)),
+        ({"sentence1": "a", "sentence2": "b", "score": "0.5"}, Pair("a", "b", similarity=0.5)),
     ],
 )
 def test_columns_detected(record: dict, pair: Pair) -> None:
@@ -208,7 +208,7 @@ def test_bad_rows_reported(record: dict, words: str) -> None:
 
 def test_scores_not_ignored() -> None:
     with pytest.raises(DataError, match="1 of 1 rows say how alike they are.*contrast: cosent"):
-        Embedding().fit([Pair("a", "b", likeness=1.0)])
+        Embedding().fit([Pair("a", "b", similarity=1.0)])
     with pytest.raises(DataError, match="no row says so"):
         Embedding(loss_type="cosent").fit([Pair("a", "b")])
 

@@ -24,7 +24,7 @@ from weitiao.core.method import Method
 from weitiao.core.recipe import Source
 from weitiao.core.registry import create, find, names
 from weitiao.core.reporter import Reporter
-from weitiao.data.audio import resample, decode_audio
+from weitiao.data.audio import decode_audio, resample
 from weitiao.data.read import read_sources
 from weitiao.model.backbone.encoder_decoder import encoder_decoder
 from weitiao.objective.objectives.seq2seq import Seq2Seq

@@ -12,7 +12,7 @@ from support.laws import attached
 from support.models import make_tokenizer, make_wordpiece_tokenizer, save_model
 from support.rows import batch_of, write_jsonl
 from weitiao.core.batch import IGNORE
-from weitiao.core.bio_tags import entities
+from weitiao.core.bio_tags import tags_to_entities
 from weitiao.core.errors import DataError
 from weitiao.core.example import TokenTags
 from weitiao.core.reporter import Reporter
@@ -63,7 +63,7 @@ def ready(objective: TokenClassification, family: str = "bert", scale: float = 2
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_label_on_first_token_of_word(family: str) -> None:
-    """What the tokens from one label to the next spell is the unit, to the letter; every unit has a label."""
+    """What the tokens from one label to the next entities_to_tags is the unit, to the letter; every unit has a label."""
     objective, p = TokenClassification().fit(examples()), processor(family)
     odd = tagged("dogs liquidizing 世 界 , (fox) é 😀 x", "B-who O O B-where O O B-who I-who O")
     for example in [*examples(), odd]:
@@ -207,7 +207,7 @@ def test_windows_decoded_as_whole(crf: bool) -> None:
         parts = [Scored(x, whole[i].chain) for x in whole[i].emissions.split(2)]
         one, other = (objective.merge_windows(x, example, processor()) for x in ([whole[i]], parts))
         assert one == other and one.tags == objective.metric_pair(one, example)[0]
-        entities(one.tags)
+        tags_to_entities(one.tags)
 
 
 def test_window_starting_inside_entity() -> None:

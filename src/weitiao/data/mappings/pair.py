@@ -59,8 +59,8 @@ def _pair(query: str, document: str, negative: str | None, score: str | None) ->
         negatives = (others,) if isinstance(others, str) else tuple(others or ())
         if any(not isinstance(x, str) or not x.strip() for x in negatives):
             raise ValueError(f"column {negative!r} holds something that is no text")
-        likeness = number_of(record[score], score) if score and record.get(score) is not None else None
-        return Pair(text_of(record, query), text_of(record, document), negatives, likeness)
+        similarity = number_of(record[score], score) if score and record.get(score) is not None else None
+        return Pair(text_of(record, query), text_of(record, document), negatives, similarity)
 
     more = "".join(f", {word}: {key}" for word, key in (("not", negative), ("alike", score)) if key)
     return ColumnMapping(f"{query} <-> {document}{more}", Pair, make)

@@ -8,7 +8,7 @@ Places are counted in characters, from 0; the end is behind the last one.
 
 from typing import Any
 
-from weitiao.core.bio_tags import Entity, spell
+from weitiao.core.bio_tags import Entity, entities_to_tags
 from weitiao.core.example import TokenTags
 from weitiao.data.columns import TEXTS, ColumnMapping, first_of, text_of
 from weitiao.data.word_units import join_tokens, split_units
@@ -102,7 +102,9 @@ def _spans(text: str, spans: str) -> ColumnMapping:
             if after < end:
                 raise ValueError(f"the entities {words[start:end]!r} ({kind}) and the {other} at {after} overlap")
         return TokenTags(
-            words, tuple(units), tuple(spell((_by_units(x, units, words) for x in encode_with_offsets), len(units)))
+            words,
+            tuple(units),
+            tuple(entities_to_tags((_by_units(x, units, words) for x in encode_with_offsets), len(units))),
         )
 
     return ColumnMapping(f"{text} -> tags: {spans}", TokenTags, make)

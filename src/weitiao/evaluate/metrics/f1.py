@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from weitiao.core.example import plain
 from weitiao.core.metric import Metric
-from weitiao.core.score import Score, bootstrapped, of_share
+from weitiao.core.score import Score, as_fraction, bootstrapped
 
 
 class F1(Metric):
@@ -21,7 +21,7 @@ class F1(Metric):
     def score(self, pairs: list[tuple[Any, Any]]) -> Score:
         """(generated, reference) of each row; each a string, or the predicted classes."""
         classes = [(_classes(answer), _classes(reference)) for answer, reference in pairs]
-        return of_share(bootstrapped(self.name, classes, macro_f1, draws=500))
+        return as_fraction(bootstrapped(self.name, classes, macro_f1, draws=500))
 
 
 def _classes(answer: str | Sequence[str]) -> set[str]:

@@ -7,7 +7,7 @@ over rows, because the tokens of one row are not independent.
 from typing import ClassVar
 
 from weitiao.core.metric import Metric
-from weitiao.core.score import Score, of_share, ratio_of_sums
+from weitiao.core.score import Score, as_fraction, ratio_of_sums
 
 
 class MaskedAccuracy(Metric):
@@ -17,4 +17,4 @@ class MaskedAccuracy(Metric):
 
     def score(self, pairs: list[tuple[int, int]]) -> Score:
         """(recovered, masked) of each row."""
-        return of_share(ratio_of_sums(self.name, [correct for correct, _ in pairs], [masked for _, masked in pairs]))
+        return as_fraction(ratio_of_sums(self.name, [correct for correct, _ in pairs], [masked for _, masked in pairs]))

@@ -6,7 +6,7 @@ Voorhees 1999, "The TREC-8 Question Answering Track Report", sec. 2: (1 / n) sum
 from typing import ClassVar
 
 from weitiao.core.metric import Metric
-from weitiao.core.score import Score, of_share, ratio_of_sums
+from weitiao.core.score import Score, as_fraction, ratio_of_sums
 
 
 class MRR(Metric):
@@ -16,4 +16,4 @@ class MRR(Metric):
 
     def score(self, pairs: list[tuple[int, int]]) -> Score:
         """(rank of the relevant document from 1, documents) of each query."""
-        return of_share(ratio_of_sums(self.name, [1 / rank for rank, _ in pairs], [1.0] * len(pairs)))
+        return as_fraction(ratio_of_sums(self.name, [1 / rank for rank, _ in pairs], [1.0] * len(pairs)))

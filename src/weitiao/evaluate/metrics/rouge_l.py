@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from weitiao.core.metric import Metric
-from weitiao.core.score import Score, bootstrapped, of_share
+from weitiao.core.score import Score, as_fraction, bootstrapped
 from weitiao.evaluate.squad import HAN
 
 
@@ -24,7 +24,7 @@ class RougeL(Metric):
     def score(self, pairs: list[tuple[Any, Any]]) -> Score:
         """(generated, reference) of each row."""
         scores = [lcs_f1(split_words(str(text)), split_words(str(reference))) for text, reference in pairs]
-        return of_share(bootstrapped(self.name, scores, lambda rows: sum(rows) / len(rows)))
+        return as_fraction(bootstrapped(self.name, scores, lambda rows: sum(rows) / len(rows)))
 
 
 def split_words(text: str) -> list[str]:

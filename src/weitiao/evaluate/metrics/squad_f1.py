@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from weitiao.core.metric import Metric
-from weitiao.core.score import Score, bootstrapped, of_share
+from weitiao.core.score import Score, as_fraction, bootstrapped
 from weitiao.evaluate.squad import best_match, word_f1
 
 
@@ -16,7 +16,7 @@ class SquadF1(Metric):
     def score(self, pairs: list[tuple[str, Sequence[str] | str]]) -> Score:
         """(predicted, all references; none: the question has no answer) of each row; a bootstrap over rows."""
         scores = [best_match(word_f1, predicted, references) for predicted, references in pairs]
-        return of_share(bootstrapped(self.name, scores, _mean))
+        return as_fraction(bootstrapped(self.name, scores, _mean))
 
 
 def _mean(scores: Sequence[float]) -> float:

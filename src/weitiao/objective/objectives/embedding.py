@@ -78,7 +78,7 @@ class Embedding(Objective):
 
     def fit(self, examples: Sequence[Pair]) -> "Embedding":  # pyright: ignore[reportIncompatibleMethodOverride]
         """Refuses data that the loss cannot use."""
-        rated = sum(x.likeness is not None for x in examples)
+        rated = sum(x.similarity is not None for x in examples)
         if self.loss_type == "cosent" and not rated:
             raise DataError(
                 "data: loss_type: cosent ranks pairs by how alike they are, and no row says so (a column score)."
@@ -94,9 +94,9 @@ class Embedding(Objective):
         """Query, document and negatives end to end; the last token of each has a label. With cosent the document's is how
         alike the two are: the bits of a float32, none of whose numbers is IGNORE (that is a NaN's)."""
         if self.loss_type == "cosent":
-            if example.likeness is None:
+            if example.similarity is None:
                 raise ValueError("the row does not say how alike its texts are")
-            marks = [0, struct.unpack("<i", struct.pack("<f", example.likeness))[0]]
+            marks = [0, struct.unpack("<i", struct.pack("<f", example.similarity))[0]]
         else:
             marks = list(range(2 + len(example.negatives)))
         ids: list[int] = []
@@ -229,7 +229,7 @@ class Embedding(Objective):
         """(the rank of the right document, how many there are to choose from) of each pair; of cosent, the cosine and how
         alike they are. Texts that several rows share are one document; equally near ones count as before the right one."""
         if self.loss_type == "cosent":
-            return [((float(said[0] @ said[1]),), (x.likeness,)) for said, x in predicted]
+            return [((float(said[0] @ said[1]),), (x.similarity,)) for said, x in predicted]
         documents = {text: v for said, x in predicted for text, v in zip((x.other, *x.negatives), said[1:])}
         number = {text: i for i, text in enumerate(documents)}
         right: dict[str, set[int]] = {}

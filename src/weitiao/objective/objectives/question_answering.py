@@ -127,7 +127,7 @@ class QuestionAnswering(HeadObjective):
     def encode_input(self, example: ExtractiveQA, processor: Processor) -> Row:
         frame, asked, text = (
             processor.frame,
-            processor.encode_with_offsets(example.asked)[0],
+            processor.encode_with_offsets(example.question)[0],
             processor.encode_with_offsets(example.context)[0],
         )
         if not asked or not text:

@@ -91,12 +91,12 @@ class Seq2Seq(LikelihoodObjective):
             raise ValueError(f"{words}: cut it into pieces with what is said in each")
         places, input_features = (
             [AUDIO_PLACEHOLDER] * feature_extractor.num_positions,
-            partial(feature_extractor.features, example.sound),
+            partial(feature_extractor.features, example.audio),
         )
         return AnnotatedRow(
             input_ids=places,
             labels=[IGNORE] * feature_extractor.num_positions,
-            sound=example.sound,
+            sound=example.audio,
             input_features=input_features,
         )
 

@@ -26,7 +26,17 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from weitiao.core.batch import IGNORE, Batch, Row
-from weitiao.core.bio_tags import Entity, Scheme, entities, every_tag, may_begin, may_end, may_follow, parted, spell
+from weitiao.core.bio_tags import (
+    Entity,
+    Scheme,
+    all_tags,
+    can_end,
+    can_follow,
+    can_start,
+    entities_to_tags,
+    split_tag,
+    tags_to_entities,
+)
 from weitiao.core.errors import DataError
 from weitiao.core.example import TokenTags
 from weitiao.core.objective import HeadObjective, Preview
@@ -85,7 +95,7 @@ class TokenClassification(HeadObjective):
         prefixes, entity_types = set(), set()
         for tag in {tag for x in examples for tag in x.tags}:
             try:
-                prefix, kind = parted(*self._named([tag]))
+                prefix, kind = split_tag(*self._named([tag]))
             except ValueError:
                 continue
             prefixes.add(prefix)
@@ -102,7 +112,7 @@ class TokenClassification(HeadObjective):
     @property
     def tags(self) -> tuple[str, ...]:
         """[C]: every tag, O first."""
-        return every_tag(self.entity_types, self._scheme)
+        return all_tags(self.entity_types, self._scheme)
 
     @property
     def head_labels(self) -> Any:
@@ -122,7 +132,9 @@ class TokenClassification(HeadObjective):
         ids, firsts = placed_units(example, processor)
         row = _framed(ids, processor)
         known = {tag: i for i, tag in enumerate(self.tags)}
-        for at, tag in zip((at for at in firsts if at is not None), spell(*self._kept(example, firsts), self._scheme)):
+        for at, tag in zip(
+            (at for at in firsts if at is not None), entities_to_tags(*self._kept(example, firsts), self._scheme)
+        ):
             row["labels"][at + len(processor.frame.first)] = known[tag]  # pyright: ignore[reportIndexIssue]
         return [row]
 
@@ -140,7 +152,7 @@ class TokenClassification(HeadObjective):
         Raises:
             ValueError: the tags break their scheme, or name a kind that was not learnt.
         """
-        found = entities(self._named(example.tags), self.repair_tags)
+        found = tags_to_entities(self._named(example.tags), self.repair_tags)
         for first, _, kind in found:
             if kind not in self.entity_types:
                 words = f"tag {first + 1} is {example.tags[first]}: {kind!r} is not among the entity_types learnt"
@@ -175,7 +187,7 @@ class TokenClassification(HeadObjective):
         """The text, with its entities' entity_types behind them."""
         ids, labels = [int(x) for x in row["input_ids"]], [int(x) for x in row["labels"]]
         units = [i for i, x in enumerate(labels) if x != IGNORE]
-        found = entities([self.tags[labels[i]] for i in units], repair=True)  # a window may begin inside one
+        found = tags_to_entities([self.tags[labels[i]] for i in units], repair=True)  # a window may begin inside one
         edges = [*units, len(ids) - 1]
         drawn: list[tuple[str, str]] = []
         told = ""
@@ -227,16 +239,16 @@ class TokenClassification(HeadObjective):
         e, chain = torch.cat([x.emissions for x in said]), said[0].chain
         there = [u for u, at in enumerate(placed_units(example, processor)[1]) if at is not None]
         if not len(e):
-            return Found(spell([], len(example.units)), [])
+            return Found(entities_to_tags([], len(example.units)), [])
         (path,) = viterbi(e[None], torch.tensor([len(e)]), chain)
-        found = entities([self.tags[i] for i in path])
+        found = tags_to_entities([self.tags[i] for i in path])
         likely = stretch_logprobs(e, chain, torch.tensor(path), [(first, end) for first, end, _ in found])
         whole = [(there[first], there[end - 1] + 1, kind) for first, end, kind in found]
         told = []
         for (first, end, kind), log_p in zip(whole, likely):
             a, b = example.units[first][0], example.units[end - 1][1]
             told.append({"start": a, "end": b, "label": kind, "text": example.text[a:b], "probability": math.exp(log_p)})
-        return Found(spell(whole, len(example.units), self._scheme), told)
+        return Found(entities_to_tags(whole, len(example.units), self._scheme), told)
 
     def to_record(self, said: Found) -> dict[str, Any]:
         return {"entities": [{**x, "probability": round(x["probability"], 6)} for x in said.entities], "tags": said.tags}
@@ -245,7 +257,7 @@ class TokenClassification(HeadObjective):
         return ", ".join(f"{x['text']} ({x['label']})" for x in said.entities) or "none"
 
     def metric_pair(self, said: Found, example: TokenTags) -> tuple[list[str], list[str]]:
-        return said.tags, spell(self.right(example), len(example.units), self._scheme)
+        return said.tags, entities_to_tags(self.right(example), len(example.units), self._scheme)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -280,9 +292,9 @@ class TokenClassification(HeadObjective):
 @cache
 def rules(tags: tuple[str, ...], scheme: Scheme) -> Chain:
     """What may stand where: 0 or FORBIDDEN."""
-    start = [may_begin(x) for x in tags]
-    follow = [[may_follow(x, before, scheme) for x in tags] for before in tags]
-    end = [may_end(x, scheme) for x in tags]
+    start = [can_start(x) for x in tags]
+    follow = [[can_follow(x, before, scheme) for x in tags] for before in tags]
+    end = [can_end(x, scheme) for x in tags]
     return Chain(*(torch.where(torch.tensor(x), 0.0, FORBIDDEN) for x in (start, follow, end)))
 
 
