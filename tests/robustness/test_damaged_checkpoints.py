@@ -128,8 +128,10 @@ def test_newest_checkpoint_damaged(bench: Bench, full: bool, record_figure: Figu
         assert aside.is_dir(), name
         shutil.rmtree(aside)
         assert_same_as_uninterrupted(out, bench.crash_test.uninterrupted)
-    said = f"{len(chosen)}/{len(chosen)} noticed, put aside, resumed"
-    record_figure("one harm to a saved state", "noticed; the next older state, ends bit-equal", said, len(chosen))
+    said = f"{len(chosen)}/{len(chosen)} detected, set aside, resumed"
+    record_figure(
+        "one checkpoint damaged", "detected; the next older checkpoint is used; ends bit-identical", said, len(chosen)
+    )
 
 
 def test_every_damage_detected(bench: Bench, record_figure: Figure) -> None:
@@ -147,7 +149,7 @@ def test_every_damage_detected(bench: Bench, record_figure: Figure) -> None:
         shutil.copytree(pristine, state)
     assert not missed and not broken(state)
     n = len(harms())
-    record_figure("every harm is seen", "100 %", f"{n}/{n}", n)
+    record_figure("every kind of damage is detected", "100 %", f"{n}/{n}", n)
 
 
 def test_all_checkpoints_damaged(bench: Bench, full: bool, record_figure: Figure) -> None:
@@ -163,7 +165,7 @@ def test_all_checkpoints_damaged(bench: Bench, full: bool, record_figure: Figure
             with pytest.raises(RunError, match="holds no sound state to go on from"):
                 bench.resume(out)
         assert (out / "events.jsonl").read_bytes() == journal, name
-    record_figure("all saved states harmed", "refused with a sentence", f"{len(chosen)}/{len(chosen)}", len(chosen))
+    record_figure("all checkpoints damaged", "refused with a message", f"{len(chosen)}/{len(chosen)}", len(chosen))
 
 
 class Bomb:

@@ -132,7 +132,10 @@ def test_checkpoint_disk_full(
         assert killed or not found["rubbish"]
     n = len(cases) if full else 1
     record_figure(
-        "the states' disk is full", "goes on, loudly; older states verify; resumes bit-equal", f"{n}/{n} sizes", n
+        "disk of the checkpoints is full",
+        "continues with a warning; older checkpoints verify; resumes bit-identical",
+        f"{n}/{n} sizes",
+        n,
     )
 
 
@@ -151,5 +154,5 @@ def test_run_disk_full(
             assert found["status"] == "finished" and found["failed"], (size, found)
         else:
             assert found["code"] == 1 and "Make room" in found["said"] and "--resume" in found["said"], (size, found)
-    said = f"{len(sizes)}/{len(sizes)} sizes; {ended.count(1)} stopped with a sentence, {ended.count(0)} went on"
-    record_figure("the run's disk is full", "stops with a sentence or goes on; resumes bit-equal", said, len(sizes))
+    said = f"{len(sizes)}/{len(sizes)} sizes; {ended.count(1)} stopped with a message, {ended.count(0)} continued"
+    record_figure("disk of the run is full", "stops with a message or continues; resumes bit-identical", said, len(sizes))

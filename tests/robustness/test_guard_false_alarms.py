@@ -69,7 +69,9 @@ def test_false_alarms_in_real_runs(record_figure: Any) -> None:
     found = {path.stem: alarms(recorded(path)) for path in RECORDED}
     steps = sum(len(recorded(path)) for path in RECORDED)
     skips = sum(len(x) for x in found.values())
-    record_figure("false alarms of the guard, real fine-tuning runs", f"<= {ALLOWED * steps:.1f}, no return", skips, steps)
+    record_figure(
+        "false alarms of the guard, real fine-tuning runs", f"<= {ALLOWED * steps:.1f}, no rollback", skips, steps
+    )
     assert skips <= ALLOWED * steps, found
     assert not any(reason.startswith("back") for x in found.values() for _, reason in x), found
 
@@ -91,5 +93,5 @@ def test_diverging_run_detected(path: Path, record_figure: Any) -> None:
     assert middle > LEARNING
     broken = [*pairs[:middle], *((loss + lost, 3 * norm) for loss, norm in pairs[middle:])]
     first = next(place for place, _ in alarms(broken) if place >= middle) - middle
-    record_figure(f"steps until a lost model is noticed, {path.stem}", "< 40", first, len(pairs) - middle)
+    record_figure(f"steps until a diverged model is detected, {path.stem}", "< 40", first, len(pairs) - middle)
     assert first < 40

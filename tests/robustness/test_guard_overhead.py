@@ -31,7 +31,7 @@ def judging() -> tuple[float, int]:
 
 def test_judge_under_one_millisecond(record_figure) -> None:
     seconds, n = judging()
-    record_figure("time of the guard's word on a step, memory full", "< 1 ms", f"{1000 * seconds:.3f} ms", n)
+    record_figure("time of the guard per step, history full", "< 1 ms", f"{1000 * seconds:.3f} ms", n)
     assert seconds < 1e-3
 
 
@@ -52,5 +52,5 @@ def test_judge_under_one_percent_of_step(record_figure, request: pytest.FixtureR
         took.append(time.perf_counter() - started)
     step, (word, _) = statistics.median(took[2:]), judging()
     measured = f"{word / step:.3%} ({1000 * word:.3f} ms of {1000 * step:.0f} ms, {window[0].tokens} tokens)"
-    record_figure("the guard's share of a SmolLM2 step", "<= 1 %", measured, len(took) - 2)
+    record_figure("share of the guard in a SmolLM2 step", "<= 1 %", measured, len(took) - 2)
     assert word <= 0.01 * step

@@ -28,7 +28,7 @@ def test_sigkill_at_random_moment(crash_test: CrashTest, rng: random.Random, ful
             killed += crash_test.kill_at_random(out, rng)
         crash_test.finish_and_compare(out)
     record_figure(
-        "killed at any moment", "every run resumes and ends bit-equal", f"{runs}/{runs} runs, {killed} kills", killed
+        "killed at any moment", "every run resumes and ends bit-identical", f"{runs}/{runs} runs, {killed} kills", killed
     )
 
 
@@ -54,8 +54,10 @@ def test_sigkill_before_first_and_after_last_checkpoint(crash_test: CrashTest, f
     renamed = [i for i, x in enumerate(crash_test.operations) if re.fullmatch(r"rename checkpoints/step-\d+", x)]
     outer = [*range(renamed[0] + 3), *range(renamed[-1], len(crash_test.operations))]
     chosen = outer if full else [3, outer[-12], outer[-3]]
-    claim = "every moment before the first state and after the last"
-    record_figure("killed before the first state or after the last", claim, crash_test.kill_at_each(chosen), len(chosen))
+    claim = "every moment before the first checkpoint and after the last"
+    record_figure(
+        "killed before the first checkpoint or after the last", claim, crash_test.kill_at_each(chosen), len(chosen)
+    )
 
 
 def test_sigterm_at_random_moment(crash_test: CrashTest, rng: random.Random, full: bool, record_figure: Figure) -> None:
@@ -77,7 +79,7 @@ def test_sigterm_at_random_moment(crash_test: CrashTest, rng: random.Random, ful
         assert_sound_checkpoint(out)
         crash_test.finish_and_compare(out)
     measured = f"{stopped}/{stopped} left with 143 and resumed; the slowest took {slowest:.1f} s"
-    record_figure("SIGTERM at any moment", f"143 within {DEADLINE} s, resumes bit-equal", measured, stopped)
+    record_figure("SIGTERM at any moment", f"143 within {DEADLINE} s, resumes bit-identical", measured, stopped)
 
 
 def test_sigkill_between_checkpoint_and_event(crash_test: CrashTest, full: bool) -> None:

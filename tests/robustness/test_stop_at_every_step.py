@@ -99,7 +99,7 @@ def test_stop_at_every_step_resume_bit_exact(
         random.seed(step)
         assert_same_run(run_contents(train(recipe, out, again=True)), whole)
     n = len(stops)
-    record_figure(f"stopped at every step, {method['name']}", "every stop ends bit-equal", f"{n}/{n}", n)
+    record_figure(f"stopped at every step, {method['name']}", "every stop ends bit-identical", f"{n}/{n}", n)
 
 
 def torchrun(*words: str | Path) -> subprocess.Popen[str]:
@@ -135,7 +135,7 @@ def test_stop_two_processes_resume_bit_exact(
         said = again.communicate()[0]
         assert again.returncode == 0 and (step != stops[-1] or "is damaged" in said), said
         assert_same_run(run_contents(Run(out)), whole)
-    record_figure("two processes stopped", "every stop ends bit-equal", f"{len(stops)}/{len(stops)}", len(stops))
+    record_figure("two processes stopped", "every stop ends bit-identical", f"{len(stops)}/{len(stops)}", len(stops))
 
 
 def wait_for_step(out: Path, step: int, running: subprocess.Popen[str], longest: float = 120) -> None:

@@ -11,15 +11,24 @@ Figure = Callable[[str, object, object, int], None]
 
 
 def write_pages() -> None:
-    """The table of docs/proofs.json into both pages of docs, between their marks."""
-    known = json.loads(RECORD.read_text(encoding="utf-8"))
+    """Writes the table of docs/proofs.json into both pages of docs, between their markers."""
+    figures = json.loads(RECORD.read_text(encoding="utf-8"))
+    chinese = json.loads(RECORD.with_name("proofs_zh.json").read_text(encoding="utf-8"))
     rows = [
         f"| {name} | {x['asked']} | {x['measured']} | {x['n']:,} | {x['cpu']}, {x['cores']} cores, {x['date']} |"
-        for name, x in known.items()
+        for name, x in figures.items()
     ]
     for name, head in PAGES.items():
         page = RECORD.with_name(name)
         text = page.read_text(encoding="utf-8")
         before, after = text.split(BEGIN)[0], text.split(END)[1]
         titles = f"| {' | '.join(head.split('|'))} |\n|---|---|---|---|---|\n"
-        page.write_text(f"{before}{BEGIN}{titles}{chr(10).join(rows)}\n{END}{after}", encoding="utf-8")
+        body = "\n".join(_translated(row, chinese) if name.endswith("zh.md") else row for row in rows)
+        page.write_text(f"{before}{BEGIN}{titles}{body}\n{END}{after}", encoding="utf-8")
+
+
+def _translated(row: str, phrases: dict[str, str]) -> str:
+    """A row with every known phrase in Chinese, the longest first."""
+    for phrase in sorted(phrases, key=len, reverse=True):
+        row = row.replace(phrase, phrases[phrase])
+    return row
