@@ -17,6 +17,7 @@ import prepare_data
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Turn
+from weitiao.core.generation import generate
 from weitiao.core.recipe_file import read_recipe
 from weitiao.core.reporter import Reporter
 from weitiao.core.score import Score, proportion
@@ -131,8 +132,8 @@ def show_small_talk(console: Console, opened: Model) -> None:
         turns = (Turn("system", "You are a friendly robot."), Turn("user", words))
         ids, said = opened.assets.processor.prompt(turns), []
         with opened.model.reference():
-            said.append(opened.model.generate([ids], max_new_tokens=30)[0])
-        said.append(opened.model.generate([ids], max_new_tokens=30)[0])
+            said.append(generate(opened.model, [ids], max_new_tokens=30)[0])
+        said.append(generate(opened.model, [ids], max_new_tokens=30)[0])
         table.add_row(words, *(opened.assets.processor.decode(x).strip() for x in said))
     console.print(table)
 

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from weitiao.core.batch import pack
 from weitiao.core.example import Chat, Turn
+from weitiao.core.generation import generate
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.registry import create
@@ -60,7 +61,7 @@ def test_gguf_conversion_tied_and_complete() -> None:
 def test_generates_answer(tokens: BaseAssets) -> None:
     model, _ = load(tokens, create(Method, "lora"), create(Objective, "sft"), torch.float32, CPU)
     ids = tokens.processor.prompt((Turn("user", "What is the capital of France?"),))
-    assert "Paris" in tokens.processor.decode(model.generate([ids], max_new_tokens=20)[0])
+    assert "Paris" in tokens.processor.decode(generate(model, [ids], max_new_tokens=20)[0])
 
 
 def test_packing_and_accumulation_exact(tokens: BaseAssets) -> None:

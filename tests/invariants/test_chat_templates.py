@@ -11,6 +11,7 @@ from support.parts import method_config
 from support.rows import chat_rows, write_jsonl
 from weitiao.core.batch import IGNORE
 from weitiao.core.example import Chat, Turn
+from weitiao.core.generation import generate
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.registry import create, names
@@ -79,7 +80,7 @@ def test_overfitted_model_repeats_rows_and_stops(method: str, train_tiny: Any, t
         pytest.skip(f"{method} cannot teach a tiny random base these rows (loss {learnt:.2f})")
     opened = open_model(str(run.folder))
     prompts = [opened.model.processor.prompt([Turn("user", row["messages"][0]["content"])]) for row in rows]
-    written = opened.model.generate(prompts, max_new_tokens=40)
+    written = generate(opened.model, prompts, max_new_tokens=40)
     said = [opened.model.processor.decode(ids) for ids in written]
     wanted = [row["messages"][1]["content"] for row in rows]
     assert said == wanted if method == "full" else set(said) <= set(answers)

@@ -14,7 +14,7 @@ from weitiao.core.batch import Batch
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Method
 from weitiao.core.registry import find, names
-from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.trainable_model import TrainableModel, evaluating
 from weitiao.model.adapters.surgery import Originals
 from weitiao.model.backbone.choose import choose_backbone
 from weitiao.model.layers.gradient_checkpointing import enable_gradient_checkpointing
@@ -127,6 +127,6 @@ def test_no_recomputation_in_eval() -> None:
     model = made_again("lora", "gpt2")
     calls: list[int] = []
     model.model.get_decoder().h[0].mlp.c_fc.register_forward_hook(lambda *_: calls.append(1))
-    with model.evaluating():
+    with evaluating(model):
         (-model.logprobs(batch_of(make_rows())).sum()).backward()
     assert calls == [1]

@@ -12,6 +12,7 @@ from support.parts import method_config
 from support.rows import batch_of, make_rows
 from weitiao.core.batch import pack
 from weitiao.core.errors import ModelError
+from weitiao.core.generation import generate
 from weitiao.core.method import Method
 from weitiao.core.registry import find, names
 from weitiao.core.trainable_model import TrainableModel
@@ -24,7 +25,7 @@ KINDS = {  # an adapter's name -> its method and settings
     "spam": ("lora", {"rank": 3}),
     "chat": ("lora", {"rank": 5, "use_rslora": True, "alpha": 7}),
     "wide": ("dora", {"rank": 4}),
-    "ada": ("adalora", {"rank": 4, "target": 2}),
+    "ada": ("adalora", {"rank": 4, "target_rank": 2}),
     "few": ("lora", {"rank": 2, "target_modules": r".*\.1\..*(down_proj|c_proj)"}),
 }
 SIX = ("spam", "", "chat", "few", "wide", "ada")  # one a row of LENGTHS
@@ -84,19 +85,19 @@ def test_batched_generation_equals_single(family: str) -> None:
     model, rng_key = many(family), random.Random(3)
     prompts = [[rng_key.randrange(3, 320) for _ in range(n)] for n in (4, 9, 2, 7, 5, 6, 3, 8)]
     chosen = [*SIX, "spam", ""]
-    together = model.generate(prompts, 8, adapters=chosen)
-    wanted = [alone(name, family).generate([prompt], 8)[0] for prompt, name in zip(prompts, chosen)]
+    together = generate(model, prompts, 8, adapters=chosen)
+    wanted = [generate(alone(name, family), [prompt], 8)[0] for prompt, name in zip(prompts, chosen)]
     assert together == wanted
-    assert model.generate(prompts, 8, adapters=chosen, together=3) == wanted, "in other company"
-    base = [alone("", family).generate([prompt], 8)[0] for prompt in prompts]
-    assert model.generate(prompts, 8) == base and sum(a != b for a, b in zip(base, wanted)) >= 2
+    assert generate(model, prompts, 8, adapters=chosen, batch_size=3) == wanted, "in other company"
+    base = [generate(alone("", family), [prompt], 8)[0] for prompt in prompts]
+    assert generate(model, prompts, 8) == base and sum(a != b for a, b in zip(base, wanted)) >= 2
 
 
 @torch.no_grad()
 def test_padded_logits_equal_single() -> None:
     """The padded form itself, [B, T, D]: <= 1e-6."""
     model, ids = many("llama"), torch.randint(3, 320, (6, 7), generator=torch.Generator().manual_seed(1))
-    with model.routed(SIX):
+    with model.attachment.adapters_by_row(SIX):
         got = model.model(input_ids=ids, use_cache=False).logits
     for row, name in enumerate(SIX):
         wanted = alone(name, "llama").model(input_ids=ids, use_cache=False).logits[row]
@@ -148,9 +149,9 @@ def test_biases_and_unknown_names_refused() -> None:
     with pytest.raises(ModelError, match="is no low-rank change of linear layers alone"):
         detach(biased.model, biased.attachment, find(Method, "lora"), "biased")
     with pytest.raises(ModelError, match="no adapter called 'spma'; there are: spam, chat, wide, ada, few."):
-        many("llama").generate([[5, 6]], 2, adapters=["spma"])
+        generate(many("llama"), [[5, 6]], 2, adapters=["spma"])
     with pytest.raises(ValueError, match="no adapters to choose from"):
-        attached("lora").generate([[5, 6]], 2, adapters=["spam"])
+        generate(attached("lora"), [[5, 6]], 2, adapters=["spam"])
 
 
 def test_row_by_row_backbone_refused() -> None:

@@ -80,8 +80,9 @@ def test_trained_weight_without_gradient_refused(recipe_dict: dict, monkeypatch:
 
 def test_wrong_loss_refused(recipe_dict: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """Labels shifted once too often: the curve looks healthy, the model learns to look two tokens ahead."""
+    right = SFT.segment_losses
     monkeypatch.setattr(
-        SFT, "segment_losses", lambda self, model, batch: [(1.5 * a, n) for a, n in model.nll_by_segment(batch)]
+        SFT, "segment_losses", lambda self, model, batch: [(1.5 * a, n) for a, n in right(self, model, batch)]
     )
     assert checked(recipe_dict)["loss"].level == "error"
 

@@ -147,20 +147,21 @@ def test_r_drop_equals_formula() -> None:
     assert float(loss.detach()) == pytest.approx(float((nll + 2.0 / 4 * apart).detach()), rel=1e-5)
 
 
-def test_neftune_noise_scaled_by_row_length() -> None:
+def test_neftune_noise_scaled_by_row_length(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _, batch = put_together("neftune", "llama")
     seen: list[Tensor] = []
-    real = model.embedding_as
+    neftune = find_module(Regularizer, "neftune")
+    real = neftune.changed_embeddings
 
-    def watched(change, batch):
+    def watched(model, change, batch):
         def watching(embedded: Tensor, row: Tensor) -> Tensor:
             noisy = change(embedded, row)
             seen.append((noisy - embedded).flatten(0, -2))
             return noisy
 
-        return real(watching, batch)
+        return real(model, watching, batch)
 
-    model.embedding_as = watched
+    monkeypatch.setattr(neftune, "changed_embeddings", watched)
     joined(model, create(Objective, "sft"), part("neftune", alpha=5.0)).loss(model, batch)
     (noise,) = seen
     for a, b in zip(batch.bounds, batch.bounds[1:]):
@@ -174,7 +175,7 @@ def test_fgm_perturbation_radius_per_row(steps: int, method: str) -> None:
     model, batch = attached(method), batch_of(make_rows())
     perturb(model)
     objective: Objective = create(Objective, "sft")
-    asked = part("fgm", radius=0.3, steps=steps)
+    asked = part("fgm", epsilon=0.3, steps=steps)
     virtual_tokens, moves = len(model.attachment.virtual_tokens()), []
     climb = type(asked)._climb
     move = None

@@ -15,6 +15,7 @@ from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import names
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
+from weitiao.core.trainable_model import as_base_model
 from weitiao.evaluate.drift import Drift
 from weitiao.pipeline import train as pipeline
 
@@ -61,7 +62,7 @@ def test_replay_rows_reported_and_never_validation(recipe_dict: dict, tmp_path: 
 def test_drift_zero_at_base_then_grows(ready: Any, method: str) -> None:
     model = ready(method=method_config(method)).state.model
     drift = Drift(model)
-    with model.as_base_model() as base:
+    with as_base_model(model) as base:
         assert drift(base).value == pytest.approx(0, abs=1e-4)
     begins = drift(model).value  # a soft prompt begins at random, and that is drift already
     assert begins == pytest.approx(0, abs=1e-4) or not method_class(method).starts_at_base

@@ -13,7 +13,7 @@ from weitiao.core.batch import FROZEN_STATES, Batch, with_virtual_tokens
 from weitiao.core.method import Method
 from weitiao.core.registry import find_module, names
 from weitiao.core.shared_prefix import PrefixSharedBatch, no_prefix_sharing
-from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.trainable_model import TrainableModel, changed_embeddings
 from weitiao.model.backbone.decoder import Block, BlockBackbone
 
 BLOCKS = [(find_module(Block, name), name) for name in names(Block)]
@@ -80,7 +80,7 @@ def test_dropout_keeps_rows_separate() -> None:
 def test_embedding_noise_per_row() -> None:
     model, batch = attached("lora", "llama"), rows_alike()
     noise = torch.randn(batch.tokens, 32)
-    with model.embedding_as(lambda x, _: x + noise, batch):
+    with changed_embeddings(model, lambda x, _: x + noise, batch):
         moved = model.hidden(batch).detach()
     spans = [slice(batch.bounds[i], batch.bounds[i + 1]) for i in map(batch.row_ids.index, (1, 2))]
     a, b = (moved[x] for x in spans)

@@ -13,7 +13,7 @@ from weitiao.core.errors import RecipeError
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.registry import create, find
-from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.trainable_model import TrainableModel, reference_logits
 from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.adapters.surgery import restore
 from weitiao.model.backbone.choose import choose_backbone, make_lm_head
@@ -49,7 +49,7 @@ def attached(method: str, family: str = "llama", base: torch.nn.Module | None = 
     model.set_attn_implementation(NAME)
     backbone, _ = choose_backbone(model, torch.float32)
     architecture = architecture_of(model.config)
-    head = None if architecture.kind == "encoder" else make_lm_head(model)
+    head = make_lm_head(model)
     method, variant = VARIANTS.get(method, (method, {}))
     settings, with_them = {**variant, **settings}, find(Method, method)
     if method in ("peft", "f_learning"):
@@ -64,7 +64,7 @@ def attached(method: str, family: str = "llama", base: torch.nn.Module | None = 
             raise
         assert all(key in str(refused) for key in METHOD_SETTINGS[method]), "the refusal says what to write"
         attachment = with_them(**settings, **METHOD_SETTINGS[method]).attach(model)
-    heads = CLASSIFICATION.heads(32) if head is None else {}
+    heads = CLASSIFICATION.heads(32) if architecture.kind == "encoder" else {}
     for layer in heads.values():
         layer.weight.data.mul_(50)  # so that gradients are large enough to move fp32 weights
     return TrainableModel(model, attachment, StopIds(), architecture, backbone, head, torch.nn.ModuleDict(heads))
@@ -72,20 +72,20 @@ def attached(method: str, family: str = "llama", base: torch.nn.Module | None = 
 
 def outputs(model: TrainableModel, batch: Batch) -> torch.Tensor:
     """[T, V] or [T, D]: what a decoder or an encoder gives for each token."""
-    return model.hidden(batch) if model.lm_head is None else model.logits(batch)
+    return model.hidden(batch) if model.architecture.kind == "encoder" else model.logits(batch)
 
 
 def reference_outputs(model: TrainableModel, ids: list[int]) -> torch.Tensor:
     """The same for one row alone, by transformers' own forward pass."""
-    if model.lm_head is not None:
-        return model.plain_logits(ids)
-    given = torch.tensor([model.prompted(ids)])
+    if model.architecture.kind != "encoder":
+        return reference_logits(model, ids)
+    given = torch.tensor([model.attachment.prepend_virtual_tokens(ids)])
     return model.model(input_ids=given).last_hidden_state[0, -len(ids) :]
 
 
 def loss_of(model: TrainableModel, batch: Batch) -> torch.Tensor:
     """What a decoder or an encoder is trained with."""
-    if model.lm_head is not None:
+    if model.architecture.kind != "encoder":
         return -model.logprobs(batch).sum()
     labels = torch.full_like(batch.labels, IGNORE)
     labels[torch.tensor(batch.bounds[1:]) - 1] = torch.arange(len(batch.lengths)) % 3

@@ -11,6 +11,7 @@ from rich.panel import Panel
 from transformers import TextStreamer
 
 from weitiao.core.example import Turn
+from weitiao.core.generation import generate
 
 
 def beginning(system: str | None) -> tuple[Turn, ...]:
@@ -47,14 +48,14 @@ def say(opened: Any, turns: Sequence[Turn], room: int, temperature: float, aloud
     """The answer, printed while it is written."""
     streamer = TextStreamer(opened.tokenizer, skip_prompt=True, skip_special_tokens=True) if aloud else None
     chosen = [adapter] if opened.adapters else ()
-    ids = opened.model.generate([opened.prompt(turns, adapter)], room, temperature, streamer=streamer, adapters=chosen)[0]
+    ids = generate(opened.model, [opened.prompt(turns, adapter)], room, temperature, streamer=streamer, adapters=chosen)[0]
     return opened.decode(ids)
 
 
 def each(opened: Any, turns: Sequence[Turn], room: int, temperature: float) -> Columns:
     """The base model's answer and every adapter's, written in one batch."""
     names = ["", *opened.adapters]
-    written = opened.model.generate([opened.prompt(turns, x) for x in names], room, temperature, adapters=names)
+    written = generate(opened.model, [opened.prompt(turns, x) for x in names], room, temperature, adapters=names)
     answers = [opened.decode(ids) for ids in written]
     panels = [Panel(escape(said), title=name or "base") for name, said in zip(names, answers)]
     return Columns(panels, equal=True, expand=True)

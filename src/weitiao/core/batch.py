@@ -75,6 +75,11 @@ class Batch:
         return tuple(b - a for a, b in zip(self.bounds, self.bounds[1:]))
 
     @property
+    def supervised(self) -> Tensor:
+        """[N]: the positions whose label is trained on, ascending."""
+        return (self.labels != IGNORE).nonzero()[:, 0]
+
+    @property
     def tokens(self) -> int:
         return self.bounds[-1]
 

@@ -1,55 +1,201 @@
-"""What a decoder writes of what an encoder reads or hears, by transformers' generation: greedy, or by beam search."""
+"""Text generation with a TrainableModel, and log-probabilities of fixed answers."""
 
+import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationMixin
+from transformers import Cache, GenerationMixin
+from transformers.generation.streamers import BaseStreamer
+
+from weitiao.core.trainable_model import TrainableModel, evaluating
 
 
-def generate_from_text(
-    model: Any, sources: Sequence[Sequence[int]], stop_ids: Sequence[int], room: int, num_beams: int
+@torch.no_grad()
+def generate(
+    model: TrainableModel,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    batch_size: int = 32,
+    streamer: BaseStreamer | None = None,
+    adapters: Sequence[str] = (),
+    num_beams: int = 1,
+    input_features: Tensor | None = None,
 ) -> list[list[int]]:
-    """Ids [rows][T] of what is written of texts; padded behind, since some models count places from the front."""
-    ids, real = right_padded(sources, max(map(len, sources)), next(model.parameters()).device)
-    out = model.generate(
+    """Answers to encoded prompts, in their order, without the stop token.
+
+    Args:
+        prompts: token ids, one list per prompt. Of an encoder-decoder model: the encoder's input; of a speech model: the
+            first tokens of the decoder, equally many in every prompt.
+        temperature: 0 is greedy decoding.
+        batch_size: prompts per batch; batches hold prompts of similar length.
+        adapters: the adapter of each prompt, "" for none; (): the model has no adapters to choose from.
+        num_beams: beam search width; encoder-decoder models only.
+        input_features: [prompts, mel bins, frames] of a speech model.
+    """
+    prompts = [model.attachment.prepend_virtual_tokens(x) for x in prompts]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    answers: list[list[int]] = [[] for _ in prompts]
+    with evaluating(model):
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = [prompts[i] for i in rows]
+            with model.attachment.adapters_by_row([adapters[i] for i in rows] if adapters else ()):
+                if input_features is not None:
+                    ids = _from_audio(model, batch, input_features[rows], max_new_tokens, num_beams)
+                elif model.architecture.kind == "encoder_decoder":
+                    ids = _from_source(model, batch, max_new_tokens, num_beams)
+                else:
+                    ids = _continue(model, batch, max_new_tokens, temperature, top_p, streamer)
+            for i, row in zip(rows, ids):
+                answers[i] = _until_stop(row, model.processor.stop_ids)
+    return answers
+
+
+def _continue(
+    model: TrainableModel,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    streamer: BaseStreamer | None,
+) -> list[list[int]]:
+    """New tokens of a decoder; prompts are padded on the left, so that all end together."""
+    width, pad = max(map(len, prompts)), model.processor.stop_ids[0]
+    options: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        options = {"do_sample": True, "temperature": temperature, "top_p": top_p}
+    if model.attachment.virtual_tokens():
+        options["repetition_penalty"] = 1.0  # it would look up logits of virtual tokens, which have none
+    out = model.model.generate(
+        input_ids=torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device),
+        attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device),
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(model.processor.stop_ids),
+        pad_token_id=pad,
+        streamer=streamer,
+        **options,
+    )
+    return out[:, width:].tolist()
+
+
+def _from_source(
+    model: TrainableModel, sources: Sequence[Sequence[int]], max_new_tokens: int, num_beams: int
+) -> list[list[int]]:
+    """The decoder's tokens; sources are padded on the right, as some encoders count positions from the left."""
+    ids, mask = _right_padded(sources, max(map(len, sources)), model.device)
+    out = model.model.generate(
         input_ids=ids,
-        attention_mask=real,
-        max_new_tokens=room,
-        eos_token_id=list(stop_ids),
+        attention_mask=mask,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(model.processor.stop_ids),
         num_beams=num_beams,
         do_sample=False,
     )
     return out[:, 1:].tolist()
 
 
-def generate_from_audio(
-    model: Any, begun: Sequence[Sequence[int]], input_features: Tensor, stop_ids: Sequence[int], room: int, num_beams: int
+def _from_audio(
+    model: TrainableModel,
+    decoder_prompts: Sequence[Sequence[int]],
+    input_features: Tensor,
+    max_new_tokens: int,
+    num_beams: int,
 ) -> list[list[int]]:
-    """Ids [rows][T] of what is written of sounds.
-
-    Args:
-        begun: what the decoder is told first, of equal length in all rows.
-        heard: features [rows, mels, 2 S].
-    """
-    weight = next(model.parameters())
-    ids = torch.tensor([list(x) for x in begun], device=weight.device)
-    # GenerationMixin's own: Whisper's would choose what the decoder is told
-    out: Any = GenerationMixin.generate(  # pyright: ignore[reportAttributeAccessIssue]
-        model,
-        input_features=input_features.to(weight.device, weight.dtype),
-        decoder_input_ids=ids,
-        max_new_tokens=min(room, model.config.max_target_positions - ids.shape[1]),
-        eos_token_id=list(stop_ids),
-        num_beams=num_beams,
-        do_sample=False,
+    """The decoder's tokens after its prompt."""
+    ids = torch.tensor([list(x) for x in decoder_prompts], device=model.device)
+    room = model.model.config.max_target_positions - ids.shape[1]
+    weight = next(model.model.parameters())
+    out: Any = GenerationMixin.generate(  # not Whisper's own `generate`, which would choose the decoder's prompt
+        model.model,
+        input_features=input_features.to(weight.device, weight.dtype),  # pyright: ignore[reportCallIssue]
+        decoder_input_ids=ids,  # pyright: ignore[reportCallIssue]
+        max_new_tokens=min(max_new_tokens, room),  # pyright: ignore[reportCallIssue]
+        eos_token_id=list(model.processor.stop_ids),  # pyright: ignore[reportCallIssue]
+        num_beams=num_beams,  # pyright: ignore[reportCallIssue]
+        do_sample=False,  # pyright: ignore[reportCallIssue]
     )
     return out[:, ids.shape[1] :].tolist()
 
 
-def right_padded(rows: Sequence[Sequence[int]], wide: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids filled up with noughts, and 1 where they are real: both [rows, wide]."""
-    ids = torch.tensor([list(r) + [0] * (wide - len(r)) for r in rows], device=device)
-    real = torch.tensor([[1] * len(r) + [0] * (wide - len(r)) for r in rows], device=device)
-    return ids, real
+def _until_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
+    return ids[: next((i for i, token in enumerate(ids) if token in stop_ids), len(ids))]
+
+
+def _right_padded(rows: Sequence[Sequence[int]], width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Ids padded with zeros, and a mask that is 1 at real tokens: both [rows, width]."""
+    ids = torch.tensor([list(r) + [0] * (width - len(r)) for r in rows], device=device)
+    mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=device)
+    return ids, mask
+
+
+# -- fixed answers ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class PrefixCache:
+    """Keys and values of the tokens that many prompts start with."""
+
+    length: int = 0
+    cache: Cache | None = None
+
+    def copy(self, rows: int) -> Cache | None:
+        """A copy for a batch of this many rows; the original stays as it is."""
+        if self.cache is None:
+            return None
+        copied = copy.deepcopy(self.cache)
+        copied.batch_repeat_interleave(rows)
+        return copied
+
+
+@torch.no_grad()
+def score_options(
+    model: TrainableModel, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]], prefix: PrefixCache
+) -> list[list[float]]:
+    """The log-probability of each option after each prompt, [prompts][options]; decoder-only models.
+
+    The prefix is not run again. The rest of each prompt runs once; then all options of all prompts run as one batch on its
+    keys and values.
+
+    Args:
+        prompts: token ids, prefix included; each is longer than the prefix.
+        options: token ids, at least one each.
+    """
+    P, K, width = len(prompts), len(options), max(map(len, prompts)) - prefix.length
+    rest, mask = _right_padded([p[prefix.length :] for p in prompts], width, model.device)  # [P, S]
+    mask = torch.cat([mask.new_ones(P, prefix.length), mask], 1)  # [P, prefix + S]
+    last = mask.sum(1) - 1 - prefix.length  # [P] the last token of each prompt, counted from the prefix on
+    positions = prefix.length + torch.arange(width, device=model.device)
+    logits_at = torch.unique(last)
+    out = model.model(
+        input_ids=rest,
+        attention_mask=mask,
+        position_ids=positions.expand(P, -1),
+        past_key_values=prefix.copy(P),
+        use_cache=True,
+        logits_to_keep=logits_at,
+    )
+    logits = out.logits[torch.arange(P), torch.searchsorted(logits_at, last)]  # [P, V]
+    first_tokens = torch.tensor([option[0] for option in options], device=model.device)
+    scores = logits.float().log_softmax(-1)[:, first_tokens]  # [P, K]
+    longest = max(map(len, options)) - 1
+    if longest:
+        cache = out.past_key_values
+        cache.batch_repeat_interleave(K)
+        ids, _ = _right_padded([o[:-1] for o in options], longest, model.device)  # [K, L]
+        targets, has_target = _right_padded([o[1:] for o in options], longest, model.device)  # [K, L]
+        start = (prefix.length + last + 1).repeat_interleave(K)[:, None]  # [P K, 1]
+        logits = model.model(
+            input_ids=ids.repeat(P, 1),
+            attention_mask=torch.cat([mask.repeat_interleave(K, 0), mask.new_ones(P * K, longest)], 1),
+            position_ids=start + torch.arange(longest, device=model.device),
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+        log_probs = logits.float().log_softmax(-1).gather(2, targets.repeat(P, 1)[..., None])[..., 0]  # [P K, L]
+        scores = scores + (log_probs.unflatten(0, (P, K)) * has_target).sum(-1)
+    return scores.tolist()

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from weitiao.core.errors import ModelError
+
 CHUNK = 256  # tokens scored at once, at most
 LOGITS = 2**23  # numbers in [chunk, V], at most: 32 MB in fp32, for glibc fetches larger blocks anew each time; but
 FEWEST = 128  # tokens at once, at least (134 MB with 262k words): the whole weight is read for each chunk
@@ -42,6 +44,11 @@ class LMHead:
     """Logits [C, V], as they come from the product -> compiled kernels that take them (model/compiled.py), or None."""
     kept: dict[torch.dtype, tuple[Tensor, tuple[int, int], Tensor]] = field(default_factory=dict, compare=False, repr=False)
     """What `rounded` keeps: of which weight, where it lay and its version, and the copy."""
+
+    @staticmethod
+    def missing() -> "LMHead":
+        """Of an encoder-only model: every use raises ModelError."""
+        return LMHead(weight=_refuse, bias=_refuse)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[N, D] -> [N, V] in fp32."""
@@ -76,6 +83,10 @@ class LMHead:
         if not simple:
             return _plain_logprobs(self, hidden, targets, weight, bias)
         return _Logprobs.apply(hidden, weight, bias, targets, self)  # pyright: ignore[reportReturnType]
+
+
+def _refuse() -> Tensor:
+    raise ModelError("the base model is encoder-only: it has no language-model head. Use an objective with its own head.")
 
 
 def _plain_logprobs(head: LMHead, hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

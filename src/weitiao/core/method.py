@@ -6,7 +6,7 @@ put inside. It is why any method goes with any objective: methods + objectives, 
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -66,11 +66,28 @@ class Attachment:
     """Runs when the weights have moved and the gradients are still there; with the step (from 0) and how many there
     will be."""
 
+    def prepend_virtual_tokens(self, ids: Sequence[int]) -> list[int]:
+        """One row as the transformers model expects it."""
+        return [*self.virtual_tokens(), *ids]
+
+    def adapters_by_row(self, names: Sequence[str], lengths: Sequence[int] | None = None) -> AbstractContextManager[None]:
+        """Inside, each row of the batch goes through its own adapter.
+
+        Args:
+            names: of each row's adapter, "" for none; (): there is nothing to choose.
+            lengths: of the rows, where they are packed.
+        """
+        if not names:
+            return nullcontext()
+        if self.select_adapter is None:
+            raise ValueError("this model has no adapters to choose from")
+        return self.select_adapter(names, lengths)
+
     @contextmanager
     def base(self) -> Iterator[None]:
-        """Inside, the model answers as if the method had never been attached."""
+        """Inside, the model behaves as if the method had never been attached."""
         if self.set_enabled is None:
-            raise ValueError("this method changes the base weights themselves: keep a copy instead")
+            raise ValueError("this method trains the base weights themselves: keep a copy instead")
         self.set_enabled(False)
         try:
             yield

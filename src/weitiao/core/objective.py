@@ -260,7 +260,7 @@ class LikelihoodObjective(Objective):
         return [(float(x.sum()), float(count)) for x, count in zip(losses, counts)]
 
     def log_probs(self, model: TrainableModel, batch: Batch) -> Tensor:
-        return model.token_log_probs(batch)
+        return model.logits(batch, batch.supervised).log_softmax(-1)
 
     def cut(self, row: Row, max_length: int) -> tuple[Row, list[int]]:
         """The end stays, and with it the answer."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from weitiao.core.batch import IGNORE, Batch, pack
 from weitiao.core.lm_head import LOGITS
 from weitiao.core.score import Score, ratio_of_sums
-from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.trainable_model import TrainableModel, as_base_model, evaluating
 
 MAX_LENGTH = 48  # tokens per text; the base's log-probabilities [tokens, V] stay in memory in half precision
 
@@ -26,7 +26,7 @@ class Drift:
         texts = (Path(__file__).parent / "neutral.txt").read_text(encoding="utf-8").splitlines()
         ids = [model.processor.text(text)[:MAX_LENGTH] for text in texts]
         self.batch: Batch = pack([{"input_ids": x, "labels": [IGNORE] * len(x)} for x in ids if x]).to(model.device)
-        with model.as_base_model() as base:
+        with as_base_model(model) as base:
             self.base = [part.half() for part in self._logprobs(base)]  # [T, V]
 
     def __call__(self, model: TrainableModel) -> Score:
@@ -38,6 +38,6 @@ class Drift:
 
     def _logprobs(self, model: TrainableModel) -> Iterator[Tensor]:
         """[T, V] in fp32, a few tokens at a time: with a vocabulary of 262k, all at once would take gigabytes."""
-        with model.evaluating(), torch.no_grad():
-            for part in model.hidden(self.batch).split(max(1, LOGITS // len(model.required_lm_head.weight()))):
-                yield model.required_lm_head.logits(part).log_softmax(-1)
+        with evaluating(model), torch.no_grad():
+            for part in model.hidden(self.batch).split(max(1, LOGITS // len(model.lm_head.weight()))):
+                yield model.lm_head.logits(part).log_softmax(-1)

@@ -10,11 +10,12 @@ import torch
 
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Example, Turn
+from weitiao.core.generation import PrefixCache, generate, score_options
 from weitiao.core.metric import Metric
 from weitiao.core.objective import Objective, Predictor
 from weitiao.core.registry import create
 from weitiao.core.score import Score, weighted_sum
-from weitiao.core.trainable_model import PrefixCache, TrainableModel
+from weitiao.core.trainable_model import TrainableModel, evaluating
 
 SCORING_BATCH, GENERATION_BATCH = 16, 32  # prompts per batch
 Progress = Callable[[Sequence[Any], str], Any]
@@ -104,7 +105,7 @@ def _measure_task(
         result.predictions = _merge_rows(model, objective, eval_set, predictions)[:max_rows]
         pairs["choices"] = pairs["answers"] = objective.metric_pairs(result.predictions)
         inputs -= {"choices", "answers"}
-    with model.evaluating(), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         if "choices" in inputs and eval_set.answers:
             result.chosen = choose(model, chats, eval_set.answers, progress)
             pairs["choices"] = [(chosen, x.answer) for chosen, x in zip(result.chosen, chats)]
@@ -154,10 +155,10 @@ def _forward(
     predictions, losses = dict[int, Any](), list[tuple[int, Any]]()
     batches = [(x, predicts and (limit is None or min(x.row_ids) < limit)) for x in eval_set.batches()]
     batches = [(x, predicts_batch) for x, predicts_batch in batches if predicts_batch or scores]
-    with model.evaluating(), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         for batch, predicts_batch in progress(batches, "predictions" if predicts else "losses") if batches else ():
             batch = batch.to(model.device)
-            with model.caching() if predicts_batch and scores else nullcontext():
+            with model.cache.on() if predicts_batch and scores else nullcontext():
                 predictions |= zip(batch.row_ids, objective.predict(model, batch)) if predicts_batch else ()
                 losses += zip(batch.row_ids, objective.segment_losses(model, batch)) if scores else ()
     return predictions, losses
@@ -183,7 +184,7 @@ def generate_answers(
     prompts = [prompt_ids(model, x) for x in examples]
     answers = [""] * len(prompts)
     for chunk in progress(by_length(prompts, GENERATION_BATCH), "answers"):
-        for i, ids in zip(chunk, model.generate([prompts[i] for i in chunk], max_new_tokens)):
+        for i, ids in zip(chunk, generate(model, [prompts[i] for i in chunk], max_new_tokens)):
             answers[i] = model.processor.decode(ids).strip()
     return answers
 
@@ -199,12 +200,12 @@ def prompt_ids(model: TrainableModel, example: Example) -> list[int]:
 def choose(model: TrainableModel, chats: Sequence[Chat], answers: Sequence[str], progress: Progress) -> list[str]:
     """For each conversation, the most probable of the answers. The prefix that all prompts share runs once."""
     stop = model.processor.stop_ids[0]
-    prompts = [model.prompted(model.processor.prompt(x.prompt)) for x in chats]
+    prompts = [model.attachment.prepend_virtual_tokens(model.processor.prompt(x.prompt)) for x in chats]
     options = [_answer_ids(model, chats[0].prompt, answer, stop) for answer in answers]
     prefix = prefill(model, prompts)
     chosen = [""] * len(prompts)
     for chunk in progress(by_length(prompts, SCORING_BATCH), "choices"):
-        for i, scores in zip(chunk, model.score_options([prompts[i] for i in chunk], options, prefix)):
+        for i, scores in zip(chunk, score_options(model, [prompts[i] for i in chunk], options, prefix)):
             chosen[i] = answers[max(range(len(answers)), key=lambda k: scores[k])]
     return chosen
 

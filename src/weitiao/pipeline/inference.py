@@ -19,6 +19,7 @@ from weitiao.core import hardware
 from weitiao.core.errors import DataError, ModelError
 from weitiao.core.example import ROLES, SourceLocation, Turn
 from weitiao.core.files import file_sha256
+from weitiao.core.generation import generate
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe
@@ -105,7 +106,7 @@ class Model:
             if not single:
                 raise DataError("stream: one prompt at a time; a list of prompts was given.")
             return self._stream(ids[0], max_new_tokens, temperature, names)
-        answers = self.model.generate(ids, max_new_tokens, temperature, adapters=names)
+        answers = generate(self.model, ids, max_new_tokens, temperature, adapters=names)
         texts = [self.decode(x) for x in answers]
         return texts[0] if single else texts
 
@@ -122,7 +123,7 @@ class Model:
 
         def run() -> None:
             try:
-                self.model.generate([prompt], max_new_tokens, temperature, streamer=streamer, adapters=adapters)
+                generate(self.model, [prompt], max_new_tokens, temperature, streamer=streamer, adapters=adapters)
             except BaseException as error:  # handed over to the reader's thread
                 streamer.pieces.put(error)
             streamer.pieces.put(None)
@@ -358,6 +359,6 @@ def answer_file(
     for start in reporter.track(range(0, len(prompts), CHUNK), "prompts"):
         chunk = prompts[start : start + CHUNK]
         adapters = [x.adapter for x in chunk] if model.adapters else ()
-        answers = model.model.generate(ids[start : start + CHUNK], max_new_tokens, temperature, adapters=adapters)
+        answers = generate(model.model, ids[start : start + CHUNK], max_new_tokens, temperature, adapters=adapters)
         for x, answer in zip(chunk, answers):
             yield {**x.fields, "answer": model.decode(answer)}

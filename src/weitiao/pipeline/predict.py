@@ -26,7 +26,7 @@ from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe, Source
 from weitiao.core.registry import find_module
 from weitiao.core.reporter import Reporter
-from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.trainable_model import TrainableModel, evaluating
 from weitiao.data.columns import ColumnMapping
 from weitiao.data.mapping import find_inference_mapping
 from weitiao.data.read import reader_of
@@ -150,7 +150,7 @@ class RowPredictor:
         objective, model = self.loaded.objective, self.loaded.model
         encoded = [row for x in inputs for row in x.encoded]
         predictions: dict[int, Any] = {}
-        with model.evaluating():
+        with evaluating(model):
             for indices in _by_length(encoded):
                 batch = pack([encoded[i] for i in indices], indices).to(model.device)
                 predictions |= zip(batch.row_ids, objective.predict(model, batch))

@@ -28,7 +28,7 @@ from weitiao.core.regularizer import regularized
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.score import Score
-from weitiao.core.trainable_model import TrainableModel, identity_of
+from weitiao.core.trainable_model import BaseIdentity, TrainableModel, as_base_model, identity_of, trains_untied_embedding
 from weitiao.data.audio import load_feature_extractor
 from weitiao.data.checks import inspect, unused_tokens
 from weitiao.data.encode import Encoded
@@ -103,7 +103,7 @@ def run_training(
     if not begun:
         run.add_to_resolved(base_fingerprint=base_fingerprint(ready.tokens.below))
         pre_flight(ready, run, distributed, reporter, allowed)
-    with model.as_base_model() as base:  # without the random soft prompt or prefix that a method begins with
+    with as_base_model(model) as base:  # without the random soft prompt or prefix that a method begins with
         measure_and_record("before", base, objective, final, recipe.evaluate, run, reporter)
 
     torch.manual_seed(recipe.seed)
@@ -222,7 +222,7 @@ def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Repor
     torch.manual_seed(recipe.seed)
     method = distributed.main_first(lambda _: recipe.method.copy_sources_into(run.folder))
     model, choices = load(tokens, method, prepared.objective, dtype, device)
-    run.add_to_resolved(base=model.base_rounded)
+    run.add_to_resolved(base=model.base_identity.bf16)
     if recipe.train.implementation == "reference":
         choices = [x for x in choices if x.key != "model.block"] + [use_reference_implementation(model, dtype)]
     choices += warm_start(recipe.init_from, model, recipe, prepared.objective)
@@ -250,9 +250,9 @@ def pre_flight(
     state, loader = ready.state, ready.loader.__getitem__
     rehearsed = preflight_steps(state.model, ready.learnt, loader, state, ready.plan, distributed, ready.computes_in)
     findings = [*ready.prepared.findings, *rehearsed]
-    if state.model.untied_embedding_is_trained:
+    if trains_untied_embedding(state.model):
         rows, tokenizer = ready.prepared.made.rows, ready.tokens.tokenizer
-        findings.append(unused_tokens(rows, state.model.embedding.num_embeddings, tokenizer))
+        findings.append(unused_tokens(rows, state.model.model.get_input_embeddings().num_embeddings, tokenizer))
     run.write("preflight.json", [x.as_json() for x in findings])
     reporter.show(findings)
     refuse(distributed.all_gather(findings), allowed)
@@ -330,9 +330,9 @@ def load(
     """Base weights and what stands on them, method attached, heads made."""
     base = stand(tokens.folder, tokens.below, method, dtype, device, tokens.processor)
     stored = sum(p.numel() for p in base.model.parameters())
-    identity, rounded = identity_of(base.model), identity_of(base.model, torch.bfloat16)
+    identity = BaseIdentity(identity_of(base.model), identity_of(base.model, torch.bfloat16))
     model = attach(base, method, objective, tokens.processor)
-    model.base_identity, model.base_rounded = identity, rounded
+    model.base_identity = identity
     count = sum(p.numel() for p in model.trainable().values())
     whole = base.weights - stored + sum(p.numel() for p in (*base.model.parameters(), *model.heads.parameters()))
     reason = Message("{method}: {share:.2%} of {total:,}", method=method.name, share=count / whole, total=whole)
@@ -374,7 +374,7 @@ def batch(
         "tokenizer and template": tokens.identity,
         size.key: str(size.value),
         "steps": str(steps.value),
-        "base": model.base_identity,
+        "base": model.base_identity.exact,
         "seed": str(recipe.seed),
         "method": json.dumps(recipe.method.as_recipe()) + (recipe.init_from or ""),
         "objective": json.dumps([x.as_recipe() for x in (recipe.objective, *recipe.regularizers)]),

@@ -15,7 +15,7 @@ from weitiao.core.batch import IGNORE, Batch, Row, pack, task_of
 from weitiao.core.finding import Finding
 from weitiao.core.objective import LossFunction
 from weitiao.core.registry import find_module
-from weitiao.core.trainable_model import HEAD, TrainableModel, checksum
+from weitiao.core.trainable_model import HEAD, TrainableModel, checksum, evaluating, reference_logits
 from weitiao.train.checkpoints.state import State
 from weitiao.train.distributed import Distributed
 from weitiao.train.settings import Plan
@@ -45,7 +45,7 @@ def preflight_steps(
     if batch is None:
         return
     batch, tolerance = batch.to(model.device), TOLERANCE[computes_in]
-    with model.evaluating(), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         told = (
             objective.segment_losses(model, batch) if objective.traits.is_nll or not objective.traits.batch_coupled else []
         )
@@ -113,7 +113,7 @@ def _packed_is_alone(
     model: TrainableModel, objective: LossFunction, batch: Batch, together: list[tuple[float, float]], tolerance: float
 ) -> Finding:
     rows = batch.rows
-    with model.evaluating(), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         alone = [objective.segment_losses(model, pack([row]).to(model.device))[0] for row in rows]
     gap = max(abs(a - b) / max(abs(b), 1e-6) for (a, _), (b, _) in zip(together, alone))
     words = f"{len(rows)} rows packed have the losses of each row alone (largest difference {gap:.0e})"
@@ -124,13 +124,13 @@ def _packed_is_alone(
 
 def _loss_by_hand(model: TrainableModel, batch: Batch, told: list[tuple[float, float]], tolerance: float) -> Finding:
     """The plain forward pass of transformers, row by row, scored in the textbook way."""
-    longest = BY_HAND // len(model.required_lm_head.weight())  # tokens
+    longest = BY_HAND // len(model.lm_head.weight())  # tokens
     some = [i for i, many in enumerate(batch.lengths) if many <= longest] or [batch.lengths.index(min(batch.lengths))]
     rows = [batch.rows[i] for i in some]
-    with model.evaluating(), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         reported, by_hand = sum(told[i][0] for i in some), 0.0
         for row in rows:
-            logits, labels = model.plain_logits(row["input_ids"]), torch.as_tensor(row["labels"], device=model.device)
+            logits, labels = reference_logits(model, row["input_ids"]), torch.as_tensor(row["labels"], device=model.device)
             by_hand += float(torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum"))
     gap = abs(reported - by_hand) / max(abs(by_hand), 1e-6)
     words = f"the loss reported is the loss by hand ({reported:.4f}, {by_hand:.4f} summed over {len(rows)} rows)"

@@ -18,7 +18,7 @@ from weitiao.core.batch import Batch
 from weitiao.core.errors import STOPPED_BY_GUARD, WeitiaoError
 from weitiao.core.objective import LossFunction
 from weitiao.core.run import Run
-from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.trainable_model import TrainableModel, evaluating
 from weitiao.train.checkpoints import checkpoint
 from weitiao.train.checkpoints.async_saver import Saver
 from weitiao.train.checkpoints.best import save_best
@@ -112,7 +112,7 @@ class Rollback:
         """What the loss of a window is now that was accepted some steps ago."""
         window = [batch.to(self.model.device) for batch in self.loader(self.state.guard.sound_position)]
         sums: dict[str, float] = {}
-        with self.model.evaluating(), torch.no_grad():
+        with evaluating(self.model), torch.no_grad():
             for batch in window:
                 for task, total in self.objective.task_losses(self.model, batch).items():
                     sums[task] = sums.get(task, 0.0) + total
@@ -120,7 +120,7 @@ class Rollback:
         return sum(sums[task] / many for task, many in counts.items() if many)
 
     def _row_losses(self, batch: Batch) -> list[tuple[float, float]]:
-        with self.model.evaluating(), torch.no_grad():
+        with evaluating(self.model), torch.no_grad():
             return self.objective.segment_losses(self.model, batch)
 
     def _suspects(self, window: Sequence[Batch]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from weitiao.core.batch import IGNORE, Row, pack
 from weitiao.core.errors import RecipeError
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Text, Turn
+from weitiao.core.generation import score_options
 from weitiao.evaluate.measure import _answer_ids, choose, default_metrics, generate_answers, measure, prefill
 from weitiao.objective.objectives.sft import SFT
 
@@ -65,17 +66,17 @@ def test_option_scores_sum_logprobs(open_model: Any, tiny_models: dict, family: 
     assert prefix.length > 5, "what the prompts have in common is not made use of"
     assert len({len(p) for p in prompts}) > 1, "the prompts are all of one length"
     wanted = [[brute_force(model, row, a) for a in ANSWERS] for row in rows]
-    for got, true in zip(model.score_options(prompts, options, prefix), wanted, strict=True):
+    for got, true in zip(score_options(model, prompts, options, prefix), wanted, strict=True):
         assert got == pytest.approx(true, abs=2e-4)
     for prompt, true in zip(prompts, wanted):  # `prefix` was left as it was
-        assert model.score_options([prompt], options, prefix)[0] == pytest.approx(true, abs=2e-4)
+        assert score_options(model, [prompt], options, prefix)[0] == pytest.approx(true, abs=2e-4)
 
 
 def test_options_single_token_and_unrelated_prompts(model: Any) -> None:
     prompts = [[5, 6, 7], [8, 9]]
     prefix = prefill(model, prompts)
     assert prefix.length == 0
-    for prompt, got in zip(prompts, model.score_options(prompts, [[3], [4]], prefix), strict=True):
+    for prompt, got in zip(prompts, score_options(model, prompts, [[3], [4]], prefix), strict=True):
         with torch.no_grad():
             wanted = model.model(input_ids=torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
         assert got == pytest.approx([float(wanted[3]), float(wanted[4])], abs=1e-5)

@@ -17,6 +17,7 @@ from weitiao.core.method import Method
 from weitiao.core.recipe_file import make_recipe
 from weitiao.core.registry import create
 from weitiao.core.reporter import Reporter
+from weitiao.core.trainable_model import reference_logits
 from weitiao.pipeline.evaluate import evaluate
 from weitiao.pipeline.inference import open_model as open_run
 
@@ -72,9 +73,9 @@ def test_run_independent_of_old_run(method: Any, old: Path, train_tiny: Any) -> 
     opened = open_run(str(run.folder))
     prompt = opened.model.processor.text("what time is it")
     with opened.model.reference(), torch.no_grad():
-        base = opened.model.plain_logits(prompt)
+        base = reference_logits(opened.model, prompt)
     true = open_run(str(run.recipe.base), precision=run.recipe.train.precision)
-    assert torch.equal(base, true.model.plain_logits(prompt)), "switched off it is the true base"
+    assert torch.equal(base, reference_logits(true.model, prompt)), "switched off it is the true base"
 
 
 def test_before_score_of_original_base(old: Path, train_tiny: Any, tmp_path: Path) -> None:

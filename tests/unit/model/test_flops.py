@@ -28,7 +28,7 @@ def attached(family: str, method: str = "full", **settings: Any) -> TrainableMod
     model.set_attn_implementation(NAME)
     body, _ = choose_backbone(model, torch.float32)
     architecture = architecture_of(model.config)
-    head = None if architecture.kind == "encoder" else make_lm_head(model)
+    head = make_lm_head(model)
     torch.manual_seed(1)
     attachment = create(Method, method, **settings).attach(model)
     return TrainableModel(model, attachment, SimpleNamespace(stop_ids=(2,)), architecture, body, head)

@@ -16,6 +16,7 @@ from weitiao.core.batch import IGNORE
 from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.example import TextLabel, Turn
 from weitiao.core.reporter import Reporter
+from weitiao.core.trainable_model import reference_logits
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.objective.objectives.generative_classification import GenerativeClassification
 from weitiao.pipeline.evaluate import evaluate
@@ -50,7 +51,7 @@ def test_probabilities_equal_label_text_likelihood(method: str, processor: ChatP
                 (whole,) = processor.chat((*turns, Turn("assistant", name)))
                 words = [token for token, learnt in zip(whole.ids, whole.assistant_mask) if learnt]
                 assert whole.ids[: len(prompt) + len(words)] == prompt + words and words[-1] == processor.stop_ids[0]
-                p = model.plain_logits(whole.ids[: len(prompt) + len(words)]).log_softmax(-1)[len(prompt) - 1 : -1]
+                p = reference_logits(model, whole.ids[: len(prompt) + len(words)]).log_softmax(-1)[len(prompt) - 1 : -1]
                 scores.append(float(p[torch.arange(len(words)), words].sum()))
             assert list(mine.values()) == pytest.approx(torch.tensor(scores).softmax(0).tolist(), rel=1e-4)
     assert [x for _, x in sorted(zip(order, said), key=lambda x: x[0])] == [

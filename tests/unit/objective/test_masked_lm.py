@@ -176,13 +176,13 @@ def test_loss_equals_cross_entropy_over_masked() -> None:
     model, batch = ready([row_of(WORDS * n) for n in (1, 2)])
     objective = MaskedLM()
     shown, head = objective.hide(model, batch), model.heads[MASKED]
-    logits = head(model.hidden(shown)) @ model.embedding.weight.T + head.bias
+    logits = head(model.hidden(shown)) @ model.model.get_input_embeddings().weight.T + head.bias
     by_hand = torch.nn.functional.cross_entropy(logits, shown.labels, ignore_index=IGNORE, reduction="sum")
     loss = objective.loss(model, batch).totals["masked_lm"]
     assert torch.allclose(loss, by_hand, rtol=1e-5)
-    ours = torch.autograd.grad(loss, [model.embedding.weight, head.bias])
+    ours = torch.autograd.grad(loss, [model.model.get_input_embeddings().weight, head.bias])
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in
-               zip(ours, torch.autograd.grad(by_hand, [model.embedding.weight, head.bias])))  # fmt: skip
+               zip(ours, torch.autograd.grad(by_hand, [model.model.get_input_embeddings().weight, head.bias])))  # fmt: skip
     said = objective.predict(model, batch)
     best = logits.argmax(-1)
     parts = zip(best.split(list(batch.lengths)), shown.labels.split(list(batch.lengths)))

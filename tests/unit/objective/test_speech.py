@@ -24,6 +24,7 @@ from weitiao.core.method import Method
 from weitiao.core.recipe import Source
 from weitiao.core.registry import create, find, names
 from weitiao.core.reporter import Reporter
+from weitiao.core.trainable_model import evaluating
 from weitiao.data.audio import decode_audio, resample
 from weitiao.data.read import read_sources
 from weitiao.model.backbone.encoder_decoder import encoder_decoder
@@ -158,9 +159,14 @@ def test_transcription_equals_transformers(place: Path, beams: int) -> None:
     batch = pack(rows)
     written = dict(zip(batch.row_ids, objective.predict(model, batch)))
     begun = tokens.processor.feature_extractor.decoder_prompt_ids(None)
-    with model.evaluating():
+    with evaluating(model):
         for i, row in enumerate(rows):
-            kind = {"num_beams": beams, "do_sample": False, "max_new_tokens": 9, "eos_token_id": list(model.stop_ids)}
+            kind = {
+                "num_beams": beams,
+                "do_sample": False,
+                "max_new_tokens": 9,
+                "eos_token_id": list(model.processor.stop_ids),
+            }
             ids = GenerationMixin.generate(
                 model.model, input_features=pack([row]).more[SOUND], decoder_input_ids=torch.tensor([begun]), **kind
             )
@@ -173,11 +179,11 @@ def test_greedy_decoding(place: Path) -> None:
     batch = pack([objective.encode_input(examples_of(place)[1], tokens.processor)])
     (written,) = objective.predict(model, batch)
     ids = torch.tensor([tokens.processor.feature_extractor.decoder_prompt_ids(None)])
-    with model.evaluating(), torch.no_grad():
+    with evaluating(model), torch.no_grad():
         for _ in range(9):
             best = model.model(input_features=batch.more[SOUND], decoder_input_ids=ids).logits[0, -1].argmax()
             ids = torch.cat([ids, best.view(1, 1)], 1)
-            if int(best) in model.stop_ids:
+            if int(best) in model.processor.stop_ids:
                 break
     assert written == tokens.processor.decode(ids[0].tolist()).strip()
 

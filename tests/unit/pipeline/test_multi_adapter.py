@@ -17,6 +17,7 @@ from weitiao.cli.app import app
 from weitiao.core.batch import pack
 from weitiao.core.errors import DataError, ModelError
 from weitiao.core.example import Turn
+from weitiao.core.generation import generate
 from weitiao.core.reporter import Reporter
 from weitiao.data.prompts import read_prompts
 from weitiao.pipeline import inference as results
@@ -55,7 +56,7 @@ def test_each_prompt_uses_its_adapter(pair: dict, tiny_llama: Path, tmp_path: Pa
     for line in got:
         opened = alone[line.get("adapter")]
         ids = opened.prompt((Turn("user", line.get("prompt", "the fox")),))
-        assert line["answer"] == opened.assets.processor.decode(opened.model.generate([ids], 6)[0]).strip()
+        assert line["answer"] == opened.assets.processor.decode(generate(opened.model, [ids], 6)[0]).strip()
     words = {x.get("adapter"): x["answer"] for x in got}
     assert words["fox"].startswith("the lazy") and words["wiz"].startswith("seven wiz")
 
@@ -88,7 +89,7 @@ def test_chat_switches_adapter(pair: dict, tiny_llama: Path) -> None:
     turns, wanted = (), []
     for name in ("fox", "wiz", "wiz"):
         turns += (Turn("user", "the fox"),)
-        ids = many.model.generate([many.prompt(turns, name)], 3, adapters=[name])[0]
+        ids = generate(many.model, [many.prompt(turns, name)], 3, adapters=[name])[0]
         wanted.append(many.decode(ids))
         turns += (Turn("assistant", wanted[-1]),)
     assert [line.strip() for line in told.output.splitlines() if line.strip()] == [x for x in wanted if x]
@@ -111,7 +112,7 @@ def test_prompts_without_adapter(tiny_llama: Path, tmp_path: Path) -> None:
     code, said = weitiao("generate", tiny_llama, "--prompts", file, "--max-new-tokens", "2", "--system", "be kind")
     opened = results.open_model(str(tiny_llama))
     ids = opened.prompt((Turn("system", "be kind"), Turn("user", "the fox")))
-    wanted = opened.assets.processor.decode(opened.model.generate([ids], 2)[0]).strip()
+    wanted = opened.assets.processor.decode(generate(opened.model, [ids], 2)[0]).strip()
     assert code == 0 and json.loads(said.splitlines()[0]) == {"prompt": "the fox", "answer": wanted}
 
 

@@ -28,20 +28,20 @@ class Prefix(nn.Module):
     def __init__(self, start: Tensor, width: int, hidden: int | None) -> None:
         super().__init__()
         self.start = nn.Parameter(start)
-        self.required_lm_head = self.mlp = None
+        self.embedding = self.mlp = None
         if hidden is not None:
             layers, _, length, wide = start.shape
-            self.required_lm_head = nn.Parameter(torch.randn(length, width, device=start.device) * 0.02)
+            self.embedding = nn.Parameter(torch.randn(length, width, device=start.device) * 0.02)
             self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, layers * 2 * wide))
             self.mlp.to(start.device)
             nn.init.zeros_(self.mlp[2].weight), nn.init.zeros_(self.mlp[2].bias)  # pyright: ignore
 
     def forward(self) -> Tensor:
-        if self.mlp is None or self.required_lm_head is None:
+        if self.mlp is None or self.embedding is None:
             return self.start
         with torch.autocast(self.start.device.type, enabled=False):
             layers, two, length, wide = self.start.shape
-            return self.start + self.mlp(self.required_lm_head).view(length, layers, two, wide).permute(1, 2, 0, 3)
+            return self.start + self.mlp(self.embedding).view(length, layers, two, wide).permute(1, 2, 0, 3)
 
 
 def attach_prefix(model: Any, length: int, hidden: int | None = None) -> Attachment:

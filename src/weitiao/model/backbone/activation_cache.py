@@ -31,7 +31,7 @@ from weitiao.core.batch import FROZEN_STATES, Batch, Row, pack
 from weitiao.core.finding import Decision
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
-from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.trainable_model import TrainableModel, evaluating
 from weitiao.model.backbone.decoder import BlockBackbone
 
 TOGETHER = 2048  # tokens that run at once
@@ -87,7 +87,7 @@ def choose(model: TrainableModel, rows: Rows, folder: Path, budget: float, epoch
 def states_of(model: TrainableModel, row: Row) -> Tensor:
     """[t, D]: what the frozen layers give for one row."""
     assert isinstance(model.backbone, BlockBackbone)
-    with model.evaluating():
+    with evaluating(model):
         return model.backbone.lower(pack([row]).to(model.device))
 
 
@@ -118,7 +118,7 @@ class ActivationCache:
     @cached_property
     def key(self) -> str:
         """Changes with all that the states depend on."""
-        where = [self.model.base_identity, self.body.below, str(self.sample.dtype), self.rows.fingerprint]
+        where = [self.model.base_identity.exact, self.body.below, str(self.sample.dtype), self.rows.fingerprint]
         how = [torch.__version__, torch.get_num_threads(), str(self.model.device), TOGETHER, FORM]
         return hashlib.sha256(json.dumps([*where, *how]).encode()).hexdigest()[:16]
 
@@ -214,7 +214,7 @@ class ActivationCache:
     def _made(self, some: list[int]) -> list[tuple[int, bytes]]:
         """What the frozen layers give for some rows that run together."""
         batch = pack([self.rows[row] for row in some], some).to(self.model.device)
-        with self.model.evaluating():
+        with evaluating(self.model):
             parts = self.body.lower(batch).cpu().split(batch.lengths)
         return [(row, x.contiguous().view(torch.uint8).numpy().tobytes()) for row, x in zip(batch.row_ids, parts)]
 

@@ -72,8 +72,7 @@ def use_reference_implementation(model: TrainableModel, dtype: torch.dtype) -> D
         one_by_one, packed = _transformers_backbones(model.model, dtype)
         close = _difference(model.model, packed, one_by_one) <= TOLERANCE[dtype]
         model.backbone = packed if close else one_by_one
-    if model.lm_head is not None:
-        model.lm_head = replace(model.lm_head, plain=True)
+    model.lm_head = replace(model.lm_head, plain=True)
     for module in model.model.modules():
         if isinstance(module, (LowRankLinear, Dropout)):
             module.plain = True
@@ -131,12 +130,15 @@ def _difference(model: Any, backbone: Backbone, reference: Backbone) -> float:
 
 
 def make_lm_head(model: Any) -> LMHead:
-    """The output head as a function of hidden states, including what the family does to its logits.
+    """The output head as a function of hidden states, with what the family does to its logits; of an encoder, none.
 
     Raises:
         ModelError: it does not give the model's own logits on a probe.
     """
-    if architecture_of(model.config).kind == "encoder_decoder":
+    kind = architecture_of(model.config).kind
+    if kind == "encoder":
+        return LMHead.missing()
+    if kind == "encoder_decoder":
         return encoder_decoder.make_lm_head(model)
     config, layer = model.config.get_text_config(), model.get_output_embeddings
     scale = 1.0

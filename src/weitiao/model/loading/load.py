@@ -52,8 +52,7 @@ class Base:
     model: nn.Module
     architecture: Architecture
     backbone: Backbone
-    lm_head: LMHead | None
-    """None: an encoder, which writes nothing."""
+    lm_head: LMHead
     choices: list[Decision]
     """How it was decided to run it."""
     weights: int = 0
@@ -156,8 +155,7 @@ def load_base(
     with library.left_out():  # which are held to torch by themselves: here it is the block's form that is to be proven
         backbone, choice = choose_backbone(model, dtype)
     choices.append(choice)
-    lm_head = None if architecture.kind == "encoder" else make_lm_head(model)
-    return Base(model, architecture, backbone, lm_head, choices, weights, folder)
+    return Base(model, architecture, backbone, make_lm_head(model), choices, weights, folder)
 
 
 def _load(kind: Any, folder: Path, config: Any, stored: dict[str, Any], how: str) -> tuple[Any, dict]:

@@ -34,7 +34,7 @@ from transformers import AutoConfig, AutoModel
 from weitiao.core.batch import IGNORE, Batch, pack, select_segments, with_virtual_tokens
 from weitiao.core.objective import Objective
 from weitiao.core.shared_prefix import PrefixSharedBatch
-from weitiao.core.trainable_model import TrainableModel, layer_of
+from weitiao.core.trainable_model import TrainableModel, evaluating, layer_of
 from weitiao.model.adapters.module_structure import QUERIES, architecture_of, stack_of
 from weitiao.model.adapters.surgery import is_linear, shape_of
 from weitiao.model.backbone.decoder import BlockBackbone
@@ -166,8 +166,8 @@ def _of_task(profile_flops: FlopProfile, model: TrainableModel, part: Objective,
 def _lm_head(model: TrainableModel, part: Objective) -> Tensor | None:
     """The weight [V, D] that words are scored with; None: none are."""
     if part.traits.needs_mlm_head:
-        return model.embedding.weight
-    return model.lm_head.weight() if part.traits.generative and model.lm_head is not None else None
+        return model.model.get_input_embeddings().weight
+    return model.lm_head.weight() if part.traits.generative and model.architecture.kind != "encoder" else None
 
 
 # -- the probe --------------------------------------------------------------------------------------------------------
@@ -193,14 +193,14 @@ class _Heard:
 
 def profile_flops(model: TrainableModel) -> FlopProfile:
     """Run five tokens through the body, and write down what each layer was given. Nothing is changed by it."""
-    many = model.embedding.num_embeddings
+    many = model.model.get_input_embeddings().num_embeddings
     ids = [i % many for i in range(3, 3 + PROBE)]
     batch = pack([{"input_ids": ids, "labels": ids}]).to(model.device)
     virtual_tokens = model.attachment.virtual_tokens()
     input_features, layers = _Heard(PROBE + len(virtual_tokens)), _layers(model.model)
     hooks = [input_features.listen(name, module) for name, module in layers]
     try:
-        with model.evaluating(), torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
             flows = model.backbone(
                 with_virtual_tokens(batch, virtual_tokens)[0] if virtual_tokens else batch
             ).requires_grad  # all of it, every token

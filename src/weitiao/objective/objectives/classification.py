@@ -143,10 +143,10 @@ class Classification(HeadObjective):
 
     def scores(self, model: TrainableModel, batch: Batch) -> Tensor:
         """[B, C] fp32, before softmax or sigmoid."""
-        return model.cached("scores", batch, lambda: self._scores(model, batch))
+        return model.cache.get("scores", batch, lambda: self._scores(model, batch))
 
     def _scores(self, model: TrainableModel, batch: Batch) -> Tensor:
-        return model.head(HEAD, F.dropout(pooled(model, batch, self.pooling), self.dropout, model.training))
+        return model.heads[HEAD](F.dropout(pooled(model, batch, self.pooling), self.dropout, model.training))
 
     def targets(self, batch: Batch) -> Tensor:
         """[B, C]: 1 where a class holds."""

@@ -22,9 +22,10 @@ from pydantic import Field, field_validator
 from weitiao.core.batch import IGNORE, Batch, Row
 from weitiao.core.errors import DataError
 from weitiao.core.example import TextLabel, Turn
+from weitiao.core.generation import PrefixCache, score_options
 from weitiao.core.objective import LikelihoodObjective
 from weitiao.core.processor import Processor
-from weitiao.core.trainable_model import PrefixCache, TrainableModel
+from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
 
 MOST = 100  # classes that fit into a question
@@ -124,11 +125,13 @@ class GenerativeClassification(LikelihoodObjective):
         prompts = []
         for a, b in zip(batch.bounds, batch.bounds[1:]):
             learnt = (batch.labels[a:b] != IGNORE).nonzero()[:1, 0].tolist()
-            prompts.append(model.prompted(batch.input_ids[a : a + learnt[0] + 1 if learnt else b].tolist()))
+            prompts.append(
+                model.attachment.prepend_virtual_tokens(batch.input_ids[a : a + learnt[0] + 1 if learnt else b].tolist())
+            )
         said: list[dict[str, float]] = []
         many = max(1, TOGETHER // len(options))
         for at in range(0, len(prompts), many):
-            scores = torch.tensor(model.score_options(prompts[at : at + many], options, PrefixCache(0, None)))
+            scores = torch.tensor(score_options(model, prompts[at : at + many], options, PrefixCache(0, None)))
             said += [dict(zip(self.classes, row)) for row in scores.softmax(1).tolist()]
         return said
 

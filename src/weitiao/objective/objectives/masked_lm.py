@@ -147,7 +147,7 @@ class MaskedLM(Objective):
         ids, labels = batch.input_ids.clone(), torch.full_like(batch.labels, IGNORE)
         labels[places] = ids[places]
         chance = torch.tensor([two for _, *two in drawn], dtype=torch.float64, device=device)  # [N, 2]
-        other = (chance[:, 1] * model.embedding.num_embeddings).long()
+        other = (chance[:, 1] * model.model.get_input_embeddings().num_embeddings).long()
         hidden = torch.where(chance[:, 0] < SHOWN_MASKED, model.processor.mask_id or 0, other)
         ids[places] = torch.where(chance[:, 0] < SHOWN_OTHER, hidden, ids[places])
         return replace(batch, input_ids=ids, labels=labels)
@@ -167,10 +167,10 @@ class MaskedLM(Objective):
         """[N] fp32: the log-probability of every token to recover. Never [T, V]."""
         asked = shown.labels != IGNORE
         hidden = model.hidden(shown, asked.nonzero()[:, 0])
-        return self._words(model).logprobs(model.head(MASKED, hidden), shown.labels[asked])
+        return self._words(model).logprobs(model.heads[MASKED](hidden), shown.labels[asked])
 
     def _words(self, model: TrainableModel) -> LMHead:
-        return LMHead(lambda: model.embedding.weight, lambda: model.heads[MASKED].bias)  # pyright: ignore
+        return LMHead(lambda: model.model.get_input_embeddings().weight, lambda: model.heads[MASKED].bias)  # pyright: ignore
 
     def _many(self, shown: Batch) -> list[int]:
         return [int((labels != IGNORE).sum()) for labels in shown.labels.split(list(shown.lengths))]
@@ -184,7 +184,7 @@ class MaskedLM(Objective):
             asked = shown.labels != IGNORE
         else:
             shown, asked = batch, batch.input_ids == model.processor.mask_id
-        x, words = model.head(MASKED, model.hidden(shown, asked.nonzero()[:, 0])), self._words(model)
+        x, words = model.heads[MASKED](model.hidden(shown, asked.nonzero()[:, 0])), self._words(model)
         best = [words.logits(part).softmax(-1).max(-1) for part in x.split(CHUNK)]
         many = [int(part.sum()) for part in asked.split(list(shown.lengths))]
         tokens, sure = (torch.cat([getattr(part, key) for part in best]).split(many) for key in ("indices", "values"))

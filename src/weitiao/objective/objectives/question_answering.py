@@ -180,7 +180,7 @@ class QuestionAnswering(HeadObjective):
 
     def asked(self, model: TrainableModel, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
         """Of each segment: the scores [1 + n, 2] of "no answer" and of the text's n tokens, and their labels [1 + n]."""
-        scores = model.head(HEAD, model.hidden(batch).float())  # [T, 2]
+        scores = model.heads[HEAD](model.hidden(batch).float())  # [T, 2]
         for a, b in zip(batch.bounds, batch.bounds[1:]):
             none = a if model.architecture.kind == "encoder" else b - 1
             text = a + (batch.labels[a:b] >= 0).nonzero()[:, 0]

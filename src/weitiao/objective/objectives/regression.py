@@ -125,7 +125,7 @@ class Regression(HeadObjective):
 
     def scores(self, model: TrainableModel, batch: Batch) -> Tensor:
         """[B, K] fp32, standardised."""
-        return model.head(HEAD, F.dropout(pooled(model, batch, self.pooling), self.dropout, model.training))
+        return model.heads[HEAD](F.dropout(pooled(model, batch, self.pooling), self.dropout, model.training))
 
     def targets(self, batch: Batch) -> Tensor:
         """[B, K] fp32: the standardised numbers to be told."""

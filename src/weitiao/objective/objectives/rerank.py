@@ -105,7 +105,7 @@ class Rerank(HeadObjective):
         """[1 + K] fp32 of each row: the right document's score, and those of its K others."""
         each = [parts(row) for row in batch.rows]
         pairs = pack([part for some in each for part in some]).to(model.device)
-        z = model.head(HEAD, F.dropout(pooled(model, pairs, self.pooling), self.dropout, model.training))[:, 0]
+        z = model.heads[HEAD](F.dropout(pooled(model, pairs, self.pooling), self.dropout, model.training))[:, 0]
         order = torch.tensor(pairs.row_ids, device=z.device).argsort()  # pack lays the longest first
         return list(z[order].split([len(some) for some in each]))
 

@@ -31,6 +31,7 @@ from torch import Tensor
 from weitiao.core.batch import AUDIO_PLACEHOLDER, IGNORE, SOUND, AnnotatedRow, Batch, Row
 from weitiao.core.errors import DataError
 from weitiao.core.example import AudioText, Example, SourceTarget
+from weitiao.core.generation import generate
 from weitiao.core.objective import LikelihoodObjective, Preview
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
@@ -141,7 +142,7 @@ class Seq2Seq(LikelihoodObjective):
         """[N]: of every learnt token."""
         if not self.label_smoothing:
             return -model.logprobs(batch)
-        chosen, targets = model.token_log_probs(batch), batch.labels[batch.labels != IGNORE]
+        chosen, targets = self.log_probs(model, batch), batch.labels[batch.labels != IGNORE]
         right = chosen.gather(1, targets[:, None])[:, 0]
         return -(1 - self.label_smoothing) * right - self.label_smoothing * chosen.mean(1)
 
@@ -155,8 +156,8 @@ class Seq2Seq(LikelihoodObjective):
         else:
             sources = [list(row["input_ids"][: _source(row)]) for row in batch.rows]
         many = TOGETHER // self.num_beams or 1
-        written = model.generate(
-            sources, self.max_new_tokens, together=many, num_beams=self.num_beams, input_features=input_features
+        written = generate(
+            model, sources, self.max_new_tokens, batch_size=many, num_beams=self.num_beams, input_features=input_features
         )
         return [model.processor.decode(ids).strip() for ids in written]
 

@@ -206,7 +206,7 @@ class TokenClassification(HeadObjective):
         """[N, C] fp32, before softmax; and how many units each row has."""
         asked = batch.labels != IGNORE
         hidden = F.dropout(model.hidden(batch)[asked].float(), self.dropout, model.training)
-        return model.head(HEAD, hidden), [int(x.sum()) for x in asked.split(list(batch.lengths))]
+        return model.heads[HEAD](hidden), [int(x.sum()) for x in asked.split(list(batch.lengths))]
 
     def row_losses(self, model: TrainableModel, batch: Batch) -> Tensor:
         """[B]: the loss of each row."""

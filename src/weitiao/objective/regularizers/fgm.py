@@ -18,7 +18,7 @@ from weitiao.core.batch import Batch, Loss
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.regularizer import Regularizer
-from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.trainable_model import TrainableModel, changed_embeddings
 
 
 class FGM(Regularizer):
@@ -43,7 +43,7 @@ class FGM(Regularizer):
         calm, move = plain(), None
         for _ in range(self.steps):
             move = self._climb(model, batch, plain, move)
-        with model.embedding_as(lambda embedded, _: embedded + move, batch):  # pyright: ignore[reportOperatorIssue]
+        with changed_embeddings(model, lambda embedded, _: embedded + move, batch):  # pyright: ignore[reportOperatorIssue]
             moved = plain()
         mixed = {t: (calm.totals[t] + self.weight * moved.totals[t]) / (1 + self.weight) for t in calm.totals}
         return Loss(mixed, {**calm.notes, self.name: sum(float(x.detach()) for x in moved.totals.values())})
@@ -57,7 +57,7 @@ class FGM(Regularizer):
             asked.append((here, row))
             return embedded + here
 
-        with model.embedding_as(at, batch):
+        with changed_embeddings(model, at, batch):
             total = sum(plain().totals.values(), torch.zeros((), device=model.device))
         here, row = asked[0]
         gradient = torch.autograd.grad(total, here)[0]

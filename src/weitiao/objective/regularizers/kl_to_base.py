@@ -20,7 +20,7 @@ from weitiao.core.errors import RecipeError
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.regularizer import Regularizer, add
-from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.trainable_model import TrainableModel, evaluating
 
 
 class KLToBase(Regularizer):
@@ -44,9 +44,9 @@ class KLToBase(Regularizer):
             raise RecipeError(f"regularizers: {self.name}: {words}.")
 
     def loss(self, model: TrainableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
-        with torch.no_grad(), model.reference(), model.evaluating():  # before the tuned pass: some methods swap weights
+        with torch.no_grad(), model.reference(), evaluating(model):  # before the tuned pass: some methods swap weights
             base = objective.log_probs(model, batch)
-        with model.caching():
+        with model.cache.on():
             loss, ours = plain(), objective.log_probs(model, batch)
         p, q = (ours, base) if self.direction == "reverse" else (base, ours)
         return add(loss, self.beta * (p.exp() * (p - q)).sum(), self.name)

@@ -17,7 +17,7 @@ from weitiao.core.batch import Batch, Loss
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.regularizer import Regularizer
-from weitiao.core.trainable_model import TrainableModel
+from weitiao.core.trainable_model import TrainableModel, changed_embeddings
 
 
 class NEFTune(Regularizer):
@@ -39,5 +39,5 @@ class NEFTune(Regularizer):
             reach = self.alpha / (row.bincount()[row] * embedded.shape[-1]).sqrt()
             return embedded + (torch.rand_like(embedded) * 2 - 1) * reach[:, None].to(embedded.dtype)
 
-        with model.embedding_as(noisy, batch):
+        with changed_embeddings(model, noisy, batch):
             return plain()

@@ -36,7 +36,7 @@ class RDrop(Regularizer):
     def loss(self, model: TrainableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
         passes = []
         for _ in range(2):
-            with model.caching():
+            with model.cache.on():
                 passes.append((plain(), objective.log_probs(model, batch)))
         (one, p), (two, q) = passes
         both = Loss({task: (one.totals[task] + two.totals[task]) / 2 for task in one.totals}, two.notes)
