@@ -149,7 +149,7 @@ def bench_machine(
 
 
 def _shapes(base: str | None) -> tuple[Shapes, str]:
-    if base is None and not PACKAGED[BASE.removeprefix("package:")].file.place.exists():
+    if base is None and not PACKAGED[BASE.removeprefix("package:")].file.local_path.exists():
         return WITHOUT_BASE, "SmolLM2-135M"
     return shapes_in(resolve_base(base or BASE)), base or BASE
 

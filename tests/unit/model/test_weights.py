@@ -24,11 +24,11 @@ def auto_class(config: Any) -> Any:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_loaded_weights_same_model(tiny_models: dict, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
-    monkeypatch.setattr(weights, "PIECE", 1000)  # so that there are many
+    monkeypatch.setattr(weights, "CHUNK", 1000)  # so that there are many
     seen = 0
     for folder in tiny_models.values():
         config = AutoConfig.from_pretrained(folder)
-        loaded = weights.load_whole(auto_class(config), Path(folder), config, dtype, "sdpa")
+        loaded = weights.load_in_chunks(auto_class(config), Path(folder), config, dtype, "sdpa")
         if loaded is None:
             continue
         seen += 1
@@ -62,7 +62,7 @@ def parted(folder: Path, there: Path) -> Path:
 def test_sharded_weights(tiny_models: dict, tmp_path: Path) -> None:
     folder = Path(tiny_models["llama"])
     two = parted(folder, tmp_path / "parted")
-    assert [x.name for x in weights.files_of(two)] == ["model-1.safetensors", "model-2.safetensors"]
+    assert [x.name for x in weights.safetensors_files(two)] == ["model-1.safetensors", "model-2.safetensors"]
     one, other = (load_base(x, torch.float32, torch.device("cpu")).model.state_dict() for x in (folder, two))
     assert one.keys() == other.keys() and all(torch.equal(one[x], other[x]) for x in one)
 

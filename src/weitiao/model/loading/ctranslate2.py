@@ -1,8 +1,8 @@
-"""CTranslate2's model.bin, read: a header, then each weight's name, shape, kind of number and bytes. Nothing in it can run.
+"""Reader of CTranslate2's model.bin: a header, then each weight's name, shape, dtype and bytes. It holds no code.
 
     u32 version (6)    text spec    u32 revision
-    u32 how many       each: text name, u8 rank, u32 x rank shape, u8 kind, u32 bytes, the bytes (row by row)
-    u32 how many       each: text alias, text name            a text: u16 length, its bytes, a nought that counts
+    u32 count          each: text name, u8 rank, u32 x rank shape, u8 dtype, u32 size, the bytes (row-major)
+    u32 count          each: text alias, text name            text: u16 length, its bytes, a zero byte (counted)
 
 Source: OpenNMT/CTranslate2, python/ctranslate2/specs/model_spec.py, `ModelSpec._serialize` (little endian throughout).
 """
@@ -16,79 +16,82 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weitiao.core.errors import ModelError
+from weitiao.core.errors import InvalidValue, ModelError, message_of
 
-VERSIONS = (4, 5, 6)  # of the container; the same layout
-KINDS = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
+VERSIONS = (4, 5, 6)  # of the container; all have this layout
+DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 
 
 @dataclass
 class _Cursor:
-    """A place in the bytes."""
+    """A reading position in the bytes."""
 
     raw: memoryview
-    at: int = 0
+    offset: int = 0
 
-    def take(self, many: int) -> memoryview:
-        if self.at + many > len(self.raw):
-            raise ValueError("it ends too early")
-        self.at += many
-        return self.raw[self.at - many : self.at]
+    def take(self, size: int) -> memoryview:
+        if self.offset + size > len(self.raw):
+            raise InvalidValue("it ends too early")
+        self.offset += size
+        return self.raw[self.offset - size : self.offset]
 
-    def number(self, form: str) -> int:
-        return struct.unpack(f"<{form}", self.take(struct.calcsize(form)))[0]
+    def number(self, format: str) -> int:
+        return struct.unpack(f"<{format}", self.take(struct.calcsize(format)))[0]
 
     def text(self) -> str:
         return bytes(self.take(self.number("H"))).rstrip(b"\0").decode("utf-8")
 
 
 @dataclass
-class Stored:
-    """What a model.bin holds."""
+class StoredModel:
+    """The contents of a model.bin."""
 
     spec: str
     """WhisperSpec, TransformerSpec ..."""
     weights: dict[str, Tensor] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
-    """Another name -> the weight it stands for."""
+    """Alias -> name of the weight."""
 
     def get(self, name: str) -> Tensor:
-        """A weight, under its own or another name.
+        """A weight by its name or alias.
 
         Raises:
-            ModelError: it is not there.
+            ModelError: there is no such weight.
         """
-        found = self.weights.get(self.aliases.get(name, name))
-        if found is None:
-            raise ModelError(f"base: this CTranslate2 model has no {name}.")
-        return found
+        weight = self.weights.get(self.aliases.get(name, name))
+        if weight is None:
+            raise ModelError("base: this CTranslate2 model has no {name}", name=name)
+        return weight
 
 
-def read_model_bin(file: Path) -> Stored:
-    """Every weight, as it is stored.
+def read_model_bin(file: Path) -> StoredModel:
+    """All weights, in their stored dtype.
 
     Raises:
-        ModelError: it is no model.bin, of another version, or cut short.
+        ModelError: the file is not a model.bin, has another version, or is truncated.
     """
     cursor = _Cursor(memoryview(np.memmap(file, np.uint8, "r").data))
     try:
         version = cursor.number("I")
         if version not in VERSIONS:
-            raise ValueError(f"its version is {version}, known are {', '.join(map(str, VERSIONS))}")
-        found = Stored(cursor.text())
+            known = ", ".join(map(str, VERSIONS))
+            raise InvalidValue("its version is {version}; supported are {known}", version=version, known=known)
+        model = StoredModel(cursor.text())
         cursor.number("I")
         for _ in range(cursor.number("I")):
             name = cursor.text()
             shape = tuple(cursor.number("I") for _ in range(cursor.number("B")))
-            kind, size = KINDS.get(cursor.number("B")), cursor.number("I")
-            if kind is None or size != math.prod(shape) * np.dtype(kind).itemsize:
-                raise ValueError(f"{name} is of a kind that is not known here")
-            found.weights[name] = torch.from_numpy(np.frombuffer(cursor.take(size), kind).reshape(shape).copy())
+            dtype, size = DTYPES.get(cursor.number("B")), cursor.number("I")
+            if dtype is None or size != math.prod(shape) * np.dtype(dtype).itemsize:
+                raise InvalidValue("{name} has an unsupported dtype", name=name)
+            model.weights[name] = torch.from_numpy(np.frombuffer(cursor.take(size), dtype).reshape(shape).copy())
         for _ in range(cursor.number("I")):
             alias = cursor.text()
-            found.aliases[alias] = cursor.text()
-        if cursor.at != len(cursor.raw):
-            raise ValueError("something stands behind its end")
+            model.aliases[alias] = cursor.text()
+        if cursor.offset != len(cursor.raw):
+            raise InvalidValue("there are bytes after its end")
     except (ValueError, struct.error, UnicodeDecodeError) as error:
-        raise ModelError(f"base: {file} is not a whole CTranslate2 model: {error}.") from None
-    return found
+        raise ModelError(
+            "base: {file} is not a complete CTranslate2 model: {error}", file=file, error=message_of(error)
+        ) from None
+    return model

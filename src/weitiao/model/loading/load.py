@@ -32,7 +32,7 @@ from weitiao.model.kernels import library
 from weitiao.model.layers import attention
 from weitiao.model.layers.kernel_check import largest_gap
 from weitiao.model.layers.swap import replace_modules
-from weitiao.model.loading.weights import load_whole
+from weitiao.model.loading.weights import load_in_chunks
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
@@ -161,7 +161,7 @@ def load_base(
 def _load(kind: Any, folder: Path, config: Any, stored: dict[str, Any], how: str) -> tuple[Any, dict]:
     """The model and what is said of its loading."""
     usual = stored.keys() <= {"dtype", "local_files_only", "use_safetensors"}
-    loaded = load_whole(kind, folder, config, stored["dtype"], how) if usual else None
+    loaded = load_in_chunks(kind, folder, config, stored["dtype"], how) if usual else None
     if loaded is None:
         return kind.from_pretrained(folder, config=config, output_loading_info=True, attn_implementation=how, **stored)
     model: Any = loaded[0]

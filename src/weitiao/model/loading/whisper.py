@@ -1,7 +1,7 @@
-"""Whisper from a CTranslate2 file, its tokenizer and its config: the folder that transformers' own Whisper would have.
+"""Convert a Whisper in CTranslate2's format to the folder that transformers' own Whisper has.
 
-Radford et al. 2022, "Robust Speech Recognition via Large-Scale Weak Supervision", arXiv 2212.04356. The shapes are read
-off the weights; what the vocabulary means, off the tokenizer; which tokens are never written, off CTranslate2's config.
+Radford et al. 2022, "Robust Speech Recognition via Large-Scale Weak Supervision", arXiv 2212.04356. Shapes come from the
+weights, special tokens from the tokenizer, suppressed tokens from CTranslate2's config.
 """
 
 import json
@@ -19,35 +19,36 @@ from transformers import (
 )
 
 from weitiao.core.errors import ModelError
-from weitiao.model.loading.ctranslate2 import Stored, read_model_bin
+from weitiao.model.loading.ctranslate2 import StoredModel, read_model_bin
 
-BYTES = 256
-Put = Callable[[str, Tensor], None]
+NUM_BYTES = 256  # byte-level tokens at the start of the vocabulary
+MULTILINGUAL_VOCABULARY = 51865  # English-only models have one token less
+AddWeight = Callable[[str, Tensor], None]
 MLP = (("linear_0", "fc1"), ("linear_1", "fc2"))
 
 
 def write_whisper(file: Path, tokenizer: Path, config: Path, folder: Path) -> None:
-    """A folder with weights (fp32), config, generation config, tokenizer and what makes features of sound.
+    """Write a folder with fp32 weights, config, generation config, tokenizer and feature extractor.
 
     Args:
         file: CTranslate2's model.bin.
         tokenizer: its tokenizer.json.
-        config: its config.json, which lists the tokens that are never written.
+        config: its config.json, which lists the suppressed tokens.
 
     Raises:
-        ModelError: it is another model, or weights are missing or too many.
+        ModelError: it is another model, or it has missing or unknown weights.
     """
-    stored, theirs = read_model_bin(file), json.loads(config.read_text())
+    stored, source_config = read_model_bin(file), json.loads(config.read_text())
     weights = whisper_weights(stored)
     ids = {x["content"]: x["id"] for x in json.loads(tokenizer.read_text())["added_tokens"]}
     vocabulary, width = weights["proj_out.weight"].shape
     mels = weights["model.encoder.conv1.weight"].shape[1]
     layers = {
-        half: sum(f"model.{half}.layers." in x and ".fc1.weight" in x for x in weights) for half in ("encoder", "decoder")
+        side: sum(f"model.{side}.layers." in x and ".fc1.weight" in x for x in weights) for side in ("encoder", "decoder")
     }
     end, start = ids["<|endoftext|>"], ids["<|startoftranscript|>"]
     tokens = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": start}
-    ours = WhisperConfig(
+    whisper_config = WhisperConfig(
         vocab_size=vocabulary,
         num_mel_bins=mels,
         d_model=width,
@@ -61,106 +62,115 @@ def write_whisper(file: Path, tokenizer: Path, config: Path, folder: Path) -> No
         max_target_positions=weights["model.decoder.embed_positions.weight"].shape[0],
         **tokens,
     )
-    model = WhisperForConditionalGeneration(ours)
-    missing, strange = model.load_state_dict(weights, strict=False)
-    if missing or strange:
-        raise ModelError(f"base: {file} does not fit Whisper: missing {missing[:3]}, unknown {strange[:3]}.")
-    model.generation_config = GenerationConfig(**tokens, **_generation(ids, theirs, ours))
+    model = WhisperForConditionalGeneration(whisper_config)
+    missing, unknown = model.load_state_dict(weights, strict=False)
+    if missing or unknown:
+        raise ModelError(
+            "base: {file} is not a Whisper that transformers knows: missing weights {missing}, unknown weights {unknown}",
+            file=file,
+            missing=missing[:3],
+            unknown=unknown[:3],
+        )
+    model.generation_config = GenerationConfig(**tokens, **_generation(ids, source_config, whisper_config))
     model.save_pretrained(folder)
-    (folder / "tokenizer.json").write_text(json.dumps(mended(json.loads(tokenizer.read_text())), ensure_ascii=False))
+    (folder / "tokenizer.json").write_text(
+        json.dumps(with_first_merge(json.loads(tokenizer.read_text())), ensure_ascii=False)
+    )
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "WhisperTokenizer"}))
     AutoTokenizer.from_pretrained(folder, local_files_only=True).save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=mels).save_pretrained(folder)
 
 
-def mended(tokenizer: dict) -> dict:
-    """A tokenizer.json whose first merge was lost (as a list's head line is), with it: the first token behind the 256 bytes
-    is what the first merge makes. Without " t" the tokenizer writes " there" as " " and "there", as the model never does.
+def with_first_merge(tokenizer: dict) -> dict:
+    """A tokenizer.json with its first merge restored, which some conversions lost with the header line.
+
+    The first token after the 256 bytes is the result of the first merge. Without " t" the tokenizer splits " there" into
+    " " and "there", which the model has never seen.
     """
     model = tokenizer["model"]
-    first = next(token for token, i in model["vocab"].items() if i == BYTES)
+    first = next(token for token, i in model["vocab"].items() if i == NUM_BYTES)
     merges = [tuple(x.split(" ")) if isinstance(x, str) else tuple(x) for x in model["merges"]]
     if len(first) == 2 and not any(a + b == first for a, b in merges):
         merges.insert(0, (first[0], first[1]))
     return {**tokenizer, "model": {**model, "merges": [list(x) for x in merges]}}
 
 
-def _generation(ids: dict[str, int], theirs: dict, config: WhisperConfig) -> dict:
-    """What transformers' Whisper asks its generation config for."""
-    several = config.vocab_size >= 51865  # English-only models have one token less
-    known = {f"<|{x}|>" for x in ("transcribe", "translate")}
-    languages = {name: i for name, i in ids.items() if i in set(theirs["lang_ids"]) and name not in known}
-    plain = {
+def _generation(ids: dict[str, int], source_config: dict, config: WhisperConfig) -> dict:
+    """The settings that transformers' Whisper reads from its generation config."""
+    multilingual = config.vocab_size >= MULTILINGUAL_VOCABULARY
+    tasks = {f"<|{x}|>" for x in ("transcribe", "translate")}
+    languages = {name: i for name, i in ids.items() if i in set(source_config["lang_ids"]) and name not in tasks}
+    settings = {
         "max_length": config.max_target_positions,
-        "is_multilingual": several,
+        "is_multilingual": multilingual,
         "no_timestamps_token_id": ids["<|notimestamps|>"],
         "prev_sot_token_id": ids["<|startofprev|>"],
         "max_initial_timestamp_index": 50,
-        "suppress_tokens": theirs["suppress_ids"],
-        "begin_suppress_tokens": theirs["suppress_ids_begin"],
-        "alignment_heads": theirs["alignment_heads"],
+        "suppress_tokens": source_config["suppress_ids"],
+        "begin_suppress_tokens": source_config["suppress_ids_begin"],
+        "alignment_heads": source_config["alignment_heads"],
     }
-    if not several:
-        return plain
-    return {**plain, "lang_to_id": languages, "task_to_id": {x: ids[f"<|{x}|>"] for x in ("translate", "transcribe")}}
+    if not multilingual:
+        return settings
+    return {**settings, "lang_to_id": languages, "task_to_id": {x: ids[f"<|{x}|>"] for x in ("translate", "transcribe")}}
 
 
-# -- the weights by transformers' names -------------------------------------------------------------------------------
+# -- weight names -----------------------------------------------------------------------------------------------------
 
 
-def whisper_weights(stored: Stored) -> dict[str, Tensor]:
-    """The weights by transformers' names (WhisperForConditionalGeneration), in fp32.
+def whisper_weights(stored: StoredModel) -> dict[str, Tensor]:
+    """The weights under the names of WhisperForConditionalGeneration, in fp32.
 
-    Queries, keys and values stand one below the other in one matrix; in cross attention, keys and values in a second one.
+    CTranslate2 stacks the rows of queries, keys and values in one matrix; in cross attention, keys and values in another.
 
     Raises:
-        ModelError: it is another model, or in whole numbers (int8), which cannot be trained.
+        ModelError: it is another model, or an integer one (int8), which cannot be trained.
     """
     if stored.spec != "WhisperSpec":
-        raise ModelError(f"base: this CTranslate2 model is a {stored.spec}; only Whisper's are read.")
+        raise ModelError("base: this CTranslate2 model is a {spec}; only WhisperSpec is supported", spec=stored.spec)
     if any(x.dtype in (torch.int8, torch.int16) and x.dim() > 1 for x in stored.weights.values()):
-        raise ModelError("base: this CTranslate2 model is in whole numbers; take one in float16 or float32.")
-    made: dict[str, Tensor] = {}
+        raise ModelError("base: this CTranslate2 model has integer weights; use one in float16 or float32")
+    weights: dict[str, Tensor] = {}
 
-    def put(name: str, weight: Tensor) -> None:
-        made[f"model.{name}"] = weight.float()
+    def add(name: str, weight: Tensor) -> None:
+        weights[f"model.{name}"] = weight.float()
 
     for name in ("conv1", "conv2"):
         for part in ("weight", "bias"):
-            put(f"encoder.{name}.{part}", stored.get(f"encoder/{name}/{part}"))
-    put("decoder.embed_tokens.weight", stored.get("decoder/embeddings/weight"))
-    for half in ("encoder", "decoder"):
-        put(f"{half}.embed_positions.weight", stored.get(f"{half}/position_encodings/encodings"))
-        _norm(stored, f"{half}/layer_norm", f"{half}.layer_norm", put)
+            add(f"encoder.{name}.{part}", stored.get(f"encoder/{name}/{part}"))
+    add("decoder.embed_tokens.weight", stored.get("decoder/embeddings/weight"))
+    for side in ("encoder", "decoder"):
+        add(f"{side}.embed_positions.weight", stored.get(f"{side}/position_encodings/encodings"))
+        _norm(stored, f"{side}/layer_norm", f"{side}.layer_norm", add)
         number = 0
-        while f"{half}/layer_{number}/ffn/linear_0/weight" in stored.weights:
-            _layer(stored, f"{half}/layer_{number}", f"{half}.layers.{number}", put)
+        while f"{side}/layer_{number}/ffn/linear_0/weight" in stored.weights:
+            _layer(stored, f"{side}/layer_{number}", f"{side}.layers.{number}", add)
             number += 1
-    made["proj_out.weight"] = made["model.decoder.embed_tokens.weight"]
-    return made
+    weights["proj_out.weight"] = weights["model.decoder.embed_tokens.weight"]
+    return weights
 
 
-def _layer(stored: Stored, theirs: str, ours: str, put: Put) -> None:
-    _norm(stored, f"{theirs}/ffn/layer_norm", f"{ours}.final_layer_norm", put)
-    for there, here in MLP:
+def _layer(stored: StoredModel, source: str, target: str, add: AddWeight) -> None:
+    _norm(stored, f"{source}/ffn/layer_norm", f"{target}.final_layer_norm", add)
+    for source_layer, target_layer in MLP:
         for part in ("weight", "bias"):
-            put(f"{ours}.{here}.{part}", stored.get(f"{theirs}/ffn/{there}/{part}"))
-    _attention(stored, f"{theirs}/self_attention", f"{ours}.self_attn", 2, put)
-    if f"{theirs}/attention/linear_0/weight" in stored.weights:
-        _attention(stored, f"{theirs}/attention", f"{ours}.encoder_attn", 3, put)
+            add(f"{target}.{target_layer}.{part}", stored.get(f"{source}/ffn/{source_layer}/{part}"))
+    _attention(stored, f"{source}/self_attention", f"{target}.self_attn", 2, add)
+    if f"{source}/attention/linear_0/weight" in stored.weights:
+        _attention(stored, f"{source}/attention", f"{target}.encoder_attn", 3, add)
 
 
-def _attention(stored: Stored, theirs: str, ours: str, matrices: int, put: Put) -> None:
-    """The last matrix is the output; those before it are q, k, v [3 D, D] together, as one matrix or as two."""
-    _norm(stored, f"{theirs}/layer_norm", f"{ours}_layer_norm", put)
+def _attention(stored: StoredModel, source: str, target: str, matrices: int, add: AddWeight) -> None:
+    """The last matrix is the output projection; those before it are q, k, v [3 D, D] together, in one matrix or two."""
+    _norm(stored, f"{source}/layer_norm", f"{target}_layer_norm", add)
     for part in ("weight", "bias"):
-        *before, out = (stored.get(f"{theirs}/linear_{i}/{part}") for i in range(matrices))
-        for name, x in zip(("q_proj", "k_proj", "v_proj"), torch.cat(before).chunk(3)):
-            if (name, part) != ("k_proj", "bias"):  # nought: Whisper's keys have none
-                put(f"{ours}.{name}.{part}", x.clone())
-        put(f"{ours}.out_proj.{part}", out)
+        *projections, out = (stored.get(f"{source}/linear_{i}/{part}") for i in range(matrices))
+        for name, x in zip(("q_proj", "k_proj", "v_proj"), torch.cat(projections).chunk(3)):
+            if (name, part) != ("k_proj", "bias"):  # zero: Whisper's keys have no bias
+                add(f"{target}.{name}.{part}", x.clone())
+        add(f"{target}.out_proj.{part}", out)
 
 
-def _norm(stored: Stored, theirs: str, ours: str, put: Put) -> None:
-    put(f"{ours}.weight", stored.get(f"{theirs}/gamma"))
-    put(f"{ours}.bias", stored.get(f"{theirs}/beta"))
+def _norm(stored: StoredModel, source: str, target: str, add: AddWeight) -> None:
+    add(f"{target}.weight", stored.get(f"{source}/gamma"))
+    add(f"{target}.bias", stored.get(f"{source}/beta"))
