@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, WhisperForConditionalGeneration
 from support.speech import save_whisper
 from weitiao.core.errors import ModelError
 from weitiao.model.loading.ctranslate2 import read_model_bin
-from weitiao.model.loading.whisper import with_first_merge, whisper_weights, write_whisper
+from weitiao.model.loading.whisper import whisper_weights, with_first_merge, write_whisper
 
 KINDS = {torch.float32: 0, torch.int8: 1, torch.float16: 4}
 
