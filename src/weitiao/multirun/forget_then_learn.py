@@ -73,7 +73,7 @@ def forget_then_learn(
     for i, rate in enumerate((0.0, *rates)):
         name = f"rate {rate:g}" if rate else "plain"
         tell(f"the new facts, {name} ({i + 1} of {len(rates) + 1})")
-        method = {"name": "f_learning", "old": str(out / "old"), "rate": rate, "method": plain["method"]}
+        method = {"name": "f_learning", "forget_run": str(out / "old"), "forget_lambda": rate, "method": plain["method"]}
         run = _train({**plain, **({"method": method} if rate else {})}, out / name.replace(" ", "-"))
         if not rate:
             ways.append(_base(recipe, run, also or {}))
