@@ -1,16 +1,4 @@
-"""Which columns mean what. The mapping is found by looking at the first rows, printed, and can be given by `columns`.
-
-A file of mappings/ makes one kind of Example:
-
-    MAKES                     the Example
-    PURPOSE                   an objective that eats it, for hints
-    TARGETS                   what `columns` may name
-    LACKING, NEEDS            what is said when nothing fits, and the `columns` that would help
-    recognise(seen)           Mappings that fit, the best first; `seen` has each column's first value
-    as_given(columns)         the ColumnMapping that the user describes, or None
-    INPUTS                    the columns that are read when nobody knows the answer
-    unanswered(columns, seen) a ColumnMapping for rows whose answer nobody knows (predict), or None
-"""
+"""Find the mapping of a file: from its first rows, or from the `columns` setting."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,79 +9,111 @@ from weitiao.data.columns import ColumnMapping, Mapping
 
 
 def find_mapping(
-    records: Sequence[dict[str, Any]], wanted: type, columns: dict[str, str] | None, file: str
+    records: Sequence[dict[str, Any]], example_type: type, columns: dict[str, str] | None, file: str
 ) -> ColumnMapping:
     """The mapping of a file, from its first records.
 
     Args:
-        wanted: the Example type that the objective eats.
-        columns: given by the user; {prompt: question, completion: answer}.
+        example_type: the Example that the objective trains on.
+        columns: from the recipe; {prompt: question, completion: answer}.
 
     Raises:
-        DataError: a given column is not there, nothing fits, or what fits is not what the objective eats.
+        DataError: a column is missing, no columns fit, or they fit another Example.
     """
-    part, seen = _part(wanted), _seen(records)
+    module, first_values = _mapping_of(example_type), _first_values(records)
+    known = ", ".join(sorted(first_values))
     if columns:
-        _check(columns, seen, file, part.TARGETS)
-        if mapping := part.from_columns(columns):
+        _check_columns(columns, first_values, file, module.TARGETS)
+        if mapping := module.from_columns(columns):
             return mapping
-        raise DataError(f"{file}: this objective needs columns: {part.NEEDS}.")
-    if found := part.infer_columns(seen):
-        return found[0]
-    others = [(found[0], x.PURPOSE) for x in _parts() if x is not part and (found := x.infer_columns(seen))]
-    hint = f" It looks like {others[0][0].description}: that is for objective: {others[0][1]}." if others else ""
+        raise DataError("{file}: this objective needs columns: {columns}.", file=file, columns=module.COLUMNS)
+    if fitting := module.infer_columns(first_values):
+        return fitting[0]
+    others = [(x.infer_columns(first_values), x.OBJECTIVE) for x in _mappings() if x is not module]
+    if other := next(((found[0], objective) for found, objective in others if found), None):
+        raise DataError(
+            "{file}: {problem}; its columns are: {known}. They look like {description}, for objective: {objective}. "
+            "Name the columns with columns: {columns}.",
+            file=file,
+            problem=module.NOT_FOUND,
+            known=known,
+            description=other[0].description,
+            objective=other[1],
+            columns=module.COLUMNS,
+        )
     raise DataError(
-        f"{file}: {part.LACKING}; its columns are: {', '.join(sorted(seen))}.{hint} "
-        f"Say which is which with columns: {part.NEEDS}."
+        "{file}: {problem}; its columns are: {known}. Name the columns with columns: {columns}.",
+        file=file,
+        problem=module.NOT_FOUND,
+        known=known,
+        columns=module.COLUMNS,
     )
 
 
 def find_inference_mapping(
-    records: Sequence[dict[str, Any]], wanted: type, columns: dict[str, str] | None, file: str
+    records: Sequence[dict[str, Any]], example_type: type, columns: dict[str, str] | None, file: str
 ) -> ColumnMapping:
-    """As `find_mapping`, for rows whose answer nobody knows yet.
+    """The mapping of rows without answers.
 
     Raises:
-        DataError: there is no column to read.
+        DataError: the input columns are missing.
     """
-    part, seen, asked = _part(wanted), _seen(records), columns or {}
-    mapping = part.for_inference(asked, seen)
-    if mapping is None:
-        named = ", ".join(repr(x) for x in asked.values()) or "text"
-        there = ", ".join(sorted(seen))
-        if "text" in part.TARGETS:
-            raise DataError(f"{file} has no column {named} to read; its columns are: {there}. Name it with --text.")
-        raise DataError(f"{file} has not the columns {' and '.join(part.INPUTS)}; its columns are: {there}.")
-    return mapping
+    module, first_values, requested = _mapping_of(example_type), _first_values(records), columns or {}
+    if mapping := module.for_inference(requested, first_values):
+        return mapping
+    known = ", ".join(sorted(first_values))
+    if "text" in module.TARGETS:
+        missing = ", ".join(requested.values()) or "text"
+        raise DataError(
+            "{file} has no column {missing} to read; its columns are: {known}. Name the column with --text.",
+            file=file,
+            missing=missing,
+            known=known,
+        )
+    raise DataError(
+        "{file} needs the columns {missing}; its columns are: {known}.",
+        file=file,
+        missing=", ".join(module.INPUTS),
+        known=known,
+    )
 
 
-def _part(wanted: type) -> Mapping:
-    return next(x for x in _parts() if x.MAKES is wanted)
+def _mapping_of(example_type: type) -> Mapping:
+    return next(x for x in _mappings() if x.EXAMPLE_TYPE is example_type)
 
 
-def _parts() -> list[Mapping]:
-    """The most telling first: a column named text is in many files."""
-    return sorted((find_module(Mapping, name) for name in names(Mapping)), key=lambda x: x.MAKES.__name__ == "Text")
+def _mappings() -> list[Mapping]:
+    """Plain text last: most files have a column that it would fit."""
+    return sorted((find_module(Mapping, name) for name in names(Mapping)), key=lambda x: x.OBJECTIVE == "causal_lm")
 
 
-def _seen(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    seen: dict[str, Any] = {}
+def _first_values(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first value of each column that is not null."""
+    values: dict[str, Any] = {}
     for record in records:
         for name, value in record.items():
-            if seen.get(name) is None:
-                seen[name] = value
-    return seen
+            if values.get(name) is None:
+                values[name] = value
+    return values
 
 
-def _check(columns: dict[str, str], seen: dict[str, Any], file: str, mine: Sequence[str]) -> None:
-    """Every name given is known, and every column there."""
-    targets = {target for part in _parts() for target in part.TARGETS}
+def _check_columns(columns: dict[str, str], first_values: dict[str, Any], file: str, targets: Sequence[str]) -> None:
+    """Every target is known to some mapping, and every column exists."""
+    all_targets = {target for module in _mappings() for target in module.TARGETS}
     for target, column in columns.items():
-        if target not in targets:
-            known = ", ".join(mine)
-            raise DataError(f"columns: there is no {target!r}.{nearest(target, mine)} There are: {known}.")
-        if column not in seen:
-            there = sorted(seen)
+        if target not in all_targets:
             raise DataError(
-                f"{file} has no column {column!r}.{nearest(column, there)} Its columns are: {', '.join(there)}."
+                "columns: there is no {target!r}.{hint} There are: {known}.",
+                target=target,
+                hint=nearest(target, targets),
+                known=", ".join(targets),
+            )
+        if column not in first_values:
+            known = sorted(first_values)
+            raise DataError(
+                "{file} has no column {column!r}.{hint} Its columns are: {known}.",
+                file=file,
+                column=column,
+                hint=nearest(column, known),
+                known=", ".join(known),
             )

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from weitiao.core.errors import DataError
+from weitiao.core.errors import DataError, InvalidValue, message_of
 from weitiao.core.example import AudioText, BadRow, ExtractiveQA, SourcedExample, Task, content_hash
+from weitiao.core.messages import Message
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Source
 from weitiao.core.registry import find_module, names
@@ -108,16 +109,16 @@ def _examples(
             yield item
             continue
         try:
-            example = mapping.of(item)
+            example = mapping.to_example(item)
             words = example.full_text
             words.encode("utf-8")
             if not words.strip():
-                raise ValueError("the text is empty")
+                raise InvalidValue("the text is empty")
             yield SourcedExample(Task(task, example) if task else example, item.where, number)
         except UnicodeEncodeError:
-            yield BadRow(item.where, "the text holds half of a surrogate pair, which is no character")
+            yield BadRow(item.where, Message("the text has an unpaired surrogate, which is not a character"))
         except (ValueError, TypeError, IndexError) as error:
-            yield BadRow(item.where, str(error), str(item.fields)[:200])
+            yield BadRow(item.where, message_of(error), str(item.fields)[:200])
 
 
 def judge(bad: Sequence[BadRow], every: int, max_bad: float) -> None:

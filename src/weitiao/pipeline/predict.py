@@ -118,7 +118,7 @@ class RowPredictor:
         assert self.mapping is not None
         objective = self.loaded.objective
         try:
-            example = self.mapping.of(record)
+            example = self.mapping.to_example(record)
             example.full_text.encode("utf-8")
             row = objective.encode_input(example, self.loaded.assets.processor)
             if objective.num_positions(row) <= self.max_length:
@@ -127,9 +127,9 @@ class RowPredictor:
                 return InputRow(record.fields, example, objective.windows(row, self.max_length), False)
             return InputRow(record.fields, example, [objective.cut(row, self.max_length)[0]], True)
         except UnicodeEncodeError:
-            return BadRow(record.where, str(Message("the text has an unpaired surrogate, which is not a character")))
+            return BadRow(record.where, Message("the text has an unpaired surrogate, which is not a character"))
         except (ValueError, TypeError) as error:
-            return BadRow(record.where, str(message_of(error)), str(record.fields)[:200])
+            return BadRow(record.where, message_of(error), str(record.fields)[:200])
 
     @property
     def max_length(self) -> int:

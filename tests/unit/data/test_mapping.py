@@ -26,7 +26,7 @@ def turns(record: dict, columns: dict | None = None) -> list[tuple[str, str]]:
         ({"input": "ask", "output": "say"}, "input -> output"),
         (
             {"messages": [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "say"}]},
-            "messages[].role/content (chat messages)",
+            "messages[].role/content",
         ),
         pytest.param(
             {"conversations": [{"from": "human", "value": "ask"}, {"from": "gpt", "value": "say"}]},
@@ -46,7 +46,7 @@ def turns(record: dict, columns: dict | None = None) -> list[tuple[str, str]]:
 )
 def test_every_row_format_recognized(record: dict, words: str) -> None:
     mapping = find_mapping([record], Chat, None, "f")
-    assert mapping.description.startswith(words) and mapping.makes is Chat
+    assert mapping.description.startswith(words) and mapping.example_type is Chat
     assert turns(record) == TURNS
 
 
@@ -115,13 +115,13 @@ def test_columns_of_later_rows_counted() -> None:
 
 
 def test_chat_not_read_as_text() -> None:
-    with pytest.raises(DataError, match="plain text is wanted .a column 'text'.*It looks like messages.*objective: sft"):
+    with pytest.raises(DataError, match="no column of plain text found.*They look like messages.*objective: sft"):
         find_mapping([{"messages": []}], Text, None, "f")
 
 
 def test_text_not_read_as_chat() -> None:
     with pytest.raises(
-        DataError, match="no question and answer found.*It looks like text: that is for objective: causal_lm"
+        DataError, match="no columns of a prompt and its completion found.*They look like text, for objective: causal_lm"
     ):
         find_mapping([{"text": "words"}], Chat, None, "f")
 
@@ -140,7 +140,7 @@ GOOD = {"role": "assistant", "content": "say"}
             {"messages": [GOOD, {"content": "x"}]},
             "messages[1]: unknown role None. Roles are: system, user, assistant, tool",
         ),
-        ({"messages": [{"role": "user", "content": "x"}]}, "there is no assistant turn, so nothing to learn"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "there is no assistant turn, so there is nothing to train on"),
         ({"messages": [{"role": "assistant", "content": " \n"}]}, "the answer is empty"),
         ({"messages": [GOOD, {"role": "assistant", "content": ""}]}, "the answer is empty"),
         ({"messages": [{"role": "assistant", "content": None}]}, "messages[0]: content is NoneType, not text"),

@@ -212,7 +212,7 @@ def test_lone_surrogate_is_bad_row(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\n{"text": "half \\ud83d"}\n{"text": " "}\n')
     reading = read_sources([Source(path=str(tmp_path / "a.jsonl"))], CausalLM(), 1.0)
     assert [str(x.reason) for x in reading.bad] == [
-        "the text holds half of a surrogate pair, which is no character", "the text is empty",
+        "the text has an unpaired surrogate, which is not a character", "the text is empty",
     ]  # fmt: skip
 
 

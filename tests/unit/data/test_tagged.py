@@ -54,7 +54,7 @@ def test_class_is_not_span() -> None:
     record = {"text": "x", "label": "spam"}
     assert find_mapping([record], TextLabel, None, "f").make(record) == TextLabel("x", ("spam",))
     with pytest.raises(
-        DataError, match="no tokens with tags.*It looks like text -> class: label.*objective: classification"
+        DataError, match="no columns of tokens and tags.*They look like text -> class: label, for objective: classification"
     ):
         made(record)
 
@@ -62,20 +62,20 @@ def test_class_is_not_span() -> None:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"tokens": ["a", "b"], "tags": ["O"]}, "2 tokens (tokens) and 1 tags (tags)"),
-        ({"tokens": ["a", ""], "tags": ["O", "O"]}, "tokens[1] is '', not a word"),
-        ({"tokens": ["a", 3], "tags": ["O", "O"]}, "tokens[1] is 3, not a word"),
+        ({"tokens": ["a", "b"], "tags": ["O"]}, "2 tokens (tokens) but 1 tags (tags)"),
+        ({"tokens": ["a", ""], "tags": ["O", "O"]}, "tokens[1] is '', not a token"),
+        ({"tokens": ["a", 3], "tags": ["O", "O"]}, "tokens[1] is 3, not a token"),
         ({"tokens": [" "], "tags": ["O"]}, "the text is empty"),
         ({"tokens": [], "tags": []}, "the text is empty"),
-        ({"text": "江泽民", "entities": [[0, 4, "nr"]]}, "entities[0] is 0 to 4: not in the text of 3 characters"),
-        ({"text": "江泽民", "entities": [[-1, 2, "nr"]]}, "is -1 to 2: not in the text"),
-        ({"text": "江泽民", "entities": [[2, 2, "nr"]]}, "is 2 to 2: not in the text"),
-        ({"text": "江泽民", "entities": [[0, 2.0, "nr"]]}, "two whole numbers and a kind are wanted"),
-        ({"text": "江泽民", "entities": [[0, 2, ""]]}, "two whole numbers and a kind are wanted"),
+        ({"text": "江泽民", "entities": [[0, 4, "nr"]]}, "entities[0] is 0 to 4, outside the text of 3 characters"),
+        ({"text": "江泽民", "entities": [[-1, 2, "nr"]]}, "is -1 to 2, outside the text"),
+        ({"text": "江泽民", "entities": [[2, 2, "nr"]]}, "is 2 to 2, outside the text"),
+        ({"text": "江泽民", "entities": [[0, 2.0, "nr"]]}, "expected two whole numbers and a label"),
+        ({"text": "江泽民", "entities": [[0, 2, ""]]}, "expected two whole numbers and a label"),
         ({"text": "江泽民", "entities": ["江"]}, "entities[0] is neither {start, end, label} nor [start, end, label]"),
-        ({"text": "江泽民", "entities": [[1, 3, "a"], [0, 2, "b"]]}, "the entities '江泽' (b) and the a at 1 overlap"),
-        ({"text": "in Rome", "entities": [[3, 5, "ns"]]}, "'Ro' (ns) at 3 has its edge inside the word 'Rome'"),
-        ({"text": "in  Rome", "entities": [[2, 4, "ns"]]}, "at 2 to 4 (ns) holds no word"),
+        ({"text": "江泽民", "entities": [[1, 3, "a"], [0, 2, "b"]]}, "the entities '江泽' (b) and (a) at 1 overlap"),
+        ({"text": "in Rome", "entities": [[3, 5, "ns"]]}, "'Ro' (ns) at 3 ends or starts inside the word 'Rome'"),
+        ({"text": "in  Rome", "entities": [[2, 4, "ns"]]}, "at 2 to 4 (ns) contains no word"),
         ({"text": " ", "entities": []}, "the text is empty"),
     ],
 )

@@ -128,7 +128,7 @@ def test_windows_repeat_question_and_cover_context() -> None:
     assert {part["labels"][0] for part in made} == {-1, -2}
     kept, lost = objective.cut(row, 24)
     assert kept == made[0] and [*kept["input_ids"][first:-1], *lost] == ids[first:-1]
-    with pytest.raises(ValueError, match="take 5 tokens, so a context of 10 has no room for the text"):
+    with pytest.raises(ValueError, match="take 5 tokens, so a max_length of 10 has no room for the text"):
         objective.windows(row, 10)
 
 
@@ -203,8 +203,10 @@ def test_squad_json_rows(tmp_path: Path) -> None:
     raw = file.read_bytes()
     assert [raw[x.where.offset :][:9] for x in reading.examples] == [b'"id": "a"', '"id": "ü'.encode()]
     assert [x.where.line for x in reading.bad] == [3, 4, 5, 6]
-    assert reading.bad[0].reason == "the answer 'paris' does not stand at character 2: there is ' pari'; it stands at 3"
-    assert "has not SQuAD's form" in reading.bad[1].reason and "'context' is empty (null)" in reading.bad[2].reason
+    assert str(reading.bad[0].reason) == "the answer 'paris' is not at character 2 of the context, but at 3"
+    assert "does not have SQuAD's form" in str(reading.bad[1].reason) and "'context' is empty (null)" in str(
+        reading.bad[2].reason
+    )
 
 
 def test_other_json_not_squad(tmp_path: Path) -> None:
@@ -224,19 +226,19 @@ def test_other_json_not_squad(tmp_path: Path) -> None:
         ({"answer": "paris"}, ((72, "paris"),)),
         ({"answer": "the", "start": "31"}, ((31, "the"),)),
         ({"answer": None}, ()),
-        ({"answer": "the"}, "stands at 2 places (0, 31): say which with start"),
-        ({"answer": "cat"}, "'cat' stands nowhere in the text"),
-        ({"answer": " "}, "the answer is empty; where the text holds none, write"),
+        ({"answer": "the"}, "occurs 2 times in the context (at 0, 31); choose one with start"),
+        ({"answer": "cat"}, "'cat' does not occur in the context"),
+        ({"answer": " "}, "the answer is empty; write answers: [] or answer: null"),
         (
             {"answers": [{"text": "paris", "start": 70}]},
-            "does not stand at character 70: there is 'n par'; it stands at 72",
+            "is not at character 70 of the context, but at 72",
         ),
         (
             {"answers": [{"text": "paris", "start": 999}]},
-            "does not stand at character 999: the text has 83; it stands at 72",
+            "is not at character 999 of the context, but at 72",
         ),
         ({"answers": [{"text": "paris", "start": "x"}]}, "the answer's start is 'x', not a number"),
-        ({"answers": {"text": ["paris"], "answer_start": []}}, "has 1 texts and 0 starts"),
+        ({"answers": {"text": ["paris"], "answer_start": []}}, "has 1 texts but 0 starts"),
         ({"answers": "paris"}, "is neither"),
         ({"answers": [], "question": " "}, "column 'question' is empty"),
         ({"answers": [], "context": ""}, "column 'context' is empty"),

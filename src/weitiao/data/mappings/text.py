@@ -3,32 +3,35 @@
 from typing import Any
 
 from weitiao.core.example import Text
+from weitiao.core.messages import Message
 from weitiao.data.columns import ColumnMapping, first_of, string
 
-MAKES = Text
-PURPOSE = "causal_lm"
+EXAMPLE_TYPE = Text
+OBJECTIVE = "causal_lm"
 TARGETS = ("text",)
-LACKING = "plain text is wanted (a column 'text')"
-NEEDS = "{text: ...}"
+NOT_FOUND = Message("no column of plain text found")
+COLUMNS = "{text: ...}"
 INPUTS = ("text",)
 
+TEXTS = ("text", "content", "document")
 
-def infer_columns(seen: dict[str, Any]) -> list[ColumnMapping]:
+
+def infer_columns(first_values: dict[str, Any]) -> list[ColumnMapping]:
     """Mappings that fit, the best first."""
-    key = first_of(("text", "content", "document"), seen)
-    return [_text(key, key)] if key else []
+    key = first_of(TEXTS, first_values)
+    return [_text(key)] if key else []
 
 
 def from_columns(columns: dict[str, str]) -> ColumnMapping | None:
-    """The mapping that the user describes."""
+    """The mapping that the `columns` setting describes."""
     key = columns.get("text")
-    return _text(key, f"{key} (as given)") if key else None
+    return _text(key) if key else None
 
 
-def for_inference(columns: dict[str, str], seen: dict[str, Any]) -> ColumnMapping | None:
-    """Text is its own answer."""
-    return from_columns(columns) if columns.get("text") in seen else next(iter(infer_columns(seen)), None)
+def for_inference(columns: dict[str, str], first_values: dict[str, Any]) -> ColumnMapping | None:
+    """Plain text needs no answer."""
+    return from_columns(columns) if columns.get("text") in first_values else next(iter(infer_columns(first_values)), None)
 
 
-def _text(key: str, words: str) -> ColumnMapping:
-    return ColumnMapping(words, Text, lambda record: Text(string(record, key)))
+def _text(key: str) -> ColumnMapping:
+    return ColumnMapping(key, Text, lambda record: Text(string(record, key)))

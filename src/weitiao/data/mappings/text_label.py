@@ -1,0 +1,52 @@
+"""A text and its class: {"text": ..., "label": "spam"}; also sentence, content, review ...; labels, category ..."""
+
+import json
+from typing import Any
+
+from weitiao.core.example import TextLabel
+from weitiao.core.messages import Message
+from weitiao.data.columns import LABELS, TEXTS, ColumnMapping, class_name, first_of, text_of
+
+EXAMPLE_TYPE = TextLabel
+OBJECTIVE = "classification"
+TARGETS = ("text", "label")
+NOT_FOUND = Message("no columns of a text and its class found")
+COLUMNS = "{text: ..., label: ...}"
+INPUTS = ("text",)
+
+
+def infer_columns(first_values: dict[str, Any]) -> list[ColumnMapping]:
+    """Mappings that fit, the best first."""
+    text, label = first_of(TEXTS, first_values), first_of(LABELS, first_values)
+    return [_text_label(text, label)] if text and label else []
+
+
+def from_columns(columns: dict[str, str]) -> ColumnMapping | None:
+    """The mapping that the `columns` setting describes."""
+    return _text_label(columns["text"], columns["label"]) if {"text", "label"} <= columns.keys() else None
+
+
+def for_inference(columns: dict[str, str], first_values: dict[str, Any]) -> ColumnMapping | None:
+    """A text without a class."""
+    key = first_of((columns["text"],) if "text" in columns else TEXTS, first_values)
+    return ColumnMapping(key, TextLabel, lambda record: TextLabel(text_of(record, key), ())) if key else None
+
+
+def _text_label(text: str, label: str) -> ColumnMapping:
+    def make(record: dict[str, Any]) -> TextLabel:
+        content, labels = text_of(record, text), _parsed(record.get(label))
+        if isinstance(labels, list):
+            return TextLabel(content, tuple(sorted({class_name(x, label) for x in labels})))
+        return TextLabel(content, (class_name(labels, label),))
+
+    return ColumnMapping(f"{text} -> class: {label}", TextLabel, make)
+
+
+def _parsed(value: Any) -> Any:
+    """A list of classes; in CSV it is written as JSON: ["a", "b"]."""
+    if isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]"):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
