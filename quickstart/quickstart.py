@@ -18,7 +18,7 @@ from weitiao.core.errors import WeitiaoError
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Turn
 from weitiao.core.generation import generate
-from weitiao.core.recipe_file import read_recipe
+from weitiao.core.recipe import read_recipe
 from weitiao.core.reporter import Reporter
 from weitiao.core.score import Score, proportion
 from weitiao.evaluate.measure import measure

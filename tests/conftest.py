@@ -125,7 +125,7 @@ def train_tiny(recipe_dict: dict):
     """train_tiny(method={...}, **changes) -> the finished Run of a tiny training."""
     from rich.console import Console
 
-    from weitiao.core.recipe_file import make_recipe
+    from weitiao.core.recipe import make_recipe
     from weitiao.core.reporter import Reporter
     from weitiao.pipeline.train import train
 

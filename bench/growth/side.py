@@ -24,8 +24,7 @@ from bench.shared.memory import memory_mb
 from weitiao.core.architecture import Architecture
 from weitiao.core.batch import IGNORE, Batch, Row
 from weitiao.core.hardware import device
-from weitiao.core.recipe import Recipe
-from weitiao.core.recipe_file import make_recipe
+from weitiao.core.recipe import Recipe, make_recipe
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import TrainableModel

@@ -21,7 +21,7 @@ from bench.shared.memory import memory_mb
 from bench.shared.workers import Channel, StdioChannel
 from weitiao.core.batch import Batch
 from weitiao.core.hardware import device
-from weitiao.core.recipe_file import make_recipe
+from weitiao.core.recipe import make_recipe
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.model.adapters.peft_format import save_adapter

@@ -16,7 +16,7 @@ from support.parts import VARIANTS, method_config
 from support.rows import chat_rows, question_rows, rated_rows, write_jsonl
 from weitiao.core.method import Method
 from weitiao.core.optimizer import Optimizer
-from weitiao.core.recipe_file import make_recipe
+from weitiao.core.recipe import make_recipe
 from weitiao.core.registry import names
 from weitiao.core.reporter import Reporter
 from weitiao.pipeline.merging import merge_run

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from support.rows import write_jsonl
-from weitiao.core.recipe_file import make_recipe
+from weitiao.core.recipe import make_recipe
 from weitiao.core.reporter import Reporter
 from weitiao.pipeline.train import train
 

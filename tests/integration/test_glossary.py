@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from weitiao.core.recipe import Evaluate, GradientScale, Recipe, Replay, Source, Train
+from weitiao.core.recipe import Recipe
+from weitiao.core.recipe_sections import Evaluate, GradientScale, Replay, Source, Train
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = {name: (DOCS / name).read_text(encoding="utf-8") for name in ("glossary.md", "glossary.zh.md")}

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from support.rows import chat_rows, write_jsonl
-from weitiao.core.recipe_file import make_recipe
+from weitiao.core.recipe import make_recipe
 
 ROOT = Path(__file__).parents[2]
 READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh.md")}

@@ -12,7 +12,7 @@ from support.models import save_model
 from support.rows import chat_rows, question_rows, rated_rows, write_jsonl
 from support.speech import save_whisper, speech_rows
 from weitiao.core.example import ExtractiveQA, Pair, SourceTarget, Text, TextLabel, TextScore, TokenTags
-from weitiao.core.recipe_file import make_recipe, read_recipe
+from weitiao.core.recipe import make_recipe, read_recipe
 from weitiao.core.reporter import Reporter
 from weitiao.pipeline.train import train
 

@@ -17,7 +17,7 @@ from support.rows import make_rows, write_jsonl
 from support.runs import assert_same_run, run_contents, stop_at
 from weitiao.core.batch import FROZEN_STATES, Batch, select_segments
 from weitiao.core.errors import Interrupted
-from weitiao.core.recipe import Train
+from weitiao.core.recipe_sections import Train
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.data.loader import Loader

@@ -13,8 +13,7 @@ from support.runs import assert_same_run, run_contents
 from weitiao.core.errors import CheckError
 from weitiao.core.finding import Finding
 from weitiao.core.method import Method
-from weitiao.core.recipe import Recipe
-from weitiao.core.recipe_file import make_recipe
+from weitiao.core.recipe import Recipe, make_recipe
 from weitiao.core.registry import names
 from weitiao.core.reporter import Reporter
 from weitiao.model.adapters.low_rank import LowRankLinear

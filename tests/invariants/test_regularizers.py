@@ -16,7 +16,7 @@ from weitiao.core.batch import IGNORE, Batch, select_segments
 from weitiao.core.errors import Interrupted, RecipeError
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
-from weitiao.core.recipe_file import make_recipe
+from weitiao.core.recipe import make_recipe
 from weitiao.core.registry import create, find_module, names
 from weitiao.core.regularizer import Regularized, Regularizer, regularized
 from weitiao.core.trainable_model import HEAD, TrainableModel

@@ -11,7 +11,7 @@ from support.laws import method_class
 from support.parts import VARIANTS, method_config
 from support.rows import chat_rows, write_jsonl
 from weitiao.core.method import Method
-from weitiao.core.recipe_file import make_recipe
+from weitiao.core.recipe import make_recipe
 from weitiao.core.registry import names
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run

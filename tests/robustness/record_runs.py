@@ -22,7 +22,7 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from weitiao.core.recipe_file import make_recipe
+from weitiao.core.recipe import make_recipe
 from weitiao.core.reporter import Reporter
 from weitiao.model.loading.packages import PackageFile
 from weitiao.model.loading.sources import resolve_base

@@ -15,7 +15,7 @@ from support.crashes import CrashTest
 from support.processes import ForkServer, KillAt, run_and_exit, run_command
 from support.proofs import Figure
 from support.recovery import assert_same_as_uninterrupted, assert_sound_checkpoint
-from weitiao.core.recipe_file import read_recipe
+from weitiao.core.recipe import read_recipe
 from weitiao.core.run import Run
 
 RUBBISH = re.compile(r"tmp|trash|replaced")

@@ -20,7 +20,7 @@ from support.proofs import Figure
 from support.rows import chat_rows, write_jsonl
 from support.runs import assert_same_run, run_contents, stop_at
 from weitiao.core.errors import Interrupted
-from weitiao.core.recipe_file import make_recipe
+from weitiao.core.recipe import make_recipe
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.data.loader import Loader

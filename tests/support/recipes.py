@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from weitiao.core.errors import RecipeError
-from weitiao.core.recipe import Recipe
-from weitiao.core.recipe_file import read_recipe
+from weitiao.core.recipe import Recipe, read_recipe
 
 RECIPE = """\
 # a comment

@@ -23,7 +23,7 @@ def finished_run(base: Path | str = "llama") -> str:
     """The folder of a finished Run that learnt something from a base: a tiny one of a family, or the one in a folder."""
     from rich.console import Console
 
-    from weitiao.core.recipe_file import make_recipe
+    from weitiao.core.recipe import make_recipe
     from weitiao.core.reporter import Reporter
     from weitiao.pipeline.train import train
 

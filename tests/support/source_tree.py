@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2] / "src" / "weitiao"
 FILES = sorted(ROOT.rglob("*.py"))
 Graph = dict[str, set[str]]
+PUBLIC_API = ("api", "methods", "objectives", "optimizers")  # with __init__ what users import, one unit
 
 
 @cache
@@ -37,6 +38,12 @@ def imports_in(node: ast.AST) -> Iterator[str]:
             yield from (alias.name for alias in x.names if alias.name.split(".")[0] == "weitiao")
 
 
+def unit_of(module: str) -> str:
+    """The file or folder at the top level that a module belongs to: weitiao.core.run -> core; weitiao, weitiao.api -> __init__"""
+    name = module.split(".")[1] if "." in module else "__init__"
+    return "__init__" if name in PUBLIC_API else "cli" if name == "__main__" else name
+
+
 @cache
 def import_graph() -> Graph:
     return {module: set(imports_in(syntax_tree(path))) for module, path in MODULES.items()}
@@ -46,8 +53,8 @@ def unit_graph(package: str) -> Graph:
     """Imports between the files and folders directly inside a package; its own __init__ counts at the top level only."""
 
     def unit(module: str) -> str | None:
-        if module == package:
-            return "__init__" if package == "weitiao" else None
+        if package == "weitiao":
+            return unit_of(module)
         return module.removeprefix(f"{package}.").split(".")[0] if module.startswith(f"{package}.") else None
 
     units: Graph = {}

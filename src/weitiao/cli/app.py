@@ -63,7 +63,7 @@ def train(
                     print_scores(done, reporter.console)
             return
         else:
-            read_recipe = importlib.import_module("weitiao.core.recipe_file").read_recipe
+            read_recipe = importlib.import_module("weitiao.core.recipe").read_recipe
             wanted = read_recipe(recipe, tuple(overrides or ()))
             if not replace and offer_to_go_on(wanted):
                 done = trip.resume(wanted.out, reporter, allow or ())
@@ -84,7 +84,7 @@ def check(
     """The pre-flight alone: what carries loss, leaks, stop tokens, up to three rehearsal steps. Nothing is kept."""
 
     def work() -> None:
-        read_recipe = importlib.import_module("weitiao.core.recipe_file").read_recipe
+        read_recipe = importlib.import_module("weitiao.core.recipe").read_recipe
         pipeline().check(read_recipe(recipe, tuple(overrides or ())), make_reporter(), allow or ())
 
     run_verb(work)
@@ -132,7 +132,7 @@ def compare_methods(
 
     def work() -> None:
         comparing = importlib.import_module("weitiao.multirun.compare_methods")
-        read_recipe = importlib.import_module("weitiao.core.recipe_file").read_recipe
+        read_recipe = importlib.import_module("weitiao.core.recipe").read_recipe
         console, wanted = Console(highlight=False), read_recipe(recipe, tuple(overrides or ()))
         tell = (lambda words: None) if as_json else console.print
         found = comparing.compare_methods(wanted, [x.strip() for x in methods.split(",") if x.strip()], tell)
@@ -163,7 +163,7 @@ def f_learning(
 
     def work() -> None:
         trip = importlib.import_module("weitiao.multirun.forget_then_learn")
-        read_recipe = importlib.import_module("weitiao.core.recipe_file").read_recipe
+        read_recipe = importlib.import_module("weitiao.core.recipe").read_recipe
         wanted, console = read_recipe(recipe, tuple(overrides or ())), Console(highlight=False)
         if not old or not all("=" in x for x in also or ()):
             raise typer.BadParameter("give --old FILE; and --also NAME=FILE")

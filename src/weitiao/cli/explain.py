@@ -1,59 +1,60 @@
-"""The words under the recipe's fields, as a table: `weitiao explain`."""
+"""`weitiao explain`: what a recipe key or a component means, and its default."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic_core import PydanticUndefined
 from rich.markup import escape
 from rich.table import Table
 
+from weitiao.cli import handbook
+from weitiao.cli.handbook import Entry, Handbook
 from weitiao.core.errors import RecipeError
-from weitiao.core.recipe import Evaluate, GradientScale, Recipe, Replay, Source, Train
-from weitiao.core.registry import FOLDERS, Component, Settings, find, names, nearest
-
-SECTIONS: dict[str, type[Settings]] = {
-    "": Recipe,
-    "data": Source,
-    "replay": Replay,
-    "train": Train,
-    "train.gradient_scale": GradientScale,
-    "evaluate": Evaluate,
-}
-SECTIONS_HELP = {name: (section.__doc__ or "") for name, section in SECTIONS.items() if name}
-PARTS = ("method", "objective", "optimizer", "clip", "metric")
+from weitiao.core.messages import translate
+from weitiao.core.registry import nearest
 
 
 def explain(key: str = "") -> Table:
-    """A table of keys, defaults and meanings: of all, of a section, of one key or of a part.
+    """A table of keys, defaults and help: of all keys, a section, one key or a component.
 
     Raises:
-        RecipeError: there is no such key; the nearest is named.
+        RecipeError: there is no such key; the message names the nearest.
     """
-    every = {
-        f"{section}.{name}".strip("."): field for section, s in SECTIONS.items() for name, field in s.model_fields.items()
-    }
-    parts = {name: find(kind, name) for kind in PARTS if kind in FOLDERS for name in names(kind)}
-    last = key.rpartition(".")[2]
-    if last in parts:
-        return _table(parts[last].model_fields, f"{last}: {(parts[last].__doc__ or '').strip()}")
-    found = {name: field for name, field in every.items() if not key or name == key or name.startswith(key + ".")}
-    if not found:
-        raise RecipeError(f"there is no key or part {key!r}.{nearest(key, [*every, *parts])}")
-    return _table(found, "recipe keys")
-
-
-def _table(fields: dict[str, Any], title: str) -> Table:
-    table = Table("key", "default", "what it means", title=title, title_justify="left")
-    if not fields:
-        table.add_row("", "", "it has no settings")
-    for name, field in fields.items():
-        table.add_row(name, escape(_default(field)), escape(field.description or SECTIONS_HELP.get(name, "")))
+    book = handbook.read()
+    table = _find(book, key) or _find(handbook.build(), key)  # a component newer than the handbook
+    if table is None:
+        known = [*book["keys"], *book["parts"]]
+        raise RecipeError("there is no key or component {key!r}.{hint}", key=key, hint=nearest(key, known))
     return table
 
 
-def _default(field: Any) -> str:
-    value = field.get_default(call_default_factory=True)
-    if value is PydanticUndefined:
-        return "(required)"
-    if isinstance(value, Component):
-        return value.name
-    return "" if isinstance(value, Settings) else "null" if value is None else str(value)
+def schema() -> dict[str, Any]:
+    """The recipe's JSON Schema, its descriptions in the reader's language."""
+    return _translated(handbook.read()["schema"])
+
+
+def _find(book: Handbook, key: str) -> Table | None:
+    last = key.rpartition(".")[2]
+    if part := book["parts"].get(last):
+        return _table(part["settings"], f"{last}: {translate(part['help'])}")
+    entries = {name: x for name, x in book["keys"].items() if not key or name == key or name.startswith(f"{key}.")}
+    return _table(entries, translate("recipe keys")) if entries else None
+
+
+def _table(entries: Mapping[str, Entry], title: str) -> Table:
+    columns = (translate("key"), translate("default"), translate("what it means"))
+    table = Table(*columns, title=title, title_justify="left")
+    if not entries:
+        table.add_row("", "", translate("it has no settings"))
+    for name, entry in entries.items():
+        table.add_row(name, escape(translate(entry["default"])), escape(translate(entry["help"])))
+    return table
+
+
+def _translated(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_translated(x) for x in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: translate(x) if key == "description" and isinstance(x, str) else _translated(x) for key, x in schema.items()
+    }

@@ -1,268 +1,45 @@
 """Recipe: what you want. One YAML file describes a run.
 
-Unknown keys are refused with the nearest known key and the file's line (core/recipe_errors.py). The docstring under a field
-is its help on the command line, in `weitiao explain` and in the JSON Schema that editors complete from.
+Unknown keys are refused with the nearest known key and the line in the file.
 """
 
 import hashlib
 import json
-import math
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Discriminator,
-    Field,
-    GetJsonSchemaHandler,
-    Tag,
-    ValidationError,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import core_schema
+from pydantic import Discriminator, Field, ValidationError, field_validator
 
-from weitiao.core.component_field import ClipField, ComponentField
-from weitiao.core.errors import InvalidValue
-from weitiao.core.registry import Component, Settings, find, names, nearest
+from weitiao.core.component_field import ComponentField
+from weitiao.core.errors import InvalidValue, RecipeError
+from weitiao.core.files import write_text
+from weitiao.core.messages import joined
+from weitiao.core.recipe_errors import Key, explain
+from weitiao.core.recipe_file import override_key, read_plain, set_key, written_at
+from weitiao.core.recipe_sections import (
+    FROM_FILE,
+    Auto,
+    Evaluate,
+    OneOrMore,
+    Replay,
+    Source,
+    Sources,
+    Train,
+    ValidationFraction,
+    ValidationSources,
+    default_component,
+    validation_form,
+)
+from weitiao.core.registry import Component, Settings
 
 if TYPE_CHECKING:  # a component's own file is imported when a recipe names it, and imports torch only then
     from weitiao.core.method import Method
     from weitiao.core.objective import Objective
-    from weitiao.core.optimizer import Clip, Optimizer
     from weitiao.core.regularizer import Regularizer
 else:
-    Clip = Method = Objective = Optimizer = Regularizer = Component
-
-Auto = Literal["auto"]
-DEFAULT_COMPONENTS = {"method": "lora", "objective": "sft", "optimizer": "adamw", "clip": "max_norm"}
-
-
-def _default(kind: str) -> Any:
-    return find(kind, DEFAULT_COMPONENTS[kind])()
-
-
-class Source(Settings):
-    """One source of data: its settings, or only its path."""
-
-    path: str
-    """A file, a folder, or a pattern of files (data/*.jsonl)."""
-    format: str = "auto"
-    """File format: a name from data/readers; auto: by the file's extension."""
-    columns: dict[str, str] | None = None
-    """Which column means what, for example {prompt: question, completion: answer}; default: inferred and printed."""
-    weight: float = Field(default=1.0, gt=0)
-    """How often its rows are used per epoch: 3 is three times, 0.5 is a different half each epoch."""
-    task: str = ""
-    """Its task, for objective: multi_task."""
-    limit: int | None = Field(default=None, ge=1)
-    """Use only the first rows, up to this number."""
-    encoding: str = "auto"
-    """Text encoding (gb18030, latin-1 ...); auto: UTF-8, with or without a BOM."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_path(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict:
-        return {"anyOf": [handler(schema), {"type": "string"}]}
-
-
-class OneOrMore:
-    """A list; a single element may be written without the list."""
-
-    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict:
-        list_schema = handler(schema)
-        return {"anyOf": [list_schema, list_schema["items"]]}
-
-
-def _as_list(sources: Any) -> Any:
-    if isinstance(sources, (str, dict, Source)):
-        return [sources]
-    if not isinstance(sources, (list, tuple)) or not sources:
-        raise InvalidValue("expected at least one file, or a list of sources")
-    return sources
-
-
-Sources = Annotated[tuple[Source, ...], BeforeValidator(_as_list), OneOrMore()]
-
-
-class GradientScale(Settings):
-    """Smaller gradients for the layers where training becomes unstable first."""
-
-    embedding: float = Field(default=1.0, gt=0, le=1)
-    """Factor on the gradient of the token embedding (0.1 in GLM-130B); 1: unchanged."""
-    num_layers: int = Field(default=0, ge=0)
-    """Number of lowest layers whose gradients are scaled."""
-    layers: float = Field(default=0.1, gt=0, le=1)
-    """Factor on the gradients of these layers."""
-
-
-class Train(Settings):
-    """How the model is trained."""
-
-    epochs: float = Field(default=2.0, gt=0)
-    """Passes over the data."""
-    steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps; overrides epochs."""
-    batch_size: int | None = Field(default=None, ge=1)
-    """Rows per optimizer step, over all devices. Alternative to batch_tokens."""
-    batch_tokens: int | Auto = "auto"
-    """Tokens per optimizer step, over all devices. Rows are packed without padding."""
-    micro_batch_tokens: int | Auto = "auto"
-    """Tokens per forward pass; a step accumulates the exact gradient over several."""
-    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
-    """Recompute activations in the backward pass instead of storing them: less memory, slower; auto: off."""
-    activation_cache: Annotated[float, Field(ge=0)] | Literal["auto", "off"] = "auto"
-    """Disk cache for the outputs of frozen lower layers over several epochs: maximum size in GB; auto: 8; off: no cache."""
-    implementation: Literal["auto", "reference"] = "auto"
-    """How the model runs; reference: transformers' forward pass and plain autograd (slower, for comparison)."""
-    learning_rate: float | Auto = "auto"
-    """Peak learning rate; auto: the method's default."""
-    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Learning rate schedule after the warm-up: cosine decays to 10 % of the peak, linear to 0."""
-    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
-    """Fraction of the steps in which the learning rate rises linearly from 0."""
-    weight_decay: float = Field(default=0.0, ge=0)
-    """Weight decay of matrices (not of biases and norms), decoupled where the optimizer supports it."""
-    max_grad_norm: Annotated[Clip | None, ClipField()] = Field(default_factory=lambda: _default("clip"))
-    """Maximum gradient norm (L2), or an adaptive clipper (zclip, adagc); null disables clipping."""
-    optimizer: Annotated[Optimizer, ComponentField("optimizer")] = Field(default_factory=lambda: _default("optimizer"))
-    """Optimizer: a name from train/optimizers, or {name: ..., its settings}."""
-    precision: Literal["auto", "bf16", "fp32", "fp16"] = "auto"
-    """Compute dtype. Trainable weights and reductions stay in fp32."""
-    loss_scale: float = Field(default=65536.0, ge=1)
-    """Initial loss scale for fp16; it halves when gradients overflow, and grows again."""
-    gradient_scale: GradientScale = Field(default_factory=GradientScale)
-    """Smaller gradients for the embedding or the lowest layers, for unstable runs."""
-    deterministic: bool = False
-    """Use only deterministic kernels: a GPU repeats a run bit-exactly, but slower. A CPU is always deterministic."""
-    evaluate_every: int | Auto = "auto"
-    """Steps between validations; auto: ten validations per run; 0: only at the end."""
-    save_every: int | Auto = "auto"
-    """Steps between checkpoints; auto: at every validation."""
-    keep_checkpoints: int = Field(default=2, ge=2)
-    """Number of newest checkpoints to keep, besides the best and the newest verified one."""
-    guard: Literal["on", "off"] = "on"
-    """Skip steps whose gradients are non-finite or extreme outliers, and roll back when the run diverges."""
-    best_metric: str = "loss"
-    """Metric that selects the best checkpoint: loss, or a name from evaluate/metrics (of one task: spam.f1)."""
-    patience: int | None = Field(default=None, ge=1)
-    """Stop early after this many validations without improvement; null: never."""
-    num_threads: int | Auto = "auto"
-    """CPU threads; auto: torch's default (the cores this process may use, or OMP_NUM_THREADS)."""
-
-    @field_validator("learning_rate", "epochs", "weight_decay")
-    @classmethod
-    def _is_finite(cls, value: float | str, field: ValidationInfo) -> float | str:
-        if value == "auto" or (math.isfinite(float(value)) and (float(value) > 0 or field.field_name == "weight_decay")):
-            return value
-        if field.field_name == "weight_decay":
-            raise InvalidValue("expected a finite number of at least 0, not {value}", value=value)
-        raise InvalidValue("expected a finite number greater than 0, not {value}", value=value)
-
-    @field_validator("batch_tokens", "micro_batch_tokens", "num_threads", "evaluate_every", "save_every")
-    @classmethod
-    def _is_count(cls, value: int | str, field: ValidationInfo) -> int | str:
-        minimum = 0 if str(field.field_name).endswith("_every") else 1
-        if value != "auto" and int(value) < minimum:
-            raise InvalidValue(
-                "expected auto or a whole number of at least {minimum}, not {value}", minimum=minimum, value=value
-            )
-        return value
-
-    @field_validator("guard", "gradient_checkpointing", mode="before")
-    @classmethod
-    def _on_or_off(cls, value: Any) -> Any:
-        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value  # YAML 1.1's on and off
-
-    @field_validator("activation_cache", mode="wrap")
-    @classmethod
-    def _is_cache_size(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return validate({True: "auto", False: "off"}[value] if isinstance(value, bool) else value)  # YAML's on and off
-        except ValidationError:
-            raise InvalidValue("expected auto, off or a maximum size in GB, not {value!r}", value=value) from None
-
-    @field_validator("best_metric")
-    @classmethod
-    def _is_metric(cls, value: str) -> str:
-        known = tuple(dict.fromkeys(("loss", *names("metric"))))
-        _check_metric(value, known)
-        return value
-
-    @model_validator(mode="after")
-    def _one_batch_size(self) -> "Train":
-        if self.batch_size is not None and self.batch_tokens != "auto":
-            raise InvalidValue("set batch_size (rows) or batch_tokens (tokens), not both")
-        return self
-
-
-def _check_metric(name: str, known: tuple[str, ...]) -> None:
-    """Refuse an unknown metric; "spam.f1" is the metric f1 of the task spam."""
-    if name.rpartition(".")[2] not in known:
-        hint = nearest(name, known)
-        template = "there is no metric {name!r}.{hint} There are: {known}"
-        raise InvalidValue(template, name=name, hint=hint, known=", ".join(known))
-
-
-class Evaluate(Settings):
-    """What is measured before and after training."""
-
-    data: Sources | None = None
-    """Test rows for the final evaluation, one or more sources; default: the validation rows."""
-    metrics: tuple[str, ...] | Auto = "auto"
-    """Names from evaluate/metrics; auto: what fits the objective and the answers."""
-    limit: int | None = Field(default=200, ge=1)
-    """Maximum number of rows for metrics that need generation (losses use all rows); null: all."""
-    max_new_tokens: int = Field(default=64, ge=1)
-    """Maximum length of a generated answer, in tokens."""
-    samples: int = Field(default=5, ge=0)
-    """Answers shown side by side, before and after training."""
-
-    @field_validator("metrics")
-    @classmethod
-    def _are_metrics(cls, metrics: tuple[str, ...] | str) -> tuple[str, ...] | str:
-        for name in metrics if not isinstance(metrics, str) else ():
-            _check_metric(name, names("metric"))
-        return metrics
-
-
-class Replay(Settings):
-    """General rows mixed into the data, so that the model forgets less."""
-
-    path: str
-    """Files with rows of the same kind as the data."""
-    task: str = ""
-    """Their task, for objective: multi_task."""
-    fraction: float = Field(default=0.15, gt=0, lt=1)
-    """Their fraction of all tokens; 0.1 to 0.2 is usual."""
-
-
-def _validation_form(value: Any) -> str:
-    """A number is a fraction; anything else is a source."""
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return "source"
-    return "fraction"
-
-
-def _is_fraction(value: float) -> float:
-    if not 0 <= value < 1:
-        raise InvalidValue(
-            "expected a fraction of at least 0 and less than 1, not {value} (0.05 holds out 5 %)", value=value
-        )
-    return value
-
-
-ValidationFraction = Annotated[float, AfterValidator(_is_fraction), Tag("fraction")]
-ValidationSources = Annotated[Sources, Tag("source")]
+    Method = Objective = Regularizer = Component
 
 
 class Recipe(Settings):
@@ -277,7 +54,7 @@ class Recipe(Settings):
     """Training data: one or more sources."""
     replay: Replay | None = None
     """General rows mixed into the data, against forgetting."""
-    validation: Annotated[ValidationFraction | ValidationSources, Discriminator(_validation_form)] = 0.05
+    validation: Annotated[ValidationFraction | ValidationSources, Discriminator(validation_form)] = 0.05
     """Held-out rows: a fraction of the data (split by content, so that duplicates stay on one side), or sources."""
     max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
     """Stop if more than this fraction of the rows cannot be used."""
@@ -288,9 +65,9 @@ class Recipe(Settings):
     in overlapping windows (objectives with a head per token); auto: the objective's default."""
     chat_template: str | None = None
     """Chat template: a name from data/templates (chatml) or a .jinja file; default: the model's own."""
-    method: Annotated[Method, ComponentField("method")] = Field(default_factory=lambda: _default("method"))
+    method: Annotated[Method, ComponentField("method")] = default_component("method")
     """How the model is made trainable: a name from model/methods, or {name: ..., its settings}."""
-    objective: Annotated[Objective, ComponentField("objective")] = Field(default_factory=lambda: _default("objective"))
+    objective: Annotated[Objective, ComponentField("objective")] = default_component("objective")
     """What is trained: a name from objective/objectives, or {name: ..., its settings}."""
     init_from: str | None = None
     """A finished run with the same base and method whose trained weights are the starting point. (To train something new on
@@ -313,17 +90,114 @@ class Recipe(Settings):
             raise InvalidValue("{name} is listed twice", name=duplicate)
         return components
 
+    @classmethod
+    def load(cls, path: str | Path, **overrides: Any) -> "Recipe":
+        """From a recipe file, with changes: Recipe.load("recipe.yaml", **{"method.rank": 32}).
+
+        Raises:
+            RecipeError: naming the file, the line, the key and the nearest known key.
+        """
+        plain, lines = read_plain(path)
+        for dotted, value in overrides.items():
+            set_key(plain, dotted, value)
+        return make_recipe(plain, str(path), lines, {override_key(dotted) for dotted in overrides})
+
+    def override(self, **overrides: Any) -> "Recipe":
+        """The recipe with changes: recipe.override(**{"method.rank": 32, "out": "runs/wide"}).
+
+        Raises:
+            RecipeError: naming the key and the nearest known key.
+        """
+        plain = self.model_dump(mode="json")
+        for dotted, value in overrides.items():
+            set_key(plain, dotted, value)
+        recipe = make_recipe(plain)
+        rows = {x.path: x for _, x in memory_sources(self)}
+        return map_sources(recipe, lambda _, x: rows.get(x.path, x))
+
     def to_yaml(self) -> str:
         plain = self.model_dump(mode="json")
         return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
-
-    @property
-    def sources(self) -> tuple[Source, ...]:
-        """All training data: the data, then the replay rows."""
-        return (*self.data, *([Source(path=self.replay.path)] if self.replay else []))
 
     @property
     def fingerprint(self) -> str:
         """Twelve hex digits that change when anything but `out` changes."""
         plain = {key: x for key, x in self.model_dump(mode="json").items() if key != "out"}
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """A recipe file with dotted overrides as on the command line ("method.rank=32").
+
+    Raises:
+        RecipeError: naming the file, the line, the key and the nearest known key.
+    """
+    plain, lines = read_plain(path, overrides)
+    return make_recipe(plain, str(path), lines, {override_key(override) for override in overrides})
+
+
+def make_recipe(
+    plain: Mapping[str, Any], name: str = "recipe", lines: dict[Key, int] | None = None, overridden: Collection[Key] = ()
+) -> Recipe:
+    """A Recipe from plain values.
+
+    Args:
+        name: of the file.
+        lines: the line of each key in it; None: the values were not read from a file, and data may be rows.
+        overridden: keys that were given on the command line.
+
+    Raises:
+        RecipeError: a line for each key that is wrong.
+    """
+    try:
+        return Recipe.model_validate(dict(plain), context=FROM_FILE if lines is not None else None)
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+        messages = explain(errors, plain, Recipe, lambda key: written_at(key, name, lines or {}, overridden))
+        raise RecipeError(joined("\n", messages)) from None
+    except RecipeError as error:
+        raise RecipeError("{file}: {problem}", file=name, problem=error.message) from None
+
+
+# -- rows in memory ---------------------------------------------------------------------------------------------------
+
+
+def map_sources(recipe: Recipe, change: Callable[[str, Source], Source]) -> Recipe:
+    """The recipe with each of its sources changed.
+
+    Args:
+        change: (a name for the source: data, data-2, validation, evaluate; the source) -> the new one.
+    """
+
+    def mapped(key: str, sources: tuple[Source, ...]) -> tuple[Source, ...]:
+        return tuple(change(f"{key}-{i}" if i > 1 else key, x) for i, x in enumerate(sources, 1))
+
+    new: dict[str, Any] = {"data": mapped("data", recipe.data)}
+    if isinstance(recipe.validation, tuple):
+        new["validation"] = mapped("validation", recipe.validation)
+    if recipe.evaluate.data:
+        new["evaluate"] = recipe.evaluate.model_copy(update={"data": mapped("evaluate", recipe.evaluate.data)})
+    return recipe.model_copy(update=new)
+
+
+def memory_sources(recipe: Recipe) -> list[tuple[str, Source]]:
+    """The sources whose rows are in memory, each with a name."""
+    sources: list[tuple[str, Source]] = []
+
+    def collect(name: str, source: Source) -> Source:
+        sources.extend([(name, source)] if source.rows is not None else [])
+        return source
+
+    map_sources(recipe, collect)
+    return sources
+
+
+def with_rows_in(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the paths of files that its rows in memory are to be written to (`write_rows`)."""
+    return map_sources(recipe, lambda name, x: x if x.rows is None else x.moved_to(folder / f"{name}.jsonl"))
+
+
+def write_rows(recipe: Recipe) -> None:
+    """Write rows in memory to the paths of their sources."""
+    for _, source in memory_sources(recipe):
+        write_text(Path(source.path), "".join(source.rows or ()))

@@ -4,7 +4,7 @@ recipes/r.yaml, line 7: unknown key 'method.rnk'. Did you mean 'rank'? Keys here
 recipes/r.yaml, line 10: train.epochs: expected a number greater than 0, not -1.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from weitiao.core.component_field import INVALID_COMPONENT
 from weitiao.core.errors import message_of
 from weitiao.core.messages import Message
-from weitiao.core.recipe import Evaluate, GradientScale, Recipe, Replay, Source, Train
+from weitiao.core.recipe_sections import Evaluate, GradientScale, Replay, Source, Train
 from weitiao.core.registry import Component, Settings, nearest
 from weitiao.core.renamed import RENAMED_KEYS, RENAMED_VALUES
 
@@ -77,16 +77,18 @@ class Problem:
         return ".".join(str(x) for x in self.key)
 
 
-def explain(errors: Iterable[ErrorDetails], plain: dict[str, Any], locate: Callable[[Key], Message]) -> list[Message]:
+def explain(
+    errors: Iterable[ErrorDetails], plain: Mapping[str, Any], recipe: type[Settings], locate: Callable[[Key], Message]
+) -> list[Message]:
     """A message for each key that is wrong.
 
     Args:
-        errors: of a Recipe's ValidationError.
+        errors: of the recipe's ValidationError.
         plain: the values that the recipe was made from.
         locate: a key -> the file and line where it was written.
     """
     problems: dict[Key, list[Problem]] = {}
-    for problem in _problems(errors, plain):
+    for problem in _problems(errors, plain, recipe):
         problems.setdefault(problem.key, []).append(problem)
     return [_message(group, locate(key)) for key, group in problems.items()]
 
@@ -139,10 +141,10 @@ def _renamed_value(problem: Problem) -> Message:
     return nearest(str(problem.value), [], RENAMED_VALUES.get(name))
 
 
-def _problems(errors: Iterable[ErrorDetails], plain: dict[str, Any]) -> Iterator[Problem]:
+def _problems(errors: Iterable[ErrorDetails], plain: Mapping[str, Any], recipe: type[Settings]) -> Iterator[Problem]:
     for error in errors:
         key = _written_key(error["loc"], plain)
-        scope, fields = _section(key[:-1])
+        scope, fields = _section(key[:-1], recipe)
         yield from _flattened(error, key, scope, fields)
 
 
@@ -158,7 +160,7 @@ def _flattened(error: ErrorDetails, key: Key, scope: str, fields: dict[str, Fiel
         yield from _flattened(inner, inner_key, component.scope(), component.model_fields)
 
 
-def _written_key(location: tuple[int | str, ...], plain: dict[str, Any]) -> Key:
+def _written_key(location: tuple[int | str, ...], plain: Mapping[str, Any]) -> Key:
     """The key as it is written in the recipe, from pydantic's location."""
     key = tuple(x for x in location if not _is_union_tag(x))
     if key[:1] == ("validation",):
@@ -166,7 +168,7 @@ def _written_key(location: tuple[int | str, ...], plain: dict[str, Any]) -> Key:
     for section in (("data",), ("validation",), ("evaluate", "data")):
         value: Any = plain
         for name in section:
-            value = value.get(name) if isinstance(value, dict) else None
+            value = value.get(name) if isinstance(value, Mapping) else None
         if not isinstance(value, list) and key[: len(section) + 1] == (*section, 0):
             key = (*section, *key[len(section) + 1 :])  # one source, written without a list
     return key
@@ -177,7 +179,7 @@ def _is_union_tag(part: int | str) -> bool:
     return isinstance(part, str) and (part in UNION_TAGS or "[" in part)
 
 
-def _section(key: Key) -> tuple[str, dict[str, FieldInfo]]:
+def _section(key: Key, recipe: type[Settings]) -> tuple[str, dict[str, FieldInfo]]:
     """The section of the recipe that holds a key: its name and its fields."""
     name = ".".join(x for x in key if isinstance(x, str))
-    return (name, SECTIONS[name].model_fields) if name in SECTIONS else ("", Recipe.model_fields)
+    return (name, SECTIONS[name].model_fields) if name in SECTIONS else ("", recipe.model_fields)

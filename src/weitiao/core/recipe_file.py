@@ -1,26 +1,15 @@
-"""A recipe file -> a Recipe, with errors that name the file, the line, the key and the nearest known key."""
+"""A recipe file: YAML, dotted overrides, and the line of each key."""
 
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from weitiao.core.errors import RecipeError
-from weitiao.core.messages import Message, joined
-from weitiao.core.recipe import DEFAULT_COMPONENTS, Recipe
-from weitiao.core.recipe_errors import Key, explain
-
-
-def read_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
-    """A recipe file and dotted overrides ("method.rank=32") as a Recipe.
-
-    Raises:
-        RecipeError: naming the file, the line, the key and the nearest known key.
-    """
-    plain, lines = read_plain(path, overrides)
-    return make_recipe(plain, str(path), lines, {override_key(override) for override in overrides})
+from weitiao.core.messages import Message
+from weitiao.core.recipe_errors import Key
+from weitiao.core.recipe_sections import DEFAULT_COMPONENTS
 
 
 def read_plain(path: str | Path, overrides: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[Key, int]]:
@@ -50,39 +39,37 @@ def read_plain(path: str | Path, overrides: tuple[str, ...] = ()) -> tuple[dict[
     return plain, lines
 
 
-def make_recipe(
-    plain: dict[str, Any], name: str = "recipe", lines: dict[Key, int] | None = None, overridden: Collection[Key] = ()
-) -> Recipe:
-    """A Recipe from plain values.
-
-    Args:
-        name: of the file.
-        lines: the line of each key in it.
-        overridden: keys that were given on the command line.
-
-    Raises:
-        RecipeError: a line for each key that is wrong.
-    """
-    try:
-        return Recipe.model_validate(plain)
-    except ValidationError as error:
-        messages = explain(error.errors(include_url=False), plain, lambda key: _where(key, name, lines or {}, overridden))
-        raise RecipeError(joined("\n", messages)) from None
-    except RecipeError as error:
-        raise RecipeError("{file}: {problem}", file=name, problem=error.message) from None
-
-
 def override_key(override: str) -> Key:
     """The key that an override sets."""
     return tuple(int(key) if key.isdigit() else key for key in override.partition("=")[0].split("."))
 
 
 def _set(plain: dict[str, Any], override: str) -> None:
-    """Set one dotted key. `method: lora` becomes {name: lora} when a setting below it is given."""
+    """Set one key, as on the command line: method.rank=32.
+
+    Raises:
+        RecipeError: it is not written key=value, or names an element that is not there.
+    """
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         template = "an override is written key=value, for example method.rank=32; this one is {override!r}."
         raise RecipeError(template, override=override)
+    try:
+        set_key(plain, dotted, yaml.safe_load(text), override)
+    except yaml.YAMLError:
+        raise RecipeError("override {override!r} cannot be read.", override=override) from None
+
+
+def set_key(plain: dict[str, Any], dotted: str, value: Any, override: str = "") -> None:
+    """Set one dotted key. `method: lora` becomes {name: lora} when a setting below it is given.
+
+    Args:
+        override: as the user wrote it, for messages.
+
+    Raises:
+        RecipeError: it names an element that is not there.
+    """
+    override = override or dotted
     keys, node = dotted.split("."), plain
     for key in keys[:-1]:
         if isinstance(node, list):
@@ -99,8 +86,8 @@ def _set(plain: dict[str, Any], override: str) -> None:
         node[key] = child if isinstance(child, (dict, list)) else {}
         node = node[key]
     try:
-        node[keys[-1]] = yaml.safe_load(text)
-    except (yaml.YAMLError, TypeError, IndexError):
+        node[keys[-1]] = value
+    except (TypeError, IndexError):
         raise RecipeError("override {override!r} cannot be read.", override=override) from None
 
 
@@ -118,7 +105,7 @@ def _lines(node: yaml.Node | None, parent: Key = ()) -> dict[Key, int]:
     return lines
 
 
-def _where(key: Key, name: str, lines: dict[Key, int], overridden: Collection[Key]) -> Message:
+def written_at(key: Key, name: str, lines: dict[Key, int], overridden: Collection[Key]) -> Message:
     """Where a key was written: on the command line, or a file and line (of the nearest key above that is in the file)."""
     prefixes = [key[:n] for n in range(len(key), 0, -1)]
     if any(prefix in overridden for prefix in prefixes):

@@ -31,8 +31,7 @@ from weitiao.core.command import command
 from weitiao.core.errors import RunError
 from weitiao.core.files import write_text
 from weitiao.core.finding import Decision
-from weitiao.core.recipe import Recipe
-from weitiao.core.recipe_file import read_recipe
+from weitiao.core.recipe import Recipe, read_recipe, with_rows_in, write_rows
 
 try:
     import fcntl
@@ -72,6 +71,8 @@ class Run:
         except OSError as error:
             raise RunError(f"out: {folder} cannot be made ({error.strerror}). Name another folder with out=...") from None
         (folder / ".lock").touch()  # first of all: this folder is a Run's
+        recipe = with_rows_in(recipe, folder)
+        write_rows(recipe)
         write_text(folder / "recipe.yaml", recipe.to_yaml())
         return cls(folder, aside=aside)
 

@@ -9,7 +9,8 @@ from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import BadRow, SourcedExample, SourceLocation
 from weitiao.core.finding import Decision
 from weitiao.core.objective import Objective
-from weitiao.core.recipe import Recipe, Source
+from weitiao.core.recipe import Recipe
+from weitiao.core.recipe_sections import Source
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.score import MIN_ROWS
@@ -163,7 +164,8 @@ def preview_rows(
     changed += "".join(f"; {many:,} {note}" for note, many in made.notes.items())
     reporter.console.print(f"[bold]{len(rows):,} rows[/], {share}{changed}{put_aside}", soft_wrap=True)
     drawn = []
-    for number, source in enumerate(recipe.sources):
+    replay = [Source(path=recipe.replay.path)] if recipe.replay else []
+    for number, source in enumerate([*recipe.data, *replay]):
         mine = (rows.source == number).nonzero()[0]
         if len(mine):
             drawn.append(

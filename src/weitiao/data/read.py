@@ -10,7 +10,7 @@ from weitiao.core.errors import DataError, InvalidValue, message_of
 from weitiao.core.example import AudioText, BadRow, ExtractiveQA, SourcedExample, Task, content_hash
 from weitiao.core.messages import Message
 from weitiao.core.objective import Objective
-from weitiao.core.recipe import Source
+from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import find_module, names
 from weitiao.data.columns import ColumnMapping
 from weitiao.data.mapping import find_mapping

@@ -6,7 +6,7 @@ scores.json has the figures, row_results.json what they were made of row by row,
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Example
 from weitiao.core.objective import Objective
-from weitiao.core.recipe import Evaluate
+from weitiao.core.recipe_sections import Evaluate
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import TrainableModel

@@ -16,8 +16,7 @@ from typing import Any
 from weitiao.core.errors import RecipeError
 from weitiao.core.files import write_text
 from weitiao.core.method import Method
-from weitiao.core.recipe import Recipe
-from weitiao.core.recipe_file import make_recipe
+from weitiao.core.recipe import Recipe, make_recipe
 from weitiao.core.registry import find, names
 from weitiao.core.run import Run
 from weitiao.core.score import format_score, is_percentage, ratio_of_sums

@@ -17,8 +17,7 @@ from typing import Any
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.files import write_text
-from weitiao.core.recipe import Recipe
-from weitiao.core.recipe_file import make_recipe
+from weitiao.core.recipe import Recipe, make_recipe
 from weitiao.core.run import Run
 from weitiao.core.score import format_score
 from weitiao.multirun.subprocess_run import measure_apart, train_apart

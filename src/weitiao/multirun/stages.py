@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import Interrupted, RecipeError, RunError
-from weitiao.core.recipe import Recipe
-from weitiao.core.recipe_file import make_recipe, read_plain
+from weitiao.core.recipe import Recipe, make_recipe
+from weitiao.core.recipe_file import read_plain
 from weitiao.core.registry import nearest
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from weitiao.core.errors import RunError
-from weitiao.core.recipe import Recipe, Source
+from weitiao.core.recipe import Recipe
+from weitiao.core.recipe_sections import Source
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.score import Score

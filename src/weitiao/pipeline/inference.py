@@ -273,12 +273,13 @@ def open_model(target: str, precision: str = "") -> Model:
     return Model(model, assets, trained.objective, trained.recipe)
 
 
-def open_many(target: str, adapters: Mapping[str, str]) -> Model:
+def open_many(target: str, adapters: Mapping[str, str], precision: str = "") -> Model:
     """Several adapters on one base model: each prompt, or each row of a batch, goes through the one it names.
 
     Args:
         target: their base model, as a recipe would name it.
         adapters: a name for each -> its Run or PEFT adapter folder.
+        precision: "": as they were trained, where that is the same for all, or auto.
 
     Raises:
         ModelError: one has another base model, or is not a low-rank change of linear layers.
@@ -293,7 +294,7 @@ def open_many(target: str, adapters: Mapping[str, str]) -> Model:
             target=target,
         )
     precisions = {trained.precision for trained, _ in results}
-    dtype = hardware.precision(precisions.pop() if len(precisions) == 1 else "auto")[0]
+    dtype = hardware.precision(precision or (precisions.pop() if len(precisions) == 1 else "auto"))[0]
     base = stand(assets.folder, assets.below, Method.untouched(), dtype, hardware.device(), assets.processor)
     layers = {}
     for name, (trained, own) in zip(adapters, results):

@@ -23,7 +23,8 @@ from weitiao.core.errors import DataError, ModelError, message_of
 from weitiao.core.example import BadRow, Example, SourceLocation
 from weitiao.core.messages import Message
 from weitiao.core.objective import Objective
-from weitiao.core.recipe import Recipe, Source
+from weitiao.core.recipe import Recipe
+from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import find_module
 from weitiao.core.reporter import Reporter
 from weitiao.core.trainable_model import TrainableModel, evaluating

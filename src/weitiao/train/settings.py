@@ -9,7 +9,7 @@ from torch import Tensor
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.optimizer import Optimizer
-from weitiao.core.recipe import Train
+from weitiao.core.recipe_sections import Train
 from weitiao.core.trainable_model import HEAD, TrainableModel
 from weitiao.train.schedules import rate_at
 

@@ -165,7 +165,7 @@ def test_explain(key: str, words: list[str]) -> None:
 
 def test_explain_unknown_key() -> None:
     code, said = weitiao("explain", "train.epoch")
-    assert code == 2 and "there is no key or part 'train.epoch'. Did you mean 'train.epochs'?" in said
+    assert code == 2 and "there is no key or component 'train.epoch'. Did you mean 'train.epochs'?" in said
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from support.recipes import RECIPE, read, recipe_error
-from weitiao.core.recipe import Source
+from weitiao.core.recipe_sections import Source
 
 
 def test_override_below_bare_name(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from support.recipes import RECIPE, read, recipe_error
 from weitiao.core.errors import RecipeError
-from weitiao.core.recipe import Recipe, Source
-from weitiao.core.recipe_file import make_recipe, read_recipe
+from weitiao.core.recipe import Recipe, make_recipe, read_recipe
+from weitiao.core.recipe_sections import Source
 
 SHIPPED = sorted((Path(__file__).parents[3] / "recipes").rglob("*.yaml"))
 

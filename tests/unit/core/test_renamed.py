@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from weitiao.core.errors import RecipeError
-from weitiao.core.recipe_file import make_recipe
+from weitiao.core.recipe import make_recipe
 from weitiao.core.registry import FOLDERS, find, names
 from weitiao.core.renamed import RENAMED_COMPONENTS, RENAMED_KEYS, RENAMED_VALUES
 

@@ -10,8 +10,7 @@ from weitiao.core.errors import RunError
 from weitiao.core.files import write_text
 from weitiao.core.finding import Decision
 from weitiao.core.messages import Message
-from weitiao.core.recipe import Recipe
-from weitiao.core.recipe_file import make_recipe
+from weitiao.core.recipe import Recipe, make_recipe
 from weitiao.core.run import Run
 
 

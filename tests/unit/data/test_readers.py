@@ -10,7 +10,7 @@ import pytest
 
 from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.example import BadRow
-from weitiao.core.recipe import Source
+from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import find_module
 from weitiao.data.read import files_of, read_sources
 from weitiao.data.records import Reader, Record

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from support.rows import write_jsonl
-from weitiao.core.recipe_file import make_recipe
+from weitiao.core.recipe import make_recipe
 from weitiao.core.run import Run
 from weitiao.evaluate.report import curve, speed, write_report
 

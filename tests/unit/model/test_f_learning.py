@@ -14,7 +14,7 @@ from support.models import save_model
 from support.runs import finished_run
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Method
-from weitiao.core.recipe_file import make_recipe
+from weitiao.core.recipe import make_recipe
 from weitiao.core.registry import create
 from weitiao.core.reporter import Reporter
 from weitiao.core.trainable_model import reference_logits

@@ -119,7 +119,7 @@ def test_trains_and_reopens(train_tiny: Any, tmp_path: Path) -> None:
 
 
 def test_encoder_refused(recipe_file: Any, tmp_path: Path) -> None:
-    from weitiao.core.recipe_file import read_recipe
+    from weitiao.core.recipe import read_recipe
 
     base = save_model(tmp_path / "bert", "bert")
     with pytest.raises(RecipeError, match="generative_classification needs a model that writes.*classification"):

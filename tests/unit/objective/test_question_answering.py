@@ -15,7 +15,7 @@ from support.rows import batch_of, question_rows, write_jsonl
 from weitiao.core.batch import IGNORE
 from weitiao.core.example import ExtractiveQA
 from weitiao.core.metric import Metric
-from weitiao.core.recipe import Source
+from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import create
 from weitiao.core.reporter import Reporter
 from weitiao.data.mapping import find_mapping

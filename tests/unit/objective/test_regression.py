@@ -17,7 +17,7 @@ from weitiao.core.batch import IGNORE
 from weitiao.core.errors import DataError
 from weitiao.core.example import TextScore
 from weitiao.core.metric import Metric
-from weitiao.core.recipe import Source
+from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import create
 from weitiao.core.reporter import Reporter
 from weitiao.data.mappings.text_score import infer_columns

@@ -16,7 +16,7 @@ from weitiao.core.batch import IGNORE, pack, select_segments
 from weitiao.core.errors import RecipeError
 from weitiao.core.example import SourceTarget
 from weitiao.core.method import Method
-from weitiao.core.recipe_file import make_recipe
+from weitiao.core.recipe import make_recipe
 from weitiao.core.registry import create, find, names
 from weitiao.core.reporter import Reporter
 from weitiao.evaluate.metrics.rouge_l import lcs_f1, split_words

@@ -21,7 +21,7 @@ from weitiao.core.batch import AUDIO_PLACEHOLDER, IGNORE, SOUND, pack, select_se
 from weitiao.core.errors import DataError, Interrupted, RecipeError, RunError
 from weitiao.core.example import AudioText
 from weitiao.core.method import Method
-from weitiao.core.recipe import Source
+from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import create, find, names
 from weitiao.core.reporter import Reporter
 from weitiao.core.trainable_model import evaluating

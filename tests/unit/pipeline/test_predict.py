@@ -44,7 +44,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
 def test_predict_order_ids_probabilities(opened: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same probabilities as when the rows are measured, whatever shares a batch with what."""
     from weitiao.core.example import SourceLocation
-    from weitiao.core.recipe import Source
+    from weitiao.core.recipe_sections import Source
     from weitiao.data.prepare import Encoder
     from weitiao.data.read import read_sources
 

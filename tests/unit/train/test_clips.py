@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from weitiao.core.optimizer import Clip
-from weitiao.core.recipe import Train
+from weitiao.core.recipe_sections import Train
 from weitiao.core.registry import create, names
 
 

@@ -8,7 +8,7 @@ import torch
 from support.laws import attached
 from support.rows import batch_of, make_rows
 from weitiao.core.errors import RecipeError
-from weitiao.core.recipe import GradientScale
+from weitiao.core.recipe_sections import GradientScale
 from weitiao.core.trainable_model import layer_of
 from weitiao.train.stability.gradient_scaling import scale_gradients
 

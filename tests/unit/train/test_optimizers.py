@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from weitiao.core.optimizer import Optimizer
-from weitiao.core.recipe import Train
+from weitiao.core.recipe_sections import Train
 from weitiao.core.registry import create, names
 from weitiao.train.checkpoints.checkpoint import commit, load_newest, snapshot
 from weitiao.train.checkpoints.state import State

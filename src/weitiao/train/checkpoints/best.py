@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from weitiao.core.errors import RecipeError, RunError, WeitiaoError
-from weitiao.core.recipe import Train
+from weitiao.core.recipe_sections import Train
 from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.core.trainable_model import TrainableModel

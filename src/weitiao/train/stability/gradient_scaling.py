@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from weitiao.core.errors import RecipeError
-from weitiao.core.recipe import GradientScale
+from weitiao.core.recipe_sections import GradientScale
 from weitiao.core.trainable_model import layer_of
 
 
