@@ -32,19 +32,19 @@ lint: $(READY)
 
 bench: bench-sft bench-methods bench-trainer bench-growth
 
-# beside TRL + PEFT; the long form takes about an hour on 2 cores
+# next to TRL + PEFT; the long form takes about an hour on 2 cores
 bench-sft: $(READY)
 	$(BIN)/python -m bench.sft $(ARGS)
 
-# beside LLaMA-Factory and LitGPT; about half an hour on 2 cores; not in `bench`, because it installs both
+# next to LLaMA-Factory and LitGPT; about half an hour on 2 cores; not in `bench`, because it installs both
 bench-peers: $(READY)
 	$(BIN)/python -m bench.peers $(ARGS)
 
-# beside PEFT, method by method; about 20 minutes on 2 cores; a killed run continues
+# next to PEFT, method by method; about 20 minutes on 2 cores; a killed run continues
 bench-methods: $(READY)
 	$(BIN)/python -m bench.methods $(ARGS)
 
-# beside the Hugging Face Trainer, seven jobs; about an hour on 2 cores; a killed run continues
+# next to the Hugging Face Trainer, seven jobs; about an hour on 2 cores; a killed run continues
 bench-trainer: $(READY)
 	$(BIN)/python quickstart/prepare_spam.py
 	$(BIN)/python quickstart/prepare_ner.py

@@ -76,7 +76,7 @@ def measured(results: dict) -> dict[str, list[tuple[dict, dict]]]:
 def constants(results: dict, name: str) -> str:
     """What stays constant in a series."""
     points = results["setup"]["points"]
-    first, *_, last = [points[place["case"]] for place in results["setup"]["series"][name]["places"]]
+    first, *_, last = [points[point["case"]] for point in results["setup"]["series"][name]["places"]]
     facts = {
         "shape": first["shape"]["name"],
         "vocabulary": f"vocabulary of {first['vocabulary']:,}",

@@ -1,1 +1,1 @@
-"""Method by method beside the PEFT library: the same loss curve, speed and memory."""
+"""Method by method next to the PEFT library: the same loss curve, speed and memory."""

@@ -1,4 +1,4 @@
-"""weitiao beside the PEFT library, method by method: the same loss curve, and the speed of each side along it.
+"""weitiao next to the PEFT library, method by method: the same loss curve, and the speed of each side along it.
 
     python -m bench.methods                      every method; about 20 minutes on 2 cores, keep the machine idle
     python -m bench.methods --methods lora dora  some of them

@@ -1,1 +1,1 @@
-"""Supervised fine-tuning beside LLaMA-Factory and LitGPT: speed and memory."""
+"""Supervised fine-tuning next to LLaMA-Factory and LitGPT: speed and memory."""

@@ -1,4 +1,4 @@
-"""Supervised LoRA fine-tuning, weitiao beside LLaMA-Factory and LitGPT: speed and memory on the same rows.
+"""Supervised LoRA fine-tuning, weitiao next to LLaMA-Factory and LitGPT: speed and memory on the same rows.
 
     python -m bench.peers                      the whole measurement (keep the machine otherwise idle)
     python -m bench.peers --short              two steps, one pair each: minutes, to see that everything works
@@ -146,7 +146,7 @@ def notes(results: dict) -> list[str]:
 
 def markdown(results: dict) -> str:
     """A block to paste into bench/RESULTS.md."""
-    parts = ["### Supervised fine-tuning beside LLaMA-Factory and LitGPT", conditions(results)]
+    parts = ["### Supervised fine-tuning next to LLaMA-Factory and LitGPT", conditions(results)]
     for precision, cases in results["cases"].items():
         rows = [HEAD, ["---"] * len(HEAD), *(cells(PEERS[peer][2], pairs) for peer, pairs in cases.items())]
         parts.append(f"**{precision}**\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows))

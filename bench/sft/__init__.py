@@ -1,1 +1,1 @@
-"""Supervised fine-tuning beside TRL: speed, memory, time to the first step, quality."""
+"""Supervised fine-tuning next to TRL: speed, memory, time to the first step, quality."""

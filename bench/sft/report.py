@@ -236,7 +236,7 @@ def conditions(results: dict) -> str:
 
 def markdown(results: dict, picture: str) -> str:
     """A block to paste into bench/RESULTS.md."""
-    parts = ["### Supervised fine-tuning beside TRL", conditions(results)]
+    parts = ["### Supervised fine-tuning next to TRL", conditions(results)]
     for kind, lines_of in (("speed", speed_lines), ("quality", quality_lines)):
         for precision, summary in results["summary"][kind].items():
             head, *body = lines_of(summary)

@@ -1,4 +1,4 @@
-"""Supervised LoRA fine-tuning, weitiao beside TRL: speed, memory and quality on the same rows.
+"""Supervised LoRA fine-tuning, weitiao next to TRL: speed, memory and quality on the same rows.
 
     python -m bench.sft                      the whole measurement (hours on a small machine; keep it otherwise idle)
     python -m bench.sft --short              two steps, one pair, no quality: minutes, to see that everything works

@@ -32,8 +32,8 @@ def compare(model: Path, train: Path, peer_rows: Path) -> dict:
         if "text" in row:
             (encoded,) = causal_lm.rows(Text(row["text"]), processor)
         else:
-            turns = tuple(Turn(message["role"], message["content"]) for message in row["messages"])
-            (encoded,) = sft.rows(Chat(turns), processor)
+            chat = Chat(tuple(Turn(message["role"], message["content"]) for message in row["messages"]))
+            (encoded,) = sft.rows(chat, processor)
         ids, labels = list(encoded["input_ids"]), list(encoded["labels"])
         # weitiao's labels are shifted already: position t holds token t + 1. TRL shifts in the loss.
         targets = {(position + 1, label) for position, label in enumerate(labels) if label != IGNORE}

@@ -104,7 +104,7 @@ def has_bf16() -> bool:
 
 
 def described_machine(threads: int, openmp: str) -> dict:
-    """The machine as it is recorded beside the results."""
+    """The machine as it is recorded with the results."""
     return processor() | {"threads": threads, "openmp": openmp_environment(openmp)}
 
 

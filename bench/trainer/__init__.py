@@ -1,1 +1,1 @@
-"""Seven jobs beside the Hugging Face Trainer: quality and speed."""
+"""Seven jobs next to the Hugging Face Trainer: quality and speed."""

@@ -96,7 +96,7 @@ def speed_cells(task: str, case: dict) -> list[str]:
 def line(task: str, side: str, turn: int, training: dict) -> str:
     """One line for the terminal while the suite runs."""
     sums = {name: np.array(parse_fractions(text)).sum(1) for name, text in training["rows"].items()}
-    figures = ", ".join(f"{name} {above / max(below, 1e-12):.4f}" for name, (above, below) in sums.items())
+    figures = ", ".join(f"{name} {total / max(count, 1e-12):.4f}" for name, (total, count) in sums.items())
     busy = training["share_of_others"]
     warning = f"   (other programs used {busy:.0%} of the machine)" if busy > MAX_BACKGROUND else ""
     facts = (
@@ -150,8 +150,8 @@ def notes(results: dict) -> list[str]:
     background = [
         (f"{task} {NAMES[side]} {turn}", training["share_of_others"])
         for task, case in results["cases"].items()
-        for side, turns in case.items()
-        for turn, training in turns.items()
+        for side, trainings in case.items()
+        for turn, training in trainings.items()
     ]
     disturbed = [f"{name} {share:.0%}" for name, share in background if share > MAX_BACKGROUND]
     if disturbed:

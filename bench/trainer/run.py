@@ -1,10 +1,10 @@
-"""weitiao beside the Hugging Face Trainer: the same model, rows, learning rate, steps and precision.
+"""weitiao next to the Hugging Face Trainer: the same model, rows, learning rate, steps and precision.
 
     python -m bench.trainer                      all; about an hour on 2 cores in bf16, keep the machine idle
     python -m bench.trainer --tasks tagging      some of them
     python -m bench.trainer --limit 16           only 16 rows, up to two epochs, one turn: does everything work?
 
-Four tasks train all weights, three only some: LoRA (beside PEFT), and the top layers over five epochs, where weitiao
+Four tasks train all weights, three only some: LoRA (next to PEFT), and the top layers over five epochs, where weitiao
 runs the frozen layers once. fp32 (or --precision bf16), AdamW (0.9, 0.999, 1e-8, no decay), one learning rate for
 backbone and head, a linear schedule down to zero, clipping at 1.0, the model's own dropout. The sides alternate, the
 first one changing each time, with seeds 0, 1, 2; each training is a process of its own and each finished one is saved:

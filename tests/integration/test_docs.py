@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from weitiao.core.errors import RecipeError
-from weitiao.core.recipe_file import make_recipe
+from weitiao.core.recipe import make_recipe
 
 ROOT = Path(__file__).parents[2]
 PAGES = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
