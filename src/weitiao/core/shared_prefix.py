@@ -1,11 +1,12 @@
-"""Rows that begin alike: what they have in common runs once.
+"""Shared prefixes: the tokens that several rows of a batch start with run once.
 
-    rows    s s u a a a | s s u b b | s s c      s: a system prompt, a soft prompt's slots, a preference pair's question
-    run     s s u a a a         b b       c      U of T tokens; a tree, so rows may part early or late
+    rows    s s u a a a | s s u b b | s s c      s: a system prompt, virtual tokens, the question of a preference pair
+    runs    s s u a a a         b b       c      U of T tokens; rows may part early or late, so they form a tree
 
-In a causal model a token is made of itself and of those before it, at the same positions: where all of these are the same,
-so is what every layer makes of it, and its gradient is the sum of what the rows ask of it. Only attention needs rows whole:
-its queries, keys and values are laid out again. Not where chance draws for each token apart (dropout, noise on embeddings).
+In a causal model, a token's hidden states depend on itself and on the tokens before it, at their positions. Where these are
+equal, so are the hidden states of every layer, and the gradient is the sum over the rows. Only attention needs whole rows:
+its queries, keys and values are expanded again. Not used where tokens are changed at random one by one (dropout, noise on
+embeddings).
 """
 
 from collections.abc import Iterator
@@ -20,114 +21,166 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from weitiao.core.batch import Batch
-from weitiao.core.gathered import sums
 
-LEAST = 1 / 32  # of the tokens: less is not worth laying rows out again
+MIN_SAVING = 1 / 32  # fraction of the tokens: below it, expanding rows for attention costs more than is saved
 
-_apart: ContextVar[bool] = ContextVar("apart", default=False)
+_off: ContextVar[bool] = ContextVar("prefix_sharing_off", default=False)
 
 
 @contextmanager
 def no_prefix_sharing() -> Iterator[None]:
-    """Inside, no rows are merged: something changes their tokens one by one."""
-    token = _apart.set(True)
+    """Inside, every token of every row runs: something changes them one by one."""
+    token = _off.set(True)
     try:
         yield
     finally:
-        _apart.reset(token)
+        _off.reset(token)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixSharedBatch(Batch):
-    """A batch whose `input_ids` and `position_ids` [U] are of those tokens alone that run; all else is of whole rows."""
+    """A batch whose `input_ids` and `position_ids` [U] hold each shared token once; all other fields are of whole rows."""
 
-    at: Tensor  # [T] which of the U each place of the rows is
-    first: Tensor  # [U] the first place where each stands, ascending
-    ranges: tuple[tuple[tuple[int, int], ...], ...]  # [B] where the U have each row's tokens: (the first, how many) ...
-    own: tuple[tuple[int, int], ...]  # [B] and those of them that no earlier row has: its last
+    token_index: Tensor
+    """[T] which of the U tokens is at each position."""
+    first_position: Tensor
+    """[U] where each token occurs first, ascending."""
+    row_ranges: tuple[tuple[tuple[int, int], ...], ...]
+    """[B] each row's tokens among the U, as ranges (start, length)."""
+    own_ranges: tuple[tuple[int, int], ...]
+    """[B] the range of those that no earlier row has: the end of the row."""
 
     @property
-    def shared(self) -> tuple[int, ...]:
-        """[B] with how many tokens that ran in an earlier row each begins."""
-        return tuple(n - many for n, (_, many) in zip(self.lengths, self.own))
+    def shared_lengths(self) -> tuple[int, ...]:
+        """[B] how many of each row's first tokens an earlier row has too."""
+        return tuple(length - own for length, (_, own) in zip(self.lengths, self.own_ranges))
 
-    def laid_out(self, x: Tensor) -> Tensor:
-        """[U, ...] -> [T, ...]: rows whole."""
-        return _LaidOut.apply(x, self)  # pyright: ignore[reportReturnType]
+    def expand(self, x: Tensor) -> Tensor:
+        """[U, ...] -> [T, ...]: whole rows."""
+        return _Expand.apply(x, self)  # pyright: ignore[reportReturnType]
 
-    def once(self, x: Tensor) -> Tensor:
-        """[T, ...] -> [U, ...]: of each token that runs, what its first place has."""
-        cuts = [many for both in zip(self.shared, (many for _, many in self.own)) for many in both]
-        return torch.cat(x.split(cuts)[1::2])
+    def compact(self, x: Tensor) -> Tensor:
+        """[T, ...] -> [U, ...]: of each token, the value at its first position."""
+        lengths = chain.from_iterable(zip(self.shared_lengths, (own for _, own in self.own_ranges)))
+        return torch.cat(x.split(list(lengths))[1::2])
 
 
-def merge(batch: Batch) -> Batch:
-    """The batch with what its rows have in common once; the batch itself where that saves little."""
-    if _apart.get() or len(batch.lengths) < 2 or batch.adapters:
+def share_prefixes(batch: Batch) -> Batch:
+    """The batch with shared prefixes once; the batch itself where that saves less than MIN_SAVING."""
+    if _off.get() or len(batch.lengths) < 2 or batch.adapters:
         return batch
     ids, positions = batch.input_ids.cpu().numpy(), batch.position_ids.cpu().numpy()
-    nodes = _nodes(np.stack([positions, ids], 1), batch.bounds)
-    _, first, at = np.unique(nodes, return_index=True, return_inverse=True)
-    if len(first) > (1 - LEAST) * len(nodes):
+    nodes = _trie_nodes(np.stack([positions, ids], 1), batch.bounds)
+    _, first, token_index = np.unique(nodes, return_index=True, return_inverse=True)
+    if len(first) > (1 - MIN_SAVING) * len(nodes):
         return batch
+    # np.unique numbers the tokens by node; renumber them in the order of their first positions
     order = np.argsort(first)
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    first, at = first[order], rank[at.reshape(-1)]
-    rows = [at[a:b] for a, b in zip(batch.bounds, batch.bounds[1:])]
-    many = [int((first[row] >= a).sum()) for row, a in zip(rows, batch.bounds)]
+    first, token_index = first[order], rank[token_index.reshape(-1)]
+    rows = [token_index[a:b] for a, b in zip(batch.bounds, batch.bounds[1:])]
+    num_own = [int((first[row] >= a).sum()) for row, a in zip(rows, batch.bounds)]
     device = batch.input_ids.device
-    chosen = torch.from_numpy(first).to(device)
-    whole = {x.name: getattr(batch, x.name) for x in fields(Batch)}
-    fewer = {"input_ids": batch.input_ids[chosen], "position_ids": batch.position_ids[chosen]}
+    first_position = torch.from_numpy(first).to(device)
+    whole_rows = {x.name: getattr(batch, x.name) for x in fields(Batch)}
+    unique_tokens = {
+        "input_ids": batch.input_ids[first_position],
+        "position_ids": batch.position_ids[first_position],
+    }
     return PrefixSharedBatch(
-        **{**whole, **fewer},
-        at=torch.from_numpy(at).to(device),
-        first=chosen,
-        ranges=tuple(_ranges(row) for row in rows),
-        own=tuple((int(row[-1]) + 1 - n if n else 0, n) for row, n in zip(rows, many)),
+        **{**whole_rows, **unique_tokens},
+        token_index=torch.from_numpy(token_index).to(device),
+        first_position=first_position,
+        row_ranges=tuple(_ranges(row) for row in rows),
+        own_ranges=tuple((int(row[-1]) + 1 - own if own else 0, own) for row, own in zip(rows, num_own)),
     )
 
 
 def _ranges(row: np.ndarray) -> tuple[tuple[int, int], ...]:
-    parts = np.split(row, np.flatnonzero(np.diff(row) != 1) + 1)
-    return tuple((int(x[0]), len(x)) for x in parts)
+    """Ascending indices as ranges (start, length) without gaps."""
+    pieces = np.split(row, np.flatnonzero(np.diff(row) != 1) + 1)
+    return tuple((int(x[0]), len(x)) for x in pieces)
 
 
-def _nodes(tokens: np.ndarray, bounds: tuple[int, ...]) -> np.ndarray:
-    """[T]: a number for each different beginning that a row [0 .. t] has. Of rows in the order of the alphabet, each shares
-    the most with its neighbour."""
+def _trie_nodes(tokens: np.ndarray, bounds: tuple[int, ...]) -> np.ndarray:
+    """Positions get the same number if the rows up to and including them are equal: their node in a trie of the rows.
+
+    Sorted lexicographically, each row shares its longest prefix with its predecessor, so one comparison per row is enough.
+
+    Args:
+        tokens: [T, 2], position and id of each token.
+
+    Returns:
+        [T]
+    """
     rows = [tokens[a:b] for a, b in zip(bounds, bounds[1:])]
-    made, many = np.empty(len(tokens), np.int64), 0
-    before: tuple[np.ndarray, np.ndarray] | None = None
-    for i in sorted(range(len(rows)), key=lambda i: rows[i].astype(">u8").tobytes()):
-        row, shared = rows[i], 0
-        mine = made[bounds[i] : bounds[i + 1]]
-        if before is not None:
-            short = min(len(row), len(before[0]))
-            differs = (row[:short] != before[0][:short]).any(1)
-            shared = int(differs.argmax()) if differs.any() else short
-            mine[:shared] = before[1][:shared]
-        mine[shared:] = np.arange(many, many + len(row) - shared)
-        many += len(row) - shared
-        before = row, mine
-    return made
+    nodes, num_nodes = np.empty(len(tokens), np.int64), 0
+    predecessor: tuple[np.ndarray, np.ndarray] | None = None  # the row sorted before this one, and its nodes
+    for i in sorted(range(len(rows)), key=lambda i: rows[i].astype(">u8").tobytes()):  # big-endian bytes sort as numbers
+        row, row_nodes, shared = rows[i], nodes[bounds[i] : bounds[i + 1]], 0
+        if predecessor is not None:
+            shortest = min(len(row), len(predecessor[0]))
+            differs = (row[:shortest] != predecessor[0][:shortest]).any(1)
+            shared = int(differs.argmax()) if differs.any() else shortest
+            row_nodes[:shared] = predecessor[1][:shared]
+        row_nodes[shared:] = np.arange(num_nodes, num_nodes + len(row) - shared)
+        num_nodes += len(row) - shared
+        predecessor = row, row_nodes
+    return nodes
 
 
-class _LaidOut(torch.autograd.Function):
-    """x[at]; backward: the sum over the places where a token stands, range by range, in a fixed order."""
+class _Expand(torch.autograd.Function):
+    """x[token_index]; the gradient is summed in fp32 and in a fixed order, range by range."""
 
     @staticmethod
     def forward(ctx, x: Tensor, batch: PrefixSharedBatch) -> Tensor:
         ctx.batch = batch
-        return x[batch.at]
+        return x[batch.token_index]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (g,) = grads
-        found, place = sums(g, len(ctx.batch.first)), 0
-        for token, many in chain.from_iterable(ctx.batch.ranges):
-            found[token : token + many] += g[place : place + many]
-            place += many
-        return found.to(g.dtype), None
+        total, position = _zeros_fp32(g, len(ctx.batch.first_position)), 0
+        for start, length in chain.from_iterable(ctx.batch.row_ranges):
+            total[start : start + length] += g[position : position + length]
+            position += length
+        return total.to(g.dtype), None
+
+
+def index_select_fp32_grad(x: Tensor, index: Tensor) -> Tensor:
+    """x[index], whose gradient is summed in fp32 and in a fixed order.
+
+    torch's own gradient is summed in x's dtype (a sum in bf16 stops growing after some hundred terms), and on several CPU
+    threads in an order that differs from run to run.
+
+    Args:
+        x: [N, ...]
+        index: [...] integers.
+
+    Returns:
+        [*index.shape, *x.shape[1:]]
+    """
+    return _IndexSelect.apply(x, index)  # pyright: ignore[reportReturnType]
+
+
+class _IndexSelect(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.num_rows = len(x)
+        return x[index]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (index,) = ctx.saved_tensors
+        g = grads[0].flatten(0, index.ndim - 1) if index.ndim else grads[0][None]
+        total = _zeros_fp32(g, ctx.num_rows)
+        return total.index_add_(0, index.flatten(), g.to(total.dtype)).to(g.dtype), None
+
+
+def _zeros_fp32(like: Tensor, num_rows: int) -> Tensor:
+    """Zeros [num_rows, ...] to sum gradients in: fp32, or wider where the gradients are."""
+    return like.new_zeros(num_rows, *like.shape[1:], dtype=torch.promote_types(like.dtype, torch.float32))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from weitiao.core.batch import Batch, pack
-from weitiao.core.shared_prefix import PrefixSharedBatch, merge
+from weitiao.core.shared_prefix import PrefixSharedBatch, share_prefixes
 from weitiao.model.layers import attention_cpu
 from weitiao.model.layers.attention import attend
 from weitiao.model.layers.attention_cpu import attend_by_products, pieces_at, pieces_of
@@ -18,7 +18,7 @@ HEADS, KEYS, WIDE = 6, 2, 8
 def textbook(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch, causal: bool, window: int | None):
     """Row by row, head by head, in double precision."""
     if isinstance(batch, PrefixSharedBatch):
-        q, k, v = (x[batch.at] for x in (q, k, v))
+        q, k, v = (x[batch.token_index] for x in (q, k, v))
     k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     parts = []
     for a, b in zip(batch.bounds, batch.bounds[1:]):
@@ -28,7 +28,7 @@ def textbook(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: Batch, ca
         scores = torch.einsum("nhd,thd->hnt", q[a:b], k[a:b]) / math.sqrt(WIDE)
         parts.append(torch.einsum("hnt,thd->nhd", scores.masked_fill(hidden, -math.inf).softmax(-1), v[a:b]))
     y = torch.cat(parts)
-    return y[batch.first] if isinstance(batch, PrefixSharedBatch) else y
+    return y[batch.first_position] if isinstance(batch, PrefixSharedBatch) else y
 
 
 def ours_of(
@@ -39,7 +39,7 @@ def ours_of(
 
 def rows(lengths: tuple[int, ...], alike: int = 0) -> Batch:
     ids = [[*range(alike), *range(100 * (i + 1), 100 * (i + 1) + n - alike)] for i, n in enumerate(lengths)]
-    return merge(pack([{"input_ids": x, "labels": x} for x in ids]))
+    return share_prefixes(pack([{"input_ids": x, "labels": x} for x in ids]))
 
 
 def three(batch: Batch, dtype: torch.dtype) -> list[torch.Tensor]:

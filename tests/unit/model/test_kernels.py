@@ -15,7 +15,7 @@ from torch import Tensor
 from support.kernels import needs_kernels
 from weitiao.core.batch import Batch, pack
 from weitiao.core.lm_head import LMHead
-from weitiao.core.shared_prefix import PrefixSharedBatch, merge
+from weitiao.core.shared_prefix import PrefixSharedBatch, share_prefixes
 from weitiao.model.kernels import library
 from weitiao.model.layers import kernel_check
 from weitiao.model.layers.attention import attend
@@ -37,7 +37,7 @@ def rows(lengths: tuple[int, ...], alike: int = 0) -> Batch:
             for i, n in enumerate(lengths, 1)
         ]
     )
-    return merge(batch) if alike else batch
+    return share_prefixes(batch) if alike else batch
 
 
 def asked(batch: Batch, heads: int, keys: int, wide: int, values: int, many: int | None = None) -> list[Tensor]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from weitiao.core.gathered import index_select_fp32_grad
+from weitiao.core.shared_prefix import index_select_fp32_grad
 from weitiao.model.adapters.peft_format import peft_task
 from weitiao.model.adapters.surgery import set_submodule
 

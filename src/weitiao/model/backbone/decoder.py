@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from weitiao.core.batch import FROZEN_STATES, Batch
-from weitiao.core.gathered import index_select_fp32_grad
 from weitiao.core.lm_head import ENOUGH
-from weitiao.core.shared_prefix import PrefixSharedBatch, merge
+from weitiao.core.shared_prefix import PrefixSharedBatch, index_select_fp32_grad, share_prefixes
 from weitiao.model.adapters.module_structure import architecture_of, stack_of
 from weitiao.model.layers.gradient_checkpointing import through
 from weitiao.model.layers.saved_tensors import computing_in
@@ -67,8 +66,8 @@ class BlockBackbone:
         if not isinstance(batch, PrefixSharedBatch):
             return self._run(batch, rows)
         if rows is None:
-            return batch.laid_out(self._run(batch, None))
-        asked, where = batch.at[rows].unique(return_inverse=True)
+            return batch.expand(self._run(batch, None))
+        asked, where = batch.token_index[rows].unique(return_inverse=True)
         return index_select_fp32_grad(self._run(batch, asked), where)
 
     def merged(self, batch: Batch) -> Batch:
@@ -79,7 +78,7 @@ class BlockBackbone:
         chance = self.model.training and self.drops
         if chance or batch.input_ids.is_cuda or architecture_of(self.model.config).kind == "encoder":
             return batch
-        return merge(batch)
+        return share_prefixes(batch)
 
     @cached_property
     def drops(self) -> bool:
@@ -95,7 +94,7 @@ class BlockBackbone:
             x, given = block.begin(stack, batch, self.dtype)
             layers, before = list(block.layers(stack)), batch.more.get(FROZEN_STATES)
             if before is not None:
-                x = batch.once(before) if isinstance(batch, PrefixSharedBatch) else before
+                x = batch.compact(before) if isinstance(batch, PrefixSharedBatch) else before
                 layers = layers[self.below :]
             few = None if rows is None else _few(rows, len(x))
             for layer in layers[:-1]:
@@ -113,7 +112,7 @@ class BlockBackbone:
             x, given = self.block.begin(stack, batch, self.dtype)
             for layer in list(self.block.layers(stack))[: self.below]:
                 x = self.block.layer(layer, x, given, None)
-        return batch.laid_out(x) if isinstance(batch, PrefixSharedBatch) else x
+        return batch.expand(x) if isinstance(batch, PrefixSharedBatch) else x
 
     def frozen(self, trained: Collection[nn.Parameter]) -> int:
         """How many of the lowest layers hold nothing that is trained, if nothing below them is either; at most all but

@@ -82,10 +82,10 @@ def attend(
         return attend_by_products(q, k, v, pieces, by, causal, window)
     how = (scale, causal, window, softcap, dropout)
     if isinstance(batch, PrefixSharedBatch):
-        k, v = batch.laid_out(k), batch.laid_out(v)
+        k, v = batch.expand(k), batch.expand(v)
         if rows is None:
-            return batch.once(_attend(batch.laid_out(q), k, v, batch, *how))
-        rows = batch.first[rows]
+            return batch.compact(_attend(batch.expand(q), k, v, batch, *how))
+        rows = batch.first_position[rows]
     return _attend(q, k, v, batch, *how) if rows is None else _attend_at(rows, q, k, v, batch, *how)
 
 

@@ -65,7 +65,7 @@ class QueryBlock:
 def pieces_of(batch: Batch, heads: int) -> list[QueryBlock]:
     """Of equally long neighbours as many as have room; of rows that share tokens, each row alone."""
     if isinstance(batch, PrefixSharedBatch):
-        return [QueryBlock(own, keys) for own, keys in zip(batch.own, batch.ranges) if own[1]]
+        return [QueryBlock(own, keys) for own, keys in zip(batch.own_ranges, batch.row_ranges) if own[1]]
     found = []
     for start, count, length in batch.groups:
         most = max(1, ROOM // (heads * length * min(length, BLOCK)))
@@ -78,9 +78,9 @@ def pieces_of(batch: Batch, heads: int) -> list[QueryBlock]:
 
 def pieces_at(batch: Batch, rows: Tensor) -> list[QueryBlock]:
     """Where only the tokens at `rows` [N] ask, ascending."""
-    places = batch.first[rows] if isinstance(batch, PrefixSharedBatch) else rows
+    places = batch.first_position[rows] if isinstance(batch, PrefixSharedBatch) else rows
     keys = (
-        batch.ranges if isinstance(batch, PrefixSharedBatch) else [((a, n),) for a, n in zip(batch.bounds, batch.lengths)]
+        batch.row_ranges if isinstance(batch, PrefixSharedBatch) else [((a, n),) for a, n in zip(batch.bounds, batch.lengths)]
     )
     cuts = torch.searchsorted(places, torch.tensor(batch.bounds)).tolist()
     return [

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from weitiao.core.batch import pack
 from weitiao.core.lm_head import LMHead
-from weitiao.core.shared_prefix import merge
+from weitiao.core.shared_prefix import share_prefixes
 from weitiao.model.kernels.library import for_words, left_out
 from weitiao.model.layers.attention import attend
 from weitiao.model.layers.fused import GeGLU, RMSNorm, Rotary, SwiGLU
@@ -24,7 +24,7 @@ def _probes() -> list[tuple]:
     """(what runs, the sizes of what it is given)."""
     begun = list(range(20))
     rows = pack([{"input_ids": [*begun, *range(n, 2 * n)], "labels": [0] * (n + 20)} for n in (80, 13)])
-    once, asking = merge(rows), torch.arange(5, len(rows.labels), 3)
+    once, asking = share_prefixes(rows), torch.arange(5, len(rows.labels), 3)
     many, fewer = rows.tokens, len(once.input_ids)
 
     def norm(x: Tensor, w: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ A head's own layers                      as any layer, at what the loss is a sum
 
 Where words are learnt, the last layer's query, attention, output and MLP count at the share of tokens that are read (the
 supervised ones); its keys and values count at all. A fused q-k-v counts in full. Slots (soft prompts, prefixes) count as
-tokens; what rows begin with in common counts once, where it runs once (core/beginnings.py); a layer that sees other rows
+tokens; what rows begin with in common counts once, where it runs once (core/shared_prefix.py); a layer that sees other rows
 than the tokens' (the network behind a prefix) counts once a batch. Nought: what works element by element, look-ups, what is
 made of weights alone (DoRA's lengths), recurrent layers, the optimizer, a second run of layers to save memory, and what
 regularizers add.
@@ -153,7 +153,7 @@ def _of_task(profile_flops: FlopProfile, model: TrainableModel, part: Objective,
     runs = with_virtual_tokens(batch, virtual_tokens)[0] if virtual_tokens else batch
     if isinstance(model.backbone, BlockBackbone):
         runs = model.backbone.merged(runs)
-    shared = runs.shared if isinstance(runs, PrefixSharedBatch) else ()
+    shared = runs.shared_lengths if isinstance(runs, PrefixSharedBatch) else ()
     words = _lm_head(model, part)
     supervised = asked if part.traits.needs_mlm_head else int((batch.labels != IGNORE).sum())
     found = profile_flops.body(runs.lengths, int(supervised) if words is not None else runs.tokens, from_layer, shared)
