@@ -57,7 +57,7 @@ def main() -> None:
     console.print(f"\n[bold]The whole story[/]: {run.folder}/report.html   (this took {time.time() - started:.0f} s)")
     print(
         "Next, try:\n"
-        f'  .venv/bin/weitiao chat {run.folder} --compare --system "{prepare_data.ASK}"\n'
+        f'  .venv/bin/weitiao chat {run.folder} --compare --system "{prepare_data.SYSTEM}"\n'
         f"  .venv/bin/weitiao merge {run.folder} {run.folder}-merged\n"
         f"  .venv/bin/weitiao train {RECIPE} method.rank=32 out=runs/mine"
     )
