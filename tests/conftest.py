@@ -3,6 +3,7 @@
 import copy
 import os
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import weitiao  # noqa: F401  before torch: it sets how OpenMP's threads wait
 import torch
 
 from support.models import FAMILIES, save_model
+from support.processes import ForkServer
 from support.rows import chat_rows, write_jsonl
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -64,9 +66,9 @@ def own_home(
 ) -> None:
     """A cache folder of the test's own; tests marked `real` use the user's, where the bundled model lies."""
     if request.node.get_closest_marker("real") is None:
-        home = tmp_path_factory.mktemp("home")
         kernels = tmp_path_factory.getbasetemp() / "kernels"  # compiled once, for all
         kernels.mkdir(exist_ok=True)
+        home = Path(tempfile.mkdtemp(prefix="home-", dir=tmp_path_factory.getbasetemp()))  # mktemp lists all folders
         (home / "kernels").symlink_to(kernels)
         monkeypatch.setenv("WEITIAO_HOME", str(home))
 
@@ -82,6 +84,14 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One folder a family."""
     place = tmp_path_factory.mktemp("families")
     return {family: save_model(place / family, family) for family in FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory: pytest.TempPathFactory) -> ForkServer:
+    """Starts child processes that run `weitiao`."""
+    fork_server = ForkServer(tmp_path_factory.mktemp("children"))
+    fork_server.run("--version")  # its server has imported everything now
+    return fork_server
 
 
 @pytest.fixture

@@ -2,13 +2,12 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from support.processes import ForkServer
 from support.rows import chat_rows, write_jsonl
 from weitiao.core.recipe import make_recipe
 
@@ -32,7 +31,7 @@ def test_same_commands_in_both_languages() -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md"])
-def test_readme_commands_run(name: str, tiny_llama: Path, recipe_dict: dict, tmp_path: Path) -> None:
+def test_readme_commands_run(name: str, fork_server: ForkServer, recipe_dict: dict, tmp_path: Path) -> None:
     """In order, in a new folder, with a tiny model and tiny data instead of the real ones."""
     write_jsonl(tmp_path / "data.jsonl", chat_rows(24))
     quick = {**recipe_dict, "train": {"steps": 2, "batch_size": 4, "precision": "fp32"}, "data": "data.jsonl"}
@@ -48,13 +47,13 @@ def test_readme_commands_run(name: str, tiny_llama: Path, recipe_dict: dict, tmp
         "runs",
         "explain",
     }
-    weitiao = [sys.executable, "-m", "weitiao"]
-    assert subprocess.run([*weitiao, "train", "quickstart.yaml"], cwd=tmp_path, capture_output=True).returncode == 0
+    fork_server.run("train", "quickstart.yaml", cwd=tmp_path)
     for command in lines:
         arguments = shlex.split(command)[1:]
-        done = subprocess.run([*weitiao, *arguments], cwd=tmp_path, capture_output=True, text=True, input="hello\n\n")
-        finished_already = "--resume" in arguments and "finished already" in done.stderr
-        assert done.returncode == 0 or finished_already, f"{command}: {done.stderr[-500:]}"
+        child = fork_server.start(*arguments, cwd=tmp_path, stdin="hello\n\n")
+        code = child.wait()
+        finished_already = "--resume" in arguments and "finished already" in child.output
+        assert code == 0 or finished_already, f"{command}: {child.output[-500:]}"
     assert (tmp_path / "runs" / "quickstart-merged" / "model.safetensors").exists()
     assert (tmp_path / "runs" / "wider" / "report.html").exists()
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from support.models import WORDS, save_model
 from support.parts import VARIANTS, method_config
+from support.processes import ForkServer
 from support.rows import write_jsonl
 from support.runs import assert_same_run, run_contents, stop_at
 from weitiao.core.errors import Interrupted, RunError
@@ -126,30 +127,26 @@ def test_resume_twice(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert_same_run(run_contents(train_tiny(again=True, **shape, out=out)), whole)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_resume_after_real_signals(number: int, code: int, recipe_dict: dict, tmp_path: Path) -> None:
-    """SIGTERM and Ctrl-C save and say how to go on; after SIGKILL the last state is there. All end as one run."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, 137)])
+def test_resume_after_real_signals(
+    number: int, code: int, recipe_dict: dict, fork_server: ForkServer, tmp_path: Path
+) -> None:
+    """SIGTERM and Ctrl-C save and print how to resume; after SIGKILL the last checkpoint is there. All end the same."""
     plain = {**recipe_dict, "train": {**recipe_dict["train"], "steps": 60, "save_every": 5, "evaluate_every": 30}}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(plain))
 
-    def start(*more: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "weitiao", "train", *more]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
-
-    assert start(str(recipe), f"out={tmp_path / 'whole'}").wait() == 0
-    stopped = start(str(recipe), f"out={tmp_path / 'stopped'}")
+    fork_server.run("train", recipe, f"out={tmp_path / 'whole'}")
+    stopped = fork_server.start("train", recipe, f"out={tmp_path / 'stopped'}")
     journal = tmp_path / "stopped" / "events.jsonl"
     deadline = time.time() + 120
     while time.time() < deadline and not (journal.exists() and '"step": 12' in journal.read_text()):
         time.sleep(0.01)
-    stopped.send_signal(number)
-    words = stopped.communicate()[0]
-    assert stopped.returncode == code, words
+    stopped.send(number)
+    assert stopped.wait() == code, stopped.output
     if number != signal.SIGKILL:
-        assert "weitiao train --resume" in words.replace("\n", " ")
-    again = start("--resume", str(tmp_path / "stopped"))
-    assert again.communicate()[0] and again.returncode == 0
+        assert "weitiao train --resume" in stopped.output
+    assert fork_server.run("train", "--resume", tmp_path / "stopped")
     assert_same_run(run_contents(Run(tmp_path / "stopped")), run_contents(Run(tmp_path / "whole")))
 
 

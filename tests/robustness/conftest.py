@@ -52,14 +52,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         write_pages()
 
 
-@pytest.fixture(scope="session")
-def fork_server(tmp_path_factory: pytest.TempPathFactory) -> ForkServer:
-    """Starts child processes that run `weitiao`."""
-    fork_server = ForkServer(tmp_path_factory.mktemp("children"))
-    fork_server.run("--version")  # its server has imported everything now
-    return fork_server
-
-
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
     """The same random numbers in every session."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from support.crashes import CrashTest
-from support.processes import ForkServer, KillAt, run_and_exit, run_command
+from support.processes import ForkServer, KillAt, Setting, run_and_exit, run_command
 from support.proofs import Figure
 from support.recovery import assert_same_as_uninterrupted, assert_sound_checkpoint
 from weitiao.core.recipe import read_recipe
@@ -51,7 +51,7 @@ def _weitiao(*words: str | Path, kill_at: KillAt | None = None) -> tuple[int, st
     said.parent.mkdir(exist_ok=True)
     process = os.fork()
     if process == 0:
-        run_and_exit(run_command, [str(word) for word in words], Path(os.environ["WEITIAO_HOME"]), said, kill_at)
+        run_and_exit(run_command, [str(x) for x in words], Setting(Path(os.environ["WEITIAO_HOME"]), said), kill_at)
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     return code, said.read_text()
 

@@ -1,4 +1,4 @@
-"""Chat templates as models bring them, shortened: each is of a kind that once broke a training tool."""
+"""Chat templates of real models, shortened; each is of a kind that once broke a training tool."""
 
 from support.models import CHATML
 

@@ -1,4 +1,4 @@
-"""Faults that the guard must catch, put into a run on purpose, and what they cost."""
+"""Faults put into a run on purpose, which the guard must catch, and what they cost."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ Figures = tuple[float, float]
 
 
 def loop_is_running(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
-    """Whether the training loop runs: the rehearsal before it takes gradients, too."""
+    """Whether the training loop runs (preflight computes gradients, too)."""
     real, runs = pipeline.train_loop, [False]
 
     def loop(*words: Any) -> None:
@@ -45,30 +45,30 @@ def loop_is_running(monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
 
 def random_labels(window: list[Batch], seed: int) -> list[Batch]:
     """The same rows with answers of random tokens."""
-    random, spoilt = torch.Generator().manual_seed(seed), []
+    random, batches = torch.Generator().manual_seed(seed), []
     for batch in window:
         labels = batch.labels.clone()
-        learnt = labels != -100
-        labels[learnt] = torch.randint(3, 320, (int(learnt.sum()),), generator=random)
-        spoilt.append(replace(batch, labels=labels))
-    return spoilt
+        supervised = labels != -100
+        labels[supervised] = torch.randint(3, 320, (int(supervised.sum()),), generator=random)
+        batches.append(replace(batch, labels=labels))
+    return batches
 
 
 def random_labels_at(patch: pytest.MonkeyPatch, positions: set[int]) -> None:
-    """The windows at these positions of the data hold rubbish."""
+    """The labels of these steps' rows are random tokens."""
     from weitiao.data.loader import Loader
 
     real = Loader.__getitem__
 
-    def dirty(self: Loader, i: int) -> list[Batch]:
+    def getitem(self: Loader, i: int) -> list[Batch]:
         window = real(self, i)
         return random_labels(window, i) if i in positions else window
 
-    patch.setattr(Loader, "__getitem__", dirty)
+    patch.setattr(Loader, "__getitem__", getitem)
 
 
-def raise_learning_rate(monkeypatch: pytest.MonkeyPatch, begin: int, many: int = 5, factor: float = 200.0) -> None:
-    """The learning rate is wrong for some windows, whatever becomes of them: a fault that passes."""
+def raise_learning_rate(monkeypatch: pytest.MonkeyPatch, begin: int, steps: int = 5, factor: float = 200.0) -> None:
+    """The learning rate is `factor` times too high for some steps, also if they are repeated."""
     module, real, now = find_module(Step, "accumulate"), Plan.rate_at, [0]
     taking, learning = module.compute_gradients, loop_is_running(monkeypatch)
 
@@ -77,7 +77,7 @@ def raise_learning_rate(monkeypatch: pytest.MonkeyPatch, begin: int, many: int =
         return taking(*words)
 
     monkeypatch.setattr(module, "compute_gradients", take)
-    wrong = range(begin, begin + many)
+    wrong = range(begin, begin + steps)
     monkeypatch.setattr(Plan, "rate_at", lambda self, step: real(self, step) * (factor if now[0] in wrong else 1.0))
 
 
@@ -86,7 +86,7 @@ def guarded(shape: dict[str, Any], guard: str) -> dict[str, Any]:
 
 
 def relative_increase(run: Run, clean: Run) -> float:
-    """By how much the validation loss at the end is above the clean run's, as a share."""
+    """Of the final validation loss, over that of the clean run."""
     return final_loss(run) / final_loss(clean) - 1
 
 

@@ -1,4 +1,4 @@
-"""What the laws share: a tiny model with a method attached, and rows of unequal length."""
+"""A tiny model with a method attached, what it outputs, and what plain transformers outputs."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,18 +24,18 @@ CLASSIFICATION: Any = create(Objective, "classification", classes=("a", "b", "c"
 
 @dataclass
 class StopIds:
-    """As much of a processor as writing needs."""
+    """As much of a processor as generation needs."""
 
     stop_ids: tuple[int, ...] = (2,)
 
 
 def method_class(method: str) -> type[Method]:
-    """The method of a name, or of a variant's."""
+    """The class of a method, or of the method that a variant is of."""
     return find(Method, VARIANTS.get(method, (method, {}))[0])
 
 
 def base_model(method: str, family: str = "llama") -> torch.nn.Module:
-    """What a method starts at: a plain model of the family, its weights rounded as the method stores them."""
+    """What a method starts from: a plain model of the family, with its weights rounded as the method stores them."""
     model, (name, settings) = make_model(family), VARIANTS.get(method, (method, {}))
     if method_class(method).rounds_base:
         create(Method, name, **settings).prepare(model, torch.device("cpu"))
@@ -44,26 +44,26 @@ def base_model(method: str, family: str = "llama") -> torch.nn.Module:
 
 
 def attached(method: str, family: str = "llama", base: torch.nn.Module | None = None, **settings: Any) -> TrainableModel:
-    """A tiny model of a family (or `base`) with a method, or a variant of one, attached, always the same."""
+    """A tiny model of a family (or `base`) with a method or a variant of one attached; the same at each call."""
     model = base or make_model(family)
     model.set_attn_implementation(NAME)
     backbone, _ = choose_backbone(model, torch.float32)
     architecture = architecture_of(model.config)
     head = make_lm_head(model)
     method, variant = VARIANTS.get(method, (method, {}))
-    settings, with_them = {**variant, **settings}, find(Method, method)
+    settings, component = {**variant, **settings}, find(Method, method)
     if method in ("peft", "f_learning"):
         settings = {**method_settings(method, family), **settings}
     torch.manual_seed(1)
     try:
-        attachment = with_them(**settings).attach(model)
-    except RecipeError as refused:
+        attachment = component(**settings).attach(model)
+    except RecipeError as error:
         if method == "peft":
-            pytest.skip(str(refused))
+            pytest.skip(str(error))
         if method not in METHOD_SETTINGS:
             raise
-        assert all(key in str(refused) for key in METHOD_SETTINGS[method]), "the refusal says what to write"
-        attachment = with_them(**settings, **METHOD_SETTINGS[method]).attach(model)
+        assert all(key in str(error) for key in METHOD_SETTINGS[method]), "the error names what to write"
+        attachment = component(**settings, **METHOD_SETTINGS[method]).attach(model)
     heads = CLASSIFICATION.heads(32) if architecture.kind == "encoder" else {}
     for layer in heads.values():
         layer.weight.data.mul_(50)  # so that gradients are large enough to move fp32 weights
@@ -71,7 +71,7 @@ def attached(method: str, family: str = "llama", base: torch.nn.Module | None = 
 
 
 def outputs(model: TrainableModel, batch: Batch) -> torch.Tensor:
-    """[T, V] or [T, D]: what a decoder or an encoder gives for each token."""
+    """Of each token: logits [T, V] of a decoder, hidden states [T, D] of an encoder."""
     return model.hidden(batch) if model.architecture.kind == "encoder" else model.logits(batch)
 
 
@@ -79,12 +79,12 @@ def reference_outputs(model: TrainableModel, ids: list[int]) -> torch.Tensor:
     """The same for one row alone, by transformers' own forward pass."""
     if model.architecture.kind != "encoder":
         return reference_logits(model, ids)
-    given = torch.tensor([model.attachment.prepend_virtual_tokens(ids)])
-    return model.model(input_ids=given).last_hidden_state[0, -len(ids) :]
+    input_ids = torch.tensor([model.attachment.prepend_virtual_tokens(ids)])
+    return model.model(input_ids=input_ids).last_hidden_state[0, -len(ids) :]
 
 
 def loss_of(model: TrainableModel, batch: Batch) -> torch.Tensor:
-    """What a decoder or an encoder is trained with."""
+    """The loss of a decoder's labels, or of a classification of each row by an encoder."""
     if model.architecture.kind != "encoder":
         return -model.logprobs(batch).sum()
     labels = torch.full_like(batch.labels, IGNORE)
@@ -92,14 +92,14 @@ def loss_of(model: TrainableModel, batch: Batch) -> torch.Tensor:
     return CLASSIFICATION.loss(model, replace(batch, labels=labels)).totals["classification"]
 
 
-def perturb(model: TrainableModel, by: float = 0.05) -> None:
-    """Move what is trainable away from where it starts."""
+def perturb(model: TrainableModel, scale: float = 0.05) -> None:
+    """Add noise to every trained weight."""
     torch.manual_seed(2)
     with torch.no_grad():
         for weight in model.trainable().values():
-            weight.add_(torch.randn_like(weight) * by)
+            weight.add_(torch.randn_like(weight) * scale)
 
 
 def gap(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Largest difference over the largest value."""
+    """Largest absolute difference, relative to the largest absolute value."""
     return float((a - b).abs().max() / b.abs().max())

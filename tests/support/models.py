@@ -15,7 +15,7 @@ CHATML = (
 
 
 def make_tokenizer(template: str | None = CHATML) -> object:
-    """A byte-level BPE tokenizer trained here, on a few words."""
+    """A byte-level BPE tokenizer, trained on a few words."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -35,7 +35,7 @@ def make_tokenizer(template: str | None = CHATML) -> object:
 
 
 def make_wordpiece_tokenizer() -> object:
-    """A WordPiece tokenizer as BERT's: [CLS] a text [SEP]; listed, for training finds other pieces each time."""
+    """A WordPiece tokenizer as BERT has: [CLS] text [SEP]. Its vocabulary is listed: training is not deterministic."""
     from transformers import BertTokenizer
 
     signs = [*"abcdefghijklmnopqrstuvwxyz0123456789", *sorted({x for x in WORDS if x > "\u4e00"})]
@@ -44,8 +44,8 @@ def make_wordpiece_tokenizer() -> object:
 
 
 DECODERS = ("llama", "qwen2", "qwen3", "mistral", "gpt2", "gemma")
-ENCODERS = {"distilbert": {"dim": 32, "hidden_dim": 48, "n_layers": 3, "n_heads": 4}}  # which calls things otherwise
-ENCODER_DECODERS = {  # an encoder and a decoder
+ENCODERS = {"distilbert": {"dim": 32, "hidden_dim": 48, "n_layers": 3, "n_heads": 4}}  # whose config has other names
+ENCODER_DECODERS = {
     "t5": {"vocab_size": 320, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0},
     "bart": {
         "vocab_size": 320, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48,
@@ -55,6 +55,10 @@ ENCODER_DECODERS = {  # an encoder and a decoder
 }  # fmt: skip
 FAMILIES = (*DECODERS, "bert")
 SLIDING_WINDOW = ("gemma2", "gemma3_text")  # decoders that few tests need
+
+
+def is_encoder(family: str) -> bool:
+    return family not in (*DECODERS, *SLIDING_WINDOW, *ENCODER_DECODERS)
 
 
 def make_model(family: str = "llama", seed: int = 0) -> torch.nn.Module:
@@ -69,21 +73,20 @@ def make_model(family: str = "llama", seed: int = 0) -> torch.nn.Module:
         config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = 0.0
     elif family in ENCODER_DECODERS:
         config = AutoConfig.for_model(family, **ENCODER_DECODERS[family], **ends, decoder_start_token_id=0)
-    elif family not in (*DECODERS, *SLIDING_WINDOW):
+    elif is_encoder(family):
         plain = {"num_attention_heads": 4, "max_position_embeddings": 256}
         config = AutoConfig.for_model(family, **small, **plain, **ENCODERS.get(family, {}))
     else:
         windows = {"sliding_window": 4, "query_pre_attn_scalar": 8} if family in SLIDING_WINDOW else {}
         config = AutoConfig.for_model(family, **small, **heads, **ends, **windows)
     torch.manual_seed(seed)
-    writes = AutoModelForSeq2SeqLM if family in ENCODER_DECODERS else AutoModelForCausalLM
-    model = (writes if family in (*DECODERS, *SLIDING_WINDOW, *ENCODER_DECODERS) else AutoModel).from_config(
-        config, dtype=torch.float32
-    )
+    generative = AutoModelForSeq2SeqLM if family in ENCODER_DECODERS else AutoModelForCausalLM
+    auto_class = AutoModel if is_encoder(family) else generative
+    model = auto_class.from_config(config, dtype=torch.float32)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     with torch.no_grad():
-        for weight in model.parameters():  # away from the zeros of a fresh model, so that every path matters
+        for weight in model.parameters():  # away from the zeros of a new model, so that every path matters
             weight.add_(torch.randn_like(weight) * 0.05)
     return model.eval()
 
@@ -91,7 +94,6 @@ def make_model(family: str = "llama", seed: int = 0) -> torch.nn.Module:
 def save_model(folder: Path, family: str = "llama", template: str | None = CHATML) -> Path:
     """A tiny model and its tokenizer as a folder."""
     make_model(family).save_pretrained(folder)
-    reads = family not in (*DECODERS, *SLIDING_WINDOW, *ENCODER_DECODERS)
-    tokenizer = make_wordpiece_tokenizer() if reads else make_tokenizer(template)
+    tokenizer = make_wordpiece_tokenizer() if is_encoder(family) else make_tokenizer(template)
     tokenizer.save_pretrained(folder)
     return folder

@@ -4,6 +4,7 @@ The processes are forked from a server that has imported torch and transformers 
 work, and is still killed as a whole process.
 """
 
+import io
 import multiprocessing
 import os
 import signal
@@ -11,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -90,12 +91,27 @@ def _path_of(handle: int) -> str:
     return os.readlink(f"/proc/self/fd/{handle}")
 
 
-def _set_up(home: Path, output: Path) -> None:
-    """This process's own cache folder, one thread, and the file that it prints into."""
-    os.environ["WEITIAO_HOME"], os.environ["OMP_NUM_THREADS"], os.environ["COLUMNS"] = str(home), "1", "300"
-    handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+@dataclass(frozen=True)
+class Setting:
+    """Where a child runs: its cache folder, the file that it prints into, its variables, working folder and input."""
+
+    home: Path
+    output: Path
+    env: dict[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
+    stdin: str = ""
+
+
+def _set_up(setting: Setting) -> None:
+    """Apply a setting to this process, and compute on one thread."""
+    os.environ.update({"WEITIAO_HOME": str(setting.home), "OMP_NUM_THREADS": "1", "COLUMNS": "300", **setting.env})
+    handle = os.open(setting.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(handle, stream)
+    if setting.cwd:
+        os.chdir(setting.cwd)
+    if setting.stdin:
+        sys.stdin = io.StringIO(setting.stdin)
     import torch
 
     torch.set_num_threads(1)
@@ -117,8 +133,8 @@ def run_and_exit(target: Callable[..., Any], *args: Any) -> None:
         os._exit(code)
 
 
-def run_command(args: list[str], home: Path, output: Path, kill_at: KillAt | None) -> None:
-    _set_up(home, output)
+def run_command(args: list[str], setting: Setting, kill_at: KillAt | None) -> None:
+    _set_up(setting)
     from weitiao.cli.app import main
 
     sys.argv = ["weitiao", *args]
@@ -127,8 +143,8 @@ def run_command(args: list[str], home: Path, output: Path, kill_at: KillAt | Non
     main()
 
 
-def _call(function: Callable[..., Any], home: Path, output: Path, args: tuple) -> None:
-    _set_up(home, output)
+def _call(function: Callable[..., Any], setting: Setting, args: tuple) -> None:
+    _set_up(setting)
     function(*args)
 
 
@@ -173,13 +189,13 @@ class ForkServer:
         if before is not None:
             os.environ["PYTHONPATH"] = before
 
-    def start(self, *args: str | Path, kill_at: KillAt | None = None) -> Child:
-        """`weitiao ARGS`."""
-        return self._start(run_command, [str(x) for x in args], kill_at)
+    def start(self, *args: str | Path, kill_at: KillAt | None = None, **setting: Any) -> Child:
+        """`weitiao ARGS`; `setting`: env, cwd, stdin."""
+        return self._start(run_command, [str(x) for x in args], kill_at, **setting)
 
-    def run(self, *args: str | Path, kill_at: KillAt | None = None, exit_code: int = 0) -> str:
+    def run(self, *args: str | Path, kill_at: KillAt | None = None, exit_code: int = 0, **setting: Any) -> str:
         """`weitiao ARGS` to its end -> what it printed."""
-        child = self.start(*args, kill_at=kill_at)
+        child = self.start(*args, kill_at=kill_at, **setting)
         code = child.wait()
         assert code == exit_code, f"exit code {code}, not {exit_code}:\n{child.output}"
         return child.output
@@ -188,10 +204,10 @@ class ForkServer:
         """function(*args) in a child."""
         return self._start(_call, function, args)
 
-    def _start(self, target: Callable[..., Any], first: Any, last: Any) -> Child:
+    def _start(self, target: Callable[..., Any], first: Any, last: Any, **setting: Any) -> Child:
         self.count += 1
         output = self.folder / f"output-{self.count}.txt"
-        process: Any = self.context.Process(target=target, args=(first, self.home, output, last))
+        process: Any = self.context.Process(target=target, args=(first, Setting(self.home, output, **setting), last))
         process.start()
         return Child(process, output)
 

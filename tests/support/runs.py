@@ -1,4 +1,4 @@
-"""Runs: a finished one to build on, one that is interrupted at a step, and what two runs must have in common."""
+"""A finished run, an interrupted run, and the comparison of two runs."""
 
 import atexit
 import contextlib
@@ -20,7 +20,7 @@ from weitiao.train.signals import Stop
 
 @cache
 def finished_run(base: Path | str = "llama") -> str:
-    """The folder of a finished Run that learnt something from a base: a tiny one of a family, or the one in a folder."""
+    """The folder of a finished Run, trained on a tiny model of a family or on the model in a folder."""
     from rich.console import Console
 
     from weitiao.core.recipe import make_recipe
@@ -45,7 +45,7 @@ def finished_run(base: Path | str = "llama") -> str:
 
 @contextlib.contextmanager
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch):
-    """Ctrl-C arrives while step `step` runs."""
+    """Simulates Ctrl-C during step `step`."""
     stop = Stop()
     real = Run.note
 
@@ -61,7 +61,7 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch):
 
 
 def run_contents(run: Run) -> dict:
-    """All that must be equal: the result, the last state, every journal line but for its seconds."""
+    """What must be equal: the result, the last checkpoint, every journal line except its seconds."""
     last = sorted((run.folder / "checkpoints").glob("step-*"))[-1]
     tensors = {f"{file.name}:{name}": x for file in last.glob("*.safetensors") for name, x in load_file(file).items()}
     tensors |= {f"trained:{name}": x for name, x in load_file(run.folder / "best" / "weights.safetensors").items()}

@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from support.laws import attached, base_model, gap, perturb
 from support.models import make_model
 from support.parts import method_config
+from support.processes import ForkServer
 from support.rows import batch_of, make_rows
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Method
@@ -131,23 +130,29 @@ def test_eight_bit_variant() -> None:
     assert len(changed) == 21 and all(name.endswith("_proj.weight") for name in changed)
 
 
+IDS = [[5, 9, 40, 200, 17]]
+
+
+def last_logits(folder: str) -> list[float]:
+    with torch.no_grad():
+        return open_model(folder).model.model(input_ids=torch.tensor(IDS)).logits[0, -1].tolist()
+
+
+def write_last_logits(folder: str, file: Path) -> None:
+    file.write_text(json.dumps(last_logits(folder)))
+
+
 @pytest.mark.parametrize("method", ["qlora", "qlora_8bit"])
-def test_reopened_in_other_process_same_answers(method: str, train_tiny: Any) -> None:
-    """Only the change is stored; the base is packed anew and is the same to the bit."""
+def test_reopened_in_other_process_same_answers(
+    method: str, train_tiny: Any, fork_server: ForkServer, tmp_path: Path
+) -> None:
+    """Only the change is stored; the base is quantized again, bit-exactly."""
     run = train_tiny(method=method_config(method, rank=4))
     names = set(load_names(run.folder / "best" / "weights.safetensors"))
     assert names and all(name.endswith(("lora_A", "lora_B")) for name in names)
-    code = (
-        "import sys, torch; torch.set_num_threads(1); from weitiao.pipeline.inference import open_model\n"
-        "model = open_model(sys.argv[1]).model.model\n"
-        "with torch.no_grad(): out = model(input_ids=torch.tensor([[5, 9, 40, 200, 17]])).logits[0, -1]\n"
-        "import json; print(json.dumps(out.tolist()))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(run.folder)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    with torch.no_grad():
-        here = open_model(str(run.folder)).model.model(input_ids=torch.tensor([[5, 9, 40, 200, 17]])).logits[0, -1]
-    assert json.loads(done.stdout) == here.tolist()
+    child = fork_server.call(write_last_logits, str(run.folder), tmp_path / "logits.json")
+    assert child.wait() == 0, child.output
+    assert json.loads((tmp_path / "logits.json").read_text()) == last_logits(str(run.folder))
 
 
 def load_names(file: Path) -> list[str]:

@@ -359,7 +359,7 @@ def test_split_by_transcript(train_tiny: Any, place: Path) -> None:
 
 
 def test_multilingual_base_needs_language(tmp_path: Path, place: Path) -> None:
-    tokens = open_base_assets(str(save_whisper(tmp_path / "several", several=True)))
+    tokens = open_base_assets(str(save_whisper(tmp_path / "several", multilingual=True)))
     example = examples_of(place)[0]
     with pytest.raises(RecipeError, match="which language is spoken.*en, zh"):
         Seq2Seq().rows(example, tokens.processor)
