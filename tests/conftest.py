@@ -60,15 +60,22 @@ def one_thread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where kernels are compiled once, for all tests."""
+    return tmp_path_factory.mktemp("kernels")
+
+
 @pytest.fixture(autouse=True)
 def own_home(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    kernels: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A cache folder of the test's own; tests marked `real` use the user's, where the bundled model lies."""
+    """A cache folder for each test; tests marked `real` use the user's, which has the bundled model."""
     if request.node.get_closest_marker("real") is None:
-        kernels = tmp_path_factory.getbasetemp() / "kernels"  # compiled once, for all
-        kernels.mkdir(exist_ok=True)
-        home = Path(tempfile.mkdtemp(prefix="home-", dir=tmp_path_factory.getbasetemp()))  # mktemp lists all folders
+        home = Path(tempfile.mkdtemp(prefix="home-", dir=tmp_path_factory.getbasetemp()))  # mktemp would list all folders
         (home / "kernels").symlink_to(kernels)
         monkeypatch.setenv("WEITIAO_HOME", str(home))
 
@@ -87,9 +94,11 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def fork_server(tmp_path_factory: pytest.TempPathFactory) -> ForkServer:
+def fork_server(kernels: Path, tmp_path_factory: pytest.TempPathFactory) -> ForkServer:
     """Starts child processes that run `weitiao`."""
     fork_server = ForkServer(tmp_path_factory.mktemp("children"))
+    fork_server.home.mkdir()
+    (fork_server.home / "kernels").symlink_to(kernels)
     fork_server.run("--version")  # its server has imported everything now
     return fork_server
 

@@ -91,7 +91,7 @@ def look(out: Path, code: int, said: str) -> dict[str, Any]:
         for x in (*out.glob("*"), *out.glob(".*"), *out.glob("checkpoints/*"), *out.glob("checkpoints/.*"))
         if RUBBISH.search(x.name)
     ]
-    failed = [line["words"] for line in Run(out).events("save_failed")]
+    failed = [line["message"] for line in Run(out).events("save_failed")]
     return {"code": code, "said": said, "status": Run(out).status, "failed": failed, "rubbish": rubbish}
 
 
