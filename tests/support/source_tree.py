@@ -39,7 +39,7 @@ def imports_in(node: ast.AST) -> Iterator[str]:
 
 
 def unit_of(module: str) -> str:
-    """The file or folder at the top level that a module belongs to: weitiao.core.run -> core; weitiao, weitiao.api -> __init__"""
+    """A module's file or folder at the top level: weitiao.core.run -> core; weitiao, weitiao.api -> __init__"""
     name = module.split(".")[1] if "." in module else "__init__"
     return "__init__" if name in PUBLIC_API else "cli" if name == "__main__" else name
 
