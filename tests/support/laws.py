@@ -8,7 +8,7 @@ import torch
 
 from support.models import make_model
 from support.parts import METHOD_SETTINGS, VARIANTS, method_settings
-from weitiao.core.batch import IGNORE, Batch
+from weitiao.core.batch import Batch
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
@@ -87,9 +87,8 @@ def loss_of(model: TrainableModel, batch: Batch) -> torch.Tensor:
     """The loss of a decoder's labels, or of a classification of each row by an encoder."""
     if model.architecture.kind != "encoder":
         return -model.logprobs(batch).sum()
-    labels = torch.full_like(batch.labels, IGNORE)
-    labels[torch.tensor(batch.bounds[1:]) - 1] = torch.arange(len(batch.lengths)) % 3
-    return CLASSIFICATION.loss(model, replace(batch, labels=labels)).totals["classification"]
+    targets = {"class_id": torch.arange(len(batch.lengths)) % 3}
+    return CLASSIFICATION.loss(model, replace(batch, targets=targets)).totals["classification"]
 
 
 def perturb(model: TrainableModel, scale: float = 0.05) -> None:

@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any, ClassVar
 
+import numpy as np
 from pydantic import Field
 from torch import Tensor, nn
 
-from weitiao.core.batch import IGNORE, Batch, Loss, Row
+from weitiao.core.batch import IGNORE, Batch, Loss, Row, take_tokens
 from weitiao.core.errors import RecipeError
 from weitiao.core.example import Example
 from weitiao.core.finding import Decision
@@ -53,6 +54,10 @@ class RowEncoder(ABC):
     def num_positions(self, row: Row) -> int:
         """The positions that a row takes in the model: what `max_length` limits."""
         return len(row["input_ids"])
+
+    @abstractmethod
+    def num_targets(self, row: Row) -> int:
+        """How much of the row is trained on, to be reported as "n tokens carry loss"; 0: such a row is not used."""
 
     @abstractmethod
     def overlong_of(self, row: Row) -> str:
@@ -209,9 +214,8 @@ class Objective(Component, RowEncoder, LossFunction, Predictor):
         tasks = ", ".join(parts)
         if not task:
             raise RecipeError("task: each row belongs to a task; name one of: {tasks}", tasks=tasks)
-        suggestion = nearest(task, list(parts))
         raise RecipeError(
-            "task: there is no {task!r}.{suggestion} There are: {tasks}", task=task, suggestion=suggestion, tasks=tasks
+            "task: there is no {task!r}.{hint} There are: {tasks}", task=task, hint=nearest(task, list(parts)), tasks=tasks
         )
 
     @property
@@ -227,6 +231,9 @@ class Objective(Component, RowEncoder, LossFunction, Predictor):
         return {}
 
     # -- defaults -----------------------------------------------------------------------------------------------------
+
+    def num_targets(self, row: Row) -> int:
+        return int((np.asarray(row["labels"]) != IGNORE).sum())
 
     def overlong_of(self, row: Row) -> str:
         return self.traits.overlong
@@ -264,8 +271,8 @@ class LikelihoodObjective(Objective):
 
     def cut(self, row: Row, max_length: int) -> tuple[Row, list[int]]:
         """The end stays, and with it the answer."""
-        short = Row(input_ids=row["input_ids"][-max_length:], labels=row["labels"][-max_length:])
-        return short, [int(x) for x in row["input_ids"][:-max_length]]
+        start = len(row["input_ids"]) - max_length
+        return take_tokens(row, range(start, start + max_length)), [int(x) for x in row["input_ids"][:start]]
 
     def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> Preview:
         """Token t + 1 is trained on where position t has a label; the last one is not an input and is only a label."""
@@ -309,6 +316,6 @@ class HeadObjective(Objective):
 
     def cut(self, row: Row, max_length: int) -> tuple[Row, list[int]]:
         """The beginning stays, and the last token, which ends every row."""
-        ids, labels = [int(x) for x in row["input_ids"]], list(row["labels"])
-        short = Row(input_ids=[*ids[: max_length - 1], ids[-1]], labels=[*labels[: max_length - 1], labels[-1]])
-        return short, ids[max_length - 1 : -1]
+        last = len(row["input_ids"]) - 1
+        lost = [int(x) for x in row["input_ids"][max_length - 1 : last]]
+        return take_tokens(row, [*range(max_length - 1), last]), lost

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from weitiao.core.messages import Message
+
 
 @dataclass(frozen=True)
 class Traits:
@@ -33,7 +35,7 @@ class Traits:
     """The file in train/steps/ that computes its gradients."""
     overlong: str = "error"
     """What `overlong: auto` means; "each": what each task's own objective does."""
-    overlong_reason: str = ""
+    overlong_reason: Message = Message("")
     """Why."""
     metrics: tuple[str, ...] = ("loss", "perplexity")
     """The metrics when the recipe names none."""

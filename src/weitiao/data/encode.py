@@ -1,4 +1,4 @@
-"""Examples -> encoded rows, kept as memory-mapped Arrow under a fingerprint of all that they depend on."""
+"""Examples -> encoded rows, stored as memory-mapped Arrow under a fingerprint of everything that they depend on."""
 
 import hashlib
 import json
@@ -13,61 +13,70 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from weitiao.core.batch import IGNORE, Row
-from weitiao.core.errors import DataError
+from weitiao.core.batch import AnnotatedRow, Row, take_tokens
+from weitiao.core.errors import DataError, message_of
 from weitiao.core.example import Audio, BadRow, SourcedExample, SourceLocation
 from weitiao.core.files import home
+from weitiao.core.messages import Message
 from weitiao.core.objective import RowEncoder
 from weitiao.core.processor import FeatureExtractor, Processor
 
-VERSION = 4  # raised when the same inputs would be encoded differently
-SCHEMA = pa.schema(
-    [
-        ("input_ids", pa.list_(pa.int32())),
-        ("labels", pa.list_(pa.int32())),
-        ("source", pa.int32()),
-        ("file", pa.string()),
-        ("line", pa.int64()),
-        ("offset", pa.int64()),
-        ("task", pa.string()),
-        ("sound", pa.struct([("file", pa.string()), ("sha256", pa.string())])),
-    ]
-)
+VERSION = 5  # raised when the same inputs would be encoded differently
+TARGETS = ("targets", "token_targets")
+COLUMNS = [  # and one column for each named target: targets.class_id, token_targets.word_id ...
+    ("input_ids", pa.list_(pa.int32())),
+    ("labels", pa.list_(pa.int32())),
+    ("num_targets", pa.int32()),
+    ("source", pa.int32()),
+    ("file", pa.string()),
+    ("line", pa.int64()),
+    ("offset", pa.int64()),
+    ("task", pa.string()),
+    ("sound", pa.struct([("file", pa.string()), ("sha256", pa.string())])),
+]
+CHUNK = 4096  # rows written at once
 
 
 @dataclass
 class Rows:
-    """Encoded rows on disk. rows[i] reads one; lengths and supervised counts are at hand."""
+    """Encoded rows on disk: rows[i] reads one; lengths and supervised counts are in memory."""
 
     table: pa.Table
     fingerprint: str
     feature_extractor: FeatureExtractor | None = None
-    """Of rows that are heard."""
+    """Computes audio features, where rows are audio."""
 
     def __post_init__(self) -> None:
         self.lengths = _list_lengths(self.table["input_ids"])  # [rows]
         self.source = self.table["source"].to_numpy()  # [rows]
+        self.supervised = self.table["num_targets"].to_numpy().astype(np.int64)  # [rows]
         tasks = self.table["task"]
         self.tasks: Sequence[str] = [] if tasks.null_count == len(tasks) else tasks.to_pylist()  # [rows], of several tasks
-        self.supervised = np.array([int((_numbers(x) != IGNORE).sum()) for x in self.table["labels"]], np.int64)
+        names = [name.split(".", 1) for name in self.table.column_names if "." in name]
+        self._targets = [(kind, name, self.table[f"{kind}.{name}"]) for kind, name in names]
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __getitem__(self, i: int) -> Row:
-        row = {"input_ids": _numbers(self.table["input_ids"][i]), "labels": _numbers(self.table["labels"][i])}
-        named = self.table["sound"][i].as_py() if self.feature_extractor else None
-        if self.feature_extractor and named:
-            sound = Audio(**named)
-            row |= {"sound": sound, "input_features": partial(self.feature_extractor.features, sound)}
-        return {**row, "task": self.tasks[i]} if self.tasks else row  # pyright: ignore[reportReturnType]
+        row = AnnotatedRow(input_ids=_numbers(self.table["input_ids"][i]), labels=_numbers(self.table["labels"][i]))
+        for kind, name, column in self._targets:
+            if (value := column[i]).is_valid:
+                row.setdefault(kind, {})[name] = _numbers(value) if hasattr(value, "values") else value.as_py()
+        audio = self.table["sound"][i].as_py() if self.feature_extractor else None
+        if self.feature_extractor and audio:
+            row["sound"] = Audio(**audio)
+            row["input_features"] = partial(self.feature_extractor.features, row["sound"])
+        if self.tasks:
+            row["task"] = self.tasks[i]
+        return row
 
     def of(self, task: str) -> "Rows":
-        """The rows of one of several tasks, as if they were all."""
+        """The rows of one task, as if there were no other."""
         if not task:
             return self
-        mine = self.table.filter(pc.field("task") == task)
-        alone = mine.set_column(mine.schema.get_field_index("task"), "task", pa.nulls(len(mine), pa.string()))
+        rows = self.table.filter(pc.field("task") == task)
+        alone = rows.set_column(rows.schema.get_field_index("task"), "task", pa.nulls(len(rows), pa.string()))
         return Rows(alone, self.fingerprint, self.feature_extractor)
 
     def where(self, i: int) -> SourceLocation:
@@ -77,7 +86,7 @@ class Rows:
 
 @dataclass
 class Encoded:
-    """The rows, and what happened to those that were not taken as they were."""
+    """The rows, and what happened to those that could not be used as they were."""
 
     rows: Rows
     bad: list[BadRow]
@@ -85,10 +94,9 @@ class Encoded:
     dropped: int = 0
     split: int = 0
     notes: dict[str, int] = field(default_factory=dict)
-    """What objectives noted of rows, and of how many."""
+    """What objectives changed in rows, and in how many."""
     lost: dict[int, tuple[int | None, list[int]]] = field(default_factory=dict)
-    """Of each source, the first row that lost something: its number (None where all was dropped), and the token ids that
-    are gone. To be drawn."""
+    """By source, the first row that lost tokens: its number (None: the row was dropped), and those token ids."""
 
 
 def encode(
@@ -98,74 +106,86 @@ def encode(
     identity: str,
     max_length: int,
     overlong: str,
-    progress: Any = lambda items, words: items,
+    progress: Any = lambda items, description: items,
 ) -> Encoded:
     """Encode every example; from the cache if the same was encoded before.
 
     Args:
-        identity: what the tokenizer and template are (a hash).
-        context: longest row in tokens.
-        overlong: refuse, cut (what the objective gives up), drop, split, window (pieces that overlap), or each: as each
-            task's own objective would have it.
+        identity: a hash of the tokenizer and the template.
+        max_length: the longest row in tokens.
+        overlong: error, truncate, drop, split, sliding_window, or each: what each task's objective does.
 
     Raises:
-        DataError: a row is too long and `overlong` is refuse, or nothing carries loss.
+        DataError: a row is too long and `overlong` is error, or nothing carries loss.
     """
     key = fingerprint(examples, objective, identity, max_length, overlong)
     file = home() / "encoded" / f"{key}.arrow"
     record = file.with_suffix(".json")
     if not (file.exists() and record.exists()):
-        found = _encode_all(progress(examples, "encoding"), objective, processor, max_length, overlong)
-        _write(file, record, found)
+        rows, facts = _encode_all(progress(examples, "encoding"), objective, processor, max_length, overlong)
+        _write(file, record, rows, facts)
     with pa.memory_map(str(file)) as source:
-        rows = Rows(pa.ipc.open_file(source).read_all(), key, processor.feature_extractor)
-    facts = json.loads(record.read_text())
-    bad = [BadRow(SourceLocation(**x["where"]), x["reason"], x["excerpt"]) for x in facts.pop("bad")]
-    if not len(rows) or not rows.supervised.sum():
-        why = f" First complaint: {bad[0].where}: {bad[0].reason}" if bad else ""
-        raise DataError(f"data: not a single token carries loss, so there is nothing to learn.{why}")
+        stored = Rows(pa.ipc.open_file(source).read_all(), key, processor.feature_extractor)
+    facts = json.loads(record.read_text(encoding="utf-8"))
+    bad = [BadRow(SourceLocation(**x["where"]), Message.from_json(x["reason"]), x["excerpt"]) for x in facts.pop("bad")]
+    if not stored.supervised.any():
+        if not bad:
+            raise DataError("data: no token carries loss, so there is nothing to train on")
+        raise DataError(
+            "data: no token carries loss, so there is nothing to train on. First bad row: {where}: {reason}",
+            where=bad[0].where,
+            reason=bad[0].reason,
+        )
     lost = {int(source): (row, ids) for source, (row, ids) in facts.pop("lost").items()}
-    return Encoded(rows, bad, **facts, lost=lost)
+    return Encoded(stored, bad, **facts, lost=lost)
 
 
 def fingerprint(
     examples: list[SourcedExample], objective: RowEncoder, identity: str, max_length: int, overlong: str
 ) -> str:
-    """sha256 over all that the encoded rows depend on."""
+    """sha256 over everything that the encoded rows depend on."""
     digest = hashlib.sha256(json.dumps([VERSION, objective.as_recipe(), identity, max_length, overlong]).encode())
     for x in examples:
-        plain = [x.source, str(x.where), type(x.example).__name__, asdict(x.example)]
-        digest.update(json.dumps(plain).encode())
+        fields = [x.source, str(x.where), type(x.example).__name__, asdict(x.example)]
+        digest.update(json.dumps(fields).encode())
     return digest.hexdigest()[:32]
 
 
 def _encode_all(
     examples: Iterable[SourcedExample], objective: RowEncoder, processor: Processor, max_length: int, overlong: str
-) -> tuple[list[dict], dict]:
-    made: list[dict] = []
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
     facts: dict[str, Any] = {"bad": [], "cut": 0, "dropped": 0, "split": 0, "notes": {}, "lost": {}}
     for item in examples:
         try:
             for row in objective.rows(item.example, processor):
                 for note in row.get("notes", ()):
                     facts["notes"][note] = facts["notes"].get(note, 0) + 1
-                for piece in _fit(row, objective, max_length, overlong, item, facts, len(made)):
-                    if any(label != IGNORE for label in piece["labels"]):
-                        offset = item.where.offset
-                        place = {"source": item.source, "file": item.where.file, "line": item.where.line, "offset": offset}
-                        sound = {"sound": asdict(piece["sound"])} if "sound" in piece else {}  # pyright: ignore
-                        made.append({**piece, **place, **sound})
+                for piece in _fit(row, objective, max_length, overlong, item, facts, len(rows)):
+                    if num_targets := objective.num_targets(piece):
+                        rows.append(_stored(piece, num_targets, item))
                     elif overlong not in ("split", "sliding_window"):
-                        facts["bad"].append(_bad(item, "no token of this row carries loss"))
+                        facts["bad"].append(_bad(item, Message("no token of this row carries loss")))
         except ValueError as error:
-            facts["bad"].append(_bad(item, str(error)))
-    return made, facts
+            facts["bad"].append(_bad(item, message_of(error)))
+    return rows, facts
 
 
 def _fit(
-    row: Row, objective: RowEncoder, max_length: int, overlong: str, item: SourcedExample, facts: dict, number: int
+    row: Row,
+    objective: RowEncoder,
+    max_length: int,
+    overlong: str,
+    item: SourcedExample,
+    facts: dict[str, Any],
+    number: int,
 ) -> Iterator[Row]:
-    """The row, as much of it as the context takes; `number` is what it will be called."""
+    """The row, or what fits of it.
+
+    Args:
+        facts: counts what is lost.
+        number: of the row among those that are stored.
+    """
     if overlong == "each":
         overlong = objective.overlong_of(row)
     length, ids = objective.num_positions(row), [int(x) for x in row["input_ids"]]
@@ -173,41 +193,67 @@ def _fit(
         yield row
     elif overlong == "error":
         raise DataError(
-            f"{item.where}: this row has {length} tokens, the context is {max_length}. Write overlong: cut (its start goes, "
-            "the answer's end stays), drop or split; or a larger context."
+            "{where}: this row has {length} tokens, but max_length is {max_length}. Set overlong: truncate (the end of "
+            "the answer stays), drop or split; or a larger max_length",
+            where=item.where,
+            length=length,
+            max_length=max_length,
         )
     elif overlong == "drop":
         facts["dropped"] += 1
         facts["lost"].setdefault(item.source, (None, ids))
     elif overlong == "truncate":
         facts["cut"] += 1
-        kept, lost = objective.cut(row, max_length)
+        short, lost = objective.cut(row, max_length)
         facts["lost"].setdefault(item.source, (number, lost))
-        yield kept
+        yield short
     elif overlong == "sliding_window":
         facts["split"] += 1
         yield from objective.windows(row, max_length)
     else:
         facts["split"] += 1
-        for at in range(0, len(ids), max_length):  # labels hold the next token already, so none is lost at the cut
-            some = {key: row[key][at : at + max_length] for key in ("input_ids", "labels")}
-            yield {**row, **some}  # pyright: ignore[reportReturnType]
+        for start in range(0, len(ids), max_length):  # labels already hold the next token, so none is lost at a cut
+            yield take_tokens(row, range(start, min(start + max_length, len(ids))))
 
 
-def _bad(item: SourcedExample, reason: str) -> dict[str, Any]:
+def _stored(row: Row, num_targets: int, item: SourcedExample) -> dict[str, Any]:
+    """A row as the columns of the table."""
+    location = {"file": item.where.file, "line": item.where.line, "offset": item.where.offset}
+    audio = {"sound": asdict(row["sound"])} if "sound" in row else {}
+    targets = {f"{kind}.{name}": x for kind in TARGETS for name, x in row.get(kind, {}).items()}
+    own = {key: row[key] for key in ("input_ids", "labels")}
+    return {
+        **own,
+        "task": row.get("task"),
+        "num_targets": num_targets,
+        "source": item.source,
+        **location,
+        **audio,
+        **targets,
+    }
+
+
+def _bad(item: SourcedExample, reason: Message) -> dict[str, Any]:
     where = {"file": item.where.file, "line": item.where.line, "offset": item.where.offset}
-    return {"where": where, "reason": reason, "excerpt": item.example.full_text[:200]}
+    return {"where": where, "reason": reason.as_json(), "excerpt": item.example.full_text[:200]}
 
 
-def _write(file: Path, record: Path, found: tuple[list[dict], dict]) -> None:
-    made, facts = found
+def _write(file: Path, record: Path, rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+    examples = {key: value for row in rows for key, value in row.items() if "." in key}
+    schema = pa.schema([*COLUMNS, *((key, _arrow_type(value)) for key, value in sorted(examples.items()))])
     file.parent.mkdir(parents=True, exist_ok=True)
     temp = file.with_suffix(f".{os.getpid()}.tmp")
-    with pa.OSFile(str(temp), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-        for at in range(0, len(made), 4096):
-            writer.write_table(pa.Table.from_pylist(made[at : at + 4096], SCHEMA))
-    record.write_text(json.dumps(facts, ensure_ascii=False))
+    with pa.OSFile(str(temp), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for start in range(0, len(rows), CHUNK):
+            writer.write_table(pa.Table.from_pylist(rows[start : start + CHUNK], schema))
+    record.write_text(json.dumps(facts, ensure_ascii=False), encoding="utf-8")
     os.replace(temp, file)
+
+
+def _arrow_type(target: Any) -> pa.DataType:
+    array = np.asarray(target)
+    number = pa.float32() if array.dtype.kind == "f" else pa.int32()
+    return pa.list_(number) if array.ndim else number
 
 
 def _list_lengths(column: pa.ChunkedArray) -> np.ndarray:

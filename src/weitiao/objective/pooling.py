@@ -1,83 +1,114 @@
-"""A text, or two, as one row and one vector: what objectives with a score for the whole text share.
+"""Encodes a text or a pair of texts as one row and pools it to one vector; for sequence-level objectives.
 
-one text     [CLS] the mail says [SEP]                   two     [CLS] the mail says [SEP] the other says [SEP]
-decoder      the mail says <end>                                 the mail says \\n the other says <end>
+one text     [CLS] the mail says [SEP]                   a pair     [CLS] the mail says [SEP] the other says [SEP]
+decoder      the mail says <end>                                    the mail says \\n the other says <end>
 
 mean    the mean of all hidden states (encoders: Reimers & Gurevych 2019, arXiv 1908.10084, sec. 3)
 first   the first (BERT's [CLS]: Devlin et al. 2019, arXiv 1810.04805, sec. 4.1)
-last    the last, which alone has read everything (decoders: Radford et al. 2018, sec. 3.2)
+last    the last, the only one that has attended to everything (decoders: Radford et al. 2018, sec. 3.2)
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from weitiao.core.batch import IGNORE, Batch, Row
+from weitiao.core.batch import IGNORE, AnnotatedRow, Batch, Row, take_tokens
+from weitiao.core.objective import HeadObjective, Preview
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
+from weitiao.objective.preview import preview_with_target
 
 Pooling = Literal["auto", "mean", "first", "last"]
+HEAD_STD = 0.02  # of a new head's weights: small, so that no output is preferred at first
 
 
-class TextRow(Row, total=False):
-    """A row of a text, or of two."""
+class TextRow(AnnotatedRow, total=False):
+    """A row of a text or a pair."""
 
     second: int
-    """Where the second text begins, in tokens; missing: there is one."""
+    """The position at which the second text starts; absent: there is one text."""
+
+
+class PooledObjective(HeadObjective):
+    """Trains a linear head on one vector for the whole text, or for a pair of texts."""
+
+    pooling: Pooling = "auto"
+    """The vector that represents the text: mean of the hidden states, first or last; auto: mean for encoders, else last."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout on the pooled vector, during training."""
+
+    @abstractmethod
+    def _describe_target(self, row: Row) -> str:
+        """A row's target, as its preview shows it."""
+
+    def num_targets(self, row: Row) -> int:
+        """One: the whole text has one prediction."""
+        return 1
+
+    def cut(self, row: Row, max_length: int) -> tuple[Row, list[int]]:
+        """The beginnings stay, and the last token, which ends every row; of a pair the longer text is cut first."""
+        return cut_texts(row, max_length)
+
+    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> Preview:
+        """The text, then the target."""
+        return preview_with_target(row["input_ids"], lost, self._describe_target(row), processor)
+
+    def _scores(self, model: TrainableModel, batch: Batch, head: str) -> Tensor:
+        """[B, C] fp32: the head's outputs."""
+        return model.cache.get(head, batch, lambda: self._compute_scores(model, batch, head))
+
+    def _compute_scores(self, model: TrainableModel, batch: Batch, head: str) -> Tensor:
+        return model.heads[head](F.dropout(pooled(model, batch, self.pooling), self.dropout, model.training))
+
+
+def linear_head(width: int, outputs: int, bias: bool = True) -> nn.Linear:
+    """A new linear head with small random weights and a zero bias."""
+    head = nn.Linear(width, outputs, bias)
+    nn.init.normal_(head.weight, std=HEAD_STD)
+    if bias:
+        nn.init.zeros_(head.bias)
+    return head
 
 
 def text_row(processor: Processor, text: str, other: str = "") -> TextRow:
-    """A text, or two, with the special tokens around them and nothing learnt; it ends with the end-of-text token."""
+    """A text or a pair with the special tokens around them; it ends with the end-of-text token and has no labels."""
     if not other:
         ids = processor.text(text)
         if not ids or ids[-1] != processor.eos_id:
             ids = [*ids, processor.eos_id]
         return TextRow(input_ids=ids, labels=[IGNORE] * len(ids))
     frame = processor.frame
-    begin = [*frame.first, *processor.encode_with_offsets(text)[0], *frame.between]
-    ids = [*begin, *processor.encode_with_offsets(other)[0], *frame.last]
-    return TextRow(input_ids=ids, labels=[IGNORE] * len(ids), second=len(begin))
+    start = [*frame.first, *processor.encode_with_offsets(text)[0], *frame.between]
+    ids = [*start, *processor.encode_with_offsets(other)[0], *frame.last]
+    return TextRow(input_ids=ids, labels=[IGNORE] * len(ids), second=len(start))
 
 
-def labelled_at_end(row: TextRow, held: Sequence[int]) -> TextRow:
-    """The row with labels on its last tokens.
-
-    Raises:
-        ValueError: there are more labels than tokens.
-    """
-    many = len(row["input_ids"])
-    if len(held) > many:
-        raise ValueError(f"{len(held)} labels, but only {many} tokens")
-    return TextRow(**{**row, "labels": [IGNORE] * (many - len(held)) + list(held)})
-
-
-def cut_end(row: TextRow, context: int) -> tuple[Row, list[int]]:
-    """(the row with its texts cut at their ends, the token ids that are lost). The last token, which ends every row, and
-    the labels at the end stay. Of two texts the longer one is cut first."""
-    ids = [int(x) for x in row["input_ids"]]
-    over, second = len(ids) - context, row.get("second")
-    texts = [range(len(ids) - 1)] if second is None else [range(second), range(second, len(ids) - 1)]
-    many = [len(text) for text in texts]
-    for _ in range(over):
-        many[many.index(max(many))] -= 1
-    kept = [i for text, some in zip(texts, many) for i in text[:some]] + [len(ids) - 1]
-    lost = [i for text, some in zip(texts, many) for i in text[some:]]
-    return Row(input_ids=[ids[i] for i in kept], labels=list(row["labels"])[-context:]), [ids[i] for i in lost]
+def cut_texts(row: Row, max_length: int) -> tuple[TextRow, list[int]]:
+    """(the row with its texts cut at their ends, the token ids that are lost). The last token stays; of a pair the longer
+    text is cut first."""
+    last, second = len(row["input_ids"]) - 1, row.get("second")
+    texts = [range(last)] if second is None else [range(second), range(second, last)]
+    lengths = [len(text) for text in texts]
+    for _ in range(last + 1 - max_length):
+        lengths[lengths.index(max(lengths))] -= 1
+    positions = [t for text, length in zip(texts, lengths) for t in text[:length]]
+    lost = [int(row["input_ids"][t]) for text, length in zip(texts, lengths) for t in text[length:]]
+    short = TextRow(**take_tokens(row, [*positions, last]))
+    if second is not None:
+        short["second"] = lengths[0]
+    return short, lost
 
 
-def parts(row: Row) -> list[Row]:
-    """A row's texts, or pairs: each ends where a label stands, and the last one at the end."""
-    labels = list(row["labels"])
-    ends = [i + 1 for i, label in enumerate(labels[:-1]) if label != IGNORE] + [len(labels)]
-    return [Row(input_ids=row["input_ids"][a:b], labels=labels[a:b]) for a, b in zip([0, *ends], ends)]
-
-
-def pooled(model: TrainableModel, batch: Batch, how: Pooling) -> Tensor:
-    """[B, D] fp32: one vector a segment; auto: encoders mean, others last."""
-    how = how if how != "auto" else ("mean" if model.architecture.kind == "encoder" else "last")
+def pooled(model: TrainableModel, batch: Batch, pooling: Pooling) -> Tensor:
+    """[B, D] fp32: one vector per segment; auto: mean for encoders, else last."""
+    if pooling == "auto":
+        pooling = "mean" if model.architecture.kind == "encoder" else "last"
     bounds = torch.tensor(batch.bounds, device=model.device)
-    if how == "mean":
+    if pooling == "mean":
         return torch.segment_reduce(model.hidden(batch).float(), "mean", offsets=bounds, axis=0)
-    return model.hidden(batch, bounds[:-1] if how == "first" else bounds[1:] - 1).float()
+    return model.hidden(batch, bounds[:-1] if pooling == "first" else bounds[1:] - 1).float()

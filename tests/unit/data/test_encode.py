@@ -6,16 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support.models import CHATML, make_tokenizer
+from support.models import CHATML, make_tokenizer, make_wordpiece_tokenizer
 from support.rows import chat_rows
-from weitiao.core.batch import IGNORE
+from weitiao.core.batch import IGNORE, pack
 from weitiao.core.errors import DataError
-from weitiao.core.example import Chat, Example, SourcedExample, SourceLocation, Text, Turn
+from weitiao.core.example import Chat, Example, Pair, SourcedExample, SourceLocation, Task, Text, TextLabel, TextScore, Turn
 from weitiao.core.files import home
 from weitiao.core.processor import Processor
 from weitiao.data.encode import Encoded, encode, fingerprint
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.objective.objectives.causal_lm import CausalLM
+from weitiao.objective.objectives.classification import Classification
+from weitiao.objective.objectives.embedding import Embedding
+from weitiao.objective.objectives.multi_task import MultiTask
+from weitiao.objective.objectives.regression import Regression
 from weitiao.objective.objectives.sft import SFT
 
 
@@ -37,7 +41,7 @@ class Counting:
     def prompt(self, turns: Any) -> list[int]:
         return self.inside.prompt(turns)
 
-    def words(self, ids: Any) -> str:
+    def decode(self, ids: Any) -> str:
         return self.inside.decode(ids)
 
 
@@ -116,7 +120,7 @@ LONG = Chat((Turn("user", "liquid boxes " * 40), Turn("assistant", "seven wizard
 
 
 def test_overlong_error_names_row_and_length() -> None:
-    with pytest.raises(DataError, match=r"rows.jsonl, line 7, byte 600: this row has \d+ tokens, the context is 64"):
+    with pytest.raises(DataError, match=r"rows.jsonl, line 7, byte 600: this row has \d+ tokens, but max_length is 64"):
         run([*chats(), LONG], Counting(), max_length=64)
     assert not list((home() / "encoded").glob("*")), "a refused encoding must not be kept"
 
@@ -136,12 +140,12 @@ def test_overlong_drop_counted() -> None:
     assert (len(made.rows), made.dropped, made.bad) == (6, 1, [])
 
 
-@pytest.mark.parametrize("context", [1, 7, 16, 63])
-def test_overlong_split_keeps_all_loss_tokens(context: int) -> None:
+@pytest.mark.parametrize("max_length", [1, 7, 16, 63])
+def test_overlong_split_keeps_all_loss_tokens(max_length: int) -> None:
     processor, text = Counting(), Text("the quick brown fox jumps over the lazy dog " * 5)
     (whole,) = CausalLM().rows(text, processor)
-    made = run([text], processor, context, "split", objective=CausalLM())
-    assert made.split == 1 and made.rows.lengths.max() <= context
+    made = run([text], processor, max_length, "split", objective=CausalLM())
+    assert made.split == 1 and made.rows.lengths.max() <= max_length
     labels = np.concatenate([made.rows[i]["labels"] for i in range(len(made.rows))])
     learnt = [x for x in whole["labels"] if x != IGNORE]
     assert labels[labels != IGNORE].tolist() == learnt
@@ -164,15 +168,13 @@ SILENT = "{% for m in messages %}{% if m.role != 'assistant' %}{{ m.content }}{%
 
 
 def test_all_labels_masked_refused() -> None:
-    with pytest.raises(
-        DataError, match="not a single token carries loss.*line 1, byte 0: no token of this row carries loss"
-    ):
+    with pytest.raises(DataError, match="no token carries loss.*line 1, byte 0: no token of this row carries loss"):
         run(chats(), Counting(SILENT))
 
 
 def test_all_labels_masked_refused_from_cache() -> None:
     for _ in range(2):
-        with pytest.raises(DataError, match="not a single token carries loss"):
+        with pytest.raises(DataError, match="no token carries loss"):
             run(chats(), Counting(SILENT))
 
 
@@ -184,3 +186,35 @@ def test_row_rejected_by_template_set_aside(tmp_path: Path) -> None:
     assert len(made.rows) == 6 and bad.where.line == 7
     assert "the chat template rejects this conversation: no system" in str(bad.reason)
     assert "be kind" in bad.excerpt
+
+
+# -- targets ----------------------------------------------------------------------------------------------------------
+
+
+def test_targets_survive_the_cache() -> None:
+    """Targets are read back as they were: names, float32 bits, and rows without any."""
+    objective = MultiTask(
+        tasks={
+            "kind": Classification(classes=("a", "b"), multi_label=False),
+            "score": Regression(means=(0.1, 0.2), stds=(0.3, 0.7)),
+            "pair": Embedding(),
+        }
+    )
+    examples: list[Example] = [
+        Task("kind", TextLabel("the quick brown fox", ("b",))),
+        Task("score", TextScore("jumps over", (1 / 3, -100.0), "the lazy dog")),
+        Task("pair", Pair("the fox", "the dog", ("paris",))),
+    ]
+    processor = ChatProcessor.make(make_wordpiece_tokenizer())
+    rows = [objective.rows(x, processor)[0] for x in examples]
+    for _ in range(2):
+        made = run(examples, processor, objective=objective).rows
+        for i, row in enumerate(rows):
+            for kind in ("targets", "token_targets"):
+                stored, wanted = made[i].get(kind, {}), row.get(kind, {})
+                assert stored.keys() == wanted.keys()
+                assert all(np.array_equal(stored[name], wanted[name]) for name in wanted)
+        assert made.supervised.tolist() == [1, 1, 3]
+    batch, alone = pack([made[i] for i in range(3)]), pack([made.of("score")[0]])
+    assert set(batch.targets) == {"kind/class_id", "score/values"} and set(batch.token_targets) == {"pair/text_index"}
+    assert alone.targets["values"].tolist() == [rows[1]["targets"]["values"].tolist()]  # pyright: ignore

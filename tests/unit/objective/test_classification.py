@@ -81,7 +81,7 @@ def test_prediction_and_loss_in_one_pass(family: str, monkeypatch: pytest.Monkey
 def test_class_weights_and_label_smoothing_equal_torch(smoothing: float, weights: Any) -> None:
     found = [*examples(8), *examples(4, "a")]
     objective, model, batch = ready(Classification(class_weights=weights, label_smoothing=smoothing), found)
-    y, z = wanted(objective, batch, found), objective.scores(model, batch)
+    y, z = wanted(objective, batch, found), objective._scores(model, batch, "classes")
     given = objective.class_weights or {}
     if weights == "balanced":
         assert given == {"a": round(12 / (3 * 7), 6), "b": round(12 / 9, 6), "c": 2.0}
@@ -94,7 +94,7 @@ def test_class_weights_and_label_smoothing_equal_torch(smoothing: float, weights
 def test_focal_loss_equals_formula() -> None:
     found = examples()
     objective, model, batch = ready(Classification(focal_gamma=2.0), found)
-    p = objective.scores(model, batch).softmax(1).gather(1, wanted(objective, batch, found)[:, None])[:, 0]
+    p = objective._scores(model, batch, "classes").softmax(1).gather(1, wanted(objective, batch, found)[:, None])[:, 0]
     assert torch.allclose(objective.loss(model, batch).totals["classification"], (-((1 - p) ** 2) * p.log()).sum())
 
 
@@ -105,11 +105,13 @@ def test_multi_label() -> None:
     objective, model, batch = ready(Classification(), found)
     assert objective.multi_label is True and objective.classes == ("a", "b", "c")
     held = torch.tensor([[float(c in found[i].labels) for c in "abc"] for i in batch.row_ids])
-    assert torch.equal(objective.targets(batch), held)
-    by_hand = torch.nn.functional.binary_cross_entropy_with_logits(objective.scores(model, batch), held, reduction="none")
+    assert torch.equal(batch.targets["classes"].float(), held)
+    by_hand = torch.nn.functional.binary_cross_entropy_with_logits(
+        objective._scores(model, batch, "classes"), held, reduction="none"
+    )
     assert torch.allclose(objective.loss(model, batch).totals["classification"], by_hand.mean(1).sum(), rtol=1e-5)
     said = {"a": 0.9, "b": 0.2, "c": 0.5}
-    assert objective.chosen(said) == ("a", "c") and objective.answer(dict.fromkeys("abc", 0.1)) == "none"
+    assert objective._chosen(said) == ("a", "c") and objective.answer(dict.fromkeys("abc", 0.1)) == "none"
     assert objective.metric_pair(said, found[1]) == (("a", "c"), ("a", "b"))
 
 
@@ -189,7 +191,7 @@ def test_long_text_keeps_start_and_class() -> None:
     kept, lost = objective.cut(row, 6)
     whole = list(row["input_ids"])
     assert list(kept["input_ids"]) == [*whole[:5], whole[-1]] and lost == whole[5:-1]
-    assert list(kept["labels"]) == [IGNORE] * 5 + [1]
+    assert list(kept["labels"]) == [IGNORE] * 6 and kept["targets"] == {"class_id": 1}
     pieces = objective.preview(kept, lost, processor)
     assert [kind for kind, _ in pieces] == ["context", "lost", "target"] and pieces[-1][1] == " → b"
 
@@ -202,8 +204,8 @@ def test_classes_sorted() -> None:
 @pytest.mark.parametrize(
     ("objective", "labels", "words"),
     [
-        (Classification(), "a", "every row has the class 'a': there is nothing to tell apart"),
-        (Classification(class_weights={"z": 2.0}), "ab", "class_weights: there is no class 'z'. There are: a, b"),
+        (Classification(), "a", "every row has the class 'a', so there is nothing to train on"),
+        (Classification(class_weights={"z": 2.0}), "ab", "class_weights: there is no class 'z'. The classes are: a, b"),
     ],
 )
 def test_untrainable_data_refused(objective: Classification, labels: str, words: str) -> None:

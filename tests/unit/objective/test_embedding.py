@@ -21,7 +21,7 @@ from weitiao.data.mappings import pair as mapping
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.evaluate.metrics.mrr import MRR
 from weitiao.evaluate.metrics.recall_at_10 import RecallAt10
-from weitiao.objective.objectives.embedding import Embedding, likenesses
+from weitiao.objective.objectives.embedding import Embedding
 from weitiao.pipeline.evaluate import evaluate
 from weitiao.pipeline.inference import open_model
 from weitiao.pipeline.predict import predict_file
@@ -122,13 +122,12 @@ def test_cosent_equals_formula() -> None:
     assert torch.allclose(total / count, by_hand, rtol=1e-4)
 
 
-def test_similarity_labels_never_ignored() -> None:
-    import struct
-
+def test_similarity_is_a_float_target() -> None:
     for value in (0.0, -0.0001, 1.0, -100.0, 4.5):
-        mark = struct.unpack("<i", struct.pack("<f", value))[0]
-        assert mark != IGNORE and likenesses([mark]) == [pytest.approx(value)]
-    assert likenesses([IGNORE])[0] != likenesses([IGNORE])[0], "the bits of IGNORE are a NaN's"
+        (row,) = Embedding(loss_type="cosent").rows(Pair("a", "b", similarity=value), PROCESSOR)
+        batch = batch_of([row])
+        assert batch.targets["similarity"].dtype == torch.float32 and set(batch.labels.tolist()) == {IGNORE}
+        assert batch.targets["similarity"].tolist() == [pytest.approx(value)]
 
 
 # -- gradient caching -------------------------------------------------------------------------------------------------
@@ -164,7 +163,7 @@ def test_gradient_cache_same_dropout() -> None:
     texts = objective.texts(batch)
     torch.manual_seed(7)
     direct = torch.cat([objective.embed(model, texts[at : at + 3]) for at in range(0, len(texts), 3)])
-    (objective.compare(direct, texts).totals["embedding"] / 4).backward()
+    (objective.compare(direct, batch).totals["embedding"] / 4).backward()
     after, wanted = torch.get_rng_state(), gradients(model)
     model.model.zero_grad()
     torch.manual_seed(7)
@@ -207,9 +206,9 @@ def test_bad_rows_reported(record: dict, words: str) -> None:
 
 
 def test_scores_not_ignored() -> None:
-    with pytest.raises(DataError, match="1 of 1 rows say how alike they are.*contrast: cosent"):
+    with pytest.raises(DataError, match="1 of 1 rows have a similarity score.*loss_type: cosent"):
         Embedding().fit([Pair("a", "b", similarity=1.0)])
-    with pytest.raises(DataError, match="no row says so"):
+    with pytest.raises(DataError, match="no row has one"):
         Embedding(loss_type="cosent").fit([Pair("a", "b")])
 
 
@@ -220,7 +219,7 @@ def test_each_text_up_to_max_length() -> None:
     assert longest < len(row["input_ids"]) - 2
     kept, lost = objective.cut(row, longest - 1)
     assert objective.num_positions(kept) == longest - 1 and len(kept["input_ids"]) + len(lost) == len(row["input_ids"])
-    assert [x for x in kept["labels"] if x != IGNORE] == [0, 1, 2]
+    assert sorted(set(kept["token_targets"]["text_index"])) == [0, 1, 2] and objective.num_targets(kept) == 3
     assert [kind for kind, _ in objective.preview(kept, lost, PROCESSOR)] == ["context", "target", "context", "lost"]
 
 

@@ -81,13 +81,16 @@ def test_loss_on_class_only_and_text_truncated(processor: ChatProcessor) -> None
 
 
 def test_invalid_settings_refused(processor: ChatProcessor) -> None:
-    with pytest.raises(DataError, match="nothing to tell apart; the classes are: a"):
+    with pytest.raises(DataError, match="at least two classes are needed; there are: a"):
         GenerativeClassification().fit([TextLabel("x", ("a",))])
-    with pytest.raises(DataError, match="101 classes, and a question lists at most 100"):
+    with pytest.raises(DataError, match="101 classes, but a question lists at most 100"):
         GenerativeClassification().fit([TextLabel("x", (f"c{i}",)) for i in range(101)])
     with pytest.raises(ValidationError, match="write {text} once"):
         GenerativeClassification(prompt="which is it?")
-    for labels, words in ((("a", "b"), "2 classes where one is wanted"), (("z",), "'z' is not among those learnt: a, b")):
+    for labels, words in (
+        (("a", "b"), "2 classes, but one is expected"),
+        (("z",), "'z' is not one of the training classes: a, b"),
+    ):
         with pytest.raises(ValueError, match=words):
             GenerativeClassification(classes=("a", "b")).rows(TextLabel("x", labels), processor)
 

@@ -51,7 +51,7 @@ def ready(rows: list, family: str = "bert") -> tuple[Any, Any]:
 def test_mask_fraction_without_special_tokens() -> None:
     rows = [row_of(WORDS * n) for n in (1, 2, 3, 4)]
     model, batch = ready(rows)
-    shown = MaskedLM().hide(model, batch)
+    shown = MaskedLM().mask(model, batch)
     hidden = shown.labels != IGNORE
     assert torch.equal(shown.labels[hidden], batch.input_ids[hidden]), "what is to be recovered is the token itself"
     for a, b in zip(batch.bounds, batch.bounds[1:]):
@@ -65,7 +65,7 @@ def test_masked_80_10_10() -> None:
     kinds: Counter[str] = Counter()
     for step in range(300):
         now = replace(batch, rng_key=(1, step))
-        shown = MaskedLM().hide(model, now)
+        shown = MaskedLM().mask(model, now)
         at = shown.labels != IGNORE
         ids, true = shown.input_ids[at], batch.input_ids[at]
         kinds["mask"] += int((ids == PROCESSOR.mask_id).sum())
@@ -79,22 +79,24 @@ def test_masked_80_10_10() -> None:
 def test_whole_word_masking() -> None:
     row = row_of("wizardsquietly unboxing foxes jumping lazily " * 4)
     model, batch = ready([row])
-    assert len(set(row["labels"])) - 1 < len(row["input_ids"]) - 2, "some words have several pieces"
+    word_ids = row["token_targets"]["word_id"]
+    assert len(set(word_ids[1:-1])) < len(row["input_ids"]) - 2, "some words have several tokens"
+    assert row["labels"] == [IGNORE, *row["input_ids"][1:-1], IGNORE]
     for step in range(20):
-        hidden = MaskedLM(mlm_probability=0.3).hide(model, replace(batch, rng_key=(1, step))).labels != IGNORE
+        hidden = MaskedLM(mlm_probability=0.3).mask(model, replace(batch, rng_key=(1, step))).labels != IGNORE
         by_word: dict[int, set[bool]] = {}
-        for word, gone in zip(batch.labels.tolist(), hidden.tolist()):
+        for word, gone in zip(word_ids[1:-1], hidden.tolist()[1:-1]):
             by_word.setdefault(word, set()).add(gone)
         assert all(len(gone) == 1 for gone in by_word.values())
     single = row_of("wizardsquietly unboxing", whole_word_mask="off")
-    assert single["labels"] == [IGNORE, *range(len(single["labels"]) - 2), IGNORE]
+    assert single["token_targets"]["word_id"][1:-1] == list(range(len(single["labels"]) - 2))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jieba") is None, reason="jieba is not installed")
 def test_chinese_whole_words_from_jieba() -> None:
     by_character, by_word = row_of("今天天气怎么样"), row_of("今天天气怎么样", whole_word_mask="jieba")
-    assert by_character["labels"][1:-1] == [0, 1, 2, 3, 4, 5, 6]
-    assert by_word["labels"][1:-1] == [0, 0, 0, 0, 1, 1, 1]  # 今天天气 怎么样
+    assert by_character["token_targets"]["word_id"][1:-1] == [0, 1, 2, 3, 4, 5, 6]
+    assert by_word["token_targets"]["word_id"][1:-1] == [0, 0, 0, 0, 1, 1, 1]  # 今天天气 怎么样
 
 
 def test_jieba_missing_message(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,16 +114,16 @@ def test_mask_is_function_of_step_and_row() -> None:
     objective = MaskedLM()
 
     def of(row: int, rng_key: tuple[int, ...], chosen: list[int]) -> list[int]:
-        packed = objective.hide(model, pack([rows[i] for i in chosen], chosen, rng_key=rng_key))
+        packed = objective.mask(model, pack([rows[i] for i in chosen], chosen, rng_key=rng_key))
         at = packed.row_ids.index(row)
         return packed.input_ids[packed.bounds[at] : packed.bounds[at + 1]].tolist()
 
     assert of(1, (5, 3), [0, 1, 2]) == of(1, (5, 3), [1]) == of(1, (5, 3), [2, 1])
     assert len({tuple(of(1, rng_key, [1])) for rng_key in ((5, 3), (5, 4), (6, 3), ())}) == 4
-    assert torch.equal(objective.hide(model, batch).input_ids, objective.hide(model, batch).input_ids)
+    assert torch.equal(objective.mask(model, batch).input_ids, objective.mask(model, batch).input_ids)
     torch.manual_seed(99)
     state = torch.get_rng_state()
-    objective.hide(model, batch)
+    objective.mask(model, batch)
     assert torch.equal(state, torch.get_rng_state()), "torch's own random numbers are for dropout"
 
 
@@ -132,6 +134,8 @@ def test_long_text_windows_with_special_tokens() -> None:
     assert all(x["input_ids"][0] == first and x["input_ids"][-1] == last and len(x["input_ids"]) <= 20 for x in pieces)
     assert [t for x in pieces for t in x["input_ids"][1:-1]] == row["input_ids"][1:-1]
     assert [w for x in pieces for w in x["labels"][1:-1]] == row["labels"][1:-1]
+    word_ids = [x["token_targets"]["word_id"][1:-1] for x in [row, *pieces]]
+    assert sum(word_ids[1:], []) == word_ids[0]
     kept, lost = MaskedLM().cut(row, 20)
     assert kept == pieces[0] and [*kept["input_ids"][:-1], *lost, last] == row["input_ids"]
     drawn = MaskedLM().preview(row, [], PROCESSOR)
@@ -175,7 +179,7 @@ def test_untied_head_refused() -> None:
 def test_loss_equals_cross_entropy_over_masked() -> None:
     model, batch = ready([row_of(WORDS * n) for n in (1, 2)])
     objective = MaskedLM()
-    shown, head = objective.hide(model, batch), model.heads[MASKED]
+    shown, head = objective.mask(model, batch), model.heads[MASKED]
     logits = head(model.hidden(shown)) @ model.model.get_input_embeddings().weight.T + head.bias
     by_hand = torch.nn.functional.cross_entropy(logits, shown.labels, ignore_index=IGNORE, reduction="sum")
     loss = objective.loss(model, batch).totals["masked_lm"]
@@ -186,7 +190,9 @@ def test_loss_equals_cross_entropy_over_masked() -> None:
     said = objective.predict(model, batch)
     best = logits.argmax(-1)
     parts = zip(best.split(list(batch.lengths)), shown.labels.split(list(batch.lengths)))
-    assert [(x["right"], x["of"]) for x in said] == [(int((p == y).sum()), int((y != IGNORE).sum())) for p, y in parts]
+    assert [(x.num_right, len(x.tokens)) for x in said] == [
+        (int((p == y).sum()), int((y != IGNORE).sum())) for p, y in parts
+    ]
 
 
 # -- whole trips ------------------------------------------------------------------------------------------------------

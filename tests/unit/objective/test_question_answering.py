@@ -23,6 +23,7 @@ from weitiao.data.read import read_sources, reader_of, split
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.evaluate.squad import exact_match, word_f1
 from weitiao.objective.objectives.question_answering import QuestionAnswering
+from weitiao.objective.spans import Answer, RowSpans
 from weitiao.pipeline.evaluate import evaluate
 from weitiao.pipeline.inference import open_model
 from weitiao.pipeline.predict import predict_file
@@ -52,19 +53,17 @@ def ready(objective: QuestionAnswering, found: list[ExtractiveQA], family: str) 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
 @pytest.mark.parametrize("answer", ["the lazy dog", "paris", "世界", "the", TEXT])
-def test_labels_mark_context_and_answer(family: str, answer: str) -> None:
+def test_targets_hold_context_and_answer(family: str, answer: str) -> None:
     processor = processor_of(family)
     (row,) = QuestionAnswering().rows(question(answer), processor)
-    ids, labels = list(row["input_ids"]), list(row["labels"])
-    text, places = processor.encode_with_offsets(TEXT)
-    at = [t for t, x in enumerate(labels) if x >= 0]
-    assert [ids[t] for t in at] == text and [labels[t] // 4 for t in at] == list(range(len(text)))
-    assert labels[0] == labels[-1] == -1 and set(labels[1 : at[0]]) <= {IGNORE}
-    begin, end = (next(t for t in at if labels[t] & flag) for flag in (1, 2))
-    stretch = TEXT[places[begin - at[0]][0] : places[end - at[0]][1]]
-    assert stretch.strip() == answer and row["notes"] == ()
+    ids = list(row["input_ids"])
+    text, offsets = processor.encode_with_offsets(TEXT)
+    position, num_context, number = row["targets"]["context"]
+    assert ids[position : position + num_context] == text and number == 0 and set(row["labels"]) == {IGNORE}
+    first, last = row["targets"]["answer"]
+    assert TEXT[offsets[first][0] : offsets[last][1]].strip() == answer and "notes" not in row
     (none,) = QuestionAnswering(unanswerable=True).rows(question(""), processor)
-    assert none["labels"][0] == none["labels"][-1] == -2 and not any(x > 0 and x % 4 for x in none["labels"])
+    assert none["targets"] == {"context": [position, num_context, 0], "answer": [-1, -1]}
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
@@ -86,11 +85,10 @@ def test_loss_equals_two_cross_entropies(family: str) -> None:
         last = b - 1  # behind the text stands one token
         text = z[last - many : last]
         none = z[a] if family == "bert" else z[last]
-        flags = [int(x) % 4 for x in batch.labels[last - many : last]]
-        for k, flag in ((0, 1), (1, 2)):
-            right = [i for i, x in enumerate(flags) if x & flag]
+        answer = batch.targets["answer"][list(batch.row_ids).index(source)].tolist()
+        for k in (0, 1):
             p = torch.cat([none[None, k], text[:, k]]).log_softmax(0)
-            by_hand -= p[1 + right[0]] if right else p[0]
+            by_hand -= p[1 + answer[k]]  # -1 is "no answer"
     assert torch.allclose(objective.loss(model, batch).totals["question_answering"], by_hand, rtol=1e-5)
     assert objective.counts(batch) == {"question_answering": 4.0} and objective.unanswerable is True
 
@@ -101,34 +99,34 @@ def test_best_span_equals_brute_force(family: str) -> None:
     objective, model, batch = ready(QuestionAnswering(max_answer_length=3), found, family)
     with torch.no_grad():
         said = dict(zip(batch.row_ids, objective.predict(model, batch)))
-        z = dict(zip(batch.row_ids, [scores for scores, _ in objective.asked(model, batch)]))
+        z = dict(zip(batch.row_ids, objective._span_scores(model, batch)))
     for i, spans in said.items():
         s, e = z[i][1:, 0], z[i][1:, 1]
         every = {(float(s[a] + e[b]), a, b) for a in range(len(s)) for b in range(a, min(a + 3, len(s)))}
-        assert [x[1:] for x in spans["best"]] == [x[1:] for x in sorted(every, reverse=True)[:20]]
-        assert spans["none"] == pytest.approx(float(z[i][0].sum()))
+        assert [x[1:] for x in spans.spans] == [x[1:] for x in sorted(every, reverse=True)[:20]]
+        assert spans.no_answer == pytest.approx(float(z[i][0].sum()))
         whole = objective.merge_windows([spans], found[i], processor_of(family))
-        assert found[i].context[whole["start"] : whole["end"]] == whole["text"] != ""
+        assert found[i].context[whole.start : whole.end] == whole.text != ""
 
 
 def test_windows_repeat_question_and_cover_context() -> None:
     objective, processor = QuestionAnswering(doc_stride=8), processor_of("bert")
     example = question("paris", f"{TEXT} {TEXT.replace('paris', 'boxes')}")
     (row,) = objective.rows(example, processor)
-    ids, labels = list(row["input_ids"]), list(row["labels"])
-    first = labels.index(0)
+    ids, (first, num_context, _) = list(row["input_ids"]), row["targets"]["context"]
     made = objective.windows(row, 24)
     assert len(made) > 2 and all(len(x["input_ids"]) == 24 and x["input_ids"][:first] == ids[:first] for x in made)
-    numbers = [[x // 4 for x in part["labels"] if x >= 0] for part in made]
-    assert sorted({n for part in numbers for n in part}) == list(range(labels[-2] // 4 + 1))
+    contexts = [part["targets"]["context"] for part in made]
+    numbers = [list(range(number, number + num)) for _, num, number in contexts]
+    assert sorted({n for part in numbers for n in part}) == list(range(num_context))
     assert all(len(set(a) & set(b)) >= 8 for a, b in zip(numbers, numbers[1:]))
-    for part in made:
-        held = [x % 4 for x in part["labels"] if x >= 0 and x % 4]
-        assert (part["labels"][0] == -1) == (sum(held) == 3) and part["labels"][0] == part["labels"][-1]
-    assert {part["labels"][0] for part in made} == {-1, -2}
+    for part, inside in zip(made, numbers):
+        whole, (a, b) = row["targets"]["answer"], part["targets"]["answer"]
+        assert [inside[a], inside[b]] == whole if a >= 0 else not {*whole} <= {*inside}
+    assert {part["targets"]["answer"][0] >= 0 for part in made} == {True, False}
     kept, lost = objective.cut(row, 24)
     assert kept == made[0] and [*kept["input_ids"][first:-1], *lost] == ids[first:-1]
-    with pytest.raises(ValueError, match="take 5 tokens, so a max_length of 10 has no room for the text"):
+    with pytest.raises(ValueError, match="take 5 tokens, so max_length 10 has no room for the context"):
         objective.windows(row, 10)
 
 
@@ -137,19 +135,19 @@ def test_windows_merged_in_characters() -> None:
     objective, processor = QuestionAnswering(unanswerable=True), processor_of("bert")
     places = processor.encode_with_offsets(TEXT)[1]
     said: Any = [
-        {"best": [(1.0, 0, 1), (3.0, 6, 8)], "none": 9.0},
-        {"best": [(2.5, 6, 8), (2.0, 9, 9)], "none": 2.0},
+        RowSpans([(1.0, 0, 1), (3.0, 6, 8)], no_answer=9.0),
+        RowSpans([(2.5, 6, 8), (2.0, 9, 9)], no_answer=2.0),
     ]
     found = objective.merge_windows(said, question(), processor)
-    assert (found["start"], found["end"]) == (places[6][0], places[8][1])
-    assert found["text"] == TEXT[found["start"] : found["end"]] == "the lazy dog" and found["no_answer"] == -1.0
+    assert (found.start, found.end) == (places[6][0], places[8][1])
+    assert found.text == TEXT[found.start : found.end] == "the lazy dog" and found.no_answer == -1.0
     e = [torch.tensor(x).exp() for x in (3.0, 2.0, 1.0, 2.0)]
-    assert found["probability"] == pytest.approx(float(e[0] / sum(e)))
-    assert objective.merge_windows([said[0]], question(), processor)["text"] == ""
+    assert found.probability == pytest.approx(float(e[0] / sum(e)))
+    assert objective.merge_windows([said[0]], question(), processor).text == ""
     patient = QuestionAnswering(unanswerable=True, threshold=7.0)
-    assert patient.merge_windows([said[0]], question(), processor)["text"] == "the lazy dog"
+    assert patient.merge_windows([said[0]], question(), processor).text == "the lazy dog"
     sure = QuestionAnswering(unanswerable=False).merge_windows([said[0]], question(), processor)
-    assert sure["text"] == "the lazy dog" and sure["probability"] == pytest.approx(float(e[0] / (e[0] + e[2])))
+    assert sure.text == "the lazy dog" and sure.probability == pytest.approx(float(e[0] / (e[0] + e[2])))
 
 
 def test_no_answer_threshold_chosen_on_validation() -> None:
@@ -159,20 +157,21 @@ def test_no_answer_threshold_chosen_on_validation() -> None:
         rows = []
         for i in range(many):
             right = ((0, "fox"),) * dice.choice((0, 1))
-            said = {
-                "no_answer": round(dice.gauss(-1.0 if right else 1.0, 2.0), 1),
-                "best": dice.choice(("fox", "dog")),
-            }
+            margin = round(dice.gauss(-1.0 if right else 1.0, 2.0), 1)
+            said = Answer("", 0, 0, 1.0, no_answer=margin, best=dice.choice(("fox", "dog")))
             rows.append((said, ExtractiveQA("who", f"fox {i}", right)))
 
         def hits(line: float, rows: list = rows) -> int:
-            said = ["" if x["no_answer"] > line else x["best"] for x, _ in rows]
+            said = ["" if x.no_answer > line else x.best for x, _ in rows]
             return sum(a in [w for _, w in x.answers] if x.answers else a == "" for a, (_, x) in zip(said, rows))
 
         objective, told = QuestionAnswering(unanswerable=True).calibrate(lambda task, rows=rows: rows)
         assert hits(objective.threshold) == max(hits(x / 20) for x in range(-400, 400)) and len(told) == 1
     tied = [(-1.0, True), (0.5, True), (0.5, False), (0.5, False), (2.0, False)]  # no threshold parts those in the middle
-    rows = [({"no_answer": x, "best": "fox"}, ExtractiveQA("who", "fox", ((0, "fox"),) * right)) for x, right in tied]
+    rows = [
+        (Answer("", 0, 0, 1.0, no_answer=x, best="fox"), ExtractiveQA("who", "fox", ((0, "fox"),) * right))
+        for x, right in tied
+    ]
     objective, _ = QuestionAnswering(unanswerable=True).calibrate(lambda task: rows)
     assert -1.0 < objective.threshold < 0.5
     assert QuestionAnswering(unanswerable=True).calibrate(lambda task: [])[0].threshold == "validation"
@@ -204,9 +203,8 @@ def test_squad_json_rows(tmp_path: Path) -> None:
     assert [raw[x.where.offset :][:9] for x in reading.examples] == [b'"id": "a"', '"id": "ü'.encode()]
     assert [x.where.line for x in reading.bad] == [3, 4, 5, 6]
     assert str(reading.bad[0].reason) == "the answer 'paris' is not at character 2 of the context, but at 3"
-    assert "does not have SQuAD's form" in str(reading.bad[1].reason) and "'context' is empty (null)" in str(
-        reading.bad[2].reason
-    )
+    assert "does not have SQuAD's form" in str(reading.bad[1].reason)
+    assert "'context' is empty (null)" in str(reading.bad[2].reason)
 
 
 def test_other_json_not_squad(tmp_path: Path) -> None:
@@ -300,7 +298,7 @@ def test_trains_and_reopens(train_tiny: Any, tmp_path: Path, family: str) -> Non
         max_length=24,
         objective={"name": "question_answering", "head_learning_rate": 1e-2, "doc_stride": 12},
         method={"name": "full"},
-        train={"steps": 120, "learning_rate": 3e-3, "evaluate_every": 40, "best": "squad_f1"},
+        train={"steps": 120, "learning_rate": 3e-3, "evaluate_every": 40, "best_metric": "squad_f1"},
         evaluate={"metrics": "auto", "samples": 3},
     )
     scores = run.read("scores.json")
@@ -314,7 +312,7 @@ def test_trains_and_reopens(train_tiny: Any, tmp_path: Path, family: str) -> Non
     asked.append({"id": 60, "question": "what " * 80, "context": "paris"})
     file = write_jsonl(tmp_path / "new.jsonl", asked)
     done = predict_file(opened, str(file), str(tmp_path / "out.jsonl"), DESK)
-    assert (done.rows, done.bad, done.cut) == (60, 2, 0)
+    assert (done.rows, done.bad, done.truncated) == (60, 2, 0)
     said = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [x["id"] for x in said] == list(range(60))
     right = 0
@@ -326,6 +324,6 @@ def test_trains_and_reopens(train_tiny: Any, tmp_path: Path, family: str) -> Non
         assert 0 < line["probability"] <= 1 and above == (line["predicted"] == "")
     assert right > 42
     reasons = [json.loads(x)["reason"] for x in (tmp_path / "out.jsonl.bad_rows.jsonl").read_text().splitlines()]
-    assert "'context' is missing" in reasons[0] and "no room for the text" in reasons[1]
+    assert "'context' is missing" in reasons[0] and "no room for the context" in reasons[1]
     if family == "bert":
         assert run.read("resolved.json")["data"]["split"] > 0

@@ -14,7 +14,7 @@ from support.laws import attached
 from support.models import make_tokenizer, make_wordpiece_tokenizer, save_model
 from support.rows import batch_of, rated_rows, write_jsonl
 from weitiao.core.batch import IGNORE
-from weitiao.core.errors import DataError
+from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.example import TextScore
 from weitiao.core.metric import Metric
 from weitiao.core.recipe_sections import Source
@@ -55,7 +55,7 @@ def test_loss_equals_torch_on_standardized_targets(family: str, criterion: Any) 
     objective, model, batch = ready(Regression(criterion=criterion, delta=0.5), found, family)
     y = np.array([found[i].values for i in batch.row_ids])
     target = torch.tensor((y - y.mean(0)) / y.std(0), dtype=torch.float32)
-    assert torch.equal(objective.targets(batch), target)
+    assert torch.equal(batch.targets["values"], target)
     hidden = [model.hidden(batch)[a:b] for a, b in zip(batch.bounds, batch.bounds[1:])]
     z = model.heads["numbers"](torch.stack([h.mean(0) if family == "bert" else h[-1] for h in hidden]))
     by_hand = torch.nn.MSELoss(reduction="sum") if criterion == "mse" else torch.nn.HuberLoss(reduction="sum", delta=0.5)
@@ -65,9 +65,12 @@ def test_loss_equals_torch_on_standardized_targets(family: str, criterion: Any) 
     assert said == pytest.approx(z.detach().numpy() * y.std(0) + y.mean(0), rel=1e-5)
 
 
-def test_targets_never_equal_ignore_index() -> None:
-    """The bits of IGNORE are a NaN's, whatever finite number is learnt."""
-    assert np.isnan(np.array([IGNORE], np.int32).view(np.float32)[0])
+def test_values_are_float_targets_and_no_labels() -> None:
+    objective = Regression(means=(0.0,), stds=(1.0,))
+    (row,) = objective.rows(TextScore("fox", (-100.0,)), ChatProcessor.make(make_wordpiece_tokenizer()))
+    batch = batch_of([row])
+    assert set(batch.labels.tolist()) == {IGNORE} and objective.num_targets(row) == 1
+    assert batch.targets["values"].tolist() == [[-100.0]] and batch.targets["values"].dtype == torch.float32
 
 
 def test_longer_text_truncated_first() -> None:
@@ -89,9 +92,9 @@ def test_longer_text_truncated_first() -> None:
 @pytest.mark.parametrize(
     ("found", "words"),
     [
-        ([TextScore("a", (2.0,)), TextScore("b", (2.0,))], "the number is 2 in every row: there is nothing to learn"),
-        ([TextScore("a", (1.0, 0.1)), TextScore("b", (2.0, 0.1))], "number 2 of 2 is 0.1 in every row"),
-        ([TextScore("a", (1e308,)), TextScore("b", (-1e308,))], "the number is too large to be reckoned with"),
+        ([TextScore("a", (2.0,)), TextScore("b", (2.0,))], "number 1 is 2 in every row, so there is nothing to train on"),
+        ([TextScore("a", (1.0, 0.1)), TextScore("b", (2.0, 0.1))], "number 2 is 0.1 in every row"),
+        ([TextScore("a", (1e308,)), TextScore("b", (-1e308,))], "number 1 is too large to compute with"),
     ],
 )
 def test_untrainable_data_refused(found: list[TextScore], words: str) -> None:
@@ -101,7 +104,7 @@ def test_untrainable_data_refused(found: list[TextScore], words: str) -> None:
 
 def test_inconsistent_number_of_targets_refused() -> None:
     objective = Regression().fit([*examples(8), TextScore("odd", (1.0,))])
-    with pytest.raises(ValueError, match="1 numbers where other rows have 2"):
+    with pytest.raises(ValueError, match="the row has 1 numbers, but other rows have 2"):
         objective.rows(TextScore("odd", (1.0,)), ChatProcessor.make(make_wordpiece_tokenizer()))
 
 
@@ -159,7 +162,7 @@ def test_errors_equal_definition() -> None:
     pairs = [((1.0,), (2.0,)), ((5.0,), (2.0,))]
     mse, mae = (create(Metric, name).score(pairs) for name in ("mse", "mae"))
     assert (mse.value, mae.value) == (5.0, 2.0) and not mse.higher_is_better and (mse.low, mse.high) == (1.0, 9.0)
-    with pytest.raises(ValueError, match="compares numbers"):
+    with pytest.raises(RecipeError, match="compares numbers"):
         create(Metric, "mse").score([("spam", "ham")])
 
 

@@ -290,7 +290,7 @@ def test_audio_changed_during_training_refused(place: Path, tmp_path: Path) -> N
     with pytest.raises(DataError, match="0.wav has changed since the data were read"):
         pack([row])
     (tmp_path / "clips" / "0.wav").unlink()
-    with pytest.raises(DataError, match="0.wav was there when the data were read, and is no more"):
+    with pytest.raises(DataError, match="0.wav has been removed since the data were read"):
         pack([row])
 
 
@@ -307,11 +307,11 @@ def test_unusable_audio_set_aside(train_tiny: Any, place: Path, tmp_path: Path) 
     bad = {
         "missing.wav": "there is no audio file .*clips/missing.wav",
         "empty.wav": "empty.wav is empty",
-        "text.wav": "text.wav cannot be read",
-        "short.wav": "short.wav has no length",
-        "silent.wav": "silent.wav is silence",
-        "header.wav": "header.wav (cannot be read|has no length)",
-        "long.wav": "long.wav is 1.5 s long, and the base hears 1 s",
+        "text.wav": "text.wav cannot be decoded",
+        "short.wav": "short.wav has no samples",
+        "silent.wav": "silent.wav is silent",
+        "header.wav": "header.wav (cannot be decoded|has no samples)",
+        "long.wav": "long.wav is 1.5 s long, but the model takes 1 s",
     }
     rows = [{"audio": f"clips/{name}", "text": "paris"} for name in bad]
     rows += [{"audio": "clips/1.wav", "text": "  "}, {"audio": "", "text": "paris"}, {"audio": "clips/1.wav"}]
@@ -328,7 +328,7 @@ def test_unusable_audio_set_aside(train_tiny: Any, place: Path, tmp_path: Path) 
 
 def test_predict_bad_audio_set_aside(train_tiny: Any, place: Path, tmp_path: Path) -> None:
     run = train_tiny(**recipe_of(place, method="bitfit", train={"steps": 1, "batch_size": 4, "evaluate_every": 0}))
-    rows = write_jsonl(place / "some.jsonl", [{"max_grad_norm": "clips/0.wav"}, {"max_grad_norm": "none.wav"}])
+    rows = write_jsonl(place / "some.jsonl", [{"clip": "clips/0.wav"}, {"clip": "none.wav"}])
     done = predict_file(open_model(str(run.folder)), str(rows), str(tmp_path / "out.jsonl"), DESK, text="clip")
     assert (done.rows, done.bad) == (1, 1)
     (refused,) = [json.loads(x) for x in (tmp_path / "out.jsonl.bad_rows.jsonl").read_text().splitlines()]
@@ -361,23 +361,23 @@ def test_split_by_transcript(train_tiny: Any, place: Path) -> None:
 def test_multilingual_base_needs_language(tmp_path: Path, place: Path) -> None:
     tokens = open_base_assets(str(save_whisper(tmp_path / "several", multilingual=True)))
     example = examples_of(place)[0]
-    with pytest.raises(RecipeError, match="which language is spoken.*en, zh"):
+    with pytest.raises(RecipeError, match="this base is multilingual; set one of: en, zh"):
         Seq2Seq().rows(example, tokens.processor)
     (row,) = Seq2Seq(language="zh").rows(example, tokens.processor)
     begun = ["<|startoftranscript|>", "<|zh|>", "<|transcribe|>", "<|notimestamps|>"]
     assert list(row["input_ids"])[ENCODER_POSITIONS : ENCODER_POSITIONS + 4] == tokens.tokenizer.convert_tokens_to_ids(
         begun
     )
-    with pytest.raises(RecipeError, match="hears English alone"):
+    with pytest.raises(RecipeError, match="this base is English-only"):
         Seq2Seq(language="zh").rows(example, open_base_assets(str(place / "whisper")).processor)
 
 
 def test_text_for_speech_model_and_audio_for_text_model_refused(train_tiny: Any, place: Path, tmp_path: Path) -> None:
     texts = write_jsonl(tmp_path / "texts.jsonl", [{"source": f"fox {i}", "target": "dog"} for i in range(9)])
-    with pytest.raises(DataError, match="the base hears sound, and these rows are text"):
+    with pytest.raises(DataError, match="these rows are text, but the base is a speech model"):
         train_tiny(**recipe_of(place, data=[{"path": str(texts)}], validation=0))
     reader = save_model(tmp_path / "bart", "bart")
-    with pytest.raises(DataError, match="the base reads text. Take one that hears"):
+    with pytest.raises(DataError, match="the base is a text model. Use a speech model"):
         train_tiny(**recipe_of(place, base=str(reader), validation=0))
 
 

@@ -19,7 +19,8 @@ from weitiao.core.reporter import Reporter
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.data.word_units import join_tokens, split_units
 from weitiao.objective.crf import log_likelihood
-from weitiao.objective.objectives.token_classification import Scored, TokenClassification, placed_units
+from weitiao.objective.objectives.token_classification import TokenClassification, UnitScores
+from weitiao.objective.token_units import encode_units
 from weitiao.pipeline.evaluate import evaluate
 from weitiao.pipeline.inference import open_model
 from weitiao.pipeline.predict import predict_file
@@ -69,7 +70,7 @@ def test_label_on_first_token_of_word(family: str) -> None:
     for example in [*examples(), odd]:
         (row,) = objective.rows(example, p)
         ids, at = list(row["input_ids"]), [i for i, x in enumerate(row["labels"]) if x != IGNORE]
-        assert [objective.tags[row["labels"][i]] for i in at] == list(example.tags)
+        assert [objective._tags[row["labels"][i]] for i in at] == list(example.tags)
         for (start, end), i, behind in zip(example.units, at, [*at[1:], len(ids) - len(p.frame.last)]):
             decode_with_special = p.decode(ids[i:behind], skip_special_tokens=False).strip().replace(" ", "")
             assert (
@@ -84,7 +85,7 @@ def test_token_spanning_two_words_split(family: str) -> None:
     """The tokenizers know whole words; here each letter has a tag."""
     p, text = processor(family), "the fox"
     units = tuple((i, i + 1) for i, x in enumerate(text) if x != " ")
-    ids, firsts = placed_units(TokenTags(text, units, ("O",) * 6), p)
+    ids, firsts = encode_units(TokenTags(text, units, ("O",) * 6), p)
     assert len(p.encode_with_offsets(text)[0]) < 6 <= len(ids) and None not in firsts and len(set(firsts)) == 6
     assert p.decode(ids, skip_special_tokens=False).replace(" ", "") == "thefox"
 
@@ -95,17 +96,17 @@ def test_words_without_token_skipped() -> None:
     odd = TokenTags(
         "fox \x00 lazy \x00 dog", ((0, 3), (4, 5), (6, 10), (11, 12), (13, 16)), ("O", "B-who", "I-who", "I-who", "I-who")
     )
-    assert placed_units(odd, p)[1].count(None) == 2
+    assert encode_units(odd, p)[1].count(None) == 2
     (row,) = objective.rows(odd, p)
-    assert [objective.tags[x] for x in row["labels"] if x != IGNORE] == ["O", "B-who", "I-who"]
-    e = torch.full((3, len(objective.tags)), -9.0)
+    assert [objective._tags[x] for x in row["labels"] if x != IGNORE] == ["O", "B-who", "I-who"]
+    e = torch.full((3, len(objective._tags)), -9.0)
     for u, tag in enumerate(["O", "B-who", "I-who"]):
-        e[u, objective.tags.index(tag)] = 9.0
-    found = objective.merge_windows([Scored(e, objective._rules())], odd, p)
+        e[u, objective._tags.index(tag)] = 9.0
+    found = objective.merge_windows([UnitScores(e, objective._rules)], odd, p)
     assert found.tags == ["O", "O", "B-who", "I-who", "I-who"] and found.entities[0]["text"] == "lazy \x00 dog"
     select_segments = TokenTags("\x00", ((0, 1),), ("B-who",))
     assert all(x == IGNORE for x in objective.rows(select_segments, p)[0]["labels"])
-    assert objective.merge_windows([Scored(e[:0], objective._rules())], select_segments, p).tags == ["O"]
+    assert objective.merge_windows([UnitScores(e[:0], objective._rules)], select_segments, p).tags == ["O"]
 
 
 def test_predict_encodes_as_training() -> None:
@@ -121,25 +122,25 @@ def test_predict_encodes_as_training() -> None:
 
 def test_tag_schemes() -> None:
     found = examples()
-    assert TokenClassification().fit(found).tags == ("O", "B-where", "I-where", "B-who", "I-who")
+    assert TokenClassification().fit(found)._tags == ("O", "B-where", "I-where", "B-who", "I-who")
     closed = TokenClassification(scheme="bioes").fit(found)
-    assert closed.tags[:5] == ("O", "B-where", "I-where", "E-where", "S-where")
+    assert closed._tags[:5] == ("O", "B-where", "I-where", "E-where", "S-where")
     (row,) = closed.rows(found[1], processor())
-    assert [closed.tags[x] for x in row["labels"] if x != IGNORE][-1] == "S-where"
+    assert [closed._tags[x] for x in row["labels"] if x != IGNORE][-1] == "S-where"
     assert TokenClassification().fit([tagged("a b", "S-x O")]).scheme == "bioes"
     numbers = TokenClassification(tag_names=("O", "B-who", "I-who")).fit([tagged("the fox", "0 1")])
-    assert numbers.tags == ("O", "B-who", "I-who") and numbers.right(tagged("the fox", "0 1")) == [(1, 2, "who")]
-    with pytest.raises(ValueError, match="the tag 7 is a number; names has 3"):
-        numbers.right(tagged("the fox", "0 7"))
+    assert numbers._tags == ("O", "B-who", "I-who") and numbers._entities(tagged("the fox", "0 1")) == [(1, 2, "who")]
+    with pytest.raises(ValueError, match="tag 7 is a number, but tag_names has 3 names"):
+        numbers._entities(tagged("the fox", "0 7"))
 
 
 @pytest.mark.parametrize(
     ("tags", "words"),
     [
-        ("O I-who", "tag 2 is I-who after O.*write repair: true"),
-        ("O B-when", "tag 2 is B-when: 'when' is not among the kinds learnt: where, who"),
+        ("O I-who", "tag 2 is I-who after O.*repair_tags: true"),
+        ("O B-when", "tag 2 is B-when, but 'when' is not one of the entity types: where, who"),
         ("O VB", "the tag 'VB' is none of O, B-x"),
-        ("O 3", "the tag 3 is a number; say what they mean with names"),
+        ("O 3", "tag 3 is a number: name the tags with tag_names"),
     ],
 )
 def test_untrainable_tags_refused(tags: str, words: str) -> None:
@@ -150,11 +151,11 @@ def test_untrainable_tags_refused(tags: str, words: str) -> None:
 def test_tag_repair() -> None:
     objective = TokenClassification(repair_tags=True).fit(examples())
     (row,) = objective.rows(tagged("the fox", "I-who I-who"), processor())
-    assert [objective.tags[x] for x in row["labels"] if x != IGNORE] == ["B-who", "I-who"]
+    assert [objective._tags[x] for x in row["labels"] if x != IGNORE] == ["B-who", "I-who"]
 
 
 def test_only_o_tags_refused() -> None:
-    with pytest.raises(DataError, match="in 3 rows there is no entity, every tag is O.*nothing to learn"):
+    with pytest.raises(DataError, match="there is no entity in 3 rows, so there is nothing to train on"):
         TokenClassification().fit([tagged("the fox", "O O")] * 3)
 
 
@@ -204,7 +205,7 @@ def test_windows_decoded_as_whole(crf: bool) -> None:
     whole = objective.predict(model, batch)
     for i, row in enumerate(batch.row_ids):
         example = examples()[row]
-        parts = [Scored(x, whole[i].chain) for x in whole[i].emissions.split(2)]
+        parts = [UnitScores(x, whole[i].chain) for x in whole[i].emissions.split(2)]
         one, other = (objective.merge_windows(x, example, processor()) for x in ([whole[i]], parts))
         assert one == other and one.tags == objective.metric_pair(one, example)[0]
         tags_to_entities(one.tags)
@@ -215,7 +216,7 @@ def test_window_starting_inside_entity() -> None:
     rows = [row for x in examples() for row in objective.rows(x, processor())]
     first = [i for i, x in enumerate(rows[0]["labels"]) if x != IGNORE]
     inner = {**rows[0], "labels": [x if i >= first[3] else IGNORE for i, x in enumerate(rows[0]["labels"])]}
-    assert objective.tags[inner["labels"][first[3]]] == "I-who"
+    assert objective._tags[inner["labels"][first[3]]] == "I-who"
     assert all(0 <= total < 100 for total, _ in objective.segment_losses(model, batch_of([inner, rows[1]])))
 
 
@@ -282,7 +283,7 @@ def test_encoder_trains_reopens_and_predicts(train_tiny: Any, encoder: Path, tmp
     long = {"text": " ".join(x["text"] for x in rows(60))}  # longer than the model takes
     file = write_jsonl(tmp_path / "new.jsonl", [*({"id": x["id"], "text": x["text"]} for x in rows(6)), long])
     done = predict_file(opened, str(file), str(tmp_path / "out.jsonl"), DESK)
-    assert (done.rows, done.bad, done.cut) == (7, 0, 0)
+    assert (done.rows, done.bad, done.truncated) == (7, 0, 0)
     lines = [json.loads(x) for x in (tmp_path / "out.jsonl").read_text().splitlines()]
     for line, row in zip(lines, rows(6)):
         assert [(x["start"], x["end"], x["label"]) for x in line["entities"]] == [
@@ -314,11 +315,11 @@ def test_unusable_row_named_with_line(train_tiny: Any, encoder: Path, tmp_path: 
     )
     assert run.read("scores.json")["after"]["entity_f1"]["n"] == 9
     reasons = {(Path(x["file"]).stem, x["line"]): x["reason"] for x in run.read_lines("bad_rows.jsonl")}
-    wanted = ["not in the text of 7 characters", "edge inside the word 'fox'", "overlap", "the text is empty",
+    wanted = ["outside the text of 7 characters", "ends or starts inside the word 'fox'", "overlap", "the text is empty",
               "holds no word", "two whole numbers"]  # fmt: skip
     for line, words in enumerate(wanted, 21):
         assert words in reasons["rows", line], reasons
-    assert "'when' is not among the kinds learnt" in reasons["held", 10]
+    assert "'when' is not one of the entity types" in reasons["held", 10]
     assert len(reasons) == len(wanted) + 1
 
 

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
-from weitiao.core.batch import IGNORE, Batch, pack, select_segments, with_virtual_tokens
+from weitiao.core.batch import IGNORE, Batch, pack, select_task, with_virtual_tokens
 from weitiao.core.objective import Objective
 from weitiao.core.shared_prefix import PrefixSharedBatch
 from weitiao.core.trainable_model import TrainableModel, evaluating, layer_of
@@ -141,10 +141,9 @@ def step_flops(
     """FLOPs that the batch needs, forward and backward."""
     if not batch.tasks:
         return _of_task(profile_flops, model, objective, batch, from_layer)
-    by_task = {task: [i for i, x in enumerate(batch.tasks) if x == task] for task in dict.fromkeys(batch.tasks)}
     return sum(
-        _of_task(profile_flops, model.for_task(task), objective.part(task), select_segments(batch, rows), from_layer)
-        for task, rows in by_task.items()
+        _of_task(profile_flops, model.for_task(task), objective.part(task), select_task(batch, task)[0], from_layer)
+        for task in dict.fromkeys(batch.tasks)
     )
 
 

@@ -1,14 +1,14 @@
-"""Classification by a model that writes: the class is its answer, and no head is needed.
+"""Classification by a generative model: the class is its answer, and no head is needed.
 
 Radford et al. 2019 (GPT-2), sec. 3; Brown et al. 2020, "Language Models are Few-Shot Learners", arXiv 2005.14165, sec. 2.4:
 
-    learnt      loss = - sum over the words of the class and the stop token of log p(x_t | the question, x_<t)
-    answered    p(c) = softmax over classes of log p(the words of c, stop | the question)
+    training      loss = - sum over the tokens of the class and the stop token of log p(x_t | the question, x_<t)
+    prediction    p(c) = softmax over classes of log p(the tokens of c, stop | the question)
 
     <user> Won a prize! Which is it: ham, spam? ... <assistant> spam <stop>
-                           read                                 learnt
+                         context                                target
 
-The stop token counts, so that a class which is the beginning of another one has no advantage. It is learnt as `sft` is; the
+The stop token counts, so a class that is a prefix of another one has no advantage. Training is that of `sft`; the
 difference is that only classes can be answered, with their probabilities.
 """
 
@@ -19,131 +19,145 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field, field_validator
 
-from weitiao.core.batch import IGNORE, Batch, Row
-from weitiao.core.errors import DataError
+from weitiao.core.batch import IGNORE, AnnotatedRow, Batch, Row, take_tokens
+from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import TextLabel, Turn
 from weitiao.core.generation import PrefixCache, score_options
+from weitiao.core.messages import Message
 from weitiao.core.objective import LikelihoodObjective
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
 
-MOST = 100  # classes that fit into a question
-TOGETHER = 256  # answers that are scored at once: prompts x classes
+MAX_CLASSES = 100  # that fit into a question
+OPTIONS_AT_ONCE = 256  # answers scored at once: prompts x classes
 
 
-class PromptRow(Row):
+class PromptRow(AnnotatedRow, total=False):
     """A row with a text inside a question."""
 
     text: tuple[int, int]
-    """Where the text stands, in tokens."""
+    """The positions of the text, start <= ... < end."""
 
 
 class GenerativeClassification(LikelihoodObjective):
-    """Tell which class a text belongs to, in a written answer that is one of the classes."""
+    """Predict the class of a text with a generative model, whose answer is one of the classes."""
 
     default_traits: ClassVar[Traits] = Traits(
         example_type=TextLabel,
         is_nll=True,
         has_predict=True,
         overlong="truncate",
-        overlong_reason="the beginning of a long text mostly says what it is; the question stays whole",
+        overlong_reason=Message("the beginning of a text usually suffices to classify it; the question stays whole"),
         metrics=("loss", "accuracy", "f1"),
     )
 
     prompt: str = Field(default="{text}\n\nWhich is it: {classes}? Answer with one of them and nothing else.")
-    """What is asked; {text} is the text, {classes} are the classes."""
+    """The question; {text} is the text, {classes} are the classes."""
     classes: tuple[str, ...] = ()
-    """The classes, in the order in which they are asked; none: those of the training data."""
+    """The classes, in the order in which the question lists them; default: those of the training data."""
 
     @field_validator("prompt")
     @classmethod
-    def _holds_the_text(cls, prompt: str) -> str:
+    def _has_one_text(cls, prompt: str) -> str:
         if prompt.count("{text}") != 1:
-            raise ValueError("write {text} once, where the text goes; and {classes}, where the classes are to be listed")
+            raise InvalidValue("write {text} once, where the text goes, and {classes} where the classes are listed")
         return prompt
 
-    def fit(self, examples: Sequence[TextLabel]) -> "GenerativeClassification":  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The objective that knows its classes."""
-        counts = Counter(label for x in examples for label in x.labels)
-        classes = self.classes or tuple(sorted(counts))
+    def fit(self, examples: Sequence[TextLabel]) -> "GenerativeClassification":
+        """The objective with its classes."""
+        classes = self.classes or tuple(sorted(Counter(label for x in examples for label in x.labels)))
         if len(classes) < 2:
-            raise DataError(f"data: there is nothing to tell apart; the classes are: {', '.join(classes) or 'none'}.")
-        if len(classes) > MOST:
-            words = f"{len(classes):,} classes, and a question lists at most {MOST}. Take objective: classification"
-            raise DataError(f"data: {words}, or say which column it is with columns: {{text: ..., label: ...}}.")
+            raise DataError(
+                "data: at least two classes are needed; there are: {classes}", classes=", ".join(classes) or "none"
+            )
+        if len(classes) > MAX_CLASSES:
+            raise DataError(
+                "data: {num_classes:,} classes, but a question lists at most {max_classes}. Use objective: classification, "
+                "or name the right column with columns: {{text: ..., label: ...}}",
+                num_classes=len(classes),
+                max_classes=MAX_CLASSES,
+            )
         return self.model_copy(update={"classes": classes})
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
     def rows(self, example: TextLabel, processor: Processor) -> list[Row]:
-        """The question and the class; nothing is kept behind the last learnt token."""
+        """The question and the class; nothing follows the last supervised token."""
         if len(example.labels) != 1:
-            raise ValueError(f"{len(example.labels)} classes where one is wanted; objective: classification takes several")
+            raise InvalidValue(
+                "the row has {num} classes, but one is expected; objective: classification allows several",
+                num=len(example.labels),
+            )
         if example.labels[0] not in self.classes:
-            raise ValueError(f"the class {example.labels[0]!r} is not among those learnt: {', '.join(self.classes)[:200]}")
-        row, said = self.encode_input(example, processor), self._words(example.labels[0], processor)
-        ids = list(row["input_ids"])
-        return [PromptRow(**{**row, "input_ids": [*ids, *said[:-1]], "labels": [*[IGNORE] * (len(ids) - 1), *said]})]
+            raise InvalidValue(
+                "the class {name!r} is not one of the training classes: {classes}",
+                name=example.labels[0],
+                classes=", ".join(self.classes)[:200],
+            )
+        row, answer = self.encode_input(example, processor), self._answer_ids(example.labels[0], processor)
+        prompt = list(row["input_ids"])
+        labels = [*[IGNORE] * (len(prompt) - 1), *answer]
+        return [PromptRow(**{**row, "input_ids": [*prompt, *answer[:-1]], "labels": labels})]
 
     def encode_input(self, example: TextLabel, processor: Processor) -> PromptRow:
-        ids, bare = (processor.prompt(self._turns(text)) for text in (example.text, ""))
-        least = min(len(ids), len(bare))
-        begin = next((t for t in range(least) if ids[t] != bare[t]), least)
-        behind = next((t for t in range(least - begin) if ids[-1 - t] != bare[-1 - t]), least - begin)
-        return PromptRow(input_ids=ids, labels=[IGNORE] * len(ids), text=(begin, len(ids) - behind))
+        ids, without_text = (processor.prompt(self._turns(text)) for text in (example.text, ""))
+        shortest = min(len(ids), len(without_text))
+        start = next((t for t in range(shortest) if ids[t] != without_text[t]), shortest)
+        rest = shortest - start
+        after = next((t for t in range(rest) if ids[-1 - t] != without_text[-1 - t]), rest)
+        return PromptRow(input_ids=ids, labels=[IGNORE] * len(ids), text=(start, len(ids) - after))
 
     def _turns(self, text: str) -> tuple[Turn, ...]:
-        asked = self.prompt.replace("{classes}", ", ".join(self.classes))
-        return (Turn("user", asked.replace("{text}", text)),)
+        question = self.prompt.replace("{classes}", ", ".join(self.classes))
+        return (Turn("user", question.replace("{text}", text)),)
 
-    def _words(self, label: str, processor: Processor) -> list[int]:
-        """A class as the model writes it, with the stop token."""
+    def _answer_ids(self, label: str, processor: Processor) -> list[int]:
+        """A class as the model generates it, with the stop token."""
         (rendered,) = processor.chat((*self._turns("-"), Turn("assistant", label)))
-        return [token for token, said in zip(rendered.ids, rendered.assistant_mask) if said]
+        return [token for token, supervised in zip(rendered.ids, rendered.assistant_mask) if supervised]
 
-    def cut(self, row: PromptRow, max_length: int) -> tuple[Row, list[int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The end of the text goes, the question and the class stay.
+    def cut(self, row: Row, max_length: int) -> tuple[Row, list[int]]:
+        """The end of the text goes; the question and the class stay.
 
         Raises:
-            ValueError: the question alone is longer than the max_length.
+            InvalidValue: the question alone is longer than max_length.
         """
-        ids, labels, (begin, end) = list(row["input_ids"]), list(row["labels"]), row["text"]
-        least = len(ids) - (end - begin)
-        if least >= max_length:
-            raise ValueError(
-                f"the question takes {least} tokens without a text, so a max_length of {max_length} has no room for it"
+        length, (start, end) = len(row["input_ids"]), row.get("text", (0, 0))
+        num_question = length - (end - start)
+        if num_question >= max_length:
+            raise InvalidValue(
+                "the question takes {num} tokens without a text, so max_length {max_length} leaves no room for one",
+                num=num_question,
+                max_length=max_length,
             )
-        kept = end - (len(ids) - max_length)
-        return Row(input_ids=ids[:kept] + ids[end:], labels=labels[:kept] + labels[end:]), ids[kept:end]
+        cut = end - (length - max_length)
+        lost = [int(x) for x in row["input_ids"][cut:end]]
+        return take_tokens(row, [*range(cut), *range(end, length)]), lost
 
-    # -- what is said -------------------------------------------------------------------------------------------------
+    # -- prediction ---------------------------------------------------------------------------------------------------
 
     def predict(self, model: TrainableModel, batch: Batch) -> list[dict[str, float]]:
-        """The probability of every class, a segment; the question ends where the first label is."""
-        options = [self._words(label, model.processor) for label in self.classes]
-        prompts = []
+        """The probability of every class, by segment; the question ends at the first label."""
+        options = [self._answer_ids(label, model.processor) for label in self.classes]
+        prompts: list[list[int]] = []
         for a, b in zip(batch.bounds, batch.bounds[1:]):
-            learnt = (batch.labels[a:b] != IGNORE).nonzero()[:1, 0].tolist()
-            prompts.append(
-                model.attachment.prepend_virtual_tokens(batch.input_ids[a : a + learnt[0] + 1 if learnt else b].tolist())
-            )
-        said: list[dict[str, float]] = []
-        many = max(1, TOGETHER // len(options))
-        for at in range(0, len(prompts), many):
-            scores = torch.tensor(score_options(model, prompts[at : at + many], options, PrefixCache(0, None)))
-            said += [dict(zip(self.classes, row)) for row in scores.softmax(1).tolist()]
-        return said
+            supervised = (batch.labels[a:b] != IGNORE).nonzero()[:1, 0].tolist()
+            end = a + supervised[0] + 1 if supervised else b
+            prompts.append(model.attachment.prepend_virtual_tokens(batch.input_ids[a:end].tolist()))
+        predictions: list[dict[str, float]] = []
+        size = max(1, OPTIONS_AT_ONCE // len(options))
+        for start in range(0, len(prompts), size):
+            scores = torch.tensor(score_options(model, prompts[start : start + size], options, PrefixCache(0, None)))
+            predictions += [dict(zip(self.classes, row)) for row in scores.softmax(1).tolist()]
+        return predictions
 
-    def chosen(self, said: dict[str, float]) -> str:
+    def to_record(self, prediction: dict[str, float]) -> dict[str, Any]:
+        return {"probabilities": {name: round(p, 6) for name, p in prediction.items()}}
+
+    def answer(self, prediction: dict[str, float]) -> str:
         """The most probable class."""
-        return max(said, key=lambda c: said[c])
+        return max(prediction, key=lambda c: prediction[c])
 
-    def to_record(self, said: dict[str, float]) -> dict[str, Any]:
-        return {"probabilities": {name: round(p, 6) for name, p in said.items()}}
-
-    def answer(self, said: dict[str, float]) -> str:
-        return self.chosen(said)
-
-    def metric_pair(self, said: dict[str, float], example: TextLabel) -> tuple[Any, Any]:
-        return (self.chosen(said),), example.labels
+    def metric_pair(self, prediction: dict[str, float], example: TextLabel) -> tuple[Any, Any]:
+        return (self.answer(prediction),), example.labels

@@ -1,23 +1,20 @@
-"""Regression: one number of a text or of two, or several.
+"""Regression: one number for a text or a pair of texts, or several numbers.
 
 Devlin et al. 2019, "BERT", arXiv 1810.04805, sec. 4.1 (STS-B); Huber 1964, "Robust Estimation of a Location
 Parameter", Ann. Math. Statist. 35(1):
 
     z = W dropout(pooled) + b                                          [B, K]
-    t = (y - mean) / deviation        of the training rows             [B, K]
+    t = (y - mean) / std              of the training rows             [B, K]
 
     mse      loss of a row = mean over its numbers of (z - t)^2
     huber                    (z - t)^2 / 2 where |z - t| <= delta, else delta (|z - t| - delta / 2)
 
-    encoder   [CLS] a man eats [SEP] someone is eating [SEP]      pooled: the mean of all hidden states, or the first one
+    encoder   [CLS] a man eats [SEP] someone is eating [SEP]      pooled: the mean of all hidden states, or the first
     decoder   a man eats \\n someone is eating <end>               pooled: the last hidden state
 
-The head learns standardised numbers, so that one learning rate serves prices and shares alike; mean and deviation are kept
-with the run, and `predict` gives numbers in the data's own units. The loss is in standardised units: with mse, 1 is what
-one has who always says the mean.
-
-A label is a whole number, so t stands there as the 32 bits of its fp32, on the row's last tokens. IGNORE's bits are no
-finite number's, so the two are never mixed up.
+The head predicts standardized numbers, so one learning rate fits prices and shares alike. Means and standard deviations
+are stored with the run, and `predict` returns numbers in the data's units. The loss is in standardized units: with mse,
+always predicting the mean gives 1.
 """
 
 import math
@@ -26,128 +23,115 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weitiao.core.batch import IGNORE, Batch, Row
-from weitiao.core.errors import DataError
+from weitiao.core.batch import AnnotatedRow, Batch, Row
+from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import TextScore
-from weitiao.core.objective import HeadObjective, Preview
+from weitiao.core.messages import Message
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
-from weitiao.objective.pooling import Pooling, TextRow, cut_end, labelled_at_end, pooled, text_row
+from weitiao.objective.pooling import PooledObjective, TextRow, linear_head, text_row
 
 HEAD = "numbers"
+VALUES = "values"  # the target: standardized numbers [K]
 
 
-class Regression(HeadObjective):
-    """Tell a number of a text or of two texts, or several numbers."""
+class Regression(PooledObjective):
+    """Predict a number from a text or a pair of texts, or several numbers."""
 
     default_traits: ClassVar[Traits] = Traits(
         example_type=TextScore,
         generative=False,
         overlong="truncate",
-        overlong_reason="the beginning of a long text mostly says what it is; of two, the longer is cut first",
+        overlong_reason=Message("the beginning of a text usually suffices; of a pair the longer text is cut first"),
         metrics=("loss", "pearson", "spearman", "mse", "mae"),
     )
 
     criterion: Literal["mse", "huber"] = "mse"
-    """Squared error, or Huber's, which far outliers pull less."""
+    """Squared error, or the Huber loss, on which outliers have less influence."""
     delta: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Where Huber's loss turns from a square into a line, in standard stds."""
-    pooling: Pooling = "auto"
-    """What stands for the text: the mean of the hidden states, the first, or the last; auto: encoders mean, others last."""
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    """On what is pooled, while training."""
+    """Where the Huber loss turns from quadratic to linear, in standard deviations."""
     means: tuple[float, ...] = ()
-    """Of each number; none: of the training data."""
+    """Mean of each number; default: of the training data."""
     stds: tuple[float, ...] = ()
-    """Standard deviation of each number; none: of the training data."""
+    """Standard deviation of each number; default: of the training data."""
 
-    def fit(self, examples: Sequence[TextScore]) -> "Regression":  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The objective that knows how many numbers there are, their means and standard stds."""
-        if bool(self.means) != bool(self.stds) or len(self.means) != len(self.stds):
-            raise DataError("objective: give as many means as stds, or neither.")
-        if self.means:
-            many, means, stds = len(self.means), self.means, self.stds
-        else:
-            many = Counter(len(x.values) for x in examples).most_common(1)[0][0]
-            numbers = np.array([x.values for x in examples if len(x.values) == many], np.float64)
-            with np.errstate(over="ignore", invalid="ignore"):  # said below, in words
-                means, stds = (tuple(map(float, x)) for x in (numbers.mean(0), numbers.std(0)))
-        for i in range(many):
-            which = f"number {i + 1} of {many}" if many > 1 else "the number"
-            if not (math.isfinite(means[i]) and math.isfinite(stds[i])):
-                raise DataError(f"data: {which} is too large to be reckoned with; give it in another unit.")
-            if stds[i] <= 1e-12 * abs(means[i]):
-                raise DataError(f"data: {which} is {means[i]:g} in every row: there is nothing to learn.")
+    def fit(self, examples: Sequence[TextScore]) -> "Regression":
+        """The objective with the number of outputs, their means and standard deviations."""
+        if len(self.means) != len(self.stds):
+            raise DataError("objective: give as many means as stds, or neither")
+        means, stds = (self.means, self.stds) if self.means else _statistics(examples)
+        for number, (mean, std) in enumerate(zip(means, stds), 1):
+            if not (math.isfinite(mean) and math.isfinite(std)):
+                raise DataError("data: number {number} is too large to compute with; use another unit", number=number)
+            if std <= 1e-12 * abs(mean):
+                raise DataError(
+                    "data: number {number} is {mean:g} in every row, so there is nothing to train on",
+                    number=number,
+                    mean=mean,
+                )
         return self.model_copy(update={"means": means, "stds": stds})
 
     def heads(self, width: int) -> dict[str, nn.Module]:
-        """One linear layer; small weights, so that the first answers are about the mean."""
-        head = nn.Linear(width, len(self.means))
-        nn.init.normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
-        return {HEAD: head}
+        """One linear layer; with small weights the first predictions are close to the mean."""
+        return {HEAD: linear_head(width, len(self.means))}
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
 
     def rows(self, example: TextScore, processor: Processor) -> list[Row]:
-        """The text or the two, with the standardised numbers as the labels of the last tokens."""
-        many = len(self.means)
-        if len(example.values) != many:
-            raise ValueError(f"{len(example.values)} numbers where other rows have {many}")
-        standard = [(y - m) / d for y, m, d in zip(example.values, self.means, self.stds)]
-        return [
-            labelled_at_end(self.encode_input(example, processor), np.array(standard, np.float32).view(np.int32).tolist())
-        ]
+        """The text or the pair; the target is the standardized numbers."""
+        if len(example.values) != len(self.means):
+            raise InvalidValue(
+                "the row has {num} numbers, but other rows have {usual}", num=len(example.values), usual=len(self.means)
+            )
+        values = [(y - mean) / std for y, mean, std in zip(example.values, self.means, self.stds)]
+        row = self.encode_input(example, processor)
+        return [AnnotatedRow(**{**row, "targets": {VALUES: np.array(values, np.float32)}})]
 
     def encode_input(self, example: TextScore, processor: Processor) -> TextRow:
         return text_row(processor, example.text, example.other)
 
-    def cut(self, row: TextRow, max_length: int) -> tuple[Row, list[int]]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The beginnings stay, and the last token, which ends every row."""
-        return cut_end(row, max_length)
+    def _describe_target(self, row: Row) -> str:
+        return self.answer(self.in_units([float(x) for x in row.get("targets", {})[VALUES]]))
 
-    def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> Preview:
-        """The text, and behind it the numbers that are learnt, in their own units."""
-        held = np.array([x for x in row["labels"] if x != IGNORE], np.int32).view(np.float32)
-        gone = [("lost", processor.decode(lost, skip_special_tokens=False))] if lost else []
-        text = processor.decode([int(x) for x in row["input_ids"]], skip_special_tokens=False)
-        return [("context", text), *gone, ("target", f" → {self.answer(self.in_units(held.tolist()))}")]
+    def in_units(self, standardized: Sequence[float]) -> tuple[float, ...]:
+        """Standardized numbers in the data's units."""
+        return tuple(z * std + mean for z, mean, std in zip(standardized, self.means, self.stds))
 
-    def in_units(self, standard: Sequence[float]) -> tuple[float, ...]:
-        """Standardised numbers in the data's own units."""
-        return tuple(z * d + m for z, m, d in zip(standard, self.means, self.stds))
-
-    # -- the loss -----------------------------------------------------------------------------------------------------
-
-    def scores(self, model: TrainableModel, batch: Batch) -> Tensor:
-        """[B, K] fp32, standardised."""
-        return model.heads[HEAD](F.dropout(pooled(model, batch, self.pooling), self.dropout, model.training))
-
-    def targets(self, batch: Batch) -> Tensor:
-        """[B, K] fp32: the standardised numbers to be told."""
-        return batch.labels[batch.labels != IGNORE].to(torch.int32).view(torch.float32).view(-1, len(self.means))
+    # -- loss ---------------------------------------------------------------------------------------------------------
 
     def row_losses(self, model: TrainableModel, batch: Batch) -> Tensor:
         """[B]: the loss of each row."""
-        z, held = self.scores(model, batch), self.targets(batch)
+        z, target = self._scores(model, batch, HEAD), batch.targets[VALUES]  # [B, K]
         if self.criterion == "huber":
-            return F.huber_loss(z, held, reduction="none", delta=self.delta).mean(1)
-        return F.mse_loss(z, held, reduction="none").mean(1)
+            return F.huber_loss(z, target, reduction="none", delta=self.delta).mean(1)
+        return F.mse_loss(z, target, reduction="none").mean(1)
+
+    # -- prediction ---------------------------------------------------------------------------------------------------
 
     def predict(self, model: TrainableModel, batch: Batch) -> list[tuple[float, ...]]:
-        """The numbers in their own units, a segment."""
-        return [self.in_units(row) for row in self.scores(model, batch).tolist()]
+        """The numbers of each segment, in the data's units."""
+        return [self.in_units(row) for row in self._scores(model, batch, HEAD).tolist()]
 
-    def to_record(self, said: tuple[float, ...]) -> dict[str, Any]:
-        """Numbers, not words; a list where there are several."""
-        return {"predicted": said[0] if len(said) == 1 else list(said)}
+    def to_record(self, prediction: tuple[float, ...]) -> dict[str, Any]:
+        """Numbers rather than text; a list where there are several."""
+        return {"predicted": prediction[0] if len(prediction) == 1 else list(prediction)}
 
-    def answer(self, said: tuple[float, ...]) -> str:
-        return ", ".join(f"{x:g}" for x in said)
+    def answer(self, prediction: tuple[float, ...]) -> str:
+        return ", ".join(f"{x:g}" for x in prediction)
 
-    def metric_pair(self, said: tuple[float, ...], example: TextScore) -> tuple[Any, Any]:
-        return said, example.values
+    def metric_pair(self, prediction: tuple[float, ...], example: TextScore) -> tuple[Any, Any]:
+        return prediction, example.values
+
+
+def _statistics(examples: Sequence[TextScore]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Means and standard deviations of the numbers, over rows that have as many as most rows."""
+    size = Counter(len(x.values) for x in examples).most_common(1)[0][0]
+    values = np.array([x.values for x in examples if len(x.values) == size], np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # the caller refuses what is not finite
+        means, stds = values.mean(0), values.std(0)
+    return tuple(map(float, means)), tuple(map(float, stds))

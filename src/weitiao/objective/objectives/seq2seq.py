@@ -1,45 +1,51 @@
-"""Sequence to sequence: read a text, write what is to be made of it, with a model of two halves (T5, BART, Marian); or
-hear speech and write what is said (Whisper).
+"""Sequence to sequence: generate a target from a source, with an encoder-decoder model (T5, BART, Marian); or transcribe
+speech (Whisper).
 
-Sutskever et al. 2014, "Sequence to Sequence Learning with Neural Networks", arXiv 1409.3215, eq. 1; teacher forcing: each
-token of the target is learnt behind the right ones before it, not behind what the model would have written:
+Sutskever et al. 2014, "Sequence to Sequence Learning with Neural Networks", arXiv 1409.3215, eq. 1, with teacher forcing
+(each token is predicted from the right ones before it):
 
     loss = - sum over the target's tokens of log p(y_t | source, y_<t)
 
     the 3rd of May 2024 </s>   <start> 2 0 2 4 - 0 5 - 0 3
-              read                     learnt, and </s>
+            context                   target, and </s>
 
-A sound stands in a row as the places of the encoder's hidden states (HEARD); what the decoder is told first (Radford et
-al. 2022, arXiv 2212.04356, sec. 2.3) is read and not learnt:
+In a row, audio takes the positions of the encoder's hidden states (AUDIO_PLACEHOLDER). The decoder's prompt (Radford et
+al. 2022, arXiv 2212.04356, sec. 2.3) is context:
 
     . . . . . . . .   <|startoftranscript|> <|en|> <|transcribe|> <|notimestamps|>  Good  morning </s>
-        heard                            read                                          learnt
+        audio                               context                                       target
 
-Label smoothing (Szegedy et al. 2016, arXiv 1512.00567, sec. 7), of V words:
+Label smoothing (Szegedy et al. 2016, arXiv 1512.00567, sec. 7), with a vocabulary of V tokens:
 
-    (1 - e) (- log p(y_t)) + e mean over the V words of - log p
+    (1 - e) (- log p(y_t)) + e mean over the V tokens of - log p
 """
 
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from weitiao.core.batch import AUDIO_PLACEHOLDER, IGNORE, SOUND, AnnotatedRow, Batch, Row
-from weitiao.core.errors import DataError
+from weitiao.core.batch import AUDIO_PLACEHOLDER, IGNORE, SOUND, AnnotatedRow, Batch, Row, take_tokens
+from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import AudioText, Example, SourceTarget
 from weitiao.core.generation import generate
+from weitiao.core.messages import Message
 from weitiao.core.objective import LikelihoodObjective, Preview
-from weitiao.core.processor import Processor
+from weitiao.core.processor import FeatureExtractor, Processor
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
+from weitiao.objective.preview import preview_lost
+
+ANSWERS_AT_ONCE = 32  # that are generated, beams included
+ROUNDING = 0.01  # seconds of one column of features: what resampling may add
 
 
 class Seq2Seq(LikelihoodObjective):
-    """Read a text, or hear speech, and write what is to be made of it; for models with an encoder and a decoder."""
+    """Generate a target from a source text, or transcribe speech; for encoder-decoder models."""
 
     default_traits: ClassVar[Traits] = Traits(
         example_type=SourceTarget,
@@ -47,148 +53,149 @@ class Seq2Seq(LikelihoodObjective):
         has_predict=True,
         has_log_probs=True,
         overlong="error",
-        overlong_reason="a cut text may lose what the target says",
+        overlong_reason=Message("a truncated source may lose what the target says"),
         metrics=("loss", "exact_match", "rouge_l"),
         optional_metrics=("bleu", "chrf", "wer", "cer", "perplexity"),
     )
 
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """The share of each target that is spread evenly over all words."""
+    """This share of each target is spread over the whole vocabulary."""
     num_beams: int = Field(default=1, ge=1)
-    """Answers that are followed at once when it writes (beam search); 1 is greedy."""
+    """Beams of beam search when generating; 1 is greedy."""
     max_new_tokens: int = Field(default=128, ge=1)
-    """An answer has at most so many tokens."""
-
+    """Maximum tokens of a generated answer."""
     language: str | None = None
-    """Which language is spoken (en, zh), for a base that hears several."""
+    """The spoken language (en, zh), for a multilingual speech model."""
 
     def metrics_for(self, examples: Sequence[Example]) -> tuple[str, ...]:
         return ("loss", "wer", "cer") if examples and isinstance(examples[0], AudioText) else self.traits.metrics
 
+    # -- rows ---------------------------------------------------------------------------------------------------------
+
     def rows(self, example: SourceTarget, processor: Processor) -> list[Row]:
-        _refuse(example, processor)
-        if isinstance(example, AudioText):
-            return [self._spoken(example, processor)]
+        """The source, then the decoder's input; its labels are the target."""
+        extractor = _feature_extractor(example, processor)
+        if isinstance(example, AudioText) and extractor is not None:
+            row, prompt = _audio_row(example, extractor), extractor.decoder_prompt_ids(self.language)
+            target = [*processor.encode_transcript(example.target), processor.eos_id]
+            labels = [*[IGNORE] * (len(row["input_ids"]) + len(prompt) - 1), *target]
+            ids = [*row["input_ids"], *prompt, *target[:-1]]
+            return [AnnotatedRow(**{**row, "input_ids": ids, "labels": labels})]
         source, target = processor.text(example.text), processor.text(example.target)
         if target[-1] != processor.eos_id:
             target = [*target, processor.eos_id]
-        begun = [processor.start_id if processor.start_id is not None else processor.eos_id, *target[:-1]]
-        return [Row(input_ids=[*source, *begun], labels=[IGNORE] * len(source) + target)]
-
-    def _spoken(self, example: AudioText, processor: Any) -> Row:
-        begun, target = (
-            processor.feature_extractor.decoder_prompt_ids(self.language),
-            [*processor.encode_transcript(example.target), processor.eos_id],
-        )
-        row = self._heard(example, processor)
-        learnt = [*[IGNORE] * (len(row["input_ids"]) + len(begun) - 1), *target]
-        return AnnotatedRow(**{**row, "input_ids": [*row["input_ids"], *begun, *target[:-1]], "labels": learnt})
-
-    def _heard(self, example: AudioText, processor: Any) -> AnnotatedRow:
-        """The encoder's half alone."""
-        feature_extractor = processor.feature_extractor
-        if example.seconds > feature_extractor.seconds + COLUMN:
-            words = f"the sound in {example.text} is {example.seconds:.1f} s long, and the base hears {feature_extractor.seconds:g} s"
-            raise ValueError(f"{words}: cut it into pieces with what is said in each")
-        places, input_features = (
-            [AUDIO_PLACEHOLDER] * feature_extractor.num_positions,
-            partial(feature_extractor.features, example.audio),
-        )
-        return AnnotatedRow(
-            input_ids=places,
-            labels=[IGNORE] * feature_extractor.num_positions,
-            sound=example.audio,
-            input_features=input_features,
-        )
+        start = processor.eos_id if processor.start_id is None else processor.start_id
+        return [Row(input_ids=[*source, start, *target[:-1]], labels=[*[IGNORE] * len(source), *target])]
 
     def encode_input(self, example: SourceTarget, processor: Processor) -> Row:
-        _refuse(example, processor)
-        if isinstance(example, AudioText):
-            return self._heard(example, processor)
+        extractor = _feature_extractor(example, processor)
+        if isinstance(example, AudioText) and extractor is not None:
+            return _audio_row(example, extractor)
         ids = processor.text(example.text)
         return Row(input_ids=ids, labels=[IGNORE] * len(ids))
 
     def num_positions(self, row: Row) -> int:
-        """The longer half; of speech the decoder's, for a sound always has its places."""
-        source = _source(row)
-        written = len(row["input_ids"]) - source
-        return written if _is_heard(row) else max(source, written)
+        """The longer of source and target; of audio the target, as the encoder's length is fixed."""
+        num_source = _num_source(row)
+        num_target = len(row["input_ids"]) - num_source
+        return num_target if _is_audio(row) else max(num_source, num_target)
 
     def cut(self, row: Row, max_length: int) -> tuple[Row, list[int]]:
-        """The ends of both halves go; the source's last token, which ends every text, stays."""
-        ids, labels, many = [int(x) for x in row["input_ids"]], [int(x) for x in row["labels"]], _source(row)
-        whole = many <= max_length or _is_heard(row)
-        source = ids[:many] if whole else [*ids[: max_length - 1], ids[many - 1]]
-        end = many + max_length
-        lost = [] if whole else ids[max_length - 1 : many - 1]
-        kept = {"input_ids": source + ids[many:end], "labels": [IGNORE] * len(source) + labels[many:end]}
-        return {**row, **kept}, [*lost, *ids[end:]]  # pyright: ignore[reportReturnType]
+        """The ends of source and target go; the source's last token, which ends every text, stays."""
+        num_source, length = _num_source(row), len(row["input_ids"])
+        if num_source <= max_length or _is_audio(row):
+            source = list(range(num_source))
+        else:
+            source = [*range(max_length - 1), num_source - 1]
+        positions = [*source, *range(num_source, min(num_source + max_length, length))]
+        lost = sorted({*range(length)} - {*positions})
+        return take_tokens(row, positions), [int(row["input_ids"][t]) for t in lost]
 
     def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> Preview:
-        many, target = _source(row), [int(x) for x in row["labels"] if x != IGNORE]
-        gone = [("lost", processor.decode(lost, skip_special_tokens=False))] if lost else []
-        source = processor.decode([int(x) for x in row["input_ids"][:many]], skip_special_tokens=False)
-        source = f"[{Path(row['sound'].file).name}]" if "sound" in row else source
+        """The source, then the target."""
+        source = [int(x) for x in row["input_ids"][: _num_source(row)]]
+        target = [int(x) for x in row["labels"] if x != IGNORE]
+        audio = row.get("sound")
+        shown = f"[{Path(audio.file).name}]" if audio else processor.decode(source, skip_special_tokens=False)
         return [
-            ("context", source),
-            *gone,
+            ("context", shown),
+            *preview_lost(lost, processor),
             ("context", " → "),
             ("target", processor.decode(target, skip_special_tokens=False)),
         ]
 
-    # -- the loss -----------------------------------------------------------------------------------------------------
+    # -- loss ---------------------------------------------------------------------------------------------------------
 
     def token_losses(self, model: TrainableModel, batch: Batch) -> Tensor:
-        """[N]: of every learnt token."""
+        """[N]: the loss of every supervised token."""
         if not self.label_smoothing:
-            return -model.logprobs(batch)
-        chosen, targets = self.log_probs(model, batch), batch.labels[batch.labels != IGNORE]
-        right = chosen.gather(1, targets[:, None])[:, 0]
-        return -(1 - self.label_smoothing) * right - self.label_smoothing * chosen.mean(1)
+            return super().token_losses(model, batch)
+        log_probs, targets = self.log_probs(model, batch), batch.labels[batch.labels != IGNORE]
+        right = log_probs.gather(1, targets[:, None])[:, 0]
+        return -(1 - self.label_smoothing) * right - self.label_smoothing * log_probs.mean(1)
 
-    # -- what it writes -----------------------------------------------------------------------------------------------
+    # -- prediction ---------------------------------------------------------------------------------------------------
 
     def predict(self, model: TrainableModel, batch: Batch) -> list[str]:
-        """What is written of each row's source."""
-        input_features, feature_extractor = batch.more.get(SOUND), model.processor.feature_extractor
-        if input_features is not None and feature_extractor is not None:
-            sources = [feature_extractor.decoder_prompt_ids(self.language)] * len(input_features)
+        """The text generated from each row's source."""
+        input_features, extractor = batch.more.get(SOUND), model.processor.feature_extractor
+        if input_features is not None and extractor is not None:
+            prompts = [extractor.decoder_prompt_ids(self.language)] * len(input_features)
         else:
-            sources = [list(row["input_ids"][: _source(row)]) for row in batch.rows]
-        many = TOGETHER // self.num_beams or 1
-        written = generate(
-            model, sources, self.max_new_tokens, batch_size=many, num_beams=self.num_beams, input_features=input_features
+            prompts = [list(row["input_ids"][: _num_source(row)]) for row in batch.rows]
+        answers = generate(
+            model,
+            prompts,
+            self.max_new_tokens,
+            batch_size=ANSWERS_AT_ONCE // self.num_beams or 1,
+            num_beams=self.num_beams,
+            input_features=input_features,
         )
-        return [model.processor.decode(ids).strip() for ids in written]
+        return [model.processor.decode(ids).strip() for ids in answers]
 
 
-TOGETHER = 32  # texts that are written at once
-COLUMN = 0.01  # seconds of a column of features: what another rate's rounding may add
+def _audio_row(example: AudioText, extractor: FeatureExtractor) -> AnnotatedRow:
+    """The encoder's side of a row: placeholders for its hidden states."""
+    if example.seconds > extractor.seconds + ROUNDING:
+        raise InvalidValue(
+            "{file} is {seconds:.1f} s long, but the model takes {limit:g} s: split it, with a transcript of each part",
+            file=example.text,
+            seconds=example.seconds,
+            limit=extractor.seconds,
+        )
+    size = extractor.num_positions
+    features = partial(extractor.features, example.audio)
+    return AnnotatedRow(
+        input_ids=[AUDIO_PLACEHOLDER] * size, labels=[IGNORE] * size, sound=example.audio, input_features=features
+    )
 
 
-def _is_heard(row: Row) -> bool:
-    """Whether it begins with a sound."""
+def _is_audio(row: Row) -> bool:
+    """Whether the source is audio."""
     return len(row["input_ids"]) > 0 and int(row["input_ids"][0]) == AUDIO_PLACEHOLDER
 
 
-def _source(row: Row) -> int:
-    """How many tokens the encoder reads, or how many places it hears."""
-    if _is_heard(row):
-        return sum(int(x) == AUDIO_PLACEHOLDER for x in row["input_ids"])
+def _num_source(row: Row) -> int:
+    """How many positions the encoder reads."""
+    if _is_audio(row):
+        return int((np.asarray(row["input_ids"]) == AUDIO_PLACEHOLDER).sum())
     return next((t for t, x in enumerate(row["labels"]) if x != IGNORE), len(row["labels"]))
 
 
-def _refuse(example: SourceTarget, processor: Processor) -> None:
-    """A base that reads takes texts, one that hears takes sound.
+def _feature_extractor(example: SourceTarget, processor: Processor) -> FeatureExtractor | None:
+    """The base's feature extractor; None: base and row are text.
 
     Raises:
-        DataError: they do not go together.
+        DataError: one is text and the other is audio.
     """
     if isinstance(example, AudioText) and processor.feature_extractor is None:
         raise DataError(
-            "data: these rows are sound, and the base reads text. Take one that hears (package:whisper-tiny.en), or say "
-            "which columns are text: columns: {source: ..., target: ...}."
+            "data: these rows are audio, but the base is a text model. Use a speech model (package:whisper-tiny.en), or "
+            "name the text columns: columns: {source: ..., target: ...}"
         )
     if processor.feature_extractor is not None and not isinstance(example, AudioText):
-        words = "the base hears sound, and these rows are text. Give columns audio (a sound file) and text"
-        raise DataError(f"data: {words}, or say which they are: columns: {{audio: ..., text: ...}}.")
+        raise DataError(
+            "data: these rows are text, but the base is a speech model. Name the columns with an audio file and its "
+            "transcript: columns: {audio: ..., text: ...}"
+        )
+    return processor.feature_extractor

@@ -1,4 +1,4 @@
-"""Token classification: which words are names, places, dates: a tag for each unit of a text.
+"""Token classification (NER): which words are names, places, dates: a tag for each unit of a text.
 
 Devlin et al. 2019, "BERT", arXiv 1810.04805, sec. 5.3; with a CRF, Lample et al. 2016, arXiv 1603.01360, sec. 2.2 and 2.3:
 
@@ -7,16 +7,15 @@ Devlin et al. 2019, "BERT", arXiv 1810.04805, sec. 5.3; with a CRF, Lample et al
     crf         loss = - sum log p(y_1 ... y_U)        divided by the number of units
 
     [CLS]  Wash  ##ington  met   Ada  .  [SEP]
-      -    B-PER     -      O   B-PER O    -           labels; - is not learnt
+      -    B-PER     -      O   B-PER O    -           labels; - carries no loss
 
-A unit is a word, and of Chinese a character. Whatever the loss, what is predicted is the best sequence among those that
-the scheme allows (no I-x behind O), and a text that was read in windows is decoded as a whole.
+A unit is a word; in Chinese, a character. With either loss the prediction is the best sequence that the scheme allows (no
+I-x after O), and a text that was read in windows is decoded as a whole.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -25,94 +24,87 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from weitiao.core.batch import IGNORE, Batch, Row
-from weitiao.core.bio_tags import (
-    Entity,
-    Scheme,
-    all_tags,
-    can_end,
-    can_follow,
-    can_start,
-    entities_to_tags,
-    split_tag,
-    tags_to_entities,
-)
-from weitiao.core.errors import DataError
+from weitiao.core.batch import IGNORE, Batch, Row, take_tokens
+from weitiao.core.bio_tags import Entity, Scheme, all_tags, entities_to_tags, split_tag, tags_to_entities
+from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import TokenTags
+from weitiao.core.messages import Message
 from weitiao.core.objective import HeadObjective, Preview
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
-from weitiao.objective.crf import FORBIDDEN, Chain, ChainScores, log_likelihood, opened, stretch_logprobs, viterbi
+from weitiao.objective.crf import Chain, ChainScores, log_likelihood, scheme_rules, span_logprobs, viterbi, with_open_ends
+from weitiao.objective.pooling import linear_head
+from weitiao.objective.preview import preview_lost
+from weitiao.objective.token_units import encode_units, with_special_tokens
 
 HEAD, CRF = "tags", "crf"
-OVERLAP = 4  # neighbouring windows share at least this part of their room
+OVERLAP = 4  # neighbouring windows share at least 1/4 of a window
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What the head says of a row's units, before anything is decided."""
+class UnitScores:
+    """The scores of a row's units, before decoding."""
 
     emissions: Tensor  # [U, C]
     chain: Chain
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was decided: a tag a unit, and the entities with how probable they are."""
+class TaggedText:
+    """The prediction for one text: a tag for each unit, and the entities with their probabilities."""
 
     tags: list[str]
     entities: list[dict[str, Any]]
 
+    def __str__(self) -> str:
+        return ", ".join(f"{x['text']} ({x['label']})" for x in self.entities) or "none"
+
 
 class TokenClassification(HeadObjective):
-    """Tag each word, or each Chinese character: names, places, any stretch of text with a kind."""
+    """Tag each word, or each Chinese character: names, places, any typed span of text."""
 
     default_traits: ClassVar[Traits] = Traits(
         example_type=TokenTags,
         generative=False,
         splittable=True,
         overlong="sliding_window",
-        overlong_reason="every word of a long text is tagged: it is read in windows that overlap",
+        overlong_reason=Message("every word of a long text is tagged: it is read in overlapping windows"),
         metrics=("loss", "entity_f1", "entity_precision", "entity_recall"),
     )
 
     entity_types: tuple[str, ...] = ()
-    """The entity_types of entities, in the order of the scores; none: those of the training data."""
+    """The types of entities, in the order of the scores; default: those of the training data."""
     scheme: Literal["auto", "bio", "bioes"] = "auto"
-    """How entities are spelt in tags, whatever the data have; auto: bioes where the data have E- or S-, else bio."""
+    """The tagging scheme to train with, whatever the data use; auto: bioes if the data have E- or S-, else bio."""
     crf: bool = False
-    """Learn the tags of a text as one sequence (a linear-chain CRF) rather than each alone."""
+    """Train on the tags of a text as one sequence (linear-chain CRF) rather than on each alone."""
     repair_tags: bool = False
-    """Take I-x behind O as the beginning of an entity; else such a row is put aside."""
+    """Read I-x after O as the start of an entity; otherwise such a row is a bad row."""
     tag_names: tuple[str, ...] = ()
-    """What tags that are numbers mean: the tag of 0, of 1 ... (as in data sets of the Hugging Face hub)."""
+    """id2label, for tags that are numbers: the name of tag 0, of tag 1 ... (as in data sets of the Hugging Face hub)."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    """On the hidden states, while training."""
+    """Dropout on the hidden states, during training."""
 
-    def fit(self, examples: Sequence[TokenTags]) -> "TokenClassification":  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The objective that knows its entity_types and its scheme. Rows whose tags cannot be read are named later."""
+    def fit(self, examples: Sequence[TokenTags]) -> "TokenClassification":
+        """The objective with its entity types and its scheme. Rows with unreadable tags are reported when encoded."""
         prefixes, entity_types = set(), set()
         for tag in {tag for x in examples for tag in x.tags}:
             try:
-                prefix, kind = split_tag(*self._named([tag]))
+                prefix, entity_type = split_tag(*self._named([tag]))
             except ValueError:
                 continue
             prefixes.add(prefix)
-            entity_types.add(kind)
+            entity_types.add(entity_type)
         entity_types.discard("")
         if not entity_types:
             raise DataError(
-                f"data: in {len(examples):,} rows there is no entity, every tag is O or none: there is nothing to learn. "
-                "Tags are O, B-x, I-x; where they are numbers, say what they mean with names."
+                "data: there is no entity in {num_rows:,} rows, so there is nothing to train on. Tags are O, B-x, I-x; "
+                "name tags that are numbers with tag_names",
+                num_rows=len(examples),
             )
         scheme = self.scheme if self.scheme != "auto" else "bioes" if prefixes & {"E", "S"} else "bio"
         return self.model_copy(update={"entity_types": self.entity_types or tuple(sorted(entity_types)), "scheme": scheme})
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        """[C]: every tag, O first."""
-        return all_tags(self.entity_types, self._scheme)
 
     @property
     def head_labels(self) -> Any:
@@ -120,232 +112,184 @@ class TokenClassification(HeadObjective):
 
     def heads(self, width: int) -> dict[str, nn.Module]:
         """One linear layer, and with a CRF its scores."""
-        head = nn.Linear(width, len(self.tags))
-        nn.init.normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
-        return {HEAD: head, **({CRF: ChainScores(self._rules())} if self.crf else {})}
+        heads: dict[str, nn.Module] = {HEAD: linear_head(width, len(self._tags))}
+        return {**heads, CRF: ChainScores(self._rules)} if self.crf else heads
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
     def rows(self, example: TokenTags, processor: Processor) -> list[Row]:
         """The text between its special tokens, with the tag of each unit at its first token."""
-        ids, firsts = placed_units(example, processor)
-        row = _framed(ids, processor)
-        known = {tag: i for i, tag in enumerate(self.tags)}
-        for at, tag in zip(
-            (at for at in firsts if at is not None), entities_to_tags(*self._kept(example, firsts), self._scheme)
-        ):
-            row["labels"][at + len(processor.frame.first)] = known[tag]  # pyright: ignore[reportIndexIssue]
-        return [row]
+        ids, first_tokens = encode_units(example, processor)
+        tags = entities_to_tags(*self._tokenized_entities(example, first_tokens), self._scheme)
+        return [self._labelled(ids, first_tokens, [self._tags.index(tag) for tag in tags], processor)]
 
     def encode_input(self, example: TokenTags, processor: Processor) -> Row:
-        ids, firsts = placed_units(example, processor)
-        row = _framed(ids, processor)
-        for at in firsts:
-            if at is not None:
-                row["labels"][at + len(processor.frame.first)] = 0  # pyright: ignore[reportIndexIssue]
-        return row
+        """The same with O as the label of every unit: labels mark the units to be tagged."""
+        ids, first_tokens = encode_units(example, processor)
+        return self._labelled(ids, first_tokens, [0] * len(first_tokens), processor)
 
-    def right(self, example: TokenTags) -> list[Entity]:
-        """The entities of an example whose tags are known.
-
-        Raises:
-            ValueError: the tags break their scheme, or name a kind that was not learnt.
-        """
-        found = tags_to_entities(self._named(example.tags), self.repair_tags)
-        for first, _, kind in found:
-            if kind not in self.entity_types:
-                words = f"tag {first + 1} is {example.tags[first]}: {kind!r} is not among the entity_types learnt"
-                raise ValueError(f"{words}: {', '.join(self.entity_types)[:200]}")
-        return found
+    def _labelled(
+        self, ids: Sequence[int], first_tokens: Sequence[int | None], tags: Sequence[int], processor: Processor
+    ) -> Row:
+        row = with_special_tokens(ids, processor)
+        labels = list(row["labels"])
+        for token, tag in zip((token for token in first_tokens if token is not None), tags):
+            labels[len(processor.frame.first) + token] = tag
+        return Row(input_ids=row["input_ids"], labels=labels)
 
     def windows(self, row: Row, max_length: int) -> list[Row]:
-        """Stretches that overlap, each between the row's first and last special tokens; a label stands in the window
-        where it is farthest from a cut.
+        """Overlapping windows, each between the row's special tokens; a label is in the window where it is farthest from
+        an edge.
 
             [CLS] a b c d e f g h i j [SEP]    ->    [CLS] a b c d e f [SEP]    labels of a b c d e
                                                      [CLS] e f g h i j [SEP]    labels of f g h i j
         """
-        ids, labels = [int(x) for x in row["input_ids"]], [int(x) for x in row["labels"]]
-        begin = next((i for i, x in enumerate(labels) if x != IGNORE), 0)  # rows begin with a unit's first token
-        body, room = len(ids) - begin - 1, max_length - begin - 1
-        if room < OVERLAP:
-            raise ValueError(
-                f"a max_length of {max_length} tokens leaves no room for windows; at least {begin + 1 + OVERLAP}"
+        labels = [int(x) for x in row["labels"]]
+        last, start = len(labels) - 1, next((t for t, x in enumerate(labels) if x != IGNORE), 0)  # rows start with a unit
+        length, size = last - start, max_length - start - 1
+        if size < OVERLAP:
+            raise InvalidValue(
+                "max_length {max_length} leaves no room for windows; at least {least} is needed",
+                max_length=max_length,
+                least=start + 1 + OVERLAP,
             )
-        many = max(1, math.ceil((body - room) / (room - room // OVERLAP))) + 1
-        starts = [round(i * (body - room) / (many - 1)) for i in range(many)]
-        ends = [0, *((here + room + there) // 2 for here, there in zip(starts, starts[1:])), body]  # of the labels
-        made = []
-        for start, first, behind in zip(starts, ends, ends[1:]):
-            kept = [x if first <= i < behind else IGNORE for i, x in enumerate(labels[begin:-1])][start : start + room]
-            part = ids[begin + start : begin + start + room]
-            made.append(Row(input_ids=[*ids[:begin], *part, ids[-1]], labels=[*labels[:begin], *kept, IGNORE]))
-        return made
+        num_windows = max(1, math.ceil((length - size) / (size - size // OVERLAP))) + 1
+        starts = [round(i * (length - size) / (num_windows - 1)) for i in range(num_windows)]
+        edges = [0, *((a + size + b) // 2 for a, b in zip(starts, starts[1:])), length]  # where a window's labels end
+        windows: list[Row] = []
+        for a, first, end in zip(starts, edges, edges[1:]):
+            window = take_tokens(row, [*range(start), *range(start + a, min(start + a + size, last)), last])
+            inside = [x if first <= i < end else IGNORE for i, x in enumerate(labels[start:last])][a : a + size]
+            window["labels"] = [*labels[:start], *inside, IGNORE]
+            windows.append(window)
+        return windows
 
     def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> Preview:
-        """The text, with its entities' entity_types behind them."""
+        """The text, with the types of its entities after them."""
         ids, labels = [int(x) for x in row["input_ids"]], [int(x) for x in row["labels"]]
-        units = [i for i, x in enumerate(labels) if x != IGNORE]
-        found = tags_to_entities([self.tags[labels[i]] for i in units], repair=True)  # a window may begin inside one
+        units = [t for t, x in enumerate(labels) if x != IGNORE]
+        spans = tags_to_entities([self._tags[labels[t]] for t in units], repair=True)  # a window may start inside one
         edges = [*units, len(ids) - 1]
-        drawn: list[tuple[str, str]] = []
-        told = ""
-        for _, end, kind in found:
-            so_far = processor.decode(ids[: edges[end]], skip_special_tokens=False)
-            drawn += [("context", so_far[len(told) :].rstrip()), ("target", f"‹{kind}›")]
-            told = so_far.rstrip()
-        others = len(units) - sum(end - first for first, end, _ in found)
-        drawn.append(("context", processor.decode(ids, skip_special_tokens=False)[len(told) :]))
-        gone = [("lost", processor.decode(lost, skip_special_tokens=False))] if lost else []
-        return [*drawn, *gone, ("target", f" → {len(found)} entities, O at {others} units")]
+        shown: Preview = []
+        text = ""  # what is shown so far
+        for _, end, entity_type in spans:
+            longer = processor.decode(ids[: edges[end]], skip_special_tokens=False)
+            shown += [("context", longer[len(text) :].rstrip()), ("target", f"‹{entity_type}›")]
+            text = longer.rstrip()
+        shown.append(("context", processor.decode(ids, skip_special_tokens=False)[len(text) :]))
+        num_outside = len(units) - sum(end - first for first, end, _ in spans)
+        summary = f" → {len(spans)} entities, O at {num_outside} units"
+        return [*shown, *preview_lost(lost, processor), ("target", summary)]
 
-    # -- the loss -----------------------------------------------------------------------------------------------------
+    # -- loss ---------------------------------------------------------------------------------------------------------
 
-    def emissions(self, model: TrainableModel, batch: Batch) -> tuple[Tensor, list[int]]:
-        """[N, C] fp32, before softmax; and how many units each row has."""
-        asked = batch.labels != IGNORE
-        hidden = F.dropout(model.hidden(batch)[asked].float(), self.dropout, model.training)
-        return model.heads[HEAD](hidden), [int(x.sum()) for x in asked.split(list(batch.lengths))]
+    def _emissions(self, model: TrainableModel, batch: Batch) -> tuple[Tensor, list[int]]:
+        """[N, C] fp32, before softmax; and the number of units of each row."""
+        is_unit = batch.labels != IGNORE
+        hidden = F.dropout(model.hidden(batch)[is_unit].float(), self.dropout, model.training)
+        return model.heads[HEAD](hidden), [int(x.sum()) for x in is_unit.split(list(batch.lengths))]
 
     def row_losses(self, model: TrainableModel, batch: Batch) -> Tensor:
         """[B]: the loss of each row."""
-        e, units = self.emissions(model, batch)
+        e, num_units = self._emissions(model, batch)
         y = batch.labels[batch.labels != IGNORE]
         if not self.crf:
             losses = F.cross_entropy(e, y, reduction="none")
-            return torch.stack([x.sum() for x in losses.split(units)])
-        tags, lengths = pad_sequence(list(y.split(units)), batch_first=True), torch.tensor(units, device=e.device)
-        begins = ~(self._rules().start < 0).to(e.device)[tags[:, 0]]  # a window's first unit may stand inside an entity
-        ends = ~(self._rules().end < 0).to(e.device)[tags.gather(1, lengths[:, None] - 1)[:, 0]]
-        chain = opened(model.heads[CRF](), begins, ends)
-        return -log_likelihood(pad_sequence(list(e.split(units)), batch_first=True), tags, lengths, chain)
+            return torch.stack([x.sum() for x in losses.split(num_units)])
+        tags, lengths = pad_sequence(list(y.split(num_units)), batch_first=True), torch.tensor(num_units, device=e.device)
+        # a window may start or end inside an entity: its first or last tag is then one that no text starts or ends with
+        starts = ~(self._rules.start < 0).to(e.device)[tags[:, 0]]
+        ends = ~(self._rules.end < 0).to(e.device)[tags.gather(1, lengths[:, None] - 1)[:, 0]]
+        chain = with_open_ends(model.heads[CRF](), starts, ends)
+        return -log_likelihood(pad_sequence(list(e.split(num_units)), batch_first=True), tags, lengths, chain)
 
     def row_counts(self, batch: Batch) -> Tensor:
-        """[B]: how many units each row has."""
+        """[B]: the number of units of each row."""
         return torch.tensor([int((x != IGNORE).sum()) for x in batch.labels.split(list(batch.lengths))])
 
-    # -- what is predicted --------------------------------------------------------------------------------------------
+    # -- prediction ---------------------------------------------------------------------------------------------------
 
-    def predict(self, model: TrainableModel, batch: Batch) -> list[Scored]:
-        """The scores of each segment's units, to be joined."""
-        e, units = self.emissions(model, batch)
-        chain = (model.heads[CRF]() if self.crf else self._rules()).cpu()
+    def predict(self, model: TrainableModel, batch: Batch) -> list[UnitScores]:
+        """The scores of each segment's units, to be decoded by `merge_windows`."""
+        e, num_units = self._emissions(model, batch)
+        chain = (model.heads[CRF]() if self.crf else self._rules).cpu()
         e = (e if self.crf else e.log_softmax(1)).detach().cpu()
-        return [Scored(x, chain) for x in e.split(units)]
+        return [UnitScores(x, chain) for x in e.split(num_units)]
 
-    def merge_windows(self, said: Sequence[Scored], example: TokenTags, processor: Processor) -> Found:
-        """The best tags of the whole text. A unit that the tokenizer has nothing for is part of what surrounds it."""
-        e, chain = torch.cat([x.emissions for x in said]), said[0].chain
-        there = [u for u, at in enumerate(placed_units(example, processor)[1]) if at is not None]
+    def merge_windows(self, predictions: Sequence[UnitScores], example: TokenTags, processor: Processor) -> TaggedText:
+        """The best tags of the whole text. A unit without a token belongs to what surrounds it."""
+        e, chain = torch.cat([x.emissions for x in predictions]), predictions[0].chain
+        units = [u for u, token in enumerate(encode_units(example, processor)[1]) if token is not None]
         if not len(e):
-            return Found(entities_to_tags([], len(example.units)), [])
+            return TaggedText(entities_to_tags([], len(example.units)), [])
         (path,) = viterbi(e[None], torch.tensor([len(e)]), chain)
-        found = tags_to_entities([self.tags[i] for i in path])
-        likely = stretch_logprobs(e, chain, torch.tensor(path), [(first, end) for first, end, _ in found])
-        whole = [(there[first], there[end - 1] + 1, kind) for first, end, kind in found]
-        told = []
-        for (first, end, kind), log_p in zip(whole, likely):
+        spans = tags_to_entities([self._tags[i] for i in path])
+        logprobs = span_logprobs(e, chain, torch.tensor(path), [(first, end) for first, end, _ in spans])
+        whole = [(units[first], units[end - 1] + 1, entity_type) for first, end, entity_type in spans]
+        records: list[dict[str, Any]] = []
+        for (first, end, label), logprob in zip(whole, logprobs):
             a, b = example.units[first][0], example.units[end - 1][1]
-            told.append({"start": a, "end": b, "label": kind, "text": example.text[a:b], "probability": math.exp(log_p)})
-        return Found(entities_to_tags(whole, len(example.units), self._scheme), told)
+            text = example.text[a:b]
+            records.append({"start": a, "end": b, "label": label, "text": text, "probability": math.exp(logprob)})
+        return TaggedText(entities_to_tags(whole, len(example.units), self._scheme), records)
 
-    def to_record(self, said: Found) -> dict[str, Any]:
-        return {"entities": [{**x, "probability": round(x["probability"], 6)} for x in said.entities], "tags": said.tags}
+    def to_record(self, prediction: TaggedText) -> dict[str, Any]:
+        records = [{**x, "probability": round(x["probability"], 6)} for x in prediction.entities]
+        return {"entities": records, "tags": prediction.tags}
 
-    def answer(self, said: Found) -> str:
-        return ", ".join(f"{x['text']} ({x['label']})" for x in said.entities) or "none"
+    def metric_pair(self, prediction: TaggedText, example: TokenTags) -> tuple[list[str], list[str]]:
+        return prediction.tags, entities_to_tags(self._entities(example), len(example.units), self._scheme)
 
-    def metric_pair(self, said: Found, example: TokenTags) -> tuple[list[str], list[str]]:
-        return said.tags, entities_to_tags(self.right(example), len(example.units), self._scheme)
-
-    # -- inside -------------------------------------------------------------------------------------------------------
+    # -- tags ---------------------------------------------------------------------------------------------------------
 
     @property
     def _scheme(self) -> Scheme:
         return "bio" if self.scheme == "auto" else self.scheme
 
+    @property
+    def _tags(self) -> tuple[str, ...]:
+        """[C]: every tag, O first."""
+        return all_tags(self.entity_types, self._scheme)
+
+    @property
     def _rules(self) -> Chain:
-        return rules(self.tags, self._scheme)
+        return scheme_rules(self._tags, self._scheme)
 
     def _named(self, tags: Sequence[str]) -> list[str]:
-        """Tags that are numbers, by their names."""
+        """The names of tags that are numbers.
+
+        Raises:
+            InvalidValue: a number has no name.
+        """
         for tag in tags:
+            if tag.isdigit() and not self.tag_names:
+                raise InvalidValue("tag {tag} is a number: name the tags with tag_names: [O, B-x, I-x ...]", tag=tag)
             if tag.isdigit() and int(tag) >= len(self.tag_names):
-                words = (
-                    f"names has {len(self.tag_names)}"
-                    if self.tag_names
-                    else "say what they mean with names: [O, B-x, I-x ...]"
-                )
-                raise ValueError(f"the tag {tag} is a number; {words}")
+                raise InvalidValue("tag {tag} is a number, but tag_names has {num} names", tag=tag, num=len(self.tag_names))
         return [self.tag_names[int(tag)] if tag.isdigit() else tag for tag in tags]
 
-    def _kept(self, example: TokenTags, firsts: Sequence[int | None]) -> tuple[list[Entity], int]:
-        """The entities, counted by the units that have a token; and how many those are."""
-        before = [0]
-        for at in firsts:
-            before.append(before[-1] + (at is not None))
-        moved = [(before[first], before[end], kind) for first, end, kind in self.right(example)]
-        return [x for x in moved if x[0] < x[1]], before[-1]
+    def _entities(self, example: TokenTags) -> list[Entity]:
+        """The entities of an example with tags.
 
+        Raises:
+            InvalidValue: the tags break their scheme, or have a type that was not in the training data.
+        """
+        spans = tags_to_entities(self._named(example.tags), self.repair_tags)
+        for first, _, entity_type in spans:
+            if entity_type not in self.entity_types:
+                raise InvalidValue(
+                    "tag {number} is {tag}, but {type!r} is not one of the entity types: {types}",
+                    number=first + 1,
+                    tag=example.tags[first],
+                    type=entity_type,
+                    types=", ".join(self.entity_types)[:200],
+                )
+        return spans
 
-@cache
-def rules(tags: tuple[str, ...], scheme: Scheme) -> Chain:
-    """What may stand where: 0 or FORBIDDEN."""
-    start = [can_start(x) for x in tags]
-    follow = [[can_follow(x, before, scheme) for x in tags] for before in tags]
-    end = [can_end(x, scheme) for x in tags]
-    return Chain(*(torch.where(torch.tensor(x), 0.0, FORBIDDEN) for x in (start, follow, end)))
-
-
-def placed_units(example: TokenTags, processor: Processor) -> tuple[list[int], list[int | None]]:
-    """The tokens from the first unit to the last, and which is the first of each unit; None: the tokenizer has none for it.
-
-    Where a token would hold letters of two units, the text is encoded in two parts.
-    """
-    cuts: set[int] = set()
-    while True:
-        ids, places = _in_parts(example.text, sorted(cuts), processor)
-        crossed = _crossed(example.units, places)
-        if not crossed:
-            break
-        cuts |= crossed
-    firsts: list[int | None] = []
-    at = 0
-    for start, end in example.units:
-        while at < len(places) and places[at][1] <= start:
-            at += 1
-        there = at < len(places) and places[at][0] < end and places[at][1] > places[at][0]
-        firsts.append(at if there else None)
-        at += there
-    begin = next((x for x in firsts if x is not None), 0)
-    last = example.units[-1][1] if example.units else 0
-    behind = max((i + 1 for i, (a, b) in enumerate(places) if a < last), default=0)
-    return ids[begin:behind], [None if x is None else x - begin for x in firsts]
-
-
-def _crossed(units: Sequence[tuple[int, int]], places: Sequence[tuple[int, int]]) -> set[int]:
-    """Where a unit begins inside a token that holds letters of the unit before it."""
-    found, at = set[int](), 0
-    for (_, end_before), (start, _) in zip(units, units[1:]):
-        while at < len(places) and places[at][1] <= start:
-            at += 1
-        if at < len(places) and places[at][0] < end_before:
-            found.add(start)
-    return found
-
-
-def _in_parts(text: str, cuts: Sequence[int], processor: Processor) -> tuple[list[int], list[tuple[int, int]]]:
-    ids: list[int] = []
-    places: list[tuple[int, int]] = []
-    for start, end in zip([0, *cuts], [*cuts, len(text)]):
-        more, where = processor.encode_with_offsets(text[start:end])
-        ids += more
-        places += [(start + a, start + b) for a, b in where]
-    return ids, places
-
-
-def _framed(ids: Sequence[int], processor: Processor) -> Row:
-    """The tokens between the special ones, nothing learnt yet."""
-    whole = [*processor.frame.first, *ids, *processor.frame.last]
-    return Row(input_ids=whole, labels=[IGNORE] * len(whole))
+    def _tokenized_entities(self, example: TokenTags, first_tokens: Sequence[int | None]) -> tuple[list[Entity], int]:
+        """The entities by units that have a token, and the number of those units."""
+        before = [0]  # of each unit, how many units before it have a token
+        for token in first_tokens:
+            before.append(before[-1] + (token is not None))
+        spans = [(before[first], before[end], entity_type) for first, end, entity_type in self._entities(example)]
+        return [x for x in spans if x[0] < x[1]], before[-1]

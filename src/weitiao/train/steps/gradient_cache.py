@@ -31,7 +31,7 @@ class EmbeddingObjective(Protocol):
     def counts(self, batch: Batch) -> dict[str, float]: ...
     def texts(self, batch: Batch) -> list[Any]: ...
     def embed(self, model: TrainableModel, texts: Sequence[Any]) -> Tensor: ...
-    def compare(self, vectors: Tensor, texts: Sequence[Any]) -> Loss: ...
+    def compare(self, vectors: Tensor, batch: Batch) -> Loss: ...
 
 
 def compute_gradients(
@@ -62,7 +62,7 @@ def _backward_cached(
             random_states.append(_random_state(model))
             embeddings.append(objective.embed(model, chunk))
     vectors = torch.cat(embeddings).requires_grad_()
-    loss = objective.compare(vectors, texts)
+    loss = objective.compare(vectors, batch)
     means = [total * (scale / counts[task]) for task, total in loss.totals.items() if counts[task]]
     sum(means[1:], means[0]).backward()
     assert vectors.grad is not None
