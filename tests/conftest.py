@@ -23,18 +23,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--record", action="store_true", help="write the golden losses anew")
-    parser.addoption("--full", action="store_true", help="proofs as often as the claims say; about an hour")
+    parser.addoption("--record", action="store_true", help="write the golden losses")
+    parser.addoption("--full", action="store_true", help="all repetitions of the robustness tests; takes hours")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `full` are for --full alone."""
-    if config.getoption("--full"):
-        return
-    left = [x for x in items if x.get_closest_marker("full")]
-    if left:
-        config.hook.pytest_deselected(items=left)
+    """Tests marked `full` run with --full only. Slow ones run first, so that none keeps a last worker busy at the end."""
+    full_form = config.getoption("--full")
+    skipped = [] if full_form else [x for x in items if x.get_closest_marker("full")]
+    if skipped:
+        config.hook.pytest_deselected(items=skipped)
         items[:] = [x for x in items if not x.get_closest_marker("full")]
+    items.sort(key=lambda x: x.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +52,11 @@ def closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def one_thread(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny models are fastest on one thread, and do not suffer when the machine is busy; `real` ones use all cores."""
+def num_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread for tiny models, which is fastest, also on a busy machine; `real` ones share the cores of all workers."""
     real = request.node.get_closest_marker("real") is not None
-    torch.set_num_threads(os.cpu_count() or 1 if real else 1)
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers) if real else 1)
     if not real:
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
