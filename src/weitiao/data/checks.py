@@ -1,164 +1,214 @@
-"""The pre-flight's look at the data: stop tokens, doubled BOS, leaks between training and validation, lopsided answers.
+"""Checks of the data before training: stop tokens, doubled BOS, train-validation overlap, imbalanced answers.
 
-Everything is looked at up to a bound, so that it takes seconds; the words say how much was looked at.
+Each check looks at a bounded number of rows, so that it takes seconds; its message says how many.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from weitiao.core.batch import IGNORE
 from weitiao.core.example import Chat, Example, SourcedExample, content_hash, plain
-from weitiao.core.finding import Finding
+from weitiao.core.finding import Finding, Level
+from weitiao.core.messages import Message, joined
 from weitiao.data.encode import Encoded, Rows
 
-LOOKED_AT = 5000  # rows
-COMPARED = 20_000  # training rows held against the validation rows
-PIECE, NEAR = 5, 0.8  # letters a piece; share of common pieces (Jaccard) from which texts are nearly the same
-LOPSIDED, MOST_ANSWERS = 0.9, 64
-NAMED = 5
+MAX_ROWS = 5000  # rows that a check looks at
+MAX_TRAINING_ROWS = 20_000  # training rows that are compared with the held-out rows
+SHINGLE, NEAR = 5, 0.8  # characters per shingle; Jaccard similarity from which two texts are near-duplicates
+IMBALANCE, MAX_ANSWERS = 0.9, 64  # share of one answer that is reported; more different answers are no closed set
+MAX_NAMED = 5  # token rows that are named
 
 
-def inspect(
-    made: Encoded,
+def check_data(
+    encoded: Encoded,
     training: Sequence[SourcedExample],
-    held: Sequence[SourcedExample],
-    tokenizer: Any,
+    held_out: Sequence[SourcedExample],
+    tokenizer: PreTrainedTokenizerBase,
     stop_ids: Collection[int],
 ) -> Iterator[Finding]:
-    """What can be said of the data without a model."""
-    yield from _supervised(made.rows, [x.where.file for x in training])
-    yield _length(made)
+    """What can be checked without a model."""
+    yield from _supervision(encoded.rows, [x.where.file for x in training])
+    yield from _lengths(encoded)
     for task in dict.fromkeys(x.task for x in training):
-        spoken = [x for x in (y.without_task.example for y in training if y.task == task) if isinstance(x, Chat)]
-        if spoken:
-            yield _stops(made.rows.of(task), stop_ids)
-            yield from _answers([x.answer for x in spoken])
-    yield _begin(made.rows, tokenizer.bos_token_id)
-    if held:
-        yield from _leaks([_text(x.without_task.example) for x in training], [_text(x.without_task.example) for x in held])
+        chats = [x for x in (y.without_task.example for y in training if y.task == task) if isinstance(x, Chat)]
+        if chats:
+            yield _stop_tokens(encoded.rows.of(task), stop_ids)
+            yield from _answers([x.answer for x in chats])
+    yield _bos_tokens(encoded.rows, tokenizer.bos_token_id)
+    if held_out:
+        yield from _overlap(
+            [_text(x.without_task.example) for x in training], [_text(x.without_task.example) for x in held_out]
+        )
 
 
-def _supervised(rows: Rows, files: Sequence[str]) -> Iterator[Finding]:
-    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+def _supervision(rows: Rows, files: Sequence[str]) -> Iterator[Finding]:
+    """How many tokens carry loss, by file."""
+    totals: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
     names = rows.table["file"].to_pylist()
-    for name, length, learnt in zip(names, rows.lengths, rows.supervised):
-        counts[name] = [a + b for a, b in zip(counts[name], (1, int(length), int(learnt)))]
+    for name, length, supervised in zip(names, rows.lengths, rows.supervised):
+        totals[name] = [a + b for a, b in zip(totals[name], (1, int(length), int(supervised)))]
     for name in dict.fromkeys(files):
-        many, tokens, learnt = counts[name]
-        words = f"{name}: {learnt:,} of {tokens:,} tokens carry loss in {many:,} rows"
-        yield Finding("supervision", "fine" if learnt else "error", words)
+        num_rows, tokens, supervised = totals[name]
+        message = Message(
+            "{file}: {supervised:,} of {tokens:,} tokens carry loss in {rows:,} rows",
+            file=name,
+            supervised=supervised,
+            tokens=tokens,
+            rows=num_rows,
+        )
+        yield Finding("supervision", "fine" if supervised else "error", message)
 
 
-def _length(made: Encoded) -> Finding:
-    facts = [f"{count} {words}" for count, words in ((made.cut, "cut"), (made.dropped, "dropped")) if count]
-    if not facts:
-        split = f"; {made.split} split, nothing lost" if made.split else ""
-        return Finding("length", "fine", f"no row was cut or dropped for its length{split}")
-    return Finding("length", "warning", f"{' and '.join(facts)}, being longer than the context, of {len(made.rows)} rows")
+def _lengths(encoded: Encoded) -> Iterator[Finding]:
+    """What happened to rows longer than max_length."""
+    total = len(encoded.rows)
+    if encoded.cut:
+        message = Message("{n:,} of {total:,} rows were truncated to max_length", n=encoded.cut, total=total)
+        yield Finding("length", "warning", message)
+    if encoded.dropped:
+        message = Message("{n:,} rows were dropped, being longer than max_length; {total:,} are left", n=encoded.dropped,
+                          total=total)  # fmt: skip
+        yield Finding("length", "warning", message)
+    if not encoded.cut and not encoded.dropped:
+        split = Message("no row was truncated or dropped; {n:,} were split, with all their tokens", n=encoded.split)
+        yield Finding("length", "fine", split if encoded.split else Message("no row was truncated or dropped"))
 
 
-def _stops(rows: Rows, stop_ids: Collection[int]) -> Finding:
-    """Each stretch of learnt tokens must end with a stop token, or the model never learns to stop."""
-    turns, lacking, first = 0, 0, ""
-    for i in range(min(len(rows), LOOKED_AT)):
+def _stop_tokens(rows: Rows, stop_ids: Collection[int]) -> Finding:
+    """Each assistant turn must end with a stop token that carries loss, or the model never learns to stop."""
+    turns, without_stop, first = 0, 0, ""
+    for i in range(min(len(rows), MAX_ROWS)):
         labels = list(rows[i]["labels"])
-        for label, behind in zip(labels, [*labels[1:], IGNORE]):
-            if label != IGNORE and behind == IGNORE:
+        for label, following in zip(labels, [*labels[1:], IGNORE]):
+            if label != IGNORE and following == IGNORE:
                 turns += 1
                 if int(label) not in stop_ids:
-                    lacking += 1
+                    without_stop += 1
                     first = first or str(rows.where(i))
-    if not lacking:
-        return Finding("stop_token", "fine", f"the stop token carries loss in all {turns:,} assistant turns looked at")
-    words = f"{lacking:,} of {turns:,} assistant turns do not end with a learnt stop token, the first in {first}"
-    return Finding("stop_token", "error" if lacking == turns else "warning", words)
+    if not without_stop:
+        return Finding(
+            "stop_token", "fine", Message("the stop token carries loss in all {turns:,} assistant turns", turns=turns)
+        )
+    message = Message(
+        "{n:,} of {turns:,} assistant turns do not end with a stop token that carries loss; the first is in {first}",
+        n=without_stop,
+        turns=turns,
+        first=first,
+    )
+    return Finding("stop_token", "error" if without_stop == turns else "warning", message)
 
 
-def _begin(rows: Rows, bos: int | None) -> Finding:
-    """A template that writes BOS, and a tokenizer that writes it again."""
-    many = min(len(rows), LOOKED_AT)
-    twice = [i for i in range(many) if bos is not None and list(rows[i]["input_ids"][:2]) == [bos, bos]]
-    if twice:
-        where = rows.where(twice[0])
-        return Finding("begin_token", "error", f"{len(twice)} of {many} rows begin with two BOS tokens, first {where}")
-    return Finding("begin_token", "fine", f"no row begins with two BOS tokens ({many:,} looked at)")
+def _bos_tokens(rows: Rows, bos_id: int | None) -> Finding:
+    """A template that writes BOS, and a tokenizer that adds it again."""
+    total = min(len(rows), MAX_ROWS)
+    doubled = [i for i in range(total) if bos_id is not None and list(rows[i]["input_ids"][:2]) == [bos_id, bos_id]]
+    if doubled:
+        message = Message(
+            "{n:,} of {total:,} rows start with two BOS tokens; the first is {first}",
+            n=len(doubled),
+            total=total,
+            first=str(rows.where(doubled[0])),
+        )
+        return Finding("begin_token", "error", message)
+    return Finding("begin_token", "fine", Message("none of {total:,} rows starts with two BOS tokens", total=total))
 
 
-def unused_tokens(rows: Rows, size: int, tokenizer: Any) -> Finding:
-    """Which rows of a trained token embedding the data never touch: they get no gradient.
+def unused_tokens(rows: Rows, size: int, tokenizer: PreTrainedTokenizerBase) -> Finding:
+    """Rows of a trained token embedding that do not occur in the data: they get no gradient.
 
     Args:
-        size: rows of the embedding.
+        size: number of rows of the embedding.
     """
-    seen = np.unique(np.concatenate([x.values.to_numpy() for x in rows.table["input_ids"].chunks]))
-    unused = sorted(set(range(min(size, len(tokenizer)))) - set(seen.tolist()))
+    used = np.unique(np.concatenate([x.values.to_numpy() for x in rows.table["input_ids"].chunks]))
+    unused = sorted(set(range(min(size, len(tokenizer)))) - set(used.tolist()))
+    if not unused:
+        return Finding("token_rows", "fine", Message("all rows of the token embedding occur in the data"))
     special = [token for token in sorted(tokenizer.all_special_ids) if token in set(unused)]
-    named = ", ".join(tokenizer.convert_ids_to_tokens([*special, *unused][:NAMED]))
-    words = f"{len(unused):,} of {size:,} token rows occur nowhere in the data and get no gradient"
-    return Finding("token_rows", "fine", f"{words}: {named} ..." if unused else "the data use every token row")
+    message = Message(
+        "{n:,} of {size:,} rows of the token embedding do not occur in the data and get no gradient: {tokens} ...",
+        n=len(unused),
+        size=size,
+        tokens=", ".join(str(x) for x in tokenizer.convert_ids_to_tokens([*special, *unused][:MAX_NAMED])),
+    )
+    return Finding("token_rows", "fine", message)
 
 
 def _answers(answers: Sequence[str]) -> Iterator[Finding]:
+    """The distribution of a closed set of answers."""
     counts = Counter(answers)
-    if not 1 <= len(counts) <= MOST_ANSWERS or len(answers) < 3 * len(counts):
+    if not 1 <= len(counts) <= MAX_ANSWERS or len(answers) < 3 * len(counts):
         return
-    most, many = counts.most_common(1)[0]
-    shown = ", ".join(f"{answer[:30]!r} {100 * n / len(answers):.0f} %" for answer, n in counts.most_common(6))
-    lopsided = many > LOPSIDED * len(answers)
-    words = f"{len(counts)} different answers: {shown}"
-    yield Finding("answers", "warning" if lopsided else "fine", words + ("; nearly all are the same" if lopsided else ""))
+    shares = joined(", ", [f"{answer[:30]!r} {n / len(answers):.0%}" for answer, n in counts.most_common(6)])
+    if counts.most_common(1)[0][1] > IMBALANCE * len(answers):
+        message = Message("{n} different answers, nearly all the same: {shares}", n=len(counts), shares=shares)
+        yield Finding("answers", "warning", message)
+    else:
+        yield Finding("answers", "fine", Message("{n} different answers: {shares}", n=len(counts), shares=shares))
 
 
 def _text(example: Example) -> str:
-    """The words without system messages, which whole data sets have in common."""
+    """The text without system messages, which whole datasets have in common."""
     if isinstance(example, Chat):
         return "\n".join(turn.content for turn in example.turns if turn.role != "system")
     return example.full_text
 
 
-def _leaks(training: Sequence[str], held: Sequence[str]) -> Iterator[Finding]:
-    """Rows that are in training and in validation: the same, or nearly."""
-    training, held = training[:COMPARED], held[:LOOKED_AT]
+def _overlap(training: Sequence[str], held_out: Sequence[str]) -> Iterator[Finding]:
+    """Held-out rows that are in the training data too, the same or nearly the same."""
+    training, held_out = training[:MAX_TRAINING_ROWS], held_out[:MAX_ROWS]
     known = {content_hash(text) for text in training}
-    same = sum(content_hash(text) in known for text in held)
-    words = f"{same} of {len(held)} held-out rows are in the training data too"
-    yield Finding("duplicates", "warning" if same else "fine", words)
-    near = near_duplicates(training, held)
-    words = f"{len(near)} of {len(held)} held-out rows are nearly the same as a training row"
-    example = f", for example {held[min(near)][:60]!r}" if near else ""
-    yield Finding("near_duplicates", "warning" if near else "fine", words + example)
+    same = sum(content_hash(text) in known for text in held_out)
+    message = Message("{n} of {total} held-out rows are also in the training data", n=same, total=len(held_out))
+    yield Finding("duplicates", _warning_if(same), message)
+    near = near_duplicates(training, held_out)
+    if near:
+        message = Message(
+            "{n} of {total} held-out rows are near-duplicates of a training row, for example {example!r}",
+            n=len(near),
+            total=len(held_out),
+            example=held_out[min(near)][:60],
+        )
+    else:
+        message = Message("none of {total} held-out rows is a near-duplicate of a training row", total=len(held_out))
+    yield Finding("near_duplicates", _warning_if(near), message)
 
 
-def near_duplicates(training: Sequence[str], held: Sequence[str]) -> dict[int, int]:
-    """held row -> training row, for pairs of which at least 80 % of all pieces of five letters are common (Jaccard).
+def _warning_if(problem: object) -> Level:
+    return "warning" if problem else "fine"
 
-    Exact, by prefix filtering (Chaudhuri et al. 2006, "A Primitive Operator for Similarity Joins", sec. 4): sets that
-    share so much share one of their rarest pieces, so only rows under the same rare piece are compared.
+
+def near_duplicates(training: Sequence[str], held_out: Sequence[str]) -> dict[int, int]:
+    """held-out row -> training row, for pairs whose sets of 5-character shingles have a Jaccard similarity of at least 0.8.
+
+    Exact, by prefix filtering (Chaudhuri et al. 2006, "A Primitive Operator for Similarity Joins", sec. 4): two sets that
+    similar share one of their rarest shingles, so only rows with a rare shingle in common are compared.
     """
-    pieces = [[_pieces(text) for text in texts] for texts in (held, training)]
-    often = Counter(piece for rows in pieces for row in rows for piece in row)
-    under: dict[int, list[int]] = defaultdict(list)
-    for i, row in enumerate(pieces[0]):
-        for piece in _rarest(row, often):
-            under[piece].append(i)
-    found: dict[int, int] = {}
-    for j, row in enumerate(pieces[1]):
-        for i in {i for piece in _rarest(row, often) for i in under.get(piece, ())} - found.keys():
-            common = len(row & pieces[0][i])
-            if common >= NEAR * (len(row) + len(pieces[0][i]) - common):
-                found[i] = j
-    return found
+    held_out_sets, training_sets = ([_shingles(text) for text in texts] for texts in (held_out, training))
+    frequency = Counter(shingle for sets in (held_out_sets, training_sets) for row in sets for shingle in row)
+    rows_with: dict[int, list[int]] = defaultdict(list)
+    for i, row in enumerate(held_out_sets):
+        for shingle in _rarest(row, frequency):
+            rows_with[shingle].append(i)
+    pairs: dict[int, int] = {}
+    for j, row in enumerate(training_sets):
+        candidates = {i for shingle in _rarest(row, frequency) for i in rows_with.get(shingle, ())}
+        for i in candidates - pairs.keys():
+            common = len(row & held_out_sets[i])
+            if common >= NEAR * (len(row) + len(held_out_sets[i]) - common):
+                pairs[i] = j
+    return pairs
 
 
-def _pieces(text: str) -> frozenset[int]:
-    letters = plain(text)
-    return frozenset(hash(letters[i : i + PIECE]) for i in range(max(1, len(letters) - PIECE + 1)))
+def _shingles(text: str) -> frozenset[int]:
+    """Hashes of all substrings of SHINGLE characters."""
+    characters = plain(text)
+    return frozenset(hash(characters[i : i + SHINGLE]) for i in range(max(1, len(characters) - SHINGLE + 1)))
 
 
-def _rarest(row: frozenset[int], often: Counter) -> list[int]:
-    """Enough of the rarest pieces that two sets with a Jaccard of NEAR have one in common."""
-    many = len(row) - int(-(-NEAR * len(row) // 1)) + 1
-    return sorted(row, key=lambda piece: (often[piece], piece))[:many]
+def _rarest(row: frozenset[int], frequency: Counter) -> list[int]:
+    """Enough of the rarest shingles that two sets with a Jaccard similarity of NEAR have one in common."""
+    count = len(row) - int(-(-NEAR * len(row) // 1)) + 1
+    return sorted(row, key=lambda shingle: (frequency[shingle], shingle))[:count]

@@ -1,34 +1,39 @@
-"""Words to token ids, with the mask of what is learnt: the assistant's words and their stop token, nothing else.
+"""Text to token ids, and the assistant mask: the assistant's content and its stop token carry loss, nothing else does.
 
     <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>\n
-                                                          ------------------  learnt
+                                                          ------------------  carries loss
 
-The mask comes from the template itself: what it writes for the turns so far, with the words that make the assistant
-speak, is what the model is given; what it writes more when the assistant's turn is added is what the model must say.
-So it holds for every template, without a table of models.
+The mask comes from the chat template itself: the turns before an assistant turn, rendered with the generation prompt, are
+its prompt; what the template adds when that turn is added is what the model must generate. So it holds for every template,
+without a table of models.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from weitiao.core.batch import AUDIO_PLACEHOLDER
-from weitiao.core.errors import DataError
+from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import Turn
 from weitiao.core.processor import FeatureExtractor, Rendered, SpecialTokens
 from weitiao.data.audio import with_leading_space
 from weitiao.data.template import NO_TEMPLATE, Template
+
+Span = tuple[int, int]  # start and end in characters
 
 
 @dataclass
 class ChatProcessor:
     """A tokenizer and its chat template."""
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     template: Template | None = None
     eos_id: int = 0
     stop_ids: tuple[int, ...] = ()
     special: frozenset[str] = field(default_factory=frozenset)
+    """The texts of all special tokens."""
     frame: SpecialTokens = SpecialTokens((), (), (0,))
     mask_id: int | None = None
     start_id: int | None = None
@@ -37,7 +42,7 @@ class ChatProcessor:
     @classmethod
     def make(
         cls,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         generation_stops: Sequence[int] = (),
         start_id: int | None = None,
         feature_extractor: FeatureExtractor | None = None,
@@ -45,44 +50,31 @@ class ChatProcessor:
         """From a transformers tokenizer.
 
         Args:
-            generation_stops: the model's own stop ids.
-            start_id: of a model of two halves, what its decoder begins from (decoder_start_token_id).
-            ear: of a model that hears.
+            generation_stops: stop ids of the model's generation config.
+            start_id: of an encoder-decoder model, its decoder_start_token_id.
+            feature_extractor: of a speech model.
 
         Raises:
             DataError: the tokenizer has no end-of-text token.
         """
-        end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id  # BERT's [SEP]
-        if end is None:
-            raise DataError("base: the tokenizer names no end-of-text token (eos_token), so an answer could never end.")
+        eos_id: Any = (
+            tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+        )  # BERT: [SEP]
+        if eos_id is None:
+            raise DataError("base: the tokenizer has no end-of-text token (eos_token), so an answer could never end.")
         names = {f"{key}_token": value for key, value in _special_tokens(tokenizer).items()}
-        template = Template(tokenizer.chat_template, names) if tokenizer.chat_template else None
-        special = frozenset(str(t) for t in tokenizer.get_added_vocab() if t in tokenizer.all_special_tokens) | frozenset(
-            str(t.content) for t in tokenizer.added_tokens_decoder.values() if t.special
-        )
-        made = cls(tokenizer, template, end, (), special)
-        stops = [end, *generation_stops]
+        text: Any = tokenizer.chat_template
+        template = Template(text, names) if text else None
+        special = _special_token_texts(tokenizer)
+        processor = cls(tokenizer, template, eos_id, (), special)
+        stops = [eos_id, *generation_stops]
         if template is not None:
-            stops.insert(0, made._template_stop())
-        made.frame = made._frame()
-        made.mask_id, made.start_id, made.feature_extractor = (
-            getattr(tokenizer, "mask_token_id", None),
-            start_id,
-            feature_extractor,
-        )
-        made.stop_ids = tuple(dict.fromkeys(x for x in stops if x is not None))
-        return made
-
-    def _frame(self) -> SpecialTokens:
-        one, two = ([-1 if x == "a" else x for x in self._around(*texts)] for texts in (("a",), ("a", "a")))
-        at, then = one.index(-1), [i for i, x in enumerate(two) if x == -1]
-        between = two[then[0] + 1 : then[1]] or self._ids("\n")
-        return SpecialTokens(tuple(one[:at]), tuple(between), tuple(one[at + 1 :]) or (self.eos_id,))
-
-    def _around(self, *texts: str) -> list[Any]:
-        """Ids of special tokens, and "a" for each text."""
-        encoded = self.tokenizer(*texts, return_special_tokens_mask=True)
-        return [x if special else "a" for x, special in zip(encoded.input_ids, encoded.special_tokens_mask)]
+            stops.insert(0, processor._template_stop(template))
+        processor.frame = processor._find_frame()
+        processor.mask_id = getattr(tokenizer, "mask_token_id", None)
+        processor.start_id, processor.feature_extractor = start_id, feature_extractor
+        processor.stop_ids = tuple(dict.fromkeys(x for x in stops if x is not None))
+        return processor
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -90,7 +82,7 @@ class ChatProcessor:
 
     def encode_with_word_ids(self, text: str) -> tuple[list[int], list[int]]:
         encoded = self.tokenizer(text, add_special_tokens=False)
-        return list(encoded.input_ids), [int(word) for word in encoded.word_ids()]
+        return list(encoded.input_ids), [-1 if x is None else x for x in encoded.word_ids()]
 
     def text(self, text: str) -> list[int]:
         return list(self.tokenizer(text).input_ids)
@@ -100,100 +92,125 @@ class ChatProcessor:
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         ids = [x for x in ids if x != AUDIO_PLACEHOLDER]
-        return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        return str(self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
 
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
-        whole = self._need_template().render(turns, ask=True)
-        return self._masked(whole, self._spans(turns, whole) or [])[0]
+        text = self._need_template().render(turns, ask=True)
+        return self._masked_ids(text, self._assistant_spans(turns, text) or [])[0]
 
     def chat(self, turns: Sequence[Turn]) -> list[Rendered]:
-        """One row with every assistant turn learnt; where the template rewrites what was said before (some strip
-        earlier thoughts), one row a turn, each as the model will see it."""
-        whole = self._need_template().render(turns)
-        spans = self._spans(turns, whole)
+        """One row in which all assistant turns carry loss. If the template rewrites earlier turns (some remove earlier
+        reasoning), one row per assistant turn, each as the model will see it."""
+        text = self._need_template().render(turns)
+        spans = self._assistant_spans(turns, text)
         if spans is not None:
-            return [self._rendered(whole, spans, turns)]
-        speaking = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
-        return [row for i in speaking for row in self._last_turn(turns[: i + 1])]
+            return [self._rendered(text, spans, turns)]
+        assistant_turns = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
+        return [self._last_turn(turns[: i + 1]) for i in assistant_turns]
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _find_frame(self) -> SpecialTokens:
+        """What the tokenizer adds around one text and between two."""
+        one, two = self._special_ids("a"), self._special_ids("a", "a")
+        start, texts = one.index(None), [i for i, x in enumerate(two) if x is None]
+        between = two[texts[0] + 1 : texts[1]] or self._ids("\n")
+        last = tuple(x for x in one[start + 1 :] if x is not None)
+        return SpecialTokens(
+            tuple(x for x in one[:start] if x is not None),
+            tuple(x for x in between if x is not None),
+            last or (self.eos_id,),
+        )
+
+    def _special_ids(self, text: str, text_pair: str | None = None) -> list[int | None]:
+        """Ids of the special tokens, and None for each token of a text."""
+        encoded = self.tokenizer(text, text_pair, return_special_tokens_mask=True)
+        return [x if special else None for x, special in zip(encoded.input_ids, encoded.special_tokens_mask)]
 
     def _need_template(self) -> Template:
         if self.template is None:
             raise DataError(NO_TEMPLATE)
         return self.template
 
-    def _spans(self, turns: Sequence[Turn], whole: str) -> list[tuple[int, int]] | None:
-        """Where each assistant turn's words and stop stand in `whole`; None where they are not there as they were said."""
+    def _assistant_spans(self, turns: Sequence[Turn], text: str) -> list[Span] | None:
+        """Where each assistant turn's content and stop token are in `text`; None if the template rewrote a turn."""
         template, spans = self._need_template(), []
         for i, turn in enumerate(turns):
             if turn.role == "assistant":
-                asked, told = template.render(turns[:i], ask=True), template.render(turns[: i + 1])
-                end = self._end(told, asked, turn)
-                if not (told.startswith(asked) and whole.startswith(told[:end])):
+                prompt, conversation = template.render(turns[:i], ask=True), template.render(turns[: i + 1])
+                end = self._turn_end(conversation, prompt, turn)
+                if not (conversation.startswith(prompt) and text.startswith(conversation[:end])):
                     return None
-                spans.append((len(asked), end))
+                spans.append((len(prompt), end))
         return spans
 
-    def _last_turn(self, turns: Sequence[Turn]) -> list[Rendered]:
+    def _last_turn(self, turns: Sequence[Turn]) -> Rendered:
         template = self._need_template()
-        asked, told = template.render(turns[:-1], ask=True), template.render(turns)
-        if not told.startswith(asked):
-            raise ValueError("the chat template does not continue its own prompt with the assistant's words")
-        return [self._rendered(told, [(len(asked), self._end(told, asked, turns[-1]))], turns)]
+        prompt, conversation = template.render(turns[:-1], ask=True), template.render(turns)
+        if not conversation.startswith(prompt):
+            raise InvalidValue("the chat template does not continue its own generation prompt with the assistant's content")
+        return self._rendered(conversation, [(len(prompt), self._turn_end(conversation, prompt, turns[-1]))], turns)
 
-    def _end(self, told: str, asked: str, turn: Turn) -> int:
-        """Where the assistant's turn ends: after the first special token behind its words."""
-        words = turn.content.strip()
-        at = told.find(words, len(asked))
-        after = (at + len(words)) if at >= 0 else len(asked)
-        found = [(told.find(token, after), token) for token in self.special]
-        found = [(where, token) for where, token in found if where >= 0]
-        if not found:
-            return len(told.rstrip()) if told.rstrip() != told and at >= 0 else len(told)
-        where = min(found)[0]
-        return where + max(len(token) for place, token in found if place == where)
+    def _turn_end(self, conversation: str, prompt: str, turn: Turn) -> int:
+        """Where the assistant's turn ends: after the first special token that follows its content."""
+        content = turn.content.strip()
+        position = conversation.find(content, len(prompt))
+        end = (position + len(content)) if position >= 0 else len(prompt)
+        following = [(conversation.find(token, end), token) for token in self.special]
+        following = [(i, token) for i, token in following if i >= 0]
+        if not following:
+            stripped = len(conversation.rstrip())
+            return stripped if stripped < len(conversation) and position >= 0 else len(conversation)
+        first = min(following)[0]
+        return first + max(len(token) for i, token in following if i == first)
 
-    def _rendered(self, whole: str, spans: list[tuple[int, int]], turns: Sequence[Turn]) -> Rendered:
-        ids, said = self._masked(whole, spans)
-        if turns[-1].role == "assistant" and not (said and said[-1] and ids[-1] in self.stop_ids):
-            last = max(i for i, x in enumerate(said) if x) if any(said) else -1
+    def _rendered(self, text: str, spans: list[Span], turns: Sequence[Turn]) -> Rendered:
+        ids, mask = self._masked_ids(text, spans)
+        if turns[-1].role == "assistant" and not (mask and mask[-1] and ids[-1] in self.stop_ids):
+            last = max(i for i, x in enumerate(mask) if x) if any(mask) else -1
             if last >= 0 and ids[last] not in self.stop_ids:  # a template without a stop token: add the tokenizer's
-                ids, said = [*ids[: last + 1], self.eos_id], [*said[: last + 1], True]
-        return Rendered(ids, said)
+                ids, mask = [*ids[: last + 1], self.eos_id], [*mask[: last + 1], True]
+        return Rendered(ids, mask)
 
-    def _masked(self, whole: str, spans: list[tuple[int, int]]) -> tuple[list[int], list[bool]]:
-        """Ids of the whole string and which lie in a span. Where a token would straddle a span's edge, what stands
-        before and behind is encoded apart, as it is when the model writes."""
+    def _masked_ids(self, text: str, spans: list[Span]) -> tuple[list[int], list[bool]]:
+        """Ids of the whole text, and which of them are in a span.
+
+        If a token would cross the edge of a span, the text before and after the edge is encoded separately, as it is when
+        the model generates.
+        """
         edges = {edge for span in spans for edge in span}
-        offsets = self.tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
+        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
         cuts = sorted(edge for edge in edges if any(a < edge < b for a, b in offsets))
         ids: list[int] = []
-        said: list[bool] = []
-        for start, end in zip([0, *cuts], [*cuts, len(whole)]):
-            encoded = self.tokenizer(whole[start:end], add_special_tokens=False, return_offsets_mapping=True)
-            places = [(start + a, start + b) for a, b in encoded.offset_mapping]
+        mask: list[bool] = []
+        for start, end in zip([0, *cuts], [*cuts, len(text)]):
+            encoded = self.tokenizer(text[start:end], add_special_tokens=False, return_offsets_mapping=True)
+            offsets = [(start + a, start + b) for a, b in encoded.offset_mapping]
             ids += encoded.input_ids
-            said += [b > a and any(first <= a and b <= last for first, last in spans) for a, b in places]
-        return ids, said
+            mask += [b > a and any(first <= a and b <= last for first, last in spans) for a, b in offsets]
+        return ids, mask
 
     def _ids(self, text: str) -> list[int]:
-        """The template writes its own special tokens; the tokenizer adds none (or BOS would stand there twice)."""
+        """Without special tokens: the template writes its own, and BOS must not be there twice."""
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
-    def _template_stop(self) -> int | None:
+    def _template_stop(self, template: Template) -> int | None:
         """The token with which this template ends an assistant's turn."""
         turns = (Turn("user", "Hi."), Turn("assistant", "Hello."))
         try:
-            template = self._need_template()
-            asked, told = template.render(turns[:1], ask=True), template.render(turns)
+            prompt, conversation = template.render(turns[:1], ask=True), template.render(turns)
         except ValueError:
             return None
-        ids = self._ids(told[: self._end(told, asked, turns[1])])
+        ids = self._ids(conversation[: self._turn_end(conversation, prompt, turns[1])])
         return ids[-1] if ids and self.tokenizer.decode([ids[-1]]) in self.special else None
 
 
-def _special_tokens(tokenizer: Any) -> dict[str, str]:
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     names = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
-    found = {name: getattr(tokenizer, f"{name}_token", None) for name in names}
-    return {name: str(value) for name, value in found.items() if value is not None}
+    tokens = {name: getattr(tokenizer, f"{name}_token", None) for name in names}
+    return {name: str(value) for name, value in tokens.items() if value is not None}
+
+
+def _special_token_texts(tokenizer: Any) -> frozenset[str]:
+    added = (str(x) for x in tokenizer.get_added_vocab() if x in tokenizer.all_special_tokens)
+    return frozenset(added) | frozenset(str(x.content) for x in tokenizer.added_tokens_decoder.values() if x.special)

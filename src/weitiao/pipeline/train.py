@@ -30,7 +30,7 @@ from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.core.trainable_model import BaseIdentity, TrainableModel, as_base_model, identity_of, trains_untied_embedding
 from weitiao.data.audio import load_feature_extractor
-from weitiao.data.checks import inspect, unused_tokens
+from weitiao.data.checks import check_data, unused_tokens
 from weitiao.data.encode import Encoded
 from weitiao.data.loader import Loader
 from weitiao.data.prepare import Encoder, preview_rows, read, read_and_split, row_describer
@@ -320,7 +320,7 @@ def prepare(recipe: Recipe, tokens: BaseAssets, run: Run, reporter: Reporter) ->
     asked = recipe.evaluate.data
     last = read(asked, recipe, run, reporter).examples if asked else []
     final = encoder.hold_out(last, run) if asked else validation
-    findings = list(inspect(made, training, [*held, *last], tokens.tokenizer, tokens.processor.stop_ids))
+    findings = list(check_data(made, training, [*held, *last], tokens.tokenizer, tokens.processor.stop_ids))
     return Prepared(objective, made, validation, final, findings)
 
 

@@ -14,7 +14,7 @@ from support.rows import chat_rows, write_jsonl
 from weitiao.core.errors import CheckError
 from weitiao.core.finding import Finding, refuse
 from weitiao.core.messages import Message
-from weitiao.data.checks import NEAR, PIECE, _stops, near_duplicates
+from weitiao.data.checks import NEAR, SHINGLE, _stop_tokens, near_duplicates
 
 WORDS = tuple("order refund parcel late invoice copy address change password reset card declined size".split())  # noqa: SIM905
 
@@ -25,7 +25,7 @@ def sentences(count: int, seed: int = 0) -> list[str]:
 
 
 def pieces(text: str) -> set[str]:
-    return {text[i : i + PIECE] for i in range(max(1, len(text) - PIECE + 1))}
+    return {text[i : i + SHINGLE] for i in range(max(1, len(text) - SHINGLE + 1))}
 
 
 def test_near_duplicates_equal_brute_force() -> None:
@@ -67,7 +67,7 @@ def test_train_validation_overlap_found(recipe_file: Any, tmp_path: Path) -> Non
     held = write_jsonl(tmp_path / "held.jsonl", [*rows[:4], *near])
     code, said = weitiao("check", recipe_file(validation={"path": str(held)}))
     assert code == 0
-    assert found(said, "duplicates").startswith("! duplicates: 4 of 7 held-out rows are in the training data too")
+    assert found(said, "duplicates").startswith("! duplicates: 4 of 7 held-out rows are also in the training data")
     assert found(said, "near_duplicates").startswith("!")
 
 
@@ -96,7 +96,7 @@ class FewRows:
     ],
 )
 def test_answer_without_stop_token_found(rows: list[list[int]], level: str, words: str) -> None:
-    finding = _stops(FewRows(*rows), {2})
+    finding = _stop_tokens(FewRows(*rows), {2})
     assert finding.level == level and re.search(words, str(finding.message))
 
 
@@ -125,7 +125,7 @@ def test_untrained_token_rows_named(train_tiny: Any, tmp_path: Path) -> None:
     """The tiny Llama's embedding is untied: with method full, most of its rows get no gradient."""
     checked = train_tiny(method="full", train={"steps": 1}).read("preflight.json")
     (words,) = [str(Message.from_json(x["message"])) for x in checked if x["name"] == "token_rows"]
-    assert words.startswith("2") and "of 320 token rows occur nowhere in the data and get no gradient" in words
+    assert words.startswith("2") and "of 320 rows of the token embedding do not occur in the data and get no gradient" in words
     assert "gradient: <|endoftext|>, " in words
     lora = train_tiny(train={"steps": 1}, out=str(tmp_path / "lora")).read("preflight.json")
     assert not [x for x in lora if x["name"] == "token_rows"]

@@ -136,7 +136,7 @@ def test_missing_template_error_suggests_fix() -> None:
 def test_tokenizer_without_eos_refused() -> None:
     tokenizer = make_tokenizer()
     tokenizer.eos_token = None
-    with pytest.raises(DataError, match="names no end-of-text token"):
+    with pytest.raises(DataError, match="has no end-of-text token"):
         ChatProcessor.make(tokenizer)
 
 
