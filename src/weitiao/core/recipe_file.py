@@ -28,12 +28,16 @@ def read_plain(path: str | Path, overrides: tuple[str, ...] = ()) -> tuple[dict[
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = getattr(error, "problem", None) or str(error)
         if mark := getattr(error, "problem_mark", None):
-            template = "{path}, line {line}: not readable as YAML: {problem}"
-            raise RecipeError(template, path=path, line=mark.line + 1, problem=problem) from None
+            raise RecipeError(
+                "{path}, line {line}: not readable as YAML: {problem}", path=path, line=mark.line + 1, problem=problem
+            ) from None
         raise RecipeError("{path}: not readable as YAML: {problem}", path=path, problem=problem) from None
     if not isinstance(plain, dict):
-        template = "{path}: a recipe is a list of `key: value` lines; this file contains {type}."
-        raise RecipeError(template, path=path, type=type(plain).__name__)
+        raise RecipeError(
+            "{path}: a recipe is a list of `key: value` lines; this file contains {type}.",
+            path=path,
+            type=type(plain).__name__,
+        )
     for override in overrides:
         _set(plain, override)
     return plain, lines
@@ -52,8 +56,9 @@ def _set(plain: dict[str, Any], override: str) -> None:
     """
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
-        template = "an override is written key=value, for example method.rank=32; this one is {override!r}."
-        raise RecipeError(template, override=override)
+        raise RecipeError(
+            "an override is written key=value, for example method.rank=32; this one is {override!r}.", override=override
+        )
     try:
         set_key(plain, dotted, yaml.safe_load(text), override)
     except yaml.YAMLError:
@@ -74,8 +79,12 @@ def set_key(plain: dict[str, Any], dotted: str, value: Any, override: str = "") 
     for key in keys[:-1]:
         if isinstance(node, list):
             if not key.isdigit() or int(key) >= len(node):
-                template = "override {override!r}: there is no element {key}; there are {n}, counted from 0."
-                raise RecipeError(template, override=override, key=key, n=len(node))
+                raise RecipeError(
+                    "override {override!r}: there is no element {key}; there are {n}, counted from 0.",
+                    override=override,
+                    key=key,
+                    n=len(node),
+                )
             if isinstance(node[int(key)], str):
                 node[int(key)] = {"path": node[int(key)]}
             node = node[int(key)]

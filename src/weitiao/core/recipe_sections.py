@@ -232,8 +232,9 @@ def _check_metric(name: str, known: tuple[str, ...]) -> None:
     """Refuse an unknown metric; "spam.f1" is the metric f1 of the task spam."""
     if name.rpartition(".")[2] not in known:
         hint = nearest(name, known)
-        template = "there is no metric {name!r}.{hint} There are: {known}"
-        raise InvalidValue(template, name=name, hint=hint, known=", ".join(known))
+        raise InvalidValue(
+            "there is no metric {name!r}.{hint} There are: {known}", name=name, hint=hint, known=", ".join(known)
+        )
 
 
 class Evaluate(Settings):

@@ -37,7 +37,7 @@ def check_data(
         if chats:
             yield _stop_tokens(encoded.rows.of(task), stop_ids)
             yield from _answers([x.answer for x in chats])
-    yield _bos_tokens(encoded.rows, tokenizer.bos_token_id)
+    yield _bos_tokens(encoded.rows, getattr(tokenizer, "bos_token_id", None))
     if held_out:
         yield from _overlap(
             [_text(x.without_task.example) for x in training], [_text(x.without_task.example) for x in held_out]

@@ -91,8 +91,8 @@ class FewRows:
     ("rows", "level", "words"),
     [
         ([[-100, 5, 2], [5, 2, -100, 6, 2]], "fine", "all 3 assistant turns"),
-        ([[-100, 5, 2], [5, 2, -100, 6, 7]], "warning", "1 of 3 assistant turns do not end .* first in row 1"),
-        ([[-100, 5, 5], [5, -100, 6, 7]], "error", "3 of 3 assistant turns do not end .* first in row 0"),
+        ([[-100, 5, 2], [5, 2, -100, 6, 7]], "warning", "1 of 3 assistant turns do not end .* first is in row 1"),
+        ([[-100, 5, 5], [5, -100, 6, 7]], "error", "3 of 3 assistant turns do not end .* first is in row 0"),
     ],
 )
 def test_answer_without_stop_token_found(rows: list[list[int]], level: str, words: str) -> None:
