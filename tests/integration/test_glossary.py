@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Evaluate, GradientScale, Replay, Source, Train
+from weitiao.core.registry import find, names
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = {name: (DOCS / name).read_text(encoding="utf-8") for name in ("glossary.md", "glossary.zh.md")}
@@ -38,3 +39,12 @@ def test_glossary_has_every_recipe_key(name: str) -> None:
 def test_glossary_has_same_names_in_both_languages() -> None:
     english, chinese = ([re.findall("`(.*?)`", " ".join(row)) for row in rows(page)] for page in PAGES.values())
     assert english == chinese and len(english) > 60
+
+
+def test_glossary_settings_exist() -> None:
+    """`lora: rank` is a setting of the method lora, and so for every component that the second table names."""
+    for row in rows(PAGES["glossary.md"]):
+        components, colon, settings = row[0].strip("`").removeprefix("regularizers: ").partition(": ")
+        for component in components.split(", ") if colon and components != "method" else ():
+            kind = next(kind for kind in ("method", "objective", "regularizer") if component in names(kind))
+            assert set(settings.split(", ")) <= set(find(kind, component).model_fields), row[0]
