@@ -38,15 +38,15 @@ def put_together(name: str, family: str) -> tuple[TrainableModel, Objective, Bat
     """A tiny model, stirred, an objective that it can learn, and rows for it; skipped where the two cannot be joined."""
     objective: Objective = CLASSIFICATION if family == "bert" else create(Objective, "sft")
     method = METHODS.get(name, "lora")
-    if why := part(name).refuse(objective, create(Method, method)):
-        pytest.skip(why)
+    if why := part(name).refusal(objective, create(Method, method)):
+        pytest.skip(str(why))
     model = attached(method, family)
     batch = batch_of(make_rows())
     if family == "bert":
         batch = replace(batch, targets={"class_id": torch.arange(len(batch.lengths)) % 3})
         objective = objective.model_copy(update={"dropout": 0.0})
     if method == "full":
-        part(name).begin(model)
+        part(name).before_training(model)
     perturb(model)
     return model, objective, batch
 
@@ -226,16 +226,16 @@ def test_mixout_equals_formula(family: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"regularizers": "mixout"}, "mixout: lora learns a change beside the base's weights, whose own dropout"),
+        ({"regularizers": "mixout"}, "mixout: method lora leaves the base's weights as they are"),
         (
             {"regularizers": "mixout", "method": "full", "train": {"gradient_checkpointing": "on"}},
             "gradient checkpointing runs layers",
         ),
         ({"regularizers": ["kl_to_base", "mixout"], "method": "ln_tuning"}, "mixout: .* kl_to_base would compare"),
         ({"regularizers": ["mixout", "r_drop"], "method": "full"}, "mixout: .* r_drop would compare"),
-        ({"regularizers": "l2_sp"}, "l2_sp: lora learns a change beside the base's weights"),
-        ({"regularizers": ["kl_to_base"], "objective": "classification"}, "the head of classification is new"),
-        ({"regularizers": "neftune", "objective": "embedding"}, "neftune: embedding packs its texts anew"),
+        ({"regularizers": "l2_sp"}, "l2_sp: method lora leaves the base's weights as they are"),
+        ({"regularizers": ["kl_to_base"], "objective": "classification"}, "the head of objective classification is new"),
+        ({"regularizers": "neftune", "objective": "embedding"}, "neftune: objective embedding repacks the texts of its rows"),
         (
             {"regularizers": "l2_sp", "method": "full", "objective": {"name": "embedding", "mini_batch_size": 8}},
             "embedding takes its steps in its own way .gradient_cache.",

@@ -17,7 +17,7 @@ from weitiao.core.example import Audio
 
 IGNORE = -100  # the label of a position that carries no loss (PyTorch's own default)
 AUDIO_PLACEHOLDER = -1  # the id of a position that stands for an encoder's hidden state of audio: no token
-FROZEN_STATES = "below"  # in Batch.more: the output of the frozen layers below the first trained one [T, D]
+FROZEN_STATES = "frozen_states"  # in Batch.more: the output of the frozen layers below the first trained one [T, D]
 SOUND = "sound"  # in Batch.more: audio features [B, mels, 2 S]; each row begins with S AUDIO_PLACEHOLDER
 
 
@@ -57,10 +57,10 @@ def task_of(row: Row) -> str:
 
 def take_tokens(row: Row, positions: Sequence[int]) -> AnnotatedRow:
     """Some of a row's tokens, with their labels and token targets; the row's own targets and task stay."""
-    taken = AnnotatedRow(**{**row, **{key: [int(row[key][i]) for i in positions] for key in ("input_ids", "labels")}})
-    if "token_targets" in taken:
-        taken["token_targets"] = {name: [x[i] for i in positions] for name, x in taken["token_targets"].items()}
-    return taken
+    selected = AnnotatedRow(**{**row, **{key: [int(row[key][i]) for i in positions] for key in ("input_ids", "labels")}})
+    if "token_targets" in selected:
+        selected["token_targets"] = {name: [x[i] for i in positions] for name, x in selected["token_targets"].items()}
+    return selected
 
 
 @dataclass(frozen=True)

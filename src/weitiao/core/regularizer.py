@@ -1,10 +1,10 @@
-"""The contract Regularizer: a change of any objective's loss while training; validation keeps the plain loss.
+"""The contract Regularizer: changes any objective's training loss; validation keeps the plain loss.
 
     regularizers: [r_drop, {name: neftune, alpha: 5}]      the first is innermost
 
-A regularizer is given the loss as a function of no arguments and may ask for it once, twice, or with noise on the
-embeddings. It keeps sums as sums: what it adds is in the loss's own unit (a supervised token, a row), so that the loop's
-division by the counts stays right.
+A regularizer gets the loss as a function without arguments, and may call it once, twice, or with noise on the embeddings.
+It keeps sums as sums: what it adds is in the loss's own unit (a supervised token, a row), so that the loop's division by
+the counts stays right.
 """
 
 from abc import abstractmethod
@@ -14,6 +14,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from weitiao.core.batch import Batch, Loss
+from weitiao.core.messages import Message
 from weitiao.core.method import Method
 from weitiao.core.objective import LossFunction, Objective
 from weitiao.core.registry import Component, find, names
@@ -24,43 +25,42 @@ from weitiao.core.traits import Traits
 class Regularizer(Component):
     """One file in objective/regularizers/ holds one Regularizer: a frozen model of its settings."""
 
-    at_embeddings: ClassVar[bool] = False
-    """It changes what the token embedding gives."""
+    changes_embeddings: ClassVar[bool] = False
+    """It changes the output of the token embedding."""
     swaps_weights: ClassVar[bool] = False
-    """It has other weights in the forward pass: a layer that runs once more in the backward pass would not find them."""
-
-    asks_again: ClassVar[bool] = False
-    """It asks the model for its distribution besides the loss: with other weights in between it would be another one."""
+    """It replaces weights during the forward pass: a layer that is recomputed in the backward pass would not find them."""
+    uses_log_probs: ClassVar[bool] = False
+    """It compares the model's distributions next to the loss: with other weights in between they would differ."""
 
     @abstractmethod
     def loss(self, model: TrainableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
         """The regularized loss.
 
         Args:
-            plain: the loss as it is without this regularizer.
+            plain: computes the loss without this regularizer.
         """
 
-    def begin(self, model: TrainableModel) -> None:
-        """Look at the model before anything is learnt or loaded."""
+    def before_training(self, model: TrainableModel) -> None:
+        """Look at the model before any weight is trained or loaded."""
 
-    def refuse(self, objective: Objective, method: Method) -> str:
-        """Why it cannot join this objective and method, in one sentence; "": it can."""
-        return ""
+    def refusal(self, objective: Objective, method: Method) -> Message:
+        """Why it cannot be combined with this objective and method; empty: it can."""
+        return Message("")
 
 
-class FromTheStart(Regularizer):
-    """One that knows where the base's own weights began."""
+class InitialWeightsRegularizer(Regularizer):
+    """A regularizer that compares the base model's weights with what they were before training."""
 
-    why_not: ClassVar[str]
-    """What another method has instead."""
+    adapter_refusal: ClassVar[Message]
+    """Why it is of no use with a method that leaves the base's weights as they are."""
 
-    def refuse(self, objective: Objective, method: Method) -> str:
+    def refusal(self, objective: Objective, method: Method) -> Message:
         if method.trains_base:
-            return ""
-        those = [name for name in names(Method) if find(Method, name).trains_base]
-        return f"{method.name} learns a change beside the base's weights, {self.why_not}; it is for {', '.join(those)}"
+            return Message("")
+        methods = ", ".join(name for name in names(Method) if find(Method, name).trains_base)
+        return Message(self.adapter_refusal, method=method.name, methods=methods)
 
-    def begin(self, model: TrainableModel) -> None:
+    def before_training(self, model: TrainableModel) -> None:
         model.initial_weights = {n: p.detach().clone() for n, p in model.trainable().items() if not n.startswith(HEAD)}
 
 
@@ -70,7 +70,7 @@ class Regularized(LossFunction):
     def __init__(self, objective: Objective, regularizers: Sequence[Regularizer], model: TrainableModel) -> None:
         self.objective, self.regularizers = objective, tuple(regularizers)
         for regularizer in self.regularizers:
-            regularizer.begin(model)
+            regularizer.before_training(model)
 
     @property
     def traits(self) -> Traits:
@@ -115,13 +115,13 @@ def regularized(objective: Objective, regularizers: Sequence[Regularizer], model
     return Regularized(objective, regularizers, model) if regularizers else objective
 
 
-def add(loss: Loss, more: Tensor, name: str) -> Loss:
-    """The loss and something on top of it, of the same unit; noted under a name.
+def add(loss: Loss, penalty: Tensor, name: str) -> Loss:
+    """The loss plus a penalty in the same unit, which is logged under a name.
 
     Raises:
-        ValueError: the loss has several tasks, and nobody knows whose the rest would be.
+        ValueError: the loss has several tasks, so it is unknown which of them the penalty belongs to.
     """
     if len(loss.totals) != 1:
-        raise ValueError(f"{name} needs one task, here are {len(loss.totals)}")
+        raise ValueError(f"{name} needs a loss of one task, but there are {len(loss.totals)}")
     ((task, total),) = loss.totals.items()
-    return Loss({task: total + more}, {**loss.notes, name: float(more.detach())})
+    return Loss({task: total + penalty}, {**loss.notes, name: float(penalty.detach())})

@@ -85,8 +85,8 @@ def best_spans(scores: Tensor, number: int, max_length: int) -> RowSpans:
     ]
     top = torch.stack(by_length).flatten().topk(min(N_BEST, sum(num - d for d in range(len(by_length)))))
     spans = [
-        (score, number + place % num, number + place % num + place // num)
-        for score, place in zip(top.values.tolist(), top.indices.tolist())
+        (score, number + index % num, number + index % num + index // num)
+        for score, index in zip(top.values.tolist(), top.indices.tolist())
     ]
     return RowSpans(spans, float(scores[0].sum()))
 

@@ -60,11 +60,11 @@ class TextGroups(RowEncoder):
 
     def preview(self, row: Row, lost: Sequence[int], processor: Processor) -> Preview:
         """The texts, and how they belong together."""
-        shown: Preview = []
+        preview: Preview = []
         for i, ids in enumerate(split_texts(row)):
             kind, prefix = self._preview_styles[min(i, len(self._preview_styles) - 1)]
-            shown.append((kind, prefix + processor.decode(ids, skip_special_tokens=False)))
-        return [*shown, *preview_lost(lost, processor)]
+            preview.append((kind, prefix + processor.decode(ids, skip_special_tokens=False)))
+        return [*preview, *preview_lost(lost, processor)]
 
 
 def group_texts(texts: Sequence[TextRow]) -> TextGroupRow:

@@ -16,8 +16,8 @@ def best_threshold(scored: Sequence[tuple[float, bool]], default: float = 0.5) -
     best, threshold, hits = 0.0, default, 0
     for i, (p, positive) in enumerate(ranked, 1):
         hits += positive
-        below = ranked[i][0] if i < len(ranked) else 0.0
+        next_p = ranked[i][0] if i < len(ranked) else 0.0
         f1 = 2 * hits / (i + num_positive)
-        if below < p and f1 > best:
-            best, threshold = f1, (p + below) / 2
+        if next_p < p and f1 > best:
+            best, threshold = f1, (p + next_p) / 2
     return threshold

@@ -177,7 +177,7 @@ def test_unsupported_combination_refused(
 def test_embedding_regularizers_refused() -> None:
     for name in ("neftune", "fgm"):
         recipe = make_recipe({"base": "b", "data": "d", "out": "o", "objective": "seq2seq", "regularizers": name})
-        with pytest.raises(RecipeError, match="encoder and decoder embed apart"):
+        with pytest.raises(RecipeError, match="encoder and decoder have separate embeddings"):
             refuse_regularizers(recipe)
 
 

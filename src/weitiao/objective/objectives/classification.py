@@ -220,8 +220,8 @@ class Classification(PooledObjective):
                 min_rows=MIN_ROWS,
                 classes=", ".join(rare)[:60],
             )
-        shown = {c: round(x, 4) for c, x in thresholds.items()}
-        return self.model_copy(update={"threshold": thresholds}), [Decision("objective.threshold", shown, reason)]
+        rounded = {c: round(x, 4) for c, x in thresholds.items()}
+        return self.model_copy(update={"threshold": thresholds}), [Decision("objective.threshold", rounded, reason)]
 
     def _chosen(self, probabilities: dict[str, float]) -> tuple[str, ...]:
         """The classes that apply."""

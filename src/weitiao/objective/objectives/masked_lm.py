@@ -134,8 +134,8 @@ class MaskedLM(Objective):
         masked = {position for position, _, _ in self._draw_masks(pack([row]))}
         ids = [int(x) for x in row["input_ids"]]
         stretches = groupby(range(len(ids)), key=lambda t: "target" if t in masked else "context")
-        shown = [(kind, processor.decode([ids[t] for t in ts], skip_special_tokens=False)) for kind, ts in stretches]
-        return [*shown, *preview_lost(lost, processor)]
+        preview = [(kind, processor.decode([ids[t] for t in ts], skip_special_tokens=False)) for kind, ts in stretches]
+        return [*preview, *preview_lost(lost, processor)]
 
     # -- loss ---------------------------------------------------------------------------------------------------------
 
@@ -147,11 +147,11 @@ class MaskedLM(Objective):
             digest = hashlib.blake2b(ids[a:b].astype(np.int64).tobytes(), digest_size=8).digest()
             random = np.random.default_rng((*batch.rng_key, int.from_bytes(digest, "big")))
             positions = np.flatnonzero(labels[a:b] != IGNORE)
-            words = np.split(positions, np.flatnonzero(np.diff(word_ids[a:b][positions])) + 1)
+            by_word = np.split(positions, np.flatnonzero(np.diff(word_ids[a:b][positions])) + 1)
             budget, masked = max(1, round(self.mlm_probability * len(positions))), np.zeros(0, int)
-            for i in random.permutation(len(words)):
-                if not len(masked) or len(masked) + len(words[i]) <= budget:
-                    masked = np.concatenate([masked, words[i]])
+            for i in random.permutation(len(by_word)):
+                if not len(masked) or len(masked) + len(by_word[i]) <= budget:
+                    masked = np.concatenate([masked, by_word[i]])
                 if len(masked) >= budget:
                     break
             for position, draws in zip(np.sort(masked), random.random((len(masked), 2))):

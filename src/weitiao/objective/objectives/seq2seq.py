@@ -116,9 +116,9 @@ class Seq2Seq(LikelihoodObjective):
         source = [int(x) for x in row["input_ids"][: _num_source(row)]]
         target = [int(x) for x in row["labels"] if x != IGNORE]
         audio = row.get("sound")
-        shown = f"[{Path(audio.file).name}]" if audio else processor.decode(source, skip_special_tokens=False)
+        source_text = f"[{Path(audio.file).name}]" if audio else processor.decode(source, skip_special_tokens=False)
         return [
-            ("context", shown),
+            ("context", source_text),
             *preview_lost(lost, processor),
             ("context", " → "),
             ("target", processor.decode(target, skip_special_tokens=False)),

@@ -170,16 +170,16 @@ class TokenClassification(HeadObjective):
         units = [t for t, x in enumerate(labels) if x != IGNORE]
         spans = tags_to_entities([self._tags[labels[t]] for t in units], repair=True)  # a window may start inside one
         edges = [*units, len(ids) - 1]
-        shown: Preview = []
-        text = ""  # what is shown so far
+        preview: Preview = []
+        text = ""  # everything in the preview so far
         for _, end, entity_type in spans:
             longer = processor.decode(ids[: edges[end]], skip_special_tokens=False)
-            shown += [("context", longer[len(text) :].rstrip()), ("target", f"‹{entity_type}›")]
+            preview += [("context", longer[len(text) :].rstrip()), ("target", f"‹{entity_type}›")]
             text = longer.rstrip()
-        shown.append(("context", processor.decode(ids, skip_special_tokens=False)[len(text) :]))
+        preview.append(("context", processor.decode(ids, skip_special_tokens=False)[len(text) :]))
         num_outside = len(units) - sum(end - first for first, end, _ in spans)
         summary = f" → {len(spans)} entities, O at {num_outside} units"
-        return [*shown, *preview_lost(lost, processor), ("target", summary)]
+        return [*preview, *preview_lost(lost, processor), ("target", summary)]
 
     # -- loss ---------------------------------------------------------------------------------------------------------
 

@@ -1,1 +1,1 @@
-"""One file a regularizer: joins any objective."""
+"""One file a regularizer; each can be combined with any objective."""

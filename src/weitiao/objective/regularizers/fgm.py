@@ -1,9 +1,9 @@
-"""Adversarial training: the embeddings are moved to where the loss grows fastest, and the loss there is learnt as well.
+"""Adversarial training: embeddings are moved in the direction in which the loss grows fastest, and that loss counts, too.
 
 Miyato et al. 2017, "Adversarial Training Methods for Semi-Supervised Text Classification", arXiv 1605.07725, eq. 2 to 5
 (`steps: 1`, the fast gradient method); Madry et al. 2018, arXiv 1706.06083, eq. 2 for more (projected gradient descent):
 
-    g = d loss / d embeddings of a row          r = radius * g / |g|      (steps > 1: r climbs, and is kept within radius)
+    g = d loss / d embeddings of a row       r = epsilon * g / |g|      (steps > 1: r climbs, and is kept within epsilon)
     (loss + weight * loss(embeddings + r)) / (1 + weight)
 """
 
@@ -15,59 +15,58 @@ from pydantic import Field
 from torch import Tensor
 
 from weitiao.core.batch import Batch, Loss
+from weitiao.core.messages import Message
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.regularizer import Regularizer
 from weitiao.core.trainable_model import TrainableModel, changed_embeddings
+from weitiao.objective.embedding_rows import no_token_to_row_map
 
 
 class FGM(Regularizer):
-    """Learn the worst embeddings within a radius, too."""
+    """Train on the worst embeddings within a radius, too (adversarial training)."""
 
-    at_embeddings: ClassVar[bool] = True
+    changes_embeddings: ClassVar[bool] = True
 
     epsilon: float = Field(default=1.0, gt=0)
-    """How far a row's embeddings are moved, as one vector (L2)."""
+    """L2 norm of the perturbation of a row's embeddings."""
     steps: int = Field(default=1, ge=1)
     """1: the fast gradient method; more: projected gradient descent."""
     weight: float = Field(default=1.0, ge=0)
-    """How much the moved rows' loss counts beside the plain one's."""
+    """Weight of the adversarial loss relative to the plain loss."""
 
-    def refuse(self, objective: Objective, method: Method) -> str:
-        words = f"{objective.name} packs its texts anew, so which row an embedding belongs to is not known here"
-        if objective.traits.needs_encoder_decoder:
-            return "encoder and decoder embed apart, and which row an embedding belongs to is not known here"
-        return words if objective.traits.repacks_segments else ""
+    def refusal(self, objective: Objective, method: Method) -> Message:
+        return no_token_to_row_map(objective)
 
     def loss(self, model: TrainableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
-        calm, move = plain(), None
+        clean, perturbation = plain(), None
         for _ in range(self.steps):
-            move = self._climb(model, batch, plain, move)
-        with changed_embeddings(model, lambda embedded, _: embedded + move, batch):  # pyright: ignore[reportOperatorIssue]
-            moved = plain()
-        mixed = {t: (calm.totals[t] + self.weight * moved.totals[t]) / (1 + self.weight) for t in calm.totals}
-        return Loss(mixed, {**calm.notes, self.name: sum(float(x.detach()) for x in moved.totals.values())})
+            perturbation = self._climb(model, batch, plain, perturbation)
+        with changed_embeddings(model, lambda embedded, _: embedded + perturbation, batch):  # pyright: ignore[reportOperatorIssue]
+            perturbed = plain()
+        totals = {t: (clean.totals[t] + self.weight * perturbed.totals[t]) / (1 + self.weight) for t in clean.totals}
+        return Loss(totals, {**clean.notes, self.name: sum(float(x.detach()) for x in perturbed.totals.values())})
 
-    def _climb(self, model: TrainableModel, batch: Batch, plain: Callable[[], Loss], move: Tensor | None) -> Tensor:
-        """Where the embeddings are moved to, one step further: [..., T, D]."""
-        asked: list[tuple[Tensor, Tensor]] = []
+    def _climb(self, model: TrainableModel, batch: Batch, plain: Callable[[], Loss], previous: Tensor | None) -> Tensor:
+        """The perturbation [..., T, D] after one more step."""
+        calls: list[tuple[Tensor, Tensor]] = []
 
-        def at(embedded: Tensor, row: Tensor) -> Tensor:
-            here = (torch.zeros_like(embedded) if move is None else move.clone()).detach().requires_grad_()
-            asked.append((here, row))
-            return embedded + here
+        def perturb(embedded: Tensor, row: Tensor) -> Tensor:
+            leaf = (torch.zeros_like(embedded) if previous is None else previous.clone()).detach().requires_grad_()
+            calls.append((leaf, row))
+            return embedded + leaf
 
-        with changed_embeddings(model, at, batch):
+        with changed_embeddings(model, perturb, batch):
             total = sum(plain().totals.values(), torch.zeros((), device=model.device))
-        here, row = asked[0]
-        gradient = torch.autograd.grad(total, here)[0]
-        reach = self.epsilon if self.steps == 1 else 2 * self.epsilon / self.steps
-        gone = here.detach() + gradient * (reach / _length(gradient, row).clamp(min=1e-12)).to(gradient.dtype)
-        return gone * (self.epsilon / _length(gone, row).clamp(min=self.epsilon)).to(gone.dtype)
+        leaf, row = calls[0]
+        gradient = torch.autograd.grad(total, leaf)[0]
+        step = self.epsilon if self.steps == 1 else 2 * self.epsilon / self.steps
+        moved = leaf.detach() + gradient * (step / _row_norm(gradient, row).clamp(min=1e-12)).to(gradient.dtype)
+        return moved * (self.epsilon / _row_norm(moved, row).clamp(min=self.epsilon)).to(moved.dtype)
 
 
-def _length(x: Tensor, row: Tensor) -> Tensor:
-    """[T, 1]: the L2 norm over all of the row that a token is in; x [..., T, D]."""
-    each = x.float().square().sum(-1).reshape(-1)  # [T]
-    sums = torch.zeros(int(row[-1]) + 1, device=x.device).index_add_(0, row, each)
+def _row_norm(x: Tensor, row: Tensor) -> Tensor:
+    """[T, 1]: the L2 norm of x [..., T, D] over all tokens of a token's row."""
+    squares = x.float().square().sum(-1).reshape(-1)  # [T]
+    sums = torch.zeros(int(row[-1]) + 1, device=x.device).index_add_(0, row, squares)
     return sums.sqrt()[row, None]

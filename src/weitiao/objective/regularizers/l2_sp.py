@@ -1,4 +1,4 @@
-"""Decay towards where the weights began, not towards nought.
+"""L2-SP: weight decay towards the initial weights instead of zero.
 
 Li et al. 2018, "Explicit Inductive Bias for Transfer Learning with Convolutional Networks", arXiv 1802.01483, eq. 1 and 2:
 
@@ -12,28 +12,32 @@ import torch
 from pydantic import Field
 
 from weitiao.core.batch import Batch, Loss
+from weitiao.core.messages import Message
 from weitiao.core.objective import Objective
-from weitiao.core.regularizer import FromTheStart, add
+from weitiao.core.regularizer import InitialWeightsRegularizer, add
 from weitiao.core.trainable_model import HEAD, TrainableModel
 
 
-class L2SP(FromTheStart):
-    """Decay towards the base's weights."""
+class L2SP(InitialWeightsRegularizer):
+    """Weight decay towards the base model's weights."""
 
-    why_not: ClassVar[str] = "which weight_decay already draws to nought"
+    adapter_refusal: ClassVar[Message] = Message(
+        "method {method} leaves the base's weights as they are, and weight_decay already pulls its own towards zero; use "
+        "one of: {methods}"
+    )
 
     alpha: float = Field(default=0.01, ge=0)
-    """How much the way from the base counts; the paper's best lie between 0.001 and 0.1."""
+    """Strength of the decay towards the base; the paper's best values are 0.001 to 0.1."""
     beta: float = Field(default=0.01, ge=0)
-    """The same for a new head, from nought."""
+    """Strength of the decay of a new head, towards zero."""
 
     def loss(self, model: TrainableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
-        base, loss = model.initial_weights, plain()
-        way = torch.zeros((), device=model.device)
+        initial, loss = model.initial_weights, plain()
+        penalty = torch.zeros((), device=model.device)
         for name, weight in model.trainable().items():
             if name.startswith(HEAD):
-                way = way + self.beta / 2 * weight.float().square().sum()
+                penalty = penalty + self.beta / 2 * weight.float().square().sum()
             elif weight.requires_grad:
-                way = way + self.alpha / 2 * (weight - base[name]).float().square().sum()
-        many = sum(objective.counts(batch).values())  # the loop divides by the window's count, so `way` is left once
-        return add(loss, way * many, self.name)
+                penalty = penalty + self.alpha / 2 * (weight - initial[name]).float().square().sum()
+        count = sum(objective.counts(batch).values())  # the loop divides by the window's count: the penalty remains, once
+        return add(loss, penalty * count, self.name)

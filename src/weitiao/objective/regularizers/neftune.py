@@ -14,30 +14,29 @@ from pydantic import Field
 from torch import Tensor
 
 from weitiao.core.batch import Batch, Loss
+from weitiao.core.messages import Message
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.regularizer import Regularizer
 from weitiao.core.trainable_model import TrainableModel, changed_embeddings
+from weitiao.objective.embedding_rows import no_token_to_row_map
 
 
 class NEFTune(Regularizer):
-    """Noise on the embeddings while training."""
+    """Noise on the embeddings during training."""
 
-    at_embeddings: ClassVar[bool] = True
+    changes_embeddings: ClassVar[bool] = True
 
     alpha: float = Field(default=5.0, ge=0)
-    """The noise's size; the paper takes 5, 10 or 15."""
+    """Noise scale; the paper uses 5, 10 or 15."""
 
-    def refuse(self, objective: Objective, method: Method) -> str:
-        words = f"{objective.name} packs its texts anew, so which row an embedding belongs to is not known here"
-        if objective.traits.needs_encoder_decoder:
-            return "encoder and decoder embed apart, and which row an embedding belongs to is not known here"
-        return words if objective.traits.repacks_segments else ""
+    def refusal(self, objective: Objective, method: Method) -> Message:
+        return no_token_to_row_map(objective)
 
     def loss(self, model: TrainableModel, objective: Objective, batch: Batch, plain: Callable[[], Loss]) -> Loss:
-        def noisy(embedded: Tensor, row: Tensor) -> Tensor:  # [..., T, D], [T]
-            reach = self.alpha / (row.bincount()[row] * embedded.shape[-1]).sqrt()
-            return embedded + (torch.rand_like(embedded) * 2 - 1) * reach[:, None].to(embedded.dtype)
+        def add_noise(embedded: Tensor, row: Tensor) -> Tensor:  # [..., T, D], [T]
+            scale = self.alpha / (row.bincount()[row] * embedded.shape[-1]).sqrt()
+            return embedded + (torch.rand_like(embedded) * 2 - 1) * scale[:, None].to(embedded.dtype)
 
-        with changed_embeddings(model, noisy, batch):
+        with changed_embeddings(model, add_noise, batch):
             return plain()
