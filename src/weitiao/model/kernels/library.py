@@ -1,9 +1,9 @@
-"""Kernels for CPUs with AVX512-BF16 (kernels/), compiled on first use by the machine's own g++ and kept.
+"""Compiled kernels for CPUs with AVX512-BF16, built on first use by the machine's own g++ and cached.
 
-    kernels/*.cpp --g++, two seconds--> $WEITIAO_HOME/kernels/<key>.so --loaded, held to torch on a probe--> used
+    kernels/*.cpp --g++, two seconds--> $WEITIAO_HOME/kernels/<key>.so --loaded, compared with torch on random numbers--> used
 
-Optional in every way: without the instructions, a compiler or torch's own OpenMP, or where a probe differs, everything runs
-in pure torch, and one line says so. WEITIAO_KERNELS=off leaves them out.
+They are optional: without the CPU instructions, a compiler or torch's own OpenMP, or if a result differs from torch's,
+everything runs in pure torch, and one decision says so. WEITIAO_KERNELS=off disables them.
 """
 
 import ctypes
@@ -29,12 +29,13 @@ from torch import Tensor
 from weitiao.core.files import file_sha256, home
 from weitiao.core.finding import Decision
 from weitiao.core.hardware import cpu_bf16
+from weitiao.core.messages import Message
 
 SOURCES = sorted(x for x in Path(__file__).parent.iterdir() if x.suffix in (".cpp", ".h"))
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fno-math-errno", "-w")
-PATIENCE = 120  # seconds for the compiler
-WIDE = 16  # numbers that are worked on at once
-TOLERANCE = 2e-2  # of the largest value: bf16 has 8 bits
+TIMEOUT = 120  # seconds for the compiler
+REGISTER = 16  # numbers that a kernel works on at a time: the last dimension must be a multiple of it
+TOLERANCE = 2e-2  # of the largest value: bf16 has 8 bits of precision
 
 
 class Library:
@@ -43,10 +44,14 @@ class Library:
     def __init__(self, file: Path) -> None:
         self.loaded = ctypes.CDLL(str(file))
 
-    def __call__(self, name: str, *given: Any) -> None:
-        """Tensors go as where they lie, None as a null pointer, whole numbers as long, others as float; what is a structure
-        goes by reference."""
-        self.loaded[name](*[_as_c(x) for x in given])
+    def __call__(self, name: str, *arguments: Any) -> None:
+        """Call a kernel.
+
+        Args:
+            arguments: tensors are passed as pointers to their data, None as a null pointer, integers as long, floats as
+                float, structures by reference.
+        """
+        self.loaded[name](*[_as_c(x) for x in arguments])
 
 
 def _as_c(x: Any) -> Any:
@@ -59,163 +64,173 @@ def _as_c(x: Any) -> Any:
     return ctypes.c_float(x) if isinstance(x, float) else ctypes.c_long(x)
 
 
-_one_at_a_time = threading.Lock()
+_compile_lock = threading.Lock()
 
 
-def begin() -> None:
-    """Compile beside other work, if that is to be done."""
-    if instructions() and not state.why_not and not torch.cuda.is_available():
-        threading.Thread(target=library).start()  # no daemon: a run that is refused meanwhile leaves nothing half made
+def compile_in_background() -> None:
+    """Start to compile in a thread while other work goes on, where the kernels can be used."""
+    if cpu_supported() and not state.disabled_reason and not torch.cuda.is_available():
+        threading.Thread(target=library).start()  # not a daemon: if the run ends meanwhile, no half-written file is left
 
 
 def library() -> Library | None:
-    """The kernels; None where there are none, and `state.why_not` says why."""
-    with _one_at_a_time:
+    """The kernels; None if there are none, with the reason in `state.disabled_reason`."""
+    with _compile_lock:
         return _library()
 
 
 @cache
 def _library() -> Library | None:
-    if not instructions():
+    if not cpu_supported():
         return None
     try:
-        return _loaded()
-    except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: an odd CXX
-        state.why_not = f"they could not be compiled or loaded: {str(error).strip().splitlines()[-1][:200]}"
+        return _load()
+    except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: a malformed CXX
+        reason = str(error).strip().splitlines()[-1][:200]
+        state.disabled_reason = Message("they could not be compiled or loaded: {reason}", reason=reason)
         return None
 
 
 @dataclass
 class State:
-    """Whether they are used in this process."""
+    """Whether this process uses the kernels."""
 
-    why_not: str = "WEITIAO_KERNELS is off" if os.environ.get("WEITIAO_KERNELS") == "off" else ""
+    disabled_reason: Message = Message("WEITIAO_KERNELS is off" if os.environ.get("WEITIAO_KERNELS") == "off" else "")
+    """Empty: they are used where there are any."""
 
 
 state = State()
 
 
-def in_use() -> bool:
-    return not state.why_not and library() is not None
+def enabled() -> bool:
+    """Whether this process uses the kernels."""
+    return not state.disabled_reason and library() is not None
 
 
-def usable(*given: Tensor, width: int = WIDE) -> Library | None:
-    """The kernels, if these tensors are what they take: on a CPU, in bf16, with a last dimension of whole registers."""
-    if state.why_not or any(x.device.type != "cpu" or x.dtype != torch.bfloat16 or x.shape[-1] % width for x in given):
-        return None
-    return library()
+def kernels_for(*tensors: Tensor, multiple: int = REGISTER) -> Library | None:
+    """The kernels, if they can work on these tensors.
+
+    They can if all are on a CPU, in bf16, and have a last dimension that is a multiple of `multiple`.
+    """
+    unsuitable = any(
+        x.device.type != "cpu" or x.dtype != torch.bfloat16 or x.shape[-1] % multiple for x in tensors
+    )
+    return None if state.disabled_reason or unsuitable else library()
 
 
-def for_words(z: Tensor) -> Library | None:
-    """The kernels, if they take such logits [N, V]; any V will do."""
-    return usable(z, width=1)
+def kernels_for_logits(logits: Tensor) -> Library | None:
+    """The kernels, if they can work on these logits [N, V]; V may be any number."""
+    return kernels_for(logits, multiple=1)
 
 
 @contextmanager
-def left_out() -> Iterator[None]:
+def kernels_disabled() -> Iterator[None]:
     """Inside, everything runs in pure torch."""
-    was, state.why_not = state.why_not, "left out"
+    previous, state.disabled_reason = state.disabled_reason, Message("disabled")
     try:
         yield
     finally:
-        state.why_not = was
+        state.disabled_reason = previous
 
 
-def choose(device: torch.device, dtype: torch.dtype, largest_gap: Callable[[], float]) -> list[Decision]:
-    """What is said of the kernels, where the machine could use them. Those that prove wrong are left out.
+def check_kernels(device: torch.device, dtype: torch.dtype, max_relative_error: Callable[[], float]) -> list[Decision]:
+    """Compare the kernels with torch, disable them if they differ, and report whether they are used.
 
     Args:
-        largest_gap: to torch, over the largest value.
+        max_relative_error: measures the difference to torch, relative to the largest value.
+
+    Returns:
+        One decision; none where they cannot be used anyway.
     """
-    if device.type != "cpu" or dtype != torch.bfloat16 or not instructions():
+    if device.type != "cpu" or dtype != torch.bfloat16 or not cpu_supported():
         return []
-    if not state.why_not and library() is not None and (gap := largest_gap()) > TOLERANCE:
-        state.why_not = f"on a probe they differ from torch by {gap:.0e}"
-    if state.why_not:
-        return [Decision("model.kernels", "off", f"pure torch: {state.why_not}")]
-    return [
-        Decision("model.kernels", "compiled", "attention, norms, gates, rotations and the loss head by AVX512-BF16 kernels")
-    ]
+    if not state.disabled_reason and library() is not None and (error := max_relative_error()) > TOLERANCE:
+        state.disabled_reason = Message("on random numbers they differ from torch by {error:.0e}", error=error)
+    if state.disabled_reason:
+        return [Decision("model.kernels", "off", Message("pure torch: {reason}", reason=state.disabled_reason))]
+    reason = Message("attention, norms, gates, rotations and the LM head use AVX512-BF16 kernels")
+    return [Decision("model.kernels", "compiled", reason)]
 
 
 @cache
-def instructions() -> bool:
-    """Whether the CPU has those that the kernels are written in."""
+def cpu_supported() -> bool:
+    """Whether the CPU has the instructions that the kernels use."""
     return "avx512_bf16" in _cpu() and cpu_bf16() != ""
 
 
-def _loaded() -> Library:
-    """The library; compiled first if it is not there, or not what was written.
+def _load() -> Library:
+    """Load the library, after compiling it if it is missing or damaged.
 
     Raises:
-        OSError, SubprocessError: with a sentence.
+        OSError, SubprocessError: it cannot be compiled; with a sentence.
     """
     compiler = shlex.split(os.environ.get("CXX", "")) or ["g++"]
     if shutil.which(compiler[0]) is None:
-        raise OSError(f"there is no {compiler[0]}")
-    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
-    texts = [x.read_text(encoding="utf-8") for x in SOURCES]
-    all_that_counts = [*texts, *compiler, *FLAGS, version, _cpu(), torch.__version__]
-    key = hashlib.sha256("\n".join(all_that_counts).encode()).hexdigest()[:16]
-    place = home() / "kernels" / f"{key}.so"
-    seal = place.with_suffix(".sha256")
-    if not (place.exists() and seal.exists() and seal.read_bytes() == file_sha256(place).encode()):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        for left in place.parent.glob("tmp*"):  # by a compiler that was killed
-            if time.time() - left.stat().st_mtime > PATIENCE:
+        raise OSError(str(Message("there is no {compiler}", compiler=compiler[0])))
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout
+    sources = [x.read_text(encoding="utf-8") for x in SOURCES]
+    # everything that the compiled code depends on; another machine may share the cache folder
+    inputs = [*sources, *compiler, *FLAGS, version, _cpu(), torch.__version__]
+    key = hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:16]
+    path = home() / "kernels" / f"{key}.so"
+    checksum = path.with_suffix(".sha256")
+    if not (path.exists() and checksum.exists() and checksum.read_bytes() == file_sha256(path).encode()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob("tmp*"):  # by a compiler that was killed
+            if time.time() - left.stat().st_mtime > TIMEOUT:
                 shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(dir=place.parent) as folder:
-            made, sealed = Path(folder) / place.name, Path(folder) / seal.name
-            _compile(compiler, made)
-            sealed.write_text(file_sha256(made), encoding="utf-8")
-            os.replace(made, place)
-            os.replace(sealed, seal)
-    return Library(place)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            new_path, new_checksum = Path(folder) / path.name, Path(folder) / checksum.name
+            _compile(compiler, new_path)
+            new_checksum.write_text(file_sha256(new_path), encoding="utf-8")
+            os.replace(new_path, path)
+            os.replace(new_checksum, checksum)
+    return Library(path)
 
 
-def _compile(compiler: list[str], place: Path) -> None:
-    threads, parts = _openmp(), [(x, place.with_name(f"{x.stem}.o")) for x in SOURCES if x.suffix == ".cpp"]
-    _run(*([*compiler, *FLAGS, "-fopenmp", "-c", str(source), "-o", str(part)] for source, part in parts))
-    _run([*compiler, "-shared", *(str(part) for _, part in parts), str(threads), "-o", str(place)])
+def _compile(compiler: list[str], path: Path) -> None:
+    openmp, objects = _openmp(), [(x, path.with_name(f"{x.stem}.o")) for x in SOURCES if x.suffix == ".cpp"]
+    _run(*([*compiler, *FLAGS, "-fopenmp", "-c", str(source), "-o", str(out)] for source, out in objects))
+    _run([*compiler, "-shared", *(str(out) for _, out in objects), str(openmp), "-o", str(path)])
 
 
 def _run(*commands: list[str]) -> None:
-    """Side by side.
+    """Run commands at the same time.
 
     Raises:
-        OSError: with the compiler's own words.
+        OSError: one failed; with the compiler's own message.
     """
-    running = [subprocess.Popen(x, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for x in commands]
+    processes = [subprocess.Popen(x, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for x in commands]
     try:
-        said = [x.communicate(timeout=PATIENCE)[1] for x in running]
+        outputs = [x.communicate(timeout=TIMEOUT)[1] for x in processes]
     except subprocess.TimeoutExpired:
-        raise OSError(f"the compiler took more than {PATIENCE} seconds") from None
+        raise OSError(str(Message("the compiler took more than {seconds} seconds", seconds=TIMEOUT))) from None
     finally:
-        for process in running:
+        for process in processes:
             process.kill()
-    for process, words in zip(running, said):
+    for process, output in zip(processes, outputs):
         if process.returncode:
-            errors = [line for line in words.splitlines() if "error" in line]
+            errors = [line for line in output.splitlines() if "error" in line]
             raise OSError(errors[0] if errors else "g++ failed")
 
 
 def _openmp() -> Path:
-    """torch's own OpenMP: a second one would have threads of its own, and both would wait for a core.
+    """torch's own OpenMP library. A second one would have threads of its own, and both would compete for the cores.
 
     Raises:
-        OSError: torch has none that g++ writes for.
+        OSError: torch has none that code compiled by g++ can use.
     """
     folder = Path(torch.__file__).parent
-    found = [*(folder / "lib").glob("libgomp*"), *(folder.parent / "torch.libs").glob("libgomp*")]
-    if not found:
-        raise OSError("this torch brings no libgomp")
-    return found[0]
+    libraries = [*(folder / "lib").glob("libgomp*"), *(folder.parent / "torch.libs").glob("libgomp*")]
+    if not libraries:
+        raise OSError(str(Message("this build of torch does not include libgomp")))
+    return libraries[0]
 
 
 @cache
 def _cpu() -> str:
-    """What tells one processor from another, for the compiler."""
+    """What distinguishes one CPU model from another for the compiler."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    mine = {line.partition(":")[0].strip(): line for line in lines}  # of the last core
-    return platform.machine() + "".join(mine.get(x, "") for x in ("model name", "cpu family", "model", "flags"))
+    by_key = {line.partition(":")[0].strip(): line for line in lines}  # of the last core
+    return platform.machine() + "".join(by_key.get(x, "") for x in ("model name", "cpu family", "model", "flags"))

@@ -1,14 +1,14 @@
-"""Attention on a CPU by matrix products: in bf16 three times as fast as torch's own where rows have some hundred tokens.
+"""Attention on a CPU by matrix products: in bf16 three times as fast as torch's own for rows of some hundred tokens.
 
-    of each row, and of each block of its queries [n, d] with the keys [t, d] that they may see:
-    forward     S = scale q k'       P = softmax(S)    y = P v           [K, r n, t]: K heads of k, r of q for each
-    backward    S and P once more    dP = g v'         dS = P (dP - rowsum(P dP))
+    for each row, and each block of its queries [n, d] with the keys [t, d] that they may attend to:
+    forward     S = scale q k'       P = softmax(S)    y = P v           [K, r n, t]: K key heads, r query heads for each
+    backward    S and P again        dP = g v'         dS = P (dP - rowsum(P dP))
                                      dq = dS k         dk = dS' q        dv = P' g
 
-torch's own (Dao et al. 2022, arXiv 2205.14135) goes in tiles of 32 keys, for rows of thousands; its backward pass in bf16
-runs at a thirtieth of what large products reach. Here nothing [t, t] is kept either; a block has at most BLOCK queries, so
-that long rows take little room, and most of what lies above the diagonal is not computed. Scores are in fp32: what a
-processor multiplies in bf16 it adds up in fp32, and it is asked for that sum.
+torch's own kernel (Dao et al. 2022, arXiv 2205.14135) works in tiles of 32 keys, for rows of thousands of tokens; its
+backward pass in bf16 reaches a thirtieth of the speed of large matrix products. This code does not store anything [t, t]
+either: a block has at most BLOCK queries, so long rows need little memory, and most of the scores above the diagonal are
+never computed. Scores are in fp32. A CPU adds up products of bf16 numbers in fp32, and `_fp32_sums` requests that sum.
 """
 
 import math
@@ -25,100 +25,106 @@ from torch.autograd.function import once_differentiable
 from weitiao.core.batch import Batch
 from weitiao.core.shared_prefix import PrefixSharedBatch
 
-BLOCK = 256  # queries of a row
-ROOM = 1 << 19  # scores at once, about: what stays in a core's cache
+BLOCK = 256  # queries of a row, at most
+MAX_SCORES = 1 << 19  # at a time, about: what stays in a core's cache
 
-Range = tuple[int, int]
-"""(where it starts, how many)."""
+Span = tuple[int, int]
+"""(index of the first token, number of tokens)."""
 
 
 @dataclass(frozen=True)
 class QueryBlock:
-    """Rows of one shape that stand next to one another; or one row whose keys stand in several places."""
+    """Adjacent rows of the same length; or a single row, whose keys may be in several places (shared prefixes)."""
 
-    asks: Range
-    """The queries of all rows."""
-    keys: tuple[Range, ...]
-    """The tokens of all rows."""
-    rows: int = 1
-    at: Tensor | None = None
-    """Where in the row each query stands; None: they are its last tokens."""
-
-    @property
-    def queries(self) -> int:
-        """Of each row."""
-        return self.asks[1] // self.rows
+    queries: Span
+    """Where the queries of all rows are."""
+    keys: tuple[Span, ...]
+    """Where the keys of all rows are; with more than one span there is a single row."""
+    num_rows: int = 1
+    key_positions: Tensor | None = None
+    """At which of the row's keys each query is; None: the queries are the row's last tokens."""
 
     @property
-    def length(self) -> int:
-        """Tokens of each row."""
-        return sum(many for _, many in self.keys) // self.rows
+    def num_queries(self) -> int:
+        """Queries per row."""
+        return self.queries[1] // self.num_rows
 
-    def apart(self) -> list["QueryBlock"]:
-        """Each row by itself."""
-        if self.rows == 1:
+    @property
+    def num_keys(self) -> int:
+        """Keys per row."""
+        return sum(length for _, length in self.keys) // self.num_rows
+
+    def single_rows(self) -> list["QueryBlock"]:
+        """One block per row."""
+        if self.num_rows == 1:
             return [self]
-        (first, n), (start, t) = (self.asks[0], self.queries), (self.keys[0][0], self.length)
-        return [QueryBlock((first + i * n, n), ((start + i * t, t),)) for i in range(self.rows)]
+        (first_query, n), (first_key, t) = (self.queries[0], self.num_queries), (self.keys[0][0], self.num_keys)
+        return [QueryBlock((first_query + i * n, n), ((first_key + i * t, t),)) for i in range(self.num_rows)]
 
 
-def pieces_of(batch: Batch, heads: int) -> list[QueryBlock]:
-    """Of equally long neighbours as many as have room; of rows that share tokens, each row alone."""
+def query_blocks(batch: Batch, num_heads: int) -> list[QueryBlock]:
+    """The blocks of a batch: as many adjacent rows of equal length as MAX_SCORES allows; rows that share tokens one by one."""
     if isinstance(batch, PrefixSharedBatch):
         return [QueryBlock(own, keys) for own, keys in zip(batch.own_ranges, batch.row_ranges) if own[1]]
-    found = []
+    blocks = []
     for start, count, length in batch.groups:
-        most = max(1, ROOM // (heads * length * min(length, BLOCK)))
-        for first in range(0, count, most):
-            rows = min(most, count - first)
-            where = (start + first * length, rows * length)
-            found.append(QueryBlock(where, (where,), rows))
-    return found
+        max_rows = max(1, MAX_SCORES // (num_heads * length * min(length, BLOCK)))
+        for first_row in range(0, count, max_rows):
+            num_rows = min(max_rows, count - first_row)
+            span = (start + first_row * length, num_rows * length)
+            blocks.append(QueryBlock(span, (span,), num_rows))
+    return blocks
 
 
-def pieces_at(batch: Batch, rows: Tensor) -> list[QueryBlock]:
-    """Where only the tokens at `rows` [N] ask, ascending."""
-    places = batch.first_position[rows] if isinstance(batch, PrefixSharedBatch) else rows
-    keys = (
-        batch.row_ranges if isinstance(batch, PrefixSharedBatch) else [((a, n),) for a, n in zip(batch.bounds, batch.lengths)]
-    )
-    cuts = torch.searchsorted(places, torch.tensor(batch.bounds)).tolist()
+def query_blocks_at(batch: Batch, query_tokens: Tensor) -> list[QueryBlock]:
+    """The blocks of a batch in which only the tokens at `query_tokens` [N], ascending, have queries; one block per row."""
+    if isinstance(batch, PrefixSharedBatch):
+        tokens, keys = batch.first_position[query_tokens], batch.row_ranges
+    else:
+        tokens, keys = query_tokens, [((start, length),) for start, length in zip(batch.bounds, batch.lengths)]
+    edges = torch.searchsorted(tokens, torch.tensor(batch.bounds)).tolist()
     return [
-        QueryBlock((i, j - i), row, at=places[i:j] - a) for a, row, i, j in zip(batch.bounds, keys, cuts, cuts[1:]) if i < j
+        QueryBlock((i, j - i), row_keys, key_positions=tokens[i:j] - start)
+        for start, row_keys, i, j in zip(batch.bounds, keys, edges, edges[1:])
+        if i < j
     ]
 
 
-def attend_by_products(
-    q: Tensor, k: Tensor, v: Tensor, pieces: Sequence[QueryBlock], scale: float, causal: bool, window: int | None
+def attend_by_matmul(
+    q: Tensor, k: Tensor, v: Tensor, blocks: Sequence[QueryBlock], scale: float, causal: bool, window: int | None
 ) -> Tensor:
     """Attention within each row.
 
     Args:
         q: [U, H, d], or [N, H, d]. k: [U, K, d]. v: [U, K, d_v]; H a multiple of K.
-        pieces: each query is in one of them.
-        window: a token sees at most this many tokens back (and ahead, where not causal), itself included.
+        blocks: each query is in exactly one of them.
+        window: a token attends to at most this many tokens back (and ahead, if not causal), itself included.
 
     Returns:
         [U, H, d_v], or [N, H, d_v]
     """
-    return _ByProducts.apply(q, k, v, pieces, scale, causal, window)  # pyright: ignore[reportReturnType]
+    return _MatmulAttention.apply(q, k, v, blocks, scale, causal, window)  # pyright: ignore[reportReturnType]
 
 
-class _ByProducts(torch.autograd.Function):
+class _MatmulAttention(torch.autograd.Function):
+    """Saves q, k and v; the backward pass computes the scores again, block by block."""
+
     @staticmethod
     def forward(
-        ctx, q: Tensor, k: Tensor, v: Tensor, pieces: Sequence[QueryBlock], scale: float, causal: bool, window: int | None
+        ctx, q: Tensor, k: Tensor, v: Tensor, blocks: Sequence[QueryBlock], scale: float, causal: bool, window: int | None
     ) -> Tensor:
         ctx.save_for_backward(q, k, v)
-        ctx.pieces, ctx.scale, ctx.causal, ctx.window = pieces, scale, causal, window
-        heads, out = k.shape[1], q.new_empty(*q.shape[:2], v.shape[-1])
+        ctx.blocks, ctx.scale, ctx.causal, ctx.window = blocks, scale, causal, window
+        num_kv_heads, out = k.shape[1], q.new_empty(*q.shape[:2], v.shape[-1])
         with _fp32_sums(q.dtype), torch.autocast("cpu", enabled=False):
-            for piece in pieces:
-                asked, y = (_heads_first(_of(x, piece.asks), piece.rows, heads) for x in (q, out))
-                keys, values = (_heads_first(_put_together(x, piece.keys), piece.rows, heads) for x in (k, v))
-                for part, seen in _blocks(piece, q.shape[1], causal, window):
-                    p = _weights(asked[..., part, :], keys[:, :, 0, seen], scale, _mask(piece, part, seen, causal, window))
-                    y[..., part, :] = (p.to(v.dtype) @ values[:, :, 0, seen]).unflatten(2, (y.shape[2], -1))
+            for block in blocks:
+                # views of q and out, so writing to y fills `out`: [rows, K, r, n, d]
+                qs, y = (_heads_first(_slice(x, block.queries), block.num_rows, num_kv_heads) for x in (q, out))
+                ks, vs = (_heads_first(_gather(x, block.keys), block.num_rows, num_kv_heads)[:, :, 0] for x in (k, v))
+                for part, visible in _tiles(block, q.shape[1], causal, window):
+                    mask = _mask(block, part, visible, causal, window)
+                    p = _weights(qs[..., part, :], ks[:, :, visible], scale, mask)
+                    y[..., part, :] = (p.to(v.dtype) @ vs[:, :, visible]).unflatten(2, (y.shape[2], -1))
         return out
 
     @staticmethod
@@ -126,121 +132,143 @@ class _ByProducts(torch.autograd.Function):
     def backward(ctx, *grads: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (g,) = grads
         q, k, v = ctx.saved_tensors
-        pieces, scale, causal, window = ctx.pieces, ctx.scale, ctx.causal, ctx.window
-        heads, dq = k.shape[1], torch.empty_like(q)
-        dk, dv = (torch.zeros(x.shape, dtype=_wide(x)) for x in (k, v))  # several rows and blocks may add to a key
+        blocks, scale, causal, window = ctx.blocks, ctx.scale, ctx.causal, ctx.window
+        num_kv_heads, dq = k.shape[1], torch.empty_like(q)
+        # each query is in one block, so dq is written once; a key may be in several rows and tiles, so dk and dv are sums
+        dk, dv = (torch.zeros(x.shape, dtype=_sum_dtype(x)) for x in (k, v))
         with _fp32_sums(q.dtype), torch.autocast("cpu", enabled=False):
-            for piece in pieces:
-                asked, given, dasked = (_heads_first(_of(x, piece.asks), piece.rows, heads) for x in (q, g, dq))
-                keys, values = (_heads_first(_put_together(x, piece.keys), piece.rows, heads) for x in (k, v))
-                for part, seen in _blocks(piece, q.shape[1], causal, window):
-                    some, gs = asked[..., part, :].flatten(2, 3), given[..., part, :].flatten(2, 3)
-                    ks, vs = keys[:, :, 0, seen], values[:, :, 0, seen]
-                    p = _weights(asked[..., part, :], ks, scale, _mask(piece, part, seen, causal, window))
-                    dp = gs.to(p.dtype) @ vs.to(p.dtype).transpose(-1, -2)
+            for block in blocks:
+                qs, gs, dqs = (_heads_first(_slice(x, block.queries), block.num_rows, num_kv_heads) for x in (q, g, dq))
+                ks, vs = (_heads_first(_gather(x, block.keys), block.num_rows, num_kv_heads)[:, :, 0] for x in (k, v))
+                for part, visible in _tiles(block, q.shape[1], causal, window):
+                    # the r query heads of a key head are stacked: [rows, K, r n, d]
+                    part_q, part_g = qs[..., part, :].flatten(2, 3), gs[..., part, :].flatten(2, 3)
+                    visible_k, visible_v = ks[:, :, visible], vs[:, :, visible]
+                    mask = _mask(block, part, visible, causal, window)
+                    p = _weights(qs[..., part, :], visible_k, scale, mask)
+                    dp = part_g.to(p.dtype) @ visible_v.to(p.dtype).transpose(-1, -2)
                     ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype).mul_(scale).to(q.dtype)
-                    dasked[..., part, :] = (ds @ ks).unflatten(2, (dasked.shape[2], -1))
-                    _add(dk, piece, seen, ds.transpose(-1, -2) @ some)
-                    _add(dv, piece, seen, p.to(g.dtype).transpose(-1, -2) @ gs)
+                    dqs[..., part, :] = (ds @ visible_k).unflatten(2, (dqs.shape[2], -1))
+                    _add(dk, block, visible, ds.transpose(-1, -2) @ part_q)
+                    _add(dv, block, visible, p.to(g.dtype).transpose(-1, -2) @ part_g)
         return dq, dk.to(k.dtype), dv.to(v.dtype), None, None, None, None
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    """What scores and sums are made in."""
+def _sum_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of scores and sums: fp32, or fp64 for fp64 inputs."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _of(x: Tensor, where: Range) -> Tensor:
-    return x[where[0] : where[0] + where[1]]
+def _slice(x: Tensor, span: Span) -> Tensor:
+    """The tokens of a span, a view."""
+    return x[span[0] : span[0] + span[1]]
 
 
-def _put_together(x: Tensor, ranges: Sequence[Range]) -> Tensor:
-    return _of(x, ranges[0]) if len(ranges) == 1 else torch.cat([_of(x, where) for where in ranges])
+def _gather(x: Tensor, spans: Sequence[Span]) -> Tensor:
+    """The tokens of several spans in a row: a view of one span, a copy of several."""
+    return _slice(x, spans[0]) if len(spans) == 1 else torch.cat([_slice(x, span) for span in spans])
 
 
-def _heads_first(x: Tensor, rows: int, heads: int) -> Tensor:
-    """[rows n, heads r, d] -> [rows, heads, r, n, d], a view."""
-    return x.unflatten(0, (rows, -1)).unflatten(2, (heads, -1)).permute(0, 2, 3, 1, 4)
+def _heads_first(x: Tensor, num_rows: int, num_kv_heads: int) -> Tensor:
+    """[rows n, heads r, d] -> [rows, heads, r, n, d], a view; r is 1 for keys and values."""
+    return x.unflatten(0, (num_rows, -1)).unflatten(2, (num_kv_heads, -1)).permute(0, 2, 3, 1, 4)
 
 
-def _blocks(piece: QueryBlock, heads: int, causal: bool, window: int | None) -> Iterator[tuple[slice, slice]]:
-    """(some queries of each row, the keys of the row that one of them sees)."""
-    queries, length = piece.queries, piece.length
-    if not queries:
+def _tiles(block: QueryBlock, num_heads: int, causal: bool, window: int | None) -> Iterator[tuple[slice, slice]]:
+    """(some queries of each row, the keys of the row that at least one of them attends to).
+
+    Tiles are as even as possible and have at most BLOCK queries; fewer (but at least 16) where more would exceed
+    MAX_SCORES.
+    """
+    num_queries, num_keys = block.num_queries, block.num_keys
+    if not num_queries:
         return
-    behind = length - queries
-    many = math.ceil(queries / min(BLOCK, max(16, ROOM // (piece.rows * heads * length))))
-    edges = [queries * i // many for i in range(many + 1)]
-    for a, b in zip(edges, edges[1:]):
-        if piece.at is not None:
-            yield slice(a, b), slice(0, length)
+    before = num_keys - num_queries  # keys before the first query's own
+    max_queries = min(BLOCK, max(16, MAX_SCORES // (block.num_rows * num_heads * num_keys)))
+    num_tiles = math.ceil(num_queries / max_queries)
+    edges = [num_queries * i // num_tiles for i in range(num_tiles + 1)]
+    for start, stop in zip(edges, edges[1:]):
+        if block.key_positions is not None:  # the queries are anywhere in the row
+            yield slice(start, stop), slice(0, num_keys)
             continue
-        first = 0 if window is None else max(0, behind + a - window + 1)
-        last = behind + b if causal else length if window is None else min(length, behind + b + window - 1)
-        yield slice(a, b), slice(first, last)
+        first = 0 if window is None else max(0, before + start - window + 1)
+        if causal:
+            last = before + stop
+        else:
+            last = num_keys if window is None else min(num_keys, before + stop + window - 1)
+        yield slice(start, stop), slice(first, last)
 
 
-def _mask(piece: QueryBlock, part: slice, seen: slice, causal: bool, window: int | None) -> Tensor | None:
-    """[n, t] to be added to scores, or their last columns alone; None: all are seen."""
+def _mask(block: QueryBlock, part: slice, visible: slice, causal: bool, window: int | None) -> Tensor | None:
+    """What is added to the scores of a tile: [n, t], or [n, n] for their last columns only; None: nothing is masked."""
     if not causal and window is None:
         return None
-    if piece.at is not None:
-        return _hidden_from(piece.at[part], seen.stop, causal, window)
-    many, at = part.stop - part.start, piece.length - piece.queries + part.start - seen.start
-    if causal and (window is None or at + many <= window):
-        return _hidden(BLOCK, BLOCK, 0, True, None)[:many, :many]
-    return _hidden(many, seen.stop - seen.start, at, causal, window)
+    if block.key_positions is not None:
+        return _mask_at(block.key_positions[part], visible.stop, causal, window)
+    n = part.stop - part.start
+    position = block.num_keys - block.num_queries + part.start - visible.start  # of the first query, among the keys
+    if causal and (window is None or position + n <= window):
+        # Every query attends to all keys before the tile, and only the triangle of the tile's own keys is masked. All tiles
+        # share one triangle of the largest size, cut to theirs.
+        return _cached_mask(BLOCK, BLOCK, 0, True, None)[:n, :n]
+    return _cached_mask(n, visible.stop - visible.start, position, causal, window)
 
 
 @lru_cache(maxsize=16)
-def _hidden(queries: int, keys: int, at: int, causal: bool, window: int | None) -> Tensor:
-    return _hidden_from(torch.arange(at, at + queries), keys, causal, window)
+def _cached_mask(num_queries: int, num_keys: int, position: int, causal: bool, window: int | None) -> Tensor:
+    return _mask_at(torch.arange(position, position + num_queries), num_keys, causal, window)
 
 
-def _hidden_from(at: Tensor, keys: int, causal: bool, window: int | None) -> Tensor:
-    """[n, keys]: -inf where a key is not seen by a query that stands at a key `at` [n]; else nought."""
-    back = at[:, None] - torch.arange(keys)
-    hidden = (back < 0) if causal else torch.zeros_like(back, dtype=torch.bool)
+def _mask_at(key_positions: Tensor, num_keys: int, causal: bool, window: int | None) -> Tensor:
+    """[n, num_keys]: -inf where a key is hidden from a query at key position `key_positions` [n], else 0."""
+    distance = key_positions[:, None] - torch.arange(num_keys)  # how far the key is behind the query
+    hidden = (distance < 0) if causal else torch.zeros_like(distance, dtype=torch.bool)
     if window is not None:
-        hidden = hidden | (back.abs() >= window)
-    return torch.zeros(len(at), keys).masked_fill_(hidden, -math.inf)
+        hidden = hidden | (distance.abs() >= window)
+    return torch.zeros(len(key_positions), num_keys).masked_fill_(hidden, -math.inf)
 
 
 def _weights(q: Tensor, k: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    """q [rows, K, r, n, d], k [rows, K, t, d] -> the softmax of the scores [rows, K, r n, t], wide."""
+    """q [rows, K, r, n, d], k [rows, K, t, d] -> the softmax of the scores, [rows, K, r n, t] in fp32."""
     n = q.shape[3]
-    first = q.dtype == _wide(q) or math.frexp(scale)[0] == 0.5  # a power of two rounds nothing
-    asks = q.flatten(2, 3).to(_wide(q))
-    s = (asks * scale if first else asks) @ k.to(_wide(k)).transpose(-1, -2)
-    if not first:
-        s.mul_(scale)
+    # It is cheaper to scale q than the scores. A power of two (frexp gives a mantissa of 0.5) only changes the exponent, so
+    # bf16 inputs of `_fp32_sums` stay exact; any other scale would make them fp32 numbers that are rounded to bf16 again.
+    scale_first = q.dtype == _sum_dtype(q) or math.frexp(scale)[0] == 0.5
+    stacked = q.flatten(2, 3).to(_sum_dtype(q))
+    scores = (stacked * scale if scale_first else stacked) @ k.to(_sum_dtype(k)).transpose(-1, -2)
+    if not scale_first:
+        scores.mul_(scale)
     if mask is not None:
-        s.unflatten(2, (-1, n))[..., -mask.shape[1] :].add_(mask)
-    return s.softmax(-1)
+        scores.unflatten(2, (-1, n))[..., -mask.shape[1] :].add_(mask)
+    return scores.softmax(-1)
 
 
-def _add(total: Tensor, piece: QueryBlock, seen: slice, part: Tensor) -> None:
-    """Gradients [rows, K, t, d] of some keys, to those of all tokens [U, K, d]."""
-    if len(piece.keys) == 1:
-        _heads_first(_of(total, piece.keys[0]), piece.rows, total.shape[1])[:, :, 0, seen] += part
+def _add(total: Tensor, block: QueryBlock, visible: slice, part: Tensor) -> None:
+    """Add the gradients of a tile's keys, `part` [rows, K, t, d], to those of all tokens, `total` [U, K, d]."""
+    if len(block.keys) == 1:
+        _heads_first(_slice(total, block.keys[0]), block.num_rows, total.shape[1])[:, :, 0, visible] += part
         return
-    part, at = part[0].transpose(0, 1), -seen.start  # [t, K, d]
-    for start, many in piece.keys:
-        a, b = max(at, 0), min(at + many, len(part))
-        if a < b:
-            total[start + a - at : start + b - at] += part[a:b]
-        at += many
+    # a single row whose keys are in several spans: add to each span the part of the tile that lies in it
+    part, offset = part[0].transpose(0, 1), -visible.start  # [t, K, d]; where the span begins in `part`
+    for start, length in block.keys:
+        first, last = max(offset, 0), min(offset + length, len(part))
+        if first < last:
+            total[start + first - offset : start + last - offset] += part[first:last]
+        offset += length
 
 
 @contextmanager
 def _fp32_sums(dtype: torch.dtype) -> Iterator[None]:
-    """Inside, products of fp32 matrices whose numbers come from bf16 are made by the processor's bf16 instructions, which
-    add up in fp32: nothing is rounded before."""
-    products: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
-    was = products.fp32_precision
+    """Inside, products of fp32 matrices that hold bf16 numbers use the CPU's bf16 instructions, which add up in fp32.
+
+    A product of bf16 matrices would round its result to bf16. Converting the inputs to fp32 changes none of their numbers, so
+    oneDNN may round them to bf16 again without loss, and the result stays in fp32.
+    """
+    matmul: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+    previous = matmul.fp32_precision
     if dtype == torch.bfloat16:
-        products.fp32_precision = "bf16"
+        matmul.fp32_precision = "bf16"
     try:
         yield
     finally:
-        products.fp32_precision = was
+        matmul.fp32_precision = previous

@@ -1,15 +1,15 @@
-"""A frozen linear layer whose weight is stored in 4 or 8 bits and computed with in full.
+"""A frozen linear layer whose weight is stored in 4 or 8 bits and dequantized for each product.
 
-    4 bits   64 weights in a row share their largest absolute value m; each is the nearest of 16 numbers times m.
-             nf4: numbers that a normal distribution meets equally often; fp4: 4-bit floats. Double quantisation stores
-             the m's in 8 bits too: 4.13 bits a weight instead of 4.5. (Dettmers et al. 2023, arXiv 2305.14314, sec. 3)
+    4 bits   64 weights of a row share their largest absolute value m; each is the nearest of 16 values times m.
+             nf4: values that a normal distribution takes equally often; fp4: 4-bit floats. Double quantization stores
+             the m's in 8 bits too: 4.13 bits per weight instead of 4.5. (Dettmers et al. 2023, arXiv 2305.14314, sec. 3)
     8 bits   w = q m / 127, m the largest absolute value of its row. (Dettmers et al. 2022, arXiv 2208.07339, sec. 2.1)
 
-    x [T, D_in] --> W x + b          W = unpack(packed) [D_out, D_in], made for each product and thrown away after it
+    x [T, D_in] --> W x + b          W = unpack(packed) [D_out, D_in], computed for each product and freed after it
 
-Only storage is in few bits: activations are never rounded, so a row's answer does not depend on its neighbours. (LLM.int8
-rounds them too, and treats a column apart as soon as any row of the batch has an outlier in it.) Weights are rounded to
-bf16 before they are packed, so that a run in bf16 and its merge in fp32 are about one and the same base.
+Only the stored weights are quantized. Activations are never rounded, so a row's output does not depend on its neighbors.
+(LLM.int8 quantizes them too, and treats a column differently as soon as one row of the batch has an outlier in it.) Weights
+are rounded to bf16 before they are packed, so a run in bf16 and its merge in fp32 have the same base.
 """
 
 import importlib
@@ -23,14 +23,14 @@ from torch.nn.functional import linear, pad
 from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.hardware import needs
-from weitiao.model.layers.saved_tensors import in_autocast
+from weitiao.model.layers.saved_tensors import to_autocast_dtype
 
 BLOCK = 64  # weights that share a scale
 NESTED = 256  # scales that share a scale
 
 
 class QuantizedLinear(nn.Module):
-    """Stands in the place of a linear layer."""
+    """A replacement of a linear layer (nn.Linear or Conv1D)."""
 
     packed: nn.Parameter
     absmax: nn.Parameter
@@ -44,7 +44,7 @@ class QuantizedLinear(nn.Module):
         self.shape, self.bits, self.quant_type = tuple(rows.shape), bits, quant_type
         rows = rows.bfloat16().contiguous()
         stored = _pack_8bit(rows) if bits == 8 else _pack_4bit(rows, quant_type, double_quant)
-        for name, tensor in stored.items():  # parameters, so that it is seen if they move
+        for name, tensor in stored.items():  # parameters, so that checks of frozen weights include them
             self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
         self.bias = None if bias is None else nn.Parameter(bias.detach().to(device), requires_grad=False)
 
@@ -56,15 +56,15 @@ class QuantizedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """[D_out, D_in], made anew each time."""
+        """[D_out, D_in]; dequantized at each access."""
         return self.unpack(self.packed, self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Frozen.apply(in_autocast(x), self.packed, self.bias, self.unpack)  # pyright: ignore[reportReturnType]
+        return _QuantizedLinear.apply(to_autocast_dtype(x), self.packed, self.bias, self.unpack)  # pyright: ignore[reportReturnType]
 
     @torch.no_grad()
     def plain(self) -> nn.Module:
-        """The layer as it was, with the weight that is stored."""
+        """A plain layer of the original class, with the dequantized weight."""
         rows, columns = self.shape
         with torch.device("meta"):
             layer = Conv1D(rows, columns) if self.transposed else nn.Linear(columns, rows, bias=self.bias is not None)
@@ -73,8 +73,8 @@ class QuantizedLinear(nn.Module):
         return layer
 
 
-class _Frozen(torch.autograd.Function):
-    """x W^T + b; between forward and backward only the packed weight is kept. dx = g W."""
+class _QuantizedLinear(torch.autograd.Function):
+    """x W^T + b; dx = g W. Only the packed weight is saved for the backward pass."""
 
     @staticmethod
     def forward(ctx, x: Tensor, packed: Tensor, bias: Tensor | None, unpack: Any) -> Tensor:
@@ -92,20 +92,26 @@ class _Frozen(torch.autograd.Function):
 
 def _pack_8bit(rows: Tensor) -> dict[str, Tensor]:
     absmax = rows.abs().amax(1).float()  # [D_out]
-    whole = (rows.float() * (127 / absmax.clamp(min=1e-30))[:, None]).round()
-    return {"packed": whole.to(torch.int8), "absmax": absmax}
+    scaled = (rows.float() * (127 / absmax.clamp(min=1e-30))[:, None]).round()
+    return {"packed": scaled.to(torch.int8), "absmax": absmax}
 
 
 def _pack_4bit(rows: Tensor, quant_type: str, double_quant: bool) -> dict[str, Tensor]:
-    """In the format of bitsandbytes, but packed here: its versions round ties differently, and a run must find the base
-    it was trained on. Filled up to whole blocks: odd widths make it compile a kernel on a CPU."""
-    kernels = functional()
-    which, absmax = _nearest(_blocks(rows.flatten().float(), BLOCK), kernels.get_4bit_type(quant_type, rows.device))
-    stored = {"packed": (which[::2] << 4 | which[1::2])[:, None], "absmax": absmax}
+    """The tensors of a weight in the format of bitsandbytes.
+
+    They are packed here and not by bitsandbytes, because its versions round ties differently, and a resumed run must have
+    the base it was trained on. The last block is padded: bitsandbytes would compile a kernel for odd sizes on a CPU.
+    """
+    functional = bnb_functional()
+    codes, absmax = _nearest_codes(
+        _blocks(rows.flatten().float(), BLOCK), functional.get_4bit_type(quant_type, rows.device)
+    )
+    stored = {"packed": (codes[::2] << 4 | codes[1::2])[:, None], "absmax": absmax}
     if double_quant:
         mean = absmax.double().mean().float()
-        small, absmax_absmax = _nearest(_blocks(absmax - mean, NESTED), kernels.create_dynamic_map().to(rows.device))
-        stored |= {"absmax": small[: len(absmax)], "absmax_absmax": absmax_absmax, "absmax_mean": mean}
+        code = functional.create_dynamic_map().to(rows.device)
+        absmax_codes, absmax_absmax = _nearest_codes(_blocks(absmax - mean, NESTED), code)
+        stored |= {"absmax": absmax_codes[: len(absmax)], "absmax_absmax": absmax_absmax, "absmax_mean": mean}
     return stored
 
 
@@ -113,34 +119,34 @@ def _blocks(flat: Tensor, width: int) -> Tensor:
     return pad(flat, (0, -len(flat) % width)).view(-1, width)
 
 
-def _nearest(blocks: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-    """Which of the code's numbers each value is nearest to, end to end; and each block's largest absolute value."""
+def _nearest_codes(blocks: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+    """The index of the nearest value of `code` for each number, flat; and each block's largest absolute value."""
     absmax = blocks.abs().amax(1)
-    numbers, order = code.sort(stable=True)
+    values, order = code.sort(stable=True)
     scaled = blocks / absmax.clamp(min=1e-30)[:, None]
-    found = torch.bucketize(scaled.flatten(), (numbers[1:] + numbers[:-1]) / 2, out_int32=True)
-    return order.to(torch.uint8)[found], absmax
+    nearest = torch.bucketize(scaled.flatten(), (values[1:] + values[:-1]) / 2, out_int32=True)
+    return order.to(torch.uint8)[nearest], absmax
 
 
-def _unpack_4bit(packed: Tensor, of: nn.Module, quant_type: str, dtype: torch.dtype) -> Tensor:
-    """The blocks, end to end."""
-    kernels, absmax = functional(), of.get_parameter("absmax").data
+def _unpack_4bit(packed: Tensor, layer: nn.Module, quant_type: str, dtype: torch.dtype) -> Tensor:
+    """The weight, flat, with the padding of its last block."""
+    functional, absmax = bnb_functional(), layer.get_parameter("absmax").data
     if absmax.dtype == torch.uint8:
-        mean, of_absmax = of.get_parameter("absmax_mean").data, of.get_parameter("absmax_absmax").data
-        absmax = kernels.dequantize_blockwise(absmax, absmax=of_absmax, blocksize=NESTED) + mean
-    state = kernels.QuantState(
+        mean, absmax_absmax = layer.get_parameter("absmax_mean").data, layer.get_parameter("absmax_absmax").data
+        absmax = functional.dequantize_blockwise(absmax, absmax=absmax_absmax, blocksize=NESTED) + mean
+    state = functional.QuantState(
         absmax=absmax, shape=(len(absmax), BLOCK), dtype=dtype, blocksize=BLOCK, quant_type=quant_type
     )
-    return kernels.dequantize_4bit(packed.data, state).flatten()
+    return functional.dequantize_4bit(packed.data, state).flatten()
 
 
 @cache
-def functional() -> Any:
-    """The kernels of bitsandbytes.
+def bnb_functional() -> Any:
+    """The module bitsandbytes.functional.
 
     Raises:
-        RecipeError: it is not installed.
+        RecipeError: bitsandbytes is not installed.
     """
     needs("bitsandbytes", "qlora", "method: qlora with 4 bits")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a CPU product that is not used here
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about a CPU product that this code does not use
     return importlib.import_module("bitsandbytes.functional")
