@@ -6,5 +6,5 @@ import pytest
 
 from weitiao.model.kernels import library
 
-MISSING = "AVX512-BF16" if not library.instructions() else "" if shutil.which("g++") else "g++"
+MISSING = "AVX512-BF16" if not library.cpu_supported() else "" if shutil.which("g++") else "g++"
 needs_kernels = pytest.mark.skipif(bool(MISSING), reason=f"compiled kernels: this machine has no {MISSING}")

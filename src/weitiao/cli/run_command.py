@@ -16,7 +16,7 @@ Target = Annotated[str, typer.Argument(help="A run folder, a PEFT adapter folder
 def pipeline() -> Any:
     """The pipeline brings torch and transformers: several seconds that `--help` and `schema` need not wait for, and in
     which kernels are compiled where there are none yet."""
-    importlib.import_module("weitiao.model.kernels.library").begin()
+    importlib.import_module("weitiao.model.kernels.library").compile_in_background()
     return importlib.import_module("weitiao.pipeline.train")
 
 

@@ -199,7 +199,7 @@ class _ByKernels:
             kernels("log_probability", z, self.bias, self.y, self.logprobs, self.logsum, *z.shape, self.scale)
 
     def slope(self, g: Tensor | None = None) -> Tensor:
-        self.kernels("slope_of_words", self.z, self.bias, self.y, self.logsum, g, *self.z.shape, self.scale)
+        self.kernels("log_probability_backward", self.z, self.bias, self.y, self.logsum, g, *self.z.shape, self.scale)
         return self.z
 
 

@@ -146,7 +146,7 @@ def whole(length: int, learnt: int) -> Batch:
 
 def test_only_labeled_positions_scored(open_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same long row with few learnt tokens never makes a tensor as large as [T, V]."""
-    monkeypatch.setattr(attention_cpu, "ROOM", 1)  # scores of few tokens at once: V is small here
+    monkeypatch.setattr(attention_cpu, "MAX_SCORES", 1)  # scores of few tokens at once: V is small here
     model, length, vocabulary = open_model(), 250, 320
     with Largest() as seen:
         (-model.logprobs(whole(length, 20)).sum()).backward()

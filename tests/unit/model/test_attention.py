@@ -1,4 +1,4 @@
-"""Attention stays within segments, and is what the textbook says."""
+"""Attention stays within segments and equals the textbook formula."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from weitiao.core.batch import Batch, pack
-from weitiao.model.layers.attention import _attend, _attend_in_place, attend
+from weitiao.model.layers.attention import _attend, _attend_at_cuda, attend
 
 H, D = 4, 8
 
@@ -53,8 +53,8 @@ def test_attention_equals_reference_per_segment(lengths: list[int], kv_heads: in
     q, k, v = qkv(batch.tokens, kv_heads)
     plain = {("cap" if key == "softcap" else key): x for key, x in more.items()}
     with torch.no_grad():
-        wanted = by_segment(batch, q, k, v, **plain)
-        torch.testing.assert_close(attend(q, k, v, batch, **more), wanted, rtol=1e-5, atol=1e-6)
+        expected = by_segment(batch, q, k, v, **plain)
+        torch.testing.assert_close(attend(q, k, v, batch, **more), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_attention_equals_single_rows() -> None:
@@ -66,8 +66,8 @@ def test_attention_equals_single_rows() -> None:
     for a, b in zip(batch.bounds, batch.bounds[1:]):
         row = [x[a:b].transpose(0, 1)[None] for x in (q, k, v)]
         alone.append(scaled_dot_product_attention(*row, is_causal=True, enable_gqa=True)[0].transpose(0, 1))
-    wanted = torch.autograd.grad((torch.cat(alone) * weights).sum(), (q, k, v))
-    for ours, theirs in zip(got, wanted):
+    expected = torch.autograd.grad((torch.cat(alone) * weights).sum(), (q, k, v))
+    for ours, theirs in zip(got, expected):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
@@ -109,19 +109,19 @@ def test_equal_lengths_batched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("more", [{}, {"causal": False}, {"window": 3}, {"softcap": 1.5}])
 def test_attention_subset_of_queries(more: dict) -> None:
-    """A CPU's way, segment by segment, and a GPU's, all in place: values and gradients of the tokens that ask."""
-    batch, rows = batch_of([9, 4, 4, 2, 1]), torch.tensor([0, 4, 8, 11, 12, 19])
-    found = []
-    for way in ("all", "by segment", "in place"):
+    """On a CPU segment by segment, on a GPU with queries for all tokens: the same values and gradients."""
+    batch, tokens = batch_of([9, 4, 4, 2, 1]), torch.tensor([0, 4, 8, 11, 12, 19])
+    results = []
+    for variant in ("all", "by segment", "in place"):
         q, k, v = qkv(batch.tokens, 2)
-        if way == "all":
-            out = attend(q, k, v, batch, **more)[rows]
-        elif way == "by segment":
-            out = attend(q[rows], k, v, batch, **more, rows=rows)
+        if variant == "all":
+            out = attend(q, k, v, batch, **more)[tokens]
+        elif variant == "by segment":
+            out = attend(q[tokens], k, v, batch, **more, query_tokens=tokens)
         else:
-            how = (None, more.get("causal", True), more.get("window"), more.get("softcap"), 0.0)
-            out = _attend_in_place(rows, q[rows], k, v, batch, *how)
-        found.append((out, *torch.autograd.grad(out.square().sum(), (q, k, v))))
-    for other in found[1:]:
-        for ours, wanted in zip(other, found[0]):
-            torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
+            options = (None, more.get("causal", True), more.get("window"), more.get("softcap"), 0.0)
+            out = _attend_at_cuda(tokens, q[tokens], k, v, batch, *options)
+        results.append((out, *torch.autograd.grad(out.square().sum(), (q, k, v))))
+    for other in results[1:]:
+        for ours, expected in zip(other, results[0]):
+            torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)

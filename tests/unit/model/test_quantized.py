@@ -167,7 +167,7 @@ def test_missing_package_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *x: None if name == "bitsandbytes" else real(name, *x))
     from weitiao.model.layers import quantized
 
-    quantized.functional.cache_clear()
+    quantized.bnb_functional.cache_clear()
     with pytest.raises(
         RecipeError, match=r"needs the package 'bitsandbytes'. Install it with: pip install 'weitiao\[qlora\]'"
     ):

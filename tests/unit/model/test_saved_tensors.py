@@ -1,4 +1,4 @@
-"""What is made again instead of being kept: rounded weights, norms, gates; what is learnt stays the same to the bit."""
+"""What is computed again instead of being saved: rounded weights, norms, gates. The gradients are the same bit-exactly."""
 
 from types import ModuleType
 
@@ -12,6 +12,7 @@ from weitiao.core.batch import pack
 from weitiao.model.backbone.blocks import gemma, llama
 from weitiao.model.backbone.decoder import BlockBackbone
 from weitiao.model.layers import saved_tensors
+from weitiao.model.layers.fused import RECOMPUTE, GeGLU, RMSNorm, SwiGLU
 from weitiao.model.layers.saved_tensors import computing_in
 
 
@@ -20,10 +21,10 @@ def net() -> nn.Sequential:
     return nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8, bias=False), nn.LayerNorm(8), nn.Linear(8, 3))
 
 
-def gradients(model: nn.Module, how) -> list[torch.Tensor]:
+def gradients(model: nn.Module, context) -> list[torch.Tensor]:
     torch.manual_seed(1)
     x = torch.randn(5, 8, dtype=torch.bfloat16, requires_grad=True)
-    with how:
+    with context:
         y = model(x)
     y.float().square().sum().backward()
     return [x.grad, *(p.grad for p in model.parameters())]
@@ -38,15 +39,21 @@ def test_gradients_equal_autocast_bit_exact() -> None:
 
 def test_no_rounded_copy_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = net(), torch.randn(5, 8, dtype=torch.bfloat16, requires_grad=True)
-    seen, kept, pack = [], [], saved_tensors._pack
-    monkeypatch.setattr(saved_tensors, "_pack", lambda one: (seen.append(one.shape), kept.append(pack(one)), kept[-1])[-1])
+    shapes, packed_tensors, pack = [], [], saved_tensors._pack
+    monkeypatch.setattr(
+        saved_tensors,
+        "_pack",
+        lambda tensor: (shapes.append(tensor.shape), packed_tensors.append(pack(tensor)), packed_tensors[-1])[-1],
+    )
     with computing_in(model, torch.bfloat16):
         model(x)
-        assert not torch.is_autocast_cache_enabled()  # it would hold them
+        assert not torch.is_autocast_cache_enabled()  # it would store them
     weights = [p.shape for p in model.parameters() if p.ndim == 2]
-    turned = [shape[::-1] for shape in weights]
-    assert sum(shape in turned for shape in seen) == 3  # autograd wanted to keep all three
-    assert not [x for x in kept if isinstance(x, saved_tensors._Kept) and x.tensor.shape in (*turned, *weights)]
+    transposed = [shape[::-1] for shape in weights]
+    assert sum(shape in transposed for shape in shapes) == 3  # autograd saves all three
+    assert not [
+        x for x in packed_tensors if isinstance(x, saved_tensors._Stored) and x.tensor.shape in (*transposed, *weights)
+    ]
 
 
 def test_weight_changed_before_backward_refused() -> None:
@@ -66,12 +73,12 @@ def test_norm_and_gate_outputs_recomputed(family: str, block: ModuleType, monkey
     batch = pack([{"input_ids": list(range(n, 2 * n)), "labels": [1] * n} for n in (20, 9)])
 
     def run() -> tuple[list[torch.Tensor], int]:
-        kept, pack_one = set(), saved_tensors._pack
+        packed_tensors, pack_one = set(), saved_tensors._pack
 
-        def watched(one: torch.Tensor):
-            packed = pack_one(one)
-            if isinstance(packed, saved_tensors._Kept):
-                kept.add(packed.tensor.untyped_storage())
+        def watched(tensor: torch.Tensor):
+            packed = pack_one(tensor)
+            if isinstance(packed, saved_tensors._Stored):
+                packed_tensors.add(packed.tensor.untyped_storage())
             return packed
 
         with monkeypatch.context() as patched:
@@ -80,11 +87,47 @@ def test_norm_and_gate_outputs_recomputed(family: str, block: ModuleType, monkey
         model.zero_grad()
         hidden.float().square().sum().backward()
         grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-        return [hidden.detach(), *grads], sum(x.nbytes() for x in {x.data_ptr(): x for x in kept}.values())
+        return [hidden.detach(), *grads], sum(x.nbytes() for x in {x.data_ptr(): x for x in packed_tensors}.values())
 
-    sparing, less = run()
-    monkeypatch.setattr(saved_tensors, "AGAIN", {})
-    keeping, more = run()
-    assert len(sparing) > 20 and all(torch.equal(a, b) for a, b in zip(sparing, keeping, strict=True))
+    recomputed, less = run()
+    monkeypatch.setattr(saved_tensors, "RECOMPUTE", {})
+    stored, more = run()
+    assert len(recomputed) > 20 and all(torch.equal(a, b) for a, b in zip(recomputed, stored, strict=True))
     width, inner = model.config.hidden_size, model.config.intermediate_size
     assert more - less == 2 * batch.tokens * model.config.num_hidden_layers * (2 * width + inner)
+
+
+def test_torch_node_names() -> None:
+    """A torch release that renames its autograd nodes would silently lose the savings of layers/saved_tensors.py."""
+    layer, chains = nn.Linear(8, 16), []
+
+    def record(tensor: torch.Tensor) -> torch.Tensor:
+        nodes, node = [], tensor.grad_fn
+        while node is not None:
+            nodes.append(node)
+            node = node.next_functions[0][0] if node.next_functions else None
+        chains.append(nodes)
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor)
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False), hooks:
+        layer(torch.randn(5, 8, requires_grad=True))
+    names = [[node.name() for node in nodes] for nodes in chains]
+    weight = [nodes for nodes in chains if nodes and getattr(nodes[-1], "variable", None) is layer.weight]
+    found = [[node.name() for node in nodes[:-1]] for nodes in weight]
+    assert found == [[saved_tensors.TRANSPOSE_NODE, saved_tensors.COPY_NODE]], (
+        f"torch {torch.__version__} has other autograd nodes between a weight and its rounded copy than saved_tensors.py "
+        f"expects: {names}. Set TRANSPOSE_NODE and COPY_NODE there to the new names."
+    )
+
+
+@pytest.mark.parametrize("function", [RMSNorm, SwiGLU, GeGLU])
+def test_custom_function_node_names(function: type[torch.autograd.Function]) -> None:
+    """torch names the node of a custom function after its class; fused.RECOMPUTE relies on it."""
+    second = (torch.ones(64), 1e-5) if function is RMSNorm else (torch.randn(3, 64),)
+    node = function.apply(torch.randn(3, 64, requires_grad=True), *second).grad_fn
+    assert node.name() in RECOMPUTE, (
+        f"torch {torch.__version__} names the node of {function.__name__} {node.name()!r}; fused.RECOMPUTE knows only "
+        f"{sorted(RECOMPUTE)}."
+    )
+    assert hasattr(node, "kernels") and len(node.saved_tensors) >= 2

@@ -112,7 +112,7 @@ def test_second_order_gradient_equals_derivative(opened: Any, values: str, monke
     lower = {name: p for name, p in mine.items() if name not in upper.names}
     strengths = {name: p for name, p in mine.items() if name in upper.names}
     plain = lambda x, layers: [linear(x, y.weight, y.bias) + y.scale * (x @ y.a.T) @ y.b.T for y in layers]  # noqa: E731
-    monkeypatch.setattr(low_rank, "products", plain)
+    monkeypatch.setattr(low_rank, "lora_linear", plain)
     with sdpa_kernel(SDPBackend.MATH):  # ours and the others have no second derivative
         low = textbook_loss(model, low_rows, {}) + model.attachment.penalty()
         steps = torch.autograd.grad(low, list(lower.values()), create_graph=True)

@@ -14,9 +14,9 @@ from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.peft_format import peft_task, peft_tensors, take_peft
 from weitiao.model.adapters.surgery import enabling, folding, is_transposed, wrap
-from weitiao.model.layers.lora_autograd import LoRAWeights, Unpack, products
+from weitiao.model.layers.lora_autograd import LoRAWeights, Unpack, lora_linear
 from weitiao.model.layers.quantized import QuantizedLinear
-from weitiao.model.layers.saved_tensors import in_autocast
+from weitiao.model.layers.saved_tensors import to_autocast_dtype
 
 
 class LowRankLinear(nn.Module):
@@ -71,12 +71,12 @@ class LowRankLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.on:
             return self.base_layer(x)
-        x = in_autocast(x)
+        x = to_autocast_dtype(x)
         if self.plain or (self.training and self.dropout.p > 0):
             a, b = self.factors()
             low = torch.nn.functional.linear(self.dropout(x), a.to(x.dtype))
             return self.base_layer(x) + torch.nn.functional.linear(low, b.to(x.dtype)) * self.scale
-        return products(x, [self.changed()])[0]
+        return lora_linear(x, [self.changed()])[0]
 
     @property
     def own(self) -> tuple[str, ...]:
@@ -106,7 +106,7 @@ class LowRankLinear(nn.Module):
 def fused_forward(x: Tensor, *layers: nn.Module) -> tuple[Tensor, ...]:
     """What layers give for the same x: those with a low-rank change as one autograd node."""
     joined = [layer for layer in layers if isinstance(layer, LowRankLinear) and layer.fused]
-    made = iter(products(in_autocast(x), [layer.changed() for layer in joined]) if joined else ())
+    made = iter(lora_linear(to_autocast_dtype(x), [layer.changed() for layer in joined]) if joined else ())
     return tuple(next(made) if layer in joined else layer(x) for layer in layers)
 
 

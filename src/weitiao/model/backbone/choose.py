@@ -22,7 +22,7 @@ from weitiao.model.adapters.low_rank import LowRankLinear
 from weitiao.model.adapters.module_structure import architecture_of, first_position, last_hidden, stack_of
 from weitiao.model.backbone import encoder_decoder
 from weitiao.model.backbone.decoder import Block, BlockBackbone
-from weitiao.model.kernels.library import for_words
+from weitiao.model.kernels.library import kernels_for_logits
 from weitiao.model.layers import attention
 from weitiao.model.layers.dropout import Dropout
 from weitiao.model.layers.saved_tensors import computing_in
@@ -151,7 +151,7 @@ def make_lm_head(model: Any) -> LMHead:
         bias=lambda: getattr(layer(), "bias", None),
         scale=scale,
         softcap=getattr(config, "final_logit_softcapping", None),
-        kernels=for_words,
+        kernels=kernels_for_logits,
     )
     with torch.no_grad():
         ids = torch.arange(1, 6, device=next(model.parameters()).device)[None]

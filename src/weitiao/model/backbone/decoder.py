@@ -20,7 +20,7 @@ from weitiao.core.batch import FROZEN_STATES, Batch
 from weitiao.core.lm_head import ENOUGH
 from weitiao.core.shared_prefix import PrefixSharedBatch, index_select_fp32_grad, share_prefixes
 from weitiao.model.adapters.module_structure import architecture_of, stack_of
-from weitiao.model.layers.gradient_checkpointing import through
+from weitiao.model.layers.gradient_checkpointing import run_checkpointed
 from weitiao.model.layers.saved_tensors import computing_in
 
 FEW = 0.7  # of all tokens: where more rows are asked for, leaving the others out saves nothing
@@ -98,8 +98,8 @@ class BlockBackbone:
                 layers = layers[self.below :]
             few = None if rows is None else _few(rows, len(x))
             for layer in layers[:-1]:
-                x = through(layer, block.layer, x, given, None)
-            x = through(layers[-1], block.layer, x, given, few)
+                x = run_checkpointed(layer, block.layer, x, given, None)
+            x = run_checkpointed(layers[-1], block.layer, x, given, few)
             if rows is not None:
                 x = x[rows] if few is None else x[: len(rows)]
             return block.end(stack, x)

@@ -25,7 +25,7 @@ from weitiao.core.hardware import NARROW
 from weitiao.core.lm_head import LMHead
 from weitiao.core.trainable_model import Backbone
 from weitiao.model.adapters.module_structure import architecture_of
-from weitiao.model.kernels.library import for_words
+from weitiao.model.kernels.library import kernels_for_logits
 
 NEAR = 2e-2  # of the largest logit
 SAVED = 256  # tokens of padding that are worth one more pass through the model; more where its layers are narrow
@@ -140,7 +140,7 @@ def make_lm_head(model: Any) -> LMHead:
         seen = model.get_encoder()(**given).last_hidden_state
         inner = model.get_decoder()(input_ids=ids, encoder_hidden_states=seen, use_cache=False).last_hidden_state[0]
         for scale in (1.0, inner.shape[-1] ** -0.5):
-            head = LMHead(weight=lambda: layer().weight, bias=bias, scale=scale, kernels=for_words)
+            head = LMHead(weight=lambda: layer().weight, bias=bias, scale=scale, kernels=kernels_for_logits)
             if float((head.logits(inner) - wanted).abs().max() / wanted.abs().max()) <= NEAR:
                 return head
     raise ModelError(f"base: the head of {type(model).__name__} does something that weitiao does not know.")

@@ -43,7 +43,7 @@ def attention(at: Any, x: Tensor, turn: RotaryTables, batch: Batch, norm: Norm, 
     q, k = turn.of(q, rows), turn.of(k)
     window, dropout = getattr(at, "sliding_window", None), at.attention_dropout if at.training else 0.0
     cap = getattr(at, "attn_logit_softcapping", None)
-    y = attend(q, k, v, batch, at.scaling, window=window, softcap=cap, dropout=dropout, rows=rows)
+    y = attend(q, k, v, batch, at.scaling, window=window, softcap=cap, dropout=dropout, query_tokens=rows)
     return at.o_proj(y.flatten(1))
 
 

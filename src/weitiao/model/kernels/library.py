@@ -1,6 +1,6 @@
 """Compiled kernels for CPUs with AVX512-BF16, built on first use by the machine's own g++ and cached.
 
-    kernels/*.cpp --g++, two seconds--> $WEITIAO_HOME/kernels/<key>.so --loaded, compared with torch on random numbers--> used
+    kernels/*.cpp --g++, two seconds--> $WEITIAO_HOME/kernels/<key>.so --loaded, compared with torch--> used
 
 They are optional: without the CPU instructions, a compiler or torch's own OpenMP, or if a result differs from torch's,
 everything runs in pure torch, and one decision says so. WEITIAO_KERNELS=off disables them.
@@ -112,9 +112,7 @@ def kernels_for(*tensors: Tensor, multiple: int = REGISTER) -> Library | None:
 
     They can if all are on a CPU, in bf16, and have a last dimension that is a multiple of `multiple`.
     """
-    unsuitable = any(
-        x.device.type != "cpu" or x.dtype != torch.bfloat16 or x.shape[-1] % multiple for x in tensors
-    )
+    unsuitable = any(x.device.type != "cpu" or x.dtype != torch.bfloat16 or x.shape[-1] % multiple for x in tensors)
     return None if state.disabled_reason or unsuitable else library()
 
 

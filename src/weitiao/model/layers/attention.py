@@ -79,10 +79,7 @@ def attend(
         factor = float(q.shape[-1]) ** -0.5 if scale is None else scale
         if (kernels := kernels_for(q, k, v)) is not None:
             return attend_compiled(q, k, v, ragged_index(batch, query_tokens), (factor, causal, window), kernels)
-        if query_tokens is None:
-            blocks = query_blocks(batch, q.shape[1])
-        else:
-            blocks = query_blocks_at(batch, query_tokens)
+        blocks = query_blocks(batch, q.shape[1]) if query_tokens is None else query_blocks_at(batch, query_tokens)
         return attend_by_matmul(q, k, v, blocks, factor, causal, window)
     options = (scale, causal, window, softcap, dropout)
     if isinstance(batch, PrefixSharedBatch):
@@ -167,9 +164,7 @@ def _varlen_attention() -> Callable | None:
     return varlen_attn if required <= set(inspect.signature(varlen_attn).parameters) else None
 
 
-def _varlen(
-    q: Tensor, k: Tensor, v: Tensor, batch: Batch, scale: float | None, causal: bool, window: int | None
-) -> Tensor:
+def _varlen(q: Tensor, k: Tensor, v: Tensor, batch: Batch, scale: float | None, causal: bool, window: int | None) -> Tensor:
     varlen_attn = _varlen_attention()
     assert varlen_attn is not None
     bounds = torch.tensor(batch.bounds, dtype=torch.int32, device=q.device)
@@ -177,9 +172,7 @@ def _varlen(
     back = (window - 1) if window else -1  # the window counts the token itself; -1: no limit
     window_size = (back, 0 if causal else back)
     gqa = q.shape[1] != k.shape[1]
-    out = varlen_attn(
-        q, k, v, bounds, bounds, max_length, max_length, scale=scale, window_size=window_size, enable_gqa=gqa
-    )
+    out = varlen_attn(q, k, v, bounds, bounds, max_length, max_length, scale=scale, window_size=window_size, enable_gqa=gqa)
     return out if isinstance(out, Tensor) else out[0]
 
 
@@ -249,9 +242,7 @@ def _attention_forward(
     return attend(q, k, v, batch, options.get("scaling"), causal, window, softcap, dropout)[None], None
 
 
-def _softcapped(
-    q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, softcap: float, scale: float | None
-) -> Tensor:
+def _softcapped(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, softcap: float, scale: float | None) -> Tensor:
     """Attention outside of `segments` with Gemma 2's softcap, which SDPA lacks: [B, H, t, d] -> [B, t, H, d]."""
     if visible is None:
         num_queries, num_keys = q.shape[2], k.shape[2]  # with a cache there are more keys than queries

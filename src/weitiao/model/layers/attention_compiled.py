@@ -125,5 +125,5 @@ def _matrix(x: Tensor) -> _Matrix:
 
 
 def _aligned(x: Tensor) -> Tensor:
-    """x, or a copy of it, with the numbers of a head next to each other and even strides: the kernel reads them in pairs."""
+    """x, or a copy, with the numbers of a head next to each other and even strides: the kernel reads them in pairs."""
     return x if x.stride(-1) == 1 and not (x.stride(0) % 2 or x.stride(1) % 2) else x.contiguous()

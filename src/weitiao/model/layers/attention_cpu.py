@@ -63,7 +63,7 @@ class QueryBlock:
 
 
 def query_blocks(batch: Batch, num_heads: int) -> list[QueryBlock]:
-    """The blocks of a batch: as many adjacent rows of equal length as MAX_SCORES allows; rows that share tokens one by one."""
+    """A batch's blocks: as many adjacent rows of equal length as MAX_SCORES allows; rows that share tokens one by one."""
     if isinstance(batch, PrefixSharedBatch):
         return [QueryBlock(own, keys) for own, keys in zip(batch.own_ranges, batch.row_ranges) if own[1]]
     blocks = []
@@ -192,10 +192,8 @@ def _tiles(block: QueryBlock, num_heads: int, causal: bool, window: int | None) 
             yield slice(start, stop), slice(0, num_keys)
             continue
         first = 0 if window is None else max(0, before + start - window + 1)
-        if causal:
-            last = before + stop
-        else:
-            last = num_keys if window is None else min(num_keys, before + stop + window - 1)
+        ahead = 0 if causal else num_keys if window is None else window - 1
+        last = min(num_keys, before + stop + ahead)
         yield slice(start, stop), slice(first, last)
 
 
@@ -261,8 +259,8 @@ def _add(total: Tensor, block: QueryBlock, visible: slice, part: Tensor) -> None
 def _fp32_sums(dtype: torch.dtype) -> Iterator[None]:
     """Inside, products of fp32 matrices that hold bf16 numbers use the CPU's bf16 instructions, which add up in fp32.
 
-    A product of bf16 matrices would round its result to bf16. Converting the inputs to fp32 changes none of their numbers, so
-    oneDNN may round them to bf16 again without loss, and the result stays in fp32.
+    A product of bf16 matrices would round its result to bf16. Converting the inputs to fp32 changes none of their numbers,
+    so oneDNN may round them to bf16 again without loss, and the result stays in fp32.
     """
     matmul: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
     previous = matmul.fp32_precision

@@ -18,8 +18,8 @@ from weitiao.model.kernels.library import kernels_for
 class RMSNorm(torch.autograd.Function):
     """y = w * x / sqrt(mean(x^2) + eps). Zhang & Sennrich 2019, arXiv 1910.07467, eq. 4. Saves x and one number per row.
 
-    With r = 1 / rms and c = sum(g w x): dx = r g w - x r^3 c / D, dw = sum over rows of g x r. Gemma stores w - 1, for which
-    `offset` is 1.
+    With r = 1 / rms and c = sum(g w x): dx = r g w - x r^3 c / D, dw = sum over rows of g x r. `offset` is 1 for Gemma,
+    which stores w - 1.
     """
 
     @staticmethod

@@ -5,10 +5,10 @@ Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06
     forward     x0 --[layer 0]--> x1 --[layer 1]--> x2 ...      saved: x0, x1, x2 [T, D] each, no inner activations
     backward    ... x1 --[layer 1 again]--> inner activations --> gradients; then the activations are freed
 
-It costs a third more compute. The second run must equal the first: torch's `checkpoint` gives it the same random numbers and
-the same autocast. Here it also gets the same context variables (which rows are packed, where virtual tokens are), because
-another batch may have gone through the model in between. The flags on the layers are transformers' own, so it works for every
-family.
+It costs a third more compute. The second run must equal the first: torch's `checkpoint` gives it the same random numbers
+and the same autocast. Here it also gets the same context variables (which rows are packed, where virtual tokens are),
+because another batch may have gone through the model in between. The flags on the layers are transformers' own, so it
+works for every family.
 """
 
 from collections.abc import Callable

@@ -30,7 +30,7 @@ from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.backbone.choose import choose_backbone, make_lm_head
 from weitiao.model.kernels import library
 from weitiao.model.layers import attention
-from weitiao.model.layers.kernel_check import largest_gap
+from weitiao.model.layers.kernel_check import max_relative_error
 from weitiao.model.layers.swap import replace_modules
 from weitiao.model.loading.weights import load_in_chunks
 
@@ -151,8 +151,8 @@ def load_base(
     weights = sum(p.numel() for p in model.parameters())
     prepare(model, device)
     model.to(device).eval()
-    choices = library.choose(device, dtype, largest_gap)
-    with library.left_out():  # which are held to torch by themselves: here it is the block's form that is to be proven
+    choices = library.check_kernels(device, dtype, max_relative_error)
+    with library.kernels_disabled():  # which are held to torch by themselves: here it is the block's form that is to be proven
         backbone, choice = choose_backbone(model, dtype)
     choices.append(choice)
     return Base(model, architecture, backbone, make_lm_head(model), choices, weights, folder)

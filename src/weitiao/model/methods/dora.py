@@ -20,8 +20,8 @@ from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.low_rank import LowRankLinear, peft_lora_config
 from weitiao.model.adapters.peft_format import peft_tensors, take_peft
 from weitiao.model.adapters.surgery import enabling, folding, wrap
-from weitiao.model.layers.lora_autograd import LoRAWeights, products
-from weitiao.model.layers.saved_tensors import in_autocast
+from weitiao.model.layers.lora_autograd import LoRAWeights, lora_linear
+from weitiao.model.layers.saved_tensors import to_autocast_dtype
 
 
 class DoRA(Method):
@@ -93,8 +93,8 @@ class DoRALinear(LowRankLinear):
     def forward(self, x: Tensor) -> Tensor:
         if not self.on:
             return self.base_layer(x)
-        x = in_autocast(x)
-        out = products(x, [LoRAWeights(self.weight(), None, self.lora_A, self.lora_B, self.scale)])[0]
+        x = to_autocast_dtype(x)
+        out = lora_linear(x, [LoRAWeights(self.weight(), None, self.lora_A, self.lora_B, self.scale)])[0]
         return self._rescale(out)
 
     def forward_from(self, x: Tensor, plain: Tensor) -> Tensor:

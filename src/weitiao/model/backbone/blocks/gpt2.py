@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from weitiao.core.batch import Batch
 from weitiao.model.layers.attention import attend
-from weitiao.model.layers.dropout import rate
+from weitiao.model.layers.dropout import dropout_rate
 
 FAMILIES = ("gpt2",)
 
@@ -35,7 +35,7 @@ def layer(layer: Any, x: Tensor, batch: Batch, rows: Tensor | None) -> Tensor:
     at = layer.attn
     q, k, v = (y.unflatten(-1, (-1, at.head_dim)) for y in at.c_attn(layer.ln_1(x)).split(at.split_size, dim=-1))
     x, q = (x, q) if rows is None else (x[rows], q[rows])
-    y = attend(q, k, v, batch, at.scaling, dropout=rate(at.attn_dropout), rows=rows)
+    y = attend(q, k, v, batch, at.scaling, dropout=dropout_rate(at.attn_dropout), query_tokens=rows)
     x = x + at.resid_dropout(at.c_proj(y.flatten(1)))
     return x + layer.mlp(layer.ln_2(x))
 
