@@ -152,7 +152,7 @@ def load_base(
     prepare(model, device)
     model.to(device).eval()
     choices = library.check_kernels(device, dtype, max_relative_error)
-    with library.kernels_disabled():  # which are held to torch by themselves: here it is the block's form that is to be proven
+    with library.kernels_disabled():  # kernels are checked above; this compares the block with transformers
         backbone, choice = choose_backbone(model, dtype)
     choices.append(choice)
     return Base(model, architecture, backbone, make_lm_head(model), choices, weights, folder)
