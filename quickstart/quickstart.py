@@ -52,7 +52,7 @@ def main() -> None:
     write_report(run)
     before, after = ({name: Score(**s) for name, s in scores[when].items()} for when in ("before", "after"))
     show_table(console, before, after, baselines, short)
-    show_answers(console, run.read_lines("samples.jsonl"))
+    show_answers(console, run.read("samples.jsonl"))
     show_small_talk(console, opened)
     console.print(f"\n[bold]The whole story[/]: {run.folder}/report.html   (this took {time.time() - started:.0f} s)")
     print(

@@ -20,6 +20,7 @@ from rich.console import Console
 from bench.shared.memory import memory_mb
 from bench.shared.workers import Channel, StdioChannel
 from weitiao.core.batch import Batch
+from weitiao.core.events import Event, Step
 from weitiao.core.hardware import device
 from weitiao.core.recipe import make_recipe
 from weitiao.core.reporter import Reporter
@@ -42,11 +43,11 @@ class RoundLoader:
     def __init__(self, channel: Channel, loader: Callable[[int], list[Batch]], run: Run, round_steps: int) -> None:
         self.channel, self.loader, self.round_steps = channel, loader, round_steps
         self.losses, self.started = [], 0.0
-        run.listeners.append(self.on_event)
+        run.callbacks.append(self)
 
-    def on_event(self, line: dict) -> None:
-        if line["event"] == "step":
-            self.losses.append(line["loss"])
+    def on_event(self, run: Run, event: Event) -> None:
+        if isinstance(event, Step):
+            self.losses.append(event.loss)
 
     def __call__(self, step: int) -> list[Batch]:
         if step % self.round_steps == 0:

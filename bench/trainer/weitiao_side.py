@@ -82,7 +82,7 @@ def run_side(job: dict, folder: Path, call: Callable[..., str]) -> dict:
     steps = [line for line in events if line["event"] == "step"]
     results = json.loads((run / "row_results.json").read_text(encoding="utf-8"))
     return {
-        "seconds": sum(line["seconds"] for line in events if line["event"] in ("step", "frozen_layers")),
+        "seconds": sum(line["seconds"] for line in events if line["event"] in ("step", "activations_cached")),
         "steps": len(steps),
         "before": results["before"]["row_losses"],
         "losses": results["after"]["row_losses"],

@@ -14,6 +14,7 @@ from make_small_bert import characters, make
 from support.models import WORDS
 from support.parts import VARIANTS, method_config
 from support.rows import chat_rows, question_rows, rated_rows, write_jsonl
+from weitiao.core.events import Step, Validation
 from weitiao.core.method import Method
 from weitiao.core.optimizer import Optimizer
 from weitiao.core.recipe import make_recipe
@@ -57,9 +58,9 @@ def recorded(request: pytest.FixtureRequest) -> Any:
 
     def hold(name: str, run: Any) -> None:
         found = {
-            "loss": [round(line["loss"], 6) for line in run.events("step")],
-            "grad_norm": [round(line["grad_norm"], 6) for line in run.events("step")],
-            "validation": [round(line["loss"], 6) for line in run.events("validation")],
+            "loss": [round(line.loss, 6) for line in run.events(Step)],
+            "grad_norm": [round(line.grad_norm, 6) for line in run.events(Step)],
+            "validation": [round(line.loss, 6) for line in run.events(Validation)],
         }
         known = json.loads(FILE.read_text()) if FILE.exists() else {}
         if request.config.getoption("--record"):
@@ -119,6 +120,6 @@ def test_loss_falls(method: str, train_tiny, taught: Path, tmp_path: Path) -> No
     rate = {"full": 5e-3, "freeze": 5e-3}.get(method, 2e-2)
     shape = {"steps": 100, "batch_size": 8, "learning_rate": rate, "evaluate_every": 0, "save_every": 60}
     run = train_tiny(base=str(taught), data=[{"path": str(data)}], method=method_config(method, taught), train=shape)
-    losses = [line["loss"] for line in run.events("step")]
+    losses = [line.loss for line in run.events(Step)]
     bound = 0.95 if method in ("prompt_tuning", "p_tuning") else 0.8
     assert sum(losses[-5:]) < bound * sum(losses[:5]), (losses[:5], losses[-5:])

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from support.rows import write_jsonl
+from weitiao.core.events import Step
 from weitiao.core.recipe import make_recipe
 from weitiao.core.reporter import Reporter
 from weitiao.pipeline.train import train
@@ -31,7 +32,7 @@ def curve(place: Path, engine: str, steps: int) -> list[float]:
         "evaluate": {"metrics": ["loss"], "samples": 0, "limit": 4},
         "out": str(place / engine),
     }
-    return [line["loss"] for line in train(make_recipe(recipe), Reporter(Console(quiet=True))).events("step")]
+    return [line.loss for line in train(make_recipe(recipe), Reporter(Console(quiet=True))).events(Step)]
 
 
 def gap(one: list[float], other: list[float]) -> float:

@@ -11,6 +11,7 @@ from rich.console import Console
 from support.models import save_model
 from support.rows import chat_rows, question_rows, rated_rows, write_jsonl
 from support.speech import save_whisper, speech_rows
+from weitiao.core.events import Step
 from weitiao.core.example import ExtractiveQA, Pair, SourceTarget, Text, TextLabel, TextScore, TokenTags
 from weitiao.core.recipe import make_recipe, read_recipe
 from weitiao.core.reporter import Reporter
@@ -69,7 +70,7 @@ def test_recipe_trains_two_steps(path: Path, tiny_llama: Path, tmp_path: Path) -
     plain["train"] = {**plain.get("train", {}), "steps": 2, "precision": "fp32"}
     plain["evaluate"] = {**plain.get("evaluate", {}), "data": None, "max_new_tokens": 4, "limit": 4}
     run = train(make_recipe(plain), Reporter(Console(quiet=True)))
-    assert run.status == "finished"
-    assert [line["step"] for line in run.events("step")] == [1, 2]
+    assert run.is_finished
+    assert [line.step for line in run.events(Step)] == [1, 2]
     assert json.loads((run.folder / "scores.json").read_text())["after"]["loss"]["n"] > 0
     assert (run.folder / "report.html").stat().st_size > 5000

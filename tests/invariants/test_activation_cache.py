@@ -17,6 +17,7 @@ from support.rows import make_rows, write_jsonl
 from support.runs import assert_same_run, run_contents, stop_at
 from weitiao.core.batch import FROZEN_STATES, Batch, select_segments
 from weitiao.core.errors import Interrupted
+from weitiao.core.events import Step
 from weitiao.core.recipe_sections import Train
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import TrainableModel
@@ -222,7 +223,7 @@ def test_same_losses_with_and_without_cache(train_tiny, tmp_path: Path) -> None:
         run: Run = train_tiny(
             **{**shape, "train": {**shape["train"], "activation_cache": keeps}}, out=str(tmp_path / keeps)
         )
-        curves.append([x["loss"] for x in run.events("step")])
+        curves.append([x.loss for x in run.events(Step)])
     assert len(curves[0]) == 9
     assert max(abs(a - b) / b for a, b in zip(*curves)) <= 1e-5
 

@@ -10,6 +10,7 @@ from support.models import make_tokenizer
 from support.parts import method_config
 from support.rows import chat_rows, write_jsonl
 from weitiao.core.batch import IGNORE
+from weitiao.core.events import Step
 from weitiao.core.example import Chat, Turn
 from weitiao.core.generation import generate
 from weitiao.core.method import Method
@@ -75,7 +76,7 @@ def test_overfitted_model_repeats_rows_and_stops(method: str, train_tiny: Any, t
     rate = {"full": 5e-3}.get(method, 3e-2)
     train = {"steps": 150, "batch_size": 8, "learning_rate": rate, "evaluate_every": 0, "save_every": 150}
     run = train_tiny(data=[{"path": str(file)}], validation=0, method=method_config(method), train=train)
-    learnt = [x["loss"] for x in run.events("step")][-1]
+    learnt = [x.loss for x in run.events(Step)][-1]
     if learnt > 0.2:
         pytest.skip(f"{method} cannot teach a tiny random base these rows (loss {learnt:.2f})")
     opened = open_model(str(run.folder))

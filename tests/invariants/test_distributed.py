@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from support.processes import ForkServer
 from support.rows import rated_rows, write_jsonl
+from weitiao.core.events import Step
 from weitiao.core.run import Run
 
 
@@ -70,5 +71,5 @@ def assert_same_weights(folder: Path) -> None:
     assert a.keys() == b.keys()
     worst = max(float((a[name] - b[name]).norm() / a[name].norm()) for name in a if a[name].norm())
     assert worst <= 1e-6
-    steps = [[(x["step"], x["tokens"], x["supervised"]) for x in run.events("step")] for run in (one, two)]
+    steps = [[(x.step, x.tokens, x.num_targets) for x in run.events(Step)] for run in (one, two)]
     assert steps[0] == steps[1] and len(steps[0]) == 5

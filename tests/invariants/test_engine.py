@@ -7,6 +7,7 @@ import pytest
 
 from support.models import save_model
 from support.rows import write_jsonl
+from weitiao.core.events import Step
 
 STEPS = 5
 
@@ -22,7 +23,7 @@ def test_fast_and_plain_same_losses(family: str, method: str, train_tiny, tmp_pa
             train={"steps": STEPS, "batch_size": 6, "implementation": engine, "learning_rate": 1e-3},
             out=str(tmp_path / engine),
         )
-        curves.append([(x["loss"], x["grad_norm"]) for x in run.events("step")])
+        curves.append([(x.loss, x.grad_norm) for x in run.events(Step)])
         said.append(run.decisions["model.block"].value)
     assert said[0] != "transformers" and said[1] == "transformers"
     assert len(curves[0]) == STEPS and curves[0][0][0] > curves[0][-1][0], "it learns"
@@ -47,6 +48,6 @@ def test_fast_and_plain_same_losses_encoder(train_tiny, tmp_path: Path) -> None:
             evaluate={"metrics": ["loss"]},
             out=str(tmp_path / engine),
         )
-        curves.append([x["loss"] for x in run.events("step")])
+        curves.append([x.loss for x in run.events(Step)])
     assert len(curves[0]) == STEPS
     assert max(abs(a - b) / b for a, b in zip(*curves)) <= 1e-5

@@ -14,6 +14,8 @@ from support.faults import LONG_TRAINING, loop_is_running, raise_learning_rate, 
 from support.runs import assert_same_run, events, final_loss, run_contents, stop_at
 from weitiao.core.batch import Batch
 from weitiao.core.errors import Interrupted, WeitiaoError
+from weitiao.core.events import Skip
+from weitiao.core.messages import Message
 from weitiao.core.registry import find_module, names
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import TrainableModel
@@ -83,8 +85,8 @@ def test_non_finite_gradient_element_skipped(train_tiny, harm, monkeypatch, meth
 
     monkeypatch.setattr(Rollback, "act", act)
     run = train_tiny(method=method, train={"steps": 8, "save_every": 1, "learning_rate": 1e-3})
-    (skip,) = events(run, "skipped")
-    assert seen["acted"] and skip["step"] == 4 and seen["name"] in skip["reason"]
+    (skip,) = events(run, "skip")
+    assert seen["acted"] and skip["step"] == 4 and seen["name"] in str(Message.from_json(skip["reason"]))
     assert [x["step"] for x in events(run, "step")] == list(range(1, 9))
     assert all(bool(x.isfinite().all()) for x in trained(run).values())
 
@@ -96,18 +98,18 @@ def test_suspect_rows_named(train_tiny, harm, chat_file: Path) -> None:
 
     harm(after=spoil)
     run = train_tiny(train={"steps": 5})
-    suspects = run.read_lines("suspects.jsonl")
+    suspects = run.read("suspects.jsonl")
     assert len(suspects) == 4 and all(x["step"] == 3 and math.isfinite(x["row_loss"]) for x in suspects)
     assert sorted((x["row_loss"] for x in suspects), reverse=True) == [x["row_loss"] for x in suspects]
     assert all(x["where"].startswith(f"{chat_file}, line ") and "<|im_start|>user" in x["text"] for x in suspects)
-    assert sorted(x["row"] for x in suspects) == sorted(events(run, "skipped")[0]["rows"])
+    assert sorted(x["row"] for x in suspects) == sorted(events(run, "skip")[0]["rows"])
 
 
 def test_clean_run_unchanged_by_guard(train_tiny, tmp_path: Path) -> None:
     runs = {}
     for guard in ("on", "off"):
         runs[guard] = train_tiny(train={**LONG_TRAINING, "steps": 60, "guard": guard}, out=str(tmp_path / guard))
-        assert not events(runs[guard], "skipped") and not events(runs[guard], "rollback")
+        assert not events(runs[guard], "skip") and not events(runs[guard], "rollback")
     a, b = (run_contents(run) for run in runs.values())
     assert_same_run(a, b)
 
@@ -124,7 +126,7 @@ def test_recovers_from_five_random_label_batches(train_tiny, tmp_path: Path, mon
             run = train_tiny(**{**shape, "train": {**shape["train"], "guard": guard}}, out=str(tmp_path / guard))
             found[guard] = final_loss(run)
             if guard == "on":
-                assert {x["position"] - 1 for x in events(run, "skipped")} == dirty and not events(run, "rollback")
+                assert {x["data_step"] - 1 for x in events(run, "skip")} == dirty and not events(run, "rollback")
     assert abs(found["on"] / found["clean"] - 1) <= 0.01, found
     assert found["off"] / found["clean"] - 1 > 0.03, found
 
@@ -143,7 +145,7 @@ def test_recovers_from_learning_rate_spike(
             run = train_tiny(**shape, train={**train, "guard": guard}, out=str(tmp_path / guard))
             found[guard] = final_loss(run)
             if guard == "on":
-                assert len(events(run, "rollback")) <= 2 and events(run, "skipped"), found
+                assert len(events(run, "rollback")) <= 2 and events(run, "skip"), found
     assert found["on"] / found["clean"] <= 1.03, found
     assert found["off"] / found["clean"] > 1.1, found
 
@@ -154,7 +156,7 @@ def test_resume_during_spike_bit_exact(train_tiny, tmp_path: Path, monkeypatch: 
     with monkeypatch.context() as patch:
         random_labels_at(patch, {80, 81, 82, 90})
         whole = run_contents(train_tiny(**shape, out=str(tmp_path / "whole")))
-        skipped = [x["position"] for x in Run(tmp_path / "whole").events("skipped")]
+        skipped = [x.data_step for x in Run(tmp_path / "whole").events(Skip)]
         assert len(skipped) >= 4
         for step in (79, 80, 84, 95):
             out = str(tmp_path / f"stopped-{step}")
@@ -162,7 +164,7 @@ def test_resume_during_spike_bit_exact(train_tiny, tmp_path: Path, monkeypatch: 
                 train_tiny(**shape, out=out)
             run = train_tiny(again=True, **shape, out=out)
             assert_same_run(run_contents(run), whole)
-            assert [x["position"] for x in run.events("skipped")] == skipped
+            assert [x.data_step for x in run.events(Skip)] == skipped
 
 
 def test_non_finite_every_step_stops_run(train_tiny, harm, tmp_path: Path) -> None:
@@ -171,12 +173,12 @@ def test_non_finite_every_step_stops_run(train_tiny, harm, tmp_path: Path) -> No
             next(iter(model.trainable().values())).grad[0, 0] = math.nan
 
     harm(after=spoil)
-    with pytest.raises(WeitiaoError, match="return number 3") as stopped:
+    with pytest.raises(WeitiaoError, match="rollback number 3") as stopped:
         train_tiny(train=LONG_TRAINING)
     run = Run(tmp_path / "run")
-    assert stopped.value.exit_code == 3 and run.status.startswith("stopped by the guard")
+    assert stopped.value.exit_code == 3 and run.status.state == "stopped"
     assert len(events(run, "rollback")) == 2 and all(bool(x.isfinite().all()) for x in trained(run).values())
-    rates = [x["rate"] for x in events(run, "rollback")]
+    rates = [x["lr_factor"] for x in events(run, "rollback")]
     assert rates == [1.0, 0.5]
 
 

@@ -81,7 +81,7 @@ def test_pair_trains_saves_reopens_evaluates(
         return
     run = train_tiny(**shape)
     after = run.read("scores.json")["after"]["loss"]
-    assert run.status == "finished" and math.isfinite(after["value"]) and after["n"] >= 1
+    assert run.is_finished and math.isfinite(after["value"]) and after["n"] >= 1
     again = evaluate(str(run.folder), Reporter(Console(quiet=True)), metrics=("loss",))["loss"]
     assert again.value == pytest.approx(after["value"], rel=1e-6) and again.n == after["n"]
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from support.laws import CLASSIFICATION, attached, perturb
 from support.rows import batch_of, make_rows, write_jsonl
 from support.runs import assert_same_run, run_contents, stop_at
+from weitiao.core import events as logged
 from weitiao.core.batch import IGNORE, Batch, select_segments
 from weitiao.core.errors import Interrupted, RecipeError
 from weitiao.core.method import Method
@@ -275,8 +276,8 @@ def test_resume_bit_exact(train_tiny, tmp_path: Path, monkeypatch: pytest.Monkey
         "train": {"steps": 5, "batch_size": 8, "micro_batch_tokens": 70, "save_every": 2},
     }
     whole = train_tiny(**shape, out=str(tmp_path / "whole"))
-    lines = [x for x in whole.events("step")]
-    assert all({"fgm", "kl_to_base", "r_drop"} <= x.keys() for x in lines) and lines[-1]["kl_to_base"] > 0
+    lines = [x for x in whole.events(logged.Step)]
+    assert all({"fgm", "kl_to_base", "r_drop"} <= x.notes.keys() for x in lines) and lines[-1].notes["kl_to_base"] > 0
     with stop_at(3, monkeypatch), pytest.raises(Interrupted):
         train_tiny(**shape, out=str(tmp_path / "stopped"))
     assert_same_run(run_contents(train_tiny(again=True, **shape, out=str(tmp_path / "stopped"))), run_contents(whole))
@@ -294,4 +295,4 @@ def test_regularizer_with_head(train_tiny, tiny_models: dict[str, Path], tmp_pat
     rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": f"the fox {i}", "label": i % 2} for i in range(24)])
     shape = {"base": str(tiny_models["bert"]), "data": [{"path": str(rows)}], "objective": "classification"}
     run = train_tiny(**shape, regularizers=["r_drop", "fgm", "neftune"], evaluate={"samples": 1})
-    assert run.status == "finished" and all(x["r_drop"] > 0 for x in run.events("step"))
+    assert run.is_finished and all(x.notes["r_drop"] > 0 for x in run.events(logged.Step))

@@ -10,6 +10,7 @@ from rich.console import Console
 from support.laws import method_class
 from support.parts import VARIANTS, method_config
 from support.rows import chat_rows, write_jsonl
+from weitiao.core.events import Validation
 from weitiao.core.method import Method
 from weitiao.core.recipe import make_recipe
 from weitiao.core.registry import names
@@ -90,5 +91,5 @@ def test_drift_equals_kl(ready: Any, at_once: int, monkeypatch: pytest.MonkeyPat
 
 
 def test_drift_in_every_validation(train_tiny: Any) -> None:
-    drifts = [x["scores"]["drift"]["value"] for x in train_tiny().events("validation")]
+    drifts = [x.scores["drift"]["value"] for x in train_tiny().events(Validation)]
     assert len(drifts) == 2 and all(value > 0 for value in drifts)

@@ -186,7 +186,7 @@ def test_same_recipe_suggests_resume(
     asked = subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     os.write(ours, answer.encode())
     words, _ = asked.communicate()
-    assert "is unfinished at step 2. Go on with it?" in words or "is interrupted at step 2. Go on with it?" in words
+    assert "is killed at step 2. Go on with it?" in words or "is interrupted at step 2. Go on with it?" in words
     if resumes:
         assert asked.returncode == 0, words
         assert_same_run(run_contents(Run(tmp_path / "run")), whole)

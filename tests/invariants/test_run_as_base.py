@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from support.models import CHATML, make_tokenizer, save_model
 from support.parts import method_config
 from weitiao.core.errors import ModelError, RecipeError, RunError, WeitiaoError
+from weitiao.core.events import Step
 from weitiao.core.method import Method
 from weitiao.core.registry import find, names
 from weitiao.pipeline import inference as results
@@ -41,7 +42,7 @@ def test_run_as_base_equals_merged_run(train_tiny: Any, tmp_path: Path, precisio
     on_run = train_tiny(train=train, method=upper, base=str(lower.folder), out=str(tmp_path / "a"))
     on_folder = train_tiny(train=train, method=upper, base=str(tmp_path / "merged"), out=str(tmp_path / "b"))
     assert same(weights(on_run), weights(on_folder))
-    losses = [[x["loss"] for x in run.events("step")] for run in (on_run, on_folder)]
+    losses = [[x.loss for x in run.events(Step)] for run in (on_run, on_folder)]
     assert losses[0] == losses[1] and len(losses[0]) == 2
 
 
@@ -136,8 +137,8 @@ def test_changed_base_run_not_opened(pair: tuple, train_tiny: Any, tmp_path: Pat
 
 def test_changed_base_run_not_resumed(pair: tuple, train_tiny: Any, tmp_path: Path) -> None:
     lower, upper = pair
-    journal = [x for x in upper.events() if x["event"] != "finished"]
-    upper.write_lines("events.jsonl", journal)
+    journal = [x for x in upper.history if x["event"] != "end"]
+    upper.write("events.jsonl", journal)
     move(lower)
     with pytest.raises(WeitiaoError, match="base"):
         train_tiny(again=True, train={"steps": 4, "save_every": 2}, base=str(lower.folder), out=str(upper.folder))
@@ -192,6 +193,6 @@ def test_unfinished_base_run_reported(train_tiny: Any, tmp_path: Path) -> None:
     lower = train_tiny(train={"steps": 3})
     journal = lower.folder / "events.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
-    journal.write_text("".join(line for line in lines if '"finished"' not in line))
+    journal.write_text("".join(line for line in lines if '"end"' not in line))
     upper = train_tiny(train={"steps": 1}, base=str(lower.folder), out=str(tmp_path / "upper"))
-    assert "unfinished at step 3; the result is step" in str(upper.decisions["base"].reason)
+    assert "killed at step 3; the result is step" in str(upper.decisions["base"].reason)

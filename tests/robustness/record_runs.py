@@ -22,6 +22,7 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
+from weitiao.core.events import Step
 from weitiao.core.recipe import make_recipe
 from weitiao.core.reporter import Reporter
 from weitiao.model.loading.packages import PackageFile
@@ -79,11 +80,11 @@ def main(work: Path, wanted: list[str]) -> None:
         begun = Path(recipe.out, "checkpoints").exists() and not Path(recipe.out, "report.html").exists()
         reporter = Reporter(Console(quiet=True))
         run = resume(recipe.out, reporter) if begun else train(recipe, reporter, replace_old=True)
-        steps = list(run.events("step"))
-        lines = [f"{x['step']},{x['loss']:.5g},{x['grad_norm']:.5g}\n" for x in steps]
+        steps = list(run.events(Step))
+        lines = [f"{x.step},{x.loss:.5g},{x.grad_norm:.5g}\n" for x in steps]
         (HERE / "recorded" / f"{name}.csv").write_text("".join(["step,loss,grad_norm\n", *lines]))
-        seconds = sum(x["seconds"] for x in steps)
-        print(f"{name}: {len(steps)} steps, {sum(x['tokens'] for x in steps)} tokens, {seconds:.0f} s", flush=True)
+        seconds = sum(x.seconds for x in steps)
+        print(f"{name}: {len(steps)} steps, {sum(x.tokens for x in steps)} tokens, {seconds:.0f} s", flush=True)
 
 
 def cut_model(folder: Path, layers: int) -> Path:

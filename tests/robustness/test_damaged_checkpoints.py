@@ -123,7 +123,7 @@ def test_newest_checkpoint_damaged(bench: Bench, full: bool, record_figure: Figu
         every[name](out / "checkpoints" / "step-000006")
         said = bench.resume(out)
         assert "step-000006 is damaged (" in said and "put aside as broken-step-000006" in said, f"{name}: {said}"
-        assert "going on from step 5" in said, name
+        assert "resuming from step 5" in said, name
         aside = out / "checkpoints" / "broken-step-000006"
         assert aside.is_dir(), name
         shutil.rmtree(aside)

@@ -12,6 +12,7 @@ from support.crashes import KILLED, CrashTest
 from support.processes import ForkServer, KillAt
 from support.proofs import Figure
 from support.recovery import assert_sound_checkpoint
+from weitiao.core.events import Checkpoint, EarlyStop
 from weitiao.core.run import Run
 
 DEADLINE = 10  # seconds from SIGTERM to the end of the process
@@ -89,7 +90,7 @@ def test_sigkill_between_checkpoint_and_event(crash_test: CrashTest, full: bool)
     child = crash_test.start(
         out, KillAt(out, at=next(i for i in range(first, first + 9) if "events.jsonl" in crash_test.operations[i]))
     )
-    assert child.wait() == KILLED and not list(Run(out).events("saved"))
+    assert child.wait() == KILLED and not list(Run(out).events(Checkpoint))
     (state,) = (out / "checkpoints").glob("step-*")
     (state / "MANIFEST.json").write_text("{}")
     again = crash_test.start(out)
@@ -103,7 +104,7 @@ def test_sigkill_after_early_stopping(
     slow = {"learning_rate": 1e-12, "patience": 1, "evaluate_every": 2}
     plain = {**crash_recipe, "train": {**crash_recipe["train"], **slow}}
     crash_test = CrashTest.record(fork_server, plain, tmp_path)
-    assert list(Run(crash_test.uninterrupted).events("early_stop"))
+    assert list(Run(crash_test.uninterrupted).events(EarlyStop))
     crash_test.kill_at_each([next(i for i, x in enumerate(crash_test.operations) if x.endswith(" adapter"))])
 
 

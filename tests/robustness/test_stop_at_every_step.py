@@ -128,7 +128,7 @@ def test_stop_two_processes_resume_bit_exact(
         wait_for_step(out, step, running)
         running.send_signal(signal.SIGTERM)  # torchrun hands it on to both
         said = running.communicate()[0]
-        assert Run(out).status != "finished", said
+        assert not Run(out).is_finished, said
         if step == stops[-1]:
             (max((out / "checkpoints").glob("step-*")) / "weights.safetensors").write_bytes(b"torn")
         again = torchrun("--resume", out)

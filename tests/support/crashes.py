@@ -58,7 +58,7 @@ class CrashTest:
 
     def kill_at_random(self, out: Path, rng: random.Random) -> bool:
         """Start, and kill at a moment that is likely to do harm; False if the run had ended before."""
-        if Run(out).status == "finished":
+        if Run(out).is_finished:
             return False
         trigger = rng.choice(("operation", "operation", "files", "files", "time"))
         if trigger == "operation":  # half of them in the checkpoints folder, half anywhere
@@ -79,7 +79,7 @@ class CrashTest:
 
     def finish_and_compare(self, out: Path) -> None:
         """Resume to the end; the result must be that of the uninterrupted run."""
-        if not (out / "recipe.yaml").exists() or Run(out).status != "finished" or not (out / "report.html").exists():
+        if not (out / "recipe.yaml").exists() or not Run(out).is_finished or not (out / "report.html").exists():
             child = self.start(out)
             assert child.wait() == 0, child.output
         assert_same_as_uninterrupted(out, self.uninterrupted)

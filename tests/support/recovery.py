@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from support.runs import assert_same_run, run_contents
+from weitiao.core.events import Checkpoint
 from weitiao.core.run import Run
 from weitiao.train.checkpoints import checkpoint
 
@@ -13,7 +14,7 @@ def assert_sound_checkpoint(folder: Path) -> None:
     """After the first commit there is always one that verifies, under its own name or its name during replacement."""
     checkpoints = folder / "checkpoints"
     paths = [*checkpoints.glob("step-*"), *checkpoints.glob(".step-*.replaced")]
-    if paths or any(Run(folder).events("saved")):
+    if paths or any(Run(folder).events(Checkpoint)):
         assert any(not checkpoint.broken(x) for x in paths), f"no sound one: {sorted(os.listdir(checkpoints))}"
     for path in checkpoints.glob("step-*"):  # whatever has a checkpoint's name was committed as a whole
         assert not checkpoint.broken(path), f"{path.name}: {checkpoint.broken(path)}"
@@ -21,7 +22,7 @@ def assert_sound_checkpoint(folder: Path) -> None:
 
 def assert_same_as_uninterrupted(folder: Path, uninterrupted: Path) -> None:
     """Weights, moments, random numbers, journal, scores and adapter are bit-exact, and no temporary file is left."""
-    assert Run(folder).status == "finished"
+    assert Run(folder).is_finished
     assert_same_run(run_contents(Run(folder)), run_contents(Run(uninterrupted)))
     for name in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "preflight.json"):
         assert _hash(folder / name) == _hash(uninterrupted / name), name

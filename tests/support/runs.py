@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from support.models import DECODERS, ENCODER_DECODERS, FAMILIES, save_model
 from support.rows import chat_rows, write_jsonl
+from weitiao.core.events import Event, Step
 from weitiao.core.run import Run
 from weitiao.pipeline import train as pipeline
 from weitiao.train.signals import Stop
@@ -47,15 +48,15 @@ def finished_run(base: Path | str = "llama") -> str:
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch):
     """Simulates Ctrl-C during step `step`."""
     stop = Stop()
-    real = Run.note
+    real = Run.log
 
-    def note(self: Run, event: str, **facts: object) -> None:
-        real(self, event, **facts)
-        if event == "step" and facts["step"] == step:
+    def log(self: Run, event: Event) -> None:
+        real(self, event)
+        if isinstance(event, Step) and event.step == step:
             stop.asked = 130
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "note", note)
+        patch.setattr(Run, "log", log)
         patch.setattr(pipeline, "catch_signals", lambda: contextlib.nullcontext(stop))
         yield
 
@@ -66,14 +67,15 @@ def run_contents(run: Run) -> dict:
     tensors = {f"{file.name}:{name}": x for file in last.glob("*.safetensors") for name, x in load_file(file).items()}
     tensors |= {f"trained:{name}": x for name, x in load_file(run.folder / "best" / "weights.safetensors").items()}
     lines = [
-        {key: value for key, value in line.items() if key != "seconds"}
-        for line in run.events("step", "validation", "early_stop", "finished")
+        {key: value for key, value in event.items() if key not in ("seconds", "time")}
+        for event in run.history
+        if event["event"] in ("step", "validation", "early_stop", "end")
     ]
     return {
         "tensors": tensors,
         "journal": lines,
         "scores": run.read("scores.json"),
-        "samples": run.read_lines("samples.jsonl"),
+        "samples": run.read("samples.jsonl"),
     }
 
 
@@ -86,7 +88,7 @@ def assert_same_run(a: dict, b: dict) -> None:
 
 
 def events(run: Run, name: str) -> list[dict]:
-    return list(run.events(name))
+    return [event for event in run.history if event["event"] == name]
 
 
 def final_loss(run: Run) -> float:

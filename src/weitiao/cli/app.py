@@ -13,7 +13,7 @@ from rich.table import Table
 from weitiao import __version__
 from weitiao.cli.inference import chat, combine, generate, merge, predict
 from weitiao.cli.run_command import Target, make_reporter, measuring, pipeline, run_verb
-from weitiao.core.errors import FAILED, WeitiaoError
+from weitiao.core.errors import FAILED
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 
@@ -192,14 +192,16 @@ def runs(
     """A table of runs."""
 
     def work() -> None:
-        Run = importlib.import_module("weitiao.core.run").Run
-        rows = [_summary(Run(path.parent)) for path in sorted(Path(folder).glob("*/recipe.yaml"))]
+        from weitiao.core.run_table import list_runs
+
+        rows = list_runs(folder)
         if as_json:
-            print(json.dumps(rows, indent=1, ensure_ascii=False))
+            print(json.dumps([row.as_json() for row in rows], indent=1, ensure_ascii=False))
             return
-        table = Table("run", "status", "method", "objective", "figure", "before", "after")
-        for row in rows:
-            table.add_row(*(str(row[key]) for key in ("run", "status", "method", "objective", "figure", "before", "after")))
+        table = Table("run", "status", "method", "objective", "metric", "before", "after")
+        for x in rows:
+            scores = ("" if value is None else f"{value:.3f}" for value in (x.before, x.after))
+            table.add_row(x.run, str(x.status_message), x.method, x.objective, x.metric, *scores)
         Console().print(table if rows else f"no runs in {folder}/")
 
     run_verb(work)
@@ -210,13 +212,15 @@ def why(target: Annotated[str, typer.Argument(help="A run folder.")]) -> None:
     """What happened in a run and why: choices, skipped steps, returns, suspect rows."""
 
     def work() -> None:
-        console, told = Console(highlight=False), measuring().why(target)
-        console.print(told.summary, style="bold", soft_wrap=True, markup=False)
-        for when, words in told.events:
-            console.print(f"  {when}: {words}" if when else f"  {words}", soft_wrap=True, markup=False)
-        console.print("\nchosen for you:" if told.choices else "", style="bold")
-        for key, value, reason in told.choices:
-            console.print(f"  {key} = {value}: {reason}", soft_wrap=True, markup=False)
+        from weitiao.core.history import why
+
+        console, told = Console(highlight=False), why(target)
+        console.print(str(told.summary), style="bold", soft_wrap=True, markup=False)
+        for step, message in told.events:
+            console.print(f"  step {step}: {message}" if step is not None else f"  {message}", soft_wrap=True, markup=False)
+        console.print("\nchosen for you:" if told.decisions else "", style="bold")
+        for x in told.decisions:
+            console.print(f"  {x.key} = {x.shown_value}: {x.reason}", soft_wrap=True, markup=False)
 
     run_verb(work)
 
@@ -284,8 +288,8 @@ def offer_to_go_on(recipe: Any) -> bool:
     if not (folder / "recipe.yaml").is_file() or not sys.stdin.isatty():
         return False
     run = importlib.import_module("weitiao.core.run").Run(folder)
-    unfinished = not run.status.startswith(("finished", "no step"))
-    if not unfinished or run.recipe.fingerprint != recipe.fingerprint:
+    resumable = run.status.state in ("interrupted", "stopped", "failed", "killed")
+    if not resumable or run.recipe.fingerprint != recipe.fingerprint:
         return False
     return typer.confirm(f"{folder} is {run.status}. Go on with it?", default=True)
 
@@ -306,34 +310,15 @@ def print_scores(run: Any, console: Console) -> None:
                 f"[{color}]{row['verdict_text']}[/]",
             )
         console.print(table)
-    if run.result:
-        console.print(run.result)
-    if run.speed:
-        console.print(run.speed, soft_wrap=True)
-    if skipped := len(list(run.events("skipped"))):
+    from weitiao.core import events
+    from weitiao.core.history import result, throughput
+
+    for message in filter(None, (result(run), throughput(run))):
+        console.print(str(message), soft_wrap=True)
+    if skipped := len(list(run.events(events.Skip))):
         words = f"{skipped} steps were skipped by the guard, and their rows not learnt: weitiao why {run.folder}"
         console.print(words, style="bold yellow", soft_wrap=True)
     console.print(f"report: {run.folder}/report.html")
-
-
-def _summary(run: Any) -> dict[str, Any]:
-    try:
-        recipe, scores = run.recipe, run.read("scores.json", {})
-    except WeitiaoError as error:  # one broken run must not hide the others
-        nothing = dict.fromkeys(("method", "objective", "figure", "before", "after"), "")
-        return {"run": run.folder.name, "status": f"cannot be read: {error}", **nothing}
-    before, after = scores.get("before", {}), scores.get("after", {})
-    figure = next((name for name in ("accuracy", "exact_match", "loss") if name in before), "")
-    show = lambda x: f"{x[figure]['value']:.3f}" if figure in x else ""  # noqa: E731
-    parts = {"method": recipe.method.name, "objective": recipe.objective.name}
-    return {
-        "run": run.folder.name,
-        "status": run.status,
-        **parts,
-        "figure": figure,
-        "before": show(before),
-        "after": show(after),
-    }
 
 
 def main() -> None:

@@ -1,59 +1,144 @@
-"""Desk: where a command prints, and the bar it shows for long work."""
+"""Reporter: where a command prints, and what it shows while something takes long.
 
+By default a command prints what a user must know; with `verbose` (`-v`) also every decision and every check. Bars and
+spinners are drawn in a terminal only. A quiet console prints nothing.
+"""
+
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.status import Status
 from rich.text import Text
 
+from weitiao.core.events import Phase
 from weitiao.core.finding import Decision, Finding
-from weitiao.core.run import Run
+from weitiao.core.messages import Message
+from weitiao.core.run import Change, Run
+from weitiao.core.run_status import now
+
+Item = TypeVar("Item")
+SIGNS = {"fine": ("✓", "green"), "warning": ("!", "bold yellow"), "error": ("✗", "bold red")}
+PATIENCE = 2.0  # s, after which a wait is shown
+EVERY = 30.0  # s between two lines about a wait, where there is no terminal
 
 
 @dataclass
 class Reporter:
-    """The terminal. Bars are drawn in a terminal only; a quiet desk prints nothing."""
+    """The terminal."""
 
     console: Console = field(default_factory=lambda: Console(highlight=False))
+    verbose: bool = False
+    """Every decision with its reason, and every check."""
+    _spinner: Status | None = field(default=None, repr=False)
 
-    def track(self, items: Sequence[Any], words: str) -> Iterator[Any]:
-        """The items, one by one, with a bar and the time left."""
-        items = list(items)
-        if not self.console.is_terminal:
-            self.console.print(f"{words} ({len(items)} to go)", style="dim", soft_wrap=True)
-        if not self.console.is_terminal or self.console.quiet or len(items) < 2:
-            yield from items
-            return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self.console, transient=True) as bar:
-            yield from bar.track(items, description=words)
+    # -- lines ------------------------------------------------------------------------------------------------------------
+
+    def say(self, message: Message | str, style: str = "") -> None:
+        """A line that everybody reads."""
+        self.console.print(Text(str(message), style), soft_wrap=True)
+
+    def detail(self, message: Message | str) -> None:
+        """A line for `-v`."""
+        if self.verbose:
+            self.say(message, "dim")
+
+    def warn(self, message: Message | str) -> None:
+        """Something that does not stop the run, but should be known."""
+        self.say(message, "bold yellow")
 
     def show(self, findings: Sequence[Finding]) -> None:
-        """What the pre-flight found, one line each."""
+        """The preflight check: one line for each warning and error; the rest are counted, and listed with `-v`."""
+        passed = 0
         for x in findings:
-            sign, style = {"fine": ("✓", "green"), "warning": ("!", "bold yellow"), "error": ("✗", "bold red")}[x.level]
-            line = (
-                Text(f"{sign} ", style)
-                + Text(f"{x.name}: ", "cyan")
-                + Text(str(x.message), "" if x.level == "fine" else style)
-            )
-            self.console.print(line, soft_wrap=True)
-
-    def warn(self, words: str) -> None:
-        """Something that does not stop the run, but should be known."""
-        self.console.print(words, style="bold yellow", soft_wrap=True, markup=False)
+            if x.level == "fine" and not self.verbose:
+                passed += 1
+                continue
+            sign, style = SIGNS[x.level]
+            message = Text(str(x.message), "" if x.level == "fine" else style)
+            self.console.print(Text(f"{sign} ", style) + Text(f"{x.name}: ", "cyan") + message, soft_wrap=True)
+        if passed:
+            text = "{n} of {total} preflight checks passed"
+            self.console.print(Text("✓ ", "green") + Text(str(Message(text, n=passed, total=len(findings)))))
 
     def report(self, run: Run, *decisions: Decision) -> None:
-        """Print what was chosen, with the reason, and record it in the Run."""
-        changed = run.record(*decisions)
+        """Record decisions in the Run; with `-v` print them with their reasons."""
+        changes = run.record(*decisions)
         for x in decisions:
-            if not x.requested:
-                self.console.print(f"[cyan]{x.key}[/] = {x.shown_value}  [dim]({x.reason})[/]", soft_wrap=True)
-        self.warn_of_change(*changed)
+            if self.verbose and not x.requested:
+                self.console.print(
+                    Text(x.key, "cyan") + f" = {x.shown_value}  " + Text(f"({x.reason})", "dim"), soft_wrap=True
+                )
+        self.warn_of_change(*changes)
 
-    def warn_of_change(self, *changed: tuple[str, Any, Any]) -> None:
-        """(key, was, is): what is no longer as it was when a run that goes on was stopped."""
-        for key, was, now in changed:
-            self.warn(f"{key} was {was} before, now it is {now}: numbers may differ in their last bits")
+    def warn_of_change(self, *changes: Change) -> None:
+        """What differs from when an interrupted run was started."""
+        for key, was, value in changes:
+            text = "{key} was {was}, now it is {value}: results may differ in the last bits"
+            self.warn(Message(text, key=key, was=str(was), value=str(value)))
+
+    # -- waiting ----------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def phase(self, run: Run, name: str, label: Message | str, total: int | None = None) -> Iterator[None]:
+        """A part of a run: its start, its end and its seconds are logged, and a spinner says what it is doing.
+
+        Args:
+            name: a code: read, encode, load, preflight ...
+            total: how many steps are planned, where that is known.
+        """
+        started = time.perf_counter()
+        run.log(Phase(name, "start", now(), total=total))
+        with self.spin(label):
+            yield
+        run.log(Phase(name, "end", now(), round(time.perf_counter() - started, 3), total))
+
+    @contextmanager
+    def spin(self, label: Message | str) -> Iterator[None]:
+        """Inside, a spinner says what is going on."""
+        outer = self._spinner
+        if not self.console.is_terminal or self.console.quiet or outer is not None:
+            yield
+            return
+        self._spinner = Status(str(label), console=self.console)
+        try:
+            with self._spinner:
+                yield
+        finally:
+            self._spinner = None
+
+    @contextmanager
+    def without_spinner(self) -> Iterator[None]:
+        """Inside, something else may draw on the last line."""
+        spinner = self._spinner
+        if spinner is not None:
+            spinner.stop()
+        try:
+            yield
+        finally:
+            if spinner is not None:
+                spinner.start()
+
+    def track(self, items: Sequence[Item], label: Message | str) -> Iterator[Item]:
+        """The items, one by one, with a bar and the time left; outside a terminal a line now and then."""
+        items = list(items)
+        if self.console.quiet or len(items) < 2:
+            yield from items
+        elif self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            with self.without_spinner(), Progress(*columns, console=self.console, transient=True) as bar:
+                yield from bar.track(items, description=str(label))
+        else:
+            yield from self._track_in_lines(items, label)
+
+    def _track_in_lines(self, items: list[Any], label: Message | str) -> Iterator[Any]:
+        due = time.monotonic() + PATIENCE
+        for number, item in enumerate(items):
+            if time.monotonic() >= due:
+                self.say(Message("{label}: {n:,} of {total:,}", label=label, n=number, total=len(items)), "dim")
+                due = time.monotonic() + EVERY
+            yield item

@@ -140,8 +140,8 @@ def write_bad_rows(run: Run, bad: Sequence[BadRow]) -> None:
     """Add to bad_rows.jsonl: file, line, byte offset, reason, the row's beginning."""
     if bad:
         lines = [{**asdict(x.where), "reason": str(x.reason), "excerpt": x.excerpt} for x in bad]
-        old = run.read_lines("bad_rows.jsonl")
-        run.write_lines("bad_rows.jsonl", old + [line for line in lines if line not in old])
+        old = run.read("bad_rows.jsonl")
+        run.write("bad_rows.jsonl", old + [line for line in lines if line not in old])
 
 
 def preview_rows(
@@ -156,7 +156,7 @@ def preview_rows(
     """What carries loss: counts, and one row a source drawn; and where rows lost something, one that did."""
     write_bad_rows(run, made.bad)
     judge(made.bad, examples, recipe.max_bad_fraction)
-    rows, bad = made.rows, len(run.read_lines("bad_rows.jsonl"))
+    rows, bad = made.rows, len(run.read("bad_rows.jsonl"))
     share = supervised_share(int(rows.supervised.sum()), int(rows.lengths.sum()))
     facts = {"rows": len(rows), "loss": share, "cut": made.cut, "dropped": made.dropped, "split": made.split}
     put_aside = f"; {bad} bad rows put aside in {run.folder}/bad_rows.jsonl" if bad else ""
@@ -179,7 +179,7 @@ def preview_rows(
         reporter.console.print(f"{words}:", style="dim", soft_wrap=True)
         reporter.console.print(draw(pieces))
     shown = [{"words": words, "pieces": pieces} for words, pieces in drawn]
-    run.add_to_resolved(data={**facts, **made.notes, "bad rows": bad, "fingerprint": rows.fingerprint}, shown=shown)
+    run.record(data={**facts, **made.notes, "bad rows": bad, "fingerprint": rows.fingerprint}, shown=shown)
 
 
 def row_describer(rows: Rows, processor: ChatProcessor) -> Callable[[int], dict[str, Any]]:

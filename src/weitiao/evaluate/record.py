@@ -62,9 +62,9 @@ def _answered(
 
 
 def _add_samples(run: Run, when: str, answered: list) -> None:
-    old = run.read_lines("samples.jsonl")
+    old = run.read("samples.jsonl")
     lines = []
     for i, (example, answer) in enumerate(answered):
         new = {"prompt": example.input_text[:1000], "reference": example.answer}
         lines.append({**(old[i] if i < len(old) else new), when: answer})
-    run.write_lines("samples.jsonl", lines)
+    run.write("samples.jsonl", lines)

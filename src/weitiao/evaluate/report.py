@@ -7,15 +7,16 @@ import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
+from weitiao.core import events
 from weitiao.core.files import write_text
 from weitiao.core.finding import Finding
+from weitiao.core.history import history, summary, throughput
+from weitiao.core.messages import Message
 from weitiao.core.run import Run
 from weitiao.core.score import format_score, score_rows
-from weitiao.evaluate.history import history, summary
 
 WIDTH, HEIGHT, EDGE = 720, 240, 44
 
@@ -25,42 +26,46 @@ def write_report(run: Run) -> Path:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string((Path(__file__).parent / "report.html.jinja").read_text(encoding="utf-8"))
     plan, scores = run.read("resolved.json", {}), run.read("scores.json", {})
-    steps, validations = list(run.events("step")), list(run.events("validation"))
+    steps, validations = list(run.events(events.Step)), list(run.events(events.Validation))
     text = page.render(
         name=run.folder.name,
         status=run.status,
         rows=score_rows(scores),
         findings=[Finding.from_json(x) for x in run.read("preflight.json", [])],
         baselines={name: format_score(s["name"], s) for name, s in scores.get("baselines", {}).items()},
-        curve=jinja2.filters.Markup(curve(steps, validations, list(run.events("skipped", "rollback")))),  # pyright: ignore[reportAttributeAccessIssue]
+        curve=jinja2.filters.Markup(curve(steps, validations, list(run.events(events.Skip, events.Rollback)))),  # pyright: ignore[reportAttributeAccessIssue]
         best=(run.read("best/step.json") or {}).get("step"),
-        samples=run.read_lines("samples.jsonl"),
+        samples=run.read("samples.jsonl"),
         decisions=list(run.decisions.values()),
         data=plan.get("data", {}),
         shown=plan.get("shown", []),
         recipe=(run.folder / "recipe.yaml").read_text(encoding="utf-8"),
         environment=json.dumps(plan.get("environment", {}), indent=1),
         summary=summary(run),
-        events=list(history(run)),
-        speed=" · ".join(x for x in (speed(steps), run.speed) if x),
+        events=[(f"step {step}" if step is not None else "", message) for step, message in history(run)],
+        speed=" · ".join(x for x in map(str, filter(None, (speed(steps), throughput(run))))),
     )
     target = run.folder / "report.html"
     write_text(target, text)
     return target
 
 
-def speed(steps: list[dict[str, Any]]) -> str:
+def speed(steps: Sequence[events.Step]) -> Message | None:
     if not steps:
-        return ""
-    tokens, seconds = sum(x["tokens"] for x in steps), sum(x["seconds"] for x in steps)
-    return f"{len(steps)} steps, {tokens:,} tokens in {seconds:,.0f} s ({tokens / max(seconds, 1e-9):,.0f} tokens/s)"
+        return None
+    tokens, seconds = sum(x.tokens for x in steps), sum(x.seconds for x in steps)
+    text = "{steps:,} steps, {tokens:,} tokens in {seconds:,.0f} s ({rate:,.0f} tokens/s)"
+    return Message(text, steps=len(steps), tokens=tokens, seconds=seconds, rate=tokens / max(seconds, 1e-9))
 
 
-def curve(steps: list[dict[str, Any]], validations: list[dict[str, Any]], troubles: Sequence[dict[str, Any]] = ()) -> str:
+def curve(
+    steps: Sequence[events.Step],
+    validations: Sequence[events.Validation],
+    guarded: Sequence[events.Skip | events.Rollback] = (),
+) -> str:
     """The loss curve as SVG: training thin, its running mean thick, validation as points, skips and returns as lines."""
-    train = [(x["step"], x["loss"]) for x in steps]
-    held = [(x["step"], x["loss"]) for x in validations if x["loss"] is not None]
-    odd = [(x["step"], x["event"], x["reason"]) for x in troubles]
+    train = [(x.step, x.loss) for x in steps]
+    held = [(x.step, x.loss) for x in validations if x.loss is not None]
     if not train:
         return ""
     values = [v for _, v in train + held]
@@ -85,9 +90,9 @@ def curve(steps: list[dict[str, Any]], validations: list[dict[str, Any]], troubl
         x, y = at(step, value).split(",")
         dots += f'<circle cx="{x}" cy="{y}" r="4" class="held"><title>step {step}: {value:.4f}</title></circle>'
     marks = ""
-    for step, event, reason in odd:
-        x = at(step, low).split(",")[0]
-        words = html.escape(f"step {step}, {event}: {reason}")
+    for x_event in guarded:
+        event, x = events.kind_of(x_event), at(x_event.step, low).split(",")[0]
+        words = html.escape(f"step {x_event.step}, {event}: {x_event.reason}")
         marks += f'<line x1="{x}" x2="{x}" y1="10" y2="{HEIGHT - 30}" class="{event}"><title>{words}</title></line>'
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="loss by step">{lines}'

@@ -34,7 +34,7 @@ def calibrate_thresholds(
     calibrated, decisions = objective.calibrate(predictions_of)
     if decisions:
         reporter.report(run, *decisions)
-        run.add_to_resolved(objective=calibrated.as_recipe())
+        run.record(objective=calibrated.as_recipe())
         if final is validation:
             reporter.warn(
                 Message("The scores below use the same rows that the thresholds were chosen on; set evaluate.data")

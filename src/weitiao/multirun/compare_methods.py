@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from weitiao.core import events
 from weitiao.core.errors import RecipeError
 from weitiao.core.files import write_text
 from weitiao.core.method import Method
@@ -157,21 +158,21 @@ def _trained(recipe: Recipe, name: str, folder: Path) -> Compared:
 
 def read(run: Run, name: str) -> Compared:
     """What a finished Run says of its method."""
-    scores, steps, decisions = run.read("scores.json", {}), list(run.events("step")), run.decisions
+    scores, steps, decisions = run.scores, list(run.events(events.Step)), run.decisions
     after = scores.get("after", {})
     figure = next((name for name, x in after.items() if x["higher_is_better"] and x["n"]), "loss")
-    drifts = [x["scores"]["drift"]["value"] for x in run.events("validation") if "drift" in x["scores"]]
-    memory = list(run.events("memory"))
-    seconds = sum(x["seconds"] for x in steps[1:])  # the first step warms up
+    drifts = [x.scores["drift"]["value"] for x in run.events(events.Validation) if "drift" in x.scores]
+    memory = list(run.events(events.Memory))
+    seconds = sum(x.seconds for x in steps[1:])  # the first step warms up
     return Compared(
         name,
         figure=figure,
         score=after.get(figure),
         before=scores.get("before", {}).get(figure),
         trained=decisions["model.trainable_weights"].value,
-        megabytes=(run.folder / "best" / "weights.safetensors").stat().st_size / 1e6,
-        peak_mb=memory[-1]["peak_mb"] if memory else 0.0,
-        tokens_a_second=sum(x["tokens"] for x in steps[1:]) / seconds if seconds else 0.0,
+        megabytes=run.best_weights.stat().st_size / 1e6,
+        peak_mb=memory[-1].peak_mb if memory else 0.0,
+        tokens_a_second=sum(x.tokens for x in steps[1:]) / seconds if seconds else 0.0,
         drift=drifts[-1] if drifts else None,
         rate=decisions["train.learning_rate"].value,
     )

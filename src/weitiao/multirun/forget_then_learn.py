@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import RecipeError
+from weitiao.core.events import Validation
 from weitiao.core.files import write_text
 from weitiao.core.recipe import Recipe, make_recipe
 from weitiao.core.run import Run
@@ -102,7 +103,7 @@ def _base(recipe: Recipe, run: Run, also: Mapping[str, str]) -> Candidate:
 def _validation(run: Run) -> float | None:
     """The loss at the validation whose weights were kept; None if nothing is held out."""
     kept = run.read("best/step.json")["step"]
-    losses = [x["loss"] for x in run.events("validation") if x["step"] == kept and x["loss"] is not None]
+    losses = [x.loss for x in run.events(Validation) if x.step == kept and x.loss is not None]
     return losses[-1] if losses else None
 
 

@@ -1,16 +1,11 @@
-"""Measure a run or a model on held-out rows, and tell a run's history."""
-
-from dataclasses import dataclass
-from typing import Any
+"""Measure a run or a model on held-out rows."""
 
 from weitiao.core.errors import RunError
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Source
 from weitiao.core.reporter import Reporter
-from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.data.prepare import Encoder, held_out_examples, held_out_sources
-from weitiao.evaluate import history
 from weitiao.evaluate.measure import default_metrics, measure
 from weitiao.pipeline.inference import Model, open_model
 from weitiao.plan import resolve
@@ -53,25 +48,3 @@ def evaluate(
     resolve.refuse_metrics(objective, names)
     limit, max_new_tokens = limit or settings.limit, settings.max_new_tokens
     return measure(model.model, objective, eval_set, names, limit, max_new_tokens, progress=reporter.track).scores
-
-
-@dataclass
-class History:
-    """What happened in a run, and why."""
-
-    summary: str
-    events: list[tuple[str, str]]
-    """(when, what)"""
-    choices: list[tuple[str, str, str]]
-    """(key, value, reason)"""
-
-    def as_json(self) -> dict[str, Any]:
-        events = [{"when": str(when), "what": str(what)} for when, what in self.events]
-        choices = [{"key": key, "value": str(value), "reason": str(reason)} for key, value, reason in self.choices]
-        return {"summary": str(self.summary), "events": events, "choices": choices}
-
-
-def why(target: str) -> History:
-    """What happened in a run, and why."""
-    run = Run.open(target)
-    return History(history.summary(run), list(history.history(run)), list(history.choices(run)))

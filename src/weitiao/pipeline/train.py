@@ -13,11 +13,11 @@ from typing import Any
 import psutil
 import torch
 
-from weitiao.core import hardware
+from weitiao.core import events, hardware
 from weitiao.core.architecture import Architecture
 from weitiao.core.batch import Batch
 from weitiao.core.command import command
-from weitiao.core.errors import INTERRUPTED, Interrupted, RunError
+from weitiao.core.errors import INTERRUPTED, Interrupted, RunError, message_of
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.finding import Decision, Finding, refuse
 from weitiao.core.messages import Message
@@ -27,6 +27,7 @@ from weitiao.core.recipe import Recipe
 from weitiao.core.regularizer import regularized
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
+from weitiao.core.run_status import now, read_status
 from weitiao.core.score import Score
 from weitiao.core.trainable_model import BaseIdentity, TrainableModel, as_base_model, identity_of, trains_untied_embedding
 from weitiao.data.audio import load_feature_extractor
@@ -51,7 +52,7 @@ from weitiao.model.profiling.throughput import Speed
 from weitiao.pipeline.trained import TrainedRun, attach, base_fingerprint, below, stand, warm_start
 from weitiao.plan import resolve
 from weitiao.train.checkpoints.best import restore_best
-from weitiao.train.checkpoints.resume import go_back, has_begun
+from weitiao.train.checkpoints.resume import has_checkpoint, resume_from
 from weitiao.train.checkpoints.state import State
 from weitiao.train.distributed import Distributed
 from weitiao.train.loop import train as train_loop
@@ -80,15 +81,20 @@ def train(
         lambda first: Run.create(recipe, replace_old) if first and not again else Run.open(recipe.out)
     )
     run.can_write = distributed.is_main
-    if run.aside:
-        reporter.console.print(f"the older run was put aside as {run.aside}", soft_wrap=True)
+    if run.previous:
+        reporter.say(Message("the older run was moved to {folder}", folder=run.previous))
     with run.locked():
         try:
             run_training(run, recipe, distributed, reporter, again, allowed)
-        except KeyboardInterrupt as asked:
-            how = f"go on with: {command()} train --resume {run.folder}"
-            code = next(iter(asked.args), INTERRUPTED)  # of the second signal; a plain Ctrl-C brings none
-            raise Interrupted(f"stopped ({run.status}); {how}", code) from None
+        except KeyboardInterrupt as signal:
+            log_end(run, "interrupted")
+            code = next(iter(signal.args), INTERRUPTED)  # of the second signal; a plain Ctrl-C brings none
+            text = "stopped ({status}); go on with: {command} train --resume {folder}"
+            status = read_status(run.folder, ended=True).message
+            raise Interrupted(text, code, status=status, command=command(), folder=run.folder) from None
+        except Exception as error:
+            log_end(run, "failed", message_of(error))
+            raise
     return run
 
 
@@ -99,9 +105,9 @@ def run_training(
     ready = assemble(run, recipe, distributed, reporter)
     model, state, plan, found = ready.state.model, ready.state, ready.plan, ready.prepared
     objective, final = found.objective, found.final
-    begun = again and has_begun(run, distributed)
+    begun = again and has_checkpoint(run, distributed)
     if not begun:
-        run.add_to_resolved(base_fingerprint=base_fingerprint(ready.tokens.below))
+        run.record(base_fingerprint=base_fingerprint(ready.tokens.below))
         pre_flight(ready, run, distributed, reporter, allowed)
     with as_base_model(model) as base:  # without the random soft prompt or prefix that a method begins with
         measure_and_record("before", base, objective, final, recipe.evaluate, run, reporter)
@@ -109,15 +115,15 @@ def run_training(
     torch.manual_seed(recipe.seed)
     score = scorer(model, objective, found.validation, recipe)  # while the model still is the base model
     if again:
-        go_back(run, state, plan, distributed, reporter, begun)
+        resume_from(run, state, plan, distributed, reporter, begun)
     describe_row = row_describer(found.made.rows, ready.tokens.processor)
     fetch, tidy = cache_activations(ready, recipe, distributed, run, reporter)
     speed = Speed(model, objective, ready.loader.__getitem__, distributed.world_size)
     with catch_signals() as stop, Progress(reporter.console, plan.steps, state.step) as progress:
-        run.listeners += [progress, speed]
+        run.callbacks += [progress, speed]
         train_loop(model, ready.learnt, fetch, state, plan, run, score, distributed, stop, describe_row)
     speed.report(run)
-    run.log_event("memory", before_model_mb=round(ready.before_model / 2**20, 1), peak_mb=round(hardware.peak_mb(), 1))
+    run.log(events.Memory(round(ready.before_model / 2**20, 1), round(hardware.peak_mb(), 1)))
 
     distributed.barrier()
     restore_best(run, model)
@@ -125,15 +131,25 @@ def run_training(
         save_adapter(model.attachment, run.folder / "adapter", recipe.base)
         objective = calibrate_thresholds(model, objective, found.validation, final, run, reporter)
         measure_and_record("after", model, objective, final, recipe.evaluate, run, reporter)
-        run.log_event("finished", step=state.step, position=state.position)
+        run.log(events.End("finished", state.step, state.position, now()))
         write_report(run)
         tidy()
+
+
+def log_end(run: Run, outcome: events.Outcome, reason: Message | None = None) -> None:
+    """Log how training ended, unless the loop or the guard has done so."""
+    last = None
+    for event in run.events(events.Step, events.Rollback, events.Resume, events.End):
+        last = event
+    if not isinstance(last, events.End):
+        step, data_step = (last.step, last.data_step) if last else (0, 0)
+        run.log(events.End(outcome, step, data_step, now(), reason))
 
 
 def resume(folder: str, reporter: Reporter, allowed: Collection[str] = ()) -> Run:
     """Go on with an interrupted run; it ends as it would have without the interruption, to the bit on a CPU."""
     run = Run.open(folder)
-    if run.status == "finished":
+    if run.is_finished:
         delete_cache(run.folder)
         if not (run.folder / "report.html").exists():  # killed between its last line and its report
             with run.locked():
@@ -216,13 +232,13 @@ def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Repor
     device, dtype = copy_sources_into(recipe, run, reporter)
     tokens = open_base_assets(recipe.base, recipe.revision, recipe.chat_template)
     resolve.refuse_base(recipe.objective, recipe.method, tokens.architecture)
-    run.add_to_resolved(template={"identity": tokens.identity, "text": tokens.tokenizer.chat_template})
+    run.record(template={"identity": tokens.identity, "text": tokens.tokenizer.chat_template})
     prepared = prepare(recipe, tokens, run, reporter)
     before_model = psutil.Process().memory_info().rss
     torch.manual_seed(recipe.seed)
     method = distributed.main_first(lambda _: recipe.method.copy_sources_into(run.folder))
     model, choices = load(tokens, method, prepared.objective, dtype, device)
-    run.add_to_resolved(base=model.base_identity.bf16)
+    run.record(base=model.base_identity.bf16)
     if recipe.train.implementation == "reference":
         choices = [x for x in choices if x.key != "model.block"] + [use_reference_implementation(model, dtype)]
     choices += warm_start(recipe.init_from, model, recipe, prepared.objective)
@@ -272,8 +288,8 @@ def copy_sources_into(recipe: Recipe, run: Run, reporter: Reporter) -> tuple[tor
         reason = Message(note, reason=reason, method=recipe.method.name)
     requested = recipe.train.precision != "auto" and stored == dtype
     reporter.report(run, Decision("train.precision", str(dtype).removeprefix("torch."), reason, requested))
-    reporter.warn_of_change(*run.stands_in(hardware.environment()))
-    run.add_to_resolved(fingerprint=recipe.fingerprint)
+    reporter.warn_of_change(*run.record(environment=hardware.environment()))
+    run.record(fingerprint=recipe.fingerprint)
     return hardware.device(), dtype
 
 
@@ -313,7 +329,7 @@ def prepare(recipe: Recipe, tokens: BaseAssets, run: Run, reporter: Reporter) ->
     max_length, overlong = resolve.choose_max_length(recipe, tokens.max_length), resolve.choose_overlong(recipe, objective)
     reporter.report(run, max_length, overlong)
     encoder = Encoder(objective, tokens.processor, tokens.identity, max_length.value, overlong.value, reporter)
-    run.add_to_resolved(objective=objective.as_recipe())
+    run.record(objective=objective.as_recipe())
     made = encoder.encode(training)
     preview_rows(made, len(training), objective, recipe, tokens.processor, run, reporter)
     validation = encoder.hold_out(held, run)

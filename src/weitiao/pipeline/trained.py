@@ -21,6 +21,7 @@ from weitiao.core.component_field import ComponentField
 from weitiao.core.errors import ModelError, RecipeError, RunError
 from weitiao.core.files import file_sha256
 from weitiao.core.finding import Decision
+from weitiao.core.history import result
 from weitiao.core.method import Method
 from weitiao.core.objective import MASKED, Objective
 from weitiao.core.processor import Processor
@@ -66,7 +67,10 @@ class TrainedRun:
     def unfinished(self) -> str:
         """Of a Run that was not trained to its end: how far it came; "": it was."""
         run = Run(self.folder) if self.recipe else None
-        return f"{run.status}; {run.result}" if run is not None and run.status != "finished" else ""
+        if run is None or run.is_finished:
+            return ""
+        best = result(run)
+        return f"{run.status}; {best}" if best is not None else str(run.status)
 
     @property
     def identity(self) -> str:

@@ -1,4 +1,4 @@
-"""The training loop, whole: fetch, count, back-propagate, judge, step, note, validate, save. Read it top to bottom."""
+"""The whole training loop: fetch, count, back-propagate, judge, step, log, validate, save. Read it top to bottom."""
 
 import math
 import time
@@ -8,12 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
+from weitiao.core import events
 from weitiao.core.batch import Batch
 from weitiao.core.command import command
 from weitiao.core.errors import Interrupted
 from weitiao.core.objective import LossFunction
 from weitiao.core.registry import find_module
 from weitiao.core.run import Run
+from weitiao.core.run_status import now
 from weitiao.core.score import Score
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.train.checkpoints.async_saver import Saver
@@ -23,7 +25,7 @@ from weitiao.train.distributed import Distributed
 from weitiao.train.rollback import Rollback
 from weitiao.train.settings import Plan
 from weitiao.train.signals import Stop
-from weitiao.train.step import Step, StepResult
+from weitiao.train.step import Step
 
 
 def train(
@@ -38,16 +40,15 @@ def train(
     stop: Stop,
     describe_row: Callable[[int], dict[str, Any]] = lambda row: {"row": row},
 ) -> State:
-    """Take optimizer steps until plan.steps, or until validation has nothing better to say, or until stopped.
+    """Take optimizer steps until plan.steps, an early stop or a signal.
 
     Args:
-        loader: i -> the micro-batches of step i on this machine.
+        loader: i -> the micro-batches of step i on this process.
         score: measures the model as it is now, on held-out rows.
-        tell_row: a row's number -> where it stands and what it says, for complaints.
+        describe_row: a row's number -> its file, line and text, for suspects.jsonl.
 
     Raises:
-        Interrupted: a signal came; the state is saved.
-        WeitiaoError: the guard sees no way on; the last healthy state is the result.
+        Interrupted, WeitiaoError: stopped by a signal (a checkpoint is saved), or by the guard.
     """
     settings, trained = plan.settings, list(model.trainable().values())
     compute_gradients, patience = find_module(Step, plan.step).compute_gradients, settings.patience or math.inf
@@ -65,7 +66,8 @@ def train(
             verdict = rescue.judge(taken, float(norm))
             if sound := verdict.action == "take":
                 rate = _move(model, state, plan, norm)
-                _note(run, state, taken, float(norm), rate, time.perf_counter() - started)
+                seconds = round(time.perf_counter() - started, 4)
+                run.log(taken.event(state.step, state.position, float(norm), rate, seconds))
             else:
                 state.optimizer.zero_grad()
                 state.position += 1
@@ -82,34 +84,26 @@ def train(
                 saver.finish()
                 raise _interrupted(run, state, stop)
     if state.step < plan.steps:
-        run.log_event("early_stop", step=state.step, position=state.position, best_step=state.best_step)
+        run.log(events.EarlyStop(state.step, state.position, state.best_step))
     model.model.eval()
     return state
 
 
-def _window(
-    model: TrainableModel, objective: LossFunction, loader: Callable[[int], list[Batch]], state: State
-) -> list[Batch]:
-    """This step's micro-batches on the device, and the model unfrozen as far as it shall be by now."""
+def _window(model: TrainableModel, objective: LossFunction, loader: Callable, state: State) -> list[Batch]:
+    """This step's micro-batches on the device; what is unfrozen by now is unfrozen."""
     if model.attachment.before_step is not None:
         model.attachment.before_step(state.step)
     return [objective.rollout(model, batch.to(model.device)) for batch in loader(state.position)]
 
 
-def _note(run: Run, state: State, taken: StepResult, norm: float, rate: float, seconds: float) -> None:
-    facts = {"loss": taken.loss, "grad_norm": norm, "learning_rate": rate, **taken.notes}
-    counts = {"tokens": taken.tokens, "supervised": taken.supervised, "seconds": round(seconds, 4)}
-    run.log_event("step", step=state.step, position=state.position, **facts, **counts)
-
-
 def _interrupted(run: Run, state: State, stop: Stop) -> Interrupted:
-    run.log_event("interrupted", step=state.step, position=state.position)
-    words = f"stopped at step {state.step}; go on with: {command()} train --resume {run.folder}"
-    return Interrupted(words, stop.asked)
+    run.log(events.End("interrupted", state.step, state.position, now()))
+    text = "stopped at step {step}; go on with: {command} train --resume {folder}"
+    return Interrupted(text, stop.asked, step=state.step, command=command(), folder=run.folder)
 
 
 def _move(model: TrainableModel, state: State, plan: Plan, norm: Tensor) -> float:
-    """Clip, and take one optimizer step with the gradients that are there; gives back its learning rate."""
+    """Clip, and take one optimizer step with the gradients that are there; returns its learning rate."""
     if plan.settings.max_grad_norm is not None:
         plan.settings.max_grad_norm.clip(model.trainable(), norm, state.clip)  # pyright: ignore[reportAttributeAccessIssue]
     rate = state.rate * plan.rate_at(state.step)

@@ -1,4 +1,4 @@
-"""The run as it goes, in one terminal line: step, loss with its curve, tokens a second, time left."""
+"""Progress: a training run in one terminal line: step, loss with its curve, tokens a second, time left."""
 
 import time
 from collections import deque
@@ -8,11 +8,19 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from weitiao.core.events import CheckpointFailed, Event, Rollback, Skip, Step, Validation
+from weitiao.core.history import describe
+from weitiao.core.messages import Message
+from weitiao.core.run import Run
+
 BARS = "▁▂▃▄▅▆▇█"
+WIDTH = 20  # of the bar
+RECENT = 20  # steps that the throughput is averaged over
+LINES = 10  # printed for a whole run where there is no terminal
 
 
 def sparkline(values: list[float], width: int = 24) -> str:
-    """Values as a line of little bars.
+    """Values as a line of bars.
 
     >>> sparkline([3.0, 2.0, 1.0])
     '█▄▁'
@@ -30,13 +38,18 @@ def sparkline(values: list[float], width: int = 24) -> str:
 
 
 class Progress:
-    """Listens to the journal; draws in a terminal, or prints a plain line now and then."""
+    """A callback: redraws its line in a terminal, elsewhere prints a line for each tenth of the run."""
 
-    def __init__(self, console: Console, steps: int, begun: int = 0) -> None:
-        self.console, self.steps, self.step, self.begun = console, steps, begun, begun
+    def __init__(self, console: Console, steps: int, first_step: int = 0) -> None:
+        """
+        Args:
+            steps: how many are planned.
+            first_step: where a resumed run goes on.
+        """
+        self.console, self.steps, self.step, self.first_step = console, steps, first_step, first_step
         self.losses: list[float] = []
-        self.recent: deque[tuple[float, float]] = deque(maxlen=20)  # tokens, seconds
-        self.validation = ""
+        self.recent: deque[tuple[int, float]] = deque(maxlen=RECENT)  # tokens, seconds
+        self.validation: Message | None = None
         self.started = time.perf_counter()
         self.live = Live("", console=console, refresh_per_second=4) if console.is_terminal else None
 
@@ -49,35 +62,41 @@ class Progress:
         if self.live:
             self.live.stop()
 
-    def __call__(self, line: dict[str, Any]) -> None:
-        if line["event"] == "step":
-            self.step = line["step"]
-            self.losses.append(line["loss"])
-            self.recent.append((line["tokens"], line["seconds"]))
-        elif line["event"] == "validation" and line["loss"] is not None:
-            self.validation = f"  validation {line['loss']:.3f} (step {line['step']})"
-        elif line["event"] == "save_failed":
-            self.console.print(f"[bold red]{line['words']}[/]")
-        else:
-            return
+    def on_event(self, run: Run, event: Event) -> None:
+        match event:
+            case Step():
+                self.step = event.step
+                self.losses.append(event.loss)
+                self.recent.append((event.tokens, event.seconds))
+            case Validation(loss=float(loss)):
+                self.validation = Message("validation {loss:.3f} (step {step})", loss=loss, step=event.step)
+            case CheckpointFailed() | Rollback():
+                self.console.print(Text(str(describe(event)), "bold red"))
+            case Skip():
+                text = Message("step {step} skipped: {reason}", step=event.step, reason=event.reason)
+                self.console.print(Text(str(text), "bold yellow"), soft_wrap=True)
+            case _:
+                return
         if self.live:
             self.live.update(self.draw())
-        elif line["event"] == "step" and (self.step % max(1, self.steps // 10) == 0 or self.step == self.steps):
+        elif isinstance(event, Step) and (self.step % max(1, self.steps // LINES) == 0 or self.step == self.steps):
             self.console.print(self.draw(), soft_wrap=True)
 
     def draw(self) -> Text:
-        tokens, seconds = (sum(x) for x in zip(*self.recent)) if self.recent else (0.0, 0.0)
-        done = self.step - self.begun
+        tokens, seconds = (sum(x) for x in zip(*self.recent)) if self.recent else (0, 0.0)
+        done = self.step - self.first_step
         left = (time.perf_counter() - self.started) / done * (self.steps - self.step) if done else 0.0
         loss = f"{self.losses[-1]:.3f}" if self.losses else "-"
-        rate = f"{tokens / seconds:,.0f} tokens/s" if seconds else ""
-        full = int(20 * self.step / max(self.steps, 1))
-        bar = Text("━" * full, "green") + Text("━" * (20 - full), "dim")
-        words = f"  step {self.step}/{self.steps}  loss {loss} {sparkline(self.losses)}{self.validation}"
-        return bar + Text(f"{words}  {rate}  {_time(left)} left")
+        parts = [Message("step {step}/{steps}", step=self.step, steps=self.steps)]
+        parts.append(Message("loss {loss} {curve}", loss=loss, curve=sparkline(self.losses)))
+        parts += [self.validation] if self.validation else []
+        parts += [Message("{rate:,.0f} tokens/s", rate=tokens / seconds)] if seconds else []
+        parts.append(Message("{time} left", time=_clock(left)))
+        full = int(WIDTH * self.step / max(self.steps, 1))
+        return Text("━" * full, "green") + Text("━" * (WIDTH - full), "dim") + Text("  " + "  ".join(map(str, parts)))
 
 
-def _time(seconds: float) -> str:
+def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

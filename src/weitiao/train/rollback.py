@@ -14,10 +14,13 @@ from typing import Any
 
 import torch
 
+from weitiao.core import events
 from weitiao.core.batch import Batch
 from weitiao.core.errors import STOPPED_BY_GUARD, WeitiaoError
+from weitiao.core.messages import Message
 from weitiao.core.objective import LossFunction
 from weitiao.core.run import Run
+from weitiao.core.run_status import now
 from weitiao.core.trainable_model import TrainableModel, evaluating
 from weitiao.train.checkpoints import checkpoint
 from weitiao.train.checkpoints.async_saver import Saver
@@ -57,12 +60,14 @@ class Rollback:
         if not self.plan.guarded:
             if math.isfinite(taken.loss) and math.isfinite(norm):
                 return Verdict("take")
-            raise self._stop(f"the loss is {taken.loss}, the gradient {norm}, and the guard is off", state.step)
+            text = "the loss is {loss}, the gradient norm {norm}, and the guard is off"
+            raise self._stop(Message(text, loss=taken.loss, norm=norm), state.step)
         verdict = state.guard.judge(state.step + 1, state.position, taken.loss, norm, taken.tasks)
         if not math.isfinite(norm):
             odd = [n for n, p in self.model.trainable().items() if p.grad is not None and not p.grad.isfinite().all()]
-            where = f" (in {', '.join(odd[:NAMED])})" if odd else ""
-            verdict = replace(verdict, reason=verdict.reason + where)
+            if odd:
+                reason = Message("{reason} (in {tensors})", reason=verdict.reason, tensors=", ".join(odd[:NAMED]))
+                verdict = replace(verdict, reason=reason)
         return state.guard.answer(self._ask_again()) if verdict.action == "ask" else verdict
 
     def act(self, verdict: Verdict, taken: StepResult, norm: float, window: Sequence[Batch]) -> None:
@@ -72,17 +77,18 @@ class Rollback:
             WeitiaoError: this would be the third return, or there is no healthy state.
         """
         state = self.state
-        figures = {"loss": _plain(taken.loss), "grad_norm": _plain(norm), "reason": verdict.reason}
         rows = self.distributed.all_gather(self._suspects(window))
         if self.run.can_write:
-            here = {"step": state.step + 1, "position": state.position}
-            self.run.append_lines("suspects.jsonl", [{**here, **figures, **row} for row in rows])
-        names = [row["row"] for row in rows]
-        self.run.log_event("skipped", step=state.step + 1, position=state.position, **figures, rows=names)
+            here = {"step": state.step + 1, "data_step": state.position, "reason": verdict.reason.as_json()}
+            figures = {"loss": _plain(taken.loss), "grad_norm": _plain(norm)}
+            earlier = self.run.read("suspects.jsonl")
+            self.run.write("suspects.jsonl", [*earlier, *({**here, **figures, **row} for row in rows)])
+        numbers = tuple(row["row"] for row in rows)
+        self.run.log(events.Skip(state.step + 1, state.position, taken.loss, norm, verdict.reason, numbers))
         if verdict.action == "back":
             self.go_back(verdict.reason)
 
-    def go_back(self, reason: str) -> None:
+    def go_back(self, reason: Message) -> None:
         """Become the newest healthy state, behind the bad stretch of the data."""
         state, run = self.state, self.run
         self.saver.finish()
@@ -90,10 +96,11 @@ class Rollback:
         left, place = state.step, next((x for x in self.saver.healthy() if not checkpoint.broken(x)), None)
         returns = [*state.guard.returns, state.position]
         if len(returns) > RETURNS or place is None:
-            why = f"{reason}; it would be return number {len(returns)}" if place else f"{reason}; no state is healthy"
+            text = "{reason}; no checkpoint is healthy"
             if place is not None:
                 checkpoint.load(place, state)
-            raise self._stop(why, left)
+                text = "{reason}; it would be rollback number {number}"
+            raise self._stop(Message(text, reason=reason, number=len(returns)), left)
         preserved = {key: getattr(state, key) for key in ("position", "rate", "best", "best_step")}
         if len(returns) == RETURNS:
             preserved["rate"] *= LOWERED
@@ -105,8 +112,7 @@ class Rollback:
         if self.distributed.is_main:
             checkpoint.forget_after(place)
             self.saver.save()
-        facts = {"from_step": left, "step": state.step, "rate": state.rate, "reason": reason}
-        run.log_event("rollback", position=state.position, **facts)
+        run.log(events.Rollback(state.step, state.position, left, state.rate, reason))
 
     def _ask_again(self) -> float:
         """What the loss of a window is now that was accepted some steps ago."""
@@ -131,18 +137,22 @@ class Rollback:
                 found.append({"row": row, "row_loss": _plain(total / max(many, 1.0)), **self.describe_row(row)})
         return sorted(found, key=lambda x: -math.inf if isinstance(x["row_loss"], str) else -x["row_loss"])
 
-    def _stop(self, why: str, step: int) -> WeitiaoError:
+    def _stop(self, reason: Message, step: int) -> WeitiaoError:
         """The run ends here; what was sound stays the result."""
         run, state = self.run, self.state
         if state.best is None:  # nothing is held out: the last healthy state is the result
             save_best(run, self.model, state)
-        run.log_event("stopped", step=step, position=state.position, reason=why)
-        told = (run.folder / "suspects.jsonl").exists()  # with the guard off no rows are named
-        rows = f"; the rows are in {run.folder}/suspects.jsonl" if told else ""
-        error = WeitiaoError(
-            f"stopped at step {step}: {why}. The result is the last sound state, in {run.folder}{rows}. "
+        run.log(events.End("stopped", step, state.position, now(), reason))
+        text = (
+            "stopped at step {step}: {reason}. The result is the last sound checkpoint, in {folder}. "
             "A lower train.learning_rate is the usual cure."
         )
+        if (run.folder / "suspects.jsonl").exists():  # with the guard off no rows are named
+            text = (
+                "stopped at step {step}: {reason}. The result is the last sound checkpoint, in {folder}; the rows are in "
+                "{folder}/suspects.jsonl. A lower train.learning_rate is the usual cure."
+            )
+        error = WeitiaoError(text, step=step, reason=reason, folder=run.folder)
         error.exit_code = STOPPED_BY_GUARD
         return error
 

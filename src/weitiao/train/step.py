@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from weitiao.core import events
 from weitiao.core.batch import Batch
 from weitiao.core.objective import LossFunction
 from weitiao.core.trainable_model import TrainableModel
@@ -23,6 +24,11 @@ class StepResult:
     notes: dict[str, float] = field(default_factory=dict)
     tasks: str = ""
     """The tasks it has rows of, joined by " + "."""
+
+    def event(self, step: int, data_step: int, norm: float, rate: float, seconds: float) -> events.Step:
+        """What is logged once the step is taken."""
+        counts = (self.tokens, self.supervised, seconds)
+        return events.Step(step, data_step, self.loss, norm, rate, *counts, self.notes)
 
 
 class Step(Protocol):

@@ -271,7 +271,7 @@ def test_nothing_to_train(recipe_file: Any) -> None:
 def test_folder_cannot_be_created(recipe_file: Any, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code, said = weitiao("train", recipe_file(), f"out={tmp_path}/file/run")
-    assert code == 2 and "cannot be made" in said
+    assert code == 2 and "cannot be created" in said
 
 
 def test_prompt_fills_context(recipe_file: Any) -> None:

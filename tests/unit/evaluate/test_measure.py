@@ -150,7 +150,7 @@ def test_scores_and_samples_written(train_tiny: Any) -> None:
     scores = run.read("scores.json")
     assert set(scores) == {"before", "after"} and set(scores["after"]) == {"loss", "exact_match"}
     assert all(s["n"] > 0 and s["low"] <= s["value"] <= s["high"] for side in scores.values() for s in side.values())
-    samples = run.read_lines("samples.jsonl")
+    samples = run.read("samples.jsonl")
     assert len(samples) == 2 and all(set(x) == {"prompt", "reference", "before", "after"} for x in samples)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from support.rows import write_jsonl
+from weitiao.core.events import Step, Validation
 from weitiao.core.recipe import make_recipe
 from weitiao.core.run import Run
 from weitiao.evaluate.report import curve, speed, write_report
@@ -54,15 +55,15 @@ def test_report_shows_scores(page: tuple[Run, str]) -> None:
     for key, decision in run.decisions.items():
         assert key in words and str(decision.reason) in words
     assert "rank: 4" in words and '"torch"' in words and "finished" in words
-    for sample in run.read_lines("samples.jsonl"):
+    for sample in run.read("samples.jsonl"):
         assert sample["prompt"] in words
 
 
 def test_report_curve_points(page: tuple[Run, str]) -> None:
     run, tags = page[0], Tags(page[1]).tags
     (line,) = [a["points"] for tag, a in tags if tag == "polyline" and a["class"] == "train"]
-    assert len(line.split()) == 4 == len(list(run.events("step")))
-    assert sum(tag == "circle" for tag, _ in tags) == len(list(run.events("validation"))) == 2
+    assert len(line.split()) == 4 == len(list(run.events(Step)))
+    assert sum(tag == "circle" for tag, _ in tags) == len(list(run.events(Validation))) == 2
 
 
 def test_report_escapes_html(train_tiny: Any, tmp_path: Path) -> None:
@@ -79,14 +80,15 @@ def test_report_of_run_without_steps(tmp_path: Path) -> None:
     assert "new" in words and "a.jsonl" in words and "Before and after" not in words
 
 
+def step(tokens: int = 64, seconds: float = 1.0) -> Step:
+    return Step(1, 1, 2.0, 1.0, 1e-3, tokens, 32, seconds)
+
+
 def test_report_curve_single_value() -> None:
-    drawn = curve([{"step": 1, "loss": 2.0}], [{"step": 1, "loss": None}])
+    drawn = curve([step()], [Validation(1, 1, None, {}, 0.1)])
     assert "nan" not in drawn and "<polyline" in drawn and "circle" not in drawn
     assert curve([], []) == ""
 
 
 def test_report_speed() -> None:
-    assert (
-        speed([{"tokens": 1500, "seconds": 2}, {"tokens": 500, "seconds": 2}])
-        == "2 steps, 2,000 tokens in 4 s (500 tokens/s)"
-    )
+    assert str(speed([step(1500, 2.0), step(500, 2.0)])) == "2 steps, 2,000 tokens in 4 s (500 tokens/s)"

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from support.models import save_model
 from support.runs import finished_run
 from weitiao.core.errors import RecipeError
+from weitiao.core.events import Step
 from weitiao.core.method import Method
 from weitiao.core.recipe import make_recipe
 from weitiao.core.registry import create
@@ -86,7 +87,7 @@ def test_before_score_of_original_base(old: Path, train_tiny: Any, tmp_path: Pat
     )
     before = [run.read("scores.json")["before"]["loss"]["value"] for run in (plain, forgot)]
     assert before[0] == before[1]
-    first = [next(run.events("step"))["loss"] for run in (plain, forgot)]
+    first = [next(run.events(Step)).loss for run in (plain, forgot)]
     assert abs(first[0] - first[1]) > 1e-3
 
 
@@ -135,7 +136,7 @@ def test_invalid_old_run_refused(old: Path, recipe_dict: dict, train_tiny: Any, 
         asked(forget_run=str(tmp_path / "nowhere"))
     with pytest.raises(RecipeError, match="cannot hold itself"):
         asked(forget_run=str(old), method={"name": "f_learning", "forget_run": str(old)})
-    lines = [x for x in (old / "events.jsonl").read_text().splitlines() if json.loads(x)["event"] != "finished"]
+    lines = [x for x in (old / "events.jsonl").read_text().splitlines() if json.loads(x)["event"] != "end"]
     (old / "events.jsonl").write_text("\n".join(lines) + "\n")
     with pytest.raises(RecipeError, match="is not finished"):
         asked(forget_run=str(old))

@@ -172,7 +172,7 @@ def test_run_writes_adapter(train_tiny: Any, tiny_llama: Path) -> None:
 
 def test_full_has_no_adapter(train_tiny: Any) -> None:
     run = train_tiny(method="full")
-    assert run.status == "finished" and not (run.folder / "adapter").exists()
+    assert run.is_finished and not (run.folder / "adapter").exists()
 
 
 def test_loaded_model_in_eval_mode(open_model: Any, perturb_weights: Any) -> None:

@@ -21,7 +21,7 @@ def test_compare_methods(recipe_file: Any, tmp_path: Path) -> None:
     for x in found[:2]:
         assert x["figure"] == "loss" and x["score"]["n"] == 5 and x["before"]["n"] == 5 and x["tokens_a_second"] > 0
         assert x["trained"] > 0 and 0 < x["megabytes"] < 1 and x["peak_mb"] > 50
-        assert x["drift"] is not None and Run(out / x["method"]).status == "finished"
+        assert x["drift"] is not None and Run(out / x["method"]).is_finished
     assert found[0]["score"]["value"] <= found[1]["score"]["value"]
     lora = next(x for x in found if x["method"] == "lora")
     assert lora["trained"] > 10 * next(x for x in found if x["method"] == "ia3")["trained"]

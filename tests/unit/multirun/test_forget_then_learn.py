@@ -6,6 +6,7 @@ from typing import Any
 
 from support.command import weitiao
 from support.rows import chat_rows, write_jsonl
+from weitiao.core.events import Step, Validation
 from weitiao.core.run import Run
 
 
@@ -25,11 +26,11 @@ def test_f_learning_preset(recipe_file: Any, tmp_path: Path) -> None:
     assert best["best"] and f"{best['name']} *" in said
     for way, folder in zip(ways[1:], ("plain", "rate-1.5")):
         run = Run(out / folder)
-        assert run.status == "finished" and way["scores"]["held-out rows"]["loss"]["n"] == 5
+        assert run.is_finished and way["scores"]["held-out rows"]["loss"]["n"] == 5
         assert way["scores"]["others"]["loss"]["value"] > 0
         kept = run.read("best/step.json")["step"]
-        assert way["validation"] == next(x["loss"] for x in run.events("validation") if x["step"] == kept)
-    first = [next(Run(out / x).events("step"))["loss"] for x in ("plain", "rate-1.5")]
+        assert way["validation"] == next(x.loss for x in run.events(Validation) if x.step == kept)
+    first = [next(Run(out / x).events(Step)).loss for x in ("plain", "rate-1.5")]
     assert len(set(first)) == 2, "each begins elsewhere"
     assert Run(out / "rate-1.5").recipe.method.as_recipe()["rate"] == 1.5
     code, again = weitiao(*words[:-2], "--json")  # nothing is trained anew

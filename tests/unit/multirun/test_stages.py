@@ -13,6 +13,7 @@ from support.command import weitiao
 from support.rows import chat_rows, write_jsonl
 from support.runs import stop_at
 from weitiao.core.errors import RecipeError
+from weitiao.core.events import Step
 from weitiao.core.run import Run
 from weitiao.multirun.stages import read_stages
 
@@ -53,7 +54,7 @@ def test_stage_starts_from_previous_result(staged: Any, tmp_path: Path) -> None:
     assert second.recipe.base == str(out / "1-language") and second.recipe.init_from is None
     assert third.recipe.base == str(out / "1-language") and third.recipe.init_from == str(out / "2-answers")
     assert second.recipe.train.learning_rate == 2e-2 and second.recipe.train.batch_size == 4
-    assert all(len(list(x.events("step"))) == 2 for x in (first, second, third))
+    assert all(len(list(x.events(Step))) == 2 for x in (first, second, third))
     before, after = third.read("scores.json")["before"]["loss"], second.read("scores.json")["after"]["loss"]
     assert before["value"] == pytest.approx(after["value"], abs=1e-6), "the third begins with what the second ended with"
     assert weights(out / "2-answers").keys() == weights(out / "3-polish").keys()
@@ -83,7 +84,7 @@ def test_interrupt_message_names_stage(staged: Any, monkeypatch: pytest.MonkeyPa
         code, said = weitiao("train", staged(), "train.steps=3", "train.save_every=1")
     assert code == 130 and "stopped in stage 1 of 3, language: the same command goes on there" in said
     code, said = weitiao("train", staged(), "train.steps=3", "train.save_every=1")
-    assert code == 0 and "going on from step 2" in said
+    assert code == 0 and "resuming from step 2" in said
 
 
 def test_override_for_one_stage(staged: Any, tmp_path: Path) -> None:
@@ -139,10 +140,10 @@ def test_new_encoder_head_reported(train_tiny: Any, tiny_models: dict[str, Path]
     }
     first = train_tiny(**shape, data=[{"path": str(write_jsonl(tmp_path / "few.jsonl", few))}], out=str(tmp_path / "first"))
     data = [{"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))}]
-    second = train_tiny(**shape, data=data, start=str(first.folder), out=str(tmp_path / "second"))
+    second = train_tiny(**shape, data=data, init_from=str(first.folder), out=str(tmp_path / "second"))
     assert "new: the head classes" in str(second.decisions["init_from"].reason)
     renamed = [{**row, "label": {"a": "x", "b": "y"}[row["label"]]} for row in few]  # as many classes, but others
     for name, data, new in (("same", few, False), ("renamed", renamed, True)):
         place = write_jsonl(tmp_path / f"{name}.jsonl", data)
-        third = train_tiny(**shape, data=[{"path": str(place)}], start=str(first.folder), out=str(tmp_path / name))
+        third = train_tiny(**shape, data=[{"path": str(place)}], init_from=str(first.folder), out=str(tmp_path / name))
         assert ("new: the head" in str(third.decisions["init_from"].reason)) == new

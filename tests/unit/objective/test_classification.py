@@ -247,7 +247,7 @@ def test_encoder_trains_and_reopens(train_tiny: Any, encoder: Path, labelled: Pa
     scores = run.read("scores.json")
     assert scores["before"]["accuracy"]["value"] < 0.9 and scores["after"]["accuracy"]["value"] == 1.0
     assert scores["after"]["accuracy"]["n"] == scores["after"]["loss"]["n"] >= 8
-    samples = run.read_lines("samples.jsonl")
+    samples = run.read("samples.jsonl")
     assert len(samples) == 3 and all(x["after"] == x["reference"] for x in samples)
     assert ["target", " → a"] in run.read("resolved.json")["shown"][0]["pieces"]
     again = open_model(str(run.folder))
@@ -274,7 +274,7 @@ def test_unknown_class_set_aside(train_tiny: Any, encoder: Path, labelled: Path,
         max_bad_fraction=1.0,
     )
     assert run.read("scores.json")["after"]["accuracy"]["n"] == 1
-    reasons = {x["line"]: x["reason"] for x in run.read_lines("bad_rows.jsonl")}
+    reasons = {x["line"]: x["reason"] for x in run.read("bad_rows.jsonl")}
     assert "the text is empty" in reasons[3] and "no class" in reasons[4]
 
 

@@ -112,7 +112,7 @@ def test_trains_and_reopens(train_tiny: Any, tmp_path: Path) -> None:
     assert scores["before"]["accuracy"]["value"] < 0.9 and scores["after"]["accuracy"]["value"] == 1.0
     again = evaluate(str(run.folder), DESK)
     assert again["loss"].value == pytest.approx(scores["after"]["loss"]["value"])
-    assert all(x["after"] == x["reference"] for x in run.read_lines("samples.jsonl"))
+    assert all(x["after"] == x["reference"] for x in run.read("samples.jsonl"))
     file = write_jsonl(tmp_path / "new.jsonl", [{"id": i, "text": row["text"]} for i, row in enumerate(rows)])
     assert predict_file(open_model(str(run.folder)), str(file), str(tmp_path / "out.jsonl"), DESK).rows == 60
     said = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]

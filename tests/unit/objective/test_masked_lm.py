@@ -232,7 +232,7 @@ def test_trains_reopens_fills_and_is_base(train_tiny: Any, encoder: Path, texts:
     upper = train_tiny(base=str(run.folder), data=[{"path": str(labelled)}], objective="classification", method="full",
                   train={"steps": 2}, out=str(tmp_path / "upper"))  # fmt: skip
     told = str(upper.decisions["base"].reason)
-    assert upper.status == "finished" and "(full) without its head" in told
+    assert upper.is_finished and "(full) without its head" in told
 
 
 def test_base_from_config_has_head(train_tiny: Any, tmp_path: Path, texts: Path) -> None:
@@ -243,7 +243,7 @@ def test_base_from_config_has_head(train_tiny: Any, tmp_path: Path, texts: Path)
     make(tmp_path / "small", characters(iter([text.read_text()]), 1), 2, 32, 4, 64, seed=1)
     run = train_tiny(base=str(tmp_path / "small"), data=[{"path": str(texts)}], objective="masked_lm", method="full",
                 train={"steps": 2})  # fmt: skip
-    assert run.status == "finished" and run.decisions["masked-LM head"].value == "the checkpoint's"
+    assert run.is_finished and run.decisions["masked-LM head"].value == "the checkpoint's"
     assert run.read("resolved.json")["data"]["split"] > 0, "characters are many: some text was longer than the context"
 
 

@@ -12,6 +12,7 @@ from support.command import weitiao
 from support.models import save_model
 from support.parts import make_objective
 from support.rows import chat_rows, question_rows, rated_rows, write_jsonl
+from weitiao.core import events as logged
 from weitiao.core.batch import pack, select_segments
 from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.example import Task, TextLabel, TextScore
@@ -212,8 +213,8 @@ def test_multi_task_trains_and_reopens(
     assert {"loss", "kind.accuracy", "number.pearson", "where.squad_em"} <= set(after)
     assert after["loss"]["value"] == pytest.approx(sum(after[f"{x}.loss"]["value"] for x in recipe["objective"]["tasks"]))
     assert after["loss"]["n"] == sum(after[f"{x}.loss"]["n"] for x in recipe["objective"]["tasks"])
-    assert {"kind loss", "number loss", "where loss"} <= set(next(run.events("step")))
-    assert len(run.read_lines("samples.jsonl")) == 6
+    assert {"kind loss", "number loss", "where loss"} <= set(next(run.events(logged.Step)).notes)
+    assert len(run.read("samples.jsonl")) == 6
     asked = write_jsonl(tmp_path / "asked.jsonl", [{"text": "the fox", "id": 7}])
     output = tmp_path / "said.jsonl"
     code, said = weitiao("predict", run.folder, "--input", asked, "--output", output, "--task", "number")
@@ -262,7 +263,7 @@ def test_best_metric_of_one_task(train_tiny: Any, recipe: dict[str, Any]) -> Non
     run = train_tiny(
         **{**recipe, "train": {"steps": 4, "batch_size": 12, "best_metric": "kind.accuracy", "evaluate_every": 2}}
     )
-    assert all("kind.accuracy" in x["scores"] and "where.squad_em" not in x["scores"] for x in run.events("validation"))
+    assert all("kind.accuracy" in x.scores and "where.squad_em" not in x.scores for x in run.events(logged.Validation))
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

@@ -319,7 +319,7 @@ def test_unusable_audio_set_aside(train_tiny: Any, place: Path, tmp_path: Path) 
         file.write("".join(json.dumps(x) + "\n" for x in rows))
     shape = recipe_of(place, data=[{"path": str(tmp_path / "rows.jsonl")}], max_bad_fraction=0.5, method="bitfit")
     run = train_tiny(**shape, train={"steps": 1, "batch_size": 4, "evaluate_every": 0})
-    told = {x["line"]: x["reason"] for x in run.read_lines("bad_rows.jsonl")}
+    told = {x["line"]: x["reason"] for x in run.read("bad_rows.jsonl")}
     for line, words in enumerate(bad.values(), 25):
         assert re.search(words, told[line]), told[line]
     assert "empty" in told[32] and "names no sound file" in told[33] and "is missing" in told[34]

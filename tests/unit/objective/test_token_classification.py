@@ -274,7 +274,7 @@ def test_encoder_trains_reopens_and_predicts(train_tiny: Any, encoder: Path, tmp
     scores = run.read("scores.json")
     assert scores["before"]["entity_f1"]["value"] < 0.9 and scores["after"]["entity_f1"]["value"] == 1.0
     assert scores["after"]["entity_recall"]["n"] == scores["after"]["loss"]["n"] >= 8
-    assert all(x["after"] == x["reference"] != "none" for x in run.read_lines("samples.jsonl"))
+    assert all(x["after"] == x["reference"] != "none" for x in run.read("samples.jsonl"))
     assert ["target", "‹who›"] in run.read("resolved.json")["shown"][0]["pieces"]
     opened = open_model(str(run.folder))
     assert opened.objective.entity_types == ("where", "who") and ("crf" in opened.model.heads) == crf
@@ -314,7 +314,7 @@ def test_unusable_row_named_with_line(train_tiny: Any, encoder: Path, tmp_path: 
         max_bad_fraction=1.0,
     )
     assert run.read("scores.json")["after"]["entity_f1"]["n"] == 9
-    reasons = {(Path(x["file"]).stem, x["line"]): x["reason"] for x in run.read_lines("bad_rows.jsonl")}
+    reasons = {(Path(x["file"]).stem, x["line"]): x["reason"] for x in run.read("bad_rows.jsonl")}
     wanted = ["outside the text of 7 characters", "ends or starts inside the word 'fox'", "overlap", "the text is empty",
               "holds no word", "two whole numbers"]  # fmt: skip
     for line, words in enumerate(wanted, 21):
@@ -335,5 +335,5 @@ def test_trains_from_conll(train_tiny: Any, encoder: Path, tmp_path: Path) -> No
         train={"steps": 1},
         max_bad_fraction=0.5,
     )
-    reasons = {x["line"]: x["reason"] for x in run.read_lines("bad_rows.jsonl")}
+    reasons = {x["line"]: x["reason"] for x in run.read("bad_rows.jsonl")}
     assert set(reasons) == {30, 34} and "tag 2 is I-who after O" in reasons[30] and "3 columns" in reasons[34]

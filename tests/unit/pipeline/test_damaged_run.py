@@ -16,7 +16,7 @@ def done(train_tiny: Any) -> Path:
 
 def unfinish(folder: Path) -> None:
     journal = folder / "events.jsonl"
-    kept = [x for x in journal.read_text().splitlines(keepends=True) if '"finished"' not in x]
+    kept = [x for x in journal.read_text().splitlines(keepends=True) if '"end"' not in x]
     journal.write_text("".join(kept))
 
 
@@ -34,8 +34,8 @@ def test_lost_result_restored_from_best_checkpoint(done: Path, how: str) -> None
     unfinish(done)
     file.unlink() if how == "gone" else file.write_bytes(b"torn")
     code, said = weitiao("train", "--resume", done)
-    assert code == 0 and "was missing or damaged; it was written anew from step-" in said
-    assert file.read_bytes() == before and Run(done).status == "finished"
+    assert code == 0 and "was missing or damaged; it was restored from step-" in said
+    assert file.read_bytes() == before and Run(done).is_finished
 
 
 def test_truncated_records(done: Path) -> None:

@@ -30,7 +30,7 @@ def test_full_disk_while_saving_checkpoint(recipe_file: Any, tmp_path: Path) -> 
         code, said = weitiao("train", file)
     assert code == 0, said
     assert "step 1 could not be saved (" in said
-    assert "older states are intact and the run goes on" in said
+    assert "older checkpoints are intact and training goes on" in said
     assert [x.name for x in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000000"]  # before any moment: it fits
     assert json.loads((tmp_path / "run" / "best" / "step.json").read_text())["step"] > 0
 
@@ -39,8 +39,8 @@ def test_full_disk_while_writing_result(recipe_file: Any, tmp_path: Path) -> Non
     with no_file_longer_than(100_000):
         code, said = weitiao("train", recipe_file(method=LARGE))
     assert code == 1
-    assert f"the result cannot be written to {tmp_path}/run/trained" in said
-    assert "Make room and --resume." in said
+    assert f"the result cannot be written to {tmp_path}/run/best" in said
+    assert "Free some disk space and --resume." in said
     assert list((tmp_path / "run" / "best").iterdir()) == []
     code, said = weitiao("train", "--resume", tmp_path / "run")
     assert code == 0, said

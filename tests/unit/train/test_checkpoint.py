@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from weitiao.core.errors import RunError
+from weitiao.core.events import Checkpoint, CheckpointFailed
 from weitiao.train.checkpoints import checkpoint
 from weitiao.train.checkpoints.checkpoint import FILES, MANIFEST, broken, commit, load_newest, newest_first, snapshot
 from weitiao.train.checkpoints.state import State
@@ -237,9 +238,9 @@ def test_failed_save_not_recorded(train_tiny: Any, monkeypatch: pytest.MonkeyPat
         return train_tiny(train={"steps": 2})
 
     run = harmed(OSError(errno.ENOSPC, "No space left on device"))
-    assert not list(run.events("saved")) and len(list(run.events("save_failed"))) >= 1
+    assert not list(run.events(Checkpoint)) and len(list(run.events(CheckpointFailed))) >= 1
     monkeypatch.undo()
     shutil.rmtree(run.folder)
     with pytest.raises(ZeroDivisionError, match="a mistake"):
         harmed(ZeroDivisionError("a mistake"))
-    assert not list(run.events("saved"))
+    assert not list(run.events(Checkpoint))

@@ -8,6 +8,7 @@ import torch
 from support.laws import attached
 from support.rows import batch_of, make_rows
 from weitiao.core.errors import RecipeError
+from weitiao.core.events import Step
 from weitiao.core.recipe_sections import GradientScale
 from weitiao.core.trainable_model import layer_of
 from weitiao.train.stability.gradient_scaling import scale_gradients
@@ -46,12 +47,12 @@ def test_gradient_scaling_embedding_not_tied_head() -> None:
 def test_gradient_scaling_in_run(train_tiny: Any, tmp_path: Any) -> None:
     """The first step's gradient is shorter, its loss the same; stopping and going on needs nothing more."""
     train = {"steps": 3, "learning_rate": 1e-3}
-    plain = next(train_tiny(method="full", train=train, out=str(tmp_path / "plain")).events("step"))
+    plain = next(train_tiny(method="full", train=train, out=str(tmp_path / "plain")).events(Step))
     wish = {"embedding": 0.1, "layers": 1}
     first = next(
-        train_tiny(method="full", train={**train, "gradient_scale": wish}, out=str(tmp_path / "shrunk")).events("step")
+        train_tiny(method="full", train={**train, "gradient_scale": wish}, out=str(tmp_path / "shrunk")).events(Step)
     )
-    assert first["loss"] == plain["loss"] and first["grad_norm"] < plain["grad_norm"]
+    assert first.loss == plain.loss and first.grad_norm < plain.grad_norm
 
 
 @pytest.mark.parametrize("wish", [GradientScale(embedding=0.1), GradientScale(num_layers=1)])

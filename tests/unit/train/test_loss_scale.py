@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from weitiao.core import hardware
+from weitiao.core.events import Skip, Step
 from weitiao.train.stability import loss_scale
 from weitiao.train.stability.loss_scale import LossScale
 from weitiao.train.step import StepResult
@@ -64,9 +65,9 @@ def test_fp16_run(train_tiny: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: An
     plain = train_tiny(method=method, train=train, out=str(tmp_path / "fp32"))
     monkeypatch.setattr(hardware, "precision", lambda wanted: (torch.float16, "a test"))
     run = train_tiny(method=method, train=train, out=str(tmp_path / "fp16"))
-    steps = list(run.events("step"))
-    assert [x["position"] for x in steps] == list(range(1, 7)) and not list(run.events("skipped"))
-    assert steps[0]["loss_scale"] < 2**24 and all(0 <= x["underflow"] < 0.5 for x in steps)
-    for a, b in zip(plain.events("step"), steps):
-        assert b["loss"] == pytest.approx(a["loss"], rel=2e-3)
-    assert "loss_scale" not in next(plain.events("step"))
+    steps = list(run.events(Step))
+    assert [x.data_step for x in steps] == list(range(1, 7)) and not list(run.events(Skip))
+    assert steps[0].notes["loss_scale"] < 2**24 and all(0 <= x.notes["underflow"] < 0.5 for x in steps)
+    for a, b in zip(plain.events(Step), steps):
+        assert b.loss == pytest.approx(a.loss, rel=2e-3)
+    assert "loss_scale" not in next(plain.events(Step)).notes

@@ -79,7 +79,7 @@ def read_task_vector(place: Path) -> TaskVector:
             plain = json.loads(about["method"])
             return TaskVector(create(Method, plain.pop("name"), **plain), about["base"], tensors)
         run = Run.open(place)
-        if run.status != "finished":
+        if not run.is_finished:
             raise RecipeError(f"old: {place} is not finished ({run.status}); train it to its end first.")
         tensors, _ = _read(place / "best" / "weights.safetensors")
         in_base = {name: x for name, x in tensors.items() if not name.startswith(HEAD)}

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from weitiao.core import events
 from weitiao.core.batch import FROZEN_STATES, Batch, Row, pack
 from weitiao.core.finding import Decision
 from weitiao.core.reporter import Reporter
@@ -247,7 +248,7 @@ def keep(
     if not kept.fill(reporter):
         backbone.below = 0
         return fetch, lambda: None
-    run.log_event("frozen_layers", layers=backbone.below, seconds=round(time.perf_counter() - begun, 4))
+    run.log(events.ActivationsCached(backbone.below, round(time.perf_counter() - begun, 4)))
     return lambda step: kept.add(fetch(step)), kept.remove
 
 

@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 
-from weitiao.core import hardware
+from weitiao.core import events, hardware
 from weitiao.core.batch import Batch
+from weitiao.core.events import Event
+from weitiao.core.messages import Message
 from weitiao.core.objective import Objective
 from weitiao.core.run import Run
 from weitiao.core.shared_prefix import no_prefix_sharing
@@ -43,9 +45,9 @@ class Speed:
     steps: list[tuple[int, float, float]] = field(default_factory=list)
     """(position in the data, tokens, seconds) of each step heard."""
 
-    def __call__(self, line: dict[str, Any]) -> None:
-        if line["event"] == "step":
-            self.steps.append((line["position"] - 1, line["tokens"], line["seconds"]))
+    def on_event(self, run: Run, event: Event) -> None:
+        if isinstance(event, events.Step):
+            self.steps.append((event.data_step - 1, event.tokens, event.seconds))
 
     def report(self, run: Run) -> None:
         """Write the line "speed". Nothing is written of a single step, which mostly warms up."""
@@ -53,21 +55,21 @@ class Speed:
         if not steady:
             return
         tokens_per_second = statistics.median(x for _, x, _ in steady)
-        facts = {"tokens_per_second": round(tokens_per_second, 1), "steps": len(steady)}
+        facts: dict[str, Any] = {"tokens_per_second": round(tokens_per_second, 1), "steps": len(steady)}
         seen = None if (why := unsupported_reason(self.model, self.objective)) else profile_flops(self.model)
         if seen is not None and (seen.passed_by or not seen.products):
             seen, why = None, "a method that goes its own way past layers"
         if seen is None:
-            run.log_event("speed", **facts, unsupported_reason=why)
+            run.log(events.Throughput(**facts, unsupported_reason=Message(why)))
             return
         dtype, _ = hardware.precision(run.recipe.train.precision)
         seconds = min(SECONDS, SHARE * sum(x for _, _, x in steady))
         places = [at for at, _, _ in steady]
-        run.log_event("speed", **facts, **self.beside_the_limit(seen, tokens_per_second, places, dtype, seconds))
+        run.log(events.Throughput(**facts, **self.beside_the_limit(seen, tokens_per_second, places, dtype, seconds)))
 
     def beside_the_limit(
         self, seen: FlopProfile, tokens_per_second: float, places: Sequence[int], dtype: torch.dtype, seconds: float
-    ) -> dict[str, float]:
+    ) -> dict[str, Any]:
         """What was needed, what was reached, what can be reached.
 
         Args:
@@ -89,7 +91,7 @@ class Speed:
         reached = each * tokens_per_second
         counted = {"needed_gflop_per_token": _short(each), "gflop_per_second": _short(reached)}
         if spared:
-            counted["ran_with_another_row"] = round(spared, 4)
+            counted["shared_prefix_fraction"] = round(spared, 4)
         most = limit(seen, rows, dtype, self.model.device, seconds).median * self.world
         if reached > MOST * most:
             return counted

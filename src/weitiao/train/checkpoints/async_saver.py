@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from weitiao.core import events
+from weitiao.core.messages import Message
 from weitiao.core.run import Run
 from weitiao.train.checkpoints import checkpoint
 from weitiao.train.checkpoints.checkpoint import Snapshot
@@ -73,7 +75,7 @@ class Saver:
         self.finish()
         started, beside = time.perf_counter(), going_on and self._has_room()
         snapshot = checkpoint.snapshot(self.state, self.plan.identity, copy=beside)
-        here = {"step": self.state.step, "position": self.state.position}
+        here = {"step": self.state.step, "data_step": self.state.position}
         facts = {**here, "blocked_seconds": round(time.perf_counter() - started, 4)}
         write = threading.Thread(target=self._write, args=(snapshot, self.pinned(), started), daemon=True)
         self.writing = Writing(write, facts)
@@ -96,10 +98,9 @@ class Saver:
         if done.error:
             if not isinstance(done.error[0], OSError):
                 raise done.error[0]
-            words = f"step {done.facts['step']} could not be saved ({done.error[0]}); older states are intact"
-            self.run.log_event("save_failed", **done.facts, message=f"{words} and the run goes on")
+            self.run.log(events.CheckpointFailed(**done.facts, reason=Message(str(done.error[0]))))
         else:
-            self.run.log_event("saved", **done.facts)
+            self.run.log(events.Checkpoint(**done.facts))
 
     def pinned(self) -> set[int]:
         """Steps whose states are never removed: the best, and the newest healthy one."""
@@ -115,7 +116,7 @@ class Saver:
         assert writing is not None
         try:
             place = checkpoint.commit(self.folder, snapshot, self.plan.settings.keep_checkpoints, pinned)
-            writing.facts.update(place=place.name, seconds=round(time.perf_counter() - started, 3))
+            writing.facts.update(name=place.name, seconds=round(time.perf_counter() - started, 3))
         except Exception as error:  # a thread's exception would be lost, and the state be noted as saved
             writing.error.append(error)
 

@@ -1,4 +1,4 @@
-"""What is kept as a run's result: the weights that validated best so far."""
+"""The result of a run: the weights with the best validation score so far."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,9 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from weitiao.core import events
 from weitiao.core.errors import RecipeError, RunError, WeitiaoError
+from weitiao.core.messages import Message
 from weitiao.core.recipe_sections import Train
 from weitiao.core.run import Run
 from weitiao.core.score import Score
@@ -18,31 +20,42 @@ from weitiao.train.checkpoints.state import State, load_weights
 
 
 def validate(model: TrainableModel, state: State, settings: Train, run: Run, score: Callable[[], dict]) -> None:
-    """Measure; keep the weights if they are the best so far."""
+    """Measure on the validation rows; save the weights if they are the best so far.
+
+    Raises:
+        RecipeError: `train.best_metric` cannot be measured on these rows.
+    """
     started = time.perf_counter()
     scores: dict[str, Score] = score()
-    figures = {name: {"value": s.value, "low": s.low, "high": s.high, "n": s.n} for name, s in scores.items()}
-    loss = scores["loss"].value if "loss" in scores else None
-    here = {"step": state.step, "position": state.position}
-    run.log_event("validation", **here, loss=loss, scores=figures, seconds=round(time.perf_counter() - started, 3))
-    now = scores.get(settings.best_metric)
-    if (now is None and "loss" in scores) or (now is not None and now.n == 0):
+    records = {name: {"value": s.value, "low": s.low, "high": s.high, "n": s.n} for name, s in scores.items()}
+    loss, seconds = scores["loss"].value if "loss" in scores else None, round(time.perf_counter() - started, 3)
+    run.log(events.Validation(state.step, state.position, loss, records, seconds))
+    metric = settings.best_metric
+    current = scores.get(metric)
+    if (current is None and "loss" in scores) or (current is not None and current.n == 0):
         raise RecipeError(
-            f"train.best_metric: {settings.best_metric} cannot be measured on these held-out rows. Take loss, or other rows."
+            "train.best_metric: {metric} cannot be measured on these held-out rows. Use loss, or other rows.", metric=metric
         )
-    if now is None:  # nothing is held out: the newest is the best there is
+    if current is None:  # nothing is held out: the newest weights are the result
         save_best(run, model, state)
         return
-    better = state.best is None or (now.value > state.best if now.higher_is_better else now.value < state.best)
-    if better:
-        state.best, state.best_step, state.evals_since_best = now.value, state.step, 0
-        save_best(run, model, state)
+    value = current.value
+    if state.best is None or (value > state.best if current.higher_is_better else value < state.best):
+        state.best, state.best_step, state.evals_since_best = value, state.step, 0
+        save_best(run, model, state, metric)
     else:
         state.evals_since_best += 1
 
 
-def save_best(run: Run, model: TrainableModel, state: State) -> None:
-    """Write the learnt weights as the run's result so far."""
+def save_best(run: Run, model: TrainableModel, state: State, metric: str | None = None) -> None:
+    """Write the trained weights as the run's result so far.
+
+    Args:
+        metric: what they are the best by; None: they are the newest.
+
+    Raises:
+        WeitiaoError: a weight is not finite, or the disk is full.
+    """
     if not run.can_write:
         return
     folder: Path = run.folder / "best"
@@ -50,8 +63,10 @@ def save_best(run: Run, model: TrainableModel, state: State) -> None:
     odd = [name for name, weight in model.trainable().items() if not bool(weight.isfinite().all())]
     if odd:
         raise WeitiaoError(
-            f"{len(odd)} learnt weights are not finite, first {odd[0]}: they are not written as a result. "
-            "Lower train.learning_rate, and leave train.guard on."
+            "{n} trained tensors are not finite, first {name}: they are not saved as a result. "
+            "Lower train.learning_rate, and leave train.guard on.",
+            n=len(odd),
+            name=odd[0],
         )
     tensors: dict[str, Any] = {**model.trainable(), **{f"buffer.{n}": b for n, b in model.buffers().items()}}
     temp = folder / "weights.tmp"
@@ -59,9 +74,10 @@ def save_best(run: Run, model: TrainableModel, state: State) -> None:
         checkpoint.write_tensors(temp, tensors)
     except OSError as error:
         temp.unlink(missing_ok=True)
-        raise WeitiaoError(f"the result cannot be written to {folder}: {error}. Make room and --resume.") from None
-    temp.replace(folder / "weights.safetensors")
-    run.write("best/step.json", {"step": state.step})
+        text = "the result cannot be written to {folder}: {error}. Free some disk space and --resume."
+        raise WeitiaoError(text, folder=folder, error=str(error)) from None
+    temp.replace(run.best_weights)
+    run.write("best/step.json", {"step": state.step, "metric": metric})
 
 
 def restore_best(run: Run, model: TrainableModel) -> None:
@@ -70,34 +86,40 @@ def restore_best(run: Run, model: TrainableModel) -> None:
     Raises:
         RunError: it is missing or damaged.
     """
-    file = run.folder / "best" / "weights.safetensors"
+    file = run.best_weights
     try:
         load_weights(model, load_file(file))
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-        raise RunError(f"{file} is missing or damaged ({error}): the run's result cannot be read.") from None
+        text = "{file} is missing or damaged ({error}): the run's result cannot be read."
+        raise RunError(text, file=file, error=str(error)) from None
 
 
-def repair_best(run: Run, model: TrainableModel, state: State, say: Callable[[str], None]) -> None:
-    """A run that goes on, and whose result is lost: take it from the state of the best step, if that is there.
+def repair_best(run: Run, state: State, metric: str, warn: Callable[[Message], None]) -> None:
+    """Restore a lost or damaged result of a resumed run from the checkpoint of the best step, if that is there.
+
+    Args:
+        metric: what the best is chosen by.
 
     Raises:
-        RunError: it is nowhere.
+        RunError: that checkpoint is damaged too.
     """
-    file, step = run.folder / "best" / "weights.safetensors", state.step if state.best is None else state.best_step
+    file, step = run.best_weights, state.step if state.best is None else state.best_step
     place = run.folder / "checkpoints" / f"step-{step:06d}"
     if (state.best is None and state.step < 1) or not run.can_write or _is_readable(file):
         return
     if checkpoint.broken(place):
         raise RunError(
-            f"{file} is missing or damaged, and so is the state of step {step}, which had the result. Train anew with "
-            "--replace (the old run is kept aside), or name another folder with out=..."
+            "{file} is missing or damaged, and so is the checkpoint of step {step}, which had the result. Train again with "
+            "--replace (the old run is moved away), or name another folder with out=...",
+            file=file,
+            step=step,
         )
     lost = state.best is not None or file.parent.exists()  # stopped before its first validation, a run has none yet
     file.parent.mkdir(exist_ok=True)
     checkpoint.write_tensors(file, load_file(place / "weights.safetensors"))
-    run.write("best/step.json", {"step": step})
+    run.write("best/step.json", {"step": step, "metric": None if state.best is None else metric})
     if lost:
-        say(f"{file} was missing or damaged; it was written anew from {place.name}.")
+        warn(Message("{file} was missing or damaged; it was restored from {checkpoint}.", file=file, checkpoint=place.name))
 
 
 def _is_readable(file: Path) -> bool:

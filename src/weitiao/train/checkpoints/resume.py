@@ -1,7 +1,10 @@
-"""Going on with a run: is there a State, and back to the newest sound one."""
+"""Resume a run from its newest sound checkpoint."""
 
+from weitiao.core import events
+from weitiao.core.messages import Message
 from weitiao.core.reporter import Reporter
-from weitiao.core.run import Run
+from weitiao.core.run import Run, rewind
+from weitiao.core.run_status import now
 from weitiao.train.checkpoints import checkpoint
 from weitiao.train.checkpoints.best import repair_best
 from weitiao.train.checkpoints.state import State
@@ -9,21 +12,24 @@ from weitiao.train.distributed import Distributed
 from weitiao.train.settings import Plan
 
 
-def has_begun(run: Run, distributed: Distributed) -> bool:
-    """Whether there is, or was, a State to go on from. (A kill may come between a State and its line in the journal.)"""
-    folder = run.folder / "checkpoints"
+def has_checkpoint(run: Run, distributed: Distributed) -> bool:
+    """Whether there is, or was, a checkpoint. (A kill may come between a checkpoint and its event.)"""
     if distributed.is_main:
-        checkpoint.tidy(folder)
+        checkpoint.tidy(run.folder / "checkpoints")
     distributed.barrier()
-    return bool(checkpoint.newest_first(folder)) or any(run.events("saved"))
+    return bool(run.checkpoints) or any(run.events(events.Checkpoint))
 
 
-def go_back(run: Run, state: State, plan: Plan, distributed: Distributed, reporter: Reporter, begun: bool) -> None:
-    """Load the newest sound State; a run that was stopped before its first State begins anew."""
-    if begun:  # one machine puts broken States aside, then the others look
+def resume_from(run: Run, state: State, plan: Plan, distributed: Distributed, reporter: Reporter, exists: bool) -> None:
+    """Load the newest sound checkpoint, and remove later events.
+
+    Args:
+        exists: there is a checkpoint; a run that was stopped before its first one starts again.
+    """
+    if exists:  # one process moves damaged checkpoints aside, then the others look
         folder = run.folder / "checkpoints"
         distributed.main_first(lambda _: checkpoint.load_newest(folder, state, plan.identity, reporter.warn))
-        repair_best(run, state.model, state, reporter.warn)
-    run.rewind(state.position)
-    run.log_event("resumed", step=state.step, position=state.position)
-    reporter.console.print(f"going on from step {state.step}")
+        repair_best(run, state, plan.settings.best_metric, reporter.warn)
+    rewind(run, state.position)
+    run.log(events.Resume(state.step, state.position, now()))
+    reporter.say(Message("resuming from step {step}", step=state.step))

@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal
 
+from weitiao.core.messages import Message
+
 Action = Literal["take", "skip", "ask", "back"]
 
 LEARNING = 32  # accepted steps that medians are of; before them no outlier is looked for
@@ -53,7 +55,7 @@ class Verdict:
     """What to do with a step, and why."""
 
     action: Action
-    reason: str = ""
+    reason: Message = Message("")
 
 
 @dataclass
@@ -130,31 +132,34 @@ class Guard:
         """After "ask": what the loss of the window at `sound_position` is now."""
         allowed = max((ASTRAY - 1) * abs(self.sound_loss), ASTRAY_SPREADS * LOSS_FLOOR * self.scale)
         if math.isfinite(again) and again - self.sound_loss <= allowed:
-            return Verdict("skip", "rows accepted before are as good as ever, so it is these rows")
-        return Verdict("back", f"rows accepted before at loss {self.sound_loss:.3g} now have {again:.3g}")
+            return Verdict("skip", Message("rows accepted before are as good as ever, so the fault is in these rows"))
+        text = "rows accepted before at loss {before:.3g} now have {after:.3g}"
+        return Verdict("back", Message(text, before=self.sound_loss, after=again))
 
     def _not_finite(self, loss: float, norm: float) -> Verdict:
         self.sound = 0
         self.broken = [*self.broken, 1][-FEW_IN[1] :]
-        reason = f"the {'gradient' if math.isfinite(loss) else 'loss'} is not finite"
+        reason = Message("the gradient is not finite" if math.isfinite(loss) else "the loss is not finite")
         if sum(self.broken[-IN_A_ROW:]) == IN_A_ROW:
-            return Verdict("back", f"{reason}, {IN_A_ROW} times in a row")
+            return Verdict("back", Message("{reason}, {n} times in a row", reason=reason, n=IN_A_ROW))
         if sum(self.broken) > FEW_IN[0]:
-            return Verdict("back", f"{reason}, {sum(self.broken)} times in {len(self.broken)} steps")
+            text = "{reason}, {n} times in {steps} steps"
+            return Verdict("back", Message(text, reason=reason, n=sum(self.broken), steps=len(self.broken)))
         return Verdict("skip", reason)
 
-    def _outlier(self, loss: float, norm: float) -> str:
+    def _outlier(self, loss: float, norm: float) -> Message | None:
         if len(self.losses) < LEARNING:
-            return ""
+            return None
         middle, spread = median(self.losses[-LEARNING:]), _noise(self.losses)
         far = max((LOSS_MEDIANS - 1) * abs(middle), SPREADS * max(spread, LOSS_FLOOR * max(abs(middle), self.scale)))
         if loss - middle > max(far, TAIL * self.loss_peak):
-            return f"the loss is {loss:.3g}, its median {middle:.3g}"
+            return Message("the loss is {loss:.3g}, its median {median:.3g}", loss=loss, median=middle)
         middle, spread = median(self.norms[-LEARNING:]), _noise(self.norms)
         far = max(math.log(NORM_MEDIANS), SPREADS * max(spread, NORM_FLOOR))
         if _log(norm) - middle > far and norm - math.exp(middle) > TAIL * self.norm_peak:
-            return f"the gradient is {norm:.3g} long, its median {math.exp(middle):.3g}"
-        return ""
+            text = "the gradient norm is {norm:.3g}, its median {median:.3g}"
+            return Message(text, norm=norm, median=math.exp(middle))
+        return None
 
     def _accept(self, step: int, position: int, loss: float, norm: float) -> Verdict:
         average = (1 - SMOOTH) * self.averages[-1] + SMOOTH * loss if self.averages else loss
@@ -176,7 +181,8 @@ class Guard:
             rising = _above(self.losses[-since:] if since else [], lowest + allowed / 2)
             self.above = self.above + 1 if average - lowest > allowed else 0
             if self.above >= ABOVE:
-                return Verdict("back", f"the average loss has risen from {lowest:.3g} to {average:.3g}")
+                text = "the average loss has risen from {lowest:.3g} to {average:.3g}"
+                return Verdict("back", Message(text, lowest=lowest, average=average))
         self.places = [*self.places, position][-PROVEN:]
         self.sound_position, self.sound_loss = self.places[0], self.losses[-min(len(self.places), len(self.losses))]
         self.sound += 1
