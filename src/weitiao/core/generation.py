@@ -71,7 +71,8 @@ def _continue(
         options = {"do_sample": True, "temperature": temperature, "top_p": top_p}
     if model.attachment.virtual_tokens():
         options["repetition_penalty"] = 1.0  # it would look up logits of virtual tokens, which have none
-    out = model.model.generate(
+    transformers_model: Any = model.model
+    out = transformers_model.generate(
         input_ids=torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device),
         attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device),
         max_new_tokens=max_new_tokens,
@@ -88,7 +89,8 @@ def _from_source(
 ) -> list[list[int]]:
     """The decoder's tokens; sources are padded on the right, as some encoders count positions from the left."""
     ids, mask = _right_padded(sources, max(map(len, sources)), model.device)
-    out = model.model.generate(
+    transformers_model: Any = model.model
+    out = transformers_model.generate(
         input_ids=ids,
         attention_mask=mask,
         max_new_tokens=max_new_tokens,
@@ -110,14 +112,16 @@ def _from_audio(
     ids = torch.tensor([list(x) for x in decoder_prompts], device=model.device)
     room = model.model.config.max_target_positions - ids.shape[1]
     weight = next(model.model.parameters())
-    out: Any = GenerationMixin.generate(  # not Whisper's own `generate`, which would choose the decoder's prompt
+    # not Whisper's own `generate`, which would choose the decoder's prompt itself
+    generate_tokens: Any = GenerationMixin.generate  # pyright: ignore[reportAttributeAccessIssue]
+    out = generate_tokens(
         model.model,
-        input_features=input_features.to(weight.device, weight.dtype),  # pyright: ignore[reportCallIssue]
-        decoder_input_ids=ids,  # pyright: ignore[reportCallIssue]
-        max_new_tokens=min(max_new_tokens, room),  # pyright: ignore[reportCallIssue]
-        eos_token_id=list(model.processor.stop_ids),  # pyright: ignore[reportCallIssue]
-        num_beams=num_beams,  # pyright: ignore[reportCallIssue]
-        do_sample=False,  # pyright: ignore[reportCallIssue]
+        input_features=input_features.to(weight.device, weight.dtype),
+        decoder_input_ids=ids,
+        max_new_tokens=min(max_new_tokens, room),
+        eos_token_id=list(model.processor.stop_ids),
+        num_beams=num_beams,
+        do_sample=False,
     )
     return out[:, ids.shape[1] :].tolist()
 

@@ -1,7 +1,7 @@
-"""The contract Method -> Attachment: how a base model is made trainable, and what that did.
+"""The contract Method -> Attachment: how a base model is made trainable, and what attaching did.
 
-The alignment law: after `attach`, the model still maps ids to outputs row for row and token for token, whatever was
-put inside. It is why any method goes with any objective: methods + objectives, not methods x objectives.
+The alignment law: after `attach`, the model still maps ids to outputs row by row and token by token, whatever was inserted.
+So any method works with any objective: methods + objectives, not methods x objectives.
 """
 
 from abc import abstractmethod
@@ -9,62 +9,67 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from weitiao.core.registry import Component
 
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedModel
+
+ParameterGroup = dict[str, Any]
+"""{"names": parameter names, "rate": factor on the learning rate, "weight_decay": ...}; the last two may be absent."""
+
 
 @dataclass(frozen=True)
 class UpperLevel:
-    """The upper level of two (train/steps/bilevel.py): weights that learn from rows of their own."""
+    """The upper level of a bilevel method (train/steps/bilevel.py): weights that are trained on rows of their own."""
 
     names: frozenset[str]
-    """Weights of the upper level; all others are of the lower one."""
+    """The upper level's parameters; all others are of the lower level."""
     fraction: float
-    """Of all rows, how many are the upper level's."""
+    """Fraction of the rows that the upper level is trained on."""
     unroll: float = 0.0
-    """Length of the lower level's step that the upper gradient looks through; 0: it looks through none."""
+    """Length of the lower level's step that the upper gradient looks through; 0: first-order, it looks through none."""
 
     def holds(self, row: int) -> bool:
-        """Whether a row is the upper level's: by its number alone, spread evenly over the data (by the golden ratio)."""
-        return (row + 1) * 0x9E3779B1 % 2**32 < self.fraction * 2**32
+        """Whether a row is one of the upper level's: by its number alone, spread evenly over the data."""
+        return (row + 1) * 0x9E3779B1 % 2**32 < self.fraction * 2**32  # multiples of the golden ratio are spread evenly
 
 
 @dataclass
 class Attachment:
-    """What attaching did, and how to undo, fold or export it. What a method cannot do is None here."""
+    """What attaching did, and how to switch it off, merge or export it. What a method cannot do is None."""
 
     trainable: set[str]
-    """Names of parameters of the model. With the objective's heads they are all that is trained and saved."""
+    """Names of the model's trainable parameters. With the objective's heads, they are all that is trained and saved."""
     buffers: set[str] = field(default_factory=set)
-    """Names of buffers that must be saved too (AdaLoRA's importances)."""
-    groups: Callable[[int], list[dict[str, Any]]] | None = None
-    """step -> parameter groups {names, rate, weight_decay} (LoRA+, layer-wise decay); None: one group."""
+    """Names of buffers that are saved too (AdaLoRA's importances)."""
+    groups: Callable[[int], list[ParameterGroup]] | None = None
+    """step -> parameter groups (LoRA+, layer-wise decay); None: one group."""
     virtual_tokens: Callable[[], tuple[int, ...]] = tuple
-    """Ids beyond the vocabulary that stand before every row, for the method to fill (soft prompts, prefixes)."""
+    """Ids beyond the vocabulary, put before every row and filled by the method (soft prompts, prefixes)."""
     set_enabled: Callable[[bool], None] | None = None
-    """False: behave as the base model (a free reference)."""
+    """False: behave as the base model, which gives a free reference model."""
     select_adapter: Callable[[Sequence[str], Sequence[int] | None], AbstractContextManager[None]] | None = None
-    """(each row's adapter by name, "" for none; the rows' lengths, where they lie end to end): inside, each row of the
-    batch goes through its own."""
+    """See `adapters_by_row`."""
     merge: Callable[[], None] | None = None
-    """Fold what was learnt into the base weights, in place, and leave a plain model behind."""
+    """Merge the trained weights into the base weights, in place, and leave a plain model."""
     as_peft: Callable[[], tuple[dict[str, Any], dict[str, Tensor]]] | None = None
-    """PEFT's adapter_config and tensors, under PEFT's names."""
+    """PEFT's adapter_config, and the tensors under PEFT's names."""
     from_peft: Callable[[dict[str, Tensor]], None] | None = None
-    """Take over tensors under PEFT's names."""
+    """Copy tensors under PEFT's names into the trainable parameters."""
     penalty: Callable[[], Tensor] | None = None
-    """Added to the loss once a step."""
+    """A scalar that is added to the loss once per step."""
     upper: UpperLevel | None = None
-    """For `step = "bilevel"`: what learns from rows of its own."""
+    """Of a method with step "bilevel"."""
     before_step: Callable[[int], None] | None = None
-    """Runs before the gradients of step number (from 0) are taken: what is unfrozen by then."""
+    """Called with the step number (from 0) before its gradients are computed: gradual unfreezing."""
     after_step: Callable[[int, int], None] | None = None
-    """Runs when the weights have moved and the gradients are still there; with the step (from 0) and how many there
-    will be."""
+    """Called with the step number (from 0) and the number of steps, after the optimizer step and before gradients are
+    cleared."""
 
     def prepend_virtual_tokens(self, ids: Sequence[int]) -> list[int]:
         """One row as the transformers model expects it."""
@@ -102,25 +107,24 @@ class Method(Component):
     """What `train.learning_rate: auto` means for this method."""
     learning_rate_reason: ClassVar[str]
     step: ClassVar[str] = "accumulate"
-    """The part of train/steps/ that this method needs."""
+    """The file in train/steps/ that this method needs."""
     starts_at_base: ClassVar[bool] = True
-    """A freshly attached method changes no output."""
+    """Attaching changes no output."""
     encoder_decoder: ClassVar[bool] = True
-    """It takes models with an encoder and a decoder, too."""
+    """It works on encoder-decoder models too."""
     trains_base: ClassVar[bool] = False
-    """It trains weights of the base itself. They are stored in fp32 whatever is computed in: bf16 would round small
-    steps away."""
+    """It trains the base's own weights, which are then stored in fp32: bf16 would round small steps away."""
     rounds_base: ClassVar[bool] = False
-    """The base that it starts at, and leaves when switched off, is stored in fewer bits: see `prepare`."""
+    """It stores the base's weights in fewer bits (see `prepare`): switched off, it is the rounded base."""
 
     @classmethod
     def from_peft_config(cls, config: dict[str, Any]) -> "Method | None":
-        """The method that a PEFT adapter_config describes, or None if it is not this one."""
+        """The method that a PEFT adapter_config describes; None: it is another one."""
         return None
 
     @staticmethod
     def untouched() -> "Method":
-        """No method: the base model as it is, for asking and measuring."""
+        """No method: the base model as it is, for inference and evaluation."""
         return _Untouched()
 
     def fit(self, tokenize: Callable[[str], list[int]]) -> "Method":
@@ -128,7 +132,7 @@ class Method(Component):
         return self
 
     def copy_sources_into(self, folder: Path) -> "Method":
-        """The method at home in a Run's folder: what it stands on is copied there, so that the Run needs nothing else."""
+        """The same method with the files it depends on copied into the Run's folder, so that the Run needs nothing else."""
         return self
 
     def load_options(self) -> dict[str, Any]:
@@ -136,11 +140,11 @@ class Method(Component):
         return {"dtype": torch.float32} if self.trains_base else {}
 
     def prepare(self, model: nn.Module, device: torch.device) -> None:
-        """Look at the weights just read, before they go to the device (QLoRA: store them in fewer bits)."""
+        """Change the loaded weights before they go to the device (QLoRA quantizes them)."""
         return
 
     @abstractmethod
-    def attach(self, model: nn.Module) -> Attachment:
+    def attach(self, model: "PreTrainedModel") -> Attachment:
         """Make the model trainable, in place."""
 
 
@@ -150,4 +154,4 @@ class _Untouched(Method):
 
     def attach(self, model: nn.Module) -> Attachment:
         model.requires_grad_(False)
-        return Attachment(trainable=set(), set_enabled=lambda on: None, merge=lambda: None)
+        return Attachment(trainable=set(), set_enabled=lambda enabled: None, merge=lambda: None)

@@ -1,22 +1,23 @@
-"""Processor: words to token ids, as an objective sees it. data/processor.py holds the one there is."""
+"""Processor: text and audio to model inputs, as objectives use it; data/tokenization.py and data/audio.py implement it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from weitiao.core.example import Audio, Turn
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as ids, and which of them the assistant says."""
+    """A conversation as token ids, with the mask of what is trained on."""
 
     ids: list[int]
     assistant_mask: list[bool]
-    """True on the assistant's tokens and on the stop token that ends its turn."""
+    """True on the assistant's tokens, including the stop token that ends its turn."""
 
 
 @dataclass(frozen=True)
@@ -30,54 +31,59 @@ class SpecialTokens:
 
 
 class FeatureExtractor(Protocol):
-    """How a model hears; data/sound.py holds the one there is."""
+    """Audio to the input features of a speech model."""
 
     @property
     def num_positions(self) -> int:
-        """S: places of a sound in a row, and hidden states of the encoder."""
+        """S: the encoder's hidden states per audio, and its positions in a row."""
         ...
 
     @property
     def seconds(self) -> float:
-        """The longest sound that it hears."""
+        """The longest audio the model takes."""
         ...
 
     def decoder_prompt_ids(self, language: str | None) -> list[int]:
-        """What the decoder is told before it writes."""
+        """The decoder's first tokens, before the transcript.
+
+        Args:
+            language: spoken, as a code (en, zh); None: a model of one language.
+        """
         ...
 
-    def features(self, sound: Audio) -> Tensor:
-        """fp32 [mels, 2 S] of a sound file."""
+    def features(self, sound: Audio) -> "Tensor":
+        """Log-mel features of an audio file, [mel bins, 2 S] fp32."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write what makes the features beside a model."""
+        """Write the extractor's config next to a model."""
         ...
 
 
 class Processor(Protocol):
-    """Words to token ids."""
+    """Text to token ids and back."""
 
     eos_id: int
     stop_ids: tuple[int, ...]
-    frame: SpecialTokens
+    """Tokens that end an answer; the first also serves as padding."""
+    special_tokens: SpecialTokens
     mask_id: int | None
     """[MASK]; None: the tokenizer has none."""
-    start_id: int | None
-    """What a decoder begins to write from, where an encoder reads beside it; None: there is none."""
+    decoder_start_id: int | None
+    """The first token of an encoder-decoder model's decoder; None: other models."""
     feature_extractor: FeatureExtractor | None
-    """How the encoder hears; None: it reads text."""
+    """None: the model reads text."""
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Plain text without special tokens: ids, and where each token begins and ends in the text, in characters."""
+        """Ids without special tokens, and each token's (start, end) in the text, in characters."""
         ...
 
     def encode_with_word_ids(self, text: str) -> tuple[list[int], list[int]]:
-        """Plain text without special tokens: ids, and which word of the text each belongs to, as the tokenizer parts it."""
+        """Ids without special tokens, and the number of each token's word, as the tokenizer splits words."""
         ...
 
     def encode_transcript(self, text: str) -> list[int]:
-        """What is said in a sound, as a model that hears writes it, without special tokens."""
+        """A transcript as a speech model generates it, without special tokens."""
         ...
 
     def text(self, text: str) -> list[int]:
@@ -85,11 +91,11 @@ class Processor(Protocol):
         ...
 
     def chat(self, turns: Sequence[Turn]) -> list[Rendered]:
-        """A conversation through the model's template: one row, or one a turn where the template rewrites history."""
+        """A conversation in the model's chat template: one row, or one per turn where the template rewrites history."""
         ...
 
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
-        """A conversation up to where the assistant begins to speak."""
+        """A conversation up to where the assistant's answer begins."""
         ...
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:

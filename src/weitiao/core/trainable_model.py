@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -203,8 +203,11 @@ def changed_embeddings(model: TrainableModel, change: EmbeddingChange, batch: Ba
     """Inside, the token embeddings of this batch go through `change`."""
     lengths = torch.tensor(batch.lengths, device=batch.input_ids.device) + len(model.attachment.virtual_tokens())
     row_ids = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
-    embedding: nn.Module = model.model.get_input_embeddings()
-    hook = embedding.register_forward_hook(lambda _, inputs, output: change(output, row_ids))
+
+    def replace_output(embedding: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return change(output, row_ids)
+
+    hook = model.model.get_input_embeddings().register_forward_hook(replace_output)
     try:
         with model.cache.emptied(), no_prefix_sharing():
             yield

@@ -34,9 +34,9 @@ class ChatProcessor:
     stop_ids: tuple[int, ...] = ()
     special: frozenset[str] = field(default_factory=frozenset)
     """The texts of all special tokens."""
-    frame: SpecialTokens = SpecialTokens((), (), (0,))
+    special_tokens: SpecialTokens = SpecialTokens((), (), (0,))
     mask_id: int | None = None
-    start_id: int | None = None
+    decoder_start_id: int | None = None
     feature_extractor: FeatureExtractor | None = None
 
     @classmethod
@@ -44,14 +44,14 @@ class ChatProcessor:
         cls,
         tokenizer: PreTrainedTokenizerBase,
         generation_stops: Sequence[int] = (),
-        start_id: int | None = None,
+        decoder_start_id: int | None = None,
         feature_extractor: FeatureExtractor | None = None,
     ) -> "ChatProcessor":
         """From a transformers tokenizer.
 
         Args:
             generation_stops: stop ids of the model's generation config.
-            start_id: of an encoder-decoder model, its decoder_start_token_id.
+            decoder_start_id: of an encoder-decoder model, its decoder_start_token_id.
             feature_extractor: of a speech model.
 
         Raises:
@@ -70,9 +70,9 @@ class ChatProcessor:
         stops = [eos_id, *generation_stops]
         if template is not None:
             stops.insert(0, processor._template_stop(template))
-        processor.frame = processor._find_frame()
+        processor.special_tokens = processor._find_special_tokens()
         processor.mask_id = getattr(tokenizer, "mask_token_id", None)
-        processor.start_id, processor.feature_extractor = start_id, feature_extractor
+        processor.decoder_start_id, processor.feature_extractor = decoder_start_id, feature_extractor
         processor.stop_ids = tuple(dict.fromkeys(x for x in stops if x is not None))
         return processor
 
@@ -110,7 +110,7 @@ class ChatProcessor:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _find_frame(self) -> SpecialTokens:
+    def _find_special_tokens(self) -> SpecialTokens:
         """What the tokenizer adds around one text and between two."""
         one, two = self._special_ids("a"), self._special_ids("a", "a")
         start, texts = one.index(None), [i for i, x in enumerate(two) if x is None]

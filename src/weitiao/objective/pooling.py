@@ -82,7 +82,7 @@ def text_row(processor: Processor, text: str, other: str = "") -> TextRow:
         if not ids or ids[-1] != processor.eos_id:
             ids = [*ids, processor.eos_id]
         return TextRow(input_ids=ids, labels=[IGNORE] * len(ids))
-    frame = processor.frame
+    frame = processor.special_tokens
     start = [*frame.first, *processor.encode_with_offsets(text)[0], *frame.between]
     ids = [*start, *processor.encode_with_offsets(other)[0], *frame.last]
     return TextRow(input_ids=ids, labels=[IGNORE] * len(ids), second=len(start))

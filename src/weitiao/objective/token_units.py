@@ -35,7 +35,7 @@ def encode_units(example: TokenTags, processor: Processor) -> tuple[list[int], l
 
 def with_special_tokens(ids: Sequence[int], processor: Processor) -> Row:
     """The tokens between the special ones, without labels."""
-    whole = [*processor.frame.first, *ids, *processor.frame.last]
+    whole = [*processor.special_tokens.first, *ids, *processor.special_tokens.last]
     return Row(input_ids=whole, labels=[IGNORE] * len(whole))
 
 

@@ -254,6 +254,6 @@ def test_decoder_refused_before_loading(train_tiny: Any, texts: Path, monkeypatc
 
 
 def test_tokenizer_without_mask_token_refused() -> None:
-    blind = ChatProcessor(PROCESSOR.tokenizer, frame=SpecialTokens((), (), (0,)))
+    blind = ChatProcessor(PROCESSOR.tokenizer, special_tokens=SpecialTokens((), (), (0,)))
     with pytest.raises(Exception, match="has none"):
         MaskedLM().rows(Text("the fox"), blind)

@@ -71,7 +71,7 @@ def test_label_on_first_token_of_word(family: str) -> None:
         (row,) = objective.rows(example, p)
         ids, at = list(row["input_ids"]), [i for i, x in enumerate(row["labels"]) if x != IGNORE]
         assert [objective._tags[row["labels"][i]] for i in at] == list(example.tags)
-        for (start, end), i, behind in zip(example.units, at, [*at[1:], len(ids) - len(p.frame.last)]):
+        for (start, end), i, behind in zip(example.units, at, [*at[1:], len(ids) - len(p.special_tokens.last)]):
             decode_with_special = p.decode(ids[i:behind], skip_special_tokens=False).strip().replace(" ", "")
             assert (
                 decode_with_special == example.text[start:end]

@@ -82,7 +82,7 @@ class MaskedLM(Objective):
         ids, word_ids = self._encode_words(example.text, processor)
         if not ids:
             raise InvalidValue("the text is empty")
-        first, last = processor.frame.first, processor.frame.last
+        first, last = processor.special_tokens.first, processor.special_tokens.last
         return [
             AnnotatedRow(
                 input_ids=[*first, *ids, *last],

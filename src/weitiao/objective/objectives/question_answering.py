@@ -97,7 +97,7 @@ class QuestionAnswering(HeadObjective):
         return [row]
 
     def encode_input(self, example: ExtractiveQA, processor: Processor) -> AnnotatedRow:
-        frame = processor.frame
+        frame = processor.special_tokens
         question, context = (processor.encode_with_offsets(text)[0] for text in (example.question, example.context))
         if not question:
             raise InvalidValue("the question has no token")

@@ -84,7 +84,7 @@ class Seq2Seq(LikelihoodObjective):
         source, target = processor.text(example.text), processor.text(example.target)
         if target[-1] != processor.eos_id:
             target = [*target, processor.eos_id]
-        start = processor.eos_id if processor.start_id is None else processor.start_id
+        start = processor.eos_id if processor.decoder_start_id is None else processor.decoder_start_id
         return [Row(input_ids=[*source, start, *target[:-1]], labels=[*[IGNORE] * len(source), *target])]
 
     def encode_input(self, example: SourceTarget, processor: Processor) -> Row:

@@ -134,7 +134,7 @@ class TokenClassification(HeadObjective):
         row = with_special_tokens(ids, processor)
         labels = list(row["labels"])
         for token, tag in zip((token for token in first_tokens if token is not None), tags):
-            labels[len(processor.frame.first) + token] = tag
+            labels[len(processor.special_tokens.first) + token] = tag
         return Row(input_ids=row["input_ids"], labels=labels)
 
     def windows(self, row: Row, max_length: int) -> list[Row]:
