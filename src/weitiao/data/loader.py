@@ -1,11 +1,11 @@
-"""Loader: loader[i] is the i-th optimizer step's rows, a pure function of (rows, seed, i).
+"""Loader: loader[i] is the batch of optimizer step i, a pure function of (rows, seed, i).
 
-There is nothing to save and nothing to restore: resuming, or stepping over a bad stretch, only asks for another i.
+It has no state to save or restore: resuming, or skipping bad batches, only asks for another i.
 
-    epoch e    permutation of the rows by a generator seeded with (seed, e)
-               cut into steps of batch_size rows or batch_tokens tokens
-    step i     this machine's share of those rows, longest first, packed into micro-batches of micro_tokens; rows of
-               several tasks into micro-batches of one task each
+    epoch e    a permutation of the rows, from a generator seeded with (seed, e),
+               split into steps of batch_size rows or batch_tokens tokens
+    step i     this process's share of those rows, longest first, packed into micro-batches of micro_batch_tokens; with
+               several tasks, each micro-batch has rows of one task
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from weitiao.core.batch import Batch, Row, pack
 
 
 class RowSource(Protocol):
-    """What a loader reads: encoded rows with their lengths."""
+    """Encoded rows with their lengths, as a loader reads them."""
 
     lengths: np.ndarray
     source: np.ndarray
@@ -30,28 +30,28 @@ class RowSource(Protocol):
 
 @dataclass
 class Loader:
-    """Endless; each epoch is shuffled anew."""
+    """The batches of all steps; each epoch has an order of its own."""
 
     rows: RowSource
     seed: int
     batch_size: int | None = None
-    """Rows a step; or"""
+    """Rows per step; or"""
     batch_tokens: int | None = None
-    """tokens a step: as many rows as fit, at least one."""
+    """tokens per step: as many rows as fit, at least one."""
     micro_batch_tokens: int | None = None
-    """Tokens a micro-batch; None: the whole step at once. A longer row stands alone."""
+    """Tokens per micro-batch; None: the whole step at once. A longer row is a micro-batch of its own."""
     weights: tuple[float, ...] = ()
-    """By source, how often its rows are used an epoch."""
+    """By source, how often its rows are used per epoch."""
     rank: int = 0
     world: int = 1
     _epochs: dict[int, list[np.ndarray]] = field(default_factory=dict, repr=False)
     _starts: list[int] = field(default_factory=lambda: [0], repr=False)
 
     def __getitem__(self, i: int) -> list[Batch]:
-        """The micro-batches of step i on this machine; empty if the step has fewer rows than machines."""
-        epoch, at = self.locate(i)
-        mine = self.epoch(epoch)[at][self.rank :: self.world]
-        return [pack([self.rows[j] for j in chosen], chosen, rng_key=(self.seed, i)) for chosen in self._micro(mine)]
+        """The micro-batches of step i in this process; empty if the step has fewer rows than there are processes."""
+        epoch, step = self.locate(i)
+        own = self.epoch(epoch)[step][self.rank :: self.world]
+        return [pack([self.rows[j] for j in ids], ids, rng_key=(self.seed, i)) for ids in self._micro_batches(own)]
 
     def locate(self, i: int) -> tuple[int, int]:
         """(epoch, step within it) of step i."""
@@ -67,69 +67,71 @@ class Loader:
         return self._starts[epoch]
 
     def steps(self, epochs: float) -> int:
-        """Optimizer steps in so many epochs, at least one."""
+        """Optimizer steps in a number of epochs, at least one."""
         whole = int(epochs)
         rest = epochs - whole
         return max(1, self.start(whole) + (round(rest * len(self.epoch(whole))) if rest else 0))
 
     def epoch(self, number: int) -> list[np.ndarray]:
-        """An epoch's steps: for each, the row numbers."""
+        """The row ids of each step of an epoch."""
         if number not in self._epochs:
             if len(self._epochs) > 2:
                 self._epochs.clear()
-            self._epochs[number] = self._cut(self._order(number))
+            self._epochs[number] = self._split(self._order(number))
         return self._epochs[number]
 
     def _order(self, number: int) -> np.ndarray:
         random = np.random.default_rng((self.seed, number))
-        every = np.arange(len(self.rows))
+        ids = np.arange(len(self.rows))
         if any(w != 1.0 for w in self.weights):
-            share = np.asarray(self.weights)[self.rows.source]
-            times = np.floor(share).astype(int) + (random.random(len(every)) < share % 1)
-            every = np.repeat(every, times)
-            if not len(every):
-                every = np.arange(len(self.rows))
-        return random.permutation(every)
+            weight = np.asarray(self.weights)[self.rows.source]
+            # a weight of 2.25 is twice, and a third time for a random quarter of the rows
+            times = np.floor(weight).astype(int) + (random.random(len(ids)) < weight % 1)
+            ids = np.repeat(ids, times)
+            if not len(ids):
+                ids = np.arange(len(self.rows))
+        return random.permutation(ids)
 
-    def _cut(self, order: np.ndarray) -> list[np.ndarray]:
+    def _split(self, order: np.ndarray) -> list[np.ndarray]:
+        """The rows of an epoch, by step."""
         if self.batch_size is not None:
-            return [order[at : at + self.batch_size] for at in range(0, len(order), self.batch_size)]
-        assert self.batch_tokens is not None, "give batch_size or batch_tokens"
-        cuts, sum_ = [], 0
-        for at, length in enumerate(self.rows.lengths[order]):
-            if sum_ and sum_ + length > self.batch_tokens:
-                cuts.append(at)
-                sum_ = 0
-            sum_ += length
-        return np.split(order, cuts)
+            return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        assert self.batch_tokens is not None, "set batch_size or batch_tokens"
+        starts, tokens = [], 0
+        for i, length in enumerate(self.rows.lengths[order]):
+            if tokens and tokens + length > self.batch_tokens:
+                starts.append(i)
+                tokens = 0
+            tokens += length
+        return np.split(order, starts)
 
-    def _micro(self, chosen: np.ndarray) -> Iterator[list[int]]:
+    def _micro_batches(self, ids: np.ndarray) -> Iterator[list[int]]:
         task = self.rows.tasks.__getitem__ if self.rows.tasks and self.micro_batch_tokens is not None else lambda j: ""
-        longest_first = sorted(chosen.tolist(), key=lambda j: (task(j), -self.rows.lengths[j], j))
-        now: list[int] = []
+        longest_first = sorted(ids.tolist(), key=lambda j: (task(j), -self.rows.lengths[j], j))
+        group: list[int] = []
         tokens = 0
         for j in longest_first:
             length = int(self.rows.lengths[j])
             full = self.micro_batch_tokens is not None and tokens + length > self.micro_batch_tokens
-            if now and (full or task(j) != task(now[-1])):
-                yield now
-                now, tokens = [], 0
-            now.append(j)
+            if group and (full or task(j) != task(group[-1])):
+                yield group
+                group, tokens = [], 0
+            group.append(j)
             tokens += length
-        if now:
-            yield now
+        if group:
+            yield group
 
 
-def in_order(rows: RowSource, tokens: int) -> Iterator[Batch]:
-    """Every row once, in batches of at most `tokens`, for measuring. `batch.source` says which row is which."""
-    now: list[int] = []
-    sum_ = 0
+def in_order(rows: RowSource, max_tokens: int) -> Iterator[Batch]:
+    """Every row once, in batches of at most `max_tokens`, for evaluation. `batch.row_ids` names the rows."""
+    group: list[int] = []
+    tokens = 0
     for j in range(len(rows)):
         length = int(rows.lengths[j])
-        if now and sum_ + length > tokens:
-            yield pack([rows[k] for k in now], now)
-            now, sum_ = [], 0
-        now.append(j)
-        sum_ += length
-    if now:
-        yield pack([rows[k] for k in now], now)
+        if group and tokens + length > max_tokens:
+            yield pack([rows[k] for k in group], group)
+            group, tokens = [], 0
+        group.append(j)
+        tokens += length
+    if group:
+        yield pack([rows[k] for k in group], group)

@@ -17,7 +17,7 @@ from weitiao.core.score import MIN_ROWS
 from weitiao.data.encode import Encoded, Rows, encode
 from weitiao.data.loader import in_order
 from weitiao.data.preview import draw, pieces_of, supervised_share
-from weitiao.data.read import Reading, TooManyBadRows, judge, read_sources, split
+from weitiao.data.read import Reading, TooManyBadRows, check_bad_fraction, read_sources, split
 from weitiao.data.tokenization import ChatProcessor
 
 SHOWN = 1000  # characters of a suspect row
@@ -155,7 +155,7 @@ def preview_rows(
 ) -> None:
     """What carries loss: counts, and one row a source drawn; and where rows lost something, one that did."""
     write_bad_rows(run, made.bad)
-    judge(made.bad, examples, recipe.max_bad_fraction)
+    check_bad_fraction(made.bad, examples, recipe.max_bad_fraction)
     rows, bad = made.rows, len(run.read("bad_rows.jsonl"))
     share = supervised_share(int(rows.supervised.sum()), int(rows.lengths.sum()))
     facts = {"rows": len(rows), "loss": share, "cut": made.cut, "dropped": made.dropped, "split": made.split}

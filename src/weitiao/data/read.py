@@ -1,14 +1,16 @@
-"""Files -> Examples. A row that cannot be used is put aside with file, line, byte offset and reason; the rest goes on."""
+"""Files -> Examples. An unusable row is set aside with its file, line, byte offset and the reason; the others are used."""
 
 import glob
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from weitiao.core.errors import DataError, InvalidValue, message_of
 from weitiao.core.example import AudioText, BadRow, ExtractiveQA, SourcedExample, Task, content_hash
-from weitiao.core.messages import Message
+from weitiao.core.messages import Message, joined
 from weitiao.core.objective import Objective
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import find_module, names
@@ -16,42 +18,42 @@ from weitiao.data.columns import ColumnMapping
 from weitiao.data.mapping import find_mapping
 from weitiao.data.records import Reader, Record
 
-LOOKED_AT = 50  # first records that the mapping is found from
+INFERENCE_ROWS = 50  # first records, from which the mapping is inferred
 
 
 @dataclass
 class Reading:
-    """What the sources gave."""
+    """The examples of all sources."""
 
     examples: list[SourcedExample] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
     mappings: dict[str, str] = field(default_factory=dict)
-    """File -> the mapping that was chosen, in words."""
+    """File -> description of its mapping."""
 
 
-def read_sources(sources: Iterable[Source], objective: Objective, max_bad: float) -> Reading:
+def read_sources(sources: Iterable[Source], objective: Objective, max_bad_fraction: float) -> Reading:
     """Read every source.
 
     Args:
-        objective: what it eats decides how columns are read.
-        max_bad: more than this share of unusable rows stops here.
+        objective: the Example that it trains on decides how columns are read.
+        max_bad_fraction: more unusable rows than this are an error.
 
     Raises:
-        DataError: a file is missing, empty or of the wrong kind, or too many rows are bad.
-        RecipeError: a source names no task where there are several, or one that is not there.
+        DataError: a file is missing, empty or of the wrong format, or too many rows are bad.
+        RecipeError: a source names no task of several, or one that does not exist.
     """
     reading = Reading()
     for number, source in enumerate(sources):
         for file in files_of(source):
             _read_file(file, source, number, objective.part(source.task).traits.example_type, reading)
-    judge(reading.bad, len(reading.bad) + len(reading.examples), max_bad)
+    check_bad_fraction(reading.bad, len(reading.bad) + len(reading.examples), max_bad_fraction)
     if not reading.examples:
-        raise DataError("data: there is not a single row to learn from.")
+        raise DataError("data: there is no row to train on.")
     return reading
 
 
 def files_of(source: Source) -> list[Path]:
-    """The files that a source means, in a fixed order.
+    """The files of a source, in a fixed order.
 
     Raises:
         DataError: there are none.
@@ -60,17 +62,21 @@ def files_of(source: Source) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        endings = {ending for name in names(Reader) for ending in find_module(Reader, name).ENDINGS}
-        found = sorted(x for x in path.iterdir() if x.suffix in endings)
+        files = sorted(x for x in path.iterdir() if x.suffix in _endings())
     else:
-        found = [Path(x) for x in sorted(glob.glob(str(path), recursive=True))]
-    if not found:
-        raise DataError(f"data: there is no file {source.path}.")
-    return found
+        files = [Path(x) for x in sorted(glob.glob(str(path), recursive=True))]
+    if not files:
+        raise DataError("data: there is no file {path}.", path=source.path)
+    return files
 
 
 def reader_of(file: Path, source: Source) -> str:
-    """The name of the reader for a file: as asked, or by its ending."""
+    """The name of the reader for a file: the source's `format`, or by the file name's ending.
+
+    Raises:
+        DataError: no reader has this ending.
+        RecipeError: there is no such format.
+    """
     if source.format != "auto":
         find_module(Reader, source.format)
         return source.format
@@ -80,25 +86,41 @@ def reader_of(file: Path, source: Source) -> str:
         check = looks_like[name]
         if check is None or check(file):
             return name
-    known = sorted({ending for name in names(Reader) for ending in find_module(Reader, name).ENDINGS})
-    raise DataError(f"data: {file} has an ending nobody reads; known are {', '.join(known)}. Or write format: jsonl.")
+    raise DataError(
+        "data: no reader for the file name ending of {file}; known are {known}. Or set the format, as in format: jsonl.",
+        file=file,
+        known=", ".join(sorted(_endings())),
+    )
 
 
-def _read_file(file: Path, source: Source, number: int, wanted: type, reading: Reading) -> None:
+def _endings() -> set[str]:
+    return {ending for name in names(Reader) for ending in find_module(Reader, name).ENDINGS}
+
+
+def _read_file(file: Path, source: Source, number: int, example_type: type, reading: Reading) -> None:
     if file.stat().st_size == 0:
-        raise DataError(f"data: {file} is empty.")
+        raise DataError("data: {file} is empty.", file=file)
     items = iter(find_module(Reader, reader_of(file, source)).read(file, source.encoding))
-    head = list(itertools.islice(items, LOOKED_AT))
+    head = list(itertools.islice(items, INFERENCE_ROWS))
     records = [x.fields for x in head if isinstance(x, Record)]
     if not records:
         bad = [x for x in itertools.chain(head, items) if isinstance(x, BadRow)]
         reading.bad += bad
-        why = f" First complaint: line {bad[0].where.line}: {bad[0].reason}" if bad else ""
-        raise DataError(f"data: {file} has no usable row.{why}")
-    mapping = find_mapping(records, wanted, source.columns, str(file))
+        if not bad:
+            raise DataError("data: {file} has no usable row.", file=file)
+        raise DataError(
+            "data: {file} has no usable row. First error: line {line}: {reason}.",
+            file=file,
+            line=bad[0].where.line,
+            reason=bad[0].reason,
+        )
+    mapping = find_mapping(records, example_type, source.columns, str(file))
     reading.mappings[str(file)] = mapping.description
     for item in itertools.islice(_examples(itertools.chain(head, items), mapping, number, source.task), source.limit):
-        (reading.bad if isinstance(item, BadRow) else reading.examples).append(item)  # pyright: ignore
+        if isinstance(item, BadRow):
+            reading.bad.append(item)
+        else:
+            reading.examples.append(item)
 
 
 def _examples(
@@ -110,9 +132,9 @@ def _examples(
             continue
         try:
             example = mapping.to_example(item)
-            words = example.full_text
-            words.encode("utf-8")
-            if not words.strip():
+            text = example.full_text
+            text.encode("utf-8")
+            if not text.strip():
                 raise InvalidValue("the text is empty")
             yield SourcedExample(Task(task, example) if task else example, item.where, number)
         except UnicodeEncodeError:
@@ -121,73 +143,87 @@ def _examples(
             yield BadRow(item.where, message_of(error), str(item.fields)[:200])
 
 
-def judge(bad: Sequence[BadRow], every: int, max_bad: float) -> None:
-    """Stop where more than the allowed share of rows cannot be used.
+def check_bad_fraction(bad: Sequence[BadRow], total: int, max_bad_fraction: float) -> None:
+    """Stop if more than the allowed fraction of the rows is unusable.
 
     Raises:
         TooManyBadRows: naming the first.
     """
-    if len(bad) > max_bad * every:
+    if len(bad) > max_bad_fraction * total:
         raise TooManyBadRows(
-            f"data: {len(bad)} of {every} rows cannot be used ({100 * len(bad) / every:.1f} %, max_bad_fraction allows "
-            f"{100 * max_bad:g} %). First: {bad[0].where}: {bad[0].reason}",
+            "data: {n} of {total} rows cannot be used ({fraction:.1%}, max_bad_fraction allows {allowed:.3g}). "
+            "First: {where}: {reason}",
             list(bad),
+            n=len(bad),
+            total=total,
+            fraction=len(bad) / total,
+            allowed=max_bad_fraction,
+            where=bad[0].where,
+            reason=bad[0].reason,
         )
 
 
 class TooManyBadRows(DataError):
-    """Carries the rows, so that they can be written down before the run stops."""
+    """Carries the rows, so that they can be written to the Run before it stops."""
 
-    def __init__(self, words: str, bad: list[BadRow]) -> None:
-        super().__init__(words)
+    def __init__(self, template: str, bad: list[BadRow], **fields: Any) -> None:
+        super().__init__(template, **fields)
         self.bad = bad
 
 
 # -- train / validation -----------------------------------------------------------------------------------------------
 
 
-def split(examples: list[SourcedExample], share: float) -> tuple[list[SourcedExample], list[SourcedExample], str]:
-    """Hold out a share, by content: rows that ask the same thing stay on one side, and a row keeps its side when
+def split(examples: list[SourcedExample], fraction: float) -> tuple[list[SourcedExample], list[SourcedExample], Message]:
+    """Hold out a fraction of the rows, by content: rows with the same input stay on one side, and a row keeps its side when
     data are added.
 
-    The side is decided by the hash of the question (letter case, width and spaces do not count). If one question
-    makes up more than a fifth of the rows, it says nothing, and the hash of the whole row decides.
-
-    Rows of several tasks are split task by task.
+    The hash of the input decides (letter case, width and spaces do not count). If one input makes up more than a fifth of
+    the rows, the hash of the whole row decides. With several tasks, each is split on its own.
 
     Returns:
         (train, validation, how it was decided)
     """
-    if share <= 0:
-        return examples, [], "validation: 0"
-    out, hows = [False] * len(examples), []
+    if fraction <= 0:
+        return examples, [], Message("validation: 0")
+    held_out, reasons = [False] * len(examples), []
     for task in dict.fromkeys(x.task for x in examples):
-        mine = [i for i, x in enumerate(examples) if x.task == task]
+        ids = [i for i, x in enumerate(examples) if x.task == task]
         try:
-            sides, how = _held([examples[i].without_task for i in mine], share)
+            sides, reason = _held_out([examples[i].without_task for i in ids], fraction)
         except DataError as error:
-            raise DataError(f"task {task}: {error}" if task else str(error)) from None
-        hows.append(f"{task}: {how}" if task else how)
-        for i, side in zip(mine, sides):
-            out[i] = side
-    return [x for x, side in zip(examples, out) if not side], [x for x, side in zip(examples, out) if side], "; ".join(hows)
+            if not task:
+                raise
+            raise DataError("task {task}: {problem}", task=task, problem=error.message) from None
+        reasons.append(Message("{task}: {reason}", task=task, reason=reason) if task else reason)
+        for i, side in zip(ids, sides):
+            held_out[i] = side
+    reason = reasons[0] if len(reasons) == 1 else joined("; ", reasons)
+    train = [x for x, side in zip(examples, held_out) if not side]
+    return train, [x for x, side in zip(examples, held_out) if side], reason
 
 
-def _held(examples: list[SourcedExample], share: float) -> tuple[list[bool], str]:
-    """Which are held out, and how it was decided."""
-    hashes, how = [content_hash(x.example.input_text) for x in examples], "by the hash of the question"
-    if isinstance(examples[0].example, ExtractiveQA):
-        hashes, how = [content_hash(x.example.context) for x in examples], "by the hash of the context"  # pyright: ignore
-    if isinstance(examples[0].example, AudioText):  # one sentence in several voices is no two sentences
-        hashes, how = [content_hash(x.example.answer) for x in examples], "by the hash of what is said"
-    counts: dict[str, int] = {}
-    for h in hashes:
-        counts[h] = counts.get(h, 0) + 1
-    if max(counts.values()) > max(1, len(examples) // 5):
-        hashes, how = [content_hash(x.example.full_text) for x in examples], "by the hash of the whole row"
-    held = {h for h in hashes if int(h[:12], 16) < share * 16**12}
-    if not held and len(set(hashes)) > 1:
-        held = {min(hashes)}
-    if len(held) == len(set(hashes)):
-        raise DataError("validation: too few different rows to hold any out. Give more rows, or validation: 0.")
-    return [h in held for h in hashes], how
+def _held_out(examples: list[SourcedExample], fraction: float) -> tuple[list[bool], Message]:
+    """Whether each example is held out, and how it was decided."""
+    texts, reason = _split_texts(examples)
+    hashes = [content_hash(text) for text in texts]
+    if max(Counter(hashes).values()) > max(1, len(examples) // 5):
+        hashes = [content_hash(x.example.full_text) for x in examples]
+        reason = Message("by the hash of the whole row")
+    held_out = {h for h in hashes if int(h[:12], 16) < fraction * 16**12}
+    if not held_out and len(set(hashes)) > 1:
+        held_out = {min(hashes)}
+    if len(held_out) == len(set(hashes)):
+        raise DataError("validation: too few different rows to hold any out. Use more rows, or validation: 0.")
+    return [h in held_out for h in hashes], reason
+
+
+def _split_texts(examples: list[SourcedExample]) -> tuple[list[str], Message]:
+    """What must not be on both sides."""
+    first = examples[0].example
+    if isinstance(first, ExtractiveQA):  # questions about one context would tell each other's answers
+        contexts = [x.example.context for x in examples if isinstance(x.example, ExtractiveQA)]
+        return contexts, Message("by the hash of the context")
+    if isinstance(first, AudioText):  # one sentence in several voices is the same sentence
+        return [x.example.answer for x in examples], Message("by the hash of the transcript")
+    return [x.example.input_text for x in examples], Message("by the hash of the input")
