@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from weitiao.core.example import Audio
+from weitiao.core.messages import Message
 
 IGNORE = -100  # the label of a position that carries no loss (PyTorch's own default)
 AUDIO_PLACEHOLDER = -1  # the id of a position that stands for an encoder's hidden state of audio: no token
@@ -40,7 +41,7 @@ class AnnotatedRow(Row, total=False):
     """Targets of the whole row, each a number or [K]: a class id, regression values, where the context is."""
     token_targets: dict[str, Any]
     """Targets of its tokens, each [T]: word ids, which of the row's texts a token belongs to."""
-    notes: tuple[str, ...]
+    notes: tuple[Message, ...]
     """What was changed, to be counted and reported: "answers widened to whole tokens"."""
     task: str
     """Its task, of several."""
@@ -168,7 +169,7 @@ def pack(
     def join(key: str) -> Tensor:
         return torch.from_numpy(np.concatenate([np.asarray(row[key], np.int64) for row in ordered]))
 
-    input_features = [row["input_features"]() for row in ordered] if "input_features" in ordered[0] else []
+    input_features = [compute() for row in ordered if (compute := row.get("input_features"))]  # all rows have them, or none
     return Batch(
         input_ids=join("input_ids"),
         position_ids=torch.cat([torch.arange(length) for length in lengths]),

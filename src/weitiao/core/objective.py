@@ -22,6 +22,7 @@ from weitiao.core.batch import IGNORE, Batch, Loss, Row, take_tokens
 from weitiao.core.errors import RecipeError
 from weitiao.core.example import Example
 from weitiao.core.finding import Decision
+from weitiao.core.messages import Message
 from weitiao.core.processor import Processor
 from weitiao.core.registry import Component, nearest
 from weitiao.core.trainable_model import TrainableModel
@@ -294,7 +295,7 @@ class HeadObjective(Objective):
     """Learning rate of the new head: it starts at random, while all else is pretrained."""
 
     def choose_head_rate(self) -> Decision:
-        reason = "a new head starts at random, so its learning rate may be higher"
+        reason = Message("a new head starts at random, so its learning rate may be higher")
         return Decision("objective.head_learning_rate", self.head_learning_rate, reason)
 
     @abstractmethod

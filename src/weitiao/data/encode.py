@@ -94,7 +94,7 @@ class Encoded:
     dropped: int = 0
     split: int = 0
     notes: dict[str, int] = field(default_factory=dict)
-    """What objectives changed in rows, and in how many."""
+    """What objectives changed in rows (a message template), and in how many."""
     lost: dict[int, tuple[int | None, list[int]]] = field(default_factory=dict)
     """By source, the first row that lost tokens: its number (None: the row was dropped), and those token ids."""
 
@@ -160,7 +160,7 @@ def _encode_all(
         try:
             for row in objective.rows(item.example, processor):
                 for note in row.get("notes", ()):
-                    facts["notes"][note] = facts["notes"].get(note, 0) + 1
+                    facts["notes"][note.template] = facts["notes"].get(note.template, 0) + 1
                 for piece in _fit(row, objective, max_length, overlong, item, facts, len(rows)):
                     if num_targets := objective.num_targets(piece):
                         rows.append(_stored(piece, num_targets, item))
@@ -261,5 +261,5 @@ def _list_lengths(column: pa.ChunkedArray) -> np.ndarray:
     return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
 
 
-def _numbers(scalar: Any) -> np.ndarray:
+def _numbers(scalar: Any) -> Any:
     return scalar.values.to_numpy()

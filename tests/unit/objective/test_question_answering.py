@@ -14,6 +14,7 @@ from support.models import make_tokenizer, make_wordpiece_tokenizer, save_model
 from support.rows import batch_of, question_rows, write_jsonl
 from weitiao.core.batch import IGNORE
 from weitiao.core.example import ExtractiveQA
+from weitiao.core.messages import Message
 from weitiao.core.metric import Metric
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import create
@@ -71,7 +72,7 @@ def test_answer_inside_token_widened(family: str) -> None:
     processor = processor_of(family)
     (row,) = QuestionAnswering().rows(question("uick brown fo"), processor)
     piece = QuestionAnswering().preview(row, [], processor)[-1]
-    assert row["notes"] == ("answers widened to whole tokens",) and "uick brown fo" in piece[1]
+    assert row["notes"] == (Message("answers widened to whole tokens"),) and "uick brown fo" in piece[1]
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])

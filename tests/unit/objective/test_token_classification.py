@@ -316,7 +316,7 @@ def test_unusable_row_named_with_line(train_tiny: Any, encoder: Path, tmp_path: 
     assert run.read("scores.json")["after"]["entity_f1"]["n"] == 9
     reasons = {(Path(x["file"]).stem, x["line"]): x["reason"] for x in run.read("bad_rows.jsonl")}
     wanted = ["outside the text of 7 characters", "ends or starts inside the word 'fox'", "overlap", "the text is empty",
-              "holds no word", "two whole numbers"]  # fmt: skip
+              "contains no word", "two whole numbers"]  # fmt: skip
     for line, words in enumerate(wanted, 21):
         assert words in reasons["rows", line], reasons
     assert "'when' is not one of the entity types" in reasons["held", 10]

@@ -18,12 +18,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from weitiao.core.batch import IGNORE, AnnotatedRow, Batch, Loss, Row, pack, take_tokens
 from weitiao.core.errors import DataError, InvalidValue
@@ -164,7 +164,7 @@ class MaskedLM(Objective):
         ids, labels = batch.input_ids.clone(), torch.full_like(batch.labels, IGNORE)
         labels[positions] = ids[positions]
         draws = torch.tensor([two for _, *two in masks], dtype=torch.float64, device=device)  # [N, 2]
-        random_ids = (draws[:, 1] * model.model.get_input_embeddings().num_embeddings).long()
+        random_ids = (draws[:, 1] * _embedding(model).num_embeddings).long()
         replaced = torch.where(draws[:, 0] < MASK_BELOW, model.processor.mask_id or 0, random_ids)
         ids[positions] = torch.where(draws[:, 0] < RANDOM_BELOW, replaced, ids[positions])
         return replace(batch, input_ids=ids, labels=labels)
@@ -223,9 +223,13 @@ def _supervised(batch: Batch) -> list[int]:
     return [int((labels != IGNORE).sum()) for labels in batch.labels.split(list(batch.lengths))]
 
 
+def _embedding(model: TrainableModel) -> nn.Embedding:
+    return cast(nn.Embedding, model.model.get_input_embeddings())
+
+
 def _mlm_head(model: TrainableModel) -> LMHead:
     """Transformed hidden states -> log-probabilities, by the token embedding and the MLM head's bias."""
-    return LMHead(lambda: model.model.get_input_embeddings().weight, lambda: model.heads[MASKED].bias)  # pyright: ignore[reportArgumentType]
+    return LMHead(lambda: _embedding(model).weight, lambda: model.heads[MASKED].bias)  # pyright: ignore[reportArgumentType]
 
 
 @cache

@@ -45,7 +45,7 @@ HEAD = "span"
 CONTEXT, ANSWER = "context", "answer"  # the targets
 NO_ANSWER = -1
 MIN_CONTEXT = 16  # tokens of the context for which there must be room next to the question
-WIDENED = "answers widened to whole tokens"
+WIDENED = Message("answers widened to whole tokens")
 
 
 class QuestionAnswering(HeadObjective):

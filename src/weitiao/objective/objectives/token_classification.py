@@ -178,8 +178,8 @@ class TokenClassification(HeadObjective):
             text = longer.rstrip()
         preview.append(("context", processor.decode(ids, skip_special_tokens=False)[len(text) :]))
         num_outside = len(units) - sum(end - first for first, end, _ in spans)
-        summary = f" → {len(spans)} entities, O at {num_outside} units"
-        return [*preview, *preview_lost(lost, processor), ("target", summary)]
+        summary = Message("{num_entities} entities, O at {num_units} units", num_entities=len(spans), num_units=num_outside)
+        return [*preview, *preview_lost(lost, processor), ("target", f" → {summary}")]
 
     # -- loss ---------------------------------------------------------------------------------------------------------
 
