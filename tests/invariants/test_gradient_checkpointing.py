@@ -90,9 +90,7 @@ def test_checkpointing_bit_exact_bf16(method: str, family: str) -> None:
 
 
 def test_model_without_checkpointable_layers_refused() -> None:
-    with pytest.raises(
-        RecipeError, match="train.gradient_checkpointing: the layers of Linear do not support it"
-    ):
+    with pytest.raises(RecipeError, match="train.gradient_checkpointing: the layers of Linear do not support it"):
         enable_gradient_checkpointing(nn.Linear(2, 2))
 
 

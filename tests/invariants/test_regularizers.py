@@ -236,7 +236,10 @@ def test_mixout_equals_formula(family: str) -> None:
         ({"regularizers": ["mixout", "r_drop"], "method": "full"}, "mixout: .* r_drop would compare"),
         ({"regularizers": "l2_sp"}, "l2_sp: method lora leaves the base's weights as they are"),
         ({"regularizers": ["kl_to_base"], "objective": "classification"}, "the head of objective classification is new"),
-        ({"regularizers": "neftune", "objective": "embedding"}, "neftune: objective embedding repacks the texts of its rows"),
+        (
+            {"regularizers": "neftune", "objective": "embedding"},
+            "neftune: objective embedding repacks the texts of its rows",
+        ),
         (
             {"regularizers": "l2_sp", "method": "full", "objective": {"name": "embedding", "mini_batch_size": 8}},
             "embedding takes its steps in its own way .gradient_cache.",

@@ -18,7 +18,7 @@ from weitiao.core.registry import find, names
 from weitiao.pipeline import inference as results
 from weitiao.pipeline import merging
 from weitiao.pipeline.train import open_base_assets
-from weitiao.pipeline.trained import read_trained, stand
+from weitiao.pipeline.trained import load_stacked_base, read_trained
 
 METHODS = names(Method)
 CPU = torch.device("cpu")
@@ -52,18 +52,18 @@ def test_every_method_as_base_or_refused(train_tiny: Any, tmp_path: Path, method
     lower = train_tiny(method=method_config(method), train={"steps": 1})
     tokens = open_base_assets(str(lower.folder))
     try:
-        base = stand(tokens.folder, tokens.below, Method.untouched(), torch.float32, CPU, tokens.processor)
+        base = load_stacked_base(tokens.folder, tokens.base_chain, Method.untouched(), torch.float32, CPU, tokens.processor)
     except ModelError as refused:
-        assert f"was learnt with {method}, which cannot be folded into the base weights" in str(refused)
+        assert f"method {method} cannot be merged into the base weights" in str(refused)
         with pytest.raises(ModelError, match="this method cannot be merged; use the run folder"):
             merging.merge_run(str(lower.folder), str(tmp_path / "merged"))
         return
     merging.merge_run(str(lower.folder), str(tmp_path / "merged"))
     plain = open_base_assets(str(tmp_path / "merged"))
-    merged = stand(plain.folder, plain.below, Method.untouched(), torch.float32, CPU, plain.processor)
-    assert plain.below == () and same(base.model.state_dict(), merged.model.state_dict())
+    merged = load_stacked_base(plain.folder, plain.base_chain, Method.untouched(), torch.float32, CPU, plain.processor)
+    assert plain.base_chain == () and same(base.model.state_dict(), merged.model.state_dict())
     assert not any(x.requires_grad for x in base.model.parameters())
-    first = stand(tokens.folder, (), Method.untouched(), torch.float32, CPU, tokens.processor)
+    first = load_stacked_base(tokens.folder, (), Method.untouched(), torch.float32, CPU, tokens.processor)
     assert not same(base.model.state_dict(), first.model.state_dict()), "the run below has learnt nothing"
 
 
@@ -73,7 +73,7 @@ def test_three_runs_stacked(train_tiny: Any, tmp_path: Path) -> None:
     b = train_tiny(train={"steps": 1}, base=str(a.folder), method="ia3", out=str(tmp_path / "b"))
     c = train_tiny(train={"steps": 1}, base=str(b.folder), out=str(tmp_path / "c"))
     told = c.decisions["base"]
-    assert told.value == a.recipe.base and f"{a.folder} (lora), then {b.folder} (ia3)" in str(told.reason)
+    assert told.value == a.recipe.base and f"{a.folder} (lora), {b.folder} (ia3)" in str(told.reason)
     ids = torch.tensor([[5, 9, 40, 200, 17]])
     with torch.no_grad():
         opened = results.open_model(str(c.folder)).model.model(input_ids=ids).logits
@@ -92,7 +92,7 @@ def test_adapter_folder_as_base(train_tiny: Any, tmp_path: Path) -> None:
     on_adapter = train_tiny(train={"steps": 1}, base=str(lower.folder / "adapter"), out=str(tmp_path / "b"))
     assert same(weights(on_run), weights(on_adapter))
     opened = results.open_model(str(on_adapter.folder / "adapter"), "fp32")
-    assert len(opened.assets.below) == 1, "the adapter on top says what it stands on"
+    assert len(opened.assets.base_chain) == 1, "the adapter on top says what it stands on"
 
 
 def test_chat_template_inherited(train_tiny: Any, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_changed_base_run_not_opened(pair: tuple, train_tiny: Any, tmp_path: Pat
     lower, upper = pair
     results.open_model(str(upper.folder))
     move(lower)
-    words = "has changed since .*upper was trained on it, so the two no longer belong together. Train .*upper anew, or put"
+    words = "has changed since .*upper was trained on it, so the two no longer fit. Train .*upper again, or restore"
     with pytest.raises(RunError, match=words):
         results.open_model(str(upper.folder))
     with pytest.raises(RunError, match=words):
@@ -142,7 +142,7 @@ def test_changed_base_run_not_resumed(pair: tuple, train_tiny: Any, tmp_path: Pa
     move(lower)
     with pytest.raises(WeitiaoError, match="base"):
         train_tiny(again=True, train={"steps": 4, "save_every": 2}, base=str(lower.folder), out=str(upper.folder))
-    with pytest.raises(RunError, match="no longer belong together"):
+    with pytest.raises(RunError, match="no longer fit"):
         results.open_model(str(upper.folder))
 
 
@@ -168,14 +168,14 @@ def test_circular_base_refused(train_tiny: Any, tmp_path: Path) -> None:
     upper = train_tiny(train={"steps": 1}, base=str(lower.folder), out=str(tmp_path / "b"))
     shutil.rmtree(lower.folder)
     upper.folder.rename(lower.folder)
-    with pytest.raises(ModelError, match="stands on itself. Was it renamed since it was trained?"):
+    with pytest.raises(ModelError, match="is its own base. Was it renamed since it was trained?"):
         train_tiny(base=str(lower.folder), out=str(tmp_path / "c"))
 
 
 def test_adapter_without_base_refused(train_tiny: Any, tmp_path: Path) -> None:
     config = train_tiny(train={"steps": 1}).folder / "adapter" / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": None}))
-    with pytest.raises(ModelError, match="names no base_model_name_or_path. Write the base model's folder or id there."):
+    with pytest.raises(ModelError, match="has no base_model_name_or_path; write the folder or id of its base model there"):
         results.open_model(str(config.parent))
 
 
@@ -184,9 +184,11 @@ def test_method_with_own_loading_refused(train_tiny: Any, monkeypatch: pytest.Mo
     tokens = open_base_assets(str(lower.folder))
     odd = Method.untouched()
     monkeypatch.setattr(type(odd), "load_options", lambda self: {"quantization_config": {}})
-    with pytest.raises(RecipeError, match="so it cannot stand on a run. Merge it first .weitiao merge .*run FOLDER"):
-        stand(tokens.folder, tokens.below, odd, torch.float32, CPU, tokens.processor)
-    assert read_trained(str(lower.folder)) == tokens.below[0] and find(Method, "lora") is type(tokens.below[0].method)
+    with pytest.raises(RecipeError, match="so the base cannot be a run. Merge it first .weitiao merge .*run --out FOLDER"):
+        load_stacked_base(tokens.folder, tokens.base_chain, odd, torch.float32, CPU, tokens.processor)
+    assert read_trained(str(lower.folder)) == tokens.base_chain[0] and find(Method, "lora") is type(
+        tokens.base_chain[0].method
+    )
 
 
 def test_unfinished_base_run_reported(train_tiny: Any, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from weitiao.model.adapters.multi_adapter import attach_all, detach
 from weitiao.model.adapters.peft_format import save_adapter
 from weitiao.pipeline.predict import InputRow, RowPredictor, predict_rows
 from weitiao.pipeline.train import BaseAssets, load, open_base_assets
-from weitiao.pipeline.trained import TrainedRun, apply_adapter, attach, check_unchanged, read_trained, stand
+from weitiao.pipeline.trained import TrainedRun, apply_adapter, attach, check_unchanged, load_stacked_base, read_trained
 from weitiao.plan import resolve
 
 CHUNK = 256  # prompts that are sorted by length and answered before the first answer is returned
@@ -267,9 +267,9 @@ def open_model(target: str, precision: str = "") -> Model:
         model = load(assets, Method.untouched(), objective, dtype, device)[0]
         return Model(model, assets, objective)
     assets = open_base_assets(trained.base, trained.revision, trained.template)
-    check_unchanged(trained, assets.below)
+    check_unchanged(trained, assets.base_chain)
     model = load(assets, trained.method, trained.objective, dtype, device)[0]
-    trained.fill(model)
+    trained.load_weights(model)
     return Model(model, assets, trained.objective, trained.recipe)
 
 
@@ -295,7 +295,9 @@ def open_many(target: str, adapters: Mapping[str, str], precision: str = "") -> 
         )
     precisions = {trained.precision for trained, _ in results}
     dtype = hardware.precision(precision or (precisions.pop() if len(precisions) == 1 else "auto"))[0]
-    base = stand(assets.folder, assets.below, Method.untouched(), dtype, hardware.device(), assets.processor)
+    base = load_stacked_base(
+        assets.folder, assets.base_chain, Method.untouched(), dtype, hardware.device(), assets.processor
+    )
     layers = {}
     for name, (trained, own) in zip(adapters, results):
         if own.processor.stop_ids != first_assets.processor.stop_ids:
@@ -323,7 +325,7 @@ def read_on_one_base(targets: Sequence[str]) -> list[tuple[TrainedRun, BaseAsset
         if trained is None:
             raise ModelError("{target} is neither a run nor an adapter in PEFT's format.", target=target)
         assets = open_base_assets(trained.base, trained.revision, trained.template)
-        check_unchanged(trained, assets.below)
+        check_unchanged(trained, assets.base_chain)
         results.append((trained, assets))
         if not share_base(assets, results[0][1]):
             raise ModelError(
@@ -339,7 +341,7 @@ def read_on_one_base(targets: Sequence[str]) -> list[tuple[TrainedRun, BaseAsset
 
 def share_base(one: BaseAssets, other: BaseAssets) -> bool:
     """The same base weights, with the same results merged into them."""
-    stacks = [[x.identity for x in assets.below] for assets in (one, other)]
+    stacks = [[x.identity for x in assets.base_chain] for assets in (one, other)]
     return stacks[0] == stacks[1] and (one.folder.samefile(other.folder) or _checksums(one) == _checksums(other))
 
 

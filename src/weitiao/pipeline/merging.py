@@ -20,7 +20,7 @@ from weitiao.model.adapters.peft_format import write_adapter
 from weitiao.model.loading.load import Base
 from weitiao.pipeline.inference import open_model, read_on_one_base
 from weitiao.pipeline.train import BaseAssets
-from weitiao.pipeline.trained import TrainedRun, apply_adapter, fold, stand
+from weitiao.pipeline.trained import TrainedRun, apply_adapter, load_stacked_base, merge_adapter
 
 
 def merge_run(target: str, out: str) -> MergeReport:
@@ -63,7 +63,9 @@ def merge_several(
     first, assets = results[0]
     terms = ", ".join(f"{weight:g} x {target}" for weight, target in zip(merge_method.weights, targets))
     reporter.console.print(f"{merge_method.message}: {terms}", soft_wrap=True, markup=False)
-    base = stand(assets.folder, assets.below, Method.untouched(), torch.float32, hardware.device(), assets.processor)
+    base = load_stacked_base(
+        assets.folder, assets.base_chain, Method.untouched(), torch.float32, hardware.device(), assets.processor
+    )
     vectors, adapters = task_vectors(base, [trained for trained, _ in results], assets, reporter)
     parameters = dict(base.model.named_parameters())
     for name, change in merge_method.combine(vectors).items():
@@ -109,7 +111,7 @@ def task_vectors(
                 objective=trained.objective.name,
             )
         adapters.append(model.attachment.as_peft() if model.attachment.as_peft else None)
-        fold(model, trained)
+        merge_adapter(model, trained)
         now = {name: weight.data for name, weight in base.model.named_parameters()}
         differences = {name: (now[name] - weight).cpu() for name, weight in before.items()}
         vectors.append({name: x for name, x in differences.items() if bool(x.any())})

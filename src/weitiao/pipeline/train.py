@@ -49,7 +49,7 @@ from weitiao.model.layers.gradient_checkpointing import enable_gradient_checkpoi
 from weitiao.model.loading.load import load_architecture, load_generation, load_tokenizer
 from weitiao.model.loading.sources import resolve_base
 from weitiao.model.profiling.throughput import Speed
-from weitiao.pipeline.trained import TrainedRun, attach, base_fingerprint, below, stand, warm_start
+from weitiao.pipeline.trained import TrainedRun, attach, base_chain, base_fingerprint, load_stacked_base, warm_start
 from weitiao.plan import resolve
 from weitiao.train.checkpoints.best import restore_best
 from weitiao.train.checkpoints.resume import has_checkpoint, resume_from
@@ -107,7 +107,7 @@ def run_training(
     objective, final = found.objective, found.final
     begun = again and has_checkpoint(run, distributed)
     if not begun:
-        run.record(base_fingerprint=base_fingerprint(ready.tokens.below))
+        run.record(base_fingerprint=base_fingerprint(ready.tokens.base_chain))
         pre_flight(ready, run, distributed, reporter, allowed)
     with as_base_model(model) as base:  # without the random soft prompt or prefix that a method begins with
         measure_and_record("before", base, objective, final, recipe.evaluate, run, reporter)
@@ -184,7 +184,7 @@ class BaseAssets:
     processor: ChatProcessor
     identity: str
     """A hash of the tokenizer's files and of the template."""
-    below: tuple[TrainedRun, ...] = ()
+    base_chain: tuple[TrainedRun, ...] = ()
     """Results that lie between the folder and what is learnt on top, the lowest first."""
 
     @property
@@ -308,7 +308,7 @@ SHAPING = {
 
 def open_base_assets(base: str, revision: str | None = None, template: str | None = None) -> BaseAssets:
     """Base model folder, what stands on it, tokenizer, template."""
-    stack = below(base)
+    stack = base_chain(base)
     if stack:
         base, revision = stack[0].base, stack[0].revision
         template = template or next((x.template for x in reversed(stack) if x.template), None)
@@ -344,7 +344,7 @@ def load(
     tokens: BaseAssets, method: Method, objective: Objective, dtype: torch.dtype, device: torch.device
 ) -> tuple[TrainableModel, list[Decision]]:
     """Base weights and what stands on them, method attached, heads made."""
-    base = stand(tokens.folder, tokens.below, method, dtype, device, tokens.processor)
+    base = load_stacked_base(tokens.folder, tokens.base_chain, method, dtype, device, tokens.processor)
     stored = sum(p.numel() for p in base.model.parameters())
     identity = BaseIdentity(identity_of(base.model), identity_of(base.model, torch.bfloat16))
     model = attach(base, method, objective, tokens.processor)

