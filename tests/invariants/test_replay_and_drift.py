@@ -55,7 +55,7 @@ def test_replay_rows_reported_and_never_validation(recipe_dict: dict, tmp_path: 
     chosen = run.decisions["replay"]
     assert chosen.value == str(general) and str(chosen.reason).startswith("30% of all tokens")
     alone = train_tiny(out=str(tmp_path / "alone"))
-    held = [r.decisions["validation"].value for r in (run, alone)]
+    held = [r.decisions["validation.rows"].value for r in (run, alone)]
     assert held[0] == held[1]
 
 

@@ -51,7 +51,7 @@ class FeatureExtractor(Protocol):
         """
         ...
 
-    def features(self, sound: Audio) -> "Tensor":
+    def features(self, audio: Audio) -> "Tensor":
         """Log-mel features of an audio file, [mel bins, 2 S] fp32."""
         ...
 

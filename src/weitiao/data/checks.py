@@ -65,14 +65,14 @@ def _supervision(rows: Rows, files: Sequence[str]) -> Iterator[Finding]:
 def _lengths(encoded: Encoded) -> Iterator[Finding]:
     """What happened to rows longer than max_length."""
     total = len(encoded.rows)
-    if encoded.cut:
-        message = Message("{n:,} of {total:,} rows were truncated to max_length", n=encoded.cut, total=total)
+    if encoded.truncated:
+        message = Message("{n:,} of {total:,} rows were truncated to max_length", n=encoded.truncated, total=total)
         yield Finding("length", "warning", message)
     if encoded.dropped:
         message = Message("{n:,} rows were dropped, being longer than max_length; {total:,} are left", n=encoded.dropped,
                           total=total)  # fmt: skip
         yield Finding("length", "warning", message)
-    if not encoded.cut and not encoded.dropped:
+    if not encoded.truncated and not encoded.dropped:
         split = Message("no row was truncated or dropped; {n:,} were split, with all their tokens", n=encoded.split)
         yield Finding("length", "fine", split if encoded.split else Message("no row was truncated or dropped"))
 

@@ -21,7 +21,7 @@ from weitiao.core.messages import Message
 from weitiao.core.objective import RowEncoder
 from weitiao.core.processor import FeatureExtractor, Processor
 
-VERSION = 5  # raised when the same inputs would be encoded differently
+VERSION = 6  # raised when the same inputs would be encoded differently
 TARGETS = ("targets", "token_targets")
 COLUMNS = [  # and one column for each named target: targets.class_id, token_targets.word_id ...
     ("input_ids", pa.list_(pa.int32())),
@@ -90,7 +90,7 @@ class Encoded:
 
     rows: Rows
     bad: list[BadRow]
-    cut: int = 0
+    truncated: int = 0
     dropped: int = 0
     split: int = 0
     notes: dict[str, int] = field(default_factory=dict)
@@ -155,7 +155,7 @@ def _encode_all(
     examples: Iterable[SourcedExample], objective: RowEncoder, processor: Processor, max_length: int, overlong: str
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    facts: dict[str, Any] = {"bad": [], "cut": 0, "dropped": 0, "split": 0, "notes": {}, "lost": {}}
+    facts: dict[str, Any] = {"bad": [], "truncated": 0, "dropped": 0, "split": 0, "notes": {}, "lost": {}}
     for item in examples:
         try:
             for row in objective.rows(item.example, processor):
@@ -203,7 +203,7 @@ def _fit(
         facts["dropped"] += 1
         facts["lost"].setdefault(item.source, (None, ids))
     elif overlong == "truncate":
-        facts["cut"] += 1
+        facts["truncated"] += 1
         short, lost = objective.cut(row, max_length)
         facts["lost"].setdefault(item.source, (number, lost))
         yield short

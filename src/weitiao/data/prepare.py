@@ -1,4 +1,4 @@
-"""Sources -> encoded rows, and the words about them: which columns, which rows were bad, what carries loss."""
+"""Sources -> encoded rows, and what is reported of them: their columns, bad rows, and the tokens that carry loss."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -8,7 +8,8 @@ from weitiao.core.errors import DataError
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import BadRow, SourcedExample, SourceLocation
 from weitiao.core.finding import Decision
-from weitiao.core.objective import Objective
+from weitiao.core.messages import Message, joined
+from weitiao.core.objective import Objective, Preview
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Source
 from weitiao.core.reporter import Reporter
@@ -16,22 +17,23 @@ from weitiao.core.run import Run
 from weitiao.core.score import MIN_ROWS
 from weitiao.data.encode import Encoded, Rows, encode
 from weitiao.data.loader import in_order
-from weitiao.data.preview import draw, pieces_of, supervised_share
+from weitiao.data.preview import draw, preview
 from weitiao.data.read import Reading, TooManyBadRows, check_bad_fraction, read_sources, split
 from weitiao.data.tokenization import ChatProcessor
 
-SHOWN = 1000  # characters of a suspect row
-MEASURED_AT_ONCE = 2048  # tokens; no gradients are kept
+MAX_CHARACTERS = 1000  # of a row that is described
+EVAL_BATCH_TOKENS = 2048  # no gradients are stored
+BAD_ROWS = "bad_rows.jsonl"
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """How Examples become rows: everything that the cache's fingerprint depends on."""
+    """How Examples become rows: everything that the fingerprint of the encoded rows depends on."""
 
     objective: Objective
     processor: ChatProcessor
     identity: str
-    """Of the tokenizer and the template."""
+    """Hash of the tokenizer and the chat template."""
     max_length: int
     overlong: str
     reporter: Reporter
@@ -42,57 +44,98 @@ class Encoder:
         )
 
     def hold_out(self, examples: list[SourcedExample], run: Run | None = None) -> EvalSet | None:
-        """None where there is nothing. Rows that the objective cannot use are named, and written down in the run."""
+        """The examples as rows to evaluate on; None if there are none.
+
+        Rows that the objective cannot use are reported, and written to the run.
+
+        Raises:
+            DataError: no held-out row can be used.
+        """
         if not examples:
             return None
         try:
-            made = self.encode(examples)
+            encoded = self.encode(examples)
         except DataError as error:
-            raise DataError(f"held-out rows: {error}") from None
-        for count, words in ((made.cut, "cut to"), (made.dropped, "dropped for")):
-            if count:
-                self.reporter.warn(
-                    f"{count} of {len(examples)} held-out rows were {words} the context of {self.max_length} tokens"
-                )
-        if made.bad:
-            where, reason = made.bad[0].where, made.bad[0].reason
-            self.reporter.warn(f"{len(made.bad)} of {len(examples)} held-out rows cannot be used. First: {where}: {reason}")
+            raise DataError("held-out rows: {problem}", problem=error.message) from None
+        self._warn(encoded, len(examples))
         if run is not None:
-            write_bad_rows(run, made.bad)
-        rows = made.rows
-        there = {_place(rows, i) for i in range(len(rows))}
-        kept = [x for x in examples if (x.task, x.source, x.where) in there]
-        tasks = [task for task in self.objective.parts() if task]
-        each = {task: eval_set(rows.of(task), [x.without_task for x in kept if x.task == task]) for task in tasks}
-        for task, mine in each.items():
-            if not mine.examples and run is not None:
-                self.reporter.warn(f"task {task} has no held-out row: it is not measured, and does not count in `loss`.")
-            if 0 < len(mine.examples) < MIN_ROWS:
-                self.reporter.warn(f"task {task} has only {len(mine.examples)} held-out rows: its figures say little.")
-        return replace(eval_set(rows, kept), tasks={task: x for task, x in each.items() if x.examples})
+            write_bad_rows(run, encoded.bad)
+        rows = encoded.rows
+        keys = {_example_key(rows, i) for i in range(len(rows))}
+        used = [x for x in examples if (x.task, x.source, x.where) in keys]
+        tasks: dict[str, EvalSet] = {}
+        for task in filter(None, self.objective.parts()):
+            task_set = eval_set(rows.of(task), [x.without_task for x in used if x.task == task])
+            if task_set.examples:
+                tasks[task] = task_set
+            elif run is not None:
+                self.reporter.warn(
+                    Message("task {task} has no held-out row: it has no scores, and does not count in `loss`.", task=task)
+                )
+            if 0 < len(task_set.examples) < MIN_ROWS:
+                self.reporter.warn(
+                    Message(
+                        "task {task} has only {n} held-out rows: its scores are imprecise.",
+                        task=task,
+                        n=len(task_set.examples),
+                    )
+                )
+        return replace(eval_set(rows, used), tasks=tasks)
+
+    def _warn(self, encoded: Encoded, total: int) -> None:
+        """Report held-out rows that are not evaluated as they are."""
+        warn, max_length = self.reporter.warn, self.max_length
+        if n := encoded.truncated:
+            text = Message(
+                "{n} of {total} held-out rows were truncated to max_length ({max_length} tokens)",
+                n=n,
+                total=total,
+                max_length=max_length,
+            )
+            warn(text)
+        if n := encoded.dropped:
+            text = Message(
+                "{n} of {total} held-out rows were dropped, being longer than max_length ({max_length} tokens)",
+                n=n,
+                total=total,
+                max_length=max_length,
+            )
+            warn(text)
+        if encoded.bad:
+            text = Message(
+                "{n} of {total} held-out rows cannot be used. First: {where}: {reason}",
+                n=len(encoded.bad),
+                total=total,
+                where=str(encoded.bad[0].where),
+                reason=encoded.bad[0].reason,
+            )
+            warn(text)
 
 
-def eval_set(rows: Rows, kept: Sequence[SourcedExample]) -> EvalSet:
-    """Encoded rows and the examples they were made of."""
-    by_place = {(x.task, x.source, x.where): x.example for x in kept}
-    batches = lambda: in_order(rows, MEASURED_AT_ONCE)  # noqa: E731
-    return EvalSet([x.example for x in kept], batches, lambda row: by_place[_place(rows, row)])
+def eval_set(rows: Rows, examples: Sequence[SourcedExample]) -> EvalSet:
+    """Encoded rows and the examples they were made from."""
+    example_of = {(x.task, x.source, x.where): x.example for x in examples}
+    return EvalSet(
+        [x.example for x in examples],
+        lambda: in_order(rows, EVAL_BATCH_TOKENS),
+        lambda row: example_of[_example_key(rows, row)],
+    )
 
 
-def _place(rows: Rows, i: int) -> tuple[str, int, SourceLocation]:
-    """Which example a row was made of: one file may be read twice, as other columns or for another task."""
+def _example_key(rows: Rows, i: int) -> tuple[str, int, SourceLocation]:
+    """Identifies the example of a row: one file may be read twice, with other columns or for another task."""
     return rows.tasks[i] if rows.tasks else "", int(rows.source[i]), rows.where(i)
 
 
 def read(sources: Sequence[Source], recipe: Recipe, run: Run, reporter: Reporter) -> Reading:
-    """Read sources, saying which mapping was chosen; bad rows are written down even when they stop the run."""
+    """Read sources and record their columns. Bad rows are written to the run, even if they stop it."""
     try:
         reading = read_sources(sources, recipe.objective, recipe.max_bad_fraction)
     except TooManyBadRows as error:
         write_bad_rows(run, error.bad)
         raise
-    for file, words in reading.mappings.items():
-        reporter.report(run, Decision(f"columns of {file}", words, "found by looking at the first rows"))
+    for file, description in reading.mappings.items():
+        reporter.report(run, Decision(f"data.columns[{file}]", description, Message("inferred from the first rows")))
     write_bad_rows(run, reading.bad)
     return reading
 
@@ -101,18 +144,22 @@ def read_and_split(recipe: Recipe, run: Run, reporter: Reporter) -> tuple[list[S
     """(training, validation) as the recipe says."""
     reading = read(recipe.data, recipe, run, reporter)
     if isinstance(recipe.validation, tuple):
-        held = read(recipe.validation, recipe, run, reporter).examples
-        training, how = reading.examples, f"from {', '.join(x.path for x in recipe.validation)}"
+        held_out, training = read(recipe.validation, recipe, run, reporter).examples, reading.examples
+        reason = Message("from {files}", files=", ".join(x.path for x in recipe.validation))
     else:
-        training, held, how = split(reading.examples, recipe.validation)
-    training = [*training, *replayed(recipe, run, reporter)]
-    reporter.report(run, Decision("validation", f"{len(held)} rows", how))
-    if 0 < len(held) < MIN_ROWS and len(recipe.objective.parts()) == 1:
-        reporter.warn(f"only {len(held)} rows are held out: figures on them say little. Hold out more (validation).")
-    return training, held
+        training, held_out, reason = split(reading.examples, recipe.validation)
+    training = [*training, *replay_examples(recipe, run, reporter)]
+    reporter.report(run, Decision("validation.rows", len(held_out), reason))
+    if 0 < len(held_out) < MIN_ROWS and len(recipe.objective.parts()) == 1:
+        reporter.warn(
+            Message(
+                "only {n} rows are held out: scores on them are imprecise. Hold out more (validation).", n=len(held_out)
+            )
+        )
+    return training, held_out
 
 
-def replayed(recipe: Recipe, run: Run, reporter: Reporter) -> list[SourcedExample]:
+def replay_examples(recipe: Recipe, run: Run, reporter: Reporter) -> list[SourcedExample]:
     """The general rows to mix in; none of them is held out."""
     if recipe.replay is None:
         return []
@@ -121,72 +168,106 @@ def replayed(recipe: Recipe, run: Run, reporter: Reporter) -> list[SourcedExampl
 
 
 def held_out_sources(recipe: Recipe) -> Sequence[Source] | None:
-    """Where the rows for the last word come from; None: they are split off."""
+    """Sources of the final evaluation; None: the rows are split off the data."""
     if recipe.evaluate.data:
         return recipe.evaluate.data
     return recipe.validation if isinstance(recipe.validation, tuple) else None
 
 
 def held_out_examples(recipe: Recipe, sources: Sequence[Source] | None) -> list[SourcedExample]:
-    """The rows of `sources`, or those that the recipe splits off. Bad rows are passed over."""
+    """The examples of `sources`, or those that the recipe splits off. Bad rows are skipped."""
     if sources is not None:
         return read_sources(sources, recipe.objective, 1.0).examples
-    share = recipe.validation
-    assert isinstance(share, float), "a source is never split off"
-    return split(read_sources(recipe.data, recipe.objective, 1.0).examples, share)[1]
+    fraction = recipe.validation
+    assert isinstance(fraction, float), "only a fraction is split off"
+    return split(read_sources(recipe.data, recipe.objective, 1.0).examples, fraction)[1]
 
 
 def write_bad_rows(run: Run, bad: Sequence[BadRow]) -> None:
-    """Add to bad_rows.jsonl: file, line, byte offset, reason, the row's beginning."""
+    """Add to bad_rows.jsonl: file, line, byte offset, reason, and the start of the row."""
     if bad:
         lines = [{**asdict(x.where), "reason": str(x.reason), "excerpt": x.excerpt} for x in bad]
-        old = run.read("bad_rows.jsonl")
-        run.write("bad_rows.jsonl", old + [line for line in lines if line not in old])
+        old = run.read(BAD_ROWS)
+        run.write(BAD_ROWS, old + [line for line in lines if line not in old])
 
 
-def preview_rows(
-    made: Encoded,
-    examples: int,
+def report_rows(
+    encoded: Encoded,
+    num_examples: int,
     objective: Objective,
     recipe: Recipe,
     processor: ChatProcessor,
     run: Run,
     reporter: Reporter,
 ) -> None:
-    """What carries loss: counts, and one row a source drawn; and where rows lost something, one that did."""
-    write_bad_rows(run, made.bad)
-    check_bad_fraction(made.bad, examples, recipe.max_bad_fraction)
-    rows, bad = made.rows, len(run.read("bad_rows.jsonl"))
-    share = supervised_share(int(rows.supervised.sum()), int(rows.lengths.sum()))
-    facts = {"rows": len(rows), "loss": share, "cut": made.cut, "dropped": made.dropped, "split": made.split}
-    put_aside = f"; {bad} bad rows put aside in {run.folder}/bad_rows.jsonl" if bad else ""
-    changed = "".join(f"; {facts[key]} {key}" for key in ("cut", "dropped", "split") if facts[key])
-    changed += "".join(f"; {many:,} {note}" for note, many in made.notes.items())
-    reporter.console.print(f"[bold]{len(rows):,} rows[/], {share}{changed}{put_aside}", soft_wrap=True)
-    drawn = []
+    """Show and record what carries loss: counts, and one row per source; also one that lost tokens, if any did."""
+    write_bad_rows(run, encoded.bad)
+    check_bad_fraction(encoded.bad, num_examples, recipe.max_bad_fraction)
+    rows, num_bad = encoded.rows, len(run.read(BAD_ROWS))
+    facts = {
+        "rows": len(rows),
+        "tokens": int(rows.lengths.sum()),
+        "supervised_tokens": int(rows.supervised.sum()),
+        "truncated": encoded.truncated,
+        "dropped": encoded.dropped,
+        "split": encoded.split,
+        "bad_rows": num_bad,
+        "fingerprint": rows.fingerprint,
+    }
+    reporter.say(_summary(facts, encoded.notes, f"{run.folder}/{BAD_ROWS}"))
+    previews = _previews(encoded, objective, recipe, processor)
+    for title, pieces in previews:
+        reporter.say(Message("{title}:", title=title), "dim")
+        reporter.console.print(draw(pieces))
+    records = [{"title": title.as_json(), "pieces": pieces} for title, pieces in previews]
+    run.record(data={**facts, "notes": encoded.notes}, previews=records)
+
+
+def _summary(facts: dict[str, Any], notes: dict[str, int], bad_rows: str) -> Message:
+    parts = [
+        Message(
+            "{rows:,} rows, {supervised:,} of {tokens:,} tokens carry loss ({share:.1%})",
+            rows=facts["rows"],
+            supervised=facts["supervised_tokens"],
+            tokens=facts["tokens"],
+            share=facts["supervised_tokens"] / max(facts["tokens"], 1),
+        )
+    ]
+    if n := facts["truncated"]:
+        parts.append(Message("{n:,} truncated", n=n))
+    if n := facts["dropped"]:
+        parts.append(Message("{n:,} dropped", n=n))
+    if n := facts["split"]:
+        parts.append(Message("{n:,} split", n=n))
+    parts += [Message("{note}: {n:,}", note=Message(note), n=n) for note, n in notes.items()]
+    if n := facts["bad_rows"]:
+        parts.append(Message("{n:,} bad rows set aside in {file}", n=n, file=bad_rows))
+    return joined("; ", parts) if len(parts) > 1 else parts[0]
+
+
+def _previews(
+    encoded: Encoded, objective: Objective, recipe: Recipe, processor: ChatProcessor
+) -> list[tuple[Message, Preview]]:
+    """A row of each source, and the first that lost tokens."""
+    previews: list[tuple[Message, Preview]] = []
     replay = [Source(path=recipe.replay.path)] if recipe.replay else []
     for number, source in enumerate([*recipe.data, *replay]):
-        mine = (rows.source == number).nonzero()[0]
-        if len(mine):
-            drawn.append(
-                (f"one row of {source.path} (green is learnt)", pieces_of(objective, rows[int(mine[0])], processor))
-            )
-        if number in made.lost:
-            row, ids = made.lost[number]
-            words = f"one row of {source.path} that was longer than the context (red is lost)"
-            drawn.append((words, pieces_of(objective, None if row is None else rows[row], processor, ids)))
-    for words, pieces in drawn:
-        reporter.console.print(f"{words}:", style="dim", soft_wrap=True)
-        reporter.console.print(draw(pieces))
-    shown = [{"words": words, "pieces": pieces} for words, pieces in drawn]
-    run.record(data={**facts, **made.notes, "bad rows": bad, "fingerprint": rows.fingerprint}, shown=shown)
+        ids = (encoded.rows.source == number).nonzero()[0]
+        if len(ids):
+            title = Message("a row of {source} (green carries loss)", source=source.path)
+            previews.append((title, preview(objective, encoded.rows[int(ids[0])], processor)))
+        if number in encoded.lost:
+            row, lost = encoded.lost[number]
+            title = Message("a row of {source} that was longer than max_length (red is lost)", source=source.path)
+            previews.append((title, preview(objective, None if row is None else encoded.rows[row], processor, lost)))
+    return previews
 
 
 def row_describer(rows: Rows, processor: ChatProcessor) -> Callable[[int], dict[str, Any]]:
-    """A row's number -> what a person needs to find it."""
+    """A function from a row id to what a person needs to find the row."""
 
     def describe(row: int) -> dict[str, Any]:
         text = processor.decode([int(x) for x in rows[row]["input_ids"]], skip_special_tokens=False)
-        return {"row": row, "where": str(rows.where(row)), "text": text[:SHOWN]}
+        return {"row": row, "where": str(rows.where(row)), "text": text[:MAX_CHARACTERS]}
 
     return describe

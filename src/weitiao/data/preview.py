@@ -1,6 +1,6 @@
-"""What carries loss, drawn before step 1, in the terminal and in the report: one row a source.
+"""A row as text, with the tokens that carry loss: drawn before training in the terminal, and in the report.
 
-target   green            context   dim            lost   red, struck out: cut off or dropped for its length
+target   green            context   dim            lost   red, struck through: truncated or dropped for its length
 """
 
 from collections.abc import Sequence
@@ -12,41 +12,36 @@ from weitiao.core.objective import Preview, RowEncoder
 from weitiao.core.processor import Processor
 
 STYLES = {"target": "bold green", "context": "dim", "lost": "red strike"}
-LONGEST = 400  # characters of a drawn row
+MAX_CHARACTERS = 400  # of a row
 
 
-def pieces_of(objective: RowEncoder, row: Row | None, processor: Processor, lost: Sequence[int] = ()) -> Preview:
-    """A row as its objective draws it, its beginning left out where it is long; what was lost keeps half of that.
+def preview(objective: RowEncoder, row: Row | None, processor: Processor, lost: Sequence[int] = ()) -> Preview:
+    """The last characters of a row, by kind; lost tokens keep half as many.
 
     Args:
-        row: None where all of it was dropped.
-        lost: token ids that were cut off.
+        row: None if the whole row was dropped.
+        lost: ids of tokens that were removed.
     """
-    every = (
-        [("lost", processor.decode(lost, skip_special_tokens=False))]
-        if row is None
-        else objective.preview(row, lost, processor)
-    )
-    made, room = [], LONGEST
-    for kind, text in reversed(every):
+    if row is None:
+        pieces = [("lost", processor.decode(lost, skip_special_tokens=False))]
+    else:
+        pieces = objective.preview(row, lost, processor)
+    shortened: Preview = []
+    remaining = MAX_CHARACTERS
+    for kind, text in reversed(pieces):
         if kind == "lost":
-            made.insert(0, (kind, _ending(text, LONGEST // 2)))
+            shortened.insert(0, (kind, _end_of(text, MAX_CHARACTERS // 2)))
             continue
-        if room > 0:
-            made.insert(0, (kind, _ending(text, room)))
-        room -= len(text)
-    return made
+        if remaining > 0:
+            shortened.insert(0, (kind, _end_of(text, remaining)))
+        remaining -= len(text)
+    return shortened
 
 
-def _ending(text: str, room: int) -> str:
-    return text if len(text) <= room else "… " + text[-room:]
+def _end_of(text: str, length: int) -> str:
+    return text if len(text) <= length else "… " + text[-length:]
 
 
-def draw(pieces: Sequence[tuple[str, str]]) -> Text:
-    """For the terminal."""
+def draw(pieces: Preview) -> Text:
+    """A preview for the terminal."""
     return Text.assemble(*((text.replace("\n", "⏎\n"), STYLES[kind]) for kind, text in pieces))
-
-
-def supervised_share(supervised: int, tokens: int) -> str:
-    """'1,234 of 5,678 tokens carry loss (21.7 %)'."""
-    return f"{supervised:,} of {tokens:,} tokens carry loss ({100 * supervised / max(tokens, 1):.1f} %)"

@@ -151,7 +151,7 @@ def check_bad_fraction(bad: Sequence[BadRow], total: int, max_bad_fraction: floa
     """
     if len(bad) > max_bad_fraction * total:
         raise TooManyBadRows(
-            "data: {n} of {total} rows cannot be used ({fraction:.1%}, max_bad_fraction allows {allowed:.3g}). "
+            "data: {n} of {total} rows cannot be used ({fraction:.1%}, and max_bad_fraction is {allowed:g}). "
             "First: {where}: {reason}",
             list(bad),
             n=len(bad),

@@ -64,7 +64,8 @@ def decode(raw: bytes, encoding: str, where: SourceLocation) -> str | BadRow:
         reason = Message("not {encoding} at byte {byte} of the line", **fields)
         if fitting := _fitting_encoding(raw):
             reason = Message(
-                "not {encoding} at byte {byte} of the line. It decodes as {fitting}: set encoding: {fitting} for this source",
+                "not {encoding} at byte {byte} of the line. It decodes as {fitting}: set encoding: {fitting} for this "
+                "source",
                 fitting=fitting,
                 **fields,
             )

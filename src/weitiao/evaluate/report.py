@@ -38,7 +38,7 @@ def write_report(run: Run) -> Path:
         samples=run.read("samples.jsonl"),
         decisions=list(run.decisions.values()),
         data=plan.get("data", {}),
-        shown=plan.get("shown", []),
+        previews=[(Message.from_json(x["title"]), x["pieces"]) for x in plan.get("previews", [])],
         recipe=(run.folder / "recipe.yaml").read_text(encoding="utf-8"),
         environment=json.dumps(plan.get("environment", {}), indent=1),
         summary=summary(run),

@@ -34,7 +34,7 @@ from weitiao.data.audio import load_feature_extractor
 from weitiao.data.checks import check_data, unused_tokens
 from weitiao.data.encode import Encoded
 from weitiao.data.loader import Loader
-from weitiao.data.prepare import Encoder, preview_rows, read, read_and_split, row_describer
+from weitiao.data.prepare import Encoder, report_rows, read, read_and_split, row_describer
 from weitiao.data.template import read_template, tokenizer_identity
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.evaluate.drift import Drift
@@ -331,7 +331,7 @@ def prepare(recipe: Recipe, tokens: BaseAssets, run: Run, reporter: Reporter) ->
     encoder = Encoder(objective, tokens.processor, tokens.identity, max_length.value, overlong.value, reporter)
     run.record(objective=objective.as_recipe())
     made = encoder.encode(training)
-    preview_rows(made, len(training), objective, recipe, tokens.processor, run, reporter)
+    report_rows(made, len(training), objective, recipe, tokens.processor, run, reporter)
     validation = encoder.hold_out(held, run)
     asked = recipe.evaluate.data
     last = read(asked, recipe, run, reporter).examples if asked else []

@@ -56,7 +56,7 @@ def test_gbk_detected_and_readable(recipe_file: Any, rows_file: Any, tail: str) 
     code, said = weitiao("train", recipe_file(data=file))
     assert code == 2
     assert "line 1: not utf-8" in said
-    assert "It reads well as gb18030: write encoding: gb18030 under this source." in said
+    assert "It decodes as gb18030: set encoding: gb18030 for this source" in said
     code, said = weitiao("train", recipe_file(data={"path": file, "encoding": "gb18030"}), "--replace")
     assert code == 0, said
 
@@ -65,7 +65,7 @@ def test_utf_16_detected_and_readable(recipe_file: Any, rows_file: Any) -> None:
     file = rows_file(chinese(20), "utf-16")
     code, said = weitiao("train", recipe_file(data=file))
     assert code == 2
-    assert "It reads well as utf-16: write encoding: utf-16 under this source." in said
+    assert "It decodes as utf-16: set encoding: utf-16 for this source" in said
     code, said = weitiao("train", recipe_file(data={"path": file, "encoding": "utf-16"}), "--replace")
     assert code == 0, said
 
@@ -86,7 +86,7 @@ def test_one_bad_line_in_10_000(recipe_file: Any, tmp_path: Path) -> None:
     file.write_text("\n".join(lines) + "\n")
     code, said = weitiao("train", recipe_file(data=str(file), validation=0.001))
     assert code == 0, said
-    assert f"1 bad rows put aside in {tmp_path}/run/bad_rows.jsonl" in said
+    assert f"1 bad rows set aside in {tmp_path}/run/bad_rows.jsonl" in said
     (bad,) = (json.loads(x) for x in (tmp_path / "run" / "bad_rows.jsonl").read_text().splitlines())
     assert (bad["file"], bad["line"]) == (str(file), 6_790)
     assert bad["reason"].startswith("not JSON:")
@@ -98,7 +98,7 @@ def test_too_many_bad_lines(recipe_file: Any, rows_file: Any, tmp_path: Path) ->
     file.write_text(file.read_text() + "half a {\n")
     code, said = weitiao("train", recipe_file(data=str(file)))
     assert code == 2
-    assert "1 of 41 rows cannot be used (2.4 %, max_bad_fraction allows 1 %)" in said
+    assert "1 of 41 rows cannot be used (2.4%, and max_bad_fraction is 0.01)" in said
     assert f"{file}, line 41, byte " in said and "not JSON" in said
     assert "not JSON" in (tmp_path / "run" / "bad_rows.jsonl").read_text()
     code, said = weitiao("train", recipe_file(data=str(file), max_bad_fraction=0.1), "--replace")
@@ -116,8 +116,8 @@ def test_missing_column(recipe_file: Any, rows_file: Any) -> None:
 def test_unhelpful_columns(recipe_file: Any, rows_file: Any) -> None:
     code, said = weitiao("train", recipe_file(data=rows_file([{"left": "a", "right": "b"}] * 9)))
     assert code == 2
-    assert "no question and answer found; its columns are: left, right." in said
-    assert "Say which is which with columns: {prompt: ..., completion: ...} or {messages: ...}." in said
+    assert "no columns of a prompt and its completion found; its columns are: left, right." in said
+    assert "Name the columns with columns: {prompt: ..., completion: ...} or {messages: ...}." in said
 
 
 def test_unknown_role(recipe_file: Any, rows_file: Any) -> None:
@@ -153,16 +153,18 @@ def test_overlong_row_refused(recipe_file: Any, long_file: str) -> None:
     code, said = weitiao("train", recipe_file(data=long_file, max_length=64, validation=0))
     assert code == 2
     assert f"{long_file}, line 6, byte " in said
-    assert "tokens, the context is 64. Write overlong: cut (its start goes, the answer's end stays), drop or split" in said
+    assert "tokens, but max_length is 64. Set overlong: truncate (the end of the answer stays), drop or split" in said
 
 
-@pytest.mark.parametrize(("choice", "fact"), [("truncate", "cut"), ("drop", "dropped"), ("split", "split")])
+@pytest.mark.parametrize(("choice", "fact"), [("truncate", "truncated"), ("drop", "dropped"), ("split", "split")])
 def test_overlong_row_truncated(recipe_file: Any, long_file: str, tmp_path: Path, choice: str, fact: str) -> None:
     code, said = weitiao("train", recipe_file(data=long_file, max_length=64, validation=0, overlong=choice))
     assert code == 0, said
     assert f"; 1 {fact}" in said
     data = json.loads((tmp_path / "run" / "resolved.json").read_text())["data"]
-    assert [data[key] for key in ("cut", "dropped", "split")] == [int(key == fact) for key in ("cut", "dropped", "split")]
+    assert [data[key] for key in ("truncated", "dropped", "split")] == [
+        int(key == fact) for key in ("truncated", "dropped", "split")
+    ]
 
 
 def test_all_labels_masked(recipe_file: Any, tmp_path: Path) -> None:
@@ -170,7 +172,7 @@ def test_all_labels_masked(recipe_file: Any, tmp_path: Path) -> None:
     silent.write_text("{% for m in messages %}{% if m.role != 'assistant' %}{{ m.content }}{% endif %}{% endfor %}")
     code, said = weitiao("train", recipe_file(chat_template=str(silent), validation=0))
     assert code == 2
-    assert "not a single token carries loss, so there is nothing to learn. First complaint:" in said
+    assert "no token carries loss, so there is nothing to train on. First bad row:" in said
     assert "line 1" in said
 
 
@@ -221,7 +223,7 @@ def test_unknown_key(recipe_file: Any, tmp_path: Path) -> None:
 def test_unknown_method_setting(recipe_file: Any) -> None:
     code, said = weitiao("train", recipe_file(method={"name": "lora", "rnak": 3}))
     assert code == 2
-    assert "lora has no such setting. Did you mean 'rank'? Its settings are: alpha, bias, dropout" in said
+    assert "unknown key 'method.rnak'. Did you mean 'rank'? Keys here are: alpha, bias, dropout" in said
 
 
 def test_existing_run_folder(recipe_file: Any, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_overlong_truncate_keeps_answer_end() -> None:
     processor = Counting()
     made = run([*chats(), LONG], processor, max_length=64, overlong="truncate")
     (whole,) = SFT().rows(LONG, processor)
-    assert made.cut == 1 and len(made.rows) == 7
+    assert made.truncated == 1 and len(made.rows) == 7
     assert made.rows[6]["input_ids"].tolist() == list(whole["input_ids"])[-64:]
     labels = [x for x in made.rows[6]["labels"].tolist() if x != IGNORE]
     assert processor.inside.tokenizer.decode(labels) == "seven wizards ask the fox<|im_end|>"

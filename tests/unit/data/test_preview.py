@@ -9,7 +9,7 @@ from support.models import make_tokenizer
 from weitiao.core.example import Chat, Turn
 from weitiao.core.objective import Objective
 from weitiao.core.registry import create
-from weitiao.data.preview import LONGEST, draw, pieces_of
+from weitiao.data.preview import MAX_CHARACTERS, draw, preview
 from weitiao.data.tokenization import ChatProcessor
 
 SFT: Any = create(Objective, "sft")
@@ -27,7 +27,7 @@ def row_of(processor: ChatProcessor, *words: str) -> Any:
 
 
 def test_preview_marks_trained_and_masked_tokens(processor: ChatProcessor) -> None:
-    pieces = pieces_of(SFT, row_of(processor, "你好 fox", "世界 paris", "again", "seven"), processor)
+    pieces = preview(SFT, row_of(processor, "你好 fox", "世界 paris", "again", "seven"), processor)
     assert pieces == [
         ("context", "<|im_start|>user\n你好 fox<|im_end|>\n<|im_start|>assistant\n"),
         ("target", "世界 paris<|im_end|>"),
@@ -43,22 +43,22 @@ def test_preview_marks_trained_and_masked_tokens(processor: ChatProcessor) -> No
 def test_preview_shows_truncation_first(processor: ChatProcessor) -> None:
     row = row_of(processor, "what time is it", "paris")
     ids = processor.text("the wizards ask")
-    assert pieces_of(SFT, row, processor, ids)[0] == ("lost", "the wizards ask")
-    assert pieces_of(SFT, None, processor, ids) == [("lost", "the wizards ask")]
+    assert preview(SFT, row, processor, ids)[0] == ("lost", "the wizards ask")
+    assert preview(SFT, None, processor, ids) == [("lost", "the wizards ask")]
 
 
 def test_preview_long_row_from_end(processor: ChatProcessor) -> None:
-    pieces = pieces_of(SFT, row_of(processor, "fox " * 400, "dog " * 20), processor)
-    assert sum(len(text) for _, text in pieces) <= LONGEST + 4 and pieces[0][1].startswith("… ")
+    pieces = preview(SFT, row_of(processor, "fox " * 400, "dog " * 20), processor)
+    assert sum(len(text) for _, text in pieces) <= MAX_CHARACTERS + 4 and pieces[0][1].startswith("… ")
     assert pieces[-1][0] == "target" and pieces[-1][1].endswith("dog <|im_end|>")
 
 
 @pytest.mark.parametrize("overlong", ["truncate", "drop"])
 def test_preview_in_run_and_report(train_tiny: Any, chat_file: Path, overlong: str) -> None:
     run = train_tiny(max_length=40, overlong=overlong, train={"steps": 1})
-    shown = run.read("resolved.json")["shown"]
-    assert len(shown) == 2 and "longer than the context" in shown[1]["words"]
-    kinds = [kind for kind, _ in shown[1]["pieces"]]
+    previews = run.read("resolved.json")["previews"]
+    assert len(previews) == 2 and "longer than max_length" in previews[1]["title"]["template"]
+    kinds = [kind for kind, _ in previews[1]["pieces"]]
     assert kinds[0] == "lost" and ("target" in kinds) == (overlong == "truncate")
     page = (run.folder / "report.html").read_text()
     assert '<span class="target">' in page and '<span class="lost">' in page

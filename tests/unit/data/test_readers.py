@@ -200,7 +200,9 @@ def test_folder_glob_and_limit(tmp_path: Path) -> None:
 
 def test_unknown_file_extension(tmp_path: Path) -> None:
     (tmp_path / "a.docx").write_text("x")
-    with pytest.raises(DataError, match=r"no reader for the file name ending of .*known are .*.csv, .json, .jsonl.*Or set the format"):
+    with pytest.raises(
+        DataError, match=r"no reader for the file name ending of .*known are .*.csv, .json, .jsonl.*Or set the format"
+    ):
         read_sources([Source(path=str(tmp_path / "a.docx"))], CausalLM(), 0.0)
     jsonl(tmp_path / "a.docx")
     assert len(read_sources([Source(path=str(tmp_path / "a.docx"), format="jsonl")], SFT(), 0.0).examples) == 3

@@ -352,7 +352,7 @@ def test_column_names_and_csv(place: Path) -> None:
 def test_split_by_transcript(train_tiny: Any, place: Path) -> None:
     """The same sentence in two voices is never on both sides."""
     run = train_tiny(**recipe_of(place, validation=0.3, method="bitfit", train={"steps": 1, "batch_size": 4}))
-    assert "transcript" in str(run.decisions["validation"].reason)
+    assert "transcript" in str(run.decisions["validation.rows"].reason)
 
 
 # -- what does not fit ------------------------------------------------------------------------------------------------
