@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from support.source_tree import (
     FILES,
     MODULES,
     ROOT,
+    declared_names,
     import_graph,
     imports_in,
     levels,
@@ -20,6 +22,8 @@ from support.source_tree import (
     unit_graph,
     unit_of,
 )
+from weitiao.core.recipe import Recipe
+from weitiao.core.recipe_errors import SECTIONS
 from weitiao.core.registry import FOLDERS, find, find_module, folder_of, names
 
 STATIONS = ("plan", "data", "model", "objective", "train", "evaluate", "deploy")
@@ -32,6 +36,55 @@ MAY_IMPORT = {
     "cli": {"core", "pipeline", "multirun", "cli", "__init__"},
     "__init__": {"core", "pipeline", "multirun", "__init__"},
 }
+VAGUE_NAMES = frozenset(  # each could name anything; no public name and no recipe key may be one
+    [
+        "anew",
+        "asked",
+        "begun",
+        "below",
+        "doubt",
+        "ear",
+        "fold",
+        "found",
+        "given",
+        "halves",
+        "heard",
+        "hears",
+        "here",
+        "kept",
+        "known",
+        "learnt",
+        "made",
+        "many",
+        "mine",
+        "often",
+        "once",
+        "place",
+        "placed",
+        "places",
+        "put",
+        "said",
+        "seen",
+        "shown",
+        "skew",
+        "some",
+        "spelt",
+        "stand",
+        "stands",
+        "taken",
+        "there",
+        "thing",
+        "things",
+        "told",
+        "trouble",
+        "wanted",
+        "way",
+        "ways",
+        "wishes",
+        "words",
+    ]
+)
+VAGUE_SHARE = 0.005
 LIMITS = {"weitiao": (14, 6), "weitiao.model": (7, 5)}  # units, levels
 TOO_LARGE = {  # public names of classes that have more than 20; may only shrink
     "Train": 25,
@@ -175,3 +228,31 @@ def test_every_recipe_key_is_documented(name: str) -> None:
     section = recipe.Recipe if name == "Recipe" else getattr(recipe_sections, name)
     for field, info in section.model_fields.items():
         assert info.description or field in ("train", "evaluate"), f"{name}.{field} has no description"
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_no_vague_public_name(path: Path) -> None:
+    vague = sorted({x for x in declared_names(syntax_tree(path), public=True) if x in VAGUE_NAMES})
+    assert not vague, f"{path}: {vague} could name anything: use the field's term"
+
+
+@pytest.mark.parametrize("kind", EXPLAINED)
+def test_no_vague_setting_of_a_part(kind: str) -> None:
+    keys = {key for name in names(kind) for key in (name, *find(kind, name).model_fields)}
+    assert not keys & VAGUE_NAMES
+
+
+def test_no_vague_recipe_key() -> None:
+    keys = {key for section in (Recipe, *SECTIONS.values()) for key in section.model_fields}
+    assert not keys & VAGUE_NAMES
+
+
+def test_share_of_vague_names() -> None:
+    """Of all names that the source gives to functions, classes, arguments and variables."""
+    declared = [(path, name) for path in FILES for name in declared_names(syntax_tree(path))]
+    vague = Counter(relative(path) for path, name in declared if name in VAGUE_NAMES)
+    share = sum(vague.values()) / len(declared)
+    assert share <= VAGUE_SHARE, f"{share:.2%} of {len(declared)} names are vague, most in {vague.most_common(10)}"

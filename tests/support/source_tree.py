@@ -102,3 +102,27 @@ def assigned(node: ast.Assign | ast.AnnAssign) -> list[ast.AST]:
     """The targets of an assignment, those of `a, b = ...` one by one."""
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
     return [y for x in targets for y in (x.elts if isinstance(x, ast.Tuple) else [x])]
+
+
+def declared_names(tree: ast.Module, public: bool = False) -> Iterator[str]:
+    """Names that a file gives, without leading underscores: to functions, classes, arguments and variables.
+
+    Args:
+        public: only those that another file can use: of its top level and of its public classes.
+    """
+    if public:
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                yield from (node.name, *public_names(node))
+            elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.name.startswith("_"):
+                yield node.name
+            elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+                yield from (x.id for x in assigned(node) if isinstance(x, ast.Name) and not x.id.startswith("_"))
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id.strip("_")
+        elif isinstance(node, ast.arg):
+            yield node.arg.strip("_")
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name.strip("_")

@@ -44,11 +44,11 @@ class ComponentField:
             return value
         if isinstance(value, str):
             value = {"name": value}
-        known = ", ".join(self.names())
+        available = ", ".join(self.names())
         if not isinstance(value, dict) or "name" not in value:
-            raise InvalidValue("expected a name, or {{name: ..., settings}}; names are: {known}", known=known)
+            raise InvalidValue("expected a name, or {{name: ..., settings}}; names are: {known}", known=available)
         if value["name"] == self.exclude:
-            raise InvalidValue("{name} cannot contain itself; names are: {known}", name=self.exclude, known=known)
+            raise InvalidValue("{name} cannot contain itself; names are: {known}", name=self.exclude, known=available)
         try:
             component = find(self.kind, str(value["name"]))
         except RecipeError as error:

@@ -1,4 +1,4 @@
-"""EvalSet: rows that are never learnt from, in words and encoded. Made by data, measured on by evaluate."""
+"""EvalSet: held-out rows as examples and encoded. Created by data, used by evaluate."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -7,24 +7,25 @@ from dataclasses import dataclass, field
 from weitiao.core.batch import Batch
 from weitiao.core.example import Chat, Example
 
-MOST_ANSWERS = 64  # more different answers than this are no closed set
+MAX_ANSWERS = 64  # more different answers than this are not a closed set
+MAX_ANSWER_LENGTH = 60  # characters
 
 
 @dataclass(frozen=True)
 class EvalSet:
-    """What a model is measured on."""
+    """The rows that a model is evaluated on."""
 
     examples: Sequence[Example]
     batches: Callable[[], Iterable[Batch]]
-    """Makes the encoded rows' batches anew, for losses."""
+    """Iterates over the batches of the encoded rows, for losses."""
     example_of: Callable[[int], Example]
-    """An encoded row's number (`Batch.source`) -> the example it was made of."""
+    """The id of an encoded row (`Batch.row_ids`) -> its example."""
     tasks: dict[str, "EvalSet"] = field(default_factory=dict)
-    """Of several tasks, each one's rows."""
+    """By task, if there are several."""
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """The different answers, if they are few, short and come again and again (routing, classifying); else ()."""
+        """The answers, if they are a closed set: few, short and repeated (routing, classification); else ()."""
         counts = Counter(x.answer for x in self.examples if isinstance(x, Chat))
-        closed = 2 <= len(counts) <= MOST_ANSWERS and sum(counts.values()) >= 3 * len(counts)
-        return tuple(sorted(counts)) if closed and all(len(a) <= 60 for a in counts) else ()
+        closed = 2 <= len(counts) <= MAX_ANSWERS and sum(counts.values()) >= 3 * len(counts)
+        return tuple(sorted(counts)) if closed and all(len(a) <= MAX_ANSWER_LENGTH for a in counts) else ()

@@ -78,10 +78,10 @@ def refuse(findings: Iterable[Finding], allowed: Collection[str]) -> None:
         CheckError: naming every error, and the option that allows it.
     """
     findings = list(findings)
-    known = sorted({x.name for x in findings})
-    if unknown := sorted(set(allowed) - set(known)):
+    available = sorted({x.name for x in findings})
+    if unknown := sorted(set(allowed) - set(available)):
         raise CheckError("--allow {name}: there is no check of that name. There are: {known}.", name=unknown[0],
-                         known=", ".join(known))  # fmt: skip
+                         known=", ".join(available))  # fmt: skip
     errors = [x for x in findings if x.level == "error" and x.name not in allowed]
     if errors:
         options = " ".join(f"--allow {name}" for name in sorted({x.name for x in errors}))

@@ -1,4 +1,4 @@
-"""pydantic's validation errors as messages: file, line, key, what was expected, the nearest known key.
+"""pydantic's validation errors as messages: file, line, key, what was expected, the nearest key.
 
 recipes/r.yaml, line 7: unknown key 'method.rnk'. Did you mean 'rank'? Keys here are: alpha, bias, dropout ...
 recipes/r.yaml, line 10: train.epochs: expected a number greater than 0, not -1.
@@ -101,13 +101,13 @@ def _message(group: list[Problem], where: Message) -> Message:
         return Message("{where}: {key} is missing. {about}", where=where, key=first.dotted, about=about)
     if first.type == "extra_forbidden":
         hint = nearest(str(first.key[-1]), list(first.fields), RENAMED_KEYS.get(first.scope))
-        known = ", ".join(sorted(first.fields))
+        available = ", ".join(sorted(first.fields))
         return Message(
             "{where}: unknown key {key!r}.{hint} Keys here are: {known}.",
             where=where,
             key=first.dotted,
             hint=hint,
-            known=known,
+            known=available,
         )
     if problem := next((x for x in group if x.type == "value_error"), None):
         return Message(
@@ -118,7 +118,7 @@ def _message(group: list[Problem], where: Message) -> Message:
         where=where,
         key=first.dotted,
         expected=reduce(_either, dict.fromkeys(_expected(x) for x in group)),
-        value=_shown(first.value),
+        value=_brief(first.value),
         hint=_renamed_value(first),
     )
 
@@ -135,7 +135,7 @@ def _either(first: Message, second: Message) -> Message:
     return Message("{first} or {second}", first=first, second=second)
 
 
-def _shown(value: Any) -> Message:
+def _brief(value: Any) -> Message:
     if isinstance(value, dict):
         return Message("a mapping")
     return Message("a list") if isinstance(value, (list, tuple)) else Message(repr(value)[:60])

@@ -217,8 +217,8 @@ class Train(Settings):
     @field_validator("best_metric")
     @classmethod
     def _is_metric(cls, value: str) -> str:
-        known = tuple(dict.fromkeys(("loss", *names("metric"))))
-        _check_metric(value, known)
+        available = tuple(dict.fromkeys(("loss", *names("metric"))))
+        _check_metric(value, available)
         return value
 
     @model_validator(mode="after")
@@ -228,12 +228,12 @@ class Train(Settings):
         return self
 
 
-def _check_metric(name: str, known: tuple[str, ...]) -> None:
+def _check_metric(name: str, available: tuple[str, ...]) -> None:
     """Refuse an unknown metric; "spam.f1" is the metric f1 of the task spam."""
-    if name.rpartition(".")[2] not in known:
-        hint = nearest(name, known)
+    if name.rpartition(".")[2] not in available:
+        hint = nearest(name, available)
         raise InvalidValue(
-            "there is no metric {name!r}.{hint} There are: {known}", name=name, hint=hint, known=", ".join(known)
+            "there is no metric {name!r}.{hint} There are: {known}", name=name, hint=hint, known=", ".join(available)
         )
 
 

@@ -68,8 +68,8 @@ C = TypeVar("C", bound=Component)
 P = TypeVar("P")
 
 
-def nearest(name: str, known: Sequence[str], renamed: Mapping[str, str] | None = None) -> Message:
-    """A hint at the known name that was probably meant; empty where none is similar.
+def nearest(name: str, available: Sequence[str], renamed: Mapping[str, str] | None = None) -> Message:
+    """A hint at the available name that was probably meant; empty where none is similar.
 
     Args:
         renamed: old names and what they are called today; these come before names of similar spelling.
@@ -77,7 +77,7 @@ def nearest(name: str, known: Sequence[str], renamed: Mapping[str, str] | None =
     >>> str(nearest("rnak", ["rank", "alpha"]))
     " Did you mean 'rank'?"
     """
-    matches = [(renamed or {}).get(name, ""), *difflib.get_close_matches(name, known, n=1, cutoff=0.5)]
+    matches = [(renamed or {}).get(name, ""), *difflib.get_close_matches(name, available, n=1, cutoff=0.5)]
     match = next((x for x in matches if x), None)
     return Message(" Did you mean {name!r}?", name=match) if match else Message("")
 
@@ -114,14 +114,14 @@ def find_module(kind: type | str, name: str) -> Any:
         RecipeError: there is no such component; the message gives the nearest name and all names.
     """
     kind = kind_name(kind)
-    known = names(kind)
-    if name not in known:
+    available = names(kind)
+    if name not in available:
         raise RecipeError(
             "there is no {kind} called {name!r}.{hint} There are: {known}",
             kind=kind,
             name=name,
-            hint=nearest(name, known, RENAMED_COMPONENTS.get(kind)),
-            known=", ".join(known),
+            hint=nearest(name, available, RENAMED_COMPONENTS.get(kind)),
+            known=", ".join(available),
         )
     return importlib.import_module(f"{FOLDERS[kind]}.{name}")
 

@@ -120,11 +120,11 @@ class WhisperFeatureExtraction:
                 )
             return [self.start, self.plain]
         if language not in self.languages:
-            known = ", ".join(sorted(self.languages)[:100])
+            languages = ", ".join(sorted(self.languages)[:100])
             if language is None:
-                raise RecipeError("objective.language: this base is multilingual; set one of: {known}", known=known)
+                raise RecipeError("objective.language: this base is multilingual; set one of: {known}", known=languages)
             raise RecipeError(
-                "objective.language: unknown language {language!r}; set one of: {known}", language=language, known=known
+                "objective.language: unknown language {language!r}; set one of: {known}", language=language, known=languages
             )
         return [self.start, self.languages[language], self.transcribe, self.plain]
 

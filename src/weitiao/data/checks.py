@@ -159,8 +159,8 @@ def _text(example: Example) -> str:
 def _overlap(training: Sequence[str], held_out: Sequence[str]) -> Iterator[Finding]:
     """Held-out rows that are in the training data too, the same or nearly the same."""
     training, held_out = training[:MAX_TRAINING_ROWS], held_out[:MAX_ROWS]
-    known = {content_hash(text) for text in training}
-    same = sum(content_hash(text) in known for text in held_out)
+    training_hashes = {content_hash(text) for text in training}
+    same = sum(content_hash(text) in training_hashes for text in held_out)
     message = Message("{n} of {total} held-out rows are also in the training data", n=same, total=len(held_out))
     yield Finding("duplicates", _warning_if(same), message)
     near = near_duplicates(training, held_out)

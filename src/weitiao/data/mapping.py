@@ -21,7 +21,7 @@ def find_mapping(
         DataError: a column is missing, no columns fit, or they fit another Example.
     """
     module, first_values = _mapping_of(example_type), _first_values(records)
-    known = ", ".join(sorted(first_values))
+    available = ", ".join(sorted(first_values))
     if columns:
         _check_columns(columns, first_values, file, module.TARGETS)
         if mapping := module.from_columns(columns):
@@ -30,13 +30,13 @@ def find_mapping(
     if fitting := module.infer_columns(first_values):
         return fitting[0]
     others = [(x.infer_columns(first_values), x.OBJECTIVE) for x in _mappings() if x is not module]
-    if other := next(((found[0], objective) for found, objective in others if found), None):
+    if other := next(((mappings[0], objective) for mappings, objective in others if mappings), None):
         raise DataError(
             "{file}: {problem}; its columns are: {known}. They look like {description}, for objective: {objective}. "
             "Name the columns with columns: {columns}.",
             file=file,
             problem=module.NOT_FOUND,
-            known=known,
+            known=available,
             description=other[0].description,
             objective=other[1],
             columns=module.COLUMNS,
@@ -45,7 +45,7 @@ def find_mapping(
         "{file}: {problem}; its columns are: {known}. Name the columns with columns: {columns}.",
         file=file,
         problem=module.NOT_FOUND,
-        known=known,
+        known=available,
         columns=module.COLUMNS,
     )
 
@@ -61,20 +61,20 @@ def find_inference_mapping(
     module, first_values, requested = _mapping_of(example_type), _first_values(records), columns or {}
     if mapping := module.for_inference(requested, first_values):
         return mapping
-    known = ", ".join(sorted(first_values))
+    available = ", ".join(sorted(first_values))
     if "text" in module.TARGETS:
         missing = ", ".join(requested.values()) or "text"
         raise DataError(
             "{file} has no column {missing} to read; its columns are: {known}. Name the column with --text.",
             file=file,
             missing=missing,
-            known=known,
+            known=available,
         )
     raise DataError(
         "{file} needs the columns {missing}; its columns are: {known}.",
         file=file,
         missing=", ".join(module.INPUTS),
-        known=known,
+        known=available,
     )
 
 
@@ -109,11 +109,11 @@ def _check_columns(columns: dict[str, str], first_values: dict[str, Any], file: 
                 known=", ".join(targets),
             )
         if column not in first_values:
-            known = sorted(first_values)
+            available = sorted(first_values)
             raise DataError(
                 "{file} has no column {column!r}.{hint} Its columns are: {known}.",
                 file=file,
                 column=column,
-                hint=nearest(column, known),
-                known=", ".join(known),
+                hint=nearest(column, available),
+                known=", ".join(available),
             )

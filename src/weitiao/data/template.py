@@ -101,9 +101,9 @@ def read_template(name: str | None) -> str | None:
     for path in (shipped / f"{name}.jinja", Path(name).expanduser()):
         if path.is_file():
             return path.read_text(encoding="utf-8")
-    known = ", ".join(sorted(x.stem for x in shipped.glob("*.jinja")))
+    available = ", ".join(sorted(x.stem for x in shipped.glob("*.jinja")))
     raise DataError(
-        "chat_template: {name} is neither a file nor a built-in template; built-in are: {known}", name=name, known=known
+        "chat_template: {name} is neither a file nor a built-in template; built-in are: {known}", name=name, known=available
     )
 
 
