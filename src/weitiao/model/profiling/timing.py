@@ -1,6 +1,6 @@
-"""How fast this machine is at what training consists of: matrix products, copies, attention. Medians, with n and range.
+"""How fast this machine does what training consists of: matrix products, copies, attention. Medians, with n and range.
 
-All operands are made here, from a generator of their own: measuring draws no random number that a run would draw.
+All operands are made here with a generator of their own, so measuring draws no random number that a run would draw.
 """
 
 import math
@@ -16,27 +16,27 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-KINDS = ("forward", "to input", "to weight")  # of products that a layer needs
-SHORTEST = 2e-3  # seconds of one sample: shorter work is repeated until it takes that long
-MOST = 200  # times that work is repeated for one sample
-LEAST = 3  # samples, where there is time for them
-MOST_ROUNDS = 25
+PASSES = ("forward", "to input", "to weight")  # the products that a layer may need
+MIN_SAMPLE_SECONDS = 2e-3  # shorter work is repeated until a sample takes this long
+MAX_REPEATS = 200  # of work in one sample
+MIN_SAMPLES = 3  # if there is time for them
+MAX_SAMPLES = 25
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Something that can be done again and again, and how much of it there is."""
+    """Something that can be run repeatedly, and its amount of work."""
 
     run: Callable[[], Any]
     amount: float
     """FLOPs, or bytes."""
     weight: float = 1.0
-    """How often it occurs beside others."""
+    """How often it occurs, relative to other workloads."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """An amount a second, in units of 10^9: the median of n samples, the lowest and the highest."""
+    """Work per second, in units of 10^9: the median of n samples, the lowest and the highest."""
 
     median: float
     low: float
@@ -47,143 +47,153 @@ class Rate:
         return {"median": round(self.median, 2), "low": round(self.low, 2), "high": round(self.high, 2), "n": self.n}
 
     def __str__(self) -> str:
-        return f"{figures(self.median)} [{figures(self.low)}, {figures(self.high)}]"
+        return f"{three_digits(self.median)} [{three_digits(self.low)}, {three_digits(self.high)}]"
 
 
-def figures(value: float) -> str:
-    """Three figures, or all before the point.
+def three_digits(value: float) -> str:
+    """A number with three significant digits, or with all digits before the point.
 
-    >>> figures(1234.5), figures(61.23), figures(0.01234)
+    >>> three_digits(1234.5), three_digits(61.23), three_digits(0.01234)
     ('1,234', '61.2', '0.0123')
     """
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def measure(works: Sequence[Workload], device: torch.device, seconds: float) -> list[list[float]]:
-    """Seconds that each work takes, sample by sample. Works take turns, so that a busy moment meets all of them.
+def measure(workloads: Sequence[Workload], device: torch.device, seconds: float) -> list[list[float]]:
+    """Seconds that each workload takes, sample by sample. Workloads take turns, so that a busy moment affects all of them.
 
     Args:
-        seconds: for all of them together, the first try included; what takes longer is done once.
+        seconds: for all workloads together, the first try included; if that takes longer, it is the only sample.
     """
-    begun = time.perf_counter()
-    once = [_seconds(work, device, 1) for work in works]  # warms caches and kernels, too
-    if time.perf_counter() - begun > seconds:
-        return [[x] for x in once]
-    times = [min(MOST, max(1, math.ceil(SHORTEST / max(x, 1e-9)))) for x in once]
-    samples: list[list[float]] = [[] for _ in works]
-    while len(samples[0]) < MOST_ROUNDS:
-        late = time.perf_counter() - begun > seconds
-        if late and (len(samples[0]) >= LEAST or (samples[0] and time.perf_counter() - begun > 2 * seconds)):
+    start = time.perf_counter()
+    first = [_seconds(workload, device, 1) for workload in workloads]  # it also warms caches and kernels
+    if time.perf_counter() - start > seconds:
+        return [[x] for x in first]
+    repeats = [min(MAX_REPEATS, max(1, math.ceil(MIN_SAMPLE_SECONDS / max(x, 1e-9)))) for x in first]
+    samples: list[list[float]] = [[] for _ in workloads]
+    while len(samples[0]) < MAX_SAMPLES:
+        elapsed = time.perf_counter() - start
+        if elapsed > seconds and (len(samples[0]) >= MIN_SAMPLES or (samples[0] and elapsed > 2 * seconds)):
             break
-        for work, many, found in zip(works, times, samples):
-            found.append(_seconds(work, device, many))
+        for workload, times, own_samples in zip(workloads, repeats, samples):
+            own_samples.append(_seconds(workload, device, times))
     return samples
 
 
-def _seconds(work: Workload, device: torch.device, times: int) -> float:
-    _wait_for(device)
-    begun = time.perf_counter()
+def _seconds(workload: Workload, device: torch.device, times: int) -> float:
+    _synchronize(device)
+    start = time.perf_counter()
     for _ in range(times):
-        work.run()
-    _wait_for(device)
-    return max(time.perf_counter() - begun, 1e-9) / times
+        workload.run()
+    _synchronize(device)
+    return max(time.perf_counter() - start, 1e-9) / times
 
 
-def _wait_for(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def together(works: Sequence[Workload], samples: Sequence[Sequence[float]]) -> Rate:
-    """The rate of all works in a row, each as often as its weight says and as fast as its own median."""
-    amount = sum(x.amount * x.weight for x in works) / 1e9
-    median, least, most = (
-        amount / sum(x.weight * pick(took) for x, took in zip(works, samples)) for pick in (statistics.median, max, min)
+def combined_rate(workloads: Sequence[Workload], samples: Sequence[Sequence[float]]) -> Rate:
+    """The rate of all workloads in sequence, each as often as its weight says and as fast as its own median."""
+    amount = sum(x.amount * x.weight for x in workloads) / 1e9
+    median, low, high = (
+        amount / sum(x.weight * statistic(seconds) for x, seconds in zip(workloads, samples))
+        for statistic in (statistics.median, max, min)
     )
-    return Rate(median, least, most, len(samples[0]))
+    return Rate(median, low, high, len(samples[0]))
 
 
 # -- kinds of work ----------------------------------------------------------------------------------------------------
 
 
-def product(
+def matmul_workload(
     shape: tuple[int, int],
     rows: int,
     dtype: torch.dtype,
     device: torch.device,
-    kinds: Collection[str] = ("forward", "to input"),
-    often: int = 1,
+    passes: Collection[str] = ("forward", "to input"),
+    count: int = 1,
 ) -> Workload:
-    """torch.mm as a layer [D_out, D_in] needs it on so many rows: forward, back to its input, back to its weight."""
-    out, into = shape
-    x, g, w = (_random(size, dtype, device) for size in ((rows, into), (rows, out), (out, into)))
+    """torch.mm as a layer [D_out, D_in] needs it on this many rows.
+
+    Args:
+        passes: of PASSES: forward, back to its input, back to its weight.
+        count: how many layers of this shape there are.
+    """
+    d_out, d_in = shape
+    x, g, w = (_random(size, dtype, device) for size in ((rows, d_in), (rows, d_out), (d_out, d_in)))
 
     def run() -> None:
-        if "forward" in kinds:
+        if "forward" in passes:
             torch.mm(x, w.T)
-        if "to input" in kinds:
+        if "to input" in passes:
             torch.mm(g, w)
-        if "to weight" in kinds:
+        if "to weight" in passes:
             torch.mm(g.T, x)
 
-    return Workload(torch.no_grad()(run), 2.0 * rows * out * into * len(kinds), often)
+    return Workload(torch.no_grad()(run), 2.0 * rows * d_out * d_in * len(passes), count)
 
 
-def copy(megabytes: int, device: torch.device) -> Workload:
+def copy_workload(megabytes: int, device: torch.device) -> Workload:
     """A large copy; every byte is read once and written once."""
     source = torch.ones(megabytes * 2**20, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return Workload(lambda: target.copy_(source), 2.0 * source.numel())
 
 
-def attention(
+def attention_workload(
     size: tuple[int, int, int, int, int], causal: bool, dtype: torch.dtype, device: torch.device, backward: bool
 ) -> Workload:
-    """torch's attention on rows of equal length; FLOPs are those of pairs that see one another.
+    """torch's attention on rows of equal length; its FLOPs are those of the pairs (query, key) that are not masked.
 
     Args:
         size: (rows, length, heads, heads of keys and values, width of a head).
-        backward: the way back, with the forward pass that it needs.
+        backward: also run the backward pass.
     """
-    rows, length, heads, kv, wide = size
-    q, k, v = (_random((rows, h, length, wide), dtype, device).requires_grad_(backward) for h in (heads, kv, kv))
-    g = _random((rows, heads, length, wide), dtype, device)
+    rows, length, heads, kv_heads, head_dim = size
+    q, k, v = (
+        _random((rows, n, length, head_dim), dtype, device).requires_grad_(backward) for n in (heads, kv_heads, kv_heads)
+    )
+    g = _random((rows, heads, length, head_dim), dtype, device)
 
     def run() -> None:
-        y: Tensor = scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=heads != kv)
+        y: Tensor = scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=heads != kv_heads)
         if backward:
             torch.autograd.grad(y, (q, k, v), g)
 
     pairs = length * (length + 1) // 2 if causal else length * length
-    return Workload(run, 4.0 * rows * heads * wide * pairs * (3 if backward else 1))
+    return Workload(run, 4.0 * rows * heads * head_dim * pairs * (3 if backward else 1))
 
 
 def _random(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    own = torch.Generator(device).manual_seed(0)
-    return torch.randn(size, generator=own, device=device).to(dtype)
+    generator = torch.Generator(device).manual_seed(0)
+    return torch.randn(size, generator=generator, device=device).to(dtype)
 
 
 # -- other programs ---------------------------------------------------------------------------------------------------
 
 
 class BackgroundLoad:
-    """What other programs take of the machine's cores from now on."""
+    """How much of the machine's cores other programs use from now on."""
 
     def __init__(self) -> None:
-        self.begun, self.busy, self.own = time.perf_counter(), _busy(), _own()
+        self.start, self.all_at_start, self.own_at_start = time.perf_counter(), _all_seconds(), _own_seconds()
 
     def share(self) -> float:
-        """0 to 1."""
-        cores = (time.perf_counter() - self.begun) * (os.cpu_count() or 1)
-        return min(1.0, max(0.0, (_busy() - self.busy - _own() + self.own) / max(cores, 1e-9)))
+        """Their share of all cores, 0 to 1."""
+        core_seconds = (time.perf_counter() - self.start) * (os.cpu_count() or 1)
+        others = (_all_seconds() - self.all_at_start) - (_own_seconds() - self.own_at_start)
+        return min(1.0, max(0.0, others / max(core_seconds, 1e-9)))
 
 
-def _busy() -> float:
-    """Seconds that all cores have worked."""
-    now = psutil.cpu_times()
-    return sum(getattr(now, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq", "steal"))
+def _all_seconds() -> float:
+    """Seconds that all cores together have worked."""
+    times = psutil.cpu_times()
+    return sum(getattr(times, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq", "steal"))
 
 
-def _own() -> float:
-    now = psutil.Process().cpu_times()
-    return now.user + now.system
+def _own_seconds() -> float:
+    """Seconds of CPU time that this process has used."""
+    times = psutil.Process().cpu_times()
+    return times.user + times.system
