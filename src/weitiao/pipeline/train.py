@@ -48,7 +48,7 @@ from weitiao.model.backbone.choose import use_reference_implementation
 from weitiao.model.layers.gradient_checkpointing import enable_gradient_checkpointing
 from weitiao.model.loading.load import load_architecture, load_generation, load_tokenizer
 from weitiao.model.loading.sources import resolve_base
-from weitiao.model.profiling.throughput import Speed
+from weitiao.model.profiling.throughput import ThroughputMeter
 from weitiao.pipeline.trained import TrainedRun, attach, base_chain, base_fingerprint, load_stacked_base, warm_start
 from weitiao.plan import resolve
 from weitiao.train.checkpoints.best import restore_best
@@ -118,11 +118,11 @@ def run_training(
         resume_from(run, state, plan, distributed, reporter, begun)
     describe_row = row_describer(found.made.rows, ready.tokens.processor)
     fetch, tidy = cache_activations(ready, recipe, distributed, run, reporter)
-    speed = Speed(model, objective, ready.loader.__getitem__, distributed.world_size)
+    throughput = ThroughputMeter(model, objective, ready.loader.__getitem__, distributed.world_size)
     with catch_signals() as stop, Progress(reporter.console, plan.steps, state.step) as progress:
-        run.callbacks += [progress, speed]
+        run.callbacks += [progress, throughput]
         train_loop(model, ready.learnt, fetch, state, plan, run, score, distributed, stop, describe_row)
-    speed.report(run)
+    throughput.report(run)
     run.log(events.Memory(round(ready.before_model / 2**20, 1), round(hardware.peak_mb(), 1)))
 
     distributed.barrier()

@@ -26,7 +26,7 @@ autograd knows.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -177,8 +177,12 @@ def _task_flops(profile: FlopProfile, model: TrainableModel, part: Objective, ba
 def _lm_head(model: TrainableModel, part: Objective) -> Tensor | None:
     """The weight [V, D] of the LM head; None: the objective does not use it."""
     if part.traits.needs_mlm_head:
-        return model.model.get_input_embeddings().weight
+        return _embedding(model).weight
     return model.lm_head.weight() if part.traits.generative and model.architecture.kind != "encoder" else None
+
+
+def _embedding(model: TrainableModel) -> nn.Embedding:
+    return cast(nn.Embedding, model.model.get_input_embeddings())
 
 
 # -- the probe --------------------------------------------------------------------------------------------------------
@@ -207,7 +211,7 @@ class _Recorder:
 
 def profile_flops(model: TrainableModel) -> FlopProfile:
     """Run five tokens through the backbone and record the input of each layer. The model is not changed."""
-    vocab_size = model.model.get_input_embeddings().num_embeddings
+    vocab_size = _embedding(model).num_embeddings
     ids = [i % vocab_size for i in range(3, 3 + PROBE_TOKENS)]
     batch = pack([{"input_ids": ids, "labels": ids}]).to(model.device)
     virtual_tokens = model.attachment.virtual_tokens()
