@@ -36,54 +36,10 @@ MAY_IMPORT = {
     "cli": {"core", "pipeline", "multirun", "cli", "__init__"},
     "__init__": {"core", "pipeline", "multirun", "__init__"},
 }
-VAGUE_NAMES = frozenset(  # each could name anything; no public name and no recipe key may be one
-    [
-        "anew",
-        "asked",
-        "begun",
-        "below",
-        "doubt",
-        "ear",
-        "fold",
-        "found",
-        "given",
-        "halves",
-        "heard",
-        "hears",
-        "here",
-        "kept",
-        "known",
-        "learnt",
-        "made",
-        "many",
-        "mine",
-        "often",
-        "once",
-        "place",
-        "placed",
-        "places",
-        "put",
-        "said",
-        "seen",
-        "shown",
-        "skew",
-        "some",
-        "spelt",
-        "stand",
-        "stands",
-        "taken",
-        "there",
-        "thing",
-        "things",
-        "told",
-        "trouble",
-        "wanted",
-        "way",
-        "ways",
-        "wishes",
-        "words",
-    ]
-)
+VAGUE = """anew asked begun below doubt ear fold found given halves heard hears here kept known learnt made many mine often once
+    place placed places put said seen shown skew some spelt stand stands taken there thing things told trouble wanted way ways
+    wishes words"""
+VAGUE_NAMES = frozenset(VAGUE.split())  # each could name anything: no public name and no recipe key may be one
 VAGUE_SHARE = 0.005
 LIMITS = {"weitiao": (14, 6), "weitiao.model": (7, 5)}  # units, levels
 TOO_LARGE = {  # public names of classes that have more than 20; may only shrink
