@@ -134,10 +134,11 @@ def measure(options: argparse.Namespace) -> dict:
         "versions": installed_versions(),
         "settings": {key: recipe["train"][key] for key in recipe["train"] if key != "num_threads"},
         "steps": [
-            {key: step[key] for key in ("step", "loss", "tokens", "supervised", "seconds") if key in step} for step in steps
+            {**{key: step[key] for key in ("step", "loss", "tokens", "seconds")}, "supervised": step["num_targets"]}
+            for step in steps
         ],
         "tokens": sum(step["tokens"] for step in steps),
-        "supervised": sum(step["supervised"] for step in steps),
+        "supervised": sum(step["num_targets"] for step in steps),
         "tokens_per_second": sum(step["tokens"] for step in steps[1:]) / timed_seconds,
         "seconds_by_events": inside_seconds,
         "seconds_from_outside": outside["outside_seconds"],
