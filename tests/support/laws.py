@@ -1,7 +1,11 @@
 """A tiny model with a method attached, what it outputs, and what plain transformers outputs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -16,7 +20,7 @@ from weitiao.core.registry import create, find
 from weitiao.core.trainable_model import TrainableModel, reference_logits
 from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.adapters.surgery import restore
-from weitiao.model.backbone.choose import choose_backbone, make_lm_head
+from weitiao.model.backbone import choose
 from weitiao.model.layers.attention import NAME
 
 CLASSIFICATION: Any = create(Objective, "classification", classes=("a", "b", "c"), multi_label=False)
@@ -43,13 +47,31 @@ def base_model(method: str, family: str = "llama") -> torch.nn.Module:
     return model
 
 
+DIFFERENCES: dict[str, list[float]] = {}
+
+
+@contextmanager
+def probed_once(family: str) -> Iterator[None]:
+    """A family's tiny model always has the same weights: each probe of `choose_backbone` is computed only once."""
+    differences, calls, compute = DIFFERENCES.setdefault(family, []), count(), choose._difference
+
+    def difference(*args: Any) -> float:
+        if (i := next(calls)) == len(differences):
+            differences.append(compute(*args))
+        return differences[i]
+
+    with patch.object(choose, "_difference", difference):
+        yield
+
+
 def attached(method: str, family: str = "llama", base: torch.nn.Module | None = None, **settings: Any) -> TrainableModel:
     """A tiny model of a family (or `base`) with a method or a variant of one attached; the same at each call."""
     model = base or make_model(family)
     model.set_attn_implementation(NAME)
-    backbone, _ = choose_backbone(model, torch.float32)
+    with nullcontext() if base is not None else probed_once(family):
+        backbone, _ = choose.choose_backbone(model, torch.float32)
     architecture = architecture_of(model.config)
-    head = make_lm_head(model)
+    head = choose.make_lm_head(model)
     method, variant = VARIANTS.get(method, (method, {}))
     settings, component = {**variant, **settings}, find(Method, method)
     if method in ("peft", "f_learning"):

@@ -23,8 +23,8 @@ def read_plain(path: str | Path, overrides: tuple[str, ...] = ()) -> tuple[dict[
         raise RecipeError("there is no recipe {path}. Recipes that ship with weitiao are in recipes/.", path=path)
     try:
         text = path.read_text(encoding="utf-8-sig")
-        plain = yaml.safe_load(text)
-        lines = _lines(yaml.compose(text, Loader=yaml.SafeLoader))
+        node = _compose(text)
+        plain, lines = node and yaml.SafeLoader("").construct_document(node), _lines(node)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = getattr(error, "problem", None) or str(error)
         if mark := getattr(error, "problem_mark", None):
@@ -41,6 +41,14 @@ def read_plain(path: str | Path, overrides: tuple[str, ...] = ()) -> tuple[dict[
     for override in overrides:
         _set(plain, override)
     return plain, lines
+
+
+def _compose(text: str) -> yaml.Node | None:
+    """The syntax tree, by libyaml, which is ten times as fast; errors are those of the Python parser, which are clearer."""
+    try:
+        return yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError:
+        return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
 def override_key(override: str) -> Key:
