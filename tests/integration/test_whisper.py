@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import WhisperForConditionalGeneration
 
-from weitiao.core.batch import SOUND, pack
+from weitiao.core.batch import INPUT_FEATURES, pack
 from weitiao.core.example import AudioText
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
@@ -34,7 +34,7 @@ def test_transcription_equals_transformers(tmp_path: Path) -> None:
     (written,) = objective.predict(model, batch)
     assert {"today", "walk", "river"} <= set(split_words(written))  # the voice is a machine's: not every word is understood
     plain = WhisperForConditionalGeneration.from_pretrained(resolve_base("package:whisper-tiny.en"))
-    ids = plain.generate(batch.more[SOUND], max_new_tokens=40)
+    ids = plain.generate(batch.more[INPUT_FEATURES], max_new_tokens=40)
     assert tokens.processor.decode(ids[0].tolist()).strip() == written
     assert tokens.processor.encode_transcript(written) == [x for x in ids[0].tolist() if x not in model.processor.stop_ids]
     total, many = objective.segment_losses(model, batch)[0]

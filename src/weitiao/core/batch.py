@@ -19,7 +19,7 @@ from weitiao.core.messages import Message
 IGNORE = -100  # the label of a position that carries no loss (PyTorch's own default)
 AUDIO_PLACEHOLDER = -1  # the id of a position that stands for an encoder's hidden state of audio: no token
 FROZEN_STATES = "frozen_states"  # in Batch.more: the output of the frozen layers below the first trained one [T, D]
-SOUND = "sound"  # in Batch.more: audio features [B, mels, 2 S]; each row begins with S AUDIO_PLACEHOLDER
+INPUT_FEATURES = "input_features"  # in Batch.more: audio features [B, mels, 2 S]; each row begins with S AUDIO_PLACEHOLDER
 
 
 class Row(TypedDict):
@@ -45,7 +45,7 @@ class AnnotatedRow(Row, total=False):
     """What was changed, to be counted and reported: "answers widened to whole tokens"."""
     task: str
     """Its task, of several."""
-    sound: Audio
+    audio: Audio
     """The audio file that its AUDIO_PLACEHOLDER positions stand for."""
     input_features: Callable[[], Tensor]
     """Computes the features [mels, 2 S] of that audio, when the row is packed into a batch."""
@@ -115,8 +115,8 @@ class Batch:
                 row["targets"] = {name: x[i] for name, x in _of_task(targets, task).items()}
             if token_targets:
                 row["token_targets"] = {name: x[a:b] for name, x in _of_task(token_targets, task).items()}
-            if SOUND in self.more:
-                row["input_features"] = lambda x=self.more[SOUND][i]: x.cpu()
+            if INPUT_FEATURES in self.more:
+                row["input_features"] = lambda x=self.more[INPUT_FEATURES][i]: x.cpu()
             if task:
                 row["task"] = task
             rows.append(row)
@@ -181,7 +181,7 @@ def pack(
         rng_key=rng_key,
         targets={name: torch.from_numpy(np.stack(x)) for name, x in _joined(ordered, "targets").items()},
         token_targets={name: torch.from_numpy(np.concatenate(x)) for name, x in _joined(ordered, "token_targets").items()},
-        more={SOUND: torch.stack(input_features)} if input_features else {},
+        more={INPUT_FEATURES: torch.stack(input_features)} if input_features else {},
     )
 
 

@@ -32,7 +32,7 @@ COLUMNS = [  # and one column for each named target: targets.class_id, token_tar
     ("line", pa.int64()),
     ("offset", pa.int64()),
     ("task", pa.string()),
-    ("sound", pa.struct([("file", pa.string()), ("sha256", pa.string())])),
+    ("audio", pa.struct([("file", pa.string()), ("sha256", pa.string())])),
 ]
 CHUNK = 4096  # rows written at once
 
@@ -63,10 +63,10 @@ class Rows:
         for kind, name, column in self._targets:
             if (value := column[i]).is_valid:
                 row.setdefault(kind, {})[name] = _numbers(value) if hasattr(value, "values") else value.as_py()
-        audio = self.table["sound"][i].as_py() if self.feature_extractor else None
+        audio = self.table["audio"][i].as_py() if self.feature_extractor else None
         if self.feature_extractor and audio:
-            row["sound"] = Audio(**audio)
-            row["input_features"] = partial(self.feature_extractor.features, row["sound"])
+            row["audio"] = Audio(**audio)
+            row["input_features"] = partial(self.feature_extractor.features, row["audio"])
         if self.tasks:
             row["task"] = self.tasks[i]
         return row
@@ -219,7 +219,7 @@ def _fit(
 def _stored(row: Row, num_targets: int, item: SourcedExample) -> dict[str, Any]:
     """A row as the columns of the table."""
     location = {"file": item.where.file, "line": item.where.line, "offset": item.where.offset}
-    audio = {"sound": asdict(row["sound"])} if "sound" in row else {}
+    audio = {"audio": asdict(row["audio"])} if "audio" in row else {}
     targets = {f"{kind}.{name}": x for kind in TARGETS for name, x in row.get(kind, {}).items()}
     own = {key: row[key] for key in ("input_ids", "labels")}
     return {

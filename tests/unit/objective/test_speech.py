@@ -17,7 +17,7 @@ from support.models import save_model
 from support.rows import write_jsonl
 from support.runs import assert_same_run, run_contents, stop_at
 from support.speech import ENCODER_POSITIONS, save_whisper, speech_rows, tone, write_wav
-from weitiao.core.batch import AUDIO_PLACEHOLDER, IGNORE, SOUND, pack, select_segments
+from weitiao.core.batch import AUDIO_PLACEHOLDER, IGNORE, INPUT_FEATURES, pack, select_segments
 from weitiao.core.errors import DataError, Interrupted, RecipeError, RunError
 from weitiao.core.example import AudioText
 from weitiao.core.method import Method
@@ -100,17 +100,17 @@ def test_features_equal_transformers(place: Path) -> None:
     examples = examples_of(place)[:5]
     batch = pack([objective.rows(x, tokens.processor)[0] for x in examples])
     make = WhisperFeatureExtractor.from_pretrained(place / "whisper")
-    for i, x in zip(batch.row_ids, batch.more[SOUND]):
+    for i, x in zip(batch.row_ids, batch.more[INPUT_FEATURES]):
         samples = np.round(tone((300 if i % 2 else 2400) + 9 * i, 0.3 + 0.02 * i) * 32767 - 0.5) / 32768
         wanted = make(samples, sampling_rate=16_000, return_tensors="pt").input_features[0]
         assert x.shape == (80, 2 * ENCODER_POSITIONS) and float((x - wanted).abs().max()) < 2e-2
     some = select_segments(batch, [3, 1])
     assert (
-        torch.equal(some.more[SOUND], batch.more[SOUND][[3, 1]])
+        torch.equal(some.more[INPUT_FEATURES], batch.more[INPUT_FEATURES][[3, 1]])
         and encoder_decoder(some)[1][1] - some.bounds[1] == ENCODER_POSITIONS
     )
     again = pack(batch.rows)
-    assert torch.equal(again.more[SOUND], batch.more[SOUND])
+    assert torch.equal(again.more[INPUT_FEATURES], batch.more[INPUT_FEATURES])
 
 
 def test_audio_resampled_to_16_khz_mono(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_loss_equals_transformers_and_rows_isolated(place: Path) -> None:
     for i, row in enumerate(rows):
         alone = pack([row])
         ids, labels = (torch.tensor([list(row[key])[ENCODER_POSITIONS:]]) for key in ("input_ids", "labels"))
-        out = model.model(input_features=alone.more[SOUND], decoder_input_ids=ids)
+        out = model.model(input_features=alone.more[INPUT_FEATURES], decoder_input_ids=ids)
         by_hand = torch.nn.functional.cross_entropy(out.logits[0], labels[0], ignore_index=IGNORE, reduction="sum")
         assert told[i][0] == pytest.approx(float(by_hand.detach()), rel=1e-5)
         assert objective.segment_losses(model, alone)[0] == pytest.approx(told[i], rel=1e-5)
@@ -168,7 +168,10 @@ def test_transcription_equals_transformers(place: Path, beams: int) -> None:
                 "eos_token_id": list(model.processor.stop_ids),
             }
             ids = GenerationMixin.generate(
-                model.model, input_features=pack([row]).more[SOUND], decoder_input_ids=torch.tensor([begun]), **kind
+                model.model,
+                input_features=pack([row]).more[INPUT_FEATURES],
+                decoder_input_ids=torch.tensor([begun]),
+                **kind,
             )
             assert written[i] == tokens.processor.decode(ids[0].tolist()).strip()
 
@@ -181,7 +184,7 @@ def test_greedy_decoding(place: Path) -> None:
     ids = torch.tensor([tokens.processor.feature_extractor.decoder_prompt_ids(None)])
     with evaluating(model), torch.no_grad():
         for _ in range(9):
-            best = model.model(input_features=batch.more[SOUND], decoder_input_ids=ids).logits[0, -1].argmax()
+            best = model.model(input_features=batch.more[INPUT_FEATURES], decoder_input_ids=ids).logits[0, -1].argmax()
             ids = torch.cat([ids, best.view(1, 1)], 1)
             if int(best) in model.processor.stop_ids:
                 break

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from weitiao.core.batch import AUDIO_PLACEHOLDER, IGNORE, SOUND, AnnotatedRow, Batch, pack, select_segments
+from weitiao.core.batch import AUDIO_PLACEHOLDER, IGNORE, INPUT_FEATURES, AnnotatedRow, Batch, pack, select_segments
 from weitiao.core.errors import ModelError
 from weitiao.core.finding import Decision
 from weitiao.core.hardware import NARROW
@@ -33,7 +33,7 @@ SAVED = 256  # tokens of padding that are worth one more pass through the model;
 
 def encoder_decoder(batch: Batch) -> list[tuple[int, int, int]]:
     """Of each row, where it begins, where its decoder's half begins, and where it ends."""
-    found, input_features = [], SOUND in batch.more
+    found, input_features = [], INPUT_FEATURES in batch.more
     for a, b in zip(batch.bounds, batch.bounds[1:]):
         if input_features:
             found.append((a, a + int((batch.input_ids[a:b] == AUDIO_PLACEHOLDER).sum()), b))
@@ -92,7 +92,7 @@ def _together(model: Any, batch: Batch) -> list[Tensor]:
 
 def _encoded(model: Any, batch: Batch, parts: list[tuple[int, int, int]]) -> tuple[Tensor, Tensor | None]:
     """[B, S, D], and which of them are real [B, S]; None: all, since each sound is filled up with silence that counts."""
-    sound = batch.more.get(SOUND)
+    sound = batch.more.get(INPUT_FEATURES)
     if sound is not None:
         encoder = model.get_encoder()
         return encoder(sound.to(next(encoder.parameters()).dtype)).last_hidden_state, None
@@ -134,7 +134,7 @@ def make_lm_head(model: Any) -> LMHead:
     ids = probe.input_ids[probe.input_ids != AUDIO_PLACEHOLDER][None]
     given = {"input_ids": ids}
     if architecture_of(model.config).modality == "speech":
-        given = {"input_features": probe.more[SOUND][:1].to(next(model.parameters()).dtype)}
+        given = {"input_features": probe.more[INPUT_FEATURES][:1].to(next(model.parameters()).dtype)}
     with torch.no_grad():
         wanted = model(**given, decoder_input_ids=ids, use_cache=False).logits[0].float()
         seen = model.get_encoder()(**given).last_hidden_state

@@ -29,7 +29,7 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from weitiao.core.batch import AUDIO_PLACEHOLDER, IGNORE, SOUND, AnnotatedRow, Batch, Row, take_tokens
+from weitiao.core.batch import AUDIO_PLACEHOLDER, IGNORE, INPUT_FEATURES, AnnotatedRow, Batch, Row, take_tokens
 from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import AudioText, Example, SourceTarget
 from weitiao.core.generation import generate
@@ -115,7 +115,7 @@ class Seq2Seq(LikelihoodObjective):
         """The source, then the target."""
         source = [int(x) for x in row["input_ids"][: _num_source(row)]]
         target = [int(x) for x in row["labels"] if x != IGNORE]
-        audio = row.get("sound")
+        audio = row.get("audio")
         source_text = f"[{Path(audio.file).name}]" if audio else processor.decode(source, skip_special_tokens=False)
         return [
             ("context", source_text),
@@ -138,7 +138,7 @@ class Seq2Seq(LikelihoodObjective):
 
     def predict(self, model: TrainableModel, batch: Batch) -> list[str]:
         """The text generated from each row's source."""
-        input_features, extractor = batch.more.get(SOUND), model.processor.feature_extractor
+        input_features, extractor = batch.more.get(INPUT_FEATURES), model.processor.feature_extractor
         if input_features is not None and extractor is not None:
             prompts = [extractor.decoder_prompt_ids(self.language)] * len(input_features)
         else:
@@ -166,7 +166,7 @@ def _audio_row(example: AudioText, extractor: FeatureExtractor) -> AnnotatedRow:
     size = extractor.num_positions
     features = partial(extractor.features, example.audio)
     return AnnotatedRow(
-        input_ids=[AUDIO_PLACEHOLDER] * size, labels=[IGNORE] * size, sound=example.audio, input_features=features
+        input_ids=[AUDIO_PLACEHOLDER] * size, labels=[IGNORE] * size, audio=example.audio, input_features=features
     )
 
 
