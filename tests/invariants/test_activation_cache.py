@@ -22,7 +22,7 @@ from weitiao.core.recipe_sections import Train
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.data.loader import Loader
-from weitiao.model.adapters.surgery import is_linear
+from weitiao.model.adapters.module_replacement import is_linear
 from weitiao.model.backbone import activation_cache
 from weitiao.model.backbone.activation_cache import ActivationCache, choose
 from weitiao.model.backbone.decoder import BlockBackbone

@@ -15,7 +15,7 @@ from weitiao.core.errors import RecipeError
 from weitiao.core.method import Method
 from weitiao.core.registry import find, names
 from weitiao.core.trainable_model import TrainableModel, evaluating
-from weitiao.model.adapters.surgery import Originals
+from weitiao.model.adapters.module_replacement import OriginalWeights
 from weitiao.model.backbone.choose import choose_backbone
 from weitiao.model.layers.gradient_checkpointing import enable_gradient_checkpointing
 
@@ -48,7 +48,7 @@ def loss_of_all(model: TrainableModel, batches: list[Batch]) -> Tensor:
     set_enabled, losses = model.attachment.set_enabled, []
     for batch in batches:
         losses.append(loss_of(model, batch))
-        in_place = isinstance(getattr(set_enabled, "__self__", None), Originals) or "FLearning" in getattr(
+        in_place = isinstance(getattr(set_enabled, "__self__", None), OriginalWeights) or "FLearning" in getattr(
             set_enabled, "__qualname__", ""
         )
         if set_enabled is not None and not in_place:

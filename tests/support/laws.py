@@ -18,8 +18,8 @@ from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.registry import create, find
 from weitiao.core.trainable_model import TrainableModel, reference_logits
+from weitiao.model.adapters.module_replacement import dequantize_layers
 from weitiao.model.adapters.module_structure import architecture_of
-from weitiao.model.adapters.surgery import restore
 from weitiao.model.backbone import choose
 from weitiao.model.layers.attention import NAME
 
@@ -43,7 +43,7 @@ def base_model(method: str, family: str = "llama") -> torch.nn.Module:
     model, (name, settings) = make_model(family), VARIANTS.get(method, (method, {}))
     if method_class(method).rounds_base:
         create(Method, name, **settings).prepare(model, torch.device("cpu"))
-        restore(model)
+        dequantize_layers(model)
     return model
 
 

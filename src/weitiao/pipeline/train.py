@@ -34,7 +34,7 @@ from weitiao.data.audio import load_feature_extractor
 from weitiao.data.checks import check_data, unused_tokens
 from weitiao.data.encode import Encoded
 from weitiao.data.loader import Loader
-from weitiao.data.prepare import Encoder, report_rows, read, read_and_split, row_describer
+from weitiao.data.prepare import Encoder, read, read_and_split, report_rows, row_describer
 from weitiao.data.template import read_template, tokenizer_identity
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.evaluate.drift import Drift

@@ -122,7 +122,7 @@ def test_opens_peft_adapter_other_methods(tiny_models: dict, tmp_path: Path, con
 def test_unsupported_peft_setting_refused(tiny_llama: Path, tmp_path: Path, settings: dict) -> None:
     config = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], **settings)
     peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_llama), config).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=f"uses {next(iter(settings))}, which weitiao's lora does not do"):
+    with pytest.raises(ModelError, match=f"uses {next(iter(settings))}, which weitiao's lora does not support"):
         results.open_model(str(tmp_path))
 
 
@@ -141,7 +141,7 @@ def test_pickle_adapter_refused(tiny_llama: Path, tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").unlink()
     torch.save({}, tmp_path / "adapter_model.bin")
     with pytest.raises(
-        ModelError, match="holds no adapter_model.safetensors .pickle files such as adapter_model.bin are not"
+        ModelError, match="contains no adapter_model.safetensors .pickle files such as adapter_model.bin are not"
     ):
         results.open_model(str(tmp_path))
 
@@ -150,7 +150,7 @@ def test_mismatched_tensors_refused(open_model: Any, tiny_llama: Path, tmp_path:
     save_adapter(open_model().attachment, tmp_path, str(tiny_llama))
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["q_proj"]}))
-    with pytest.raises(ModelError, match="the adapter's tensors are not those of its config: "):
+    with pytest.raises(ModelError, match="the adapter's tensors do not match its config: "):
         results.open_model(str(tmp_path))
 
 

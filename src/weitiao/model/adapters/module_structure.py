@@ -1,4 +1,4 @@
-"""Where the parts of a transformer lie, whatever a family calls them: keys and values, the ends of the two sublayers.
+"""Where the modules of a transformer are, in any family: its layers, keys and values, the ends of the two sublayers.
 
           q k v                        up (gate)
 x -- norm -- attention -- attention_out --(+)-- norm -- MLP -- mlp_out --(+)
@@ -7,20 +7,19 @@ x -- norm -- attention -- attention_out --(+)-- norm -- MLP -- mlp_out --(+)
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.architecture import Architecture
 from weitiao.core.errors import RecipeError
-from weitiao.model.adapters.surgery import is_linear
+from weitiao.model.adapters.module_replacement import is_linear, last_names, shape_of
 
 LENGTH_LIMITS = ("max_position_embeddings", "n_positions", "max_target_positions")  # the first that a config has
 KEYS = ("k_proj", "key", "k_lin", "key_proj", "k")
 VALUES = ("v_proj", "value", "v_lin", "value_proj", "v")
 QUERIES = ("q_proj", "query", "q_lin", "query_proj", "q")
-FUSED = ("c_attn",)  # q, k and v in one, in this order
+FUSED = ("c_attn",)  # q, k and v in one layer, in this order
 ATTENTION_OUT = (
     "self_attn.o_proj",
     "attn.c_proj",
@@ -59,77 +58,78 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
     )
 
 
-def stack_of(model: Any) -> Any:
-    """The module that turns ids into the last hidden states."""
+def layer_stack(model: Any) -> Any:
+    """The module from token ids to the last hidden states; of an encoder-decoder model, its decoder."""
     return model if architecture_of(model.config).kind == "encoder" else model.get_decoder()
 
 
-def first_position(stack: Any) -> int:
-    """RoBERTa and its kind count positions from behind the padding token's id."""
+def first_position(stack: nn.Module) -> int:
+    """The position of a row's first token: RoBERTa and its kind count from the padding token's id + 1."""
     table = getattr(getattr(stack, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
     return 0 if padding is None else padding + 1
 
 
-def last_hidden(model: Any, **inputs: Any) -> Any:
-    """The last hidden states [B, T, D], by transformers' own forward pass; no keys and values are kept."""
-    plain = {} if architecture_of(model.config).kind == "encoder" else {"use_cache": False}  # encoders have none to keep
-    return stack_of(model)(**inputs, **plain).last_hidden_state
+def last_hidden(model: Any, **inputs: Tensor) -> Tensor:
+    """The last hidden states [B, T, D] by transformers' own forward pass, without a key-value cache."""
+    no_cache = {} if architecture_of(model.config).kind == "encoder" else {"use_cache": False}  # encoders have none
+    return layer_stack(model)(**inputs, **no_cache).last_hidden_state
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Some columns of a linear layer's output."""
+class OutputColumns:
+    """A range of a linear layer's output columns."""
 
     layer: str
-    begin: int
+    start: int
     width: int
 
 
-def keys_and_values(model: nn.Module) -> list[tuple[Columns, Columns]]:
-    """Of each layer, where its keys and its values are made.
+def keys_and_values(model: nn.Module) -> list[tuple[OutputColumns, OutputColumns]]:
+    """For each layer, where its keys and its values are computed.
 
     Raises:
-        RecipeError: the family names them in a way not known here.
+        RecipeError: the family's names for them are unknown.
     """
     linears = {name: module for name, module in model.named_modules() if is_linear(module)}
-    last = {name: name.rpartition(".")[2] for name in linears}
-    fused = [name for name in linears if last[name] in FUSED]
+    widths = {name: shape_of(module)[0] for name, module in linears.items()}
+    last_name = {name: name.rpartition(".")[2] for name in linears}
+    fused = {name: widths[name] // 3 for name in linears if last_name[name] in FUSED}
     if fused:
-        width = {name: _width(linears[name]) // 3 for name in fused}
-        return [(Columns(n, width[n], width[n]), Columns(n, 2 * width[n], width[n])) for n in fused]
-    keys, values = ([n for n in linears if last[n] in known] for known in (KEYS, VALUES))
+        return [(OutputColumns(name, w, w), OutputColumns(name, 2 * w, w)) for name, w in fused.items()]
+    keys, values = ([name for name in linears if last_name[name] in names] for names in (KEYS, VALUES))
     if not keys or len(keys) != len(values):
-        there = ", ".join(sorted(set(last.values())))
-        raise RecipeError(f"method: no layers that make keys and values were found; linear layers are called: {there}.")
-    return [(Columns(k, 0, _width(linears[k])), Columns(v, 0, _width(linears[v]))) for k, v in zip(keys, values)]
+        raise RecipeError(
+            "method: this model's key and value layers have unknown names; linear layers are called: {names}",
+            names=last_names(linears),
+        )
+    return [(OutputColumns(k, 0, widths[k]), OutputColumns(v, 0, widths[v])) for k, v in zip(keys, values)]
 
 
-def ends(model: nn.Module) -> tuple[list[str], list[str]]:
+def sublayer_outputs(model: nn.Module) -> tuple[list[str], list[str]]:
     """(the last linear layer of each attention, the last of each MLP), in the model's order.
 
     Raises:
-        RecipeError: the family names them in a way not known here.
+        RecipeError: the family's names for them are unknown.
     """
-    every = [name for name, module in model.named_modules() if is_linear(module)]
-    attention = [name for name in every if name.endswith(ATTENTION_OUT)]
-    mlp = [name for name in every if name.endswith(MLP_OUT) and name not in attention]
+    linears = [name for name, module in model.named_modules() if is_linear(module)]
+    attention = [name for name in linears if name.endswith(ATTENTION_OUT)]
+    mlp = [name for name in linears if name.endswith(MLP_OUT) and name not in attention]
     if not attention or len(attention) != len(mlp):
-        there = ", ".join(sorted({name.rpartition(".")[2] for name in every}))
-        raise RecipeError(f"method: the ends of attention and MLP were not found; linear layers are called: {there}.")
+        raise RecipeError(
+            "method: this model's last layers of attention and MLP have unknown names; linear layers are called: {names}",
+            names=last_names(linears),
+        )
     return attention, mlp
 
 
-def mlp_entrances(model: nn.Module, mlp_ends: list[str]) -> dict[str, str]:
-    """For the last linear layer of each MLP, the first one: what it is given is what the MLP is given."""
-    every = [name for name, module in model.named_modules() if is_linear(module)]
-    found = {}
-    for end in mlp_ends:
-        home = end.rpartition(".")[0]
-        inside = [name for name in every if name.rpartition(".")[0] == home and name != end]
-        found[end] = inside[0] if inside else every[every.index(end) - 1]  # BERT keeps them in two modules, in order
-    return found
-
-
-def _width(layer: nn.Module) -> int:
-    return layer.nf if isinstance(layer, Conv1D) else layer.out_features  # pyright: ignore[reportReturnType]
+def mlp_inputs(model: nn.Module, mlp_outputs: list[str]) -> dict[str, str]:
+    """For the last linear layer of each MLP, the first one, whose input is the MLP's input."""
+    linears = [name for name, module in model.named_modules() if is_linear(module)]
+    first_layers = {}
+    for output in mlp_outputs:
+        mlp = output.rpartition(".")[0]
+        inside = [name for name in linears if name.rpartition(".")[0] == mlp and name != output]
+        # BERT's MLP is two modules, one after the other in the model's order
+        first_layers[output] = inside[0] if inside else linears[linears.index(output) - 1]
+    return first_layers

@@ -1,12 +1,12 @@
-"""Several adapters side by side on one base, and every row of a batch goes through its own.
+"""Several adapters on one base model; each row of a batch goes through its own.
 
-    rows         a a a a | b b b | a a | c c c c         a -> spam   b -> chat   c -> the base alone
-    for all      y = x W^T + bias                        one product for the whole batch
-    for each     y_g <- y_g + s (x_g A^T) B^T            on the rows of its group g (index_select, index_copy)
+    rows              a a a a | b b b | a a | c c c c      a -> spam   b -> chat   c -> the base model
+    all rows          y = x W^T + bias                     one product for the whole batch
+    adapter g         y_g <- y_g + s (x_g A^T) B^T         on its own rows (index_select, index_copy)
 
-Sheng et al. 2023, "S-LoRA", arXiv 2311.03285, sec. 4 and 5: the base is batched over all adapters, each change is
-computed on the rows that want it. Rows are segments laid end to end, [T, D], or rows of a padded batch, [B, T, D], as
-transformers' `generate` has them. Outside `Attachment.route`, every row goes to the base.
+Sheng et al. 2023, "S-LoRA", arXiv 2311.03285, sec. 4 and 5: the base runs once for all adapters, each change on its own rows.
+Rows are segments packed end to end, [T, D], or rows of a padded batch, [B, T, D], as in transformers' `generate`. Outside
+`Attachment.adapters_by_row`, every row goes through the base model.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,94 +20,106 @@ from torch import Tensor, nn
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.low_rank import LowRankLinear
-from weitiao.model.adapters.surgery import enabling, set_submodule
+from weitiao.model.adapters.module_replacement import make_set_enabled
 
 
 @dataclass(frozen=True)
-class Route:
-    """Which rows go where: along the first dimension of a layer's input."""
+class Routing:
+    """Which rows go through which adapter, along the first dimension of a layer's input."""
 
-    places: Mapping[str, Tensor]
-    """An adapter's name -> where its rows (or, end to end, its tokens) are."""
-    size: int
-    """How many there are in all."""
+    rows: Mapping[str, Tensor]
+    """Adapter -> its rows; of a packed batch, its tokens."""
+    num_rows: int
     packed: bool
 
 
-_route: ContextVar[Route | None] = ContextVar("route", default=None)
+_routing: ContextVar[Routing | None] = ContextVar("routing", default=None)
 
 
 class MultiAdapterLinear(nn.Module):
-    """Stands in the place of a linear layer that several adapters change."""
+    """A linear layer with the low-rank changes of several adapters."""
 
     def __init__(self, base: nn.Module, adapters: Mapping[str, LowRankLinear]) -> None:
         super().__init__()
         self.base_layer, self.on = base, True
-        self.adapters = nn.ModuleDict({f"{i}": module for i, module in enumerate(adapters.values())})
-        self.names = tuple(adapters)
+        self.adapters = nn.ModuleDict({f"{i}": layer for i, layer in enumerate(adapters.values())})
+        self.names = tuple(adapters)  # a name may have dots, which a ModuleDict's keys may not
 
     def forward(self, x: Tensor) -> Tensor:
-        y, select_adapter = self.base_layer(x), _route.get()
-        if select_adapter is None or not self.on:
+        y, routing = self.base_layer(x), _routing.get()
+        if routing is None or not self.on:
             return y
-        rows, out = (x.flatten(0, -2), y.flatten(0, -2)) if select_adapter.packed else (x, y)
-        if len(rows) != select_adapter.size or rows.ndim != (2 if select_adapter.packed else 3):
-            words = f"a layer was given {list(x.shape)} and {select_adapter.size} rows were expected"
-            raise ModelError(f"adapters cannot be switched in one batch in this family ({words}): ask one at a time.")
-        for name, module in zip(self.names, self.adapters.values()):
-            at = select_adapter.places.get(name)
-            if at is not None:
-                out = out.index_copy(0, at, module.forward_from(rows[at], out[at]))  # pyright: ignore[reportCallIssue]
-        return out.view(y.shape)
+        # a padded batch keeps its rows apart; packed tokens may come as [1, T, D] or [T, D]
+        inputs, outputs = (x.flatten(0, -2), y.flatten(0, -2)) if routing.packed else (x, y)
+        if len(inputs) != routing.num_rows or inputs.ndim != (2 if routing.packed else 3):
+            raise ModelError(
+                "this model's layers do not keep a batch's rows apart (a layer got shape {shape} instead of {num_rows} rows), "
+                "so adapters cannot be mixed in one batch: use one at a time",
+                shape=list(x.shape),
+                num_rows=routing.num_rows,
+            )
+        for name, layer in zip(self.names, self.adapters.values()):
+            rows = routing.rows.get(name)
+            if rows is not None:
+                assert isinstance(layer, LowRankLinear)
+                outputs = outputs.index_copy(0, rows, layer.forward_from(inputs[rows], outputs[rows]))
+        return outputs.view(y.shape)
 
 
-def detach(
-    model: nn.Module, attachment: Attachment, method: Method | type[Method], called: str
-) -> dict[str, LowRankLinear]:
-    """Take a method off the model again, which is then the base model: its layers, by the names of those they stood for.
+def detach(model: nn.Module, attachment: Attachment, method: Method | type[Method], name: str) -> dict[str, LowRankLinear]:
+    """Remove a low-rank method from the model, which then is the base model again.
+
+    Args:
+        name: the adapter's, for the message.
+
+    Returns:
+        The method's layers, by the names of the base layers that are back in their place.
 
     Raises:
-        ModelError: it has changed something besides, or in another way than these layers do.
+        ModelError: the method changed anything else.
     """
-    found = {name: module for name, module in model.named_modules() if isinstance(module, LowRankLinear)}
-    inside = {f"{name}.{own}" for name, module in found.items() for own in module.own}
-    plain_base = method.starts_at_base and not method.rounds_base  # else the others would stand on changed weights
-    if not found or attachment.trainable != inside or not plain_base:
-        raise ModelError(f"{called} is no low-rank change of linear layers alone (lora, dora): only those go by row.")
-    for name, module in found.items():
-        set_submodule(model, name, module.base_layer)
-    return found
+    layers = {x: layer for x, layer in model.named_modules() if isinstance(layer, LowRankLinear)}
+    own_parameters = {f"{x}.{parameter}" for x, layer in layers.items() for parameter in layer.own_parameters}
+    same_base = method.starts_at_base and not method.rounds_base  # other adapters must see the original base weights
+    if not layers or attachment.trainable != own_parameters or not same_base:
+        raise ModelError(
+            "{name} is not only a low-rank change of linear layers (lora, dora), so it cannot share batches with other adapters",
+            name=name,
+        )
+    for layer_name, layer in layers.items():
+        model.set_submodule(layer_name, layer.base_layer)
+    return layers
 
 
 def attach_all(model: nn.Module, adapters: Mapping[str, Mapping[str, LowRankLinear]]) -> Attachment:
-    """Put what was taken off back on, all of it beside one another.
+    """Attach several detached adapters at once.
 
     Args:
-        adapters: an adapter's name -> its layers.
+        adapters: a name for each -> its layers, from `detach`.
     """
-    places = dict.fromkeys(place for layers in adapters.values() for place in layers)
-    made = {}
-    for place in places:
-        here = {name: layers[place] for name, layers in adapters.items() if place in layers}
-        made[place] = MultiAdapterLinear(model.get_submodule(place), here)
-        set_submodule(model, place, made[place])
+    merged_layers: dict[str, MultiAdapterLinear] = {}
+    for layer_name in dict.fromkeys(x for layers in adapters.values() for x in layers):
+        changes = {name: layers[layer_name] for name, layers in adapters.items() if layer_name in layers}
+        merged_layers[layer_name] = MultiAdapterLinear(model.get_submodule(layer_name), changes)
+        model.set_submodule(layer_name, merged_layers[layer_name])
     model.requires_grad_(False)
+    index = {name: i for i, name in enumerate(adapters)}
 
     @contextmanager
     def select_adapter(names: Sequence[str], lengths: Sequence[int] | None = None) -> Iterator[None]:
-        odd = sorted(set(names) - {"", *adapters})
-        if odd:
-            raise ModelError(f"there is no adapter called {odd[0]!r}; there are: {', '.join(adapters)}.")
+        if unknown := sorted(set(names) - {"", *adapters}):
+            raise ModelError(
+                "there is no adapter called {name!r}; there are: {adapters}", name=unknown[0], adapters=", ".join(adapters)
+            )
         device = next(model.parameters()).device
-        index = {name: i for i, name in enumerate(adapters)}
-        which = torch.tensor([index.get(name, -1) for name in names], device=device)
+        adapter_of_row = torch.tensor([index.get(name, -1) for name in names], device=device)
         if lengths is not None:
-            which = which.repeat_interleave(torch.tensor(lengths, device=device))
-        at = {name: (which == i).nonzero()[:, 0] for name, i in index.items() if name in names}
-        token = _route.set(Route(at, len(which), lengths is not None))
+            adapter_of_row = adapter_of_row.repeat_interleave(torch.tensor(lengths, device=device))
+        rows = {name: (adapter_of_row == i).nonzero()[:, 0] for name, i in index.items() if name in names}
+        token = _routing.set(Routing(rows, len(adapter_of_row), lengths is not None))
         try:
             yield
         finally:
-            _route.reset(token)
+            _routing.reset(token)
 
-    return Attachment(trainable=set(), set_enabled=enabling(made), select_adapter=select_adapter)
+    return Attachment(trainable=set(), set_enabled=make_set_enabled(merged_layers), select_adapter=select_adapter)

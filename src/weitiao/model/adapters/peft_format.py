@@ -1,4 +1,4 @@
-"""Adapters in PEFT's format: what we learn opens in PEFT, and what PEFT learnt opens here."""
+"""PEFT's adapter format: adapters trained here open in PEFT, and PEFT's open here."""
 
 import json
 from collections.abc import Callable, Collection
@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment
 from weitiao.model.adapters.module_structure import architecture_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."  # what PEFT puts before every name
+PREFIX = "base_model.model."  # of every tensor's name
+TASK_TYPES = {"decoder": "CAUSAL_LM", "encoder": "FEATURE_EXTRACTION", "encoder_decoder": "SEQ_2_SEQ_LM"}
 
 
 def is_adapter(folder: Path) -> bool:
@@ -22,7 +24,11 @@ def is_adapter(folder: Path) -> bool:
 
 
 def save_adapter(attachment: Attachment, folder: Path, base: str) -> bool:
-    """Write the learnt weights as PEFT stores them; False if PEFT does not know the method."""
+    """Write the trained weights in PEFT's format.
+
+    Returns:
+        False if PEFT does not have the method.
+    """
     if attachment.as_peft is None:
         return False
     write_adapter(*attachment.as_peft(), folder, base)
@@ -30,70 +36,81 @@ def save_adapter(attachment: Attachment, folder: Path, base: str) -> bool:
 
 
 def write_adapter(config: dict[str, Any], tensors: dict[str, Tensor], folder: Path, base: str) -> None:
-    """PEFT's two files."""
+    """Write PEFT's two files."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: x.to("cpu").contiguous() for name, x in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
     (folder / CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": base}, indent=1) + "\n")
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """A PEFT adapter's config.
+    """The config of a PEFT adapter.
 
     Raises:
-        ModelError: it is not one, or its weights are not safetensors.
+        ModelError: its weights are missing, or not safetensors.
     """
     if not (folder / WEIGHTS).is_file():
-        raise ModelError(f"{folder} holds no {WEIGHTS} (pickle files such as adapter_model.bin are not opened).")
+        raise ModelError(
+            "{folder} contains no {file} (pickle files such as adapter_model.bin are not opened)",
+            folder=folder,
+            file=WEIGHTS,
+        )
     return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
 
 
 def load_adapter(attachment: Attachment, folder: Path) -> None:
-    """Put a PEFT adapter's tensors into an attached method.
+    """Copy a PEFT adapter's tensors into an attached method.
 
     Raises:
-        ModelError: the tensors are not those of the config.
+        ModelError: the tensors do not match the config.
     """
     if attachment.from_peft is None:
-        raise ModelError("this method has no PEFT format.")
+        raise ModelError("this method has no PEFT format")
     attachment.from_peft(load_file(folder / WEIGHTS))
 
 
-def peft_task(model: Any) -> str | None:
-    """PEFT's task_type, which decides how PEFT calls the model; None: as it is called."""
+def peft_task(model: PreTrainedModel) -> str | None:
+    """PEFT's task_type, which decides how PEFT calls the model; None: PEFT passes all arguments on (speech models)."""
     architecture = architecture_of(model.config)
-    if architecture.modality == "speech":
-        return None
-    return {"decoder": "CAUSAL_LM", "encoder": "FEATURE_EXTRACTION", "encoder_decoder": "SEQ_2_SEQ_LM"}[architecture.kind]
+    return None if architecture.modality == "speech" else TASK_TYPES[architecture.kind]
 
 
 def peft_name(name: str) -> str:
-    """A weight's name in PEFT's files."""
-    end = ".weight" if name.endswith(("lora_A", "lora_B")) else ""
-    return PREFIX + name + end
+    """PEFT's name of a parameter."""
+    return PREFIX + name + (".weight" if name.endswith(("lora_A", "lora_B")) else "")
 
 
 def peft_tensors(model: nn.Module, trainable: Collection[str]) -> dict[str, Tensor]:
-    """Learnt tensors under PEFT's names."""
-    weights = dict(model.named_parameters())
-    return {peft_name(name): weights[name].detach() for name in sorted(trainable)}
+    """The trained tensors under PEFT's names."""
+    parameters = dict(model.named_parameters())
+    return {peft_name(name): parameters[name].detach() for name in sorted(trainable)}
 
 
-def take_peft(
-    model: nn.Module, trainable: Collection[str], tensors: dict[str, Tensor], called: Callable[[str], str] = peft_name
+def load_peft_tensors(
+    model: nn.Module, trainable: Collection[str], tensors: dict[str, Tensor], name_of: Callable[[str], str] = peft_name
 ) -> None:
-    """Take over tensors under PEFT's names.
+    """Copy tensors under PEFT's names into the trainable parameters.
+
+    Args:
+        name_of: a parameter's name -> PEFT's name.
 
     Raises:
-        ModelError: names or shapes are not those of the method.
+        ModelError: names or shapes differ.
     """
-    weights = dict(model.named_parameters())
-    wanted = {called(name): weights[name] for name in trainable}
-    if wanted.keys() != tensors.keys():
-        odd = sorted(wanted.keys() ^ tensors.keys())
-        raise ModelError(f"the adapter's tensors are not those of its config: {odd[0]} and {len(odd) - 1} more differ.")
-    for name, weight in wanted.items():
+    parameters = dict(model.named_parameters())
+    expected = {name_of(name): parameters[name] for name in trainable}
+    if different := sorted(expected.keys() ^ tensors.keys()):
+        raise ModelError(
+            "the adapter's tensors do not match its config: {name} and {others} more differ",
+            name=different[0],
+            others=len(different) - 1,
+        )
+    for name, weight in expected.items():
         if weight.shape != tensors[name].shape:
-            there, here = tuple(tensors[name].shape), tuple(weight.shape)
-            raise ModelError(f"the adapter's {name} has shape {there}, its config says {here}.")
+            raise ModelError(
+                "the adapter's {name} has shape {found}, but by its config {expected}",
+                name=name,
+                found=tuple(tensors[name].shape),
+                expected=tuple(weight.shape),
+            )
         with torch.no_grad():
             weight.copy_(tensors[name])

@@ -1,8 +1,8 @@
-"""What another Run learnt, taken along: read, named by a hash, kept as one file, subtracted from the base.
+"""Task vectors: what another run trained, read from its folder, stored as one file, and subtracted from the base model.
 
-    theta' = theta - rate * (theta_old - theta)          theta_old: the base with the other Run's weights merged
+    theta' = theta - lambda * (theta_old - theta)          theta_old: the base with the other run's weights merged
 
-The sum is made in fp32 and rounded once to the dtype of the weights.
+Computed in fp32 and rounded once to the weights' dtype. Ilharco et al. 2022, arXiv 2212.04089, sec. 2.
 """
 
 import hashlib
@@ -16,78 +16,89 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from weitiao.core.errors import RecipeError, WeitiaoError
+from weitiao.core.errors import RecipeError, WeitiaoError, message_of
 from weitiao.core.method import Attachment, Method
 from weitiao.core.registry import create
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import HEAD, identity_of
-from weitiao.model.adapters.surgery import Originals
+from weitiao.model.adapters.module_replacement import OriginalWeights
 
 
 @dataclass(frozen=True)
 class TaskVector:
-    """A finished Run's method, its base's identity (rounded to bf16), and its result."""
+    """A finished run's method, its base model's identity (rounded to bf16), and its trained tensors."""
 
     method: Method
     base: str
     tensors: dict[str, Tensor]
 
     @property
-    def about(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, str]:
         return {"method": json.dumps(self.method.as_recipe(), sort_keys=True), "base": self.base}
 
     @property
     def sha256(self) -> str:
-        """Of everything in it, wherever it lies."""
-        digest = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode())
+        """Of method, base and tensors; the same for the run's folder and for a stored file."""
+        digest = hashlib.sha256(json.dumps(self.metadata, sort_keys=True).encode())
         for name, x in sorted(self.tensors.items()):
             digest.update(f"{name} {tuple(x.shape)} {x.dtype}".encode())
             digest.update(x.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def save(self, file: Path) -> None:
-        """As one file, whole or not at all."""
+        """Store it as one file, atomically."""
         temp = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-        save_file(self.tensors, temp, self.about)
+        save_file(self.tensors, temp, self.metadata)
         os.replace(temp, file)
 
-    def put_into(self, attachment: Attachment, model: nn.Module) -> None:
-        """Give the attached method what was learnt.
+    def load_into(self, attachment: Attachment, model: nn.Module) -> None:
+        """Copy the tensors into the attached method's parameters and buffers.
 
         Raises:
-            RecipeError: it is not that method's.
+            RecipeError: their names differ.
         """
         buffers = dict(model.named_buffers())
-        here: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if n in attachment.trainable}
-        here |= {f"buffer.{name}": buffers[name] for name in attachment.buffers}
-        if odd := sorted(here.keys() ^ self.tensors.keys()):
-            raise RecipeError(f"old: what it learnt does not fit this model: {odd[0]} and {len(odd) - 1} more differ.")
+        own: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if name in attachment.trainable}
+        own |= {f"buffer.{name}": buffers[name] for name in attachment.buffers}
+        if different := sorted(own.keys() ^ self.tensors.keys()):
+            raise RecipeError(
+                "method.forget_run: that run's weights do not fit this model: {name} and {others} more differ",
+                name=different[0],
+                others=len(different) - 1,
+            )
         for name, x in self.tensors.items():
-            here[name].copy_(x)
+            own[name].copy_(x)
 
 
-def read_task_vector(place: Path) -> TaskVector:
-    """From a finished Run's folder, or from a file that `save` wrote.
+def read_task_vector(path: Path) -> TaskVector:
+    """From a finished Run's folder, or from a file written by `save`.
 
     Raises:
         RecipeError: it is neither.
     """
     try:
-        if place.is_file():
-            tensors, about = _read(place)
-            plain = json.loads(about["method"])
-            return TaskVector(create(Method, plain.pop("name"), **plain), about["base"], tensors)
-        run = Run.open(place)
+        if path.is_file():
+            tensors, metadata = _read(path)
+            settings = json.loads(metadata["method"])
+            return TaskVector(create(Method, settings.pop("name"), **settings), metadata["base"], tensors)
+        run = Run.open(path)
         if not run.is_finished:
-            raise RecipeError(f"old: {place} is not finished ({run.status}); train it to its end first.")
-        tensors, _ = _read(place / "best" / "weights.safetensors")
-        in_base = {name: x for name, x in tensors.items() if not name.startswith(HEAD)}
-        return TaskVector(run.recipe.method, run.read("resolved.json")["base"], in_base)
+            raise RecipeError(
+                "method.forget_run: {path} is not finished ({status}); resume it first", path=path, status=run.status
+            )
+        tensors, _ = _read(run.best_weights)
+        without_heads = {name: x for name, x in tensors.items() if not name.startswith(HEAD)}
+        return TaskVector(run.recipe.method, run.read("resolved.json")["base"], without_heads)
     except RecipeError:
         raise
     except (WeitiaoError, OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise RecipeError(f"old: {place} is no Run whose result can be read ({error}).") from None
+        raise RecipeError(
+            "method.forget_run: {path} is not a run whose result can be read: {reason}",
+            path=path,
+            reason=message_of(error),
+        ) from None
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -96,38 +107,40 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 @torch.no_grad()
-def subtract(model: nn.Module, learnt: TaskVector, rate: float) -> Originals:
-    """Take `rate` times what was learnt away from the weights, in place.
+def subtract(model: PreTrainedModel, task_vector: TaskVector, factor: float) -> OriginalWeights:
+    """Subtract `factor` times the task vector from the model's weights, in place.
 
     Returns:
         All weights as they were before.
 
     Raises:
-        RecipeError: it was learnt from another base, or by a method that cannot be merged.
+        RecipeError: it belongs to another base model, or its method cannot be merged.
     """
-    if learnt.base != identity_of(model, torch.bfloat16):  # whatever precision either was loaded in
-        raise RecipeError("old: that run learnt from another base model; train it anew from this one.")
-    base = Originals(model, [name for name, _ in model.named_parameters()])
-    if not all(weight.is_floating_point() for weight in base.weights):
-        raise RecipeError("method: nothing can be taken away from packed (four-bit, eight-bit) weights; load them whole.")
-    for weight in base.weights:
+    if task_vector.base != identity_of(model, torch.bfloat16):  # in bf16, since the two may be loaded in other dtypes
+        raise RecipeError("method.forget_run: that run was trained from another base model; train it again from this one")
+    original = OriginalWeights(model, [name for name, _ in model.named_parameters()])
+    if not all(weight.is_floating_point() for weight in original.weights):
+        raise RecipeError("method: a task vector cannot be subtracted from quantized weights; load them unquantized")
+    for weight in original.weights:
         weight.data = weight.data.float()
-    devices = [weight.device for weight in base.weights[:1] if weight.is_cuda]
-    with torch.random.fork_rng(devices):  # the learning begins as it would without the forgetting
-        attachment = learnt.method.attach(model)
+    devices = [weight.device for weight in original.weights[:1] if weight.is_cuda]
+    with torch.random.fork_rng(devices):  # the new method's initial weights are the same with and without forgetting
+        attachment = task_vector.method.attach(model)
     if attachment.merge is None:
-        raise RecipeError(f"old: {learnt.method.name} cannot be merged into the base; lora and full can.")
-    learnt.put_into(attachment, model)
+        raise RecipeError(
+            "method.forget_run: method {method} cannot be merged into the base model; lora and full can",
+            method=task_vector.method.name,
+        )
+    task_vector.load_into(attachment, model)
     attachment.merge()
-    for weight, was in zip(base.weights, base.others):
-        whole = was.float()
-        weight.data = (whole - rate * (weight.data - whole)).to(was.dtype)
-    return base
+    for weight, copy in zip(original.weights, original.copies):
+        base = copy.float()
+        weight.data = (base - factor * (weight.data - base)).to(copy.dtype)
+    return original
 
 
-def only_changed(base: Originals, trained: Collection[nn.Parameter]) -> Originals:
-    """Without the copies of weights that neither the forgetting nor the training moves."""
-    mine = {id(x) for x in trained}
-    pairs = [(w, x) for w, x in zip(base.weights, base.others) if id(w) in mine or not torch.equal(w, x)]
-    base.weights, base.others = [w for w, _ in pairs], [x for _, x in pairs]
-    return base
+def only_changed(original: OriginalWeights, trained: Collection[nn.Parameter]) -> OriginalWeights:
+    """Without the copies of weights that neither the subtraction nor the training changes."""
+    trained_ids = {id(x) for x in trained}
+    original.keep_only(lambda weight, copy: id(weight) in trained_ids or not torch.equal(weight, copy))
+    return original

@@ -1,11 +1,11 @@
-"""Slots: places before every row that a method fills with what it learnt. Soft prompts and prefixes stand in them.
+"""Virtual tokens: positions before every row that a method fills. Soft prompts and prefixes use them.
 
-    ids      s0 s1 s2  the user's tokens          s0 = V, s1 = V + 1 ...: ids beyond the vocabulary, V words
-    position  0  1  2   3 4 5 ...
-    what the model gets there:  a learnt embedding (prompt tuning), or in every layer a learnt key and value (prefixes)
+    ids        v0 v1 v2  the row's tokens           v0 = V, v1 = V + 1 ...: ids beyond the vocabulary of size V
+    positions  0  1  2   3 4 5 ...
+    filled with          a trained embedding (prompt tuning), or in every layer a trained key and value (prefixes)
 
-A slot is a token like any other: packing, positions, masks, caches and generation need not know of it. TrainableModel puts
-slots before every row and takes their outputs away again, so the alignment law holds.
+They are tokens like all others, so packing, positions, masks, caches and generation need no special case. TrainableModel puts
+them before every row and drops their outputs, so the alignment law holds.
 """
 
 from collections.abc import Callable
@@ -15,50 +15,55 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from weitiao.core.shared_prefix import index_select_fp32_grad
 from weitiao.model.adapters.peft_format import peft_task
-from weitiao.model.adapters.surgery import set_submodule
 
-PLACES: ContextVar[Tensor | None] = ContextVar("places", default=None)
-"""Of the ids that run now: which slot each is, -1 for words. None where there is no slot among them. A context variable,
-so that a layer which runs once more in the backward pass finds the places of its own forward pass."""
+VIRTUAL_INDEX: ContextVar[Tensor | None] = ContextVar("virtual_index", default=None)
+"""Which virtual token each id of the current forward pass is, -1 for real tokens; None: there are no virtual tokens in it.
+A context variable, so that a checkpointed layer that runs again in the backward pass finds the value of its forward pass."""
 
 
 @dataclass
 class VirtualTokens:
-    """How many there are, and whether they are in use."""
+    """The virtual tokens of a model."""
 
     count: int
-    size: int
-    """Of the vocabulary: the first slot's id."""
-    on: bool = True
+    vocab_size: int
+    """Of the model: the first virtual token's id."""
+    enabled: bool = True
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """What stands before every row."""
-        return tuple(range(self.size, self.size + self.count)) if self.on else ()
+        """What is put before every row; nothing while they are switched off."""
+        return tuple(range(self.vocab_size, self.vocab_size + self.count)) if self.enabled else ()
 
-    def set_enabled(self, on: bool) -> None:
-        self.on = on
+    def set_enabled(self, enabled: bool) -> None:
+        self.enabled = enabled
 
-    def fill(self, out: Tensor, learnt: Tensor) -> Tensor:
-        """out [..., T, N] with row j of learnt [P, N] where slot j stands."""
-        places = PLACES.get()
-        if places is None:
+    def fill(self, out: Tensor, values: Tensor) -> Tensor:
+        """Put row j of `values` where virtual token j is.
+
+        Args:
+            out: [..., T, N]
+            values: [P, N]
+        """
+        index = VIRTUAL_INDEX.get()
+        if index is None:
             return out
-        rows = index_select_fp32_grad(learnt.to(out.dtype), places.clamp(min=0))  # [..., T, N]
-        return torch.where((places >= 0)[..., None], rows, out)
+        rows = index_select_fp32_grad(values.to(out.dtype), index.clamp(min=0))  # [..., T, N]
+        return torch.where((index >= 0)[..., None], rows, out)
 
 
 class VirtualTokenEmbedding(nn.Module):
-    """The token embedding, which knows slots: it sees which ids they are, and may fill them."""
+    """A token embedding that accepts virtual ids: it notes where they are, and fills them if the method has embeddings."""
 
     def __init__(
-        self, base: nn.Embedding, virtual_tokens: VirtualTokens, learnt: Callable[[], Tensor] | None = None
+        self, base: nn.Embedding, virtual_tokens: VirtualTokens, embeddings: Callable[[], Tensor] | None = None
     ) -> None:
         super().__init__()
-        self.base_layer, self.virtual_tokens, self.learnt = base, virtual_tokens, learnt
+        self.base_layer, self.virtual_tokens, self.embeddings = base, virtual_tokens, embeddings
 
     @property
     def weight(self) -> Tensor:
@@ -69,64 +74,74 @@ class VirtualTokenEmbedding(nn.Module):
         return self.base_layer.num_embeddings
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Ids [..., T], slots among them -> [..., T, D]."""
-        places = ids - self.virtual_tokens.size
-        here = bool((places >= 0).any())
-        PLACES.set(torch.where(places >= 0, places, -1) if here else None)
-        out = self.base_layer(ids.masked_fill(places >= 0, 0) if here else ids)
-        return self.virtual_tokens.fill(out, self.learnt()) if here and self.learnt is not None else out
+        """Ids [..., T], virtual ones among them -> [..., T, D]."""
+        index = ids - self.virtual_tokens.vocab_size
+        is_virtual = index >= 0
+        has_virtual = bool(is_virtual.any())
+        VIRTUAL_INDEX.set(torch.where(is_virtual, index, -1) if has_virtual else None)
+        out = self.base_layer(ids.masked_fill(is_virtual, 0) if has_virtual else ids)
+        return self.virtual_tokens.fill(out, self.embeddings()) if has_virtual and self.embeddings is not None else out
 
 
 class VirtualTokenProjection(nn.Module):
-    """A linear layer whose output at slots is learnt: columns `begin` to `end` of it (GPT-2 has q, k and v in one)."""
+    """A linear layer whose output at virtual tokens is given by the method.
 
-    def __init__(self, base: nn.Module, virtual_tokens: VirtualTokens, learnt: dict[int, Callable[[], Tensor]]) -> None:
+    Args:
+        values: first output column -> values [P, N] from there on (GPT-2 has q, k and v in one layer).
+    """
+
+    def __init__(self, base: nn.Module, virtual_tokens: VirtualTokens, values: dict[int, Callable[[], Tensor]]) -> None:
         super().__init__()
-        self.base_layer, self.virtual_tokens, self.learnt = base, virtual_tokens, learnt
+        self.base_layer, self.virtual_tokens, self.values = base, virtual_tokens, values
 
     @property
-    def weight(self) -> Tensor:
-        return self.base_layer.weight  # pyright: ignore[reportReturnType]
+    def weight(self) -> Any:
+        return self.base_layer.weight
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.base_layer(x)
-        if PLACES.get() is None or not self.virtual_tokens.on:
+        if VIRTUAL_INDEX.get() is None or not self.virtual_tokens.enabled:
             return out
-        for begin, make in self.learnt.items():
-            value = make()  # [P, N]
-            end = begin + value.shape[1]
-            filled = self.virtual_tokens.fill(out[..., begin:end], value)
-            out = filled if value.shape[1] == out.shape[-1] else torch.cat([out[..., :begin], filled, out[..., end:]], -1)
+        for start, compute in self.values.items():
+            values = compute()  # [P, N]
+            end = start + values.shape[1]
+            filled = self.virtual_tokens.fill(out[..., start:end], values)
+            whole_output = values.shape[1] == out.shape[-1]
+            out = filled if whole_output else torch.cat([out[..., :start], filled, out[..., end:]], -1)
         return out
 
 
-def add_virtual_tokens(model: Any, count: int, learnt: Callable[[], Tensor] | None = None) -> VirtualTokens:
-    """Make the model know `count` slots; freeze all else."""
+def add_virtual_tokens(model: PreTrainedModel, count: int, embeddings: Callable[[], Tensor] | None = None) -> VirtualTokens:
+    """Make the model accept `count` virtual tokens, and freeze it.
+
+    Args:
+        embeddings: computes the virtual tokens' embeddings [P, D]; None: only later layers fill them.
+    """
     model.requires_grad_(False)
-    embedding = model.get_input_embeddings()
+    embedding: Any = model.get_input_embeddings()
     virtual_tokens = VirtualTokens(count, embedding.num_embeddings)
     name = next(name for name, module in model.named_modules() if module is embedding)
-    set_submodule(model, name, VirtualTokenEmbedding(embedding, virtual_tokens, learnt))
+    model.set_submodule(name, VirtualTokenEmbedding(embedding, virtual_tokens, embeddings))
     return virtual_tokens
 
 
-def some_words(size: int, count: int) -> Tensor:
-    """`count` token ids to start from, drawn from the vocabulary by torch's generator."""
-    return torch.randint(0, size, (count,))
+def random_token_ids(vocab_size: int, count: int) -> Tensor:
+    """[count] token ids from the vocabulary, from torch's generator."""
+    return torch.randint(0, vocab_size, (count,))
 
 
-def prompt_as_peft(model: Any, prompt: Tensor) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A finished soft prompt [P, D] as PEFT's prompt tuning stores it: config and tensors."""
-    config = model.config.get_text_config()
-    about = {
+def prompt_as_peft(model: PreTrainedModel, prompt: Tensor) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """PEFT's config and tensors of a finished soft prompt [P, D]."""
+    text_config: Any = model.config.get_text_config()
+    config = {
         "peft_type": "PROMPT_TUNING",
         "task_type": peft_task(model),
         "num_virtual_tokens": prompt.shape[0],
         "token_dim": prompt.shape[1],
         "num_transformer_submodules": 1,
-        "num_attention_heads": config.num_attention_heads,
-        "num_layers": config.num_hidden_layers,
+        "num_attention_heads": text_config.num_attention_heads,
+        "num_layers": text_config.num_hidden_layers,
         "prompt_tuning_init": "RANDOM",
         "inference_mode": True,
     }
-    return about, {"prompt_embeddings": prompt.detach()}
+    return config, {"prompt_embeddings": prompt.detach()}

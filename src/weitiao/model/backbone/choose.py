@@ -19,7 +19,7 @@ from weitiao.core.lm_head import LMHead
 from weitiao.core.registry import find_module, names
 from weitiao.core.trainable_model import Backbone, TrainableModel
 from weitiao.model.adapters.low_rank import LowRankLinear
-from weitiao.model.adapters.module_structure import architecture_of, first_position, last_hidden, stack_of
+from weitiao.model.adapters.module_structure import architecture_of, first_position, last_hidden, layer_stack
 from weitiao.model.backbone import encoder_decoder
 from weitiao.model.backbone.decoder import Block, BlockBackbone
 from weitiao.model.kernels.library import kernels_for_logits
@@ -102,7 +102,7 @@ def _transformers_backbones(model: nn.Module, dtype: torch.dtype) -> tuple[Backb
 
 
 def _packed_forward(model: nn.Module, batch: Batch) -> Tensor:
-    positions = batch.position_ids[None] + first_position(stack_of(model))
+    positions = batch.position_ids[None] + first_position(layer_stack(model))
     with attention.segments(batch):
         return last_hidden(model, input_ids=batch.input_ids[None], position_ids=positions)[0]  # [T, D]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from weitiao.core.batch import FROZEN_STATES, Batch
 from weitiao.core.lm_head import ENOUGH
 from weitiao.core.shared_prefix import PrefixSharedBatch, index_select_fp32_grad, share_prefixes
-from weitiao.model.adapters.module_structure import architecture_of, stack_of
+from weitiao.model.adapters.module_structure import architecture_of, layer_stack
 from weitiao.model.layers.gradient_checkpointing import run_checkpointed
 from weitiao.model.layers.saved_tensors import computing_in
 
@@ -89,7 +89,7 @@ class BlockBackbone:
         )
 
     def _run(self, batch: Batch, rows: Tensor | None) -> Tensor:
-        block, stack = self.block, stack_of(self.model)
+        block, stack = self.block, layer_stack(self.model)
         with computing_in(self.model, self.dtype):
             x, given = block.begin(stack, batch, self.dtype)
             layers, before = list(block.layers(stack)), batch.more.get(FROZEN_STATES)
@@ -107,7 +107,7 @@ class BlockBackbone:
     @torch.no_grad()
     def lower(self, batch: Batch) -> Tensor:
         """[T, D]: what the layers below give."""
-        stack, batch = stack_of(self.model), self.merged(batch)
+        stack, batch = layer_stack(self.model), self.merged(batch)
         with computing_in(self.model, self.dtype):
             x, given = self.block.begin(stack, batch, self.dtype)
             for layer in list(self.block.layers(stack))[: self.below]:
@@ -117,7 +117,7 @@ class BlockBackbone:
     def frozen(self, trained: Collection[nn.Parameter]) -> int:
         """How many of the lowest layers hold nothing that is trained, if nothing below them is either; at most all but
         one."""
-        stack, mine = stack_of(self.model), {id(p) for p in trained}
+        stack, mine = layer_stack(self.model), {id(p) for p in trained}
         layers = list(self.block.layers(stack))
         known = {id(p) for x in (*layers, *self.block.above(stack)) for p in x.parameters()}
         if any(id(p) in mine for p in stack.parameters() if id(p) not in known):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from weitiao.core.batch import Batch
-from weitiao.model.adapters.low_rank import asked, fused_forward
+from weitiao.model.adapters.low_rank import fused_forward, qkv
 from weitiao.model.layers.attention import attend
 from weitiao.model.layers.fused import Rotary
 
@@ -37,7 +37,7 @@ def rotary_tables(rotary: Any, x: Tensor, batch: Batch, *more: Any) -> RotaryTab
 
 def attention(at: Any, x: Tensor, turn: RotaryTables, batch: Batch, norm: Norm, rows: Tensor | None = None) -> Tensor:
     """[T, D] -> [T, D], or [N, D] at some rows; queries and keys are normed where the family does."""
-    q, k, v = (y.unflatten(-1, (-1, at.head_dim)) for y in asked(x, rows, at.q_proj, at.k_proj, at.v_proj))
+    q, k, v = (y.unflatten(-1, (-1, at.head_dim)) for y in qkv(x, rows, at.q_proj, at.k_proj, at.v_proj))
     if hasattr(at, "q_norm"):
         q, k = norm(at.q_norm, q), norm(at.k_norm, k)
     q, k = turn.of(q, rows), turn.of(k)

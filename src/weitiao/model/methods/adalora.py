@@ -17,12 +17,13 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from weitiao.core.errors import InvalidValue
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.low_rank import LowRankLinear, peft_lora_config
-from weitiao.model.adapters.peft_format import PREFIX, take_peft
-from weitiao.model.adapters.surgery import enabling, folding, wrap
+from weitiao.model.adapters.module_replacement import make_merge, make_set_enabled, replace_linears
+from weitiao.model.adapters.peft_format import PREFIX, load_peft_tensors
 
 FACTORS = ("lora_A", "lora_B", "lora_E")
 
@@ -71,10 +72,10 @@ class AdaLoRA(Method):
             )
         return self
 
-    def attach(self, model: nn.Module) -> Attachment:
+    def attach(self, model: PreTrainedModel) -> Attachment:
         """Replace every target layer by an AdaLoRALinear."""
         scale = self.alpha / (self.rank + 1e-5)  # as PEFT divides
-        layers: dict[str, AdaLoRALinear] = wrap(
+        layers: dict[str, AdaLoRALinear] = replace_linears(
             model, self.target_modules, lambda name, layer: AdaLoRALinear(layer, self.rank, scale)
         )
         weights = dict(model.named_parameters())
@@ -92,10 +93,10 @@ class AdaLoRA(Method):
         return Attachment(
             trainable=trainable,
             buffers={f"{name}.{buffer}" for name, layer in layers.items() for buffer in layer.state_buffers},
-            set_enabled=enabling(layers),
-            merge=folding(model, layers),
+            set_enabled=make_set_enabled(layers),
+            merge=make_merge(model, layers),
             as_peft=as_peft,
-            from_peft=lambda tensors: take_peft(model, trainable, tensors, lambda name: PREFIX + name),
+            from_peft=lambda tensors: load_peft_tensors(model, trainable, tensors, lambda name: PREFIX + name),
             penalty=penalty,
             after_step=lambda step, steps: self.update_budget(list(layers.values()), step, steps),
         )

@@ -15,11 +15,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from weitiao.core.method import Attachment, Method
-from weitiao.model.adapters.module_structure import ends, mlp_entrances
-from weitiao.model.adapters.surgery import enabling, set_submodule, shape_of
+from weitiao.model.adapters.module_replacement import make_set_enabled, shape_of
+from weitiao.model.adapters.module_structure import mlp_inputs, sublayer_outputs
 
 PARALLEL_SCALE = 4.0  # He et al., sec. 4.6
 
@@ -37,19 +38,19 @@ class Adapter(Method):
     activation: Literal["relu", "gelu", "silu", "tanh"] = "gelu"
     """Activation between the two linear layers."""
 
-    def attach(self, model: nn.Module) -> Attachment:
+    def attach(self, model: PreTrainedModel) -> Attachment:
         """Wrap the last layer of each MLP (houlsby: of each attention too) in an AdapterLinear."""
         model.requires_grad_(False)
-        attention, mlp = ends(model)
-        entrances = mlp_entrances(model, mlp) if self.variant == "parallel" else {}
+        attention, mlp = sublayer_outputs(model)
+        entrances = mlp_inputs(model, mlp) if self.variant == "parallel" else {}
         layers: dict[str, AdapterLinear] = {}
         for name in [*attention, *mlp] if self.variant == "houlsby" else mlp:
             layers[name] = AdapterLinear(model.get_submodule(name), self.bottleneck, self.activation)
             if entrances:
                 layers[name].read_input_of(model.get_submodule(entrances[name]))
-            set_submodule(model, name, layers[name])
+            model.set_submodule(name, layers[name])
         trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
-        return Attachment(trainable=trainable, set_enabled=enabling(layers))
+        return Attachment(trainable=trainable, set_enabled=make_set_enabled(layers))
 
 
 class AdapterLinear(nn.Module):

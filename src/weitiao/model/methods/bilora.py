@@ -23,11 +23,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from weitiao.core.method import Attachment, Method, UpperLevel
 from weitiao.model.adapters.low_rank import LowRankLinear, peft_lora_config
+from weitiao.model.adapters.module_replacement import make_merge, make_set_enabled, replace_linears
 from weitiao.model.adapters.peft_format import peft_name
-from weitiao.model.adapters.surgery import enabling, folding, wrap
 
 FACTORS = ("lora_A", "lora_B")
 Values = Literal["softmax", "real", "binary"]
@@ -57,9 +58,9 @@ class BiLoRA(Method):
     unroll: float = Field(default=0.0, ge=0)
     """Step size of the lower level's step that the upper gradient looks through; 0: first order, the cheapest."""
 
-    def attach(self, model: nn.Module) -> Attachment:
+    def attach(self, model: PreTrainedModel) -> Attachment:
         """Replace every target layer by a BiLoRALinear."""
-        layers: dict[str, BiLoRALinear] = wrap(
+        layers: dict[str, BiLoRALinear] = replace_linears(
             model, self.target_modules, lambda _, x: BiLoRALinear(x, self.rank, self.alpha / self.rank, self.values)
         )
         trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
@@ -86,8 +87,8 @@ class BiLoRA(Method):
         return Attachment(
             trainable=trainable,
             groups=groups if self.values_lr_ratio != 1.0 else None,
-            set_enabled=enabling(layers),
-            merge=folding(model, layers),
+            set_enabled=make_set_enabled(layers),
+            merge=make_merge(model, layers),
             as_peft=as_peft,
             penalty=penalty,
             upper=UpperLevel(upper_names, self.upper_fraction, self.unroll),

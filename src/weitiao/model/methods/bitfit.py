@@ -12,11 +12,12 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
+from weitiao.model.adapters.module_replacement import OriginalWeights, linear_names
 from weitiao.model.adapters.module_structure import MLP_OUT, QUERIES
-from weitiao.model.adapters.surgery import Originals, linear_names
 
 
 class BitFit(Method):
@@ -31,7 +32,7 @@ class BitFit(Method):
     add_missing: bool = False
     """Add biases, starting at zero, to linear layers that have none."""
 
-    def attach(self, model: nn.Module) -> Attachment:
+    def attach(self, model: PreTrainedModel) -> Attachment:
         """Make the biases trainable, in place.
 
         Raises:
@@ -48,7 +49,7 @@ class BitFit(Method):
         weights = dict(model.named_parameters())
         for name in trainable:
             weights[name].requires_grad_(True)
-        set_enabled = Originals(model, trainable).set_enabled
+        set_enabled = OriginalWeights(model, trainable).set_enabled
         return Attachment(trainable=trainable, set_enabled=set_enabled, merge=None if num_added else lambda: None)
 
     def _is_target(self, name: str) -> bool:

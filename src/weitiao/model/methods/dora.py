@@ -14,12 +14,13 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.low_rank import LowRankLinear, peft_lora_config
-from weitiao.model.adapters.peft_format import peft_tensors, take_peft
-from weitiao.model.adapters.surgery import enabling, folding, wrap
+from weitiao.model.adapters.module_replacement import make_merge, make_set_enabled, replace_linears
+from weitiao.model.adapters.peft_format import load_peft_tensors, peft_tensors
 from weitiao.model.layers.lora_autograd import LoRAWeights, lora_linear
 from weitiao.model.layers.saved_tensors import to_autocast_dtype
 
@@ -37,9 +38,9 @@ class DoRA(Method):
     target_modules: str | tuple[str, ...] = "all-linear"
     """Which linear layers: all-linear, last names ([q_proj, v_proj]) or a regular expression for whole names."""
 
-    def attach(self, model: nn.Module) -> Attachment:
+    def attach(self, model: PreTrainedModel) -> Attachment:
         """Replace every target layer by a DoRALinear."""
-        layers: dict[str, DoRALinear] = wrap(
+        layers: dict[str, DoRALinear] = replace_linears(
             model, self.target_modules, lambda name, layer: DoRALinear(layer, self.rank, self.alpha / self.rank)
         )
         trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
@@ -50,10 +51,10 @@ class DoRA(Method):
 
         return Attachment(
             trainable=trainable,
-            set_enabled=enabling(layers),
-            merge=folding(model, layers),
+            set_enabled=make_set_enabled(layers),
+            merge=make_merge(model, layers),
             as_peft=as_peft,
-            from_peft=lambda tensors: take_peft(model, trainable, tensors),
+            from_peft=lambda tensors: load_peft_tensors(model, trainable, tensors),
         )
 
     @classmethod
@@ -97,10 +98,10 @@ class DoRALinear(LowRankLinear):
         out = lora_linear(x, [LoRAWeights(self.weight(), None, self.lora_A, self.lora_B, self.scale)])[0]
         return self._rescale(out)
 
-    def forward_from(self, x: Tensor, plain: Tensor) -> Tensor:
-        """The layer's output for x, given the base layer's output `plain`."""
+    def forward_from(self, x: Tensor, base_output: Tensor) -> Tensor:
+        """The layer's output for x, from its base layer's output."""
         bias = self.bias()
-        return self._rescale(super().forward_from(x, plain if bias is None else plain - bias))
+        return self._rescale(super().forward_from(x, base_output if bias is None else base_output - bias))
 
     def _rescale(self, out: Tensor) -> Tensor:
         """Scale each output channel to its magnitude, then add the bias, which the magnitudes do not touch."""
@@ -109,7 +110,7 @@ class DoRALinear(LowRankLinear):
         return out if bias is None else out + bias.to(out.dtype)
 
     @torch.no_grad()
-    def fold(self) -> nn.Module:
+    def merged(self) -> nn.Module:
         """The base layer with directions and magnitudes merged into its weight."""
         weight = self.weight()
         changed = weight.float() + (self.lora_B @ self.lora_A) * self.scale

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import Field, model_validator
-from torch import nn
+from transformers import PreTrainedModel
 
 from weitiao.core.component_field import ComponentField
 from weitiao.core.errors import RecipeError
@@ -80,7 +80,7 @@ class FLearning(Method):
             self._read().save(folder / TASK_VECTOR)
         return self.model_copy(update={"forget_run": str(folder / TASK_VECTOR)})
 
-    def attach(self, model: nn.Module) -> Attachment:
+    def attach(self, model: PreTrainedModel) -> Attachment:
         """Subtract the task vector from the base weights, then attach the other method."""
         originals = subtract(model, self._read(), self.forget_lambda)
         attachment = self.method.attach(model)

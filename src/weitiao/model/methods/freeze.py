@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import nn
+from transformers import PreTrainedModel
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
@@ -41,7 +42,7 @@ class Freeze(Method):
     unfreeze_every: int | None = Field(default=None, ge=1)
     """Start with the top layer only and unfreeze the next one after every so many steps."""
 
-    def attach(self, model: nn.Module) -> Attachment:
+    def attach(self, model: PreTrainedModel) -> Attachment:
         """Make the selected weights trainable, in place."""
         model.requires_grad_(False)
         weights = dict(model.named_parameters())

@@ -8,7 +8,7 @@ fp32). Use a rate about ten times smaller than for LoRA.
 
 from typing import ClassVar
 
-from torch import nn
+from transformers import PreTrainedModel
 
 from weitiao.core.method import Attachment, Method
 
@@ -20,7 +20,7 @@ class Full(Method):
     learning_rate_reason: ClassVar[str] = "usual for full fine-tuning: every weight changes, so each changes little"
     trains_base: ClassVar[bool] = True
 
-    def attach(self, model: nn.Module) -> Attachment:
+    def attach(self, model: PreTrainedModel) -> Attachment:
         """Make every parameter trainable; no module is added."""
         model.requires_grad_(True)
         names = {name for name, _ in model.named_parameters()}  # tied weights appear once

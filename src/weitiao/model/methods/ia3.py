@@ -12,12 +12,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.method import Attachment, Method
-from weitiao.model.adapters.module_structure import ends, keys_and_values
-from weitiao.model.adapters.peft_format import peft_task, peft_tensors, take_peft
-from weitiao.model.adapters.surgery import enabling, folding, linear_names, set_submodule, shape_of
+from weitiao.model.adapters.module_replacement import linear_names, make_merge, make_set_enabled, shape_of
+from weitiao.model.adapters.module_structure import keys_and_values, sublayer_outputs
+from weitiao.model.adapters.peft_format import load_peft_tensors, peft_task, peft_tensors
 
 Targets = str | tuple[str, ...]
 
@@ -35,10 +36,12 @@ class IA3(Method):
     feedforward_modules: Targets = "auto"
     """Those of them that are scaled at their input (the MLP's inner activations) instead of their output."""
 
-    def attach(self, model: nn.Module) -> Attachment:
+    def attach(self, model: PreTrainedModel) -> Attachment:
         """Replace every target layer by an IA3Linear."""
         feedforward = (
-            ends(model)[1] if self.feedforward_modules == "auto" else linear_names(model, self.feedforward_modules)
+            sublayer_outputs(model)[1]
+            if self.feedforward_modules == "auto"
+            else linear_names(model, self.feedforward_modules)
         )
         if self.target_modules == "auto":
             targets = [*(columns.layer for pair in keys_and_values(model) for columns in pair), *feedforward]
@@ -48,14 +51,14 @@ class IA3(Method):
         # GPT-2 makes keys and values in one layer, so a name may come twice
         layers = {name: IA3Linear(model.get_submodule(name), name in feedforward) for name in dict.fromkeys(targets)}
         for name, layer in layers.items():
-            set_submodule(model, name, layer)
+            model.set_submodule(name, layer)
         trainable = {f"{name}.ia3_l" for name in layers}
         return Attachment(
             trainable=trainable,
-            set_enabled=enabling(layers),
-            merge=folding(model, layers),
+            set_enabled=make_set_enabled(layers),
+            merge=make_merge(model, layers),
             as_peft=lambda: (_config(model, layers), peft_tensors(model, trainable)),
-            from_peft=lambda tensors: take_peft(model, trainable, tensors),
+            from_peft=lambda tensors: load_peft_tensors(model, trainable, tensors),
         )
 
     @classmethod
@@ -94,7 +97,7 @@ class IA3Linear(nn.Module):
         return out * scale.to(out.dtype)
 
     @torch.no_grad()
-    def fold(self) -> nn.Module:
+    def merged(self) -> nn.Module:
         """The base layer with the scale merged into its weight and bias."""
         weight: Any = self.base_layer.weight
         scale = self.ia3_l.T if isinstance(self.base_layer, Conv1D) else self.ia3_l
@@ -105,7 +108,7 @@ class IA3Linear(nn.Module):
         return self.base_layer
 
 
-def _config(model: nn.Module, layers: dict[str, IA3Linear]) -> dict[str, Any]:
+def _config(model: PreTrainedModel, layers: dict[str, IA3Linear]) -> dict[str, Any]:
     """PEFT's adapter_config.json, with every layer by its full name."""
     return {
         "peft_type": "IA3",

@@ -10,12 +10,13 @@ logits there.
 
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
-from weitiao.model.adapters.peft_format import PREFIX, peft_task, take_peft
-from weitiao.model.adapters.surgery import Originals, norm_names
+from weitiao.model.adapters.module_replacement import OriginalWeights, norm_names
+from weitiao.model.adapters.peft_format import PREFIX, load_peft_tensors, peft_task
 
 
 class LNTuning(Method):
@@ -28,7 +29,7 @@ class LNTuning(Method):
     target_modules: str | tuple[str, ...] = "all"
     """Which norms: all, or last names ([input_layernorm, post_attention_layernorm])."""
 
-    def attach(self, model: nn.Module) -> Attachment:
+    def attach(self, model: PreTrainedModel) -> Attachment:
         """Make the norms' weights trainable, in place.
 
         Raises:
@@ -58,10 +59,10 @@ class LNTuning(Method):
 
         return Attachment(
             trainable=trainable,
-            set_enabled=Originals(model, trainable).set_enabled,
+            set_enabled=OriginalWeights(model, trainable).set_enabled,
             merge=lambda: None,
             as_peft=as_peft,
-            from_peft=lambda tensors: take_peft(model, trainable, tensors, _peft_name),
+            from_peft=lambda tensors: load_peft_tensors(model, trainable, tensors, _peft_name),
         )
 
     @classmethod
@@ -78,7 +79,7 @@ def _peft_name(name: str) -> str:
     return f"{PREFIX}{layer}.ln_tuning_layers.{key}"
 
 
-def _config(model: nn.Module, norms: list[str]) -> dict[str, Any]:
+def _config(model: PreTrainedModel, norms: list[str]) -> dict[str, Any]:
     return {
         "peft_type": "LN_TUNING",
         "task_type": peft_task(model),

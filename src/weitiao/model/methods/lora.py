@@ -27,6 +27,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from weitiao.core.errors import ModelError, RecipeError
 from weitiao.core.method import Attachment
@@ -47,16 +48,18 @@ class LoRA(LowRank):
     niter: Literal["exact"] | Annotated[int, Field(ge=1)] = "exact"
     """SVD for init: pissa: exact, or the iterations of a randomized SVD, faster for wide layers (the paper uses 16)."""
 
-    def attach(self, model: nn.Module) -> Attachment:
+    def attach(self, model: PreTrainedModel) -> Attachment:
         """Replace every target layer by a LowRankLinear."""
         if self.init == "pissa":
             return self._attach_pissa(model)
         if self.init == "orthogonal":
-            return self.put_beside(model, begin=lambda name, module: nn.init.orthogonal_(module.lora_A))[0]
-        return self.put_beside(model)[0]
+            return self.attach_layers(model, LowRankLinear, lambda name, layer: nn.init.orthogonal_(layer.lora_A))[0]
+        return self.attach_layers(model, LowRankLinear)[0]
 
-    def _attach_pissa(self, model: nn.Module) -> Attachment:
-        attachment, layers = self.put_beside(model, PiSSALinear, lambda name, layer: layer.init_from_svd(name, self.niter))
+    def _attach_pissa(self, model: PreTrainedModel) -> Attachment:
+        attachment, layers = self.attach_layers(
+            model, PiSSALinear, lambda name, layer: layer.init_from_svd(name, self.niter)
+        )
 
         def as_peft() -> tuple[dict[str, Any], dict[str, Tensor]]:
             config, tensors = self.peft_config(model, layers), peft_tensors(model, attachment.trainable)

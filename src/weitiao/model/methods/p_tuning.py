@@ -13,9 +13,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from weitiao.core.method import Attachment, Method
-from weitiao.model.adapters.virtual_tokens import add_virtual_tokens, prompt_as_peft, some_words
+from weitiao.model.adapters.virtual_tokens import add_virtual_tokens, prompt_as_peft, random_token_ids
 
 
 class PTuning(Method):
@@ -33,11 +34,11 @@ class PTuning(Method):
     encoder_hidden_size: int = Field(default=128, ge=1)
     """Hidden width of the network."""
 
-    def attach(self, model: nn.Module) -> Attachment:
+    def attach(self, model: PreTrainedModel) -> Attachment:
         """Add virtual tokens whose embeddings come from a prompt encoder."""
-        embedding: Any = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
+        embedding: Any = model.get_input_embeddings()
         device = embedding.weight.device
-        ids = some_words(embedding.num_embeddings, self.num_virtual_tokens).to(device)
+        ids = random_token_ids(embedding.num_embeddings, self.num_virtual_tokens).to(device)
         encoder = PromptEncoder(embedding(ids).detach().float(), self.encoder_hidden_size, self.encoder == "lstm")
         encoder.to(device)
         virtual_tokens = add_virtual_tokens(model, self.num_virtual_tokens, lambda: encoder())

@@ -12,7 +12,7 @@ keys).
 from typing import Any, ClassVar
 
 from pydantic import Field
-from torch import nn
+from transformers import PreTrainedModel
 
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.prefix import attach_prefix
@@ -31,7 +31,7 @@ class PTuningV2(Method):
     num_virtual_tokens: int = Field(default=16, ge=1)
     """Number P of virtual tokens before every row; under 20 for simple tasks (sec. 3.3)."""
 
-    def attach(self, model: nn.Module) -> Attachment:
+    def attach(self, model: PreTrainedModel) -> Attachment:
         """Add a prefix to every layer."""
         return attach_prefix(model, self.num_virtual_tokens)
 

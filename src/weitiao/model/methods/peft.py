@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.hardware import needs
 from weitiao.core.method import Attachment, Method
 from weitiao.core.registry import nearest
-from weitiao.model.adapters.peft_format import PREFIX, peft_task, take_peft
-from weitiao.model.adapters.surgery import set_submodule
+from weitiao.model.adapters.peft_format import PREFIX, load_peft_tensors, peft_task
 
 ADAPTER = "default"
 NATIVE_TYPES = ("LORA", "ADALORA", "VERA", "IA3", "LN_TUNING", "PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
@@ -45,7 +45,7 @@ class Peft(Method):
     settings: dict[str, Any] = Field(default_factory=dict)
     """Arguments of that config, under PEFT's names; target_modules defaults to all-linear."""
 
-    def attach(self, model: nn.Module) -> Attachment:
+    def attach(self, model: PreTrainedModel) -> Attachment:
         """Let PEFT inject its layers.
 
         Raises:
@@ -78,7 +78,7 @@ class Peft(Method):
         def merge() -> None:
             for name, layer in layers.items():
                 layer.merge()  # pyright: ignore[reportCallIssue]
-                set_submodule(model, name, layer.get_base_layer())  # pyright: ignore[reportCallIssue]
+                model.set_submodule(name, layer.get_base_layer())  # pyright: ignore[reportCallIssue]
 
         def as_peft() -> tuple[dict[str, Any], dict[str, Tensor]]:
             as_json = {key: sorted(x) if isinstance(x, set) else x for key, x in config.to_dict().items()}
@@ -86,7 +86,7 @@ class Peft(Method):
             return as_json, {_peft_name(name): weights[name].detach() for name in sorted(trainable)}
 
         def from_peft(tensors: dict[str, Tensor]) -> None:
-            take_peft(model, trainable, tensors, _peft_name)
+            load_peft_tensors(model, trainable, tensors, _peft_name)
 
         return Attachment(trainable=trainable, set_enabled=set_enabled, merge=merge, as_peft=as_peft, from_peft=from_peft)
 

@@ -11,7 +11,7 @@ real tokens, the paper's best initialization (sec. 7.5).
 from typing import ClassVar
 
 from pydantic import Field
-from torch import nn
+from transformers import PreTrainedModel
 
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.prefix import attach_prefix
@@ -32,6 +32,6 @@ class PrefixTuning(Method):
     encoder_hidden_size: int = Field(default=512, ge=1)
     """Hidden width of the network."""
 
-    def attach(self, model: nn.Module) -> Attachment:
+    def attach(self, model: PreTrainedModel) -> Attachment:
         """Add a prefix to every layer."""
         return attach_prefix(model, self.num_virtual_tokens, self.encoder_hidden_size if self.prefix_projection else None)

@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from weitiao.core.method import Attachment, Method
-from weitiao.model.adapters.virtual_tokens import add_virtual_tokens, prompt_as_peft, some_words
+from weitiao.model.adapters.virtual_tokens import add_virtual_tokens, prompt_as_peft, random_token_ids
 
 
 class PromptTuning(Method):
@@ -41,11 +42,11 @@ class PromptTuning(Method):
         ids = tokenize(self.init) * self.num_virtual_tokens
         return self.model_copy(update={"init_ids": tuple(ids[: self.num_virtual_tokens])})
 
-    def attach(self, model: nn.Module) -> Attachment:
+    def attach(self, model: PreTrainedModel) -> Attachment:
         """Add virtual tokens whose embeddings are trained."""
-        embedding: Any = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
+        embedding: Any = model.get_input_embeddings()
         vocab_size = embedding.num_embeddings
-        ids = torch.tensor(self.init_ids) if self.init_ids else some_words(vocab_size, self.num_virtual_tokens)
+        ids = torch.tensor(self.init_ids) if self.init_ids else random_token_ids(vocab_size, self.num_virtual_tokens)
         prompt = nn.Parameter(embedding(ids.to(embedding.weight.device)).detach().float().clone())  # [P, D]
         virtual_tokens = add_virtual_tokens(model, self.num_virtual_tokens, lambda: prompt)
         model.register_parameter("soft_prompt", prompt)

@@ -18,10 +18,11 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from weitiao.core.method import Attachment
-from weitiao.model.adapters.low_rank import LowRank
-from weitiao.model.adapters.surgery import linear_names, restore, set_submodule
+from weitiao.model.adapters.low_rank import LowRank, LowRankLinear
+from weitiao.model.adapters.module_replacement import dequantize_layers, linear_names
 from weitiao.model.layers.quantized import QuantizedLinear
 
 
@@ -46,21 +47,21 @@ class QLoRA(LowRank):
         ]
         for name in names:  # by name: a list of the layers would keep all full-precision weights in memory
             layer = model.get_submodule(name)
-            set_submodule(model, name, QuantizedLinear(layer, self.bits, self.quant_type, self.double_quant, device))
+            model.set_submodule(name, QuantizedLinear(layer, self.bits, self.quant_type, self.double_quant, device))
         for weight in model.parameters() if names else ():
             weight.data = weight.data.to(
                 device, copy=True
             )  # a weight as read is a view that keeps the whole file in memory
 
-    def attach(self, model: nn.Module) -> Attachment:
+    def attach(self, model: PreTrainedModel) -> Attachment:
         """Quantize the base, if that is not done yet, then attach LoRA."""
         self.prepare(model, next(model.parameters()).device)
-        attachment, _ = self.put_beside(model)
+        attachment, _ = self.attach_layers(model, LowRankLinear)
         merge_lora = attachment.merge
         assert merge_lora is not None
 
         def merge() -> None:
-            restore(model)
+            dequantize_layers(model)
             merge_lora()
 
         return replace(attachment, merge=merge)

@@ -15,12 +15,13 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment, Method
-from weitiao.model.adapters.peft_format import peft_task, peft_tensors, take_peft
-from weitiao.model.adapters.surgery import enabling, folding, linear_names, set_submodule, shape_of
+from weitiao.model.adapters.module_replacement import linear_names, make_merge, make_set_enabled, shape_of
+from weitiao.model.adapters.peft_format import load_peft_tensors, peft_task, peft_tensors
 
 SHARED = {"vera_A": "base_model.vera_A", "vera_B": "base_model.vera_B"}  # ours -> PEFT's
 
@@ -40,7 +41,7 @@ class VeRA(Method):
     target_modules: str | tuple[str, ...] = "all-linear"
     """Which linear layers: all-linear, last names ([q_proj, v_proj]) or a regular expression for whole names."""
 
-    def attach(self, model: nn.Module) -> Attachment:
+    def attach(self, model: PreTrainedModel) -> Attachment:
         """Replace every target layer by a VeRALinear, and register the shared matrices as buffers of the model."""
         model.requires_grad_(False)
         targets = {name: model.get_submodule(name) for name in linear_names(model, self.target_modules)}
@@ -55,10 +56,10 @@ class VeRA(Method):
         shared = (model.get_buffer("vera_A"), model.get_buffer("vera_B"))
         layers = {name: VeRALinear(layer, shared, self.rank, self.init) for name, layer in targets.items()}
         for name, layer in layers.items():
-            set_submodule(model, name, layer)
+            model.set_submodule(name, layer)
 
         def merge() -> None:
-            folding(model, layers)()
+            make_merge(model, layers)()
             del model.vera_A, model.vera_B
 
         trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
@@ -77,10 +78,10 @@ class VeRA(Method):
                         shape=list(matrix.shape),
                     )
                 matrix.copy_(remaining.pop(name))
-            take_peft(model, trainable, remaining)
+            load_peft_tensors(model, trainable, remaining)
 
         return Attachment(
-            trainable, set(SHARED), set_enabled=enabling(layers), merge=merge, as_peft=as_peft, from_peft=from_peft
+            trainable, set(SHARED), set_enabled=make_set_enabled(layers), merge=merge, as_peft=as_peft, from_peft=from_peft
         )
 
     @classmethod
@@ -121,7 +122,7 @@ class VeRALinear(nn.Module):
         return out + torch.nn.functional.linear(low, b.to(x.dtype)).to(out.dtype) * self.vera_lambda_b.to(out.dtype)
 
     @torch.no_grad()
-    def fold(self) -> nn.Module:
+    def merged(self) -> nn.Module:
         """The base layer with the change merged into its weight."""
         a, b = self.factors()
         change = (self.vera_lambda_b[:, None] * b) @ (self.vera_lambda_d[:, None] * a)  # [D_out, D_in]
@@ -131,7 +132,7 @@ class VeRALinear(nn.Module):
         return self.base_layer
 
 
-def _config(model: nn.Module, method: VeRA, layers: dict[str, VeRALinear]) -> dict[str, Any]:
+def _config(model: PreTrainedModel, method: VeRA, layers: dict[str, VeRALinear]) -> dict[str, Any]:
     """PEFT's adapter_config.json."""
     targets = method.target_modules
     if targets == "all-linear":

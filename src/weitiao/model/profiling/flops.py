@@ -38,8 +38,8 @@ from weitiao.core.messages import Message
 from weitiao.core.objective import Objective
 from weitiao.core.shared_prefix import PrefixSharedBatch
 from weitiao.core.trainable_model import TrainableModel, evaluating, layer_of
-from weitiao.model.adapters.module_structure import QUERIES, architecture_of, stack_of
-from weitiao.model.adapters.surgery import is_linear, shape_of
+from weitiao.model.adapters.module_replacement import is_linear, shape_of
+from weitiao.model.adapters.module_structure import QUERIES, architecture_of, layer_stack
 from weitiao.model.backbone.decoder import BlockBackbone
 
 PROBE_TOKENS = 5
@@ -331,7 +331,7 @@ def model_shapes(folder: str | Path) -> ModelShapes:
     with torch.device("meta"):
         model = AutoModel.from_config(config)
     causal = architecture_of(config).kind != "encoder"
-    backbone = model if causal else stack_of(model)
+    backbone = model if causal else layer_stack(model)
     layers: dict[tuple[int, int], int] = {}
     for name, module in backbone.named_modules():
         if is_linear(module) and "pooler" not in name:

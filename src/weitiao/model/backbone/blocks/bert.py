@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from weitiao.core.batch import Batch
-from weitiao.model.adapters.low_rank import asked
+from weitiao.model.adapters.low_rank import qkv
 from weitiao.model.adapters.module_structure import first_position
 from weitiao.model.layers.attention import attend
 from weitiao.model.layers.dropout import dropout_rate
@@ -37,7 +37,7 @@ def layer(layer: Any, x: Tensor, batch: Batch, rows: Tensor | None) -> Tensor:
     """One layer, [T, D] -> [T, D]; or [N, D], where only some rows are wanted."""
     at = layer.attention.self
     heads = (at.num_attention_heads, at.attention_head_size)
-    q, k, v = (y.unflatten(-1, heads) for y in asked(x, rows, at.query, at.key, at.value))
+    q, k, v = (y.unflatten(-1, heads) for y in qkv(x, rows, at.query, at.key, at.value))
     y = attend(q, k, v, batch, at.scaling, causal=False, dropout=dropout_rate(at.dropout), query_tokens=rows)
     x = layer.attention.output(y.flatten(1), x if rows is None else x[rows])
     return layer.output(layer.intermediate(x), x)
