@@ -17,13 +17,14 @@ test: $(READY)
 	$(BIN)/python quickstart/prepare_data.py
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(MAKE) --no-print-directory -j 2 types pytest
+	$(BIN)/python -m pytest tests/integration/test_busy_machine.py  # alone: it measures speed
 	$(BIN)/python quickstart/quickstart.py --short
 
 types: $(READY)
 	$(BIN)/pyright --warnings
 
 pytest: $(READY)
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal --ignore tests/integration/test_busy_machine.py $(ARGS)
 
 # the README's promises at full scale: kills, damaged checkpoints, full disks, bad batches, false alarms (hours)
 proof: $(READY)
