@@ -249,7 +249,7 @@ def test_encoder_trains_and_reopens(train_tiny: Any, encoder: Path, labelled: Pa
     assert scores["after"]["accuracy"]["n"] == scores["after"]["loss"]["n"] >= 8
     samples = run.read("samples.jsonl")
     assert len(samples) == 3 and all(x["after"] == x["reference"] for x in samples)
-    assert ["target", " → a"] in run.read("resolved.json")["shown"][0]["pieces"]
+    assert ["target", " → a"] in run.read("resolved.json")["previews"][0]["pieces"]
     again = open_model(str(run.folder))
     assert again.objective.classes == ("a", "b")
     from rich.console import Console

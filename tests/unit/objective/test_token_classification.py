@@ -275,7 +275,7 @@ def test_encoder_trains_reopens_and_predicts(train_tiny: Any, encoder: Path, tmp
     assert scores["before"]["entity_f1"]["value"] < 0.9 and scores["after"]["entity_f1"]["value"] == 1.0
     assert scores["after"]["entity_recall"]["n"] == scores["after"]["loss"]["n"] >= 8
     assert all(x["after"] == x["reference"] != "none" for x in run.read("samples.jsonl"))
-    assert ["target", "‹who›"] in run.read("resolved.json")["shown"][0]["pieces"]
+    assert ["target", "‹who›"] in run.read("resolved.json")["previews"][0]["pieces"]
     opened = open_model(str(run.folder))
     assert opened.objective.entity_types == ("where", "who") and ("crf" in opened.model.heads) == crf
     measured = evaluate(str(run.folder), DESK)

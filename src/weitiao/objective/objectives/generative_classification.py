@@ -47,6 +47,7 @@ class GenerativeClassification(LikelihoodObjective):
         example_type=TextLabel,
         is_nll=True,
         has_predict=True,
+        has_log_probs=True,
         overlong="truncate",
         overlong_reason=Message("the beginning of a text usually suffices to classify it; the question stays whole"),
         metrics=("loss", "accuracy", "f1"),

@@ -121,7 +121,8 @@ class TokenClassification(HeadObjective):
         """The text between its special tokens, with the tag of each unit at its first token."""
         ids, first_tokens = encode_units(example, processor)
         tags = entities_to_tags(*self._tokenized_entities(example, first_tokens), self._scheme)
-        return [self._labelled(ids, first_tokens, [self._tags.index(tag) for tag in tags], processor)]
+        number_of = {tag: i for i, tag in enumerate(self._tags)}
+        return [self._labelled(ids, first_tokens, [number_of[tag] for tag in tags], processor)]
 
     def encode_input(self, example: TokenTags, processor: Processor) -> Row:
         """The same with O as the label of every unit: labels mark the units to be tagged."""
