@@ -232,7 +232,7 @@ def test_trains_reopens_fills_and_is_base(train_tiny: Any, encoder: Path, texts:
     upper = train_tiny(base=str(run.folder), data=[{"path": str(labelled)}], objective="classification", method="full",
                   train={"steps": 2}, out=str(tmp_path / "upper"))  # fmt: skip
     told = str(upper.decisions["base"].reason)
-    assert upper.is_finished and "(full) without its head" in told
+    assert upper.is_finished and "(full, without its head)" in told
 
 
 def test_base_from_config_has_head(train_tiny: Any, tmp_path: Path, texts: Path) -> None:
