@@ -36,11 +36,12 @@ MAY_IMPORT = {
     "cli": {"core", "pipeline", "multirun", "cli", "__init__"},
     "__init__": {"core", "pipeline", "multirun", "__init__"},
 }
-VAGUE = """anew asked begun below doubt ear fold found given halves heard hears here kept known learnt made many mine often once
-    place placed places put said seen shown skew some spelt stand stands taken there thing things told trouble wanted way ways
-    wishes words"""
+VAGUE = """anew asked begun below doubt ear fold found given halves heard hears here kept known learnt made many mine
+    often once place placed places put said seen shown skew some spelt stand stands taken there thing things told trouble
+    wanted way ways wishes words"""
 VAGUE_NAMES = frozenset(VAGUE.split())  # each could name anything: no public name and no recipe key may be one
 VAGUE_SHARE = 0.005
+IGNORE, MAX_IGNORED = "pyright: ignore", 40
 LIMITS = {"weitiao": (14, 6), "weitiao.model": (7, 5)}  # units, levels
 TOO_LARGE = {  # public names of classes that have more than 20; may only shrink
     "Train": 25,
@@ -212,3 +213,14 @@ def test_share_of_vague_names() -> None:
     vague = Counter(relative(path) for path, name in declared if name in VAGUE_NAMES)
     share = sum(vague.values()) / len(declared)
     assert share <= VAGUE_SHARE, f"{share:.2%} of {len(declared)} names are vague, most in {vague.most_common(10)}"
+
+
+# -- types ------------------------------------------------------------------------------------------------------------
+
+
+def test_type_checker_is_rarely_silenced() -> None:
+    """Each comment names the rule that it silences."""
+    ignored = [(path, line) for path in FILES for line in path.read_text(encoding="utf-8").split("\n") if IGNORE in line]
+    assert len(ignored) <= MAX_IGNORED, f"{len(ignored)} lines with {IGNORE!r}, at most {MAX_IGNORED} are allowed"
+    bare = [f"{relative(path)}: {line.strip()}" for path, line in ignored if f"{IGNORE}[" not in line]
+    assert not bare, f"without a rule: {bare}"

@@ -82,7 +82,7 @@ class LMHead:
         simple = self.softcap is None and (bias is None or not bias.requires_grad)
         if not simple:
             return _plain_logprobs(self, hidden, targets, weight, bias)
-        return _Logprobs.apply(hidden, weight, bias, targets, self)  # pyright: ignore[reportReturnType]
+        return _Logprobs.apply(hidden, weight, bias, targets, self)
 
 
 def _refuse() -> Tensor:

@@ -21,6 +21,8 @@ class Message:
     """A template with named fields, turned into text in the reader's language by `str()`."""
 
     __slots__ = ("fields", "template")
+    template: str
+    fields: dict[str, Any]
 
     def __init__(self, template: "str | Message", /, **fields: Any) -> None:
         if isinstance(template, Message):

@@ -57,7 +57,7 @@ class PrefixSharedBatch(Batch):
 
     def expand(self, x: Tensor) -> Tensor:
         """[U, ...] -> [T, ...]: whole rows."""
-        return _Expand.apply(x, self)  # pyright: ignore[reportReturnType]
+        return _Expand.apply(x, self)
 
     def compact(self, x: Tensor) -> Tensor:
         """[T, ...] -> [U, ...]: of each token, the value at its first position."""
@@ -162,7 +162,7 @@ def index_select_fp32_grad(x: Tensor, index: Tensor) -> Tensor:
     Returns:
         [*index.shape, *x.shape[1:]]
     """
-    return _IndexSelect.apply(x, index)  # pyright: ignore[reportReturnType]
+    return _IndexSelect.apply(x, index)
 
 
 class _IndexSelect(torch.autograd.Function):

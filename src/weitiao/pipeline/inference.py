@@ -216,7 +216,7 @@ class _QueueStreamer(TextStreamer):
     """Puts finished text into a queue; ends generation when nobody reads it any more."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)  # pyright: ignore[reportArgumentType]
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.pieces: queue.Queue[str | BaseException | None] = queue.Queue()
         self.stopped = False
 

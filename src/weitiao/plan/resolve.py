@@ -166,15 +166,15 @@ def refuse_regularizers(recipe: Recipe) -> None:
     if recipe.regularizers and recipe.objective.traits.step != "accumulate":
         words = f"{recipe.objective.name} takes its steps in its own way ({recipe.objective.traits.step})"
         raise RecipeError(f"regularizers: {words}, which would pass over them.")
-    asking = [x.name for x in recipe.regularizers if x.uses_log_probs]  # pyright: ignore[reportAttributeAccessIssue]
+    asking = [x.name for x in recipe.regularizers if x.uses_log_probs]
     for part in recipe.regularizers:
-        if part.swaps_weights and choose_gradient_checkpointing(recipe).value == "on":  # pyright: ignore[reportAttributeAccessIssue]
+        if part.swaps_weights and choose_gradient_checkpointing(recipe).value == "on":
             words = "runs layers once more, when the weights are others again; leave train.gradient_checkpointing off"
             raise RecipeError(f"regularizers: {part.name}: gradient checkpointing {words}.")
-        if part.swaps_weights and asking:  # pyright: ignore[reportAttributeAccessIssue]
+        if part.swaps_weights and asking:
             words = f"puts other weights in place for the loss alone, and {asking[0]} would compare what no model says"
             raise RecipeError(f"regularizers: {part.name}: it {words}; take one of them.")
-        if refusal := part.refusal(recipe.objective, recipe.method):  # pyright: ignore[reportAttributeAccessIssue]
+        if refusal := part.refusal(recipe.objective, recipe.method):
             raise RecipeError("regularizers: {name}: {refusal}", name=part.name, refusal=refusal)
 
 
@@ -261,7 +261,7 @@ def activation_cache_refusal(recipe: Recipe, objective: Objective, distributed: 
         return "each of several machines would run all rows"
     if any(part.traits.dynamic_masking or part.traits.repacks_segments for part in objective.parts().values()):
         return f"{objective.name} shows them other tokens each time"
-    at = [part.name for part in recipe.regularizers if part.changes_embeddings]  # pyright: ignore[reportAttributeAccessIssue]
+    at = [part.name for part in recipe.regularizers if part.changes_embeddings]
     return f"{at[0]} changes what they are given" if at else ""
 
 

@@ -105,7 +105,7 @@ def _interrupted(run: Run, state: State, stop: Stop) -> Interrupted:
 def _move(model: TrainableModel, state: State, plan: Plan, norm: Tensor) -> float:
     """Clip, and take one optimizer step with the gradients that are there; returns its learning rate."""
     if plan.settings.max_grad_norm is not None:
-        plan.settings.max_grad_norm.clip(model.trainable(), norm, state.clip)  # pyright: ignore[reportAttributeAccessIssue]
+        plan.settings.max_grad_norm.clip(model.trainable(), norm, state.clip)
     rate = state.rate * plan.rate_at(state.step)
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group.get("rate", 1.0)

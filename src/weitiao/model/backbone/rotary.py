@@ -25,7 +25,7 @@ class RotaryTables:
     def of(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Queries or keys [T, H, d] turned; of some rows, [N, H, d]."""
         cos, sin = (self.cos, self.sin) if rows is None else (self.cos[rows], self.sin[rows])
-        return Rotary.apply(x, cos, sin)  # pyright: ignore[reportReturnType]
+        return Rotary.apply(x, cos, sin)
 
 
 def rotary_tables(rotary: Any, x: Tensor, batch: Batch, *more: Any) -> RotaryTables:

@@ -84,7 +84,7 @@ Options = tuple[float, bool, int | None]
 
 def attend_compiled(q: Tensor, k: Tensor, v: Tensor, index: RaggedIndex, options: Options, kernels: Library) -> Tensor:
     """The same as `attend_by_matmul`, for bf16 tensors."""
-    return _CompiledAttention.apply(q, k, v, index, options, kernels)  # pyright: ignore[reportReturnType]
+    return _CompiledAttention.apply(q, k, v, index, options, kernels)
 
 
 class _CompiledAttention(torch.autograd.Function):

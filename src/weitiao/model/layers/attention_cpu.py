@@ -103,7 +103,7 @@ def attend_by_matmul(
     Returns:
         [U, H, d_v], or [N, H, d_v]
     """
-    return _MatmulAttention.apply(q, k, v, blocks, scale, causal, window)  # pyright: ignore[reportReturnType]
+    return _MatmulAttention.apply(q, k, v, blocks, scale, causal, window)
 
 
 class _MatmulAttention(torch.autograd.Function):

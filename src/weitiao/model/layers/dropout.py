@@ -25,7 +25,7 @@ def apply_dropout(x: Tensor, p: float) -> Tensor:
     """x [...] with each element set to zero with probability p, and the others scaled up to keep the mean."""
     if not p:
         return x
-    return torch.nn.functional.dropout(x, p) if x.is_cuda else _Dropout.apply(x, p)  # pyright: ignore[reportReturnType]
+    return torch.nn.functional.dropout(x, p) if x.is_cuda else _Dropout.apply(x, p)
 
 
 class Dropout(nn.Dropout):

@@ -52,7 +52,7 @@ def lora_linear(x: Tensor, layers: Sequence[LoRAWeights]) -> tuple[Tensor, ...]:
     """Each layer's output for x [..., D_in]: [..., D_out], in x's dtype."""
     tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias, layer.a, layer.b)]
     scales, unpacks = [layer.scale for layer in layers], [layer.unpack for layer in layers]
-    return _LoRALinear.apply(x, scales, unpacks, *tensors)  # pyright: ignore[reportReturnType]
+    return _LoRALinear.apply(x, scales, unpacks, *tensors)
 
 
 class _LoRALinear(torch.autograd.Function):

@@ -60,7 +60,7 @@ class QuantizedLinear(nn.Module):
         return self.unpack(self.packed, self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _QuantizedLinear.apply(to_autocast_dtype(x), self.packed, self.bias, self.unpack)  # pyright: ignore[reportReturnType]
+        return _QuantizedLinear.apply(to_autocast_dtype(x), self.packed, self.bias, self.unpack)
 
     @torch.no_grad()
     def plain(self) -> nn.Module:

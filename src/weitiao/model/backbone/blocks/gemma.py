@@ -44,7 +44,7 @@ def layer(layer: Any, x: Tensor, given: Given, rows: Tensor | None) -> Tensor:
     (kinds, batch), at = given, layer.self_attn
     y = attention(at, _norm(layer.input_layernorm, x), kinds[at.layer_type], batch, _norm, rows)
     x = (x if rows is None else x[rows]) + _norm(layer.post_attention_layernorm, y)
-    y = mlp(layer.mlp, _norm(layer.pre_feedforward_layernorm, x), GeGLU.apply)  # pyright: ignore
+    y = mlp(layer.mlp, _norm(layer.pre_feedforward_layernorm, x), GeGLU.apply)
     return x + _norm(layer.post_feedforward_layernorm, y)
 
 
@@ -59,4 +59,4 @@ def above(stack: Any) -> Sequence[nn.Module]:
 
 
 def _norm(norm: Any, x: Tensor) -> Tensor:
-    return RMSNorm.apply(x, norm.weight, norm.eps, 1.0)  # pyright: ignore[reportReturnType]
+    return RMSNorm.apply(x, norm.weight, norm.eps, 1.0)

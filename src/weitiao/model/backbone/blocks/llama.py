@@ -39,7 +39,7 @@ def layer(layer: Any, x: Tensor, given: Given, rows: Tensor | None) -> Tensor:
     turn, batch = given
     y = attention(layer.self_attn, _norm(layer.input_layernorm, x), turn, batch, _norm, rows)
     x = (x if rows is None else x[rows]) + y
-    return x + mlp(layer.mlp, _norm(layer.post_attention_layernorm, x), SwiGLU.apply)  # pyright: ignore
+    return x + mlp(layer.mlp, _norm(layer.post_attention_layernorm, x), SwiGLU.apply)
 
 
 def end(stack: Any, x: Tensor) -> Tensor:
@@ -53,4 +53,4 @@ def above(stack: Any) -> Sequence[nn.Module]:
 
 
 def _norm(norm: Any, x: Tensor) -> Tensor:
-    return RMSNorm.apply(x, norm.weight, norm.variance_epsilon)  # pyright: ignore[reportReturnType]
+    return RMSNorm.apply(x, norm.weight, norm.variance_epsilon)
