@@ -67,7 +67,7 @@ def go_on_or_begin(recipe, reporter: Reporter):
     """A quickstart that was interrupted goes on; a finished one is put aside and made again."""
     if (Path(recipe.out) / "checkpoints").exists() and not (Path(recipe.out) / "report.html").exists():
         return resume(recipe.out, reporter)
-    return train(recipe, reporter, replace_old=True)
+    return train(recipe, reporter, overwrite=True)
 
 
 def measure_baselines(opened: Model, limit: int | None, reporter: Reporter) -> dict[str, Score]:

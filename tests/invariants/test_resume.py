@@ -191,7 +191,7 @@ def test_same_recipe_suggests_resume(
         assert asked.returncode == 0, words
         assert_same_run(run_contents(Run(tmp_path / "run")), whole)
     else:
-        assert asked.returncode != 0 and "--replace" in words
+        assert asked.returncode != 0 and "--overwrite" in words
 
 
 @pytest.mark.parametrize(("key", "value"), [("seed", 5), ("train.learning_rate", 1e-3), ("train.max_grad_norm", None)])

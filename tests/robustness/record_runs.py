@@ -79,7 +79,7 @@ def main(work: Path, wanted: list[str]) -> None:
         recipe = make_recipe({**common, **plain, "train": {**QUIET, **plain["train"]}})
         begun = Path(recipe.out, "checkpoints").exists() and not Path(recipe.out, "report.html").exists()
         reporter = Reporter(Console(quiet=True))
-        run = resume(recipe.out, reporter) if begun else train(recipe, reporter, replace_old=True)
+        run = resume(recipe.out, reporter) if begun else train(recipe, reporter, overwrite=True)
         steps = list(run.events(Step))
         lines = [f"{x.step},{x.loss:.5g},{x.grad_norm:.5g}\n" for x in steps]
         (HERE / "recorded" / f"{name}.csv").write_text("".join(["step,loss,grad_norm\n", *lines]))

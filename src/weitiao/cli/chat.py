@@ -1,71 +1,72 @@
-"""Talking with a model in the terminal: word by word, or beside the base model's answer. A face, like cli.py."""
+"""A conversation in the terminal: printed as it is generated, or next to the base model's answer."""
 
 import sys
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.columns import Columns
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
-from transformers import TextStreamer
 
-from weitiao.core.example import Turn
-from weitiao.core.generation import generate
+from weitiao.core.messages import translate
+
+if TYPE_CHECKING:
+    from weitiao.pipeline.inference import Model
+
+Messages = list[dict[str, str]]
 
 
-def beginning(system: str | None) -> tuple[Turn, ...]:
-    return (Turn("system", system),) if system else ()
+def system_message(system: str | None) -> Messages:
+    return [{"role": "system", "content": system}] if system else []
 
 
-def hear(console: Console) -> str:
+def read_line(console: Console) -> str:
     """What the user types; "" at an empty line or at the end of the input."""
     try:
-        return (console.input("[bold]you:[/] ") if sys.stdin.isatty() else input()).strip()
+        return (console.input(f"[bold]{translate('you')}:[/] ") if sys.stdin.isatty() else input()).strip()
     except EOFError:
         return ""
 
 
-def asking(words: str) -> tuple[Turn, ...]:
-    return (Turn("user", words),)
+def split_address(text: str, adapters: Collection[str], current: str) -> tuple[str, str]:
+    """The adapter that a line is for, and its text: "@spam is this spam?" is for spam, and so is what follows.
 
-
-def answering(words: str) -> tuple[Turn, ...]:
-    return (Turn("assistant", words),)
-
-
-def addressed(words: str, adapters: Collection[str], now: str) -> tuple[str, str]:
-    """Whom a line is for, and its words: "@spam is this spam?" is for spam, and so is what follows.
-
-    >>> addressed("@spam is this spam?", ["spam"], "chat"), addressed("hello", ["spam"], "chat")
+    >>> split_address("@spam is this spam?", ["spam"], "chat"), split_address("hello", ["spam"], "chat")
     (('spam', 'is this spam?'), ('chat', 'hello'))
     """
-    name, _, rest = words.removeprefix("@").partition(" ")
-    return (name, rest.strip()) if words.startswith("@") and name in adapters else (now, words)
+    name, _, rest = text.removeprefix("@").partition(" ")
+    return (name, rest.strip()) if text.startswith("@") and name in adapters else (current, text)
 
 
-def say(opened: Any, turns: Sequence[Turn], room: int, temperature: float, aloud: bool = True, adapter: str = "") -> str:
-    """The answer, printed while it is written."""
-    streamer = TextStreamer(opened.tokenizer, skip_prompt=True, skip_special_tokens=True) if aloud else None
-    chosen = [adapter] if opened.adapters else ()
-    ids = generate(opened.model, [opened.prompt(turns, adapter)], room, temperature, streamer=streamer, adapters=chosen)[0]
-    return opened.decode(ids)
+def print_answer(model: "Model", messages: Messages, settings: dict[str, Any]) -> str:
+    """The answer, printed as it is generated."""
+    pieces: list[str] = []
+    for piece in model.generate(messages, stream=True, **settings):
+        print(piece, end="", flush=True)
+        pieces.append(piece)
+    print()
+    return "".join(pieces).strip()
 
 
-def each(opened: Any, turns: Sequence[Turn], room: int, temperature: float) -> Columns:
-    """The base model's answer and every adapter's, written in one batch."""
-    names = ["", *opened.adapters]
-    written = generate(opened.model, [opened.prompt(turns, x) for x in names], room, temperature, adapters=names)
-    answers = [opened.decode(ids) for ids in written]
-    panels = [Panel(escape(said), title=name or "base") for name, said in zip(names, answers)]
-    return Columns(panels, equal=True, expand=True)
+def all_answers(model: "Model", messages: Messages, settings: dict[str, Any]) -> Columns:
+    """The answers of the base model and of every adapter, generated in one batch."""
+    names = ["", *model.adapters]
+    answers = model.generate([messages] * len(names), adapter=names, **settings)
+    return _panels([(name or translate("base"), answer, "") for name, answer in zip(names, answers)])
 
 
-def side_by_side(opened: Any, turns: Sequence[Turn], room: int, temperature: float, adapter: str = "") -> Columns:
+def compare_with_base(model: "Model", messages: Messages, settings: dict[str, Any]) -> Columns:
     """The base model's answer and the tuned one's."""
-    before = "(this method changes the base weights themselves: compare with `weitiao generate BASE`)"
-    if opened.model.attachment.set_enabled is not None:
-        with opened.model.reference():
-            before = say(opened, turns, room, temperature, aloud=False)
-    after = say(opened, turns, room, temperature, aloud=False, adapter=adapter)
-    return Columns([Panel(before, title="before"), Panel(after, title="after", style="green")], equal=True, expand=True)
+    before = translate("(this method changes the base weights themselves: compare with `weitiao generate BASE`)")
+    if model.model.attachment.set_enabled is not None:
+        with model.disable_adapter():
+            before = model.generate(messages, **{**settings, "adapter": ""})
+    after = model.generate(messages, **settings)
+    return _panels([(translate("before"), before, ""), (translate("after"), after, "green")])
+
+
+def _panels(answers: Sequence[tuple[str, str, str]]) -> Columns:
+    """(title, text, style) each as a panel."""
+    panels = [Panel(escape(text), title=title, style=style or "none") for title, text, style in answers]
+    return Columns(panels, equal=True, expand=True)

@@ -1,80 +1,86 @@
-"""The verbs for a result: ask it, talk with it, fold it into its base, make one of several. A face, like cli.py."""
+"""Commands that use a result: generate, chat, predict, merge."""
 
-import importlib
 import json
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
-from weitiao.cli.run_command import Target, make_reporter, opened, predicting, run_verb, several
+from weitiao.cli import chat as dialogue
+from weitiao.cli.run_command import Target, split_numbers, split_pairs, usage_error
 from weitiao.core.errors import ModelError
+from weitiao.core.messages import Message
+
+if TYPE_CHECKING:
+    from weitiao.pipeline.inference import Model
 
 Adapters = Annotated[
-    list[str] | None,
-    typer.Option("--adapter", help="NAME=RUN: an adapter on the base that is the target; may be given several times."),
+    list[str] | None, typer.Option("--adapter", help="NAME=RUN: an adapter on the base model TARGET; repeatable.")
 ]
 Prompts = Annotated[
     str | None, typer.Option("--prompts", help='JSON lines: {"prompt": ..., "adapter": NAME}; answers are JSON lines too.')
 ]
+System = Annotated[str | None, typer.Option(help="A system message.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Maximum length of an answer, in tokens.")]
+Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
 
 
 def generate(
     target: Target,
-    prompt: Annotated[str | None, typer.Argument(help="What is asked; - reads standard input.")] = None,
+    prompt: Annotated[str | None, typer.Argument(help="The prompt; - reads standard input.")] = None,
     prompts: Prompts = None,
     adapter: Adapters = None,
-    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="The base model's answer beside it.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    system: System = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Show the base model's answer next to it.")] = False,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 0.0,
 ) -> None:
-    """Ask once; or ask a file of prompts. Several adapters on one base answer side by side, or each its own lines."""
+    """Answer a prompt, or a file of prompts. Several adapters answer next to one another, or each its own lines."""
+    if (prompt is None) == (prompts is None):
+        raise usage_error("give a prompt, or --prompts FILE")
+    text = sys.stdin.read() if prompt == "-" else prompt or ""
+    model = _load(target, adapter)
+    console = Console(quiet=prompts is not None, highlight=False)
+    if prompts is not None:
+        from weitiao.core.reporter import Reporter
+        from weitiao.pipeline.inference import answer_file
 
-    def work() -> None:
-        if (prompt is None) == (prompts is None):
-            raise typer.BadParameter("give a prompt, or --prompts FILE")
-        reporter, talk = make_reporter(quiet=prompts is not None), _talk()
-        words = sys.stdin.read() if prompt == "-" else prompt or ""
-        model = _open(target, adapter)
-        if prompts is not None:
-            for line in opened().answer_file(model, prompts, system, max_new_tokens, temperature, reporter):
-                print(json.dumps(line, ensure_ascii=False))
-            return
-        turns = talk.beginning(system) + talk.asking(words)
-        if model.adapters:
-            reporter.console.print(talk.each(model, turns, max_new_tokens, temperature))
-        elif compare:
-            reporter.console.print(talk.side_by_side(model, turns, max_new_tokens, temperature))
-        else:
-            talk.say(model, turns, max_new_tokens, temperature)
-
-    run_verb(work)
+        for line in answer_file(model, prompts, system, max_new_tokens, temperature, Reporter(console)):
+            print(json.dumps(line, ensure_ascii=False))
+        return
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+    messages = [*dialogue.system_message(system), {"role": "user", "content": text}]
+    if model.adapters:
+        console.print(dialogue.all_answers(model, messages, settings))
+    elif compare:
+        console.print(dialogue.compare_with_base(model, messages, settings))
+    else:
+        dialogue.print_answer(model, messages, settings)
 
 
 def chat(
     target: Target,
     adapter: Adapters = None,
-    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="The base model's answers beside.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    system: System = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Show the base model's answers next to it.")] = False,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = 0.0,
 ) -> None:
-    """Talk with it; an empty line ends. With several adapters, @NAME at a line's beginning says which answers."""
-
-    def work() -> None:
-        reporter, talk = make_reporter(), _talk()
-        model = _open(target, adapter)
-        turns, now = talk.beginning(system), next(iter(model.adapters), "")
-        while words := talk.hear(reporter.console):
-            now, words = talk.addressed(words, model.adapters, now)
-            turns += talk.asking(words)
-            if compare:
-                reporter.console.print(talk.side_by_side(model, turns, max_new_tokens, temperature, now))
-            said = talk.say(model, turns, max_new_tokens, temperature, aloud=not compare, adapter=now)
-            turns += talk.answering(said)
-
-    run_verb(work)
+    """Chat with a model; an empty line ends. With several adapters, @NAME at the start of a line chooses one."""
+    model, console = _load(target, adapter), Console(highlight=False)
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+    messages, name = dialogue.system_message(system), next(iter(model.adapters), "")
+    while text := dialogue.read_line(console):
+        name, text = dialogue.split_address(text, model.adapters, name)
+        messages.append({"role": "user", "content": text})
+        chosen = {**settings, "adapter": name}
+        if compare:
+            console.print(dialogue.compare_with_base(model, messages, chosen))
+            answer = model.generate(messages, **chosen)
+        else:
+            answer = dialogue.print_answer(model, messages, chosen)
+        messages.append({"role": "assistant", "content": answer})
 
 
 def predict(
@@ -82,64 +88,57 @@ def predict(
     input: Annotated[str, typer.Option("--input", help="Rows: JSON lines, CSV, Parquet or plain text.")],
     output: Annotated[str, typer.Option("--output", help="JSON lines: each row with what is predicted.")],
     text: Annotated[str | None, typer.Option("--text", help="The column to read; default: as the run was trained.")] = None,
-    task: Annotated[str, typer.Option("--task", help="Of a run that learnt many tasks: which one is asked.")] = "",
+    task: Annotated[str, typer.Option("--task", help="Of a multi-task run: which task.")] = "",
 ) -> None:
-    """Answer every row of a file, in its order, with probabilities; the file may be larger than memory."""
+    """Predict every row of a file, in order, with probabilities; the file may be larger than memory."""
+    from weitiao import api
+    from weitiao.core.reporter import Reporter
+    from weitiao.pipeline.predict import predict_file
 
-    def work() -> None:
-        reporter = make_reporter()
-        done = predicting().predict_file(opened().open_model(target), input, output, reporter, text, task)
-        told = f"{done.rows:,} rows are in {output}"
-        told += f"; {done.truncated:,} were longer than the context: their end was not read" if done.truncated else ""
-        told += f"; {done.bad:,} could not be read: {output}.bad_rows.jsonl" if done.bad else ""
-        reporter.console.print(told, soft_wrap=True)
-
-    run_verb(work)
-
-
-def merge(target: Target, out: Annotated[str, typer.Argument(help="A new folder.")]) -> None:
-    """Fold what was learnt into the base: a folder that plain AutoModel opens, checked after reloading."""
-
-    def work() -> None:
-        reporter = make_reporter()
-        merged = several().merge_run(target, out)
-        reporter.console.print(f"merged into {merged.folder}: reloaded, {merged.message}", soft_wrap=True)
-
-    run_verb(work)
+    reporter = Reporter(Console(highlight=False))
+    report = predict_file(api.load(target), input, output, reporter, text, task)
+    reporter.say(Message("{rows:,} rows are in {output}", rows=report.rows, output=output))
+    if report.truncated:
+        reporter.say(Message("{n:,} of them were longer than max_length: their end was not read", n=report.truncated))
+    if report.bad:
+        reporter.say(Message("{n:,} rows are unusable: {file}", n=report.bad, file=f"{output}.bad_rows.jsonl"))
 
 
-def combine(
-    targets: Annotated[list[str], typer.Argument(help="Run folders or PEFT adapter folders that stand on one base.")],
-    out: Annotated[str, typer.Option(help="A new folder.")],
-    how: Annotated[str, typer.Option(help="average, sum, ties, dare or dare_ties.")] = "average",
-    weights: Annotated[str, typer.Option(help="One each, with commas (0.7,0.3); default: 1 each.")] = "",
-    density: Annotated[float | None, typer.Option(help="Share that ties and dare keep of each; default 0.2.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of what dare drops; default 0.")] = None,
+def merge(
+    targets: Annotated[
+        list[str], typer.Argument(help="A run or adapter (or several on one base model), then a new folder, unless --out.")
+    ],
+    out: Annotated[str, typer.Option(help="The new folder; default: the last of TARGETS.")] = "",
+    method: Annotated[str, typer.Option(help="Of several: average, sum, ties, dare or dare_ties.")] = "average",
+    weights: Annotated[
+        str, typer.Option(help="Of several: one each, separated by commas (0.7,0.3); default: 1 each.")
+    ] = "",
+    density: Annotated[float | None, typer.Option(help="Fraction that ties and dare keep; default: 0.2.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of what dare drops; default: 0.")] = None,
 ) -> None:
-    """Make one of several: an adapter where that is exact (sums of LoRAs), else a merged model; checked after reloading."""
+    """Merge a run into its base model (a folder that plain AutoModel opens), or several runs into one."""
+    from weitiao import api
 
-    def work() -> None:
-        try:
-            given = tuple(float(x) for x in weights.split(",") if x.strip())
-        except ValueError:
-            raise typer.BadParameter(f"--weights: {weights!r} are not numbers with commas (0.7,0.3)") from None
-        reporter = make_reporter()
-        made = several().merge_several(targets, out, reporter, how, given, density, seed)
-        reporter.console.print(f"combined into {made.folder}, {made.form}: reloaded, {made.message}", soft_wrap=True)
+    if not out and len(targets) < 2:
+        raise usage_error("give a run and a new folder: weitiao merge RUN FOLDER")
+    if not out:
+        *targets, out = targets
+    factors = split_numbers(weights, "--weights")
+    report = api.merge(targets, out, method=method, weights=factors, density=density, seed=seed, verbose=True)
+    text = "merged into {folder}, {form}; reloaded: {check}"
+    message = Message(text, folder=report.folder, form=report.form, check=report.message)
+    Console(highlight=False).print(str(message), soft_wrap=True)
 
-    run_verb(work)
 
+def _load(target: str, adapters: list[str] | None) -> "Model":
+    from weitiao import api
 
-def _open(target: str, adapters: list[str] | None) -> Any:
-    named = {name: folder for name, _, folder in (x.partition("=") for x in adapters or ())}
-    if not all(name and folder for name, folder in named.items()) or len(named) < len(adapters or ()):
-        raise typer.BadParameter("--adapter takes NAME=RUN, each name once")
-    model = opened().open_many(target, named) if named else opened().open_model(target)
+    model = api.load(target, adapters=split_pairs(adapters, "--adapter"))
     if not model.objective.traits.generative:
-        words = f"was trained with objective {model.objective.name} and writes nothing"
-        raise ModelError(f"{target} {words}: ask it with `weitiao predict {target} --input FILE --output FILE`.")
+        raise ModelError(
+            "{target} was trained with objective {objective}, which does not generate text: "
+            "use `weitiao predict {target} --input FILE --output FILE`.",
+            target=target,
+            objective=model.objective.name,
+        )
     return model
-
-
-def _talk() -> Any:
-    return importlib.import_module("weitiao.cli.chat")

@@ -1,64 +1,139 @@
-"""What the verbs of the command line share: their errors are words, and what is slow to bring comes late."""
+"""What all commands share: arguments, help in the reader's language, and errors as one sentence with an exit code."""
 
 import errno
-import importlib
+import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand, TyperGroup
 
-from weitiao.core.errors import FAILED, INTERRUPTED, WeitiaoError
+from weitiao.core.errors import ERROR_FILE, FAILED, INTERRUPTED, WeitiaoError
+from weitiao.core.messages import Message, translate
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+PANELS = {"OPTIONS_PANEL_TITLE": "Options", "ARGUMENTS_PANEL_TITLE": "Arguments", "COMMANDS_PANEL_TITLE": "Commands",
+          "ERRORS_PANEL_TITLE": "Error"}  # fmt: skip
 
 Target = Annotated[str, typer.Argument(help="A run folder, a PEFT adapter folder or a base model.")]
+RecipeFile = Annotated[str, typer.Argument(help="A recipe: a YAML file, or the name of one that ships with weitiao.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Changes: method.rank=32 train.learning_rate=1e-4")]
+Allow = Annotated[list[str] | None, typer.Option("--allow", help="A finding of the preflight check to ignore, by name.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every decision with its reason, and every check.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def pipeline() -> Any:
-    """The pipeline brings torch and transformers: several seconds that `--help` and `schema` need not wait for, and in
-    which kernels are compiled where there are none yet."""
-    importlib.import_module("weitiao.model.kernels.library").compile_in_background()
-    return importlib.import_module("weitiao.pipeline.train")
+class Command(TyperCommand):
+    """A command whose help is in the reader's language."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        _translate_help(self)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _translate_panels()
+        super().format_help(ctx, formatter)
 
 
-def opened() -> Any:
-    """What one does with a result; as slow to bring as the pipeline."""
-    return importlib.import_module("weitiao.pipeline.inference")
+class Group(TyperGroup):
+    """All commands: help in the reader's language; what a user can fix is a sentence, not a traceback."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        _translate_help(self)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _translate_panels()
+        super().format_help(ctx, formatter)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command. The exit code tells which kind of error it was (core/errors.py)."""
+        try:
+            return super().invoke(ctx)
+        except WeitiaoError as error:
+            print_error(error.message)
+            _write_error(error)
+            raise typer.Exit(error.exit_code) from None
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            print_error(Message("writing to the disk failed: {error}. Make room, then use --resume.", error=str(error)))
+            raise typer.Exit(FAILED) from None
+        except KeyboardInterrupt:
+            Console(stderr=True).print(translate("stopped"))
+            raise typer.Exit(INTERRUPTED) from None
 
 
-def measuring() -> Any:
-    """Scores and history."""
-    return importlib.import_module("weitiao.pipeline.evaluate")
+def add_command(app: typer.Typer, function: Callable[..., None], name: str = "", panel: str = "") -> None:
+    """Add a function as a command; its docstring is the help."""
+    app.command(name or None, cls=Command, rich_help_panel=translate(panel) or None)(function)
 
 
-def several() -> Any:
-    """The same for several results at once."""
-    return importlib.import_module("weitiao.pipeline.merging")
+def usage_error(template: str, **fields: Any) -> typer.BadParameter:
+    """For wrong use that typer cannot see: exit code 2, with a hint at --help."""
+    return typer.BadParameter(str(Message(template, **fields)))
 
 
-def predicting() -> Any:
-    """The same for a file of rows."""
-    return importlib.import_module("weitiao.pipeline.predict")
+def print_error(message: Message) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(str(message), style="bold red", markup=False)
 
 
-def make_reporter(quiet: bool = False) -> Any:
-    """The terminal as a desk."""
-    return importlib.import_module("weitiao.core.reporter").Reporter(Console(quiet=quiet, highlight=False))
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def run_verb(work: Callable[[], Any]) -> Any:
-    """Errors that a user can mend are words, not tracebacks; the exit code says which kind."""
+def split_names(text: str) -> list[str]:
+    """
+    >>> split_names("lora, full")
+    ['lora', 'full']
+    """
+    return [x.strip() for x in text.split(",") if x.strip()]
+
+
+def split_numbers(text: str, option: str) -> list[float]:
+    """
+    >>> split_numbers("0.7, 0.3", "--weights")
+    [0.7, 0.3]
+    """
     try:
-        return work()
-    except WeitiaoError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), style="bold red", markup=False)
-        raise typer.Exit(error.exit_code) from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
-            raise
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"the disk refuses: {error}. Make room, then go on with --resume.", style="bold red", markup=False
-        )
-        raise typer.Exit(FAILED) from None
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped")
-        raise typer.Exit(INTERRUPTED) from None
+        return [float(x) for x in split_names(text)]
+    except ValueError:
+        raise usage_error("{option}: {text!r} are not numbers with commas (0.7,0.3)", option=option, text=text) from None
+
+
+def split_pairs(pairs: list[str] | None, option: str) -> dict[str, str]:
+    """
+    >>> split_pairs(["a=runs/a", "b=runs/b"], "--adapter")
+    {'a': 'runs/a', 'b': 'runs/b'}
+    """
+    named = {name: value for name, _, value in (x.partition("=") for x in pairs or ())}
+    if not all(name and value for name, value in named.items()) or len(named) < len(pairs or ()):
+        raise usage_error("{option} takes NAME=PATH, each name once", option=option)
+    return named
+
+
+def _write_error(error: WeitiaoError) -> None:
+    """The error as a record, where a program asks for it (multirun/subprocess_run.py)."""
+    if file := os.environ.get(ERROR_FILE):
+        record = {"type": type(error).__name__, "message": error.message.as_json()}
+        Path(file).write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
+
+
+def _translate_help(command: Any) -> None:
+    command.help = translate(command.help or "") or None
+    for parameter in command.params:
+        if getattr(parameter, "help", None):
+            parameter.help = translate(parameter.help)
+
+
+def _translate_panels() -> None:
+    """The titles that typer draws itself."""
+    from typer import rich_utils
+
+    for name, title in PANELS.items():
+        if hasattr(rich_utils, name):
+            setattr(rich_utils, name, translate(title))

@@ -5,12 +5,14 @@ Every error takes a template with named fields, so that it can be shown in eithe
     raise DataError("{path}, line {line}: no column {name!r}", path=path, line=3, name="text")
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from weitiao.core.messages import Message
 
 GOOD, FAILED, WRONG_USE, STOPPED_BY_GUARD, REQUIREMENT_NOT_MET = 0, 1, 2, 3, 4
 INTERRUPTED, TERMINATED = 130, 143
+ERROR_FILE = "WEITIAO_ERROR_FILE"  # environment variable: where a command writes its error as JSON, for programs
 
 
 class WeitiaoError(Exception):
@@ -48,6 +50,8 @@ class CheckError(WeitiaoError):
     """The preflight check found an error."""
 
     exit_code = WRONG_USE
+    findings: Sequence[Any] = ()
+    """All findings (core/finding.py), those that are fine too."""
 
 
 class RunError(WeitiaoError):

@@ -85,8 +85,10 @@ def refuse(findings: Iterable[Finding], allowed: Collection[str]) -> None:
     errors = [x for x in findings if x.level == "error" and x.name not in allowed]
     if errors:
         options = " ".join(f"--allow {name}" for name in sorted({x.name for x in errors}))
-        raise CheckError(
+        error = CheckError(
             "{errors}\nFix this; or, if you know better, go on with {options}",
             errors=joined("\n", [Message("{name}: {message}", name=x.name, message=x.message) for x in errors]),
             options=options,
         )
+        error.findings = findings
+        raise error

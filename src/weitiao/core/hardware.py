@@ -95,7 +95,7 @@ def environment() -> dict[str, Any]:
     packages += [name for name in ("bitsandbytes", "peft") if importlib.util.find_spec(name)]
     where = device()
     return {
-        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else _cpu_name(),
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": sys.version.split()[0],
@@ -104,7 +104,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor's name, as it reports it."""
     info = Path("/proc/cpuinfo")
     for line in info.read_text().splitlines() if info.exists() else []:
         if line.startswith("model name"):

@@ -4,6 +4,7 @@ recipe.yaml         the recipe, every key written out
 resolved.json       decisions made for the user, each with its reason; environment, data facts, fingerprints
 preflight.json      findings of the preflight check
 events.jsonl        one event a line: step, validation, checkpoint, skip, rollback ...   (core/events.py)
+data.jsonl          rows that were given in memory; also validation.jsonl, evaluate.jsonl
 bad_rows.jsonl      rows that could not be used: file, line, byte offset, reason
 suspects.jsonl      rows of steps that the guard skipped: loss, file, line, text
 task_vector.safetensors  the task vector that an f_learning run subtracts
@@ -37,11 +38,13 @@ from weitiao.core.files import write_text
 from weitiao.core.finding import Decision
 from weitiao.core.messages import Message
 from weitiao.core.recipe import Recipe, read_recipe, with_rows_in, write_rows
+from weitiao.core.run_html import run_html
 from weitiao.core.run_status import EVENTS, LOCK, Status, lock, now, read_status
 
 E = TypeVar("E", bound=Event)
 Change = tuple[str, Any, Any]  # key, was, is
 
+ROWS = re.compile(r"(data|validation|evaluate)(-\d+)?\.jsonl")  # rows that the recipe held in memory
 RECORDS = {
     LOCK, EVENTS, "recipe.yaml", "resolved.json", "preflight.json", "bad_rows.jsonl", "scores.json", "row_results.json",
     "samples.jsonl", "task_vector.safetensors",
@@ -162,6 +165,11 @@ class Run:
         numbered = {x.name.removeprefix("step-"): x for x in (self.folder / "checkpoints").glob("step-*")}
         return [numbered[x] for x in sorted((x for x in numbered if x.isdigit()), key=int, reverse=True)]
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: status, scores, loss curve."""
+        losses = [x.loss for x in self.events(Step)]
+        return run_html(str(self.folder), self.status.message, self.scores, losses)
+
     # -- events -----------------------------------------------------------------------------------------------------------
 
     def log(self, event: Event) -> None:
@@ -256,6 +264,7 @@ def _json_line(value: Any) -> str:
 def _holds_only_records(folder: Path) -> bool:
     """A Run of ours that ended before its first step: nothing was trained."""
     names = {x.name for x in folder.iterdir() if not _is_temporary(x)}
+    names = {x for x in names if not ROWS.fullmatch(x)}
     return LOCK in names and names <= RECORDS and not any(Run(folder).events(Step))
 
 
@@ -265,8 +274,9 @@ def _is_temporary(file: Path) -> bool:
 
 
 def _remove_records(folder: Path) -> None:
-    for name in RECORDS - {LOCK}:
-        (folder / name).unlink(missing_ok=True)
+    for file in folder.iterdir():
+        if file.name in RECORDS - {LOCK} or ROWS.fullmatch(file.name):
+            file.unlink()
 
 
 def _numeric_environment(environment: Any) -> dict[str, Any]:
@@ -294,7 +304,7 @@ def _folder_in_use(folder: Path) -> Message:
     return Message(
         "out: {folder} holds a run already ({status}). "
         + resume
-        + "For a new one: another folder (out=...), or --replace (the old run is moved away, not deleted).",
+        + "For a new one: another folder (out=...), or --overwrite (the old run is moved away, not deleted).",
         folder=folder,
         status=status.message,
         command=command(),

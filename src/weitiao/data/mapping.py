@@ -78,6 +78,13 @@ def find_inference_mapping(
     )
 
 
+def fitting_mappings(records: Sequence[dict[str, Any]]) -> dict[str, ColumnMapping]:
+    """Every mapping that fits the first records, by the name of an objective that trains on its Example."""
+    first_values = _first_values(records)
+    fitting = ((x.OBJECTIVE, x.infer_columns(first_values)) for x in _mappings())
+    return {objective: mappings[0] for objective, mappings in fitting if mappings}
+
+
 def _mapping_of(example_type: type) -> Mapping:
     return next(x for x in _mappings() if x.EXAMPLE_TYPE is example_type)
 

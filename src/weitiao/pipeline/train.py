@@ -5,7 +5,7 @@ open the Run -> read -> split -> encode -> load -> attach -> batch -> train -> e
 
 import json
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from weitiao.core import events, hardware
 from weitiao.core.architecture import Architecture
 from weitiao.core.batch import Batch
+from weitiao.core.callback import Callback
 from weitiao.core.command import command
 from weitiao.core.errors import INTERRUPTED, Interrupted, RunError, message_of
 from weitiao.core.eval_set import EvalSet
@@ -23,7 +24,7 @@ from weitiao.core.finding import Decision, Finding, refuse
 from weitiao.core.messages import Message
 from weitiao.core.method import Method
 from weitiao.core.objective import LossFunction, Objective
-from weitiao.core.recipe import Recipe
+from weitiao.core.recipe import Recipe, with_rows_in
 from weitiao.core.regularizer import regularized
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
@@ -65,22 +66,31 @@ from weitiao.train.stability.loss_scale import LossScale
 
 
 def train(
-    recipe: Recipe, reporter: Reporter, again: bool = False, replace_old: bool = False, allowed: Collection[str] = ()
+    recipe: Recipe,
+    reporter: Reporter,
+    again: bool = False,
+    overwrite: bool = False,
+    allowed: Collection[str] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Fine-tune.
 
     Args:
         again: go on with an interrupted run.
+        overwrite: move an older run in the same folder out of the way.
         allowed: findings of the pre-flight that do not refuse the run.
+        callbacks: are told every event of the run.
 
     Raises:
         WeitiaoError: with a sentence that says what is wrong and what would be right.
     """
     distributed = Distributed(hardware.device())
     run = distributed.main_first(
-        lambda first: Run.create(recipe, replace_old) if first and not again else Run.open(recipe.out)
+        lambda first: Run.create(recipe, overwrite) if first and not again else Run.open(recipe.out)
     )
     run.can_write = distributed.is_main
+    run.callbacks += callbacks
+    recipe = with_rows_in(recipe, run.folder)
     if run.previous:
         reporter.say(Message("the older run was moved to {folder}", folder=run.previous))
     with run.locked():
@@ -146,8 +156,14 @@ def log_end(run: Run, outcome: events.Outcome, reason: Message | None = None) ->
         run.log(events.End(outcome, step, data_step, now(), reason))
 
 
-def resume(folder: str, reporter: Reporter, allowed: Collection[str] = ()) -> Run:
-    """Go on with an interrupted run; it ends as it would have without the interruption, to the bit on a CPU."""
+def resume(
+    folder: str, reporter: Reporter, allowed: Collection[str] = (), callbacks: Sequence[Callback] = ()
+) -> Run:
+    """Go on with an interrupted run; on a CPU the result is bit-exactly that of an uninterrupted one.
+
+    Raises:
+        RunError: there is no such run, or it is finished.
+    """
     run = Run.open(folder)
     if run.is_finished:
         delete_cache(run.folder)
@@ -155,18 +171,21 @@ def resume(folder: str, reporter: Reporter, allowed: Collection[str] = ()) -> Ru
             with run.locked():
                 write_report(run)
             return run
-        raise RunError(f"{folder} is finished already. Look at {run.folder}/report.html, or train with another out=...")
-    return train(run.recipe.model_copy(update={"out": str(run.folder)}), reporter, again=True, allowed=allowed)
+        template = "{folder} is finished already. See {folder}/report.html, or train with another out=..."
+        raise RunError(template, folder=folder)
+    recipe = run.recipe.model_copy(update={"out": str(run.folder)})
+    return train(recipe, reporter, again=True, allowed=allowed, callbacks=callbacks)
 
 
 def check(recipe: Recipe, reporter: Reporter, allowed: Collection[str] = ()) -> list[Finding]:
-    """The pre-flight alone: everything up to step 1, and nothing is kept.
+    """The preflight check alone: everything up to step 1, and nothing is kept.
 
     Raises:
-        CheckError: something is wrong that is not allowed.
+        CheckError: there is an error that is not allowed.
     """
-    with tempfile.TemporaryDirectory() as place:
-        run = Run.create(recipe.model_copy(update={"out": f"{place}/run"}))
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = with_rows_in(recipe.model_copy(update={"out": f"{folder}/run"}), Path(folder, "run"))
+        run = Run.create(recipe)
         distributed = Distributed(hardware.device())
         return pre_flight(assemble(run, recipe, distributed, reporter), run, distributed, reporter, allowed)
 

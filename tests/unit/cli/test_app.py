@@ -17,7 +17,8 @@ from support.command import weitiao, write_recipe
 from support.rows import chat_rows, write_jsonl
 from weitiao.core.registry import names
 
-VERBS = ("train", "bench", "evaluate", "generate", "chat", "merge", "runs", "base", "schema", "explain")
+VERBS = ("train", "bench", "evaluate", "generate", "chat", "merge", "runs", "download", "schema", "explain",
+         "init", "doctor", "check", "predict", "compare-methods", "f-learning", "why")  # fmt: skip
 
 
 @pytest.fixture
@@ -117,12 +118,12 @@ def test_evaluate_on_another_file_and_without_a_run(done: Path, tiny_llama: Path
 
 def test_evaluate_table_has_intervals(done: Path) -> None:
     code, said = weitiao("evaluate", done, "--metric", "loss")
-    assert code == 0 and re.search(r"loss .*\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\] n = \d+ .*bootstrap over rows", said)
+    assert code == 0 and re.search(r"loss .*\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\], n = \d+ .*bootstrap over rows", said)
 
 
 def test_neither_run_nor_model(tmp_path: Path) -> None:
     code, said = weitiao("evaluate", tmp_path / "nowhere")
-    assert code == 2 and "is not a model: give a folder" in said
+    assert code == 2 and "is not a model. Use a folder" in said
     code, said = weitiao("train", "--resume", tmp_path / "nowhere")
     assert code == 2 and f"{tmp_path}/nowhere does not exist. `weitiao runs` lists the runs here." in said
 
@@ -130,7 +131,7 @@ def test_neither_run_nor_model(tmp_path: Path) -> None:
 def test_run_without_result_suggests_resume(done: Path) -> None:
     (done / "best" / "weights.safetensors").unlink()
     code, said = weitiao("generate", done, "what")
-    assert code == 2 and f"has no result yet (finished). Go on with: weitiao train --resume {done}" in said
+    assert code == 2 and f"has no result yet (finished). Resume it with: weitiao train --resume {done}" in said
 
 
 def test_runs_of_empty_folder(tmp_path: Path) -> None:
@@ -187,7 +188,7 @@ def test_wrong_option_exits_2_with_suggestion(recipe: Path, override: str, words
 def test_existing_run_folder_refused(done: Path, recipe_dict: dict, tmp_path: Path) -> None:
     told = shell("train", write_recipe(tmp_path, recipe_dict))
     assert told.returncode == 2 and f"out: {done} holds a run already (finished)." in told.stderr
-    assert "Traceback" not in told.stderr and "--replace (the old run is moved away, not deleted)" in told.stderr
+    assert "Traceback" not in told.stderr and "--overwrite (the old run is moved away, not deleted)" in told.stderr
 
 
 def test_non_finite_loss_exits_3(recipe: Path, tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_fixed_recipe_may_restart(recipe: Path) -> None:
 
 
 def test_few_validation_rows_warning(recipe: Path) -> None:
-    assert "rows are held out: figures on them say little" in weitiao("train", recipe)[1]
+    assert "rows are held out: scores on them are imprecise" in weitiao("train", recipe)[1]
 
 
 def test_rows_truncated_for_evaluation_reported(done: Path, tmp_path: Path) -> None:
@@ -214,4 +215,4 @@ def test_rows_truncated_for_evaluation_reported(done: Path, tmp_path: Path) -> N
     file = tmp_path / "long.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in long))
     code, said = weitiao("evaluate", done, "--data", file)
-    assert code == 2 and "the context is 256" in said
+    assert code == 2 and "max_length is 256" in said

@@ -57,7 +57,7 @@ def test_gbk_detected_and_readable(recipe_file: Any, rows_file: Any, tail: str) 
     assert code == 2
     assert "line 1: not utf-8" in said
     assert "It decodes as gb18030: set encoding: gb18030 for this source" in said
-    code, said = weitiao("train", recipe_file(data={"path": file, "encoding": "gb18030"}), "--replace")
+    code, said = weitiao("train", recipe_file(data={"path": file, "encoding": "gb18030"}), "--overwrite")
     assert code == 0, said
 
 
@@ -66,7 +66,7 @@ def test_utf_16_detected_and_readable(recipe_file: Any, rows_file: Any) -> None:
     code, said = weitiao("train", recipe_file(data=file))
     assert code == 2
     assert "It decodes as utf-16: set encoding: utf-16 for this source" in said
-    code, said = weitiao("train", recipe_file(data={"path": file, "encoding": "utf-16"}), "--replace")
+    code, said = weitiao("train", recipe_file(data={"path": file, "encoding": "utf-16"}), "--overwrite")
     assert code == 0, said
 
 
@@ -101,7 +101,7 @@ def test_too_many_bad_lines(recipe_file: Any, rows_file: Any, tmp_path: Path) ->
     assert "1 of 41 rows cannot be used (2.4%, and max_bad_fraction is 0.01)" in said
     assert f"{file}, line 41, byte " in said and "not JSON" in said
     assert "not JSON" in (tmp_path / "run" / "bad_rows.jsonl").read_text()
-    code, said = weitiao("train", recipe_file(data=str(file), max_bad_fraction=0.1), "--replace")
+    code, said = weitiao("train", recipe_file(data=str(file), max_bad_fraction=0.1), "--overwrite")
     assert code == 0, said
 
 
@@ -182,7 +182,7 @@ def test_model_without_chat_template(recipe_file: Any, tmp_path: Path) -> None:
     assert code == 2
     assert "this model has no chat template (it is a base model)" in said
     assert "chat_template: chatml" in said and "objective: causal_lm" in said
-    code, said = weitiao("train", recipe_file(base=str(bare), chat_template="chatml"), "--replace")
+    code, said = weitiao("train", recipe_file(base=str(bare), chat_template="chatml"), "--overwrite")
     assert code == 0, said
 
 
@@ -234,8 +234,8 @@ def test_existing_run_folder(recipe_file: Any, tmp_path: Path) -> None:
     assert f"out: {run} holds a run already (finished). For a new one: another folder" in said
     code, said = weitiao("train", "--resume", run)
     assert code == 2
-    assert f"{run} is finished already. Look at {run}/report.html" in said
-    assert weitiao("train", file, "--quiet", "--replace")[0] == 0
+    assert f"{run} is finished already. See {run}/report.html" in said
+    assert weitiao("train", file, "--quiet", "--overwrite")[0] == 0
     (aside,) = tmp_path.glob("run.before-*")
     assert (aside / "report.html").is_file() and (run / "report.html").is_file()
 

@@ -170,7 +170,7 @@ def test_existing_run_untouched(recipe: Recipe) -> None:
     text = str(error.value)
     assert f"out: {run.folder} holds a run already (killed at step 7)." in text
     assert f"Go on with: weitiao train --resume {run.folder}." in text
-    assert "--replace (the old run is moved away, not deleted)" in text
+    assert "--overwrite (the old run is moved away, not deleted)" in text
     assert steps(run) == [7]
 
 

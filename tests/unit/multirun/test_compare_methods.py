@@ -19,12 +19,12 @@ def test_compare_methods(recipe_file: Any, tmp_path: Path) -> None:
     found = json.loads((out / "comparison.json").read_text())
     assert [x["method"] for x in found][-1] == "bitfit" and "add_missing: true" in found[-1]["refused"]
     for x in found[:2]:
-        assert x["figure"] == "loss" and x["score"]["n"] == 5 and x["before"]["n"] == 5 and x["tokens_a_second"] > 0
-        assert x["trained"] > 0 and 0 < x["megabytes"] < 1 and x["peak_mb"] > 50
+        assert x["metric"] == "loss" and x["score"]["n"] == 5 and x["before"]["n"] == 5 and x["tokens_per_second"] > 0
+        assert x["trainable_weights"] > 0 and 0 < x["size_mb"] < 1 and x["peak_mb"] > 50
         assert x["drift"] is not None and Run(out / x["method"]).is_finished
     assert found[0]["score"]["value"] <= found[1]["score"]["value"]
     lora = next(x for x in found if x["method"] == "lora")
-    assert lora["trained"] > 10 * next(x for x in found if x["method"] == "ia3")["trained"]
+    assert lora["trainable_weights"] > 10 * next(x for x in found if x["method"] == "ia3")["trainable_weights"]
     other, reference = sorted(found[:2], key=lambda x: x["reference"])
     less = other["difference"]  # row by row: the same rows, so it is known better than either figure
     assert (

@@ -15,24 +15,24 @@ def test_f_learning_preset(recipe_file: Any, tmp_path: Path) -> None:
     other = write_jsonl(tmp_path / "other.jsonl", chat_rows(5, ("paris",)))
     out = tmp_path / "f"
     file = recipe_file(train={"steps": 3, "evaluate_every": 3, "learning_rate": 1e-2}, evaluate={"metrics": ["loss"]})
-    words = ["f-learning", file, f"out={out}", "--old", old, "--rates", "1.5", "--also", f"others={other}"]
+    words = ["f-learning", file, f"out={out}", "--forget-data", old, "--lambdas", "1.5", "--eval", f"others={other}"]
     code, said = weitiao(*words)
     assert code == 0, said
-    assert said.count("held-out rows") == 3 and said.count("others") == 3 and "n = 5" in said and "rate 1.5" in said
-    ways = json.loads((out / "rates.json").read_text())
-    assert [x["name"] for x in ways] == ["base", "plain", "rate 1.5"]
+    assert said.count("held-out rows") == 3 and said.count("others") == 3 and "n = 5" in said and "lambda 1.5" in said
+    ways = json.loads((out / "lambdas.json").read_text())
+    assert [x["name"] for x in ways] == ["base", "plain", "lambda 1.5"]
     assert sum(x["best"] for x in ways) == 1 and not ways[0]["best"]
     best = min(ways[1:], key=lambda x: x["validation"])
     assert best["best"] and f"{best['name']} *" in said
-    for way, folder in zip(ways[1:], ("plain", "rate-1.5")):
+    for way, folder in zip(ways[1:], ("plain", "lambda-1.5")):
         run = Run(out / folder)
         assert run.is_finished and way["scores"]["held-out rows"]["loss"]["n"] == 5
         assert way["scores"]["others"]["loss"]["value"] > 0
         kept = run.read("best/step.json")["step"]
         assert way["validation"] == next(x.loss for x in run.events(Validation) if x.step == kept)
-    first = [next(Run(out / x).events(Step)).loss for x in ("plain", "rate-1.5")]
+    first = [next(Run(out / x).events(Step)).loss for x in ("plain", "lambda-1.5")]
     assert len(set(first)) == 2, "each begins elsewhere"
-    assert Run(out / "rate-1.5").recipe.method.as_recipe()["rate"] == 1.5
+    assert Run(out / "lambda-1.5").recipe.method.as_recipe()["forget_lambda"] == 1.5
     code, again = weitiao(*words[:-2], "--json")  # nothing is trained anew
     assert code == 0
     for way, was in zip(json.loads(again), ways):
@@ -41,7 +41,7 @@ def test_f_learning_preset(recipe_file: Any, tmp_path: Path) -> None:
 
 def test_f_learning_invalid_arguments(recipe_file: Any, tmp_path: Path) -> None:
     old = write_jsonl(tmp_path / "old.jsonl", chat_rows(4))
-    assert "--old FILE" in weitiao("f-learning", recipe_file())[1]
-    assert "numbers with commas" in weitiao("f-learning", recipe_file(), "--old", old, "--rates", "a few")[1]
+    assert "--forget-data FILE" in weitiao("f-learning", recipe_file())[1]
+    assert "numbers with commas" in weitiao("f-learning", recipe_file(), "--forget-data", old, "--lambdas", "a few")[1]
     stuck = recipe_file(method={"name": "adapter", "bottleneck": 2, "rank": 1})
-    assert weitiao("f-learning", stuck, "--old", old)[0] == 2
+    assert weitiao("f-learning", stuck, "--forget-data", old)[0] == 2

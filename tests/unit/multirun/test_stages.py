@@ -82,7 +82,7 @@ def test_interrupted_stage_resumes(staged: Any, tmp_path: Path) -> None:
 def test_interrupt_message_names_stage(staged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with stop_at(2, monkeypatch):
         code, said = weitiao("train", staged(), "train.steps=3", "train.save_every=1")
-    assert code == 130 and "stopped in stage 1 of 3, language: the same command goes on there" in said
+    assert code == 130 and "stopped in stage 1 of 3, language: the same command resumes there" in said
     code, said = weitiao("train", staged(), "train.steps=3", "train.save_every=1")
     assert code == 0 and "resuming from step 2" in said
 
@@ -100,7 +100,7 @@ def test_plain_recipe_has_no_stages(recipe_file: Any) -> None:
     ("stages", "words"),
     [
         (["sft"], "stages is a list, each with a name"),
-        ([{"name": "a", "handover": "merge"}], "the first stage takes over nothing"),
+        ([{"name": "a", "handover": "merge"}], "the first stage has no stage before it"),
         ([{"name": "a"}, {"name": "b", "handover": "contniue"}], "Did you mean 'continue'"),
         ([{"name": "a"}, {"name": "b", "base": "x"}], "base follows from the stage before"),
         ([{"name": "a"}, {"name": "b", "objektive": "sft"}], r"\(b\): unknown key 'objektive'. Did you mean 'objective'"),

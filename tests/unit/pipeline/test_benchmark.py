@@ -24,10 +24,12 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_benchmark_json(tiny_llama: Path) -> None:
     code, said = weitiao("bench", "machine", tiny_llama, "--json")
     found = json.loads(said)
-    assert code == 0 and found["base"] == str(tiny_llama) and 0 <= found["others"] <= 1 and found["shapes_left_out"] == 0
+    assert (
+        code == 0 and found["base"] == str(tiny_llama) and 0 <= found["background"] <= 1 and found["shapes_left_out"] == 0
+    )
     kinds: dict[str, list[dict[str, Any]]] = {}
     for line in found["lines"]:
-        kinds.setdefault(line["what"], []).append(line)
+        kinds.setdefault(line["operation"], []).append(line)
         assert line["rate"]["low"] <= line["rate"]["median"] <= line["rate"]["high"] and line["rate"]["n"] >= 1
     shapes = {x["shape"] for x in kinds["products"]}
     assert shapes == {"32 -> 32", "32 -> 16", "32 -> 48", "48 -> 32", "all"}, "the tiny Llama's"
@@ -58,7 +60,7 @@ def test_benchmark_reports_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(benchmark.BackgroundLoad, "share", lambda self: 0.4)
     console = Console(record=True, width=200)
     benchmark.bench_machine(None, Reporter(Console(quiet=True))).show(console)
-    assert "other programs took 40% of the machine" in console.export_text()
+    assert "other programs used 40% of the machine" in console.export_text()
 
 
 def test_benchmark_skips_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,4 +69,4 @@ def test_benchmark_skips_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     found = benchmark.bench_machine(None, Reporter(Console(quiet=True)))
     assert found.too_slow == [f"{dtype} {x}" for dtype in ("fp32", "bf16") for x in ("products 32", "attention 16")]
     found.show(console)
-    assert "too slow to be tried: fp32 products 32" in console.export_text()
+    assert "too slow to measure: fp32 products 32" in console.export_text()

@@ -51,4 +51,4 @@ def test_full_disk_from_start(recipe_file: Any, tmp_path: Path) -> None:
     with no_file_longer_than(100):
         code, said = weitiao("train", file)
     assert code == 1
-    assert "the disk refuses: " in said and "Traceback" not in said
+    assert "writing to the disk failed: " in said and "Traceback" not in said

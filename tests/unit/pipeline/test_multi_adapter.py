@@ -172,8 +172,8 @@ def test_adapter_of_other_base_refused(train_tiny: Any, tiny_llama: Path, tmp_pa
         ["generate", "x", "hi", "--adapter", "a=b", "--adapter", "a=c"],
         ["generate", "x"],
         ["generate", "x", "hi", "--prompts", "f.jsonl"],
-        ["combine", "a", "b"],
-        ["combine", "a", "b", "--out", "c", "--weights", "one,two"],
+        ["merge", "a"],
+        ["merge", "a", "b", "--out", "c", "--weights", "one,two"],
     ],
 )
 def test_wrong_use_exits_2(words: list[str]) -> None:
@@ -184,16 +184,16 @@ def test_wrong_use_exits_2(words: list[str]) -> None:
 def test_merge_on_command_line(pair: dict, tiny_llama: Path, tmp_path: Path) -> None:
     """Both of the two kinds are opened, asked and merged like anything else; what was chosen is said."""
     runs = list(pair.values())
-    code, said = weitiao("combine", *runs, "--how", "ties", "--weights", "1,0.5", "--out", tmp_path / "ties")
+    code, said = weitiao("merge", *runs, "--method", "ties", "--weights", "1,0.5", "--out", tmp_path / "ties")
     assert code == 0 and f"ties, density 0.2: 1 x {runs[0]}, 0.5 x {runs[1]}" in said
-    assert re.search(r"combined into .*ties, a merged model .the result of ties is not low-rank.: reloaded", said)
+    assert re.search(r"merged into .*ties, a merged model .the result of ties is not low-rank.; reloaded", said)
     assert weitiao("generate", tmp_path / "ties", "the fox", "--max-new-tokens", "2")[0] == 0
-    code, said = weitiao("combine", runs[0], runs[0], "--out", tmp_path / "same")
+    code, said = weitiao("merge", runs[0], runs[0], "--out", tmp_path / "same")
     assert code == 0 and "average: 0.5 x" in said and "a LoRA of rank 16 in PEFT's format" in said
     alone, both = (weitiao("generate", x, "the fox", "--max-new-tokens", "6")[1] for x in (runs[0], tmp_path / "same"))
     assert alone == both
     assert weitiao("merge", tmp_path / "same", tmp_path / "merged")[0] == 0
-    code, said = weitiao("combine", *runs, "--how", "sum", "--density", "0.1", "--out", tmp_path / "x")
+    code, said = weitiao("merge", *runs, "--method", "sum", "--density", "0.1", "--out", tmp_path / "x")
     assert code == 2 and "density: method sum keeps every value; density is for ties, dare, dare_ties." in said
     data = write_jsonl(tmp_path / "d.jsonl", chat_rows(4))
     code, said = weitiao("evaluate", tmp_path / "same", "--data", data, "--json", "--metric", "loss")

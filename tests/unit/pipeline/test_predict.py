@@ -81,8 +81,8 @@ def test_predict_bad_rows_set_aside(opened: Model, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "text", "words"),
     [
-        ([{"words": "fox"}], None, "has no column text to read; its columns are: words. Name it with --text"),
-        ([{"text": "fox"}], "body", "has no column 'body' to read; its columns are: text"),
+        ([{"words": "fox"}], None, "has no column text to read; its columns are: words. Name the column with --text"),
+        ([{"text": "fox"}], "body", "has no column body to read; its columns are: text"),
         ([{"text": " "}], None, "no row is usable"),
     ],
 )
@@ -102,7 +102,7 @@ def test_predict_on_command_line(opened: Model, tmp_path: Path) -> None:
     file.write_text("id,body\n1,the quick fox\n2,\n")
     asked = ["--input", file, "--output", tmp_path / "o.jsonl", "--text", "body"]
     code, said = weitiao("predict", tmp_path / "run", *asked)
-    assert code == 0 and "1 rows are in" in said and "1 could not be read" in said
+    assert code == 0 and "1 rows are in" in said and "1 rows are unusable" in said
     assert lines(tmp_path / "o.jsonl")[0]["id"] == "1"
 
 

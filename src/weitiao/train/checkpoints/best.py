@@ -110,7 +110,7 @@ def repair_best(run: Run, state: State, metric: str, warn: Callable[[Message], N
     if checkpoint.broken(place):
         raise RunError(
             "{file} is missing or damaged, and so is the checkpoint of step {step}, which had the result. Train again with "
-            "--replace (the old run is moved away), or name another folder with out=...",
+            "--overwrite (the old run is moved away), or name another folder with out=...",
             file=file,
             step=step,
         )

@@ -183,7 +183,7 @@ def load_newest(folder: Path, state: State, identity: dict[str, str], say: Any) 
             raise RunError(f"{place} does not fit this run: {why}.") from None
         return place
     raise RunError(
-        f"{folder} holds no sound state to go on from. Train anew with --replace (the old run is kept aside), "
+        f"{folder} holds no sound state to go on from. Train anew with --overwrite (the old run is kept aside), "
         "or name another folder with out=..."
     )
 

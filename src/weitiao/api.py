@@ -1,0 +1,223 @@
+"""The Python API: the functions that `from weitiao import ...` gives. torch is imported when one of them is called."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from weitiao.core.callback import Callback
+    from weitiao.core.finding import Finding
+    from weitiao.core.recipe import Recipe
+    from weitiao.core.reporter import Reporter
+    from weitiao.core.run import Run
+    from weitiao.core.run_table import RunRow
+    from weitiao.core.score import Score
+    from weitiao.multirun.compare_methods import Compared
+    from weitiao.pipeline.inference import Model
+    from weitiao.pipeline.merging import MergeReport
+
+
+def train(
+    recipe: "Recipe | str | Path | Mapping[str, Any]",
+    *,
+    callbacks: "Sequence[Callback]" = (),
+    overwrite: bool = False,
+    allow: Collection[str] = (),
+    verbose: bool | int = True,
+) -> "Run":
+    """Fine-tune, and measure before and after.
+
+    Args:
+        recipe: a Recipe, the path of a recipe file, or its keys as a dict. `data` may be a path, a list of dicts, a pandas
+            or polars frame or a `datasets.Dataset`; rows in memory are written into the Run.
+        callbacks: each one's `on_event(run, event)` is called for every event of the run.
+        overwrite: move an older run in the same folder out of the way.
+        allow: findings of the preflight check to ignore, by name.
+        verbose: False prints nothing, 2 prints every decision with its reason.
+
+    Returns:
+        The finished Run; of a recipe with stages, the last one's.
+
+    Raises:
+        WeitiaoError: the message says what is wrong and what would be right.
+    """
+    from weitiao.pipeline import train as pipeline
+
+    reporter = _reporter(verbose)
+    return pipeline.train(as_recipe(recipe), reporter, overwrite=overwrite, allowed=allow, callbacks=callbacks)
+
+
+def resume(
+    run: "Run | str | Path",
+    *,
+    callbacks: "Sequence[Callback]" = (),
+    allow: Collection[str] = (),
+    verbose: bool | int = True,
+) -> "Run":
+    """Go on with an interrupted run; on a CPU the result is bit-exactly that of an uninterrupted one.
+
+    Raises:
+        RunError: there is no such run, or it is finished.
+    """
+    from weitiao.pipeline import train as pipeline
+
+    return pipeline.resume(_path(run), _reporter(verbose), allow, callbacks)
+
+
+def check(
+    recipe: "Recipe | str | Path | Mapping[str, Any]", *, allow: Collection[str] = (), verbose: bool | int = False
+) -> "list[Finding]":
+    """The preflight check alone: data, template, lengths, leaks, up to three training steps. Nothing is kept.
+
+    Raises:
+        CheckError: there are errors that are not allowed; `error.findings` holds all findings.
+    """
+    from weitiao.pipeline import train as pipeline
+
+    return pipeline.check(as_recipe(recipe), _reporter(verbose), allow)
+
+
+def load(
+    target: "str | Path | Run", *, adapters: "Mapping[str, str | Path | Run] | None" = None, precision: str = "auto"
+) -> "Model":
+    """A model to use: generate, predict, encode.
+
+    Args:
+        target: a Run or its folder, a PEFT adapter folder, or any base model.
+        adapters: several adapters on the base model `target`: a name for each -> its Run or PEFT adapter folder.
+        precision: bf16, fp32, fp16, or auto: as it was trained.
+
+    Raises:
+        ModelError, RunError: it is none of these, or the run has no result yet.
+    """
+    from weitiao.pipeline import inference
+
+    precision = "" if precision == "auto" else precision
+    if adapters:
+        return inference.open_many(_path(target), {name: _path(x) for name, x in adapters.items()}, precision)
+    return inference.open_model(_path(target), precision)
+
+
+def evaluate(
+    target: "str | Path | Run | Model",
+    data: Any = None,
+    metrics: Sequence[str] = (),
+    *,
+    limit: int | None = None,
+    task: str = "",
+    verbose: bool | int = False,
+) -> "dict[str, Score]":
+    """Measure a model; every score has its n and its 95 % interval.
+
+    Args:
+        data: a path or rows in memory, as in `train`; None: the run's held-out rows.
+        metrics: names; (): those of the recipe, or what fits the objective.
+        limit: at most this many rows for metrics that generate text.
+        task: of a multi-task run, the task that `data` belongs to.
+
+    Raises:
+        RunError: there are no held-out rows, and no data.
+    """
+    from weitiao.pipeline.evaluate import evaluate as measure
+    from weitiao.pipeline.inference import Model
+
+    subject = target if isinstance(target, Model) else _path(target)
+    with _as_file(data) as file:
+        return measure(subject, _reporter(verbose), file, tuple(metrics), limit, task)
+
+
+def merge(
+    targets: "str | Path | Run | Sequence[str | Path | Run]",
+    out: str | Path,
+    *,
+    method: str = "average",
+    weights: Sequence[float] = (),
+    density: float | None = None,
+    seed: int | None = None,
+    verbose: bool | int = False,
+) -> "MergeReport":
+    """Merge a run into its base model, or several runs of one base model into one; checked after reloading.
+
+    Args:
+        out: a new folder. Of one run: a model that plain AutoModel opens. Of several: a LoRA in PEFT's format where that
+            is exact (average and sum of LoRAs), otherwise a merged model.
+        method: of several: average, sum, ties, dare or dare_ties.
+        weights: one for each; default 1.
+        density: the fraction that ties and dare keep; default 0.2.
+        seed: of what dare drops.
+
+    Raises:
+        ModelError: one cannot be merged, their base models differ, or the reloaded model gives other outputs.
+    """
+    from weitiao.pipeline import merging
+
+    paths = [_path(x) for x in (targets if isinstance(targets, (list, tuple)) else [targets])]  # pyright: ignore
+    if len(paths) == 1:
+        return merging.merge_run(paths[0], str(out))
+    return merging.merge_several(paths, str(out), _reporter(verbose), method, weights, density, seed)
+
+
+def compare_methods(
+    recipe: "Recipe | str | Path | Mapping[str, Any]", methods: Sequence[str] = (), *, verbose: bool | int = True
+) -> "list[Compared]":
+    """Train one recipe with each method, and compare quality, trained weights, memory and speed; the best comes first.
+
+    Args:
+        methods: names; (): every method.
+    """
+    from weitiao.multirun import compare_methods as comparing
+
+    reporter = _reporter(verbose)
+    return comparing.compare_methods(as_recipe(recipe), methods, reporter.say)
+
+
+def list_runs(folder: str | Path = "runs") -> "list[RunRow]":
+    """The runs in a folder with their status and scores; without torch."""
+    from weitiao.core import run_table
+
+    return run_table.list_runs(folder)
+
+
+def as_recipe(recipe: "Recipe | str | Path | Mapping[str, Any]") -> "Recipe":
+    """A Recipe from what users write.
+
+    Raises:
+        RecipeError: naming the file, the line, the key and the nearest known key.
+    """
+    from weitiao.core.recipe import Recipe, make_recipe, read_recipe
+
+    if isinstance(recipe, Recipe):
+        return recipe
+    return make_recipe(dict(recipe)) if isinstance(recipe, Mapping) else read_recipe(recipe)
+
+
+def _path(target: "str | Path | Run") -> str:
+    return str(getattr(target, "folder", target))
+
+
+def _console(verbose: bool | int) -> Console:
+    return Console(quiet=not verbose, highlight=False)
+
+
+def _reporter(verbose: bool | int) -> "Reporter":
+    from weitiao.core.reporter import Reporter
+
+    return Reporter(_console(verbose), verbose=int(verbose) > 1)
+
+
+@contextmanager
+def _as_file(data: Any) -> Iterator[str | None]:
+    """A path as it is; rows in memory as a file that is deleted afterwards."""
+    from weitiao.core.memory_rows import as_json_lines, is_rows
+
+    if not is_rows(data):
+        yield None if data is None else str(data)
+        return
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "data.jsonl"
+        file.write_text("".join(as_json_lines(data)), encoding="utf-8")
+        yield str(file)

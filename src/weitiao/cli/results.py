@@ -1,0 +1,94 @@
+"""Commands that look at results: evaluate, runs, why. And what `train` prints at its end."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from weitiao.cli.run_command import AsJson, Target, print_json
+from weitiao.core.messages import Message, translate
+
+if TYPE_CHECKING:
+    from weitiao.core.run import Run
+
+COLORS = {"better": "green", "worse": "red"}
+
+
+def evaluate(
+    target: Target,
+    data: Annotated[str | None, typer.Option(help="Measure on this file; default: the run's held-out rows.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="A metric; repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of rows for metrics that generate text.")] = None,
+    task: Annotated[str, typer.Option(help="Of a multi-task run: the task of the file.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model: every score with its n and its 95 % interval."""
+    from weitiao import api
+
+    scores = api.evaluate(target, data, metric or (), limit=limit, task=task, verbose=not as_json)
+    if as_json:
+        print_json({name: score.as_json() for name, score in scores.items()})
+        return
+    table = Table(translate("metric"), translate("value [95 % interval]"), translate("interval"))
+    for name, score in scores.items():
+        table.add_row(name, str(score), str(score.interval_description))
+    Console(highlight=False).print(table)
+
+
+def runs(
+    folder: Annotated[str, typer.Argument(help="The folder that holds the runs.")] = "runs", as_json: AsJson = False
+) -> None:
+    """A table of runs: status, and scores before and after."""
+    from weitiao import api
+
+    rows = api.list_runs(folder)
+    if as_json:
+        print_json([row.as_json() for row in rows])
+        return
+    table = Table(*map(translate, ("run", "status", "method", "objective", "metric", "before", "after")))
+    for x in rows:
+        scores = ("" if value is None else f"{value:.3f}" for value in (x.before, x.after))
+        table.add_row(x.run, str(x.status_message), x.method, x.objective, x.metric, *scores)
+    Console().print(table if rows else str(Message("no runs in {folder}/", folder=folder)))
+
+
+def why(target: Annotated[str, typer.Argument(help="A run folder.")], as_json: AsJson = False) -> None:
+    """What happened in a run and why: decisions, skipped steps, rollbacks, suspect rows."""
+    from weitiao.core import history
+
+    console, story = Console(highlight=False), history.why(target)
+    if as_json:
+        print_json(story.as_json())
+        return
+    console.print(str(story.summary), style="bold", soft_wrap=True, markup=False)
+    for step, message in story.events:
+        line = Message("step {step}: {message}", step=step, message=message) if step is not None else message
+        console.print(f"  {line}", soft_wrap=True, markup=False)
+    if story.decisions:
+        console.print("\n" + translate("chosen for you:"), style="bold")
+    for x in story.decisions:
+        console.print(f"  {x.key} = {x.shown_value}: {x.reason}", soft_wrap=True, markup=False)
+
+
+def print_result(run: "Run", console: Console) -> None:
+    """Scores before and after, and where to look."""
+    from weitiao.core import events
+    from weitiao.core.history import result, throughput
+    from weitiao.core.score import score_rows
+
+    rows = score_rows(run.scores)
+    if rows:
+        table = Table(*map(translate, ("metric", "before", "after", "change", "")))
+        table.columns[0].overflow = "fold"
+        for row in rows:
+            color = COLORS.get(row["verdict"], "dim")
+            cells = (row["name"], row["before"], row["after"], row["change"])
+            table.add_row(*cells, f"[{color}]{row['verdict_text']}[/]")
+        console.print(table)
+    for message in filter(None, (result(run), throughput(run))):
+        console.print(str(message), soft_wrap=True)
+    if skipped := len(list(run.events(events.Skip))):
+        text = "{n} steps were skipped by the guard, and their rows are not trained on: weitiao why {folder}"
+        console.print(str(Message(text, n=skipped, folder=run.folder)), style="bold yellow", soft_wrap=True)
+    console.print(str(Message("report: {file}", file=f"{run.folder}/report.html")))
