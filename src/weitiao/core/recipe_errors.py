@@ -97,7 +97,10 @@ def _message(group: list[Problem], where: Message) -> Message:
     """One message for one key; what the branches of a union expected is joined by "or"."""
     first = group[0]
     if first.type == "missing":
-        about = Message(first.fields[str(first.key[-1])].description or "")
+        field = first.fields.get(str(first.key[-1]))
+        if field is None or not field.description:  # an element of a list, or of a mapping
+            return Message("{where}: {key} is missing.", where=where, key=first.dotted)
+        about = Message(field.description)
         return Message("{where}: {key} is missing. {about}", where=where, key=first.dotted, about=about)
     if first.type == "extra_forbidden":
         hint = nearest(str(first.key[-1]), list(first.fields), RENAMED_KEYS.get(first.scope))

@@ -89,6 +89,36 @@ def test_error_names_file_line_and_nearest_key(tmp_path: Path, old: str, new: st
     assert words in said
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.batch_tokens=many", "train.batch_tokens: expected a whole number or auto, not 'many'."),
+        ("train.batch_tokens=0", "train.batch_tokens: expected auto or a whole number of at least 1, not 0."),
+        ("train.activation_cache=-1", "train.activation_cache: expected auto, off or a maximum size in GB, not -1."),
+        ("train.guard=maybe", "train.guard: expected one of on, off, not 'maybe'."),
+        ("train.max_grad_norm=-1", "train.max_grad_norm: the maximum norm must be greater than 0, not -1"),
+        ("train.optimizer.betas=[1]", "train.optimizer.betas.1 is missing."),
+        ("train=3", "train: expected a mapping, not 3."),
+        ("base=3", "base: expected text, not 3."),
+        ("method.target_modules=5", "method.target_modules: expected text or a list, not 5."),
+        ("method={rank: 3}", "method: expected a name, or {name: ..., settings}; names are: adalora, "),
+        ("regularizers=[r_drop, r_drop]", "regularizers: r_drop is listed twice."),
+        ("objective={name: multi_task, tasks: {a: multi_task}}", "objective.tasks.a: multi_task cannot contain itself"),
+        (
+            "objective={name: multi_task, tasks: {a: {name: classification, pols: mean}}}",
+            "unknown key 'objective.tasks.a.pols'. Did you mean 'pooling'?",
+        ),
+    ],
+)
+def test_wrong_value_names_what_is_expected(tmp_path: Path, override: str, message: str) -> None:
+    assert f"on the command line: {message}" in recipe_error(tmp_path, RECIPE, override)
+
+
+def test_all_errors_of_a_component_are_reported(tmp_path: Path) -> None:
+    lines = recipe_error(tmp_path, RECIPE, "method={name: lora, rank: 0, alphas: 2}").splitlines()
+    assert len(lines) == 2 and "method.rank: " in lines[0] and "'method.alphas'" in lines[1]
+
+
 def test_unknown_key_in_single_source(tmp_path: Path) -> None:
     text = "base: x\ndata:\n  path: a.jsonl\n  wieght: 3\nout: y\n"
     assert "r.yaml, line 4: unknown key 'data.wieght'. Did you mean 'weight'?" in recipe_error(tmp_path, text)
