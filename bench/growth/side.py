@@ -32,8 +32,9 @@ from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.backbone.choose import choose_backbone, make_lm_head, use_reference_implementation
 from weitiao.model.layers import attention
 from weitiao.model.loading.load import Base
-from weitiao.pipeline.train import BaseAssets, Prepared, batch, copy_sources_into
-from weitiao.pipeline.trained import attach
+from weitiao.pipeline.assemble import PreparedData, plan_training, setup_environment
+from weitiao.pipeline.load import BaseAssets, attach
+from weitiao.plan.resolve import resolve_rows
 from weitiao.train.checkpoints.state import State
 from weitiao.train.distributed import Distributed
 from weitiao.train.loop import train
@@ -41,7 +42,7 @@ from weitiao.train.settings import make_optimizer
 from weitiao.train.signals import Stop
 
 ENDLESS = 1_000_000  # steps in the recipe; the suite stops much earlier
-NO_TOKENIZER: Any = SimpleNamespace(text=list, stop_ids=(0,))
+NO_TOKENIZER: Any = SimpleNamespace(text=list, stop_ids=(0,), model_max_length=10**30)
 
 
 class SyntheticRows:
@@ -156,14 +157,16 @@ def run_side(channel: PipeChannel, point: Point, side: str, precision: str, thre
     with tempfile.TemporaryDirectory() as folder:
         recipe = recipe_for(point, side, precision, threads, Path(folder) / "run")
         run, distributed, reporter = Run.create(recipe), Distributed(device()), Reporter(Console(quiet=True))
-        _, dtype = copy_sources_into(recipe, run, reporter)
+        _, dtype = setup_environment(recipe, run, reporter)
         rows: Any = SyntheticRows(point, (steps + 1) * max(1, point.batch // point.length))
-        prepared = Prepared(recipe.objective, SimpleNamespace(rows=rows), None, None, [])  # pyright: ignore[reportArgumentType]
-        assets = BaseAssets(Path(folder), Architecture("decoder", "llama"), None, NO_TOKENIZER, "synthetic")
+        limits = resolve_rows(recipe, recipe.objective, point.length)
+        encoded: Any = SimpleNamespace(rows=rows)
+        data = PreparedData(recipe.objective, limits, encoded, None, None, [])
+        assets = BaseAssets(Path(folder), Architecture("decoder", "llama"), NO_TOKENIZER, NO_TOKENIZER, "synthetic")
         before = 0.0 if device().type == "cuda" else memory_mb("VmRSS")
         torch.manual_seed(recipe.seed)
         model, block = make_model(point, recipe, dtype)
-        loader, plan = batch(recipe, model, prepared, distributed, assets, run, reporter)
+        _, loader, plan = plan_training(recipe, model, data, assets, distributed)
         state = State(model, make_optimizer(model, plan))
 
         def fetch(step: int) -> list[Batch]:
@@ -173,6 +176,6 @@ def run_side(channel: PipeChannel, point: Point, side: str, precision: str, thre
             channel.send(block=block, device=torch.cuda.get_device_name() if device().type == "cuda" else "")
             rounds = RoundLoader(channel, fetch, run, round_steps=1)
             try:
-                train(model, prepared.objective, rounds, state, plan, run, dict, distributed, Stop())
+                train(model, data.objective, rounds, state, plan, run, dict, distributed, Stop())
             except Finished:
                 channel.send(**memory_since(before))

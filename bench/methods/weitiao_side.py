@@ -26,7 +26,7 @@ from weitiao.core.recipe import make_recipe
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.model.adapters.peft_format import save_adapter
-from weitiao.pipeline.train import TrainingSetup, assemble
+from weitiao.pipeline.assemble import TrainingSetup, assemble
 from weitiao.train.distributed import Distributed
 from weitiao.train.loop import train
 from weitiao.train.signals import Stop
@@ -64,7 +64,7 @@ def write_rows(setup: TrainingSetup, steps: int, path: Path) -> None:
     with open(path, "w", encoding="utf-8") as file:
         for step in range(steps):
             row_ids = [i for batch in setup.loader[step] for i in batch.row_ids]
-            rows = [setup.prepared.made.rows[i] for i in row_ids]
+            rows = [setup.data.encoded.rows[i] for i in row_ids]
             # weitiao's labels are shifted: position t holds token t + 1. So the last label is the row's last token.
             shifted = [([*map(int, row["input_ids"])], [*map(int, row["labels"])]) for row in rows]
             lines = [{"input_ids": [*ids, labels[-1]], "labels": [-100, *labels]} for ids, labels in shifted]
@@ -74,7 +74,7 @@ def write_rows(setup: TrainingSetup, steps: int, path: Path) -> None:
 @torch.no_grad()
 def untrained_loss(setup: TrainingSetup, step: int) -> float:
     """The loss of a step's rows before training: the mean over supervised tokens."""
-    objective, batches = setup.prepared.objective, setup.loader[step]
+    objective, batches = setup.data.objective, setup.loader[step]
     total = sum(float(sum(objective.loss(setup.state.model, batch).totals.values())) for batch in batches)
     return total / sum(count_targets(objective, batches).values())
 
@@ -92,9 +92,9 @@ def run_side(options: argparse.Namespace, channel: Channel) -> None:
         channel.send(learning_rate=plan.learning_rate, trained=trained, untrained=untrained)
         loader = RoundLoader(channel, setup.loader.__getitem__, run, options.round_steps)
         try:
-            train(model, setup.prepared.objective, loader, state, plan, run, dict, distributed, Stop())
+            train(model, setup.data.objective, loader, state, plan, run, dict, distributed, Stop())
         except Finished:
-            before, peak = setup.before_model / 2**20, memory_mb("VmHWM")
+            before, peak = setup.memory_before_model / 2**20, memory_mb("VmHWM")
             channel.send(before_model_mb=before, peak_mb=peak)
 
 

@@ -15,7 +15,7 @@ from weitiao.core.objective import Objective
 from weitiao.core.registry import create
 from weitiao.model.adapters.peft_format import save_adapter
 from weitiao.model.loading.sources import resolve_base
-from weitiao.pipeline.train import BaseAssets, load, open_base_assets
+from weitiao.pipeline.load import BaseAssets, load, open_base_assets
 from weitiao.train.distributed import Distributed
 from weitiao.train.steps.accumulate import compute_gradients
 

@@ -14,7 +14,7 @@ from weitiao.core.registry import create
 from weitiao.data.audio import load_audio
 from weitiao.evaluate.error_rate import split_words
 from weitiao.model.loading.sources import resolve_base
-from weitiao.pipeline.train import load, open_base_assets
+from weitiao.pipeline.load import load, open_base_assets
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 SAID = "The weather is nice today and we walk to the river."

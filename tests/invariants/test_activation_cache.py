@@ -18,6 +18,7 @@ from support.runs import assert_same_run, run_contents, stop_at
 from weitiao.core.batch import FROZEN_STATES, Batch, select_segments
 from weitiao.core.errors import Interrupted
 from weitiao.core.events import Step
+from weitiao.core.messages import Message
 from weitiao.core.recipe_sections import Train
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import TrainableModel
@@ -127,23 +128,23 @@ def test_cached_layers_have_no_trained_weight_below(
     model = attached(method, family, **settings)
     if layers is not None:
         assert model.backbone.frozen(tuple(model.trainable().values())) == layers
-    choice = choose(model, Rows(), tmp_path, 1e9, 3, "")
+    choice = choose(model, Rows(), tmp_path, 1e9, 3)
     if choice is None:
         assert not layers
     else:
         assert choice.value == "on" and str(choice.reason).startswith(f"{layers} frozen layers")
-    again = choose(model, Rows(), tmp_path, 1e9, 1, "")
+    again = choose(model, Rows(), tmp_path, 1e9, 1)
     assert again is None, "once through the rows, nothing is gained"
 
 
 def test_reason_when_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = attached("freeze", "llama", num_layers=1)
-    small = choose(model, Rows(), tmp_path, 100, 3, "")
+    small = choose(model, Rows(), tmp_path, 100, 3)
     assert small and small.value == "off" and "train.activation_cache allows" in str(small.reason)
-    told = choose(model, Rows(), tmp_path, 1e9, 3, "fgm changes what they are given")
+    told = choose(model, Rows(), tmp_path, 1e9, 3, Message("fgm changes the embeddings each time"))
     assert told and told.value == "off" and "fgm changes" in str(told.reason)
     monkeypatch.setattr(activation_cache.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
-    full = choose(model, Rows(), tmp_path, 1e9, 3, "")
+    full = choose(model, Rows(), tmp_path, 1e9, 3)
     assert full and full.value == "off" and "the disk has" in str(full.reason)
 
 
@@ -245,7 +246,7 @@ def test_decision_kept_on_resume(train_tiny, tmp_path: Path, monkeypatch: pytest
 def test_method_that_changes_layers_not_cached(tmp_path: Path) -> None:
     """f_learning switched off is the base that it took something from: its lower layers are others."""
     model = attached("lora", "llama", target_modules=r".*\.2\..*_proj")
-    assert choose(model, Rows(), tmp_path, 1e9, 3, "").value == "on"
+    assert choose(model, Rows(), tmp_path, 1e9, 3).value == "on"
     set_enabled, weight = model.attachment.set_enabled, model.model.get_parameter("model.layers.0.mlp.up_proj.weight")
 
     def other(on: bool) -> None:
@@ -253,8 +254,8 @@ def test_method_that_changes_layers_not_cached(tmp_path: Path) -> None:
         weight.data.add_(0.01 if on else -0.01)
 
     model.attachment = replace(model.attachment, set_enabled=other)
-    choice = choose(model, Rows(), tmp_path, 1e9, 3, "")
-    assert choice and choice.value == "off" and "without what was learnt" in str(choice.reason)
+    choice = choose(model, Rows(), tmp_path, 1e9, 3)
+    assert choice and choice.value == "off" and "when it is switched off" in str(choice.reason)
 
 
 @pytest.mark.parametrize(("given", "wanted"), [(True, "auto"), (False, "off"), ("off", "off"), (2, 2.0), ("0.5", 0.5)])

@@ -76,7 +76,7 @@ def test_pair_trains_saves_reopens_evaluates(
     }
     if not fits(method, objective):
         parted = "it splits the rows of each batch, but this objective needs them together"
-        with pytest.raises(RecipeError, match=f"{parted}|{method} is not made for models with an encoder and a decoder"):
+        with pytest.raises(RecipeError, match=f"{parted}|{method} does not support encoder-decoder models"):
             train_tiny(**shape)
         return
     run = train_tiny(**shape)

@@ -18,8 +18,8 @@ from weitiao.core.registry import find, find_module, names
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.data.word_units import split_units
-from weitiao.pipeline.trained import heads_for, output_head
-from weitiao.plan.resolve import choose_step
+from weitiao.pipeline.load import heads_for, output_head
+from weitiao.plan.compatibility import choose_step
 from weitiao.train.distributed import Distributed
 from weitiao.train.step import Step
 

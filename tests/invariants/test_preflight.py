@@ -57,7 +57,7 @@ def test_fp32_last_layer_passes_in_bf16(family: str, recipe_dict: dict, tmp_path
 def test_run_unchanged_by_preflight(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = {"method": {"dropout": 0.2}, "train": {"steps": 6}}
     one = run_contents(train_tiny(**shape, out=str(tmp_path / "one")))
-    monkeypatch.setattr(pipeline, "pre_flight", lambda *_: [])
+    monkeypatch.setattr(pipeline, "preflight", lambda *_: [])
     assert_same_run(one, run_contents(train_tiny(**shape, out=str(tmp_path / "two"))))
 
 

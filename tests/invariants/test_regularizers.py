@@ -21,7 +21,7 @@ from weitiao.core.recipe import make_recipe
 from weitiao.core.registry import create, find_module, names
 from weitiao.core.regularizer import Regularized, Regularizer, regularized
 from weitiao.core.trainable_model import HEAD, TrainableModel
-from weitiao.plan.resolve import refuse_regularizers
+from weitiao.plan.compatibility import check_regularizers
 from weitiao.train.distributed import Distributed
 from weitiao.train.step import Step
 
@@ -249,7 +249,7 @@ def test_mixout_equals_formula(family: str) -> None:
 def test_unsupported_combination_refused(changes: dict, words: str) -> None:
     recipe = make_recipe({"base": "b", "data": "d", "out": "o", **changes})
     with pytest.raises(RecipeError, match=words):
-        refuse_regularizers(recipe)
+        check_regularizers(recipe)
 
 
 @pytest.mark.parametrize("written", [["neftune", "neftune"], "r_dorp", [{"name": "r_drop", "alpha": -1}]])

@@ -18,7 +18,7 @@ from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import as_base_model
 from weitiao.evaluate.drift import Drift
-from weitiao.pipeline import train as pipeline
+from weitiao.pipeline import assemble as pipeline
 
 
 @pytest.fixture
@@ -38,15 +38,15 @@ def test_replay_share_of_tokens(ready: Any, tmp_path: Path, share: float) -> Non
     """Counted over the rows of thirty epochs, whatever the lengths on either side."""
     general = write_jsonl(tmp_path / "general.jsonl", chat_rows(40, answers=("the lazy dog and the quick fox " * 3,)))
     made = ready(replay={"path": str(general), "fraction": share})
-    rows, loader = made.prepared.made.rows, made.loader
+    rows, loader = made.data.encoded.rows, made.loader
     tokens = [0, 0]
     for epoch in range(30):
         for step in loader.epoch(epoch):
             for row in step:
                 tokens[int(rows.source[row])] += int(rows.lengths[row])
     assert tokens[1] / sum(tokens) == pytest.approx(share, abs=0.02)
-    assert made.prepared.validation is not None
-    assert {x.where.file for x in made.prepared.made.bad} == set()
+    assert made.data.validation is not None
+    assert {x.where.file for x in made.data.encoded.bad} == set()
 
 
 def test_replay_rows_reported_and_never_validation(recipe_dict: dict, tmp_path: Path, train_tiny: Any) -> None:

@@ -17,8 +17,8 @@ from weitiao.core.method import Method
 from weitiao.core.registry import find, names
 from weitiao.pipeline import inference as results
 from weitiao.pipeline import merging
-from weitiao.pipeline.train import open_base_assets
-from weitiao.pipeline.trained import load_stacked_base, read_trained
+from weitiao.pipeline.load import load_stacked_base, open_base_assets
+from weitiao.pipeline.trained import read_trained
 
 METHODS = names(Method)
 CPU = torch.device("cpu")

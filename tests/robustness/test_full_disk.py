@@ -154,6 +154,9 @@ def test_run_disk_full(
         if found["code"] == 0:
             assert found["status"] == "finished" and found["failed"], (size, found)
         else:
-            assert found["code"] == 1 and "Free some disk space" in found["said"] and "--resume" in found["said"], (size, found)
+            assert found["code"] == 1 and "Free some disk space" in found["said"] and "--resume" in found["said"], (
+                size,
+                found,
+            )
     said = f"{len(sizes)}/{len(sizes)} sizes; {ended.count(1)} stopped with a message, {ended.count(0)} continued"
     record_figure("disk of the run is full", "stops with a message or continues; resumes bit-identical", said, len(sizes))

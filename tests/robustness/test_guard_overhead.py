@@ -13,7 +13,7 @@ from weitiao.core.example import Chat, Turn
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.registry import create
-from weitiao.pipeline.train import load, open_base_assets
+from weitiao.pipeline.load import load, open_base_assets
 from weitiao.train.distributed import Distributed
 from weitiao.train.stability.guard import PAST, Guard
 from weitiao.train.steps.accumulate import compute_gradients

@@ -14,7 +14,7 @@ Open = Callable[..., Any]
 def open_model(tiny_llama: Path) -> Open:
     """open_model(method={...}, objective="sft", base=folder) -> a TrainableModel on the CPU in fp32."""
     from weitiao.core.registry import find
-    from weitiao.pipeline import train as pipeline
+    from weitiao.pipeline import load as pipeline
 
     def open_(method: dict | None = None, objective: str = "sft", base: Path = tiny_llama, seed: int = 0) -> Any:
         asked = dict(method or {"name": "lora", "rank": 4, "alpha": 8.0})

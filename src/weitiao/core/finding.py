@@ -58,6 +58,8 @@ class Decision:
     def shown_value(self) -> str:
         """The value as people read it: 1,234,567 and 0.0002."""
         value = self.value
+        if isinstance(value, dict):
+            return ", ".join(f"{key}: {x}" for key, x in value.items())
         if isinstance(value, float):
             return f"{value:g}"
         return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and value >= 100_000 else str(value)

@@ -89,13 +89,18 @@ def peak_mb() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10  # bytes there, KiB elsewhere
 
 
+def device_name() -> str:
+    """The GPU or the processor, by its own name."""
+    where = device()
+    return torch.cuda.get_device_name(where) if where.type == "cuda" else cpu_name()
+
+
 def environment() -> dict[str, Any]:
     """What a reader needs to repeat a run."""
     packages = ["weitiao", "torch", "transformers", "accelerate", "safetensors", "tokenizers", "numpy"]
     packages += [name for name in ("bitsandbytes", "peft") if importlib.util.find_spec(name)]
-    where = device()
     return {
-        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else cpu_name(),
+        "device": device_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": sys.version.split()[0],

@@ -85,11 +85,18 @@ def result(run: Run) -> Message | None:
     best, steps = run.read("best/step.json", {}), [x.step for x in run.events(events.Step)]
     if "step" not in best or not steps:
         return None
-    if best.get("metric"):
-        text = "the result is step {step} of {last}, the best by {metric}"
-    else:
-        text = "the result is step {step} of {last}, the newest: nothing was held out to choose by"
-    return Message(text, step=best["step"], last=steps[-1], metric=best.get("metric"))
+    if not best.get("metric"):
+        return Message(
+            "the result is step {step} of {last}, the newest: nothing was held out to choose by",
+            step=best["step"],
+            last=steps[-1],
+        )
+    return Message(
+        "the result is step {step} of {last}, the best by {metric}",
+        step=best["step"],
+        last=steps[-1],
+        metric=best["metric"],
+    )
 
 
 def throughput(run: Run) -> Message | None:
@@ -103,8 +110,17 @@ def _validations(measured: Sequence[events.Validation]) -> list[Message]:
         return []
     losses = [(x.loss or 0.0, x.step) for x in measured]
     (first, at), (last, end), (least, best) = losses[0], losses[-1], min(losses)
-    text = "validation loss {first:.3f} (step {at}) -> {last:.3f} (step {end}), lowest {least:.3f} at step {best}"
-    return [Message(text, first=first, at=at, last=last, end=end, least=least, best=best)]
+    return [
+        Message(
+            "validation loss {first:.3f} (step {at}) -> {last:.3f} (step {end}), lowest {least:.3f} at step {best}",
+            first=first,
+            at=at,
+            last=last,
+            end=end,
+            least=least,
+            best=best,
+        )
+    ]
 
 
 def _drift(measured: Sequence[events.Validation]) -> list[Message]:
@@ -114,28 +130,45 @@ def _drift(measured: Sequence[events.Validation]) -> list[Message]:
 
 def _skip(event: events.Skip, rows: Sequence[dict[str, Any]]) -> Message:
     worst = [Message("{where} (loss {loss})", where=x["where"], loss=_short(x["row_loss"])) for x in rows[:SHOWN]]
-    text = "skipped, no weight was touched: {reason}. Its rows: {rows}"
     if more := len(rows) - len(worst):
-        text = "skipped, no weight was touched: {reason}. Its rows: {rows} and {more} more in suspects.jsonl"
-    return Message(text, reason=event.reason, rows=joined("; ", worst), more=more)
+        return Message(
+            "skipped, no weight was touched: {reason}. Its rows: {rows} and {more} more in suspects.jsonl",
+            reason=event.reason,
+            rows=joined("; ", worst),
+            more=more,
+        )
+    return Message(
+        "skipped, no weight was touched: {reason}. Its rows: {rows}", reason=event.reason, rows=joined("; ", worst)
+    )
 
 
 def _rollback(event: events.Rollback) -> Message:
-    text = "rolled back from step {from_step}: {reason}. The bad batches are not used again"
-    if event.lr_factor != 1.0:
-        text = (
-            "rolled back from step {from_step}: {reason}. The bad batches are not used again; the learning rate is "
-            "multiplied by {lr_factor:g}"
+    if event.lr_factor == 1.0:
+        return Message(
+            "rolled back from step {from_step}: {reason}. The bad batches are not used again",
+            from_step=event.from_step,
+            reason=event.reason,
         )
-    return Message(text, from_step=event.from_step, reason=event.reason, lr_factor=event.lr_factor)
+    return Message(
+        "rolled back from step {from_step}: {reason}. The bad batches are not used again; the learning rate is "
+        "multiplied by {lr_factor:g}",
+        from_step=event.from_step,
+        reason=event.reason,
+        lr_factor=event.lr_factor,
+    )
 
 
 def _throughput(event: events.Throughput) -> Message:
     parts = [Message("{rate:,.0f} tokens/s", rate=event.tokens_per_second)]
     if event.share_of_limit is not None:
-        text = "{share:.0%} of what this machine's matrix products reach ({reached:,.3g} GFLOP/s of {limit:,.3g})"
-        reached, limit = event.gflop_per_second, event.limit_gflop_per_second
-        parts.append(Message(text, share=event.share_of_limit, reached=reached, limit=limit))
+        parts.append(
+            Message(
+                "{share:.0%} of what this machine's matrix products reach ({reached:,.3g} GFLOP/s of {limit:,.3g})",
+                share=event.share_of_limit,
+                reached=event.gflop_per_second,
+                limit=event.limit_gflop_per_second,
+            )
+        )
     if (shared := event.shared_prefix_fraction or 0.0) >= 0.01:
         parts.append(
             Message("{share:.0%} of the tokens were computed together with a row that starts the same", share=shared)
@@ -148,10 +181,9 @@ def _end(event: events.End) -> Message:
         return Message("finished")
     if event.outcome == "interrupted":
         return Message("interrupted")
-    text = "failed: {reason}"
     if event.outcome == "stopped":
-        text = "stopped by the guard: {reason}. The last sound checkpoint is the result"
-    return Message(text, reason=event.reason)
+        return Message("stopped by the guard: {reason}. The last sound checkpoint is the result", reason=event.reason)
+    return Message("failed: {reason}", reason=event.reason)
 
 
 def _short(loss: float | str) -> str:

@@ -27,7 +27,8 @@ class Message:
     def __init__(self, template: "str | Message", /, **fields: Any) -> None:
         if isinstance(template, Message):
             template, fields = template.template, {**template.fields, **fields}
-        self.template, self.fields = template, fields
+        self.template: str = template
+        self.fields = fields
 
     def __str__(self) -> str:
         text = translate(self.template)

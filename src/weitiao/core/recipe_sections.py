@@ -39,6 +39,18 @@ FROM_FILE = "file"  # validation context: the values were read from a recipe fil
 DEFAULT_COMPONENTS = {"method": "lora", "objective": "sft", "optimizer": "adamw", "clip": "max_norm"}
 
 
+class FixedOnResume:
+    """Marks a field that a resumed run must not change: every later step would have other numbers."""
+
+
+FIXED_ON_RESUME = FixedOnResume()
+
+
+def fixed_on_resume(section: type[Settings]) -> set[str]:
+    """Names of the fields of a section that a resumed run must not change."""
+    return {name for name, field in section.model_fields.items() if FIXED_ON_RESUME in field.metadata}
+
+
 def default_component(kind: str) -> Any:
     """A field whose default is the usual component of a kind."""
     return Field(default_factory=lambda: find(kind, DEFAULT_COMPONENTS[kind])())
@@ -147,23 +159,23 @@ class Train(Settings):
     """Disk cache for the outputs of frozen lower layers over several epochs: maximum size in GB; auto: 8; off: no cache."""
     implementation: Literal["auto", "reference"] = "auto"
     """How the model runs; reference: transformers' forward pass and plain autograd (slower, for comparison)."""
-    learning_rate: float | Auto = "auto"
+    learning_rate: Annotated[float | Auto, FIXED_ON_RESUME] = "auto"
     """Peak learning rate; auto: the method's default."""
-    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    lr_schedule: Annotated[Literal["cosine", "linear", "constant"], FIXED_ON_RESUME] = "cosine"
     """Learning rate schedule after the warm-up: cosine decays to 10 % of the peak, linear to 0."""
-    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
+    warmup_ratio: Annotated[float, FIXED_ON_RESUME] = Field(default=0.05, ge=0, lt=1)
     """Fraction of the steps in which the learning rate rises linearly from 0."""
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: Annotated[float, FIXED_ON_RESUME] = Field(default=0.0, ge=0)
     """Weight decay of matrices (not of biases and norms), decoupled where the optimizer supports it."""
-    max_grad_norm: Annotated[Clip | None, ClipField()] = default_component("clip")
+    max_grad_norm: Annotated[Clip | None, ClipField(), FIXED_ON_RESUME] = default_component("clip")
     """Maximum gradient norm (L2), or an adaptive clipper (zclip, adagc); null disables clipping."""
-    optimizer: Annotated[Optimizer, ComponentField("optimizer")] = default_component("optimizer")
+    optimizer: Annotated[Optimizer, ComponentField("optimizer"), FIXED_ON_RESUME] = default_component("optimizer")
     """Optimizer: a name from train/optimizers, or {name: ..., its settings}."""
-    precision: Literal["auto", "bf16", "fp32", "fp16"] = "auto"
+    precision: Annotated[Literal["auto", "bf16", "fp32", "fp16"], FIXED_ON_RESUME] = "auto"
     """Compute dtype. Trainable weights and reductions stay in fp32."""
     loss_scale: float = Field(default=65536.0, ge=1)
     """Initial loss scale for fp16; it halves when gradients overflow, and grows again."""
-    gradient_scale: GradientScale = Field(default_factory=GradientScale)
+    gradient_scale: Annotated[GradientScale, FIXED_ON_RESUME] = Field(default_factory=GradientScale)
     """Smaller gradients for the embedding or the lowest layers, for unstable runs."""
     deterministic: bool = False
     """Use only deterministic kernels: a GPU repeats a run bit-exactly, but slower. A CPU is always deterministic."""
@@ -173,7 +185,7 @@ class Train(Settings):
     """Steps between checkpoints; auto: at every validation."""
     keep_checkpoints: int = Field(default=2, ge=2)
     """Number of newest checkpoints to keep, besides the best and the newest verified one."""
-    guard: Literal["on", "off"] = "on"
+    guard: Annotated[Literal["on", "off"], FIXED_ON_RESUME] = "on"
     """Skip steps whose gradients are non-finite or extreme outliers, and roll back when the run diverges."""
     best_metric: str = "loss"
     """Metric that selects the best checkpoint: loss, or a name from evaluate/metrics (of one task: spam.f1)."""

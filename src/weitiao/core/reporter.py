@@ -6,7 +6,7 @@ spinners are drawn in a terminal only. A quiet console prints nothing.
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -62,8 +62,10 @@ class Reporter:
             message = Text(str(x.message), "" if x.level == "fine" else style)
             self.console.print(Text(f"{sign} ", style) + Text(f"{x.name}: ", "cyan") + message, soft_wrap=True)
         if passed:
-            text = "{n} of {total} preflight checks passed"
-            self.console.print(Text("✓ ", "green") + Text(str(Message(text, n=passed, total=len(findings)))))
+            self.console.print(
+                Text("✓ ", "green")
+                + Text(str(Message("{n} of {total} preflight checks passed", n=passed, total=len(findings))))
+            )
 
     def report(self, run: Run, *decisions: Decision) -> None:
         """Record decisions in the Run; with `-v` print them with their reasons."""
@@ -78,22 +80,29 @@ class Reporter:
     def warn_of_change(self, *changes: Change) -> None:
         """What differs from when an interrupted run was started."""
         for key, was, value in changes:
-            text = "{key} was {was}, now it is {value}: results may differ in the last bits"
-            self.warn(Message(text, key=key, was=str(was), value=str(value)))
+            self.warn(
+                Message(
+                    "{key} was {was}, now it is {value}: results may differ in the last bits",
+                    key=key,
+                    was=str(was),
+                    value=str(value),
+                )
+            )
 
     # -- waiting ----------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def phase(self, run: Run, name: str, label: Message | str, total: int | None = None) -> Iterator[None]:
+    def phase(self, run: Run, name: str, label: Message | None = None, total: int | None = None) -> Iterator[None]:
         """A part of a run: its start, its end and its seconds are logged, and a spinner says what it is doing.
 
         Args:
             name: a code: read, encode, load, preflight ...
+            label: what the spinner says; None: something else draws on the terminal.
             total: how many steps are planned, where that is known.
         """
         started = time.perf_counter()
         run.log(Phase(name, "start", now(), total=total))
-        with self.spin(label):
+        with self.spin(label) if label is not None else nullcontext():
             yield
         run.log(Phase(name, "end", now(), round(time.perf_counter() - started, 3), total))
 

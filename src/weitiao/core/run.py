@@ -300,12 +300,15 @@ def _folder_in_use(folder: Path) -> Message:
     if not (folder / "recipe.yaml").exists():
         return Message("out: {folder} exists and holds other files. Name another folder with out=...", folder=folder)
     status = Run(folder).status
-    resume = "Go on with: {command} train --resume {folder}. " if status.state not in ("finished", "running") else ""
+    facts = {"folder": folder, "status": status.message, "command": command()}
+    if status.state in ("finished", "running"):
+        return Message(
+            "out: {folder} holds a run already ({status}). For a new one: another folder (out=...), or --overwrite (the old "
+            "run is moved away, not deleted).",
+            **facts,
+        )
     return Message(
-        "out: {folder} holds a run already ({status}). "
-        + resume
-        + "For a new one: another folder (out=...), or --overwrite (the old run is moved away, not deleted).",
-        folder=folder,
-        status=status.message,
-        command=command(),
+        "out: {folder} holds a run already ({status}). Go on with: {command} train --resume {folder}. For a new one: "
+        "another folder (out=...), or --overwrite (the old run is moved away, not deleted).",
+        **facts,
     )

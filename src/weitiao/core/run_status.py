@@ -55,22 +55,25 @@ class Status:
     @property
     def message(self) -> Message:
         if self.state == "running" and not self.step:
-            return Message("running ({phase})" if self.phase else "running", phase=self.phase)
-        return Message(TEMPLATES[self.state], step=self.step)
+            return Message("running ({phase})", phase=self.phase) if self.phase else Message("running")
+        match self.state:
+            case "no_step":
+                return Message("no step taken")
+            case "running":
+                return Message("running at step {step}", step=self.step)
+            case "interrupted":
+                return Message("interrupted at step {step}", step=self.step)
+            case "stopped":
+                return Message("stopped by the guard at step {step}", step=self.step)
+            case "failed":
+                return Message("failed at step {step}", step=self.step)
+            case "killed":
+                return Message("killed at step {step}", step=self.step)
+            case "finished":
+                return Message("finished")
 
     def __str__(self) -> str:
         return str(self.message)
-
-
-TEMPLATES: dict[State, str] = {
-    "no_step": "no step taken",
-    "running": "running at step {step}",
-    "interrupted": "interrupted at step {step}",
-    "stopped": "stopped by the guard at step {step}",
-    "failed": "failed at step {step}",
-    "killed": "killed at step {step}",
-    "finished": "finished",
-}
 
 
 def now() -> str:

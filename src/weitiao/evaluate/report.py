@@ -54,8 +54,13 @@ def speed(steps: Sequence[events.Step]) -> Message | None:
     if not steps:
         return None
     tokens, seconds = sum(x.tokens for x in steps), sum(x.seconds for x in steps)
-    text = "{steps:,} steps, {tokens:,} tokens in {seconds:,.0f} s ({rate:,.0f} tokens/s)"
-    return Message(text, steps=len(steps), tokens=tokens, seconds=seconds, rate=tokens / max(seconds, 1e-9))
+    return Message(
+        "{steps:,} steps, {tokens:,} tokens in {seconds:,.0f} s ({rate:,.0f} tokens/s)",
+        steps=len(steps),
+        tokens=tokens,
+        seconds=seconds,
+        rate=tokens / max(seconds, 1e-9),
+    )
 
 
 def curve(

@@ -8,7 +8,8 @@ from weitiao.core.score import Score
 from weitiao.data.prepare import Encoder, held_out_examples, held_out_sources
 from weitiao.evaluate.measure import default_metrics, measure
 from weitiao.pipeline.inference import Model, open_model
-from weitiao.plan import resolve
+from weitiao.plan.compatibility import check_metrics
+from weitiao.plan.resolve import resolve_rows
 
 
 def evaluate(
@@ -39,12 +40,12 @@ def evaluate(
         recipe = Recipe(base=base, data=sources, objective=model.objective, overlong="truncate", out="")
     eval_sources = (Source(path=data, task=task),) if data else held_out_sources(recipe)
     assets, objective, settings = model.assets, model.objective, recipe.evaluate
-    max_length, overlong = resolve.choose_max_length(recipe, assets.max_length), resolve.choose_overlong(recipe, objective)
-    encoder = Encoder(objective, assets.processor, assets.identity, max_length.value, overlong.value, reporter)
+    limits = resolve_rows(recipe, objective, assets.max_length)
+    encoder = Encoder(objective, assets.processor, assets.identity, limits.max_length, limits.overlong, reporter)
     eval_set = encoder.hold_out(held_out_examples(recipe, eval_sources))
     if eval_set is None:
         raise RunError("{target} has no held-out rows (validation: 0): name a file with --data FILE.", target=target)
     names = metrics or (settings.metrics if settings.metrics != "auto" else default_metrics(objective, eval_set))
-    resolve.refuse_metrics(objective, names)
+    check_metrics(objective, names)
     limit, max_new_tokens = limit or settings.limit, settings.max_new_tokens
     return measure(model.model, objective, eval_set, names, limit, max_new_tokens, progress=reporter.track).scores

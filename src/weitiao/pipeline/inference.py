@@ -30,10 +30,10 @@ from weitiao.data.prompts import read_prompts
 from weitiao.data.records import Record
 from weitiao.model.adapters.multi_adapter import attach_all, detach
 from weitiao.model.adapters.peft_format import save_adapter
+from weitiao.pipeline.load import BaseAssets, apply_adapter, attach, load, load_stacked_base, open_base_assets
 from weitiao.pipeline.predict import InputRow, RowPredictor, predict_rows
-from weitiao.pipeline.train import BaseAssets, load, open_base_assets
-from weitiao.pipeline.trained import TrainedRun, apply_adapter, attach, check_unchanged, load_stacked_base, read_trained
-from weitiao.plan import resolve
+from weitiao.pipeline.trained import TrainedRun, check_unchanged, read_trained
+from weitiao.plan.compatibility import check_base
 
 CHUNK = 256  # prompts that are sorted by length and answered before the first answer is returned
 Chat = Sequence[Mapping[str, str]]
@@ -124,9 +124,7 @@ class Model:
 
         def run() -> None:
             try:
-                (ids,) = generate(
-                    self.model, [prompt], max_new_tokens, temperature, streamer=streamer, adapters=adapters
-                )
+                (ids,) = generate(self.model, [prompt], max_new_tokens, temperature, streamer=streamer, adapters=adapters)
                 if not streamer.started:  # an encoder-decoder model: its beams are known only at the end
                     streamer.pieces.put(self.decode(ids))
             except BaseException as error:  # handed over to the reader's thread
@@ -269,7 +267,7 @@ def open_model(target: str, precision: str = "") -> Model:
     if trained is None:
         assets = open_base_assets(target)
         objective = create(Objective, "seq2seq" if assets.architecture.kind == "encoder_decoder" else "sft")
-        resolve.refuse_base(objective, Method.untouched(), assets.architecture)
+        check_base(objective, Method.untouched(), assets.architecture)
         model = load(assets, Method.untouched(), objective, dtype, device)[0]
         return Model(model, assets, objective)
     assets = open_base_assets(trained.base, trained.revision, trained.template)

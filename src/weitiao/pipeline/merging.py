@@ -19,8 +19,8 @@ from weitiao.deploy.merge import MergeReport, probe_outputs, refuse_nonempty, ve
 from weitiao.model.adapters.peft_format import write_adapter
 from weitiao.model.loading.load import Base
 from weitiao.pipeline.inference import open_model, read_on_one_base
-from weitiao.pipeline.train import BaseAssets
-from weitiao.pipeline.trained import TrainedRun, apply_adapter, load_stacked_base, merge_adapter
+from weitiao.pipeline.load import BaseAssets, apply_adapter, load_stacked_base, merge_adapter
+from weitiao.pipeline.trained import TrainedRun
 
 
 def merge_run(target: str, out: str) -> MergeReport:

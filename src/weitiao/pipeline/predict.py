@@ -32,8 +32,8 @@ from weitiao.data.columns import ColumnMapping
 from weitiao.data.mapping import find_inference_mapping
 from weitiao.data.read import reader_of
 from weitiao.data.records import Reader, Record
-from weitiao.pipeline.train import BaseAssets
-from weitiao.plan import resolve
+from weitiao.pipeline.load import BaseAssets
+from weitiao.plan.resolve import choose_max_length, choose_overlong
 
 CHUNK = 1024  # rows that are read, then sorted by length
 BATCH_TOKENS = 2048  # tokens that run at once
@@ -137,13 +137,13 @@ class RowPredictor:
         limit = self.loaded.assets.max_length
         if self.loaded.recipe is None:
             return min(limit or 512, 512)
-        return int(resolve.choose_max_length(self.loaded.recipe, limit).value)
+        return int(choose_max_length(self.loaded.recipe, limit).value)
 
     @property
     def overlong(self) -> str:
         if self.loaded.recipe is None:
             return self.loaded.objective.traits.overlong
-        return str(resolve.choose_overlong(self.loaded.recipe, self.loaded.objective).value)
+        return str(choose_overlong(self.loaded.recipe, self.loaded.objective).value)
 
     @torch.no_grad()
     def predict(self, inputs: Sequence[InputRow]) -> list[Any]:

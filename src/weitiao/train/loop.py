@@ -53,34 +53,34 @@ def train(
     settings, trained = plan.settings, list(model.trainable().values())
     compute_gradients, patience = find_module(Step, plan.step).compute_gradients, settings.patience or math.inf
     with Saver(run, state, plan, distributed) as saver:
-        rescue = Rollback(model, objective, loader, state, plan, run, distributed, saver, describe_row)
+        rollback = Rollback(model, objective, loader, state, plan, run, distributed, saver, describe_row)
         saver.begin()
         model.model.train()
         while state.step < plan.steps and state.evals_since_best < patience:
             started = time.perf_counter()
             distributed.seed(plan.seed, state.position)
             window = _window(model, objective, loader, state)
-            taken, norm = state.loss_scale.compute_gradients(
+            result, norm = state.loss_scale.compute_gradients(
                 partial(compute_gradients, model, objective, window, distributed), trained
             )
-            verdict = rescue.judge(taken, float(norm))
+            verdict = rollback.judge(result, float(norm))
             if sound := verdict.action == "take":
                 rate = _move(model, state, plan, norm)
                 seconds = round(time.perf_counter() - started, 4)
-                run.log(taken.event(state.step, state.position, float(norm), rate, seconds))
+                run.log(result.event(state.step, state.position, float(norm), rate, seconds))
             else:
                 state.optimizer.zero_grad()
                 state.position += 1
-                rescue.act(verdict, taken, float(norm), window)
+                rollback.act(verdict, result, float(norm), window)
             last = state.step == plan.steps
             if sound and (last or (plan.evaluate_every and state.step % plan.evaluate_every == 0)):
                 validate(model, state, settings, run, score)
             model.model.train()  # measuring, and a look at suspect rows, leave it in evaluation mode
-            asked, last = distributed.any(bool(stop.asked)), last or state.evals_since_best >= patience
-            if asked or last or (sound and plan.save_every and state.step % plan.save_every == 0):
-                saver.save(going_on=not (asked or last))
+            stopping, last = distributed.any(bool(stop.asked)), last or state.evals_since_best >= patience
+            if stopping or last or (sound and plan.save_every and state.step % plan.save_every == 0):
+                saver.save(going_on=not (stopping or last))
             saver.notice()
-            if asked and not last:
+            if stopping and not last:
                 saver.finish()
                 raise _interrupted(run, state, stop)
     if state.step < plan.steps:
@@ -98,8 +98,8 @@ def _window(model: TrainableModel, objective: LossFunction, loader: Callable, st
 
 def _interrupted(run: Run, state: State, stop: Stop) -> Interrupted:
     run.log(events.End("interrupted", state.step, state.position, now()))
-    text = "stopped at step {step}; go on with: {command} train --resume {folder}"
-    return Interrupted(text, stop.asked, step=state.step, command=command(), folder=run.folder)
+    facts = {"step": state.step, "command": command(), "folder": run.folder}
+    return Interrupted("stopped at step {step}; go on with: {command} train --resume {folder}", stop.asked, **facts)
 
 
 def _move(model: TrainableModel, state: State, plan: Plan, norm: Tensor) -> float:

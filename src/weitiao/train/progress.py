@@ -14,9 +14,9 @@ from weitiao.core.messages import Message
 from weitiao.core.run import Run
 
 BARS = "▁▂▃▄▅▆▇█"
-WIDTH = 20  # of the bar
+WIDE = 110  # columns of a terminal with room for a long bar and curve
 RECENT = 20  # steps that the throughput is averaged over
-LINES = 10  # printed for a whole run where there is no terminal
+LINES = 5  # printed for a whole run where there is no terminal
 
 
 def sparkline(values: list[float], width: int = 24) -> str:
@@ -38,7 +38,7 @@ def sparkline(values: list[float], width: int = 24) -> str:
 
 
 class Progress:
-    """A callback: redraws its line in a terminal, elsewhere prints a line for each tenth of the run."""
+    """A callback: redraws its line in a terminal, elsewhere prints a line for each fifth of the run."""
 
     def __init__(self, console: Console, steps: int, first_step: int = 0) -> None:
         """
@@ -69,7 +69,7 @@ class Progress:
                 self.losses.append(event.loss)
                 self.recent.append((event.tokens, event.seconds))
             case Validation(loss=float(loss)):
-                self.validation = Message("validation {loss:.3f} (step {step})", loss=loss, step=event.step)
+                self.validation = Message("validation {loss:.3f}", loss=loss)
             case CheckpointFailed() | Rollback():
                 self.console.print(Text(str(describe(event)), "bold red"))
             case Skip():
@@ -78,7 +78,9 @@ class Progress:
             case _:
                 return
         if self.live:
-            self.live.update(self.draw())
+            line = self.draw()
+            line.no_wrap, line.overflow = True, "ellipsis"
+            self.live.update(line)
         elif isinstance(event, Step) and (self.step % max(1, self.steps // LINES) == 0 or self.step == self.steps):
             self.console.print(self.draw(), soft_wrap=True)
 
@@ -87,13 +89,14 @@ class Progress:
         done = self.step - self.first_step
         left = (time.perf_counter() - self.started) / done * (self.steps - self.step) if done else 0.0
         loss = f"{self.losses[-1]:.3f}" if self.losses else "-"
+        bar, curve = (20, 24) if self.console.width >= WIDE else (8, 10)
         parts = [Message("step {step}/{steps}", step=self.step, steps=self.steps)]
-        parts.append(Message("loss {loss} {curve}", loss=loss, curve=sparkline(self.losses)))
+        parts.append(Message("loss {loss} {curve}", loss=loss, curve=sparkline(self.losses, curve)))
         parts += [self.validation] if self.validation else []
         parts += [Message("{rate:,.0f} tokens/s", rate=tokens / seconds)] if seconds else []
         parts.append(Message("{time} left", time=_clock(left)))
-        full = int(WIDTH * self.step / max(self.steps, 1))
-        return Text("━" * full, "green") + Text("━" * (WIDTH - full), "dim") + Text("  " + "  ".join(map(str, parts)))
+        full = int(bar * self.step / max(self.steps, 1))
+        return Text("━" * full, "green") + Text("━" * (bar - full), "dim") + Text("  " + "  ".join(map(str, parts)))
 
 
 def _clock(seconds: float) -> str:

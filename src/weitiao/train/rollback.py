@@ -60,8 +60,10 @@ class Rollback:
         if not self.plan.guarded:
             if math.isfinite(taken.loss) and math.isfinite(norm):
                 return Verdict("take")
-            text = "the loss is {loss}, the gradient norm {norm}, and the guard is off"
-            raise self._stop(Message(text, loss=taken.loss, norm=norm), state.step)
+            raise self._stop(
+                Message("the loss is {loss}, the gradient norm {norm}, and the guard is off", loss=taken.loss, norm=norm),
+                state.step,
+            )
         verdict = state.guard.judge(state.step + 1, state.position, taken.loss, norm, taken.tasks)
         if not math.isfinite(norm):
             odd = [n for n, p in self.model.trainable().items() if p.grad is not None and not p.grad.isfinite().all()]
@@ -96,11 +98,11 @@ class Rollback:
         left, place = state.step, next((x for x in self.saver.healthy() if not checkpoint.broken(x)), None)
         returns = [*state.guard.returns, state.position]
         if len(returns) > RETURNS or place is None:
-            text = "{reason}; no checkpoint is healthy"
-            if place is not None:
-                checkpoint.load(place, state)
-                text = "{reason}; it would be rollback number {number}"
-            raise self._stop(Message(text, reason=reason, number=len(returns)), left)
+            if place is None:
+                raise self._stop(Message("{reason}; no checkpoint is healthy", reason=reason), left)
+            checkpoint.load(place, state)
+            number = len(returns)
+            raise self._stop(Message("{reason}; it would be rollback number {number}", reason=reason, number=number), left)
         preserved = {key: getattr(state, key) for key in ("position", "rate", "best", "best_step")}
         if len(returns) == RETURNS:
             preserved["rate"] *= LOWERED
@@ -143,16 +145,19 @@ class Rollback:
         if state.best is None:  # nothing is held out: the last healthy state is the result
             save_best(run, self.model, state)
         run.log(events.End("stopped", step, state.position, now(), reason))
-        text = (
-            "stopped at step {step}: {reason}. The result is the last sound checkpoint, in {folder}. "
-            "A lower train.learning_rate is the usual cure."
-        )
+        facts = {"step": step, "reason": reason, "folder": run.folder}
         if (run.folder / "suspects.jsonl").exists():  # with the guard off no rows are named
-            text = (
+            error = WeitiaoError(
                 "stopped at step {step}: {reason}. The result is the last sound checkpoint, in {folder}; the rows are in "
-                "{folder}/suspects.jsonl. A lower train.learning_rate is the usual cure."
+                "{folder}/suspects.jsonl. A lower train.learning_rate is the usual cure.",
+                **facts,
             )
-        error = WeitiaoError(text, step=step, reason=reason, folder=run.folder)
+        else:
+            error = WeitiaoError(
+                "stopped at step {step}: {reason}. The result is the last sound checkpoint, in {folder}. "
+                "A lower train.learning_rate is the usual cure.",
+                **facts,
+            )
         error.exit_code = STOPPED_BY_GUARD
         return error
 

@@ -169,9 +169,7 @@ def test_metric_of_other_objective_refused_early(train_tiny: Any, tmp_path: Any,
     from support.rows import write_jsonl
 
     rows = write_jsonl(tmp_path / "rows.jsonl", [{"text": f"fox {i}", "label": i % 2} for i in range(24)])
-    with pytest.raises(
-        RecipeError, match="exact_match does not fit objective: classification. Its metrics: loss, accuracy"
-    ):
+    with pytest.raises(RecipeError, match="exact_match does not fit objective classification. Its metrics: loss, accuracy"):
         train_tiny(data=str(rows), objective="classification", base="nowhere", **asked)
 
 

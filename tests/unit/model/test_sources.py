@@ -12,7 +12,7 @@ from support.models import make_model
 from weitiao.core.errors import ModelError, WeitiaoError
 from weitiao.model.loading.load import load_base, load_tokenizer
 from weitiao.model.loading.sources import check_folder, resolve_base
-from weitiao.pipeline.train import open_base_assets
+from weitiao.pipeline.load import open_base_assets
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from weitiao.core.errors import ModelError
 from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.loading import weights
 from weitiao.model.loading.load import AUTO_CLASSES, load_base, load_generation
-from weitiao.pipeline.train import open_base_assets
+from weitiao.pipeline.load import open_base_assets
 
 
 def auto_class(config: Any) -> Any:

@@ -285,5 +285,7 @@ def test_encoder_cannot_generate(recipe_dict: dict, encoder: Path, objective: st
     from weitiao.core.reporter import Reporter
     from weitiao.pipeline.train import train
 
-    with pytest.raises(RecipeError, match=f"objective: {objective} needs a model that writes.*bert.*classification"):
+    with pytest.raises(
+        RecipeError, match=f"objective: {objective} needs a decoder or encoder-decoder model.*bert.*classification"
+    ):
         train(Recipe(**{**recipe_dict, "base": str(encoder), "objective": objective}), Reporter(Console(quiet=True)))

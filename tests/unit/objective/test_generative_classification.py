@@ -125,5 +125,7 @@ def test_encoder_refused(recipe_file: Any, tmp_path: Path) -> None:
     from weitiao.core.recipe import read_recipe
 
     base = save_model(tmp_path / "bert", "bert")
-    with pytest.raises(RecipeError, match="generative_classification needs a model that writes.*classification"):
+    with pytest.raises(
+        RecipeError, match="generative_classification needs a decoder or encoder-decoder model.*classification"
+    ):
         train(read_recipe(recipe_file(base=str(base), objective="generative_classification")), DESK)

@@ -21,7 +21,7 @@ from weitiao.core.registry import find_module
 from weitiao.data.encode import Rows, encode
 from weitiao.data.loader import Loader
 from weitiao.objective.objectives.multi_task import MultiTask, _by_task
-from weitiao.pipeline.trained import heads_for
+from weitiao.pipeline.load import heads_for
 from weitiao.train.distributed import Distributed
 from weitiao.train.step import Step
 from weitiao.train.steps.pcgrad import _without_conflicts
@@ -299,7 +299,7 @@ def test_same_file_for_two_tasks(train_tiny: Any, recipe: dict[str, Any], tmp_pa
         ({"task": "kid"}, "task: there is no 'kid'. Did you mean 'kind'"),
         ({"lacks": True}, "task where has no training rows"),
         ({"one": True}, "task kind: data: every row has the class"),
-        ({"best_metric": "kind.pearson"}, "kind.pearson does not fit objective: multi_task"),
+        ({"best_metric": "kind.pearson"}, "kind.pearson does not fit objective multi_task"),
         ({"weights": {"kid": 2}}, "weights: there is no task 'kid'. Did you mean 'kind'"),
         ({"weights": {"kind": -1}}, "but must be positive and finite"),
         ({"tasks": {"a.b": "sft"}}, "dots, slashes and spaces are not allowed"),

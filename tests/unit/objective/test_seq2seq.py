@@ -24,9 +24,9 @@ from weitiao.model.backbone.encoder_decoder import alike, encoder_decoder
 from weitiao.objective.objectives.seq2seq import Seq2Seq
 from weitiao.pipeline.evaluate import evaluate
 from weitiao.pipeline.inference import open_model
+from weitiao.pipeline.load import BaseAssets, load, open_base_assets
 from weitiao.pipeline.predict import predict_file
-from weitiao.pipeline.train import BaseAssets, load, open_base_assets
-from weitiao.plan.resolve import refuse_regularizers
+from weitiao.plan.compatibility import check_regularizers
 
 CPU, DESK = torch.device("cpu"), Reporter(Console(quiet=True))
 METHODS = [name for name in names(Method) if find(Method, name).encoder_decoder and name != "f_learning"]
@@ -159,10 +159,10 @@ def test_trains_and_reopens(train_tiny: Any, folders: dict[str, Path], tmp_path:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"objective": "sft"}, "sft is not for a model with an encoder and a decoder.*It can learn: seq2seq"),
-        ({"objective": "classification"}, "classification is not for a model with an encoder and a decoder"),
-        ({"method": "prefix_tuning"}, "prefix_tuning is not made for models with an encoder and a decoder; lora is"),
-        ({"base": "llama"}, "seq2seq needs a model with an encoder and a decoder.*a model that only writes learns.*sft"),
+        ({"objective": "sft"}, "sft is not for encoder-decoder models.*Objectives for it: seq2seq"),
+        ({"objective": "classification"}, "classification is not for encoder-decoder models"),
+        ({"method": "prefix_tuning"}, "prefix_tuning does not support encoder-decoder models.*lora"),
+        ({"base": "llama"}, "seq2seq needs an encoder-decoder model.*decoder-only model learns.*sft"),
     ],
 )
 def test_unsupported_combination_refused(
@@ -178,7 +178,7 @@ def test_embedding_regularizers_refused() -> None:
     for name in ("neftune", "fgm"):
         recipe = make_recipe({"base": "b", "data": "d", "out": "o", "objective": "seq2seq", "regularizers": name})
         with pytest.raises(RecipeError, match="encoder and decoder have separate embeddings"):
-            refuse_regularizers(recipe)
+            check_regularizers(recipe)
 
 
 def test_rouge_l_longest_common_subsequence() -> None:

@@ -31,8 +31,8 @@ from weitiao.model.backbone.encoder_decoder import encoder_decoder
 from weitiao.objective.objectives.seq2seq import Seq2Seq
 from weitiao.pipeline.evaluate import evaluate
 from weitiao.pipeline.inference import open_model
+from weitiao.pipeline.load import BaseAssets, load, open_base_assets
 from weitiao.pipeline.predict import predict_file
-from weitiao.pipeline.train import BaseAssets, load, open_base_assets
 
 CPU, DESK = torch.device("cpu"), Reporter(Console(quiet=True))
 
@@ -386,7 +386,7 @@ def test_text_for_speech_model_and_audio_for_text_model_refused(train_tiny: Any,
 
 @pytest.mark.parametrize("method", [x for x in names(Method) if not find(Method, x).encoder_decoder])
 def test_virtual_token_methods_refused(train_tiny: Any, place: Path, method: str) -> None:
-    with pytest.raises(RecipeError, match=f"{method} is not made for models with an encoder and a decoder"):
+    with pytest.raises(RecipeError, match=f"{method} does not support encoder-decoder models"):
         train_tiny(**recipe_of(place, method=method))
 
 

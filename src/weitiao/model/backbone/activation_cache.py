@@ -30,6 +30,7 @@ from torch import Tensor
 from weitiao.core import events
 from weitiao.core.batch import FROZEN_STATES, Batch, Row, pack
 from weitiao.core.finding import Decision
+from weitiao.core.messages import Message
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import TrainableModel, evaluating
@@ -53,13 +54,15 @@ class Rows(Protocol):
     def __getitem__(self, i: int) -> Row: ...
 
 
-def choose(model: TrainableModel, rows: Rows, folder: Path, budget: float, epochs: float, why_not: str) -> Decision | None:
-    """Whether what frozen layers give is kept; None: nothing worth a word is frozen.
+def choose(
+    model: TrainableModel, rows: Rows, folder: Path, budget: float, epochs: float, refusal: Message | None = None
+) -> Decision | None:
+    """Whether the outputs of frozen layers are cached; None: there are none, or they would be used once.
 
     Args:
         budget: bytes at most.
         epochs: how often each row is used.
-        why_not: a reason against it that the model cannot know; "": none.
+        refusal: a reason against it that the model cannot know.
     """
     backbone = model.backbone
     if not isinstance(backbone, BlockBackbone) or epochs < OFTEN or model.attachment.virtual_tokens():
@@ -72,17 +75,25 @@ def choose(model: TrainableModel, rows: Rows, folder: Path, budget: float, epoch
     if model.attachment.set_enabled is not None:
         with model.reference():
             same = torch.equal(states_of(model, rows[0]), states)
-        why_not = why_not or ("" if same else "without what was learnt, the method has others")
+        if refusal is None and not same:
+            refusal = Message("the method changes them when it is switched off")
     below, backbone.below = backbone.below, 0
     free = shutil.disk_usage(folder).free
-    if size > budget:
-        why_not = why_not or f"they would take {_in_units(size)}; train.activation_cache allows {_in_units(budget)}"
-    elif size > ROOM * free:
-        why_not = why_not or f"they would take {_in_units(size)}, and the disk has {_in_units(free)} left"
-    if why_not:
-        return Decision(KEY, "off", f"what {below} frozen layers give is made anew in each step: {why_not}")
-    words = f"{below} frozen layers run once, without dropout; what they give is kept on disk ({_in_units(size)})"
-    return Decision(KEY, "on", words)
+    if refusal is None and size > budget:
+        refusal = Message(
+            "{size} are needed; train.activation_cache allows {limit}", size=_in_units(size), limit=_in_units(budget)
+        )
+    elif refusal is None and size > ROOM * free:
+        refusal = Message("{size} are needed; the disk has {free} left", size=_in_units(size), free=_in_units(free))
+    if refusal is not None:
+        reason = Message("{n} frozen layers run in every step: {refusal}", n=below, refusal=refusal)
+        return Decision(KEY, "off", reason)
+    reason = Message(
+        "{n} frozen layers run once, without dropout; their outputs are kept on disk ({size})",
+        n=below,
+        size=_in_units(size),
+    )
+    return Decision(KEY, "on", reason)
 
 
 def states_of(model: TrainableModel, row: Row) -> Tensor:

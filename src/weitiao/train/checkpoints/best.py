@@ -74,8 +74,11 @@ def save_best(run: Run, model: TrainableModel, state: State, metric: str | None 
         checkpoint.write_tensors(temp, tensors)
     except OSError as error:
         temp.unlink(missing_ok=True)
-        text = "the result cannot be written to {folder}: {error}. Free some disk space and --resume."
-        raise WeitiaoError(text, folder=folder, error=str(error)) from None
+        raise WeitiaoError(
+            "the result cannot be written to {folder}: {error}. Free some disk space and --resume.",
+            folder=folder,
+            error=str(error),
+        ) from None
     temp.replace(run.best_weights)
     run.write("best/step.json", {"step": state.step, "metric": metric})
 
@@ -90,8 +93,9 @@ def restore_best(run: Run, model: TrainableModel) -> None:
     try:
         load_weights(model, load_file(file))
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-        text = "{file} is missing or damaged ({error}): the run's result cannot be read."
-        raise RunError(text, file=file, error=str(error)) from None
+        raise RunError(
+            "{file} is missing or damaged ({error}): the run's result cannot be read.", file=file, error=str(error)
+        ) from None
 
 
 def repair_best(run: Run, state: State, metric: str, warn: Callable[[Message], None]) -> None:

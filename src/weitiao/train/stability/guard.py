@@ -133,8 +133,10 @@ class Guard:
         allowed = max((ASTRAY - 1) * abs(self.sound_loss), ASTRAY_SPREADS * LOSS_FLOOR * self.scale)
         if math.isfinite(again) and again - self.sound_loss <= allowed:
             return Verdict("skip", Message("rows accepted before are as good as ever, so the fault is in these rows"))
-        text = "rows accepted before at loss {before:.3g} now have {after:.3g}"
-        return Verdict("back", Message(text, before=self.sound_loss, after=again))
+        return Verdict(
+            "back",
+            Message("rows accepted before at loss {before:.3g} now have {after:.3g}", before=self.sound_loss, after=again),
+        )
 
     def _not_finite(self, loss: float, norm: float) -> Verdict:
         self.sound = 0
@@ -143,8 +145,10 @@ class Guard:
         if sum(self.broken[-IN_A_ROW:]) == IN_A_ROW:
             return Verdict("back", Message("{reason}, {n} times in a row", reason=reason, n=IN_A_ROW))
         if sum(self.broken) > FEW_IN[0]:
-            text = "{reason}, {n} times in {steps} steps"
-            return Verdict("back", Message(text, reason=reason, n=sum(self.broken), steps=len(self.broken)))
+            return Verdict(
+                "back",
+                Message("{reason}, {n} times in {steps} steps", reason=reason, n=sum(self.broken), steps=len(self.broken)),
+            )
         return Verdict("skip", reason)
 
     def _outlier(self, loss: float, norm: float) -> Message | None:
@@ -157,8 +161,7 @@ class Guard:
         middle, spread = median(self.norms[-LEARNING:]), _noise(self.norms)
         far = max(math.log(NORM_MEDIANS), SPREADS * max(spread, NORM_FLOOR))
         if _log(norm) - middle > far and norm - math.exp(middle) > TAIL * self.norm_peak:
-            text = "the gradient norm is {norm:.3g}, its median {median:.3g}"
-            return Message(text, norm=norm, median=math.exp(middle))
+            return Message("the gradient norm is {norm:.3g}, its median {median:.3g}", norm=norm, median=math.exp(middle))
         return None
 
     def _accept(self, step: int, position: int, loss: float, norm: float) -> Verdict:
@@ -181,8 +184,12 @@ class Guard:
             rising = _above(self.losses[-since:] if since else [], lowest + allowed / 2)
             self.above = self.above + 1 if average - lowest > allowed else 0
             if self.above >= ABOVE:
-                text = "the average loss has risen from {lowest:.3g} to {average:.3g}"
-                return Verdict("back", Message(text, lowest=lowest, average=average))
+                return Verdict(
+                    "back",
+                    Message(
+                        "the average loss has risen from {lowest:.3g} to {average:.3g}", lowest=lowest, average=average
+                    ),
+                )
         self.places = [*self.places, position][-PROVEN:]
         self.sound_position, self.sound_loss = self.places[0], self.losses[-min(len(self.places), len(self.losses))]
         self.sound += 1

@@ -1,0 +1,287 @@
+"""Everything up to step 1: read, split, encode, load, attach, resolve, batch; and the preflight check.
+
+setup_environment -> open_base_assets -> prepare_data -> load_model -> plan_training -> TrainingSetup
+"""
+
+import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, cast
+
+import psutil
+import torch
+
+from weitiao.core import hardware
+from weitiao.core.batch import Batch
+from weitiao.core.eval_set import EvalSet
+from weitiao.core.finding import Decision, Finding, refuse
+from weitiao.core.messages import Message
+from weitiao.core.objective import LossFunction, Objective
+from weitiao.core.recipe import Recipe
+from weitiao.core.recipe_sections import Train, fixed_on_resume
+from weitiao.core.regularizer import regularized
+from weitiao.core.reporter import Reporter
+from weitiao.core.run import Run
+from weitiao.core.score import Score
+from weitiao.core.trainable_model import TrainableModel, trains_untied_embedding
+from weitiao.data.checks import check_data, unused_tokens
+from weitiao.data.encode import Encoded
+from weitiao.data.loader import Loader
+from weitiao.data.prepare import Encoder, read, read_and_split, report_rows
+from weitiao.evaluate.drift import Drift
+from weitiao.evaluate.measure import measure
+from weitiao.model.backbone import activation_cache
+from weitiao.model.backbone.choose import use_reference_implementation
+from weitiao.model.layers.gradient_checkpointing import enable_gradient_checkpointing
+from weitiao.pipeline.load import BaseAssets, load, open_base_assets, warm_start
+from weitiao.plan import compatibility
+from weitiao.plan.resolve import Facts, Resolved, RowLimits, facts_of, resolve, resolve_rows
+from weitiao.train.checkpoints.state import State
+from weitiao.train.distributed import Distributed
+from weitiao.train.preflight import preflight_steps
+from weitiao.train.settings import Plan, make_optimizer
+from weitiao.train.stability.gradient_scaling import scale_gradients
+from weitiao.train.stability.loss_scale import LossScale
+
+CACHE_GB = 8.0  # what `activation_cache: auto` may take on the disk
+
+
+@dataclass
+class PreparedData:
+    """The rows, encoded, and the objective that is fitted to them."""
+
+    objective: Objective
+    limits: RowLimits
+    encoded: Encoded
+    """The training rows."""
+    validation: EvalSet | None
+    final: EvalSet | None
+    """What is measured before and after training."""
+    findings: list[Finding]
+
+
+@dataclass
+class TrainingSetup:
+    """All that training needs."""
+
+    assets: BaseAssets
+    data: PreparedData
+    resolved: Resolved
+    loader: Loader
+    plan: Plan
+    state: State
+    loss_function: LossFunction
+    """The objective, with the regularizers."""
+    compute_dtype: torch.dtype
+    memory_before_model: int
+    """Bytes that this process held before the model was loaded."""
+
+
+def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Reporter) -> TrainingSetup:
+    """From the recipe to a model and a loader that are ready for step 1; all decisions are recorded.
+
+    Raises:
+        WeitiaoError: the recipe's parts do not go together, or data or base model cannot be used.
+    """
+    compatibility.check_regularizers(recipe)
+    metrics = () if recipe.evaluate.metrics == "auto" else recipe.evaluate.metrics
+    compatibility.check_metrics(recipe.objective, metrics, recipe.train.best_metric)
+    device, dtype = setup_environment(recipe, run, reporter)
+    with reporter.phase(run, "open_base", Message("opening the base model {base}", base=recipe.base)):
+        assets = open_base_assets(recipe.base, recipe.revision, recipe.chat_template)
+    compatibility.check_base(recipe.objective, recipe.method, assets.architecture)
+    data = prepare_data(recipe, assets, run, reporter)
+    memory_before_model = psutil.Process().memory_info().rss
+    with reporter.phase(run, "load", Message("loading the model")):
+        model, decisions = load_model(recipe, assets, data, distributed, run, device, dtype)
+    resolved, loader, plan = plan_training(recipe, model, data, assets, distributed)
+    if resolved.gradient_checkpointing:
+        enable_gradient_checkpointing(model.model)
+    scale_gradients(model.model, recipe.train.gradient_scale, recipe.method.name)
+    state = State(model, make_optimizer(model, plan))
+    if dtype == torch.float16:
+        state.loss_scale = LossScale.starting_at(recipe.train.loss_scale)
+    template = {"identity": assets.identity, "text": assets.tokenizer.chat_template}
+    changes = run.record(values=resolved.values(), base=model.base_identity.bf16, template=template)
+    reporter.report(run, *decisions, *resolved.decisions)
+    reporter.warn_of_change(*changes)
+    loss_function = regularized(data.objective, recipe.regularizers, model)
+    return TrainingSetup(assets, data, resolved, loader, plan, state, loss_function, dtype, memory_before_model)
+
+
+def setup_environment(recipe: Recipe, run: Run, reporter: Reporter) -> tuple[torch.device, torch.dtype]:
+    """Device, precision, threads and deterministic kernels; the environment is recorded."""
+    if recipe.train.deterministic:
+        hardware.use_deterministic_algorithms()
+    if recipe.train.num_threads != "auto":
+        torch.set_num_threads(recipe.train.num_threads)
+    dtype, reason = hardware.precision(recipe.train.precision)
+    is_stored_in = recipe.method.load_options().get("dtype", dtype)
+    requested = recipe.train.precision != "auto" and is_stored_in == dtype
+    if is_stored_in != dtype:
+        reason = Message(
+            "{reason}; {method} trains the base model's own weights, so they are stored in fp32",
+            reason=reason,
+            method=recipe.method.name,
+        )
+    reporter.report(run, Decision("train.precision", str(dtype).removeprefix("torch."), reason, requested))
+    reporter.warn_of_change(*run.record(environment=hardware.environment(), fingerprint=recipe.fingerprint))
+    return hardware.device(), dtype
+
+
+def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporter) -> PreparedData:
+    """Read, split and encode the rows; fit the objective to them; show what carries loss."""
+    with reporter.phase(run, "read", Message("reading the data")):
+        training, held_out = read_and_split(recipe, run, reporter)
+        final_sources = recipe.evaluate.data
+        final_rows = read(final_sources, recipe, run, reporter).examples if final_sources else []
+        objective = recipe.objective.fit([x.example for x in training])
+    limits = resolve_rows(recipe, objective, assets.max_length)
+    encoder = Encoder(objective, assets.processor, assets.identity, limits.max_length, limits.overlong, reporter)
+    with reporter.phase(run, "encode", Message("encoding the rows")):
+        encoded = encoder.encode(training)
+        report_rows(encoded, len(training), objective, recipe, assets.processor, run, reporter)
+        validation = encoder.hold_out(held_out, run)
+        final = encoder.hold_out(final_rows, run) if final_sources else validation
+    run.record(objective=objective.as_recipe())
+    examples = [*held_out, *final_rows]
+    findings = list(check_data(encoded, training, examples, assets.tokenizer, assets.processor.stop_ids))
+    return PreparedData(objective, limits, encoded, validation, final, findings)
+
+
+def load_model(
+    recipe: Recipe,
+    assets: BaseAssets,
+    data: PreparedData,
+    distributed: Distributed,
+    run: Run,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[TrainableModel, list[Decision]]:
+    """The trainable model with its initial weights, and what was decided."""
+    torch.manual_seed(recipe.seed)
+    method = distributed.main_first(lambda _: recipe.method.copy_sources_into(run.folder))
+    model, decisions = load(assets, method, data.objective, dtype, device)
+    if recipe.train.implementation == "reference":
+        decisions.append(use_reference_implementation(model, dtype))
+    return model, [*decisions, *warm_start(recipe.init_from, model, recipe, data.objective)]
+
+
+def plan_training(
+    recipe: Recipe, model: TrainableModel, data: PreparedData, assets: BaseAssets, distributed: Distributed
+) -> tuple[Resolved, Loader, Plan]:
+    """Resolve what is still automatic, and make the loader and the plan that follow from it."""
+    rows, objective = data.encoded.rows, data.objective
+    if virtual_tokens := len(model.attachment.virtual_tokens()):
+        longest = max(objective.num_positions(rows[i]) for i in range(len(rows)))
+        compatibility.check_virtual_tokens(virtual_tokens, longest, assets.max_length)
+
+    def loader_for(weights: tuple[float, ...], batch: dict[str, Any]) -> Loader:
+        rank, world = distributed.rank, distributed.world_size
+        return Loader(rows, recipe.seed, weights=weights, rank=rank, world=world, **batch)
+
+    facts: Facts = facts_of(
+        model.model.config,  # pyright: ignore[reportArgumentType]
+        rows.lengths,
+        rows.source,
+        next(model.model.parameters()).dtype,
+        model.device,
+        has_validation=data.validation is not None,
+        count_steps=lambda weights, batch: loader_for(weights, batch).steps(recipe.train.epochs),
+    )
+    resolved = resolve(recipe, objective, data.limits, facts)
+    loader = loader_for(resolved.source_weights, {**resolved.batch, "micro_batch_tokens": resolved.micro_batch_tokens})
+    plan = Plan(
+        recipe.train,
+        resolved.steps,
+        resolved.learning_rate,
+        resolved.evaluate_every,
+        resolved.save_every,
+        resolved.step,
+        resume_identity(recipe, resolved, rows.fingerprint, assets.identity, model.base_identity.exact),
+        recipe.seed,
+        resolved.head_learning_rate,
+    )
+    return resolved, loader, plan
+
+
+def resume_identity(recipe: Recipe, resolved: Resolved, data: str, tokenizer: str, base: str) -> dict[str, str]:
+    """What a resumed run must have in common with its checkpoints, or it would not be the same run.
+
+    Args:
+        data, tokenizer, base: fingerprints.
+    """
+    ((batch_key, batch),) = resolved.batch.items()
+    train = recipe.train.model_dump(mode="json", include=fixed_on_resume(Train))
+    return {
+        "data": data,
+        "tokenizer and template": tokenizer,
+        f"train.{batch_key}": str(batch),
+        "steps": str(resolved.steps),
+        "base": base,
+        "seed": str(recipe.seed),
+        "method": json.dumps(recipe.method.as_recipe()) + (recipe.init_from or ""),
+        "objective": json.dumps([x.as_recipe() for x in (recipe.objective, *recipe.regularizers)]),
+        **{f"train.{key}": json.dumps(value) for key, value in train.items()},
+    }
+
+
+def preflight(
+    setup: TrainingSetup, run: Run, distributed: Distributed, reporter: Reporter, allowed: Collection[str]
+) -> list[Finding]:
+    """Check data and model with up to three training steps on a few rows, and undo them.
+
+    Raises:
+        CheckError: there is an error that is not allowed.
+    """
+    state, rows = setup.state, setup.data.encoded.rows
+    fetch = setup.loader.__getitem__
+    with reporter.phase(run, "preflight", Message("preflight check")):
+        steps = preflight_steps(
+            state.model, setup.loss_function, fetch, state, setup.plan, distributed, setup.compute_dtype
+        )
+        findings = [*setup.data.findings, *steps]
+        if trains_untied_embedding(state.model):
+            embedding = cast(torch.nn.Embedding, state.model.model.get_input_embeddings())
+            findings.append(unused_tokens(rows, embedding.num_embeddings, setup.assets.tokenizer))
+    run.write("preflight.json", [x.as_json() for x in findings])
+    reporter.show(findings)
+    refuse(distributed.all_gather(findings), allowed)
+    return findings
+
+
+def cache_activations(
+    setup: TrainingSetup, recipe: Recipe, distributed: Distributed, run: Run, reporter: Reporter
+) -> tuple[Callable[[int], list[Batch]], Callable[[], None]]:
+    """The loader, with the outputs of frozen layers where caching them pays; and what removes the cache in the end."""
+    model, rows, setting = setup.state.model, setup.data.encoded.rows, recipe.train.activation_cache
+    refusal = compatibility.activation_cache_refusal(recipe, setup.data.objective, distributed.world_size)
+    first_epoch = setup.loader.epoch(0)
+    epochs = setup.plan.steps * sum(map(len, first_epoch)) / len(first_epoch) / len(rows)
+    budget = 1e9 * (setting if isinstance(setting, float) else CACHE_GB)
+    decision = activation_cache.decided(run)
+    if decision is None and setting != "off":
+        decision = activation_cache.choose(model, rows, run.folder, budget, epochs, refusal)
+    reporter.report(run, *([decision] if decision else []))
+    return activation_cache.keep(decision, model, rows, run, reporter, setup.loader.__getitem__)
+
+
+def make_scorer(
+    model: TrainableModel, objective: Objective, validation: EvalSet | None, recipe: Recipe
+) -> Callable[[], dict[str, Score]]:
+    """What the loop calls to validate: the loss, the metric that decides what is best, and the drift from the base.
+
+    Args:
+        model: while it still equals the base model.
+    """
+    metrics, settings = tuple(dict.fromkeys(("loss", recipe.train.best_metric))), recipe.evaluate
+    drift = Drift(model) if model.architecture.kind == "decoder" else None
+
+    def score() -> dict[str, Score]:
+        from_base = {"drift": drift(model)} if drift else {}
+        if validation is None:
+            return from_base
+        measured = measure(model, objective, validation, metrics, settings.limit, settings.max_new_tokens)
+        return measured.scores | from_base
+
+    return score

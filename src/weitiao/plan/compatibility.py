@@ -1,0 +1,176 @@
+"""What goes together: objective, method, regularizers, metrics and base model. Checked before anything is loaded."""
+
+from collections.abc import Callable, Sequence
+
+from weitiao.core.architecture import Architecture
+from weitiao.core.errors import RecipeError
+from weitiao.core.messages import Message
+from weitiao.core.method import Method
+from weitiao.core.objective import Objective
+from weitiao.core.recipe import Recipe
+from weitiao.core.registry import find, names
+from weitiao.core.traits import Traits
+
+
+def check_base(objective: Objective, method: Method, architecture: Architecture) -> None:
+    """Whether objective and method can be trained on this kind of base model.
+
+    Raises:
+        RecipeError: they cannot; the objectives that can are named.
+    """
+    traits, kind = objective.traits, architecture.kind
+    facts = {"objective": objective.name, "model_type": architecture.model_type}
+    if kind == "encoder" and traits.generative:
+        raise RecipeError(
+            "objective: {objective} needs a decoder or encoder-decoder model; the base is encoder-only ({model_type}). "
+            "Objectives for it: {objectives}.",
+            **facts,
+            objectives=_objectives(lambda x: not x.generative),
+        )
+    if kind != "encoder" and traits.needs_mlm_head:
+        raise RecipeError(
+            "objective: {objective} needs an encoder-only model (BERT, RoBERTa); the base is {model_type}. "
+            "Objectives for it: {objectives}; plain text is trained on with causal_lm.",
+            **facts,
+            objectives=_objectives(lambda x: not x.needs_mlm_head),
+        )
+    if kind == "encoder_decoder" and not traits.needs_encoder_decoder:
+        raise RecipeError(
+            "objective: {objective} is not for encoder-decoder models (T5, BART); the base is {model_type}. "
+            "Objectives for it: {objectives}.",
+            **facts,
+            objectives=_objectives(lambda x: x.needs_encoder_decoder),
+        )
+    if kind != "encoder_decoder" and traits.needs_encoder_decoder:
+        raise RecipeError(
+            "objective: {objective} needs an encoder-decoder model (T5, BART); the base is {model_type}. "
+            "A decoder-only model learns the same with sft.",
+            **facts,
+        )
+    if kind == "encoder_decoder" and not method.encoder_decoder:
+        raise RecipeError(
+            "method: {method} does not support encoder-decoder models; the base is {model_type}. Use lora, for example.",
+            method=method.name,
+            model_type=architecture.model_type,
+        )
+
+
+def _objectives(fits: Callable[[Traits], bool]) -> str:
+    return ", ".join(name for name in names(Objective) if fits(find(Objective, name).default_traits))
+
+
+def check_metrics(objective: Objective, metrics: Sequence[str], best_metric: str = "loss") -> None:
+    """Whether the objective's predictions can be measured with these metrics.
+
+    Args:
+        best_metric: what the best weights are chosen by; of several tasks it names one.
+
+    Raises:
+        RecipeError: one of them is not among the objective's metrics.
+    """
+    parts = objective.parts()
+    own = [
+        f"{task}.{name}" if task else name
+        for task, part in parts.items()
+        for name in (*part.traits.metrics, *part.traits.optional_metrics)
+    ]
+    if len(parts) > 1 and best_metric != "loss" and "." not in best_metric:
+        raise RecipeError(
+            "train.best_metric: {metric} of which task? Write task.{metric}; there are: {metrics}.",
+            metric=best_metric,
+            metrics=", ".join(own),
+        )
+    if any(part.traits.generative and not part.traits.has_predict for part in parts.values()):
+        return  # generated text can be measured with every metric
+    valid = {"loss", *own, *(name.rpartition(".")[2] for name in own)}
+    if unknown := [name for name in (best_metric, *metrics) if name not in valid]:
+        raise RecipeError(
+            "evaluate.metrics, train.best_metric: {metric} does not fit objective {objective}. Its metrics: {metrics}.",
+            metric=unknown[0],
+            objective=objective.name,
+            metrics=", ".join(own),
+        )
+
+
+def check_regularizers(recipe: Recipe) -> None:
+    """Whether the regularizers go with one another, the objective, the method and gradient checkpointing.
+
+    Raises:
+        RecipeError: one does not.
+    """
+    regularizers, objective = recipe.regularizers, recipe.objective
+    if regularizers and len(objective.parts()) > 1:
+        raise RecipeError(
+            "regularizers: each changes the loss of one task, and {objective} has several.", objective=objective.name
+        )
+    if regularizers and objective.traits.step != "accumulate":
+        raise RecipeError(
+            "regularizers: {objective} computes its gradients with step {step}, which does not apply them.",
+            objective=objective.name,
+            step=objective.traits.step,
+        )
+    comparing = [x.name for x in regularizers if x.uses_log_probs]
+    for x in regularizers:
+        if x.swaps_weights and recipe.train.gradient_checkpointing == "on":
+            raise RecipeError(
+                "regularizers: {name} replaces weights during the forward pass, and gradient checkpointing would recompute "
+                "with the original ones. Leave train.gradient_checkpointing off.",
+                name=x.name,
+            )
+        if x.swaps_weights and comparing:
+            raise RecipeError(
+                "regularizers: {name} replaces weights for the loss alone, and {other} would compare distributions of "
+                "different weights. Use one of them.",
+                name=x.name,
+                other=comparing[0],
+            )
+        if refusal := x.refusal(objective, recipe.method):
+            raise RecipeError("regularizers: {name}: {refusal}", name=x.name, refusal=refusal)
+
+
+def check_virtual_tokens(virtual_tokens: int, longest_row: int, limit: int | None) -> None:
+    """Whether soft prompts and prefixes leave room for the longest row.
+
+    Args:
+        limit: tokens that the model takes; None: no limit.
+
+    Raises:
+        RecipeError: they do not.
+    """
+    if virtual_tokens and limit is not None and virtual_tokens + longest_row > limit:
+        raise RecipeError(
+            "method.num_virtual_tokens: {virtual_tokens} virtual tokens before every row and rows of up to {longest} "
+            "tokens exceed the {limit} tokens that the model takes. At most {room} fit; or set a smaller max_length.",
+            virtual_tokens=virtual_tokens,
+            longest=longest_row,
+            limit=limit,
+            room=max(0, limit - longest_row),
+        )
+
+
+def choose_step(method: Method, objective: Objective) -> str:
+    """The file of train/steps/ that computes the gradients.
+
+    Raises:
+        RecipeError: method and objective need different ones.
+    """
+    steps = {method.step, objective.traits.step} - {"accumulate"}
+    if len(steps) > 1:
+        raise RecipeError(
+            "method {method} needs step {step}, objective {objective} needs {other}; they cannot be combined.",
+            method=method.name,
+            step=method.step,
+            objective=objective.name,
+            other=objective.traits.step,
+        )
+    return steps.pop() if steps else "accumulate"
+
+
+def activation_cache_refusal(recipe: Recipe, objective: Objective, num_processes: int) -> Message | None:
+    """Why the outputs of frozen layers cannot be cached over epochs; None: they can."""
+    if num_processes > 1:
+        return Message("not supported with several processes")
+    if any(x.traits.dynamic_masking or x.traits.repacks_segments for x in objective.parts().values()):
+        return Message("{objective} changes the tokens each time", objective=objective.name)
+    regularizers = [x for x in recipe.regularizers if x.changes_embeddings]
+    return Message("{name} changes the embeddings each time", name=regularizers[0].name) if regularizers else None
