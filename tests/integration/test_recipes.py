@@ -52,7 +52,7 @@ def test_recipe_trains_two_steps(path: Path, tiny_llama: Path, tmp_path: Path) -
     base = save_model(tmp_path / "t5", "t5") if recipe.objective.traits.needs_encoder_decoder else base
     sources = [
         {
-            "path": str(write_jsonl(tmp_path / f"rows{task}.jsonl", rows_for(part.example_type))),
+            "path": str(write_jsonl(tmp_path / f"rows{task}.jsonl", rows_for(part.traits.example_type))),
             **({"task": task} if task else {}),
         }
         for task, part in recipe.objective.parts().items()
