@@ -45,6 +45,7 @@ def train(
     Raises:
         WeitiaoError: the message says what is wrong and what would be right.
     """
+    _start_compiling()
     from weitiao.pipeline import train as pipeline
 
     reporter = _reporter(verbose)
@@ -63,6 +64,7 @@ def resume(
     Raises:
         RunError: there is no such run, or it is finished.
     """
+    _start_compiling()
     from weitiao.pipeline import train as pipeline
 
     return pipeline.resume(_path(run), _reporter(verbose), allow, callbacks)
@@ -76,6 +78,7 @@ def check(
     Raises:
         CheckError: there are errors that are not allowed; `error.findings` holds all findings.
     """
+    _start_compiling()
     from weitiao.pipeline import train as pipeline
 
     return pipeline.check(as_recipe(recipe), _reporter(verbose), allow)
@@ -94,6 +97,7 @@ def load(
     Raises:
         ModelError, RunError: it is none of these, or the run has no result yet.
     """
+    _start_compiling()
     from weitiao.pipeline import inference
 
     precision = "" if precision == "auto" else precision
@@ -122,6 +126,7 @@ def evaluate(
     Raises:
         RunError: there are no held-out rows, and no data.
     """
+    _start_compiling()
     from weitiao.pipeline.evaluate import evaluate as measure
     from weitiao.pipeline.inference import Model
 
@@ -193,6 +198,13 @@ def as_recipe(recipe: "Recipe | str | Path | Mapping[str, Any]") -> "Recipe":
     if isinstance(recipe, Recipe):
         return recipe
     return make_recipe(dict(recipe)) if isinstance(recipe, Mapping) else read_recipe(recipe)
+
+
+def _start_compiling() -> None:
+    """Compile the CPU kernels, where they are not, while the rest of the pipeline is imported."""
+    from weitiao.pipeline.prebuild import compile_in_background
+
+    compile_in_background()
 
 
 def _path(target: "str | Path | Run") -> str:

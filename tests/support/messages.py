@@ -6,10 +6,12 @@ python tests/support/messages.py --unused   entries of the catalogue that no sou
 
 import ast
 import json
+import os
 import string
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2] / "src" / "weitiao"
 CATALOGUE = ROOT / "locale" / "zh.json"
@@ -79,6 +81,29 @@ def field_help() -> dict[str, str]:
     return found
 
 
+def command_help() -> dict[str, str]:
+    """Help of every command, argument and option -> the command."""
+    from typer.main import get_command
+
+    from weitiao.cli.app import app
+
+    found: dict[str, str] = {}
+
+    def collect(command: Any, name: str) -> None:
+        for text in (command.help, *(getattr(x, "help", None) for x in command.params)):
+            if text:
+                found.setdefault(text, name)
+        for child in getattr(command, "commands", {}).values():
+            collect(child, f"{name} {child.name}")
+
+    language, os.environ["WEITIAO_LANG"] = os.environ.get("WEITIAO_LANG"), "en"  # help is translated when it is built
+    try:
+        collect(get_command(app), "weitiao")
+    finally:
+        os.environ.pop("WEITIAO_LANG") if language is None else os.environ.update(WEITIAO_LANG=language)
+    return found
+
+
 def has_words(template: str) -> bool:
     """Whether there is anything to translate outside the fields: not in "{path}: {reason}"."""
     return any(x.isalpha() for text, *_ in string.Formatter().parse(template) for x in text)
@@ -115,7 +140,7 @@ def _import_components() -> None:
 
 
 if __name__ == "__main__":
-    every = {**templates(), **field_help()}
+    every = {**templates(), **field_help(), **command_help()}
     have = catalogue()
     if "--unused" in sys.argv:
         print(json.dumps(sorted(have.keys() - every.keys()), ensure_ascii=False, indent=1))

@@ -12,6 +12,15 @@ from weitiao.core.messages import Message, translate
 if TYPE_CHECKING:
     from weitiao.core.run import Run
 
+RUN_COLUMNS = (
+    Message("run"),
+    Message("status"),
+    Message("method"),
+    Message("objective"),
+    Message("metric"),
+    Message("before"),
+    Message("after"),
+)
 COLORS = {"better": "green", "worse": "red"}
 
 
@@ -46,7 +55,7 @@ def runs(
     if as_json:
         print_json([row.as_json() for row in rows])
         return
-    table = Table(*map(translate, ("run", "status", "method", "objective", "metric", "before", "after")))
+    table = Table(*map(str, RUN_COLUMNS))
     for x in rows:
         scores = ("" if value is None else f"{value:.3f}" for value in (x.before, x.after))
         table.add_row(x.run, str(x.status_message), x.method, x.objective, x.metric, *scores)
@@ -75,11 +84,12 @@ def print_result(run: "Run", console: Console) -> None:
     """Scores before and after, and where to look."""
     from weitiao.core import events
     from weitiao.core.history import result, throughput
+    from weitiao.core.run_html import COLUMNS
     from weitiao.core.score import score_rows
 
     rows = score_rows(run.scores)
     if rows:
-        table = Table(*map(translate, ("metric", "before", "after", "change", "")))
+        table = Table(*map(str, COLUMNS))
         table.columns[0].overflow = "fold"
         for row in rows:
             color = COLORS.get(row["verdict"], "dim")

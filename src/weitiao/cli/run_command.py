@@ -15,8 +15,12 @@ from weitiao.core.errors import ERROR_FILE, FAILED, INTERRUPTED, WeitiaoError
 from weitiao.core.messages import Message, translate
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
-PANELS = {"OPTIONS_PANEL_TITLE": "Options", "ARGUMENTS_PANEL_TITLE": "Arguments", "COMMANDS_PANEL_TITLE": "Commands",
-          "ERRORS_PANEL_TITLE": "Error"}  # fmt: skip
+PANELS = {
+    "OPTIONS_PANEL_TITLE": Message("Options"),
+    "ARGUMENTS_PANEL_TITLE": Message("Arguments"),
+    "COMMANDS_PANEL_TITLE": Message("Commands"),
+    "ERRORS_PANEL_TITLE": Message("Error"),
+}
 
 Target = Annotated[str, typer.Argument(help="A run folder, a PEFT adapter folder or a base model.")]
 RecipeFile = Annotated[str, typer.Argument(help="A recipe: a YAML file, or the name of one that ships with weitiao.")]
@@ -27,28 +31,36 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every deci
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-class Command(TyperCommand):
-    """A command whose help is in the reader's language."""
+class Translated:
+    """Help in the reader's language."""
+
+    help: str | None
+    params: list[Any]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        _translate_help(self)
+        self.help = translate(self.help or "") or None
+        for parameter in self.params:
+            if getattr(parameter, "help", None):
+                parameter.help = translate(parameter.help)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)  # pyright: ignore[reportAttributeAccessIssue]
+        if option is not None:
+            option.help = translate("Show this message and exit.")
+        return option
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         _translate_panels()
-        super().format_help(ctx, formatter)
+        super().format_help(ctx, formatter)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-class Group(TyperGroup):
-    """All commands: help in the reader's language; what a user can fix is a sentence, not a traceback."""
+class Command(Translated, TyperCommand):
+    """A command."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        _translate_help(self)
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        _translate_panels()
-        super().format_help(ctx, formatter)
+class Group(Translated, TyperGroup):
+    """All commands. What a user can fix is a sentence, not a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command. The exit code tells which kind of error it was (core/errors.py)."""
@@ -70,7 +82,7 @@ class Group(TyperGroup):
 
 def add_command(app: typer.Typer, function: Callable[..., None], name: str = "", panel: str = "") -> None:
     """Add a function as a command; its docstring is the help."""
-    app.command(name or None, cls=Command, rich_help_panel=translate(panel) or None)(function)
+    app.command(name or None, cls=Command, rich_help_panel=panel or None)(function)
 
 
 def usage_error(template: str, **fields: Any) -> typer.BadParameter:
@@ -123,17 +135,10 @@ def _write_error(error: WeitiaoError) -> None:
         Path(file).write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
 
 
-def _translate_help(command: Any) -> None:
-    command.help = translate(command.help or "") or None
-    for parameter in command.params:
-        if getattr(parameter, "help", None):
-            parameter.help = translate(parameter.help)
-
-
 def _translate_panels() -> None:
     """The titles that typer draws itself."""
     from typer import rich_utils
 
     for name, title in PANELS.items():
         if hasattr(rich_utils, name):
-            setattr(rich_utils, name, translate(title))
+            setattr(rich_utils, name, str(title))

@@ -96,7 +96,7 @@ def compare_methods(
     title = None
     if measured is not None and measured.score is not None:
         title = Message("{metric} on {n:,} rows, with 95 % intervals", metric=measured.metric, n=measured.score["n"])
-    table = Table(*map(translate, SHORT), title=str(title or ""))
+    table = Table(*map(str, SHORT), title=str(title or ""))
     for x in compared:
         table.add_row(*x.summary)
     console = Console(highlight=False)

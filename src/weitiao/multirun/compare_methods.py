@@ -25,10 +25,17 @@ from weitiao.core.score import format_score, is_percentage, ratio_of_sums
 from weitiao.multirun.subprocess_run import train_in_subprocess
 
 ROW, LEFT, WIDTH, RIGHT, TOP = 26, 150, 720, 20, 18  # of the chart, in pixels
-SHORT = ("method", "score", "minus reference", "weights", "MB", "tokens/s")
+SHORT = (
+    Message("method"),
+    Message("score"),
+    Message("minus reference"),
+    Message("weights"),
+    Message("MB"),
+    Message("tokens/s"),
+)
 HEAD = (
-    "method", "score [95 % interval]", "minus the reference, row by row", "learning rate", "trained weights", "size, MB",
-    "peak memory, MB", "tokens/s", "drift",
+    Message("method"), Message("score [95 % interval]"), Message("minus the reference, row by row"),
+    Message("learning rate"), Message("trained weights"), Message("size, MB"), Message("peak memory, MB"), Message("tokens/s"), Message("drift"),
 )  # fmt: skip
 RECORDS = {"accuracy": "choices", "exact_match": "answers"}  # in row_results.json, row by row
 
@@ -211,7 +218,7 @@ def render_page(results: Sequence[Compared]) -> str:
     )
     title = translate("Methods compared")
     head = f'<!doctype html><meta charset="utf-8"><title>{title} · weitiao</title><style>{style}</style>'
-    table = row([translate(x) for x in HEAD], "th") + "".join(row(x.cells, "td") for x in results)
+    table = row([str(x) for x in HEAD], "th") + "".join(row(x.cells, "td") for x in results)
     return f"{head}<h1>{title}</h1>{_chart(results)}<table>{table}</table>\n"
 
 

@@ -24,7 +24,7 @@ from weitiao.core.run import Run
 from weitiao.core.score import format_score
 from weitiao.multirun.subprocess_run import measure_in_subprocess, train_in_subprocess
 
-HELD_OUT = "held-out rows"
+HELD_OUT = "held_out"  # in lambdas.json: the recipe's held-out rows
 LAMBDAS = (0.1, 0.3, 0.7, 1.5)
 
 
@@ -44,7 +44,10 @@ class Candidate:
         """Lines of the table: one for everything that it was measured on."""
         name = f"{self.name} *" if self.best else self.name
         cells = {data: [format_score(metric, x) for metric, x in scores.items()] for data, scores in self.scores.items()}
-        return [["" if i else name, translate(data), *texts] for i, (data, texts) in enumerate(cells.items())]
+        return [
+            ["" if i else name, translate("held-out rows") if data == HELD_OUT else data, *texts]
+            for i, (data, texts) in enumerate(cells.items())
+        ]
 
 
 def forget_then_learn(

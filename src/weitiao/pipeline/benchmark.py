@@ -106,7 +106,7 @@ def _table(title: Message, unit: str, lines: list[Line]) -> Table:
     table = Table("", *(f"{size:,} {unit}" for size in sizes), title=str(title))
     for shape in dict.fromkeys(x.shape for x in lines):
         cells = {x.size: x for x in lines if x.shape == shape}
-        table.add_row(translate(shape), *(str(cells[size].rate) if size in cells else "" for size in sizes))
+        table.add_row(shape, *(str(cells[size].rate) if size in cells else "" for size in sizes))
         shares = {size: x.of_products for size, x in cells.items() if x.of_products is not None}
         if shares:
             cells_text = (f"{shares[size]:.0%}" if size in shares else "" for size in sizes)

@@ -1,5 +1,5 @@
-"""Compile the CPU kernels in the background, while transformers and the rest of the pipeline are imported."""
+"""Compiling the CPU kernels in the background, without importing the rest of the pipeline."""
 
 from weitiao.model.kernels.library import compile_in_background
 
-compile_in_background()
+__all__ = ["compile_in_background"]

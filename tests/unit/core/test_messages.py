@@ -5,7 +5,18 @@ import json
 
 import pytest
 
-from support.messages import CALLS, ROOT, calls_of, catalogue, error_names, field_help, fields_of, source_files, templates
+from support.messages import (
+    CALLS,
+    ROOT,
+    calls_of,
+    catalogue,
+    command_help,
+    error_names,
+    field_help,
+    fields_of,
+    source_files,
+    templates,
+)
 from weitiao.core.errors import DataError, InvalidValue, RecipeError, message_of
 from weitiao.core.messages import Message, joined, language, translate
 
@@ -62,14 +73,14 @@ def test_every_template_has_chinese_with_the_same_fields() -> None:
 
 
 def test_every_help_text_has_chinese() -> None:
-    known, every = catalogue(), field_help()
+    known, every = catalogue(), {**field_help(), **command_help()}
     assert len(every) > 150, "too few help texts were collected"
     missing = {text: place for text, place in every.items() if text not in known}
     assert not missing, f"{len(missing)} help texts have no 中文 in locale/zh.json: {json.dumps(missing, indent=1)[:3000]}"
 
 
 def test_catalogue_has_no_entry_without_a_source() -> None:
-    unused = catalogue().keys() - templates().keys() - field_help().keys()
+    unused = catalogue().keys() - templates().keys() - field_help().keys() - command_help().keys()
     assert not unused, f"nothing in the source says: {sorted(unused)[:20]}"
 
 

@@ -26,7 +26,7 @@ def test_f_learning_preset(recipe_file: Any, tmp_path: Path) -> None:
     assert best["best"] and f"{best['name']} *" in said
     for way, folder in zip(ways[1:], ("plain", "lambda-1.5")):
         run = Run(out / folder)
-        assert run.is_finished and way["scores"]["held-out rows"]["loss"]["n"] == 5
+        assert run.is_finished and way["scores"]["held_out"]["loss"]["n"] == 5
         assert way["scores"]["others"]["loss"]["value"] > 0
         kept = run.read("best/step.json")["step"]
         assert way["validation"] == next(x.loss for x in run.events(Validation) if x.step == kept)
@@ -36,7 +36,7 @@ def test_f_learning_preset(recipe_file: Any, tmp_path: Path) -> None:
     code, again = weitiao(*words[:-2], "--json")  # nothing is trained anew
     assert code == 0
     for way, was in zip(json.loads(again), ways):
-        assert way == {**was, "scores": {"held-out rows": was["scores"]["held-out rows"]}}
+        assert way == {**was, "scores": {"held_out": was["scores"]["held_out"]}}
 
 
 def test_f_learning_invalid_arguments(recipe_file: Any, tmp_path: Path) -> None:
