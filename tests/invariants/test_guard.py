@@ -65,14 +65,14 @@ def test_non_finite_gradient_element_skipped(train_tiny, harm, monkeypatch, meth
             seen["name"] = name
 
     harm(after=spoil)
-    real = Rollback.act
+    real = Rollback.skip_or_roll_back
 
     def everything_now(rescue: Rollback) -> dict[str, torch.Tensor]:
         tensors = rescue.state.tensors()
         return {f"{kind}:{name}": x.clone() for kind in ("weights", "optimizer") for name, x in tensors[kind].items()}
 
     def act(self: Rollback, *words: Any) -> None:
-        self.saver.finish()
+        self.saver.wait()
         before, step = everything_now(self), self.state.step
         newest = sorted((self.run.folder / "checkpoints").glob("step-*"))[-1]
         saved = {f"weights:{n}": x for n, x in load_file(newest / "weights.safetensors").items()}
@@ -83,7 +83,7 @@ def test_non_finite_gradient_element_skipped(train_tiny, harm, monkeypatch, meth
         assert self.state.step == step and all(torch.equal(before[name], after[name]) for name in before)
         seen["acted"] = True
 
-    monkeypatch.setattr(Rollback, "act", act)
+    monkeypatch.setattr(Rollback, "skip_or_roll_back", act)
     run = train_tiny(method=method, train={"steps": 8, "save_every": 1, "learning_rate": 1e-3})
     (skip,) = events(run, "skip")
     assert seen["acted"] and skip["step"] == 4 and seen["name"] in str(Message.from_json(skip["reason"]))

@@ -127,7 +127,7 @@ def test_gradient_accumulation_exact(name: str, method: str) -> None:
         found.append((taken, {n: p.grad for n, p in model.trainable().items()}))
     first, gradients = found[0]
     for taken, other in found[1:]:
-        assert (taken.tokens, taken.supervised) == (first.tokens, first.supervised)
+        assert (taken.tokens, taken.supervised_tokens) == (first.tokens, first.supervised_tokens)
         assert taken.loss == pytest.approx(first.loss, rel=1e-6)
         gaps = {tensor: (other[tensor] - g).norm() for tensor, g in gradients.items()}
         whole = torch.stack([g.norm() for g in gradients.values()]).norm()

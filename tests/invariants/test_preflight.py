@@ -103,4 +103,4 @@ def test_moving_frozen_weight_refused(recipe_dict: dict, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("method, steps", [("full", 1), ("lora", 2)])
 def test_preflight_ends_when_all_weights_had_gradients(method: str, steps: int, recipe_dict: dict) -> None:
     """LoRA's A has none while B is zero."""
-    assert checked(recipe_dict, method=method)["gradients"].words.endswith(f"by rehearsal step {steps}")
+    assert str(checked(recipe_dict, method=method)["gradients"].message).endswith(f"by preflight step {steps}")

@@ -156,7 +156,7 @@ def test_resume_changed_data_refused(train_tiny, chat_file: Path, tmp_path: Path
     rows = [json.loads(line) for line in chat_file.read_text().splitlines()]
     rows[0]["messages"][1]["content"] = "something else"
     chat_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(Exception, match="cannot go on, for something it depends on has changed: data"):
+    with pytest.raises(Exception, match="cannot be resumed, because something it depends on has changed: data"):
         train_tiny(again=True)
 
 
@@ -166,7 +166,7 @@ def test_resume_with_all_checkpoints_broken_refused(train_tiny, tmp_path: Path, 
     for place in (tmp_path / "run" / "checkpoints").glob("step-*"):
         (place / "weights.safetensors").write_bytes(b"rubbish")
     for _ in range(2):
-        with pytest.raises(RunError, match="no sound state to go on from"):
+        with pytest.raises(RunError, match="no undamaged checkpoint to resume from"):
             train_tiny(again=True)
 
 

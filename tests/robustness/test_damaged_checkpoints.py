@@ -122,7 +122,7 @@ def test_newest_checkpoint_damaged(bench: Bench, full: bool, record_figure: Figu
         out = bench.copy()
         every[name](out / "checkpoints" / "step-000006")
         said = bench.resume(out)
-        assert "step-000006 is damaged (" in said and "put aside as broken-step-000006" in said, f"{name}: {said}"
+        assert "step-000006 is damaged (" in said and "renamed broken-step-000006" in said, f"{name}: {said}"
         assert "resuming from step 5" in said, name
         aside = out / "checkpoints" / "broken-step-000006"
         assert aside.is_dir(), name
@@ -136,18 +136,18 @@ def test_newest_checkpoint_damaged(bench: Bench, full: bool, record_figure: Figu
 
 def test_every_damage_detected(bench: Bench, record_figure: Figure) -> None:
     """All harms in the short form too: looking is quick."""
-    from weitiao.train.checkpoints.checkpoint import broken
+    from weitiao.train.checkpoints.checkpoint import find_damage
 
     state = bench.copy() / "checkpoints" / "step-000006"
-    assert not broken(state)
+    assert not find_damage(state)
     missed, pristine = [], shutil.copytree(state, state.with_name("kept"))
     for name, harm in harms().items():
         harm(state)
-        if not broken(state):
+        if not find_damage(state):
             missed.append(name)
         shutil.rmtree(state)
         shutil.copytree(pristine, state)
-    assert not missed and not broken(state)
+    assert not missed and not find_damage(state)
     n = len(harms())
     record_figure("every kind of damage is detected", "100 %", f"{n}/{n}", n)
 
@@ -162,7 +162,7 @@ def test_all_checkpoints_damaged(bench: Bench, full: bool, record_figure: Figure
             every[name](state)
         journal = (out / "events.jsonl").read_bytes()
         for _ in range(2):
-            with pytest.raises(RunError, match="holds no sound state to go on from"):
+            with pytest.raises(RunError, match="no undamaged checkpoint to resume from"):
                 bench.resume(out)
         assert (out / "events.jsonl").read_bytes() == journal, name
     record_figure("all checkpoints damaged", "refused with a message", f"{len(chosen)}/{len(chosen)}", len(chosen))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from weitiao.train.stability.guard import LEARNING, Guard
+from weitiao.train.stability.guard import MEDIAN_WINDOW, Guard
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.csv"))
 ALLOWED = 1 / 10_000  # false alarms a step
@@ -27,8 +27,8 @@ def alarms(pairs: Iterable[Pair]) -> list[tuple[int, str]]:
     guard, step, found = Guard(), 0, []
     for position, (loss, norm) in enumerate(pairs):
         verdict = guard.judge(step + 1, position, loss, norm)
-        step += verdict.action == "take"
-        if verdict.action != "take":
+        step += verdict.action == "accept"
+        if verdict.action != "accept":
             found.append((position, f"{verdict.action}: {verdict.reason}"))
     return found
 
@@ -73,7 +73,7 @@ def test_false_alarms_in_real_runs(record_figure: Any) -> None:
         "false alarms of the guard, real fine-tuning runs", f"<= {ALLOWED * steps:.1f}, no rollback", skips, steps
     )
     assert skips <= ALLOWED * steps, found
-    assert not any(reason.startswith("back") for x in found.values() for _, reason in x), found
+    assert not any(reason.startswith("roll_back") for x in found.values() for _, reason in x), found
 
 
 @pytest.mark.parametrize("trace", [unimodal, hard_domain, epochs], ids=lambda trace: trace.__name__)
@@ -90,7 +90,7 @@ def test_diverging_run_detected(path: Path, record_figure: Any) -> None:
     loss is the logarithm of the vocabulary's size or more. The guard skips, asks or goes back within 40 steps."""
     pairs = recorded(path)
     middle, lost = len(pairs) // 2, math.log(49_152)
-    assert middle > LEARNING
+    assert middle > MEDIAN_WINDOW
     broken = [*pairs[:middle], *((loss + lost, 3 * norm) for loss, norm in pairs[middle:])]
     first = next(place for place, _ in alarms(broken) if place >= middle) - middle
     record_figure(f"steps until a diverged model is detected, {path.stem}", "< 40", first, len(pairs) - middle)

@@ -15,18 +15,18 @@ from weitiao.core.objective import Objective
 from weitiao.core.registry import create
 from weitiao.pipeline.load import load, open_base_assets
 from weitiao.train.distributed import Distributed
-from weitiao.train.stability.guard import PAST, Guard
+from weitiao.train.stability.guard import AVERAGE_HISTORY, Guard
 from weitiao.train.steps.accumulate import compute_gradients
 
 
 def judging() -> tuple[float, int]:
     """Median seconds of a judgement with a full memory, and of how many."""
     guard, took = Guard(), []
-    for step, (loss, norm) in enumerate(islice(healthy_figures(), PAST + 400)):
+    for step, (loss, norm) in enumerate(islice(healthy_figures(), AVERAGE_HISTORY + 400)):
         started = time.perf_counter()
         guard.judge(step + 1, step, loss, norm)
         took.append(time.perf_counter() - started)
-    return statistics.median(took[PAST:]), len(took) - PAST
+    return statistics.median(took[AVERAGE_HISTORY:]), len(took) - AVERAGE_HISTORY
 
 
 def test_judge_under_one_millisecond(record_figure) -> None:

@@ -94,7 +94,7 @@ def test_sigkill_between_checkpoint_and_event(crash_test: CrashTest, full: bool)
     (state,) = (out / "checkpoints").glob("step-*")
     (state / "MANIFEST.json").write_text("{}")
     again = crash_test.start(out)
-    assert again.wait() == 2 and "holds no sound state to go on from" in again.output
+    assert again.wait() == 2 and "no undamaged checkpoint to resume from" in again.output
 
 
 def test_sigkill_after_early_stopping(

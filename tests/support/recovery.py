@@ -15,9 +15,9 @@ def assert_sound_checkpoint(folder: Path) -> None:
     checkpoints = folder / "checkpoints"
     paths = [*checkpoints.glob("step-*"), *checkpoints.glob(".step-*.replaced")]
     if paths or any(Run(folder).events(Checkpoint)):
-        assert any(not checkpoint.broken(x) for x in paths), f"no sound one: {sorted(os.listdir(checkpoints))}"
+        assert any(not checkpoint.find_damage(x) for x in paths), f"no sound one: {sorted(os.listdir(checkpoints))}"
     for path in checkpoints.glob("step-*"):  # whatever has a checkpoint's name was committed as a whole
-        assert not checkpoint.broken(path), f"{path.name}: {checkpoint.broken(path)}"
+        assert not checkpoint.find_damage(path), f"{path.name}: {checkpoint.find_damage(path)}"
 
 
 def assert_same_as_uninterrupted(folder: Path, uninterrupted: Path) -> None:

@@ -53,7 +53,7 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch):
     def log(self: Run, event: Event) -> None:
         real(self, event)
         if isinstance(event, Step) and event.step == step:
-            stop.asked = 130
+            stop.exit_code = 130
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "log", log)

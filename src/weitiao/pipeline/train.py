@@ -154,7 +154,7 @@ def finish(setup: TrainingSetup, run: Run, recipe: Recipe, reporter: Reporter) -
         save_adapter(state.model.attachment, run.folder / "adapter", recipe.base)
         objective = calibrate_thresholds(state.model, data.objective, data.validation, data.final, run, reporter)
         measure_and_record("after", state.model, objective, data.final, recipe.evaluate, run, reporter)
-    run.log(events.End("finished", state.step, state.position, now()))
+    run.log(events.End("finished", state.step, state.data_step, now()))
     with reporter.phase(run, "report", Message("writing the report")):
         write_report(run)
 

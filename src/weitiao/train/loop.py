@@ -43,76 +43,75 @@ def train(
     """Take optimizer steps until plan.steps, an early stop or a signal.
 
     Args:
-        loader: i -> the micro-batches of step i on this process.
-        score: measures the model as it is now, on held-out rows.
+        loader: i -> the micro-batches of step i in this process.
+        score: measures the current model on held-out rows.
         describe_row: a row's number -> its file, line and text, for suspects.jsonl.
 
     Raises:
         Interrupted, WeitiaoError: stopped by a signal (a checkpoint is saved), or by the guard.
     """
-    settings, trained = plan.settings, list(model.trainable().values())
+    settings, weights = plan.settings, list(model.trainable().values())
     compute_gradients, patience = find_module(Step, plan.step).compute_gradients, settings.patience or math.inf
     with Saver(run, state, plan, distributed) as saver:
         rollback = Rollback(model, objective, loader, state, plan, run, distributed, saver, describe_row)
-        saver.begin()
+        saver.start()
         model.model.train()
         while state.step < plan.steps and state.evals_since_best < patience:
             started = time.perf_counter()
-            distributed.seed(plan.seed, state.position)
+            distributed.seed(plan.seed, state.data_step)
             window = _window(model, objective, loader, state)
-            result, norm = state.loss_scale.compute_gradients(
-                partial(compute_gradients, model, objective, window, distributed), trained
-            )
+            compute = partial(compute_gradients, model, objective, window, distributed)
+            result, norm = state.loss_scale.compute_gradients(compute, weights)
             verdict = rollback.judge(result, float(norm))
-            if sound := verdict.action == "take":
-                rate = _move(model, state, plan, norm)
+            if accepted := verdict.action == "accept":
+                learning_rate = _optimizer_step(model, state, plan, norm)
                 seconds = round(time.perf_counter() - started, 4)
-                run.log(result.event(state.step, state.position, float(norm), rate, seconds))
+                run.log(result.event(state.step, state.data_step, float(norm), learning_rate, seconds))
             else:
                 state.optimizer.zero_grad()
-                state.position += 1
-                rollback.act(verdict, result, float(norm), window)
+                state.data_step += 1
+                rollback.skip_or_roll_back(verdict, result, float(norm), window)
             last = state.step == plan.steps
-            if sound and (last or (plan.evaluate_every and state.step % plan.evaluate_every == 0)):
+            if accepted and (last or (plan.evaluate_every and state.step % plan.evaluate_every == 0)):
                 validate(model, state, settings, run, score)
-            model.model.train()  # measuring, and a look at suspect rows, leave it in evaluation mode
-            stopping, last = distributed.any(bool(stop.asked)), last or state.evals_since_best >= patience
-            if stopping or last or (sound and plan.save_every and state.step % plan.save_every == 0):
-                saver.save(going_on=not (stopping or last))
-            saver.notice()
+            model.model.train()  # validation, and the losses of suspect rows, leave it in evaluation mode
+            stopping, last = distributed.any(bool(stop)), last or state.evals_since_best >= patience
+            if stopping or last or (accepted and plan.save_every and state.step % plan.save_every == 0):
+                saver.save(in_background=not (stopping or last))
+            saver.log_written()
             if stopping and not last:
-                saver.finish()
+                saver.wait()
                 raise _interrupted(run, state, stop)
     if state.step < plan.steps:
-        run.log(events.EarlyStop(state.step, state.position, state.best_step))
+        run.log(events.EarlyStop(state.step, state.data_step, state.best_step))
     model.model.eval()
     return state
 
 
 def _window(model: TrainableModel, objective: LossFunction, loader: Callable, state: State) -> list[Batch]:
-    """This step's micro-batches on the device; what is unfrozen by now is unfrozen."""
+    """This step's micro-batches on the device; the method unfreezes what it trains from this step on."""
     if model.attachment.before_step is not None:
         model.attachment.before_step(state.step)
-    return [objective.rollout(model, batch.to(model.device)) for batch in loader(state.position)]
+    return [objective.rollout(model, batch.to(model.device)) for batch in loader(state.data_step)]
 
 
 def _interrupted(run: Run, state: State, stop: Stop) -> Interrupted:
-    run.log(events.End("interrupted", state.step, state.position, now()))
-    facts = {"step": state.step, "command": command(), "folder": run.folder}
-    return Interrupted("stopped at step {step}; go on with: {command} train --resume {folder}", stop.asked, **facts)
+    run.log(events.End("interrupted", state.step, state.data_step, now()))
+    fields = {"step": state.step, "command": command(), "folder": run.folder}
+    return Interrupted("stopped at step {step}; resume with: {command} train --resume {folder}", stop.exit_code, **fields)
 
 
-def _move(model: TrainableModel, state: State, plan: Plan, norm: Tensor) -> float:
-    """Clip, and take one optimizer step with the gradients that are there; returns its learning rate."""
+def _optimizer_step(model: TrainableModel, state: State, plan: Plan, norm: Tensor) -> float:
+    """Clip the gradients and take one optimizer step with them; returns its learning rate."""
     if plan.settings.max_grad_norm is not None:
         plan.settings.max_grad_norm.clip(model.trainable(), norm, state.clip)
-    rate = state.rate * plan.rate_at(state.step)
+    learning_rate = state.lr_factor * plan.rate_at(state.step)
     for group in state.optimizer.param_groups:
-        group["lr"] = rate * group.get("rate", 1.0)
+        group["lr"] = learning_rate * group.get("rate", 1.0)
     state.optimizer.step()
     if model.attachment.after_step is not None:
         model.attachment.after_step(state.step, plan.steps)
     state.optimizer.zero_grad()
     state.step += 1
-    state.position += 1
-    return rate
+    state.data_step += 1
+    return learning_rate

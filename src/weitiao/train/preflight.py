@@ -1,7 +1,7 @@
-"""The rehearsal before step 1: a few steps on a few of the user's own rows, and then everything as before, to the bit.
+"""The preflight steps before step 1: a few steps on a few of the user's own rows; afterwards everything is as before.
 
-It finds what healthy-looking curves hide: weights that never get a gradient, frozen weights that move, rows that see
-their neighbours when packed, a reported loss that is not the loss.
+They find what healthy-looking loss curves hide: weights that never get a gradient, frozen weights that change, packed rows
+that attend to their neighbors, a reported loss that is not the loss.
 """
 
 import itertools
@@ -13,6 +13,7 @@ import torch
 
 from weitiao.core.batch import IGNORE, Batch, Row, pack, task_of
 from weitiao.core.finding import Finding
+from weitiao.core.messages import Message
 from weitiao.core.objective import LossFunction
 from weitiao.core.registry import find_module
 from weitiao.core.trainable_model import HEAD, TrainableModel, checksum, evaluating, reference_logits
@@ -21,13 +22,16 @@ from weitiao.train.distributed import Distributed
 from weitiao.train.settings import Plan
 from weitiao.train.step import Step
 
-STEPS = 3  # at most: until every weight has had a gradient
-TOKENS = 512  # of the rows that are rehearsed with
-COUPLED = 4  # rows, at least, where they learn from each other: one alone has nothing to learn
+MAX_STEPS = 3  # fewer, if every weight has had a gradient before
+MAX_TOKENS = 512  # of the rows used
+MIN_COUPLED_ROWS = 4  # for objectives whose rows depend on each other: one row alone has no loss
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}  # relative, of a row's loss
-NEAR = 100  # steps whose rows are looked through for a task that the first has none of
-NAMED = 5
-BY_HAND = 2**25  # logits of a row that is scored by hand, at most
+MAX_WINDOWS = 100  # that are searched for a task of which the first has no rows
+MAX_NAMES = 5  # tensors named in a finding
+MAX_LOGITS = 2**25  # of a row that is scored by the reference
+
+SegmentLosses = list[tuple[float, float]]
+"""For each segment: the sum of its losses, and the count to divide it by."""
 
 
 def preflight_steps(
@@ -37,130 +41,161 @@ def preflight_steps(
     state: State,
     plan: Plan,
     distributed: Distributed,
-    computes_in: torch.dtype,
+    compute_dtype: torch.dtype,
 ) -> Iterator[Finding]:
-    """Take a few steps, each machine for itself, and go back: model, random generators and optimizer are as before."""
-    alone = distributed.single()
+    """Take a few steps, each process for itself, and undo them: model, optimizer and random generators are as before."""
     batch = _few_rows(loader, objective)
     if batch is None:
         return
-    batch, tolerance = batch.to(model.device), TOLERANCE[computes_in]
-    with evaluating(model), torch.no_grad():
-        told = (
-            objective.segment_losses(model, batch) if objective.traits.is_nll or not objective.traits.batch_coupled else []
-        )
-    if not objective.traits.batch_coupled:
-        yield _packed_is_alone(model, objective, batch, told, tolerance)
-    if objective.traits.is_nll:
-        yield _loss_by_hand(model, batch, told, tolerance)
-    yield from _steps(model, objective, batch, state, plan, alone)
+    batch, tolerance = batch.to(model.device), TOLERANCE[compute_dtype]
+    losses: SegmentLosses = []
+    is_nll, batch_coupled = objective.traits.is_nll, objective.traits.batch_coupled
+    if is_nll or not batch_coupled:
+        with evaluating(model), torch.no_grad():
+            losses = objective.segment_losses(model, batch)
+    if not batch_coupled:
+        yield _check_packing(model, objective, batch, losses, tolerance)
+    if is_nll:
+        yield _check_loss(model, batch, losses, tolerance)
+    yield from _check_gradients(model, objective, batch, state, plan, distributed.single())
 
 
-def _steps(
-    model: TrainableModel, objective: LossFunction, batch: Batch, state: State, plan: Plan, alone: Distributed
+def _check_gradients(
+    model: TrainableModel, objective: LossFunction, batch: Batch, state: State, plan: Plan, distributed: Distributed
 ) -> Iterator[Finding]:
+    """Whether trained weights get gradients, frozen ones do not change, and the steps can be undone."""
     tensors = {kind: {n: x.clone() for n, x in group.items()} for kind, group in state.tensors().items()}
-    numbers, frozen = state.numbers(), _frozen(model)
-    take = find_module(Step, plan.step).compute_gradients
+    numbers, frozen = state.numbers(), _frozen_checksums(model)
+    compute_gradients = find_module(Step, plan.step).compute_gradients
     optimizer = torch.optim.SGD(model.trainable().values(), plan.learning_rate)  # no moments: less memory than training
-    taken, moved, wanted = 0, set[str](), model.trainable().keys()
-    was, thaw = model.model.training, model.attachment.before_step or (lambda step: None)
+    steps, with_gradient, trained = 0, set[str](), model.trainable().keys()
+    was_training, unfreeze = model.model.training, model.attachment.before_step or (lambda step: None)
     model.model.train()
-    thaw(plan.steps)  # as it will be in the end: every weight that is ever trained
+    unfreeze(plan.steps)  # as at the end of training: every weight that is ever trained
     try:
-        while taken < STEPS and moved < wanted:
-            taken += 1
-            window = [objective.rollout(model, rows) for rows in _at_each_level(model, batch)]
-            state.loss_scale.compute_gradients(partial(take, model, objective, window, alone), model.trainable().values())
-            moved |= {n for n, p in model.trainable().items() if p.grad is not None and bool(p.grad.any())}
+        while steps < MAX_STEPS and with_gradient < trained:
+            steps += 1
+            window = [objective.rollout(model, rows) for rows in _rows_of_all_levels(model, batch)]
+            compute = partial(compute_gradients, model, objective, window, distributed)
+            state.loss_scale.compute_gradients(compute, model.trainable().values())
+            with_gradient |= {n for n, p in model.trainable().items() if p.grad is not None and bool(p.grad.any())}
             optimizer.step()
             optimizer.zero_grad()
-        now = dict(model.model.named_parameters())
-        changed = [name for name, before in frozen.items() if checksum(now[name]) != before]
+        weights = dict(model.model.named_parameters())
+        changed = [name for name, before in frozen.items() if checksum(weights[name]) != before]
     finally:
-        model.model.train(was)
-        thaw(0)
+        model.model.train(was_training)
+        unfreeze(0)
         state.load(tensors, numbers)
-    absent = tuple(f"{HEAD}{task}/" for task in objective.task_names if batch.tasks and task not in batch.tasks)
-    still = sorted(name for name in wanted - moved if not name.startswith(absent))
-    every = len(wanted)
-    if still:
-        names = ", ".join(still[:NAMED])
-        yield Finding(
-            "gradients", "error", f"{len(still)} of {every} trained tensors got no gradient in {STEPS} steps: {names}"
-        )
-    else:
-        yield Finding("gradients", "fine", f"all {every} trained tensors got a gradient by rehearsal step {taken}")
-    if changed:
-        yield Finding("frozen", "error", f"{len(changed)} frozen tensors moved: {', '.join(changed[:NAMED])}")
-    else:
-        yield Finding("frozen", "fine", f"none of {len(frozen)} frozen tensors moved")
+    # heads of tasks that have no rows among the few are not expected to get a gradient
+    other_heads = tuple(f"{HEAD}{task}/" for task in objective.task_names if batch.tasks and task not in batch.tasks)
+    without = sorted(name for name in trained - with_gradient if not name.startswith(other_heads))
+    yield _gradient_finding(without, len(trained), steps)
+    yield _frozen_finding(changed, len(frozen))
     same = all(torch.equal(x, tensors[kind][n]) for kind in ("weights", "random") for n, x in state.tensors()[kind].items())
-    words = "after the rehearsal everything is as before, to the bit"
-    yield Finding("restored", "fine" if same else "error", words if same else "the rehearsal could not be undone")
+    if same:
+        yield Finding("restored", "fine", Message("after the preflight steps everything is restored bit-exactly"))
+    else:
+        yield Finding("restored", "error", Message("the preflight steps could not be undone"))
 
 
-def _at_each_level(model: TrainableModel, batch: Batch) -> list[Batch]:
-    """With a method of two levels few rows may all belong to one: here they are rehearsed at both."""
+def _gradient_finding(without: list[str], num_trained: int, steps: int) -> Finding:
+    if without:
+        message = Message(
+            "{count} of {total} trained tensors got no gradient in {steps} steps: {names}",
+            count=len(without),
+            total=num_trained,
+            steps=MAX_STEPS,
+            names=", ".join(without[:MAX_NAMES]),
+        )
+        return Finding("gradients", "error", message)
+    message = Message("all {total} trained tensors got a gradient by preflight step {step}", total=num_trained, step=steps)
+    return Finding("gradients", "fine", message)
+
+
+def _frozen_finding(changed: list[str], num_frozen: int) -> Finding:
+    if changed:
+        names = ", ".join(changed[:MAX_NAMES])
+        message = Message("{count} frozen tensors changed: {names}", count=len(changed), names=names)
+        return Finding("frozen", "error", message)
+    return Finding("frozen", "fine", Message("none of {total} frozen tensors changed", total=num_frozen))
+
+
+def _rows_of_all_levels(model: TrainableModel, batch: Batch) -> list[Batch]:
+    """The batch; for a method of two levels (bilevel) once for each, because all of the few rows may belong to one."""
     upper = model.attachment.upper
     if upper is None:
         return [batch]
-    numbers = (next(i for i in itertools.count() if upper.holds(i) == wanted) for wanted in (False, True))
-    return [replace(batch, row_ids=(number,) * len(batch.row_ids)) for number in numbers]
+    row_ids = (next(i for i in itertools.count() if upper.holds(i) == is_upper) for is_upper in (False, True))
+    return [replace(batch, row_ids=(row_id,) * len(batch.row_ids)) for row_id in row_ids]
 
 
-def _packed_is_alone(
-    model: TrainableModel, objective: LossFunction, batch: Batch, together: list[tuple[float, float]], tolerance: float
+def _check_packing(
+    model: TrainableModel, objective: LossFunction, batch: Batch, packed: SegmentLosses, tolerance: float
 ) -> Finding:
+    """Whether packed rows have the same losses as each row alone."""
     rows = batch.rows
     with evaluating(model), torch.no_grad():
         alone = [objective.segment_losses(model, pack([row]).to(model.device))[0] for row in rows]
-    gap = max(abs(a - b) / max(abs(b), 1e-6) for (a, _), (b, _) in zip(together, alone))
-    words = f"{len(rows)} rows packed have the losses of each row alone (largest difference {gap:.0e})"
-    if gap > tolerance:
-        words = f"packed rows have other losses than each row alone: they differ by {gap:.0e} of the loss"
-    return Finding("packing", "fine" if gap <= tolerance else "error", words)
+    error = max(abs(a - b) / max(abs(b), 1e-6) for (a, _), (b, _) in zip(packed, alone))
+    if error > tolerance:
+        message = Message("packed rows have other losses than each row alone: they differ by {error:.0e}", error=error)
+        return Finding("packing", "error", message)
+    message = Message(
+        "{rows} packed rows have the same losses as each row alone (largest difference {error:.0e})",
+        rows=len(rows),
+        error=error,
+    )
+    return Finding("packing", "fine", message)
 
 
-def _loss_by_hand(model: TrainableModel, batch: Batch, told: list[tuple[float, float]], tolerance: float) -> Finding:
-    """The plain forward pass of transformers, row by row, scored in the textbook way."""
-    longest = BY_HAND // len(model.lm_head.weight())  # tokens
-    some = [i for i, many in enumerate(batch.lengths) if many <= longest] or [batch.lengths.index(min(batch.lengths))]
-    rows = [batch.rows[i] for i in some]
+def _check_loss(model: TrainableModel, batch: Batch, losses: SegmentLosses, tolerance: float) -> Finding:
+    """Whether the loss equals the reference: transformers' own forward pass, row by row, and the textbook formula."""
+    max_tokens = MAX_LOGITS // len(model.lm_head.weight())
+    segments = [i for i, n in enumerate(batch.lengths) if n <= max_tokens] or [batch.lengths.index(min(batch.lengths))]
+    rows = [batch.rows[i] for i in segments]
     with evaluating(model), torch.no_grad():
-        reported, by_hand = sum(told[i][0] for i in some), 0.0
+        reported, reference = sum(losses[i][0] for i in segments), 0.0
         for row in rows:
             logits, labels = reference_logits(model, row["input_ids"]), torch.as_tensor(row["labels"], device=model.device)
-            by_hand += float(torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum"))
-    gap = abs(reported - by_hand) / max(abs(by_hand), 1e-6)
-    words = f"the loss reported is the loss by hand ({reported:.4f}, {by_hand:.4f} summed over {len(rows)} rows)"
-    if gap > tolerance:
-        words = f"the loss reported is {reported:.4f}, by hand it is {by_hand:.4f} (summed over {len(rows)} rows)"
-    return Finding("loss", "fine" if gap <= tolerance else "error", words)
+            reference += float(torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum"))
+    fields = {"reported": reported, "reference": reference, "rows": len(rows)}
+    if abs(reported - reference) / max(abs(reference), 1e-6) > tolerance:
+        message = Message(
+            "the reported loss is {reported:.4f}, the reference loss {reference:.4f} (sum over {rows} rows)", **fields
+        )
+        return Finding("loss", "error", message)
+    message = Message(
+        "the reported loss equals the reference loss ({reported:.4f}, {reference:.4f}, sum over {rows} rows)", **fields
+    )
+    return Finding("loss", "fine", message)
 
 
 def _few_rows(loader: Callable[[int], list[Batch]], objective: LossFunction) -> Batch | None:
-    """Some rows of the first window, shortest first, up to a bound; as many of each task as it needs, if they are near."""
+    """Some rows, shortest first, up to MAX_TOKENS; at least as many of each task as it needs, if they are found.
+
+    They are of the first window, and of the next ones only where a task has no rows yet.
+    """
     missing, rows = set(objective.task_names), list[Row]()
-    for number in range(NEAR):
-        some = [row for batch in loader(number) if batch.tokens for row in batch.rows]
-        rows += some if number == 0 else [row for row in some if task_of(row) in missing]
+    for index in range(MAX_WINDOWS):
+        window_rows = [row for batch in loader(index) if batch.tokens for row in batch.rows]
+        rows += window_rows if index == 0 else [row for row in window_rows if task_of(row) in missing]
         missing -= {task_of(row) for row in rows}
         if not missing:
             break
     rows.sort(key=lambda row: len(row["input_ids"]))
-    least = COUPLED if objective.traits.batch_coupled else 1
-    chosen = [row for task in objective.task_names for row in [x for x in rows if task_of(x) == task][:least]]
-    tokens = sum(len(row["input_ids"]) for row in chosen)
-    taken = {id(row) for row in chosen}
+    min_rows = MIN_COUPLED_ROWS if objective.traits.batch_coupled else 1
+    selected = [row for task in objective.task_names for row in [x for x in rows if task_of(x) == task][:min_rows]]
+    num_tokens = sum(len(row["input_ids"]) for row in selected)
+    selected_ids = {id(row) for row in selected}
     for row in rows:
-        if id(row) not in taken and tokens + len(row["input_ids"]) <= TOKENS:
-            chosen.append(row)
-            tokens += len(row["input_ids"])
-    return pack(chosen) if chosen else None
+        if id(row) not in selected_ids and num_tokens + len(row["input_ids"]) <= MAX_TOKENS:
+            selected.append(row)
+            num_tokens += len(row["input_ids"])
+    return pack(selected) if selected else None
 
 
-def _frozen(model: TrainableModel) -> dict[str, int]:
+def _frozen_checksums(model: TrainableModel) -> dict[str, int]:
     """A checksum of every weight that is not trained."""
     trained = {id(p) for p in model.trainable().values()}
     return {name: checksum(p) for name, p in model.model.named_parameters() if id(p) not in trained}

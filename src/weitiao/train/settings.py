@@ -32,7 +32,7 @@ class Plan:
     """Peak learning rate of the objective's heads; None: the same as all other weights."""
 
     @property
-    def guarded(self) -> bool:
+    def is_guarded(self) -> bool:
         return self.settings.guard == "on"
 
     def rate_at(self, step: int) -> float:

@@ -1,41 +1,46 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 (Slurm's warning) ask politely: the step is finished, everything is saved. A second one
-stops at once."""
+"""Ctrl-C, SIGTERM and SIGUSR1 (Slurm's warning) request a stop: the current step is finished and everything is saved. A
+second signal stops at once.
+"""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import FrameType
 
 from weitiao.core.errors import INTERRUPTED, TERMINATED
 
 
 @dataclass
 class Stop:
-    """`asked` is the exit code to leave with, or 0."""
+    """Whether a stop was requested."""
 
-    asked: int = 0
+    exit_code: int = 0
+    """The exit code to leave with; 0: no stop was requested."""
+
+    def __bool__(self) -> bool:
+        return bool(self.exit_code)
 
 
 @contextmanager
 def catch_signals() -> Iterator[Stop]:
-    """Inside, signals are noted instead of obeyed."""
+    """Inside, a first signal is recorded in the Stop instead of ending the process."""
     stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
         yield stop
         return
 
-    def note(number: int, _: Any) -> None:
-        code = INTERRUPTED if number == signal.SIGINT else TERMINATED
-        if stop.asked:
-            raise KeyboardInterrupt(code)
-        stop.asked = code
+    def request_stop(number: int, _: FrameType | None) -> None:
+        exit_code = INTERRUPTED if number == signal.SIGINT else TERMINATED
+        if stop:
+            raise KeyboardInterrupt(exit_code)
+        stop.exit_code = exit_code
 
-    asking = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-    before = {number: signal.signal(number, note) for number in asking}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    previous = {number: signal.signal(number, request_stop) for number in numbers}
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -20,15 +20,15 @@ class StepResult:
 
     loss: float
     tokens: int
-    supervised: int
+    supervised_tokens: int
     notes: dict[str, float] = field(default_factory=dict)
     tasks: str = ""
     """The tasks it has rows of, joined by " + "."""
 
-    def event(self, step: int, data_step: int, norm: float, rate: float, seconds: float) -> events.Step:
-        """What is logged once the step is taken."""
-        counts = (self.tokens, self.supervised, seconds)
-        return events.Step(step, data_step, self.loss, norm, rate, *counts, self.notes)
+    def event(self, step: int, data_step: int, norm: float, learning_rate: float, seconds: float) -> events.Step:
+        """The event to log once the optimizer step is taken."""
+        counts = (self.tokens, self.supervised_tokens, seconds)
+        return events.Step(step, data_step, self.loss, norm, learning_rate, *counts, self.notes)
 
 
 class Step(Protocol):

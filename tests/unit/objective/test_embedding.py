@@ -148,7 +148,7 @@ def test_gradient_cache_equals_plain_step(method: str, many: int) -> None:
         )
         found.append((taken, gradients(model)))
     (plain, a), (cached, b) = found
-    assert (cached.tokens, cached.supervised) == (plain.tokens, plain.supervised)
+    assert (cached.tokens, cached.supervised_tokens) == (plain.tokens, plain.supervised_tokens)
     assert cached.loss == pytest.approx(plain.loss, rel=1e-6) and a.keys() == b.keys()
     whole = torch.stack([g.norm() for g in a.values()]).norm()
     gap = torch.stack([(a[name] - b[name]).norm() for name in a]).norm()

@@ -90,7 +90,7 @@ def test_each_level_uses_its_rows(opened: Any) -> None:
         assert (got[name] - g).norm() <= 1e-5 * g.norm(), name
     model.model.zero_grad()
     plain = accumulate.compute_gradients(model, SFT, window, ALONE)
-    assert (taken.tokens, taken.supervised) == (plain.tokens, plain.supervised)
+    assert (taken.tokens, taken.supervised_tokens) == (plain.tokens, plain.supervised_tokens)
     assert taken.loss == pytest.approx(plain.loss, rel=1e-6)
     low, up = (float(mean_loss(model, part)) for part in parts(window, upper))
     assert (taken.notes["lower_loss"], taken.notes["upper_loss"]) == pytest.approx((low, up), rel=1e-5)

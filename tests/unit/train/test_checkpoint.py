@@ -12,7 +12,7 @@ import torch
 from weitiao.core.errors import RunError
 from weitiao.core.events import Checkpoint, CheckpointFailed
 from weitiao.train.checkpoints import checkpoint
-from weitiao.train.checkpoints.checkpoint import FILES, MANIFEST, broken, commit, load_newest, newest_first, snapshot
+from weitiao.train.checkpoints.checkpoint import FILES, MANIFEST, commit, find_damage, load_newest, newest_first, snapshot
 from weitiao.train.checkpoints.state import State
 
 SAME = {"data": "abc", "method": "lora"}
@@ -39,7 +39,7 @@ def go_on(state: State, steps: int = 1) -> None:
         state.optimizer.step()
         state.optimizer.zero_grad()
         state.step += 1
-        state.position += 1
+        state.data_step += 1
 
 
 def weights(state: State) -> list[torch.Tensor]:
@@ -60,14 +60,14 @@ def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 
 
 def test_load_restores_everything(tmp_path: Path, state: State) -> None:
-    state.rate, state.best, state.best_step, state.evals_since_best = 0.5, 1.25, 1, 3
+    state.lr_factor, state.best_score, state.best_step, state.evals_since_best = 0.5, 1.25, 1, 3
     save(tmp_path, state, SAME, keep=2)
     go_on(state, 3)
     wanted = weights(state)
-    state.rate, state.best, state.best_step, state.evals_since_best = 1.0, None, 0, 0
+    state.lr_factor, state.best_score, state.best_step, state.evals_since_best = 1.0, None, 0, 0
     place = load_newest(tmp_path, state, SAME, print)
     assert place.name == "step-000001"
-    assert (state.step, state.position, state.rate, state.best, state.best_step, state.evals_since_best) == (
+    assert (state.step, state.data_step, state.lr_factor, state.best_score, state.best_step, state.evals_since_best) == (
         1,
         1,
         0.5,
@@ -110,8 +110,8 @@ def test_damage_detected_and_older_checkpoint_loaded(
     place = load_newest(tmp_path, state, SAME, words.append)
     assert (place.name, state.step) == ("step-000001", 1)
     assert equal(weights(state), first)
-    assert len(words) == 1 and words[0].startswith("step-000002 is damaged (")
-    assert "put aside as broken-step-000002, and the next older one is tried" in words[0]
+    assert len(words) == 1 and str(words[0]).startswith("step-000002 is damaged (")
+    assert "renamed broken-step-000002, and the next older one is tried" in str(words[0])
     assert (tmp_path / "broken-step-000002").is_dir() and newest_first(tmp_path) == [place]
 
 
@@ -135,7 +135,7 @@ def test_nearly_full_disk_prunes_old_checkpoints(tmp_path: Path, state: State, m
     assert [p.name for p in newest_first(tmp_path)] == ["step-000005", "step-000004", "step-000003", "step-000001"]
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
     go_on(state)
-    with pytest.raises(OSError, match="a state needs .* MB, 0.0 MB are free"):
+    with pytest.raises(OSError, match="a checkpoint needs .* MB, 0.0 MB are free"):
         commit(tmp_path, snapshot(state, SAME), 9, pinned={1, 3})
     assert [p.name for p in newest_first(tmp_path)] == ["step-000005", "step-000003", "step-000001"]
 
@@ -144,7 +144,7 @@ def test_no_sound_checkpoint_error(tmp_path: Path, state: State) -> None:
     two_states(tmp_path, state)
     for place in newest_first(tmp_path):
         flip(place / "weights.safetensors")
-    with pytest.raises(RunError, match="holds no sound state to go on from"):
+    with pytest.raises(RunError, match="no undamaged checkpoint to resume from"):
         load_newest(tmp_path, state, SAME, lambda words: None)
 
 
@@ -188,7 +188,7 @@ def test_full_disk_keeps_older_checkpoints(tmp_path: Path, state: State, monkeyp
     with pytest.raises(OSError, match="No space left on device"):
         save(tmp_path, state, SAME, keep=1)
     assert sorted(p.name for p in tmp_path.iterdir()) == there
-    assert not any(broken(place) for place in newest_first(tmp_path))
+    assert not any(find_damage(place) for place in newest_first(tmp_path))
 
 
 def test_safetensors_write_failure_is_os_error(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from weitiao.train.signals import catch_signals
 def test_first_signal_requests_second_stops(number: int, code: int) -> None:
     with pytest.raises(KeyboardInterrupt) as stopped, catch_signals() as stop:
         os.kill(os.getpid(), number)
-        assert stop.asked == code
+        assert stop.exit_code == code
         os.kill(os.getpid(), number)
     assert stopped.value.args == (code,)
 
@@ -24,6 +24,6 @@ def test_second_sigterm_exit_code(train_tiny, monkeypatch: pytest.MonkeyPatch) -
         raise KeyboardInterrupt(TERMINATED)
 
     monkeypatch.setattr(pipeline, "train_loop", train)
-    with pytest.raises(Interrupted, match="go on with: weitiao train --resume") as stopped:
+    with pytest.raises(Interrupted, match="with: weitiao train --resume") as stopped:
         train_tiny()
     assert stopped.value.exit_code == TERMINATED

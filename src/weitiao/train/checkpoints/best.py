@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from weitiao.core import events
-from weitiao.core.errors import RecipeError, RunError, WeitiaoError
+from weitiao.core.errors import InvalidValue, RecipeError, RunError, WeitiaoError, message_of
 from weitiao.core.messages import Message
 from weitiao.core.recipe_sections import Train
 from weitiao.core.run import Run
@@ -29,7 +29,7 @@ def validate(model: TrainableModel, state: State, settings: Train, run: Run, sco
     scores: dict[str, Score] = score()
     records = {name: {"value": s.value, "low": s.low, "high": s.high, "n": s.n} for name, s in scores.items()}
     loss, seconds = scores["loss"].value if "loss" in scores else None, round(time.perf_counter() - started, 3)
-    run.log(events.Validation(state.step, state.position, loss, records, seconds))
+    run.log(events.Validation(state.step, state.data_step, loss, records, seconds))
     metric = settings.best_metric
     current = scores.get(metric)
     if (current is None and "loss" in scores) or (current is not None and current.n == 0):
@@ -40,8 +40,9 @@ def validate(model: TrainableModel, state: State, settings: Train, run: Run, sco
         save_best(run, model, state)
         return
     value = current.value
-    if state.best is None or (value > state.best if current.higher_is_better else value < state.best):
-        state.best, state.best_step, state.evals_since_best = value, state.step, 0
+    best = state.best_score
+    if best is None or (value > best if current.higher_is_better else value < best):
+        state.best_score, state.best_step, state.evals_since_best = value, state.step, 0
         save_best(run, model, state, metric)
     else:
         state.evals_since_best += 1
@@ -60,13 +61,13 @@ def save_best(run: Run, model: TrainableModel, state: State, metric: str | None 
         return
     folder: Path = run.folder / "best"
     folder.mkdir(exist_ok=True)
-    odd = [name for name, weight in model.trainable().items() if not bool(weight.isfinite().all())]
-    if odd:
+    non_finite = [name for name, weight in model.trainable().items() if not bool(weight.isfinite().all())]
+    if non_finite:
         raise WeitiaoError(
             "{n} trained tensors are not finite, first {name}: they are not saved as a result. "
             "Lower train.learning_rate, and leave train.guard on.",
-            n=len(odd),
-            name=odd[0],
+            n=len(non_finite),
+            name=non_finite[0],
         )
     tensors: dict[str, Any] = {**model.trainable(), **{f"buffer.{n}": b for n, b in model.buffers().items()}}
     temp = folder / "weights.tmp"
@@ -92,9 +93,9 @@ def restore_best(run: Run, model: TrainableModel) -> None:
     file = run.best_weights
     try:
         load_weights(model, load_file(file))
-    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+    except (OSError, SafetensorError, InvalidValue, RuntimeError) as error:
         raise RunError(
-            "{file} is missing or damaged ({error}): the run's result cannot be read.", file=file, error=str(error)
+            "{file} is missing or damaged ({error}): the run's result cannot be read.", file=file, error=message_of(error)
         ) from None
 
 
@@ -107,23 +108,25 @@ def repair_best(run: Run, state: State, metric: str, warn: Callable[[Message], N
     Raises:
         RunError: that checkpoint is damaged too.
     """
-    file, step = run.best_weights, state.step if state.best is None else state.best_step
-    place = run.folder / "checkpoints" / f"step-{step:06d}"
-    if (state.best is None and state.step < 1) or not run.can_write or _is_readable(file):
+    file, step = run.best_weights, state.step if state.best_score is None else state.best_step
+    source = run.folder / "checkpoints" / f"step-{step:06d}"
+    if (state.best_score is None and state.step < 1) or not run.can_write or _is_readable(file):
         return
-    if checkpoint.broken(place):
+    if checkpoint.find_damage(source):
         raise RunError(
             "{file} is missing or damaged, and so is the checkpoint of step {step}, which had the result. Train again with "
             "--overwrite (the old run is moved away), or name another folder with out=...",
             file=file,
             step=step,
         )
-    lost = state.best is not None or file.parent.exists()  # stopped before its first validation, a run has none yet
+    was_lost = state.best_score is not None or file.parent.exists()  # before its first validation, a run has no result
     file.parent.mkdir(exist_ok=True)
-    checkpoint.write_tensors(file, load_file(place / "weights.safetensors"))
-    run.write("best/step.json", {"step": step, "metric": None if state.best is None else metric})
-    if lost:
-        warn(Message("{file} was missing or damaged; it was restored from {checkpoint}.", file=file, checkpoint=place.name))
+    checkpoint.write_tensors(file, load_file(source / "weights.safetensors"))
+    run.write("best/step.json", {"step": step, "metric": None if state.best_score is None else metric})
+    if was_lost:
+        warn(
+            Message("{file} was missing or damaged; it was restored from {checkpoint}.", file=file, checkpoint=source.name)
+        )
 
 
 def _is_readable(file: Path) -> bool:

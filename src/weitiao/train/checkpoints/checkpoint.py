@@ -1,16 +1,16 @@
-"""States on disk: safetensors and JSON only, whole or not at all.
+"""Checkpoints on disk: safetensors and JSON only, complete or not there at all.
 
-snapshot  the state's tensors and numbers, copied, so that training can go on while they are written
-write    checkpoints/.step-40.tmp-<pid>/  every file, fsync, then MANIFEST.json with their sha256, fsync
-commit   rename to checkpoints/step-000040, fsync the folder; only then are older ones removed
-read     newest first; every file's sha256 is checked; a broken one is put aside with a word and the next is taken
+snapshot  the state's tensors and numbers, copied, so that training can continue while they are written
+write     checkpoints/.step-40.tmp-<pid>/  every file, fsync, then MANIFEST.json with their sha256, fsync
+commit    rename to checkpoints/step-000040, fsync the folder; only then are older ones removed
+read      newest first; every file's sha256 is checked; a damaged one is moved aside with a warning, and the next is tried
 """
 
 import errno
 import json
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from weitiao.core.errors import RunError
+from weitiao.core.errors import InvalidValue, RunError, message_of
 from weitiao.core.files import file_sha256
+from weitiao.core.messages import Message, joined
 from weitiao.train.checkpoints.state import State
 
 MANIFEST = "MANIFEST.json"
-SPARE, SPARE_BYTES = 1.2, 2**20  # of a state's size, and besides, that must be free before it is written
+SPACE_FACTOR, SPACE_BYTES = 1.2, 2**20  # free space to have before writing: times the size of the tensors, plus this
 FILES = ("weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A state at one step's end."""
+    """A state at the end of a step."""
 
     step: int
     tensors: dict[str, dict[str, Tensor]]
@@ -39,11 +40,11 @@ class Snapshot:
 
 
 def snapshot(state: State, identity: dict[str, str], copy: bool = True) -> Snapshot:
-    """The state as it is now.
+    """The current state.
 
     Args:
         identity: what a resumed run must have in common with this one (data, tokenizer, template ...).
-        copy: into memory of its own, so that training can go on; else only until the next step.
+        copy: copy the tensors, so that training can continue; otherwise the snapshot is valid until the next step.
     """
     tensors = state.tensors()
     if copy:
@@ -51,51 +52,51 @@ def snapshot(state: State, identity: dict[str, str], copy: bool = True) -> Snaps
     return Snapshot(state.step, tensors, {**state.numbers(), "identity": identity})
 
 
-def size(tensors: dict[str, dict[str, Tensor]]) -> int:
-    """Bytes of a state's tensors."""
+def size_in_bytes(tensors: dict[str, dict[str, Tensor]]) -> int:
+    """The size of a state's tensors."""
     return sum(x.nbytes for group in tensors.values() for x in group.values())
 
 
-def commit(folder: Path, made: Snapshot, keep: int, pinned: Collection[int] = ()) -> Path:
-    """Write one state and remove older ones but the newest `keep`.
+def commit(folder: Path, snapshot: Snapshot, keep: int, pinned: Collection[int] = ()) -> Path:
+    """Write a checkpoint and remove older ones except the newest `keep`; returns its folder.
 
     Args:
-        pinned: steps whose states stay, however old.
+        pinned: steps whose checkpoints are never removed.
 
     Raises:
-        OSError: the disk is full or broken; nothing half-written is left, older states are as before.
+        OSError: the disk is full or broken; nothing half-written is left, older checkpoints are as before.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    place, temp = folder / f"step-{made.step:06d}", folder / f".step-{made.step}.tmp-{os.getpid()}"
+    path, temp = folder / f"step-{snapshot.step:06d}", folder / f".step-{snapshot.step}.tmp-{os.getpid()}"
     shutil.rmtree(temp, ignore_errors=True)
-    _make_room(folder, made, pinned)
+    _free_space(folder, snapshot, pinned)
     try:
         temp.mkdir()
-        for name, tensors in made.tensors.items():
+        for name, tensors in snapshot.tensors.items():
             write_tensors(temp / f"{name}.safetensors", tensors)
-        _write(temp / "state.json", made.numbers)
+        _write(temp / "state.json", snapshot.numbers)
         _write(temp / MANIFEST, {name: file_sha256(temp / name) for name in FILES})
         sync(temp)
     except OSError:
         shutil.rmtree(temp, ignore_errors=True)
         raise
-    replaced = place.with_name(f".{place.name}.replaced")
-    if place.exists():  # a run that went back, or was stopped at a skipped step, is at the same step again
-        os.rename(place, replaced)
-    os.rename(temp, place)
+    replaced = path.with_name(f".{path.name}.replaced")
+    if path.exists():  # after a rollback, or a stop at a skipped step, the run is at the same step again
+        os.rename(path, replaced)
+    os.rename(temp, path)
     sync(folder)
     shutil.rmtree(replaced, ignore_errors=True)
     prune(folder, keep, pinned)
-    return place
+    return path
 
 
-def _make_room(folder: Path, made: Snapshot, pinned: Collection[int]) -> None:
-    """Before anything is written: where the disk is nearly full, older states go first, but for the newest and the pinned.
+def _free_space(folder: Path, snapshot: Snapshot, pinned: Collection[int]) -> None:
+    """If the disk is nearly full, remove older checkpoints before writing, except the newest and the pinned.
 
     Raises:
-        OSError: there is still not enough.
+        OSError: there is still not enough space.
     """
-    needed = int(SPARE * size(made.tensors)) + SPARE_BYTES
+    needed = int(SPACE_FACTOR * size_in_bytes(snapshot.tensors)) + SPACE_BYTES
     for old in reversed(newest_first(folder)[1:]):
         if shutil.disk_usage(folder).free >= needed:
             return
@@ -103,153 +104,177 @@ def _make_room(folder: Path, made: Snapshot, pinned: Collection[int]) -> None:
             _remove(old)
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(errno.ENOSPC, f"a state needs {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free", str(folder))
+        message = Message(
+            "a checkpoint needs {needed:,.1f} MB, {free:,.1f} MB are free", needed=needed / 1e6, free=free / 1e6
+        )
+        raise OSError(errno.ENOSPC, str(message), str(folder))
 
 
 def prune(folder: Path, keep: int, pinned: Collection[int] = ()) -> None:
-    """Remove all states but the newest `keep` and those of pinned steps."""
+    """Remove all checkpoints except the newest `keep` and those of pinned steps."""
     for old in newest_first(folder)[keep:]:
         if step_of(old) not in pinned:
             _remove(old)
 
 
-def tidy(folder: Path) -> None:
-    """What a killed process left: a half-replaced state gets its name back; half-written and half-removed ones go."""
+def clean_up(folder: Path) -> None:
+    """Clean up after a killed process: a half-replaced checkpoint gets its name back; half-written ones are removed."""
     for replaced in folder.glob(".step-*.replaced"):
-        place = folder / replaced.name[1:].removesuffix(".replaced")
-        if place.exists():
+        path = folder / replaced.name[1:].removesuffix(".replaced")
+        if path.exists():
             shutil.rmtree(replaced, ignore_errors=True)
         else:
-            os.rename(replaced, place)
+            os.rename(replaced, path)
     for left in (*folder.glob(".step-*.tmp-*"), *folder.glob(".step-*.trash-*")):
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _remove(place: Path) -> None:
-    """Rename first: what is half removed must not look like a state."""
-    if place.exists():
-        trash = place.with_name(f".{place.name}.trash-{os.getpid()}")
-        os.rename(place, trash)
+def _remove(path: Path) -> None:
+    """Rename first, so that a half-removed folder never looks like a checkpoint."""
+    if path.exists():
+        trash = path.with_name(f".{path.name}.trash-{os.getpid()}")
+        os.rename(path, trash)
         shutil.rmtree(trash, ignore_errors=True)
 
 
-def forget_after(place: Path) -> None:
-    """Remove the states that are newer than this one, the newest first."""
-    for newer in newest_first(place.parent):
-        if step_of(newer) > step_of(place):
+def remove_newer(path: Path) -> None:
+    """Remove the checkpoints that are newer than this one, the newest first."""
+    for newer in newest_first(path.parent):
+        if step_of(newer) > step_of(path):
             _remove(newer)
 
 
-def step_of(place: Path) -> int:
-    return int(place.name.removeprefix("step-"))
+def step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """The states; names that only look like one (step-4.bak) are somebody else's."""
-    states = [place for place in folder.glob("step-*") if place.name.removeprefix("step-").isdigit()]
-    return sorted(states, key=step_of, reverse=True)
+    """The checkpoints in a folder, without those with other names (step-4.bak)."""
+    checkpoints = [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit()]
+    return sorted(checkpoints, key=step_of, reverse=True)
 
 
-def load_newest(folder: Path, state: State, identity: dict[str, str], say: Any) -> Path:
-    """Load the newest sound state.
+def load_newest(folder: Path, state: State, identity: dict[str, str], warn: Callable[[Message], None]) -> Path:
+    """Load the newest undamaged checkpoint into `state`; returns its folder.
 
     Args:
-        say: called with a sentence for each broken state that was put aside.
+        warn: called once for each damaged checkpoint that was moved aside.
 
     Raises:
-        RunError: there is no sound state, or it belongs to other data, template, tokenizer or batch shape.
+        RunError: there is no undamaged one, or it belongs to other data, template, tokenizer or batch shape.
     """
-    tidy(folder)
-    for place in newest_first(folder):
-        error = broken(place)
-        if error:
-            aside = folder / f"broken-{place.name}"
+    clean_up(folder)
+    for path in newest_first(folder):
+        damage = find_damage(path)
+        if damage:
+            aside = folder / f"broken-{path.name}"
             shutil.rmtree(aside, ignore_errors=True)
-            os.rename(place, aside)
-            say(f"{place.name} is damaged ({error}); it was put aside as {aside.name}, and the next older one is tried.")
+            os.rename(path, aside)
+            warn(
+                Message(
+                    "{checkpoint} is damaged ({damage}); it was renamed {aside}, and the next older one is tried.",
+                    checkpoint=path.name,
+                    damage=damage,
+                    aside=aside.name,
+                )
+            )
             continue
-        numbers = _numbers(place)
-        changed = [
-            f"{k} (was {numbers['identity'].get(k)}, is {v})"
-            for k, v in identity.items()
-            if numbers["identity"].get(k) != v
-        ]
-        if changed:
-            raise RunError(f"this run cannot go on, for something it depends on has changed: {'; '.join(changed)}.")
+        _check_identity(_numbers(path)["identity"], identity)
         try:
-            load(place, state)
-        except KeyError as lacking:
-            why = f"{lacking.args[0]}; it may have been written by another version of weitiao"
-            raise RunError(f"{place} does not fit this run: {why}.") from None
-        return place
+            load(path, state)
+        except (KeyError, InvalidValue) as error:
+            raise RunError(
+                "{checkpoint} does not fit this run: {reason}; it may have been written by another version of weitiao.",
+                checkpoint=path,
+                reason=message_of(error),
+            ) from None
+        return path
     raise RunError(
-        f"{folder} holds no sound state to go on from. Train anew with --overwrite (the old run is kept aside), "
-        "or name another folder with out=..."
+        "{folder} has no undamaged checkpoint to resume from. Train again with --overwrite (the old run is moved away), or"
+        "name another folder with out=...",
+        folder=folder,
     )
 
 
-def load(place: Path, state: State) -> None:
-    """Make `state` what was saved at `place`."""
-    tensors = {name: load_file(place / f"{name}.safetensors") for name in ("weights", "optimizer", "random")}
-    state.load(tensors, _numbers(place))
+def _check_identity(saved: dict[str, str], current: dict[str, str]) -> None:
+    """Compare what a run depends on with what it depended on when the checkpoint was written.
+
+    Raises:
+        RunError: something has changed.
+    """
+    changes = [
+        Message("{key} (was {before}, is {now})", key=key, before=saved.get(key), now=value)
+        for key, value in current.items()
+        if saved.get(key) != value
+    ]
+    if changes:
+        raise RunError(
+            "this run cannot be resumed, because something it depends on has changed: {changes}.",
+            changes=joined("; ", changes),
+        )
 
 
-def broken(place: Path) -> str:
-    """Why a state cannot be trusted, or ''."""
+def load(path: Path, state: State) -> None:
+    """Make `state` the one that was saved at `path`."""
+    tensors = {name: load_file(path / f"{name}.safetensors") for name in ("weights", "optimizer", "random")}
+    state.load(tensors, _numbers(path))
+
+
+def find_damage(path: Path) -> Message | None:
+    """Why a checkpoint cannot be used; None: it is complete and as it was written."""
     try:
-        hashes = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
-        every = (file.name for file in place.iterdir())
-        there = {name for name in every if not name.startswith(".")}  # a desktop's .DS_Store harms nobody
-        if missing := {*FILES} - there or {*FILES} - {*hashes}:
-            return f"{min(missing)} is missing"
-        if odd := there - {*FILES, MANIFEST}:
-            return f"{min(odd)} does not belong to it"
-        if wrong := [name for name in FILES if file_sha256(place / name) != hashes[name]]:
-            return f"{wrong[0]} is not what was written"
-        _look_into(place)
+        hashes = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        names = {file.name for file in path.iterdir() if not file.name.startswith(".")}  # .DS_Store and the like are fine
+        if missing := {*FILES} - names or {*FILES} - {*hashes}:
+            return Message("{file} is missing", file=min(missing))
+        if unknown := names - {*FILES, MANIFEST}:
+            return Message("{file} does not belong to it", file=min(unknown))
+        if changed := [name for name in FILES if file_sha256(path / name) != hashes[name]]:
+            return Message("{file} is not what was written", file=changed[0])
+        _try_to_read(path)
     except FileNotFoundError:
-        return "no manifest"
+        return Message("no manifest")
     except (ValueError, TypeError):
-        return "unreadable manifest"
+        return Message("unreadable manifest")
     except (OSError, SafetensorError) as error:
-        return f"unreadable: {error}"
-    return ""
+        return Message("unreadable: {error}", error=str(error))
+    return None
 
 
-def _look_into(place: Path) -> None:
-    """Hashes that fit do not make a pickle or an empty file readable: somebody may have written both."""
+def _try_to_read(path: Path) -> None:
+    """Open every file: somebody may have replaced both a file and its hash by something unreadable."""
     for name in FILES:
         if name.endswith(".json"):
-            _numbers(place)
+            _numbers(path)
         else:
-            with safe_open(place / name, "pt"):
+            with safe_open(path / name, "pt"):
                 pass
 
 
-def _numbers(place: Path) -> dict[str, Any]:
-    """What is in state.json.
+def _numbers(path: Path) -> dict[str, Any]:
+    """The contents of state.json.
 
     Raises:
-        OSError: not what `save` wrote.
+        OSError: it is not what `commit` wrote.
     """
     try:
-        numbers = json.loads((place / "state.json").read_text(encoding="utf-8"))
+        numbers = json.loads((path / "state.json").read_text(encoding="utf-8"))
     except ValueError:
         numbers = None
     if not isinstance(numbers, dict) or "identity" not in numbers:
-        raise OSError("state.json is not a state's")
+        raise OSError(str(Message("state.json is not that of a checkpoint")))
     return numbers
 
 
 def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
-    """One safetensors file, on the disk when this returns.
+    """Write one safetensors file; it is on the disk when this returns.
 
     Raises:
         OSError: it could not be written.
     """
-    plain = {name: x.detach().to("cpu").contiguous() for name, x in tensors.items()}
+    on_cpu = {name: x.detach().to("cpu").contiguous() for name, x in tensors.items()}
     try:
-        save_file(plain, file)
+        save_file(on_cpu, file)
     except SafetensorError as error:
         raise OSError(str(error)) from None
     sync(file)
@@ -263,7 +288,7 @@ def _write(file: Path, value: Any) -> None:
 
 
 def sync(path: Path) -> None:
-    """Until the disk says that it has it."""
+    """Wait until the disk has a file or folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

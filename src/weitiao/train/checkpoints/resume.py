@@ -1,4 +1,4 @@
-"""Resume a run from its newest sound checkpoint."""
+"""Resume a run from its newest undamaged checkpoint."""
 
 from weitiao.core import events
 from weitiao.core.messages import Message
@@ -15,13 +15,13 @@ from weitiao.train.settings import Plan
 def has_checkpoint(run: Run, distributed: Distributed) -> bool:
     """Whether there is, or was, a checkpoint. (A kill may come between a checkpoint and its event.)"""
     if distributed.is_main:
-        checkpoint.tidy(run.folder / "checkpoints")
+        checkpoint.clean_up(run.folder / "checkpoints")
     distributed.barrier()
     return bool(run.checkpoints) or any(run.events(events.Checkpoint))
 
 
 def resume_from(run: Run, state: State, plan: Plan, distributed: Distributed, reporter: Reporter, exists: bool) -> None:
-    """Load the newest sound checkpoint, and remove later events.
+    """Load the newest undamaged checkpoint, and remove later events.
 
     Args:
         exists: there is a checkpoint; a run that was stopped before its first one starts again.
@@ -30,6 +30,6 @@ def resume_from(run: Run, state: State, plan: Plan, distributed: Distributed, re
         folder = run.folder / "checkpoints"
         distributed.main_first(lambda _: checkpoint.load_newest(folder, state, plan.identity, reporter.warn))
         repair_best(run, state, plan.settings.best_metric, reporter.warn)
-    rewind(run, state.position)
-    run.log(events.Resume(state.step, state.position, now()))
+    rewind(run, state.data_step)
+    run.log(events.Resume(state.step, state.data_step, now()))
     reporter.say(Message("resuming from step {step}", step=state.step))

@@ -1,23 +1,23 @@
-"""Guard: is this step sound? Judged after the gradients are there and before anything moves.
+"""Guard: judges each step after its gradients are computed and before any weight moves.
 
-    not finite     the loss or the gradient is Inf or NaN                        -> skip; nothing is touched
-    outlier        far above what was accepted lately: the gradient (> 6 spreads and > 4 medians), or the loss
-                   (> 6 spreads and > 2 medians), and 2.5 times as far above its median as any accepted step was
-                   above its own, long ago counting less                         -> skip; at the fifth in a row, ask
-    astray         the average loss lies 25 % above its lowest for 5 steps; or asked again, rows that were accepted
-                   20 steps before have become 25 % worse; or non-finite steps pile up    -> go back to a healthy state
-    healthy        20 sound steps followed, and no rise is under way: losses since the lowest average do not lie above
-                   half of what is allowed
+    not finite     the loss or the gradient norm is Inf or NaN                   -> skip; no weight is touched
+    outlier        far above the values accepted recently: the gradient norm (> 6 spreads and > 4 medians), or the loss
+                   (> 6 spreads and > 2 medians), and 2.5 times as far above its median as any accepted step was above
+                   its own (older steps count less)                              -> skip; at the fifth in a row, recheck
+    diverged       the average loss is 25 % above its lowest for 5 steps; or, rechecked, rows that were accepted 20 steps
+                   before are 25 % worse; or non-finite steps are frequent       -> roll back to a verified checkpoint
+    verified       20 accepted steps followed it, and the loss is not rising: the losses since the lowest average are not
+                   above half of the allowed rise
 
-Medians are of the newest 32 accepted steps, spreads the median difference of neighbours (x 1.4826 / sqrt 2) in the
-newest 128: a falling loss widens neither, and one skipped spike hides no other. Few rows a step, most of them learnt:
-medians and spreads are then near nought, and each row that is still wrong lies thousands of spreads above them. Such
-rows are no fault, and the peaks (how far accepted steps rose above their medians) and the average's own spread know it.
-Losses alone never skip a step below twice the median, for hard domains are no faults. All of the guard's memory is
-here, and is saved in the State.
+Medians are over the newest 32 accepted steps. A spread is the median difference of neighbors (x 1.4826 / sqrt 2) over the
+newest 128: a falling loss does not widen it, and one skipped spike does not hide the next. With few rows per step, most of
+them trained on already, median and spread are near zero, and each row that is still wrong is thousands of spreads above
+them. That is no fault; the peaks (how far accepted steps rose above their medians) and the spread of the average account
+for such rows. A loss below twice the median never skips a step, because hard domains are no faults either. All of the
+guard's statistics are fields here and saved in the State.
 
-With several tasks a step is held against steps with rows of the same tasks: one task more is another loss and a longer
-gradient, and no fault. Each set of tasks has a memory of its own (`kept`), which first learns what is usual.
+With several tasks, a step is compared with steps that have rows of the same tasks: one more task changes the loss and the
+gradient norm, and that is no fault. Each set of tasks has statistics of its own (`other_tasks`), with a warm-up of its own.
 """
 
 import math
@@ -27,26 +27,26 @@ from typing import Any, Literal
 
 from weitiao.core.messages import Message
 
-Action = Literal["take", "skip", "ask", "back"]
+Action = Literal["accept", "skip", "recheck", "roll_back"]
 
-LEARNING = 32  # accepted steps that medians are of; before them no outlier is looked for
-WINDOW = 128  # accepted steps that spreads are measured over
-PAST = 160  # accepted steps that the average is held against
+MEDIAN_WINDOW = 32  # accepted steps in a median; also the warm-up, in which nothing counts as an outlier
+SPREAD_WINDOW = 128  # accepted steps in a spread
+AVERAGE_HISTORY = 160  # accepted steps whose averages are compared with the current one
 SPREADS, LOSS_MEDIANS, NORM_MEDIANS = 6.0, 2.0, 4.0
-TAIL, FADING = 2.5, 0.999  # times the farthest rise of an accepted step above its median; what is left of it a step later
-LOSS_FLOOR, NORM_FLOOR = 0.02, 0.05  # least spreads: of what the loss was at first; of the log norm
-SMOOTH = 0.1  # the newest loss's weight in the average
-ASTRAY, ASTRAY_SPREADS, ABOVE = 1.25, 3.0, 5  # times the lowest average, and spreads above it, for so many steps
-AVERAGE_SPREADS = 8.0 * math.sqrt(SMOOTH / (2 - SMOOTH))  # the same in spreads of the average, tails included
-IN_A_ROW = 3  # non-finite steps that mean a return
-ASK = 5  # outliers in a row after which accepted rows are asked again
-REGIME = 20  # outliers in a row that are the new normal, when accepted rows are as good as before
-FEW_IN = (4, 200)  # more non-finite steps than this among the newest so many mean a return
-PROVEN = 20  # sound steps in a row that prove an older state healthy
-RETURNS = 2  # the next one is a stop
-OF_TASKS = (  # what is remembered of each set of tasks
-    "losses", "norms", "loss_peak", "norm_peak", "averages", "scale", "above", "outliers", "places", "sound_position",
-    "sound_loss",
+PEAK_FACTOR, PEAK_DECAY = 2.5, 0.999  # multiple of the largest accepted rise above a median; its decay per step
+MIN_LOSS_SPREAD, MIN_NORM_SPREAD = 0.02, 0.05  # lower bounds: as a fraction of the initial loss; of the log norm
+EMA_WEIGHT = 0.1  # weight of the newest loss in the average
+DIVERGED, DIVERGED_SPREADS, DIVERGED_STEPS = 1.25, 3.0, 5  # times the lowest average, spreads above it, for this long
+AVERAGE_SPREADS = 8.0 * math.sqrt(EMA_WEIGHT / (2 - EMA_WEIGHT))  # the same in spreads of the average, tails included
+NON_FINITE_IN_A_ROW = 3  # non-finite steps in a row that mean a rollback
+NON_FINITE_ALLOWED, NON_FINITE_WINDOW = 4, 200  # more of them among the newest steps mean a rollback
+RECHECK_AFTER = 5  # outliers in a row after which accepted rows are rechecked
+NEW_REGIME = 20  # outliers in a row that become the new normal, if the rechecked rows are as good as before
+VERIFY_STEPS = 20  # accepted steps in a row that verify an older checkpoint
+MAX_ROLLBACKS = 2  # the next one stops the run
+TASK_STATISTICS = (  # the fields that each set of tasks has values of its own for
+    "losses", "log_norms", "loss_peak", "norm_peak", "averages", "initial_loss", "steps_above", "outliers",
+    "recent_windows", "reference_window", "reference_loss",
 )  # fmt: skip
 
 
@@ -60,161 +60,186 @@ class Verdict:
 
 @dataclass
 class Guard:
-    """Its memory. `judge` is called once a step, with figures that are the same on all machines."""
+    """The guard's statistics. `judge` is called once per step, with values that are the same in all processes."""
 
     tasks: str = ""
-    """Which tasks the memory below is of."""
-    kept: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The memories of other sets of tasks."""
+    """The set of tasks that the statistics below belong to."""
+    other_tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The statistics of other sets of tasks."""
     losses: list[float] = field(default_factory=list)
     """Of the newest accepted steps."""
-    norms: list[float] = field(default_factory=list)
-    """Logarithms of their gradients' lengths."""
+    log_norms: list[float] = field(default_factory=list)
+    """Logarithms of their gradient norms."""
     loss_peak: float = 0.0
-    """How far an accepted loss rose above the median before it, at most; it fades."""
+    """The largest rise of an accepted loss above the median before it; it decays."""
     norm_peak: float = 0.0
-    """The same of the gradients' lengths."""
+    """The same of the gradient norms."""
     averages: list[float] = field(default_factory=list)
-    """After each of these steps: the average of accepted losses, the newest weighing a tenth."""
-    scale: float = 0.0
-    """What the loss was at first: differences far below it are no alarm."""
-    above: int = 0
-    """Accepted steps in a row whose average lay too high."""
+    """After each accepted step: the exponential moving average of the accepted losses."""
+    initial_loss: float = 0.0
+    """Absolute median loss after the warm-up: differences far below it raise no alarm."""
+    steps_above: int = 0
+    """Accepted steps in a row with an average above the allowed rise."""
     outliers: int = 0
     """In a row."""
-    broken: list[int] = field(default_factory=list)
-    """Of the newest steps, which were not finite."""
-    sound: int = 0
-    """Accepted in a row."""
-    healthy: int = 0
-    """States up to this step are proven: sound steps followed them."""
-    places: list[int] = field(default_factory=list)
-    """Of the newest accepted windows in the data."""
-    sound_position: int = -1
-    """The place of one that was accepted 20 steps ago: what is accepted last may be in trouble already ..."""
-    sound_loss: float = 0.0
-    """... and what its loss was."""
-    returns: list[int] = field(default_factory=list)
-    """The positions at which the run went back."""
+    non_finite: list[int] = field(default_factory=list)
+    """1 for each of the newest steps that was not finite, else 0."""
+    accepted: int = 0
+    """In a row."""
+    verified_step: int = 0
+    """Checkpoints up to this step are verified: enough accepted steps followed them."""
+    recent_windows: list[int] = field(default_factory=list)
+    """Data steps of the newest accepted windows."""
+    reference_window: int = -1
+    """Data step of the window to recheck: accepted 20 steps ago, since the newest may already be affected."""
+    reference_loss: float = 0.0
+    """Its loss when it was accepted."""
+    rollbacks: list[int] = field(default_factory=list)
+    """Data steps at which the run was rolled back."""
 
-    def judge(self, step: int, position: int, loss: float, norm: float, tasks: str = "") -> Verdict:
-        """Judge the step that would be number `step` (from 1), made of the window at `position`.
+    def judge(self, step: int, data_step: int, loss: float, norm: float, tasks: str = "") -> Verdict:
+        """Judge the step that would be number `step` (from 1), computed from the window at `data_step`.
 
         Args:
+            norm: L2 norm of the gradient.
             tasks: which of several tasks the window has rows of.
         """
-        self._remember(tasks)
+        self._select_statistics(tasks)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            return self._not_finite(loss, norm)
-        self.broken = [*self.broken, 0][-FEW_IN[1] :]
+            return self._not_finite(loss)
+        self.non_finite = [*self.non_finite, 0][-NON_FINITE_WINDOW:]
         reason = self._outlier(loss, norm)
-        if reason and self.outliers < REGIME:
+        if reason and self.outliers < NEW_REGIME:
             self.outliers += 1
-            self.sound = 0
-            return Verdict("skip" if self.outliers % ASK else "ask", reason)
-        if reason:  # rows that were accepted before are as good as ever: these are other rows, not a fault
-            self.losses, self.norms, self.averages, self.above, self.places = [], [], [], 0, []
+            self.accepted = 0
+            return Verdict("skip" if self.outliers % RECHECK_AFTER else "recheck", reason)
+        if reason:  # every recheck found the old rows as good as before: the data has changed, the model is not at fault
+            self.losses, self.log_norms, self.averages, self.steps_above, self.recent_windows = [], [], [], 0, []
         self.outliers = 0
-        return self._accept(step, position, loss, norm)
+        return self._accept(step, data_step, loss, norm)
 
-    def _remember(self, tasks: str) -> None:
-        """Take up the memory of these tasks."""
-        if tasks != self.tasks:
-            fresh = Guard()
-            if self.losses:
-                self.kept[self.tasks] = {key: getattr(self, key) for key in OF_TASKS}
-            there = self.kept.pop(tasks, {key: getattr(fresh, key) for key in OF_TASKS})
-            for key, value in there.items():
-                setattr(self, key, value)
-            self.tasks = tasks
+    def judge_recheck(self, loss: float) -> Verdict:
+        """The verdict after "recheck".
 
-    def answer(self, again: float) -> Verdict:
-        """After "ask": what the loss of the window at `sound_position` is now."""
-        allowed = max((ASTRAY - 1) * abs(self.sound_loss), ASTRAY_SPREADS * LOSS_FLOOR * self.scale)
-        if math.isfinite(again) and again - self.sound_loss <= allowed:
-            return Verdict("skip", Message("rows accepted before are as good as ever, so the fault is in these rows"))
-        return Verdict(
-            "back",
-            Message("rows accepted before at loss {before:.3g} now have {after:.3g}", before=self.sound_loss, after=again),
+        Args:
+            loss: the current loss of the window at `reference_window`.
+        """
+        allowed = max((DIVERGED - 1) * abs(self.reference_loss), DIVERGED_SPREADS * MIN_LOSS_SPREAD * self.initial_loss)
+        if math.isfinite(loss) and loss - self.reference_loss <= allowed:
+            return Verdict("skip", Message("rows accepted before have the same loss as before: these rows are the outlier"))
+        reason = Message(
+            "rows accepted before at loss {before:.3g} now have {after:.3g}", before=self.reference_loss, after=loss
         )
+        return Verdict("roll_back", reason)
 
-    def _not_finite(self, loss: float, norm: float) -> Verdict:
-        self.sound = 0
-        self.broken = [*self.broken, 1][-FEW_IN[1] :]
-        reason = Message("the gradient is not finite" if math.isfinite(loss) else "the loss is not finite")
-        if sum(self.broken[-IN_A_ROW:]) == IN_A_ROW:
-            return Verdict("back", Message("{reason}, {n} times in a row", reason=reason, n=IN_A_ROW))
-        if sum(self.broken) > FEW_IN[0]:
-            return Verdict(
-                "back",
-                Message("{reason}, {n} times in {steps} steps", reason=reason, n=sum(self.broken), steps=len(self.broken)),
-            )
-        return Verdict("skip", reason)
-
-    def _outlier(self, loss: float, norm: float) -> Message | None:
-        if len(self.losses) < LEARNING:
-            return None
-        middle, spread = median(self.losses[-LEARNING:]), _noise(self.losses)
-        far = max((LOSS_MEDIANS - 1) * abs(middle), SPREADS * max(spread, LOSS_FLOOR * max(abs(middle), self.scale)))
-        if loss - middle > max(far, TAIL * self.loss_peak):
-            return Message("the loss is {loss:.3g}, its median {median:.3g}", loss=loss, median=middle)
-        middle, spread = median(self.norms[-LEARNING:]), _noise(self.norms)
-        far = max(math.log(NORM_MEDIANS), SPREADS * max(spread, NORM_FLOOR))
-        if _log(norm) - middle > far and norm - math.exp(middle) > TAIL * self.norm_peak:
-            return Message("the gradient norm is {norm:.3g}, its median {median:.3g}", norm=norm, median=math.exp(middle))
-        return None
-
-    def _accept(self, step: int, position: int, loss: float, norm: float) -> Verdict:
-        average = (1 - SMOOTH) * self.averages[-1] + SMOOTH * loss if self.averages else loss
+    def _select_statistics(self, tasks: str) -> None:
+        """Store the statistics of the last step's tasks and load those of these tasks, new ones at first."""
+        if tasks == self.tasks:
+            return
         if self.losses:
-            rise = norm - math.exp(median(self.norms[-LEARNING:]))
-            self.loss_peak = max(loss - median(self.losses[-LEARNING:]), FADING * self.loss_peak)
-            self.norm_peak = max(rise, FADING * self.norm_peak)
-        self.losses = [*self.losses, loss][-WINDOW:]
-        self.norms = [*self.norms, _log(norm)][-WINDOW:]
-        self.averages = [*self.averages, average][-PAST:]
-        if len(self.losses) == LEARNING and not self.scale:
-            self.scale = abs(median(self.losses))
-        rising = False
-        if len(self.averages) >= LEARNING:
+            self.other_tasks[self.tasks] = {name: getattr(self, name) for name in TASK_STATISTICS}
+        new = Guard()
+        statistics = self.other_tasks.pop(tasks, {name: getattr(new, name) for name in TASK_STATISTICS})
+        for name, value in statistics.items():
+            setattr(self, name, value)
+        self.tasks = tasks
+
+    def _not_finite(self, loss: float) -> Verdict:
+        self.accepted = 0
+        self.non_finite = [*self.non_finite, 1][-NON_FINITE_WINDOW:]
+        if sum(self.non_finite[-NON_FINITE_IN_A_ROW:]) == NON_FINITE_IN_A_ROW:
+            reason = Message("the loss or the gradient was not finite {count} times in a row", count=NON_FINITE_IN_A_ROW)
+            return Verdict("roll_back", reason)
+        if sum(self.non_finite) > NON_FINITE_ALLOWED:
+            reason = Message(
+                "the loss or the gradient was not finite {count} times in {steps} steps",
+                count=sum(self.non_finite),
+                steps=len(self.non_finite),
+            )
+            return Verdict("roll_back", reason)
+        return Verdict("skip", Message("the gradient is not finite" if math.isfinite(loss) else "the loss is not finite"))
+
+    def _outlier(self, loss: float, norm: float) -> Message:
+        """Why the step is an outlier; an empty message if it is none.
+
+        Two conditions must both hold. The first compares with what is usual: a multiple of the median (a step of twice
+        the usual loss is worth a look, however small the spread) and a multiple of the spread (a noisy run is no fault,
+        however far its steps are from the median). The second compares with the worst that was accepted: in a run where
+        nearly all rows are fitted, median and spread are near zero and say nothing about rows that are still wrong.
+        """
+        if len(self.losses) < MEDIAN_WINDOW:
+            return Message("")
+        middle, spread = median(self.losses[-MEDIAN_WINDOW:]), _spread(self.losses)
+        # abs(), because losses can be negative (rewards, log-likelihoods)
+        min_spread = MIN_LOSS_SPREAD * max(abs(middle), self.initial_loss)
+        limit = max((LOSS_MEDIANS - 1) * abs(middle), SPREADS * max(spread, min_spread))
+        if loss - middle > max(limit, PEAK_FACTOR * self.loss_peak):
+            return Message("the loss is {loss:.3g}, its median {median:.3g}", loss=loss, median=middle)
+        # norms are compared by their logarithms: they vary by factors, and shrink or grow by factors during training
+        middle, spread = median(self.log_norms[-MEDIAN_WINDOW:]), _spread(self.log_norms)
+        limit = max(math.log(NORM_MEDIANS), SPREADS * max(spread, MIN_NORM_SPREAD))
+        if _log(norm) - middle > limit and norm - math.exp(middle) > PEAK_FACTOR * self.norm_peak:
+            return Message("the gradient norm is {norm:.3g}, its median {median:.3g}", norm=norm, median=math.exp(middle))
+        return Message("")
+
+    def _accept(self, step: int, data_step: int, loss: float, norm: float) -> Verdict:
+        average = (1 - EMA_WEIGHT) * self.averages[-1] + EMA_WEIGHT * loss if self.averages else loss
+        if self.losses:
+            norm_rise = norm - math.exp(median(self.log_norms[-MEDIAN_WINDOW:]))
+            self.loss_peak = max(loss - median(self.losses[-MEDIAN_WINDOW:]), PEAK_DECAY * self.loss_peak)
+            self.norm_peak = max(norm_rise, PEAK_DECAY * self.norm_peak)
+        self.losses = [*self.losses, loss][-SPREAD_WINDOW:]
+        self.log_norms = [*self.log_norms, _log(norm)][-SPREAD_WINDOW:]
+        self.averages = [*self.averages, average][-AVERAGE_HISTORY:]
+        if len(self.losses) == MEDIAN_WINDOW and not self.initial_loss:
+            self.initial_loss = abs(median(self.losses))
+        is_rising = False
+        if len(self.averages) >= MEDIAN_WINDOW:
             lowest = min(self.averages)
-            noise = max(_noise(self.losses), LOSS_FLOOR * self.scale)
-            allowed = max((ASTRAY - 1) * abs(lowest), ASTRAY_SPREADS * noise, AVERAGE_SPREADS * _with_tails(self.losses))
+            spread = max(_spread(self.losses), MIN_LOSS_SPREAD * self.initial_loss)
+            allowed = max(
+                (DIVERGED - 1) * abs(lowest), DIVERGED_SPREADS * spread, AVERAGE_SPREADS * _rms_spread(self.losses)
+            )
             since = len(self.averages) - 1 - self.averages.index(lowest)
-            rising = _above(self.losses[-since:] if since else [], lowest + allowed / 2)
-            self.above = self.above + 1 if average - lowest > allowed else 0
-            if self.above >= ABOVE:
-                return Verdict(
-                    "back",
-                    Message(
-                        "the average loss has risen from {lowest:.3g} to {average:.3g}", lowest=lowest, average=average
-                    ),
+            is_rising = _stays_above(self.losses[-since:] if since else [], lowest + allowed / 2)
+            self.steps_above = self.steps_above + 1 if average - lowest > allowed else 0
+            if self.steps_above >= DIVERGED_STEPS:
+                reason = Message(
+                    "the average loss has risen from {lowest:.3g} to {average:.3g}", lowest=lowest, average=average
                 )
-        self.places = [*self.places, position][-PROVEN:]
-        self.sound_position, self.sound_loss = self.places[0], self.losses[-min(len(self.places), len(self.losses))]
-        self.sound += 1
-        if self.sound >= PROVEN and not rising:
-            self.healthy = max(self.healthy, step - PROVEN)
-        return Verdict("take")
+                return Verdict("roll_back", reason)
+        self.recent_windows = [*self.recent_windows, data_step][-VERIFY_STEPS:]
+        self.reference_window = self.recent_windows[0]
+        self.reference_loss = self.losses[-min(len(self.recent_windows), len(self.losses))]
+        self.accepted += 1
+        if self.accepted >= VERIFY_STEPS and not is_rising:
+            self.verified_step = max(self.verified_step, step - VERIFY_STEPS)
+        return Verdict("accept")
 
 
-def _noise(values: list[float]) -> float:
-    """The spread about the trend: of the differences of neighbours, over the root of two."""
+def _spread(values: list[float]) -> float:
+    """The standard deviation about the trend, robust: from the median difference of neighbors.
+
+    Differences of neighbors cancel a slow trend. 1.4826 turns a median absolute deviation into a standard deviation of a
+    normal distribution; sqrt 2, because a difference of two values varies that much more than one value.
+    """
     return 1.4826 * median(abs(a - b) for a, b in zip(values, values[1:])) / math.sqrt(2)
 
 
-def _above(losses: list[float], level: float) -> bool:
-    """Whether the newest of them lie above the level together: a cumulative sum (Page 1954) that has left nought. It says
-    so at once, where the average takes many steps to rise."""
+def _rms_spread(values: list[float]) -> float:
+    """The same as a root mean square, in which rare far values count in full."""
+    return math.sqrt(sum((a - b) * (a - b) for a, b in zip(values, values[1:])) / (2 * (len(values) - 1)))
+
+
+def _stays_above(losses: list[float], level: float) -> bool:
+    """Whether the newest losses together are above the level: a cumulative sum (Page 1954) that is above zero.
+
+    It reacts at once, where the average takes many steps to rise.
+    """
     total = 0.0
     for loss in losses:
         total = max(0.0, total + loss - level)
     return total > 0
-
-
-def _with_tails(values: list[float]) -> float:
-    """The same as a root mean square, in which rare far values count in full."""
-    return math.sqrt(sum((a - b) * (a - b) for a, b in zip(values, values[1:])) / (2 * (len(values) - 1)))
 
 
 def _log(norm: float) -> float:
