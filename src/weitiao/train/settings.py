@@ -2,13 +2,12 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from weitiao.core.errors import RecipeError
-from weitiao.core.optimizer import Optimizer
 from weitiao.core.recipe_sections import Train
 from weitiao.core.trainable_model import HEAD, TrainableModel
 from weitiao.train.schedules import rate_at
@@ -75,4 +74,4 @@ def make_optimizer(model: TrainableModel, plan: Plan) -> torch.optim.Optimizer:
         for group in groups
         if group["names"]
     ]
-    return cast(Optimizer, plan.settings.optimizer).make(torch_groups)
+    return plan.settings.optimizer.make(torch_groups)
