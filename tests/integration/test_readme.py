@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,10 +35,10 @@ def test_same_commands_in_both_languages() -> None:
 @pytest.mark.parametrize("name", ["README.md"])
 def test_readme_commands_run(name: str, fork_server: ForkServer, recipe_dict: dict, tmp_path: Path) -> None:
     """In order, in a new folder, with a tiny model and tiny data instead of the real ones."""
-    write_jsonl(tmp_path / "data.jsonl", chat_rows(24))
-    quick = {**recipe_dict, "train": {"steps": 2, "batch_size": 4, "precision": "fp32"}, "data": "data.jsonl"}
-    for out, file in (("runs/quickstart", "quickstart.yaml"), ("runs/support", "support.yaml")):
-        (tmp_path / file).write_text(yaml.safe_dump({**quick, "out": out}))
+    (tmp_path / "data").mkdir()
+    write_jsonl(tmp_path / "data" / "support.jsonl", chat_rows(24))
+    quick = {**recipe_dict, "train": {"steps": 2, "batch_size": 4, "precision": "fp32"}, "data": "data/support.jsonl"}
+    (tmp_path / "quickstart.yaml").write_text(yaml.safe_dump({**quick, "out": "runs/quickstart"}))
     lines = commands(READMES[name])
     assert len(lines) >= 9 and {shlex.split(c)[1] for c in lines} >= {
         "train",
@@ -54,8 +56,20 @@ def test_readme_commands_run(name: str, fork_server: ForkServer, recipe_dict: di
         code = child.wait(600)  # compare-methods starts new interpreters
         finished_already = "--resume" in arguments and "finished already" in child.output
         assert code == 0 or finished_already, f"{command}: {child.output[-500:]}"
+        if arguments[0] == "init":  # its recipe has the real base: go on with a tiny one
+            (tmp_path / "support.yaml").write_text(yaml.safe_dump({**quick, "out": "runs/support"}))
     assert (tmp_path / "runs" / "quickstart-merged" / "model.safetensors").exists()
     assert (tmp_path / "runs" / "wider" / "report.html").exists()
+
+
+def test_readme_python_runs(recipe_dict: dict, tmp_path: Path) -> None:
+    snippets = [blocks(text, "python") for text in READMES.values()]
+    assert snippets[0] == snippets[1] and len(snippets[0]) == 1
+    plain = {**recipe_dict, "train": {"steps": 2, "batch_size": 4, "precision": "fp32"}, "out": "runs/support"}
+    (tmp_path / "support.yaml").write_text(yaml.safe_dump(plain))
+    done = subprocess.run([sys.executable, "-c", snippets[0][0]], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1000:]
+    assert (tmp_path / "runs" / "support" / "report.html").exists()
 
 
 @pytest.mark.parametrize("name", READMES)
