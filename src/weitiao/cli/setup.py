@@ -34,7 +34,7 @@ def download(
     print_folder: Annotated[bool, typer.Option("--print-folder", help="Print the folder only.")] = False,
 ) -> None:
     """Download or convert a base model now, and print its folder."""
-    from weitiao.pipeline.train import resolve_base
+    from weitiao.pipeline.load import resolve_base
 
     folder = resolve_base(base)
     print(folder if print_folder else Message("{base} is ready in {folder}", base=base, folder=folder))

@@ -80,7 +80,7 @@ def merge_several(
     else:
         write_adapter(*adapter, folder, first.base)
         if first.template:
-            (folder / "chat_template.jinja").write_text(assets.tokenizer.chat_template, encoding="utf-8")
+            (folder / "chat_template.jinja").write_text(str(assets.tokenizer.chat_template), encoding="utf-8")
         reloaded = open_model(out, "fp32").torch_model
         report = verify(folder, expected, probe_outputs(reloaded, assets.tokenizer, assets.architecture))
     record = {**asdict(merge_method), "results": [{"folder": str(x.folder), "identity": x.identity} for x, _ in results]}

@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForSpeechSeq2Seq,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedModel,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -49,7 +50,7 @@ AUTO_CLASSES: dict[tuple[str, str], Any] = {
 class Base:
     """A loaded base model."""
 
-    model: nn.Module
+    model: PreTrainedModel
     architecture: Architecture
     backbone: Backbone
     lm_head: LMHead
