@@ -303,8 +303,8 @@ def _folder_in_use(folder: Path) -> Message:
     facts = {"folder": folder, "status": status.message, "command": command()}
     if status.state in ("finished", "running"):
         return Message(
-            "out: {folder} holds a run already ({status}). For a new one: another folder (out=...), or --overwrite (the old "
-            "run is moved away, not deleted).",
+            "out: {folder} holds a run already ({status}). For a new one: another folder (out=...), or --overwrite (the "
+            "old run is moved away, not deleted).",
             **facts,
         )
     return Message(

@@ -35,7 +35,8 @@ SHORT = (
 )
 HEAD = (
     Message("method"), Message("score [95 % interval]"), Message("minus the reference, row by row"),
-    Message("learning rate"), Message("trained weights"), Message("size, MB"), Message("peak memory, MB"), Message("tokens/s"), Message("drift"),
+    Message("learning rate"), Message("trained weights"), Message("size, MB"), Message("peak memory, MB"),
+    Message("tokens/s"), Message("drift"),
 )  # fmt: skip
 RECORDS = {"accuracy": "choices", "exact_match": "answers"}  # in row_results.json, row by row
 

@@ -76,7 +76,8 @@ def test_a_finished_run_is_finished_while_its_report_is_written(run: Run) -> Non
 
 def test_looking_does_not_take_the_lock(run: Run) -> None:
     """Many processes may look while one starts."""
-    loop = "import sys; from pathlib import Path; from weitiao.core.run_status import read_owner\nwhile True: read_owner(Path(sys.argv[1]))"
+    loop = "import sys; from pathlib import Path; from weitiao.core.run_status import read_owner\n"
+    loop += "while True: read_owner(Path(sys.argv[1]))"
     with lock(run.folder):
         text = (run.folder / ".lock").read_text()
     (run.folder / ".lock").write_text(text or '{"pid": 1, "host": "gone", "started": "2026-01-01T00:00:00+00:00"}')

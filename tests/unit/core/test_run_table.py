@@ -81,5 +81,6 @@ def test_many_runs_listed_quickly(tmp_path: Path, count: int) -> None:
 
 
 def test_listing_imports_neither_torch_nor_pydantic() -> None:
-    code = "import sys, weitiao.core.run_table; print(sorted({'torch', 'transformers', 'pydantic', 'numpy'} & sys.modules.keys()))"
+    code = "import sys, weitiao.core.run_table; "
+    code += "print(sorted({'torch', 'transformers', 'pydantic', 'numpy'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

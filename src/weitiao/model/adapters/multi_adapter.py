@@ -4,8 +4,8 @@
     all rows          y = x W^T + bias                     one product for the whole batch
     adapter g         y_g <- y_g + s (x_g A^T) B^T         on its own rows (index_select, index_copy)
 
-Sheng et al. 2023, "S-LoRA", arXiv 2311.03285, sec. 4 and 5: the base runs once for all adapters, each change on its own rows.
-Rows are segments packed end to end, [T, D], or rows of a padded batch, [B, T, D], as in transformers' `generate`. Outside
+Sheng et al. 2023, "S-LoRA", arXiv 2311.03285, sec. 4 and 5: the base runs once for all adapters, each change on its own
+rows. Rows are segments packed end to end, [T, D], or rows of a padded batch, [B, T, D], as in transformers' `generate`. Outside
 `Attachment.adapters_by_row`, every row goes through the base model.
 """
 
@@ -53,8 +53,8 @@ class MultiAdapterLinear(nn.Module):
         inputs, outputs = (x.flatten(0, -2), y.flatten(0, -2)) if routing.packed else (x, y)
         if len(inputs) != routing.num_rows or inputs.ndim != (2 if routing.packed else 3):
             raise ModelError(
-                "this model's layers do not keep a batch's rows apart (a layer got shape {shape} instead of {num_rows} rows), "
-                "so adapters cannot be mixed in one batch: use one at a time",
+                "this model's layers do not keep a batch's rows apart (a layer got shape {shape} instead of {num_rows} "
+                "rows), so adapters cannot be mixed in one batch: use one at a time",
                 shape=list(x.shape),
                 num_rows=routing.num_rows,
             )
@@ -83,7 +83,8 @@ def detach(model: nn.Module, attachment: Attachment, method: Method | type[Metho
     same_base = method.starts_at_base and not method.rounds_base  # other adapters must see the original base weights
     if not layers or attachment.trainable != own_parameters or not same_base:
         raise ModelError(
-            "{name} is not only a low-rank change of linear layers (lora, dora), so it cannot share batches with other adapters",
+            "{name} is not only a low-rank change of linear layers (lora, dora), so it cannot share batches with other "
+            "adapters",
             name=name,
         )
     for layer_name, layer in layers.items():

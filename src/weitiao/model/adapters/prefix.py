@@ -3,8 +3,8 @@
     layer l:   [K0 ... KP-1 | k0 k1 ...]      the queries of the row's tokens attend to both
                [V0 ... VP-1 | v0 v1 ...]
 
-Virtual tokens come before every row; the layers that compute keys and values return the trained ones there, before the rotary
-embedding is applied.
+Virtual tokens come before every row; the layers that compute keys and values return the trained ones there, before the
+rotary embedding is applied.
 """
 
 from collections.abc import Callable

@@ -4,8 +4,8 @@
     positions  0  1  2   3 4 5 ...
     filled with          a trained embedding (prompt tuning), or in every layer a trained key and value (prefixes)
 
-They are tokens like all others, so packing, positions, masks, caches and generation need no special case. TrainableModel puts
-them before every row and drops their outputs, so the alignment law holds.
+They are tokens like all others, so packing, positions, masks, caches and generation need no special case. TrainableModel
+puts them before every row and drops their outputs, so the alignment law holds.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from weitiao.model.adapters.peft_format import peft_task
 
 VIRTUAL_INDEX: ContextVar[Tensor | None] = ContextVar("virtual_index", default=None)
 """Which virtual token each id of the current forward pass is, -1 for real tokens; None: there are no virtual tokens in it.
-A context variable, so that a checkpointed layer that runs again in the backward pass finds the value of its forward pass."""
+A context variable, so that a checkpointed layer that runs again in the backward pass finds the value of the first pass."""
 
 
 @dataclass

