@@ -279,4 +279,4 @@ def test_folder_cannot_be_created(recipe_file: Any, tmp_path: Path) -> None:
 def test_prompt_fills_context(recipe_file: Any) -> None:
     code, said = weitiao("train", recipe_file(method="lora"), "method={name: prompt_tuning, num_virtual_tokens: 240}")
     assert code == 2 and "240" in said and "rows of up to" in said, said
-    assert "more than the 256 that the model takes. At most" in said
+    assert "exceed the 256 tokens that the model takes. At most" in said
