@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from weitiao.core.run_table import RunRow
     from weitiao.core.score import Score
     from weitiao.multirun.compare_methods import Compared
+    from weitiao.multirun.stages import Stage
     from weitiao.pipeline.inference import Model
     from weitiao.pipeline.merging import MergeReport
 
@@ -46,10 +47,30 @@ def train(
         WeitiaoError: the message says what is wrong and what would be right.
     """
     _start_compiling()
+    from weitiao.core.shipped_recipes import find_recipe
+    from weitiao.multirun.stages import read_stages
     from weitiao.pipeline import train as pipeline
 
     reporter = _reporter(verbose)
-    return pipeline.train(as_recipe(recipe), reporter, overwrite=overwrite, allowed=allow, callbacks=callbacks)
+    if isinstance(recipe, (str, Path)) and (stages := read_stages(find_recipe(recipe))):
+        return train_stages(stages, callbacks=callbacks, allow=allow, verbose=verbose)[-1]
+    run = pipeline.train(as_recipe(recipe), reporter, overwrite=overwrite, allowed=allow, callbacks=callbacks)
+    _print_result(run, reporter)
+    return run
+
+
+def train_stages(
+    stages: "list[Stage]", *, callbacks: "Sequence[Callback]" = (), allow: Collection[str] = (), verbose: bool | int = True
+) -> "list[Run]":
+    """Train the stages of a recipe one after another; finished ones are not trained again."""
+    from weitiao.multirun.stages import run_stages
+
+    reporter = _reporter(verbose)
+    runs = run_stages(stages, reporter, reporter.say, allowed=allow, callbacks=callbacks)
+    for run in runs:
+        reporter.say(str(run.folder), "bold")
+        _print_result(run, reporter)
+    return runs
 
 
 def resume(
@@ -67,7 +88,10 @@ def resume(
     _start_compiling()
     from weitiao.pipeline import train as pipeline
 
-    return pipeline.resume(_path(run), _reporter(verbose), allow, callbacks)
+    reporter = _reporter(verbose)
+    finished = pipeline.resume(_path(run), reporter, allow, callbacks)
+    _print_result(finished, reporter)
+    return finished
 
 
 def check(
@@ -194,10 +218,11 @@ def as_recipe(recipe: "Recipe | str | Path | Mapping[str, Any]") -> "Recipe":
         RecipeError: naming the file, the line, the key and the nearest known key.
     """
     from weitiao.core.recipe import Recipe, make_recipe, read_recipe
+    from weitiao.core.shipped_recipes import find_recipe
 
     if isinstance(recipe, Recipe):
         return recipe
-    return make_recipe(dict(recipe)) if isinstance(recipe, Mapping) else read_recipe(recipe)
+    return make_recipe(dict(recipe)) if isinstance(recipe, Mapping) else read_recipe(find_recipe(recipe))
 
 
 def _start_compiling() -> None:
@@ -209,6 +234,14 @@ def _start_compiling() -> None:
 
 def _path(target: "str | Path | Run") -> str:
     return str(getattr(target, "folder", target))
+
+
+def _print_result(run: "Run", reporter: "Reporter") -> None:
+    """In a notebook the Run itself shows its scores."""
+    from weitiao.core.run_text import print_result
+
+    if run.can_write and not reporter.console.is_jupyter:
+        print_result(run, reporter.console)
 
 
 def _console(verbose: bool | int) -> Console:

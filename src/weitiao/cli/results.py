@@ -1,6 +1,6 @@
-"""Commands that look at results: evaluate, runs, why. And what `train` prints at its end."""
+"""Commands that look at results: evaluate, runs, why."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -8,9 +8,6 @@ from rich.table import Table
 
 from weitiao.cli.run_command import AsJson, Target, print_json
 from weitiao.core.messages import Message, translate
-
-if TYPE_CHECKING:
-    from weitiao.core.run import Run
 
 RUN_COLUMNS = (
     Message("run"),
@@ -21,7 +18,6 @@ RUN_COLUMNS = (
     Message("before"),
     Message("after"),
 )
-COLORS = {"better": "green", "worse": "red"}
 
 
 def evaluate(
@@ -78,27 +74,3 @@ def why(target: Annotated[str, typer.Argument(help="A run folder.")], as_json: A
         console.print("\n" + translate("chosen for you:"), style="bold")
     for x in story.decisions:
         console.print(f"  {x.key} = {x.shown_value}: {x.reason}", soft_wrap=True, markup=False)
-
-
-def print_result(run: "Run", console: Console) -> None:
-    """Scores before and after, and where to look."""
-    from weitiao.core import events
-    from weitiao.core.history import result, throughput
-    from weitiao.core.run_html import COLUMNS
-    from weitiao.core.score import score_rows
-
-    rows = score_rows(run.scores)
-    if rows:
-        table = Table(*map(str, COLUMNS))
-        table.columns[0].overflow = "fold"
-        for row in rows:
-            color = COLORS.get(row["verdict"], "dim")
-            cells = (row["name"], row["before"], row["after"], row["change"])
-            table.add_row(*cells, f"[{color}]{row['verdict_text']}[/]")
-        console.print(table)
-    for message in filter(None, (result(run), throughput(run))):
-        console.print(str(message), soft_wrap=True)
-    if skipped := len(list(run.events(events.Skip))):
-        text = "{n} steps were skipped by the guard, and their rows are not trained on: weitiao why {folder}"
-        console.print(str(Message(text, n=skipped, folder=run.folder)), style="bold yellow", soft_wrap=True)
-    console.print(str(Message("report: {file}", file=f"{run.folder}/report.html")))

@@ -8,7 +8,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from weitiao.cli.results import print_result
 from weitiao.cli.run_command import (
     Allow,
     AsJson,
@@ -59,22 +58,25 @@ def train(
 ) -> None:
     """Fine-tune: weitiao train recipe.yaml method.rank=32 out=runs/first"""
     from weitiao import api
+    from weitiao.core.shipped_recipes import find_recipe
+    from weitiao.multirun.stages import read_stages
 
     if (recipe is None) == (resume is None):
         raise usage_error("give a recipe, or --resume RUN (which takes the recipe of the run)")
     level, allow = 0 if quiet else 2 if verbose else 1, allow or []
-    console = Console(quiet=quiet, highlight=False)
     if resume is not None:
-        print_result(api.resume(resume, allow=allow, verbose=level), console)
+        api.resume(resume, allow=allow, verbose=level)
         return
-    if _has_stages(str(recipe)):
-        _train_stages(str(recipe), overrides or [], overwrite, allow, level, console)
+    if stages := read_stages(find_recipe(str(recipe)), tuple(overrides or ())):
+        if overwrite:
+            raise usage_error("--overwrite is for a single run; of a recipe with stages, move the folder yourself")
+        api.train_stages(stages, allow=allow, verbose=level)
         return
     settings = read(str(recipe), overrides)
     if not overwrite and _offers_to_resume(settings):
-        print_result(api.resume(settings.out, allow=allow, verbose=level), console)
+        api.resume(settings.out, allow=allow, verbose=level)
     else:
-        print_result(api.train(settings, overwrite=overwrite, allow=allow, verbose=level), console)
+        api.train(settings, overwrite=overwrite, allow=allow, verbose=level)
 
 
 def compare_methods(
@@ -139,28 +141,6 @@ def read(recipe: str, overrides: list[str] | None) -> "Recipe":
     from weitiao.core.shipped_recipes import find_recipe
 
     return read_recipe(find_recipe(recipe), tuple(overrides or ()))
-
-
-def _has_stages(recipe: str) -> bool:
-    from weitiao.core.recipe_file import read_plain
-    from weitiao.core.shipped_recipes import find_recipe
-
-    return "stages" in read_plain(find_recipe(recipe))[0]
-
-
-def _train_stages(
-    recipe: str, overrides: list[str], overwrite: bool, allow: list[str], level: int, console: Console
-) -> None:
-    from weitiao.core.reporter import Reporter
-    from weitiao.multirun.stages import read_stages, run_stages
-
-    if overwrite:
-        raise usage_error("--overwrite is for a single run; of a recipe with stages, move the folder yourself")
-    reporter = Reporter(console, verbose=level > 1)
-    stages = read_stages(recipe, tuple(overrides))
-    for run in run_stages(stages, reporter, lambda message: console.print(str(message)), allowed=allow):
-        console.print(f"[bold]{run.folder}[/]")
-        print_result(run, console)
 
 
 def _offers_to_resume(recipe: "Recipe") -> bool:

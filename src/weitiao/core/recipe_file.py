@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from weitiao.core.command import command
 from weitiao.core.errors import RecipeError
 from weitiao.core.messages import Message
 from weitiao.core.recipe_errors import Key
@@ -20,7 +21,11 @@ def read_plain(path: str | Path, overrides: tuple[str, ...] = ()) -> tuple[dict[
     """
     path = Path(path)
     if not path.is_file():
-        raise RecipeError("there is no recipe {path}. Recipes that ship with weitiao are in recipes/.", path=path)
+        raise RecipeError(
+            "there is no recipe {path}. `{command} init --list` lists those that ship with weitiao.",
+            path=path,
+            command=command(),
+        )
     try:
         text = path.read_text(encoding="utf-8-sig")
         node = _compose(text)

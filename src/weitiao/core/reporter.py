@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -25,6 +26,11 @@ Item = TypeVar("Item")
 SIGNS = {"fine": ("✓", "green"), "warning": ("!", "bold yellow"), "error": ("✗", "bold red")}
 PATIENCE = 2.0  # s, after which a wait is shown
 EVERY = 30.0  # s between two lines about a wait, where there is no terminal
+
+
+def is_live(console: Console) -> bool:
+    """Bars can be redrawn: in a terminal, and in a notebook with ipywidgets."""
+    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
 
 
 @dataclass
@@ -137,7 +143,7 @@ class Reporter:
         items = list(items)
         if self.console.quiet or len(items) < 2:
             yield from items
-        elif self.console.is_terminal:
+        elif is_live(self.console):
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             with self.without_spinner(), Progress(*columns, console=self.console, transient=True) as bar:
                 yield from bar.track(items, description=str(label))

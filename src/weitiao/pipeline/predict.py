@@ -26,7 +26,7 @@ from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import find_module
-from weitiao.core.reporter import Reporter
+from weitiao.core.reporter import Reporter, is_live
 from weitiao.core.trainable_model import TrainableModel, evaluating
 from weitiao.data.columns import ColumnMapping
 from weitiao.data.mapping import find_inference_mapping
@@ -228,7 +228,7 @@ def predict_file(
     with (
         open(part, "w", encoding="utf-8") as predicted,
         open(f"{bad}.part", "w", encoding="utf-8") as refused,
-        Progress(*bar, console=reporter.console, transient=True, disable=not reporter.console.is_terminal) as progress,
+        Progress(*bar, console=reporter.console, transient=True, disable=not is_live(reporter.console)) as progress,
     ):
         bar_id = progress.add_task("rows", total=Path(file).stat().st_size)
         for chunk, offset in _read(Path(file)):

@@ -11,6 +11,7 @@ from rich.text import Text
 from weitiao.core.events import CheckpointFailed, Event, Rollback, Skip, Step, Validation
 from weitiao.core.history import describe
 from weitiao.core.messages import Message
+from weitiao.core.reporter import is_live
 from weitiao.core.run import Run
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -51,7 +52,7 @@ class Progress:
         self.recent: deque[tuple[int, float]] = deque(maxlen=RECENT)  # tokens, seconds
         self.validation: Message | None = None
         self.started = time.perf_counter()
-        self.live = Live("", console=console, refresh_per_second=4) if console.is_terminal else None
+        self.live = Live("", console=console, refresh_per_second=4) if is_live(console) else None
 
     def __enter__(self) -> "Progress":
         if self.live:
