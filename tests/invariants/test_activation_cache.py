@@ -25,8 +25,8 @@ from weitiao.core.trainable_model import TrainableModel
 from weitiao.data.loader import Loader
 from weitiao.model.adapters.module_replacement import is_linear
 from weitiao.model.backbone import activation_cache
-from weitiao.model.backbone.activation_cache import ActivationCache, choose
-from weitiao.model.backbone.decoder import BlockBackbone
+from weitiao.model.backbone.activation_cache import ActivationCache, choose_caching
+from weitiao.model.backbone.block_backbone import BlockBackbone
 
 FAMILIES = ("llama", "gpt2", "bert", "gemma3_text")
 
@@ -66,7 +66,7 @@ class Quiet:
 def kept_of(model: TrainableModel, folder: Path, said: list[str] | None = None) -> ActivationCache:
     body = model.backbone
     assert isinstance(body, BlockBackbone)
-    body.below = body.frozen(tuple(model.trainable().values()))
+    body.num_cached_layers = body.num_frozen_layers(tuple(model.trainable().values()))
     return ActivationCache(model, Rows(), folder, (said if said is not None else []).append)
 
 
@@ -79,8 +79,8 @@ def test_same_loss_and_gradients_as_full_forward(family: str, tmp_path: Path) ->
         batches = loader[0]
         if keeps:
             kept = kept_of(model, tmp_path)
-            assert kept.body.below == 2 and kept.fill(Quiet())
-            batches = kept.add(batches)
+            assert kept.backbone.num_cached_layers == 2 and kept.fill(Quiet())
+            batches = kept.add_states(batches)
             assert FROZEN_STATES in batches[0].more
             lowest = next(x for x in model.model.modules() if is_linear(x))
             lowest.register_forward_hook(runs)
@@ -98,7 +98,7 @@ def test_batch_with_some_cached_rows(tmp_path: Path) -> None:
     model = attached("freeze", "llama", num_layers=1)
     kept = kept_of(model, tmp_path)
     kept.fill(Quiet())
-    (batch,) = kept.add(Loader(Rows(), 1, batch_size=5)[0])
+    (batch,) = kept.add_states(Loader(Rows(), 1, batch_size=5)[0])
     for i in range(5):
         one = select_segments(batch, [i])
         plain = Batch(one.input_ids, one.position_ids, one.labels, one.bounds)
@@ -109,11 +109,11 @@ def test_batch_with_some_cached_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "settings", "layers"),
     [
-        ("freeze", {"layers": 1}, 2),
-        ("freeze", {"layers": 2}, 1),
-        ("freeze", {"layers": 3}, 0),
-        ("freeze", {"layers": 1, "embedding": True}, 0),
-        ("freeze", {"layers": 2, "unfreeze_every": 5}, 1),
+        ("freeze", {"num_layers": 1}, 2),
+        ("freeze", {"num_layers": 2}, 1),
+        ("freeze", {"num_layers": 3}, 0),
+        ("freeze", {"num_layers": 1, "embedding": True}, 0),
+        ("freeze", {"num_layers": 2, "unfreeze_every": 5}, 1),
         ("full", {}, 0),
         ("lora", {}, 0),
         ("lora", {"target_modules": r".*\.2\..*_proj"}, 2),
@@ -127,24 +127,24 @@ def test_cached_layers_have_no_trained_weight_below(
     family = "gpt2" if method == "bitfit" else "llama"
     model = attached(method, family, **settings)
     if layers is not None:
-        assert model.backbone.frozen(tuple(model.trainable().values())) == layers
-    choice = choose(model, Rows(), tmp_path, 1e9, 3)
+        assert model.backbone.num_frozen_layers(tuple(model.trainable().values())) == layers
+    choice = choose_caching(model, Rows(), tmp_path, 1e9, 3)
     if choice is None:
         assert not layers
     else:
         assert choice.value == "on" and str(choice.reason).startswith(f"{layers} frozen layers")
-    again = choose(model, Rows(), tmp_path, 1e9, 1)
+    again = choose_caching(model, Rows(), tmp_path, 1e9, 1)
     assert again is None, "once through the rows, nothing is gained"
 
 
 def test_reason_when_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = attached("freeze", "llama", num_layers=1)
-    small = choose(model, Rows(), tmp_path, 100, 3)
-    assert small and small.value == "off" and "train.activation_cache allows" in str(small.reason)
-    told = choose(model, Rows(), tmp_path, 1e9, 3, Message("fgm changes the embeddings each time"))
+    small = choose_caching(model, Rows(), tmp_path, 100, 3)
+    assert small and small.value == "off" and "the limit is" in str(small.reason)
+    told = choose_caching(model, Rows(), tmp_path, 1e9, 3, Message("fgm changes the embeddings each time"))
     assert told and told.value == "off" and "fgm changes" in str(told.reason)
     monkeypatch.setattr(activation_cache.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
-    full = choose(model, Rows(), tmp_path, 1e9, 3)
+    full = choose_caching(model, Rows(), tmp_path, 1e9, 3)
     assert full and full.value == "off" and "the disk has" in str(full.reason)
 
 
@@ -154,17 +154,17 @@ def test_damaged_row_recomputed(tmp_path: Path) -> None:
     kept.fill(Quiet())
     whole = kept.file.read_bytes()
     loader = Loader(Rows(), 1, batch_size=8)
-    good = kept.add(loader[0])[0].more[FROZEN_STATES]
+    good = kept.add_states(loader[0])[0].more[FROZEN_STATES]
     kept.states[100] ^= 0xFF
-    assert torch.equal(kept.add(loader[0])[0].more[FROZEN_STATES], good)
-    assert len(said) == 1 and "damaged" in said[0] and kept.file.read_bytes() == whole
+    assert torch.equal(kept.add_states(loader[0])[0].more[FROZEN_STATES], good)
+    assert len(said) == 1 and "damaged" in str(said[0]) and kept.file.read_bytes() == whole
 
 
 def test_older_format_rebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activation_cache, "FORM", activation_cache.FORM - 1)
+    monkeypatch.setattr(activation_cache, "FORMAT", activation_cache.FORMAT - 1)
     assert kept_of(attached("freeze", "llama", num_layers=1), tmp_path).fill(Quiet())
     monkeypatch.undo()
-    with pytest.raises(AssertionError, match="made anew"):
+    with pytest.raises(AssertionError, match="computing it again"):
         kept_of(attached("freeze", "llama", num_layers=1), tmp_path).fill(Quiet())
 
 
@@ -176,12 +176,12 @@ def test_foreign_file_rebuilt_and_full_disk_reported(tmp_path: Path) -> None:
     said: list[str] = []
     kept = kept_of(attached("freeze", "llama", num_layers=1), tmp_path)
     assert kept.fill(History()) and kept.fill(History()) and not said
-    kept.head.write_text(json.dumps({"key": "other", "checksums": []}))
-    assert kept.fill(History()) and "made anew" in said.pop()
+    kept.index_file.write_text(json.dumps({"key": "other", "checksums": []}))
+    assert kept.fill(History()) and "computing it again" in str(said.pop())
     kept.file.write_bytes(b"short")
-    assert kept.fill(History()) and "not whole" in said.pop()
+    assert kept.fill(History()) and "incomplete" in str(said.pop())
     nowhere = ActivationCache(kept.model, Rows(), tmp_path / "no" / "where", print)
-    assert not nowhere.fill(History()) and "cannot be kept" in said.pop()
+    assert not nowhere.fill(History()) and "no activation cache" in str(said.pop())
 
 
 # -- whole runs -------------------------------------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def shape_of(tmp_path: Path, family: str = "llama") -> dict[str, Any]:
         data = [{"path": str(write_jsonl(tmp_path / "texts.jsonl", rows))}]
         more = {"base": str(save_model(tmp_path / "bert", "bert")), "data": data, "objective": "classification"}
         more["evaluate"] = {"metrics": ["loss"]}
-    return {"method": {"name": "freeze", "layers": 1}, "train": train, **more}
+    return {"method": {"name": "freeze", "num_layers": 1}, "train": train, **more}
 
 
 @pytest.mark.parametrize("family", ["llama", "bert"])
@@ -246,7 +246,7 @@ def test_decision_kept_on_resume(train_tiny, tmp_path: Path, monkeypatch: pytest
 def test_method_that_changes_layers_not_cached(tmp_path: Path) -> None:
     """f_learning switched off is the base that it took something from: its lower layers are others."""
     model = attached("lora", "llama", target_modules=r".*\.2\..*_proj")
-    assert choose(model, Rows(), tmp_path, 1e9, 3).value == "on"
+    assert choose_caching(model, Rows(), tmp_path, 1e9, 3).value == "on"
     set_enabled, weight = model.attachment.set_enabled, model.model.get_parameter("model.layers.0.mlp.up_proj.weight")
 
     def other(on: bool) -> None:
@@ -254,17 +254,17 @@ def test_method_that_changes_layers_not_cached(tmp_path: Path) -> None:
         weight.data.add_(0.01 if on else -0.01)
 
     model.attachment = replace(model.attachment, set_enabled=other)
-    choice = choose(model, Rows(), tmp_path, 1e9, 3)
-    assert choice and choice.value == "off" and "when it is switched off" in str(choice.reason)
+    choice = choose_caching(model, Rows(), tmp_path, 1e9, 3)
+    assert choice and choice.value == "off" and "with the method switched off" in str(choice.reason)
 
 
 @pytest.mark.parametrize(("given", "wanted"), [(True, "auto"), (False, "off"), ("off", "off"), (2, 2.0), ("0.5", 0.5)])
 def test_cache_size_limit(given: Any, wanted: Any) -> None:
-    assert Train(keep_frozen=given).keep_frozen == wanted
+    assert Train(activation_cache=given).activation_cache == wanted
 
 
 @pytest.mark.parametrize("given", [-1, "much", None, float("nan")])
 def test_invalid_cache_size_refused(given: Any) -> None:
-    with pytest.raises(ValueError, match="neither auto nor off nor how many GB") as refused:
-        Train(keep_frozen=given)
+    with pytest.raises(ValueError, match="expected auto, off or a maximum size in GB") as refused:
+        Train(activation_cache=given)
     assert len(refused.value.errors()) == 1

@@ -9,8 +9,8 @@ from support.rows import batch_of, make_rows
 from weitiao.core.batch import Batch
 from weitiao.core.registry import find_module, names
 from weitiao.model.backbone import choose
+from weitiao.model.backbone.block_backbone import Block
 from weitiao.model.backbone.choose import _packed_forward, all_rows, choose_backbone
-from weitiao.model.backbone.decoder import Block
 from weitiao.model.layers.attention import NAME
 
 FAMILIES = [(block, family) for block in names(Block) for family in find_module(Block, block).FAMILIES]
@@ -31,8 +31,8 @@ def test_block_chosen_with_reason(block: str, family: str) -> None:
 def test_wrong_block_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     """The probe at loading must catch a block that differs: here one whose last norm is off by a thousandth."""
     llama = find_module(Block, "llama")
-    real = llama.end
-    monkeypatch.setattr(llama, "end", lambda stack, x: real(stack, x) * 1.001)
+    real = llama.finish
+    monkeypatch.setattr(llama, "finish", lambda stack, x: real(stack, x) * 1.001)
     model = make_model("llama")
     model.set_attn_implementation(NAME)
     assert choose_backbone(model, torch.float32)[1].value == "transformers"
@@ -49,7 +49,7 @@ def test_unpackable_attention_runs_row_by_row(monkeypatch: pytest.MonkeyPatch) -
     model = make_model("gpt2")
     model.set_attn_implementation(NAME)
     body, choice = choose_backbone(model, torch.float32)
-    assert choice.value == "transformers, row by row" and "see one another" in str(choice.reason)
+    assert choice.value == "transformers, row by row" and "affect each other" in str(choice.reason)
     batch = batch_of(make_rows())
     for start, end in zip(batch.bounds, batch.bounds[1:]):
         alone = model(input_ids=batch.input_ids[None, start:end], output_hidden_states=True).hidden_states[-1][0]

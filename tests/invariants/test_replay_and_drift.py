@@ -77,7 +77,7 @@ def test_drift_zero_at_base_then_grows(ready: Any, method: str) -> None:
 
 @pytest.mark.parametrize("at_once", [2**23, 7 * 320])
 def test_drift_equals_kl(ready: Any, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weitiao.evaluate.drift.LOGITS", at_once)  # all tokens in one piece; some at a time
+    monkeypatch.setattr("weitiao.evaluate.drift.MAX_LOGITS", at_once)  # all tokens in one piece; some at a time
     model = ready().state.model
     drift = Drift(model)
     with torch.no_grad():

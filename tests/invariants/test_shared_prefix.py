@@ -14,7 +14,7 @@ from weitiao.core.method import Method
 from weitiao.core.registry import find_module, names
 from weitiao.core.shared_prefix import PrefixSharedBatch, no_prefix_sharing
 from weitiao.core.trainable_model import TrainableModel, changed_embeddings
-from weitiao.model.backbone.decoder import Block, BlockBackbone
+from weitiao.model.backbone.block_backbone import Block, BlockBackbone
 
 BLOCKS = [(find_module(Block, name), name) for name in names(Block)]
 FAMILIES = [family for block, _ in BLOCKS for family in block.FAMILIES]
@@ -44,7 +44,7 @@ def test_merged_prefix_equals_separate_rows(method: str, family: str) -> None:
     virtual_tokens = model.attachment.virtual_tokens()
     assert isinstance(model.backbone, BlockBackbone)
     assert isinstance(
-        model.backbone.merged(with_virtual_tokens(batch, virtual_tokens)[0] if virtual_tokens else batch), PrefixSharedBatch
+        model.backbone.share_prefixes(with_virtual_tokens(batch, virtual_tokens)[0] if virtual_tokens else batch), PrefixSharedBatch
     ), "it is of some use here"
     merged, grads = _what_it_gives(model, batch)
     with no_prefix_sharing():
@@ -69,12 +69,12 @@ def _what_it_gives(model: TrainableModel, batch: Batch) -> tuple[tuple[torch.Ten
 
 def test_dropout_keeps_rows_separate() -> None:
     model, batch = attached("lora", "llama", dropout=0.1), rows_alike()
-    assert isinstance(model.backbone, BlockBackbone) and isinstance(model.backbone.merged(batch), PrefixSharedBatch)
+    assert isinstance(model.backbone, BlockBackbone) and isinstance(model.backbone.share_prefixes(batch), PrefixSharedBatch)
     model.model.train()
-    assert model.backbone.merged(batch) is batch
+    assert model.backbone.share_prefixes(batch) is batch
     without = attached("lora", "llama")
     without.model.train()
-    assert isinstance(without.backbone, BlockBackbone) and isinstance(without.backbone.merged(batch), PrefixSharedBatch)
+    assert isinstance(without.backbone, BlockBackbone) and isinstance(without.backbone.share_prefixes(batch), PrefixSharedBatch)
 
 
 def test_embedding_noise_per_row() -> None:
@@ -94,7 +94,7 @@ def test_encoder_rows_not_merged(family: str) -> None:
     assert (
         model.architecture.kind == "encoder"
         and isinstance(model.backbone, BlockBackbone)
-        and model.backbone.merged(batch) is batch
+        and model.backbone.share_prefixes(batch) is batch
     )
 
 
@@ -102,11 +102,11 @@ def test_encoder_rows_not_merged(family: str) -> None:
 def test_merged_prefix_with_activation_cache(family: str) -> None:
     model, batch = attached("freeze", family, num_layers=1), rows_alike()
     backbone: Any = model.backbone
-    backbone.below = backbone.frozen(tuple(model.trainable().values()))
-    assert backbone.below and isinstance(backbone.merged(batch), PrefixSharedBatch)
+    backbone.num_cached_layers = backbone.num_frozen_layers(tuple(model.trainable().values()))
+    assert backbone.num_cached_layers and isinstance(backbone.share_prefixes(batch), PrefixSharedBatch)
     with no_prefix_sharing():
-        apart, (wanted, theirs) = backbone.lower(batch), _what_it_gives(model, batch)
-    below = backbone.lower(batch)
+        apart, (wanted, theirs) = backbone.run_frozen(batch), _what_it_gives(model, batch)
+    below = backbone.run_frozen(batch)
     assert below.shape == apart.shape and gap(below, apart) <= 1e-5
     given, grads = _what_it_gives(model, replace(batch, more={FROZEN_STATES: below}))
     for a, b in zip(given, wanted):

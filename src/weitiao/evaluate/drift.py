@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from weitiao.core.batch import IGNORE, Batch, pack
-from weitiao.core.lm_head import LOGITS
+from weitiao.core.lm_head import MAX_LOGITS
 from weitiao.core.score import Score, ratio_of_sums
 from weitiao.core.trainable_model import TrainableModel, as_base_model, evaluating
 
@@ -39,5 +39,5 @@ class Drift:
     def _logprobs(self, model: TrainableModel) -> Iterator[Tensor]:
         """[T, V] in fp32, a few tokens at a time: with a vocabulary of 262k, all at once would take gigabytes."""
         with evaluating(model), torch.no_grad():
-            for part in model.hidden(self.batch).split(max(1, LOGITS // len(model.lm_head.weight()))):
+            for part in model.hidden(self.batch).split(max(1, MAX_LOGITS // len(model.lm_head.weight()))):
                 yield model.lm_head.logits(part).log_softmax(-1)

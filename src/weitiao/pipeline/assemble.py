@@ -259,11 +259,11 @@ def cache_activations(
     first_epoch = setup.loader.epoch(0)
     epochs = setup.plan.steps * sum(map(len, first_epoch)) / len(first_epoch) / len(rows)
     budget = 1e9 * (setting if isinstance(setting, float) else CACHE_GB)
-    decision = activation_cache.decided(run)
+    decision = activation_cache.recorded_decision(run)
     if decision is None and setting != "off":
-        decision = activation_cache.choose(model, rows, run.folder, budget, epochs, refusal)
+        decision = activation_cache.choose_caching(model, rows, run.folder, budget, epochs, refusal)
     reporter.report(run, *([decision] if decision else []))
-    return activation_cache.keep(decision, model, rows, run, reporter, setup.loader.__getitem__)
+    return activation_cache.cached_fetch(decision, model, rows, run, reporter, setup.loader.__getitem__)
 
 
 def make_scorer(

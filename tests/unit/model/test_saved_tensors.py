@@ -9,8 +9,8 @@ from torch import nn
 from support.kernels import needs_kernels
 from support.models import make_model
 from weitiao.core.batch import pack
+from weitiao.model.backbone.block_backbone import BlockBackbone
 from weitiao.model.backbone.blocks import gemma, llama
-from weitiao.model.backbone.decoder import BlockBackbone
 from weitiao.model.layers import saved_tensors
 from weitiao.model.layers.fused import RECOMPUTE, GeGLU, RMSNorm, SwiGLU
 from weitiao.model.layers.saved_tensors import computing_in

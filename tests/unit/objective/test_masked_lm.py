@@ -161,7 +161,7 @@ def test_mlm_head_equals_transformers(family: str, tmp_path: Path) -> None:
             weight.add_(torch.randn_like(weight) * 0.1)
     whole.save_pretrained(tmp_path)
     head, choice = masked_head(whole.base_model, tmp_path)
-    assert choice.value == "the checkpoint's"
+    assert choice.value == "checkpoint"
     ids = torch.tensor([[5, 9, 40, 200, 17]])
     with torch.no_grad():
         hidden = whole.base_model(input_ids=ids).last_hidden_state
@@ -222,7 +222,7 @@ def test_trains_reopens_fills_and_is_base(train_tiny: Any, encoder: Path, texts:
     assert scores["after"]["loss"]["value"] < 0.6 * scores["before"]["loss"]["value"]
     before, after = (scores[when]["masked_accuracy"] for when in ("before", "after"))
     assert after["low"] > before["high"] and after["higher_is_better"]
-    assert run.decisions["masked-LM head"].value == "new"
+    assert run.decisions["model.mlm_head"].value == "new"
     again = evaluate(str(run.folder), DESK)
     assert again["loss"].value == pytest.approx(scores["after"]["loss"]["value"], rel=1e-6)
     asked = write_jsonl(tmp_path / "asked.jsonl", [{"text": "the quick [MASK] fox"}, {"text": "nothing to fill"}])
@@ -243,7 +243,7 @@ def test_base_from_config_has_head(train_tiny: Any, tmp_path: Path, texts: Path)
     make(tmp_path / "small", characters(iter([text.read_text()]), 1), 2, 32, 4, 64, seed=1)
     run = train_tiny(base=str(tmp_path / "small"), data=[{"path": str(texts)}], objective="masked_lm", method="full",
                 train={"steps": 2})  # fmt: skip
-    assert run.is_finished and run.decisions["masked-LM head"].value == "the checkpoint's"
+    assert run.is_finished and run.decisions["model.mlm_head"].value == "checkpoint"
     assert run.read("resolved.json")["data"]["split"] > 0, "characters are many: some text was longer than the context"
 
 

@@ -20,7 +20,7 @@ from weitiao.core.recipe import make_recipe
 from weitiao.core.registry import create, find, names
 from weitiao.core.reporter import Reporter
 from weitiao.evaluate.metrics.rouge_l import lcs_f1, split_words
-from weitiao.model.backbone.encoder_decoder import alike, encoder_decoder
+from weitiao.model.backbone.encoder_decoder import group_by_length, source_and_target
 from weitiao.objective.objectives.seq2seq import Seq2Seq
 from weitiao.pipeline.evaluate import evaluate
 from weitiao.pipeline.inference import open_model
@@ -78,8 +78,8 @@ def test_rows_grouped_by_length(folders: dict[str, Path], family: str, monkeypat
     batch, found = pack(rows_of(objective, tokens)), []
     monkeypatch.setattr("weitiao.model.backbone.encoder_decoder.NARROW", 1)
     for saved in (10**9, 1):
-        monkeypatch.setattr("weitiao.model.backbone.encoder_decoder.SAVED", saved)
-        groups = alike(encoder_decoder(batch), saved)
+        monkeypatch.setattr("weitiao.model.backbone.encoder_decoder.MIN_SAVING", saved)
+        groups = group_by_length(source_and_target(batch), saved)
         assert sorted(i for group in groups for i in group) == list(range(6)) and len(groups) == (1 if saved > 1 else 6)
         loss = objective.loss(model, batch).totals["seq2seq"]
         found.append([loss, *torch.autograd.grad(loss, list(model.trainable().values()))])

@@ -27,7 +27,7 @@ from weitiao.core.reporter import Reporter
 from weitiao.core.trainable_model import evaluating
 from weitiao.data.audio import decode_audio, resample
 from weitiao.data.read import read_sources
-from weitiao.model.backbone.encoder_decoder import encoder_decoder
+from weitiao.model.backbone.encoder_decoder import source_and_target
 from weitiao.objective.objectives.seq2seq import Seq2Seq
 from weitiao.pipeline.evaluate import evaluate
 from weitiao.pipeline.inference import open_model
@@ -107,7 +107,7 @@ def test_features_equal_transformers(place: Path) -> None:
     some = select_segments(batch, [3, 1])
     assert (
         torch.equal(some.more[INPUT_FEATURES], batch.more[INPUT_FEATURES][[3, 1]])
-        and encoder_decoder(some)[1][1] - some.bounds[1] == ENCODER_POSITIONS
+        and source_and_target(some)[1][1] - some.bounds[1] == ENCODER_POSITIONS
     )
     again = pack(batch.rows)
     assert torch.equal(again.more[INPUT_FEATURES], batch.more[INPUT_FEATURES])

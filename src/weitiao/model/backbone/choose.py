@@ -11,17 +11,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from weitiao.core.batch import Batch, pack
 from weitiao.core.errors import ModelError
 from weitiao.core.finding import Decision
 from weitiao.core.lm_head import LMHead
+from weitiao.core.messages import Message
 from weitiao.core.registry import find_module, names
 from weitiao.core.trainable_model import Backbone, TrainableModel
 from weitiao.model.adapters.low_rank import LowRankLinear
 from weitiao.model.adapters.module_structure import architecture_of, first_position, last_hidden, layer_stack
 from weitiao.model.backbone import encoder_decoder
-from weitiao.model.backbone.decoder import Block, BlockBackbone
+from weitiao.model.backbone.block_backbone import Block, BlockBackbone
 from weitiao.model.kernels.library import kernels_for_logits
 from weitiao.model.layers import attention
 from weitiao.model.layers.dropout import Dropout
@@ -34,13 +36,13 @@ LONGEST_PROBE = 256  # tokens
 KEY = "model.block"
 
 
-def choose_backbone(model: Any, dtype: torch.dtype) -> tuple[Backbone, Decision]:
+def choose_backbone(model: PreTrainedModel, dtype: torch.dtype) -> tuple[Backbone, Decision]:
     """The fastest backbone whose hidden states equal those of transformers for each row alone, within TOLERANCE."""
     if architecture_of(model.config).kind == "encoder_decoder":
         return encoder_decoder.choose_backbone(model, lambda run: in_dtype(model, dtype, all_rows(run)), TOLERANCE[dtype])
     family = model.config.model_type
     one_by_one, packed = _transformers_backbones(model, dtype)
-    why = f"no hand-written block for the family {family!r}"
+    no_block = Message("there is no hand-written block for {family}", family=family)
     for name in names(Block):
         block = find_module(Block, name)
         if family not in block.FAMILIES:
@@ -48,19 +50,16 @@ def choose_backbone(model: Any, dtype: torch.dtype) -> tuple[Backbone, Decision]
         block_backbone = BlockBackbone(block, model, dtype)
         difference = _difference(model, block_backbone, one_by_one)
         if difference <= TOLERANCE[dtype]:
-            equal = "equal to" if difference == 0 else f"within {difference:.0e} of"
-            return block_backbone, Decision(
-                KEY, name, f"weitiao's {name} block, packed: on a probe {equal} transformers row by row"
-            )
-        why = f"the {name} block differs from transformers by {difference:.0e} on a probe, so it is not used"
+            text = "the {name} block differs from transformers by at most {difference:.0e} on a probe"
+            return block_backbone, Decision(KEY, name, Message(text, name=name, difference=difference))
+        text = "the {name} block is not used: it differs from transformers by {difference:.0e} on a probe"
+        no_block = Message(text, name=name, difference=difference)
     difference = _difference(model, packed, one_by_one)
     if difference <= TOLERANCE[dtype]:
-        equal = "equal to" if difference == 0 else f"within {difference:.0e} of"
-        return packed, Decision(KEY, "transformers", f"{why}; packed rows are {equal} rows alone on a probe")
-    reason = (
-        f"packed rows would see one another in this family (they differ by {difference:.0e} on a probe): slower, but right"
-    )
-    return one_by_one, Decision(KEY, "transformers, row by row", reason)
+        text = "{no_block}; packed rows differ from single rows by at most {difference:.0e} on a probe"
+        return packed, Decision(KEY, "transformers", Message(text, no_block=no_block, difference=difference))
+    text = "packed rows would affect each other in this family (by {difference:.0e} on a probe); single rows are slower"
+    return one_by_one, Decision(KEY, "transformers, row by row", Message(text, difference=difference))
 
 
 def use_reference_implementation(model: TrainableModel, dtype: torch.dtype) -> Decision:
@@ -160,8 +159,8 @@ def make_lm_head(model: Any) -> LMHead:
         difference = float((logits - expected).abs().max() / expected.abs().max())
     if difference > LOGITS_TOLERANCE:
         raise ModelError(
-            "base: the output head of {model} is not supported: its logits differ by {difference:.0e} from hidden states "
-            "times the output embedding",
+            "base: the output head of {model} is not supported: its logits differ from hidden states times the output "
+            "embedding by {difference:.0e}",
             model=type(model).__name__,
             difference=difference,
         )

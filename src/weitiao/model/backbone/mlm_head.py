@@ -1,11 +1,11 @@
-"""An encoder's masked-LM head: hidden states to words, through the token embedding.
+"""The masked-LM head of an encoder: hidden states to token logits, through the token embedding.
 
-Devlin et al. 2019, arXiv 1810.04805, sec. 3.1, as BERT's code has it:
+Devlin et al. 2019, arXiv 1810.04805, sec. 3.1, as in BERT's code:
 
     x = LayerNorm(act(W h + c))     [N, D] -> [N, E]
     logits = x E^T + b              [N, V]      E is the token embedding itself (tied), never a copy
 
-The checkpoint often holds W, c, the norm and b under names of its family's own; where it does not, they are made new.
+Most checkpoints contain W, c, the norm and b, under names of their family; otherwise they are initialized.
 """
 
 from collections.abc import Iterator
@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from weitiao.core.errors import ModelError
 from weitiao.core.finding import Decision
+from weitiao.core.messages import Message
 
 LAYOUTS = (  # the dense layer, the norm, the bias
     ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias"),  # BERT
@@ -28,18 +30,19 @@ LAYOUTS = (  # the dense layer, the norm, the bias
     ("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head.bias"),  # ELECTRA
     ("predictions.dense", "predictions.LayerNorm", "predictions.bias"),  # ALBERT
 )
-OLD = {"weight": "gamma", "bias": "beta"}  # what a norm's weights are called in checkpoints of TensorFlow's time
+TENSORFLOW_NAMES = {"weight": "gamma", "bias": "beta"}  # of a norm's parameters, in old checkpoints
+KEY = "model.mlm_head"
 
 
 class MaskedHead(nn.Module):
-    """All of the head but the product with the token embedding [V, E], which belongs to the model."""
+    """The head up to the product with the token embedding [V, E], which belongs to the model."""
 
     tied = True
 
-    def __init__(self, width: int, embedded: int, vocabulary: int, activation: str, eps: float) -> None:
+    def __init__(self, width: int, embedding_width: int, vocab_size: int, activation: str, eps: float) -> None:
         super().__init__()
-        self.dense, self.activation = nn.Linear(width, embedded), ACT2FN[activation]
-        self.norm, self.bias = nn.LayerNorm(embedded, eps), nn.Parameter(torch.zeros(vocabulary))
+        self.dense, self.activation = nn.Linear(width, embedding_width), ACT2FN[activation]
+        self.norm, self.bias = nn.LayerNorm(embedding_width, eps), nn.Parameter(torch.zeros(vocab_size))
         nn.init.normal_(self.dense.weight, std=0.02)
         nn.init.zeros_(self.dense.bias)
 
@@ -48,45 +51,52 @@ class MaskedHead(nn.Module):
         return self.norm(self.activation(self.dense(hidden.to(self.dense.weight.dtype))))
 
 
-def masked_head(model: Any, folder: Path | None = None) -> tuple[MaskedHead, Decision]:
-    """The head that belongs to an encoder, from the checkpoint in `folder` if that holds it; and which it was.
+def masked_head(model: PreTrainedModel, folder: Path | None = None) -> tuple[MaskedHead, Decision]:
+    """An encoder's masked-LM head.
+
+    Args:
+        folder: of the checkpoint, whose head is used if it has one.
 
     Raises:
-        ModelError: the model's output words are not its input words.
+        ModelError: the model's output embedding is not its input embedding.
     """
-    config = model.config
+    config: Any = model.config
     if not getattr(config, "tie_word_embeddings", True):
-        raise ModelError("base: its config says tie_word_embeddings: false; only a masked-LM head that is tied is known.")
-    known = ("classifier_activation", "hidden_act", "activation")
-    activation = next((name for key in known if isinstance(name := getattr(config, key, None), str)), "gelu")
+        raise ModelError(
+            "base: its config says tie_word_embeddings: false; only masked-LM heads tied to the token embedding are supported"
+        )
+    activations = (getattr(config, key, None) for key in ("classifier_activation", "hidden_act", "activation"))
+    activation = next((x for x in activations if isinstance(x, str)), "gelu")
     eps = getattr(config, "layer_norm_eps", None) or getattr(config, "norm_eps", None) or 1e-12
-    words = model.get_input_embeddings()
-    size, embedded = words.weight.shape
-    head = MaskedHead(config.hidden_size, embedded, size, activation, eps)
-    found = stored_head(folder) if folder else {}
-    fits = found.keys() >= {"dense.weight", "norm.weight"} and found["dense.weight"].shape == head.dense.weight.shape
-    if not fits:
-        return head, Decision("masked-LM head", "new", "the checkpoint holds none, so it begins at random")
+    embedding: Any = model.get_input_embeddings()
+    vocab_size, embedding_width = embedding.weight.shape
+    head = MaskedHead(config.hidden_size, embedding_width, vocab_size, activation, eps)
+    stored = stored_head(folder) if folder else {}
+    is_complete = stored.keys() >= {"dense.weight", "norm.weight"}
+    if not is_complete or stored["dense.weight"].shape != head.dense.weight.shape:
+        return head, Decision(KEY, "new", Message("the checkpoint has no masked-LM head: initialized at random"))
     with torch.no_grad():
         for name, weight in head.named_parameters():
-            if name in found:
-                weight[: len(found[name])].copy_(found[name])
-    return head, Decision("masked-LM head", "the checkpoint's", "stored with the encoder")
+            if name in stored:
+                weight[: len(stored[name])].copy_(stored[name])  # an added token's bias stays zero
+    return head, Decision(KEY, "checkpoint", Message("stored in the encoder's checkpoint"))
 
 
 def stored_head(folder: Path) -> dict[str, Tensor]:
-    """The head's weights in a folder of safetensors, by our names; {} where there are none."""
-    there = dict(_names(folder))
+    """The head's weights in a folder of safetensors, by MaskedHead's names; {} if there are none."""
+    file_of = dict(_stored_names(folder))
     for dense, norm, bias in LAYOUTS:
-        if f"{dense}.weight" in there:
-            theirs = {f"dense.{kind}": f"{dense}.{kind}" for kind in OLD} | {"bias": bias}
-            for kind, old in OLD.items():
-                theirs[f"norm.{kind}"] = f"{norm}.{kind}" if f"{norm}.{kind}" in there else f"{norm}.{old}"
-            return {ours: _read(there[name], name) for ours, name in theirs.items() if name in there}
+        if f"{dense}.weight" not in file_of:
+            continue
+        stored_names = {"dense.weight": f"{dense}.weight", "dense.bias": f"{dense}.bias", "bias": bias}
+        for name, old_name in TENSORFLOW_NAMES.items():
+            is_old = f"{norm}.{name}" not in file_of
+            stored_names[f"norm.{name}"] = f"{norm}.{old_name}" if is_old else f"{norm}.{name}"
+        return {name: _read(file_of[stored], stored) for name, stored in stored_names.items() if stored in file_of}
     return {}
 
 
-def _names(folder: Path) -> Iterator[tuple[str, Path]]:
+def _stored_names(folder: Path) -> Iterator[tuple[str, Path]]:
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(str(file), "pt") as opened:
             yield from ((name, file) for name in opened.keys())  # noqa: SIM118

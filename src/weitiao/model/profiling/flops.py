@@ -40,7 +40,7 @@ from weitiao.core.shared_prefix import PrefixSharedBatch
 from weitiao.core.trainable_model import TrainableModel, evaluating, layer_of
 from weitiao.model.adapters.module_replacement import is_linear, shape_of
 from weitiao.model.adapters.module_structure import QUERIES, architecture_of, layer_stack
-from weitiao.model.backbone.decoder import BlockBackbone
+from weitiao.model.backbone.block_backbone import BlockBackbone
 
 PROBE_TOKENS = 5
 EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts")  # config keys of mixtures of experts
@@ -162,7 +162,7 @@ def _task_flops(profile: FlopProfile, model: TrainableModel, part: Objective, ba
     virtual_tokens, num_targets = model.attachment.virtual_tokens(), sum(part.counts(batch).values())
     full_batch = with_virtual_tokens(batch, virtual_tokens)[0] if virtual_tokens else batch
     if isinstance(model.backbone, BlockBackbone):
-        full_batch = model.backbone.merged(full_batch)
+        full_batch = model.backbone.share_prefixes(full_batch)
     shared = full_batch.shared_lengths if isinstance(full_batch, PrefixSharedBatch) else ()
     lm_head = _lm_head(model, part)
     supervised = num_targets if part.traits.needs_mlm_head else int((batch.labels != IGNORE).sum())

@@ -1,12 +1,12 @@
-"""Gemma 2's and Gemma 3's layers, written to run fast and keep little.
+"""Gemma 2's and Gemma 3's layers, fast and with few saved tensors.
 
     x --+-- norm -- q k v -- (3: norm) -- rotary -- attention (window, softcap) -- o -- norm --(+)--
         +------------------------------------------------------------------------------------+
-      --+-- norm -- gate up -- GeGLU -- down -- norm --(+)-- x         norm: (1 + w) x / rms(x), four a layer
+      --+-- norm -- gate up -- GeGLU -- down -- norm --(+)-- x         norm: (1 + w) x / rms(x), four per layer
         +-------------------------------------------+
 
-Team Gemma 2024, arXiv 2408.00118, sec. 2; 2025, arXiv 2503.19786, sec. 2. Some of Gemma 3's layers look back over a window
-only, and turn by angles of their own.
+Team Gemma 2024, arXiv 2408.00118, sec. 2; 2025, arXiv 2503.19786, sec. 2. Some layers attend to a window only; in Gemma 3
+these have a rotary embedding of their own.
 """
 
 from collections.abc import Sequence
@@ -21,40 +21,42 @@ from weitiao.model.layers.fused import GeGLU, RMSNorm
 
 FAMILIES = ("gemma2", "gemma3_text")
 
-Given = tuple[dict[str, RotaryTables], Batch]
+Context = tuple[dict[str, RotaryTables], Batch]
+"""(layer type -> its rotary tables, the batch)."""
 
 
-def begin(stack: Any, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Given]:
-    """The embeddings [T, D], and what every layer is given beside them: turns by the layer's type."""
+def embed(stack: Any, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Context]:
+    """The embeddings [T, D], and what all layers need."""
     x = stack.embed_tokens(batch.input_ids).to(dtype)
-    many = stack.config.model_type == "gemma3_text"  # Gemma 2 turns alike in every layer
-    kinds = {
-        kind: rotary_tables(stack.rotary_emb, x, batch, *([kind] if many else [])) for kind in set(stack.config.layer_types)
+    by_type = stack.config.model_type == "gemma3_text"  # in Gemma 2 all layers rotate alike
+    tables = {
+        layer_type: rotary_tables(stack.rotary_emb, x, batch, *([layer_type] if by_type else []))
+        for layer_type in set(stack.config.layer_types)
     }
-    return x, (kinds, batch)
+    return x, (tables, batch)
 
 
 def layers(stack: Any) -> Sequence[nn.Module]:
-    """The lowest first."""
+    """The layers, lowest first."""
     return stack.layers
 
 
-def layer(layer: Any, x: Tensor, given: Given, rows: Tensor | None) -> Tensor:
-    """One layer, [T, D] -> [T, D]; or [N, D], where only some rows are wanted."""
-    (kinds, batch), at = given, layer.self_attn
-    y = attention(at, _norm(layer.input_layernorm, x), kinds[at.layer_type], batch, _norm, rows)
+def run_layer(layer: Any, x: Tensor, context: Context, rows: Tensor | None) -> Tensor:
+    """One layer, [T, D] -> [T, D]; or [N, D] at `rows`."""
+    (tables, batch), module = context, layer.self_attn
+    y = attention(module, _norm(layer.input_layernorm, x), tables[module.layer_type], batch, _norm, rows)
     x = (x if rows is None else x[rows]) + _norm(layer.post_attention_layernorm, y)
     y = mlp(layer.mlp, _norm(layer.pre_feedforward_layernorm, x), GeGLU.apply)
     return x + _norm(layer.post_feedforward_layernorm, y)
 
 
-def end(stack: Any, x: Tensor) -> Tensor:
-    """Behind the last layer."""
+def finish(stack: Any, x: Tensor) -> Tensor:
+    """The final norm."""
     return _norm(stack.norm, x)
 
 
-def above(stack: Any) -> Sequence[nn.Module]:
-    """What lies above all layers."""
+def final_modules(stack: Any) -> Sequence[nn.Module]:
+    """The modules after the last layer."""
     return (stack.norm,)
 
 

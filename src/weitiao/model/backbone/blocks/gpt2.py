@@ -1,10 +1,10 @@
-"""GPT-2's layers over rows laid end to end.
+"""GPT-2's layers on rows packed end to end.
 
-    x --+-- LayerNorm -- qkv in one -- attention a segment -- proj --(+)--+-- LayerNorm -- MLP --(+)-- x
-        +--------------------------------------------------------------+  +-------------------+
+    x --+-- LayerNorm -- qkv in one -- attention -- proj --(+)--+-- LayerNorm -- MLP --(+)-- x
+        +----------------------------------------------------+  +-------------------+
 
-Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", sec. 2.3. Everything but the attention is the
-model's own modules.
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", sec. 2.3. All but the attention is the model's own
+modules.
 """
 
 from collections.abc import Sequence
@@ -20,31 +20,32 @@ from weitiao.model.layers.dropout import dropout_rate
 FAMILIES = ("gpt2",)
 
 
-def begin(stack: Any, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Batch]:
-    """The embeddings [T, D], and what every layer is given beside them."""
+def embed(stack: Any, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Batch]:
+    """The embeddings [T, D], and what all layers need."""
     return stack.drop(stack.wte(batch.input_ids) + stack.wpe(batch.position_ids)).to(dtype), batch
 
 
 def layers(stack: Any) -> Sequence[nn.Module]:
-    """The lowest first."""
+    """The layers, lowest first."""
     return stack.h
 
 
-def layer(layer: Any, x: Tensor, batch: Batch, rows: Tensor | None) -> Tensor:
-    """One layer, [T, D] -> [T, D]; or [N, D], where only some rows are wanted."""
-    at = layer.attn
-    q, k, v = (y.unflatten(-1, (-1, at.head_dim)) for y in at.c_attn(layer.ln_1(x)).split(at.split_size, dim=-1))
+def run_layer(layer: Any, x: Tensor, batch: Batch, rows: Tensor | None) -> Tensor:
+    """One layer, [T, D] -> [T, D]; or [N, D] at `rows`."""
+    module = layer.attn
+    projected = module.c_attn(layer.ln_1(x)).split(module.split_size, dim=-1)
+    q, k, v = (y.unflatten(-1, (-1, module.head_dim)) for y in projected)  # [T, H, d]
     x, q = (x, q) if rows is None else (x[rows], q[rows])
-    y = attend(q, k, v, batch, at.scaling, dropout=dropout_rate(at.attn_dropout), query_tokens=rows)
-    x = x + at.resid_dropout(at.c_proj(y.flatten(1)))
+    y = attend(q, k, v, batch, module.scaling, dropout=dropout_rate(module.attn_dropout), query_tokens=rows)
+    x = x + module.resid_dropout(module.c_proj(y.flatten(1)))
     return x + layer.mlp(layer.ln_2(x))
 
 
-def end(stack: Any, x: Tensor) -> Tensor:
-    """Behind the last layer."""
+def finish(stack: Any, x: Tensor) -> Tensor:
+    """The final norm."""
     return stack.ln_f(x)
 
 
-def above(stack: Any) -> Sequence[nn.Module]:
-    """What lies above all layers."""
+def final_modules(stack: Any) -> Sequence[nn.Module]:
+    """The modules after the last layer."""
     return (stack.ln_f,)

@@ -1,11 +1,10 @@
-"""The Llama family's layers, written to run fast and keep little: Llama, SmolLM2, Mistral, Qwen2, Qwen3.
+"""The Llama family's layers, fast and with few saved tensors: Llama, SmolLM2, Mistral, Qwen2, Qwen3.
 
-    x --+-- RMSNorm -- q k v -- rotary -- attention a segment -- o --(+)--+-- RMSNorm -- gate up -- SwiGLU -- down --(+)-- x
-        +-------------------------------------------------------------+   +------------------------------------------+
+    x --+-- RMSNorm -- q k v -- rotary -- attention -- o --(+)--+-- RMSNorm -- gate up -- SwiGLU -- down --(+)-- x
+        +---------------------------------------------------+   +------------------------------------------+
 
-It runs the model's own modules for every matrix product, so whatever a method put in their place (LoRA, a quantised
-layer) is used; only what lies between them is ours. Rows are [T, D] end to end. Proven equal to transformers' own
-forward when the model is loaded (backbone/choose.py) and by tests/invariants.
+Matrix products are the model's own modules, so whatever a method put in their place (LoRA, a quantized layer) is used; only
+what lies between them is ours. When a model is loaded, the block is compared with transformers' forward pass (choose.py).
 """
 
 from collections.abc import Sequence
@@ -20,35 +19,35 @@ from weitiao.model.layers.fused import RMSNorm, SwiGLU
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
-Given = tuple[RotaryTables, Batch]
+Context = tuple[RotaryTables, Batch]
 
 
-def begin(stack: Any, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Given]:
-    """The embeddings [T, D], and what every layer is given beside them."""
+def embed(stack: Any, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Context]:
+    """The embeddings [T, D], and what all layers need."""
     x = stack.embed_tokens(batch.input_ids).to(dtype)
     return x, (rotary_tables(stack.rotary_emb, x, batch), batch)
 
 
 def layers(stack: Any) -> Sequence[nn.Module]:
-    """The lowest first."""
+    """The layers, lowest first."""
     return stack.layers
 
 
-def layer(layer: Any, x: Tensor, given: Given, rows: Tensor | None) -> Tensor:
-    """One layer, [T, D] -> [T, D]; or [N, D], where only some rows are wanted."""
-    turn, batch = given
-    y = attention(layer.self_attn, _norm(layer.input_layernorm, x), turn, batch, _norm, rows)
+def run_layer(layer: Any, x: Tensor, context: Context, rows: Tensor | None) -> Tensor:
+    """One layer, [T, D] -> [T, D]; or [N, D] at `rows`."""
+    tables, batch = context
+    y = attention(layer.self_attn, _norm(layer.input_layernorm, x), tables, batch, _norm, rows)
     x = (x if rows is None else x[rows]) + y
     return x + mlp(layer.mlp, _norm(layer.post_attention_layernorm, x), SwiGLU.apply)
 
 
-def end(stack: Any, x: Tensor) -> Tensor:
-    """Behind the last layer."""
+def finish(stack: Any, x: Tensor) -> Tensor:
+    """The final norm."""
     return _norm(stack.norm, x)
 
 
-def above(stack: Any) -> Sequence[nn.Module]:
-    """What lies above all layers."""
+def final_modules(stack: Any) -> Sequence[nn.Module]:
+    """The modules after the last layer."""
     return (stack.norm,)
 
 
