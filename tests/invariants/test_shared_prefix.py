@@ -44,7 +44,8 @@ def test_merged_prefix_equals_separate_rows(method: str, family: str) -> None:
     virtual_tokens = model.attachment.virtual_tokens()
     assert isinstance(model.backbone, BlockBackbone)
     assert isinstance(
-        model.backbone.share_prefixes(with_virtual_tokens(batch, virtual_tokens)[0] if virtual_tokens else batch), PrefixSharedBatch
+        model.backbone.share_prefixes(with_virtual_tokens(batch, virtual_tokens)[0] if virtual_tokens else batch),
+        PrefixSharedBatch,
     ), "it is of some use here"
     merged, grads = _what_it_gives(model, batch)
     with no_prefix_sharing():
@@ -74,7 +75,9 @@ def test_dropout_keeps_rows_separate() -> None:
     assert model.backbone.share_prefixes(batch) is batch
     without = attached("lora", "llama")
     without.model.train()
-    assert isinstance(without.backbone, BlockBackbone) and isinstance(without.backbone.share_prefixes(batch), PrefixSharedBatch)
+    assert isinstance(without.backbone, BlockBackbone) and isinstance(
+        without.backbone.share_prefixes(batch), PrefixSharedBatch
+    )
 
 
 def test_embedding_noise_per_row() -> None:

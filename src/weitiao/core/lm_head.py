@@ -6,8 +6,8 @@ For a token with hidden state h, target y and logits z = s W h:
 
 J is one row of width D per token and does not depend on the loss. So the forward pass keeps J and drops z, and the backward
 pass multiplies J with the incoming gradient: the head's matrix products run once, in the model's own dtype, with fp32 sums.
-If the head itself is trained, its gradient needs z again. That is computed for a block of the vocabulary and all tokens at a
-time, so that each vocabulary entry's gradient is one product.
+If the head itself is trained, its gradient needs z again. That is computed for a block of the vocabulary and all tokens at
+a time, so that each vocabulary entry's gradient is one product.
 """
 
 from collections.abc import Callable

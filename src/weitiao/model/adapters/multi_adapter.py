@@ -5,8 +5,8 @@
     adapter g         y_g <- y_g + s (x_g A^T) B^T         on its own rows (index_select, index_copy)
 
 Sheng et al. 2023, "S-LoRA", arXiv 2311.03285, sec. 4 and 5: the base runs once for all adapters, each change on its own
-rows. Rows are segments packed end to end, [T, D], or rows of a padded batch, [B, T, D], as in transformers' `generate`. Outside
-`Attachment.adapters_by_row`, every row goes through the base model.
+rows. Rows are segments packed end to end, [T, D], or rows of a padded batch, [B, T, D], as in transformers' `generate`.
+Outside `Attachment.adapters_by_row`, every row goes through the base model.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

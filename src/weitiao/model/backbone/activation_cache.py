@@ -6,9 +6,9 @@
 Liu et al. 2021, "AutoFreeze", arXiv 2102.01386, sec. 4.3; Saad-Falcon et al. 2022, "Embedding Recycling", arXiv 2207.04993.
 With a fraction t of the layers trained, an epoch costs 1 + 2 t forward passes without the cache, and 3 t with it.
 
-The file holds each row's states [t, D] in the compute dtype, so nothing is rounded, and a checksum per row: damaged rows are
-computed again. Which rows run together depends on the rows alone, so a file that is written again, on resume, is bit-exactly
-the same. It is in the Run's folder until the run is finished.
+The file holds each row's states [t, D] in the compute dtype, so nothing is rounded, and a checksum per row: damaged rows
+are computed again. Which rows run together depends on the rows alone, so a file that is written again, on resume, is
+bit-exactly the same. It is in the Run's folder until the run is finished.
 """
 
 import hashlib

@@ -63,7 +63,8 @@ def masked_head(model: PreTrainedModel, folder: Path | None = None) -> tuple[Mas
     config: Any = model.config
     if not getattr(config, "tie_word_embeddings", True):
         raise ModelError(
-            "base: its config says tie_word_embeddings: false; only masked-LM heads tied to the token embedding are supported"
+            "base: its config says tie_word_embeddings: false; only masked-LM heads tied to the token embedding "
+            "are supported"
         )
     activations = (getattr(config, key, None) for key in ("classifier_activation", "hidden_act", "activation"))
     activation = next((x for x in activations if isinstance(x, str)), "gelu")

@@ -86,8 +86,12 @@ class ThroughputMeter:
         batches = [batch for index in indices[::stride] for batch in self.fetch(index)]
         num_tokens = sum(batch.tokens for batch in batches)
         backbone = self.model.backbone if isinstance(self.model.backbone, BlockBackbone) else None
-        from_layer = backbone.num_cached_layers if backbone is not None else 0  # lower layers ran once, for the activation cache
-        shared_fraction = backbone.num_shared_tokens / backbone.num_tokens if backbone is not None and backbone.num_tokens else 0.0
+        from_layer = (
+            backbone.num_cached_layers if backbone is not None else 0
+        )  # lower layers ran once, for the activation cache
+        shared_fraction = (
+            backbone.num_shared_tokens / backbone.num_tokens if backbone is not None and backbone.num_tokens else 0.0
+        )
         with nullcontext() if shared_fraction else no_prefix_sharing():
             flops = sum(step_flops(profile, self.model, self.objective, x, from_layer) for x in batches)
         gflop_per_token = flops / num_tokens / 1e9

@@ -190,7 +190,7 @@ def load_newest(folder: Path, state: State, identity: dict[str, str], warn: Call
             ) from None
         return path
     raise RunError(
-        "{folder} has no undamaged checkpoint to resume from. Train again with --overwrite (the old run is moved away), or"
+        "{folder} has no undamaged checkpoint to resume from. Train again with --overwrite (the old run is moved away), or "
         "name another folder with out=...",
         folder=folder,
     )

@@ -3,8 +3,8 @@
     x --+-- LayerNorm -- qkv in one -- attention -- proj --(+)--+-- LayerNorm -- MLP --(+)-- x
         +----------------------------------------------------+  +-------------------+
 
-Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", sec. 2.3. All but the attention is the model's own
-modules.
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", sec. 2.3. All but the attention is the model's
+own modules.
 """
 
 from collections.abc import Sequence
