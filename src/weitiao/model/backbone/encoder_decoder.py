@@ -76,7 +76,7 @@ def hidden_states(model: Any, batch: Batch) -> Tensor:
 
 
 def group_by_length(parts: Sequence[SourceTarget], min_saving: int) -> list[list[int]]:
-    """The rows in groups of similar length: a group is split in two where that saves `min_saving` or more padding tokens."""
+    """The rows in groups of similar length: it is split in two where that saves `min_saving` padding tokens or more."""
 
     def padded_lengths(rows: Iterable[int]) -> list[int]:
         """For the first row, the first two ...: the longest source plus the longest target."""
@@ -117,7 +117,7 @@ def _padded_forward(model: Any, batch: Batch) -> list[Tensor]:
 
 
 def _encode(model: Any, batch: Batch, parts: list[SourceTarget]) -> tuple[Tensor, Tensor | None]:
-    """The encoder's states [B, S, D], and a mask [B, S]; audio has none: its padding is silence, which the model expects."""
+    """The encoder's states [B, S, D], and a mask [B, S]; none for audio, which is padded with silence."""
     encoder, input_features = model.get_encoder(), batch.more.get(INPUT_FEATURES)
     if input_features is not None:
         return encoder(input_features.to(next(encoder.parameters()).dtype)).last_hidden_state, None
