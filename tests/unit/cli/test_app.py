@@ -218,3 +218,29 @@ def test_rows_truncated_for_evaluation_reported(done: Path, tmp_path: Path) -> N
     file.write_text("".join(json.dumps(row) + "\n" for row in long))
     code, said = weitiao("evaluate", done, "--data", file)
     assert code == 2 and "max_length is 256" in said
+
+
+def test_check_and_why_as_json(recipe: Path, done: Path, tmp_path: Path) -> None:
+    code, said = weitiao("check", recipe, f"out={tmp_path / 'checked'}", "--json")
+    findings = json.loads(said)
+    assert code == 0 and {"name", "level", "message"} == set(findings[0]) and len(findings) > 5
+    code, said = weitiao("why", done, "--json")
+    record = json.loads(said)
+    assert code == 0 and record["summary"] and {x["key"] for x in record["decisions"]} >= {"max_length", "validation"}
+
+
+def test_shipped_recipe_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, said = weitiao("check", "smollm2/sft_lora", "data=nowhere.jsonl")
+    assert code == 2 and "nowhere.jsonl" in said and "there is no recipe" not in said
+    code, said = weitiao("check", "smollm2/sft_lorra")
+    assert code == 2 and "there is no recipe smollm2/sft_lorra. `weitiao init --list` lists" in said
+
+
+def test_verbose_shows_decisions(recipe: Path) -> None:
+    code, said = weitiao("train", recipe, "-v")
+    assert code == 0 and re.search(r"max_length = 256 +\(", said)
+
+
+def test_completion_is_on() -> None:
+    assert "--install-completion" in weitiao("--help")[1]
