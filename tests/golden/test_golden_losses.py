@@ -8,20 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from make_small_bert import characters, make
 from support.models import WORDS
 from support.parts import VARIANTS, method_config
 from support.rows import chat_rows, question_rows, rated_rows, write_jsonl
+from support.runs import overfitted_model
 from weitiao.core.events import Step, Validation
 from weitiao.core.method import Method
 from weitiao.core.optimizer import Optimizer
-from weitiao.core.recipe import make_recipe
 from weitiao.core.registry import names
-from weitiao.core.reporter import Reporter
-from weitiao.pipeline.merging import merge_run
-from weitiao.pipeline.train import train
 
 FILE = Path(__file__).parent / "losses.json"
 TAGGED = [
@@ -101,15 +97,8 @@ def test_objective_losses_match_record(objective: str, train_tiny: Any, recorded
 
 @pytest.fixture(scope="session")
 def taught(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model that has learnt to answer some questions; a random one can be taught hardly anything by most methods."""
-    place = tmp_path_factory.mktemp("taught")
-    rows = write_jsonl(place / "first.jsonl", chat_rows(24))
-    train_ = {"steps": 150, "batch_size": 8, "learning_rate": 5e-3, "evaluate_every": 0, "save_every": 150}
-    plain = {"base": str(tiny_llama), "data": str(rows), "validation": 0, "method": "full", "train": train_}
-    plain |= {"evaluate": {"metrics": ["loss"], "samples": 0}, "out": str(place / "run")}
-    run = train(make_recipe(plain), Reporter(Console(quiet=True)))
-    merge_run(str(run.folder), str(place / "merged"))
-    return place / "merged"
+    """A tiny model that answers some questions; most methods can teach a random one hardly anything."""
+    return overfitted_model(tmp_path_factory.mktemp("taught"), tiny_llama, chat_rows(24))
 
 
 @pytest.mark.parametrize("method", names(Method))

@@ -1,6 +1,7 @@
 """What has silently ruined runs elsewhere, as laws over every chat template: mask, stop, BOS, serving = training."""
 
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from support.chat_templates import BARE, TEMPLATES
 from support.models import make_tokenizer
 from support.parts import method_config
 from support.rows import chat_rows, write_jsonl
+from support.runs import overfitted_model
 from weitiao.core.batch import IGNORE
 from weitiao.core.events import Step
 from weitiao.core.example import Chat, Turn
@@ -22,6 +24,7 @@ from weitiao.pipeline.inference import open_model
 CONVERSATIONS = 500
 WORDS = "what time is it in paris 你好 世界 🦊 👩‍🚀 naïve x=1; {{'no'}} <b> \\n 'quoted' … | [INST] ## ***"
 ALL = {**TEMPLATES, "bare": BARE}
+ANSWERS = ("paris", "seven boxes", "the lazy dog", "你好")
 
 
 def conversation(dice: random.Random, system: bool) -> list[Turn]:
@@ -63,26 +66,41 @@ def test_mask_stop_bos_prompt_in_500_conversations(name: str) -> None:
         assert ids[: len(prompt)] == prompt
 
 
-@pytest.mark.parametrize("method", names(Method))
-def test_overfitted_model_repeats_rows_and_stops(method: str, train_tiny: Any, tmp_path: Any) -> None:
-    """Train and ask through the whole pipeline. A shift, a mask, a stop token or a prompt that differs between the two
-    would each show: answers end by themselves and are answers of the data; every one its own row's where all weights
-    learn (a tiny random base bounds what the others can tell apart)."""
-    answers = ("paris", "seven boxes", "the lazy dog", "你好")
+def wizard_rows(answers: tuple[str, ...]) -> list[dict]:
+    """Eight questions that differ in one letter, with these answers."""
     rows = chat_rows(8, answers)
-    for i, row in enumerate(rows):
-        row["messages"][0]["content"] = f"wizard {'abcdefgh'[i]}"
-    file = write_jsonl(tmp_path / "few.jsonl", rows)
-    rate = {"full": 5e-3}.get(method, 3e-2)
-    train = {"steps": 150, "batch_size": 8, "learning_rate": rate, "evaluate_every": 0, "save_every": 150}
-    run = train_tiny(data=[{"path": str(file)}], validation=0, method=method_config(method), train=train)
-    learnt = [x.loss for x in run.events(Step)][-1]
-    if learnt > 0.2:
-        pytest.skip(f"{method} cannot teach a tiny random base these rows (loss {learnt:.2f})")
-    opened = open_model(str(run.folder))
-    prompts = [opened.model.processor.prompt([Turn("user", row["messages"][0]["content"])]) for row in rows]
-    written = generate(opened.model, prompts, max_new_tokens=40)
-    said = [opened.model.processor.decode(ids) for ids in written]
-    wanted = [row["messages"][1]["content"] for row in rows]
-    assert said == wanted if method == "full" else set(said) <= set(answers)
-    assert sum(len(ids) < 40 for ids in written) >= 0.95 * len(written)
+    for row, letter in zip(rows, "abcdefgh"):
+        row["messages"][0]["content"] = f"wizard {letter}"
+    return rows
+
+
+@pytest.fixture(scope="module")
+def answering_model(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that gives the answers to other questions: most methods can teach a random model hardly anything."""
+    rows = wizard_rows((*ANSWERS[1:], *ANSWERS))
+    return overfitted_model(tmp_path_factory.mktemp("answering"), tiny_llama, rows)
+
+
+@pytest.mark.parametrize("method", names(Method))
+def test_overfitted_model_repeats_rows_and_stops(
+    method: str, answering_model: Path, train_tiny: Any, tmp_path: Path
+) -> None:
+    """Train and generate through the whole pipeline. A shift, a mask, a stop token or a prompt that differs between the
+    two would each show: answers end by themselves and are those of the data; of their own rows, where the loss is low."""
+    rows = wizard_rows(ANSWERS)
+    file, base = write_jsonl(tmp_path / "few.jsonl", rows), str(answering_model)
+    learning_rate = {"full": 5e-3}.get(method, 3e-2)
+    train = {"steps": 60, "batch_size": 8, "learning_rate": learning_rate, "evaluate_every": 0, "save_every": 60}
+    settings = {"data": [{"path": str(file)}], "validation": 0, "train": train}
+    run = train_tiny(base=base, method=method_config(method, answering_model), **settings)
+    loss = [x.loss for x in run.events(Step)][-1]
+    if loss > 0.2:
+        pytest.skip(f"{method} does not learn these rows on a tiny base (loss {loss:.2f})")
+    model = open_model(str(run.folder)).model
+    prompts = [model.processor.prompt([Turn("user", row["messages"][0]["content"])]) for row in rows]
+    token_ids = generate(model, prompts, max_new_tokens=40)
+    texts = [model.processor.decode(ids) for ids in token_ids]
+    expected = [row["messages"][1]["content"] for row in rows]
+    assert set(texts) <= set(ANSWERS)
+    assert texts == expected or loss > 0.05
+    assert sum(len(ids) < 40 for ids in token_ids) >= 0.95 * len(token_ids)

@@ -9,25 +9,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from support.models import DECODERS, ENCODER_DECODERS, FAMILIES, save_model
 from support.rows import chat_rows, write_jsonl
 from weitiao.core.events import Event, Step
+from weitiao.core.recipe import make_recipe
+from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.pipeline import train as pipeline
+from weitiao.pipeline.merging import merge_run
 from weitiao.train.signals import Stop
 
 
 @cache
 def finished_run(base: Path | str = "llama") -> str:
     """The folder of a finished Run, trained on a tiny model of a family or on the model in a folder."""
-    from rich.console import Console
-
-    from weitiao.core.recipe import make_recipe
-    from weitiao.core.reporter import Reporter
-    from weitiao.pipeline.train import train
-
     place = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     folder = base if isinstance(base, Path) else save_model(place / base, base)
@@ -41,7 +39,17 @@ def finished_run(base: Path | str = "llama") -> str:
     plain["objective"] = "seq2seq" if encoder_decoder else "classification" if reads else "sft"
     recipe = make_recipe({**plain, "evaluate": {"metrics": ["loss"], "samples": 0}, "out": str(place / "run")})
     with torch.random.fork_rng():
-        return str(train(recipe, Reporter(Console(quiet=True))).folder)
+        return str(pipeline.train(recipe, Reporter(Console(quiet=True))).folder)
+
+
+def overfitted_model(folder: Path, base: Path, rows: list[dict]) -> Path:
+    """The folder of a model whose every weight was trained on a few rows."""
+    data = write_jsonl(folder / "rows.jsonl", rows)
+    train_ = {"steps": 150, "batch_size": 8, "learning_rate": 5e-3, "evaluate_every": 0, "save_every": 150}
+    plain = {"base": str(base), "data": str(data), "validation": 0, "method": "full", "train": train_}
+    plain |= {"evaluate": {"metrics": ["loss"], "samples": 0}, "out": str(folder / "run")}
+    merge_run(str(pipeline.train(make_recipe(plain), Reporter(Console(quiet=True))).folder), str(folder / "merged"))
+    return folder / "merged"
 
 
 @contextlib.contextmanager
