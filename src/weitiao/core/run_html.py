@@ -8,7 +8,14 @@ from weitiao.core.messages import Message
 from weitiao.core.score import score_rows
 
 WIDTH, HEIGHT = 480, 90  # of the curve, in pixels
-COLUMNS = (Message("metric"), Message("before"), Message("after"), Message("change"), Message(""))  # of score_rows
+COLUMNS = (
+    Message("metric"),
+    Message("n"),
+    Message("before"),
+    Message("after"),
+    Message("change"),
+    Message(""),
+)  # of score_rows
 
 
 def run_html(title: str, status: Message, scores: dict[str, Any], losses: Sequence[float]) -> str:
@@ -21,7 +28,7 @@ def run_html(title: str, status: Message, scores: dict[str, Any], losses: Sequen
     parts = [f"<p><b>{html.escape(title)}</b>: {html.escape(str(status))}</p>"]
     if rows := score_rows(scores):
         head = _row([str(x) for x in COLUMNS], "th")
-        cells = ([str(x[key]) for key in ("name", "before", "after", "change", "verdict_text")] for x in rows)
+        cells = ([str(x[key]) for key in ("name", "n", "before", "after", "change", "verdict_text")] for x in rows)
         parts.append(f"<table>{head}{''.join(_row(x, 'td') for x in cells)}</table>")
     if len(losses) > 1:
         parts.append(_curve(losses))

@@ -1,7 +1,9 @@
 """A Run in the terminal: what `train` prints at its end: scores before and after, where to look, what to do next."""
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from weitiao.core import events
 from weitiao.core.command import command
@@ -12,30 +14,39 @@ from weitiao.core.run_html import COLUMNS
 from weitiao.core.score import score_rows
 
 COLORS = {"better": "green", "worse": "red"}
+NARROW = 100  # columns of a terminal without room for the interval before training
 
 
 def print_result(run: Run, console: Console) -> None:
     """Scores before and after, the best step, skipped steps, and the next commands."""
     if rows := score_rows(run.scores):
-        table = Table(*map(str, COLUMNS))
-        table.columns[0].overflow = "fold"
-        for row in rows:
-            color = COLORS.get(row["verdict"], "dim")
-            cells = (row["name"], row["before"], row["after"], row["change"])
-            table.add_row(*cells, f"[{color}]{row['verdict_text']}[/]")
-        console.print(table)
+        console.print(_table(rows, console.width))
     for message in filter(None, (result(run), throughput(run))):
-        console.print(str(message), soft_wrap=True)
+        console.print(Text(str(message)), soft_wrap=True)
+    facts = {"command": command(), "folder": run.folder}
     if skipped := len(list(run.events(events.Skip))):
-        text = "{n} steps were skipped by the guard, and their rows are not trained on: {command} why {folder}"
-        message = Message(text, n=skipped, command=command(), folder=run.folder)
-        console.print(str(message), style="bold yellow", soft_wrap=True)
-    console.print(str(Message("report: {file}", file=f"{run.folder}/report.html")), soft_wrap=True)
+        message = Message(
+            "{n} steps were skipped by the guard, and their rows are not trained on: {command} why {folder}",
+            n=skipped,
+            **facts,
+        )
+        console.print(Text(str(message), "bold yellow"), soft_wrap=True)
+    console.print(Text(str(Message("report: {file}", file=f"{run.folder}/report.html"))), soft_wrap=True)
     if run.recipe.objective.traits.generative:
-        use = Message("next: {command} chat {folder} --compare", command=command(), folder=run.folder)
+        use = Message("next: {command} chat {folder} --compare", **facts)
     else:
-        text = "next: {command} predict {folder} --input FILE --output FILE"
-        use = Message(text, command=command(), folder=run.folder)
-    console.print(str(use), style="dim", soft_wrap=True)
-    text = "      {command} why {folder}, {command} merge {folder} FOLDER"
-    console.print(str(Message(text, command=command(), folder=run.folder)), style="dim", soft_wrap=True)
+        use = Message("next: {command} predict {folder} --input FILE --output FILE", **facts)
+    more = Message("      {command} why {folder}, {command} merge {folder} FOLDER", **facts)
+    for line in (use, more):
+        console.print(Text(str(line), "dim"), soft_wrap=True)
+
+
+def _table(rows: list[dict[str, str]], width: int) -> Table:
+    """A line for each metric."""
+    table = Table(*map(str, COLUMNS), box=box.SIMPLE_HEAD, pad_edge=False)
+    table.columns[0].overflow = "fold"
+    for row in rows:
+        before = row["before"] if width >= NARROW else row["before"].partition(" [")[0]
+        verdict = Text(row["verdict_text"], COLORS.get(row["verdict"], "dim"))
+        table.add_row(row["name"], row["n"], before, row["after"], row["change"], verdict)
+    return table

@@ -147,7 +147,7 @@ VERDICTS = {
 
 
 def score_rows(scores: dict[str, Any]) -> list[dict[str, str]]:
-    """A table row per metric: its value before and after, the change, a verdict (a key of VERDICTS) and its text.
+    """A table row per metric: n, value and interval before and after, the change, a verdict (a key of VERDICTS), its text.
 
     Args:
         scores: scores.json.
@@ -156,7 +156,8 @@ def score_rows(scores: dict[str, Any]) -> list[dict[str, str]]:
     before, after = scores.get("before", {}), scores.get("after", {})
     for name in after or before:
         a, b = before.get(name), after.get(name)
-        row = {"name": name, "before": format_score(name, a), "after": format_score(name, b), "change": "", "verdict": ""}
+        row = {"name": name, "n": _format_n(a, b), "before": format_interval(name, a), "after": format_interval(name, b)}
+        row |= {"change": "", "verdict": ""}
         if a and b and a["n"] and b["n"]:
             change = b["value"] - a["value"]
             row["change"] = format_change(name, change)
@@ -180,14 +181,26 @@ def format_change(name: str, change: float) -> str:
     return f"{change:+.3f}"
 
 
-def format_score(name: str, score: dict[str, Any] | None) -> str:
-    """'78.5 % [72.3 %, 83.6 %], n = 200'."""
+def _format_n(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
+    """'200', or '180 / 200' where it differs."""
+    counts = [x["n"] for x in (before, after) if x]
+    return " / ".join(f"{n:,}" for n in dict.fromkeys(counts))
+
+
+def format_interval(name: str, score: dict[str, Any] | None) -> str:
+    """'78.5 % [72.3, 83.6]'."""
     if not score or not score["n"]:
         return str(Message("not measured"))
-    if is_percentage(name):
-        value, low, high = (f"{100 * score[key]:.1f} %" for key in ("value", "low", "high"))
-    else:
-        value, low, high = (f"{score[key]:.3f}" for key in ("value", "low", "high"))
+    scale, digits, unit = (100, 1, " %") if is_percentage(name) else (1, 3, "")
+    value, low, high = (f"{scale * score[key]:.{digits}f}" for key in ("value", "low", "high"))
+    return f"{value}{unit} [{low}, {high}]" if score["n"] > 1 else f"{value}{unit}"
+
+
+def format_score(name: str, score: dict[str, Any] | None) -> str:
+    """'78.5 % [72.3, 83.6], n = 200'."""
+    if not score or not score["n"]:
+        return str(Message("not measured"))
+    value = format_interval(name, score)
     if score["n"] == 1:
         return str(Message("{value}, n = 1: no interval", value=value))
-    return str(Message("{value} [{low}, {high}], n = {n}", value=value, low=low, high=high, n=score["n"]))
+    return f"{value}, n = {score['n']:,}"

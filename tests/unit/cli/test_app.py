@@ -68,7 +68,7 @@ def test_train_evaluate_runs_and_merge(recipe: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     code, said = weitiao("train", recipe, "method.rank=2", "train.learning_rate=1e-3")
     assert code == 0 and f"report: {run}/report.html" in said
-    assert re.search(r"loss .*\[.*\], n = \d+", said), "the table of figures with n and interval"
+    assert re.search(r"loss .* \d+ .*\[.*\]", said), "the table of figures with n and interval"
     assert "train.evaluate_every" not in said, "what was asked for needs no reason"
     assert "max_length" not in said and "max_length = 256: the model takes 256" in weitiao("why", run)[1]
     written = yaml.safe_load((run / "recipe.yaml").read_text())

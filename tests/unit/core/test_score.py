@@ -77,7 +77,7 @@ def test_verdict_needs_separate_intervals(name: str, before: tuple, after: tuple
 
     (row,) = score_rows({"before": {name: plain(before)}, "after": {name: plain(after)}})
     assert (row["verdict"], row["change"]) == (verdict, change)
-    assert row["after"].endswith("n = 40") and "[" in row["after"]
+    assert row["n"] == "40" and row["after"].endswith("]") and "[" in row["after"]
 
 
 def test_unmeasured_scores_have_no_verdict() -> None:

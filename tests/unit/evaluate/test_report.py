@@ -50,7 +50,7 @@ def test_report_shows_scores(page: tuple[Run, str]) -> None:
     scores = run.read("scores.json")
     for side in ("before", "after"):
         loss = scores[side]["loss"]
-        assert f"{loss['value']:.3f} [{loss['low']:.3f}, {loss['high']:.3f}], n = {loss['n']}" in words
+        assert f"{loss['value']:.3f} [{loss['low']:.3f}, {loss['high']:.3f}]" in words
     assert "exact_match" in words and "95 % intervals" in words
     for key, decision in run.decisions.items():
         assert key in words and str(decision.reason) in words
