@@ -28,7 +28,7 @@ AIMS = [
     for objective in names(Objective)
     if not (make_objective(objective).traits.needs_mlm_head or make_objective(objective).traits.needs_encoder_decoder)
 ]
-AIMS += [(objective, "bert") for objective in names(Objective) if not make_objective(objective).writes]
+AIMS += [(objective, "bert") for objective in names(Objective) if not make_objective(objective).traits.generative]
 AIMS += [(objective, "t5") for objective in names(Objective) if make_objective(objective).traits.needs_encoder_decoder]
 ALWAYS = ("lora", "full", "p_tuning_v2", "sft", "classification")  # of these every pair is tried, of the others with --full
 PARTS_ROWS = ("bilora",)  # methods whose two levels learn from different rows of a batch

@@ -20,7 +20,10 @@ def explain(key: str = "") -> Table:
         RecipeError: there is no such key; the message names the nearest.
     """
     book = handbook.read()
-    table = _find(book, key) or _find(handbook.build(), key)  # a component newer than the handbook
+    table = _find(book, key)
+    if table is None:
+        book = handbook.build()  # a component newer than the stored handbook
+        table = _find(book, key)
     if table is None:
         known = [*book["keys"], *book["parts"]]
         raise RecipeError("there is no key or component {key!r}.{hint}", key=key, hint=nearest(key, known))
@@ -43,6 +46,7 @@ def _find(book: Handbook, key: str) -> Table | None:
 def _table(entries: Mapping[str, Entry], title: str) -> Table:
     columns = (translate("key"), translate("default"), translate("what it means"))
     table = Table(*columns, title=title, title_justify="left")
+    table.columns[-1].overflow = "fold"  # Chinese has no spaces to break lines at
     if not entries:
         table.add_row("", "", translate("it has no settings"))
     for name, entry in entries.items():
