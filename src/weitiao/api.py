@@ -184,7 +184,7 @@ def merge(
     """
     from weitiao.pipeline import merging
 
-    paths = [_path(x) for x in (targets if isinstance(targets, (list, tuple)) else [targets])]  # pyright: ignore
+    paths = [_path(x) for x in (targets if isinstance(targets, (list, tuple)) else [targets])]  # pyright: ignore[reportArgumentType]
     if len(paths) == 1:
         return merging.merge_run(paths[0], str(out))
     return merging.merge_several(paths, str(out), _reporter(verbose), method, weights, density, seed)

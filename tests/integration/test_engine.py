@@ -42,6 +42,6 @@ def gap(one: list[float], other: list[float]) -> float:
 
 def test_fast_and_plain_same_losses(tmp_path: Path) -> None:
     """1.1e-5 apart on these rows, 4e-6 on the quickstart's; there the plain way on one thread and on two is 6e-6 apart."""
-    plain = curve(tmp_path, "plain", 5)
+    plain = curve(tmp_path, "reference", 5)
     assert len(plain) == 5 and plain[-1] < plain[0]
     assert gap(curve(tmp_path, "auto", 5), plain) <= 2e-5

@@ -71,7 +71,7 @@ def test_packing_and_accumulation_exact(tokens: BaseAssets) -> None:
     with torch.no_grad():
         packed = model.logits(batch)
         for k in (0, 3, 7):
-            alone = model.logits(pack([eight[batch.source[k]]]))
+            alone = model.logits(pack([eight[batch.row_ids[k]]]))
             apart = packed[batch.bounds[k] : batch.bounds[k + 1]] - alone
             assert apart.abs().max() / alone.abs().max() <= 1e-5
     found = []

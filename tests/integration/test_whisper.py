@@ -25,7 +25,7 @@ def test_transcription_equals_transformers(tmp_path: Path) -> None:
     from prepare_speech import Speaker
 
     Speaker().say(SAID, "en-us", 150, 50, tmp_path / "said.wav")
-    tokens, objective = open_base_assets("package:whisper-tiny.en"), create(Objective, "seq2seq", longest=40)
+    tokens, objective = open_base_assets("package:whisper-tiny.en"), create(Objective, "seq2seq", max_new_tokens=40)
     model, choices = load(tokens, create(Method, "lora", rank=4), objective, torch.float32, torch.device("cpu"))
     assert {x.key: x.value for x in choices}["model.block"] == "transformers" and tokens.max_length == 448
     example = load_audio(AudioText("said.wav", SAID), tmp_path)

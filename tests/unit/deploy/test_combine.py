@@ -301,7 +301,7 @@ def test_wrong_output_folder(
     def never(*args: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(merging, "stand", never)
+    monkeypatch.setattr(merging, "load_stacked_base", never)
     with pytest.raises(
         ModelError,
         match=f"cannot combine .*other .base .*g. with .*run .base {tiny_llama}.: adapters must share one base model",

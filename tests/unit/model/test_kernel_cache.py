@@ -9,7 +9,7 @@ from support.kernels import needs_kernels
 
 MANY = """
 import ctypes, torch
-from weitiao.core.hardware import bound_shapes
+from weitiao.core.hardware import limit_primitive_cache
 
 class Memory(ctypes.Structure):
     _fields_ = [(x, ctypes.c_size_t) for x in "arena ord sm hblks mapped usm fsm used free keep".split()]
@@ -43,5 +43,5 @@ def grown(before: str, **environment: str) -> float:
 def test_new_shapes_do_not_grow_memory() -> None:
     wished = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024", "LRU_CACHE_CAPACITY": "1024"}
     assert grown("") > 40
-    assert abs(grown("bound_shapes()")) < 4
-    assert grown("bound_shapes()", **wished) > 40
+    assert abs(grown("limit_primitive_cache()")) < 4
+    assert grown("limit_primitive_cache()", **wished) > 40
