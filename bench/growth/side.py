@@ -140,7 +140,7 @@ def make_model(point: Point, recipe: Recipe, dtype: torch.dtype) -> tuple[Traina
     """The model with its method, and the name of the implementation that runs."""
     base = make_base(point, dtype)
     model = attach(base, recipe.method, recipe.objective, NO_TOKENIZER)
-    (decision,) = base.choices
+    (decision,) = base.decisions
     if IMPLEMENTATIONS["plain"] == recipe.train.implementation:
         decision = use_reference_implementation(model, dtype)
     return model, decision.value

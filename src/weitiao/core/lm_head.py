@@ -68,10 +68,10 @@ class LMHead:
         """The weight in the compute dtype. Of a frozen weight, the copy is kept until the weight changes."""
         if weight.dtype == dtype or weight.requires_grad:
             return weight.detach().to(dtype)
-        version, kept = (weight.data_ptr(), weight._version), self._rounded.get(dtype)
-        if kept is None or kept[0] is not weight or kept[1] != version:
-            kept = self._rounded[dtype] = (weight, version, weight.detach().to(dtype))
-        return kept[2]
+        version, entry = (weight.data_ptr(), weight._version), self._rounded.get(dtype)
+        if entry is None or entry[0] is not weight or entry[1] != version:
+            entry = self._rounded[dtype] = (weight, version, weight.detach().to(dtype))
+        return entry[2]
 
     def logprobs(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """[N, D], [N] -> [N]: the log-probability of each target, in fp32, differentiable."""

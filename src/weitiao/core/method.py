@@ -139,7 +139,7 @@ class Method(Component):
         """Extra arguments for loading the base model."""
         return {"dtype": torch.float32} if self.trains_base else {}
 
-    def prepare(self, model: nn.Module, device: torch.device) -> None:
+    def prepare(self, model: "PreTrainedModel", device: torch.device) -> None:
         """Change the loaded weights before they go to the device (QLoRA quantizes them)."""
         return
 

@@ -92,10 +92,10 @@ def load(
     model = attach(base, method, objective, assets.processor)
     model.base_identity = identity
     trainable = sum(p.numel() for p in model.trainable().values())
-    # base.weights counts quantized weights as they were; what was attached since is added
-    total = base.weights - stored + sum(p.numel() for p in (*base.model.parameters(), *model.heads.parameters()))
+    # base.num_weights counts quantized weights as they were; what was attached since is added
+    total = base.num_weights - stored + sum(p.numel() for p in (*base.model.parameters(), *model.heads.parameters()))
     share = Message("{method}: {share:.2%} of {total:,}", method=method.name, share=trainable / total, total=total)
-    return model, [*base.choices, Decision("model.trainable_weights", trainable, share)]
+    return model, [*base.decisions, Decision("model.trainable_weights", trainable, share)]
 
 
 # -- a run as base ----------------------------------------------------------------------------------------------------
@@ -132,9 +132,10 @@ def load_stacked_base(
     for weight in base.model.parameters():
         weight.data = weight.data.to(stored)
     method.prepare(base.model, device)
-    backbone, decision = choose_backbone(base.model.to(device), dtype)
+    model: Any = base.model  # transformers' own `to` has no usable type
+    backbone, decision = choose_backbone(model.to(device), dtype)
     merged = Decision("base", chain[0].base, Message("merged into its weights in memory: {runs}", runs=_described(chain)))
-    return Base(base.model, base.architecture, backbone, base.lm_head, [decision, merged], base.weights, folder)
+    return Base(base.model, base.architecture, backbone, base.lm_head, [decision, merged], base.num_weights, folder)
 
 
 def _described(chain: Sequence[TrainedRun]) -> Message:
@@ -191,7 +192,7 @@ def attach(base: Base, method: Method, objective: Objective, processor: Processo
     if not objective.traits.generative:
         attachment.trainable -= output_head(base.model)
     layers, decisions = heads_for(base.model, objective, base.folder)
-    base.choices += decisions
+    base.decisions += decisions
     heads = torch.nn.ModuleDict(layers).to(next(base.model.parameters()).device)
     base.model.eval()
     return TrainableModel(base.model, attachment, processor, base.architecture, base.backbone, base.lm_head, heads)

@@ -82,7 +82,7 @@ def test_missing_or_truncated_shard_named(shards: Path) -> None:
     second.write_bytes(whole[: len(whole) // 2])
     assert f"{second} is incomplete ({len(whole) // 2:,} of {len(whole):,} bytes). Download it again" in refusal(shards)
     second.unlink()
-    assert f"is only half downloaded: {second.name} is missing. Download the model again." in refusal(shards)
+    assert f"is incomplete: {second.name} is missing. Download the model again" in refusal(shards)
 
 
 @pytest.mark.parametrize(
@@ -144,14 +144,14 @@ def test_modelscope_package_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unknown_architecture_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "unheard_of", "architectures": ["Unheard"]}))
-    with pytest.raises(ModelError, match="cannot be loaded as a language model or an encoder: .*unheard_of"):
+    with pytest.raises(ModelError, match="cannot be loaded: .*unheard_of"):
         load_base(folder, torch.float32, torch.device("cpu"))
 
 
 def test_weights_missing_from_files(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 4}))
-    with pytest.raises(ModelError, match=r"lacks 9 weights that its config asks for, first model.layers.3\."):
+    with pytest.raises(ModelError, match=r"lacks 9 weights that its config requires, first model.layers.3\."):
         load_base(folder, torch.float32, torch.device("cpu"))
 
 
@@ -166,4 +166,4 @@ def test_local_folder_needs_no_network(tiny_llama: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("socket.create_connection", never)
     check_folder(tiny_llama)
     assert load_tokenizer(resolve_base(str(tiny_llama))).eos_token == "<|im_end|>"
-    assert load_base(tiny_llama, torch.float32, torch.device("cpu")).choices[0].value == "llama"
+    assert load_base(tiny_llama, torch.float32, torch.device("cpu")).decisions[0].value == "llama"

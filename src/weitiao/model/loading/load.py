@@ -1,4 +1,4 @@
-"""A base model, loaded and made ready for a method: model, tokenizer, the way its body runs, its vocabulary head."""
+"""Loads a base model: its architecture, tokenizer, generation settings and weights, and how its forward pass runs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -17,15 +16,18 @@ from transformers import (
     AutoModelForSpeechSeq2Seq,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
 from weitiao.core.architecture import Architecture
-from weitiao.core.errors import ModelError
+from weitiao.core.errors import InvalidValue, ModelError
 from weitiao.core.finding import Decision
 from weitiao.core.hardware import limit_primitive_cache
 from weitiao.core.lm_head import LMHead
+from weitiao.core.messages import Message
 from weitiao.core.trainable_model import Backbone
 from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.backbone.choose import choose_backbone, make_lm_head
@@ -48,22 +50,21 @@ AUTO_CLASSES: dict[tuple[str, str], Any] = {
 
 @dataclass
 class Base:
-    """A loaded base model."""
+    """A loaded base model, before a method is attached."""
 
     model: PreTrainedModel
     architecture: Architecture
     backbone: Backbone
     lm_head: LMHead
-    choices: list[Decision]
-    """How it was decided to run it."""
-    weights: int = 0
-    """How many there are, however they are stored."""
+    decisions: list[Decision]
+    """How it runs, and why."""
+    num_weights: int = 0
+    """As loaded, before a method quantizes them."""
     folder: Path | None = None
-    """Where they lie."""
 
 
 def load_architecture(folder: Path) -> Architecture:
-    """What the model in a folder is, from its config.json.
+    """The architecture of the model in a folder, from its config.json.
 
     Raises:
         ModelError: the config cannot be read, or its family is unknown.
@@ -72,46 +73,53 @@ def load_architecture(folder: Path) -> Architecture:
         return architecture_of(AutoConfig.from_pretrained(folder, local_files_only=True))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            "base: {file} cannot be read: {reason}",
-            file=folder / "config.json",
-            reason=str(error).strip().splitlines()[0][:200],
+            "base: {file} cannot be read: {reason}", file=folder / "config.json", reason=_reason(error)
         ) from None
 
 
-def load_tokenizer(folder: Path, template: str | None = None) -> Any:
-    """The model's tokenizer; `template` replaces its chat template.
+def load_tokenizer(folder: Path, template: str | None = None) -> PreTrainedTokenizerBase:
+    """The model's tokenizer.
+
+    Args:
+        template: replaces its chat template.
 
     Raises:
         ModelError: it cannot be read.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"base: the tokenizer in {folder} cannot be read: {str(error).splitlines()[0]}") from None
+        raise ModelError(
+            "base: the tokenizer in {folder} cannot be read: {reason}", folder=folder, reason=_reason(error)
+        ) from None
     if template is not None:
         tokenizer.chat_template = template
     return tokenizer
 
 
 def load_generation(folder: Path) -> GenerationConfig:
-    """How the model writes where nothing else is said; older models have it among all their other settings.
+    """The model's own generation settings; older models have them in config.json.
 
     Raises:
-        ModelError: it cannot be read.
+        ModelError: they cannot be read.
     """
-    known: dict[str, Any] = {}
-    file = GENERATION
-    if not (folder / file).exists():
-        file, known = "config.json", {"_from_model_config": True}
+    in_own_file = (folder / GENERATION).exists()
+    file = GENERATION if in_own_file else "config.json"
+    options: dict[str, Any] = {} if in_own_file else {"_from_model_config": True}
     try:
-        settings = GenerationConfig.from_pretrained(folder, config_file_name=file, local_files_only=True, **known)
-        stops = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
-        if not all(x is None or type(x) is int for x in stops):
-            raise ValueError(f"eos_token_id is {settings.eos_token_id!r}, which is no token")
+        settings = GenerationConfig.from_pretrained(folder, config_file_name=file, local_files_only=True, **options)
+        stop_ids = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+        if not all(x is None or type(x) is int for x in stop_ids):  # a bool is an int, and is no token id
+            raise InvalidValue("eos_token_id is {value}, which is not a token id", value=repr(settings.eos_token_id))
         return settings
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        words = f"base: {folder / file} cannot be read ({str(error).splitlines()[0]}). Fetch it anew"
-        raise ModelError(words + (", or delete it." if file == GENERATION else ".")) from None
+        raise ModelError(
+            "base: {file} cannot be read: {reason}. Download it again, or delete it."
+            if in_own_file
+            else "base: {file} cannot be read: {reason}. Download it again.",
+            file=folder / file,
+            reason=_reason(error),
+        ) from None
 
 
 def load_base(
@@ -119,59 +127,78 @@ def load_base(
     dtype: torch.dtype,
     device: torch.device,
     options: dict[str, Any] | None = None,
-    prepare: Callable[[nn.Module, torch.device], None] = lambda model, device: None,
+    prepare: Callable[[PreTrainedModel, torch.device], None] = lambda model, device: None,
 ) -> Base:
-    """Load the weights and decide how they run.
+    """Load the weights and choose how the forward pass runs.
 
     Args:
-        dtype: what is computed in. Weights are stored in it too, unless the method's `options` say otherwise.
-        prepare: the method's, before the weights go to the device.
+        dtype: the compute dtype. Weights are stored in it too, unless the method's `options` name another one.
+        options: extra arguments for `from_pretrained` (Method.load_options).
+        prepare: called before the weights go to the device (Method.prepare).
 
     Raises:
-        ModelError: the architecture is unknown or neither a causal language model nor an encoder, or weights are missing.
+        ModelError: the architecture is not supported, or weights are missing or damaged.
     """
     limit_primitive_cache()
-    stored = {"dtype": dtype, "local_files_only": True, "use_safetensors": True, **(options or {})}
+    arguments = {"dtype": dtype, "local_files_only": True, "use_safetensors": True, **(options or {})}
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         architecture = architecture_of(config)
-        load = partial(_load, AUTO_CLASSES[architecture.kind, architecture.modality], folder, config, stored)
+        load = partial(_load, AUTO_CLASSES[architecture.kind, architecture.modality], folder, config, arguments)
         try:
-            loaded = load(attention.NAME)
-        except ValueError:  # a family with an attention of its own (DeBERTa); whether rows keep apart is probed
-            loaded = load("eager")
+            model, info = load(attention.NAME)
+        except ValueError:  # a family with its own attention (DeBERTa); choose_backbone tests whether rows can be packed
+            model, info = load("eager")
     except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0][:200]
-        raise ModelError(f"base: {folder} cannot be loaded as a language model or an encoder: {first}") from None
-    model, info = loaded
-    without_pooler(model)
+        raise ModelError("base: {folder} cannot be loaded: {reason}", folder=folder, reason=_reason(error)) from None
+    _remove_pooler(model)
     replace_modules(model)
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing:
-        raise ModelError(f"base: {folder} lacks {len(missing)} weights that its config asks for, first {missing[0]}.")
-    weights = sum(p.numel() for p in model.parameters())
+        raise ModelError(
+            "base: {folder} lacks {n:,} weights that its config requires, first {name}",
+            folder=folder,
+            n=len(missing),
+            name=missing[0],
+        )
+    num_weights = sum(p.numel() for p in model.parameters())
     prepare(model, device)
     model.to(device).eval()
-    choices = library.check_kernels(device, dtype, max_relative_error)
+    decisions = library.check_kernels(device, dtype, max_relative_error)
     with library.kernels_disabled():  # kernels are checked above; this compares the block with transformers
-        backbone, choice = choose_backbone(model, dtype)
-    choices.append(choice)
-    return Base(model, architecture, backbone, make_lm_head(model), choices, weights, folder)
+        backbone, decision = choose_backbone(model, dtype)
+    return Base(model, architecture, backbone, make_lm_head(model), [*decisions, decision], num_weights, folder)
 
 
-def _load(kind: Any, folder: Path, config: Any, stored: dict[str, Any], how: str) -> tuple[Any, dict]:
-    """The model and what is said of its loading."""
-    usual = stored.keys() <= {"dtype", "local_files_only", "use_safetensors"}
-    loaded = load_in_chunks(kind, folder, config, stored["dtype"], how) if usual else None
+def _load(
+    auto_class: Any, folder: Path, config: PreTrainedConfig, arguments: dict[str, Any], implementation: str
+) -> tuple[Any, dict[str, Any]]:
+    """The model, and transformers' loading info.
+
+    Args:
+        implementation: of attention.
+    """
+    is_usual = arguments.keys() <= {"dtype", "local_files_only", "use_safetensors"}
+    loaded = load_in_chunks(auto_class, folder, config, arguments["dtype"], implementation) if is_usual else None
     if loaded is None:
-        return kind.from_pretrained(folder, config=config, output_loading_info=True, attn_implementation=how, **stored)
+        return auto_class.from_pretrained(
+            folder, config=config, output_loading_info=True, attn_implementation=implementation, **arguments
+        )
     model: Any = loaded[0]
     if model.can_generate():
         model.generation_config = load_generation(folder)
     return loaded
 
 
-def without_pooler(model: Any) -> None:
-    """BERT's pooler serves the next-sentence task alone: objectives read the hidden states, so it is left out."""
+def _remove_pooler(model: Any) -> None:
+    """BERT's pooler serves next-sentence prediction only; objectives read the hidden states."""
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
+
+
+def _reason(error: Exception) -> Message | str:
+    """Our own message, or the first line of a third party's."""
+    if isinstance(error, InvalidValue):
+        return error.message
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
