@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from weitiao.core.messages import Message
 from weitiao.core.registry import Component
 
 if TYPE_CHECKING:  # transformers takes seconds to import
@@ -105,7 +106,7 @@ class Method(Component):
 
     learning_rate: ClassVar[float]
     """What `train.learning_rate: auto` means for this method."""
-    learning_rate_reason: ClassVar[str]
+    learning_rate_reason: ClassVar[Message]
     step: ClassVar[str] = "accumulate"
     """The file in train/steps/ that this method needs."""
     starts_at_base: ClassVar[bool] = True
@@ -150,7 +151,7 @@ class Method(Component):
 
 class _Untouched(Method):
     learning_rate: ClassVar[float] = 0.0
-    learning_rate_reason: ClassVar[str] = "nothing is trained"
+    learning_rate_reason: ClassVar[Message] = Message("nothing is trained")
 
     def attach(self, model: nn.Module) -> Attachment:
         model.requires_grad_(False)

@@ -262,7 +262,8 @@ def _fp32_sums(dtype: torch.dtype) -> Iterator[None]:
     A product of bf16 matrices would round its result to bf16. Converting the inputs to fp32 changes none of their numbers,
     so oneDNN may round them to bf16 again without loss, and the result stays in fp32.
     """
-    matmul: Any = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+    mkldnn: Any = torch.backends.mkldnn
+    matmul = mkldnn.matmul
     previous = matmul.fp32_precision
     if dtype == torch.bfloat16:
         matmul.fp32_precision = "bf16"

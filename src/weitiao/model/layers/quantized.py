@@ -67,9 +67,9 @@ class QuantizedLinear(nn.Module):
         """A plain layer of the original class, with the dequantized weight."""
         rows, columns = self.shape
         with torch.device("meta"):
-            layer = Conv1D(rows, columns) if self.transposed else nn.Linear(columns, rows, bias=self.bias is not None)
+            layer: Any = Conv1D(rows, columns) if self.transposed else nn.Linear(columns, rows, bias=self.bias is not None)
         layer.weight = nn.Parameter(self.weight.T.contiguous() if self.transposed else self.weight, requires_grad=False)
-        layer.bias = self.bias  # pyright: ignore[reportAttributeAccessIssue]
+        layer.bias = self.bias
         return layer
 
 

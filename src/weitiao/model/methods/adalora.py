@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from weitiao.core.errors import InvalidValue
+from weitiao.core.messages import Message
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.low_rank import LowRankLinear, peft_lora_config
 from weitiao.model.adapters.module_replacement import make_merge, make_set_enabled, replace_linears
@@ -32,7 +33,7 @@ class AdaLoRA(Method):
     """Train low-rank changes, and decide the rank of each layer while training."""
 
     learning_rate: ClassVar[float] = 5e-3
-    learning_rate_reason: ClassVar[str] = (
+    learning_rate_reason: ClassVar[Message] = Message(
         "the paper's 5e-4 to 2e-3 are for long runs; in about 100 steps 5e-3 reached a far lower loss (docs/methods.md)"
     )
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
+from weitiao.core.messages import Message
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.module_replacement import make_set_enabled, shape_of
 from weitiao.model.adapters.module_structure import mlp_inputs, sublayer_outputs
@@ -29,7 +30,9 @@ class Adapter(Method):
     """Insert small networks into every layer and train them."""
 
     learning_rate: ClassVar[float] = 1e-3
-    learning_rate_reason: ClassVar[str] = "small new networks next to frozen weights; 1e-4 to 1e-3 is usual for adapters"
+    learning_rate_reason: ClassVar[Message] = Message(
+        "small new networks next to frozen weights; 1e-4 to 1e-3 is usual for adapters"
+    )
 
     variant: Literal["houlsby", "pfeiffer", "parallel"] = "houlsby"
     """Position: after attention and after the MLP, after the MLP only, or parallel to the MLP."""

@@ -25,6 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from weitiao.core.messages import Message
 from weitiao.core.method import Attachment, Method, UpperLevel
 from weitiao.model.adapters.low_rank import LowRankLinear, peft_lora_config
 from weitiao.model.adapters.module_replacement import make_merge, make_set_enabled, replace_linears
@@ -38,7 +39,9 @@ class BiLoRA(Method):
     """Train the directions of a low-rank change on some rows and its pseudo singular values on the others."""
 
     learning_rate: ClassVar[float] = 2e-3
-    learning_rate_reason: ClassVar[str] = "the values add up to 1, so P and Q change the output R times less than in LoRA"
+    learning_rate_reason: ClassVar[Message] = Message(
+        "the values add up to 1, so P and Q change the output R times less than in LoRA"
+    )
     step: ClassVar[str] = "bilevel"
 
     rank: int = Field(default=16, ge=1)

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from weitiao.core.errors import RecipeError
+from weitiao.core.messages import Message
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.module_replacement import OriginalWeights, linear_names
 from weitiao.model.adapters.module_structure import MLP_OUT, QUERIES
@@ -24,7 +25,7 @@ class BitFit(Method):
     """Train the biases."""
 
     learning_rate: ClassVar[float] = 1e-3
-    learning_rate_reason: ClassVar[str] = "the paper uses 1e-4 to 1e-2 (arXiv 2106.10199, app. A)"
+    learning_rate_reason: ClassVar[Message] = Message("the paper uses 1e-4 to 1e-2 (arXiv 2106.10199, app. A)")
     trains_base: ClassVar[bool] = True
 
     biases: Literal["all", "query_mlp"] = "all"

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from weitiao.core.errors import ModelError
+from weitiao.core.messages import Message
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.low_rank import LowRankLinear, peft_lora_config
 from weitiao.model.adapters.module_replacement import make_merge, make_set_enabled, replace_linears
@@ -29,7 +30,7 @@ class DoRA(Method):
     """Train magnitude and direction of each weight row separately."""
 
     learning_rate: ClassVar[float] = 2e-4
-    learning_rate_reason: ClassVar[str] = "LoRA's rate; for DoRA rather a little lower than higher (sec. 5.1)"
+    learning_rate_reason: ClassVar[Message] = Message("LoRA's rate; for DoRA rather a little lower than higher (sec. 5.1)")
 
     rank: int = Field(default=16, ge=1)
     """Rank R of the change; half of LoRA's is enough (sec. 5.5)."""

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from weitiao.core.component_field import ComponentField
 from weitiao.core.errors import RecipeError
+from weitiao.core.messages import Message
 from weitiao.core.method import Attachment, Method
 from weitiao.core.registry import create
 from weitiao.model.adapters.task_vector import TaskVector, only_changed, read_task_vector, subtract
@@ -61,7 +62,7 @@ class FLearning(Method):
         return self.method.learning_rate
 
     @property
-    def learning_rate_reason(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def learning_rate_reason(self) -> Message:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.method.learning_rate_reason
 
     @property

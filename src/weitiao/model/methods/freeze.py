@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from weitiao.core.errors import RecipeError
+from weitiao.core.messages import Message
 from weitiao.core.method import Attachment, Method
 from weitiao.core.trainable_model import layer_of
 
@@ -26,7 +27,7 @@ class Freeze(Method):
     """Train the top layers in full; freeze all layers below."""
 
     learning_rate: ClassVar[float] = 5e-5
-    learning_rate_reason: ClassVar[str] = (
+    learning_rate_reason: ClassVar[Message] = Message(
         "whole layers are trained, but few of them: slightly above the rate of full fine-tuning"
     )
     trains_base: ClassVar[bool] = True

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from transformers import PreTrainedModel
 
+from weitiao.core.messages import Message
 from weitiao.core.method import Attachment, Method
 
 
@@ -17,7 +18,9 @@ class Full(Method):
     """Train every weight."""
 
     learning_rate: ClassVar[float] = 2e-5
-    learning_rate_reason: ClassVar[str] = "usual for full fine-tuning: every weight changes, so each changes little"
+    learning_rate_reason: ClassVar[Message] = Message(
+        "usual for full fine-tuning: every weight changes, so each changes little"
+    )
     trains_base: ClassVar[bool] = True
 
     def attach(self, model: PreTrainedModel) -> Attachment:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from weitiao.core.messages import Message
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.module_replacement import linear_names, make_merge, make_set_enabled, shape_of
 from weitiao.model.adapters.module_structure import keys_and_values, sublayer_outputs
@@ -27,7 +28,7 @@ class IA3(Method):
     """Train one scale per channel of keys, values and the MLP's inner activations."""
 
     learning_rate: ClassVar[float] = 1e-2
-    learning_rate_reason: ClassVar[str] = (
+    learning_rate_reason: ClassVar[Message] = Message(
         "the paper's 3e-3 is for 1,000 steps; in about 100 steps 1e-2 reached a lower loss (docs/methods.md)"
     )
 

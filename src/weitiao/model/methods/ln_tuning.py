@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from weitiao.core.errors import RecipeError
+from weitiao.core.messages import Message
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.module_replacement import OriginalWeights, norm_names
 from weitiao.model.adapters.peft_format import PREFIX, load_peft_tensors, peft_task
@@ -23,7 +24,7 @@ class LNTuning(Method):
     """Train the weights of the norms."""
 
     learning_rate: ClassVar[float] = 2e-3
-    learning_rate_reason: ClassVar[str] = "few weights, all near 1, need far higher rates than matrices"
+    learning_rate_reason: ClassVar[Message] = Message("few weights, all near 1, need far higher rates than matrices")
     trains_base: ClassVar[bool] = True
 
     target_modules: str | tuple[str, ...] = "all"

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from weitiao.core.errors import ModelError, RecipeError
+from weitiao.core.messages import Message
 from weitiao.core.method import Attachment
 from weitiao.model.adapters.low_rank import LowRank, LowRankLinear
 from weitiao.model.adapters.peft_format import PREFIX, peft_tensors
@@ -41,7 +42,7 @@ class LoRA(LowRank):
     """Train a low-rank change of each weight; the base weights stay frozen."""
 
     learning_rate: ClassVar[float] = 2e-4
-    learning_rate_reason: ClassVar[str] = "2e-4 is the LoRA paper's value for GPT-2 (arXiv 2106.09685, app. D)"
+    learning_rate_reason: ClassVar[Message] = Message("2e-4 is the LoRA paper's value for GPT-2 (arXiv 2106.09685, app. D)")
 
     init: Literal["kaiming", "orthogonal", "pissa"] = "kaiming"
     """Initial A: kaiming uniform as in PEFT, orthonormal rows, or (with B) the weight's largest singular triplets."""

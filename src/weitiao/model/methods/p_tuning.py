@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from weitiao.core.messages import Message
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.virtual_tokens import add_virtual_tokens, prompt_as_peft, random_token_ids
 
@@ -23,7 +24,7 @@ class PTuning(Method):
     """Train soft tokens through a small prompt encoder."""
 
     learning_rate: ClassVar[float] = 1e-3
-    learning_rate_reason: ClassVar[str] = "the encoder is made of matrices; 1e-3 suits small networks"
+    learning_rate_reason: ClassVar[Message] = Message("the encoder is made of matrices; 1e-3 suits small networks")
     starts_at_base: ClassVar[bool] = False
     encoder_decoder: ClassVar[bool] = False
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from transformers import PreTrainedModel
 
+from weitiao.core.messages import Message
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.prefix import attach_prefix
 
@@ -22,7 +23,7 @@ class PTuningV2(Method):
     """Train keys and values before every row, in every layer."""
 
     learning_rate: ClassVar[float] = 2e-2
-    learning_rate_reason: ClassVar[str] = (
+    learning_rate_reason: ClassVar[Message] = Message(
         "the paper uses about 5e-3; in about 100 steps 2e-2 reached a lower loss (docs/methods.md)"
     )
     starts_at_base: ClassVar[bool] = False

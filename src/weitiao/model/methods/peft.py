@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.hardware import needs
+from weitiao.core.messages import Message
 from weitiao.core.method import Attachment, Method
 from weitiao.core.registry import nearest
 from weitiao.model.adapters.peft_format import PREFIX, load_peft_tensors, peft_task
@@ -38,7 +39,7 @@ class Peft(Method):
     """Use a method of the PEFT library."""
 
     learning_rate: ClassVar[float] = 1e-3
-    learning_rate_reason: ClassVar[str] = "usual for PEFT's layers; the best rate depends on the config"
+    learning_rate_reason: ClassVar[Message] = Message("usual for PEFT's layers; the best rate depends on the config")
 
     config: str
     """PEFT's config class, with or without the suffix Config: LoHa, LoKr, OFT, HRA ..."""
@@ -63,7 +64,7 @@ class Peft(Method):
                 config=self.config,
                 error=str(error).splitlines()[0],
             ) from None
-        layers = {name: module for name, module in model.named_modules() if _is_tuner_layer(peft, module)}
+        layers: dict[str, Any] = {name: x for name, x in model.named_modules() if _is_tuner_layer(peft, x)}
         weights = dict(model.named_parameters())
         trainable = {name for name, weight in weights.items() if weight.requires_grad}
         for name in trainable:
@@ -71,14 +72,14 @@ class Peft(Method):
 
         def set_enabled(on: bool) -> None:
             for layer in layers.values():
-                layer.enable_adapters(on)  # pyright: ignore[reportCallIssue]
+                layer.enable_adapters(on)
             for name in trainable:  # PEFT freezes what it disables
                 weights[name].requires_grad_(True)
 
         def merge() -> None:
             for name, layer in layers.items():
-                layer.merge()  # pyright: ignore[reportCallIssue]
-                model.set_submodule(name, layer.get_base_layer())  # pyright: ignore[reportCallIssue]
+                layer.merge()
+                model.set_submodule(name, layer.get_base_layer())
 
         def as_peft() -> tuple[dict[str, Any], dict[str, Tensor]]:
             as_json = {key: sorted(x) if isinstance(x, set) else x for key, x in config.to_dict().items()}

@@ -13,6 +13,7 @@ from typing import ClassVar
 from pydantic import Field
 from transformers import PreTrainedModel
 
+from weitiao.core.messages import Message
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.prefix import attach_prefix
 
@@ -21,7 +22,7 @@ class PrefixTuning(Method):
     """Train keys and values before every row, through a small network."""
 
     learning_rate: ClassVar[float] = 1e-3
-    learning_rate_reason: ClassVar[str] = "the network is made of matrices; 1e-3 suits small networks"
+    learning_rate_reason: ClassVar[Message] = Message("the network is made of matrices; 1e-3 suits small networks")
     starts_at_base: ClassVar[bool] = False
     encoder_decoder: ClassVar[bool] = False
 

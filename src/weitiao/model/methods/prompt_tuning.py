@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from weitiao.core.messages import Message
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.virtual_tokens import add_virtual_tokens, prompt_as_peft, random_token_ids
 
@@ -24,7 +25,9 @@ class PromptTuning(Method):
     """Train soft tokens before every row."""
 
     learning_rate: ClassVar[float] = 1e-2
-    learning_rate_reason: ClassVar[str] = "soft prompts are a few vectors and need far higher rates than matrices"
+    learning_rate_reason: ClassVar[Message] = Message(
+        "soft prompts are a few vectors and need far higher rates than matrices"
+    )
     starts_at_base: ClassVar[bool] = False
     encoder_decoder: ClassVar[bool] = False
 

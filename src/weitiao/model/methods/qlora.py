@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from weitiao.core.messages import Message
 from weitiao.core.method import Attachment
 from weitiao.model.adapters.low_rank import LowRank, LowRankLinear
 from weitiao.model.adapters.module_replacement import dequantize_layers, linear_names
@@ -30,7 +31,9 @@ class QLoRA(LowRank):
     """Train a low-rank change of each weight of a base stored in 4 or 8 bits."""
 
     learning_rate: ClassVar[float] = 2e-4
-    learning_rate_reason: ClassVar[str] = "2e-4 is the QLoRA paper's value up to 13B (arXiv 2305.14314, table 9)"
+    learning_rate_reason: ClassVar[Message] = Message(
+        "2e-4 is the QLoRA paper's value up to 13B (arXiv 2305.14314, table 9)"
+    )
     rounds_base: ClassVar[bool] = True
 
     bits: Literal[4, 8] = 4

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.errors import ModelError
+from weitiao.core.messages import Message
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.module_replacement import linear_names, make_merge, make_set_enabled, shape_of
 from weitiao.model.adapters.peft_format import load_peft_tensors, peft_task, peft_tensors
@@ -30,7 +31,7 @@ class VeRA(Method):
     """Train scales of shared random matrices."""
 
     learning_rate: ClassVar[float] = 2e-2
-    learning_rate_reason: ClassVar[str] = (
+    learning_rate_reason: ClassVar[Message] = Message(
         "vectors, not matrices: 100 times LoRA's rate; the paper's 4e-3 reached a far higher loss (docs/methods.md)"
     )
 
