@@ -1,6 +1,5 @@
 """A Run in the terminal: what `train` prints at its end: scores before and after, where to look, what to do next."""
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -43,7 +42,7 @@ def print_result(run: Run, console: Console) -> None:
 
 def _table(rows: list[dict[str, str]], width: int) -> Table:
     """A line for each metric."""
-    table = Table(*map(str, COLUMNS), box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(*map(str, COLUMNS), box=None, padding=(0, 1, 0, 0), header_style="dim")
     table.columns[0].overflow = "fold"
     for row in rows:
         before = row["before"] if width >= NARROW else row["before"].partition(" [")[0]

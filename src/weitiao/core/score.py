@@ -178,7 +178,12 @@ def format_change(name: str, change: float) -> str:
     """'+3.2 points' for a percentage, '-0.123' for any other metric."""
     if is_percentage(name):
         return str(Message("{change:+.1f} points", change=100 * change))
-    return f"{change:+.3f}"
+    return f"{change:+.{_digits(change)}f}"
+
+
+def _digits(value: float) -> int:
+    """Decimals: 2.310, 23.10, 231.0"""
+    return 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1
 
 
 def _format_n(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
@@ -191,7 +196,7 @@ def format_interval(name: str, score: dict[str, Any] | None) -> str:
     """'78.5 % [72.3, 83.6]'."""
     if not score or not score["n"]:
         return str(Message("not measured"))
-    scale, digits, unit = (100, 1, " %") if is_percentage(name) else (1, 3, "")
+    scale, digits, unit = (100, 1, " %") if is_percentage(name) else (1, _digits(score["value"]), "")
     value, low, high = (f"{scale * score[key]:.{digits}f}" for key in ("value", "low", "high"))
     return f"{value}{unit} [{low}, {high}]" if score["n"] > 1 else f"{value}{unit}"
 

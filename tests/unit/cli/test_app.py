@@ -195,7 +195,7 @@ def test_non_finite_loss_exits_3(recipe: Path, tmp_path: Path) -> None:
     code, said = weitiao(
         "train", recipe, "train.learning_rate=1e30", "train.steps=8", "train.max_grad_norm=null", "train.optimizer=sgd"
     )
-    assert code == 3 and "is not finite, 3 times in a row" in said and "it would be rollback number 3" in said
+    assert code == 3 and "was not finite 3 times in a row" in said and "it would be rollback number 3" in said
     assert (
         f"The result is the last sound checkpoint, in {tmp_path}/run; the rows are in {tmp_path}/run/suspects.jsonl" in said
     )
