@@ -226,7 +226,7 @@ def test_check_and_why_as_json(recipe: Path, done: Path, tmp_path: Path) -> None
     assert code == 0 and {"name", "level", "message"} == set(findings[0]) and len(findings) > 5
     code, said = weitiao("why", done, "--json")
     record = json.loads(said)
-    assert code == 0 and record["summary"] and {x["key"] for x in record["decisions"]} >= {"max_length", "validation"}
+    assert code == 0 and record["summary"] and {x["key"] for x in record["decisions"]} >= {"max_length", "overlong"}
 
 
 def test_shipped_recipe_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
