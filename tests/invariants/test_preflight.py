@@ -1,4 +1,4 @@
-"""The rehearsal finds what a healthy-looking curve hides, with every method, and leaves no trace."""
+"""The preflight steps find what a healthy-looking curve hides, with every method, and change nothing."""
 
 from pathlib import Path
 

@@ -197,17 +197,6 @@ def with_rows_in(recipe: Recipe, folder: Path) -> Recipe:
     return map_sources(recipe, lambda name, x: x if x.rows is None else x.moved_to(folder / f"{name}.jsonl"))
 
 
-def moved_with(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe of a Run that was moved: rows that were written into it are in the folder where it is now."""
-
-    def moved(name: str, source: Source) -> Source:
-        here = folder / f"{name}.jsonl"
-        is_moved = Path(source.path).name == here.name and not Path(source.path).exists() and here.exists()
-        return source.moved_to(here) if is_moved else source
-
-    return map_sources(recipe, moved)
-
-
 def write_rows(recipe: Recipe) -> None:
     """Write rows in memory to the paths of their sources."""
     for _, source in memory_sources(recipe):

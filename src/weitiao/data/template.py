@@ -171,7 +171,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def tokenizer_identity(folder: Path, template: str | None) -> str:
+def tokenizer_identity(folder: Path, template: str | dict[str, str] | None) -> str:
     """Sixteen hex digits of a hash over the tokenizer's files and the template."""
     files = [(name, file_sha256(folder / name)) for name in TOKENIZER_FILES if (folder / name).is_file()]
     return hashlib.sha256(json.dumps([files, template]).encode()).hexdigest()[:16]

@@ -132,7 +132,8 @@ def load_stacked_base(
     for weight in base.model.parameters():
         weight.data = weight.data.to(stored)
     method.prepare(base.model, device)
-    backbone, decision = choose_backbone(base.model.to(device), dtype)
+    model: Any = base.model  # transformers' own `to` has no usable type
+    backbone, decision = choose_backbone(model.to(device), dtype)
     merged = Decision("base", chain[0].base, Message("merged into its weights in memory: {runs}", runs=_described(chain)))
     return Base(base.model, base.architecture, backbone, base.lm_head, [decision, merged], base.num_weights, folder)
 

@@ -16,7 +16,7 @@ from weitiao.core.command import command
 from weitiao.core.errors import INTERRUPTED, Interrupted, RunError, message_of
 from weitiao.core.finding import Finding
 from weitiao.core.messages import Message
-from weitiao.core.recipe import Recipe, moved_with, with_rows_in
+from weitiao.core.recipe import Recipe, with_rows_in
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.run_status import now, read_status
@@ -185,7 +185,7 @@ def resume(folder: str, reporter: Reporter, allowed: Collection[str] = (), callb
         raise RunError(
             "{folder} is finished already. See {folder}/report.html, or train with another out=...", folder=folder
         )
-    recipe = moved_with(run.recipe.model_copy(update={"out": str(run.folder)}), run.folder)
+    recipe = run.recipe.model_copy(update={"out": str(run.folder)})
     return train(recipe, reporter, again=True, allowed=allowed, callbacks=callbacks)
 
 

@@ -62,11 +62,11 @@ def test_attention_equals_single_rows() -> None:
     q, k, v = qkv(batch.tokens, 2)
     weights = torch.randn(batch.tokens, H, D)
     got = torch.autograd.grad((attend(q, k, v, batch) * weights).sum(), (q, k, v))
-    alone = []
+    single_rows = []
     for a, b in zip(batch.bounds, batch.bounds[1:]):
         row = [x[a:b].transpose(0, 1)[None] for x in (q, k, v)]
-        alone.append(scaled_dot_product_attention(*row, is_causal=True, enable_gqa=True)[0].transpose(0, 1))
-    expected = torch.autograd.grad((torch.cat(alone) * weights).sum(), (q, k, v))
+        single_rows.append(scaled_dot_product_attention(*row, is_causal=True, enable_gqa=True)[0].transpose(0, 1))
+    expected = torch.autograd.grad((torch.cat(single_rows) * weights).sum(), (q, k, v))
     for ours, theirs in zip(got, expected):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 

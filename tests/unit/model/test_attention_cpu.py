@@ -47,9 +47,9 @@ def three(batch: Batch, dtype: torch.dtype) -> list[torch.Tensor]:
     return [torch.randn(len(batch.input_ids), n, WIDE, dtype=torch.double).to(dtype) for n in (HEADS, KEYS, KEYS)]
 
 
-def results(how: Any, inputs: list[torch.Tensor], *more: Any) -> list[torch.Tensor]:
+def results(function: Any, inputs: list[torch.Tensor], *more: Any) -> list[torch.Tensor]:
     inputs = [x.detach().requires_grad_() for x in inputs]
-    y = how(*inputs, *more)
+    y = function(*inputs, *more)
     return [y.detach(), *torch.autograd.grad((y * torch.arange(y.numel()).view(y.shape).sin()).sum(), inputs)]
 
 

@@ -54,8 +54,8 @@ def test_base_minus_task_vector(
     moved = [name for name in base if not torch.equal(base[name], merged[name])]
     assert moved and all(torch.equal(left[name], base[name]) == (name not in moved) for name in base)
     for name in moved:
-        wanted = base[name].double() - rate * (merged[name].double() - base[name].double())
-        assert torch.allclose(left[name].double(), wanted, rtol=1e-6, atol=1e-7)
+        expected = base[name].double() - rate * (merged[name].double() - base[name].double())
+        assert torch.allclose(left[name].double(), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_training_starts_as_without_forgetting(old: Path, open_model: Any) -> None:
@@ -66,8 +66,8 @@ def test_training_starts_as_without_forgetting(old: Path, open_model: Any) -> No
 
 @pytest.mark.parametrize("method", [PLAIN, "full"])
 def test_run_independent_of_old_run(method: Any, old: Path, train_tiny: Any) -> None:
-    wish = {"name": "f_learning", "forget_run": str(old), "forget_lambda": 0.7, "method": method}
-    run = train_tiny(method=wish, train={"learning_rate": 1e-3})
+    settings = {"name": "f_learning", "forget_run": str(old), "forget_lambda": 0.7, "method": method}
+    run = train_tiny(method=settings, train={"learning_rate": 1e-3})
     after = run.read("scores.json")["after"]["loss"]["value"]
     shutil.rmtree(old)
     assert evaluate(str(run.folder), Reporter(Console(quiet=True)))["loss"].value == pytest.approx(after, rel=1e-6)
@@ -92,23 +92,26 @@ def test_before_score_of_original_base(old: Path, train_tiny: Any, tmp_path: Pat
 
 
 def test_changed_old_run_refused(old: Path, recipe_dict: dict, train_tiny: Any, tmp_path: Path) -> None:
-    wish = make_recipe({**recipe_dict, "method": {"name": "f_learning", "forget_run": str(old)}}).method.as_recipe()
-    assert len(wish["sha256"]) == 64
+    settings = make_recipe({**recipe_dict, "method": {"name": "f_learning", "forget_run": str(old)}}).method.as_recipe()
+    assert len(settings["sha256"]) == 64
     file = old / "best" / "weights.safetensors"
     tensors = load_file(file)
     tensors[sorted(tensors)[0]].view(-1)[0] += 1e-3
     save_file(tensors, file)
     with pytest.raises(RecipeError, match="is not the run this recipe was made with"):
-        train_tiny(method=wish)
-    assert make_recipe({**recipe_dict, "method": {**wish, "sha256": ""}}).method.as_recipe()["sha256"] != wish["sha256"]
+        train_tiny(method=settings)
+    assert (
+        make_recipe({**recipe_dict, "method": {**settings, "sha256": ""}}).method.as_recipe()["sha256"]
+        != settings["sha256"]
+    )
 
 
 def test_tampered_copy_refused(old: Path, train_tiny: Any) -> None:
     run = train_tiny(method={"name": "f_learning", "forget_run": str(old), "method": PLAIN})
-    kept = run.folder / "task_vector.safetensors"
-    raw = bytearray(kept.read_bytes())
+    copied = run.folder / "task_vector.safetensors"
+    raw = bytearray(copied.read_bytes())
     raw[-3] ^= 1
-    kept.write_bytes(raw)
+    copied.write_bytes(raw)
     with pytest.raises(RecipeError, match="is not the run this recipe was made with"):
         open_run(str(run.folder))
 
@@ -129,17 +132,17 @@ def test_other_base_refused(old: Path, train_tiny: Any, tiny_llama: Path, tmp_pa
 
 
 def test_invalid_old_run_refused(old: Path, recipe_dict: dict, train_tiny: Any, tmp_path: Path) -> None:
-    asked = lambda **more: make_recipe({**recipe_dict, "method": {"name": "f_learning", **more}})  # noqa: E731
+    recipe_with = lambda **more: make_recipe({**recipe_dict, "method": {"name": "f_learning", **more}})  # noqa: E731
     with pytest.raises(RecipeError, match="forget_run is missing"):
-        asked()
+        recipe_with()
     with pytest.raises(RecipeError, match="is not a run whose result can be read"):
-        asked(forget_run=str(tmp_path / "nowhere"))
+        recipe_with(forget_run=str(tmp_path / "nowhere"))
     with pytest.raises(RecipeError, match="cannot contain itself"):
-        asked(forget_run=str(old), method={"name": "f_learning", "forget_run": str(old)})
+        recipe_with(forget_run=str(old), method={"name": "f_learning", "forget_run": str(old)})
     lines = [x for x in (old / "events.jsonl").read_text().splitlines() if json.loads(x)["event"] != "end"]
     (old / "events.jsonl").write_text("\n".join(lines) + "\n")
     with pytest.raises(RecipeError, match="is not finished"):
-        asked(forget_run=str(old))
+        recipe_with(forget_run=str(old))
     stuck = train_tiny(method={"name": "adapter", "bottleneck": 2}, out=str(tmp_path / "adapter"))
     with pytest.raises(RecipeError, match="adapter cannot be merged into the base"):
         train_tiny(method={"name": "f_learning", "forget_run": str(stuck.folder)}, out=str(tmp_path / "x"))
@@ -148,11 +151,11 @@ def test_invalid_old_run_refused(old: Path, recipe_dict: dict, train_tiny: Any, 
 def test_bf16_base_rounded_once(old: Path, tiny_llama: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    made: Any = create(Method, "f_learning", forget_run=str(old), forget_lambda=0.7)
+    f_learning: Any = create(Method, "f_learning", forget_run=str(old), forget_lambda=0.7)
     exact, half = (AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.bfloat16) for _ in range(2))
     exact.float()
     for model in (exact, half):
-        made.attach(model)
+        f_learning.attach(model)
     a, b = weights(exact), weights(half)
     assert all(torch.equal(a[name].bfloat16(), b[name]) for name in a)
 

@@ -105,8 +105,8 @@ def test_flops_lora_by_hand() -> None:
 def test_flops_frozen_layers_forward_only() -> None:
     model = attached("llama", "freeze", num_layers=1)
     profile = profile_flops(model)
-    below = [x for x in profile.products if ".layers.2." not in x.name]
-    assert below and all(x.num_products == 1 for x in below) and not any(x.has_gradient for x in profile.attentions[:2])
+    frozen = [x for x in profile.products if ".layers.2." not in x.name]
+    assert frozen and all(x.num_products == 1 for x in frozen) and not any(x.has_gradient for x in profile.attentions[:2])
     batch = a_batch(T)
     full, cached = (step_flops(profile, model, SFT, batch, from_layer=n) for n in (0, 2))
     forward = 2.0 * T * (2 * D * D + 2 * D * 16 + 3 * D * M) + 4.0 * D * T * (T + 1) / 2
@@ -129,20 +129,22 @@ def test_flops_sum_over_rows() -> None:
 
 def test_flops_shared_prefix_once() -> None:
     model, k = attached("llama"), 4
-    apart, prefix = (step_flops(profile_flops(model), model, SFT, a_batch(T, T, share=0.5, prefix=x)) for x in (0, k))
+    separate, prefix = (step_flops(profile_flops(model), model, SFT, a_batch(T, T, share=0.5, prefix=x)) for x in (0, k))
     layers = 3 * 2.0 * k * ((L - 1) * (2 * D * D + 3 * D * M) + L * 2 * D * 16)  # of the last one, keys and values
     # the pairs of the last one, times the supervised share
     last = attention_pairs(T, True) - (2 * attention_pairs(T, True) - attention_pairs(k, True)) * T / (2 * T - k)
-    assert apart - prefix == pytest.approx(layers + 12.0 * D * ((L - 1) * attention_pairs(k, True) + last))
+    assert separate - prefix == pytest.approx(layers + 12.0 * D * ((L - 1) * attention_pairs(k, True) + last))
 
 
 def test_flops_shared_prefix_above_frozen_layers() -> None:
     model, k = attached("llama", "freeze", num_layers=1), 4
-    profile, below = profile_flops(model), L - 1
-    prefix, apart = (step_flops(profile, model, SFT, a_batch(T, T, share=0.5, prefix=x), from_layer=below) for x in (k, 0))
+    profile, first_trained = profile_flops(model), L - 1
+    prefix, separate = (
+        step_flops(profile, model, SFT, a_batch(T, T, share=0.5, prefix=x), from_layer=first_trained) for x in (k, 0)
+    )
     keys_and_values = 3 * 2.0 * k * 2 * D * 16
     last = attention_pairs(T, True) - (2 * attention_pairs(T, True) - attention_pairs(k, True)) * T / (2 * T - k)
-    assert apart - prefix == pytest.approx(keys_and_values + 12.0 * D * last)
+    assert separate - prefix == pytest.approx(keys_and_values + 12.0 * D * last)
 
 
 def test_flops_virtual_tokens() -> None:

@@ -23,8 +23,8 @@ def test_adalora_reaches_budget(train_tiny: Any) -> None:
     run = train_tiny(method=method, train={"steps": 40, "learning_rate": 5e-2, "save_every": 5, "keep_checkpoints": 9})
     states = sorted((run.folder / "checkpoints").glob("step-*"))
     left = []
-    for place in states:
-        weights = load_file(place / "weights.safetensors")
+    for path in states:
+        weights = load_file(path / "weights.safetensors")
         left.append([int((x != 0).sum()) for name, x in weights.items() if name.endswith(".lora_E")])
     assert len(left[-1]) == 21 and sum(left[-1]) == 2 * 21 and len(set(left[-1])) > 1
     sums = [sum(x) for x in left if sum(x)]
@@ -125,8 +125,8 @@ def test_gradual_unfreezing(train_tiny: Any) -> None:
 
 
 def test_prompt_init_from_text() -> None:
-    words = create(Method, "prompt_tuning", init="the fox", num_virtual_tokens=5)
-    fitted = words.fit(lambda text: make_tokenizer()(text).input_ids)
+    method = create(Method, "prompt_tuning", init="the fox", num_virtual_tokens=5)
+    fitted = method.fit(lambda text: make_tokenizer()(text).input_ids)
     ids = make_tokenizer()("the fox").input_ids
     assert fitted.init_ids == tuple((ids * 5)[:5])
     model = attached("prompt_tuning", **fitted.model_dump())
@@ -135,7 +135,7 @@ def test_prompt_init_from_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "settings", "words"),
+    ("method", "settings", "message"),
     [
         ("freeze", {"num_layers": 9}, "the model has 3 layers; it is not possible to train 9"),
         ("freeze", {"pattern": "nothing"}, "no weight name matches 'nothing'"),
@@ -151,15 +151,15 @@ def test_prompt_init_from_text() -> None:
         ("vera", {"target_modules": ["x"]}, "no linear layer matches 'x'"),
     ],
 )
-def test_invalid_method_settings_refused(method: str, settings: dict, words: str) -> None:
-    with pytest.raises(RecipeError, match=words):
+def test_invalid_method_settings_refused(method: str, settings: dict, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         create(Method, method, **settings).attach(make_model())
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [({"rank": 4, "target_rank": 8}, "target_rank"), ({"tinit_ratio": 0.5, "tfinal_ratio": 0.5}, "tinit_ratio")],
 )
-def test_invalid_adalora_refused(settings: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_invalid_adalora_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         create(Method, "adalora", **settings)

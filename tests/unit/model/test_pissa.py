@@ -48,7 +48,7 @@ def test_pissa_equals_peft(family: str) -> None:
             tensor = tensors[f"base_model.model.{name}.lora_{which}.default.weight"].detach()
             getattr(layer, f"lora_{which}").data.copy_(tensor)
             getattr(layer, f"initial_{which}").copy_(tensor)
-    found = []
+    logits = []
     for forward, weights in (
         (lambda: ours.logits(batch), list(ours.trainable().values())),
         (lambda: theirs(input_ids=batch.input_ids[None]).logits[0], [p for p in theirs.parameters() if p.requires_grad]),
@@ -58,9 +58,9 @@ def test_pissa_equals_peft(family: str) -> None:
             torch.nn.functional.cross_entropy(forward(), batch.labels).backward()
             optimizer.step()
             optimizer.zero_grad()
-        found.append(forward().detach())
-    assert gap(found[0], found[1]) <= 1e-4
-    assert gap(found[0], attached("full", family).logits(batch)) > 1e-2
+        logits.append(forward().detach())
+    assert gap(logits[0], logits[1]) <= 1e-4
+    assert gap(logits[0], attached("full", family).logits(batch)) > 1e-2
 
 
 def test_pissa_bf16_small_change_kept() -> None:
@@ -86,15 +86,15 @@ def test_pissa_result_independent_of_svd(train_tiny: Any, monkeypatch: pytest.Mo
     run = train_tiny(method={"name": "lora", **PISSA})
     ids = torch.tensor([[5, 9, 40, 200, 17]])
     with torch.no_grad():
-        here = open_model(str(run.folder)).model.model(input_ids=ids).logits
+        reference = open_model(str(run.folder)).model.model(input_ids=ids).logits
         real = torch.linalg.svd
 
-        def svd(*words: Any, **named: Any) -> Any:
-            u, s, v = real(*words, **named)
+        def svd(*args: Any, **named: Any) -> Any:
+            u, s, v = real(*args, **named)
             return -u.roll(1, 1), s.roll(1), -v.roll(1, 0)
 
         monkeypatch.setattr(torch.linalg, "svd", svd)
-        assert torch.equal(open_model(str(run.folder)).model.model(input_ids=ids).logits, here)
+        assert torch.equal(open_model(str(run.folder)).model.model(input_ids=ids).logits, reference)
 
 
 @pytest.mark.parametrize(
@@ -107,11 +107,11 @@ def test_pissa_exports_lora_of_double_rank(settings: dict, tmp_path: Any) -> Non
     config = read_adapter_config(tmp_path)
     assert config["r"] == 8 and config["init_lora_weights"] is True
     theirs = peft.PeftModel.from_pretrained(make_model(), tmp_path)
-    wanted = theirs(input_ids=batch.input_ids[None]).logits[0]
-    assert gap(model.logits(batch), wanted) <= 1e-5
+    expected = theirs(input_ids=batch.input_ids[None]).logits[0]
+    assert gap(model.logits(batch), expected) <= 1e-5
     again = attached("lora", **method_of(config).model_dump())
     load_adapter(again.attachment, tmp_path)
-    assert gap(again.logits(batch), wanted) <= 1e-5
+    assert gap(again.logits(batch), expected) <= 1e-5
 
 
 @pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora"])

@@ -47,10 +47,10 @@ def test_quantize_dequantize(
     assert 0 < (packed.weight - weight).norm() / weight.norm() < error
     plain, x = packed.plain(), torch.randn(5, shape[1], requires_grad=True)
     assert type(plain) is type(layer) and plain.weight.shape == layer.weight.shape
-    ours, wanted = packed(x), plain(x)
-    torch.testing.assert_close(ours, wanted, rtol=1e-6, atol=1e-6)
-    (dx,), (wanted_dx,) = torch.autograd.grad(ours.sum(), x), torch.autograd.grad(wanted.sum(), x)
-    torch.testing.assert_close(dx, wanted_dx, rtol=1e-5, atol=1e-6)
+    ours, expected = packed(x), plain(x)
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
+    (dx,), (expected_dx,) = torch.autograd.grad(ours.sum(), x), torch.autograd.grad(expected.sum(), x)
+    torch.testing.assert_close(dx, expected_dx, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
@@ -97,12 +97,12 @@ def test_no_dequantized_weight_saved_for_backward(bits: int, targets: Any) -> No
     """All that autograd keeps and is not an activation ([30 rows ...]) is smaller than the smallest weight in fp32."""
     model, batch = attached("qlora", bits=bits, target_modules=targets, rank=2), batch_of(make_rows(lengths=(30,)))
     weights = {module.shape for module in model.model.modules() if isinstance(module, QuantizedLinear)}
-    kept: list[torch.Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x), x)[1], lambda x: x):
+    stored: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: (stored.append(x), x)[1], lambda x: x):
         model.logprobs(batch).sum().backward()
-    shapes = {tuple(x.shape) for x in kept if x.is_floating_point()}
+    shapes = {tuple(x.shape) for x in stored if x.is_floating_point()}
     assert len(weights) >= 3 and not shapes & (weights | {shape[::-1] for shape in weights})
-    assert any(x.dtype in (torch.uint8, torch.int8) for x in kept)
+    assert any(x.dtype in (torch.uint8, torch.int8) for x in stored)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -176,8 +176,8 @@ def test_missing_package_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_trained_share_counts_weights(train_tiny: Any, tmp_path: Path) -> None:
-    said = []
+    reasons = []
     for name in ("lora", "qlora"):
         run = train_tiny(method={"name": name, "rank": 4}, out=str(tmp_path / name))
-        said.append(str(run.decisions["trained weights"].reason).removeprefix(f"{name}: "))
-    assert said[0] == said[1] and " % of " in said[0]
+        reasons.append(str(run.decisions["trained weights"].reason).removeprefix(f"{name}: "))
+    assert reasons[0] == reasons[1] and " % of " in reasons[0]

@@ -114,8 +114,8 @@ def test_torch_node_names() -> None:
         layer(torch.randn(5, 8, requires_grad=True))
     names = [[node.name() for node in nodes] for nodes in chains]
     weight = [nodes for nodes in chains if nodes and getattr(nodes[-1], "variable", None) is layer.weight]
-    found = [[node.name() for node in nodes[:-1]] for nodes in weight]
-    assert found == [[saved_tensors.TRANSPOSE_NODE, saved_tensors.COPY_NODE]], (
+    weight_names = [[node.name() for node in nodes[:-1]] for nodes in weight]
+    assert weight_names == [[saved_tensors.TRANSPOSE_NODE, saved_tensors.COPY_NODE]], (
         f"torch {torch.__version__} has other autograd nodes between a weight and its rounded copy than saved_tensors.py "
         f"expects: {names}. Set TRANSPOSE_NODE and COPY_NODE there to the new names."
     )

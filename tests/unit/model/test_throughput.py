@@ -127,6 +127,6 @@ def test_shared_prefix_reported(train_tiny: Any, tmp_path: Path) -> None:
     lines = []
     for i, (dropout, more) in enumerate(((0.0, {}), (0.1, {}), (0.0, {"regularizers": ["neftune"]}))):
         lines += throughputs(train_tiny(method={"name": "lora", "dropout": dropout}, out=str(tmp_path / str(i)), **more))
-    once, dropout, noise = lines
-    assert once["shared_prefix_fraction"] > 0.05 and "shared_prefix_fraction" not in dropout | noise
-    assert once["needed_gflop_per_token"] < dropout["needed_gflop_per_token"] == noise["needed_gflop_per_token"]
+    shared, dropout, noise = lines
+    assert shared["shared_prefix_fraction"] > 0.05 and "shared_prefix_fraction" not in dropout | noise
+    assert shared["needed_gflop_per_token"] < dropout["needed_gflop_per_token"] == noise["needed_gflop_per_token"]

@@ -1,4 +1,4 @@
-"""The commit protocol: a State is whole or it is not there, and what was harmed is never trusted."""
+"""The commit protocol: a checkpoint is complete or not there, and a damaged one is never used."""
 
 import errno
 import shutil
@@ -22,16 +22,16 @@ SAME = {"data": "abc", "method": "lora"}
 def state(open_model: Any) -> State:
     """A small State with an optimizer that has memory."""
     model = open_model({"name": "lora", "rank": 2, "target_modules": ["q_proj"]})
-    made = State(model, torch.optim.AdamW(model.trainable().values(), lr=1e-2))
-    go_on(made)
-    return made
+    new_state = State(model, torch.optim.AdamW(model.trainable().values(), lr=1e-2))
+    take_steps(new_state)
+    return new_state
 
 
 def save(folder: Path, state: State, identity: dict[str, str], keep: int) -> Path:
     return commit(folder, snapshot(state, identity), keep)
 
 
-def go_on(state: State, steps: int = 1) -> None:
+def take_steps(state: State, steps: int = 1) -> None:
     """Steps down a hill that depends on the random generator."""
     for _ in range(steps):
         loss = sum((p - torch.randn(p.shape)).pow(2).sum() for p in state.model.trainable().values())
@@ -50,7 +50,7 @@ def two_states(folder: Path, state: State) -> tuple[list[torch.Tensor], list[tor
     """Save step 1 and step 2; their weights."""
     save(folder, state, SAME, keep=3)
     first = weights(state)
-    go_on(state)
+    take_steps(state)
     save(folder, state, SAME, keep=3)
     return first, weights(state)
 
@@ -62,11 +62,11 @@ def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 def test_load_restores_everything(tmp_path: Path, state: State) -> None:
     state.lr_factor, state.best_score, state.best_step, state.evals_since_best = 0.5, 1.25, 1, 3
     save(tmp_path, state, SAME, keep=2)
-    go_on(state, 3)
-    wanted = weights(state)
+    take_steps(state, 3)
+    expected = weights(state)
     state.lr_factor, state.best_score, state.best_step, state.evals_since_best = 1.0, None, 0, 0
-    place = load_newest(tmp_path, state, SAME, print)
-    assert place.name == "step-000001"
+    path = load_newest(tmp_path, state, SAME, print)
+    assert path.name == "step-000001"
     assert (state.step, state.data_step, state.lr_factor, state.best_score, state.best_step, state.evals_since_best) == (
         1,
         1,
@@ -75,8 +75,8 @@ def test_load_restores_everything(tmp_path: Path, state: State) -> None:
         1,
         3,
     )
-    go_on(state, 3)
-    assert equal(weights(state), wanted), "weights, moments or random generator were not restored to the bit"
+    take_steps(state, 3)
+    assert equal(weights(state), expected), "weights, moments or random generator were not restored bit-exactly"
 
 
 def truncate(file: Path) -> None:
@@ -106,35 +106,35 @@ def test_damage_detected_and_older_checkpoint_loaded(
     first, second = two_states(tmp_path, state)
     assert not equal(first, second)
     harm(tmp_path / "step-000002" / name)
-    words: list[str] = []
-    place = load_newest(tmp_path, state, SAME, words.append)
-    assert (place.name, state.step) == ("step-000001", 1)
+    warnings: list[Any] = []
+    path = load_newest(tmp_path, state, SAME, warnings.append)
+    assert (path.name, state.step) == ("step-000001", 1)
     assert equal(weights(state), first)
-    assert len(words) == 1 and str(words[0]).startswith("step-000002 is damaged (")
-    assert "renamed broken-step-000002, and the next older one is tried" in str(words[0])
-    assert (tmp_path / "broken-step-000002").is_dir() and newest_first(tmp_path) == [place]
+    assert len(warnings) == 1 and str(warnings[0]).startswith("step-000002 is damaged (")
+    assert "renamed broken-step-000002, and the next older one is tried" in str(warnings[0])
+    assert (tmp_path / "broken-step-000002").is_dir() and newest_first(tmp_path) == [path]
 
 
 def test_async_save_is_snapshot(tmp_path: Path, state: State) -> None:
     """A snapshot does not follow the training that goes on."""
-    made, then = snapshot(state, SAME), weights(state)
-    go_on(state)
-    commit(tmp_path, made, keep=2)
+    saved, then = snapshot(state, SAME), weights(state)
+    take_steps(state)
+    commit(tmp_path, saved, keep=2)
     load_newest(tmp_path, state, SAME, print)
-    assert equal(weights(state), then) and state.step == made.step
+    assert equal(weights(state), then) and state.step == saved.step
 
 
 def test_nearly_full_disk_prunes_old_checkpoints(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(4):
         save(tmp_path, state, SAME, keep=9)
-        go_on(state)
+        take_steps(state)
     usage = shutil.disk_usage(tmp_path)
     free = lambda folder: usage._replace(free=10**9 if len(newest_first(tmp_path)) <= 3 else 1000)  # noqa: E731
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", free)
     commit(tmp_path, snapshot(state, SAME), 9, pinned={1})
     assert [p.name for p in newest_first(tmp_path)] == ["step-000005", "step-000004", "step-000003", "step-000001"]
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda folder: usage._replace(free=1000))
-    go_on(state)
+    take_steps(state)
     with pytest.raises(OSError, match="a checkpoint needs .* MB, 0.0 MB are free"):
         commit(tmp_path, snapshot(state, SAME), 9, pinned={1, 3})
     assert [p.name for p in newest_first(tmp_path)] == ["step-000005", "step-000003", "step-000001"]
@@ -142,17 +142,17 @@ def test_nearly_full_disk_prunes_old_checkpoints(tmp_path: Path, state: State, m
 
 def test_no_sound_checkpoint_error(tmp_path: Path, state: State) -> None:
     two_states(tmp_path, state)
-    for place in newest_first(tmp_path):
-        flip(place / "weights.safetensors")
+    for path in newest_first(tmp_path):
+        flip(path / "weights.safetensors")
     with pytest.raises(RunError, match="no undamaged checkpoint to resume from"):
-        load_newest(tmp_path, state, SAME, lambda words: None)
+        load_newest(tmp_path, state, SAME, lambda message: None)
 
 
 def test_partial_save_is_no_checkpoint(tmp_path: Path, state: State) -> None:
-    place = save(tmp_path, state, SAME, keep=2)
-    shutil.copytree(place, tmp_path / ".step-9.tmp-1234")
-    assert newest_first(tmp_path) == [place]
-    assert load_newest(tmp_path, state, SAME, print) == place
+    path = save(tmp_path, state, SAME, keep=2)
+    shutil.copytree(path, tmp_path / ".step-9.tmp-1234")
+    assert newest_first(tmp_path) == [path]
+    assert load_newest(tmp_path, state, SAME, print) == path
 
 
 def test_changed_identity_refused(tmp_path: Path, state: State) -> None:
@@ -168,7 +168,7 @@ def test_changed_identity_refused(tmp_path: Path, state: State) -> None:
 @pytest.mark.parametrize("at", range(len(FILES) + 1))
 def test_full_disk_keeps_older_checkpoints(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     first, _ = two_states(tmp_path, state)
-    there = sorted(p.name for p in tmp_path.iterdir())
+    paths = sorted(p.name for p in tmp_path.iterdir())
     written = 0
 
     def full(write: Callable) -> Callable:
@@ -184,11 +184,11 @@ def test_full_disk_keeps_older_checkpoints(tmp_path: Path, state: State, monkeyp
 
     monkeypatch.setattr(checkpoint, "write_tensors", full(checkpoint.write_tensors))
     monkeypatch.setattr(checkpoint, "_write", full(checkpoint._write))
-    go_on(state)
+    take_steps(state)
     with pytest.raises(OSError, match="No space left on device"):
         save(tmp_path, state, SAME, keep=1)
-    assert sorted(p.name for p in tmp_path.iterdir()) == there
-    assert not any(find_damage(place) for place in newest_first(tmp_path))
+    assert sorted(p.name for p in tmp_path.iterdir()) == paths
+    assert not any(find_damage(path) for path in newest_first(tmp_path))
 
 
 def test_safetensors_write_failure_is_os_error(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_safetensors_write_failure_is_os_error(tmp_path: Path) -> None:
 def test_newest_checkpoints_kept(tmp_path: Path, state: State) -> None:
     for _ in range(4):
         save(tmp_path, state, SAME, keep=2)
-        go_on(state)
+        take_steps(state)
     assert [p.name for p in newest_first(tmp_path)] == ["step-000004", "step-000003"]
 
 
@@ -208,7 +208,7 @@ def test_checkpoint_of_same_step_replaced(tmp_path: Path, state: State) -> None:
     with torch.no_grad():
         next(iter(state.model.trainable().values())).fill_(3.0)
     save(tmp_path, state, SAME, keep=2)
-    go_on(state)
+    take_steps(state)
     load_newest(tmp_path, state, SAME, print)
     assert float(next(iter(state.model.trainable().values())).detach().mean()) == 3.0
 
@@ -231,7 +231,7 @@ def test_failed_save_not_recorded(train_tiny: Any, monkeypatch: pytest.MonkeyPat
     """A full disk is said and the run goes on; what is no fault of the disk ends the run."""
 
     def harmed(error: Exception) -> Any:
-        def commit(*words: Any) -> None:
+        def commit(*args: Any) -> None:
             raise error
 
         monkeypatch.setattr(checkpoint, "commit", commit)

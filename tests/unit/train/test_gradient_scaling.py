@@ -14,9 +14,9 @@ from weitiao.core.trainable_model import layer_of
 from weitiao.train.stability.gradient_scaling import scale_gradients
 
 
-def gradients(wish: GradientScale, method: str = "full", family: str = "gpt2") -> tuple[float, dict[str, torch.Tensor]]:
+def gradients(settings: GradientScale, method: str = "full", family: str = "gpt2") -> tuple[float, dict[str, torch.Tensor]]:
     model, batch = attached(method, family), batch_of(make_rows())
-    scale_gradients(model.model, wish)
+    scale_gradients(model.model, settings)
     loss = -model.logprobs(batch).sum()
     loss.backward()
     return float(loss.detach()), {name: p.grad for name, p in model.trainable().items() if p.grad is not None}
@@ -45,21 +45,23 @@ def test_gradient_scaling_embedding_not_tied_head() -> None:
 
 
 def test_gradient_scaling_in_run(train_tiny: Any, tmp_path: Any) -> None:
-    """The first step's gradient is shorter, its loss the same; stopping and going on needs nothing more."""
+    """The first step's gradient is shorter, its loss the same; there is nothing to save."""
     train = {"steps": 3, "learning_rate": 1e-3}
     plain = next(train_tiny(method="full", train=train, out=str(tmp_path / "plain")).events(Step))
-    wish = {"embedding": 0.1, "layers": 1}
+    settings = {"embedding": 0.1, "layers": 1}
     first = next(
-        train_tiny(method="full", train={**train, "gradient_scale": wish}, out=str(tmp_path / "shrunk")).events(Step)
+        train_tiny(method="full", train={**train, "gradient_scale": settings}, out=str(tmp_path / "shrunk")).events(Step)
     )
     assert first.loss == plain.loss and first.grad_norm < plain.grad_norm
 
 
-@pytest.mark.parametrize("wish", [GradientScale(embedding=0.1), GradientScale(num_layers=1)])
-def test_gradient_scaling_nothing_to_scale_refused(wish: GradientScale) -> None:
+@pytest.mark.parametrize("settings", [GradientScale(embedding=0.1), GradientScale(num_layers=1)])
+def test_gradient_scaling_nothing_to_scale_refused(settings: GradientScale) -> None:
     method = (
-        {"settings": {}, "method": "lora"} if wish.embedding < 1 else {"settings": {"num_layers": 1}, "method": "freeze"}
+        {"settings": {}, "method": "lora"}
+        if settings.embedding < 1
+        else {"settings": {"num_layers": 1}, "method": "freeze"}
     )
     model = attached(method["method"], **method["settings"])
     with pytest.raises(RecipeError, match="remove this setting"):
-        scale_gradients(model.model, wish)
+        scale_gradients(model.model, settings)

@@ -1,4 +1,4 @@
-"""The loss scale of fp16: nothing is lost when it is too large, and it is a matter of scale only when it is one."""
+"""The loss scale of fp16: no row is lost to an overflow, and other non-finite losses leave the scale as it is."""
 
 import math
 from collections.abc import Callable
@@ -16,20 +16,20 @@ from weitiao.train.step import StepResult
 
 
 def half_precision(weight: nn.Parameter, gradient: float, loss: float = 1.0) -> Callable[[float], StepResult]:
-    """A taking whose gradient goes through fp16, and is infinite above 65,504."""
+    """A step whose gradient goes through fp16, and is infinite above 65,504."""
 
-    def take(scale: float) -> StepResult:
+    def compute(scale: float) -> StepResult:
         weight.grad = (torch.tensor([gradient, 0.0]) * scale).half().float()
         return StepResult(loss, 2, 1)
 
-    return take
+    return compute
 
 
 def test_overflow_halves_scale() -> None:
     weight, scale = nn.Parameter(torch.zeros(2)), LossScale.starting_at(65536)
-    taken, norm = scale.compute_gradients(half_precision(weight, 12.0), [weight])
+    result, norm = scale.compute_gradients(half_precision(weight, 12.0), [weight])
     assert scale.scale == 4096 and float(norm) == 12.0 and weight.grad is not None and weight.grad.tolist() == [12, 0]
-    assert taken.notes == {"loss_scale": 4096, "underflow": 0.5}
+    assert result.notes == {"loss_scale": 4096, "underflow": 0.5}
 
 
 def test_tiny_gradient_survives() -> None:
@@ -43,19 +43,19 @@ def test_tiny_gradient_survives() -> None:
 @pytest.mark.parametrize(("gradient", "loss"), [(math.inf, 1.0), (math.nan, 1.0), (1.0, math.nan), (math.nan, math.nan)])
 def test_persistent_non_finite_keeps_scale(gradient: float, loss: float) -> None:
     weight, scale = nn.Parameter(torch.zeros(2)), LossScale.starting_at(1024)
-    taken, norm = scale.compute_gradients(half_precision(weight, gradient, loss), [weight])
+    result, norm = scale.compute_gradients(half_precision(weight, gradient, loss), [weight])
     assert scale.scale == 1024
-    assert not (math.isfinite(taken.loss) and math.isfinite(float(norm)))
+    assert not (math.isfinite(result.loss) and math.isfinite(float(norm)))
 
 
 def test_stable_steps_double_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss_scale, "GROWTH_INTERVAL", 3)
     weight, scale = nn.Parameter(torch.zeros(2)), LossScale.starting_at(1000)
-    seen = []
+    scales = []
     for _ in range(7):
         scale.compute_gradients(half_precision(weight, 1.0), [weight])
-        seen.append(scale.scale)
-    assert seen == [512, 512, 1024, 1024, 1024, 2048, 2048]
+        scales.append(scale.scale)
+    assert scales == [512, 512, 1024, 1024, 1024, 2048, 2048]
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -63,7 +63,7 @@ def test_fp16_run(train_tiny: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: An
     """From a scale that must overflow: it comes down, no row is lost, and the losses are fp32's but for rounding."""
     train = {"steps": 6, "learning_rate": 1e-3, "loss_scale": 2**24}
     plain = train_tiny(method=method, train=train, out=str(tmp_path / "fp32"))
-    monkeypatch.setattr(hardware, "precision", lambda wanted: (torch.float16, "a test"))
+    monkeypatch.setattr(hardware, "precision", lambda expected: (torch.float16, "a test"))
     run = train_tiny(method=method, train=train, out=str(tmp_path / "fp16"))
     steps = list(run.events(Step))
     assert [x.data_step for x in steps] == list(range(1, 7)) and not list(run.events(Skip))

@@ -1,4 +1,4 @@
-"""Every optimizer part goes downhill, says what it says it does, and goes on from where it was saved."""
+"""Every optimizer minimizes, follows its formula, and continues from its saved state."""
 
 from typing import Any
 
@@ -123,16 +123,16 @@ def test_eight_bit_state_only() -> None:
     optimizer = make("adamw_8bit", [large, small])
     large.grad, small.grad = torch.ones(65, 64), torch.ones(63, 65)
     optimizer.step()
-    kept = {key: (x.dtype, x.numel()) for key, x in optimizer.state[large].items()}
+    stored = {key: (x.dtype, x.numel()) for key, x in optimizer.state[large].items()}
     codes, scales = (torch.uint8, 17 * 256), (torch.float32, 17)  # the last block is not full
     every = {"exp_avg": codes, "exp_avg_scale": scales, "exp_avg_sq": codes, "exp_avg_sq_scale": scales}
-    assert kept == {"step": (torch.float32, 1), **every}
+    assert stored == {"step": (torch.float32, 1), **every}
     assert {x.dtype for x in optimizer.state[small].values()} == {torch.float32}
 
 
 def test_adamw_8bit_close_to_adamw(monkeypatch: pytest.MonkeyPatch) -> None:
     """Within 5 % of the way after 100 noisy steps, however the work is cut into pieces."""
-    ways = {}
+    paths = {}
     for name, piece in (("adamw", 0), ("adamw_8bit", 2**19), ("adamw_8bit", 1024)):
         monkeypatch.setitem(adamw_8bit.CHUNK, "cpu", piece)
         torch.manual_seed(0)
@@ -141,8 +141,8 @@ def test_adamw_8bit_close_to_adamw(monkeypatch: pytest.MonkeyPatch) -> None:
         for _ in range(100):
             weight.grad = slope + 0.3 * torch.randn(70, 61)
             optimizer.step()
-        ways[name, piece] = weight.detach() - begin
-    exact, at_once, in_pieces = ways.values()
+        paths[name, piece] = weight.detach() - begin
+    exact, at_once, in_pieces = paths.values()
     assert 0 < float((at_once - exact).norm() / exact.norm()) < 0.05
     assert torch.equal(at_once, in_pieces)
 
@@ -223,10 +223,10 @@ def test_optimizer_state_roundtrip(name: str, open_model: Any, tmp_path: Any) ->
 
     walk(3)
     commit(tmp_path, snapshot(state, {}), keep=1)
-    wanted = walk(3)
+    expected = walk(3)
     state.optimizer = make_optimizer(model, plan)
     load_newest(tmp_path, state, {}, print)
-    assert all(torch.equal(a, b) for a, b in zip(walk(3), wanted, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(walk(3), expected, strict=True))
 
 
 def test_weight_decay_on_matrices_only(open_model: Any, tiny_models: dict) -> None:

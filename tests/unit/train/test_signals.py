@@ -1,4 +1,4 @@
-"""Signals while training: the first asks, the second stops at once; each leaves with its own exit code."""
+"""Signals while training: the first requests a stop, the second stops at once; each has its own exit code."""
 
 import os
 import signal

@@ -104,7 +104,8 @@ def load_generation(folder: Path) -> GenerationConfig:
         ModelError: they cannot be read.
     """
     in_own_file = (folder / GENERATION).exists()
-    file, options = (GENERATION, {}) if in_own_file else ("config.json", {"_from_model_config": True})
+    file = GENERATION if in_own_file else "config.json"
+    options: dict[str, Any] = {} if in_own_file else {"_from_model_config": True}
     try:
         settings = GenerationConfig.from_pretrained(folder, config_file_name=file, local_files_only=True, **options)
         stop_ids = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
