@@ -1,4 +1,4 @@
-"""Golden losses: a change that should not move numbers must not. `pytest --record` writes them anew; review the diff.
+"""Golden losses: a change that should move no number must not. `pytest --record` writes them; review the diff.
 
 Tiny models made here, fp32, one thread's worth of work: the same on any CPU to 1e-4.
 """

@@ -1,4 +1,4 @@
-"""The real thing: SmolLM2-135M, as the bundled package has it."""
+"""SmolLM2-135M, as the bundled package has it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The real thing: Whisper tiny.en as its package has it, hearing what eSpeak NG says."""
+"""Whisper tiny.en as its package has it, on speech by eSpeak NG."""
 
 from pathlib import Path
 

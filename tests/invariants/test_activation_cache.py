@@ -1,4 +1,4 @@
-"""What frozen layers give may be kept: then a run is what it would have been, stopped and resumed, damaged or full."""
+"""The activation cache: a run with it equals a run without it, also when stopped, resumed, damaged or out of disk space."""
 
 import json
 import shutil
@@ -230,7 +230,7 @@ def test_same_losses_with_and_without_cache(train_tiny, tmp_path: Path) -> None:
 
 
 def test_decision_kept_on_resume(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resumed run does not ask the disk anew: its own file has taken some of it."""
+    """A resumed run does not check the disk again: its own file takes some of the space."""
     shape = shape_of(tmp_path, "bert")
     whole = run_contents(train_tiny(**shape, out=str(tmp_path / "whole")))
     with stop_at(4, monkeypatch), pytest.raises(Interrupted):

@@ -1,4 +1,4 @@
-"""A hand-written block is transformers' own forward and backward, only leaner."""
+"""A hand-written block equals transformers' own, forward and backward."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What has silently ruined runs elsewhere, as laws over every chat template: mask, stop, BOS, serving = training."""
+"""Bugs that silently ruin runs, tested over all chat templates: mask, stop token, BOS, training prompt = serving prompt."""
 
 import random
 from pathlib import Path
@@ -42,8 +42,8 @@ def conversation(dice: random.Random, system: bool) -> list[Turn]:
 
 @pytest.mark.parametrize("name", ALL)
 def test_mask_stop_bos_prompt_in_500_conversations(name: str) -> None:
-    """What is learnt is exactly the assistant's words, each turn with its stop token; BOS stands there once, in front;
-    and what the model reads before its last answer is to the token what it is given when it is asked."""
+    """Exactly the assistant's text carries loss, each turn with its stop token; BOS appears once, at the start; and the
+    tokens before the last answer are exactly the prompt of generation."""
     made = ChatProcessor.make(make_tokenizer(ALL[name]))
     sft, dice, bos = create(Objective, "sft"), random.Random(name), made.tokenizer.bos_token_id
     for _ in range(CONVERSATIONS):

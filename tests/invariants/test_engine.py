@@ -1,4 +1,4 @@
-"""The fast implementation has the loss curve of the reference: transformers' layers, autograd, all logits at once."""
+"""The fast implementation has the losses of the plain one: transformers' layers, autograd, all logits at once."""
 
 import json
 from pathlib import Path

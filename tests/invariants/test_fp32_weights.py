@@ -1,4 +1,4 @@
-"""What is trained is kept in fp32, whatever is computed in: in bf16 a weight above 1 would not see a step of 2e-3."""
+"""Trained weights are kept in fp32 at any precision: in bf16, a weight above 1 would not change by a step of 2e-3."""
 
 from typing import Any
 
@@ -24,8 +24,8 @@ def test_every_method_covered() -> None:
 def test_trained_weights_stay_fp32(method: str, train_tiny: Any) -> None:
     run = train_tiny(method={"name": method, **OWN.get(method, {})}, train={"steps": 2, "precision": "bf16"})
     kinds = {name: x.dtype for name, x in load_file(run.folder / "best" / "weights.safetensors").items()}
-    learnt = {name: kind for name, kind in kinds.items() if kind.is_floating_point}
-    assert learnt and set(learnt.values()) == {torch.float32}, {n: k for n, k in learnt.items() if k != torch.float32}
+    trained = {name: kind for name, kind in kinds.items() if kind.is_floating_point}
+    assert trained and set(trained.values()) == {torch.float32}, {n: k for n, k in trained.items() if k != torch.float32}
 
 
 def test_small_step_moves_weights_above_one(train_tiny: Any) -> None:

@@ -1,4 +1,4 @@
-"""Gradient checkpointing changes nothing: loss, gradients and the random numbers afterwards are the same, to the bit.
+"""Gradient checkpointing changes nothing: loss, gradients and the random numbers afterwards are bit-exactly the same.
 
 And it does what it is for: next to nothing is kept from inside the layers.
 """

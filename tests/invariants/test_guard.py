@@ -1,4 +1,4 @@
-"""A run that is harmed while it runs: what the guard does about it, against the same run unharmed and unguarded."""
+"""The guard on runs with faults, compared with the same runs without faults and without the guard."""
 
 import itertools
 import math

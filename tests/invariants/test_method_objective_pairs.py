@@ -1,4 +1,4 @@
-"""Any method with any objective, to the end: trained, saved, opened again by its folder, measured with the same figures.
+"""Any method with any objective: trained, saved, reopened and evaluated with the same scores.
 
 The table of what was tried stands in docs/methods.md; this test keeps it true. `make proof` tries every pair, `make test`
 those of a few methods and objectives.
@@ -31,7 +31,7 @@ AIMS = [
 AIMS += [(objective, "bert") for objective in names(Objective) if not make_objective(objective).traits.generative]
 AIMS += [(objective, "t5") for objective in names(Objective) if make_objective(objective).traits.needs_encoder_decoder]
 ALWAYS = ("lora", "full", "p_tuning_v2", "sft", "classification")  # of these every pair is tried, of the others with --full
-PARTS_ROWS = ("bilora",)  # methods whose two levels learn from different rows of a batch
+SPLITS_BATCH = ("bilora",)  # methods whose two levels are trained on different rows of a batch
 ROWS = {
     "Chat": chat_rows(24),
     "Text": [{"text": row["messages"][0]["content"]} for row in chat_rows(24)],
@@ -75,8 +75,8 @@ def test_pair_trains_saves_reopens_evaluates(
         "train": {"steps": 2},
     }
     if not fits(method, objective):
-        parted = "it splits the rows of each batch, but this objective needs them together"
-        with pytest.raises(RecipeError, match=f"{parted}|{method} does not support encoder-decoder models"):
+        splits = "it splits the rows of each batch, but this objective needs them together"
+        with pytest.raises(RecipeError, match=f"{splits}|{method} does not support encoder-decoder models"):
             train_tiny(**shape)
         return
     run = train_tiny(**shape)
@@ -94,8 +94,8 @@ def sources(example_type: str, place: Path) -> list[dict]:
 
 
 def fits(method: str, objective: str) -> bool:
-    parted = method in PARTS_ROWS and make_objective(objective).traits.batch_coupled
-    return not parted and (
+    splits = method in SPLITS_BATCH and make_objective(objective).traits.batch_coupled
+    return not splits and (
         find(Method, method).encoder_decoder or not make_objective(objective).traits.needs_encoder_decoder
     )
 

@@ -1,4 +1,4 @@
-"""Every method keeps every law. A new file in model/methods/ is tested without a new line here."""
+"""Invariants of every method. A new file in model/methods/ is tested without a new line here."""
 
 import pytest
 import torch
@@ -110,7 +110,7 @@ def test_disabled_method_equals_base(method: str) -> None:
 
 @pytest.mark.parametrize(("method", "family"), CASES)
 def test_save_load_same_logits(method: str, family: str) -> None:
-    """Trainable tensors and buffers, put into a fresh model, give the same logits to the bit."""
+    """Trainable tensors and buffers, loaded into a new model, give bit-exactly the same logits."""
     model, batch = attached(method, family), batch_of(make_rows())
     perturb(model)
     kept = {name: p.detach().clone() for name, p in model.trainable().items()}

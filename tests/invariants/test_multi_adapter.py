@@ -1,4 +1,4 @@
-"""Adapters side by side on one base: every row of a batch gets what its adapter alone would give it."""
+"""Several adapters on one base: every row of a batch gets what its adapter alone would give it."""
 
 import random
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def stirred(name: str, family: str) -> TrainableModel:
 
 
 def many(family: str, adapters: Sequence[str] = tuple(KINDS)) -> TrainableModel:
-    """All of them beside one another."""
+    """All adapters on one base."""
     base = make_model(family)
     base.set_attn_implementation(NAME)
     layers = {}
@@ -106,7 +106,7 @@ def test_padded_logits_equal_single() -> None:
 
 @torch.no_grad()
 def test_one_adapter_and_no_adapter() -> None:
-    """A batch for one adapter is that adapter; a batch for the base, or the adapters switched off, is it to the bit."""
+    """A batch for one adapter equals that adapter; one for the base, or disabled adapters, equals the base bit-exactly."""
     model, rows = many("qwen2"), make_rows()
     base = alone("", "qwen2").logits(batch_of(rows))
     assert torch.equal(model.logits(batch_of(rows)), base)

@@ -1,4 +1,4 @@
-"""Every objective keeps every law. A new file in objective/ is tested without a new line here."""
+"""Invariants of every objective. A new file in objective/objectives/ is tested without a new line here."""
 
 from typing import Any
 
@@ -136,7 +136,7 @@ def test_gradient_accumulation_exact(name: str, method: str) -> None:
         assert torch.stack(list(gaps.values())).norm() <= rounding * whole
         # one label a row leaves some tensors a gradient that is a small difference of large ones
         most = 1e-6 if objective.traits.is_nll else 1e-5
-        # key biases: softmax sees no shift of all scores, so their gradient is nought but for rounding
+        # key biases: softmax ignores a shift of all scores, so their gradient is zero but for rounding
         nearly_nought = (
             objective.traits.needs_mlm_head or objective.traits.needs_encoder_decoder or not objective.traits.is_nll
         )

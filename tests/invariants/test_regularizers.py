@@ -1,5 +1,5 @@
-"""What holds for every regularizer: at strength nought it is not there, rows count the same however they are batched,
-what it adds is what its paper says, and a stopped run goes on to the bit."""
+"""Every regularizer: zero strength changes nothing, batching does not matter, the added term is the paper's, and a
+resumed run is bit-exact."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -55,10 +55,10 @@ def put_together(name: str, family: str) -> tuple[TrainableModel, Objective, Bat
 def joined(model: TrainableModel, objective: Objective, *parts: Regularizer) -> Objective:
     """The objective with them; the model's beginning is already kept."""
     kept = model.initial_weights
-    learnt = regularized(objective, parts, model)
+    joint = regularized(objective, parts, model)
     model.initial_weights = kept
-    assert isinstance(learnt, Regularized)
-    return learnt
+    assert isinstance(joint, Regularized)
+    return joint
 
 
 def gradients(model: TrainableModel, objective: Objective, batches: list[Batch]) -> dict[str, Tensor]:
@@ -107,9 +107,9 @@ def test_zero_strength_changes_nothing(name: str, family: str) -> None:
 @pytest.mark.parametrize("name", [x for x in EVERY if x not in ("neftune", "mixout")])  # their noise is each batch's own
 def test_independent_of_batching(name: str, family: str) -> None:
     model, objective, batch = put_together(name, family)
-    learnt = joined(model, objective, part(name))
+    joint = joined(model, objective, part(name))
     parts = [select_segments(batch, [0, 2]), select_segments(batch, [1]), select_segments(batch, [3, 4, 5])]
-    assert far(gradients(model, learnt, parts), gradients(model, learnt, [batch])) < 1e-5
+    assert far(gradients(model, joint, parts), gradients(model, joint, [batch])) < 1e-5
 
 
 @pytest.mark.parametrize("direction", ["reverse", "forward"])
@@ -205,8 +205,8 @@ def test_mixout_equals_formula(family: str) -> None:
     torch.manual_seed(3)
     masks = {n: torch.rand_like(w) < 0.4 for n, w in weights.items() if not n.startswith(HEAD)}
     torch.manual_seed(3)
-    learnt = joined(model, objective, part("mixout", p=0.4))
-    found, value = gradients(model, learnt, [batch]), None
+    joint = joined(model, objective, part("mixout", p=0.4))
+    found, value = gradients(model, joint, [batch]), None
     own = {n: w.detach().clone() for n, w in weights.items()}
     assert all(torch.equal(w, own[n]) for n, w in model.trainable().items()), "the weights themselves stay"
     with torch.no_grad():
@@ -220,7 +220,7 @@ def test_mixout_equals_formula(family: str) -> None:
         for n, w in weights.items():
             w.copy_(own[n])
     torch.manual_seed(3)
-    assert float(sum(learnt.loss(model, batch).totals.values())) == pytest.approx(value, rel=1e-5)
+    assert float(sum(joint.loss(model, batch).totals.values())) == pytest.approx(value, rel=1e-5)
     assert far(found, by_hand) < 1e-5
 
 
@@ -261,14 +261,14 @@ def test_invalid_setting_refused(written: object) -> None:
 def test_noted_values_per_window_and_token() -> None:
     """However the rows are batched; what l2_sp adds is the same for any number of tokens."""
     model, objective, batch = put_together("l2_sp", "llama")
-    learnt, way = joined(model, objective, part("l2_sp", alpha=0.5)), 0.0
+    joint, way = joined(model, objective, part("l2_sp", alpha=0.5)), 0.0
     for name, weight in model.trainable().items():
         way += 0.25 * float((weight - model.initial_weights[name]).detach().square().sum())
     for window in (
         [batch],
         [select_segments(batch, [0, 2]), select_segments(batch, [1]), select_segments(batch, [3, 4, 5])],
     ):
-        taken = find_module(Step, "accumulate").compute_gradients(model, learnt, window, Distributed(torch.device("cpu")))
+        taken = find_module(Step, "accumulate").compute_gradients(model, joint, window, Distributed(torch.device("cpu")))
         assert taken.notes["l2_sp"] == pytest.approx(way, rel=1e-4)
 
 

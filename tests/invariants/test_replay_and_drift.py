@@ -1,4 +1,4 @@
-"""What is done against forgetting: general rows mixed in, token for token, and the drift from the base, seen in time."""
+"""Against forgetting: general rows mixed in by tokens, and the drift from the base at every validation."""
 
 from pathlib import Path
 from typing import Any

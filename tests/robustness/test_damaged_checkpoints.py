@@ -1,4 +1,4 @@
-"""Every way a saved state can be damaged: noticed, put aside with a word, the next older one taken, the end the same."""
+"""Every kind of damage to a checkpoint: detected, set aside, the older one loaded, the end the same."""
 
 import hashlib
 import io
@@ -153,7 +153,7 @@ def test_every_damage_detected(bench: Bench, record_figure: Figure) -> None:
 
 
 def test_all_checkpoints_damaged(bench: Bench, full: bool, record_figure: Figure) -> None:
-    """Refused with a sentence, as often as one tries; nothing is loaded and nothing begins anew."""
+    """Refused with a sentence, at each attempt; nothing is loaded and nothing starts again."""
     every = harms()
     chosen = list(every)[:: 1 if full else 20]
     for name in chosen:

@@ -1,4 +1,4 @@
-"""A disk that is really full: a small file system of its own, filled by the run itself, then given room again."""
+"""A disk that is really full: a small tmpfs that the run fills, and that is enlarged afterwards."""
 
 import ctypes
 import json
@@ -31,7 +31,7 @@ def _call(name: str, *facts: Any) -> None:
 
 
 def _small_disk(place: Path, size: int) -> None:
-    """A tmpfs of so many bytes that only this process sees; as a user without rights in a namespace of its own."""
+    """A tmpfs of `size` bytes that only this process sees; for a user without rights, in its own namespace."""
     user, group = os.getuid(), os.getgid()
     _call("unshare", NEW_MOUNTS if user == 0 else NEW_MOUNTS | NEW_USER)
     if user:

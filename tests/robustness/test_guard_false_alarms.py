@@ -1,4 +1,4 @@
-"""How often the guard skips a sound step: real fine-tuning runs, recorded with the guard off, and synthetic ones."""
+"""How often the guard skips a sound step: recorded real fine-tuning runs, and synthetic ones."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator

@@ -1,4 +1,4 @@
-"""What the guard costs: the time of its word on a step, alone and as a share of a real step."""
+"""The time that the guard needs for a step, alone and as a fraction of a real step."""
 
 import statistics
 import time

@@ -1,4 +1,4 @@
-"""A run of 40 steps, stopped at each of its steps and resumed: the same weights, moments, random numbers and journal."""
+"""A run stopped at each of its steps and resumed: the same weights, moments, random numbers and journal."""
 
 import json
 import os

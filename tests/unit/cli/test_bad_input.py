@@ -1,4 +1,4 @@
-"""The issue's list of bad input, line by line: what the user reads, and the exit code, through the command line."""
+"""Bad input through the command line: what the user reads, and the exit code."""
 
 import json
 from pathlib import Path

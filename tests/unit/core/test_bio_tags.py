@@ -1,4 +1,4 @@
-"""Tags and what they entities_to_tags: there and back, and what is said of tags that break their scheme."""
+"""BIO tags and their entities: conversion both ways, and the messages for tags that break their scheme."""
 
 import itertools
 

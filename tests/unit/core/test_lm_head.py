@@ -36,7 +36,7 @@ def make(n: int, kind: str, dtype: torch.dtype = torch.float64) -> tuple[Tensor,
     weight = torch.randn(V, D, generator=random).to(dtype).requires_grad_(True)
     bias = None
     if "bias" in kind:
-        bias = torch.randn(V, generator=random).to(dtype).requires_grad_(kind == "learnt bias")
+        bias = torch.randn(V, generator=random).to(dtype).requires_grad_(kind == "trained bias")
     targets = torch.randint(0, V, (n,), generator=random)
     settings: dict[str, Any] = {"scale": 0.37} if kind == "scale" or "bias" in kind else {}
     return hidden, weight, bias, targets, {**settings, **({"softcap": 3.0} if kind == "softcap" else {})}
@@ -50,7 +50,7 @@ def plainly(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 
 
 @pytest.mark.parametrize("n", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
-@pytest.mark.parametrize("kind", ["plain", "scale", "fixed bias", "learnt bias", "softcap"])
+@pytest.mark.parametrize("kind", ["plain", "scale", "fixed bias", "trained bias", "softcap"])
 def test_lm_head_equals_log_softmax(kind: str, n: int) -> None:
     hidden, weight, bias, targets, settings = make(n, kind, torch.float32)
     got = LMHead(lambda: weight, lambda: bias, **settings).logprobs(hidden, targets)
@@ -76,7 +76,7 @@ def test_no_labels_no_gradient() -> None:
     assert hidden.grad is not None and hidden.grad.shape == (0, D)
 
 
-@pytest.mark.parametrize("kind", ["learnt bias", "softcap"])
+@pytest.mark.parametrize("kind", ["trained bias", "softcap"])
 def test_no_labels_with_custom_head(kind: str) -> None:
     hidden, weight, bias, targets, settings = make(0, kind, torch.float32)
     out = LMHead(lambda: weight, lambda: bias, **settings).logprobs(hidden, targets)
@@ -111,7 +111,7 @@ def test_half_precision_scored_in_fp32() -> None:
     assert float(((got - wanted).abs().max() / wanted.abs().max()).detach()) < 2e-2
 
 
-@pytest.mark.parametrize("kind", ["plain", "scale", "fixed bias", "learnt bias", "softcap"])
+@pytest.mark.parametrize("kind", ["plain", "scale", "fixed bias", "trained bias", "softcap"])
 def test_no_tensor_larger_than_chunk(kind: str) -> None:
     hidden, weight, bias, targets, settings = make(4 * CHUNK, kind, torch.float32)
     with Largest() as seen:
@@ -139,13 +139,13 @@ def test_bf16_copy_follows_frozen_weight() -> None:
     assert rounded() is not rounded()  # a trained one moves with every step
 
 
-def whole(length: int, learnt: int) -> Batch:
+def whole(length: int, supervised: int) -> Batch:
     ids = torch.randint(0, 320, (length,), generator=torch.Generator().manual_seed(1)).tolist()
-    return pack([{"input_ids": ids, "labels": [-100] * (length - learnt) + ids[length - learnt :]}])
+    return pack([{"input_ids": ids, "labels": [-100] * (length - supervised) + ids[length - supervised :]}])
 
 
 def test_only_labeled_positions_scored(open_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same long row with few learnt tokens never makes a tensor as large as [T, V]."""
+    """The same long row with few tokens that carry loss never makes a tensor as large as [T, V]."""
     monkeypatch.setattr(attention_cpu, "MAX_SCORES", 1)  # scores of few tokens at once: V is small here
     model, length, vocabulary = open_model(), 250, 320
     with Largest() as seen:

@@ -1,4 +1,4 @@
-"""Shared prefixes run once; gradients of indexed rows are summed in fp32."""
+"""A prefix that rows share is found, computed once, and its gradients add up."""
 
 import random
 

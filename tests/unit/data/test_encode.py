@@ -147,8 +147,8 @@ def test_overlong_split_keeps_all_loss_tokens(max_length: int) -> None:
     made = run([text], processor, max_length, "split", objective=CausalLM())
     assert made.split == 1 and made.rows.lengths.max() <= max_length
     labels = np.concatenate([made.rows[i]["labels"] for i in range(len(made.rows))])
-    learnt = [x for x in whole["labels"] if x != IGNORE]
-    assert labels[labels != IGNORE].tolist() == learnt
+    supervised = [x for x in whole["labels"] if x != IGNORE]
+    assert labels[labels != IGNORE].tolist() == supervised
     for i in range(len(made.rows)):  # within a piece, each label is the next token
         ids, after = made.rows[i]["input_ids"], made.rows[i]["labels"]
         assert after[:-1].tolist() == ids[1:].tolist()

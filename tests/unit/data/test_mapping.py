@@ -1,4 +1,4 @@
-"""Which columns mean what: every shape is recognised, and what fits nowhere is said with what there is."""
+"""The meaning of columns: every row format is recognized; what fits none is reported with the columns that exist."""
 
 from typing import Any
 

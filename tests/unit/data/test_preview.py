@@ -1,4 +1,4 @@
-"""What carries loss, drawn: which words are learnt, which only read, which are lost."""
+"""The preview of rows: which text carries loss, which is only read, which is truncated."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Tagged text from columns, spans and CoNLL files: what is recognised, where units lie, what is said of what is wrong."""
+"""Tagged text from columns, spans and CoNLL files: formats, word units, and messages for bad rows."""
 
 from pathlib import Path
 from typing import Any

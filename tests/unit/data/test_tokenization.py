@@ -20,8 +20,8 @@ def processor(template: str | None = CHATML) -> ChatProcessor:
     return ChatProcessor.make(make_tokenizer(template))
 
 
-def learnt(made: ChatProcessor, row: Rendered) -> list[str]:
-    """The stretches that are learnt, as text."""
+def supervised_text(made: ChatProcessor, row: Rendered) -> list[str]:
+    """Each stretch of tokens that carry loss, as text."""
     stretches: list[list[int]] = []
     before = False
     for token, said in zip(row.ids, row.assistant_mask):
@@ -45,26 +45,29 @@ def learnt(made: ChatProcessor, row: Rendered) -> list[str]:
 def test_only_answer_and_stop_carry_loss(template: str, says: str) -> None:
     made = processor(template)
     (row,) = made.chat([ASK, ANSWER])
-    assert learnt(made, row) == [says]
+    assert supervised_text(made, row) == [says]
 
 
 def test_every_assistant_turn_carries_loss() -> None:
     made = processor()
     (row,) = made.chat([Turn("system", "be kind"), ASK, ANSWER, AGAIN, LAST])
-    assert learnt(made, row) == ["the quick fox asks<|im_end|>", "你好 世界<|im_end|>"]
+    assert supervised_text(made, row) == ["the quick fox asks<|im_end|>", "你好 世界<|im_end|>"]
 
 
 def test_stop_carries_loss_once() -> None:
     made = processor()
     (row,) = made.chat([Turn("user", "paris"), Turn("assistant", "paris")])
-    assert learnt(made, row) == ["paris<|im_end|>"]
+    assert supervised_text(made, row) == ["paris<|im_end|>"]
 
 
 def test_template_stripping_thoughts_gives_row_per_turn() -> None:
     made = processor(QWEN3)
     thought = Turn("assistant", "<think>\nboxes\n</think>\n\nseven")
     rows = made.chat([ASK, thought, AGAIN, LAST])
-    assert [learnt(made, row) for row in rows] == [["<think>\nboxes\n</think>\n\nseven<|im_end|>"], ["你好 世界<|im_end|>"]]
+    assert [supervised_text(made, row) for row in rows] == [
+        ["<think>\nboxes\n</think>\n\nseven<|im_end|>"],
+        ["你好 世界<|im_end|>"],
+    ]
     assert "<think>" not in made.tokenizer.decode(rows[1].ids)  # as the model will see it
 
 
@@ -89,7 +92,7 @@ def test_straddling_token_encoded_as_in_generation() -> None:
     (row,) = made.chat(turns)
     assert row.ids != whole, "the test's words do not straddle"
     assert row.ids[: row.assistant_mask.index(True)] == made.prompt(turns[:1])
-    assert learnt(made, row) == ["he fox<|im_end|>"]
+    assert supervised_text(made, row) == ["he fox<|im_end|>"]
     assert made.tokenizer.decode(row.ids) == "the fox<|im_end|>"
 
 
@@ -97,7 +100,7 @@ def test_straddling_turns_keep_masks() -> None:
     made = processor(STRADDLING)
     turns = [Turn("user", "t"), Turn("assistant", "he fox"), Turn("user", "mi"), Turn("assistant", "x it")]
     (row,) = made.chat(turns)
-    assert learnt(made, row) == ["he fox<|im_end|>", "x it<|im_end|>"]
+    assert supervised_text(made, row) == ["he fox<|im_end|>", "x it<|im_end|>"]
 
 
 @pytest.mark.parametrize("name", ["llama3", "mistral"])
@@ -150,7 +153,7 @@ def test_sft_labels_are_next_tokens(name: str) -> None:
     (row,), (rendered,) = SFT().rows(Chat(turns), made), made.chat(turns)
     assert len(row["input_ids"]) == len(row["labels"])
     whole = [*row["input_ids"], row["labels"][-1]]
-    assert whole == rendered.ids[: len(whole)]  # nothing behind the last learnt token
+    assert whole == rendered.ids[: len(whole)]  # nothing after the last token that carries loss
     wanted = [token if said else IGNORE for token, said in zip(rendered.ids, rendered.assistant_mask)]
     assert row["labels"] == wanted[1 : len(whole)]
     assert not any(rendered.assistant_mask[len(whole) :])

@@ -113,7 +113,7 @@ def test_sum_and_average_equal_definition(three: list) -> None:
 
 
 def test_dare_drops_and_rescales_deterministically(three: list) -> None:
-    """Each value is nought or itself over the density; the same seed drops the same; on average nothing is lost."""
+    """Each value is zero or itself / density; the same seed drops the same values; the mean is kept."""
     kept = drop_and_rescale(three[0], 0.25, torch.Generator().manual_seed(1))
     for name, x in three[0].items():
         assert bool(((kept[name] == 0) | torch.isclose(kept[name], x / 0.25)).all())

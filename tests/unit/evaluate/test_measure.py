@@ -38,7 +38,7 @@ def model(open_model: Any, perturb_weights: Any) -> Any:
 
 @torch.no_grad()
 def brute_force(model: Any, chat: Chat, answer: str) -> float:
-    """log p(answer and stop | prompt), from the whole sequence run anew."""
+    """log p(answer and stop | prompt), from a forward pass over the whole sequence."""
     prompt = model.processor.prompt(chat.prompt)
     whole = [*prompt, *model.processor.tokenizer(answer, add_special_tokens=False).input_ids, model.processor.stop_ids[0]]
     logits = model.model(input_ids=torch.tensor([whole]), use_cache=False).logits[0].float().log_softmax(-1)
@@ -47,7 +47,7 @@ def brute_force(model: Any, chat: Chat, answer: str) -> float:
 
 @pytest.mark.parametrize("answers", [ANSWERS, ("fox", "the", "mix", "qui", "par", "tim", "sks", "eve", "do", "ox", "ju")])
 def test_option_choice_equals_brute_force(model: Any, answers: tuple[str, ...]) -> None:
-    with torch.no_grad():  # a tiny model hardly looks back: make what it learnt loud
+    with torch.no_grad():  # a tiny model hardly attends to earlier tokens: amplify what it learned
         for weight in model.trainable().values():
             weight.mul_(6)
     rows = chats(30)

@@ -38,7 +38,7 @@ def write_bin(file: Path, weights: dict[str, Tensor], aliases: dict[str, str], s
 
 
 def theirs(model: WhisperForConditionalGeneration) -> dict[str, Tensor]:
-    """A Whisper's weights by CTranslate2's names: q, k and v below one another, keys' biases nought."""
+    """The weights of a Whisper under CTranslate2's names: q, k and v stacked, zero biases of keys."""
     ours, made = {name.removeprefix("model."): x for name, x in model.state_dict().items()}, {}
 
     def norm(there: str, here: str) -> None:

@@ -161,7 +161,7 @@ def test_flops_virtual_tokens() -> None:
 @pytest.mark.parametrize("method", [x for x in names(Method) if x not in ("f_learning", "peft", "bitfit")])
 @pytest.mark.parametrize("family", ["llama", "bert"])
 def test_flops_of_every_method(method: str, family: str) -> None:
-    """More than a forward pass, no more than full tuning and what lies beside it; and nothing is changed by counting."""
+    """More than a forward pass, at most full fine-tuning plus the method's own layers; counting changes nothing."""
     objective: Any = (
         SFT if family == "llama" else create(Objective, "classification", classes=("a", "b"), multi_label=False)
     )

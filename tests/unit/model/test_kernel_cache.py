@@ -1,4 +1,4 @@
-"""Products of ever new shapes take no more memory: oneDNN and torch keep what they made for a few shapes, not for 1,024."""
+"""Products of ever new shapes take no more memory: oneDNN and torch cache a few shapes, not 1,024."""
 
 import subprocess
 import sys

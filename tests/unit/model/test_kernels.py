@@ -1,4 +1,4 @@
-"""Compiled kernels give torch's results, deterministically; without them everything runs in pure torch."""
+"""The compiled kernels equal torch, deterministically; without them torch is used."""
 
 import os
 import subprocess

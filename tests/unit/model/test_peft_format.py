@@ -1,4 +1,4 @@
-"""PEFT opens what we learnt and we open what PEFT learnt, with the same logits."""
+"""PEFT opens our adapters and we open PEFT's, with the same logits."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Weights in 4 and 8 bits: how far they are rounded, what is kept of them, and that a run opens the same elsewhere."""
+"""Weights in 4 and 8 bits: rounding error, what is stored, and that a run gives the same answers in another process."""
 
 import importlib.util
 import json
@@ -39,7 +39,7 @@ def gaussian(rows: int, columns: int, transposed: bool = False) -> nn.Module:
 def test_quantize_dequantize(
     shape: tuple, transposed: bool, bits: int, quant_type: str, double_quant: bool, error: float
 ) -> None:
-    """Relative error of a Gaussian weight; the product is that of the plain layer with the rounded weight, to the bit."""
+    """Relative error of a Gaussian weight; the product is bit-exactly that of a layer with the rounded weight."""
     layer = gaussian(*shape, transposed)
     packed = QuantizedLinear(layer, bits, quant_type, double_quant, CPU)
     weight: Any = layer.weight

@@ -1,4 +1,4 @@
-"""Base models: what is missing or half there is said in one sentence, before anything is loaded."""
+"""Base models: a missing or partial file is reported in one sentence, before anything is loaded."""
 
 import json
 import shutil

@@ -44,8 +44,8 @@ def test_loaded_weights_same_model(tiny_models: dict, monkeypatch: pytest.Monkey
     assert seen > len(tiny_models) / 2
 
 
-def parted(folder: Path, there: Path) -> Path:
-    """The same model in two files with an index, beside a file that is not of it."""
+def split_in_two(folder: Path, there: Path) -> Path:
+    """The same model in two files with an index, next to a file that is not part of it."""
     there.mkdir()
     (there / "config.json").write_bytes((folder / "config.json").read_bytes())
     whole = load_file(folder / "model.safetensors")
@@ -61,7 +61,7 @@ def parted(folder: Path, there: Path) -> Path:
 
 def test_sharded_weights(tiny_models: dict, tmp_path: Path) -> None:
     folder = Path(tiny_models["llama"])
-    two = parted(folder, tmp_path / "parted")
+    two = split_in_two(folder, tmp_path / "split")
     assert [x.name for x in weights.safetensors_files(two)] == ["model-1.safetensors", "model-2.safetensors"]
     one, other = (load_base(x, torch.float32, torch.device("cpu")).model.state_dict() for x in (folder, two))
     assert one.keys() == other.keys() and all(torch.equal(one[x], other[x]) for x in one)
@@ -69,7 +69,7 @@ def test_sharded_weights(tiny_models: dict, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("harm", ["cut", "empty", "a part is missing"])
 def test_damaged_weights_refused(tiny_models: dict, tmp_path: Path, harm: str) -> None:
-    folder = parted(Path(tiny_models["llama"]), tmp_path / "parted")
+    folder = split_in_two(Path(tiny_models["llama"]), tmp_path / "split")
     part = folder / "model-2.safetensors"
     whole = part.read_bytes()
     if harm == "a part is missing":
@@ -85,7 +85,7 @@ MAPS = ("null", "{}", '{"a": 1}', '{"a": "../elsewhere.safetensors"}')
 
 @pytest.mark.parametrize("index", ["[]", "{", "null", *(f'{{"weight_map": {x}}}' for x in MAPS)])
 def test_damaged_index_refused(tiny_models: dict, tmp_path: Path, index: str) -> None:
-    folder = parted(Path(tiny_models["llama"]), tmp_path / "parted")
+    folder = split_in_two(Path(tiny_models["llama"]), tmp_path / "split")
     (folder / "model.safetensors.index.json").write_text(index)
     with pytest.raises(ModelError, match="index.json is damaged"):
         load_base(folder, torch.float32, torch.device("cpu"))
@@ -96,7 +96,7 @@ ODD_STOPS = (*(f'{{"eos_token_id": {x}}}' for x in ('"x"', "2.5", "true", "[[2]]
 
 @pytest.mark.parametrize("settings", ["{", "[]", "null", *ODD_STOPS])
 def test_damaged_generation_config_refused(tiny_models: dict, tmp_path: Path, settings: str) -> None:
-    folder = parted(Path(tiny_models["llama"]), tmp_path / "parted")
+    folder = split_in_two(Path(tiny_models["llama"]), tmp_path / "split")
     (folder / "generation_config.json").write_text(settings)
     with pytest.raises(ModelError, match="generation_config.json cannot be read"):
         load_generation(folder)
@@ -122,7 +122,7 @@ def test_generation_config_read_as_transformers(tiny_models: dict, tmp_path: Pat
 
 
 def test_missing_weight_named(tiny_models: dict, tmp_path: Path) -> None:
-    folder = parted(Path(tiny_models["llama"]), tmp_path / "parted")
+    folder = split_in_two(Path(tiny_models["llama"]), tmp_path / "split")
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     index["weight_map"] = {x: f for x, f in index["weight_map"].items() if f == "model-1.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))

@@ -1,4 +1,4 @@
-"""compare-methods: every method on one task, the best first, refusals in their own words."""
+"""compare-methods: every method on one task, the best first, with the reasons of those that are refused."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def test_compare_methods(recipe_file: Any, tmp_path: Path) -> None:
     assert reference["difference"] is None and reference["method"] == "ia3"
     page = (out / "comparison.html").read_text()
     assert page.count("<circle") == 2 and "bitfit" in page and "<script" not in page
-    code, again = weitiao(*words, "--json")  # nothing is trained anew
+    code, again = weitiao(*words, "--json")  # nothing is trained again
     assert code == 0 and json.loads(again) == found
 
 

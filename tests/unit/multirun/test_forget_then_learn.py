@@ -1,4 +1,4 @@
-"""f-learning: the old facts, plain learning, and every rate from the same base; figures with n, and the best named."""
+"""f-learning: the old facts, plain training and every forget_lambda from the same base; scores with n; the best named."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_f_learning_preset(recipe_file: Any, tmp_path: Path) -> None:
     first = [next(Run(out / x).events(Step)).loss for x in ("plain", "lambda-1.5")]
     assert len(set(first)) == 2, "each begins elsewhere"
     assert Run(out / "lambda-1.5").recipe.method.as_recipe()["forget_lambda"] == 1.5
-    code, again = weitiao(*words[:-2], "--json")  # nothing is trained anew
+    code, again = weitiao(*words[:-2], "--json")  # nothing is trained again
     assert code == 0
     for way, was in zip(json.loads(again), ways):
         assert way == {**was, "scores": {"held_out": was["scores"]["held_out"]}}

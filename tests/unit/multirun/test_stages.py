@@ -1,4 +1,4 @@
-"""Stages: several trainings in a row, each beginning with what the last one learnt; and `start`, going on with a method."""
+"""Stages: several trainings in a row, each from the previous result; and `init_from`, continuing with the same method."""
 
 import shutil
 from pathlib import Path

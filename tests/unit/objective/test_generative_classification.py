@@ -1,4 +1,4 @@
-"""Classes as written answers: probabilities by definition, what is cut, its words for what cannot be, and a whole trip."""
+"""Classes as generated text: probabilities by definition, truncation, refusals, and a whole run."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_probabilities_equal_label_text_likelihood(method: str, processor: ChatP
             prompt, scores = processor.prompt(turns), []
             for name in CLASSES:
                 (whole,) = processor.chat((*turns, Turn("assistant", name)))
-                words = [token for token, learnt in zip(whole.ids, whole.assistant_mask) if learnt]
+                words = [token for token, supervised in zip(whole.ids, whole.assistant_mask) if supervised]
                 assert whole.ids[: len(prompt) + len(words)] == prompt + words and words[-1] == processor.stop_ids[0]
                 p = reference_logits(model, whole.ids[: len(prompt) + len(words)]).log_softmax(-1)[len(prompt) - 1 : -1]
                 scores.append(float(p[torch.arange(len(words)), words].sum()))
@@ -64,14 +64,17 @@ def test_loss_on_class_only_and_text_truncated(processor: ChatProcessor) -> None
     objective = GenerativeClassification(classes=CLASSES, prompt="is it {classes}: {text} ?")
     (row,) = objective.rows(TextLabel("quick brown fox jumps over", ("lazy dog",)), processor)
     ids, labels = list(row["input_ids"]), list(row["labels"])
-    learnt = [x for x in labels if x != IGNORE]
-    assert processor.decode(learnt, skip_special_tokens=False) == "lazy dog<|im_end|>" and labels[-len(learnt) :] == learnt
+    supervised = [x for x in labels if x != IGNORE]
+    assert (
+        processor.decode(supervised, skip_special_tokens=False) == "lazy dog<|im_end|>"
+        and labels[-len(supervised) :] == supervised
+    )
     assert processor.decode(ids, skip_special_tokens=False).startswith(
         "<|im_start|>user\nis it fox, the fox, lazy dog: quick brown fox jumps over ?"
     )
     kept, lost = objective.cut(row, len(ids) - 3)
     assert len(kept["input_ids"]) == len(kept["labels"]) == len(ids) - 3 and len(lost) == 3
-    assert [x for x in kept["labels"] if x != IGNORE] == learnt
+    assert [x for x in kept["labels"] if x != IGNORE] == supervised
     whole = "quick brown fox jumps over"
     assert processor.decode(kept["input_ids"], skip_special_tokens=False) == processor.decode(
         ids, skip_special_tokens=False

@@ -1,4 +1,4 @@
-"""Masked language modelling: what is hidden and how, the head by transformers' own logits, whole trips."""
+"""Masked language modeling: masking, the head against transformers' logits, whole runs."""
 
 import importlib.util
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Several tasks at once: each task's loss and gradient are its own alone; measured, asked and refused task by task."""
+"""Several tasks at once: each task's loss and gradient are its own; evaluated, predicted and refused task by task."""
 
 import json
 from dataclasses import replace
@@ -228,7 +228,7 @@ def test_multi_task_trains_and_reopens(
 
 
 def test_generation_and_classification_together(train_tiny: Any, tmp_path: Path) -> None:
-    """A task that writes beside one with a head, on a decoder; the former is asked in words."""
+    """A generative task next to one with a head, on a decoder; the former is queried with text."""
     kinds = [{"text": f"fox {i}", "label": "ab"[i % 2]} for i in range(24)]
     data = [
         {"path": str(write_jsonl(tmp_path / "chats.jsonl", chat_rows(40))), "task": "talk"},

@@ -1,4 +1,4 @@
-"""Extractive question answering: labels, loss by definition, windows, spans in characters, SQuAD's rules, whole trips."""
+"""Extractive question answering: labels, loss by definition, windows, spans in characters, SQuAD's rules, whole runs."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Regression: its loss by definition, what a label's bits hold, its words for what cannot be, and a whole trip."""
+"""Regression: loss by definition, label encoding, refusals, and a whole run."""
 
 import json
 from pathlib import Path

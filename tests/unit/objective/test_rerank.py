@@ -1,4 +1,4 @@
-"""Reranking: the loss by definition, pairs that do not see each other, what is refused, and a whole trip."""
+"""Reranking: loss by definition, isolation of pairs, refusals, and a whole run."""
 
 import json
 from pathlib import Path

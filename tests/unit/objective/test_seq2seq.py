@@ -1,4 +1,4 @@
-"""Models of two halves: the loss is transformers' own, rows keep apart, what was learnt is written when opened again."""
+"""Encoder-decoder models: the loss equals transformers', rows are isolated, a reopened model generates what was trained."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Speech: what a Whisper hears is transformers' own features, bad sounds are named, a changed sound stops a resumed run."""
+"""Speech: features equal transformers', bad audio is named, changed audio stops a resumed run."""
 
 import json
 import re
@@ -298,7 +298,7 @@ def test_audio_changed_during_training_refused(place: Path, tmp_path: Path) -> N
 
 
 def test_unusable_audio_set_aside(train_tiny: Any, place: Path, tmp_path: Path) -> None:
-    """File, line and reason of each; the rest is learnt."""
+    """File, line and reason of each; the rest is trained on."""
     speech_rows(tmp_path)
     (tmp_path / "clips" / "empty.wav").write_bytes(b"")
     (tmp_path / "clips" / "text.wav").write_text("this is no sound")

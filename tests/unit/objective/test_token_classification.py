@@ -1,4 +1,4 @@
-"""Token classification: tags where their words begin, the loss by definition, windows, and whole trips."""
+"""Token classification: labels where words begin, loss by definition, windows, and whole runs."""
 
 import json
 from pathlib import Path
@@ -324,7 +324,7 @@ def test_unusable_row_named_with_line(train_tiny: Any, encoder: Path, tmp_path: 
 
 
 def test_trains_from_conll(train_tiny: Any, encoder: Path, tmp_path: Path) -> None:
-    """A row whose tags break BIO and one that lacks a column are put aside; the rest is learnt."""
+    """A row whose tags break BIO and one that lacks a column are set aside; the rest is trained on."""
     good = "the DT O\nfox NN B-who\n\n"
     (tmp_path / "a.conll").write_text(f"-DOCSTART- -X- O\n\n{good * 9}the DT O\nfox NN I-who\n\nin O\nparis NN O\n")
     run = train_tiny(

@@ -1,4 +1,4 @@
-"""A run folder in which somebody, or a disk, has damaged a file: one sentence, or mended."""
+"""A run folder with a damaged file: one sentence, or repaired."""
 
 from pathlib import Path
 from typing import Any

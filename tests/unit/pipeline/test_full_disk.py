@@ -1,4 +1,4 @@
-"""A full disk, for real: the kernel refuses to let files grow. What the user reads, and what is left."""
+"""A full disk: the kernel refuses to let files grow. What the user reads, and what is left."""
 
 import json
 import resource

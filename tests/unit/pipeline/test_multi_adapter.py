@@ -1,4 +1,4 @@
-"""Several results on the command line: prompts that name their adapter, a chat that switches, one made of several."""
+"""Several runs on the command line: prompts that name their adapter, a chat that switches, merging."""
 
 import json
 import re
@@ -27,7 +27,7 @@ DESK = Reporter(Console(quiet=True))
 
 @pytest.fixture
 def pair(train_tiny: Any, tmp_path: Path) -> dict[str, Path]:
-    """Two adapters that have learnt to say different things."""
+    """Two adapters trained to give different answers."""
     train = {"steps": 30, "batch_size": 8, "learning_rate": 3e-2, "evaluate_every": 30}
     made = {}
     for name, method, answer in (("fox", "lora", "the lazy dog"), ("wiz", "dora", "seven wizards")):
@@ -42,7 +42,7 @@ def adapters(pair: dict[str, Path]) -> list[str]:
 
 
 def test_each_prompt_uses_its_adapter(pair: dict, tiny_llama: Path, tmp_path: Path) -> None:
-    """The command's answers are those of each run opened alone, whatever stands beside them in the batch."""
+    """The command's answers are those of each run opened alone, whatever else is in the batch."""
     asks = ["what time is it", "the fox", "quietly mix liquid", "你好 世界", "what"]
     lines = [{"id": i, "prompt": ask, "adapter": name} for i, ask in enumerate(asks) for name in ("fox", "wiz")]
     lines += [{"messages": [{"role": "user", "content": "the fox"}]}, {"prompt": "the fox", "adapter": None}]
@@ -182,7 +182,7 @@ def test_wrong_use_exits_2(words: list[str]) -> None:
 
 
 def test_merge_on_command_line(pair: dict, tiny_llama: Path, tmp_path: Path) -> None:
-    """Both of the two kinds are opened, asked and merged like anything else; what was chosen is said."""
+    """Both of the two kinds are opened, asked and merged like anything else; the decision is recorded."""
     runs = list(pair.values())
     code, said = weitiao("merge", *runs, "--method", "ties", "--weights", "1,0.5", "--out", tmp_path / "ties")
     assert code == 0 and f"ties, density 0.2: 1 x {runs[0]}, 0.5 x {runs[1]}" in said

@@ -1,4 +1,4 @@
-"""`weitiao predict`: every row answered, in its order, with its other columns; bad rows put aside; nothing half written."""
+"""`weitiao predict`: every row in order, with its other columns; bad rows set aside; no partial output."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Clips: which gradients are scaled down, by how much, and what the clip stores."""
+"""Gradient clipping: what is clipped, by how much, and the statistics."""
 
 import math
 from typing import Any

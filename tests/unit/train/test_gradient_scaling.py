@@ -1,4 +1,4 @@
-"""Smaller gradients for the embedding and the lowest layers; the forward pass is untouched."""
+"""Gradient scaling of the embedding and the lowest layers; the forward pass is unchanged."""
 
 from typing import Any
 

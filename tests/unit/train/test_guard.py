@@ -1,4 +1,4 @@
-"""The guard's verdicts on single steps: what is skipped, what is not, and when the run is rolled back."""
+"""The guard's verdict on single figures: what is skipped, what is not, and when the run rolls back."""
 
 import itertools
 import json

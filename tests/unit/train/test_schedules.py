@@ -10,7 +10,7 @@ def test_warmup_linear(schedule: str) -> None:
     rates = [rate_at(s, 100, 2e-4, 0.1, schedule) for s in range(100)]
     assert rates[:10] == pytest.approx([2e-4 * (s + 1) / 11 for s in range(10)])
     assert rates[10] == pytest.approx(2e-4) and max(rates) == rates[10]
-    assert rates[0] > 0, "a first step at rate nought is a step wasted"
+    assert rates[0] > 0, "a first step at learning rate zero is wasted"
 
 
 def test_cosine_to_one_tenth() -> None:
