@@ -1,12 +1,14 @@
 """The Python API: the functions that `from weitiao import ...` gives. torch is imported when one of them is called."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+
+from weitiao.core.messages import Message
 
 if TYPE_CHECKING:
     from weitiao.core.callback import Callback
@@ -46,12 +48,12 @@ def train(
     Raises:
         WeitiaoError: the message says what is wrong and what would be right.
     """
-    _start_compiling()
+    reporter = _reporter(verbose)
+    _import_pipeline(reporter)
     from weitiao.core.shipped_recipes import find_recipe
     from weitiao.multirun.stages import read_stages
     from weitiao.pipeline import train as pipeline
 
-    reporter = _reporter(verbose)
     if isinstance(recipe, (str, Path)) and (stages := read_stages(find_recipe(recipe))):
         return train_stages(stages, callbacks=callbacks, allow=allow, verbose=verbose)[-1]
     run = pipeline.train(as_recipe(recipe), reporter, overwrite=overwrite, allowed=allow, callbacks=callbacks)
@@ -85,10 +87,10 @@ def resume(
     Raises:
         RunError: there is no such run, or it is finished.
     """
-    _start_compiling()
+    reporter = _reporter(verbose)
+    _import_pipeline(reporter)
     from weitiao.pipeline import train as pipeline
 
-    reporter = _reporter(verbose)
     finished = pipeline.resume(_path(run), reporter, allow, callbacks)
     _print_result(finished, reporter)
     return finished
@@ -102,10 +104,11 @@ def check(
     Raises:
         CheckError: there are errors that are not allowed; `error.findings` holds all findings.
     """
-    _start_compiling()
+    reporter = _reporter(verbose)
+    _import_pipeline(reporter)
     from weitiao.pipeline import train as pipeline
 
-    return pipeline.check(as_recipe(recipe), _reporter(verbose), allow)
+    return pipeline.check(as_recipe(recipe), reporter, allow)
 
 
 def load(
@@ -121,7 +124,7 @@ def load(
     Raises:
         ModelError, RunError: it is none of these, or the run has no result yet.
     """
-    _start_compiling()
+    _import_pipeline()
     from weitiao.pipeline import inference
 
     precision = "" if precision == "auto" else precision
@@ -150,13 +153,14 @@ def evaluate(
     Raises:
         RunError: there are no held-out rows, and no data.
     """
-    _start_compiling()
+    reporter = _reporter(verbose)
+    _import_pipeline(reporter)
     from weitiao.pipeline.evaluate import evaluate as measure
     from weitiao.pipeline.inference import Model
 
     subject = target if isinstance(target, Model) else _path(target)
     with _as_file(data) as file:
-        return measure(subject, _reporter(verbose), file, tuple(metrics), limit, task)
+        return measure(subject, reporter, file, tuple(metrics), limit, task)
 
 
 def merge(
@@ -182,12 +186,15 @@ def merge(
     Raises:
         ModelError: one cannot be merged, their base models differ, or the reloaded model gives other outputs.
     """
+    reporter = _reporter(verbose)
+    _import_pipeline(reporter)
     from weitiao.pipeline import merging
 
     paths = [_path(x) for x in (targets if isinstance(targets, (list, tuple)) else [targets])]  # pyright: ignore
     if len(paths) == 1:
-        return merging.merge_run(paths[0], str(out))
-    return merging.merge_several(paths, str(out), _reporter(verbose), method, weights, density, seed)
+        with reporter.spin(Message("merging, reloading and comparing")):
+            return merging.merge_run(paths[0], str(out))
+    return merging.merge_several(paths, str(out), reporter, method, weights, density, seed)
 
 
 def compare_methods(
@@ -225,11 +232,13 @@ def as_recipe(recipe: "Recipe | str | Path | Mapping[str, Any]") -> "Recipe":
     return make_recipe(dict(recipe)) if isinstance(recipe, Mapping) else read_recipe(find_recipe(recipe))
 
 
-def _start_compiling() -> None:
-    """Compile the CPU kernels, where they are not, while the rest of the pipeline is imported."""
-    from weitiao.pipeline.prebuild import compile_in_background
+def _import_pipeline(reporter: "Reporter | None" = None) -> None:
+    """Import torch, transformers and the pipeline, which takes seconds; missing CPU kernels are compiled meanwhile."""
+    with reporter.spin(Message("loading torch and transformers")) if reporter else nullcontext():
+        from weitiao.pipeline.prebuild import compile_in_background
 
-    compile_in_background()
+        compile_in_background()
+        from weitiao.pipeline import train  # noqa: F401
 
 
 def _path(target: "str | Path | Run") -> str:

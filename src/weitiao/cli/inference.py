@@ -93,10 +93,12 @@ def predict(
     """Predict every row of a file, in order, with probabilities; the file may be larger than memory."""
     from weitiao import api
     from weitiao.core.reporter import Reporter
-    from weitiao.pipeline.predict import predict_file
 
     reporter = Reporter(Console(highlight=False))
-    report = predict_file(api.load(target), input, output, reporter, text, task)
+    with reporter.spin(Message("loading the model")):
+        model = api.load(target)
+        from weitiao.pipeline.predict import predict_file
+    report = predict_file(model, input, output, reporter, text, task)
     reporter.say(Message("{rows:,} rows are in {output}", rows=report.rows, output=output))
     if report.truncated:
         reporter.say(Message("{n:,} of them were longer than max_length: their end was not read", n=report.truncated))
@@ -132,8 +134,10 @@ def merge(
 
 def _load(target: str, adapters: list[str] | None) -> "Model":
     from weitiao import api
+    from weitiao.core.reporter import Reporter
 
-    model = api.load(target, adapters=split_pairs(adapters, "--adapter"))
+    with Reporter(Console(highlight=False)).spin(Message("loading the model")):
+        model = api.load(target, adapters=split_pairs(adapters, "--adapter"))
     if not model.objective.traits.generative:
         raise ModelError(
             "{target} was trained with objective {objective}, which does not generate text: "
