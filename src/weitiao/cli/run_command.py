@@ -31,36 +31,34 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every deci
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-class Translated:
-    """Help in the reader's language."""
-
-    help: str | None
-    params: list[Any]
+class Command(TyperCommand):
+    """A command whose help is in the reader's language."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.help = translate(self.help or "") or None
-        for parameter in self.params:
-            if getattr(parameter, "help", None):
-                parameter.help = translate(parameter.help)
+        _translate_help(self)
 
     def get_help_option(self, ctx: Any) -> Any:
-        option = super().get_help_option(ctx)  # pyright: ignore[reportAttributeAccessIssue]
-        if option is not None:
-            option.help = translate("Show this message and exit.")
-        return option
+        return _translate_option(super().get_help_option(ctx))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         _translate_panels()
-        super().format_help(ctx, formatter)  # pyright: ignore[reportAttributeAccessIssue]
+        super().format_help(ctx, formatter)
 
 
-class Command(Translated, TyperCommand):
-    """A command."""
+class Group(TyperGroup):
+    """All commands: help in the reader's language; what a user can fix is a sentence, not a traceback."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        _translate_help(self)
 
-class Group(Translated, TyperGroup):
-    """All commands. What a user can fix is a sentence, not a traceback."""
+    def get_help_option(self, ctx: Any) -> Any:
+        return _translate_option(super().get_help_option(ctx))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _translate_panels()
+        super().format_help(ctx, formatter)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command. The exit code tells which kind of error it was (core/errors.py)."""
@@ -133,6 +131,19 @@ def _write_error(error: WeitiaoError) -> None:
     if file := os.environ.get(ERROR_FILE):
         record = {"type": type(error).__name__, "message": error.message.as_json()}
         Path(file).write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
+
+
+def _translate_help(command: Any) -> None:
+    command.help = translate(command.help or "") or None
+    for parameter in command.params:
+        if getattr(parameter, "help", None):
+            parameter.help = translate(parameter.help)
+
+
+def _translate_option(option: Any) -> Any:
+    if option is not None:
+        option.help = translate("Show this message and exit.")
+    return option
 
 
 def _translate_panels() -> None:

@@ -237,13 +237,13 @@ def _turns(prompt: str | Chat) -> tuple[Turn, ...]:
     """A prompt as turns of a conversation."""
     if isinstance(prompt, str):
         return (Turn("user", prompt),)
-    messages = list(prompt)
+    messages: list[Any] = list(prompt)
     valid = all(isinstance(x, Mapping) and x.get("role") in ROLES and isinstance(x.get("content"), str) for x in messages)
     if not messages or not valid:
         raise DataError(
             "a prompt is a string, or a list of {{role, content}} with role one of {roles}.", roles=", ".join(ROLES)
         )
-    return tuple(Turn(x["role"], x["content"]) for x in messages)  # pyright: ignore[reportArgumentType]
+    return tuple(Turn(x["role"], x["content"]) for x in messages)
 
 
 def _listed(texts: str | Sequence[str]) -> Sequence[str]:
