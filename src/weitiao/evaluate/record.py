@@ -1,10 +1,16 @@
-"""The same measurements and the same questions, before step 1 and at the end.
+"""The same measurements before step 1 and at the end, recorded in the Run.
 
-scores.json has the figures, row_results.json what they were made of row by row, samples.jsonl a few answers.
+scores.json         the scores, each with n and interval
+row_results.json    row by row what they were computed from
+samples.jsonl       a few prompts, with the answers before and after
 """
+
+from collections.abc import Sequence
+from typing import Literal
 
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Example
+from weitiao.core.messages import Message
 from weitiao.core.objective import Objective
 from weitiao.core.recipe_sections import Evaluate
 from weitiao.core.reporter import Reporter
@@ -12,59 +18,63 @@ from weitiao.core.run import Run
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.evaluate.measure import Measured, default_metrics, generate_answers, measure, predict
 
+PROMPT_CHARACTERS = 1000  # of a sample
+LABELS = {"before": Message("before"), "after": Message("after")}
+
 
 def measure_and_record(
-    when: str,
+    when: Literal["before", "after"],
     model: TrainableModel,
     objective: Objective,
     eval_set: EvalSet | None,
-    wishes: Evaluate,
+    settings: Evaluate,
     run: Run,
     reporter: Reporter,
 ) -> None:
-    """Measure as `when` ("before" or "after"), unless it is written down already (a resumed run).
+    """Measure, unless a resumed run has its scores before training already.
 
     Args:
-        held_out: None: nothing is held out, nothing is measured.
+        eval_set: None: no row is held out, and nothing is measured.
     """
-    scores = run.read("scores.json", {})
+    scores = run.scores
     if eval_set is None or (when == "before" and when in scores):
         return
-    wanted = default_metrics(objective, eval_set) if wishes.metrics == "auto" else wishes.metrics
+    metrics = default_metrics(objective, eval_set) if settings.metrics == "auto" else settings.metrics
     measured = measure(
         model,
         objective,
         eval_set,
-        wanted,
-        wishes.limit,
-        wishes.max_new_tokens,
-        lambda items, words: reporter.track(items, f"{when}: {words}"),
+        metrics,
+        settings.limit,
+        settings.max_new_tokens,
+        lambda items, label: reporter.track(items, Message("{when}: {label}", when=LABELS[when], label=label)),
     )
-    answered = []
-    for task, mine in (eval_set.tasks or {"": eval_set}).items():
-        seen = measured.tasks.get(task, measured)
-        answered += _answered(model.for_task(task), objective.part(task), mine, seen, wishes)
-    _add_samples(run, when, answered)
+    samples: list[tuple[Example, str | None]] = []
+    for task, rows in (eval_set.tasks or {"": eval_set}).items():
+        task_results = measured.tasks.get(task, measured)
+        samples += _samples(model.for_task(task), objective.part(task), rows, task_results, settings)
+    _write_samples(run, when, samples)
     run.write("row_results.json", {**run.read("row_results.json", {}), when: measured.row_results})
     scores[when] = {name: score.as_json() for name, score in measured.scores.items()}
     run.write("scores.json", scores)
 
 
-def _answered(
-    model: TrainableModel, objective: Objective, eval_set: EvalSet, measured: Measured, wishes: Evaluate
+def _samples(
+    model: TrainableModel, objective: Objective, eval_set: EvalSet, measured: Measured, settings: Evaluate
 ) -> list[tuple[Example, str | None]]:
-    """A few examples, and what the model says of them."""
-    chosen = eval_set.examples[: wishes.samples]
+    """The first examples, with the model's answers; those that were measured anyway are not computed again."""
+    examples = eval_set.examples[: settings.samples]
     if objective.traits.generative and not objective.traits.has_predict:
-        return list(zip(chosen, measured.generated or generate_answers(model, chosen, wishes.max_new_tokens)))
-    predicted = measured.predictions or predict(model, objective, eval_set, limit=wishes.samples)
-    return [(x, objective.answer(said)) for said, x in predicted[: len(chosen)]]
+        return list(zip(examples, measured.generated or generate_answers(model, examples, settings.max_new_tokens)))
+    predictions = measured.predictions or predict(model, objective, eval_set, limit=settings.samples)
+    return [(example, objective.answer(prediction)) for prediction, example in predictions[: len(examples)]]
 
 
-def _add_samples(run: Run, when: str, answered: list) -> None:
-    old = run.read("samples.jsonl")
+def _write_samples(run: Run, when: str, samples: Sequence[tuple[Example, str | None]]) -> None:
+    """Add the answers to the lines of the same prompts."""
+    earlier = run.read("samples.jsonl")
     lines = []
-    for i, (example, answer) in enumerate(answered):
-        new = {"prompt": example.input_text[:1000], "reference": example.answer}
-        lines.append({**(old[i] if i < len(old) else new), when: answer})
+    for i, (example, answer) in enumerate(samples):
+        line = {"prompt": example.input_text[:PROMPT_CHARACTERS], "reference": example.answer}
+        lines.append({**(earlier[i] if i < len(earlier) else line), when: answer})
     run.write("samples.jsonl", lines)

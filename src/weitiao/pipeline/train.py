@@ -131,11 +131,12 @@ def train_model(
     """
     torch.manual_seed(recipe.seed)
     state, plan, data = setup.state, setup.plan, setup.data
-    score = make_scorer(state.model, data.objective, data.validation, recipe)  # while the model still is the base model
-    if again:
-        resume_from(run, state, plan, distributed, reporter, resuming)
-    describe_row = row_describer(data.encoded.rows, setup.assets.processor)
-    fetch, delete_activations = cache_activations(setup, recipe, distributed, run, reporter)
+    with reporter.spin(Message("preparing the first step")):
+        score = make_scorer(state.model, data.objective, data.validation, recipe)  # while it still is the base model
+        if again:
+            resume_from(run, state, plan, distributed, reporter, resuming)
+        describe_row = row_describer(data.encoded.rows, setup.assets.processor)
+        fetch, delete_activations = cache_activations(setup, recipe, distributed, run, reporter)
     throughput = ThroughputMeter(state.model, data.objective, setup.loader.__getitem__, distributed.world_size)
     progress = Progress(reporter.console, plan.steps, state.step)
     run.callbacks += [progress, throughput]
