@@ -186,7 +186,7 @@ def test_same_recipe_suggests_resume(
     asked = subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     os.write(ours, answer.encode())
     words, _ = asked.communicate()
-    assert "is killed at step 2. Go on with it?" in words or "is interrupted at step 2. Go on with it?" in words
+    assert "interrupted at step 2. Resume it?" in words
     if resumes:
         assert asked.returncode == 0, words
         assert_same_run(run_contents(Run(tmp_path / "run")), whole)
@@ -204,7 +204,7 @@ def test_resume_edited_recipe_refused(
     changes = {"seed": value} if key == "seed" else {"train": {key.removeprefix("train."): value}}
     with pytest.raises(RunError, match=f"has changed: {key}"):
         train_tiny(again=True, **changes)
-    train_tiny(again=True, train={"keep": 5, "threads": 1})
+    train_tiny(again=True, train={"keep_checkpoints": 5, "num_threads": 1})
 
 
 def test_resume_other_base_refused(train_tiny, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
