@@ -179,5 +179,5 @@ def test_trained_share_counts_weights(train_tiny: Any, tmp_path: Path) -> None:
     reasons = []
     for name in ("lora", "qlora"):
         run = train_tiny(method={"name": name, "rank": 4}, out=str(tmp_path / name))
-        reasons.append(str(run.decisions["trained weights"].reason).removeprefix(f"{name}: "))
-    assert reasons[0] == reasons[1] and " % of " in reasons[0]
+        reasons.append(str(run.decisions["model.trainable_weights"].reason).removeprefix(f"{name}: "))
+    assert reasons[0] == reasons[1] and "% of " in reasons[0]
