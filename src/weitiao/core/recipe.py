@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
 from pydantic import Discriminator, Field, ValidationError, field_validator
 
 from weitiao.core.component_field import ComponentField
@@ -32,6 +31,7 @@ from weitiao.core.recipe_sections import (
     default_component,
     validation_form,
 )
+from weitiao.core.recipe_yaml import dump_yaml
 from weitiao.core.registry import Component, Settings
 
 if TYPE_CHECKING:  # a component's own file is imported when a recipe names it, and imports torch only then
@@ -116,8 +116,7 @@ class Recipe(Settings):
         return map_sources(recipe, lambda _, x: rows.get(x.path, x))
 
     def to_yaml(self) -> str:
-        plain = self.model_dump(mode="json")
-        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=120)
+        return dump_yaml(self.model_dump(mode="json"))
 
     @property
     def fingerprint(self) -> str:

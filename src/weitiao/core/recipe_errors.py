@@ -31,6 +31,8 @@ SECTIONS: dict[str, type[Settings]] = {
     "evaluate": Evaluate,
 }
 
+NO_VALUE = {"none", "nil", "nan", "n/a", "na", "undefined"}
+
 UNION_TAGS = {"int", "float", "str", "bool", "constrained-int", "constrained-float", "constrained-str"}
 
 EXPECTED: dict[str, Message] = {  # pydantic's error type -> what was expected; the fields are from the error's context
@@ -122,7 +124,7 @@ def _message(group: list[Problem], where: Message) -> Message:
         key=first.dotted,
         expected=reduce(_either, dict.fromkeys(_expected(x) for x in group)),
         value=_brief(first.value),
-        hint=_renamed_value(first),
+        hint=_renamed_value(first) or _unquoted(group),
     )
 
 
@@ -147,6 +149,17 @@ def _brief(value: Any) -> Message:
 def _renamed_value(problem: Problem) -> Message:
     name = ".".join(x for x in (problem.scope, str(problem.key[-1]) if problem.key else "") if x)
     return nearest(str(problem.value), [], RENAMED_VALUES.get(name))
+
+
+def _unquoted(group: list[Problem]) -> Message:
+    """A hint where YAML read something else than text, or text that elsewhere means: no value."""
+    value = group[0].value
+    if isinstance(value, (bool, int, float)) and any(x.type == "string_type" for x in group):
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        return Message(" As text, write it in quotes: '{value}'.", value=text)
+    if isinstance(value, str) and value.lower() in NO_VALUE:
+        return Message(" For no value, write null.")
+    return Message("")
 
 
 def _problems(errors: Iterable[ErrorDetails], plain: Mapping[str, Any], recipe: type[Settings]) -> Iterator[Problem]:

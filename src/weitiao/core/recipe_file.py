@@ -1,16 +1,15 @@
 """A recipe file: YAML, dotted overrides, and the line of each key."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from weitiao.core.command import command
 from weitiao.core.errors import RecipeError
 from weitiao.core.messages import Message
 from weitiao.core.recipe_errors import Key
 from weitiao.core.recipe_sections import DEFAULT_COMPONENTS
+from weitiao.core.recipe_yaml import read_file, read_yaml
 
 
 def read_plain(path: str | Path, overrides: tuple[str, ...] = ()) -> tuple[dict[str, Any], dict[Key, int]]:
@@ -26,34 +25,37 @@ def read_plain(path: str | Path, overrides: tuple[str, ...] = ()) -> tuple[dict[
             path=path,
             command=command(),
         )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        node = _compose(text)
-        plain, lines = node and yaml.SafeLoader("").construct_document(node), _lines(node)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = getattr(error, "problem", None) or str(error)
-        if mark := getattr(error, "problem_mark", None):
-            raise RecipeError(
-                "{path}, line {line}: not readable as YAML: {problem}", path=path, line=mark.line + 1, problem=problem
-            ) from None
-        raise RecipeError("{path}: not readable as YAML: {problem}", path=path, problem=problem) from None
+    plain, lines = read_yaml(read_file(path), path)
+    if plain is None:
+        raise RecipeError(
+            "{path}: this recipe is empty. `{command} init` writes one for your data.", path=path, command=command()
+        )
     if not isinstance(plain, dict):
         raise RecipeError(
             "{path}: a recipe is a list of `key: value` lines; this file contains {type}.",
             path=path,
             type=type(plain).__name__,
         )
+    _check_repetition(overrides)
     for override in overrides:
         _set(plain, override)
     return plain, lines
 
 
-def _compose(text: str) -> yaml.Node | None:
-    """The syntax tree, by libyaml, which is ten times as fast; errors are those of the Python parser, which are clearer."""
-    try:
-        return yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError:
-        return yaml.compose(text, Loader=yaml.SafeLoader)
+def _check_repetition(overrides: Sequence[str]) -> None:
+    """Refuse two overrides of one key: one of them would be lost.
+
+    Raises:
+        RecipeError: naming both.
+    """
+    first: dict[Key, str] = {}
+    for override in overrides:
+        if (earlier := first.setdefault(override_key(override), override)) != override:
+            raise RecipeError(
+                "on the command line: {first} and {second} set the same key. Write one of them.",
+                first=earlier,
+                second=override,
+            )
 
 
 def override_key(override: str) -> Key:
@@ -72,10 +74,8 @@ def _set(plain: dict[str, Any], override: str) -> None:
         raise RecipeError(
             "an override is written key=value, for example method.rank=32; this one is {override!r}.", override=override
         )
-    try:
-        set_key(plain, dotted, yaml.safe_load(text), override)
-    except yaml.YAMLError:
-        raise RecipeError("override {override!r} cannot be read.", override=override) from None
+    value, _ = read_yaml(text, Message("override {override!r}", override=override))
+    set_key(plain, dotted, value, override)
 
 
 def set_key(plain: dict[str, Any], dotted: str, value: Any, override: str = "") -> None:
@@ -111,20 +111,6 @@ def set_key(plain: dict[str, Any], dotted: str, value: Any, override: str = "") 
         node[keys[-1]] = value
     except (TypeError, IndexError):
         raise RecipeError("override {override!r} cannot be read.", override=override) from None
-
-
-def _lines(node: yaml.Node | None, parent: Key = ()) -> dict[Key, int]:
-    """Path of keys -> its line in the file, counted from 1."""
-    lines: dict[Key, int] = {}
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            lines[(*parent, key.value)] = key.start_mark.line + 1
-            lines |= _lines(value, (*parent, key.value))
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            lines[(*parent, i)] = value.start_mark.line + 1
-            lines |= _lines(value, (*parent, i))
-    return lines
 
 
 def written_at(key: Key, name: str, lines: dict[Key, int], overridden: Collection[Key]) -> Message:

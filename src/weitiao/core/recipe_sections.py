@@ -216,13 +216,13 @@ class Train(Settings):
     @field_validator("guard", "gradient_checkpointing", mode="before")
     @classmethod
     def _on_or_off(cls, value: Any) -> Any:
-        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value  # YAML 1.1's on and off
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
     @field_validator("activation_cache", mode="wrap")
     @classmethod
     def _is_cache_size(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
         try:
-            return validate({True: "auto", False: "off"}[value] if isinstance(value, bool) else value)  # YAML's on and off
+            return validate("auto" if value == "on" else value)
         except ValidationError:
             raise InvalidValue("expected auto, off or a maximum size in GB, not {value!r}", value=value) from None
 

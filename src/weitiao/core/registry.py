@@ -15,11 +15,11 @@ import pkgutil
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, overload
+from typing import Any, ClassVar, TypeVar, get_args, overload
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
-from weitiao.core.errors import RecipeError
+from weitiao.core.errors import InvalidValue, RecipeError
 from weitiao.core.messages import Message
 from weitiao.core.renamed import RENAMED_COMPONENTS
 
@@ -40,7 +40,23 @@ FOLDERS = {
 class Settings(BaseModel):
     """A frozen set of settings. Unknown keys are refused; the docstring under a field is its help."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, field: ValidationInfo) -> Any:
+        if isinstance(value, bool) and _is_number(cls.model_fields[str(field.field_name)].annotation):
+            raise InvalidValue("expected a number, not {value}", value=str(value).lower())
+        return value
+
+
+def _is_number(annotation: Any) -> bool:
+    """Whether a field takes numbers and no true or false, which pydantic would read as 1 and 0."""
+    types = {annotation, *get_args(annotation)}
+    types |= {x for y in types for x in get_args(y)}
+    return bool(types & {int, float}) and not types & {bool, str}
 
 
 class Component(Settings):

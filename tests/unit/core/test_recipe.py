@@ -155,7 +155,8 @@ def test_fraction_bounds(tmp_path: Path, share: str) -> None:
     [
         ("base: [1, 2\nout: x\n", "not readable as YAML"),
         ("- base\n- out\n", "a recipe is a list of `key: value` lines; this file contains list."),
-        ("", "this file contains NoneType."),
+        ("", "this recipe is empty."),
+        ("# base: x\n", "this recipe is empty."),
         ("base: x\n\tout: y\n", "line 2: not readable as YAML"),
     ],
 )
