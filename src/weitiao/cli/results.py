@@ -17,6 +17,7 @@ RUN_COLUMNS = (
     Message("metric"),
     Message("before"),
     Message("after"),
+    Message("n"),
 )
 
 
@@ -33,12 +34,15 @@ def evaluate(
 
     scores = api.evaluate(target, data, metric or (), limit=limit, task=task, verbose=not as_json)
     if as_json:
-        print_json({name: score.as_json() for name, score in scores.items()})
+        print_json({name: {**x.as_json(), "notes": [str(note) for note in x.notes]} for name, x in scores.items()})
         return
     table = Table(translate("metric"), translate("value [95 % interval]"), translate("interval"))
     for name, score in scores.items():
         table.add_row(name, str(score), str(score.interval_description))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    for note in dict.fromkeys(note for score in scores.values() for note in score.notes):
+        console.print(str(note), soft_wrap=True, markup=False)
 
 
 def runs(
@@ -54,7 +58,7 @@ def runs(
     table = Table(*map(str, RUN_COLUMNS))
     for x in rows:
         scores = ("" if value is None else f"{value:.3f}" for value in (x.before, x.after))
-        table.add_row(x.run, str(x.status_message), x.method, x.objective, x.metric, *scores)
+        table.add_row(x.run, str(x.status_message), x.method, x.objective, x.metric, *scores, str(x.count))
     Console().print(table if rows else str(Message("no runs in {folder}/", folder=folder)))
 
 

@@ -1,11 +1,12 @@
 """EvalSet: held-out rows as examples and encoded. Created by data, used by evaluate."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from weitiao.core.batch import Batch
 from weitiao.core.example import Chat, Example
+from weitiao.core.messages import Message
 
 MAX_ANSWERS = 64  # more different answers than this are not a closed set
 MAX_ANSWER_LENGTH = 60  # characters
@@ -16,16 +17,23 @@ class EvalSet:
     """The rows that a model is evaluated on."""
 
     examples: Sequence[Example]
-    batches: Callable[[], Iterable[Batch]]
-    """Iterates over the batches of the encoded rows, for losses."""
+    batches: Callable[[], Sequence[Batch]]
+    """The batches of the encoded rows, in order; each is read when it is asked for."""
     example_of: Callable[[int], Example]
     """The id of an encoded row (`Batch.row_ids`) -> its example."""
     tasks: dict[str, "EvalSet"] = field(default_factory=dict)
     """By task, if there are several."""
+    unused: Mapping[Message, int] = field(default_factory=dict)
+    """Rows that were to be measured too and cannot be: why -> how many."""
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """The answers, if they are a closed set: few, short and repeated (routing, classification); else ()."""
-        counts = Counter(x.answer for x in self.examples if isinstance(x, Chat))
-        closed = 2 <= len(counts) <= MAX_ANSWERS and sum(counts.values()) >= 3 * len(counts)
-        return tuple(sorted(counts)) if closed and all(len(a) <= MAX_ANSWER_LENGTH for a in counts) else ()
+        """The answers, if they are a closed set; else ()."""
+        return closed_set([x.answer for x in self.examples if isinstance(x, Chat)])
+
+
+def closed_set(answers: Sequence[str]) -> tuple[str, ...]:
+    """The different answers, if they are few, short and repeated (routing, classification); else ()."""
+    counts = Counter(answers)
+    closed = 2 <= len(counts) <= MAX_ANSWERS and len(answers) >= 3 * len(counts)
+    return tuple(sorted(counts)) if closed and all(len(a) <= MAX_ANSWER_LENGTH for a in counts) else ()

@@ -10,7 +10,21 @@ from torch import Tensor
 from transformers import Cache, GenerationMixin
 from transformers.generation.streamers import BaseStreamer
 
+from weitiao.core.decoding import decoding_with
 from weitiao.core.trainable_model import TrainableModel, evaluating
+
+
+class Answer(list[int]):
+    """The token ids of an answer, without the stop token."""
+
+    cut_at: int | None = None
+    """Tokens after which the answer was cut off; None: the model ended it."""
+
+
+class AnswerText(str):
+    """The text of an answer."""
+
+    cut_at: int | None = None
 
 
 @torch.no_grad()
@@ -25,8 +39,8 @@ def generate(
     adapters: Sequence[str] = (),
     num_beams: int = 1,
     input_features: Tensor | None = None,
-) -> list[list[int]]:
-    """Answers to encoded prompts, in their order, without the stop token.
+) -> list[Answer]:
+    """Answers to encoded prompts, in their order, decoded with these settings and no others (core/decoding.py).
 
     Args:
         prompts: token ids, one list per prompt. Of an encoder-decoder model: the encoder's input; of a speech model: the
@@ -39,7 +53,7 @@ def generate(
     """
     prompts = [model.attachment.prepend_virtual_tokens(x) for x in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    answers: list[list[int]] = [[] for _ in prompts]
+    answers: list[Answer] = [Answer() for _ in prompts]
     with evaluating(model):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
@@ -56,6 +70,13 @@ def generate(
     return answers
 
 
+def decoded(model: TrainableModel, answer: Answer) -> AnswerText:
+    """An answer as text."""
+    text = AnswerText(model.processor.decode(answer).strip())
+    text.cut_at = answer.cut_at
+    return text
+
+
 def _continue(
     model: TrainableModel,
     prompts: Sequence[Sequence[int]],
@@ -65,22 +86,18 @@ def _continue(
     streamer: BaseStreamer | None,
 ) -> list[list[int]]:
     """New tokens of a decoder; prompts are padded on the left, so that all end together."""
-    width, pad = max(map(len, prompts)), model.processor.stop_ids[0]
-    options: dict[str, Any] = {"do_sample": False}
+    width, stop_ids = max(map(len, prompts)), model.processor.stop_ids
+    pad = stop_ids[0]
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "pad_token_id": pad}
     if temperature > 0:
-        options = {"do_sample": True, "temperature": temperature, "top_p": top_p}
-    if model.attachment.virtual_tokens():
-        options["repetition_penalty"] = 1.0  # it would look up logits of virtual tokens, which have none
+        options |= {"do_sample": True, "temperature": temperature, "top_p": top_p}
     transformers_model: Any = model.model
-    out = transformers_model.generate(
-        input_ids=torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device),
-        attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device),
-        max_new_tokens=max_new_tokens,
-        eos_token_id=list(model.processor.stop_ids),
-        pad_token_id=pad,
-        streamer=streamer,
-        **options,
-    )
+    with decoding_with(model, stop_ids, **options):
+        out = transformers_model.generate(
+            input_ids=torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device),
+            attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device),
+            streamer=streamer,
+        )
     return out[:, width:].tolist()
 
 
@@ -90,14 +107,8 @@ def _from_source(
     """The decoder's tokens; sources are padded on the right, as some encoders count positions from the left."""
     ids, mask = _right_padded(sources, max(map(len, sources)), model.device)
     transformers_model: Any = model.model
-    out = transformers_model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=list(model.processor.stop_ids),
-        num_beams=num_beams,
-        do_sample=False,
-    )
+    with decoding_with(model, model.processor.stop_ids, max_new_tokens=max_new_tokens, num_beams=num_beams):
+        out = transformers_model.generate(input_ids=ids, attention_mask=mask)
     return out[:, 1:].tolist()
 
 
@@ -114,20 +125,19 @@ def _from_audio(
     weight = next(model.model.parameters())
     # not Whisper's own `generate`, which would choose the decoder's prompt itself
     generate_tokens: Any = GenerationMixin.generate  # pyright: ignore[reportAttributeAccessIssue]
-    out = generate_tokens(
-        model.model,
-        input_features=input_features.to(weight.device, weight.dtype),
-        decoder_input_ids=ids,
-        max_new_tokens=min(max_new_tokens, room),
-        eos_token_id=list(model.processor.stop_ids),
-        num_beams=num_beams,
-        do_sample=False,
-    )
+    settings = {"max_new_tokens": min(max_new_tokens, room), "num_beams": num_beams}
+    with decoding_with(model, model.processor.stop_ids, **settings):
+        out = generate_tokens(
+            model.model, input_features=input_features.to(weight.device, weight.dtype), decoder_input_ids=ids
+        )
     return out[:, ids.shape[1] :].tolist()
 
 
-def _until_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
-    return ids[: next((i for i, token in enumerate(ids) if token in stop_ids), len(ids))]
+def _until_stop(ids: list[int], stop_ids: Sequence[int]) -> Answer:
+    end = next((i for i, token in enumerate(ids) if token in stop_ids), None)
+    answer = Answer(ids[:end])
+    answer.cut_at = len(ids) if end is None else None
+    return answer
 
 
 def _right_padded(rows: Sequence[Sequence[int]], width: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -140,7 +140,6 @@ class Reporter:
 
     def track(self, items: Sequence[Item], label: Message | str) -> Iterator[Item]:
         """The items, one by one, with a bar and the time left; outside a terminal a line now and then."""
-        items = list(items)
         if self.console.quiet or len(items) < 2:
             yield from items
         elif is_live(self.console):
@@ -150,7 +149,7 @@ class Reporter:
         else:
             yield from self._track_in_lines(items, label)
 
-    def _track_in_lines(self, items: list[Any], label: Message | str) -> Iterator[Any]:
+    def _track_in_lines(self, items: Sequence[Any], label: Message | str) -> Iterator[Any]:
         due = time.monotonic() + PATIENCE
         for number, item in enumerate(items):
             if time.monotonic() >= due:

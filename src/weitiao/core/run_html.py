@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from weitiao.core.messages import Message
-from weitiao.core.score import score_rows
+from weitiao.core.score import score_notes, score_rows
 
 WIDTH, HEIGHT = 480, 90  # of the curve, in pixels
 COLUMNS = (
@@ -30,6 +30,7 @@ def run_html(title: str, status: Message, scores: dict[str, Any], losses: Sequen
         head = _row([str(x) for x in COLUMNS], "th")
         cells = ([str(x[key]) for key in ("name", "n", "before", "after", "change", "verdict_text")] for x in rows)
         parts.append(f"<table>{head}{''.join(_row(x, 'td') for x in cells)}</table>")
+        parts += [f"<p>{html.escape(str(x))}</p>" for x in score_notes(scores)]
     if len(losses) > 1:
         parts.append(_curve(losses))
     return "".join(parts)

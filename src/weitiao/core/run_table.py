@@ -9,6 +9,7 @@ import yaml
 
 from weitiao.core import event_log
 from weitiao.core.messages import Message
+from weitiao.core.row_count import row_count
 from weitiao.core.run_status import EVENTS, Status, read_status
 
 HEADLINE = ("accuracy", "exact_match", "loss")  # metrics, the first that was measured is shown
@@ -28,7 +29,16 @@ class RunRow:
     metric: str = ""
     before: float | None = None
     after: float | None = None
+    n: int | None = None
+    """Rows that the metric was measured on after training (before it, where there is no after)."""
+    total: int | None = None
+    """Rows that were to be measured."""
     error: Message | None = None
+
+    @property
+    def count(self) -> Message:
+        """'200', or '200 of 1,000'."""
+        return Message("") if self.n is None else row_count({"n": self.n, "total": self.total or self.n})
 
     @property
     def status_message(self) -> Message:
@@ -56,7 +66,10 @@ def read_row(folder: Path) -> RunRow:
     before, after = scores.get("before", {}), scores.get("after", {})
     metric = next((name for name in HEADLINE if name in before or name in after), "")
     names = (str(parts.get("method", "")), str(parts.get("objective", "")))
-    return RunRow(folder.name, read_status(folder), *names, metric, _value(before, metric), _value(after, metric))
+    values = _value(before, metric), _value(after, metric)
+    score = after.get(metric) or before.get(metric) or {}
+    counts = score.get("n"), score.get("total", score.get("n"))
+    return RunRow(folder.name, read_status(folder), *names, metric, *values, *counts)
 
 
 def _of_recipe(path: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from weitiao.core.history import result, throughput
 from weitiao.core.messages import Message
 from weitiao.core.run import Run
 from weitiao.core.run_html import COLUMNS
-from weitiao.core.score import score_rows
+from weitiao.core.score import score_notes, score_rows
 
 COLORS = {"better": "green", "worse": "red"}
 NARROW = 100  # columns of a terminal without room for the interval before training
@@ -20,6 +20,8 @@ def print_result(run: Run, console: Console) -> None:
     """Scores before and after, the best step, skipped steps, and the next commands."""
     if rows := score_rows(run.scores):
         console.print(_table(rows, console.width))
+    for message in score_notes(run.scores):
+        console.print(Text(str(message), "dim"), soft_wrap=True)
     for message in filter(None, (result(run), throughput(run))):
         console.print(Text(str(message)), soft_wrap=True)
     facts = {"command": command(), "folder": run.folder}

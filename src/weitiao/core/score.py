@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from weitiao.core.messages import Message
+from weitiao.core.row_count import row_count
 
 LEVEL = 0.95
 BOOTSTRAP_DRAWS = 2000
@@ -40,16 +41,25 @@ class Score:
     higher_is_better: bool = True
     interval: Interval = ""
     """How the interval was computed."""
+    left_out: int = 0
+    """Number of rows that were to be measured too and were not: `notes` says why."""
+    notes: tuple[Message, ...] = ()
+    """What a reader of the value must know: rows left out, answers cut off, the classes that are averaged."""
 
     def __str__(self) -> str:
         return format_score(self.name, self.as_json())
+
+    @property
+    def total(self) -> int:
+        """Number of rows that were to be measured."""
+        return self.n + self.left_out
 
     def differs_from(self, other: "Score") -> bool:
         """True if the two intervals do not overlap."""
         return self.low > other.high or self.high < other.low
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "total": self.total, "notes": [x.as_json() for x in self.notes]}
 
     @property
     def interval_description(self) -> Message:
@@ -71,7 +81,7 @@ def proportion(name: str, hits: int, n: int) -> Score:
     """A fraction of n with Wilson's interval (Wilson 1927; correct for small n and near 0 and 1, unlike +-1.96 s).
 
     >>> str(proportion("accuracy", 9, 10))
-    '90.0 % [59.6 %, 98.2 %], n = 10'
+    '90.0 % [59.6, 98.2], n = 10'
     """
     if n == 0:
         return not_measured(name)
@@ -116,7 +126,7 @@ def as_fraction(score: Score) -> Score:
     If every row is 0, or every row is 1, a bootstrap has no spread and its interval is empty at any n. Wilson's is not.
 
     >>> str(as_fraction(bootstrapped("squad_f1", [1.0] * 15, lambda rows: sum(rows) / len(rows))))
-    '100.0 % [79.6 %, 100.0 %], n = 15'
+    '100.0 % [79.6, 100.0], n = 15'
     """
     if score.low == score.high and score.value in (0.0, 1.0):
         return proportion(score.name, round(score.value * score.n), score.n)
@@ -132,7 +142,9 @@ def weighted_sum(name: str, parts: Sequence[tuple[float, Score]]) -> Score:
     low = math.hypot(*(weight * (x.value - x.low) for weight, x in measured))
     high = math.hypot(*(weight * (x.high - x.value) for weight, x in measured))
     n, higher_is_better = sum(x.n for _, x in measured), measured[0][1].higher_is_better
-    return Score(name, value, n, value - low, value + high, higher_is_better, "quadrature")
+    score = Score(name, value, n, value - low, value + high, higher_is_better, "quadrature")
+    notes = tuple(dict.fromkeys(note for _, x in measured for note in x.notes))
+    return replace(score, left_out=sum(x.left_out for _, x in measured), notes=notes)
 
 
 # -- shown to people --------------------------------------------------------------------------------------------------
@@ -186,10 +198,19 @@ def _digits(value: float) -> int:
     return 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1
 
 
+def score_notes(scores: dict[str, Any]) -> list[Message]:
+    """What a reader of the table must know, each once.
+
+    Args:
+        scores: scores.json.
+    """
+    records = [x for when in ("before", "after") for x in scores.get(when, {}).values()]
+    return list(dict.fromkeys(Message.from_json(note) for x in records for note in x.get("notes", ())))
+
+
 def _format_n(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
-    """'200', or '180 / 200' where it differs."""
-    counts = [x["n"] for x in (before, after) if x]
-    return " / ".join(f"{n:,}" for n in dict.fromkeys(counts))
+    """'200', '200 of 1,000', or '180 / 200' where it differs."""
+    return " / ".join(dict.fromkeys(str(row_count(x)) for x in (before, after) if x))
 
 
 def format_interval(name: str, score: dict[str, Any] | None) -> str:
@@ -206,6 +227,6 @@ def format_score(name: str, score: dict[str, Any] | None) -> str:
     if not score or not score["n"]:
         return str(Message("not measured"))
     value = format_interval(name, score)
-    if score["n"] == 1:
+    if score["n"] == 1 and not score.get("left_out"):
         return str(Message("{value}, n = 1: no interval", value=value))
-    return f"{value}, n = {score['n']:,}"
+    return f"{value}, n = {row_count(score)}"

@@ -29,6 +29,8 @@ class Traits:
     """Each step replaces other tokens of a row."""
     repacks_segments: bool = False
     """Repacks each row's texts into segments of their own; the map from tokens to rows is lost."""
+    ranks_together: bool = False
+    """Its metrics compare all predictions together (retrieval), so all of them are kept until the end."""
     splittable: bool = False
     """A row may be trained on in pieces: each token has a label of its own."""
     step: str = "accumulate"

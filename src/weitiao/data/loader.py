@@ -10,7 +10,7 @@ It has no state to save or restore: resuming, or skipping bad batches, only asks
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, overload
 
 import numpy as np
 
@@ -122,16 +122,30 @@ class Loader:
             yield group
 
 
-def in_order(rows: RowSource, max_tokens: int) -> Iterator[Batch]:
-    """Every row once, in batches of at most `max_tokens`, for evaluation. `batch.row_ids` names the rows."""
-    group: list[int] = []
-    tokens = 0
-    for j in range(len(rows)):
-        length = int(rows.lengths[j])
-        if group and tokens + length > max_tokens:
-            yield pack([rows[k] for k in group], group)
-            group, tokens = [], 0
-        group.append(j)
-        tokens += length
-    if group:
-        yield pack([rows[k] for k in group], group)
+class InOrder(Sequence[Batch]):
+    """Every row once, in batches of at most `max_tokens`, for evaluation. `batch.row_ids` names the rows; a batch is read
+    when it is asked for."""
+
+    def __init__(self, rows: RowSource, max_tokens: int) -> None:
+        self.rows, self.groups = rows, list[range]()
+        start = tokens = 0
+        for j, length in enumerate(rows.lengths.tolist()):
+            if j > start and tokens + length > max_tokens:
+                self.groups.append(range(start, j))
+                start, tokens = j, 0
+            tokens += length
+        if start < len(rows):
+            self.groups.append(range(start, len(rows)))
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    @overload
+    def __getitem__(self, i: int) -> Batch: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Batch]: ...
+    def __getitem__(self, i: int | slice) -> Batch | list[Batch]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        group = self.groups[i]
+        return pack([self.rows[k] for k in group], list(group))

@@ -16,7 +16,7 @@ from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.score import MIN_ROWS
 from weitiao.data.encode import Encoded, Rows, encode
-from weitiao.data.loader import in_order
+from weitiao.data.loader import InOrder
 from weitiao.data.preview import draw, preview
 from weitiao.data.read import Reading, TooManyBadRows, check_bad_fraction, read_sources, split
 from weitiao.data.tokenization import ChatProcessor
@@ -117,7 +117,7 @@ def eval_set(rows: Rows, examples: Sequence[SourcedExample]) -> EvalSet:
     example_of = {(x.task, x.source, x.where): x.example for x in examples}
     return EvalSet(
         [x.example for x in examples],
-        lambda: in_order(rows, EVAL_BATCH_TOKENS),
+        lambda: InOrder(rows, EVAL_BATCH_TOKENS),
         lambda row: example_of[_example_key(rows, row)],
     )
 

@@ -1,23 +1,24 @@
 """Evaluate a model on held-out rows: losses, the most probable of a closed set of answers, generated answers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from typing import Any
 
 import torch
 
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Example, Turn
-from weitiao.core.generation import PrefixCache, generate, score_options
+from weitiao.core.generation import PrefixCache, decoded, generate, score_options
 from weitiao.core.metric import Metric
-from weitiao.core.objective import Objective, Predictor
+from weitiao.core.objective import Objective
 from weitiao.core.registry import create
 from weitiao.core.score import Score, weighted_sum
 from weitiao.core.trainable_model import TrainableModel, evaluating
+from weitiao.evaluate.annotate import annotated
 
 SCORING_BATCH, GENERATION_BATCH = 16, 32  # prompts per batch
+KEPT_PREDICTIONS = 32  # whole ones, for samples
 Progress = Callable[[Sequence[Any], str], Any]
 
 
@@ -29,6 +30,7 @@ class Measured:
     generated: list[str] = field(default_factory=list)
     chosen: list[str] = field(default_factory=list)
     predictions: list[tuple[Any, Example]] = field(default_factory=list)
+    """(prediction, example) of the first rows."""
     tasks: dict[str, "Measured"] = field(default_factory=dict)
     """With several tasks, the results of each."""
     row_results: dict[str, list] = field(default_factory=dict)
@@ -99,11 +101,12 @@ def _measure_task(
     result = Measured()
     predicts = (objective.traits.has_predict or not objective.traits.generative) and bool(inputs & {"choices", "answers"})
     max_rows = limit if objective.traits.needs_encoder_decoder else None
-    predictions, losses = _forward(model, objective, eval_set, progress, predicts, "row_losses" in inputs, max_rows)
-    pairs["row_losses"] = [loss for _, loss in sorted(losses)]
+    forward = _Forward(model, objective, eval_set, predicts, "row_losses" in inputs, max_rows)
+    forward.run(progress)
+    pairs["row_losses"] = forward.losses
     if predicts:
-        result.predictions = _merge_rows(model, objective, eval_set, predictions)[:max_rows]
-        pairs["choices"] = pairs["answers"] = objective.metric_pairs(result.predictions)
+        result.predictions = forward.first
+        pairs["choices"] = pairs["answers"] = forward.pairs()
         inputs -= {"choices", "answers"}
     with evaluating(model), torch.no_grad():
         if "choices" in inputs and eval_set.answers:
@@ -113,7 +116,8 @@ def _measure_task(
             result.generated = generate_answers(model, chats, max_new_tokens, progress)
             pairs["answers"] = [(text, x.answer) for text, x in zip(result.generated, chats)]
     for metric in requested:
-        result.scores[metric.name] = metric.score(pairs[metric.reads])
+        score = metric.score(pairs[metric.reads])
+        result.scores[metric.name] = annotated(score, metric.reads, pairs[metric.reads], eval_set, model, objective)
     result.row_results = {
         name: rows for name, rows in pairs.items() if rows and (name, rows) != ("answers", pairs["choices"])
     }
@@ -132,49 +136,92 @@ def predict(
     Args:
         limit: only the first `limit` examples.
     """
-    predictions, _ = _forward(model, objective, eval_set, progress, predicts=True, scores=False, limit=limit)
-    return _merge_rows(model, objective, eval_set, predictions)[:limit]
+    forward = _Forward(model, objective, eval_set, predicts=True, scores=False, limit=limit)
+    return [pair for batch in forward.batches(progress) for pair in batch][:limit]
 
 
-def _forward(
-    model: TrainableModel,
-    objective: Objective,
-    eval_set: EvalSet,
-    progress: Progress,
-    predicts: bool,
-    scores: bool,
-    limit: int | None,
-) -> tuple[dict[int, Any], list[tuple[int, Any]]]:
-    """(row id -> prediction, [(row id, loss)]). Where both are requested, each batch runs through the backbone once.
-
-    Args:
-        predicts: whether predictions are needed.
-        scores: whether losses are needed.
-        limit: predict only rows below this number.
+class _Forward:
+    """One pass over the held-out rows. Where both predictions and losses are needed, each batch runs through the backbone
+    once. Of a prediction only what the metrics compare is kept, so that memory does not grow with scores [units, classes].
     """
-    predictions, losses = dict[int, Any](), list[tuple[int, Any]]()
-    batches = [(x, predicts and (limit is None or min(x.row_ids) < limit)) for x in eval_set.batches()]
-    batches = [(x, predicts_batch) for x, predicts_batch in batches if predicts_batch or scores]
-    with evaluating(model), torch.no_grad():
-        for batch, predicts_batch in progress(batches, "predictions" if predicts else "losses") if batches else ():
-            batch = batch.to(model.device)
-            with model.cache.on() if predicts_batch and scores else nullcontext():
-                predictions |= zip(batch.row_ids, objective.predict(model, batch)) if predicts_batch else ()
-                losses += zip(batch.row_ids, objective.segment_losses(model, batch)) if scores else ()
-    return predictions, losses
 
+    def __init__(
+        self,
+        model: TrainableModel,
+        objective: Objective,
+        eval_set: EvalSet,
+        predicts: bool,
+        scores: bool,
+        limit: int | None,
+    ) -> None:
+        """
+        Args:
+            predicts: whether predictions are needed.
+            scores: whether losses are needed.
+            limit: predict only the first `limit` examples.
+        """
+        self.model, self.objective, self.eval_set = model, objective, eval_set
+        self.predicts, self.scores, self.limit = predicts, scores, limit
+        self.losses: list[Any] = []
+        """The loss of each row."""
+        self.first: list[tuple[Any, Example]] = []
+        """(prediction, example) of the first examples."""
+        self._metric_pairs: list[tuple[Any, Any]] = []
+        self._predicted: list[tuple[Any, Example]] = []
 
-def _merge_rows(
-    model: TrainableModel, objective: Predictor, eval_set: EvalSet, predictions: dict[int, Any]
-) -> list[tuple[Any, Example]]:
-    """One (prediction, example) per example, from the predictions of its rows (several where it was split in windows)."""
-    merged: list[tuple[Any, Example]] = []
-    for _, rows in groupby(sorted(predictions), key=lambda row: id(eval_set.example_of(row))):
-        row_ids = list(rows)
-        example = eval_set.example_of(row_ids[0])
-        windows = [predictions[row] for row in row_ids]
-        merged.append((objective.merge_windows(windows, example, model.processor), example))
-    return merged
+    def run(self, progress: Progress) -> None:
+        """The whole pass."""
+        ranked = self.objective.traits.ranks_together
+        for batch in self.batches(progress):
+            batch = batch[: None if self.limit is None else max(0, self.limit - self.num_predicted)]
+            self.first += batch[: max(0, KEPT_PREDICTIONS - len(self.first))]
+            if ranked:
+                self._predicted += batch
+            else:
+                self._metric_pairs += self.objective.metric_pairs(batch)
+
+    @property
+    def num_predicted(self) -> int:
+        return len(self._predicted) + len(self._metric_pairs)
+
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """What the metrics compare, of each example in order."""
+        return self.objective.metric_pairs(self._predicted) if self._predicted else self._metric_pairs
+
+    def batches(self, progress: Progress) -> Iterator[list[tuple[Any, Example]]]:
+        """(prediction, example) of the examples that each batch completes; losses are collected on the way."""
+        model, objective, batches = self.model, self.objective, self.eval_set.batches()
+        windows: list[Any] = []  # of an example whose last row has not come yet
+        example: Example | None = None
+        with evaluating(model), torch.no_grad():
+            for i in progress(range(len(batches)), "predictions" if self.predicts else "losses") if self._is_needed else ():
+                batch = batches[i].to(model.device)
+                predicts = self.predicts and (self.limit is None or min(batch.row_ids) < self.limit)
+                if not predicts and not self.scores:
+                    break
+                with model.cache.on() if predicts and self.scores else nullcontext():
+                    predictions = dict(zip(batch.row_ids, objective.predict(model, batch))) if predicts else {}
+                    losses = dict(zip(batch.row_ids, objective.segment_losses(model, batch))) if self.scores else {}
+                self.losses += [losses[row] for row in sorted(losses)]
+                complete: list[tuple[Any, Example]] = []
+                for row, prediction in sorted(predictions.items(), key=lambda pair: pair[0]):
+                    now = self.eval_set.example_of(row)
+                    if example is not None and now is not example:
+                        complete.append(self._merged(windows, example))
+                        windows = []
+                    example = now
+                    windows.append(prediction)
+                yield complete
+        if example is not None:
+            yield [self._merged(windows, example)]
+
+    @property
+    def _is_needed(self) -> bool:
+        return self.predicts or self.scores
+
+    def _merged(self, windows: list[Any], example: Example) -> tuple[Any, Example]:
+        """The prediction of an example, from those of its rows (several where it was split in windows)."""
+        return self.objective.merge_windows(windows, example, self.model.processor), example
 
 
 def generate_answers(
@@ -184,8 +231,8 @@ def generate_answers(
     prompts = [prompt_ids(model, x) for x in examples]
     answers = [""] * len(prompts)
     for chunk in progress(by_length(prompts, GENERATION_BATCH), "answers"):
-        for i, ids in zip(chunk, generate(model, [prompts[i] for i in chunk], max_new_tokens)):
-            answers[i] = model.processor.decode(ids).strip()
+        for i, answer in zip(chunk, generate(model, [prompts[i] for i in chunk], max_new_tokens)):
+            answers[i] = decoded(model, answer)
     return answers
 
 

@@ -17,7 +17,7 @@ from weitiao.core.finding import Finding
 from weitiao.core.history import history, result, summary, throughput
 from weitiao.core.messages import Message, language
 from weitiao.core.run import Run
-from weitiao.core.score import format_score, score_rows
+from weitiao.core.score import format_score, score_notes, score_rows
 
 WIDTH, HEIGHT, EDGE = 720, 240, 44  # of the curve, in pixels
 LABELS = {
@@ -60,6 +60,7 @@ def write_report(run: Run) -> Path:
         result=result(run),
         speed=" · ".join(str(x) for x in (speed(steps), throughput(run)) if x is not None),
         rows=score_rows(run.scores),
+        notes=score_notes(run.scores),
         baselines={name: format_score(x["name"], x) for name, x in run.scores.get("baselines", {}).items()},
         curve=Markup(curve(steps, validations, list(run.events(events.Skip, events.Rollback)))),
         samples=run.read("samples.jsonl"),

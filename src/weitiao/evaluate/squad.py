@@ -17,9 +17,11 @@ HAN = r"[\u3400-\u9fff\uf900-\ufaff]"
 
 
 def best_match(measure: Callable[[str, str], float], predicted: str, references: Sequence[str] | str) -> float:
-    """The highest score against any reference; without references: 1 for ""."""
+    """The highest score against any reference. References without a word are left out; where none is left, the question
+    has no answer, and "" is right (as in the official script of SQuAD 2.0)."""
     references = (references,) if isinstance(references, str) else references
-    return max((measure(predicted, reference) for reference in references), default=float(not predicted.strip()))
+    with_words = [x for x in references if normalize_answer(x, is_chinese(x))]
+    return max(measure(predicted, reference) for reference in with_words or [""])
 
 
 def exact_match(predicted: str, reference: str) -> float:

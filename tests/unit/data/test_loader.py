@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from weitiao.core.batch import Batch, Row
-from weitiao.data.loader import Loader, in_order
+from weitiao.data.loader import InOrder, Loader
 
 
 @dataclass
@@ -151,7 +151,7 @@ def test_rank_without_rows_has_no_batch() -> None:
 
 def test_evaluation_order_and_budget() -> None:
     made = rows(60)
-    batches = list(in_order(made, 64))
+    batches = list(InOrder(made, 64))
     assert sorted(taken(batches)) == list(range(60))
     assert all(b.tokens <= 64 for b in batches)
     assert all(max(a.row_ids) < min(b.row_ids) for a, b in zip(batches, batches[1:]))

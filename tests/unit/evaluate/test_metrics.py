@@ -38,9 +38,11 @@ def test_exact_match_normalization() -> None:
 
 
 def test_macro_f1_equal_class_weights() -> None:
-    # a: p = 2/3, r = 2/3; b: p = 1/1, r = 1/2; c: never said right
+    # a: p = 2/3, r = 2/3; b: p = 1/1, r = 1/2; c: never answered; x, y: answered, and never right
     pairs = [("a", "a"), ("a", "a"), ("x", "a"), ("a", "b"), ("b", "b"), ("y", "c")]
-    assert score("f1", pairs).value == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+    f1 = score("f1", pairs)
+    assert f1.value == pytest.approx((2 / 3 + 2 / 3 + 0) / 5)
+    assert "the mean over 5 classes; 2 of them are only answered" in str(f1.notes[0])
 
 
 def test_macro_f1_equals_scikit_learn() -> None:

@@ -1,11 +1,13 @@
 """Share of answers equal to the reference (letter case, character width and spaces are ignored).
 
-Rajpurkar et al. 2016, arXiv 1606.05250, sec. 6.1, without the removal of articles and punctuation.
+Rajpurkar et al. 2016, arXiv 1606.05250, sec. 6.1, without the removal of articles and punctuation. Predicted classes are
+compared to the letter, and so are answers of a closed set that differ in nothing else: us is not US where both are answers.
 """
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from weitiao.core.eval_set import closed_set
 from weitiao.core.example import plain
 from weitiao.core.metric import Metric
 from weitiao.core.score import Score, proportion
@@ -18,10 +20,12 @@ class ExactMatch(Metric):
 
     def score(self, pairs: list[tuple[Any, Any]]) -> Score:
         """(generated, reference) of each row; each a string, or the predicted classes."""
-        return proportion(
-            self.name, sum(_normalized(text) == _normalized(reference) for text, reference in pairs), len(pairs)
-        )
+        answers = set(closed_set([reference for _, reference in pairs if isinstance(reference, str)]))
+        return proportion(self.name, sum(_equal(answer, reference, answers) for answer, reference in pairs), len(pairs))
 
 
-def _normalized(answer: str | Sequence[str]) -> str:
-    return plain(answer if isinstance(answer, str) else ", ".join(answer))
+def _equal(answer: str | Sequence[str], reference: str | Sequence[str], answers: set[str]) -> bool:
+    """Whether an answer is the reference, and not, to the letter, another one of a closed set of answers."""
+    if not isinstance(answer, str) or not isinstance(reference, str):
+        return set(answer) == set(reference)
+    return answer == reference or (plain(answer) == plain(reference) and answer not in answers)

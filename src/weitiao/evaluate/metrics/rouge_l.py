@@ -4,16 +4,27 @@ Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", sec. 3.1, eq
 
     l = length of the longest common subsequence        p = l / predicted     r = l / reference     F = 2 p r / (p + r)
 
-Lower case; a word is a run of letters and digits, or one Han character. The score is the mean over rows.
+Lower case; a word is a run of letters, digits and their marks. Scripts that are written without spaces (Han, kana, Thai,
+Lao, Khmer, Burmese) have a word for each character. On ASCII text this is rouge-score's rougeL, without its stemmer;
+rouge-score drops all other letters, so that café is caf and 你好 nothing. The score is the mean over rows.
 """
 
-import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from weitiao.core.metric import Metric
 from weitiao.core.score import Score, as_fraction, bootstrapped
-from weitiao.evaluate.squad import HAN
+
+UNSPACED = (  # first and last character
+    ("\u0e00", "\u0eff"),  # Thai, Lao
+    ("\u1000", "\u109f"),  # Burmese
+    ("\u1780", "\u17ff"),  # Khmer
+    ("\u3040", "\u30ff"),  # kana
+    ("\u3400", "\u9fff"),  # Han
+    ("\uf900", "\ufaff"),
+    ("\U00020000", "\U0003ffff"),
+)
 
 
 class RougeL(Metric):
@@ -30,10 +41,28 @@ class RougeL(Metric):
 def split_words(text: str) -> list[str]:
     """The words that are compared.
 
-    >>> split_words("The cat, 2 dogs: 你好")
-    ['the', 'cat', '2', 'dogs', '你', '好']
+    >>> split_words("The cat, 2 dogs: 你好, हिन्दी")
+    ['the', 'cat', '2', 'dogs', '你', '好', 'हिन्दी']
     """
-    return re.findall(rf"{HAN}|[^\W_]+?(?={HAN})|[^\W_]+", text.lower())
+    words: list[str] = []
+    goes_on = False  # whether the next letter belongs to the last word
+    for x in text.lower():
+        kind, unspaced = unicodedata.category(x)[0], is_unspaced(x)
+        if kind == "M" and words:
+            words[-1] += x
+        elif kind not in "LN":
+            goes_on = False
+        elif goes_on and not unspaced:
+            words[-1] += x
+        else:
+            words.append(x)
+            goes_on = not unspaced
+    return words
+
+
+def is_unspaced(character: str) -> bool:
+    """Whether it is of a script that is written without spaces between words."""
+    return any(first <= character <= last for first, last in UNSPACED)
 
 
 def lcs_f1(predicted: Sequence[str], reference: Sequence[str]) -> float:
@@ -43,7 +72,7 @@ def lcs_f1(predicted: Sequence[str], reference: Sequence[str]) -> float:
     0.75
     """
     if not predicted or not reference:
-        return float(predicted == reference)
+        return 0.0
     row = [0] * (len(reference) + 1)  # the last row of the dynamic programming table
     for x in predicted:
         diagonal = 0

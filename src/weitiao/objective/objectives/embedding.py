@@ -53,6 +53,7 @@ class Embedding(TextGroups, Objective):
         generative=False,
         batch_coupled=True,
         repacks_segments=True,
+        ranks_together=True,
         overlong="truncate",
         overlong_reason=Message("the beginning of a text usually says what it is about"),
         metrics=("loss", "recall_at_10", "mrr"),

@@ -32,7 +32,7 @@ from torch import Tensor
 from weitiao.core.batch import AUDIO_PLACEHOLDER, IGNORE, INPUT_FEATURES, AnnotatedRow, Batch, Row, take_tokens
 from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import AudioText, Example, SourceTarget
-from weitiao.core.generation import generate
+from weitiao.core.generation import decoded, generate
 from weitiao.core.messages import Message
 from weitiao.core.objective import LikelihoodObjective, Preview
 from weitiao.core.processor import FeatureExtractor, Processor
@@ -151,7 +151,10 @@ class Seq2Seq(LikelihoodObjective):
             num_beams=self.num_beams,
             input_features=input_features,
         )
-        return [model.processor.decode(ids).strip() for ids in answers]
+        return [decoded(model, answer) for answer in answers]
+
+    def answer(self, prediction: str) -> str:
+        return prediction
 
 
 def _audio_row(example: AudioText, extractor: FeatureExtractor) -> AnnotatedRow:
