@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from weitiao.core.callback import Callback
     from weitiao.core.finding import Finding
     from weitiao.core.recipe import Recipe
+    from weitiao.core.recipe_sections import Source
     from weitiao.core.reporter import Reporter
     from weitiao.core.run import Run
     from weitiao.core.run_table import RunRow
@@ -140,18 +141,22 @@ def evaluate(
     *,
     limit: int | None = None,
     task: str = "",
+    max_bad_fraction: float | None = None,
     verbose: bool | int = False,
 ) -> "dict[str, Score]":
     """Measure a model; every score has its n and its 95 % interval.
 
     Args:
-        data: a path or rows in memory, as in `train`; None: the run's held-out rows.
+        data: a path, a source as in a recipe ({"path": ..., "columns": ...}) or rows in memory; None: the run's held-out
+            rows. Columns, encoding and format are those that the run was trained with, unless the source has its own.
         metrics: names; (): those of the recipe, or what fits the objective.
         limit: at most this many rows for metrics that generate text.
         task: of a multi-task run, the task that `data` belongs to.
+        max_bad_fraction: more unusable rows of `data` than this are an error; None: as the run's recipe says.
 
     Raises:
         RunError: there are no held-out rows, and no data.
+        DataError: too many rows of `data` cannot be measured.
     """
     reporter = _reporter(verbose)
     _import_pipeline(reporter)
@@ -159,8 +164,8 @@ def evaluate(
     from weitiao.pipeline.inference import Model
 
     subject = target if isinstance(target, Model) else _path(target)
-    with _as_file(data) as file:
-        return measure(subject, reporter, file, tuple(metrics), limit, task)
+    with _as_source(data, task) as source:
+        return measure(subject, reporter, source, tuple(metrics), limit, task, max_bad_fraction)
 
 
 def merge(
@@ -264,14 +269,16 @@ def _reporter(verbose: bool | int) -> "Reporter":
 
 
 @contextmanager
-def _as_file(data: Any) -> Iterator[str | None]:
-    """A path as it is; rows in memory as a file that is deleted afterwards."""
+def _as_source(data: Any, task: str) -> "Iterator[Source | None]":
+    """A source of data; rows in memory become a file that is deleted afterwards."""
     from weitiao.core.memory_rows import as_json_lines, is_rows
+    from weitiao.core.recipe_sections import Source
 
     if not is_rows(data):
-        yield None if data is None else str(data)
+        source = data if isinstance(data, Source) or data is None else Source.model_validate(data)
+        yield source.model_copy(update={"task": task or source.task}) if source else None
         return
     with TemporaryDirectory() as folder:
         file = Path(folder) / "data.jsonl"
         file.write_text("".join(as_json_lines(data)), encoding="utf-8")
-        yield str(file)
+        yield Source(path=str(file), task=task)

@@ -8,7 +8,16 @@ import typer
 from rich.console import Console
 
 from weitiao.cli import chat as dialogue
-from weitiao.cli.run_command import Target, split_numbers, split_pairs, usage_error
+from weitiao.cli.run_command import (
+    Columns,
+    Encoding,
+    Format,
+    Target,
+    source_settings,
+    split_numbers,
+    split_pairs,
+    usage_error,
+)
 from weitiao.core.errors import ModelError
 from weitiao.core.messages import Message
 
@@ -89,6 +98,9 @@ def predict(
     output: Annotated[str, typer.Option("--output", help="JSON lines: each row with what is predicted.")],
     text: Annotated[str | None, typer.Option("--text", help="The column to read; default: as the run was trained.")] = None,
     task: Annotated[str, typer.Option("--task", help="Of a multi-task run: which task.")] = "",
+    columns: Columns = None,
+    encoding: Encoding = "auto",
+    format: Format = "auto",
 ) -> None:
     """Predict every row of a file, in order, with probabilities; the file may be larger than memory."""
     from weitiao import api
@@ -98,8 +110,13 @@ def predict(
     with reporter.spin(Message("loading the model")):
         model = api.load(target)
         from weitiao.pipeline.predict import predict_file
-    report = predict_file(model, input, output, reporter, text, task)
-    reporter.say(Message("{rows:,} rows are in {output}", rows=report.rows, output=output))
+    settings = source_settings(input, columns, encoding, format, task)
+    report = predict_file(model, input, output, reporter, text, task, settings)
+    if report.bad:
+        facts = {"rows": report.rows, "total": report.rows + report.bad, "output": output}
+        reporter.say(Message("{rows:,} rows are in {output}, of {total:,} in the file", **facts))
+    else:
+        reporter.say(Message("{rows:,} rows are in {output}", rows=report.rows, output=output))
     if report.truncated:
         reporter.say(Message("{n:,} of them were longer than max_length: their end was not read", n=report.truncated))
     if report.bad:

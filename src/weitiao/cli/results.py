@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from weitiao.cli.run_command import AsJson, Target, print_json
+from weitiao.cli.run_command import AsJson, Columns, Encoding, Format, Target, print_json, source_settings
 from weitiao.core.messages import Message, translate
 
 RUN_COLUMNS = (
@@ -27,12 +27,21 @@ def evaluate(
     metric: Annotated[list[str] | None, typer.Option(help="A metric; repeatable.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of rows for metrics that generate text.")] = None,
     task: Annotated[str, typer.Option(help="Of a multi-task run: the task of the file.")] = "",
+    columns: Columns = None,
+    encoding: Encoding = "auto",
+    format: Format = "auto",
+    max_bad_fraction: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Stop if more than this fraction of the file cannot be measured."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a model: every score with its n and its 95 % interval."""
     from weitiao import api
 
-    scores = api.evaluate(target, data, metric or (), limit=limit, task=task, verbose=not as_json)
+    source = source_settings(data, columns, encoding, format, task) if data is not None else None
+    settings = {"limit": limit, "task": task, "max_bad_fraction": max_bad_fraction}
+    scores = api.evaluate(target, source, metric or (), **settings, verbose=not as_json)
     if as_json:
         print_json({name: {**x.as_json(), "notes": [str(note) for note in x.notes]} for name, x in scores.items()})
         return

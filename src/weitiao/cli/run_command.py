@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,6 +13,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from weitiao.core.errors import ERROR_FILE, FAILED, INTERRUPTED, WeitiaoError
 from weitiao.core.messages import Message, translate
+
+if TYPE_CHECKING:
+    from weitiao.core.recipe_sections import Source
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
 PANELS = {
@@ -28,6 +31,12 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Changes: method.ran
 Allow = Annotated[list[str] | None, typer.Option("--allow", help="A finding of the preflight check to ignore, by name.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every decision with its reason, and every check.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--columns", help="text=body: which column is what; repeatable; default: as in training."),
+]
+Encoding = Annotated[str, typer.Option(help="Text encoding of the file; auto: as in training, unless it is UTF-8.")]
+Format = Annotated[str, typer.Option(help="File format; auto: as in training, or by the file's extension.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -124,6 +133,14 @@ def split_pairs(pairs: list[str] | None, option: str) -> dict[str, str]:
     if not all(name and value for name, value in named.items()) or len(named) < len(pairs or ()):
         raise usage_error("{option} takes NAME=PATH, each name once", option=option)
     return named
+
+
+def source_settings(path: str, columns: list[str] | None, encoding: str, format: str, task: str = "") -> "Source":
+    """A file named on the command line, with what is said of it."""
+    from weitiao.core.recipe_sections import Source
+
+    named = split_pairs(columns, "--columns") or None
+    return Source(path=path, columns=named, encoding=encoding, format=format, task=task)
 
 
 def _write_error(error: WeitiaoError) -> None:

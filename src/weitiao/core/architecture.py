@@ -19,6 +19,9 @@ class Architecture:
     modality: Literal["text", "speech"] = "text"
     """What the model reads."""
     max_length: int | None = None
-    """The most tokens the position embeddings allow; None: the config names no limit."""
+    """The most tokens that the config allows; None: it names no limit."""
+    has_position_table: bool = False
+    """Positions are looked up in a table of max_length rows: more tokens are impossible. False: rotary or relative
+    positions, for which max_length is the length the model was trained with."""
     decoder_start_id: int | None = None
     """The first token of a decoder that follows an encoder."""

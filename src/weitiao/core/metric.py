@@ -12,6 +12,8 @@ class Metric(Component):
 
     reads: ClassVar[str]
     """What its pairs are: "row_losses", "choices" (one of a closed set of answers) or "answers" (generated text)."""
+    compares_texts: ClassVar[bool] = True
+    """Its pairs may be texts, such as generated answers; False: numbers, tags or ranks."""
 
     @abstractmethod
     def score(self, pairs: list[tuple[Any, Any]]) -> Score:

@@ -180,6 +180,14 @@ class Objective(Component, RowEncoder, LossFunction, Predictor):
         """
         return self
 
+    def with_room(self, longest: int) -> "Objective":
+        """The objective with room for its longest answer, where it generates answers itself.
+
+        Args:
+            longest: tokens of the longest target.
+        """
+        return self
+
     # -- heads --------------------------------------------------------------------------------------------------------
 
     def heads(self, width: int) -> dict[str, nn.Module]:

@@ -81,6 +81,13 @@ class Recipe(Settings):
     seed: int = Field(default=0, ge=0)
     """Seed of the data order, the initial weights and dropout."""
 
+    @field_validator("max_length")
+    @classmethod
+    def _is_length(cls, value: int | str) -> int | str:
+        if value != "auto" and int(value) < 1:
+            raise InvalidValue("expected auto or a whole number of at least {minimum}, not {value}", minimum=1, value=value)
+        return value
+
     @field_validator("regularizers", mode="before")
     @classmethod
     def _no_duplicates(cls, value: Any) -> Any:

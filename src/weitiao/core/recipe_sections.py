@@ -64,7 +64,8 @@ class Source(Settings):
     format: str = "auto"
     """File format: a name from data/readers; auto: by the file's extension."""
     columns: dict[str, str] | None = None
-    """Which column means what, for example {prompt: question, completion: answer}; default: inferred and printed."""
+    """Which column means what, for example {prompt: question, completion: answer}; default: inferred and printed (of
+    validation and test files: as the data's)."""
     weight: float = Field(default=1.0, gt=0)
     """How often its rows are used per epoch: 3 is three times, 0.5 is a different half each epoch."""
     task: str = ""
@@ -258,10 +259,17 @@ class Evaluate(Settings):
     """Names from evaluate/metrics; auto: what fits the objective and the answers."""
     limit: int | None = Field(default=200, ge=1)
     """Maximum number of rows for metrics that need generation (losses use all rows); null: all."""
-    max_new_tokens: int = Field(default=64, ge=1)
-    """Maximum length of a generated answer, in tokens."""
+    max_new_tokens: int | Auto = "auto"
+    """Maximum length of a generated answer, in tokens; auto: that of the longest reference, 64 to 512."""
     samples: int = Field(default=5, ge=0)
     """Answers shown side by side, before and after training."""
+
+    @field_validator("max_new_tokens")
+    @classmethod
+    def _is_count(cls, value: int | str) -> int | str:
+        if value != "auto" and int(value) < 1:
+            raise InvalidValue("expected auto or a whole number of at least {minimum}, not {value}", minimum=1, value=value)
+        return value
 
     @field_validator("metrics")
     @classmethod
@@ -280,6 +288,17 @@ class Replay(Settings):
     """Their task, for objective: multi_task."""
     fraction: float = Field(default=0.15, gt=0, lt=1)
     """Their fraction of all tokens; 0.1 to 0.2 is usual."""
+    format: str = "auto"
+    """File format: a name from data/readers; auto: as the data's, or by the file's extension."""
+    columns: dict[str, str] | None = None
+    """Which column means what; default: as the data's, where the file has these columns, or else inferred."""
+    encoding: str = "auto"
+    """Text encoding; auto: as the data's, unless the file is UTF-8."""
+
+    @property
+    def source(self) -> Source:
+        """As a source of data."""
+        return Source(path=self.path, task=self.task, format=self.format, columns=self.columns, encoding=self.encoding)
 
 
 def validation_form(value: Any) -> str:

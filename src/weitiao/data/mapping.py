@@ -1,6 +1,7 @@
 """Find the mapping of a file: from its first rows, or from the `columns` setting."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from weitiao.core.errors import DataError
@@ -9,13 +10,18 @@ from weitiao.data.columns import ColumnMapping, Mapping
 
 
 def find_mapping(
-    records: Sequence[dict[str, Any]], example_type: type, columns: dict[str, str] | None, file: str
+    records: Sequence[dict[str, Any]],
+    example_type: type,
+    columns: dict[str, str] | None,
+    file: str,
+    earlier: Collection[str] = (),
 ) -> ColumnMapping:
     """The mapping of a file, from its first records.
 
     Args:
         example_type: the Example that the objective trains on.
         columns: from the recipe; {prompt: question, completion: answer}.
+        earlier: descriptions of the mappings of earlier files, which come before others that fit.
 
     Raises:
         DataError: a column is missing, no columns fit, or they fit another Example.
@@ -27,6 +33,10 @@ def find_mapping(
         if mapping := module.from_columns(columns):
             return mapping
         raise DataError("{file}: this objective needs columns: {columns}.", file=file, columns=module.COLUMNS)
+    for description in earlier:
+        named = {name: x for name, x in first_values.items() if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", description)}
+        if same := next((x for x in module.infer_columns(named) if x.description == description), None):
+            return same
     if fitting := module.infer_columns(first_values):
         return fitting[0]
     others = [(x.infer_columns(first_values), x.OBJECTIVE) for x in _mappings() if x is not module]

@@ -1,6 +1,7 @@
 """Sources -> encoded rows, and what is reported of them: their columns, bad rows, and the tokens that carry loss."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.score import MIN_ROWS
 from weitiao.data.encode import Encoded, Rows, encode
+from weitiao.data.later import with_settings_of
 from weitiao.data.loader import InOrder
 from weitiao.data.preview import draw, preview
 from weitiao.data.read import Reading, TooManyBadRows, check_bad_fraction, read_sources, split
@@ -43,10 +45,15 @@ class Encoder:
             examples, self.objective, self.processor, self.identity, self.max_length, self.overlong, self.reporter.track
         )
 
-    def hold_out(self, examples: list[SourcedExample], run: Run | None = None) -> EvalSet | None:
+    def hold_out(
+        self, examples: list[SourcedExample], run: Run | None = None, bad: Sequence[BadRow] = ()
+    ) -> EvalSet | None:
         """The examples as rows to evaluate on; None if there are none.
 
         Rows that the objective cannot use are reported, and written to the run.
+
+        Args:
+            bad: rows of the same files that are no examples; they are counted.
 
         Raises:
             DataError: no held-out row can be used.
@@ -63,9 +70,12 @@ class Encoder:
         rows = encoded.rows
         keys = {_example_key(rows, i) for i in range(len(rows))}
         used = [x for x in examples if (x.task, x.source, x.where) in keys]
+        unused = self._reasons([*bad, *encoded.bad], encoded.dropped)
         tasks: dict[str, EvalSet] = {}
         for task in filter(None, self.objective.parts()):
             task_set = eval_set(rows.of(task), [x.without_task for x in used if x.task == task])
+            of_task = {x.where for x in examples if x.task == task}
+            task_set = replace(task_set, unused=self._reasons([x for x in encoded.bad if x.where in of_task], 0))
             if task_set.examples:
                 tasks[task] = task_set
             elif run is not None:
@@ -80,7 +90,18 @@ class Encoder:
                         n=len(task_set.examples),
                     )
                 )
-        return replace(eval_set(rows, used), tasks=tasks)
+        return replace(eval_set(rows, used), tasks=tasks, unused=unused)
+
+    def _reasons(self, bad: Sequence[BadRow], num_dropped: int) -> dict[Message, int]:
+        """Why rows are not measured -> how many; reasons that differ only in details are one."""
+        by_template: dict[str, list[Message]] = {}
+        for x in bad:
+            by_template.setdefault(x.reason.template, []).append(x.reason)
+        reasons = {Counter(same).most_common(1)[0][0]: len(same) for same in by_template.values()}
+        if num_dropped:
+            too_long = Message("longer than max_length ({max_length:,} tokens)", max_length=self.max_length)
+            reasons[too_long] = num_dropped
+        return reasons
 
     def _warn(self, encoded: Encoded, total: int) -> None:
         """Report held-out rows that are not evaluated as they are."""
@@ -129,6 +150,8 @@ def _example_key(rows: Rows, i: int) -> tuple[str, int, SourceLocation]:
 
 def read(sources: Sequence[Source], recipe: Recipe, run: Run, reporter: Reporter) -> Reading:
     """Read sources and record their columns. Bad rows are written to the run, even if they stop it."""
+    if sources is not recipe.data:
+        sources = [with_settings_of(x, recipe.data) for x in sources]
     try:
         reading = read_sources(sources, recipe.objective, recipe.max_bad_fraction)
     except TooManyBadRows as error:
@@ -140,14 +163,16 @@ def read(sources: Sequence[Source], recipe: Recipe, run: Run, reporter: Reporter
     return reading
 
 
-def read_and_split(recipe: Recipe, run: Run, reporter: Reporter) -> tuple[list[SourcedExample], list[SourcedExample]]:
+def read_and_split(recipe: Recipe, run: Run, reporter: Reporter) -> tuple[list[SourcedExample], Reading]:
     """(training, validation) as the recipe says."""
     reading = read(recipe.data, recipe, run, reporter)
     if isinstance(recipe.validation, tuple):
-        held_out, training = read(recipe.validation, recipe, run, reporter).examples, reading.examples
+        validation, training = read(recipe.validation, recipe, run, reporter), reading.examples
         reason = Message("from {files}", files=", ".join(x.path for x in recipe.validation))
     else:
         training, held_out, reason = split(reading.examples, recipe.validation)
+        validation = Reading(held_out)
+    held_out = validation.examples
     training = [*training, *replay_examples(recipe, run, reporter)]
     reporter.report(run, Decision("validation.rows", len(held_out), reason))
     if 0 < len(held_out) < MIN_ROWS and len(recipe.objective.parts()) == 1:
@@ -156,14 +181,14 @@ def read_and_split(recipe: Recipe, run: Run, reporter: Reporter) -> tuple[list[S
                 "only {n} rows are held out: scores on them are imprecise. Hold out more (validation).", n=len(held_out)
             )
         )
-    return training, held_out
+    return training, validation
 
 
 def replay_examples(recipe: Recipe, run: Run, reporter: Reporter) -> list[SourcedExample]:
     """The general rows to mix in; none of them is held out."""
     if recipe.replay is None:
         return []
-    general = read((Source(path=recipe.replay.path, task=recipe.replay.task),), recipe, run, reporter).examples
+    general = read((recipe.replay.source,), recipe, run, reporter).examples
     return [replace(x, source=len(recipe.data)) for x in general]
 
 
@@ -174,13 +199,17 @@ def held_out_sources(recipe: Recipe) -> Sequence[Source] | None:
     return recipe.validation if isinstance(recipe.validation, tuple) else None
 
 
-def held_out_examples(recipe: Recipe, sources: Sequence[Source] | None) -> list[SourcedExample]:
-    """The examples of `sources`, or those that the recipe splits off. Bad rows are skipped."""
+def read_held_out(recipe: Recipe, sources: Sequence[Source] | None, earlier: Collection[str] = ()) -> Reading:
+    """The rows of `sources`, or those that the recipe splits off, and those that cannot be used.
+
+    Args:
+        earlier: descriptions of the training files' columns.
+    """
     if sources is not None:
-        return read_sources(sources, recipe.objective, 1.0).examples
+        return read_sources([with_settings_of(x, recipe.data) for x in sources], recipe.objective, 1.0, earlier)
     fraction = recipe.validation
     assert isinstance(fraction, float), "only a fraction is split off"
-    return split(read_sources(recipe.data, recipe.objective, 1.0).examples, fraction)[1]
+    return Reading(split(read_sources(recipe.data, recipe.objective, 1.0).examples, fraction)[1])
 
 
 def write_bad_rows(run: Run, bad: Sequence[BadRow]) -> None:

@@ -3,7 +3,7 @@
 import glob
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,15 @@ class Reading:
     """File -> description of its mapping."""
 
 
-def read_sources(sources: Iterable[Source], objective: Objective, max_bad_fraction: float) -> Reading:
+def read_sources(
+    sources: Iterable[Source], objective: Objective, max_bad_fraction: float, earlier: Collection[str] = ()
+) -> Reading:
     """Read every source.
 
     Args:
         objective: the Example that it trains on decides how columns are read.
         max_bad_fraction: more unusable rows than this are an error.
+        earlier: descriptions of the mappings that training files had: these come before others that fit.
 
     Raises:
         DataError: a file is missing, empty or of the wrong format, or too many rows are bad.
@@ -45,7 +48,7 @@ def read_sources(sources: Iterable[Source], objective: Objective, max_bad_fracti
     reading = Reading()
     for number, source in enumerate(sources):
         for file in files_of(source):
-            _read_file(file, source, number, objective.part(source.task).traits.example_type, reading)
+            _read_file(file, source, number, objective.part(source.task).traits.example_type, reading, earlier)
     check_bad_fraction(reading.bad, len(reading.bad) + len(reading.examples), max_bad_fraction)
     if not reading.examples:
         raise DataError("data: there is no row to train on.")
@@ -62,7 +65,7 @@ def files_of(source: Source) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        files = sorted(x for x in path.iterdir() if x.suffix in _endings())
+        files = sorted(x for x in path.iterdir() if x.suffix in file_endings())
     else:
         files = [Path(x) for x in sorted(glob.glob(str(path), recursive=True))]
     if not files:
@@ -89,15 +92,18 @@ def reader_of(file: Path, source: Source) -> str:
     raise DataError(
         "data: no reader for the file name ending of {file}; known are {known}. Or set the format, as in format: jsonl.",
         file=file,
-        known=", ".join(sorted(_endings())),
+        known=", ".join(sorted(file_endings())),
     )
 
 
-def _endings() -> set[str]:
+def file_endings() -> set[str]:
+    """The file name endings that a reader knows."""
     return {ending for name in names(Reader) for ending in find_module(Reader, name).ENDINGS}
 
 
-def _read_file(file: Path, source: Source, number: int, example_type: type, reading: Reading) -> None:
+def _read_file(
+    file: Path, source: Source, number: int, example_type: type, reading: Reading, earlier: Collection[str]
+) -> None:
     if file.stat().st_size == 0:
         raise DataError("data: {file} is empty.", file=file)
     items = iter(find_module(Reader, reader_of(file, source)).read(file, source.encoding))
@@ -114,7 +120,7 @@ def _read_file(file: Path, source: Source, number: int, example_type: type, read
             line=bad[0].where.line,
             reason=bad[0].reason,
         )
-    mapping = find_mapping(records, example_type, source.columns, str(file))
+    mapping = find_mapping(records, example_type, source.columns, str(file), earlier)
     reading.mappings[str(file)] = mapping.description
     for item in itertools.islice(_examples(itertools.chain(head, items), mapping, number, source.task), source.limit):
         if isinstance(item, BadRow):

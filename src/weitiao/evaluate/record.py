@@ -46,7 +46,7 @@ def measure_and_record(
         eval_set,
         metrics,
         settings.limit,
-        settings.max_new_tokens,
+        int(settings.max_new_tokens),
         lambda items, label: reporter.track(items, Message("{when}: {label}", when=LABELS[when], label=label)),
     )
     samples: list[tuple[Example, str | None]] = []
@@ -65,8 +65,10 @@ def _samples(
     """The first examples, with the model's answers; those that were measured anyway are not computed again."""
     examples = eval_set.examples[: settings.samples]
     if objective.traits.generative and not objective.traits.has_predict:
-        return list(zip(examples, measured.generated or generate_answers(model, examples, settings.max_new_tokens)))
-    predictions = measured.predictions or predict(model, objective, eval_set, limit=settings.samples)
+        return list(zip(examples, measured.generated or generate_answers(model, examples, int(settings.max_new_tokens))))
+    predictions = measured.predictions
+    if len(predictions) < len(examples):
+        predictions = predict(model, objective, eval_set, limit=settings.samples)
     return [(example, objective.answer(prediction)) for prediction, example in predictions[: len(examples)]]
 
 

@@ -18,7 +18,7 @@ from weitiao.core.finding import Decision, Finding, refuse
 from weitiao.core.messages import Message
 from weitiao.core.objective import LossFunction, Objective
 from weitiao.core.recipe import Recipe
-from weitiao.core.recipe_sections import Train, fixed_on_resume
+from weitiao.core.recipe_sections import Evaluate, Train, fixed_on_resume
 from weitiao.core.regularizer import regularized
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
@@ -28,8 +28,10 @@ from weitiao.data.checks import check_data, unused_tokens
 from weitiao.data.encode import Encoded
 from weitiao.data.loader import Loader
 from weitiao.data.prepare import Encoder, read, read_and_split, report_rows
+from weitiao.data.read import Reading
 from weitiao.evaluate.drift import Drift
-from weitiao.evaluate.measure import measure
+from weitiao.evaluate.measure import default_metrics, measure
+from weitiao.evaluate.room import answer_room, reference_lengths, room_finding
 from weitiao.model.backbone import activation_cache
 from weitiao.model.backbone.choose import use_reference_implementation
 from weitiao.model.layers.gradient_checkpointing import enable_gradient_checkpointing
@@ -57,6 +59,8 @@ class PreparedData:
     validation: EvalSet | None
     final: EvalSet | None
     """What is measured before and after training."""
+    evaluate: Evaluate
+    """How, with every automatic value resolved."""
     findings: list[Finding]
 
 
@@ -90,11 +94,15 @@ def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Repor
     with reporter.phase(run, "open_base", Message("opening the base model {base}", base=recipe.base)):
         assets = open_base_assets(recipe.base, recipe.revision, recipe.chat_template)
     compatibility.check_base(recipe.objective, recipe.method, assets.architecture)
+    if (warning := compatibility.check_max_length(recipe, assets.architecture)) is not None:
+        reporter.warn(warning)
     data = prepare_data(recipe, assets, run, reporter)
     memory_before_model = psutil.Process().memory_info().rss
     with reporter.phase(run, "load", Message("loading the model")):
         model, decisions = load_model(recipe, assets, data, distributed, run, device, dtype)
     resolved, loader, plan = plan_training(recipe, model, data, assets, distributed)
+    if (warning := compatibility.check_patience(recipe, resolved.steps, resolved.evaluate_every)) is not None:
+        reporter.warn(warning)
     if resolved.gradient_checkpointing:
         enable_gradient_checkpointing(model.model)
     scale_gradients(model.model, recipe.train.gradient_scale, recipe.method.name)
@@ -133,20 +141,31 @@ def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporte
     """Read, split and encode the rows; fit the objective to them; show what carries loss."""
     with reporter.phase(run, "read", Message("reading the data")):
         training, held_out = read_and_split(recipe, run, reporter)
+        compatibility.check_stopping(recipe, len(held_out.examples))
         final_sources = recipe.evaluate.data
-        final_rows = read(final_sources, recipe, run, reporter).examples if final_sources else []
+        final_rows = read(final_sources, recipe, run, reporter) if final_sources else Reading()
         objective = recipe.objective.fit([x.example for x in training])
     limits = resolve_rows(recipe, objective, assets.max_length)
     encoder = Encoder(objective, assets.processor, assets.identity, limits.max_length, limits.overlong, reporter)
     with reporter.phase(run, "encode", Message("encoding the rows")):
         encoded = encoder.encode(training)
         report_rows(encoded, len(training), objective, recipe, assets.processor, run, reporter)
-        validation = encoder.hold_out(held_out, run)
-        final = encoder.hold_out(final_rows, run) if final_sources else validation
+        validation = encoder.hold_out(held_out.examples, run, held_out.bad)
+        final = encoder.hold_out(final_rows.examples, run, final_rows.bad) if final_sources else validation
+    if validation is not None:
+        rows = validation
+        compatibility.check_best_metric(recipe, objective, lambda task: bool((rows.tasks.get(task) or rows).answers))
+    lengths = reference_lengths([validation, final], assets.processor, recipe.evaluate.limit)
+    objective = objective.with_room(max([int(encoded.rows.supervised.max()), *(n + 1 for n in lengths)]))
+    room = answer_room(recipe.evaluate, lengths)
+    evaluate = recipe.evaluate.model_copy(update={"max_new_tokens": room.value})
     run.record(objective=objective.as_recipe())
-    examples = [*held_out, *final_rows]
+    examples = [*held_out.examples, *final_rows.examples]
     findings = list(check_data(encoded, training, examples, assets.tokenizer, assets.processor.stop_ids))
-    return PreparedData(objective, limits, encoded, validation, final, findings)
+    metrics = () if final is None else evaluate.metrics if evaluate.metrics != "auto" else default_metrics(objective, final)
+    own_room = getattr(objective, "max_new_tokens", room.value)
+    findings += filter(None, [room_finding(objective, (*metrics, recipe.train.best_metric), own_room, lengths)])
+    return PreparedData(objective, limits, encoded, validation, final, evaluate, findings)
 
 
 def load_model(
@@ -266,22 +285,21 @@ def cache_activations(
     return activation_cache.cached_fetch(decision, model, rows, run, reporter, setup.loader.__getitem__)
 
 
-def make_scorer(
-    model: TrainableModel, objective: Objective, validation: EvalSet | None, recipe: Recipe
-) -> Callable[[], dict[str, Score]]:
+def make_scorer(model: TrainableModel, data: PreparedData, best_metric: str) -> Callable[[], dict[str, Score]]:
     """What the loop calls to validate: the loss, the metric that decides what is best, and the drift from the base.
 
     Args:
         model: while it still equals the base model.
+        best_metric: decides which step is the best.
     """
-    metrics, settings = tuple(dict.fromkeys(("loss", recipe.train.best_metric))), recipe.evaluate
+    metrics, settings, validation = tuple(dict.fromkeys(("loss", best_metric))), data.evaluate, data.validation
     drift = Drift(model) if model.architecture.kind == "decoder" else None
 
     def score() -> dict[str, Score]:
         from_base = {"drift": drift(model)} if drift else {}
         if validation is None:
             return from_base
-        measured = measure(model, objective, validation, metrics, settings.limit, settings.max_new_tokens)
+        measured = measure(model, data.objective, validation, metrics, settings.limit, int(settings.max_new_tokens))
         return measured.scores | from_base
 
     return score

@@ -1,12 +1,19 @@
 """Measure a run or a model on held-out rows."""
 
-from weitiao.core.errors import RunError
+from collections.abc import Sequence
+
+from weitiao.core.errors import DataError, RunError
+from weitiao.core.eval_set import EvalSet
+from weitiao.core.messages import Message
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Source
 from weitiao.core.reporter import Reporter
 from weitiao.core.score import Score
-from weitiao.data.prepare import Encoder, held_out_examples, held_out_sources
+from weitiao.data.prepare import Encoder, held_out_sources, read_held_out
+from weitiao.data.read import Reading
+from weitiao.evaluate.annotate import unused_note
 from weitiao.evaluate.measure import default_metrics, measure
+from weitiao.evaluate.room import answer_room, reference_lengths
 from weitiao.pipeline.inference import Model, open_model
 from weitiao.plan.compatibility import check_metrics
 from weitiao.plan.resolve import resolve_rows
@@ -15,37 +22,81 @@ from weitiao.plan.resolve import resolve_rows
 def evaluate(
     target: str | Model,
     reporter: Reporter,
-    data: str | None = None,
+    data: Source | str | None = None,
     metrics: tuple[str, ...] = (),
     limit: int | None = None,
     task: str = "",
+    max_bad_fraction: float | None = None,
 ) -> dict[str, Score]:
-    """Measure a run (or any model) on its held-out rows, or on the file `data`.
+    """Measure a run (or any model) on its held-out rows, or on another source.
 
     Args:
+        data: a file; its columns, encoding and format are those of the run, unless it has its own.
         metrics: names; (): those of the recipe, or what fits the objective.
         limit: at most this many rows for metrics that generate; None: as the recipe says.
-        task: of a multi-task run, the task that `data` belongs to.
+        task: of a multi-task run, the task that a file belongs to.
+        max_bad_fraction: more unusable rows of the source than this are an error; None: as the recipe says.
 
     Raises:
         RunError: there are no held-out rows, and no data.
+        DataError: too many rows of the source cannot be used.
     """
     model = open_model(target) if isinstance(target, str) else target
-    recipe = model.recipe
-    if recipe is None and data is None:
+    recipe, source = model.recipe, Source(path=data, task=task) if isinstance(data, str) else data
+    if recipe is None and source is None:
         raise RunError("a model without a run has no held-out rows: name a file with --data FILE.")
     if recipe is None:
         base = target if isinstance(target, str) else str(model.assets.folder)
-        sources = (Source(path=str(data)),)
-        recipe = Recipe(base=base, data=sources, objective=model.objective, overlong="truncate", out="")
-    eval_sources = (Source(path=data, task=task),) if data else held_out_sources(recipe)
+        recipe = Recipe(base=base, data=(source,), objective=model.objective, overlong="truncate", out="")  # pyright: ignore[reportArgumentType]
     assets, objective, settings = model.assets, model.objective, recipe.evaluate
     limits = resolve_rows(recipe, objective, assets.max_length)
     encoder = Encoder(objective, assets.processor, assets.identity, limits.max_length, limits.overlong, reporter)
-    eval_set = encoder.hold_out(held_out_examples(recipe, eval_sources))
+    reading = _read(recipe, source, model.training_columns, reporter)
+    eval_set = encoder.hold_out(reading.examples, bad=reading.bad)
     if eval_set is None:
         raise RunError("{target} has no held-out rows (validation: 0): name a file with --data FILE.", target=target)
+    if source is not None:
+        _check_unused(eval_set, recipe.max_bad_fraction if max_bad_fraction is None else max_bad_fraction)
     names = metrics or (settings.metrics if settings.metrics != "auto" else default_metrics(objective, eval_set))
     check_metrics(objective, names)
-    limit, max_new_tokens = limit or settings.limit, settings.max_new_tokens
-    return measure(model.model, objective, eval_set, names, limit, max_new_tokens, progress=reporter.track).scores
+    limit = limit or settings.limit
+    room = answer_room(settings, reference_lengths([eval_set], assets.processor, limit)).value
+    return measure(model.model, objective, eval_set, names, limit, room, progress=reporter.track).scores
+
+
+def _read(recipe: Recipe, source: Source | None, earlier: Sequence[str], reporter: Reporter) -> Reading:
+    """The rows to measure; of a file, its columns are reported.
+
+    Args:
+        earlier: descriptions of the columns that the run was trained with.
+    """
+    if source is None:
+        return read_held_out(recipe, held_out_sources(recipe), earlier)
+    reading = read_held_out(recipe, (source,), earlier)
+    for file, columns in reading.mappings.items():
+        facts = {"file": file, "columns": columns}
+        if earlier and columns not in earlier:
+            template = Message("{file}: columns {columns} (in training: {earlier})", earlier=", ".join(earlier), **facts)
+            reporter.warn(template)
+        else:
+            reporter.say(Message("{file}: columns {columns}", **facts))
+    return reading
+
+
+def _check_unused(eval_set: EvalSet, max_bad_fraction: float) -> None:
+    """Refuse a value over the survivors.
+
+    Raises:
+        DataError: more rows than allowed cannot be measured.
+    """
+    unused = sum(eval_set.unused.values())
+    total = unused + len(eval_set.examples)
+    if unused > max_bad_fraction * total:
+        raise DataError(
+            "data: {fraction:.1%} of the rows cannot be measured, and max_bad_fraction is {allowed:g}: {reasons}. To "
+            "measure the others, allow it: --max-bad-fraction {needed:.2f}",
+            fraction=unused / total,
+            allowed=max_bad_fraction,
+            reasons=unused_note(eval_set),
+            needed=min(1.0, unused / total + 0.01),
+        )

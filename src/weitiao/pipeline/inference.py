@@ -53,6 +53,8 @@ class Model:
     """Of a Run."""
     adapters: dict[str, BaseAssets] = field(default_factory=dict)
     """Of several adapters on one base: a name -> the tokenizer and template it was trained with."""
+    training_columns: tuple[str, ...] = ()
+    """Of a Run: descriptions of the columns that its files had."""
 
     @property
     def torch_model(self) -> PreTrainedModel:
@@ -274,7 +276,7 @@ def open_model(target: str, precision: str = "") -> Model:
     check_unchanged(trained, assets.base_chain)
     model = load(assets, trained.method, trained.objective, dtype, device)[0]
     trained.load_weights(model)
-    return Model(model, assets, trained.objective, trained.recipe)
+    return Model(model, assets, trained.objective, trained.recipe, training_columns=trained.columns)
 
 
 def open_many(target: str, adapters: Mapping[str, str], precision: str = "") -> Model:

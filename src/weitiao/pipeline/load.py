@@ -46,10 +46,7 @@ class BaseAssets:
 
     @property
     def max_length(self) -> int | None:
-        """The most tokens the model takes, by its config and its tokenizer; None: neither names a limit.
-
-        (RoBERTa's config counts two positions too many; its tokenizer does not.)
-        """
+        """The most tokens the model takes, by its config and its tokenizer; None: neither names a limit."""
         limits = self.architecture.max_length, self.tokenizer.model_max_length
         return min((int(x) for x in limits if x and x < NO_LIMIT), default=None)
 

@@ -29,6 +29,7 @@ from weitiao.core.registry import find_module
 from weitiao.core.reporter import Reporter, is_live
 from weitiao.core.trainable_model import TrainableModel, evaluating
 from weitiao.data.columns import ColumnMapping
+from weitiao.data.later import trained_columns, with_settings_of
 from weitiao.data.mapping import find_inference_mapping
 from weitiao.data.read import reader_of
 from weitiao.data.records import Reader, Record
@@ -46,6 +47,7 @@ class LoadedModel(Protocol):
     assets: BaseAssets
     objective: Objective
     recipe: Recipe | None
+    training_columns: tuple[str, ...]
 
     def for_task(self, task: str) -> "LoadedModel": ...
 
@@ -59,6 +61,7 @@ class PredictReport:
 
     rows: int = 0
     bad: int = 0
+    """Rows that could not be predicted, besides."""
     truncated: int = 0
     """Of the rows: longer than max_length."""
 
@@ -79,16 +82,20 @@ class RowPredictor:
 
     loaded: LoadedModel
     columns: dict[str, str] | None = None
-    """Which column is what; None: found by looking at the first rows."""
+    """Which column is what; None: as in training, or found by looking at the first rows."""
+    task: str = ""
     report: PredictReport = field(default_factory=PredictReport)
     mapping: ColumnMapping | None = None
 
     @classmethod
-    def make(cls, loaded: LoadedModel, task: str = "", text: str | None = None) -> "RowPredictor":
+    def make(
+        cls, loaded: LoadedModel, task: str = "", text: str | None = None, columns: dict[str, str] | None = None
+    ) -> "RowPredictor":
         """For one task of a model.
 
         Args:
             text: the column to read; None: as in the run's recipe, or found by looking.
+            columns: which column is what, where that is more than the text.
 
         Raises:
             ModelError: the objective generates its answers.
@@ -101,17 +108,33 @@ class RowPredictor:
                 "use `weitiao generate RUN --prompts FILE`.",
                 objective=loaded.objective.name,
             )
-        trained_with = [x.columns for x in loaded.recipe.data if x.task == task] if loaded.recipe else []
         input_column = "audio" if loaded.assets.architecture.modality == "speech" else "text"
-        return cls(loaded, {input_column: text} if text else next(iter(trained_with), None))
+        return cls(loaded, columns or ({input_column: text} if text else None), task)
+
+    def source_of(self, file: Path, source: Source) -> Source:
+        """The file with the columns, encoding and format of the run's training files, unless it has its own."""
+        recipe, columns = self.loaded.recipe, self.columns or source.columns
+        source = source.model_copy(update={"path": str(file), "task": self.task, "columns": columns})
+        if recipe is not None:
+            source = with_settings_of(source, recipe.data, has_answers=False)
+        self.columns = source.columns
+        return source
 
     def encode(self, records: Sequence[Record | BadRow], source: str) -> list[InputRow | BadRow]:
         """Records as rows that the model can take; the mapping is found from the first ones."""
         readable = [x.fields for x in records if isinstance(x, Record)]
         if self.mapping is None and readable:
-            example_type = self.loaded.objective.traits.example_type
+            example_type, recipe = self.loaded.objective.traits.example_type, self.loaded.recipe
+            present = {name for fields in readable for name in fields}
+            if self.columns is None and recipe is not None:
+                self.columns = trained_columns(recipe.data, self.task, present) or self._inferred_in_training(present)
             self.mapping = find_inference_mapping(readable, example_type, self.columns, source)
         return [self._encode(x) for x in records]
+
+    def _inferred_in_training(self, present: set[str]) -> dict[str, str] | None:
+        """The text column that was inferred in the training files, where these rows have it, too."""
+        texts = [x.partition(" -> ")[0] for x in self.loaded.training_columns]
+        return next(({"text": name} for name in texts if name in present), None)
 
     def _encode(self, record: Record | BadRow) -> InputRow | BadRow:
         if isinstance(record, BadRow):
@@ -187,7 +210,8 @@ def predict_rows(
     if isinstance(rows, (str, Path)):
         if not Path(rows).is_file():
             raise DataError("there is no file {file}.", file=rows)
-        return _predict_chunks(predictor, (chunk for chunk, _ in _read(Path(rows))), str(rows))
+        source = predictor.source_of(Path(rows), Source(path=str(rows)))
+        return _predict_chunks(predictor, (chunk for chunk, _ in _read(source)), str(rows))
     fields = ({"text": x} if isinstance(x, str) else dict(x) for x in rows)
     records = (Record(SourceLocation("rows", i), x) for i, x in enumerate(fields, 1))
     return _predict_chunks(predictor, iter(lambda: list(itertools.islice(records, CHUNK)), []), "rows")
@@ -205,7 +229,13 @@ def _predict_chunks(
 
 
 def predict_file(
-    loaded: LoadedModel, file: str, output: str, reporter: Reporter, text: str | None = None, task: str = ""
+    loaded: LoadedModel,
+    file: str,
+    output: str,
+    reporter: Reporter,
+    text: str | None = None,
+    task: str = "",
+    settings: Source | None = None,
 ) -> PredictReport:
     """Predict every row of a file.
 
@@ -214,6 +244,7 @@ def predict_file(
         output: JSON lines; written to OUTPUT.part first and renamed when complete.
         text: the column to read; None: as in the run's recipe, or found by looking.
         task: of a multi-task run, which task.
+        settings: the file's own columns, encoding and format; what it leaves open is as in training.
 
     Raises:
         ModelError: the objective generates its answers.
@@ -223,6 +254,7 @@ def predict_file(
     predictor = RowPredictor.make(loaded, task, text)
     if not Path(file).is_file():
         raise DataError("--input: there is no file {file}.", file=file)
+    source = predictor.source_of(Path(file), settings or Source(path=file))
     part, bad, report = Path(f"{output}.part"), Path(f"{output}.bad_rows.jsonl"), predictor.report
     bar = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with (
@@ -231,7 +263,7 @@ def predict_file(
         Progress(*bar, console=reporter.console, transient=True, disable=not is_live(reporter.console)) as progress,
     ):
         bar_id = progress.add_task("rows", total=Path(file).stat().st_size)
-        for chunk, offset in _read(Path(file)):
+        for chunk, offset in _read(source):
             encoded = predictor.encode(chunk, file)
             for line in predictor.records([x for x in encoded if isinstance(x, InputRow)]):
                 predicted.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -248,9 +280,9 @@ def predict_file(
     return report
 
 
-def _read(file: Path) -> Iterator[tuple[list[Record | BadRow], int | None]]:
+def _read(source: Source) -> Iterator[tuple[list[Record | BadRow], int | None]]:
     """The file's rows in chunks, and the byte offset that each chunk reaches."""
-    source = Source(path=str(file))
+    file = Path(source.path)
     records = iter(find_module(Reader, reader_of(file, source)).read(file, source.encoding))
     while chunk := list(itertools.islice(records, CHUNK)):
         yield chunk, chunk[-1].where.offset

@@ -103,7 +103,7 @@ def run_training(
         reporter.phase(run, "evaluate_before", Message("measuring the base model")),
         as_base_model(model) as base,  # without the random virtual tokens that a method starts with
     ):
-        measure_and_record("before", base, data.objective, data.final, recipe.evaluate, run, reporter)
+        measure_and_record("before", base, data.objective, data.final, data.evaluate, run, reporter)
     delete_activations = train_model(setup, run, recipe, distributed, reporter, again, resuming)
     distributed.barrier()
     restore_best(run, model)
@@ -132,7 +132,7 @@ def train_model(
     torch.manual_seed(recipe.seed)
     state, plan, data = setup.state, setup.plan, setup.data
     with reporter.spin(Message("preparing the first step")):
-        score = make_scorer(state.model, data.objective, data.validation, recipe)  # while it still is the base model
+        score = make_scorer(state.model, data, recipe.train.best_metric)  # while it still is the base model
         if again:
             resume_from(run, state, plan, distributed, reporter, resuming)
         describe_row = row_describer(data.encoded.rows, setup.assets.processor)
@@ -154,7 +154,7 @@ def finish(setup: TrainingSetup, run: Run, recipe: Recipe, reporter: Reporter) -
     with reporter.phase(run, "evaluate_after", Message("measuring the result")):
         save_adapter(state.model.attachment, run.folder / "adapter", recipe.base)
         objective = calibrate_thresholds(state.model, data.objective, data.validation, data.final, run, reporter)
-        measure_and_record("after", state.model, objective, data.final, recipe.evaluate, run, reporter)
+        measure_and_record("after", state.model, objective, data.final, data.evaluate, run, reporter)
     run.log(events.End("finished", state.step, state.data_step, now()))
     with reporter.phase(run, "report", Message("writing the report")):
         write_report(run)

@@ -57,6 +57,12 @@ class TrainedRun:
         return self.recipe.train.precision if self.recipe else "auto"
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """Descriptions of the columns that a Run's files had."""
+        decisions = Run(self.folder).decisions if self.recipe else {}
+        return tuple(dict.fromkeys(str(x.value) for key, x in decisions.items() if key.startswith("data.columns[")))
+
+    @property
     def unfinished(self) -> Message | None:
         """How far a Run came that was not trained to its end; None where it was."""
         run = Run(self.folder) if self.recipe else None

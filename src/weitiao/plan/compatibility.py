@@ -6,6 +6,7 @@ from weitiao.core.architecture import Architecture
 from weitiao.core.errors import RecipeError
 from weitiao.core.messages import Message
 from weitiao.core.method import Method
+from weitiao.core.metric import Metric
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe
 from weitiao.core.registry import find, names
@@ -55,6 +56,104 @@ def check_base(objective: Objective, method: Method, architecture: Architecture)
         )
 
 
+def check_max_length(recipe: Recipe, architecture: Architecture) -> Message | None:
+    """Whether the model has positions for the longest row that the recipe allows.
+
+    Returns:
+        A warning where it has, but was not trained with so many.
+
+    Raises:
+        RecipeError: it has not.
+    """
+    limit = architecture.max_length
+    if recipe.max_length == "auto" or limit is None or recipe.max_length <= limit:
+        return None
+    facts = {"max_length": recipe.max_length, "limit": limit, "model_type": architecture.model_type}
+    if architecture.has_position_table:
+        raise RecipeError(
+            "max_length {max_length:,}: the base takes {limit:,} tokens (the positions that {model_type} has). Write "
+            "max_length: {limit}, or leave it out",
+            **facts,
+        )
+    return Message(
+        "max_length {max_length:,}: the base was trained with rows of up to {limit:,} tokens; longer ones are new to it",
+        **facts,
+    )
+
+
+def check_stopping(recipe: Recipe, num_held_out: int) -> None:
+    """Whether there is anything to look at for what is to be chosen or stopped by.
+
+    Raises:
+        RecipeError: there is not, and the wish could not be met.
+    """
+    train = recipe.train
+    if not num_held_out and train.patience is not None:
+        raise RecipeError(
+            "train.patience: {patience}: no row is held out, so there is nothing to stop early by. Hold out rows "
+            "(validation: 0.05), or leave patience out",
+            patience=train.patience,
+        )
+    if not num_held_out and train.best_metric != "loss":
+        raise RecipeError(
+            "train.best_metric: {metric}: no row is held out, so there is nothing to choose by. Hold out rows "
+            "(validation: 0.05), or leave best_metric out",
+            metric=train.best_metric,
+        )
+    if train.patience is not None and train.evaluate_every == 0:
+        raise RecipeError(
+            "train.patience: {patience}: with evaluate_every: 0 there is one validation, at the end, and nothing is "
+            "stopped early. Set evaluate_every, or leave patience out",
+            patience=train.patience,
+        )
+
+
+def check_patience(recipe: Recipe, steps: int, evaluate_every: int) -> Message | None:
+    """A warning where training ends before its patience could.
+
+    Raises:
+        RecipeError: there is only one validation, at the end.
+    """
+    patience = recipe.train.patience
+    if patience is None or not evaluate_every:
+        return None
+    validations = -(-steps // evaluate_every)
+    facts = {"patience": patience, "n": validations, "every": evaluate_every, "steps": steps}
+    if recipe.train.evaluate_every != "auto" and validations < 2 <= steps:
+        raise RecipeError(
+            "train.patience: {patience}: with evaluate_every: {every} and {steps:,} steps there is one validation, at the "
+            "end, and nothing is stopped early. Set a smaller evaluate_every, or leave patience out",
+            **facts,
+        )
+    if validations > patience:
+        return None
+    return Message(
+        "train.patience: {patience}: there are {n} validations in {steps:,} steps, so training never stops early", **facts
+    )
+
+
+def check_best_metric(recipe: Recipe, objective: Objective, closed_answers: Callable[[str], bool]) -> None:
+    """Whether the metric that chooses the best step can be measured on the held-out rows.
+
+    Args:
+        closed_answers: task name ("" where there is one) -> the answers of its held-out rows are a closed set.
+
+    Raises:
+        RecipeError: it cannot.
+    """
+    if recipe.train.best_metric == "loss":
+        return
+    task, _, metric = recipe.train.best_metric.rpartition(".")
+    part = objective.part(task)
+    generates = part.traits.generative and not part.traits.has_predict
+    if generates and find(Metric, metric).reads == "choices" and not closed_answers(task):
+        raise RecipeError(
+            "train.best_metric: {metric} cannot be measured on these held-out rows: it chooses among a closed set of "
+            "answers, and theirs are not one. Use loss or exact_match",
+            metric=recipe.train.best_metric,
+        )
+
+
 def _objectives(fits: Callable[[Traits], bool]) -> str:
     return ", ".join(name for name in names(Objective) if fits(find(Objective, name).default_traits))
 
@@ -81,7 +180,8 @@ def check_metrics(objective: Objective, metrics: Sequence[str], best_metric: str
             metrics=", ".join(own),
         )
     if any(part.traits.generative and not part.traits.has_predict for part in parts.values()):
-        return  # generated text can be measured with every metric
+        own += [name for name in names(Metric) if find(Metric, name).compares_texts and name not in own]
+        own += [f"{task}.{name}" for task in parts if task for name in names(Metric) if find(Metric, name).compares_texts]
     valid = {"loss", *own, *(name.rpartition(".")[2] for name in own)}
     if unknown := [name for name in (best_metric, *metrics) if name not in valid]:
         raise RecipeError(

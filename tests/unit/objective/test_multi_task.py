@@ -294,7 +294,7 @@ def test_same_file_for_two_tasks(train_tiny: Any, recipe: dict[str, Any], tmp_pa
     ("change", "words"),
     [
         ({"best_metric": "f1"}, "train.best_metric: f1 of which task? Write task.f1"),
-        ({"weights": {"kind": float("inf")}}, "but must be positive and finite"),
+        ({"weights": {"kind": float("inf")}}, "expected a finite number, not inf"),
         ({"data": 0}, "task: each row belongs to a task; name one of: kind, number, where"),
         ({"task": "kid"}, "task: there is no 'kid'. Did you mean 'kind'"),
         ({"lacks": True}, "task where has no training rows"),

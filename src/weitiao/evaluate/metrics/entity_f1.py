@@ -15,6 +15,7 @@ class EntityF1(Metric):
     """Micro-F1 over whole entities."""
 
     reads: ClassVar[str] = "answers"
+    compares_texts: ClassVar[bool] = False
 
     def score(self, pairs: list[tuple[Sequence[str], Sequence[str]]]) -> Score:
         """(predicted tags, reference tags) of each row."""

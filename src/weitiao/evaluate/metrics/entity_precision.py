@@ -12,6 +12,7 @@ class EntityPrecision(Metric):
     """Share of the predicted entities that are correct."""
 
     reads: ClassVar[str] = "answers"
+    compares_texts: ClassVar[bool] = False
 
     def score(self, pairs: list[tuple[Sequence[str], Sequence[str]]]) -> Score:
         """(predicted tags, reference tags) of each row."""

@@ -12,6 +12,7 @@ class EntityRecall(Metric):
     """Share of the reference entities that were predicted."""
 
     reads: ClassVar[str] = "answers"
+    compares_texts: ClassVar[bool] = False
 
     def score(self, pairs: list[tuple[Sequence[str], Sequence[str]]]) -> Score:
         """(predicted tags, reference tags) of each row."""

@@ -13,6 +13,7 @@ class MAE(Metric):
     """Mean of |predicted - reference|."""
 
     reads: ClassVar[str] = "answers"
+    compares_texts: ClassVar[bool] = False
 
     def score(self, pairs: list[tuple[Any, Any]]) -> Score:
         """(predicted, reference) numbers of each row; a bootstrap over rows."""

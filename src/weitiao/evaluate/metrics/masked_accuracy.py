@@ -14,6 +14,7 @@ class MaskedAccuracy(Metric):
     """Share of masked tokens that are recovered."""
 
     reads: ClassVar[str] = "choices"
+    compares_texts: ClassVar[bool] = False
 
     def score(self, pairs: list[tuple[int, int]]) -> Score:
         """(recovered, masked) of each row."""

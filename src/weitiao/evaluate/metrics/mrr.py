@@ -13,6 +13,7 @@ class MRR(Metric):
     """Mean reciprocal rank of the relevant document."""
 
     reads: ClassVar[str] = "choices"
+    compares_texts: ClassVar[bool] = False
 
     def score(self, pairs: list[tuple[int, int]]) -> Score:
         """(rank of the relevant document from 1, documents) of each query."""

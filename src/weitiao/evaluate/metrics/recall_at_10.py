@@ -15,6 +15,7 @@ class RecallAt10(Metric):
     """Share of queries whose relevant document is among the ten nearest."""
 
     reads: ClassVar[str] = "choices"
+    compares_texts: ClassVar[bool] = False
 
     def score(self, pairs: list[tuple[int, int]]) -> Score:
         """(rank of the relevant document from 1, documents) of each query."""

@@ -15,6 +15,7 @@ class Spearman(Metric):
     """Rank correlation of predicted and reference numbers, -1 to 1."""
 
     reads: ClassVar[str] = "answers"
+    compares_texts: ClassVar[bool] = False
 
     def score(self, pairs: list[tuple[Any, Any]]) -> Score:
         """(predicted, reference) numbers of each row; a bootstrap over rows."""

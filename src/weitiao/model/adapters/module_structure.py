@@ -16,6 +16,20 @@ from weitiao.core.errors import RecipeError
 from weitiao.model.adapters.module_replacement import is_linear, last_names, shape_of
 
 LENGTH_LIMITS = ("max_position_embeddings", "n_positions", "max_target_positions")  # the first that a config has
+RELATIVE = {
+    "bloom",
+    "mpt",
+    "t5",
+    "mt5",
+    "umt5",
+    "longt5",
+    "switch_transformers",
+    "xlnet",
+}  # no position has a vector of its own
+AFTER_PADDING = {  # whose positions are counted from the padding token's id + 1
+    "camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "markuplm", "mpnet", "roberta",
+    "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip
 KEYS = ("k_proj", "key", "k_lin", "key_proj", "k")
 VALUES = ("v_proj", "value", "v_lin", "value_proj", "v")
 QUERIES = ("q_proj", "query", "q_lin", "query_proj", "q")
@@ -48,14 +62,25 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
         kind = "encoder"
     else:
         kind = "decoder"
-    limits = (getattr(config, name, None) for name in LENGTH_LIMITS)
+    limit = next((x for name in LENGTH_LIMITS if (x := getattr(config, name, None)) and x > 0), None)
+    if limit and config.model_type in AFTER_PADDING:
+        limit -= (config.pad_token_id or 0) + 1
     return Architecture(
         kind=kind,
         model_type=config.model_type,
         modality="speech" if config.model_type == "whisper" else "text",
-        max_length=next(filter(None, limits), None),
+        max_length=limit,
+        has_position_table=limit is not None and not _is_relative(config),
         decoder_start_id=getattr(config, "decoder_start_token_id", None),
     )
+
+
+def _is_relative(config: PreTrainedConfig) -> bool:
+    """Whether positions are rotary or relative, and not looked up in a table."""
+    if config.model_type.startswith("deberta"):
+        return not getattr(config, "position_biased_input", True)
+    rotary = any(getattr(config, name, None) for name in ("rope_parameters", "rope_theta", "rotary_dim", "alibi"))
+    return rotary or config.model_type in RELATIVE
 
 
 def layer_stack(model: Any) -> Any:

@@ -23,7 +23,7 @@ Label smoothing (Szegedy et al. 2016, arXiv 1512.00567, sec. 7), with a vocabula
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -40,6 +40,7 @@ from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
 from weitiao.objective.preview import preview_lost
 
+MIN_ROOM = 128  # tokens of an answer, however short the targets are
 ANSWERS_AT_ONCE = 32  # that are generated, beams included
 ROUNDING = 0.01  # seconds of one column of features: what resampling may add
 
@@ -62,13 +63,17 @@ class Seq2Seq(LikelihoodObjective):
     """This share of each target is spread over the whole vocabulary."""
     num_beams: int = Field(default=1, ge=1)
     """Beams of beam search when generating; 1 is greedy."""
-    max_new_tokens: int = Field(default=128, ge=1)
-    """Maximum tokens of a generated answer."""
+    max_new_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Maximum tokens of a generated answer; auto: that of the longest target, at least 128."""
     language: str | None = None
     """The spoken language (en, zh), for a multilingual speech model."""
 
     def metrics_for(self, examples: Sequence[Example]) -> tuple[str, ...]:
         return ("loss", "wer", "cer") if examples and isinstance(examples[0], AudioText) else self.traits.metrics
+
+    def with_room(self, longest: int) -> "Seq2Seq":
+        room = max(MIN_ROOM, longest) if self.max_new_tokens == "auto" else self.max_new_tokens
+        return self.model_copy(update={"max_new_tokens": room})
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
@@ -146,7 +151,7 @@ class Seq2Seq(LikelihoodObjective):
         answers = generate(
             model,
             prompts,
-            self.max_new_tokens,
+            MIN_ROOM if self.max_new_tokens == "auto" else self.max_new_tokens,
             batch_size=ANSWERS_AT_ONCE // self.num_beams or 1,
             num_beams=self.num_beams,
             input_features=input_features,

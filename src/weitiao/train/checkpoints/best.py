@@ -1,5 +1,6 @@
 """The result of a run: the weights with the best validation score so far."""
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,9 +40,12 @@ def validate(model: TrainableModel, state: State, settings: Train, run: Run, sco
     if current is None:  # nothing is held out: the newest weights are the result
         save_best(run, model, state)
         return
-    value = current.value
-    best = state.best_score
-    if best is None or (value > best if current.higher_is_better else value < best):
+    value, best = current.value, state.best_score
+    if math.isnan(value):  # not comparable, and no improvement
+        state.evals_since_best += 1
+        if best is None:
+            save_best(run, model, state)
+    elif best is None or (value > best if current.higher_is_better else value < best):
         state.best_score, state.best_step, state.evals_since_best = value, state.step, 0
         save_best(run, model, state, metric)
     else:
