@@ -156,7 +156,7 @@ def test_resume_changed_data_refused(train_tiny, chat_file: Path, tmp_path: Path
     rows = [json.loads(line) for line in chat_file.read_text().splitlines()]
     rows[0]["messages"][1]["content"] = "something else"
     chat_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(Exception, match="cannot be resumed, because something it depends on has changed: data"):
+    with pytest.raises(RunError, match="has changed: the rows of .*chat.jsonl, or their order.*init_from="):
         train_tiny(again=True)
 
 

@@ -11,6 +11,7 @@ from transformers import Cache, GenerationMixin
 from transformers.generation.streamers import BaseStreamer
 
 from weitiao.core.decoding import decoding_with
+from weitiao.core.errors import DataError
 from weitiao.core.trainable_model import TrainableModel, evaluating
 
 
@@ -52,6 +53,7 @@ def generate(
         input_features: [prompts, mel bins, frames] of a speech model.
     """
     prompts = [model.attachment.prepend_virtual_tokens(x) for x in prompts]
+    _check_positions(model, prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers: list[Answer] = [Answer() for _ in prompts]
     with evaluating(model):
@@ -77,6 +79,26 @@ def decoded(model: TrainableModel, answer: Answer) -> AnswerText:
     return text
 
 
+def num_positions(model: TrainableModel) -> int | None:
+    """How many tokens a decoder has positions for; None: any number (rotary, relative)."""
+    architecture = model.architecture
+    return architecture.max_length if architecture.kind == "decoder" and architecture.has_position_table else None
+
+
+def _check_positions(model: TrainableModel, prompts: Sequence[Sequence[int]]) -> None:
+    """
+    Raises:
+        DataError: a prompt leaves no position for an answer.
+    """
+    limit, longest = num_positions(model), max(map(len, prompts), default=0)
+    if limit is not None and longest >= limit:
+        raise DataError(
+            "a prompt has {n:,} tokens, but the base takes {limit:,} with its answer: shorten the prompt",
+            n=longest,
+            limit=limit,
+        )
+
+
 def _continue(
     model: TrainableModel,
     prompts: Sequence[Sequence[int]],
@@ -87,8 +109,9 @@ def _continue(
 ) -> list[list[int]]:
     """New tokens of a decoder; prompts are padded on the left, so that all end together."""
     width, stop_ids = max(map(len, prompts)), model.processor.stop_ids
-    pad = stop_ids[0]
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "pad_token_id": pad}
+    pad, positions = stop_ids[0], num_positions(model)
+    room = max_new_tokens if positions is None else min(max_new_tokens, positions - width)
+    options: dict[str, Any] = {"max_new_tokens": room, "pad_token_id": pad}
     if temperature > 0:
         options |= {"do_sample": True, "temperature": temperature, "top_p": top_p}
     transformers_model: Any = model.model

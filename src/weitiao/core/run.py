@@ -32,15 +32,16 @@ from typing import Any, TypeVar, overload
 from weitiao.core import event_log
 from weitiao.core.callback import Callback
 from weitiao.core.command import command
-from weitiao.core.errors import RunError
+from weitiao.core.errors import RecipeError, RunError
 from weitiao.core.events import EarlyStop, End, Event, Start, Step, as_json, from_json, kind_of
 from weitiao.core.files import write_text
 from weitiao.core.finding import Decision
-from weitiao.core.messages import Message
+from weitiao.core.messages import Message, joined
 from weitiao.core.recipe import Recipe, read_recipe, with_rows_in, write_rows
 from weitiao.core.run_html import run_html
 from weitiao.core.run_status import EVENTS, LOCK, Status, lock, now, read_status
 
+SHOWN_CHANGES = 3  # keys of another recipe
 E = TypeVar("E", bound=Event)
 Change = tuple[str, Any, Any]  # key, was, is
 
@@ -79,7 +80,7 @@ class Run:
         if folder.exists() and any(folder.iterdir()):
             has_result = not _holds_only_records(folder)
             if has_result and not overwrite:
-                raise RunError(_folder_in_use(folder))
+                raise RunError(_folder_in_use(folder, recipe))
             with lock(folder):
                 previous = _move_away(folder) if has_result else _remove_records(folder)
         try:
@@ -287,6 +288,27 @@ def _numeric_environment(environment: Any) -> dict[str, Any]:
     return {**(packages if isinstance(packages, dict) else {}), **machine}
 
 
+def _changes(run: Run, recipe: Recipe) -> list[Message]:
+    """What a recipe would change of a run's; nothing where the run's cannot be read."""
+    try:
+        was, now = (flattened(x.model_dump(mode="json")) for x in (run.recipe, with_rows_in(recipe, run.folder)))
+    except RecipeError:
+        return []
+    keys = [key for key in {**now, **was} if was.get(key) != now.get(key) and key != "out"]
+    changes = [
+        Message("{key} is {was} there, {now} here", key=x, was=was.get(x), now=now.get(x)) for x in keys[:SHOWN_CHANGES]
+    ]
+    return [*changes, Message("...")] if len(keys) > SHOWN_CHANGES else changes
+
+
+def flattened(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys -> values: {"train.epochs": 2.0}."""
+    if not isinstance(values, (dict, list)) or not values:
+        return {prefix: values}
+    items = values.items() if isinstance(values, dict) else enumerate(values)
+    return {key: x for name, y in items for key, x in flattened(y, f"{prefix}.{name}".lstrip(".")).items()}
+
+
 def _move_away(folder: Path) -> Path:
     """Rename the folder, so that its name is free again."""
     stamped = folder.with_name(f"{folder.name}.before-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -296,11 +318,19 @@ def _move_away(folder: Path) -> Path:
     return target
 
 
-def _folder_in_use(folder: Path) -> Message:
+def _folder_in_use(folder: Path, recipe: Recipe) -> Message:
     if not (folder / "recipe.yaml").exists():
         return Message("out: {folder} exists and holds other files. Name another folder with out=...", folder=folder)
     status = Run(folder).status
     facts = {"folder": folder, "status": status.message, "command": command()}
+    if changes := _changes(Run(folder), recipe):
+        return Message(
+            "out: {folder} holds a run already ({status}). Its recipe is another one: {changes}. To train its weights "
+            "further, with a learning rate schedule of its own: init_from={folder} out=... For a new one: another folder (out=...), "
+            "or --overwrite (the old run is moved away, not deleted).",
+            changes=joined("; ", changes),
+            **facts,
+        )
     if status.state in ("finished", "running"):
         return Message(
             "out: {folder} holds a run already ({status}). For a new one: another folder (out=...), or --overwrite (the "

@@ -9,7 +9,7 @@ import torch
 
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Example, Turn
-from weitiao.core.generation import PrefixCache, decoded, generate, score_options
+from weitiao.core.generation import PrefixCache, decoded, generate, num_positions, score_options
 from weitiao.core.metric import Metric
 from weitiao.core.objective import Objective
 from weitiao.core.registry import create
@@ -228,7 +228,7 @@ def generate_answers(
     model: TrainableModel, examples: Sequence[Example], max_new_tokens: int, progress: Progress = lambda x, _: x
 ) -> list[str]:
     """Greedy answers to the examples' prompts; for plain text, a continuation of its first tokens."""
-    prompts = [prompt_ids(model, x) for x in examples]
+    prompts = [prompt_ids(model, x, max_new_tokens) for x in examples]
     answers = [""] * len(prompts)
     for chunk in progress(by_length(prompts, GENERATION_BATCH), "answers"):
         for i, answer in zip(chunk, generate(model, [prompts[i] for i in chunk], max_new_tokens)):
@@ -236,11 +236,14 @@ def generate_answers(
     return answers
 
 
-def prompt_ids(model: TrainableModel, example: Example) -> list[int]:
-    """The token ids that the model is prompted with."""
+def prompt_ids(model: TrainableModel, example: Example, max_new_tokens: int) -> list[int]:
+    """The token ids that the model is prompted with; where positions are few, the end of the prompt, as `truncate` does."""
     if not isinstance(example, Chat):
         return model.processor.text(example.full_text)[:32]
-    return model.processor.prompt(example.prompt)
+    ids, limit = model.processor.prompt(example.prompt), num_positions(model)
+    if limit is None or len(ids) + max_new_tokens <= limit:
+        return ids
+    return ids[-max(limit // 2, limit - max_new_tokens) + len(model.attachment.virtual_tokens()) :]
 
 
 @torch.no_grad()

@@ -27,6 +27,12 @@ def reference_lengths(eval_sets: Sequence[EvalSet | None], processor: Processor,
     return [num_tokens(x.answer, processor) for x in rows if isinstance(x, (Chat, SourceTarget))]
 
 
+def generates(objective: Objective) -> bool:
+    """Whether its answers are generated text."""
+    traits = objective.traits
+    return traits.needs_encoder_decoder or (traits.generative and not traits.has_predict)
+
+
 def answer_room(settings: Evaluate, lengths: Sequence[int]) -> Decision:
     """The maximum length of a generated answer in tokens.
 
@@ -55,9 +61,7 @@ def room_finding(objective: Objective, metrics: Sequence[str], room: int, length
         metrics: those that are measured.
         room: tokens that an answer may have.
     """
-    traits = objective.traits
-    generates = traits.needs_encoder_decoder or (traits.generative and not traits.has_predict)
-    if not generates or not any(find(Metric, name.rpartition(".")[2]).reads == "answers" for name in metrics):
+    if not generates(objective) or not any(find(Metric, name.rpartition(".")[2]).reads == "answers" for name in metrics):
         return None
     longer = sum(n > room for n in lengths)
     if not longer:
@@ -68,7 +72,7 @@ def room_finding(objective: Objective, metrics: Sequence[str], room: int, length
         n=longer,
         total=len(lengths),
         room=room,
-        key="objective.max_new_tokens" if traits.needs_encoder_decoder else "evaluate.max_new_tokens",
+        key="objective.max_new_tokens" if objective.traits.needs_encoder_decoder else "evaluate.max_new_tokens",
         longest=max(lengths) + 1,
     )
     return Finding("answer_room", "warning", message)

@@ -4,8 +4,9 @@ setup_environment -> open_base_assets -> prepare_data -> load_model -> plan_trai
 """
 
 import json
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import psutil
@@ -13,7 +14,9 @@ import torch
 
 from weitiao.core import hardware
 from weitiao.core.batch import Batch
+from weitiao.core.decoding import decoding_decision
 from weitiao.core.eval_set import EvalSet
+from weitiao.core.files import file_sha256
 from weitiao.core.finding import Decision, Finding, refuse
 from weitiao.core.messages import Message
 from weitiao.core.objective import LossFunction, Objective
@@ -28,16 +31,17 @@ from weitiao.data.checks import check_data, unused_tokens
 from weitiao.data.encode import Encoded
 from weitiao.data.loader import Loader
 from weitiao.data.prepare import Encoder, read, read_and_split, report_rows
-from weitiao.data.read import Reading
+from weitiao.data.read import Reading, files_of
 from weitiao.evaluate.drift import Drift
 from weitiao.evaluate.measure import default_metrics, measure
-from weitiao.evaluate.room import answer_room, reference_lengths, room_finding
+from weitiao.evaluate.room import answer_room, generates, reference_lengths, room_finding
 from weitiao.model.backbone import activation_cache
 from weitiao.model.backbone.choose import use_reference_implementation
 from weitiao.model.layers.gradient_checkpointing import enable_gradient_checkpointing
 from weitiao.pipeline.load import BaseAssets, load, open_base_assets, warm_start
 from weitiao.plan import compatibility
 from weitiao.plan.resolve import Facts, Resolved, RowLimits, facts_of, resolve, resolve_rows
+from weitiao.train.checkpoints.checkpoint import FILE
 from weitiao.train.checkpoints.state import State
 from weitiao.train.distributed import Distributed
 from weitiao.train.preflight import preflight_steps
@@ -111,6 +115,9 @@ def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Repor
         state.loss_scale = LossScale.starting_at(recipe.train.loss_scale)
     template = {"identity": assets.identity, "text": assets.tokenizer.chat_template}
     changes = run.record(values=resolved.values(), base=model.base_identity.bf16, template=template)
+    if generates(data.objective):
+        num_beams = data.objective.as_recipe().get("num_beams", 1)
+        decisions.append(decoding_decision(model, int(data.evaluate.max_new_tokens), num_beams))
     reporter.report(run, *decisions, *resolved.decisions)
     reporter.warn_of_change(*changes)
     loss_function = regularized(data.objective, recipe.regularizers, model)
@@ -155,17 +162,39 @@ def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporte
     if validation is not None:
         rows = validation
         compatibility.check_best_metric(recipe, objective, lambda task: bool((rows.tasks.get(task) or rows).answers))
-    lengths = reference_lengths([validation, final], assets.processor, recipe.evaluate.limit)
-    objective = objective.with_room(max([int(encoded.rows.supervised.max()), *(n + 1 for n in lengths)]))
-    room = answer_room(recipe.evaluate, lengths)
-    evaluate = recipe.evaluate.model_copy(update={"max_new_tokens": room.value})
+    objective, evaluate, room_findings = make_room(recipe, objective, encoded, [validation, final], assets, run, reporter)
     run.record(objective=objective.as_recipe())
     examples = [*held_out.examples, *final_rows.examples]
     findings = list(check_data(encoded, training, examples, assets.tokenizer, assets.processor.stop_ids))
-    metrics = () if final is None else evaluate.metrics if evaluate.metrics != "auto" else default_metrics(objective, final)
-    own_room = getattr(objective, "max_new_tokens", room.value)
-    findings += filter(None, [room_finding(objective, (*metrics, recipe.train.best_metric), own_room, lengths)])
-    return PreparedData(objective, limits, encoded, validation, final, evaluate, findings)
+    return PreparedData(objective, limits, encoded, validation, final, evaluate, [*findings, *room_findings])
+
+
+def make_room(
+    recipe: Recipe,
+    objective: Objective,
+    encoded: Encoded,
+    eval_sets: Sequence[EvalSet | None],
+    assets: BaseAssets,
+    run: Run,
+    reporter: Reporter,
+) -> tuple[Objective, Evaluate, list[Finding]]:
+    """The objective and the evaluation with room for the longest answer; a finding where right answers would be cut off.
+
+    Args:
+        eval_sets: validation, and what is measured before and after training.
+    """
+    settings, final = recipe.evaluate, eval_sets[-1]
+    lengths = reference_lengths(eval_sets, assets.processor, settings.limit) if generates(objective) else []
+    objective = objective.with_room(max([int(encoded.rows.supervised.max()), *(n + 1 for n in lengths)]))
+    room = answer_room(settings, lengths)
+    if not generates(objective):
+        return objective, settings.model_copy(update={"max_new_tokens": room.value}), []
+    if objective.traits.needs_encoder_decoder:  # it generates its answers itself, and has room for them
+        room = replace(room, key="objective.max_new_tokens", value=objective.as_recipe()["max_new_tokens"])
+    reporter.report(run, room)
+    metrics = () if final is None else settings.metrics if settings.metrics != "auto" else default_metrics(objective, final)
+    finding = room_finding(objective, (*metrics, recipe.train.best_metric), room.value, lengths)
+    return objective, settings.model_copy(update={"max_new_tokens": room.value}), [finding] if finding else []
 
 
 def load_model(
@@ -233,6 +262,7 @@ def resume_identity(recipe: Recipe, resolved: Resolved, data: str, tokenizer: st
     ((batch_key, batch),) = resolved.batch.items()
     train = recipe.train.model_dump(mode="json", include=fixed_on_resume(Train))
     return {
+        **{f"{FILE}{file}": file_sha256(file)[:12] for file in data_files(recipe)},
         "data": data,
         "tokenizer and template": tokenizer,
         f"train.{batch_key}": str(batch),
@@ -243,6 +273,14 @@ def resume_identity(recipe: Recipe, resolved: Resolved, data: str, tokenizer: st
         "objective": json.dumps([x.as_recipe() for x in (recipe.objective, *recipe.regularizers)]),
         **{f"train.{key}": json.dumps(value) for key, value in train.items()},
     }
+
+
+def data_files(recipe: Recipe) -> list[Path]:
+    """Every file that the recipe reads rows from, each once."""
+    validation = recipe.validation if isinstance(recipe.validation, tuple) else ()
+    replay = (recipe.replay.source,) if recipe.replay else ()
+    sources = (*recipe.data, *validation, *(recipe.evaluate.data or ()), *replay)
+    return list(dict.fromkeys(file for x in sources for file in files_of(x)))
 
 
 def preflight(

@@ -184,7 +184,9 @@ def resume(folder: str, reporter: Reporter, allowed: Collection[str] = (), callb
                 write_report(run)
             return run
         raise RunError(
-            "{folder} is finished already. See {folder}/report.html, or train with another out=...", folder=folder
+            "{folder} is finished already. See {folder}/report.html. To train its weights further, with a learning rate "
+            "schedule of its own: the same recipe with init_from={folder} out=...",
+            folder=folder,
         )
     recipe = run.recipe.model_copy(update={"out": str(run.folder)})
     return train(recipe, reporter, again=True, allowed=allowed, callbacks=callbacks)

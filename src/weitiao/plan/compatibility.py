@@ -167,6 +167,8 @@ def check_metrics(objective: Objective, metrics: Sequence[str], best_metric: str
     Raises:
         RecipeError: one of them is not among the objective's metrics.
     """
+    for name in (best_metric, *metrics):
+        find(Metric, name.rpartition(".")[2])  # refuses a name that is none, with the nearest
     parts = objective.parts()
     own = [
         f"{task}.{name}" if task else name

@@ -26,6 +26,7 @@ from weitiao.train.checkpoints.state import State
 
 MANIFEST = "MANIFEST.json"
 SPACE_FACTOR, SPACE_BYTES = 1.2, 2**20  # free space to have before writing: times the size of the tensors, plus this
+FILE = "file "  # of an identity's keys: a data file, with the hash of its bytes
 FILES = ("weights.safetensors", "optimizer.safetensors", "random.safetensors", "state.json")
 
 
@@ -179,7 +180,7 @@ def load_newest(folder: Path, state: State, identity: dict[str, str], warn: Call
                 )
             )
             continue
-        _check_identity(_numbers(path)["identity"], identity)
+        _check_identity(_numbers(path)["identity"], identity, folder.parent)
         try:
             load(path, state)
         except (KeyError, InvalidValue) as error:
@@ -196,21 +197,26 @@ def load_newest(folder: Path, state: State, identity: dict[str, str], warn: Call
     )
 
 
-def _check_identity(saved: dict[str, str], current: dict[str, str]) -> None:
+def _check_identity(saved: dict[str, str], current: dict[str, str], folder: Path) -> None:
     """Compare what a run depends on with what it depended on when the checkpoint was written.
 
     Raises:
         RunError: something has changed.
     """
+    changed = {key: value for key, value in current.items() if saved.get(key) != value}
+    files = [key.removeprefix(FILE) for key in changed if key.startswith(FILE)]
     changes = [
         Message("{key} (was {before}, is {now})", key=key, before=saved.get(key), now=value)
-        for key, value in current.items()
-        if saved.get(key) != value
+        for key, value in changed.items()
+        if not key.startswith(FILE) and not (key == "data" and files)
     ]
+    changes = [Message("the rows of {file}, or their order", file=file) for file in files] + changes
     if changes:
         raise RunError(
-            "this run cannot be resumed, because something it depends on has changed: {changes}.",
+            "this run cannot be resumed, because something it depends on has changed: {changes}. Restore it; or train a "
+            "new run from this one's weights, with a learning rate schedule of its own: init_from={folder} out=...",
             changes=joined("; ", changes),
+            folder=folder,
         )
 
 
