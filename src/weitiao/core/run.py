@@ -326,8 +326,8 @@ def _folder_in_use(folder: Path, recipe: Recipe) -> Message:
     if changes := _changes(Run(folder), recipe):
         return Message(
             "out: {folder} holds a run already ({status}). Its recipe is another one: {changes}. To train its weights "
-            "further, with a learning rate schedule of its own: init_from={folder} out=... For a new one: another folder (out=...), "
-            "or --overwrite (the old run is moved away, not deleted).",
+            "further, with a learning rate schedule of its own: init_from={folder} out=... For a new one: another folder "
+            "(out=...), or --overwrite (the old run is moved away, not deleted).",
             changes=joined("; ", changes),
             **facts,
         )

@@ -1,7 +1,7 @@
 """Score: a number with its name, its n and its 95 % confidence interval."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from weitiao.core.row_count import row_count
 
 LEVEL = 0.95
 BOOTSTRAP_DRAWS = 2000
+DRAWN_AT_ONCE = 2**18  # row numbers
 MIN_ROWS = 20  # below this many rows, a score says little and no difference is reported
 
 PERCENT = {
@@ -101,11 +102,17 @@ def bootstrapped(
     """Any statistic over items (rows), with a percentile bootstrap over the items (Efron 1979), seed 0."""
     if not items:
         return not_measured(name, higher_is_better)
-    random = np.random.default_rng(0)
-    picks = random.integers(0, len(items), (draws, len(items)))
-    values = [statistic([items[i] for i in pick]) for pick in picks.tolist()]
+    picks = _draws(len(items), draws)
+    values = [statistic([items[i] for i in pick]) for block in picks for pick in block.tolist()]
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Score(name, statistic(items), len(items), float(low), float(high), higher_is_better, "bootstrap")
+
+
+def _draws(n: int, draws: int) -> Iterator[np.ndarray]:
+    """Bootstrap draws of n rows, [draws, n] in all, some at a time: their memory does not grow with the rows."""
+    random, at_once = np.random.default_rng(0), max(1, DRAWN_AT_ONCE // n)
+    for start in range(0, draws, at_once):
+        yield random.integers(0, n, (min(at_once, draws - start), n))
 
 
 def ratio_of_sums(name: str, sums: Sequence[float], counts: Sequence[float], transform: Callable = float) -> Score:
@@ -113,8 +120,8 @@ def ratio_of_sums(name: str, sums: Sequence[float], counts: Sequence[float], tra
     if not sums or sum(counts) == 0:
         return not_measured(name, higher_is_better=False)
     top, bottom = np.asarray(sums, float), np.asarray(counts, float)
-    picks = np.random.default_rng(0).integers(0, len(top), (BOOTSTRAP_DRAWS, len(top)))
-    values = top[picks].sum(1) / np.maximum(bottom[picks].sum(1), 1e-12)
+    picks = _draws(len(top), BOOTSTRAP_DRAWS)
+    values = np.concatenate([top[x].sum(1) / np.maximum(bottom[x].sum(1), 1e-12) for x in picks])
     low, high = (transform(float(x)) for x in np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     value = transform(float(top.sum() / bottom.sum()))
     return Score(name, value, len(top), low, high, False, "bootstrap")
