@@ -71,7 +71,7 @@ def proportion(name: str, hits: int, n: int) -> Score:
     """A fraction of n with Wilson's interval (Wilson 1927; correct for small n and near 0 and 1, unlike +-1.96 s).
 
     >>> str(proportion("accuracy", 9, 10))
-    '90.0 % [59.6 %, 98.2 %], n = 10'
+    '90.0 % [59.6, 98.2], n = 10'
     """
     if n == 0:
         return not_measured(name)
@@ -116,7 +116,7 @@ def as_fraction(score: Score) -> Score:
     If every row is 0, or every row is 1, a bootstrap has no spread and its interval is empty at any n. Wilson's is not.
 
     >>> str(as_fraction(bootstrapped("squad_f1", [1.0] * 15, lambda rows: sum(rows) / len(rows))))
-    '100.0 % [79.6 %, 100.0 %], n = 15'
+    '100.0 % [79.6, 100.0], n = 15'
     """
     if score.low == score.high and score.value in (0.0, 1.0):
         return proportion(score.name, round(score.value * score.n), score.n)
