@@ -1,7 +1,7 @@
 """Golden losses: a change that should move no number must not. `pytest --record` writes them; review the diff.
 
-Tiny models made here, fp32, one thread's worth of work: the same on any CPU to 2e-4; gradient norms of eight steps to 1e-3 (bilora: 3.2e-4
-between two CPUs).
+Tiny models made here, fp32, one thread's worth of work: the same on any CPU to 2e-4, and gradient norms over eight steps to
+1e-3 (bilora: 3.2e-4 between two CPUs).
 """
 
 import json

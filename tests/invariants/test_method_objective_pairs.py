@@ -23,13 +23,13 @@ from weitiao.core.reporter import Reporter
 from weitiao.pipeline.evaluate import evaluate
 
 DOCS = Path(__file__).parents[2] / "docs"
-OBJECTIVES = [
+PAIRS = [
     (objective, "llama")
     for objective in names(Objective)
     if not (make_objective(objective).traits.needs_mlm_head or make_objective(objective).traits.needs_encoder_decoder)
 ]
-OBJECTIVES += [(objective, "bert") for objective in names(Objective) if not make_objective(objective).traits.generative]
-OBJECTIVES += [(objective, "t5") for objective in names(Objective) if make_objective(objective).traits.needs_encoder_decoder]
+PAIRS += [(objective, "bert") for objective in names(Objective) if not make_objective(objective).traits.generative]
+PAIRS += [(objective, "t5") for objective in names(Objective) if make_objective(objective).traits.needs_encoder_decoder]
 ALWAYS = ("lora", "full", "p_tuning_v2", "sft", "classification")  # of these every pair is tried, of the others with --full
 SPLITS_BATCH = ("bilora",)  # methods whose two levels are trained on different rows of a batch
 ROWS = {
@@ -49,16 +49,14 @@ ROWS = {
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("bases")
-    return {family: save_model(place / family, family) for family in {family for _, family in OBJECTIVES}}
+    return {family: save_model(place / family, family) for family in {family for _, family in PAIRS}}
 
 
 @pytest.mark.parametrize(
     ("objective", "family", "method"),
     [
-        pytest.param(
-            objective, family, method, marks=() if {method, objective} & {*ALWAYS} else pytest.mark.full
-        )
-        for objective, family in OBJECTIVES
+        pytest.param(objective, family, method, marks=() if {method, objective} & {*ALWAYS} else pytest.mark.full)
+        for objective, family in PAIRS
         for method in names(Method)
     ],
 )
@@ -102,14 +100,16 @@ def fits(method: str, objective: str) -> bool:
 
 @pytest.mark.parametrize("page", ["methods.md", "methods.zh.md"])
 def test_docs_table_matches(page: str, request: pytest.FixtureRequest) -> None:
-    head = ["", *(f"`{objective}`, {family}" for objective, family in OBJECTIVES)]
+    head = ["", *(f"`{objective}`, {family}" for objective, family in PAIRS)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for method in names(Method):
-        lines.append(f"| `{method}` |" + "".join(" ✓ |" if fits(method, objective) else " – |" for objective, _ in OBJECTIVES))
+        lines.append(f"| `{method}` |" + "".join(" ✓ |" if fits(method, objective) else " – |" for objective, _ in PAIRS))
     table, text = "\n".join(lines), (DOCS / page).read_text(encoding="utf-8")
     before, rest = text.split("<!-- pairs -->\n")
     _, after = rest.split("\n<!-- end of pairs -->")
     if request.config.getoption("--record"):
         (DOCS / page).write_text(f"{before}<!-- pairs -->\n{table}\n<!-- end of pairs -->{after}", encoding="utf-8")
         return
-    assert rest == f"{table}\n<!-- end of pairs -->{after}", "run pytest --record tests/invariants/test_method_objective_pairs.py"
+    assert rest == f"{table}\n<!-- end of pairs -->{after}", (
+        "run pytest --record tests/invariants/test_method_objective_pairs.py"
+    )
