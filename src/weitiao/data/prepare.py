@@ -7,7 +7,7 @@ from typing import Any
 from weitiao.core.errors import DataError
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import BadRow, SourcedExample, SourceLocation
-from weitiao.core.finding import Decision
+from weitiao.core.finding import IN_RECIPE, Decision, Finding
 from weitiao.core.messages import Message, joined
 from weitiao.core.objective import Objective, Preview
 from weitiao.core.recipe import Recipe
@@ -16,6 +16,7 @@ from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.score import MIN_ROWS
 from weitiao.data.encode import Encoded, Rows, encode
+from weitiao.data.label_checks import class_of_all
 from weitiao.data.loader import in_order
 from weitiao.data.preview import draw, preview
 from weitiao.data.read import Reading, TooManyBadRows, check_bad_fraction, read_sources, split
@@ -53,6 +54,13 @@ class Encoder:
         """
         if not examples:
             return None
+        if label := class_of_all(x.without_task.example for x in examples):
+            raise DataError(
+                "held-out rows: no row has a class: all {n:,} rows say {label!r}, in {file}",
+                n=len(examples),
+                label=label,
+                file=examples[0].where.file,
+            )
         try:
             encoded = self.encode(examples)
         except DataError as error:
@@ -134,17 +142,26 @@ def read(sources: Sequence[Source], recipe: Recipe, run: Run, reporter: Reporter
     except TooManyBadRows as error:
         write_bad_rows(run, error.bad)
         raise
-    for file, description in reading.mappings.items():
-        reporter.report(run, Decision(f"data.columns[{file}]", description, Message("inferred from the first rows")))
+    for x in reading.columns:
+        reason = IN_RECIPE if x.explicit else Message("inferred from the first rows")
+        reporter.report(run, Decision(f"data.columns[{x.file}]", x.mapping.description, reason))
+        for notice in x.notices():
+            reporter.say(notice)
+    earlier = run.read("resolved.json", {}).get("columns", {})
+    run.record(columns=earlier | {x.file: x.as_json() for x in reading.columns})
     write_bad_rows(run, reading.bad)
     return reading
 
 
-def read_and_split(recipe: Recipe, run: Run, reporter: Reporter) -> tuple[list[SourcedExample], list[SourcedExample]]:
-    """(training, validation) as the recipe says."""
+def read_and_split(
+    recipe: Recipe, run: Run, reporter: Reporter
+) -> tuple[list[SourcedExample], list[SourcedExample], list[Finding]]:
+    """(training, validation, what the check of the columns says), as the recipe says."""
     reading = read(recipe.data, recipe, run, reporter)
+    findings = reading.findings()
     if isinstance(recipe.validation, tuple):
-        held_out, training = read(recipe.validation, recipe, run, reporter).examples, reading.examples
+        validation = read(recipe.validation, recipe, run, reporter)
+        held_out, training, findings = validation.examples, reading.examples, [*findings, *validation.findings()]
         reason = Message("from {files}", files=", ".join(x.path for x in recipe.validation))
     else:
         training, held_out, reason = split(reading.examples, recipe.validation)
@@ -156,7 +173,7 @@ def read_and_split(recipe: Recipe, run: Run, reporter: Reporter) -> tuple[list[S
                 "only {n} rows are held out: scores on them are imprecise. Hold out more (validation).", n=len(held_out)
             )
         )
-    return training, held_out
+    return training, held_out, findings
 
 
 def replay_examples(recipe: Recipe, run: Run, reporter: Reporter) -> list[SourcedExample]:

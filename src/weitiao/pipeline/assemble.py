@@ -14,6 +14,7 @@ import torch
 from weitiao.core import hardware
 from weitiao.core.batch import Batch
 from weitiao.core.eval_set import EvalSet
+from weitiao.core.example import SourcedExample
 from weitiao.core.finding import Decision, Finding, refuse
 from weitiao.core.messages import Message
 from weitiao.core.objective import LossFunction, Objective
@@ -26,6 +27,7 @@ from weitiao.core.score import Score
 from weitiao.core.trainable_model import TrainableModel, trains_untied_embedding
 from weitiao.data.checks import check_data, unused_tokens
 from weitiao.data.encode import Encoded
+from weitiao.data.label_checks import check_labels
 from weitiao.data.loader import Loader
 from weitiao.data.prepare import Encoder, read, read_and_split, report_rows
 from weitiao.evaluate.drift import Drift
@@ -132,9 +134,12 @@ def setup_environment(recipe: Recipe, run: Run, reporter: Reporter) -> tuple[tor
 def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporter) -> PreparedData:
     """Read, split and encode the rows; fit the objective to them; show what carries loss."""
     with reporter.phase(run, "read", Message("reading the data")):
-        training, held_out = read_and_split(recipe, run, reporter)
+        training, held_out, column_findings = read_and_split(recipe, run, reporter)
         final_sources = recipe.evaluate.data
-        final_rows = read(final_sources, recipe, run, reporter).examples if final_sources else []
+        final_rows: list[SourcedExample] = []
+        if final_sources:
+            final_reading = read(final_sources, recipe, run, reporter)
+            final_rows, column_findings = final_reading.examples, [*column_findings, *final_reading.findings()]
         objective = recipe.objective.fit([x.example for x in training])
     limits = resolve_rows(recipe, objective, assets.max_length)
     encoder = Encoder(objective, assets.processor, assets.identity, limits.max_length, limits.overlong, reporter)
@@ -145,7 +150,8 @@ def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporte
         final = encoder.hold_out(final_rows, run) if final_sources else validation
     run.record(objective=objective.as_recipe())
     examples = [*held_out, *final_rows]
-    findings = list(check_data(encoded, training, examples, assets.tokenizer, assets.processor.stop_ids))
+    findings = [*column_findings, *check_labels(training, examples)]
+    findings += check_data(encoded, training, examples, assets.tokenizer, assets.processor.stop_ids)
     return PreparedData(objective, limits, encoded, validation, final, findings)
 
 

@@ -3,7 +3,7 @@
 prompt/completion   {"prompt": ..., "completion": ...}            also question/answer, input/output, query/response
 messages            {"messages": [{"role": ..., "content": ...}]}
 ShareGPT            {"conversations": [{"from": "human", "value": ...}]}
-Alpaca              {"instruction": ..., "input": ..., "output": ...}
+Alpaca              {"instruction": ..., "input": ..., "output": ...}      Dolly: instruction, context, response
 """
 
 from typing import Any
@@ -12,22 +12,24 @@ from weitiao.core.errors import InvalidValue
 from weitiao.core.example import ROLES, Chat, Role, Turn
 from weitiao.core.messages import Message
 from weitiao.core.registry import nearest
-from weitiao.data.columns import ColumnMapping, string
+from weitiao.data.column_names import (
+    INSTRUCTION_INPUTS,
+    INSTRUCTION_OUTPUTS,
+    INSTRUCTIONS,
+    PROMPTS_COMPLETIONS,
+    SYSTEMS,
+    first_of,
+    first_pair,
+)
+from weitiao.data.columns import NO_INPUT, ColumnMapping, columns_of, is_empty, optional_text, string, unpacked
 
 EXAMPLE_TYPE = Chat
 OBJECTIVE = "sft"
-TARGETS = ("prompt", "completion", "system", "messages")
+TARGETS = ("prompt", "completion", "context", "system", "messages")
 NOT_FOUND = Message("no columns of a prompt and its completion found")
 COLUMNS = "{prompt: ..., completion: ...} or {messages: ...}"
 INPUTS = ("prompt",)
 
-PAIRS = (
-    ("prompt", "completion"),
-    ("prompt", "response"),
-    ("question", "answer"),
-    ("query", "response"),
-    ("input", "output"),
-)
 SPEAKERS: dict[str, Role] = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "bot": "assistant",
     "chatgpt": "assistant", "model": "assistant", "system": "system", "tool": "tool",
@@ -37,27 +39,28 @@ SPEAKERS: dict[str, Role] = {
 def infer_columns(first_values: dict[str, Any]) -> list[ColumnMapping]:
     """Mappings that fit, the best first."""
     mappings: list[ColumnMapping] = []
+    system = first_of(SYSTEMS, first_values)
+    history = first_of(("history",), [x for x, value in first_values.items() if isinstance(unpacked(value), list)])
     if "messages" in first_values:
-        mappings.append(ColumnMapping("messages[].role/content", Chat, lambda r: _chat(r, "messages")))
+        mappings.append(_conversation("messages", "messages[].role/content", system))
     for key in ("conversations", "conversation"):
         if key in first_values:
-            mappings.append(ColumnMapping(f"{key}[].from/value (ShareGPT)", Chat, lambda r, key=key: _chat(r, key)))
-    if {"instruction", "output"} <= first_values.keys():
-        prompt = "instruction + input" if "input" in first_values else "instruction"
-        mappings.append(ColumnMapping(f"{prompt} -> output (Alpaca)", Chat, _alpaca))
-    for prompt, completion in PAIRS:
-        if {prompt, completion} <= first_values.keys():
-            mappings.append(_pair(prompt, completion, "system" if "system" in first_values else None))
+            mappings.append(_conversation(key, f"{key}[].from/value (ShareGPT)", system))
+    instruction, output = first_of(INSTRUCTIONS, first_values), first_of(INSTRUCTION_OUTPUTS, first_values)
+    if instruction and output:
+        more = first_of(INSTRUCTION_INPUTS, first_values)
+        mappings.append(_pair(instruction, output, system, more, history, "(Alpaca)"))
+    if pair := first_pair(PROMPTS_COMPLETIONS, first_values):
+        mappings.append(_pair(*pair, system, None, history))
     return mappings
 
 
 def from_columns(columns: dict[str, str]) -> ColumnMapping | None:
     """The mapping that the `columns` setting describes."""
     if "messages" in columns:
-        key = columns["messages"]
-        return ColumnMapping(f"{key}[]", Chat, lambda r: _chat(r, key))
+        return _conversation(columns["messages"], f"{columns['messages']}[]", columns.get("system", "system"))
     if {"prompt", "completion"} <= columns.keys():
-        return _pair(columns["prompt"], columns["completion"], columns.get("system"))
+        return _pair(columns["prompt"], columns["completion"], columns.get("system"), columns.get("context"))
     return None
 
 
@@ -66,27 +69,60 @@ def for_inference(columns: dict[str, str], first_values: dict[str, Any]) -> Colu
     raise TypeError("a Chat has no inference mapping: its answer is generated")
 
 
-def _pair(prompt: str, completion: str, system: str | None) -> ColumnMapping:
+def _conversation(key: str, description: str, system: str | None) -> ColumnMapping:
+    return ColumnMapping(description, Chat, lambda record: _chat(record, key, system), reads=columns_of(key, system))
+
+
+def _pair(
+    prompt: str,
+    completion: str,
+    system: str | None,
+    more: str | None = None,
+    history: str | None = None,
+    form: str = "",
+) -> ColumnMapping:
+    """Args:
+    more: the column of the text that the prompt is about; it follows the prompt.
+    """
+
     def make(record: dict[str, Any]) -> Chat:
         if isinstance(record.get(prompt), list):  # TRL's conversational prompt/completion
-            return _chat({"messages": [*record[prompt], *_list(record, completion)]}, "messages")
-        first = (Turn("system", string(record, system)),) if system and record.get(system) else ()
-        return _checked((*first, Turn("user", string(record, prompt)), Turn("assistant", string(record, completion))))
+            return _chat({**record, prompt: [*record[prompt], *_list(record, completion)]}, prompt, system)
+        earlier = [*_system(record, system), *_history(record, history)]
+        question = _with_input(string(record, prompt), optional_text(record, more))
+        return _checked((*earlier, Turn("user", question), Turn("assistant", string(record, completion))))
 
-    optional = f", system: {system}" if system else ""
-    return ColumnMapping(f"{prompt} -> {completion}{optional}", Chat, make)
-
-
-def _alpaca(record: dict[str, Any]) -> Chat:
-    instruction, more = string(record, "instruction"), record.get("input") or ""
-    turns: list[Turn] = [Turn("system", str(record["system"]))] if record.get("system") else []
-    for pair in record.get("history") or []:
-        turns += [Turn("user", str(pair[0])), Turn("assistant", str(pair[1]))]
-    turns += [Turn("user", f"{instruction}\n{more}" if more else instruction)]
-    return _checked((*turns, Turn("assistant", string(record, "output"))))
+    names = (f"{prompt} + {more}" if more else prompt, "->", completion, form, f"+ {history}" if history else "")
+    description = " ".join(x for x in names if x) + (f", system: {system}" if system and not form else "")
+    return ColumnMapping(description, Chat, make, reads=columns_of(prompt, completion, system, more, history))
 
 
-def _chat(record: dict[str, Any], key: str) -> Chat:
+def _with_input(question: str, more: str) -> str:
+    """An instruction, and the text that it is about."""
+    return f"{question}\n{more}" if more and more.strip().casefold() not in NO_INPUT else question
+
+
+def _system(record: dict[str, Any], key: str | None) -> list[Turn]:
+    content = optional_text(record, key)
+    return [Turn("system", content)] if content else []
+
+
+def _history(record: dict[str, Any], key: str | None) -> list[Turn]:
+    """Earlier turns: pairs of question and answer."""
+    history = unpacked(record.get(key)) if key else None
+    if is_empty(history):
+        return []
+    if not isinstance(history, list):
+        raise InvalidValue("column {column!r} is {type}, not a list of turns", column=key, type=type(history).__name__)
+    turns: list[Turn] = []
+    for i, pair in enumerate(history):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(x, str) for x in pair):
+            raise InvalidValue("{key}[{i}] is not a pair of texts: [question, answer]", key=key, i=i)
+        turns += [Turn("user", pair[0]), Turn("assistant", pair[1])]
+    return turns
+
+
+def _chat(record: dict[str, Any], key: str, system: str | None) -> Chat:
     turns: list[Turn] = []
     for i, message in enumerate(_list(record, key)):
         if not isinstance(message, dict):
@@ -106,8 +142,8 @@ def _chat(record: dict[str, Any], key: str) -> Chat:
         if not isinstance(content, str):
             raise InvalidValue("{key}[{i}]: content is {type}, not text", key=key, i=i, type=type(content).__name__)
         turns.append(Turn(role, content))
-    if record.get("system") and turns and turns[0].role != "system":
-        turns.insert(0, Turn("system", str(record["system"])))
+    if turns and turns[0].role != "system":
+        turns = [*_system(record, system), *turns]
     return _checked(tuple(turns))
 
 
