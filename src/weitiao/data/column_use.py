@@ -66,7 +66,8 @@ class ColumnUse:
             if is_empty(value):
                 continue
             if name in self.mapping.reads:
-                if isinstance(value, str) and len(value) < 16 and value.strip() in PLACEHOLDERS:
+                is_class = self.mapping.example_type is TextLabel and name != self.mapping.reads[0]  # see label_checks
+                if isinstance(value, str) and len(value) < 16 and value.strip() in PLACEHOLDERS and not is_class:
                     self.placeholders[name, value.strip()] += 1
                 continue
             self.filled[name] += 1

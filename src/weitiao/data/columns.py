@@ -14,6 +14,7 @@ from weitiao.core.messages import Message
 from weitiao.data.records import Record
 
 NO_INPUT = ("<noinput>", "<no input>", "<no_input>")  # what Alpaca's descendants write for an empty input
+INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad"  # zero-width spaces and joiners, marks of byte order, soft hyphens
 TRUTHS = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -77,8 +78,13 @@ def columns_of(*names: str | None) -> tuple[str, ...]:
 
 
 def is_empty(value: Any) -> bool:
-    """A missing value: null, NaN, or text without a character."""
-    return value is None or (isinstance(value, float) and value != value) or (isinstance(value, str) and not value.strip())
+    """A missing value: null, NaN, or text without a visible character."""
+    return value is None or (isinstance(value, float) and value != value) or (isinstance(value, str) and is_blank(value))
+
+
+def is_blank(text: str) -> bool:
+    """Text of spaces and invisible characters only."""
+    return not text.strip().strip(INVISIBLE).strip()
 
 
 def string(record: dict[str, Any], key: str) -> str:
@@ -106,7 +112,7 @@ def text_of(record: dict[str, Any], key: str) -> str:
         InvalidValue: it is missing, empty, blank or not text.
     """
     text = string(record, key)
-    if not text.strip():
+    if is_blank(text):
         raise InvalidValue("the text is empty")
     return text
 

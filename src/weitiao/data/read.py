@@ -25,6 +25,7 @@ from weitiao.core.objective import Objective
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import find_module, names
 from weitiao.data.column_use import ColumnUse
+from weitiao.data.columns import is_blank
 from weitiao.data.file_kinds import check_kind
 from weitiao.data.label_checks import check_limit
 from weitiao.data.mapping import find_mapping
@@ -172,7 +173,7 @@ def _examples(
             text = example.full_text
             for characters in _texts_of(example):
                 characters.encode("utf-8")
-            if not text.strip():
+            if is_blank(text):
                 raise InvalidValue("the text is empty")
             yield SourcedExample(Task(task, example) if task else example, item.where, number)
         except UnicodeEncodeError:

@@ -258,6 +258,28 @@ def test_dolly_prompt_holds_the_context() -> None:
     assert example.turns[0].content == "Who?\nAda wrote it."
 
 
+def test_columns_of_late_rows_are_read_or_named(tmp_path: Path) -> None:
+    first = [{"instruction": "a", "output": "b"}] * 60
+    late = {"instruction": "Add", "input": "2, 3", "output": "5", "system": "kind", "history": [["x", "y"]], "rejected": "6"}
+    reading = reading_of(tmp_path / "x.jsonl", [*first, late])
+    example: Any = reading.examples[-1].example
+    assert [x.content for x in example.turns] == ["kind", "x", "y", "Add\n2, 3", "5"]
+    assert [x.level for x in reading.findings()] == ["error", "fine"]
+
+
+@pytest.mark.parametrize("blank", ["", " \n", "\u3000", "\u200b", "\ufeff \u200d"])
+def test_invisible_text_is_no_text(blank: str, tmp_path: Path) -> None:
+    rows = [{"text": "a", "label": "x"}, {"text": blank, "label": "y"}, {"text": "b", "label": blank}]
+    reading = reading_of(tmp_path / "x.jsonl", rows, "classification")
+    assert [str(x.reason) for x in reading.bad] == ["the text is empty", "column 'label' is empty: the row has no class"]
+
+
+def test_table_without_a_header_is_told(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("great film,1\nbad film,0\n")
+    with pytest.raises(DataError, match="its columns are: 1, great film.*The first line of a table must hold the names"):
+        read_sources([Source(path=str(tmp_path / "x.csv"))], create("objective", "classification"), 0.0)
+
+
 def test_column_of_no_use_is_refused() -> None:
     with pytest.raises(DataError, match="no columns of a prompt and its completion found"):
         find_mapping([{"foo": "a", "bar": "b"}], Chat, None, "f")

@@ -39,8 +39,10 @@ SPEAKERS: dict[str, Role] = {
 def infer_columns(first_values: dict[str, Any]) -> list[ColumnMapping]:
     """Mappings that fit, the best first."""
     mappings: list[ColumnMapping] = []
-    system = first_of(SYSTEMS, first_values)
-    history = first_of(("history",), [x for x, value in first_values.items() if isinstance(unpacked(value), list)])
+    system = first_of(SYSTEMS, first_values) or SYSTEMS[0]  # it may be missing from the first rows
+    earlier = unpacked(first_values.get("history"))
+    history = "history" if is_empty(earlier) or isinstance(earlier, list) else None
+    optional = f", system: {system}" if system in first_values else ""
     if "messages" in first_values:
         mappings.append(_conversation("messages", "messages[].role/content", system))
     for key in ("conversations", "conversation"):
@@ -49,9 +51,10 @@ def infer_columns(first_values: dict[str, Any]) -> list[ColumnMapping]:
     instruction, output = first_of(INSTRUCTIONS, first_values), first_of(INSTRUCTION_OUTPUTS, first_values)
     if instruction and output:
         more = first_of(INSTRUCTION_INPUTS, first_values)
-        mappings.append(_pair(instruction, output, system, more, history, "(Alpaca)"))
+        described = f"{f'{instruction} + {more}' if more else instruction} -> {output} (Alpaca)"
+        mappings.append(_pair(described, instruction, output, system, more or INSTRUCTION_INPUTS[0], history))
     if pair := first_pair(PROMPTS_COMPLETIONS, first_values):
-        mappings.append(_pair(*pair, system, None, history))
+        mappings.append(_pair(f"{pair[0]} -> {pair[1]}{optional}", *pair, system, None, history))
     return mappings
 
 
@@ -60,7 +63,10 @@ def from_columns(columns: dict[str, str]) -> ColumnMapping | None:
     if "messages" in columns:
         return _conversation(columns["messages"], f"{columns['messages']}[]", columns.get("system", "system"))
     if {"prompt", "completion"} <= columns.keys():
-        return _pair(columns["prompt"], columns["completion"], columns.get("system"), columns.get("context"))
+        prompt, completion, system, more = (columns.get(x) for x in ("prompt", "completion", "system", "context"))
+        optional = f", system: {system}" if system else ""
+        described = f"{prompt} + {more} -> {completion}" if more else f"{prompt} -> {completion}"
+        return _pair(described + optional, columns["prompt"], columns["completion"], system, more)
     return None
 
 
@@ -74,16 +80,9 @@ def _conversation(key: str, description: str, system: str | None) -> ColumnMappi
 
 
 def _pair(
-    prompt: str,
-    completion: str,
-    system: str | None,
-    more: str | None = None,
-    history: str | None = None,
-    form: str = "",
+    description: str, prompt: str, completion: str, system: str | None, more: str | None = None, history: str | None = None
 ) -> ColumnMapping:
-    """Args:
-    more: the column of the text that the prompt is about; it follows the prompt.
-    """
+    """A question and its answer; `more` is the column of the text that the question is about."""
 
     def make(record: dict[str, Any]) -> Chat:
         if isinstance(record.get(prompt), list):  # TRL's conversational prompt/completion
@@ -92,8 +91,6 @@ def _pair(
         question = _with_input(string(record, prompt), optional_text(record, more))
         return _checked((*earlier, Turn("user", question), Turn("assistant", string(record, completion))))
 
-    names = (f"{prompt} + {more}" if more else prompt, "->", completion, form, f"+ {history}" if history else "")
-    description = " ".join(x for x in names if x) + (f", system: {system}" if system and not form else "")
     return ColumnMapping(description, Chat, make, reads=columns_of(prompt, completion, system, more, history))
 
 

@@ -31,7 +31,7 @@ def infer_columns(first_values: dict[str, Any]) -> list[ColumnMapping]:
     question, context = first_of(QUESTIONS, first_values), first_of(CONTEXTS, first_values)
     if question is None or context is None:
         return []
-    impossible = first_of(IMPOSSIBLE, first_values)
+    impossible = first_of(IMPOSSIBLE, first_values) or IMPOSSIBLE[0]  # it may be missing from the first rows
     if answers := first_of(ANSWERS, first_values):
         return [_answers(question, context, answers, impossible)]
     answer = first_of(ANSWER, first_values)
