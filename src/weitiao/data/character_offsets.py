@@ -18,8 +18,14 @@ def utf16_slice(text: str, start: int, end: int) -> str | None:
         return None
 
 
-def utf16_hint(text: str, start: int, end: int, expected: str) -> Message:
-    """What to do if the offsets point to the expected words in UTF-16 units; else empty."""
+def unit_hint(text: str, start: int, end: int, expected: str) -> Message:
+    """What to do if the offsets point to the expected words in UTF-16 units, or in bytes of UTF-8; else empty."""
+    raw, words = (x.encode("utf-8", "surrogatepass") for x in (text, expected))
+    in_bytes = (
+        start >= 0 and raw[start : start + len(words)] == words and end in (start + len(words), start + len(expected))
+    )
+    if len(raw) > len(text) and in_bytes:
+        return Message(" (counted in bytes: count characters)")
     units = end + len(expected.encode("utf-16-le", "surrogatepass")) // 2 - len(expected)
     if any(ord(x) > 0xFFFF for x in text) and expected in (utf16_slice(text, start, end), utf16_slice(text, start, units)):
         return Message(" (counted in UTF-16 units, as JavaScript does: count characters)")
@@ -28,7 +34,7 @@ def utf16_hint(text: str, start: int, end: int, expected: str) -> Message:
 
 def offset_hint(text: str, start: int, end: int, expected: str) -> Message:
     """Why a slice is not the expected words: the end is inside, or the offsets are in UTF-16 units; else empty."""
-    if hint := utf16_hint(text, start, end, expected):
+    if hint := unit_hint(text, start, end, expected):
         return hint
     if text[start : end + 1].strip() == expected:
         return Message(" (is the end inside? add 1 to every end)")

@@ -204,6 +204,6 @@ def _has_words(value: Any) -> bool:
     """Text of several words (in Chinese, several characters), not a link, a number or a date."""
     if not isinstance(value, str):
         return False
-    text = value.strip()[:1000]
+    text = value.strip()[:300]
     several = len(text.split()) > 1 or sum(x >= "\u2e80" for x in text) > 3
     return several and not NO_WORDS.fullmatch(text)

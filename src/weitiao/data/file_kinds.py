@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from weitiao.core.errors import DataError
+from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.messages import Message
+from weitiao.data.json_values import parse_line
 
 UNPACK, EXPORT = Message("unpack it first"), Message("save the table as CSV (UTF-8)")
 SAVE_TEXT, PARQUET = Message("save its text as .txt"), Message("give it the ending .parquet")
@@ -23,7 +24,36 @@ KINDS = (  # first bytes, what such a file is, what to do
     (b"<!doctype html", "web page", Message("download the file itself")),
     (b"<html", "web page", Message("download the file itself")),
 )
+HEAD_BYTES = 1 << 16
 ZIP, WORKBOOK = b"PK\x03\x04", b"xl/"
+
+
+def check_json(file: Path, reader: str) -> None:
+    """Refuse rows of JSON under the name of a text or a table: they would be trained on as they are written.
+
+    Raises:
+        DataError: with the format to set.
+    """
+    if reader not in ("text", "csv", "conll"):
+        return
+    with open(file, "rb") as opened:
+        head = opened.read(HEAD_BYTES).decode("utf-8-sig", "replace").strip()
+    lines = head.split("\n")
+    is_list = head.startswith("[") and head[1:].lstrip().startswith('{"')
+    if is_list or (head.startswith('{"') and all(_is_object(x) for x in lines[:2] if x.strip())):
+        raise DataError(
+            "data: {file} holds JSON, and its ending says {reader}: set format: jsonl for this source (or format: "
+            "{reader}, to read it as it is).",
+            file=file,
+            reader=reader,
+        )
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(parse_line(line), dict)
+    except InvalidValue:
+        return False
 
 
 def check_kind(file: Path, reader: str) -> None:

@@ -1,6 +1,7 @@
 """Checks of class names: one class in several spellings, classes that mean "no class", and what `limit` leaves out."""
 
 import itertools
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -10,6 +11,7 @@ from weitiao.core.finding import Finding
 from weitiao.core.messages import Message, joined
 
 MAX_NAMED = 5  # groups of spellings, or classes, that are named
+SEPARATORS = r"[,;|/、，；]"  # between classes in one cell
 LOOK_AHEAD = 20_000  # rows behind `limit` whose classes are looked at
 NO_CLASS = {
     "-1", "-100", "?", "-", "unknown", "n/a", "na", "none", "nan", "null", "unlabeled", "unlabelled", "undefined",
@@ -36,6 +38,7 @@ def check_labels(training: Sequence[SourcedExample], held_out: Sequence[SourcedE
         if not counts:
             continue
         yield _spellings(all_counts)
+        yield from _several_in_one(counts)
         if len(counts) == 2 and set(counts) == {"-1", "1"}:
             continue
         if missing := [name for name in counts if name.casefold() in NO_CLASS]:
@@ -65,6 +68,20 @@ def _spellings(counts: Counter[str]) -> Finding:
         groups=groups_named,
     )
     return Finding("class_names", "error", message)
+
+
+def _several_in_one(counts: Counter[str]) -> Iterator[Finding]:
+    """Classes that are made of others: "sport, politics" where sport and politics are classes too."""
+    parts_of = {name: [x.strip() for x in re.split(SEPARATORS, name)] for name in counts}
+    several = [name for name, parts in parts_of.items() if len(parts) > 1 and all(x in counts for x in parts)]
+    if several:
+        message = Message(
+            '{n} of {total} classes are made of others ({classes}): several classes in one cell? Write a list: ["a", "b"]',
+            n=len(several),
+            total=len(counts),
+            classes=", ".join(map(repr, several[:MAX_NAMED])),
+        )
+        yield Finding("class_names", "warning", message)
 
 
 def class_of_all(examples: Iterable[Example]) -> str | None:

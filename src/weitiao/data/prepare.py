@@ -165,7 +165,8 @@ def read_and_split(
         reason = Message("from {files}", files=", ".join(x.path for x in recipe.validation))
     else:
         training, held_out, reason = split(reading.examples, recipe.validation)
-    training = [*training, *replay_examples(recipe, run, reporter)]
+    replayed = read_replay(recipe, run, reporter)
+    training = [*training, *replayed.examples]
     reporter.report(run, Decision("validation.rows", len(held_out), reason))
     if 0 < len(held_out) < MIN_ROWS and len(recipe.objective.parts()) == 1:
         reporter.warn(
@@ -173,15 +174,15 @@ def read_and_split(
                 "only {n} rows are held out: scores on them are imprecise. Hold out more (validation).", n=len(held_out)
             )
         )
-    return training, held_out, findings
+    return training, held_out, [*findings, *replayed.findings()]
 
 
-def replay_examples(recipe: Recipe, run: Run, reporter: Reporter) -> list[SourcedExample]:
+def read_replay(recipe: Recipe, run: Run, reporter: Reporter) -> Reading:
     """The general rows to mix in; none of them is held out."""
     if recipe.replay is None:
-        return []
-    general = read((Source(path=recipe.replay.path, task=recipe.replay.task),), recipe, run, reporter).examples
-    return [replace(x, source=len(recipe.data)) for x in general]
+        return Reading()
+    general = read((Source(path=recipe.replay.path, task=recipe.replay.task),), recipe, run, reporter)
+    return replace(general, examples=[replace(x, source=len(recipe.data)) for x in general.examples])
 
 
 def held_out_sources(recipe: Recipe) -> Sequence[Source] | None:

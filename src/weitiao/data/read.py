@@ -26,7 +26,7 @@ from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import find_module, names
 from weitiao.data.column_use import ColumnUse
 from weitiao.data.columns import is_blank
-from weitiao.data.file_kinds import check_kind
+from weitiao.data.file_kinds import check_json, check_kind
 from weitiao.data.label_checks import check_limit
 from weitiao.data.mapping import find_mapping
 from weitiao.data.records import Reader, Record
@@ -128,6 +128,8 @@ def _read_file(file: Path, source: Source, number: int, example_type: type, read
         raise DataError("data: {file} is empty.", file=file)
     reader = reader_of(file, source)
     check_kind(file, reader)
+    if source.format == "auto":
+        check_json(file, reader)
     items = iter(find_module(Reader, reader).read(file, source.encoding))
     head = list(itertools.islice(items, INFERENCE_ROWS))
     records = [x.fields for x in head if isinstance(x, Record)]

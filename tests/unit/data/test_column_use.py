@@ -260,7 +260,14 @@ def test_dolly_prompt_holds_the_context() -> None:
 
 def test_columns_of_late_rows_are_read_or_named(tmp_path: Path) -> None:
     first = [{"instruction": "a", "output": "b"}] * 60
-    late = {"instruction": "Add", "input": "2, 3", "output": "5", "system": "kind", "history": [["x", "y"]], "rejected": "6"}
+    late = {
+        "instruction": "Add",
+        "input": "2, 3",
+        "output": "5",
+        "system": "kind",
+        "history": [["x", "y"]],
+        "rejected": "6",
+    }
     reading = reading_of(tmp_path / "x.jsonl", [*first, late])
     example: Any = reading.examples[-1].example
     assert [x.content for x in example.turns] == ["kind", "x", "y", "Add\n2, 3", "5"]

@@ -26,6 +26,7 @@ def made(text: str, entities: list, column: str = "entities") -> Any:
         ("😀王小明", 2, 5, "王小明", UTF16),
         ("王小明在北京", 1, 3, "王小明", "does it count from 1?"),
         ("Ada met Bo", 0, 2, "Ada", INSIDE),
+        ("在北京", 3, 9, "北京", "counted in bytes"),
         ("Ada met Bo", 0, 3, "Bo", "but the text at 0 to 3 is 'Ada'"),
         ("Ada met Bo", 8, 20, "Bo", "but the text at 8 to 20 is 'Bo'"),
     ],

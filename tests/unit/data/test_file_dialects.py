@@ -183,6 +183,7 @@ SQUAD = {"title": "t", "paragraphs": [{"context": "by Goya", "qas": [
     [
         {"data": [SQUAD]},
         [SQUAD],
+        {"version": "v2.0", "data": [SQUAD]},
         [{"question": "who?", "context": "by Goya", "answers": {"text": ["Goya"], "answer_start": [3]}}],
         [{"question": "who?", "context": "by Goya", "answers": {"text": "Goya", "answer_start": 3}}],
         [{"question": "who?", "context": "by Goya", "answers": ["Goya"]}],
@@ -192,8 +193,9 @@ SQUAD = {"title": "t", "paragraphs": [{"context": "by Goya", "qas": [
     ],
 )
 def test_forms_of_squad(tmp_path: Path, document: Any) -> None:
-    (example,) = (x.example for x in read(tmp_path / "x.json", json.dumps(document), "question_answering").examples)
-    assert example.answers == ((3, "Goya"),)  # pyright: ignore
+    for name in ("x.json", "x.jsonl", "X.JSON"):
+        (example,) = (x.example for x in read(tmp_path / name, json.dumps(document), "question_answering").examples)
+        assert example.answers == ((3, "Goya"),)  # pyright: ignore
 
 
 @pytest.mark.parametrize(
@@ -235,6 +237,20 @@ def test_files_of_another_kind(tmp_path: Path, content: bytes, words: str, name:
     with pytest.raises(DataError) as error:
         read(tmp_path / name, content)
     assert f"{name} is a file of another kind {words}" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x.jsonl.txt", "x.csv", "x.conll"])
+@pytest.mark.parametrize("text", [f"{A}\n{B}\n", f"[\n{A},\n{B}]", f"\ufeff{A}"])
+def test_json_under_another_ending(tmp_path: Path, name: str, text: str) -> None:
+    with pytest.raises(DataError, match="holds JSON, and its ending says .*: set format: jsonl"):
+        read(tmp_path / name, text, "causal_lm")
+    assert len(read(tmp_path / name, text, format="jsonl").examples) in (1, 2)
+    if name.endswith(".txt"):
+        assert len(read(tmp_path / name, text, "causal_lm", format="text").examples) == 1
+
+
+def test_braces_in_a_text_are_no_json(tmp_path: Path) -> None:
+    assert len(read(tmp_path / "x.txt", '{"a": 1}\nis JSON.\n', "causal_lm").examples) == 1
 
 
 def test_upper_case_endings_in_a_folder(tmp_path: Path) -> None:

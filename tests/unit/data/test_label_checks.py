@@ -42,6 +42,7 @@ def test_spellings_of_one_class_refused() -> None:
         ("a  b", "a b"),
         ("\ufeffx", "x"),
         ("-1.0", "-1"),
+        ("01", "1"),
         ("０", "0"),
     ],
 )
@@ -53,6 +54,11 @@ def test_alike(one: str, other: str) -> None:
 @pytest.mark.parametrize(("one", "other"), [("1.5", "1"), ("a", "b"), ("v1.0", "v1"), ("①", "1 "), ("", "a"), ("C", "C++")])
 def test_different(one: str, other: str) -> None:
     assert folded(one) != folded(other) or one == "①"  # NFKC: ① is 1
+
+
+def test_several_classes_in_one_cell_are_told() -> None:
+    level, message = findings("sport", "politics", "sport, politics", "C/C++")["class_names"]
+    assert level == "warning" and "1 of 4 classes are made of others ('sport, politics')" in message
 
 
 def test_plain_classes_are_fine() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from weitiao.core.errors import InvalidValue
 from weitiao.core.example import ExtractiveQA
 from weitiao.core.messages import Message
-from weitiao.data.character_offsets import utf16_hint
+from weitiao.data.character_offsets import unit_hint
 from weitiao.data.column_names import ANSWER, ANSWERS, CONTEXTS, IMPOSSIBLE, QUESTIONS, STARTS, first_of
 from weitiao.data.columns import ColumnMapping, columns_of, is_empty, string, truth_of, unpacked
 
@@ -180,7 +180,7 @@ def _answer(text: str, answer: Any, start: Any) -> Answer:
         answer=answer[:60],
         position=position,
         positions=positions,
-        hint=utf16_hint(text, position, position + len(answer), answer),
+        hint=unit_hint(text, position, position + len(answer), answer),
     )
 
 

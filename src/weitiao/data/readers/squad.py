@@ -19,13 +19,13 @@ from weitiao.core.messages import Message
 from weitiao.data.json_values import parse
 from weitiao.data.records import Record, decode
 
-ENDINGS = (".json",)
+ENDINGS = (".json", ".jsonl")
 HEAD_BYTES = 1 << 16
 FORMAT = '{"data": [{"title": ..., "paragraphs": [{"context": ..., "qas": [...]}]}]}'
 
 
 def looks_like(path: Path) -> bool:
-    """Whether a .json file has SQuAD's format."""
+    """Whether a JSON file has SQuAD's format."""
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
     in_data = head.startswith(b"{") and re.search(rb'"data"\s*:\s*\[', head) is not None
