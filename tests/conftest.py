@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import weitiao  # noqa: F401  before torch: it sets how OpenMP's threads wait
 
@@ -25,6 +26,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--record", action="store_true", help="write the golden losses")
     parser.addoption("--full", action="store_true", help="all repetitions of the robustness tests; takes hours")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Property-based tests: 200 examples, the same every time; with --full 100,000 random ones."""
+    options: dict[str, Any] = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+    settings.register_profile("usual", max_examples=200, derandomize=True, **options)
+    settings.register_profile("full", max_examples=100_000, **options)
+    settings.load_profile("full" if config.getoption("--full") else "usual")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

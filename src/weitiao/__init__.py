@@ -34,7 +34,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or tokenizers warns 
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     # libgomp reads this when torch is imported. Its own 300,000 spins at a barrier cost up to 95 % of the speed when
     # another program needs one of the cores; with fewer, a waiting thread sleeps and gives its core away (docs/speed.md).
-    os.environ["GOMP_SPINCOUNT"] = "10000"
+    os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 class _Package(ModuleType):

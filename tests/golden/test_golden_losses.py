@@ -1,6 +1,7 @@
 """Golden losses: a change that should move no number must not. `pytest --record` writes them; review the diff.
 
-Tiny models made here, fp32, one thread's worth of work: the same on any CPU to 1e-4.
+Tiny models made here, fp32, one thread's worth of work: the same on any CPU to 2e-4, and gradient norms over eight steps to
+1e-3 (bilora: 3.2e-4 between two CPUs).
 """
 
 import json
@@ -19,6 +20,7 @@ from weitiao.core.method import Method
 from weitiao.core.optimizer import Optimizer
 from weitiao.core.registry import names
 
+TOLERANCE = {"loss": 2e-4, "validation": 2e-4, "grad_norm": 1e-3}
 FILE = Path(__file__).parent / "losses.json"
 TAGGED = [
     {"tokens": ["the", "fox", *["asks"] * (i % 4), "paris"], "tags": ["O", "B-who", *["O"] * (i % 4), "B-where"]}
@@ -64,7 +66,7 @@ def recorded(request: pytest.FixtureRequest) -> Any:
             return
         assert name in known, f"no golden losses for {name}: run pytest --record and review the diff"
         for key, values in known[name].items():
-            assert found[key] == pytest.approx(values, rel=2e-4, abs=1e-5), key
+            assert found[key] == pytest.approx(values, rel=TOLERANCE[key], abs=1e-5), key
 
     return hold
 

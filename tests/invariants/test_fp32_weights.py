@@ -10,7 +10,7 @@ from weitiao.core.method import Method
 from weitiao.core.registry import names
 
 OWN = {
-    "full": {}, "freeze": {"layers": 1}, "bitfit": {"add_missing": True}, "ln_tuning": {},
+    "full": {}, "freeze": {"num_layers": 1}, "bitfit": {"add_missing": True}, "ln_tuning": {},
     "lora": {"bias": "all"}, "qlora": {"bias": "lora_only"},
 }  # fmt: skip
 ELSE = ("adalora", "adapter", "dora", "ia3", "prefix_tuning", "prompt_tuning", "p_tuning", "p_tuning_v2", "vera", "bilora")

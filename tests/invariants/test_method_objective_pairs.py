@@ -23,13 +23,13 @@ from weitiao.core.reporter import Reporter
 from weitiao.pipeline.evaluate import evaluate
 
 DOCS = Path(__file__).parents[2] / "docs"
-AIMS = [
+PAIRS = [
     (objective, "llama")
     for objective in names(Objective)
     if not (make_objective(objective).traits.needs_mlm_head or make_objective(objective).traits.needs_encoder_decoder)
 ]
-AIMS += [(objective, "bert") for objective in names(Objective) if not make_objective(objective).traits.generative]
-AIMS += [(objective, "t5") for objective in names(Objective) if make_objective(objective).traits.needs_encoder_decoder]
+PAIRS += [(objective, "bert") for objective in names(Objective) if not make_objective(objective).traits.generative]
+PAIRS += [(objective, "t5") for objective in names(Objective) if make_objective(objective).traits.needs_encoder_decoder]
 ALWAYS = ("lora", "full", "p_tuning_v2", "sft", "classification")  # of these every pair is tried, of the others with --full
 SPLITS_BATCH = ("bilora",)  # methods whose two levels are trained on different rows of a batch
 ROWS = {
@@ -37,11 +37,11 @@ ROWS = {
     "Text": [{"text": row["messages"][0]["content"]} for row in chat_rows(24)],
     "Pair": [{"query": f"the fox {i}", "document": f"dog {'and ' * (i % 3)}{i}", "negatives": ["liquid", f"boxes {i}"]}
              for i in range(24)],
-    "Labelled": [{"text": row["messages"][0]["content"], "label": "abc"[i % 3]} for i, row in enumerate(chat_rows(24))],
-    "Rated": rated_rows(24),
-    "Rewritten": [{"source": f"the fox {i}", "target": f"dog {'and ' * (i % 3)}{i}"} for i in range(24)],
-    "Question": question_rows(24),
-    "Tagged": [{"tokens": ["the", "fox", "asks", *["on"] * (i % 4)], "tags": ["O", "B-who", "I-who", *["O"] * (i % 4)]}
+    "TextLabel": [{"text": row["messages"][0]["content"], "label": "abc"[i % 3]} for i, row in enumerate(chat_rows(24))],
+    "TextScore": rated_rows(24),
+    "SourceTarget": [{"source": f"the fox {i}", "target": f"dog {'and ' * (i % 3)}{i}"} for i in range(24)],
+    "ExtractiveQA": question_rows(24),
+    "TokenTags": [{"tokens": ["the", "fox", "asks", *["on"] * (i % 4)], "tags": ["O", "B-who", "I-who", *["O"] * (i % 4)]}
                 for i in range(24)],
 }  # fmt: skip
 
@@ -49,16 +49,14 @@ ROWS = {
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("bases")
-    return {family: save_model(place / family, family) for family in {family for _, family in AIMS}}
+    return {family: save_model(place / family, family) for family in {family for _, family in PAIRS}}
 
 
 @pytest.mark.parametrize(
     ("objective", "family", "method"),
     [
-        pytest.param(
-            *make_objective, method, marks=() if method in ALWAYS or make_objective[0] in ALWAYS else pytest.mark.full
-        )
-        for make_objective in AIMS
+        pytest.param(objective, family, method, marks=() if {method, objective} & {*ALWAYS} else pytest.mark.full)
+        for objective, family in PAIRS
         for method in names(Method)
     ],
 )
@@ -88,7 +86,7 @@ def test_pair_trains_saves_reopens_evaluates(
 
 def sources(example_type: str, place: Path) -> list[dict]:
     if example_type == "Task":
-        tasks = (("kind", "Labelled"), ("number", "Rated"))
+        tasks = (("kind", "TextLabel"), ("number", "TextScore"))
         return [{"path": str(write_jsonl(place / f"{task}.jsonl", ROWS[kind])), "task": task} for task, kind in tasks]
     return [{"path": str(write_jsonl(place / "rows.jsonl", ROWS[example_type]))}]
 
@@ -102,14 +100,16 @@ def fits(method: str, objective: str) -> bool:
 
 @pytest.mark.parametrize("page", ["methods.md", "methods.zh.md"])
 def test_docs_table_matches(page: str, request: pytest.FixtureRequest) -> None:
-    head = ["", *(f"`{objective}`, {family}" for objective, family in AIMS)]
+    head = ["", *(f"`{objective}`, {family}" for objective, family in PAIRS)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for method in names(Method):
-        lines.append(f"| `{method}` |" + "".join(" ✓ |" if fits(method, objective) else " – |" for objective, _ in AIMS))
+        lines.append(f"| `{method}` |" + "".join(" ✓ |" if fits(method, objective) else " – |" for objective, _ in PAIRS))
     table, text = "\n".join(lines), (DOCS / page).read_text(encoding="utf-8")
     before, rest = text.split("<!-- pairs -->\n")
     _, after = rest.split("\n<!-- end of pairs -->")
     if request.config.getoption("--record"):
         (DOCS / page).write_text(f"{before}<!-- pairs -->\n{table}\n<!-- end of pairs -->{after}", encoding="utf-8")
         return
-    assert rest == f"{table}\n<!-- end of pairs -->{after}", "run pytest --record tests/invariants/test_every_pair.py"
+    assert rest == f"{table}\n<!-- end of pairs -->{after}", (
+        "run pytest --record tests/invariants/test_method_objective_pairs.py"
+    )

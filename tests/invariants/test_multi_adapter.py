@@ -62,8 +62,8 @@ def alone(name: str, family: str) -> TrainableModel:
 @pytest.mark.parametrize("family", DECODERS)
 @torch.no_grad()
 def test_packed_rows_use_their_adapter(family: str) -> None:
-    """max|difference| / max|logit| <= 1e-5 against the adapter alone on the same batch, for every row: alone, the changes
-    of q, k and v are one product and add up in another order."""
+    """max|difference| / max|logit| <= 5e-5 against the adapter alone on the same batch, for every row: alone, the changes
+    of q, k and v are one product and add up in another order (1.9e-5 on the worst of the CPUs tried)."""
     model, rows = many(family), make_rows()
     batch = pack(rows, range(6), SIX)
     got, seen = model.logits(batch), set()
@@ -71,7 +71,7 @@ def test_packed_rows_use_their_adapter(family: str) -> None:
         wanted = alone(name, family).logits(batch_of(rows))
         for start, end, adapter in zip(batch.bounds, batch.bounds[1:], batch.adapters):
             if adapter == name:
-                assert gap(got[start:end], wanted[start:end]) <= 1e-5
+                assert gap(got[start:end], wanted[start:end]) <= 5e-5
                 seen.add(adapter)
             elif {name, adapter} != {"", "few"}:
                 assert gap(got[start:end], wanted[start:end]) > 1e-3, "another adapter would have done"

@@ -17,6 +17,7 @@ from weitiao.core.registry import names
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import as_base_model
+from weitiao.evaluate import drift as drift_module
 from weitiao.evaluate.drift import Drift
 from weitiao.pipeline import assemble as pipeline
 
@@ -77,7 +78,7 @@ def test_drift_zero_at_base_then_grows(ready: Any, method: str) -> None:
 
 @pytest.mark.parametrize("at_once", [2**23, 7 * 320])
 def test_drift_equals_kl(ready: Any, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("weitiao.evaluate.drift.MAX_LOGITS", at_once)  # all tokens in one piece; some at a time
+    monkeypatch.setattr(drift_module, "MAX_LOGITS", at_once)  # all tokens in one piece; some at a time
     model = ready().state.model
     drift = Drift(model)
     with torch.no_grad():

@@ -39,7 +39,7 @@ def test_recovers_from_five_random_label_batches(
         with monkeypatch.context() as patch:
             random_labels_at(patch, DIRTY)
             runs[guard] = train_tiny(**guarded(UNCLIPPED, guard), seed=seed, out=str(tmp_path / guard))
-    assert {x["data_step"] - 1 for x in events(runs["on"], "skipped")} == DIRTY
+    assert {x["data_step"] - 1 for x in events(runs["on"], "skip")} == DIRTY
     on, off = report_recovery(record_figure, f"five dirty batches, seed {seed}", 0.01, runs)
     assert abs(on) <= 0.01 and off > 0.03
 
@@ -73,8 +73,8 @@ def test_recovers_from_poisoned_rows(train_tiny, seed: int, tmp_path: Path, reco
     for name, file, guard in (("clean", "clean", "on"), ("on", "poisoned", "on"), ("off", "poisoned", "off")):
         data = [{"path": str(files[file])}]
         runs[name] = train_tiny(**guarded(shape, guard), data=data, out=str(tmp_path / name))
-    assert not events(runs["clean"], "skipped")
-    assert {x["data_step"] - 1 for x in events(runs["on"], "skipped")} >= POISONED
+    assert not events(runs["clean"], "skip")
+    assert {x["data_step"] - 1 for x in events(runs["on"], "skip")} >= POISONED
     on, off = report_recovery(record_figure, f"poisoned rows, seed {seed}", 0.01, runs)
     assert on <= 0.01 and off > 0.03
 

@@ -73,7 +73,7 @@ def test_recovers_on_smollm2(
         with monkeypatch.context() as patch:
             raise_learning_rate(patch, begin=BLOWN - COMMON)
             blown[guard] = go_on(f"blown-{guard}", guard)
-    assert {x["data_step"] - 1 for x in events(dirty["on"], "skipped")} == DIRTY
+    assert {x["data_step"] - 1 for x in events(dirty["on"], "skip")} == DIRTY
     on, off = report_recovery(record_figure, f"SmolLM2, five dirty batches, seed {seed}", 0.01, dirty)
     on_blown, off_blown = report_recovery(record_figure, f"SmolLM2, rate x 200 for five steps, seed {seed}", 0.03, blown)
     assert on <= 0.01 < off  # unguarded is outside of what the guarded run must keep

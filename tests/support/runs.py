@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from support.models import DECODERS, ENCODER_DECODERS, FAMILIES, save_model
 from support.rows import chat_rows, write_jsonl
-from weitiao.core.events import Event, Step
+from weitiao.core.events import KINDS, Event, Step
 from weitiao.core.recipe import make_recipe
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
@@ -96,6 +96,7 @@ def assert_same_run(a: dict, b: dict) -> None:
 
 
 def events(run: Run, name: str) -> list[dict]:
+    assert name in KINDS, f"there is no event {name}"
     return [event for event in run.history if event["event"] == name]
 
 

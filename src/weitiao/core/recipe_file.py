@@ -60,7 +60,7 @@ def _check_repetition(overrides: Sequence[str]) -> None:
 
 def override_key(override: str) -> Key:
     """The key that an override sets."""
-    return tuple(int(key) if key.isdigit() else key for key in override.partition("=")[0].split("."))
+    return tuple(int(key) if key.isdecimal() else key for key in override.partition("=")[0].split("."))
 
 
 def _set(plain: dict[str, Any], override: str) -> None:
@@ -91,7 +91,7 @@ def set_key(plain: dict[str, Any], dotted: str, value: Any, override: str = "") 
     keys, node = dotted.split("."), plain
     for key in keys[:-1]:
         if isinstance(node, list):
-            if not key.isdigit() or int(key) >= len(node):
+            if not key.isdecimal() or int(key) >= len(node):
                 raise RecipeError(
                     "override {override!r}: there is no element {key}; there are {n}, counted from 0.",
                     override=override,

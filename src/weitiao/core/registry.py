@@ -12,6 +12,7 @@ import torch.
 import difflib
 import importlib
 import pkgutil
+import traceback
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -127,7 +128,7 @@ def find_module(kind: type | str, name: str) -> Any:
     """The file of a component, typed by the Protocol of its kind.
 
     Raises:
-        RecipeError: there is no such component; the message gives the nearest name and all names.
+        RecipeError: there is no such component (the message gives the nearest name and all names), or its file fails.
     """
     kind = kind_name(kind)
     available = names(kind)
@@ -139,7 +140,19 @@ def find_module(kind: type | str, name: str) -> Any:
             hint=nearest(name, available, RENAMED_COMPONENTS.get(kind)),
             known=", ".join(available),
         )
-    return importlib.import_module(f"{FOLDERS[kind]}.{name}")
+    try:
+        return importlib.import_module(f"{FOLDERS[kind]}.{name}")
+    except Exception as error:  # a file that someone is writing: whatever it raises
+        file = folder_of(kind) / f"{name}.py"
+        lines = [x.lineno for x in traceback.extract_tb(error.__traceback__) if Path(x.filename) == file]
+        raise RecipeError(
+            "{kind} {name}: {file}, line {line}, fails: {error}",
+            kind=kind,
+            name=name,
+            file=file,
+            line=getattr(error, "lineno", None) or (lines or ["?"])[-1],
+            error=f"{type(error).__name__}: {error}",
+        ) from error
 
 
 @overload

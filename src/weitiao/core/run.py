@@ -164,7 +164,7 @@ class Run:
     def checkpoints(self) -> list[Path]:
         """The newest first. Names that only look like one (step-4.bak) are somebody else's."""
         numbered = {x.name.removeprefix("step-"): x for x in (self.folder / "checkpoints").glob("step-*")}
-        return [numbered[x] for x in sorted((x for x in numbered if x.isdigit()), key=int, reverse=True)]
+        return [numbered[x] for x in sorted((x for x in numbered if x.isdecimal()), key=int, reverse=True)]
 
     def _repr_html_(self) -> str:
         """What a notebook shows: status, scores, loss curve."""

@@ -1,7 +1,9 @@
-"""ColumnMapping: which columns of a file make an Example. What all mappings use to read a record's columns."""
+"""ColumnMapping: which columns of a file make an Example. What all mappings use to read a record's cells."""
 
+import ast
+import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,8 +13,9 @@ from weitiao.core.example import Example
 from weitiao.core.messages import Message
 from weitiao.data.records import Record
 
-TEXTS = ("text", "sentence", "content", "document", "review", "title", "question", "utterance")
-LABELS = ("label", "labels", "class", "category", "topic", "intent", "sentiment", "target")
+NO_INPUT = ("<noinput>", "<no input>", "<no_input>")  # what Alpaca's descendants write for an empty input
+INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad"  # zero-width spaces and joiners, marks of byte order, soft hyphens
+TRUTHS = {"true": True, "false": False, "1": True, "0": False}
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class ColumnMapping:
     make: Callable[[dict[str, Any]], Example]
     complete: Callable[[Example, Path], Example] | None = None
     """If a row names another file: reads that file, relative to the data file's folder."""
+    reads: tuple[str, ...] = ()
+    """Every column that `make` reads: what the others hold is reported."""
 
     def to_example(self, record: Record) -> Example:
         """The Example of a record.
@@ -64,9 +69,22 @@ class Mapping(Protocol):
         ...
 
 
-def first_of(names: Iterable[str], columns: Iterable[str]) -> str | None:
-    """The first of the names that is a column."""
-    return next((name for name in names if name in columns), None)
+def columns_of(*names: str | None) -> tuple[str, ...]:
+    """The names that are not None: what a mapping reads."""
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+# -- cells ------------------------------------------------------------------------------------------------------------
+
+
+def is_empty(value: Any) -> bool:
+    """A missing value: null, NaN, or text without a visible character."""
+    return value is None or (isinstance(value, float) and value != value) or (isinstance(value, str) and is_blank(value))
+
+
+def is_blank(text: str) -> bool:
+    """Text of spaces and invisible characters only."""
+    return not text.strip().strip(INVISIBLE).strip()
 
 
 def string(record: dict[str, Any], key: str) -> str:
@@ -82,20 +100,9 @@ def string(record: dict[str, Any], key: str) -> str:
         raise InvalidValue("column {column!r} is empty ({value})", column=key, value="null" if value is None else "NaN")
     if not isinstance(value, (str, int, float)) or isinstance(value, bool):
         raise InvalidValue("column {column!r} is {type}, not text", column=key, type=type(value).__name__)
+    if isinstance(value, float) and math.isinf(value):
+        raise InvalidValue("column {column!r} is {value}, not a finite number", column=key, value=value)
     return str(value)
-
-
-def class_name(value: Any, key: str) -> str:
-    """The name of a class as text; 2.0 becomes "2", because a table with missing values has floats.
-
-    Raises:
-        InvalidValue: it is empty, or neither text nor a number.
-    """
-    if value is None or value != value or not str(value).strip():
-        raise InvalidValue("column {column!r} is empty: the row has no class", column=key)
-    if not isinstance(value, (str, int, float)):
-        raise InvalidValue("column {column!r} is {type}, not a class", column=key, type=type(value).__name__)
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def text_of(record: dict[str, Any], key: str) -> str:
@@ -105,9 +112,31 @@ def text_of(record: dict[str, Any], key: str) -> str:
         InvalidValue: it is missing, empty, blank or not text.
     """
     text = string(record, key)
-    if not text.strip():
+    if is_blank(text):
         raise InvalidValue("the text is empty")
     return text
+
+
+def optional_text(record: dict[str, Any], key: str | None) -> str:
+    """A column as text; "" where it is missing or empty.
+
+    Raises:
+        InvalidValue: it is a list, an object or a bool.
+    """
+    return "" if key is None or is_empty(record.get(key)) else string(record, key)
+
+
+def class_name(value: Any, key: str) -> str:
+    """The name of a class as text; 2.0 becomes "2", because a table with missing values has floats.
+
+    Raises:
+        InvalidValue: it is empty, or neither text nor a number.
+    """
+    if is_empty(value):
+        raise InvalidValue("column {column!r} is empty: the row has no class", column=key)
+    if not isinstance(value, (str, int, float)):
+        raise InvalidValue("column {column!r} is {type}, not a class", column=key, type=type(value).__name__)
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 
 def number_of(value: Any, key: str) -> float:
@@ -116,12 +145,42 @@ def number_of(value: Any, key: str) -> float:
     Raises:
         InvalidValue: it is not one.
     """
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if is_empty(value):
         raise InvalidValue("column {column!r} is empty: the row has no number", column=key)
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
+        if isinstance(value, str) and _is_number(value.strip().replace(",", ".", 1)):
+            raise InvalidValue(
+                "column {column!r} is {value!r}: write numbers with a decimal point", column=key, value=value[:40]
+            ) from None
         raise InvalidValue("column {column!r} is {value!r}, not a number", column=key, value=str(value)[:40]) from None
     if not math.isfinite(number):
         raise InvalidValue("column {column!r} is {value}, not a finite number", column=key, value=value)
     return number
+
+
+def truth_of(value: Any) -> bool | None:
+    """A flag: true, false, 1, 0, or one of these as text; None for anything else."""
+    if isinstance(value, bool) or (isinstance(value, (int, float)) and value in (0, 1)):
+        return bool(value)
+    return TRUTHS.get(value.strip().casefold()) if isinstance(value, str) else None
+
+
+def unpacked(value: Any) -> Any:
+    """A list or an object, also one that a table holds as text: ["a", "b"] in JSON, or ['a', 'b'] as Python writes it."""
+    if not isinstance(value, str) or value.strip()[:1] + value.strip()[-1:] not in ("[]", "{}"):
+        return value
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(value.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+    return value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -2,11 +2,15 @@
 
 import re
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import DataError
+from weitiao.core.messages import Message
 from weitiao.core.registry import find_module, names, nearest
 from weitiao.data.columns import ColumnMapping, Mapping
+
+TABLES = (".csv", ".tsv")  # files whose columns are named in their first line
 
 
 def find_mapping(
@@ -39,24 +43,28 @@ def find_mapping(
             return same
     if fitting := module.infer_columns(first_values):
         return fitting[0]
+    is_table = Path(file).suffix.lower() in TABLES
+    hint = Message(" The first line of a table must hold the names of its columns.") if is_table else Message("")
     others = [(x.infer_columns(first_values), x.OBJECTIVE) for x in _mappings() if x is not module]
     if other := next(((mappings[0], objective) for mappings, objective in others if mappings), None):
         raise DataError(
             "{file}: {problem}; its columns are: {known}. They look like {description}, for objective: {objective}. "
-            "Name the columns with columns: {columns}.",
+            "Name the columns with columns: {columns}.{hint}",
             file=file,
             problem=module.NOT_FOUND,
             known=available,
             description=other[0].description,
             objective=other[1],
             columns=module.COLUMNS,
+            hint=hint,
         )
     raise DataError(
-        "{file}: {problem}; its columns are: {known}. Name the columns with columns: {columns}.",
+        "{file}: {problem}; its columns are: {known}. Name the columns with columns: {columns}.{hint}",
         file=file,
         problem=module.NOT_FOUND,
         known=available,
         columns=module.COLUMNS,
+        hint=hint,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from weitiao.core.errors import DataError
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import BadRow, SourcedExample, SourceLocation
-from weitiao.core.finding import Decision
+from weitiao.core.finding import IN_RECIPE, Decision, Finding
 from weitiao.core.messages import Message, joined
 from weitiao.core.objective import Objective, Preview
 from weitiao.core.recipe import Recipe
@@ -17,6 +17,7 @@ from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.score import MIN_ROWS
 from weitiao.data.encode import Encoded, Rows, encode
+from weitiao.data.label_checks import class_of_all
 from weitiao.data.later import with_settings_of
 from weitiao.data.loader import InOrder
 from weitiao.data.preview import draw, preview
@@ -60,6 +61,13 @@ class Encoder:
         """
         if not examples:
             return None
+        if label := class_of_all(x.without_task.example for x in examples):
+            raise DataError(
+                "held-out rows: no row has a class: all {n:,} rows say {label!r}, in {file}",
+                n=len(examples),
+                label=label,
+                file=examples[0].where.file,
+            )
         try:
             encoded = self.encode(examples)
         except DataError as error:
@@ -157,23 +165,31 @@ def read(sources: Sequence[Source], recipe: Recipe, run: Run, reporter: Reporter
     except TooManyBadRows as error:
         write_bad_rows(run, error.bad)
         raise
-    for file, description in reading.mappings.items():
-        reporter.report(run, Decision(f"data.columns[{file}]", description, Message("inferred from the first rows")))
+    for x in reading.columns:
+        reason = IN_RECIPE if x.explicit else Message("inferred from the first rows")
+        reporter.report(run, Decision(f"data.columns[{x.file}]", x.mapping.description, reason))
+        for notice in x.notices():
+            reporter.say(notice)
+    earlier = run.read("resolved.json", {}).get("columns", {})
+    run.record(columns=earlier | {x.file: x.as_json() for x in reading.columns})
     write_bad_rows(run, reading.bad)
     return reading
 
 
-def read_and_split(recipe: Recipe, run: Run, reporter: Reporter) -> tuple[list[SourcedExample], Reading]:
-    """(training, validation) as the recipe says."""
+def read_and_split(recipe: Recipe, run: Run, reporter: Reporter) -> tuple[list[SourcedExample], Reading, list[Finding]]:
+    """(training, validation, what the check of the columns says), as the recipe says."""
     reading = read(recipe.data, recipe, run, reporter)
+    findings = reading.findings()
     if isinstance(recipe.validation, tuple):
         validation, training = read(recipe.validation, recipe, run, reporter), reading.examples
+        findings = [*findings, *validation.findings()]
         reason = Message("from {files}", files=", ".join(x.path for x in recipe.validation))
     else:
         training, held_out, reason = split(reading.examples, recipe.validation)
         validation = Reading(held_out)
     held_out = validation.examples
-    training = [*training, *replay_examples(recipe, run, reporter)]
+    replayed = read_replay(recipe, run, reporter)
+    training = [*training, *replayed.examples]
     reporter.report(run, Decision("validation.rows", len(held_out), reason))
     if 0 < len(held_out) < MIN_ROWS and len(recipe.objective.parts()) == 1:
         reporter.warn(
@@ -181,15 +197,15 @@ def read_and_split(recipe: Recipe, run: Run, reporter: Reporter) -> tuple[list[S
                 "only {n} rows are held out: scores on them are imprecise. Hold out more (validation).", n=len(held_out)
             )
         )
-    return training, validation
+    return training, validation, [*findings, *replayed.findings()]
 
 
-def replay_examples(recipe: Recipe, run: Run, reporter: Reporter) -> list[SourcedExample]:
+def read_replay(recipe: Recipe, run: Run, reporter: Reporter) -> Reading:
     """The general rows to mix in; none of them is held out."""
     if recipe.replay is None:
-        return []
-    general = read((recipe.replay.source,), recipe, run, reporter).examples
-    return [replace(x, source=len(recipe.data)) for x in general]
+        return Reading()
+    general = read((recipe.replay.source,), recipe, run, reporter)
+    return replace(general, examples=[replace(x, source=len(recipe.data)) for x in general.examples])
 
 
 def held_out_sources(recipe: Recipe) -> Sequence[Source] | None:

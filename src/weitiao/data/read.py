@@ -4,21 +4,35 @@ import glob
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import DataError, InvalidValue, message_of
-from weitiao.core.example import AudioText, BadRow, ExtractiveQA, SourcedExample, Task, content_hash
+from weitiao.core.example import (
+    AudioText,
+    BadRow,
+    ExtractiveQA,
+    SourcedExample,
+    Task,
+    TextLabel,
+    TokenTags,
+    content_hash,
+)
+from weitiao.core.finding import Finding
 from weitiao.core.messages import Message, joined
 from weitiao.core.objective import Objective
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import find_module, names
-from weitiao.data.columns import ColumnMapping
+from weitiao.data.column_use import ColumnUse
+from weitiao.data.columns import is_blank
+from weitiao.data.file_kinds import check_json, check_kind
+from weitiao.data.label_checks import check_limit
 from weitiao.data.mapping import find_mapping
 from weitiao.data.records import Reader, Record
 
 INFERENCE_ROWS = 50  # first records, from which the mapping is inferred
+ROW_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError)  # a bad row, not the end of the run
 
 
 @dataclass
@@ -27,8 +41,19 @@ class Reading:
 
     examples: list[SourcedExample] = field(default_factory=list)
     bad: list[BadRow] = field(default_factory=list)
-    mappings: dict[str, str] = field(default_factory=dict)
-    """File -> description of its mapping."""
+    columns: list[ColumnUse] = field(default_factory=list)
+    """Which columns of each file are read, and what the others hold."""
+    limits: list[Finding] = field(default_factory=list)
+    """What `limit` leaves out."""
+
+    @property
+    def mappings(self) -> dict[str, str]:
+        """File -> description of its mapping."""
+        return {x.file: x.mapping.description for x in self.columns}
+
+    def findings(self) -> list[Finding]:
+        """Columns that are not read, and classes that `limit` leaves out."""
+        return [*(finding for x in self.columns for finding in x.findings()), *self.limits]
 
 
 def read_sources(
@@ -65,7 +90,7 @@ def files_of(source: Source) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        files = sorted(x for x in path.iterdir() if x.suffix in file_endings())
+        files = sorted(x for x in path.iterdir() if x.suffix.lower() in file_endings())
     else:
         files = [Path(x) for x in sorted(glob.glob(str(path), recursive=True))]
     if not files:
@@ -89,6 +114,7 @@ def reader_of(file: Path, source: Source) -> str:
         check = looks_like[name]
         if check is None or check(file):
             return name
+    check_kind(file, "")
     raise DataError(
         "data: no reader for the file name ending of {file}; known are {known}. Or set the format, as in format: jsonl.",
         file=file,
@@ -106,7 +132,11 @@ def _read_file(
 ) -> None:
     if file.stat().st_size == 0:
         raise DataError("data: {file} is empty.", file=file)
-    items = iter(find_module(Reader, reader_of(file, source)).read(file, source.encoding))
+    reader = reader_of(file, source)
+    check_kind(file, reader)
+    if source.format == "auto":
+        check_json(file, reader)
+    items = iter(find_module(Reader, reader).read(file, source.encoding))
     head = list(itertools.islice(items, INFERENCE_ROWS))
     records = [x.fields for x in head if isinstance(x, Record)]
     if not records:
@@ -121,32 +151,55 @@ def _read_file(
             reason=bad[0].reason,
         )
     mapping = find_mapping(records, example_type, source.columns, str(file), earlier)
-    reading.mappings[str(file)] = mapping.description
-    for item in itertools.islice(_examples(itertools.chain(head, items), mapping, number, source.task), source.limit):
+    use = ColumnUse(str(file), mapping, source.columns is not None)
+    reading.columns.append(use)
+    chained = itertools.chain(head, items)
+    rows = _examples(chained, use, number, source.task)
+    first = len(reading.examples)
+    for item in itertools.islice(rows, source.limit):
         if isinstance(item, BadRow):
             reading.bad.append(item)
         else:
             reading.examples.append(item)
+    if source.limit is not None and mapping.example_type in (TextLabel, TokenTags):
+        used = [x.without_task.example for x in reading.examples[first:]]
+        behind = _examples(chained, ColumnUse(str(file), mapping, True), number, "")
+        reading.limits += check_limit(str(file), used, (x.example for x in behind if isinstance(x, SourcedExample)))
 
 
 def _examples(
-    items: Iterable[Record | BadRow], mapping: ColumnMapping, number: int, task: str
+    items: Iterable[Record | BadRow], use: ColumnUse, number: int, task: str
 ) -> Iterator[SourcedExample | BadRow]:
     for item in items:
         if isinstance(item, BadRow):
             yield item
             continue
+        if not use.count(item):
+            continue
         try:
-            example = mapping.to_example(item)
+            example = use.mapping.to_example(item)
             text = example.full_text
-            text.encode("utf-8")
-            if not text.strip():
+            for characters in _texts_of(example):
+                characters.encode("utf-8")
+            if is_blank(text):
                 raise InvalidValue("the text is empty")
             yield SourcedExample(Task(task, example) if task else example, item.where, number)
         except UnicodeEncodeError:
             yield BadRow(item.where, Message("the text has an unpaired surrogate, which is not a character"))
-        except (ValueError, TypeError, IndexError) as error:
+        except ROW_ERRORS as error:
             yield BadRow(item.where, message_of(error), str(item.fields)[:200])
+
+
+def _texts_of(value: Any) -> Iterator[str]:
+    """Every text in an Example."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, tuple) and value and not isinstance(value[0], tuple):  # places in a text, not texts
+        for x in value:
+            yield from _texts_of(x)
+    elif is_dataclass(value):
+        for x in fields(value):
+            yield from _texts_of(getattr(value, x.name))
 
 
 def check_bad_fraction(bad: Sequence[BadRow], total: int, max_bad_fraction: float) -> None:

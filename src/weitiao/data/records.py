@@ -1,5 +1,6 @@
 """Record: one row of a file, before its columns have a meaning. What all readers use."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class Reader(Protocol):
 
 def lines_of(path: Path, encoding: str) -> Iterator[tuple[SourceLocation, str | BadRow]]:
     """(location, text) of each line. A leading BOM is dropped; UTF-16 and UTF-32 get no byte offsets."""
-    if encoding.lower().replace("_", "-").startswith(("utf-16", "utf-32")):
+    if is_wide(encoding):
         text = decode(path.read_bytes(), encoding, SourceLocation(str(path), 1, 0))
         for number, line in enumerate([text] if isinstance(text, BadRow) else text.split("\n"), 1):
             yield SourceLocation(str(path), number), line
@@ -46,6 +47,11 @@ def lines_of(path: Path, encoding: str) -> Iterator[tuple[SourceLocation, str | 
             where = SourceLocation(str(path), number, start)
             yield where, decode(raw.rstrip(b"\r\n"), encoding, where)
             offset += size
+
+
+def is_wide(encoding: str) -> bool:
+    """UTF-16 or UTF-32: a line break is more than one byte."""
+    return re.match(r"utf[-_]?(16|32)", encoding.lower()) is not None
 
 
 def decode(raw: bytes, encoding: str, where: SourceLocation) -> str | BadRow:

@@ -29,6 +29,7 @@ from weitiao.core.score import Score
 from weitiao.core.trainable_model import TrainableModel, trains_untied_embedding
 from weitiao.data.checks import check_data, unused_tokens
 from weitiao.data.encode import Encoded
+from weitiao.data.label_checks import check_labels
 from weitiao.data.loader import Loader
 from weitiao.data.prepare import Encoder, read, read_and_split, report_rows
 from weitiao.data.read import Reading, files_of
@@ -147,10 +148,11 @@ def setup_environment(recipe: Recipe, run: Run, reporter: Reporter) -> tuple[tor
 def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporter) -> PreparedData:
     """Read, split and encode the rows; fit the objective to them; show what carries loss."""
     with reporter.phase(run, "read", Message("reading the data")):
-        training, held_out = read_and_split(recipe, run, reporter)
+        training, held_out, column_findings = read_and_split(recipe, run, reporter)
         compatibility.check_stopping(recipe, len(held_out.examples))
         final_sources = recipe.evaluate.data
         final_rows = read(final_sources, recipe, run, reporter) if final_sources else Reading()
+        column_findings += final_rows.findings()
         objective = recipe.objective.fit([x.example for x in training])
     limits = resolve_rows(recipe, objective, assets.max_length)
     encoder = Encoder(objective, assets.processor, assets.identity, limits.max_length, limits.overlong, reporter)
@@ -165,8 +167,9 @@ def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporte
     objective, evaluate, room_findings = make_room(recipe, objective, encoded, [validation, final], assets, run, reporter)
     run.record(objective=objective.as_recipe())
     examples = [*held_out.examples, *final_rows.examples]
-    findings = list(check_data(encoded, training, examples, assets.tokenizer, assets.processor.stop_ids))
-    return PreparedData(objective, limits, encoded, validation, final, evaluate, [*findings, *room_findings])
+    findings = [*column_findings, *check_labels(training, examples), *room_findings]
+    findings += check_data(encoded, training, examples, assets.tokenizer, assets.processor.stop_ids)
+    return PreparedData(objective, limits, encoded, validation, final, evaluate, findings)
 
 
 def make_room(

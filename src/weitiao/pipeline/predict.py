@@ -31,7 +31,7 @@ from weitiao.core.trainable_model import TrainableModel, evaluating
 from weitiao.data.columns import ColumnMapping
 from weitiao.data.later import trained_columns, with_settings_of
 from weitiao.data.mapping import find_inference_mapping
-from weitiao.data.read import reader_of
+from weitiao.data.read import ROW_ERRORS, reader_of
 from weitiao.data.records import Reader, Record
 from weitiao.pipeline.load import BaseAssets
 from weitiao.plan.resolve import choose_max_length, choose_overlong
@@ -152,7 +152,7 @@ class RowPredictor:
             return InputRow(record.fields, example, [objective.cut(row, self.max_length)[0]], True)
         except UnicodeEncodeError:
             return BadRow(record.where, Message("the text has an unpaired surrogate, which is not a character"))
-        except (ValueError, TypeError) as error:
+        except ROW_ERRORS as error:
             return BadRow(record.where, message_of(error), str(record.fields)[:200])
 
     @property

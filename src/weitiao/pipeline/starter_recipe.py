@@ -16,7 +16,7 @@ from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import create, find_module, names, nearest
 from weitiao.data.columns import ColumnMapping
 from weitiao.data.mapping import find_mapping, fitting_mappings
-from weitiao.data.read import INFERENCE_ROWS, files_of, reader_of
+from weitiao.data.read import INFERENCE_ROWS, ROW_ERRORS, files_of, reader_of
 from weitiao.data.records import Reader, Record
 
 ROWS = 10_000  # that are looked at
@@ -180,5 +180,5 @@ def _are_answers(records: Sequence[Record], mapping: ColumnMapping) -> bool:
 def _example(record: Record | None, mapping: ColumnMapping) -> Example | None:
     try:
         return mapping.to_example(record) if record else None
-    except (ValueError, TypeError, IndexError):
+    except ROW_ERRORS:
         return None

@@ -75,7 +75,7 @@ def test_unknown_class_names_the_nearest() -> None:
 
 @pytest.mark.parametrize(
     ("environment", "expected"),
-    [({}, "10000 None"), ({"GOMP_SPINCOUNT": "7"}, "7 None"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "None PASSIVE")],
+    [({}, "1000 None"), ({"GOMP_SPINCOUNT": "7"}, "7 None"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "None PASSIVE")],
 )
 def test_openmp_setting_unless_the_user_has_one(environment: dict, expected: str) -> None:
     code = "import weitiao, os; print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"

@@ -97,7 +97,7 @@ def test_columns_setting_used() -> None:
         (
             {"promt": "question"},
             "columns: there is no 'promt'. Did you mean 'prompt'? "
-            "There are: prompt, completion, system, messages.",
+            "There are: prompt, completion, context, system, messages.",
         ),
         ({"prompt": "question"}, "f: this objective needs columns: {prompt: ..., completion: ...} or {messages: ...}."),
         ({"text": "question"}, "f: this objective needs columns: {prompt: ..., completion: ...} or {messages: ...}."),

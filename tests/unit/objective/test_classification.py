@@ -162,7 +162,7 @@ def test_threshold_bounds(wrong: Any) -> None:
 
 
 def test_overlong_split_refused(train_tiny: Any, encoder: Path, labelled: Path) -> None:
-    with pytest.raises(RecipeError, match="overlong: classification learns something of a whole row"):
+    with pytest.raises(RecipeError, match="overlong: classification has one target for a whole row"):
         train_tiny(base=str(encoder), data=[{"path": str(labelled)}], objective="classification", overlong="split")
 
 

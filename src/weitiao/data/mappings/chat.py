@@ -3,7 +3,7 @@
 prompt/completion   {"prompt": ..., "completion": ...}            also question/answer, input/output, query/response
 messages            {"messages": [{"role": ..., "content": ...}]}
 ShareGPT            {"conversations": [{"from": "human", "value": ...}]}
-Alpaca              {"instruction": ..., "input": ..., "output": ...}
+Alpaca              {"instruction": ..., "input": ..., "output": ...}      Dolly: instruction, context, response
 """
 
 from typing import Any
@@ -12,22 +12,24 @@ from weitiao.core.errors import InvalidValue
 from weitiao.core.example import ROLES, Chat, Role, Turn
 from weitiao.core.messages import Message
 from weitiao.core.registry import nearest
-from weitiao.data.columns import ColumnMapping, string
+from weitiao.data.column_names import (
+    INSTRUCTION_INPUTS,
+    INSTRUCTION_OUTPUTS,
+    INSTRUCTIONS,
+    PROMPTS_COMPLETIONS,
+    SYSTEMS,
+    first_of,
+    first_pair,
+)
+from weitiao.data.columns import NO_INPUT, ColumnMapping, columns_of, is_empty, optional_text, string, unpacked
 
 EXAMPLE_TYPE = Chat
 OBJECTIVE = "sft"
-TARGETS = ("prompt", "completion", "system", "messages")
+TARGETS = ("prompt", "completion", "context", "system", "messages")
 NOT_FOUND = Message("no columns of a prompt and its completion found")
 COLUMNS = "{prompt: ..., completion: ...} or {messages: ...}"
 INPUTS = ("prompt",)
 
-PAIRS = (
-    ("prompt", "completion"),
-    ("prompt", "response"),
-    ("question", "answer"),
-    ("query", "response"),
-    ("input", "output"),
-)
 SPEAKERS: dict[str, Role] = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "bot": "assistant",
     "chatgpt": "assistant", "model": "assistant", "system": "system", "tool": "tool",
@@ -37,27 +39,34 @@ SPEAKERS: dict[str, Role] = {
 def infer_columns(first_values: dict[str, Any]) -> list[ColumnMapping]:
     """Mappings that fit, the best first."""
     mappings: list[ColumnMapping] = []
+    system = first_of(SYSTEMS, first_values) or SYSTEMS[0]  # it may be missing from the first rows
+    earlier = unpacked(first_values.get("history"))
+    history = "history" if is_empty(earlier) or isinstance(earlier, list) else None
+    optional = f", system: {system}" if system in first_values else ""
     if "messages" in first_values:
-        mappings.append(ColumnMapping("messages[].role/content", Chat, lambda r: _chat(r, "messages")))
+        mappings.append(_conversation("messages", "messages[].role/content", system))
     for key in ("conversations", "conversation"):
         if key in first_values:
-            mappings.append(ColumnMapping(f"{key}[].from/value (ShareGPT)", Chat, lambda r, key=key: _chat(r, key)))
-    if {"instruction", "output"} <= first_values.keys():
-        prompt = "instruction + input" if "input" in first_values else "instruction"
-        mappings.append(ColumnMapping(f"{prompt} -> output (Alpaca)", Chat, _alpaca))
-    for prompt, completion in PAIRS:
-        if {prompt, completion} <= first_values.keys():
-            mappings.append(_pair(prompt, completion, "system" if "system" in first_values else None))
+            mappings.append(_conversation(key, f"{key}[].from/value (ShareGPT)", system))
+    instruction, output = first_of(INSTRUCTIONS, first_values), first_of(INSTRUCTION_OUTPUTS, first_values)
+    if instruction and output:
+        more = first_of(INSTRUCTION_INPUTS, first_values)
+        described = f"{f'{instruction} + {more}' if more else instruction} -> {output} (Alpaca)"
+        mappings.append(_pair(described, instruction, output, system, more or INSTRUCTION_INPUTS[0], history))
+    if pair := first_pair(PROMPTS_COMPLETIONS, first_values):
+        mappings.append(_pair(f"{pair[0]} -> {pair[1]}{optional}", *pair, system, None, history))
     return mappings
 
 
 def from_columns(columns: dict[str, str]) -> ColumnMapping | None:
     """The mapping that the `columns` setting describes."""
     if "messages" in columns:
-        key = columns["messages"]
-        return ColumnMapping(f"{key}[]", Chat, lambda r: _chat(r, key))
+        return _conversation(columns["messages"], f"{columns['messages']}[]", columns.get("system", "system"))
     if {"prompt", "completion"} <= columns.keys():
-        return _pair(columns["prompt"], columns["completion"], columns.get("system"))
+        prompt, completion, system, more = (columns.get(x) for x in ("prompt", "completion", "system", "context"))
+        optional = f", system: {system}" if system else ""
+        described = f"{prompt} + {more} -> {completion}" if more else f"{prompt} -> {completion}"
+        return _pair(described + optional, columns["prompt"], columns["completion"], system, more)
     return None
 
 
@@ -66,27 +75,51 @@ def for_inference(columns: dict[str, str], first_values: dict[str, Any]) -> Colu
     raise TypeError("a Chat has no inference mapping: its answer is generated")
 
 
-def _pair(prompt: str, completion: str, system: str | None) -> ColumnMapping:
+def _conversation(key: str, description: str, system: str | None) -> ColumnMapping:
+    return ColumnMapping(description, Chat, lambda record: _chat(record, key, system), reads=columns_of(key, system))
+
+
+def _pair(
+    description: str, prompt: str, completion: str, system: str | None, more: str | None = None, history: str | None = None
+) -> ColumnMapping:
+    """A question and its answer; `more` is the column of the text that the question is about."""
+
     def make(record: dict[str, Any]) -> Chat:
         if isinstance(record.get(prompt), list):  # TRL's conversational prompt/completion
-            return _chat({"messages": [*record[prompt], *_list(record, completion)]}, "messages")
-        first = (Turn("system", string(record, system)),) if system and record.get(system) else ()
-        return _checked((*first, Turn("user", string(record, prompt)), Turn("assistant", string(record, completion))))
+            return _chat({**record, prompt: [*record[prompt], *_list(record, completion)]}, prompt, system)
+        earlier = [*_system(record, system), *_history(record, history)]
+        question = _with_input(string(record, prompt), optional_text(record, more))
+        return _checked((*earlier, Turn("user", question), Turn("assistant", string(record, completion))))
 
-    optional = f", system: {system}" if system else ""
-    return ColumnMapping(f"{prompt} -> {completion}{optional}", Chat, make)
-
-
-def _alpaca(record: dict[str, Any]) -> Chat:
-    instruction, more = string(record, "instruction"), record.get("input") or ""
-    turns: list[Turn] = [Turn("system", str(record["system"]))] if record.get("system") else []
-    for pair in record.get("history") or []:
-        turns += [Turn("user", str(pair[0])), Turn("assistant", str(pair[1]))]
-    turns += [Turn("user", f"{instruction}\n{more}" if more else instruction)]
-    return _checked((*turns, Turn("assistant", string(record, "output"))))
+    return ColumnMapping(description, Chat, make, reads=columns_of(prompt, completion, system, more, history))
 
 
-def _chat(record: dict[str, Any], key: str) -> Chat:
+def _with_input(question: str, more: str) -> str:
+    """An instruction, and the text that it is about."""
+    return f"{question}\n{more}" if more and more.strip().casefold() not in NO_INPUT else question
+
+
+def _system(record: dict[str, Any], key: str | None) -> list[Turn]:
+    content = optional_text(record, key)
+    return [Turn("system", content)] if content else []
+
+
+def _history(record: dict[str, Any], key: str | None) -> list[Turn]:
+    """Earlier turns: pairs of question and answer."""
+    history = unpacked(record.get(key)) if key else None
+    if is_empty(history):
+        return []
+    if not isinstance(history, list):
+        raise InvalidValue("column {column!r} is {type}, not a list of turns", column=key, type=type(history).__name__)
+    turns: list[Turn] = []
+    for i, pair in enumerate(history):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(x, str) for x in pair):
+            raise InvalidValue("{key}[{i}] is not a pair of texts: [question, answer]", key=key, i=i)
+        turns += [Turn("user", pair[0]), Turn("assistant", pair[1])]
+    return turns
+
+
+def _chat(record: dict[str, Any], key: str, system: str | None) -> Chat:
     turns: list[Turn] = []
     for i, message in enumerate(_list(record, key)):
         if not isinstance(message, dict):
@@ -106,8 +139,8 @@ def _chat(record: dict[str, Any], key: str) -> Chat:
         if not isinstance(content, str):
             raise InvalidValue("{key}[{i}]: content is {type}, not text", key=key, i=i, type=type(content).__name__)
         turns.append(Turn(role, content))
-    if record.get("system") and turns and turns[0].role != "system":
-        turns.insert(0, Turn("system", str(record["system"])))
+    if turns and turns[0].role != "system":
+        turns = [*_system(record, system), *turns]
     return _checked(tuple(turns))
 
 

@@ -1,8 +1,8 @@
 """A query and a matching document, or two texts and their similarity.
 
 {"query": ..., "document": ...}                 also anchor, question, text, sentence1; positive, answer, other, sentence2
-{"query": ..., "document": ..., "negative": ...}   or "negatives": [...], which do not match the query
-{"sentence1": ..., "sentence2": ..., "score": 0.8}
+{"query": ..., "document": ..., "negative": ...}   or "negatives": [...], or negative_1, negative_2 ...: they do not match
+{"sentence1": ..., "sentence2": ..., "score": 0.8}   or "label": 1, is_duplicate ...: do they belong together?
 """
 
 from typing import Any
@@ -10,7 +10,20 @@ from typing import Any
 from weitiao.core.errors import InvalidValue
 from weitiao.core.example import Pair
 from weitiao.core.messages import Message
-from weitiao.data.columns import TEXTS, ColumnMapping, first_of, number_of, text_of
+from weitiao.data.column_names import (
+    DOCUMENTS,
+    NEGATIVES,
+    PAIR_LABELS,
+    QUERIES,
+    SIMILARITIES,
+    TEXT_PAIRS,
+    TEXTS,
+    first_of,
+    first_pair,
+    is_one_of,
+    plain_name,
+)
+from weitiao.data.columns import ColumnMapping, columns_of, is_empty, number_of, optional_text, text_of, truth_of, unpacked
 
 EXAMPLE_TYPE = Pair
 OBJECTIVE = "embedding"
@@ -19,25 +32,24 @@ NOT_FOUND = Message("no columns of a query and a matching document found")
 COLUMNS = "{query: ..., document: ...}, optionally with negative or score"
 INPUTS = ("query",)
 
-QUERIES = ("query", "anchor", "question", "sentence1", "text1", "text")
-DOCUMENTS = ("document", "positive", "answer", "sentence2", "text2", "other")
-NEGATIVES = ("negatives", "negative")
-SCORES = ("score", "similarity", "likeness")
-
 
 def infer_columns(first_values: dict[str, Any]) -> list[ColumnMapping]:
     """Mappings that fit, the best first."""
     query, document = first_of(QUERIES, first_values), first_of(DOCUMENTS, first_values)
+    query, document = first_pair(TEXT_PAIRS, first_values) or (query, document)
     if not query or not document:
         return []
-    return [_pair(query, document, first_of(NEGATIVES, first_values), first_of(SCORES, first_values))]
+    negatives = _negatives_in(first_values)
+    numeric = [name for name, value in first_values.items() if _is_score(value)]
+    score = first_of(SIMILARITIES, first_values) or first_of(PAIR_LABELS, numeric)
+    return [_pair(query, document, negatives, score)]
 
 
 def from_columns(columns: dict[str, str]) -> ColumnMapping | None:
     """The mapping that the `columns` setting describes."""
     if not {"query", "document"} <= columns.keys():
         return None
-    return _pair(columns["query"], columns["document"], columns.get("negative"), columns.get("score"))
+    return _pair(columns["query"], columns["document"], columns_of(columns.get("negative")), columns.get("score"))
 
 
 def for_inference(columns: dict[str, str], first_values: dict[str, Any]) -> ColumnMapping | None:
@@ -50,23 +62,54 @@ def for_inference(columns: dict[str, str], first_values: dict[str, Any]) -> Colu
     other = document if document in first_values and document != key else None
 
     def make(record: dict[str, Any]) -> Pair:
-        return Pair(text_of(record, key), str(record.get(other) or "") if other else "")
+        return Pair(text_of(record, key), optional_text(record, other))
 
-    return ColumnMapping(f"{key} <-> {other}" if other else key, Pair, make)
+    return ColumnMapping(f"{key} <-> {other}" if other else key, Pair, make, reads=columns_of(key, other))
 
 
-def _pair(query: str, document: str, negative: str | None, score: str | None) -> ColumnMapping:
+def _negatives_in(first_values: dict[str, Any]) -> tuple[str, ...]:
+    """The column of negatives, or every numbered one: negative_1, negative_2 ..."""
+    if name := first_of(NEGATIVES, first_values):
+        return (name,)
+    return tuple(sorted((x for x in first_values if is_one_of(x, NEGATIVES)), key=plain_name))
+
+
+def _is_score(value: Any) -> bool:
+    try:
+        _score(value, "")
+    except ValueError:
+        return False
+    return True
+
+
+def _score(value: Any, key: str) -> float:
+    """A similarity; true and false, also as text, are 1 and 0."""
+    truth = truth_of(value)
+    return number_of(value, key) if truth is None else float(truth)
+
+
+def _pair(query: str, document: str, negatives: tuple[str, ...], score: str | None) -> ColumnMapping:
     def make(record: dict[str, Any]) -> Pair:
-        others = record.get(negative) if negative else None
-        if others is not None and not isinstance(others, (str, list)):
-            raise InvalidValue(
-                "column {column!r} is {type}, not a text or a list of texts", column=negative, type=type(others).__name__
-            )
-        negatives = (others,) if isinstance(others, str) else tuple(others or ())
-        if any(not isinstance(x, str) or not x.strip() for x in negatives):
-            raise InvalidValue("column {column!r} has an entry that is empty or not text", column=negative)
-        similarity = number_of(record[score], score) if score and record.get(score) is not None else None
-        return Pair(text_of(record, query), text_of(record, document), negatives, similarity)
+        numbered = negatives if len(negatives) == 1 else [x for x in negatives if not is_empty(record.get(x))]
+        others = tuple(x for key in numbered for x in _negative_texts(record, key))
+        similarity = _score(record[score], score) if score and not is_empty(record.get(score)) else None
+        return Pair(text_of(record, query), text_of(record, document), others, similarity)
 
-    optional = "".join(f", {name}: {key}" for name, key in (("negative", negative), ("score", score)) if key)
-    return ColumnMapping(f"{query} <-> {document}{optional}", Pair, make)
+    named = (("negative", ", ".join(negatives)), ("score", score))
+    optional = "".join(f", {name}: {key}" for name, key in named if key)
+    reads = columns_of(query, document, *negatives, score)
+    return ColumnMapping(f"{query} <-> {document}{optional}", Pair, make, reads=reads)
+
+
+def _negative_texts(record: dict[str, Any], key: str) -> list[str]:
+    cell = unpacked(record.get(key))
+    if cell is None or (isinstance(cell, float) and cell != cell):
+        return []
+    if not isinstance(cell, (str, list)):
+        raise InvalidValue(
+            "column {column!r} is {type}, not a text or a list of texts", column=key, type=type(cell).__name__
+        )
+    texts = [cell] if isinstance(cell, str) else cell
+    if any(not isinstance(x, str) or not x.strip() for x in texts):
+        raise InvalidValue("column {column!r} has an entry that is empty or not text", column=key)
+    return texts

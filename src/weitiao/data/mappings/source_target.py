@@ -10,7 +10,8 @@ from weitiao.core.errors import InvalidValue
 from weitiao.core.example import AudioText, SourceTarget
 from weitiao.core.messages import Message
 from weitiao.data.audio import load_audio
-from weitiao.data.columns import TEXTS, ColumnMapping, first_of, string, text_of
+from weitiao.data.column_names import AUDIO, OUTPUTS, SOURCES, TEXTS, TRANSCRIPTS, first_of
+from weitiao.data.columns import ColumnMapping, columns_of, string, text_of
 
 EXAMPLE_TYPE = SourceTarget
 OBJECTIVE = "seq2seq"
@@ -19,18 +20,14 @@ NOT_FOUND = Message("no columns of a source text and its target text found")
 COLUMNS = "{source: ..., target: ...}, or for speech {audio: ..., text: ...}"
 INPUTS = ("text",)
 
-SOURCES = ("source", "input", "document", "article", "text", "src")
-OUTPUTS = ("target", "output", "summary", "highlights", "translation", "tgt")
-AUDIO = ("audio", "sound", "audio_path", "wav")
-TRANSCRIPTS = ("text", "sentence", "transcript", "transcription", "target")
-
 
 def infer_columns(first_values: dict[str, Any]) -> list[ColumnMapping]:
     """Mappings that fit, the best first."""
     audio, transcript = first_of(AUDIO, first_values), first_of(TRANSCRIPTS, first_values)
     if audio and transcript:
         return [_audio_text(audio, transcript)]
-    source, target = first_of(SOURCES, first_values), first_of(OUTPUTS, first_values)
+    source = first_of(SOURCES, first_values)
+    target = first_of(OUTPUTS, [name for name in first_values if name != source])
     return [_source_target(source, target)] if source and target else []
 
 
@@ -51,14 +48,14 @@ def for_inference(columns: dict[str, str], first_values: dict[str, Any]) -> Colu
     key = first_of((requested,) if requested else (*SOURCES, *TEXTS), first_values)
     if not key:
         return None
-    return ColumnMapping(key, SourceTarget, lambda record: SourceTarget(text_of(record, key), ""))
+    return ColumnMapping(key, SourceTarget, lambda record: SourceTarget(text_of(record, key), ""), reads=(key,))
 
 
 def _source_target(source: str, target: str) -> ColumnMapping:
     def make(record: dict[str, Any]) -> SourceTarget:
         return SourceTarget(text_of(record, source), text_of(record, target))
 
-    return ColumnMapping(f"{source} -> {target}", SourceTarget, make)
+    return ColumnMapping(f"{source} -> {target}", SourceTarget, make, reads=(source, target))
 
 
 def _audio_text(audio: str, transcript: str | None) -> ColumnMapping:
@@ -70,4 +67,5 @@ def _audio_text(audio: str, transcript: str | None) -> ColumnMapping:
             raise InvalidValue("column {column!r} is empty: the row names no audio file", column=audio)
         return AudioText(file, text_of(record, transcript) if transcript else "")
 
-    return ColumnMapping(f"{audio} -> {transcript}" if transcript else audio, SourceTarget, make, load_audio)
+    description = f"{audio} -> {transcript}" if transcript else audio
+    return ColumnMapping(description, SourceTarget, make, load_audio, columns_of(audio, transcript))

@@ -1,10 +1,11 @@
-"""Plain text: {"text": ...}, also content, document."""
+"""Plain text: {"text": ...}, also content, document, 文本, 内容 ..."""
 
 from typing import Any
 
 from weitiao.core.example import Text
 from weitiao.core.messages import Message
-from weitiao.data.columns import ColumnMapping, first_of, string
+from weitiao.data.column_names import PLAIN_TEXTS, first_of
+from weitiao.data.columns import ColumnMapping, string
 
 EXAMPLE_TYPE = Text
 OBJECTIVE = "causal_lm"
@@ -13,12 +14,10 @@ NOT_FOUND = Message("no column of plain text found")
 COLUMNS = "{text: ...}"
 INPUTS = ("text",)
 
-TEXTS = ("text", "content", "document")
-
 
 def infer_columns(first_values: dict[str, Any]) -> list[ColumnMapping]:
     """Mappings that fit, the best first."""
-    key = first_of(TEXTS, first_values)
+    key = first_of(PLAIN_TEXTS, first_values)
     return [_text(key)] if key else []
 
 
@@ -34,4 +33,4 @@ def for_inference(columns: dict[str, str], first_values: dict[str, Any]) -> Colu
 
 
 def _text(key: str) -> ColumnMapping:
-    return ColumnMapping(key, Text, lambda record: Text(string(record, key)))
+    return ColumnMapping(key, Text, lambda record: Text(string(record, key)), reads=(key,))

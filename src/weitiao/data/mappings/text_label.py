@@ -1,11 +1,11 @@
-"""A text and its class: {"text": ..., "label": "spam"}; also sentence, content, review ...; labels, category ..."""
+"""A text and its class: {"text": ..., "label": "spam"}; also sentence, review, 评论 ...; labels, category, 情感 ..."""
 
-import json
 from typing import Any
 
 from weitiao.core.example import TextLabel
 from weitiao.core.messages import Message
-from weitiao.data.columns import LABELS, TEXTS, ColumnMapping, class_name, first_of, text_of
+from weitiao.data.column_names import LABELS, TEXTS, first_of
+from weitiao.data.columns import ColumnMapping, class_name, text_of, unpacked
 
 EXAMPLE_TYPE = TextLabel
 OBJECTIVE = "classification"
@@ -29,24 +29,14 @@ def from_columns(columns: dict[str, str]) -> ColumnMapping | None:
 def for_inference(columns: dict[str, str], first_values: dict[str, Any]) -> ColumnMapping | None:
     """A text without a class."""
     key = first_of((columns["text"],) if "text" in columns else TEXTS, first_values)
-    return ColumnMapping(key, TextLabel, lambda record: TextLabel(text_of(record, key), ())) if key else None
+    return ColumnMapping(key, TextLabel, lambda record: TextLabel(text_of(record, key), ()), reads=(key,)) if key else None
 
 
 def _text_label(text: str, label: str) -> ColumnMapping:
     def make(record: dict[str, Any]) -> TextLabel:
-        content, labels = text_of(record, text), _parsed(record.get(label))
-        if isinstance(labels, list):
+        content, labels = text_of(record, text), unpacked(record.get(label))
+        if isinstance(labels, (list, tuple)):
             return TextLabel(content, tuple(sorted({class_name(x, label) for x in labels})))
-        return TextLabel(content, (class_name(labels, label),))
+        return TextLabel(content, (class_name(record.get(label), label),))
 
-    return ColumnMapping(f"{text} -> class: {label}", TextLabel, make)
-
-
-def _parsed(value: Any) -> Any:
-    """A list of classes; in CSV it is written as JSON: ["a", "b"]."""
-    if isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]"):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
+    return ColumnMapping(f"{text} -> class: {label}", TextLabel, make, reads=(text, label))

@@ -1,6 +1,6 @@
-"""A text, or two, and numbers: {"text": ..., "score": 3.5}; also value, rating ...; a list for several numbers.
+"""A text, or two, and numbers: {"text": ..., "score": 3.5}; also value, rating, 评分 ...; a list for several numbers.
 
-Two texts: {"sentence1": ..., "sentence2": ..., "score": ...}, also text1/text2, text/other.
+Two texts: {"sentence1": ..., "sentence2": ..., "score": ...}, also text1/text2, text/other, 句子1/句子2.
 """
 
 from typing import Any
@@ -8,7 +8,8 @@ from typing import Any
 from weitiao.core.errors import InvalidValue
 from weitiao.core.example import TextScore
 from weitiao.core.messages import Message
-from weitiao.data.columns import TEXTS, ColumnMapping, first_of, number_of, text_of
+from weitiao.data.column_names import NUMERIC_LABELS, TEXT_PAIRS, TEXTS, VALUES, first_of, first_pair
+from weitiao.data.columns import ColumnMapping, columns_of, number_of, text_of, unpacked
 
 EXAMPLE_TYPE = TextScore
 OBJECTIVE = "regression"
@@ -17,13 +18,12 @@ NOT_FOUND = Message("no columns of a text and a number found")
 COLUMNS = "{text: ..., value: ...}, and other: ... for a second text"
 INPUTS = ("text",)
 
-VALUES = ("value", "values", "score", "scores", "rating", "stars", "similarity")
-PAIRS = (("sentence1", "sentence2"), ("text1", "text2"), ("text", "other"))
-
 
 def infer_columns(first_values: dict[str, Any]) -> list[ColumnMapping]:
     """Mappings that fit, the best first."""
-    value, (text, other) = first_of(VALUES, first_values), _text_columns(first_values)
+    text, other = _text_columns(first_values)
+    numeric = [name for name, value in first_values.items() if _is_number(value)]
+    value = first_of(VALUES, first_values) or (first_of(NUMERIC_LABELS, numeric) if other else None)
     return [_text_score(text, other, value)] if text and value else []
 
 
@@ -43,23 +43,23 @@ def for_inference(columns: dict[str, str], first_values: dict[str, Any]) -> Colu
     def make(record: dict[str, Any]) -> TextScore:
         return TextScore(text_of(record, text), (), _other_text(record, other))
 
-    return ColumnMapping(_described(text, other), TextScore, make)
+    return ColumnMapping(_described(text, other), TextScore, make, reads=columns_of(text, other))
 
 
 def _text_columns(first_values: dict[str, Any]) -> tuple[str | None, str | None]:
-    pair = next((pair for pair in PAIRS if set(pair) <= first_values.keys()), None)
-    return pair or (first_of(TEXTS, first_values), None)
+    return first_pair(TEXT_PAIRS, first_values) or (first_of(TEXTS, first_values), None)
 
 
 def _text_score(text: str, other: str | None, value: str) -> ColumnMapping:
     def make(record: dict[str, Any]) -> TextScore:
-        written = record.get(value)
-        values = tuple(number_of(x, value) for x in (written if isinstance(written, list) else [written]))
+        cell = unpacked(record.get(value))
+        values = tuple(number_of(x, value) for x in (cell if isinstance(cell, (list, tuple)) else [cell]))
         if not values:
             raise InvalidValue("column {column!r} is an empty list: the row has no number", column=value)
         return TextScore(text_of(record, text), values, _other_text(record, other))
 
-    return ColumnMapping(f"{_described(text, other)} -> number: {value}", TextScore, make)
+    description = f"{_described(text, other)} -> number: {value}"
+    return ColumnMapping(description, TextScore, make, reads=columns_of(text, other, value))
 
 
 def _described(text: str, other: str | None) -> str:
@@ -68,3 +68,11 @@ def _described(text: str, other: str | None) -> str:
 
 def _other_text(record: dict[str, Any], other: str | None) -> str:
     return text_of(record, other) if other else ""
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        number_of(value, "")
+    except ValueError:
+        return False
+    return True

@@ -3,7 +3,8 @@
     EU  NNP  B-NP  B-ORG          columns are separated by tabs, or by spaces where there is no tab
     rejects ...
 
-Tjong Kim Sang & De Meulder 2003, "Introduction to the CoNLL-2003 Shared Task", sec. 2.1. -DOCSTART- lines are skipped.
+Tjong Kim Sang & De Meulder 2003, "Introduction to the CoNLL-2003 Shared Task", sec. 2.1. -DOCSTART- lines are skipped,
+and so are comments ("# id 7") before a sentence.
 """
 
 import re
@@ -16,6 +17,7 @@ from weitiao.core.messages import Message
 from weitiao.data.records import Record, lines_of
 
 ENDINGS = (".conll", ".bio")
+TAG = re.compile(r"O|[A-Z]-.+")
 
 
 def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
@@ -31,14 +33,28 @@ def _is_blank(line: str) -> bool:
     return not line.strip(" \t\r\n") or line.startswith("-DOCSTART-")
 
 
+def _columns(line: str) -> list[str]:
+    if "\t" in line:
+        return [x.strip(" ") for x in line.strip("\r\n").split("\t")]
+    return re.split(" +", line.strip(" \r\n"))
+
+
+def _is_comment(line: str | BadRow, last: str | BadRow) -> bool:
+    """A line as "# id 7" at the start of a sentence; not the token #, which has columns and a tag as the others."""
+    if isinstance(line, BadRow) or isinstance(last, BadRow) or not line.startswith("#"):
+        return False
+    columns, others = _columns(line), _columns(last)
+    return len(columns) != len(others) or (TAG.fullmatch(others[-1]) is not None and not TAG.fullmatch(columns[-1]))
+
+
 def _sentence(lines: list[tuple[SourceLocation, str | BadRow]]) -> Record | BadRow:
     rows: list[list[str]] = []
+    while len(lines) > 1 and _is_comment(lines[0][1], lines[-1][1]):
+        lines = lines[1:]
     for where, line in lines:
         if isinstance(line, BadRow):
             return line
-        columns = (
-            [x.strip(" ") for x in line.strip("\r\n").split("\t")] if "\t" in line else re.split(" +", line.strip(" "))
-        )
+        columns = _columns(line)
         if rows and len(columns) != len(rows[0]):
             reason = Message(
                 "{n} columns, but the first line of the sentence has {expected}", n=len(columns), expected=len(rows[0])

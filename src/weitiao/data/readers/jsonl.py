@@ -1,64 +1,96 @@
-"""JSON Lines: one object per line. A broken line is a bad row; the other lines are read."""
+"""JSON Lines: one object per line. A broken line is a bad row; the other lines are read.
 
-import json
+Also one list of objects, objects over several lines, and one object that holds the rows ({"train": [...]}): what the
+file is decides, not its ending.
+"""
+
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from weitiao.core.errors import InvalidValue
 from weitiao.core.example import BadRow, SourceLocation
 from weitiao.core.messages import Message
+from weitiao.data.json_values import complete_objects, parse_line, rows_inside, values_of
 from weitiao.data.records import Record, decode, lines_of
 
 ENDINGS = (".jsonl", ".ndjson", ".json")
+LIST_OF_OBJECTS = re.compile(r"\ufeff?\s*\[\s*(\{|\n|$)")
 
 
 def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
-    """The records of a .jsonl file, or of a .json file that is one list of objects."""
-    if path.suffix == ".json" and _starts_with_list(path):
-        yield from _one_list(path, encoding)
-        return
+    """The records of a file."""
+    text = None if _is_by_line(path, encoding) else decode(path.read_bytes(), encoding, SourceLocation(str(path), 1, 0))
+    if isinstance(text, BadRow):
+        yield text
+    elif text is not None:
+        yield from _document(path, text, encoding)
+    else:
+        yield from _lines(path, encoding)
+
+
+def _is_by_line(path: Path, encoding: str) -> bool:
+    """Whether the first line is a whole object, and not one that holds all rows; or cannot be part of a document."""
+    lines = (line for _, line in lines_of(path, encoding) if isinstance(line, BadRow) or line.strip())
+    first = next(lines, "")
+    if isinstance(first, BadRow) or first.lstrip("\ufeff \t\r")[:1] not in ("[", "{"):
+        return True
+    try:
+        value = parse_line(first)
+        return isinstance(value, dict) and (next(lines, None) is not None or rows_inside(value) is None)
+    except InvalidValue:
+        return False
+
+
+def _lines(path: Path, encoding: str) -> Iterator[Record | BadRow]:
     for where, text in lines_of(path, encoding):
         if isinstance(text, BadRow):
             yield text
-            continue
-        if not text.strip():
-            continue
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError as error:
-            yield BadRow(
-                where, Message("not JSON: {error} at column {column}", error=error.msg, column=error.colno), text[:200]
-            )
-            continue
-        except RecursionError:
-            yield BadRow(where, Message("nested too deeply"), text[:200])
-            continue
-        if isinstance(value, dict):
-            yield Record(where, value)
-        else:
-            yield BadRow(where, Message("not an object but {type}", type=type(value).__name__), text[:200])
+        elif text.strip():
+            try:
+                yield _record(where, parse_line(text), text)
+            except InvalidValue as error:
+                yield BadRow(where, error.message, text[:200])
 
 
-def _starts_with_list(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
-
-
-def _one_list(path: Path, encoding: str) -> Iterator[Record | BadRow]:
+def _document(path: Path, text: str, encoding: str) -> Iterator[Record | BadRow]:
+    """Rows of a text that is JSON as a whole; if it is not, its lines, where most of them are objects of their own."""
     whole = SourceLocation(str(path), 1, 0)
-    text = decode(path.read_bytes(), encoding, whole)
-    if isinstance(text, BadRow):
-        yield text
+    try:
+        values = values_of(text)
+    except InvalidValue as error:
+        by_line = list(complete_objects(text))
+        if not LIST_OF_OBJECTS.match(text) and 2 * sum(by_line) >= len(by_line):
+            yield from _lines(path, encoding)
+        else:
+            yield BadRow(whole, error.message, text[:200])
         return
     try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        yield BadRow(
-            SourceLocation(str(path), error.lineno, error.pos), Message("not JSON: {error}", error=error.msg), text[:200]
-        )
+        rows = _rows_of(values[0]) if len(values) == 1 else values
+    except InvalidValue as error:
+        yield BadRow(whole, error.message, text[:200])
         return
-    for i, value in enumerate(values, 1):
-        where = SourceLocation(str(path), i)
-        if isinstance(value, dict):
-            yield Record(where, value)
-        else:
-            yield BadRow(where, Message("not an object but {type}", type=type(value).__name__), str(value)[:200])
+    for line, value in rows:
+        yield _record(SourceLocation(str(path), line), value, str(value))
+
+
+def _rows_of(only: tuple[int, Any]) -> list[tuple[int, Any]]:
+    """The rows of a file with one value: the elements of a list, counted from 1, or those that an object holds."""
+    line, value = only
+    if isinstance(value, dict):
+        inside = rows_inside(value)
+        if inside is None:
+            return [only]
+        value = inside[1]
+    return list(enumerate(value, 1)) if isinstance(value, list) else [(line, value)]
+
+
+def _record(where: SourceLocation, value: Any, text: str) -> Record | BadRow:
+    if not isinstance(value, dict):
+        return BadRow(where, Message("not an object but {type}", type=type(value).__name__), repr(text)[:200])
+    try:
+        "".join(value).encode("utf-8")
+    except UnicodeEncodeError:
+        return BadRow(where, Message("a key has an unpaired surrogate, which is not a character"))
+    return Record(where, value)

@@ -21,10 +21,19 @@ def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
     """
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError("{path} is not a Parquet file: {error}", path=path, error=str(error).splitlines()[0]) from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise DataError("{path} is not a Parquet file: {error}", path=path, error=reason) from None
+    columns = file.schema_arrow.names
+    if repeated := sorted({name for name in columns if columns.count(name) > 1}):
+        raise DataError("{path} has the column {names} more than once.", path=path, names=", ".join(map(repr, repeated)))
     row = 0
-    for batch in file.iter_batches(batch_size=1024):
-        for fields in batch.to_pylist():
-            row += 1
-            yield Record(SourceLocation(str(path), row), fields)
+    try:
+        for batch in file.iter_batches(batch_size=1024):
+            for fields in batch.to_pylist():
+                row += 1
+                yield Record(SourceLocation(str(path), row), fields)
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # a damaged page, text that is not UTF-8
+        raise DataError(
+            "{path}: cannot be read behind row {row}: {error}", path=path, row=row, error=str(error).splitlines()[0]
+        ) from None

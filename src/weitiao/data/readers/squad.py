@@ -1,6 +1,7 @@
 """SQuAD's JSON, versions 1.1 and 2.0: documents, their paragraphs, and the questions about each; one record per question.
 
     {"data": [{"title": ..., "paragraphs": [{"context": ..., "qas": [{"id", "question", "answers", "is_impossible"}]}]}]}
+    or only the list of documents
 
 Rajpurkar et al. 2016, arXiv 1606.05250; 2018, arXiv 1806.03822. CMRC 2018 and DRCD have the same format. A
 question is located by its number in the file, like a table's row; the byte offset is that of its id.
@@ -12,46 +13,43 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from weitiao.core.errors import DataError
+from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import BadRow, SourceLocation
 from weitiao.core.messages import Message
+from weitiao.data.json_values import parse
 from weitiao.data.records import Record, decode
 
-ENDINGS = (".json",)
+ENDINGS = (".json", ".jsonl")
 HEAD_BYTES = 1 << 16
 FORMAT = '{"data": [{"title": ..., "paragraphs": [{"context": ..., "qas": [...]}]}]}'
 
 
 def looks_like(path: Path) -> bool:
-    """Whether a .json file has SQuAD's format."""
+    """Whether a JSON file has SQuAD's format."""
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
-    return head.startswith(b"{") and b'"paragraphs"' in head and re.search(rb'"data"\s*:\s*\[', head) is not None
+    in_data = head.startswith(b"{") and re.search(rb'"data"\s*:\s*\[', head) is not None
+    return b'"paragraphs"' in head and (in_data or re.match(rb'\[\s*\{\s*"(title|paragraphs)"', head) is not None)
 
 
 def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
     """Records with id, title, question, context, answers.
 
     Raises:
-        DataError: the file is not one JSON object with `data`.
+        DataError: the file is not JSON, or has no list of documents.
     """
     text = decode(path.read_bytes(), encoding, SourceLocation(str(path), 1, 0))
     if isinstance(text, BadRow):
         raise DataError("{path}: {reason}", path=path, reason=text.reason)
     try:
-        whole = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            "{path}, line {line}: not JSON: {error} at column {column}.",
-            path=path,
-            line=error.lineno,
-            error=error.msg,
-            column=error.colno,
-        ) from None
-    if not isinstance(whole, dict) or not isinstance(whole.get("data"), list):
+        whole = parse(text)
+    except InvalidValue as error:
+        raise DataError("{path}: {reason}", path=path, reason=error.message) from None
+    documents = whole.get("data") if isinstance(whole, dict) else whole
+    if not isinstance(documents, list):
         raise DataError("{path} does not have SQuAD's format: {format}", path=path, format=FORMAT)
     locator = _QuestionLocator(path, text)
-    for i, document in enumerate(whole["data"]):
+    for i, document in enumerate(documents):
         for j, paragraph in enumerate(_list(document, "paragraphs")):
             for qa in _list(paragraph, "qas"):
                 where = locator.locate(qa)

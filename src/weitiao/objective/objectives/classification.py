@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weitiao.core.batch import AnnotatedRow, Batch, Row
+from weitiao.core.class_names import folded
 from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import TextLabel
 from weitiao.core.finding import Decision
@@ -126,10 +127,12 @@ class Classification(PooledObjective):
         """The text; the target is its class, or which classes apply."""
         unknown = [x for x in example.labels if x not in self.classes]
         if unknown:
+            alike = [x for x in self.classes if folded(x) == folded(unknown[0])]
             raise InvalidValue(
-                "the class {name!r} is not one of the training classes: {classes}",
+                "the class {name!r} is not one of the training classes: {classes}{hint}",
                 name=unknown[0],
                 classes=", ".join(self.classes)[:200],
+                hint=Message(" (it is {name!r} in another spelling: write it in that way)", name=alike[0]) if alike else "",
             )
         if not self.multi_label and len(example.labels) != 1:
             raise InvalidValue(
@@ -249,5 +252,5 @@ class Classification(PooledObjective):
 
 def _natural_order(label: str) -> tuple[bool, float, str]:
     """Numbers by their size, then text."""
-    number = label.lstrip("-").isdigit()
+    number = label.removeprefix("-").isdecimal()
     return not number, float(label) if number else 0.0, label

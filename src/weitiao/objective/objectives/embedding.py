@@ -88,8 +88,9 @@ class Embedding(TextGroups, Objective):
             raise DataError("data: loss_type: cosent ranks pairs by their similarity, but no row has one (column score)")
         if self.loss_type != "cosent" and num_scored:
             raise DataError(
-                "data: {num_scored} of {num_rows} rows have a similarity score, which loss_type: {loss_type} does not use. "
-                "Set objective: {{name: embedding, loss_type: cosent}}",
+                "data: {num_scored} of {num_rows} rows have a similarity score, or a label that says whether their texts "
+                "belong together, which loss_type: {loss_type} does not use: it takes every pair as one that does. "
+                "Set objective: {{name: embedding, loss_type: cosent}}, or keep only such pairs, without the column",
                 num_scored=num_scored,
                 num_rows=len(examples),
                 loss_type=self.loss_type,
@@ -101,6 +102,12 @@ class Embedding(TextGroups, Objective):
     def rows(self, example: Pair, processor: Processor) -> list[Row]:
         """Query, document and negatives in one row; with cosent two texts, and how similar they are."""
         if self.loss_type != "cosent":
+            if example.similarity is not None and example.similarity != 1:
+                raise InvalidValue(
+                    "the row's score is {score:g}, and loss_type: {loss_type} takes every pair as a match",
+                    score=example.similarity,
+                    loss_type=self.loss_type,
+                )
             texts = (example.text, example.other, *example.negatives)
             return [group_texts([text_row(processor, text) for text in texts])]
         if example.similarity is None:

@@ -51,6 +51,15 @@ class Rerank(TextGroups, HeadObjective):
 
     def fit(self, examples: Sequence[Pair]) -> "Rerank":
         """Refuses data that the loss cannot use."""
+        num_scored = sum(x.similarity is not None and (not x.negatives or x.similarity == 0) for x in examples)
+        if num_scored:
+            raise DataError(
+                "data: {num_scored} of {num_rows} rows have a score, or a label that says whether the document answers the "
+                "query. objective: rerank reads one row per query, with its document and its wrong ones: "
+                "{{query: ..., document: ..., negatives: [...]}}",
+                num_scored=num_scored,
+                num_rows=len(examples),
+            )
         if not any(x.negatives for x in examples):
             raise DataError(
                 "data: no row has a wrong document (column negative or negatives). Add wrong results of a search, or use "
@@ -68,6 +77,8 @@ class Rerank(TextGroups, HeadObjective):
         """The query with each document, the right one first."""
         if not example.negatives:
             raise InvalidValue("the row has no wrong document")
+        if example.similarity == 0:
+            raise InvalidValue("the row's score is 0: its document does not answer the query")
         documents = (example.other, *example.negatives)
         if len(set(documents)) < len(documents):
             raise InvalidValue("the row names a document twice, or as right and wrong at once")

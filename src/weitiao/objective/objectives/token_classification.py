@@ -263,11 +263,11 @@ class TokenClassification(HeadObjective):
             InvalidValue: a number has no name.
         """
         for tag in tags:
-            if tag.isdigit() and not self.tag_names:
+            if tag.isdecimal() and not self.tag_names:
                 raise InvalidValue("tag {tag} is a number: name the tags with tag_names: [O, B-x, I-x ...]", tag=tag)
-            if tag.isdigit() and int(tag) >= len(self.tag_names):
+            if tag.isdecimal() and int(tag) >= len(self.tag_names):
                 raise InvalidValue("tag {tag} is a number, but tag_names has {num} names", tag=tag, num=len(self.tag_names))
-        return [self.tag_names[int(tag)] if tag.isdigit() else tag for tag in tags]
+        return [self.tag_names[int(tag)] if tag.isdecimal() else tag for tag in tags]
 
     def _entities(self, example: TokenTags) -> list[Entity]:
         """The entities of an example with tags.

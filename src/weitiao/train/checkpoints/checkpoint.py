@@ -151,7 +151,7 @@ def step_of(path: Path) -> int:
 
 def newest_first(folder: Path) -> list[Path]:
     """The checkpoints in a folder, without those with other names (step-4.bak)."""
-    checkpoints = [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdigit()]
+    checkpoints = [path for path in folder.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
     return sorted(checkpoints, key=step_of, reverse=True)
 
 
