@@ -43,7 +43,9 @@ def evaluate(
     settings = {"limit": limit, "task": task, "max_bad_fraction": max_bad_fraction}
     scores = api.evaluate(target, source, metric or (), **settings, verbose=not as_json)
     if as_json:
-        print_json({name: {**x.as_json(), "notes": [str(note) for note in x.notes]} for name, x in scores.items()})
+        counts = {name: {"total": x.total, "left_out": x.left_out} for name, x in scores.items()}
+        notes = {name: {"notes": [str(note) for note in x.notes]} for name, x in scores.items()}
+        print_json({name: {**x.as_json(), **counts[name], **notes[name]} for name, x in scores.items()})
         return
     table = Table(translate("metric"), translate("value [95 % interval]"), translate("interval"))
     for name, score in scores.items():

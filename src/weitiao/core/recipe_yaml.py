@@ -37,13 +37,16 @@ HINTS = {  # what people type without noticing
 }
 
 
+LIBYAML: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's own parser: slower than libyaml, but its errors are clearer."""
 
     yaml_implicit_resolvers: Any = {}
 
 
-class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+class _FastLoader(LIBYAML):
     yaml_implicit_resolvers: Any = {}
 
 
@@ -78,11 +81,11 @@ def read_file(path: Path) -> str:
         raise RecipeError("{path}, line {line}: not UTF-8. Save the file in UTF-8.", path=path, line=line) from None
 
 
-def read_yaml(text: str, name: str | Path) -> tuple[Any, dict[Key, int]]:
+def read_yaml(text: str, name: str | Path | Message) -> tuple[Any, dict[Key, int]]:
     """A YAML text's values, and the line of each key, counted from 1.
 
     Args:
-        name: of the file, for messages.
+        name: of the file or the override, for messages.
 
     Raises:
         RecipeError: it is not YAML, has a key twice, or a tag or a reference that recipes do not take.
@@ -127,7 +130,7 @@ def _compose(text: str) -> yaml.Node | None:
 class _Document:
     """A syntax tree on its way to plain values."""
 
-    def __init__(self, name: str | Path) -> None:
+    def __init__(self, name: str | Path | Message) -> None:
         self.name, self.lines, self.num_values = name, dict[Key, int](), 0
         self._open: list[int] = []  # ids of the nodes around the current one
         self._scalars = yaml.constructor.SafeConstructor()

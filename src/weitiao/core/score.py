@@ -60,7 +60,10 @@ class Score:
         return self.low > other.high or self.high < other.low
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "total": self.total, "notes": [x.as_json() for x in self.notes]}
+        """As scores.json has it; `total`, `left_out` and `notes` where there is something to say."""
+        record = asdict(self)
+        left_out, notes = record.pop("left_out"), [x.as_json() for x in record.pop("notes")]
+        return {**record, "total": self.total, "left_out": left_out, "notes": notes} if left_out or notes else record
 
     @property
     def interval_description(self) -> Message:

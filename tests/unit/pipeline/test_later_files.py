@@ -45,7 +45,7 @@ def write_csv(file: Path, rows: list[dict[str, str]], encoding: str = "utf-8") -
 
 
 def figures(scores: dict[str, Any]) -> dict[str, tuple]:
-    return {name: (x["value"], x["n"], x["total"]) for name, x in scores.items()}
+    return {name: (x["value"], x["n"], x.get("total", x["n"])) for name, x in scores.items()}
 
 
 # -- columns ----------------------------------------------------------------------------------------------------------
