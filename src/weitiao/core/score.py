@@ -12,7 +12,7 @@ from weitiao.core.row_count import row_count
 
 LEVEL = 0.95
 BOOTSTRAP_DRAWS = 2000
-DRAWN_AT_ONCE = 2**18  # row numbers
+DRAWN_AT_ONCE = 2**15  # row numbers
 MIN_ROWS = 20  # below this many rows, a score says little and no difference is reported
 
 PERCENT = {
