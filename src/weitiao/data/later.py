@@ -20,11 +20,12 @@ AUTO = "auto"
 ANSWERS = {"answers", "completion", "document", "entities", "label", "negatives", "score", "tags", "target"}  # in `columns`
 
 
-def with_settings_of(source: Source, training: Sequence[Source], has_answers: bool = True) -> Source:
+def with_settings_of(source: Source, training: Sequence[Source], has_answers: bool = True, strict: bool = False) -> Source:
     """A later source with the settings of the training sources of its task.
 
     Args:
         has_answers: False: it is to be predicted, so that columns with answers may be missing.
+        strict: it gets their columns even where it has none of them, so that reading it is an error.
     """
     if source.rows is not None:
         return source
@@ -38,7 +39,7 @@ def with_settings_of(source: Source, training: Sequence[Source], has_answers: bo
     named = [x.columns for x in earlier if x.columns]
     if source.columns is None and named:
         columns = _that_fit(named, _first_columns(source), has_answers)
-        if columns is not None or len(named) == len(earlier):  # else some training file had its columns inferred
+        if columns is not None or (strict and len(named) == len(earlier)):  # else some had their columns inferred
             source = source.model_copy(update={"columns": columns or named[0]})
     return source
 

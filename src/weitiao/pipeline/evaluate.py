@@ -9,6 +9,7 @@ from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Source
 from weitiao.core.reporter import Reporter
 from weitiao.core.score import Score
+from weitiao.data.later import with_settings_of
 from weitiao.data.prepare import Encoder, held_out_sources, read_held_out
 from weitiao.data.read import Reading
 from weitiao.evaluate.annotate import unused_note
@@ -72,7 +73,7 @@ def _read(recipe: Recipe, source: Source | None, earlier: Sequence[str], reporte
     """
     if source is None:
         return read_held_out(recipe, held_out_sources(recipe), earlier)
-    reading = read_held_out(recipe, (source,), earlier)
+    reading = read_held_out(recipe, (with_settings_of(source, recipe.data, strict=True),), earlier)
     for file, columns in reading.mappings.items():
         facts = {"file": file, "columns": columns}
         if earlier and columns not in earlier:

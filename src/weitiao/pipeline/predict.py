@@ -116,7 +116,7 @@ class RowPredictor:
         recipe, columns = self.loaded.recipe, self.columns or source.columns
         source = source.model_copy(update={"path": str(file), "task": self.task, "columns": columns})
         if recipe is not None:
-            source = with_settings_of(source, recipe.data, has_answers=False)
+            source = with_settings_of(source, recipe.data, has_answers=False, strict=True)
         self.columns = source.columns
         return source
 

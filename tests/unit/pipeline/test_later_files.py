@@ -121,6 +121,9 @@ def test_settings_of_training_sources(tmp_path: Path) -> None:
     assert (later.format, later.columns, later.encoding) == ("csv", COLUMNS, "auto")
     own = Source(path=str(file), task="t", columns={"text": "title", "label": "category"}, format="csv")
     assert with_settings_of(own, training) == own
+    other = Source(path=str(write_jsonl(tmp_path / "other.jsonl", [{"text": "fox", "label": "a"}])), task="t")
+    assert with_settings_of(other, training).columns is None  # a recipe's own file with other columns: they are inferred
+    assert with_settings_of(other, training, strict=True).columns == training[0].columns
     (tmp_path / "a.txt").write_bytes("中文".encode("gbk"))
     assert not is_utf8(tmp_path / "a.txt") and is_utf8(file)
 
