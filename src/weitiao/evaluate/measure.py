@@ -193,14 +193,14 @@ def prompt_ids(model: TrainableModel, example: Example) -> list[int]:
     """The token ids that the model is prompted with."""
     if not isinstance(example, Chat):
         return model.processor.text(example.full_text)[:32]
-    return model.processor.prompt(example.prompt)
+    return model.processor.prompt(example.prompt, example.tools)
 
 
 @torch.no_grad()
 def choose(model: TrainableModel, chats: Sequence[Chat], answers: Sequence[str], progress: Progress) -> list[str]:
     """For each conversation, the most probable of the answers. The prefix that all prompts share runs once."""
     stop = model.processor.stop_ids[0]
-    prompts = [model.attachment.prepend_virtual_tokens(model.processor.prompt(x.prompt)) for x in chats]
+    prompts = [model.attachment.prepend_virtual_tokens(model.processor.prompt(x.prompt, x.tools)) for x in chats]
     options = [_answer_ids(model, chats[0].prompt, answer, stop) for answer in answers]
     prefix = prefill(model, prompts)
     chosen = [""] * len(prompts)
