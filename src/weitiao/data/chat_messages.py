@@ -93,8 +93,8 @@ def choose_form(render: Render, calls: bool, reasoning: bool) -> MessageForm:
     if calls:
         turns = (
             Turn("user", "Hi."),
-            Turn("assistant", "", tool_calls=(ToolCall("lookup", '{"place": "Oslo"}', "0" * ID_LENGTH),)),
-            Turn("tool", "sunny", name="lookup", tool_call_id="0" * ID_LENGTH),
+            Turn("assistant", "", tool_calls=(ToolCall("lookup", '{"place": "Oslo"}'),)),
+            Turn("tool", "sunny", name="lookup"),
             Turn("assistant", "Done."),
         )
         fitting = [x for x in CALL_FORMS if _writes(render, turns, PROBE_TOOLS, x)]
@@ -165,9 +165,12 @@ def leaves(value: Any) -> Iterator[str]:
 
 
 def _occurs(part: str, text: str) -> bool:
-    """Whether a part is in a plain text, as it is or escaped for JSON."""
-    forms = (part, json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1])
-    return any(plain(x) in text for x in forms)
+    return any(x in text for x in content_forms(part))
+
+
+def content_forms(part: str) -> tuple[str, ...]:
+    """How a plain text may hold a part: as it is, or escaped for JSON."""
+    return tuple(dict.fromkeys(map(plain, (part, json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1]))))
 
 
 def plain(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Messages as data files write them -> turns: roles, tool calls, reasoning, and the flags that exclude a turn from the loss.
+"""Messages as data files write them -> turns: roles, tool calls, reasoning, and flags that exclude a turn from the loss.
 
 OpenAI          {"role": "assistant", "content": null, "tool_calls": [{"id": ..., "function": {...}}], "weight": 0}
 axolotl         {"from": "gpt", "value": ..., "train": false}
@@ -48,6 +48,18 @@ def read_chat(messages: Sequence[Any], key: str, opening: Sequence[Turn] = (), t
     Raises:
         InvalidValue: a message cannot be read, or nothing in the conversation can be trained on.
     """
+    turns = read_turns(messages, key)
+    if turns and turns[0].role != "system":
+        turns = [*opening, *turns]
+    return checked(turns, read_tools(tools))
+
+
+def read_turns(messages: Sequence[Any], key: str) -> list[Turn]:
+    """Messages as turns; calls that have messages of their own are put into the assistant's turn before them.
+
+    Raises:
+        InvalidValue: a message cannot be read.
+    """
     turns: list[Turn] = []
     for i, message in enumerate(messages):
         if not isinstance(message, dict):
@@ -62,9 +74,7 @@ def read_chat(messages: Sequence[Any], key: str, opening: Sequence[Turn] = (), t
             turns[-1] = replace(last, tool_calls=(*last.tool_calls, *turn.tool_calls))
         else:
             turns.append(turn)
-    if turns and turns[0].role != "system":
-        turns = [*opening, *turns]
-    return checked(turns, read_tools(tools))
+    return turns
 
 
 def checked(turns: Sequence[Turn], tools: str = "") -> Chat:

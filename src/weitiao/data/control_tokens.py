@@ -54,13 +54,18 @@ class ControlTokens:
         spelled = "|".join(map(re.escape, ordered)) or "(?!)"
         self._spelled = re.compile(spelled)
         self._replaced = re.compile(f"{HIDDEN.pattern}|{spelled}")
-        self._normalizer = self._matching_normalizer()
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._normalizer = backend.normalizer if backend is not None else None
+        added = tokenizer.added_tokens_decoder.values()
+        self._always_normalize = any(x.normalized for x in added if str(x.content) in texts)
 
     def contains(self, text: str) -> bool:
         """Whether a text spells a control token."""
         if self._spelled.search(text):
             return True
-        return self._normalizer is not None and bool(self._spelled.search(self._normalizer.normalize_str(text)))
+        if self._normalizer is None or (text.isascii() and not self._always_normalize):
+            return False
+        return bool(self._spelled.search(self._normalizer.normalize_str(text)))
 
     def hide(self, text: str) -> str:
         """The text with all that could become a control token hidden, for the chat template. Also a part of one at an edge,
@@ -115,37 +120,32 @@ class ControlTokens:
         last = next((n for n in range(self._longest - 1, 0, -1) if len(rest) >= n and rest[-n:] in self._starts), 0)
         return first, first + len(rest) - last if last else len(text)
 
-    def _matching_normalizer(self) -> Any:
-        """The normalizer, if the tokenizer looks for a control token in the normalized text; else None."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        added = self.tokenizer.added_tokens_decoder.values()
-        normalized = any(x.normalized for x in added if str(x.content) in self._names)
-        return backend.normalizer if backend is not None and normalized else None
-
     @cached_property
     def _renamed(self) -> tuple[Tokenizer, dict[int, int]]:
         """The tokenizer with other names for its control tokens; and their ids where it numbers them differently."""
         original = self.tokenizer.backend_tokenizer
-        state, names = json.loads(original.to_str()), self._names
+        state: dict[str, Any] = json.loads(original.to_str())
+        names = self._names
         state["truncation"] = state["padding"] = None
         ids: dict[str, int] = {}
         for token in state["added_tokens"]:
-            ids[names.get(token["content"], token["content"])] = token["id"]
-            if token["content"] in names:
-                token |= {"content": names[token["content"]], "normalized": False}
-        model = state["model"]
+            name: str = token["content"]
+            ids[names.get(name, name)] = token["id"]
+            if name in names:
+                token |= {"content": names[name], "normalized": False}
+        model: dict[str, Any] = state["model"]
         if isinstance(vocabulary := model.get("vocab"), list):  # Unigram: pieces with their scores
             model["vocab"] = [[names.get(piece, piece), score] for piece, score in vocabulary]
         elif vocabulary:
             model["vocab"] = {names.get(piece, piece): i for piece, i in vocabulary.items()}
-        if model.get("unk_token") in names:
-            model["unk_token"] = names[model["unk_token"]]
+        if unknown := model.get("unk_token"):
+            model["unk_token"] = names.get(unknown, unknown)
         if "merges" in model:
             parts = ((x.split(" ", 1) if isinstance(x, str) else x, x) for x in model["merges"])
             model["merges"] = [x for pair, x in parts if not {*pair, "".join(pair)} & names.keys()]
         renamed = Tokenizer.from_str(json.dumps(state))
-        new_ids = {renamed.token_to_id(name): i for name, i in ids.items()}
-        return renamed, {new: old for new, old in new_ids.items() if new != old}
+        new_ids: dict[str, Any] = {name: renamed.token_to_id(name) for name in ids}
+        return renamed, {new_ids[name]: i for name, i in ids.items() if new_ids[name] != i}
 
 
 def show(text: str) -> str:

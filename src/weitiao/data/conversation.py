@@ -80,7 +80,7 @@ class Conversation:
             raise InvalidValue("the chat template does not render the tools, which would be lost: {names}",
                                names=", ".join(missing))  # fmt: skip
         for turn in self.turns:
-            if "tool_calls" in missing_parts(turn, text):
+            if turn.tool_calls and "tool_calls" in missing_parts(turn, text):
                 raise InvalidValue("the chat template does not render tool calls, which would be lost")
 
     def check_turn(self, i: int, learned: str) -> None:

@@ -137,6 +137,14 @@ class Template:
         """Whether it can write the date or the time of day."""
         return "strftime_now" in self.text
 
+    @property
+    def date(self) -> str:
+        """The date as it writes it; if its formats are not constants, the whole moment."""
+        formats = re.findall(r"""strftime_now\(\s*(?:"([^"]*)"|'([^']*)')\s*\)""", self.text)
+        if len(formats) < self.text.count("strftime_now("):
+            return self.now.isoformat(timespec="minutes")
+        return "; ".join(dict.fromkeys(self.now.strftime(a or b) for a, b in formats))
+
     def render(self, turns: Sequence[Turn], ask: bool = False, tools: str = "", form: MessageForm = PLAIN) -> str:
         """A conversation as one string; `ask` adds the generation prompt.
 
@@ -192,13 +200,5 @@ def _time_limit(seconds: float) -> Iterator[None]:
 def tokenizer_identity(folder: Path, text: str | dict[str, str] | None, template: Template | None = None) -> str:
     """Sixteen hex digits of a hash over the tokenizer's files, the template's text and the date that it writes."""
     files = [(name, file_sha256(folder / name)) for name in TOKENIZER_FILES if (folder / name).is_file()]
-    dates = [_date_of(template)] if template is not None and template.writes_date else []
+    dates = [template.date] if template is not None and template.writes_date else []
     return hashlib.sha256(json.dumps([files, text, *dates]).encode()).hexdigest()[:16]
-
-
-def _date_of(template: Template) -> str:
-    """The date as a template writes it; if its formats are not constants, the whole moment."""
-    formats = re.findall(r"""strftime_now\(\s*(?:"([^"]*)"|'([^']*)')\s*\)""", template.text)
-    if len(formats) < template.text.count("strftime_now("):
-        return template.now.isoformat()
-    return "; ".join(template.now.strftime(a or b) for a, b in formats)

@@ -118,7 +118,7 @@ class ChatProcessor:
             encoding = self.control_tokens.encode_literally(text)
             ids, words = encoding.ids, encoding.word_ids
         else:
-            encoded = self.tokenizer(text, add_special_tokens=False)
+            encoded: Any = self.tokenizer(text, add_special_tokens=False)
             ids, words = list(encoded.input_ids), encoded.word_ids()
         return ids, [-1 if x is None else x for x in words]
 
@@ -162,8 +162,11 @@ class ChatProcessor:
         if not self.parse_special_tokens:
             turns, tools = [self._hidden(turn) for turn in turns], self.control_tokens.hide(tools) if tools else ""
         form = self._form(any(x.tool_calls for x in turns), any(x.reasoning for x in turns))
-        stops = tuple(self.decode([x], skip_special_tokens=False) for x in self.stop_ids)
-        return Conversation(template, tuple(turns), tools, form, self.special, stops)
+        return Conversation(template, tuple(turns), tools, form, self.special, self._stops)
+
+    @cached_property
+    def _stops(self) -> tuple[str, ...]:
+        return tuple(self.decode([x], skip_special_tokens=False) for x in self.stop_ids)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """A base model with what a recipe puts on it: tokenizer, runs merged into the base, method, heads, initial weights."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ class BaseAssets:
     """A hash of the tokenizer's files and of the chat template."""
     base_chain: tuple[TrainedRun, ...] = ()
     """Runs that are merged into the base model, the lowest first."""
+    system: str = ""
+    """The system message that all rows of the run had; "" if they had none, or several."""
 
     @property
     def max_length(self) -> int | None:
@@ -54,12 +57,28 @@ class BaseAssets:
         return min((int(x) for x in limits if x and x < NO_LIMIT), default=None)
 
 
-def open_base_assets(base: str, revision: str | None = None, template: str | None = None) -> BaseAssets:
+def open_trained_assets(trained: TrainedRun) -> BaseAssets:
+    """What a result was trained with: its base's tokenizer, its chat template with its date, its system message."""
+    recipe = trained.recipe
+    literal = recipe is None or not all(x.parse_special_tokens for x in recipe.data)
+    assets = open_base_assets(trained.base, trained.revision, trained.template, trained.recorded("date"), not literal)
+    return replace(assets, system=trained.recorded("system") or "")
+
+
+def open_base_assets(
+    base: str,
+    revision: str | None = None,
+    template: str | None = None,
+    date: str | None = None,
+    parse_special_tokens: bool = False,
+) -> BaseAssets:
     """Everything about a base but its weights.
 
     Args:
         base: as in a recipe: a model, or a finished run.
         template: a chat template that replaces the model's own.
+        date: that a chat template writes, in ISO format; default: now.
+        parse_special_tokens: special tokens that texts spell become control tokens.
 
     Raises:
         ModelError, RunError: it cannot be found or read.
@@ -77,8 +96,10 @@ def open_base_assets(base: str, revision: str | None = None, template: str | Non
         stop_ids if isinstance(stop_ids, list) else [stop_ids],
         architecture.decoder_start_id,
         feature_extractor,
+        datetime.fromisoformat(date) if date else None,
     )
-    identity = tokenizer_identity(folder, tokenizer.chat_template)
+    identity = tokenizer_identity(folder, tokenizer.chat_template, processor.template)
+    processor = processor.parsing_special_tokens if parse_special_tokens else processor
     return BaseAssets(folder, architecture, tokenizer, processor, identity, chain)
 
 
