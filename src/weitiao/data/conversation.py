@@ -9,7 +9,7 @@ and the stop token. So it holds for every template, without a table of models.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import Turn
@@ -76,9 +76,10 @@ class Conversation:
         Raises:
             InvalidValue: it does not.
         """
-        if missing := missing_tools(self.tools, text):
-            raise InvalidValue("the chat template does not render the tools, which would be lost: {names}",
-                               names=", ".join(missing))  # fmt: skip
+        if self.tools:
+            missing = missing_tools(self.tools, text)
+            if missing or replace(self, tools="").render() == self.render():
+                raise InvalidValue("the chat template does not render the tools, which would be lost")
         for turn in self.turns:
             if turn.tool_calls and "tool_calls" in missing_parts(turn, text):
                 raise InvalidValue("the chat template does not render tool calls, which would be lost")
@@ -138,8 +139,9 @@ class Conversation:
         """The end with the stop token, where that is the next turn's first token, as in GLM's templates."""
         if end < len(conversation.rstrip()) or conversation[:end].endswith(tuple(self.special)):
             return end
-        stop = next((x for x in self.stops if text.startswith(x, end)), "")
-        return end + len(stop)
+        following = len(text) - len(text[end:].lstrip())
+        stop = next((x for x in self.stops if text.startswith(x, following)), "")
+        return following + len(stop) if stop else end
 
 
 def _after_first(text: str, start: int, tokens: Collection[str]) -> int:

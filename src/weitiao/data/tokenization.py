@@ -115,12 +115,10 @@ class ChatProcessor:
 
     def encode_with_word_ids(self, text: str) -> tuple[list[int], list[int]]:
         if self._is_literal(text):
-            encoding = self.control_tokens.encode_literally(text)
-            ids, words = encoding.ids, encoding.word_ids
-        else:
-            encoded: Any = self.tokenizer(text, add_special_tokens=False)
-            ids, words = list(encoded.input_ids), encoded.word_ids()
-        return ids, [-1 if x is None else x for x in words]
+            literal = self.control_tokens.encode_literally(text)
+            return literal.ids, [-1 if x is None else x for x in literal.word_ids]
+        encoded = self.tokenizer(text, add_special_tokens=False)
+        return list(encoded.input_ids), [-1 if x is None else x for x in encoded.word_ids()]
 
     def text(self, text: str) -> list[int]:
         return self._plain(text, add_special_tokens=True)
