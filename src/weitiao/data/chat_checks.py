@@ -78,7 +78,7 @@ def _turn_order(chats: Sequence[Chat]) -> Finding:
     counts = Counter(kind for chat in chats for kind in _oddities(chat.turns))
     if not counts:
         return Finding("turn_order", "fine", Message("user and assistant alternate in all conversations"))
-    parts = [Message("{n:,} {kind}", n=n, kind=ODDITIES[kind]) for kind, n in counts.most_common()]
+    parts = [Message(ODDITIES[kind], n=n) for kind, n in counts.most_common()]
     if 2 * counts["assistant_first"] > len(chats) and 2 * counts["cut"] > len(chats):
         parts.append(Message("user and assistant look exchanged: which of them should be trained on?"))
     message = Message("of {total:,} conversations, {parts}", total=len(chats), parts=joined("; ", parts))
@@ -86,11 +86,11 @@ def _turn_order(chats: Sequence[Chat]) -> Finding:
 
 
 ODDITIES = {
-    "assistant_first": Message("begin with the assistant"),
-    "no_user": Message("have no turn of the user"),
-    "user_again": Message("have two turns of the user in a row"),
-    "assistant_again": Message("have two turns of the assistant in a row"),
-    "cut": Message("go on after the last answer that is trained on: that end is cut off"),
+    "assistant_first": Message("{n:,} begin with the assistant"),
+    "no_user": Message("{n:,} have no turn of the user"),
+    "user_again": Message("{n:,} have two turns of the user in a row"),
+    "assistant_again": Message("{n:,} have two turns of the assistant in a row"),
+    "cut": Message("{n:,} go on after the last answer that is trained on: that end is cut off"),
 }
 
 
