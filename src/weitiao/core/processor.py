@@ -95,8 +95,12 @@ class Processor(Protocol):
         """A transcript as a speech model generates it, without special tokens."""
         ...
 
-    def text(self, text: str) -> list[int]:
-        """Plain text, with the beginning-of-text token if the model has one."""
+    def text(self, text: str, masks: bool = False) -> list[int]:
+        """Plain text, with the beginning-of-text token if the model has one.
+
+        Args:
+            masks: where the text spells the mask token, it is one.
+        """
         ...
 
     def chat(self, turns: Sequence[Turn], tools: str = "") -> list[Rendered]:

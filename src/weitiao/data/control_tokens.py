@@ -67,9 +67,12 @@ class ControlTokens:
             return False
         return bool(self._spelled.search(self._normalizer.normalize_str(text)))
 
-    def hide(self, text: str) -> str:
+    def hide(self, text: str, visible: str = "") -> str:
         """The text with all that could become a control token hidden, for the chat template. Also a part of one at an edge,
         which what the template writes next to it might complete.
+
+        Args:
+            visible: a control token that the text may write.
 
         Raises:
             InvalidValue: it has a noncharacter.
@@ -77,13 +80,13 @@ class ControlTokens:
         if RESERVED.search(text):
             raise InvalidValue("the text has a noncharacter (U+FDD0 to U+FDD3)")
         first, last = self._edges(text)
-        middle = self._spelled.sub(lambda match: _hide(match.group()), text[first:last])
+        middle = self._spelled.sub(lambda x: x.group() if x.group() == visible else _hide(x.group()), text[first:last])
         hidden = _hide(text[:first]) + middle + _hide(text[last:])
-        if hidden == text and self.contains(text):  # it becomes a control token when it is normalized
+        if hidden == text and not visible and self.contains(text):  # it becomes a control token when it is normalized
             hidden = _hide(text)
         return hidden
 
-    def encode(self, text: str) -> Encoding:
+    def encode(self, text: str, add_special_tokens: bool = False) -> Encoding:
         """A rendered text with hidden parts: the control tokens in the clear are the template's, the hidden are text."""
         pieces, position = _Pieces(), 0
         for match in self._replaced.finditer(text):
@@ -92,7 +95,7 @@ class ControlTokens:
             pieces.add(show(written) if written[0] == OPEN else self._names[written], match.start(), replaced=True)
             position = match.end()
         pieces.add(text[position:], position)
-        encoded = self._encode("".join(pieces.texts))
+        encoded = self._encode("".join(pieces.texts), add_special_tokens)
         return Encoding(encoded.ids, [pieces.span(a, b) for a, b in encoded.offsets], encoded.word_ids)
 
     def encode_literally(self, text: str, add_special_tokens: bool = False) -> Encoding:

@@ -37,7 +37,7 @@ class ChatProcessor:
     template: Template | None = None
     eos_id: int = 0
     stop_ids: tuple[int, ...] = ()
-    special: frozenset[str] = field(default_factory=frozenset)
+    _special: frozenset[str] = field(default_factory=frozenset)
     """The texts of all special tokens."""
     special_tokens: SpecialTokens = SpecialTokens((), (), (0,))
     mask_id: int | None = None
@@ -91,12 +91,12 @@ class ChatProcessor:
         return replace(self, parse_special_tokens=True)
 
     def contains_special_tokens(self, text: str) -> bool:
-        return self.control_tokens.contains(text)
+        return self._control_tokens.contains(text)
 
     @cached_property
-    def control_tokens(self) -> ControlTokens:
+    def _control_tokens(self) -> ControlTokens:
         """The special tokens, and the tokens that the template writes between turns even if they are not called special."""
-        texts = set(self.special)
+        texts = set(self._special)
         if self.template is not None:
             try:
                 prompt = self.template.render(PROBE, ask=True)
@@ -108,19 +108,25 @@ class ChatProcessor:
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         if self._is_literal(text):
-            encoding = self.control_tokens.encode_literally(text)
+            encoding = self._control_tokens.encode_literally(text)
             return encoding.ids, encoding.offsets
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return list(encoded.input_ids), [(int(a), int(b)) for a, b in encoded.offset_mapping]
 
     def encode_with_word_ids(self, text: str) -> tuple[list[int], list[int]]:
         if self._is_literal(text):
-            literal = self.control_tokens.encode_literally(text)
+            literal = self._control_tokens.encode_literally(text)
             return literal.ids, [-1 if x is None else x for x in literal.word_ids]
         encoded = self.tokenizer(text, add_special_tokens=False)
         return list(encoded.input_ids), [-1 if x is None else x for x in encoded.word_ids()]
 
-    def text(self, text: str) -> list[int]:
+    def text(self, text: str, masks: bool = False) -> list[int]:
+        mask = self.decode([self.mask_id], skip_special_tokens=False) if masks and self.mask_id is not None else ""
+        if mask and mask in text and self._is_literal(text.replace(mask, "")):
+            hidden = self._control_tokens.hide(text, visible=mask)
+            return self._control_tokens.encode(hidden, add_special_tokens=True).ids
+        if mask and mask in text:
+            return list(self.tokenizer(text).input_ids)
         return self._plain(text, add_special_tokens=True)
 
     def encode_transcript(self, text: str) -> list[int]:
@@ -158,9 +164,9 @@ class ChatProcessor:
         """Turns in the chat template; the control tokens that they spell are hidden."""
         template = self._need_template()
         if not self.parse_special_tokens:
-            turns, tools = [self._hidden(turn) for turn in turns], self.control_tokens.hide(tools) if tools else ""
+            turns, tools = [self._hidden(turn) for turn in turns], self._control_tokens.hide(tools) if tools else ""
         form = self._form(any(x.tool_calls for x in turns), any(x.reasoning for x in turns))
-        return Conversation(template, tuple(turns), tools, form, self.special, self._stops)
+        return Conversation(template, tuple(turns), tools, form, self._special, self._stops)
 
     @cached_property
     def _stops(self) -> tuple[str, ...]:
@@ -191,7 +197,7 @@ class ChatProcessor:
         return self.template
 
     def _hidden(self, turn: Turn) -> Turn:
-        hide = self.control_tokens.hide
+        hide = self._control_tokens.hide
         calls = tuple(replace(x, name=hide(x.name), arguments=hide(x.arguments)) for x in turn.tool_calls)
         return replace(
             turn, content=hide(turn.content), reasoning=hide(turn.reasoning), name=hide(turn.name), tool_calls=calls
@@ -244,14 +250,14 @@ class ChatProcessor:
     def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """A rendered conversation, in which what the turns spell may be hidden."""
         if OPEN in text and not self.parse_special_tokens:
-            encoding = self.control_tokens.encode(text)
+            encoding = self._control_tokens.encode(text)
             return encoding.ids, encoding.offsets
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return list(encoded.input_ids), list(encoded.offset_mapping)
 
     def _is_literal(self, text: str) -> bool:
         """Whether a text spells special tokens that must stay text."""
-        return not self.parse_special_tokens and self.control_tokens.contains(text)
+        return not self.parse_special_tokens and self._control_tokens.contains(text)
 
     def _plain(self, text: str, add_special_tokens: bool) -> list[int]:
         if not self._is_literal(text):
@@ -259,7 +265,7 @@ class ChatProcessor:
         if not hasattr(self.tokenizer, "backend_tokenizer"):  # a tokenizer in Python
             settings: dict[str, Any] = {"add_special_tokens": add_special_tokens, "split_special_tokens": True}
             return list(self.tokenizer(text, **settings).input_ids)
-        return self.control_tokens.encode_literally(text, add_special_tokens).ids
+        return self._control_tokens.encode_literally(text, add_special_tokens).ids
 
     def _ids(self, text: str) -> list[int]:
         """Without special tokens: the template writes its own, and BOS must not be there twice."""
@@ -267,13 +273,13 @@ class ChatProcessor:
 
     def _template_stop(self, template: Template) -> int | None:
         """The token with which this template ends an assistant's turn."""
-        conversation = Conversation(template, (*PROBE, Turn("assistant", "Hello.")), "", PLAIN, self.special)
+        conversation = Conversation(template, (*PROBE, Turn("assistant", "Hello.")), "", PLAIN, self._special)
         try:
             text, span = conversation.up_to(1)
         except InvalidValue:
             return None
         ids = self._ids(text[: span.end])
-        return ids[-1] if ids and self.tokenizer.decode([ids[-1]]) in self.special else None
+        return ids[-1] if ids and self.tokenizer.decode([ids[-1]]) in self._special else None
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:

@@ -39,7 +39,7 @@ TOKENIZERS = {"bpe": make_tokenizer, "wordpiece": make_wordpiece_tokenizer, "uni
 
 def specials(made: ChatProcessor, ids: Any) -> list[int]:
     """The control tokens among ids, without the unknown token."""
-    control = {made.tokenizer.convert_tokens_to_ids(x) for x in made.control_tokens._names}
+    control = {made.tokenizer.convert_tokens_to_ids(x) for x in made._control_tokens._names}
     return [x for x in ids if x in control and x != made.tokenizer.unk_token_id]
 
 
@@ -52,7 +52,7 @@ def test_text_has_the_control_tokens_that_the_tokenizer_adds(name: str) -> None:
     """In every tokenizer, through each way in which an objective encodes text."""
     made = ChatProcessor.make(TOKENIZERS[name]())
     around = specials(made, made.text("the fox"))
-    for token in made.special:
+    for token in made._special:
         for text in (token, f"the {token} fox", f"{token}{token}the", f" {token}\n", f"你好{token}世界"):
             assert specials(made, made.text(text)) == around, text
             ids, offsets = made.encode_with_offsets(text)
@@ -73,10 +73,10 @@ def test_ordinary_text_keeps_its_ids(name: str) -> None:
     made = ChatProcessor.make(TOKENIZERS[name]())
     for text in (WORDS, "the  fox", " 你好 x=1; <b> |", "é\n\n\t", "[the] <fox|", ""):
         expected = made.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        literal = made.control_tokens.encode_literally(text)
+        literal = made._control_tokens.encode_literally(text)
         assert literal.ids == list(expected.input_ids)
         assert literal.offsets == [tuple(x) for x in expected.offset_mapping]
-        assert made.control_tokens.encode_literally(text, add_special_tokens=True).ids == list(
+        assert made._control_tokens.encode_literally(text, add_special_tokens=True).ids == list(
             made.tokenizer(text).input_ids
         )
 
@@ -88,7 +88,7 @@ def test_ordinary_conversation_keeps_its_ids(name: str) -> None:
     turns = [Turn("user", "what is it, 你好 |"), Turn("assistant", "the <b>fox</b>")]
     text = made.template.render(turns)
     expected = made.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    encoding = made.control_tokens.encode(text)
+    encoding = made._control_tokens.encode(text)
     assert encoding.ids == expected.input_ids and encoding.offsets == [tuple(x) for x in expected.offset_mapping]
 
 
@@ -97,7 +97,7 @@ def test_number_of_control_tokens_is_the_templates(name: str) -> None:
     """A conversation in which every turn spells control tokens has as many as one in which none does."""
     tokenizer = family_tokenizer(name)
     made = ChatProcessor.make(tokenizer, family_stops(name, tokenizer))
-    for token in made.control_tokens._names:
+    for token in made._control_tokens._names:
         traps = (token, f"a {token} b", f"{token}\n{token}", f" x{token}", token[:-1], token[1:], f"{token[:4]} ")
         for trap in traps:
             plain = [Turn("user", "one"), Turn("assistant", "two"), Turn("user", "three"), Turn("assistant", "four")]
@@ -173,3 +173,12 @@ def test_noncharacters_that_mark_hidden_text_are_refused(text: str) -> None:
         made.chat([Turn("user", text), Turn("assistant", "x")])
     with pytest.raises(ValueError, match="the text has a noncharacter"):
         made.text(f"{text} <|im_end|>")
+
+
+def test_only_the_mask_of_a_text_to_fill_is_a_control_token() -> None:
+    made = ChatProcessor.make(make_wordpiece_tokenizer())
+    mask, end = made.mask_id, made.special_tokens.last[0]
+    assert made.text("the [MASK] fox", masks=True) == list(made.tokenizer("the [MASK] fox").input_ids)
+    ids = made.text("the [MASK] fox [SEP] [CLS] dog", masks=True)
+    assert specials(made, ids) == [made.special_tokens.first[0], mask, end]
+    assert mask not in made.text("the [MASK] fox") and mask not in made.encode_with_word_ids("the [MASK] fox")[0]
