@@ -99,13 +99,18 @@ def choose_form(render: Render, calls: bool, reasoning: bool) -> MessageForm:
         )
         fitting = [x for x in CALL_FORMS if _writes(render, turns, PROBE_TOOLS, x)]
         if not fitting:
-            raise InvalidValue("the chat template does not render tool calls, which would be lost")
+            raise InvalidValue(
+                "the chat template does not render tool calls, so they would be lost: set chat_template to one that does"
+            )
         form = fitting[0]
     if reasoning:
         turns = (Turn("user", "Hi."), Turn("assistant", "Done.", reasoning="Think first."))
         keys = [key for key in REASONING_KEYS if _writes(render, turns, "", replace(form, reasoning=key))]
         if not keys:
-            raise InvalidValue("the chat template does not render an assistant's reasoning, which would be lost")
+            raise InvalidValue(
+                "the chat template does not render an assistant's reasoning, so it would be lost: set chat_template to one "
+                "that does"
+            )
         form = replace(form, reasoning=keys[0])
     return form
 

@@ -79,10 +79,15 @@ class Conversation:
         if self.tools:
             missing = missing_tools(self.tools, text)
             if missing or replace(self, tools="").render() == self.render():
-                raise InvalidValue("the chat template does not render the tools, which would be lost")
+                raise InvalidValue(
+                    "the chat template does not render the tools, so they would be lost: set chat_template to one that does"
+                )
         for turn in self.turns:
             if turn.tool_calls and "tool_calls" in missing_parts(turn, text):
-                raise InvalidValue("the chat template does not render tool calls, which would be lost")
+                raise InvalidValue(
+                    "the chat template does not render tool calls, so they would be lost: set chat_template to one "
+                    "that does"
+                )
 
     def check_turn(self, i: int, learned: str) -> None:
         """Check that what is trained on holds the whole of a turn with tool calls or reasoning.

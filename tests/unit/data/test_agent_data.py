@@ -13,9 +13,11 @@ from weitiao.data.tokenization import ChatProcessor
 from weitiao.objective.objectives.sft import SFT
 
 TOOL = {"type": "function", "function": {"name": "weather", "description": "-", "parameters": {"type": "object"}}}
-REASONING = "the chat template does not render an assistant's reasoning, which would be lost"
+REASONING = (
+    "the chat template does not render an assistant's reasoning, so it would be lost: set chat_template to one that does"
+)
 PARTS = "the chat template does not render all of an assistant's turn; it leaves out: content"
-CALLS = "the chat template does not render tool calls, which would be lost"
+CALLS = "the chat template does not render tool calls, so they would be lost: set chat_template to one that does"
 
 
 def processor(name: str) -> ChatProcessor:
@@ -151,7 +153,7 @@ def test_result_without_words_of_python(name: str) -> None:
 def test_template_without_tools_puts_row_aside() -> None:
     """Tools without a call are lost, too."""
     record = {"prompt": "Weather?", "completion": "I cannot know.", "tools": [TOOL]}
-    with pytest.raises(ValueError, match="does not render the tools, which would be lost"):
+    with pytest.raises(ValueError, match="does not render the tools, so they would be lost"):
         processor("gemma").chat(chat(record).turns, chat(record).tools)
     assert len(processor("qwen25").chat(chat(record).turns, chat(record).tools)) == 1
 
