@@ -72,7 +72,7 @@ def chat(
 ) -> None:
     """Chat with a model; an empty line ends. With several adapters, @NAME at the start of a line chooses one."""
     model, console = _load(target, adapter), Console(highlight=False)
-    if model.continues_text:
+    if model.assets.continues_text:
         raise ModelError(
             "{target} continues plain text and has no turns to chat in. Give it the beginning of a text: "
             'weitiao generate {target} "..."',

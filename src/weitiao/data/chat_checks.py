@@ -47,16 +47,19 @@ def _contents(chats: Sequence[Chat], processor: ChatProcessor) -> Finding:
     for chat in chats[:: -(-len(chats) // MAX_CHATS)]:
         try:
             conversation = processor.conversation(chat.turns, chat.tools)
-            text = plain(conversation.render())
+            last = len(chat.prompt)
+            text = plain(conversation.up_to(last)[0])
         except (InvalidValue, DataError):
             continue  # a bad row, and reported as one
-        total += len(chat.turns)
+        total += last + 1
         position = 0
-        for turn in conversation.turns:
-            ends = [i + len(x) for x in content_forms(_answer(turn)) if (i := text.find(x, position)) >= 0]
-            position = min(ends, default=position)
+        for turn in conversation.turns[: last + 1]:
+            start = 0 if turn.role == "system" else position  # a template may write it anywhere
+            ends = [i + len(x) for x in content_forms(_answer(turn)) if (i := text.find(x, start)) >= 0]
             if not ends:
                 missing[turn.role] += 1
+            elif turn.role != "system":
+                position = min(ends)
     if not missing:
         return Finding("chat_content", "fine", Message("the chat template renders the content of all {n:,} turns", n=total))
     message = Message(

@@ -180,7 +180,7 @@ def _part(part: Any) -> tuple[str, str]:
     if isinstance(part, str):
         return "text", part
     kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-    if kind in TEXT_PARTS and isinstance(part["text"], str):
+    if kind in TEXT_PARTS and isinstance(part.get("text"), str):
         return "text", part["text"]
     if kind == "thinking" and isinstance(part.get("thinking"), str):
         return "thinking", part["thinking"]
@@ -249,7 +249,7 @@ def _parsed(value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 

@@ -67,7 +67,7 @@ class Conversation:
         conversation = self.render(i + 1)
         start = self._begin(i, conversation)
         if start is None:
-            raise InvalidValue("the chat template does not continue its own generation prompt with the assistant's content")
+            conversation, start = self._after_prompt(i, conversation)
         return conversation, Span(start, self._end(conversation, start, self.turns[i]))
 
     def check_tools(self, text: str) -> None:
@@ -124,6 +124,24 @@ class Conversation:
         position = conversation.rfind(opening, 0, max(0, conversation.find(first)))
         between = conversation[position + len(opening) : conversation.find(first)]
         return position + len(opening) if position >= 0 and asked.startswith(plain) and not between.strip() else None
+
+    def _after_prompt(self, i: int, conversation: str) -> tuple[str, int]:
+        """A turn behind its prompt, where the template writes the prompt in another form as soon as it is answered: Mistral
+        writes the system message into the last question only.
+
+        Returns:
+            (the prompt and the turn, where the turn begins)
+
+        Raises:
+            InvalidValue: it cannot be told where the turn begins.
+        """
+        prompt = self.render(i, ask=True)
+        end = prompt[max((prompt.rfind(x) for x in self.special), default=-1) :]
+        position = conversation.rfind(end)
+        turn = conversation[position + len(end) :]
+        if not prompt or position < 0 or missing_parts(self.turns[i], turn):
+            raise InvalidValue("the chat template does not continue its own generation prompt with the assistant's content")
+        return prompt + turn, len(prompt)
 
     def _end(self, conversation: str, start: int, turn: Turn) -> int:
         """Where the turn ends: after the first special token that follows its content, or the stop after its calls."""

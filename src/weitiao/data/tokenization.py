@@ -102,7 +102,7 @@ class ChatProcessor:
                 prompt = self.template.render(PROBE, ask=True)
             except (InvalidValue, DataError):
                 prompt = ""
-            added = (str(x) for x in self.tokenizer.get_added_vocab())
+            added = (str(x) for x in _added_vocab(self.tokenizer))
             texts |= {x for x in added if x in prompt and MARKER.fullmatch(x) and x not in THOUGHTS}
         return ControlTokens(self.tokenizer, frozenset(texts))
 
@@ -288,6 +288,10 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     return {name: str(value) for name, value in tokens.items() if value is not None}
 
 
+def _added_vocab(tokenizer: Any) -> dict[str, int]:
+    return tokenizer.get_added_vocab()
+
+
 def _special_token_texts(tokenizer: Any) -> frozenset[str]:
-    added = (str(x) for x in tokenizer.get_added_vocab() if x in tokenizer.all_special_tokens)
+    added = (str(x) for x in _added_vocab(tokenizer) if x in tokenizer.all_special_tokens)
     return frozenset(added) | frozenset(str(x.content) for x in tokenizer.added_tokens_decoder.values() if x.special)

@@ -1,6 +1,7 @@
 """Measure a run or a model on held-out rows."""
 
 from weitiao.core.errors import RunError
+from weitiao.core.messages import Message
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Source
 from weitiao.core.reporter import Reporter
@@ -8,6 +9,7 @@ from weitiao.core.score import Score
 from weitiao.data.prepare import Encoder, held_out_examples, held_out_sources
 from weitiao.evaluate.measure import default_metrics, measure
 from weitiao.pipeline.inference import Model, open_model
+from weitiao.pipeline.prompting import with_system_message
 from weitiao.plan.compatibility import check_metrics
 from weitiao.plan.resolve import resolve_rows
 
@@ -42,7 +44,19 @@ def evaluate(
     assets, objective, settings = model.assets, model.objective, recipe.evaluate
     limits = resolve_rows(recipe, objective, assets.max_length)
     encoder = Encoder(objective, assets.processor, assets.identity, limits.max_length, limits.overlong, reporter)
-    eval_set = encoder.hold_out(held_out_examples(recipe, eval_sources))
+    examples = held_out_examples(recipe, eval_sources)
+    if assets.system:
+        examples, changed = with_system_message(examples, assets.system)
+        if changed:
+            reporter.say(
+                Message(
+                    "{n:,} of {total:,} rows have no system message; that of the training rows is used: {message!r}",
+                    n=changed,
+                    total=len(examples),
+                    message=assets.system[:200],
+                )
+            )
+    eval_set = encoder.hold_out(examples)
     if eval_set is None:
         raise RunError("{target} has no held-out rows (validation: 0): name a file with --data FILE.", target=target)
     names = metrics or (settings.metrics if settings.metrics != "auto" else default_metrics(objective, eval_set))

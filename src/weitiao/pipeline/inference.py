@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from weitiao.core import hardware
 from weitiao.core.errors import DataError, ModelError
-from weitiao.core.example import SourceLocation, Text, Turn
+from weitiao.core.example import SourceLocation, Turn
 from weitiao.core.files import file_sha256
 from weitiao.core.generation import generate
 from weitiao.core.method import Method
@@ -40,7 +40,7 @@ from weitiao.pipeline.load import (
     open_trained_assets,
 )
 from weitiao.pipeline.predict import InputRow, RowPredictor, predict_rows
-from weitiao.pipeline.prompting import Chat, as_turns, encode_prompt
+from weitiao.pipeline.prompting import Messages, as_turns, encode_prompt
 from weitiao.pipeline.trained import TrainedRun, check_unchanged, read_trained
 from weitiao.plan.compatibility import check_base
 
@@ -83,7 +83,7 @@ class Model:
 
     def generate(
         self,
-        prompts: str | Chat | Sequence[str] | Sequence[Chat],
+        prompts: str | Messages | Sequence[str] | Sequence[Messages],
         *,
         max_new_tokens: int = 256,
         temperature: float = 0.0,
@@ -123,11 +123,6 @@ class Model:
         texts = [self.decode(x) for x in answers]
         return texts[0] if single else texts
 
-    @property
-    def continues_text(self) -> bool:
-        """It was trained on plain text, and has no turns."""
-        return self.objective.traits.example_type is Text
-
     def prompt(self, turns: Sequence[Turn], adapter: str = "", system: str | None = None, tools: Any = None) -> list[int]:
         """Token ids of a conversation up to where the assistant answers, in the adapter's own chat template; of plain text,
         the text.
@@ -139,7 +134,7 @@ class Model:
         Raises:
             DataError: it is not a prompt for this model.
         """
-        return encode_prompt(self.adapters.get(adapter, self.assets), turns, system, tools, self.continues_text)
+        return encode_prompt(self.adapters.get(adapter, self.assets), turns, system, tools)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.assets.processor.decode(ids).strip()
@@ -279,7 +274,7 @@ def open_model(target: str, precision: str = "") -> Model:
     dtype = hardware.precision(precision or (trained.precision if trained else "auto"))[0]
     if trained is None:
         assets = open_base_assets(target)
-        decoder = "causal_lm" if assets.processor.template is None else "sft"
+        decoder = "causal_lm" if assets.continues_text else "sft"
         objective = create(Objective, "seq2seq" if assets.architecture.kind == "encoder_decoder" else decoder)
         check_base(objective, Method.untouched(), assets.architecture)
         model = load(assets, Method.untouched(), objective, dtype, device)[0]

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from weitiao.core.architecture import Architecture
 from weitiao.core.command import command
 from weitiao.core.errors import ModelError, RecipeError, RunError, message_of
+from weitiao.core.example import Text
 from weitiao.core.finding import Decision
 from weitiao.core.messages import Message, joined
 from weitiao.core.method import Method
@@ -46,6 +47,8 @@ class BaseAssets:
     """Runs that are merged into the base model, the lowest first."""
     system: str = ""
     """The system message that all rows of the run had; "" if they had none, or several."""
+    continues_text: bool = False
+    """A prompt is the beginning of a text, since nothing was trained on conversations."""
 
     @property
     def max_length(self) -> int | None:
@@ -62,7 +65,8 @@ def open_trained_assets(trained: TrainedRun) -> BaseAssets:
     recipe = trained.recipe
     literal = recipe is None or not all(x.parse_special_tokens for x in recipe.data)
     assets = open_base_assets(trained.base, trained.revision, trained.template, trained.recorded("date"), not literal)
-    return replace(assets, system=trained.recorded("system") or "")
+    continues_text = assets.continues_text or trained.objective.traits.example_type is Text
+    return replace(assets, system=trained.recorded("system") or "", continues_text=continues_text)
 
 
 def open_base_assets(
@@ -100,7 +104,8 @@ def open_base_assets(
     )
     identity = tokenizer_identity(folder, tokenizer.chat_template, processor.template)
     processor = processor.parsing_special_tokens if parse_special_tokens else processor
-    return BaseAssets(folder, architecture, tokenizer, processor, identity, chain)
+    continues_text = processor.template is None and architecture.kind == "decoder"
+    return BaseAssets(folder, architecture, tokenizer, processor, identity, chain, continues_text=continues_text)
 
 
 def load(

@@ -8,6 +8,7 @@ import pytest
 from support.agent_templates import FAMILIES, family_stops, family_tokenizer
 from weitiao.core.batch import IGNORE
 from weitiao.core.example import Chat
+from weitiao.data.chat_checks import check_chats
 from weitiao.data.mapping import find_mapping
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.objective.objectives.sft import SFT
@@ -237,3 +238,17 @@ def test_content_in_parts() -> None:
     parts = [{"type": "thinking", "thinking": "so"}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     turn = chat({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": parts}]}).turns[1]
     assert (turn.content, turn.reasoning) == ("a\nb", "so")
+
+
+def test_system_message_that_the_template_writes_into_the_last_question_only() -> None:
+    """Mistral's: an answered question is rendered without it. The row is the prompt of generation and the answer."""
+    said = [("system", "Be kind."), ("user", "One?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "2")]
+    turns = [{"role": role, "content": content} for role, content in said]
+    made, example = processor("mistral"), chat({"messages": turns})
+    rows = [made.tokenizer.decode(row.ids) for row in made.chat(example.turns)]
+    assert rows == [
+        "<s>[INST] Be kind.\n\nOne?[/INST] 1</s>",
+        "<s>[INST] One?[/INST] 1</s>[INST] Be kind.\n\nTwo?[/INST] 2</s>",
+    ]
+    assert learned(made, example) == [" 1</s>", " 2</s>"]
+    assert {x.level for x in check_chats([example], made)} == {"fine"}

@@ -18,6 +18,7 @@ from weitiao.core.reporter import Console, Reporter
 from weitiao.core.run import Run
 from weitiao.data.template import Template, tokenizer_identity
 from weitiao.pipeline import assemble
+from weitiao.pipeline.evaluate import evaluate
 from weitiao.pipeline.inference import answer_file, open_model
 from weitiao.train.distributed import Distributed
 
@@ -81,6 +82,21 @@ def test_commands_say_that_they_use_the_system_message(train_tiny: Any) -> None:
 def test_several_system_messages_are_no_default(train_tiny: Any, others: list[dict]) -> None:
     rows = [*with_system(chat_rows(6)), *others]
     assert load(train_tiny(data=rows, validation=0, train=SHORT)).assets.system == ""
+
+
+def test_evaluated_with_the_system_message(train_tiny: Any, tmp_path: Path) -> None:
+    """Rows of another file without one get it, and that is said."""
+    rows = chat_rows(12)
+    run = str(train_tiny(data=with_system(rows), validation=0, train=SHORT).folder)
+    scores, lines = [], []
+    for name, data in {"with": with_system(rows), "without": rows}.items():
+        console = Console(record=True, width=300, quiet=False, file=(tmp_path / "out").open("w"))
+        file = write_jsonl(tmp_path / f"{name}.jsonl", data)
+        scores.append(evaluate(run, Reporter(console), str(file), ("loss",))["loss"].value)
+        lines.append(console.export_text())
+    assert scores[0] == scores[1]
+    line = "12 of 12 rows have no system message; that of the training rows is used: 'be kind'"
+    assert line not in lines[0] and line in lines[1]
 
 
 def test_replayed_rows_do_not_count(train_tiny: Any, tmp_path: Path) -> None:
@@ -179,4 +195,4 @@ def test_plain_text_has_no_turns(plain_text_run: Run, tmp_path: Path) -> None:
 
 def test_base_without_a_template_continues_text(tmp_path: Path) -> None:
     model = open_model(str(save_model(tmp_path / "base", template=None)))
-    assert model.continues_text and model.prompt([Turn("user", "the fox")]) == model.assets.processor.text("the fox")
+    assert model.assets.continues_text and model.prompt([Turn("user", "the fox")]) == model.assets.processor.text("the fox")
