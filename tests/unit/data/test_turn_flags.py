@@ -84,5 +84,7 @@ def test_unread_keys_are_counted(tmp_path: Any) -> None:
     rows[0]["messages"][0]["train"] = True  # of a user's turn, which cannot be trained on
     rows[1]["messages"][0]["train"] = False
     reading = read_sources([Source(path=str(write_jsonl(tmp_path / "a.jsonl", rows)))], create("objective", "sft"), 0.0)
-    (keys,) = reading.unread_keys.values()
-    assert keys == {"messages[].mood": 2, "messages[].name": 1, "messages[].train": 1}
+    (use,) = reading.columns
+    assert use.filled == {"messages[].mood": 2, "messages[].name": 1, "messages[].train": 1}
+    (line,) = use.notices()
+    assert all(name in str(line) for name in use.filled) and "weight" not in str(line)
