@@ -1,5 +1,6 @@
 """Invariants of every objective. A new file in objective/objectives/ is tested without a new line here."""
 
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -143,3 +144,34 @@ def test_gradient_accumulation_exact(name: str, method: str) -> None:
         least = 3e-8 * whole if nearly_nought else 0.0
         for tensor, g in gradients.items():
             assert gaps[tensor] <= most * g.norm() + least, tensor
+
+
+def spelled(example: Any, words: str) -> Any:
+    """The example with words at the end of each of its texts."""
+    if isinstance(example, TokenTags):
+        text = f"{example.text}{words}"
+        units = tuple(split_units(text))
+        return TokenTags(text, units, (*example.tags, *["O"] * (len(units) - len(example.tags))))
+    if isinstance(example, Chat):
+        return Chat(tuple(replace(turn, content=f"{turn.content} {words}") for turn in example.turns))
+    if isinstance(example, Task):
+        return replace(example, example=spelled(example.example, words))
+    texts = {x.name: getattr(example, x.name) for x in fields(example) if x.name in ("text", "other", "target", "context")}
+    return replace(example, **{key: f"{text} {words}" for key, text in texts.items()})
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_texts_never_become_control_tokens(name: str) -> None:
+    """A row has as many control tokens as if its texts did not spell any, and it can be predicted from in the same way."""
+    objective = fitted(name)
+    made = ChatProcessor.make(make_wordpiece_tokenizer() if objective.traits.needs_mlm_head else make_tokenizer())
+    control = set(made.tokenizer.all_special_ids) - {made.tokenizer.unk_token_id}
+
+    def counts(words: str) -> list[list[int]]:
+        examples = [spelled(x, words) for x in EXAMPLES[objective.traits.example_type]]
+        rows = [row for x in examples for row in objective.rows(x, made)]
+        return [[int(x) for x in row["input_ids"] if x in control] for row in rows]
+
+    ordinary = counts("dog")
+    for token in made.tokenizer.all_special_tokens:
+        assert counts(f"{token} dog {token}") == ordinary, token

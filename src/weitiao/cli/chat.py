@@ -8,8 +8,9 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
+from rich.text import Text
 
-from weitiao.core.messages import translate
+from weitiao.core.messages import Message, translate
 
 if TYPE_CHECKING:
     from weitiao.pipeline.inference import Model
@@ -17,8 +18,12 @@ if TYPE_CHECKING:
 Messages = list[dict[str, str]]
 
 
-def system_message(system: str | None) -> Messages:
-    return [{"role": "system", "content": system}] if system else []
+def tell_system_message(model: "Model", system: str | None) -> None:
+    """Print the system message that is used because the training rows had it; answers go to standard output, this not."""
+    assets = [model.assets, *model.adapters.values()]
+    for message in dict.fromkeys(x.system for x in assets if x.system and system is None):
+        text = Message('system message of the training rows: {message!r} (off: --system "")', message=message[:200])
+        Console(stderr=True, highlight=False).print(Text(str(text), "dim"), soft_wrap=True)
 
 
 def read_line(console: Console) -> str:

@@ -30,7 +30,9 @@ Adapters = Annotated[
 Prompts = Annotated[
     str | None, typer.Option("--prompts", help='JSON lines: {"prompt": ..., "adapter": NAME}; answers are JSON lines too.')
 ]
-System = Annotated[str | None, typer.Option(help="A system message.")]
+System = Annotated[
+    str | None, typer.Option(help='A system message; default: that of the training rows, if they had one. "": none.')
+]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Maximum length of an answer, in tokens.")]
 Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
 
@@ -50,6 +52,7 @@ def generate(
         raise usage_error("give a prompt, or --prompts FILE")
     text = sys.stdin.read() if prompt == "-" else prompt or ""
     model = _load(target, adapter)
+    dialogue.tell_system_message(model, system)
     console = Console(quiet=prompts is not None, highlight=False)
     if prompts is not None:
         from weitiao.core.reporter import Reporter
@@ -58,8 +61,8 @@ def generate(
         for line in answer_file(model, prompts, system, max_new_tokens, temperature, Reporter(console)):
             print(json.dumps(line, ensure_ascii=False))
         return
-    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
-    messages = [*dialogue.system_message(system), {"role": "user", "content": text}]
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "system": system}
+    messages = [{"role": "user", "content": text}]
     if model.adapters:
         console.print(dialogue.all_answers(model, messages, settings))
     elif compare:
@@ -78,8 +81,16 @@ def chat(
 ) -> None:
     """Chat with a model; an empty line ends. With several adapters, @NAME at the start of a line chooses one."""
     model, console = _load(target, adapter), Console(highlight=False)
-    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
-    messages, name = dialogue.system_message(system), next(iter(model.adapters), "")
+    if model.assets.continues_text:
+        raise ModelError(
+            "{target} continues plain text and has no turns to chat in. Give it the beginning of a text: "
+            'weitiao generate {target} "..."',
+            target=target,
+        )
+    dialogue.tell_system_message(model, system)
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "system": system}
+    messages: dialogue.Messages = []
+    name = next(iter(model.adapters), "")
     while text := dialogue.read_line(console):
         name, text = dialogue.split_address(text, model.adapters, name)
         messages.append({"role": "user", "content": text})

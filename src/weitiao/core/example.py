@@ -55,11 +55,41 @@ class Text(TextExample):
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """A call of a tool, in an assistant's turn."""
+
+    name: str
+    arguments: str
+    """JSON, an object."""
+    id: str = ""
+
+
+@dataclass(frozen=True)
 class Turn:
     """One message of a conversation."""
 
     role: Role
     content: str
+    supervised: bool = True
+    """Of an assistant's turn: it carries loss. False: it is context only."""
+    reasoning: str = ""
+    """What the assistant thinks before it answers."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    name: str = ""
+    """Of a tool's result: the tool."""
+    tool_call_id: str = ""
+    """Of a tool's result: the call that it answers."""
+
+    @property
+    def is_target(self) -> bool:
+        """Whether it carries loss."""
+        return self.supervised and self.role == "assistant"
+
+    @property
+    def text(self) -> str:
+        """Everything in it: reasoning, content and calls."""
+        calls = (f"{call.name} {call.arguments}" for call in self.tool_calls)
+        return "\n".join(x for x in (self.reasoning, self.content, *calls) if x)
 
 
 @dataclass(frozen=True)
@@ -67,10 +97,12 @@ class Chat:
     """A conversation. The assistant's turns carry loss, the others are context."""
 
     turns: tuple[Turn, ...]
+    tools: str = ""
+    """The tools that the assistant may call: JSON, a list; "" if there are none."""
 
     @property
     def prompt(self) -> tuple[Turn, ...]:
-        """Everything before the last assistant turn."""
+        """Everything before the last assistant turn that carries loss."""
         return self.turns[: self._last]
 
     @property
@@ -83,12 +115,18 @@ class Chat:
 
     @property
     def answer(self) -> str:
-        """The content of the last assistant turn."""
-        return self.turns[self._last].content
+        """What the last assistant turn that carries loss says, or which tools it calls."""
+        turn = self.turns[self._last]
+        return replace(turn, reasoning="").text
+
+    @property
+    def system(self) -> str:
+        """The system message at its start; "" if there is none."""
+        return self.turns[0].content if self.turns[0].role == "system" else ""
 
     @property
     def _last(self) -> int:
-        return max(i for i, turn in enumerate(self.turns) if turn.role == "assistant")
+        return max(i for i, turn in enumerate(self.turns) if turn.is_target)
 
 
 @dataclass(frozen=True)
@@ -267,6 +305,8 @@ class SourcedExample:
     where: SourceLocation
     source: int = 0
     """Index of its source in the recipe."""
+    parse_special_tokens: bool = False
+    """Special tokens in its texts become control tokens."""
 
     @property
     def task(self) -> str:
@@ -292,7 +332,7 @@ class BadRow:
 
 
 def _as_text(turns: tuple[Turn, ...]) -> str:
-    return "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
+    return "\n".join(f"{turn.role}: {turn.text}" for turn in turns)
 
 
 def plain(text: str) -> str:

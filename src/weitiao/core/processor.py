@@ -17,7 +17,7 @@ class Rendered:
 
     ids: list[int]
     assistant_mask: list[bool]
-    """True on the assistant's tokens, including the stop token that ends its turn."""
+    """True on the tokens of the assistant's turns that carry loss, including the stop token that ends a turn."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class FeatureExtractor(Protocol):
 
 
 class Processor(Protocol):
-    """Text to token ids and back."""
+    """Text to token ids and back. Special tokens in a text are ordinary text, unless `parsing_special_tokens`."""
 
     eos_id: int
     stop_ids: tuple[int, ...]
@@ -73,6 +73,15 @@ class Processor(Protocol):
     """The first token of an encoder-decoder model's decoder; None: other models."""
     feature_extractor: FeatureExtractor | None
     """None: the model reads text."""
+
+    @property
+    def parsing_special_tokens(self) -> "Processor":
+        """The same processor, for texts whose special tokens are meant to be control tokens."""
+        ...
+
+    def contains_special_tokens(self, text: str) -> bool:
+        """Whether a text spells a special token."""
+        ...
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids without special tokens, and each token's (start, end) in the text, in characters."""
@@ -86,15 +95,23 @@ class Processor(Protocol):
         """A transcript as a speech model generates it, without special tokens."""
         ...
 
-    def text(self, text: str) -> list[int]:
-        """Plain text, with the beginning-of-text token if the model has one."""
+    def text(self, text: str, masks: bool = False) -> list[int]:
+        """Plain text, with the beginning-of-text token if the model has one.
+
+        Args:
+            masks: where the text spells the mask token, it is one.
+        """
         ...
 
-    def chat(self, turns: Sequence[Turn]) -> list[Rendered]:
-        """A conversation in the model's chat template: one row, or one per turn where the template rewrites history."""
+    def chat(self, turns: Sequence[Turn], tools: str = "") -> list[Rendered]:
+        """A conversation in the model's chat template: one row, or one per turn where the template rewrites history.
+
+        Args:
+            tools: that the assistant may call, as a JSON list; "" if there are none.
+        """
         ...
 
-    def prompt(self, turns: Sequence[Turn]) -> list[int]:
+    def prompt(self, turns: Sequence[Turn], tools: str = "") -> list[int]:
         """A conversation up to where the assistant's answer begins."""
         ...
 

@@ -74,6 +74,8 @@ class Source(Settings):
     """Use only the first rows, up to this number."""
     encoding: str = "auto"
     """Text encoding (gb18030, latin-1 ...); auto: UTF-8, with or without a BOM."""
+    parse_special_tokens: bool = False
+    """Special tokens that its texts spell (<|im_end|>) become control tokens; default: they are encoded as text."""
     _rows: tuple[str, ...] | None = PrivateAttr(None)
     """Rows in memory, as JSON lines; then the path is memory:<hash> until they are written into a Run."""
 

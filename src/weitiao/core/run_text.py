@@ -6,6 +6,7 @@ from rich.text import Text
 
 from weitiao.core import events
 from weitiao.core.command import command
+from weitiao.core.example import Text as PlainText
 from weitiao.core.history import result, throughput
 from weitiao.core.messages import Message
 from weitiao.core.run import Run
@@ -33,7 +34,10 @@ def print_result(run: Run, console: Console) -> None:
         )
         console.print(Text(str(message), "bold yellow"), soft_wrap=True)
     console.print(Text(str(Message("report: {file}", file=f"{run.folder}/report.html"))), soft_wrap=True)
-    if run.recipe.objective.traits.generative:
+    traits = run.recipe.objective.traits
+    if traits.generative and traits.example_type is PlainText:
+        use = Message('next: {command} generate {folder} "The beginning of a text" --compare', **facts)
+    elif traits.generative:
         use = Message("next: {command} chat {folder} --compare", **facts)
     else:
         use = Message("next: {command} predict {folder} --input FILE --output FILE", **facts)

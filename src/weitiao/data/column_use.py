@@ -62,6 +62,8 @@ class ColumnUse:
         """Count the columns of a row; False if the row says that it is not to be trained on."""
         self.rows += 1
         marked = ""
+        if self.mapping.unread_keys is not None:
+            self.filled.update(set(self.mapping.unread_keys(record.fields)))
         for name, value in record.fields.items():
             if is_empty(value):
                 continue

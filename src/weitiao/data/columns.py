@@ -3,7 +3,7 @@
 import ast
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +30,8 @@ class ColumnMapping:
     """If a row names another file: reads that file, relative to the data file's folder."""
     reads: tuple[str, ...] = ()
     """Every column that `make` reads: what the others hold is reported."""
+    unread_keys: Callable[[dict[str, Any]], Iterable[str]] | None = None
+    """The keys inside a record's columns that hold something and that `make` does not read: messages[].mood."""
 
     def to_example(self, record: Record) -> Example:
         """The Example of a record.

@@ -21,7 +21,7 @@ from weitiao.core.messages import Message
 from weitiao.core.objective import RowEncoder
 from weitiao.core.processor import FeatureExtractor, Processor
 
-VERSION = 6  # raised when the same inputs would be encoded differently
+VERSION = 7  # raised when the same inputs would be encoded differently
 TARGETS = ("targets", "token_targets")
 COLUMNS = [  # and one column for each named target: targets.class_id, token_targets.word_id ...
     ("input_ids", pa.list_(pa.int32())),
@@ -35,6 +35,8 @@ COLUMNS = [  # and one column for each named target: targets.class_id, token_tar
     ("audio", pa.struct([("file", pa.string()), ("sha256", pa.string())])),
 ]
 CHUNK = 4096  # rows written at once
+LITERAL = Message("rows that spell special tokens, which are encoded as text")
+PARSED = Message("rows that spell special tokens, which become control tokens (parse_special_tokens)")
 
 
 @dataclass
@@ -146,7 +148,8 @@ def fingerprint(
     """sha256 over everything that the encoded rows depend on."""
     digest = hashlib.sha256(json.dumps([VERSION, objective.as_recipe(), identity, max_length, overlong]).encode())
     for x in examples:
-        fields = [x.source, str(x.where), type(x.example).__name__, asdict(x.example)]
+        name, text = type(x.example).__name__, asdict(x.example)
+        fields = [x.source, str(x.where), name, text, x.parse_special_tokens]
         digest.update(json.dumps(fields).encode())
     return digest.hexdigest()[:32]
 
@@ -158,7 +161,11 @@ def _encode_all(
     facts: dict[str, Any] = {"bad": [], "truncated": 0, "dropped": 0, "split": 0, "notes": {}, "lost": {}}
     for item in examples:
         try:
-            for row in objective.rows(item.example, processor):
+            if processor.contains_special_tokens(item.example.full_text):
+                note = PARSED if item.parse_special_tokens else LITERAL
+                facts["notes"][note.template] = facts["notes"].get(note.template, 0) + 1
+            own = processor.parsing_special_tokens if item.parse_special_tokens else processor
+            for row in objective.rows(item.example, own):
                 for note in row.get("notes", ()):
                     facts["notes"][note.template] = facts["notes"].get(note.template, 0) + 1
                 for piece in _fit(row, objective, max_length, overlong, item, facts, len(rows)):

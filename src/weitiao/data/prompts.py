@@ -2,6 +2,7 @@
 
 {"prompt": "Hello", "adapter": "chat"}
 {"messages": [{"role": "system", "content": "..."}, {"role": "user", "content": "..."}], "adapter": "spam", "id": 7}
+{"messages": [...], "tools": [{"type": "function", "function": {...}}]}
 """
 
 from collections.abc import Sequence
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import DataError, InvalidValue
-from weitiao.core.example import ROLES, BadRow, Turn
+from weitiao.core.example import ROLES, BadRow, SourceLocation, Turn
 from weitiao.core.registry import find_module
+from weitiao.data.chat_turns import read_turns
 from weitiao.data.records import Reader
 
 
@@ -24,13 +26,13 @@ class Prompt:
     """The adapter's name; "" is the base model."""
     fields: dict[str, Any]
     """The whole line, which is written again with its answer."""
+    where: SourceLocation
 
 
-def read_prompts(file: str, system: str | None = None, adapters: Sequence[str] = ()) -> list[Prompt]:
+def read_prompts(file: str, adapters: Sequence[str] = ()) -> list[Prompt]:
     """All prompts of a file. One unusable line is an error, because every prompt must get an answer.
 
     Args:
-        system: a system message before each `prompt`.
         adapters: names of the loaded adapters.
 
     Raises:
@@ -43,7 +45,7 @@ def read_prompts(file: str, system: str | None = None, adapters: Sequence[str] =
         if isinstance(record, BadRow):
             raise DataError("{where}: {reason}", where=record.where, reason=record.reason)
         try:
-            prompts.append(_parse(record.fields, system, adapters))
+            prompts.append(_parse(record.fields, record.where, adapters))
         except InvalidValue as error:
             raise DataError("{where}: {reason}", where=record.where, reason=error.message) from None
     if not prompts:
@@ -51,7 +53,7 @@ def read_prompts(file: str, system: str | None = None, adapters: Sequence[str] =
     return prompts
 
 
-def _parse(fields: dict[str, Any], system: str | None, adapters: Sequence[str]) -> Prompt:
+def _parse(fields: dict[str, Any], where: SourceLocation, adapters: Sequence[str]) -> Prompt:
     name = fields.get("adapter") or ""
     if name and name not in adapters:
         if not adapters:
@@ -64,12 +66,9 @@ def _parse(fields: dict[str, Any], system: str | None, adapters: Sequence[str]) 
     if "prompt" in fields:
         if not isinstance(fields["prompt"], str):
             raise InvalidValue("prompt is not a string")
-        opening = (Turn("system", system),) if system else ()
-        return Prompt((*opening, Turn("user", fields["prompt"])), name, fields)
+        return Prompt((Turn("user", fields["prompt"]),), name, fields, where)
     turns = fields["messages"]
-    valid = isinstance(turns, list) and all(
-        isinstance(x, dict) and x.get("role") in ROLES and isinstance(x.get("content"), str) for x in turns
-    )
+    valid = isinstance(turns, list) and all(isinstance(x, dict) and x.get("role") in ROLES for x in turns)
     if not valid or not turns:
         raise InvalidValue("messages must be a list of role and content, with role one of {roles}", roles=", ".join(ROLES))
-    return Prompt(tuple(Turn(x["role"], x["content"]) for x in turns), name, fields)
+    return Prompt(tuple(read_turns(turns, "messages")), name, fields, where)

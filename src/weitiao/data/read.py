@@ -154,7 +154,7 @@ def _read_file(
     use = ColumnUse(str(file), mapping, source.columns is not None)
     reading.columns.append(use)
     chained = itertools.chain(head, items)
-    rows = _examples(chained, use, number, source.task)
+    rows = _examples(chained, use, number, source)
     first = len(reading.examples)
     for item in itertools.islice(rows, source.limit):
         if isinstance(item, BadRow):
@@ -163,12 +163,13 @@ def _read_file(
             reading.examples.append(item)
     if source.limit is not None and mapping.example_type in (TextLabel, TokenTags):
         used = [x.without_task.example for x in reading.examples[first:]]
-        behind = _examples(chained, ColumnUse(str(file), mapping, True), number, "")
+        untasked = source.model_copy(update={"task": ""})
+        behind = _examples(chained, ColumnUse(str(file), mapping, True), number, untasked)
         reading.limits += check_limit(str(file), used, (x.example for x in behind if isinstance(x, SourcedExample)))
 
 
 def _examples(
-    items: Iterable[Record | BadRow], use: ColumnUse, number: int, task: str
+    items: Iterable[Record | BadRow], use: ColumnUse, number: int, source: Source
 ) -> Iterator[SourcedExample | BadRow]:
     for item in items:
         if isinstance(item, BadRow):
@@ -183,7 +184,8 @@ def _examples(
                 characters.encode("utf-8")
             if is_blank(text):
                 raise InvalidValue("the text is empty")
-            yield SourcedExample(Task(task, example) if task else example, item.where, number)
+            example = Task(source.task, example) if source.task else example
+            yield SourcedExample(example, item.where, number, source.parse_special_tokens)
         except UnicodeEncodeError:
             yield BadRow(item.where, Message("the text has an unpaired surrogate, which is not a character"))
         except ROW_ERRORS as error:

@@ -25,6 +25,7 @@ from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import Turn
 from weitiao.core.files import file_sha256
 from weitiao.core.messages import Message
+from weitiao.data.chat_messages import PLAIN, MessageForm, as_messages
 
 TIME_LIMIT = 5.0  # seconds; one conversation renders in well under a millisecond
 MAX_CHARACTERS = 10_000_000  # of one string that a template builds
@@ -110,13 +111,17 @@ def read_template(name: str | None) -> str | None:
 class Template:
     """A compiled chat template."""
 
-    def __init__(self, text: str, special: dict[str, str]) -> None:
+    def __init__(self, text: str, special: dict[str, str], now: datetime.datetime | None = None) -> None:
+        """Args:
+        special: bos_token and the like, which it may write.
+        now: the date that it writes; default: today's.
+        """
         environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
-        environment.filters["tojson"] = lambda x, **more: json.dumps(x, ensure_ascii=False, **more)
+        environment.filters["tojson"] = _tojson
         environment.filters["center"] = _center
         environment.globals["raise_exception"] = _reject
-        environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-        self.text, self.special = text, special
+        self.text, self.special, self.now = text, special, now or datetime.datetime.now()
+        environment.globals["strftime_now"] = self.now.strftime
         try:
             environment.globals["joined"] = _joined
             tree = _BoundJoins().visit(environment.parse(text))
@@ -127,22 +132,43 @@ class Template:
                 "chat_template, line {line}: {error}", line=getattr(error, "lineno", "?"), error=str(error)
             ) from None
 
-    def render(self, turns: Sequence[Turn], ask: bool = False) -> str:
+    @property
+    def writes_date(self) -> bool:
+        """Whether it can write the date or the time of day."""
+        return "strftime_now" in self.text
+
+    @property
+    def date(self) -> str:
+        """The date as it writes it; if its formats are not constants, the whole moment."""
+        formats = re.findall(r"""strftime_now\(\s*(?:"([^"]*)"|'([^']*)')\s*\)""", self.text)
+        if len(formats) < self.text.count("strftime_now("):
+            return self.now.isoformat(timespec="minutes")
+        return "; ".join(dict.fromkeys(self.now.strftime(a or b) for a, b in formats))
+
+    def render(self, turns: Sequence[Turn], ask: bool = False, tools: str = "", form: MessageForm = PLAIN) -> str:
         """A conversation as one string; `ask` adds the generation prompt.
+
+        Args:
+            tools: as a JSON list; "" if there are none.
+            form: how the template expects tool calls and reasoning.
 
         Raises:
             InvalidValue: the template rejects these turns (some require user and assistant to alternate).
             DataError: it runs too long, or does what a template must not do.
         """
-        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        messages = as_messages(turns, form)
         try:
             with _time_limit(TIME_LIMIT):
-                more = {"tools": None, "documents": None, **self.special}
+                more = {"tools": json.loads(tools) if tools else None, "documents": None, **self.special}
                 return self.compiled.render(messages=messages, add_generation_prompt=ask, **more)
         except _Rejected as error:
             raise InvalidValue("the chat template rejects this conversation: {error}", error=str(error)) from None
         except Exception as error:  # downloaded code: whatever it raises, the user needs one sentence
             raise DataError("chat_template: it cannot be rendered: {error}", error=str(error)) from None
+
+
+def _tojson(value: Any, **settings: Any) -> str:
+    return json.dumps(value, **{"ensure_ascii": False, **settings})
 
 
 class _Rejected(jinja2.TemplateError):
@@ -171,7 +197,8 @@ def _time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def tokenizer_identity(folder: Path, template: str | dict[str, str] | None) -> str:
-    """Sixteen hex digits of a hash over the tokenizer's files and the template."""
+def tokenizer_identity(folder: Path, text: str | dict[str, str] | None, template: Template | None = None) -> str:
+    """Sixteen hex digits of a hash over the tokenizer's files, the template's text and the date that it writes."""
     files = [(name, file_sha256(folder / name)) for name in TOKENIZER_FILES if (folder / name).is_file()]
-    return hashlib.sha256(json.dumps([files, template]).encode()).hexdigest()[:16]
+    dates = [template.date] if template is not None and template.writes_date else []
+    return hashlib.sha256(json.dumps([files, text, *dates]).encode()).hexdigest()[:16]

@@ -1,15 +1,16 @@
-"""Text to token ids, and the assistant mask: the assistant's content and its stop token carry loss, nothing else does.
+"""Text to token ids, and the assistant mask: the assistant's turns and their stop tokens carry loss, nothing else does.
 
     <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello!<|im_end|>\n
                                                           ------------------  carries loss
 
-The mask comes from the chat template itself: the turns before an assistant turn, rendered with the generation prompt, are
-its prompt; what the template adds when that turn is added is what the model must generate. So it holds for every template,
-without a table of models.
+What a text spells is text: <|im_end|> in a user's message does not become the control token (data/control_tokens.py).
 """
 
+import datetime
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -19,9 +20,13 @@ from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import Turn
 from weitiao.core.processor import FeatureExtractor, Rendered, SpecialTokens
 from weitiao.data.audio import with_leading_space
+from weitiao.data.chat_messages import PLAIN, MessageForm, choose_form
+from weitiao.data.control_tokens import OPEN, ControlTokens
+from weitiao.data.conversation import PROBE, Conversation, Span
 from weitiao.data.template import NO_TEMPLATE, Template
 
-Span = tuple[int, int]  # start and end in characters
+MARKER = re.compile(r"[<\[{].*[>\]}]")  # how templates spell the tokens between turns
+THOUGHTS = ("<think>", "</think>")  # which answers spell, too
 
 
 @dataclass
@@ -32,12 +37,15 @@ class ChatProcessor:
     template: Template | None = None
     eos_id: int = 0
     stop_ids: tuple[int, ...] = ()
-    special: frozenset[str] = field(default_factory=frozenset)
+    _special: frozenset[str] = field(default_factory=frozenset)
     """The texts of all special tokens."""
     special_tokens: SpecialTokens = SpecialTokens((), (), (0,))
     mask_id: int | None = None
     decoder_start_id: int | None = None
     feature_extractor: FeatureExtractor | None = None
+    parse_special_tokens: bool = False
+    """Special tokens in texts become control tokens."""
+    _forms: dict[tuple[bool, bool], MessageForm | InvalidValue] = field(default_factory=dict)
 
     @classmethod
     def make(
@@ -46,6 +54,7 @@ class ChatProcessor:
         generation_stops: Sequence[int] = (),
         decoder_start_id: int | None = None,
         feature_extractor: FeatureExtractor | None = None,
+        now: datetime.datetime | None = None,
     ) -> "ChatProcessor":
         """From a transformers tokenizer.
 
@@ -53,6 +62,7 @@ class ChatProcessor:
             generation_stops: stop ids of the model's generation config.
             decoder_start_id: of an encoder-decoder model, its decoder_start_token_id.
             feature_extractor: of a speech model.
+            now: the date that the template writes; default: today's.
 
         Raises:
             DataError: the tokenizer has no end-of-text token.
@@ -64,7 +74,7 @@ class ChatProcessor:
             raise DataError("base: the tokenizer has no end-of-text token (eos_token), so an answer could never end.")
         names = {f"{key}_token": value for key, value in _special_tokens(tokenizer).items()}
         text: Any = tokenizer.chat_template
-        template = Template(text, names) if text else None
+        template = Template(text, names, now) if text else None
         special = _special_token_texts(tokenizer)
         processor = cls(tokenizer, template, eos_id, (), special)
         stops = [eos_id, *generation_stops]
@@ -76,37 +86,91 @@ class ChatProcessor:
         processor.stop_ids = tuple(dict.fromkeys(x for x in stops if x is not None))
         return processor
 
+    @property
+    def parsing_special_tokens(self) -> "ChatProcessor":
+        return replace(self, parse_special_tokens=True)
+
+    def contains_special_tokens(self, text: str) -> bool:
+        return self._control_tokens.contains(text)
+
+    @cached_property
+    def _control_tokens(self) -> ControlTokens:
+        """The special tokens, and the tokens that the template writes between turns even if they are not called special."""
+        texts = set(self._special)
+        if self.template is not None:
+            try:
+                prompt = self.template.render(PROBE, ask=True)
+            except (InvalidValue, DataError):
+                prompt = ""
+            added = (str(x) for x in _added_vocab(self.tokenizer))
+            texts |= {x for x in added if x in prompt and MARKER.fullmatch(x) and x not in THOUGHTS}
+        return ControlTokens(self.tokenizer, frozenset(texts))
+
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        if self._is_literal(text):
+            encoding = self._control_tokens.encode_literally(text)
+            return encoding.ids, encoding.offsets
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return list(encoded.input_ids), [(int(a), int(b)) for a, b in encoded.offset_mapping]
 
     def encode_with_word_ids(self, text: str) -> tuple[list[int], list[int]]:
+        if self._is_literal(text):
+            literal = self._control_tokens.encode_literally(text)
+            return literal.ids, [-1 if x is None else x for x in literal.word_ids]
         encoded = self.tokenizer(text, add_special_tokens=False)
         return list(encoded.input_ids), [-1 if x is None else x for x in encoded.word_ids()]
 
-    def text(self, text: str) -> list[int]:
-        return list(self.tokenizer(text).input_ids)
+    def text(self, text: str, masks: bool = False) -> list[int]:
+        mask = self.decode([self.mask_id], skip_special_tokens=False) if masks and self.mask_id is not None else ""
+        if mask and mask in text and self._is_literal(text.replace(mask, "")):
+            hidden = self._control_tokens.hide(text, visible=mask)
+            return self._control_tokens.encode(hidden, add_special_tokens=True).ids
+        if mask and mask in text:
+            return list(self.tokenizer(text).input_ids)
+        return self._plain(text, add_special_tokens=True)
 
     def encode_transcript(self, text: str) -> list[int]:
-        return self._ids(with_leading_space(text))
+        return self._plain(with_leading_space(text), add_special_tokens=False)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         ids = [x for x in ids if x != AUDIO_PLACEHOLDER]
         return str(self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
 
-    def prompt(self, turns: Sequence[Turn]) -> list[int]:
-        text = self._need_template().render(turns, ask=True)
-        return self._masked_ids(text, self._assistant_spans(turns, text) or [])[0]
+    def prompt(self, turns: Sequence[Turn], tools: str = "") -> list[int]:
+        conversation = self.conversation(turns, tools)
+        text = conversation.render(ask=True)
+        conversation.check_tools(text)
+        return self._masked_ids(text, conversation.spans(text) or [])[0]
 
-    def chat(self, turns: Sequence[Turn]) -> list[Rendered]:
+    def chat(self, turns: Sequence[Turn], tools: str = "") -> list[Rendered]:
         """One row in which all assistant turns carry loss. If the template rewrites earlier turns (some remove earlier
         reasoning), one row per assistant turn, each as the model will see it."""
-        text = self._need_template().render(turns)
-        spans = self._assistant_spans(turns, text)
-        if spans is not None:
-            return [self._rendered(text, spans, turns)]
-        assistant_turns = [i for i, turn in enumerate(turns) if turn.role == "assistant"]
-        return [self._last_turn(turns[: i + 1]) for i in assistant_turns]
+        conversation = self.conversation(turns, tools)
+        text = conversation.render()
+        conversation.check_tools(text)
+        targets = [i for i, turn in enumerate(conversation.turns) if turn.is_target]
+        if (spans := conversation.spans(text)) is not None:
+            for i, span in zip(targets, (x for x in spans if x.supervised)):
+                conversation.check_turn(i, text[span.start : span.end])
+            return [self._rendered(text, spans)]
+        rows: list[Rendered] = []
+        for i in targets:
+            text, span = conversation.up_to(i)
+            conversation.check_turn(i, text[span.start : span.end])
+            rows.append(self._rendered(text, [span]))
+        return rows
+
+    def conversation(self, turns: Sequence[Turn], tools: str = "") -> Conversation:
+        """Turns in the chat template; the control tokens that they spell are hidden."""
+        template = self._need_template()
+        if not self.parse_special_tokens:
+            turns, tools = [self._hidden(turn) for turn in turns], self._control_tokens.hide(tools) if tools else ""
+        form = self._form(any(x.tool_calls for x in turns), any(x.reasoning for x in turns))
+        return Conversation(template, tuple(turns), tools, form, self._special, self._stops)
+
+    @cached_property
+    def _stops(self) -> tuple[str, ...]:
+        return tuple(self.decode([x], skip_special_tokens=False) for x in self.stop_ids)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -132,63 +196,76 @@ class ChatProcessor:
             raise DataError(NO_TEMPLATE)
         return self.template
 
-    def _assistant_spans(self, turns: Sequence[Turn], text: str) -> list[Span] | None:
-        """Where each assistant turn's content and stop token are in `text`; None if the template rewrote a turn."""
-        template, spans = self._need_template(), []
-        for i, turn in enumerate(turns):
-            if turn.role == "assistant":
-                prompt, conversation = template.render(turns[:i], ask=True), template.render(turns[: i + 1])
-                end = self._turn_end(conversation, prompt, turn)
-                if not (conversation.startswith(prompt) and text.startswith(conversation[:end])):
-                    return None
-                spans.append((len(prompt), end))
-        return spans
+    def _hidden(self, turn: Turn) -> Turn:
+        hide = self._control_tokens.hide
+        calls = tuple(replace(x, name=hide(x.name), arguments=hide(x.arguments)) for x in turn.tool_calls)
+        return replace(
+            turn, content=hide(turn.content), reasoning=hide(turn.reasoning), name=hide(turn.name), tool_calls=calls
+        )
 
-    def _last_turn(self, turns: Sequence[Turn]) -> Rendered:
-        template = self._need_template()
-        prompt, conversation = template.render(turns[:-1], ask=True), template.render(turns)
-        if not conversation.startswith(prompt):
-            raise InvalidValue("the chat template does not continue its own generation prompt with the assistant's content")
-        return self._rendered(conversation, [(len(prompt), self._turn_end(conversation, prompt, turns[-1]))], turns)
+    def _form(self, calls: bool, reasoning: bool) -> MessageForm:
+        """How the template expects messages.
 
-    def _turn_end(self, conversation: str, prompt: str, turn: Turn) -> int:
-        """Where the assistant's turn ends: after the first special token that follows its content."""
-        content = turn.content.strip()
-        position = conversation.find(content, len(prompt))
-        end = (position + len(content)) if position >= 0 else len(prompt)
-        following = [(conversation.find(token, end), token) for token in self.special]
-        following = [(i, token) for i, token in following if i >= 0]
-        if not following:
-            stripped = len(conversation.rstrip())
-            return stripped if stripped < len(conversation) and position >= 0 else len(conversation)
-        first = min(following)[0]
-        return first + max(len(token) for i, token in following if i == first)
+        Raises:
+            InvalidValue: it does not render calls or reasoning.
+        """
+        key = calls, reasoning
+        if key not in self._forms:
+            template = self._need_template()
+            try:
+                self._forms[key] = choose_form(lambda turns, tools, form: template.render(turns, False, tools, form), *key)
+            except InvalidValue as error:
+                self._forms[key] = error
+        form = self._forms[key]
+        if isinstance(form, InvalidValue):
+            raise form
+        return form
 
-    def _rendered(self, text: str, spans: list[Span], turns: Sequence[Turn]) -> Rendered:
+    def _rendered(self, text: str, spans: list[Span]) -> Rendered:
         ids, mask = self._masked_ids(text, spans)
-        if turns[-1].role == "assistant" and not (mask and mask[-1] and ids[-1] in self.stop_ids):
+        is_last = bool(spans) and spans[-1].supervised and not text[spans[-1].end :].strip()
+        if is_last and not (mask and mask[-1] and ids[-1] in self.stop_ids):
             last = max(i for i, x in enumerate(mask) if x) if any(mask) else -1
             if last >= 0 and ids[last] not in self.stop_ids:  # a template without a stop token: add the tokenizer's
                 ids, mask = [*ids[: last + 1], self.eos_id], [*mask[: last + 1], True]
         return Rendered(ids, mask)
 
     def _masked_ids(self, text: str, spans: list[Span]) -> tuple[list[int], list[bool]]:
-        """Ids of the whole text, and which of them are in a span.
+        """Ids of the whole text, and which of them are in a span that carries loss.
 
         If a token would cross the edge of a span, the text before and after the edge is encoded separately, as it is when
         the model generates.
         """
-        edges = {edge for span in spans for edge in span}
-        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
-        cuts = sorted(edge for edge in edges if any(a < edge < b for a, b in offsets))
+        edges = {edge for span in spans for edge in (span.start, span.end)}
+        cuts = sorted(edge for edge in edges if any(a < edge < b for a, b in self._encode(text)[1]))
         ids: list[int] = []
         mask: list[bool] = []
         for start, end in zip([0, *cuts], [*cuts, len(text)]):
-            encoded = self.tokenizer(text[start:end], add_special_tokens=False, return_offsets_mapping=True)
-            offsets = [(start + a, start + b) for a, b in encoded.offset_mapping]
-            ids += encoded.input_ids
-            mask += [b > a and any(first <= a and b <= last for first, last in spans) for a, b in offsets]
+            piece_ids, piece_offsets = self._encode(text[start:end])
+            offsets = [(start + a, start + b) for a, b in piece_offsets]
+            ids += piece_ids
+            mask += [b > a and any(x.start <= a and b <= x.end for x in spans if x.supervised) for a, b in offsets]
         return ids, mask
+
+    def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """A rendered conversation, in which what the turns spell may be hidden."""
+        if OPEN in text and not self.parse_special_tokens:
+            encoding = self._control_tokens.encode(text)
+            return encoding.ids, encoding.offsets
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return list(encoded.input_ids), list(encoded.offset_mapping)
+
+    def _is_literal(self, text: str) -> bool:
+        """Whether a text spells special tokens that must stay text."""
+        return not self.parse_special_tokens and self._control_tokens.contains(text)
+
+    def _plain(self, text: str, add_special_tokens: bool) -> list[int]:
+        if not self._is_literal(text):
+            return list(self.tokenizer(text, add_special_tokens=add_special_tokens).input_ids)
+        if not hasattr(self.tokenizer, "backend_tokenizer"):  # a tokenizer in Python
+            settings: dict[str, Any] = {"add_special_tokens": add_special_tokens, "split_special_tokens": True}
+            return list(self.tokenizer(text, **settings).input_ids)
+        return self._control_tokens.encode_literally(text, add_special_tokens).ids
 
     def _ids(self, text: str) -> list[int]:
         """Without special tokens: the template writes its own, and BOS must not be there twice."""
@@ -196,13 +273,13 @@ class ChatProcessor:
 
     def _template_stop(self, template: Template) -> int | None:
         """The token with which this template ends an assistant's turn."""
-        turns = (Turn("user", "Hi."), Turn("assistant", "Hello."))
+        conversation = Conversation(template, (*PROBE, Turn("assistant", "Hello.")), "", PLAIN, self._special)
         try:
-            prompt, conversation = template.render(turns[:1], ask=True), template.render(turns)
-        except ValueError:
+            text, span = conversation.up_to(1)
+        except InvalidValue:
             return None
-        ids = self._ids(conversation[: self._turn_end(conversation, prompt, turns[1])])
-        return ids[-1] if ids and self.tokenizer.decode([ids[-1]]) in self.special else None
+        ids = self._ids(text[: span.end])
+        return ids[-1] if ids and self.tokenizer.decode([ids[-1]]) in self._special else None
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
@@ -211,6 +288,10 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     return {name: str(value) for name, value in tokens.items() if value is not None}
 
 
+def _added_vocab(tokenizer: Any) -> dict[str, int]:
+    return tokenizer.get_added_vocab()
+
+
 def _special_token_texts(tokenizer: Any) -> frozenset[str]:
-    added = (str(x) for x in tokenizer.get_added_vocab() if x in tokenizer.all_special_tokens)
+    added = (str(x) for x in _added_vocab(tokenizer) if x in tokenizer.all_special_tokens)
     return frozenset(added) | frozenset(str(x.content) for x in tokenizer.added_tokens_decoder.values() if x.special)

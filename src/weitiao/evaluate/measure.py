@@ -240,7 +240,7 @@ def prompt_ids(model: TrainableModel, example: Example, max_new_tokens: int) -> 
     """The token ids that the model is prompted with; where positions are few, the end of the prompt, as `truncate` does."""
     if not isinstance(example, Chat):
         return model.processor.text(example.full_text)[:32]
-    ids, limit = model.processor.prompt(example.prompt), num_positions(model)
+    ids, limit = model.processor.prompt(example.prompt, example.tools), num_positions(model)
     if limit is None or len(ids) + max_new_tokens <= limit:
         return ids
     return ids[-max(limit // 2, limit - max_new_tokens) + len(model.attachment.virtual_tokens()) :]
@@ -250,7 +250,7 @@ def prompt_ids(model: TrainableModel, example: Example, max_new_tokens: int) -> 
 def choose(model: TrainableModel, chats: Sequence[Chat], answers: Sequence[str], progress: Progress) -> list[str]:
     """For each conversation, the most probable of the answers. The prefix that all prompts share runs once."""
     stop = model.processor.stop_ids[0]
-    prompts = [model.attachment.prepend_virtual_tokens(model.processor.prompt(x.prompt)) for x in chats]
+    prompts = [model.attachment.prepend_virtual_tokens(model.processor.prompt(x.prompt, x.tools)) for x in chats]
     options = [_answer_ids(model, chats[0].prompt, answer, stop) for answer in answers]
     prefix = prefill(model, prompts)
     chosen = [""] * len(prompts)

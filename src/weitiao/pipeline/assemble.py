@@ -6,6 +6,7 @@ setup_environment -> open_base_assets -> prepare_data -> load_model -> plan_trai
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from weitiao.core import hardware
 from weitiao.core.batch import Batch
 from weitiao.core.decoding import decoding_decision
 from weitiao.core.eval_set import EvalSet
+from weitiao.core.example import Chat, SourcedExample
 from weitiao.core.files import file_sha256
 from weitiao.core.finding import Decision, Finding, refuse
 from weitiao.core.messages import Message
@@ -27,6 +29,7 @@ from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.core.trainable_model import TrainableModel, trains_untied_embedding
+from weitiao.data.chat_checks import check_chats, common_system
 from weitiao.data.checks import check_data, unused_tokens
 from weitiao.data.encode import Encoded
 from weitiao.data.label_checks import check_labels
@@ -97,7 +100,9 @@ def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Repor
     compatibility.check_metrics(recipe.objective, metrics, recipe.train.best_metric)
     device, dtype = setup_environment(recipe, run, reporter)
     with reporter.phase(run, "open_base", Message("opening the base model {base}", base=recipe.base)):
-        assets = open_base_assets(recipe.base, recipe.revision, recipe.chat_template)
+        literal = not all(x.parse_special_tokens for x in recipe.data)
+        date = fix_date(run, distributed)
+        assets = open_base_assets(recipe.base, recipe.revision, recipe.chat_template, date, not literal)
     compatibility.check_base(recipe.objective, recipe.method, assets.architecture)
     if (warning := compatibility.check_max_length(recipe, assets.architecture)) is not None:
         reporter.warn(warning)
@@ -123,6 +128,19 @@ def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Repor
     reporter.warn_of_change(*changes)
     loss_function = regularized(data.objective, recipe.regularizers, model)
     return TrainingSetup(assets, data, resolved, loader, plan, state, loss_function, dtype, memory_before_model)
+
+
+def fix_date(run: Run, distributed: Distributed) -> str:
+    """The moment at which the run was first prepared, which chat templates may write; a resumed run has the same."""
+
+    def recorded(is_main: bool) -> Any:
+        date = run.read("resolved.json", {}).get("date")
+        if date is None and is_main:
+            date = datetime.now().isoformat(timespec="seconds")
+            run.record(date=date)
+        return date
+
+    return distributed.main_first(recorded)
 
 
 def setup_environment(recipe: Recipe, run: Run, reporter: Reporter) -> tuple[torch.device, torch.dtype]:
@@ -169,6 +187,9 @@ def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporte
     examples = [*held_out.examples, *final_rows.examples]
     findings = [*column_findings, *check_labels(training, examples), *room_findings]
     findings += check_data(encoded, training, examples, assets.tokenizer, assets.processor.stop_ids)
+    chats = [x for x in (y.without_task.example for y in training) if isinstance(x, Chat)]
+    findings += check_chats(chats, assets.processor)
+    run.record(system=common_system(training, len(recipe.data)))
     return PreparedData(objective, limits, encoded, validation, final, evaluate, findings)
 
 

@@ -16,6 +16,7 @@ from weitiao.evaluate.annotate import unused_note
 from weitiao.evaluate.measure import default_metrics, measure
 from weitiao.evaluate.room import answer_room, reference_lengths
 from weitiao.pipeline.inference import Model, open_model
+from weitiao.pipeline.prompting import with_system_message
 from weitiao.plan.compatibility import check_metrics
 from weitiao.plan.resolve import resolve_rows
 
@@ -53,7 +54,19 @@ def evaluate(
     limits = resolve_rows(recipe, objective, assets.max_length)
     encoder = Encoder(objective, assets.processor, assets.identity, limits.max_length, limits.overlong, reporter)
     reading = _read(recipe, source, model.training_columns, reporter)
-    eval_set = encoder.hold_out(reading.examples, bad=reading.bad)
+    examples = reading.examples
+    if assets.system:
+        examples, changed = with_system_message(examples, assets.system)
+        if changed:
+            reporter.say(
+                Message(
+                    "{n:,} of {total:,} rows have no system message; that of the training rows is used: {message!r}",
+                    n=changed,
+                    total=len(examples),
+                    message=assets.system[:200],
+                )
+            )
+    eval_set = encoder.hold_out(examples, bad=reading.bad)
     if eval_set is None:
         raise RunError("{target} has no held-out rows (validation: 0): name a file with --data FILE.", target=target)
     if source is not None:

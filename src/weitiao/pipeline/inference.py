@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from weitiao.core import hardware
 from weitiao.core.errors import DataError, ModelError
-from weitiao.core.example import ROLES, SourceLocation, Turn
+from weitiao.core.example import SourceLocation, Turn
 from weitiao.core.files import file_sha256
 from weitiao.core.generation import generate
 from weitiao.core.method import Method
@@ -26,18 +26,25 @@ from weitiao.core.recipe import Recipe
 from weitiao.core.registry import create
 from weitiao.core.reporter import Reporter
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.data.prompts import read_prompts
+from weitiao.data.prompts import Prompt, read_prompts
 from weitiao.data.records import Record
 from weitiao.model.adapters.multi_adapter import attach_all, detach
 from weitiao.model.adapters.peft_format import save_adapter
-from weitiao.pipeline.load import BaseAssets, apply_adapter, attach, load, load_stacked_base, open_base_assets
+from weitiao.pipeline.load import (
+    BaseAssets,
+    apply_adapter,
+    attach,
+    load,
+    load_stacked_base,
+    open_base_assets,
+    open_trained_assets,
+)
 from weitiao.pipeline.predict import InputRow, RowPredictor, predict_rows
+from weitiao.pipeline.prompting import Messages, as_turns, encode_prompt
 from weitiao.pipeline.trained import TrainedRun, check_unchanged, read_trained
 from weitiao.plan.compatibility import check_base
 
 CHUNK = 256  # prompts that are sorted by length and answered before the first answer is returned
-Chat = Sequence[Mapping[str, str]]
-"""Messages: [{"role": "user", "content": "Hello"}]."""
 
 
 @dataclass
@@ -78,19 +85,24 @@ class Model:
 
     def generate(
         self,
-        prompts: str | Chat | Sequence[str] | Sequence[Chat],
+        prompts: str | Messages | Sequence[str] | Sequence[Messages],
         *,
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         adapter: str | Sequence[str] = "",
         stream: bool = False,
+        system: str | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> Any:
-        """Answer a prompt or a list of prompts; a prompt is a string or a list of chat messages.
+        """Answer a prompt or a list of prompts; a prompt is a string or a list of chat messages. A model trained on plain
+        text continues a string.
 
         Args:
             temperature: 0 is greedy.
             adapter: of several adapters, the one that answers, or one for each prompt; "" is the base model.
             stream: yield the answer to one prompt piece by piece.
+            system: a system message before prompts that have none; default: that of the training rows, "": none.
+            tools: that the assistant may call, as OpenAI writes them.
 
         Returns:
             A string, a list of strings (for a list of prompts), or an iterator of strings (with `stream`).
@@ -103,7 +115,7 @@ class Model:
         single = isinstance(prompts, str) or (bool(prompts) and isinstance(prompts[0], Mapping))
         conversations: Sequence[Any] = [prompts] if single else prompts
         adapters = [adapter] * len(conversations) if isinstance(adapter, str) else list(adapter)
-        ids = [self.prompt(_turns(x), name) for x, name in zip(conversations, adapters)]
+        ids = [self.prompt(as_turns(x), name, system, list(tools)) for x, name in zip(conversations, adapters)]
         names = adapters if self.adapters else ()
         if stream:
             if not single:
@@ -113,9 +125,18 @@ class Model:
         texts = [self.decode(x) for x in answers]
         return texts[0] if single else texts
 
-    def prompt(self, turns: Sequence[Turn], adapter: str = "") -> list[int]:
-        """Token ids of a conversation up to where the assistant answers, in the adapter's own chat template."""
-        return self.adapters.get(adapter, self.assets).processor.prompt(turns)
+    def prompt(self, turns: Sequence[Turn], adapter: str = "", system: str | None = None, tools: Any = None) -> list[int]:
+        """Token ids of a conversation up to where the assistant answers, in the adapter's own chat template; of plain text,
+        the text.
+
+        Args:
+            system: a system message, if there is none; default: that of the training rows.
+            tools: that the assistant may call.
+
+        Raises:
+            DataError: it is not a prompt for this model.
+        """
+        return encode_prompt(self.adapters.get(adapter, self.assets), turns, system, tools)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.assets.processor.decode(ids).strip()
@@ -235,19 +256,6 @@ class _QueueStreamer(TextStreamer):
         self.pieces.put(text)
 
 
-def _turns(prompt: str | Chat) -> tuple[Turn, ...]:
-    """A prompt as turns of a conversation."""
-    if isinstance(prompt, str):
-        return (Turn("user", prompt),)
-    messages: list[Any] = list(prompt)
-    valid = all(isinstance(x, Mapping) and x.get("role") in ROLES and isinstance(x.get("content"), str) for x in messages)
-    if not messages or not valid:
-        raise DataError(
-            "a prompt is a string, or a list of {{role, content}} with role one of {roles}.", roles=", ".join(ROLES)
-        )
-    return tuple(Turn(x["role"], x["content"]) for x in messages)
-
-
 def _listed(texts: str | Sequence[str]) -> Sequence[str]:
     return [texts] if isinstance(texts, str) else texts
 
@@ -268,11 +276,12 @@ def open_model(target: str, precision: str = "") -> Model:
     dtype = hardware.precision(precision or (trained.precision if trained else "auto"))[0]
     if trained is None:
         assets = open_base_assets(target)
-        objective = create(Objective, "seq2seq" if assets.architecture.kind == "encoder_decoder" else "sft")
+        decoder = "causal_lm" if assets.continues_text else "sft"
+        objective = create(Objective, "seq2seq" if assets.architecture.kind == "encoder_decoder" else decoder)
         check_base(objective, Method.untouched(), assets.architecture)
         model = load(assets, Method.untouched(), objective, dtype, device)[0]
         return Model(model, assets, objective)
-    assets = open_base_assets(trained.base, trained.revision, trained.template)
+    assets = open_trained_assets(trained)
     check_unchanged(trained, assets.base_chain)
     model = load(assets, trained.method, trained.objective, dtype, device)[0]
     trained.load_weights(model)
@@ -330,7 +339,7 @@ def read_on_one_base(targets: Sequence[str]) -> list[tuple[TrainedRun, BaseAsset
         trained = read_trained(target)
         if trained is None:
             raise ModelError("{target} is neither a run nor an adapter in PEFT's format.", target=target)
-        assets = open_base_assets(trained.base, trained.revision, trained.template)
+        assets = open_trained_assets(trained)
         check_unchanged(trained, assets.base_chain)
         results.append((trained, assets))
         if not share_base(assets, results[0][1]):
@@ -363,11 +372,18 @@ def answer_file(
     Raises:
         DataError: a line is not a prompt.
     """
-    prompts = read_prompts(file, system, tuple(model.adapters))
-    ids = [model.prompt(x.turns, x.adapter) for x in prompts]
+    prompts = read_prompts(file, tuple(model.adapters))
+    ids = [_prompt_of(model, x, system) for x in prompts]
     for start in reporter.track(range(0, len(prompts), CHUNK), "prompts"):
         chunk = prompts[start : start + CHUNK]
         adapters = [x.adapter for x in chunk] if model.adapters else ()
         answers = generate(model.model, ids[start : start + CHUNK], max_new_tokens, temperature, adapters=adapters)
         for x, answer in zip(chunk, answers):
             yield {**x.fields, "answer": model.decode(answer)}
+
+
+def _prompt_of(model: Model, prompt: Prompt, system: str | None) -> list[int]:
+    try:
+        return model.prompt(prompt.turns, prompt.adapter, system, prompt.fields.get("tools"))
+    except DataError as error:
+        raise DataError("{where}: {reason}", where=prompt.where, reason=error.message) from None

@@ -1,7 +1,8 @@
 """A base model with what a recipe puts on it: tokenizer, runs merged into the base, method, heads, initial weights."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from weitiao.core.architecture import Architecture
 from weitiao.core.command import command
 from weitiao.core.errors import ModelError, RecipeError, RunError, message_of
+from weitiao.core.example import Text
 from weitiao.core.finding import Decision
 from weitiao.core.messages import Message, joined
 from weitiao.core.method import Method
@@ -43,6 +45,10 @@ class BaseAssets:
     """A hash of the tokenizer's files and of the chat template."""
     base_chain: tuple[TrainedRun, ...] = ()
     """Runs that are merged into the base model, the lowest first."""
+    system: str = ""
+    """The system message that all rows of the run had; "" if they had none, or several."""
+    continues_text: bool = False
+    """A prompt is the beginning of a text, since nothing was trained on conversations."""
 
     @property
     def max_length(self) -> int | None:
@@ -51,12 +57,29 @@ class BaseAssets:
         return min((int(x) for x in limits if x and x < NO_LIMIT), default=None)
 
 
-def open_base_assets(base: str, revision: str | None = None, template: str | None = None) -> BaseAssets:
+def open_trained_assets(trained: TrainedRun) -> BaseAssets:
+    """What a result was trained with: its base's tokenizer, its chat template with its date, its system message."""
+    recipe = trained.recipe
+    literal = recipe is None or not all(x.parse_special_tokens for x in recipe.data)
+    assets = open_base_assets(trained.base, trained.revision, trained.template, trained.recorded("date"), not literal)
+    continues_text = assets.continues_text or trained.objective.traits.example_type is Text
+    return replace(assets, system=trained.recorded("system") or "", continues_text=continues_text)
+
+
+def open_base_assets(
+    base: str,
+    revision: str | None = None,
+    template: str | None = None,
+    date: str | None = None,
+    parse_special_tokens: bool = False,
+) -> BaseAssets:
     """Everything about a base but its weights.
 
     Args:
         base: as in a recipe: a model, or a finished run.
         template: a chat template that replaces the model's own.
+        date: that a chat template writes, in ISO format; default: now.
+        parse_special_tokens: special tokens that texts spell become control tokens.
 
     Raises:
         ModelError, RunError: it cannot be found or read.
@@ -74,9 +97,12 @@ def open_base_assets(base: str, revision: str | None = None, template: str | Non
         stop_ids if isinstance(stop_ids, list) else [stop_ids],
         architecture.decoder_start_id,
         feature_extractor,
+        datetime.fromisoformat(date) if date else None,
     )
-    identity = tokenizer_identity(folder, tokenizer.chat_template)
-    return BaseAssets(folder, architecture, tokenizer, processor, identity, chain)
+    identity = tokenizer_identity(folder, tokenizer.chat_template, processor.template)
+    processor = processor.parsing_special_tokens if parse_special_tokens else processor
+    continues_text = processor.template is None and architecture.kind == "decoder"
+    return BaseAssets(folder, architecture, tokenizer, processor, identity, chain, continues_text=continues_text)
 
 
 def load(

@@ -52,6 +52,10 @@ class TrainedRun:
         own = self.folder / "chat_template.jinja"
         return self.recipe.chat_template if self.recipe else str(own) if own.is_file() else None
 
+    def recorded(self, key: str) -> Any:
+        """What a Run recorded when it was prepared: "date", "system"; None where it did not, and for an adapter."""
+        return Run(self.folder).read("resolved.json", {}).get(key) if self.recipe else None
+
     @property
     def precision(self) -> str:
         return self.recipe.train.precision if self.recipe else "auto"

@@ -34,15 +34,18 @@ class Counting:
         self.asked += 1
         return self.inside.text(text)
 
-    def chat(self, turns: Any) -> Any:
+    def chat(self, turns: Any, tools: str = "") -> Any:
         self.asked += 1
-        return self.inside.chat(turns)
+        return self.inside.chat(turns, tools)
 
-    def prompt(self, turns: Any) -> list[int]:
+    def prompt(self, turns: Any, tools: str = "") -> list[int]:
         return self.inside.prompt(turns)
 
     def decode(self, ids: Any) -> str:
         return self.inside.decode(ids)
+
+    def contains_special_tokens(self, text: str) -> bool:
+        return self.inside.contains_special_tokens(text)
 
 
 def chats(count: int = 6) -> list[Example]:

@@ -1,7 +1,7 @@
 """A conversation, or a prompt and its completion.
 
 prompt/completion   {"prompt": ..., "completion": ...}            also question/answer, input/output, query/response
-messages            {"messages": [{"role": ..., "content": ...}]}
+messages            {"messages": [{"role": ..., "content": ...}], "tools": [...]}
 ShareGPT            {"conversations": [{"from": "human", "value": ...}]}
 Alpaca              {"instruction": ..., "input": ..., "output": ...}      Dolly: instruction, context, response
 """
@@ -9,9 +9,9 @@ Alpaca              {"instruction": ..., "input": ..., "output": ...}      Dolly
 from typing import Any
 
 from weitiao.core.errors import InvalidValue
-from weitiao.core.example import ROLES, Chat, Role, Turn
+from weitiao.core.example import Chat, Turn
 from weitiao.core.messages import Message
-from weitiao.core.registry import nearest
+from weitiao.data.chat_turns import checked, read_chat, read_tools, unread_keys
 from weitiao.data.column_names import (
     INSTRUCTION_INPUTS,
     INSTRUCTION_OUTPUTS,
@@ -29,11 +29,7 @@ TARGETS = ("prompt", "completion", "context", "system", "messages")
 NOT_FOUND = Message("no columns of a prompt and its completion found")
 COLUMNS = "{prompt: ..., completion: ...} or {messages: ...}"
 INPUTS = ("prompt",)
-
-SPEAKERS: dict[str, Role] = {
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "bot": "assistant",
-    "chatgpt": "assistant", "model": "assistant", "system": "system", "tool": "tool",
-}  # fmt: skip
+TOOLS = ("tools", "functions")
 
 
 def infer_columns(first_values: dict[str, Any]) -> list[ColumnMapping]:
@@ -76,7 +72,11 @@ def for_inference(columns: dict[str, str], first_values: dict[str, Any]) -> Colu
 
 
 def _conversation(key: str, description: str, system: str | None) -> ColumnMapping:
-    return ColumnMapping(description, Chat, lambda record: _chat(record, key, system), reads=columns_of(key, system))
+    def unread(record: dict[str, Any]) -> list[str]:
+        return [f"{key}[].{name}" for name in unread_keys(unpacked(record.get(key)))]
+
+    reads = columns_of(key, system, *TOOLS)
+    return ColumnMapping(description, Chat, lambda record: _chat(record, key, system), reads=reads, unread_keys=unread)
 
 
 def _pair(
@@ -89,9 +89,10 @@ def _pair(
             return _chat({**record, prompt: [*record[prompt], *_list(record, completion)]}, prompt, system)
         earlier = [*_system(record, system), *_history(record, history)]
         question = _with_input(string(record, prompt), optional_text(record, more))
-        return _checked((*earlier, Turn("user", question), Turn("assistant", string(record, completion))))
+        turns = (*earlier, Turn("user", question), Turn("assistant", string(record, completion)))
+        return checked(turns, read_tools(_tools(record)))
 
-    return ColumnMapping(description, Chat, make, reads=columns_of(prompt, completion, system, more, history))
+    return ColumnMapping(description, Chat, make, reads=columns_of(prompt, completion, system, more, history, *TOOLS))
 
 
 def _with_input(question: str, more: str) -> str:
@@ -120,37 +121,12 @@ def _history(record: dict[str, Any], key: str | None) -> list[Turn]:
 
 
 def _chat(record: dict[str, Any], key: str, system: str | None) -> Chat:
-    turns: list[Turn] = []
-    for i, message in enumerate(_list(record, key)):
-        if not isinstance(message, dict):
-            raise InvalidValue("{key}[{i}] is not an object", key=key, i=i)
-        speaker = message.get("role", message.get("from"))
-        content = message.get("content", message.get("value"))
-        role = SPEAKERS.get(str(speaker).lower())
-        if role is None:
-            raise InvalidValue(
-                "{key}[{i}]: unknown role {role!r}.{hint} Roles are: {known}",
-                key=key,
-                i=i,
-                role=speaker,
-                hint=nearest(str(speaker), ROLES),
-                known=", ".join(ROLES),
-            )
-        if not isinstance(content, str):
-            raise InvalidValue("{key}[{i}]: content is {type}, not text", key=key, i=i, type=type(content).__name__)
-        turns.append(Turn(role, content))
-    if turns and turns[0].role != "system":
-        turns = [*_system(record, system), *turns]
-    return _checked(tuple(turns))
+    return read_chat(_list(record, key), key, _system(record, system), _tools(record))
 
 
-def _checked(turns: tuple[Turn, ...]) -> Chat:
-    if not any(turn.role == "assistant" for turn in turns):
-        raise InvalidValue("there is no assistant turn, so there is nothing to train on")
-    for turn in turns:
-        if turn.role == "assistant" and not turn.content.strip():
-            raise InvalidValue("the answer is empty")
-    return Chat(turns)
+def _tools(record: dict[str, Any]) -> Any:
+    """The tools; in older data of OpenAI, functions."""
+    return next((record[x] for x in TOOLS if not is_empty(record.get(x))), None)
 
 
 def _list(record: dict[str, Any], key: str) -> list:

@@ -103,7 +103,7 @@ class MaskedLM(Objective):
 
     def encode_input(self, example: Text, processor: Processor) -> Row:
         """A text with [MASK] in it, to be filled."""
-        ids = processor.text(example.text)
+        ids = processor.text(example.text, masks=True)
         if processor.mask_id is None:
             raise InvalidValue("the base's tokenizer has no mask token")
         if processor.mask_id not in ids:

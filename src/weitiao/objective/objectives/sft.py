@@ -33,7 +33,7 @@ class SFT(LikelihoodObjective):
     def rows(self, example: Chat, processor: Processor) -> list[Row]:
         """Position t predicts token t + 1 where the assistant says it; nothing follows the last supervised token."""
         rows: list[Row] = []
-        for rendered in processor.chat(example.turns):
+        for rendered in processor.chat(example.turns, example.tools):
             end = max((i for i, supervised in enumerate(rendered.assistant_mask) if supervised), default=0)
             targets = zip(rendered.ids[1 : end + 1], rendered.assistant_mask[1 : end + 1])
             labels = [token if supervised else IGNORE for token, supervised in targets]
