@@ -30,7 +30,21 @@ from weitiao.data.column_names import (
 from weitiao.data.columns import NO_INPUT, ColumnMapping, is_empty, truth_of, unpacked
 from weitiao.data.records import Record
 
-MAX_NAMED = 8  # columns that a line names
+MAX_NAMED = 8  # columns that a line names; values of a column that are told
+HELD_OUT = {
+    "test",
+    "dev",
+    "val",
+    "valid",
+    "validation",
+    "eval",
+    "evaluation",
+    "holdout",
+    "测试",
+    "测试集",
+    "验证",
+    "验证集",
+}
 PLACEHOLDERS = {  # texts that stand for a missing value, spelled as programs write them
     "nan", "NaN", "NAN", "null", "NULL", "None", "N/A", "n/a", "#N/A", "<NA>", "NaT", "undefined", "<nooutput>", *NO_INPUT,
 }  # fmt: skip
@@ -74,13 +88,13 @@ class ColumnUse:
             self.texts[name] += _has_words(value)
             if name not in self._roles:
                 self._roles[name] = self._role(name)
-            match self._roles[name]:
-                case "flag" | "weight" if _number(value) == 0:
-                    marked = name
-                case "split":
-                    self._splits.setdefault(name, set()).update({str(value).strip()[:40]} if len(self._splits) < 9 else ())
-                case role if name not in self._effects and self._changes_meaning(name, role, unpacked(value)):
-                    self._effects[name] = value, record.where.line
+            role = self._roles[name]
+            if (role == "weight" and _number(value) == 0) or (role == "flag" and _is_false(value)):
+                marked = name
+            elif role == "split" and len(splits := self._splits.setdefault(name, set())) < MAX_NAMED:
+                splits.add(str(value).strip()[:40])
+            elif role and name not in self._effects and self._changes_meaning(name, role, unpacked(value)):
+                self._effects[name] = value, record.where.line
         if marked:
             self.excluded[marked] += 1
         return not marked
@@ -100,8 +114,10 @@ class ColumnUse:
         match role:
             case "weight":
                 return _number(cell) not in (None, 1)
-            case "label":  # of a pair, or of an answer (KTO)
+            case "label" if self.mapping.example_type is Pair:
                 return _number(cell) not in (None, 1)
+            case "label":  # of an answer, in data for KTO
+                return truth_of(cell) is False
             case "review":
                 return cell in ("reject", "ignore")
             case "meaning" if self.mapping.example_type is ExtractiveQA:
@@ -159,7 +175,7 @@ class ColumnUse:
     def _warnings(self) -> Iterator[Finding]:
         """Files with all splits in one, and placeholder words."""
         for name, values in self._splits.items():
-            if len(values) > 1:
+            if len(values) > 1 and any(value.casefold() in HELD_OUT for value in values):
                 message = Message(
                     "{file}: column {column!r} divides the rows ({values}), and all of them are read: one file for each",
                     file=self.file,
@@ -198,6 +214,11 @@ def _number(value: Any) -> float | None:
         return float(value) if isinstance(value, (int, float, str)) else None
     except (ValueError, OverflowError):
         return None
+
+
+def _is_false(value: Any) -> bool:
+    """A flag that is off; a loss of 0.0 is a number."""
+    return truth_of(value) is False and not isinstance(value, float)
 
 
 def _has_words(value: Any) -> bool:

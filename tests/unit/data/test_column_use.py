@@ -176,6 +176,8 @@ def test_file_with_all_splits_is_told(tmp_path: Path) -> None:
     rows = [{"text": "a b", "label": x, "split": y} for x, y in (("p", "train"), ("q", "test"))]
     messages = [str(x.message) for x in reading_of(tmp_path / "x.jsonl", rows, "classification").findings()]
     assert any("column 'split' divides the rows (test, train)" in x for x in messages)
+    parts = [{"text": "a b", "label": x, "subset": y} for x, y in (("p", "maths"), ("q", "code"))]
+    assert [x.level for x in reading_of(tmp_path / "x.jsonl", parts, "classification").findings()] == ["fine"]
 
 
 # -- missing values ---------------------------------------------------------------------------------------------------

@@ -119,4 +119,4 @@ def test_missing_tag_is_a_bad_row(tags: list) -> None:
     mapping = find_mapping([{"tokens": ["a", "b"], "tags": ["O", "O"]}], TokenTags, None, "f")
     with pytest.raises(ValueError, match=r"tags\[0\] is .*, not a tag"):
         mapping.make({"tokens": ["a", "b"], "tags": tags})
-    assert mapping.make({"tokens": ["a", "b"], "tags": [1.0, 0]}).tags == ("1", "0")  # pyright: ignore
+    assert mapping.make({"tokens": ["a", "b"], "tags": [1.0, 0]}).tags == ("1", "0")

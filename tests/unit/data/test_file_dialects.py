@@ -22,7 +22,7 @@ def read(path: Path, content: str | bytes, objective: str = "sft", **settings: A
 
 
 def pairs(reading: Reading) -> list[tuple[str, str]]:
-    return [(x.example.turns[0].content, x.example.answer) for x in reading.examples]  # pyright: ignore
+    return [(x.example.turns[0].content, x.example.answer) for x in reading.examples]
 
 
 WHOLE = [(x["prompt"], x["completion"]) for x in ROWS]
@@ -153,10 +153,10 @@ def test_decimal_comma_is_named(tmp_path: Path) -> None:
 def test_list_in_a_cell(tmp_path: Path, cell: str) -> None:
     quoted = '"' + cell.replace('"', '""') + '"'
     (example,) = (x.example for x in read(tmp_path / "x.csv", f"text,label\nw,{quoted}\n", "classification").examples)
-    assert example.labels == ("a", "b")  # pyright: ignore
+    assert example.labels == ("a", "b")
     text = f"tokens,tags\n{quoted},\"['O', 'B-x']\"\n"
     (example,) = (x.example for x in read(tmp_path / "x.csv", text, "token_classification").examples)
-    assert example.tags == ("O", "B-x") and example.text == "a b"  # pyright: ignore
+    assert example.tags == ("O", "B-x") and example.text == "a b"
 
 
 # -- text, CoNLL, SQuAD -----------------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def test_form_feeds_in_utf_16(tmp_path: Path) -> None:
 def test_comments_of_conll(tmp_path: Path) -> None:
     text = "# id 7 domain=en\nAda _ _ B-PER\n\n# _ _ O\nx _ _ O\n\n"
     reading = read(tmp_path / "x.conll", text, "token_classification")
-    assert [x.example.text for x in reading.examples] == ["Ada", "# x"]  # pyright: ignore
+    assert [x.example.text for x in reading.examples] == ["Ada", "# x"]
 
 
 SQUAD = {"title": "t", "paragraphs": [{"context": "by Goya", "qas": [
@@ -195,7 +195,7 @@ SQUAD = {"title": "t", "paragraphs": [{"context": "by Goya", "qas": [
 def test_forms_of_squad(tmp_path: Path, document: Any) -> None:
     for name in ("x.json", "x.jsonl", "X.JSON"):
         (example,) = (x.example for x in read(tmp_path / name, json.dumps(document), "question_answering").examples)
-        assert example.answers == ((3, "Goya"),)  # pyright: ignore
+        assert example.answers == ((3, "Goya"),)
 
 
 @pytest.mark.parametrize(

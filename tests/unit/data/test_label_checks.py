@@ -139,6 +139,6 @@ def test_limit_of_a_file_that_is_ordered_by_class(tmp_path: Path) -> None:
 def test_other_spelling_of_a_training_class_is_named() -> None:
     objective = Classification(classes=("True", "False"))
     with pytest.raises(ValueError, match="'TRUE' is not one of the training classes.*it is 'True' in another spelling"):
-        objective.rows(TextLabel("a", ("TRUE",)), None)  # pyright: ignore[reportArgumentType]
+        objective.rows(TextLabel("a", ("TRUE",)), None)
     with pytest.raises(DataError, match="every row has the class"):
         Classification().fit([TextLabel("a", ("x",))])

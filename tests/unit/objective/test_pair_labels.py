@@ -29,7 +29,7 @@ def test_label_of_a_pair_is_its_score(tmp_path: Path, column: str, no: Any, yes:
     assert [x.similarity for x in examples] == [0.0, 1.0] * 30
     for loss_type in ("in_batch_negatives", "triplet"):
         with pytest.raises(DataError, match="60 of 60 rows have a similarity score, or a label.*loss_type: cosent"):
-            Embedding(loss_type=loss_type).fit(examples)  # pyright: ignore[reportArgumentType]
+            Embedding(loss_type=loss_type).fit(examples)
     assert Embedding(loss_type="cosent").fit(examples)
     with pytest.raises(DataError, match="60 of 60 rows have a score, or a label.*one row per query"):
         Rerank().fit(examples)
@@ -37,9 +37,9 @@ def test_label_of_a_pair_is_its_score(tmp_path: Path, column: str, no: Any, yes:
 
 def test_held_out_pair_that_is_no_match_is_a_bad_row() -> None:
     with pytest.raises(ValueError, match="score is 0, and loss_type: in_batch_negatives takes every pair as a match"):
-        Embedding().rows(Pair("a", "b", similarity=0.0), None)  # pyright: ignore[reportArgumentType]
+        Embedding().rows(Pair("a", "b", similarity=0.0), None)
     with pytest.raises(ValueError, match="score is 0: its document does not answer the query"):
-        Rerank().rows(Pair("a", "b", ("c",), 0.0), None)  # pyright: ignore[reportArgumentType]
+        Rerank().rows(Pair("a", "b", ("c",), 0.0), None)
 
 
 def test_class_beside_a_pair_is_named_as_not_read(tmp_path: Path) -> None:
