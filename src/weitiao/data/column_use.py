@@ -45,6 +45,10 @@ HELD_OUT = {
     "验证",
     "验证集",
 }
+NO_MATCH = {  # classes of pairs that do not belong together
+    "no", "n", "irrelevant", "not_relevant", "unrelated", "different", "not_duplicate", "non_duplicate", "no_match",
+    "contradiction", "neutral", "not_entailment", "negative", "不相关", "不匹配", "不相似", "不同", "否", "矛盾", "中立",
+}  # fmt: skip
 PLACEHOLDERS = {  # texts that stand for a missing value, spelled as programs write them
     "nan", "NaN", "NAN", "null", "NULL", "None", "N/A", "n/a", "#N/A", "<NA>", "NaT", "undefined", "<nooutput>", *NO_INPUT,
 }  # fmt: skip
@@ -115,7 +119,7 @@ class ColumnUse:
             case "weight":
                 return _number(cell) not in (None, 1)
             case "label" if self.mapping.example_type is Pair:
-                return _number(cell) not in (None, 1)
+                return _number(cell) not in (None, 1) or (isinstance(cell, str) and plain_name(cell) in NO_MATCH)
             case "label":  # of an answer, in data for KTO
                 return truth_of(cell) is False
             case "review":

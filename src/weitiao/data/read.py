@@ -72,6 +72,9 @@ def read_sources(sources: Iterable[Source], objective: Objective, max_bad_fracti
         for file in files_of(source):
             _read_file(file, source, number, objective.part(source.task).traits.example_type, reading)
     check_bad_fraction(reading.bad, len(reading.bad) + len(reading.examples), max_bad_fraction)
+    if not reading.examples and reading.bad:
+        first = reading.bad[0]
+        raise DataError("data: no row can be used. First: {where}: {reason}", where=first.where, reason=first.reason)
     if not reading.examples:
         raise DataError("data: there is no row to train on.")
     return reading

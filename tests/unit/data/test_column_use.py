@@ -114,6 +114,19 @@ def test_check_names_what_is_not_read(recipe_file: Any, tmp_path: Path) -> None:
 # -- columns that change what a row means ------------------------------------------------------------------------------
 
 
+def test_refused_and_allowed_on_the_command_line(recipe_file: Any, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    row = {"prompt": "ask", "completion": "say", "rejected": "shout"}
+    rows.write_text("".join(json.dumps({**row, "prompt": f"ask {i}"}) + "\n" for i in range(8)))
+    code, output = weitiao("train", recipe_file(data=str(rows), validation=0))
+    assert (
+        code == 2 and "line 1: column 'rejected' is shout, which changes what the row means, and it is not read" in output
+    )
+    assert "--allow columns" in output
+    code, output = weitiao("train", recipe_file(data=str(rows), validation=0), "--allow", "columns", "--overwrite")
+    assert code == 0, output
+
+
 @pytest.mark.parametrize(
     ("objective", "record", "column", "value"),
     [

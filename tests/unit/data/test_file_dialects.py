@@ -65,6 +65,8 @@ def test_json_is_read_whatever_its_form(tmp_path: Path, text: str, ending: str) 
         (f"[{A}\n{B}]", "not JSON: Expecting ',' delimiter at line 2, column 1"),
         (f"[\n{A}", "not JSON: Expecting ',' delimiter"),
         (f"[\n{A[:-2]},\n{B}\n]", "not JSON: Invalid control character at line 2"),
+        ("\n".join(map(str, ROWS)), "a dict as Python prints it, not JSON: write it with json.dumps"),
+        (str(ROWS), "a dict as Python prints it, not JSON"),
         (json.dumps({"train": ROWS, "test": ROWS}), "one object with several lists of rows (train, test)"),
         (json.dumps({"prompt": {"0": "a", "1": "b"}, "completion": {"0": "c", "1": "d"}}), "a table by columns"),
     ],
@@ -157,6 +159,17 @@ def test_list_in_a_cell(tmp_path: Path, cell: str) -> None:
     text = f"tokens,tags\n{quoted},\"['O', 'B-x']\"\n"
     (example,) = (x.example for x in read(tmp_path / "x.csv", text, "token_classification").examples)
     assert example.tags == ("O", "B-x") and example.text == "a b"
+
+
+@pytest.mark.parametrize("cell", ["['a' 'b']", '["a" "b"]', "[0 1]", "[ 1. 0.]", "['a'\n 'b']"])
+def test_list_of_numpy_is_a_bad_row(tmp_path: Path, cell: str) -> None:
+    """Python reads ['a' 'b'] as the one word ab."""
+    quoted = '"' + cell.replace('"', '""') + '"'
+    reading = read(tmp_path / "x.csv", f"text,label\nw,{quoted}\nv,x\n", "classification")
+    assert len(reading.examples) == 1 and "write a list with commas" in str(reading.bad[0].reason)
+    rows = f"tokens,tags\n\"['a', 'b']\",\"['O', 'O']\"\n{quoted},{quoted}\n"
+    reading = read(tmp_path / "x.csv", rows, "token_classification")
+    assert len(reading.examples) == 1 and "not a list of tokens" in str(reading.bad[0].reason)
 
 
 # -- text, CoNLL, SQuAD -----------------------------------------------------------------------------------------------

@@ -50,6 +50,13 @@ def test_class_beside_a_pair_is_named_as_not_read(tmp_path: Path) -> None:
     assert [str(x) for x in reading.columns[0].notices()] == [f"{tmp_path}/x.jsonl: not read: label"]
 
 
+def test_pair_of_a_class_that_is_no_match_is_refused(tmp_path: Path) -> None:
+    rows = [{"query": "a", "document": x, "relevance": y} for x, y in (("b", "relevant"), ("c", "Not relevant"))]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(x) + "\n" for x in rows))
+    reading = read_sources([Source(path=str(tmp_path / "x.jsonl"))], create("objective", "embedding"), 0.0)
+    assert [x.level for x in reading.findings()] == ["error", "fine"]
+
+
 def test_numbered_negatives_are_read(tmp_path: Path) -> None:
     rows = [{"query": "a", "positive": "b", "negative_1": "c", "negative_2": x} for x in ("d", "")]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(x) + "\n" for x in rows))
