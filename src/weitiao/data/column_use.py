@@ -1,6 +1,6 @@
 """Which columns of a file are read, and what the others hold: so that nothing is passed over in silence.
 
-    train.jsonl: not read: context (text in 24 of 24 rows), id
+    train.jsonl: question -> answer; not read: context (text in 24 of 24 rows), id
 
 A column that changes what a row means (`rejected`, `tools`, `label` of a pair ...) and that nothing reads refuses the file.
 """
@@ -144,7 +144,8 @@ class ColumnUse:
             names = self.unread[:MAX_NAMED]
             rest = [Message("{n} more", n=len(self.unread) - MAX_NAMED)] if len(self.unread) > MAX_NAMED else []
             columns = joined(", ", [*(self._described(name) for name in names), *rest])
-            yield Message("{file}: not read: {columns}", file=self.file, columns=columns)
+            mapping = self.mapping.description
+            yield Message("{file}: {mapping}; not read: {columns}", file=self.file, mapping=mapping, columns=columns)
         for name, n in self.excluded.items():
             yield Message(
                 "{file}: {n:,} of {total:,} rows are left out: column {column!r} marks them as not to be trained on",

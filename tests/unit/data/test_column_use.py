@@ -80,7 +80,7 @@ def test_what_is_read_is_what_is_declared(mapping: str, record: dict, tmp_path: 
     more = {"a note": "words that nobody reads", "number": 3, "empty": None, "nothing": float("nan"), "blank": " "}
     reading = reading_of(tmp_path / "x.jsonl", [{**record, **more}] * 2, module.OBJECTIVE)
     (notice,) = (str(x) for x in reading.columns[0].notices())
-    assert notice == f"{tmp_path}/x.jsonl: not read: a note (text in 2 of 2 rows), number"
+    assert notice == f"{tmp_path}/x.jsonl: {chosen.description}; not read: a note (text in 2 of 2 rows), number"
     assert [x.level for x in reading.findings()] == ["fine"]
 
 
@@ -91,7 +91,9 @@ def test_nothing_is_said_where_all_is_read(tmp_path: Path) -> None:
 
 def test_context_of_a_question_is_named(tmp_path: Path) -> None:
     (use,) = reading_of(tmp_path / "x.jsonl", [house(i) for i in range(24)]).columns
-    assert [str(x) for x in use.notices()] == [f"{tmp_path}/x.jsonl: not read: context (text in 24 of 24 rows)"]
+    assert [str(x) for x in use.notices()] == [
+        f"{tmp_path}/x.jsonl: question -> answer; not read: context (text in 24 of 24 rows)"
+    ]
     columns = {"prompt": "question", "context": "context", "completion": "answer"}
     reading = reading_of(tmp_path / "x.jsonl", [house(7)], columns=columns)
     example: Any = reading.examples[0].example
@@ -103,7 +105,7 @@ def test_check_names_what_is_not_read(recipe_file: Any, tmp_path: Path) -> None:
     rows.write_text("".join(json.dumps({**house(i), "id": i}) + "\n" for i in range(24)))
     code, output = weitiao("check", recipe_file(data=str(rows), validation=0))
     assert code == 0, output
-    assert "rows.jsonl: not read: context (text in 24 of 24 rows), id" in output
+    assert "rows.jsonl: question -> answer; not read: context (text in 24 of 24 rows), id" in output
     code, output = weitiao("train", recipe_file(data=str(rows), validation=0))
     assert code == 0 and "not read: context (text in 24 of 24 rows), id" in output
     record = json.loads((tmp_path / "run" / "resolved.json").read_text())["columns"][str(rows)]

@@ -47,7 +47,7 @@ def test_class_beside_a_pair_is_named_as_not_read(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text(json.dumps(rows[0]))
     reading = read_sources([Source(path=str(tmp_path / "x.jsonl"))], create("objective", "embedding"), 0.0)
     assert reading.examples[0].example == Pair("how?", "so")
-    assert [str(x) for x in reading.columns[0].notices()] == [f"{tmp_path}/x.jsonl: not read: label"]
+    assert [str(x) for x in reading.columns[0].notices()] == [f"{tmp_path}/x.jsonl: question <-> answer; not read: label"]
 
 
 def test_pair_of_a_class_that_is_no_match_is_refused(tmp_path: Path) -> None:
