@@ -16,7 +16,7 @@ from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.score import MIN_ROWS
 from weitiao.data.encode import Encoded, Rows, encode
-from weitiao.data.label_checks import class_of_all
+from weitiao.data.label_checks import refuse_missing_classes
 from weitiao.data.loader import in_order
 from weitiao.data.preview import draw, preview
 from weitiao.data.read import Reading, TooManyBadRows, check_bad_fraction, read_sources, split
@@ -54,13 +54,6 @@ class Encoder:
         """
         if not examples:
             return None
-        if label := class_of_all(x.without_task.example for x in examples):
-            raise DataError(
-                "held-out rows: no row has a class: all {n:,} rows say {label!r}, in {file}",
-                n=len(examples),
-                label=label,
-                file=examples[0].where.file,
-            )
         try:
             encoded = self.encode(examples)
         except DataError as error:
@@ -150,6 +143,8 @@ def read(sources: Sequence[Source], recipe: Recipe, run: Run, reporter: Reporter
     earlier = run.read("resolved.json", {}).get("columns", {})
     run.record(columns=earlier | {x.file: x.as_json() for x in reading.columns})
     write_bad_rows(run, reading.bad)
+    if sources is not recipe.data:
+        refuse_missing_classes(reading.examples)
     return reading
 
 
@@ -195,7 +190,9 @@ def held_out_sources(recipe: Recipe) -> Sequence[Source] | None:
 def held_out_examples(recipe: Recipe, sources: Sequence[Source] | None) -> list[SourcedExample]:
     """The examples of `sources`, or those that the recipe splits off. Bad rows are skipped."""
     if sources is not None:
-        return read_sources(sources, recipe.objective, 1.0).examples
+        examples = read_sources(sources, recipe.objective, 1.0).examples
+        refuse_missing_classes(examples)
+        return examples
     fraction = recipe.validation
     assert isinstance(fraction, float), "only a fraction is split off"
     return split(read_sources(recipe.data, recipe.objective, 1.0).examples, fraction)[1]
