@@ -151,8 +151,10 @@ def number_of(value: Any, key: str) -> float:
         raise InvalidValue("column {column!r} is empty: the row has no number", column=key)
     try:
         number = math.nan if isinstance(value, bool) else float(value)
+        if isinstance(value, str) and "_" in value:  # Python reads 1_0 as 10
+            raise ValueError
     except (TypeError, ValueError, OverflowError):
-        if isinstance(value, str) and _is_number(value.strip().replace(",", ".", 1)):
+        if isinstance(value, str) and "," in value and _is_number(value.strip().replace(",", ".", 1)):
             raise InvalidValue(
                 "column {column!r} is {value!r}: write numbers with a decimal point", column=key, value=value[:40]
             ) from None

@@ -24,6 +24,7 @@ from weitiao.core.messages import Message, joined
 from weitiao.core.objective import Objective
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import find_module, names
+from weitiao.data.character_offsets import check_offsets
 from weitiao.data.column_use import ColumnUse
 from weitiao.data.columns import is_blank
 from weitiao.data.file_kinds import check_json, check_kind
@@ -43,8 +44,8 @@ class Reading:
     bad: list[BadRow] = field(default_factory=list)
     columns: list[ColumnUse] = field(default_factory=list)
     """Which columns of each file are read, and what the others hold."""
-    limits: list[Finding] = field(default_factory=list)
-    """What `limit` leaves out."""
+    checks: list[Finding] = field(default_factory=list)
+    """What `limit` leaves out, and how offsets were counted."""
 
     @property
     def mappings(self) -> dict[str, str]:
@@ -52,8 +53,8 @@ class Reading:
         return {x.file: x.mapping.description for x in self.columns}
 
     def findings(self) -> list[Finding]:
-        """Columns that are not read, and classes that `limit` leaves out."""
-        return [*(finding for x in self.columns for finding in x.findings()), *self.limits]
+        """Columns that are not read, and the checks of each file."""
+        return [*(finding for x in self.columns for finding in x.findings()), *self.checks]
 
 
 def read_sources(sources: Iterable[Source], objective: Objective, max_bad_fraction: float) -> Reading:
@@ -152,16 +153,17 @@ def _read_file(file: Path, source: Source, number: int, example_type: type, read
     reading.columns.append(use)
     chained = itertools.chain(head, items)
     rows = _examples(chained, use, number, source.task)
-    first = len(reading.examples)
+    first, first_bad = len(reading.examples), len(reading.bad)
     for item in itertools.islice(rows, source.limit):
         if isinstance(item, BadRow):
             reading.bad.append(item)
         else:
             reading.examples.append(item)
+    reading.checks += check_offsets(str(file), reading.bad[first_bad:])
     if source.limit is not None and mapping.example_type in (TextLabel, TokenTags):
         used = [x.without_task.example for x in reading.examples[first:]]
         behind = _examples(chained, ColumnUse(str(file), mapping, True), number, "")
-        reading.limits += check_limit(str(file), used, (x.example for x in behind if isinstance(x, SourcedExample)))
+        reading.checks += check_limit(str(file), used, (x.example for x in behind if isinstance(x, SourcedExample)))
 
 
 def _examples(

@@ -147,8 +147,10 @@ def test_broken_header_refused(tmp_path: Path) -> None:
 
 
 def test_decimal_comma_is_named(tmp_path: Path) -> None:
-    reading = read(tmp_path / "x.csv", "text;score\na;3,5\nb;4\n", "regression")
-    assert [str(x.reason) for x in reading.bad] == ["column 'score' is '3,5': write numbers with a decimal point"]
+    reading = read(tmp_path / "x.csv", "text;score\na;3,5\nb;4\nc;1_0\n", "regression")
+    assert [str(x.reason) for x in reading.bad] == [
+        "column 'score' is '3,5': write numbers with a decimal point", "column 'score' is '1_0', not a number"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("cell", ["['a', 'b']", '["a", "b"]', "[ 'a' , 'b' ]"])
@@ -185,6 +187,11 @@ def test_comments_of_conll(tmp_path: Path) -> None:
     text = "# id 7 domain=en\nAda _ _ B-PER\n\n# _ _ O\nx _ _ O\n\n"
     reading = read(tmp_path / "x.conll", text, "token_classification")
     assert [x.example.text for x in reading.examples] == ["Ada", "# x"]
+
+
+def test_numbered_words_of_conll_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the first column counts the words"):
+        read(tmp_path / "x.conll", "1\tAda\tB-PER\tO\n2\tmet\tO\tO\n3\tBo\tB-PER\tO\n", "token_classification")
 
 
 SQUAD = {"title": "t", "paragraphs": [{"context": "by Goya", "qas": [
