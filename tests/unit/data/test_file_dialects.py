@@ -277,3 +277,15 @@ def test_upper_case_endings_in_a_folder(tmp_path: Path) -> None:
     for name in ("a.JSONL", "b.Csv"):
         (tmp_path / name).write_text("")
     assert [x.name for x in files_of(Source(path=str(tmp_path)))] == ["a.JSONL", "b.Csv"]
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/a.wav", "x" * 5000, "a\0b", ".", "https://example.org/a.wav"])
+def test_name_that_is_no_audio_file(tmp_path: Path, name: str) -> None:
+    reading = read_bad(tmp_path / "x.jsonl", json.dumps({"audio": name, "text": "words"}))
+    assert "First" in reading and "there is no audio file" in reading
+
+
+def read_bad(path: Path, content: str) -> str:
+    with pytest.raises(DataError) as error:
+        read(path, content, "seq2seq")
+    return str(error.value)
