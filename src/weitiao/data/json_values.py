@@ -13,6 +13,7 @@ from weitiao.core.errors import InvalidValue
 from weitiao.core.messages import Message
 
 LAST_COMMA = re.compile(r'"(?:[^"\\]|\\.)*"|,(?=\s*[\]}])', re.DOTALL)  # a string, or a comma before ] or }
+PYTHON_DICT = re.compile(r"\s*\[?\s*\{\s*'")
 BETWEEN = re.compile(r"[\s,]*")
 NOT_JSON = Message("not JSON: {error} at line {line}, column {column}")
 DEEP = Message("nested too deeply")
@@ -27,6 +28,8 @@ def parse(text: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
+        if PYTHON_DICT.match(text):
+            raise InvalidValue("a dict as Python prints it, not JSON: write it with json.dumps") from None
         if error.lineno > 1:
             raise InvalidValue(NOT_JSON, error=_reason(error), line=error.lineno, column=error.colno) from None
         raise InvalidValue("not JSON: {error} at column {column}", error=_reason(error), column=error.colno) from None
@@ -65,6 +68,8 @@ def values_of(text: str) -> list[tuple[int, Any]]:
         try:
             value, end = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
+            if PYTHON_DICT.match(text, position):
+                raise InvalidValue("a dict as Python prints it, not JSON: write it with json.dumps") from None
             raise InvalidValue(NOT_JSON, error=_reason(error), line=error.lineno, column=error.colno) from None
         except RecursionError:
             raise InvalidValue(DEEP) from None

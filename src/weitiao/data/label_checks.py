@@ -3,9 +3,10 @@
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from weitiao.core.class_names import folded
+from weitiao.core.errors import DataError
 from weitiao.core.example import Example, SourcedExample, TextLabel, TokenTags
 from weitiao.core.finding import Finding
 from weitiao.core.messages import Message, joined
@@ -84,12 +85,21 @@ def _several_in_one(counts: Counter[str]) -> Iterator[Finding]:
         yield Finding("class_names", "warning", message)
 
 
-def class_of_all(examples: Iterable[Example]) -> str | None:
-    """The class that means "no class", if it is that of every row: such rows cannot be evaluated on."""
-    labels = {x.labels if isinstance(x, TextLabel) else () for x in examples}
-    names = {label for row in labels for label in row}
-    is_missing = () not in labels and len(names) == 1 and min(names).casefold() in NO_CLASS
-    return min(names) if is_missing else None
+def refuse_missing_classes(held_out: Sequence[SourcedExample]) -> None:
+    """Refuse a file to evaluate on in which every row has the class that means "no class".
+
+    Raises:
+        DataError: naming the class.
+    """
+    examples = [x.without_task.example for x in held_out]
+    names = {label for x in examples if isinstance(x, TextLabel) for label in x.labels}
+    if len(names) == 1 and min(names).casefold() in NO_CLASS and all(classes_of(x) for x in examples):
+        raise DataError(
+            "held-out rows: no row has a class: all {n:,} rows say {label!r}, in {file}",
+            n=len(examples),
+            label=min(names),
+            file=held_out[0].where.file,
+        )
 
 
 def check_limit(file: str, used: Sequence[Example], rest: Iterator[Example]) -> Iterator[Finding]:

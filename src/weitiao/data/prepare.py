@@ -17,7 +17,7 @@ from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.score import MIN_ROWS
 from weitiao.data.encode import Encoded, Rows, encode
-from weitiao.data.label_checks import class_of_all
+from weitiao.data.label_checks import refuse_missing_classes
 from weitiao.data.later import with_settings_of
 from weitiao.data.loader import InOrder
 from weitiao.data.preview import draw, preview
@@ -61,13 +61,6 @@ class Encoder:
         """
         if not examples:
             return None
-        if label := class_of_all(x.without_task.example for x in examples):
-            raise DataError(
-                "held-out rows: no row has a class: all {n:,} rows say {label!r}, in {file}",
-                n=len(examples),
-                label=label,
-                file=examples[0].where.file,
-            )
         try:
             encoded = self.encode(examples)
         except DataError as error:
@@ -173,6 +166,8 @@ def read(sources: Sequence[Source], recipe: Recipe, run: Run, reporter: Reporter
     earlier = run.read("resolved.json", {}).get("columns", {})
     run.record(columns=earlier | {x.file: x.as_json() for x in reading.columns})
     write_bad_rows(run, reading.bad)
+    if sources is not recipe.data:
+        refuse_missing_classes(reading.examples)
     return reading
 
 
@@ -222,7 +217,9 @@ def read_held_out(recipe: Recipe, sources: Sequence[Source] | None, earlier: Col
         earlier: descriptions of the training files' columns.
     """
     if sources is not None:
-        return read_sources([with_settings_of(x, recipe.data) for x in sources], recipe.objective, 1.0, earlier)
+        reading = read_sources([with_settings_of(x, recipe.data) for x in sources], recipe.objective, 1.0, earlier)
+        refuse_missing_classes(reading.examples)
+        return reading
     fraction = recipe.validation
     assert isinstance(fraction, float), "only a fraction is split off"
     return Reading(split(read_sources(recipe.data, recipe.objective, 1.0).examples, fraction)[1])

@@ -24,6 +24,7 @@ from weitiao.core.messages import Message, joined
 from weitiao.core.objective import Objective
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import find_module, names
+from weitiao.data.character_offsets import check_offsets
 from weitiao.data.column_use import ColumnUse
 from weitiao.data.columns import is_blank
 from weitiao.data.file_kinds import check_json, check_kind
@@ -43,8 +44,8 @@ class Reading:
     bad: list[BadRow] = field(default_factory=list)
     columns: list[ColumnUse] = field(default_factory=list)
     """Which columns of each file are read, and what the others hold."""
-    limits: list[Finding] = field(default_factory=list)
-    """What `limit` leaves out."""
+    checks: list[Finding] = field(default_factory=list)
+    """What `limit` leaves out, and how offsets were counted."""
 
     @property
     def mappings(self) -> dict[str, str]:
@@ -52,8 +53,8 @@ class Reading:
         return {x.file: x.mapping.description for x in self.columns}
 
     def findings(self) -> list[Finding]:
-        """Columns that are not read, and classes that `limit` leaves out."""
-        return [*(finding for x in self.columns for finding in x.findings()), *self.limits]
+        """Columns that are not read, and the checks of each file."""
+        return [*(finding for x in self.columns for finding in x.findings()), *self.checks]
 
 
 def read_sources(
@@ -75,6 +76,9 @@ def read_sources(
         for file in files_of(source):
             _read_file(file, source, number, objective.part(source.task).traits.example_type, reading, earlier)
     check_bad_fraction(reading.bad, len(reading.bad) + len(reading.examples), max_bad_fraction)
+    if not reading.examples and reading.bad:
+        first = reading.bad[0]
+        raise DataError("data: no row can be used. First: {where}: {reason}", where=first.where, reason=first.reason)
     if not reading.examples:
         raise DataError("data: there is no row to train on.")
     return reading
@@ -155,17 +159,18 @@ def _read_file(
     reading.columns.append(use)
     chained = itertools.chain(head, items)
     rows = _examples(chained, use, number, source)
-    first = len(reading.examples)
+    first, first_bad = len(reading.examples), len(reading.bad)
     for item in itertools.islice(rows, source.limit):
         if isinstance(item, BadRow):
             reading.bad.append(item)
         else:
             reading.examples.append(item)
+    reading.checks += check_offsets(str(file), reading.bad[first_bad:])
     if source.limit is not None and mapping.example_type in (TextLabel, TokenTags):
         used = [x.without_task.example for x in reading.examples[first:]]
         untasked = source.model_copy(update={"task": ""})
         behind = _examples(chained, ColumnUse(str(file), mapping, True), number, untasked)
-        reading.limits += check_limit(str(file), used, (x.example for x in behind if isinstance(x, SourcedExample)))
+        reading.checks += check_limit(str(file), used, (x.example for x in behind if isinstance(x, SourcedExample)))
 
 
 def _examples(

@@ -80,7 +80,7 @@ def test_what_is_read_is_what_is_declared(mapping: str, record: dict, tmp_path: 
     more = {"a note": "words that nobody reads", "number": 3, "empty": None, "nothing": float("nan"), "blank": " "}
     reading = reading_of(tmp_path / "x.jsonl", [{**record, **more}] * 2, module.OBJECTIVE)
     (notice,) = (str(x) for x in reading.columns[0].notices())
-    assert notice == f"{tmp_path}/x.jsonl: not read: a note (text in 2 of 2 rows), number"
+    assert notice == f"{tmp_path}/x.jsonl: {chosen.description}; not read: a note (text in 2 of 2 rows), number"
     assert [x.level for x in reading.findings()] == ["fine"]
 
 
@@ -91,7 +91,9 @@ def test_nothing_is_said_where_all_is_read(tmp_path: Path) -> None:
 
 def test_context_of_a_question_is_named(tmp_path: Path) -> None:
     (use,) = reading_of(tmp_path / "x.jsonl", [house(i) for i in range(24)]).columns
-    assert [str(x) for x in use.notices()] == [f"{tmp_path}/x.jsonl: not read: context (text in 24 of 24 rows)"]
+    assert [str(x) for x in use.notices()] == [
+        f"{tmp_path}/x.jsonl: question -> answer; not read: context (text in 24 of 24 rows)"
+    ]
     columns = {"prompt": "question", "context": "context", "completion": "answer"}
     reading = reading_of(tmp_path / "x.jsonl", [house(7)], columns=columns)
     example: Any = reading.examples[0].example
@@ -103,7 +105,7 @@ def test_check_names_what_is_not_read(recipe_file: Any, tmp_path: Path) -> None:
     rows.write_text("".join(json.dumps({**house(i), "id": i}) + "\n" for i in range(24)))
     code, output = weitiao("check", recipe_file(data=str(rows), validation=0))
     assert code == 0, output
-    assert "rows.jsonl: not read: context (text in 24 of 24 rows), id" in output
+    assert "rows.jsonl: question -> answer; not read: context (text in 24 of 24 rows), id" in output
     code, output = weitiao("train", recipe_file(data=str(rows), validation=0))
     assert code == 0 and "not read: context (text in 24 of 24 rows), id" in output
     record = json.loads((tmp_path / "run" / "resolved.json").read_text())["columns"][str(rows)]
@@ -112,6 +114,19 @@ def test_check_names_what_is_not_read(recipe_file: Any, tmp_path: Path) -> None:
 
 
 # -- columns that change what a row means ------------------------------------------------------------------------------
+
+
+def test_refused_and_allowed_on_the_command_line(recipe_file: Any, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    row = {"prompt": "ask", "completion": "say", "rejected": "shout"}
+    rows.write_text("".join(json.dumps({**row, "prompt": f"ask {i}"}) + "\n" for i in range(8)))
+    code, output = weitiao("train", recipe_file(data=str(rows), validation=0))
+    assert (
+        code == 2 and "line 1: column 'rejected' is shout, which changes what the row means, and it is not read" in output
+    )
+    assert "--allow columns" in output
+    code, output = weitiao("train", recipe_file(data=str(rows), validation=0), "--allow", "columns", "--overwrite")
+    assert code == 0, output
 
 
 @pytest.mark.parametrize(
@@ -176,6 +191,8 @@ def test_file_with_all_splits_is_told(tmp_path: Path) -> None:
     rows = [{"text": "a b", "label": x, "split": y} for x, y in (("p", "train"), ("q", "test"))]
     messages = [str(x.message) for x in reading_of(tmp_path / "x.jsonl", rows, "classification").findings()]
     assert any("column 'split' divides the rows (test, train)" in x for x in messages)
+    parts = [{"text": "a b", "label": x, "subset": y} for x, y in (("p", "maths"), ("q", "code"))]
+    assert [x.level for x in reading_of(tmp_path / "x.jsonl", parts, "classification").findings()] == ["fine"]
 
 
 # -- missing values ---------------------------------------------------------------------------------------------------

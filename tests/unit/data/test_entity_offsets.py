@@ -1,13 +1,18 @@
 """Entities whose offsets were counted in another way: named, never cut short."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from weitiao.core.bio_tags import tags_to_entities
 from weitiao.core.example import ExtractiveQA, TokenTags
+from weitiao.core.recipe_sections import Source
 from weitiao.data.character_offsets import utf16_slice
 from weitiao.data.mapping import find_mapping
+from weitiao.data.read import read_sources
+from weitiao.objective.objectives.token_classification import TokenClassification
 
 INSIDE = "is the end inside? add 1 to every end"
 UTF16 = "counted in UTF-16 units, as JavaScript does: count characters"
@@ -72,6 +77,18 @@ def test_entities_of_annotation_tools(entity: dict) -> None:
     assert made("Ada met", [entity], "label").tags == ("B-PER", "O")
 
 
+@pytest.mark.parametrize(("number", "level"), [(1, "warning"), (3, "error")])
+def test_few_rows_show_how_a_file_counts(tmp_path: Path, number: int, level: str) -> None:
+    """Where the end is inside, names of one character show it, and all others are cut."""
+    rows = [{"text": "王小明在北京", "entities": [[0, 2, "PER"], [4, 5, "LOC"]]}] * 200
+    rows += [{"text": "去京", "entities": [[1, 1, "LOC"]]}] * number
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(x) + "\n" for x in rows))
+    reading = read_sources([Source(path=str(tmp_path / "x.jsonl"))], TokenClassification(), 1.0)
+    (finding,) = reading.findings()
+    assert (finding.name, finding.level) == ("offsets", level)
+    assert f"offsets of {number} rows are wrong ({INSIDE})" in str(finding.message)
+
+
 def test_offsets_of_an_answer() -> None:
     record = {"question": "who?", "context": "😀 by Goya", "answers": [{"text": "Goya", "start": 6}]}
     with pytest.raises(ValueError, match="is not at character 6 of the context, but at 5 .counted in UTF-16 units"):
@@ -119,4 +136,4 @@ def test_missing_tag_is_a_bad_row(tags: list) -> None:
     mapping = find_mapping([{"tokens": ["a", "b"], "tags": ["O", "O"]}], TokenTags, None, "f")
     with pytest.raises(ValueError, match=r"tags\[0\] is .*, not a tag"):
         mapping.make({"tokens": ["a", "b"], "tags": tags})
-    assert mapping.make({"tokens": ["a", "b"], "tags": [1.0, 0]}).tags == ("1", "0")  # pyright: ignore
+    assert mapping.make({"tokens": ["a", "b"], "tags": [1.0, 0]}).tags == ("1", "0")

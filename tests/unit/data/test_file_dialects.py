@@ -22,7 +22,7 @@ def read(path: Path, content: str | bytes, objective: str = "sft", **settings: A
 
 
 def pairs(reading: Reading) -> list[tuple[str, str]]:
-    return [(x.example.turns[0].content, x.example.answer) for x in reading.examples]  # pyright: ignore
+    return [(x.example.turns[0].content, x.example.answer) for x in reading.examples]
 
 
 WHOLE = [(x["prompt"], x["completion"]) for x in ROWS]
@@ -65,6 +65,8 @@ def test_json_is_read_whatever_its_form(tmp_path: Path, text: str, ending: str) 
         (f"[{A}\n{B}]", "not JSON: Expecting ',' delimiter at line 2, column 1"),
         (f"[\n{A}", "not JSON: Expecting ',' delimiter"),
         (f"[\n{A[:-2]},\n{B}\n]", "not JSON: Invalid control character at line 2"),
+        ("\n".join(map(str, ROWS)), "a dict as Python prints it, not JSON: write it with json.dumps"),
+        (str(ROWS), "a dict as Python prints it, not JSON"),
         (json.dumps({"train": ROWS, "test": ROWS}), "one object with several lists of rows (train, test)"),
         (json.dumps({"prompt": {"0": "a", "1": "b"}, "completion": {"0": "c", "1": "d"}}), "a table by columns"),
     ],
@@ -145,18 +147,31 @@ def test_broken_header_refused(tmp_path: Path) -> None:
 
 
 def test_decimal_comma_is_named(tmp_path: Path) -> None:
-    reading = read(tmp_path / "x.csv", "text;score\na;3,5\nb;4\n", "regression")
-    assert [str(x.reason) for x in reading.bad] == ["column 'score' is '3,5': write numbers with a decimal point"]
+    reading = read(tmp_path / "x.csv", "text;score\na;3,5\nb;4\nc;1_0\n", "regression")
+    assert [str(x.reason) for x in reading.bad] == [
+        "column 'score' is '3,5': write numbers with a decimal point", "column 'score' is '1_0', not a number"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("cell", ["['a', 'b']", '["a", "b"]', "[ 'a' , 'b' ]"])
 def test_list_in_a_cell(tmp_path: Path, cell: str) -> None:
     quoted = '"' + cell.replace('"', '""') + '"'
     (example,) = (x.example for x in read(tmp_path / "x.csv", f"text,label\nw,{quoted}\n", "classification").examples)
-    assert example.labels == ("a", "b")  # pyright: ignore
+    assert example.labels == ("a", "b")
     text = f"tokens,tags\n{quoted},\"['O', 'B-x']\"\n"
     (example,) = (x.example for x in read(tmp_path / "x.csv", text, "token_classification").examples)
-    assert example.tags == ("O", "B-x") and example.text == "a b"  # pyright: ignore
+    assert example.tags == ("O", "B-x") and example.text == "a b"
+
+
+@pytest.mark.parametrize("cell", ["['a' 'b']", '["a" "b"]', "[0 1]", "[ 1. 0.]", "['a'\n 'b']"])
+def test_list_of_numpy_is_a_bad_row(tmp_path: Path, cell: str) -> None:
+    """Python reads ['a' 'b'] as the one word ab."""
+    quoted = '"' + cell.replace('"', '""') + '"'
+    reading = read(tmp_path / "x.csv", f"text,label\nw,{quoted}\nv,x\n", "classification")
+    assert len(reading.examples) == 1 and "write a list with commas" in str(reading.bad[0].reason)
+    rows = f"tokens,tags\n\"['a', 'b']\",\"['O', 'O']\"\n{quoted},{quoted}\n"
+    reading = read(tmp_path / "x.csv", rows, "token_classification")
+    assert len(reading.examples) == 1 and "not a list of tokens" in str(reading.bad[0].reason)
 
 
 # -- text, CoNLL, SQuAD -----------------------------------------------------------------------------------------------
@@ -171,7 +186,12 @@ def test_form_feeds_in_utf_16(tmp_path: Path) -> None:
 def test_comments_of_conll(tmp_path: Path) -> None:
     text = "# id 7 domain=en\nAda _ _ B-PER\n\n# _ _ O\nx _ _ O\n\n"
     reading = read(tmp_path / "x.conll", text, "token_classification")
-    assert [x.example.text for x in reading.examples] == ["Ada", "# x"]  # pyright: ignore
+    assert [x.example.text for x in reading.examples] == ["Ada", "# x"]
+
+
+def test_numbered_words_of_conll_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the first column counts the words"):
+        read(tmp_path / "x.conll", "1\tAda\tB-PER\tO\n2\tmet\tO\tO\n3\tBo\tB-PER\tO\n", "token_classification")
 
 
 SQUAD = {"title": "t", "paragraphs": [{"context": "by Goya", "qas": [
@@ -195,7 +215,7 @@ SQUAD = {"title": "t", "paragraphs": [{"context": "by Goya", "qas": [
 def test_forms_of_squad(tmp_path: Path, document: Any) -> None:
     for name in ("x.json", "x.jsonl", "X.JSON"):
         (example,) = (x.example for x in read(tmp_path / name, json.dumps(document), "question_answering").examples)
-        assert example.answers == ((3, "Goya"),)  # pyright: ignore
+        assert example.answers == ((3, "Goya"),)
 
 
 @pytest.mark.parametrize(
@@ -257,3 +277,15 @@ def test_upper_case_endings_in_a_folder(tmp_path: Path) -> None:
     for name in ("a.JSONL", "b.Csv"):
         (tmp_path / name).write_text("")
     assert [x.name for x in files_of(Source(path=str(tmp_path)))] == ["a.JSONL", "b.Csv"]
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/a.wav", "x" * 5000, "a\0b", ".", "https://example.org/a.wav"])
+def test_name_that_is_no_audio_file(tmp_path: Path, name: str) -> None:
+    reading = read_bad(tmp_path / "x.jsonl", json.dumps({"audio": name, "text": "words"}))
+    assert "First" in reading and "there is no audio file" in reading
+
+
+def read_bad(path: Path, content: str) -> str:
+    with pytest.raises(DataError) as error:
+        read(path, content, "seq2seq")
+    return str(error.value)

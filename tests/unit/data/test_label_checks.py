@@ -12,7 +12,7 @@ from weitiao.core.errors import DataError
 from weitiao.core.example import SourcedExample, SourceLocation, TextLabel, TokenTags
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import create
-from weitiao.data.label_checks import check_labels, class_of_all
+from weitiao.data.label_checks import check_labels, refuse_missing_classes
 from weitiao.data.read import read_sources
 from weitiao.objective.objectives.classification import Classification
 from weitiao.objective.objectives.token_classification import TokenClassification
@@ -86,10 +86,18 @@ def test_minus_one_and_one_are_two_classes() -> None:
 
 
 def test_file_without_a_class_is_no_test_data() -> None:
-    assert class_of_all(x.example for x in rows_of("-1", "-1")) == "-1"
-    assert class_of_all(x.example for x in rows_of("-1", "1")) is None
-    assert class_of_all(x.example for x in rows_of("1", "1")) is None
-    assert class_of_all([]) is None and class_of_all([TextLabel("a", ())]) is None
+    with pytest.raises(DataError, match="no row has a class: all 2 rows say '-1', in f"):
+        refuse_missing_classes(rows_of("-1", "-1"))
+    for labels in (("-1", "1"), ("1", "1"), ()):
+        refuse_missing_classes(rows_of(*labels))
+    refuse_missing_classes([*rows_of("-1"), SourcedExample(TextLabel("a", ()), SourceLocation("f", 2))])
+
+
+def test_split_off_rows_may_all_be_of_class_none(train_tiny: Any, tmp_path: Path) -> None:
+    rows = [{"text": f"text {i}", "label": "some" if i == 0 else "none"} for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(x) + "\n" for x in rows))
+    run = train_tiny(data=str(tmp_path / "rows.jsonl"), objective="classification", train={"steps": 1}, validation=0.1)
+    assert run.scores
 
 
 def test_evaluation_without_a_class_refused(train_tiny: Any, tmp_path: Path) -> None:
@@ -139,6 +147,6 @@ def test_limit_of_a_file_that_is_ordered_by_class(tmp_path: Path) -> None:
 def test_other_spelling_of_a_training_class_is_named() -> None:
     objective = Classification(classes=("True", "False"))
     with pytest.raises(ValueError, match="'TRUE' is not one of the training classes.*it is 'True' in another spelling"):
-        objective.rows(TextLabel("a", ("TRUE",)), None)  # pyright: ignore[reportArgumentType]
+        objective.rows(TextLabel("a", ("TRUE",)), None)
     with pytest.raises(DataError, match="every row has the class"):
         Classification().fit([TextLabel("a", ("x",))])

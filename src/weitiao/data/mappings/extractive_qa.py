@@ -61,7 +61,7 @@ def for_inference(columns: dict[str, str], first_values: dict[str, Any]) -> Colu
     return ColumnMapping(f"{question} + {context}", ExtractiveQA, make, reads=(question, context))
 
 
-def _answers(question: str, context: str, answers: str, impossible: str | None) -> ColumnMapping:
+def _answers(question: str, context: str, answers: str, impossible: str) -> ColumnMapping:
     def make(record: dict[str, Any]) -> ExtractiveQA:
         query, text = _question(record, question, context)
         return ExtractiveQA(query, text, _possible(record, impossible, _all_answers(record, answers, text)))
@@ -70,13 +70,13 @@ def _answers(question: str, context: str, answers: str, impossible: str | None) 
     return ColumnMapping(f"{question} + {context} -> {answers}", ExtractiveQA, make, reads=reads)
 
 
-def _one_answer(question: str, context: str, answer: str, start: str | None, impossible: str | None) -> ColumnMapping:
+def _one_answer(question: str, context: str, answer: str, start: str | None, impossible: str) -> ColumnMapping:
     def make(record: dict[str, Any]) -> ExtractiveQA:
         query, text = _question(record, question, context)
         if answer not in record:
             raise InvalidValue("column {column!r} is missing; null means that the context has no answer", column=answer)
         cell = record[answer]
-        marked = impossible is not None and truth_of(record.get(impossible)) is True
+        marked = truth_of(record.get(impossible)) is True
         if cell is None or cell != cell or (marked and is_empty(cell)):
             return ExtractiveQA(query, text, _possible(record, impossible, ()))
         position = record.get(start) if start else None
@@ -95,9 +95,9 @@ def _answer_cell(record: dict[str, Any], key: str, text: str, position: Any) -> 
     return (_answer(text, string(record, key), position[0] if isinstance(position, list) and position else position),)
 
 
-def _possible(record: dict[str, Any], key: str | None, answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
+def _possible(record: dict[str, Any], key: str, answers: tuple[Answer, ...]) -> tuple[Answer, ...]:
     """The answers, if they agree with `is_impossible`."""
-    impossible = truth_of(record.get(key)) if key else None
+    impossible = truth_of(record.get(key))
     if impossible is not None and impossible == bool(answers):
         raise InvalidValue(
             "{column!r} is {value}, but the row has {n} answers", column=key, value=str(record.get(key)), n=len(answers)

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from weitiao.core.errors import InvalidValue
 from weitiao.core.example import TextLabel
 from weitiao.core.messages import Message
 from weitiao.data.column_names import LABELS, TEXTS, first_of
-from weitiao.data.columns import ColumnMapping, class_name, text_of, unpacked
+from weitiao.data.columns import ColumnMapping, class_name, text_of, unpacked, without_commas
 
 EXAMPLE_TYPE = TextLabel
 OBJECTIVE = "classification"
@@ -37,6 +38,8 @@ def _text_label(text: str, label: str) -> ColumnMapping:
         content, labels = text_of(record, text), unpacked(record.get(label))
         if isinstance(labels, (list, tuple)):
             return TextLabel(content, tuple(sorted({class_name(x, label) for x in labels})))
+        if isinstance(labels, str) and without_commas(labels):
+            raise InvalidValue("column {column!r} is {value!r}: write a list with commas", column=label, value=labels[:40])
         return TextLabel(content, (class_name(record.get(label), label),))
 
     return ColumnMapping(f"{text} -> class: {label}", TextLabel, make, reads=(text, label))

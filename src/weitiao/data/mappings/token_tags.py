@@ -13,7 +13,7 @@ from weitiao.core.bio_tags import Entity, entities_to_tags
 from weitiao.core.errors import InvalidValue
 from weitiao.core.example import TokenTags
 from weitiao.core.messages import Message
-from weitiao.data.character_offsets import offset_hint
+from weitiao.data.character_offsets import END_INSIDE, UTF16, offset_hint
 from weitiao.data.column_names import POSSIBLE_SPANS, SPANS, TAGS, TEXTS, TOKENS, first_of
 from weitiao.data.columns import ColumnMapping, columns_of, is_empty, text_of, unpacked
 from weitiao.data.word_units import join_tokens, split_units
@@ -191,10 +191,10 @@ def _span(value: Any, i: int, column: str, text: str) -> Span:
 def _outside_hint(text: str, start: int, end: int) -> Message:
     """Why an entity without its words may lie outside the text."""
     if 0 <= start == end < len(text):
-        return Message(" (is the end inside? add 1 to every end)")
+        return END_INSIDE
     wide = sum(ord(x) > 0xFFFF for x in text)
     if wide and 0 <= start < end <= len(text) + wide:
-        return Message(" (counted in UTF-16 units, as JavaScript does: count characters)")
+        return UTF16
     return Message("")
 
 
@@ -213,6 +213,6 @@ def _entity(span: Span, units: list[tuple[int, int]], text: str) -> Entity:
                 kind=kind,
                 start=start,
                 word=text[a:b],
-                hint=Message(" (is the end inside? add 1 to every end)") if edge == end == b - 1 else Message(""),
+                hint=END_INSIDE if edge == end == b - 1 else Message(""),
             )
     return first, last + 1, kind

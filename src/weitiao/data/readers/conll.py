@@ -61,5 +61,10 @@ def _sentence(lines: list[tuple[SourceLocation, str | BadRow]]) -> Record | BadR
             )
             return BadRow(where, reason, line[:200])
         rows.append(columns)
+    if len(rows) > 2 and len(rows[0]) > 2 and [row[0] for row in rows] == [str(i) for i in range(1, len(rows) + 1)]:
+        reason = Message(
+            "the first column counts the words (1, 2, 3 ...); it must hold the tokens, and the last one the tags"
+        )
+        return BadRow(lines[0][0], reason, str(lines[0][1])[:200])
     tokens, tags = [row[0] for row in rows], [row[-1] for row in rows]
     return Record(lines[0][0], {"tokens": tokens, **({"tags": tags} if len(rows[0]) > 1 else {})})
