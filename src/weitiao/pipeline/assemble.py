@@ -17,7 +17,7 @@ from weitiao.core import hardware
 from weitiao.core.batch import Batch
 from weitiao.core.decoding import decoding_decision
 from weitiao.core.eval_set import EvalSet
-from weitiao.core.example import Chat, SourcedExample
+from weitiao.core.example import Chat
 from weitiao.core.files import file_sha256
 from weitiao.core.finding import Decision, Finding, refuse
 from weitiao.core.messages import Message
