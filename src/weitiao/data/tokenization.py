@@ -17,9 +17,10 @@ from transformers import PreTrainedTokenizerBase
 from weitiao.core.batch import AUDIO_PLACEHOLDER
 from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import Turn
-from weitiao.core.processor import FeatureExtractor, Rendered, SpecialTokens
+from weitiao.core.processor import FeatureExtractor, Rendered, SpecialTokens, Target
 from weitiao.data.audio import with_leading_space
 from weitiao.data.template import NO_TEMPLATE, Template
+from weitiao.data.translation import encode_source, encode_target
 
 Span = tuple[int, int]  # start and end in characters
 
@@ -86,6 +87,12 @@ class ChatProcessor:
 
     def text(self, text: str) -> list[int]:
         return list(self.tokenizer(text).input_ids)
+
+    def source(self, text: str, source_language: str | None, target_language: str | None) -> list[int]:
+        return encode_source(self.tokenizer, text, source_language, target_language)
+
+    def target(self, text: str, source_language: str | None, target_language: str | None) -> Target:
+        return encode_target(self.tokenizer, text, source_language, target_language, self.decoder_start_id, self.eos_id)
 
     def encode_transcript(self, text: str) -> list[int]:
         return self._ids(with_leading_space(text))

@@ -30,6 +30,7 @@ from weitiao.data.encode import Encoded
 from weitiao.data.label_checks import check_labels
 from weitiao.data.loader import Loader
 from weitiao.data.prepare import Encoder, read, read_and_split, report_rows
+from weitiao.data.vocabulary import check_vocabulary
 from weitiao.evaluate.drift import Drift
 from weitiao.evaluate.measure import measure
 from weitiao.model.backbone import activation_cache
@@ -152,6 +153,7 @@ def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporte
     examples = [*held_out, *final_rows]
     findings = [*column_findings, *check_labels(training, examples)]
     findings += check_data(encoded, training, examples, assets.tokenizer, assets.processor.stop_ids)
+    findings += check_vocabulary(encoded.rows, training, objective, assets.tokenizer)
     return PreparedData(objective, limits, encoded, validation, final, findings)
 
 
