@@ -137,6 +137,8 @@ def merge(
         size=report.size,
         check=report.message,
     )
+    if report.remark:
+        message = Message("{message}\n{remark}", message=message, remark=report.remark)
     Console(highlight=False).print(str(message), soft_wrap=True)
 
 

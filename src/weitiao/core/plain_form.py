@@ -1,10 +1,9 @@
 """PlainForm: an objective's head as other libraries have it, so that a merged folder opens there with the same answers."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from weitiao.core.messages import Message
 
@@ -39,11 +38,12 @@ class PlainForm:
     obstacle: Message | None = None
     """Why other libraries cannot hold it."""
 
-    def linear(self, heads: Mapping[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+    def linear(self, heads: nn.ModuleDict) -> tuple[Tensor | None, Tensor | None]:
         """(weight [C, D], bias [C]) of the scores; None where there is none."""
         if not self.head:
             return None, None
-        weight, bias = heads[self.head].weight.detach(), heads[self.head].bias
+        head: Any = heads[self.head]
+        weight, bias = head.weight.detach(), head.bias
         if not self.scale:
             return weight, None if bias is None else bias.detach()
         scale, shift = weight.new_tensor(self.scale), weight.new_tensor(self.shift)

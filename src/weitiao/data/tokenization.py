@@ -89,10 +89,12 @@ class ChatProcessor:
         return list(self.tokenizer(text).input_ids)
 
     def source(self, text: str, source_language: str | None, target_language: str | None) -> list[int]:
-        return encode_source(self.tokenizer, text, source_language, target_language)
+        return encode_source(self.tokenizer, self.text, text, source_language, target_language)
 
     def target(self, text: str, source_language: str | None, target_language: str | None) -> Target:
-        return encode_target(self.tokenizer, text, source_language, target_language, self.decoder_start_id, self.eos_id)
+        languages = source_language, target_language
+        encoders = self.text, lambda x: self.encode_with_offsets(x)[0]
+        return encode_target(self.tokenizer, *encoders, text, *languages, self.decoder_start_id, self.eos_id)
 
     def encode_transcript(self, text: str) -> list[int]:
         return self._ids(with_leading_space(text))

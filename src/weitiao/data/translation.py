@@ -7,6 +7,7 @@ M2M-100, NLLB       source  __en__ hello </s>      decoder   </s> __fr__ bonjour
 T5, BART            one vocabulary, no codes
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from weitiao.core.errors import DataError
@@ -15,8 +16,17 @@ from weitiao.core.processor import Target
 CODES_NAMED = 8
 
 
-def encode_source(tokenizer: Any, text: str, source_language: str | None, target_language: str | None) -> list[int]:
+def encode_source(
+    tokenizer: Any,
+    encode: Callable[[str], list[int]],
+    text: str,
+    source_language: str | None,
+    target_language: str | None,
+) -> list[int]:
     """A source, in its language.
+
+    Args:
+        encode: a text with the tokenizer's special tokens around it.
 
     Raises:
         DataError: the tokenizer needs another language, or knows none.
@@ -34,11 +44,13 @@ def encode_source(tokenizer: Any, text: str, source_language: str | None, target
             "target_language",
             tokenizer=type(tokenizer).__name__,
         )
-    return list(tokenizer(text).input_ids)
+    return encode(text) if tokenizer.is_fast else _slowly(tokenizer, text=text)
 
 
 def encode_target(
     tokenizer: Any,
+    encode: Callable[[str], list[int]],
+    body: Callable[[str], list[int]],
     text: str,
     source_language: str | None,
     target_language: str | None,
@@ -48,6 +60,8 @@ def encode_target(
     """A target, by the target's vocabulary and in its language.
 
     Args:
+        encode: a text with the tokenizer's special tokens around it.
+        body: without them.
         start_id: the config's decoder_start_token_id.
 
     Raises:
@@ -55,14 +69,29 @@ def encode_target(
     """
     start = eos_id if start_id is None else start_id
     if not _has_codes(tokenizer):
-        ids = list(tokenizer(text_target=text).input_ids)
+        switches = hasattr(tokenizer, "_switch_to_target_mode")
+        ids = _as_target(tokenizer, body, text, eos_id) if switches else encode(text)
         return Target(start, ids if ids and ids[-1] == eos_id else [*ids, eos_id])
     _set_languages(tokenizer, source_language, target_language)
-    ids, code = list(tokenizer(text_target=text).input_ids), _language_id(tokenizer, str(target_language))
+    ids, code = _as_target(tokenizer, body, text, eos_id), _language_id(tokenizer, str(target_language))
     ends_with_code = bool(ids) and ids[-1] == code
     if ends_with_code and start_id != eos_id:  # mBART: the decoder starts with the code
         return Target(int(code or 0), ids[:-1])
     return Target(start, [code, *ids[:-1]] if ends_with_code else ids, code)  # pyright: ignore[reportArgumentType]
+
+
+def _as_target(tokenizer: Any, body: Callable[[str], list[int]], text: str, eos_id: int) -> list[int]:
+    """By the target's vocabulary, with the special tokens of its language around it."""
+    if not tokenizer.is_fast:
+        return _slowly(tokenizer, text_target=text)
+    frame = list(tokenizer(text_target="").input_ids)
+    start = frame.index(eos_id)
+    return [*frame[:start], *body(text), *frame[start:]]
+
+
+def _slowly(tokenizer: Any, **text: str) -> list[int]:
+    """By a tokenizer in Python; special tokens that the text spells stay text."""
+    return list(tokenizer(**text, split_special_tokens=True).input_ids)
 
 
 def _has_codes(tokenizer: Any) -> bool:

@@ -11,7 +11,10 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "repetition_penalty", "no_repeat_ngram_size", "min_length")
+GREEDY: dict[str, Any] = {
+    "do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0,
+}  # fmt: skip
+SAMPLING: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "min_p": None}
 
 
 def set_stop_tokens(
@@ -31,7 +34,7 @@ def set_stop_tokens(
     settings: Any = model.generation_config
     config: Any = model.config
     eos = eos_token_id(stop_ids)
-    pad = next((x for x in (settings.pad_token_id, tokenizer.pad_token_id) if x is not None), stop_ids[-1])
+    pad: Any = next((x for x in (settings.pad_token_id, tokenizer.pad_token_id) if x is not None), stop_ids[-1])
     for target in (settings, config):
         target.eos_token_id, target.pad_token_id = eos, pad
     if tokenizer.pad_token_id is None:
@@ -40,6 +43,13 @@ def set_stop_tokens(
         tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"  # init_kwargs are what is saved
     if ends_turns and "eos_token" not in str(tokenizer.chat_template):  # such a template would change
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop_ids[0])
+
+
+def other_settings(settings: Any) -> dict[str, Any]:
+    """What the base's generation config has that changes greedy answers: it is kept, as its authors recommend it."""
+    neutral = GREEDY | (SAMPLING if settings.do_sample else {})
+    values = {key: getattr(settings, key, None) for key in neutral}
+    return {key: x for key, x in values.items() if x is not None and x != neutral[key]}
 
 
 def set_encoding(tokenizer: PreTrainedTokenizerBase, config: Any, stop_ids: Sequence[int], max_length: int | None) -> None:

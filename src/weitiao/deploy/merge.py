@@ -27,7 +27,7 @@ from weitiao.core.messages import Message
 from weitiao.core.plain_form import PlainForm
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.deploy.generation_files import set_stop_tokens
+from weitiao.deploy.generation_files import GREEDY, other_settings, set_stop_tokens
 
 AUTO_CLASSES: dict[tuple[str, str], Any] = {
     ("decoder", "text"): AutoModelForCausalLM,
@@ -46,7 +46,6 @@ HEAD_CLASSES: dict[str, Any] = {
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 PROBE = "The quick brown fox jumps over the lazy dog. 敏捷的棕色狐狸跳过了懒狗。 def f(x): return x + 1"
 MAX_NEW_TOKENS = 48  # of the answer to a probe
-GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0}
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,8 @@ class MergeReport:
     megabytes: float = 0.0
     """Of its weights."""
     dtype_reason: Message = Message("")
+    settings: tuple[tuple[str, Any], ...] = ()
+    """Of the base's generation_config.json, which the folder keeps: what changes greedy answers."""
     same_answer: bool | None = None
     """Plain `generate` gives the tuned model's answer to a probe; None: not tried."""
 
@@ -83,6 +84,17 @@ class MergeReport:
             )
         return Message(
             "logits differ by at most {gap:.1e} (relative), {same:.0%} of the most probable tokens are the same", **fields
+        )
+
+    @property
+    def remark(self) -> Message | None:
+        """What answers elsewhere may differ by."""
+        if not self.settings:
+            return None
+        return Message(
+            "generation_config.json keeps the base's {settings}: for the greedy answers that weitiao measures, give "
+            "generate do_sample=False and repetition_penalty=1.0",
+            settings=", ".join(f"{key} {value}" for key, value in self.settings),
         )
 
     @property
@@ -191,6 +203,8 @@ def write_model(
     reloaded = auto_class.from_pretrained(folder, dtype="auto", local_files_only=True).eval()
     got = probe_outputs(reloaded, tokenizer, architecture)
     report = verify(folder, probe.outputs, got, storage, architecture.kind != "encoder")
+    if torch_model.can_generate():
+        report = replace(report, settings=tuple(other_settings(torch_model.generation_config).items()))
     if probe.answer is None:
         return report
     return replace(report, same_answer=answers_alike(reloaded, probe, processor, folder, architecture.kind))

@@ -9,7 +9,7 @@ import torch
 
 from weitiao.core import hardware
 from weitiao.core.command import command
-from weitiao.core.errors import ModelError, RecipeError
+from weitiao.core.errors import InvalidValue, ModelError, RecipeError
 from weitiao.core.example import Text, Turn
 from weitiao.core.files import write_text
 from weitiao.core.messages import Message
@@ -96,7 +96,10 @@ def example_prompt(model: Model) -> tuple[list[int], bool]:
     is_chat = model.objective.traits.example_type is not Text and model.assets.architecture.kind == "decoder"
     if not is_chat or model.assets.processor.template is None:
         return [], False
-    return model.assets.processor.prompt((Turn("user", "Hi."),)), True
+    try:
+        return model.assets.processor.prompt((Turn("user", "Hi."),)), True
+    except InvalidValue:  # a template that wants other turns
+        return [], True
 
 
 def write_with_head(model: Model, form: PlainForm, folder: Path, storage: Storage) -> MergeReport:

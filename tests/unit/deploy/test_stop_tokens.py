@@ -1,6 +1,7 @@
 """What leaves weitiao stops where weitiao does: merged folders, merges of several runs, adapter folders."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,17 @@ def test_plain_text_model_ends_at_its_own_end(base: Path, train_tiny: Any, tmp_p
     merging.merge_run(str(run.folder), str(tmp_path / "out"))
     assert AutoTokenizer.from_pretrained(tmp_path / "out").eos_token == "<|endoftext|>"
     assert END in json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"]
+
+
+def test_sampling_settings_of_the_base_are_kept_and_told(memorized: Any, base: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sampling"
+    shutil.copytree(base, folder)
+    settings = {"do_sample": True, "temperature": 0.7, "repetition_penalty": 1.3, "eos_token_id": END}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    report = merging.merge_run(str(memorized(base=str(folder)).folder), str(tmp_path / "out"))
+    assert "keeps the base's do_sample True, repetition_penalty 1.3, temperature 0.7: for the greedy" in str(report.remark)
+    answer = plain_answer(tmp_path / "out", repetition_penalty=1.0)
+    assert report.same_answer and answer[-1] == TURN_END
 
 
 # -- stored precision -------------------------------------------------------------------------------------------------
