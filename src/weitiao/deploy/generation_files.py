@@ -34,6 +34,7 @@ def set_stop_tokens(
     settings: Any = model.generation_config
     config: Any = model.config
     eos = eos_token_id(stop_ids)
+    settings._from_model_config = False  # or they would be made of config.json again
     pad: Any = next((x for x in (settings.pad_token_id, tokenizer.pad_token_id) if x is not None), stop_ids[-1])
     for target in (settings, config):
         target.eos_token_id, target.pad_token_id = eos, pad

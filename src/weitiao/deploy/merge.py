@@ -1,6 +1,6 @@
 """Write a merged model: a folder that plain transformers opens, reloaded and compared with the tuned model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ HEAD_CLASSES: dict[str, Any] = {
     "pair_scores": AutoModel,
     "embedding": AutoModel,
 }
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+TOLERANCE = 1e-4  # of outputs in fp32: merged against tuned, reloaded against stored; rounding to bf16 comes in between
 PROBE = "The quick brown fox jumps over the lazy dog. 敏捷的棕色狐狸跳过了懒狗。 def f(x): return x + 1"
 MAX_NEW_TOKENS = 48  # of the answer to a probe
 
@@ -192,17 +192,20 @@ def write_model(
     """
     torch_model, architecture, processor = model.model, model.architecture, model.processor
     assert isinstance(torch_model, PreTrainedModel)
-    torch_model.to(dtype=storage.dtype)  # pyright: ignore[reportCallIssue]
     if torch_model.can_generate():
         set_stop_tokens(torch_model, tokenizer, processor.stop_ids, architecture.kind == "decoder", ends_turns)
-    torch_model.save_pretrained(folder)
+    reloaded, report = save_and_reload(
+        torch_model,
+        AUTO_CLASSES[architecture.kind, architecture.modality],
+        folder,
+        probe.outputs,
+        lambda x: probe_outputs(x, tokenizer, architecture),
+        storage,
+    )
     tokenizer.save_pretrained(folder)
     if processor.feature_extractor is not None:
         processor.feature_extractor.save(folder)
-    auto_class = AUTO_CLASSES[architecture.kind, architecture.modality]
-    reloaded = auto_class.from_pretrained(folder, dtype="auto", local_files_only=True).eval()
-    got = probe_outputs(reloaded, tokenizer, architecture)
-    report = verify(folder, probe.outputs, got, storage, architecture.kind != "encoder")
+    report = replace(report, generative=architecture.kind != "encoder")
     if torch_model.can_generate():
         report = replace(report, settings=tuple(other_settings(torch_model.generation_config).items()))
     if probe.answer is None:
@@ -229,41 +232,81 @@ def write_plain(
     Raises:
         ModelError: the reloaded model gives other outputs, or its tokenizer other ids.
     """
-    model.to(dtype=storage.dtype)  # pyright: ignore[reportCallIssue]
-    model.save_pretrained(folder)
+
+    def outputs(model: Any) -> torch.Tensor:
+        with torch.no_grad():
+            out = model(input_ids=ids.to(model.device))
+        if form.task == "question_answering":
+            return torch.stack([out.start_logits, out.end_logits], -1).cpu()
+        if form.pooling is None:
+            return out.logits.cpu()
+        weight, bias = form.linear(heads)
+        hidden = out.last_hidden_state
+        return (hidden if weight is None else nn.functional.linear(hidden, weight, bias)).cpu()
+
+    _, report = save_and_reload(model, HEAD_CLASSES[form.task], folder, expected, outputs, storage)
     tokenizer.save_pretrained(folder)
-    reloaded = HEAD_CLASSES[form.task].from_pretrained(folder, dtype="auto", local_files_only=True).eval()
     same_ids = AutoTokenizer.from_pretrained(folder, local_files_only=True)(PROBE).input_ids[: ids.shape[1]]
     if list(same_ids) != ids[0].tolist():
         raise ModelError("the tokenizer in {folder} gives other ids than in training: do not use it.", folder=folder)
-    with torch.no_grad():
-        out = reloaded(input_ids=ids.to(reloaded.device))
-        if form.task == "question_answering":
-            got = torch.stack([out.start_logits, out.end_logits], -1)
-        elif form.pooling is None:
-            got = out.logits
-        else:
-            weight, bias = form.linear(heads)
-            got = out.last_hidden_state.float()
-            got = got if weight is None else nn.functional.linear(got, weight, bias)
-    return verify(folder, expected, got.float().cpu(), storage, generative=False)
+    return report
 
 
-def verify(
-    folder: Path, expected: torch.Tensor, got: torch.Tensor, storage: Storage, generative: bool = True
-) -> MergeReport:
-    """Compare the outputs of a written model with those of the tuned one.
+def save_and_reload(
+    model: PreTrainedModel,
+    auto_class: Any,
+    folder: Path,
+    expected: torch.Tensor,
+    outputs: Callable[[PreTrainedModel], torch.Tensor],
+    storage: Storage,
+) -> tuple[Any, MergeReport]:
+    """(the model that plain transformers loads from what was written, in fp32; how it compares with the tuned one).
+
+    Args:
+        model: merged, in fp32; afterwards rounded to what it is stored in.
+        expected: the tuned model's outputs.
+        outputs: of a model.
 
     Raises:
-        ModelError: they differ by more than the dtype's tolerance.
+        ModelError: merging changed the outputs, or the file gives others than what was stored.
+    """
+    check_outputs(folder, expected, outputs(model))
+    store_in(model, storage.dtype)
+    model.save_pretrained(folder)
+    store_in(model, torch.float32)
+    reloaded = auto_class.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    got = outputs(reloaded)
+    check_outputs(folder, outputs(model), got)
+    return reloaded, report_of(folder, expected, got, storage, generative=False)
+
+
+def store_in(model: nn.Module, dtype: torch.dtype) -> None:
+    """Change the dtype of all weights; buffers, such as rotary frequencies, are computed and not stored."""
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)
+
+
+def check_outputs(folder: Path, expected: torch.Tensor, got: torch.Tensor) -> float:
+    """The largest difference of two models' outputs, relative to the largest output.
+
+    Raises:
+        ModelError: it is more than rounding in fp32.
     """
     gap = float((got - expected).abs().max() / expected.abs().max())
-    if not gap <= TOLERANCE.get(storage.dtype, 5e-2):  # `not <=` catches NaN too
+    if not gap <= TOLERANCE:  # `not <=` catches NaN too
         raise ModelError(
             "the model in {folder} gives other outputs than the tuned one (gap {gap:.1e}): do not use it.",
             folder=folder,
             gap=gap,
         )
+    return gap
+
+
+def report_of(
+    folder: Path, expected: torch.Tensor, got: torch.Tensor, storage: Storage, generative: bool = True
+) -> MergeReport:
+    """How a written model compares with the tuned one, rounding included."""
+    gap = float((got - expected).abs().max() / expected.abs().max())
     same = float((got.argmax(-1) == expected.argmax(-1)).float().mean())
     megabytes = sum(x.stat().st_size for x in folder.rglob("*.safetensors")) / 1e6
     return MergeReport(folder, gap, same, generative, dtype=storage.name, megabytes=megabytes, dtype_reason=storage.reason)

@@ -23,11 +23,12 @@ from weitiao.deploy.merge import (
     PROBE,
     MergeReport,
     Storage,
+    check_outputs,
     probe_of,
     probe_outputs,
     refuse_nonempty,
     refuse_unmergeable,
-    verify,
+    report_of,
     write_model,
     write_plain,
 )
@@ -176,7 +177,9 @@ def merge_several(
         write_adapter(*adapter, folder, first.base)
         write_adapter_files(merged.model, assets, first.objective, folder, with_template=bool(first.template))
         reloaded = open_model(out, "fp32").torch_model
-        report = verify(folder, probe.outputs, probe_outputs(reloaded, assets.tokenizer, assets.architecture), Storage())
+        got = probe_outputs(reloaded, assets.tokenizer, assets.architecture)
+        check_outputs(folder, probe.outputs, got)
+        report = report_of(folder, probe.outputs, got, Storage())
     record = {**asdict(merge_method), "results": [{"folder": str(x.folder), "identity": x.identity} for x, _ in results]}
     write_text(folder / "merge.json", json.dumps(record, indent=1) + "\n")
     return replace(report, form=form)
