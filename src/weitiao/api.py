@@ -176,17 +176,21 @@ def merge(
     weights: Sequence[float] = (),
     density: float | None = None,
     seed: int | None = None,
+    dtype: str = "auto",
+    task: str = "",
     verbose: bool | int = False,
 ) -> "MergeReport":
     """Merge a run into its base model, or several runs of one base model into one; checked after reloading.
 
     Args:
-        out: a new folder. Of one run: a model that plain AutoModel opens. Of several: a LoRA in PEFT's format where that
-            is exact (average and sum of LoRAs), otherwise a merged model.
+        out: a new folder. Of one run: a model that plain transformers or sentence-transformers opens. Of several: a LoRA
+            in PEFT's format where that is exact (average and sum of LoRAs), otherwise a merged model.
         method: of several: average, sum, ties, dare or dare_ties.
         weights: one for each; default 1.
         density: the fraction that ties and dare keep; default 0.2.
         seed: of what dare drops.
+        dtype: what a merged model is stored in: fp32, bf16, fp16; auto: as the base.
+        task: of a multi-task run, which task.
 
     Raises:
         ModelError: one cannot be merged, their base models differ, or the reloaded model gives other outputs.
@@ -198,8 +202,8 @@ def merge(
     paths = [_path(x) for x in (targets if isinstance(targets, (list, tuple)) else [targets])]  # pyright: ignore[reportArgumentType]
     if len(paths) == 1:
         with reporter.spin(Message("merging, reloading and comparing")):
-            return merging.merge_run(paths[0], str(out))
-    return merging.merge_several(paths, str(out), reporter, method, weights, density, seed)
+            return merging.merge_run(paths[0], str(out), dtype, task)
+    return merging.merge_several(paths, str(out), reporter, method, weights, density, seed, dtype)
 
 
 def compare_methods(

@@ -145,8 +145,10 @@ def merge(
     ] = "",
     density: Annotated[float | None, typer.Option(help="Fraction that ties and dare keep; default: 0.2.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of what dare drops; default: 0.")] = None,
+    dtype: Annotated[str, typer.Option(help="Store the model in fp32, bf16 or fp16; auto: as its base.")] = "auto",
+    task: Annotated[str, typer.Option(help="Of a multi-task run: the task to write.")] = "",
 ) -> None:
-    """Merge a run into its base model (a folder that plain AutoModel opens), or several runs into one."""
+    """Merge a run into its base model (a folder that plain transformers opens), or several runs into one."""
     from weitiao import api
 
     if not out and len(targets) < 2:
@@ -154,9 +156,17 @@ def merge(
     if not out:
         *targets, out = targets
     factors = split_numbers(weights, "--weights")
-    report = api.merge(targets, out, method=method, weights=factors, density=density, seed=seed, verbose=True)
-    text = "merged into {folder}, {form}; reloaded: {check}"
-    message = Message(text, folder=report.folder, form=report.form, check=report.message)
+    options: dict[str, Any] = {"density": density, "seed": seed, "dtype": dtype, "task": task}
+    report = api.merge(targets, out, method=method, weights=factors, **options, verbose=True)
+    message = Message(
+        "merged into {folder}, {form}, {size}; reloaded: {check}",
+        folder=report.folder,
+        form=report.form,
+        size=report.size,
+        check=report.message,
+    )
+    if report.remark:
+        message = Message("{message}\n{remark}", message=message, remark=report.remark)
     Console(highlight=False).print(str(message), soft_wrap=True)
 
 

@@ -23,6 +23,7 @@ from weitiao.core.errors import RecipeError
 from weitiao.core.example import Example
 from weitiao.core.finding import Decision
 from weitiao.core.messages import Message
+from weitiao.core.plain_form import PlainForm
 from weitiao.core.processor import Processor
 from weitiao.core.registry import Component, nearest
 from weitiao.core.trainable_model import TrainableModel
@@ -194,10 +195,20 @@ class Objective(Component, RowEncoder, LossFunction, Predictor):
         """New heads on the hidden states [T, D], by name; none: the language-model head."""
         return {}
 
-    @property
-    def head_labels(self) -> Any:
-        """What the heads' outputs stand for (classes, tags): a head that was trained for others is not reused."""
-        return None
+    def plain_form(self, kind: str) -> PlainForm | None:
+        """The heads as other libraries have them; None: there are none.
+
+        Args:
+            kind: of the model: encoder or decoder.
+        """
+        if not self.traits.needs_mlm_head and not self.heads(1):
+            return None
+        obstacle = Message("objective {objective} has a head that other libraries do not know", objective=self.name)
+        return PlainForm("scores", obstacle=obstacle)
+
+    def generation_settings(self, processor: Processor) -> dict[str, Any]:
+        """What the model's generation config must say for its answers: the language of a translation."""
+        return {}
 
     def choose_head_rate(self) -> Decision | None:
         """The heads' peak learning rate; None: the same as for all other weights."""

@@ -30,6 +30,17 @@ class SpecialTokens:
     """Never empty: the end-of-text token where the tokenizer adds none."""
 
 
+@dataclass(frozen=True)
+class Target:
+    """A target as the decoder of an encoder-decoder model generates it."""
+
+    start: int
+    """The decoder's first token, which is not generated."""
+    ids: list[int]
+    language: int | None = None
+    """The language code, where that is the first token that is generated."""
+
+
 class FeatureExtractor(Protocol):
     """Audio to the input features of a speech model."""
 
@@ -101,6 +112,14 @@ class Processor(Protocol):
         Args:
             masks: where the text spells the mask token, it is one.
         """
+        ...
+
+    def source(self, text: str, source_language: str | None, target_language: str | None) -> list[int]:
+        """The source of a translation or any other rewriting, for an encoder-decoder model."""
+        ...
+
+    def target(self, text: str, source_language: str | None, target_language: str | None) -> Target:
+        """Its target, by the target's own vocabulary and in its language."""
         ...
 
     def chat(self, turns: Sequence[Turn], tools: str = "") -> list[Rendered]:

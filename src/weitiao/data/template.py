@@ -32,7 +32,8 @@ MAX_CHARACTERS = 10_000_000  # of one string that a template builds
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt",
-    "special_tokens_map.json", "added_tokens.json", "preprocessor_config.json",
+    "special_tokens_map.json", "added_tokens.json", "preprocessor_config.json", "spiece.model", "sentencepiece.bpe.model",
+    "source.spm", "target.spm", "target_vocab.json",
 )  # fmt: skip
 NO_TEMPLATE = Message(
     "this model has no chat template (it is a base model). For objective: sft set chat_template: chatml or a .jinja file; "

@@ -18,12 +18,13 @@ from transformers import PreTrainedTokenizerBase
 from weitiao.core.batch import AUDIO_PLACEHOLDER
 from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import Turn
-from weitiao.core.processor import FeatureExtractor, Rendered, SpecialTokens
+from weitiao.core.processor import FeatureExtractor, Rendered, SpecialTokens, Target
 from weitiao.data.audio import with_leading_space
 from weitiao.data.chat_messages import PLAIN, MessageForm, choose_form
 from weitiao.data.control_tokens import OPEN, ControlTokens
 from weitiao.data.conversation import PROBE, Conversation, Span
 from weitiao.data.template import NO_TEMPLATE, Template
+from weitiao.data.translation import encode_source, encode_target
 
 MARKER = re.compile(r"[<\[{].*[>\]}]")  # how templates spell the tokens between turns
 THOUGHTS = ("<think>", "</think>")  # which answers spell, too
@@ -128,6 +129,14 @@ class ChatProcessor:
         if mask and mask in text:
             return list(self.tokenizer(text).input_ids)
         return self._plain(text, add_special_tokens=True)
+
+    def source(self, text: str, source_language: str | None, target_language: str | None) -> list[int]:
+        return encode_source(self.tokenizer, self.text, text, source_language, target_language)
+
+    def target(self, text: str, source_language: str | None, target_language: str | None) -> Target:
+        languages = source_language, target_language
+        encoders = self.text, lambda x: self.encode_with_offsets(x)[0]
+        return encode_target(self.tokenizer, *encoders, text, *languages, self.decoder_start_id, self.eos_id)
 
     def encode_transcript(self, text: str) -> list[int]:
         return self._plain(with_leading_space(text), add_special_tokens=False)

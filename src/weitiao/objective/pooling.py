@@ -104,10 +104,16 @@ def cut_texts(row: Row, max_length: int) -> tuple[TextRow, list[int]]:
     return short, lost
 
 
+def pooling_of(pooling: Pooling, kind: str) -> Literal["mean", "first", "last"]:
+    """auto: mean for encoders, else last."""
+    if pooling == "auto":
+        return "mean" if kind == "encoder" else "last"
+    return pooling
+
+
 def pooled(model: TrainableModel, batch: Batch, pooling: Pooling) -> Tensor:
     """[B, D] fp32: one vector per segment; auto: mean for encoders, else last."""
-    if pooling == "auto":
-        pooling = "mean" if model.architecture.kind == "encoder" else "last"
+    pooling = pooling_of(pooling, model.architecture.kind)
     bounds = torch.tensor(batch.bounds, device=model.device)
     if pooling == "mean":
         return torch.segment_reduce(model.hidden(batch).float(), "mean", offsets=bounds, axis=0)

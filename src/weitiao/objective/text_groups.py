@@ -8,14 +8,15 @@ In the model each text is a segment of its own: none attends to another.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from weitiao.core.batch import IGNORE, AnnotatedRow, Batch, Row
 from weitiao.core.objective import Preview, RowEncoder
+from weitiao.core.plain_form import PlainForm, PlainTask
 from weitiao.core.processor import Processor
-from weitiao.objective.pooling import TextRow, cut_texts
+from weitiao.objective.pooling import Pooling, TextRow, cut_texts, pooling_of
 from weitiao.objective.preview import preview_lost
 
 TEXT_INDEX = "text_index"  # the token target: which of the row's texts a token belongs to
@@ -32,6 +33,16 @@ class TextGroups(RowEncoder):
 
     _preview_styles: ClassVar[tuple[tuple[str, str], ...]]
     """How each text is shown: its kind, and what is written before it; the last is for all further texts."""
+
+    _plain_task: ClassVar[tuple[PlainTask, str]]
+    """What other libraries call the task, and its head; "": none."""
+    if TYPE_CHECKING:  # a setting of the objectives; a field here would come before theirs
+        pooling: Pooling
+
+    def plain_form(self, kind: str) -> PlainForm:
+        """One vector for a text or a pair."""
+        task, head = self._plain_task
+        return PlainForm(task, head, (head,) if head else (), pooling=pooling_of(self.pooling, kind))
 
     def num_positions(self, row: Row) -> int:
         """The longest text: each is a segment of its own."""

@@ -36,6 +36,7 @@ from weitiao.data.label_checks import check_labels
 from weitiao.data.loader import Loader
 from weitiao.data.prepare import Encoder, read, read_and_split, report_rows
 from weitiao.data.read import Reading, files_of
+from weitiao.data.vocabulary import check_vocabulary
 from weitiao.evaluate.drift import Drift
 from weitiao.evaluate.measure import default_metrics, measure
 from weitiao.evaluate.room import answer_room, generates, reference_lengths, room_finding
@@ -189,6 +190,7 @@ def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporte
     findings += check_data(encoded, training, examples, assets.tokenizer, assets.processor.stop_ids)
     chats = [x for x in (y.without_task.example for y in training) if isinstance(x, Chat)]
     findings += check_chats(chats, assets.processor)
+    findings += check_vocabulary(encoded.rows, training, objective, assets.tokenizer)
     run.record(system=common_system(training, len(recipe.data)))
     return PreparedData(objective, limits, encoded, validation, final, evaluate, findings)
 

@@ -29,7 +29,7 @@ from weitiao.core.trainable_model import TrainableModel
 from weitiao.data.prompts import Prompt, read_prompts
 from weitiao.data.records import Record
 from weitiao.model.adapters.multi_adapter import attach_all, detach
-from weitiao.model.adapters.peft_format import save_adapter
+from weitiao.pipeline.adapter_folder import write_adapter_folder
 from weitiao.pipeline.load import (
     BaseAssets,
     apply_adapter,
@@ -216,14 +216,13 @@ class Model:
         """Write the trained weights as an adapter in PEFT's format.
 
         Raises:
-            ModelError: nothing was trained, or PEFT has no format for the method.
+            ModelError: nothing was trained, or PEFT has no format for the method or the head.
         """
-        base = self.recipe.base if self.recipe else ""
-        if not base or not save_adapter(self.model.attachment, Path(folder), base):
+        if self.recipe is None:
             raise ModelError("PEFT has no adapter format for this model.")
-        if self.recipe and self.recipe.chat_template:
-            template = str(self.tokenizer.chat_template)
-            (Path(folder) / "chat_template.jinja").write_text(template, encoding="utf-8")
+        reason = write_adapter_folder(self.model, self.assets, self.objective, self.recipe, Path(folder))
+        if reason:
+            raise ModelError("{reason}.", reason=reason)
 
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:

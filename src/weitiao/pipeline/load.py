@@ -218,6 +218,8 @@ def attach(base: Base, method: Method, objective: Objective, processor: Processo
     base.decisions += decisions
     heads = torch.nn.ModuleDict(layers).to(next(base.model.parameters()).device)
     base.model.eval()
+    if base.model.can_generate():
+        base.model.generation_config.update(**objective.generation_settings(processor))  # pyright: ignore[reportOptionalMemberAccess]
     return TrainableModel(base.model, attachment, processor, base.architecture, base.backbone, base.lm_head, heads)
 
 
@@ -307,6 +309,12 @@ def _heads_with_other_labels(source: Objective, target: Objective) -> tuple[str,
     prefixes = tuple(
         f"{HEAD}{task}/" if task else HEAD
         for task, part in after.items()
-        if task not in before or before[task].name != part.name or before[task].head_labels != part.head_labels
+        if task not in before or before[task].name != part.name or _labels(before[task]) != _labels(part)
     )
     return prefixes if list(before) == list(after) else (*prefixes, f"{HEAD}weights.")  # the learned task weights
+
+
+def _labels(objective: Objective) -> tuple[str, ...]:
+    """What the outputs of its head stand for."""
+    form = objective.plain_form("")
+    return form.labels if form else ()

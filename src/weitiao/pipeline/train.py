@@ -14,7 +14,7 @@ from weitiao.core import events, hardware
 from weitiao.core.callback import Callback
 from weitiao.core.command import command
 from weitiao.core.errors import INTERRUPTED, Interrupted, RunError, message_of
-from weitiao.core.finding import Finding
+from weitiao.core.finding import Decision, Finding
 from weitiao.core.messages import Message
 from weitiao.core.recipe import Recipe, with_rows_in
 from weitiao.core.reporter import Reporter
@@ -26,10 +26,10 @@ from weitiao.data.prepare import row_describer
 from weitiao.evaluate.record import measure_and_record
 from weitiao.evaluate.report import write_report
 from weitiao.evaluate.thresholds import calibrate_thresholds
-from weitiao.model.adapters.peft_format import save_adapter
 from weitiao.model.backbone.activation_cache import delete_cache
 from weitiao.model.profiling.throughput import ThroughputMeter
 from weitiao.pipeline import announce
+from weitiao.pipeline.adapter_folder import write_adapter_folder
 from weitiao.pipeline.assemble import TrainingSetup, assemble, cache_activations, make_scorer, preflight
 from weitiao.pipeline.trained import base_fingerprint
 from weitiao.train.checkpoints.best import restore_best
@@ -152,7 +152,8 @@ def finish(setup: TrainingSetup, run: Run, recipe: Recipe, reporter: Reporter) -
     """Measure the result, and write adapter, scores and report."""
     state, data = setup.state, setup.data
     with reporter.phase(run, "evaluate_after", Message("measuring the result")):
-        save_adapter(state.model.attachment, run.folder / "adapter", recipe.base)
+        reason = write_adapter_folder(state.model, setup.assets, data.objective, recipe, run.folder / "adapter")
+        reporter.report(run, *([Decision("adapter", "none", reason)] if reason else []))
         objective = calibrate_thresholds(state.model, data.objective, data.validation, data.final, run, reporter)
         measure_and_record("after", state.model, objective, data.final, data.evaluate, run, reporter)
     run.log(events.End("finished", state.step, state.data_step, now()))

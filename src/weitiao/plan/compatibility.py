@@ -12,6 +12,8 @@ from weitiao.core.recipe import Recipe
 from weitiao.core.registry import find, names
 from weitiao.core.traits import Traits
 
+TWO_VOCABULARIES = ("fsmt",)  # whose tokenizer encodes targets by the source's vocabulary
+
 
 def check_base(objective: Objective, method: Method, architecture: Architecture) -> None:
     """Whether objective and method can be trained on this kind of base model.
@@ -47,6 +49,12 @@ def check_base(objective: Objective, method: Method, architecture: Architecture)
             "objective: {objective} needs an encoder-decoder model (T5, BART); the base is {model_type}. "
             "A decoder-only model learns the same with sft.",
             **facts,
+        )
+    if architecture.model_type in TWO_VOCABULARIES:
+        raise RecipeError(
+            "base: family {model_type} has two vocabularies that its tokenizer cannot choose between. Translate with "
+            "Marian, mBART, M2M-100 or NLLB.",
+            model_type=architecture.model_type,
         )
     if kind == "encoder_decoder" and not method.encoder_decoder:
         raise RecipeError(

@@ -147,3 +147,11 @@ def test_new_encoder_head_reported(train_tiny: Any, tiny_models: dict[str, Path]
         place = write_jsonl(tmp_path / f"{name}.jsonl", data)
         third = train_tiny(**shape, data=[{"path": str(place)}], init_from=str(first.folder), out=str(tmp_path / name))
         assert ("starts fresh" in str(third.decisions["init_from"].reason)) == new
+    reordered = {
+        **shape,
+        "objective": {"name": "classification", "classes": ["b", "a"]},
+        "out": str(tmp_path / "reordered"),
+    }
+    data = [{"path": str(tmp_path / "few.jsonl")}]
+    fourth = train_tiny(**reordered, data=data, init_from=str(first.folder))
+    assert "the head classes starts fresh" in str(fourth.decisions["init_from"].reason)

@@ -83,6 +83,12 @@ def _is_relative(config: PreTrainedConfig) -> bool:
     return rotary or config.model_type in RELATIVE
 
 
+def fixed_positions(model: nn.Module) -> set[str]:
+    """Names of position embeddings that are sines and cosines, stored as weights (Marian, Pegasus): never trained."""
+    modules = {name: module for name, module in model.named_modules() if "Sinusoidal" in type(module).__name__}
+    return {f"{name}.{weight}" for name, module in modules.items() for weight, _ in module.named_parameters(recurse=False)}
+
+
 def layer_stack(model: Any) -> Any:
     """The module from token ids to the last hidden states; of an encoder-decoder model, its decoder."""
     return model if architecture_of(model.config).kind == "encoder" else model.get_decoder()

@@ -42,6 +42,31 @@ def write_adapter(config: dict[str, Any], tensors: dict[str, Tensor], folder: Pa
     (folder / CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": base}, indent=1) + "\n")
 
 
+def with_head(
+    config: dict[str, Any],
+    tensors: dict[str, Tensor],
+    task: str,
+    prefixes: tuple[str, str],
+    head: str,
+    weight: Tensor,
+    bias: Tensor | None,
+) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """An adapter together with a trained head, for a transformers class with that head; None: PEFT has none of its kind.
+
+    Args:
+        task: PEFT's task_type.
+        prefixes: of the inner model's weights, where it was trained and in the class ("model.", "transformer.").
+        head: the head's name there.
+    """
+    before, after = (f"{PREFIX}{prefix}" for prefix in prefixes)
+    if any(not name.startswith(before) for name in tensors) or config.get("modules_to_save"):
+        return None
+    own = {f"{PREFIX}{head}.weight": weight.detach()}
+    own[f"{PREFIX}{head}.bias"] = weight.new_zeros(len(weight)) if bias is None else bias.detach()
+    renamed = {after + name.removeprefix(before): x for name, x in tensors.items()}
+    return {**config, "task_type": task, "modules_to_save": [head]}, {**renamed, **own}
+
+
 def read_adapter_config(folder: Path) -> dict[str, Any]:
     """The config of a PEFT adapter.
 

@@ -88,6 +88,10 @@ def load_tokenizer(folder: Path, template: str | None = None) -> PreTrainedToken
     """
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except ImportError:
+        raise ModelError(
+            "base: the tokenizer in {folder} needs sentencepiece: pip install 'weitiao[seq2seq]'", folder=folder
+        ) from None
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             "base: the tokenizer in {folder} cannot be read: {reason}", folder=folder, reason=_reason(error)

@@ -306,7 +306,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "*.jinja"]
     try:
         try:  # a complete local copy is used without any request
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=True))

@@ -5,6 +5,8 @@ Mapping a whole file and copying out of it holds both in memory: Gemma 270M, fp3
 """
 
 import json
+import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from weitiao.core.errors import InvalidValue
 
 CHUNK = 2**24  # numbers read at once
+STORED = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}  # as safetensors names them
 SINGLE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -37,6 +40,18 @@ def safetensors_files(folder: Path) -> list[Path]:
             "{file} is damaged: it must map each weight to a file of this folder. Download it again", file=INDEX
         ) from None
     return [folder / name for name in names]
+
+
+def stored_dtype(folder: Path) -> torch.dtype | None:
+    """What most of a model's weights are stored in, by the headers of its files; None: it has no safetensors."""
+    sizes: Counter[str] = Counter()
+    for file in safetensors_files(folder) or sorted(folder.glob("*.safetensors")):
+        with open(file, "rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        for name, x in header.items():
+            if name != "__metadata__" and x["dtype"] in STORED:
+                sizes[x["dtype"]] += math.prod(x["shape"])
+    return STORED[sizes.most_common(1)[0][0]] if sizes else None
 
 
 def read_weights(files: list[Path], dtype: torch.dtype) -> dict[str, Tensor]:

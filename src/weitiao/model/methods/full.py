@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from weitiao.core.messages import Message
 from weitiao.core.method import Attachment, Method
+from weitiao.model.adapters.module_structure import fixed_positions
 
 
 class Full(Method):
@@ -24,7 +25,10 @@ class Full(Method):
     trains_base: ClassVar[bool] = True
 
     def attach(self, model: PreTrainedModel) -> Attachment:
-        """Make every parameter trainable; no module is added."""
+        """Make every parameter trainable, but for position embeddings that are a fixed formula; no module is added."""
         model.requires_grad_(True)
-        names = {name for name, _ in model.named_parameters()}  # tied weights appear once
+        fixed = fixed_positions(model)
+        names = {name for name, _ in model.named_parameters() if name not in fixed}  # tied weights appear once
+        for name in fixed:
+            model.get_parameter(name).requires_grad_(False)
         return Attachment(trainable=names, merge=lambda: None)

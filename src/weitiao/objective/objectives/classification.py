@@ -25,11 +25,12 @@ from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import TextLabel
 from weitiao.core.finding import Decision
 from weitiao.core.messages import Message
+from weitiao.core.plain_form import PlainForm
 from weitiao.core.processor import Processor
 from weitiao.core.registry import nearest
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
-from weitiao.objective.pooling import PooledObjective, TextRow, linear_head, text_row
+from weitiao.objective.pooling import PooledObjective, TextRow, linear_head, pooling_of, text_row
 from weitiao.objective.thresholds import best_threshold
 
 HEAD = "classes"
@@ -113,13 +114,21 @@ class Classification(PooledObjective):
 
     # -- heads --------------------------------------------------------------------------------------------------------
 
-    @property
-    def head_labels(self) -> Any:
-        return self.classes
-
     def heads(self, width: int) -> dict[str, nn.Module]:
         """One linear layer."""
         return {HEAD: linear_head(width, len(self.classes))}
+
+    def plain_form(self, kind: str) -> PlainForm:
+        """Scores of the classes."""
+        multi_label = self.multi_label is True
+        return PlainForm(
+            "scores",
+            HEAD,
+            self.classes,
+            "multi_label_classification" if multi_label else "single_label_classification",
+            pooling_of(self.pooling, kind),
+            "Sigmoid" if multi_label else "Softmax",
+        )
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 

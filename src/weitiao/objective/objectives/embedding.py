@@ -58,6 +58,7 @@ class Embedding(TextGroups, Objective):
         overlong_reason=Message("the beginning of a text usually says what it is about"),
         metrics=("loss", "recall_at_10", "mrr"),
     )
+    _plain_task = ("embedding", "")
     _preview_styles = (("context", ""), ("target", " ↔ "), ("context", " ≠ "))
 
     loss_type: Literal["in_batch_negatives", "triplet", "cosent"] = "in_batch_negatives"

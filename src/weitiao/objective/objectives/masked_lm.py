@@ -32,6 +32,7 @@ from weitiao.core.hardware import needs
 from weitiao.core.lm_head import CHUNK, LMHead
 from weitiao.core.messages import Message
 from weitiao.core.objective import MASKED, Objective, Preview
+from weitiao.core.plain_form import PlainForm
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
@@ -72,6 +73,10 @@ class MaskedLM(Objective):
     whole_word_mask: Literal["tokenizer", "jieba", "off"] = "tokenizer"
     """What is masked at once: a word as the tokenizer splits text (in Chinese, a character), a word as jieba splits
     Chinese, or a single token (off)."""
+
+    def plain_form(self, kind: str) -> PlainForm:
+        """The family's own head."""
+        return PlainForm("masked_lm")
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 

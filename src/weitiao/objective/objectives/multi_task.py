@@ -40,6 +40,7 @@ from weitiao.core.example import Task
 from weitiao.core.finding import Decision
 from weitiao.core.messages import Message
 from weitiao.core.objective import Objective, RowEncoder
+from weitiao.core.plain_form import PlainForm
 from weitiao.core.registry import nearest
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
@@ -134,6 +135,11 @@ class MultiTask(TaskRows, Objective):
     def heads(self, width: int) -> dict[str, nn.Module]:
         """The tasks' trained weights; the tasks' own heads belong to their objectives."""
         return {WEIGHTS: Uncertainty(len(self.tasks))} if self.weights == "uncertainty" else {}
+
+    def plain_form(self, kind: str) -> PlainForm:
+        """One folder holds one task."""
+        reason = Message("a folder holds one task; name it with --task: {tasks}", tasks=", ".join(self.tasks))
+        return PlainForm("scores", obstacle=reason)
 
     def epoch_weights(self, num_rows: dict[str, int]) -> dict[str, float]:
         if self.temperature == 1 or not any(num_rows.values()):

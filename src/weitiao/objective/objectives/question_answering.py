@@ -34,6 +34,7 @@ from weitiao.core.example import ExtractiveQA
 from weitiao.core.finding import Decision
 from weitiao.core.messages import Message
 from weitiao.core.objective import HeadObjective, Preview
+from weitiao.core.plain_form import PlainForm
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
@@ -78,6 +79,10 @@ class QuestionAnswering(HeadObjective):
     def heads(self, width: int) -> dict[str, nn.Module]:
         """S and E; a bias would move all scores alike."""
         return {HEAD: linear_head(width, 2, bias=False)}
+
+    def plain_form(self, kind: str) -> PlainForm:
+        """Scores of starts and ends."""
+        return PlainForm("question_answering", HEAD)
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 

@@ -31,10 +31,11 @@ from weitiao.core.batch import AnnotatedRow, Batch, Row
 from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import TextScore
 from weitiao.core.messages import Message
+from weitiao.core.plain_form import PlainForm
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
-from weitiao.objective.pooling import PooledObjective, TextRow, linear_head, text_row
+from weitiao.objective.pooling import PooledObjective, TextRow, linear_head, pooling_of, text_row
 
 HEAD = "numbers"
 VALUES = "values"  # the target: standardized numbers [K]
@@ -79,6 +80,12 @@ class Regression(PooledObjective):
     def heads(self, width: int) -> dict[str, nn.Module]:
         """One linear layer; with small weights the first predictions are close to the mean."""
         return {HEAD: linear_head(width, len(self.means))}
+
+    def plain_form(self, kind: str) -> PlainForm:
+        """Numbers in the data's units."""
+        names = tuple(f"value_{i}" for i in range(1, len(self.means) + 1)) if len(self.means) > 1 else ("value",)
+        pooling = pooling_of(self.pooling, kind)
+        return PlainForm("scores", HEAD, names, "regression", pooling, scale=self.stds, shift=self.means)
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ class Rerank(TextGroups, HeadObjective):
         overlong_reason=Message("of query and document, the longer one is cut first"),
         metrics=("loss", "mrr"),
     )
+    _plain_task = ("pair_scores", HEAD)
     _preview_styles = (("target", ""), ("context", " ≠ "))
 
     pooling: Pooling = "auto"

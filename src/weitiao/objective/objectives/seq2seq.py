@@ -23,7 +23,7 @@ Label smoothing (Szegedy et al. 2016, arXiv 1512.00567, sec. 7), with a vocabula
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -67,6 +67,10 @@ class Seq2Seq(LikelihoodObjective):
     """Maximum tokens of a generated answer; auto: that of the longest target, at least 128."""
     language: str | None = None
     """The spoken language (en, zh), for a multilingual speech model."""
+    source_language: str | None = None
+    """The source's language code as the base writes it (en_XX, eng_Latn, en), for mBART, M2M-100 and NLLB."""
+    target_language: str | None = None
+    """The target's language code; for a Marian model of several target languages too (fr)."""
 
     def metrics_for(self, examples: Sequence[Example]) -> tuple[str, ...]:
         return ("loss", "wer", "cer") if examples and isinstance(examples[0], AudioText) else self.traits.metrics
@@ -86,17 +90,16 @@ class Seq2Seq(LikelihoodObjective):
             labels = [*[IGNORE] * (len(row["input_ids"]) + len(prompt) - 1), *target]
             ids = [*row["input_ids"], *prompt, *target[:-1]]
             return [AnnotatedRow(**{**row, "input_ids": ids, "labels": labels})]
-        source, target = processor.text(example.text), processor.text(example.target)
-        if target[-1] != processor.eos_id:
-            target = [*target, processor.eos_id]
-        start = processor.eos_id if processor.decoder_start_id is None else processor.decoder_start_id
-        return [Row(input_ids=[*source, start, *target[:-1]], labels=[*[IGNORE] * len(source), *target])]
+        languages = self.source_language, self.target_language
+        source, target = processor.source(example.text, *languages), processor.target(example.target, *languages)
+        ids = [*source, target.start, *target.ids[:-1]]
+        return [Row(input_ids=ids, labels=[*[IGNORE] * len(source), *target.ids])]
 
     def encode_input(self, example: SourceTarget, processor: Processor) -> Row:
         extractor = _feature_extractor(example, processor)
         if isinstance(example, AudioText) and extractor is not None:
             return _audio_row(example, extractor)
-        ids = processor.text(example.text)
+        ids = processor.source(example.text, self.source_language, self.target_language)
         return Row(input_ids=ids, labels=[IGNORE] * len(ids))
 
     def num_positions(self, row: Row) -> int:
@@ -128,6 +131,15 @@ class Seq2Seq(LikelihoodObjective):
             ("context", " → "),
             ("target", processor.decode(target, skip_special_tokens=False)),
         ]
+
+    def generation_settings(self, processor: Processor) -> dict[str, Any]:
+        """Where the decoder starts, in the target's language; the language that a speech model hears."""
+        if processor.feature_extractor is not None:
+            return {} if self.language is None else {"language": self.language, "task": "transcribe"}
+        if self.target_language is None:
+            return {}
+        target = processor.target("a", self.source_language, self.target_language)
+        return {"decoder_start_token_id": target.start, "forced_bos_token_id": target.language}
 
     # -- loss ---------------------------------------------------------------------------------------------------------
 

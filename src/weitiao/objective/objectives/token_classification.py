@@ -30,6 +30,7 @@ from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import TokenTags
 from weitiao.core.messages import Message
 from weitiao.core.objective import HeadObjective, Preview
+from weitiao.core.plain_form import PlainForm
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
@@ -106,14 +107,15 @@ class TokenClassification(HeadObjective):
         scheme = self.scheme if self.scheme != "auto" else "bioes" if prefixes & {"E", "S"} else "bio"
         return self.model_copy(update={"entity_types": self.entity_types or tuple(sorted(entity_types)), "scheme": scheme})
 
-    @property
-    def head_labels(self) -> Any:
-        return self.entity_types
-
     def heads(self, width: int) -> dict[str, nn.Module]:
         """One linear layer, and with a CRF its scores."""
         heads: dict[str, nn.Module] = {HEAD: linear_head(width, len(self._tags))}
         return {**heads, CRF: ChainScores(self._rules)} if self.crf else heads
+
+    def plain_form(self, kind: str) -> PlainForm:
+        """Scores of the tags at each token; those of a word's first token are the word's."""
+        crf = Message("a CRF scores the tags of a text together, which transformers' classes do not do")
+        return PlainForm("token_classification", HEAD, self._tags, obstacle=crf if self.crf else None)
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
