@@ -13,7 +13,7 @@ from typing import Any
 from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import ROLES, BadRow, SourceLocation, Turn
 from weitiao.core.registry import find_module
-from weitiao.data.chat_turns import read_turns
+from weitiao.data.chat.turns import read_turns
 from weitiao.data.records import Reader
 
 

@@ -20,10 +20,10 @@ from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import Turn
 from weitiao.core.processor import FeatureExtractor, Rendered, SpecialTokens, Target
 from weitiao.data.audio import with_leading_space
-from weitiao.data.chat_messages import PLAIN, MessageForm, choose_form
+from weitiao.data.chat.conversation import PROBE, Conversation, Span
+from weitiao.data.chat.messages import PLAIN, MessageForm, choose_form
+from weitiao.data.chat.template import NO_TEMPLATE, Template
 from weitiao.data.control_tokens import OPEN, ControlTokens
-from weitiao.data.conversation import PROBE, Conversation, Span
-from weitiao.data.template import NO_TEMPLATE, Template
 from weitiao.data.translation import encode_source, encode_target
 
 MARKER = re.compile(r"[<\[{].*[>\]}]")  # how templates spell the tokens between turns

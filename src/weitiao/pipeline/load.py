@@ -22,7 +22,7 @@ from weitiao.core.processor import Processor
 from weitiao.core.recipe import Recipe
 from weitiao.core.trainable_model import HEAD, BaseIdentity, TrainableModel, identity_of
 from weitiao.data.audio import load_feature_extractor
-from weitiao.data.template import read_template, tokenizer_identity
+from weitiao.data.chat.template import read_template, tokenizer_identity
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.model.backbone.choose import choose_backbone
 from weitiao.model.backbone.mlm_head import masked_head

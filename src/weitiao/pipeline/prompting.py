@@ -7,7 +7,7 @@ from typing import Any
 from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import ROLES, Chat, SourcedExample, Turn
 from weitiao.core.processor import Processor
-from weitiao.data.chat_turns import read_tools, read_turns
+from weitiao.data.chat.turns import read_tools, read_turns
 from weitiao.pipeline.load import BaseAssets
 
 Messages = Sequence[Mapping[str, Any]]

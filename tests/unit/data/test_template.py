@@ -9,8 +9,8 @@ from support.chat_templates import TEMPLATES
 from support.models import make_tokenizer
 from weitiao.core.errors import DataError
 from weitiao.core.example import Turn
-from weitiao.data import template as module
-from weitiao.data.template import Template, read_template
+from weitiao.data.chat import template as module
+from weitiao.data.chat.template import Template, read_template
 from weitiao.data.tokenization import ChatProcessor
 
 TALK = [

@@ -16,7 +16,7 @@ from weitiao.core.errors import DataError
 from weitiao.core.example import Turn
 from weitiao.core.reporter import Console, Reporter
 from weitiao.core.run import Run
-from weitiao.data.template import Template, tokenizer_identity
+from weitiao.data.chat.template import Template, tokenizer_identity
 from weitiao.pipeline import assemble
 from weitiao.pipeline.evaluate import evaluate
 from weitiao.pipeline.inference import answer_file, open_model

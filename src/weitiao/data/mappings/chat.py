@@ -11,7 +11,7 @@ from typing import Any
 from weitiao.core.errors import InvalidValue
 from weitiao.core.example import Chat, Turn
 from weitiao.core.messages import Message
-from weitiao.data.chat_turns import checked, read_chat, read_tools, unread_keys
+from weitiao.data.chat.turns import checked, read_chat, read_tools, unread_keys
 from weitiao.data.column_names import (
     INSTRUCTION_INPUTS,
     INSTRUCTION_OUTPUTS,

@@ -8,7 +8,7 @@ from pathlib import Path
 from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import BadRow, SourceLocation
 from weitiao.core.messages import Message
-from weitiao.data.csv_dialect import SEPARATOR, choose_dialect
+from weitiao.data.readers._csv_dialect import SEPARATOR, choose_dialect
 from weitiao.data.records import Record, decode
 
 ENDINGS = (".csv", ".tsv")

@@ -8,7 +8,7 @@ from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import ROLES, Chat, SourcedExample, Turn
 from weitiao.core.finding import Finding
 from weitiao.core.messages import Message, joined
-from weitiao.data.chat_messages import content_forms, plain
+from weitiao.data.chat.messages import content_forms, plain
 from weitiao.data.tokenization import ChatProcessor
 
 MAX_CHATS = 1000  # that are rendered, spread evenly over the data

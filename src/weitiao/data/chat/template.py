@@ -25,7 +25,7 @@ from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import Turn
 from weitiao.core.files import file_sha256
 from weitiao.core.messages import Message
-from weitiao.data.chat_messages import PLAIN, MessageForm, as_messages
+from weitiao.data.chat.messages import PLAIN, MessageForm, as_messages
 
 TIME_LIMIT = 5.0  # seconds; one conversation renders in well under a millisecond
 MAX_CHARACTERS = 10_000_000  # of one string that a template builds
@@ -99,7 +99,7 @@ def read_template(name: str | None) -> str | None:
     """
     if name is None:
         return None
-    shipped = Path(__file__).parent / "templates"
+    shipped = Path(__file__).parents[1] / "templates"
     for path in (shipped / f"{name}.jinja", Path(name).expanduser()):
         if path.is_file():
             return path.read_text(encoding="utf-8")

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import Turn
-from weitiao.data.chat_messages import MessageForm, leaves_of, missing_parts, missing_tools
-from weitiao.data.template import Template
+from weitiao.data.chat.messages import MessageForm, leaves_of, missing_parts, missing_tools
+from weitiao.data.chat.template import Template
 
 PROBE = (Turn("user", "Hi."),)
 
