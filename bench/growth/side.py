@@ -87,7 +87,7 @@ def recipe_for(point: Point, side: str, precision: str, threads: int, out: Path)
     return make_recipe(
         {
             "base": "random",
-            "data": "synthetic.jsonl",
+            "data": str(out.with_name("synthetic.jsonl")),
             "validation": 0,
             "method": {"name": "lora", "rank": RANK},
             "objective": "sft",
@@ -156,12 +156,13 @@ def run_side(channel: PipeChannel, point: Point, side: str, precision: str, thre
     """Step 0 is one micro-batch, the warm-up; then up to `steps` steps."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = recipe_for(point, side, precision, threads, Path(folder) / "run")
+        Path(recipe.data[0].path).touch()  # a run's identity holds its data files; the rows are made here
         run, distributed, reporter = Run.create(recipe), Distributed(device()), Reporter(Console(quiet=True))
         _, dtype = setup_environment(recipe, run, reporter)
         rows: Any = SyntheticRows(point, (steps + 1) * max(1, point.batch // point.length))
         limits = resolve_rows(recipe, recipe.objective, point.length)
         encoded: Any = SimpleNamespace(rows=rows)
-        data = PreparedData(recipe.objective, limits, encoded, None, None, [])
+        data = PreparedData(recipe.objective, limits, encoded, None, None, recipe.evaluate, [])
         assets = BaseAssets(Path(folder), Architecture("decoder", "llama"), NO_TOKENIZER, NO_TOKENIZER, "synthetic")
         before = 0.0 if device().type == "cuda" else memory_mb("VmRSS")
         torch.manual_seed(recipe.seed)

@@ -64,10 +64,10 @@ def test_recipe_trains_two_steps(path: Path, tiny_llama: Path, tmp_path: Path) -
         "base": str(base),
         "data": sources,
         "out": str(tmp_path / "run"),
-        "max_length": 200,
+        "max_length": 64 if path.parent.name == "whisper" else 200,
         "validation": 0.2,
     }
-    plain["train"] = {**plain.get("train", {}), "steps": 2, "precision": "fp32"}
+    plain["train"] = {**plain.get("train", {}), "steps": 2, "evaluate_every": 1, "precision": "fp32"}
     plain["evaluate"] = {**plain.get("evaluate", {}), "data": None, "max_new_tokens": 4, "limit": 4}
     run = train(make_recipe(plain), Reporter(Console(quiet=True)))
     assert run.is_finished

@@ -80,8 +80,6 @@ class Processor(Protocol):
     special_tokens: SpecialTokens
     mask_id: int | None
     """[MASK]; None: the tokenizer has none."""
-    decoder_start_id: int | None
-    """The first token of an encoder-decoder model's decoder; None: other models."""
     feature_extractor: FeatureExtractor | None
     """None: the model reads text."""
 

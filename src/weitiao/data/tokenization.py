@@ -42,9 +42,9 @@ class ChatProcessor:
     """The texts of all special tokens."""
     special_tokens: SpecialTokens = SpecialTokens((), (), (0,))
     mask_id: int | None = None
-    decoder_start_id: int | None = None
+    _decoder_start_id: int | None = None
     feature_extractor: FeatureExtractor | None = None
-    parse_special_tokens: bool = False
+    _parse_special_tokens: bool = False
     """Special tokens in texts become control tokens."""
     _forms: dict[tuple[bool, bool], MessageForm | InvalidValue] = field(default_factory=dict)
 
@@ -83,13 +83,13 @@ class ChatProcessor:
             stops.insert(0, processor._template_stop(template))
         processor.special_tokens = processor._find_special_tokens()
         processor.mask_id = getattr(tokenizer, "mask_token_id", None)
-        processor.decoder_start_id, processor.feature_extractor = decoder_start_id, feature_extractor
+        processor._decoder_start_id, processor.feature_extractor = decoder_start_id, feature_extractor
         processor.stop_ids = tuple(dict.fromkeys(x for x in stops if x is not None))
         return processor
 
     @property
     def parsing_special_tokens(self) -> "ChatProcessor":
-        return replace(self, parse_special_tokens=True)
+        return replace(self, _parse_special_tokens=True)
 
     def contains_special_tokens(self, text: str) -> bool:
         return self._control_tokens.contains(text)
@@ -136,7 +136,7 @@ class ChatProcessor:
     def target(self, text: str, source_language: str | None, target_language: str | None) -> Target:
         languages = source_language, target_language
         encoders = self.text, lambda x: self.encode_with_offsets(x)[0]
-        return encode_target(self.tokenizer, *encoders, text, *languages, self.decoder_start_id, self.eos_id)
+        return encode_target(self.tokenizer, *encoders, text, *languages, self._decoder_start_id, self.eos_id)
 
     def encode_transcript(self, text: str) -> list[int]:
         return self._plain(with_leading_space(text), add_special_tokens=False)
@@ -172,7 +172,7 @@ class ChatProcessor:
     def conversation(self, turns: Sequence[Turn], tools: str = "") -> Conversation:
         """Turns in the chat template; the control tokens that they spell are hidden."""
         template = self._need_template()
-        if not self.parse_special_tokens:
+        if not self._parse_special_tokens:
             turns, tools = [self._hidden(turn) for turn in turns], self._control_tokens.hide(tools) if tools else ""
         form = self._form(any(x.tool_calls for x in turns), any(x.reasoning for x in turns))
         return Conversation(template, tuple(turns), tools, form, self._special, self._stops)
@@ -258,7 +258,7 @@ class ChatProcessor:
 
     def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """A rendered conversation, in which what the turns spell may be hidden."""
-        if OPEN in text and not self.parse_special_tokens:
+        if OPEN in text and not self._parse_special_tokens:
             encoding = self._control_tokens.encode(text)
             return encoding.ids, encoding.offsets
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -266,7 +266,7 @@ class ChatProcessor:
 
     def _is_literal(self, text: str) -> bool:
         """Whether a text spells special tokens that must stay text."""
-        return not self.parse_special_tokens and self._control_tokens.contains(text)
+        return not self._parse_special_tokens and self._control_tokens.contains(text)
 
     def _plain(self, text: str, add_special_tokens: bool) -> list[int]:
         if not self._is_literal(text):

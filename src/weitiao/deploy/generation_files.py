@@ -38,6 +38,7 @@ def set_stop_tokens(
     pad: Any = next((x for x in (settings.pad_token_id, tokenizer.pad_token_id) if x is not None), stop_ids[-1])
     for target in (settings, config):
         target.eos_token_id, target.pad_token_id = eos, pad
+    settings.forced_eos_token_id = None  # BART's, at the length limit: an answer that is cut off would look ended
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     if is_decoder:

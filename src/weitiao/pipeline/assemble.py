@@ -29,7 +29,7 @@ from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.core.trainable_model import TrainableModel, trains_untied_embedding
-from weitiao.data.chat.checks import check_chats, common_system
+from weitiao.data.chat_checks import check_chats, common_system
 from weitiao.data.checks import check_data, unused_tokens
 from weitiao.data.encode import Encoded
 from weitiao.data.label_checks import check_labels

@@ -108,8 +108,7 @@ class RowPredictor:
                 "use `weitiao generate RUN --prompts FILE`.",
                 objective=loaded.objective.name,
             )
-        input_column = "audio" if loaded.assets.architecture.modality == "speech" else "text"
-        return cls(loaded, columns or ({input_column: text} if text else None), task)
+        return cls(loaded, columns or ({_input_column(loaded): text} if text else None), task)
 
     def source_of(self, file: Path, source: Source) -> Source:
         """The file with the columns, encoding and format of the run's training files, unless it has its own."""
@@ -132,9 +131,9 @@ class RowPredictor:
         return [self._encode(x) for x in records]
 
     def _inferred_in_training(self, present: set[str]) -> dict[str, str] | None:
-        """The text column that was inferred in the training files, where these rows have it, too."""
-        texts = [x.partition(" -> ")[0] for x in self.loaded.training_columns]
-        return next(({"text": name} for name in texts if name in present), None)
+        """The input column that was inferred in the training files, where these rows have it, too."""
+        inputs = [x.partition(" -> ")[0] for x in self.loaded.training_columns]
+        return next(({_input_column(self.loaded): name} for name in inputs if name in present), None)
 
     def _encode(self, record: Record | BadRow) -> InputRow | BadRow:
         if isinstance(record, BadRow):
@@ -195,6 +194,11 @@ class RowPredictor:
             output = {**({} if answer is None else {"predicted": answer}), **self.loaded.objective.to_record(prediction)}
             columns = {f"input_{key}" if key in output else key: _plain(value) for key, value in x.fields.items()}
             yield {**columns, **output}
+
+
+def _input_column(loaded: LoadedModel) -> str:
+    """What `columns` calls the column that is read."""
+    return "audio" if loaded.assets.architecture.modality == "speech" else "text"
 
 
 def predict_rows(

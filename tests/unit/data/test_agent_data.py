@@ -8,7 +8,7 @@ import pytest
 from support.agent_templates import FAMILIES, family_stops, family_tokenizer
 from weitiao.core.batch import IGNORE
 from weitiao.core.example import Chat
-from weitiao.data.chat.checks import check_chats
+from weitiao.data.chat_checks import check_chats
 from weitiao.data.mapping import find_mapping
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.objective.objectives.sft import SFT

@@ -7,7 +7,7 @@ from support.chat_templates import QWEN3, TEMPLATES
 from support.models import CHATML, make_tokenizer
 from weitiao.core.example import Chat, Turn
 from weitiao.core.finding import Finding
-from weitiao.data.chat.checks import check_chats
+from weitiao.data.chat_checks import check_chats
 from weitiao.data.tokenization import ChatProcessor
 
 DROPPING = (  # branches for the user and the assistant only

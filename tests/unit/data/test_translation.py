@@ -140,7 +140,7 @@ def test_marian_targets_by_the_second_vocabulary(tmp_path: Path) -> None:
 def test_special_tokens_in_targets_stay_text(tmp_path: Path) -> None:
     processor = open_base_assets(str(save_marian(tmp_path / "marian"))).processor
     assert processor.target("qrs</s> tuv", None, None).ids.count(processor.eos_id) == 1
-    assert processor.decoder_start_id not in processor.source("abc<pad> def", None, None)
+    assert processor._decoder_start_id not in processor.source("abc<pad> def", None, None)
 
 
 def test_marian_of_several_languages_needs_a_code(tmp_path: Path) -> None:

@@ -80,8 +80,11 @@ def generated(folder: Path, run: str, family: str) -> None:
     else:
         expected, answers = ours.generate(TEXTS, max_new_tokens=12), []
         for text in TEXTS:
-            chat = [{"role": "user", "content": text}]
-            inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt")
+            if ours.objective.name == "causal_lm":
+                inputs = tokenizer(text, return_tensors="pt")
+            else:
+                chat = [{"role": "user", "content": text}]
+                inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt")
             out = model.generate(**inputs, max_new_tokens=12)[0, inputs["input_ids"].shape[1] :]
             answers.append(tokenizer.decode(out, skip_special_tokens=True).strip())
     assert answers == expected
