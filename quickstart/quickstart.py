@@ -88,7 +88,7 @@ def read_rows(name: str) -> list[dict[str, Any]]:
 
 def show_scores(console: Console, scores: Mapping[str, Any], baselines: dict[str, Score], short: bool) -> None:
     """Every score with its interval, and the gain over the best baseline."""
-    before, after = ({name: Score(**score) for name, score in scores[when].items()} for when in ("before", "after"))
+    before, after = ({name: Score.from_json(score) for name, score in scores[when].items()} for when in ("before", "after"))
     compared = {"base, most probable topic": before["accuracy"], **baselines}
     best = max(compared, key=lambda name: compared[name].value)
     table = Table("on held-out messages", "accuracy [95 % CI]", title="Routing a message to its topic")

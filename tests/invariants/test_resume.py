@@ -160,6 +160,16 @@ def test_resume_changed_data_refused(train_tiny, chat_file: Path, tmp_path: Path
         train_tiny(again=True)
 
 
+def test_changed_data_refused_before_first_checkpoint(train_tiny, chat_file: Path, tmp_path: Path, monkeypatch) -> None:
+    with stop_at(2, monkeypatch), pytest.raises(Interrupted):
+        train_tiny()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "events.jsonl").unlink()
+    chat_file.write_text("".join(line + "\n" for line in chat_file.read_text().splitlines()[1:]))
+    with pytest.raises(RunError, match="has changed: the rows of .*chat.jsonl, or their order.*--overwrite"):
+        train_tiny(again=True)
+
+
 def test_resume_with_all_checkpoints_broken_refused(train_tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with stop_at(3, monkeypatch), pytest.raises(Interrupted):
         train_tiny()

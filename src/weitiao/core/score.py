@@ -65,6 +65,12 @@ class Score:
         left_out, notes = record.pop("left_out"), [x.as_json() for x in record.pop("notes")]
         return {**record, "total": self.total, "left_out": left_out, "notes": notes} if left_out or notes else record
 
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> "Score":
+        """The score of a record of scores.json."""
+        values = {key: value for key, value in record.items() if key != "total"}
+        return cls(**{**values, "notes": tuple(Message.from_json(x) for x in record.get("notes", ()))})
+
     @property
     def interval_description(self) -> Message:
         """How the interval was computed, in words."""

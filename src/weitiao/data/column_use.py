@@ -134,8 +134,9 @@ class ColumnUse:
 
     @property
     def unread(self) -> list[str]:
-        """Columns that hold something and are not read: those with words first."""
-        return sorted(self.filled, key=lambda name: (not self._has_texts(name), not is_one_of(name, CONTEXT_LIKE)))
+        """Columns that hold something and that nobody looks at: those with words first."""
+        names = (name for name in self.filled if name not in self.excluded)
+        return sorted(names, key=lambda name: (not self._has_texts(name), not is_one_of(name, CONTEXT_LIKE)))
 
     def _has_texts(self, name: str) -> bool:
         return self.texts[name] > 0 and not is_one_of(name, METADATA)

@@ -22,6 +22,7 @@ from transformers import (
 
 from weitiao.core.architecture import Architecture
 from weitiao.core.errors import ModelError
+from weitiao.core.files import share_weights
 from weitiao.core.generation import generate
 from weitiao.core.messages import Message
 from weitiao.core.plain_form import PlainForm
@@ -273,6 +274,7 @@ def save_and_reload(
     check_outputs(folder, expected, outputs(model))
     store_in(model, storage.dtype)
     model.save_pretrained(folder)
+    share_weights(folder)
     store_in(model, torch.float32)
     reloaded = auto_class.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
     got = outputs(reloaded)

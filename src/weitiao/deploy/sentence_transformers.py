@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from weitiao.core.errors import ModelError
+from weitiao.core.files import share_weights
 from weitiao.core.plain_form import PlainForm
 from weitiao.core.processor import SpecialTokens
 
@@ -76,6 +77,7 @@ def _write_dense(folder: Path, form: PlainForm, weight: Tensor, bias: Tensor | N
     tensors = {"linear.weight": weight, "linear.bias": weight.new_zeros(outputs) if bias is None else bias}
     stored = {name: x.to("cpu", weight.dtype).contiguous() for name, x in tensors.items()}
     save_file(stored, folder / "model.safetensors")
+    share_weights(folder)
 
 
 def add_end_token(tokenizer: PreTrainedTokenizerBase, frame: SpecialTokens) -> None:

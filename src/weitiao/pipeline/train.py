@@ -33,6 +33,7 @@ from weitiao.pipeline.adapter_folder import write_adapter_folder
 from weitiao.pipeline.assemble import TrainingSetup, assemble, cache_activations, make_scorer, preflight
 from weitiao.pipeline.trained import base_fingerprint
 from weitiao.train.checkpoints.best import restore_best
+from weitiao.train.checkpoints.checkpoint import check_identity
 from weitiao.train.checkpoints.resume import has_checkpoint, resume_from
 from weitiao.train.distributed import Distributed
 from weitiao.train.loop import train as train_loop
@@ -95,7 +96,10 @@ def run_training(
     setup = assemble(run, recipe, distributed, reporter)
     model, data = setup.state.model, setup.data
     resuming = again and has_checkpoint(run, distributed)
+    if again and not resuming and (recorded := run.read("resolved.json", {}).get("identity")):
+        check_identity(recorded, setup.plan.identity, Message("start over: --overwrite"))
     if not resuming:
+        run.record(identity=setup.plan.identity)
         run.record(base_fingerprint=base_fingerprint(setup.assets.base_chain))
         preflight(setup, run, distributed, reporter, allowed)
     announce.plan(setup, reporter)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from weitiao.core.errors import ModelError
+from weitiao.core.files import share_weights
 from weitiao.core.method import Attachment
 from weitiao.model.adapters.module_structure import architecture_of
 
@@ -40,6 +41,7 @@ def write_adapter(config: dict[str, Any], tensors: dict[str, Tensor], folder: Pa
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: x.to("cpu").contiguous() for name, x in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
     (folder / CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": base}, indent=1) + "\n")
+    share_weights(folder)
 
 
 def with_head(

@@ -180,7 +180,11 @@ def load_newest(folder: Path, state: State, identity: dict[str, str], warn: Call
                 )
             )
             continue
-        _check_identity(_numbers(path)["identity"], identity, folder.parent)
+        way_on = Message(
+            "train a new run from this one's weights, with a learning rate schedule of its own: init_from={folder} out=...",
+            folder=folder.parent,
+        )
+        check_identity(_numbers(path)["identity"], identity, way_on)
         try:
             load(path, state)
         except (KeyError, InvalidValue) as error:
@@ -197,8 +201,11 @@ def load_newest(folder: Path, state: State, identity: dict[str, str], warn: Call
     )
 
 
-def _check_identity(saved: dict[str, str], current: dict[str, str], folder: Path) -> None:
+def check_identity(saved: dict[str, str], current: dict[str, str], way_on: Message) -> None:
     """Compare what a run depends on with what it depended on when the checkpoint was written.
+
+    Args:
+        way_on: what to do if it has changed for good.
 
     Raises:
         RunError: something has changed.
@@ -213,10 +220,9 @@ def _check_identity(saved: dict[str, str], current: dict[str, str], folder: Path
     changes = [Message("the rows of {file}, or their order", file=file) for file in files] + changes
     if changes:
         raise RunError(
-            "this run cannot be resumed, because something it depends on has changed: {changes}. Restore it; or train a "
-            "new run from this one's weights, with a learning rate schedule of its own: init_from={folder} out=...",
+            "this run cannot be resumed, because something it depends on has changed: {changes}. Restore it; or {way_on}",
             changes=joined("; ", changes),
-            folder=folder,
+            way_on=way_on,
         )
 
 
