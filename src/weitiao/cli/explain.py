@@ -25,8 +25,8 @@ def explain(key: str = "") -> Table:
         book = handbook.build()  # a component newer than the stored handbook
         table = _find(book, key)
     if table is None:
-        known = [*book["keys"], *book["parts"]]
-        raise RecipeError("there is no key or component {key!r}.{hint}", key=key, hint=nearest(key, known))
+        available = [*book["keys"], *book["parts"]]
+        raise RecipeError("there is no key or component {key!r}.{hint}", key=key, hint=nearest(key, available))
     return table
 
 

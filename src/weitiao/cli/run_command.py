@@ -80,7 +80,9 @@ class Group(TyperGroup):
         except OSError as error:
             if error.errno not in DISK_ERRORS:
                 raise
-            print_error(Message("writing to the disk failed: {error}. Make room, then use --resume.", error=str(error)))
+            print_error(
+                Message("writing to the disk failed: {error}. Free some disk space and --resume.", error=str(error))
+            )
             raise typer.Exit(FAILED) from None
         except KeyboardInterrupt:
             Console(stderr=True).print(translate("stopped"))

@@ -49,8 +49,8 @@ def needed_tokens(model: TrainableModel) -> dict[str, Any]:
 def decoding_with(model: TrainableModel, stop_ids: Sequence[int], **settings: Any) -> Iterator[None]:
     """Inside, the transformers model generates with these settings and no others."""
     neutral = GREEDY | SAMPLING if settings.get("do_sample") else GREEDY
-    known = vars(GenerationConfig())
-    values = {key: value for key, value in neutral.items() if key in known} | {"pad_token_id": stop_ids[0]}
+    supported = vars(GenerationConfig())
+    values = {key: value for key, value in neutral.items() if key in supported} | {"pad_token_id": stop_ids[0]}
     values |= {**needed_tokens(model), "eos_token_id": list(stop_ids), **settings}
     transformers_model: Any = model.model
     before = transformers_model.generation_config

@@ -225,9 +225,8 @@ class Train(Settings):
     @classmethod
     def _is_cache_size(cls, value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
         try:
-            return validate(
-                {True: "auto", False: "off"}[value] if isinstance(value, bool) else "auto" if value == "on" else value
-            )
+            value = cls._on_or_off(value)
+            return validate("auto" if value == "on" else value)
         except ValidationError:
             raise InvalidValue("expected auto, off or a maximum size in GB, not {value!r}", value=value) from None
 

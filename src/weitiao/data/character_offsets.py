@@ -31,9 +31,9 @@ def utf16_slice(text: str, start: int, end: int) -> str | None:
 
 def unit_hint(text: str, start: int, end: int, expected: str) -> Message:
     """What to do if the offsets point to the expected words in UTF-16 units, or in bytes of UTF-8; else empty."""
-    raw, words = (x.encode("utf-8", "surrogatepass") for x in (text, expected))
+    raw, mention = (x.encode("utf-8", "surrogatepass") for x in (text, expected))
     in_bytes = (
-        start >= 0 and raw[start : start + len(words)] == words and end in (start + len(words), start + len(expected))
+        start >= 0 and raw[start : start + len(mention)] == mention and end in (start + len(mention), start + len(expected))
     )
     if len(raw) > len(text) and in_bytes:
         return BYTES

@@ -113,7 +113,7 @@ class ColumnUse:
         if plain in REVIEWS and kind in (TextLabel, TokenTags):
             return "review"
         names = {"flag": FLAGS, "weight": WEIGHTS, "split": SPLITS}
-        return next((role for role, known in names.items() if plain in known), "")
+        return next((role for role, columns in names.items() if plain in columns), "")
 
     def _changes_meaning(self, name: str, role: str, cell: Any) -> bool:
         """Whether a cell that is not read says something else of its row than what is trained on."""

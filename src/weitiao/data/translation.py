@@ -129,13 +129,13 @@ def _marian_code(codes: list[str], language: str) -> str:
 
 
 def _unknown(key: str, code: str | None, codes: list[str]) -> DataError:
-    known = ", ".join(codes[:CODES_NAMED]) + (" ..." if len(codes) > CODES_NAMED else "")
+    available = ", ".join(codes[:CODES_NAMED]) + (" ..." if len(codes) > CODES_NAMED else "")
     if code is None:
         return DataError(
             "objective: this base knows several languages; name objective.{key}. There are: {known}",
             key=key,
-            known=known,
+            known=available,
         )
     return DataError(
-        "objective.{key}: the base has no language {code!r}. There are: {known}", key=key, code=code, known=known
+        "objective.{key}: the base has no language {code!r}. There are: {known}", key=key, code=code, known=available
     )

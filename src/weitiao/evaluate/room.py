@@ -41,7 +41,9 @@ def answer_room(settings: Evaluate, lengths: Sequence[int]) -> Decision:
     """
     if settings.max_new_tokens != "auto":
         return Decision.from_recipe("evaluate.max_new_tokens", settings.max_new_tokens)
-    longest = max(lengths, default=0) + 1  # and the stop token
+    if not lengths:
+        return Decision("evaluate.max_new_tokens", MIN_ROOM, Message("no reference to measure"))
+    longest = max(lengths) + 1  # and the stop token
     return Decision(
         "evaluate.max_new_tokens",
         max(MIN_ROOM, min(MAX_ROOM, longest)),

@@ -272,8 +272,8 @@ def warm_start(init_from: str | None, model: TrainableModel, recipe: Recipe, obj
     source = read_trained(init_from)
     if source is None or source.recipe is None:
         raise RunError("init_from: there is no run in {folder}", folder=init_from)
-    for key, wanted, actual in (("base", recipe.base, source.base), ("method", recipe.method, source.method)):
-        if wanted != actual:
+    for key, expected, actual in (("base", recipe.base, source.base), ("method", recipe.method, source.method)):
+        if expected != actual:
             raise RecipeError(
                 "init_from: {folder} has another {key}; a warm start needs the same one. To train on top of that run, "
                 "write base: {folder}",

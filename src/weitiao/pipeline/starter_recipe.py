@@ -154,10 +154,10 @@ def _choose(records: Sequence[Record], data: str, objective: str) -> Look:
     """The objective that was requested, or the first of PREFERENCE that the columns fit."""
     columns = [x.fields for x in records]
     if objective:
-        known = [x for x in names(Objective) if x != "multi_task"]  # that one needs several sources
-        if objective not in known:
+        available = [x for x in names(Objective) if x != "multi_task"]  # that one needs several sources
+        if objective not in available:
             text = "there is no objective called {name!r}.{hint} There are: {known}."
-            raise RecipeError(text, name=objective, hint=nearest(objective, known), known=", ".join(known))
+            raise RecipeError(text, name=objective, hint=nearest(objective, available), known=", ".join(available))
         mapping = find_mapping(columns, create(Objective, objective).traits.example_type, None, data)
         return Look(mapping, objective, [])
     fitting = fitting_mappings(columns)
@@ -165,9 +165,9 @@ def _choose(records: Sequence[Record], data: str, objective: str) -> Look:
         del fitting["classification"]
     order = [x for x in PREFERENCE if x in fitting]
     if not order:
-        known = ", ".join(sorted({name for record in columns for name in record}))
+        present = ", ".join(sorted({name for record in columns for name in record}))
         text = "{data}: its columns ({known}) fit no objective. Rename them, or write columns: in a recipe of your own."
-        raise DataError(text, data=data, known=known)
+        raise DataError(text, data=data, known=present)
     return Look(fitting[order[0]], order[0], order[1:])
 
 

@@ -99,8 +99,7 @@ def run_training(
     if again and not resuming and (recorded := run.read("resolved.json", {}).get("identity")):
         check_identity(recorded, setup.plan.identity, Message("start over: --overwrite"))
     if not resuming:
-        run.record(identity=setup.plan.identity)
-        run.record(base_fingerprint=base_fingerprint(setup.assets.base_chain))
+        run.record(identity=setup.plan.identity, base_fingerprint=base_fingerprint(setup.assets.base_chain))
         preflight(setup, run, distributed, reporter, allowed)
     announce.plan(setup, reporter)
     with (

@@ -9,6 +9,7 @@ and the stop token. So it holds for every template, without a table of models.
 """
 
 from collections.abc import Collection, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 
 from weitiao.core.errors import DataError, InvalidValue
@@ -106,16 +107,13 @@ class Conversation:
 
     def _begin(self, i: int, conversation: str) -> int | None:
         """Where the assistant's turn number i begins; None if the template rewrote its prompt."""
-        before = self.turns[:i]
-        if any(turn.role == "user" for turn in before):
-            prompt = self.render(i, ask=True)
-            return len(prompt) if conversation.startswith(prompt) else None
-        try:
+        has_user = any(turn.role == "user" for turn in self.turns[:i])
+        with nullcontext() if has_user else suppress(InvalidValue, DataError):  # some templates need a user's turn
             prompt = self.render(i, ask=True)
             if conversation.startswith(prompt):
                 return len(prompt)
-        except (InvalidValue, DataError):
-            pass  # templates need not know a conversation without a user
+        if has_user:
+            return None
         # an assistant that speaks first: after what the template writes before any answer
         asked, plain = (self.template.render(PROBE, ask, self.tools, self.form) for ask in (True, False))
         opening = asked.removeprefix(plain)

@@ -211,8 +211,8 @@ def _call(value: Any) -> ToolCall:
     function = _parsed(value.get("function", value)) if isinstance(value, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
         raise InvalidValue("a tool call without the name of its tool")
-    given = next((function[x] for x in ("arguments", "parameters") if not _is_empty(function.get(x))), {})
-    arguments = _parsed(given)
+    unparsed = next((function[x] for x in ("arguments", "parameters") if not _is_empty(function.get(x))), {})
+    arguments = _parsed(unparsed)
     if not isinstance(arguments, dict):
         raise InvalidValue("the arguments of the tool call {name!r} are not an object in JSON", name=function["name"])
     id_ = value.get("id")

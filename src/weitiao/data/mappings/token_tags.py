@@ -161,19 +161,19 @@ def _span(value: Any, i: int, column: str, text: str) -> Span:
             end=end,
             label=kind,
         )
-    words = value.get(first_of(WORDS, value) or "") if named else None
-    words = words.strip() if isinstance(words, str) and words.strip() else None
+    mention = value.get(first_of(WORDS, value) or "") if named else None
+    mention = mention.strip() if isinstance(mention, str) and mention.strip() else None
     inside = 0 <= start < end <= len(text)
-    if words is not None and (not inside or text[start:end].strip() != words):
+    if mention is not None and (not inside or text[start:end].strip() != mention):
         raise InvalidValue(
             "{column}[{i}] is {words!r}, but the text at {start} to {end} is {slice!r}{hint}",
             column=column,
             i=i,
-            words=words,
+            words=mention,
             start=start,
             end=end,
             slice=text[max(start, 0) : max(end, 0)],
-            hint=offset_hint(text, start, end, words),
+            hint=offset_hint(text, start, end, mention),
         )
     if not inside:
         raise InvalidValue(

@@ -44,20 +44,20 @@ def split_words(text: str) -> list[str]:
     >>> split_words("The cat, 2 dogs: 你好, हिन्दी")
     ['the', 'cat', '2', 'dogs', '你', '好', 'हिन्दी']
     """
-    words: list[str] = []
+    tokens: list[str] = []
     goes_on = False  # whether the next letter belongs to the last word
     for x in text.lower():
         kind, unspaced = unicodedata.category(x)[0], is_unspaced(x)
-        if kind == "M" and words:
-            words[-1] += x
+        if kind == "M" and tokens:
+            tokens[-1] += x
         elif kind not in "LN":
             goes_on = False
         elif goes_on and not unspaced:
-            words[-1] += x
+            tokens[-1] += x
         else:
-            words.append(x)
+            tokens.append(x)
             goes_on = not unspaced
-    return words
+    return tokens
 
 
 def is_unspaced(character: str) -> bool:

@@ -74,8 +74,8 @@ def read_model_bin(file: Path) -> StoredModel:
     try:
         version = cursor.number("I")
         if version not in VERSIONS:
-            known = ", ".join(map(str, VERSIONS))
-            raise InvalidValue("its version is {version}; supported are {known}", version=version, known=known)
+            supported = ", ".join(map(str, VERSIONS))
+            raise InvalidValue("its version is {version}; supported are {known}", version=version, known=supported)
         model = StoredModel(cursor.text())
         cursor.number("I")
         for _ in range(cursor.number("I")):

@@ -173,7 +173,7 @@ def check_folder(folder: Path) -> None:
         raise ModelError(
             "base: {folder} has no config.json, so it is not a model folder. It has: {files}",
             folder=folder,
-            files=_some(files),
+            files=_shortened(files),
         )
     if not any(name in files for name in ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")):
         raise ModelError("base: {folder} has no tokenizer (tokenizer.json). Download the model again", folder=folder)
@@ -191,7 +191,7 @@ def check_folder(folder: Path) -> None:
             folder=folder,
         )
     else:
-        raise ModelError("base: {folder} has no model.safetensors. It has: {files}", folder=folder, files=_some(files))
+        raise ModelError("base: {folder} has no model.safetensors. It has: {files}", folder=folder, files=_shortened(files))
     for name in shards:
         file = folder / name
         if not file.exists():
@@ -342,5 +342,5 @@ def _from_modelscope(name: str, revision: str | None) -> Path:
     return folder
 
 
-def _some(names: list[str]) -> str:
+def _shortened(names: list[str]) -> str:
     return ", ".join(names[:6]) + (" ..." if len(names) > 6 else "") if names else "-"

@@ -102,20 +102,20 @@ class GenerativeClassification(LikelihoodObjective):
         return [PromptRow(**{**row, "input_ids": [*prompt, *answer[:-1]], "labels": labels})]
 
     def encode_input(self, example: TextLabel, processor: Processor) -> PromptRow:
-        ids, without_text = (processor.prompt(self._turns(text)) for text in (example.text, ""))
+        ids, without_text = (processor.prompt(self._prompt_turns(text)) for text in (example.text, ""))
         shortest = min(len(ids), len(without_text))
         start = next((t for t in range(shortest) if ids[t] != without_text[t]), shortest)
         rest = shortest - start
         after = next((t for t in range(rest) if ids[-1 - t] != without_text[-1 - t]), rest)
         return PromptRow(input_ids=ids, labels=[IGNORE] * len(ids), text=(start, len(ids) - after))
 
-    def _turns(self, text: str) -> tuple[Turn, ...]:
+    def _prompt_turns(self, text: str) -> tuple[Turn, ...]:
         question = self.prompt.replace("{classes}", ", ".join(self.classes))
         return (Turn("user", question.replace("{text}", text)),)
 
     def _answer_ids(self, label: str, processor: Processor) -> list[int]:
         """A class as the model generates it, with the stop token."""
-        (rendered,) = processor.chat((*self._turns("-"), Turn("assistant", label)))
+        (rendered,) = processor.chat((*self._prompt_turns("-"), Turn("assistant", label)))
         return [token for token, supervised in zip(rendered.ids, rendered.assistant_mask) if supervised]
 
     def cut(self, row: Row, max_length: int) -> tuple[Row, list[int]]:
