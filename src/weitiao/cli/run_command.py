@@ -40,34 +40,27 @@ Format = Annotated[str, typer.Option(help="File format; auto: as in training, or
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-class Command(TyperCommand):
+class _TranslatedHelp(TyperCommand if TYPE_CHECKING else object):
+    """Help in the reader's language, for a command and for the group of all."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        _translate_help(self)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return _translate_option(super().get_help_option(ctx))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _translate_panels()
+        super().format_help(ctx, formatter)
+
+
+class Command(_TranslatedHelp, TyperCommand):
     """A command whose help is in the reader's language."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        _translate_help(self)
 
-    def get_help_option(self, ctx: Any) -> Any:
-        return _translate_option(super().get_help_option(ctx))
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        _translate_panels()
-        super().format_help(ctx, formatter)
-
-
-class Group(TyperGroup):
+class Group(_TranslatedHelp, TyperGroup):
     """All commands: help in the reader's language; what a user can fix is a sentence, not a traceback."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        _translate_help(self)
-
-    def get_help_option(self, ctx: Any) -> Any:
-        return _translate_option(super().get_help_option(ctx))
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        _translate_panels()
-        super().format_help(ctx, formatter)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command. The exit code tells which kind of error it was (core/errors.py)."""
