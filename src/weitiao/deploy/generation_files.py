@@ -54,12 +54,16 @@ def other_settings(settings: Any) -> dict[str, Any]:
     return {key: x for key, x in values.items() if x is not None and x != neutral[key]}
 
 
-def set_encoding(tokenizer: PreTrainedTokenizerBase, config: Any, stop_ids: Sequence[int], max_length: int | None) -> None:
+def set_encoding(
+    tokenizer: PreTrainedTokenizerBase, config: Any, stop_ids: Sequence[int], max_length: int | None, literal: bool
+) -> None:
     """Make a tokenizer pad, truncate and encode pairs as in training, before it is saved next to a model with a head.
 
     Args:
         max_length: the most tokens that the model takes.
+        literal: special tokens that a text spells are text.
     """
+    tokenizer.split_special_tokens = tokenizer.init_kwargs["split_special_tokens"] = literal
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(stop_ids[-1])
     config.pad_token_id = tokenizer.pad_token_id

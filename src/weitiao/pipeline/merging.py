@@ -115,7 +115,9 @@ def write_with_head(model: Model, form: PlainForm, folder: Path, storage: Storag
     with torch.no_grad():
         model.model.attachment.merge()  # pyright: ignore[reportOptionalCall]
     limit = RowPredictor.make(model).max_length
-    set_encoding(tokenizer, torch_model.config, model.assets.processor.stop_ids, model.assets.max_length)
+    parsed = model.recipe is not None and all(x.parse_special_tokens for x in model.recipe.data)
+    literal = not parsed and form.task != "masked_lm"  # whose texts hold the mask
+    set_encoding(tokenizer, torch_model.config, model.assets.processor.stop_ids, model.assets.max_length, literal)
     if form.pooling is not None:
         plain = backbone_of(torch_model)
         set_labels(plain.config, form)
