@@ -164,6 +164,8 @@ def evaluate(
     from weitiao.pipeline.inference import Model
 
     subject = target if isinstance(target, Model) else _path(target)
+    if isinstance(subject, str):
+        _warn_unfinished([subject], reporter)
     with _as_source(data, task) as source:
         return measure(subject, reporter, source, tuple(metrics), limit, task, max_bad_fraction)
 
@@ -200,6 +202,7 @@ def merge(
     from weitiao.pipeline import merging
 
     paths = [_path(x) for x in (targets if isinstance(targets, (list, tuple)) else [targets])]  # pyright: ignore[reportArgumentType]
+    _warn_unfinished(paths, reporter)
     if len(paths) == 1:
         with reporter.spin(Message("merging, reloading and comparing")):
             return merging.merge_run(paths[0], str(out), dtype, task)
@@ -239,6 +242,15 @@ def as_recipe(recipe: "Recipe | str | Path | Mapping[str, Any]") -> "Recipe":
     if isinstance(recipe, Recipe):
         return recipe
     return make_recipe(dict(recipe)) if isinstance(recipe, Mapping) else read_recipe(find_recipe(recipe))
+
+
+def _warn_unfinished(targets: Sequence[str], reporter: "Reporter") -> None:
+    """Tell of a Run that was not trained to its end which step its weights are of."""
+    from weitiao.pipeline.trained import read_trained
+
+    for target in targets:
+        if (trained := read_trained(target)) is not None and trained.unfinished is not None:
+            reporter.warn(Message("{folder} is not finished: {status}", folder=target, status=trained.unfinished))
 
 
 def _import_pipeline(reporter: "Reporter | None" = None) -> None:

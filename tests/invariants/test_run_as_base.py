@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from support.command import weitiao
 from support.models import CHATML, make_tokenizer, save_model
 from support.parts import method_config
 from weitiao.core.errors import ModelError, RecipeError, RunError, WeitiaoError
@@ -198,3 +199,8 @@ def test_unfinished_base_run_reported(train_tiny: Any, tmp_path: Path) -> None:
     journal.write_text("".join(line for line in lines if '"end"' not in line))
     upper = train_tiny(train={"steps": 1}, base=str(lower.folder), out=str(tmp_path / "upper"))
     assert "killed at step 3; the result is step" in str(upper.decisions["base"].reason)
+    for command in (["evaluate", lower.folder], ["merge", lower.folder, tmp_path / "merged"]):
+        code, output = weitiao(*command)
+        assert code == 0 and "is not finished: killed at step 3; the result is step" in " ".join(output.split())
+    code, output = weitiao("evaluate", lower.folder, "--json")
+    assert code == 0 and json.loads(output)["loss"]["n"] > 0
