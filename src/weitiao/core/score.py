@@ -215,13 +215,24 @@ def _digits(value: float) -> int:
 
 
 def score_notes(scores: dict[str, Any]) -> list[Message]:
-    """What a reader of the table must know, each once.
+    """What a reader of the table must know, each once; a note on one column only names it.
 
     Args:
         scores: scores.json.
     """
-    records = [x for when in ("before", "after") for x in scores.get(when, {}).values()]
-    return list(dict.fromkeys(Message.from_json(note) for x in records for note in x.get("notes", ())))
+    columns = {
+        when: dict.fromkeys(Message.from_json(note) for x in scores[when].values() for note in x.get("notes", ()))
+        for when in ("before", "after")
+        if when in scores
+    }
+    notes = dict.fromkeys(note for column in columns.values() for note in column)
+    return [note if all(note in x for x in columns.values()) else _of_column(note, columns) for note in notes]
+
+
+def _of_column(note: Message, columns: dict[str, dict[Message, None]]) -> Message:
+    """A note with the one column that it belongs to."""
+    when = next(name for name, column in columns.items() if note in column)
+    return Message("{when}: {note}", when=Message(when), note=note)
 
 
 def _format_n(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from weitiao.core.score import Score, bootstrapped, proportion, ratio_of_sums, score_rows
+from weitiao.core.messages import Message
+from weitiao.core.score import Score, bootstrapped, proportion, ratio_of_sums, score_notes, score_rows
 
 
 @pytest.mark.parametrize(
@@ -86,3 +87,12 @@ def test_unmeasured_scores_have_no_verdict() -> None:
     assert (row["before"], row["change"], row["verdict"]) == ("not measured", "", "")
     (row,) = score_rows({"before": {"accuracy": empty}})
     assert row["after"] == "not measured"
+
+
+def test_note_names_its_column() -> None:
+    both, one = Message("rows are missing"), Message("12 classes")
+    before = Score("f1", 0.5, 4, 0.4, 0.6, notes=(both, one)).as_json()
+    after = Score("f1", 0.5, 4, 0.4, 0.6, notes=(both,)).as_json()
+    notes = score_notes({"before": {"f1": before}, "after": {"f1": after}})
+    assert list(map(str, notes)) == ["rows are missing", "before: 12 classes"]
+    assert Score.from_json(before).notes == (both, one)

@@ -42,7 +42,7 @@ def test_macro_f1_equal_class_weights() -> None:
     pairs = [("a", "a"), ("a", "a"), ("x", "a"), ("a", "b"), ("b", "b"), ("y", "c")]
     f1 = score("f1", pairs)
     assert f1.value == pytest.approx((2 / 3 + 2 / 3 + 0) / 5)
-    assert "the mean over 5 classes; 2 of them are only answered" in str(f1.notes[0])
+    assert "the mean over 5 classes; 2 of them only the model answers" in str(f1.notes[0])
 
 
 def test_macro_f1_equals_scikit_learn() -> None:

@@ -27,8 +27,7 @@ class F1(Metric):
         references = {c for _, reference in classes for c in reference}
         if answered := {c for predicted, _ in classes for c in predicted} - references:
             note = Message(
-                "f1 is the mean over {n:,} classes; {answered:,} of them are only answered and never right, so they count "
-                "with 0",
+                "f1 is the mean over {n:,} classes; {answered:,} of them only the model answers, and they count with 0",
                 n=len(references | answered),
                 answered=len(answered),
             )
