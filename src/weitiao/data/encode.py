@@ -21,7 +21,7 @@ from weitiao.core.messages import Message
 from weitiao.core.objective import RowEncoder
 from weitiao.core.processor import FeatureExtractor, Processor
 
-VERSION = 8  # raised when the same inputs would be encoded differently
+VERSION = 9  # raised when the same inputs would be encoded differently
 TARGETS = ("targets", "token_targets")
 COLUMNS = [  # and one column for each named target: targets.class_id, token_targets.word_id ...
     ("input_ids", pa.list_(pa.int32())),

@@ -30,7 +30,7 @@ from weitiao.data.columns import is_blank
 from weitiao.data.file_kinds import check_json, check_kind
 from weitiao.data.label_checks import check_limit
 from weitiao.data.mapping import find_mapping
-from weitiao.data.records import Reader, Record
+from weitiao.data.records import ExcludedRow, Reader, Record
 
 INFERENCE_ROWS = 50  # first records, from which the mapping is inferred
 ROW_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError)  # a bad row, not the end of the run
@@ -79,6 +79,8 @@ def read_sources(
     if not reading.examples and reading.bad:
         first = reading.bad[0]
         raise DataError("data: no row can be used. First: {where}: {reason}", where=first.where, reason=first.reason)
+    if not reading.examples and (excluded := sum(x.excluded.total() for x in reading.columns)):
+        raise DataError("data: all {n:,} rows are marked as not to be trained on.", n=excluded)
     if not reading.examples:
         raise DataError("data: there is no row to train on.")
     return reading
@@ -193,6 +195,8 @@ def _examples(
             yield SourcedExample(example, item.where, number, source.parse_special_tokens)
         except UnicodeEncodeError:
             yield BadRow(item.where, Message("the text has an unpaired surrogate, which is not a character"))
+        except ExcludedRow:
+            use.excluded[f"{use.mapping.reads[0]}[]"] += 1
         except ROW_ERRORS as error:
             yield BadRow(item.where, message_of(error), str(item.fields)[:200])
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from weitiao.core.errors import DataError
+from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import BadRow, SourceLocation
 from weitiao.core.messages import Message
 
@@ -17,6 +17,10 @@ class Record:
 
     where: SourceLocation
     fields: dict[str, Any]
+
+
+class ExcludedRow(InvalidValue):
+    """A row that says of itself that it is not to be trained on: left out and counted, but not a bad row."""
 
 
 class Reader(Protocol):

@@ -7,11 +7,13 @@ import pytest
 from support.chat_templates import QWEN3, TEMPLATES
 from support.models import make_tokenizer
 from support.rows import write_jsonl
+from weitiao.core.errors import DataError
 from weitiao.core.example import Chat
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import create
 from weitiao.data.mapping import find_mapping
 from weitiao.data.read import read_sources
+from weitiao.data.records import ExcludedRow
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.objective.objectives.sft import SFT
 
@@ -69,8 +71,19 @@ def test_weight_that_is_neither_on_nor_off_is_refused_by_name(value: Any) -> Non
 def test_all_turns_marked_off() -> None:
     record = conversation(train=False)
     record["messages"][3]["train"] = False
-    with pytest.raises(ValueError, match="every assistant turn is marked as not to be trained on"):
+    with pytest.raises(ExcludedRow, match="every assistant turn is marked as not to be trained on"):
         learned(record)
+
+
+def test_rows_without_a_turn_to_train_on_are_left_out_and_counted(tmp_path: Any) -> None:
+    off = conversation(train=False)
+    off["messages"][3]["train"] = False
+    sources = [Source(path=str(write_jsonl(tmp_path / "a.jsonl", [off, conversation(weight=0), off])))]
+    reading = read_sources(sources, create("objective", "sft"), 0.0)
+    assert len(reading.examples) == 1 and not reading.bad
+    assert "2 of 3 rows are left out" in "".join(map(str, reading.columns[0].notices()))
+    with pytest.raises(DataError, match="all 1 rows are marked as not to be trained on"):
+        read_sources([Source(path=str(write_jsonl(tmp_path / "b.jsonl", [off])))], create("objective", "sft"), 0.0)
 
 
 @pytest.mark.parametrize("name", ["train_detail", "loss_scale"])

@@ -15,6 +15,7 @@ from typing import Any
 from weitiao.core.errors import InvalidValue
 from weitiao.core.example import ROLES, Chat, Role, ToolCall, Turn
 from weitiao.core.registry import nearest
+from weitiao.data.records import ExcludedRow
 
 SPEAKERS: dict[str, Role] = {
     "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "bot": "assistant",
@@ -82,12 +83,13 @@ def checked(turns: Sequence[Turn], tools: str = "") -> Chat:
 
     Raises:
         InvalidValue: there is none.
+        ExcludedRow: there are, and all are marked as not to be trained on.
     """
     answers = [turn for turn in turns if turn.role == "assistant"]
     if not answers:
         raise InvalidValue("there is no assistant turn, so there is nothing to train on")
     if not any(turn.supervised for turn in answers):
-        raise InvalidValue("every assistant turn is marked as not to be trained on ({flags})", flags=", ".join(FLAGS))
+        raise ExcludedRow("every assistant turn is marked as not to be trained on ({flags})", flags=", ".join(FLAGS))
     if any(not (turn.content.strip() or turn.tool_calls) for turn in answers if turn.supervised):
         raise InvalidValue("the answer is empty")
     if len(turns) == 1:

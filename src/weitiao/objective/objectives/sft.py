@@ -17,6 +17,8 @@ from weitiao.core.objective import LikelihoodObjective
 from weitiao.core.processor import Processor
 from weitiao.core.traits import Traits
 
+CONTEXT_ONLY = Message("rows with answers that are context only")
+
 
 class SFT(LikelihoodObjective):
     """Train on the assistant's answers, including where they stop."""
@@ -38,4 +40,6 @@ class SFT(LikelihoodObjective):
             targets = zip(rendered.ids[1 : end + 1], rendered.assistant_mask[1 : end + 1])
             labels = [token if supervised else IGNORE for token, supervised in targets]
             rows.append({"input_ids": rendered.ids[:end], "labels": labels})
+        if any(turn.role == "assistant" and not turn.supervised for turn in example.turns):
+            rows[0]["notes"] = (CONTEXT_ONLY,)
         return rows
