@@ -16,7 +16,12 @@ from typing import Any
 ROOT = Path(__file__).parents[2] / "src" / "weitiao"
 CATALOGUE = ROOT / "locale" / "zh.json"
 CALLS = {"Message", "translate"}  # their first argument is a template
-ERRORS = {"InvalidValue", "ExcludedRow", "Interrupted", "TooManyBadRows"}  # and so is that of everything called ...Error in core/errors.py
+ERRORS = {
+    "InvalidValue",
+    "ExcludedRow",
+    "Interrupted",
+    "TooManyBadRows",
+}  # and so is that of everything called ...Error in core/errors.py
 
 
 def error_names() -> set[str]:
