@@ -17,6 +17,7 @@ def init(
     out: Annotated[str, typer.Option(help="The recipe file to write.")] = "recipe.yaml",
     objective: Annotated[str, typer.Option(help="What is trained; default: by the columns.")] = "",
     base: Annotated[str, typer.Option(help="The base model; default: a small one that fits the objective.")] = "",
+    encoding: Annotated[str, typer.Option(help="Text encoding of the data; auto: UTF-8.")] = "auto",
     list_: Annotated[bool, typer.Option("--list", help="List the recipes that ship with weitiao.")] = False,
 ) -> None:
     """Write a commented recipe for your data, by looking at its rows."""
@@ -29,7 +30,7 @@ def init(
         raise RecipeError("{file} exists already. Name another file with --out.", file=out)
     from weitiao.pipeline.starter_recipe import starter_recipe
 
-    text = starter_recipe(data, objective, base)
+    text = starter_recipe(data, objective, base, encoding)
     Path(out).write_text(text, encoding="utf-8")
     print(text)
     print(Message("written to {file}. Next: weitiao check {file}; weitiao train {file}", file=out))

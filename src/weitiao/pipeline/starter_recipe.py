@@ -56,23 +56,25 @@ class Look:
     """Rows that are mostly Chinese."""
 
 
-def starter_recipe(data: str, objective: str = "", base: str = "") -> str:
+def starter_recipe(data: str, objective: str = "", base: str = "", encoding: str = "auto") -> str:
     """The text of a recipe for a file, a folder or a pattern of files.
 
     Args:
         objective: "": by the columns.
         base: "": a small model that fits the objective.
+        encoding: of the files.
 
     Raises:
         DataError: there is no such file, no row is usable, or the columns fit no objective.
         RecipeError: there is no such objective.
     """
-    look = _look(data, objective)
+    look = _look(data, objective, encoding)
+    source = data if encoding == "auto" else {"path": data, "encoding": encoding}
     lines = [
         _line("base", base or _base(look), Message("any Hugging Face id, folder, GGUF file or finished run")),
-        _line("data", data, Message("columns: {columns}", columns=look.mapping.description)),
+        _line("data", source, Message("columns: {columns}", columns=look.mapping.description)),
         _line("validation", _validation(look), Message("fraction of the rows that is held out")),
-        _line("max_length", "auto", Message("tokens; the longest row has about {tokens:,}", tokens=look.tokens)),
+        _line("max_length", "auto", Message("tokens; the longest row's text has about {tokens:,}", tokens=look.tokens)),
         _line("method", "lora", Message("or full, dora, qlora ...: weitiao explain method")),
         _line("objective", look.objective, _objective_comment(look)),
         "train:",
@@ -85,7 +87,11 @@ def starter_recipe(data: str, objective: str = "", base: str = "") -> str:
 
 
 def _line(key: str, value: object, comment: Message) -> str:
-    written = yaml.safe_dump(value, allow_unicode=True, width=1000).removesuffix("\n").removesuffix("\n...")
+    written = (
+        yaml.safe_dump(value, allow_unicode=True, width=1000, default_flow_style=True, sort_keys=False)
+        .removesuffix("\n")
+        .removesuffix("\n...")
+    )
     return f"{f'{key}: {written}':<40}  # {comment}"
 
 
@@ -118,8 +124,8 @@ def _validation(look: Look) -> float:
     return round(min(max(HELD_OUT / max(look.rows, 1), LEAST), MOST), 2)
 
 
-def _look(data: str, objective: str) -> Look:
-    records = _records(data)
+def _look(data: str, objective: str, encoding: str) -> Look:
+    records = _records(data, encoding)
     head = list(itertools.islice(records, INFERENCE_ROWS))
     readable = [x for x in head if x is not None]
     if not readable:
@@ -142,10 +148,10 @@ def _look(data: str, objective: str) -> Look:
     return look
 
 
-def _records(data: str) -> Iterator[Record | None]:
+def _records(data: str, encoding: str) -> Iterator[Record | None]:
     """Every record of the files; None for one that cannot be read."""
     for file in files_of(Source(path=data)):
-        source = Source(path=str(file))
+        source = Source(path=str(file), encoding=encoding)
         for x in find_module(Reader, reader_of(file, source)).read(file, source.encoding):
             yield x if isinstance(x, Record) else None
 
