@@ -45,7 +45,7 @@ def test_recipe_follows_from_the_rows(tmp_path: Path, rows: list, objective: str
 def test_comments_tell_what_was_seen(tmp_path: Path) -> None:
     text = starter_recipe(str(write_jsonl(tmp_path / "mail.jsonl", LABELED)))
     assert "# 2 classes; the most frequent: a 20, b 20" in text and "columns: text -> " in text
-    assert "also possible: causal_lm" in text and "the longest row has about" in text
+    assert "also possible: causal_lm" in text and "the longest row's text has about" in text
     bad = write_jsonl(tmp_path / "bad.jsonl", [*LABELED, {"text": "", "label": "a"}])
     assert "# 1 rows cannot be used" in starter_recipe(str(bad))
     chinese = write_jsonl(tmp_path / "zh.jsonl", [{"text": "今天天气很好，我们去公园散步。", "label": "a"}] * 12)
