@@ -10,7 +10,7 @@ Ouyang et al. 2022, "Training language models to follow instructions with human 
 
 from typing import ClassVar
 
-from weitiao.core.batch import IGNORE, Row
+from weitiao.core.batch import IGNORE, AnnotatedRow, Row
 from weitiao.core.example import Chat
 from weitiao.core.messages import Message
 from weitiao.core.objective import LikelihoodObjective
@@ -41,5 +41,5 @@ class SFT(LikelihoodObjective):
             labels = [token if supervised else IGNORE for token, supervised in targets]
             rows.append({"input_ids": rendered.ids[:end], "labels": labels})
         if any(turn.role == "assistant" and not turn.supervised for turn in example.turns):
-            rows[0]["notes"] = (CONTEXT_ONLY,)
+            rows[0] = AnnotatedRow(**rows[0], notes=(CONTEXT_ONLY,))
         return rows
