@@ -45,7 +45,7 @@ def test_probabilities_equal_label_text_likelihood(method: str, processor: ChatP
     order = sorted(range(5), key=lambda i: -len(rows[i]["input_ids"]))
     with torch.no_grad():
         for i, mine in zip(order, said):
-            turns = objective._turns(found[i].text)
+            turns = objective._prompt_turns(found[i].text)
             prompt, scores = processor.prompt(turns), []
             for name in CLASSES:
                 (whole,) = processor.chat((*turns, Turn("assistant", name)))
