@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from weitiao.core.errors import InvalidValue
 from weitiao.core.example import Example
 from weitiao.core.messages import Message
+from weitiao.data.json_values import json_kind
 from weitiao.data.records import Record
 
 NO_INPUT = ("<noinput>", "<no input>", "<no_input>")  # what Alpaca's descendants write for an empty input
@@ -103,7 +104,7 @@ def string(record: dict[str, Any], key: str) -> str:
     if value is None or value != value:
         raise InvalidValue("column {column!r} is empty ({value})", column=key, value="null" if value is None else "NaN")
     if not isinstance(value, (str, int, float)) or isinstance(value, bool):
-        raise InvalidValue("column {column!r} is {type}, not text", column=key, type=type(value).__name__)
+        raise InvalidValue("column {column!r} is {type}, not text", column=key, type=json_kind(value))
     if isinstance(value, float) and math.isinf(value):
         raise InvalidValue("column {column!r} is {value}, not a finite number", column=key, value=value)
     return str(value)
@@ -139,7 +140,7 @@ def class_name(value: Any, key: str) -> str:
     if is_empty(value):
         raise InvalidValue("column {column!r} is empty: the row has no class", column=key)
     if not isinstance(value, (str, int, float)):
-        raise InvalidValue("column {column!r} is {type}, not a class", column=key, type=type(value).__name__)
+        raise InvalidValue("column {column!r} is {type}, not a class", column=key, type=json_kind(value))
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
 
 

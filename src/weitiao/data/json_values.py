@@ -17,6 +17,10 @@ PYTHON_DICT = re.compile(r"\s*\[?\s*\{\s*'")
 BETWEEN = re.compile(r"[\s,]*")
 NOT_JSON = Message("not JSON: {error} at line {line}, column {column}")
 DEEP = Message("nested too deeply")
+KINDS = {
+    bool: Message("true or false"), int: Message("a number"), float: Message("a number"), str: Message("text"),
+    list: Message("a list"), tuple: Message("a list"), dict: Message("an object"), type(None): Message("null"),
+}  # fmt: skip
 
 
 def parse(text: str) -> Any:
@@ -142,3 +146,8 @@ def complete_objects(text: str) -> Iterator[bool]:
                 yield isinstance(parse(line), dict)
             except InvalidValue:
                 yield False
+
+
+def json_kind(value: Any) -> Message | str:
+    """What a value is, in the words of JSON."""
+    return KINDS.get(type(value), type(value).__name__)

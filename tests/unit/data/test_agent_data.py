@@ -217,7 +217,7 @@ def test_dialects_of_calls(record: dict) -> None:
          "messages[1]: refusal changes what the turn means, and it cannot be used"),
         ({"role": "assistant", "content": "x", "prefix": True},
          "messages[1]: prefix changes what the turn means, and it cannot be used"),
-        ({"role": "assistant", "content": "x", "reasoning_content": [1]}, "messages[1]: its reasoning is list, not text"),
+        ({"role": "assistant", "content": "x", "reasoning_content": [1]}, "messages[1]: its reasoning is a list, not text"),
     ],
 )  # fmt: skip
 def test_unusable_turn_is_named(message: dict, reason: str) -> None:

@@ -65,7 +65,7 @@ def test_jsonl_byte_offsets(tmp_path: Path) -> None:
             assert opened.readline().rstrip(b"\n") == whole[item.where.line - 1]
     reasons = {x.where.line: str(x.reason) for x in items if isinstance(x, BadRow)}
     assert reasons[3].startswith("not JSON: Expecting ',' delimiter at column")
-    assert reasons[4] == "not an object but list" and reasons[5] == "not an object but str"
+    assert reasons[4] == "not an object but a list" and reasons[5] == "not an object but text"
     assert reasons[6].startswith("not utf-8 at byte 7 of the line.")
     assert fields(items) == [{"a": "你"}, {"a": 3}]
 
@@ -81,7 +81,7 @@ def test_json_list(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     file.write_text(json.dumps([*ROWS, 7], indent=2))
     items = read(file)
-    assert fields(items) == ROWS and str(items[3].reason) == "not an object but int"
+    assert fields(items) == ROWS and str(items[3].reason) == "not an object but a number"
     file.write_text(json.dumps(ROWS)[:-1])
     (bad,) = read(file)
     assert str(bad.reason).startswith("not JSON")

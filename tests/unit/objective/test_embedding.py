@@ -195,7 +195,7 @@ def test_columns_detected(record: dict, pair: Pair) -> None:
     [
         ({"query": "a", "document": " "}, "the text is empty"),
         ({"query": "a", "document": "b", "negative": ""}, "has an entry that is empty or not text"),
-        ({"query": "a", "document": "b", "negative": 3}, "is int, not a text or a list of texts"),
+        ({"query": "a", "document": "b", "negative": 3}, "is a number, not a text or a list of texts"),
         ({"query": "a", "document": "b", "score": "much"}, "column 'score' is 'much', not a number"),
         ({"query": "a", "document": "b", "score": "nan"}, "column 'score' is nan, not a finite number"),
     ],

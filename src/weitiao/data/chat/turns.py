@@ -15,6 +15,7 @@ from typing import Any
 from weitiao.core.errors import InvalidValue
 from weitiao.core.example import ROLES, Chat, Role, ToolCall, Turn
 from weitiao.core.registry import nearest
+from weitiao.data.json_values import json_kind
 from weitiao.data.records import ExcludedRow
 
 SPEAKERS: dict[str, Role] = {
@@ -165,7 +166,7 @@ def _content(message: dict[str, Any]) -> tuple[str, str]:
     content = next((message[x] for x in CONTENT_KEYS if message.get(x) is not None), None)
     thoughts = [message[x] for x in REASONING if not _is_empty(message.get(x))]
     if thoughts and not isinstance(thoughts[0], str):
-        raise InvalidValue("its reasoning is {type}, not text", type=type(thoughts[0]).__name__)
+        raise InvalidValue("its reasoning is {type}, not text", type=json_kind(thoughts[0]))
     if isinstance(content, list):
         parts = [_part(part) for part in content]
         content = "\n".join(text for kind, text in parts if kind == "text")
@@ -173,7 +174,7 @@ def _content(message: dict[str, Any]) -> tuple[str, str]:
     if content is None and any(not _is_empty(message.get(x)) for x in ("tool_calls", "function_call")):
         content = ""
     if not isinstance(content, str):
-        raise InvalidValue("content is {type}, not text", type=type(content).__name__)
+        raise InvalidValue("content is {type}, not text", type=json_kind(content))
     return content, thoughts[0] if thoughts else ""
 
 
@@ -181,7 +182,7 @@ def _part(part: Any) -> tuple[str, str]:
     """A part of a content: ("text" or "thinking", its text)."""
     if isinstance(part, str):
         return "text", part
-    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    kind = part.get("type") if isinstance(part, dict) else json_kind(part)
     if kind in TEXT_PARTS and isinstance(part.get("text"), str):
         return "text", part["text"]
     if kind == "thinking" and isinstance(part.get("thinking"), str):
@@ -195,7 +196,7 @@ def _calls(message: dict[str, Any]) -> list[ToolCall]:
     if _is_empty(calls):
         calls = []
     if not isinstance(calls, list):
-        raise InvalidValue("tool_calls is {type}, not a list", type=type(calls).__name__)
+        raise InvalidValue("tool_calls is {type}, not a list", type=json_kind(calls))
     return [_call(x) for x in [*calls, *([] if _is_empty(single) else [single])]]
 
 

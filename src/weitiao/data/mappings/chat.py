@@ -22,6 +22,7 @@ from weitiao.data.column_names import (
     first_pair,
 )
 from weitiao.data.columns import NO_INPUT, ColumnMapping, columns_of, is_empty, optional_text, string, unpacked
+from weitiao.data.json_values import json_kind
 
 EXAMPLE_TYPE = Chat
 OBJECTIVE = "sft"
@@ -111,7 +112,7 @@ def _history(record: dict[str, Any], key: str | None) -> list[Turn]:
     if is_empty(history):
         return []
     if not isinstance(history, list):
-        raise InvalidValue("column {column!r} is {type}, not a list of turns", column=key, type=type(history).__name__)
+        raise InvalidValue("column {column!r} is {type}, not a list of turns", column=key, type=json_kind(history))
     turns: list[Turn] = []
     for i, pair in enumerate(history):
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(x, str) for x in pair):

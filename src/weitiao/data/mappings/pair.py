@@ -24,6 +24,7 @@ from weitiao.data.column_names import (
     plain_name,
 )
 from weitiao.data.columns import ColumnMapping, columns_of, is_empty, number_of, optional_text, text_of, truth_of, unpacked
+from weitiao.data.json_values import json_kind
 
 EXAMPLE_TYPE = Pair
 OBJECTIVE = "embedding"
@@ -106,9 +107,7 @@ def _negative_texts(record: dict[str, Any], key: str) -> list[str]:
     if cell is None or (isinstance(cell, float) and cell != cell):
         return []
     if not isinstance(cell, (str, list)):
-        raise InvalidValue(
-            "column {column!r} is {type}, not a text or a list of texts", column=key, type=type(cell).__name__
-        )
+        raise InvalidValue("column {column!r} is {type}, not a text or a list of texts", column=key, type=json_kind(cell))
     texts = [cell] if isinstance(cell, str) else cell
     if any(not isinstance(x, str) or not x.strip() for x in texts):
         raise InvalidValue("column {column!r} has an entry that is empty or not text", column=key)

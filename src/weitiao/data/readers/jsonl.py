@@ -12,7 +12,7 @@ from typing import Any
 from weitiao.core.errors import InvalidValue
 from weitiao.core.example import BadRow, SourceLocation
 from weitiao.core.messages import Message
-from weitiao.data.json_values import complete_objects, parse_line, rows_inside, values_of
+from weitiao.data.json_values import complete_objects, json_kind, parse_line, rows_inside, values_of
 from weitiao.data.records import Record, decode, lines_of
 
 ENDINGS = (".jsonl", ".ndjson", ".json")
@@ -88,7 +88,7 @@ def _rows_of(only: tuple[int, Any]) -> list[tuple[int, Any]]:
 
 def _record(where: SourceLocation, value: Any, text: str) -> Record | BadRow:
     if not isinstance(value, dict):
-        return BadRow(where, Message("not an object but {type}", type=type(value).__name__), repr(text)[:200])
+        return BadRow(where, Message("not an object but {type}", type=json_kind(value)), repr(text)[:200])
     try:
         "".join(value).encode("utf-8")
     except UnicodeEncodeError:
