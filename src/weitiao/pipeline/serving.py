@@ -7,6 +7,7 @@
 """
 
 import hashlib
+import io
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -239,6 +240,10 @@ def _add_generation(served: ServedModel, loaded: Model) -> None:
     served.encode_chat, served.encode_text = encode_chat, encode_text
     served.token_text = cache(lambda id: _token_text(loaded, id))
     served.tool_format = tool_format_of(str(loaded.tokenizer.chat_template or ""))
+    for name, assets in {"": loaded.assets, **loaded.adapters}.items():
+        if assets.system:
+            text = "system:    {message!r} before conversations of {name} that have none (as its training rows)"
+            served.settings.append(Message(text, message=assets.system[:200], name=name or served.base))
 
 
 def _token_text(loaded: Model, id: int) -> TokenText:
@@ -298,8 +303,6 @@ def _seconds(raw: bytes) -> float:
     Raises:
         DataError: it is not audio.
     """
-    import io
-
     import soundfile
 
     try:

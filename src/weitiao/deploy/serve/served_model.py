@@ -58,7 +58,7 @@ class ServedModel:
     """Token ids are below it."""
     max_length: int | None = None
     """Tokens of a prompt with its answer; None: unknown."""
-    settings: list[tuple[Message, str]] = field(default_factory=list)
+    settings: list[Message] = field(default_factory=list)
     """What is in force, for the lines that are printed at the start."""
 
 
