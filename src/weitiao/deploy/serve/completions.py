@@ -41,7 +41,8 @@ def completion_routes(service: Service) -> APIRouter:
         form = ChatForm(service, body.model, format, sampling.top_logprobs)
 
         async def requests() -> list[Request]:
-            ids = await service.encode(encode, messages, tools, adapter)
+            size = sum(_size(x) for x in (*messages, *tools))
+            ids = await service.encode(encode, messages, tools, adapter, characters=size)
             return [Request(ids, sampling, adapter, i) for i in range(_n(body, service))]
 
         return await _respond(service, form, body, adapter, requests, request)
@@ -59,7 +60,10 @@ def completion_routes(service: Service) -> APIRouter:
         form = TextForm(service, body.model, sampling.top_logprobs)
 
         async def requests() -> list[Request]:
-            ids = [_checked_ids(x, service) if isinstance(x, list) else await service.encode(encode, x) for x in prompts]
+            ids = [
+                _checked_ids(x, service) if isinstance(x, list) else await service.encode(encode, x, characters=len(x))
+                for x in prompts
+            ]
             return [Request(x, sampling, adapter, i) for x in ids for i in range(_n(body, service))]
 
         return await _respond(service, form, body, adapter, requests, request)
@@ -78,6 +82,13 @@ def _plain_message(message: dict[str, Any]) -> dict[str, Any]:
     if message["role"] != "tool":
         message.pop("name", None)
     return message
+
+
+def _size(value: Any) -> int:
+    """Characters in all texts of a value."""
+    if isinstance(value, dict):
+        return sum(_size(x) + len(key) for key, x in value.items())
+    return sum(map(_size, value)) if isinstance(value, list) else len(value) if isinstance(value, str) else 1
 
 
 def _n(body: GenerationBody, service: Service) -> int:
@@ -256,9 +267,9 @@ class ChatForm(CompletionForm):
     async def events(self, pieces: AsyncGenerator[Piece, None], include_usage: bool) -> AsyncGenerator[bytes, None]:
         """The answer as server-sent events."""
         readers = [ToolCallReader(self.tool_format) for _ in self.requests]
-        for i in range(len(readers)):
-            yield self._chunk(i, {"role": "assistant", "content": ""})
         try:
+            for i in range(len(readers)):
+                yield self._chunk(i, {"role": "assistant", "content": ""})
             async for piece in pieces:
                 self.count(piece)
                 text = readers[piece.index].feed(piece.text)

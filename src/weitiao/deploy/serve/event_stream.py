@@ -33,13 +33,19 @@ async def until_disconnect(request: Request, work: Coroutine[Any, Any, Value]) -
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request.receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientDisconnect
+        if not task.done() or task.cancelled():
+            raise ClientDisconnect
+        return task.result()
     finally:
-        for x in (task, gone):
-            x.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        await _ended(task)
+        await _ended(gone)
+
+
+async def _ended(task: "asyncio.Future[Any]") -> None:
+    """Cancel until it has ended: asyncio.wait_for may swallow one cancellation (Python < 3.12)."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.1)
 
 
 async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:
@@ -62,7 +68,7 @@ class EventStream(Response):
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await until_disconnect(Request(scope, receive), self._send_all(send))
-        except (ClientDisconnect, asyncio.TimeoutError):
+        except ClientDisconnect:
             return
         finally:
             await self.events.aclose()
@@ -74,7 +80,7 @@ class EventStream(Response):
             await self._send(send, DONE)
         except ApiError as error:
             await self._send(send, event(error.body()))
-        except (asyncio.CancelledError, asyncio.TimeoutError):
+        except asyncio.CancelledError:
             raise
         except Exception as error:
             log_failure("a stream failed", error)
@@ -82,5 +88,10 @@ class EventStream(Response):
         await self._send(send, b"", last=True)
 
     async def _send(self, send: Send, data: bytes, last: bool = False) -> None:
-        message = {"type": "http.response.body", "body": data, "more_body": not last}
-        await asyncio.wait_for(send(message), self.write_timeout)
+        task = asyncio.current_task()
+        assert task is not None
+        timer = asyncio.get_running_loop().call_later(self.write_timeout, task.cancel)
+        try:
+            await send({"type": "http.response.body", "body": data, "more_body": not last})
+        finally:
+            timer.cancel()

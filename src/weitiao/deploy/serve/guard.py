@@ -18,8 +18,10 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from starlette.requests import ClientDisconnect
 
 from weitiao.core.messages import Message
 from weitiao.deploy.serve.api_errors import ApiError, failed
@@ -86,7 +88,6 @@ class Guard:
     limits: Limits
     metrics: ServerMetrics
     is_draining: Callable[[], bool] = lambda: False
-    _busy: int = field(default=0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -106,6 +107,8 @@ class Guard:
             await self.app(scope, _replayed(body, receive), response.send)
         except ApiError as error:
             await self._refuse(response, error, scope, receive)
+        except ClientDisconnect:
+            pass  # nobody is there to tell
         except Exception as error:
             log_failure("a request failed", error)
             await self._refuse(response, failed(), scope, receive)
@@ -115,6 +118,10 @@ class Guard:
     # -- checks -------------------------------------------------------------------------------------------------------
 
     def _check(self, scope: Scope, headers: dict[str, list[str]]) -> None:
+        target = len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
+        if target + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > self.limits.max_header_bytes:
+            message = Message("the headers have more than {n:,} bytes", n=self.limits.max_header_bytes)
+            raise ApiError(431, message, "headers_too_large", headers={"Connection": "close"})
         self._check_host(scope, headers.get("host", []))
         self._check_origin(headers)
         if self.access.key and scope.get("raw_path", b"") not in OPEN_PATHS:

@@ -18,6 +18,7 @@ from typing import Any
 
 from weitiao.core.engine import Engine, EngineLoad, FinishReason, GeneratedToken, Generation, Request
 from weitiao.core.errors import WeitiaoError
+from weitiao.core.messages import Message
 from weitiao.deploy.serve.api_errors import ApiError, busy, failed
 
 log = logging.getLogger("weitiao.serve")
@@ -61,19 +62,19 @@ class Answer:
         Raises:
             ApiError: the request was refused, it failed, or its time is up.
         """
-        loop, remaining = asyncio.get_running_loop(), len(self.requests)
-        until = loop.time() + seconds
+        timeout = ApiError(503, Message("the answer took longer than {seconds:g} seconds", seconds=seconds), "timeout")
+        # a timer of its own: asyncio.wait_for may swallow a cancellation that comes together with a piece (Python < 3.12)
+        timer = asyncio.get_running_loop().call_later(seconds, self.queue.put_nowait, timeout)
+        remaining = len(self.requests)
         try:
             while remaining:
-                try:
-                    piece = await asyncio.wait_for(self.queue.get(), max(0.0, until - loop.time()))
-                except asyncio.TimeoutError:
-                    raise ApiError(503, TIMEOUT.format(seconds=seconds), "timeout") from None
+                piece = await self.queue.get()
                 if isinstance(piece, BaseException):
                     raise piece
                 remaining -= piece.finish_reason is not None
                 yield piece
         finally:
+            timer.cancel()
             self.cancel()
 
     def cancel(self) -> None:
@@ -81,9 +82,6 @@ class Answer:
         if not self.is_closed:
             self.is_closed = True
             self.thread.cancel(self)
-
-
-TIMEOUT = "the answer took longer than {seconds:g} seconds (request_timeout)"
 
 
 @dataclass(eq=False)

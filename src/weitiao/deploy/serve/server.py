@@ -6,6 +6,7 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 import threading
@@ -31,6 +32,7 @@ class Server(uvicorn.Server):
             h11_max_incomplete_event_size=limits.max_header_bytes, backlog=256,
         )  # fmt: skip
         super().__init__(config)
+        logging.getLogger("uvicorn.access").disabled = True  # it writes what the client asked for
         self.service = service
 
     @contextlib.contextmanager

@@ -11,11 +11,13 @@ from typing import Any
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import Message
 from weitiao.deploy.serve.adapter_table import AdapterTable
-from weitiao.deploy.serve.api_errors import ApiError, invalid
+from weitiao.deploy.serve.api_errors import ApiError, busy, invalid
 from weitiao.deploy.serve.limits import Limits
 from weitiao.deploy.serve.model_thread import ModelThread
 from weitiao.deploy.serve.served_model import Ability, ServedModel
 from weitiao.deploy.serve.server_metrics import ServerMetrics
+
+CHARACTERS_PER_TOKEN = 16  # no prompt that fits has more on average; English has 4
 
 
 @dataclass
@@ -31,6 +33,7 @@ class Service:
     """Tokenizes: off the event loop, and one request at a time, as tokenizers are not safe in several threads."""
     started: int = field(default_factory=lambda: int(time.time()))
     is_draining: bool = False
+    _encoding: int = 0
 
     @classmethod
     def make(cls, served: ServedModel, limits: Limits) -> "Service":
@@ -46,17 +49,30 @@ class Service:
             can = ", ".join(sorted(self.served.abilities))
             raise invalid("this model cannot do that; it can: {abilities}", "model", abilities=can)
 
-    async def encode(self, function: Callable[..., list[int]], *arguments: Any) -> list[int]:
+    async def encode(self, function: Callable[..., list[int]], *arguments: Any, characters: int) -> list[int]:
         """Token ids, off the event loop.
 
+        Args:
+            characters: how long the texts are.
+
         Raises:
-            ApiError: 400, with what is wrong.
+            ApiError: 400, with what is wrong; 429, too many wait.
         """
-        loop = asyncio.get_running_loop()
+        engine = self.served.engine
+        most = engine.max_length * CHARACTERS_PER_TOKEN if engine else self.limits.max_body_bytes
+        if characters > most:  # before it is tokenized, which takes seconds for the longest of words
+            text = "the prompt has {n:,} characters, far more than the {length:,} tokens of this model hold"
+            message = Message(text, n=characters, length=engine.max_length if engine else 0)
+            raise ApiError(400, message, "context_length_exceeded", "messages")
+        if self._encoding >= self.thread.load.slots + self.limits.max_queue:
+            raise busy("{n} prompts wait to be read, which is as many as can: try again", n=self._encoding)
+        self._encoding += 1
         try:
-            return await loop.run_in_executor(self.encoder, function, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(self.encoder, function, *arguments)
         except WeitiaoError as error:
             raise ApiError(400, error.message, "invalid_value", "messages") from None
+        finally:
+            self._encoding -= 1
 
     @asynccontextmanager
     async def lease(self, adapter: str) -> AsyncIterator[None]:
