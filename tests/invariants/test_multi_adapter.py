@@ -17,7 +17,7 @@ from weitiao.core.method import Method
 from weitiao.core.registry import find, names
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.model.adapters.adapter_pool import AdapterPool
-from weitiao.model.adapters.adapter_weights import LowRankAdapter, detach
+from weitiao.model.adapters.adapter_weights import LowRankAdapter, detach, shares_base
 from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.backbone.choose import choose_backbone, make_lm_head
 from weitiao.model.layers.attention import NAME
@@ -137,7 +137,8 @@ def test_other_methods_refused(method: str) -> None:
     """Low-rank changes of linear layers go; all else is told so in one sentence."""
     plain = method_config(method)
     model = attached(method, **({k: v for k, v in plain.items() if k != "name"} if isinstance(plain, dict) else {}))
-    if method in ("lora", "dora", "adalora", "bilora"):
+    assert shares_base(find(Method, method)) == (method in ("lora", "dora", "adalora", "bilora")), "known without attaching"
+    if shares_base(find(Method, method)):
         perturb(model)
         taken = detach(model.model, model.attachment, find(Method, method), "mine")
         assert taken and set(model.model.state_dict()) == set(make_model().state_dict())

@@ -79,7 +79,11 @@ class AdapterPool:
         with self._lock:
             self.remove(name)
             self._list(name, read)
-            self._load(name, adapter, keep={name})
+            try:
+                self._load(name, adapter, keep={name})
+            except BaseException:
+                self.remove(name)
+                raise
 
     def register(self, name: str, read: Callable[[], LowRankAdapter]) -> None:
         """List an adapter that is read when a batch first names it; one of the same name is replaced."""

@@ -143,6 +143,10 @@ def _rows(spans: Sequence[Span], device: torch.device) -> Rows:
 
 
 def _bucket(spans: dict[int, list[Span]], device: torch.device) -> Bucket:
+    """Groups in the order of their slots, if these are adjacent (the stacks are then used as they are); otherwise in the
+    order of their tokens (the factors are gathered, tokens seldom)."""
+    if max(spans) - min(spans) == len(spans) - 1:
+        spans = dict(sorted(spans.items()))
     groups = [_positions(own) for own in spans.values()]
     width = max(map(len, groups))
     source = [i for group in groups for i in (*group, *group[:1] * (width - len(group)))]
