@@ -6,7 +6,7 @@ A plain LoRA's tensors go from its file straight into the slot. Every other low-
 moment and taken off again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from weitiao.model.adapters.adapter_weights import (
 )
 from weitiao.model.adapters.module_replacement import linear_names, shape_of
 from weitiao.model.loading.load import Base
-from weitiao.pipeline.load import BaseAssets, apply_adapter, open_base_assets
+from weitiao.pipeline.load import BaseAssets, apply_adapter, open_base_assets, open_trained_assets
 from weitiao.pipeline.trained import TrainedRun, check_unchanged, read_trained
 
 PROBE_LENGTH = 8  # tokens
@@ -223,6 +223,32 @@ class AdapterRegistry:
             raise ModelError(
                 "{name} makes the model's logits infinite or NaN on a probe. Was its training stable?", name=name
             )
+
+
+def read_on_one_base(targets: Sequence[str]) -> list[tuple[TrainedRun, BaseAssets]]:
+    """Several trained results that share a base model, each with its tokenizer and template.
+
+    Raises:
+        ModelError: one is not a run or an adapter, or their base models differ.
+    """
+    results: list[tuple[TrainedRun, BaseAssets]] = []
+    for target in targets:
+        trained = read_trained(target)
+        if trained is None:
+            raise ModelError("{target} is neither a run nor an adapter in PEFT's format.", target=target)
+        assets = open_trained_assets(trained)
+        check_unchanged(trained, assets.base_chain)
+        results.append((trained, assets))
+        if not share_base(assets, results[0][1]):
+            raise ModelError(
+                "cannot combine {one} (base {base_of_one}) with {other} (base {base_of_other}): "
+                "adapters must share one base model.",
+                one=target,
+                base_of_one=trained.base,
+                other=targets[0],
+                base_of_other=results[0][0].base,
+            )
+    return results
 
 
 def share_base(one: BaseAssets, other: BaseAssets) -> bool:

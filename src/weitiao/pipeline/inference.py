@@ -29,7 +29,7 @@ from weitiao.data.prompts import Prompt, read_prompts
 from weitiao.data.records import Record
 from weitiao.model.adapters.adapter_pool import MAX_LORAS
 from weitiao.pipeline.adapter_folder import write_adapter_folder
-from weitiao.pipeline.adapter_registry import AdapterOpener, AdapterRegistry, share_base
+from weitiao.pipeline.adapter_registry import AdapterOpener, AdapterRegistry
 from weitiao.pipeline.load import (
     BaseAssets,
     attach,
@@ -40,7 +40,7 @@ from weitiao.pipeline.load import (
 )
 from weitiao.pipeline.predict import InputRow, RowPredictor, predict_rows
 from weitiao.pipeline.prompting import Messages, as_turns, encode_prompt
-from weitiao.pipeline.trained import TrainedRun, check_unchanged, read_trained
+from weitiao.pipeline.trained import check_unchanged, read_trained
 from weitiao.plan.compatibility import check_base
 
 CHUNK = 256  # prompts that are sorted by length and answered before the first answer is returned
@@ -333,6 +333,8 @@ def open_many(target: str, adapters: Mapping[str, str], precision: str = "") -> 
     Raises:
         ModelError: one has another base model, is not a low-rank change of linear layers, or changes nothing.
     """
+    if not adapters:
+        return open_model(target, precision)
     assets = open_base_assets(target)
     opener = AdapterOpener(target, assets)
     opened = {name: opener.open(folder) for name, folder in adapters.items()}
@@ -347,32 +349,6 @@ def open_many(target: str, adapters: Mapping[str, str], precision: str = "") -> 
     for i, (name, adapter) in enumerate(opened.items()):
         registry.add(name, adapter, on_demand=i >= MAX_LORAS)
     return Model(model, assets, first.trained.objective, adapters=registry.assets, adapter_registry=registry)
-
-
-def read_on_one_base(targets: Sequence[str]) -> list[tuple[TrainedRun, BaseAssets]]:
-    """Several trained results that share a base model, each with its tokenizer and template.
-
-    Raises:
-        ModelError: one is not a run or an adapter, or their base models differ.
-    """
-    results: list[tuple[TrainedRun, BaseAssets]] = []
-    for target in targets:
-        trained = read_trained(target)
-        if trained is None:
-            raise ModelError("{target} is neither a run nor an adapter in PEFT's format.", target=target)
-        assets = open_trained_assets(trained)
-        check_unchanged(trained, assets.base_chain)
-        results.append((trained, assets))
-        if not share_base(assets, results[0][1]):
-            raise ModelError(
-                "cannot combine {one} (base {base_of_one}) with {other} (base {base_of_other}): "
-                "adapters must share one base model.",
-                one=target,
-                base_of_one=trained.base,
-                other=targets[0],
-                base_of_other=results[0][0].base,
-            )
-    return results
 
 
 def answer_file(
