@@ -18,8 +18,10 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from weitiao.core.batch import Batch
+from weitiao.model.kernels.generation import CachedAttention, GenerationKernels, generation_kernels
 
 LENGTH_BLOCK = 64  # tokens by which slots grow, at least
+MANY = 16  # new tokens of a row, from which on torch's attention is faster than the compiled kernel
 MAX_PADDING = 2.0  # rows of one token share a product if the longest is at most this many times the shortest
 
 
@@ -129,6 +131,18 @@ class CachedBatch(Batch):
         return torch.tensor([x.slot for x in self.new]).repeat_interleave(counts).to(self.input_ids.device)
 
     @cached_property
+    def indices(self) -> tuple[Tensor, Tensor, Tensor]:
+        """[T] int32 each: the slot of each token, its place in it, and whether the compiled kernel attends for it."""
+        attends = torch.tensor([int(x.count < MANY) for x in self.new for _ in range(x.count)], dtype=torch.int32)
+        return self.slots.int(), self.position_ids.int(), attends
+
+    @cached_property
+    def long_rows(self) -> list[tuple[NewTokens, int, int]]:
+        """Rows with many new tokens, and where these are: (row, start, stop)."""
+        spans = zip(self.new, self.bounds, self.bounds[1:])
+        return [(row, start, stop) for row, start, stop in spans if row.count >= MANY]
+
+    @cached_property
     def singles(self) -> list[SingleTokens]:
         """The rows with one token, in groups of similar length."""
         groups: list[list[int]] = []
@@ -185,9 +199,12 @@ def attend_cached(
         [T, H, d_v]
     """
     keys, values = batch.cache.layer(batch.layer.value, k, v)
+    scale = float(q.shape[-1]) ** -0.5 if scale is None else scale
+    kernels = generation_kernels() if q.device.type == "cpu" and q.dtype in (torch.float32, torch.bfloat16) else None
+    if kernels is not None and q.dtype == k.dtype == v.dtype == keys.dtype:
+        return _attend_compiled(q, k, v, (keys, values), batch, (scale, window, softcap), kernels)
     keys[batch.slots, :, batch.position_ids] = k.to(keys.dtype)
     values[batch.slots, :, batch.position_ids] = v.to(values.dtype)
-    scale = float(q.shape[-1]) ** -0.5 if scale is None else scale
     out = q.new_empty(*q.shape[:2], v.shape[-1])
     for i, group in enumerate(batch.singles):
         hidden = _mask(batch, i, group, window)
@@ -197,6 +214,32 @@ def attend_cached(
         if row.count > 1:
             ks, vs = (x[row.slot : row.slot + 1, :, : row.past + row.count] for x in (keys, values))
             out[start:stop] = _attend_many(q[start:stop], ks, vs, row.past, scale, window, softcap)
+    return out
+
+
+def _attend_compiled(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cached: tuple[Tensor, Tensor],
+    batch: CachedBatch,
+    options: tuple[float, int | None, float | None],
+    kernels: GenerationKernels,
+) -> Tensor:
+    """The same by the compiled kernel; rows with many new tokens by torch, which shares their keys' loads."""
+    (keys, values), (scale, window, softcap) = cached, options
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    out = q.new_empty(*q.shape[:2], v.shape[-1])
+    slots, positions, attends = batch.indices
+    arguments = CachedAttention(
+        q.data_ptr(), k.data_ptr(), v.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(),
+        len(q), q.shape[1], k.shape[1], k.shape[2], v.shape[2], keys.shape[2], window or 0, scale, softcap or 0.0,
+        slots.data_ptr(), positions.data_ptr(), attends.data_ptr(),
+    )  # fmt: skip
+    kernels.attend(q.dtype, arguments)
+    for row, start, stop in batch.long_rows:
+        ks, vs = (x[row.slot : row.slot + 1, :, : row.past + row.count] for x in (keys, values))
+        out[start:stop] = _attend_many(q[start:stop], ks, vs, row.past, scale, window, softcap)
     return out
 
 
