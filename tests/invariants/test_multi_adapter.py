@@ -18,6 +18,7 @@ from weitiao.core.registry import find, names
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.adapters.multi_adapter import attach_all, detach
+from weitiao.model.generation.choose import make_engine
 from weitiao.model.backbone.choose import choose_backbone, make_lm_head
 from weitiao.model.layers.attention import NAME
 
@@ -52,7 +53,8 @@ def many(family: str, adapters: Sequence[str] = tuple(KINDS)) -> TrainableModel:
         layers[name] = detach(alone.model, alone.attachment, find(Method, KINDS[name][0]), name)
     attachment = attach_all(base, layers)
     backbone, _ = choose_backbone(base, torch.float32)
-    return TrainableModel(base, attachment, StopIds(), architecture_of(base.config), backbone, make_lm_head(base))
+    architecture, head = architecture_of(base.config), make_lm_head(base)
+    return TrainableModel(base, attachment, StopIds(), architecture, backbone, head, make_engine=make_engine)
 
 
 def alone(name: str, family: str) -> TrainableModel:

@@ -21,6 +21,7 @@ class BlockForward:
     """The CachedForward of a model whose backbone is a block."""
 
     model: TrainableModel
+    keeps_prefixes = True
     max_bytes: int = field(default_factory=lambda: int(psutil.virtual_memory().available * MAX_MEMORY))
     cache: KVCache = field(default_factory=KVCache)
 
@@ -50,10 +51,9 @@ class BlockForward:
             x = block.run_layer(layer, x, context, None)
         return block.finish(stack, x[torch.tensor(last, device=x.device, dtype=torch.long)])
 
-    def copy_prefix(self, source: int, target: int, length: int) -> bool:
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
         self.cache.reserve(1 + max(source, target), length)
         self.cache.copy(source, target, length)
-        return True
 
     def fits(self, num_slots: int, length: int) -> bool:
         num_slots, length = max(num_slots, self.cache.num_slots), max(length, self.cache.length)

@@ -23,12 +23,15 @@ class RowTokens:
 class CachedForward(Protocol):
     """A model that keeps keys and values in slots."""
 
+    keeps_prefixes: bool
+    """Whether slots keep what they hold when their rows end, and it can be copied."""
+
     def run(self, rows: Sequence[RowTokens]) -> Tensor:
         """[N, V] fp32: the logits after the last token of each row that wants them, in the rows' order."""
         ...
 
-    def copy_prefix(self, source: int, target: int, length: int) -> bool:
-        """Copy the first tokens of a slot to another; False: it cannot."""
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Copy the first tokens of a slot to another."""
         ...
 
     def fits(self, num_slots: int, length: int) -> bool:

@@ -14,14 +14,14 @@ import secrets
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from weitiao.core.engine import EngineLoad, FinishReason, GeneratedToken, Generation, Request
-from weitiao.core.errors import DataError
+from weitiao.core.errors import DataError, ModelError
 from weitiao.core.processor import Processor
 from weitiao.model.generation.answer_text import AnswerText
 from weitiao.model.generation.constraint import GrammarCompiler
@@ -60,8 +60,8 @@ class SlotEngine:
     """The most tokens of a prompt with its answer; None: any number."""
     virtual_tokens: Callable[[], Sequence[int]] = tuple
     """Ids that a method puts before every prompt."""
-    adapters: Callable[[], Collection[str] | None] = lambda: None
-    """Names of the adapters that can be chosen; None: there is nothing to choose."""
+    check_adapter: Callable[[str], None] = lambda name: None
+    """Raises ModelError if there is no such adapter."""
     max_rows: int = 32
     prefill_tokens: int = 256
     """Tokens of prompts per step, at most: more are faster, but running answers wait for longer."""
@@ -98,13 +98,10 @@ class SlotEngine:
                 n=length,
                 limit=self.max_length,
             )
-        adapters = self.adapters()
-        if request.adapter and adapters is not None and request.adapter not in adapters:
-            raise DataError(
-                "there is no adapter called {name!r}; there are: {adapters}",
-                name=request.adapter,
-                adapters=", ".join(adapters),
-            )
+        try:
+            self.check_adapter(request.adapter)
+        except ModelError as error:
+            raise DataError("{reason}", reason=error.message) from None
         row = self._row(request)
         with self._lock:
             self.waiting.append(row)
@@ -192,7 +189,7 @@ class SlotEngine:
         while self.waiting and self._table.num_free:
             row = self.waiting[0]
             prompt = np.asarray(row.ids, np.int64)
-            shared = self._table.shared(prompt, row.adapter)
+            shared = self._table.shared(prompt, row.adapter) if self.forward.keeps_prefixes else None
             if shared is not None and shared.length < shared.expected:
                 with self._lock:
                     blocked.append(self.waiting.popleft())
@@ -223,8 +220,9 @@ class SlotEngine:
         slot = self._table.take(shared.slot if shared is not None and in_place else None)
         cached = 0
         if shared is not None:
-            same = slot is shared.slot
-            cached = shared.length if same or self.forward.copy_prefix(shared.slot.number, slot.number, shared.length) else 0
+            cached = shared.length
+            if slot is not shared.slot:
+                self.forward.copy_prefix(shared.slot.number, slot.number, cached)
             self._table.touch(shared.slot)
         slot.ids, slot.cached, slot.adapter = prompt, cached, row.adapter
         row.slot, row.generation.cached_tokens = slot, max(0, cached - row.prompt_length + len(row.sampling.prompt_ids))

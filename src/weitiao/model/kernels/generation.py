@@ -60,7 +60,7 @@ class GenerationKernels:
 
 def generation_kernels() -> GenerationKernels | None:
     """The kernels; None: they are disabled, cannot be compiled here, or differ from torch."""
-    if str(state.disabled_reason) in ("WEITIAO_KERNELS is off", "disabled"):
+    if state.disabled_reason:
         return None
     with _lock:
         return _kernels()
