@@ -20,6 +20,7 @@ from weitiao.model.adapters.adapter_pool import AdapterPool
 from weitiao.model.adapters.adapter_weights import LowRankAdapter, detach, shares_base
 from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.backbone.choose import choose_backbone, make_lm_head
+from weitiao.model.generation.choose import make_engine
 from weitiao.model.layers.attention import NAME
 
 KINDS = {  # an adapter's name -> its method and settings
@@ -54,7 +55,8 @@ def many(family: str, adapters: Sequence[str] = tuple(KINDS)) -> TrainableModel:
         pool.add(name, LowRankAdapter.of_layers(layers))
     attachment = pool.attachment()
     backbone, _ = choose_backbone(base, torch.float32)
-    return TrainableModel(base, attachment, StopIds(), architecture_of(base.config), backbone, make_lm_head(base))
+    architecture, head = architecture_of(base.config), make_lm_head(base)
+    return TrainableModel(base, attachment, StopIds(), architecture, backbone, head, make_engine=make_engine)
 
 
 def alone(name: str, family: str) -> TrainableModel:
