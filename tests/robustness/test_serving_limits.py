@@ -58,7 +58,7 @@ def limits() -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
         ("seed", CHAT | {"seed": 2**63 - 1}, CHAT | {"seed": 2**63}),
         ("tools", CHAT | {"tools": [tool] * 128, "tool_choice": "none"}, CHAT | {"tools": [tool] * 129, "tool_choice": "none"}),
         ("prompts", TEXT | {"prompt": ["fox"] * 60}, TEXT | {"prompt": ["fox"] * 257}),
-        ("queue", TEXT | {"prompt": ["fox"] * 72}, TEXT | {"prompt": ["fox"] * 73}),
+        ("queue", TEXT | {"prompt": ["fox"] * 96}, TEXT | {"prompt": ["fox"] * 97}),
         ("prompt length", TEXT | {"prompt": [5] * 255}, TEXT | {"prompt": [5] * 256}),
         ("depth", CHAT | {"response_format": deep}, CHAT | {"response_format": deeper}),
         ("name", CHAT | {"tools": [tool], "tool_choice": "none"}, CHAT | {"tools": [{"type": "function", "function": {"name": "a b"}}]}),
@@ -168,7 +168,7 @@ def test_slow_loris(server: LocalServer) -> None:
 def test_time_for_an_answer_is_limited(tmp_path) -> None:
     served = open_served(read_targets([f"tiny={save_model(tmp_path / 'llama')}"]))
     with serving(served, request_timeout=0.15) as server:
-        long = TEXT | {"max_tokens": 255, "ignore_eos": True, "prompt": ["fox"] * 8}
+        long = TEXT | {"max_tokens": 255, "ignore_eos": True, "prompt": ["fox"] * 32}
         assert server.post("/v1/completions", long)[0] == 503
         status, _, events = server.request("POST", "/v1/completions", long | {"stream": True})
         assert (status == 200 and b'"code":"timeout"' in events and b"[DONE]" not in events) or status == 503
@@ -177,7 +177,7 @@ def test_time_for_an_answer_is_limited(tmp_path) -> None:
 
 
 def test_full_queue_is_429(server: LocalServer) -> None:
-    long = TEXT | {"max_tokens": 250, "ignore_eos": True, "prompt": ["fox"] * 72, "stream": True}
+    long = TEXT | {"max_tokens": 250, "ignore_eos": True, "prompt": ["fox"] * 96, "stream": True}
     connection = socket.create_connection(("127.0.0.1", server.port), 30)
     body = json.dumps(long).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"

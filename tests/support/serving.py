@@ -63,6 +63,12 @@ class LocalServer:
         status, _, content = self.request("POST", path, body, headers)
         return status, json.loads(content) if content else None
 
+    def get(self, path: str) -> Any:
+        """What a GET says."""
+        status, _, content = self.request("GET", path)
+        assert status == 200, content
+        return json.loads(content)
+
     def wait_idle(self, seconds: float = 1.0) -> float:
         """Seconds until no slot is in use; fails after `seconds`."""
         started = time.monotonic()

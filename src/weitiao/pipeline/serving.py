@@ -10,9 +10,9 @@ import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from weitiao.data.records import Record
 from weitiao.deploy.serve.limits import NAME
 from weitiao.deploy.serve.served_model import Ability, AdapterSource, ServedModel, TokenText
 from weitiao.deploy.serve.tool_calls import tool_format_of
-from weitiao.model.adapters.peft_format import is_adapter
+from weitiao.model.adapters.peft_format import WEIGHTS, is_adapter
+from weitiao.model.generation.choose import choose_engine
+from weitiao.model.generation.grammar import compile_grammar
 from weitiao.pipeline.inference import Model, open_many, open_model
-from weitiao.pipeline.one_token_engine import OneTokenEngine
 from weitiao.pipeline.predict import InputRow, RowPredictor
 from weitiao.pipeline.prompting import as_turns, encode_prompt
 from weitiao.pipeline.trained import TrainedRun, read_trained
@@ -44,7 +45,7 @@ ABILITIES: dict[str, Ability] = {
     "rerank": "rerank",
     "embedding": "embed",
 }
-SLOTS = 8
+MAX_LENGTH = 8192  # tokens, of a model that names no limit
 PROBE = "The quick brown fox asks: what is 2 + 2? 你好。"
 
 
@@ -163,20 +164,15 @@ def _add_folder(loaded: Model, source: AdapterSource, folder: Path, max_loaded: 
     if not folder.is_dir():
         raise ModelError("--adapters-dir: there is no folder {folder}", folder=folder)
     root = folder.resolve()
-    add: Callable[[str, str], None] = loaded.add_adapter  # pyright: ignore[reportAttributeAccessIssue]
-    remove: Callable[[str], None] = loaded.remove_adapter  # pyright: ignore[reportAttributeAccessIssue]
-
     def load(name: str, path: str) -> None:
         if not Path(path).resolve().is_relative_to(root):
             raise ModelError("there is no such adapter")
-        add(name, path)
         try:
-            check_changes(loaded, name, name)
-        except WeitiaoError:
-            remove(name)
-            raise
+            loaded.add_adapter(name, path)
+        except WeitiaoError:  # its sentence has paths, which are the operator's
+            raise ModelError("the adapter {name} cannot be used: it changes nothing, or is not for this base", name=name) from None
 
-    source.list_folder, source.load, source.unload = lambda: list_adapters(root), load, remove
+    source.list_folder, source.load, source.unload = lambda: list_adapters(root), load, loaded.remove_adapter
     source.max_loaded = max_loaded
 
 
@@ -189,7 +185,8 @@ def list_adapters(root: Path) -> dict[str, str]:
                 continue
             path = Path(entry.path)
             inside = not entry.is_symlink() or path.resolve().is_relative_to(root)
-            if inside and (is_adapter(path) or (path / "recipe.yaml").is_file()):
+            is_complete = is_adapter(path) and (path / WEIGHTS).is_file()
+            if inside and (is_complete or (path / "recipe.yaml").is_file()):
                 listed[entry.name] = entry.path
     return listed
 
@@ -235,8 +232,12 @@ def _add_generation(served: ServedModel, loaded: Model) -> None:
         ids, processor = loaded.assets.processor.text(text), loaded.assets.processor
         return ids[:-1] if len(ids) > 1 and ids[-1] == processor.eos_id else ids
 
-    limit = loaded.assets.max_length or 2048
-    served.engine = OneTokenEngine(loaded.model, SLOTS, limit)
+    limit = loaded.assets.max_length or MAX_LENGTH
+    grammars = partial(
+        compile_grammar, stop_ids=loaded.assets.processor.stop_ids, vocabulary_size=int(loaded.torch_model.config.vocab_size)
+    )
+    served.engine, decision = choose_engine(loaded.model, limit, grammars)
+    served.settings.append(Message("runs by:   {reason}", reason=decision.reason))
     served.encode_chat, served.encode_text = encode_chat, encode_text
     served.token_text = cache(lambda id: _token_text(loaded, id))
     served.tool_format = tool_format_of(str(loaded.tokenizer.chat_template or ""))
