@@ -119,7 +119,8 @@ def load(
 
     Args:
         target: a Run or its folder, a PEFT adapter folder, or any base model.
-        adapters: several adapters on the base model `target`: a name for each -> its Run or PEFT adapter folder.
+        adapters: several adapters on the base model `target`: a name for each -> its Run or PEFT adapter folder. More
+            can be added later: Model.add_adapter.
         precision: bf16, fp32, fp16, or auto: as it was trained.
 
     Raises:

@@ -16,9 +16,11 @@ from weitiao.core.generation import generate
 from weitiao.core.method import Method
 from weitiao.core.registry import find, names
 from weitiao.core.trainable_model import TrainableModel
+from weitiao.model.adapters.adapter_pool import AdapterPool
+from weitiao.model.adapters.adapter_weights import LowRankAdapter, detach, shares_base
 from weitiao.model.adapters.module_structure import architecture_of
-from weitiao.model.adapters.multi_adapter import attach_all, detach
 from weitiao.model.backbone.choose import choose_backbone, make_lm_head
+from weitiao.model.generation.choose import make_engine
 from weitiao.model.layers.attention import NAME
 
 KINDS = {  # an adapter's name -> its method and settings
@@ -46,13 +48,15 @@ def many(family: str, adapters: Sequence[str] = tuple(KINDS)) -> TrainableModel:
     """All adapters on one base."""
     base = make_model(family)
     base.set_attn_implementation(NAME)
-    layers = {}
+    pool = AdapterPool(base)
     for name in adapters:
         alone = stirred(name, family)
-        layers[name] = detach(alone.model, alone.attachment, find(Method, KINDS[name][0]), name)
-    attachment = attach_all(base, layers)
+        layers = detach(alone.model, alone.attachment, find(Method, KINDS[name][0]), name)
+        pool.add(name, LowRankAdapter.of_layers(layers))
+    attachment = pool.attachment()
     backbone, _ = choose_backbone(base, torch.float32)
-    return TrainableModel(base, attachment, StopIds(), architecture_of(base.config), backbone, make_lm_head(base))
+    architecture, head = architecture_of(base.config), make_lm_head(base)
+    return TrainableModel(base, attachment, StopIds(), architecture, backbone, head, make_engine=make_engine)
 
 
 def alone(name: str, family: str) -> TrainableModel:
@@ -95,13 +99,13 @@ def test_batched_generation_equals_single(family: str) -> None:
 
 @torch.no_grad()
 def test_padded_logits_equal_single() -> None:
-    """The padded form itself, [B, T, D]: <= 1e-6."""
+    """The padded form itself, [B, T, D]: <= 5e-6; the scale is multiplied into B, so products round elsewhere."""
     model, ids = many("llama"), torch.randint(3, 320, (6, 7), generator=torch.Generator().manual_seed(1))
     with model.attachment.adapters_by_row(SIX):
         got = model.model(input_ids=ids, use_cache=False).logits
     for row, name in enumerate(SIX):
         wanted = alone(name, "llama").model(input_ids=ids, use_cache=False).logits[row]
-        assert gap(got[row], wanted) <= 1e-6
+        assert gap(got[row], wanted) <= 5e-6
 
 
 @torch.no_grad()
@@ -135,7 +139,8 @@ def test_other_methods_refused(method: str) -> None:
     """Low-rank changes of linear layers go; all else is told so in one sentence."""
     plain = method_config(method)
     model = attached(method, **({k: v for k, v in plain.items() if k != "name"} if isinstance(plain, dict) else {}))
-    if method in ("lora", "dora", "adalora", "bilora"):
+    assert shares_base(find(Method, method)) == (method in ("lora", "dora", "adalora", "bilora")), "known without attaching"
+    if shares_base(find(Method, method)):
         perturb(model)
         taken = detach(model.model, model.attachment, find(Method, method), "mine")
         assert taken and set(model.model.state_dict()) == set(make_model().state_dict())

@@ -1,6 +1,6 @@
 """A tiny model with a method attached, what it outputs, and what plain transformers outputs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import count
@@ -21,6 +21,7 @@ from weitiao.core.trainable_model import TrainableModel, reference_logits
 from weitiao.model.adapters.module_replacement import dequantize_layers
 from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.backbone import choose
+from weitiao.model.generation.choose import make_engine
 from weitiao.model.layers.attention import NAME
 
 CLASSIFICATION: Any = create(Objective, "classification", classes=("a", "b", "c"), multi_label=False)
@@ -31,6 +32,9 @@ class StopIds:
     """As much of a processor as generation needs."""
 
     stop_ids: tuple[int, ...] = (2,)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(chr(x) for x in ids)
 
 
 def method_class(method: str) -> type[Method]:
@@ -89,7 +93,9 @@ def attached(method: str, family: str = "llama", base: torch.nn.Module | None = 
     heads = CLASSIFICATION.heads(32) if architecture.kind == "encoder" else {}
     for layer in heads.values():
         layer.weight.data.mul_(50)  # so that gradients are large enough to move fp32 weights
-    return TrainableModel(model, attachment, StopIds(), architecture, backbone, head, torch.nn.ModuleDict(heads))
+    return TrainableModel(
+        model, attachment, StopIds(), architecture, backbone, head, torch.nn.ModuleDict(heads), make_engine=make_engine
+    )
 
 
 def outputs(model: TrainableModel, batch: Batch) -> torch.Tensor:

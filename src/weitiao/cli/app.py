@@ -9,6 +9,7 @@ from weitiao.cli.inference import chat, generate, merge, predict
 from weitiao.cli.recipes import explain, init, schema
 from weitiao.cli.results import evaluate, runs, why
 from weitiao.cli.run_command import Group, add_command
+from weitiao.cli.serving import serve
 from weitiao.cli.setup import bench_machine, doctor, download
 from weitiao.cli.training import check, compare_methods, f_learning, train
 from weitiao.core.errors import FAILED
@@ -35,7 +36,7 @@ def benches() -> None:
 for panel, commands in {
     translate("Start"): (init, doctor, download, explain, schema),
     translate("Train"): (check, train, compare_methods, f_learning),
-    translate("Use"): (generate, chat, predict, merge),
+    translate("Use"): (generate, chat, predict, merge, serve),
     translate("Inspect"): (evaluate, runs, why),
 }.items():
     for command in commands:

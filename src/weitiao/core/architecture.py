@@ -25,3 +25,8 @@ class Architecture:
     positions, for which max_length is the length the model was trained with."""
     decoder_start_id: int | None = None
     """The first token of a decoder that follows an encoder."""
+
+    @property
+    def num_positions(self) -> int | None:
+        """How many tokens there are positions for; None: any number (rotary, relative)."""
+        return self.max_length if self.has_position_table else None

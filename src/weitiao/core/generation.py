@@ -1,17 +1,16 @@
 """Text generation with a TrainableModel, and log-probabilities of fixed answers."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Cache, GenerationMixin
-from transformers.generation.streamers import BaseStreamer
 
 from weitiao.core.decoding import decoding_with
-from weitiao.core.errors import DataError
+from weitiao.core.engine import Engine, Generation, Request, SamplingParams
 from weitiao.core.trainable_model import TrainableModel, evaluating
 
 
@@ -33,43 +32,94 @@ def generate(
     model: TrainableModel,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int = 128,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
+    sampling: SamplingParams | None = None,
     batch_size: int = 32,
-    streamer: BaseStreamer | None = None,
     adapters: Sequence[str] = (),
     num_beams: int = 1,
     input_features: Tensor | None = None,
 ) -> list[Answer]:
-    """Answers to encoded prompts, in their order, decoded with these settings and no others (core/decoding.py).
+    """Answers to encoded prompts, in their order, decoded with these settings and no others.
+
+    A decoder answers by its engine (core/engine.py), so an answer does not depend on the other prompts; an encoder-decoder
+    by transformers' beam search (core/decoding.py).
 
     Args:
         prompts: token ids, one list per prompt. Of an encoder-decoder model: the encoder's input; of a speech model: the
             first tokens of the decoder, equally many in every prompt.
-        temperature: 0 is greedy decoding.
-        batch_size: prompts per batch; batches hold prompts of similar length.
+        sampling: of a decoder: how tokens are chosen, with the length in place of `max_new_tokens`; default: greedily.
+        batch_size: of an encoder-decoder: prompts per batch; batches hold prompts of similar length.
         adapters: the adapter of each prompt, "" for none; (): the model has no adapters to choose from.
         num_beams: beam search width; encoder-decoder models only.
         input_features: [prompts, mel bins, frames] of a speech model.
     """
+    if model.architecture.kind == "decoder":
+        params = sampling or SamplingParams(max_new_tokens=max_new_tokens)
+        names = adapters or [""] * len(prompts)
+        requests = [Request(prompt, params, name) for prompt, name in zip(prompts, names)]
+        return [_answer(x) for x in answer_requests(model, requests)]
     prompts = [model.attachment.prepend_virtual_tokens(x) for x in prompts]
-    _check_positions(model, prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers: list[Answer] = [Answer() for _ in prompts]
     with evaluating(model):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             batch = [prompts[i] for i in rows]
-            with model.attachment.adapters_by_row([adapters[i] for i in rows] if adapters else ()):
-                if input_features is not None:
-                    ids = _from_audio(model, batch, input_features[rows], max_new_tokens, num_beams)
-                elif model.architecture.kind == "encoder_decoder":
-                    ids = _from_source(model, batch, max_new_tokens, num_beams)
-                else:
-                    ids = _continue(model, batch, max_new_tokens, temperature, top_p, streamer)
+            if input_features is not None:
+                ids = _from_audio(model, batch, input_features[rows], max_new_tokens, num_beams)
+            else:
+                ids = _from_source(model, batch, max_new_tokens, num_beams)
             for i, row in zip(rows, ids):
                 answers[i] = _until_stop(row, model.processor.stop_ids)
     return answers
+
+
+def answer_requests(model: TrainableModel, requests: Sequence[Request], engine: Engine | None = None) -> list[Generation]:
+    """Each request's finished answer, in their order.
+
+    Args:
+        engine: the model's, where it is kept for its cached prefixes; default: a new one.
+
+    Raises:
+        DataError: a prompt leaves no position for an answer.
+        ModelError: there is no such adapter.
+    """
+    names = [x.adapter for x in requests]
+    with model.attachment.adapters_by_row(names if any(names) else ()):
+        pass  # unknown names are refused before anything runs
+    engine = engine or model.new_engine()
+    generations: list[Generation] = []
+    try:
+        with evaluating(model):
+            generations += [engine.submit(x) for x in requests]
+            while not all(x.is_finished for x in generations):
+                engine.step()
+    except BaseException:
+        for x in generations:
+            engine.cancel(x)
+        raise
+    return generations
+
+
+def stream_answer(model: TrainableModel, request: Request, engine: Engine | None = None) -> Iterator[Generation]:
+    """The answer to a request after each of its tokens; a reader who stops cancels it."""
+    engine = engine or model.new_engine()
+    with evaluating(model):
+        generation = engine.submit(request)
+    try:
+        while not generation.is_finished:
+            with evaluating(model):
+                engine.step()
+            yield generation
+    finally:
+        if not generation.is_finished:
+            engine.cancel(generation)
+            engine.step()  # which frees its slot
+
+
+def _answer(generation: Generation) -> Answer:
+    answer = Answer(generation.token_ids)
+    answer.cut_at = len(answer) if generation.finish_reason == "length" else None
+    return answer
 
 
 def decoded(model: TrainableModel, answer: Answer) -> AnswerText:
@@ -81,47 +131,7 @@ def decoded(model: TrainableModel, answer: Answer) -> AnswerText:
 
 def num_positions(model: TrainableModel) -> int | None:
     """How many tokens a decoder has positions for; None: any number (rotary, relative)."""
-    architecture = model.architecture
-    return architecture.max_length if architecture.kind == "decoder" and architecture.has_position_table else None
-
-
-def _check_positions(model: TrainableModel, prompts: Sequence[Sequence[int]]) -> None:
-    """
-    Raises:
-        DataError: a prompt leaves no position for an answer.
-    """
-    limit, longest = num_positions(model), max(map(len, prompts), default=0)
-    if limit is not None and longest >= limit:
-        raise DataError(
-            "a prompt has {n:,} tokens, but the base takes {limit:,} with its answer: shorten the prompt",
-            n=longest,
-            limit=limit,
-        )
-
-
-def _continue(
-    model: TrainableModel,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    streamer: BaseStreamer | None,
-) -> list[list[int]]:
-    """New tokens of a decoder; prompts are padded on the left, so that all end together."""
-    width, stop_ids = max(map(len, prompts)), model.processor.stop_ids
-    pad, positions = stop_ids[0], num_positions(model)
-    room = max_new_tokens if positions is None else min(max_new_tokens, positions - width)
-    options: dict[str, Any] = {"max_new_tokens": room, "pad_token_id": pad}
-    if temperature > 0:
-        options |= {"do_sample": True, "temperature": temperature, "top_p": top_p}
-    transformers_model: Any = model.model
-    with decoding_with(model, stop_ids, **options):
-        out = transformers_model.generate(
-            input_ids=torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=model.device),
-            attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device),
-            streamer=streamer,
-        )
-    return out[:, width:].tolist()
+    return model.architecture.num_positions if model.architecture.kind == "decoder" else None
 
 
 def _from_source(

@@ -42,6 +42,8 @@ class LMHead:
     """All logits at once, by torch's own functions: the slow reference implementation."""
     kernels: Callable[[Tensor], Any] = lambda logits: None
     """Returns compiled kernels (model/kernels/) that can process these logits [C, V], or None."""
+    linear: Callable[[Tensor, Tensor], Tensor] = nn.functional.linear
+    """The product for `logits`."""
     _rounded: dict[torch.dtype, tuple[Tensor, tuple[int, int], Tensor]] = field(
         default_factory=dict, compare=False, repr=False
     )
@@ -58,7 +60,7 @@ class LMHead:
 
     def logits_with(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The logits with a given weight and bias."""
-        z = nn.functional.linear(hidden, weight.to(hidden.dtype)).float()
+        z = self.linear(hidden, weight.to(hidden.dtype)).float()
         if bias is not None:
             z = z + bias.float()
         z = z * self.scale if self.scale != 1.0 else z

@@ -56,6 +56,8 @@ class Attachment:
     """False: behave as the base model, which gives a free reference model."""
     select_adapter: Callable[[Sequence[str], Sequence[int] | None], AbstractContextManager[None]] | None = None
     """See `adapters_by_row`."""
+    adapter_version: Callable[[str], int] = lambda name: 0
+    """A number that changes when another adapter gets a name: keys and values that were cached with it are void."""
     merge: Callable[[], None] | None = None
     """Merge the trained weights into the base weights, in place, and leave a plain model."""
     as_peft: Callable[[], tuple[dict[str, Any], dict[str, Tensor]]] | None = None
@@ -115,6 +117,8 @@ class Method(Component):
     """It works on encoder-decoder models too."""
     trains_base: ClassVar[bool] = False
     """It trains the base's own weights, which are then stored in fp32: bf16 would round small steps away."""
+    low_rank: ClassVar[bool] = False
+    """All that it changes are linear layers, each by low_rank.LowRankLinear: many such adapters share one base."""
     rounds_base: ClassVar[bool] = False
     """It stores the base's weights in fewer bits (see `prepare`): switched off, it is the rounded base."""
 

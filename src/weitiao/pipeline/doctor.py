@@ -27,6 +27,7 @@ EXTRAS = {  # an extra of the wheel -> the modules it installs, and what it is f
     "qlora": (("bitsandbytes",), Message("method: qlora with 4 bits")),
     "jieba": (("jieba",), Message("whole_word_mask: jieba")),
     "seq2seq": (("sacrebleu",), Message("metrics bleu and chrf")),
+    "json": (("llguidance",), Message("answers by a JSON Schema, a regular expression or a choice")),
     "audio": (("soundfile", "scipy", "rapidfuzz"), Message("speech data; metrics wer and cer")),
 }
 BUSY = 0.2  # of the CPU, used by other programs

@@ -18,7 +18,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 from weitiao.core import hardware
 from weitiao.core.errors import DataError, ModelError
 from weitiao.core.example import SourceLocation, Turn
-from weitiao.core.files import file_sha256
 from weitiao.core.generation import generate
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
@@ -28,11 +27,11 @@ from weitiao.core.reporter import Reporter
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.data.prompts import Prompt, read_prompts
 from weitiao.data.records import Record
-from weitiao.model.adapters.multi_adapter import attach_all, detach
+from weitiao.model.adapters.adapter_pool import MAX_LORAS
 from weitiao.pipeline.adapter_folder import write_adapter_folder
+from weitiao.pipeline.adapter_registry import AdapterOpener, AdapterRegistry
 from weitiao.pipeline.load import (
     BaseAssets,
-    apply_adapter,
     attach,
     load,
     load_stacked_base,
@@ -41,7 +40,7 @@ from weitiao.pipeline.load import (
 )
 from weitiao.pipeline.predict import InputRow, RowPredictor, predict_rows
 from weitiao.pipeline.prompting import Messages, as_turns, encode_prompt
-from weitiao.pipeline.trained import TrainedRun, check_unchanged, read_trained
+from weitiao.pipeline.trained import check_unchanged, read_trained
 from weitiao.plan.compatibility import check_base
 
 CHUNK = 256  # prompts that are sorted by length and answered before the first answer is returned
@@ -60,6 +59,8 @@ class Model:
     """Of a Run."""
     adapters: dict[str, BaseAssets] = field(default_factory=dict)
     """Of several adapters on one base: a name -> the tokenizer and template it was trained with."""
+    adapter_registry: AdapterRegistry | None = None
+    """Of a base model with adapters."""
     training_columns: tuple[str, ...] = ()
     """Of a Run: descriptions of the columns that its files had."""
 
@@ -210,7 +211,40 @@ class Model:
         vectors = np.stack([x[0].numpy() for x in predictor.predict([x for x in encoded if isinstance(x, InputRow)])])
         return vectors[0] if isinstance(texts, str) else vectors
 
-    # -- the adapter --------------------------------------------------------------------------------------------------
+    # -- the adapter, or the adapters ---------------------------------------------------------------------------------
+
+    def add_adapter(self, name: str, target: str | Path, *, on_demand: bool = False) -> None:
+        """Add an adapter to a base model, or replace the one of this name; where that fails, all stays as it was.
+
+        Safe from any thread: it waits for a forward pass that is running. Rows of other adapters are not touched; rows that
+        are generated with a replaced one go on with the new one, so end them first.
+
+        Args:
+            target: a Run or PEFT adapter folder.
+            on_demand: only list it: its weights are read when a prompt names it, and dropped when many others are used.
+
+        Raises:
+            ModelError: it was trained on another base, is more than a low-rank change of linear layers, or changes
+                nothing; or this model is not a base model.
+        """
+        if self.adapter_registry is None:
+            if self.recipe is not None or self.model.attachment.trainable:
+                raise ModelError(
+                    "adapters are added to a base model, and this model has one already: load its base, then add both."
+                )
+            self.adapter_registry = AdapterRegistry(AdapterOpener(str(self.assets.folder), self.assets), self.model)
+            self.adapters = self.adapter_registry.assets
+        self.adapter_registry.add(name, self.adapter_registry.opener.open(str(target)), on_demand)
+
+    def remove_adapter(self, name: str) -> None:
+        """Remove an adapter. End what is generated with it first: its rows would raise ModelError. As safe as add_adapter.
+
+        Raises:
+            ModelError: there is no such adapter.
+        """
+        if self.adapter_registry is None:
+            raise ModelError("there is no adapter called {name!r}; this model has none.", name=name)
+        self.adapter_registry.remove(name)
 
     def save_adapter(self, folder: str | Path) -> None:
         """Write the trained weights as an adapter in PEFT's format.
@@ -292,75 +326,29 @@ def open_many(target: str, adapters: Mapping[str, str], precision: str = "") -> 
 
     Args:
         target: their base model, as a recipe would name it.
-        adapters: a name for each -> its Run or PEFT adapter folder.
+        adapters: a name for each -> its Run or PEFT adapter folder. The weights of those after the first 32 are read when
+            a prompt first names them.
         precision: "": as they were trained, where that is the same for all, or auto.
 
     Raises:
-        ModelError: one has another base model, or is not a low-rank change of linear layers.
+        ModelError: one has another base model, is not a low-rank change of linear layers, or changes nothing.
     """
-    results, assets = read_on_one_base(tuple(adapters.values())), open_base_assets(target)
-    first, first_assets = results[0]
-    if not share_base(assets, first_assets):
-        raise ModelError(
-            "{adapter} was trained on {base}, not on {target}. Name {base} instead.",
-            adapter=first.folder,
-            base=first.base,
-            target=target,
-        )
-    precisions = {trained.precision for trained, _ in results}
+    if not adapters:
+        return open_model(target, precision)
+    assets = open_base_assets(target)
+    opener = AdapterOpener(target, assets)
+    opened = {name: opener.open(folder) for name, folder in adapters.items()}
+    first = next(iter(opened.values()))
+    precisions = {x.trained.precision for x in opened.values()}
     dtype = hardware.precision(precision or (precisions.pop() if len(precisions) == 1 else "auto"))[0]
     base = load_stacked_base(
         assets.folder, assets.base_chain, Method.untouched(), dtype, hardware.device(), assets.processor
     )
-    layers = {}
-    for name, (trained, own) in zip(adapters, results):
-        if own.processor.stop_ids != first_assets.processor.stop_ids:
-            raise ModelError(
-                "{adapter} ends its answers with other stop tokens than {first}: load one at a time.",
-                adapter=trained.folder,
-                first=first.folder,
-            )
-        with_adapter = apply_adapter(base, trained, own.processor)
-        layers[name] = detach(base.model, with_adapter.attachment, trained.method, str(trained.folder))
-    model = attach(base, Method.untouched(), first.objective, first_assets.processor)
-    model.attachment = attach_all(base.model, layers)
-    return Model(model, assets, first.objective, adapters=dict(zip(adapters, (own for _, own in results))))
-
-
-def read_on_one_base(targets: Sequence[str]) -> list[tuple[TrainedRun, BaseAssets]]:
-    """Several trained results that share a base model, each with its tokenizer and template.
-
-    Raises:
-        ModelError: one is not a run or an adapter, or their base models differ.
-    """
-    results: list[tuple[TrainedRun, BaseAssets]] = []
-    for target in targets:
-        trained = read_trained(target)
-        if trained is None:
-            raise ModelError("{target} is neither a run nor an adapter in PEFT's format.", target=target)
-        assets = open_trained_assets(trained)
-        check_unchanged(trained, assets.base_chain)
-        results.append((trained, assets))
-        if not share_base(assets, results[0][1]):
-            raise ModelError(
-                "cannot combine {one} (base {base_of_one}) with {other} (base {base_of_other}): "
-                "adapters must share one base model.",
-                one=target,
-                base_of_one=trained.base,
-                other=targets[0],
-                base_of_other=results[0][0].base,
-            )
-    return results
-
-
-def share_base(one: BaseAssets, other: BaseAssets) -> bool:
-    """The same base weights, with the same results merged into them."""
-    stacks = [[x.identity for x in assets.base_chain] for assets in (one, other)]
-    return stacks[0] == stacks[1] and (one.folder.samefile(other.folder) or _checksums(one) == _checksums(other))
-
-
-def _checksums(assets: BaseAssets) -> list[str]:
-    return [file_sha256(x) for x in sorted(assets.folder.glob("*.safetensors"))]
+    model = attach(base, Method.untouched(), first.trained.objective, first.assets.processor)
+    registry = AdapterRegistry(opener, model, str(first.trained.folder))
+    for i, (name, adapter) in enumerate(opened.items()):
+        registry.add(name, adapter, on_demand=i >= MAX_LORAS)
+    return Model(model, assets, first.trained.objective, adapters=registry.assets, adapter_registry=registry)
 
 
 def answer_file(

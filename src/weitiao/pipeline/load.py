@@ -26,6 +26,7 @@ from weitiao.data.chat.template import read_template, tokenizer_identity
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.model.backbone.choose import choose_backbone
 from weitiao.model.backbone.mlm_head import masked_head
+from weitiao.model.generation.choose import make_engine
 from weitiao.model.loading.load import Base, load_architecture, load_base, load_generation, load_tokenizer
 from weitiao.model.loading.sources import resolve_base
 from weitiao.pipeline.trained import TrainedRun, base_chain, read_trained
@@ -220,7 +221,8 @@ def attach(base: Base, method: Method, objective: Objective, processor: Processo
     base.model.eval()
     if base.model.can_generate():
         base.model.generation_config.update(**objective.generation_settings(processor))  # pyright: ignore[reportOptionalMemberAccess]
-    return TrainableModel(base.model, attachment, processor, base.architecture, base.backbone, base.lm_head, heads)
+    fields = (attachment, processor, base.architecture, base.backbone, base.lm_head, heads)
+    return TrainableModel(base.model, *fields, make_engine=make_engine)
 
 
 def heads_for(

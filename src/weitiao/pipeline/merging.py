@@ -39,7 +39,8 @@ from weitiao.model.backbone.plain_class import backbone_of, expected_outputs, pl
 from weitiao.model.loading.load import Base
 from weitiao.model.loading.weights import stored_dtype
 from weitiao.pipeline.adapter_folder import write_adapter_files
-from weitiao.pipeline.inference import Model, open_model, read_on_one_base
+from weitiao.pipeline.adapter_registry import read_on_one_base
+from weitiao.pipeline.inference import Model, open_model
 from weitiao.pipeline.load import BaseAssets, apply_adapter, attach, load_stacked_base, merge_adapter
 from weitiao.pipeline.predict import RowPredictor
 from weitiao.pipeline.trained import TrainedRun

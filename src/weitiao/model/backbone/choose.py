@@ -27,6 +27,7 @@ from weitiao.model.backbone.block_backbone import Block, BlockBackbone
 from weitiao.model.kernels.library import kernels_for_logits
 from weitiao.model.layers import attention
 from weitiao.model.layers.dropout import Dropout
+from weitiao.model.layers.few_rows import linear_few_rows
 from weitiao.model.layers.saved_tensors import computing_in
 
 # Largest accepted difference from transformers' hidden states, relative to the largest value.
@@ -151,6 +152,7 @@ def make_lm_head(model: Any) -> LMHead:
         scale=scale,
         softcap=getattr(config, "final_logit_softcapping", None),
         kernels=kernels_for_logits,
+        linear=linear_few_rows,
     )
     with torch.no_grad():
         ids = torch.arange(1, 6, device=next(model.parameters()).device)[None]

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -31,7 +31,9 @@ from weitiao.core.finding import Decision
 from weitiao.core.hardware import cpu_bf16
 from weitiao.core.messages import Message
 
-SOURCES = sorted(x for x in Path(__file__).parent.iterdir() if x.suffix in (".cpp", ".h"))
+GENERATION = Path(__file__).parent / "generation.cpp"
+"""A library of its own, for all CPUs (generation.py)."""
+SOURCES = sorted(x for x in Path(__file__).parent.iterdir() if x.suffix in (".cpp", ".h") and x != GENERATION)
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fno-math-errno", "-w")
 TIMEOUT = 120  # seconds for the compiler
 REGISTER = 16  # numbers that a kernel works on at a time: the last dimension must be a multiple of it
@@ -84,7 +86,7 @@ def _library() -> Library | None:
     if not cpu_supported():
         return None
     try:
-        return _load()
+        return compile_and_load(SOURCES)
     except (OSError, ValueError, subprocess.SubprocessError) as error:  # ValueError: a malformed CXX
         reason = str(error).strip().splitlines()[-1][:200]
         state.disabled_reason = Message("they could not be compiled or loaded: {reason}", reason=reason)
@@ -156,8 +158,8 @@ def cpu_supported() -> bool:
     return "avx512_bf16" in _cpu() and cpu_bf16() != ""
 
 
-def _load() -> Library:
-    """Load the library, after compiling it if it is missing or damaged.
+def compile_and_load(files: Sequence[Path]) -> Library:
+    """Load a library, after compiling it if it is missing or damaged.
 
     Raises:
         OSError, SubprocessError: it cannot be compiled; with a sentence.
@@ -166,7 +168,7 @@ def _load() -> Library:
     if shutil.which(compiler[0]) is None:
         raise OSError(str(Message("there is no {compiler}", compiler=compiler[0])))
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout
-    sources = [x.read_text(encoding="utf-8") for x in SOURCES]
+    sources = [x.read_text(encoding="utf-8") for x in files]
     # everything that the compiled code depends on; another machine may share the cache folder
     inputs = [*sources, *compiler, *FLAGS, version, _cpu(), torch.__version__]
     key = hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:16]
@@ -179,15 +181,15 @@ def _load() -> Library:
                 shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             new_path, new_checksum = Path(folder) / path.name, Path(folder) / checksum.name
-            _compile(compiler, new_path)
+            _compile(compiler, files, new_path)
             new_checksum.write_text(file_sha256(new_path), encoding="utf-8")
             os.replace(new_path, path)
             os.replace(new_checksum, checksum)
     return Library(path)
 
 
-def _compile(compiler: list[str], path: Path) -> None:
-    openmp, objects = _openmp(), [(x, path.with_name(f"{x.stem}.o")) for x in SOURCES if x.suffix == ".cpp"]
+def _compile(compiler: list[str], files: Sequence[Path], path: Path) -> None:
+    openmp, objects = _openmp(), [(x, path.with_name(f"{x.stem}.o")) for x in files if x.suffix == ".cpp"]
     _run(*([*compiler, *FLAGS, "-fopenmp", "-c", str(source), "-o", str(out)] for source, out in objects))
     _run([*compiler, "-shared", *(str(out) for _, out in objects), str(openmp), "-o", str(path)])
 

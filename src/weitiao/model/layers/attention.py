@@ -29,6 +29,7 @@ from transformers.masking_utils import sdpa_mask
 from weitiao.core.batch import Batch
 from weitiao.core.shared_prefix import PrefixSharedBatch
 from weitiao.model.kernels.library import kernels_for
+from weitiao.model.layers.attention_cached import CachedBatch, attend_cached
 from weitiao.model.layers.attention_compiled import attend_compiled, ragged_index
 from weitiao.model.layers.attention_cpu import attend_by_matmul, query_blocks, query_blocks_at
 from weitiao.model.layers.dropout import apply_dropout
@@ -72,6 +73,8 @@ def attend(
     Returns:
         [T, H, d], or [N, H, d].
     """
+    if isinstance(batch, CachedBatch):
+        return attend_cached(q, k, v, batch, scale, window, softcap)
     has_window = window is not None and window < max(batch.lengths)
     # in fp32 and without a window torch's own attention is as fast, and with AVX2 faster
     own_is_faster = q.dtype == torch.bfloat16 or has_window

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from weitiao.model.layers.few_rows import linear_few_rows
+
 Unpack = Callable[[Tensor, torch.dtype], Tensor]
 """(a weight as it is stored, a dtype) -> [D_out, D_in] in that dtype."""
 
@@ -50,9 +52,19 @@ NUM_OPTIONS = 3  # arguments of `forward` before the layers' tensors: x, scales,
 
 def lora_linear(x: Tensor, layers: Sequence[LoRAWeights]) -> tuple[Tensor, ...]:
     """Each layer's output for x [..., D_in]: [..., D_out], in x's dtype."""
+    if torch.is_inference_mode_enabled():
+        return tuple(_generating(x.flatten(0, -2), layer).unflatten(0, x.shape[:-1]) for layer in layers)
     tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias, layer.a, layer.b)]
     scales, unpacks = [layer.scale for layer in layers], [layer.unpack for layer in layers]
     return _LoRALinear.apply(x, scales, unpacks, *tensors)
+
+
+def _generating(x: Tensor, layer: LoRAWeights) -> Tensor:
+    """[T, D_in] -> [T, D_out] of one layer, for few rows."""
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    y = linear_few_rows(x, layer.unpack(layer.weight, x.dtype), bias)
+    low = linear_few_rows(x, layer.a.to(x.dtype))
+    return y.add_(linear_few_rows(low, layer.b.to(x.dtype)), alpha=layer.scale)
 
 
 class _LoRALinear(torch.autograd.Function):

@@ -36,6 +36,7 @@ class AdaLoRA(Method):
     learning_rate_reason: ClassVar[Message] = Message(
         "the paper's 5e-4 to 2e-3 are for long runs; in about 100 steps 5e-3 reached a far lower loss (docs/methods.md)"
     )
+    low_rank: ClassVar[bool] = True
 
     rank: int = Field(default=12, ge=1)
     """Initial rank of each layer; the paper uses 1.5 times the target rank."""

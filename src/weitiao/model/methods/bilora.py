@@ -42,6 +42,7 @@ class BiLoRA(Method):
     learning_rate_reason: ClassVar[Message] = Message(
         "the values add up to 1, so P and Q change the output R times less than in LoRA"
     )
+    low_rank: ClassVar[bool] = True
     step: ClassVar[str] = "bilevel"
 
     rank: int = Field(default=16, ge=1)

@@ -31,6 +31,7 @@ class DoRA(Method):
 
     learning_rate: ClassVar[float] = 2e-4
     learning_rate_reason: ClassVar[Message] = Message("LoRA's rate; for DoRA rather a little lower than higher (sec. 5.1)")
+    low_rank: ClassVar[bool] = True
 
     rank: int = Field(default=16, ge=1)
     """Rank R of the change; half of LoRA's is enough (sec. 5.5)."""

@@ -43,6 +43,7 @@ class LoRA(LowRank):
 
     learning_rate: ClassVar[float] = 2e-4
     learning_rate_reason: ClassVar[Message] = Message("2e-4 is the LoRA paper's value for GPT-2 (arXiv 2106.09685, app. D)")
+    low_rank: ClassVar[bool] = True
 
     init: Literal["kaiming", "orthogonal", "pissa"] = "kaiming"
     """Initial A: kaiming uniform as in PEFT, orthonormal rows, or (with B) the weight's largest singular triplets."""

@@ -1,0 +1,60 @@
+"""The command that serves: an OpenAI-compatible server and a chat page, on this machine unless it is told otherwise."""
+
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from weitiao.cli.run_command import split_pairs, usage_error
+from weitiao.core.errors import ModelError
+from weitiao.core.messages import Message
+
+PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
+ENGINES = ("own", "vllm", "llamacpp")
+
+
+def serve(
+    targets: Annotated[
+        list[str],
+        typer.Argument(help="A run, an adapter or a model folder, or several adapters on one base; NAME=FOLDER names it."),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8000,
+    api_key_file: Annotated[str, typer.Option(help="A file with the key; or set WEITIAO_API_KEY.")] = "",
+    random_key: Annotated[bool, typer.Option("--random-key", help="Make a key, and print it once.")] = False,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="A name under which the server is reached (a proxy's); repeatable.")
+    ] = None,
+    adapters_dir: Annotated[
+        str, typer.Option(help="A folder of adapters on the same base, loaded when they are asked for.")
+    ] = "",
+    engine: Annotated[str, typer.Option(help="own; or vllm, llamacpp: run as a child, behind the same front.")] = "own",
+    precision: Annotated[str, typer.Option(help="bf16, fp32 or fp16; auto: as trained.")] = "auto",
+    limit: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE: max_queue, request_timeout, max_body_bytes ...; repeatable.")
+    ] = None,
+) -> None:
+    """Serve models over HTTP, as OpenAI's clients expect it, with a chat page."""
+    if missing := [x for x in PACKAGES if find_spec(x) is None]:
+        raise ModelError("serve needs {package}. Install it with: pip install 'weitiao[serve]'", package=missing[0])
+    if engine not in ENGINES:
+        raise usage_error("--engine: there is no {engine!r}; there are: {known}", engine=engine, known=", ".join(ENGINES))
+    from weitiao.core.reporter import Reporter
+
+    reporter = Reporter(Console(highlight=False))
+    with reporter.spin(Message("loading torch and transformers")):
+        from weitiao.pipeline.server import ServeOptions, serve as run
+
+    options = ServeOptions(
+        targets=targets,
+        host=host,
+        port=port,
+        api_key_file=api_key_file,
+        random_key=random_key,
+        allowed_hosts=tuple(allowed_host or ()),
+        adapters_dir=adapters_dir,
+        precision="" if precision == "auto" else precision,
+        limits=split_pairs(limit, "--limit"),
+    )
+    run(options, reporter)

@@ -1,0 +1,76 @@
+"""The server as an ASGI application: all routes, behind one guard."""
+
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from weitiao.core.messages import Message
+from weitiao.core.version import VERSION
+from weitiao.deploy.serve.api_errors import ApiError, failed
+from weitiao.deploy.serve.chat_page import page_routes
+from weitiao.deploy.serve.completions import completion_routes
+from weitiao.deploy.serve.guard import Access, Guard
+from weitiao.deploy.serve.listing import listing_routes
+from weitiao.deploy.serve.predictions import prediction_routes, transcription_routes
+from weitiao.deploy.serve.service import Service
+
+
+NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+"""FastAPI would export traces to wherever the environment says; older ones do not know the setting, and have nothing to export."""
+UNION = re.compile(r"str|int|float|bool|none|list\[.*|constrained-.*|literal\[.*|[A-Z]\w*", re.DOTALL)
+"""What pydantic adds to a place to say which branch of a union it tried."""
+
+
+def make_app(service: Service, access: Access) -> FastAPI:
+    """All routes. Documentation pages, which load scripts from elsewhere, are off; /openapi.json is behind the guard."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.thread.start()
+        yield
+        service.thread.close()
+
+    app = FastAPI(
+        title="weitiao", version=VERSION, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False,
+        telemetry=NO_TELEMETRY,
+    )  # fmt: skip
+    routers = (completion_routes, prediction_routes, transcription_routes, listing_routes)
+    for router in (*(x(service) for x in routers), page_routes()):
+        app.include_router(router)
+    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_middleware(
+        Guard,  # pyright: ignore[reportArgumentType]
+        access=access,
+        limits=service.limits,
+        metrics=service.metrics,
+        is_draining=lambda: service.is_draining,
+    )
+    return app
+
+
+async def _on_api_error(request: Request, error: Any) -> Response:
+    return JSONResponse(error.body(), error.status, headers=error.headers)
+
+
+async def _on_invalid(request: Request, error: Any) -> Response:
+    """What pydantic found, in one sentence, without the value that was sent."""
+    problem = max(error.errors(), key=lambda x: len(x["loc"]))  # of a union, the branch that went deepest
+    place = ".".join(str(x) for x in problem["loc"] if isinstance(x, int) or (x != "body" and not UNION.fullmatch(x)))[:200]
+    message = Message("{place}: {problem}", place=place or "body", problem=problem["msg"][:200])
+    return await _on_api_error(request, ApiError(400, message, "invalid_value", place or None))
+
+
+async def _on_http_error(request: Request, error: Any) -> Response:
+    texts = {404: "there is nothing at this address", 405: "this method is not allowed here"}
+    if error.status_code not in texts:
+        return await _on_api_error(request, failed() if error.status_code >= 500 else ApiError(error.status_code, "refused"))
+    return await _on_api_error(request, ApiError(error.status_code, Message(texts[error.status_code]), headers=error.headers))
