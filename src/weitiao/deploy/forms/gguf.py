@@ -1,5 +1,6 @@
 """A GGUF file, opened by llama.cpp (extra: weitiao[llamacpp]); without it nothing is compared."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import torch
 from gguf import GGUFReader, LlamaFileType
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from weitiao.core.errors import ModelError
 from weitiao.core.tensor_files import check_gguf
 from weitiao.deploy.gguf.llama_cpp import LlamaCpp
+from weitiao.deploy.gguf.write import write_model
 
 MAX_CONTEXT = 4096  # tokens: rows of a comparison are shorter, and the cache costs memory
 STOPS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
@@ -24,23 +27,29 @@ def recognizes(source: str) -> bool:
 
 
 def gguf_file(source: Path) -> Path | None:
-    """The one model file in GGUF; adapters are not models."""
-    if source.suffix == ".gguf" and source.is_file():
-        return source
-    files = [x for x in sorted(source.glob("*.gguf")) if "adapter" not in x.name] if source.is_dir() else []
-    return files[0] if len(files) == 1 else None
+    """The one file in GGUF."""
+    files = sorted(source.glob("*.gguf")) if source.is_dir() else [source] if source.suffix == ".gguf" else []
+    return files[0] if len(files) == 1 and files[0].is_file() else None
 
 
 def open_form(source: str, base: Path) -> "GGUFForm":
-    """Open it with llama.cpp.
+    """Open it with llama.cpp; an adapter on top of its base model in F16, which is written for that.
 
     Args:
-        base: the folder of the Run's base model; not needed here.
+        base: the folder of the Run's base model.
     """
     file = gguf_file(Path(source))
     if file is None:
         raise ModelError("{source} is no GGUF file.", source=source)
-    return GGUFForm(file)
+    check_gguf(file)
+    kind = GGUFReader(file).fields.get("general.type")
+    if kind is None or kind.contents() != "adapter":
+        return GGUFForm(file)
+    tokenizer: Any = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "base.gguf"
+        write_model(base, model, "f16", tokenizer, (tokenizer.eos_token_id,), "base")
+        return GGUFForm(model, file)
 
 
 class GGUFForm:

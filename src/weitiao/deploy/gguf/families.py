@@ -192,7 +192,7 @@ def convert(name: str, weight: Tensor, config: Any, family: Family) -> Tensor:
     Args:
         name: transformers' ("model.layers.0.self_attn.q_proj.weight").
     """
-    if family.permutes and (heads := _permuted_heads(name, config)):
+    if family.permutes and (heads := permuted_heads(name, config)):
         return permute(weight, heads)
     if family.norm_shift and name.endswith("norm.weight"):
         return weight + family.norm_shift
@@ -201,7 +201,7 @@ def convert(name: str, weight: Tensor, config: Any, family: Family) -> Tensor:
     return weight
 
 
-def _permuted_heads(name: str, config: Any) -> int:
+def permuted_heads(name: str, config: Any) -> int:
     """The heads of a projection whose rows RoPE turns; 0: it is none."""
     parts = name.split(".")
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
