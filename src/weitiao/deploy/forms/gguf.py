@@ -77,7 +77,7 @@ class GGUFForm:
 
     def template_ids(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> list[int] | None:
         """By the template in the file, rendered and tokenized by llama.cpp."""
-        return self.engine.tokenize(self.engine.apply_template(messages, tools))
+        return self.engine.tokenize(self.engine.apply_template(messages, tools), add_special=True)
 
     def close(self) -> None:
         """Free the model and the port."""

@@ -58,6 +58,8 @@ class LlamaCpp:
             self.server: Any = xllamacpp.Server(parameters)
         except Exception as error:  # whatever its C++ throws
             raise ModelError("{file}: llama.cpp does not open it: {error}", file=file, error=str(error)[:300]) from None
+        # The probabilities of a token that is no whole character are not sent, so this one is always drawn.
+        self.whole = self.tokenize("a")[-1]
 
     def post(self, path: str, body: Mapping[str, Any]) -> bytes:
         """
@@ -74,13 +76,20 @@ class LlamaCpp:
             reason = error.read()[:300].decode("utf-8", "replace")
             raise ModelError("llama.cpp refuses {path}: {reason}", path=path, reason=reason) from None
 
-    def tokenize(self, text: str, special: bool = True) -> list[int]:
-        """Ids of a text; control tokens that it spells are control tokens if `special`."""
-        body = {"content": text, "add_special": False, "parse_special": special}
+    def tokenize(self, text: str, add_special: bool = False) -> list[int]:
+        """Ids of a text; control tokens that it spells are control tokens.
+
+        Args:
+            add_special: with the BOS that the file asks for, as before every prompt.
+        """
+        body = {"content": text, "add_special": add_special, "parse_special": True}
         return json.loads(self.post("/tokenize", body))["tokens"]
 
     def apply_template(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> str:
-        """A conversation up to where the assistant answers, by the chat template in the file."""
+        """A conversation up to where the assistant answers, by the chat template in the file.
+
+        A BOS that the template writes is left out where the file asks for one before every prompt.
+        """
         body: dict[str, Any] = {"messages": list(messages), "add_generation_prompt": True}
         if tools:
             body["tools"] = list(tools)
@@ -94,12 +103,13 @@ class LlamaCpp:
             "n_probs": vocabulary,
             "temperature": 0.0,
             "samplers": [],
+            "logit_bias": [[self.whole, 10_000.0]],
             "cache_prompt": True,
             "post_sampling_probs": False,
         }
         answer = self.post("/completion", body)
-        # the first of each pair of brackets is the token that was chosen; it is in the list once more
-        pairs = PROBABILITY.findall(answer[answer.index(b'"top_logprobs"') :])
+        _, _, listed = answer.partition(b'"top_logprobs"')  # before it, the token that was drawn
+        pairs = PROBABILITY.findall(listed)
         if not pairs:
             raise ModelError("llama.cpp gives no probabilities.")
         row = np.full(vocabulary, IMPOSSIBLE, np.float32)
