@@ -1,4 +1,4 @@
-"""Tiny models for llama.cpp: their tokenizers are made known to the table of pre-tokenizers, and it runs what was written."""
+"""Tiny models for llama.cpp: their tokenizers are made known to the table of pre-tokenizers."""
 
 import json
 from hashlib import sha256
@@ -39,7 +39,8 @@ def make_sentencepiece_tokenizer() -> Any:
     )
     tokenizer.chat_template = (
         "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
-        "{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+        "{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
+        "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
     )
     return tokenizer
 

@@ -32,7 +32,13 @@ def export(
     """Write a run for llama.cpp, ONNX Runtime, Ollama, PEFT, vLLM or TensorRT-LLM, and compare it with what was trained."""
     from weitiao import api
 
-    settings: dict[str, Any] = {"type": type, "adapter": adapter, "temperature": temperature, "num_ctx": num_ctx, "raw": raw}
+    settings: dict[str, Any] = {
+        "type": type,
+        "adapter": adapter,
+        "temperature": temperature,
+        "num_ctx": num_ctx,
+        "raw": raw,
+    }
     chosen = {key: x for key, x in settings.items() if x not in ("", None, False)}
     report = api.export(target, out, format=format, task=task, rows=rows, verbose=not as_json, **chosen)
     if as_json:

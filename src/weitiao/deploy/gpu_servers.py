@@ -72,7 +72,9 @@ def check_architecture(base: Path, known: frozenset[str], server: str) -> Messag
     if names[0] in known:
         return Message("{architecture} is in {server}'s list of models", architecture=names[0], server=server)
     return Message(
-        "{architecture} is not in the list of models of {server} that weitiao has: try it", architecture=names[0], server=server
+        "{architecture} is not in the list of models of {server} that weitiao has: try it",
+        architecture=names[0],
+        server=server,
     )
 
 

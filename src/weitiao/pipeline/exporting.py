@@ -184,9 +184,7 @@ def can_open(format: str, written: Written) -> bool:
     package = ENGINES.get(format)
     if package is None or importlib.util.find_spec(package) is not None:
         return True
-    written.obstacle = Message(
-        "it was not opened: pip install 'weitiao[{extra}]', then `weitiao verify`", extra=format
-    )
+    written.obstacle = Message("it was not opened: pip install 'weitiao[{extra}]', then `weitiao verify`", extra=format)
     return False
 
 

@@ -25,9 +25,7 @@ class GGUF(Format):
         if self.adapter:
             return self._write_adapter(source, folder)
         file = folder / f"{source.name}-{self.type}.gguf"
-        plan = write_model(
-            source.folder, file, self.type, source.tokenizer, source.stop_ids, source.name, source.progress
-        )
+        plan = write_model(source.folder, file, self.type, source.tokenizer, source.stop_ids, source.name, source.progress)
         written = Written([size_note(file, plan)], [f"llama-server -m {file} --jinja"])
         gguf_form(file, source.folder, written)
         return written
@@ -38,6 +36,9 @@ class GGUF(Format):
         file = folder / f"{source.name}-adapter.gguf"
         changed = write_adapter(source.adapter(folder / "peft"), source.base, file, source.name)
         note = Message(
-            "{file}: {megabytes:,.1f} MB, an adapter of {n:,} weights in F32", file=file, megabytes=megabytes(file), n=changed
+            "{file}: {megabytes:,.1f} MB, an adapter of {n:,} weights in F32",
+            file=file,
+            megabytes=megabytes(file),
+            n=changed,
         )
         return Written([note], [f"llama-server -m BASE.gguf --lora {file} --jinja"], form=file)

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from weitiao.core.errors import ModelError, RecipeError
 from weitiao.core.messages import Message
 from weitiao.core.score import proportion
@@ -68,7 +66,11 @@ def check_shapes(folder: Path, rows: Sequence[Sequence[int]], precision: str) ->
         raise ModelError(
             "{folder}: rows in a batch give other outputs than alone (relative {worst:.1e}).", folder=folder, worst=worst
         )
-    return Message("batches of 1 to 5 rows of several lengths give what a row gives alone: {worst:.1e} (n = {n} rows)", worst=worst, n=n)  # fmt: skip
+    return Message(
+        "batches of 1 to 5 rows of several lengths give what a row gives alone: {worst:.1e} (n = {n} rows)",
+        worst=worst,
+        n=n,
+    )
 
 
 def compare_outputs(source: ExportSource, folder: Path) -> Message:

@@ -46,7 +46,9 @@ class TensorRTLLM(Format):
             # JSON is YAML
             (folder / OPTIONS).write_text(json.dumps({"lora_config": lora}, indent=1) + "\n", encoding="utf-8")
             written.notes.append(
-                Message("{folder}: an adapter of rank {rank} for {base}", folder=folder, rank=settings["r"], base=source.base)
+                Message(
+                    "{folder}: an adapter of rank {rank} for {base}", folder=folder, rank=settings["r"], base=source.base
+                )
             )
             written.commands = [
                 f"trtllm-serve {shlex.quote(str(source.base))} --host 127.0.0.1 "

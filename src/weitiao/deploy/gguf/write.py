@@ -141,9 +141,7 @@ def tensor_name(names: gguf.TensorNameMap, stored: str) -> str:
     return name
 
 
-def write_tensors(
-    writer: GGUFWriter, tensors: Sequence[NamedTensor], plan: QuantizationPlan, progress: Progress
-) -> None:
+def write_tensors(writer: GGUFWriter, tensors: Sequence[NamedTensor], plan: QuantizationPlan, progress: Progress) -> None:
     """The header with the tensors' places, then their bytes; one tensor is in memory at a time."""
     types = {x.name: plan.type_of(x.name, x.shape) for x in tensors}
     for x in tensors:

@@ -1,7 +1,7 @@
 """Go's text/template, as far as our templates use it: to prove that one writes what a chat template writes.
 
-    {{ .Role }}  {{ $x }}  {{ range .Messages }}  {{ if eq .Role "user" }}  {{ else if ... }}  {{ else }}  {{ end }}
-    {{ $x := .System }}  {{ $x = "" }}  {{- and -}} remove the white space before and after
+{{ .Role }}  {{ $x }}  {{ range .Messages }}  {{ if eq .Role "user" }}  {{ else if ... }}  {{ else }}  {{ end }}
+{{ $x := .System }}  {{ $x = "" }}  {{- and -}} remove the white space before and after
 """
 
 import re

@@ -14,7 +14,9 @@ from weitiao.deploy.ollama.go_template import render_go
 
 Render = Callable[[Sequence[tuple[str, str]]], str]
 _FIRST_USER = '{{ if $system }}{{ $system }}\n\n{{ $system = "" }}{{ end }}{{ .Content }}'
-_GEMMA_TURN = '<start_of_turn>{{ if eq .Role "assistant" }}model{{ else }}{{ .Role }}{{ end }}\n{{ .Content }}<end_of_turn>\n'
+_GEMMA_TURN = (
+    '<start_of_turn>{{ if eq .Role "assistant" }}model{{ else }}{{ .Role }}{{ end }}\n{{ .Content }}<end_of_turn>\n'
+)
 
 GO_TEMPLATES = {
     "chatml": "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n",

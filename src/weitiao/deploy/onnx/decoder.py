@@ -1,4 +1,4 @@
-"""Decoders as ONNX, by the model builder of onnxruntime-genai: a graph with a cache of keys and values, any batch and length.
+"""Decoders as ONNX, by the model builder of onnxruntime-genai: a graph with a cache, any batch and length.
 
 The builder's own default is 4 bits, which gives a SmolLM2 that agrees with itself at 71 % of the tokens: it is not offered.
 """

@@ -70,7 +70,11 @@ def test_llama_cpp_gives_the_same_probabilities(case: str, tmp_path: Path, monke
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "activation": ("llama", {"hidden_act": "gelu"}, "computes silu"),
-    "rope": ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "RoPE of type dynamic"),
+    "rope": (
+        "llama",
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+        "RoPE of type dynamic",
+    ),
     "scale": ("gemma2", {"query_pre_attn_scalar": 77}, "query_pre_attn_scalar"),
 }
 
