@@ -1,5 +1,6 @@
 """A folder that plain transformers opens: a merged model of any family that generates."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,15 +47,7 @@ class TransformersForm:
 
     @torch.no_grad()
     def log_probs(self, ids: Sequence[int], start: int) -> Tensor:
-        device = self.model.device
-        if self.model.config.is_encoder_decoder:
-            source, target = torch.tensor([ids[: start - 1]]), torch.tensor([ids[start - 1 : -1]])
-            out = self.model(input_ids=source.to(device), decoder_input_ids=target.to(device), use_cache=False)
-            return out.logits[0].float().log_softmax(-1).cpu()
-        length = len(ids) - start
-        tensor = torch.tensor([list(ids[:-1])], device=device)
-        logits = self.model(input_ids=tensor, use_cache=False, logits_to_keep=length).logits[0, -length:]
-        return logits.float().log_softmax(-1).cpu()
+        return answer_log_probs(self.model, ids, start)
 
     def template_ids(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> list[int] | None:
         if not self.tokenizer.chat_template:
@@ -64,3 +57,21 @@ class TransformersForm:
 
     def close(self) -> None:
         self.model = None
+
+
+def answer_log_probs(model: Any, ids: Sequence[int], start: int, virtual_tokens: Sequence[int] = ()) -> Tensor:
+    """[A, V] fp32 on the CPU, by a transformers model's own forward pass: see `Form.log_probs`.
+
+    Args:
+        virtual_tokens: ids beyond the vocabulary that go before the prompt.
+    """
+    device, length = model.device, len(ids) - start
+    if model.config.is_encoder_decoder:
+        source, target = torch.tensor([[*virtual_tokens, *ids[: start - 1]]]), torch.tensor([list(ids[start - 1 : -1])])
+        out = model(input_ids=source.to(device), decoder_input_ids=target.to(device), use_cache=False)
+        return out.logits[0, -length:].float().log_softmax(-1).cpu()
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    keeps = "logits_to_keep" in inspect.signature(plain.forward).parameters
+    tensor = torch.tensor([[*virtual_tokens, *ids[:-1]]], device=device)
+    out = model(input_ids=tensor, use_cache=False, **({"logits_to_keep": length} if keeps else {}))
+    return out.logits[0, -length:].float().log_softmax(-1).cpu()
