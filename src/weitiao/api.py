@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from weitiao.core.score import Score
     from weitiao.multirun.compare_methods import Compared
     from weitiao.multirun.stages import Stage
+    from weitiao.pipeline.exporting import ExportReport
     from weitiao.pipeline.inference import Model
     from weitiao.pipeline.merging import MergeReport
 
@@ -208,6 +209,38 @@ def merge(
         with reporter.spin(Message("merging, reloading and comparing")):
             return merging.merge_run(paths[0], str(out), dtype, task)
     return merging.merge_several(paths, str(out), reporter, method, weights, density, seed, dtype)
+
+
+def export(
+    target: "str | Path | Run",
+    out: str | Path,
+    *,
+    format: str,
+    task: str = "",
+    rows: int | None = None,
+    verbose: bool | int = False,
+    **settings: Any,
+) -> "ExportReport":
+    """Write a model for another program, open it with that program's engine and compare it with what was trained.
+
+    Args:
+        target: a Run or its folder, a PEFT adapter folder, a merged folder or any base model.
+        out: a new folder.
+        format: gguf, onnx, ollama, peft, vllm or tensorrt_llm.
+        task: of a multi-task run, which task.
+        rows: rows of the Run that are compared; None: until about 2,000 answer tokens.
+        settings: of the format: type="q8_0", adapter=True ...
+
+    Raises:
+        RecipeError: there is no such format or setting, or a package is missing.
+        ModelError: the other program cannot have the model, or what was written is not the tuned model.
+    """
+    reporter = _reporter(verbose)
+    _import_pipeline(reporter)
+    from weitiao.pipeline import exporting
+
+    _warn_unfinished([_path(target)], reporter)
+    return exporting.export(_path(target), str(out), format, reporter, settings, task, rows)
 
 
 def compare_methods(

@@ -35,6 +35,8 @@ FOLDERS = {
     "clip": "weitiao.train.stability.clips",
     "step": "weitiao.train.steps",
     "metric": "weitiao.evaluate.metrics",
+    "format": "weitiao.deploy.formats",
+    "form": "weitiao.deploy.forms",
 }
 
 

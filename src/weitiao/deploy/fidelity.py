@@ -7,19 +7,34 @@
 
 Equal texts are no test of equality: one near-tie changes all that follows. So each position is measured after the same
 tokens.
+
+Rounding: p and q are normalized again in fp64, a few positions at a time, so that an error of the normalizer, which is
+the same for all tokens of a position, does not hide differences of 1e-10 nats. Two tokens whose reference log-probabilities
+differ by at most TIE are equally probable: which of them is first is chance.
+
+Vocabularies: some forms pad theirs, or leave out the padding of the base. Tokens that only one of them has may hold hardly
+any probability; otherwise the two are not the same model.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from weitiao.core.errors import ModelError
 from weitiao.core.messages import Message
 from weitiao.core.score import Score, proportion, ratio_of_sums
 
 LogProbs = Callable[[Sequence[int], int], Tensor]
-"""(ids of a prompt with its answer, where the answer starts) -> log-probabilities [A, V] fp32 of the answer's tokens."""
+"""(ids of a prompt with its answer, where the answer starts) -> log-probabilities [A, V] of the answer's tokens, which the
+next call may overwrite. Of an encoder-decoder model, the prompt is the source and the decoder's first token."""
+
+CHUNK = 2**22  # numbers that are compared at once, in fp64
+TIE = 1e-4  # nats
+PROBABLE = -9.21  # log 1e-4
+MAX_LOST = 1e-4  # probability of tokens that only one of two vocabularies has
 
 
 @dataclass(frozen=True)
@@ -55,33 +70,113 @@ class Fidelity:
     max_difference: float
     """Of log-probabilities, over tokens with p >= 1e-4."""
     first_difference: Difference | None
+    max_logit_difference: float = 0.0
+    """Of log-probabilities, over all tokens: that of logits up to a shift of a whole position, which changes nothing."""
+    ends: Score | None = None
+    """Where the tuned model ends its answer, the form does too."""
 
     @property
     def message(self) -> Message:
         return Message(
             "{agreement:.2%} of the most probable tokens are the same [{low:.2%}, {high:.2%}], KL {kl:.1e} nats "
-            "(n = {positions:,} answer tokens of {rows:,} rows)",
+            "[{kl_low:.1e}, {kl_high:.1e}] (n = {positions:,} answer tokens of {rows:,} rows)",
             agreement=self.agreement.value,
             low=self.agreement.low,
             high=self.agreement.high,
             kl=self.kl.value,
+            kl_low=self.kl.low,
+            kl_high=self.kl.high,
             positions=self.positions,
             rows=self.rows,
         )
 
 
-def compare(reference: LogProbs, other: LogProbs, rows: Iterable[AnswerRow]) -> Fidelity:
-    """Measure `other` against `reference` on the answers of rows."""
-    same, sums, counts, largest, first = 0, [], [], 0.0, None
+def compare(reference: LogProbs, other: LogProbs, rows: Iterable[AnswerRow], stop_ids: Collection[int] = ()) -> Fidelity:
+    """Measure `other` against `reference` on the answers of rows.
+
+    Args:
+        rows: those without an answer are left out.
+        stop_ids: tokens that end an answer.
+
+    Raises:
+        ModelError: there is no answer to compare, a probability is NaN, or the vocabularies are not those of one model.
+    """
+    positions = same = ends = kept = 0
+    sums: list[float] = []
+    counts: list[int] = []
+    largest = largest_of_all = 0.0
+    first: Difference | None = None
+    stops = torch.tensor(sorted(stop_ids), dtype=torch.long)
     for i, row in enumerate(rows):
+        if not row.answer_ids:
+            continue
         ids, start = [*row.prompt_ids, *row.answer_ids], len(row.prompt_ids)
-        p, q = reference(ids, start), other(ids, start)
-        expected, actual = p.argmax(-1), q.argmax(-1)
-        if first is None and (at := (expected != actual).nonzero()[:1, 0].tolist()):
-            first = Difference(i, at[0], int(expected[at[0]]), int(actual[at[0]]))
-        same += int((expected == actual).sum())
-        sums.append(float(torch.nn.functional.kl_div(q, p, reduction="sum", log_target=True)))
+        p, q = _checked(reference(ids, start), len(row.answer_ids)), _checked(other(ids, start), len(row.answer_ids))
+        total = 0.0
+        size = max(1, CHUNK // max(p.shape[1], q.shape[1]))
+        for at in range(0, len(p), size):
+            a, b = common_vocabulary(p[at : at + size], q[at : at + size])
+            expected, actual = a.argmax(-1), b.argmax(-1)
+            equal = (expected == actual) | (a.gather(1, expected[:, None]) - a.gather(1, actual[:, None]) <= TIE)[:, 0]
+            if first is None and not bool(equal.all()):
+                t = int((~equal).nonzero()[0, 0])
+                first = Difference(i, at + t, int(expected[t]), int(actual[t]))
+            same += int(equal.sum())
+            difference = (a - b).abs().nan_to_num(nan=0.0)  # -inf in both: impossible in both
+            total += float(torch.where(a > -torch.inf, a.exp() * (a - b), 0.0).sum())
+            largest = max(largest, float(difference.where(a > PROBABLE, 0.0).max()))
+            largest_of_all = max(largest_of_all, float(difference.max()))
+            ending = torch.isin(expected, stops)
+            ends, kept = ends + int(ending.sum()), kept + int((ending & torch.isin(actual, stops)).sum())
+        positions += len(p)
+        sums.append(max(0.0, total))
         counts.append(len(p))
-        largest = max(largest, float((p - q).abs()[p > -9.21].max()))
-    agreement = proportion("agreement", same, sum(counts))
-    return Fidelity(sum(counts), len(counts), agreement, ratio_of_sums("kl", sums, counts), largest, first)
+    if not positions:
+        raise ModelError("there is no answer to compare: no row has one.")
+    agreement = proportion("agreement", same, positions)
+    kl = ratio_of_sums("kl", sums, counts)
+    ended = proportion("ends", kept, ends) if ends else None
+    return Fidelity(positions, len(counts), agreement, kl, largest, first, largest_of_all, ended)
+
+
+def mean_kl(reference: LogProbs, other: LogProbs, rows: Iterable[AnswerRow]) -> float:
+    """Nats per answer token of rows by which `other` differs from `reference`."""
+    return compare(reference, other, rows).kl.value
+
+
+def _checked(log_probs: Tensor, length: int) -> Tensor:
+    """[A, V], on the CPU.
+
+    Raises:
+        ModelError: a value is NaN or +inf, or there is not one row for each token of the answer.
+    """
+    if log_probs.ndim != 2 or len(log_probs) != length:
+        raise ModelError(
+            "log-probabilities of shape {shape} for an answer of {n} tokens: expected one row for each token.",
+            shape=tuple(log_probs.shape),
+            n=length,
+        )
+    log_probs = log_probs.detach().cpu()
+    if bool(torch.isnan(log_probs).any()) or float(log_probs.max()) == math.inf:
+        raise ModelError("the model gives NaN or infinite logits: do not use it.")
+    return log_probs
+
+
+def common_vocabulary(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """Two log-distributions [N, V] over the tokens that both have, in fp64, each normalized.
+
+    Raises:
+        ModelError: a token that only one has is probable.
+    """
+    size = min(p.shape[1], q.shape[1])
+    for x in (p, q):
+        lost = float(x[:, size:].double().exp().sum(-1).max()) if x.shape[1] > size else 0.0
+        if lost > MAX_LOST:
+            raise ModelError(
+                "the vocabularies differ: one has {more:,} tokens, the other {fewer:,}, and {lost:.1%} of the probability "
+                "lies on tokens that only one has. These are not forms of one model.",
+                more=max(p.shape[1], q.shape[1]),
+                fewer=size,
+                lost=lost,
+            )
+    return p[:, :size].double().log_softmax(-1), q[:, :size].double().log_softmax(-1)

@@ -20,15 +20,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from weitiao.core.architecture import Architecture
 from weitiao.core.errors import ModelError
 from weitiao.core.files import share_weights
-from weitiao.core.generation import generate
 from weitiao.core.messages import Message
 from weitiao.core.plain_form import PlainForm
-from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.deploy.generation_files import GREEDY, other_settings, set_stop_tokens
+from weitiao.deploy.config_spellings import write_both_spellings
+from weitiao.deploy.generation_files import other_settings, set_stop_tokens
+from weitiao.deploy.probe import PROBE, Probe, answers_alike, probe_of, probe_outputs
+from weitiao.deploy.verify import VerificationReport
 
 AUTO_CLASSES: dict[tuple[str, str], Any] = {
     ("decoder", "text"): AutoModelForCausalLM,
@@ -44,9 +44,8 @@ HEAD_CLASSES: dict[str, Any] = {
     "pair_scores": AutoModel,
     "embedding": AutoModel,
 }
+SHARD = "5GB"  # of one file, as vLLM and the hub expect it
 TOLERANCE = 1e-4  # of outputs in fp32: merged against tuned, reloaded against stored; rounding to bf16 comes in between
-PROBE = "The quick brown fox jumps over the lazy dog. 敏捷的棕色狐狸跳过了懒狗。 def f(x): return x + 1"
-MAX_NEW_TOKENS = 48  # of the answer to a probe
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,17 @@ class MergeReport:
     """Of the base's generation_config.json, which the folder keeps: what changes greedy answers."""
     same_answer: bool | None = None
     """Plain `generate` gives the tuned model's answer to a probe; None: not tried."""
+    verification: VerificationReport | None = None
+    """The comparison on the Run's own answers; None: a probe text was compared."""
+    predictions: Message = Message("")
+    """Of a model that predicts: the comparison on the Run's own rows."""
 
     @property
     def message(self) -> Message:
+        if self.verification is not None:
+            return self._verified(self.verification)
+        if self.predictions:
+            return self.predictions
         if not self.generative:
             return Message("hidden states differ by at most {gap:.1e} (relative)", gap=self.gap)
         fields = {"gap": self.gap, "same": self.same_top_token}
@@ -86,6 +93,10 @@ class MergeReport:
         return Message(
             "logits differ by at most {gap:.1e} (relative), {same:.0%} of the most probable tokens are the same", **fields
         )
+
+    def _verified(self, report: VerificationReport) -> Message:
+        template = "{fidelity}; plain generate ends its answer at the same token" if self.same_answer else "{fidelity}"
+        return Message(template, fidelity=report.fidelity.message)
 
     @property
     def remark(self) -> Message | None:
@@ -105,17 +116,6 @@ class MergeReport:
         if not self.dtype_reason:
             return Message("{megabytes:,.1f} MB in {dtype}", **fields)
         return Message("{megabytes:,.1f} MB in {dtype} ({reason})", **fields, reason=self.dtype_reason)
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What the tuned model does with a probe, to be compared with what was written."""
-
-    outputs: torch.Tensor
-    """As `probe_outputs`."""
-    prompt: Sequence[int] = ()
-    answer: Sequence[int] | None = None
-    """The greedy answer to the prompt, without its stop token; None: the model does not generate."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +214,39 @@ def write_model(
     return replace(report, same_answer=answers_alike(reloaded, probe, processor, folder, architecture.kind))
 
 
+def write_weights(
+    model: TrainableModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    storage: Storage,
+    ends_turns: bool = False,
+    max_shard_size: str = SHARD,
+) -> MergeReport:
+    """Save a merged model with its tokenizer and settings; what it answers is not compared here.
+
+    Args:
+        max_shard_size: of one file of weights ("5GB"): what this needs in memory besides the model.
+    """
+    torch_model: Any = model.model
+    settings: tuple[tuple[str, Any], ...] = ()
+    if torch_model.can_generate():
+        set_stop_tokens(torch_model, tokenizer, model.processor.stop_ids, model.architecture.kind == "decoder", ends_turns)
+        settings = tuple(other_settings(torch_model.generation_config).items())
+    store_in(torch_model, storage.dtype)
+    save(torch_model, folder, max_shard_size)
+    tokenizer.save_pretrained(folder)
+    megabytes = sum(x.stat().st_size for x in folder.glob("*.safetensors")) / 1e6
+    fields = {"dtype": storage.name, "megabytes": megabytes, "dtype_reason": storage.reason, "settings": settings}
+    return MergeReport(folder, 0.0, 1.0, **fields)
+
+
+def save(model: PreTrainedModel, folder: Path, max_shard_size: str = SHARD) -> None:
+    """Config and weights, as plain transformers, and older readers of config.json, open them."""
+    model.save_pretrained(folder, max_shard_size=max_shard_size)
+    write_both_spellings(folder)
+    share_weights(folder)
+
+
 def write_plain(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -273,8 +306,7 @@ def save_and_reload(
     """
     check_outputs(folder, expected, outputs(model))
     store_in(model, storage.dtype)
-    model.save_pretrained(folder)
-    share_weights(folder)
+    save(model, folder)
     store_in(model, torch.float32)
     reloaded = auto_class.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
     got = outputs(reloaded)
@@ -312,67 +344,3 @@ def report_of(
     same = float((got.argmax(-1) == expected.argmax(-1)).float().mean())
     megabytes = sum(x.stat().st_size for x in folder.rglob("*.safetensors")) / 1e6
     return MergeReport(folder, gap, same, generative, dtype=storage.name, megabytes=megabytes, dtype_reason=storage.reason)
-
-
-# -- probes -----------------------------------------------------------------------------------------------------------
-
-
-def probe_of(model: TrainableModel, tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int] = ()) -> Probe:
-    """Outputs and a greedy answer of the tuned model."""
-    assert isinstance(model.model, PreTrainedModel)
-    outputs = probe_outputs(model.model, tokenizer, model.architecture)
-    if model.architecture.kind == "encoder" or model.architecture.modality == "speech" or not model.processor.stop_ids:
-        return Probe(outputs)
-    prompt = prompt or _probe_ids(model.model, tokenizer)[0].tolist()
-    return Probe(outputs, prompt, generate(model, [prompt], MAX_NEW_TOKENS)[0])
-
-
-@torch.no_grad()
-def probe_outputs(model: nn.Module, tokenizer: PreTrainedTokenizerBase, architecture: Architecture) -> torch.Tensor:
-    """Logits [1, T, V] of a probe text, in fp32; of an encoder, hidden states [1, T, D]."""
-    assert isinstance(model, PreTrainedModel)
-    probe = _probe_ids(model, tokenizer)
-    was_training = model.training
-    model.eval()
-    if architecture.kind == "encoder":
-        outputs = model(input_ids=probe).last_hidden_state.float().cpu()
-    else:
-        inputs = {"input_features": _random_features(model)} if architecture.modality == "speech" else {"input_ids": probe}
-        if architecture.kind == "encoder_decoder":
-            inputs["decoder_input_ids"] = probe
-        outputs = model(**inputs, use_cache=False).logits.float().cpu()
-    model.train(was_training)
-    return outputs
-
-
-@torch.no_grad()
-def answers_alike(model: Any, probe: Probe, processor: Processor, folder: Path, kind: str = "decoder") -> bool:
-    """Whether plain `generate` gives the tuned model's answer to the probe.
-
-    Raises:
-        ModelError: it goes on after a stop token.
-    """
-    prompt = torch.tensor([list(probe.prompt)], device=model.device)
-    out = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=MAX_NEW_TOKENS, **GREEDY)
-    ids: list[int] = out[0, 1 if kind == "encoder_decoder" else prompt.shape[1] :].tolist()
-    ends = [i for i, token in enumerate(ids) if token in processor.stop_ids]
-    if ends and ends[0] < len(ids) - 1:
-        raise ModelError(
-            "the model in {folder} does not stop: plain generate goes on after token {token}. Do not use it.",
-            folder=folder,
-            token=ids[ends[0]],
-        )
-    return ids[: ends[0] if ends else None] == list(probe.answer or ())
-
-
-def _probe_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-    """[1, T]"""
-    probe = torch.tensor([tokenizer(PROBE).input_ids], device=model.device)
-    return probe[:, : getattr(model.config, "max_target_positions", None)]  # a Whisper decoder is short
-
-
-def _random_features(model: PreTrainedModel) -> torch.Tensor:
-    """[1, mels, 2 S]: random input features, the same on every call."""
-    shape = (1, model.config.num_mel_bins, 2 * model.config.max_source_positions)
-    weight = next(model.parameters())
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)

@@ -1,11 +1,14 @@
 """Merge one result into its base model, or several results of one base model into one."""
 
+import gc
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from weitiao.core import hardware
 from weitiao.core.command import command
@@ -15,43 +18,60 @@ from weitiao.core.files import write_text
 from weitiao.core.messages import Message
 from weitiao.core.method import Method
 from weitiao.core.plain_form import PlainForm
+from weitiao.core.processor import Processor
 from weitiao.core.reporter import Reporter
 from weitiao.deploy import merge as merge_into_base
 from weitiao.deploy.combine import Adapter, MergeMethod
+from weitiao.deploy.forms.transformers import TransformersForm
 from weitiao.deploy.generation_files import set_encoding
 from weitiao.deploy.merge import (
-    PROBE,
+    SHARD,
     MergeReport,
     Storage,
     check_outputs,
-    probe_of,
-    probe_outputs,
     refuse_nonempty,
     refuse_unmergeable,
     report_of,
     write_model,
     write_plain,
+    write_weights,
 )
+from weitiao.deploy.probe import PROBE, Probe, answers_alike, probe_of, probe_outputs
 from weitiao.deploy.readme import write_readme
+from weitiao.deploy.recording import Recording
 from weitiao.deploy.sentence_transformers import add_end_token, write_modules
+from weitiao.deploy.verify import Subject, rows_of_change, verify
 from weitiao.model.adapters.peft_format import write_adapter
 from weitiao.model.backbone.plain_class import backbone_of, expected_outputs, plain_class, set_labels
 from weitiao.model.loading.load import Base
+from weitiao.model.loading.sources import resolve_base
+from weitiao.model.loading.upcast import is_stored_low
 from weitiao.model.loading.weights import stored_dtype
 from weitiao.pipeline.adapter_folder import write_adapter_files
 from weitiao.pipeline.adapter_registry import read_on_one_base
 from weitiao.pipeline.inference import Model, open_model
 from weitiao.pipeline.load import BaseAssets, apply_adapter, attach, load_stacked_base, merge_adapter
 from weitiao.pipeline.predict import RowPredictor
-from weitiao.pipeline.trained import TrainedRun
+from weitiao.pipeline.trained import TrainedRun, base_chain, read_trained
+from weitiao.pipeline.verification import subject_of
 
 
-def merge_run(target: str, out: str, dtype: str = "auto", task: str = "") -> MergeReport:
+def merge_run(
+    target: str,
+    out: str,
+    dtype: str = "auto",
+    task: str = "",
+    reporter: Reporter | None = None,
+    max_rows: int | None = None,
+    max_shard_size: str = SHARD,
+) -> MergeReport:
     """Merge a run or an adapter into its base model: a folder that plain transformers or sentence-transformers opens.
 
     Args:
         dtype: what the weights are stored in: fp32, bf16, fp16, or auto: as in the base.
         task: of a multi-task run, which task.
+        max_rows: rows of the Run on which what was written is compared with it.
+        max_shard_size: of one file of weights.
 
     Raises:
         ModelError: it has a head that other libraries do not know, cannot be merged, or the reloaded model gives other
@@ -59,10 +79,13 @@ def merge_run(target: str, out: str, dtype: str = "auto", task: str = "") -> Mer
         RecipeError: there is no such dtype or task.
     """
     check_dtype(dtype)
-    model = open_model(target, precision="fp32")
+    check_shard_size(max_shard_size)
+    reporter = reporter or Reporter(Console(quiet=True))
+    storage, precision = storage_of(target, dtype)
+    model = open_model(target, precision=precision)
     model = model.for_task(task) if task else model
-    folder, storage = Path(out), storage_of(dtype, model.assets.folder)
-    form = model.objective.plain_form(model.assets.architecture.kind)
+    folder, architecture = Path(out), model.assets.architecture
+    form = model.objective.plain_form(architecture.kind)
     if form is not None and form.obstacle is not None:
         raise ModelError(
             "{target} cannot leave weitiao as one folder: {reason}. Use `{command} predict {target}`.",
@@ -73,7 +96,25 @@ def merge_run(target: str, out: str, dtype: str = "auto", task: str = "") -> Mer
     if form is not None:
         return write_with_head(model, form, folder, storage)
     prompt, ends_turns = example_prompt(model)
-    return merge_into_base.merge(model.model, model.tokenizer, folder, storage, prompt, ends_turns)
+    if architecture.kind == "encoder" or architecture.modality == "speech":
+        return merge_into_base.merge(model.model, model.tokenizer, folder, storage, prompt, ends_turns)
+    written = MergedFolder(folder, storage, max_shard_size, reporter)
+    recorded = written.record(model, prompt, max_rows)
+    with torch.no_grad():
+        model.model.attachment.merge()  # pyright: ignore[reportOptionalCall]
+    report = written.write(model, ends_turns)
+    del model  # the folder is opened without the model beside it
+    return written.verify(recorded, report)
+
+
+def check_shard_size(size: str) -> None:
+    """Whether it is a size as transformers reads it.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    if re.fullmatch(r"[1-9]\d*(KB|MB|GB|KiB|MiB|GiB)", size) is None:
+        raise RecipeError("max_shard_size: {size} is no size; write 500MB or 5GB", size=size)
 
 
 def check_dtype(dtype: str) -> None:
@@ -86,11 +127,104 @@ def check_dtype(dtype: str) -> None:
         raise RecipeError("dtype: {dtype} is none of: auto, {known}", dtype=dtype, known=", ".join(hardware.DTYPES))
 
 
-def storage_of(dtype: str, base: Path) -> Storage:
+def storage_of(target: str, dtype: str) -> tuple[Storage, str]:
+    """(what merged weights are stored in, the precision in which the model is opened for merging).
+
+    A base in 16 bits that is to be stored as it is stays in 16 bits: each weight is changed in fp32 and rounded once. All
+    others are opened in fp32, because a change must not be rounded twice.
+    """
+    trained = read_trained(target)
+    if trained is None:
+        return Storage(hardware.DTYPES.get(dtype, torch.float32)), "fp32"
+    chain = base_chain(trained.base)
+    stored = stored_dtype(resolve_base(chain[0].base if chain else trained.base, (chain or (trained,))[0].revision))
+    if trained.method.rounds_base and dtype == "auto":
+        reason = Message("the base was quantized for training, so it is dequantized and stored in 16 bits; --dtype chooses")
+        return Storage(torch.bfloat16, reason), "fp32"
+    storage = storage_like(stored, dtype)
+    in_place = not (chain or trained.method.rounds_base or trained.method.name == "peft")
+    if in_place and storage.dtype == stored and stored in (torch.bfloat16, torch.float16):
+        return storage, storage.name
+    return storage, "fp32"
+
+
+def storage_like(stored: torch.dtype | None, dtype: str) -> Storage:
     """What merged weights are stored in; auto: what most of the base's are."""
     if dtype != "auto":
         return Storage(hardware.DTYPES[dtype])
-    return Storage(stored_dtype(base) or torch.float32, Message("as in the base; --dtype chooses"))
+    return Storage(stored or torch.float32, Message("as in the base; --dtype chooses"))
+
+
+@dataclass
+class Recorded:
+    """What a tuned model predicts, kept until what was written is compared with it."""
+
+    subject: Subject
+    probe: Probe
+    recordings: tuple[Recording, ...]
+    kind: str
+    processor: Processor
+
+
+@dataclass
+class MergedFolder:
+    """A merged model of a generative run while it is written: the tuned model is recorded, written, and compared."""
+
+    folder: Path
+    storage: Storage
+    max_shard_size: str
+    reporter: Reporter
+
+    def record(self, model: Model, prompt: Sequence[int], max_rows: int | None) -> Recorded:
+        """What the tuned model predicts of its rows, and its base of the first of them.
+
+        Raises:
+            ModelError: the method cannot be merged, or the folder is not empty.
+        """
+        refuse_unmergeable(model.model)
+        refuse_nonempty(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        subject = subject_of(model, self.reporter, max_rows)
+        recordings = [Recording(self.folder.parent)]
+        recordings[0].record(subject.log_probs, subject.rows, self.reporter)
+        base = None
+        if subject.base is not None:
+            base = Recording(self.folder.parent)
+            recordings.append(base)
+            base.record(subject.base, rows_of_change(subject.rows), self.reporter)
+        subject = replace(subject, log_probs=recordings[0], base=base)
+        is_fp32 = not is_stored_low(model.torch_model)
+        probe = probe_of(model.model, model.tokenizer, prompt) if is_fp32 else Probe(torch.empty(0), prompt)
+        assets = model.assets
+        return Recorded(subject, probe, tuple(recordings), assets.architecture.kind, assets.processor)
+
+    def write(self, model: Model, ends_turns: bool) -> MergeReport:
+        """The merged model, whose memory may be freed afterwards."""
+        return write_weights(model.model, model.tokenizer, self.folder, self.storage, ends_turns, self.max_shard_size)
+
+    def verify(self, recorded: Recorded, report: MergeReport) -> MergeReport:
+        """Open the folder with plain transformers and compare; the figures are written beside it.
+
+        Raises:
+            ModelError: it is not the tuned model, or does not stop.
+        """
+        gc.collect()
+        form = TransformersForm.open(self.folder)
+        try:
+            probe = recorded.probe
+            same = None
+            if probe.prompt:
+                same = answers_alike(form.model, probe, recorded.processor, self.folder, recorded.kind)
+            verification = verify(recorded.subject, form, str(self.folder), track=self.reporter.track)
+            verification.write(self.folder)
+            verification.check()
+        finally:
+            form.close()
+            for x in recorded.recordings:
+                x.close()
+        gap = verification.fidelity.max_logit_difference
+        compared = {"verification": verification, "gap": gap, "same_top_token": verification.fidelity.agreement.value}
+        return replace(report, same_answer=same if probe.answer is not None else None, **compared)
 
 
 def example_prompt(model: Model) -> tuple[list[int], bool]:
@@ -174,7 +308,7 @@ def merge_several(
     if len({str(x.tokenizer.chat_template) for _, x in results}) > 1:
         form = Message("{form}; chat templates differ, and that of {first} is used", form=form, first=targets[0])
     if adapter is None:
-        storage = storage_of(dtype, assets.folder)
+        storage = storage_like(stored_dtype(assets.folder), dtype)
         report = write_model(merged.model, assets.tokenizer, folder, probe, storage, ends_turns)
     else:
         write_adapter(*adapter, folder, first.base)

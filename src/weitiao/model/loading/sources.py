@@ -24,6 +24,7 @@ from weitiao.core.errors import ModelError
 from weitiao.core.files import file_sha256, home
 from weitiao.core.hardware import needs
 from weitiao.core.messages import Message
+from weitiao.core.tensor_files import check_gguf, check_safetensors
 from weitiao.model.loading.packages import PackageFile, PackageParts
 from weitiao.model.loading.whisper import write_whisper
 
@@ -198,7 +199,7 @@ def check_folder(folder: Path) -> None:
             raise ModelError(
                 "base: {folder} is incomplete: {name} is missing. Download the model again", folder=folder, name=name
             )
-        _check_safetensors(file)
+        check_safetensors(file)
 
 
 def _check_json(file: Path) -> None:
@@ -208,28 +209,6 @@ def _check_json(file: Path) -> None:
         raise ModelError("base: {file} is damaged or incomplete. Download the model again", file=file) from None
 
 
-def _check_safetensors(file: Path) -> None:
-    """Compare the file's size with its header: a shorter file is an incomplete download."""
-    size = file.stat().st_size
-    with open(file, "rb") as stream:
-        header_size = int.from_bytes(stream.read(8), "little")
-        try:
-            header = json.loads(stream.read(header_size)) if 0 < header_size <= size - 8 else None
-        except ValueError:
-            header = None
-    if header is None:
-        raise ModelError("base: {file} is not a safetensors file, or its download is incomplete", file=file)
-    end = max((x["data_offsets"][1] for name, x in header.items() if name != "__metadata__"), default=0)
-    expected = 8 + header_size + end
-    if size != expected:
-        raise ModelError(
-            "base: {file} is incomplete ({size:,} of {expected:,} bytes). Download it again",
-            file=file,
-            size=size,
-            expected=expected,
-        )
-
-
 def convert_gguf(file: Path, tied: bool | None = None, sha256: str = "") -> Path:
     """A GGUF file as a folder of safetensors, converted once and cached: loading takes 1 s instead of 20.
 
@@ -237,6 +216,8 @@ def convert_gguf(file: Path, tied: bool | None = None, sha256: str = "") -> Path
         tied: whether the original ties its embeddings; None: as the file says.
         sha256: hash of the file; "": computed here.
     """
+    if not sha256:  # a file of known contents need not be checked
+        check_gguf(file)
     digest = sha256 or file_sha256(file)
 
     def convert(folder: Path) -> None:

@@ -1,0 +1,455 @@
+"""Prove that a form of a tuned model is that model: outputs, template, stop tokens, and that the training is in it.
+
+    outputs     teacher-forced on the Run's own answers: most probable token, KL, largest difference  (deploy/fidelity.py)
+    template    the token ids of conversations, rendered by the form's own template and tokenizer
+    stops       the tokens that end an answer are stop tokens of the form, and it ends answers where the tuned model does
+    change      how much of what training changed the form has: with d = log p_tuned - log p_base and
+                e = log q_form - log p_base, the projection sum w d e / sum w d d, where w = (p_tuned + p_base) / 2.
+                1: all of it; 0: it is the base model, as where an engine ignores an adapter that it was given
+
+A Form is whatever answers with probabilities: a folder, a file in another engine. What must be reached is data: BARS.
+With fewer than 2,000 answer tokens one near-tie weighs too much, so that a form is refused only where the whole 95 %
+interval misses the bar.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from weitiao.core.errors import ModelError
+from weitiao.core.files import write_text
+from weitiao.core.messages import Message, joined
+from weitiao.core.score import Score, proportion
+from weitiao.deploy.fidelity import CHUNK, AnswerRow, Fidelity, LogProbs, common_vocabulary, compare
+
+REPORT = "verification.json"
+SECTION = "<!-- verification -->"  # begins the section of README.md
+CHANGE_POSITIONS = 64  # answer tokens on which the change is measured: each is a vector of V numbers
+ENOUGH = 2000  # answer tokens from which on a figure alone is compared with its bar; with fewer, its interval
+UNCHANGED = 1e-10  # nats: below this, training changed nothing
+
+
+class Form(Protocol):
+    """One form of a tuned model, opened by its own engine: a merged folder, a GGUF file, an ONNX graph."""
+
+    kind: str
+    """Its precision, a key of BARS."""
+    stop_ids: tuple[int, ...]
+    """The tokens with which the form itself ends an answer, by its own files."""
+
+    def log_probs(self, ids: Sequence[int], start: int) -> Tensor:
+        """[A, V] fp32: log p(ids[t] | ids[:t]) of every token, for t from `start` to the end: A = len(ids) - start.
+
+        Of an encoder-decoder model, ids[:start - 1] is the source and ids[start - 1] the decoder's first token.
+        """
+        ...
+
+    def template_ids(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> list[int] | None:
+        """The ids of a conversation up to where the assistant answers, by the form's own template; None: it has none."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds: memory, processes, ports."""
+        ...
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a form must reach on the answers; None: it is only reported."""
+
+    agreement: float | None = None
+    """The least share of equal most probable tokens."""
+    kl: float | None = None
+    """The most nats per token."""
+    logit_difference: float | None = None
+    """The largest difference of log-probabilities, over all tokens."""
+
+
+BARS: dict[str, Bar] = {
+    "fp32": Bar(1.0, 1e-6, 1e-4),
+    "bf16": Bar(0.99, 3e-3),
+    "fp16": Bar(0.998, 1e-4),
+    "gguf_f32": Bar(0.998, 1e-4),
+    "gguf_f16": Bar(0.998, 1e-4),
+    "gguf_bf16": Bar(0.99, 3e-3),
+    "gguf_q8_0": Bar(0.97, 1e-2),
+    "onnx_fp32": Bar(0.999, 1e-6),
+    "int8": Bar(0.97, 1e-2),
+}
+"""By Form.kind. A kind that is not here (gguf_q4_k_m, int4, nf4) has no bar: its figures are reported."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A conversation as a template reads it, and the ids with which the Run was trained."""
+
+    messages: Sequence[Mapping[str, Any]]
+    ids: Sequence[int]
+    """Up to where the assistant answers."""
+    tools: Sequence[Any] | None = None
+
+
+@dataclass(frozen=True)
+class TemplateCheck:
+    """Whether the form renders conversations as in training."""
+
+    conversations: int
+    equal: int
+    first_difference: Message = Message("")
+
+
+@dataclass(frozen=True)
+class ChangeCheck:
+    """How much of what training changed the form has."""
+
+    trained: float
+    """Nats per answer token between the tuned model and its base."""
+    applied: float
+    """1: all of it; 0: the form answers as the base model."""
+    positions: int
+
+
+@dataclass
+class VerificationReport:
+    """What was compared, what must be reached, and what was not."""
+
+    form: str
+    """The folder, the file or the address."""
+    kind: str
+    bar: Bar
+    fidelity: Fidelity
+    first_difference: Message = Message("")
+    """In words, with the text around it."""
+    template: TemplateCheck | None = None
+    """None: the form has no template, or the Run no conversation."""
+    missing_stops: tuple[str, ...] = ()
+    """Tokens that end answers in training and not in the form."""
+    change: ChangeCheck | None = None
+    """None: the base model is not at hand."""
+    rows_of: Message = Message("")
+    """Which rows of the Run."""
+    seconds: float = 0.0
+    failures: list[Message] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    def check(self) -> None:
+        """Refuse the form if it missed a bar.
+
+        Raises:
+            ModelError: naming each figure that was missed.
+        """
+        if self.failures:
+            raise ModelError(
+                "{form} is not the tuned model: {failures}. Do not use it.",
+                form=self.form,
+                failures=joined("; ", self.failures),
+            )
+
+    @property
+    def lines(self) -> list[Message]:
+        """The report, a sentence a line: what was asked beside what was measured."""
+        x, bar = self.fidelity, self.bar
+        lines = [
+            Message(
+                "answers: {n:,} tokens of {rows:,} rows ({rows_of}), each after the same tokens",
+                n=x.positions,
+                rows=x.rows,
+                rows_of=self.rows_of,
+            ),
+            Message(
+                "most probable token the same: {value:.2%} [{low:.2%}, {high:.2%}]{asked}",
+                value=x.agreement.value,
+                low=x.agreement.low,
+                high=x.agreement.high,
+                asked=_asked("{:.1%}", bar.agreement, "≥"),
+            ),
+            Message(
+                "KL {value:.1e} nats a token [{low:.1e}, {high:.1e}]{asked}",
+                value=x.kl.value,
+                low=x.kl.low,
+                high=x.kl.high,
+                asked=_asked("{:.0e}", bar.kl, "≤"),
+            ),
+            Message(
+                "largest difference of a logit {all:.1e}{asked}; of tokens with p ≥ 1e-4 {probable:.1e}",
+                all=x.max_logit_difference,
+                probable=x.max_difference,
+                asked=_asked("{:.0e}", bar.logit_difference, "≤"),
+            ),
+        ]
+        if self.first_difference:
+            lines.append(self.first_difference)
+        if x.ends is not None:
+            lines.append(
+                Message(
+                    "where the tuned model ends its answer, the form does too: {value:.1%} of {n:,}",
+                    value=x.ends.value,
+                    n=x.ends.n,
+                )
+            )
+        if self.template is not None:
+            lines.append(
+                Message(
+                    "template: {equal:,} of {n:,} conversations have the same token ids",
+                    equal=self.template.equal,
+                    n=self.template.conversations,
+                )
+            )
+        if self.change is not None:
+            lines.append(
+                Message(
+                    "training changed the base by {kl:.1e} nats a token; the form has {applied:.1%} of that change",
+                    kl=self.change.trained,
+                    applied=self.change.applied,
+                )
+            )
+        return lines
+
+    def as_json(self) -> dict[str, Any]:
+        """As verification.json has it."""
+        x = self.fidelity
+        return {
+            "form": self.form,
+            "kind": self.kind,
+            "passed": self.passed,
+            "failures": [str(x) for x in self.failures],
+            "bar": asdict(self.bar),
+            "positions": x.positions,
+            "rows": x.rows,
+            "rows_of": str(self.rows_of),
+            "agreement": x.agreement.as_json(),
+            "kl": x.kl.as_json(),
+            "max_logit_difference": x.max_logit_difference,
+            "max_difference": x.max_difference,
+            "first_difference": str(self.first_difference) or None,
+            "ends": x.ends.as_json() if x.ends else None,
+            "template": {"conversations": self.template.conversations, "equal": self.template.equal}
+            if self.template
+            else None,
+            "missing_stops": list(self.missing_stops),
+            "change": asdict(self.change) if self.change else None,
+            "seconds": round(self.seconds, 1),
+        }
+
+    def write(self, folder: Path) -> None:
+        """verification.json in the form's folder, and a section of its README.md."""
+        write_text(folder / REPORT, json.dumps(self.as_json(), indent=1, ensure_ascii=False) + "\n")
+        readme = folder / "README.md"
+        before = readme.read_text(encoding="utf-8").partition(SECTION)[0].rstrip() if readme.is_file() else ""
+        title = (
+            Message("Compared with the run it was made of") if self.passed else Message("NOT the model that was trained")
+        )
+        lines = [SECTION, f"## {title}", *(f"- {x}" for x in self.failures), *(f"- {x}" for x in self.lines)]
+        write_text(readme, "\n".join([*([before, ""] if before else []), *lines]) + "\n")
+
+
+def _asked(form: str, value: float | None, sign: str) -> str:
+    return "" if value is None else f" ({sign} {form.format(value)})"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a form is compared with: a tuned model and its rows."""
+
+    log_probs: LogProbs
+    rows: Sequence[AnswerRow]
+    stop_ids: tuple[int, ...]
+    decode: Callable[[Sequence[int]], str]
+    """Ids to text, special tokens included."""
+    conversations: Sequence[Conversation] = ()
+    base: LogProbs | None = None
+    """The base model; None: it is not at hand."""
+    rows_of: Message = Message("")
+
+
+def verify(
+    subject: Subject, form: Form, name: str, bar: Bar | None = None, track: Callable[..., Iterable[Any]] | None = None
+) -> VerificationReport:
+    """Compare a form with the tuned model; `report.check()` refuses one that missed a bar.
+
+    Args:
+        name: of the form, for messages: its folder or file.
+        bar: default: that of the form's kind.
+        track: (rows, label) -> the rows, with a progress bar.
+
+    Raises:
+        ModelError: it gives no probabilities, or the vocabularies are not those of one model.
+    """
+    started = time.perf_counter()
+    rows = track(subject.rows, Message("comparing")) if track else subject.rows
+    fidelity = compare(subject.log_probs, form.log_probs, rows, subject.stop_ids)
+    report = VerificationReport(name, form.kind, bar or BARS.get(form.kind, Bar()), fidelity, rows_of=subject.rows_of)
+    report.first_difference = describe_difference(subject, fidelity)
+    report.template = check_template(subject, form)
+    missing = [x for x in subject.stop_ids if x not in form.stop_ids]
+    report.missing_stops = tuple(subject.decode([x]) for x in missing)
+    if subject.base is not None:
+        report.change = measure_change(subject.log_probs, subject.base, form.log_probs, subject.rows)
+    report.failures = failures_of(report)
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+def failures_of(report: VerificationReport) -> list[Message]:
+    """What a form missed, each with its figure."""
+    x, bar, failures = report.fidelity, report.bar, []
+    enough = x.positions >= ENOUGH
+    if bar.agreement is not None and (x.agreement.value if enough else x.agreement.high) < bar.agreement:
+        failures.append(
+            Message(
+                "{value:.2%} of the most probable tokens are the same, {bar:.1%} is asked", value=x.agreement.value,
+                bar=bar.agreement,
+            )
+        )  # fmt: skip
+    if bar.kl is not None and not (x.kl.value if enough else x.kl.low) <= bar.kl:
+        failures.append(Message("KL is {value:.1e} nats, at most {bar:.0e} is asked", value=x.kl.value, bar=bar.kl))
+    if bar.logit_difference is not None and not x.max_logit_difference <= bar.logit_difference:
+        failures.append(
+            Message(
+                "a logit differs by {value:.1e}, at most {bar:.0e} is asked", value=x.max_logit_difference,
+                bar=bar.logit_difference,
+            )
+        )  # fmt: skip
+    if failures and report.first_difference:
+        failures[-1] = Message("{failure} ({where})", failure=failures[-1], where=report.first_difference)
+    template = report.template
+    if template is not None and template.equal < template.conversations:
+        failures.append(
+            Message(
+                "its chat template gives other token ids in {n:,} of {total:,} conversations: {difference}",
+                n=template.conversations - template.equal,
+                total=template.conversations,
+                difference=template.first_difference,
+            )
+        )
+    if report.missing_stops:
+        failures.append(
+            Message("answers end with {tokens}, which does not stop it", tokens=" / ".join(report.missing_stops))
+        )
+    change = report.change
+    if change is not None and change.trained < UNCHANGED:
+        failures.append(Message("training changed nothing: the run answers as its base model"))
+    elif change is not None and not 0.5 <= change.applied <= 1.5:
+        failures.append(
+            Message(
+                "it has {applied:.0%} of what training changed: the adapter was not applied, or not as in training",
+                applied=change.applied,
+            )
+        )
+    return failures
+
+
+def describe_difference(subject: Subject, fidelity: Fidelity) -> Message:
+    """The first position where the most probable tokens differ, with the text before it; "" if there is none."""
+    at = fidelity.first_difference
+    if at is None:
+        return Message("")
+    row = subject.rows[at.row]
+    before = [*row.prompt_ids, *row.answer_ids][: len(row.prompt_ids) + at.position]
+    return Message(
+        "first difference: row {row}, token {position} of the answer, after {before!r}: {expected!r} in training, "
+        "{actual!r} here",
+        row=at.row + 1,
+        position=at.position + 1,
+        before=subject.decode(before)[-60:],
+        expected=subject.decode([at.expected]),
+        actual=subject.decode([at.actual]),
+    )
+
+
+def check_template(subject: Subject, form: Form) -> TemplateCheck | None:
+    """Render every conversation with the form's own template; None: it has none, or there are no conversations."""
+    equal, first = 0, Message("")
+    for i, conversation in enumerate(subject.conversations):
+        ids = form.template_ids(conversation.messages, conversation.tools)
+        if ids is None:
+            return None
+        if list(ids) == list(conversation.ids):
+            equal += 1
+        elif not first:
+            first = _id_difference(subject, i, conversation.ids, ids)
+    return TemplateCheck(len(subject.conversations), equal, first) if subject.conversations else None
+
+
+def _id_difference(subject: Subject, number: int, expected: Sequence[int], actual: Sequence[int]) -> Message:
+    t = next((t for t, (a, b) in enumerate(zip(expected, actual)) if a != b), min(len(expected), len(actual)))
+    return Message(
+        "conversation {number}, token {t}: {expected!r} in training, {actual!r} here",
+        number=number + 1,
+        t=t + 1,
+        expected=subject.decode(list(expected[t : t + 8])),
+        actual=subject.decode(list(actual[t : t + 8])),
+    )
+
+
+def rows_of_change(rows: Sequence[AnswerRow]) -> list[AnswerRow]:
+    """The first rows, on which the change is measured."""
+    chosen: list[AnswerRow] = []
+    for row in rows:
+        if sum(len(x.answer_ids) for x in chosen) >= CHANGE_POSITIONS:
+            break
+        chosen.append(row)
+    return chosen
+
+
+def measure_change(tuned: LogProbs, base: LogProbs, form: LogProbs, rows: Sequence[AnswerRow]) -> ChangeCheck:
+    """How much of the difference between the tuned model and its base a form has, on the first rows."""
+    positions, nats, along, norm = 0, 0.0, 0.0, 0.0
+    for row in rows_of_change(rows):
+        ids, start = [*row.prompt_ids, *row.answer_ids], len(row.prompt_ids)
+        p, b, q = (x(ids, start).detach().cpu() for x in (tuned, base, form))
+        for at in range(0, len(p), size := max(1, CHUNK // max(p.shape[1], q.shape[1]))):
+            part = slice(at, at + size)
+            (tuned_part, base_part), (_, form_part) = (
+                common_vocabulary(p[part], b[part]),
+                common_vocabulary(p[part], q[part]),
+            )
+            width = min(tuned_part.shape[1], form_part.shape[1])
+            x, y, z = (w[:, :width].clamp(min=-1e3) for w in (tuned_part, base_part, form_part))
+            weight, d, e = (x.exp() + y.exp()) / 2, x - y, z - y
+            nats += float((x.exp() * d).sum())
+            along, norm = along + float((weight * d * e).sum()), norm + float((weight * d * d).sum())
+        positions += len(p)
+    return ChangeCheck(max(0.0, nats) / max(1, positions), along / norm if norm else 0.0, positions)
+
+
+# -- other objectives -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PredictionCheck:
+    """Predictions of a form beside those of the tuned model, on rows of the Run."""
+
+    agreement: Score
+    """Of the predicted labels, spans or texts, by row."""
+    max_difference: float
+    """Of probabilities, numbers or coordinates."""
+
+
+def compare_predictions(
+    expected: Sequence[Any], actual: Sequence[Any], outputs: Iterable[tuple[Tensor, Tensor]]
+) -> PredictionCheck:
+    """Compare what two forms predict of the same rows.
+
+    Args:
+        outputs: of each row: what the tuned model and the form give, of one shape.
+
+    Raises:
+        ModelError: an output is NaN, or of another shape.
+    """
+    largest = 0.0
+    for a, b in outputs:
+        if a.shape != b.shape or not bool(torch.isfinite(b).all()):
+            raise ModelError("the model gives other outputs than the tuned one: NaN, or of another shape.")
+        largest = max(largest, float((a.double() - b.double()).abs().max()) if a.numel() else 0.0)
+    same = sum(a == b for a, b in zip(expected, actual, strict=True))
+    return PredictionCheck(proportion("agreement", same, len(expected)), largest)
