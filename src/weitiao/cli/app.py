@@ -7,7 +7,7 @@ import typer
 
 from weitiao.cli.inference import chat, generate, merge, predict
 from weitiao.cli.recipes import explain, init, schema
-from weitiao.cli.results import evaluate, runs, why
+from weitiao.cli.results import evaluate, runs, verify, why
 from weitiao.cli.run_command import Group, add_command
 from weitiao.cli.setup import bench_machine, doctor, download
 from weitiao.cli.training import check, compare_methods, f_learning, train
@@ -36,7 +36,7 @@ for panel, commands in {
     translate("Start"): (init, doctor, download, explain, schema),
     translate("Train"): (check, train, compare_methods, f_learning),
     translate("Use"): (generate, chat, predict, merge),
-    translate("Inspect"): (evaluate, runs, why),
+    translate("Inspect"): (evaluate, verify, runs, why),
 }.items():
     for command in commands:
         add_command(app, command, command.__name__.replace("_", "-"), panel)

@@ -22,6 +22,8 @@ from weitiao.data.chat.template import Template
 from weitiao.data.prepare import Encoder, held_out_sources, read_held_out
 from weitiao.data.read import read_sources, split
 from weitiao.data.tokenization import ChatProcessor
+from weitiao.deploy.endpoint import Endpoint
+from weitiao.deploy.endpoint_report import EndpointReport, compare_endpoint
 from weitiao.deploy.fidelity import AnswerRow, LogProbs
 from weitiao.deploy.forms.transformers import answer_log_probs
 from weitiao.deploy.probe import PROBE
@@ -32,7 +34,7 @@ from weitiao.plan.resolve import resolve_rows
 
 POSITIONS = 2000  # answer tokens that are compared, where the data have them
 ANSWER_TOKENS = 256  # of one answer; the rest of a long one is not compared
-READ_TOKENS = 20_000  # prompts included: on a small machine a minute for each form of a 135 M model
+READ_TOKENS = 10_000  # prompts included: on two cores half a minute for each form of a 135 M model
 MAX_ROWS = 1000
 CONVERSATIONS = 500
 
@@ -58,6 +60,24 @@ def verify_run(target: str, source: str, reporter: Reporter, max_rows: int | Non
     if Path(source).is_dir():
         report.write(Path(source))
     return report
+
+
+def verify_endpoint(
+    target: str, url: str, reporter: Reporter, model: str = "", key: str = "", max_rows: int | None = None
+) -> EndpointReport:
+    """Compare a served model with the Run.
+
+    Args:
+        url: of an OpenAI-compatible server; only its host is contacted.
+        model: its name there.
+
+    Raises:
+        ModelError: nothing answers, it gives no log-probabilities, or the Run does not generate.
+    """
+    endpoint = Endpoint.open(url, model, key)
+    with reporter.spin(Message("loading the model")):
+        subject = subject_of(open_model(target, precision="fp32"), reporter, max_rows)
+    return compare_endpoint(subject, endpoint, reporter.track)
 
 
 def open_form(source: str, base: Path) -> Form:
@@ -95,7 +115,8 @@ def subject_of(model: Model, reporter: Reporter, max_rows: int | None = None) ->
             objective=model.objective.name,
         )
     rows, conversations, rows_of = rows_to_compare(model, reporter, max_rows)
-    can_switch_off = model.model.attachment.set_enabled is not None
+    attachment = model.model.attachment
+    can_switch_off = attachment.set_enabled is not None and bool(attachment.trainable)
     return Subject(
         log_probs_of(model.model),
         rows,
