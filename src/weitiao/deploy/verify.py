@@ -17,12 +17,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
-from weitiao.core.errors import ModelError
 from weitiao.core.messages import Message
-from weitiao.core.score import Score, proportion
 from weitiao.deploy.fidelity import CHUNK, AnswerRow, Fidelity, LogProbs, common_vocabulary, compare
 from weitiao.deploy.verification_report import Bar, ChangeCheck, TemplateCheck, VerificationReport
 
@@ -243,36 +240,3 @@ def measure_change(tuned: LogProbs, base: LogProbs, form: LogProbs, rows: Sequen
             along, norm = along + float((weight * d * e).sum()), norm + float((weight * d * d).sum())
         positions += len(p)
     return ChangeCheck(max(0.0, nats) / max(1, positions), along / norm if norm else 0.0, positions)
-
-
-# -- other objectives -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PredictionCheck:
-    """Predictions of a form beside those of the tuned model, on rows of the Run."""
-
-    agreement: Score
-    """Of the predicted labels, spans or texts, by row."""
-    max_difference: float
-    """Of probabilities, numbers or coordinates."""
-
-
-def compare_predictions(
-    expected: Sequence[Any], actual: Sequence[Any], outputs: Iterable[tuple[Tensor, Tensor]]
-) -> PredictionCheck:
-    """Compare what two forms predict of the same rows.
-
-    Args:
-        outputs: of each row: what the tuned model and the form give, of one shape.
-
-    Raises:
-        ModelError: an output is NaN, or of another shape.
-    """
-    largest = 0.0
-    for a, b in outputs:
-        if a.shape != b.shape or not bool(torch.isfinite(b).all()):
-            raise ModelError("the model gives other outputs than the tuned one: NaN, or of another shape.")
-        largest = max(largest, float((a.double() - b.double()).abs().max()) if a.numel() else 0.0)
-    same = sum(a == b for a, b in zip(expected, actual, strict=True))
-    return PredictionCheck(proportion("agreement", same, len(expected)), largest)

@@ -53,7 +53,7 @@ from weitiao.pipeline.inference import Model, open_model, read_on_one_base
 from weitiao.pipeline.load import BaseAssets, apply_adapter, attach, load_stacked_base, merge_adapter
 from weitiao.pipeline.predict import RowPredictor
 from weitiao.pipeline.trained import TrainedRun, base_chain, read_trained
-from weitiao.pipeline.verification import subject_of
+from weitiao.pipeline.verification import inputs_of, subject_of
 
 
 def merge_run(
@@ -94,7 +94,7 @@ def merge_run(
             command=command(),
         )
     if form is not None:
-        return write_with_head(model, form, folder, storage)
+        return write_with_head(model, form, folder, storage, reporter, max_rows)
     prompt, ends_turns = example_prompt(model)
     if architecture.kind == "encoder" or architecture.modality == "speech":
         return merge_into_base.merge(model.model, model.tokenizer, folder, storage, prompt, ends_turns)
@@ -238,7 +238,9 @@ def example_prompt(model: Model) -> tuple[list[int], bool]:
         return [], True
 
 
-def write_with_head(model: Model, form: PlainForm, folder: Path, storage: Storage) -> MergeReport:
+def write_with_head(
+    model: Model, form: PlainForm, folder: Path, storage: Storage, reporter: Reporter, max_rows: int | None = None
+) -> MergeReport:
     """Merge a run whose objective has a head, or one vector for a text, and write the form that other libraries know.
 
     Raises:
@@ -247,9 +249,11 @@ def write_with_head(model: Model, form: PlainForm, folder: Path, storage: Storag
     refuse_unmergeable(model.model)
     refuse_nonempty(folder)
     torch_model, heads, tokenizer = model.torch_model, model.model.heads, model.tokenizer
-    with torch.no_grad():
-        model.model.attachment.merge()  # pyright: ignore[reportOptionalCall]
     limit = RowPredictor.make(model).max_length
+    with torch.no_grad():
+        rows = [torch.tensor([x], device=torch_model.device) for x in inputs_of(model, reporter, max_rows, limit)]
+        tuned = [(x, expected_outputs(torch_model, form, heads, x)) for x in rows]
+        model.model.attachment.merge()  # pyright: ignore[reportOptionalCall]
     parsed = model.recipe is not None and all(x.parse_special_tokens for x in model.recipe.data)
     literal = not parsed and form.task != "masked_lm"  # whose texts hold the mask
     set_encoding(tokenizer, torch_model.config, model.assets.processor.stop_ids, model.assets.max_length, literal)
@@ -261,7 +265,7 @@ def write_with_head(model: Model, form: PlainForm, folder: Path, storage: Storag
         plain = plain_class(torch_model, form, heads)
     ids = torch.tensor([tokenizer(PROBE).input_ids[:limit]], device=torch_model.device)
     expected = expected_outputs(torch_model, form, heads, ids)
-    report = write_plain(plain, tokenizer, folder, form, heads, expected, ids, storage)
+    report = write_plain(plain, tokenizer, folder, form, heads, expected, ids, storage, tuned)
     if form.pooling is not None:
         write_modules(folder, form, heads, torch_model.config.get_text_config().hidden_size, limit, storage.dtype)
     write_readme(folder, form, model.objective.name)

@@ -37,6 +37,7 @@ ANSWER_TOKENS = 256  # of one answer; the rest of a long one is not compared
 READ_TOKENS = 10_000  # prompts included: on two cores half a minute for each form of a 135 M model
 MAX_ROWS = 1000
 CONVERSATIONS = 500
+PREDICTIONS = 200  # rows of a model that predicts
 
 
 def verify_run(target: str, source: str, reporter: Reporter, max_rows: int | None = None) -> VerificationReport:
@@ -187,6 +188,31 @@ def examples_of(model: Model) -> Iterator[list[SourcedExample]]:
         yield []
     training = read_sources(recipe.data, recipe.objective, 1.0, model.training_columns).examples
     yield split(training, recipe.validation)[0] if isinstance(recipe.validation, float) else training
+
+
+def inputs_of(model: Model, reporter: Reporter, max_rows: int | None, limit: int) -> list[list[int]]:
+    """The ids of rows that a model with a head predicts: held-out ones, then training rows; [] where they are gone.
+
+    Args:
+        limit: tokens of a row; the rest is not read.
+    """
+    rows: list[list[int]] = []
+    read = 0
+    try:
+        for x in (x.without_task for examples in examples_of(model) for x in examples):
+            if len(rows) >= (max_rows or PREDICTIONS) or (max_rows is None and read >= READ_TOKENS):
+                break
+            if not isinstance(x.example, model.objective.traits.example_type):
+                continue  # of another task
+            try:
+                ids = model.objective.encode_input(x.example, model.assets.processor)["input_ids"]
+            except InvalidValue:  # nothing is masked in it
+                ids = model.assets.processor.text(x.example.full_text)
+            rows.append([int(token) for token in ids][:limit])
+            read += len(rows[-1])
+    except (DataError, RecipeError, OSError) as error:
+        reporter.warn(Message("the run's rows cannot be read, so a probe text is compared: {error}", error=error))
+    return [x for x in rows if x]
 
 
 def encoded_rows(model: Model, examples: Sequence[SourcedExample], reporter: Reporter) -> Iterator[Row]:

@@ -282,9 +282,9 @@ def test_merge_record_written(pair: list, tmp_path: Path) -> None:
         (("task_arithmetic", 2, (1.0,), None, None), "weights: 1 weights for 2 results; give one each."),
         (("task_arithmetic", 2, (1.0, float("nan")), None, None), "weights: 1.0, nan are not all finite numbers."),
         (("linear", 2, (1.0, -1.0), None, None), "an average takes weights of at least 0, not all of them 0; a sum"),
-        (("task_arithmetic", 2, (), 0.2, None), "density: method sum keeps every value; density is for ties, dare, dare_ties."),
+        (("task_arithmetic", 2, (), 0.2, None), "density: method task_arithmetic keeps every value; density is for ties, dare_linear, dare_ties."),
         (("ties", 2, (), 0.0, None), "density: 0 is not a fraction; give more than 0, at most 1"),
-        (("ties", 2, (), None, 3), "seed: method ties is not random; seed is for dare, dare_ties."),
+        (("ties", 2, (), None, 3), "seed: method ties is not random; seed is for dare_linear, dare_ties."),
     ],
 )  # fmt: skip
 def test_wrong_arguments(asked: tuple, words: str) -> None:

@@ -29,7 +29,7 @@ def computing_in_fp32(model: nn.Module) -> Iterator[None]:
     def widen(module: nn.Module, *_: Any) -> None:
         own = [(x, x.data) for x in module.parameters(recurse=False) if x.dtype in LOW_PRECISION]
         stored[id(module)] = own
-        for weight, _ in own:
+        for weight, _data in own:
             weight.data = weight.data.float()
 
     def restore(module: nn.Module, *_: Any) -> None:
