@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from weitiao.pipeline.exporting import ExportReport
     from weitiao.pipeline.inference import Model
     from weitiao.pipeline.merging import MergeReport
+    from weitiao.pipeline.verification import EndpointReport, VerificationReport
 
 
 def train(
@@ -176,28 +177,35 @@ def merge(
     targets: "str | Path | Run | Sequence[str | Path | Run]",
     out: str | Path,
     *,
-    method: str = "average",
+    method: str = "linear",
     weights: Sequence[float] = (),
     density: float | None = None,
     seed: int | None = None,
+    rank: int | None = None,
     dtype: str = "auto",
     task: str = "",
+    max_rows: int | None = None,
+    max_shard_size: str = "5GB",
     verbose: bool | int = False,
 ) -> "MergeReport":
-    """Merge a run into its base model, or several runs of one base model into one; checked after reloading.
+    """Merge a run into its base model, or several runs of one base model into one; what was written is opened again and
+    compared on the run's own answers.
 
     Args:
         out: a new folder. Of one run: a model that plain transformers or sentence-transformers opens. Of several: a LoRA
-            in PEFT's format where that is exact (average and sum of LoRAs), otherwise a merged model.
-        method: of several: average, sum, ties, dare or dare_ties.
+            in PEFT's format where that is exact (linear, task_arithmetic) or asked for (svd), otherwise a merged model.
+        method: of several: linear, task_arithmetic, ties, dare_linear, dare_ties or svd.
         weights: one for each; default 1.
         density: the fraction that ties and dare keep; default 0.2.
         seed: of what dare drops.
+        rank: of the LoRA that svd writes.
         dtype: what a merged model is stored in: fp32, bf16, fp16; auto: as the base.
         task: of a multi-task run, which task.
+        max_rows: rows that are compared; None: until about 2,000 answer tokens, within a bound of time.
+        max_shard_size: of one file of weights (of one run).
 
     Raises:
-        ModelError: one cannot be merged, their base models differ, or the reloaded model gives other outputs.
+        ModelError: one cannot be merged, their base models differ, or what was written is not the tuned model.
     """
     reporter = _reporter(verbose)
     _import_pipeline(reporter)
@@ -207,8 +215,39 @@ def merge(
     _warn_unfinished(paths, reporter)
     if len(paths) == 1:
         with reporter.spin(Message("merging, reloading and comparing")):
-            return merging.merge_run(paths[0], str(out), dtype, task)
-    return merging.merge_several(paths, str(out), reporter, method, weights, density, seed, dtype)
+            return merging.merge_run(paths[0], str(out), dtype, task, reporter, max_rows, max_shard_size)
+    return merging.merge_several(paths, str(out), reporter, method, weights, density, seed, dtype, rank, max_rows)
+
+
+def verify(
+    target: "str | Path | Run",
+    form: str | Path,
+    *,
+    max_rows: int | None = None,
+    model: str = "",
+    key: str = "",
+    verbose: bool | int = False,
+) -> "VerificationReport | EndpointReport":
+    """Compare what is served with the run it was made of, on the run's own answers; `report.check()` raises where a bar
+    was missed.
+
+    Args:
+        form: a merged folder, an adapter folder, an exported file, or the address of an OpenAI-compatible server.
+        max_rows: rows that are compared; None: until about 2,000 answer tokens.
+        model: of a server: the name of the model.
+        key: of a server: its API key.
+
+    Raises:
+        ModelError: nothing here opens it, or the run does not generate.
+    """
+    reporter = _reporter(verbose)
+    _import_pipeline(reporter)
+    from weitiao.pipeline import verification
+
+    source = str(form)
+    if source.startswith(("http://", "https://")):
+        return verification.verify_endpoint(_path(target), source, reporter, model, key, max_rows)
+    return verification.verify_run(_path(target), source, reporter, max_rows)
 
 
 def export(

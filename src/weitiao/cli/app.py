@@ -8,7 +8,7 @@ import typer
 from weitiao.cli.export import export
 from weitiao.cli.inference import chat, generate, merge, predict
 from weitiao.cli.recipes import explain, init, schema
-from weitiao.cli.results import evaluate, runs, why
+from weitiao.cli.results import evaluate, runs, verify, why
 from weitiao.cli.run_command import Group, add_command
 from weitiao.cli.serving import serve
 from weitiao.cli.setup import bench_machine, doctor, download

@@ -12,6 +12,7 @@ from weitiao.cli.run_command import (
     Columns,
     Encoding,
     Format,
+    MaxRows,
     Target,
     source_settings,
     split_numbers,
@@ -139,14 +140,21 @@ def merge(
         list[str], typer.Argument(help="A run or adapter (or several on one base model), then a new folder, unless --out.")
     ],
     out: Annotated[str, typer.Option(help="The new folder; default: the last of TARGETS.")] = "",
-    method: Annotated[str, typer.Option(help="Of several: average, sum, ties, dare or dare_ties.")] = "average",
+    method: Annotated[
+        str, typer.Option(help="Of several: linear, task_arithmetic, ties, dare_linear, dare_ties or svd.")
+    ] = "linear",
     weights: Annotated[
         str, typer.Option(help="Of several: one each, separated by commas (0.7,0.3); default: 1 each.")
     ] = "",
     density: Annotated[float | None, typer.Option(help="Fraction that ties and dare keep; default: 0.2.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of what dare drops; default: 0.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Of the LoRA that svd writes; default: the highest of theirs.")] = None,
     dtype: Annotated[str, typer.Option(help="Store the model in fp32, bf16 or fp16; auto: as its base.")] = "auto",
     task: Annotated[str, typer.Option(help="Of a multi-task run: the task to write.")] = "",
+    max_rows: MaxRows = None,
+    max_shard_size: Annotated[
+        str, typer.Option(help="Of one file of weights: what merging needs in memory besides the model.")
+    ] = "5GB",
 ) -> None:
     """Merge a run into its base model (a folder that plain transformers opens), or several runs into one."""
     from weitiao import api
@@ -156,7 +164,8 @@ def merge(
     if not out:
         *targets, out = targets
     factors = split_numbers(weights, "--weights")
-    options: dict[str, Any] = {"density": density, "seed": seed, "dtype": dtype, "task": task}
+    options: dict[str, Any] = {"density": density, "seed": seed, "rank": rank, "dtype": dtype, "task": task}
+    options |= {"max_rows": max_rows, "max_shard_size": max_shard_size}
     report = api.merge(targets, out, method=method, weights=factors, **options, verbose=True)
     message = Message(
         "merged into {folder}, {form}, {size}; reloaded: {check}",

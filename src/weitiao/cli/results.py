@@ -1,12 +1,13 @@
 """Commands that look at results: evaluate, runs, why."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from weitiao.cli.run_command import AsJson, Columns, Encoding, Format, Target, print_json, source_settings
+from weitiao.cli.run_command import AsJson, Columns, Encoding, Format, MaxRows, Target, print_json, source_settings
 from weitiao.core.messages import Message, translate
 
 RUN_COLUMNS = (
@@ -54,6 +55,34 @@ def evaluate(
     console.print(table)
     for note in dict.fromkeys(note for score in scores.values() for note in score.notes):
         console.print(str(note), soft_wrap=True, markup=False)
+
+
+def verify(
+    target: Annotated[str, typer.Argument(help="A run folder.")],
+    form: Annotated[
+        str, typer.Argument(help="A merged folder, an adapter folder, an exported file, or the address of a server.")
+    ],
+    max_rows: MaxRows = None,
+    model: Annotated[str, typer.Option(help="Of a server: the name of the model; default: its only one.")] = "",
+    key_file: Annotated[str, typer.Option(help="Of a server: a file with its API key.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Prove that what is served is the model that was trained: answers, template and stop tokens, on the run's own rows."""
+    from weitiao import api
+
+    key = Path(key_file).read_text(encoding="utf-8").strip() if key_file else ""
+    report = api.verify(target, form, max_rows=max_rows, model=model, key=key, verbose=not as_json)
+    if as_json:
+        print_json(report.as_json())
+    else:
+        console = Console(highlight=False)
+        for line in report.lines:
+            console.print(str(line), soft_wrap=True, markup=False)
+    report.check()
+    if not as_json:
+        Console(highlight=False).print(
+            str(Message("{form} is the model that was trained", form=form)), style="green", soft_wrap=True, markup=False
+        )
 
 
 def runs(

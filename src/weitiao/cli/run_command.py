@@ -37,6 +37,10 @@ Columns = Annotated[
 ]
 Encoding = Annotated[str, typer.Option(help="Text encoding of the file; auto: as in training, unless it is UTF-8.")]
 Format = Annotated[str, typer.Option(help="File format; auto: as in training, or by the file's extension.")]
+MaxRows = Annotated[
+    int | None,
+    typer.Option(min=1, help="Rows of the run that are compared; default: until about 2,000 answer tokens."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

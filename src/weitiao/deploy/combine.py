@@ -1,16 +1,21 @@
-"""Merge several adapters of one base model: average, sum, TIES, DARE of their task vectors.
+"""Merge several adapters of one base model: weighted sums, TIES, DARE, SVD of their task vectors.
 
     tau_i = theta_i - theta_base            of every weight that one of them changed
 
-    average     sum w_i tau_i / sum w_i
-    sum         sum w_i tau_i               task arithmetic: Ilharco et al. 2023, arXiv 2212.04089, sec. 2; a negative
-                                            weight makes the model unlearn
-    ties        trim, elect, merge          Yadav et al. 2023, arXiv 2306.01708, sec. 3
-    dare        drop and rescale, then sum  Yu et al. 2023, arXiv 2311.03099, sec. 3
-    dare_ties   drop and rescale instead of trim, then elect and merge
+    linear            sum w_i tau_i / sum w_i
+    task_arithmetic   sum w_i tau_i               Ilharco et al. 2023, arXiv 2212.04089, sec. 2; a negative weight makes the
+                                                  model unlearn
+    ties              trim, elect, merge          Yadav et al. 2023, arXiv 2306.01708, sec. 3
+    dare_linear       drop and rescale, then sum  Yu et al. 2023, arXiv 2311.03099, sec. 3
+    dare_ties         drop and rescale instead of trim, then elect and merge
+    svd               sum w_i tau_i as one LoRA of a given rank: the best approximation of each matrix (Eckart and Young
+                      1936), which keeps the share sum_{i <= R} sigma_i^2 / sum_i sigma_i^2 of it
 
     ties        tau_1    3  -1  .2  -4    trim to the     3   .   .  -4    elect   +  -  .  -    mean of      3  -2   .  -3
                 tau_2   .1  -2   1  -2    largest half    .  -2   .  -2    a sign                those agreeing
+
+The names are mergekit's and PEFT's. PEFT's `linear` adds A and B separately and does not divide by the sum of the weights;
+its `cat` is our task_arithmetic, its `svd` our svd.
 
 Trimming ranks all values of a task vector together, as the paper does, not matrix by matrix. PEFT's ties and dare work
 on A and B separately, which is something else: a trimmed A times a trimmed B is not a trimmed product (its *_svd
@@ -29,13 +34,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weitiao.core.errors import RecipeError
+from weitiao.core.errors import ModelError, RecipeError
 from weitiao.core.messages import Message
 from weitiao.core.registry import nearest
 
-MERGE_METHODS = ("average", "sum", "ties", "dare", "dare_ties")
-SPARSE = ("ties", "dare", "dare_ties")
+MERGE_METHODS = ("linear", "task_arithmetic", "ties", "dare_linear", "dare_ties", "svd")
+SPARSE = ("ties", "dare_linear", "dare_ties")
+RENAMED = {"average": "linear", "sum": "task_arithmetic", "cat": "task_arithmetic", "dare": "dare_linear"}
 DENSITY = 0.2  # what the TIES paper keeps where nothing is searched for (sec. 5)
+
+A, B = ".lora_A.weight", ".lora_B.weight"
 
 TaskVector = Mapping[str, Tensor]
 """A parameter's name -> what was added to the base's."""
@@ -53,10 +61,18 @@ class MergeMethod:
     """The fraction of each task vector that is kept."""
     seed: int = 0
     """Of the values that DARE drops."""
+    rank: int | None = None
+    """Of the LoRA that svd writes; None: the highest of the LoRAs."""
 
     @classmethod
     def make(
-        cls, name: str, count: int, weights: Sequence[float], density: float | None, seed: int | None
+        cls,
+        name: str,
+        count: int,
+        weights: Sequence[float],
+        density: float | None,
+        seed: int | None,
+        rank: int | None = None,
     ) -> "MergeMethod":
         """From a user's options for `count` task vectors; defaults are weight 1 each, density 0.2, seed 0.
 
@@ -67,7 +83,7 @@ class MergeMethod:
             raise RecipeError(
                 "there is no merge method {name!r}.{hint} There are: {methods}.",
                 name=name,
-                hint=nearest(name, MERGE_METHODS),
+                hint=nearest(name, MERGE_METHODS, RENAMED),
                 methods=", ".join(MERGE_METHODS),
             )
         if count < 2:
@@ -79,9 +95,10 @@ class MergeMethod:
         if not all(math.isfinite(w) for w in weights):
             raise RecipeError("weights: {weights} are not all finite numbers.", weights=", ".join(map(str, weights)))
         weights = tuple(weights) or (1.0,) * count
-        if name == "average" and (min(weights) < 0 or sum(weights) == 0):
+        if name == "linear" and (min(weights) < 0 or sum(weights) == 0):
             raise RecipeError(
-                "weights: an average takes weights of at least 0, not all of them 0; a sum (--method sum) takes any."
+                "weights: an average takes weights of at least 0, not all of them 0; a sum (--method task_arithmetic) "
+                "takes any."
             )
         if density is not None and name not in SPARSE:
             raise RecipeError(
@@ -92,9 +109,15 @@ class MergeMethod:
                 "density: {density:g} is not a fraction; give more than 0, at most 1 (0.2 keeps a fifth).", density=density
             )
         if seed is not None and not name.startswith("dare"):
-            raise RecipeError("seed: method {name} is not random; seed is for dare, dare_ties.", name=name)
-        total = sum(weights) if name == "average" else 1.0
-        return cls(name, tuple(w / total for w in weights), (density or DENSITY) if name in SPARSE else 1.0, seed or 0)
+            raise RecipeError("seed: method {name} is not random; seed is for dare_linear, dare_ties.", name=name)
+        if rank is not None and name != "svd":
+            raise RecipeError("rank: method {name} has no rank to choose; rank is for svd.", name=name)
+        if rank is not None and rank < 1:
+            raise RecipeError("rank: {rank} is no rank; give 1 or more.", rank=rank)
+        total = sum(weights) if name == "linear" else 1.0
+        return cls(
+            name, tuple(w / total for w in weights), (density or DENSITY) if name in SPARSE else 1.0, seed or 0, rank
+        )
 
     @property
     def message(self) -> Message:
@@ -107,8 +130,8 @@ class MergeMethod:
 
     @property
     def linear(self) -> bool:
-        """The result is a weighted sum of the task vectors."""
-        return self.name in ("average", "sum")
+        """The result is a weighted sum of the task vectors; of svd, before it is cut to its rank."""
+        return self.name in ("linear", "task_arithmetic", "svd")
 
     def combine(self, task_vectors: Sequence[TaskVector]) -> dict[str, Tensor]:
         """One task vector of several. A vector that lacks a weight did not change it."""
@@ -127,14 +150,30 @@ class MergeMethod:
         return merged
 
     def as_adapter(self, adapters: Sequence[Adapter | None]) -> tuple[Adapter | None, Message]:
-        """The one adapter that is exactly the merge of these, or None; and what is written, with the reason."""
+        """The one adapter that is the merge of these, or None; and what is written, with the reason.
+
+        Raises:
+            ModelError: svd of something else than plain LoRAs.
+        """
         if not self.linear:
             return None, Message("a merged model (the result of {name} is not low-rank)", name=self.name)
         loras = [adapter for adapter in adapters if adapter is not None and is_plain_lora(adapter)]
+        if self.name == "svd":
+            if len(loras) < len(adapters):
+                raise ModelError("method svd: it takes plain LoRAs only; task_arithmetic adds any results into one model.")
+            cut, energy, worst = truncate(concatenate_loras(loras, self.weights), self.rank or highest_rank(loras))
+            return cut, Message(
+                "a LoRA of rank {rank} in PEFT's format, which keeps {energy:.2%} of the change (the least: {least:.2%}, "
+                "in {layer})",
+                rank=cut[0]["r"],
+                energy=energy,
+                least=worst[0],
+                layer=worst[1],
+            )
         if len(loras) < len(adapters):
             return None, Message("a merged model (not all of them are plain LoRAs)")
         merged = concatenate_loras(loras, self.weights)
-        if merged is None:
+        if is_above_width(merged):
             return None, Message("a merged model (the sum of their ranks is above the width of a layer)")
         return merged, Message(
             "a LoRA of rank {rank} in PEFT's format (exact for {name})", rank=merged[0]["r"], name=self.name
@@ -175,25 +214,78 @@ def is_plain_lora(adapter: Adapter) -> bool:
     return config.get("peft_type") == "LORA" and not config.get("use_dora") and config.get("bias") == "none"
 
 
-def concatenate_loras(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter | None:
-    """The weighted sum of plain LoRAs as one LoRA with scale 1; None where its rank is above the width of a layer."""
+def concatenate_loras(adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter:
+    """The weighted sum of plain LoRAs as one LoRA with scale 1, of all ranks together."""
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for (config, tensors), weight in zip(adapters, weights):
-        for name in (x.removesuffix(".lora_A.weight") for x in tensors if x.endswith(".lora_A.weight")):
-            a, b = tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"]
+        for name in layers_of(tensors):
+            a, b = tensors[name + A], tensors[name + B]
             scale = config["lora_alpha"] / (math.sqrt(len(a)) if config["use_rslora"] else len(a))
             pairs.setdefault(name, []).append((a, b * (weight * scale)))
     rank = max(sum(len(a) for a, _ in parts) for parts in pairs.values())
+    factors = {name: (torch.cat([a for a, _ in x]), torch.cat([b for _, b in x], 1)) for name, x in pairs.items()}
+    return lora_of([config for config, _ in adapters], factors, rank)
+
+
+def lora_of(configs: Sequence[dict[str, Any]], factors: Mapping[str, tuple[Tensor, Tensor]], rank: int) -> Adapter:
+    """A LoRA with scale 1.
+
+    Args:
+        configs: of the LoRAs that it is made of.
+        factors: of each layer, A [R, D_in] and B [D_out, R] with R up to `rank`: zeros are added.
+    """
     tensors: dict[str, Tensor] = {}
-    for name, parts in pairs.items():
-        a, b = torch.cat([a for a, _ in parts]), torch.cat([b for _, b in parts], 1)  # [R, D_in], [D_out, R]
-        if rank > max(a.shape[1], b.shape[0]):
-            return None
+    for name, (a, b) in factors.items():
         missing = rank - len(a)  # a layer that not all of them changed
-        tensors[f"{name}.lora_A.weight"] = torch.nn.functional.pad(a, (0, 0, 0, missing))
-        tensors[f"{name}.lora_B.weight"] = torch.nn.functional.pad(b, (0, missing))
-    first, *others = (config for config, _ in adapters)
+        tensors[name + A] = torch.nn.functional.pad(a, (0, 0, 0, missing))
+        tensors[name + B] = torch.nn.functional.pad(b, (0, missing))
+    first, *others = configs
     same_targets = all(config["target_modules"] == first["target_modules"] for config in others)
-    targets = first["target_modules"] if same_targets else sorted(name.removeprefix("base_model.model.") for name in pairs)
+    targets = first["target_modules"] if same_targets else sorted(x.removeprefix("base_model.model.") for x in factors)
     scale_one = {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": {}, "lora_dropout": 0.0}
     return {**first, **scale_one, "target_modules": targets}, tensors
+
+
+def layers_of(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of the layers that a LoRA changes, as in its file."""
+    return [x.removesuffix(A) for x in tensors if x.endswith(A)]
+
+
+def is_above_width(adapter: Adapter) -> bool:
+    """Whether its rank is above the width of a layer."""
+    config, tensors = adapter
+    return any(config["r"] > max(tensors[x + A].shape[1], tensors[x + B].shape[0]) for x in layers_of(tensors))
+
+
+def highest_rank(adapters: Sequence[Adapter]) -> int:
+    """The highest rank of LoRAs."""
+    return max(len(tensors[name + A]) for _, tensors in adapters for name in layers_of(tensors))
+
+
+def truncate(adapter: Adapter, rank: int) -> tuple[Adapter, float, tuple[float, str]]:
+    """(a LoRA cut to a rank, the share of the change that it keeps, (the least share of a layer, that layer)).
+
+    The SVD of B A [D_out, D_in] is that of a small matrix [R, R]: with B = Q_b R_b and A^T = Q_a R_a,
+    B A = Q_b (R_b R_a^T) Q_a^T = (Q_b U) S (Q_a V)^T.
+    """
+    config, tensors = adapter
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    kept = total = 0.0
+    worst = (1.0, "")
+    for name in layers_of(tensors):
+        a, b = tensors[name + A].double(), tensors[name + B].double()
+        (q_b, r_b), (q_a, r_a) = torch.linalg.qr(b), torch.linalg.qr(a.T)
+        u, s, v = torch.linalg.svd(r_b @ r_a.T, full_matrices=False)
+        root, squares = s[:rank].sqrt(), s.square()
+        factors[name] = ((root[:, None] * (v[:rank] @ q_a.T)).float(), ((q_b @ u[:, :rank]) * root).float())
+        share = float(squares[:rank].sum() / squares.sum()) if float(squares.sum()) else 1.0
+        kept, total = kept + float(squares[:rank].sum()), total + float(squares.sum())
+        worst = min(worst, (share, name.removeprefix("base_model.model.")))
+    widest = max(len(a) for a, _ in factors.values())
+    return lora_of([config], factors, min(rank, widest)), kept / total if total else 1.0, worst
+
+
+def change_of(adapter: Adapter) -> dict[str, Tensor]:
+    """What a LoRA with scale 1 adds to each weight [D_out, D_in], by the weight's name in the model."""
+    tensors = adapter[1]
+    return {x.removeprefix("base_model.model.") + ".weight": tensors[x + B] @ tensors[x + A] for x in layers_of(tensors)}

@@ -27,6 +27,7 @@ from weitiao.core.plain_form import PlainForm
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.deploy.config_spellings import write_both_spellings
 from weitiao.deploy.generation_files import other_settings, set_stop_tokens
+from weitiao.deploy.predictions import compare_predictions
 from weitiao.deploy.probe import PROBE, Probe, answers_alike, probe_of, probe_outputs
 from weitiao.deploy.verify import VerificationReport
 
@@ -256,18 +257,20 @@ def write_plain(
     expected: torch.Tensor,
     ids: torch.Tensor,
     storage: Storage,
+    rows: Sequence[tuple[torch.Tensor, torch.Tensor]] = (),
 ) -> MergeReport:
     """Save a model in the form that other libraries know, load it again with plain transformers and compare.
 
     Args:
         model: of transformers' class for the form.
         expected: [1, T, C]: the outputs of the tuned model for the ids [1, T] of the probe text.
+        rows: of the Run: ids [1, T], and the outputs [1, T, C] of the tuned model before it was merged.
 
     Raises:
-        ModelError: the reloaded model gives other outputs, or its tokenizer other ids.
+        ModelError: the reloaded model gives other outputs, predicts otherwise, or its tokenizer gives other ids.
     """
 
-    def outputs(model: Any) -> torch.Tensor:
+    def outputs(model: Any, ids: torch.Tensor = ids) -> torch.Tensor:
         with torch.no_grad():
             out = model(input_ids=ids.to(model.device))
         if form.task == "question_answering":
@@ -278,7 +281,11 @@ def write_plain(
         hidden = out.last_hidden_state
         return (hidden if weight is None else nn.functional.linear(hidden, weight, bias)).cpu()
 
-    _, report = save_and_reload(model, HEAD_CLASSES[form.task], folder, expected, outputs, storage)
+    reloaded, report = save_and_reload(model, HEAD_CLASSES[form.task], folder, expected, outputs, storage)
+    if rows:
+        predictions = compare_predictions(form, [x for _, x in rows], [outputs(reloaded, row) for row, _ in rows])
+        predictions.check(folder, storage.dtype)
+        report = replace(report, predictions=predictions.message)
     tokenizer.save_pretrained(folder)
     same_ids = AutoTokenizer.from_pretrained(folder, local_files_only=True)(PROBE).input_ids[: ids.shape[1]]
     if list(same_ids) != ids[0].tolist():

@@ -21,7 +21,7 @@ from weitiao.core.plain_form import PlainForm
 from weitiao.core.processor import Processor
 from weitiao.core.reporter import Reporter
 from weitiao.deploy import merge as merge_into_base
-from weitiao.deploy.combine import Adapter, MergeMethod
+from weitiao.deploy.combine import Adapter, MergeMethod, change_of
 from weitiao.deploy.forms.transformers import TransformersForm
 from weitiao.deploy.generation_files import set_encoding
 from weitiao.deploy.merge import (
@@ -41,6 +41,7 @@ from weitiao.deploy.readme import write_readme
 from weitiao.deploy.recording import Recording
 from weitiao.deploy.sentence_transformers import add_end_token, write_modules
 from weitiao.deploy.verify import Subject, rows_of_change, verify
+from weitiao.model.adapters.module_replacement import is_transposed
 from weitiao.model.adapters.peft_format import write_adapter
 from weitiao.model.backbone.plain_class import backbone_of, expected_outputs, plain_class, set_labels
 from weitiao.model.loading.load import Base
@@ -53,7 +54,7 @@ from weitiao.pipeline.inference import Model, open_model
 from weitiao.pipeline.load import BaseAssets, apply_adapter, attach, load_stacked_base, merge_adapter
 from weitiao.pipeline.predict import RowPredictor
 from weitiao.pipeline.trained import TrainedRun, base_chain, read_trained
-from weitiao.pipeline.verification import subject_of
+from weitiao.pipeline.verification import inputs_of, subject_of
 
 
 def merge_run(
@@ -94,7 +95,7 @@ def merge_run(
             command=command(),
         )
     if form is not None:
-        return write_with_head(model, form, folder, storage)
+        return write_with_head(model, form, folder, storage, reporter, max_rows)
     prompt, ends_turns = example_prompt(model)
     if architecture.kind == "encoder" or architecture.modality == "speech":
         return merge_into_base.merge(model.model, model.tokenizer, folder, storage, prompt, ends_turns)
@@ -238,7 +239,9 @@ def example_prompt(model: Model) -> tuple[list[int], bool]:
         return [], True
 
 
-def write_with_head(model: Model, form: PlainForm, folder: Path, storage: Storage) -> MergeReport:
+def write_with_head(
+    model: Model, form: PlainForm, folder: Path, storage: Storage, reporter: Reporter, max_rows: int | None = None
+) -> MergeReport:
     """Merge a run whose objective has a head, or one vector for a text, and write the form that other libraries know.
 
     Raises:
@@ -247,9 +250,11 @@ def write_with_head(model: Model, form: PlainForm, folder: Path, storage: Storag
     refuse_unmergeable(model.model)
     refuse_nonempty(folder)
     torch_model, heads, tokenizer = model.torch_model, model.model.heads, model.tokenizer
-    with torch.no_grad():
-        model.model.attachment.merge()  # pyright: ignore[reportOptionalCall]
     limit = RowPredictor.make(model).max_length
+    with torch.no_grad():
+        rows = [torch.tensor([x], device=torch_model.device) for x in inputs_of(model, reporter, max_rows, limit)]
+        tuned = [(x, expected_outputs(torch_model, form, heads, x)) for x in rows]
+        model.model.attachment.merge()  # pyright: ignore[reportOptionalCall]
     parsed = model.recipe is not None and all(x.parse_special_tokens for x in model.recipe.data)
     literal = not parsed and form.task != "masked_lm"  # whose texts hold the mask
     set_encoding(tokenizer, torch_model.config, model.assets.processor.stop_ids, model.assets.max_length, literal)
@@ -261,7 +266,7 @@ def write_with_head(model: Model, form: PlainForm, folder: Path, storage: Storag
         plain = plain_class(torch_model, form, heads)
     ids = torch.tensor([tokenizer(PROBE).input_ids[:limit]], device=torch_model.device)
     expected = expected_outputs(torch_model, form, heads, ids)
-    report = write_plain(plain, tokenizer, folder, form, heads, expected, ids, storage)
+    report = write_plain(plain, tokenizer, folder, form, heads, expected, ids, storage, tuned)
     if form.pooling is not None:
         write_modules(folder, form, heads, torch_model.config.get_text_config().hidden_size, limit, storage.dtype)
     write_readme(folder, form, model.objective.name)
@@ -272,23 +277,26 @@ def merge_several(
     targets: Sequence[str],
     out: str,
     reporter: Reporter,
-    method: str = "average",
+    method: str = "linear",
     weights: Sequence[float] = (),
     density: float | None = None,
     seed: int | None = None,
     dtype: str = "auto",
+    rank: int | None = None,
+    max_rows: int | None = None,
 ) -> MergeReport:
     """Merge several results of one base model: a PEFT adapter where that is exact, otherwise a merged model.
 
     Args: as in deploy/combine.py; defaults are printed.
         dtype: of a merged model, as in `merge_run`.
+        max_rows: rows of the first Run on which what was written is compared with the merge in memory.
 
     Raises:
         RecipeError: an option is impossible.
         ModelError: their base models differ, one cannot be merged, or what was written gives other outputs.
     """
     check_dtype(dtype)
-    folder, merge_method = Path(out), MergeMethod.make(method, len(targets), weights, density, seed)
+    folder, merge_method = Path(out), MergeMethod.make(method, len(targets), weights, density, seed, rank)
     refuse_nonempty(folder)
     results = read_on_one_base(targets)
     first, assets = results[0]
@@ -298,19 +306,16 @@ def merge_several(
         assets.folder, assets.base_chain, Method.untouched(), torch.float32, hardware.device(), assets.processor
     )
     vectors, adapters = task_vectors(base, [trained for trained, _ in results], assets, reporter)
-    parameters = dict(base.model.named_parameters())
-    for name, change in merge_method.combine(vectors).items():
-        parameters[name].data.add_(change.to(parameters[name].device))
-    merged = Model(attach(base, Method.untouched(), first.objective, assets.processor), assets, first.objective)
-    prompt, ends_turns = example_prompt(merged)
-    probe = probe_of(merged.model, assets.tokenizer, prompt)
     adapter, form = merge_method.as_adapter(adapters)
+    add_change(base, merge_method, vectors, adapter)
+    attached = attach(base, Method.untouched(), first.objective, assets.processor)
+    merged = Model(attached, assets, first.objective, first.recipe, training_columns=first.columns)
     if len({str(x.tokenizer.chat_template) for _, x in results}) > 1:
         form = Message("{form}; chat templates differ, and that of {first} is used", form=form, first=targets[0])
     if adapter is None:
-        storage = storage_like(stored_dtype(assets.folder), dtype)
-        report = write_model(merged.model, assets.tokenizer, folder, probe, storage, ends_turns)
+        report = write_merged(merged, folder, storage_like(stored_dtype(assets.folder), dtype), reporter, max_rows)
     else:
+        probe = probe_of(merged.model, assets.tokenizer, example_prompt(merged)[0])
         write_adapter(*adapter, folder, first.base)
         write_adapter_files(merged.model, assets, first.objective, folder, with_template=bool(first.template))
         reloaded = open_model(out, "fp32").torch_model
@@ -320,6 +325,30 @@ def merge_several(
     record = {**asdict(merge_method), "results": [{"folder": str(x.folder), "identity": x.identity} for x, _ in results]}
     write_text(folder / "merge.json", json.dumps(record, indent=1) + "\n")
     return replace(report, form=form)
+
+
+def add_change(
+    base: Base, method: MergeMethod, vectors: Sequence[dict[str, torch.Tensor]], adapter: Adapter | None
+) -> None:
+    """Add the merged change to the base's weights: of svd, what its LoRA holds."""
+    parameters = dict(base.model.named_parameters())
+    from_lora = adapter is not None and method.name == "svd"
+    changes = change_of(adapter) if from_lora and adapter is not None else method.combine(vectors)
+    for name, change in changes.items():
+        weight = parameters[name].data
+        layer = base.model.get_submodule(name.rpartition(".")[0])
+        weight.add_((change.T if from_lora and is_transposed(layer) else change).to(weight.device))
+
+
+def write_merged(merged: Model, folder: Path, storage: Storage, reporter: Reporter, max_rows: int | None) -> MergeReport:
+    """Write a model that is merged in memory, and compare what was written with it."""
+    prompt, ends_turns = example_prompt(merged)
+    if merged.assets.architecture.kind == "encoder":
+        probe = probe_of(merged.model, merged.tokenizer, prompt)
+        return write_model(merged.model, merged.tokenizer, folder, probe, storage, ends_turns)
+    written = MergedFolder(folder, storage, SHARD, reporter)
+    recorded = written.record(merged, prompt, max_rows)
+    return written.verify(recorded, written.write(merged, ends_turns))
 
 
 def task_vectors(

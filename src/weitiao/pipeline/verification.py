@@ -22,6 +22,8 @@ from weitiao.data.chat.template import Template
 from weitiao.data.prepare import Encoder, held_out_sources, read_held_out
 from weitiao.data.read import read_sources, split
 from weitiao.data.tokenization import ChatProcessor
+from weitiao.deploy.endpoint import Endpoint
+from weitiao.deploy.endpoint_report import EndpointReport, compare_endpoint
 from weitiao.deploy.fidelity import AnswerRow, LogProbs
 from weitiao.deploy.forms.transformers import answer_log_probs
 from weitiao.deploy.probe import PROBE
@@ -32,9 +34,10 @@ from weitiao.plan.resolve import resolve_rows
 
 POSITIONS = 2000  # answer tokens that are compared, where the data have them
 ANSWER_TOKENS = 256  # of one answer; the rest of a long one is not compared
-READ_TOKENS = 20_000  # prompts included: on a small machine a minute for each form of a 135 M model
+READ_TOKENS = 10_000  # prompts included: on two cores half a minute for each form of a 135 M model
 MAX_ROWS = 1000
 CONVERSATIONS = 500
+PREDICTIONS = 200  # rows of a model that predicts
 
 
 def verify_run(target: str, source: str, reporter: Reporter, max_rows: int | None = None) -> VerificationReport:
@@ -58,6 +61,24 @@ def verify_run(target: str, source: str, reporter: Reporter, max_rows: int | Non
     if Path(source).is_dir():
         report.write(Path(source))
     return report
+
+
+def verify_endpoint(
+    target: str, url: str, reporter: Reporter, model: str = "", key: str = "", max_rows: int | None = None
+) -> EndpointReport:
+    """Compare a served model with the Run.
+
+    Args:
+        url: of an OpenAI-compatible server; only its host is contacted.
+        model: its name there.
+
+    Raises:
+        ModelError: nothing answers, it gives no log-probabilities, or the Run does not generate.
+    """
+    endpoint = Endpoint.open(url, model, key)
+    with reporter.spin(Message("loading the model")):
+        subject = subject_of(open_model(target, precision="fp32"), reporter, max_rows)
+    return compare_endpoint(subject, endpoint, reporter.track)
 
 
 def open_form(source: str, base: Path) -> Form:
@@ -95,7 +116,8 @@ def subject_of(model: Model, reporter: Reporter, max_rows: int | None = None) ->
             objective=model.objective.name,
         )
     rows, conversations, rows_of = rows_to_compare(model, reporter, max_rows)
-    can_switch_off = model.model.attachment.set_enabled is not None
+    attachment = model.model.attachment
+    can_switch_off = attachment.set_enabled is not None and bool(attachment.trainable)
     return Subject(
         log_probs_of(model.model),
         rows,
@@ -166,6 +188,31 @@ def examples_of(model: Model) -> Iterator[list[SourcedExample]]:
         yield []
     training = read_sources(recipe.data, recipe.objective, 1.0, model.training_columns).examples
     yield split(training, recipe.validation)[0] if isinstance(recipe.validation, float) else training
+
+
+def inputs_of(model: Model, reporter: Reporter, max_rows: int | None, limit: int) -> list[list[int]]:
+    """The ids of rows that a model with a head predicts: held-out ones, then training rows; [] where they are gone.
+
+    Args:
+        limit: tokens of a row; the rest is not read.
+    """
+    rows: list[list[int]] = []
+    read = 0
+    try:
+        for x in (x.without_task for examples in examples_of(model) for x in examples):
+            if len(rows) >= (max_rows or PREDICTIONS) or (max_rows is None and read >= READ_TOKENS):
+                break
+            if not isinstance(x.example, model.objective.traits.example_type):
+                continue  # of another task
+            try:
+                ids = model.objective.encode_input(x.example, model.assets.processor)["input_ids"]
+            except InvalidValue:  # nothing is masked in it
+                ids = model.assets.processor.text(x.example.full_text)
+            rows.append([int(token) for token in ids][:limit])
+            read += len(rows[-1])
+    except (DataError, RecipeError, OSError) as error:
+        reporter.warn(Message("the run's rows cannot be read, so a probe text is compared: {error}", error=error))
+    return [x for x in rows if x]
 
 
 def encoded_rows(model: Model, examples: Sequence[SourcedExample], reporter: Reporter) -> Iterator[Row]:

@@ -105,11 +105,11 @@ def test_ties_equals_definition(three: list, density: float) -> None:
 
 def test_sum_and_average_equal_definition(three: list) -> None:
     vectors = [flat(full(x)) for x in three]
-    got = MergeMethod.make("sum", 3, WEIGHTS, None, None).combine(three)
+    got = MergeMethod.make("task_arithmetic", 3, WEIGHTS, None, None).combine(three)
     assert flat(got) == pytest.approx([sum(w * x for w, x in zip(WEIGHTS, v)) for v in zip(*vectors)], abs=1e-6)
-    got = MergeMethod.make("average", 3, (1.0, 2.0, 5.0), None, None).combine(three)
+    got = MergeMethod.make("linear", 3, (1.0, 2.0, 5.0), None, None).combine(three)
     assert flat(got) == pytest.approx([(a + 2 * b + 5 * c) / 8 for a, b, c in zip(*vectors)], abs=1e-6)
-    assert MergeMethod.make("average", 4, (), None, None).weights == (0.25,) * 4
+    assert MergeMethod.make("linear", 4, (), None, None).weights == (0.25,) * 4
 
 
 def test_dare_drops_and_rescales_deterministically(three: list) -> None:
@@ -117,13 +117,13 @@ def test_dare_drops_and_rescales_deterministically(three: list) -> None:
     kept = drop_and_rescale(three[0], 0.25, torch.Generator().manual_seed(1))
     for name, x in three[0].items():
         assert bool(((kept[name] == 0) | torch.isclose(kept[name], x / 0.25)).all())
-    one, two, other = (flat(MergeMethod.make("dare", 3, WEIGHTS, 0.5, seed).combine(three)) for seed in (4, 4, 5))
+    one, two, other = (flat(MergeMethod.make("dare_linear", 3, WEIGHTS, 0.5, seed).combine(three)) for seed in (4, 4, 5))
     assert one == two != other
     many = {"x": torch.ones(200_000)}
     mean = drop_and_rescale(many, 0.1, torch.Generator().manual_seed(0))["x"].mean()
     assert abs(float(mean) - 1) < 0.03  # five standard errors: sqrt(0.9 / 0.1 / 200000) = 0.0067
-    assert flat(MergeMethod.make("dare", 3, WEIGHTS, 1.0, 0).combine(three)) == pytest.approx(
-        flat(MergeMethod.make("sum", 3, WEIGHTS, None, None).combine(three)), abs=1e-6
+    assert flat(MergeMethod.make("dare_linear", 3, WEIGHTS, 1.0, 0).combine(three)) == pytest.approx(
+        flat(MergeMethod.make("task_arithmetic", 3, WEIGHTS, None, None).combine(three)), abs=1e-6
     )
 
 
@@ -142,13 +142,13 @@ def test_ties_cancelling_values_zero() -> None:
 # -- real adapters ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("how", "weights"), [("average", ()), ("average", (3.0, 1.0)), ("sum", ()), ("sum", (1.5, -0.5))])
+@pytest.mark.parametrize(("how", "weights"), [("linear", ()), ("linear", (3.0, 1.0)), ("task_arithmetic", ()), ("task_arithmetic", (1.5, -0.5))])
 def test_sum_of_loras_is_lora(pair: list, tiny_llama: Path, tmp_path: Path, how: str, weights: tuple) -> None:
     """base + sum w_i tau_i; what is written opens here and in PEFT with equal logits."""
     made = combine(pair, tmp_path / "one", how, weights)
     assert str(made.form).startswith("a LoRA of rank 7 in PEFT's format") and made.gap <= 1e-5
-    shares = weights or ((1.0, 1.0) if how == "sum" else (0.5, 0.5))
-    shares = tuple(w / sum(shares) for w in shares) if how == "average" else shares
+    shares = weights or ((1.0, 1.0) if how == "task_arithmetic" else (0.5, 0.5))
+    shares = tuple(w / sum(shares) for w in shares) if how == "linear" else shares
     plain, changes = AutoModelForCausalLM.from_pretrained(tiny_llama), taus(pair, tiny_llama, tmp_path)
     first = logits(plain)
     for name, weight in plain.named_parameters():
@@ -162,7 +162,7 @@ def test_sum_of_loras_is_lora(pair: list, tiny_llama: Path, tmp_path: Path, how:
 
 
 def test_sum_equals_peft_cat(pair: list, tiny_llama: Path, tmp_path: Path) -> None:
-    combine(pair, tmp_path / "one", "sum", (0.7, 0.3))
+    combine(pair, tmp_path / "one", "task_arithmetic", (0.7, 0.3))
     model = peft.PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(tiny_llama), str(pair[0].folder / "adapter"), "a"
     )
@@ -194,7 +194,7 @@ def test_ties_equals_peft(train_tiny: Any, tiny_llama: Path, tmp_path: Path, den
     assert 0 < float((theirs.abs() > 1e-8).float().mean()) < 1
 
 
-@pytest.mark.parametrize("how", ["ties", "dare", "dare_ties"])
+@pytest.mark.parametrize("how", ["ties", "dare_linear", "dare_ties"])
 def test_pruned_merge_equals_definition(pair: list, tiny_llama: Path, tmp_path: Path, how: str) -> None:
     made = combine(pair, tmp_path / "one", how, (), 0.5)
     assert made.gap <= 1e-5 and (tmp_path / "one" / "model.safetensors").is_file()
@@ -217,7 +217,7 @@ def test_every_method_merged_or_refused(train_tiny: Any, tmp_path: Path, method:
         train_tiny(method=method_config(method), train={"steps": 1}, seed=s, out=str(tmp_path / f"run-{s}")) for s in (1, 2)
     ]
     try:
-        made = combine(runs, tmp_path / "one", "average")
+        made = combine(runs, tmp_path / "one", "linear")
     except ModelError as refused:
         assert method in str(refused)
         assert not (tmp_path / "one").exists()
@@ -231,8 +231,8 @@ def test_every_method_merged_or_refused(train_tiny: Any, tmp_path: Path, method:
 def test_lora_with_bias_or_high_rank_becomes_model(train_tiny: Any, pair: list, tmp_path: Path) -> None:
     biased = train_tiny(method={"name": "lora", "rank": 4, "bias": "all"}, base=str(save_model(tmp_path / "q", "qwen2")),
                    out=str(tmp_path / "biased"))  # fmt: skip
-    assert "not all of them are plain" in combine([biased, biased], tmp_path / "a", "sum").form.template
-    made = combine([pair[0]] * 13, tmp_path / "b", "average")  # rank 52, the widest layer is 48
+    assert "not all of them are plain" in combine([biased, biased], tmp_path / "a", "task_arithmetic").form.template
+    made = combine([pair[0]] * 13, tmp_path / "b", "linear")  # rank 52, the widest layer is 48
     assert str(made.form) == "a merged model (the sum of their ranks is above the width of a layer)"
     alone = results.open_model(str(pair[0].folder), "fp32").model.model
     assert gap(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "b")), logits(alone)) <= 1e-5
@@ -240,18 +240,18 @@ def test_lora_with_bias_or_high_rank_becomes_model(train_tiny: Any, pair: list, 
 
 def test_stacked_runs_merged_on_their_base(pair: list, train_tiny: Any, tmp_path: Path) -> None:
     more = [train_tiny(base=str(pair[0].folder), seed=s, out=str(tmp_path / f"up-{s}")) for s in (5, 6)]
-    assert combine(more, tmp_path / "one", "sum").gap <= 1e-5
+    assert combine(more, tmp_path / "one", "task_arithmetic").gap <= 1e-5
     assert json.loads((tmp_path / "one" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
         pair[0].folder
     )
     with pytest.raises(ModelError, match="adapters must share one base model"):
-        combine([pair[0], more[0]], tmp_path / "two", "sum")
+        combine([pair[0], more[0]], tmp_path / "two", "task_arithmetic")
 
 
 def test_same_base_in_other_folder(pair: list, tiny_llama: Path, train_tiny: Any, tmp_path: Path) -> None:
     copy = save_model(tmp_path / "copy")
     other = train_tiny(base=str(copy), out=str(tmp_path / "other"))
-    assert combine([pair[0], other], tmp_path / "one", "average").gap <= 1e-5
+    assert combine([pair[0], other], tmp_path / "one", "linear").gap <= 1e-5
 
 
 def test_chat_templates_copied_or_difference_reported(train_tiny: Any, tiny_llama: Path, tmp_path: Path) -> None:
@@ -259,15 +259,15 @@ def test_chat_templates_copied_or_difference_reported(train_tiny: Any, tiny_llam
     template.write_text(CHATML.replace("<|im_start|>", "<|im_start|>the "))
     own = train_tiny(train={"steps": 1}, chat_template=str(template))
     plain = train_tiny(train={"steps": 1}, out=str(tmp_path / "plain"))
-    made = combine([own, plain], tmp_path / "one", "sum")
+    made = combine([own, plain], tmp_path / "one", "task_arithmetic")
     assert f"chat templates differ, and that of {own.folder} is used" in str(made.form)
     assert results.open_model(str(tmp_path / "one")).assets.tokenizer.chat_template == template.read_text()
 
 
 def test_merge_record_written(pair: list, tmp_path: Path) -> None:
-    combine(pair, tmp_path / "one", "dare", (), 0.3, 5)
+    combine(pair, tmp_path / "one", "dare_linear", (), 0.3, 5)
     record = json.loads((tmp_path / "one" / "merge.json").read_text())
-    assert (record["name"], record["weights"], record["density"], record["seed"]) == ("dare", [1.0, 1.0], 0.3, 5)
+    assert (record["name"], record["weights"], record["density"], record["seed"]) == ("dare_linear", [1.0, 1.0], 0.3, 5)
     assert [x["folder"] for x in record["results"]] == [str(run.folder) for run in pair]
 
 
@@ -278,13 +278,13 @@ def test_merge_record_written(pair: list, tmp_path: Path) -> None:
     ("asked", "words"),
     [
         (("tise", 2, (), None, None), f"no merge method 'tise'. Did you mean 'ties'. .*: {', '.join(MERGE_METHODS)}."),
-        (("sum", 1, (), None, None), "a merge method combines two or more results, and 1 was given."),
-        (("sum", 2, (1.0,), None, None), "weights: 1 weights for 2 results; give one each."),
-        (("sum", 2, (1.0, float("nan")), None, None), "weights: 1.0, nan are not all finite numbers."),
-        (("average", 2, (1.0, -1.0), None, None), "an average takes weights of at least 0, not all of them 0; a sum"),
-        (("sum", 2, (), 0.2, None), "density: method sum keeps every value; density is for ties, dare, dare_ties."),
+        (("task_arithmetic", 1, (), None, None), "a merge method combines two or more results, and 1 was given."),
+        (("task_arithmetic", 2, (1.0,), None, None), "weights: 1 weights for 2 results; give one each."),
+        (("task_arithmetic", 2, (1.0, float("nan")), None, None), "weights: 1.0, nan are not all finite numbers."),
+        (("linear", 2, (1.0, -1.0), None, None), "an average takes weights of at least 0, not all of them 0; a sum"),
+        (("task_arithmetic", 2, (), 0.2, None), "density: method task_arithmetic keeps every value; density is for ties, dare_linear, dare_ties."),
         (("ties", 2, (), 0.0, None), "density: 0 is not a fraction; give more than 0, at most 1"),
-        (("ties", 2, (), None, 3), "seed: method ties is not random; seed is for dare, dare_ties."),
+        (("ties", 2, (), None, 3), "seed: method ties is not random; seed is for dare_linear, dare_ties."),
     ],
 )  # fmt: skip
 def test_wrong_arguments(asked: tuple, words: str) -> None:
@@ -306,11 +306,11 @@ def test_wrong_output_folder(
         ModelError,
         match=f"cannot combine .*other .base .*g. with .*run .base {tiny_llama}.: adapters must share one base model",
     ):
-        combine([pair[0], gpt2], tmp_path / "one", "sum")
+        combine([pair[0], gpt2], tmp_path / "one", "task_arithmetic")
     with pytest.raises(ModelError, match="is neither a run nor an adapter in PEFT's format."):
-        combine([pair[0], tiny_llama], tmp_path / "one", "sum")
+        combine([pair[0], tiny_llama], tmp_path / "one", "task_arithmetic")
     with pytest.raises(ModelError, match="is not empty. Name a folder that does not exist yet."):
-        combine(pair, pair[0].folder, "sum")
+        combine(pair, pair[0].folder, "task_arithmetic")
     (pair[1].folder / "best" / "weights.safetensors").unlink()
     with pytest.raises(RunError, match="has no result yet"):
-        combine(pair, tmp_path / "one", "sum")
+        combine(pair, tmp_path / "one", "task_arithmetic")

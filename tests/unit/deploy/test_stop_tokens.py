@@ -90,7 +90,7 @@ def test_batch_of_prompts_answered_by_plain_transformers(memorized: Any, tmp_pat
 
 def test_merge_of_several_runs_stops(memorized: Any, tmp_path: Path) -> None:
     runs = [str(memorized(seed=seed, out=str(tmp_path / f"run-{seed}")).folder) for seed in (1, 1 + 1)]
-    report = merging.merge_several(runs, str(tmp_path / "out"), Reporter(Console(quiet=True)), "average")
+    report = merging.merge_several(runs, str(tmp_path / "out"), Reporter(Console(quiet=True)), "linear")
     assert report.same_answer is not None
     assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"] == [TURN_END, END]
 
@@ -106,7 +106,7 @@ def test_adapter_folder_names_stop_tokens(memorized: Any, base: Path, tmp_path: 
     text = (folder / "README.md").read_text()
     assert "<|im_end|> / <|endoftext|>" in text and "chat_template.jinja" in text
     assert (folder / "chat_template.jinja").read_text() == template.read_text()
-    several = merging.merge_several([str(run.folder)] * 2, str(tmp_path / "two"), Reporter(Console(quiet=True)), "average")
+    several = merging.merge_several([str(run.folder)] * 2, str(tmp_path / "two"), Reporter(Console(quiet=True)), "linear")
     assert str(several.form).startswith("a LoRA") and (tmp_path / "two" / "generation_config.json").is_file()
 
 

@@ -195,7 +195,7 @@ def test_merge_on_command_line(pair: dict, tiny_llama: Path, tmp_path: Path) -> 
     alone, both = (weitiao("generate", x, "the fox", "--max-new-tokens", "6")[1] for x in (runs[0], tmp_path / "same"))
     assert alone == both
     assert weitiao("merge", tmp_path / "same", tmp_path / "merged")[0] == 0
-    code, said = weitiao("merge", *runs, "--method", "sum", "--density", "0.1", "--out", tmp_path / "x")
+    code, said = weitiao("merge", *runs, "--method", "task_arithmetic", "--density", "0.1", "--out", tmp_path / "x")
     assert code == 2 and "density: method sum keeps every value; density is for ties, dare, dare_ties." in said
     data = write_jsonl(tmp_path / "d.jsonl", chat_rows(4))
     code, said = weitiao("evaluate", tmp_path / "same", "--data", data, "--json", "--metric", "loss")

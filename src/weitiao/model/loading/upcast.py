@@ -24,16 +24,16 @@ def is_stored_low(model: nn.Module) -> bool:
 @contextmanager
 def computing_in_fp32(model: nn.Module) -> Iterator[None]:
     """Inside, modules whose own weights are stored in 16 bits use them in fp32."""
-    stored: dict[int, list[tuple[nn.Parameter, Tensor]]] = {}
+    stored: dict[int, list[tuple[Any, Tensor]]] = {}
 
     def widen(module: nn.Module, *_: Any) -> None:
         own = [(x, x.data) for x in module.parameters(recurse=False) if x.dtype in LOW_PRECISION]
         stored[id(module)] = own
-        for weight, _ in own:
+        for weight, _data in own:
             weight.data = weight.data.float()
 
     def restore(module: nn.Module, *_: Any) -> None:
-        for weight, data in stored.pop(id(module), ()):
+        for weight, data in stored.pop(id(module), []):
             weight.data = data
 
     with_weights = [x for x in model.modules() if any(w.dtype in LOW_PRECISION for w in x.parameters(recurse=False))]
