@@ -29,6 +29,7 @@ MAX_PADDING = 2.0  # rows of one token share a product if the longest is at most
 class KVCache:
     """Keys and values of all layers, [slots, H_kv, length, d] each; allocated at the first use of a layer."""
 
+    max_bytes: int
     num_slots: int = 0
     length: int = 0
     layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -38,15 +39,23 @@ class KVCache:
         """0: not known before the first forward pass."""
         return sum(x.element_size() * x.shape[1] * x.shape[3] for layer in self.layers for x in layer)
 
+    def fits(self, num_slots: int, length: int) -> bool:
+        """Whether so many slots of this length are within the memory."""
+        return num_slots * length * self.bytes_per_token <= self.max_bytes
+
     def reserve(self, num_slots: int, length: int) -> None:
-        """Make room for this many slots and tokens. It grows by half at least, so that copying stays linear."""
+        """Make room for this many slots and tokens. It grows by half, where that fits, so that copying stays linear."""
         if num_slots <= self.num_slots and length <= self.length:
             return
+        slots, longest = max(num_slots, self.num_slots), max(length, self.length)
         if num_slots > self.num_slots:
-            self.num_slots = max(num_slots, self.num_slots * 3 // 2)
+            slots = max(slots, self.num_slots * 3 // 2)
         if length > self.length:
-            wanted = max(length, self.length * 3 // 2)
-            self.length = -(-wanted // LENGTH_BLOCK) * LENGTH_BLOCK
+            longest = max(longest, self.length * 3 // 2)
+        longest = -(-longest // LENGTH_BLOCK) * LENGTH_BLOCK
+        if not self.fits(slots, longest):  # no more than is needed
+            slots, longest = max(num_slots, self.num_slots), max(length, self.length)
+        self.num_slots, self.length = slots, longest
         self.layers = [(self._grown(keys), self._grown(values)) for keys, values in self.layers]
 
     def _grown(self, old: Tensor) -> Tensor:
