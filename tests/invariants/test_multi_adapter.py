@@ -18,8 +18,8 @@ from weitiao.core.registry import find, names
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.model.adapters.module_structure import architecture_of
 from weitiao.model.adapters.multi_adapter import attach_all, detach
-from weitiao.model.generation.choose import make_engine
 from weitiao.model.backbone.choose import choose_backbone, make_lm_head
+from weitiao.model.generation.choose import make_engine
 from weitiao.model.layers.attention import NAME
 
 KINDS = {  # an adapter's name -> its method and settings

@@ -61,6 +61,7 @@ def generate(
     text, sampling = sys.stdin.read() if prompt == "-" else prompt or "", replace(sampling, top_logprobs=logprobs)
     model = _load(target, adapter)
     dialogue.tell_system_message(model, system)
+    dialogue.tell_slow_engine(model)
     console = Console(quiet=prompts is not None, highlight=False)
     if prompts is not None:
         from weitiao.core.reporter import Reporter
@@ -101,6 +102,7 @@ def chat(
             target=target,
         )
     dialogue.tell_system_message(model, system)
+    dialogue.tell_slow_engine(model)
     settings: dict[str, Any] = {"sampling": sampling, "system": system}
     messages: dialogue.Messages = []
     name = next(iter(model.adapters), "")

@@ -34,7 +34,9 @@ def answer_file(
             yield from ({**x.fields, "answer": model.decode(answer)} for x, answer in zip(chunk, answers))
             continue
         requests = [
-            Request(prompt, sampling, x.adapter, i) for x, prompt in zip(chunk, ids[start : start + CHUNK]) for i in range(n)
+            Request(prompt, sampling, x.adapter, i)
+            for x, prompt in zip(chunk, ids[start : start + CHUNK])
+            for i in range(n)
         ]
         generations = model.answer(requests)
         for i, x in enumerate(chunk):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from weitiao.core import hardware
@@ -18,6 +17,7 @@ from weitiao.core.engine import Engine, Generation, Request, SamplingParams
 from weitiao.core.errors import DataError, ModelError
 from weitiao.core.example import SourceLocation, Turn
 from weitiao.core.files import file_sha256
+from weitiao.core.finding import Decision
 from weitiao.core.generation import answer_requests, generate, stream_answer
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
@@ -26,6 +26,7 @@ from weitiao.core.registry import create
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.data.records import Record
 from weitiao.model.adapters.multi_adapter import attach_all, detach
+from weitiao.model.generation.choose import choose_forward
 from weitiao.pipeline.adapter_folder import write_adapter_folder
 from weitiao.pipeline.load import (
     BaseAssets,
@@ -131,6 +132,11 @@ class Model:
         answers = [self.text_of(x) for x in self.answer(requests)]
         grouped = answers if n == 1 else [answers[i : i + n] for i in range(0, len(answers), n)]
         return grouped[0] if single else grouped
+
+    @property
+    def engine_decision(self) -> Decision | None:
+        """How a decoder generates, and why; None: it is no decoder."""
+        return choose_forward(self.model)[1] if self.assets.architecture.kind == "decoder" else None
 
     def answer(self, requests: Sequence[Request]) -> list[Generation]:
         """The finished answers to requests, with the log-probabilities that they ask for; of a decoder."""

@@ -38,7 +38,7 @@ def test_folders_that_differ_in_generation_config_give_equal_ids(open_model: Any
         open_model(base=base, objective=objective) for base in (folder, with_hidden_settings(folder, tmp_path / "hidden"))
     )
     for settings in ({}, {"num_beams": 3}) if objective == "seq2seq" else ({},):
-        answers = [generate(model, PROMPTS, 20, **settings) for model in (plain, hidden)]
+        answers = [generate(model, PROMPTS, 20, num_beams=settings.get("num_beams", 1)) for model in (plain, hidden)]
         assert answers[0] == answers[1]
     assert hidden.model.generation_config.repetition_penalty == 1.8  # as it was
     unused = ignored_settings(hidden)

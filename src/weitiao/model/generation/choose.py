@@ -22,7 +22,9 @@ KEY = "inference.engine"
 TOLERANCE = 1e-3  # of the largest logit, on a probe in the model's own precision
 
 
-def make_engine(model: TrainableModel, max_length: int | None = None, compile_grammar: GrammarCompiler | None = None) -> Engine:
+def make_engine(
+    model: TrainableModel, max_length: int | None = None, compile_grammar: GrammarCompiler | None = None
+) -> Engine:
     """The engine of a decoder.
 
     Args:

@@ -176,7 +176,9 @@ class CachedBatch(Batch):
         return sum(x.tokens.stop - x.tokens.start for x in self.singles)
 
 
-def cached_batch(cache: KVCache, new: Sequence[NewTokens], ids: Sequence[Sequence[int]], device: torch.device) -> CachedBatch:
+def cached_batch(
+    cache: KVCache, new: Sequence[NewTokens], ids: Sequence[Sequence[int]], device: torch.device
+) -> CachedBatch:
     """The batch of these new tokens.
 
     Args:
@@ -208,6 +210,7 @@ def attend_cached(
         [T, H, d_v]
     """
     keys, values = batch.cache.layer(batch.layer.value, k, v)
+    scale = float(q.shape[-1]) ** -0.5 if scale is None else scale
     scale = float(q.shape[-1]) ** -0.5 if scale is None else scale
     kernels = generation_kernels() if q.device.type == "cpu" and q.dtype in (torch.float32, torch.bfloat16) else None
     if kernels is not None and q.dtype == k.dtype == v.dtype == keys.dtype:
@@ -272,7 +275,7 @@ def _attend_many(
     q: Tensor, k: Tensor, v: Tensor, past: int, scale: float, window: int | None, softcap: float | None
 ) -> Tensor:
     """q [n, H, d], k and v [1, H_kv, past + n, d] -> [n, H, d_v]: a row's new tokens, its last."""
-    n, num_keys, qs = len(q), k.shape[2], q.transpose(0, 1)[None]  # [1, H, n, d]
+    num_keys, qs = k.shape[2], q.transpose(0, 1)[None]  # [1, H, n, d]
     hidden = None
     if past or softcap is not None or (window is not None and window < num_keys):
         distance = torch.arange(past, num_keys, device=q.device)[:, None] - torch.arange(num_keys, device=q.device)

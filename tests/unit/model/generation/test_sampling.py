@@ -102,7 +102,12 @@ def test_logprobs_are_of_the_model_itself() -> None:
 def test_a_draw_depends_on_nothing_beside_it() -> None:
     torch.manual_seed(0)
     logits = torch.randn(6, 300)
-    kinds: list[dict[str, Any]] = [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.7}, {"temperature": 2.0, "top_k": 40}]
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"temperature": 1.0},
+        {"temperature": 1.0, "top_p": 0.7},
+        {"temperature": 2.0, "top_k": 40},
+    ]
     rows = [state(seed=i, index=i % 2, **kinds[i % 4]) for i in range(6)]
     together = [x.id for x in sample(logits, rows)]
     assert together == [sample(logits[i : i + 1], [rows[i]])[0].id for i in range(6)]

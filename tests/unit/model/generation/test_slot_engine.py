@@ -129,7 +129,10 @@ def test_stop_ids_and_stop_sequences() -> None:
     processor.stop_ids = (whole.token_ids[3],)
     stopped = engine.submit(Request([5, 6, 7], SamplingParams(12)))
     run(engine)
-    assert stopped.finish_reason == "stop" and stopped.token_ids == whole.token_ids[: whole.token_ids.index(whole.token_ids[3])]
+    assert (
+        stopped.finish_reason == "stop"
+        and stopped.token_ids == whole.token_ids[: whole.token_ids.index(whole.token_ids[3])]
+    )
 
 
 def test_refused_requests() -> None:
@@ -164,8 +167,9 @@ class Digits:
 
 def test_grammar_of_one_row_only() -> None:
     engine = engine_of(compile_grammar=lambda grammar, tokenizer: Digits())
-    free, constrained = engine.submit(Request([5, 6], LONG)), engine.submit(
-        Request([5, 6], SamplingParams(12, grammar=Grammar("json"), ignore_eos=True))
+    free, constrained = (
+        engine.submit(Request([5, 6], LONG)),
+        engine.submit(Request([5, 6], SamplingParams(12, grammar=Grammar("json"), ignore_eos=True))),
     )
     run(engine)
     assert len(constrained.tokens) == 3 and all(10 <= x < 20 for x in constrained.token_ids)
@@ -175,7 +179,7 @@ def test_grammar_of_one_row_only() -> None:
 def test_reader_who_stops_cancels() -> None:
     engine = engine_of()
     model = attached("lora")
-    stream = stream_answer(model, Request([5, 6], LONG), engine)
+    stream: Any = stream_answer(model, Request([5, 6], LONG), engine)
     generation: Generation = next(stream)
     stream.close()
     assert generation.finish_reason == "cancelled" and engine.load.running == 0
