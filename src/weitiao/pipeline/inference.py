@@ -18,7 +18,7 @@ from weitiao.core.errors import DataError, ModelError
 from weitiao.core.example import SourceLocation, Turn
 from weitiao.core.files import file_sha256
 from weitiao.core.finding import Decision
-from weitiao.core.generation import answer_requests, generate, stream_answer
+from weitiao.core.generation import answer_requests, generate, new_engine, stream_answer
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe
@@ -152,7 +152,7 @@ class Model:
 
         The model's weights must stay as they are.
         """
-        before, self._engine = self._engine, self.model.new_engine() if self.model.make_engine else None
+        before, self._engine = self._engine, new_engine(self.model) if self.assets.architecture.kind == "decoder" else None
         try:
             yield
         finally:

@@ -210,22 +210,21 @@ def attend_cached(
         [T, H, d_v]
     """
     keys, values = batch.cache.layer(batch.layer.value, k, v)
-    scale = float(q.shape[-1]) ** -0.5 if scale is None else scale
-    scale = float(q.shape[-1]) ** -0.5 if scale is None else scale
+    factor: float = q.shape[-1] ** -0.5 if scale is None else scale
     kernels = generation_kernels() if q.device.type == "cpu" and q.dtype in (torch.float32, torch.bfloat16) else None
     if kernels is not None and q.dtype == k.dtype == v.dtype == keys.dtype:
-        return _attend_compiled(q, k, v, (keys, values), batch, (scale, window, softcap), kernels)
+        return _attend_compiled(q, k, v, (keys, values), batch, (factor, window, softcap), kernels)
     keys[batch.slots, :, batch.position_ids] = k.to(keys.dtype)
     values[batch.slots, :, batch.position_ids] = v.to(values.dtype)
     out = q.new_empty(*q.shape[:2], v.shape[-1])
     for i, group in enumerate(batch.singles):
         hidden = _mask(batch, i, group, window)
         ks, vs = (x[group.slots][:, :, : group.longest] for x in (keys, values))
-        out[group.tokens] = _attend_one(q[group.tokens], ks, vs, hidden, scale, softcap)
+        out[group.tokens] = _attend_one(q[group.tokens], ks, vs, hidden, factor, softcap)
     for row, start, stop in zip(batch.new, batch.bounds, batch.bounds[1:]):
         if row.count > 1:
             ks, vs = (x[row.slot : row.slot + 1, :, : row.past + row.count] for x in (keys, values))
-            out[start:stop] = _attend_many(q[start:stop], ks, vs, row.past, scale, window, softcap)
+            out[start:stop] = _attend_many(q[start:stop], ks, vs, row.past, factor, window, softcap)
     return out
 
 
