@@ -75,7 +75,7 @@ def generate(
 
 
 def new_engine(model: TrainableModel) -> Engine:
-    """A decoder's engine, without cached prefixes. They follow the weights of their time: after a change, take a new engine.
+    """A decoder's engine, without cached prefixes. They follow from the weights: after a change, take a new engine.
 
     Raises:
         ModelError: the model is no decoder.
