@@ -56,7 +56,7 @@ def many(family: str, adapters: Sequence[str] = tuple(KINDS)) -> TrainableModel:
     attachment = pool.attachment()
     backbone, _ = choose_backbone(base, torch.float32)
     architecture, head = architecture_of(base.config), make_lm_head(base)
-    return TrainableModel(base, attachment, StopIds(), architecture, backbone, head, make_engine=make_engine)
+    return TrainableModel(base, attachment, StopIds(), architecture, backbone, head, _make_engine=make_engine)
 
 
 def alone(name: str, family: str) -> TrainableModel:

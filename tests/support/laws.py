@@ -94,7 +94,7 @@ def attached(method: str, family: str = "llama", base: torch.nn.Module | None = 
     for layer in heads.values():
         layer.weight.data.mul_(50)  # so that gradients are large enough to move fp32 weights
     return TrainableModel(
-        model, attachment, StopIds(), architecture, backbone, head, torch.nn.ModuleDict(heads), make_engine=make_engine
+        model, attachment, StopIds(), architecture, backbone, head, torch.nn.ModuleDict(heads), _make_engine=make_engine
     )
 
 

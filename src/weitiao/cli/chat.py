@@ -26,6 +26,13 @@ def tell_system_message(model: "Model", system: str | None) -> None:
         Console(stderr=True, highlight=False).print(Text(str(text), "dim"), soft_wrap=True)
 
 
+def tell_slow_engine(model: "Model") -> None:
+    """Print why answers are slower than they could be, to standard error."""
+    decision = model.engine_decision
+    if decision is not None and decision.value != "block":
+        Console(stderr=True, highlight=False).print(Text(str(decision.reason), "dim"), soft_wrap=True)
+
+
 def read_line(console: Console) -> str:
     """What the user types; "" at an empty line or at the end of the input."""
     try:

@@ -11,6 +11,7 @@ from transformers import Cache, GenerationMixin
 
 from weitiao.core.decoding import decoding_with
 from weitiao.core.engine import Engine, Generation, Request, SamplingParams
+from weitiao.core.errors import ModelError
 from weitiao.core.trainable_model import TrainableModel, evaluating
 
 
@@ -73,6 +74,17 @@ def generate(
     return answers
 
 
+def new_engine(model: TrainableModel) -> Engine:
+    """A decoder's engine, without cached prefixes. They follow from the weights: after a change, take a new engine.
+
+    Raises:
+        ModelError: the model is no decoder.
+    """
+    if model._make_engine is None:
+        raise ModelError("only decoders generate with an engine")
+    return model._make_engine(model)
+
+
 def answer_requests(model: TrainableModel, requests: Sequence[Request], engine: Engine | None = None) -> list[Generation]:
     """Each request's finished answer, in their order.
 
@@ -86,7 +98,7 @@ def answer_requests(model: TrainableModel, requests: Sequence[Request], engine: 
     names = [x.adapter for x in requests]
     with model.attachment.adapters_by_row(names if any(names) else ()):
         pass  # unknown names are refused before anything runs
-    engine = engine or model.new_engine()
+    engine = engine or new_engine(model)
     generations: list[Generation] = []
     try:
         with evaluating(model):
@@ -102,7 +114,7 @@ def answer_requests(model: TrainableModel, requests: Sequence[Request], engine: 
 
 def stream_answer(model: TrainableModel, request: Request, engine: Engine | None = None) -> Iterator[Generation]:
     """The answer to a request after each of its tokens; a reader who stops cancels it."""
-    engine = engine or model.new_engine()
+    engine = engine or new_engine(model)
     with evaluating(model):
         generation = engine.submit(request)
     try:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from weitiao.core.architecture import Architecture
 from weitiao.core.batch import Batch, with_virtual_tokens
 from weitiao.core.engine import Engine
-from weitiao.core.errors import ModelError
 from weitiao.core.lm_head import LMHead
 from weitiao.core.method import Attachment
 from weitiao.core.processor import Processor
@@ -107,8 +106,8 @@ class TrainableModel:
     initial_weights: dict[str, Tensor] = field(default_factory=dict)
     """A copy of the trainable weights before step 1, where a regularizer needs it."""
     cache: BatchCache = field(default_factory=BatchCache)
-    make_engine: "Callable[[TrainableModel], Engine] | None" = None
-    """Of a decoder: makes what generates text with it (model/generation/choose.py)."""
+    _make_engine: "Callable[[TrainableModel], Engine] | None" = None
+    """Of a decoder: makes what generates text with it; see `new_engine` in core/generation.py."""
 
     @property
     def device(self) -> torch.device:
@@ -161,16 +160,6 @@ class TrainableModel:
     def logits(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
         """[T, V] fp32, or [N, V] at `rows`: large, so for objectives that need more than `logprobs`."""
         return self.lm_head.logits(self.hidden(batch, rows))
-
-    def new_engine(self) -> Engine:
-        """An engine without cached prefixes. It sees the weights as they are while it runs; after a change, take a new one.
-
-        Raises:
-            ModelError: the model is no decoder.
-        """
-        if self.make_engine is None:
-            raise ModelError("only decoders generate with an engine")
-        return self.make_engine(self)
 
     def for_task(self, task: str) -> "TrainableModel":
         """The model with the heads of one of several tasks; "" where there is one task."""

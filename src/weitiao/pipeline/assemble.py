@@ -42,6 +42,7 @@ from weitiao.evaluate.measure import default_metrics, measure
 from weitiao.evaluate.room import answer_room, generates, reference_lengths, room_finding
 from weitiao.model.backbone import activation_cache
 from weitiao.model.backbone.choose import use_reference_implementation
+from weitiao.model.generation.choose import choose_forward
 from weitiao.model.layers.gradient_checkpointing import enable_gradient_checkpointing
 from weitiao.pipeline.load import BaseAssets, load, open_base_assets, warm_start
 from weitiao.plan import compatibility
@@ -125,6 +126,7 @@ def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Repor
     if generates(data.objective):
         num_beams = data.objective.as_recipe().get("num_beams", 1)
         decisions.append(decoding_decision(model, int(data.evaluate.max_new_tokens), num_beams))
+        decisions += [choose_forward(model)[1]] if assets.architecture.kind == "decoder" else []
     reporter.report(run, *decisions, *resolved.decisions)
     reporter.warn_of_change(*changes)
     loss_function = regularized(data.objective, recipe.regularizers, model)

@@ -222,7 +222,7 @@ def attach(base: Base, method: Method, objective: Objective, processor: Processo
     if base.model.can_generate():
         base.model.generation_config.update(**objective.generation_settings(processor))  # pyright: ignore[reportOptionalMemberAccess]
     fields = (attachment, processor, base.architecture, base.backbone, base.lm_head, heads)
-    return TrainableModel(base.model, *fields, make_engine=make_engine)
+    return TrainableModel(base.model, *fields, _make_engine=make_engine)
 
 
 def heads_for(

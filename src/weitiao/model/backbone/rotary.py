@@ -9,7 +9,7 @@ from torch import Tensor
 from weitiao.core.batch import Batch
 from weitiao.model.adapters.low_rank import fused_forward, qkv
 from weitiao.model.layers.attention import attend
-from weitiao.model.layers.fused import Rotary
+from weitiao.model.layers.fused import rotate
 
 Norm = Callable[[Any, Tensor], Tensor]
 """(the family's norm module, x) -> normalized x."""
@@ -25,7 +25,7 @@ class RotaryTables:
     def rotate(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
         """Rotate queries or keys [T, H, d]; or [N, H, d] at `rows`."""
         cos, sin = (self.cos, self.sin) if rows is None else (self.cos[rows], self.sin[rows])
-        return Rotary.apply(x, cos, sin)
+        return rotate(x, cos, sin)
 
 
 def rotary_tables(rotary_embedding: Any, x: Tensor, batch: Batch, *args: Any) -> RotaryTables:
@@ -36,7 +36,7 @@ def rotary_tables(rotary_embedding: Any, x: Tensor, batch: Batch, *args: Any) ->
     """
     cos, sin = rotary_embedding(x[None], batch.position_ids[None], *args)
     half = cos.shape[-1] // 2
-    return RotaryTables(cos[0, :, None, :half].to(x.dtype), sin[0, :, None, :half].to(x.dtype))
+    return RotaryTables(*(y[0, :, None, :half].to(x.dtype).contiguous() for y in (cos, sin)))
 
 
 def attention(module: Any, x: Tensor, tables: RotaryTables, batch: Batch, norm: Norm, rows: Tensor | None = None) -> Tensor:

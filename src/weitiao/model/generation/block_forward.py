@@ -22,8 +22,7 @@ class BlockForward:
 
     model: TrainableModel
     keeps_prefixes = True
-    max_bytes: int = field(default_factory=lambda: int(psutil.virtual_memory().available * MAX_MEMORY))
-    cache: KVCache = field(default_factory=KVCache)
+    cache: KVCache = field(default_factory=lambda: KVCache(int(psutil.virtual_memory().available * MAX_MEMORY)))
 
     def run(self, rows: Sequence[RowTokens]) -> Tensor:
         # rows of one token first, by length, so that those of similar length share a product
@@ -56,8 +55,7 @@ class BlockForward:
         self.cache.copy(source, target, length)
 
     def fits(self, num_slots: int, length: int) -> bool:
-        num_slots, length = max(num_slots, self.cache.num_slots), max(length, self.cache.length)
-        return num_slots * length * self.cache.bytes_per_token <= self.max_bytes
+        return self.cache.fits(max(num_slots, self.cache.num_slots), max(length, self.cache.length))
 
     def release(self, slot: int) -> None:
         pass

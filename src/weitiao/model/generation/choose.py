@@ -22,7 +22,9 @@ KEY = "inference.engine"
 TOLERANCE = 1e-3  # of the largest logit, on a probe in the model's own precision
 
 
-def make_engine(model: TrainableModel, max_length: int | None = None, compile_grammar: GrammarCompiler | None = None) -> Engine:
+def make_engine(
+    model: TrainableModel, max_length: int | None = None, compile_grammar: GrammarCompiler | None = None
+) -> Engine:
     """The engine of a decoder.
 
     Args:
@@ -50,16 +52,22 @@ def choose_engine(
 def choose_forward(model: TrainableModel) -> tuple[CachedForward, Decision]:
     """How the model runs with cached keys and values, and why."""
     if isinstance(model.backbone, BlockBackbone):
-        text = "the hand-written block runs with a cache; few rows by compiled kernels"
-        plain = "the hand-written block runs with a cache; in pure torch, as there are no compiled kernels"
-        return BlockForward(model), Decision(KEY, "block", Message(text if generation_kernels() else plain))
+        reason = Message("the hand-written block runs with a cache; few rows by compiled kernels")
+        if generation_kernels() is None:
+            reason = Message("the hand-written block runs with a cache; in pure torch, as there are no compiled kernels")
+        return BlockForward(model), Decision(KEY, "block", reason)
     family = model.architecture.model_type
     error = padding_error(model)
     if error <= TOLERANCE:
-        text = "there is no hand-written block for {family}: transformers runs a padded batch, which is slower"
-        return PaddedForward(model), Decision(KEY, "padded", Message(text, family=family))
-    text = "transformers' cache of {family} cannot hold a padded batch: each token runs its whole row, which is slow"
-    return UncachedForward(model), Decision(KEY, "uncached", Message(text, family=family))
+        reason = Message(
+            "there is no hand-written block for {family}: transformers runs a padded batch, which is slower", family=family
+        )
+        return PaddedForward(model), Decision(KEY, "padded", reason)
+    reason = Message(
+        "transformers' cache of {family} cannot hold a padded batch: each token runs its whole row, which is slow",
+        family=family,
+    )
+    return UncachedForward(model), Decision(KEY, "uncached", reason)
 
 
 def _check_adapter(model: TrainableModel, name: str) -> None:

@@ -141,7 +141,12 @@ def _merged(slots: Sequence[int], rows: Sequence[Layers], lengths: Sequence[int]
     cache, width = DynamicCache(), max(lengths, default=0)
     for number in range(len(rows[0]) if rows else 0):
         keys, values = (
-            torch.cat([torch.nn.functional.pad(row[number][which], (0, 0, width - length, 0)) for row, length in zip(rows, lengths)])
+            torch.cat(
+                [
+                    torch.nn.functional.pad(row[number][which], (0, 0, width - length, 0))
+                    for row, length in zip(rows, lengths)
+                ]
+            )
             for which in (0, 1)
         )
         cache.update(keys, values, number)

@@ -194,30 +194,24 @@ class SlotEngine:
                 with self._lock:
                     blocked.append(self.waiting.popleft())
                 continue
-            length = min(len(row.ids) + row.limit, row.prompt_length + row.limit)
-            if not self._has_memory(length, shared):
-                break
+            may_grow = self._has_memory(len(self._table.slots) + 1, row)
+            if not may_grow and not (self._table.has_free and self._has_memory(len(self._table.slots), row)):
+                if self.running:
+                    break  # until rows end
+                self.clear()  # the cached prefixes make room
+                shared, may_grow = None, True
             with self._lock:
                 self.waiting.popleft()
-            self._start(row, prompt, shared)
+            self._start(row, prompt, shared, may_grow)
         with self._lock:
             self.waiting.extendleft(reversed(blocked))
 
-    def _has_memory(self, length: int, shared: SharedPrefix | None) -> bool:
-        free = [x.number for x in self._table.slots if x.is_free]
-        num_slots = len(self._table.slots) + (0 if free else 1)
-        if self.forward.fits(num_slots, length):
-            return True
-        if free and self.running:  # no room for longer slots: wait until rows end
-            return False
-        if not self.running:  # the cached prefixes make room
-            self.clear()
-            return True
-        return False
+    def _has_memory(self, num_slots: int, row: Row) -> bool:
+        return self.forward.fits(min(num_slots, self.max_rows), row.prompt_length + row.limit)
 
-    def _start(self, row: Row, prompt: np.ndarray, shared: SharedPrefix | None) -> None:
+    def _start(self, row: Row, prompt: np.ndarray, shared: SharedPrefix | None, may_grow: bool) -> None:
         in_place = shared is not None and shared.slot.is_free and 2 * shared.length >= len(shared.slot.ids)
-        slot = self._table.take(shared.slot if shared is not None and in_place else None)
+        slot = self._table.take(shared.slot if shared is not None and in_place else None, may_grow)
         cached = 0
         if shared is not None:
             cached = shared.length

@@ -50,6 +50,11 @@ class SlotTable:
         return self.limit - sum(not x.is_free for x in self.slots)
 
     @property
+    def has_free(self) -> bool:
+        """Whether one of the slots that there are is free."""
+        return any(x.is_free for x in self.slots)
+
+    @property
     def cached_tokens(self) -> int:
         """Tokens in free slots."""
         return sum(x.cached for x in self.slots if x.is_free)
@@ -67,7 +72,7 @@ class SlotTable:
                 found = SharedPrefix(slot, length, expected)
         return found
 
-    def take(self, prefer: Slot | None = None) -> Slot:
+    def take(self, prefer: Slot | None, may_grow: bool) -> Slot:
         """A free slot: the preferred one, an empty one, a new one, or the one whose tokens were not used for longest."""
         free = [x for x in self.slots if x.is_free]
         empty = next((x for x in free if not x.cached), None)
@@ -75,7 +80,7 @@ class SlotTable:
             slot = prefer
         elif empty is not None:
             slot = empty
-        elif len(self.slots) < self.limit:
+        elif may_grow and len(self.slots) < self.limit:
             slot = Slot(len(self.slots))
             self.slots.append(slot)
         else:

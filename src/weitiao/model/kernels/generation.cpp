@@ -39,14 +39,18 @@ static inline void store(half* to, float x) {
     memcpy(&bits, &x, 4);
     *to = std::isnan(x) ? 0x7fc0 : (half)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
-static inline float total(Lanes x) {
-    float lanes[LANES];
-    memcpy(lanes, &x, sizeof x);
-    for (long n = LANES / 2; n; n /= 2)
-        for (long i = 0; i < n; i++)
-            lanes[i] += lanes[i + n];
-    return lanes[0];
+typedef float Eight __attribute__((vector_size(32)));
+typedef float Four __attribute__((vector_size(16)));
+static inline float total(Eight x) {
+    Four a = __builtin_shufflevector(x, x, 0, 1, 2, 3) + __builtin_shufflevector(x, x, 4, 5, 6, 7);
+    a += __builtin_shufflevector(a, a, 2, 3, 0, 1);
+    return a[0] + a[1];
 }
+#ifdef __AVX512F__
+static inline float total(Lanes x) {
+    return total(__builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) + __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15));
+}
+#endif
 // the last numbers of a row, fewer than LANES, and zeros
 template <typename T> static inline Lanes load_first(const T* x, long count) {
     Lanes y = {};
@@ -229,13 +233,69 @@ template <typename T> static void attend(const Cached& c) {
     }
 }
 
+template <typename T> static void rms_norm(const T* x, const T* w, T* y, long rows, long width, float eps, float offset) {
+    for (long row = 0; row < rows; row++, x += width, y += width) {
+        Lanes squares = {};
+        long k = 0;
+        for (; k + LANES <= width; k += LANES)
+            squares += load(x + k) * load(x + k);
+        if (k < width)
+            squares += load_first(x + k, width - k) * load_first(x + k, width - k);
+        const float factor = 1 / std::sqrt(total(squares) / width + eps);
+        for (k = 0; k < width; k++) {
+            T rounded;  // Llama rounds before it multiplies by the weight, Gemma (offset 1) after it
+            store(&rounded, number(x[k]) * factor);
+            store(y + k, (offset ? number(x[k]) * factor : number(rounded)) * (number(w[k]) + offset));
+        }
+    }
+}
+
+// y = silu(a) b, or gelu(a) b with gelu by tanh.
+template <typename T> static void gated(const T* a, const T* b, T* y, long count, long gelu) {
+    for (long i = 0; i < count; i += LANES) {
+        const long n = count - i < LANES ? count - i : LANES;
+        const Lanes x = n == LANES ? load(a + i) : load_first(a + i, n), other = n == LANES ? load(b + i) : load_first(b + i, n);
+        const Lanes u = gelu ? 1.5957691216f * (x + 0.044715f * x * x * x) : x;  // gelu(x) = x sigmoid(2 sqrt(2 / pi) (x + ...))
+        const Lanes e = exponential(u < 0 ? u : -u), sigmoid = (u < 0 ? e : Lanes{} + 1.0f) / (1.0f + e);
+        const Lanes active = x * sigmoid;
+        for (long j = 0; j < n; j++) {
+            T rounded;
+            store(&rounded, active[j]);
+            store(y + i + j, number(rounded) * other[j]);
+        }
+    }
+}
+
+// (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin) for the halves of each head; cos and sin [tokens, width / 2].
+template <typename T>
+static void rotate(const T* x, const T* cosines, const T* sines, T* y, long tokens, long heads, long width, long stride) {
+    const long half_width = width / 2;
+    for (long t = 0; t < tokens; t++)
+        for (long h = 0; h < heads; h++) {
+            const T *from = x + t * stride + h * width, *c = cosines + t * half_width, *s = sines + t * half_width;
+            T* to = y + (t * heads + h) * width;
+            for (long i = 0; i < half_width; i++) {
+                const float x1 = number(from[i]), x2 = number(from[i + half_width]), co = number(c[i]), si = number(s[i]);
+                store(to + i, x1 * co - x2 * si);
+                store(to + i + half_width, x2 * co + x1 * si);
+            }
+        }
+}
+
+#define EXPORT(T, NAME) \
+    void linear_##NAME(const T* x, const T* w, const T* bias, T* y, long rows, long width, long columns) { \
+        product(x, w, bias, y, rows, width, columns); \
+    } \
+    void attend_cached_##NAME(const Cached* c) { attend<T>(*c); } \
+    void rms_norm_##NAME(const T* x, const T* w, T* y, long rows, long width, float eps, float offset) { \
+        rms_norm(x, w, y, rows, width, eps, offset); \
+    } \
+    void gated_##NAME(const T* a, const T* b, T* y, long count, long gelu) { gated(a, b, y, count, gelu); } \
+    void rotate_##NAME(const T* x, const T* c, const T* s, T* y, long tokens, long heads, long width, long stride) { \
+        rotate(x, c, s, y, tokens, heads, width, stride); \
+    }
+
 extern "C" {
-void linear_fp32(const float* x, const float* w, const float* bias, float* y, long rows, long width, long columns) {
-    product(x, w, bias, y, rows, width, columns);
-}
-void linear_bf16(const half* x, const half* w, const half* bias, half* y, long rows, long width, long columns) {
-    product(x, w, bias, y, rows, width, columns);
-}
-void attend_cached_fp32(const Cached* c) { attend<float>(*c); }
-void attend_cached_bf16(const Cached* c) { attend<half>(*c); }
+EXPORT(float, fp32)
+EXPORT(half, bf16)
 }

@@ -9,6 +9,7 @@ import ctypes
 import subprocess
 from functools import cache
 from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from weitiao.core.hardware import cpu_bf16
 from weitiao.model.kernels.library import GENERATION, Library, compile_and_load, state
 
+NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 _lock = Lock()
 
@@ -35,27 +37,62 @@ class GenerationKernels:
     """The compiled kernels, by dtype."""
 
     def __init__(self, library: Library) -> None:
-        names = {torch.float32: "fp32", torch.bfloat16: "bf16"}
-        self._linear = {dtype: library.loaded[f"linear_{name}"] for dtype, name in names.items()}
-        self._attend = {dtype: library.loaded[f"attend_cached_{name}"] for dtype, name in names.items()}
-        for function in self._linear.values():
-            function.argtypes, function.restype = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 3, None
-        for function in self._attend.values():
-            function.argtypes, function.restype = [ctypes.POINTER(CachedAttention)], None
-        # with bf16 instructions, torch's products are as fast from a few rows on; in fp32 they are from 48 on
-        self.max_rows = {torch.float32: 48, torch.bfloat16: 4 if cpu_bf16() else 64}
+        pointer, long, real = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
+        signatures = {
+            "linear": [pointer] * 4 + [long] * 3,
+            "attend_cached": [ctypes.POINTER(CachedAttention)],
+            "rms_norm": [pointer] * 3 + [long] * 2 + [real] * 2,
+            "gated": [pointer] * 3 + [long] * 2,
+            "rotate": [pointer] * 4 + [long] * 4,
+        }
+        self._functions: dict[tuple[str, torch.dtype], Any] = {}
+        for dtype, suffix in NAMES.items():
+            for name, types in signatures.items():
+                function = library.loaded[f"{name}_{suffix}"]
+                function.argtypes, function.restype = types, None
+                self._functions[name, dtype] = function
+        # in fp32 always: torch is faster from 40 rows on, but sums in another order, and a row must not depend on its batch
+        self.max_rows = {torch.float32: 1 << 20, torch.bfloat16: 4 if cpu_bf16() else 64}
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x [M, K], weight [N, K] -> [M, N]; contiguous tensors of one dtype."""
         y = x.new_empty(x.shape[0], weight.shape[0])
-        self._linear[x.dtype](
-            x.data_ptr(), weight.data_ptr(), None if bias is None else bias.data_ptr(), y.data_ptr(), *x.shape, len(weight)
-        )
+        bias_data = None if bias is None else bias.data_ptr()
+        self._functions["linear", x.dtype](x.data_ptr(), weight.data_ptr(), bias_data, y.data_ptr(), *x.shape, len(weight))
         return y
 
     def attend(self, dtype: torch.dtype, arguments: CachedAttention) -> None:
         """Write new keys and values, and attend to all cached ones."""
-        self._attend[dtype](ctypes.byref(arguments))
+        self._functions["attend_cached", dtype](ctypes.byref(arguments))
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, offset: float) -> Tensor:
+        """x [..., D], weight [D], contiguous: x / rms(x) * (weight + offset)."""
+        y, width = torch.empty_like(x), x.shape[-1]
+        function = self._functions["rms_norm", x.dtype]
+        function(x.data_ptr(), weight.data_ptr(), y.data_ptr(), x.numel() // width, width, eps, offset)
+        return y
+
+    def gated(self, a: Tensor, b: Tensor, gelu: bool) -> Tensor:
+        """silu(a) b or gelu(a) b, contiguous tensors of one shape."""
+        y = torch.empty_like(a)
+        self._functions["gated", a.dtype](a.data_ptr(), b.data_ptr(), y.data_ptr(), a.numel(), int(gelu))
+        return y
+
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x [T, H, d] whose heads are adjacent, cos and sin [T, 1, d / 2] contiguous."""
+        y = x.new_empty(x.shape)
+        function = self._functions["rotate", x.dtype]
+        function(x.data_ptr(), cos.data_ptr(), sin.data_ptr(), y.data_ptr(), *x.shape, x.stride(0))
+        return y
+
+
+def kernels_for_generation(*tensors: Tensor) -> GenerationKernels | None:
+    """The kernels, if text is being generated and all tensors are contiguous ones of one dtype on a CPU."""
+    first = tensors[0]
+    if not torch.is_inference_mode_enabled() or first.dtype not in NAMES or first.device.type != "cpu":
+        return None
+    same = all(x.dtype == first.dtype and x.is_contiguous() for x in tensors)
+    return generation_kernels() if same else None
 
 
 def generation_kernels() -> GenerationKernels | None:

@@ -21,7 +21,7 @@ from weitiao.core.batch import Batch
 from weitiao.model.kernels.generation import CachedAttention, GenerationKernels, generation_kernels
 
 LENGTH_BLOCK = 64  # tokens by which slots grow, at least
-MANY = 16  # new tokens of a row, from which on torch's attention is faster than the compiled kernel
+MANY = 1 << 20  # new tokens of a row from which on torch attends: never, as its sums depend on how a prompt is cut (2e-5 in log-probs)
 MAX_PADDING = 2.0  # rows of one token share a product if the longest is at most this many times the shortest
 
 
@@ -29,6 +29,7 @@ MAX_PADDING = 2.0  # rows of one token share a product if the longest is at most
 class KVCache:
     """Keys and values of all layers, [slots, H_kv, length, d] each; allocated at the first use of a layer."""
 
+    max_bytes: int
     num_slots: int = 0
     length: int = 0
     layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -38,15 +39,23 @@ class KVCache:
         """0: not known before the first forward pass."""
         return sum(x.element_size() * x.shape[1] * x.shape[3] for layer in self.layers for x in layer)
 
+    def fits(self, num_slots: int, length: int) -> bool:
+        """Whether so many slots of this length are within the memory."""
+        return num_slots * length * self.bytes_per_token <= self.max_bytes
+
     def reserve(self, num_slots: int, length: int) -> None:
-        """Make room for this many slots and tokens. It grows by half at least, so that copying stays linear."""
+        """Make room for this many slots and tokens. It grows by half, where that fits, so that copying stays linear."""
         if num_slots <= self.num_slots and length <= self.length:
             return
+        slots, longest = max(num_slots, self.num_slots), max(length, self.length)
         if num_slots > self.num_slots:
-            self.num_slots = max(num_slots, self.num_slots * 3 // 2)
+            slots = max(slots, self.num_slots * 3 // 2)
         if length > self.length:
-            wanted = max(length, self.length * 3 // 2)
-            self.length = -(-wanted // LENGTH_BLOCK) * LENGTH_BLOCK
+            longest = max(longest, self.length * 3 // 2)
+        longest = -(-longest // LENGTH_BLOCK) * LENGTH_BLOCK
+        if not self.fits(slots, longest):  # no more than is needed
+            slots, longest = max(num_slots, self.num_slots), max(length, self.length)
+        self.num_slots, self.length = slots, longest
         self.layers = [(self._grown(keys), self._grown(values)) for keys, values in self.layers]
 
     def _grown(self, old: Tensor) -> Tensor:
@@ -167,7 +176,9 @@ class CachedBatch(Batch):
         return sum(x.tokens.stop - x.tokens.start for x in self.singles)
 
 
-def cached_batch(cache: KVCache, new: Sequence[NewTokens], ids: Sequence[Sequence[int]], device: torch.device) -> CachedBatch:
+def cached_batch(
+    cache: KVCache, new: Sequence[NewTokens], ids: Sequence[Sequence[int]], device: torch.device
+) -> CachedBatch:
     """The batch of these new tokens.
 
     Args:
@@ -199,21 +210,21 @@ def attend_cached(
         [T, H, d_v]
     """
     keys, values = batch.cache.layer(batch.layer.value, k, v)
-    scale = float(q.shape[-1]) ** -0.5 if scale is None else scale
+    factor: float = q.shape[-1] ** -0.5 if scale is None else scale
     kernels = generation_kernels() if q.device.type == "cpu" and q.dtype in (torch.float32, torch.bfloat16) else None
     if kernels is not None and q.dtype == k.dtype == v.dtype == keys.dtype:
-        return _attend_compiled(q, k, v, (keys, values), batch, (scale, window, softcap), kernels)
+        return _attend_compiled(q, k, v, (keys, values), batch, (factor, window, softcap), kernels)
     keys[batch.slots, :, batch.position_ids] = k.to(keys.dtype)
     values[batch.slots, :, batch.position_ids] = v.to(values.dtype)
     out = q.new_empty(*q.shape[:2], v.shape[-1])
     for i, group in enumerate(batch.singles):
         hidden = _mask(batch, i, group, window)
         ks, vs = (x[group.slots][:, :, : group.longest] for x in (keys, values))
-        out[group.tokens] = _attend_one(q[group.tokens], ks, vs, hidden, scale, softcap)
+        out[group.tokens] = _attend_one(q[group.tokens], ks, vs, hidden, factor, softcap)
     for row, start, stop in zip(batch.new, batch.bounds, batch.bounds[1:]):
         if row.count > 1:
             ks, vs = (x[row.slot : row.slot + 1, :, : row.past + row.count] for x in (keys, values))
-            out[start:stop] = _attend_many(q[start:stop], ks, vs, row.past, scale, window, softcap)
+            out[start:stop] = _attend_many(q[start:stop], ks, vs, row.past, factor, window, softcap)
     return out
 
 
@@ -263,7 +274,7 @@ def _attend_many(
     q: Tensor, k: Tensor, v: Tensor, past: int, scale: float, window: int | None, softcap: float | None
 ) -> Tensor:
     """q [n, H, d], k and v [1, H_kv, past + n, d] -> [n, H, d_v]: a row's new tokens, its last."""
-    n, num_keys, qs = len(q), k.shape[2], q.transpose(0, 1)[None]  # [1, H, n, d]
+    num_keys, qs = k.shape[2], q.transpose(0, 1)[None]  # [1, H, n, d]
     hidden = None
     if past or softcap is not None or (window is not None and window < num_keys):
         distance = torch.arange(past, num_keys, device=q.device)[:, None] - torch.arange(num_keys, device=q.device)

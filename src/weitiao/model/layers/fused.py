@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from weitiao.model.kernels.generation import kernels_for_generation
 from weitiao.model.kernels.library import kernels_for
 
 
@@ -182,3 +183,30 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     torch.mul(x1, cos, out=out[..., :half]).addcmul_(x2, sin, value=-1)  # in place: nine times as fast as x1 cos - x2 sin
     torch.mul(x2, cos, out=out[..., half:]).addcmul_(x1, sin)
     return out
+
+
+# -- the same, also where text is generated ---------------------------------------------------------------------------
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
+    """See RMSNorm."""
+    kernels = kernels_for_generation(x, weight)
+    return RMSNorm.apply(x, weight, eps, offset) if kernels is None else kernels.rms_norm(x, weight, eps, offset)
+
+
+def swiglu(a: Tensor, b: Tensor) -> Tensor:
+    """See SwiGLU."""
+    kernels = kernels_for_generation(a, b)
+    return SwiGLU.apply(a, b) if kernels is None else kernels.gated(a, b, gelu=False)
+
+
+def geglu(a: Tensor, b: Tensor) -> Tensor:
+    """See GeGLU."""
+    kernels = kernels_for_generation(a, b)
+    return GeGLU.apply(a, b) if kernels is None else kernels.gated(a, b, gelu=True)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """See Rotary."""
+    kernels = kernels_for_generation(x, cos, sin)
+    return Rotary.apply(x, cos, sin) if kernels is None else kernels.rotate(x, cos, sin)

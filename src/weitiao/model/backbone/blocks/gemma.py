@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from weitiao.core.batch import Batch
 from weitiao.model.backbone.rotary import RotaryTables, attention, mlp, rotary_tables
-from weitiao.model.layers.fused import GeGLU, RMSNorm
+from weitiao.model.layers.fused import geglu, rms_norm
 
 FAMILIES = ("gemma2", "gemma3_text")
 
@@ -46,7 +46,7 @@ def run_layer(layer: Any, x: Tensor, context: Context, rows: Tensor | None) -> T
     (tables, batch), module = context, layer.self_attn
     y = attention(module, _norm(layer.input_layernorm, x), tables[module.layer_type], batch, _norm, rows)
     x = (x if rows is None else x[rows]) + _norm(layer.post_attention_layernorm, y)
-    y = mlp(layer.mlp, _norm(layer.pre_feedforward_layernorm, x), GeGLU.apply)
+    y = mlp(layer.mlp, _norm(layer.pre_feedforward_layernorm, x), geglu)
     return x + _norm(layer.post_feedforward_layernorm, y)
 
 
@@ -61,4 +61,4 @@ def final_modules(stack: Any) -> Sequence[nn.Module]:
 
 
 def _norm(norm: Any, x: Tensor) -> Tensor:
-    return RMSNorm.apply(x, norm.weight, norm.eps, 1.0)
+    return rms_norm(x, norm.weight, norm.eps, 1.0)

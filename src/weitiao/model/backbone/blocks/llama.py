@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from weitiao.core.batch import Batch
 from weitiao.model.backbone.rotary import RotaryTables, attention, mlp, rotary_tables
-from weitiao.model.layers.fused import RMSNorm, SwiGLU
+from weitiao.model.layers.fused import rms_norm, swiglu
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -38,7 +38,7 @@ def run_layer(layer: Any, x: Tensor, context: Context, rows: Tensor | None) -> T
     tables, batch = context
     y = attention(layer.self_attn, _norm(layer.input_layernorm, x), tables, batch, _norm, rows)
     x = (x if rows is None else x[rows]) + y
-    return x + mlp(layer.mlp, _norm(layer.post_attention_layernorm, x), SwiGLU.apply)
+    return x + mlp(layer.mlp, _norm(layer.post_attention_layernorm, x), swiglu)
 
 
 def finish(stack: Any, x: Tensor) -> Tensor:
@@ -52,4 +52,4 @@ def final_modules(stack: Any) -> Sequence[nn.Module]:
 
 
 def _norm(norm: Any, x: Tensor) -> Tensor:
-    return RMSNorm.apply(x, norm.weight, norm.variance_epsilon)
+    return rms_norm(x, norm.weight, norm.variance_epsilon)

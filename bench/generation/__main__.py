@@ -1,0 +1,5 @@
+"""`python -m bench.generation`."""
+
+from bench.generation.run import main
+
+main()
