@@ -11,6 +11,7 @@ from support.models import make_model
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Method
 from weitiao.core.registry import find
+from weitiao.model.adapters import adapter_stack
 from weitiao.model.adapters.adapter_pool import AdapterPool
 from weitiao.model.adapters.adapter_stack import MAX_GATHERED, MultiAdapterLinear
 from weitiao.model.adapters.adapter_weights import Factors, LowRankAdapter, detach
@@ -294,3 +295,20 @@ def test_threads_wait() -> None:
         stop.set()
         thread.join()
     assert not errors
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+@torch.no_grad()
+def test_bf16_base(monkeypatch: pytest.MonkeyPatch, has_bf16: bool) -> None:
+    """Beside bf16 weights, factors are bf16, or fp32 where the CPU emulates bf16: both near the fp32 result."""
+    monkeypatch.setattr(adapter_stack, "cpu_bf16", lambda: "AMX" if has_bf16 else "")
+    pool, exact = AdapterPool(make_model().to(torch.bfloat16)), AdapterPool(make_model())
+    for each in (pool, exact):
+        for i in range(3):
+            each.add(f"a{i}", lora(i))
+    assert next(iter(pool.layers.values())).a.dtype == (torch.bfloat16 if has_bf16 else torch.float32)
+    names = ["a1", "", "a0", "a2", "a1"]
+    got, wanted = logits(pool, names), logits(exact, names)
+    assert got.dtype == torch.bfloat16
+    for row in range(5):
+        assert gap(got[row].float(), wanted[row]) < 3e-2
