@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,8 @@ from weitiao.cli.run_command import (
     split_pairs,
     usage_error,
 )
+from weitiao.cli.sampling_options import with_sampling_options
+from weitiao.core.engine import SamplingParams
 from weitiao.core.errors import ModelError
 from weitiao.core.messages import Message
 
@@ -33,10 +36,13 @@ Prompts = Annotated[
 System = Annotated[
     str | None, typer.Option(help='A system message; default: that of the training rows, if they had one. "": none.')
 ]
-MaxNewTokens = Annotated[int, typer.Option(min=1, help="Maximum length of an answer, in tokens.")]
-Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
+Answers = Annotated[int, typer.Option("--n", min=1, help="Answers to each prompt; more than one: JSON.")]
+LogProbs = Annotated[
+    int | None, typer.Option(min=0, help="JSON with each token's log-probability and this many of the most probable ones.")
+]
 
 
+@with_sampling_options
 def generate(
     target: Target,
     prompt: Annotated[str | None, typer.Argument(help="The prompt; - reads standard input.")] = None,
@@ -44,26 +50,32 @@ def generate(
     adapter: Adapters = None,
     system: System = None,
     compare: Annotated[bool, typer.Option("--compare", help="Show the base model's answer next to it.")] = False,
-    max_new_tokens: MaxNewTokens = 256,
-    temperature: Temperature = 0.0,
+    n: Answers = 1,
+    logprobs: LogProbs = None,
+    *,
+    sampling: SamplingParams,
 ) -> None:
     """Answer a prompt, or a file of prompts. Several adapters answer next to one another, or each its own lines."""
     if (prompt is None) == (prompts is None):
         raise usage_error("give a prompt, or --prompts FILE")
-    text = sys.stdin.read() if prompt == "-" else prompt or ""
+    text, sampling = sys.stdin.read() if prompt == "-" else prompt or "", replace(sampling, top_logprobs=logprobs)
     model = _load(target, adapter)
     dialogue.tell_system_message(model, system)
     console = Console(quiet=prompts is not None, highlight=False)
     if prompts is not None:
         from weitiao.core.reporter import Reporter
-        from weitiao.pipeline.inference import answer_file
+        from weitiao.pipeline.answers import answer_file
 
-        for line in answer_file(model, prompts, system, max_new_tokens, temperature, Reporter(console)):
+        for line in answer_file(model, prompts, system, sampling, n, Reporter(console)):
             print(json.dumps(line, ensure_ascii=False))
         return
-    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "system": system}
+    settings: dict[str, Any] = {"sampling": sampling, "system": system}
     messages = [{"role": "user", "content": text}]
-    if model.adapters:
+    if n > 1 or logprobs is not None:
+        from weitiao.pipeline.answers import answer_messages
+
+        print(json.dumps(answer_messages(model, messages, system, sampling, n), ensure_ascii=False))
+    elif model.adapters:
         console.print(dialogue.all_answers(model, messages, settings))
     elif compare:
         console.print(dialogue.compare_with_base(model, messages, settings))
@@ -71,13 +83,14 @@ def generate(
         dialogue.print_answer(model, messages, settings)
 
 
+@with_sampling_options
 def chat(
     target: Target,
     adapter: Adapters = None,
     system: System = None,
     compare: Annotated[bool, typer.Option("--compare", help="Show the base model's answers next to it.")] = False,
-    max_new_tokens: MaxNewTokens = 256,
-    temperature: Temperature = 0.0,
+    *,
+    sampling: SamplingParams,
 ) -> None:
     """Chat with a model; an empty line ends. With several adapters, @NAME at the start of a line chooses one."""
     model, console = _load(target, adapter), Console(highlight=False)
@@ -88,19 +101,20 @@ def chat(
             target=target,
         )
     dialogue.tell_system_message(model, system)
-    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "system": system}
+    settings: dict[str, Any] = {"sampling": sampling, "system": system}
     messages: dialogue.Messages = []
     name = next(iter(model.adapters), "")
-    while text := dialogue.read_line(console):
-        name, text = dialogue.split_address(text, model.adapters, name)
-        messages.append({"role": "user", "content": text})
-        chosen = {**settings, "adapter": name}
-        if compare:
-            console.print(dialogue.compare_with_base(model, messages, chosen))
-            answer = model.generate(messages, **chosen)
-        else:
-            answer = dialogue.print_answer(model, messages, chosen)
-        messages.append({"role": "assistant", "content": answer})
+    with model.caching_prefixes():
+        while text := dialogue.read_line(console):
+            name, text = dialogue.split_address(text, model.adapters, name)
+            messages.append({"role": "user", "content": text})
+            chosen = {**settings, "adapter": name}
+            if compare:
+                console.print(dialogue.compare_with_base(model, messages, chosen))
+                answer = model.generate(messages, **chosen)
+            else:
+                answer = dialogue.print_answer(model, messages, chosen)
+            messages.append({"role": "assistant", "content": answer})
 
 
 def predict(

@@ -3,8 +3,6 @@
 Several adapters can share one base model: each prompt, or each row of a batch, goes through the adapter it names.
 """
 
-import queue
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,20 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from weitiao.core import hardware
+from weitiao.core.engine import Engine, Generation, Request, SamplingParams
 from weitiao.core.errors import DataError, ModelError
 from weitiao.core.example import SourceLocation, Turn
-from weitiao.core.generation import generate
+from weitiao.core.generation import answer_requests, generate, stream_answer
 from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe
 from weitiao.core.registry import create
-from weitiao.core.reporter import Reporter
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.data.prompts import Prompt, read_prompts
 from weitiao.data.records import Record
 from weitiao.model.adapters.adapter_pool import MAX_LORAS
 from weitiao.pipeline.adapter_folder import write_adapter_folder
@@ -42,8 +38,6 @@ from weitiao.pipeline.predict import InputRow, RowPredictor, predict_rows
 from weitiao.pipeline.prompting import Messages, as_turns, encode_prompt
 from weitiao.pipeline.trained import check_unchanged, read_trained
 from weitiao.plan.compatibility import check_base
-
-CHUNK = 256  # prompts that are sorted by length and answered before the first answer is returned
 
 
 @dataclass
@@ -63,6 +57,8 @@ class Model:
     """Of a base model with adapters."""
     training_columns: tuple[str, ...] = ()
     """Of a Run: descriptions of the columns that its files had."""
+    _engine: Engine | None = None
+    """Kept for its cached prefixes; None: each call has a new one."""
 
     @property
     def torch_model(self) -> PreTrainedModel:
@@ -90,6 +86,8 @@ class Model:
         *,
         max_new_tokens: int = 256,
         temperature: float = 0.0,
+        sampling: SamplingParams | None = None,
+        n: int = 1,
         adapter: str | Sequence[str] = "",
         stream: bool = False,
         system: str | None = None,
@@ -100,13 +98,16 @@ class Model:
 
         Args:
             temperature: 0 is greedy.
+            sampling: all settings (top_p, top_k, stop, seed ...), in place of `max_new_tokens` and `temperature`.
+            n: answers to each prompt.
             adapter: of several adapters, the one that answers, or one for each prompt; "" is the base model.
-            stream: yield the answer to one prompt piece by piece.
+            stream: yield the answer to one prompt piece by piece; a reader who stops ends it.
             system: a system message before prompts that have none; default: that of the training rows, "": none.
             tools: that the assistant may call, as OpenAI writes them.
 
         Returns:
-            A string, a list of strings (for a list of prompts), or an iterator of strings (with `stream`).
+            A string, a list of strings (for a list of prompts), or an iterator of strings (with `stream`). With n > 1, a
+            list of strings in place of each string.
 
         Raises:
             ModelError: the model was trained for predictions, not for generation.
@@ -117,14 +118,39 @@ class Model:
         conversations: Sequence[Any] = [prompts] if single else prompts
         adapters = [adapter] * len(conversations) if isinstance(adapter, str) else list(adapter)
         ids = [self.prompt(as_turns(x), name, system, list(tools)) for x, name in zip(conversations, adapters)]
-        names = adapters if self.adapters else ()
+        params = sampling or SamplingParams(max_new_tokens, temperature)
         if stream:
-            if not single:
-                raise DataError("stream: one prompt at a time; a list of prompts was given.")
-            return self._stream(ids[0], max_new_tokens, temperature, names)
-        answers = generate(self.model, ids, max_new_tokens, temperature, adapters=names)
-        texts = [self.decode(x) for x in answers]
-        return texts[0] if single else texts
+            if not single or n > 1:
+                raise DataError("stream: one answer to one prompt at a time; several were asked for.")
+            return self._stream(ids[0], params, adapters[0])
+        if self.assets.architecture.kind != "decoder":
+            texts = [self.decode(x) for x in generate(self.model, ids, params.max_new_tokens)]
+            texts = [[x] * n for x in texts] if n > 1 else texts
+            return texts[0] if single else texts
+        requests = [Request(x, params, name, i) for x, name in zip(ids, adapters) for i in range(n)]
+        answers = [self.text_of(x) for x in self.answer(requests)]
+        grouped = answers if n == 1 else [answers[i : i + n] for i in range(0, len(answers), n)]
+        return grouped[0] if single else grouped
+
+    def answer(self, requests: Sequence[Request]) -> list[Generation]:
+        """The finished answers to requests, with the log-probabilities that they ask for; of a decoder."""
+        return answer_requests(self.model, requests, self._engine)
+
+    def text_of(self, generation: Generation) -> str:
+        """The text of an answer, without spaces around it."""
+        return generation.text.strip()
+
+    @contextmanager
+    def caching_prefixes(self) -> Iterator[None]:
+        """Inside, a prompt that begins as an earlier one, with its answer, computes only the rest: for conversations.
+
+        The model's weights must stay as they are.
+        """
+        before, self._engine = self._engine, self.model.new_engine() if self.model.make_engine else None
+        try:
+            yield
+        finally:
+            self._engine = before
 
     def prompt(self, turns: Sequence[Turn], adapter: str = "", system: str | None = None, tools: Any = None) -> list[int]:
         """Token ids of a conversation up to where the assistant answers, in the adapter's own chat template; of plain text,
@@ -142,30 +168,17 @@ class Model:
     def decode(self, ids: Sequence[int]) -> str:
         return self.assets.processor.decode(ids).strip()
 
-    def _stream(self, prompt: list[int], max_new_tokens: int, temperature: float, adapters: Sequence[str]) -> Iterator[str]:
-        """The answer in pieces; the model runs in a thread of its own, and stops where the reader does."""
-        streamer = _QueueStreamer(self.tokenizer)
-
-        def run() -> None:
-            try:
-                (ids,) = generate(self.model, [prompt], max_new_tokens, temperature, streamer=streamer, adapters=adapters)
-                if not streamer.started:  # an encoder-decoder model: its beams are known only at the end
-                    streamer.pieces.put(self.decode(ids))
-            except BaseException as error:  # handed over to the reader's thread
-                streamer.pieces.put(error)
-            streamer.pieces.put(None)
-
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        try:
-            while (piece := streamer.pieces.get()) is not None:
-                if isinstance(piece, BaseException):
-                    raise piece
-                if piece:
-                    yield piece
-        finally:
-            streamer.stopped = True
-            thread.join()
+    def _stream(self, prompt: list[int], params: SamplingParams, adapter: str) -> Iterator[str]:
+        """The answer in pieces; the model stops where the reader does."""
+        if self.assets.architecture.kind != "decoder":  # its beams are known only at the end
+            yield self.decode(generate(self.model, [prompt], params.max_new_tokens)[0])
+            return
+        shown = 0
+        for generation in stream_answer(self.model, Request(prompt, params, adapter), self._engine):
+            text = generation.text if shown else generation.text.lstrip()
+            if len(text) > shown:
+                yield text[shown:]
+                shown = len(text)
 
     def _refuse_without_generation(self) -> None:
         if not self.objective.traits.generative:
@@ -267,26 +280,12 @@ class Model:
         """
         if self.model.attachment.set_enabled is None:
             raise ModelError("this method changes the base weights themselves: load the base model to compare.")
-        with self.model.reference():
-            yield
-
-
-class _QueueStreamer(TextStreamer):
-    """Puts finished text into a queue; ends generation when nobody reads it any more."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.pieces: queue.Queue[str | BaseException | None] = queue.Queue()
-        self.started = self.stopped = False
-
-    def put(self, value: torch.Tensor) -> None:
-        if self.stopped:
-            raise GeneratorExit  # generate has no other way to be stopped from outside between two tokens
-        self.started = True
-        super().put(value)
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        self.pieces.put(text)
+        before, self._engine = self._engine, None  # what it cached is of the tuned model
+        try:
+            with self.model.reference():
+                yield
+        finally:
+            self._engine = before
 
 
 def _listed(texts: str | Sequence[str]) -> Sequence[str]:
@@ -349,28 +348,3 @@ def open_many(target: str, adapters: Mapping[str, str], precision: str = "") -> 
     for i, (name, adapter) in enumerate(opened.items()):
         registry.add(name, adapter, on_demand=i >= MAX_LORAS)
     return Model(model, assets, first.trained.objective, adapters=registry.assets, adapter_registry=registry)
-
-
-def answer_file(
-    model: Model, file: str, system: str | None, max_new_tokens: int, temperature: float, reporter: Reporter
-) -> Iterator[dict[str, Any]]:
-    """Each line of a file of prompts with its answer, in order; prompts for different adapters share batches.
-
-    Raises:
-        DataError: a line is not a prompt.
-    """
-    prompts = read_prompts(file, tuple(model.adapters))
-    ids = [_prompt_of(model, x, system) for x in prompts]
-    for start in reporter.track(range(0, len(prompts), CHUNK), "prompts"):
-        chunk = prompts[start : start + CHUNK]
-        adapters = [x.adapter for x in chunk] if model.adapters else ()
-        answers = generate(model.model, ids[start : start + CHUNK], max_new_tokens, temperature, adapters=adapters)
-        for x, answer in zip(chunk, answers):
-            yield {**x.fields, "answer": model.decode(answer)}
-
-
-def _prompt_of(model: Model, prompt: Prompt, system: str | None) -> list[int]:
-    try:
-        return model.prompt(prompt.turns, prompt.adapter, system, prompt.fields.get("tools"))
-    except DataError as error:
-        raise DataError("{where}: {reason}", where=prompt.where, reason=error.message) from None

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from support.models import save_model
 from weitiao.core.decoding import decoding_with, ignored_settings, needed_tokens
+from weitiao.core.engine import SamplingParams
 from weitiao.core.errors import DataError
 from weitiao.core.generation import decoded, generate
 from weitiao.objective.objectives.seq2seq import Seq2Seq
@@ -46,10 +46,8 @@ def test_folders_that_differ_in_generation_config_give_equal_ids(open_model: Any
         unused
     )
     if objective == "sft":
-        torch.manual_seed(0)
-        sampled = generate(plain, PROMPTS, 20, temperature=1.0)
-        torch.manual_seed(0)
-        assert generate(hidden, PROMPTS, 20, temperature=1.0) == sampled
+        params = SamplingParams(20, temperature=1.0, seed=0)
+        assert generate(hidden, PROMPTS, sampling=params) == generate(plain, PROMPTS, sampling=params)
 
 
 def test_tokens_that_a_model_needs_are_kept(open_model: Any, tmp_path: Path) -> None:

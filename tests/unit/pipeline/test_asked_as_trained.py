@@ -12,6 +12,7 @@ from support.models import CHATML, save_model
 from support.rows import chat_rows, write_jsonl
 from weitiao import load
 from weitiao.cli.app import app
+from weitiao.core.engine import Generation, Request, SamplingParams
 from weitiao.core.errors import DataError
 from weitiao.core.example import Turn
 from weitiao.core.reporter import Console, Reporter
@@ -19,7 +20,8 @@ from weitiao.core.run import Run
 from weitiao.data.chat.template import Template, tokenizer_identity
 from weitiao.pipeline import assemble
 from weitiao.pipeline.evaluate import evaluate
-from weitiao.pipeline.inference import answer_file, open_model
+from weitiao.pipeline.answers import answer_file
+from weitiao.pipeline.inference import open_model
 from weitiao.train.distributed import Distributed
 
 SHORT = {"steps": 1, "batch_size": 4, "evaluate_every": 0}
@@ -51,20 +53,20 @@ def test_system_message_in_every_way_to_ask(train_tiny: Any, tmp_path: Path, mon
     model = load(train_tiny(data=with_system(chat_rows(12)), validation=0, train=SHORT))
     prompts: list[list[int]] = []
 
-    def generate(handle: Any, ids: list[list[int]], *_: Any, **__: Any) -> list[list[int]]:
-        prompts.extend(ids)
-        return [[5] for _ in ids]
+    def answer(handle: Any, requests: list[Request], engine: Any) -> list[Generation]:
+        prompts.extend(list(x.prompt_ids) for x in requests)
+        return [Generation(x) for x in requests]
 
-    monkeypatch.setattr("weitiao.pipeline.inference.generate", generate)
+    monkeypatch.setattr("weitiao.pipeline.inference.answer_requests", answer)
     model.generate("the fox")
     model.generate([{"role": "user", "content": "the fox"}])
     file = write_jsonl(
         tmp_path / "p.jsonl", [{"prompt": "the fox"}, {"messages": [{"role": "user", "content": "the fox"}]}]
     )
-    list(answer_file(model, str(file), None, 4, 0.0, Reporter(Console(quiet=True))))
+    list(answer_file(model, str(file), None, SamplingParams(4), 1, Reporter(Console(quiet=True))))
     assert len(prompts) == 4 and len({tuple(x) for x in prompts}) == 1
     assert SYSTEM in model.assets.processor.decode(prompts[0])
-    list(answer_file(model, str(file), "", 4, 0.0, Reporter(Console(quiet=True))))
+    list(answer_file(model, str(file), "", SamplingParams(4), 1, Reporter(Console(quiet=True))))
     assert SYSTEM not in model.assets.processor.decode(prompts[-1])
 
 
@@ -171,7 +173,7 @@ def test_plain_text_is_continued(plain_text_run: Run, tmp_path: Path) -> None:
     assert isinstance(model.generate("the quick", max_new_tokens=3), str)
     assert "".join(model.generate("the quick", max_new_tokens=3, stream=True)).strip()
     file = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "the quick"}])
-    (line,) = answer_file(model, str(file), None, 3, 0.0, Reporter(Console(quiet=True)))
+    (line,) = answer_file(model, str(file), None, SamplingParams(3), 1, Reporter(Console(quiet=True)))
     assert line["answer"] == model.generate("the quick", max_new_tokens=3)
 
 
@@ -188,7 +190,7 @@ def test_plain_text_has_no_turns(plain_text_run: Run, tmp_path: Path) -> None:
         model.generate("the fox", system="be kind")
     file = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "a"}, {"messages": [{"role": "system", "content": "a"}]}])
     with pytest.raises(DataError, match=f"p.jsonl, line 2.*{problem}"):
-        list(answer_file(model, str(file), None, 3, 0.0, Reporter(Console(quiet=True))))
+        list(answer_file(model, str(file), None, SamplingParams(3), 1, Reporter(Console(quiet=True))))
     result = CliRunner().invoke(app, ["chat", str(plain_text_run.folder)], input="hi\n\n")
     assert result.exit_code == 2 and "continues plain text and has no turns to chat in" in result.output
 

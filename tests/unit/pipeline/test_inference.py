@@ -10,10 +10,11 @@ import torch
 from support.models import save_model
 from support.rows import chat_rows
 from weitiao import load
+from weitiao.core.engine import Request, SamplingParams
 from weitiao.core.errors import DataError, ModelError
 from weitiao.core.generation import generate
-from weitiao.pipeline import inference
 from weitiao.pipeline.inference import Model
+from weitiao.pipeline.prompting import as_turns
 
 CHAT = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "the fox"}]
 
@@ -38,19 +39,41 @@ def test_generate_strings_lists_and_messages(model: Model) -> None:
 def test_stream_is_the_same_text(model: Model) -> None:
     pieces = list(model.generate("the fox", max_new_tokens=12, stream=True))
     assert len(pieces) > 1 and "".join(pieces).strip() == model.generate("the fox", max_new_tokens=12)
-    with pytest.raises(DataError, match="one prompt at a time"):
+    with pytest.raises(DataError, match="one answer to one prompt at a time"):
         model.generate(["a", "b"], stream=True)
 
 
 def test_stream_stops_when_nobody_reads(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    puts: list[int] = []
-    put = inference._QueueStreamer.put
-    monkeypatch.setattr(inference._QueueStreamer, "put", lambda self, value: puts.append(1) or put(self, value))
     monkeypatch.setattr(model.model.processor, "stop_ids", (319,))  # a token that the model never learned to stop at
-    stream = model.generate("the fox", max_new_tokens=230, stream=True)
-    next(stream)
-    stream.close()
-    assert 0 < len(puts) < 200
+    with model.caching_prefixes():
+        engine: Any = model._engine
+        stream = model.generate("the fox", max_new_tokens=230, stream=True)
+        next(stream)
+        assert engine.load.running == 1
+        stream.close()
+        assert engine.load.running == engine.load.waiting == 0
+        assert 0 < engine.load.cached_tokens < 100
+
+
+def test_conversation_computes_only_what_is_new(model: Model) -> None:
+    messages = [{"role": "user", "content": "the fox jumps over the lazy dog"}]
+    with model.caching_prefixes():
+        answer = model.generate(messages, max_new_tokens=6)
+        longer = [*messages, {"role": "assistant", "content": answer}, {"role": "user", "content": "what"}]
+        (generation,) = model.answer([Request(model.prompt(as_turns(longer)))])
+        assert generation.cached_tokens >= len(model.prompt(as_turns(messages)))
+        with model.disable_adapter():
+            assert model.answer([Request(model.prompt(as_turns(longer)))])[0].cached_tokens == 0, "of another model"
+    assert model.text_of(generation) == model.generate(longer)
+
+
+def test_several_answers_and_sampling(model: Model) -> None:
+    params = SamplingParams(8, temperature=1.5, seed=3)
+    three = model.generate("the fox", sampling=params, n=3)
+    assert len(set(three)) > 1 and model.generate("the fox", sampling=params, n=2) == three[:2]
+    assert model.generate(["what", "the fox"], sampling=params, n=2)[1] == three[:2], "in other company"
+    whole = model.generate("the fox", max_new_tokens=6)
+    assert model.generate("the fox", sampling=SamplingParams(6, stop=(" lazy",))) == whole.partition(" lazy")[0]
 
 
 def test_stream_of_an_encoder_decoder_comes_at_once(tmp_path: Path) -> None:
@@ -63,7 +86,7 @@ def test_errors_of_the_model_reach_the_reader(model: Model, monkeypatch: pytest.
     def fail(*args: Any, **settings: Any) -> None:
         raise ValueError("out of order")
 
-    monkeypatch.setattr("weitiao.pipeline.inference.generate", fail)
+    monkeypatch.setattr("weitiao.pipeline.inference.stream_answer", fail)
     with pytest.raises(ValueError, match="out of order"):
         list(model.generate("the fox", stream=True))
 
