@@ -117,7 +117,7 @@ def measure_cold(loaded: Any, work: Path, options: argparse.Namespace) -> dict[s
     listed = time.perf_counter() - started
     order, result = [x.name for x in folders], {"count": len(folders), "listed": listed}
     random.Random(0).shuffle(order)
-    pool = loaded.adapter_registry.pool
+    pool = loaded._registry.pool
     for kind in ("disk", "page cache"):
         seconds = []
         for name in order:
@@ -168,10 +168,10 @@ def markdown(results: dict) -> str:
     """A block for bench/RESULTS.md."""
     setup, rows = results["setup"], results["rows"]
     lines = [
-        f"{setup['model']}, {setup['precision']}, LoRA of rank {setup['rank']} on all linear layers, the engine's steps of one "
-        f"token a row after prompts of {PROMPT} tokens, n = {setup['turns']} turns of {setup['steps']} steps each. "
-        f"{machine_words(setup['machine'])}. torch {setup['versions']['torch']}, weitiao at {setup['versions']['weitiao']}. "
-        f"Other programs used {results['share_of_others']:.0%} of the machine.",
+        f"{setup['model']}, {setup['precision']}, LoRA of rank {setup['rank']} on all linear layers, the engine's steps of "
+        f"one token a row after prompts of {PROMPT} tokens, n = {setup['turns']} turns of {setup['steps']} steps each. "
+        f"{machine_words(setup['machine'])}. torch {setup['versions']['torch']}, weitiao at "
+        f"{setup['versions']['weitiao']}. Other programs used {results['share_of_others']:.0%} of the machine.",
         "",
         "| rows | base, tokens/s | one adapter | eight adapters | eight / one (median, range) | one / base |",
         "|---|---|---|---|---|---|",

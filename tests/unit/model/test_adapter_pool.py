@@ -85,7 +85,7 @@ def test_every_token_in_one_group() -> None:
                 seen[i] = group.slot
         assert {x.slot for x in plan.looped} <= {9}
         for bucket in plan.buckets:
-            places = list(range(len(bucket.target))) if bucket.places is None else bucket.places.tolist()
+            places = list(range(len(bucket.target))) if bucket.positions is None else bucket.positions.tolist()
             assert len(places) > len(bucket.slots) * bucket.width / 2 or bucket.width == 1
             for k, slot in enumerate(bucket.slots):
                 assert {owner[i] for i in tokens_of(bucket, k)} == {slot}, "padding is of the same adapter"
@@ -99,7 +99,7 @@ def test_every_token_in_one_group() -> None:
 def test_decoding_needs_no_index() -> None:
     """One token a row, slots in order: the batch itself is the group, and large groups are slices."""
     (bucket,) = make_plan(range(8), [1] * 8, (), CPU).buckets
-    assert bucket.source == slice(0, 8) and bucket.places is None and bucket.slots == tuple(range(8))
+    assert bucket.source == slice(0, 8) and bucket.positions is None and bucket.slots == tuple(range(8))
     (group,) = make_plan([3] * 8, [1] * 8, (), CPU).groups
     assert group.rows == slice(0, 8)
     plan = make_plan([0, 1, 1], [LARGE, LARGE, LARGE], (), CPU)

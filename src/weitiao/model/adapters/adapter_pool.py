@@ -117,7 +117,7 @@ class AdapterPool:
         slot = self._free_slot(keep)
         try:
             for layer_name, (a, b, scale) in adapter.factors.items():
-                self._layer(layer_name).put(slot, a, b, scale)
+                self._layer(layer_name).set_slot(slot, a, b, scale)
             for layer_name, layer in adapter.looped.items():
                 self._layer(layer_name).looped[slot] = layer
         except BaseException:

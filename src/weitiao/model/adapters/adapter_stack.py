@@ -62,7 +62,7 @@ class MultiAdapterLinear(nn.Module):
             setattr(self, name, new)
 
     @torch.no_grad()
-    def put(self, slot: int, a: Tensor, b: Tensor, scale: float) -> None:
+    def set_slot(self, slot: int, a: Tensor, b: Tensor, scale: float) -> None:
         """Fill a slot with s B A: a [R, D_in], b [D_out, R]."""
         rank = len(a)
         if rank > self.a.shape[1]:
@@ -134,7 +134,7 @@ class MultiAdapterLinear(nn.Module):
             outputs[bucket.source].unflatten(0, grouped.shape[:2]).baddbmm_(low, b)
             return
         change = torch.bmm(low, b).flatten(0, 1)
-        _add(outputs, bucket.target, change if bucket.places is None else change[bucket.places])
+        _add(outputs, bucket.target, change if bucket.positions is None else change[bucket.positions])
 
 
 def _add(outputs: Tensor, rows: Rows, change: Tensor) -> None:
