@@ -19,8 +19,8 @@ from weitiao.core.reporter import Console, Reporter
 from weitiao.core.run import Run
 from weitiao.data.chat.template import Template, tokenizer_identity
 from weitiao.pipeline import assemble
-from weitiao.pipeline.evaluate import evaluate
 from weitiao.pipeline.answers import answer_file
+from weitiao.pipeline.evaluate import evaluate
 from weitiao.pipeline.inference import open_model
 from weitiao.train.distributed import Distributed
 
