@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test types pytest proof lint bench bench-sft bench-peers bench-methods bench-trainer bench-growth bench-generation bench-gpu clean
+.PHONY: quickstart test types pytest proof lint bench bench-sft bench-peers bench-methods bench-trainer bench-growth bench-generation bench-adapters bench-gpu clean
 
 # creates .venv, installs, fine-tunes a real model on real data, shows before and after
 quickstart: $(READY)
@@ -35,7 +35,7 @@ proof: $(READY)
 lint: $(READY)
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/pyright
 
-bench: bench-sft bench-methods bench-trainer bench-growth bench-generation
+bench: bench-sft bench-methods bench-trainer bench-growth bench-generation bench-adapters
 
 # next to TRL + PEFT; the long form takes about an hour on 2 cores
 bench-sft: $(READY)
@@ -66,6 +66,10 @@ bench-growth: $(READY)
 # text generation next to transformers.generate and llama.cpp (ARGS="--gguf FILE ..."); about 15 minutes on 2 cores
 bench-generation: $(READY)
 	$(BIN)/python -m bench.generation $(ARGS)
+
+# eight adapters in one batch next to one, and 1,000 on disk; about ten minutes on 2 cores and 10 GB of disk
+bench-adapters: $(READY)
+	$(BIN)/python -m bench.adapters $(ARGS)
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

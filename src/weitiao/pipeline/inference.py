@@ -55,7 +55,7 @@ class Model:
     """Of a Run."""
     adapters: dict[str, BaseAssets] = field(default_factory=dict)
     """Of several adapters on one base: a name -> the tokenizer and template it was trained with."""
-    adapter_registry: AdapterRegistry | None = None
+    _registry: AdapterRegistry | None = None
     """Of a base model with adapters."""
     training_columns: tuple[str, ...] = ()
     """Of a Run: descriptions of the columns that its files had."""
@@ -247,14 +247,14 @@ class Model:
             ModelError: it was trained on another base, is more than a low-rank change of linear layers, or changes
                 nothing; or this model is not a base model.
         """
-        if self.adapter_registry is None:
+        if self._registry is None:
             if self.recipe is not None or self.model.attachment.trainable:
                 raise ModelError(
                     "adapters are added to a base model, and this model has one already: load its base, then add both."
                 )
-            self.adapter_registry = AdapterRegistry(AdapterOpener(str(self.assets.folder), self.assets), self.model)
-            self.adapters = self.adapter_registry.assets
-        self.adapter_registry.add(name, self.adapter_registry.opener.open(str(target)), on_demand)
+            self._registry = AdapterRegistry(AdapterOpener(str(self.assets.folder), self.assets), self.model)
+            self.adapters = self._registry.assets
+        self._registry.add(name, self._registry.opener.open(str(target)), on_demand)
 
     def remove_adapter(self, name: str) -> None:
         """Remove an adapter. End what is generated with it first: its rows would raise ModelError. As safe as add_adapter.
@@ -262,9 +262,9 @@ class Model:
         Raises:
             ModelError: there is no such adapter.
         """
-        if self.adapter_registry is None:
+        if self._registry is None:
             raise ModelError("there is no adapter called {name!r}; this model has none.", name=name)
-        self.adapter_registry.remove(name)
+        self._registry.remove(name)
 
     def save_adapter(self, folder: str | Path) -> None:
         """Write the trained weights as an adapter in PEFT's format.
@@ -354,4 +354,4 @@ def open_many(target: str, adapters: Mapping[str, str], precision: str = "") -> 
     registry = AdapterRegistry(opener, model, str(first.trained.folder))
     for i, (name, adapter) in enumerate(opened.items()):
         registry.add(name, adapter, on_demand=i >= MAX_LORAS)
-    return Model(model, assets, first.trained.objective, adapters=registry.assets, adapter_registry=registry)
+    return Model(model, assets, first.trained.objective, adapters=registry.assets, _registry=registry)

@@ -11,6 +11,7 @@ from support.models import make_model
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Method
 from weitiao.core.registry import find
+from weitiao.model.adapters import adapter_stack
 from weitiao.model.adapters.adapter_pool import AdapterPool
 from weitiao.model.adapters.adapter_stack import MAX_GATHERED, MultiAdapterLinear
 from weitiao.model.adapters.adapter_weights import Factors, LowRankAdapter, detach
@@ -84,7 +85,7 @@ def test_every_token_in_one_group() -> None:
                 seen[i] = group.slot
         assert {x.slot for x in plan.looped} <= {9}
         for bucket in plan.buckets:
-            places = list(range(len(bucket.target))) if bucket.places is None else bucket.places.tolist()
+            places = list(range(len(bucket.target))) if bucket.positions is None else bucket.positions.tolist()
             assert len(places) > len(bucket.slots) * bucket.width / 2 or bucket.width == 1
             for k, slot in enumerate(bucket.slots):
                 assert {owner[i] for i in tokens_of(bucket, k)} == {slot}, "padding is of the same adapter"
@@ -98,7 +99,7 @@ def test_every_token_in_one_group() -> None:
 def test_decoding_needs_no_index() -> None:
     """One token a row, slots in order: the batch itself is the group, and large groups are slices."""
     (bucket,) = make_plan(range(8), [1] * 8, (), CPU).buckets
-    assert bucket.source == slice(0, 8) and bucket.places is None and bucket.slots == tuple(range(8))
+    assert bucket.source == slice(0, 8) and bucket.positions is None and bucket.slots == tuple(range(8))
     (group,) = make_plan([3] * 8, [1] * 8, (), CPU).groups
     assert group.rows == slice(0, 8)
     plan = make_plan([0, 1, 1], [LARGE, LARGE, LARGE], (), CPU)
@@ -294,3 +295,20 @@ def test_threads_wait() -> None:
         stop.set()
         thread.join()
     assert not errors
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+@torch.no_grad()
+def test_bf16_base(monkeypatch: pytest.MonkeyPatch, has_bf16: bool) -> None:
+    """Beside bf16 weights, factors are bf16, or fp32 where the CPU emulates bf16: both near the fp32 result."""
+    monkeypatch.setattr(adapter_stack, "cpu_bf16", lambda: "AMX" if has_bf16 else "")
+    pool, exact = AdapterPool(make_model().to(torch.bfloat16)), AdapterPool(make_model())
+    for each in (pool, exact):
+        for i in range(3):
+            each.add(f"a{i}", lora(i))
+    assert next(iter(pool.layers.values())).a.dtype == (torch.bfloat16 if has_bf16 else torch.float32)
+    names = ["a1", "", "a0", "a2", "a1"]
+    got, wanted = logits(pool, names), logits(exact, names)
+    assert got.dtype == torch.bfloat16
+    for row in range(5):
+        assert gap(got[row].float(), wanted[row]) < 3e-2

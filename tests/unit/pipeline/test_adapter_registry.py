@@ -131,7 +131,7 @@ def test_hundreds_on_demand(tiny_llama: Path, tmp_path: Path) -> None:
         save_file({k: x * (1 + i / 100) for k, x in tensors.items()}, folder / WEIGHTS)
         names[f"u{i}"] = folder
     model = weitiao.load(tiny_llama, adapters=names, precision="fp32")
-    registry = model.adapter_registry
+    registry = model._registry
     assert registry is not None and len(model.adapters) == 300 and len(registry.pool.loaded) == 32
     assert len({id(x) for x in model.adapters.values()}) == 1, "one tokenizer for all"
     for i in (0, 299, 150, 0, 31, 77, 299):

@@ -18,7 +18,7 @@ from torch import nn
 
 from weitiao.core.errors import ModelError
 from weitiao.core.method import Attachment
-from weitiao.model.adapters.adapter_stack import MultiAdapterLinear
+from weitiao.model.adapters.adapter_stack import MultiAdapterLinear, stack_dtype
 from weitiao.model.adapters.adapter_weights import LowRankAdapter
 from weitiao.model.adapters.row_routing import BASE, Routing, current
 
@@ -117,7 +117,7 @@ class AdapterPool:
         slot = self._free_slot(keep)
         try:
             for layer_name, (a, b, scale) in adapter.factors.items():
-                self._layer(layer_name).put(slot, a, b, scale)
+                self._layer(layer_name).set_slot(slot, a, b, scale)
             for layer_name, layer in adapter.looped.items():
                 self._layer(layer_name).looped[slot] = layer
         except BaseException:
@@ -147,7 +147,7 @@ class AdapterPool:
         """The layer of a name, put into the model when an adapter first changes it."""
         if name not in self.layers:
             base = self.model.get_submodule(name)
-            layer = MultiAdapterLinear(base, self._num_slots, next(self.model.parameters()).dtype)
+            layer = MultiAdapterLinear(base, self._num_slots, stack_dtype(next(self.model.parameters())))
             layer.on = self._enabled
             layer.train(base.training)
             self.layers[name] = layer

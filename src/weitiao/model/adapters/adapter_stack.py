@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from weitiao.core.hardware import cpu_bf16
 from weitiao.model.adapters.module_replacement import shape_of
-from weitiao.model.adapters.row_routing import Bucket, Group, current
+from weitiao.model.adapters.row_routing import Bucket, Group, Rows, current
 
 MAX_GATHERED = 4  # combinations of adapters whose factors a layer keeps side by side
 
@@ -61,14 +62,17 @@ class MultiAdapterLinear(nn.Module):
             setattr(self, name, new)
 
     @torch.no_grad()
-    def put(self, slot: int, a: Tensor, b: Tensor, scale: float) -> None:
+    def set_slot(self, slot: int, a: Tensor, b: Tensor, scale: float) -> None:
         """Fill a slot with s B A: a [R, D_in], b [D_out, R]."""
         rank = len(a)
         if rank > self.a.shape[1]:
             self.resize(self.a.shape[0], rank)
         self.clear(slot)
         self.a[slot, :rank] = a
-        self.b[slot, :rank] = b.T.float() * scale
+        if b.dtype == self.b.dtype and b.device == self.b.device:
+            torch.mul(b.T, scale, out=self.b[slot, :rank])
+        else:
+            self.b[slot, :rank] = b.T.float() * scale
         self.ranks[slot] = rank
 
     def clear(self, slot: int) -> None:
@@ -98,7 +102,9 @@ class MultiAdapterLinear(nn.Module):
         if routing is None or not self.on:
             return y
         plan = routing.plan_for(x)
-        inputs, outputs = x.flatten(0, -2).to(y.dtype), y.flatten(0, -2)
+        inputs, outputs = x.flatten(0, -2), y.flatten(0, -2)
+        if inputs.dtype != self.a.dtype:
+            inputs = inputs.to(self.a.dtype)
         for group in plan.groups:
             if group.slot in self.ranks:
                 self._add_group(inputs, outputs, group)
@@ -113,19 +119,33 @@ class MultiAdapterLinear(nn.Module):
 
     def _add_group(self, inputs: Tensor, outputs: Tensor, group: Group) -> None:
         rank, rows = self.ranks[group.slot], group.rows
-        a, b = (x[group.slot, :rank].to(outputs.dtype) for x in (self.a, self.b))
-        low = inputs[rows] @ a.T  # [N, R]
-        if isinstance(rows, slice):
+        low = inputs[rows] @ self.a[group.slot, :rank].T  # [N, R]
+        b = self.b[group.slot, :rank]
+        if isinstance(rows, slice) and outputs.dtype == b.dtype:
             outputs[rows].addmm_(low, b)
         else:
-            outputs.index_add_(0, rows, low @ b)
+            _add(outputs, rows, low @ b)
 
     def _add_bucket(self, inputs: Tensor, outputs: Tensor, bucket: Bucket) -> None:
-        a, b = (x.to(outputs.dtype) for x in self._factors(bucket.slots))
+        a, b = self._factors(bucket.slots)
         grouped = inputs[bucket.source].unflatten(0, (len(bucket.slots), bucket.width))  # [G, m, D_in]
         low = torch.bmm(grouped, a.transpose(1, 2))  # [G, m, R]
-        if isinstance(bucket.source, slice) and bucket.places is None:
+        if isinstance(bucket.source, slice) and outputs.dtype == b.dtype:
             outputs[bucket.source].unflatten(0, grouped.shape[:2]).baddbmm_(low, b)
             return
         change = torch.bmm(low, b).flatten(0, 1)
-        outputs.index_add_(0, bucket.target, change if bucket.places is None else change[bucket.places])
+        _add(outputs, bucket.target, change if bucket.positions is None else change[bucket.positions])
+
+
+def _add(outputs: Tensor, rows: Rows, change: Tensor) -> None:
+    change = change.to(outputs.dtype)
+    if isinstance(rows, slice):
+        outputs[rows].add_(change)
+    else:
+        outputs.index_add_(0, rows, change)
+
+
+def stack_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype of the factors beside such a weight: its own, or fp32 where the CPU would have to emulate bf16."""
+    emulated = weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and not cpu_bf16()
+    return torch.float32 if emulated or not weight.dtype.is_floating_point else weight.dtype

@@ -45,7 +45,7 @@ class Bucket:
     """[groups x width]: the token at each place; a place that is padding repeats a token of its group."""
     target: Tensor
     """[N]: the tokens of all groups."""
-    places: Tensor | None
+    positions: Tensor | None
     """[N]: the places of these tokens; None: there is no padding."""
 
 
@@ -151,12 +151,12 @@ def _bucket(spans: dict[int, list[Span]], device: torch.device) -> Bucket:
     width = max(map(len, groups))
     source = [i for group in groups for i in (*group, *group[:1] * (width - len(group)))]
     target = [i for group in groups for i in group]
-    places = [k * width + i for k, group in enumerate(groups) for i in range(len(group))]
+    positions = [k * width + i for k, group in enumerate(groups) for i in range(len(group))]
     in_order = source == list(range(source[0], source[0] + len(source)))
     return Bucket(
         slots=tuple(spans),
         width=width,
         source=slice(source[0], source[0] + len(source)) if in_order else torch.tensor(source, device=device),
         target=torch.tensor(target, device=device),
-        places=None if len(places) == len(source) else torch.tensor(places, device=device),
+        positions=None if len(positions) == len(source) else torch.tensor(positions, device=device),
     )

@@ -5,11 +5,14 @@ transformers                a padded batch, whose rows join and leave between st
 transformers, no such cache whole rows again for each token: state-space models, and others      (uncached_forward.py)
 """
 
+from functools import partial
+
 from weitiao.core.engine import Engine
 from weitiao.core.finding import Decision
 from weitiao.core.messages import Message
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.model.backbone.block_backbone import BlockBackbone
+from weitiao.model.generation import grammar
 from weitiao.model.generation.block_forward import BlockForward
 from weitiao.model.generation.constraint import GrammarCompiler
 from weitiao.model.generation.forward import CachedForward
@@ -44,7 +47,8 @@ def choose_engine(
         model.architecture.num_positions if max_length is None else max_length,
         virtual_tokens=model.attachment.virtual_tokens,
         check_adapter=lambda name: _check_adapter(model, name),
-        compile_grammar=compile_grammar,
+        adapter_version=lambda name: model.attachment.adapter_version(name),
+        compile_grammar=compile_grammar or partial(grammar.compile_grammar, stop_ids=model.processor.stop_ids),
     )
     return engine, decision
 

@@ -62,6 +62,8 @@ class SlotEngine:
     """Ids that a method puts before every prompt."""
     check_adapter: Callable[[str], None] = lambda name: None
     """Raises ModelError if there is no such adapter."""
+    adapter_version: Callable[[str], int] = lambda name: 0
+    """Changes when an adapter is replaced by another one of its name, whose prefixes are others."""
     max_rows: int = 32
     prefill_tokens: int = 256
     """Tokens of prompts per step, at most: more are faster, but running answers wait for longer."""
@@ -189,7 +191,7 @@ class SlotEngine:
         while self.waiting and self._table.num_free:
             row = self.waiting[0]
             prompt = np.asarray(row.ids, np.int64)
-            shared = self._table.shared(prompt, row.adapter) if self.forward.keeps_prefixes else None
+            shared = self._table.shared(prompt, self._prefix_owner(row)) if self.forward.keeps_prefixes else None
             if shared is not None and shared.length < shared.expected:
                 with self._lock:
                     blocked.append(self.waiting.popleft())
@@ -218,9 +220,12 @@ class SlotEngine:
             if slot is not shared.slot:
                 self.forward.copy_prefix(shared.slot.number, slot.number, cached)
             self._table.touch(shared.slot)
-        slot.ids, slot.cached, slot.adapter = prompt, cached, row.adapter
+        slot.ids, slot.cached, slot.adapter = prompt, cached, self._prefix_owner(row)
         row.slot, row.generation.cached_tokens = slot, max(0, cached - row.prompt_length + len(row.sampling.prompt_ids))
         self.running.append(row)
+
+    def _prefix_owner(self, row: Row) -> str:
+        return f"{self.adapter_version(row.adapter)} {row.adapter}"
 
     def _plan(self) -> list[tuple[Row, int]]:
         """(a row, up to which of its tokens it runs): all that are being answered, then prompts, the oldest first."""

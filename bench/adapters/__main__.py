@@ -1,0 +1,5 @@
+"""`python -m bench.adapters`."""
+
+from bench.adapters.run import main
+
+main()
