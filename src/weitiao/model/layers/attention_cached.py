@@ -21,7 +21,7 @@ from weitiao.core.batch import Batch
 from weitiao.model.kernels.generation import CachedAttention, GenerationKernels, generation_kernels
 
 LENGTH_BLOCK = 64  # tokens by which slots grow, at least
-MANY = 1 << 20  # new tokens of a row from which on torch attends: never, as its sums depend on how a prompt is cut (2e-5 in log-probs)
+MANY = 1 << 20  # new tokens from which on torch attends: never, as its sums depend on how a prompt is cut (2e-5)
 MAX_PADDING = 2.0  # rows of one token share a product if the longest is at most this many times the shortest
 
 
