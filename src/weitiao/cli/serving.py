@@ -10,7 +10,7 @@ from weitiao.cli.run_command import split_pairs, usage_error
 from weitiao.core.errors import ModelError
 from weitiao.core.messages import Message
 
-PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
+PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "httpx")
 ENGINES = ("own", "vllm", "llamacpp")
 
 
@@ -56,5 +56,6 @@ def serve(
         adapters_dir=adapters_dir,
         precision="" if precision == "auto" else precision,
         limits=split_pairs(limit, "--limit"),
+        engine=engine,
     )
     run(options, reporter)

