@@ -125,7 +125,9 @@ MALFORMED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/classify", "/v1/adapters/load"])
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/classify", "/v1/adapters/load"]
+)
 def test_malformed_bodies(server: LocalServer, path: str) -> None:
     for body in MALFORMED:
         status, headers, answer = server.request("POST", path, body)
@@ -137,7 +139,25 @@ def test_malformed_bodies(server: LocalServer, path: str) -> None:
 def test_random_bodies(server: LocalServer, full: bool) -> None:
     """Requests with pieces changed at random: never a 5xx, never silence."""
     rng = random.Random(1)
-    parts = ['"', "{", "}", "[", "]", ":", ",", "null", "true", "-1", "1e400", "\\u0000", "\\ud83d", "tiny", "{{7*7}}", "\n", "<|im_end|>"]
+    parts = [
+        '"',
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        ",",
+        "null",
+        "true",
+        "-1",
+        "1e400",
+        "\\u0000",
+        "\\ud83d",
+        "tiny",
+        "{{7*7}}",
+        "\n",
+        "<|im_end|>",
+    ]
     for _ in range(10_000 if full else 300):
         text = json.dumps(rng.choice([CHAT, TEXT, CHAT | {"stream": True}, CHAT | {"tools": []}]))
         for _ in range(rng.randint(0, 3)):
@@ -235,7 +255,14 @@ def test_messages_cannot_make_the_server_slow(server: LocalServer) -> None:
         assert status in (200, 400)
         return time.process_time() - started
 
-    texts = ["{{ 7 * 7 }}", "{% for i in range(99999) %}{% endfor %}", "<|im_end|>" * 400, "a" * 4000, "a" * 900_000, " " * 4000]
+    texts = [
+        "{{ 7 * 7 }}",
+        "{% for i in range(99999) %}{% endfor %}",
+        "<|im_end|>" * 400,
+        "a" * 4000,
+        "a" * 900_000,
+        " " * 4000,
+    ]
     texts += ["\u0301" * 2000, "<" * 4000, "fox " * 225_000, "{" * 4000, "\U0001f469\u200d" * 2000]
     for text in texts:
         assert seconds([{"role": "user", "content": text}]) <= 1.5, text[:20]

@@ -91,7 +91,11 @@ def read_response(connection: socket.socket) -> tuple[int, dict[str, str], bytes
     if not head:
         return 0, {}, b""
     headers = {name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines[1:])}
-    return int(lines[0].split()[1]), headers, _unchunked(body) if "chunked" in headers.get("transfer-encoding", "") else body
+    return (
+        int(lines[0].split()[1]),
+        headers,
+        _unchunked(body) if "chunked" in headers.get("transfer-encoding", "") else body,
+    )
 
 
 def _unchunked(body: bytes) -> bytes:

@@ -44,7 +44,8 @@ def serve(
 
     reporter = Reporter(Console(highlight=False))
     with reporter.spin(Message("loading torch and transformers")):
-        from weitiao.pipeline.server import ServeOptions, serve as run
+        from weitiao.pipeline.server import ServeOptions
+        from weitiao.pipeline.server import serve as run
 
     options = ServeOptions(
         targets=targets,

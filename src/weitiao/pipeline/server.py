@@ -92,7 +92,7 @@ def serve_child(options: ServeOptions, limits: Limits, access: Access, reporter:
         with reporter.spin(Message("loading the model")):
             stack.enter_context(running(command))
         front, address = Front(name, command, limits), _address(options, listener.getsockname()[1])
-        text = "engine:    {engine}, a child process on a port of this machine with a key of its own"
+        text = Message("engine:    {engine}, a child process on a port of this machine with a key of its own")
         for line in (*_address_lines(access, options, address), Message(text, engine=options.engine)):
             reporter.say(line)
         for line in examples(name, frozenset({"generate"}), access, address):
@@ -195,7 +195,7 @@ def describe(service: Service, access: Access, options: ServeOptions, port: int)
         lines.append(Message("adapters:  {names}", names=", ".join(served.adapters.resident)))
     if options.adapters_dir:
         n = len(service.table.names()) - len(served.adapters.resident) - 1
-        text = "           and {n:,} in {folder}, loaded when asked for, {most} at once"
+        text = Message("           and {n:,} in {folder}, loaded when asked for, {most} at once")
         lines.append(Message(text, n=n, folder=options.adapters_dir, most=served.adapters.max_loaded))
     lines += [Message(template, **values) for template, values in _model_lines(served, limits)]
     lines.append(
@@ -215,9 +215,7 @@ def _address(options: ServeOptions, port: int) -> str:
 
 
 def _address_lines(access: Access, options: ServeOptions, address: str) -> list[Message | str]:
-    lines: list[Message | str] = [
-        Message("address:   {address} (listening on {host})", address=address, host=options.host)
-    ]
+    lines: list[Message | str] = [Message("address:   {address} (listening on {host})", address=address, host=options.host)]
     if options.random_key:
         lines.append(Message("key:       {key} (of this start, printed this once)", key=access.key))
     elif access.key:
@@ -234,8 +232,8 @@ def _model_lines(served: ServedModel, limits: Limits) -> list[tuple[Message, dic
     lines = [(message, {}) for message in served.settings]
     if served.engine is not None:
         room = {"n": served.engine.max_length, "slots": served.engine.load.slots, "new": limits.default_new_tokens}
-        text = "engine:    {slots} answers at once, up to {n:,} tokens each; max_tokens is {new:,} where none is given"
-        lines += [(Message(text), room), (Message("sampling:  {defaults}"), {"defaults": sampling_defaults()})]
+        text = Message("engine:    {slots} answers at once, up to {n:,} tokens each; max_tokens is {new:,} where none is given")
+        lines += [(text, room), (Message("sampling:  {defaults}"), {"defaults": sampling_defaults()})]
     return lines
 
 

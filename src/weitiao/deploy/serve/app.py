@@ -19,10 +19,9 @@ from weitiao.deploy.serve.completions import completion_routes
 from weitiao.deploy.serve.guard import Access, Guard
 from weitiao.deploy.serve.limits import Limits
 from weitiao.deploy.serve.listing import listing_routes
-from weitiao.deploy.serve.predictions import prediction_routes, transcription_routes
+from weitiao.deploy.serve.predictions import prediction_routes, retrieval_routes, transcription_routes
 from weitiao.deploy.serve.server_metrics import ServerMetrics
 from weitiao.deploy.serve.service import Service
-
 
 NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 """FastAPI would export traces to wherever the environment says; older ones do not know the setting, and have nothing to export."""
@@ -39,7 +38,7 @@ def make_app(service: Service, access: Access) -> FastAPI:
         yield
         service.thread.close()
 
-    parts = (completion_routes, prediction_routes, transcription_routes, listing_routes)
+    parts = (completion_routes, prediction_routes, retrieval_routes, transcription_routes, listing_routes)
     return with_guard((*(x(service) for x in parts), page_routes()), lifespan, access, service)
 
 
@@ -85,7 +84,11 @@ async def _on_invalid(request: Request, error: Any) -> Response:
 
 
 async def _on_http_error(request: Request, error: Any) -> Response:
-    texts = {404: "there is nothing at this address", 405: "this method is not allowed here"}
+    texts = {404: Message("there is nothing at this address"), 405: Message("this method is not allowed here")}
     if error.status_code not in texts:
-        return await _on_api_error(request, failed() if error.status_code >= 500 else ApiError(error.status_code, "refused"))
-    return await _on_api_error(request, ApiError(error.status_code, Message(texts[error.status_code]), headers=error.headers))
+        return await _on_api_error(
+            request, failed() if error.status_code >= 500 else ApiError(error.status_code, Message("the request is refused"))
+        )
+    return await _on_api_error(
+        request, ApiError(error.status_code, texts[error.status_code], headers=error.headers)
+    )

@@ -84,7 +84,9 @@ def llamacpp_command(file: Path, name: str, port: int, key: str) -> EngineComman
         arguments = [program, "--model", path, "--host", "127.0.0.1", "--port", str(port), "--alias", name, "--no-webui"]
         return EngineCommand([*arguments, "--offline"], port, key, {**QUIET, "LLAMA_API_KEY": key})
     if find_spec("xllamacpp") is None:
-        raise ModelError("--engine llamacpp needs llama-server or xllamacpp. Install it with: pip install 'weitiao[llamacpp]'")
+        raise ModelError(
+            "--engine llamacpp needs llama-server or xllamacpp. Install it with: pip install 'weitiao[llamacpp]'"
+        )
     arguments = [sys.executable, str(CHILD), path, name, str(port)]
     return EngineCommand(arguments, port, key, {**QUIET, "LLAMA_API_KEY": key})
 

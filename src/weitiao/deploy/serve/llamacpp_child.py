@@ -3,6 +3,7 @@
 Started without a port and a key, xllamacpp would listen on a port of its choosing without any.
 """
 
+import importlib
 import os
 import signal
 import sys
@@ -10,8 +11,7 @@ import sys
 
 def main() -> None:
     """Serve until SIGTERM."""
-    import xllamacpp
-
+    xllamacpp = importlib.import_module("xllamacpp")  # it has no types
     file, name, port = sys.argv[1:]
     params = xllamacpp.CommonParams()
     params.model.path, params.model_alias = file, [name] if isinstance(params.model_alias, list) else {name}
@@ -19,7 +19,9 @@ def main() -> None:
     params.api_keys = [os.environ.pop("LLAMA_API_KEY")]
     params.ui = params.endpoint_slots = params.endpoint_props = False
     params.n_ctx, params.n_parallel = 0, 4
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(
+        os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1
+    )
     server = xllamacpp.Server(params)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     del server

@@ -1,11 +1,11 @@
 """The model's own thread: it alone runs the model, one engine step after another; the server's event loop never waits.
 
-    event loop                              model thread
-    submit(requests)  ---- commands ---->   engine.submit
-    Answer.pieces     <---- pieces  -----   engine.step, engine.step ...      one piece a step and row
-    Answer.cancel()   ---- commands ---->   engine.cancel                     before the next step
-    run(function)     ---- commands ---->   function()                        between two steps
-    predict(rows)     ---- commands ---->   one call for all that wait        between two steps
+event loop                              model thread
+submit(requests)  ---- commands ---->   engine.submit
+Answer.pieces     <---- pieces  -----   engine.step, engine.step ...      one piece a step and row
+Answer.cancel()   ---- commands ---->   engine.cancel                     before the next step
+run(function)     ---- commands ---->   function()                        between two steps
+predict(rows)     ---- commands ---->   one call for all that wait        between two steps
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """uvicorn, with limits on slow clients and an end that lets running answers finish.
 
-    SIGTERM     no new connection, /ready and new requests get 503, running answers finish, exit code 0
-    Ctrl-C      the same; twice: at once
+SIGTERM     no new connection, /ready and new requests get 503, running answers finish, exit code 0
+Ctrl-C      the same; twice: at once
 """
 
 import asyncio

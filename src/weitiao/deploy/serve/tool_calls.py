@@ -17,8 +17,6 @@ from typing import Any
 
 HERMES = re.compile(r"<tool_call>\s*(\{.*?\})\s*(?:</tool_call>|$)", re.DOTALL)
 MARKERS = {"hermes": "<tool_call>", "llama3": "<|python_tag|>", "mistral": "[TOOL_CALLS]", "json": ""}
-COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""Of llguidance: no white space but this, of which a small model may write on and on."""
 OPENINGS = {"hermes": "", "llama3": "{", "mistral": "[{", "json": "{"}
 """How an answer begins that is a call from its first character on."""
 
@@ -119,4 +117,4 @@ def call_schema(tools: Sequence[dict[str, Any]], name: str = "") -> dict[str, An
         }
         for x in functions
     ]
-    return {**(options[0] if len(options) == 1 else {"anyOf": options}), "x-guidance": COMPACT}
+    return options[0] if len(options) == 1 else {"anyOf": options}
