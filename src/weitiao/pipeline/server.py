@@ -232,7 +232,9 @@ def _model_lines(served: ServedModel, limits: Limits) -> list[tuple[Message, dic
     lines = [(message, {}) for message in served.settings]
     if served.engine is not None:
         room = {"n": served.engine.max_length, "slots": served.engine.load.slots, "new": limits.default_new_tokens}
-        text = Message("engine:    {slots} answers at once, up to {n:,} tokens each; max_tokens is {new:,} where none is given")
+        text = Message(
+            "engine:    {slots} answers at once, up to {n:,} tokens each; max_tokens is {new:,} where none is given"
+        )
         lines += [(text, room), (Message("sampling:  {defaults}"), {"defaults": sampling_defaults()})]
     return lines
 

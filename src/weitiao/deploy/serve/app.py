@@ -87,8 +87,7 @@ async def _on_http_error(request: Request, error: Any) -> Response:
     texts = {404: Message("there is nothing at this address"), 405: Message("this method is not allowed here")}
     if error.status_code not in texts:
         return await _on_api_error(
-            request, failed() if error.status_code >= 500 else ApiError(error.status_code, Message("the request is refused"))
+            request,
+            failed() if error.status_code >= 500 else ApiError(error.status_code, Message("the request is refused")),
         )
-    return await _on_api_error(
-        request, ApiError(error.status_code, texts[error.status_code], headers=error.headers)
-    )
+    return await _on_api_error(request, ApiError(error.status_code, texts[error.status_code], headers=error.headers))
