@@ -1,4 +1,4 @@
-"""Who may ask: every route with every kind of key, foreign Hosts and Origins, forms of other sites, names that are paths."""
+"""Who may ask: every route with every kind of key, foreign Hosts and Origins, other sites' forms, names that are paths."""
 
 import base64
 import math
@@ -104,7 +104,7 @@ def test_basic_password_is_the_key_for_browsers(server: LocalServer) -> None:
 
 
 def foreign_hosts() -> list[str]:
-    names = """evil.test localhost.evil.test 127.0.0.1.nip.io 2130706433 0x7f000001 0177.0.0.1 127.1 0 0.0.0.0 [::] [::2] ::1
+    names = """evil.test localhost.evil.test 127.0.0.1.nip.io 2130706433 0x7f000001 0177.0.0.1 127.1 0 0.0.0.0 [::] [::2] ::1  # noqa: E501
         localhost. 127.0.0.2 localhost@evil.test evil.test#localhost localhost%00.evil.test xn--lcalhost-54a localhost/ *
         [::ffff:127.0.0.1] LOCALHOST.evil.test 127.0.0.1:80:80 127.0.0.1:abc 127.0.0.1:999999 localhost;evil.test"""
     rng = random.Random(0)
@@ -188,9 +188,9 @@ def names_that_are_paths() -> list[str]:
         "secret",
         "recipe.yaml",
     ]
-    ups = ["../", "..\\", "..%2f", "%2e%2e/", "%2e%2e%2f", "..%5c", "....//", "..;/", "..%c0%af", "%c0%ae%c0%ae/", "..%252f",
+    ups = ["../", "..\\", "..%2f", "%2e%2e/", "%2e%2e%2f", "..%5c", "....//", "..;/", "..%c0%af", "%c0%ae%c0%ae/", "..%252f",  # noqa: E501
            "\uff0e\uff0e/", "..\u2215", "..%u2215", ".%00./", "..\x00/", "./../", "//../", "..//", "\\..\\"]  # fmt: skip
-    starts = ["/", "\\", "C:\\", "C:/", "file:///", "file://localhost/", "\\\\evil\\share\\", "//evil/", "~/", "~root/", "$HOME/",
+    starts = ["/", "\\", "C:\\", "C:/", "file:///", "file://localhost/", "\\\\evil\\share\\", "//evil/", "~/", "~root/", "$HOME/",  # noqa: E501
               "%SystemRoot%\\", "http://evil.test/", "pickle:", "package:", "/dev/stdin#", "NAME=/", "@"]  # fmt: skip
     names = [up * depth + goal for up in ups for depth in (1, 2, 3, 5, 8, 12) for goal in goals]
     names += [start + goal for start in starts for goal in goals]

@@ -36,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
 def post(port: int, path: str, body: bytes, headers: str = "") -> socket.socket:
     """A connection on which a request was sent."""
     connection = socket.create_connection(("127.0.0.1", port), 30)
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{headers}"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{headers}"  # noqa: E501
     connection.sendall(head.encode() + b"\r\n" + body)
     return connection
 

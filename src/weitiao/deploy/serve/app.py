@@ -24,7 +24,7 @@ from weitiao.deploy.serve.server_metrics import ServerMetrics
 from weitiao.deploy.serve.service import Service
 
 NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
-"""FastAPI would export traces to wherever the environment says; older ones do not know the setting, and have nothing to export."""
+"""FastAPI would export traces to wherever the environment says; older ones do not know the setting, and export nothing."""
 UNION = re.compile(r"str|int|float|bool|none|list\[.*|constrained-.*|literal\[.*|[A-Z]\w*", re.DOTALL)
 """What pydantic adds to a place to say which branch of a union it tried."""
 

@@ -58,7 +58,8 @@ def vllm_command(folder: Path, name: str, port: int, key: str) -> EngineCommand:
     """
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise ModelError(
-            "--engine vllm needs a model folder with config.json and safetensors: weitiao merge RUN FOLDER, then serve FOLDER"
+            "--engine vllm needs a model folder with config.json and safetensors: weitiao merge RUN FOLDER, then "
+            "serve FOLDER"
         )
     program = shutil.which("vllm")
     if program is None:

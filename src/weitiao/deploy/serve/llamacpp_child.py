@@ -1,4 +1,4 @@
-"""llama.cpp's server by xllamacpp, in a process of its own: python llamacpp_child.py FILE NAME PORT, the key in LLAMA_API_KEY.
+"""llama.cpp's server by xllamacpp, in a process of its own: llamacpp_child.py FILE NAME PORT, the key in LLAMA_API_KEY.
 
 Started without a port and a key, xllamacpp would listen on a port of its choosing without any.
 """

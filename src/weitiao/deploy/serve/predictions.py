@@ -1,7 +1,7 @@
 """The routes of models that do not generate: /v1/classify, /tag, /answer, /rerank, /embeddings, /transcribe, /predict.
 
-Their forms are those of OpenAI (embeddings, transcriptions), of vLLM (classify) and of Cohere and Jina (rerank), where there
-is one. Probabilities are always given.
+Their forms are those of OpenAI (embeddings, transcriptions), of vLLM (classify) and of Cohere and Jina (rerank), where
+there is one. Probabilities are always given.
 """
 
 import array

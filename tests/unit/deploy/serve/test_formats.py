@@ -29,7 +29,7 @@ TOOLS = [
     }
 ]
 TEMPLATE = (
-    "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t.function.name }}{% endfor %}<tool_call><|im_end|>\n{% endif %}"
+    "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t.function.name }}{% endfor %}<tool_call><|im_end|>\n{% endif %}"  # noqa: E501
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
     "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -131,7 +131,7 @@ def test_calls_are_read_however_the_text_comes(format: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("format", [*WRITTEN, ""])
-@pytest.mark.parametrize("text", ["", "Hello.", "a < b and <tool", "<tool_call>{broken", "{ not json }", "[{", "[TOOL_CALLS] no", "{}", "[1]",
+@pytest.mark.parametrize("text", ["", "Hello.", "a < b and <tool", "<tool_call>{broken", "{ not json }", "[{", "[TOOL_CALLS] no", "{}", "[1]",  # noqa: E501
                                   '{"name": 5}', "<tool_call>[]</tool_call>", '{"name": "f", "arguments": "x"}'])  # fmt: skip
 def test_text_that_is_no_call_stays_text(format: str, text: str) -> None:
     reader = ToolCallReader(format)
