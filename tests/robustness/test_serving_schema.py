@@ -1,4 +1,4 @@
-"""Requests made from our own OpenAPI by schemathesis: whatever it thinks of, no 5xx, and every answer is JSON in our form."""  # noqa: E501
+"""Requests made from our own OpenAPI by schemathesis: whatever it thinks of, no 5xx, and errors in our form."""
 
 import json
 from collections.abc import Iterator

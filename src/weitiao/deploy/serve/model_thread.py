@@ -9,6 +9,7 @@ predict(rows)     ---- commands ---->   one call for all that wait        betwee
 """
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
@@ -301,10 +302,8 @@ class ModelThread:
 
     def _in_loop(self, function: Callable[[], Any]) -> None:
         assert self._loop is not None
-        try:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended, and nobody reads any more
             self._loop.call_soon_threadsafe(function)
-        except RuntimeError:  # the loop is closed: the server has ended, and nobody reads any more
-            pass
 
 
 def _as_api_error(error: BaseException) -> ApiError:

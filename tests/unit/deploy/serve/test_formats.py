@@ -132,7 +132,7 @@ def test_calls_are_read_however_the_text_comes(format: str, size: int) -> None:
 
 @pytest.mark.parametrize("format", [*WRITTEN, ""])
 @pytest.mark.parametrize("text", ["", "Hello.", "a < b and <tool", "<tool_call>{broken", "{ not json }", "[{", "[TOOL_CALLS] no", "{}", "[1]",  # noqa: E501
-                                  '{"name": 5}', "<tool_call>[]</tool_call>", '{"name": "f", "arguments": "x"}'])  # fmt: skip
+                                  '{"name": 5}', "<tool_call>[]</tool_call>", '{"name": "f", "arguments": "x"}'])  # fmt: skip # noqa: E501
 def test_text_that_is_no_call_stays_text(format: str, text: str) -> None:
     reader = ToolCallReader(format)
     content = "".join(map(reader.feed, text))
