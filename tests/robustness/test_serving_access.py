@@ -1,4 +1,4 @@
-"""Who may ask: every route with every kind of key, foreign Hosts and Origins, forms of other sites, names that are paths."""
+"""Who may ask: every route with every kind of key, foreign Hosts and Origins, other sites' forms, names that are paths."""
 
 import base64
 import math
@@ -86,7 +86,12 @@ def test_other_methods_need_it_too(server: LocalServer, method: str) -> None:
 
 
 def test_no_websocket(server: LocalServer) -> None:
-    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "x" * 24, "Sec-WebSocket-Version": "13"}
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Key": "x" * 24,
+        "Sec-WebSocket-Version": "13",
+    }
     assert server.request("GET", "/v1/models", headers={**upgrade, "Authorization": None})[0] in (400, 401, 403)
 
 
@@ -99,7 +104,7 @@ def test_basic_password_is_the_key_for_browsers(server: LocalServer) -> None:
 
 
 def foreign_hosts() -> list[str]:
-    names = """evil.test localhost.evil.test 127.0.0.1.nip.io 2130706433 0x7f000001 0177.0.0.1 127.1 0 0.0.0.0 [::] [::2] ::1
+    names = """evil.test localhost.evil.test 127.0.0.1.nip.io 2130706433 0x7f000001 0177.0.0.1 127.1 0 0.0.0.0 [::] [::2] ::1  # noqa: E501
         localhost. 127.0.0.2 localhost@evil.test evil.test#localhost localhost%00.evil.test xn--lcalhost-54a localhost/ *
         [::ffff:127.0.0.1] LOCALHOST.evil.test 127.0.0.1:80:80 127.0.0.1:abc 127.0.0.1:999999 localhost;evil.test"""
     rng = random.Random(0)
@@ -122,8 +127,21 @@ def test_pages_of_other_sites_change_nothing(served) -> None:
     with serving(served) as server:  # without a key, where only these checks protect
         before = len(routes_of(server))
         own = f"http://127.0.0.1:{server.port}"
-        origins = ["null", "http://evil.test", "https://evil.test", f"http://localhost:{server.port + 1}", f"{own}.evil.test"]
-        origins += [f"https://evil.test:{server.port}", "file://", "", "http://127.0.0.1", f"{own}/", "chrome-extension://x"]
+        origins = [
+            "null",
+            "http://evil.test",
+            "https://evil.test",
+            f"http://localhost:{server.port + 1}",
+            f"{own}.evil.test",
+        ]
+        origins += [
+            f"https://evil.test:{server.port}",
+            "file://",
+            "",
+            "http://127.0.0.1",
+            f"{own}/",
+            "chrome-extension://x",
+        ]
         for origin in origins:
             for path, body in (("/v1/chat/completions", CHAT), ("/v1/adapters/load", {"lora_name": "x"})):
                 assert server.request("POST", path, body, {"Origin": origin})[0] == 403, origin
@@ -135,7 +153,10 @@ def test_pages_of_other_sites_change_nothing(served) -> None:
         form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\nRIFF\r\n--x--\r\n'
         foreign = {"Content-Type": "multipart/form-data; boundary=x", "Origin": "http://evil.test"}
         assert server.request("POST", "/v1/audio/transcriptions", form, foreign)[0] == 403
-        assert server.request("GET", "/v1/models", headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"})[0] == 403
+        assert (
+            server.request("GET", "/v1/models", headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"})[0]
+            == 403
+        )
         assert server.request("POST", "/v1/chat/completions", CHAT, {"Origin": own})[0] == 200
         for method in ("OPTIONS", "GET"):
             headers = {"Origin": "http://evil.test", "Access-Control-Request-Method": "POST"}
@@ -158,16 +179,50 @@ def test_the_page_may_load_nothing_from_elsewhere(server: LocalServer) -> None:
 
 def names_that_are_paths() -> list[str]:
     """At least 1,000 names that would lead out of a folder if they were joined to it."""
-    goals = ["etc/passwd", "etc/shadow", "proc/self/environ", "windows/win.ini", "adapter_config.json", "secret", "recipe.yaml"]
-    ups = ["../", "..\\", "..%2f", "%2e%2e/", "%2e%2e%2f", "..%5c", "....//", "..;/", "..%c0%af", "%c0%ae%c0%ae/", "..%252f",
+    goals = [
+        "etc/passwd",
+        "etc/shadow",
+        "proc/self/environ",
+        "windows/win.ini",
+        "adapter_config.json",
+        "secret",
+        "recipe.yaml",
+    ]
+    ups = ["../", "..\\", "..%2f", "%2e%2e/", "%2e%2e%2f", "..%5c", "....//", "..;/", "..%c0%af", "%c0%ae%c0%ae/", "..%252f",  # noqa: E501
            "\uff0e\uff0e/", "..\u2215", "..%u2215", ".%00./", "..\x00/", "./../", "//../", "..//", "\\..\\"]  # fmt: skip
-    starts = ["/", "\\", "C:\\", "C:/", "file:///", "file://localhost/", "\\\\evil\\share\\", "//evil/", "~/", "~root/", "$HOME/",
+    starts = ["/", "\\", "C:\\", "C:/", "file:///", "file://localhost/", "\\\\evil\\share\\", "//evil/", "~/", "~root/", "$HOME/",  # noqa: E501
               "%SystemRoot%\\", "http://evil.test/", "pickle:", "package:", "/dev/stdin#", "NAME=/", "@"]  # fmt: skip
     names = [up * depth + goal for up in ups for depth in (1, 2, 3, 5, 8, 12) for goal in goals]
     names += [start + goal for start in starts for goal in goals]
     names += ["tiny/" + x for x in names[:60]] + [x + "/tiny" for x in names[:60]] + [x + "\x00tiny" for x in names[:30]]
-    names += ["CON", "NUL", "COM1", "aux.txt", ".", "..", "...", "", " ", "tiny ", " tiny", "tiny\n", "tiny\x00", "TINY", "tiny."]
-    return [*names, "a" * 65, "a" * 100_000, "../" * 10_000, "\u202etiny", "ti\u200bny", "{{7*7}}", "${jndi:x}", "'; drop table"]
+    names += [
+        "CON",
+        "NUL",
+        "COM1",
+        "aux.txt",
+        ".",
+        "..",
+        "...",
+        "",
+        " ",
+        "tiny ",
+        " tiny",
+        "tiny\n",
+        "tiny\x00",
+        "TINY",
+        "tiny.",
+    ]
+    return [
+        *names,
+        "a" * 65,
+        "a" * 100_000,
+        "../" * 10_000,
+        "\u202etiny",
+        "ti\u200bny",
+        "{{7*7}}",
+        "${jndi:x}",
+        "'; drop table",
+    ]
 
 
 def test_names_never_become_paths(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, served, monkeypatch) -> None:
@@ -178,7 +233,15 @@ def test_names_never_become_paths(tmp_path: Path, tmp_path_factory: pytest.TempP
     touched: list[str] = []
 
     def hook(event: str, arguments: tuple) -> None:
-        if watched["on"] and event in ("open", "os.listdir", "os.scandir", "os.remove", "os.rename", "os.mkdir", "subprocess.Popen"):
+        if watched["on"] and event in (
+            "open",
+            "os.listdir",
+            "os.scandir",
+            "os.remove",
+            "os.rename",
+            "os.mkdir",
+            "subprocess.Popen",
+        ):
             touched.append(f"{event} {arguments[0]!r}")
 
     sys.addaudithook(hook)
@@ -197,7 +260,9 @@ def test_names_never_become_paths(tmp_path: Path, tmp_path_factory: pytest.TempP
                     assert status in (400, 404, 409), (name, path, status)
                     assert name[:40] not in answer["error"]["message"] or len(name) < 4
             for name in names[:400]:
-                target = "/v1/models/" + "".join(x if x.isalnum() or x in "./\\%;~:=@$" else "%%%02x" % (ord(x) & 255) for x in name)
+                target = "/v1/models/" + "".join(
+                    x if x.isalnum() or x in "./\\%;~:=@$" else "%%%02x" % (ord(x) & 255) for x in name
+                )
                 assert server.request("GET", target)[0] in (400, 404)
                 assert server.request("GET", target.replace("/v1/models/", "/"))[0] in (400, 404)
             status, answer = server.post("/v1/load_lora_adapter", {"lora_name": "x", "lora_path": "/etc"})
@@ -219,7 +284,9 @@ def test_key_timing(served, full: bool, record_figure) -> None:
             times[key].append(time.perf_counter_ns() - started)
     cut = [sorted(x)[: int(0.9 * n)] for x in times.values()]  # without what the scheduler added
     a, b = cut
-    t = abs(statistics.mean(a) - statistics.mean(b)) / math.sqrt(statistics.variance(a) / len(a) + statistics.variance(b) / len(b))
+    t = abs(statistics.mean(a) - statistics.mean(b)) / math.sqrt(
+        statistics.variance(a) / len(a) + statistics.variance(b) / len(b)
+    )
     record_figure("serving: t of the key's timing", "< 4.5", round(t, 2), n)
     assert abs(statistics.median(a) - statistics.median(b)) < 0.05 * statistics.median(b) or t < 4.5
 

@@ -47,7 +47,7 @@ def limits() -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
         ("max_tokens", CHAT | {"max_tokens": 256, "stop": ["a", "e", "o", " ", "t"]}, CHAT | {"max_tokens": 257}),
         ("stop", CHAT | {"stop": ["x"] * 16}, CHAT | {"stop": ["x"] * 17}),
         ("stop length", CHAT | {"stop": "x" * 256}, CHAT | {"stop": "x" * 257}),
-        ("logit_bias", CHAT | {"logit_bias": {str(i): 1 for i in range(300)}}, CHAT | {"logit_bias": {str(i): 1 for i in range(301)}}),
+        ("logit_bias", CHAT | {"logit_bias": {str(i): 1 for i in range(300)}}, CHAT | {"logit_bias": {str(i): 1 for i in range(301)}}),  # noqa: E501
         ("token id", TEXT | {"prompt": [319]}, TEXT | {"prompt": [320]}),
         ("bias of a token", TEXT | {"logit_bias": {"319": 1}}, TEXT | {"logit_bias": {"320": 1}}),
         ("temperature", CHAT | {"temperature": 2}, CHAT | {"temperature": 2.0001}),
@@ -56,12 +56,12 @@ def limits() -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
         ("top_logprobs", CHAT | {"logprobs": True, "top_logprobs": 20}, CHAT | {"logprobs": True, "top_logprobs": 21}),
         ("logprobs of texts", TEXT | {"logprobs": 20}, TEXT | {"logprobs": 21}),
         ("seed", CHAT | {"seed": 2**63 - 1}, CHAT | {"seed": 2**63}),
-        ("tools", CHAT | {"tools": [tool] * 128, "tool_choice": "none"}, CHAT | {"tools": [tool] * 129, "tool_choice": "none"}),
+        ("tools", CHAT | {"tools": [tool] * 128, "tool_choice": "none"}, CHAT | {"tools": [tool] * 129, "tool_choice": "none"}),  # noqa: E501
         ("prompts", TEXT | {"prompt": ["fox"] * 60}, TEXT | {"prompt": ["fox"] * 257}),
         ("queue", TEXT | {"prompt": ["fox"] * 96}, TEXT | {"prompt": ["fox"] * 97}),
         ("prompt length", TEXT | {"prompt": [5] * 255}, TEXT | {"prompt": [5] * 256}),
         ("depth", CHAT | {"response_format": deep}, CHAT | {"response_format": deeper}),
-        ("name", CHAT | {"tools": [tool], "tool_choice": "none"}, CHAT | {"tools": [{"type": "function", "function": {"name": "a b"}}]}),
+        ("name", CHAT | {"tools": [tool], "tool_choice": "none"}, CHAT | {"tools": [{"type": "function", "function": {"name": "a b"}}]}),  # noqa: E501
     ]  # fmt: skip
 
 
@@ -118,14 +118,16 @@ MALFORMED = [
     b'{"model": "tiny", "messages": [{"role": "user", "content": 5}]}', b'{"model": "tiny", "messages": "x"}',
     b'{"model": "tiny", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}]}',
     b'{"model": "tiny", "messages": [{"role": "user", "content": "x", "extra": 1}]}', b"[" * 100_000, b'{"a":' * 50_000,
-    b'{"model": "tiny", "messages": [{"role": "tool", "content": "x"}, {"role": "assistant", "tool_calls": []}], "max_tokens": 1}',
-    b'{"model": "tiny", "messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]}',
+    b'{"model": "tiny", "messages": [{"role": "tool", "content": "x"}, {"role": "assistant", "tool_calls": []}], "max_tokens": 1}',  # noqa: E501
+    b'{"model": "tiny", "messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]}',  # noqa: E501
     b'{"model": "tiny", "messages": [{"role": "user"}]}', b"{" + b'"model": "tiny",' * 3 + b'"messages": []}',
     b'{"model": "tiny", "messages": [{"role": "user", "content": "x"}], "logit_bias": {"-1": 1, "1e3": 1, "\xd9\xa1": 1}}',
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/classify", "/v1/adapters/load"])
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/classify", "/v1/adapters/load"]
+)
 def test_malformed_bodies(server: LocalServer, path: str) -> None:
     for body in MALFORMED:
         status, headers, answer = server.request("POST", path, body)
@@ -137,7 +139,25 @@ def test_malformed_bodies(server: LocalServer, path: str) -> None:
 def test_random_bodies(server: LocalServer, full: bool) -> None:
     """Requests with pieces changed at random: never a 5xx, never silence."""
     rng = random.Random(1)
-    parts = ['"', "{", "}", "[", "]", ":", ",", "null", "true", "-1", "1e400", "\\u0000", "\\ud83d", "tiny", "{{7*7}}", "\n", "<|im_end|>"]
+    parts = [
+        '"',
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        ",",
+        "null",
+        "true",
+        "-1",
+        "1e400",
+        "\\u0000",
+        "\\ud83d",
+        "tiny",
+        "{{7*7}}",
+        "\n",
+        "<|im_end|>",
+    ]
     for _ in range(10_000 if full else 300):
         text = json.dumps(rng.choice([CHAT, TEXT, CHAT | {"stream": True}, CHAT | {"tools": []}]))
         for _ in range(rng.randint(0, 3)):
@@ -180,7 +200,7 @@ def test_full_queue_is_429(server: LocalServer) -> None:
     long = TEXT | {"max_tokens": 250, "ignore_eos": True, "prompt": ["fox"] * 96, "stream": True}
     connection = socket.create_connection(("127.0.0.1", server.port), 30)
     body = json.dumps(long).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"  # noqa: E501
     connection.sendall(head.encode() + body)
     connection.recv(100)  # it runs
     status, headers, answer = server.request("POST", "/v1/completions", TEXT)
@@ -199,7 +219,7 @@ BOMBS = [
     "{{ 'a' * 4000000000 }}",
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
-    "{{ range(99999) | map('string') | list | join('x' * 1000) | length }}{% for i in range(99999) %}{{ range(99999) | sum }}{% endfor %}",
+    "{{ range(99999) | map('string') | list | join('x' * 1000) | length }}{% for i in range(99999) %}{{ range(99999) | sum }}{% endfor %}",  # noqa: E501
     "{% for i in range(99999) %}{{ messages | tojson }}{% for j in range(9999) %}{{ 'x' }}{% endfor %}{% endfor %}",
     "{% for i in range(99999) %}{% set x = range(99999) | list | sort | reverse | list %}{% endfor %}",
     "{{ '%99999999999d' % 1 }}",
@@ -235,7 +255,14 @@ def test_messages_cannot_make_the_server_slow(server: LocalServer) -> None:
         assert status in (200, 400)
         return time.process_time() - started
 
-    texts = ["{{ 7 * 7 }}", "{% for i in range(99999) %}{% endfor %}", "<|im_end|>" * 400, "a" * 4000, "a" * 900_000, " " * 4000]
+    texts = [
+        "{{ 7 * 7 }}",
+        "{% for i in range(99999) %}{% endfor %}",
+        "<|im_end|>" * 400,
+        "a" * 4000,
+        "a" * 900_000,
+        " " * 4000,
+    ]
     texts += ["\u0301" * 2000, "<" * 4000, "fox " * 225_000, "{" * 4000, "\U0001f469\u200d" * 2000]
     for text in texts:
         assert seconds([{"role": "user", "content": text}]) <= 1.5, text[:20]

@@ -36,7 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
 def post(port: int, path: str, body: bytes, headers: str = "") -> socket.socket:
     """A connection on which a request was sent."""
     connection = socket.create_connection(("127.0.0.1", port), 30)
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{headers}"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{headers}"  # noqa: E501
     connection.sendall(head.encode() + b"\r\n" + body)
     return connection
 
@@ -121,7 +121,9 @@ def test_many_clients(server: LocalServer, full: bool, record_figure) -> None:
     gc.collect()
     before = memory()
     lock = threading.Lock()
-    threads = [threading.Thread(target=one_client, args=(server.port, k, n // clients, counts, lock)) for k in range(clients)]
+    threads = [
+        threading.Thread(target=one_client, args=(server.port, k, n // clients, counts, lock)) for k in range(clients)
+    ]
     for x in threads:
         x.start()
     for x in threads:
@@ -135,7 +137,9 @@ def test_many_clients(server: LocalServer, full: bool, record_figure) -> None:
     assert answered["good"] <= {200, 429} and answered["stream"] <= {200, 429} and answered["malformed"] == {400}
     assert answered["oversized"] == {413}
     assert not [x for x in counts if x[1] >= 500]
-    record_figure("serving: requests of 32 clients without a crash or a 5xx; memory grown, MB", "10,000; flat", f"{grown:.1f}", n)
+    record_figure(
+        "serving: requests of 32 clients without a crash or a 5xx; memory grown, MB", "10,000; flat", f"{grown:.1f}", n
+    )
     assert grown < 50, f"memory grew by {grown:.1f} MB"
     assert server.post("/v1/completions", TEXT)[0] == 200
 
@@ -166,7 +170,9 @@ def process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen, int]]:
     port = listener.getsockname()[1]
     listener.close()
     arguments = [f"tiny={finished_run()}", "--port", str(port), "--limit", "drain_timeout=20"]
-    child = subprocess.Popen([sys.executable, "-m", "weitiao", "serve", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "weitiao", "serve", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     until = time.monotonic() + 120
     while True:
         try:

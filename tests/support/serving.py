@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,10 +52,8 @@ class LocalServer:
     def raw(self, data: bytes, timeout: float = 30) -> tuple[int, dict[str, str], bytes]:
         """Bytes as they are; status 0: the connection was closed without an answer."""
         with socket.create_connection(("127.0.0.1", self.port), timeout) as connection:
-            try:
+            with suppress(OSError):  # refused while it was sent: the answer tells
                 connection.sendall(data)
-            except OSError:
-                pass  # refused while it was sent: the answer tells
             return read_response(connection)
 
     def post(self, path: str, body: Any, **headers: str) -> tuple[int, Any]:
@@ -91,7 +89,11 @@ def read_response(connection: socket.socket) -> tuple[int, dict[str, str], bytes
     if not head:
         return 0, {}, b""
     headers = {name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines[1:])}
-    return int(lines[0].split()[1]), headers, _unchunked(body) if "chunked" in headers.get("transfer-encoding", "") else body
+    return (
+        int(lines[0].split()[1]),
+        headers,
+        _unchunked(body) if "chunked" in headers.get("transfer-encoding", "") else body,
+    )
 
 
 def _unchunked(body: bytes) -> bytes:

@@ -10,7 +10,7 @@ from weitiao.cli.run_command import split_pairs, usage_error
 from weitiao.core.errors import ModelError
 from weitiao.core.messages import Message
 
-PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
+PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "httpx")
 ENGINES = ("own", "vllm", "llamacpp")
 
 
@@ -44,7 +44,8 @@ def serve(
 
     reporter = Reporter(Console(highlight=False))
     with reporter.spin(Message("loading torch and transformers")):
-        from weitiao.pipeline.server import ServeOptions, serve as run
+        from weitiao.pipeline.server import ServeOptions
+        from weitiao.pipeline.server import serve as run
 
     options = ServeOptions(
         targets=targets,
@@ -56,5 +57,6 @@ def serve(
         adapters_dir=adapters_dir,
         precision="" if precision == "auto" else precision,
         limits=split_pairs(limit, "--limit"),
+        engine=engine,
     )
     run(options, reporter)

@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from weitiao.core.errors import ModelError, RecipeError
 from weitiao.core.messages import Message
 from weitiao.core.reporter import Reporter
 from weitiao.deploy.serve.app import make_app
+from weitiao.deploy.serve.child_engine import make_command, running
+from weitiao.deploy.serve.front import Front, make_front
 from weitiao.deploy.serve.guard import LOOPBACK, Access
 from weitiao.deploy.serve.limits import Limits
 from weitiao.deploy.serve.served_model import ServedModel
 from weitiao.deploy.serve.server import Server, open_socket
 from weitiao.deploy.serve.service import Service
-from weitiao.pipeline.serving import open_served, read_targets, sampling_defaults
+from weitiao.pipeline.serving import check_name, name_of, open_served, read_targets, sampling_defaults, split_target
 
 KEY = "WEITIAO_API_KEY"
 MIN_KEY = 16  # characters
@@ -43,6 +46,8 @@ class ServeOptions:
     adapters_dir: str = ""
     precision: str = ""
     limits: Mapping[str, str] = field(default_factory=dict)
+    engine: str = "own"
+    """own, vllm or llamacpp."""
 
 
 def serve(options: ServeOptions, reporter: Reporter) -> None:
@@ -52,6 +57,9 @@ def serve(options: ServeOptions, reporter: Reporter) -> None:
         ModelError: the address, the key or a target cannot be used.
     """
     limits, access = read_limits(options.limits), read_access(options)
+    if options.engine != "own":
+        serve_child(options, limits, access, reporter)
+        return
     listener = open_socket(options.host, options.port)
     try:
         with reporter.spin(Message("loading the model")):
@@ -65,6 +73,32 @@ def serve(options: ServeOptions, reporter: Reporter) -> None:
         reporter.say(line)
     start_log()
     Server(make_app(service, access), limits, service).run([listener])
+    reporter.say(Message("the server has ended; all answers were finished or refused"))
+
+
+def serve_child(options: ServeOptions, limits: Limits, access: Access, reporter: Reporter) -> None:
+    """Serve by another engine, a child process behind the same front.
+
+    Raises:
+        ModelError: the engine is not installed, does not start, or cannot serve what is named.
+    """
+    if len(options.targets) != 1 or options.adapters_dir:
+        raise ModelError("--engine {engine} serves one merged model; adapters need --engine own", engine=options.engine)
+    name, path = split_target(options.targets[0])
+    name = name or name_of(path).removesuffix(".gguf")
+    check_name(name, path)
+    command = make_command(options.engine, path, name)
+    with closing(open_socket(options.host, options.port)) as listener, ExitStack() as stack:
+        with reporter.spin(Message("loading the model")):
+            stack.enter_context(running(command))
+        front, address = Front(name, command, limits), _address(options, listener.getsockname()[1])
+        text = Message("engine:    {engine}, a child process on a port of this machine with a key of its own")
+        for line in (*_address_lines(access, options, address), Message(text, engine=options.engine)):
+            reporter.say(line)
+        for line in examples(name, frozenset({"generate"}), access, address):
+            reporter.say(line)
+        start_log()
+        Server(make_front(front, access), limits, front).run([listener])
     reporter.say(Message("the server has ended; all answers were finished or refused"))
 
 
@@ -154,24 +188,14 @@ def _read_key(options: ServeOptions) -> str:
 def describe(service: Service, access: Access, options: ServeOptions, port: int) -> list[Message | str]:
     """The lines that are printed before the first request."""
     served, limits = service.served, service.limits
-    host = f"[{options.host}]" if ":" in options.host else options.host
-    address = f"http://{'127.0.0.1' if options.host in ('0.0.0.0', '::') else host}:{port}"
-    lines: list[Message | str] = [Message("address:   {address} (listening on {host})", address=address, host=host)]
-    if options.random_key:
-        lines.append(Message("key:       {key} (of this start, printed this once)", key=access.key))
-    elif access.key:
-        origin = options.api_key_file or KEY
-        lines.append(Message("key:       needed on every route but /health; from {origin}", origin=origin))
-    else:
-        lines.append(Message("key:       none: every program of this machine may ask (--random-key makes one)"))
-    if access.hosts != LOOPBACK:
-        lines.append(Message("hosts:     {hosts}", hosts=", ".join(access.hosts)))
+    address = _address(options, port)
+    lines = _address_lines(access, options, address)
     lines.append(Message("base:      {base}", base=served.base))
     if served.adapters.resident:
         lines.append(Message("adapters:  {names}", names=", ".join(served.adapters.resident)))
     if options.adapters_dir:
         n = len(service.table.names()) - len(served.adapters.resident) - 1
-        text = "           and {n:,} in {folder}, loaded when asked for, {most} at once"
+        text = Message("           and {n:,} in {folder}, loaded when asked for, {most} at once")
         lines.append(Message(text, n=n, folder=options.adapters_dir, most=served.adapters.max_loaded))
     lines += [Message(template, **values) for template, values in _model_lines(served, limits)]
     lines.append(
@@ -182,23 +206,42 @@ def describe(service: Service, access: Access, options: ServeOptions, port: int)
             body=limits.max_body_bytes,
         )
     )
-    return [*lines, "", *examples(service, access, address)]
+    return [*lines, "", *examples(service.table.names()[0], served.abilities, access, address)]
+
+
+def _address(options: ServeOptions, port: int) -> str:
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    return f"http://{'127.0.0.1' if options.host in ('0.0.0.0', '::') else host}:{port}"
+
+
+def _address_lines(access: Access, options: ServeOptions, address: str) -> list[Message | str]:
+    lines: list[Message | str] = [Message("address:   {address} (listening on {host})", address=address, host=options.host)]
+    if options.random_key:
+        lines.append(Message("key:       {key} (of this start, printed this once)", key=access.key))
+    elif access.key:
+        origin = options.api_key_file or KEY
+        lines.append(Message("key:       needed on every route but /health; from {origin}", origin=origin))
+    else:
+        lines.append(Message("key:       none: every program of this machine may ask (--random-key makes one)"))
+    if access.hosts != LOOPBACK:
+        lines.append(Message("hosts:     {hosts}", hosts=", ".join(access.hosts)))
+    return lines
 
 
 def _model_lines(served: ServedModel, limits: Limits) -> list[tuple[Message, dict[str, Any]]]:
     lines = [(message, {}) for message in served.settings]
     if served.engine is not None:
         room = {"n": served.engine.max_length, "slots": served.engine.load.slots, "new": limits.default_new_tokens}
-        text = "engine:    {slots} answers at once, up to {n:,} tokens each; max_tokens is {new:,} where none is given"
-        lines += [(Message(text), room), (Message("sampling:  {defaults}"), {"defaults": sampling_defaults()})]
+        text = Message(
+            "engine:    {slots} answers at once, up to {n:,} tokens each; max_tokens is {new:,} where none is given"
+        )
+        lines += [(text, room), (Message("sampling:  {defaults}"), {"defaults": sampling_defaults()})]
     return lines
 
 
-def examples(service: Service, access: Access, address: str) -> list[Message | str]:
+def examples(name: str, abilities: frozenset[str], access: Access, address: str) -> list[Message | str]:
     """A curl line, a Python snippet and the page, for the model that is served."""
-    name, abilities = service.table.names()[0], service.served.abilities
-    auth = f" -H 'Authorization: Bearer {access.key or 'KEY'}'" if access.key else ""
-    auth = auth.replace(access.key, "$WEITIAO_API_KEY").replace("'", '"') if access.key else ""
+    auth = ' -H "Authorization: Bearer $WEITIAO_API_KEY"' if access.key else ""
     path, body = _example_call(name, abilities)
     lines: list[Message | str] = [
         f"curl {address}{path}{auth} -H 'Content-Type: application/json' -d '{json.dumps(body, ensure_ascii=False)}'"

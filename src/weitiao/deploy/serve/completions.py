@@ -310,9 +310,7 @@ class TextForm(CompletionForm):
 
     async def collect(self, pieces: AsyncGenerator[Piece, None]) -> dict[str, Any]:
         """The whole answer."""
-        choices = [
-            self._choice(i, x.text, x.tokens, 0, x.finish_reason) for i, x in enumerate(await self.gather(pieces))
-        ]
+        choices = [self._choice(i, x.text, x.tokens, 0, x.finish_reason) for i, x in enumerate(await self.gather(pieces))]
         return {**self._envelope(choices), "usage": self.usage()}
 
     def _choice(

@@ -1,14 +1,15 @@
 """The model's own thread: it alone runs the model, one engine step after another; the server's event loop never waits.
 
-    event loop                              model thread
-    submit(requests)  ---- commands ---->   engine.submit
-    Answer.pieces     <---- pieces  -----   engine.step, engine.step ...      one piece a step and row
-    Answer.cancel()   ---- commands ---->   engine.cancel                     before the next step
-    run(function)     ---- commands ---->   function()                        between two steps
-    predict(rows)     ---- commands ---->   one call for all that wait        between two steps
+event loop                              model thread
+submit(requests)  ---- commands ---->   engine.submit
+Answer.pieces     <---- pieces  -----   engine.step, engine.step ...      one piece a step and row
+Answer.cancel()   ---- commands ---->   engine.cancel                     before the next step
+run(function)     ---- commands ---->   function()                        between two steps
+predict(rows)     ---- commands ---->   one call for all that wait        between two steps
 """
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
@@ -301,10 +302,8 @@ class ModelThread:
 
     def _in_loop(self, function: Callable[[], Any]) -> None:
         assert self._loop is not None
-        try:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended, and nobody reads any more
             self._loop.call_soon_threadsafe(function)
-        except RuntimeError:  # the loop is closed: the server has ended, and nobody reads any more
-            pass
 
 
 def _as_api_error(error: BaseException) -> ApiError:

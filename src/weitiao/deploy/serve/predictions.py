@@ -1,7 +1,7 @@
 """The routes of models that do not generate: /v1/classify, /tag, /answer, /rerank, /embeddings, /transcribe, /predict.
 
-Their forms are those of OpenAI (embeddings, transcriptions), of vLLM (classify) and of Cohere and Jina (rerank), where there
-is one. Probabilities are always given.
+Their forms are those of OpenAI (embeddings, transcriptions), of vLLM (classify) and of Cohere and Jina (rerank), where
+there is one. Probabilities are always given.
 """
 
 import array
@@ -83,32 +83,40 @@ class PredictRequest(Body):
     """POST /v1/predict: rows with the columns of the objective, for every objective that predicts."""
 
     model: StrictStr
-    rows: Annotated[list[dict[Literal["text", "other", "query", "document", "question", "context"], Text]], Field(min_length=1)]
+    rows: Annotated[
+        list[dict[Literal["text", "other", "query", "document", "question", "context"], Text]], Field(min_length=1)
+    ]
     task: StrictStr = ""
 
 
-def prediction_routes(service: Service) -> APIRouter:
-    """Every route that predicts rather than generates."""
-    router = APIRouter()
+async def _predicted(
+    service: Service, request: HttpRequest, body: Any, ability: Ability, rows: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Predictions of all rows.
 
-    async def predicted(
-        request: HttpRequest, body: Any, ability: Ability, rows: Sequence[Mapping[str, Any]]
-    ) -> list[dict[str, Any]]:
-        service.need(ability)
-        service.table.resolve(body.model)
-        service.check_count(len(rows), "input")
-        request.scope["state"]["facts"] |= {"model": service.table.base, "rows": len(rows)}
-        answers = await until_disconnect(request, service.thread.predict(rows, body.task))
-        for i, x in enumerate(answers):
-            if "error" in x:
-                raise invalid("input {i}: {problem}", "input", i=i, problem=x["error"])
-        return answers
+    Raises:
+        ApiError: the model cannot do that, there are too many rows, or one of them cannot be used.
+    """
+    service.need(ability)
+    service.table.resolve(body.model)
+    service.check_count(len(rows), "input")
+    request.scope["state"]["facts"] |= {"model": service.table.base, "rows": len(rows)}
+    answers = await until_disconnect(request, service.thread.predict(rows, body.task))
+    for i, x in enumerate(answers):
+        if "error" in x:
+            raise invalid("input {i}: {problem}", "input", i=i, problem=x["error"])
+    return answers
+
+
+def prediction_routes(service: Service) -> APIRouter:
+    """Classes, tags, answers, and what any other objective predicts."""
+    router = APIRouter()
 
     @router.post("/v1/classify")
     async def classify(body: InputRequest, request: HttpRequest) -> Any:
         """The class of each text, with the probabilities of all."""
         texts = _listed(body.input)
-        answers = await predicted(request, body, "classify", [{"text": x} for x in texts])
+        answers = await _predicted(service, request, body, "classify", [{"text": x} for x in texts])
         data = [_classified(i, x) for i, x in enumerate(answers)]
         return {"object": "list", "model": body.model, "data": data}
 
@@ -116,7 +124,7 @@ def prediction_routes(service: Service) -> APIRouter:
     async def tag(body: InputRequest, request: HttpRequest) -> Any:
         """The entities of each text, with their place in it and their probability."""
         texts = _listed(body.input)
-        answers = await predicted(request, body, "tag", [{"text": x} for x in texts])
+        answers = await _predicted(service, request, body, "tag", [{"text": x} for x in texts])
         data = [{"index": i, "entities": x.get("entities", []), "tags": x.get("tags", [])} for i, x in enumerate(answers)]
         return {"object": "list", "model": body.model, "data": data}
 
@@ -128,26 +136,35 @@ def prediction_routes(service: Service) -> APIRouter:
             rows = [{"question": body.question, "context": body.context}]
         if not rows:
             raise invalid("give question and context, or inputs", "question")
-        answers = await predicted(request, body, "answer", rows)
+        answers = await _predicted(service, request, body, "answer", rows)
         return {"object": "list", "model": body.model, "data": [_answered(i, x) for i, x in enumerate(answers)]}
+
+    @router.post("/v1/predict")
+    async def predict(body: PredictRequest, request: HttpRequest) -> Any:
+        """What `weitiao predict` writes for each row."""
+        rows: list[dict[str, Any]] = [{str(key): x for key, x in row.items()} for row in body.rows]
+        return {"object": "list", "model": body.model, "data": await _predicted(service, request, body, "predict", rows)}
+
+    return router
+
+
+def retrieval_routes(service: Service) -> APIRouter:
+    """What a search needs: vectors, and documents by how well they answer."""
+    router = APIRouter()
 
     @router.post("/v1/rerank")
     async def rerank(body: RerankRequest, request: HttpRequest) -> Any:
         """The documents by how well they answer the query, the best first."""
         documents = [x if isinstance(x, str) else x.text for x in body.documents]
-        answers = await predicted(request, body, "rerank", [{"query": body.query, "document": x} for x in documents])
+        answers = await _predicted(
+            service, request, body, "rerank", [{"query": body.query, "document": x} for x in documents]
+        )
         scores = [float(x["predicted"]) for x in answers]
         order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))[: body.top_n]
         results = [{"index": i, "relevance_score": scores[i]} for i in order]
         if body.return_documents:
             results = [{**x, "document": {"text": documents[x["index"]]}} for x in results]
         return {"model": body.model, "results": results}
-
-    @router.post("/v1/predict")
-    async def predict(body: PredictRequest, request: HttpRequest) -> Any:
-        """What `weitiao predict` writes for each row."""
-        rows = [dict(x) for x in body.rows]
-        return {"object": "list", "model": body.model, "data": await predicted(request, body, "predict", rows)}
 
     @router.post("/v1/embeddings")
     async def embeddings(body: EmbeddingRequest, request: HttpRequest) -> Any:

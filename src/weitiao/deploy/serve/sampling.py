@@ -46,7 +46,9 @@ def _max_new_tokens(body: GenerationBody, limits: Limits, max_length: int) -> in
     wanted = newer if newer is not None else body.max_tokens
     most = min(limits.max_new_tokens or max_length, max_length)
     if wanted is not None and wanted > most:
-        raise invalid("max_tokens is {wanted:,}; this server gives {most:,} at most", "max_tokens", wanted=wanted, most=most)
+        raise invalid(
+            "max_tokens is {wanted:,}; this server gives {most:,} at most", "max_tokens", wanted=wanted, most=most
+        )
     return min(limits.default_new_tokens, most) if wanted is None else wanted
 
 

@@ -1,7 +1,7 @@
 """uvicorn, with limits on slow clients and an end that lets running answers finish.
 
-    SIGTERM     no new connection, /ready and new requests get 503, running answers finish, exit code 0
-    Ctrl-C      the same; twice: at once
+SIGTERM     no new connection, /ready and new requests get 503, running answers finish, exit code 0
+Ctrl-C      the same; twice: at once
 """
 
 import asyncio
@@ -17,14 +17,14 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from weitiao.core.errors import ModelError
+from weitiao.deploy.serve.app import Guarded
 from weitiao.deploy.serve.limits import Limits
-from weitiao.deploy.serve.service import Service
 
 
 class Server(uvicorn.Server):
     """A server that ends with exit code 0 when it is told to."""
 
-    def __init__(self, app: Any, limits: Limits, service: Service) -> None:
+    def __init__(self, app: Any, limits: Limits, service: Guarded) -> None:
         config = uvicorn.Config(
             app, http=_protocol(limits), ws="none", lifespan="on", log_config=None, access_log=False, server_header=False,
             proxy_headers=False, timeout_keep_alive=max(1, round(limits.keep_alive)),

@@ -61,8 +61,11 @@ class Service:
         engine = self.served.engine
         most = engine.max_length * CHARACTERS_PER_TOKEN if engine else self.limits.max_body_bytes
         if characters > most:  # before it is tokenized, which takes seconds for the longest of words
-            text = "the prompt has {n:,} characters, far more than the {length:,} tokens of this model hold"
-            message = Message(text, n=characters, length=engine.max_length if engine else 0)
+            message = Message(
+                "the prompt has {n:,} characters, far more than the {length:,} tokens of this model hold",
+                n=characters,
+                length=engine.max_length if engine else 0,
+            )
             raise ApiError(400, message, "context_length_exceeded", "messages")
         if self._encoding >= self.thread.load.slots + self.limits.max_queue:
             raise busy("{n} prompts wait to be read, which is as many as can: try again", n=self._encoding)

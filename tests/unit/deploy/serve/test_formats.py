@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from support.models import save_model
-from support.serving import LocalServer, serving
+from support.serving import serving
 from weitiao.deploy.serve.tool_calls import ToolCallReader, call_schema, read_calls, tool_format_of
 from weitiao.pipeline.serving import open_served, read_targets
 
@@ -29,7 +29,7 @@ TOOLS = [
     }
 ]
 TEMPLATE = (
-    "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t.function.name }}{% endfor %}<tool_call><|im_end|>\n{% endif %}"
+    "{% if tools %}<|im_start|>system\n{% for t in tools %}{{ t.function.name }}{% endfor %}<tool_call><|im_end|>\n{% endif %}"  # noqa: E501
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
     "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -47,7 +47,15 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
 def test_a_forced_tool_is_called(client: openai.OpenAI) -> None:
     """A model with random weights: only the grammar can make it write a call."""
     for choice in ("required", {"type": "function", "function": {"name": "weather"}}):
-        settings = {"model": "tiny", "messages": HELLO, "tools": TOOLS, "tool_choice": choice, "max_tokens": 120}
+        settings = {
+            "model": "tiny",
+            "messages": HELLO,
+            "tools": TOOLS,
+            "tool_choice": choice,
+            "max_tokens": 120,
+            "temperature": 1.0,
+            "seed": 1,
+        }
         answer = client.chat.completions.create(**settings).choices[0]
         assert answer.finish_reason == "tool_calls" and answer.message.content is None
         (call,) = answer.message.tool_calls
@@ -60,7 +68,7 @@ def test_a_forced_tool_is_called(client: openai.OpenAI) -> None:
 
 
 def test_a_call_and_its_result_go_back_into_the_conversation(client: openai.OpenAI) -> None:
-    settings = {"model": "tiny", "tools": TOOLS, "max_tokens": 120}
+    settings = {"model": "tiny", "tools": TOOLS, "max_tokens": 120, "temperature": 1.0, "seed": 1}
     answer = client.chat.completions.create(messages=HELLO, tool_choice="required", **settings).choices[0].message
     result = {"role": "tool", "tool_call_id": answer.tool_calls[0].id, "content": "sunny"}
     after = client.chat.completions.create(messages=[*HELLO, answer, result], **settings | {"max_tokens": 4})
@@ -89,7 +97,12 @@ def test_json_object(client: openai.OpenAI) -> None:
 
 
 def test_schemas_that_are_none(client: openai.OpenAI) -> None:
-    for schema in ({"type": "nonsense"}, {"$ref": "http://evil.test/x"}, {"$ref": "file:///etc/passwd"}, {"type": "object", "minProperties": "x"}):
+    for schema in (
+        {"type": "nonsense"},
+        {"$ref": "http://evil.test/x"},
+        {"$ref": "file:///etc/passwd"},
+        {"type": "object", "minProperties": "x"},
+    ):
         format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
         with pytest.raises(openai.BadRequestError):
             client.chat.completions.create(model="tiny", messages=HELLO, response_format=format, max_tokens=4)
@@ -112,12 +125,14 @@ def test_calls_are_read_however_the_text_comes(format: str, size: int) -> None:
         content += reader.feed(text[i : i + size])
     rest, calls = reader.end()
     assert not (content + rest).strip()
-    assert [(x["function"]["name"], json.loads(x["function"]["arguments"])) for x in calls] == [("weather", {"city": "Oslo"})]
+    assert [(x["function"]["name"], json.loads(x["function"]["arguments"])) for x in calls] == [
+        ("weather", {"city": "Oslo"})
+    ]
 
 
 @pytest.mark.parametrize("format", [*WRITTEN, ""])
-@pytest.mark.parametrize("text", ["", "Hello.", "a < b and <tool", "<tool_call>{broken", "{ not json }", "[{", "[TOOL_CALLS] no", "{}", "[1]",
-                                  '{"name": 5}', "<tool_call>[]</tool_call>", '{"name": "f", "arguments": "x"}'])  # fmt: skip
+@pytest.mark.parametrize("text", ["", "Hello.", "a < b and <tool", "<tool_call>{broken", "{ not json }", "[{", "[TOOL_CALLS] no", "{}", "[1]",  # noqa: E501
+                                  '{"name": 5}', "<tool_call>[]</tool_call>", '{"name": "f", "arguments": "x"}'])  # fmt: skip # noqa: E501
 def test_text_that_is_no_call_stays_text(format: str, text: str) -> None:
     reader = ToolCallReader(format)
     content = "".join(map(reader.feed, text))

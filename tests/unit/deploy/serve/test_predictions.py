@@ -38,7 +38,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     for objective, rows in ROWS.items():
         data = write_jsonl(place / f"{objective}.jsonl", rows)
         shape = {"steps": 2, "batch_size": 8, "learning_rate": 1e-2, "precision": "fp32", "evaluate_every": 0}
-        plain = {"base": str(base), "data": str(data), "validation": 0, "method": {"name": "lora", "rank": 2}, "train": shape}
+        plain = {
+            "base": str(base),
+            "data": str(data),
+            "validation": 0,
+            "method": {"name": "lora", "rank": 2},
+            "train": shape,
+        }
         plain |= {"objective": objective, "evaluate": {"metrics": ["loss"], "samples": 0}, "out": str(place / objective)}
         trained[objective] = train(plain, verbose=False)
     return trained
@@ -81,7 +87,9 @@ def test_answer(serve_run, runs) -> None:
         assert status == 200 and answer["data"][0]["answer"] == expected["predicted"]
         start, end = answer["data"][0]["start"], answer["data"][0]["end"]
         assert row["context"][start:end] == expected["predicted"]
-        assert server.post("/v1/answer", {"model": "m", "inputs": [row, row]})[1]["data"][1]["answer"] == expected["predicted"]
+        assert (
+            server.post("/v1/answer", {"model": "m", "inputs": [row, row]})[1]["data"][1]["answer"] == expected["predicted"]
+        )
         assert server.post("/v1/answer", {"model": "m", "question": "x"})[0] == 400
 
 
