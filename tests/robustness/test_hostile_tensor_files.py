@@ -1,9 +1,12 @@
 """False headers of GGUF and safetensors files: one clear refusal, in bounded memory, before a library reads the file."""
 
+# ruff: noqa: E501
+
 import json
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -148,10 +151,8 @@ def test_changed_bytes_are_accepted_or_refused_in_one_sentence(
     for _ in range(data.draw(st.integers(1, 4))):
         changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
     file.write_bytes(changed)
-    try:
+    with suppress(ModelError):
         check_gguf(file)
-    except ModelError:
-        pass
 
 
 @pytest.mark.parametrize("kind", ["gguf", "safetensors"])

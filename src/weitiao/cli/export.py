@@ -35,7 +35,6 @@ def export(
         "type": type,
         "adapter": adapter,
         "temperature": temperature,
-        "num_ctx": num_ctx,
         "raw": raw,
     }
     chosen = {key: x for key, x in settings.items() if x not in ("", None, False)}

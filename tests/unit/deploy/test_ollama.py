@@ -1,5 +1,7 @@
 """The Modelfile: a Go template is taken only where it writes what the trained template writes."""
 
+# ruff: noqa: E501
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -4,6 +4,8 @@ It is not published as a library. WEITIAO_GGUF_CONVERTER names its folder: vendo
 llama-cpp-python (pip download --no-deps --no-binary :all: llama-cpp-python).
 """
 
+# ruff: noqa: E501
+
 import json
 import os
 import subprocess
