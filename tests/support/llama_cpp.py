@@ -54,6 +54,7 @@ def save_decoder(folder: Path, family: str, **changes: Any) -> Path:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     tokenizer: Any = make_sentencepiece_tokenizer() if family in GEMMAS else make_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
     model: Any = make_model(family)
     if changes or len(tokenizer) > model.config.vocab_size:
         plain = {**model.config.to_dict(), "vocab_size": max(320, len(tokenizer)), **changes}

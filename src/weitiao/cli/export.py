@@ -22,7 +22,6 @@ def export(
     adapter: Annotated[bool, typer.Option("--adapter", help="The adapter alone, for a server that loads it.")] = False,
     task: Annotated[str, typer.Option(help="Of a multi-task run: the task to write.")] = "",
     temperature: Annotated[float | None, typer.Option(min=0, help="Ollama: default 0, greedy.")] = None,
-    num_ctx: Annotated[int | None, typer.Option(min=1, help="Ollama: the most tokens of a conversation.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Ollama: without a template, where none is proven.")] = False,
     rows: Annotated[
         int | None, typer.Option(min=1, help="Rows of the run to compare; default: until 2,000 answer tokens.")
@@ -36,7 +35,6 @@ def export(
         "type": type,
         "adapter": adapter,
         "temperature": temperature,
-        "num_ctx": num_ctx,
         "raw": raw,
     }
     chosen = {key: x for key, x in settings.items() if x not in ("", None, False)}

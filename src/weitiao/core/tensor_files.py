@@ -11,7 +11,7 @@ import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from weitiao.core.errors import InvalidValue, ModelError
 
@@ -62,13 +62,13 @@ def check_safetensors(file: Path) -> None:
         raise ModelError("base: {file} is damaged: its header is false. Download it again", file=file)
 
 
-def _span(entry: dict[str, object]) -> tuple[int, int]:
+def _span(entry: dict[str, Any]) -> tuple[int, int]:
     """(start, end) of a tensor, after its size was compared with its shape."""
-    shape, (start, end) = entry["shape"], entry["data_offsets"]  # pyright: ignore[reportGeneralTypeIssues]
-    numbers = [start, end, *shape]  # pyright: ignore[reportGeneralTypeIssues]
+    shape, (start, end) = entry["shape"], entry["data_offsets"]
+    numbers = [start, end, *shape]
     if not all(type(x) is int and x >= 0 for x in numbers):
         raise ValueError
-    if math.prod(shape) * SAFETENSORS_BITS[str(entry["dtype"])] != 8 * (end - start):  # pyright: ignore[reportArgumentType]
+    if math.prod(shape) * SAFETENSORS_BITS[str(entry["dtype"])] != 8 * (end - start):
         raise ValueError
     return start, end
 

@@ -28,6 +28,7 @@ from weitiao.pipeline.verification import encoded_rows, examples_of, open_form, 
 
 NUM_ROWS = 64  # real inputs that a format compares itself
 ROW_TOKENS = 512
+MERGE_ROWS = 8  # that are compared after merging; what is exported is compared with all
 ENGINES = {"peft": "peft"}
 
 
@@ -122,7 +123,7 @@ def source_of(model: Model, target: str, temporary: Path, task: str, reporter: R
             return assets.folder
         folder = temporary / f"merged-{dtype}"
         with reporter.spin(Message("merging, reloading and comparing")):
-            merge_run(target, str(folder), dtype, task)
+            merge_run(target, str(folder), dtype, task, max_rows=MERGE_ROWS)
         return folder
 
     def write_adapter(folder: Path) -> Message | None:

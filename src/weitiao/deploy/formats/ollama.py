@@ -1,6 +1,7 @@
 """Ollama: a GGUF file and a Modelfile with the trained template, every stop token and the settings."""
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 from transformers import AutoConfig
@@ -106,8 +107,8 @@ class Ollama(Format):
         written.checks.append(Message("ollama itself was not run: the GGUF file was opened by llama.cpp, which it uses"))
 
 
-def bos_of(tokenizer: object) -> str:
+def bos_of(tokenizer: Any) -> str:
     """The text that a server writes before a prompt by itself; "": nothing."""
-    ids = tokenizer("a").input_ids  # pyright: ignore[reportCallIssue]
+    ids = tokenizer("a").input_ids
     first = getattr(tokenizer, "bos_token_id", None)
     return str(getattr(tokenizer, "bos_token", "")) if first is not None and ids[:1] == [first] else ""

@@ -1,5 +1,6 @@
 """ONNX: a graph for ONNX Runtime, in any language and on any machine that has it."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -37,12 +38,30 @@ class ONNX(Format):
                 raise RecipeError("type: encoders are exported in fp32")
             build_encoder(source.folder, folder, source.form)
             written = Written(commands=[f"onnxruntime.InferenceSession({str(folder / GRAPH)!r})"])
+            if source.form is not None and source.form.pooling is not None:
+                copy_modules(source.folder, folder)
+                written.notes.append(
+                    Message(
+                        "the graph gives hidden states; pooling ({pooling}) and the head are beside it, as "
+                        "sentence-transformers has them (modules.json)",
+                        pooling=source.form.pooling,
+                    )
+                )
             written.checks.append(compare_outputs(source, folder))
         size = megabytes(*folder.glob(f"{GRAPH}*"))
         written.notes.append(
             Message("{folder}: {megabytes:,.1f} MB in {dtype}", folder=folder, megabytes=size, dtype=self.type)
         )
         return written
+
+
+def copy_modules(merged: Path, folder: Path) -> None:
+    """sentence-transformers' modules after the model: pooling, and the head."""
+    for name in (x.name for x in merged.iterdir() if x.is_dir() and (x / "config.json").is_file()):
+        shutil.copytree(merged / name, folder / name)
+    for file in merged.glob("*sentence*.json"):
+        shutil.copy2(file, folder / file.name)
+    shutil.copy2(merged / "modules.json", folder / "modules.json")
 
 
 def check_shapes(folder: Path, rows: Sequence[Sequence[int]], precision: str) -> Message:

@@ -1,7 +1,7 @@
 """llama.cpp in this process, through xllamacpp: the judge of a GGUF file.
 
 xllamacpp opens llama.cpp's HTTP server as soon as a model is loaded. So it listens on 127.0.0.1 only, at a free port, with
-a random key, without its page, its slots and other origins; and it is one thread a core, or its threads spin against others.
+a random key, without its page, its slots and other origins; and it has one thread a core, or its threads spin.
 """
 
 import json

@@ -9,7 +9,7 @@ tokenizer has is proven, never guessed: the ids of one text that all of them spl
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -48,12 +48,15 @@ class Vocabulary:
     chat_template: str | None
 
 
-def read_vocabulary(tokenizer: Any, num_rows: int, stop_ids: Sequence[int]) -> Vocabulary:
+def read_vocabulary(
+    tokenizer: Any, num_rows: int, stop_ids: Sequence[int], config: Mapping[str, Any] | None = None
+) -> Vocabulary:
     """A transformers tokenizer as llama.cpp has it.
 
     Args:
         num_rows: of the embeddings.
         stop_ids: tokens that end an answer; the first is the one that ends a turn.
+        config: config.json, which names special tokens that the tokenizer does not.
 
     Raises:
         ModelError: llama.cpp cannot split texts as it does.
@@ -83,7 +86,7 @@ def read_vocabulary(tokenizer: Any, num_rows: int, stop_ids: Sequence[int]) -> V
         kinds,
         [] if is_sentencepiece else [" ".join(x.replace(" ", "\u0120") for x in pair) for pair in merges],
         read_scores(tokens, kinds, merges) if is_sentencepiece else [],
-        special_ids(tokenizer, stop_ids),
+        special_ids(tokenizer, stop_ids, config),
         _adds_bos(tokenizer),
         template if isinstance(template, str) else None,
     )
@@ -165,10 +168,11 @@ def read_scores(tokens: list[str], kinds: list[TokenType], merges: Sequence[tupl
     return scores
 
 
-def special_ids(tokenizer: Any, stop_ids: Sequence[int]) -> dict[str, int]:
+def special_ids(tokenizer: Any, stop_ids: Sequence[int], config: Mapping[str, Any] | None = None) -> dict[str, int]:
     """The special tokens; eos ends a turn, eot is another token that ends an answer."""
     names = ("bos", "unk", "sep", "pad", "cls", "mask")
     ids = {name: getattr(tokenizer, f"{name}_token_id", None) for name in names}
+    ids |= {name: (config or {}).get(f"{name}_token_id") for name, x in ids.items() if x is None}
     stops = tuple(stop_ids) or (tokenizer.eos_token_id,)
     ids |= dict(zip(("eos", "eot", "eom"), stops))
     return {name: int(x) for name, x in ids.items() if x is not None}

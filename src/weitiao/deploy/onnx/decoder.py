@@ -71,7 +71,11 @@ class ONNXDecoder:
             feed["position_ids"] = np.tile(np.arange(batch.shape[1]), (len(batch), 1))
         for x in self.caches:
             feed[x.name] = np.zeros((len(batch), x.shape[1], 0, self.head_width), self.width)
-        return torch.from_numpy(self.session.run(["logits"], feed)[0].astype(np.float32))
+        try:
+            return torch.from_numpy(self.session.run(["logits"], feed)[0].astype(np.float32))
+        except Exception as error:  # ONNX Runtime raises types of its own: its kernels do not take every width
+            reason = str(error).replace("\n", " ")[-300:]
+            raise ModelError("ONNX Runtime refuses this graph: {reason}", reason=reason) from None
 
     def log_probs(self, ids: Sequence[int], start: int) -> Tensor:
         return self.logits([ids[:-1]])[0, start - 1 :].log_softmax(-1)
