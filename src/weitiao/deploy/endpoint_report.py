@@ -22,6 +22,7 @@ from weitiao.deploy.verify import Subject
 BAR = Bar(0.97, 1e-2)  # whatever a server computes in: bf16, or 8 bits
 POSITIONS = 200  # answer tokens: each may be a request
 CONVERSATIONS = 20
+BROKEN = "\ufffd"  # what a part of a character is decoded to
 STOPS, MAX_STOP_TOKENS = 5, 32  # answers that are generated to their end, and their length
 
 
@@ -186,9 +187,14 @@ class Place:
 
 
 def token_id(subject: Subject, p: Tensor, token: int | str) -> int | None:
-    """The id of a token that a server names by its text: that of the most probable ones with this text."""
+    """The id of a token that a server names by its text: that of the most probable ones with this text.
+
+    None: there is none, or it is a part of a character, whose text is that of many tokens.
+    """
     if isinstance(token, int):
         return token if 0 <= token < len(p) else None
+    if BROKEN in token:
+        return None
     return next((x for x in p.topk(min(50, len(p))).indices.tolist() if subject.decode([x]) == token), None)
 
 
@@ -197,12 +203,14 @@ def compare_place(subject: Subject, p: Tensor, tokens: Sequence[TokenLogProb]) -
     named = [(token_id(subject, p, x.token), x.logprob) for x in tokens]
     pairs = {token: q for token, q in named if token is not None}
     best = int(p.argmax())
+    first = tokens[0].token
+    is_same = named[0][0] == best or (isinstance(first, str) and subject.decode([best]) == first)
     is_tie = named[0][0] is not None and float(p[best] - p[named[0][0]]) <= 1e-4
     rest_p, rest_q = (1 - sum(map(math.exp, x)) for x in ([float(p[t]) for t in pairs], pairs.values()))
     kl = sum(math.exp(float(p[t])) * (float(p[t]) - q) for t, q in pairs.items())
     kl += rest_p * math.log(max(rest_p, 1e-12) / max(rest_q, 1e-12)) if rest_p > 1e-6 else 0.0
     difference = max((abs(float(p[t]) - q) for t, q in pairs.items() if float(p[t]) > -9.21), default=0.0)
-    return Place(named[0][0] == best or is_tie, max(0.0, kl), difference)
+    return Place(is_same or is_tie, max(0.0, kl), difference)
 
 
 def count_prompts(subject: Subject, endpoint: Endpoint) -> tuple[int, int]:

@@ -130,7 +130,9 @@ def served_as(model: TrainableModel, method: Method) -> Decision:
     if is_lora and not model.heads and not config.get("modules_to_save") and attachment.merge is not None:
         return Decision(key, "adapter", Message("vLLM and llama.cpp serve it as an adapter; `merge` makes a model of it"))
     if attachment.merge is not None:
-        reason = Message("no server takes method {method} as an adapter: merge it to serve it elsewhere", method=method.name)
+        reason = Message(
+            "no server takes method {method} as an adapter: merge it to serve it elsewhere", method=method.name
+        )
         if is_lora:
             reason = Message("no server takes an adapter with a head or with whole modules: merge it to serve it elsewhere")
         return Decision(key, "merge", reason)
