@@ -238,17 +238,36 @@ def failures_of_endpoint(report: EndpointReport) -> list[Message]:
     """What a served model missed, each with its figure."""
     failures: list[Message] = []
     if BAR.agreement is not None and report.agreement.high < BAR.agreement:
-        template = "{value:.2%} of the most probable tokens are the same, {bar:.1%} is asked"
-        failures.append(Message(template, value=report.agreement.value, bar=BAR.agreement))
+        failures.append(
+            Message(
+                "{value:.2%} of the most probable tokens are the same, {bar:.1%} is asked",
+                value=report.agreement.value,
+                bar=BAR.agreement,
+            )
+        )
     if BAR.kl is not None and report.kl.low > BAR.kl:
         failures.append(Message("KL is {value:.1e} nats, at most {bar:.0e} is asked", value=report.kl.value, bar=BAR.kl))
     if report.applied is not None and not 0.5 <= report.applied <= 1.5:
-        template = "it has {applied:.0%} of what training changed: the adapter was not applied, or not as in training"
-        failures.append(Message(template, applied=report.applied))
+        failures.append(
+            Message(
+                "it has {applied:.0%} of what training changed: the adapter was not applied, or not as in training",
+                applied=report.applied,
+            )
+        )
     if report.prompts[0] < report.prompts[1]:
-        template = "its chat template gives prompts of another length in {n:,} of {total:,} conversations"
-        failures.append(Message(template, n=report.prompts[1] - report.prompts[0], total=report.prompts[1]))
+        failures.append(
+            Message(
+                "its chat template gives prompts of another length in {n:,} of {total:,} conversations",
+                n=report.prompts[1] - report.prompts[0],
+                total=report.prompts[1],
+            )
+        )
     if report.stopped[0] < report.stopped[1]:
-        template = "{n:,} of {total:,} answers do not stop where they stopped in training"
-        failures.append(Message(template, n=report.stopped[1] - report.stopped[0], total=report.stopped[1]))
+        failures.append(
+            Message(
+                "{n:,} of {total:,} answers do not stop where they stopped in training",
+                n=report.stopped[1] - report.stopped[0],
+                total=report.stopped[1],
+            )
+        )
     return failures

@@ -326,7 +326,7 @@ def test_merge_record_written(pair: list, tmp_path: Path) -> None:
         (("task_arithmetic", 2, (1.0,), None, None), "weights: 1 weights for 2 results; give one each."),
         (("task_arithmetic", 2, (1.0, float("nan")), None, None), "weights: 1.0, nan are not all finite numbers."),
         (("linear", 2, (1.0, -1.0), None, None), "an average takes weights of at least 0, not all of them 0; a sum"),
-        (("task_arithmetic", 2, (), 0.2, None), "density: method task_arithmetic keeps every value; density is for ties, dare"),
+        (("task_arithmetic", 2, (), 0.2, None), "density: method task_arithmetic keeps every value; density is for ties"),
         (("average", 2, (), None, None), "no merge method 'average'. Did you mean 'linear'"),
         (("dare", 2, (), None, None), "no merge method 'dare'. Did you mean 'dare_linear'"),
         (("ties", 2, (), None, None, 4), "rank: method ties has no rank to choose; rank is for svd."),
