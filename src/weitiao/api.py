@@ -181,12 +181,10 @@ def merge(
     weights: Sequence[float] = (),
     density: float | None = None,
     seed: int | None = None,
-    rank: int | None = None,
     dtype: str = "auto",
     task: str = "",
-    max_rows: int | None = None,
-    max_shard_size: str = "5GB",
     verbose: bool | int = False,
+    **more: Any,
 ) -> "MergeReport":
     """Merge a run into its base model, or several runs of one base model into one; what was written is opened again and
     compared on the run's own answers.
@@ -198,11 +196,10 @@ def merge(
         weights: one for each; default 1.
         density: the fraction that ties and dare keep; default 0.2.
         seed: of what dare drops.
-        rank: of the LoRA that svd writes.
         dtype: what a merged model is stored in: fp32, bf16, fp16; auto: as the base.
         task: of a multi-task run, which task.
-        max_rows: rows that are compared; None: until about 2,000 answer tokens, within a bound of time.
-        max_shard_size: of one file of weights (of one run).
+        more: `max_rows`: rows that are compared (default: until about 2,000 answer tokens, within a bound of time);
+            of one run, `max_shard_size` of one file of weights ("5GB"); of several, the `rank` of the LoRA that svd writes.
 
     Raises:
         ModelError: one cannot be merged, their base models differ, or what was written is not the tuned model.
@@ -213,9 +210,12 @@ def merge(
 
     paths = [_path(x) for x in (targets if isinstance(targets, (list, tuple)) else [targets])]  # pyright: ignore[reportArgumentType]
     _warn_unfinished(paths, reporter)
+    max_rows, rank, size = more.pop("max_rows", None), more.pop("rank", None), more.pop("max_shard_size", "5GB")
+    if more:
+        raise TypeError(f"merge() got an unexpected keyword argument {next(iter(more))!r}")
     if len(paths) == 1:
         with reporter.spin(Message("merging, reloading and comparing")):
-            return merging.merge_run(paths[0], str(out), dtype, task, reporter, max_rows, max_shard_size)
+            return merging.merge_run(paths[0], str(out), dtype, task, reporter, max_rows, size)
     return merging.merge_several(paths, str(out), reporter, method, weights, density, seed, dtype, rank, max_rows)
 
 

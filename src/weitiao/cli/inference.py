@@ -168,9 +168,6 @@ def merge(
     dtype: Annotated[str, typer.Option(help="Store the model in fp32, bf16 or fp16; auto: as its base.")] = "auto",
     task: Annotated[str, typer.Option(help="Of a multi-task run: the task to write.")] = "",
     max_rows: MaxRows = None,
-    max_shard_size: Annotated[
-        str, typer.Option(help="Of one file of weights: what merging needs in memory besides the model.")
-    ] = "5GB",
 ) -> None:
     """Merge a run into its base model (a folder that plain transformers opens), or several runs into one."""
     from weitiao import api
@@ -181,7 +178,7 @@ def merge(
         *targets, out = targets
     factors = split_numbers(weights, "--weights")
     options: dict[str, Any] = {"density": density, "seed": seed, "rank": rank, "dtype": dtype, "task": task}
-    options |= {"max_rows": max_rows, "max_shard_size": max_shard_size}
+    options["max_rows"] = max_rows
     report = api.merge(targets, out, method=method, weights=factors, **options, verbose=True)
     message = Message(
         "merged into {folder}, {form}, {size}; reloaded: {check}",

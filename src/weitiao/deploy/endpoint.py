@@ -111,9 +111,10 @@ class Endpoint:
         """Of each token of ids[start:], the server's most probable ones at its place."""
         if self.echoes:
             try:
-                places = places_of(self.complete(ids, max_tokens=1, logprobs=TOP, echo=True))
+                choice = self.complete(ids, max_tokens=1, logprobs=TOP, echo=True)
             except Refused:
-                places = []
+                choice = {}
+            places = [] if has_new_form(choice) else places_of(choice)
             if len(places) >= len(ids):
                 return places[start : len(ids)]
             self.echoes = False
@@ -129,12 +130,18 @@ class TokenLogProb:
     logprob: float
 
 
+def has_new_form(choice: Mapping[str, Any]) -> bool:
+    """Whether log-probabilities are as chat completions have them, which never hold the prompt's."""
+    logprobs = choice.get("logprobs")
+    return isinstance(logprobs, Mapping) and isinstance(logprobs.get("content"), list)
+
+
 def places_of(choice: Mapping[str, Any]) -> list[list[TokenLogProb]]:
     """The most probable tokens of each place of a choice, in OpenAI's older or newer form."""
     logprobs = choice.get("logprobs")
     if not isinstance(logprobs, Mapping):
         return []
-    if isinstance(logprobs.get("content"), list):
+    if has_new_form(choice):
         return [_tokens(x.get("top_logprobs") or [x]) for x in logprobs["content"] if isinstance(x, Mapping)]
     places = []
     for top in logprobs.get("top_logprobs") or []:

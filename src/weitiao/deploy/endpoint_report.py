@@ -22,6 +22,7 @@ from weitiao.deploy.verify import Subject
 BAR = Bar(0.97, 1e-2)  # whatever a server computes in: bf16, or 8 bits
 POSITIONS = 200  # answer tokens: each may be a request
 CONVERSATIONS = 20
+BROKEN = "\ufffd"  # what a part of a character is decoded to
 STOPS, MAX_STOP_TOKENS = 5, 32  # answers that are generated to their end, and their length
 
 
@@ -186,9 +187,14 @@ class Place:
 
 
 def token_id(subject: Subject, p: Tensor, token: int | str) -> int | None:
-    """The id of a token that a server names by its text: that of the most probable ones with this text."""
+    """The id of a token that a server names by its text: that of the most probable ones with this text.
+
+    None: there is none, or it is a part of a character, whose text is that of many tokens.
+    """
     if isinstance(token, int):
         return token if 0 <= token < len(p) else None
+    if BROKEN in token:
+        return None
     return next((x for x in p.topk(min(50, len(p))).indices.tolist() if subject.decode([x]) == token), None)
 
 
@@ -197,12 +203,14 @@ def compare_place(subject: Subject, p: Tensor, tokens: Sequence[TokenLogProb]) -
     named = [(token_id(subject, p, x.token), x.logprob) for x in tokens]
     pairs = {token: q for token, q in named if token is not None}
     best = int(p.argmax())
+    first = tokens[0].token
+    is_same = named[0][0] == best or (isinstance(first, str) and subject.decode([best]) == first)
     is_tie = named[0][0] is not None and float(p[best] - p[named[0][0]]) <= 1e-4
     rest_p, rest_q = (1 - sum(map(math.exp, x)) for x in ([float(p[t]) for t in pairs], pairs.values()))
     kl = sum(math.exp(float(p[t])) * (float(p[t]) - q) for t, q in pairs.items())
     kl += rest_p * math.log(max(rest_p, 1e-12) / max(rest_q, 1e-12)) if rest_p > 1e-6 else 0.0
     difference = max((abs(float(p[t]) - q) for t, q in pairs.items() if float(p[t]) > -9.21), default=0.0)
-    return Place(named[0][0] == best or is_tie, max(0.0, kl), difference)
+    return Place(is_same or is_tie, max(0.0, kl), difference)
 
 
 def count_prompts(subject: Subject, endpoint: Endpoint) -> tuple[int, int]:
@@ -230,17 +238,36 @@ def failures_of_endpoint(report: EndpointReport) -> list[Message]:
     """What a served model missed, each with its figure."""
     failures: list[Message] = []
     if BAR.agreement is not None and report.agreement.high < BAR.agreement:
-        template = "{value:.2%} of the most probable tokens are the same, {bar:.1%} is asked"
-        failures.append(Message(template, value=report.agreement.value, bar=BAR.agreement))
+        failures.append(
+            Message(
+                "{value:.2%} of the most probable tokens are the same, {bar:.1%} is asked",
+                value=report.agreement.value,
+                bar=BAR.agreement,
+            )
+        )
     if BAR.kl is not None and report.kl.low > BAR.kl:
         failures.append(Message("KL is {value:.1e} nats, at most {bar:.0e} is asked", value=report.kl.value, bar=BAR.kl))
     if report.applied is not None and not 0.5 <= report.applied <= 1.5:
-        template = "it has {applied:.0%} of what training changed: the adapter was not applied, or not as in training"
-        failures.append(Message(template, applied=report.applied))
+        failures.append(
+            Message(
+                "it has {applied:.0%} of what training changed: the adapter was not applied, or not as in training",
+                applied=report.applied,
+            )
+        )
     if report.prompts[0] < report.prompts[1]:
-        template = "its chat template gives prompts of another length in {n:,} of {total:,} conversations"
-        failures.append(Message(template, n=report.prompts[1] - report.prompts[0], total=report.prompts[1]))
+        failures.append(
+            Message(
+                "its chat template gives prompts of another length in {n:,} of {total:,} conversations",
+                n=report.prompts[1] - report.prompts[0],
+                total=report.prompts[1],
+            )
+        )
     if report.stopped[0] < report.stopped[1]:
-        template = "{n:,} of {total:,} answers do not stop where they stopped in training"
-        failures.append(Message(template, n=report.stopped[1] - report.stopped[0], total=report.stopped[1]))
+        failures.append(
+            Message(
+                "{n:,} of {total:,} answers do not stop where they stopped in training",
+                n=report.stopped[1] - report.stopped[0],
+                total=report.stopped[1],
+            )
+        )
     return failures

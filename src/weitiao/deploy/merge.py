@@ -96,8 +96,9 @@ class MergeReport:
         )
 
     def _verified(self, report: VerificationReport) -> Message:
-        template = "{fidelity}; plain generate ends its answer at the same token" if self.same_answer else "{fidelity}"
-        return Message(template, fidelity=report.fidelity.message)
+        if not self.same_answer:
+            return report.fidelity.message
+        return Message("{fidelity}; plain generate ends its answer at the same token", fidelity=report.fidelity.message)
 
     @property
     def remark(self) -> Message | None:

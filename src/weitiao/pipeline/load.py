@@ -119,7 +119,26 @@ def load(
     # base.num_weights counts quantized weights as they were; what was attached since is added
     total = base.num_weights - stored + sum(p.numel() for p in (*base.model.parameters(), *model.heads.parameters()))
     share = Message("{method}: {share:.2%} of {total:,}", method=method.name, share=trainable / total, total=total)
-    return model, [*base.decisions, Decision("model.trainable_weights", trainable, share)]
+    trained = Decision("model.trainable_weights", trainable, share)
+    return model, [*base.decisions, trained, *([served_as(model, method)] if model.attachment.trainable else [])]
+
+
+def served_as(model: TrainableModel, method: Method) -> Decision:
+    """In which form other programs can serve the result: said before training, not when it is served."""
+    attachment, key = model.attachment, "deploy.form"
+    config = attachment.as_peft()[0] if attachment.as_peft is not None else {}
+    is_lora = config.get("peft_type") == "LORA" and not config.get("use_dora") and config.get("bias", "none") == "none"
+    if is_lora and not model.heads and not config.get("modules_to_save") and attachment.merge is not None:
+        return Decision(key, "adapter", Message("vLLM and llama.cpp serve it as an adapter; `merge` makes a model of it"))
+    if attachment.merge is not None:
+        reason = Message(
+            "no server takes method {method} as an adapter: merge it to serve it elsewhere", method=method.name
+        )
+        if is_lora:
+            reason = Message("no server takes an adapter with a head or with whole modules: merge it to serve it elsewhere")
+        return Decision(key, "merge", reason)
+    reason = Message("method {method} cannot be merged, and no server takes it: weitiao serves it", method=method.name)
+    return Decision(key, "run", reason)
 
 
 # -- a run as base ----------------------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ from weitiao.core.processor import Processor
 from weitiao.core.reporter import Reporter
 from weitiao.deploy import merge as merge_into_base
 from weitiao.deploy.combine import Adapter, MergeMethod, change_of
-from weitiao.deploy.forms.transformers import TransformersForm
 from weitiao.deploy.generation_files import set_encoding
 from weitiao.deploy.merge import (
     SHARD,
@@ -40,6 +39,7 @@ from weitiao.deploy.probe import PROBE, Probe, answers_alike, probe_of, probe_ou
 from weitiao.deploy.readme import write_readme
 from weitiao.deploy.recording import Recording
 from weitiao.deploy.sentence_transformers import add_end_token, write_modules
+from weitiao.deploy.transformers_form import TransformersForm
 from weitiao.deploy.verify import Subject, rows_of_change, verify
 from weitiao.model.adapters.module_replacement import is_transposed
 from weitiao.model.adapters.peft_format import write_adapter

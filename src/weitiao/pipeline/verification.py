@@ -25,8 +25,8 @@ from weitiao.data.tokenization import ChatProcessor
 from weitiao.deploy.endpoint import Endpoint
 from weitiao.deploy.endpoint_report import EndpointReport, compare_endpoint
 from weitiao.deploy.fidelity import AnswerRow, LogProbs
-from weitiao.deploy.forms.transformers import answer_log_probs
 from weitiao.deploy.probe import PROBE
+from weitiao.deploy.transformers_form import answer_log_probs
 from weitiao.deploy.verify import Conversation, Form, Subject, VerificationReport, verify
 from weitiao.model.loading.upcast import computing_in_fp32
 from weitiao.pipeline.inference import Model, open_model

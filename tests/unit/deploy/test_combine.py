@@ -8,6 +8,7 @@ import peft
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from support.models import CHATML, save_model
@@ -17,7 +18,7 @@ from weitiao.core.errors import ModelError, RecipeError, RunError
 from weitiao.core.method import Method
 from weitiao.core.registry import names
 from weitiao.core.reporter import Reporter
-from weitiao.deploy.combine import MERGE_METHODS, MergeMethod, disjoint_mean, drop_and_rescale, trim
+from weitiao.deploy.combine import MERGE_METHODS, MergeMethod, concatenate_loras, disjoint_mean, drop_and_rescale, trim
 from weitiao.pipeline import inference as results
 from weitiao.pipeline import merging
 
@@ -142,7 +143,9 @@ def test_ties_cancelling_values_zero() -> None:
 # -- real adapters ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("how", "weights"), [("linear", ()), ("linear", (3.0, 1.0)), ("task_arithmetic", ()), ("task_arithmetic", (1.5, -0.5))])
+@pytest.mark.parametrize(
+    ("how", "weights"), [("linear", ()), ("linear", (3.0, 1.0)), ("task_arithmetic", ()), ("task_arithmetic", (1.5, -0.5))]
+)
 def test_sum_of_loras_is_lora(pair: list, tiny_llama: Path, tmp_path: Path, how: str, weights: tuple) -> None:
     """base + sum w_i tau_i; what is written opens here and in PEFT with equal logits."""
     made = combine(pair, tmp_path / "one", how, weights)
@@ -192,6 +195,47 @@ def test_ties_equals_peft(train_tiny: Any, tiny_llama: Path, tmp_path: Path, den
     theirs = layer.get_delta_weight("both").detach()
     assert float((change - theirs).abs().max() / theirs.abs().max()) <= 1e-5
     assert 0 < float((theirs.abs() > 1e-8).float().mean()) < 1
+
+
+@pytest.mark.parametrize("rank", [1, 3, 7])
+def test_svd_equals_peft(pair: list, tiny_llama: Path, tmp_path: Path, rank: int) -> None:
+    """The best approximation of a rank: PEFT's matrices give the same change, and numpy's singular values the energy."""
+    folder = tmp_path / "one"
+    targets = [str(run.folder) for run in pair]
+    made = merging.merge_several(targets, str(folder), DESK, "svd", (0.7, 0.3), rank=rank)
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    model = peft.PeftModel.from_pretrained(model, str(pair[0].folder / "adapter"), "a")
+    model.load_adapter(str(pair[1].folder / "adapter"), "b")
+    model.add_weighted_adapter(["a", "b"], [0.7, 0.3], "both", combination_type="svd", svd_rank=rank)
+    ours = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), str(folder))
+    total = kept = 0.0
+    shares = []
+    for layer in range(2):
+        for part in ("self_attn.q_proj", "mlp.down_proj"):  # which both changed: PEFT leaves others out
+            name = f"base_model.model.model.layers.{layer}.{part}"
+            theirs = model.get_submodule(name).get_delta_weight("both")
+            torch.testing.assert_close(ours.get_submodule(name).get_delta_weight("default"), theirs, rtol=0, atol=1e-5)
+    whole = concatenate_loras([x for x in adapters_of(pair)], (0.7, 0.3))[1]
+    for a in [x for x in whole if x.endswith("lora_A.weight")]:
+        squares = torch.linalg.svdvals((whole[a.replace("lora_A", "lora_B")] @ whole[a]).double()).square()
+        kept, total = kept + float(squares[:rank].sum()), total + float(squares.sum())
+        shares.append(float(squares[:rank].sum() / squares.sum()))
+    assert made.form.fields["energy"] == pytest.approx(kept / total, rel=1e-5)
+    assert made.form.fields["least"] == pytest.approx(min(shares), rel=1e-5) and made.gap <= 1e-5
+    assert json.loads((folder / "adapter_config.json").read_text())["r"] == rank
+
+
+def adapters_of(runs: list) -> list:
+    folders = [run.folder / "adapter" for run in runs]
+    return [
+        (json.loads((x / "adapter_config.json").read_text()), load_file(x / "adapter_model.safetensors")) for x in folders
+    ]
+
+
+def test_svd_of_something_else_refused(pair: list, train_tiny: Any, tmp_path: Path) -> None:
+    full = train_tiny(method="full", train={"steps": 1}, out=str(tmp_path / "full"))
+    with pytest.raises(ModelError, match="method svd: it takes plain LoRAs only"):
+        combine([pair[0], full], tmp_path / "one", "svd")
 
 
 @pytest.mark.parametrize("how", ["ties", "dare_linear", "dare_ties"])
@@ -282,7 +326,11 @@ def test_merge_record_written(pair: list, tmp_path: Path) -> None:
         (("task_arithmetic", 2, (1.0,), None, None), "weights: 1 weights for 2 results; give one each."),
         (("task_arithmetic", 2, (1.0, float("nan")), None, None), "weights: 1.0, nan are not all finite numbers."),
         (("linear", 2, (1.0, -1.0), None, None), "an average takes weights of at least 0, not all of them 0; a sum"),
-        (("task_arithmetic", 2, (), 0.2, None), "density: method task_arithmetic keeps every value; density is for ties, dare_linear, dare_ties."),
+        (("task_arithmetic", 2, (), 0.2, None), "density: method task_arithmetic keeps every value; density is for ties"),
+        (("average", 2, (), None, None), "no merge method 'average'. Did you mean 'linear'"),
+        (("dare", 2, (), None, None), "no merge method 'dare'. Did you mean 'dare_linear'"),
+        (("ties", 2, (), None, None, 4), "rank: method ties has no rank to choose; rank is for svd."),
+        (("svd", 2, (), None, None, 0), "rank: 0 is no rank; give 1 or more."),
         (("ties", 2, (), 0.0, None), "density: 0 is not a fraction; give more than 0, at most 1"),
         (("ties", 2, (), None, 3), "seed: method ties is not random; seed is for dare_linear, dare_ties."),
     ],

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from weitiao.core.errors import ModelError
-from weitiao.deploy.forms.transformers import TransformersForm
+from weitiao.deploy.transformers_form import TransformersForm
 
 CONFIG, TEMPLATE = "adapter_config.json", "chat_template.jinja"
 
