@@ -35,6 +35,7 @@ FOLDERS = {
     "clip": "weitiao.train.stability.clips",
     "step": "weitiao.train.steps",
     "metric": "weitiao.evaluate.metrics",
+    "compressor": "weitiao.deploy.compressors",
 }
 
 
