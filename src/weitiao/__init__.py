@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from weitiao.core.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from weitiao.api import check, compare_methods, evaluate, list_runs, load, merge, resume, train
+    from weitiao.api import check, compare_methods, compress, evaluate, list_runs, load, merge, resume, train
     from weitiao.core.callback import Callback
     from weitiao.core.errors import WeitiaoError
     from weitiao.core.recipe import Recipe
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from weitiao.pipeline.inference import Model
 
 __all__ = [
-    "Callback", "Model", "Recipe", "Run", "Score", "WeitiaoError", "__version__", "check", "compare_methods", "evaluate",
-    "list_runs", "load", "merge", "resume", "train",
+    "Callback", "Model", "Recipe", "Run", "Score", "WeitiaoError", "__version__", "check", "compare_methods", "compress",
+    "evaluate", "list_runs", "load", "merge", "resume", "train",
 ]  # fmt: skip
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

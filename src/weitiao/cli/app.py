@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from weitiao.cli.compression import compress
 from weitiao.cli.inference import chat, generate, merge, predict
 from weitiao.cli.recipes import explain, init, schema
 from weitiao.cli.results import evaluate, runs, why
@@ -35,7 +36,7 @@ def benches() -> None:
 for panel, commands in {
     translate("Start"): (init, doctor, download, explain, schema),
     translate("Train"): (check, train, compare_methods, f_learning),
-    translate("Use"): (generate, chat, predict, merge),
+    translate("Use"): (generate, chat, predict, merge, compress),
     translate("Inspect"): (evaluate, runs, why),
 }.items():
     for command in commands:

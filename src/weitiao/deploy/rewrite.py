@@ -239,3 +239,23 @@ def zero_masks(folder: Path, names: Mapping[str, LinearLayer]) -> dict[str, Tens
                 with safe_open(str(file), "pt") as stream:
                     masks[name] = stream.get_tensor(name) == 0
     return masks
+
+
+def sizes_of(folder: Path, like: Sizes | None = None) -> Sizes:
+    """The sizes of a folder that was not written here.
+
+    Args:
+        like: of the model it was made of, which has as many weights.
+    """
+    linear, size, weights = 0, 0, 0
+    for file in weight_files(folder):
+        with safe_open(str(file), "pt") as stream:
+            for name in stream.keys():
+                tensor = stream.get_tensor(name)
+                size, weights = size + tensor.numel() * tensor.element_size(), weights + tensor.numel()
+    kept = like.weights - like.linear_weights if like else 0
+    on_disk = sum(x.stat().st_size for x in weight_files(folder))
+    if like is None:
+        return Sizes(on_disk, weights, size, weights)
+    linear = size - 2 * kept
+    return Sizes(on_disk, like.weights, max(linear, 0), like.linear_weights)
