@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from weitiao.core.score import Score
     from weitiao.multirun.compare_methods import Compared
     from weitiao.multirun.stages import Stage
-    from weitiao.deploy.compression_report import CompressionReport
+    from weitiao.pipeline.compression import CompressionReport
     from weitiao.pipeline.inference import Model
     from weitiao.pipeline.merging import MergeReport
 
@@ -231,7 +231,8 @@ def compress(
         settings: of the method: {"sparsity": 0.5}.
         heal: after pruning: steps of fine-tuning on the Run's own rows.
         data: rows to measure on, as in `evaluate`; None: the Run's held-out rows.
-        options: calibration_rows, dtype, limit, precision, as on the command line.
+        options: limit: at most this many rows for metrics that generate text; precision: bf16 or fp32, that both models
+            are measured in; dtype: of weights that keep their form.
 
     Raises:
         RecipeError: there is no such method or setting.

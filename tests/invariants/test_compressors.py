@@ -16,6 +16,7 @@ from weitiao.core.compressor import Compressor
 from weitiao.core.errors import ModelError, RecipeError
 from weitiao.core.registry import find, names
 from weitiao.core.reporter import Reporter
+from weitiao.core.run import Run
 from weitiao.deploy.compression_report import CompressionReport
 from weitiao.pipeline.compression import CompressionOptions, compress, compressor_of
 from weitiao.pipeline.inference import open_model
@@ -86,7 +87,7 @@ def test_classifier_keeps_its_classes(method: str, tmp_path: Path) -> None:
         pytest.skip("calibrated on decoders' rows in the law above")
     report = run(method, tmp_path / "out", wide_run("bert"), precision="fp32")
     assert report.before and report.after and report.after.scores["accuracy"].n > 5
-    plain: Any = AutoModel.from_pretrained(tmp_path / "out", dtype=torch.float32, local_files_only=True)
+    plain: Any = AutoModel.from_pretrained(tmp_path / "out", local_files_only=True)
     with torch.no_grad():
         assert torch.isfinite(plain(input_ids=IDS).last_hidden_state).all()
 
@@ -105,7 +106,8 @@ def test_command_for_another_environment(method: str, tmp_path: Path) -> None:
     assert report.after is None and "README.md" in str(report.notes[0])
     py_compile.compile(str(folder / "compress.py"), cfile=str(tmp_path / "c.pyc"), doraise=True)
     rows = [json.loads(x)["input_ids"] for x in (folder / "calibration.jsonl").read_text().splitlines()]
-    assert len(rows) == 36 and all(len(x) > 3 for x in rows), "three quarters of 48 rows were trained on"
+    trained_on = Run(Path(wide_run())).read("resolved.json")["data"]["rows"]
+    assert len(rows) == trained_on > 30 and all(len(x) > 3 for x in rows)
     assert "pip install -r requirements.txt" in (folder / "README.md").read_text()
     assert not [x for x in folder.rglob("*") if x.suffix in (".bin", ".pt", ".pkl", ".pickle")]
     AutoModelForCausalLM.from_pretrained(folder / "merged", local_files_only=True)

@@ -6,11 +6,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from weitiao.cli.run_command import AsJson, Columns, Encoding, Format, print_json, source_settings, usage_error
+from weitiao.cli.run_command import AsJson, print_json, usage_error
 from weitiao.core.messages import Message
 
 if TYPE_CHECKING:
-    from weitiao.deploy.compression_report import CompressionReport
+    from weitiao.pipeline.compression import CompressionReport
 
 
 def compress(
@@ -25,23 +25,17 @@ def compress(
     ] = None,
     heal: Annotated[int, typer.Option(min=0, help="After pruning: steps of fine-tuning on the Run's own rows.")] = 0,
     data: Annotated[str | None, typer.Option(help="Rows to measure on; default: the Run's held-out rows.")] = None,
-    calibration_rows: Annotated[int, typer.Option(min=1, help="Rows that wanda, drop_layers and gptq look at.")] = 128,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many rows for metrics that generate text.")] = None,
-    dtype: Annotated[str, typer.Option(help="Of weights that keep their form: bf16, fp16, fp32; auto: bf16 or as they are.")] = "auto",
     precision: Annotated[str, typer.Option(help="To measure in: bf16 or fp32; auto: what is fast here.")] = "auto",
     measure: Annotated[bool, typer.Option("--measure", help="Only measure OUT against TARGET.")] = False,
-    columns: Columns = None,
-    encoding: Encoding = "auto",
-    format: Format = "auto",
     json: AsJson = False,
 ) -> None:
     """Make a tuned model smaller, and print size, speed and quality before and after."""
     from weitiao import api
 
-    source = source_settings(data, columns, encoding, format) if data else None
+    source = {"path": data} if data else None
     settings = dict(_setting(x) for x in set or ())
-    options: dict[str, Any] = {"heal": heal, "calibration_rows": calibration_rows, "limit": limit}
-    options |= {"dtype": dtype, "precision": precision, "measure": measure, "data": source}
+    options: dict[str, Any] = {"heal": heal, "limit": limit, "precision": precision, "measure": measure, "data": source}
     report = api.compress(target, out, method=method, settings=settings, **options, verbose=not json)
     if json:
         print_json(report.as_json())

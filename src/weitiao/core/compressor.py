@@ -11,9 +11,10 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from weitiao.core.architecture import Architecture
@@ -75,8 +76,8 @@ class Compression:
 class Compressor(Component):
     """One file in deploy/compressors/ holds one Compressor: a frozen model of its settings."""
 
-    result: ClassVar[Literal["quantized", "pruned", "command"]]
-    """Fewer bits, fewer weights, or files and a command for another environment."""
+    result: ClassVar[str]
+    """quantized: fewer bits; pruned: fewer weights; command: files and a command for another environment."""
     reads_rows: ClassVar[bool] = False
     """It is calibrated on rows."""
     decoders_only: ClassVar[bool] = False
@@ -97,9 +98,12 @@ class WeightCompressor(Compressor):
 class CommandCompressor(Compressor):
     """A technique that runs in an environment of its own, because its packages need other versions than weitiao."""
 
-    result = "command"
-    reads_rows = True
-    decoders_only = True
+    result: ClassVar[str] = "command"
+    reads_rows: ClassVar[bool] = True
+    decoders_only: ClassVar[bool] = True
+
+    rows: int = Field(default=256, ge=1)
+    """How many rows of the Run it is calibrated on."""
 
     @abstractmethod
     def files(self, subject: Subject, model: str, target: str) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Four bits per weight as bitsandbytes stores them: nf4 and fp4, with double quantization of the scales.
 
-    64 weights share their largest absolute value m; each is the nearest of 16 values times m.
-    nf4: values that a normal distribution takes equally often; fp4: 4-bit floats. Double quantization stores the m's in 8
-    bits too: 4.13 bits per weight instead of 4.5. (Dettmers et al. 2023, arXiv 2305.14314, sec. 3)
+64 weights share their largest absolute value m; each is the nearest of 16 values times m.
+nf4: values that a normal distribution takes equally often; fp4: 4-bit floats. Double quantization stores the m's in 8
+bits too: 4.13 bits per weight instead of 4.5. (Dettmers et al. 2023, arXiv 2305.14314, sec. 3)
 """
 
 import importlib
@@ -74,8 +74,8 @@ def bnb_functional() -> Any:
 def as_tensors(name: str, weight: Tensor, quant_type: str, double_quant: bool) -> dict[str, Tensor]:
     """What a file holds of a weight, by name, as bitsandbytes' Linear4bit reads it.
 
-        <name>                       uint8 [n / 2, 1]        <name>.absmax, .quant_map, .nested_absmax, .nested_quant_map
-        <name>.quant_state.bitsandbytes__nf4                 JSON: shape, dtype, block sizes, the mean of the scales
+    <name>                       uint8 [n / 2, 1]        <name>.absmax, .quant_map, .nested_absmax, .nested_quant_map
+    <name>.quant_state.bitsandbytes__nf4                 JSON: shape, dtype, block sizes, the mean of the scales
     """
     functional = bnb_functional()
     packed = pack_4bit(weight.bfloat16(), quant_type, double_quant)

@@ -4,9 +4,9 @@
     scale_g = max |w| / ((2^b - 1) / 2)      zero_g = 0                                        symmetric
     q = clamp(round(w / scale_g) + zero_g)   w' = (q - zero_g) scale_g
 
-A group is `group_size` neighbouring inputs of one output, or all of them (one scale for each output channel). Rounding is to
-the nearest (ties to even). Scales are rounded to what they are stored in before the weights are divided by them, so every
-reader gets the same weights. Files hold, for each layer:
+A group is `group_size` neighbouring inputs of one output, or all of them (one scale for each output channel). Rounding is
+to the nearest (ties to even). Scales are rounded to what they are stored in before the weights are divided by them, so
+every reader gets the same weights. Files hold, for each layer:
 
     weight_packed       int32 [D_out, ceil(D_in b / 32)]     q + 2^(b-1), the first number in the lowest bits
     weight_scale        [D_out, groups]
@@ -85,6 +85,7 @@ def quantize(weight: Tensor, scheme: QuantizationScheme, dtype: torch.dtype) -> 
             sizes=", ".join(str(x) for x in (32, 64, 128) if columns % x == 0) or "none",
         )
     groups = weight.float().view(rows, columns // group, group)
+    low = high = torch.zeros(())
     if scheme.symmetric:
         span = groups.abs().amax(2) / ((scheme.highest - scheme.lowest) / 2)
     else:  # 0 is always among the values

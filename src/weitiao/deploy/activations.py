@@ -1,4 +1,4 @@
-"""What techniques that are calibrated see of a model on rows: the inputs of its linear layers, the states between layers."""
+"""What calibrated techniques see of a model on rows: the inputs of its linear layers, the states between its layers."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -68,8 +68,8 @@ class CompressionReport:
     def comparison(self) -> Message:
         """Between what, and on what."""
         return Message(
-            "measured on the merged model, not on its base: agreement and KL against it in fp32, on {rows}; speed of one row, "
-            "the median of {turns} turns in one process",
+            "measured on the merged model, not on its base: agreement and KL against it in fp32, on {rows}; speed of one "
+            "row, the median of {turns} turns in one process",
             rows=self.rows,
             turns=self.turns,
         )

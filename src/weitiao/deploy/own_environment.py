@@ -45,18 +45,18 @@ if __name__ == "__main__":
 
 README = Message(
     "# {title}\n\n"
-    "Nothing is compressed yet: llm-compressor needs other versions of transformers than weitiao, so it runs in an environment "
-    "of its own.\n\n"
+    "Nothing is compressed yet: llm-compressor needs other versions of transformers than weitiao, so it runs in an "
+    "environment of its own.\n\n"
     "    python -m venv .venv\n"
     "    .venv/bin/pip install -r requirements.txt\n"
     "    .venv/bin/python compress.py\n\n"
     "That reads `{model}/` (the merged model) and `calibration.jsonl` ({rows:,} rows of the Run, as token ids of its own "
-    "template) and writes `{target}/` in the format of compressed-tensors. A GPU is used where there is one. Nothing here is a "
-    "pickle, and nothing reaches the network while it runs.\n\n"
+    "template) and writes `{target}/` in the format of compressed-tensors. A GPU is used where there is one. Nothing here "
+    "is a pickle, and nothing reaches the network while it runs.\n\n"
     "Then measure it with weitiao, which opens weights of 4 or 8 bits itself:\n\n"
     "    weitiao compress TARGET {target} --measure\n\n"
-    "TARGET is the Run, or `{model}`. The table is written to `{target}/README.md`. `weitiao chat {target}` and vLLM open it "
-    "too.\n"
+    "TARGET is the Run, or `{model}`. The table is written to `{target}/README.md`. `weitiao chat {target}` and vLLM open "
+    "it too.\n"
 )
 
 
@@ -73,7 +73,5 @@ def script_files(subject: Subject, title: Message, recipe: str, model: str, targ
         "calibration.jsonl": "".join(json.dumps({"input_ids": x}) + "\n" for x in rows),
         "compress.py": SCRIPT.format(model=model, target=target, rows=len(rows), longest=longest),
         "requirements.txt": f"{PACKAGES}\n",
-        "README.md": str(
-            Message(README.template, title=title, model=model, target=target, rows=len(rows))
-        ),
+        "README.md": str(Message(README.template, title=title, model=model, target=target, rows=len(rows))),
     }

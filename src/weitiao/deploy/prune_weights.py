@@ -68,6 +68,6 @@ def pruned(
 
 
 NOT_FASTER = Message(
-    "zeros in any pattern make nothing faster and no file smaller: a CPU multiplies them as it multiplies other weights. Only "
-    "GPUs with 2:4 kernels use that pattern; method drop_layers makes a model faster everywhere"
+    "zeros in any pattern make nothing faster and no file smaller: a CPU multiplies them as it multiplies other weights. "
+    "Only GPUs with 2:4 kernels use that pattern; method drop_layers makes a model faster everywhere"
 )

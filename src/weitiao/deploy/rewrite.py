@@ -176,7 +176,7 @@ def rewrite(subject: Subject, target: Path, compression: Compression) -> tuple[S
     out: dict[str, Tensor] = {}
     for i, (file, name) in enumerate(subject.track(jobs, Message("writing"))):
         with safe_open(str(file), "pt") as stream:
-            tensor, metadata = stream.get_tensor(name), stream.metadata()
+            tensor, metadata = stream.get_tensor(name), {"format": str((stream.metadata() or {}).get("format", "pt"))}
         changed = compression.change(name, tensor)
         if name in changed and changed[name].is_floating_point():
             changed[name] = changed[name].to(subject.dtype)
@@ -250,7 +250,7 @@ def sizes_of(folder: Path, like: Sizes | None = None) -> Sizes:
     linear, size, weights = 0, 0, 0
     for file in weight_files(folder):
         with safe_open(str(file), "pt") as stream:
-            for name in stream.keys():
+            for name in stream.keys():  # noqa: SIM118  it is no dict
                 tensor = stream.get_tensor(name)
                 size, weights = size + tensor.numel() * tensor.element_size(), weights + tensor.numel()
     kept = like.weights - like.linear_weights if like else 0

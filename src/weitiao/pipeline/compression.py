@@ -28,7 +28,7 @@ from weitiao.core.reporter import Reporter
 from weitiao.deploy.compression_report import CompressionReport, Measurement
 from weitiao.deploy.fidelity import AnswerRow, compare
 from weitiao.deploy.merge import refuse_nonempty
-from weitiao.deploy.rewrite import Sizes, read_subject, rewrite, zero_masks
+from weitiao.deploy.rewrite import Sizes, read_subject, rewrite, sizes_of, zero_masks
 from weitiao.model.loading.load import load_architecture, load_base
 from weitiao.model.profiling.inference_speed import TURNS, InferenceSpeed, measure_speed
 from weitiao.pipeline.compression_rows import answer_rows, calibration_rows, log_probs
@@ -41,8 +41,9 @@ from weitiao.pipeline.trained import read_trained
 
 REFUSED: dict[str, Message] = {
     "dynamic_int8": Message(
-        "method dynamic_int8 (activations rounded with one scale for a whole tensor) is not offered: measured on SmolLM2, only "
-        "48 % of the most probable tokens stay the same, and one user's row changes another's answer. int8 rounds weights only"
+        "method dynamic_int8 (activations rounded with one scale for a whole tensor) is not offered: measured on SmolLM2, "
+        "only 48 % of the most probable tokens stay the same, and one user's row changes another's answer. int8 rounds "
+        "weights only"
     ),
 }
 ENOUGH = 2000  # answer tokens to compare
@@ -54,7 +55,6 @@ class CompressionOptions:
 
     data: Source | None = None
     """Rows to measure on, and to calibrate on where there is no Run; None: the Run's own."""
-    calibration_rows: int = 128
     heal: int = 0
     """Steps of fine-tuning after pruning."""
     dtype: str = "auto"
@@ -81,7 +81,11 @@ def compressor_of(method: str, settings: Mapping[str, Any]) -> Compressor:
         key = ".".join(map(str, first["loc"])) or method
         if first["type"] != "extra_forbidden":
             raise RecipeError(
-                "method {method}: {key}={value}: {reason}", method=method, key=key, value=first["input"], reason=first["msg"]
+                "method {method}: {key}={value}: {reason}",
+                method=method,
+                key=key,
+                value=first["input"],
+                reason=first["msg"],
             ) from None
         known = ", ".join(cls.model_fields) or "-"
         raise RecipeError(
@@ -162,7 +166,8 @@ def read_merged(
         )
     rows: Sequence[Sequence[int]] = ()
     if compressor.reads_rows:
-        rows = calibration_rows(tuned, options.data, options.calibration_rows, reporter)
+        count: int = compressor.rows  # pyright: ignore[reportAttributeAccessIssue]
+        rows = calibration_rows(tuned, options.data, count, reporter)
         if not rows:
             raise ModelError(
                 "method {method} is calibrated on rows, and {target} is no Run that has some: name a file with --data",
@@ -201,7 +206,9 @@ def heal(target: str, place: Path, folder: Path, steps: int, reporter: Reporter)
     trained = read_trained(target)
     assert trained is not None and trained.recipe is not None
     recipe: Recipe = trained.recipe
-    schedule = recipe.train.model_copy(update={"steps": steps, "learning_rate": "auto", "evaluate_every": 0, "patience": None})
+    schedule = recipe.train.model_copy(
+        update={"steps": steps, "learning_rate": "auto", "evaluate_every": 0, "patience": None}
+    )
     measured = recipe.evaluate.model_copy(update={"metrics": ("loss",), "samples": 0})
     changed = {
         "base": str(place / "pruned"),
@@ -283,8 +290,9 @@ def measured(
     fidelity = None
     if rows:
         tracked = reporter.track(rows, Message("comparing answers"))
-        expected = log_probs(reference.model)
-        fidelity = compare(expected, expected if model is reference else log_probs(model.model), tracked)
+        expected = log_probs(reference.model, rows)
+        got = expected if model is reference else log_probs(model.model, rows)
+        fidelity = compare(expected, got, tracked)
     has_rows = options.data is not None or (model.recipe is not None and has_held_out(model.recipe))
     scores = evaluate(model, reporter, options.data, limit=options.limit) if has_rows else {}
     dtype = hardware.precision(options.precision or "auto")[0]

@@ -1,6 +1,6 @@
 """Dropping whole layers: those that change the hidden states least on real rows are left out.
 
-angular     a block of n neighbouring layers, l* = argmin_l d(x_l, x_{l+n}), d = arccos(cos) / pi at the last token of each row
+angular     a block of n neighbouring layers, l* = argmin_l d(x_l, x_{l+n}), d = arccos(cos) / pi at each row's last token
             Gromov et al. 2024, "The Unreasonable Ineffectiveness of the Deeper Layers", arXiv 2403.17887, sec. 3.2, eq. 4
 influence   the n layers with the lowest BI_l = 1 - E_t[cos(x_{l,t}, x_{l+1,t})], over all tokens
             Men et al. 2024, "ShortGPT", arXiv 2403.03853, sec. 2.2, eq. 1
@@ -27,7 +27,7 @@ PER_LAYER = ("layer_types", "no_rope_layers", "mlp_layer_types")  # lists with a
 class DropLayers(WeightCompressor):
     """Leave out the layers that change the hidden states least."""
 
-    result: ClassVar[Literal["pruned"]] = "pruned"
+    result: ClassVar[str] = "pruned"
     reads_rows: ClassVar[bool] = True
     decoders_only: ClassVar[bool] = True
 
@@ -35,6 +35,8 @@ class DropLayers(WeightCompressor):
     """How many layers are left out; null: a fifth of them."""
     by: Literal["angular", "influence"] = "angular"
     """angular: a block of neighbouring layers; influence: single layers, wherever they are."""
+    rows: int = Field(default=128, ge=1)
+    """How many rows of the Run it is calibrated on."""
 
     def plan(self, subject: Subject) -> Compression:
         """Measure, choose, and renumber the rest."""

@@ -3,8 +3,9 @@
     W4A16, W8A16          weights of 4 or 8 bits                 weitiao, vLLM and transformers open them
     W8A8, FP8_DYNAMIC     activations are rounded too, per token: for GPUs with such kernels, through vLLM
 
-awq scales weights by how large their inputs are before they are rounded (Lin et al. 2023, "AWQ", arXiv 2306.00978, sec. 3.2).
-smoothquant moves outliers from activations to weights (Xiao et al. 2022, arXiv 2211.10438, eq. 4); only W8A8 needs it.
+awq scales weights by how large their inputs are before they are rounded (Lin et al. 2023, "AWQ", arXiv 2306.00978, sec.
+3.2). smoothquant moves outliers from activations to weights (Xiao et al. 2022, arXiv 2211.10438, eq. 4); only W8A8 needs
+it.
 """
 
 from typing import Literal
@@ -37,7 +38,9 @@ class LLMCompressor(CommandCompressor):
         if self.scheme == "W4A16":
             check_groups(subject, QuantizationScheme(4, GROUP))
         if self.algorithm == "smoothquant" and self.scheme != "W8A8":
-            raise ModelError("algorithm smoothquant is for scheme W8A8, which rounds activations; {scheme}", scheme=self.scheme)
+            raise ModelError(
+                "algorithm smoothquant is for scheme W8A8, which rounds activations; {scheme}", scheme=self.scheme
+            )
         recipe = "quant_stage:\n  quant_modifiers:\n"
         if self.algorithm == "smoothquant":
             recipe += "    SmoothQuantModifier: {smoothing_strength: 0.8}\n"

@@ -6,7 +6,7 @@ Weights are compared within the row of one output, as in Wanda, and not over a l
 same number. It needs no data, and works for encoders and decoders.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ from weitiao.deploy.prune_weights import Pattern, pruned
 class Magnitude(WeightCompressor):
     """Set the smallest weights of each output to 0."""
 
-    result: ClassVar[Literal["pruned"]] = "pruned"
+    result: ClassVar[str] = "pruned"
 
     sparsity: float = Field(default=0.5, gt=0, lt=1)
     """Fraction of the weights of linear layers that become 0; 2:4 is always a half."""

@@ -1,14 +1,14 @@
 """NF4: each linear weight in 4 bits, as one of 16 values that a normal distribution takes equally often.
 
-Dettmers et al. 2023, "QLoRA: Efficient Finetuning of Quantized LLMs", arXiv 2305.14314, sec. 3: 64 weights share their largest
-absolute value, and double quantization stores those values in 8 bits too (4.13 bits per weight instead of 4.5).
+Dettmers et al. 2023, "QLoRA: Efficient Finetuning of Quantized LLMs", arXiv 2305.14314, sec. 3: 64 weights share their
+largest absolute value, and double quantization stores those values in 8 bits too (4.13 bits per weight instead of 4.5).
 
-The file is bitsandbytes' own format, which transformers and vLLM open where bitsandbytes is installed. The numbers are those
-that method qlora trains on: a QLoRA Run that is merged and compressed again to NF4 keeps its base's rounding, but not exactly
-its change.
+The file is bitsandbytes' own format, which transformers and vLLM open where bitsandbytes is installed. The numbers are
+those that method qlora trains on: a QLoRA Run that is merged and compressed again to NF4 keeps its base's rounding, but not
+exactly its change.
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -23,7 +23,7 @@ QUANT_TYPE = "nf4"
 class NF4(WeightCompressor):
     """Store each linear weight as one of 16 values times the scale of its block, in bitsandbytes' format."""
 
-    result: ClassVar[Literal["quantized"]] = "quantized"
+    result: ClassVar[str] = "quantized"
 
     double_quant: bool = True
     """Quantize the scales too, to 8 bits: saves 0.37 bits per weight."""

@@ -8,7 +8,7 @@ Scores are compared within the row of one output. All norms are measured in one 
 WandaSparsifier does; the paper's own code prunes layer by layer and measures each behind those already pruned.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -20,13 +20,15 @@ from weitiao.deploy.prune_weights import Pattern, pruned
 class Wanda(WeightCompressor):
     """Set to 0 the weights of each output that matter least on the Run's own rows."""
 
-    result: ClassVar[Literal["pruned"]] = "pruned"
+    result: ClassVar[str] = "pruned"
     reads_rows: ClassVar[bool] = True
 
     sparsity: float = Field(default=0.5, gt=0, lt=1)
     """Fraction of the weights of linear layers that become 0; 2:4 is always a half."""
     pattern: Pattern = "unstructured"
     """Where zeros may be: anywhere, or two of every four neighbours (2:4, for GPUs with sparse kernels)."""
+    rows: int = Field(default=128, ge=1)
+    """How many rows of the Run it is calibrated on."""
 
     def plan(self, subject: Subject) -> Compression:
         """Measure the inputs of every layer, then score."""

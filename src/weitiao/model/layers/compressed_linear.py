@@ -1,12 +1,12 @@
 """A linear layer whose weight is stored as whole numbers of 4 or 8 bits with scales (core/quantization.py), for inference.
 
-    bf16, fp16   torch's CPU kernels, which unpack a weight in registers: _weight_int8pack_mm for 8 bits with one scale for each
-                 output, _weight_int4pack_mm_for_cpu for 4 bits in groups. A token reads 1/2 to 1/4 of the bytes
+    bf16, fp16   torch's CPU kernels, which unpack a weight in registers: _weight_int8pack_mm for 8 bits with one scale for
+                 each output, _weight_int4pack_mm_for_cpu for 4 bits in groups. A token reads 1/2 to 1/4 of the bytes
     otherwise    the weight is dequantized for each product and freed after it: exact, and no more memory than one layer
 
-torch's kernels have no public name, so each is compared with a dequantized product on random numbers before it is used, once
-per process (`kernel_for`); where it is missing or differs, products dequantize. In fp32 these kernels are not used: they are
-10 to 40 times slower than a dequantized product (measured with torch 2.13).
+torch's kernels have no public name, so each is compared with a dequantized product on random numbers before it is used,
+once per process (`kernel_for`); where it is missing or differs, products dequantize. In fp32 these kernels are not used:
+they are 10 to 40 times slower than a dequantized product (measured with torch 2.13).
 """
 
 from functools import cache
@@ -21,6 +21,10 @@ from weitiao.core.quantization import QuantizationScheme, QuantizedWeight, quant
 from weitiao.model.layers.quantized import DequantizedProduct
 from weitiao.model.layers.saved_tensors import to_autocast_dtype
 
+# private names of torch; kernel_for checks them
+int8_product: Any = getattr(torch, "_weight_int8pack_mm", None)
+int4_product: Any = getattr(torch, "_weight_int4pack_mm_for_cpu", None)
+int4_pack: Any = getattr(torch, "_convert_weight_to_int4pack_for_cpu", None)
 Kernel = Literal["", "int8", "int4"]
 """Which of torch's kernels; "": none."""
 MAX_ROWS = 32  # of int8 with bf16 instructions: for more, a dequantized product is faster
@@ -62,8 +66,16 @@ class CompressedLinear(nn.Module):
         if self.kernel == "int4":  # its layout is torch's own: a product with the identity reads it
             identity = torch.eye(columns, dtype=self.dtype)
             return _int4_product(identity, packed, self.group, self.scale).T.to(dtype)
-        codes = packed if self.bits == 8 else torch.stack([packed & 15, packed >> 4], -1).view(rows, columns).to(torch.int8) - 8
-        return QuantizedWeight(codes, self.scale, self.zero).dequantized(dtype)
+        if self.bits == 8:
+            return QuantizedWeight(packed, self.scale, self.zero).dequantized(dtype)
+        weight = torch.empty(rows, columns // 2, 2, dtype=torch.float32, device=packed.device)
+        weight[:, :, 0], weight[:, :, 1] = packed & 15, packed >> 4
+        groups = weight.view(
+            rows, -1, self.group
+        )  # in place: each pass over the weight takes as long as a product of one token
+        scale = self.scale.float()[:, :, None]
+        zero = 8 if self.zero is None else self.zero.float()[:, :, None] + 8
+        return groups.sub_(zero).mul_(scale).view(rows, columns).to(dtype)
 
     @property
     def group(self) -> int:
@@ -82,7 +94,7 @@ class CompressedLinear(nn.Module):
         if self.kernel == "int4" and x.dtype == self.dtype:
             y = _int4_product(rows, self.packed, self.group, self.scale)
         elif self.kernel == "int8" and x.dtype == self.dtype and (len(rows) <= MAX_ROWS or not cpu_bf16()):
-            y = torch._weight_int8pack_mm(rows.contiguous(), self.packed, self.scale[:, 0])
+            y = int8_product(rows.contiguous(), self.packed, self.scale[:, 0])
         else:
             bias = None if self.bias is None else self.bias.to(x.dtype)
             return linear(x, self.unpack(self.packed, x.dtype), bias)
@@ -106,16 +118,14 @@ def _frozen(tensor: Tensor) -> nn.Parameter:
 
 def _int4_layout(weight: QuantizedWeight, dtype: torch.dtype) -> tuple[Tensor, Tensor, None]:
     """(packed as torch's kernel reads it, scales and zeros [groups, D_out, 2]): w = (q + 8 - 8) scale + zero."""
-    convert: Any = torch._convert_weight_to_int4pack_for_cpu
-    packed = convert(weight.codes.to(torch.int32) + 8, 1)
+    packed = int4_pack(weight.codes.to(torch.int32) + 8, 1)
     scale = weight.scale.float()
     zero = torch.zeros_like(scale) if weight.zero_point is None else -weight.zero_point.float() * scale
     return packed, torch.stack([scale, zero], -1).transpose(0, 1).contiguous().to(dtype), None
 
 
 def _int4_product(x: Tensor, packed: Tensor, group: int, scales_and_zeros: Tensor) -> Tensor:
-    product: Any = torch._weight_int4pack_mm_for_cpu
-    return product(x.contiguous(), packed, group, scales_and_zeros)
+    return int4_product(x.contiguous(), packed, group, scales_and_zeros)
 
 
 def kernel_for(scheme: QuantizationScheme, rows: int, dtype: torch.dtype) -> Kernel:
@@ -137,11 +147,11 @@ def _agrees(kernel: Kernel, scheme: QuantizationScheme, rows: int, dtype: torch.
     x = torch.randn(3, columns, generator=generator).to(dtype)
     try:
         if kernel == "int8":
-            y = torch._weight_int8pack_mm(x, quantized.codes, quantized.scale[:, 0].contiguous())
+            y = int8_product(x, quantized.codes, quantized.scale[:, 0].contiguous())
         else:
             packed, scales, _ = _int4_layout(quantized, dtype)
             y = _int4_product(x, packed, scheme.group_size or columns, scales)
-    except (AttributeError, RuntimeError, NotImplementedError):
+    except (TypeError, RuntimeError, NotImplementedError):
         return False
     expected = x.float() @ quantized.dequantized(torch.float32).T
     return bool((y.float() - expected).abs().max() <= TOLERANCE * expected.abs().max())
