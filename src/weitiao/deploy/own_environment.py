@@ -5,7 +5,7 @@ import json
 from weitiao.core.compressor import Subject
 from weitiao.core.messages import Message
 
-PACKAGES = "llmcompressor>=0.12,<0.15"  # the script is written for these; they pin other versions of transformers
+PACKAGES = "llmcompressor>=0.14,<0.15"  # the script is written for these; they pin other versions of transformers
 
 SCRIPT = '''"""Written by weitiao. Compress the merged model with llm-compressor, calibrated on the Run's own rows.
 

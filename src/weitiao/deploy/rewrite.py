@@ -176,7 +176,7 @@ def rewrite(subject: Subject, target: Path, compression: Compression) -> tuple[S
     out: dict[str, Tensor] = {}
     for i, (file, name) in enumerate(subject.track(jobs, Message("writing"))):
         with safe_open(str(file), "pt") as stream:
-            tensor, metadata = stream.get_tensor(name), {"format": str((stream.metadata() or {}).get("format", "pt"))}
+            tensor = stream.get_tensor(name)
         changed = compression.change(name, tensor)
         if name in changed and changed[name].is_floating_point():
             changed[name] = changed[name].to(subject.dtype)
@@ -185,7 +185,7 @@ def rewrite(subject: Subject, target: Path, compression: Compression) -> tuple[S
         after.add(changed, tensor.numel() if changed else 0, linear)
         out |= {key: x.contiguous() for key, x in changed.items()}
         if (i + 1 == len(jobs) or jobs[i + 1][0] != file) and out:
-            save_file(out, target / file.name, metadata or {"format": "pt"})
+            save_file(out, target / file.name, {"format": "pt"})
             weight_map |= dict.fromkeys(out, file.name)
             out = {}
     if len(files) > 1:
@@ -223,7 +223,7 @@ def _copy_others(source: Path, target: Path) -> None:
     for file in sorted(source.rglob("*")):
         relative = file.relative_to(source)
         weights = file.suffix == ".safetensors" and len(relative.parts) > 1
-        if not file.is_file() or len(relative.parts) > 2 or relative.parts[0].startswith("."):
+        if not file.is_file() or len(relative.parts) > 2 or str(relative).startswith("."):
             continue
         if weights or (file.suffix in COPIED and file.name not in NOT_COPIED):
             (target / relative).parent.mkdir(parents=True, exist_ok=True)

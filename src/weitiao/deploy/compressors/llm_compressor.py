@@ -44,7 +44,9 @@ class LLMCompressor(CommandCompressor):
         recipe = "quant_stage:\n  quant_modifiers:\n"
         if self.algorithm == "smoothquant":
             recipe += "    SmoothQuantModifier: {smoothing_strength: 0.8}\n"
-        name = {"awq": "AWQModifier", "rtn": "QuantizationModifier"}.get(self.algorithm, "GPTQModifier")
+        if self.algorithm == "awq":  # scales only; the modifier after it rounds
+            recipe += "    AWQModifier: {}\n"
+        name = "QuantizationModifier" if self.algorithm in ("awq", "rtn") else "GPTQModifier"
         recipe += f"    {name}:\n      targets: [Linear]\n      scheme: {self.scheme}\n      ignore: [lm_head]\n"
         title = Message("llm-compressor: {scheme} by {algorithm}", scheme=self.scheme, algorithm=self.algorithm)
         return script_files(subject, title, recipe, model, target)
