@@ -26,7 +26,7 @@ class LLMCompressor(CommandCompressor):
     scheme: Literal["W4A16", "W8A16", "W8A8", "FP8_DYNAMIC"] = "W4A16"
     """Bits of weights and activations, by llm-compressor's name."""
     algorithm: Literal["awq", "gptq", "rtn", "smoothquant"] = "awq"
-    """How weights are chosen: awq, gptq, to the nearest (rtn), or smoothquant with gptq."""
+    """How weights are chosen: awq (needs a GPU), gptq, to the nearest (rtn), or smoothquant with gptq."""
 
     def files(self, subject: Subject, model: str, target: str) -> dict[str, str]:
         """The recipe, the script and its rows.
