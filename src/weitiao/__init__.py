@@ -16,7 +16,19 @@ from typing import TYPE_CHECKING, Any
 from weitiao.core.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from weitiao.api import check, compare_methods, evaluate, export, list_runs, load, merge, resume, train, verify
+    from weitiao.api import (
+        check,
+        compare_methods,
+        compress,
+        evaluate,
+        export,
+        list_runs,
+        load,
+        merge,
+        resume,
+        train,
+        verify,
+    )
     from weitiao.core.callback import Callback
     from weitiao.core.errors import WeitiaoError
     from weitiao.core.recipe import Recipe
@@ -25,8 +37,8 @@ if TYPE_CHECKING:
     from weitiao.pipeline.inference import Model
 
 __all__ = [
-    "Callback", "Model", "Recipe", "Run", "Score", "WeitiaoError", "__version__", "check", "compare_methods", "evaluate",
-    "export", "list_runs", "load", "merge", "resume", "train", "verify",
+    "Callback", "Model", "Recipe", "Run", "Score", "WeitiaoError", "__version__", "check", "compare_methods", "compress",
+    "evaluate", "export", "list_runs", "load", "merge", "resume", "train", "verify",
 ]  # fmt: skip
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

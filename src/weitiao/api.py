@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from weitiao.multirun.compare_methods import Compared
     from weitiao.multirun.stages import Stage
     from weitiao.pipeline.exporting import ExportReport
+    from weitiao.pipeline.compression import CompressionReport
     from weitiao.pipeline.inference import Model
     from weitiao.pipeline.merging import MergeReport
     from weitiao.pipeline.verification import EndpointReport, VerificationReport
@@ -280,6 +281,49 @@ def export(
 
     _warn_unfinished([_path(target)], reporter)
     return exporting.export(_path(target), str(out), format, reporter, settings, task, rows)
+
+
+def compress(
+    target: "str | Path | Run",
+    out: str | Path,
+    *,
+    method: str = "int8",
+    settings: Mapping[str, Any] | None = None,
+    heal: int = 0,
+    data: Any = None,
+    measure: bool = False,
+    verbose: bool | int = False,
+    **options: Any,
+) -> "CompressionReport":
+    """Make a tuned model smaller, and measure size, speed and quality before and after.
+
+    Args:
+        target: a Run, which is merged first, or a folder of a merged model.
+        out: a new folder; with `measure`, one that was compressed elsewhere.
+        method: int8, int4, nf4, magnitude, wanda, drop_layers, gptq or llm_compressor.
+        settings: of the method: {"sparsity": 0.5}.
+        heal: after pruning: steps of fine-tuning on the Run's own rows.
+        data: rows to measure on, as in `evaluate`; None: the Run's held-out rows.
+        options: limit: at most this many rows for metrics that generate text; precision: bf16 or fp32, that both models
+            are measured in; dtype: of weights that keep their form.
+
+    Raises:
+        RecipeError: there is no such method or setting.
+        ModelError: the method does not work on this model.
+    """
+    reporter = _reporter(verbose)
+    _import_pipeline(reporter)
+    from weitiao.core.third_party import muted
+    from weitiao.pipeline import compression
+
+    _warn_unfinished([_path(target)], reporter)
+    options["precision"] = "" if options.get("precision", "auto") == "auto" else options["precision"]
+    with _as_source(data, "") as source, muted(not reporter.verbose):
+        chosen = compression.CompressionOptions(data=source, heal=heal, **options)
+        if measure:
+            return compression.measure_compressed(_path(target), str(out), reporter, chosen)
+        technique = compression.compressor_of(method, settings or {})
+        return compression.compress(_path(target), str(out), technique, reporter, chosen)
 
 
 def compare_methods(

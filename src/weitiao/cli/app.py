@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from weitiao.cli.compression import compress
 from weitiao.cli.export import export
 from weitiao.cli.inference import chat, generate, merge, predict
 from weitiao.cli.recipes import explain, init, schema
@@ -38,7 +39,7 @@ for panel, commands in {
     translate("Start"): (init, doctor, download, explain, schema),
     translate("Train"): (check, train, compare_methods, f_learning),
     translate("Use"): (generate, chat, predict),
-    translate("Deploy"): (merge, export, verify, serve),
+    translate("Deploy"): (merge, compress, export, verify, serve),
     translate("Inspect"): (evaluate, runs, why),
 }.items():
     for command in commands:

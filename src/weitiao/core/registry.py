@@ -37,6 +37,7 @@ FOLDERS = {
     "metric": "weitiao.evaluate.metrics",
     "format": "weitiao.deploy.formats",
     "form": "weitiao.deploy.forms",
+    "compressor": "weitiao.deploy.compressors",
 }
 
 

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.module_replacement import (
+    FEW_BITS,
     is_transposed,
     last_names,
     make_merge,
@@ -22,7 +23,6 @@ from weitiao.model.adapters.module_replacement import (
 )
 from weitiao.model.adapters.peft_format import load_peft_tensors, peft_task, peft_tensors
 from weitiao.model.layers.lora_autograd import LoRAWeights, Unpack, lora_linear
-from weitiao.model.layers.quantized import QuantizedLinear
 from weitiao.model.layers.saved_tensors import to_autocast_dtype
 
 
@@ -63,7 +63,7 @@ class LowRankLinear(nn.Module):
 
     def stored_weight(self) -> tuple[Tensor, Unpack]:
         """The base layer's weight as it is stored, and the function that unpacks it to a dtype."""
-        if isinstance(self.base_layer, QuantizedLinear):
+        if isinstance(self.base_layer, FEW_BITS):
             return self.base_layer.packed, self.base_layer.unpack
         return self.weight(), Tensor.to
 
@@ -112,6 +112,8 @@ class LowRankLinear(nn.Module):
     @torch.no_grad()
     def merged(self) -> nn.Module:
         """The base layer with the change added to its weight (in fp32, rounded once)."""
+        if isinstance(self.base_layer, FEW_BITS):  # rounding again would lose the change
+            self.base_layer = self.base_layer.plain()
         a, b = self.factors()
         change, weight = (b @ a) * self.scale, self.weight()
         weight.copy_((weight.float() + change).to(weight.dtype))

@@ -9,24 +9,27 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.errors import RecipeError
+from weitiao.model.layers.compressed_linear import CompressedLinear
 from weitiao.model.layers.quantized import QuantizedLinear
 
 LayerType = TypeVar("LayerType", bound=nn.Module)
+FEW_BITS = (QuantizedLinear, CompressedLinear)
+"""Linear layers whose weight is dequantized for use."""
 
 
 def is_linear(module: nn.Module) -> bool:
     """nn.Linear, GPT-2's Conv1D (the same with the weight transposed), or either of them quantized."""
-    return isinstance(module, (nn.Linear, Conv1D, QuantizedLinear))
+    return isinstance(module, (nn.Linear, Conv1D, *FEW_BITS))
 
 
 def is_transposed(module: nn.Module) -> bool:
     """Whether the weight is [D_in, D_out] in the model's own files."""
-    return isinstance(module, Conv1D) or (isinstance(module, QuantizedLinear) and module.transposed)
+    return isinstance(module, Conv1D) or (isinstance(module, FEW_BITS) and module.transposed)
 
 
 def shape_of(layer: nn.Module) -> tuple[int, int]:
     """(D_out, D_in) of a linear layer, however it is stored."""
-    if isinstance(layer, QuantizedLinear):
+    if isinstance(layer, FEW_BITS):
         return layer.shape[0], layer.shape[1]
     weight: Any = layer.weight
     rows, columns = weight.shape
@@ -106,7 +109,7 @@ def make_merge(model: nn.Module, layers: Mapping[str, Any]) -> Callable[[], None
 def dequantize_layers(model: nn.Module) -> None:
     """Replace every quantized layer by a plain one with the rounded weight."""
     for name, module in list(model.named_modules()):
-        if isinstance(module, QuantizedLinear):
+        if isinstance(module, FEW_BITS):
             model.set_submodule(name, module.plain())
 
 

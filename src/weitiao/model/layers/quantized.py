@@ -12,21 +12,16 @@ Only the stored weights are quantized. Activations are never rounded, so a row's
 are rounded to bf16 before they are packed, so a run in bf16 and its merge in fp32 have the same base.
 """
 
-import importlib
-import logging
-from functools import cache
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, pad
+from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
-from weitiao.core.hardware import needs
+from weitiao.core.four_bit import BLOCK, NESTED, bnb_functional, pack_4bit
 from weitiao.model.layers.saved_tensors import to_autocast_dtype
-
-BLOCK = 64  # weights that share a scale
-NESTED = 256  # scales that share a scale
 
 
 class QuantizedLinear(nn.Module):
@@ -43,10 +38,27 @@ class QuantizedLinear(nn.Module):
         rows = weight.detach().to(device).T if self.transposed else weight.detach().to(device)  # [D_out, D_in]
         self.shape, self.bits, self.quant_type = tuple(rows.shape), bits, quant_type
         rows = rows.bfloat16().contiguous()
-        stored = _pack_8bit(rows) if bits == 8 else _pack_4bit(rows, quant_type, double_quant)
+        stored = _pack_8bit(rows) if bits == 8 else pack_4bit(rows, quant_type, double_quant)
         for name, tensor in stored.items():  # parameters, so that checks of frozen weights include them
             self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
         self.bias = None if bias is None else nn.Parameter(bias.detach().to(device), requires_grad=False)
+
+    @classmethod
+    def from_stored(
+        cls, stored: Mapping[str, Tensor], shape: tuple[int, int], bias: Tensor | None, quant_type: str, dtype: torch.dtype
+    ) -> "QuantizedLinear":
+        """A layer of 4 bits from what a file holds.
+
+        Args:
+            stored: as core/four_bit.py's pack_4bit.
+        """
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer.transposed, layer.dtype, layer.shape, layer.bits, layer.quant_type = False, dtype, shape, 4, quant_type
+        for name, tensor in stored.items():
+            layer.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+        layer.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        return layer
 
     def unpack(self, packed: Tensor, dtype: torch.dtype) -> Tensor:
         """[D_out, D_in] in `dtype`."""
@@ -60,7 +72,7 @@ class QuantizedLinear(nn.Module):
         return self.unpack(self.packed, self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _QuantizedLinear.apply(to_autocast_dtype(x), self.packed, self.bias, self.unpack)
+        return DequantizedProduct.apply(to_autocast_dtype(x), self.packed, self.bias, self.unpack)
 
     @torch.no_grad()
     def plain(self) -> nn.Module:
@@ -73,7 +85,7 @@ class QuantizedLinear(nn.Module):
         return layer
 
 
-class _QuantizedLinear(torch.autograd.Function):
+class DequantizedProduct(torch.autograd.Function):
     """x W^T + b; dx = g W. Only the packed weight is saved for the backward pass."""
 
     @staticmethod
@@ -96,38 +108,6 @@ def _pack_8bit(rows: Tensor) -> dict[str, Tensor]:
     return {"packed": scaled.to(torch.int8), "absmax": absmax}
 
 
-def _pack_4bit(rows: Tensor, quant_type: str, double_quant: bool) -> dict[str, Tensor]:
-    """The tensors of a weight in the format of bitsandbytes.
-
-    They are packed here and not by bitsandbytes, because its versions round ties differently, and a resumed run must have
-    the base it was trained on. The last block is padded: bitsandbytes would compile a kernel for odd sizes on a CPU.
-    """
-    functional = bnb_functional()
-    codes, absmax = _nearest_codes(
-        _blocks(rows.flatten().float(), BLOCK), functional.get_4bit_type(quant_type, rows.device)
-    )
-    stored = {"packed": (codes[::2] << 4 | codes[1::2])[:, None], "absmax": absmax}
-    if double_quant:
-        mean = absmax.double().mean().float()
-        code = functional.create_dynamic_map().to(rows.device)
-        absmax_codes, absmax_absmax = _nearest_codes(_blocks(absmax - mean, NESTED), code)
-        stored |= {"absmax": absmax_codes[: len(absmax)], "absmax_absmax": absmax_absmax, "absmax_mean": mean}
-    return stored
-
-
-def _blocks(flat: Tensor, width: int) -> Tensor:
-    return pad(flat, (0, -len(flat) % width)).view(-1, width)
-
-
-def _nearest_codes(blocks: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-    """The index of the nearest value of `code` for each number, flat; and each block's largest absolute value."""
-    absmax = blocks.abs().amax(1)
-    values, order = code.sort(stable=True)
-    scaled = blocks / absmax.clamp(min=1e-30)[:, None]
-    nearest = torch.bucketize(scaled.flatten(), (values[1:] + values[:-1]) / 2, out_int32=True)
-    return order.to(torch.uint8)[nearest], absmax
-
-
 def _unpack_4bit(packed: Tensor, layer: nn.Module, quant_type: str, dtype: torch.dtype) -> Tensor:
     """The weight, flat, with the padding of its last block."""
     functional, absmax = bnb_functional(), layer.get_parameter("absmax").data
@@ -138,15 +118,3 @@ def _unpack_4bit(packed: Tensor, layer: nn.Module, quant_type: str, dtype: torch
         absmax=absmax, shape=(len(absmax), BLOCK), dtype=dtype, blocksize=BLOCK, quant_type=quant_type
     )
     return functional.dequantize_4bit(packed.data, state).flatten()
-
-
-@cache
-def bnb_functional() -> Any:
-    """The module bitsandbytes.functional.
-
-    Raises:
-        RecipeError: bitsandbytes is not installed.
-    """
-    needs("bitsandbytes", "qlora", "method: qlora with 4 bits")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns about a CPU product that this code does not use
-    return importlib.import_module("bitsandbytes.functional")

@@ -35,6 +35,7 @@ from weitiao.model.kernels import library
 from weitiao.model.layers import attention
 from weitiao.model.layers.kernel_check import max_relative_error
 from weitiao.model.layers.swap import replace_modules
+from weitiao.model.loading.compressed import load_compressed
 from weitiao.model.loading.weights import load_in_chunks
 
 transformers_logging.disable_progress_bar()
@@ -183,7 +184,10 @@ def _load(
         implementation: of attention.
     """
     is_usual = arguments.keys() <= {"dtype", "local_files_only", "use_safetensors"}
-    loaded = load_in_chunks(auto_class, folder, config, arguments["dtype"], implementation) if is_usual else None
+    loaded = None
+    if is_usual:
+        loaded = load_compressed(auto_class, folder, config, arguments["dtype"], implementation)
+        loaded = loaded or load_in_chunks(auto_class, folder, config, arguments["dtype"], implementation)
     if loaded is None:
         return auto_class.from_pretrained(
             folder, config=config, output_loading_info=True, attn_implementation=implementation, **arguments

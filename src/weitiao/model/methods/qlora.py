@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from weitiao.core.messages import Message
 from weitiao.core.method import Attachment
 from weitiao.model.adapters.low_rank import LowRank, LowRankLinear
-from weitiao.model.adapters.module_replacement import dequantize_layers, linear_names
+from weitiao.model.adapters.module_replacement import FEW_BITS, dequantize_layers, linear_names
 from weitiao.model.layers.quantized import QuantizedLinear
 
 
@@ -45,9 +45,7 @@ class QLoRA(LowRank):
 
     def prepare(self, model: nn.Module, device: torch.device) -> None:
         """Quantize every linear layer except the head, one at a time."""
-        names = [
-            name for name in linear_names(model, "all-linear") if not isinstance(model.get_submodule(name), QuantizedLinear)
-        ]
+        names = [name for name in linear_names(model, "all-linear") if not isinstance(model.get_submodule(name), FEW_BITS)]
         for name in names:  # by name: a list of the layers would keep all full-precision weights in memory
             layer = model.get_submodule(name)
             model.set_submodule(name, QuantizedLinear(layer, self.bits, self.quant_type, self.double_quant, device))
