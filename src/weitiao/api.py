@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from weitiao.core.score import Score
     from weitiao.multirun.compare_methods import Compared
     from weitiao.multirun.stages import Stage
-    from weitiao.pipeline.exporting import ExportReport
     from weitiao.pipeline.compression import CompressionReport
+    from weitiao.pipeline.exporting import ExportReport
     from weitiao.pipeline.inference import Model
     from weitiao.pipeline.merging import MergeReport
     from weitiao.pipeline.verification import EndpointReport, VerificationReport
