@@ -1,9 +1,8 @@
 """The Python API: the functions that `from weitiao import ...` gives. torch is imported when one of them is called."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from weitiao.core.callback import Callback
     from weitiao.core.finding import Finding
     from weitiao.core.recipe import Recipe
-    from weitiao.core.recipe_sections import Source
     from weitiao.core.reporter import Reporter
     from weitiao.core.run import Run
     from weitiao.core.run_table import RunRow
@@ -164,13 +162,14 @@ def evaluate(
     """
     reporter = _reporter(verbose)
     _import_pipeline(reporter)
+    from weitiao.core.temporary_source import as_source
     from weitiao.pipeline.evaluate import evaluate as measure
     from weitiao.pipeline.inference import Model
 
     subject = target if isinstance(target, Model) else _path(target)
     if isinstance(subject, str):
         _warn_unfinished([subject], reporter)
-    with _as_source(data, task) as source:
+    with as_source(data, task) as source:
         return measure(subject, reporter, source, tuple(metrics), limit, task, max_bad_fraction)
 
 
@@ -313,12 +312,13 @@ def compress(
     """
     reporter = _reporter(verbose)
     _import_pipeline(reporter)
+    from weitiao.core.temporary_source import as_source
     from weitiao.core.third_party import muted
     from weitiao.pipeline import compression
 
     _warn_unfinished([_path(target)], reporter)
     options["precision"] = "" if options.get("precision", "auto") == "auto" else options["precision"]
-    with _as_source(data, "") as source, muted(not reporter.verbose):
+    with as_source(data, "") as source, muted(not reporter.verbose):
         chosen = compression.CompressionOptions(data=source, heal=heal, **options)
         if measure:
             return compression.measure_compressed(_path(target), str(out), reporter, chosen)
@@ -391,27 +391,7 @@ def _print_result(run: "Run", reporter: "Reporter") -> None:
         print_result(run, reporter.console)
 
 
-def _console(verbose: bool | int) -> Console:
-    return Console(quiet=not verbose, highlight=False)
-
-
 def _reporter(verbose: bool | int) -> "Reporter":
     from weitiao.core.reporter import Reporter
 
-    return Reporter(_console(verbose), verbose=int(verbose) > 1)
-
-
-@contextmanager
-def _as_source(data: Any, task: str) -> "Iterator[Source | None]":
-    """A source of data; rows in memory become a file that is deleted afterwards."""
-    from weitiao.core.memory_rows import as_json_lines, is_rows
-    from weitiao.core.recipe_sections import Source
-
-    if not is_rows(data):
-        source = data if isinstance(data, Source) or data is None else Source.model_validate(data)
-        yield source.model_copy(update={"task": task or source.task}) if source else None
-        return
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / "data.jsonl"
-        file.write_text("".join(as_json_lines(data)), encoding="utf-8")
-        yield Source(path=str(file), task=task)
+    return Reporter(Console(quiet=not verbose, highlight=False), verbose=int(verbose) > 1)

@@ -104,9 +104,10 @@ def test_basic_password_is_the_key_for_browsers(server: LocalServer) -> None:
 
 
 def foreign_hosts() -> list[str]:
-    names = """evil.test localhost.evil.test 127.0.0.1.nip.io 2130706433 0x7f000001 0177.0.0.1 127.1 0 0.0.0.0 [::] [::2] ::1  # noqa: E501
-        localhost. 127.0.0.2 localhost@evil.test evil.test#localhost localhost%00.evil.test xn--lcalhost-54a localhost/ *
-        [::ffff:127.0.0.1] LOCALHOST.evil.test 127.0.0.1:80:80 127.0.0.1:abc 127.0.0.1:999999 localhost;evil.test"""
+    names = """evil.test localhost.evil.test 127.0.0.1.nip.io 2130706433 0x7f000001 0177.0.0.1 127.1 0 0.0.0.0
+        [::] [::2] ::1 localhost. 127.0.0.2 localhost@evil.test evil.test#localhost localhost%00.evil.test
+        xn--lcalhost-54a localhost/ * [::ffff:127.0.0.1] LOCALHOST.evil.test 127.0.0.1:80:80
+        127.0.0.1:abc 127.0.0.1:999999 localhost;evil.test"""
     rng = random.Random(0)
     made = ("".join(rng.choices("abz019.-:[]%@/\\*_", k=rng.randint(1, 24))) for _ in range(200))
     return [*names.split(), "", "localhost evil.test", "localhost,evil.test", *(x for x in made if x.split(":")[0])]

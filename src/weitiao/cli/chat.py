@@ -28,7 +28,9 @@ def tell_system_message(model: "Model", system: str | None) -> None:
 
 def tell_slow_engine(model: "Model") -> None:
     """Print why answers are slower than they could be, to standard error."""
-    decision = model.engine_decision
+    from weitiao.pipeline.inference import engine_decision
+
+    decision = engine_decision(model)
     if decision is not None and decision.value != "block":
         Console(stderr=True, highlight=False).print(Text(str(decision.reason), "dim"), soft_wrap=True)
 

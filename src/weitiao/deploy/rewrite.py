@@ -186,7 +186,7 @@ def rewrite(subject: Subject, target: Path, compression: Compression) -> tuple[S
         out |= {key: x.contiguous() for key, x in changed.items()}
         if (i + 1 == len(jobs) or jobs[i + 1][0] != file) and out:
             save_file(out, target / file.name, {"format": "pt"})
-            weight_map |= dict.fromkeys(out, file.name)
+            weight_map |= {key: file.name for key in out}
             out = {}
     if len(files) > 1:
         index = {"metadata": {"total_size": after.bytes}, "weight_map": dict(sorted(weight_map.items()))}

@@ -60,7 +60,7 @@ def answer_messages(
 
 def answer_fields(model: Model, generations: Sequence[Generation]) -> dict[str, Any]:
     """One prompt's answers as a line of JSON has them, with the log-probabilities that were asked for."""
-    texts = [model.text_of(x) for x in generations]
+    texts = [x.text.strip() for x in generations]
     fields: dict[str, Any] = {"answer": texts[0]} if len(texts) == 1 else {"answers": texts}
     if generations[0].request.sampling.top_logprobs is None:
         return fields

@@ -166,7 +166,7 @@ def read_merged(
         )
     rows: Sequence[Sequence[int]] = ()
     if compressor.reads_rows:
-        count: int = compressor.rows  # pyright: ignore[reportAttributeAccessIssue]
+        count: int = compressor.model_dump()["rows"]
         rows = calibration_rows(tuned, options.data, count, reporter)
         if not rows:
             raise ModelError(

@@ -130,22 +130,13 @@ class Model:
             texts = [[x] * n for x in texts] if n > 1 else texts
             return texts[0] if single else texts
         requests = [Request(x, params, name, i) for x, name in zip(ids, adapters) for i in range(n)]
-        answers = [self.text_of(x) for x in self.answer(requests)]
+        answers = [x.text.strip() for x in self.answer(requests)]
         grouped = answers if n == 1 else [answers[i : i + n] for i in range(0, len(answers), n)]
         return grouped[0] if single else grouped
-
-    @property
-    def engine_decision(self) -> Decision | None:
-        """How a decoder generates, and why; None: it is no decoder."""
-        return choose_forward(self.model)[1] if self.assets.architecture.kind == "decoder" else None
 
     def answer(self, requests: Sequence[Request]) -> list[Generation]:
         """The finished answers to requests, with the log-probabilities that they ask for; of a decoder."""
         return answer_requests(self.model, requests, self._engine)
-
-    def text_of(self, generation: Generation) -> str:
-        """The text of an answer, without spaces around it."""
-        return generation.text.strip()
 
     @contextmanager
     def caching_prefixes(self) -> Iterator[None]:
@@ -293,6 +284,11 @@ class Model:
                 yield
         finally:
             self._engine = before
+
+
+def engine_decision(model: Model) -> Decision | None:
+    """How a decoder generates, and why; None: it is no decoder."""
+    return choose_forward(model.model)[1] if model.assets.architecture.kind == "decoder" else None
 
 
 def _listed(texts: str | Sequence[str]) -> Sequence[str]:

@@ -4,6 +4,7 @@ xllamacpp opens llama.cpp's HTTP server as soon as a model is loaded. So it list
 a random key, without its page, its slots and other origins; and it has one thread a core, or its threads spin.
 """
 
+import importlib
 import json
 import os
 import re
@@ -41,8 +42,7 @@ class LlamaCpp:
             ModelError: llama.cpp does not open the file.
         """
         needs("xllamacpp", "llamacpp", "Running a GGUF file")
-        import xllamacpp  # pyright: ignore[reportMissingImports]
-
+        xllamacpp: Any = importlib.import_module("xllamacpp")
         self.key, threads = secrets.token_hex(32), num_threads or torch.get_num_threads() or os.cpu_count() or 1
         parameters = xllamacpp.CommonParams()
         parameters.model.path = str(file)

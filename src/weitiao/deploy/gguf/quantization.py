@@ -7,8 +7,10 @@ down-projections of the first and last eighth of the layers and every third betw
 A K-quant has blocks of 256 weights: rows of another width fall back to a type with blocks of 32, as llama.cpp does it.
 """
 
+import importlib
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType, quants
@@ -125,8 +127,7 @@ def quantize(data: np.ndarray, chosen: Q) -> np.ndarray:
     """
     if chosen not in K_QUANTS:
         return quants.quantize(data, chosen)
-    import libgguf  # pyright: ignore[reportMissingImports]
-
+    libgguf: Any = importlib.import_module("libgguf")
     rows = data.reshape(-1, data.shape[-1])
     step = max(1, CHUNK // rows.shape[1])
     pieces = [libgguf.quantize_rows(rows[i : i + step], int(chosen)) for i in range(0, len(rows), step)]

@@ -51,7 +51,7 @@ class ONNXDecoder:
     """A decoder that ONNX Runtime runs, one row at a time or several."""
 
     def __init__(self, folder: Path) -> None:
-        self.session = open_session(folder / GRAPH)
+        self.session: Any = open_session(folder / GRAPH)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         inputs = self.session.get_inputs()
         self.caches = [x for x in inputs if x.name.startswith("past_key_values")]

@@ -49,7 +49,8 @@ def build_encoder(model_folder: Path, folder: Path, form: PlainForm | None) -> N
         ModelError: torch cannot export the model.
     """
     needs("onnxscript", "onnx", "ONNX")
-    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+    from transformers.exporters.configs import OnnxConfig
+    from transformers.exporters.exporter_onnx import OnnxExporter
 
     model = load_encoder(model_folder, form)
     tokenizer: Any = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)

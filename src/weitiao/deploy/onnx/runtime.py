@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU, without telemetry."""
 
+import importlib
 import os
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ def open_session(file: Path) -> Any:
         RecipeError: onnxruntime is not installed.
     """
     needs("onnxruntime", "onnx", "Running an ONNX file")
-    import onnxruntime  # pyright: ignore[reportMissingImports]
     import torch
 
+    onnxruntime: Any = importlib.import_module("onnxruntime")
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
