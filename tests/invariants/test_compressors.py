@@ -17,7 +17,7 @@ from weitiao.core.errors import ModelError, RecipeError
 from weitiao.core.registry import find, names
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
-from weitiao.deploy.compression_report import CompressionReport
+from weitiao.deploy.compression.report import CompressionReport
 from weitiao.pipeline.compression import CompressionOptions, compress, compressor_of
 from weitiao.pipeline.inference import open_model
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from support.models import make_model, make_tokenizer
-from weitiao.deploy.gguf import vocabulary
+from weitiao.deploy.export.gguf import vocabulary
 
 GEMMAS = ("gemma", "gemma2", "gemma3_text")
 

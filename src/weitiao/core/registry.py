@@ -36,7 +36,7 @@ FOLDERS = {
     "step": "weitiao.train.steps",
     "metric": "weitiao.evaluate.metrics",
     "format": "weitiao.deploy.formats",
-    "form": "weitiao.deploy.forms",
+    "opener": "weitiao.deploy.openers",
     "compressor": "weitiao.deploy.compressors",
 }
 

@@ -8,7 +8,7 @@ from weitiao.core.messages import Message
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.deploy.generation_files import write_generation_config
+from weitiao.deploy.merging.generation_files import write_generation_config
 from weitiao.deploy.readme import write_lines
 from weitiao.model.adapters.peft_format import with_head, write_adapter
 from weitiao.model.backbone.plain_class import names_in_class

@@ -25,10 +25,10 @@ from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import create, find, nearest
 from weitiao.core.reporter import Reporter
-from weitiao.deploy.compression_report import CompressionReport, Measurement
-from weitiao.deploy.fidelity import AnswerRow, compare
-from weitiao.deploy.merge import refuse_nonempty
-from weitiao.deploy.rewrite import Sizes, read_subject, rewrite, sizes_of, zero_masks
+from weitiao.deploy.compression.report import CompressionReport, Measurement
+from weitiao.deploy.compression.rewrite import Sizes, read_subject, rewrite, sizes_of, zero_masks
+from weitiao.deploy.merging.merge import refuse_nonempty
+from weitiao.deploy.verification.fidelity import AnswerRow, compare
 from weitiao.model.loading.load import load_architecture, load_base
 from weitiao.model.profiling.inference_speed import TURNS, InferenceSpeed, measure_speed
 from weitiao.pipeline.compression_rows import answer_rows, calibration_rows, log_probs

@@ -15,7 +15,7 @@ from weitiao.core.trainable_model import TrainableModel, evaluating
 from weitiao.data.later import with_settings_of
 from weitiao.data.prepare import Encoder, held_out_sources, read_held_out
 from weitiao.data.read import read_sources, split
-from weitiao.deploy.fidelity import AnswerRow, LogProbs
+from weitiao.deploy.verification.fidelity import AnswerRow, LogProbs
 from weitiao.pipeline.inference import Model
 from weitiao.pipeline.prompting import with_system_message
 from weitiao.plan.resolve import resolve_rows

@@ -17,9 +17,9 @@ from weitiao.core.messages import Message
 from weitiao.core.registry import create, find, nearest
 from weitiao.core.reporter import Reporter
 from weitiao.core.third_party import muted
-from weitiao.deploy.format import ExportSource, Format, Written
-from weitiao.deploy.merge import refuse_nonempty
-from weitiao.deploy.verify import VerificationReport, verify
+from weitiao.deploy.export.format import ExportSource, Format, Written
+from weitiao.deploy.merging.merge import refuse_nonempty
+from weitiao.deploy.verification.verify import VerificationReport, verify
 from weitiao.pipeline.adapter_folder import write_adapter_folder
 from weitiao.pipeline.inference import Model, open_model
 from weitiao.pipeline.merging import merge_run

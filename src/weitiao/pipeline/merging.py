@@ -20,10 +20,10 @@ from weitiao.core.method import Method
 from weitiao.core.plain_form import PlainForm
 from weitiao.core.processor import Processor
 from weitiao.core.reporter import Reporter
-from weitiao.deploy import merge as merge_into_base
-from weitiao.deploy.combine import Adapter, MergeMethod, change_of
-from weitiao.deploy.generation_files import set_encoding
-from weitiao.deploy.merge import (
+from weitiao.deploy.merging import merge as merge_into_base
+from weitiao.deploy.merging.combine import Adapter, MergeMethod, change_of
+from weitiao.deploy.merging.generation_files import set_encoding
+from weitiao.deploy.merging.merge import (
     SHARD,
     MergeReport,
     Storage,
@@ -35,12 +35,12 @@ from weitiao.deploy.merge import (
     write_plain,
     write_weights,
 )
-from weitiao.deploy.probe import PROBE, Probe, answers_alike, probe_of, probe_outputs
+from weitiao.deploy.merging.probe import PROBE, Probe, answers_alike, probe_of, probe_outputs
+from weitiao.deploy.merging.sentence_transformers import add_end_token, write_modules
 from weitiao.deploy.readme import write_readme
-from weitiao.deploy.recording import Recording
-from weitiao.deploy.sentence_transformers import add_end_token, write_modules
-from weitiao.deploy.transformers_form import TransformersForm
-from weitiao.deploy.verify import Subject, rows_of_change, verify
+from weitiao.deploy.verification.recording import Recording
+from weitiao.deploy.verification.transformers_form import TransformersForm
+from weitiao.deploy.verification.verify import Subject, rows_of_change, verify
 from weitiao.model.adapters.module_replacement import is_transposed
 from weitiao.model.adapters.peft_format import write_adapter
 from weitiao.model.backbone.plain_class import backbone_of, expected_outputs, plain_class, set_labels
@@ -287,7 +287,7 @@ def merge_several(
 ) -> MergeReport:
     """Merge several results of one base model: a PEFT adapter where that is exact, otherwise a merged model.
 
-    Args: as in deploy/combine.py; defaults are printed.
+    Args: as in deploy/merging/combine.py; defaults are printed.
         dtype: of a merged model, as in `merge_run`.
         max_rows: rows of the first Run on which what was written is compared with the merge in memory.
 

@@ -22,12 +22,12 @@ from weitiao.data.chat.template import Template
 from weitiao.data.prepare import Encoder, held_out_sources, read_held_out
 from weitiao.data.read import read_sources, split
 from weitiao.data.tokenization import ChatProcessor
-from weitiao.deploy.endpoint import Endpoint
-from weitiao.deploy.endpoint_report import EndpointReport, compare_endpoint
-from weitiao.deploy.fidelity import AnswerRow, LogProbs
-from weitiao.deploy.probe import PROBE
-from weitiao.deploy.transformers_form import answer_log_probs
-from weitiao.deploy.verify import Conversation, Form, Subject, VerificationReport, verify
+from weitiao.deploy.merging.probe import PROBE
+from weitiao.deploy.verification.endpoint import Endpoint
+from weitiao.deploy.verification.endpoint_report import EndpointReport, compare_endpoint
+from weitiao.deploy.verification.fidelity import AnswerRow, LogProbs
+from weitiao.deploy.verification.transformers_form import answer_log_probs
+from weitiao.deploy.verification.verify import Conversation, Form, Subject, VerificationReport, verify
 from weitiao.model.loading.upcast import computing_in_fp32
 from weitiao.pipeline.inference import Model, open_model
 from weitiao.plan.resolve import resolve_rows
@@ -90,14 +90,14 @@ def open_form(source: str, base: Path) -> Form:
     Raises:
         ModelError: none does.
     """
-    for name in names("form"):
-        module = find_module("form", name)
+    for name in names("opener"):
+        module = find_module("opener", name)
         if module.recognizes(source):
             return module.open_form(source, base)
     raise ModelError(
         "{source} is nothing that can be compared: no merged model, adapter or exported file. Forms: {forms}.",
         source=source,
-        forms=", ".join(names("form")),
+        forms=", ".join(names("opener")),
     )
 
 

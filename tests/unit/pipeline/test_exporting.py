@@ -12,8 +12,8 @@ import weitiao
 from support.llama_cpp import make_known, save_decoder
 from weitiao.core.errors import ModelError, RecipeError
 from weitiao.core.registry import names
-from weitiao.deploy import gpu_servers
-from weitiao.deploy.gguf import llama_cpp
+from weitiao.deploy.export import gpu_servers
+from weitiao.deploy.export.gguf import llama_cpp
 
 ENGINES = {"gguf": "xllamacpp", "ollama": "xllamacpp", "onnx": "onnxruntime_genai", "peft": "peft"}
 CASES: dict[str, dict[str, Any]] = {

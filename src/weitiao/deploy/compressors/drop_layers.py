@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from weitiao.core.compressor import Compression, Subject, WeightCompressor
 from weitiao.core.errors import ModelError
 from weitiao.core.messages import Message
-from weitiao.deploy.activations import state_cosines
+from weitiao.deploy.compression.activations import state_cosines
 
 COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")  # what configs call the number of layers
 PER_LAYER = ("layer_types", "no_rope_layers", "mlp_layer_types")  # lists with an entry for each layer

@@ -12,8 +12,8 @@ from pydantic import Field
 from weitiao.core.compressor import CommandCompressor, Subject
 from weitiao.core.messages import Message
 from weitiao.core.quantization import QuantizationScheme
-from weitiao.deploy.own_environment import script_files
-from weitiao.deploy.quantize_weights import check_groups, refuse_transposed
+from weitiao.deploy.compression.own_environment import script_files
+from weitiao.deploy.compression.quantize_weights import check_groups, refuse_transposed
 
 
 class GPTQ(CommandCompressor):

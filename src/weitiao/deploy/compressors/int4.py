@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from weitiao.core.compressor import Compression, Subject, WeightCompressor
 from weitiao.core.quantization import QuantizationScheme
-from weitiao.deploy.quantize_weights import rounded_to_nearest
+from weitiao.deploy.compression.quantize_weights import rounded_to_nearest
 
 
 class Int4(WeightCompressor):

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from weitiao.core.compressor import Compression, Subject, WeightCompressor
 from weitiao.core.quantization import QuantizationScheme
-from weitiao.deploy.quantize_weights import rounded_to_nearest
+from weitiao.deploy.compression.quantize_weights import rounded_to_nearest
 
 
 class Int8(WeightCompressor):

@@ -14,8 +14,8 @@ from weitiao.core.compressor import CommandCompressor, Subject
 from weitiao.core.errors import ModelError
 from weitiao.core.messages import Message
 from weitiao.core.quantization import QuantizationScheme
-from weitiao.deploy.own_environment import script_files
-from weitiao.deploy.quantize_weights import check_groups, refuse_transposed
+from weitiao.deploy.compression.own_environment import script_files
+from weitiao.deploy.compression.quantize_weights import check_groups, refuse_transposed
 
 GROUP = 128  # of W4A16
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from weitiao.core.compressor import Compression, Subject, WeightCompressor
-from weitiao.deploy.prune_weights import Pattern, pruned
+from weitiao.deploy.compression.prune_weights import Pattern, pruned
 
 
 class Magnitude(WeightCompressor):

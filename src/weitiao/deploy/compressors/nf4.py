@@ -15,7 +15,7 @@ from torch import Tensor
 from weitiao.core.compressor import Compression, Subject, WeightCompressor
 from weitiao.core.four_bit import as_tensors
 from weitiao.core.hardware import needs
-from weitiao.deploy.quantize_weights import refuse_transposed
+from weitiao.deploy.compression.quantize_weights import refuse_transposed
 
 QUANT_TYPE = "nf4"
 

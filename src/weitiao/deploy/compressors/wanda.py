@@ -13,8 +13,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from weitiao.core.compressor import Compression, Subject, WeightCompressor
-from weitiao.deploy.activations import input_norms
-from weitiao.deploy.prune_weights import Pattern, pruned
+from weitiao.deploy.compression.activations import input_norms
+from weitiao.deploy.compression.prune_weights import Pattern, pruned
 
 
 class Wanda(WeightCompressor):

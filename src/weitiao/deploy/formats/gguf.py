@@ -4,10 +4,10 @@ from pathlib import Path
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.messages import Message
-from weitiao.deploy.format import ExportSource, Format, Written, megabytes, refuse_heads
-from weitiao.deploy.gguf.adapter import write_adapter
-from weitiao.deploy.gguf.read_back import gguf_form, size_note
-from weitiao.deploy.gguf.write import write_model
+from weitiao.deploy.export.format import ExportSource, Format, Written, megabytes, refuse_heads
+from weitiao.deploy.export.gguf.adapter import write_adapter
+from weitiao.deploy.export.gguf.read_back import gguf_form, size_note
+from weitiao.deploy.export.gguf.write import write_model
 
 
 class GGUF(Format):

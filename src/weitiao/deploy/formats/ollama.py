@@ -8,11 +8,11 @@ from transformers import AutoConfig
 
 from weitiao.core.errors import ModelError
 from weitiao.core.messages import Message
-from weitiao.deploy.format import ExportSource, Format, Written, refuse_heads
-from weitiao.deploy.gguf.adapter import write_adapter
-from weitiao.deploy.gguf.read_back import gguf_form, size_note
-from weitiao.deploy.gguf.write import write_model
-from weitiao.deploy.ollama.modelfile import PLAIN, RAW, GoTemplate, prove, write_modelfile
+from weitiao.deploy.export.format import ExportSource, Format, Written, refuse_heads
+from weitiao.deploy.export.gguf.adapter import write_adapter
+from weitiao.deploy.export.gguf.read_back import gguf_form, size_note
+from weitiao.deploy.export.gguf.write import write_model
+from weitiao.deploy.export.ollama.modelfile import PLAIN, RAW, GoTemplate, prove, write_modelfile
 
 DEFAULT_CONTEXT = 4096  # tokens; Ollama keeps the whole cache in memory
 

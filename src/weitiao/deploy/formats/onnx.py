@@ -8,9 +8,9 @@ from typing import Any, Literal
 from weitiao.core.errors import ModelError, RecipeError
 from weitiao.core.messages import Message
 from weitiao.core.score import proportion
-from weitiao.deploy.format import ExportSource, Format, Written, megabytes
-from weitiao.deploy.onnx.decoder import GRAPH, ONNXDecoder, build_decoder
-from weitiao.deploy.onnx.encoder import ONNXEncoder, build_encoder, load_encoder, padded, torch_outputs
+from weitiao.deploy.export.format import ExportSource, Format, Written, megabytes
+from weitiao.deploy.export.onnx.decoder import GRAPH, ONNXDecoder, build_decoder
+from weitiao.deploy.export.onnx.encoder import ONNXEncoder, build_encoder, load_encoder, padded, torch_outputs
 
 TOLERANCE = 1e-3  # of outputs in fp32, relative to the largest
 AGREEMENT = 0.999

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from weitiao.core.messages import Message
-from weitiao.deploy.format import ExportSource, Format, Written, megabytes
+from weitiao.deploy.export.format import ExportSource, Format, Written, megabytes
 
 
 class PEFT(Format):

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from weitiao.core.messages import Message
-from weitiao.deploy.format import ExportSource, Format, Written, megabytes, refuse_heads
-from weitiao.deploy.gpu_servers import (
+from weitiao.deploy.export.format import ExportSource, Format, Written, megabytes, refuse_heads
+from weitiao.deploy.export.gpu_servers import (
     TENSORRT_DECODERS,
     TENSORRT_MODULES,
     check_architecture,

