@@ -1,6 +1,6 @@
 """How llama.cpp writes each family of decoders: its name, its hyperparameters, and what differs in its weights.
 
-The official converter (llama.cpp, convert_hf_to_gguf.py) is the judge: tests/unit/deploy/test_gguf_judge.py compares
+The official converter (llama.cpp, convert_hf_to_gguf.py) is the judge: tests/unit/deploy/export/gguf/test_judge.py compares
 tensor bytes and metadata.
 
     llama, mistral      rows of q and k in another order: RoPE turns (i, i + 1) there, (i, i + D/2) in transformers
