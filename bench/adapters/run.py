@@ -59,8 +59,9 @@ def decode_turn(model: Any, rows: int, names: list[str], steps: int) -> dict[str
     import torch
 
     from weitiao.core.engine import Request, SamplingParams
+    from weitiao.core.generation import new_engine
 
-    engine, rng = model.new_engine(), random.Random(0)
+    engine, rng = new_engine(model), random.Random(0)
     params = SamplingParams(max_new_tokens=steps + 8, ignore_eos=True)
     requests = [
         Request([rng.randrange(100, 40_000) for _ in range(PROMPT)], params, names[i % len(names)]) for i in range(rows)

@@ -41,7 +41,9 @@ def gap(one: list[float], other: list[float]) -> float:
 
 
 def test_fast_and_plain_same_losses(tmp_path: Path) -> None:
-    """1.1e-5 apart on these rows, 4e-6 on the quickstart's; there the plain way on one thread and on two is 6e-6 apart."""
+    """1.1e-5 apart on these rows with AVX-512 and 2.5e-5 with AVX2, which sums in another order; 4e-6 on the quickstart's,
+    where the plain way on one thread and on two is 6e-6 apart.
+    """
     plain = curve(tmp_path, "reference", 5)
     assert len(plain) == 5 and plain[-1] < plain[0]
-    assert gap(curve(tmp_path, "auto", 5), plain) <= 2e-5
+    assert gap(curve(tmp_path, "auto", 5), plain) <= 4e-5

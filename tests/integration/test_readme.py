@@ -2,8 +2,12 @@
 
 import re
 import shlex
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -32,6 +36,23 @@ def test_same_commands_in_both_languages() -> None:
     assert english == chinese
 
 
+def served(fork_server: ForkServer, arguments: list[str], folder: Path) -> int:
+    """The exit code of a server that is ended once it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    child, end = fork_server.start(*arguments, "--port", str(port), cwd=folder), time.monotonic() + 120
+    while time.monotonic() < end and child.process.exitcode is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+                assert answer.status == 200
+                break
+        except OSError:
+            time.sleep(0.2)
+    child.send(signal.SIGTERM)
+    return child.wait()
+
+
 @pytest.mark.parametrize("name", ["README.md"])
 def test_readme_commands_run(name: str, fork_server: ForkServer, recipe_dict: dict, tmp_path: Path) -> None:
     """In order, in a new folder, with a tiny model and tiny data instead of the real ones."""
@@ -52,8 +73,11 @@ def test_readme_commands_run(name: str, fork_server: ForkServer, recipe_dict: di
     fork_server.run("train", "quickstart.yaml", cwd=tmp_path)
     for command in lines:
         arguments = shlex.split(command)[1:]
+        if arguments[0] == "serve":
+            assert served(fork_server, arguments, tmp_path) == 0
+            continue
         child = fork_server.start(*arguments, cwd=tmp_path, stdin="hello\n\n")
-        code = child.wait(600)  # compare-methods starts new interpreters
+        code = child.wait(600)
         finished_already = "--resume" in arguments and "finished already" in child.output
         assert code == 0 or finished_already, f"{command}: {child.output[-500:]}"
         if arguments[0] == "init":  # its recipe has the real base: go on with a tiny one

@@ -136,7 +136,7 @@ def test_gradient_accumulation_exact(name: str, method: str) -> None:
         rounding = 1e-6 if objective.traits.is_nll and not objective.traits.repacks_segments else 3e-6
         assert torch.stack(list(gaps.values())).norm() <= rounding * whole
         # one label a row leaves some tensors a gradient that is a small difference of large ones
-        most = 1e-6 if objective.traits.is_nll else 1e-5
+        most = 2e-6 if objective.traits.is_nll else 1e-5  # 1.4e-6 with AVX2, below 1e-6 with AVX-512
         # key biases: softmax ignores a shift of all scores, so their gradient is zero but for rounding
         nearly_nought = (
             objective.traits.needs_mlm_head or objective.traits.needs_encoder_decoder or not objective.traits.is_nll

@@ -87,7 +87,7 @@ def test_train_evaluate_runs_and_merge(recipe: Path, tmp_path: Path) -> None:
     assert "finished" in weitiao("runs", tmp_path)[1]
 
     code, said = weitiao("merge", run, tmp_path / "merged")
-    assert code == 0 and "100% of the most probable tokens are the same" in said
+    assert code == 0 and "100.00% of the most probable tokens are the same" in said
     assert (tmp_path / "merged" / "model.safetensors").is_file()
     code, said = weitiao("merge", run, tmp_path / "merged")
     assert code == 2 and "is not empty. Name a folder that does not exist yet." in said

@@ -130,7 +130,7 @@ def test_hub_model_offline_suggests_alternatives(monkeypatch: pytest.MonkeyPatch
 
 def test_not_a_gguf_file(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"not a GGUF file at all" * 9)
-    assert "base: x.gguf cannot be converted: " in refusal(tmp_path / "x.gguf")
+    assert "x.gguf is damaged, or is no GGUF file: it does not begin with GGUF." in refusal(tmp_path / "x.gguf")
 
 
 def test_modelscope_package_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ def test_json_has_every_check() -> None:
 
 def test_every_extra_is_known() -> None:
     text = PYPROJECT.read_text(encoding="utf-8").partition("[project.optional-dependencies]")[2].partition("\n[")[0]
-    assert doctor.EXTRAS.keys() == set(re.findall(r"^(\w+) = \[", text, re.M)) - {"dev"}
+    assert doctor.EXTRAS.keys() == set(re.findall(r"^([\w-]+) = \[", text, re.M)) - {"dev"}
 
 
 def test_missing_package_and_busy_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,7 +191,7 @@ def test_merge_on_command_line(pair: dict, tiny_llama: Path, tmp_path: Path) -> 
     )
     assert weitiao("generate", tmp_path / "ties", "the fox", "--max-new-tokens", "2")[0] == 0
     code, said = weitiao("merge", runs[0], runs[0], "--out", tmp_path / "same")
-    assert code == 0 and "average: 0.5 x" in said and "a LoRA of rank 16 in PEFT's format" in said
+    assert code == 0 and "linear: 0.5 x" in said and "a LoRA of rank 16 in PEFT's format" in said
     alone, both = (weitiao("generate", x, "the fox", "--max-new-tokens", "6")[1] for x in (runs[0], tmp_path / "same"))
     assert alone == both
     assert weitiao("merge", tmp_path / "same", tmp_path / "merged")[0] == 0

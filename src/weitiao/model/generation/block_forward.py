@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.model.adapters.module_structure import layer_stack
@@ -45,7 +45,7 @@ class BlockForward:
         backbone = self.model.backbone
         assert isinstance(backbone, BlockBackbone)
         block, stack = backbone.block, layer_stack(backbone.model)
-        x, context = block.embed(stack, batch, next(backbone.model.parameters()).dtype)
+        x, context = block.embed(stack, batch, _stored_dtype(block.layers(stack)[0], backbone.dtype))
         for batch.layer.value, layer in enumerate(block.layers(stack)):
             x = block.run_layer(layer, x, context, None)
         return block.finish(stack, x[torch.tensor(last, device=x.device, dtype=torch.long)])
@@ -62,3 +62,10 @@ class BlockForward:
 
     def clear(self) -> None:
         self.cache.clear()
+
+
+def _stored_dtype(layer: nn.Module, default: torch.dtype) -> torch.dtype:
+    """What a layer's own weights are stored in; what a method adds to them may have another dtype."""
+    weights = [x for x in layer.parameters() if x.is_floating_point()]
+    frozen = [x for x in weights if not x.requires_grad]
+    return next((x.dtype for x in (*frozen, *weights)), default)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 import weitiao
 from weitiao.core.engine import Request, SamplingParams
 from weitiao.core.errors import DataError
+from weitiao.core.generation import new_engine
 
 RANKS = (2, 9, 4, 4, 16, 3, 8, 5)
 
@@ -65,7 +66,7 @@ def test_adapters_change_between_steps(tiny_llama: Path, folders: dict[str, Path
     model = weitiao.load(tiny_llama, adapters={"a1": folders["a1"]}, precision="fp32")
     asks = [request("a1", [5, 9, 40], 30), request("", [7, 8], 30)]
     wanted = [model.answer([x])[0].token_ids for x in asks]
-    engine = model.model.new_engine()
+    engine = new_engine(model.model)
     running = [engine.submit(x) for x in asks]
     for step in range(40):
         engine.step()
@@ -99,7 +100,7 @@ def test_replaced_adapter_has_no_old_prefixes(tiny_llama: Path, folders: dict[st
 
 def test_unknown_adapter_refused_at_submit(tiny_llama: Path, folders: dict[str, Path]) -> None:
     model = weitiao.load(tiny_llama, adapters={"a1": folders["a1"]}, precision="fp32")
-    engine = model.model.new_engine()
+    engine = new_engine(model.model)
     with pytest.raises(DataError, match="no adapter called 'b'; there are: a1"):
         engine.submit(request("b", [5]))
     model.add_adapter("b", folders["a2"], on_demand=True)
