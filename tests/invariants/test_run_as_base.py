@@ -59,7 +59,7 @@ def test_every_method_as_base_or_refused(train_tiny: Any, tmp_path: Path, method
         with pytest.raises(ModelError, match="this method cannot be merged; use the run folder"):
             merging.merge_run(str(lower.folder), str(tmp_path / "merged"))
         return
-    merging.merge_run(str(lower.folder), str(tmp_path / "merged"))
+    merging.merge_run(str(lower.folder), str(tmp_path / "merged"), "fp32")
     plain = open_base_assets(str(tmp_path / "merged"))
     merged = load_stacked_base(plain.folder, plain.base_chain, Method.untouched(), torch.float32, CPU, plain.processor)
     assert plain.base_chain == () and same(base.model.state_dict(), merged.model.state_dict())

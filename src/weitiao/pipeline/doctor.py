@@ -28,11 +28,11 @@ EXTRAS = {  # an extra of the wheel -> the modules it installs, and what it is f
     "jieba": (("jieba",), Message("whole_word_mask: jieba")),
     "seq2seq": (("sacrebleu",), Message("metrics bleu and chrf")),
     "json": (("llguidance",), Message("answers by a JSON Schema, a regular expression or a choice")),
-    "serve": (("fastapi", "uvicorn", "prometheus_client", "httpx"), Message("weitiao serve")),
+    "serve": (("fastapi", "uvicorn", "prometheus_client", "httpx"), Message("the server, weitiao serve")),
     "compressed": (("compressed_tensors",), Message("compressed models in plain transformers")),
     "gguf-k": (("libgguf",), Message("K-quants in GGUF files")),
     "llamacpp": (("xllamacpp",), Message("GGUF files, opened and compared by llama.cpp")),
-    "onnx": (("onnx", "onnxscript", "onnxruntime"), Message("weitiao export --format onnx")),
+    "onnx": (("onnx", "onnxscript", "onnxruntime"), Message("export to ONNX")),
     "audio": (("soundfile", "scipy", "rapidfuzz"), Message("speech data; metrics wer and cer")),
 }
 BUSY = 0.2  # of the CPU, used by other programs

@@ -124,7 +124,7 @@ class Tally:
 
     def add_row(self, subject: Subject, p: Tensor, places: Sequence[Sequence[TokenLogProb]]) -> None:
         """Compare one answer: log-probabilities [A, V] of the tuned model, the server's most probable tokens."""
-        measured = [compare_place(subject, p[t], x) for t, x in enumerate(places) if x]
+        measured = [compare_place(subject, p[t], x) for t, x in enumerate(places) if x and is_named(subject, p[t], x)]
         self.same += sum(x.same for x in measured)
         self.sums.append(sum(x.kl for x in measured))
         self.counts.append(len(measured))
@@ -196,6 +196,11 @@ def token_id(subject: Subject, p: Tensor, token: int | str) -> int | None:
     if BROKEN in token:
         return None
     return next((x for x in p.topk(min(50, len(p))).indices.tolist() if subject.decode([x]) == token), None)
+
+
+def is_named(subject: Subject, p: Tensor, tokens: Sequence[TokenLogProb]) -> bool:
+    """Whether the server can name the most probable token: by texts, parts of characters all have the same name."""
+    return isinstance(tokens[0].token, int) or BROKEN not in subject.decode([int(p.argmax())])
 
 
 def compare_place(subject: Subject, p: Tensor, tokens: Sequence[TokenLogProb]) -> Place:
