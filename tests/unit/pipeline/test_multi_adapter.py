@@ -196,7 +196,10 @@ def test_merge_on_command_line(pair: dict, tiny_llama: Path, tmp_path: Path) -> 
     assert alone == both
     assert weitiao("merge", tmp_path / "same", tmp_path / "merged")[0] == 0
     code, said = weitiao("merge", *runs, "--method", "task_arithmetic", "--density", "0.1", "--out", tmp_path / "x")
-    assert code == 2 and "density: method task_arithmetic keeps every value; density is for ties, dare_linear, dare_ties." in said
+    assert (
+        code == 2
+        and "density: method task_arithmetic keeps every value; density is for ties, dare_linear, dare_ties." in said
+    )
     data = write_jsonl(tmp_path / "d.jsonl", chat_rows(4))
     code, said = weitiao("evaluate", tmp_path / "same", "--data", data, "--json", "--metric", "loss")
     assert code == 0 and json.loads(said)["loss"]["n"] == 4
