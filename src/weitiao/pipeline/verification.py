@@ -34,7 +34,7 @@ from weitiao.plan.resolve import resolve_rows
 
 POSITIONS = 2000  # answer tokens that are compared, where the data have them
 ANSWER_TOKENS = 256  # of one answer; the rest of a long one is not compared
-READ_TOKENS = 10_000  # prompts included: on two cores half a minute for each form of a 135 M model
+READ_TOKENS = 4_000  # prompts included: on two cores 20 s for each form of a 135 M model
 MAX_ROWS = 1000
 CONVERSATIONS = 500
 PREDICTIONS = 200  # rows of a model that predicts

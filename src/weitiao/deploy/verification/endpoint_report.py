@@ -15,7 +15,7 @@ from weitiao.core.errors import ModelError
 from weitiao.core.messages import Message, joined
 from weitiao.core.score import Score, proportion, ratio_of_sums
 from weitiao.deploy.verification.endpoint import TOP, Endpoint, Refused, TokenLogProb
-from weitiao.deploy.verification.fidelity import AnswerRow
+from weitiao.deploy.verification.fidelity import TIE, AnswerRow
 from weitiao.deploy.verification.report import Bar
 from weitiao.deploy.verification.verify import Subject
 
@@ -210,7 +210,7 @@ def compare_place(subject: Subject, p: Tensor, tokens: Sequence[TokenLogProb]) -
     best = int(p.argmax())
     first = tokens[0].token
     is_same = named[0][0] == best or (isinstance(first, str) and subject.decode([best]) == first)
-    is_tie = named[0][0] is not None and float(p[best] - p[named[0][0]]) <= 1e-4
+    is_tie = named[0][0] is not None and float(p[best] - p[named[0][0]]) <= TIE
     rest_p, rest_q = (1 - sum(map(math.exp, x)) for x in ([float(p[t]) for t in pairs], pairs.values()))
     kl = sum(math.exp(float(p[t])) * (float(p[t]) - q) for t, q in pairs.items())
     kl += rest_p * math.log(max(rest_p, 1e-12) / max(rest_q, 1e-12)) if rest_p > 1e-6 else 0.0

@@ -32,7 +32,7 @@ LogProbs = Callable[[Sequence[int], int], Tensor]
 next call may overwrite. Of an encoder-decoder model, the prompt is the source and the decoder's first token."""
 
 CHUNK = 2**22  # numbers that are compared at once, in fp64
-TIE = 1e-4  # nats
+TIE = 1e-3  # nats: what the order of sums in fp32 may decide
 PROBABLE = -9.21  # log 1e-4
 MAX_LOST = 1e-4  # probability of tokens that only one of two vocabularies has
 
