@@ -51,8 +51,8 @@ class GenerationKernels:
                 function = library.loaded[f"{name}_{suffix}"]
                 function.argtypes, function.restype = types, None
                 self._functions[name, dtype] = function
-        # in fp32 always: torch is faster from 40 rows on, but sums in another order, and a row must not depend on its batch
-        self.max_rows = {torch.float32: 1 << 20, torch.bfloat16: 4 if cpu_bf16() else 64}
+        # beyond these torch is faster; a row alone and in a batch then differ by the order of sums (fp32: 1e-6 in log-probs)
+        self.max_rows = {torch.float32: 40, torch.bfloat16: 4 if cpu_bf16() else 64}
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x [M, K], weight [N, K] -> [M, N]; contiguous tensors of one dtype."""
