@@ -51,7 +51,7 @@ class GenerationKernels:
                 function = library.loaded[f"{name}_{suffix}"]
                 function.argtypes, function.restype = types, None
                 self._functions[name, dtype] = function
-        # beyond these torch is faster; a row alone and in a batch then differ by the order of sums (fp32: 1e-6 in log-probs)
+        # beyond these torch is faster; a row alone and in a batch then differ by the order of sums (1e-6 in log-probs)
         self.max_rows = {torch.float32: 40, torch.bfloat16: 4 if cpu_bf16() else 64}
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
