@@ -73,10 +73,10 @@ def model_class(config: Mapping[str, Any], folder: Path) -> type[PreTrainedModel
         ModelError: transformers has no such class.
     """
     name = (config.get("architectures") or [""])[0]
-    found = getattr(transformers, str(name), None)
-    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+    model_class = getattr(transformers, str(name), None)
+    if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
         raise ModelError("{folder}: transformers has no model class {name!r}", folder=folder, name=name)
-    return found
+    return model_class
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -253,9 +253,9 @@ def sizes_of(folder: Path, like: Sizes | None = None) -> Sizes:
             for name in stream.keys():  # noqa: SIM118  it is no dict
                 tensor = stream.get_tensor(name)
                 size, weights = size + tensor.numel() * tensor.element_size(), weights + tensor.numel()
-    kept = like.weights - like.linear_weights if like else 0
+    unquantized = like.weights - like.linear_weights if like else 0
     on_disk = sum(x.stat().st_size for x in weight_files(folder))
     if like is None:
         return Sizes(on_disk, weights, size, weights)
-    linear = size - 2 * kept
+    linear = size - 2 * unquantized
     return Sizes(on_disk, like.weights, max(linear, 0), like.linear_weights)

@@ -53,10 +53,12 @@ class DropLayers(WeightCompressor):
             )
         angles, cosines = state_cosines(subject, list(layers), model)
         chosen = most_similar_block(angles, n) if self.by == "angular" else least_influential(cosines, n)
-        kept = [i for i in range(total) if i not in chosen]
-        config: dict[str, Any] = {key: len(kept)}
-        config |= {x: [subject.config[x][i] for i in kept] for x in PER_LAYER if isinstance(subject.config.get(x), list)}
-        config |= {"max_window_layers": len(kept)} if "max_window_layers" in subject.config else {}
+        remaining = [i for i in range(total) if i not in chosen]
+        config: dict[str, Any] = {key: len(remaining)}
+        config |= {
+            x: [subject.config[x][i] for i in remaining] for x in PER_LAYER if isinstance(subject.config.get(x), list)
+        }
+        config |= {"max_window_layers": len(remaining)} if "max_window_layers" in subject.config else {}
         note = Message(
             "layers {layers} of {total} (from 0) are left out, chosen by {by} on {rows:,} rows",
             layers=", ".join(map(str, sorted(chosen))),
@@ -64,7 +66,7 @@ class DropLayers(WeightCompressor):
             by=self.by,
             rows=len(subject.rows),
         )
-        numbers = {old: new for new, old in enumerate(kept)}
+        numbers = {old: new for new, old in enumerate(remaining)}
         return Compression(lambda name, tensor: renumbered(prefix, numbers, name, tensor), config, [note])
 
 

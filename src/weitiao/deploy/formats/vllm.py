@@ -34,7 +34,7 @@ class VLLM(Format):
             )
             written.commands = [
                 f"vllm serve {shlex.quote(str(source.base))} --served-model-name base --generation-config vllm "
-                f"--enable-lora --lora-modules {source.name}={shlex.quote(str(folder.resolve()))} --max-lora-rank {allowed}"
+                f"--enable-lora --lora-modules {shlex.quote(f'{source.name}={folder.resolve()}')} --max-lora-rank {allowed}"
                 + self._template(folder)
             ]
             return written
@@ -42,7 +42,8 @@ class VLLM(Format):
         size = megabytes(*folder.glob("*.safetensors"))
         written.notes.append(Message("{folder}: {megabytes:,.1f} MB, merged", folder=folder, megabytes=size))
         written.commands = [
-            f"vllm serve {shlex.quote(str(folder.resolve()))} --served-model-name {source.name} --generation-config vllm"
+            f"vllm serve {shlex.quote(str(folder.resolve()))} --served-model-name {shlex.quote(source.name)} "
+            "--generation-config vllm"
         ]
         return written
 

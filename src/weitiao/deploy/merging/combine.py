@@ -270,7 +270,7 @@ def truncate(adapter: Adapter, rank: int) -> tuple[Adapter, float, tuple[float, 
     """
     config, tensors = adapter
     factors: dict[str, tuple[Tensor, Tensor]] = {}
-    kept = total = 0.0
+    energy = total = 0.0
     worst = (1.0, "")
     for name in layers_of(tensors):
         a, b = tensors[name + A].double(), tensors[name + B].double()
@@ -279,10 +279,10 @@ def truncate(adapter: Adapter, rank: int) -> tuple[Adapter, float, tuple[float, 
         root, squares = s[:rank].sqrt(), s.square()
         factors[name] = ((root[:, None] * (v[:rank] @ q_a.T)).float(), ((q_b @ u[:, :rank]) * root).float())
         share = float(squares[:rank].sum() / squares.sum()) if float(squares.sum()) else 1.0
-        kept, total = kept + float(squares[:rank].sum()), total + float(squares.sum())
+        energy, total = energy + float(squares[:rank].sum()), total + float(squares.sum())
         worst = min(worst, (share, name.removeprefix("base_model.model.")))
     widest = max(len(a) for a, _ in factors.values())
-    return lora_of([config], factors, min(rank, widest)), kept / total if total else 1.0, worst
+    return lora_of([config], factors, min(rank, widest)), energy / total if total else 1.0, worst
 
 
 def change_of(adapter: Adapter) -> dict[str, Tensor]:

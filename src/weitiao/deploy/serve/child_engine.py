@@ -6,6 +6,7 @@ The child listens on this machine only, with a key that nobody else knows: in it
 every user of the machine can list. It is started as a list of arguments without a shell, and ends with its parent.
 """
 
+import contextlib
 import ctypes
 import os
 import secrets
@@ -135,11 +136,9 @@ def _wait_healthy(child: "subprocess.Popen[bytes]", command: EngineCommand) -> N
     headers = {"Authorization": f"Bearer {command.key}"}
     with httpx.Client(base_url=f"http://127.0.0.1:{command.port}", headers=headers, trust_env=False) as client:
         while child.poll() is None and time.monotonic() < until:
-            try:
+            with contextlib.suppress(httpx.HTTPError):  # it does not listen yet
                 if client.get("/health", timeout=2).status_code == 200:
                     return
-            except httpx.HTTPError:
-                pass
             time.sleep(0.2)
     if child.poll() is None:
         raise ModelError("the engine was not ready within {seconds:g} seconds", seconds=START)

@@ -108,7 +108,7 @@ class Guard:
         except ApiError as error:
             await self._refuse(response, error, scope, receive)
         except ClientDisconnect:
-            pass  # nobody is there to tell
+            scope["state"]["facts"]["ended"] = "client left"  # nobody is there to tell
         except Exception as error:
             log_failure("a request failed", error)
             await self._refuse(response, failed(), scope, receive)

@@ -114,12 +114,12 @@ class Endpoint:
                 choice = self.complete(ids, max_tokens=1, logprobs=TOP, echo=True)
             except Refused:
                 choice = {}
-            places = [] if has_new_form(choice) else places_of(choice)
-            if len(places) >= len(ids):
-                return places[start : len(ids)]
+            positions = [] if has_new_form(choice) else positions_of(choice)
+            if len(positions) >= len(ids):
+                return positions[start : len(ids)]
             self.echoes = False
-        found = [places_of(self.complete(ids[:t], max_tokens=1, logprobs=TOP))[:1] for t in range(start, len(ids))]
-        return [x[0] if x else [] for x in found]
+        answers = [positions_of(self.complete(ids[:t], max_tokens=1, logprobs=TOP))[:1] for t in range(start, len(ids))]
+        return [x[0] if x else [] for x in answers]
 
 
 @dataclass(frozen=True)
@@ -136,18 +136,18 @@ def has_new_form(choice: Mapping[str, Any]) -> bool:
     return isinstance(logprobs, Mapping) and isinstance(logprobs.get("content"), list)
 
 
-def places_of(choice: Mapping[str, Any]) -> list[list[TokenLogProb]]:
+def positions_of(choice: Mapping[str, Any]) -> list[list[TokenLogProb]]:
     """The most probable tokens of each place of a choice, in OpenAI's older or newer form."""
     logprobs = choice.get("logprobs")
     if not isinstance(logprobs, Mapping):
         return []
     if has_new_form(choice):
         return [_tokens(x.get("top_logprobs") or [x]) for x in logprobs["content"] if isinstance(x, Mapping)]
-    places = []
+    positions = []
     for top in logprobs.get("top_logprobs") or []:
         named = [{"token": key, "logprob": x} for key, x in top.items()] if isinstance(top, Mapping) else top or []
-        places.append(_tokens(named))
-    return places
+        positions.append(_tokens(named))
+    return positions
 
 
 def _tokens(entries: Sequence[Any]) -> list[TokenLogProb]:

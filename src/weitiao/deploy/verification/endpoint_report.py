@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from weitiao.core.errors import ModelError
-from weitiao.core.messages import Message, joined
+from weitiao.core.messages import Message
 from weitiao.core.score import Score, proportion, ratio_of_sums
 from weitiao.deploy.verification.endpoint import TOP, Endpoint, Refused, TokenLogProb
 from weitiao.deploy.verification.fidelity import TIE, AnswerRow
-from weitiao.deploy.verification.report import Bar
+from weitiao.deploy.verification.report import Bar, refuse_failures
 from weitiao.deploy.verification.verify import Subject
 
 BAR = Bar(0.97, 1e-2)  # whatever a server computes in: bf16, or 8 bits
@@ -85,12 +85,7 @@ class EndpointReport:
         Raises:
             ModelError: naming each figure that was missed.
         """
-        if self.failures:
-            raise ModelError(
-                "{form} is not the tuned model: {failures}. Do not use it.",
-                form=f"{self.url} ({self.model})",
-                failures=joined("; ", self.failures),
-            )
+        refuse_failures(f"{self.url} ({self.model})", self.failures)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -122,17 +117,17 @@ class Tally:
     def positions(self) -> int:
         return sum(self.counts)
 
-    def add_row(self, subject: Subject, p: Tensor, places: Sequence[Sequence[TokenLogProb]]) -> None:
+    def add_row(self, subject: Subject, p: Tensor, positions: Sequence[Sequence[TokenLogProb]]) -> None:
         """Compare one answer: log-probabilities [A, V] of the tuned model, the server's most probable tokens."""
-        measured = [compare_place(subject, p[t], x) for t, x in enumerate(places) if x and is_named(subject, p[t], x)]
+        measured = [compare_position(subject, p[t], x) for t, x in enumerate(positions) if x and is_named(subject, p[t], x)]
         self.same += sum(x.same for x in measured)
         self.sums.append(sum(x.kl for x in measured))
         self.counts.append(len(measured))
         self.largest = max([self.largest, *(x.difference for x in measured)])
 
-    def add_change(self, subject: Subject, p: Tensor, base: Tensor, places: Sequence[Sequence[TokenLogProb]]) -> None:
+    def add_change(self, subject: Subject, p: Tensor, base: Tensor, positions: Sequence[Sequence[TokenLogProb]]) -> None:
         """How far the server's log-probabilities went from the base's towards the tuned model's."""
-        for t, x in ((t, x) for t, place in enumerate(places) for x in place):
+        for t, x in ((t, x) for t, top in enumerate(positions) for x in top):
             token = token_id(subject, p[t], x.token)
             if token is not None:
                 d, e, weight = float(p[t, token] - base[t, token]), x.logprob - float(base[t, token]), math.exp(x.logprob)
@@ -146,39 +141,39 @@ def compare_endpoint(subject: Subject, endpoint: Endpoint, track: Any) -> Endpoi
         ModelError: the server does not take token ids, or gives no log-probabilities.
     """
     tally = Tally()
-    known: list[AnswerRow] = []
+    reproduced: list[AnswerRow] = []
     for row in track(subject.rows, Message("comparing")):
         if tally.positions >= POSITIONS:
             break
         ids, start = [*row.prompt_ids, *row.answer_ids], len(row.prompt_ids)
         p = subject.log_probs(ids, start)
         try:
-            places = endpoint.most_probable(ids, start)
+            positions = endpoint.most_probable(ids, start)
         except Refused as error:
             raise ModelError(
                 "{url} does not take token ids, or gives no log-probabilities: {reason}",
                 url=endpoint.url,
                 reason=str(error),
             ) from None
-        tally.add_row(subject, p, places)
+        tally.add_row(subject, p, positions)
         if subject.base is not None:
-            tally.add_change(subject, p, subject.base(ids, start), places)
+            tally.add_change(subject, p, subject.base(ids, start), positions)
         is_short = len(p) <= MAX_STOP_TOKENS and row.answer_ids[-1] in subject.stop_ids
         if is_short and p.argmax(-1).tolist() == list(row.answer_ids):
-            known.append(row)
+            reproduced.append(row)
     if not tally.positions:
         raise ModelError("{url} gives no log-probabilities, so nothing can be compared.", url=endpoint.url)
     agreement, kl = proportion("agreement", tally.same, tally.positions), ratio_of_sums("kl", tally.sums, tally.counts)
     applied = tally.along / tally.norm if tally.norm else None
     report = EndpointReport(endpoint.url, endpoint.model, agreement, kl, tally.largest, applied)
     report.prompts = count_prompts(subject, endpoint)
-    report.stopped = count_stops(endpoint, known[:STOPS])
+    report.stopped = count_stops(endpoint, reproduced[:STOPS])
     report.failures = failures_of_endpoint(report)
     return report
 
 
 @dataclass(frozen=True)
-class Place:
+class ComparedPosition:
     """One position compared."""
 
     same: bool
@@ -203,7 +198,7 @@ def is_named(subject: Subject, p: Tensor, tokens: Sequence[TokenLogProb]) -> boo
     return isinstance(tokens[0].token, int) or BROKEN not in subject.decode([int(p.argmax())])
 
 
-def compare_place(subject: Subject, p: Tensor, tokens: Sequence[TokenLogProb]) -> Place:
+def compare_position(subject: Subject, p: Tensor, tokens: Sequence[TokenLogProb]) -> ComparedPosition:
     """One position: log-probabilities [V] of the tuned model, the most probable tokens of the server."""
     named = [(token_id(subject, p, x.token), x.logprob) for x in tokens]
     pairs = {token: q for token, q in named if token is not None}
@@ -215,7 +210,7 @@ def compare_place(subject: Subject, p: Tensor, tokens: Sequence[TokenLogProb]) -
     kl = sum(math.exp(float(p[t])) * (float(p[t]) - q) for t, q in pairs.items())
     kl += rest_p * math.log(max(rest_p, 1e-12) / max(rest_q, 1e-12)) if rest_p > 1e-6 else 0.0
     difference = max((abs(float(p[t]) - q) for t, q in pairs.items() if float(p[t]) > -9.21), default=0.0)
-    return Place(is_same or is_tie, max(0.0, kl), difference)
+    return ComparedPosition(is_same or is_tie, max(0.0, kl), difference)
 
 
 def count_prompts(subject: Subject, endpoint: Endpoint) -> tuple[int, int]:

@@ -101,7 +101,7 @@ def compare(reference: LogProbs, other: LogProbs, rows: Iterable[AnswerRow], sto
     Raises:
         ModelError: there is no answer to compare, a probability is NaN, or the vocabularies are not those of one model.
     """
-    positions = same = ends = kept = 0
+    positions = same = ends = stopped = 0
     sums: list[float] = []
     counts: list[int] = []
     largest = largest_of_all = 0.0
@@ -127,7 +127,7 @@ def compare(reference: LogProbs, other: LogProbs, rows: Iterable[AnswerRow], sto
             largest = max(largest, float(difference.where(a > PROBABLE, 0.0).max()))
             largest_of_all = max(largest_of_all, float(difference.max()))
             ending = torch.isin(expected, stops)
-            ends, kept = ends + int(ending.sum()), kept + int((ending & torch.isin(actual, stops)).sum())
+            ends, stopped = ends + int(ending.sum()), stopped + int((ending & torch.isin(actual, stops)).sum())
         positions += len(p)
         sums.append(max(0.0, total))
         counts.append(len(p))
@@ -135,7 +135,7 @@ def compare(reference: LogProbs, other: LogProbs, rows: Iterable[AnswerRow], sto
         raise ModelError("there is no answer to compare: no row has one.")
     agreement = proportion("agreement", same, positions)
     kl = ratio_of_sums("kl", sums, counts)
-    ended = proportion("ends", kept, ends) if ends else None
+    ended = proportion("ends", stopped, ends) if ends else None
     return Fidelity(positions, len(counts), agreement, kl, largest, first, largest_of_all, ended)
 
 

@@ -18,11 +18,11 @@ from weitiao.deploy.verification.fidelity import AnswerRow, LogProbs
 class Recording:
     """What a model predicted of the answers of rows, in a temporary file of fp32 numbers."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, parent: Path) -> None:
         """Args:
-        place: a folder on a disk with room.
+        parent: a folder on a disk with room.
         """
-        self.folder = Path(tempfile.mkdtemp(prefix=".weitiao-", dir=place))
+        self.folder = Path(tempfile.mkdtemp(prefix=".weitiao-", dir=parent))
         self._parts: dict[tuple[int, ...], dict[int, tuple[Path, tuple[int, int]]]] = {}
         self._count = 0
 

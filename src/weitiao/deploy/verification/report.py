@@ -1,6 +1,7 @@
 """What a verification asked and measured: for the terminal, for verification.json, for the README of the form."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,12 +79,7 @@ class VerificationReport:
         Raises:
             ModelError: naming each figure that was missed.
         """
-        if self.failures:
-            raise ModelError(
-                "{form} is not the tuned model: {failures}. Do not use it.",
-                form=self.form,
-                failures=joined("; ", self.failures),
-            )
+        refuse_failures(self.form, self.failures)
 
     @property
     def lines(self) -> list[Message]:
@@ -185,3 +181,15 @@ class VerificationReport:
 
 def _asked(form: str, value: float | None, sign: str) -> str:
     return "" if value is None else f" ({sign} {form.format(value)})"
+
+
+def refuse_failures(form: str, failures: Sequence[Message]) -> None:
+    """Refuse a form that missed a bar.
+
+    Raises:
+        ModelError: naming each figure that was missed.
+    """
+    if failures:
+        raise ModelError(
+            "{form} is not the tuned model: {failures}. Do not use it.", form=form, failures=joined("; ", failures)
+        )

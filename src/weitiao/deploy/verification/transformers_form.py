@@ -35,13 +35,18 @@ class TransformersForm:
         return answer_log_probs(self.model, ids, start)
 
     def template_ids(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> list[int] | None:
-        if not self.tokenizer.chat_template:
-            return None
-        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
-        return list(self.tokenizer.apply_chat_template(list(messages), tools=tools, **options))
+        return render_ids(self.tokenizer, messages, tools)
 
     def close(self) -> None:
         self.model = None
+
+
+def render_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None) -> list[int] | None:
+    """A prompt by a tokenizer's own chat template; None: it has none."""
+    if not tokenizer.chat_template:
+        return None
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
+    return list(tokenizer.apply_chat_template(list(messages), tools=tools, **options))
 
 
 def answer_log_probs(model: Any, ids: Sequence[int], start: int, virtual_tokens: Sequence[int] = ()) -> Tensor:

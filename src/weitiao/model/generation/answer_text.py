@@ -51,13 +51,13 @@ class AnswerText:
         self._context, self._decoded = self._decoded, len(self._ids)
 
     def _search(self) -> None:
-        places = [(i, x) for x in self.stop if x and (i := self._held_back.find(x)) >= 0]
-        if places:
-            self.text, self._held_back, self.is_stopped = self.text + self._held_back[: min(places)[0]], "", True
+        matches = [(i, x) for x in self.stop if x and (i := self._held_back.find(x)) >= 0]
+        if matches:
+            self.text, self._held_back, self.is_stopped = self.text + self._held_back[: min(matches)[0]], "", True
             return
         keep = max((_overlap(self._held_back, x) for x in self.stop), default=0)
-        shown = len(self._held_back) - keep
-        self.text, self._held_back = self.text + self._held_back[:shown], self._held_back[shown:]
+        length = len(self._held_back) - keep
+        self.text, self._held_back = self.text + self._held_back[:length], self._held_back[length:]
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -54,17 +54,17 @@ class PaddedForward:
 
     def run(self, rows: Sequence[RowTokens]) -> Tensor:
         together = [i for i, x in enumerate(rows) if x.past and len(x.ids) == 1]
-        found: dict[int, Tensor] = {}
+        logits_of: dict[int, Tensor] = {}
         if together:
             self._join(rows, together)
-            found |= dict(zip(together, self._forward(self.batch, [rows[i] for i in together])))
-        for count in sorted({len(x.ids) for i, x in enumerate(rows) if i not in found}):
-            group = [i for i, x in enumerate(rows) if i not in found and len(x.ids) == count]
+            logits_of |= dict(zip(together, self._forward(self.batch, [rows[i] for i in together])))
+        for count in sorted({len(x.ids) for i, x in enumerate(rows) if i not in logits_of}):
+            group = [i for i, x in enumerate(rows) if i not in logits_of and len(x.ids) == count]
             for i in group if any(rows[i].past for i in group) else ():
-                found |= self._run_apart(rows, [i])
-            if rest := [i for i in group if i not in found]:
-                found |= self._run_apart(rows, rest)
-        wanted = [found[i] for i, x in enumerate(rows) if x.wants_logits]
+                logits_of |= self._run_apart(rows, [i])
+            if rest := [i for i in group if i not in logits_of]:
+                logits_of |= self._run_apart(rows, rest)
+        wanted = [logits_of[i] for i, x in enumerate(rows) if x.wants_logits]
         return torch.stack(wanted) if wanted else torch.empty(0, 1)
 
     def _run_apart(self, rows: Sequence[RowTokens], group: Sequence[int]) -> dict[int, Tensor]:

@@ -120,11 +120,11 @@ def draw(z: Tensor, rows: Sequence[SamplingState]) -> list[int]:
     tokens = dict(zip(sorted_rows, _draw_sorted(p, [(i, rows[i].params) for i in sorted_rows], u)))
     rest = [i for i in range(len(rows)) if i not in tokens]
     if rest:
-        kept = p if len(rest) == len(rows) else p[rest]
+        remaining = p if len(rest) == len(rows) else p[rest]
         min_p = torch.tensor([rows[i].params.min_p for i in rest], device=p.device, dtype=p.dtype)[:, None]
         if bool(min_p.any()):
-            kept = kept.masked_fill(kept < min_p * kept.amax(-1, keepdim=True), 0.0)
-        total = kept.double().cumsum(-1)
+            remaining = remaining.masked_fill(remaining < min_p * remaining.amax(-1, keepdim=True), 0.0)
+        total = remaining.double().cumsum(-1)
         goal = torch.from_numpy(u[rest]).to(p.device)[:, None] * total[:, -1:]
         tokens |= dict(zip(rest, _first_above(total, goal).tolist()))
     return [tokens[i] for i in range(len(rows))]
@@ -146,8 +146,8 @@ def _draw_sorted(p: Tensor, rows: Sequence[tuple[int, SamplingParams]], u: np.nd
     smallest = some.topk(count, -1).values[:, -1]
     tokens = []
     for (i, params), probabilities, threshold in zip(rows, some, smallest):
-        kept, ids = _kept(probabilities, params, float(threshold))
-        total = kept.cumsum()
+        remaining, ids = _kept(probabilities, params, float(threshold))
+        total = remaining.cumsum()
         place = min(int(np.searchsorted(total, u[i] * total[-1], side="right")), len(ids) - 1)
         tokens.append(int(ids[place]))
     return tokens

@@ -95,15 +95,15 @@ def _run(nodes: Sequence[Node], dot: Any, variables: dict[str, Any], out: list[s
 
 
 def _value(text: str, dot: Any, variables: dict[str, Any]) -> Any:
-    words = WORD.findall(text)
-    if words[0] in ("eq", "ne") and len(words) == 3:
-        a, b = (_operand(x, dot, variables) for x in words[1:])
-        return (a == b) == (words[0] == "eq")
-    if words[0] == "not" and len(words) == 2:
-        return not _operand(words[1], dot, variables)
-    if len(words) != 1:
+    parts = WORD.findall(text)
+    if parts[0] in ("eq", "ne") and len(parts) == 3:
+        a, b = (_operand(x, dot, variables) for x in parts[1:])
+        return (a == b) == (parts[0] == "eq")
+    if parts[0] == "not" and len(parts) == 2:
+        return not _operand(parts[1], dot, variables)
+    if len(parts) != 1:
         raise InvalidValue("a template has {text!r}, which is not here", text=text)
-    return _operand(words[0], dot, variables)
+    return _operand(parts[0], dot, variables)
 
 
 def _operand(word: str, dot: Any, variables: dict[str, Any]) -> Any:

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 from weitiao.core.errors import ModelError
 from weitiao.core.hardware import needs
 from weitiao.deploy.export.onnx.runtime import WIDTHS, open_session, quiet_environment
+from weitiao.deploy.verification.transformers_form import render_ids
 
 GRAPH, SETTINGS = "model.onnx", "genai_config.json"
 
@@ -82,10 +83,7 @@ class ONNXDecoder:
 
     def template_ids(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> list[int] | None:
         """By the tokenizer beside the graph."""
-        if not self.tokenizer.chat_template:
-            return None
-        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
-        return list(self.tokenizer.apply_chat_template(list(messages), tools=tools, **options))
+        return render_ids(self.tokenizer, messages, tools)
 
     def close(self) -> None:
         self.session = None
