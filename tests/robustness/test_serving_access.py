@@ -13,7 +13,7 @@ import pytest
 
 from support.models import save_model
 from support.serving import KEY, LocalServer, serving
-from weitiao.deploy.serve.guard import Access
+from weitiao.deploy.serve.access import Access
 from weitiao.pipeline.serving import open_served, read_targets
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "fox"}], "max_tokens": 1}
@@ -275,13 +275,13 @@ def test_names_never_become_paths(tmp_path: Path, tmp_path_factory: pytest.TempP
 
 def test_key_timing(served, full: bool, record_figure) -> None:
     """A key that is right in its first characters takes no longer to refuse."""
-    access, near, far = Access(KEY), f"Bearer {KEY[:-1]}x", "Bearer " + "x" * len(KEY)
+    access, near, far = Access({"key": KEY}), f"Bearer {KEY[:-1]}x", "Bearer " + "x" * len(KEY)
     n = 10_000 if full else 2_000
     times: dict[str, list[float]] = {near: [], far: []}
     for i in range(n):
         for key in (near, far) if i % 2 else (far, near):
             started = time.perf_counter_ns()
-            assert not access.knows_key(key)
+            assert access.key_name(key) is None
             times[key].append(time.perf_counter_ns() - started)
     cut = [sorted(x)[: int(0.9 * n)] for x in times.values()]  # without what the scheduler added
     a, b = cut
@@ -301,8 +301,8 @@ def test_another_address_needs_a_key() -> None:
             read_access(ServeOptions(["x"], host=host))
     with pytest.raises(ModelError, match="IP address"):
         read_access(ServeOptions(["x"], host="example.test"))
-    assert read_access(ServeOptions(["x"])).key == ""
-    assert len(read_access(ServeOptions(["x"], host="0.0.0.0", random_key=True)).key) >= 43
+    assert read_access(ServeOptions(["x"])).keys == {}
+    assert len(read_access(ServeOptions(["x"], host="0.0.0.0", random_key=True)).keys["random"]) >= 43
 
 
 def test_keys_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,16 +313,16 @@ def test_keys_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for text in ("", "\n", "short", "with space in the middle of it", "ümlaut-ümlaut-ümlaut"):
         (tmp_path / "key").write_text(text, encoding="utf-8")
         with pytest.raises(ModelError):
-            read_access(ServeOptions(["x"], host="0.0.0.0", api_key_file=str(tmp_path / "key")))
+            read_access(ServeOptions(["x"], host="0.0.0.0", api_key_files=[str(tmp_path / "key")]))
     with pytest.raises(ModelError):
-        read_access(ServeOptions(["x"], api_key_file=str(tmp_path / "none")))
+        read_access(ServeOptions(["x"], api_key_files=[str(tmp_path / "none")]))
     monkeypatch.setenv(VARIABLE, KEY)
-    assert read_access(ServeOptions(["x"], host="0.0.0.0")).key == KEY
+    assert read_access(ServeOptions(["x"], host="0.0.0.0")).keys == {"key": KEY}
 
 
 def test_host_of_the_address_it_came_to(served) -> None:
     """A probe of Kubernetes names the pod's own address; no DNS name can be rebound to that."""
-    with serving(served, KEY, Access(KEY, hosts=("api.example.test",))) as server:
+    with serving(served, KEY, Access({"key": KEY}, hosts=("api.example.test",))) as server:
         assert server.request("GET", "/health")[0] == 200
         assert server.request("GET", "/health", headers={"Host": "api.example.test"})[0] == 200
         assert server.request("GET", "/health", headers={"Host": "localhost"})[0] == 403

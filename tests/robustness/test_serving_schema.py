@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from support.models import save_model
+from support.runs import finished_run
 from support.serving import KEY, LocalServer, serving
 from weitiao.pipeline.serving import open_served, read_targets
 
@@ -13,9 +14,13 @@ schemathesis = pytest.importorskip("schemathesis", reason="schemathesis has no w
 SHORT, FULL = 12, 300  # examples of each operation
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
-    served = open_served(read_targets([f"tiny={save_model(tmp_path_factory.mktemp('served') / 'llama')}"]))
+@pytest.fixture(scope="module", params=["generates", "classifies"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    if request.param == "generates":
+        target = save_model(tmp_path_factory.mktemp("served") / "llama")
+    else:
+        target = finished_run("bert")
+    served = open_served(read_targets([f"tiny={target}"]))
     with serving(served, KEY, request_timeout=20, default_new_tokens=4, max_new_tokens=8) as server:
         yield server
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from weitiao.deploy.serve.access import Access
 from weitiao.deploy.serve.app import make_app
-from weitiao.deploy.serve.guard import Access
 from weitiao.deploy.serve.limits import Limits
 from weitiao.deploy.serve.served_model import ServedModel
 from weitiao.deploy.serve.server import Server, open_socket
@@ -112,7 +112,7 @@ def serving(served: ServedModel, key: str = "", access: Access | None = None, **
     """Inside, a model is served."""
     own_limits = Limits(**limits)
     service = Service.make(served, own_limits)
-    app = make_app(service, access or Access(key))
+    app = make_app(service, access or Access({"key": key} if key else {}))
     listener = open_socket("127.0.0.1", 0)
     port = listener.getsockname()[1]
     server = Server(app, own_limits, service)

@@ -21,7 +21,10 @@ def serve(
     ],
     host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8000,
-    api_key_file: Annotated[str, typer.Option(help="A file with the key; or set WEITIAO_API_KEY.")] = "",
+    api_key_file: Annotated[
+        list[str] | None,
+        typer.Option(help="A file with keys, one a line, KEY or NAME:KEY; repeatable. Or set WEITIAO_API_KEY."),
+    ] = None,
     random_key: Annotated[bool, typer.Option("--random-key", help="Make a key, and print it once.")] = False,
     allowed_host: Annotated[
         list[str] | None, typer.Option(help="A name under which the server is reached (a proxy's); repeatable.")
@@ -32,7 +35,7 @@ def serve(
     engine: Annotated[str, typer.Option(help="own; or vllm, llamacpp: run as a child, behind the same front.")] = "own",
     precision: Annotated[str, typer.Option(help="bf16, fp32 or fp16; auto: as trained.")] = "auto",
     limit: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE: max_queue, request_timeout, max_body_bytes ...; repeatable.")
+        list[str] | None, typer.Option(help="NAME=VALUE: max_queue, max_cpu_loras, requests_per_minute ...; repeatable.")
     ] = None,
 ) -> None:
     """Serve models over HTTP, as OpenAI's clients expect it, with a chat page."""
@@ -51,7 +54,7 @@ def serve(
         targets=targets,
         host=host,
         port=port,
-        api_key_file=api_key_file,
+        api_key_files=tuple(api_key_file or ()),
         random_key=random_key,
         allowed_hosts=tuple(allowed_host or ()),
         adapters_dir=adapters_dir,

@@ -27,8 +27,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-FinishReason = Literal["stop", "length", "cancelled"]
-"""The model ended its answer (or a stop sequence did); max_new_tokens or the model's length was reached; cancelled."""
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+"""The model ended its answer (or a stop sequence did); max_new_tokens or the model's length was reached; cancelled; the
+grammar could not be followed any longer, so that the answer is no whole one (`Generation.error`)."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ class Generation:
     text: str = ""
     """Decoded so far, cut before a stop sequence; what may become a stop sequence or a whole character is held back."""
     finish_reason: FinishReason | None = None
+    error: str = ""
+    """Why it ended with `error`: the limit of the grammar's engine that was reached."""
     cached_tokens: int = 0
     """Tokens of the prompt whose keys and values were cached."""
 

@@ -130,7 +130,7 @@ def stream_answer(model: TrainableModel, request: Request, engine: Engine | None
 
 def _answer(generation: Generation) -> Answer:
     answer = Answer(generation.token_ids)
-    answer.cut_at = len(answer) if generation.finish_reason == "length" else None
+    answer.cut_at = len(answer) if generation.finish_reason in ("length", "error") else None
     return answer
 
 

@@ -16,11 +16,11 @@ from pydantic import ValidationError
 from weitiao.core.errors import ModelError, RecipeError
 from weitiao.core.messages import Message
 from weitiao.core.reporter import Reporter
+from weitiao.deploy.serve.access import LOOPBACK, Access
 from weitiao.deploy.serve.app import make_app
 from weitiao.deploy.serve.child_engine import make_command, running
 from weitiao.deploy.serve.front import Front, make_front
-from weitiao.deploy.serve.guard import LOOPBACK, Access
-from weitiao.deploy.serve.limits import Limits
+from weitiao.deploy.serve.limits import NAME, Limits
 from weitiao.deploy.serve.served_model import ServedModel
 from weitiao.deploy.serve.server import Server, open_socket
 from weitiao.deploy.serve.service import Service
@@ -38,7 +38,8 @@ class ServeOptions:
     targets: Sequence[str]
     host: str = "127.0.0.1"
     port: int = 8000
-    api_key_file: str = ""
+    api_key_files: Sequence[str] = ()
+    """Files with keys, one a line: KEY or NAME:KEY."""
     random_key: bool = False
     """Make a key, and print it once."""
     allowed_hosts: Sequence[str] = ()
@@ -133,8 +134,8 @@ def read_access(options: ServeOptions) -> Access:
     Raises:
         ModelError: another address than this machine's own, without a key; or a key that cannot be one.
     """
-    key = _read_key(options)
-    if not key and not is_loopback(options.host):
+    keys = _read_keys(options)
+    if not keys and not is_loopback(options.host):
         raise ModelError(
             "{host} can be reached from other machines, so a key is needed: put one into a file and give --api-key-file "
             "FILE, or set {variable} (python -c 'import secrets; print(secrets.token_urlsafe(32))')",
@@ -142,7 +143,7 @@ def read_access(options: ServeOptions) -> Access:
             variable=KEY,
         )
     hosts = [f"[{x}]" if ":" in x and not x.startswith("[") else x for x in options.allowed_hosts]
-    return Access(key, (*LOOPBACK, *(x.lower() for x in hosts)))
+    return Access(keys, (*LOOPBACK, *(x.lower() for x in hosts)))
 
 
 def is_loopback(host: str) -> bool:
@@ -161,25 +162,47 @@ def is_loopback(host: str) -> bool:
         raise ModelError("--host takes an IP address or localhost, not {host!r}", host=host) from None
 
 
-def _read_key(options: ServeOptions) -> str:
+def _read_keys(options: ServeOptions) -> dict[str, str]:
+    """The keys by their names.
+
+    Raises:
+        ModelError: a file cannot be read or has no key, or two keys have one name.
+    """
     if options.random_key:
-        return secrets.token_urlsafe(32)
-    if options.api_key_file:
+        return {"random": secrets.token_urlsafe(32)}
+    lines = [(KEY, x) for x in os.environ.get(KEY, "").split()] if not options.api_key_files else []
+    for file in options.api_key_files:
         try:
-            key = Path(options.api_key_file).expanduser().read_text(encoding="utf-8").strip()
+            text = Path(file).expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
-            raise ModelError("--api-key-file: {file} cannot be read", file=options.api_key_file) from None
-        if not key:
-            raise ModelError("--api-key-file: {file} is empty", file=options.api_key_file)
-    else:
-        key = os.environ.get(KEY, "").strip()
-    if key and (len(key) < MIN_KEY or not set(key) <= KEY_CHARACTERS):
+            raise ModelError("--api-key-file: {file} cannot be read", file=file) from None
+        found = [x.strip() for x in text.splitlines() if x.strip() and not x.lstrip().startswith("#")]
+        if not found:
+            raise ModelError("--api-key-file: {file} has no key", file=file)
+        lines += [(file, x) for x in found]
+    keys: dict[str, str] = {}
+    for place, line in lines:
+        name, separator, key = line.rpartition(":")
+        name = name if separator else f"key-{len(keys) + 1}" if len(lines) > 1 else "key"
+        _check_key(place, name, key)
+        if name in keys or key in keys.values():
+            raise ModelError("{place}: the key {name} is there twice", place=place, name=name)
+        keys[name] = key
+    return keys
+
+
+def _check_key(place: str, name: str, key: str) -> None:
+    if len(key) < MIN_KEY or not set(key) <= KEY_CHARACTERS:  # first: of KEY:NAME, no message may show the key as a name
         raise ModelError(
-            "a key has at least {n} characters, letters, digits and -_.~+/= (python -c 'import secrets; "
+            "{place}: a key has at least {n} characters, letters, digits and -_.~+/= (python -c 'import secrets; "
             "print(secrets.token_urlsafe(32))')",
+            place=place,
             n=MIN_KEY,
         )
-    return key
+    if not NAME.fullmatch(name):
+        raise ModelError(
+            "{place}: {name!r} cannot be the name of a key: letters, digits, '.', '_' and '-'", place=place, name=name
+        )
 
 
 # -- what is in force -------------------------------------------------------------------------------------------------
@@ -195,8 +218,8 @@ def describe(service: Service, access: Access, options: ServeOptions, port: int)
         lines.append(Message("adapters:  {names}", names=", ".join(served.adapters.resident)))
     if options.adapters_dir:
         n = len(service.table.names()) - len(served.adapters.resident) - 1
-        text = Message("           and {n:,} in {folder}, loaded when asked for, {most} at once")
-        lines.append(Message(text, n=n, folder=options.adapters_dir, most=served.adapters.max_loaded))
+        text = Message("           and {n:,} in {folder}, loaded when asked for, {most} at once (max_cpu_loras)")
+        lines.append(Message(text, n=n, folder=options.adapters_dir, most=limits.max_cpu_loras))
     lines += [Message(template, **values) for template, values in _model_lines(served, limits)]
     lines.append(
         Message(
@@ -206,6 +229,13 @@ def describe(service: Service, access: Access, options: ServeOptions, port: int)
             body=limits.max_body_bytes,
         )
     )
+    if limits.max_parallel_requests or limits.requests_per_minute:
+        most = [
+            limits.max_parallel_requests or Message("any number of"),
+            limits.requests_per_minute or Message("any number of"),
+        ]
+        text = Message("each key:  {answers} answers at once, {requests} requests a minute")
+        lines.append(Message(text, answers=most[0], requests=most[1]))
     return [*lines, "", *examples(service.table.names()[0], served.abilities, access, address)]
 
 
@@ -217,10 +247,12 @@ def _address(options: ServeOptions, port: int) -> str:
 def _address_lines(access: Access, options: ServeOptions, address: str) -> list[Message | str]:
     lines: list[Message | str] = [Message("address:   {address} (listening on {host})", address=address, host=options.host)]
     if options.random_key:
-        lines.append(Message("key:       {key} (of this start, printed this once)", key=access.key))
-    elif access.key:
-        origin = options.api_key_file or KEY
-        lines.append(Message("key:       needed on every route but /health; from {origin}", origin=origin))
+        (key,) = access.keys.values()
+        lines.append(Message("key:       {key} (of this start, printed this once)", key=key))
+    elif access.keys:
+        origin = ", ".join(options.api_key_files) or KEY
+        text = Message("key:       needed on every route but /health; {n} from {origin}")
+        lines.append(Message(text, n=len(access.keys), origin=origin))
     else:
         lines.append(Message("key:       none: every program of this machine may ask (--random-key makes one)"))
     if access.hosts != LOOPBACK:
@@ -241,16 +273,16 @@ def _model_lines(served: ServedModel, limits: Limits) -> list[tuple[Message, dic
 
 def examples(name: str, abilities: frozenset[str], access: Access, address: str) -> list[Message | str]:
     """A curl line, a Python snippet and the page, for the model that is served."""
-    auth = ' -H "Authorization: Bearer $WEITIAO_API_KEY"' if access.key else ""
+    auth = ' -H "Authorization: Bearer $WEITIAO_API_KEY"' if access.keys else ""
     path, body = _example_call(name, abilities)
     lines: list[Message | str] = [
         f"curl {address}{path}{auth} -H 'Content-Type: application/json' -d '{json.dumps(body, ensure_ascii=False)}'"
     ]
     if "generate" in abilities:
-        key = 'os.environ["WEITIAO_API_KEY"]' if access.key else '"none"'
+        key = 'os.environ["WEITIAO_API_KEY"]' if access.keys else '"none"'
         lines += [
             "",
-            "import os" if access.key else "",
+            "import os" if access.keys else "",
             "from openai import OpenAI",
             f'client = OpenAI(base_url="{address}/v1", api_key={key})',
             f'answer = client.chat.completions.create(model="{name}", messages={body["messages"]!r})',

@@ -106,9 +106,7 @@ def name_of(path: str) -> str:
     return plain.rpartition("/")[2]
 
 
-def open_served(
-    targets: Sequence[Target], precision: str = "", adapters_dir: str = "", max_loaded: int = 32
-) -> ServedModel:
+def open_served(targets: Sequence[Target], precision: str = "", adapters_dir: str = "") -> ServedModel:
     """A model for the server.
 
     Raises:
@@ -129,7 +127,7 @@ def open_served(
         check_changes(loaded, name, path)
     source = AdapterSource(tuple(adapters))
     if adapters_dir:
-        _add_folder(loaded, source, Path(adapters_dir), max_loaded)
+        _add_folder(loaded, source, Path(adapters_dir))
     name = bases[0].name if bases else name_of(base)
     name = name if NAME.fullmatch(name) and name not in adapters else "base"
     return _served(loaded, name, source)
@@ -177,7 +175,7 @@ def check_changes(loaded: Model, adapter: str, path: str) -> None:
 # -- adapters of a folder ---------------------------------------------------------------------------------------------
 
 
-def _add_folder(loaded: Model, source: AdapterSource, folder: Path, max_loaded: int) -> None:
+def _add_folder(loaded: Model, source: AdapterSource, folder: Path) -> None:
     if not folder.is_dir():
         raise ModelError("--adapters-dir: there is no folder {folder}", folder=folder)
     root = folder.resolve()
@@ -193,7 +191,6 @@ def _add_folder(loaded: Model, source: AdapterSource, folder: Path, max_loaded: 
             ) from None
 
     source.list_folder, source.load, source.unload = lambda: list_adapters(root), load, loaded.remove_adapter
-    source.max_loaded = max_loaded
 
 
 def list_adapters(root: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Which names a server answers to, and which adapters are in memory.
 
     resident      named on the command line                    always loaded
-    of a folder   --adapters-dir, loaded when first asked for   at most max_loaded; the longest unused one goes first
+    of a folder   --adapters-dir, loaded when first asked for   at most max_cpu_loras; the longest unused one goes first
 
 A name that a client sends is looked up in a table that the server made; it never becomes a part of a path.
 """
@@ -23,8 +23,11 @@ REFRESH = 2.0  # seconds between two looks at the folder for a name that is not 
 class AdapterTable:
     """The names of a server's models."""
 
-    def __init__(self, base: str, source: AdapterSource) -> None:
-        self.base, self.source = base, source
+    def __init__(self, base: str, source: AdapterSource, max_cpu_loras: int = 32) -> None:
+        """Args:
+        max_cpu_loras: of the folder's adapters, how many are in memory at once.
+        """
+        self.base, self.source, self.max_cpu_loras = base, source, max_cpu_loras
         self._folder: dict[str, str] = {}
         self._looked = float("-inf")
         self._loaded: OrderedDict[str, None] = OrderedDict()
@@ -126,10 +129,10 @@ class AdapterTable:
         self._remove(adapter)
 
     def _make_room(self) -> None:
-        while len(self._loaded) >= self.source.max_loaded:
+        while len(self._loaded) >= self.max_cpu_loras:
             idle = next((x for x in self._loaded if not self._in_use[x]), None)
             if idle is None:
-                raise busy("{n} adapters are in memory, and all are in use: try again", n=len(self._loaded))
+                raise busy("{n} adapters are in memory (max_cpu_loras), and all are in use: try again", n=len(self._loaded))
             self._remove(idle)
 
     def _remove(self, adapter: str) -> None:

@@ -165,3 +165,10 @@ class CompletionRequest(GenerationBody):
     echo: Literal[False] | None = None
     best_of: None = None
     suffix: None = None
+
+
+def num_answers(body: GenerationBody) -> int:
+    """How many answers a request asks for: n to each prompt."""
+    prompt: Any = body.prompt if isinstance(body, CompletionRequest) else ""
+    prompts = len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1
+    return prompts * (body.n or 1)

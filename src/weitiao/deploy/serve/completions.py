@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 
 from weitiao.core.engine import GeneratedToken, Request
 from weitiao.deploy.serve.api_errors import invalid
-from weitiao.deploy.serve.completion_schema import ChatRequest, CompletionRequest, GenerationBody
+from weitiao.deploy.serve.completion_schema import ChatRequest, CompletionRequest, GenerationBody, num_answers
 from weitiao.deploy.serve.event_stream import EventStream, event, until_disconnect
 from weitiao.deploy.serve.model_thread import Answer, Piece
 from weitiao.deploy.serve.sampling import grammar_of, sampling_params, tools_of
@@ -114,6 +114,7 @@ async def _respond(
 ) -> Any:
     facts = request.scope["state"].setdefault("facts", {})
     facts["model"] = adapter or service.table.base
+    request.scope["state"]["share"].take(num_answers(body))
     started = time.perf_counter()
 
     async def pieces() -> AsyncGenerator[Piece, None]:

@@ -12,14 +12,15 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from weitiao.core.messages import Message
+from weitiao.deploy.serve.access import Access
 from weitiao.deploy.serve.api_errors import ApiError, busy, failed, invalid
 from weitiao.deploy.serve.app import with_guard
 from weitiao.deploy.serve.chat_page import page_routes
 from weitiao.deploy.serve.child_engine import EngineCommand
-from weitiao.deploy.serve.completion_schema import ChatRequest, CompletionRequest, GenerationBody
+from weitiao.deploy.serve.completion_schema import ChatRequest, CompletionRequest, GenerationBody, num_answers
 from weitiao.deploy.serve.event_stream import EventStream, until_disconnect
-from weitiao.deploy.serve.guard import Access
 from weitiao.deploy.serve.limits import Limits
+from weitiao.deploy.serve.served_model import ROUTES
 from weitiao.deploy.serve.server_metrics import ServerMetrics
 
 CONNECT = 5.0  # seconds
@@ -74,7 +75,13 @@ def make_front(front: Front, access: Access) -> FastAPI:
     @router.get("/v1/models")
     def models() -> Any:
         """The one model."""
-        facts = {"object": "model", "created": front.started, "owned_by": "weitiao", "abilities": ["generate"]}
+        facts = {
+            "object": "model",
+            "created": front.started,
+            "owned_by": "weitiao",
+            "abilities": ["generate"],
+            "routes": [ROUTES["generate"]],
+        }
         return {"object": "list", "data": [{"id": front.name, **facts}]}
 
     @router.get("/metrics")
@@ -104,6 +111,7 @@ async def _pass_on(front: Front, path: str, body: GenerationBody, request: HttpR
         raise ApiError(404, message, "model_not_found", "model")
     if (body.n or 1) > front.limits.max_n:
         raise invalid("n is {n}; this server gives {most} answers at most", "n", n=body.n, most=front.limits.max_n)
+    request.scope["state"]["share"].take(num_answers(body))
     request.scope["state"]["facts"]["model"] = front.name
     content = body.model_dump(exclude_none=True, by_alias=True)
     content.setdefault("temperature", 0.0)

@@ -4,29 +4,30 @@
     Origin          no other site's page may ask (CORS stays closed)
     key             every route but /health, where the server has one; also of paths that do not exist
     Content-Type    JSON, which no HTML form can send; audio where audio is expected
+    quota           what each key may use (quota.py)
     body            as large as the limits say, each piece in time; JSON not too deep, without NaN
 
 It is plain ASGI and outermost, so a route that is added later is behind it without knowing.
 """
 
 import asyncio
-import base64
-import binascii
-import hmac
 import json
 import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import ClientDisconnect
 
 from weitiao.core.messages import Message
+from weitiao.deploy.serve.access import Access
 from weitiao.deploy.serve.api_errors import ApiError, failed
 from weitiao.deploy.serve.limits import Limits
 from weitiao.deploy.serve.model_thread import log_failure
+from weitiao.deploy.serve.quota import Quota
 from weitiao.deploy.serve.server_metrics import ServerMetrics
 
 log = logging.getLogger("weitiao.serve")
@@ -35,8 +36,8 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
 OPEN_PATHS = (b"/health",)
+READS = ("GET", "HEAD")
 UPLOAD_PATHS = ("/v1/audio/transcriptions", "/v1/transcribe")
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 BRACKETS = re.compile(rb"[\[\]{}]")
@@ -56,30 +57,6 @@ SECURITY_HEADERS = (
 
 
 @dataclass
-class Access:
-    """Who may ask."""
-
-    key: str = ""
-    """"": anybody who reaches the address."""
-    hosts: tuple[str, ...] = LOOPBACK
-    """Names of this server, lower case, without a port."""
-    origins: tuple[str, ...] = ()
-    """Other sites whose pages may ask, as https://name."""
-
-    def knows_key(self, header: str) -> bool:
-        """Whether an Authorization header has the key: Bearer, or Basic with it as the password (browsers)."""
-        scheme, _, value = header.strip().partition(" ")
-        if scheme.lower() == "basic":
-            try:
-                value = base64.b64decode(value.strip(), validate=True).decode("utf-8", "replace").partition(":")[2]
-            except (binascii.Error, ValueError):
-                return False
-        elif scheme.lower() != "bearer":
-            return False
-        return hmac.compare_digest(value.strip().encode(), self.key.encode())
-
-
-@dataclass
 class Guard:
     """ASGI middleware that refuses what is not allowed, and logs every request without its contents."""
 
@@ -88,6 +65,10 @@ class Guard:
     limits: Limits
     metrics: ServerMetrics
     is_draining: Callable[[], bool] = lambda: False
+    quota: Quota = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.quota = Quota(self.limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -102,9 +83,13 @@ class Guard:
         scope.setdefault("state", {})["facts"] = {}
         try:
             headers = _headers(scope["headers"])
-            self._check(scope, headers)
-            body = await self._body(scope, headers, receive)
-            await self.app(scope, _replayed(body, receive), response.send)
+            key_name = self._check(scope, headers)
+            if key_name:
+                scope["state"]["facts"]["key"] = key_name
+            with nullcontext() if scope["method"] in READS else self.quota.share(key_name) as share:
+                scope["state"]["share"] = share
+                body = await self._body(scope, headers, receive)
+                await self.app(scope, _replayed(body, receive), response.send)
         except ApiError as error:
             await self._refuse(response, error, scope, receive)
         except ClientDisconnect:
@@ -117,38 +102,44 @@ class Guard:
 
     # -- checks -------------------------------------------------------------------------------------------------------
 
-    def _check(self, scope: Scope, headers: dict[str, list[str]]) -> None:
+    def _check(self, scope: Scope, headers: dict[str, list[str]]) -> str:
+        """The name of the key that was shown; "" where none is needed."""
         target = len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
         if target + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > self.limits.max_header_bytes:
             message = Message("the headers have more than {n:,} bytes", n=self.limits.max_header_bytes)
             raise ApiError(431, message, "headers_too_large", headers={"Connection": "close"})
         self._check_host(scope, headers.get("host", []))
         self._check_origin(headers)
-        if self.access.key and scope.get("raw_path", b"") not in OPEN_PATHS:
+        key_name: str | None = ""
+        if self.access.keys and scope.get("raw_path", b"") not in OPEN_PATHS:
             given = headers.get("authorization", [])
-            if len(given) != 1 or not self.access.knows_key(given[0]):
+            key_name = self.access.key_name(given[0]) if len(given) == 1 else None
+            if key_name is None:
                 raise _no_key(headers)
         if self.is_draining() and scope.get("raw_path", b"") not in OPEN_PATHS:
             raise ApiError(503, Message("the server is shutting down"), "shutting_down", headers={"Retry-After": "5"})
-        if scope["method"] not in ("GET", "HEAD"):
+        if scope["method"] not in READS:
             self._check_content_type(scope, headers)
+        return key_name
 
     def _check_host(self, scope: Scope, given: list[str]) -> None:
         match = HOST.fullmatch(given[0].strip().lower()) if len(given) == 1 else None
         own = str((scope.get("server") or ("",))[0])
         own = f"[{own}]" if ":" in own else own  # the address that the connection came to: no name can be rebound to it
         if match is None or match[1] not in (*self.access.hosts, own):
-            raise ApiError(403, Message("this Host is not allowed; start the server with --allowed-host"), "wrong_host")
+            raise ApiError(
+                403, Message("this Host is not allowed; start the server with --allowed-host NAME"), "wrong_host"
+            )
 
     def _check_origin(self, headers: dict[str, list[str]]) -> None:
         origins, host = headers.get("origin", []), headers["host"][0].strip().lower()
         for origin in origins:
             same = origin.lower() in (f"http://{host}", f"https://{host}")
             if len(origins) > 1 or not (same or origin in self.access.origins):
-                raise ApiError(403, Message("pages of other sites may not ask this server"), "wrong_origin")
+                raise _other_site()
         site = headers.get("sec-fetch-site", ["none"])
         if not origins and site[0] not in ("none", "same-origin") and headers.get("sec-fetch-mode") != ["navigate"]:
-            raise ApiError(403, Message("pages of other sites may not ask this server"), "wrong_origin")
+            raise _other_site()
 
     def _check_content_type(self, scope: Scope, headers: dict[str, list[str]]) -> None:
         types = headers.get("content-type", [])
@@ -253,6 +244,14 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return waiting.pop() if waiting else await receive()
 
     return replay
+
+
+def _other_site() -> ApiError:
+    """403; there is no CORS and no way to switch it on."""
+    message = Message(
+        "pages of other sites may not ask this server: ask from a program, or by way of your site's own server"
+    )
+    return ApiError(403, message, "wrong_origin")
 
 
 def _no_key(headers: dict[str, list[str]]) -> ApiError:

@@ -15,6 +15,12 @@ class Limits(Settings):
 
     max_queue: int = Field(default=64, ge=0)
     """Answers that may wait for a slot; more are refused with 429."""
+    max_parallel_requests: int = Field(default=0, ge=0)
+    """Answers of one key that may run or wait at the same time; more are refused with 429. 0: no limit of its own."""
+    requests_per_minute: int = Field(default=0, ge=0)
+    """Of one key; more are refused with 429. 0: no limit."""
+    max_cpu_loras: int = Field(default=32, ge=1)
+    """Of --adapters-dir, adapters in memory at once (vLLM's name); the least recently used one goes first."""
     max_connections: int = Field(default=512, ge=1)
     """Open connections; more are refused with 503."""
     max_header_bytes: int = Field(default=16_384, ge=1024)

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from weitiao.core.messages import Message
 from weitiao.deploy.serve.api_errors import ApiError
 from weitiao.deploy.serve.completion_schema import Body
+from weitiao.deploy.serve.served_model import ROUTES
 from weitiao.deploy.serve.service import Service
 
 
@@ -88,4 +89,5 @@ def _adapter(service: Service, body: AdapterRequest) -> str:
 def _model(service: Service, name: str) -> dict[str, Any]:
     parent = {} if name == service.table.base else {"parent": service.table.base}
     facts = {"max_model_len": service.served.max_length, "abilities": sorted(service.served.abilities)}
+    facts["routes"] = [ROUTES[x] for x in sorted(service.served.abilities)]
     return {"id": name, "object": "model", "created": service.started, "owned_by": "weitiao", **parent, **facts}

@@ -61,7 +61,7 @@ class Answer:
         """Pieces until all answers have ended; leaving earlier cancels them.
 
         Raises:
-            ApiError: the request was refused, it failed, or its time is up.
+            ApiError: the request was refused, it failed, its grammar reached a limit, or its time is up.
         """
         timeout = ApiError(503, Message("the answer took longer than {seconds:g} seconds", seconds=seconds), "timeout")
         # a timer of its own: asyncio.wait_for may swallow a cancellation that comes together with a piece (Python < 3.12)
@@ -243,6 +243,8 @@ class ModelThread:
         progress.tokens, progress.characters = len(generation.tokens), len(generation.text)
         if reason is not None:
             del self._live[id(generation)]
+        if reason == "error":  # never passed on as a whole answer; it ends the request, as in vLLM
+            return [(progress.answer, _broken_grammar(generation))]
         return [(progress.answer, Piece(progress.index, text, tokens, reason, generation.cached_tokens))]
 
     def _fail(self, error: Exception) -> None:
@@ -304,6 +306,16 @@ class ModelThread:
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended, and nobody reads any more
             self._loop.call_soon_threadsafe(function)
+
+
+def _broken_grammar(generation: Generation) -> ApiError:
+    message = Message(
+        "the answer reached a limit of its grammar after {n:,} tokens and is not complete; ask with a simpler schema or "
+        "pattern, or without one ({reason})",
+        n=len(generation.tokens),
+        reason=generation.error,
+    )
+    return ApiError(400, message, "grammar_limit", "response_format")
 
 
 def _as_api_error(error: BaseException) -> ApiError:

@@ -12,6 +12,17 @@ from weitiao.core.messages import Message
 
 Ability = Literal["generate", "embed", "classify", "tag", "answer", "rerank", "transcribe", "predict"]
 """What a model can be asked for; each has its routes."""
+ROUTES: dict[Ability, str] = {
+    "generate": "/v1/chat/completions",
+    "embed": "/v1/embeddings",
+    "classify": "/v1/classify",
+    "tag": "/v1/tag",
+    "answer": "/v1/answer",
+    "rerank": "/v1/rerank",
+    "transcribe": "/v1/transcribe",
+    "predict": "/v1/predict",
+}
+"""The first of each."""
 
 
 @dataclass(frozen=True)
@@ -77,5 +88,3 @@ class AdapterSource:
         WeitiaoError: it does not fit, or changes nothing.
     """
     unload: Callable[[str], None] | None = None
-    max_loaded: int = 32
-    """Of the folder's adapters, how many are in memory at once."""

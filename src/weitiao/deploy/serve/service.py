@@ -14,7 +14,7 @@ from weitiao.deploy.serve.adapter_table import AdapterTable
 from weitiao.deploy.serve.api_errors import ApiError, busy, invalid
 from weitiao.deploy.serve.limits import Limits
 from weitiao.deploy.serve.model_thread import ModelThread
-from weitiao.deploy.serve.served_model import Ability, ServedModel
+from weitiao.deploy.serve.served_model import ROUTES, Ability, ServedModel
 from weitiao.deploy.serve.server_metrics import ServerMetrics
 
 CHARACTERS_PER_TOKEN = 16  # no prompt that fits has more on average; English has 4
@@ -38,7 +38,7 @@ class Service:
     @classmethod
     def make(cls, served: ServedModel, limits: Limits) -> "Service":
         thread = ModelThread(served.engine, limits.max_queue, served.predict)
-        return cls(served, limits, thread, AdapterTable(served.base, served.adapters))
+        return cls(served, limits, thread, AdapterTable(served.base, served.adapters, limits.max_cpu_loras))
 
     def need(self, *abilities: Ability) -> None:
         """
@@ -46,7 +46,7 @@ class Service:
             ApiError: 400, the model cannot do any of these.
         """
         if not self.served.abilities & set(abilities):
-            can = ", ".join(sorted(self.served.abilities))
+            can = ", ".join(f"{x} ({ROUTES[x]})" for x in sorted(self.served.abilities))
             raise invalid("this model cannot do that; it can: {abilities}", "model", abilities=can)
 
     async def encode(self, function: Callable[..., list[int]], *arguments: Any, characters: int) -> list[int]:

@@ -20,6 +20,11 @@ class TokenConstraint(Protocol):
         ...
 
     @property
+    def error(self) -> str:
+        """Why it cannot be followed any longer, or ""."""
+        ...
+
+    @property
     def is_finished(self) -> bool:
         """Whether nothing can follow."""
         ...

@@ -44,7 +44,7 @@ class GrammarConstraint:
     @property
     def error(self) -> str:
         """Why the grammar could not be followed any longer (a limit of llguidance), or ""; the answer then ends."""
-        return self.matcher.get_error()
+        return _first_line(self.matcher.get_error()) if self.matcher.is_error() else ""
 
     @property
     def is_complete(self) -> bool:

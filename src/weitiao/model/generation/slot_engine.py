@@ -243,7 +243,10 @@ class SlotEngine:
     # -- what comes out -----------------------------------------------------------------------------------------------
 
     def _accept(self, row: Row, token: GeneratedToken) -> None:
-        params, generation = row.sampling.params, row.generation
+        params, generation, constraint = row.sampling.params, row.generation, row.sampling.constraint
+        if constraint is not None and constraint.error:  # while the mask was computed: only stop tokens were left
+            self._end(row, "error")
+            return
         if token.id in self.processor.stop_ids and not params.ignore_eos:
             self._end(row, "stop")
             return
@@ -252,14 +255,17 @@ class SlotEngine:
         row.text.add(token.id)
         generation.tokens.append(token)
         generation.text = row.text.text
-        constraint = row.sampling.constraint
-        if row.text.is_stopped or (constraint is not None and constraint.is_finished):
+        if constraint is not None and constraint.error:  # while the token was taken in
+            self._end(row, "error")
+        elif row.text.is_stopped or (constraint is not None and constraint.is_finished):
             self._end(row, "stop")
         elif len(generation.tokens) >= row.limit:
             self._end(row, "length")
 
     def _end(self, row: Row, reason: FinishReason) -> None:
         row.text.finish()
+        if reason == "error" and row.sampling.constraint is not None:
+            row.generation.error = row.sampling.constraint.error
         row.generation.text = row.text.text
         with self._lock:
             self._by_id.pop(id(row.generation), None)

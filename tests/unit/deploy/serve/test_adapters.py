@@ -51,8 +51,8 @@ def users(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server(users: Path) -> Iterator[LocalServer]:
-    served = open_served(read_targets([f"tiny={finished_run()}"]), adapters_dir=str(users), max_loaded=2)
-    with serving(served) as server:
+    served = open_served(read_targets([f"tiny={finished_run()}"]), adapters_dir=str(users))
+    with serving(served, max_cpu_loras=2) as server:
         yield server
 
 

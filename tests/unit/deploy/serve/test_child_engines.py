@@ -14,9 +14,9 @@ from support.models import save_model
 from support.serving import LocalServer
 from weitiao.core.errors import ModelError
 from weitiao.core.files import home
+from weitiao.deploy.serve.access import Access
 from weitiao.deploy.serve.child_engine import EngineCommand, llamacpp_command, make_command, running, vllm_command
 from weitiao.deploy.serve.front import Front, make_front
-from weitiao.deploy.serve.guard import Access
 from weitiao.deploy.serve.limits import Limits
 from weitiao.deploy.serve.server import Server, open_socket
 from weitiao.model.loading.sources import resolve_base
@@ -101,7 +101,7 @@ def llama(gguf: Path) -> Iterator[tuple[LocalServer, EngineCommand]]:
     with running(command) as child:
         front, listener = Front("smol", command, limits), open_socket("127.0.0.1", 0)
         port = listener.getsockname()[1]
-        app = make_front(front, Access("front-key-0123456789"))
+        app = make_front(front, Access({"key": "front-key-0123456789"}))
         server = Server(app, limits, front)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()

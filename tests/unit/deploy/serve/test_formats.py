@@ -108,6 +108,22 @@ def test_schemas_that_are_none(client: openai.OpenAI) -> None:
             client.chat.completions.create(model="tiny", messages=HELLO, response_format=format, max_tokens=4)
 
 
+def test_a_grammar_that_reaches_its_limit_is_an_error(client: openai.OpenAI) -> None:
+    """It compiles, but after `{"a":[` llguidance keeps more than 2,000 items: the beginning is never given as an answer."""
+    arrays = [{"type": "array", "items": {"const": i}} for i in range(1000)]
+    schema = {"type": "object", "properties": {"a": {"anyOf": arrays}}, "required": ["a"], "additionalProperties": False}
+    format = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    settings = {"model": "tiny", "messages": HELLO, "response_format": format, "max_tokens": 200}
+    with pytest.raises(
+        openai.BadRequestError, match="limit of its grammar after .* not complete; ask with a simpler"
+    ) as caught:
+        client.chat.completions.create(**settings)
+    assert caught.value.code == "grammar_limit" and caught.value.param == "response_format"
+    with pytest.raises(openai.APIError, match="limit of its grammar"):
+        list(client.chat.completions.create(**settings, stream=True))
+    assert client.chat.completions.create(model="tiny", messages=HELLO, max_tokens=1).choices
+
+
 CALL = {"name": "weather", "arguments": {"city": "Oslo"}}
 WRITTEN = {
     "hermes": f"<tool_call>\n{json.dumps(CALL)}\n</tool_call>",

@@ -164,7 +164,7 @@ async function start() {
       element(`model-${column}`).selectedIndex = Math.min(column, models.length - 1);
     }
     if (!models[0].abilities.includes("generate")) {
-      report(text("no_chat", { routes: models[0].abilities.map((x) => `/v1/${x}`).join(", ") }), true);
+      report(text("no_chat", { routes: models[0].routes.join(", ") }), true);
       element("send").disabled = element("input").disabled = true;
     }
   } catch {
@@ -176,7 +176,12 @@ element("form").addEventListener("submit", (event) => { event.preventDefault(); 
 element("input").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); send(); }
 });
-document.addEventListener("keydown", (event) => { if (event.key === "Escape") stop(); });
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  if (element("settings").open) element("settings").open = false;
+  else stop();
+});
+document.addEventListener("click", (event) => { if (!element("settings").contains(event.target)) element("settings").open = false; });
 element("stop").addEventListener("click", stop);
 element("clear").addEventListener("click", clear);
 element("two").addEventListener("change", () => {
