@@ -21,7 +21,6 @@ typedef float Lanes __attribute__((vector_size(LANES * 4)));
 typedef float Unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int32_t Integers __attribute__((vector_size(LANES * 4)));
 typedef uint16_t Halves __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
-typedef float Pair __attribute__((vector_size(8)));
 
 using half = uint16_t;  // a bf16
 
@@ -30,28 +29,41 @@ static inline Lanes load(const half* x) {
     const Integers wide = __builtin_convertvector(*(const Halves*)x, Integers) << 16;
     return (Lanes)wide;
 }
-static inline float number(float x) { return x; }
-static inline float number(half x) {
-    const uint32_t bits = (uint32_t)x << 16;
-    float y;
-    memcpy(&y, &bits, 4);
-    return y;
-}
-static inline void store(float* to, float x) { *to = x; }
-static inline void store(half* to, float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    *to = std::isnan(x) ? 0x7fc0 : (half)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
 typedef float Four __attribute__((vector_size(16)));
-typedef uint32_t FourIntegers __attribute__((vector_size(16)));
-typedef uint16_t FourHalves __attribute__((vector_size(8)));
+template <typename V> struct As;  // the same vector in other types
+template <> struct As<Lanes> { typedef uint32_t Bits __attribute__((vector_size(LANES * 4))); typedef Halves Upper; };
+template <> struct As<Four> {
+    typedef uint32_t Bits __attribute__((vector_size(16)));
+    typedef half Upper __attribute__((vector_size(8)));
+};
 
-static inline void store(float* to, Four x) { memcpy(to, &x, sizeof x); }
-static inline void store(half* to, Four x) {
-    const FourIntegers bits = (FourIntegers)x, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    const FourHalves y = __builtin_convertvector(x == x ? rounded : FourIntegers{} + 0x7fc0, FourHalves);
+// Vectors of any length, in the precision of what they are stored as.
+template <typename V> static inline V rounded(const float*, V x) { return x; }
+template <typename V> static inline V rounded(const half*, V x) {
+    typedef typename As<V>::Bits Bits;
+    const Bits bits = (Bits)x, nearest = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000;
+    return (V)(x == x ? nearest : Bits{} + 0x7fc00000);
+}
+template <typename V> static inline void store(float* to, V x) { memcpy(to, &x, sizeof x); }
+template <typename V> static inline void store(half* to, V x) {
+    const auto y = __builtin_convertvector((typename As<V>::Bits)rounded(to, x) >> 16, typename As<V>::Upper);
     memcpy(to, &y, sizeof y);
+}
+// The first numbers, at most LANES; those after them are 0.
+template <typename T> static inline Lanes load_first(const T* x, long count) {
+    if (count >= LANES)
+        return load(x);
+    T first[LANES] = {};
+    memcpy(first, x, count * sizeof(T));
+    return load(first);
+}
+template <typename T, typename V> static inline void store_first(T* to, V x, long count) {
+    constexpr long MOST = sizeof(V) / sizeof(float);
+    if (count >= MOST)
+        return store(to, x);
+    T first[MOST];
+    store(first, x);
+    memcpy(to, first, count * sizeof(T));
 }
 
 // The sum of each register: first its halves, then their halves, down to one number.
@@ -87,12 +99,7 @@ static inline Lanes add_products(Lanes sum, __m512bh a, __m512bh b) { return (La
 #else
 template <typename T> constexpr long STEP = LANES;
 #endif
-// The last numbers of a row, fewer than fit in a register, and zeros.
-template <typename T> static inline Lanes load_first(const T* x, long count) {
-    T rest[LANES] = {};
-    memcpy(rest, x, count * sizeof(T));
-    return load(rest);
-}
+// The last numbers of a row, fewer than STEP, and zeros.
 template <typename T> static inline auto last_factors(const T* x, long count) {
     T rest[STEP<T>] = {};
     memcpy(rest, x, count * sizeof(T));
@@ -127,12 +134,12 @@ static inline void product_of(const T* x, const T* w, const T* bias, Y* y, long 
     for (int m = 0; m < M; m++)
         if constexpr (N % 4)
             for (int n = 0; n < N; n++)
-                store(y + m * columns + n, total(sums[m][n]) + (bias ? number(bias[n]) : 0.0f));
+                store_first(y + m * columns + n, Four{} + total(sums[m][n]) + (bias ? load_first(bias + n, 1)[0] : 0.0f), 1);
         else
             for (int n = 0; n < N; n += 4) {
                 Four sum = totals(sums[m][n], sums[m][n + 1], sums[m][n + 2], sums[m][n + 3]);
-                if (bias)
-                    sum += Four{number(bias[n]), number(bias[n + 1]), number(bias[n + 2]), number(bias[n + 3])};
+                if (const Lanes b = bias ? load_first(bias + n, 4) : Lanes{}; bias)
+                    sum += __builtin_shufflevector(b, b, 0, 1, 2, 3);
                 store(y + m * columns + n, sum);
             }
 }
@@ -247,15 +254,14 @@ template <int M, int N, typename T> static void weighted_sum(const WeightedSum<T
     for (long t = 0; t < w.count; t++) {
         Lanes v[N];
         for (int n = 0; n < N; n++)
-            v[n] = rest ? load_first(w.v + t * w.width + k, rest) : load(w.v + t * w.width + k + n * LANES);
+            v[n] = load_first(w.v + t * w.width + k + n * LANES, rest ? rest : LANES);
         for (int i = 0; i < M; i++)
             for (int n = 0; n < N; n++)
                 sums[i][n] += p[i * w.stride + t] * v[n];
     }
     for (int i = 0; i < M; i++)
         for (int n = 0; n < N; n++)
-            for (long j = 0; j < (rest ? rest : LANES); j++)
-                store(w.y[m + i] + k + n * LANES + j, sums[i][n][j] * w.factor[m + i]);
+            store_first(w.y[m + i] + k + n * LANES, sums[i][n] * w.factor[m + i], rest ? rest : LANES);
 }
 
 template <int M, typename T> static void weighted_rows(const WeightedSum<T>& w, long m) {
@@ -337,16 +343,12 @@ template <typename T> static void attend(const Cached& c) {
 template <typename T> static void rms_norm(const T* x, const T* w, T* y, long rows, long width, float eps, float offset) {
     for (long row = 0; row < rows; row++, x += width, y += width) {
         Lanes squares = {};
-        long k = 0;
-        for (; k + LANES <= width; k += LANES)
-            squares += load(x + k) * load(x + k);
-        if (k < width)
+        for (long k = 0; k < width; k += LANES)
             squares += load_first(x + k, width - k) * load_first(x + k, width - k);
         const float factor = 1 / std::sqrt(total(squares) / width + eps);
-        for (k = 0; k < width; k++) {
-            T rounded;  // Llama rounds before it multiplies by the weight, Gemma (offset 1) after it
-            store(&rounded, number(x[k]) * factor);
-            store(y + k, (offset ? number(x[k]) * factor : number(rounded)) * (number(w[k]) + offset));
+        for (long k = 0; k < width; k += LANES) {  // Llama rounds before it multiplies by the weight, Gemma (offset 1) after it
+            const Lanes normed = load_first(x + k, width - k) * factor, weight = load_first(w + k, width - k) + offset;
+            store_first(y + k, (offset ? normed : rounded(y, normed)) * weight, width - k);
         }
     }
 }
@@ -354,33 +356,27 @@ template <typename T> static void rms_norm(const T* x, const T* w, T* y, long ro
 // y = silu(a) b, or gelu(a) b with gelu by tanh.
 template <typename T> static void gated(const T* a, const T* b, T* y, long count, long gelu) {
     for (long i = 0; i < count; i += LANES) {
-        const long n = count - i < LANES ? count - i : LANES;
-        const Lanes x = n == LANES ? load(a + i) : load_first(a + i, n), other = n == LANES ? load(b + i) : load_first(b + i, n);
+        const Lanes x = load_first(a + i, count - i);
         const Lanes u = gelu ? 1.5957691216f * (x + 0.044715f * x * x * x) : x;  // gelu(x) = x sigmoid(2 sqrt(2 / pi) (x + ...))
         const Lanes e = exponential(u < 0 ? u : -u), sigmoid = (u < 0 ? e : Lanes{} + 1.0f) / (1.0f + e);
-        const Lanes active = x * sigmoid;
-        for (long j = 0; j < n; j++) {
-            T rounded;
-            store(&rounded, active[j]);
-            store(y + i + j, number(rounded) * other[j]);
-        }
+        store_first(y + i, rounded(y, x * sigmoid) * load_first(b + i, count - i), count - i);
     }
 }
 
 // (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin) for the halves of each head; cos and sin [tokens, width / 2].
 template <typename T>
 static void rotate(const T* x, const T* cosines, const T* sines, T* y, long tokens, long heads, long width, long stride) {
-    const long half_width = width / 2;
+    const long n = width / 2;
     for (long t = 0; t < tokens; t++)
-        for (long h = 0; h < heads; h++) {
-            const T *from = x + t * stride + h * width, *c = cosines + t * half_width, *s = sines + t * half_width;
-            T* to = y + (t * heads + h) * width;
-            for (long i = 0; i < half_width; i++) {
-                const float x1 = number(from[i]), x2 = number(from[i + half_width]), co = number(c[i]), si = number(s[i]);
-                store(to + i, x1 * co - x2 * si);
-                store(to + i + half_width, x2 * co + x1 * si);
+        for (long h = 0; h < heads; h++)
+            for (long i = 0; i < n; i += LANES) {
+                const T* from = x + t * stride + h * width + i;
+                T* to = y + (t * heads + h) * width + i;
+                const Lanes x1 = load_first(from, n - i), x2 = load_first(from + n, n - i);
+                const Lanes c = load_first(cosines + t * n + i, n - i), s = load_first(sines + t * n + i, n - i);
+                store_first(to, x1 * c - x2 * s, n - i);
+                store_first(to + n, x2 * c + x1 * s, n - i);
             }
-        }
 }
 
 #define EXPORT(T, NAME) \
