@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #ifdef __AVX512BF16__
@@ -145,10 +146,17 @@ static inline void product_of(const T* x, const T* w, const T* bias, Y* y, long 
 }
 
 #ifdef __AVX512F__
-constexpr int TILE = 4;  // rows of x at a time: as many sums as there are registers for
+constexpr int TILE = 6;  // rows at a time, of four registers each: as many sums as there are registers for
 #else
 constexpr int TILE = 2;
 #endif
+// f(integral_constant<rows>), for the rows that do not fill a tile; nothing for 0.
+template <int M = TILE - 1, typename F> static inline void with_rows(long rows, F f) {
+    if (rows == M)
+        return f(std::integral_constant<int, M>{});
+    if constexpr (M > 1)
+        with_rows<M - 1>(rows, f);
+}
 
 // N columns of y, for all rows of x.
 template <int N, typename T, typename Y>
@@ -160,11 +168,7 @@ static void columns_of(const T* x, const T* w, const T* bias, Y* y, long rows, l
         else
             product_of<TILE, N, false>(x + m * width, w, bias, y + m * columns, width, columns);
     x += m * width, y += m * columns;
-    switch (rows - m) {
-    case 3: return product_of<3, N, true>(x, w, bias, y, width, columns);
-    case 2: return product_of<2, N, true>(x, w, bias, y, width, columns);
-    case 1: return product_of<1, N, true>(x, w, bias, y, width, columns);
-    }
+    with_rows(rows - m, [&](auto count) { product_of<count(), N, true>(x, w, bias, y, width, columns); });
 }
 
 // Columns first to last of y [rows, columns] = x [rows, width] w' + bias.
@@ -182,7 +186,7 @@ static void some_columns(const T* x, const T* w, const T* bias, Y* y, long rows,
 }
 
 constexpr long COLUMNS = 96;     // that a thread takes at a time
-constexpr long SMALL = 1 << 16;  // products, which are not worth waking other threads for
+constexpr long SMALL = 1 << 20;  // products, which take no longer than to wake other threads
 
 template <typename T> static void product(const T* x, const T* w, const T* bias, T* y, long rows, long width, long columns) {
     // dynamic: where another program takes a core for a while, the other threads go on with its columns
@@ -306,11 +310,7 @@ static void attend_block(const Cached& c, Block block, long group, std::vector<T
     long m = 0;
     for (; m + TILE <= rows; m += TILE)
         weighted_rows<TILE>(sum, m);
-    switch (rows - m) {
-    case 3: return weighted_rows<3>(sum, m);
-    case 2: return weighted_rows<2>(sum, m);
-    case 1: return weighted_rows<1>(sum, m);
-    }
+    with_rows(rows - m, [&](auto count) { weighted_rows<count()>(sum, m); });
 }
 
 template <typename T> static void attend(const Cached& c) {
@@ -323,7 +323,7 @@ template <typename T> static void attend(const Cached& c) {
         else
             blocks.push_back({i, 1});
     }
-#pragma omp parallel if (c.tokens * c.groups * c.length * c.width > SMALL)
+#pragma omp parallel if (2 * c.tokens * c.heads * c.length * c.width > SMALL)
     {
         std::vector<T> queries;
         std::vector<float> p;

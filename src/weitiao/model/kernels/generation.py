@@ -52,7 +52,7 @@ class GenerationKernels:
                 function.argtypes, function.restype = types, None
                 self._functions[name, dtype] = function
         # beyond these torch is faster; a row alone and in a batch then differ by the order of sums (1e-6 in log-probs)
-        self.max_rows = {torch.float32: 40, torch.bfloat16: 4 if cpu_bf16() == "AMX" else 64}
+        self.max_rows = {torch.float32: 40, torch.bfloat16: 4 if cpu_bf16() == "AMX" else 40}
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x [M, K], weight [N, K] -> [M, N]; contiguous tensors of one dtype."""
