@@ -1,4 +1,4 @@
-"""Products with few rows and attention to cached keys: the compiled kernels next to torch, and the same bits in any company."""
+"""Products with few rows and attention to cached keys: compiled kernels next to torch, and the same bits in any company."""
 
 import pytest
 import torch

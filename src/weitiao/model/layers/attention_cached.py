@@ -163,10 +163,6 @@ class CachedBatch(Batch):
         where = slice(slots[0], slots[0] + len(slots)) if adjacent else torch.tensor(slots, device=device)
         return SingleTokens(slice(group[0], group[-1] + 1), where, lengths, max(self.new[i].past + 1 for i in group))
 
-    @property
-    def num_singles(self) -> int:
-        return sum(x.tokens.stop - x.tokens.start for x in self.singles)
-
 
 def cached_batch(
     cache: KVCache, new: Sequence[NewTokens], ids: Sequence[Sequence[int]], device: torch.device
