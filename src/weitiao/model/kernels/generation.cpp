@@ -148,7 +148,7 @@ static inline void product_of(const T* x, const T* w, const T* bias, Y* y, long 
 #ifdef __AVX512F__
 constexpr int TILE = 6;  // rows at a time, of four registers each: as many sums as there are registers for
 #else
-constexpr int TILE = 2;
+constexpr int TILE = 3;
 #endif
 // f(integral_constant<rows>), for the rows that do not fill a tile; nothing for 0.
 template <int M = TILE - 1, typename F> static inline void with_rows(long rows, F f) {
