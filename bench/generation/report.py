@@ -37,6 +37,10 @@ def describe(results: dict[str, Any]) -> str:
     lines.append(
         f"- {'pass' if found >= BUSY else 'FAIL'}: while another program takes one core: {found:.2f}x (at least {BUSY}x)"
     )
+    seconds = {name: median(values) for name, values in results["prompt"].items()}
+    lines.append(
+        f"- note: a prompt of 1,000 tokens takes {seconds['engine']:.2f} s, by transformers {seconds['one by one']:.2f} s"
+    )
     same, total = results["equal"]
     lines.append(f"- note: {same} of {total} greedy answers equal those of transformers.generate")
     if isinstance(setup["llama_cpp"], str):

@@ -28,6 +28,7 @@ ANIMALS = (
     "whale seal shrimp newt adder goose robin heron badger beetle"
 )
 BUSY = "import numpy as np\nx = np.random.rand(256, 256)\nwhile True: x = np.tanh(x @ x)"
+PROMPT = 1000  # tokens
 CASES = {  # case -> (its sides, number of requests)
     "1 request": (("engine", "one by one"), 1),
     "8 requests": (("engine", "one by one", "padded batch"), 8),
@@ -61,7 +62,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All cases: {"setup", "cases": {case: {side: [tokens/s of each turn]}}, "busy", "equal"}."""
+    """All cases: {"setup", "cases": {case: {side: [tokens/s of each turn]}}, "prompt", "busy", "equal"}."""
     import torch
 
     from bench.generation.sides import engine_side, llama_cpp_side, one_by_one_side, padded_batch_side
@@ -100,6 +101,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 rates[name].append(_rate(sides[name], prompts[:count], arguments.tokens))
         results["cases"][case] = rates
         print(case, {name: [round(x, 1) for x in values] for name, values in rates.items()}, flush=True)
+    results["prompt"] = _prompt_turns(sides, prompts, arguments)
+    print("prompt", results["prompt"], flush=True)
     results["busy"] = _busy_turns(sides["engine"], prompts[:8], arguments)
     answers = [sides[name](prompts[:8], arguments.tokens) for name in ("engine", "one by one")]
     results["equal"] = [sum(a == b for a, b in zip(*answers)), len(answers[0])]
@@ -112,6 +115,15 @@ def _rate(side: Any, prompts: list[list[int]], count: int) -> float:
     seconds = time.perf_counter() - start
     assert all(len(x) == count for x in answers), [len(x) for x in answers]
     return len(prompts) * count / seconds
+
+
+def _prompt_turns(sides: dict[str, Any], prompts: list[list[int]], arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds until the first token after a prompt of PROMPT tokens."""
+    text = [token for prompt in prompts for token in prompt]
+    prompt = (text * (1 + PROMPT // len(text)))[:PROMPT]
+    return {
+        name: [1 / _rate(sides[name], [prompt], 1) for _ in range(arguments.turns)] for name in ("engine", "one by one")
+    }
 
 
 def _busy_turns(side: Any, prompts: list[list[int]], arguments: argparse.Namespace) -> dict[str, list[float]]:

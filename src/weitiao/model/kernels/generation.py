@@ -29,7 +29,7 @@ class CachedAttention(ctypes.Structure):
         *((x, ctypes.c_void_p) for x in ("q", "k", "v", "keys", "values", "y")),
         *((x, ctypes.c_long) for x in ("tokens", "heads", "groups", "width", "value_width", "length", "window")),
         *((x, ctypes.c_float) for x in ("scale", "softcap")),
-        *((x, ctypes.c_void_p) for x in ("slots", "positions", "attends")),
+        *((x, ctypes.c_void_p) for x in ("slots", "positions")),
     ]
 
 
@@ -52,7 +52,7 @@ class GenerationKernels:
                 function.argtypes, function.restype = types, None
                 self._functions[name, dtype] = function
         # beyond these torch is faster; a row alone and in a batch then differ by the order of sums (1e-6 in log-probs)
-        self.max_rows = {torch.float32: 40, torch.bfloat16: 4 if cpu_bf16() else 64}
+        self.max_rows = {torch.float32: 40, torch.bfloat16: 4 if cpu_bf16() == "AMX" else 40}
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x [M, K], weight [N, K] -> [M, N]; contiguous tensors of one dtype."""

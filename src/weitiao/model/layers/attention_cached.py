@@ -21,7 +21,6 @@ from weitiao.core.batch import Batch
 from weitiao.model.kernels.generation import CachedAttention, GenerationKernels, generation_kernels
 
 LENGTH_BLOCK = 64  # tokens by which slots grow, at least
-MANY = 1 << 20  # new tokens from which on torch attends: never, as its sums depend on how a prompt is cut (2e-5)
 MAX_PADDING = 2.0  # rows of one token share a product if the longest is at most this many times the shortest
 
 
@@ -140,16 +139,9 @@ class CachedBatch(Batch):
         return torch.tensor([x.slot for x in self.new]).repeat_interleave(counts).to(self.input_ids.device)
 
     @cached_property
-    def indices(self) -> tuple[Tensor, Tensor, Tensor]:
-        """[T] int32 each: the slot of each token, its place in it, and whether the compiled kernel attends for it."""
-        attends = torch.tensor([int(x.count < MANY) for x in self.new for _ in range(x.count)], dtype=torch.int32)
-        return self.slots.int(), self.position_ids.int(), attends
-
-    @cached_property
-    def long_rows(self) -> list[tuple[NewTokens, int, int]]:
-        """Rows with many new tokens, and where these are: (row, start, stop)."""
-        spans = zip(self.new, self.bounds, self.bounds[1:])
-        return [(row, start, stop) for row, start, stop in spans if row.count >= MANY]
+    def indices(self) -> tuple[Tensor, Tensor]:
+        """[T] int32 each, for the compiled kernel: the slot of each token, and its place in it."""
+        return self.slots.int(), self.position_ids.int()
 
     @cached_property
     def singles(self) -> list[SingleTokens]:
@@ -170,10 +162,6 @@ class CachedBatch(Batch):
         adjacent = slots == list(range(slots[0], slots[0] + len(slots)))
         where = slice(slots[0], slots[0] + len(slots)) if adjacent else torch.tensor(slots, device=device)
         return SingleTokens(slice(group[0], group[-1] + 1), where, lengths, max(self.new[i].past + 1 for i in group))
-
-    @property
-    def num_singles(self) -> int:
-        return sum(x.tokens.stop - x.tokens.start for x in self.singles)
 
 
 def cached_batch(
@@ -237,20 +225,17 @@ def _attend_compiled(
     options: tuple[float, int | None, float | None],
     kernels: GenerationKernels,
 ) -> Tensor:
-    """The same by the compiled kernel; rows with many new tokens by torch, which shares their keys' loads."""
+    """The same by the compiled kernel."""
     (keys, values), (scale, window, softcap) = cached, options
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     out = q.new_empty(*q.shape[:2], v.shape[-1])
-    slots, positions, attends = batch.indices
+    slots, positions = batch.indices
     arguments = CachedAttention(
         q.data_ptr(), k.data_ptr(), v.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr(),
         len(q), q.shape[1], k.shape[1], k.shape[2], v.shape[2], keys.shape[2], window or 0, scale, softcap or 0.0,
-        slots.data_ptr(), positions.data_ptr(), attends.data_ptr(),
+        slots.data_ptr(), positions.data_ptr(),
     )  # fmt: skip
     kernels.attend(q.dtype, arguments)
-    for row, start, stop in batch.long_rows:
-        ks, vs = (x[row.slot : row.slot + 1, :, : row.past + row.count] for x in (keys, values))
-        out[start:stop] = _attend_many(q[start:stop], ks, vs, row.past, scale, window, softcap)
     return out
 
 
