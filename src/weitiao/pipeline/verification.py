@@ -138,12 +138,12 @@ def log_probs_of(model: TrainableModel, base: bool = False) -> LogProbs:
     torch_model: Any = model.model
 
     @torch.no_grad()
-    def log_probs(ids: Sequence[int], start: int) -> Tensor:
+    def log_probs(rows: Sequence[AnswerRow]) -> list[Tensor]:
         with evaluating(model), computing_in_fp32(torch_model):
             if not base:
-                return answer_log_probs(torch_model, ids, start, model.attachment.virtual_tokens())
+                return answer_log_probs(torch_model, rows, model.attachment.virtual_tokens())
             with model.reference():
-                return answer_log_probs(torch_model, ids, start)
+                return answer_log_probs(torch_model, rows)
 
     return log_probs
 

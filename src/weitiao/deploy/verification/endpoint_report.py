@@ -145,10 +145,9 @@ def compare_endpoint(subject: Subject, endpoint: Endpoint, track: Any) -> Endpoi
     for row in track(subject.rows, Message("comparing")):
         if tally.positions >= POSITIONS:
             break
-        ids, start = [*row.prompt_ids, *row.answer_ids], len(row.prompt_ids)
-        p = subject.log_probs(ids, start)
+        p = subject.log_probs([row])[0]
         try:
-            positions = endpoint.most_probable(ids, start)
+            positions = endpoint.most_probable(row.ids, len(row.prompt_ids))
         except Refused as error:
             raise ModelError(
                 "{url} does not take token ids, or gives no log-probabilities: {reason}",
@@ -157,7 +156,7 @@ def compare_endpoint(subject: Subject, endpoint: Endpoint, track: Any) -> Endpoi
             ) from None
         tally.add_row(subject, p, positions)
         if subject.base is not None:
-            tally.add_change(subject, p, subject.base(ids, start), positions)
+            tally.add_change(subject, p, subject.base([row])[0], positions)
         is_short = len(p) <= MAX_STOP_TOKENS and row.answer_ids[-1] in subject.stop_ids
         if is_short and p.argmax(-1).tolist() == list(row.answer_ids):
             reproduced.append(row)
