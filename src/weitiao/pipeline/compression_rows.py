@@ -21,7 +21,6 @@ from weitiao.pipeline.prompting import with_system_message
 from weitiao.plan.resolve import resolve_rows
 
 
-
 def calibration_rows(model: Model, data: Source | None, n: int, reporter: Reporter) -> list[list[int]]:
     """Token ids of up to n rows that the Run was trained on, spread evenly over them; or of a file."""
     recipe = model.recipe

@@ -19,6 +19,7 @@ any probability; otherwise the two are not the same model.
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 import torch
@@ -50,8 +51,8 @@ class AnswerRow:
 
 
 LogProbs = Callable[[Sequence[AnswerRow]], Sequence[Tensor]]
-"""Rows -> log-probabilities [A, V] of each row's answer tokens. Of an encoder-decoder model, the prompt is the source and the
-decoder's first token."""
+"""Rows -> log-probabilities [A, V] of each row's answer tokens. Of an encoder-decoder model, the prompt is the source and
+the decoder's first token."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class Fidelity:
     """Of log-probabilities, over all tokens: that of logits up to a shift of a whole position, which changes nothing."""
     ends: Score | None = None
     """Where the tuned model ends its answer, the form does too."""
+    margins: tuple[float, float] | None = None
+    """Where the most probable tokens differ, the nats by which the tuned model prefers its own: median, largest."""
 
     @property
     def message(self) -> Message:
@@ -158,6 +161,7 @@ class _Tally:
     largest_of_all: float = 0.0
     differences: list[Difference] = field(default_factory=list)
     """The first of each row."""
+    margins: list[float] = field(default_factory=list)
 
     def add(self, row: int, p: Tensor, q: Tensor) -> None:
         """Compare one answer: log-probabilities [A, V] of both models."""
@@ -166,7 +170,9 @@ class _Tally:
         for at in range(0, len(p), size):
             a, b = common_vocabulary(p[at : at + size], q[at : at + size])
             expected, actual = a.argmax(-1), b.argmax(-1)
-            equal = (expected == actual) | (a.gather(1, expected[:, None]) - a.gather(1, actual[:, None]) <= TIE)[:, 0]
+            margin = (a.gather(1, expected[:, None]) - a.gather(1, actual[:, None]))[:, 0]
+            equal = margin <= TIE  # 0 where it is the same token
+            self.margins += margin[~equal].tolist()
             if not found and not bool(equal.all()):
                 t, found = int((~equal).nonzero()[0, 0]), True
                 self.differences.append(Difference(row, at + t, int(expected[t]), int(actual[t])))
@@ -198,6 +204,7 @@ class _Tally:
             min(self.differences, key=lambda x: x.row, default=None),
             self.largest_of_all,
             proportion("ends", self.stopped, self.ends) if self.ends else None,
+            (median(self.margins), max(self.margins)) if self.margins else None,
         )
 
 

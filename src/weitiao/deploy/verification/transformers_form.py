@@ -52,7 +52,7 @@ def render_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Seq
 
 
 def answer_log_probs(model: Any, rows: Sequence[AnswerRow], virtual_tokens: Sequence[int] = ()) -> list[Tensor]:
-    """[A, V] of each row, fp32 on the CPU, by a transformers model's own forward pass over all rows at once: see `LogProbs`.
+    """[A, V] of each row, fp32 on the CPU, by transformers' own forward pass over all rows at once: see `LogProbs`.
 
     Rows are padded on the right, where a decoder's earlier tokens do not see it.
 

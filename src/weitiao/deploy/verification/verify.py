@@ -21,10 +21,16 @@ from torch import Tensor
 
 from weitiao.core.messages import Message
 from weitiao.deploy.verification.fidelity import CHUNK, AnswerRow, Fidelity, LogProbs, common_vocabulary, compare
-from weitiao.deploy.verification.report import Bar, ChangeCheck, TemplateCheck, VerificationReport
+from weitiao.deploy.verification.report import (
+    Bar,
+    ChangeCheck,
+    TemplateCheck,
+    VerificationReport,
+    missed_change,
+    missed_figures,
+)
 
 CHANGE_POSITIONS = 64  # answer tokens on which the change is measured: each is a vector of V numbers
-ENOUGH = 2000  # answer tokens from which on a figure alone is compared with its bar; with fewer, its interval
 UNCHANGED = 1e-10  # nats: below this, training changed nothing
 
 
@@ -118,17 +124,8 @@ def verify(
 
 def failures_of(report: VerificationReport) -> list[Message]:
     """What a form missed, each with its figure."""
-    x, bar, failures = report.fidelity, report.bar, []
-    enough = x.positions >= ENOUGH
-    if bar.agreement is not None and (x.agreement.value if enough else x.agreement.high) < bar.agreement:
-        failures.append(
-            Message(
-                "{value:.2%} of the most probable tokens are the same, {bar:.1%} is asked", value=x.agreement.value,
-                bar=bar.agreement,
-            )
-        )  # fmt: skip
-    if bar.kl is not None and not (x.kl.value if enough else x.kl.low) <= bar.kl:
-        failures.append(Message("KL is {value:.1e} nats, at most {bar:.0e} is asked", value=x.kl.value, bar=bar.kl))
+    x, bar = report.fidelity, report.bar
+    failures = missed_figures(x.agreement, x.kl, bar)
     if bar.logit_difference is not None and not x.max_logit_difference <= bar.logit_difference:
         failures.append(
             Message(
@@ -155,13 +152,8 @@ def failures_of(report: VerificationReport) -> list[Message]:
     change = report.change
     if change is not None and change.trained < UNCHANGED:
         failures.append(Message("training changed nothing: the run answers as its base model"))
-    elif change is not None and not 0.5 <= change.applied <= 1.5:
-        failures.append(
-            Message(
-                "it has {applied:.0%} of what training changed: the adapter was not applied, or not as in training",
-                applied=change.applied,
-            )
-        )
+    elif change is not None:
+        failures += missed_change(change.applied)
     return failures
 
 
