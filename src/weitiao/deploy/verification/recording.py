@@ -28,11 +28,10 @@ class Recording:
     def record(self, log_probs: LogProbs, rows: Sequence[AnswerRow], reporter: Reporter) -> None:
         """Compute and keep the log-probabilities of every answer."""
         for batch in reporter.track(batches(rows), Message("what the tuned model predicts")):
-            chosen = [rows[i] for i in batch]
-            for row, values in zip(chosen, log_probs(chosen), strict=True):
-                file = self.folder / f"{len(self._widths)}.f32"
+            for i, values in zip(batch, log_probs([rows[i] for i in batch]), strict=True):
+                file = self.folder / f"{i}.f32"
                 values.float().numpy().tofile(file)
-                self._widths[_key(row)] = file, values.shape[1]
+                self._widths[_key(rows[i])] = file, values.shape[1]
 
     def __call__(self, rows: Sequence[AnswerRow]) -> list[Tensor]:
         """As LogProbs.

@@ -1,13 +1,17 @@
 """Agreement, KL and differences against definitions by hand; what is refused."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from weitiao.core.errors import ModelError
+from weitiao.core.reporter import Reporter
 from weitiao.deploy.verification.fidelity import BATCH_ANSWERS, BATCH_TOKENS, AnswerRow, batches, compare, mean_kl
+from weitiao.deploy.verification.recording import Recording
 
 ROWS = [AnswerRow([1, 2], [3, 4, 0]), AnswerRow([5], []), AnswerRow([6, 7, 8], [9, 0])]
 
@@ -121,3 +125,15 @@ def test_batches_hold_every_answer_once() -> None:
     assert result.kl.value == pytest.approx(sum(x.kl.value * x.positions for x in alone) / result.positions)
     assert result.first_difference.row == next(i for i, x in enumerate(rows) if x.answer_ids)
     assert len(numbers) < len(alone) / 2
+
+
+def test_recording_reads_back_what_was_recorded(tmp_path: Path) -> None:
+    """Rows that occur twice, and rows of the same ids whose answers start elsewhere, too."""
+    rows = [AnswerRow([1, 2], [3, 4]), AnswerRow([1], [2, 3, 4]), AnswerRow([1, 2], [3, 4]), AnswerRow([5], [6])]
+    recording = Recording(tmp_path)
+    recording.record(by_row(fixed(0)), rows, Reporter(Console(quiet=True)))
+    assert all(torch.equal(a, b) for a, b in zip(recording(rows), by_row(fixed(0))(rows), strict=True))
+    with pytest.raises(ModelError, match="were not recorded"):
+        recording([AnswerRow([5], [7])])
+    recording.close()
+    assert not list(tmp_path.iterdir())
