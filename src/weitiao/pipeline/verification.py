@@ -150,13 +150,13 @@ def subject_of(model: Model, reporter: Reporter, max_rows: int | None = None) ->
             objective=model.objective.name,
         )
     rows, conversations, rows_of = rows_to_compare(model, reporter, max_rows)
-    attachment = model.model.attachment
+    attachment, processor = model.model.attachment, model.assets.processor
     can_switch_off = attachment.set_enabled is not None and bool(attachment.trainable)
     return Subject(
         log_probs_of(model.model),
         rows,
-        model.assets.processor.stop_ids,
-        lambda ids: model.assets.processor.decode(ids, skip_special_tokens=False),
+        processor.stop_ids,
+        lambda ids: processor.decode(ids, skip_special_tokens=False),  # of the processor alone: it outlives the model
         conversations,
         log_probs_of(model.model, base=True) if can_switch_off else None,
         rows_of,
