@@ -10,6 +10,8 @@ from rich.console import Console
 from weitiao.core.messages import Message
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from weitiao.core.callback import Callback
     from weitiao.core.finding import Finding
     from weitiao.core.recipe import Recipe
@@ -17,13 +19,14 @@ if TYPE_CHECKING:
     from weitiao.core.run import Run
     from weitiao.core.run_table import RunRow
     from weitiao.core.score import Score
+    from weitiao.deploy.merging.combine import CombineOptions
     from weitiao.multirun.compare_methods import Compared
     from weitiao.multirun.stages import Stage
     from weitiao.pipeline.compression import CompressionReport
     from weitiao.pipeline.exporting import ExportReport
     from weitiao.pipeline.inference import Model
     from weitiao.pipeline.merging import MergeReport
-    from weitiao.pipeline.verification import EndpointReport, VerificationReport
+    from weitiao.pipeline.verification import EndpointReport, PredictionReport, VerificationReport
 
 
 def train(
@@ -178,13 +181,12 @@ def merge(
     out: str | Path,
     *,
     method: str = "linear",
-    weights: Sequence[float] = (),
-    density: float | None = None,
-    seed: int | None = None,
     dtype: str = "auto",
     task: str = "",
+    max_rows: int | None = None,
+    max_shard_size: str = "5GB",
     verbose: bool | int = False,
-    **more: Any,
+    **combine: "Unpack[CombineOptions]",
 ) -> "MergeReport":
     """Merge a run into its base model, or several runs of one base model into one; what was written is opened again and
     compared on the run's own answers.
@@ -193,30 +195,28 @@ def merge(
         out: a new folder. Of one run: a model that plain transformers or sentence-transformers opens. Of several: a LoRA
             in PEFT's format where that is exact (linear, task_arithmetic) or asked for (svd), otherwise a merged model.
         method: of several: linear, task_arithmetic, ties, dare_linear, dare_ties or svd.
-        weights: one for each; default 1.
-        density: the fraction that ties and dare keep; default 0.2.
-        seed: of what dare drops.
         dtype: what a merged model is stored in: fp32, bf16, fp16; auto: as the base.
         task: of a multi-task run, which task.
-        more: `max_rows`: rows that are compared (default: until about 2,000 answer tokens, within a bound of time);
-            of one run, `max_shard_size` of one file of weights ("5GB"); of several, the `rank` of the LoRA that svd writes.
+        max_rows: rows that are compared; None: until about 2,000 answer tokens, within a bound of time.
+        max_shard_size: of one file of a merged model's weights: "500MB", "5GB".
+        combine: of several: `weights`, one for each (default 1); `density`, the fraction that ties and dare keep (default
+            0.2); `seed` of what dare drops (default 0); `rank` of the LoRA that svd writes (default: the highest).
 
     Raises:
         ModelError: one cannot be merged, their base models differ, or what was written is not the tuned model.
     """
     reporter = _reporter(verbose)
     _import_pipeline(reporter)
+    from weitiao.deploy.merging.combine import MergeMethod
     from weitiao.pipeline import merging
 
     paths = [_path(x) for x in (targets if isinstance(targets, (list, tuple)) else [targets])]  # pyright: ignore[reportArgumentType]
     _warn_unfinished(paths, reporter)
-    max_rows, rank, size = more.pop("max_rows", None), more.pop("rank", None), more.pop("max_shard_size", "5GB")
-    if more:
-        raise TypeError(f"merge() got an unexpected keyword argument {next(iter(more))!r}")
-    if len(paths) == 1:
+    if len(paths) == 1 and not any(combine.values()):
         with reporter.spin(Message("merging, reloading and comparing")):
-            return merging.merge_run(paths[0], str(out), dtype, task, reporter, max_rows, size)
-    return merging.merge_several(paths, str(out), reporter, method, weights, density, seed, dtype, rank, max_rows)
+            return merging.merge_run(paths[0], str(out), dtype, task, reporter, max_rows, max_shard_size)
+    chosen = MergeMethod.make(method, len(paths), **combine)
+    return merging.merge_several(paths, str(out), reporter, chosen, dtype, max_rows, max_shard_size)
 
 
 def verify(
@@ -227,7 +227,7 @@ def verify(
     model: str = "",
     key: str = "",
     verbose: bool | int = False,
-) -> "VerificationReport | EndpointReport":
+) -> "VerificationReport | PredictionReport | EndpointReport":
     """Compare what is served with the run it was made of, on the run's own answers; `report.check()` raises where a bar
     was missed.
 
@@ -238,7 +238,7 @@ def verify(
         key: of a server: its API key.
 
     Raises:
-        ModelError: nothing here opens it, or the run does not generate.
+        ModelError: nothing here opens it; a run with a head (classes, tags, vectors) is compared as a merged folder only.
     """
     reporter = _reporter(verbose)
     _import_pipeline(reporter)

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from weitiao.cli import chat as dialogue
+from weitiao.cli.option_group import with_option_group
 from weitiao.cli.run_command import (
     Columns,
     Encoding,
@@ -151,23 +152,38 @@ def predict(
         reporter.say(Message("{n:,} rows are unusable: {file}", n=report.bad, file=f"{output}.bad_rows.jsonl"))
 
 
+COMBINE: dict[str, tuple[Any, Any]] = {
+    "weights": (
+        Annotated[str, typer.Option(help="Of several: one each, separated by commas (0.7,0.3); default: 1 each.")],
+        "",
+    ),
+    "density": (Annotated[float | None, typer.Option(help="Fraction that ties and dare keep; default: 0.2.")], None),
+    "seed": (Annotated[int | None, typer.Option(help="Of what dare drops; default: 0.")], None),
+    "rank": (
+        Annotated[int | None, typer.Option(help="Of the LoRA that svd writes; default: the highest of theirs.")],
+        None,
+    ),
+}
+
+
+def _as_combine_options(chosen: dict[str, Any]) -> dict[str, Any]:
+    return {**chosen, "weights": split_numbers(chosen["weights"], "--weights")}
+
+
+@with_option_group("combine", COMBINE, _as_combine_options)
 def merge(
     targets: Annotated[
         list[str], typer.Argument(help="A run or adapter (or several on one base model), then a new folder, unless --out.")
     ],
+    combine: dict[str, Any],
     out: Annotated[str, typer.Option(help="The new folder; default: the last of TARGETS.")] = "",
     method: Annotated[
         str, typer.Option(help="Of several: linear, task_arithmetic, ties, dare_linear, dare_ties or svd.")
     ] = "linear",
-    weights: Annotated[
-        str, typer.Option(help="Of several: one each, separated by commas (0.7,0.3); default: 1 each.")
-    ] = "",
-    density: Annotated[float | None, typer.Option(help="Fraction that ties and dare keep; default: 0.2.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of what dare drops; default: 0.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Of the LoRA that svd writes; default: the highest of theirs.")] = None,
     dtype: Annotated[str, typer.Option(help="Store the model in fp32, bf16 or fp16; auto: as its base.")] = "auto",
     task: Annotated[str, typer.Option(help="Of a multi-task run: the task to write.")] = "",
     max_rows: MaxRows = None,
+    max_shard_size: Annotated[str, typer.Option(help="Of one file of weights: 500MB, 5GB.")] = "5GB",
 ) -> None:
     """Merge a run into its base model (a folder that plain transformers opens), or several runs into one."""
     from weitiao import api
@@ -176,10 +192,8 @@ def merge(
         raise usage_error("give a run and a new folder: weitiao merge RUN FOLDER")
     if not out:
         *targets, out = targets
-    factors = split_numbers(weights, "--weights")
-    options: dict[str, Any] = {"density": density, "seed": seed, "rank": rank, "dtype": dtype, "task": task}
-    options["max_rows"] = max_rows
-    report = api.merge(targets, out, method=method, weights=factors, **options, verbose=True)
+    options: dict[str, Any] = {"dtype": dtype, "task": task, "max_rows": max_rows, "max_shard_size": max_shard_size}
+    report = api.merge(targets, out, method=method, **options, **combine, verbose=True)
     message = Message(
         "merged into {folder}, {form}, {size}; reloaded: {check}",
         folder=report.folder,

@@ -1,12 +1,11 @@
 """Options of commands that generate text, as SamplingParams (core/engine.py)."""
 
-import inspect
 from collections.abc import Callable
-from functools import wraps
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
+from weitiao.cli.option_group import with_option_group
 from weitiao.core.engine import SamplingParams
 
 OPTIONS: dict[str, tuple[Any, Any]] = {
@@ -35,21 +34,8 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
 
 def with_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     """A command with the options above, which it gets as one argument `sampling`."""
-    signature = inspect.signature(command)
-    own = [x for name, x in signature.parameters.items() if name != "sampling"]
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
-        for name, (hint, default) in OPTIONS.items()
-    ]
+    return with_option_group("sampling", OPTIONS, _as_sampling_params)(command)
 
-    @wraps(command)
-    def wrapped(**values: Any) -> None:
-        chosen = {name: values.pop(name) for name in OPTIONS}
-        command(**values, sampling=SamplingParams(**{**chosen, "stop": tuple(chosen["stop"] or ())}))
 
-    vars(wrapped).pop("__wrapped__")  # or its own signature would be read
-    hints = get_type_hints(command, include_extras=True)
-    keyword = [x.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[x.name]) for x in own]
-    wrapped.__signature__ = inspect.Signature([*keyword, *added])  # pyright: ignore[reportAttributeAccessIssue]
-    wrapped.__annotations__ = {x.name: x.annotation for x in (*keyword, *added)}
-    return wrapped
+def _as_sampling_params(chosen: dict[str, Any]) -> SamplingParams:
+    return SamplingParams(**{**chosen, "stop": tuple(chosen["stop"] or ())})

@@ -289,10 +289,9 @@ def measured(
     """One form's figures."""
     fidelity = None
     if rows:
-        tracked = reporter.track(rows, Message("comparing answers"))
-        expected = log_probs(reference.model, rows)
-        got = expected if model is reference else log_probs(model.model, rows)
-        fidelity = compare(expected, got, tracked)
+        expected = log_probs(reference.model)
+        got = expected if model is reference else log_probs(model.model)
+        fidelity = compare(expected, got, rows, track=reporter.track)
     has_rows = options.data is not None or (model.recipe is not None and has_held_out(model.recipe))
     scores = evaluate(model, reporter, options.data, limit=options.limit) if has_rows else {}
     dtype = hardware.precision(options.precision or "auto")[0]

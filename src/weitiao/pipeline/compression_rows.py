@@ -20,8 +20,6 @@ from weitiao.pipeline.inference import Model
 from weitiao.pipeline.prompting import with_system_message
 from weitiao.plan.resolve import resolve_rows
 
-MAX_TOKENS, MAX_ANSWERS = 2048, 256  # of rows that go through a model at once
-
 
 def calibration_rows(model: Model, data: Source | None, n: int, reporter: Reporter) -> list[list[int]]:
     """Token ids of up to n rows that the Run was trained on, spread evenly over them; or of a file."""
@@ -59,49 +57,22 @@ def answers_in(rows: Sequence[Row]) -> list[AnswerRow]:
     return answers
 
 
-def log_probs(model: TrainableModel, rows: Sequence[AnswerRow]) -> LogProbs:
-    """A model's log-probabilities of these rows' answers, by the forward pass that training uses.
+def log_probs(model: TrainableModel) -> LogProbs:
+    """A model's log-probabilities of answers, by the forward pass that training uses, several rows at once."""
 
-    Several rows go through the model at once, and their results are kept until the next ones are asked for.
-    """
-    numbers = {_key(x.prompt_ids, x.answer_ids): i for i, x in enumerate(rows)}
-    results: dict[int, torch.Tensor] = {}
-
-    def score(ids: Sequence[int], start: int) -> torch.Tensor:
-        number = numbers[_key(ids[:start], ids[start:])]
-        if number not in results:
-            results.clear()
-            results.update(_scored(model, rows, number))
-        return results[number]
+    @torch.no_grad()
+    def score(rows: Sequence[AnswerRow]) -> list[torch.Tensor]:
+        packed: list[Row] = []
+        for row in rows:
+            labels = [IGNORE] * (len(row.prompt_ids) - 1) + list(row.answer_ids)
+            packed.append({"input_ids": row.ids[:-1], "labels": labels})
+        batch = pack(packed, row_ids=range(len(rows))).to(model.device)
+        with evaluating(model):
+            scores = model.logits(batch, batch.supervised).log_softmax(-1).cpu()
+        parts = dict(zip(batch.row_ids, scores.split([len(rows[i].answer_ids) for i in batch.row_ids])))
+        return [parts[i] for i in range(len(rows))]
 
     return score
-
-
-def _key(prompt: Sequence[int], answer: Sequence[int]) -> tuple[int, ...]:
-    return (len(prompt), *prompt, *answer)
-
-
-@torch.no_grad()
-def _scored(model: TrainableModel, rows: Sequence[AnswerRow], first: int) -> dict[int, torch.Tensor]:
-    """The log-probabilities [A, V] of some rows from the first on, as many as fit into one forward pass."""
-    chosen, tokens, answers = [], 0, 0
-    for number in range(first, len(rows)):
-        row = rows[number]
-        tokens, answers = tokens + len(row.prompt_ids) + len(row.answer_ids), answers + len(row.answer_ids)
-        if chosen and (tokens > MAX_TOKENS or answers > MAX_ANSWERS):
-            break
-        chosen.append(number)
-    packed: list[Row] = []
-    for number in chosen:
-        row = rows[number]
-        ids = [*row.prompt_ids, *row.answer_ids]
-        labels = [IGNORE] * (len(row.prompt_ids) - 1) + list(row.answer_ids)
-        packed.append({"input_ids": ids[:-1], "labels": labels})
-    batch = pack(packed, row_ids=chosen).to(model.device)
-    with evaluating(model):
-        scores = model.logits(batch, batch.supervised).log_softmax(-1).cpu()
-    lengths = [len(rows[number].answer_ids) for number in batch.row_ids]
-    return dict(zip(batch.row_ids, scores.split(lengths)))
 
 
 def _held_out(model: Model, data: Source | None, reporter: Reporter, recipe: Recipe | None = None) -> EvalSet | None:

@@ -118,12 +118,12 @@ def source_of(model: Model, target: str, temporary: Path, task: str, reporter: R
     """What a format is given of an opened model."""
     assets, recipe, trained = model.assets, model.recipe, read_trained(target)
 
-    def merge(dtype: str) -> Path:
+    def merge(dtype: str, max_shard_size: str) -> Path:
         if trained is None:
             return assets.folder
-        folder = temporary / f"merged-{dtype}"
+        folder = temporary / f"merged-{dtype}-{max_shard_size}"
         with reporter.spin(Message("merging, reloading and comparing")):
-            merge_run(target, str(folder), dtype, task, max_rows=MERGE_ROWS)
+            merge_run(target, str(folder), dtype, task, max_rows=MERGE_ROWS, max_shard_size=max_shard_size)
         return folder
 
     def write_adapter(folder: Path) -> Message | None:

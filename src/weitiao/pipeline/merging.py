@@ -2,7 +2,6 @@
 
 import gc
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from weitiao.deploy.merging.merge import (
     MergeReport,
     Storage,
     check_outputs,
+    check_shard_size,
     refuse_nonempty,
     refuse_unmergeable,
     report_of,
@@ -106,16 +106,6 @@ def merge_run(
     report = written.write(model, ends_turns)
     del model  # the folder is opened without the model beside it
     return written.verify(recorded, report)
-
-
-def check_shard_size(size: str) -> None:
-    """Whether it is a size as transformers reads it.
-
-    Raises:
-        RecipeError: it is not.
-    """
-    if re.fullmatch(r"[1-9]\d*(KB|MB|GB|KiB|MiB|GiB)", size) is None:
-        raise RecipeError("max_shard_size: {size} is no size; write 500MB or 5GB", size=size)
 
 
 def check_dtype(dtype: str) -> None:
@@ -277,43 +267,44 @@ def merge_several(
     targets: Sequence[str],
     out: str,
     reporter: Reporter,
-    method: str = "linear",
-    weights: Sequence[float] = (),
-    density: float | None = None,
-    seed: int | None = None,
+    method: MergeMethod,
     dtype: str = "auto",
-    rank: int | None = None,
     max_rows: int | None = None,
+    max_shard_size: str = SHARD,
 ) -> MergeReport:
     """Merge several results of one base model: a PEFT adapter where that is exact, otherwise a merged model.
 
-    Args: as in deploy/merging/combine.py; defaults are printed.
+    Args:
+        method: with its options; they are printed.
         dtype: of a merged model, as in `merge_run`.
         max_rows: rows of the first Run on which what was written is compared with the merge in memory.
+        max_shard_size: of one file of a merged model's weights.
 
     Raises:
         RecipeError: an option is impossible.
         ModelError: their base models differ, one cannot be merged, or what was written gives other outputs.
     """
     check_dtype(dtype)
-    folder, merge_method = Path(out), MergeMethod.make(method, len(targets), weights, density, seed, rank)
+    check_shard_size(max_shard_size)
+    folder = Path(out)
     refuse_nonempty(folder)
     results = read_on_one_base(targets)
     first, assets = results[0]
-    terms = ", ".join(f"{weight:g} x {target}" for weight, target in zip(merge_method.weights, targets))
-    reporter.console.print(f"{merge_method.message}: {terms}", soft_wrap=True, markup=False)
+    terms = ", ".join(f"{weight:g} x {target}" for weight, target in zip(method.weights, targets))
+    reporter.console.print(f"{method.message}: {terms}", soft_wrap=True, markup=False)
     base = load_stacked_base(
         assets.folder, assets.base_chain, Method.untouched(), torch.float32, hardware.device(), assets.processor
     )
     vectors, adapters = task_vectors(base, [trained for trained, _ in results], assets, reporter)
-    adapter, form = merge_method.as_adapter(adapters)
-    add_change(base, merge_method, vectors, adapter)
+    adapter, form = method.as_adapter(adapters)
+    add_change(base, method, vectors, adapter)
     attached = attach(base, Method.untouched(), first.objective, assets.processor)
     merged = Model(attached, assets, first.objective, first.recipe, training_columns=first.columns)
     if len({str(x.tokenizer.chat_template) for _, x in results}) > 1:
         form = Message("{form}; chat templates differ, and that of {first} is used", form=form, first=targets[0])
     if adapter is None:
-        report = write_merged(merged, folder, storage_like(stored_dtype(assets.folder), dtype), reporter, max_rows)
+        written = MergedFolder(folder, storage_like(stored_dtype(assets.folder), dtype), max_shard_size, reporter)
+        report = write_merged(merged, written, max_rows)
     else:
         probe = probe_of(merged.model, assets.tokenizer, example_prompt(merged)[0])
         write_adapter(*adapter, folder, first.base)
@@ -322,7 +313,7 @@ def merge_several(
         got = probe_outputs(reloaded, assets.tokenizer, assets.architecture)
         check_outputs(folder, probe.outputs, got)
         report = report_of(folder, probe.outputs, got, Storage())
-    record = {**asdict(merge_method), "results": [{"folder": str(x.folder), "identity": x.identity} for x, _ in results]}
+    record = {**asdict(method), "results": [{"folder": str(x.folder), "identity": x.identity} for x, _ in results]}
     write_text(folder / "merge.json", json.dumps(record, indent=1) + "\n")
     return replace(report, form=form)
 
@@ -340,13 +331,12 @@ def add_change(
         weight.add_((change.T if from_lora and is_transposed(layer) else change).to(weight.device))
 
 
-def write_merged(merged: Model, folder: Path, storage: Storage, reporter: Reporter, max_rows: int | None) -> MergeReport:
+def write_merged(merged: Model, written: MergedFolder, max_rows: int | None) -> MergeReport:
     """Write a model that is merged in memory, and compare what was written with it."""
     prompt, ends_turns = example_prompt(merged)
     if merged.assets.architecture.kind == "encoder":
         probe = probe_of(merged.model, merged.tokenizer, prompt)
-        return write_model(merged.model, merged.tokenizer, folder, probe, storage, ends_turns)
-    written = MergedFolder(folder, storage, SHARD, reporter)
+        return write_model(merged.model, merged.tokenizer, written.folder, probe, written.storage, ends_turns)
     recorded = written.record(merged, prompt, max_rows)
     return written.verify(recorded, written.write(merged, ends_turns))
 

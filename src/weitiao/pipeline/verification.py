@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from weitiao.core.batch import AUDIO_PLACEHOLDER, IGNORE, Row
+from weitiao.core.command import command
 from weitiao.core.errors import DataError, InvalidValue, ModelError, RecipeError
 from weitiao.core.example import Chat, SourcedExample, TextLabel, Turn
 from weitiao.core.messages import Message
@@ -22,14 +23,18 @@ from weitiao.data.chat.template import Template
 from weitiao.data.prepare import Encoder, held_out_sources, read_held_out
 from weitiao.data.read import read_sources, split
 from weitiao.data.tokenization import ChatProcessor
+from weitiao.deploy.merging.predictions import PlainFolder, PredictionReport, compare_predictions
 from weitiao.deploy.merging.probe import PROBE
 from weitiao.deploy.verification.endpoint import Endpoint
 from weitiao.deploy.verification.endpoint_report import EndpointReport, compare_endpoint
 from weitiao.deploy.verification.fidelity import AnswerRow, LogProbs
 from weitiao.deploy.verification.transformers_form import answer_log_probs
 from weitiao.deploy.verification.verify import Conversation, Form, Subject, VerificationReport, verify
+from weitiao.model.backbone.plain_class import expected_outputs
 from weitiao.model.loading.upcast import computing_in_fp32
+from weitiao.model.loading.weights import stored_dtype
 from weitiao.pipeline.inference import Model, open_model
+from weitiao.pipeline.predict import RowPredictor
 from weitiao.plan.resolve import resolve_rows
 
 POSITIONS = 2000  # answer tokens that are compared, where the data have them
@@ -40,7 +45,9 @@ CONVERSATIONS = 500
 PREDICTIONS = 200  # rows of a model that predicts
 
 
-def verify_run(target: str, source: str, reporter: Reporter, max_rows: int | None = None) -> VerificationReport:
+def verify_run(
+    target: str, source: str, reporter: Reporter, max_rows: int | None = None
+) -> VerificationReport | PredictionReport:
     """Compare a folder, a file or a server with the Run that it was made of.
 
     Args:
@@ -48,10 +55,12 @@ def verify_run(target: str, source: str, reporter: Reporter, max_rows: int | Non
         max_rows: rows of the Run that are compared; None: until about 2,000 answer tokens.
 
     Raises:
-        ModelError: nothing here opens it, or the Run does not generate.
+        ModelError: nothing here opens it.
     """
     with reporter.spin(Message("loading the model")):
         model = open_model(target, precision="fp32")
+        if not model.objective.traits.generative:
+            return verify_predictions(model, Path(source), reporter, max_rows)
         subject = subject_of(model, reporter, max_rows)
         form = open_form(source, model.assets.folder)
     try:
@@ -61,6 +70,31 @@ def verify_run(target: str, source: str, reporter: Reporter, max_rows: int | Non
     if Path(source).is_dir():
         report.write(Path(source))
     return report
+
+
+def verify_predictions(model: Model, folder: Path, reporter: Reporter, max_rows: int | None) -> PredictionReport:
+    """Compare what a merged folder predicts with what a Run with a head does.
+
+    Raises:
+        ModelError: it is no merged folder of such a Run.
+    """
+    form = model.objective.plain_form(model.assets.architecture.kind)
+    if form is None or form.obstacle is not None or not (folder / "config.json").is_file():
+        raise ModelError(
+            "a run with objective {objective} is compared as a merged folder, and {folder} is none. Make it with "
+            "`{command} merge RUN FOLDER`, which compares it, too.",
+            objective=model.objective.name,
+            folder=folder,
+            command=command(),
+        )
+    rows = [torch.tensor([x]) for x in inputs_of(model, reporter, max_rows, RowPredictor.make(model).max_length)]
+    rows = rows or [torch.tensor([model.assets.processor.text(PROBE)])]
+    device = model.torch_model.device
+    with torch.no_grad():
+        expected = [expected_outputs(model.torch_model, form, model.model.heads, x.to(device)) for x in rows]
+    dtype = stored_dtype(folder) or torch.float32
+    written = PlainFolder(folder, form)
+    return compare_predictions(form, expected, [written.outputs(x) for x in rows], folder, dtype)
 
 
 def verify_endpoint(
@@ -112,17 +146,17 @@ def subject_of(model: Model, reporter: Reporter, max_rows: int | None = None) ->
     """
     if not model.objective.traits.generative:
         raise ModelError(
-            "a model trained with objective {objective} has no answers of tokens to compare.",
+            "a model trained with objective {objective} has no answers of tokens to compare: compare a merged folder.",
             objective=model.objective.name,
         )
     rows, conversations, rows_of = rows_to_compare(model, reporter, max_rows)
-    attachment = model.model.attachment
+    attachment, processor = model.model.attachment, model.assets.processor
     can_switch_off = attachment.set_enabled is not None and bool(attachment.trainable)
     return Subject(
         log_probs_of(model.model),
         rows,
-        model.assets.processor.stop_ids,
-        lambda ids: model.assets.processor.decode(ids, skip_special_tokens=False),
+        processor.stop_ids,
+        lambda ids: processor.decode(ids, skip_special_tokens=False),  # of the processor alone: it outlives the model
         conversations,
         log_probs_of(model.model, base=True) if can_switch_off else None,
         rows_of,
@@ -138,12 +172,12 @@ def log_probs_of(model: TrainableModel, base: bool = False) -> LogProbs:
     torch_model: Any = model.model
 
     @torch.no_grad()
-    def log_probs(ids: Sequence[int], start: int) -> Tensor:
+    def log_probs(rows: Sequence[AnswerRow]) -> list[Tensor]:
         with evaluating(model), computing_in_fp32(torch_model):
             if not base:
-                return answer_log_probs(torch_model, ids, start, model.attachment.virtual_tokens())
+                return answer_log_probs(torch_model, rows, model.attachment.virtual_tokens())
             with model.reference():
-                return answer_log_probs(torch_model, ids, start)
+                return answer_log_probs(torch_model, rows)
 
     return log_probs
 

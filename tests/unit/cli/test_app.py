@@ -89,6 +89,12 @@ def test_train_evaluate_runs_and_merge(recipe: Path, tmp_path: Path) -> None:
     code, said = weitiao("merge", run, tmp_path / "merged")
     assert code == 0 and "100.00% of the most probable tokens are the same" in said
     assert (tmp_path / "merged" / "model.safetensors").is_file()
+    code, _ = weitiao("merge", run, tmp_path / "shards", "--max-shard-size", "40KB")
+    assert code == 0 and len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 1
+    code, said = weitiao("merge", run, tmp_path / "none", "--max-shard-size", "much")
+    assert code == 2 and "much is no size; write 500MB or 5GB" in said
+    code, said = weitiao("merge", run, tmp_path / "none", "--density", "0.2")
+    assert code == 2 and "combines two or more results" in said
     code, said = weitiao("merge", run, tmp_path / "merged")
     assert code == 2 and "is not empty. Name a folder that does not exist yet." in said
 

@@ -128,10 +128,5 @@ def test_adapters_that_servers_read_wrongly_are_refused(case: str, tmp_path: Pat
         gpu_servers.read_adapter_settings(tmp_path, "vLLM")
 
 
-def test_ranks_and_spellings_of_servers(tmp_path: Path) -> None:
+def test_ranks_of_servers() -> None:
     assert [gpu_servers.max_rank(x) for x in (1, 4, 16, 17, 512)] == [1, 8, 16, 32, 512]
-    file = tmp_path / "config.json"
-    file.write_text(json.dumps({"dtype": "bfloat16", "rope_parameters": {"rope_theta": 5.0, "rope_type": "default"}}))
-    gpu_servers.add_old_spellings(file)
-    config = json.loads(file.read_text())
-    assert config["torch_dtype"] == config["dtype"] == "bfloat16" and config["rope_theta"] == 5.0

@@ -10,6 +10,7 @@ from weitiao.core.errors import ModelError
 from weitiao.core.messages import Message
 from weitiao.core.plain_form import PlainForm
 from weitiao.core.registry import Component
+from weitiao.deploy.merging.merge import SHARD
 
 Progress = Callable[[Sequence[str], str], Iterable[str]]
 
@@ -27,9 +28,9 @@ class ExportSource:
     """Tokens that end an answer; the first ends a turn."""
     kind: str
     """decoder, encoder or encoder_decoder."""
-    merge: Callable[[str], Path]
-    """Merge into a folder that plain transformers opens, which is deleted afterwards, in fp32, bf16, fp16 or auto: as the
-    base. A base or a merged model is where it is."""
+    merge: Callable[[str, str], Path]
+    """(dtype: fp32, bf16, fp16 or auto, as the base; the largest file of weights) -> a folder that plain transformers
+    opens, which is deleted afterwards. A base or a merged model is where it is."""
     write_adapter: Callable[[Path], Message | None]
     """Write an adapter in PEFT's format; why there is none."""
     modality: str = "text"
@@ -47,7 +48,7 @@ class ExportSource:
     @cached_property
     def folder(self) -> Path:
         """The merged model in fp32."""
-        return self.merge("fp32")
+        return self.merge("fp32", SHARD)
 
     def adapter(self, folder: Path) -> Path:
         """The adapter in PEFT's format, written into a folder.

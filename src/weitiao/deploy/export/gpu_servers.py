@@ -12,6 +12,7 @@ from typing import Any
 from weitiao.core.errors import ModelError
 from weitiao.core.messages import Message
 from weitiao.deploy.export.format import ExportSource
+from weitiao.deploy.merging.config_spellings import write_both_spellings
 
 DECODERS = frozenset(
     f"{x}ForCausalLM"
@@ -42,9 +43,9 @@ TENSORRT_MODULES = {
 COPIED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 
 
-def write_folder(source: ExportSource, folder: Path, dtype: str) -> None:
+def write_folder(source: ExportSource, folder: Path, dtype: str, max_shard_size: str) -> None:
     """The merged model, with the keys of its config as older readers spell them, too."""
-    merged = source.merge(dtype)
+    merged = source.merge(dtype, max_shard_size)
     folder.mkdir(parents=True, exist_ok=True)
     for pattern in COPIED:
         for file in merged.glob(pattern):
@@ -52,18 +53,7 @@ def write_folder(source: ExportSource, folder: Path, dtype: str) -> None:
                 os.link(file, folder / file.name)  # of a temporary folder on the same disk: no copy
             except OSError:
                 shutil.copy2(file, folder / file.name)
-    add_old_spellings(folder / "config.json")
-
-
-def add_old_spellings(file: Path) -> None:
-    """rope_theta and torch_dtype beside rope_parameters and dtype, which only transformers 5 reads."""
-    config = json.loads(file.read_text(encoding="utf-8"))
-    rope = config.get("rope_parameters") or {}
-    old: dict[str, Any] = {"torch_dtype": config.get("dtype"), "rope_theta": rope.get("rope_theta")}
-    missing = {key: x for key, x in old.items() if x is not None and key not in config}
-    if missing:
-        file.unlink()  # it may be a link to the merged model's
-        file.write_text(json.dumps({**config, **missing}, indent=2) + "\n", encoding="utf-8")
+    write_both_spellings(folder)
 
 
 def check_architecture(base: Path, known: frozenset[str], server: str) -> Message:

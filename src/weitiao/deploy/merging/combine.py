@@ -29,7 +29,7 @@ A sum of low-rank changes is a low-rank change, so sums and averages of plain Lo
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -51,6 +51,19 @@ Adapter = tuple[dict[str, Any], dict[str, Tensor]]
 """PEFT's config and tensors."""
 
 
+class CombineOptions(TypedDict, total=False):
+    """What a user may choose of a merge method."""
+
+    weights: Sequence[float]
+    """One for each; (): 1 each."""
+    density: float | None
+    """The fraction that ties and dare keep; None: 0.2."""
+    seed: int | None
+    """Of the values that dare drops; None: 0."""
+    rank: int | None
+    """Of the LoRA that svd writes; None: the highest of theirs."""
+
+
 @dataclass(frozen=True)
 class MergeMethod:
     """How several task vectors become one."""
@@ -69,9 +82,9 @@ class MergeMethod:
         cls,
         name: str,
         count: int,
-        weights: Sequence[float],
-        density: float | None,
-        seed: int | None,
+        weights: Sequence[float] = (),
+        density: float | None = None,
+        seed: int | None = None,
         rank: int | None = None,
     ) -> "MergeMethod":
         """From a user's options for `count` task vectors; defaults are weight 1 each, density 0.2, seed 0.

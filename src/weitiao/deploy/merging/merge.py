@@ -1,5 +1,6 @@
 """Write a merged model: a folder that plain transformers opens, reloaded and compared with the tuned model."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,24 +11,21 @@ from torch import nn
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSpeechSeq2Seq,
-    AutoModelForTokenClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from weitiao.core.errors import ModelError
+from weitiao.core.errors import ModelError, RecipeError
 from weitiao.core.files import share_weights
 from weitiao.core.messages import Message
 from weitiao.core.plain_form import PlainForm
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.deploy.merging.config_spellings import write_both_spellings
 from weitiao.deploy.merging.generation_files import other_settings, set_stop_tokens
-from weitiao.deploy.merging.predictions import compare_predictions
+from weitiao.deploy.merging.predictions import HEAD_CLASSES, compare_predictions, outputs_of
 from weitiao.deploy.merging.probe import PROBE, Probe, answers_alike, probe_of, probe_outputs
 from weitiao.deploy.verification.verify import VerificationReport
 
@@ -36,14 +34,6 @@ AUTO_CLASSES: dict[tuple[str, str], Any] = {
     ("encoder", "text"): AutoModel,
     ("encoder_decoder", "text"): AutoModelForSeq2SeqLM,
     ("encoder_decoder", "speech"): AutoModelForSpeechSeq2Seq,
-}
-HEAD_CLASSES: dict[str, Any] = {
-    "token_classification": AutoModelForTokenClassification,
-    "question_answering": AutoModelForQuestionAnswering,
-    "masked_lm": AutoModelForMaskedLM,
-    "scores": AutoModel,
-    "pair_scores": AutoModel,
-    "embedding": AutoModel,
 }
 SHARD = "5GB"  # of one file, as vLLM and the hub expect it
 TOLERANCE = 1e-4  # of outputs in fp32: merged against tuned, reloaded against stored; rounding to bf16 comes in between
@@ -273,19 +263,13 @@ def write_plain(
 
     def outputs(model: Any, ids: torch.Tensor = ids) -> torch.Tensor:
         with torch.no_grad():
-            out = model(input_ids=ids.to(model.device))
-        if form.task == "question_answering":
-            return torch.stack([out.start_logits, out.end_logits], -1).cpu()
-        if form.pooling is None:
-            return out.logits.cpu()
-        weight, bias = form.linear(heads)
-        hidden = out.last_hidden_state
-        return (hidden if weight is None else nn.functional.linear(hidden, weight, bias)).cpu()
+            return outputs_of(model(input_ids=ids.to(model.device)), form, *form.linear(heads))
 
     reloaded, report = save_and_reload(model, HEAD_CLASSES[form.task], folder, expected, outputs, storage)
     if rows:
-        predictions = compare_predictions(form, [x for _, x in rows], [outputs(reloaded, row) for row, _ in rows])
-        predictions.check(folder, storage.dtype)
+        actual = [outputs(reloaded, row) for row, _ in rows]
+        predictions = compare_predictions(form, [x for _, x in rows], actual, folder, storage.dtype)
+        predictions.check()
         report = replace(report, predictions=predictions.message)
     tokenizer.save_pretrained(folder)
     same_ids = AutoTokenizer.from_pretrained(folder, local_files_only=True)(PROBE).input_ids[: ids.shape[1]]
@@ -320,6 +304,16 @@ def save_and_reload(
     got = outputs(reloaded)
     check_outputs(folder, outputs(model), got)
     return reloaded, report_of(folder, expected, got, storage, generative=False)
+
+
+def check_shard_size(size: str) -> None:
+    """Whether it is a size as transformers reads it.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    if re.fullmatch(r"[1-9]\d*(KB|MB|GB|KiB|MiB|GiB)", size) is None:
+        raise RecipeError("max_shard_size: {size} is no size; write 500MB or 5GB", size=size)
 
 
 def store_in(model: nn.Module, dtype: torch.dtype) -> None:

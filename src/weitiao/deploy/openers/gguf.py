@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from gguf import GGUFReader, LlamaFileType
 from torch import Tensor
 from transformers import AutoTokenizer
@@ -14,6 +13,7 @@ from weitiao.core.errors import ModelError
 from weitiao.core.tensor_files import check_gguf
 from weitiao.deploy.export.gguf.llama_cpp import LlamaCpp
 from weitiao.deploy.export.gguf.write import write_model
+from weitiao.deploy.verification.fidelity import AnswerRow
 
 MAX_CONTEXT = 4096  # tokens: rows of a comparison are shorter, and the cache costs memory
 STOPS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
@@ -80,9 +80,9 @@ class GGUFForm:
         self.stop_ids = tuple(sorted(ends))
         self.engine = LlamaCpp(file, min(context, MAX_CONTEXT), lora)
 
-    def log_probs(self, ids: Sequence[int], start: int) -> Tensor:
-        """[A, V]: one request for each token of the answer; the prompt stays in the cache."""
-        return torch.stack([self.engine.next_log_probs(ids[:t], self.vocabulary) for t in range(start, len(ids))])
+    def log_probs(self, rows: Sequence[AnswerRow]) -> list[Tensor]:
+        """[A, V] of each row."""
+        return [self.engine.log_probs(x.ids[:-1], len(x.prompt_ids) - 1, self.vocabulary) for x in rows]
 
     def template_ids(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> list[int] | None:
         """By the template in the file, rendered and tokenized by llama.cpp."""

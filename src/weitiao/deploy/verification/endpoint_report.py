@@ -16,7 +16,14 @@ from weitiao.core.messages import Message
 from weitiao.core.score import Score, proportion, ratio_of_sums
 from weitiao.deploy.verification.endpoint import TOP, Endpoint, Refused, TokenLogProb
 from weitiao.deploy.verification.fidelity import TIE, AnswerRow
-from weitiao.deploy.verification.report import Bar, refuse_failures
+from weitiao.deploy.verification.report import (
+    Bar,
+    agreement_line,
+    kl_line,
+    missed_change,
+    missed_figures,
+    refuse_failures,
+)
 from weitiao.deploy.verification.verify import Subject
 
 BAR = Bar(0.97, 1e-2)  # whatever a server computes in: bf16, or 8 bits
@@ -50,22 +57,12 @@ class EndpointReport:
     def lines(self) -> list[Message]:
         """The report, a sentence a line."""
         lines = [
+            agreement_line(self.agreement, BAR),
+            kl_line(self.kl, BAR),
             Message(
-                "most probable token the same: {value:.2%} [{low:.2%}, {high:.2%}] (≥ {bar:.0%}), n = {n:,} answer tokens",
-                value=self.agreement.value,
-                low=self.agreement.low,
-                high=self.agreement.high,
-                bar=BAR.agreement,
-                n=self.agreement.n,
-            ),
-            Message(
-                "KL of the {top} most probable tokens at least {value:.1e} nats [{low:.1e}, {high:.1e}] (≤ {bar:.0e}); a "
-                "log-probability differs by at most {difference:.1e}",
+                "over the {top} most probable tokens, so the KL is at least that; a log-probability differs by at most "
+                "{difference:.1e}",
                 top=TOP,
-                value=self.kl.value,
-                low=self.kl.low,
-                high=self.kl.high,
-                bar=BAR.kl,
                 difference=self.max_difference,
             ),
         ]
@@ -145,10 +142,9 @@ def compare_endpoint(subject: Subject, endpoint: Endpoint, track: Any) -> Endpoi
     for row in track(subject.rows, Message("comparing")):
         if tally.positions >= POSITIONS:
             break
-        ids, start = [*row.prompt_ids, *row.answer_ids], len(row.prompt_ids)
-        p = subject.log_probs(ids, start)
+        p = subject.log_probs([row])[0]
         try:
-            positions = endpoint.most_probable(ids, start)
+            positions = endpoint.most_probable(row.ids, len(row.prompt_ids))
         except Refused as error:
             raise ModelError(
                 "{url} does not take token ids, or gives no log-probabilities: {reason}",
@@ -157,7 +153,7 @@ def compare_endpoint(subject: Subject, endpoint: Endpoint, track: Any) -> Endpoi
             ) from None
         tally.add_row(subject, p, positions)
         if subject.base is not None:
-            tally.add_change(subject, p, subject.base(ids, start), positions)
+            tally.add_change(subject, p, subject.base([row])[0], positions)
         is_short = len(p) <= MAX_STOP_TOKENS and row.answer_ids[-1] in subject.stop_ids
         if is_short and p.argmax(-1).tolist() == list(row.answer_ids):
             reproduced.append(row)
@@ -236,24 +232,8 @@ def count_stops(endpoint: Endpoint, rows: Sequence[AnswerRow]) -> tuple[int, int
 
 def failures_of_endpoint(report: EndpointReport) -> list[Message]:
     """What a served model missed, each with its figure."""
-    failures: list[Message] = []
-    if BAR.agreement is not None and report.agreement.high < BAR.agreement:
-        failures.append(
-            Message(
-                "{value:.2%} of the most probable tokens are the same, {bar:.1%} is asked",
-                value=report.agreement.value,
-                bar=BAR.agreement,
-            )
-        )
-    if BAR.kl is not None and report.kl.low > BAR.kl:
-        failures.append(Message("KL is {value:.1e} nats, at most {bar:.0e} is asked", value=report.kl.value, bar=BAR.kl))
-    if report.applied is not None and not 0.5 <= report.applied <= 1.5:
-        failures.append(
-            Message(
-                "it has {applied:.0%} of what training changed: the adapter was not applied, or not as in training",
-                applied=report.applied,
-            )
-        )
+    failures = missed_figures(report.agreement, report.kl, BAR)
+    failures += missed_change(report.applied) if report.applied is not None else []
     if report.prompts[0] < report.prompts[1]:
         failures.append(
             Message(

@@ -18,7 +18,9 @@ any probability; otherwise the two are not the same model.
 
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,14 +29,11 @@ from weitiao.core.errors import ModelError
 from weitiao.core.messages import Message
 from weitiao.core.score import Score, proportion, ratio_of_sums
 
-LogProbs = Callable[[Sequence[int], int], Tensor]
-"""(ids of a prompt with its answer, where the answer starts) -> log-probabilities [A, V] of the answer's tokens, which the
-next call may overwrite. Of an encoder-decoder model, the prompt is the source and the decoder's first token."""
-
 CHUNK = 2**22  # numbers that are compared at once, in fp64
 TIE = 1e-3  # nats: what the order of sums in fp32 may decide
 PROBABLE = -9.21  # log 1e-4
 MAX_LOST = 1e-4  # probability of tokens that only one of two vocabularies has
+BATCH_TOKENS, BATCH_ANSWERS = 512, 256  # that are read at once: each answer token is a vector of V numbers
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,16 @@ class AnswerRow:
     prompt_ids: Sequence[int]
     answer_ids: Sequence[int]
     """With the stop token."""
+
+    @property
+    def ids(self) -> list[int]:
+        """Prompt and answer."""
+        return [*self.prompt_ids, *self.answer_ids]
+
+
+LogProbs = Callable[[Sequence[AnswerRow]], Sequence[Tensor]]
+"""Rows -> log-probabilities [A, V] of each row's answer tokens. Of an encoder-decoder model, the prompt is the source and
+the decoder's first token."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,8 @@ class Fidelity:
     """Of log-probabilities, over all tokens: that of logits up to a shift of a whole position, which changes nothing."""
     ends: Score | None = None
     """Where the tuned model ends its answer, the form does too."""
+    margins: tuple[float, float] | None = None
+    """Where the most probable tokens differ, the nats by which the tuned model prefers its own: median, largest."""
 
     @property
     def message(self) -> Message:
@@ -91,55 +102,113 @@ class Fidelity:
         )
 
 
-def compare(reference: LogProbs, other: LogProbs, rows: Iterable[AnswerRow], stop_ids: Collection[int] = ()) -> Fidelity:
-    """Measure `other` against `reference` on the answers of rows.
+def compare(
+    reference: LogProbs,
+    other: LogProbs,
+    rows: Sequence[AnswerRow],
+    stop_ids: Collection[int] = (),
+    track: Callable[..., Iterable[Any]] | None = None,
+    observe: Callable[[Sequence[AnswerRow], Sequence[Tensor], Sequence[Tensor]], None] | None = None,
+) -> Fidelity:
+    """Measure `other` against `reference` on the answers of rows; each is read once.
 
     Args:
         rows: those without an answer are left out.
         stop_ids: tokens that end an answer.
+        track: (batches, label) -> the batches, with a progress bar.
+        observe: called with the rows of each batch and both models' log-probabilities.
 
     Raises:
         ModelError: there is no answer to compare, a probability is NaN, or the vocabularies are not those of one model.
     """
-    positions = same = ends = stopped = 0
-    sums: list[float] = []
-    counts: list[int] = []
-    largest = largest_of_all = 0.0
-    first: Difference | None = None
-    stops = torch.tensor(sorted(stop_ids), dtype=torch.long)
-    for i, row in enumerate(rows):
-        if not row.answer_ids:
-            continue
-        ids, start = [*row.prompt_ids, *row.answer_ids], len(row.prompt_ids)
-        p, q = _checked(reference(ids, start), len(row.answer_ids)), _checked(other(ids, start), len(row.answer_ids))
-        total = 0.0
+    tally, numbers = _Tally(torch.tensor(sorted(stop_ids), dtype=torch.long)), batches(rows)
+    for batch in track(numbers, Message("comparing")) if track else numbers:
+        chosen = [rows[i] for i in batch]
+        p, q = reference(chosen), other(chosen)
+        for i, row, x, y in zip(batch, chosen, p, q, strict=True):
+            tally.add(i, _checked(x, len(row.answer_ids)), _checked(y, len(row.answer_ids)))
+        if observe is not None:
+            observe(chosen, p, q)
+    return tally.fidelity()
+
+
+def batches(rows: Sequence[AnswerRow]) -> list[list[int]]:
+    """The numbers of rows that are read at once: of similar lengths, so that little is padding; none without an answer."""
+    ordered = sorted((len(x.prompt_ids) + len(x.answer_ids), i) for i, x in enumerate(rows) if x.answer_ids)
+    found: list[list[int]] = []
+    answers = 0
+    for length, i in ordered:
+        count = len(rows[i].answer_ids)
+        if not found or (len(found[-1]) + 1) * length > BATCH_TOKENS or answers + count > BATCH_ANSWERS:
+            found, answers = [*found, []], 0
+        found[-1].append(i)
+        answers += count
+    return found
+
+
+@dataclass
+class _Tally:
+    """Sums over the positions that were compared."""
+
+    stops: Tensor
+    """Ids that end an answer."""
+    same: int = 0
+    ends: int = 0
+    stopped: int = 0
+    totals: dict[int, tuple[float, int]] = field(default_factory=dict)
+    """Row -> KL summed over its positions, their number."""
+    largest: float = 0.0
+    largest_of_all: float = 0.0
+    differences: list[Difference] = field(default_factory=list)
+    """The first of each row."""
+    margins: list[float] = field(default_factory=list)
+
+    def add(self, row: int, p: Tensor, q: Tensor) -> None:
+        """Compare one answer: log-probabilities [A, V] of both models."""
+        total, found = 0.0, False
         size = max(1, CHUNK // max(p.shape[1], q.shape[1]))
         for at in range(0, len(p), size):
             a, b = common_vocabulary(p[at : at + size], q[at : at + size])
             expected, actual = a.argmax(-1), b.argmax(-1)
-            equal = (expected == actual) | (a.gather(1, expected[:, None]) - a.gather(1, actual[:, None]) <= TIE)[:, 0]
-            if first is None and not bool(equal.all()):
-                t = int((~equal).nonzero()[0, 0])
-                first = Difference(i, at + t, int(expected[t]), int(actual[t]))
-            same += int(equal.sum())
+            margin = (a.gather(1, expected[:, None]) - a.gather(1, actual[:, None]))[:, 0]
+            equal = margin <= TIE  # 0 where it is the same token
+            self.margins += margin[~equal].tolist()
+            if not found and not bool(equal.all()):
+                t, found = int((~equal).nonzero()[0, 0]), True
+                self.differences.append(Difference(row, at + t, int(expected[t]), int(actual[t])))
+            self.same += int(equal.sum())
             difference = (a - b).abs().nan_to_num(nan=0.0)  # -inf in both: impossible in both
             total += float(torch.where(a > -torch.inf, a.exp() * (a - b), 0.0).sum())
-            largest = max(largest, float(difference.where(a > PROBABLE, 0.0).max()))
-            largest_of_all = max(largest_of_all, float(difference.max()))
-            ending = torch.isin(expected, stops)
-            ends, stopped = ends + int(ending.sum()), stopped + int((ending & torch.isin(actual, stops)).sum())
-        positions += len(p)
-        sums.append(max(0.0, total))
-        counts.append(len(p))
-    if not positions:
-        raise ModelError("there is no answer to compare: no row has one.")
-    agreement = proportion("agreement", same, positions)
-    kl = ratio_of_sums("kl", sums, counts)
-    ended = proportion("ends", stopped, ends) if ends else None
-    return Fidelity(positions, len(counts), agreement, kl, largest, first, largest_of_all, ended)
+            self.largest = max(self.largest, float(difference.where(a > PROBABLE, 0.0).max()))
+            self.largest_of_all = max(self.largest_of_all, float(difference.max()))
+            ending = torch.isin(expected, self.stops)
+            self.ends += int(ending.sum())
+            self.stopped += int((ending & torch.isin(actual, self.stops)).sum())
+        self.totals[row] = max(0.0, total), len(p)
+
+    def fidelity(self) -> Fidelity:
+        """
+        Raises:
+            ModelError: there was no position.
+        """
+        in_order = [self.totals[i] for i in sorted(self.totals)]
+        positions = sum(count for _, count in in_order)
+        if not positions:
+            raise ModelError("there is no answer to compare: no row has one.")
+        return Fidelity(
+            positions,
+            len(in_order),
+            proportion("agreement", self.same, positions),
+            ratio_of_sums("kl", [total for total, _ in in_order], [count for _, count in in_order]),
+            self.largest,
+            min(self.differences, key=lambda x: x.row, default=None),
+            self.largest_of_all,
+            proportion("ends", self.stopped, self.ends) if self.ends else None,
+            (median(self.margins), max(self.margins)) if self.margins else None,
+        )
 
 
-def mean_kl(reference: LogProbs, other: LogProbs, rows: Iterable[AnswerRow]) -> float:
+def mean_kl(reference: LogProbs, other: LogProbs, rows: Sequence[AnswerRow]) -> float:
     """Nats per answer token of rows by which `other` differs from `reference`."""
     return compare(reference, other, rows).kl.value
 

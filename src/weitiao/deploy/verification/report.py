@@ -9,9 +9,11 @@ from typing import Any
 from weitiao.core.errors import ModelError
 from weitiao.core.files import write_text
 from weitiao.core.messages import Message, joined
+from weitiao.core.score import Score
 from weitiao.deploy.verification.fidelity import Fidelity
 
 REPORT = "verification.json"
+ENOUGH = 2000  # answer tokens from which on a figure alone is compared with its bar; with fewer, its interval
 SECTION = "<!-- verification -->"  # begins the section of README.md
 
 
@@ -92,20 +94,8 @@ class VerificationReport:
                 rows=x.rows,
                 rows_of=self.rows_of,
             ),
-            Message(
-                "most probable token the same: {value:.2%} [{low:.2%}, {high:.2%}]{asked}",
-                value=x.agreement.value,
-                low=x.agreement.low,
-                high=x.agreement.high,
-                asked=_asked("{:.1%}", bar.agreement, "≥"),
-            ),
-            Message(
-                "KL {value:.1e} nats a token [{low:.1e}, {high:.1e}]{asked}",
-                value=x.kl.value,
-                low=x.kl.low,
-                high=x.kl.high,
-                asked=_asked("{:.0e}", bar.kl, "≤"),
-            ),
+            agreement_line(x.agreement, bar),
+            kl_line(x.kl, bar),
             Message(
                 "largest difference of a logit {all:.1e}{asked}; of tokens with p ≥ 1e-4 {probable:.1e}",
                 all=x.max_logit_difference,
@@ -113,6 +103,15 @@ class VerificationReport:
                 asked=_asked("{:.0e}", bar.logit_difference, "≤"),
             ),
         ]
+        if x.margins is not None:
+            lines.append(
+                Message(
+                    "where it differs, the tuned model prefers its own token by {median:.1e} nats (median), at most by "
+                    "{largest:.1e}",
+                    median=x.margins[0],
+                    largest=x.margins[1],
+                )
+            )
         if self.first_difference:
             lines.append(self.first_difference)
         if x.ends is not None:
@@ -157,6 +156,7 @@ class VerificationReport:
             "kl": x.kl.as_json(),
             "max_logit_difference": x.max_logit_difference,
             "max_difference": x.max_difference,
+            "margins": list(x.margins) if x.margins else None,
             "first_difference": str(self.first_difference) or None,
             "ends": x.ends.as_json() if x.ends else None,
             "template": {"conversations": self.template.conversations, "equal": self.template.equal}
@@ -177,6 +177,57 @@ class VerificationReport:
         )
         lines = [SECTION, f"## {title}", *(f"- {x}" for x in self.failures), *(f"- {x}" for x in self.lines)]
         write_text(readme, "\n".join([*([before, ""] if before else []), *lines]) + "\n")
+
+
+def agreement_line(agreement: Score, bar: Bar) -> Message:
+    """The share of equal most probable tokens, beside its bar."""
+    return Message(
+        "most probable token the same: {value:.2%} [{low:.2%}, {high:.2%}]{asked}, n = {n:,} answer tokens",
+        value=agreement.value,
+        low=agreement.low,
+        high=agreement.high,
+        asked=_asked("{:.1%}", bar.agreement, "≥"),
+        n=agreement.n,
+    )
+
+
+def kl_line(kl: Score, bar: Bar) -> Message:
+    """The KL, beside its bar."""
+    return Message(
+        "KL {value:.1e} nats a token [{low:.1e}, {high:.1e}]{asked}",
+        value=kl.value,
+        low=kl.low,
+        high=kl.high,
+        asked=_asked("{:.0e}", bar.kl, "≤"),
+    )
+
+
+def missed_figures(agreement: Score, kl: Score, bar: Bar) -> list[Message]:
+    """What misses its bar: with ENOUGH answer tokens a figure itself, with fewer only where its whole interval does."""
+    enough, failures = agreement.n >= ENOUGH, []
+    if bar.agreement is not None and (agreement.value if enough else agreement.high) < bar.agreement:
+        failures.append(
+            Message(
+                "{value:.2%} of the most probable tokens are the same, {bar:.1%} is asked",
+                value=agreement.value,
+                bar=bar.agreement,
+            )
+        )
+    if bar.kl is not None and not (kl.value if enough else kl.low) <= bar.kl:
+        failures.append(Message("KL is {value:.1e} nats, at most {bar:.0e} is asked", value=kl.value, bar=bar.kl))
+    return failures
+
+
+def missed_change(applied: float) -> list[Message]:
+    """A form that lacks what training changed, or has it twice."""
+    if 0.5 <= applied <= 1.5:
+        return []
+    return [
+        Message(
+            "it has {applied:.0%} of what training changed: the adapter was not applied, or not as in training",
+            applied=applied,
+        )
+    ]
 
 
 def _asked(form: str, value: float | None, sign: str) -> str:

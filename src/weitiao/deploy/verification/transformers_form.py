@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from weitiao.deploy.verification.fidelity import AnswerRow
+
 KINDS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
@@ -31,8 +33,8 @@ class TransformersForm:
         return cls(model, tokenizer, KINDS.get(dtype, str(dtype).removeprefix("torch.")))
 
     @torch.no_grad()
-    def log_probs(self, ids: Sequence[int], start: int) -> Tensor:
-        return answer_log_probs(self.model, ids, start)
+    def log_probs(self, rows: Sequence[AnswerRow]) -> list[Tensor]:
+        return answer_log_probs(self.model, rows)
 
     def template_ids(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> list[int] | None:
         return render_ids(self.tokenizer, messages, tools)
@@ -49,19 +51,36 @@ def render_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Seq
     return list(tokenizer.apply_chat_template(list(messages), tools=tools, **options))
 
 
-def answer_log_probs(model: Any, ids: Sequence[int], start: int, virtual_tokens: Sequence[int] = ()) -> Tensor:
-    """[A, V] fp32 on the CPU, by a transformers model's own forward pass: see `Form.log_probs`.
+def answer_log_probs(model: Any, rows: Sequence[AnswerRow], virtual_tokens: Sequence[int] = ()) -> list[Tensor]:
+    """[A, V] of each row, fp32 on the CPU, by transformers' own forward pass over all rows at once: see `LogProbs`.
+
+    Rows are padded on the right, where a decoder's earlier tokens do not see it.
 
     Args:
         virtual_tokens: ids beyond the vocabulary that go before the prompt.
     """
-    device, length = model.device, len(ids) - start
+    device = model.device
     if model.config.is_encoder_decoder:
-        source, target = torch.tensor([[*virtual_tokens, *ids[: start - 1]]]), torch.tensor([list(ids[start - 1 : -1])])
-        out = model(input_ids=source.to(device), decoder_input_ids=target.to(device), use_cache=False)
-        return out.logits[0, -length:].float().log_softmax(-1).cpu()
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    keeps = "logits_to_keep" in inspect.signature(plain.forward).parameters
-    tensor = torch.tensor([[*virtual_tokens, *ids[:-1]]], device=device)
-    out = model(input_ids=tensor, use_cache=False, **({"logits_to_keep": length} if keeps else {}))
-    return out.logits[0, -length:].float().log_softmax(-1).cpu()
+        source, mask = padded([[*virtual_tokens, *x.prompt_ids[:-1]] for x in rows], device)
+        starts = [0] * len(rows)
+        target, _ = padded([x.ids[len(x.prompt_ids) - 1 : -1] for x in rows], device)
+        out = model(input_ids=source, attention_mask=mask, decoder_input_ids=target, use_cache=False)
+    else:
+        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+        ids, _ = padded([[*virtual_tokens, *x.ids[:-1]] for x in rows], device)
+        starts = [len(virtual_tokens) + len(x.prompt_ids) - 1 for x in rows]
+        kept: dict[str, Tensor] = {}
+        if "logits_to_keep" in inspect.signature(plain.forward).parameters:
+            kept = {"logits_to_keep": torch.arange(min(starts), ids.shape[1], device=device)}
+            starts = [x - min(starts) for x in starts]
+        out = model(input_ids=ids, use_cache=False, **kept)
+    answers = [out.logits[i, start : start + len(x.answer_ids)] for i, (start, x) in enumerate(zip(starts, rows))]
+    return [x.float().log_softmax(-1).cpu() for x in answers]
+
+
+def padded(rows: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor]:
+    """(ids [B, T], padded with zeros on the right; a mask that is 1 where a row has a token)."""
+    tensors = [torch.tensor(x, dtype=torch.long) for x in rows]
+    ids = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(x) for x in tensors], batch_first=True)
+    return ids.to(device), mask.to(device)

@@ -50,6 +50,15 @@ def test_encoder_gives_the_outputs_of_transformers(objective: str, train_tiny: A
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_embedding_model_on_a_decoder(train_tiny: Any, tmp_path: Path) -> None:
+    """The last hidden states of a decoder, with its causal mask, and the modules that pool them."""
+    data = write_jsonl(tmp_path / "rows.jsonl", PAIRS)
+    settings = {"data": [{"path": str(data)}], "validation": 0, "objective": "embedding"}
+    run = train_tiny(**settings, train={"steps": 3}, evaluate={"metrics": "auto", "samples": 0})
+    lines = " ".join(map(str, weitiao.export(run, tmp_path / "out", format="onnx").lines))
+    assert "100.00%" in lines and "pooling (last)" in lines and (tmp_path / "out" / "modules.json").is_file()
+
+
 def test_encoder_decoders_are_refused(train_tiny: Any, tmp_path: Path) -> None:
     base = save_model(tmp_path / "t5", "t5", template=None)
     data = write_jsonl(tmp_path / "rows.jsonl", [{"source": "the fox", "target": "dog"}] * 8)

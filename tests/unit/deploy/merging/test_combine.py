@@ -44,7 +44,7 @@ def gap(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def combine(runs: list, out: Path, how: str, weights: tuple = (), density: float | None = None, seed: int | None = None):
     targets = [str(getattr(run, "folder", run)) for run in runs]
-    return merging.merge_several(targets, str(out), DESK, how, weights, density, seed)
+    return merging.merge_several(targets, str(out), DESK, MergeMethod.make(how, len(targets), weights, density, seed))
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_svd_equals_peft(pair: list, tiny_llama: Path, tmp_path: Path, rank: int
     """The best approximation of a rank: PEFT's matrices give the same change, and numpy's singular values the energy."""
     folder = tmp_path / "one"
     targets = [str(run.folder) for run in pair]
-    made = merging.merge_several(targets, str(folder), DESK, "svd", (0.7, 0.3), rank=rank)
+    made = merging.merge_several(targets, str(folder), DESK, MergeMethod.make("svd", 2, (0.7, 0.3), rank=rank))
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_llama)
     model = peft.PeftModel.from_pretrained(model, str(pair[0].folder / "adapter"), "a")
     model.load_adapter(str(pair[1].folder / "adapter"), "b")

@@ -16,8 +16,11 @@ from support.rows import write_jsonl
 from weitiao.core.errors import ModelError
 from weitiao.core.reporter import Reporter
 from weitiao.deploy.merging import merge as merge_module
+from weitiao.deploy.merging.combine import MergeMethod
 from weitiao.pipeline import inference as results
 from weitiao.pipeline import merging
+
+LINEAR, TIES = (MergeMethod.make(name, 2) for name in ("linear", "ties"))
 
 END, TURN_END = 0, 2  # <|endoftext|>, which the base names; <|im_end|>, with which its template ends a turn
 CHATS = [
@@ -90,7 +93,7 @@ def test_batch_of_prompts_answered_by_plain_transformers(memorized: Any, tmp_pat
 
 def test_merge_of_several_runs_stops(memorized: Any, tmp_path: Path) -> None:
     runs = [str(memorized(seed=seed, out=str(tmp_path / f"run-{seed}")).folder) for seed in (1, 1 + 1)]
-    report = merging.merge_several(runs, str(tmp_path / "out"), Reporter(Console(quiet=True)), "linear")
+    report = merging.merge_several(runs, str(tmp_path / "out"), Reporter(Console(quiet=True)), LINEAR)
     assert report.same_answer is not None
     assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"] == [TURN_END, END]
 
@@ -106,7 +109,7 @@ def test_adapter_folder_names_stop_tokens(memorized: Any, base: Path, tmp_path: 
     text = (folder / "README.md").read_text()
     assert "<|im_end|> / <|endoftext|>" in text and "chat_template.jinja" in text
     assert (folder / "chat_template.jinja").read_text() == template.read_text()
-    several = merging.merge_several([str(run.folder)] * 2, str(tmp_path / "two"), Reporter(Console(quiet=True)), "linear")
+    several = merging.merge_several([str(run.folder)] * 2, str(tmp_path / "two"), Reporter(Console(quiet=True)), LINEAR)
     assert str(several.form).startswith("a LoRA") and (tmp_path / "two" / "generation_config.json").is_file()
 
 
@@ -169,7 +172,7 @@ def test_stored_precision_is_that_of_the_base(bf16_base: Path, train_tiny: Any, 
 def test_stored_precision_of_several_runs(bf16_base: Path, train_tiny: Any, tmp_path: Path) -> None:
     runs = [str(train_tiny(base=str(bf16_base), seed=s, out=str(tmp_path / f"run-{s}")).folder) for s in (1, 2)]
     reporter = Reporter(Console(quiet=True))
-    assert merging.merge_several(runs, str(tmp_path / "a"), reporter, "ties").dtype == "bf16"
+    assert merging.merge_several(runs, str(tmp_path / "a"), reporter, TIES).dtype == "bf16"
     assert stored(tmp_path / "a") == torch.bfloat16
-    assert merging.merge_several(runs, str(tmp_path / "b"), reporter, "ties", dtype="fp16").dtype == "fp16"
+    assert merging.merge_several(runs, str(tmp_path / "b"), reporter, TIES, dtype="fp16").dtype == "fp16"
     assert stored(tmp_path / "b") == torch.float16

@@ -11,7 +11,10 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+import weitiao as weitiao_api
 from support.command import weitiao
+from support.models import save_model
+from support.rows import write_jsonl
 from weitiao.core.errors import ModelError
 from weitiao.core.reporter import Reporter
 from weitiao.deploy.verification.verify import BARS, Bar
@@ -168,3 +171,31 @@ def test_shards_and_both_spellings(run: Any, tmp_path: Path) -> None:
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
     assert AutoModelForCausalLM.from_pretrained(out).config.rope_parameters == config["rope_parameters"]
     assert not list(tmp_path.glob(".weitiao-*")), "what was recorded is deleted"
+
+
+TAGS = [
+    {"tokens": ["the", "fox", "is", "in", "paris"][:n] + ["dog"], "tags": ["O", "B-X", "O", "O", "B-Y"][:n] + ["B-X"]}
+    for n in (1, 2, 3, 4, 5, 2, 3, 5)
+]
+CLASSES = [{"text": text, "label": label} for text, label in (("the quick fox", "a"), ("lazy dog", "b"))] * 6
+PAIRS = [{"query": "the quick fox", "document": "brown fox"}, {"query": "lazy dog", "document": "dog"}] * 4
+HEADS = {"token_classification": TAGS, "classification": CLASSES, "embedding": PAIRS}
+
+
+@pytest.mark.parametrize("objective", HEADS)
+def test_runs_with_heads_are_compared_by_their_predictions(objective: str, train_tiny: Any, tmp_path: Path) -> None:
+    base = save_model(tmp_path / "bert", "bert")
+    data = write_jsonl(tmp_path / "rows.jsonl", HEADS[objective])
+    settings = {"base": str(base), "data": [{"path": str(data)}], "validation": 0, "objective": objective}
+    run = train_tiny(**settings, train={"steps": 3, "learning_rate": 1e-2}, evaluate={"metrics": "auto", "samples": 0})
+    merged = weitiao_api.merge(run, tmp_path / "merged").folder
+    report = weitiao_api.verify(run, merged)
+    report.check()
+    assert report.passed and report.agreement.value == 1 and report.agreement.n >= 8 and report.max_difference <= 1e-4
+    code, said = weitiao("verify", run.folder, merged)
+    assert code == 0 and "is the model that was trained" in said
+    change_weights(merged, lambda weights: [x.add_(0.3 * torch.randn_like(x)) for x in weights.values() if x.dim() == 2])
+    with pytest.raises(ModelError, match="predicts otherwise than the tuned one"):
+        weitiao_api.verify(run, merged).check()
+    with pytest.raises(ModelError, match="is compared as a merged folder"):
+        weitiao_api.verify(run, tmp_path)

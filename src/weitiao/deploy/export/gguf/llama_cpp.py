@@ -21,6 +21,7 @@ from torch import Tensor
 
 from weitiao.core.errors import ModelError
 from weitiao.core.hardware import needs
+from weitiao.deploy.export.gguf.llama_library import LoadedModel, open_library
 
 PROBABILITY = re.compile(rb'"id":(\d+),"token":"(?:[^"\\]|\\.)*","bytes":\[[\d,]*\],"logprob":(-?[0-9.e+-]+|null)')
 TIMEOUT = 600.0  # seconds for one request
@@ -58,6 +59,10 @@ class LlamaCpp:
             self.server: Any = xllamacpp.Server(parameters)
         except Exception as error:  # whatever its C++ throws
             raise ModelError("{file}: llama.cpp does not open it: {error}", file=file, error=str(error)[:300]) from None
+        self.loaded: LoadedModel | None = None
+        library = open_library(xllamacpp.xllamacpp.__file__)
+        if library is not None:
+            self.loaded = LoadedModel(library, file, context, threads, lora)
         # The probabilities of a token that is no whole character are not sent, so this one is always drawn.
         self.whole = self.tokenize("a")[-1]
 
@@ -94,6 +99,15 @@ class LlamaCpp:
         if tools:
             body["tools"] = list(tools)
         return json.loads(self.post("/apply-template", body))["prompt"]
+
+    def log_probs(self, ids: Sequence[int], start: int, vocabulary: int) -> Tensor:
+        """[T - start, V]: log-probabilities of the token after each of ids[start:].
+
+        From one forward pass; where the library does not give that, by one request for each token.
+        """
+        if self.loaded is not None:
+            return self.loaded.log_probs(ids, start)
+        return torch.stack([self.next_log_probs(ids[: t + 1], vocabulary) for t in range(start, len(ids))])
 
     def next_log_probs(self, ids: Sequence[int], vocabulary: int) -> Tensor:
         """[V]: log-probabilities of every token after these."""
@@ -132,3 +146,5 @@ class LlamaCpp:
     def close(self) -> None:
         """Free the model and the port."""
         self.server = None
+        if self.loaded is not None:
+            self.loaded.close()

@@ -9,13 +9,13 @@ tokenizer has is proven, never guessed: the ids of one text that all of them spl
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFWriter, TokenType
+from gguf import GGUFWriter, SpecialVocab, TokenType
 
 from weitiao.core.errors import ModelError
 
@@ -48,15 +48,13 @@ class Vocabulary:
     chat_template: str | None
 
 
-def read_vocabulary(
-    tokenizer: Any, num_rows: int, stop_ids: Sequence[int], config: Mapping[str, Any] | None = None
-) -> Vocabulary:
+def read_vocabulary(tokenizer: Any, num_rows: int, stop_ids: Sequence[int], folder: Path) -> Vocabulary:
     """A transformers tokenizer as llama.cpp has it.
 
     Args:
         num_rows: of the embeddings.
         stop_ids: tokens that end an answer; the first is the one that ends a turn.
-        config: config.json, which names special tokens that the tokenizer does not.
+        folder: the model's, whose files name the special tokens.
 
     Raises:
         ModelError: llama.cpp cannot split texts as it does.
@@ -86,7 +84,7 @@ def read_vocabulary(
         kinds,
         [] if is_sentencepiece else [" ".join(x.replace(" ", "\u0120") for x in pair) for pair in merges],
         read_scores(tokens, kinds, merges) if is_sentencepiece else [],
-        special_ids(tokenizer, stop_ids, config),
+        special_ids(tokenizer, stop_ids, folder),
         _adds_bos(tokenizer),
         template if isinstance(template, str) else None,
     )
@@ -168,14 +166,14 @@ def read_scores(tokens: list[str], kinds: list[TokenType], merges: Sequence[tupl
     return scores
 
 
-def special_ids(tokenizer: Any, stop_ids: Sequence[int], config: Mapping[str, Any] | None = None) -> dict[str, int]:
-    """The special tokens; eos ends a turn, eot is another token that ends an answer."""
-    names = ("bos", "unk", "sep", "pad", "cls", "mask")
-    ids = {name: getattr(tokenizer, f"{name}_token_id", None) for name in names}
-    ids |= {name: (config or {}).get(f"{name}_token_id") for name, x in ids.items() if x is None}
+def special_ids(tokenizer: Any, stop_ids: Sequence[int], folder: Path) -> dict[str, int]:
+    """The special tokens; eos ends a turn, eot is another token that ends an answer.
+
+    They are read from the files, as the official converter does: transformers' classes for some families (Qwen2) add
+    tokens of their own, such as an unk_token, that the model was not trained with.
+    """
     stops = tuple(stop_ids) or (tokenizer.eos_token_id,)
-    ids |= dict(zip(("eos", "eot", "eom"), stops))
-    return {name: int(x) for name, x in ids.items() if x is not None}
+    return SpecialVocab(folder).special_token_ids | dict(zip(("eos", "eot", "eom"), stops))
 
 
 def _adds_bos(tokenizer: Any) -> bool:

@@ -89,9 +89,7 @@ def write_model(
     tensors = list(named_tensors(weights, config, family))
     plan = QuantizationPlan.make(file_type, config.num_hidden_layers, not any(x.name == "output.weight" for x in tensors))
     rows = next(x.shape[0] for x in tensors if x.name == "token_embd.weight")
-    vocabulary = read_vocabulary(
-        tokenizer, rows, stop_ids, json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    )
+    vocabulary = read_vocabulary(tokenizer, rows, stop_ids, folder)
     writer = GGUFWriter(file, gguf.MODEL_ARCH_NAMES[family.arch])
     _write_general(writer, name, sum(torch.Size(x.shape).numel() for x in tensors))
     write_hyperparameters(writer, config, family)

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 from weitiao.core.errors import ModelError
 from weitiao.core.hardware import needs
 from weitiao.deploy.export.onnx.runtime import WIDTHS, open_session, quiet_environment
+from weitiao.deploy.verification.fidelity import AnswerRow
 from weitiao.deploy.verification.transformers_form import render_ids
 
 GRAPH, SETTINGS = "model.onnx", "genai_config.json"
@@ -78,8 +79,8 @@ class ONNXDecoder:
             reason = str(error).replace("\n", " ")[-300:]
             raise ModelError("ONNX Runtime refuses this graph: {reason}", reason=reason) from None
 
-    def log_probs(self, ids: Sequence[int], start: int) -> Tensor:
-        return self.logits([ids[:-1]])[0, start - 1 :].log_softmax(-1)
+    def log_probs(self, rows: Sequence[AnswerRow]) -> list[Tensor]:
+        return [self.logits([x.ids[:-1]])[0, len(x.prompt_ids) - 1 :].log_softmax(-1) for x in rows]
 
     def template_ids(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> list[int] | None:
         """By the tokenizer beside the graph."""

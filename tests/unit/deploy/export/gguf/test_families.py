@@ -12,6 +12,7 @@ from weitiao.core.errors import ModelError
 from weitiao.deploy.export.gguf.families import FAMILIES
 from weitiao.deploy.export.gguf.write import write_model
 from weitiao.deploy.openers.gguf import GGUFForm
+from weitiao.deploy.verification.fidelity import AnswerRow
 
 pytest.importorskip("xllamacpp", reason="llama.cpp is the judge: pip install xllamacpp")
 IDS = [5, 9, 40, 200, 17, 17, 3, 64, 300, 21, 7, 8, 250, 33]
@@ -52,8 +53,11 @@ def test_llama_cpp_gives_the_same_probabilities(case: str, tmp_path: Path, monke
         expected = model(torch.tensor([IDS[:-1]])).logits[0, 1:].log_softmax(-1)
     form = GGUFForm(file)
     try:
-        got = form.log_probs(IDS, 2)[:, : expected.shape[1]]
+        got = form.log_probs([AnswerRow(IDS[:2], IDS[2:])])[0][:, : expected.shape[1]]
         assert form.kind == "gguf_f32" and stop in form.stop_ids
+        assert form.engine.loaded is not None, "the library's interface is another one: verification is 16 times slower"
+        alone = torch.stack([form.engine.next_log_probs(IDS[:t], form.vocabulary) for t in (2, len(IDS) - 1)])
+        assert torch.allclose(got[[0, -1]], alone[:, : got.shape[1]], atol=2e-4), "one forward pass against the server"
         kl = (expected.exp() * (expected - got)).sum(-1)
         assert float(kl.abs().max()) <= 1e-5, kl
         best, second = expected.topk(2).values.unbind(-1)

@@ -1,0 +1,5 @@
+"""`python -m bench.fidelity`."""
+
+from bench.fidelity.run import main
+
+main()
