@@ -26,7 +26,7 @@ from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import create, find, nearest
 from weitiao.core.reporter import Reporter
-from weitiao.deploy.compression.report import CompressionReport, Measurement
+from weitiao.deploy.compression.report import MEASURED, CompressionReport, Measurement
 from weitiao.deploy.compression.rewrite import Sizes, read_subject, rewrite, sizes_of, zero_masks
 from weitiao.deploy.merging.merge import refuse_nonempty
 from weitiao.deploy.verification.fidelity import AnswerRow, compare
@@ -356,6 +356,6 @@ def measure_compressed(
         linears = read_subject(source, tuned.assets.architecture).linears
         sizes = (sizes_of(source, linears), sizes_of(path, linears))
         report = measure_both(source, path, tuned, sizes, options, reporter)
-    report = replace(report, method={"name": "measured"}, source=target)
+    report = replace(report, method={"name": MEASURED}, source=target)
     report.write()
     return report

@@ -40,7 +40,7 @@ def inputs(rows: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 @pytest.fixture(params=["", "-mno-avx512f", "-mno-avx512f -mno-avx2"], ids=["own CPU", "AVX2", "neither"])
-def kernels(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def compiled(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("CXX", f"g++ {request.param}")
     kernels_module._kernels.cache_clear()
     found = quantized_kernels()
@@ -51,14 +51,14 @@ def kernels(request: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", [*SCHEMES, *BNB])
-def test_equal_to_the_dequantized_product(name: str, kernels: Any) -> None:
+def test_equal_to_the_dequantized_product(name: str, compiled: Any) -> None:
     layer = layer_of(name)
     with kernels_disabled():
         weight = layer.weight
-    assert float((kernels.dequantized(layer.stored.as_c(), layer.stored.bits, torch.float32) - weight).abs().max()) <= 1e-6
+    assert float((compiled.dequantized(layer.stored.as_c(), layer.stored.bits, torch.float32) - weight).abs().max()) <= 1e-6
     for rows in (1, 2, 3, 4, 5, 7, 8, 9, 31):
         x = inputs(rows)
-        y = kernels.linear(x, layer.stored.as_c(), layer.stored.bits, layer.bias)
+        y = compiled.linear(x, layer.stored.as_c(), layer.stored.bits, layer.bias)
         expected = linear(x.double(), weight.double(), layer.bias.double())
         assert float((y - expected).abs().max() / expected.abs().max()) <= 1e-6
         assert torch.equal(layer(x), y), "a layer uses them"

@@ -10,10 +10,12 @@ from weitiao.core.files import write_text
 from weitiao.core.messages import Message
 from weitiao.core.score import Score, is_percentage
 from weitiao.core.version import VERSION
-from weitiao.deploy.compression.rewrite import Sizes
+from weitiao.deploy.compression.rewrite import CONFIG, Sizes
 from weitiao.deploy.verification.fidelity import Fidelity
 
 RECORD = "compression.json"
+MEASURED = "measured"
+"""In place of a method: the folder was compressed elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,11 @@ class CompressionReport:
         table = [f"| {' | '.join(str(x) for x in titles)} |", "|---|---|---|"]
         table += [f"| {label} | {before} | {after} |" for label, before, after in self.lines]
         settings = ", ".join(f"{key}={value}" for key, value in self.method.items() if key != "name")
-        title = Message("Compressed with weitiao, method {method}", method=f"{self.method['name']} ({settings})")
-        parts = [f"# {title}", str(OPENING[opening_of(self.method)]), "\n".join(table), str(self.comparison)]
+        named = f"{self.method['name']} ({settings})" if settings else self.method["name"]
+        title = Message("Compressed with weitiao, method {method}", method=named)
+        if named == MEASURED:
+            title = Message("Compressed elsewhere, measured with weitiao")
+        parts = [f"# {title}", str(OPENING[opening_of(self.folder)]), "\n".join(table), str(self.comparison)]
         parts += [str(x) for x in self.notes]
         (self.folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
@@ -116,9 +121,11 @@ OPENING: dict[str, Message] = {
 }
 
 
-def opening_of(method: Mapping[str, Any]) -> str:
-    """Which of OPENING."""
-    return {"int8": "compressed-tensors", "int4": "compressed-tensors", "nf4": "bitsandbytes"}.get(method["name"], "plain")
+def opening_of(folder: Path) -> str:
+    """Which of OPENING: how the folder's config says that its weights are stored."""
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    return method if method in OPENING else "plain"
 
 
 def _interval(score: Score) -> str:
