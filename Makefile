@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test types pytest proof lint bench bench-sft bench-peers bench-methods bench-trainer bench-growth bench-generation bench-adapters bench-gpu clean
+.PHONY: quickstart test types pytest proof lint bench bench-sft bench-peers bench-methods bench-trainer bench-growth bench-generation bench-adapters bench-compression bench-gpu clean
 
 # creates .venv, installs, fine-tunes a real model on real data, shows before and after
 quickstart: $(READY)
@@ -70,6 +70,10 @@ bench-generation: $(READY)
 # eight adapters in one batch next to one, and 1,000 on disk; about ten minutes on 2 cores and 10 GB of disk
 bench-adapters: $(READY)
 	$(BIN)/python -m bench.adapters $(ARGS)
+
+# every technique of `weitiao compress` on one Run; about twenty minutes on 2 cores: ARGS="runs/quickstart FOLDER"
+bench-compression: $(READY)
+	$(BIN)/python -m bench.compression $(ARGS)
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -46,7 +46,9 @@ def compress(
 def print_report(report: "CompressionReport", console: Console) -> None:
     """The table, then what a reader must know."""
     if report.lines:
-        table = Table(str(Message("figure")), str(Message("merged")), str(Message("compressed")), box=None)
+        table = Table(box=None)
+        for title in (Message("figure"), Message("merged"), Message("compressed")):
+            table.add_column(str(title), no_wrap=True)
         for label, before, after in report.lines:
             table.add_row(str(label), before, after)
         console.print(table)

@@ -3,6 +3,7 @@
 merge into a temporary folder -> calibrate -> write the compressed folder -> (heal) -> open both -> compare -> report
 """
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import create, find, nearest
 from weitiao.core.reporter import Reporter
-from weitiao.deploy.compression.report import CompressionReport, Measurement
+from weitiao.deploy.compression.report import MEASURED, CompressionReport, Measurement
 from weitiao.deploy.compression.rewrite import Sizes, read_subject, rewrite, sizes_of, zero_masks
 from weitiao.deploy.merging.merge import refuse_nonempty
 from weitiao.deploy.verification.fidelity import AnswerRow, compare
@@ -120,7 +121,8 @@ def compress(
         if options.heal and (read_trained(target) is None or not tuned.objective.traits.generative):
             raise RecipeError("--heal needs a Run that generates text: its rows are trained on again")
         subject = read_merged(source, tuned, compressor, options, reporter)
-        before, after, compression = write_compressed(target, subject, folder, compressor, options, reporter)
+        with written_whole(folder) as new:
+            before, after, compression = write_compressed(target, subject, new, compressor, options, reporter)
         report = measure_both(source, folder, tuned, (before, after), options, reporter)
         method = compressor.as_recipe() | ({"heal": options.heal} if options.heal else {})
     report = replace(report, method=method, source=target, notes=[*compression.notes, *report.notes])
@@ -147,6 +149,21 @@ def merged(target: str, out: Path, reporter: Reporter) -> Iterator[tuple[Path, M
             merge_run(target, str(folder))
             tuned = open_model(target, "fp32")
         yield folder, tuned
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """Inside: the path of a new folder, which becomes `folder` afterwards, so that one of that name is never half written.
+
+    It has a temporary folder of its own for what is written on the way.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as place:
+        new = Path(place) / folder.name
+        yield new
+        if folder.is_dir():
+            folder.rmdir()  # it is empty: refuse_nonempty
+        os.replace(new, folder)
 
 
 def read_merged(
@@ -195,9 +212,8 @@ def write_compressed(
     compression = compressor.plan(subject)
     if not options.heal:
         return *rewrite(subject, folder, compression), compression
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as place:
-        before, _ = rewrite(subject, Path(place) / "pruned", compression)
-        after, note = heal(target, Path(place), folder, options.heal, reporter)
+    before, _ = rewrite(subject, folder.with_name("pruned"), compression)
+    after, note = heal(target, folder.parent, folder, options.heal, reporter)
     return before, after, replace(compression, notes=[*compression.notes, note])
 
 
@@ -268,7 +284,7 @@ def measure_both(
         after = open_form(folder, tuned, precision)
     generates = tuned.assets.architecture.kind == "decoder"
     with reporter.spin(Message("measuring speed")):
-        speeds = measure_speed([before.torch_model, after.torch_model], generates)
+        speeds = measure_speed([before.model, after.model], generates)
     rows = answer_rows(reference, options.data, ENOUGH, reporter) if generates and tuned.objective.traits.generative else []
     described = Message("{n:,} held-out rows", n=len(rows)) if rows else Message("no rows with answers")
     forms = []
@@ -297,7 +313,8 @@ def measured(
     dtype = hardware.precision(options.precision or "auto")[0]
     precision = next(name for name, x in hardware.DTYPES.items() if x == dtype)
     memory = sum(x.numel() * x.element_size() for x in model.torch_model.parameters())
-    return Measurement(sizes, memory, precision, speed.prefill, speed.decode, fidelity, scores)
+    figures = (speed.prefill, speed.decode, speed.decode_batch)
+    return Measurement(sizes, memory, precision, *figures, fidelity, scores)
 
 
 def has_held_out(recipe: Recipe) -> bool:
@@ -314,9 +331,10 @@ def write_command(
     with merged(target, folder, reporter) as (source, tuned):
         subject = read_merged(source, tuned, compressor, options, reporter)
         files = compressor.files(subject, "merged", "compressed")
-        rewrite(subject, folder / "merged", Compression(lambda name, tensor: {name: tensor}))
-    for name, text in files.items():
-        write_text(folder / name, text)
+        with written_whole(folder) as new:
+            rewrite(subject, new / "merged", Compression(lambda name, tensor: {name: tensor}))
+            for name, text in files.items():
+                write_text(new / name, text)
     note = Message("nothing is compressed yet: {folder}/README.md has the commands", folder=folder)
     return CompressionReport(folder, compressor.as_recipe(), target, notes=[note])
 
@@ -334,8 +352,9 @@ def measure_compressed(
     """
     path, options = Path(folder), options or CompressionOptions()
     with merged(target, path, reporter) as (source, tuned):
-        before = sizes_of(source)
-        report = measure_both(source, path, tuned, (before, sizes_of(path, before)), options, reporter)
-    report = replace(report, method={"name": "measured"}, source=target)
+        linears = read_subject(source, tuned.assets.architecture).linears
+        sizes = (sizes_of(source, linears), sizes_of(path, linears))
+        report = measure_both(source, path, tuned, sizes, options, reporter)
+    report = replace(report, method={"name": MEASURED}, source=target)
     report.write()
     return report

@@ -8,12 +8,14 @@ from typing import Any
 
 from weitiao.core.files import write_text
 from weitiao.core.messages import Message
-from weitiao.core.score import Score
+from weitiao.core.score import Score, is_percentage
 from weitiao.core.version import VERSION
-from weitiao.deploy.compression.rewrite import Sizes
+from weitiao.deploy.compression.rewrite import CONFIG, Sizes
 from weitiao.deploy.verification.fidelity import Fidelity
 
 RECORD = "compression.json"
+MEASURED = "measured"
+"""In place of a method: the folder was compressed elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Measurement:
     """Tokens per second of a prompt."""
     decode: float | None
     """Tokens per second of an answer, one row at a time; None: it does not generate."""
+    decode_batch: float | None
+    """Of eight rows at a time, all together."""
     fidelity: Fidelity | None = None
     """Against the merged model in fp32; None: no rows with answers."""
     scores: Mapping[str, Score] = field(default_factory=dict)
@@ -60,16 +64,17 @@ class CompressionReport:
         both = (before, after)
         lines = [(label, *(form(x) for x in both)) for label, form in FIGURES if form(after) or form(before)]
         for name, score in after.scores.items():
-            earlier = before.scores.get(name)
-            lines.append((Message("{metric}", metric=name), str(earlier) if earlier else "", str(score)))
+            label, earlier = Message("{metric}, n = {n:,}", metric=name, n=score.n), before.scores.get(name)
+            lines.append((label, _interval(earlier) if earlier else "", _interval(score)))
         return lines
 
     @property
     def comparison(self) -> Message:
         """Between what, and on what."""
         return Message(
-            "measured on the merged model, not on its base: agreement and KL against it in fp32, on {rows}; speed of one "
-            "row, the median of {turns} turns in one process",
+            "compared with the merged model in fp32, on {rows}, so its own column shows what {precision} costs; brackets: "
+            "95 % intervals; speed by the engine that serves, the median of {turns} turns in one process",
+            precision=self.after.precision if self.after else "",
             rows=self.rows,
             turns=self.turns,
         )
@@ -94,8 +99,11 @@ class CompressionReport:
         table = [f"| {' | '.join(str(x) for x in titles)} |", "|---|---|---|"]
         table += [f"| {label} | {before} | {after} |" for label, before, after in self.lines]
         settings = ", ".join(f"{key}={value}" for key, value in self.method.items() if key != "name")
-        title = Message("Compressed with weitiao, method {method}", method=f"{self.method['name']} ({settings})")
-        parts = [f"# {title}", str(OPENING[opening_of(self.method)]), "\n".join(table), str(self.comparison)]
+        named = f"{self.method['name']} ({settings})" if settings else self.method["name"]
+        title = Message("Compressed with weitiao, method {method}", method=named)
+        if named == MEASURED:
+            title = Message("Compressed elsewhere, measured with weitiao")
+        parts = [f"# {title}", str(OPENING[opening_of(self.folder)]), "\n".join(table), str(self.comparison)]
         parts += [str(x) for x in self.notes]
         (self.folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
@@ -113,20 +121,29 @@ OPENING: dict[str, Message] = {
 }
 
 
-def opening_of(method: Mapping[str, Any]) -> str:
-    """Which of OPENING."""
-    return {"int8": "compressed-tensors", "int4": "compressed-tensors", "nf4": "bitsandbytes"}.get(method["name"], "plain")
+def opening_of(folder: Path) -> str:
+    """Which of OPENING: how the folder's config says that its weights are stored."""
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    return method if method in OPENING else "plain"
+
+
+def _interval(score: Score) -> str:
+    """
+    >>> _interval(Score("accuracy", 0.9834, 662, 0.9705, 0.9907))
+    '98.34 % [97.05, 99.07]'
+    """
+    if is_percentage(score.name) or score.name == "agreement":
+        return f"{score.value:.2%} [{100 * score.low:.2f}, {100 * score.high:.2f}]".replace("%", " %")
+    return f"{score.value:.3g} [{score.low:.3g}, {score.high:.3g}]"
 
 
 def _agreement(x: Measurement) -> str:
-    if x.fidelity is None:
-        return ""
-    score = x.fidelity.agreement
-    return f"{score.value:.2%} [{score.low:.2%}, {score.high:.2%}]"
+    return "" if x.fidelity is None else _interval(x.fidelity.agreement)
 
 
 def _kl(x: Measurement) -> str:
-    return "" if x.fidelity is None else f"{x.fidelity.kl.value:.1e} [{x.fidelity.kl.low:.1e}, {x.fidelity.kl.high:.1e}]"
+    return "" if x.fidelity is None else _interval(x.fidelity.kl)
 
 
 def _positions(x: Measurement) -> str:
@@ -136,13 +153,14 @@ def _positions(x: Measurement) -> str:
 FIGURES: tuple[tuple[Message, Any], ...] = (
     (Message("on disk (MB)"), lambda x: f"{x.sizes.bytes_on_disk / 1e6:,.1f}"),
     (Message("in memory (MB)"), lambda x: f"{x.memory / 1e6:,.1f}"),
-    (Message("bits per weight, all"), lambda x: f"{x.sizes.bits:.2f}"),
-    (Message("bits per weight, linear layers"), lambda x: f"{x.sizes.linear_bits:.2f}"),
+    (Message("bits per weight"), lambda x: f"{x.sizes.bits:.2f}"),
+    (Message("bits per linear weight"), lambda x: f"{x.sizes.linear_bits:.2f}"),
     (Message("weights (millions)"), lambda x: f"{x.sizes.weights / 1e6:,.1f}"),
     (Message("zeros in linear layers"), lambda x: f"{x.sizes.zeros / x.sizes.linear_weights:.1%}" if x.sizes.zeros else ""),
     (Message("computes in"), lambda x: x.precision),
     (Message("prompt (tokens/s)"), lambda x: f"{x.prefill:,.0f}"),
-    (Message("answer (tokens/s)"), lambda x: f"{x.decode:,.1f}" if x.decode else ""),
+    (Message("answer, 1 row (tokens/s)"), lambda x: f"{x.decode:,.1f}" if x.decode else ""),
+    (Message("answers, 8 rows (tokens/s)"), lambda x: f"{x.decode_batch:,.1f}" if x.decode_batch else ""),
     (Message("most probable token the same"), _agreement),
     (Message("KL (nats per token)"), _kl),
     (Message("answer tokens compared"), _positions),
@@ -160,6 +178,7 @@ def _as_json(x: Measurement) -> dict[str, Any]:
         "precision": x.precision,
         "prefill_tokens_per_second": round(x.prefill, 1),
         "decode_tokens_per_second": x.decode and round(x.decode, 2),
+        "decode_tokens_per_second_8_rows": x.decode_batch and round(x.decode_batch, 2),
         "scores": {name: score.as_json() for name, score in x.scores.items()},
     }
     if x.fidelity is not None:

@@ -205,12 +205,12 @@ class _Counter:
     def __init__(self) -> None:
         self.bytes = self.weights = self.linear_bytes = self.linear_weights = self.zeros = 0
 
-    def add(self, tensors: Mapping[str, Tensor], weights: int, linear: bool) -> None:
+    def add(self, tensors: Mapping[str, Tensor], weights: int, linear: bool, plain: bool = True) -> None:
         size = sum(x.numel() * x.element_size() for x in tensors.values())
         self.bytes, self.weights = self.bytes + size, self.weights + weights
         if linear and tensors:
             self.linear_bytes, self.linear_weights = self.linear_bytes + size, self.linear_weights + weights
-            if len(tensors) == 1:
+            if plain and len(tensors) == 1:
                 self.zeros += int((next(iter(tensors.values())) == 0).sum())
 
     def sizes(self, folder: Path) -> Sizes:
@@ -241,21 +241,19 @@ def zero_masks(folder: Path, names: Mapping[str, LinearLayer]) -> dict[str, Tens
     return masks
 
 
-def sizes_of(folder: Path, like: Sizes | None = None) -> Sizes:
+def sizes_of(folder: Path, linears: Mapping[str, LinearLayer]) -> Sizes:
     """The sizes of a folder that was not written here.
 
     Args:
-        like: of the model it was made of, which has as many weights.
+        linears: the linear layers of the model it was made of.
     """
-    linear, size, weights = 0, 0, 0
+    shapes, counter, seen = {x.name: x.shape for x in linears.values()}, _Counter(), set()
     for file in weight_files(folder):
         with safe_open(str(file), "pt") as stream:
             for name in stream.keys():  # noqa: SIM118  it is no dict
-                tensor = stream.get_tensor(name)
-                size, weights = size + tensor.numel() * tensor.element_size(), weights + tensor.numel()
-    unquantized = like.weights - like.linear_weights if like else 0
-    on_disk = sum(x.stat().st_size for x in weight_files(folder))
-    if like is None:
-        return Sizes(on_disk, weights, size, weights)
-    linear = size - 2 * unquantized
-    return Sizes(on_disk, like.weights, max(linear, 0), like.linear_weights)
+                tensor, layer = stream.get_tensor(name), name.partition(".weight")[0]
+                rows, columns = shapes.get(layer, (0, 0))
+                weights = tensor.numel() if not rows else 0 if layer in seen else rows * columns
+                counter.add({name: tensor}, weights, linear=bool(rows), plain=name.endswith(".weight"))
+                seen.add(layer)
+    return counter.sizes(folder)

@@ -33,7 +33,10 @@ from weitiao.core.messages import Message
 
 GENERATION = Path(__file__).parent / "generation.cpp"
 """A library of its own, for all CPUs (generation.py)."""
-SOURCES = sorted(x for x in Path(__file__).parent.iterdir() if x.suffix in (".cpp", ".h") and x != GENERATION)
+QUANTIZED = Path(__file__).parent / "quantized.cpp"
+"""Another one (quantized.py)."""
+FOR_ALL_CPUS = (GENERATION, QUANTIZED)
+SOURCES = sorted(x for x in Path(__file__).parent.iterdir() if x.suffix in (".cpp", ".h") and x not in FOR_ALL_CPUS)
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fno-math-errno", "-w")
 TIMEOUT = 120  # seconds for the compiler
 REGISTER = 16  # numbers that a kernel works on at a time: the last dimension must be a multiple of it

@@ -5,14 +5,16 @@
              the m's in 8 bits too: 4.13 bits per weight instead of 4.5. (Dettmers et al. 2023, arXiv 2305.14314, sec. 3)
     8 bits   w = q m / 127, m the largest absolute value of its row. (Dettmers et al. 2022, arXiv 2208.07339, sec. 2.1)
 
-    x [T, D_in] --> W x + b          W = unpack(packed) [D_out, D_in], computed for each product and freed after it
+    x [T, D_in] --> W x + b          W = unpack(packed) [D_out, D_in], computed for each product and freed after it;
+                                     for few rows, by kernels that unpack it in registers (kernels/quantized.py)
 
 Only the stored weights are quantized. Activations are never rounded, so a row's output does not depend on its neighbors.
 (LLM.int8 quantizes them too, and treats a column differently as soon as one row of the batch has an outlier in it.) Weights
 are rounded to bf16 before they are packed, so a run in bf16 and its merge in fp32 have the same base.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,7 +23,19 @@ from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from weitiao.core.four_bit import BLOCK, NESTED, bnb_functional, pack_4bit
+from weitiao.model.kernels.quantized import NAMES, PackedWeight, quantized_kernels
 from weitiao.model.layers.saved_tensors import to_autocast_dtype
+
+INTEGERS = torch.arange(-8.0, 8.0)
+"""What 4 bits of whole numbers stand for."""
+Unpack = Callable[[Tensor, torch.dtype], Tensor]
+
+
+@cache
+def four_bit_tables(quant_type: str) -> tuple[Tensor, Tensor]:
+    """(what 4 bits stand for, what 8 bits of a scale stand for), as bitsandbytes has them."""
+    functional = bnb_functional()
+    return functional.get_4bit_type(quant_type, "cpu").float(), functional.create_dynamic_map().float()
 
 
 class QuantizedLinear(nn.Module):
@@ -29,6 +43,7 @@ class QuantizedLinear(nn.Module):
 
     packed: nn.Parameter
     absmax: nn.Parameter
+    _stored: PackedWeight | None = None
 
     def __init__(self, layer: nn.Module, bits: int, quant_type: str, double_quant: bool, device: torch.device) -> None:
         super().__init__()
@@ -60,6 +75,25 @@ class QuantizedLinear(nn.Module):
         layer.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         return layer
 
+    @property
+    def stored(self) -> PackedWeight:
+        """The weight as kernels read it."""
+        if self._stored is None or self._stored.codes is not self.packed:
+            self._stored = self._as_stored()
+        return self._stored
+
+    def _as_stored(self) -> PackedWeight:
+        shape, absmax = (self.shape[0], self.shape[1]), self.absmax.data
+        if self.bits == 8:
+            return PackedWeight(self.packed, absmax / 127, shape, shape[1])
+        table, nested_table = four_bit_tables(self.quant_type)
+        options: dict[str, Any] = {"table": table, "high_first": True}
+        if absmax.dtype == torch.uint8:
+            options |= {"nested_table": nested_table, "nested": self.get_parameter("absmax_absmax").data}
+            options["nested_mean"] = float(self.get_parameter("absmax_mean"))
+        group = BLOCK if shape[1] % BLOCK == 0 else 1  # else a block is not in one row
+        return PackedWeight(self.packed, absmax, shape, group, **options)
+
     def unpack(self, packed: Tensor, dtype: torch.dtype) -> Tensor:
         """[D_out, D_in] in `dtype`."""
         if self.bits == 8:
@@ -72,7 +106,7 @@ class QuantizedLinear(nn.Module):
         return self.unpack(self.packed, self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return DequantizedProduct.apply(to_autocast_dtype(x), self.packed, self.bias, self.unpack)
+        return few_bits_linear(x, self.packed, self.bias, self.stored, self.unpack)
 
     @torch.no_grad()
     def plain(self) -> nn.Module:
@@ -83,6 +117,33 @@ class QuantizedLinear(nn.Module):
         layer.weight = nn.Parameter(self.weight.T.contiguous() if self.transposed else self.weight, requires_grad=False)
         layer.bias = self.bias
         return layer
+
+
+def few_bits_linear(x: Tensor, packed: Tensor, bias: Tensor | None, stored: PackedWeight, unpack: Unpack) -> Tensor:
+    """x W^T + b for x [..., D_in] and a frozen weight in few bits: [..., D_out], in x's dtype.
+
+    Args:
+        stored: the weight as kernels read it.
+        unpack: (packed, dtype) -> the weight [D_out, D_in].
+    """
+    x = to_autocast_dtype(x)
+    if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
+        return DequantizedProduct.apply(x, packed, bias, unpack)
+    bias = None if bias is None else bias.to(x.dtype)
+    kernels, weight = quantized_kernels(), stored.as_c()
+    few = kernels is not None and 0 < x.numel() <= kernels.max_rows.get(x.dtype, 0) * x.shape[-1]
+    if kernels is None or weight is None or not few:
+        return linear(x, unpack(packed, x.dtype), bias)
+    y = kernels.linear(x.reshape(-1, x.shape[-1]).contiguous(), weight, stored.bits, bias)
+    return y if x.ndim == 2 else y.view(*x.shape[:-1], stored.shape[0])
+
+
+def dequantized_by_kernels(stored: PackedWeight, dtype: torch.dtype) -> Tensor | None:
+    """The weight [D_out, D_in]; None: there are no kernels for it."""
+    kernels, weight = quantized_kernels(), stored.as_c()
+    return (
+        None if kernels is None or weight is None or dtype not in NAMES else kernels.dequantized(weight, stored.bits, dtype)
+    )
 
 
 class DequantizedProduct(torch.autograd.Function):
