@@ -288,7 +288,9 @@ def write_plain(
         predictions.check(folder, storage.dtype)
         report = replace(report, predictions=predictions.message)
     tokenizer.save_pretrained(folder)
-    same_ids = AutoTokenizer.from_pretrained(folder, local_files_only=True)(PROBE).input_ids[: ids.shape[1]]
+    same_ids = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)(PROBE).input_ids[
+        : ids.shape[1]
+    ]
     if list(same_ids) != ids[0].tolist():
         raise ModelError("the tokenizer in {folder} gives other ids than in training: do not use it.", folder=folder)
     return report

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -88,11 +89,18 @@ def load_adapter(attachment: Attachment, folder: Path) -> None:
     """Copy a PEFT adapter's tensors into an attached method.
 
     Raises:
-        ModelError: the tensors do not match the config.
+        ModelError: the file is damaged, a weight is not finite, or the tensors do not match the config.
     """
     if attachment.from_peft is None:
         raise ModelError("this method has no PEFT format")
-    attachment.from_peft(load_file(folder / WEIGHTS))
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ModelError("{file} is missing or damaged ({error}).", file=folder / WEIGHTS, error=str(error)) from None
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ModelError("{name}: the adapter's weights in {layer} are not finite numbers.", name=folder, layer=name)
+    attachment.from_peft(tensors)
 
 
 def peft_task(model: PreTrainedModel) -> str | None:
