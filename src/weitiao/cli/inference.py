@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -176,6 +177,10 @@ def merge(
         raise usage_error("give a run and a new folder: weitiao merge RUN FOLDER")
     if not out:
         *targets, out = targets
+        if len(targets) == 1 and ((Path(out) / "recipe.yaml").is_file() or (Path(out) / "adapter_config.json").is_file()):
+            raise usage_error("{out} is a result itself: to merge both into one, name a new folder with --out", out=out)
+    if len(targets) == 1 and (method != "linear" or weights or (density, seed, rank) != (None, None, None)):
+        raise usage_error("--method, --weights, --density, --seed and --rank are for several runs, and here is one")
     factors = split_numbers(weights, "--weights")
     options: dict[str, Any] = {"density": density, "seed": seed, "rank": rank, "dtype": dtype, "task": task}
     options["max_rows"] = max_rows

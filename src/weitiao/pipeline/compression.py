@@ -21,13 +21,13 @@ from weitiao.core.errors import ModelError, RecipeError
 from weitiao.core.files import write_text
 from weitiao.core.messages import Message
 from weitiao.core.method import Method
+from weitiao.core.new_folder import in_new_folder, temporary_place
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import create, find, nearest
 from weitiao.core.reporter import Reporter
 from weitiao.deploy.compression.report import CompressionReport, Measurement
 from weitiao.deploy.compression.rewrite import Sizes, read_subject, rewrite, sizes_of, zero_masks
-from weitiao.deploy.merging.merge import refuse_nonempty
 from weitiao.deploy.verification.fidelity import AnswerRow, compare
 from weitiao.model.loading.load import load_architecture, load_base
 from weitiao.model.profiling.inference_speed import TURNS, InferenceSpeed, measure_speed
@@ -97,6 +97,7 @@ def compressor_of(method: str, settings: Mapping[str, Any]) -> Compressor:
         ) from None
 
 
+@in_new_folder
 def compress(
     target: str, out: str, compressor: Compressor, reporter: Reporter, options: CompressionOptions | None = None
 ) -> CompressionReport:
@@ -110,7 +111,6 @@ def compress(
         RecipeError: an option is impossible.
     """
     folder, options = Path(out), options or CompressionOptions()
-    refuse_nonempty(folder)
     if options.heal and compressor.result != "pruned":
         raise RecipeError("--heal trains a pruned model on: {method} does not prune", method=compressor.name)
     if isinstance(compressor, CommandCompressor):
@@ -140,8 +140,7 @@ def merged(target: str, out: Path, reporter: Reporter) -> Iterator[tuple[Path, M
             raise ModelError("{target} is neither a Run nor a folder of a merged model", target=target)
         yield Path(target), open_model(target, "fp32")
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as place:
+    with tempfile.TemporaryDirectory(dir=temporary_place(out), prefix=f".{out.name}.") as place:
         folder = Path(place) / "merged"
         with reporter.spin(Message("merging")):
             merge_run(target, str(folder))
@@ -195,7 +194,7 @@ def write_compressed(
     compression = compressor.plan(subject)
     if not options.heal:
         return *rewrite(subject, folder, compression), compression
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as place:
+    with tempfile.TemporaryDirectory(dir=temporary_place(folder)) as place:
         before, _ = rewrite(subject, Path(place) / "pruned", compression)
         after, note = heal(target, Path(place), folder, options.heal, reporter)
     return before, after, replace(compression, notes=[*compression.notes, note])

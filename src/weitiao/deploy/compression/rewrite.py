@@ -22,7 +22,7 @@ from weitiao.core.messages import Message
 
 SINGLE_FILE, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 COPIED = (".json", ".txt", ".jinja", ".model", ".tiktoken")  # configs, tokenizers, templates; no pickles, no READMEs
-NOT_COPIED = (INDEX, CONFIG, "compression.json", "merge.json")
+NOT_COPIED = ("verification.json", INDEX, CONFIG, "compression.json", "merge.json")
 
 
 @dataclass(frozen=True)

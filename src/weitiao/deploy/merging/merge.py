@@ -150,10 +150,9 @@ def merge(
         ends_turns: its answers end with the stop token of its chat template.
 
     Raises:
-        ModelError: the method cannot be merged, the folder is not empty, or the reloaded model gives other outputs.
+        ModelError: the method cannot be merged, or the reloaded model gives other outputs.
     """
     refuse_unmergeable(model)
-    refuse_nonempty(folder)
     probe = probe_of(model, tokenizer, prompt)
     with torch.no_grad():
         model.attachment.merge()  # pyright: ignore[reportOptionalCall]
@@ -168,16 +167,6 @@ def refuse_unmergeable(model: TrainableModel) -> None:
     """
     if model.attachment.merge is None:
         raise ModelError("this method cannot be merged; use the run folder with chat, generate or evaluate.")
-
-
-def refuse_nonempty(folder: Path) -> None:
-    """A result needs a folder of its own.
-
-    Raises:
-        ModelError: there is something in it.
-    """
-    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
-        raise ModelError("{folder} is not empty. Name a folder that does not exist yet.", folder=folder)
 
 
 def write_model(

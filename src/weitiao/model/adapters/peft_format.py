@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from weitiao.core.errors import ModelError
 from weitiao.core.files import share_weights
 from weitiao.core.method import Attachment
+from weitiao.core.new_folder import refuse_unfinished
 from weitiao.model.adapters.module_structure import architecture_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -74,8 +75,9 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     """The config of a PEFT adapter.
 
     Raises:
-        ModelError: its weights are missing, or not safetensors.
+        ModelError: its weights are missing, or not safetensors, or it is still being written.
     """
+    refuse_unfinished(folder)
     if not (folder / WEIGHTS).is_file():
         raise ModelError(
             "{folder} contains no {file} (pickle files such as adapter_model.bin are not opened)",
