@@ -46,9 +46,9 @@ def new_folder(folder: Path) -> Iterator[None]:
         refuse_nonempty(folder)
     mark.mkdir(parents=True, exist_ok=True)
     with lock(mark):
-        _empty(folder)  # of a process that was killed
-        _mine.add(mark.resolve())
         try:
+            _empty(folder)  # of a process that was killed
+            _mine.add(mark.resolve())
             yield
             shutil.rmtree(mark)
         except BaseException:

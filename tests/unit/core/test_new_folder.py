@@ -13,6 +13,7 @@ import pytest
 from support.command import weitiao
 from weitiao.core.errors import ModelError, RunError
 from weitiao.core.new_folder import UNFINISHED, new_folder, refuse_unfinished, temporary_place
+from weitiao.core.run_status import read_owner
 
 
 def write(folder: Path) -> None:
@@ -96,7 +97,8 @@ def test_sigterm_leaves_nothing(train_tiny: Any, tmp_path: Path) -> None:
     run, out = train_tiny(train={"steps": 1}).folder, tmp_path / "merged"
     process = subprocess.Popen([sys.executable, "-m", "weitiao", "merge", run, out])
     ends = time.monotonic() + 120
-    while not out.is_dir() and time.monotonic() < ends:
-        time.sleep(0.001)
+    while read_owner(out / UNFINISHED) is None and time.monotonic() < ends:
+        time.sleep(0.01)
+    time.sleep(0.1)
     process.terminate()
     assert process.wait() == 143 and not out.exists()
