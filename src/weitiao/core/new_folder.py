@@ -6,6 +6,7 @@ An error or Ctrl-C removes what was written. A kill cannot, so the mark stays: n
 command that wrote it begins anew.
 """
 
+import errno
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from functools import wraps
 from inspect import signature
 from pathlib import Path
 from typing import ParamSpec, TypeVar
+
+from safetensors import SafetensorError
 
 from weitiao.core.errors import ModelError
 from weitiao.core.run_status import lock
@@ -28,7 +31,12 @@ def in_new_folder(function: Callable[P, T]) -> Callable[P, T]:
     @wraps(function)
     def write(*args: P.args, **kwargs: P.kwargs) -> T:
         with new_folder(Path(signature(function).bind(*args, **kwargs).arguments["out"])):
-            return function(*args, **kwargs)
+            try:
+                return function(*args, **kwargs)
+            except SafetensorError as error:
+                if "I/O error" not in str(error):
+                    raise
+                raise OSError(errno.ENOSPC, str(error)) from None  # as other files of a full disk
 
     return write
 
