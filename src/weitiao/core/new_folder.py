@@ -21,7 +21,8 @@ from weitiao.core.errors import ModelError
 from weitiao.core.run_status import lock
 
 UNFINISHED = ".unfinished"
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 _mine: set[Path] = set()  # that this process is writing
 
 
