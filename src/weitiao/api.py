@@ -212,7 +212,7 @@ def merge(
 
     paths = [_path(x) for x in (targets if isinstance(targets, (list, tuple)) else [targets])]  # pyright: ignore[reportArgumentType]
     _warn_unfinished(paths, reporter)
-    if len(paths) == 1 and not any(combine.values()):
+    if len(paths) == 1 and method == "linear" and not any(combine.values()):
         with reporter.spin(Message("merging, reloading and comparing")):
             return merging.merge_run(paths[0], str(out), dtype, task, reporter, max_rows, max_shard_size)
     chosen = MergeMethod.make(method, len(paths), **combine)

@@ -204,3 +204,18 @@ def test_unfinished_base_run_reported(train_tiny: Any, tmp_path: Path) -> None:
         assert code == 0 and "is not finished: killed at step 3; the result is step" in " ".join(output.split())
     code, output = weitiao("evaluate", lower.folder, "--json")
     assert code == 0 and json.loads(output)["loss"]["n"] > 0
+
+
+def test_changed_base_model_not_opened(train_tiny: Any, tiny_llama: Path, tmp_path: Path) -> None:
+    """Other weights of the same shape under the same name would give garbage that merging even finds equal to itself."""
+    base = Path(shutil.copytree(tiny_llama, tmp_path / "base"))
+    lower = train_tiny(train={"steps": 1}, base=str(base), out=str(tmp_path / "lower"))
+    upper = train_tiny(train={"steps": 1}, base=str(lower.folder), out=str(tmp_path / "upper"))
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.norm.weight"] *= 1.01
+    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    for run in (lower, upper):
+        with pytest.raises(RunError, match=f"base has changed since {lower.folder} was trained on it"):
+            results.open_model(str(run.folder))
+    with pytest.raises(RunError, match="base has changed since"):
+        merging.merge_run(str(lower.folder), str(tmp_path / "merged"))

@@ -15,7 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2] / "src" / "weitiao"
 CATALOGUE = ROOT / "locale" / "zh.json"
-CALLS = {"Message", "translate", "invalid", "busy"}  # their first argument is a template
+CALLS = {"Message", "translate", "invalid", "busy", "usage_error"}  # their first argument is a template
 ERRORS = {
     "InvalidValue",
     "ExcludedRow",

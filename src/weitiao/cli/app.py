@@ -1,7 +1,8 @@
 """The command line: `weitiao init`, `check`, `train`, then use the result, measure it, merge it."""
 
+import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +15,7 @@ from weitiao.cli.run_command import Group, add_command
 from weitiao.cli.serving import serve
 from weitiao.cli.setup import bench_machine, doctor, download
 from weitiao.cli.training import check, compare_methods, f_learning, train
-from weitiao.core.errors import FAILED
+from weitiao.core.errors import FAILED, TERMINATED
 from weitiao.core.messages import translate
 from weitiao.core.version import VERSION
 
@@ -48,8 +49,14 @@ add_command(bench, bench_machine, "machine")
 app.add_typer(bench, name="bench", rich_help_panel=translate("Inspect"))
 
 
+def _end(number: int, frame: Any) -> None:
+    """SIGTERM as Ctrl-C: what is half written is removed. Training and serving have handlers of their own."""
+    raise KeyboardInterrupt(TERMINATED)
+
+
 def main() -> None:
     """The entry point."""
+    signal.signal(signal.SIGTERM, _end)
     try:
         app()
     except BrokenPipeError:

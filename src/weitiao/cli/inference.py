@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -192,6 +193,10 @@ def merge(
         raise usage_error("give a run and a new folder: weitiao merge RUN FOLDER")
     if not out:
         *targets, out = targets
+        if len(targets) == 1 and ((Path(out) / "recipe.yaml").is_file() or (Path(out) / "adapter_config.json").is_file()):
+            raise usage_error("{out} is a result itself: to merge both into one, name a new folder with --out", out=out)
+    if len(targets) == 1 and (method != "linear" or any(x not in ([], None) for x in combine.values())):
+        raise usage_error("--method, --weights, --density, --seed and --rank are for several runs, and here is one")
     options: dict[str, Any] = {"dtype": dtype, "task": task, "max_rows": max_rows, "max_shard_size": max_shard_size}
     report = api.merge(targets, out, method=method, **options, **combine, verbose=True)
     message = Message(

@@ -17,7 +17,8 @@ from weitiao.core.messages import Message, translate
 if TYPE_CHECKING:
     from weitiao.core.recipe_sections import Source
 
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
 PANELS = {
     "OPTIONS_PANEL_TITLE": Message("Options"),
     "ARGUMENTS_PANEL_TITLE": Message("Arguments"),
@@ -75,15 +76,21 @@ class Group(_TranslatedHelp, TyperGroup):
             _write_error(error)
             raise typer.Exit(error.exit_code) from None
         except OSError as error:
-            if error.errno not in DISK_ERRORS:
+            if error.errno in DISK_FULL:
+                message = Message(
+                    "writing to the disk failed: {error}. Free some disk space and run the command again (train: "
+                    "--resume).",
+                    error=str(error),
+                )
+            elif error.errno in NOT_WRITABLE:
+                message = Message("{error}. Name a place where you may read and write.", error=str(error))
+            else:
                 raise
-            print_error(
-                Message("writing to the disk failed: {error}. Free some disk space and --resume.", error=str(error))
-            )
+            print_error(message)
             raise typer.Exit(FAILED) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             Console(stderr=True).print(translate("stopped"))
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(next(iter(interrupt.args), INTERRUPTED)) from None
 
 
 def add_command(app: typer.Typer, function: Callable[..., None], name: str = "", panel: str = "") -> None:

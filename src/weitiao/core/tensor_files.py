@@ -5,6 +5,7 @@ end. Here every length is compared with the bytes that are left in the file, so 
 itself has, and every tensor must lie inside the file and beside the others.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO
 from weitiao.core.errors import InvalidValue, ModelError
 
 MAX_JSON = 100_000_000  # bytes: safetensors' own limit
+SAMPLE = 4096  # bytes of a tensor
 MAX_NAME, MAX_DIMENSIONS, MAX_DEPTH = 65_535, 4, 2
 STRING, ARRAY = 8, 9
 SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # GGUF's type -> bytes
@@ -60,6 +62,26 @@ def check_safetensors(file: Path) -> None:
         )
     if size > expected or _overlap(spans):
         raise ModelError("base: {file} is damaged: its header is false. Download it again", file=file)
+
+
+def sampled_sha256(folder: Path) -> str:
+    """A hash of the names, types, shapes and some bytes of every tensor in a folder: another model's is another one.
+
+    Of each tensor its first and its middle `SAMPLE` bytes are read, so that a large model takes no longer than its header.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        with open(file, "rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length))
+            for name in sorted(header.keys() - {"__metadata__"}):
+                entry = header[name]
+                digest.update(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
+                start, end = entry["data_offsets"]
+                for offset in (start, (start + end) // 2):
+                    stream.seek(8 + length + offset)
+                    digest.update(stream.read(min(SAMPLE, end - offset)))
+    return digest.hexdigest()
 
 
 def _span(entry: dict[str, Any]) -> tuple[int, int]:

@@ -168,9 +168,9 @@ def load_feature_extractor(folder: Path, tokenizer: Any) -> WhisperFeatureExtrac
     Raises:
         ModelError: preprocessor_config.json or Whisper's special tokens are missing.
     """
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     try:
-        extractor = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        extractor = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelError(
             "base: {folder} has no usable preprocessor_config.json: {error}",

@@ -76,7 +76,7 @@ class AdapterOpener:
                 objective=trained.objective.name,
             )
         assets, same_base = self._assets_of(trained)
-        check_unchanged(trained, assets.base_chain)
+        check_unchanged(trained, assets.base_chain, assets.folder)
         if not same_base:
             raise ModelError(
                 "{adapter} was trained on {base}, not on {target}. Name {base} instead.",
@@ -237,7 +237,7 @@ def read_on_one_base(targets: Sequence[str]) -> list[tuple[TrainedRun, BaseAsset
         if trained is None:
             raise ModelError("{target} is neither a run nor an adapter in PEFT's format.", target=target)
         assets = open_trained_assets(trained)
-        check_unchanged(trained, assets.base_chain)
+        check_unchanged(trained, assets.base_chain, assets.folder)
         results.append((trained, assets))
         if not share_base(assets, results[0][1]):
             raise ModelError(

@@ -3,7 +3,6 @@
 merge into a temporary folder -> calibrate -> write the compressed folder -> (heal) -> open both -> compare -> report
 """
 
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,13 +21,13 @@ from weitiao.core.errors import ModelError, RecipeError
 from weitiao.core.files import write_text
 from weitiao.core.messages import Message
 from weitiao.core.method import Method
+from weitiao.core.new_folder import in_new_folder, temporary_place
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import create, find, nearest
 from weitiao.core.reporter import Reporter
 from weitiao.deploy.compression.report import MEASURED, CompressionReport, Measurement
 from weitiao.deploy.compression.rewrite import Sizes, read_subject, rewrite, sizes_of, zero_masks
-from weitiao.deploy.merging.merge import refuse_nonempty
 from weitiao.deploy.verification.fidelity import AnswerRow, compare
 from weitiao.model.loading.load import load_architecture, load_base
 from weitiao.model.profiling.inference_speed import TURNS, InferenceSpeed, measure_speed
@@ -98,6 +97,7 @@ def compressor_of(method: str, settings: Mapping[str, Any]) -> Compressor:
         ) from None
 
 
+@in_new_folder
 def compress(
     target: str, out: str, compressor: Compressor, reporter: Reporter, options: CompressionOptions | None = None
 ) -> CompressionReport:
@@ -111,7 +111,6 @@ def compress(
         RecipeError: an option is impossible.
     """
     folder, options = Path(out), options or CompressionOptions()
-    refuse_nonempty(folder)
     if options.heal and compressor.result != "pruned":
         raise RecipeError("--heal trains a pruned model on: {method} does not prune", method=compressor.name)
     if isinstance(compressor, CommandCompressor):
@@ -121,8 +120,7 @@ def compress(
         if options.heal and (read_trained(target) is None or not tuned.objective.traits.generative):
             raise RecipeError("--heal needs a Run that generates text: its rows are trained on again")
         subject = read_merged(source, tuned, compressor, options, reporter)
-        with written_whole(folder) as new:
-            before, after, compression = write_compressed(target, subject, new, compressor, options, reporter)
+        before, after, compression = write_compressed(target, subject, folder, compressor, options, reporter)
         report = measure_both(source, folder, tuned, (before, after), options, reporter)
         method = compressor.as_recipe() | ({"heal": options.heal} if options.heal else {})
     report = replace(report, method=method, source=target, notes=[*compression.notes, *report.notes])
@@ -142,28 +140,12 @@ def merged(target: str, out: Path, reporter: Reporter) -> Iterator[tuple[Path, M
             raise ModelError("{target} is neither a Run nor a folder of a merged model", target=target)
         yield Path(target), open_model(target, "fp32")
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as place:
+    with tempfile.TemporaryDirectory(dir=temporary_place(out), prefix=f".{out.name}.") as place:
         folder = Path(place) / "merged"
         with reporter.spin(Message("merging")):
             merge_run(target, str(folder))
             tuned = open_model(target, "fp32")
         yield folder, tuned
-
-
-@contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """Inside: the path of a new folder, which becomes `folder` afterwards, so that one of that name is never half written.
-
-    It has a temporary folder of its own for what is written on the way.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as place:
-        new = Path(place) / folder.name
-        yield new
-        if folder.is_dir():
-            folder.rmdir()  # it is empty: refuse_nonempty
-        os.replace(new, folder)
 
 
 def read_merged(
@@ -212,8 +194,9 @@ def write_compressed(
     compression = compressor.plan(subject)
     if not options.heal:
         return *rewrite(subject, folder, compression), compression
-    before, _ = rewrite(subject, folder.with_name("pruned"), compression)
-    after, note = heal(target, folder.parent, folder, options.heal, reporter)
+    with tempfile.TemporaryDirectory(dir=temporary_place(folder)) as place:
+        before, _ = rewrite(subject, Path(place) / "pruned", compression)
+        after, note = heal(target, Path(place), folder, options.heal, reporter)
     return before, after, replace(compression, notes=[*compression.notes, note])
 
 
@@ -331,10 +314,9 @@ def write_command(
     with merged(target, folder, reporter) as (source, tuned):
         subject = read_merged(source, tuned, compressor, options, reporter)
         files = compressor.files(subject, "merged", "compressed")
-        with written_whole(folder) as new:
-            rewrite(subject, new / "merged", Compression(lambda name, tensor: {name: tensor}))
-            for name, text in files.items():
-                write_text(new / name, text)
+        rewrite(subject, folder / "merged", Compression(lambda name, tensor: {name: tensor}))
+        for name, text in files.items():
+            write_text(folder / name, text)
     note = Message("nothing is compressed yet: {folder}/README.md has the commands", folder=folder)
     return CompressionReport(folder, compressor.as_recipe(), target, notes=[note])
 

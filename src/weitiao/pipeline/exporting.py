@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.example import Turn
 from weitiao.core.messages import Message
+from weitiao.core.new_folder import in_new_folder, temporary_place
 from weitiao.core.registry import create, find, nearest
 from weitiao.core.reporter import Reporter
 from weitiao.core.third_party import muted
 from weitiao.deploy.export.format import ExportSource, Format, Written
-from weitiao.deploy.merging.merge import refuse_nonempty
 from weitiao.deploy.verification.verify import VerificationReport, verify
 from weitiao.pipeline.adapter_folder import write_adapter_folder
 from weitiao.pipeline.inference import Model, open_model
@@ -50,6 +50,7 @@ class ExportReport:
         return lines + ([self.written.obstacle] if self.written.obstacle else [])
 
 
+@in_new_folder
 def export(
     target: str,
     out: str,
@@ -74,12 +75,10 @@ def export(
         ModelError: the other program cannot have the model, or what was written is not the tuned model.
     """
     part, folder = read_format(format, settings or {}), Path(out)
-    refuse_nonempty(folder)
     with reporter.spin(Message("loading the model")):
         model = open_model(target, precision="fp32")
     model = model.for_task(task) if task else model
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".weitiao-", dir=folder.parent) as temporary, muted():
+    with tempfile.TemporaryDirectory(dir=temporary_place(folder)) as temporary, muted():
         source = source_of(model, target, Path(temporary), task, reporter)
         with reporter.spin(Message("writing {format}", format=format)):
             written = part.write(source, folder)

@@ -317,7 +317,7 @@ def open_model(target: str, precision: str = "") -> Model:
         model = load(assets, Method.untouched(), objective, dtype, device)[0]
         return Model(model, assets, objective)
     assets = open_trained_assets(trained)
-    check_unchanged(trained, assets.base_chain)
+    check_unchanged(trained, assets.base_chain, assets.folder)
     model = load(assets, trained.method, trained.objective, dtype, device)[0]
     trained.load_weights(model)
     return Model(model, assets, trained.objective, trained.recipe, training_columns=trained.columns)

@@ -16,6 +16,7 @@ from weitiao.core.example import Text, Turn
 from weitiao.core.files import write_text
 from weitiao.core.messages import Message
 from weitiao.core.method import Method
+from weitiao.core.new_folder import in_new_folder, temporary_place
 from weitiao.core.plain_form import PlainForm
 from weitiao.core.processor import Processor
 from weitiao.core.reporter import Reporter
@@ -28,7 +29,6 @@ from weitiao.deploy.merging.merge import (
     Storage,
     check_outputs,
     check_shard_size,
-    refuse_nonempty,
     refuse_unmergeable,
     report_of,
     write_model,
@@ -57,6 +57,7 @@ from weitiao.pipeline.trained import TrainedRun, base_chain, read_trained
 from weitiao.pipeline.verification import inputs_of, subject_of
 
 
+@in_new_folder
 def merge_run(
     target: str,
     out: str,
@@ -170,17 +171,15 @@ class MergedFolder:
         """What the tuned model predicts of its rows, and its base of the first of them.
 
         Raises:
-            ModelError: the method cannot be merged, or the folder is not empty.
+            ModelError: the method cannot be merged.
         """
         refuse_unmergeable(model.model)
-        refuse_nonempty(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
         subject = subject_of(model, self.reporter, max_rows)
-        recordings = [Recording(self.folder.parent)]
+        recordings = [Recording(temporary_place(self.folder))]
         recordings[0].record(subject.log_probs, subject.rows, self.reporter)
         base = None
         if subject.base is not None:
-            base = Recording(self.folder.parent)
+            base = Recording(temporary_place(self.folder))
             recordings.append(base)
             base.record(subject.base, rows_of_change(subject.rows), self.reporter)
         subject = replace(subject, log_probs=recordings[0], base=base)
@@ -238,7 +237,6 @@ def write_with_head(
         ModelError: transformers has no such class of this family, or what was written gives other outputs.
     """
     refuse_unmergeable(model.model)
-    refuse_nonempty(folder)
     torch_model, heads, tokenizer = model.torch_model, model.model.heads, model.tokenizer
     limit = RowPredictor.make(model).max_length
     with torch.no_grad():
@@ -263,6 +261,7 @@ def write_with_head(
     return report
 
 
+@in_new_folder
 def merge_several(
     targets: Sequence[str],
     out: str,
@@ -287,7 +286,6 @@ def merge_several(
     check_dtype(dtype)
     check_shard_size(max_shard_size)
     folder = Path(out)
-    refuse_nonempty(folder)
     results = read_on_one_base(targets)
     first, assets = results[0]
     terms = ", ".join(f"{weight:g} x {target}" for weight, target in zip(method.weights, targets))

@@ -99,7 +99,9 @@ def run_training(
     if again and not resuming and (recorded := run.read("resolved.json", {}).get("identity")):
         check_identity(recorded, setup.plan.identity, Message("start over: --overwrite"))
     if not resuming:
-        run.record(identity=setup.plan.identity, base_fingerprint=base_fingerprint(setup.assets.base_chain))
+        assets = setup.assets
+        fingerprint = base_fingerprint(recipe.base, assets.base_chain, assets.folder)
+        run.record(identity=setup.plan.identity, base_fingerprint=fingerprint)
         preflight(setup, run, distributed, reporter, allowed)
     announce.plan(setup, reporter)
     with (

@@ -24,6 +24,7 @@ from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe
 from weitiao.core.registry import create, find, names
 from weitiao.core.run import Run
+from weitiao.core.tensor_files import sampled_sha256
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.model.adapters.peft_format import WEIGHTS, is_adapter, load_adapter, read_adapter_config
 from weitiao.train.checkpoints.best import restore_best
@@ -162,23 +163,41 @@ def base_chain(base: str) -> tuple[TrainedRun, ...]:
         chain.insert(0, trained)
         base = trained.base
     for lower, upper in zip(chain, chain[1:]):
-        check_unchanged(upper, (lower,))
+        _check_base(upper, (lower,), lower.folder)
     return tuple(chain)
 
 
-def base_fingerprint(chain: Sequence[TrainedRun]) -> str:
-    """What a Run records of the run that it was trained on; "" for a base model."""
-    return chain[-1].identity if chain else ""
+def base_fingerprint(base: str, chain: Sequence[TrainedRun], folder: Path) -> str:
+    """What a Run records of the run or the model that it was trained on; "": it cannot change.
+
+    Args:
+        base: as the recipe names it.
+        folder: of the base model below the chain.
+    """
+    if chain:
+        return chain[-1].identity
+    if base.startswith("package:"):  # compared with its sha256 whenever it is fetched
+        return ""
+    return folder.name if base.endswith(".gguf") else sampled_sha256(folder)  # converted into a folder named by its hash
 
 
-def check_unchanged(trained: TrainedRun, chain: Sequence[TrainedRun]) -> None:
-    """Check that the base of a run is still the one it was trained on.
+def check_unchanged(trained: TrainedRun, chain: Sequence[TrainedRun], folder: Path) -> None:
+    """Check that the base of a run, and of the runs it stands on, is still the one it was trained on.
+
+    Args:
+        folder: of the base model below the chain.
 
     Raises:
-        RunError: the base run was trained again since.
+        RunError: the base run was trained again since, or the base model is another one.
     """
+    if chain:
+        _check_base(chain[0], (), folder)
+    _check_base(trained, chain, folder)
+
+
+def _check_base(trained: TrainedRun, chain: Sequence[TrainedRun], folder: Path) -> None:
     recorded = Run(trained.folder).read("resolved.json", {}).get("base_fingerprint", "") if trained.recipe else ""
-    if recorded and recorded != base_fingerprint(chain):
+    if recorded and recorded != base_fingerprint(trained.base, chain, folder):
         raise RunError(
             "{base} has changed since {folder} was trained on it, so the two no longer fit. Train {folder} again, or "
             "restore the old {base}",

@@ -15,6 +15,7 @@ from weitiao.core.command import command
 from weitiao.core.errors import DataError, InvalidValue, ModelError, RecipeError
 from weitiao.core.example import Chat, SourcedExample, TextLabel, Turn
 from weitiao.core.messages import Message
+from weitiao.core.new_folder import refuse_unfinished
 from weitiao.core.registry import find_module, names
 from weitiao.core.reporter import Reporter
 from weitiao.core.trainable_model import TrainableModel, evaluating
@@ -124,6 +125,8 @@ def open_form(source: str, base: Path) -> Form:
     Raises:
         ModelError: none does.
     """
+    for place in (Path(source), Path(source).parent):
+        refuse_unfinished(place)
     for name in names("opener"):
         module = find_module("opener", name)
         if module.recognizes(source):

@@ -7,6 +7,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from weitiao.core.errors import ModelError
@@ -178,3 +179,16 @@ def test_full_has_no_adapter(train_tiny: Any) -> None:
 def test_loaded_model_in_eval_mode(open_model: Any, perturb_weights: Any) -> None:
     model = perturb_weights(open_model({"name": "lora", "rank": 4, "dropout": 0.5})).model
     assert not model.training and torch.equal(logits(model), logits(model))
+
+
+def test_damaged_adapter_refused(train_tiny: Any) -> None:
+    folder = train_tiny(train={"steps": 1}).folder / "adapter"
+    file = folder / "adapter_model.safetensors"
+    tensors = load_file(file)
+    first = next(iter(tensors))
+    save_file(tensors | {first: torch.full_like(tensors[first], torch.nan)}, file, {"format": "pt"})
+    with pytest.raises(ModelError, match=f"the adapter's weights in {first} are not finite numbers"):
+        results.open_model(str(folder))
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="adapter_model.safetensors is missing or damaged"):
+        results.open_model(str(folder))

@@ -167,3 +167,15 @@ def test_local_folder_needs_no_network(tiny_llama: Path, monkeypatch: pytest.Mon
     check_folder(tiny_llama)
     assert load_tokenizer(resolve_base(str(tiny_llama))).eos_token == "<|im_end|>"
     assert load_base(tiny_llama, torch.float32, torch.device("cpu")).decisions[0].value == "llama"
+
+
+def test_code_of_a_model_never_runs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers would ask at the terminal, and run it after a "y"."""
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "evil", "auto_map": {"AutoConfig": "x.X"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "x.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass X: pass\n")
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda prompt="": asked.append(prompt) or "y")
+    with pytest.raises(ModelError, match="which weitiao never runs"):
+        open_base_assets(str(folder))
+    assert not asked and not (tmp_path / "ran").exists()

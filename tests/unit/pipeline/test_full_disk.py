@@ -52,3 +52,11 @@ def test_full_disk_from_start(recipe_file: Any, tmp_path: Path) -> None:
         code, said = weitiao("train", file)
     assert code == 1
     assert "writing to the disk failed: " in said and "Traceback" not in said
+
+
+def test_full_disk_while_merging(train_tiny: Any, tmp_path: Path) -> None:
+    run = train_tiny(train={"steps": 1}).folder
+    with no_file_longer_than(60_000):
+        code, said = weitiao("merge", run, tmp_path / "merged")
+    assert code == 1 and "Free some disk space and run the command again" in said, said
+    assert not (tmp_path / "merged").exists() and "Traceback" not in said

@@ -22,7 +22,7 @@ from weitiao.core.messages import Message
 
 SINGLE_FILE, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 COPIED = (".json", ".txt", ".jinja", ".model", ".tiktoken")  # configs, tokenizers, templates; no pickles, no READMEs
-NOT_COPIED = (INDEX, CONFIG, "compression.json", "merge.json")
+NOT_COPIED = ("verification.json", INDEX, CONFIG, "compression.json", "merge.json")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def read_subject(
     config, files = read_config(folder), weight_files(folder)
     cls = model_class(config, folder)
     with torch.device("meta"):
-        model: Any = cls(AutoConfig.from_pretrained(folder, local_files_only=True))
+        model: Any = cls(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
     stored = {name for file in files for name in _names(file)}
     dtype = dtype or next(iter(_dtypes(files[0])), torch.float32)
     linears, others = linear_layers(model, stored)

@@ -77,7 +77,11 @@ class Ollama(Format):
         proven: GoTemplate,
         written: Written,
     ) -> None:
-        length = AutoConfig.from_pretrained(source.base, local_files_only=True).get_text_config().max_position_embeddings
+        length = (
+            AutoConfig.from_pretrained(source.base, local_files_only=True, trust_remote_code=False)
+            .get_text_config()
+            .max_position_embeddings
+        )
         stops = source.tokenizer.convert_ids_to_tokens(list(source.stop_ids))
         parameters = {
             "temperature": self.temperature,

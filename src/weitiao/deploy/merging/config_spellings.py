@@ -22,14 +22,16 @@ def write_both_spellings(folder: Path) -> None:
     """Add the old keys to a folder's config.json; a key that would change what transformers reads is left out."""
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    before = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
+    before = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).to_dict()
     for text in (
         with_older_keys(config),
         {**config, "torch_dtype": config["dtype"]} if "dtype" in config else config,
         config,
     ):
         write_text(file, json.dumps(text, indent=2, ensure_ascii=False) + "\n")
-        if _meaning(AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()) == _meaning(before):
+        if _meaning(
+            AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).to_dict()
+        ) == _meaning(before):
             return
 
 

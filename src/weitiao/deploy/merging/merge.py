@@ -140,10 +140,9 @@ def merge(
         ends_turns: its answers end with the stop token of its chat template.
 
     Raises:
-        ModelError: the method cannot be merged, the folder is not empty, or the reloaded model gives other outputs.
+        ModelError: the method cannot be merged, or the reloaded model gives other outputs.
     """
     refuse_unmergeable(model)
-    refuse_nonempty(folder)
     probe = probe_of(model, tokenizer, prompt)
     with torch.no_grad():
         model.attachment.merge()  # pyright: ignore[reportOptionalCall]
@@ -158,16 +157,6 @@ def refuse_unmergeable(model: TrainableModel) -> None:
     """
     if model.attachment.merge is None:
         raise ModelError("this method cannot be merged; use the run folder with chat, generate or evaluate.")
-
-
-def refuse_nonempty(folder: Path) -> None:
-    """A result needs a folder of its own.
-
-    Raises:
-        ModelError: there is something in it.
-    """
-    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
-        raise ModelError("{folder} is not empty. Name a folder that does not exist yet.", folder=folder)
 
 
 def write_model(
@@ -272,7 +261,9 @@ def write_plain(
         predictions.check()
         report = replace(report, predictions=predictions.message)
     tokenizer.save_pretrained(folder)
-    same_ids = AutoTokenizer.from_pretrained(folder, local_files_only=True)(PROBE).input_ids[: ids.shape[1]]
+    same_ids = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)(PROBE).input_ids[
+        : ids.shape[1]
+    ]
     if list(same_ids) != ids[0].tolist():
         raise ModelError("the tokenizer in {folder} gives other ids than in training: do not use it.", folder=folder)
     return report

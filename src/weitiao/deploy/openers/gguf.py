@@ -54,7 +54,7 @@ def open_form(source: str, base: Path) -> "GGUFForm":
     kind = GGUFReader(file).fields.get("general.type")
     if kind is None or kind.contents() != "adapter":
         return GGUFForm(file)
-    tokenizer: Any = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "base.gguf"
         write_model(base, model, "f16", tokenizer, (tokenizer.eos_token_id,), "base")

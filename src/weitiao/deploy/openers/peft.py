@@ -39,7 +39,7 @@ def open_form(source: str, base: Path) -> TransformersForm:
         model = peft.PeftModel.from_pretrained(model, source).eval()
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         raise ModelError("{source}: PEFT cannot open it: {reason}", source=source, reason=str(error)[:300]) from None
-    tokenizer: Any = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     if (folder / TEMPLATE).is_file():
         tokenizer.chat_template = (folder / TEMPLATE).read_text(encoding="utf-8")
     if (folder / "generation_config.json").is_file():

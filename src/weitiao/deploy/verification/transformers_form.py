@@ -24,11 +24,11 @@ class TransformersForm:
 
     @classmethod
     def open(cls, folder: Path) -> "TransformersForm":
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         auto_class: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         options = {"local_files_only": True, "use_safetensors": True}
         model = auto_class.from_pretrained(folder, dtype="auto", **options).eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         dtype = next(model.parameters()).dtype
         return cls(model, tokenizer, KINDS.get(dtype, str(dtype).removeprefix("torch.")))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from weitiao.core.errors import ModelError
 from weitiao.core.files import share_weights
 from weitiao.core.method import Attachment
+from weitiao.core.new_folder import refuse_unfinished
 from weitiao.model.adapters.module_structure import architecture_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -73,8 +75,9 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     """The config of a PEFT adapter.
 
     Raises:
-        ModelError: its weights are missing, or not safetensors.
+        ModelError: its weights are missing, or not safetensors, or it is still being written.
     """
+    refuse_unfinished(folder)
     if not (folder / WEIGHTS).is_file():
         raise ModelError(
             "{folder} contains no {file} (pickle files such as adapter_model.bin are not opened)",
@@ -88,11 +91,18 @@ def load_adapter(attachment: Attachment, folder: Path) -> None:
     """Copy a PEFT adapter's tensors into an attached method.
 
     Raises:
-        ModelError: the tensors do not match the config.
+        ModelError: the file is damaged, a weight is not finite, or the tensors do not match the config.
     """
     if attachment.from_peft is None:
         raise ModelError("this method has no PEFT format")
-    attachment.from_peft(load_file(folder / WEIGHTS))
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ModelError("{file} is missing or damaged ({error}).", file=folder / WEIGHTS, error=str(error)) from None
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ModelError("{name}: the adapter's weights in {layer} are not finite numbers.", name=folder, layer=name)
+    attachment.from_peft(tensors)
 
 
 def peft_task(model: PreTrainedModel) -> str | None:

@@ -71,7 +71,7 @@ def load_architecture(folder: Path) -> Architecture:
         ModelError: the config cannot be read, or its family is unknown.
     """
     try:
-        return architecture_of(AutoConfig.from_pretrained(folder, local_files_only=True))
+        return architecture_of(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             "base: {file} cannot be read: {reason}", file=folder / "config.json", reason=_reason(error)
@@ -88,7 +88,7 @@ def load_tokenizer(folder: Path, template: str | None = None) -> PreTrainedToken
         ModelError: it cannot be read.
     """
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except ImportError:
         raise ModelError(
             "base: the tokenizer in {folder} needs sentencepiece: pip install 'weitiao[seq2seq]'", folder=folder
@@ -147,7 +147,7 @@ def load_base(
     limit_primitive_cache()
     arguments = {"dtype": dtype, "local_files_only": True, "use_safetensors": True, **(options or {})}
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         architecture = architecture_of(config)
         load = partial(_load, AUTO_CLASSES[architecture.kind, architecture.modality], folder, config, arguments)
         try:
@@ -208,5 +208,10 @@ def _reason(error: Exception) -> Message | str:
     """Our own message, or the first line of a third party's."""
     if isinstance(error, InvalidValue):
         return error.message
+    if "trust_remote_code" in str(error):
+        return Message(
+            "its family is not in transformers but in Python code beside the weights, which weitiao never runs; use a "
+            "model whose family transformers has"
+        )
     lines = str(error).strip().splitlines()
     return lines[0][:200] if lines else type(error).__name__

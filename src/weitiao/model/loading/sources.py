@@ -24,6 +24,7 @@ from weitiao.core.errors import ModelError
 from weitiao.core.files import file_sha256, home
 from weitiao.core.hardware import needs
 from weitiao.core.messages import Message
+from weitiao.core.new_folder import refuse_unfinished
 from weitiao.core.tensor_files import check_gguf, check_safetensors
 from weitiao.model.loading.packages import PackageFile, PackageParts
 from weitiao.model.loading.whisper import write_whisper
@@ -140,6 +141,7 @@ def resolve_base(base: str, revision: str | None = None) -> Path:
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError("base: there is no file {path}", path=path)
+        refuse_unfinished(path.parent)
         return convert_gguf(path)
     if path.is_dir():
         check_folder(path)
@@ -169,6 +171,7 @@ def check_folder(folder: Path) -> None:
     Raises:
         ModelError: no config, no tokenizer, no safetensors, or a shard of the index is missing or truncated.
     """
+    refuse_unfinished(folder)
     files = sorted(x.name for x in folder.iterdir())
     if "config.json" not in files:
         raise ModelError(

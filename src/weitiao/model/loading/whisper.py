@@ -77,7 +77,7 @@ def write_whisper(file: Path, tokenizer: Path, config: Path, folder: Path) -> No
         json.dumps(with_first_merge(json.loads(tokenizer.read_text())), ensure_ascii=False)
     )
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "WhisperTokenizer"}))
-    AutoTokenizer.from_pretrained(folder, local_files_only=True).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False).save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=mels).save_pretrained(folder)
 
 

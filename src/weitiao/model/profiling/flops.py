@@ -327,7 +327,7 @@ class ModelShapes:
 
 def model_shapes(folder: str | Path) -> ModelShapes:
     """The shapes of the model in a folder, from its config; no weight is read."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         model = AutoModel.from_config(config)
     causal = architecture_of(config).kind != "encoder"

@@ -88,13 +88,6 @@ def test_merged_model_opens_without_weitiao(train_tiny: Any, tmp_path: Path) -> 
     assert AutoTokenizer.from_pretrained(merged.folder).chat_template == make_tokenizer().chat_template
 
 
-def test_nonempty_folder_refused(open_model: Any, tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ModelError, match="is not empty. Name a folder that does not exist yet"):
-        merge(open_model(), make_tokenizer(), tmp_path)
-    assert [x.name for x in tmp_path.iterdir()] == ["thesis.txt"]
-
-
 def test_unmergeable_method_refused(open_model: Any, tmp_path: Path) -> None:
     model = open_model()
     model.attachment.merge = None

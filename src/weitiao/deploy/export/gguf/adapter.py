@@ -36,7 +36,7 @@ def write_adapter(adapter: Path, base: Path, file: Path, name: str) -> int:
         ModelError: llama.cpp cannot have it: DoRA, biases, whole modules.
     """
     settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    config = AutoConfig.from_pretrained(base, local_files_only=True)
+    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     family = family_of(config)
     pairs = read_pairs(load_file(adapter / "adapter_model.safetensors"), settings)
     names = gguf.get_tensor_name_map(family.arch, config.num_hidden_layers)

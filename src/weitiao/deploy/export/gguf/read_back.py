@@ -56,7 +56,7 @@ def largest_error(file: Path, folder: Path) -> tuple[float, str]:
         ModelError: more than quantization explains, or a tensor is missing.
     """
     check_gguf(file)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     stored = {x.name: x for x in named_tensors(StoredWeights.open(folder), config, family_of(config))}
     largest, worst, names = 0.0, "", set()
     for tensor in GGUFReader(file).tensors:

@@ -84,7 +84,7 @@ def write_model(
         ModelError: llama.cpp does not have this family, this setting or this tokenizer.
         RecipeError: there is no such type, or it needs a package that is missing.
     """
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     family, weights = family_of(config), StoredWeights.open(folder)
     tensors = list(named_tensors(weights, config, family))
     plan = QuantizationPlan.make(file_type, config.num_hidden_layers, not any(x.name == "output.weight" for x in tensors))

@@ -54,7 +54,7 @@ class ONNXDecoder:
 
     def __init__(self, folder: Path) -> None:
         self.session: Any = open_session(folder / GRAPH)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         inputs = self.session.get_inputs()
         self.caches = [x for x in inputs if x.name.startswith("past_key_values")]
         self.width = WIDTHS[self.caches[0].type]

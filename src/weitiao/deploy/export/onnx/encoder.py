@@ -53,7 +53,7 @@ def build_encoder(model_folder: Path, folder: Path, form: PlainForm | None) -> N
     from transformers.exporters.exporter_onnx import OnnxExporter
 
     model = load_encoder(model_folder, form)
-    tokenizer: Any = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(model_folder, local_files_only=True, trust_remote_code=False)
     pad = tokenizer.pad_token_id or 0
     ids = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12], [6, 7, 8, 9, 10, pad, pad, pad]])
     ids = ids % model.config.vocab_size
