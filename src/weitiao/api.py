@@ -19,13 +19,12 @@ if TYPE_CHECKING:
     from weitiao.core.run import Run
     from weitiao.core.run_table import RunRow
     from weitiao.core.score import Score
-    from weitiao.deploy.merging.combine import CombineOptions
     from weitiao.multirun.compare_methods import Compared
     from weitiao.multirun.stages import Stage
     from weitiao.pipeline.compression import CompressionReport
     from weitiao.pipeline.exporting import ExportReport
     from weitiao.pipeline.inference import Model
-    from weitiao.pipeline.merging import MergeReport
+    from weitiao.pipeline.merging import CombineOptions, MergeReport
     from weitiao.pipeline.verification import EndpointReport, PredictionReport, VerificationReport
 
 

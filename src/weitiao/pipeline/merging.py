@@ -22,6 +22,7 @@ from weitiao.core.processor import Processor
 from weitiao.core.reporter import Reporter
 from weitiao.deploy.merging import merge as merge_into_base
 from weitiao.deploy.merging.combine import Adapter, MergeMethod, change_of
+from weitiao.deploy.merging.combine import CombineOptions as CombineOptions
 from weitiao.deploy.merging.generation_files import set_encoding
 from weitiao.deploy.merging.merge import (
     SHARD,
