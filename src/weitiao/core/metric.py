@@ -4,7 +4,7 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 from weitiao.core.registry import Component
-from weitiao.core.score import Score
+from weitiao.core.score import Clusters, Score, mean_of_rows
 
 
 class Metric(Component):
@@ -16,5 +16,26 @@ class Metric(Component):
     """Its pairs may be texts, such as generated answers; False: numbers, tags or ranks."""
 
     @abstractmethod
-    def score(self, pairs: list[tuple[Any, Any]]) -> Score:
-        """The score of all rows, each a pair (prediction, reference); for "row_losses" (sum, count)."""
+    def score(self, pairs: list[tuple[Any, Any]], clusters: Clusters = ()) -> Score:
+        """The score of all rows.
+
+        Args:
+            pairs: (prediction, reference) of each row; for "row_losses" (sum, count).
+            clusters: of each row, what it belongs to; the interval is then over clusters.
+        """
+
+    def row_values(self, pairs: list[tuple[Any, Any]]) -> list[float] | None:
+        """The value of each row, whose mean is the score; None: the score is of all rows together."""
+        return None
+
+
+class RowMetric(Metric):
+    """A metric that is the mean of a value per row."""
+
+    @abstractmethod
+    def row_values(self, pairs: list[tuple[Any, Any]]) -> list[float]:
+        """The value of each row, from 0 to 1, better when higher."""
+
+    def score(self, pairs: list[tuple[Any, Any]], clusters: Clusters = ()) -> Score:
+        """The mean over rows."""
+        return mean_of_rows(self.name, self.row_values(pairs), clusters)

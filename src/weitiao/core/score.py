@@ -1,8 +1,9 @@
 """Score: a number with its name, its n and its 95 % confidence interval."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from weitiao.core.messages import Message
 from weitiao.core.row_count import row_count
 
-LEVEL = 0.95
+TAIL = 0.025  # on each side of a 95 % interval
 BOOTSTRAP_DRAWS = 2000
 DRAWN_AT_ONCE = 2**15  # row numbers
 MIN_ROWS = 20  # below this many rows, a score says little and no difference is reported
@@ -20,11 +21,16 @@ PERCENT = {
     "masked_accuracy", "recall_at_10", "wer", "cer",
 }  # fmt: skip
 
-Interval = Literal["", "wilson", "bootstrap", "quadrature"]
+Clusters = Sequence[Hashable]
+"""Of each row, the cluster that it belongs to: a document, a conversation, a patient. Rows of one cluster are not
+independent of each other. (): every row is on its own."""
+Interval = Literal["", "wilson", "wilson_clusters", "bootstrap", "bootstrap_clusters", "quadrature"]
 INTERVALS: dict[str, Message] = {
     "": Message(""),
     "wilson": Message("Wilson 95 %"),
+    "wilson_clusters": Message("Wilson 95 %, with as many rows as the groups are worth"),
     "bootstrap": Message("bootstrap over rows"),
+    "bootstrap_clusters": Message("bootstrap over groups of rows"),
     "quadrature": Message("weighted sum of the tasks' scores; their intervals are added in quadrature"),
 }
 
@@ -44,6 +50,8 @@ class Score:
     """How the interval was computed."""
     left_out: int = 0
     """Number of rows that were to be measured too and were not: `notes` says why."""
+    clusters: int = 0
+    """Number of groups that the rows belong to; 0: every row is on its own."""
     notes: tuple[Message, ...] = ()
     """What a reader of the value must know: rows left out, answers cut off, the classes that are averaged."""
 
@@ -60,8 +68,10 @@ class Score:
         return self.low > other.high or self.high < other.low
 
     def as_json(self) -> dict[str, Any]:
-        """As scores.json has it; `total`, `left_out` and `notes` where there is something to say."""
+        """As scores.json has it; `clusters`, `total`, `left_out` and `notes` where there is something to say."""
         record = asdict(self)
+        if not self.clusters:
+            del record["clusters"]
         left_out, notes = record.pop("left_out"), [x.as_json() for x in record.pop("notes")]
         return {**record, "total": self.total, "left_out": left_out, "notes": notes} if left_out or notes else record
 
@@ -95,10 +105,42 @@ def proportion(name: str, hits: int, n: int) -> Score:
     """
     if n == 0:
         return not_measured(name)
-    z, p = 1.959963984540054, hits / n
+    low, high = _wilson(hits / n, n, -_normal_quantile(TAIL))
+    return Score(name, hits / n, n, low, high, interval="wilson")
+
+
+def mean_of_rows(name: str, values: Sequence[float], clusters: Clusters = (), higher_is_better: bool = True) -> Score:
+    """The mean of a value per row: Wilson's interval where each row is right (1) or wrong (0), otherwise a bootstrap.
+
+    Where rows belong to clusters, Wilson's interval is that of the effective number of rows n p (1 - p) / v, with v the
+    variance of the mean over clusters, and Student's t with clusters - 1 degrees of freedom in place of the normal
+    quantile (Korn & Graubard 1998, "Confidence intervals for proportions with small expected number of positive counts
+    estimated from survey data", sec. 2). All right or all wrong: as many rows as there are clusters.
+
+    >>> str(mean_of_rows("accuracy", [1, 1, 1, 1, 0, 0, 1, 1, 1, 1]))
+    '80.0 % [49.0, 94.3], n = 10'
+    >>> str(mean_of_rows("accuracy", [1, 1, 1, 1, 0, 0, 1, 1, 1, 1], clusters="aabbccddee"))
+    '80.0 % [22.3, 98.2], n = 10'
+    """
+    y = np.asarray(values, float)
+    if not len(y):
+        return not_measured(name, higher_is_better)
+    if not np.isin(y, (0.0, 1.0)).all():
+        return replace(ratio_of_sums(name, y, np.ones(len(y)), clusters=clusters), higher_is_better=higher_is_better)
+    if not clusters:
+        return replace(proportion(name, int(y.sum()), len(y)), higher_is_better=higher_is_better)
+    sums = _sums_by_cluster(np.stack([y, np.ones(len(y))], 1), clusters)  # [clusters, (hits, rows)]
+    p, num = float(y.mean()), len(sums)
+    variance = float(((sums[:, 0] - p * sums[:, 1]) ** 2).sum()) / len(y) ** 2 * num / max(num - 1, 1)
+    n = min(p * (1 - p) / variance, len(y)) if variance > 0 else num
+    low, high = _wilson(p, n, _t_quantile(num - 1)) if num > 1 else (0.0, 1.0)
+    return Score(name, p, len(y), low, high, higher_is_better, "wilson_clusters", clusters=num)
+
+
+def _wilson(p: float, n: float, z: float) -> tuple[float, float]:
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Score(name, p, n, max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half)), interval="wilson")
+    return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))
 
 
 def bootstrapped(
@@ -106,34 +148,96 @@ def bootstrapped(
     items: Sequence[Any],
     statistic: Callable[[Sequence[Any]], float],
     higher_is_better: bool = True,
-    draws: int = BOOTSTRAP_DRAWS,
+    draws: int | None = None,
+    clusters: Clusters = (),
 ) -> Score:
-    """Any statistic over items (rows), with a percentile bootstrap over the items (Efron 1979), seed 0."""
+    """Any statistic over items (rows), with a bootstrap over the items, or over their clusters, seed 0.
+
+    Args:
+        draws: default: BOOTSTRAP_DRAWS.
+        clusters: whole clusters are drawn (Davison & Hinkley 1997, sec. 3.8).
+    """
     if not items:
         return not_measured(name, higher_is_better)
-    picks = _draws(len(items), draws)
-    values = [statistic([items[i] for i in pick]) for block in picks for pick in block.tolist()]
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Score(name, statistic(items), len(items), float(low), float(high), higher_is_better, "bootstrap")
+    members = _members(clusters) if clusters else [[i] for i in range(len(items))]
+    picks = (pick for block in _draws(len(members), draws or BOOTSTRAP_DRAWS) for pick in block.tolist())
+    values = [statistic([items[i] for cluster in pick for i in members[cluster]]) for pick in picks]
+    return _with_percentiles(name, statistic(items), values, len(items), len(members) if clusters else 0, higher_is_better)
+
+
+def ratio_of_sums(
+    name: str,
+    sums: Sequence[float] | np.ndarray,
+    counts: Sequence[float] | np.ndarray,
+    transform: Callable = float,
+    clusters: Clusters = (),
+) -> Score:
+    """sum(sums) / sum(counts), for example the loss per token over rows of unequal length; the bootstrap draws rows, or
+    their clusters."""
+    rows = np.stack([np.asarray(sums, float), np.asarray(counts, float)], 1)  # [n, 2]
+    if not len(rows) or rows[:, 1].sum() == 0:
+        return not_measured(name, higher_is_better=False)
+    units = _sums_by_cluster(rows, clusters) if clusters else rows
+    totals = np.concatenate([units[pick].sum(1) for pick in _draws(len(units), BOOTSTRAP_DRAWS)])  # [draws, 2]
+    values = [transform(x) for x in (totals[:, 0] / np.maximum(totals[:, 1], 1e-12)).tolist()]
+    value = transform(float(rows[:, 0].sum() / rows[:, 1].sum()))
+    return _with_percentiles(name, value, values, len(rows), len(units) if clusters else 0, higher_is_better=False)
 
 
 def _draws(n: int, draws: int) -> Iterator[np.ndarray]:
-    """Bootstrap draws of n rows, [draws, n] in all, some at a time: their memory does not grow with the rows."""
+    """Bootstrap draws of n units, [draws, n] in all, some at a time: their memory does not grow with the rows."""
     random, at_once = np.random.default_rng(0), max(1, DRAWN_AT_ONCE // n)
     for start in range(0, draws, at_once):
         yield random.integers(0, n, (min(at_once, draws - start), n))
 
 
-def ratio_of_sums(name: str, sums: Sequence[float], counts: Sequence[float], transform: Callable = float) -> Score:
-    """sum(sums) / sum(counts), for example the loss per token over rows of unequal length; the bootstrap draws rows."""
-    if not sums or sum(counts) == 0:
-        return not_measured(name, higher_is_better=False)
-    top, bottom = np.asarray(sums, float), np.asarray(counts, float)
-    picks = _draws(len(top), BOOTSTRAP_DRAWS)
-    values = np.concatenate([top[x].sum(1) / np.maximum(bottom[x].sum(1), 1e-12) for x in picks])
-    low, high = (transform(float(x)) for x in np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-    value = transform(float(top.sum() / bottom.sum()))
-    return Score(name, value, len(top), low, high, False, "bootstrap")
+def _with_percentiles(
+    name: str, value: float, values: Sequence[float], n: int, clusters: int, higher_is_better: bool
+) -> Score:
+    """The percentile interval (Efron 1979) of a bootstrap's values, widened for few units.
+
+    The spread of a bootstrap is too small by sqrt((n - 1) / n), and normal where Student's t would be right: percentiles are
+    taken further out by both (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", sec. 5.3).
+    """
+    units = clusters or n
+    tail = NormalDist().cdf(-math.sqrt(units / (units - 1)) * _t_quantile(units - 1)) if units > 1 else TAIL
+    low, high = np.quantile(values, [tail, 1 - tail])
+    interval = "bootstrap_clusters" if clusters else "bootstrap"
+    return Score(name, value, n, float(low), float(high), higher_is_better, interval, clusters=clusters)
+
+
+def _members(clusters: Clusters) -> list[list[int]]:
+    """The rows of each cluster, in order."""
+    members: dict[Hashable, list[int]] = {}
+    for i, cluster in enumerate(clusters):
+        members.setdefault(cluster, []).append(i)
+    return list(members.values())
+
+
+def _sums_by_cluster(rows: np.ndarray, clusters: Clusters) -> np.ndarray:
+    """[n, k] -> [clusters, k]."""
+    return np.stack([rows[members].sum(0) for members in _members(clusters)])
+
+
+def _normal_quantile(p: float) -> float:
+    return NormalDist().inv_cdf(p)
+
+
+def _t_quantile(degrees: int) -> float:
+    """Student's t that is exceeded with probability TAIL (Abramowitz & Stegun 1964, 26.7.5; from 3 degrees on to 0.1 %).
+
+    >>> [round(_t_quantile(x), 3) for x in (4, 9, 19, 199)]
+    [2.776, 2.262, 2.093, 1.972]
+    """
+    z = -_normal_quantile(TAIL)
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return sum(term / degrees**i for i, term in enumerate(terms))
 
 
 def as_fraction(score: Score) -> Score:
@@ -145,7 +249,9 @@ def as_fraction(score: Score) -> Score:
     '100.0 % [79.6, 100.0], n = 15'
     """
     if score.low == score.high and score.value in (0.0, 1.0):
-        return proportion(score.name, round(score.value * score.n), score.n)
+        units = score.clusters or score.n
+        wilson = proportion(score.name, round(score.value * units), units)
+        return replace(score, low=wilson.low, high=wilson.high, interval="wilson", higher_is_better=True)
     return replace(score, higher_is_better=True)
 
 

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from weitiao.core.errors import RecipeError
-from weitiao.core.score import Score, bootstrapped
+from weitiao.core.score import Clusters, Score, bootstrapped
 from weitiao.evaluate.squad import is_chinese
 
 DRAWS = 200  # bootstrap draws; each one scores a whole corpus
 
 
-def corpus_score(name: str, pairs: Sequence[tuple[Any, Any]]) -> Score:
+def corpus_score(name: str, pairs: Sequence[tuple[Any, Any]], clusters: Clusters = ()) -> Score:
     """BLEU or chrF of (generated, reference) pairs.
 
     Raises:
@@ -29,4 +29,4 @@ def corpus_score(name: str, pairs: Sequence[tuple[Any, Any]]) -> Score:
     def score_rows(rows: Sequence[tuple[Any, Any]]) -> float:
         return scorer.corpus_score([str(text) for text, _ in rows], [[str(reference) for _, reference in rows]]).score
 
-    return bootstrapped(name, list(pairs), score_rows, draws=DRAWS)
+    return bootstrapped(name, list(pairs), score_rows, draws=DRAWS, clusters=clusters)

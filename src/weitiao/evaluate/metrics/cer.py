@@ -8,7 +8,7 @@ Case and punctuation are ignored, a space between words counts (evaluate/error_r
 from typing import Any, ClassVar
 
 from weitiao.core.metric import Metric
-from weitiao.core.score import Score
+from weitiao.core.score import Clusters, Score
 from weitiao.evaluate.error_rate import error_rate, normalize_text
 
 
@@ -17,6 +17,6 @@ class CER(Metric):
 
     reads: ClassVar[str] = "answers"
 
-    def score(self, pairs: list[tuple[Any, Any]]) -> Score:
+    def score(self, pairs: list[tuple[Any, Any]], clusters: Clusters = ()) -> Score:
         """(generated, reference) of each row."""
-        return error_rate(self.name, pairs, normalize_text)
+        return error_rate(self.name, pairs, normalize_text, clusters)

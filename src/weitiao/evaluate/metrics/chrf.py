@@ -6,7 +6,7 @@ Popovic 2015, "chrF: character n-gram F-score for automatic MT evaluation", eq. 
 from typing import Any, ClassVar
 
 from weitiao.core.metric import Metric
-from weitiao.core.score import Score
+from weitiao.core.score import Clusters, Score
 from weitiao.evaluate.sacrebleu_score import corpus_score
 
 
@@ -15,6 +15,6 @@ class ChrF(Metric):
 
     reads: ClassVar[str] = "answers"
 
-    def score(self, pairs: list[tuple[Any, Any]]) -> Score:
+    def score(self, pairs: list[tuple[Any, Any]], clusters: Clusters = ()) -> Score:
         """(generated, reference) of each row."""
-        return corpus_score(self.name, pairs)
+        return corpus_score(self.name, pairs, clusters)

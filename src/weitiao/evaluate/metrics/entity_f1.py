@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from weitiao.core.metric import Metric
-from weitiao.core.score import Score
+from weitiao.core.score import Clusters, Score
 from weitiao.evaluate.entities import score
 
 
@@ -17,6 +17,6 @@ class EntityF1(Metric):
     reads: ClassVar[str] = "answers"
     compares_texts: ClassVar[bool] = False
 
-    def score(self, pairs: list[tuple[Sequence[str], Sequence[str]]]) -> Score:
+    def score(self, pairs: list[tuple[Sequence[str], Sequence[str]]], clusters: Clusters = ()) -> Score:
         """(predicted tags, reference tags) of each row."""
-        return score(self.name, pairs, lambda correct, predicted, reference: (2 * correct, predicted + reference))
+        return score(self.name, pairs, clusters, lambda correct, predicted, reference: (2 * correct, predicted + reference))

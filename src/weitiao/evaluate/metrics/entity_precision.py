@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from weitiao.core.metric import Metric
-from weitiao.core.score import Score
+from weitiao.core.score import Clusters, Score
 from weitiao.evaluate.entities import score
 
 
@@ -14,6 +14,6 @@ class EntityPrecision(Metric):
     reads: ClassVar[str] = "answers"
     compares_texts: ClassVar[bool] = False
 
-    def score(self, pairs: list[tuple[Sequence[str], Sequence[str]]]) -> Score:
+    def score(self, pairs: list[tuple[Sequence[str], Sequence[str]]], clusters: Clusters = ()) -> Score:
         """(predicted tags, reference tags) of each row."""
-        return score(self.name, pairs, lambda correct, predicted, reference: (correct, predicted))
+        return score(self.name, pairs, clusters, lambda correct, predicted, reference: (correct, predicted))

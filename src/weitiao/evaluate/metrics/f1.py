@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from weitiao.core.messages import Message
 from weitiao.core.metric import Metric
-from weitiao.core.score import Score, as_fraction, bootstrapped
+from weitiao.core.score import Clusters, Score, as_fraction, bootstrapped
 
 
 class F1(Metric):
@@ -20,10 +20,10 @@ class F1(Metric):
 
     reads: ClassVar[str] = "answers"
 
-    def score(self, pairs: list[tuple[Any, Any]]) -> Score:
+    def score(self, pairs: list[tuple[Any, Any]], clusters: Clusters = ()) -> Score:
         """(generated, reference) of each row; each a string, or the predicted classes."""
         classes = [(_classes(answer), _classes(reference)) for answer, reference in pairs]
-        score = as_fraction(bootstrapped(self.name, classes, macro_f1, draws=500))
+        score = as_fraction(bootstrapped(self.name, classes, macro_f1, draws=500, clusters=clusters))
         references = {c for _, reference in classes for c in reference}
         if answered := {c for predicted, _ in classes for c in predicted} - references:
             note = Message(

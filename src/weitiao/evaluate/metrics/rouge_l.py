@@ -13,8 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from weitiao.core.metric import Metric
-from weitiao.core.score import Score, as_fraction, bootstrapped
+from weitiao.core.metric import RowMetric
 
 UNSPACED = (  # first and last character
     ("\u0e00", "\u0eff"),  # Thai, Lao
@@ -27,15 +26,14 @@ UNSPACED = (  # first and last character
 )
 
 
-class RougeL(Metric):
+class RougeL(RowMetric):
     """F1 of the longest common subsequence of words; the mean over rows."""
 
     reads: ClassVar[str] = "answers"
 
-    def score(self, pairs: list[tuple[Any, Any]]) -> Score:
+    def row_values(self, pairs: list[tuple[Any, Any]]) -> list[float]:
         """(generated, reference) of each row."""
-        scores = [lcs_f1(split_words(str(text)), split_words(str(reference))) for text, reference in pairs]
-        return as_fraction(bootstrapped(self.name, scores, lambda rows: sum(rows) / len(rows)))
+        return [lcs_f1(split_words(str(text)), split_words(str(reference))) for text, reference in pairs]
 
 
 def split_words(text: str) -> list[str]:

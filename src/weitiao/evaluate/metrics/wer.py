@@ -8,7 +8,7 @@ Case and punctuation are ignored, numbers are compared as written, each Han char
 from typing import Any, ClassVar
 
 from weitiao.core.metric import Metric
-from weitiao.core.score import Score
+from weitiao.core.score import Clusters, Score
 from weitiao.evaluate.error_rate import error_rate, split_words
 
 
@@ -17,6 +17,6 @@ class WER(Metric):
 
     reads: ClassVar[str] = "answers"
 
-    def score(self, pairs: list[tuple[Any, Any]]) -> Score:
+    def score(self, pairs: list[tuple[Any, Any]], clusters: Clusters = ()) -> Score:
         """(generated, reference) of each row."""
-        return error_rate(self.name, pairs, split_words)
+        return error_rate(self.name, pairs, split_words, clusters)
