@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from weitiao.cli.comparing import compare
 from weitiao.cli.compression import compress
 from weitiao.cli.export import export
 from weitiao.cli.inference import chat, generate, merge, predict
@@ -40,7 +41,7 @@ for panel, commands in {
     translate("Train"): (check, train, compare_methods, f_learning),
     translate("Use"): (generate, chat, predict),
     translate("Deploy"): (merge, compress, export, verify, serve),
-    translate("Inspect"): (evaluate, runs, why),
+    translate("Inspect"): (evaluate, compare, runs, why),
 }.items():
     for command in commands:
         add_command(app, command, command.__name__.replace("_", "-"), panel)

@@ -1,5 +1,6 @@
 """EvalSet: held-out rows as examples and encoded. Created by data, used by evaluate."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,9 +28,20 @@ class EvalSet:
     """Rows that were to be measured too and cannot be: why -> how many."""
 
     @property
+    def fingerprints(self) -> dict[str, list[str]]:
+        """Of the examples of each task ("" where there are none), in order."""
+        return {name: [row_fingerprint(x) for x in part.examples] for name, part in (self.tasks or {"": self}).items()}
+
+    @property
     def answers(self) -> tuple[str, ...]:
         """The answers, if they are a closed set; else ()."""
         return closed_set([x.answer for x in self.examples if isinstance(x, Chat)])
+
+
+def row_fingerprint(example: Example) -> str:
+    """What says that two models were measured on the same row: its input and its reference, whatever form they have."""
+    text = f"{example.input_text}\0{example.answer}"
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def closed_set(answers: Sequence[str]) -> tuple[str, ...]:

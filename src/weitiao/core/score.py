@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Any, Literal
@@ -184,6 +186,21 @@ def ratio_of_sums(
     return _with_percentiles(name, value, values, len(rows), len(units) if clusters else 0, higher_is_better=False)
 
 
+_KEPT: ContextVar[list[np.ndarray] | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def keeping_draws() -> Iterator[list[np.ndarray]]:
+    """Inside, the values of each bootstrap are kept, [draws]. They are seeded: the i-th draw of as many rows is of the same
+    rows, so the difference of two models' values is that of a paired bootstrap."""
+    kept: list[np.ndarray] = []
+    token = _KEPT.set(kept)
+    try:
+        yield kept
+    finally:
+        _KEPT.reset(token)
+
+
 def _draws(n: int, draws: int) -> Iterator[np.ndarray]:
     """Bootstrap draws of n units, [draws, n] in all, some at a time: their memory does not grow with the rows."""
     random, at_once = np.random.default_rng(0), max(1, DRAWN_AT_ONCE // n)
@@ -196,9 +213,11 @@ def _with_percentiles(
 ) -> Score:
     """The percentile interval (Efron 1979) of a bootstrap's values, widened for few units.
 
-    The spread of a bootstrap is too small by sqrt((n - 1) / n), and normal where Student's t would be right: percentiles are
-    taken further out by both (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", sec. 5.3).
+    The spread of a bootstrap is too small by sqrt((n - 1) / n), and normal where Student's t would be right: percentiles
+    are taken further out by both (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", sec. 5.3).
     """
+    if (kept := _KEPT.get()) is not None:
+        kept.append(np.asarray(values, float))
     units = clusters or n
     tail = NormalDist().cdf(-math.sqrt(units / (units - 1)) * _t_quantile(units - 1)) if units > 1 else TAIL
     low, high = np.quantile(values, [tail, 1 - tail])

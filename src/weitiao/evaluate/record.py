@@ -1,7 +1,7 @@
 """The same measurements before step 1 and at the end, recorded in the Run.
 
 scores.json         the scores, each with n and interval
-row_results.json    row by row what they were computed from
+row_results.json    row by row what they were computed from, with a fingerprint of each row
 samples.jsonl       a few prompts, with the answers before and after
 """
 
@@ -54,7 +54,8 @@ def measure_and_record(
         task_results = measured.tasks.get(task, measured)
         samples += _samples(model.for_task(task), objective.part(task), rows, task_results, settings)
     _write_samples(run, when, samples)
-    run.write("row_results.json", {**run.read("row_results.json", {}), when: measured.row_results})
+    rows = {when: measured.row_results, "rows": eval_set.fingerprints}
+    run.write("row_results.json", {**run.read("row_results.json", {}), **rows})
     scores[when] = {name: score.as_json() for name, score in measured.scores.items()}
     run.write("scores.json", scores)
 

@@ -31,7 +31,7 @@ def tango_interval(wins: int, losses: int, n: int, level: float = 0.95) -> tuple
     """The interval of (wins - losses) / n, of n pairs of rows.
 
     >>> [round(x, 4) for x in tango_interval(12, 2, 54)]
-    [0.0567, 0.3286]
+    [0.0567, 0.3217]
     """
     z, estimate = NormalDist().inv_cdf(0.5 + level / 2), (wins - losses) / n
     low = _crossing(lambda delta: _score(wins, losses, n, delta) - z, -1.0, estimate)

@@ -8,7 +8,7 @@ The p-value is the level at which this interval begins to hold no difference.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from weitiao.evaluate.comparison.student_t import t_cdf, t_quantile
 
-MEAN_DRAWS, STATISTIC_DRAWS = 10_000, 1000
+DRAWS = 10_000
 DRAWN_AT_ONCE = 2**20  # row numbers
 NORMAL = NormalDist()
 
@@ -35,40 +35,20 @@ class Interval:
 
 def bootstrap_mean(
     differences: Sequence[float],
-    weights: Sequence[float] | None = None,
     clusters: Sequence[Hashable] | None = None,
-    draws: int = MEAN_DRAWS,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> Interval:
-    """Of the mean of the rows' differences, sum(differences) / sum(weights).
+    """The mean of the rows' differences.
 
     Args:
-        weights: of each row; None: 1 each.
         clusters: what each row belongs to; None: each row for itself.
     """
     groups = row_groups(len(differences), clusters)
-    d, w = np.asarray(differences, float), np.ones(len(differences)) if weights is None else np.asarray(weights, float)
-    top, bottom = (np.array([x[rows].sum() for rows in groups]) for x in (d, w))
-    picks = drawn(len(groups), draws, seed)
-    means = np.concatenate([top[x].sum(1) / np.maximum(bottom[x].sum(1), 1e-300) for x in picks])
-    return interval_of(float(top.sum() / bottom.sum()), means, len(groups))
-
-
-def bootstrap_statistic(
-    difference: Callable[[np.ndarray], float],
-    n: int,
-    clusters: Sequence[Hashable] | None = None,
-    draws: int = STATISTIC_DRAWS,
-    seed: int = 0,
-) -> Interval:
-    """Of a difference that only all rows together have (F1, BLEU).
-
-    Args:
-        difference: row numbers [m] -> the difference on these rows.
-    """
-    groups = row_groups(n, clusters)
-    samples = (np.concatenate([groups[i] for i in pick]) for block in drawn(len(groups), draws, seed) for pick in block)
-    return interval_of(difference(np.arange(n)), np.array([difference(x) for x in samples]), len(groups))
+    values, sizes = np.asarray(differences, float), np.array([len(rows) for rows in groups])
+    sums = np.array([values[rows].sum() for rows in groups])
+    means = np.concatenate([sums[x].sum(1) / sizes[x].sum(1) for x in drawn(len(groups), draws, seed)])
+    return interval_of(float(values.mean()), means, len(groups))
 
 
 def row_groups(n: int, clusters: Sequence[Hashable] | None) -> list[np.ndarray]:

@@ -1,0 +1,56 @@
+"""Commands that set models side by side: compare."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from weitiao.cli.comparison_table import print_comparison
+from weitiao.cli.run_command import AsJson, Columns, print_json, source_settings
+from weitiao.core.errors import REQUIREMENT_NOT_MET
+from weitiao.core.messages import Message
+
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        help="The model to compare with, then others: runs, folders, hub ids, results/NAME.json; or NAME=MODEL."
+    ),
+]
+Metrics = Annotated[list[str] | None, typer.Option(help="A metric; repeatable; default: all that the models share.")]
+Require = Annotated[list[str] | None, typer.Option(help='A gate: "f1>=0.82"; repeatable. Not met: exit code 4.')]
+NoWorse = Annotated[
+    list[str] | None, typer.Option(help="A gate: accuracy:1% or loss:0.05 may be lost; repeatable. Not met: exit code 4.")
+]
+
+
+def compare(
+    models: Models,
+    data: Annotated[str | None, typer.Option(help="Rows of this file; default: the first run's held-out rows.")] = None,
+    metric: Metrics = None,
+    require: Require = None,
+    no_worse: NoWorse = None,
+    by_interval: Annotated[
+        bool, typer.Option("--by-interval", help="Gates hold for the whole 95 % interval; default: for the value.")
+    ] = False,
+    rows: Annotated[int, typer.Option(min=0, help="How many rows that became worse, and better, are shown.")] = 3,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of rows for metrics that generate text.")] = None,
+    out: Annotated[str, typer.Option(help="The folder of the record; default: comparisons/A-B.")] = "",
+    columns: Columns = None,
+    as_json: AsJson = False,
+) -> None:
+    """Is it really better? Models on the same rows: paired tests, rows to read, slices, gates for CI."""
+    from weitiao.core.reporter import Reporter
+    from weitiao.pipeline.compare import CompareOptions
+    from weitiao.pipeline.compare import compare as compare_models
+
+    source = source_settings(data, columns, "auto", "auto") if data is not None else None
+    options = CompareOptions(models, source, tuple(metric or ()), limit, require or (), no_worse or (), by_interval, out)
+    console = Console(highlight=False)
+    comparison = compare_models(options, Reporter(Console(quiet=as_json, highlight=False)))
+    if as_json:
+        print_json({**comparison.as_json(), "folder": str(comparison.folder)})
+    else:
+        print_comparison(comparison, console, rows)
+        console.print(str(Message("record: {folder}", folder=comparison.folder)), soft_wrap=True, markup=False)
+    if not comparison.passed:
+        raise typer.Exit(REQUIREMENT_NOT_MET)
