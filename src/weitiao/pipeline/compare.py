@@ -4,7 +4,6 @@ A model is a Run, a folder, a hub id, or what an earlier comparison recorded of 
 were recorded when it was trained nothing is computed again; others are opened one after the other.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from weitiao.evaluate.comparison.gates import check_gates, read_gates
 from weitiao.evaluate.comparison.results import ComparedRow, Results
 from weitiao.pipeline.evaluate import EvaluationRows, measure_rows, read_rows
 from weitiao.pipeline.inference import Model, open_model
+from weitiao.pipeline.model_identity import hashed, model_identity
 from weitiao.pipeline.trained import TrainedRun, read_trained
 
 UNSAFE = re.compile(r"[^\w.-]+")  # in the name of a file
@@ -184,7 +184,7 @@ def _recorded_in_run(subject: _Subject, options: CompareOptions) -> Results | No
         return None
     metrics = tuple(run.scores.get("after", {}))
     results = Results(subject.name, subject.target, rows, record["after"], metrics, _tokenizer_of(run))
-    results.identity = _hashed(trained.identity)
+    results.identity = hashed(trained.identity)
     lacking = [x for x in options.metrics if results.pairs(x, find(Metric, x.rpartition(".")[2]).reads) is None]
     return None if lacking else results
 
@@ -217,11 +217,6 @@ def _compared(x: SourcedExample) -> ComparedRow:
 
 def _identity(model: Model, subject: _Subject, rows: EvaluationRows, options: CompareOptions) -> str:
     """Changes when the model, the rows or the settings do."""
-    weights = model.model.base_identity.exact, subject.trained.identity if subject.trained else "", model.assets.identity
     prints = [row_fingerprint(x.without_task.example) for x in rows.reading.examples]
     settings = rows.recipe.evaluate.model_dump(mode="json"), options.metrics, options.limit, rows.system
-    return _hashed(json.dumps([weights, prints, settings]))
-
-
-def _hashed(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashed(json.dumps([model_identity(model, subject.target), prints, settings]))
