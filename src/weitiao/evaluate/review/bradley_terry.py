@@ -3,8 +3,8 @@
     P(a beats b) = exp(s_a) / (exp(s_a) + exp(s_b))
 
 Bradley & Terry 1952; a tie counts half for each. The maximum of the likelihood is found by the iteration of Hunter (2004),
-"MM algorithms for generalized Bradley-Terry models", eq. 3. Half a win is added to either side of every pair of models that was
-judged, so that a model which never loses has a finite strength. Intervals: a bootstrap over prompts.
+"MM algorithms for generalized Bradley-Terry models", eq. 3. Half a win is added to either side of every pair of models
+that was judged, so that a model which never loses has a finite strength. Intervals: a bootstrap over prompts.
 """
 
 from collections.abc import Sequence

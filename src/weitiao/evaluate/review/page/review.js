@@ -10,7 +10,7 @@ const TEXTS = {
     saved: "saved", count: "{done} of {total} judged", judge: "judge: {name}", accuracy: "accuracy", completeness: "completeness", tone: "tone", safety: "safety",
     user: "user", system: "system", assistant: "assistant", tool: "tool", unset: "–", empty: "(empty answer)",
     head: ["first", "second", "prompts", "first wins", "ties", "second wins", "share of the first [95 %]", "p (sign test)"],
-    facts: "{judges} judges, {votes} votes; agreement (Krippendorff's alpha): {alpha}; the left side won {left}.", none: "not known",
+    facts: "Judges: {judges}; votes: {votes}; agreement (Krippendorff's alpha): {alpha}; the left side won {left}.", none: "not known",
   },
   zh: {
     other: "English", welcome: "您会看到一个提示和两个回答，请指出哪个更好；没有人知道回答出自哪个模型。可以随时停下，以后用同一个名字继续。",
@@ -20,7 +20,7 @@ const TEXTS = {
     saved: "已保存", count: "已评 {done} / {total}", judge: "评判者：{name}", accuracy: "准确", completeness: "完整", tone: "语气", safety: "安全",
     user: "用户", system: "系统", assistant: "助手", tool: "工具", unset: "–", empty: "（空回答）",
     head: ["模型一", "模型二", "提示数", "模型一胜", "平", "模型二胜", "模型一得分率 [95 %]", "p（符号检验）"],
-    facts: "{judges} 位评判者，{votes} 票；一致性（Krippendorff α）：{alpha}；左侧胜 {left}。", none: "未知",
+    facts: "评判者：{judges}；票数：{votes}；一致性（Krippendorff α）：{alpha}；左侧胜 {left}。", none: "未知",
   },
 };
 let language = (navigator.language || "en").toLowerCase().startsWith("zh") ? "zh" : "en";
@@ -190,6 +190,7 @@ async function reveal() {
 
 element("language").addEventListener("click", () => {
   language = language === "zh" ? "en" : "zh";
+  report("");
   translate();
   if (!element("results").hidden) reveal();
 });
