@@ -1,6 +1,7 @@
 """Measure a run or a model on held-out rows."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from weitiao.core.errors import DataError, RunError
 from weitiao.core.eval_set import EvalSet
@@ -15,6 +16,7 @@ from weitiao.data.read import Reading
 from weitiao.evaluate.annotate import unused_note
 from weitiao.evaluate.measure import default_metrics, measure
 from weitiao.evaluate.room import answer_room, reference_lengths
+from weitiao.pipeline.exams import evaluate_exams
 from weitiao.pipeline.inference import Model, open_model
 from weitiao.pipeline.prompting import with_system_message
 from weitiao.plan.compatibility import check_metrics
@@ -29,8 +31,10 @@ def evaluate(
     limit: int | None = None,
     task: str = "",
     max_bad_fraction: float | None = None,
+    exams: tuple[str, ...] = (),
+    items: str | Path | None = None,
 ) -> dict[str, Score]:
-    """Measure a run (or any model) on its held-out rows, or on another source.
+    """Measure a run (or any model) on its held-out rows or on another source, and by exams.
 
     Args:
         data: a file; its columns, encoding and format are those of the run, unless it has its own.
@@ -38,17 +42,40 @@ def evaluate(
         limit: at most this many rows for metrics that generate; None: as the recipe says.
         task: of a multi-task run, the task that a file belongs to.
         max_bad_fraction: more unusable rows of the source than this are an error; None: as the recipe says.
+        exams: names or files; without `data` and `metrics`, only they are taken.
+        items: a file for each exam item's result.
 
     Raises:
         RunError: there are no held-out rows, and no data.
         DataError: too many rows of the source cannot be used.
     """
     model = open_model(target) if isinstance(target, str) else target
+    scores = evaluate_exams(model, exams, reporter, items) if exams else {}
+    if exams and data is None and not metrics:
+        return scores
+    base = target if isinstance(target, str) else str(model.assets.folder)
+    return _evaluate_rows(base, model, reporter, data, metrics, limit, task, max_bad_fraction) | scores
+
+
+def _evaluate_rows(
+    base: str,
+    model: Model,
+    reporter: Reporter,
+    data: Source | str | None,
+    metrics: tuple[str, ...],
+    limit: int | None,
+    task: str,
+    max_bad_fraction: float | None,
+) -> dict[str, Score]:
+    """Measure on rows.
+
+    Args:
+        base: the model's name, where it is no Run.
+    """
     recipe, source = model.recipe, Source(path=data, task=task) if isinstance(data, str) else data
     if recipe is None and source is None:
         raise RunError("a model without a run has no held-out rows: name a file with --data FILE.")
     if recipe is None:
-        base = target if isinstance(target, str) else str(model.assets.folder)
         recipe = Recipe(base=base, data=(source,), objective=model.objective, overlong="truncate", out="")  # pyright: ignore[reportArgumentType]
     assets, objective, settings = model.assets, model.objective, recipe.evaluate
     limits = resolve_rows(recipe, objective, assets.max_length)
@@ -68,7 +95,7 @@ def evaluate(
             )
     eval_set = encoder.hold_out(examples, bad=reading.bad)
     if eval_set is None:
-        raise RunError("{target} has no held-out rows (validation: 0): name a file with --data FILE.", target=target)
+        raise RunError("{target} has no held-out rows (validation: 0): name a file with --data FILE.", target=base)
     if source is not None:
         _check_unused(eval_set, recipe.max_bad_fraction if max_bad_fraction is None else max_bad_fraction)
     names = metrics or (settings.metrics if settings.metrics != "auto" else default_metrics(objective, eval_set))
