@@ -22,42 +22,49 @@ RUN_COLUMNS = (
     Message("n"),
 )
 
-EXAM_OPTIONS: dict[str, tuple[Any, Any]] = {
-    "exam": (
-        Annotated[list[str] | None, typer.Option(help="An exam: a name (see weitiao exams) or a YAML file; repeatable.")],
+EVALUATE_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "exams": (
+        Annotated[
+            list[str] | None, typer.Option("--exam", help="An exam: a name (see weitiao exams) or a YAML file; repeatable.")
+        ],
         None,
     ),
     "items": (
         Annotated[str | None, typer.Option(help="Write each exam item's result into this file (JSON lines).")],
         None,
     ),
+    "limit": (
+        Annotated[int | None, typer.Option(min=1, help="Maximum number of rows for metrics that generate text.")],
+        None,
+    ),
+    "max_bad_fraction": (
+        Annotated[
+            float | None,
+            typer.Option(min=0, max=1, help="Stop if more than this fraction of the file cannot be measured."),
+        ],
+        None,
+    ),
 }
 
 
-@option_group("exam_options", EXAM_OPTIONS, lambda chosen: {"exams": chosen["exam"] or (), "items": chosen["items"]})
+@option_group("settings", EVALUATE_OPTIONS, lambda chosen: {**chosen, "exams": chosen["exams"] or ()})
 def evaluate(
     target: Target,
     data: Annotated[str | None, typer.Option(help="Measure on this file; default: the run's held-out rows.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="A metric; repeatable.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of rows for metrics that generate text.")] = None,
     task: Annotated[str, typer.Option(help="Of a multi-task run: the task of the file.")] = "",
     columns: Columns = None,
     encoding: Encoding = "auto",
     format: Format = "auto",
-    max_bad_fraction: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Stop if more than this fraction of the file cannot be measured."),
-    ] = None,
     as_json: AsJson = False,
     *,
-    exam_options: dict[str, Any],
+    settings: dict[str, Any],
 ) -> None:
     """Measure a model: every score with its n and its 95 % interval."""
     from weitiao import api
 
     source = source_settings(data, columns, encoding, format, task) if data is not None else None
-    settings = {"limit": limit, "task": task, "max_bad_fraction": max_bad_fraction, **exam_options}
-    scores = api.evaluate(target, source, metric or (), **settings, verbose=not as_json)
+    scores = api.evaluate(target, source, metric or (), task=task, **settings, verbose=not as_json)
     if as_json:
         counts = {name: {"total": x.total, "left_out": x.left_out} for name, x in scores.items()}
         notes = {name: {"notes": [str(note) for note in x.notes]} for name, x in scores.items()}

@@ -112,7 +112,7 @@ class Exam(Settings):
     scoring: Literal["log_probability", "generation"] = "log_probability"
     """log_probability: the most probable option is chosen; generation: the answer is read from what the model writes."""
     normalization: Literal["none", "characters", "bytes", "tokens"] = "none"
-    """Divide an option's log-probability by its length in these; lm-evaluation-harness: none is acc, characters acc_norm."""
+    """Divide an option's log-probability by its length; in lm-evaluation-harness none is acc, and characters acc_norm."""
     answer_pattern: str = ""
     """Of generation: a regular expression; its first group is the answer. Default: the first line."""
     max_new_tokens: int = Field(default=32, ge=1)
