@@ -144,6 +144,8 @@ def evaluate(
     limit: int | None = None,
     task: str = "",
     max_bad_fraction: float | None = None,
+    exams: Sequence[str] = (),
+    items: str | Path | None = None,
     verbose: bool | int = False,
 ) -> "dict[str, Score]":
     """Measure a model; every score has its n and its 95 % interval.
@@ -155,6 +157,7 @@ def evaluate(
         limit: at most this many rows for metrics that generate text.
         task: of a multi-task run, the task that `data` belongs to.
         max_bad_fraction: more unusable rows of `data` than this are an error; None: as the run's recipe says.
+        exams: names or YAML files; without `data` and `metrics`, only they are taken. `items`: a file for their results.
 
     Raises:
         RunError: there are no held-out rows, and no data.
@@ -170,7 +173,7 @@ def evaluate(
     if isinstance(subject, str):
         _warn_unfinished([subject], reporter)
     with as_source(data, task) as source:
-        return measure(subject, reporter, source, tuple(metrics), limit, task, max_bad_fraction)
+        return measure(subject, reporter, source, tuple(metrics), limit, task, max_bad_fraction, tuple(exams), items)
 
 
 def merge(

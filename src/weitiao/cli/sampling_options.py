@@ -1,12 +1,10 @@
 """Options of commands that generate text, as SamplingParams (core/engine.py)."""
 
-import inspect
-from collections.abc import Callable
-from functools import wraps
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
+from weitiao.cli.option_group import option_group
 from weitiao.core.engine import SamplingParams
 
 OPTIONS: dict[str, tuple[Any, Any]] = {
@@ -33,23 +31,9 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
 }  # fmt: skip
 
 
-def with_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with the options above, which it gets as one argument `sampling`."""
-    signature = inspect.signature(command)
-    own = [x for name, x in signature.parameters.items() if name != "sampling"]
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
-        for name, (hint, default) in OPTIONS.items()
-    ]
+def _sampling(chosen: dict[str, Any]) -> SamplingParams:
+    return SamplingParams(**{**chosen, "stop": tuple(chosen["stop"] or ())})
 
-    @wraps(command)
-    def wrapped(**values: Any) -> None:
-        chosen = {name: values.pop(name) for name in OPTIONS}
-        command(**values, sampling=SamplingParams(**{**chosen, "stop": tuple(chosen["stop"] or ())}))
 
-    vars(wrapped).pop("__wrapped__")  # or its own signature would be read
-    hints = get_type_hints(command, include_extras=True)
-    keyword = [x.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[x.name]) for x in own]
-    wrapped.__signature__ = inspect.Signature([*keyword, *added])  # pyright: ignore[reportAttributeAccessIssue]
-    wrapped.__annotations__ = {x.name: x.annotation for x in (*keyword, *added)}
-    return wrapped
+with_sampling_options = option_group("sampling", OPTIONS, _sampling)
+"""Gives a command the options above, which it gets as one argument `sampling`."""

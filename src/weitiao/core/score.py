@@ -95,8 +95,8 @@ def not_measured(name: str, higher_is_better: bool = True) -> Score:
 
 
 def is_percentage(name: str) -> bool:
-    """Whether a metric is a fraction shown in percent; also a task's metric (spam.accuracy)."""
-    return name.rpartition(".")[2] in PERCENT
+    """Whether a metric is a fraction shown in percent; also a task's metric (spam.accuracy), and an exam's (exam.mmlu)."""
+    return name.rpartition(".")[2] in PERCENT or name.startswith("exam.")
 
 
 def proportion(name: str, hits: int, n: int) -> Score:

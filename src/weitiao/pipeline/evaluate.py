@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from weitiao.core.errors import DataError, RunError
 from weitiao.core.eval_set import EvalSet
@@ -17,6 +18,7 @@ from weitiao.data.read import Reading
 from weitiao.evaluate.annotate import unused_note
 from weitiao.evaluate.measure import Measured, default_metrics, measure
 from weitiao.evaluate.room import answer_room, reference_lengths
+from weitiao.pipeline.exams import evaluate_exams
 from weitiao.pipeline.inference import Model, open_model
 from weitiao.pipeline.prompting import with_system_message
 from weitiao.plan.compatibility import check_metrics
@@ -31,8 +33,10 @@ def evaluate(
     limit: int | None = None,
     task: str = "",
     max_bad_fraction: float | None = None,
+    exams: tuple[str, ...] = (),
+    items: str | Path | None = None,
 ) -> dict[str, Score]:
-    """Measure a run (or any model) on its held-out rows, or on another source.
+    """Measure a run (or any model) on its held-out rows or on another source, and by exams.
 
     Args:
         data: a file; its columns, encoding and format are those of the run, unless it has its own.
@@ -40,15 +44,20 @@ def evaluate(
         limit: at most this many rows for metrics that generate; None: as the recipe says.
         task: of a multi-task run, the task that a file belongs to.
         max_bad_fraction: more unusable rows of the source than this are an error; None: as the recipe says.
+        exams: names or files; without `data` and `metrics`, only they are taken.
+        items: a file for each exam item's result.
 
     Raises:
         RunError: there are no held-out rows, and no data.
         DataError: too many rows of the source cannot be used.
     """
     model = open_model(target) if isinstance(target, str) else target
+    scores = evaluate_exams(model, exams, reporter, items) if exams else {}
+    if exams and data is None and not metrics:
+        return scores
     name = target if isinstance(target, str) else str(model.assets.folder)
     rows = read_rows(model, name, reporter, data, task)
-    return measure_rows(model, rows, reporter, metrics, limit, max_bad_fraction).measured.scores
+    return measure_rows(model, rows, reporter, metrics, limit, max_bad_fraction).measured.scores | scores
 
 
 @dataclass(frozen=True)
