@@ -5,9 +5,8 @@ were recorded when it was trained nothing is computed again; others are opened o
 """
 
 import json
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from weitiao.core.errors import DataError, RunError
@@ -20,16 +19,22 @@ from weitiao.core.registry import find
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.data.prepare import held_out_sources, read_held_out
-from weitiao.evaluate.comparison.comparison import Comparison, compare_results
+from weitiao.evaluate.comparison.comparison import Comparison, answer_of, compare_results
 from weitiao.evaluate.comparison.gates import check_gates, read_gates
 from weitiao.evaluate.comparison.results import ComparedRow, Results
+from weitiao.evaluate.exam_result import ItemResult
+from weitiao.evaluate.exam_run import PreparedExam
+from weitiao.evaluate.review.judge_model import JudgeResults, judge_results, read_verdicts
+from weitiao.evaluate.review.review_set import ReviewItem, ReviewSet
 from weitiao.pipeline.evaluate import EvaluationRows, measure_rows, read_rows
+from weitiao.pipeline.exams import ITEMS, open_exams, take_exams
 from weitiao.pipeline.inference import Model, open_model
-from weitiao.pipeline.model_identity import hashed, model_identity
+from weitiao.pipeline.judging import judge_review
+from weitiao.pipeline.model_identity import hashed, model_identity, name_targets
 from weitiao.pipeline.trained import TrainedRun, read_trained
 
-UNSAFE = re.compile(r"[^\w.-]+")  # in the name of a file
 FOLDER = "comparisons"
+JUDGED_ROWS = 100  # of each task
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class CompareOptions:
     data: Source | None = None
     """Rows of a file; None: the held-out rows of the first model that has any."""
     metrics: tuple[str, ...] = ()
+    exams: tuple[str, ...] = ()
+    """Names or files; (): those of the runs' recipes."""
     limit: int | None = None
     """At most this many rows for metrics that generate."""
     require: Sequence[str] = ()
@@ -48,7 +55,10 @@ class CompareOptions:
     by_interval: bool = False
     out: str = ""
     """The record folder; "": comparisons/A-B."""
-    max_bad_fraction: float | None = None
+    judge: str = ""
+    """A model or an address that judges the answers, too; "": none."""
+    judge_model: str = ""
+    """Of a server: the name of the model."""
 
 
 @dataclass
@@ -57,7 +67,18 @@ class _Subject:
     target: str
     recorded: Results | None = None
     trained: TrainedRun | None = None
-    notes: list[Message] = field(default_factory=list)
+    _model: Model | None = None
+
+    def model(self, reporter: Reporter) -> Model:
+        """Opened when it is first needed."""
+        if self._model is None:
+            with reporter.spin(Message("loading the model")):
+                self._model = open_model(self.target)
+        return self._model
+
+    def release(self) -> None:
+        """One model at a time is in memory."""
+        self._model = None
 
 
 def compare(options: CompareOptions, reporter: Reporter) -> Comparison:
@@ -71,36 +92,33 @@ def compare(options: CompareOptions, reporter: Reporter) -> Comparison:
     subjects = [_subject(name, target) for name, target in name_targets(options.targets)]
     folder = Path(options.out or f"{FOLDER}/{'-'.join(x.name for x in subjects)[:100]}")
     results: list[Results] = []
-    lender = _Lender(options)
+    lender, exams = _Lender(options), open_exams(options.exams or _exams_of(subjects))
     for x in subjects:
         reporter.say(Message("{name}: {target}", name=x.name, target=x.target), "dim")
         results.append(_results(x, options, lender, folder, reporter))
+        _add_exams(results[-1], x, exams, reporter)
+        x.release()
     comparison = compare_results(results, options.metrics)
+    if options.judge:
+        comparison.judges = _judged(comparison, options, folder, reporter)
     comparison.gates = check_gates(gates, comparison.differences, options.by_interval)
     comparison.write(folder)
     return comparison
 
 
-def name_targets(targets: Sequence[str]) -> list[tuple[str, str]]:
-    """A name for each, different from the others'.
-
-    >>> name_targets(["runs/a", "old/a", "new=runs/b"])
-    [('a', 'runs/a'), ('a-2', 'old/a'), ('new', 'runs/b')]
-
-    Raises:
-        DataError: there are fewer than two, or two have one name.
-    """
-    if len(targets) < 2:
-        raise DataError("give two or more models: the first is the one that the others are compared with")
-    named: dict[str, str] = {}
-    for text in targets:
-        own, _, target = text.rpartition("=")
-        if own and own in named:
-            raise DataError("two models are called {name}", name=own)
-        base = UNSAFE.sub("-", own or Path(target).name.removesuffix(".json") or target).strip("-") or "model"
-        name = next(x for x in (base, *(f"{base}-{i}" for i in range(2, 1000))) if x not in named)
-        named[name] = target
-    return list(named.items())
+def _judged(comparison: Comparison, options: CompareOptions, folder: Path, reporter: Reporter) -> list[JudgeResults]:
+    """What a judge model says of the answers to the first rows."""
+    items = []
+    for task, rows in comparison.reference.rows.items():
+        for i, row in enumerate(rows[:JUDGED_ROWS]):
+            answers = {x.name: answer_of(x, task, i) for x in comparison.results}
+            if all(answers.values()):
+                items.append(ReviewItem(({"role": "user", "content": row.input},), answers))
+    review = ReviewSet({x.name: x.target for x in comparison.results}, tuple(items), "")
+    if not review.pairs:
+        raise DataError("there is nothing to judge: no two answers differ in the first {n:,} rows", n=JUDGED_ROWS)
+    judge_review(review, folder, options.judge, options.judge_model, reporter)
+    return judge_results(review, read_verdicts(folder))
 
 
 def _subject(name: str, target: str) -> _Subject:
@@ -122,16 +140,20 @@ class _Lender:
     def _of_run(self, target: str) -> EvaluationRows | None:
         run = Run.open(Path(target).expanduser())
         reading = read_held_out(run.recipe, held_out_sources(run.recipe))
+        if not reading.examples:
+            return None
         return EvaluationRows(run.recipe, reading, None, str(run.read("resolved.json", {}).get("system") or ""))
 
-    def rows_for(self, model: Model, subject: _Subject, reporter: Reporter) -> EvaluationRows:
-        """The rows that a model is measured on: its own, as it reads them, or those of the lender."""
+    def rows_for(self, model: Model, subject: _Subject, reporter: Reporter) -> EvaluationRows | None:
+        """Its own, as it reads them, or those of the lender; None: there are none, and only exams are compared."""
         if self.options.data is not None:
             rows = read_rows(model, subject.target, reporter, self.options.data, self.options.data.task)
             return replace(rows, system=rows.system or (self.rows.system if self.rows else ""))
+        if self.rows is None and self.options.exams:
+            return None
         if model.recipe is not None:
             return read_rows(model, subject.target, reporter)
-        if self.rows is None or not self.rows.reading.examples:
+        if self.rows is None:
             raise RunError("none of the models is a run with held-out rows: name a file with --data FILE.")
         return self.rows
 
@@ -142,17 +164,18 @@ def _results(subject: _Subject, options: CompareOptions, lender: _Lender, folder
     if options.data is None and (kept := _recorded_in_run(subject, options)) is not None:
         reporter.say(Message("  as it was recorded when it was trained"), "dim")
         return kept
-    with reporter.spin(Message("loading the model")):
-        model = open_model(subject.target)
+    model = subject.model(reporter)
     rows = lender.rows_for(model, subject, reporter)
     if model.recipe is None and lender.rows is not None:
         model = _with_objective_of(lender.rows, model)
+    if rows is None:
+        return Results(subject.name, subject.target, {"": []}, {}, (), model.assets.identity, model_identity(model))
     identity = _identity(model, subject, rows, options)
     file = folder / "results" / f"{subject.name}.json"
     if file.is_file() and (earlier := Results.read(file)).identity == identity:
         reporter.say(Message("  as it was measured before: {file}", file=file), "dim")
         return earlier
-    evaluated = measure_rows(model, rows, reporter, options.metrics, options.limit, options.max_bad_fraction)
+    evaluated = measure_rows(model, rows, reporter, options.metrics, options.limit)
     compared = {task: [_compared(x) for x in listed] for task, listed in evaluated.rows.items()}
     tokenizer = model.assets.identity
     results = Results(subject.name, subject.target, compared, evaluated.measured.row_results, evaluated.metrics, tokenizer)
@@ -160,6 +183,30 @@ def _results(subject: _Subject, options: CompareOptions, lender: _Lender, folder
     (folder / "results").mkdir(parents=True, exist_ok=True)
     results.write(file)  # at once: a later model may fail
     return results
+
+
+def _exams_of(subjects: Sequence[_Subject]) -> list[str]:
+    """What the runs' recipes name."""
+    recipes = [x.trained.recipe for x in subjects if x.trained is not None and x.trained.recipe is not None]
+    return list(dict.fromkeys(name for recipe in recipes for name in recipe.evaluate.exams))
+
+
+def _add_exams(results: Results, subject: _Subject, exams: Sequence[PreparedExam], reporter: Reporter) -> None:
+    """Each exam's items: as a run recorded them, where they are the same ones, or taken now."""
+    if subject.recorded is not None:
+        return
+    records = Run(subject.trained.folder).read(ITEMS) if subject.trained is not None and subject.trained.recipe else []
+    missing = []
+    for exam in exams:
+        own = [ItemResult.from_json(x) for x in records if (x.get("when"), x.get("exam")) == ("after", exam.exam.name)]
+        if own and {x.id for x in own} <= {x.id for x in exam.items}:  # without those that are too long for it
+            results.exams[exam.exam.name] = {x.id: x.correct for x in own}
+        else:
+            missing.append(exam)
+    if missing:
+        model = subject.model(reporter)
+        for taken in take_exams(model.model, missing, model.assets.max_length, reporter, subject.name):
+            results.exams[taken.name] = {x.id: x.correct for x in taken.items}
 
 
 def _with_objective_of(rows: EvaluationRows, model: Model) -> Model:
@@ -219,4 +266,4 @@ def _identity(model: Model, subject: _Subject, rows: EvaluationRows, options: Co
     """Changes when the model, the rows or the settings do."""
     prints = [row_fingerprint(x.without_task.example) for x in rows.reading.examples]
     settings = rows.recipe.evaluate.model_dump(mode="json"), options.metrics, options.limit, rows.system
-    return hashed(json.dumps([model_identity(model, subject.target), prints, settings]))
+    return hashed(json.dumps([model_identity(model), prints, settings]))

@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import ModelError
 from weitiao.core.messages import Message
 from weitiao.core.reporter import Reporter
 from weitiao.deploy.verification.endpoint import Endpoint, Refused
+from weitiao.evaluate.review.judge_model import judge_pairs
+from weitiao.evaluate.review.review_set import ReviewSet
 from weitiao.pipeline.inference import open_model
 
 KEY = "WEITIAO_JUDGE_KEY"
@@ -44,3 +47,14 @@ def _ask(endpoint: Endpoint, messages: list[dict[str, Any]]) -> str:
         return str(answer["choices"][0]["message"]["content"] or "")
     except (KeyError, IndexError, TypeError):
         raise ModelError("the judge {url} gives no answer that can be read", url=endpoint.url) from None
+
+
+def judge_review(review: ReviewSet, folder: Path, judge: str, model: str, reporter: Reporter) -> None:
+    """Let a judge model say its verdicts; they are kept in the folder.
+
+    Raises:
+        ModelError: it cannot be reached, or does not judge.
+    """
+    name, ask = open_judge(judge, model, reporter)
+    label = Message("verdicts of {name}", name=name)
+    judge_pairs(review, name, ask, folder, lambda pairs: reporter.track(pairs, label))

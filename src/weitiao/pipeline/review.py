@@ -18,14 +18,12 @@ from weitiao.core.files import write_text
 from weitiao.core.messages import Message
 from weitiao.core.reporter import Reporter
 from weitiao.data.prompts import Prompt, read_prompts
-from weitiao.evaluate.review.judge_model import JudgeResults, judge_pairs, judge_results, read_verdicts
+from weitiao.evaluate.review.judge_model import JudgeResults, judge_results, read_verdicts
 from weitiao.evaluate.review.review_results import ReviewResults, outcomes_of, preference_rows, review_results
 from weitiao.evaluate.review.review_set import FILE, ReviewItem, ReviewSet
 from weitiao.evaluate.review.votes import read_votes
-from weitiao.pipeline.compare import name_targets
 from weitiao.pipeline.inference import Model, open_model
-from weitiao.pipeline.judging import open_judge
-from weitiao.pipeline.model_identity import hashed, model_identity
+from weitiao.pipeline.model_identity import hashed, model_identity, name_targets
 
 CHUNK = 32  # answers between two writes
 FOLDER = "reviews"
@@ -80,7 +78,7 @@ def _answers(
     with reporter.spin(Message("loading the model")):
         model = open_model(target)
     model._refuse_without_generation()
-    file, identity = folder / "answers" / f"{name}.jsonl", model_identity(model, target)
+    file, identity = folder / "answers" / f"{name}.jsonl", model_identity(model)
     settings = json.dumps(asdict(options.sampling), sort_keys=True)
     keys = [hashed(json.dumps([identity, settings, i, repr(x.turns)])) for i, x in enumerate(prompts)]
     known = {x["key"]: x for x in event_log.read(file) if {"key", "answer", "cut"} <= x.keys()}
@@ -105,17 +103,6 @@ def _generated(model: Model, prompts: Sequence[Prompt], sampling: SamplingParams
     seeded = sampling if sampling.seed is not None else replace(sampling, seed=0)
     generations = model.answer([Request(x, seeded) for x in ids])
     return [(x.text.strip(), x.finish_reason == "length") for x in generations]
-
-
-def judge_review(review: ReviewSet, folder: Path, judge: str, model: str, reporter: Reporter) -> None:
-    """Let a judge model say its verdicts; they are kept in the folder.
-
-    Raises:
-        ModelError: it cannot be reached, or does not judge.
-    """
-    name, ask = open_judge(judge, model, reporter)
-    label = Message("verdicts of {name}", name=name)
-    judge_pairs(review, name, ask, folder, lambda pairs: reporter.track(pairs, label))
 
 
 def read_results(folder: str | Path) -> tuple[ReviewResults, list[JudgeResults]]:

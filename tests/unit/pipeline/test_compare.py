@@ -89,3 +89,54 @@ def test_bad_input(words: list[str], expected: str, two_runs: tuple[Path, Path],
         words = [x.replace(name, str(path)) for x in words]
     code, said = weitiao("compare", *words)
     assert code == 2 and expected in said
+
+
+EXAM = """name: colours
+description: colours
+language: en
+licence: CC0
+data: {path: items.jsonl}
+question: "{{ question }}"
+options: ["red", "green"]
+answer: "{{ answer }}"
+"""
+
+
+def write_exam() -> None:
+    """colours.yaml, of 24 items."""
+    items = [{"question": f"the fox {i} is", "answer": ("red", "green")[i % 2]} for i in range(24)]
+    write_jsonl(Path("items.jsonl"), items)
+    Path("colours.yaml").write_text(EXAM)
+
+
+def test_exams_are_compared_item_by_item(two_runs: tuple[Path, Path], tiny_llama: Path) -> None:
+    write_jsonl(
+        Path("items.jsonl"), [{"question": f"the fox {i} is", "answer": ("red", "green")[i % 2]} for i in range(24)]
+    )
+    Path("colours.yaml").write_text(EXAM)
+    words = ("compare", f"base={tiny_llama}", two_runs[1], "--exam", "colours.yaml", "--json", "--out", "record")
+    code, said = weitiao(*words, "--no-worse", "exams:100%")
+    assert code == 0, said
+    record = json.loads(said)
+    exam = next(x for x in record["differences"] if x["metric"] == "exam.colours")
+    assert exam["n"] == 24 and exam["test"] == "mcnemar" and exam["wins"] + exam["losses"] + exam["ties"] == 24
+    assert [x["gate"] for x in record["gates"]] == ["exams:100%"]
+    kept = json.loads(Path("record/results/base.json").read_text(encoding="utf-8"))["exams"]["colours"]
+    assert len(kept) == 24
+    code, said = weitiao("compare", tiny_llama, two_runs[1], "--no-worse", "exams:1%", "--out", "other")
+    assert code == 2 and "exams was not measured" in said
+
+
+def test_only_exams_where_there_are_no_rows(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(
+        Path("items.jsonl"), [{"question": f"the fox {i} is", "answer": ("red", "green")[i % 2]} for i in range(24)]
+    )
+    Path("colours.yaml").write_text(EXAM)
+    code, said = weitiao("compare", tiny_llama, tiny_llama, "--exam", "colours.yaml", "--json")
+    assert code == 0 and [x["metric"] for x in json.loads(said)["differences"]] == ["exam.colours"]
+
+
+def test_dead_judge_is_named(two_runs: tuple[Path, Path]) -> None:
+    code, said = weitiao("compare", *two_runs, "--judge", "http://127.0.0.1:9", "--out", "record")
+    assert code == 2 and "cannot be reached" in said

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from weitiao.core.errors import DataError
 from weitiao.core.files import write_text
@@ -22,6 +22,7 @@ from weitiao.evaluate.comparison.results import ComparedRow, Results, check_same
 from weitiao.evaluate.comparison.slices import slices
 
 SAME_TOKENS = ("row_losses",)  # comparable only between equal tokenizers
+RIGHT, WRONG = "right", "wrong"  # of an exam's item
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,12 @@ class RowChange:
     """Positive where the candidate is better."""
 
 
+class JudgeRecord(Protocol):
+    """What a comparison needs of the results of a judge model (review/judge_model.py)."""
+
+    def as_json(self) -> dict[str, Any]: ...
+
+
 @dataclass
 class Comparison:
     """All that a comparison found."""
@@ -61,6 +68,8 @@ class Comparison:
     changes: list[RowChange] = field(default_factory=list)
     """Rows by the same metric: regressions first, the largest of them first; then wins."""
     gates: list[GateResult] = field(default_factory=list)
+    judges: Sequence["JudgeRecord"] = ()
+    """What judge models say of the answers."""
     notes: list[Message] = field(default_factory=list)
     folder: Path | None = None
     """Where it is recorded."""
@@ -94,6 +103,7 @@ class Comparison:
             "wins": [asdict(x) for x in self.wins],
             "gates": [x.as_json() for x in self.gates],
             "passed": self.passed,
+            "judge_models": [x.as_json() for x in self.judges],
             "notes": [x.as_json() for x in self.notes],
         }
 
@@ -140,9 +150,11 @@ def compare_results(results: Sequence[Results], metrics: Sequence[str] = ()) -> 
         DataError: the rows differ, there are none, or a metric was not measured of all.
     """
     check_same_rows(results)
-    if not any(results[0].rows.values()):
+    exams, notes = _shared_exams(results)
+    if not any(results[0].rows.values()) and not exams:
         raise DataError("there are no rows to compare on")
-    names, notes = _shared_metrics(results, metrics)
+    names, more = _shared_metrics(results, metrics) if any(results[0].rows.values()) else ([], [])
+    notes += more
     reference, differences = results[0], []
     for other in results[1:]:
         for name in names:
@@ -152,6 +164,10 @@ def compare_results(results: Sequence[Results], metrics: Sequence[str] = ()) -> 
             aligned = _is_aligned(reference, name, _metric(name))
             clusters = [x.cluster for x in rows][: len(pairs[0])] if aligned else []
             differences.append(difference(_metric(name), name, other.name, pairs, clusters))
+        for name, ids in exams.items():
+            items = [(RIGHT if x.exams[name][i] else WRONG, RIGHT) for x in (reference, other) for i in ids]
+            halves = items[: len(ids)], items[len(ids) :]
+            differences.append(difference(_metric("accuracy"), f"exam.{name}", other.name, halves))
     comparison = Comparison(list(results), judged_together(differences), notes=notes)
     if (main := _main_metric(comparison, names)) is not None:
         comparison.slices, comparison.changes = _slices(comparison, main), _changes(comparison, main)
@@ -204,7 +220,7 @@ def _shared_metrics(results: Sequence[Results], requested: Sequence[str]) -> tup
             notes.append(Message(text, metric=name, names=", ".join(lacking)))
         else:
             names.append(name)
-    if not names or (requested and len(names) < len(requested)):
+    if (not names and not results[0].exams) or (requested and len(names) < len(requested)):
         reasons = "; ".join(map(str, notes)) or ", ".join(requested)
         raise DataError("there is nothing to compare by: {reasons}", reasons=reasons)
     return names, notes
@@ -219,6 +235,22 @@ def _pairs(one: Results, two: Results, name: str) -> tuple[tuple[list, list], li
     n = min(len(a), len(b))
     note = Message("{metric} is compared on the first {n:,} rows, which both have", metric=name, n=n)
     return (a[:n], b[:n]), [note] if len(a) != len(b) else []
+
+
+def _shared_exams(results: Sequence[Results]) -> tuple[dict[str, list[str]], list[Message]]:
+    """The items of each exam that all models have taken."""
+    exams, notes = {}, []
+    for name in results[0].exams:
+        if lacking := [x.name for x in results if name not in x.exams]:
+            text = Message("{metric} is not compared: it was not measured of {names}")
+            notes.append(Message(text, metric=f"exam.{name}", names=", ".join(lacking)))
+            continue
+        ids = [i for i in results[0].exams[name] if all(i in x.exams[name] for x in results)]
+        if any(len(x.exams[name]) > len(ids) for x in results):
+            text = Message("exam.{exam} is compared on the {n:,} items that all models were asked")
+            notes.append(Message(text, exam=name, n=len(ids)))
+        exams[name] = ids
+    return exams, notes
 
 
 def _slices(comparison: Comparison, name: str) -> list[SliceDifference]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from weitiao.core.errors import DataError
@@ -48,6 +48,8 @@ class Results:
     """Losses are of the same tokens where this is equal."""
     identity: str = ""
     """Of the model's weights and of how it was measured; "": not known."""
+    exams: dict[str, dict[str, bool]] = field(default_factory=dict)
+    """By exam: the id of each item -> whether it was answered right."""
 
     def write(self, file: Path) -> None:
         """As one JSON file."""
