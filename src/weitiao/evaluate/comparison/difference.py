@@ -116,10 +116,11 @@ def difference(
     result = Difference(name, candidate, one, two, two.value - one.value, float("nan"), float("nan"), 1.0, "")
     if not min(one.n, two.n):
         return replace(result, verdict="not_measured")
-    values, means = [row_values(metric, x) for x in pairs], [metric.row_values(x) for x in pairs]
-    if values[0] is not None and values[1] is not None:
+    before, after = (row_values(metric, x) for x in pairs)
+    means = [metric.row_values(x) for x in pairs]
+    if before is not None and after is not None:
         sign = 1 if two.higher_is_better else -1
-        changes = [sign * (b - a) for a, b in zip(*values)]  # pyright: ignore[reportArgumentType]
+        changes = [sign * (b - a) for a, b in zip(before, after)]
         result = replace(result, wins=sum(x > 0 for x in changes), losses=sum(x < 0 for x in changes))
     interval, test = _tested(result, means, draws, clusters)
     if interval is not None:

@@ -95,7 +95,7 @@ def check_same_rows(results: Sequence[Results]) -> None:
     for other in results[1:]:
         if first.rows.keys() != other.rows.keys():
             raise DataError(
-                "{a} has the tasks {one}, {b} has {two}: name a file of one task with --data FILE --task TASK",
+                "{a} has the tasks {one}, {b} has {two}: they have no rows in common",
                 a=first.name, b=other.name, one=", ".join(first.rows) or "-", two=", ".join(other.rows) or "-",
             )  # fmt: skip
         for task in first.rows:

@@ -18,7 +18,7 @@ def krippendorff_alpha(units: Sequence[Sequence[Hashable]]) -> float:
     Args:
         units: of each item, what its judges said.
     """
-    coincidences: Counter[tuple[Hashable, Hashable]] = Counter()
+    coincidences: dict[tuple[Hashable, Hashable], float] = {}
     totals: Counter[Hashable] = Counter()
     for said in units:
         m = len(said)
@@ -28,7 +28,7 @@ def krippendorff_alpha(units: Sequence[Sequence[Hashable]]) -> float:
         for a, x in counts.items():
             totals[a] += x
             for b, y in counts.items():
-                coincidences[a, b] += x * (y - (a == b)) / (m - 1)  # pyright: ignore[reportArgumentType]
+                coincidences[a, b] = coincidences.get((a, b), 0.0) + x * (y - (a == b)) / (m - 1)
     n = sum(totals.values())
     if n < 2:
         return float("nan")

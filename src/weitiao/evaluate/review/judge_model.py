@@ -48,7 +48,7 @@ class JudgeVerdict:
     item: int
     first: str
     second: str
-    said: str
+    outcome: str
     """FIRST, SECOND, TIE, or UNREADABLE."""
     consistent: bool
     """It said the same of both orders."""
@@ -130,7 +130,7 @@ def judge_pairs(
         verdict = JudgeVerdict(judge, pair.item, pair.first, pair.second, said, not readable or straight == swapped)
         event_log.append(folder / FILE, asdict(verdict))
         known[pair.item, pair.first, pair.second] = verdict
-        if len(known) >= GIVE_UP and all(x.said == UNREADABLE for x in known.values()):
+        if len(known) >= GIVE_UP and all(x.outcome == UNREADABLE for x in known.values()):
             raise ModelError(
                 "{judge} gives no verdict ([[A]], [[B]] or [[C]]) on any of the first {n} pairs: it cannot judge",
                 judge=judge,
@@ -153,7 +153,7 @@ def judge_results(
     for judge in dict.fromkeys(x.judge for x in verdicts):
         own = {Pair(x.item, x.first, x.second): x for x in verdicts if x.judge == judge}
         own = {pair: x for pair, x in own.items() if pair in set(review.pairs)}
-        readable = {pair: [x.said] for pair, x in own.items() if x.said != UNREADABLE}
+        readable = {pair: [x.outcome] for pair, x in own.items() if x.outcome != UNREADABLE}
         inconsistent = sum(not x.consistent for x in own.values())
         agreement = agreement_of({pair: said[0] for pair, said in readable.items()}, people)
         pairs = pair_results(review, readable)
@@ -165,7 +165,7 @@ def agreement_of(own: dict[Pair, str], people: Sequence[Outcome]) -> Agreement |
     """With what most people say of a pair; both bad is a tie."""
     said: dict[Pair, list[str]] = {}
     for x in people:
-        said.setdefault(x.pair, []).append(x.said)
+        said.setdefault(x.pair, []).append(x.outcome)
     both = [(own[pair], majority_of(listed)) for pair, listed in said.items() if pair in own]
     if not both:
         return None

@@ -24,7 +24,7 @@ class Outcome:
 
     pair: Pair
     judge: str
-    said: str
+    outcome: str
     """FIRST, SECOND, TIE or BOTH_BAD."""
     side: str
     """left, right, or "" where neither won."""
@@ -109,11 +109,11 @@ def review_results(review: ReviewSet, votes: Sequence[Vote]) -> ReviewResults:
     judges = {name: sum(x.judge == name for x in outcomes) for name in dict.fromkeys(x.judge for x in outcomes)}
     said: dict[Pair, list[str]] = defaultdict(list)
     for x in outcomes:
-        said[x.pair].append(x.said)
+        said[x.pair].append(x.outcome)
     low, high = alpha_interval(list(said.values()))
     decided = [x for x in outcomes if x.side]
     left = sum(x.side == "left" for x in decided)
-    games = [(x.pair.item, x.pair.first, x.pair.second, POINTS[x.said]) for x in outcomes]
+    games = [(x.pair.item, x.pair.first, x.pair.second, POINTS[x.outcome]) for x in outcomes]
     games += [(x.item, x.first, x.second, POINTS[TIE]) for x in review.same] if outcomes else []
     return ReviewResults(
         pairs=_adjusted(pair_results(review, said)),
@@ -194,7 +194,7 @@ def preference_rows(review: ReviewSet, votes: Sequence[Vote]) -> list[dict[str, 
     """
     said: dict[Pair, list[str]] = defaultdict(list)
     for x in outcomes_of(review, votes):
-        said[x.pair].append(x.said)
+        said[x.pair].append(x.outcome)
     rows = []
     for pair in review.pairs:
         winner = majority_of(said.get(pair, []))

@@ -20,7 +20,7 @@ def by_content(messages: list[dict[str, Any]]) -> str:
 def test_a_judge_that_reads_is_consistent(tmp_path: Path) -> None:
     review = make_review(12)
     verdicts = judge_pairs(review, "j", by_content, tmp_path)
-    assert {x.said for x in verdicts} == {SECOND} and all(x.consistent for x in verdicts)
+    assert {x.outcome for x in verdicts} == {SECOND} and all(x.consistent for x in verdicts)
     people = outcomes_of(review, votes_of(review, "ann", lambda p, d: "new-model" if p.item % 2 else "tie"))
     found = judge_results(review, verdicts, people)[0]
     assert found.pairs[0].second_wins == 12 and found.inconsistent == 0
