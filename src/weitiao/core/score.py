@@ -196,8 +196,8 @@ def _with_percentiles(
 ) -> Score:
     """The percentile interval (Efron 1979) of a bootstrap's values, widened for few units.
 
-    The spread of a bootstrap is too small by sqrt((n - 1) / n), and normal where Student's t would be right: percentiles are
-    taken further out by both (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", sec. 5.3).
+    The spread of a bootstrap is too small by sqrt((n - 1) / n), and normal where Student's t would be right: the
+    percentiles are taken further out by both (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", sec. 5.3).
     """
     units = clusters or n
     tail = NormalDist().cdf(-math.sqrt(units / (units - 1)) * _t_quantile(units - 1)) if units > 1 else TAIL

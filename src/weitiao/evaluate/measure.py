@@ -9,7 +9,7 @@ import torch
 
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Example, Turn
-from weitiao.core.generation import PrefixCache, decoded, generate, num_positions, score_options
+from weitiao.core.generation import Answer, OptionScores, decoded, generate, new_engine, num_positions, score_options
 from weitiao.core.metric import Metric
 from weitiao.core.objective import Objective
 from weitiao.core.registry import create
@@ -17,7 +17,7 @@ from weitiao.core.score import Score, weighted_sum
 from weitiao.core.trainable_model import TrainableModel, evaluating
 from weitiao.evaluate.annotate import annotated
 
-SCORING_BATCH, GENERATION_BATCH = 16, 32  # prompts per batch
+GENERATION_BATCH = 128  # prompts that wait for the engine together
 KEPT_PREDICTIONS = 32  # whole ones, for samples
 Progress = Callable[[Sequence[Any], str], Any]
 
@@ -109,11 +109,13 @@ def _measure_task(
         pairs["choices"] = pairs["answers"] = forward.pairs()
         inputs -= {"choices", "answers"}
     with evaluating(model), torch.no_grad():
+        scored: list[OptionScores] = []
         if "choices" in inputs and eval_set.answers:
-            result.chosen = choose(model, chats, eval_set.answers, progress)
+            scored = choose(model, chats, eval_set.answers, progress)
+            result.chosen = [eval_set.answers[x.best] for x in scored]
             pairs["choices"] = [(chosen, x.answer) for chosen, x in zip(result.chosen, chats)]
         if "answers" in inputs:
-            result.generated = generate_answers(model, chats, max_new_tokens, progress)
+            result.generated = generate_answers(model, chats, max_new_tokens, progress, scored)
             pairs["answers"] = [(text, x.answer) for text, x in zip(result.generated, chats)]
     for metric in requested:
         score = metric.score(pairs[metric.reads])
@@ -225,13 +227,28 @@ class _Forward:
 
 
 def generate_answers(
-    model: TrainableModel, examples: Sequence[Example], max_new_tokens: int, progress: Progress = lambda x, _: x
+    model: TrainableModel,
+    examples: Sequence[Example],
+    max_new_tokens: int,
+    progress: Progress = lambda x, _: x,
+    scored: Sequence[OptionScores] = (),
 ) -> list[str]:
-    """Greedy answers to the examples' prompts; for plain text, a continuation of its first tokens."""
+    """Greedy answers to the examples' prompts; for plain text, a continuation of its first tokens.
+
+    Args:
+        scored: the scores of a closed set of answers to the same examples: where the most probable tokens are one of them
+            to its end, it is the answer, and nothing is generated.
+    """
     prompts = [prompt_ids(model, x, max_new_tokens) for x in examples]
     answers = [""] * len(prompts)
-    for chunk in progress(by_length(prompts, GENERATION_BATCH), "answers"):
-        for i, answer in zip(chunk, generate(model, [prompts[i] for i in chunk], max_new_tokens)):
+    known = {i for i, x in enumerate(scored) if x.ends and len(x.greedy) < max_new_tokens}
+    for i in known:
+        answers[i] = decoded(model, Answer(scored[i].greedy))
+    rest = [i for i in range(len(prompts)) if i not in known]
+    engine = new_engine(model) if rest and model.architecture.kind == "decoder" else None
+    for chunk in progress(by_length([prompts[i] for i in rest], GENERATION_BATCH), "answers"):
+        rows = [rest[k] for k in chunk]
+        for i, answer in zip(rows, generate(model, [prompts[i] for i in rows], max_new_tokens, engine=engine)):
             answers[i] = decoded(model, answer)
     return answers
 
@@ -246,34 +263,22 @@ def prompt_ids(model: TrainableModel, example: Example, max_new_tokens: int) -> 
     return ids[-max(limit // 2, limit - max_new_tokens) + len(model.attachment.virtual_tokens()) :]
 
 
-@torch.no_grad()
-def choose(model: TrainableModel, chats: Sequence[Chat], answers: Sequence[str], progress: Progress) -> list[str]:
-    """For each conversation, the most probable of the answers. The prefix that all prompts share runs once."""
+def choose(
+    model: TrainableModel, chats: Sequence[Chat], answers: Sequence[str], progress: Progress = lambda x, _: x
+) -> list[OptionScores]:
+    """For each conversation, the log-probability of each of the answers."""
+    if not chats:
+        return []
     stop = model.processor.stop_ids[0]
-    prompts = [model.attachment.prepend_virtual_tokens(model.processor.prompt(x.prompt, x.tools)) for x in chats]
     options = [_answer_ids(model, chats[0].prompt, answer, stop) for answer in answers]
-    prefix = prefill(model, prompts)
-    chosen = [""] * len(prompts)
-    for chunk in progress(by_length(prompts, SCORING_BATCH), "choices"):
-        for i, scores in zip(chunk, score_options(model, [prompts[i] for i in chunk], options, prefix)):
-            chosen[i] = answers[max(range(len(answers)), key=lambda k: scores[k])]
-    return chosen
+    prompts = [model.processor.prompt(x.prompt, x.tools) for x in chats]
+    return score_options(model, prompts, [options] * len(prompts), progress)
 
 
 def by_length(prompts: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
     """Indices of the prompts, in batches of similar length."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-
-
-def prefill(model: TrainableModel, prompts: Sequence[Sequence[int]]) -> PrefixCache:
-    """Keys and values of the longest common prefix; at least one token of each prompt stays outside it."""
-    shortest = min(map(len, prompts)) - 1
-    length = next((i for i in range(shortest) if len({p[i] for p in prompts}) > 1), shortest)
-    if length == 0:
-        return PrefixCache(0, None)
-    ids = torch.tensor([list(prompts[0][:length])], device=model.device)
-    return PrefixCache(length, model.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values)
 
 
 def _answer_ids(model: TrainableModel, prompt: Any, answer: str, stop: int) -> list[int]:
