@@ -18,19 +18,22 @@ MIN_ROWS = 20  # below this many rows, a score says little and no difference is 
 
 PERCENT = {
     "accuracy", "exact_match", "f1", "squad_em", "squad_f1", "entity_f1", "entity_precision", "entity_recall",
-    "masked_accuracy", "recall_at_10", "wer", "cer",
+    "masked_accuracy", "recall_at_10", "wer", "cer", "f1_micro", "f1_macro", "f1_weighted", "precision_micro",
+    "precision_macro", "precision_weighted", "recall_micro", "recall_macro", "recall_weighted", "json_valid",
+    "json_schema_valid", "code_pass",
 }  # fmt: skip
 
 Clusters = Sequence[Hashable]
 """Of each row, the cluster that it belongs to: a document, a conversation, a patient. Rows of one cluster are not
 independent of each other. (): every row is on its own."""
-Interval = Literal["", "wilson", "wilson_clusters", "bootstrap", "bootstrap_clusters", "quadrature"]
+Interval = Literal["", "wilson", "wilson_clusters", "bootstrap", "bootstrap_clusters", "jackknife", "quadrature"]
 INTERVALS: dict[str, Message] = {
     "": Message(""),
     "wilson": Message("Wilson 95 %"),
     "wilson_clusters": Message("Wilson 95 %, with as many rows as the groups are worth"),
     "bootstrap": Message("bootstrap over rows"),
     "bootstrap_clusters": Message("bootstrap over groups of rows"),
+    "jackknife": Message("jackknife: the value without each row, or group, in turn"),
     "quadrature": Message("weighted sum of the tasks' scores; their intervals are added in quadrature"),
 }
 
@@ -45,7 +48,8 @@ class Score:
     """Number of rows."""
     low: float
     high: float
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
+    """None: neither is better (the length of an answer)."""
     interval: Interval = ""
     """How the interval was computed."""
     left_out: int = 0
@@ -87,7 +91,7 @@ class Score:
         return INTERVALS[self.interval]
 
 
-def not_measured(name: str, higher_is_better: bool = True) -> Score:
+def not_measured(name: str, higher_is_better: bool | None = True) -> Score:
     """The score of no rows."""
     return Score(name, math.nan, 0, math.nan, math.nan, higher_is_better)
 
@@ -109,7 +113,7 @@ def proportion(name: str, hits: int, n: int) -> Score:
     return Score(name, hits / n, n, low, high, interval="wilson")
 
 
-def mean_of_rows(name: str, values: Sequence[float], clusters: Clusters = (), higher_is_better: bool = True) -> Score:
+def mean_of_rows(name: str, values: Sequence[float], clusters: Clusters = (), higher_is_better: bool | None = True) -> Score:
     """The mean of a value per row: Wilson's interval where each row is right (1) or wrong (0), otherwise a bootstrap.
 
     Where rows belong to clusters, Wilson's interval is that of the effective number of rows n p (1 - p) / v, with v the
@@ -184,9 +188,69 @@ def ratio_of_sums(
     return _with_percentiles(name, value, values, len(rows), len(units) if clusters else 0, higher_is_better=False)
 
 
-def _draws(n: int, draws: int) -> Iterator[np.ndarray]:
-    """Bootstrap draws of n units, [draws, n] in all, some at a time: their memory does not grow with the rows."""
-    random, at_once = np.random.default_rng(0), max(1, DRAWN_AT_ONCE // n)
+def bootstrapped_by_weights(
+    name: str,
+    n: int,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    higher_is_better: bool = True,
+    clusters: Clusters = (),
+) -> Score:
+    """A statistic of rows that may count several times, or not at all: many bootstrap draws at once.
+
+    Args:
+        statistic: how often each row counts [draws, n] -> its value in each draw [draws]; NaN: undefined, as a draw without
+            a class has no AUROC. Such draws are left out.
+    """
+    if not n:
+        return not_measured(name, higher_is_better)
+    members = _members(clusters) if clusters else []
+    units = len(members) or n
+    unit_of = np.arange(n)
+    for number, rows in enumerate(members):
+        unit_of[rows] = number
+    values = []
+    for picks in _draws(units, BOOTSTRAP_DRAWS, max(units, n)):
+        picks = picks + units * np.arange(len(picks))[:, None]
+        times = np.bincount(picks.ravel(), minlength=units * len(picks)).reshape(-1, units)
+        values.append(statistic(times[:, unit_of].astype(float)))
+    defined = np.concatenate(values)
+    value, defined = float(statistic(np.ones((1, n)))[0]), defined[~np.isnan(defined)].tolist()
+    if math.isnan(value):
+        return not_measured(name, higher_is_better)
+    return _with_percentiles(name, value, defined or [value], n, len(members), higher_is_better)
+
+
+def jackknifed(
+    name: str,
+    items: Sequence[Any],
+    statistic: Callable[[Sequence[Any]], float],
+    higher_is_better: bool = True,
+    clusters: Clusters = (),
+) -> Score:
+    """A statistic that falls where rows count twice (distinct n-grams), for which a bootstrap is no measure of chance.
+
+    The interval is the value +- t s, with the standard error s of the values without each unit in turn (Tukey 1958; Efron &
+    Tibshirani 1993, "An Introduction to the Bootstrap", eq. 11.5), within 0 and 1.
+    """
+    if not items:
+        return not_measured(name, higher_is_better)
+    members = _members(clusters) if clusters else [[i] for i in range(len(items))]
+    value, units = statistic(items), len(members)
+    if units == 1:
+        return Score(name, value, len(items), value, value, higher_is_better, "jackknife", clusters=len(clusters) and 1)
+    without = [statistic([items[i] for j, rows in enumerate(members) if j != k for i in rows]) for k in range(units)]
+    half = _t_quantile(units - 1) * math.sqrt((units - 1) * float(np.var(without)))
+    low, high = max(0.0, value - half), min(1.0, value + half)
+    return Score(name, value, len(items), low, high, higher_is_better, "jackknife", clusters=units if clusters else 0)
+
+
+def _draws(n: int, draws: int, width: int = 0) -> Iterator[np.ndarray]:
+    """Bootstrap draws of n units, [draws, n] in all, some at a time: their memory does not grow with the rows.
+
+    Args:
+        width: numbers that a draw takes in memory, if more than n.
+    """
+    random, at_once = np.random.default_rng(0), max(1, DRAWN_AT_ONCE // max(n, width))
     for start in range(0, draws, at_once):
         yield random.integers(0, n, (min(at_once, draws - start), n))
 
@@ -275,8 +339,10 @@ VERDICTS = {
     "": Message(""),
     "better": Message("better"),
     "worse": Message("worse"),
+    "changed": Message("changed"),
     "overlap": Message("intervals overlap"),
     "few_rows": Message("too few rows (n < {n})", n=MIN_ROWS),
+    "few_clusters": Message("too few groups of rows (fewer than {n})", n=MIN_ROWS),
 }
 
 
@@ -303,8 +369,12 @@ def score_rows(scores: dict[str, Any]) -> list[dict[str, str]]:
 def _verdict(before: dict[str, Any], after: dict[str, Any], change: float) -> str:
     if min(before["n"], after["n"]) < MIN_ROWS:
         return "few_rows"
+    if 0 < min(before.get("clusters", MIN_ROWS), after.get("clusters", MIN_ROWS)) < MIN_ROWS:
+        return "few_clusters"
     if after["low"] <= before["high"] and after["high"] >= before["low"]:
         return "overlap"
+    if after["higher_is_better"] is None:
+        return "changed"
     return "better" if (change > 0) == after["higher_is_better"] and change != 0 else "worse"
 
 
