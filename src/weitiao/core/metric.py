@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal
 from weitiao.core.registry import Component
 from weitiao.core.score import Clusters, Score, mean_of_rows
 
-
 Reads = Literal["row_losses", "row_bytes", "choices", "probabilities", "answers", "rankings", "tests", "schema"]
 """What a metric's pairs are, of each row:
 

@@ -1,19 +1,26 @@
 """Score: a number with its name, its n and its 95 % confidence interval."""
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 
+from weitiao.core.intervals import (
+    NORMAL,
+    Clusters,
+    bootstrap_draws,
+    members_of,
+    percentiles,
+    sums_by_cluster,
+    t_quantile,
+    wilson,
+)
 from weitiao.core.messages import Message
 from weitiao.core.row_count import row_count
 
-TAIL = 0.025  # on each side of a 95 % interval
 BOOTSTRAP_DRAWS = 2000
-DRAWN_AT_ONCE = 2**15  # row numbers
 MIN_ROWS = 20  # below this many rows, a score says little and no difference is reported
 
 PERCENT = {
@@ -23,9 +30,6 @@ PERCENT = {
     "json_schema_valid", "code_pass",
 }  # fmt: skip
 
-Clusters = Sequence[Hashable]
-"""Of each row, the cluster that it belongs to: a document, a conversation, a patient. Rows of one cluster are not
-independent of each other. (): every row is on its own."""
 Interval = Literal["", "wilson", "wilson_clusters", "bootstrap", "bootstrap_clusters", "jackknife", "quadrature"]
 INTERVALS: dict[str, Message] = {
     "": Message(""),
@@ -109,11 +113,13 @@ def proportion(name: str, hits: int, n: int) -> Score:
     """
     if n == 0:
         return not_measured(name)
-    low, high = _wilson(hits / n, n, -_normal_quantile(TAIL))
+    low, high = wilson(hits / n, n, NORMAL)
     return Score(name, hits / n, n, low, high, interval="wilson")
 
 
-def mean_of_rows(name: str, values: Sequence[float], clusters: Clusters = (), higher_is_better: bool | None = True) -> Score:
+def mean_of_rows(
+    name: str, values: Sequence[float], clusters: Clusters = (), higher_is_better: bool | None = True
+) -> Score:
     """The mean of a value per row: Wilson's interval where each row is right (1) or wrong (0), otherwise a bootstrap.
 
     Where rows belong to clusters, Wilson's interval is that of the effective number of rows n p (1 - p) / v, with v the
@@ -133,18 +139,12 @@ def mean_of_rows(name: str, values: Sequence[float], clusters: Clusters = (), hi
         return replace(ratio_of_sums(name, y, np.ones(len(y)), clusters=clusters), higher_is_better=higher_is_better)
     if not clusters:
         return replace(proportion(name, int(y.sum()), len(y)), higher_is_better=higher_is_better)
-    sums = _sums_by_cluster(np.stack([y, np.ones(len(y))], 1), clusters)  # [clusters, (hits, rows)]
+    sums = sums_by_cluster(np.stack([y, np.ones(len(y))], 1), clusters)  # [clusters, (hits, rows)]
     p, num = float(y.mean()), len(sums)
     variance = float(((sums[:, 0] - p * sums[:, 1]) ** 2).sum()) / len(y) ** 2 * num / max(num - 1, 1)
     n = min(p * (1 - p) / variance, len(y)) if variance > 0 else num
-    low, high = _wilson(p, n, _t_quantile(num - 1)) if num > 1 else (0.0, 1.0)
+    low, high = wilson(p, n, t_quantile(num - 1)) if num > 1 else (0.0, 1.0)
     return Score(name, p, len(y), low, high, higher_is_better, "wilson_clusters", clusters=num)
-
-
-def _wilson(p: float, n: float, z: float) -> tuple[float, float]:
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))
 
 
 def bootstrapped(
@@ -163,8 +163,8 @@ def bootstrapped(
     """
     if not items:
         return not_measured(name, higher_is_better)
-    members = _members(clusters) if clusters else [[i] for i in range(len(items))]
-    picks = (pick for block in _draws(len(members), draws or BOOTSTRAP_DRAWS) for pick in block.tolist())
+    members = members_of(clusters) if clusters else [[i] for i in range(len(items))]
+    picks = (pick for block in bootstrap_draws(len(members), draws or BOOTSTRAP_DRAWS) for pick in block.tolist())
     values = [statistic([items[i] for cluster in pick for i in members[cluster]]) for pick in picks]
     return _with_percentiles(name, statistic(items), values, len(items), len(members) if clusters else 0, higher_is_better)
 
@@ -181,8 +181,8 @@ def ratio_of_sums(
     rows = np.stack([np.asarray(sums, float), np.asarray(counts, float)], 1)  # [n, 2]
     if not len(rows) or rows[:, 1].sum() == 0:
         return not_measured(name, higher_is_better=False)
-    units = _sums_by_cluster(rows, clusters) if clusters else rows
-    totals = np.concatenate([units[pick].sum(1) for pick in _draws(len(units), BOOTSTRAP_DRAWS)])  # [draws, 2]
+    units = sums_by_cluster(rows, clusters) if clusters else rows
+    totals = np.concatenate([units[pick].sum(1) for pick in bootstrap_draws(len(units), BOOTSTRAP_DRAWS)])  # [draws, 2]
     values = [transform(x) for x in (totals[:, 0] / np.maximum(totals[:, 1], 1e-12)).tolist()]
     value = transform(float(rows[:, 0].sum() / rows[:, 1].sum()))
     return _with_percentiles(name, value, values, len(rows), len(units) if clusters else 0, higher_is_better=False)
@@ -203,13 +203,13 @@ def bootstrapped_by_weights(
     """
     if not n:
         return not_measured(name, higher_is_better)
-    members = _members(clusters) if clusters else []
+    members = members_of(clusters) if clusters else []
     units = len(members) or n
     unit_of = np.arange(n)
     for number, rows in enumerate(members):
         unit_of[rows] = number
     values = []
-    for picks in _draws(units, BOOTSTRAP_DRAWS, max(units, n)):
+    for picks in bootstrap_draws(units, BOOTSTRAP_DRAWS, max(units, n)):
         picks = picks + units * np.arange(len(picks))[:, None]
         times = np.bincount(picks.ravel(), minlength=units * len(picks)).reshape(-1, units)
         values.append(statistic(times[:, unit_of].astype(float)))
@@ -234,74 +234,23 @@ def jackknifed(
     """
     if not items:
         return not_measured(name, higher_is_better)
-    members = _members(clusters) if clusters else [[i] for i in range(len(items))]
+    members = members_of(clusters) if clusters else [[i] for i in range(len(items))]
     value, units = statistic(items), len(members)
     if units == 1:
         return Score(name, value, len(items), value, value, higher_is_better, "jackknife", clusters=len(clusters) and 1)
     without = [statistic([items[i] for j, rows in enumerate(members) if j != k for i in rows]) for k in range(units)]
-    half = _t_quantile(units - 1) * math.sqrt((units - 1) * float(np.var(without)))
+    half = t_quantile(units - 1) * math.sqrt((units - 1) * float(np.var(without)))
     low, high = max(0.0, value - half), min(1.0, value + half)
     return Score(name, value, len(items), low, high, higher_is_better, "jackknife", clusters=units if clusters else 0)
-
-
-def _draws(n: int, draws: int, width: int = 0) -> Iterator[np.ndarray]:
-    """Bootstrap draws of n units, [draws, n] in all, some at a time: their memory does not grow with the rows.
-
-    Args:
-        width: numbers that a draw takes in memory, if more than n.
-    """
-    random, at_once = np.random.default_rng(0), max(1, DRAWN_AT_ONCE // max(n, width))
-    for start in range(0, draws, at_once):
-        yield random.integers(0, n, (min(at_once, draws - start), n))
 
 
 def _with_percentiles(
     name: str, value: float, values: Sequence[float], n: int, clusters: int, higher_is_better: bool
 ) -> Score:
-    """The percentile interval (Efron 1979) of a bootstrap's values, widened for few units.
-
-    The spread of a bootstrap is too small by sqrt((n - 1) / n), and normal where Student's t would be right: the
-    percentiles are taken further out by both (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", sec. 5.3).
-    """
-    units = clusters or n
-    tail = NormalDist().cdf(-math.sqrt(units / (units - 1)) * _t_quantile(units - 1)) if units > 1 else TAIL
-    low, high = np.quantile(values, [tail, 1 - tail])
+    """The score of a bootstrap over n rows, or over their clusters."""
+    low, high = percentiles(values, clusters or n)
     interval = "bootstrap_clusters" if clusters else "bootstrap"
-    return Score(name, value, n, float(low), float(high), higher_is_better, interval, clusters=clusters)
-
-
-def _members(clusters: Clusters) -> list[list[int]]:
-    """The rows of each cluster, in order."""
-    members: dict[Hashable, list[int]] = {}
-    for i, cluster in enumerate(clusters):
-        members.setdefault(cluster, []).append(i)
-    return list(members.values())
-
-
-def _sums_by_cluster(rows: np.ndarray, clusters: Clusters) -> np.ndarray:
-    """[n, k] -> [clusters, k]."""
-    return np.stack([rows[members].sum(0) for members in _members(clusters)])
-
-
-def _normal_quantile(p: float) -> float:
-    return NormalDist().inv_cdf(p)
-
-
-def _t_quantile(degrees: int) -> float:
-    """Student's t that is exceeded with probability TAIL (Abramowitz & Stegun 1964, 26.7.5; from 3 degrees on to 0.1 %).
-
-    >>> [round(_t_quantile(x), 3) for x in (4, 9, 19, 199)]
-    [2.776, 2.262, 2.093, 1.972]
-    """
-    z = -_normal_quantile(TAIL)
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return sum(term / degrees**i for i, term in enumerate(terms))
+    return Score(name, value, n, low, high, higher_is_better, interval, clusters=clusters)
 
 
 def as_fraction(score: Score) -> Score:

@@ -29,9 +29,7 @@ def classes_of(answer: Any) -> set[str]:
     return {answer.strip()} if isinstance(answer, str) else set(answer)
 
 
-def averaged_score(
-    name: str, pairs: Sequence[tuple[Any, Any]], clusters: Clusters, kind: Kind, average: Average
-) -> Score:
+def averaged_score(name: str, pairs: Sequence[tuple[Any, Any]], clusters: Clusters, kind: Kind, average: Average) -> Score:
     """One of the nine scores, with a bootstrap over rows.
 
     Args:
@@ -66,9 +64,7 @@ def averaged_score(
     return replace(score, notes=(note,))
 
 
-def averaged(
-    right: np.ndarray, predicted: np.ndarray, reference: np.ndarray, kind: Kind, average: Average
-) -> np.ndarray:
+def averaged(right: np.ndarray, predicted: np.ndarray, reference: np.ndarray, kind: Kind, average: Average) -> np.ndarray:
     """Counts of each class, [..., C] -> [...]."""
     if average == "micro":
         right, predicted, reference = (x.sum(-1, keepdims=True) for x in (right, predicted, reference))

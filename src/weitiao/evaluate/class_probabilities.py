@@ -18,8 +18,9 @@ OneClass = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 def mean_over_classes(name: str, pairs: Pairs, clusters: Clusters, of_class: OneClass) -> Score:
-    """The mean over classes of a score of each class against all others. A class that no row has, or that every row has, has
-    none: it is left out, and named.
+    """The mean over classes of a score of each class against all others.
+
+    A class that no row has, or that every row has, has none: it is left out, and named.
 
     Args:
         pairs: (class -> probability, reference) of each row.

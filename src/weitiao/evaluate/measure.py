@@ -1,25 +1,28 @@
 """Evaluate a model on held-out rows: losses, the most probable of a closed set of answers, generated answers."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from weitiao.core.errors import DataError
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Example, Turn
 from weitiao.core.generation import Answer, OptionScores, decoded, generate, new_engine, num_positions, score_options
-from weitiao.core.metric import Metric
+from weitiao.core.metric import Metric, Reads
 from weitiao.core.objective import Objective
 from weitiao.core.registry import create
-from weitiao.core.score import Score, weighted_sum
+from weitiao.core.score import Clusters, Score, weighted_sum
 from weitiao.core.trainable_model import TrainableModel, evaluating
 from weitiao.evaluate.annotate import annotated
+from weitiao.evaluate.class_report import class_report
+from weitiao.evaluate.forward_pass import LOSSES, PREDICTED, ForwardPass, Progress
 
 GENERATION_BATCH = 128  # prompts that wait for the engine together
-KEPT_PREDICTIONS = 32  # whole ones, for samples
-Progress = Callable[[Sequence[Any], str], Any]
+COLUMNS: set[Reads] = {"tests", "schema"}
+ANSWERS: set[Reads] = {"answers", *COLUMNS}
+CHOICES: set[Reads] = {"choices", "probabilities"}
 
 
 @dataclass
@@ -33,6 +36,8 @@ class Measured:
     """(prediction, example) of the first rows."""
     tasks: dict[str, "Measured"] = field(default_factory=dict)
     """With several tasks, the results of each."""
+    classes: dict[str, Any] = field(default_factory=dict)
+    """Of predicted classes: see evaluate/class_report.py."""
     row_results: dict[str, list] = field(default_factory=dict)
     """Per metric input, one entry per held-out row in order: (loss sum, count), or (prediction, reference)."""
 
@@ -95,35 +100,87 @@ def _measure_task(
 ) -> Measured:
     """The scores of one task."""
     requested = [create(Metric, name) for name in metrics]
-    inputs = {metric.reads for metric in requested}
-    chats = [x for x in eval_set.examples if isinstance(x, Chat)][:limit]
-    pairs: dict[str, list] = {"row_losses": [], "choices": [], "answers": []}
+    inputs: set[Reads] = {metric.reads for metric in requested}
+    predicts = objective.traits.has_predict or not objective.traits.generative
+    of_forward = inputs if predicts else inputs & LOSSES
     result = Measured()
-    predicts = (objective.traits.has_predict or not objective.traits.generative) and bool(inputs & {"choices", "answers"})
-    max_rows = limit if objective.traits.needs_encoder_decoder else None
-    forward = _Forward(model, objective, eval_set, predicts, "row_losses" in inputs, max_rows)
+    forward = ForwardPass(model, objective, eval_set, of_forward, limit if objective.traits.needs_encoder_decoder else None)
     forward.run(progress)
-    pairs["row_losses"] = forward.losses
-    if predicts:
+    pairs: dict[str, list] = {"row_losses": forward.losses if "row_losses" in inputs else []}
+    pairs["row_bytes"] = [(nats, count) for (nats, _), count in zip(forward.losses, forward.num_bytes)]
+    if predicts and inputs & PREDICTED:
         result.predictions = forward.first
-        pairs["choices"] = pairs["answers"] = forward.pairs()
-        inputs -= {"choices", "answers"}
-    with evaluating(model), torch.no_grad():
-        scored: list[OptionScores] = []
-        if "choices" in inputs and eval_set.answers:
-            scored = choose(model, chats, eval_set.answers, progress)
-            result.chosen = [eval_set.answers[x.best] for x in scored]
-            pairs["choices"] = [(chosen, x.answer) for chosen, x in zip(result.chosen, chats)]
-        if "answers" in inputs:
-            result.generated = generate_answers(model, chats, max_new_tokens, progress, scored)
-            pairs["answers"] = [(text, x.answer) for text, x in zip(result.generated, chats)]
+        answers = forward.pairs()
+        pairs |= {"choices": answers, "answers": answers, "probabilities": forward.probabilities}
+        pairs["rankings"] = forward.rankings() if "rankings" in inputs else []
+    elif inputs & PREDICTED:
+        pairs |= _answered(model, eval_set, inputs, limit, max_new_tokens, progress, result)
+    for column in inputs & COLUMNS:
+        pairs[column] = _with_column(pairs["answers"], eval_set, column)
     for metric in requested:
-        score = metric.score(pairs[metric.reads])
-        result.scores[metric.name] = annotated(score, metric.reads, pairs[metric.reads], eval_set, model, objective)
+        rows = pairs.get(metric.reads, [])
+        score = metric.score(rows, _clusters(metric.reads, rows, eval_set, forward))
+        result.scores[metric.name] = annotated(score, metric.reads, rows, eval_set, model, objective)
+    result.classes = class_report(pairs.get("choices") or pairs.get("answers", []), pairs.get("probabilities", []))
+    recorded = ("row_losses", "choices", "answers")
     result.row_results = {
-        name: rows for name, rows in pairs.items() if rows and (name, rows) != ("answers", pairs["choices"])
+        name: rows for name in recorded if (rows := pairs.get(name)) and (name, rows) != ("answers", pairs.get("choices"))
     }
     return result
+
+
+def _answered(
+    model: TrainableModel,
+    eval_set: EvalSet,
+    inputs: set[Reads],
+    limit: int | None,
+    max_new_tokens: int,
+    progress: Progress,
+    result: Measured,
+) -> dict[str, list]:
+    """The pairs of a model that generates: the most probable of a closed set of answers, and generated ones."""
+    chats = [x for x in eval_set.examples if isinstance(x, Chat)][:limit]
+    pairs: dict[str, list] = {"choices": [], "probabilities": [], "answers": []}
+    scored: list[OptionScores] = []
+    with evaluating(model), torch.no_grad():
+        if inputs & CHOICES and (answers := eval_set.answers):
+            scored = choose(model, chats, answers, progress)
+            result.chosen = [answers[x.best] for x in scored]
+            pairs["choices"] = [(chosen, x.answer) for chosen, x in zip(result.chosen, chats)]
+            shares = (torch.tensor(x.log_probs, dtype=torch.float64).softmax(0).tolist() for x in scored)
+            pairs["probabilities"] = [(dict(zip(answers, p)), x.answer) for p, x in zip(shares, chats)]
+        if inputs & ANSWERS:
+            result.generated = generate_answers(model, chats, max_new_tokens, progress, scored)
+            pairs["answers"] = [(text, x.answer) for text, x in zip(result.generated, chats)]
+    return pairs
+
+
+def _with_column(answers: Sequence[tuple[Any, Any]], eval_set: EvalSet, column: str) -> list[tuple[Any, str]]:
+    """(answer, what the row's column holds).
+
+    Raises:
+        DataError: a row has no such column.
+    """
+    cells = [x.get(column) for x in eval_set.columns[: len(answers)]]
+    if missing := len(answers) - sum(x is not None for x in cells):
+        raise DataError(
+            "evaluate.metrics: {n:,} of {total:,} rows have nothing in a column {column!r}, which a metric reads",
+            n=missing,
+            total=len(answers),
+            column=column,
+        )
+    return [(answer, str(cell)) for (answer, _), cell in zip(answers, cells)]
+
+
+def _clusters(reads: Reads, rows: Sequence[Any], eval_set: EvalSet, forward: ForwardPass) -> Clusters:
+    """What the rows of a metric belong to: windows of one example, and examples of one group; (): none belong together."""
+    groups = eval_set.groups
+    if reads in LOSSES:
+        if not groups:
+            return forward.row_examples if len(set(forward.row_examples)) < len(rows) else ()
+        group_of = {id(x): group for x, group in zip(eval_set.examples, groups)}
+        return [group_of[id(eval_set.example_of(row))] for row in range(len(rows))]
+    return groups[: len(rows)] if reads != "rankings" else ()
 
 
 def predict(
@@ -138,92 +195,8 @@ def predict(
     Args:
         limit: only the first `limit` examples.
     """
-    forward = _Forward(model, objective, eval_set, predicts=True, scores=False, limit=limit)
+    forward = ForwardPass(model, objective, eval_set, {"answers"}, limit)
     return [pair for batch in forward.batches(progress) for pair in batch][:limit]
-
-
-class _Forward:
-    """One pass over the held-out rows. Where both predictions and losses are needed, each batch runs through the backbone
-    once. Of a prediction only what the metrics compare is kept, so that memory does not grow with scores [units, classes].
-    """
-
-    def __init__(
-        self,
-        model: TrainableModel,
-        objective: Objective,
-        eval_set: EvalSet,
-        predicts: bool,
-        scores: bool,
-        limit: int | None,
-    ) -> None:
-        """
-        Args:
-            predicts: whether predictions are needed.
-            scores: whether losses are needed.
-            limit: predict only the first `limit` examples.
-        """
-        self.model, self.objective, self.eval_set = model, objective, eval_set
-        self.predicts, self.scores, self.limit = predicts, scores, limit
-        self.losses: list[Any] = []
-        """The loss of each row."""
-        self.first: list[tuple[Any, Example]] = []
-        """(prediction, example) of the first examples."""
-        self._metric_pairs: list[tuple[Any, Any]] = []
-        self._predicted: list[tuple[Any, Example]] = []
-
-    def run(self, progress: Progress) -> None:
-        """The whole pass."""
-        ranked = self.objective.traits.ranks_together
-        for batch in self.batches(progress):
-            batch = batch[: None if self.limit is None else max(0, self.limit - self.num_predicted)]
-            self.first += batch[: max(0, KEPT_PREDICTIONS - len(self.first))]
-            if ranked:
-                self._predicted += batch
-            else:
-                self._metric_pairs += self.objective.metric_pairs(batch)
-
-    @property
-    def num_predicted(self) -> int:
-        return len(self._predicted) + len(self._metric_pairs)
-
-    def pairs(self) -> list[tuple[Any, Any]]:
-        """What the metrics compare, of each example in order."""
-        return self.objective.metric_pairs(self._predicted) if self._predicted else self._metric_pairs
-
-    def batches(self, progress: Progress) -> Iterator[list[tuple[Any, Example]]]:
-        """(prediction, example) of the examples that each batch completes; losses are collected on the way."""
-        model, objective, batches = self.model, self.objective, self.eval_set.batches()
-        windows: list[Any] = []  # of an example whose last row has not come yet
-        example: Example | None = None
-        with evaluating(model), torch.no_grad():
-            for i in progress(range(len(batches)), "predictions" if self.predicts else "losses") if self._is_needed else ():
-                batch = batches[i].to(model.device)
-                predicts = self.predicts and (self.limit is None or min(batch.row_ids) < self.limit)
-                if not predicts and not self.scores:
-                    break
-                with model.cache.on() if predicts and self.scores else nullcontext():
-                    predictions = dict(zip(batch.row_ids, objective.predict(model, batch))) if predicts else {}
-                    losses = dict(zip(batch.row_ids, objective.segment_losses(model, batch))) if self.scores else {}
-                self.losses += [losses[row] for row in sorted(losses)]
-                complete: list[tuple[Any, Example]] = []
-                for row, prediction in sorted(predictions.items(), key=lambda pair: pair[0]):
-                    now = self.eval_set.example_of(row)
-                    if example is not None and now is not example:
-                        complete.append(self._merged(windows, example))
-                        windows = []
-                    example = now
-                    windows.append(prediction)
-                yield complete
-        if example is not None:
-            yield [self._merged(windows, example)]
-
-    @property
-    def _is_needed(self) -> bool:
-        return self.predicts or self.scores
-
-    def _merged(self, windows: list[Any], example: Example) -> tuple[Any, Example]:
-        """The prediction of an example, from those of its rows (several where it was split in windows)."""
-        return self.objective.merge_windows(windows, example, self.model.processor), example
 
 
 def generate_answers(

@@ -17,7 +17,8 @@ SHORT = Limits(seconds=3.0)
 
 def test_right_and_wrong_programs() -> None:
     right = "import math, json, collections\ndef f(x):\n    return x + 1\nassert f(1) == 2 and math.pi > 3"
-    outcomes = run_programs([right, "assert 1 == 2, 'no'", "def f(:", "open('x', 'w').write('y'); assert open('x').read() == 'y'"])
+    writes = "open('x', 'w').write('y'); assert open('x').read() == 'y'"
+    outcomes = run_programs([right, "assert 1 == 2, 'no'", "def f(:", writes])
     assert [x.passed for x in outcomes] == [True, False, False, True], outcomes
     assert outcomes[1].reason == "AssertionError: no" and outcomes[2].reason.startswith("SyntaxError")
 

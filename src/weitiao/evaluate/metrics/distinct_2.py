@@ -1,8 +1,8 @@
 """Distinct-2: different pairs of adjacent words of all answers together, divided by their number.
 
 Li et al. 2016, arXiv 1510.03055, sec. 5.3. Low: the model says the same again and again. It falls with the number of
-words, so compare models on the same rows. Words: evaluate/words.py. A bootstrap would count rows twice, which lowers it: the
-interval is a jackknife.
+words, so compare models on the same rows. Words: evaluate/words.py. A bootstrap would count rows twice, which lowers it:
+the interval is a jackknife.
 """
 
 from typing import Any, ClassVar

@@ -1,4 +1,4 @@
-"""F1, weighted: 2 right / (predicted + reference), the mean over the classes, each weighted by the number of its references.
+"""F1, weighted: 2 right / (predicted + reference), the mean over the classes, weighted by their references.
 
 The figure of scikit-learn's f1_score(average="weighted", zero_division=0); see evaluate/class_counts.py.
 """

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from weitiao.core.metric import Reads, RowMetric
 from weitiao.evaluate.words import split_words
 
+
 class RougeL(RowMetric):
     """F1 of the longest common subsequence of words; the mean over rows."""
 

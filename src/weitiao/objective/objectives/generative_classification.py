@@ -27,7 +27,7 @@ from weitiao.core.messages import Message
 from weitiao.core.objective import LikelihoodObjective
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.core.traits import Traits
+from weitiao.core.traits import CLASS_METRICS, PROBABILITY_METRICS, Traits
 
 MAX_CLASSES = 100  # that fit into a question
 
@@ -50,6 +50,7 @@ class GenerativeClassification(LikelihoodObjective):
         overlong="truncate",
         overlong_reason=Message("the beginning of a text usually suffices to classify it; the question stays whole"),
         metrics=("loss", "accuracy", "f1"),
+        optional_metrics=(*CLASS_METRICS, *PROBABILITY_METRICS),
     )
 
     prompt: str = Field(default="{text}\n\nWhich is it: {classes}? Answer with one of them and nothing else.")
@@ -150,6 +151,9 @@ class GenerativeClassification(LikelihoodObjective):
 
     def to_record(self, prediction: dict[str, float]) -> dict[str, Any]:
         return {"probabilities": {name: round(p, 6) for name, p in prediction.items()}}
+
+    def probabilities(self, prediction: dict[str, float]) -> dict[str, float]:
+        return prediction
 
     def answer(self, prediction: dict[str, float]) -> str:
         """The most probable class."""
