@@ -1,7 +1,7 @@
 """Score: a number with its name, its n and its 95 % confidence interval."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -93,6 +93,17 @@ class Score:
     def interval_description(self) -> Message:
         """How the interval was computed, in words."""
         return INTERVALS[self.interval]
+
+
+class Scores(dict[str, Score]):
+    """Scores by name, and what is behind those of classes."""
+
+    classes: dict[str, dict[str, Any]]
+    """By task ("" where there is one): each class, confusion matrix, mistakes, calibration; see evaluate/class_report.py."""
+
+    def __init__(self, scores: Mapping[str, Score], classes: Mapping[str, dict[str, Any]]) -> None:
+        super().__init__(scores)
+        self.classes = dict(classes)
 
 
 def not_measured(name: str, higher_is_better: bool | None = True) -> Score:

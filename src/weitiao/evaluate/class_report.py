@@ -11,21 +11,25 @@ from weitiao.evaluate.class_probabilities import reliability
 
 MAX_CLASSES = 64  # among the references: more are not classes
 MISTAKES = 3  # of each class
+MISTAKE_CHARACTERS = 500  # of its text
 OTHER = ""  # what the model answers that is no class, in the confusion matrix
 
 
 def class_report(
-    pairs: Sequence[tuple[Any, Any]], probabilities: Sequence[tuple[Mapping[str, float], Any]]
+    pairs: Sequence[tuple[Any, Any]],
+    probabilities: Sequence[tuple[Mapping[str, float], Any]],
+    texts: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The record; {} where the rows have no classes.
 
     Args:
         pairs: (answer, reference) of each row; each a string, or the classes.
         probabilities: (class -> probability, reference) of each row; empty: they are not known.
+        texts: of each row, to be read beside a mistake.
 
     Returns:
         classes: by class, {precision, recall: {value, low, high, n}, f1, references, answered}; matrix: where each row has
-        one class, by reference and answer, "" for an answer that is no class; mistakes: {row, reference, answered,
+        one class, by reference and answer, "" for an answer that is no class; mistakes: {row, text, reference, answered,
         probability}, the most confident first, up to three of each class; reliability: see class_probabilities.py.
     """
     if not pairs or not all(isinstance(x, (str, tuple, list, set, frozenset)) for pair in pairs for x in pair):
@@ -52,7 +56,10 @@ def class_report(
         cells = Counter((next(iter(r)), a if (a := next(iter(answer))) in known else OTHER) for answer, r in rows)
         columns = [*names, *([OTHER] if any(a == OTHER for _, a in cells) else [])]
         report["matrix"] = {"answers": columns, "rows": {r: [cells[r, a] for a in columns] for r in names}}
-    report["mistakes"] = _mistakes(rows, probabilities)
+    report["mistakes"] = [
+        {**x, "text": texts[x["row"]][:MISTAKE_CHARACTERS]} if x["row"] < len(texts) else x
+        for x in _mistakes(rows, probabilities)
+    ]
     if probabilities:
         report["reliability"] = reliability(probabilities)
     return report

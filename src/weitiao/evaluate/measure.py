@@ -36,8 +36,8 @@ class Measured:
     """(prediction, example) of the first rows."""
     tasks: dict[str, "Measured"] = field(default_factory=dict)
     """With several tasks, the results of each."""
-    classes: dict[str, Any] = field(default_factory=dict)
-    """Of predicted classes: see evaluate/class_report.py."""
+    classes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By task ("" where there is one), what is behind the scores of classes: see evaluate/class_report.py."""
     row_results: dict[str, list] = field(default_factory=dict)
     """Per metric input, one entry per held-out row in order: (loss sum, count), or (prediction, reference)."""
 
@@ -77,6 +77,7 @@ def measure(
         losses.append((objective.weight(task), result.scores["loss"]))  # pyright: ignore[reportAttributeAccessIssue]
         total.scores |= {f"{task}.{name}": replace(x, name=f"{task}.{name}") for name, x in result.scores.items()}
         total.row_results |= {f"{task}.{name}": x for name, x in result.row_results.items()}
+        total.classes |= {task: x for x in result.classes.values()}
         total.tasks[task] = result
     total.scores = {"loss": weighted_sum("loss", losses), **total.scores}
     return total
@@ -121,7 +122,10 @@ def _measure_task(
         rows = pairs.get(metric.reads, [])
         score = metric.score(rows, _clusters(metric.reads, rows, eval_set, forward))
         result.scores[metric.name] = annotated(score, metric.reads, rows, eval_set, model, objective)
-    result.classes = class_report(pairs.get("choices") or pairs.get("answers", []), pairs.get("probabilities", []))
+    compared = pairs.get("choices") or pairs.get("answers", [])
+    texts = [x.input_text for x in eval_set.examples[: len(compared)]]
+    if report := class_report(compared, pairs.get("probabilities", []), texts):
+        result.classes = {"": report}
     recorded = ("row_losses", "choices", "answers")
     result.row_results = {
         name: rows for name in recorded if (rows := pairs.get(name)) and (name, rows) != ("answers", pairs.get("choices"))

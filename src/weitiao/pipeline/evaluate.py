@@ -8,7 +8,7 @@ from weitiao.core.messages import Message
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Source
 from weitiao.core.reporter import Reporter
-from weitiao.core.score import Score
+from weitiao.core.score import Scores
 from weitiao.data.later import with_settings_of
 from weitiao.data.prepare import Encoder, held_out_sources, read_held_out
 from weitiao.data.read import Reading
@@ -29,7 +29,7 @@ def evaluate(
     limit: int | None = None,
     task: str = "",
     max_bad_fraction: float | None = None,
-) -> dict[str, Score]:
+) -> Scores:
     """Measure a run (or any model) on its held-out rows, or on another source.
 
     Args:
@@ -75,7 +75,8 @@ def evaluate(
     check_metrics(objective, names)
     limit = limit or settings.limit
     room = answer_room(settings, reference_lengths([eval_set], assets.processor, limit)).value
-    return measure(model.model, objective, eval_set, names, limit, room, progress=reporter.track).scores
+    measured = measure(model.model, objective, eval_set, names, limit, room, progress=reporter.track)
+    return Scores(measured.scores, measured.classes)
 
 
 def _read(recipe: Recipe, source: Source | None, earlier: Sequence[str], reporter: Reporter) -> Reading:
