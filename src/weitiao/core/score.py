@@ -99,7 +99,7 @@ class Scores(dict[str, Score]):
     """Scores by name, and what is behind those of classes."""
 
     classes: dict[str, dict[str, Any]]
-    """By task ("" where there is one): each class, confusion matrix, mistakes, calibration; see evaluate/class_report.py."""
+    """By task ("" where there is one): each class, confusion matrix, mistakes, calibration (evaluate/class_report.py)."""
 
     def __init__(self, scores: Mapping[str, Score], classes: Mapping[str, dict[str, Any]]) -> None:
         super().__init__(scores)

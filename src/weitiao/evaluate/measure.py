@@ -77,7 +77,8 @@ def measure(
         losses.append((objective.weight(task), result.scores["loss"]))  # pyright: ignore[reportAttributeAccessIssue]
         total.scores |= {f"{task}.{name}": replace(x, name=f"{task}.{name}") for name, x in result.scores.items()}
         total.row_results |= {f"{task}.{name}": x for name, x in result.row_results.items()}
-        total.classes |= {task: x for x in result.classes.values()}
+        if result.classes:
+            total.classes[task] = result.classes[""]
         total.tasks[task] = result
     total.scores = {"loss": weighted_sum("loss", losses), **total.scores}
     return total
