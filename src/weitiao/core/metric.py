@@ -1,19 +1,31 @@
 """The contract Metric: a Score from pairs of prediction and reference."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from weitiao.core.registry import Component
 from weitiao.core.score import Clusters, Score, mean_of_rows
+
+Reads = Literal["row_losses", "row_bytes", "choices", "probabilities", "answers", "rankings", "tests", "schema"]
+"""What a metric's pairs are, of each row:
+
+row_losses      (loss in nats, tokens that carry loss)
+row_bytes       (loss in nats, bytes of the text that carries loss)
+choices         (one of a closed set of answers, reference)
+probabilities   (class -> its probability, reference)
+answers         (generated text, or what is predicted, reference)
+rankings        (ranks of a query's relevant documents from 1, number of documents)
+tests, schema   (generated text, what the row's column of this name holds)
+"""
 
 
 class Metric(Component):
     """One file in evaluate/metrics/ holds one Metric: a frozen model of its settings."""
 
-    reads: ClassVar[str]
-    """What its pairs are: "row_losses", "choices" (one of a closed set of answers) or "answers" (generated text)."""
+    reads: ClassVar[Reads]
+    """What its pairs are."""
     compares_texts: ClassVar[bool] = True
-    """Its pairs may be texts, such as generated answers; False: numbers, tags or ranks."""
+    """It fits every objective that generates text; False: its pairs are numbers, tags or ranks."""
 
     @abstractmethod
     def score(self, pairs: list[tuple[Any, Any]], clusters: Clusters = ()) -> Score:
@@ -32,10 +44,12 @@ class Metric(Component):
 class RowMetric(Metric):
     """A metric that is the mean of a value per row."""
 
+    higher_is_better: ClassVar[bool | None] = True
+
     @abstractmethod
     def row_values(self, pairs: list[tuple[Any, Any]]) -> list[float]:
-        """The value of each row, from 0 to 1, better when higher."""
+        """The value of each row."""
 
     def score(self, pairs: list[tuple[Any, Any]], clusters: Clusters = ()) -> Score:
         """The mean over rows."""
-        return mean_of_rows(self.name, self.row_values(pairs), clusters)
+        return mean_of_rows(self.name, self.row_values(pairs), clusters, self.higher_is_better)

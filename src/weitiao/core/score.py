@@ -1,38 +1,44 @@
 """Score: a number with its name, its n and its 95 % confidence interval."""
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 
+from weitiao.core.intervals import (
+    NORMAL,
+    Clusters,
+    bootstrap_draws,
+    keep_draws,
+    members_of,
+    percentiles,
+    sums_by_cluster,
+    t_quantile,
+    wilson,
+)
 from weitiao.core.messages import Message
 from weitiao.core.row_count import row_count
 
-TAIL = 0.025  # on each side of a 95 % interval
 BOOTSTRAP_DRAWS = 2000
-DRAWN_AT_ONCE = 2**15  # row numbers
 MIN_ROWS = 20  # below this many rows, a score says little and no difference is reported
 
 PERCENT = {
     "accuracy", "exact_match", "f1", "squad_em", "squad_f1", "entity_f1", "entity_precision", "entity_recall",
-    "masked_accuracy", "recall_at_10", "wer", "cer",
+    "masked_accuracy", "recall_at_10", "wer", "cer", "f1_micro", "f1_macro", "f1_weighted", "precision_micro",
+    "precision_macro", "precision_weighted", "recall_micro", "recall_macro", "recall_weighted", "json_valid",
+    "json_schema_valid", "code_pass",
 }  # fmt: skip
 
-Clusters = Sequence[Hashable]
-"""Of each row, the cluster that it belongs to: a document, a conversation, a patient. Rows of one cluster are not
-independent of each other. (): every row is on its own."""
-Interval = Literal["", "wilson", "wilson_clusters", "bootstrap", "bootstrap_clusters", "quadrature"]
+Interval = Literal["", "wilson", "wilson_clusters", "bootstrap", "bootstrap_clusters", "jackknife", "quadrature"]
 INTERVALS: dict[str, Message] = {
     "": Message(""),
     "wilson": Message("Wilson 95 %"),
     "wilson_clusters": Message("Wilson 95 %, with as many rows as the groups are worth"),
     "bootstrap": Message("bootstrap over rows"),
     "bootstrap_clusters": Message("bootstrap over groups of rows"),
+    "jackknife": Message("jackknife: the value without each row, or group, in turn"),
     "quadrature": Message("weighted sum of the tasks' scores; their intervals are added in quadrature"),
 }
 
@@ -47,7 +53,8 @@ class Score:
     """Number of rows."""
     low: float
     high: float
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
+    """None: neither is better (the length of an answer)."""
     interval: Interval = ""
     """How the interval was computed."""
     left_out: int = 0
@@ -89,7 +96,18 @@ class Score:
         return INTERVALS[self.interval]
 
 
-def not_measured(name: str, higher_is_better: bool = True) -> Score:
+class Scores(dict[str, Score]):
+    """Scores by name, and what is behind those of classes."""
+
+    classes: dict[str, dict[str, Any]]
+    """By task ("" where there is one): each class, confusion matrix, mistakes, calibration (evaluate/class_report.py)."""
+
+    def __init__(self, scores: Mapping[str, Score], classes: Mapping[str, dict[str, Any]]) -> None:
+        super().__init__(scores)
+        self.classes = dict(classes)
+
+
+def not_measured(name: str, higher_is_better: bool | None = True) -> Score:
     """The score of no rows."""
     return Score(name, math.nan, 0, math.nan, math.nan, higher_is_better)
 
@@ -107,11 +125,13 @@ def proportion(name: str, hits: int, n: int) -> Score:
     """
     if n == 0:
         return not_measured(name)
-    low, high = _wilson(hits / n, n, -_normal_quantile(TAIL))
+    low, high = wilson(hits / n, n, NORMAL)
     return Score(name, hits / n, n, low, high, interval="wilson")
 
 
-def mean_of_rows(name: str, values: Sequence[float], clusters: Clusters = (), higher_is_better: bool = True) -> Score:
+def mean_of_rows(
+    name: str, values: Sequence[float], clusters: Clusters = (), higher_is_better: bool | None = True
+) -> Score:
     """The mean of a value per row: Wilson's interval where each row is right (1) or wrong (0), otherwise a bootstrap.
 
     Where rows belong to clusters, Wilson's interval is that of the effective number of rows n p (1 - p) / v, with v the
@@ -131,18 +151,12 @@ def mean_of_rows(name: str, values: Sequence[float], clusters: Clusters = (), hi
         return replace(ratio_of_sums(name, y, np.ones(len(y)), clusters=clusters), higher_is_better=higher_is_better)
     if not clusters:
         return replace(proportion(name, int(y.sum()), len(y)), higher_is_better=higher_is_better)
-    sums = _sums_by_cluster(np.stack([y, np.ones(len(y))], 1), clusters)  # [clusters, (hits, rows)]
+    sums = sums_by_cluster(np.stack([y, np.ones(len(y))], 1), clusters)  # [clusters, (hits, rows)]
     p, num = float(y.mean()), len(sums)
     variance = float(((sums[:, 0] - p * sums[:, 1]) ** 2).sum()) / len(y) ** 2 * num / max(num - 1, 1)
     n = min(p * (1 - p) / variance, len(y)) if variance > 0 else num
-    low, high = _wilson(p, n, _t_quantile(num - 1)) if num > 1 else (0.0, 1.0)
+    low, high = wilson(p, n, t_quantile(num - 1)) if num > 1 else (0.0, 1.0)
     return Score(name, p, len(y), low, high, higher_is_better, "wilson_clusters", clusters=num)
-
-
-def _wilson(p: float, n: float, z: float) -> tuple[float, float]:
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))
 
 
 def bootstrapped(
@@ -161,8 +175,8 @@ def bootstrapped(
     """
     if not items:
         return not_measured(name, higher_is_better)
-    members = _members(clusters) if clusters else [[i] for i in range(len(items))]
-    picks = (pick for block in _draws(len(members), draws or BOOTSTRAP_DRAWS) for pick in block.tolist())
+    members = members_of(clusters) if clusters else [[i] for i in range(len(items))]
+    picks = (pick for block in bootstrap_draws(len(members), draws or BOOTSTRAP_DRAWS) for pick in block.tolist())
     values = [statistic([items[i] for cluster in pick for i in members[cluster]]) for pick in picks]
     return _with_percentiles(name, statistic(items), values, len(items), len(members) if clusters else 0, higher_is_better)
 
@@ -179,84 +193,76 @@ def ratio_of_sums(
     rows = np.stack([np.asarray(sums, float), np.asarray(counts, float)], 1)  # [n, 2]
     if not len(rows) or rows[:, 1].sum() == 0:
         return not_measured(name, higher_is_better=False)
-    units = _sums_by_cluster(rows, clusters) if clusters else rows
-    totals = np.concatenate([units[pick].sum(1) for pick in _draws(len(units), BOOTSTRAP_DRAWS)])  # [draws, 2]
+    units = sums_by_cluster(rows, clusters) if clusters else rows
+    totals = np.concatenate([units[pick].sum(1) for pick in bootstrap_draws(len(units), BOOTSTRAP_DRAWS)])  # [draws, 2]
     values = [transform(x) for x in (totals[:, 0] / np.maximum(totals[:, 1], 1e-12)).tolist()]
     value = transform(float(rows[:, 0].sum() / rows[:, 1].sum()))
     return _with_percentiles(name, value, values, len(rows), len(units) if clusters else 0, higher_is_better=False)
 
 
-_KEPT: ContextVar[list[np.ndarray] | None] = ContextVar("kept", default=None)
+def bootstrapped_by_weights(
+    name: str,
+    n: int,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    higher_is_better: bool = True,
+    clusters: Clusters = (),
+) -> Score:
+    """A statistic of rows that may count several times, or not at all: many bootstrap draws at once.
+
+    Args:
+        statistic: how often each row counts [draws, n] -> its value in each draw [draws]; NaN: undefined, as a draw without
+            a class has no AUROC. Such draws are left out.
+    """
+    if not n:
+        return not_measured(name, higher_is_better)
+    members = members_of(clusters) if clusters else []
+    units = len(members) or n
+    unit_of = np.arange(n)
+    for number, rows in enumerate(members):
+        unit_of[rows] = number
+    values = []
+    for picks in bootstrap_draws(units, BOOTSTRAP_DRAWS, max(units, n)):
+        picks = picks + units * np.arange(len(picks))[:, None]
+        times = np.bincount(picks.ravel(), minlength=units * len(picks)).reshape(-1, units)
+        values.append(statistic(times[:, unit_of].astype(float)))
+    value = float(statistic(np.ones((1, n)))[0])
+    if math.isnan(value):
+        return not_measured(name, higher_is_better)
+    return _with_percentiles(name, value, np.concatenate(values).tolist(), n, len(members), higher_is_better)
 
 
-@contextmanager
-def keeping_draws() -> Iterator[list[np.ndarray]]:
-    """Inside, the values of each bootstrap are kept, [draws]. They are seeded: the i-th draw of as many rows is of the same
-    rows, so the difference of two models' values is that of a paired bootstrap."""
-    kept: list[np.ndarray] = []
-    token = _KEPT.set(kept)
-    try:
-        yield kept
-    finally:
-        _KEPT.reset(token)
+def jackknifed(
+    name: str,
+    items: Sequence[Any],
+    statistic: Callable[[Sequence[Any]], float],
+    higher_is_better: bool = True,
+    clusters: Clusters = (),
+) -> Score:
+    """A statistic that falls where rows count twice (distinct n-grams), for which a bootstrap is no measure of chance.
 
-
-def _draws(n: int, draws: int) -> Iterator[np.ndarray]:
-    """Bootstrap draws of n units, [draws, n] in all, some at a time: their memory does not grow with the rows."""
-    random, at_once = np.random.default_rng(0), max(1, DRAWN_AT_ONCE // n)
-    for start in range(0, draws, at_once):
-        yield random.integers(0, n, (min(at_once, draws - start), n))
+    The interval is the value +- t s, with the standard error s of the values without each unit in turn (Tukey 1958; Efron &
+    Tibshirani 1993, "An Introduction to the Bootstrap", eq. 11.5), within 0 and 1.
+    """
+    if not items:
+        return not_measured(name, higher_is_better)
+    members = members_of(clusters) if clusters else [[i] for i in range(len(items))]
+    value, units = statistic(items), len(members)
+    if units == 1:
+        return Score(name, value, len(items), value, value, higher_is_better, "jackknife", clusters=len(clusters) and 1)
+    without = [statistic([items[i] for j, rows in enumerate(members) if j != k for i in rows]) for k in range(units)]
+    half = t_quantile(units - 1) * math.sqrt((units - 1) * float(np.var(without)))
+    low, high = max(0.0, value - half), min(1.0, value + half)
+    return Score(name, value, len(items), low, high, higher_is_better, "jackknife", clusters=units if clusters else 0)
 
 
 def _with_percentiles(
     name: str, value: float, values: Sequence[float], n: int, clusters: int, higher_is_better: bool
 ) -> Score:
-    """The percentile interval (Efron 1979) of a bootstrap's values, widened for few units.
-
-    The spread of a bootstrap is too small by sqrt((n - 1) / n), and normal where Student's t would be right: percentiles
-    are taken further out by both (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", sec. 5.3).
-    """
-    if (kept := _KEPT.get()) is not None:
-        kept.append(np.asarray(values, float))
-    units = clusters or n
-    tail = NormalDist().cdf(-math.sqrt(units / (units - 1)) * _t_quantile(units - 1)) if units > 1 else TAIL
-    low, high = np.quantile(values, [tail, 1 - tail])
+    """The score of a bootstrap over n rows, or over their clusters; draws in which it is undefined (NaN) are left out."""
+    keep_draws(values)
+    low, high = percentiles([x for x in values if x == x] or [value], clusters or n)
     interval = "bootstrap_clusters" if clusters else "bootstrap"
-    return Score(name, value, n, float(low), float(high), higher_is_better, interval, clusters=clusters)
-
-
-def _members(clusters: Clusters) -> list[list[int]]:
-    """The rows of each cluster, in order."""
-    members: dict[Hashable, list[int]] = {}
-    for i, cluster in enumerate(clusters):
-        members.setdefault(cluster, []).append(i)
-    return list(members.values())
-
-
-def _sums_by_cluster(rows: np.ndarray, clusters: Clusters) -> np.ndarray:
-    """[n, k] -> [clusters, k]."""
-    return np.stack([rows[members].sum(0) for members in _members(clusters)])
-
-
-def _normal_quantile(p: float) -> float:
-    return NormalDist().inv_cdf(p)
-
-
-def _t_quantile(degrees: int) -> float:
-    """Student's t that is exceeded with probability TAIL (Abramowitz & Stegun 1964, 26.7.5; from 3 degrees on to 0.1 %).
-
-    >>> [round(_t_quantile(x), 3) for x in (4, 9, 19, 199)]
-    [2.776, 2.262, 2.093, 1.972]
-    """
-    z = -_normal_quantile(TAIL)
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return sum(term / degrees**i for i, term in enumerate(terms))
+    return Score(name, value, n, low, high, higher_is_better, interval, clusters=clusters)
 
 
 def as_fraction(score: Score) -> Score:
@@ -294,8 +300,10 @@ VERDICTS = {
     "": Message(""),
     "better": Message("better"),
     "worse": Message("worse"),
+    "changed": Message("changed"),
     "overlap": Message("intervals overlap"),
     "few_rows": Message("too few rows (n < {n})", n=MIN_ROWS),
+    "few_clusters": Message("too few groups of rows (fewer than {n})", n=MIN_ROWS),
 }
 
 
@@ -322,8 +330,12 @@ def score_rows(scores: dict[str, Any]) -> list[dict[str, str]]:
 def _verdict(before: dict[str, Any], after: dict[str, Any], change: float) -> str:
     if min(before["n"], after["n"]) < MIN_ROWS:
         return "few_rows"
+    if 0 < min(before.get("clusters", MIN_ROWS), after.get("clusters", MIN_ROWS)) < MIN_ROWS:
+        return "few_clusters"
     if after["low"] <= before["high"] and after["high"] >= before["low"]:
         return "overlap"
+    if after["higher_is_better"] is None:
+        return "changed"
     return "better" if (change > 0) == after["higher_is_better"] and change != 0 else "worse"
 
 

@@ -259,7 +259,7 @@ def _rows_by_fingerprint(trained: TrainedRun, wanted: dict[str, list[str]]) -> d
 
 
 def _compared(x: SourcedExample) -> ComparedRow:
-    return ComparedRow.of(x.example, x.where.file)
+    return ComparedRow.of(x.example, x.where.file, x.for_evaluation.get("group", ""))
 
 
 def _identity(model: Model, subject: _Subject, rows: EvaluationRows, options: CompareOptions) -> str:

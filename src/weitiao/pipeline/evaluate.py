@@ -11,7 +11,7 @@ from weitiao.core.messages import Message
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Source
 from weitiao.core.reporter import Reporter
-from weitiao.core.score import Score
+from weitiao.core.score import Scores
 from weitiao.data.later import with_settings_of
 from weitiao.data.prepare import Encoder, held_out_sources, read_held_out
 from weitiao.data.read import Reading
@@ -35,7 +35,7 @@ def evaluate(
     max_bad_fraction: float | None = None,
     exams: tuple[str, ...] = (),
     items: str | Path | None = None,
-) -> dict[str, Score]:
+) -> Scores:
     """Measure a run (or any model) on its held-out rows or on another source, and by exams.
 
     Args:
@@ -54,10 +54,11 @@ def evaluate(
     model = open_model(target) if isinstance(target, str) else target
     scores = evaluate_exams(model, exams, reporter, items) if exams else {}
     if exams and data is None and not metrics:
-        return scores
+        return Scores(scores, {})
     name = target if isinstance(target, str) else str(model.assets.folder)
     rows = read_rows(model, name, reporter, data, task)
-    return measure_rows(model, rows, reporter, metrics, limit, max_bad_fraction).measured.scores | scores
+    measured = measure_rows(model, rows, reporter, metrics, limit, max_bad_fraction).measured
+    return Scores(measured.scores | scores, measured.classes)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from weitiao.core.files import write_text
 from weitiao.core.messages import Message
 from weitiao.core.metric import Metric
 from weitiao.core.registry import create
-from weitiao.evaluate.comparison.difference import Difference, difference, judged_together, row_values
+from weitiao.evaluate.comparison.difference import LOSSES, Difference, difference, judged_together, row_values
 from weitiao.evaluate.comparison.gates import GateResult
 from weitiao.evaluate.comparison.results import ComparedRow, Results, check_same_rows
 from weitiao.evaluate.comparison.slices import slices
@@ -178,7 +178,7 @@ def _main_metric(comparison: Comparison, names: Sequence[str]) -> str | None:
     """The first metric that has a value for each row, answers before losses; None: there is none."""
     has_rows = {x.metric for x in comparison.differences if x.wins is not None}
     found = [x for x in names if x in has_rows and _is_aligned(comparison.reference, x, _metric(x))]
-    return min(found, key=lambda x: _metric(x).reads == "row_losses", default=None)
+    return min(found, key=lambda x: _metric(x).reads in LOSSES, default=None)
 
 
 def answer_of(results: Results, task: str, i: int, reads: str = "answers") -> str:
@@ -203,7 +203,7 @@ def _metric(name: str) -> Metric:
 def _is_aligned(results: Results, name: str, metric: Metric) -> bool:
     """Whether its i-th pair is of the i-th row (a limit cuts the end off; split rows have several losses)."""
     rows, pairs = results.rows[name.rpartition(".")[0]], results.pairs(name, metric.reads) or []
-    return len(pairs) == len(rows) if metric.reads == "row_losses" else 0 < len(pairs) <= len(rows)
+    return len(pairs) == len(rows) if metric.reads in LOSSES else 0 < len(pairs) <= len(rows)
 
 
 def _shared_metrics(results: Sequence[Results], requested: Sequence[str]) -> tuple[list[str], list[Message]]:

@@ -6,18 +6,22 @@ a score of all rows        paired bootstrap: the metric's own draws, row by row 
 rows that belong together  paired bootstrap, whole clusters drawn
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
+
+from weitiao.core.intervals import Clusters, keeping_draws
 from weitiao.core.messages import Message
 from weitiao.core.metric import Metric
-from weitiao.core.score import MIN_ROWS, Score, format_change, is_percentage, keeping_draws
+from weitiao.core.score import MIN_ROWS, Score, format_change, is_percentage
 from weitiao.evaluate.comparison.holm import holm
 from weitiao.evaluate.comparison.mcnemar import sign_test, tango_interval
 from weitiao.evaluate.comparison.paired_bootstrap import Interval, bootstrap_mean, interval_of
 
 ALPHA = 0.05
+LOSSES = ("row_losses", "row_bytes")  # sums and what they are divided by
 MIN_REPEATS = 1.1  # rows per cluster; with fewer, rows are taken as independent
 Test = Literal["mcnemar", "paired_bootstrap", "paired_bootstrap_clusters", ""]
 TESTS: dict[str, Message] = {
@@ -29,6 +33,7 @@ TESTS: dict[str, Message] = {
 VERDICTS: dict[str, Message] = {
     "better": Message("better"),
     "worse": Message("worse"),
+    "changed": Message("changed"),
     "open": Message("no difference shown"),
     "few_rows": Message("too few rows (n < {n})", n=MIN_ROWS),
     "not_measured": Message("not measured"),
@@ -88,7 +93,7 @@ class Difference:
 
 def row_values(metric: Metric, pairs: list[tuple[Any, Any]]) -> list[float] | None:
     """The value of each row, to read rows by; None: only all rows together have one."""
-    if metric.reads == "row_losses":
+    if metric.reads in LOSSES:
         return [total / max(count, 1e-12) for total, count in pairs]
     return metric.row_values(pairs)
 
@@ -98,7 +103,7 @@ def difference(
     name: str,
     candidate: str,
     pairs: tuple[list[tuple[Any, Any]], list[tuple[Any, Any]]],
-    clusters: Sequence[Hashable] = (),
+    clusters: Clusters = (),
 ) -> Difference:
     """
     Args:
@@ -118,7 +123,7 @@ def difference(
         return replace(result, verdict="not_measured")
     before, after = (row_values(metric, x) for x in pairs)
     means = [metric.row_values(x) for x in pairs]
-    if before is not None and after is not None:
+    if before is not None and after is not None and two.higher_is_better is not None:
         sign = 1 if two.higher_is_better else -1
         changes = [sign * (b - a) for a, b in zip(before, after)]
         result = replace(result, wins=sum(x > 0 for x in changes), losses=sum(x < 0 for x in changes))
@@ -129,16 +134,20 @@ def difference(
 
 
 def _tested(
-    result: Difference, means: Sequence[list[float] | None], draws: Sequence[Sequence[Any]], clusters: Sequence[Hashable]
+    result: Difference, means: Sequence[list[float] | None], draws: Sequence[Sequence[Any]], clusters: Clusters
 ) -> tuple[Interval | None, Test]:
     one, two = means
     test: Test = "paired_bootstrap_clusters" if clusters else "paired_bootstrap"
     if one is None or two is None:
         if len(draws[0]) != 1 or len(draws[1]) != 1 or draws[0][0].shape != draws[1][0].shape:
             return None, ""
-        return interval_of(result.change, draws[1][0] - draws[0][0], result.candidate_score.clusters or result.n), test
+        changes = draws[1][0] - draws[0][0]  # NaN where a draw has no value, as without a class there is no AUROC
+        changes = changes[~np.isnan(changes)]
+        if not len(changes):
+            return None, ""
+        return interval_of(result.change, changes, result.candidate_score.clusters or result.n), test
     if clusters or {*one, *two} - {0.0, 1.0}:
-        return bootstrap_mean([b - a for a, b in zip(one, two)], clusters or None), test
+        return bootstrap_mean([b - a for a, b in zip(one, two)], clusters), test
     wins, losses = (sum(b - a == sign for a, b in zip(one, two)) for sign in (1, -1))
     low, high = tango_interval(wins, losses, len(one))
     return Interval(result.change, low, high, sign_test(wins, losses), len(one)), "mcnemar"
@@ -158,4 +167,6 @@ def _verdict(x: Difference, p: float | None) -> str:
         return "few_rows"
     if p >= ALPHA or x.change == 0:
         return "open"
+    if x.candidate_score.higher_is_better is None:
+        return "changed"
     return "better" if (x.change > 0) == x.candidate_score.higher_is_better else "worse"

@@ -26,9 +26,13 @@ class ComparedRow:
     """What it belongs to: rows of one cluster are drawn together."""
 
     @classmethod
-    def of(cls, example: Example, source: str = "") -> "ComparedRow":
-        """Questions about one text belong together, and so do rows with the same input."""
-        shared = example.context if isinstance(example, ExtractiveQA) else example.input_text
+    def of(cls, example: Example, source: str = "", group: str = "") -> "ComparedRow":
+        """Rows of one `group` belong together; else questions about one text, and rows with the same input.
+
+        Args:
+            group: what the row's column of this name holds.
+        """
+        shared = group or (example.context if isinstance(example, ExtractiveQA) else example.input_text)
         return cls(example.input_text, example.answer, row_fingerprint(example), source, shared)
 
 

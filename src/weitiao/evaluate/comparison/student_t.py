@@ -1,7 +1,6 @@
-"""Student's t distribution, for intervals and tests on few rows.
+"""Student's t distribution, for p-values on few rows.
 
-The distribution function by the incomplete beta function, in Lentz's continued fraction (Press et al. 2007, "Numerical
-Recipes", sec. 6.4 and 6.14.4); its inverse by bisection.
+By the incomplete beta function, in Lentz's continued fraction (Press et al. 2007, "Numerical Recipes", sec. 6.4, 6.14.4).
 """
 
 import math
@@ -17,25 +16,6 @@ def t_cdf(t: float, df: float) -> float:
     """
     tail = 0.5 * _incomplete_beta(0.5 * df, 0.5, df / (df + t * t))
     return tail if t < 0 else 1.0 - tail
-
-
-def t_quantile(p: float, df: float) -> float:
-    """The t with P(T <= t) = p.
-
-    >>> round(t_quantile(0.975, 19), 6)
-    2.093024
-    """
-    low, high = -1.0, 1.0
-    while t_cdf(low, df) > p:
-        low *= 2
-    while t_cdf(high, df) < p:
-        high *= 2
-    for _ in range(200):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if t_cdf(middle, df) < p else (low, middle)
-    return (low + high) / 2
 
 
 def _incomplete_beta(a: float, b: float, x: float) -> float:

@@ -7,13 +7,13 @@ chat is not penalised: the fairest measure of an untuned model.
 
 from typing import Any, ClassVar
 
-from weitiao.core.metric import RowMetric
+from weitiao.core.metric import Reads, RowMetric
 
 
 class Accuracy(RowMetric):
     """Share of rows whose most probable answer is the reference."""
 
-    reads: ClassVar[str] = "choices"
+    reads: ClassVar[Reads] = "choices"
 
     def row_values(self, pairs: list[tuple[Any, Any]]) -> list[float]:
         """(chosen, reference) of each row -> 1 where they are equal."""

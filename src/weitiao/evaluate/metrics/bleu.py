@@ -6,7 +6,7 @@ sacreBLEU (Post 2018, arXiv 1804.08771); with its Chinese tokenizer where a refe
 
 from typing import Any, ClassVar
 
-from weitiao.core.metric import Metric
+from weitiao.core.metric import Metric, Reads
 from weitiao.core.score import Clusters, Score
 from weitiao.evaluate.sacrebleu_score import corpus_score
 
@@ -14,7 +14,7 @@ from weitiao.evaluate.sacrebleu_score import corpus_score
 class BLEU(Metric):
     """BLEU over all rows, by sacreBLEU."""
 
-    reads: ClassVar[str] = "answers"
+    reads: ClassVar[Reads] = "answers"
 
     def score(self, pairs: list[tuple[Any, Any]], clusters: Clusters = ()) -> Score:
         """(generated, reference) of each row."""

@@ -6,7 +6,7 @@ Tjong Kim Sang & De Meulder 2003, sec. 2.3; the same figure as seqeval's f1_scor
 from collections.abc import Sequence
 from typing import ClassVar
 
-from weitiao.core.metric import Metric
+from weitiao.core.metric import Metric, Reads
 from weitiao.core.score import Clusters, Score
 from weitiao.evaluate.entities import score
 
@@ -14,7 +14,7 @@ from weitiao.evaluate.entities import score
 class EntityF1(Metric):
     """Micro-F1 over whole entities."""
 
-    reads: ClassVar[str] = "answers"
+    reads: ClassVar[Reads] = "answers"
     compares_texts: ClassVar[bool] = False
 
     def score(self, pairs: list[tuple[Sequence[str], Sequence[str]]], clusters: Clusters = ()) -> Score:

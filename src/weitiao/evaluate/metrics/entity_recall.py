@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from weitiao.core.metric import Metric
+from weitiao.core.metric import Metric, Reads
 from weitiao.core.score import Clusters, Score
 from weitiao.evaluate.entities import score
 
@@ -11,7 +11,7 @@ from weitiao.evaluate.entities import score
 class EntityRecall(Metric):
     """Share of the reference entities that were predicted."""
 
-    reads: ClassVar[str] = "answers"
+    reads: ClassVar[Reads] = "answers"
     compares_texts: ClassVar[bool] = False
 
     def score(self, pairs: list[tuple[Sequence[str], Sequence[str]]], clusters: Clusters = ()) -> Score:

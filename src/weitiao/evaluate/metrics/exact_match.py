@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 from weitiao.core.eval_set import closed_set
 from weitiao.core.example import plain
-from weitiao.core.metric import RowMetric
+from weitiao.core.metric import Reads, RowMetric
 
 
 class ExactMatch(RowMetric):
     """Share of generated answers that equal the reference."""
 
-    reads: ClassVar[str] = "answers"
+    reads: ClassVar[Reads] = "answers"
 
     def row_values(self, pairs: list[tuple[Any, Any]]) -> list[float]:
         """(generated, reference) of each row, each a string, or the predicted classes -> 1 where they are equal."""

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from weitiao.core.metric import Metric
+from weitiao.core.metric import Metric, Reads
 from weitiao.core.score import Clusters, Score
 from weitiao.evaluate.regression_stats import score_numbers
 
@@ -12,7 +12,7 @@ from weitiao.evaluate.regression_stats import score_numbers
 class MAE(Metric):
     """Mean of |predicted - reference|."""
 
-    reads: ClassVar[str] = "answers"
+    reads: ClassVar[Reads] = "answers"
     compares_texts: ClassVar[bool] = False
 
     def score(self, pairs: list[tuple[Any, Any]], clusters: Clusters = ()) -> Score:

@@ -6,14 +6,14 @@ over rows, because the tokens of one row are not independent.
 
 from typing import ClassVar
 
-from weitiao.core.metric import Metric
+from weitiao.core.metric import Metric, Reads
 from weitiao.core.score import Clusters, Score, as_fraction, ratio_of_sums
 
 
 class MaskedAccuracy(Metric):
     """Share of masked tokens that are recovered."""
 
-    reads: ClassVar[str] = "choices"
+    reads: ClassVar[Reads] = "choices"
     compares_texts: ClassVar[bool] = False
 
     def score(self, pairs: list[tuple[int, int]], clusters: Clusters = ()) -> Score:

@@ -5,13 +5,13 @@ Voorhees 1999, "The TREC-8 Question Answering Track Report", sec. 2: (1 / n) sum
 
 from typing import ClassVar
 
-from weitiao.core.metric import RowMetric
+from weitiao.core.metric import Reads, RowMetric
 
 
 class MRR(RowMetric):
     """Mean reciprocal rank of the relevant document."""
 
-    reads: ClassVar[str] = "choices"
+    reads: ClassVar[Reads] = "choices"
     compares_texts: ClassVar[bool] = False
 
     def row_values(self, pairs: list[tuple[int, int]]) -> list[float]:

@@ -3,14 +3,14 @@
 import math
 from typing import ClassVar
 
-from weitiao.core.metric import Metric
+from weitiao.core.metric import Metric, Reads
 from weitiao.core.score import Clusters, Score, ratio_of_sums
 
 
 class Perplexity(Metric):
     """exp of the loss per supervised token."""
 
-    reads: ClassVar[str] = "row_losses"
+    reads: ClassVar[Reads] = "row_losses"
 
     def score(self, pairs: list[tuple[float, float]], clusters: Clusters = ()) -> Score:
         """(sum, count) of each row -> exp(sum of sums over sum of counts)."""

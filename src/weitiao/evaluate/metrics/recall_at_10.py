@@ -5,7 +5,7 @@ Manning, Raghavan and Schütze 2008, "Introduction to Information Retrieval", se
 
 from typing import ClassVar
 
-from weitiao.core.metric import RowMetric
+from weitiao.core.metric import Reads, RowMetric
 
 K = 10
 
@@ -13,7 +13,7 @@ K = 10
 class RecallAt10(RowMetric):
     """Share of queries whose relevant document is among the ten nearest."""
 
-    reads: ClassVar[str] = "choices"
+    reads: ClassVar[Reads] = "choices"
     compares_texts: ClassVar[bool] = False
 
     def row_values(self, pairs: list[tuple[int, int]]) -> list[float]:

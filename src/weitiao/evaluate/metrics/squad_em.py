@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from weitiao.core.metric import RowMetric
+from weitiao.core.metric import Reads, RowMetric
 from weitiao.evaluate.squad import best_match, exact_match
 
 
 class SquadEM(RowMetric):
     """Share of answers that match a reference, ignoring case, punctuation and articles."""
 
-    reads: ClassVar[str] = "answers"
+    reads: ClassVar[Reads] = "answers"
 
     def row_values(self, pairs: list[tuple[str, Sequence[str] | str]]) -> list[float]:
         """(predicted, all references; none: the question has no answer) of each row -> 1 where one matches."""

@@ -9,13 +9,12 @@ import pytest
 
 from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.example import Chat, Turn
+from weitiao.core.intervals import bootstrap_draws, percentiles
 from weitiao.core.metric import Metric
 from weitiao.core.registry import create
-from weitiao.core.score import bootstrapped
 from weitiao.evaluate.comparison.comparison import compare_results
 from weitiao.evaluate.comparison.gates import check_gates, read_gates
 from weitiao.evaluate.comparison.results import ComparedRow, Results
-from weitiao.evaluate.metrics.f1 import macro_f1
 
 LABELS = ("ai", "sports", "trivia")
 
@@ -66,10 +65,11 @@ def test_equal_models_have_no_difference() -> None:
 def test_corpus_metrics_draw_the_same_rows_of_both() -> None:
     """The paired interval is that of a bootstrap which resamples pairs of answers."""
     one, two = results("a", 0.7, seed=3), results("b", 0.75, seed=4)
-    found = next(x for x in compare_results([one, two], ["f1"]).differences)
-    rows = [(({p}, {r}), ({q}, {r})) for (p, r), (q, _) in zip(one.row_results["answers"], two.row_results["answers"])]
-    by_hand = bootstrapped("f1", rows, lambda x: macro_f1([b for _, b in x]) - macro_f1([a for a, _ in x]), draws=500)
-    assert (found.low, found.high) == pytest.approx((by_hand.low, by_hand.high), abs=1e-9)
+    found = next(x for x in compare_results([one, two], ["loss"]).differences)
+    a, b = (np.array(x.row_results["row_losses"]) for x in (one, two))  # [n, (loss, tokens)]
+    picks = np.concatenate(list(bootstrap_draws(90, 2000)))
+    drawn = [b[x, 0].sum() / b[x, 1].sum() - a[x, 0].sum() / a[x, 1].sum() for x in picks]
+    assert (found.low, found.high) == pytest.approx(percentiles(drawn, 90), abs=1e-9)
 
 
 def test_holm_counts_every_model_and_metric() -> None:

@@ -9,16 +9,15 @@ from scipy import stats
 from weitiao.evaluate.comparison.holm import holm
 from weitiao.evaluate.comparison.mcnemar import sign_test, tango_interval
 from weitiao.evaluate.comparison.paired_bootstrap import bootstrap_mean
-from weitiao.evaluate.comparison.student_t import t_cdf, t_quantile
+from weitiao.evaluate.comparison.student_t import t_cdf
 
 RANDOM = np.random.default_rng(7)
 
 
 def test_student_t_as_scipy() -> None:
     for _ in range(1000):
-        df, t, p = float(RANDOM.integers(1, 400)), RANDOM.normal() * 4, RANDOM.uniform(1e-4, 1 - 1e-4)
+        df, t = float(RANDOM.integers(1, 400)), RANDOM.normal() * 4
         assert t_cdf(t, df) == pytest.approx(stats.t.cdf(t, df), rel=1e-9)
-        assert t_quantile(p, df) == pytest.approx(stats.t.ppf(p, df), rel=1e-9, abs=1e-9)
 
 
 def test_mcnemar_as_scipy() -> None:
@@ -64,7 +63,7 @@ def shares(n: int, won: float, lost: float) -> Callable[[int], tuple[float, tupl
 def skewed(n: int) -> Callable[[int], tuple[float, tuple[float, float]]]:
     def draw(i: int) -> tuple[float, tuple[float, float]]:
         random = np.random.default_rng(i)
-        found = bootstrap_mean(random.exponential(1.0, n) - random.exponential(1.2, n), draws=1000, seed=i)
+        found = bootstrap_mean(random.exponential(1.0, n) - random.exponential(1.2, n), draws=1000)
         return -0.2, (found.low, found.high)
 
     return draw
@@ -75,7 +74,7 @@ def clustered(clusters: int) -> Callable[[int], tuple[float, tuple[float, float]
         random = np.random.default_rng(i)
         sizes = random.integers(1, 10, clusters)
         differences = np.repeat(random.normal(0.1, 0.5, clusters), sizes) + random.normal(0, 1, sizes.sum())
-        found = bootstrap_mean(differences, np.repeat(np.arange(clusters), sizes).tolist(), draws=1000, seed=i)
+        found = bootstrap_mean(differences, np.repeat(np.arange(clusters), sizes).tolist(), draws=1000)
         return 0.1, (found.low, found.high)
 
     return draw
