@@ -47,8 +47,8 @@ _KEPT: ContextVar[list[np.ndarray] | None] = ContextVar("kept", default=None)
 def keeping_draws() -> Iterator[list[np.ndarray]]:
     """Inside, the values of each bootstrap are kept, [draws].
 
-    Draws are seeded: the i-th draw of as many rows is of the same rows. The difference of the values of two models that were
-    measured on the same rows is that of a paired bootstrap.
+    Draws are seeded: the i-th draw of as many rows is of the same rows. The difference of the values of two models that
+    were measured on the same rows is that of a paired bootstrap.
     """
     kept: list[np.ndarray] = []
     token = _KEPT.set(kept)
