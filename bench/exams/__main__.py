@@ -13,18 +13,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 
-def ours(base: str, exams: list[str], precision: str) -> dict:
+def ours(base: str, exams: list[str], precision: str, limit: int | None) -> dict:
     """Seconds, and each item's choice and log-probabilities."""
     from rich.console import Console
 
     from weitiao.core.reporter import Reporter
-    from weitiao.pipeline.exams import open_exams, take_exams
+    from weitiao.pipeline.exam_data import open_exams
+    from weitiao.pipeline.exams import take_exams
     from weitiao.pipeline.inference import open_model
 
     model, opened, reporter = open_model(base, precision), open_exams(exams), Reporter(Console(quiet=True))
+    opened = [replace(x, items=x.items[:limit]) for x in opened]
     os.environ["WEITIAO_HOME"] = tempfile.mkdtemp()  # no cache
     start = time.perf_counter()
     results = take_exams(model.model, opened, model.assets.max_length, reporter)
@@ -33,7 +36,7 @@ def ours(base: str, exams: list[str], precision: str) -> dict:
     return {"seconds": seconds, "items": items}
 
 
-def harness(folder: str, tasks: list[str], precision: str, batch_size: str) -> dict:
+def harness(folder: str, tasks: list[str], precision: str, limit: int | None, batch_size: str) -> dict:
     """The same by lm-evaluation-harness, with transformers."""
     import lm_eval  # pyright: ignore[reportMissingImports]
     from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
@@ -44,7 +47,7 @@ def harness(folder: str, tasks: list[str], precision: str, batch_size: str) -> d
     manager = TaskManager(include_path=str(Path(tasks[0]).parent))
     start = time.perf_counter()
     results = lm_eval.simple_evaluate(
-        model=model, tasks=[Path(x).stem for x in tasks], task_manager=manager, bootstrap_iters=0, log_samples=True
+        model=model, tasks=[Path(x).stem for x in tasks], task_manager=manager, bootstrap_iters=0, limit=limit
     )
     seconds = time.perf_counter() - start
     items = {}
@@ -62,10 +65,10 @@ def in_process(python: str, side: str, *arguments: str) -> dict:
         return json.loads(Path(file.name).read_text())
 
 
-def compare(base: str, exams: list[str], python: str, precision: str, rounds: int, batch_size: str) -> dict:
+def compare(base: str, exams: list[str], python: str, precision: str, rounds: int, limit: str, batch_size: str) -> dict:
     """Agreement and speed."""
     from weitiao.model.loading.sources import resolve_base
-    from weitiao.pipeline.exams import export_exam
+    from weitiao.pipeline.exam_data import export_exam
 
     folder = tempfile.mkdtemp()
     tasks = [str(export_exam(x, folder)) for x in exams]
@@ -73,8 +76,8 @@ def compare(base: str, exams: list[str], python: str, precision: str, rounds: in
     sides: dict[str, list[dict]] = {"ours": [], "harness": []}
     for i in range(rounds):
         for side in ("ours", "harness") if i % 2 == 0 else ("harness", "ours"):
-            given = (sys.executable, side, base, ",".join(exams), precision, "")
-            theirs = (python, side, weights, ",".join(tasks), precision, batch_size)
+            given = (sys.executable, side, base, ",".join(exams), precision, limit, "")
+            theirs = (python, side, weights, ",".join(tasks), precision, limit, batch_size)
             sides[side].append(in_process(*(given if side == "ours" else theirs)))
             print(side, round(sides[side][-1]["seconds"], 1), "s", file=sys.stderr)
     a, b = sides["ours"][0]["items"], sides["harness"][0]["items"]
@@ -92,9 +95,10 @@ def compare(base: str, exams: list[str], python: str, precision: str, rounds: in
 
 def main() -> None:
     if sys.argv[1] in ("ours", "harness"):
-        side, file, base, names, precision, batch_size = sys.argv[1:]
-        listed = names.split(",")
-        result = ours(base, listed, precision) if side == "ours" else harness(base, listed, precision, batch_size)
+        side, file, base, names, precision, most, batch_size = sys.argv[1:]
+        listed, limit = names.split(","), int(most) if most else None
+        more = () if side == "ours" else (batch_size,)
+        result = (ours if side == "ours" else harness)(base, listed, precision, limit, *more)
         Path(file).write_text(json.dumps(result))
         return
     parser = argparse.ArgumentParser(description=__doc__)
@@ -103,9 +107,10 @@ def main() -> None:
     parser.add_argument("--harness-python", required=True)
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit", default="", help="Items of each exam; default: all.")
     parser.add_argument("--batch-size", default="16")
     x = parser.parse_args()
-    print(json.dumps(compare(x.base, x.exams, x.harness_python, x.precision, x.rounds, x.batch_size), indent=1))
+    print(json.dumps(compare(x.base, x.exams, x.harness_python, x.precision, x.rounds, x.limit, x.batch_size), indent=1))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from weitiao.cli.run_command import (
     source_settings,
     usage_error,
 )
+from weitiao.core.command import command
 from weitiao.core.messages import Message, translate
 
 RUN_COLUMNS = (
@@ -96,9 +97,9 @@ def exams(
 ) -> None:
     """The exams that ship with weitiao: what each tests, its language, its licence."""
     if bool(name) != bool(export):
-        raise usage_error("an exam and --export FOLDER belong together")
+        raise usage_error("name an exam and a folder: {command} exams NAME --export FOLDER", command=command())
     if name:
-        from weitiao.pipeline.exams import export_exam
+        from weitiao.pipeline.exam_data import export_exam
 
         Console(highlight=False).print(str(export_exam(name, export)), soft_wrap=True, markup=False)
         return

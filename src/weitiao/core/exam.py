@@ -36,7 +36,8 @@ class FewShot(Settings):
     seed: int | None = Field(default=0, ge=0)
     """Which of them, by this seed; null: the first ones."""
     data: str = ""
-    """Where they are from: a file; of a hub dataset, a split; default: the exam's own rows, which are then not asked."""
+    """Where they are from: a file; of a hub dataset or a folder, a split; default: the exam's own rows, which are then not
+    asked."""
 
 
 class PackagedFile(Settings):
@@ -60,7 +61,7 @@ class ExamData(Settings):
     path: str = ""
     """A file (JSON lines, CSV, Parquet ...) or a folder, relative to the exam's own file."""
     layout: Literal["", "mmlu", "ceval", "cmmlu"] = ""
-    """The layout of a folder."""
+    """The layout of a folder; its path may then follow the exam's name: --exam mmlu:FOLDER."""
     subjects: tuple[str, ...] = ()
     """Of a folder: only these; default: all."""
     hub: str = ""
@@ -75,11 +76,13 @@ class ExamData(Settings):
     """What makes questions of them: a name from evaluate/facts."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Settings for that."""
+    limit: int | None = Field(default=None, ge=1)
+    """Only so many items, drawn by few_shot.seed."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "ExamData":
         named = [x for x in ("path", "hub", "packages") if getattr(self, x)]
-        if len(named) != 1:
+        if len(named) != 1 and not (self.layout and not named):
             raise InvalidValue("expected one of path, hub and packages, not {n}", n=len(named))
         if bool(self.packages) != bool(self.facts):
             raise InvalidValue("packages and facts belong together: one of them is missing")
@@ -100,7 +103,9 @@ class Exam(Settings):
     data: ExamData
     """The rows."""
     instruction: str = ""
-    """Text before everything else, once."""
+    """Text before everything else, once; a Jinja template of the group's columns, where there is a group."""
+    group: str = ""
+    """A column (MMLU: subject): solved items are of the same group as the question."""
     question: str
     """Jinja template of the question, to the place where the answer begins."""
     options: str | tuple[str, ...] = ()
@@ -127,8 +132,6 @@ class Exam(Settings):
     """Of generation: the most tokens of an answer."""
     apply_chat_template: bool = False
     """Ask in the model's chat template instead of plain text."""
-    limit: int | None = Field(default=None, ge=1)
-    """Only so many items, drawn by few_shot.seed."""
 
     @field_validator("name")
     @classmethod

@@ -18,8 +18,7 @@ import yaml
 from weitiao.core.errors import RecipeError
 from weitiao.core.exam import Exam, make_exam
 from weitiao.core.files import write_text
-from weitiao.evaluate.exam_items import ExamItem
-from weitiao.evaluate.exam_run import PreparedExam
+from weitiao.evaluate.exam_items import ExamItem, PreparedExam
 
 FILES = ("json", "csv", "parquet", "text")  # dataset_path: of files; anything else is a dataset of the hub
 MAX_INCLUDES = 8
@@ -164,32 +163,35 @@ def write_task(prepared: PreparedExam, folder: Path) -> Path:
     if exam.normalization == "tokens":
         raise RecipeError("exam {exam}: lm-evaluation-harness has no normalization by tokens.", exam=exam.name)
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"test": folder / f"{exam.name}.jsonl", "dev": folder / f"{exam.name}.dev.jsonl"}
-    for file, items in ((files["test"], prepared.items), (files["dev"], prepared.examples)):
-        write_text(file, "".join(json.dumps(_document(x), ensure_ascii=False) + "\n" for x in items))
-    used = files if prepared.examples else {"test": files["test"]}
+    examples = prepared.examples.get("", ())
+    prefixes = prepared.prefixes() if exam.group else {}  # the harness has one set of solved items a task
+    files = {"test": folder / f"{exam.name}.jsonl"} | ({"dev": folder / f"{exam.name}.dev.jsonl"} if examples else {})
+    for key, items in {"test": prepared.items, "dev": examples}.items():
+        lines = (json.dumps(_document(x, prefixes.get(x.group, "")), ensure_ascii=False) + "\n" for x in items)
+        if key in files:
+            write_text(files[key], "".join(lines))
     task: dict[str, Any] = {
         "task": exam.name,
         "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {key: str(x.resolve()) for key, x in used.items()}},
+        "dataset_kwargs": {"data_files": {key: str(x.resolve()) for key, x in files.items()}},
         "test_split": "test",
         "doc_to_text": "{{question}}",
         "target_delimiter": exam.delimiter,
         "fewshot_delimiter": exam.separator,
-        "description": exam.instruction,
-        "num_fewshot": len(prepared.examples),
+        "description": "" if exam.group else exam.instruction,
+        "num_fewshot": len(examples),
         "metadata": {"version": 1.0, "licence": exam.licence},
     }
-    if prepared.examples:
+    if examples:
         task |= {"fewshot_split": "dev", "fewshot_config": {"sampler": "first_n"}}
     path = folder / f"{exam.name}.yaml"
     write_text(path, yaml.safe_dump(task | _scoring(exam), allow_unicode=True, sort_keys=False))
     return path
 
 
-def _document(item: ExamItem) -> dict[str, Any]:
+def _document(item: ExamItem, prefix: str) -> dict[str, Any]:
     choice = {"options": list(item.options), "solution": item.solution} if item.options else {}
-    return {"id": item.id, "question": item.question, "answer": item.solved, **choice}
+    return {"id": item.id, "question": prefix + item.question, "answer": item.solved, **choice}
 
 
 def _scoring(exam: Exam) -> dict[str, Any]:

@@ -7,6 +7,7 @@ What the harness asks for, log-probabilities of continuations and greedy answers
 """
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from weitiao.core.engine import SamplingParams
@@ -27,10 +28,10 @@ def register_model() -> type:
         RecipeError: the harness is not installed.
     """
     needs("lm_eval", "lm-eval", "lm-evaluation-harness")
-    from lm_eval.api.model import LM  # pyright: ignore[reportMissingImports]
-    from lm_eval.api.registry import model_registry  # pyright: ignore[reportMissingImports]
+    base_class: Any = import_module("lm_eval.api.model").LM
+    registry: Any = import_module("lm_eval.api.registry").model_registry
 
-    class Weitiao(LM):
+    class Weitiao(base_class):
         """A Run, a PEFT adapter or a base model: target=FOLDER, precision=fp32."""
 
         def __init__(self, target: str, precision: str = "", max_length: int | None = None, **_: Any) -> None:
@@ -62,8 +63,8 @@ def register_model() -> type:
         def generate_until(self, requests: Sequence[Any]) -> list[str]:
             return [answer_until(self.loaded, *x.args) for x in requests]
 
-    if NAME not in model_registry:
-        model_registry.register(NAME)(Weitiao)
+    if NAME not in registry:
+        registry.register(NAME)(Weitiao)
     return Weitiao
 
 

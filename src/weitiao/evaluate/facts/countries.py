@@ -31,9 +31,8 @@ def rows(files: Sequence[Path], settings: Mapping[str, Any]) -> Iterator[dict[st
     }
     answer_of = answers.get(settings.get("property", ""))
     if answer_of is None:
-        raise InvalidValue(
-            "property: expected one of {known}, not {value!r}", known=", ".join(answers), value=str(settings)
-        )
+        value = str(settings.get("property"))
+        raise InvalidValue("property: expected one of {known}, not {value!r}", known=", ".join(answers), value=value)
     known = {x["cca3"]: answer_of(x) for x in countries if x["region"] in CONTINENTS and answer_of(x)}
     generator, facts = random.Random(seed), list[Fact]()
     for x in countries:

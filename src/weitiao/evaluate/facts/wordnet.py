@@ -26,9 +26,10 @@ def rows(files: Sequence[Path], settings: Mapping[str, Any]) -> Iterator[dict[st
         word, _, lexical = key.partition("%")
         part, field = lexical.split(":")[:2]
         definition = definitions.get((part, offset))
-        usable = definition and word.isalpha() and word not in definition and number == "1" and int(tagged) >= MIN_TAGGED
-        if usable and part in PARTS and len(word) > 2:
-            senses.setdefault((part, word), definition)  # pyright: ignore[reportArgumentType]
+        if part not in PARTS or not definition or word in definition or not word.isalpha():
+            continue
+        if number == "1" and int(tagged) >= MIN_TAGGED and len(word) > 2:
+            senses.setdefault((part, word), definition)
             fields[f"{part} {word}"] = part, field
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for part, word in sorted(senses):
