@@ -9,7 +9,18 @@ from rich.table import Table
 
 from weitiao.cli.class_tables import show_classes
 from weitiao.cli.option_group import option_group
-from weitiao.cli.run_command import AsJson, Columns, Encoding, Format, MaxRows, Target, print_json, source_settings
+from weitiao.cli.run_command import (
+    AsJson,
+    Columns,
+    Encoding,
+    Format,
+    MaxRows,
+    Target,
+    print_json,
+    source_settings,
+    usage_error,
+)
+from weitiao.core.command import command
 from weitiao.core.messages import Message, translate
 
 RUN_COLUMNS = (
@@ -83,8 +94,19 @@ def evaluate(
         show_classes(console, task, report)
 
 
-def exams(as_json: AsJson = False) -> None:
+def exams(
+    name: Annotated[str, typer.Argument(help="An exam: a name or a YAML file; default: all that ship with weitiao.")] = "",
+    export: Annotated[str, typer.Option(help="Write it into this folder as a task of lm-evaluation-harness.")] = "",
+    as_json: AsJson = False,
+) -> None:
     """The exams that ship with weitiao: what each tests, its language, its licence."""
+    if bool(name) != bool(export):
+        raise usage_error("name an exam and a folder: {command} exams NAME --export FOLDER", command=command())
+    if name:
+        from weitiao.pipeline.exam_data import export_exam
+
+        Console(highlight=False).print(str(export_exam(name, export)), soft_wrap=True, markup=False)
+        return
     from weitiao.core.exam import read_exam, shipped_exams
 
     read = [read_exam(name)[0] for name in shipped_exams()]

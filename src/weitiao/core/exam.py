@@ -36,7 +36,23 @@ class FewShot(Settings):
     seed: int | None = Field(default=0, ge=0)
     """Which of them, by this seed; null: the first ones."""
     data: str = ""
-    """Where they are from: a file; of a hub dataset, a split; default: the exam's own rows, which are then not asked."""
+    """Where they are from: a file; of a hub dataset or a folder, a split; default: the exam's own rows, which are then not
+    asked."""
+
+
+class PackagedFile(Settings):
+    """One file of a package."""
+
+    package: str
+    """A package of PyPI, or npm:<name>."""
+    version: str
+    """Its version."""
+    file: str
+    """Path in the package."""
+    sha256: str = Field(pattern="[0-9a-f]{64}")
+    """Hash of the file."""
+    megabytes: int = 1
+    """What the download takes."""
 
 
 class ExamData(Settings):
@@ -45,7 +61,7 @@ class ExamData(Settings):
     path: str = ""
     """A file (JSON lines, CSV, Parquet ...) or a folder, relative to the exam's own file."""
     layout: Literal["", "mmlu", "ceval", "cmmlu"] = ""
-    """The layout of a folder."""
+    """The layout of a folder; its path may then follow the exam's name: --exam mmlu:FOLDER."""
     subjects: tuple[str, ...] = ()
     """Of a folder: only these; default: all."""
     hub: str = ""
@@ -54,27 +70,22 @@ class ExamData(Settings):
     """Of a hub dataset: its configuration."""
     split: str = "test"
     """Of a hub dataset, or of a folder in a known layout: its split."""
-    package: str = ""
-    """A package of PyPI, or npm:<name>."""
-    version: str = ""
-    """The package's version."""
-    file: str = ""
-    """Path in the package."""
-    sha256: str = ""
-    """Hash of that file."""
+    packages: tuple[PackagedFile, ...] = ()
+    """Files of packages that `facts` makes questions of."""
     facts: str = ""
-    """What makes questions of it: a name from evaluate/facts."""
+    """What makes questions of them: a name from evaluate/facts."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Settings for that."""
+    limit: int | None = Field(default=None, ge=1)
+    """Only so many items, drawn by few_shot.seed."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "ExamData":
-        named = [x for x in ("path", "hub", "package") if getattr(self, x)]
-        if len(named) != 1:
-            raise InvalidValue("expected one of path, hub and package, not {n}", n=len(named))
-        missing = [x for x in ("version", "file", "sha256", "facts") if self.package and not getattr(self, x)]
-        if missing:
-            raise InvalidValue("a package needs {keys} too", keys=", ".join(missing))
+        named = [x for x in ("path", "hub", "packages") if getattr(self, x)]
+        if len(named) != 1 and not (self.layout and not named):
+            raise InvalidValue("expected one of path, hub and packages, not {n}", n=len(named))
+        if bool(self.packages) != bool(self.facts):
+            raise InvalidValue("packages and facts belong together: one of them is missing")
         return self
 
 
@@ -92,7 +103,9 @@ class Exam(Settings):
     data: ExamData
     """The rows."""
     instruction: str = ""
-    """Text before everything else, once."""
+    """Text before everything else, once; a Jinja template of the group's columns, where there is a group."""
+    group: str = ""
+    """A column (MMLU: subject): solved items are of the same group as the question."""
     question: str
     """Jinja template of the question, to the place where the answer begins."""
     options: str | tuple[str, ...] = ()
@@ -119,8 +132,6 @@ class Exam(Settings):
     """Of generation: the most tokens of an answer."""
     apply_chat_template: bool = False
     """Ask in the model's chat template instead of plain text."""
-    limit: int | None = Field(default=None, ge=1)
-    """Only so many items, drawn by few_shot.seed."""
 
     @field_validator("name")
     @classmethod
@@ -145,6 +156,9 @@ class Exam(Settings):
         if self.scoring == "log_probability" and not self.options:
             raise InvalidValue("log_probability needs options; without them set scoring: generation")
         return self
+
+
+SECTIONS = {"data": ExamData, "data.packages": PackagedFile, "few_shot": FewShot}
 
 
 def shipped_exams() -> tuple[str, ...]:
@@ -190,5 +204,5 @@ def make_exam(plain: Mapping[str, Any], name: str, lines: dict[Any, int] | None 
         return Exam.model_validate(dict(plain))
     except ValidationError as error:
         errors, locate = error.errors(include_url=False), lambda key: written_at(key, name, lines or {}, ())
-        messages = explain(errors, plain, Exam, locate, {"data": ExamData, "few_shot": FewShot})
+        messages = explain(errors, plain, Exam, locate, SECTIONS)
         raise RecipeError(joined("\n", messages)) from None

@@ -41,6 +41,8 @@ class ExamItem:
     """The number of the right option; -1 where there are none."""
     answer: str
     """The right answer's text."""
+    group: str = ""
+    """Items of one group have the same solved items before them."""
     fields: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """The row it was made of."""
 
@@ -65,7 +67,7 @@ class ItemMaker:
                 raise DataError("exam {exam}: {key}: {error}", exam=exam.name, key=key, error=str(error)) from None
 
         self._question, self._answer = compiled("question", exam.question), compiled("answer", exam.answer)
-        self._id = compiled("item_id", exam.item_id)
+        self._id, self._instruction = compiled("item_id", exam.item_id), compiled("instruction", exam.instruction)
         options = (exam.options,) if isinstance(exam.options, str) else exam.options
         self._options = [compiled("options", x) for x in options]
 
@@ -83,7 +85,14 @@ class ItemMaker:
         if not question.strip():
             raise InvalidValue("the question is empty")
         name = self._render(self._id, "item_id", row) if self.exam.item_id else str(number)
-        return ExamItem(name, question, options, solution, answer, row.fields)
+        group = str(row.fields.get(self.exam.group, "")) if self.exam.group else ""
+        return ExamItem(name, question, options, solution, answer, group, row.fields)
+
+    def instruction(self, item: ExamItem) -> str:
+        """The text before everything else, of the item's group."""
+        if not self.exam.group:
+            return self.exam.instruction
+        return self._render(self._instruction, "instruction", SourceRow(item.id, item.fields))
 
     def _options_of(self, row: SourceRow) -> tuple[str, ...]:
         if not isinstance(self.exam.options, str):
@@ -175,33 +184,55 @@ def make_items(exam: Exam, rows: Iterable[SourceRow]) -> list[ExamItem]:
     return items
 
 
-def with_examples(exam: Exam, items: list[ExamItem], pool: list[ExamItem] | None) -> tuple[list[ExamItem], list[ExamItem]]:
-    """(solved items of the prompt, items that are asked).
+@dataclass(frozen=True)
+class PreparedExam:
+    """An exam with its items, ready for any model."""
+
+    exam: Exam
+    items: tuple[ExamItem, ...]
+    """Those that are asked."""
+    examples: Mapping[str, tuple[ExamItem, ...]] = field(default_factory=dict)
+    """Group -> the solved items before each of its questions."""
+
+    def prefixes(self) -> dict[str, str]:
+        """Group -> what stands before each of its questions."""
+        maker = ItemMaker(self.exam)
+        first = {x.group: x for x in reversed(self.items)}
+        return {group: maker.instruction(x) + self._solved(group) for group, x in first.items()}
+
+    def _solved(self, group: str) -> str:
+        exam = self.exam
+        return "".join(f"{x.question}{exam.delimiter}{x.solved}{exam.separator}" for x in self.examples.get(group, ()))
+
+
+def prepare(exam: Exam, items: Sequence[ExamItem], pool: Sequence[ExamItem] | None) -> PreparedExam:
+    """An exam's items, and the solved ones before them.
 
     Args:
         pool: the rows of few_shot.data; None: the examples are taken out of the items.
 
     Raises:
-        DataError: there are too few.
+        DataError: a group has too few.
     """
-    wanted, seed = exam.few_shot.n, exam.few_shot.seed
-    candidates = items if pool is None else pool
-    if wanted > len(candidates) - (pool is None):
-        raise DataError(
-            "exam {exam}: few_shot.n is {n}, and there are {available} rows to take examples from.",
-            exam=exam.name,
-            n=wanted,
-            available=len(candidates) - (pool is None),
-        )
-    examples = candidates[:wanted] if seed is None else random.Random(seed).sample(candidates, wanted)
-    asked = [x for x in items if x not in examples] if pool is None and wanted else items
-    if exam.limit is not None and exam.limit < len(asked):
-        chosen = set(random.Random(seed or 0).sample(range(len(asked)), exam.limit))
+    examples: dict[str, tuple[ExamItem, ...]] = {}
+    for group in dict.fromkeys(x.group for x in items) if exam.few_shot.n else ():
+        candidates = [x for x in (items if pool is None else pool) if x.group == group]
+        available = len(candidates) - (pool is None)  # one is left to ask
+        if exam.few_shot.n > available:
+            raise DataError(
+                "exam {exam}: few_shot.n is {n}, and there are {available} rows to take examples from{group}.",
+                exam=exam.name,
+                n=exam.few_shot.n,
+                available=max(0, available),
+                group=f" ({group})" if group else "",
+            )
+        seed = exam.few_shot.seed
+        drawn = candidates[: exam.few_shot.n] if seed is None else random.Random(seed).sample(candidates, exam.few_shot.n)
+        examples[group] = tuple(drawn)
+    solved = {id(x) for drawn in examples.values() for x in drawn}
+    asked = [x for x in items if id(x) not in solved]
+    limit = exam.data.limit
+    if limit is not None and limit < len(asked):
+        chosen = set(random.Random(exam.few_shot.seed or 0).sample(range(len(asked)), limit))
         asked = [x for i, x in enumerate(asked) if i in chosen]
-    return examples, asked
-
-
-def prompt_prefix(exam: Exam, examples: Sequence[ExamItem]) -> str:
-    """What stands before every question."""
-    solved = (f"{x.question}{exam.delimiter}{x.solved}{exam.separator}" for x in examples)
-    return exam.instruction + "".join(solved)
+    return PreparedExam(exam, tuple(asked), examples)

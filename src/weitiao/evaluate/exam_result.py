@@ -28,11 +28,13 @@ class ItemResult:
     """The tokens of each option."""
     text: str = ""
     """What was generated."""
+    contaminated: bool = False
+    """The training data contain the question."""
 
     def as_json(self) -> dict[str, Any]:
         """As a line of JSON; without what does not apply."""
         values = asdict(self)
-        return {key: x for key, x in values.items() if x not in ((), "")}
+        return {key: x for key, x in values.items() if x not in ((), "") and (key, x) != ("contaminated", False)}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "ItemResult":
@@ -95,3 +97,23 @@ def exam_result(
 def shown_ids(ids: Sequence[str]) -> str:
     """The first ids: "12, 40, 41 ..."."""
     return ", ".join(ids[:SHOWN_ITEMS]) + (" ..." if len(ids) > SHOWN_ITEMS else "")
+
+
+def with_contamination(result: ExamResult, found: Sequence[str]) -> ExamResult:
+    """The result, with the items that the training data contain named, and the score without them."""
+    asked = {x.id for x in result.items}
+    ids = [x for x in found if x in asked]
+    if not ids:
+        return result
+    others = [x.correct for x in result.items if x.id not in set(ids)]
+    note = Message(
+        "exam {exam}: the training data contain {n:,} of its {total:,} questions ({items}); without them: {score}",
+        exam=result.name,
+        n=len(ids),
+        total=len(result.items),
+        items=shown_ids(ids),
+        score=str(proportion(result.score.name, sum(others), len(others))),
+    )
+    score = replace(result.score, notes=(*result.score.notes, note))
+    items = tuple(replace(x, contaminated=x.id in set(ids)) for x in result.items)
+    return replace(result, score=score, items=items, contaminated=tuple(ids))

@@ -6,7 +6,6 @@ Every answer is kept in the cache as soon as it is known, so an interrupted exam
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from weitiao.core.engine import SamplingParams
 from weitiao.core.exam import Exam
@@ -17,21 +16,10 @@ from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.evaluate.continuations import Progress, Prompt, encode_prompt, encode_text, score_prompts
 from weitiao.evaluate.exam_cache import ExamCache, cache_key
-from weitiao.evaluate.exam_items import LETTERS, ExamItem, prompt_prefix
+from weitiao.evaluate.exam_items import LETTERS, ExamItem, ItemMaker, PreparedExam
 from weitiao.evaluate.exam_result import ExamResult, ItemResult, exam_result
 
 GENERATED_AT_ONCE = 64  # answers between two writes of the cache
-
-
-@dataclass(frozen=True)
-class PreparedExam:
-    """An exam with its items, ready for any model."""
-
-    exam: Exam
-    items: tuple[ExamItem, ...]
-    """Those that are asked."""
-    examples: tuple[ExamItem, ...] = ()
-    """The solved items before each question."""
 
 
 def take_exam(
@@ -62,19 +50,20 @@ def _prompts(processor: Processor, prepared: PreparedExam) -> list[Prompt]:
     exam = prepared.exam
     if exam.apply_chat_template:
         return [_chat_prompt(processor, prepared, item) for item in prepared.items]
-    prefix = prompt_prefix(exam, prepared.examples)
+    prefixes = prepared.prefixes()
     if exam.scoring == "generation":
-        return [Prompt(tuple(encode_text(processor, prefix + x.question)), ((0,),)) for x in prepared.items]
+        return [Prompt(tuple(encode_text(processor, prefixes[x.group] + x.question)), ((0,),)) for x in prepared.items]
     return [
-        encode_prompt(processor, prefix + x.question, [exam.delimiter + option for option in x.options])
+        encode_prompt(processor, prefixes[x.group] + x.question, [exam.delimiter + option for option in x.options])
         for x in prepared.items
     ]
 
 
 def _chat_prompt(processor: Processor, prepared: PreparedExam, item: ExamItem) -> Prompt:
     """The instruction as a system message, the solved items as turns."""
-    turns = [Turn("system", prepared.exam.instruction.strip())] if prepared.exam.instruction.strip() else []
-    for x in prepared.examples:
+    instruction = ItemMaker(prepared.exam).instruction(item).strip()
+    turns = [Turn("system", instruction)] if instruction else []
+    for x in prepared.examples.get(item.group, ()):
         turns += [Turn("user", x.question), Turn("assistant", x.solved)]
     ids = processor.prompt((*turns, Turn("user", item.question)))
     return Prompt(tuple(ids), tuple(tuple(processor.encode_with_offsets(x)[0]) for x in item.options) or ((0,),))

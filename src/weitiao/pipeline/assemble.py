@@ -38,14 +38,14 @@ from weitiao.data.prepare import Encoder, read, read_and_split, report_rows
 from weitiao.data.read import Reading, files_of
 from weitiao.data.vocabulary import check_vocabulary
 from weitiao.evaluate.drift import Drift
-from weitiao.evaluate.exam_run import PreparedExam
+from weitiao.evaluate.exam_items import PreparedExam
 from weitiao.evaluate.measure import default_metrics, measure
 from weitiao.evaluate.room import answer_room, generates, reference_lengths, room_finding
 from weitiao.model.backbone import activation_cache
 from weitiao.model.backbone.choose import use_reference_implementation
 from weitiao.model.generation.choose import choose_forward
 from weitiao.model.layers.gradient_checkpointing import enable_gradient_checkpointing
-from weitiao.pipeline.exams import open_exams
+from weitiao.pipeline.exam_data import open_exams
 from weitiao.pipeline.load import BaseAssets, load, open_base_assets, warm_start
 from weitiao.plan import compatibility
 from weitiao.plan.resolve import Facts, Resolved, RowLimits, facts_of, resolve, resolve_rows

@@ -1,4 +1,4 @@
-"""Exams: their data read, a model asked, the results kept in the Run."""
+"""Exams taken: by any model, or before and after training with the results kept in the Run."""
 
 import hashlib
 import json
@@ -9,23 +9,20 @@ from typing import Literal
 import torch
 
 from weitiao.core.batch import IGNORE, Row, pack
-from weitiao.core.errors import DataError, RecipeError
-from weitiao.core.exam import Exam, read_exam
-from weitiao.core.example import BadRow
 from weitiao.core.files import home, write_text
 from weitiao.core.messages import Message
-from weitiao.core.recipe_sections import Source
-from weitiao.core.registry import find_module
+from weitiao.core.recipe import Recipe
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.core.trainable_model import TrainableModel, evaluating
-from weitiao.data.read import files_of, reader_of
-from weitiao.data.records import Reader
+from weitiao.data.read import read_sources
+from weitiao.evaluate.contamination import contaminated_items
 from weitiao.evaluate.exam_cache import ExamCache
-from weitiao.evaluate.exam_items import SourceRow, make_items, with_examples
-from weitiao.evaluate.exam_result import ExamResult
-from weitiao.evaluate.exam_run import PreparedExam, take_exam
+from weitiao.evaluate.exam_items import PreparedExam
+from weitiao.evaluate.exam_result import ExamResult, with_contamination
+from weitiao.evaluate.exam_run import take_exam
+from weitiao.pipeline.exam_data import open_exams
 from weitiao.pipeline.inference import Model, open_model
 from weitiao.plan.compatibility import check_decoder
 
@@ -34,64 +31,35 @@ CACHE_VERSION = 1  # changes when a cached result would
 PROBE = "The capital of France is Paris. 北京是中国的首都。"
 
 
-def open_exams(names: Sequence[str]) -> list[PreparedExam]:
-    """Exams by name or file, with their items.
-
-    Raises:
-        RecipeError: an exam is not valid, or two have one name.
-        DataError: an exam's data cannot be used.
-    """
-    opened = [open_exam(*read_exam(name)) for name in dict.fromkeys(names)]
-    written = [x.exam.name for x in opened]
-    if twice := next((x for x in written if written.count(x) > 1), None):
-        raise RecipeError("two exams are called {name!r}: their scores would replace each other.", name=twice)
-    return opened
-
-
-def open_exam(exam: Exam, file: Path) -> PreparedExam:
-    """An exam with its items.
-
-    Args:
-        file: the exam's own, which paths are relative to.
-    """
-    items = make_items(exam, read_rows(exam, exam.data.path, file))
-    pool = make_items(exam, read_rows(exam, exam.few_shot.data, file)) if exam.few_shot.data else None
-    examples, asked = with_examples(exam, items, pool)
-    return PreparedExam(exam, tuple(asked), tuple(examples))
-
-
-def read_rows(exam: Exam, path: str, file: Path) -> list[SourceRow]:
-    """The rows of a file of an exam.
-
-    Raises:
-        DataError: it cannot be read, or a row of it.
-    """
-    source = Source(path=str(file.parent / Path(path).expanduser()))
-    rows: list[SourceRow] = []
-    for data in files_of(source):
-        for record in find_module(Reader, reader_of(data, source)).read(data, source.encoding):
-            if isinstance(record, BadRow):
-                raise DataError(
-                    "exam {exam}: {where}: {problem}", exam=exam.name, where=record.where, problem=record.reason
-                )
-            rows.append(SourceRow(str(record.where), record.fields))
-    return rows
-
-
 def take_exams(
     model: TrainableModel,
     exams: Sequence[PreparedExam],
     max_length: int | None,
     reporter: Reporter,
     label: str = "",
+    recipe: Recipe | None = None,
 ) -> list[ExamResult]:
-    """The model's results, each exam with a progress bar; what is known of this model already is not asked again."""
+    """The model's results, each exam with a progress bar; what is known of this model already is not asked again.
+
+    Args:
+        label: shown before an exam's name: before, after.
+        recipe: what the model was trained with: its data are searched for the questions.
+    """
     cache = ExamCache(home() / "exams" / f"{model_fingerprint(model)}.jsonl") if exams else ExamCache(None)
     results = []
     for x in exams:
         title = Message("{when}: {label}", when=Message(label), label=x.exam.name) if label else Message(x.exam.name)
         results.append(take_exam(model, x, max_length, cache, reporter.track, title))
-    return results
+    if recipe is None or not exams:
+        return results
+    texts = training_texts(recipe)
+    return [with_contamination(result, contaminated_items(x.items, texts)) for x, result in zip(exams, results)]
+
+
+def training_texts(recipe: Recipe) -> list[str]:
+    """Every text that a recipe trains on; held-out rows and replay included."""
+    sources = [*recipe.data, *([recipe.replay.source] if recipe.replay is not None else [])]
+    return [x.example.full_text for x in read_sources(sources, recipe.objective, 1.0).examples]
 
 
 def model_fingerprint(model: TrainableModel) -> str:
@@ -114,6 +82,7 @@ def record_exams(
     exams: Sequence[PreparedExam],
     max_length: int | None,
     run: Run,
+    recipe: Recipe,
     reporter: Reporter,
 ) -> None:
     """Take the exams of a Run, unless it has their scores already: scores.json, exam_items.jsonl."""
@@ -122,7 +91,7 @@ def record_exams(
     missing = [x for x in exams if f"exam.{x.exam.name}" not in measured]
     if not missing:
         return
-    for result in take_exams(model, missing, max_length, reporter, when):
+    for result in take_exams(model, missing, max_length, reporter, when, recipe):
         measured[result.score.name] = result.score.as_json()
         earlier = [x for x in run.read(ITEMS) if (x.get("when"), x.get("exam")) != (when, result.name)]
         run.write(ITEMS, [*earlier, *({"when": when, **x} for x in result.as_lines())])
@@ -130,7 +99,7 @@ def record_exams(
 
 
 def evaluate_exams(
-    target: str | Model, names: Sequence[str], reporter: Reporter, items: str | Path | None = None
+    model: str | Model, names: Sequence[str], reporter: Reporter, items: str | Path | None = None
 ) -> dict[str, Score]:
     """The scores of a run, or of any model, in exams.
 
@@ -138,13 +107,13 @@ def evaluate_exams(
         items: a file for each item's result, as JSON lines.
 
     Raises:
-        RecipeError: there is no such exam, or it is not valid.
-        ModelError: the model is no decoder.
+        RecipeError: there is no such exam, it is not valid, or the model is no decoder.
+        DataError: an exam's data cannot be used.
     """
     exams = open_exams(names)
-    model = open_model(target) if isinstance(target, str) else target
+    model = open_model(model) if isinstance(model, str) else model
     check_decoder(model.assets.architecture)
-    results = take_exams(model.model, exams, model.assets.max_length, reporter)
+    results = take_exams(model.model, exams, model.assets.max_length, reporter, recipe=model.recipe)
     if items is not None:
         lines = (line for x in results for line in x.as_lines())
         write_text(Path(items), "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines))

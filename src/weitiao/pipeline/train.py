@@ -108,7 +108,7 @@ def run_training(
         as_base_model(model) as base,  # without the random virtual tokens that a method starts with
     ):
         measure_and_record("before", base, data.objective, data.final, data.evaluate, run, reporter)
-        record_exams("before", base, setup.exams, setup.assets.max_length, run, reporter)
+        record_exams("before", base, setup.exams, setup.assets.max_length, run, recipe, reporter)
     delete_activations = train_model(setup, run, recipe, distributed, reporter, again, resuming)
     distributed.barrier()
     restore_best(run, model)
@@ -161,7 +161,7 @@ def finish(setup: TrainingSetup, run: Run, recipe: Recipe, reporter: Reporter) -
         reporter.report(run, *([Decision("adapter", "none", reason)] if reason else []))
         objective = calibrate_thresholds(state.model, data.objective, data.validation, data.final, run, reporter)
         measure_and_record("after", state.model, objective, data.final, data.evaluate, run, reporter)
-        record_exams("after", state.model, setup.exams, setup.assets.max_length, run, reporter)
+        record_exams("after", state.model, setup.exams, setup.assets.max_length, run, recipe, reporter)
     run.log(events.End("finished", state.step, state.data_step, now()))
     with reporter.phase(run, "report", Message("writing the report")):
         write_report(run)

@@ -16,9 +16,10 @@ from weitiao.core.run import Run
 from weitiao.evaluate import exam_run
 from weitiao.evaluate.continuations import Prompt, encode_prompt, score_prompts
 from weitiao.evaluate.exam_cache import ExamCache
-from weitiao.evaluate.exam_items import SourceRow, make_items, prompt_prefix, with_examples
+from weitiao.evaluate.exam_items import SourceRow, make_items, prepare
 from weitiao.evaluate.exam_run import read_answer, take_exam
-from weitiao.pipeline.exams import model_fingerprint, open_exams, take_exams
+from weitiao.pipeline.exam_data import open_exams
+from weitiao.pipeline.exams import model_fingerprint, take_exams
 from weitiao.pipeline.inference import Model, open_model
 from weitiao.pipeline.train import train
 
@@ -85,9 +86,10 @@ def test_unknown_exam_names_the_files_that_are_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({}, "expected one of path, hub and package, not 0"),
+        ({}, "expected one of path, hub and packages, not 0"),
         ({"path": "a", "hub": "b"}, "not 2"),
-        ({"package": "npm:world-countries", "version": "1"}, "a package needs file, sha256, facts too"),
+        ({"packages": [{"package": "npm:a", "version": "1", "file": "b", "sha256": "c"}]}, "data.packages.0.sha256"),
+        ({"packages": [{"package": "a", "version": "1", "file": "b", "sha256": "0" * 64}]}, "belong together"),
     ],
 )
 def test_data_has_one_source(data: dict, message: str) -> None:
@@ -154,12 +156,13 @@ def test_answer_form_decides_what_a_digit_means() -> None:
 def test_examples_are_never_asked_and_missing_ones_refused() -> None:
     rows = [SourceRow(f"x, line {i}", {"question": f"q{i}", "options": ["a", "b"], "answer": "b"}) for i in range(6)]
     exam = make_exam({**_plain(), "few_shot": {"n": 2}, "instruction": "Answer.\n\n"}, "x")
-    examples, asked = with_examples(exam, make_items(exam, rows), None)
-    assert len(examples) == 2 and len(asked) == 4 and not {x.id for x in examples} & {x.id for x in asked}
-    assert prompt_prefix(exam, examples) == "Answer.\n\n" + "".join(f"{x.question} b\n\n" for x in examples)
-    assert (examples, asked) == with_examples(exam, make_items(exam, rows), None), "the seed decides"
+    prepared = prepare(exam, make_items(exam, rows), None)
+    examples = prepared.examples[""]
+    assert len(examples) == 2 and len(prepared.items) == 4 and not {x.id for x in examples} & {x.id for x in prepared.items}
+    assert prepared.prefixes() == {"": "Answer.\n\n" + "".join(f"{x.question} b\n\n" for x in examples)}
+    assert prepared == prepare(exam, make_items(exam, rows), None), "the seed decides"
     with pytest.raises(DataError, match="few_shot.n is 6, and there are 5 rows"):
-        with_examples(make_exam({**_plain(), "few_shot": {"n": 6}}, "x"), make_items(exam, rows), None)
+        prepare(make_exam({**_plain(), "few_shot": {"n": 6}}, "x"), make_items(exam, rows), None)
 
 
 def _plain() -> dict:
