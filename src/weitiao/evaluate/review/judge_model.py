@@ -19,6 +19,7 @@ import numpy as np
 from weitiao.core import event_log
 from weitiao.core.errors import ModelError
 from weitiao.core.score import Score, mean_of_rows
+from weitiao.evaluate.finite_json import finite
 from weitiao.evaluate.review.agreement import cohen_kappa
 from weitiao.evaluate.review.review_results import (
     FIRST,
@@ -89,7 +90,7 @@ class JudgeResults:
 
     def as_json(self) -> dict[str, Any]:
         pairs = [{**asdict(x), "share": x.share.as_json()} for x in self.pairs]
-        return {**asdict(self), "pairs": pairs, "agreement": self.agreement and self.agreement.as_json()}
+        return finite({**asdict(self), "pairs": pairs, "agreement": self.agreement and self.agreement.as_json()})
 
 
 def judge_messages(messages: Sequence[dict[str, Any]], a: str, b: str) -> list[dict[str, Any]]:
