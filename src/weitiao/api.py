@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from weitiao.core.reporter import Reporter
     from weitiao.core.run import Run
     from weitiao.core.run_table import RunRow
-    from weitiao.core.score import Score
+    from weitiao.core.score import Scores
     from weitiao.multirun.compare_methods import Compared
     from weitiao.multirun.stages import Stage
     from weitiao.pipeline.compression import CompressionReport
@@ -146,9 +146,12 @@ def evaluate(
     limit: int | None = None,
     task: str = "",
     max_bad_fraction: float | None = None,
+    exams: Sequence[str] = (),
+    items: str | Path | None = None,
     verbose: bool | int = False,
-) -> "dict[str, Score]":
-    """Measure a model; every score has its n and its 95 % interval.
+) -> "Scores":
+    """Measure a model; every score has its n and its 95 % interval. Of predicted classes, `.classes` has the confusion
+    matrix, each class's precision and recall, the most confident mistakes and the reliability diagram.
 
     Args:
         data: a path, a source as in a recipe ({"path": ..., "columns": ...}) or rows in memory; None: the run's held-out
@@ -157,6 +160,7 @@ def evaluate(
         limit: at most this many rows for metrics that generate text.
         task: of a multi-task run, the task that `data` belongs to.
         max_bad_fraction: more unusable rows of `data` than this are an error; None: as the run's recipe says.
+        exams: names or YAML files; without `data` and `metrics`, only they are taken. `items`: a file for their results.
 
     Raises:
         RunError: there are no held-out rows, and no data.
@@ -172,7 +176,7 @@ def evaluate(
     if isinstance(subject, str):
         _warn_unfinished([subject], reporter)
     with as_source(data, task) as source:
-        return measure(subject, reporter, source, tuple(metrics), limit, task, max_bad_fraction)
+        return measure(subject, reporter, source, tuple(metrics), limit, task, max_bad_fraction, tuple(exams), items)
 
 
 def merge(
@@ -334,8 +338,7 @@ def compare_methods(
     """
     from weitiao.multirun import compare_methods as comparing
 
-    reporter = _reporter(verbose)
-    return comparing.compare_methods(as_recipe(recipe), methods, reporter.say)
+    return comparing.compare_methods(as_recipe(recipe), methods, _reporter(verbose).say)
 
 
 def list_runs(folder: str | Path = "runs") -> "list[RunRow]":

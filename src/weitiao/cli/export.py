@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from weitiao.cli.option_group import chosen_options, with_option_group
+from weitiao.cli.option_group import chosen_options, option_group
 from weitiao.cli.run_command import AsJson, Target, print_json
 
 SETTINGS: dict[str, tuple[Any, Any]] = {
@@ -27,7 +27,7 @@ SETTINGS: dict[str, tuple[Any, Any]] = {
 """Of the formats."""
 
 
-@with_option_group("settings", SETTINGS, chosen_options)
+@option_group("settings", SETTINGS, chosen_options)
 def export(
     target: Target,
     out: Annotated[str, typer.Argument(help="A new folder.")],

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from weitiao.cli import chat as dialogue
-from weitiao.cli.option_group import with_option_group
+from weitiao.cli.option_group import option_group
 from weitiao.cli.run_command import (
     Columns,
     Encoding,
@@ -171,7 +171,7 @@ def _as_combine_options(chosen: dict[str, Any]) -> dict[str, Any]:
     return {**chosen, "weights": split_numbers(chosen["weights"], "--weights")}
 
 
-@with_option_group("combine", COMBINE, _as_combine_options)
+@option_group("combine", COMBINE, _as_combine_options)
 def merge(
     targets: Annotated[
         list[str], typer.Argument(help="A run or adapter (or several on one base model), then a new folder, unless --out.")

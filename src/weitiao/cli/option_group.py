@@ -1,4 +1,4 @@
-"""Options that belong together, as one argument of a command."""
+"""Options that several commands share, or that are many: a command gets them as one argument."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -8,20 +8,20 @@ from typing import Any, get_type_hints
 Command = Callable[..., None]
 
 
-def with_option_group(
-    group: str, options: Mapping[str, tuple[Any, Any]], make: Callable[[dict[str, Any]], Any]
+def option_group(
+    argument: str, options: Mapping[str, tuple[Any, Any]], build: Callable[[dict[str, Any]], Any]
 ) -> Callable[[Command], Command]:
-    """Give a command options of its own, which it gets as one argument.
+    """Gives a command these options.
 
     Args:
-        group: the command's argument.
-        options: of the command line: name -> (annotation, default).
-        make: their values -> the argument.
+        argument: of the command, in whose place they are.
+        options: name -> (its annotation for typer, its default).
+        build: their values by name -> what the command gets.
     """
 
-    def decorate(command: Command) -> Command:
+    def decorated(command: Command) -> Command:
         signature = inspect.signature(command)
-        own = [x for name, x in signature.parameters.items() if name != group]
+        own = [x for name, x in signature.parameters.items() if name != argument]
         added = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
             for name, (hint, default) in options.items()
@@ -29,8 +29,7 @@ def with_option_group(
 
         @wraps(command)
         def wrapped(**values: Any) -> None:
-            chosen = {name: values.pop(name) for name in options}
-            command(**values, **{group: make(chosen)})
+            command(**{argument: build({name: values.pop(name) for name in options}), **values})
 
         vars(wrapped).pop("__wrapped__")  # or its own signature would be read
         hints = get_type_hints(command, include_extras=True)
@@ -39,7 +38,7 @@ def with_option_group(
         wrapped.__annotations__ = {x.name: x.annotation for x in (*keyword, *added)}
         return wrapped
 
-    return decorate
+    return decorated
 
 
 def chosen_options(values: dict[str, Any]) -> dict[str, Any]:

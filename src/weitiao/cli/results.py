@@ -1,13 +1,26 @@
 """Commands that look at results: evaluate, runs, why."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from weitiao.cli.run_command import AsJson, Columns, Encoding, Format, MaxRows, Target, print_json, source_settings
+from weitiao.cli.class_tables import show_classes
+from weitiao.cli.option_group import option_group
+from weitiao.cli.run_command import (
+    AsJson,
+    Columns,
+    Encoding,
+    Format,
+    MaxRows,
+    Target,
+    print_json,
+    source_settings,
+    usage_error,
+)
+from weitiao.core.command import command
 from weitiao.core.messages import Message, translate
 
 RUN_COLUMNS = (
@@ -21,32 +34,54 @@ RUN_COLUMNS = (
     Message("n"),
 )
 
+EVALUATE_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "exams": (
+        Annotated[
+            list[str] | None, typer.Option("--exam", help="An exam: a name (see weitiao exams) or a YAML file; repeatable.")
+        ],
+        None,
+    ),
+    "items": (
+        Annotated[str | None, typer.Option(help="Write each exam item's result into this file (JSON lines).")],
+        None,
+    ),
+    "limit": (
+        Annotated[int | None, typer.Option(min=1, help="Maximum number of rows for metrics that generate text.")],
+        None,
+    ),
+    "max_bad_fraction": (
+        Annotated[
+            float | None,
+            typer.Option(min=0, max=1, help="Stop if more than this fraction of the file cannot be measured."),
+        ],
+        None,
+    ),
+}
 
+
+@option_group("settings", EVALUATE_OPTIONS, lambda chosen: {**chosen, "exams": chosen["exams"] or ()})
 def evaluate(
     target: Target,
     data: Annotated[str | None, typer.Option(help="Measure on this file; default: the run's held-out rows.")] = None,
     metric: Annotated[list[str] | None, typer.Option(help="A metric; repeatable.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of rows for metrics that generate text.")] = None,
     task: Annotated[str, typer.Option(help="Of a multi-task run: the task of the file.")] = "",
     columns: Columns = None,
     encoding: Encoding = "auto",
     format: Format = "auto",
-    max_bad_fraction: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Stop if more than this fraction of the file cannot be measured."),
-    ] = None,
     as_json: AsJson = False,
+    *,
+    settings: dict[str, Any],
 ) -> None:
     """Measure a model: every score with its n and its 95 % interval."""
     from weitiao import api
 
     source = source_settings(data, columns, encoding, format, task) if data is not None else None
-    settings = {"limit": limit, "task": task, "max_bad_fraction": max_bad_fraction}
-    scores = api.evaluate(target, source, metric or (), **settings, verbose=not as_json)
+    scores = api.evaluate(target, source, metric or (), task=task, **settings, verbose=not as_json)
     if as_json:
         counts = {name: {"total": x.total, "left_out": x.left_out} for name, x in scores.items()}
         notes = {name: {"notes": [str(note) for note in x.notes]} for name, x in scores.items()}
-        print_json({name: {**x.as_json(), **counts[name], **notes[name]} for name, x in scores.items()})
+        classes = {"classes": scores.classes} if scores.classes else {}
+        print_json({name: {**x.as_json(), **counts[name], **notes[name]} for name, x in scores.items()} | classes)
         return
     table = Table(translate("metric"), translate("value [95 % interval]"), translate("interval"))
     for name, score in scores.items():
@@ -55,6 +90,35 @@ def evaluate(
     console.print(table)
     for note in dict.fromkeys(note for score in scores.values() for note in score.notes):
         console.print(str(note), soft_wrap=True, markup=False)
+    for task, report in scores.classes.items():
+        show_classes(console, task, report)
+
+
+def exams(
+    name: Annotated[str, typer.Argument(help="An exam: a name or a YAML file; default: all that ship with weitiao.")] = "",
+    export: Annotated[str, typer.Option(help="Write it into this folder as a task of lm-evaluation-harness.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """The exams that ship with weitiao: what each tests, its language, its licence."""
+    if bool(name) != bool(export):
+        raise usage_error("name an exam and a folder: {command} exams NAME --export FOLDER", command=command())
+    if name:
+        from weitiao.pipeline.exam_data import export_exam
+
+        Console(highlight=False).print(str(export_exam(name, export)), soft_wrap=True, markup=False)
+        return
+    from weitiao.core.exam import read_exam, shipped_exams
+
+    read = [read_exam(name)[0] for name in shipped_exams()]
+    if as_json:
+        print_json(
+            [{"name": x.name, "language": x.language, "licence": x.licence, "description": x.description} for x in read]
+        )
+        return
+    table = Table(translate("exam"), translate("language"), translate("licence"), translate("description"))
+    for x in read:
+        table.add_row(x.name, x.language, x.licence, x.description)
+    Console().print(table)
 
 
 def verify(

@@ -1,11 +1,10 @@
 """Options of commands that generate text, as SamplingParams (core/engine.py)."""
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from weitiao.cli.option_group import with_option_group
+from weitiao.cli.option_group import option_group
 from weitiao.core.engine import SamplingParams
 
 OPTIONS: dict[str, tuple[Any, Any]] = {
@@ -32,10 +31,9 @@ OPTIONS: dict[str, tuple[Any, Any]] = {
 }  # fmt: skip
 
 
-def with_sampling_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with the options above, which it gets as one argument `sampling`."""
-    return with_option_group("sampling", OPTIONS, _as_sampling_params)(command)
-
-
-def _as_sampling_params(chosen: dict[str, Any]) -> SamplingParams:
+def _sampling(chosen: dict[str, Any]) -> SamplingParams:
     return SamplingParams(**{**chosen, "stop": tuple(chosen["stop"] or ())})
+
+
+with_sampling_options = option_group("sampling", OPTIONS, _sampling)
+"""Gives a command the options above, which it gets as one argument `sampling`."""

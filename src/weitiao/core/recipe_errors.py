@@ -80,7 +80,11 @@ class Problem:
 
 
 def explain(
-    errors: Iterable[ErrorDetails], plain: Mapping[str, Any], recipe: type[Settings], locate: Callable[[Key], Message]
+    errors: Iterable[ErrorDetails],
+    plain: Mapping[str, Any],
+    recipe: type[Settings],
+    locate: Callable[[Key], Message],
+    sections: Mapping[str, type[Settings]] = SECTIONS,
 ) -> list[Message]:
     """A message for each key that is wrong.
 
@@ -88,9 +92,10 @@ def explain(
         errors: of the recipe's ValidationError.
         plain: the values that the recipe was made from.
         locate: a key -> the file and line where it was written.
+        sections: dotted keys -> the settings below them.
     """
     problems: dict[Key, list[Problem]] = {}
-    for problem in _problems(errors, plain, recipe):
+    for problem in _problems(errors, plain, recipe, sections):
         problems.setdefault(problem.key, []).append(problem)
     return [_message(group, locate(key)) for key, group in problems.items()]
 
@@ -162,10 +167,12 @@ def _unquoted(group: list[Problem]) -> Message:
     return Message("")
 
 
-def _problems(errors: Iterable[ErrorDetails], plain: Mapping[str, Any], recipe: type[Settings]) -> Iterator[Problem]:
+def _problems(
+    errors: Iterable[ErrorDetails], plain: Mapping[str, Any], recipe: type[Settings], sections: Mapping[str, type[Settings]]
+) -> Iterator[Problem]:
     for error in errors:
         key = _written_key(error["loc"], plain)
-        scope, fields = _section(key[:-1], recipe)
+        scope, fields = _section(key[:-1], recipe, sections)
         yield from _flattened(error, key, scope, fields)
 
 
@@ -200,7 +207,7 @@ def _is_union_tag(part: int | str) -> bool:
     return isinstance(part, str) and (part in UNION_TAGS or "[" in part)
 
 
-def _section(key: Key, recipe: type[Settings]) -> tuple[str, dict[str, FieldInfo]]:
+def _section(key: Key, recipe: type[Settings], sections: Mapping[str, type[Settings]]) -> tuple[str, dict[str, FieldInfo]]:
     """The section of the recipe that holds a key: its name and its fields."""
     name = ".".join(x for x in key if isinstance(x, str))
-    return (name, SECTIONS[name].model_fields) if name in SECTIONS else ("", recipe.model_fields)
+    return (name, sections[name].model_fields) if name in sections else ("", recipe.model_fields)

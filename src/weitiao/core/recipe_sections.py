@@ -244,6 +244,10 @@ class Train(Settings):
         return self
 
 
+def _listed_names(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 def _check_metric(name: str, available: tuple[str, ...]) -> None:
     """Refuse an unknown metric; "spam.f1" is the metric f1 of the task spam."""
     if name.rpartition(".")[2] not in available:
@@ -264,6 +268,8 @@ class Evaluate(Settings):
     """Maximum number of rows for metrics that need generation (losses use all rows); null: all."""
     max_new_tokens: int | Auto = "auto"
     """Maximum length of a generated answer, in tokens; auto: that of the longest reference, 64 to 512."""
+    exams: Annotated[tuple[str, ...], BeforeValidator(_listed_names), OneOrMore()] = ()
+    """Exams that are taken before and after training: names from evaluate/exams, or YAML files."""
     samples: int = Field(default=5, ge=0)
     """Answers shown side by side, before and after training."""
 

@@ -35,6 +35,7 @@ FOLDERS = {
     "clip": "weitiao.train.stability.clips",
     "step": "weitiao.train.steps",
     "metric": "weitiao.evaluate.metrics",
+    "factsource": "weitiao.evaluate.facts",
     "format": "weitiao.deploy.formats",
     "opener": "weitiao.deploy.openers",
     "compressor": "weitiao.deploy.compressors",

@@ -38,12 +38,14 @@ from weitiao.data.prepare import Encoder, read, read_and_split, report_rows
 from weitiao.data.read import Reading, files_of
 from weitiao.data.vocabulary import check_vocabulary
 from weitiao.evaluate.drift import Drift
+from weitiao.evaluate.exam_items import PreparedExam
 from weitiao.evaluate.measure import default_metrics, measure
 from weitiao.evaluate.room import answer_room, generates, reference_lengths, room_finding
 from weitiao.model.backbone import activation_cache
 from weitiao.model.backbone.choose import use_reference_implementation
 from weitiao.model.generation.choose import choose_forward
 from weitiao.model.layers.gradient_checkpointing import enable_gradient_checkpointing
+from weitiao.pipeline.exam_data import open_exams
 from weitiao.pipeline.load import BaseAssets, load, open_base_assets, warm_start
 from weitiao.plan import compatibility
 from weitiao.plan.resolve import Facts, Resolved, RowLimits, facts_of, resolve, resolve_rows
@@ -89,6 +91,8 @@ class TrainingSetup:
     compute_dtype: torch.dtype
     memory_before_model: int
     """Bytes that this process held before the model was loaded."""
+    exams: Sequence[PreparedExam] = ()
+    """Those that are taken before and after."""
 
 
 def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Reporter) -> TrainingSetup:
@@ -100,12 +104,15 @@ def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Repor
     compatibility.check_regularizers(recipe)
     metrics = () if recipe.evaluate.metrics == "auto" else recipe.evaluate.metrics
     compatibility.check_metrics(recipe.objective, metrics, recipe.train.best_metric)
+    exams = open_exams(recipe.evaluate.exams)
     device, dtype = setup_environment(recipe, run, reporter)
     with reporter.phase(run, "open_base", Message("opening the base model {base}", base=recipe.base)):
         literal = not all(x.parse_special_tokens for x in recipe.data)
         date = fix_date(run, distributed)
         assets = open_base_assets(recipe.base, recipe.revision, recipe.chat_template, date, not literal)
     compatibility.check_base(recipe.objective, recipe.method, assets.architecture)
+    if exams:
+        compatibility.check_decoder(assets.architecture)
     if (warning := compatibility.check_max_length(recipe, assets.architecture)) is not None:
         reporter.warn(warning)
     data = prepare_data(recipe, assets, run, reporter)
@@ -130,7 +137,7 @@ def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Repor
     reporter.report(run, *decisions, *resolved.decisions)
     reporter.warn_of_change(*changes)
     loss_function = regularized(data.objective, recipe.regularizers, model)
-    return TrainingSetup(assets, data, resolved, loader, plan, state, loss_function, dtype, memory_before_model)
+    return TrainingSetup(assets, data, resolved, loader, plan, state, loss_function, dtype, memory_before_model, exams)
 
 
 def fix_date(run: Run, distributed: Distributed) -> str:

@@ -31,6 +31,7 @@ from weitiao.model.profiling.throughput import ThroughputMeter
 from weitiao.pipeline import announce
 from weitiao.pipeline.adapter_folder import write_adapter_folder
 from weitiao.pipeline.assemble import TrainingSetup, assemble, cache_activations, make_scorer, preflight
+from weitiao.pipeline.exams import record_exams
 from weitiao.pipeline.trained import base_fingerprint
 from weitiao.train.checkpoints.best import restore_best
 from weitiao.train.checkpoints.checkpoint import check_identity
@@ -109,6 +110,7 @@ def run_training(
         as_base_model(model) as base,  # without the random virtual tokens that a method starts with
     ):
         measure_and_record("before", base, data.objective, data.final, data.evaluate, run, reporter)
+        record_exams("before", base, setup.exams, setup.assets.max_length, run, recipe, reporter)
     delete_activations = train_model(setup, run, recipe, distributed, reporter, again, resuming)
     distributed.barrier()
     restore_best(run, model)
@@ -161,6 +163,7 @@ def finish(setup: TrainingSetup, run: Run, recipe: Recipe, reporter: Reporter) -
         reporter.report(run, *([Decision("adapter", "none", reason)] if reason else []))
         objective = calibrate_thresholds(state.model, data.objective, data.validation, data.final, run, reporter)
         measure_and_record("after", state.model, objective, data.final, data.evaluate, run, reporter)
+        record_exams("after", state.model, setup.exams, setup.assets.max_length, run, recipe, reporter)
     run.log(events.End("finished", state.step, state.data_step, now()))
     with reporter.phase(run, "report", Message("writing the report")):
         write_report(run)

@@ -15,6 +15,16 @@ from weitiao.core.traits import Traits
 TWO_VOCABULARIES = ("fsmt",)  # whose tokenizer encodes targets by the source's vocabulary
 
 
+def check_decoder(architecture: Architecture) -> None:
+    """Exams ask for the next tokens of a text.
+
+    Raises:
+        RecipeError: the model is no decoder.
+    """
+    if architecture.kind != "decoder":
+        raise RecipeError("exams are for decoders (SmolLM2, Qwen); this model is {kind}.", kind=architecture.kind)
+
+
 def check_base(objective: Objective, method: Method, architecture: Architecture) -> None:
     """Whether objective and method can be trained on this kind of base model.
 

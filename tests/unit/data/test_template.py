@@ -7,9 +7,9 @@ import pytest
 
 from support.chat_templates import TEMPLATES
 from support.models import make_tokenizer
+from weitiao.core import jinja_sandbox as module
 from weitiao.core.errors import DataError
 from weitiao.core.example import Turn
-from weitiao.data.chat import template as module
 from weitiao.data.chat.template import Template, read_template
 from weitiao.data.tokenization import ChatProcessor
 

@@ -57,6 +57,7 @@ class Embedding(TextGroups, Objective):
         overlong="truncate",
         overlong_reason=Message("the beginning of a text usually says what it is about"),
         metrics=("loss", "recall_at_10", "mrr"),
+        optional_metrics=("ndcg_at_10", "map"),
     )
     _plain_task = ("embedding", "")
     _preview_styles = (("context", ""), ("target", " ↔ "), ("context", " ≠ "))
@@ -79,8 +80,9 @@ class Embedding(TextGroups, Objective):
     @property
     def traits(self) -> Traits:
         step = "gradient_cache" if self.mini_batch_size else "accumulate"
-        metrics = ("loss", "spearman") if self.loss_type == "cosent" else self.default_traits.metrics
-        return replace(self.default_traits, step=step, metrics=metrics)
+        if self.loss_type == "cosent":
+            return replace(self.default_traits, step=step, metrics=("loss", "spearman"), optional_metrics=())
+        return replace(self.default_traits, step=step)
 
     def fit(self, examples: Sequence[Pair]) -> "Embedding":
         """Refuses data that the loss cannot use."""
@@ -168,19 +170,39 @@ class Embedding(TextGroups, Objective):
         """The cosine of the first two texts; None for a single text."""
         return f"cosine {float(prediction[0] @ prediction[1]):.3f}" if len(prediction) > 1 else None
 
-    def metric_pairs(self, predicted: Sequence[tuple[Tensor, Pair]]) -> list[tuple[Any, Any]]:
+    def metric_pairs(self, predicted: Sequence[tuple[Tensor, Pair]], by_query: bool = False) -> list[tuple[Any, Any]]:
         """(rank of the right document, number of documents) of each pair; with cosent, (cosine, similarity). Texts that
         several rows share are one document; equally similar ones rank before the right one."""
         if self.loss_type == "cosent":
             return [((float(v[0] @ v[1]),), (x.similarity,)) for v, x in predicted]
-        vector_of = {text: v for vectors, x in predicted for text, v in zip((x.other, *x.negatives), vectors[1:])}
-        number_of = {text: i for i, text in enumerate(vector_of)}
-        right: dict[str, set[int]] = {}
-        for _, x in predicted:
-            right.setdefault(x.text, set()).add(number_of[x.other])
-        documents, ranks = torch.stack(list(vector_of.values())), []
+        if by_query:
+            return _ranks_by_query(predicted)
+        number_of, documents, right = _documents(predicted)
+        ranks = []
         for vectors, x in predicted:
             scores, own = documents @ vectors[0], number_of[x.other]
             scores[list(right[x.text] - {own})] = -torch.inf  # another right answer is no mistake
-            ranks.append((int((scores >= scores[own]).sum()), len(vector_of)))
+            ranks.append((int((scores >= scores[own]).sum()), len(number_of)))
         return ranks
+
+
+def _ranks_by_query(predicted: Sequence[tuple[Tensor, Pair]]) -> list[tuple[Any, Any]]:
+    """(ranks of all its right documents, number of documents) of each different query; equally similar ones rank before."""
+    number_of, documents, right = _documents(predicted)
+    ranks: list[tuple[Any, Any]] = []
+    for text, query in {x.text: vectors[0] for vectors, x in predicted}.items():
+        is_right = np.zeros(len(number_of), bool)
+        is_right[list(right[text])] = True
+        order = np.lexsort((is_right, -(documents @ query).numpy()))
+        ranks.append(((1 + np.flatnonzero(is_right[order])).tolist(), len(number_of)))
+    return ranks
+
+
+def _documents(predicted: Sequence[tuple[Tensor, Pair]]) -> tuple[dict[str, int], Tensor, dict[str, set[int]]]:
+    """(text of each different document -> its number, their vectors [documents, D], query -> its right documents)."""
+    vector_of = {text: v for vectors, x in predicted for text, v in zip((x.other, *x.negatives), vectors[1:])}
+    number_of = {text: i for i, text in enumerate(vector_of)}
+    right: dict[str, set[int]] = {}
+    for _, x in predicted:
+        right.setdefault(x.text, set()).add(number_of[x.other])
+    return number_of, torch.stack(list(vector_of.values())), right
