@@ -13,7 +13,8 @@ from weitiao.core.trainable_model import TrainableModel
 
 SHOWN_REASONS = 3
 NO_CHOICES = Message(
-    "not measured: the references are no closed set of answers (2 to {most} different ones, short, each three times on average)",
+    "not measured: the references are no closed set of answers (2 to {most} different ones, short, each three times on "
+    "average)",
     most=MAX_ANSWERS,
 )
 
