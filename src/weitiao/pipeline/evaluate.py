@@ -9,7 +9,7 @@ from weitiao.core.messages import Message
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Source
 from weitiao.core.reporter import Reporter
-from weitiao.core.score import Score
+from weitiao.core.score import Scores
 from weitiao.data.later import with_settings_of
 from weitiao.data.prepare import Encoder, held_out_sources, read_held_out
 from weitiao.data.read import Reading
@@ -33,7 +33,7 @@ def evaluate(
     max_bad_fraction: float | None = None,
     exams: tuple[str, ...] = (),
     items: str | Path | None = None,
-) -> dict[str, Score]:
+) -> Scores:
     """Measure a run (or any model) on its held-out rows or on another source, and by exams.
 
     Args:
@@ -52,9 +52,10 @@ def evaluate(
     model = open_model(target) if isinstance(target, str) else target
     scores = evaluate_exams(model, exams, reporter, items) if exams else {}
     if exams and data is None and not metrics:
-        return scores
+        return Scores(scores, {})
     base = target if isinstance(target, str) else str(model.assets.folder)
-    return _evaluate_rows(base, model, reporter, data, metrics, limit, task, max_bad_fraction) | scores
+    measured = _evaluate_rows(base, model, reporter, data, metrics, limit, task, max_bad_fraction)
+    return Scores({**measured, **scores}, measured.classes)
 
 
 def _evaluate_rows(
@@ -66,7 +67,7 @@ def _evaluate_rows(
     limit: int | None,
     task: str,
     max_bad_fraction: float | None,
-) -> dict[str, Score]:
+) -> Scores:
     """Measure on rows.
 
     Args:
@@ -102,7 +103,8 @@ def _evaluate_rows(
     check_metrics(objective, names)
     limit = limit or settings.limit
     room = answer_room(settings, reference_lengths([eval_set], assets.processor, limit)).value
-    return measure(model.model, objective, eval_set, names, limit, room, progress=reporter.track).scores
+    measured = measure(model.model, objective, eval_set, names, limit, room, progress=reporter.track)
+    return Scores(measured.scores, measured.classes)
 
 
 def _read(recipe: Recipe, source: Source | None, earlier: Sequence[str], reporter: Reporter) -> Reading:
