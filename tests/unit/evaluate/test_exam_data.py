@@ -9,6 +9,7 @@ import yaml
 
 from support.models import save_model
 from weitiao.core.errors import DataError, RecipeError
+from weitiao.core.exam import DEFAULT, read_exam
 from weitiao.core.recipe import Recipe
 from weitiao.core.reporter import Reporter
 from weitiao.evaluate.contamination import contaminated_items, units_of
@@ -117,6 +118,11 @@ def test_right_answers_are_in_each_place_equally_often(tmp_path: Path) -> None:
     file = facts_file(tmp_path, [country(f"C{i}", f"Land{i}", f"国{i}", f"City{i}", "Asia", "x") for i in range(40)])
     places = Counter(x["options"].index(x["answer"]) for x in countries.rows([file], {"property": "capital"}))
     assert places == {0: 10, 1: 10, 2: 10, 3: 10}
+
+
+def test_default_exams_ship_in_the_language_they_are_listed_under() -> None:
+    for language, names in DEFAULT.items():
+        assert {read_exam(x)[0].language for x in names} == {language}
 
 
 # -- folders ----------------------------------------------------------------------------------------------------------
