@@ -38,9 +38,9 @@ def ours(base: str, exams: list[str], precision: str, limit: int | None) -> dict
 
 def harness(folder: str, tasks: list[str], precision: str, limit: int | None, batch_size: str) -> dict:
     """The same by lm-evaluation-harness, with transformers."""
-    import lm_eval  # pyright: ignore[reportMissingImports]
-    from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
-    from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
 
     dtype = {"fp32": "float32", "bf16": "bfloat16"}[precision]
     model = HFLM(pretrained=folder, dtype=dtype, device="cpu", batch_size=int(batch_size))

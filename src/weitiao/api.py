@@ -150,8 +150,7 @@ def evaluate(
     items: str | Path | None = None,
     verbose: bool | int = False,
 ) -> "Scores":
-    """Measure a model; every score has its n and its 95 % interval. Of predicted classes, `.classes` has the confusion
-    matrix, each class's precision and recall, the most confident mistakes and the reliability diagram.
+    """Measure a model; every score has its n and its 95 % interval. `.classes`: confusion matrix, mistakes, calibration.
 
     Args:
         data: a path, a source as in a recipe ({"path": ..., "columns": ...}) or rows in memory; None: the run's held-out

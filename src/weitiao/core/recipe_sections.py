@@ -269,7 +269,7 @@ class Evaluate(Settings):
     max_new_tokens: int | Auto = "auto"
     """Maximum length of a generated answer, in tokens; auto: that of the longest reference, 64 to 512."""
     exams: Annotated[tuple[str, ...], BeforeValidator(_listed_names), OneOrMore()] = ()
-    """Exams that are taken before and after training: names from evaluate/exams, or YAML files."""
+    """Exams that are taken before and after training: names from evaluate/exams, YAML files, or default."""
     samples: int = Field(default=5, ge=0)
     """Answers shown side by side, before and after training."""
 
