@@ -77,7 +77,7 @@ def trained_run(folder: Path) -> Path:
 
 
 def measured_form(run: Path, folder: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Write one form and read what its verification found, also where it missed a bar."""
+    """Write one form and read what its verification found; of a form that is refused, and so removed, why."""
     from weitiao import export, merge
     from weitiao.core.errors import ModelError
 
@@ -86,6 +86,7 @@ def measured_form(run: Path, folder: Path, options: dict[str, Any]) -> dict[str,
         (export if "format" in options else merge)(str(run), folder, **options)
     except ModelError as error:
         print(error, flush=True)
+        return {"refused": str(error)}
     figures = json.loads((folder / "verification.json").read_text(encoding="utf-8"))
     figures["wall_seconds"] = round(time.perf_counter() - started, 1)
     figures["megabytes"] = round(sum(x.stat().st_size for x in folder.rglob("*") if x.is_file()) / 1e6, 1)
@@ -102,6 +103,9 @@ def table(results: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name, x in results["forms"].items():
+        if "refused" in x:
+            lines.append(f"| {name} | refused: {x['refused']} | | | | | |")
+            continue
         agreement, kl = ("{value} [{low}, {high}]", x["agreement"]), ("{value:.1e} [{low:.1e}, {high:.1e}]", x["kl"])
         shares = {key: f"{agreement[1][key]:.2%}" for key in ("value", "low", "high")}
         margins = ", ".join(f"{value:.1e}" for value in x["margins"] or ()) or "-"
