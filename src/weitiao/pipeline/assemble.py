@@ -38,7 +38,7 @@ from weitiao.data.prepare import Encoder, read, read_and_split, report_rows
 from weitiao.data.read import Reading, files_of
 from weitiao.data.vocabulary import check_vocabulary
 from weitiao.evaluate.drift import Drift
-from weitiao.evaluate.exam_items import PreparedExam
+from weitiao.evaluate.examination.items import PreparedExam
 from weitiao.evaluate.measure import default_metrics, measure
 from weitiao.evaluate.room import answer_room, generates, reference_lengths, room_finding
 from weitiao.model.backbone import activation_cache

@@ -22,8 +22,8 @@ from weitiao.data.prepare import held_out_sources, read_held_out
 from weitiao.evaluate.comparison.comparison import Comparison, answer_of, compare_results
 from weitiao.evaluate.comparison.gates import check_gates, read_gates
 from weitiao.evaluate.comparison.results import ComparedRow, Results
-from weitiao.evaluate.exam_result import ItemResult
-from weitiao.evaluate.exam_run import PreparedExam
+from weitiao.evaluate.examination.result import ItemResult
+from weitiao.evaluate.examination.run import PreparedExam
 from weitiao.evaluate.review.judge_model import JudgeResults, judge_results, read_verdicts
 from weitiao.evaluate.review.review_set import ReviewItem, ReviewSet
 from weitiao.pipeline.evaluate import EvaluationRows, measure_rows, read_rows

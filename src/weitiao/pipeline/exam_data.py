@@ -13,10 +13,10 @@ from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import find_module
 from weitiao.data.read import files_of, reader_of
 from weitiao.data.records import Reader
-from weitiao.evaluate.exam_folders import folder_rows
-from weitiao.evaluate.exam_items import PreparedExam, SourceRow, make_items, prepare
-from weitiao.evaluate.fact_options import FactSource
-from weitiao.evaluate.harness_task import is_task, read_task, write_task
+from weitiao.evaluate.examination.fact_options import FactSource
+from weitiao.evaluate.examination.folders import folder_rows
+from weitiao.evaluate.examination.harness_task import is_task, read_task, write_task
+from weitiao.evaluate.examination.items import PreparedExam, SourceRow, make_items, prepare
 from weitiao.model.loading.packages import PackageFile
 
 PARQUET = "refs/convert/parquet"  # where the hub keeps every dataset as Parquet, so that no dataset's code is run

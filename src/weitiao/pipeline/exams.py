@@ -18,11 +18,11 @@ from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.core.trainable_model import TrainableModel, evaluating
 from weitiao.data.read import read_sources
-from weitiao.evaluate.contamination import contaminated_items
-from weitiao.evaluate.exam_cache import ExamCache
-from weitiao.evaluate.exam_items import PreparedExam
-from weitiao.evaluate.exam_result import ExamResult, with_contamination
-from weitiao.evaluate.exam_run import take_exam
+from weitiao.evaluate.examination.cache import ExamCache
+from weitiao.evaluate.examination.contamination import contaminated_items
+from weitiao.evaluate.examination.items import PreparedExam
+from weitiao.evaluate.examination.result import ExamResult, with_contamination
+from weitiao.evaluate.examination.run import take_exam
 from weitiao.pipeline.exam_data import open_exams
 from weitiao.pipeline.inference import Model, open_model
 from weitiao.plan.compatibility import check_decoder

@@ -14,7 +14,7 @@ from weitiao.core.engine import SamplingParams
 from weitiao.core.errors import DataError, ModelError
 from weitiao.core.generation import generate, score_options
 from weitiao.core.hardware import needs
-from weitiao.evaluate.continuations import Prompt, encode_prompt, encode_text
+from weitiao.evaluate.examination.continuations import Prompt, encode_prompt, encode_text
 from weitiao.pipeline.inference import Model, open_model
 from weitiao.plan.compatibility import check_decoder
 

@@ -12,10 +12,10 @@ from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.exam import DEFAULT, read_exam
 from weitiao.core.recipe import Recipe
 from weitiao.core.reporter import Reporter
-from weitiao.evaluate.contamination import contaminated_items, units_of
-from weitiao.evaluate.exam_items import ExamItem
+from weitiao.evaluate.examination.contamination import contaminated_items, units_of
+from weitiao.evaluate.examination.harness_task import is_task, read_task
+from weitiao.evaluate.examination.items import ExamItem
 from weitiao.evaluate.facts import countries, idioms, poems, wordnet
-from weitiao.evaluate.harness_task import is_task, read_task
 from weitiao.pipeline.exam_data import export_exam, open_exams
 from weitiao.pipeline.exams import evaluate_exams
 from weitiao.pipeline.train import train

@@ -15,11 +15,11 @@ from weitiao.core.recipe import Recipe
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.evaluate import exam_run
-from weitiao.evaluate.continuations import Prompt, encode_prompt
-from weitiao.evaluate.exam_cache import ExamCache
-from weitiao.evaluate.exam_items import SourceRow, make_items, prepare
-from weitiao.evaluate.exam_run import read_answer, take_exam
+from weitiao.evaluate.examination import run as exam_run
+from weitiao.evaluate.examination.cache import ExamCache
+from weitiao.evaluate.examination.continuations import Prompt, encode_prompt
+from weitiao.evaluate.examination.items import SourceRow, make_items, prepare
+from weitiao.evaluate.examination.run import read_answer, take_exam
 from weitiao.pipeline.exam_data import open_exams
 from weitiao.pipeline.exams import model_fingerprint, take_exams
 from weitiao.pipeline.inference import Model, open_model

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import InvalidValue
-from weitiao.evaluate.fact_options import Fact, as_rows, nearest_first
+from weitiao.evaluate.examination.fact_options import Fact, as_rows, nearest_first
 
 CONTINENTS = {"Africa": "非洲", "Americas": "美洲", "Asia": "亚洲", "Europe": "欧洲", "Oceania": "大洋洲"}
 CAPITAL = re.compile(r"\s*([^,(]+)(?:\s*\([^)]*\))?, capital (?:city )?of (?:the )?(.+)")

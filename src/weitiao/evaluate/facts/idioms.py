@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from weitiao.evaluate.fact_options import Fact, as_rows, nearest_first
+from weitiao.evaluate.examination.fact_options import Fact, as_rows, nearest_first
 
 LENGTHS = range(8, 41)  # characters of a meaning: short ones say little, long ones tell a story
 POOL = 3000  # idioms that wrong options are drawn from

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import InvalidValue
-from weitiao.evaluate.fact_options import Fact, as_rows, nearest_first
+from weitiao.evaluate.examination.fact_options import Fact, as_rows, nearest_first
 
 MIN_POEMS = 4  # of a poet who is an option
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from weitiao.evaluate.fact_options import Fact, as_rows, nearest_first
+from weitiao.evaluate.examination.fact_options import Fact, as_rows, nearest_first
 
 PARTS = {"1": "noun", "2": "verb", "3": "adjective"}
 MIN_TAGGED = 5  # occurrences of a word in this sense

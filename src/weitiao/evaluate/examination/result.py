@@ -7,7 +7,7 @@ from typing import Any
 from weitiao.core.exam import Exam
 from weitiao.core.messages import Message
 from weitiao.core.score import Score, proportion
-from weitiao.evaluate.exam_items import ExamItem
+from weitiao.evaluate.examination.items import ExamItem
 
 SHOWN_ITEMS = 5
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from weitiao.core.errors import DataError
 from weitiao.core.messages import Message
 from weitiao.core.registry import nearest
-from weitiao.evaluate.exam_items import SourceRow
+from weitiao.evaluate.examination.items import SourceRow
 
 COLUMNS = ("question", "A", "B", "C", "D", "answer")
 

@@ -15,10 +15,10 @@ from weitiao.core.generation import decoded, generate, score_options
 from weitiao.core.messages import Message
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.evaluate.continuations import Prompt, encode_prompt, encode_text
-from weitiao.evaluate.exam_cache import ExamCache, cache_key
-from weitiao.evaluate.exam_items import LETTERS, ExamItem, ItemMaker, PreparedExam
-from weitiao.evaluate.exam_result import ExamResult, ItemResult, exam_result
+from weitiao.evaluate.examination.cache import ExamCache, cache_key
+from weitiao.evaluate.examination.continuations import Prompt, encode_prompt, encode_text
+from weitiao.evaluate.examination.items import LETTERS, ExamItem, ItemMaker, PreparedExam
+from weitiao.evaluate.examination.result import ExamResult, ItemResult, exam_result
 
 SCORED_AT_ONCE, GENERATED_AT_ONCE = 128, 64  # items between two writes of the cache
 Progress = Callable[[Sequence[Any], Any], Any]

@@ -10,7 +10,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from weitiao.evaluate.exam_items import ExamItem
+from weitiao.evaluate.examination.items import ExamItem
 
 N = 13
 MIN_UNITS = 4  # fewer than these stand in texts by chance

@@ -18,7 +18,7 @@ import yaml
 from weitiao.core.errors import RecipeError
 from weitiao.core.exam import Exam, make_exam
 from weitiao.core.files import write_text
-from weitiao.evaluate.exam_items import ExamItem, PreparedExam
+from weitiao.evaluate.examination.items import ExamItem, PreparedExam
 
 FILES = ("json", "csv", "parquet", "text")  # dataset_path: of files; anything else is a dataset of the hub
 MAX_INCLUDES = 8
