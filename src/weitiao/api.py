@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from weitiao.core.reporter import Reporter
     from weitiao.core.run import Run
     from weitiao.core.run_table import RunRow
-    from weitiao.core.score import Score
+    from weitiao.core.score import Scores
     from weitiao.multirun.compare_methods import Compared
     from weitiao.multirun.stages import Stage
     from weitiao.pipeline.compression import CompressionReport
@@ -147,8 +147,9 @@ def evaluate(
     exams: Sequence[str] = (),
     items: str | Path | None = None,
     verbose: bool | int = False,
-) -> "dict[str, Score]":
-    """Measure a model; every score has its n and its 95 % interval.
+) -> "Scores":
+    """Measure a model; every score has its n and its 95 % interval. Of predicted classes, `.classes` has the confusion
+    matrix, each class's precision and recall, the most confident mistakes and the reliability diagram.
 
     Args:
         data: a path, a source as in a recipe ({"path": ..., "columns": ...}) or rows in memory; None: the run's held-out

@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
+from weitiao.cli.comparing import compare
 from weitiao.cli.compression import compress
 from weitiao.cli.export import export
 from weitiao.cli.inference import chat, generate, merge, predict
 from weitiao.cli.recipes import explain, init, schema
 from weitiao.cli.results import evaluate, exams, runs, verify, why
+from weitiao.cli.reviewing import review
 from weitiao.cli.run_command import Group, add_command
 from weitiao.cli.serving import serve
 from weitiao.cli.setup import bench_machine, doctor, download
@@ -40,7 +42,7 @@ for panel, commands in {
     translate("Train"): (check, train, compare_methods, f_learning),
     translate("Use"): (generate, chat, predict),
     translate("Deploy"): (merge, compress, export, verify, serve),
-    translate("Inspect"): (evaluate, exams, runs, why),
+    translate("Inspect"): (evaluate, exams, compare, review, runs, why),
 }.items():
     for command in commands:
         add_command(app, command, command.__name__.replace("_", "-"), panel)

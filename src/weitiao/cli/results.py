@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from weitiao.cli.class_tables import show_classes
 from weitiao.cli.option_group import option_group
 from weitiao.cli.run_command import (
     AsJson,
@@ -79,7 +80,8 @@ def evaluate(
     if as_json:
         counts = {name: {"total": x.total, "left_out": x.left_out} for name, x in scores.items()}
         notes = {name: {"notes": [str(note) for note in x.notes]} for name, x in scores.items()}
-        print_json({name: {**x.as_json(), **counts[name], **notes[name]} for name, x in scores.items()})
+        classes = {"classes": scores.classes} if scores.classes else {}
+        print_json({name: {**x.as_json(), **counts[name], **notes[name]} for name, x in scores.items()} | classes)
         return
     table = Table(translate("metric"), translate("value [95 % interval]"), translate("interval"))
     for name, score in scores.items():
@@ -88,6 +90,8 @@ def evaluate(
     console.print(table)
     for note in dict.fromkeys(note for score in scores.values() for note in score.notes):
         console.print(str(note), soft_wrap=True, markup=False)
+    for task, report in scores.classes.items():
+        show_classes(console, task, report)
 
 
 def exams(

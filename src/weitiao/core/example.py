@@ -6,13 +6,17 @@ An Objective declares the Example that it trains on; a mapping (data/mappings/) 
 import hashlib
 import re
 import unicodedata
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from weitiao.core.bio_tags import tags_to_entities
 from weitiao.core.messages import Message
 
 Role = Literal["system", "user", "assistant", "tool"]
+EVALUATION_COLUMNS = ("group", "tests", "schema")
+"""Columns that are read for evaluation alone: rows of one group are not independent of each other (a document, a
+conversation, a patient); the tests of generated code; the JSON Schema of an answer."""
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
 
@@ -307,6 +311,8 @@ class SourcedExample:
     """Index of its source in the recipe."""
     parse_special_tokens: bool = False
     """Special tokens in its texts become control tokens."""
+    for_evaluation: Mapping[str, str] = field(default_factory=dict)
+    """What the row's columns of EVALUATION_COLUMNS hold, where it has them."""
 
     @property
     def task(self) -> str:

@@ -10,7 +10,7 @@ accumulation window, over all processes, before it back-propagates.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, ClassVar
 
@@ -153,6 +153,15 @@ class Predictor(ABC):
     def metric_pairs(self, predicted: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
         """`metric_pair` of every (prediction, example). Retrieval objectives rank all of them together."""
         return [self.metric_pair(prediction, example) for prediction, example in predicted]
+
+    def probabilities(self, prediction: Any) -> Mapping[str, float] | None:
+        """The probability of every class; None: it predicts no classes."""
+        return None
+
+    def rankings(self, predicted: Sequence[tuple[Any, Any]]) -> list[tuple[Sequence[int], int]]:
+        """(ranks of a query's relevant documents from 1, number of documents) of each query, from every (prediction,
+        example). Retrieval objectives have them."""
+        return [((rank,), documents) for rank, documents in self.metric_pairs(predicted)]
 
     @abstractmethod
     def calibrate(self, predictions_of: Callable[[str], Sequence[tuple[Any, Any]]]) -> tuple["Objective", list[Decision]]:

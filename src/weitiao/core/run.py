@@ -12,6 +12,7 @@ checkpoints/        what training can be resumed from
 best/               the trained weights of the best step
 adapter/            the same in PEFT's format, where PEFT knows the method
 scores.json         scores before and after, each with n and interval
+classes.json        what is behind scores of classes: each class, confusion matrix, mistakes, calibration
 row_results.json    row by row what the scores were computed from, so that runs can be compared row by row
 samples.jsonl       answers before and after
 report.html         all of it, to look at
@@ -47,8 +48,8 @@ Change = tuple[str, Any, Any]  # key, was, is
 
 ROWS = re.compile(r"(data|validation|evaluate)(-\d+)?\.jsonl")  # rows that the recipe held in memory
 RECORDS = {
-    LOCK, EVENTS, "recipe.yaml", "resolved.json", "preflight.json", "bad_rows.jsonl", "scores.json", "row_results.json",
-    "samples.jsonl", "exam_items.jsonl", "task_vector.safetensors",
+    LOCK, EVENTS, "recipe.yaml", "resolved.json", "preflight.json", "bad_rows.jsonl", "scores.json", "classes.json",
+    "row_results.json", "samples.jsonl", "exam_items.jsonl", "task_vector.safetensors",
 }  # fmt: skip
 
 

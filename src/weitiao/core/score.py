@@ -1,30 +1,44 @@
 """Score: a number with its name, its n and its 95 % confidence interval."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
+from weitiao.core.intervals import (
+    NORMAL,
+    Clusters,
+    bootstrap_draws,
+    keep_draws,
+    members_of,
+    percentiles,
+    sums_by_cluster,
+    t_quantile,
+    wilson,
+)
 from weitiao.core.messages import Message
 from weitiao.core.row_count import row_count
 
-LEVEL = 0.95
 BOOTSTRAP_DRAWS = 2000
-DRAWN_AT_ONCE = 2**15  # row numbers
 MIN_ROWS = 20  # below this many rows, a score says little and no difference is reported
 
 PERCENT = {
     "accuracy", "exact_match", "f1", "squad_em", "squad_f1", "entity_f1", "entity_precision", "entity_recall",
-    "masked_accuracy", "recall_at_10", "wer", "cer",
+    "masked_accuracy", "recall_at_10", "wer", "cer", "f1_micro", "f1_macro", "f1_weighted", "precision_micro",
+    "precision_macro", "precision_weighted", "recall_micro", "recall_macro", "recall_weighted", "json_valid",
+    "json_schema_valid", "code_pass",
 }  # fmt: skip
 
-Interval = Literal["", "wilson", "bootstrap", "quadrature"]
+Interval = Literal["", "wilson", "wilson_clusters", "bootstrap", "bootstrap_clusters", "jackknife", "quadrature"]
 INTERVALS: dict[str, Message] = {
     "": Message(""),
     "wilson": Message("Wilson 95 %"),
+    "wilson_clusters": Message("Wilson 95 %, with as many rows as the groups are worth"),
     "bootstrap": Message("bootstrap over rows"),
+    "bootstrap_clusters": Message("bootstrap over groups of rows"),
+    "jackknife": Message("jackknife: the value without each row, or group, in turn"),
     "quadrature": Message("weighted sum of the tasks' scores; their intervals are added in quadrature"),
 }
 
@@ -39,11 +53,14 @@ class Score:
     """Number of rows."""
     low: float
     high: float
-    higher_is_better: bool = True
+    higher_is_better: bool | None = True
+    """None: neither is better (the length of an answer)."""
     interval: Interval = ""
     """How the interval was computed."""
     left_out: int = 0
     """Number of rows that were to be measured too and were not: `notes` says why."""
+    clusters: int = 0
+    """Number of groups that the rows belong to; 0: every row is on its own."""
     notes: tuple[Message, ...] = ()
     """What a reader of the value must know: rows left out, answers cut off, the classes that are averaged."""
 
@@ -60,8 +77,10 @@ class Score:
         return self.low > other.high or self.high < other.low
 
     def as_json(self) -> dict[str, Any]:
-        """As scores.json has it; `total`, `left_out` and `notes` where there is something to say."""
+        """As scores.json has it; `clusters`, `total`, `left_out` and `notes` where there is something to say."""
         record = asdict(self)
+        if not self.clusters:
+            del record["clusters"]
         left_out, notes = record.pop("left_out"), [x.as_json() for x in record.pop("notes")]
         return {**record, "total": self.total, "left_out": left_out, "notes": notes} if left_out or notes else record
 
@@ -77,7 +96,18 @@ class Score:
         return INTERVALS[self.interval]
 
 
-def not_measured(name: str, higher_is_better: bool = True) -> Score:
+class Scores(dict[str, Score]):
+    """Scores by name, and what is behind those of classes."""
+
+    classes: dict[str, dict[str, Any]]
+    """By task ("" where there is one): each class, confusion matrix, mistakes, calibration (evaluate/class_report.py)."""
+
+    def __init__(self, scores: Mapping[str, Score], classes: Mapping[str, dict[str, Any]]) -> None:
+        super().__init__(scores)
+        self.classes = dict(classes)
+
+
+def not_measured(name: str, higher_is_better: bool | None = True) -> Score:
     """The score of no rows."""
     return Score(name, math.nan, 0, math.nan, math.nan, higher_is_better)
 
@@ -95,10 +125,38 @@ def proportion(name: str, hits: int, n: int) -> Score:
     """
     if n == 0:
         return not_measured(name)
-    z, p = 1.959963984540054, hits / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Score(name, p, n, max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half)), interval="wilson")
+    low, high = wilson(hits / n, n, NORMAL)
+    return Score(name, hits / n, n, low, high, interval="wilson")
+
+
+def mean_of_rows(
+    name: str, values: Sequence[float], clusters: Clusters = (), higher_is_better: bool | None = True
+) -> Score:
+    """The mean of a value per row: Wilson's interval where each row is right (1) or wrong (0), otherwise a bootstrap.
+
+    Where rows belong to clusters, Wilson's interval is that of the effective number of rows n p (1 - p) / v, with v the
+    variance of the mean over clusters, and Student's t with clusters - 1 degrees of freedom in place of the normal
+    quantile (Korn & Graubard 1998, "Confidence intervals for proportions with small expected number of positive counts
+    estimated from survey data", sec. 2). All right or all wrong: as many rows as there are clusters.
+
+    >>> str(mean_of_rows("accuracy", [1, 1, 1, 1, 0, 0, 1, 1, 1, 1]))
+    '80.0 % [49.0, 94.3], n = 10'
+    >>> str(mean_of_rows("accuracy", [1, 1, 1, 1, 0, 0, 1, 1, 1, 1], clusters="aabbccddee"))
+    '80.0 % [22.3, 98.2], n = 10'
+    """
+    y = np.asarray(values, float)
+    if not len(y):
+        return not_measured(name, higher_is_better)
+    if not np.isin(y, (0.0, 1.0)).all():
+        return replace(ratio_of_sums(name, y, np.ones(len(y)), clusters=clusters), higher_is_better=higher_is_better)
+    if not clusters:
+        return replace(proportion(name, int(y.sum()), len(y)), higher_is_better=higher_is_better)
+    sums = sums_by_cluster(np.stack([y, np.ones(len(y))], 1), clusters)  # [clusters, (hits, rows)]
+    p, num = float(y.mean()), len(sums)
+    variance = float(((sums[:, 0] - p * sums[:, 1]) ** 2).sum()) / len(y) ** 2 * num / max(num - 1, 1)
+    n = min(p * (1 - p) / variance, len(y)) if variance > 0 else num
+    low, high = wilson(p, n, t_quantile(num - 1)) if num > 1 else (0.0, 1.0)
+    return Score(name, p, len(y), low, high, higher_is_better, "wilson_clusters", clusters=num)
 
 
 def bootstrapped(
@@ -106,34 +164,105 @@ def bootstrapped(
     items: Sequence[Any],
     statistic: Callable[[Sequence[Any]], float],
     higher_is_better: bool = True,
-    draws: int = BOOTSTRAP_DRAWS,
+    draws: int | None = None,
+    clusters: Clusters = (),
 ) -> Score:
-    """Any statistic over items (rows), with a percentile bootstrap over the items (Efron 1979), seed 0."""
+    """Any statistic over items (rows), with a bootstrap over the items, or over their clusters, seed 0.
+
+    Args:
+        draws: default: BOOTSTRAP_DRAWS.
+        clusters: whole clusters are drawn (Davison & Hinkley 1997, sec. 3.8).
+    """
     if not items:
         return not_measured(name, higher_is_better)
-    picks = _draws(len(items), draws)
-    values = [statistic([items[i] for i in pick]) for block in picks for pick in block.tolist()]
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Score(name, statistic(items), len(items), float(low), float(high), higher_is_better, "bootstrap")
+    members = members_of(clusters) if clusters else [[i] for i in range(len(items))]
+    picks = (pick for block in bootstrap_draws(len(members), draws or BOOTSTRAP_DRAWS) for pick in block.tolist())
+    values = [statistic([items[i] for cluster in pick for i in members[cluster]]) for pick in picks]
+    return _with_percentiles(name, statistic(items), values, len(items), len(members) if clusters else 0, higher_is_better)
 
 
-def _draws(n: int, draws: int) -> Iterator[np.ndarray]:
-    """Bootstrap draws of n rows, [draws, n] in all, some at a time: their memory does not grow with the rows."""
-    random, at_once = np.random.default_rng(0), max(1, DRAWN_AT_ONCE // n)
-    for start in range(0, draws, at_once):
-        yield random.integers(0, n, (min(at_once, draws - start), n))
-
-
-def ratio_of_sums(name: str, sums: Sequence[float], counts: Sequence[float], transform: Callable = float) -> Score:
-    """sum(sums) / sum(counts), for example the loss per token over rows of unequal length; the bootstrap draws rows."""
-    if not sums or sum(counts) == 0:
+def ratio_of_sums(
+    name: str,
+    sums: Sequence[float] | np.ndarray,
+    counts: Sequence[float] | np.ndarray,
+    transform: Callable = float,
+    clusters: Clusters = (),
+) -> Score:
+    """sum(sums) / sum(counts), for example the loss per token over rows of unequal length; the bootstrap draws rows, or
+    their clusters."""
+    rows = np.stack([np.asarray(sums, float), np.asarray(counts, float)], 1)  # [n, 2]
+    if not len(rows) or rows[:, 1].sum() == 0:
         return not_measured(name, higher_is_better=False)
-    top, bottom = np.asarray(sums, float), np.asarray(counts, float)
-    picks = _draws(len(top), BOOTSTRAP_DRAWS)
-    values = np.concatenate([top[x].sum(1) / np.maximum(bottom[x].sum(1), 1e-12) for x in picks])
-    low, high = (transform(float(x)) for x in np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-    value = transform(float(top.sum() / bottom.sum()))
-    return Score(name, value, len(top), low, high, False, "bootstrap")
+    units = sums_by_cluster(rows, clusters) if clusters else rows
+    totals = np.concatenate([units[pick].sum(1) for pick in bootstrap_draws(len(units), BOOTSTRAP_DRAWS)])  # [draws, 2]
+    values = [transform(x) for x in (totals[:, 0] / np.maximum(totals[:, 1], 1e-12)).tolist()]
+    value = transform(float(rows[:, 0].sum() / rows[:, 1].sum()))
+    return _with_percentiles(name, value, values, len(rows), len(units) if clusters else 0, higher_is_better=False)
+
+
+def bootstrapped_by_weights(
+    name: str,
+    n: int,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    higher_is_better: bool = True,
+    clusters: Clusters = (),
+) -> Score:
+    """A statistic of rows that may count several times, or not at all: many bootstrap draws at once.
+
+    Args:
+        statistic: how often each row counts [draws, n] -> its value in each draw [draws]; NaN: undefined, as a draw without
+            a class has no AUROC. Such draws are left out.
+    """
+    if not n:
+        return not_measured(name, higher_is_better)
+    members = members_of(clusters) if clusters else []
+    units = len(members) or n
+    unit_of = np.arange(n)
+    for number, rows in enumerate(members):
+        unit_of[rows] = number
+    values = []
+    for picks in bootstrap_draws(units, BOOTSTRAP_DRAWS, max(units, n)):
+        picks = picks + units * np.arange(len(picks))[:, None]
+        times = np.bincount(picks.ravel(), minlength=units * len(picks)).reshape(-1, units)
+        values.append(statistic(times[:, unit_of].astype(float)))
+    value = float(statistic(np.ones((1, n)))[0])
+    if math.isnan(value):
+        return not_measured(name, higher_is_better)
+    return _with_percentiles(name, value, np.concatenate(values).tolist(), n, len(members), higher_is_better)
+
+
+def jackknifed(
+    name: str,
+    items: Sequence[Any],
+    statistic: Callable[[Sequence[Any]], float],
+    higher_is_better: bool = True,
+    clusters: Clusters = (),
+) -> Score:
+    """A statistic that falls where rows count twice (distinct n-grams), for which a bootstrap is no measure of chance.
+
+    The interval is the value +- t s, with the standard error s of the values without each unit in turn (Tukey 1958; Efron &
+    Tibshirani 1993, "An Introduction to the Bootstrap", eq. 11.5), within 0 and 1.
+    """
+    if not items:
+        return not_measured(name, higher_is_better)
+    members = members_of(clusters) if clusters else [[i] for i in range(len(items))]
+    value, units = statistic(items), len(members)
+    if units == 1:
+        return Score(name, value, len(items), value, value, higher_is_better, "jackknife", clusters=len(clusters) and 1)
+    without = [statistic([items[i] for j, rows in enumerate(members) if j != k for i in rows]) for k in range(units)]
+    half = t_quantile(units - 1) * math.sqrt((units - 1) * float(np.var(without)))
+    low, high = max(0.0, value - half), min(1.0, value + half)
+    return Score(name, value, len(items), low, high, higher_is_better, "jackknife", clusters=units if clusters else 0)
+
+
+def _with_percentiles(
+    name: str, value: float, values: Sequence[float], n: int, clusters: int, higher_is_better: bool
+) -> Score:
+    """The score of a bootstrap over n rows, or over their clusters; draws in which it is undefined (NaN) are left out."""
+    keep_draws(values)
+    low, high = percentiles([x for x in values if x == x] or [value], clusters or n)
+    interval = "bootstrap_clusters" if clusters else "bootstrap"
+    return Score(name, value, n, low, high, higher_is_better, interval, clusters=clusters)
 
 
 def as_fraction(score: Score) -> Score:
@@ -145,7 +274,9 @@ def as_fraction(score: Score) -> Score:
     '100.0 % [79.6, 100.0], n = 15'
     """
     if score.low == score.high and score.value in (0.0, 1.0):
-        return proportion(score.name, round(score.value * score.n), score.n)
+        units = score.clusters or score.n
+        wilson = proportion(score.name, round(score.value * units), units)
+        return replace(score, low=wilson.low, high=wilson.high, interval="wilson", higher_is_better=True)
     return replace(score, higher_is_better=True)
 
 
@@ -169,8 +300,10 @@ VERDICTS = {
     "": Message(""),
     "better": Message("better"),
     "worse": Message("worse"),
+    "changed": Message("changed"),
     "overlap": Message("intervals overlap"),
     "few_rows": Message("too few rows (n < {n})", n=MIN_ROWS),
+    "few_clusters": Message("too few groups of rows (fewer than {n})", n=MIN_ROWS),
 }
 
 
@@ -197,8 +330,12 @@ def score_rows(scores: dict[str, Any]) -> list[dict[str, str]]:
 def _verdict(before: dict[str, Any], after: dict[str, Any], change: float) -> str:
     if min(before["n"], after["n"]) < MIN_ROWS:
         return "few_rows"
+    if 0 < min(before.get("clusters", MIN_ROWS), after.get("clusters", MIN_ROWS)) < MIN_ROWS:
+        return "few_clusters"
     if after["low"] <= before["high"] and after["high"] >= before["low"]:
         return "overlap"
+    if after["higher_is_better"] is None:
+        return "changed"
     return "better" if (change > 0) == after["higher_is_better"] and change != 0 else "worse"
 
 

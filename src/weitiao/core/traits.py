@@ -4,6 +4,12 @@ from dataclasses import dataclass
 
 from weitiao.core.messages import Message
 
+CLASS_METRICS = tuple(
+    f"{kind}_{average}" for kind in ("f1", "precision", "recall") for average in ("micro", "macro", "weighted")
+)
+"""What any objective that predicts classes can be measured with besides."""
+PROBABILITY_METRICS = ("auroc", "average_precision", "ece")
+
 
 @dataclass(frozen=True)
 class Traits:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from weitiao.core.example import ExtractiveQA, Pair, TextLabel, TokenTags
+from weitiao.core.example import EVALUATION_COLUMNS, ExtractiveQA, Pair, TextLabel, TokenTags
 from weitiao.core.finding import Finding
 from weitiao.core.messages import Message, joined
 from weitiao.data.column_names import (
@@ -84,6 +84,8 @@ class ColumnUse:
             self.filled.update(set(self.mapping.unread_keys(record.fields)))
         for name, value in record.fields.items():
             if is_empty(value):
+                continue
+            if name in EVALUATION_COLUMNS and name not in self.mapping.reads:
                 continue
             if name in self.mapping.reads:
                 is_class = self.mapping.example_type is TextLabel and name != self.mapping.reads[0]  # see label_checks

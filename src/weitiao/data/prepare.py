@@ -141,6 +141,7 @@ def eval_set(rows: Rows, examples: Sequence[SourcedExample]) -> EvalSet:
         [x.example for x in examples],
         lambda: InOrder(rows, EVAL_BATCH_TOKENS),
         lambda row: example_of[_example_key(rows, row)],
+        columns=[x.for_evaluation for x in examples],
     )
 
 

@@ -2,6 +2,7 @@
 
 import glob
 import itertools
+import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 from weitiao.core.errors import DataError, InvalidValue, message_of
 from weitiao.core.example import (
+    EVALUATION_COLUMNS,
     AudioText,
     BadRow,
     ExtractiveQA,
@@ -26,7 +28,7 @@ from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import find_module, names
 from weitiao.data.character_offsets import check_offsets
 from weitiao.data.column_use import ColumnUse
-from weitiao.data.columns import is_blank
+from weitiao.data.columns import is_blank, is_empty
 from weitiao.data.file_kinds import check_json, check_kind
 from weitiao.data.label_checks import check_limit
 from weitiao.data.mapping import find_mapping
@@ -192,7 +194,8 @@ def _examples(
             if is_blank(text):
                 raise InvalidValue("the text is empty")
             example = Task(source.task, example) if source.task else example
-            yield SourcedExample(example, item.where, number, source.parse_special_tokens)
+            extra = for_evaluation(item.fields)
+            yield SourcedExample(example, item.where, number, source.parse_special_tokens, extra)
         except UnicodeEncodeError:
             yield BadRow(item.where, Message("the text has an unpaired surrogate, which is not a character"))
         except ExcludedRow:
@@ -297,3 +300,15 @@ def _split_texts(examples: list[SourcedExample]) -> tuple[list[str], Message]:
     if isinstance(first, AudioText):  # one sentence in several voices is the same sentence
         return [x.example.answer for x in examples], Message("by the hash of the transcript")
     return [x.example.input_text for x in examples], Message("by the hash of the input")
+
+
+def for_evaluation(fields: dict[str, Any]) -> dict[str, str]:
+    """The cells of EVALUATION_COLUMNS that hold something, as text: lists of tests joined by lines, schemas as JSON."""
+    cells = {name: fields[name] for name in EVALUATION_COLUMNS if not is_empty(fields.get(name))}
+    return {name: _as_text(cell) for name, cell in cells.items()}
+
+
+def _as_text(cell: Any) -> str:
+    if isinstance(cell, list) and all(isinstance(x, str) for x in cell):
+        return "\n".join(cell)
+    return cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False, default=str)

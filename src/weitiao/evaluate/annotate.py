@@ -25,8 +25,11 @@ def annotated(
     if not score.n:
         return score
     num_examples = len(eval_set.examples)
-    beyond_limit = 0 if reads == "row_losses" else num_examples - len(pairs)
+    of_rows = reads in ("row_losses", "row_bytes", "rankings")
+    beyond_limit = 0 if of_rows else num_examples - len(pairs)
     notes = list(score.notes)
+    if score.clusters and eval_set.groups:
+        notes.append(Message("rows belong to {n:,} groups (column group): intervals are over groups", n=score.clusters))
     if eval_set.unused:
         notes.append(unused_note(eval_set))
     if beyond_limit:

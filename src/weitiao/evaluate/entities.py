@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from weitiao.core.score import Score, as_fraction, ratio_of_sums
+from weitiao.core.score import Clusters, Score, as_fraction, ratio_of_sums
 
 Counts = tuple[int, int, int]  # both, found, there
 
@@ -21,7 +21,9 @@ def count(predicted: Sequence[str], reference: Sequence[str]) -> Counts:
     return len(candidates & references), len(candidates), len(references)
 
 
-def score(name: str, pairs: Sequence[tuple[Sequence[str], Sequence[str]]], parts: Callable[..., tuple]) -> Score:
+def score(
+    name: str, pairs: Sequence[tuple[Sequence[str], Sequence[str]]], clusters: Clusters, parts: Callable[..., tuple]
+) -> Score:
     """A ratio of sums over rows, with a bootstrap interval over rows.
 
     Args:
@@ -29,4 +31,4 @@ def score(name: str, pairs: Sequence[tuple[Sequence[str], Sequence[str]]], parts
         parts: (correct, predicted, reference), each [rows] -> (numerators, denominators).
     """
     numerators, denominators = parts(*np.array([count(*pair) for pair in pairs], float).reshape(-1, 3).T)
-    return as_fraction(ratio_of_sums(name, numerators.tolist(), denominators.tolist()))
+    return as_fraction(ratio_of_sums(name, numerators, denominators, clusters=clusters))

@@ -9,11 +9,10 @@ inside a word stays: don't), single spaces. Numbers are compared as written: 20 
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from weitiao.core.errors import RecipeError
-from weitiao.core.score import Score, proportion, ratio_of_sums
+from weitiao.core.score import Clusters, Score, mean_of_rows, ratio_of_sums
 from weitiao.evaluate.squad import HAN
 
 
@@ -38,7 +37,9 @@ def split_words(text: str) -> list[str]:
     return re.sub(f"({HAN})", r" \1 ", normalize_text(text)).split()
 
 
-def error_rate(name: str, pairs: Sequence[tuple[Any, Any]], units: Callable[[str], Sequence[str]]) -> Score:
+def error_rate(
+    name: str, pairs: Sequence[tuple[Any, Any]], units: Callable[[str], Sequence[str]], clusters: Clusters = ()
+) -> Score:
     """Edits divided by reference units, both summed over all rows; may exceed 1. Where no row has an edit, the interval is
     Wilson's for the share of rows with an edit.
 
@@ -58,5 +59,5 @@ def error_rate(name: str, pairs: Sequence[tuple[Any, Any]], units: Callable[[str
     split_pairs = [(units(str(text)), units(str(reference))) for text, reference in pairs]
     edits = [float(Levenshtein.distance(text, reference)) for text, reference in split_pairs]
     if split_pairs and not any(edits):  # a bootstrap of zeros has no spread, yet n rows do not prove a rate of zero
-        return replace(proportion(name, 0, len(split_pairs)), higher_is_better=False)
-    return ratio_of_sums(name, edits, [float(len(reference)) for _, reference in split_pairs])
+        return mean_of_rows(name, edits, clusters, higher_is_better=False)
+    return ratio_of_sums(name, edits, [float(len(reference)) for _, reference in split_pairs], clusters=clusters)

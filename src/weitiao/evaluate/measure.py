@@ -1,25 +1,28 @@
 """Evaluate a model on held-out rows: losses, the most probable of a closed set of answers, generated answers."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from weitiao.core.errors import DataError
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Example, Turn
-from weitiao.core.generation import PrefixCache, decoded, generate, num_positions, score_options
-from weitiao.core.metric import Metric
+from weitiao.core.generation import Answer, OptionScores, decoded, generate, new_engine, num_positions, score_options
+from weitiao.core.metric import Metric, Reads
 from weitiao.core.objective import Objective
 from weitiao.core.registry import create
-from weitiao.core.score import Score, weighted_sum
+from weitiao.core.score import Clusters, Score, weighted_sum
 from weitiao.core.trainable_model import TrainableModel, evaluating
 from weitiao.evaluate.annotate import annotated
+from weitiao.evaluate.class_report import class_report
+from weitiao.evaluate.forward_pass import LOSSES, PREDICTED, ForwardPass, Progress
 
-SCORING_BATCH, GENERATION_BATCH = 16, 32  # prompts per batch
-KEPT_PREDICTIONS = 32  # whole ones, for samples
-Progress = Callable[[Sequence[Any], str], Any]
+GENERATION_BATCH = 128  # prompts that wait for the engine together
+COLUMNS: set[Reads] = {"tests", "schema"}
+ANSWERS: set[Reads] = {"answers", *COLUMNS}
+CHOICES: set[Reads] = {"choices", "probabilities"}
 
 
 @dataclass
@@ -33,6 +36,8 @@ class Measured:
     """(prediction, example) of the first rows."""
     tasks: dict[str, "Measured"] = field(default_factory=dict)
     """With several tasks, the results of each."""
+    classes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By task ("" where there is one), what is behind the scores of classes: see evaluate/class_report.py."""
     row_results: dict[str, list] = field(default_factory=dict)
     """Per metric input, one entry per held-out row in order: (loss sum, count), or (prediction, reference)."""
 
@@ -72,6 +77,8 @@ def measure(
         losses.append((objective.weight(task), result.scores["loss"]))  # pyright: ignore[reportAttributeAccessIssue]
         total.scores |= {f"{task}.{name}": replace(x, name=f"{task}.{name}") for name, x in result.scores.items()}
         total.row_results |= {f"{task}.{name}": x for name, x in result.row_results.items()}
+        if result.classes:
+            total.classes[task] = result.classes[""]
         total.tasks[task] = result
     total.scores = {"loss": weighted_sum("loss", losses), **total.scores}
     return total
@@ -95,33 +102,90 @@ def _measure_task(
 ) -> Measured:
     """The scores of one task."""
     requested = [create(Metric, name) for name in metrics]
-    inputs = {metric.reads for metric in requested}
-    chats = [x for x in eval_set.examples if isinstance(x, Chat)][:limit]
-    pairs: dict[str, list] = {"row_losses": [], "choices": [], "answers": []}
+    inputs: set[Reads] = {metric.reads for metric in requested}
+    predicts = objective.traits.has_predict or not objective.traits.generative
+    of_forward = inputs if predicts else inputs & LOSSES
     result = Measured()
-    predicts = (objective.traits.has_predict or not objective.traits.generative) and bool(inputs & {"choices", "answers"})
-    max_rows = limit if objective.traits.needs_encoder_decoder else None
-    forward = _Forward(model, objective, eval_set, predicts, "row_losses" in inputs, max_rows)
+    forward = ForwardPass(model, objective, eval_set, of_forward, limit if objective.traits.needs_encoder_decoder else None)
     forward.run(progress)
-    pairs["row_losses"] = forward.losses
-    if predicts:
+    pairs: dict[str, list] = {"row_losses": forward.losses if "row_losses" in inputs else []}
+    pairs["row_bytes"] = [(nats, count) for (nats, _), count in zip(forward.losses, forward.num_bytes)]
+    if predicts and inputs & PREDICTED:
         result.predictions = forward.first
-        pairs["choices"] = pairs["answers"] = forward.pairs()
-        inputs -= {"choices", "answers"}
-    with evaluating(model), torch.no_grad():
-        if "choices" in inputs and eval_set.answers:
-            result.chosen = choose(model, chats, eval_set.answers, progress)
-            pairs["choices"] = [(chosen, x.answer) for chosen, x in zip(result.chosen, chats)]
-        if "answers" in inputs:
-            result.generated = generate_answers(model, chats, max_new_tokens, progress)
-            pairs["answers"] = [(text, x.answer) for text, x in zip(result.generated, chats)]
+        answers = forward.pairs()
+        pairs |= {"choices": answers, "answers": answers, "probabilities": forward.probabilities}
+        pairs["rankings"] = forward.rankings() if "rankings" in inputs else []
+    elif inputs & PREDICTED:
+        pairs |= _answered(model, eval_set, inputs, limit, max_new_tokens, progress, result)
+    for column in inputs & COLUMNS:
+        pairs[column] = _with_column(pairs["answers"], eval_set, column)
     for metric in requested:
-        score = metric.score(pairs[metric.reads])
-        result.scores[metric.name] = annotated(score, metric.reads, pairs[metric.reads], eval_set, model, objective)
+        rows = pairs.get(metric.reads, [])
+        score = metric.score(rows, _clusters(metric.reads, rows, eval_set, forward))
+        result.scores[metric.name] = annotated(score, metric.reads, rows, eval_set, model, objective)
+    compared = pairs.get("choices") or pairs.get("answers", [])
+    texts = [x.input_text for x in eval_set.examples[: len(compared)]]
+    if report := class_report(compared, pairs.get("probabilities", []), texts):
+        result.classes = {"": report}
+    recorded = ("row_losses", "choices", "answers")
     result.row_results = {
-        name: rows for name, rows in pairs.items() if rows and (name, rows) != ("answers", pairs["choices"])
+        name: rows for name in recorded if (rows := pairs.get(name)) and (name, rows) != ("answers", pairs.get("choices"))
     }
     return result
+
+
+def _answered(
+    model: TrainableModel,
+    eval_set: EvalSet,
+    inputs: set[Reads],
+    limit: int | None,
+    max_new_tokens: int,
+    progress: Progress,
+    result: Measured,
+) -> dict[str, list]:
+    """The pairs of a model that generates: the most probable of a closed set of answers, and generated ones."""
+    chats = [x for x in eval_set.examples if isinstance(x, Chat)][:limit]
+    pairs: dict[str, list] = {"choices": [], "probabilities": [], "answers": []}
+    scored: list[OptionScores] = []
+    with evaluating(model), torch.no_grad():
+        if inputs & CHOICES and (answers := eval_set.answers):
+            scored = choose(model, chats, answers, progress)
+            result.chosen = [answers[x.best] for x in scored]
+            pairs["choices"] = [(chosen, x.answer) for chosen, x in zip(result.chosen, chats)]
+            shares = (torch.tensor(x.log_probs, dtype=torch.float64).softmax(0).tolist() for x in scored)
+            pairs["probabilities"] = [(dict(zip(answers, p)), x.answer) for p, x in zip(shares, chats)]
+        if inputs & ANSWERS:
+            result.generated = generate_answers(model, chats, max_new_tokens, progress, scored)
+            pairs["answers"] = [(text, x.answer) for text, x in zip(result.generated, chats)]
+    return pairs
+
+
+def _with_column(answers: Sequence[tuple[Any, Any]], eval_set: EvalSet, column: str) -> list[tuple[Any, str]]:
+    """(answer, what the row's column holds).
+
+    Raises:
+        DataError: a row has no such column.
+    """
+    cells = [x.get(column) for x in eval_set.columns[: len(answers)]]
+    if missing := len(answers) - sum(x is not None for x in cells):
+        raise DataError(
+            "evaluate.metrics: {n:,} of {total:,} rows have nothing in a column {column!r}, which a metric reads",
+            n=missing,
+            total=len(answers),
+            column=column,
+        )
+    return [(answer, str(cell)) for (answer, _), cell in zip(answers, cells)]
+
+
+def _clusters(reads: Reads, rows: Sequence[Any], eval_set: EvalSet, forward: ForwardPass) -> Clusters:
+    """What the rows of a metric belong to: windows of one example, and examples of one group; (): none belong together."""
+    groups = eval_set.groups
+    if reads in LOSSES:
+        if not groups:
+            return forward.row_examples if len(set(forward.row_examples)) < len(rows) else ()
+        group_of = {id(x): group for x, group in zip(eval_set.examples, groups)}
+        return [group_of[id(eval_set.example_of(row))] for row in range(len(rows))]
+    return groups[: len(rows)] if reads != "rankings" else ()
 
 
 def predict(
@@ -136,102 +200,33 @@ def predict(
     Args:
         limit: only the first `limit` examples.
     """
-    forward = _Forward(model, objective, eval_set, predicts=True, scores=False, limit=limit)
+    forward = ForwardPass(model, objective, eval_set, {"answers"}, limit)
     return [pair for batch in forward.batches(progress) for pair in batch][:limit]
 
 
-class _Forward:
-    """One pass over the held-out rows. Where both predictions and losses are needed, each batch runs through the backbone
-    once. Of a prediction only what the metrics compare is kept, so that memory does not grow with scores [units, classes].
-    """
-
-    def __init__(
-        self,
-        model: TrainableModel,
-        objective: Objective,
-        eval_set: EvalSet,
-        predicts: bool,
-        scores: bool,
-        limit: int | None,
-    ) -> None:
-        """
-        Args:
-            predicts: whether predictions are needed.
-            scores: whether losses are needed.
-            limit: predict only the first `limit` examples.
-        """
-        self.model, self.objective, self.eval_set = model, objective, eval_set
-        self.predicts, self.scores, self.limit = predicts, scores, limit
-        self.losses: list[Any] = []
-        """The loss of each row."""
-        self.first: list[tuple[Any, Example]] = []
-        """(prediction, example) of the first examples."""
-        self._metric_pairs: list[tuple[Any, Any]] = []
-        self._predicted: list[tuple[Any, Example]] = []
-
-    def run(self, progress: Progress) -> None:
-        """The whole pass."""
-        ranked = self.objective.traits.ranks_together
-        for batch in self.batches(progress):
-            batch = batch[: None if self.limit is None else max(0, self.limit - self.num_predicted)]
-            self.first += batch[: max(0, KEPT_PREDICTIONS - len(self.first))]
-            if ranked:
-                self._predicted += batch
-            else:
-                self._metric_pairs += self.objective.metric_pairs(batch)
-
-    @property
-    def num_predicted(self) -> int:
-        return len(self._predicted) + len(self._metric_pairs)
-
-    def pairs(self) -> list[tuple[Any, Any]]:
-        """What the metrics compare, of each example in order."""
-        return self.objective.metric_pairs(self._predicted) if self._predicted else self._metric_pairs
-
-    def batches(self, progress: Progress) -> Iterator[list[tuple[Any, Example]]]:
-        """(prediction, example) of the examples that each batch completes; losses are collected on the way."""
-        model, objective, batches = self.model, self.objective, self.eval_set.batches()
-        windows: list[Any] = []  # of an example whose last row has not come yet
-        example: Example | None = None
-        with evaluating(model), torch.no_grad():
-            for i in progress(range(len(batches)), "predictions" if self.predicts else "losses") if self._is_needed else ():
-                batch = batches[i].to(model.device)
-                predicts = self.predicts and (self.limit is None or min(batch.row_ids) < self.limit)
-                if not predicts and not self.scores:
-                    break
-                with model.cache.on() if predicts and self.scores else nullcontext():
-                    predictions = dict(zip(batch.row_ids, objective.predict(model, batch))) if predicts else {}
-                    losses = dict(zip(batch.row_ids, objective.segment_losses(model, batch))) if self.scores else {}
-                self.losses += [losses[row] for row in sorted(losses)]
-                complete: list[tuple[Any, Example]] = []
-                for row, prediction in sorted(predictions.items(), key=lambda pair: pair[0]):
-                    now = self.eval_set.example_of(row)
-                    if example is not None and now is not example:
-                        complete.append(self._merged(windows, example))
-                        windows = []
-                    example = now
-                    windows.append(prediction)
-                yield complete
-        if example is not None:
-            yield [self._merged(windows, example)]
-
-    @property
-    def _is_needed(self) -> bool:
-        return self.predicts or self.scores
-
-    def _merged(self, windows: list[Any], example: Example) -> tuple[Any, Example]:
-        """The prediction of an example, from those of its rows (several where it was split in windows)."""
-        return self.objective.merge_windows(windows, example, self.model.processor), example
-
-
 def generate_answers(
-    model: TrainableModel, examples: Sequence[Example], max_new_tokens: int, progress: Progress = lambda x, _: x
+    model: TrainableModel,
+    examples: Sequence[Example],
+    max_new_tokens: int,
+    progress: Progress = lambda x, _: x,
+    scored: Sequence[OptionScores] = (),
 ) -> list[str]:
-    """Greedy answers to the examples' prompts; for plain text, a continuation of its first tokens."""
+    """Greedy answers to the examples' prompts; for plain text, a continuation of its first tokens.
+
+    Args:
+        scored: the scores of a closed set of answers to the same examples: where the most probable tokens are one of them
+            to its end, it is the answer, and nothing is generated.
+    """
     prompts = [prompt_ids(model, x, max_new_tokens) for x in examples]
     answers = [""] * len(prompts)
-    for chunk in progress(by_length(prompts, GENERATION_BATCH), "answers"):
-        for i, answer in zip(chunk, generate(model, [prompts[i] for i in chunk], max_new_tokens)):
+    known = {i for i, x in enumerate(scored) if x.ends and len(x.greedy) < max_new_tokens}
+    for i in known:
+        answers[i] = decoded(model, Answer(scored[i].greedy))
+    rest = [i for i in range(len(prompts)) if i not in known]
+    engine = new_engine(model) if rest and model.architecture.kind == "decoder" else None
+    for chunk in progress(by_length([prompts[i] for i in rest], GENERATION_BATCH), "answers"):
+        rows = [rest[k] for k in chunk]
+        for i, answer in zip(rows, generate(model, [prompts[i] for i in rows], max_new_tokens, engine=engine)):
             answers[i] = decoded(model, answer)
     return answers
 
@@ -246,34 +241,22 @@ def prompt_ids(model: TrainableModel, example: Example, max_new_tokens: int) -> 
     return ids[-max(limit // 2, limit - max_new_tokens) + len(model.attachment.virtual_tokens()) :]
 
 
-@torch.no_grad()
-def choose(model: TrainableModel, chats: Sequence[Chat], answers: Sequence[str], progress: Progress) -> list[str]:
-    """For each conversation, the most probable of the answers. The prefix that all prompts share runs once."""
+def choose(
+    model: TrainableModel, chats: Sequence[Chat], answers: Sequence[str], progress: Progress = lambda x, _: x
+) -> list[OptionScores]:
+    """For each conversation, the log-probability of each of the answers."""
+    if not chats:
+        return []
     stop = model.processor.stop_ids[0]
-    prompts = [model.attachment.prepend_virtual_tokens(model.processor.prompt(x.prompt, x.tools)) for x in chats]
     options = [_answer_ids(model, chats[0].prompt, answer, stop) for answer in answers]
-    prefix = prefill(model, prompts)
-    chosen = [""] * len(prompts)
-    for chunk in progress(by_length(prompts, SCORING_BATCH), "choices"):
-        for i, scores in zip(chunk, score_options(model, [prompts[i] for i in chunk], options, prefix)):
-            chosen[i] = answers[max(range(len(answers)), key=lambda k: scores[k])]
-    return chosen
+    prompts = [model.processor.prompt(x.prompt, x.tools) for x in chats]
+    return score_options(model, prompts, [options] * len(prompts), progress)
 
 
 def by_length(prompts: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
     """Indices of the prompts, in batches of similar length."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-
-
-def prefill(model: TrainableModel, prompts: Sequence[Sequence[int]]) -> PrefixCache:
-    """Keys and values of the longest common prefix; at least one token of each prompt stays outside it."""
-    shortest = min(map(len, prompts)) - 1
-    length = next((i for i in range(shortest) if len({p[i] for p in prompts}) > 1), shortest)
-    if length == 0:
-        return PrefixCache(0, None)
-    ids = torch.tensor([list(prompts[0][:length])], device=model.device)
-    return PrefixCache(length, model.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values)
 
 
 def _answer_ids(model: TrainableModel, prompt: Any, answer: str, stop: int) -> list[int]:

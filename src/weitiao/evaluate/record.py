@@ -1,7 +1,8 @@
 """The same measurements before step 1 and at the end, recorded in the Run.
 
 scores.json         the scores, each with n and interval
-row_results.json    row by row what they were computed from
+classes.json        by task, what is behind scores of classes: each class, confusion matrix, mistakes, calibration
+row_results.json    row by row what they were computed from, with a fingerprint of each row
 samples.jsonl       a few prompts, with the answers before and after
 """
 
@@ -54,7 +55,10 @@ def measure_and_record(
         task_results = measured.tasks.get(task, measured)
         samples += _samples(model.for_task(task), objective.part(task), rows, task_results, settings)
     _write_samples(run, when, samples)
-    run.write("row_results.json", {**run.read("row_results.json", {}), when: measured.row_results})
+    rows = {when: measured.row_results, "rows": eval_set.fingerprints}
+    run.write("row_results.json", {**run.read("row_results.json", {}), **rows})
+    if measured.classes:
+        run.write("classes.json", {**run.read("classes.json", {}), when: measured.classes})
     scores[when] = {name: score.as_json() for name, score in measured.scores.items()}
     run.write("scores.json", scores)
 

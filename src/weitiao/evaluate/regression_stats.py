@@ -5,14 +5,18 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from weitiao.core.errors import RecipeError
-from weitiao.core.score import Score, bootstrapped
+from weitiao.core.score import Clusters, Score, bootstrapped
 
 Numbers = Sequence[float]
 Statistic = Callable[[np.ndarray, np.ndarray], float]
 
 
 def score_numbers(
-    name: str, pairs: Sequence[tuple[Numbers, Numbers]], statistic: Statistic, higher_is_better: bool
+    name: str,
+    pairs: Sequence[tuple[Numbers, Numbers]],
+    clusters: Clusters,
+    statistic: Statistic,
+    higher_is_better: bool,
 ) -> Score:
     """A statistic of one number per row; with several numbers per row, the mean of their statistics.
 
@@ -34,7 +38,7 @@ def score_numbers(
         sample = np.asarray(rows)
         return float(np.mean([statistic(predicted[sample, k], reference[sample, k]) for k in range(predicted.shape[1])]))
 
-    return bootstrapped(name, range(len(pairs)), mean_statistic, higher_is_better)
+    return bootstrapped(name, range(len(pairs)), mean_statistic, higher_is_better, clusters=clusters)
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,16 +1,18 @@
 """Corpus-level BLEU and chrF by sacreBLEU, with a bootstrap interval over rows."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from weitiao.core.errors import RecipeError
-from weitiao.core.score import Score, bootstrapped
+from weitiao.core.messages import Message
+from weitiao.core.score import Clusters, Score, bootstrapped
 from weitiao.evaluate.squad import is_chinese
 
 DRAWS = 200  # bootstrap draws; each one scores a whole corpus
 
 
-def corpus_score(name: str, pairs: Sequence[tuple[Any, Any]]) -> Score:
+def corpus_score(name: str, pairs: Sequence[tuple[Any, Any]], clusters: Clusters = ()) -> Score:
     """BLEU or chrF of (generated, reference) pairs.
 
     Raises:
@@ -24,9 +26,16 @@ def corpus_score(name: str, pairs: Sequence[tuple[Any, Any]]) -> Score:
             "evaluate.metrics: {metric} needs sacreBLEU. Install it with: pip install 'weitiao[seq2seq]'", metric=name
         ) from None
     chinese = any(is_chinese(str(reference)) for _, reference in pairs)
-    scorer = BLEU(tokenize="zh" if chinese else "13a") if name == "bleu" else CHRF()
+    tokenizer = "zh" if chinese else "13a"
+    scorer = BLEU(tokenize=tokenizer) if name == "bleu" else CHRF()
 
     def score_rows(rows: Sequence[tuple[Any, Any]]) -> float:
         return scorer.corpus_score([str(text) for text, _ in rows], [[str(reference) for _, reference in rows]]).score
 
-    return bootstrapped(name, list(pairs), score_rows, draws=DRAWS)
+    score = bootstrapped(name, list(pairs), score_rows, draws=DRAWS, clusters=clusters)
+    if name != "bleu" or not score.n:
+        return score
+    template = Message(
+        "bleu: words by sacreBLEU's tokenizer {tokenizer}, chosen by the references' script", tokenizer=tokenizer
+    )
+    return replace(score, notes=(template,))

@@ -1,20 +1,22 @@
 """Measure a run or a model on held-out rows."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from weitiao.core.errors import DataError, RunError
 from weitiao.core.eval_set import EvalSet
+from weitiao.core.example import SourcedExample
 from weitiao.core.messages import Message
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Source
 from weitiao.core.reporter import Reporter
-from weitiao.core.score import Score
+from weitiao.core.score import Scores
 from weitiao.data.later import with_settings_of
 from weitiao.data.prepare import Encoder, held_out_sources, read_held_out
 from weitiao.data.read import Reading
 from weitiao.evaluate.annotate import unused_note
-from weitiao.evaluate.measure import default_metrics, measure
+from weitiao.evaluate.measure import Measured, default_metrics, measure
 from weitiao.evaluate.room import answer_room, reference_lengths
 from weitiao.pipeline.exams import evaluate_exams
 from weitiao.pipeline.inference import Model, open_model
@@ -33,7 +35,7 @@ def evaluate(
     max_bad_fraction: float | None = None,
     exams: tuple[str, ...] = (),
     items: str | Path | None = None,
-) -> dict[str, Score]:
+) -> Scores:
     """Measure a run (or any model) on its held-out rows or on another source, and by exams.
 
     Args:
@@ -52,57 +54,102 @@ def evaluate(
     model = open_model(target) if isinstance(target, str) else target
     scores = evaluate_exams(model, exams, reporter, items) if exams else {}
     if exams and data is None and not metrics:
-        return scores
-    base = target if isinstance(target, str) else str(model.assets.folder)
-    return _evaluate_rows(base, model, reporter, data, metrics, limit, task, max_bad_fraction) | scores
+        return Scores(scores, {})
+    name = target if isinstance(target, str) else str(model.assets.folder)
+    rows = read_rows(model, name, reporter, data, task)
+    measured = measure_rows(model, rows, reporter, metrics, limit, max_bad_fraction).measured
+    return Scores(measured.scores | scores, measured.classes)
 
 
-def _evaluate_rows(
-    base: str,
-    model: Model,
-    reporter: Reporter,
-    data: Source | str | None,
-    metrics: tuple[str, ...],
-    limit: int | None,
-    task: str,
-    max_bad_fraction: float | None,
-) -> dict[str, Score]:
-    """Measure on rows.
+@dataclass(frozen=True)
+class EvaluationRows:
+    """The rows that a model is to be measured on, before they are encoded."""
 
-    Args:
-        base: the model's name, where it is no Run.
+    recipe: Recipe
+    """Whose settings hold."""
+    reading: Reading
+    source: Source | None = None
+    """The file that was named; None: the held-out rows."""
+    system: str = ""
+    """For rows that have no system message."""
+
+
+def read_rows(
+    model: Model, name: str, reporter: Reporter, data: Source | str | None = None, task: str = ""
+) -> EvaluationRows:
+    """The held-out rows of a model's run, or those of a file.
+
+    Raises:
+        RunError: there are no held-out rows, and no file.
     """
     recipe, source = model.recipe, Source(path=data, task=task) if isinstance(data, str) else data
     if recipe is None and source is None:
         raise RunError("a model without a run has no held-out rows: name a file with --data FILE.")
     if recipe is None:
-        recipe = Recipe(base=base, data=(source,), objective=model.objective, overlong="truncate", out="")  # pyright: ignore[reportArgumentType]
-    assets, objective, settings = model.assets, model.objective, recipe.evaluate
+        recipe = Recipe(base=name, data=(source,), objective=model.objective, overlong="truncate", out="")  # pyright: ignore[reportArgumentType]
+    reading = _read(recipe, source, model.training_columns, reporter)
+    if not reading.examples and source is None:
+        raise RunError("{target} has no held-out rows (validation: 0): name a file with --data FILE.", target=name)
+    return EvaluationRows(recipe, reading, source, model.assets.system)
+
+
+@dataclass(frozen=True)
+class EvaluatedRows:
+    """What was measured, and on which of the rows."""
+
+    measured: Measured
+    metrics: tuple[str, ...]
+    rows: dict[str, list[SourcedExample]]
+    """Of each task, as they were read; "" where there are no tasks."""
+
+
+def measure_rows(
+    model: Model,
+    rows: EvaluationRows,
+    reporter: Reporter,
+    metrics: tuple[str, ...] = (),
+    limit: int | None = None,
+    max_bad_fraction: float | None = None,
+) -> EvaluatedRows:
+    """Measure a model on rows: scores, and the row results that they were computed from.
+
+    Raises:
+        DataError: no row can be used, or fewer than allowed.
+    """
+    assets, objective, recipe, settings = model.assets, model.objective, rows.recipe, rows.recipe.evaluate
     limits = resolve_rows(recipe, objective, assets.max_length)
     encoder = Encoder(objective, assets.processor, assets.identity, limits.max_length, limits.overlong, reporter)
-    reading = _read(recipe, source, model.training_columns, reporter)
-    examples = reading.examples
-    if assets.system:
-        examples, changed = with_system_message(examples, assets.system)
-        if changed:
-            reporter.say(
-                Message(
-                    "{n:,} of {total:,} rows have no system message; that of the training rows is used: {message!r}",
-                    n=changed,
-                    total=len(examples),
-                    message=assets.system[:200],
-                )
-            )
-    eval_set = encoder.hold_out(examples, bad=reading.bad)
+    examples = _with_system(rows, reporter)
+    eval_set = encoder.hold_out(list(examples), bad=rows.reading.bad)
     if eval_set is None:
-        raise RunError("{target} has no held-out rows (validation: 0): name a file with --data FILE.", target=base)
-    if source is not None:
+        raise DataError("there is no row to measure")
+    if rows.source is not None:
         _check_unused(eval_set, recipe.max_bad_fraction if max_bad_fraction is None else max_bad_fraction)
     names = metrics or (settings.metrics if settings.metrics != "auto" else default_metrics(objective, eval_set))
     check_metrics(objective, names)
     limit = limit or settings.limit
     room = answer_room(settings, reference_lengths([eval_set], assets.processor, limit)).value
-    return measure(model.model, objective, eval_set, names, limit, room, progress=reporter.track).scores
+    result = measure(model.model, objective, eval_set, names, limit, room, progress=reporter.track)
+    as_read = {id(x.without_task.example): y.without_task for x, y in zip(examples, rows.reading.examples)}
+    parts = eval_set.tasks or {"": eval_set}
+    return EvaluatedRows(result, tuple(names), {task: [as_read[id(x)] for x in y.examples] for task, y in parts.items()})
+
+
+def _with_system(rows: EvaluationRows, reporter: Reporter) -> Sequence[SourcedExample]:
+    """The rows, with a system message where they have none."""
+    if not rows.system:
+        return rows.reading.examples
+    examples, changed = with_system_message(rows.reading.examples, rows.system)
+    if changed:
+        reporter.say(
+            Message(
+                "{n:,} of {total:,} rows have no system message; that of the training rows is used: {message!r}",
+                n=changed,
+                total=len(examples),
+                message=rows.system[:200],
+            )
+        )
+    return examples
 
 
 def _read(recipe: Recipe, source: Source | None, earlier: Sequence[str], reporter: Reporter) -> Reading:

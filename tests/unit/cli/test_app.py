@@ -18,7 +18,8 @@ from support.rows import chat_rows, write_jsonl
 from weitiao.core.registry import names
 
 VERBS = ("train", "bench", "evaluate", "generate", "chat", "merge", "runs", "download", "schema", "explain",
-         "init", "doctor", "check", "predict", "compare-methods", "f-learning", "why")  # fmt: skip
+         "init", "doctor", "check", "predict", "compare-methods", "f-learning", "why",
+         "compare", "review")  # fmt: skip
 
 
 @pytest.fixture

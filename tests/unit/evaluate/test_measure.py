@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from weitiao.core import generation
 from weitiao.core.batch import IGNORE, Row, pack
 from weitiao.core.errors import RecipeError
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Text, Turn
-from weitiao.core.generation import score_options
-from weitiao.evaluate.measure import _answer_ids, choose, default_metrics, generate_answers, measure, prefill
+from weitiao.core.generation import OptionScores, score_options
+from weitiao.evaluate.measure import _answer_ids, choose, default_metrics, generate_answers, measure
 from weitiao.objective.objectives.sft import SFT
 
 ANSWERS = ("paris", "seven boxes", "the lazy dog", "the lazy dog and the fox", "你好")
@@ -53,7 +54,7 @@ def test_option_choice_equals_brute_force(model: Any, answers: tuple[str, ...]) 
     rows = chats(30)
     wanted = [max(answers, key=lambda a: brute_force(model, x, a)) for x in rows]
     assert answers == ANSWERS or len(set(wanted)) > 1, "the model chooses the same for all"
-    assert choose(model, rows, answers, lambda items, words: items) == wanted
+    assert [answers[x.best] for x in choose(model, rows, answers)] == wanted
 
 
 @torch.no_grad()
@@ -62,24 +63,49 @@ def test_option_scores_sum_logprobs(open_model: Any, tiny_models: dict, family: 
     model, rows = open_model(base=tiny_models[family]), chats(4)
     options = [_answer_ids(model, rows[0].prompt, a, model.processor.stop_ids[0]) for a in ANSWERS]
     prompts = [model.processor.prompt(x.prompt) for x in rows]
-    prefix = prefill(model, prompts)
-    assert prefix.length > 5, "what the prompts have in common is not made use of"
     assert len({len(p) for p in prompts}) > 1, "the prompts are all of one length"
     wanted = [[brute_force(model, row, a) for a in ANSWERS] for row in rows]
-    for got, true in zip(score_options(model, prompts, options, prefix), wanted, strict=True):
-        assert got == pytest.approx(true, abs=2e-4)
-    for prompt, true in zip(prompts, wanted):  # `prefix` was left as it was
-        assert score_options(model, [prompt], options, prefix)[0] == pytest.approx(true, abs=2e-4)
+    for got, true in zip(score_options(model, prompts, [options] * 4), wanted, strict=True):
+        assert got.log_probs == pytest.approx(true, abs=2e-4)
 
 
-def test_options_single_token_and_unrelated_prompts(model: Any) -> None:
-    prompts = [[5, 6, 7], [8, 9]]
-    prefix = prefill(model, prompts)
-    assert prefix.length == 0
-    for prompt, got in zip(prompts, score_options(model, prompts, [[3], [4]], prefix), strict=True):
-        with torch.no_grad():
-            wanted = model.model(input_ids=torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
-        assert got == pytest.approx([float(wanted[3]), float(wanted[4])], abs=1e-5)
+def test_options_single_token_and_unrelated_prompts(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, options = [[5, 6, 7], [8, 9], [5, 6, 8, 1]], [[[3], [4]], [[4, 3], [4], [4, 3, 3]], [[7]]]
+    monkeypatch.setattr(generation, "TOKENS_AT_ONCE", 3)
+    for prompt, own, got in zip(prompts, options, score_options(model, prompts, options), strict=True):
+        for option, log_prob in zip(own, got.log_probs, strict=True):
+            with torch.no_grad():
+                logits = model.model(input_ids=torch.tensor([prompt + option])).logits[0].log_softmax(-1)
+            wanted = sum(float(logits[len(prompt) - 1 + k, token]) for k, token in enumerate(option))
+            assert log_prob == pytest.approx(wanted, abs=1e-5)
+
+
+def test_what_several_options_begin_with_runs_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of 300 common tokens and 4 own ones, with 5 options of 3 tokens of which the first is common."""
+    sizes, real = [], type(model.backbone)._run
+
+    def counted(self: Any, batch: Any, rows: Any) -> Any:
+        sizes.append(len(batch.input_ids))
+        return real(self, batch, rows)
+
+    monkeypatch.setattr(type(model.backbone), "_run", counted)
+    prompts = [[7] * 300 + [20 + i, 3, 4, 5] for i in range(10)]
+    score_options(model, prompts, [[[9, 10 + k, 2] for k in range(5)]] * 10)
+    assert sizes == [300 + 10 * (4 + 1 + 5)]
+
+
+def test_greedy_path_through_options_is_the_greedy_answer(model: Any) -> None:
+    """Where it leaves the options, it is not known; elsewhere nothing need be generated."""
+    rows = chats(6)
+    prompts = [model.processor.prompt(x.prompt) for x in rows]
+    answers = generation.generate(model, prompts, 4)
+    options = [[[*answer, 9], [*answer[:2], 9], [8, 9]] for answer in answers]
+    for answer, scored in zip(answers, score_options(model, prompts, options), strict=True):
+        assert list(scored.greedy) == answer and not scored.ends
+    ended = [OptionScores((0.0,), tuple(answer[:2]), ends=True) for answer in answers[:3]]
+    said = generate_answers(model, rows, 4, scored=[*ended, *(OptionScores((0.0,)) for _ in answers[3:])])
+    wanted = [answer[:2] for answer in answers[:3]] + answers[3:]
+    assert said == [model.processor.decode(list(x)).strip() for x in wanted]
 
 
 def test_losses_equal_cross_entropy(model: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from sklearn.metrics import f1_score
 
+from weitiao.core.errors import DataError
 from weitiao.core.metric import Metric
 from weitiao.core.registry import create, names
 from weitiao.core.score import Score
@@ -53,10 +54,18 @@ def test_macro_f1_equals_scikit_learn() -> None:
 
 SUMS, RANKS, NUMBERS = [(1.0, 2.0), (3.0, 2.0)], [(1, 20), (12, 20)], [((1.0,), (2.0,)), ((3.0,), (2.5,))]
 TAGS, WORDS = [(("B-a", "O"), ("B-a", "O")), (("O", "O"), ("O", "B-a"))], [("a", "a"), ("b", "a")]
+PROBABILITIES = [({"a": 0.7, "b": 0.3}, ("a",)), ({"a": 0.6, "b": 0.4}, ("b",))]
 KINDS = {
     **dict.fromkeys(("loss", "perplexity", "masked_accuracy"), SUMS),
     **dict.fromkeys(("mrr", "recall_at_10"), RANKS),
     **dict.fromkeys(("mae", "mse", "pearson", "spearman"), NUMBERS),
+    **dict.fromkeys(
+        ("auroc", "average_precision", "ece"), [({"a": 0.7, "b": 0.3}, ("a",)), ({"a": 0.6, "b": 0.4}, ("b",))]
+    ),
+    **dict.fromkeys(("ndcg_at_10", "map"), [((1, 3), 20), ((12,), 20)]),
+    "bits_per_byte": SUMS,
+    "json_schema_valid": [("1", '{"type": "integer"}'), ("x", '{"type": "integer"}')],
+    "code_pass": [("x = 1", "assert x == 1"), ("x = 2", "assert x == 1")],
     **dict.fromkeys(("entity_f1", "entity_precision", "entity_recall"), TAGS),
 }
 
@@ -65,3 +74,42 @@ def test_every_score_has_name_and_interval() -> None:
     for name in names(Metric):
         made = score(name, KINDS.get(name, WORDS) * 5)
         assert (made.name, made.n) == (name, 10) and made.low <= made.value <= made.high and made.interval
+
+
+def test_same_scores_over_clusters_have_wider_intervals_where_rows_agree() -> None:
+    """Five rows of each group are copies of one another: the interval is that of the groups, at least."""
+    for name in set(names(Metric)) - {"code_pass", "bleu", "chrf"}:
+        pairs = [x for x in KINDS.get(name, WORDS) * 12 for _ in range(5)]
+        groups = [i // 5 for i in range(len(pairs))]
+        metric: Any = create(Metric, name)
+        alone, grouped = metric.score(pairs), metric.score(pairs, groups)
+        assert (grouped.value, grouped.n, grouped.clusters) == (alone.value, 120, 24), name
+        if alone.high - alone.low > 1e-9 and "distinct" not in name:
+            assert grouped.high - grouped.low > 1.5 * (alone.high - alone.low), name
+
+
+@pytest.mark.parametrize("name", ["auroc", "average_precision"])
+def test_one_class_has_no_auroc(name: str) -> None:
+    made = score(name, [({"a": 0.7, "b": 0.3}, ("a",)), ({"a": 0.6, "b": 0.4}, ("a",))])
+    assert made.n == 0 and math.isnan(made.value)
+    assert str(made.notes[0]) == f"{name} is undefined: all 2 rows have the same class"
+
+
+def test_class_that_no_row_has_is_named() -> None:
+    pairs = [({"a": 0.7, "b": 0.2, "c": 0.1}, ("a",)), ({"a": 0.2, "b": 0.7, "c": 0.1}, ("b",))]
+    made = score("auroc", pairs)
+    assert made.value == 1.0 and "undefined for 1 of 3 classes" in str(made.notes[0]) and "c" in str(made.notes[0])
+
+
+def test_json_answers() -> None:
+    answers = ['{"a": 1}', "[1, 2]", "3", "{'a': 1}", "NaN", "```json\n{}\n```", "", "[" * 10**5]
+    assert score("json_valid", [(x, "") for x in answers]).value == 3 / 8
+    schema = '{"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}}'
+    assert score("json_schema_valid", [(x, schema) for x in ['{"a": 1}', '{"a": "1"}', "[]", "{"]]).value == 1 / 4
+    with pytest.raises(DataError, match="this is no JSON Schema"):
+        score("json_schema_valid", [("1", '{"type": "number of apples"}')])
+
+
+def test_answer_length_is_neither_better_nor_worse() -> None:
+    made = score("answer_length", [("a b c", ""), ("你好 world", "")])
+    assert made.value == 3.0 and made.higher_is_better is None

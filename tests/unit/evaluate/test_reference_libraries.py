@@ -1,7 +1,7 @@
 """Metrics equal the field's reference libraries to the last digit, on random cases in six scripts.
 
-scikit-learn, scipy, seqeval, SQuAD's official script, sacreBLEU, rouge-score and jiwer. Where a library splits only Latin
-text into words (rouge-score), both sides are compared on the same words.
+scikit-learn, scipy, seqeval, SQuAD's official script, sacreBLEU, rouge-score, NLTK, jsonschema and jiwer. Where a library
+splits only Latin text into words (rouge-score), both sides are compared on the same words.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from weitiao.core.metric import Metric
 from weitiao.core.registry import create
 from weitiao.evaluate.error_rate import normalize_text
 from weitiao.evaluate.error_rate import split_words as asr_words
-from weitiao.evaluate.metrics.rouge_l import split_words
+from weitiao.evaluate.words import split_words
 
 CASES, FULL_CASES = 60, 1000
 SAME = pytest.approx
@@ -38,13 +38,7 @@ SCRIPTS = tuple(WORDS)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """The values are compared here, not their intervals."""
     monkeypatch.setattr(scores, "BOOTSTRAP_DRAWS", 2)
-    real = scores.bootstrapped
-
-    def quick(name: str, items: Any, statistic: Any, higher_is_better: bool = True, draws: int = 2) -> Any:
-        return real(name, items, statistic, higher_is_better, 2)
-
-    for name in ("metrics.f1", "metrics.rouge_l", "metrics.squad_f1", "sacrebleu_score", "regression_stats"):
-        monkeypatch.setattr(import_module(f"weitiao.evaluate.{name}"), "bootstrapped", quick)
+    monkeypatch.setattr(import_module("weitiao.evaluate.sacrebleu_score"), "DRAWS", 2)
 
 
 @pytest.fixture(params=[pytest.param(FULL_CASES, marks=pytest.mark.full), CASES])
@@ -132,6 +126,87 @@ def test_entities(cases: range) -> None:
             assert np.nan_to_num(measured) == SAME(judge(wanted, answered, zero_division=0), rel=1e-12)
 
 
+LABELS = {
+    "latin": ["US", "us", "naïve", "Zürich", "x", "1.0"],
+    "han": ["人工智能", "文学", "电影", "科学", "体育", "是"],
+    "kana": ["ネコ", "ねこ", "イヌ", "とり", "うし", "さかな"],
+    "thai": ["แมว", "หมา", "นก", "ปลา", "วัว", "ไก่"],
+    "devanagari": ["हाँ", "नहीं", "शायद", "हिन्दी", "अंग्रेज़ी", "अन्य"],
+    "arabic": ["نعم", "لا", "ربما", "قطة", "كلب", "آخر"],
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_precision_recall_f1(script: str, cases: range) -> None:
+    """One class a row, as texts and as classes; several; micro, macro and weighted, by scikit-learn."""
+    from sklearn.metrics import precision_recall_fscore_support
+    from sklearn.preprocessing import MultiLabelBinarizer
+
+    for seed in cases:
+        random = Random(seed)
+        n, known = random.randint(1, 30), random.sample(LABELS[script], k=random.randint(2 - seed % 2, 6))
+        if seed % 2:
+            wanted, answered = random.choices(known, k=n), random.choices(LABELS[script], k=n)
+            sides, pairs = (wanted, answered), list(zip(answered, wanted))
+        else:
+            rows = [[tuple(random.sample(known, k=random.randint(0, len(known)))) for _ in range(n)] for _ in range(2)]
+            rows[0][0], rows[1][0] = tuple(known), tuple(known[:1])
+            columns = MultiLabelBinarizer().fit(rows[0] + rows[1])
+            sides, pairs = tuple(columns.transform(x) for x in rows), list(zip(rows[1], rows[0]))
+        for average in ("micro", "macro", "weighted"):
+            judged = precision_recall_fscore_support(*sides, average=average, zero_division=0)
+            for name, theirs in zip(("precision", "recall", "f1"), judged):
+                assert value(f"{name}_{average}", pairs) == SAME(theirs, rel=1e-12, abs=1e-12), (name, average)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_probabilities(script: str, cases: range) -> None:
+    """AUROC, average precision and calibration, with ties, of two to six classes, and where several may apply."""
+    from sklearn.calibration import calibration_curve
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    compared = 0
+    for seed in cases:
+        random = np.random.default_rng(seed)
+        n, several = int(random.integers(2, 40)), seed % 3 == 0
+        labels = LABELS[script][: int(random.integers(2, 7))]
+        p = random.random((n, len(labels)))
+        p = p.round(1) if seed % 2 else p
+        p = p if several else (p + 0.05) / (p + 0.05).sum(1, keepdims=True)
+        applies = random.random((n, len(labels))) < 0.4
+        if not several:
+            applies = np.eye(len(labels), dtype=bool)[random.integers(0, len(labels), n)]
+        rows = [(dict(zip(labels, q)), tuple(x for x, y in zip(labels, row) if y)) for q, row in zip(p.tolist(), applies)]
+        scored = [k for k in range(len(labels)) if 0 < applies[:, k].sum() < n]
+        if scored:
+            compared += 1
+            theirs = roc_auc_score(applies[:, scored], p[:, scored], average="macro")
+            assert value("auroc", rows) == SAME(theirs, rel=1e-12, abs=1e-12)
+            theirs = average_precision_score(applies[:, scored], p[:, scored], average="macro")
+            assert value("average_precision", rows) == SAME(theirs, rel=1e-12, abs=1e-12)
+        confidence, right = (p.ravel(), applies.ravel()) if several else (p.max(1), applies[np.arange(n), p.argmax(1)])
+        share, mean = calibration_curve(right, confidence, n_bins=15)
+        weights = np.bincount(np.searchsorted(np.linspace(0, 1, 16)[1:-1], confidence), minlength=15)
+        theirs = float(np.abs(share - mean) @ weights[weights > 0]) / len(right)
+        assert value("ece", rows) == SAME(theirs, rel=1e-9, abs=1e-12)
+    assert compared > len(cases) / 2
+
+
+def test_rankings(cases: range) -> None:
+    """Random scores of documents, several of which are relevant."""
+    from sklearn.metrics import average_precision_score, ndcg_score
+
+    for seed in cases:
+        random = np.random.default_rng(seed)
+        documents = int(random.integers(2, 40))
+        scores, relevant = random.random(documents), random.random(documents) < 0.2
+        relevant[int(random.integers(documents))] = True
+        ranks = (1 + np.flatnonzero(relevant[np.argsort(-scores)])).tolist()
+        assert value("map", [(ranks, documents)]) == SAME(average_precision_score(relevant, scores), rel=1e-12)
+        theirs = ndcg_score(relevant[None].astype(float), scores[None], k=10)
+        assert value("ndcg_at_10", [(ranks, documents)]) == SAME(theirs, rel=1e-12)
+
+
 # -- numbers ----------------------------------------------------------------------------------------------------------
 
 
@@ -187,17 +262,19 @@ class Words:
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, "ascii"])
-def test_rouge_l(script: str, cases: range) -> None:
+def test_rouge(script: str, cases: range) -> None:
     """On ASCII text with rouge-score's own words, elsewhere with ours."""
     RougeScorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer
 
-    scorer = RougeScorer(["rougeL"], tokenizer=None if script == "ascii" else Words())
+    scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=None if script == "ascii" else Words())
     for seed in cases:
         pairs = text_pairs(Random(seed), "latin" if script == "ascii" else script)
         if script == "ascii":
             pairs = [(a.encode("ascii", "ignore").decode(), b.encode("ascii", "ignore").decode()) for a, b in pairs]
-        theirs = [scorer.score(reference, answer)["rougeL"].fmeasure for answer, reference in pairs]
-        assert value("rouge_l", pairs) == SAME(sum(theirs) / len(theirs), rel=1e-12, abs=1e-12)
+        judged = [scorer.score(reference, answer) for answer, reference in pairs]
+        for name, key in {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}.items():
+            theirs = [x[key].fmeasure for x in judged]
+            assert value(name, pairs) == SAME(sum(theirs) / len(theirs), rel=1e-12, abs=1e-12), name
 
 
 def test_words_of_rouge() -> None:
@@ -222,3 +299,62 @@ def test_error_rates(script: str, cases: range) -> None:
         for name, judge, units in split if pairs else ():
             judged = judge([units(a) for a, _ in pairs], [units(b) for _, b in pairs])
             assert value(name, pairs) == SAME(judged, rel=1e-12), name
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ngrams_and_lengths(script: str, cases: range) -> None:
+    """NLTK's n-grams of our words."""
+    ngrams = pytest.importorskip("nltk.util").ngrams
+
+    for seed in cases:
+        pairs = text_pairs(Random(seed), script)
+        words = [split_words(a) for a, _ in pairs]
+        for n in (1, 2):
+            every = [x for row in words for x in ngrams(row, n)]
+            assert value(f"distinct_{n}", pairs) == SAME(len(set(every)) / len(every) if every else 0.0, rel=1e-12)
+        rows = [list(ngrams(row, 4)) for row in words]
+        repeated = [1 - len(set(x)) / len(x) if x else 0.0 for x in rows]
+        assert value("repetition", pairs) == SAME(sum(repeated) / len(repeated), rel=1e-12, abs=1e-12)
+        assert value("answer_length", pairs) == SAME(sum(map(len, words)) / len(words), rel=1e-12)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_bits_per_byte(script: str, cases: range) -> None:
+    """lm-evaluation-harness: -sum(loglikelihoods) / sum(bytes) / ln 2 (lm_eval/api/metrics.py, bits_per_byte)."""
+    import math
+
+    for seed in cases:
+        random = Random(seed)
+        texts = [text(random, script) or "x" for _ in range(random.randint(1, 6))]
+        items = [(-random.expovariate(0.02), len(x.encode("utf-8"))) for x in texts]
+        log_likelihoods, num_bytes = zip(*items)
+        theirs = -(sum(log_likelihoods) / sum(num_bytes)) / math.log(2)
+        assert value("bits_per_byte", [(-a, float(b)) for a, b in items]) == SAME(theirs, rel=1e-12)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_json(script: str, cases: range) -> None:
+    """jsonschema's own verdict on values, and json's on texts that were damaged."""
+    import json
+
+    import jsonschema
+
+    schema = {"type": "object", "required": ["a"], "properties": {"a": {"type": ["string", "array"], "maxItems": 2}}}
+    valid = satisfied = 0
+    for seed in cases:
+        random = Random(seed)
+        words = WORDS[script]
+        content = random.choice([random.choice(words), random.sample(words, k=random.randint(0, 4)), 1, None])
+        answer = json.dumps({random.choice("aab"): content}, ensure_ascii=bool(seed % 2))
+        if random.random() < 0.3:
+            at = random.randrange(len(answer))
+            answer = answer[:at] + answer[at + 1 :]
+        try:
+            parsed, is_json = json.loads(answer), True
+        except ValueError:
+            parsed, is_json = None, False
+        satisfies = is_json and jsonschema.Draft202012Validator(schema).is_valid(parsed)
+        valid, satisfied = valid + is_json, satisfied + satisfies
+        assert value("json_valid", [(answer, "")]) == is_json
+        assert value("json_schema_valid", [(answer, json.dumps(schema))]) == satisfies
+    assert 0 < satisfied < valid < len(cases)

@@ -19,7 +19,8 @@ from weitiao.core.method import Method
 from weitiao.core.recipe import make_recipe
 from weitiao.core.registry import create, find, names
 from weitiao.core.reporter import Reporter
-from weitiao.evaluate.metrics.rouge_l import lcs_f1, split_words
+from weitiao.evaluate.metrics.rouge_l import lcs_f1
+from weitiao.evaluate.words import split_words
 from weitiao.model.backbone.encoder_decoder import group_by_length, source_and_target
 from weitiao.objective.objectives.seq2seq import Seq2Seq
 from weitiao.pipeline.evaluate import evaluate

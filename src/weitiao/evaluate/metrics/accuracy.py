@@ -7,20 +7,17 @@ chat is not penalised: the fairest measure of an untuned model.
 
 from typing import Any, ClassVar
 
-from weitiao.core.metric import Metric
-from weitiao.core.score import Score, proportion
+from weitiao.core.metric import Reads, RowMetric
 
 
-class Accuracy(Metric):
+class Accuracy(RowMetric):
     """Share of rows whose most probable answer is the reference."""
 
-    reads: ClassVar[str] = "choices"
+    reads: ClassVar[Reads] = "choices"
 
-    def score(self, pairs: list[tuple[Any, Any]]) -> Score:
-        """(chosen, reference) of each row."""
-        return proportion(
-            self.name, sum(_classes(chosen) == _classes(reference) for chosen, reference in pairs), len(pairs)
-        )
+    def row_values(self, pairs: list[tuple[Any, Any]]) -> list[float]:
+        """(chosen, reference) of each row -> 1 where they are equal."""
+        return [float(_classes(chosen) == _classes(reference)) for chosen, reference in pairs]
 
 
 def _classes(answer: Any) -> Any:

@@ -6,16 +6,16 @@ sacreBLEU (Post 2018, arXiv 1804.08771); with its Chinese tokenizer where a refe
 
 from typing import Any, ClassVar
 
-from weitiao.core.metric import Metric
-from weitiao.core.score import Score
+from weitiao.core.metric import Metric, Reads
+from weitiao.core.score import Clusters, Score
 from weitiao.evaluate.sacrebleu_score import corpus_score
 
 
 class BLEU(Metric):
     """BLEU over all rows, by sacreBLEU."""
 
-    reads: ClassVar[str] = "answers"
+    reads: ClassVar[Reads] = "answers"
 
-    def score(self, pairs: list[tuple[Any, Any]]) -> Score:
+    def score(self, pairs: list[tuple[Any, Any]], clusters: Clusters = ()) -> Score:
         """(generated, reference) of each row."""
-        return corpus_score(self.name, pairs)
+        return corpus_score(self.name, pairs, clusters)

@@ -5,16 +5,16 @@ Popovic 2015, "chrF: character n-gram F-score for automatic MT evaluation", eq. 
 
 from typing import Any, ClassVar
 
-from weitiao.core.metric import Metric
-from weitiao.core.score import Score
+from weitiao.core.metric import Metric, Reads
+from weitiao.core.score import Clusters, Score
 from weitiao.evaluate.sacrebleu_score import corpus_score
 
 
 class ChrF(Metric):
     """chrF over all rows, by sacreBLEU."""
 
-    reads: ClassVar[str] = "answers"
+    reads: ClassVar[Reads] = "answers"
 
-    def score(self, pairs: list[tuple[Any, Any]]) -> Score:
+    def score(self, pairs: list[tuple[Any, Any]], clusters: Clusters = ()) -> Score:
         """(generated, reference) of each row."""
-        return corpus_score(self.name, pairs)
+        return corpus_score(self.name, pairs, clusters)

@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from weitiao.core.metric import Metric
-from weitiao.core.score import Score
+from weitiao.core.metric import Metric, Reads
+from weitiao.core.score import Clusters, Score
 from weitiao.evaluate.entities import score
 
 
 class EntityRecall(Metric):
     """Share of the reference entities that were predicted."""
 
-    reads: ClassVar[str] = "answers"
+    reads: ClassVar[Reads] = "answers"
     compares_texts: ClassVar[bool] = False
 
-    def score(self, pairs: list[tuple[Sequence[str], Sequence[str]]]) -> Score:
+    def score(self, pairs: list[tuple[Sequence[str], Sequence[str]]], clusters: Clusters = ()) -> Score:
         """(predicted tags, reference tags) of each row."""
-        return score(self.name, pairs, lambda correct, predicted, reference: (correct, reference))
+        return score(self.name, pairs, clusters, lambda correct, predicted, reference: (correct, reference))

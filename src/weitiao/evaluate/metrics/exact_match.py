@@ -9,19 +9,18 @@ from typing import Any, ClassVar
 
 from weitiao.core.eval_set import closed_set
 from weitiao.core.example import plain
-from weitiao.core.metric import Metric
-from weitiao.core.score import Score, proportion
+from weitiao.core.metric import Reads, RowMetric
 
 
-class ExactMatch(Metric):
+class ExactMatch(RowMetric):
     """Share of generated answers that equal the reference."""
 
-    reads: ClassVar[str] = "answers"
+    reads: ClassVar[Reads] = "answers"
 
-    def score(self, pairs: list[tuple[Any, Any]]) -> Score:
-        """(generated, reference) of each row; each a string, or the predicted classes."""
+    def row_values(self, pairs: list[tuple[Any, Any]]) -> list[float]:
+        """(generated, reference) of each row, each a string, or the predicted classes -> 1 where they are equal."""
         answers = set(closed_set([reference for _, reference in pairs if isinstance(reference, str)]))
-        return proportion(self.name, sum(_equal(answer, reference, answers) for answer, reference in pairs), len(pairs))
+        return [float(_equal(answer, reference, answers)) for answer, reference in pairs]
 
 
 def _equal(answer: str | Sequence[str], reference: str | Sequence[str], answers: set[str]) -> bool:

@@ -2,15 +2,15 @@
 
 from typing import ClassVar
 
-from weitiao.core.metric import Metric
-from weitiao.core.score import Score, ratio_of_sums
+from weitiao.core.metric import Metric, Reads
+from weitiao.core.score import Clusters, Score, ratio_of_sums
 
 
 class LossMetric(Metric):
     """Mean negative log-probability per supervised token."""
 
-    reads: ClassVar[str] = "row_losses"
+    reads: ClassVar[Reads] = "row_losses"
 
-    def score(self, pairs: list[tuple[float, float]]) -> Score:
+    def score(self, pairs: list[tuple[float, float]], clusters: Clusters = ()) -> Score:
         """(sum, count) of each row -> sum of sums over sum of counts."""
-        return ratio_of_sums(self.name, [s for s, _ in pairs], [c for _, c in pairs])
+        return ratio_of_sums(self.name, [s for s, _ in pairs], [c for _, c in pairs], clusters=clusters)

@@ -6,16 +6,17 @@ over rows, because the tokens of one row are not independent.
 
 from typing import ClassVar
 
-from weitiao.core.metric import Metric
-from weitiao.core.score import Score, as_fraction, ratio_of_sums
+from weitiao.core.metric import Metric, Reads
+from weitiao.core.score import Clusters, Score, as_fraction, ratio_of_sums
 
 
 class MaskedAccuracy(Metric):
     """Share of masked tokens that are recovered."""
 
-    reads: ClassVar[str] = "choices"
+    reads: ClassVar[Reads] = "choices"
     compares_texts: ClassVar[bool] = False
 
-    def score(self, pairs: list[tuple[int, int]]) -> Score:
+    def score(self, pairs: list[tuple[int, int]], clusters: Clusters = ()) -> Score:
         """(recovered, masked) of each row."""
-        return as_fraction(ratio_of_sums(self.name, [correct for correct, _ in pairs], [masked for _, masked in pairs]))
+        correct, masked = [x for x, _ in pairs], [x for _, x in pairs]
+        return as_fraction(ratio_of_sums(self.name, correct, masked, clusters=clusters))

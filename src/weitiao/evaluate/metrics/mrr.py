@@ -5,16 +5,15 @@ Voorhees 1999, "The TREC-8 Question Answering Track Report", sec. 2: (1 / n) sum
 
 from typing import ClassVar
 
-from weitiao.core.metric import Metric
-from weitiao.core.score import Score, as_fraction, ratio_of_sums
+from weitiao.core.metric import Reads, RowMetric
 
 
-class MRR(Metric):
+class MRR(RowMetric):
     """Mean reciprocal rank of the relevant document."""
 
-    reads: ClassVar[str] = "choices"
+    reads: ClassVar[Reads] = "choices"
     compares_texts: ClassVar[bool] = False
 
-    def score(self, pairs: list[tuple[int, int]]) -> Score:
+    def row_values(self, pairs: list[tuple[int, int]]) -> list[float]:
         """(rank of the relevant document from 1, documents) of each query."""
-        return as_fraction(ratio_of_sums(self.name, [1 / rank for rank, _ in pairs], [1.0] * len(pairs)))
+        return [1 / rank for rank, _ in pairs]

@@ -6,17 +6,17 @@ the mean of their r.
 
 from typing import Any, ClassVar
 
-from weitiao.core.metric import Metric
-from weitiao.core.score import Score
+from weitiao.core.metric import Metric, Reads
+from weitiao.core.score import Clusters, Score
 from weitiao.evaluate.regression_stats import correlation, score_numbers
 
 
 class Pearson(Metric):
     """Linear correlation of predicted and reference numbers, -1 to 1."""
 
-    reads: ClassVar[str] = "answers"
+    reads: ClassVar[Reads] = "answers"
     compares_texts: ClassVar[bool] = False
 
-    def score(self, pairs: list[tuple[Any, Any]]) -> Score:
+    def score(self, pairs: list[tuple[Any, Any]], clusters: Clusters = ()) -> Score:
         """(predicted, reference) numbers of each row; a bootstrap over rows."""
-        return score_numbers(self.name, pairs, correlation, higher_is_better=True)
+        return score_numbers(self.name, pairs, clusters, correlation, higher_is_better=True)

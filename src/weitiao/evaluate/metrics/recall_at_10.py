@@ -5,18 +5,17 @@ Manning, Raghavan and Schütze 2008, "Introduction to Information Retrieval", se
 
 from typing import ClassVar
 
-from weitiao.core.metric import Metric
-from weitiao.core.score import Score, proportion
+from weitiao.core.metric import Reads, RowMetric
 
 K = 10
 
 
-class RecallAt10(Metric):
+class RecallAt10(RowMetric):
     """Share of queries whose relevant document is among the ten nearest."""
 
-    reads: ClassVar[str] = "choices"
+    reads: ClassVar[Reads] = "choices"
     compares_texts: ClassVar[bool] = False
 
-    def score(self, pairs: list[tuple[int, int]]) -> Score:
+    def row_values(self, pairs: list[tuple[int, int]]) -> list[float]:
         """(rank of the relevant document from 1, documents) of each query."""
-        return proportion(self.name, sum(rank <= K for rank, _ in pairs), len(pairs))
+        return [float(rank <= K) for rank, _ in pairs]

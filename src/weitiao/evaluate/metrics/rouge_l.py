@@ -9,60 +9,21 @@ Lao, Khmer, Burmese) have a word for each character. On ASCII text this is rouge
 rouge-score drops all other letters, so that café is caf and 你好 nothing. The score is the mean over rows.
 """
 
-import unicodedata
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from weitiao.core.metric import Metric
-from weitiao.core.score import Score, as_fraction, bootstrapped
-
-UNSPACED = (  # first and last character
-    ("\u0e00", "\u0eff"),  # Thai, Lao
-    ("\u1000", "\u109f"),  # Burmese
-    ("\u1780", "\u17ff"),  # Khmer
-    ("\u3040", "\u30ff"),  # kana
-    ("\u3400", "\u9fff"),  # Han
-    ("\uf900", "\ufaff"),
-    ("\U00020000", "\U0003ffff"),
-)
+from weitiao.core.metric import Reads, RowMetric
+from weitiao.evaluate.words import split_words
 
 
-class RougeL(Metric):
+class RougeL(RowMetric):
     """F1 of the longest common subsequence of words; the mean over rows."""
 
-    reads: ClassVar[str] = "answers"
+    reads: ClassVar[Reads] = "answers"
 
-    def score(self, pairs: list[tuple[Any, Any]]) -> Score:
+    def row_values(self, pairs: list[tuple[Any, Any]]) -> list[float]:
         """(generated, reference) of each row."""
-        scores = [lcs_f1(split_words(str(text)), split_words(str(reference))) for text, reference in pairs]
-        return as_fraction(bootstrapped(self.name, scores, lambda rows: sum(rows) / len(rows)))
-
-
-def split_words(text: str) -> list[str]:
-    """The words that are compared.
-
-    >>> split_words("The cat, 2 dogs: 你好, हिन्दी")
-    ['the', 'cat', '2', 'dogs', '你', '好', 'हिन्दी']
-    """
-    tokens: list[str] = []
-    goes_on = False  # whether the next letter belongs to the last word
-    for x in text.lower():
-        kind, unspaced = unicodedata.category(x)[0], is_unspaced(x)
-        if kind == "M" and tokens:
-            tokens[-1] += x
-        elif kind not in "LN":
-            goes_on = False
-        elif goes_on and not unspaced:
-            tokens[-1] += x
-        else:
-            tokens.append(x)
-            goes_on = not unspaced
-    return tokens
-
-
-def is_unspaced(character: str) -> bool:
-    """Whether it is of a script that is written without spaces between words."""
-    return any(first <= character <= last for first, last in UNSPACED)
+        return [lcs_f1(split_words(str(text)), split_words(str(reference))) for text, reference in pairs]
 
 
 def lcs_f1(predicted: Sequence[str], reference: Sequence[str]) -> float:

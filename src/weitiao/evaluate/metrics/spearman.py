@@ -6,17 +6,19 @@ their rho.
 
 from typing import Any, ClassVar
 
-from weitiao.core.metric import Metric
-from weitiao.core.score import Score
+from weitiao.core.metric import Metric, Reads
+from weitiao.core.score import Clusters, Score
 from weitiao.evaluate.regression_stats import correlation, ranks, score_numbers
 
 
 class Spearman(Metric):
     """Rank correlation of predicted and reference numbers, -1 to 1."""
 
-    reads: ClassVar[str] = "answers"
+    reads: ClassVar[Reads] = "answers"
     compares_texts: ClassVar[bool] = False
 
-    def score(self, pairs: list[tuple[Any, Any]]) -> Score:
+    def score(self, pairs: list[tuple[Any, Any]], clusters: Clusters = ()) -> Score:
         """(predicted, reference) numbers of each row; a bootstrap over rows."""
-        return score_numbers(self.name, pairs, lambda a, b: correlation(ranks(a), ranks(b)), higher_is_better=True)
+        return score_numbers(
+            self.name, pairs, clusters, lambda a, b: correlation(ranks(a), ranks(b)), higher_is_better=True
+        )

@@ -3,20 +3,15 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from weitiao.core.metric import Metric
-from weitiao.core.score import Score, proportion
+from weitiao.core.metric import Reads, RowMetric
 from weitiao.evaluate.squad import best_match, exact_match
 
 
-class SquadEM(Metric):
+class SquadEM(RowMetric):
     """Share of answers that match a reference, ignoring case, punctuation and articles."""
 
-    reads: ClassVar[str] = "answers"
+    reads: ClassVar[Reads] = "answers"
 
-    def score(self, pairs: list[tuple[str, Sequence[str] | str]]) -> Score:
-        """(predicted, all references; none: the question has no answer) of each row; Wilson's interval."""
-        return proportion(
-            self.name,
-            int(sum(best_match(exact_match, predicted, references) for predicted, references in pairs)),
-            len(pairs),
-        )
+    def row_values(self, pairs: list[tuple[str, Sequence[str] | str]]) -> list[float]:
+        """(predicted, all references; none: the question has no answer) of each row -> 1 where one matches."""
+        return [best_match(exact_match, predicted, references) for predicted, references in pairs]

@@ -29,7 +29,7 @@ from weitiao.core.plain_form import PlainForm
 from weitiao.core.processor import Processor
 from weitiao.core.registry import nearest
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.core.traits import Traits
+from weitiao.core.traits import CLASS_METRICS, PROBABILITY_METRICS, Traits
 from weitiao.objective.pooling import PooledObjective, TextRow, linear_head, pooling_of, text_row
 from weitiao.objective.thresholds import best_threshold
 
@@ -50,6 +50,7 @@ class Classification(PooledObjective):
         overlong="truncate",
         overlong_reason=Message("the beginning of a text usually suffices to classify it"),
         metrics=("loss", "accuracy", "f1"),
+        optional_metrics=(*CLASS_METRICS, *PROBABILITY_METRICS),
     )
 
     classes: tuple[str, ...] = ()
@@ -251,6 +252,9 @@ class Classification(PooledObjective):
         """Probabilities; multi-label: and the classes that apply as a list."""
         predicted = {"predicted": list(self._chosen(prediction))} if self.multi_label else {}
         return {**predicted, "probabilities": {name: round(p, 6) for name, p in prediction.items()}}
+
+    def probabilities(self, prediction: dict[str, float]) -> dict[str, float]:
+        return prediction
 
     def answer(self, prediction: dict[str, float]) -> str:
         return ", ".join(self._chosen(prediction)) or "none"

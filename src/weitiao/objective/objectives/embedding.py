@@ -57,6 +57,7 @@ class Embedding(TextGroups, Objective):
         overlong="truncate",
         overlong_reason=Message("the beginning of a text usually says what it is about"),
         metrics=("loss", "recall_at_10", "mrr"),
+        optional_metrics=("ndcg_at_10", "map"),
     )
     _plain_task = ("embedding", "")
     _preview_styles = (("context", ""), ("target", " ↔ "), ("context", " ≠ "))
@@ -79,8 +80,9 @@ class Embedding(TextGroups, Objective):
     @property
     def traits(self) -> Traits:
         step = "gradient_cache" if self.mini_batch_size else "accumulate"
-        metrics = ("loss", "spearman") if self.loss_type == "cosent" else self.default_traits.metrics
-        return replace(self.default_traits, step=step, metrics=metrics)
+        if self.loss_type == "cosent":
+            return replace(self.default_traits, step=step, metrics=("loss", "spearman"), optional_metrics=())
+        return replace(self.default_traits, step=step)
 
     def fit(self, examples: Sequence[Pair]) -> "Embedding":
         """Refuses data that the loss cannot use."""
@@ -173,14 +175,31 @@ class Embedding(TextGroups, Objective):
         several rows share are one document; equally similar ones rank before the right one."""
         if self.loss_type == "cosent":
             return [((float(v[0] @ v[1]),), (x.similarity,)) for v, x in predicted]
-        vector_of = {text: v for vectors, x in predicted for text, v in zip((x.other, *x.negatives), vectors[1:])}
-        number_of = {text: i for i, text in enumerate(vector_of)}
-        right: dict[str, set[int]] = {}
-        for _, x in predicted:
-            right.setdefault(x.text, set()).add(number_of[x.other])
-        documents, ranks = torch.stack(list(vector_of.values())), []
+        number_of, documents, right = _documents(predicted)
+        ranks = []
         for vectors, x in predicted:
             scores, own = documents @ vectors[0], number_of[x.other]
             scores[list(right[x.text] - {own})] = -torch.inf  # another right answer is no mistake
-            ranks.append((int((scores >= scores[own]).sum()), len(vector_of)))
+            ranks.append((int((scores >= scores[own]).sum()), len(number_of)))
         return ranks
+
+    def rankings(self, predicted: Sequence[tuple[Tensor, Pair]]) -> list[tuple[Sequence[int], int]]:
+        """Of each different query, the ranks of all its right documents; equally similar ones rank before them."""
+        number_of, documents, right = _documents(predicted)
+        rankings: list[tuple[Sequence[int], int]] = []
+        for text, query in {x.text: vectors[0] for vectors, x in predicted}.items():
+            is_right = np.zeros(len(number_of), bool)
+            is_right[list(right[text])] = True
+            order = np.lexsort((is_right, -(documents @ query).numpy()))
+            rankings.append(((1 + np.flatnonzero(is_right[order])).tolist(), len(number_of)))
+        return rankings
+
+
+def _documents(predicted: Sequence[tuple[Tensor, Pair]]) -> tuple[dict[str, int], Tensor, dict[str, set[int]]]:
+    """(text of each different document -> its number, their vectors [documents, D], query -> its right documents)."""
+    vector_of = {text: v for vectors, x in predicted for text, v in zip((x.other, *x.negatives), vectors[1:])}
+    number_of = {text: i for i, text in enumerate(vector_of)}
+    right: dict[str, set[int]] = {}
+    for _, x in predicted:
+        right.setdefault(x.text, set()).add(number_of[x.other])
+    return number_of, torch.stack(list(vector_of.values())), right

@@ -22,15 +22,14 @@ from pydantic import Field, field_validator
 from weitiao.core.batch import IGNORE, AnnotatedRow, Batch, Row, take_tokens
 from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import TextLabel, Turn
-from weitiao.core.generation import PrefixCache, score_options
+from weitiao.core.generation import score_options
 from weitiao.core.messages import Message
 from weitiao.core.objective import LikelihoodObjective
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.core.traits import Traits
+from weitiao.core.traits import CLASS_METRICS, PROBABILITY_METRICS, Traits
 
 MAX_CLASSES = 100  # that fit into a question
-OPTIONS_AT_ONCE = 256  # answers scored at once: prompts x classes
 
 
 class PromptRow(AnnotatedRow, total=False):
@@ -51,6 +50,7 @@ class GenerativeClassification(LikelihoodObjective):
         overlong="truncate",
         overlong_reason=Message("the beginning of a text usually suffices to classify it; the question stays whole"),
         metrics=("loss", "accuracy", "f1"),
+        optional_metrics=(*CLASS_METRICS, *PROBABILITY_METRICS),
     )
 
     prompt: str = Field(default="{text}\n\nWhich is it: {classes}? Answer with one of them and nothing else.")
@@ -145,16 +145,15 @@ class GenerativeClassification(LikelihoodObjective):
         for a, b in zip(batch.bounds, batch.bounds[1:]):
             supervised = (batch.labels[a:b] != IGNORE).nonzero()[:1, 0].tolist()
             end = a + supervised[0] + 1 if supervised else b
-            prompts.append(model.attachment.prepend_virtual_tokens(batch.input_ids[a:end].tolist()))
-        predictions: list[dict[str, float]] = []
-        size = max(1, OPTIONS_AT_ONCE // len(options))
-        for start in range(0, len(prompts), size):
-            scores = torch.tensor(score_options(model, prompts[start : start + size], options, PrefixCache(0, None)))
-            predictions += [dict(zip(self.classes, row)) for row in scores.softmax(1).tolist()]
-        return predictions
+            prompts.append(batch.input_ids[a:end].tolist())
+        scores = score_options(model, prompts, [options] * len(prompts))
+        return [dict(zip(self.classes, torch.tensor(x.log_probs).softmax(0).tolist())) for x in scores]
 
     def to_record(self, prediction: dict[str, float]) -> dict[str, Any]:
         return {"probabilities": {name: round(p, 6) for name, p in prediction.items()}}
+
+    def probabilities(self, prediction: dict[str, float]) -> dict[str, float]:
+        return prediction
 
     def answer(self, prediction: dict[str, float]) -> str:
         """The most probable class."""

@@ -41,6 +41,7 @@ class Rerank(TextGroups, HeadObjective):
         overlong="truncate",
         overlong_reason=Message("of query and document, the longer one is cut first"),
         metrics=("loss", "mrr"),
+        optional_metrics=("recall_at_10", "ndcg_at_10", "map"),
     )
     _plain_task = ("pair_scores", HEAD)
     _preview_styles = (("target", ""), ("context", " ≠ "))

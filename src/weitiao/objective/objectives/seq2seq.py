@@ -56,7 +56,10 @@ class Seq2Seq(LikelihoodObjective):
         overlong="error",
         overlong_reason=Message("a truncated source may lose what the target says"),
         metrics=("loss", "exact_match", "rouge_l"),
-        optional_metrics=("bleu", "chrf", "wer", "cer", "perplexity"),
+        optional_metrics=(
+            *("rouge_1", "rouge_2", "bleu", "chrf", "wer", "cer", "perplexity", "bits_per_byte"),
+            *("distinct_1", "distinct_2", "repetition", "answer_length", "json_valid", "json_schema_valid", "code_pass"),
+        ),
     )
 
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
