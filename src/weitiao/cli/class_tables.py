@@ -17,8 +17,8 @@ SHOWN_CHARACTERS = 160  # of a mistake's text: its end, where the question is
 def show_classes(console: Console, task: str, report: dict[str, Any]) -> None:
     """Print the report of a task's classes (evaluate/class_report.py)."""
     title = f"{task}: " if task else ""
-    columns = (translate(x) for x in ("class", "precision", "recall"))
-    table = Table(*columns, "F1", translate("references"), translate("answered"))
+    columns = translate("class"), translate("precision"), translate("recall"), "F1", translate("references")
+    table = Table(*columns, translate("answered"))
     for name, x in report["classes"].items():
         shares = (format_interval("accuracy", x[key]) if x[key] else "-" for key in ("precision", "recall"))
         table.add_row(escape(name), *shares, f"{x['f1']:.3f}", str(x["references"]), str(x["answered"]))

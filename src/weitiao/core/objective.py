@@ -150,18 +150,18 @@ class Predictor(ABC):
         """(prediction, reference) as metrics compare them."""
         return self.answer(prediction), example.answer
 
-    def metric_pairs(self, predicted: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-        """`metric_pair` of every (prediction, example). Retrieval objectives rank all of them together."""
-        return [self.metric_pair(prediction, example) for prediction, example in predicted]
+    def metric_pairs(self, predicted: Sequence[tuple[Any, Any]], by_query: bool = False) -> list[tuple[Any, Any]]:
+        """`metric_pair` of every (prediction, example). Retrieval objectives rank all of them together.
+
+        Args:
+            by_query: of a retrieval objective: (ranks of all relevant documents from 1, number of documents) of each query.
+        """
+        pairs = [self.metric_pair(prediction, example) for prediction, example in predicted]
+        return [((rank,), documents) for rank, documents in pairs] if by_query else pairs
 
     def probabilities(self, prediction: Any) -> Mapping[str, float] | None:
-        """The probability of every class; None: it predicts no classes."""
-        return None
-
-    def rankings(self, predicted: Sequence[tuple[Any, Any]]) -> list[tuple[Sequence[int], int]]:
-        """(ranks of a query's relevant documents from 1, number of documents) of each query, from every (prediction,
-        example). Retrieval objectives have them."""
-        return [((rank,), documents) for rank, documents in self.metric_pairs(predicted)]
+        """The probability of every class, where that is what is predicted; None: it predicts no classes."""
+        return prediction if isinstance(prediction, Mapping) else None
 
     @abstractmethod
     def calibrate(self, predictions_of: Callable[[str], Sequence[tuple[Any, Any]]]) -> tuple["Objective", list[Decision]]:

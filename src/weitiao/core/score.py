@@ -130,7 +130,10 @@ def proportion(name: str, hits: int, n: int) -> Score:
 
 
 def mean_of_rows(
-    name: str, values: Sequence[float], clusters: Clusters = (), higher_is_better: bool | None = True
+    name: str,
+    values: Sequence[float] | np.ndarray,
+    clusters: Clusters = (),
+    higher_is_better: bool | None = True,
 ) -> Score:
     """The mean of a value per row: Wilson's interval where each row is right (1) or wrong (0), otherwise a bootstrap.
 

@@ -67,7 +67,7 @@ class ForwardPass:
             pairs = self.objective.metric_pairs(batch)
             self._metric_pairs += pairs
             if "rankings" in self.reads:
-                self._rankings += self.objective.rankings(batch)
+                self._rankings += self.objective.metric_pairs(batch, by_query=True)
             if "probabilities" in self.reads:
                 of_classes = [self.objective.probabilities(prediction) for prediction, _ in batch]
                 self.probabilities += [(p, reference) for p, (_, reference) in zip(of_classes, pairs) if p is not None]
@@ -82,7 +82,7 @@ class ForwardPass:
 
     def rankings(self) -> list[tuple[Sequence[int], int]]:
         """Of each query."""
-        return self.objective.rankings(self._predicted) if self._predicted else self._rankings
+        return self.objective.metric_pairs(self._predicted, by_query=True) if self._predicted else self._rankings
 
     def batches(self, progress: Progress) -> Iterator[list[tuple[Any, Example]]]:
         """(prediction, example) of the examples that each batch completes; losses are collected on the way."""

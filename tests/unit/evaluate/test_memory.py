@@ -12,13 +12,14 @@ from rich.console import Console
 
 from support.models import save_model
 from support.rows import write_jsonl
-from weitiao.core import score as scores
+from weitiao.core import intervals
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import find
 from weitiao.core.reporter import Reporter
 from weitiao.data.prepare import Encoder
 from weitiao.data.read import read_sources
 from weitiao.evaluate import measure as measuring
+from weitiao.evaluate.forward_pass import KEPT_PREDICTIONS
 
 TEXT = "the quick brown fox jumps over the lazy dog and asks what time it is in paris"
 ROWS = {
@@ -69,7 +70,7 @@ def test_scores_of_a_batch_are_freed(
     monkeypatch.setattr(type(objective), "predict", predict)
     monkeypatch.setattr("weitiao.data.prepare.EVAL_BATCH_TOKENS", 256)
     measured = measuring.measure(model, objective, rows, objective.traits.metrics)
-    assert len(alive) == 300 and max(most) <= measuring.KEPT_PREDICTIONS + 40
+    assert len(alive) == 300 and max(most) <= KEPT_PREDICTIONS + 40
     assert len(measured.row_results["choices"]) == 300
 
 
@@ -89,5 +90,5 @@ def test_memory_of_many_classes_does_not_grow(
 
 def test_draws_in_blocks_are_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = np.random.default_rng(0).integers(0, 333, (2000, 333))
-    monkeypatch.setattr(scores, "DRAWN_AT_ONCE", 5000)
-    assert np.array_equal(np.concatenate(list(scores._draws(333, 2000))), whole)
+    monkeypatch.setattr(intervals, "DRAWN_AT_ONCE", 5000)
+    assert np.array_equal(np.concatenate(list(intervals.bootstrap_draws(333, 2000))), whole)

@@ -269,3 +269,13 @@ def test_trains_reopens_and_embeds(train_tiny: Any, tmp_path: Path, cache: int) 
     with torch.no_grad():
         plain = F.normalize(opened.model.model(input_ids=ids).last_hidden_state[0].mean(0), dim=-1)
     assert torch.allclose(torch.tensor(line["embedding"]), plain, atol=1e-5)
+
+
+def test_queries_with_several_right_documents() -> None:
+    """Query q has the documents a and b, query r has c; document scores by hand."""
+    unit = torch.eye(4)
+    q, r, a, b, c = unit[0], unit[1], unit[0] * 0.9, unit[0] * 0.2 + unit[1] * 0.5, unit[0] * 0.5 + unit[1] * 0.4
+    pairs = [Pair("q", "a"), Pair("q", "b"), Pair("r", "c")]
+    said = [torch.stack(x) for x in ((q, a), (q, b), (r, c))]
+    assert Embedding().metric_pairs(list(zip(said, pairs)), by_query=True) == [([1, 3], 3), ([2], 3)]
+    assert Embedding().metric_pairs(list(zip(said, pairs))) == [(1, 3), (2, 3), (2, 3)]

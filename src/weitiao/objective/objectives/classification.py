@@ -253,9 +253,6 @@ class Classification(PooledObjective):
         predicted = {"predicted": list(self._chosen(prediction))} if self.multi_label else {}
         return {**predicted, "probabilities": {name: round(p, 6) for name, p in prediction.items()}}
 
-    def probabilities(self, prediction: dict[str, float]) -> dict[str, float]:
-        return prediction
-
     def answer(self, prediction: dict[str, float]) -> str:
         return ", ".join(self._chosen(prediction)) or "none"
 

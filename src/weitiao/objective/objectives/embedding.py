@@ -170,11 +170,13 @@ class Embedding(TextGroups, Objective):
         """The cosine of the first two texts; None for a single text."""
         return f"cosine {float(prediction[0] @ prediction[1]):.3f}" if len(prediction) > 1 else None
 
-    def metric_pairs(self, predicted: Sequence[tuple[Tensor, Pair]]) -> list[tuple[Any, Any]]:
+    def metric_pairs(self, predicted: Sequence[tuple[Tensor, Pair]], by_query: bool = False) -> list[tuple[Any, Any]]:
         """(rank of the right document, number of documents) of each pair; with cosent, (cosine, similarity). Texts that
         several rows share are one document; equally similar ones rank before the right one."""
         if self.loss_type == "cosent":
             return [((float(v[0] @ v[1]),), (x.similarity,)) for v, x in predicted]
+        if by_query:
+            return _ranks_by_query(predicted)
         number_of, documents, right = _documents(predicted)
         ranks = []
         for vectors, x in predicted:
@@ -183,16 +185,17 @@ class Embedding(TextGroups, Objective):
             ranks.append((int((scores >= scores[own]).sum()), len(number_of)))
         return ranks
 
-    def rankings(self, predicted: Sequence[tuple[Tensor, Pair]]) -> list[tuple[Sequence[int], int]]:
-        """Of each different query, the ranks of all its right documents; equally similar ones rank before them."""
-        number_of, documents, right = _documents(predicted)
-        rankings: list[tuple[Sequence[int], int]] = []
-        for text, query in {x.text: vectors[0] for vectors, x in predicted}.items():
-            is_right = np.zeros(len(number_of), bool)
-            is_right[list(right[text])] = True
-            order = np.lexsort((is_right, -(documents @ query).numpy()))
-            rankings.append(((1 + np.flatnonzero(is_right[order])).tolist(), len(number_of)))
-        return rankings
+
+def _ranks_by_query(predicted: Sequence[tuple[Tensor, Pair]]) -> list[tuple[Any, Any]]:
+    """(ranks of all its right documents, number of documents) of each different query; equally similar ones rank before."""
+    number_of, documents, right = _documents(predicted)
+    ranks: list[tuple[Any, Any]] = []
+    for text, query in {x.text: vectors[0] for vectors, x in predicted}.items():
+        is_right = np.zeros(len(number_of), bool)
+        is_right[list(right[text])] = True
+        order = np.lexsort((is_right, -(documents @ query).numpy()))
+        ranks.append(((1 + np.flatnonzero(is_right[order])).tolist(), len(number_of)))
+    return ranks
 
 
 def _documents(predicted: Sequence[tuple[Tensor, Pair]]) -> tuple[dict[str, int], Tensor, dict[str, set[int]]]:

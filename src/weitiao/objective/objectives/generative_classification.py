@@ -152,9 +152,6 @@ class GenerativeClassification(LikelihoodObjective):
     def to_record(self, prediction: dict[str, float]) -> dict[str, Any]:
         return {"probabilities": {name: round(p, 6) for name, p in prediction.items()}}
 
-    def probabilities(self, prediction: dict[str, float]) -> dict[str, float]:
-        return prediction
-
     def answer(self, prediction: dict[str, float]) -> str:
         """The most probable class."""
         return max(prediction, key=lambda c: prediction[c])
