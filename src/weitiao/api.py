@@ -146,6 +146,7 @@ def evaluate(
     max_bad_fraction: float | None = None,
     exams: Sequence[str] = (),
     items: str | Path | None = None,
+    forgetting: bool = False,
     verbose: bool | int = False,
 ) -> "Scores":
     """Measure a model; every score has its n and its 95 % interval. Of predicted classes, `.classes` has the confusion
@@ -159,6 +160,7 @@ def evaluate(
         task: of a multi-task run, the task that `data` belongs to.
         max_bad_fraction: more unusable rows of `data` than this are an error; None: as the run's recipe says.
         exams: names or YAML files; without `data` and `metrics`, only they are taken. `items`: a file for their results.
+        forgetting: what a run has lost, in `.forgetting`; without `data` and `metrics`, only that is measured.
 
     Raises:
         RunError: there are no held-out rows, and no data.
@@ -173,8 +175,9 @@ def evaluate(
     subject = target if isinstance(target, Model) else _path(target)
     if isinstance(subject, str):
         _warn_unfinished([subject], reporter)
+    asked = {"exams": tuple(exams), "items": items, "forgetting": forgetting}
     with as_source(data, task) as source:
-        return measure(subject, reporter, source, tuple(metrics), limit, task, max_bad_fraction, tuple(exams), items)
+        return measure(subject, reporter, source, tuple(metrics), limit, task, max_bad_fraction, **asked)
 
 
 def merge(

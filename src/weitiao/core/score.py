@@ -102,9 +102,17 @@ class Scores(dict[str, Score]):
     classes: dict[str, dict[str, Any]]
     """By task ("" where there is one): each class, confusion matrix, mistakes, calibration (evaluate/class_report.py)."""
 
-    def __init__(self, scores: Mapping[str, Score], classes: Mapping[str, dict[str, Any]]) -> None:
+    forgetting: dict[str, Any] | None
+    """What a run has lost, where that was asked for (evaluate/forgetting/findings.py)."""
+
+    def __init__(
+        self,
+        scores: Mapping[str, Score],
+        classes: Mapping[str, dict[str, Any]],
+        forgetting: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(scores)
-        self.classes = dict(classes)
+        self.classes, self.forgetting = dict(classes), forgetting
 
 
 def not_measured(name: str, higher_is_better: bool | None = True) -> Score:
@@ -113,8 +121,9 @@ def not_measured(name: str, higher_is_better: bool | None = True) -> Score:
 
 
 def is_percentage(name: str) -> bool:
-    """Whether a metric is a fraction shown in percent; also a task's metric (spam.accuracy), and an exam's (exam.mmlu)."""
-    return name.rpartition(".")[2] in PERCENT or name.startswith("exam.")
+    """Whether a metric is a fraction shown in percent; also a task's metric (spam.accuracy), an exam's (exam.mmlu) and a
+    behaviour's."""
+    return name.rpartition(".")[2] in PERCENT or name.startswith(("exam.", "behaviour."))
 
 
 def proportion(name: str, hits: int, n: int) -> Score:

@@ -39,6 +39,7 @@ from weitiao.data.read import Reading, files_of
 from weitiao.data.vocabulary import check_vocabulary
 from weitiao.evaluate.drift import Drift
 from weitiao.evaluate.exam_items import PreparedExam
+from weitiao.evaluate.forgetting.probes import Suite
 from weitiao.evaluate.measure import default_metrics, measure
 from weitiao.evaluate.room import answer_room, generates, reference_lengths, room_finding
 from weitiao.model.backbone import activation_cache
@@ -46,6 +47,7 @@ from weitiao.model.backbone.choose import use_reference_implementation
 from weitiao.model.generation.choose import choose_forward
 from weitiao.model.layers.gradient_checkpointing import enable_gradient_checkpointing
 from weitiao.pipeline.exam_data import open_exams
+from weitiao.pipeline.forgetting import is_measured, suites_for
 from weitiao.pipeline.load import BaseAssets, load, open_base_assets, warm_start
 from weitiao.plan import compatibility
 from weitiao.plan.resolve import Facts, Resolved, RowLimits, facts_of, resolve, resolve_rows
@@ -93,6 +95,8 @@ class TrainingSetup:
     """Bytes that this process held before the model was loaded."""
     exams: Sequence[PreparedExam] = ()
     """Those that are taken before and after."""
+    suites: Sequence[Suite] = ()
+    """What forgetting is measured with."""
 
 
 def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Reporter) -> TrainingSetup:
@@ -134,10 +138,14 @@ def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Repor
         num_beams = data.objective.as_recipe().get("num_beams", 1)
         decisions.append(decoding_decision(model, int(data.evaluate.max_new_tokens), num_beams))
         decisions += [choose_forward(model)[1]] if assets.architecture.kind == "decoder" else []
-    reporter.report(run, *decisions, *resolved.decisions)
+    forgetting = is_measured(recipe, data.objective, assets)
+    suites = suites_for(recipe, data.objective, assets) if forgetting.value else ()
+    reporter.report(run, *decisions, *resolved.decisions, forgetting)
     reporter.warn_of_change(*changes)
     loss_function = regularized(data.objective, recipe.regularizers, model)
-    return TrainingSetup(assets, data, resolved, loader, plan, state, loss_function, dtype, memory_before_model, exams)
+    return TrainingSetup(
+        assets, data, resolved, loader, plan, state, loss_function, dtype, memory_before_model, exams, suites
+    )
 
 
 def fix_date(run: Run, distributed: Distributed) -> str:
