@@ -68,6 +68,7 @@ def write_report(run: Run) -> Path:
         rows=score_rows(run.scores),
         notes=score_notes(run.scores),
         baselines={name: format_score(x["name"], x) for name, x in run.scores.get("baselines", {}).items()},
+        prompted=Message.from_json(run.scores["prompted"]["sentence"]) if "prompted" in run.scores else "",
         forgotten=[(kind, text, VERDICTS.get(kind, "")) for kind, text in forgetting_lines(run.scores.get("forgetting"))],
         curve=Markup(curve(steps, validations, list(run.events(events.Skip, events.Rollback)))),
         samples=run.read("samples.jsonl"),

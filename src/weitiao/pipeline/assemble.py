@@ -39,6 +39,7 @@ from weitiao.data.read import Reading, files_of
 from weitiao.data.vocabulary import check_vocabulary
 from weitiao.evaluate.drift import Drift
 from weitiao.evaluate.exam_items import PreparedExam
+from weitiao.evaluate.forgetting.few_shot import FewShot, draw_examples
 from weitiao.evaluate.forgetting.probes import Suite
 from weitiao.evaluate.measure import default_metrics, measure
 from weitiao.evaluate.room import answer_room, generates, reference_lengths, room_finding
@@ -76,6 +77,8 @@ class PreparedData:
     evaluate: Evaluate
     """How, with every automatic value resolved."""
     findings: list[Finding]
+    few_shot: FewShot | None = None
+    """Training rows for the prompt of the base that the result is compared with."""
 
 
 @dataclass
@@ -209,7 +212,11 @@ def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporte
     findings += check_chats(chats, assets.processor)
     findings += check_vocabulary(encoded.rows, training, objective, assets.tokenizer)
     run.record(system=common_system(training, len(recipe.data)))
-    return PreparedData(objective, limits, encoded, validation, final, evaluate, findings)
+    few_shot = None
+    if final is not None and not final.tasks and recipe.evaluate.forgetting is not False:
+        own = [x.example for x in training if x.source < len(recipe.data)]  # without replay
+        few_shot = draw_examples(own, final, recipe.seed)
+    return PreparedData(objective, limits, encoded, validation, final, evaluate, findings, few_shot)
 
 
 def make_room(
