@@ -32,7 +32,7 @@ LABELS = {
     "intervals": Message("Brackets are 95 % intervals. Measured on held-out rows that were not trained on."),
     "forgetting": Message("What it forgot"),
     "paired": Message(
-        "The same items before and after; ± is half of the paired 95 % interval, the wider half. Verdicts after Holm."
+        "The same items before and after; ±: the paired 95 % interval (its wider half); verdicts after Holm."
     ),
     "loss": Message("Loss"),
     "legend": Message(

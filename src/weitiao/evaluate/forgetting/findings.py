@@ -68,7 +68,7 @@ class Finding:
         facts = {"what": self.label, "n": x.n, **{key: scale * value for key, value in values.items()}}
         text = Message("{what}: {before:.0f} → {after:.0f} %, {change:+.1f} ± {half:.1f} (n = {n})", **facts)
         if is_bits:
-            template = "{what}: {before:.3f} → {after:.3f} bits per byte, {change:+.3f} ± {half:.3f} (n = {n})"
+            template = Message("{what}: {before:.3f} → {after:.3f} bits per byte, {change:+.3f} ± {half:.3f} (n = {n})")
             text = Message(template, **facts)
         if self.unknown_before:
             guess = 100 * self.guessing
