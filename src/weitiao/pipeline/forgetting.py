@@ -138,7 +138,11 @@ def training_of(recipe: Recipe, learning_rate: float) -> Training:
 def say_forgetting(forgetting: Forgetting, reporter: Reporter) -> None:
     """Losses and what to do, or how much was asked without one; all of it with -v."""
     worse, n = forgetting.worse, len(forgetting.findings)
-    if not worse:
+    few = sum(x.verdict == "few_rows" for x in forgetting.findings)
+    if not worse and few:
+        text = Message("forgetting: none shown by {n} measures, {few} more had too few items (report.html lists them)")
+        reporter.say(Message(text, n=n - few, few=few))
+    elif not worse:
         reporter.say(Message("forgetting: none shown by {n} measures (report.html lists them)", n=n))
     else:
         reporter.say(Message("forgetting: {worse} of {n} measures are worse", worse=len(worse), n=n), "bold")

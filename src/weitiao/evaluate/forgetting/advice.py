@@ -29,9 +29,7 @@ class Training:
 def advise(training: Training) -> Message:
     """What to change in the recipe."""
     if not training.replay:
-        text = Message(
-            "To forget less: replay: {{path: FILE, fraction: {fraction}}} with general rows; then {second}."
-        )
+        text = Message("To forget less: replay: {{path: FILE, fraction: {fraction}}} with general rows; then {second}.")
         return Message(text, fraction=REPLAY, second=_second(training))
     return Message("To forget less: {second}.", second=_second(training))
 
