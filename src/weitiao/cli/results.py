@@ -25,7 +25,7 @@ from weitiao.core.command import command
 from weitiao.core.messages import Message, translate
 
 if TYPE_CHECKING:
-    from weitiao.core.score import Scores
+    from weitiao.core.scores import Scores
 
 RUN_COLUMNS = (
     Message("run"),

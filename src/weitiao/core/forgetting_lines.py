@@ -15,8 +15,8 @@ def forgetting_lines(record: Mapping[str, Any] | None) -> list[tuple[str, Messag
     if record is None:
         return []
     order = ("worse", "changed", "better")
-    found = [(x["verdict"], Message.from_json(x["sentence"])) for x in record["findings"]]
-    lines = sorted(found, key=lambda x: order.index(x[0]) if x[0] in order else len(order))
+    sentences = [(x["verdict"], Message.from_json(x["sentence"])) for x in record["findings"]]
+    lines = sorted(sentences, key=lambda x: order.index(x[0]) if x[0] in order else len(order))
     if (x := record.get("drift")) is not None:
         text = Message("KL from the base: {value:.3f} [{low:.3f}, {high:.3f}] nats per token of neutral text (n = {n})")
         lines.append(("", Message(text, **{key: x[key] for key in ("value", "low", "high", "n")})))

@@ -1,7 +1,7 @@
 """Score: a number with its name, its n and its 95 % confidence interval."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -94,25 +94,6 @@ class Score:
     def interval_description(self) -> Message:
         """How the interval was computed, in words."""
         return INTERVALS[self.interval]
-
-
-class Scores(dict[str, Score]):
-    """Scores by name, and what is behind those of classes."""
-
-    classes: dict[str, dict[str, Any]]
-    """By task ("" where there is one): each class, confusion matrix, mistakes, calibration (evaluate/class_report.py)."""
-
-    forgetting: dict[str, Any] | None
-    """What a run has lost, where that was asked for (evaluate/forgetting/findings.py)."""
-
-    def __init__(
-        self,
-        scores: Mapping[str, Score],
-        classes: Mapping[str, dict[str, Any]],
-        forgetting: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(scores)
-        self.classes, self.forgetting = dict(classes), forgetting
 
 
 def not_measured(name: str, higher_is_better: bool | None = True) -> Score:

@@ -11,7 +11,7 @@ from weitiao.core.messages import Message
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Source
 from weitiao.core.reporter import Reporter
-from weitiao.core.score import Scores
+from weitiao.core.scores import Scores
 from weitiao.data.later import with_settings_of
 from weitiao.data.prepare import Encoder, held_out_sources, read_held_out
 from weitiao.data.read import Reading
@@ -30,11 +30,11 @@ def evaluate(
     target: str | Model,
     reporter: Reporter,
     data: Source | str | None = None,
-    metrics: tuple[str, ...] = (),
+    metrics: Sequence[str] = (),
     limit: int | None = None,
     task: str = "",
     max_bad_fraction: float | None = None,
-    exams: tuple[str, ...] = (),
+    exams: Sequence[str] = (),
     items: str | Path | None = None,
     forgetting: bool = False,
 ) -> Scores:
@@ -61,7 +61,7 @@ def evaluate(
         return Scores(scores, {}, lost)
     name = target if isinstance(target, str) else str(model.assets.folder)
     rows = read_rows(model, name, reporter, data, task)
-    measured = measure_rows(model, rows, reporter, metrics, limit, max_bad_fraction).measured
+    measured = measure_rows(model, rows, reporter, tuple(metrics), limit, max_bad_fraction).measured
     return Scores(measured.scores | scores, measured.classes, lost)
 
 

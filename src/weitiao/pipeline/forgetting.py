@@ -51,11 +51,11 @@ def is_measured(recipe: Recipe, objective: Objective, assets: BaseAssets) -> Dec
     Raises:
         RecipeError: it is asked for, and the model is no decoder.
     """
-    key, asked = "evaluate.forgetting", recipe.evaluate.forgetting
-    if asked != "auto":
-        if asked:
+    key, setting = "evaluate.forgetting", recipe.evaluate.forgetting
+    if setting != "auto":
+        if setting:
             check_decoder(assets.architecture)
-        return Decision(key, asked, Message("as the recipe says"), requested=True)
+        return Decision(key, setting, Message("as the recipe says"), requested=True)
     if assets.architecture.kind != "decoder" or not objective.traits.generative:
         return Decision(key, False, Message("the model does not generate text"))
     if len(assets.tokenizer) < MIN_VOCABULARY:
@@ -92,9 +92,9 @@ def record_after(
         after = ask_all(model, suites, items={x.item for x in before}, track=reporter.track)
     run.write(FILE, [*lines, *({"when": "after", **x.as_json()} for x in after)])
     exams = {when: [_of_line(x) for x in run.read(ITEMS) if x["when"] == when] for when in ("before", "after")}
-    found = findings([*before, *exams["before"]], [*after, *exams["after"]])
+    compared = findings([*before, *exams["before"]], [*after, *exams["after"]])
     notes = left_out(suites, before)
-    forgetting = Forgetting(tuple(found), None, _recorded_drift(run, best_step), tuple(notes)).advised(advise(training))
+    forgetting = Forgetting(tuple(compared), None, _recorded_drift(run, best_step), tuple(notes)).advised(advise(training))
     run.write("scores.json", {**run.scores, "forgetting": forgetting.as_json()})
     say_forgetting(forgetting, reporter)
 
@@ -123,9 +123,9 @@ def evaluate_forgetting(after: Model, reporter: Reporter) -> Forgetting:
     else:
         opened = open_model(recipe.base).model
         drift, earlier = Drift(opened), results_of(opened, "before")
-    found = findings(earlier, results_of(after.model, "after"))
+    compared = findings(earlier, results_of(after.model, "after"))
     score = drift(after.model)
-    forgetting = Forgetting(tuple(found), None, {key: getattr(score, key) for key in ("value", "low", "high", "n")})
+    forgetting = Forgetting(tuple(compared), None, {key: getattr(score, key) for key in ("value", "low", "high", "n")})
     return forgetting.advised(advise(training_of(recipe, choose_learning_rate(recipe).value)))
 
 

@@ -37,12 +37,12 @@ def record_prompted_base(base: TrainableModel, data: "PreparedData", recipe: Rec
     seconds = None if recipe.evaluate.forgetting is True else SECONDS
     with reporter.phase(run, "prompted_base", Message("measuring the base model with examples in its prompt")):
         room = int(settings.max_new_tokens)
-        found = prompt_base(base, data.few_shot, data.final, metric, settings.limit, room, seconds)
-    if found is not None:
-        run.write(FILE, {"metric": found.metric, "k": found.k, "pairs": found.pairs, "tried": found.tried})
-        tried = ", ".join(f"{k}: {value:.3f}" for k, value in found.tried.items())
+        result = prompt_base(base, data.few_shot, data.final, metric, settings.limit, room, seconds)
+    if result is not None:
+        run.write(FILE, {"metric": result.metric, "k": result.k, "pairs": result.pairs, "tried": result.tried})
+        tried = ", ".join(f"{k}: {value:.3f}" for k, value in result.tried.items())
         reason = Message("of {metric} on {n} training rows by number: {tried}", metric=metric, n=TUNING_ROWS, tried=tried)
-        reporter.report(run, Decision("evaluate.few_shot", found.k, reason))
+        reporter.report(run, Decision("evaluate.few_shot", result.k, reason))
 
 
 def compare_with_prompted_base(run: Run, reporter: Reporter) -> None:
@@ -56,25 +56,25 @@ def compare_with_prompted_base(run: Run, reporter: Reporter) -> None:
     tuned = [tuple(x) for x in (after.get(metric.reads) or after.get("choices") or ())][: len(prompted)]
     if not tuned:
         return
-    (found,) = judged_together([difference(metric, base["metric"], "after", (prompted[: len(tuned)], tuned))])
-    sentence = prompted_sentence(found, base["k"])
+    (result,) = judged_together([difference(metric, base["metric"], "after", (prompted[: len(tuned)], tuned))])
+    sentence = prompted_sentence(result, base["k"])
     label = str(Message("base with {k} examples in its prompt", k=base["k"]))
-    baselines = {**run.scores.get("baselines", {}), label: found.reference_score.as_json()}
-    record = {"k": base["k"], **found.as_json(), "sentence": sentence.as_json()}
+    baselines = {**run.scores.get("baselines", {}), label: result.reference_score.as_json()}
+    record = {"k": base["k"], **result.as_json(), "sentence": sentence.as_json()}
     run.write("scores.json", {**run.scores, "baselines": baselines, "prompted": record})
-    reporter.say(sentence, "" if found.verdict == "better" else "yellow")
+    reporter.say(sentence, "" if result.verdict == "better" else "yellow")
 
 
-def prompted_sentence(found: Difference, k: int) -> Message:
+def prompted_sentence(result: Difference, k: int) -> Message:
     """'accuracy: fine-tuned 81.0 % [...], base with 5 examples in its prompt 28.1 % [...]: +52.9 points [...] (better)'."""
-    name = found.metric
+    name = result.metric
     return Message(
         "{metric}: fine-tuned {after}, base with {k} examples in its prompt {before}: {change} ({verdict}, n = {n})",
         metric=name,
         k=k,
-        after=format_interval(name, found.candidate_score.as_json()),
-        before=format_interval(name, found.reference_score.as_json()),
-        change=found.interval_text,
-        verdict=VERDICTS[found.verdict],
-        n=found.n,
+        after=format_interval(name, result.candidate_score.as_json()),
+        before=format_interval(name, result.reference_score.as_json()),
+        change=result.interval_text,
+        verdict=VERDICTS[result.verdict],
+        n=result.n,
     )

@@ -88,13 +88,13 @@ def _spread(prompts: list[BehaviourPrompt]) -> list[BehaviourPrompt]:
 
 def answer_prompts(model: TrainableModel, prompts: Sequence[BehaviourPrompt]) -> list[BehaviourAnswer]:
     """The model's greedy answers in its chat template, judged; prompts that do not fit its context are left out."""
-    engine, requests, asked = new_engine(model), [], []
+    engine, requests, fitting = new_engine(model), [], []
     for x in prompts:
         ids = model.processor.prompt((Turn("user", x.text),))
         if len(ids) + ROOM[x.kind] <= engine.max_length:
             requests.append(Request(ids, SamplingParams(max_new_tokens=ROOM[x.kind])))
-            asked.append(x)
-    return [judge(x, y) for x, y in zip(asked, answer_requests(model, requests, engine))]
+            fitting.append(x)
+    return [judge(x, y) for x, y in zip(fitting, answer_requests(model, requests, engine))]
 
 
 def judge(prompt: BehaviourPrompt, generation: Generation) -> BehaviourAnswer:
@@ -125,10 +125,10 @@ def follows(prompt: BehaviourPrompt, text: str) -> bool:
 
 def _has_keys(text: str, keys: Sequence[str]) -> bool:
     try:
-        found = parsed(FENCE.sub("", text))
+        value = parsed(FENCE.sub("", text))
     except (ValueError, RecursionError):
         return False
-    return isinstance(found, dict) and set(keys) <= set(found)
+    return isinstance(value, dict) and set(keys) <= set(value)
 
 
 def is_in(language: str, text: str) -> bool:

@@ -66,15 +66,15 @@ def draw_examples(training: Sequence[Example], held_out: EvalSet, seed: int) -> 
     system = systems.most_common(1)[0][0]
     chats = [x for x in training if isinstance(x, Chat) and _is_usable(x, system)]
     random.Random(seed).shuffle(chats)
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     rounds = []
     for x in chats:
-        rounds.append(seen[x.answer])
-        seen[x.answer] += 1
+        rounds.append(counts[x.answer])
+        counts[x.answer] += 1
     in_turn = [x for _, x in sorted(zip(rounds, chats), key=lambda pair: pair[0])] if held_out.answers else chats
     examples = in_turn[: max(NUMBERS)]
-    shown = {id(x) for x in examples}
-    tuning = [x for x in chats if id(x) not in shown][:TUNING_ROWS]
+    drawn = {id(x) for x in examples}
+    tuning = [x for x in chats if id(x) not in drawn][:TUNING_ROWS]
     enough = len(examples) == max(NUMBERS) and len(tuning) == TUNING_ROWS
     return FewShot(tuple(examples), tuple(tuning)) if enough else None
 
@@ -87,8 +87,8 @@ def _is_usable(chat: Chat, system: str) -> bool:
 def with_examples(chat: Chat, examples: Sequence[Chat]) -> Chat:
     """A conversation with solved ones before its question; they carry no loss."""
     opening = 1 if chat.system else 0
-    shown = [replace(turn, supervised=False) for x in examples for turn in x.turns if turn.role != "system"]
-    return replace(chat, turns=(*chat.turns[:opening], *shown, *chat.turns[opening:]))
+    solved = [replace(turn, supervised=False) for x in examples for turn in x.turns if turn.role != "system"]
+    return replace(chat, turns=(*chat.turns[:opening], *solved, *chat.turns[opening:]))
 
 
 def main_metric(names: Sequence[str], held_out: EvalSet) -> str | None:
@@ -118,12 +118,12 @@ def prompt_base(
     rows = [x for x in held_out.examples if isinstance(x, Chat)][:limit]
 
     def answers(chats: Sequence[Chat], k: int) -> list[tuple[str, str]]:
-        shown = [with_examples(x, few_shot.examples[:k]) for x in chats]
+        prompts = [with_examples(x, few_shot.examples[:k]) for x in chats]
         if scorer.reads == "choices":
-            found = [held_out.answers[x.best] for x in choose(base, shown, held_out.answers)]
+            texts = [held_out.answers[x.best] for x in choose(base, prompts, held_out.answers)]
         else:
-            found = generate_answers(base, shown, max_new_tokens)
-        return [(said, x.answer) for said, x in zip(found, chats)]
+            texts = generate_answers(base, prompts, max_new_tokens)
+        return [(text, x.answer) for text, x in zip(texts, chats)]
 
     tried: dict[int, float] = {}
     for k in NUMBERS:

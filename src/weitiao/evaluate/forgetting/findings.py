@@ -118,17 +118,17 @@ def findings(before: Sequence[ProbeResult], after: Sequence[ProbeResult]) -> lis
     for x in after:
         if (x.probe, x.id) in earlier:
             paired.setdefault(x.probe, []).append((earlier[x.probe, x.id], x))
-    found = [_difference(probe, pairs) for probe, pairs in paired.items()]
+    differences = [_difference(probe, pairs) for probe, pairs in paired.items()]
     guessing = [sum(1 / max(1, x.options) for x, _ in pairs) / len(pairs) for pairs in paired.values()]
     return [
         Finding(x.metric, x, guess if x.metric.startswith("exam.") and guess < 1 else 0.0)
-        for x, guess in zip(judged_together(found), guessing)
+        for x, guess in zip(judged_together(differences), guessing)
     ]
 
 
 def _difference(probe: str, pairs: Sequence[tuple[ProbeResult, ProbeResult]]) -> Difference:
     if probe.startswith(BITS):
-        halves = ([(x[k].value, x[k].size) for x in pairs] for k in (0, 1))
-        return difference(create(Metric, BITS), probe, "after", (next(halves), next(halves)))
-    halves = ([(RIGHT if x[k].value else WRONG, RIGHT) for x in pairs] for k in (0, 1))
-    return difference(create(Metric, "accuracy"), probe, "after", (next(halves), next(halves)))
+        sides = ([(x[k].value, x[k].size) for x in pairs] for k in (0, 1))
+        return difference(create(Metric, BITS), probe, "after", (next(sides), next(sides)))
+    sides = ([(RIGHT if x[k].value else WRONG, RIGHT) for x in pairs] for k in (0, 1))
+    return difference(create(Metric, "accuracy"), probe, "after", (next(sides), next(sides)))

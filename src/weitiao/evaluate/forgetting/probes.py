@@ -128,9 +128,9 @@ class ShortExams:
         for name, x in self.exams.items():
             own = tuple(item for item in x.items if f"{name}.{item.id}" in items)
             if own:
-                asked = PreparedExam(x.exam, own, x.examples)
-                found = take_exam(model, asked, self.max_length, ExamCache(None)).items
-                results += [probe_result(name, y) for y in found]
+                part = PreparedExam(x.exam, own, x.examples)
+                answered = take_exam(model, part, self.max_length, ExamCache(None)).items
+                results += [probe_result(name, y) for y in answered]
         return results
 
 
@@ -184,9 +184,9 @@ def ask_all(
 
 def left_out(suites: Sequence[Suite], results: Sequence[ProbeResult]) -> list[Message]:
     """How many items of which suites were not asked."""
-    asked, notes = {x.item for x in results}, []
+    items, notes = {x.item for x in results}, []
     for suite in suites:
-        n, total = len(asked.intersection(suite.items)), len(suite.items)
+        n, total = len(items.intersection(suite.items)), len(suite.items)
         if n < total:
             notes.append(Message("{what}: {n} of {total} items asked", what=suite.label, n=n, total=total))
     return notes
