@@ -339,8 +339,7 @@ def compare_methods(
     """
     from weitiao.multirun import compare_methods as comparing
 
-    reporter = _reporter(verbose)
-    return comparing.compare_methods(as_recipe(recipe), methods, reporter.say)
+    return comparing.compare_methods(as_recipe(recipe), methods, _reporter(verbose).say)
 
 
 def list_runs(folder: str | Path = "runs") -> "list[RunRow]":

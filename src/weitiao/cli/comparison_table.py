@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from weitiao.cli.review_table import format_p
 from weitiao.core.messages import Message
 from weitiao.core.score import format_interval
 
@@ -59,7 +60,7 @@ def _table(head: Sequence[Message], differences: Sequence[tuple[str, Any]]) -> T
     for label, x in differences:
         counts = "" if x.wins is None else f"{x.wins}/{x.ties}/{x.losses}"
         scores = (format_interval(x.metric, y.as_json()) for y in (x.reference_score, x.candidate_score))
-        p = "" if not x.test else "< 0.001" if x.p_adjusted < 0.001 else f"{x.p_adjusted:.3f}"
+        p = format_p(x.p_adjusted) if x.test else ""
         values = (score.partition(" [")[0] for score in scores)
         verdict = Text(x.verdict_text, COLORS.get(x.verdict, "dim"))
         table.add_row(label, f"{x.n:,}", *values, x.interval_text, p, counts, verdict)

@@ -47,7 +47,7 @@ def print_review(people: Any, console: Console) -> None:
         template = Message("agreement of the judges: Krippendorff's alpha {alpha:.2f} [{low:.2f}, {high:.2f}], n = {n}")
         _say(console, template, **fields)
     share = format_score("accuracy", people.left.as_json())
-    _say(console, Message("the left side won {share} of the decided votes (p = {p:.3f})"), share=share, p=people.left_p)
+    _say(console, Message("the left side won {share} of the decided votes (p {p})"), share=share, p=format_p(people.left_p))
 
 
 def print_judges(judges: Sequence[Any], console: Console) -> None:
@@ -73,6 +73,14 @@ def print_judges(judges: Sequence[Any], console: Console) -> None:
         _say(console, template, same=same, **fields)
 
 
+def format_p(p: float) -> str:
+    """
+    >>> format_p(0.0312), format_p(0.0001)
+    ('0.031', '< 0.001')
+    """
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _say(console: Console, template: Message, **fields: Any) -> None:
     console.print(str(Message(template, **fields)), soft_wrap=True, markup=False)
 
@@ -82,5 +90,5 @@ def _table(pairs: Sequence[Any]) -> Table:
     for x in pairs:
         share = format_score("accuracy", x.share.as_json()).partition(", n =")[0]
         counts = (x.prompts, x.first_wins, x.ties, x.second_wins)
-        table.add_row(x.first, x.second, *map(str, counts), share, f"{x.p_adjusted:.3f}")
+        table.add_row(x.first, x.second, *map(str, counts), share, format_p(x.p_adjusted))
     return table

@@ -147,6 +147,8 @@ class _Lender:
     def rows_for(self, model: Model, subject: _Subject, reporter: Reporter) -> EvaluationRows | None:
         """Its own, as it reads them, or those of the lender; None: there are none, and only exams are compared."""
         if self.options.data is not None:
+            if model.recipe is None and self.rows is not None:
+                model = replace(model, recipe=self.rows.recipe)  # the file is read as the run reads it
             rows = read_rows(model, subject.target, reporter, self.options.data, self.options.data.task)
             return replace(rows, system=rows.system or (self.rows.system if self.rows else ""))
         if self.rows is None and self.options.exams:

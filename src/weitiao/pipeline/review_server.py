@@ -2,10 +2,9 @@
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI
 
@@ -46,14 +45,11 @@ def review_app(review: ReviewSet, folder: Path, server: ReviewServer, key: str) 
     return with_guard((review_routes(review, VoteFile(folder), key),), lifespan, Access(), server)
 
 
-def serve_review(
-    review: ReviewSet, folder: Path, port: int, reporter: Reporter, opened: Callable[[Any], None] = lambda server: None
-) -> None:
+def serve_review(review: ReviewSet, folder: Path, port: int, reporter: Reporter) -> None:
     """Show the page until Ctrl-C.
 
     Args:
         port: 0: any that is free.
-        opened: is given the server before it runs.
 
     Raises:
         ModelError: the port is taken.
@@ -62,6 +58,4 @@ def serve_review(
     address = f"http://{HOST}:{listener.getsockname()[1]}/{key}/"
     reporter.say(Message("{n:,} pairs of answers to judge: {address}", n=len(review.pairs), address=address))
     reporter.say(Message("every vote is saved at once; Ctrl-C ends, the same command goes on"), "dim")
-    running = Server(review_app(review, folder, server, key), server.limits, server)
-    opened(running)
-    running.run([listener])
+    Server(review_app(review, folder, server, key), server.limits, server).run([listener])

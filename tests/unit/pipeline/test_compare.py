@@ -42,6 +42,9 @@ def test_base_is_measured_on_the_rows_of_the_run_once(two_runs: tuple[Path, Path
     assert code == 0 and "as it was measured before: record/results/base.json" in said
     code, said = weitiao("compare", "record/results/base.json", two_runs[1], "--out", "again")
     assert code == 0 and "loss" in said
+    kept = json.loads(Path("record/comparison.json").read_text(encoding="utf-8"))["differences"][0]
+    from_file = json.loads(weitiao(*words[:3], "--data", "held_out.jsonl", "--out", "file", "--json")[1])["differences"][0]
+    assert from_file["reference_score"]["value"] == pytest.approx(kept["reference_score"]["value"], abs=1e-5)
 
 
 def test_recorded_equals_measured(two_runs: tuple[Path, Path]) -> None:

@@ -20,6 +20,7 @@ from weitiao.evaluate.comparison.difference import LOSSES, Difference, differenc
 from weitiao.evaluate.comparison.gates import GateResult
 from weitiao.evaluate.comparison.results import ComparedRow, Results, check_same_rows
 from weitiao.evaluate.comparison.slices import slices
+from weitiao.evaluate.finite_json import finite
 
 SAME_TOKENS = ("row_losses",)  # comparable only between equal tokenizers
 RIGHT, WRONG = "right", "wrong"  # of an exam's item
@@ -93,19 +94,21 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """What comparison.json holds."""
-        return {
-            "reference": self.reference.name,
-            "models": [{"name": x.name, "target": x.target, "identity": x.identity} for x in self.results],
-            "rows": {task: len(rows) for task, rows in self.reference.rows.items()},
-            "differences": [x.as_json() for x in self.differences],
-            "slices": [x.as_json() for x in self.slices],
-            "regressions": [asdict(x) for x in self.regressions],
-            "wins": [asdict(x) for x in self.wins],
-            "gates": [x.as_json() for x in self.gates],
-            "passed": self.passed,
-            "judge_models": [x.as_json() for x in self.judges],
-            "notes": [x.as_json() for x in self.notes],
-        }
+        return finite(
+            {
+                "reference": self.reference.name,
+                "models": [{"name": x.name, "target": x.target, "identity": x.identity} for x in self.results],
+                "rows": {task: len(rows) for task, rows in self.reference.rows.items()},
+                "differences": [x.as_json() for x in self.differences],
+                "slices": [x.as_json() for x in self.slices],
+                "regressions": [asdict(x) for x in self.regressions],
+                "wins": [asdict(x) for x in self.wins],
+                "gates": [x.as_json() for x in self.gates],
+                "passed": self.passed,
+                "judge_models": [x.as_json() for x in self.judges],
+                "notes": [x.as_json() for x in self.notes],
+            }
+        )
 
     def write(self, folder: Path) -> None:
         """The record folder."""
@@ -113,7 +116,7 @@ class Comparison:
         for x in self.results:
             x.write(folder / "results" / f"{x.name}.json")
         self.folder = folder
-        write_text(folder / "rows.jsonl", "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in self._lines()))
+        write_text(folder / "rows.jsonl", "".join(json.dumps(finite(x), ensure_ascii=False) + "\n" for x in self._lines()))
         write_text(folder / "comparison.json", json.dumps(self.as_json(), ensure_ascii=False, indent=1) + "\n")
 
     def _lines(self) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """The routes of the review page. Nothing that goes out says which model an answer is of, until a judge has judged all."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -83,19 +82,9 @@ def review_routes(review: ReviewSet, votes: VoteFile, key: str) -> APIRouter:
         """Who is who, for a judge who has judged everything."""
         if not votes.of(judge).keys() >= review.by_id(judge).keys():
             raise HTTPException(403)
-        found = review_results(review, votes.every).as_json()
-        return Response(json.dumps(_finite(found), ensure_ascii=False), media_type="application/json")
+        return review_results(review, votes.every).as_json()
 
     return router
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows no nan."""
-    if isinstance(value, dict):
-        return {key: _finite(x) for key, x in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(x) for x in value]
-    return None if isinstance(value, float) and value != value else value
 
 
 def _add_file(router: APIRouter, path: str, content: bytes, kind: str) -> None:

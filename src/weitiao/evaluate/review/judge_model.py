@@ -6,6 +6,8 @@ answer without a verdict is counted as that, and never replaced by one.
 verdicts.jsonl      one line for each pair of answers, written at once
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +19,7 @@ import numpy as np
 from weitiao.core import event_log
 from weitiao.core.errors import ModelError
 from weitiao.core.score import Score, mean_of_rows
+from weitiao.evaluate.finite_json import finite
 from weitiao.evaluate.review.agreement import cohen_kappa
 from weitiao.evaluate.review.review_results import (
     FIRST,
@@ -52,6 +55,8 @@ class JudgeVerdict:
     """FIRST, SECOND, TIE, or UNREADABLE."""
     consistent: bool
     """It said the same of both orders."""
+    answers: str
+    """A fingerprint of the prompt and both answers: a verdict on other ones is not taken for this."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class JudgeResults:
 
     def as_json(self) -> dict[str, Any]:
         pairs = [{**asdict(x), "share": x.share.as_json()} for x in self.pairs]
-        return {**asdict(self), "pairs": pairs, "agreement": self.agreement and self.agreement.as_json()}
+        return finite({**asdict(self), "pairs": pairs, "agreement": self.agreement and self.agreement.as_json()})
 
 
 def judge_messages(messages: Sequence[dict[str, Any]], a: str, b: str) -> list[dict[str, Any]]:
@@ -118,8 +123,8 @@ def judge_pairs(
     Raises:
         ModelError: the judge does not answer, or the first pairs have no readable verdict.
     """
-    known = {(x.item, x.first, x.second): x for x in read_verdicts(folder) if x.judge == judge}
-    waiting = [x for x in review.pairs if (x.item, x.first, x.second) not in known]
+    known = _on(review, [x for x in read_verdicts(folder) if x.judge == judge])
+    waiting = [x for x in review.pairs if x not in known]
     for pair in progress(waiting):
         item = review.items[pair.item]
         one, two = item.answers[pair.first], item.answers[pair.second]
@@ -127,16 +132,31 @@ def judge_pairs(
         swapped = read_verdict(ask(judge_messages(item.messages, two, one)), swapped=True)
         readable = UNREADABLE not in (straight, swapped)
         said = UNREADABLE if not readable else straight if straight == swapped else TIE
-        verdict = JudgeVerdict(judge, pair.item, pair.first, pair.second, said, not readable or straight == swapped)
+        verdict = JudgeVerdict(
+            judge, pair.item, pair.first, pair.second, said, not readable or straight == swapped, _answers(review, pair)
+        )
         event_log.append(folder / FILE, asdict(verdict))
-        known[pair.item, pair.first, pair.second] = verdict
+        known[pair] = verdict
         if len(known) >= GIVE_UP and all(x.outcome == UNREADABLE for x in known.values()):
             raise ModelError(
                 "{judge} gives no verdict ([[A]], [[B]] or [[C]]) on any of the first {n} pairs: it cannot judge",
                 judge=judge,
                 n=len(known),
             )
-    return [known[x.item, x.first, x.second] for x in review.pairs]
+    return [known[x] for x in review.pairs]
+
+
+def _on(review: ReviewSet, verdicts: Sequence[JudgeVerdict]) -> dict[Pair, JudgeVerdict]:
+    """The last verdict on each pair of answers as they are now."""
+    prints = {x: _answers(review, x) for x in review.pairs}
+    found = ((Pair(x.item, x.first, x.second), x) for x in verdicts)
+    return {pair: x for pair, x in found if prints.get(pair) == x.answers}
+
+
+def _answers(review: ReviewSet, pair: Pair) -> str:
+    item = review.items[pair.item]
+    text = json.dumps([item.messages, item.answers[pair.first], item.answers[pair.second]])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_verdicts(folder: Path) -> list[JudgeVerdict]:
@@ -151,8 +171,7 @@ def judge_results(
     """What each judge model says, and how far people agree with it."""
     results = []
     for judge in dict.fromkeys(x.judge for x in verdicts):
-        own = {Pair(x.item, x.first, x.second): x for x in verdicts if x.judge == judge}
-        own = {pair: x for pair, x in own.items() if pair in set(review.pairs)}
+        own = _on(review, [x for x in verdicts if x.judge == judge])
         readable = {pair: [x.outcome] for pair, x in own.items() if x.outcome != UNREADABLE}
         inconsistent = sum(not x.consistent for x in own.values())
         agreement = agreement_of({pair: said[0] for pair, said in readable.items()}, people)

@@ -8,6 +8,7 @@ from typing import Any
 from weitiao.core.score import Score, mean_of_rows, proportion
 from weitiao.evaluate.comparison.holm import holm
 from weitiao.evaluate.comparison.mcnemar import sign_test
+from weitiao.evaluate.finite_json import finite
 from weitiao.evaluate.review.agreement import alpha_interval, krippendorff_alpha
 from weitiao.evaluate.review.bradley_terry import Strength, strengths
 from weitiao.evaluate.review.review_set import Pair, ReviewSet
@@ -79,7 +80,7 @@ class ReviewResults:
             return {**asdict(x), "share": x.share.as_json()}
 
         record = {**asdict(self), "left": self.left.as_json(), "pairs": [shown(x) for x in self.pairs]}
-        return {**record, "rubrics": {name: [shown(x) for x in listed] for name, listed in self.rubrics.items()}}
+        return finite({**record, "rubrics": {name: [shown(x) for x in listed] for name, listed in self.rubrics.items()}})
 
 
 def outcomes_of(review: ReviewSet, votes: Sequence[Vote]) -> list[Outcome]:

@@ -67,6 +67,16 @@ def test_verdicts_are_kept_when_the_judge_dies(tmp_path: Path) -> None:
     assert len(verdicts) == 12 and len(calls) == 14  # the other seven
 
 
+def test_verdicts_on_other_answers_are_not_taken(tmp_path: Path) -> None:
+    review = make_review(12)
+    judge_pairs(review, "j", by_content, tmp_path)
+    review.items[3].answers["new-model"] = "another answer"
+    assert judge_results(review, read_verdicts(tmp_path))[0].judged == 11
+    calls: list[int] = []
+    judge_pairs(review, "j", lambda m: calls.append(1) or by_content(m), tmp_path)
+    assert len(calls) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -180,7 +180,7 @@ async function reveal() {
   };
   const percent = (x) => `${(100 * x).toFixed(0)} %`;
   const interval = (x) => (x.n ? `${percent(x.value)} [${(100 * x.low).toFixed(0)}, ${(100 * x.high).toFixed(0)}]` : text("none"));
-  const lines = found.pairs.map((x) => [x.first, x.second, x.prompts, x.first_wins, x.ties, x.second_wins, interval(x.share), x.p.toFixed(3)]);
+  const lines = found.pairs.map((x) => [x.first, x.second, x.prompts, x.first_wins, x.ties, x.second_wins, interval(x.share), x.p < 0.001 ? "< 0.001" : x.p.toFixed(3)]);
   element("results").replaceChildren(row(TEXTS[language].head, "th"), ...lines.map((x) => row(x, "td")));
   element("results").hidden = false;
   const votes = Object.values(found.judges).reduce((a, b) => a + b, 0);
