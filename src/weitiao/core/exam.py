@@ -27,6 +27,13 @@ from weitiao.core.registry import Settings, nearest
 
 SHIPPED = Path(__file__).parents[1] / "evaluate" / "exams"
 
+DEFAULT = {
+    "en": ("capitals_en", "continents_en", "currencies_en", "words_en"),
+    "zh": ("capitals_zh", "continents_zh", "country_names_zh", "poets_zh"),
+}
+"""By language: exams of packaged facts in which a small base model is well above guessing (docs/exams.md), so that a loss
+shows. "default" means all of them."""
+
 
 class FewShot(Settings):
     """Solved items before the question."""

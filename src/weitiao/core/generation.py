@@ -210,11 +210,17 @@ class OptionScores:
     """The most probable tokens one after another, as far as options begin with them."""
     ends: bool = False
     """Whether a stop token is the most probable after these: then they are the greedy answer."""
+    next_token: int = -1
+    """The most probable token after these."""
 
     @property
     def best(self) -> int:
         """The most probable option; the first of equals."""
         return max(range(len(self.log_probs)), key=self.log_probs.__getitem__)
+
+    def is_greedy(self, option: Sequence[int]) -> bool:
+        """Whether each token of one of the options is the most probable one."""
+        return [*self.greedy, self.next_token][: len(option)] == list(option)
 
 
 @torch.no_grad()
@@ -345,4 +351,4 @@ def _option_scores(
     while token not in stop_ids and (following := node.next_tokens.get(token)) is not None:
         greedy.append(token)
         node, token = following, by_node[id(following)][1]
-    return OptionScores(tuple(sums), tuple(greedy), token in stop_ids)
+    return OptionScores(tuple(sums), tuple(greedy), token in stop_ids, token)

@@ -269,7 +269,7 @@ class Evaluate(Settings):
     max_new_tokens: int | Auto = "auto"
     """Maximum length of a generated answer, in tokens; auto: that of the longest reference, 64 to 512."""
     exams: Annotated[tuple[str, ...], BeforeValidator(_listed_names), OneOrMore()] = ()
-    """Exams that are taken before and after training: names from evaluate/exams, or YAML files."""
+    """Exams that are taken before and after training: names from evaluate/exams, YAML files, or default."""
     forgetting: bool | Auto = "auto"
     """Measure what the model forgets: capital cities, neutral text, formats, languages, refusals, before and after. auto: a
     short form of about 40 seconds, of decoders that generate; true: all of it, whatever it takes."""

@@ -5,21 +5,23 @@ Every answer is kept in the cache as soon as it is known, so an interrupted exam
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from weitiao.core.engine import SamplingParams
 from weitiao.core.exam import Exam
 from weitiao.core.example import Turn
-from weitiao.core.generation import decoded, generate
+from weitiao.core.generation import decoded, generate, score_options
 from weitiao.core.messages import Message
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.evaluate.continuations import Progress, Prompt, encode_prompt, encode_text, score_prompts
+from weitiao.evaluate.continuations import Prompt, encode_prompt, encode_text
 from weitiao.evaluate.exam_cache import ExamCache, cache_key
 from weitiao.evaluate.exam_items import LETTERS, ExamItem, ItemMaker, PreparedExam
 from weitiao.evaluate.exam_result import ExamResult, ItemResult, exam_result
 
-GENERATED_AT_ONCE = 64  # answers between two writes of the cache
+SCORED_AT_ONCE, GENERATED_AT_ONCE = 128, 64  # items between two writes of the cache
+Progress = Callable[[Sequence[Any], Any], Any]
 
 
 def take_exam(
@@ -80,8 +82,10 @@ def _chosen(
     """By log-probability."""
     keys = [cache_key("logprobs", prompt.ids, prompt.continuations) for _, prompt in asked]
     missing = [i for i, key in enumerate(keys) if cache.get(key) is None]
-    for i, scored in score_prompts(model, [asked[i][1] for i in missing], progress, label):
-        cache.add(keys[missing[i]], [x.logprob for x in scored])
+    for part in progress(_parts(missing, SCORED_AT_ONCE), label):
+        prompts = [asked[i][1] for i in part]
+        for i, scores in zip(part, score_options(model, [x.ids for x in prompts], [x.continuations for x in prompts])):
+            cache.add(keys[i], scores.log_probs)
     return [_choice(exam, item, prompt, cache.get(key)) for (item, prompt), key in zip(asked, keys)]
 
 
@@ -110,12 +114,15 @@ def _generated(
     sampling = SamplingParams(max_new_tokens=exam.max_new_tokens, stop=stop)
     keys = [cache_key("generated", prompt.ids, exam.max_new_tokens, stop) for _, prompt in asked]
     missing = [i for i, key in enumerate(keys) if cache.get(key) is None]
-    parts = [missing[i : i + GENERATED_AT_ONCE] for i in range(0, len(missing), GENERATED_AT_ONCE)]
-    for part in progress(parts, label):
+    for part in progress(_parts(missing, GENERATED_AT_ONCE), label):
         answers = generate(model, [asked[i][1].ids for i in part], exam.max_new_tokens, sampling)
         for i, answer in zip(part, answers):
             cache.add(keys[i], str(decoded(model, answer)))
     return [read_answer(exam, item, cache.get(key)) for (item, _), key in zip(asked, keys)]
+
+
+def _parts(indices: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [indices[i : i + size] for i in range(0, len(indices), size)]
 
 
 def read_answer(exam: Exam, item: ExamItem, text: str) -> ItemResult:

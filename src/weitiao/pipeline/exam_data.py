@@ -7,7 +7,7 @@ from pathlib import Path
 import huggingface_hub
 
 from weitiao.core.errors import DataError, InvalidValue, RecipeError
-from weitiao.core.exam import Exam, PackagedFile, read_exam
+from weitiao.core.exam import DEFAULT, Exam, PackagedFile, read_exam
 from weitiao.core.example import BadRow
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import find_module
@@ -23,16 +23,17 @@ PARQUET = "refs/convert/parquet"  # where the hub keeps every dataset as Parquet
 
 
 def open_exams(names: Sequence[str]) -> list[PreparedExam]:
-    """Exams by name or file, with their items.
+    """Exams by name or file, with their items; "default": those of core/exam.py.
 
     Raises:
         RecipeError: an exam is not valid, or two have one name.
         DataError: an exam's data cannot be used.
         ModelError: a package cannot be downloaded.
     """
-    opened = [_open(*find_exam(name)) for name in dict.fromkeys(names)]
-    written = [x.exam.name for x in opened]
-    if twice := next((x for x in written if written.count(x) > 1), None):
+    written = [x for name in names for x in (sum(DEFAULT.values(), ()) if name == "default" else (name,))]
+    opened = [_open(*find_exam(name)) for name in dict.fromkeys(written)]
+    titles = [x.exam.name for x in opened]
+    if twice := next((x for x in titles if titles.count(x) > 1), None):
         raise RecipeError("two exams are called {name!r}: their scores would replace each other.", name=twice)
     return opened
 

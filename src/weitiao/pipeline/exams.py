@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from weitiao.core.batch import IGNORE, Row, pack
+from weitiao.core.errors import DataError
 from weitiao.core.files import home, write_text
 from weitiao.core.messages import Message
 from weitiao.core.recipe import Recipe
@@ -52,7 +53,13 @@ def take_exams(
         results.append(take_exam(model, x, max_length, cache, reporter.track, title))
     if recipe is None or not exams:
         return results
-    texts = training_texts(recipe)
+    try:
+        texts = training_texts(recipe)
+    except DataError as error:
+        reporter.warn(
+            Message("the training data were not searched for the exams' questions: {reason}", reason=error.message)
+        )
+        return results
     return [with_contamination(result, contaminated_items(x.items, texts)) for x, result in zip(exams, results)]
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from weitiao.core.engine import SamplingParams
 from weitiao.core.errors import DataError, ModelError
-from weitiao.core.generation import generate
+from weitiao.core.generation import generate, score_options
 from weitiao.core.hardware import needs
-from weitiao.evaluate.continuations import Prompt, encode_prompt, encode_text, score_prompts
+from weitiao.evaluate.continuations import Prompt, encode_prompt, encode_text
 from weitiao.pipeline.inference import Model, open_model
 from weitiao.plan.compatibility import check_decoder
 
@@ -86,9 +86,10 @@ def loglikelihoods(
     limit = max_length and max_length - len(loaded.model.attachment.virtual_tokens())
     prompts = [x if not limit or x.length <= limit else _shortened(x, limit) for x in prompts]
     results: list[tuple[float, bool]] = [(0.0, False)] * len(pairs)
-    for group, scored in score_prompts(loaded.model, prompts):
-        for i, x in zip(groups[group][1], scored):
-            results[i] = x.logprob, x.is_greedy
+    scored = score_options(loaded.model, [x.ids for x in prompts], [x.continuations for x in prompts])
+    for (_, indices), prompt, scores in zip(groups, prompts, scored):
+        for i, continuation, logprob in zip(indices, prompt.continuations, scores.log_probs):
+            results[i] = logprob, scores.is_greedy(continuation)
     return results
 
 

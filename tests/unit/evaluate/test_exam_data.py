@@ -9,6 +9,7 @@ import yaml
 
 from support.models import save_model
 from weitiao.core.errors import DataError, RecipeError
+from weitiao.core.exam import DEFAULT, read_exam
 from weitiao.core.recipe import Recipe
 from weitiao.core.reporter import Reporter
 from weitiao.evaluate.contamination import contaminated_items, units_of
@@ -16,6 +17,7 @@ from weitiao.evaluate.exam_items import ExamItem
 from weitiao.evaluate.facts import countries, idioms, poems, wordnet
 from weitiao.evaluate.harness_task import is_task, read_task
 from weitiao.pipeline.exam_data import export_exam, open_exams
+from weitiao.pipeline.exams import evaluate_exams
 from weitiao.pipeline.train import train
 
 # -- facts ------------------------------------------------------------------------------------------------------------
@@ -117,6 +119,11 @@ def test_right_answers_are_in_each_place_equally_often(tmp_path: Path) -> None:
     file = facts_file(tmp_path, [country(f"C{i}", f"Land{i}", f"国{i}", f"City{i}", "Asia", "x") for i in range(40)])
     places = Counter(x["options"].index(x["answer"]) for x in countries.rows([file], {"property": "capital"}))
     assert places == {0: 10, 1: 10, 2: 10, 3: 10}
+
+
+def test_default_exams_ship_in_the_language_they_are_listed_under() -> None:
+    for language, names in DEFAULT.items():
+        assert {read_exam(x)[0].language for x in names} == {language}
 
 
 # -- folders ----------------------------------------------------------------------------------------------------------
@@ -271,7 +278,7 @@ def test_units_are_words_and_chinese_characters() -> None:
     assert units_of("ＡＢＣ def, 北京2024年") == ["abc", "def", "北", "京", "2024", "年"]
 
 
-def test_contamination_by_the_training_data_is_said(tmp_path: Path) -> None:
+def test_contamination_by_the_training_data_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = [f"what time is it in paris number {x}" for x in ("one", "two", "three")]
     exam_rows = [{"question": x, "options": ["dog", "fox"], "answer": "dog"} for x in asked]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, exam_rows)))
@@ -285,5 +292,10 @@ def test_contamination_by_the_training_data_is_said(tmp_path: Path) -> None:
     }  # fmt: skip
     run = train(Recipe.model_validate(recipe), Reporter())
     assert [x["id"] for x in run.read("exam_items.jsonl") if x.get("contaminated")] == ["2", "2"]
+    exam = str(tmp_path / "q.yaml")
+    assert "training data" in str(evaluate_exams(str(run.folder), [exam], Reporter())["exam.q"].notes)
+    (run.folder / "data.jsonl").unlink()
+    scores = evaluate_exams(str(run.folder), [exam], Reporter())
+    assert scores["exam.q"].n == 3 and "not searched" in capsys.readouterr().out
     (note,) = [x for x in run.scores["after"]["exam.q"]["notes"] if "training data" in x["template"]]
     assert (note["fields"]["n"], note["fields"]["total"], note["fields"]["items"]) == (1, 3, "2")

@@ -10,11 +10,13 @@ from support.models import save_model
 from support.runs import finished_run
 from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.exam import Exam, make_exam, read_exam, shipped_exams
+from weitiao.core.generation import score_options
 from weitiao.core.recipe import Recipe
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
+from weitiao.core.trainable_model import TrainableModel
 from weitiao.evaluate import exam_run
-from weitiao.evaluate.continuations import Prompt, encode_prompt, score_prompts
+from weitiao.evaluate.continuations import Prompt, encode_prompt
 from weitiao.evaluate.exam_cache import ExamCache
 from weitiao.evaluate.exam_items import SourceRow, make_items, prepare
 from weitiao.evaluate.exam_run import read_answer, take_exam
@@ -190,18 +192,19 @@ def test_log_probabilities_are_those_of_transformers(tmp_path: Path, family: str
     processor = model.assets.processor
     prompts = [encode_prompt(processor, f"7 wizards. {x['question']}", [f" {o}" for o in x["options"]]) for x in ROWS]
     prompts.append(encode_prompt(processor, "", ["paris", "dog and fox"]))
-    scored = dict(score_prompts(model.model, prompts))
-    assert sorted(scored) == [0, 1, 2, 3, 4]
-    for i, prompt in enumerate(prompts):
-        assert [x.logprob for x in scored[i]] == pytest.approx(by_transformers(model, prompt), abs=1e-4)
+    scored = score_options(model.model, [x.ids for x in prompts], [x.continuations for x in prompts])
+    for scores, prompt in zip(scored, prompts, strict=True):
+        assert scores.log_probs == pytest.approx(by_transformers(model, prompt), abs=1e-4)
 
 
 def test_greedy_continuation_is_recognized(model: Model) -> None:
     ids = model.assets.processor.text("the quick brown")
     with torch.no_grad():
         best = int(model.torch_model(torch.tensor([ids])).logits[0, -1].argmax())
-    ((_, scored),) = score_prompts(model.model, [Prompt(tuple(ids), ((best,), (best, 5), ((best + 1) % 300,)))])
-    assert scored[0].is_greedy and not scored[2].is_greedy
+        second = int(model.torch_model(torch.tensor([[*ids, best]])).logits[0, -1].argmax())
+    options = [(best,), (best, second), (best, (second + 1) % 300), ((best + 1) % 300,)]
+    (scores,) = score_options(model.model, [ids], [options])
+    assert [scores.is_greedy(x) for x in options] == [True, True, False, False]
 
 
 def test_result_of_an_exam(tmp_path: Path, model: Model) -> None:
@@ -257,19 +260,19 @@ def test_what_is_known_is_not_asked_again(tmp_path: Path, model: Model, monkeypa
     file = exam_file(tmp_path)
     first = take_exams(model.model, open_exams([str(file)]), None, Reporter())
     asked: list[int] = []
-    real = exam_run.score_prompts
-    monkeypatch.setattr(
-        exam_run,
-        "score_prompts",
-        lambda model, prompts, *rest: (asked.append(len(prompts)), real(model, prompts, *rest))[1],
-    )
+
+    def counted(model: TrainableModel, prompts: list, options: list) -> list:
+        asked.append(len(prompts))
+        return score_options(model, prompts, options)
+
+    monkeypatch.setattr(exam_run, "score_options", counted)
     assert take_exams(model.model, open_exams([str(file)]), None, Reporter()) == first
     cached = next((tmp_path / "home" / "exams").glob("*.jsonl"))
     lines = cached.read_text().splitlines()
     cached.write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:20])  # killed while the last line was written
     (again,) = take_exams(model.model, open_exams([str(file)]), None, Reporter())
     assert again.score == first[0].score and again.items[-1].logprobs == pytest.approx(first[0].items[-1].logprobs)
-    assert asked == [0, 1]
+    assert asked == [1]
 
 
 def test_fingerprint_changes_with_weights_and_with_the_switched_off_method(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol
 
+from weitiao.core.generation import score_options
 from weitiao.core.messages import Message
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.evaluate.continuations import encode_prompt, score_prompts
+from weitiao.evaluate.continuations import encode_prompt
 from weitiao.evaluate.exam_cache import ExamCache
 from weitiao.evaluate.exam_items import PreparedExam
 from weitiao.evaluate.exam_result import ItemResult
@@ -94,8 +95,8 @@ class NeutralText:
 
     def ask(self, model: TrainableModel, items: Sequence[str]) -> list[ProbeResult]:
         prompts = [encode_prompt(model.processor, "", [self.passages[x][1]]) for x in items]
-        nats = {i: -scores[0].logprob for i, scores in score_prompts(model, prompts)}
-        return [self._result(name, nats[i]) for i, name in enumerate(items)]
+        scores = score_options(model, [x.ids for x in prompts], [x.continuations for x in prompts])
+        return [self._result(name, -x.log_probs[0]) for name, x in zip(items, scores)]
 
     def _result(self, name: str, nats: float) -> ProbeResult:
         language, text = self.passages[name]
