@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -101,7 +102,16 @@ def print_error(message: Message) -> None:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False))
+    """What is not measured is null: JSON has no NaN."""
+    print(json.dumps(_without_nan(value), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(x) for key, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def split_names(text: str) -> list[str]:

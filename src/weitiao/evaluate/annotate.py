@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from weitiao.core.eval_set import EvalSet
+from weitiao.core.eval_set import MAX_ANSWERS, EvalSet
 from weitiao.core.messages import Message, joined
 from weitiao.core.objective import Objective
 from weitiao.core.processor import Processor
@@ -12,6 +12,11 @@ from weitiao.core.score import Score
 from weitiao.core.trainable_model import TrainableModel
 
 SHOWN_REASONS = 3
+NO_CHOICES = Message(
+    "not measured: the references are no closed set of answers (2 to {most} different ones, short, each three times on "
+    "average)",
+    most=MAX_ANSWERS,
+)
 
 
 def annotated(
@@ -23,7 +28,8 @@ def annotated(
         reads: what the metric reads; of answers and choices, `pairs` has one for each row that was measured.
     """
     if not score.n:
-        return score
+        choosing = reads in ("choices", "probabilities") and not pairs
+        return replace(score, notes=(*score.notes, NO_CHOICES)) if choosing and eval_set.examples else score
     num_examples = len(eval_set.examples)
     of_rows = reads in ("row_losses", "row_bytes", "rankings")
     beyond_limit = 0 if of_rows else num_examples - len(pairs)

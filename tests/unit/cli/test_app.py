@@ -117,6 +117,16 @@ def test_evaluate_on_another_file_and_without_a_run(done: Path, tiny_llama: Path
     assert code == 2 and "there is no metric called 'los'. Did you mean 'loss'?" in said
 
 
+def test_undefined_score_is_null_in_json_and_named(done: Path, tmp_path: Path) -> None:
+    """A file whose rows all have one class has no AUROC."""
+    rows = [{"prompt": f"what time is it {i}", "completion": "paris"} for i in range(6)]
+    file = write_jsonl(tmp_path / "one.jsonl", rows)
+    code, said = weitiao("evaluate", done, "--data", file, "--json", "--metric", "auroc", "--metric", "json_valid")
+    made = json.loads(said[said.index("{") :])
+    assert code == 0 and made["auroc"]["value"] is None and made["auroc"]["n"] == 0 and made["json_valid"]["n"] == 6
+    assert "the references are no closed set of answers" in made["auroc"]["notes"][0]
+
+
 def test_evaluate_table_has_intervals(done: Path) -> None:
     code, said = weitiao("evaluate", done, "--metric", "loss")
     assert code == 0 and re.search(r"loss .*\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\], n = \d+ .*bootstrap over rows", said)
