@@ -272,7 +272,7 @@ class Evaluate(Settings):
     """Exams that are taken before and after training: names from evaluate/exams, YAML files, or default."""
     forgetting: bool | Auto = "auto"
     """Measure what the model forgets: capital cities, neutral text, formats, languages, refusals, before and after. auto: a
-    short form of about 40 seconds, of decoders that generate; true: all of it, whatever it takes."""
+    short form planned for a minute, of decoders that generate; true: all of it, whatever it takes."""
     samples: int = Field(default=5, ge=0)
     """Answers shown side by side, before and after training."""
 
