@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test types pytest proof lint bench bench-sft bench-peers bench-methods bench-trainer bench-growth bench-generation bench-adapters bench-compression bench-gpu clean
+.PHONY: quickstart test types pytest proof lint bench bench-sft bench-peers bench-methods bench-trainer bench-growth bench-generation bench-adapters bench-compression bench-forgetting bench-gpu clean
 
 # creates .venv, installs, fine-tunes a real model on real data, shows before and after
 quickstart: $(READY)
@@ -66,6 +66,12 @@ bench-growth: $(READY)
 # text generation next to transformers.generate and llama.cpp (ARGS="--gguf FILE ..."); about 15 minutes on 2 cores
 bench-generation: $(READY)
 	$(BIN)/python -m bench.generation $(ARGS)
+
+# what fine-tuning gains and loses, over replay, method and rate; at most three hours on 2 cores (ARGS=--short: 10 minutes)
+bench-forgetting: $(READY)
+	$(BIN)/python quickstart/prepare_data.py
+	$(BIN)/python quickstart/prepare_wordnet.py
+	$(BIN)/python -m bench.forgetting $(ARGS)
 
 # eight adapters in one batch next to one, and 1,000 on disk; about ten minutes on 2 cores and 10 GB of disk
 bench-adapters: $(READY)

@@ -6,7 +6,7 @@ the same side of the split, with only one of them in the test rows. A short chat
 greetings and small talk.
 
 Writes quickstart/data/{train,test,chat}.jsonl (conversations), topics_{train,test}.jsonl (the same messages as text and
-label) and few_shot.json; always the same bytes.
+label); always the same bytes.
 """
 
 import hashlib
@@ -38,11 +38,6 @@ def main() -> None:
     write("test.jsonl", [routing_row(message, topic) for message, topic in test])
     write("chat.jsonl", [chat_row(message, reply) for message, reply in small_talk(folder)])
     write("topics_train.jsonl", [{"text": message, "label": topic} for message, topic in train])
-    shots: dict[str, str] = {}
-    for message, topic in train:  # one short example for each of five topics, for the five-shot baseline
-        if len(shots) < 5 and topic not in shots and len(message) < 60:
-            shots[topic] = message
-    (DATA / "few_shot.json").write_text(json.dumps([[m, t] for t, m in shots.items()], indent=1))
     write("topics_test.jsonl", [{"text": message, "label": topic} for message, topic in test])
     print(f"{len(train)} messages for training, {len(test)} held out, topics: {', '.join(TOPICS)}")
 

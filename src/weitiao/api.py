@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from weitiao.core.reporter import Reporter
     from weitiao.core.run import Run
     from weitiao.core.run_table import RunRow
-    from weitiao.core.score import Scores
+    from weitiao.core.scores import Scores
     from weitiao.multirun.compare_methods import Compared
     from weitiao.multirun.stages import Stage
     from weitiao.pipeline.compression import CompressionReport
@@ -148,18 +148,18 @@ def evaluate(
     max_bad_fraction: float | None = None,
     exams: Sequence[str] = (),
     items: str | Path | None = None,
+    forgetting: bool = False,
     verbose: bool | int = False,
 ) -> "Scores":
-    """Measure a model; every score has its n and its 95 % interval. `.classes`: confusion matrix, mistakes, calibration.
+    """Measure a model; every score has its n and its 95 % interval. `.classes` has what is behind predicted classes.
 
     Args:
         data: a path, a source as in a recipe ({"path": ..., "columns": ...}) or rows in memory; None: the run's held-out
             rows. Columns, encoding and format are those that the run was trained with, unless the source has its own.
-        metrics: names; (): those of the recipe, or what fits the objective.
-        limit: at most this many rows for metrics that generate text.
+        metrics, limit: names, (): those of the recipe, or what fits; at most so many rows for those that generate text.
         task: of a multi-task run, the task that `data` belongs to.
         max_bad_fraction: more unusable rows of `data` than this are an error; None: as the run's recipe says.
-        exams: names or YAML files; without `data` and `metrics`, only they are taken. `items`: a file for their results.
+        exams, forgetting: exams by name, and what a run has lost (`.forgetting`); without `data` and `metrics`, only these.
 
     Raises:
         RunError: there are no held-out rows, and no data.
@@ -174,8 +174,8 @@ def evaluate(
     subject = target if isinstance(target, Model) else _path(target)
     if isinstance(subject, str):
         _warn_unfinished([subject], reporter)
-    with as_source(data, task) as source:
-        return measure(subject, reporter, source, tuple(metrics), limit, task, max_bad_fraction, tuple(exams), items)
+    with as_source(data, task) as rows:
+        return measure(subject, reporter, rows, metrics, limit, task, max_bad_fraction, exams, items, forgetting)
 
 
 def merge(

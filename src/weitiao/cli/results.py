@@ -1,13 +1,14 @@
 """Commands that look at results: evaluate, runs, why."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from weitiao.cli.class_tables import show_classes
+from weitiao.cli.forgetting_lines import show_forgetting
 from weitiao.cli.option_group import option_group
 from weitiao.cli.run_command import (
     AsJson,
@@ -22,6 +23,9 @@ from weitiao.cli.run_command import (
 )
 from weitiao.core.command import command
 from weitiao.core.messages import Message, translate
+
+if TYPE_CHECKING:
+    from weitiao.core.scores import Scores
 
 RUN_COLUMNS = (
     Message("run"),
@@ -44,6 +48,10 @@ EVALUATE_OPTIONS: dict[str, tuple[Any, Any]] = {
     "items": (
         Annotated[str | None, typer.Option(help="Write each exam item's result into this file (JSON lines).")],
         None,
+    ),
+    "forgetting": (
+        Annotated[bool, typer.Option("--forgetting", help="What a run has lost beside its task, and what to do about it.")],
+        False,
     ),
     "limit": (
         Annotated[int | None, typer.Option(min=1, help="Maximum number of rows for metrics that generate text.")],
@@ -80,13 +88,21 @@ def evaluate(
     if as_json:
         counts = {name: {"total": x.total, "left_out": x.left_out} for name, x in scores.items()}
         notes = {name: {"notes": [str(note) for note in x.notes]} for name, x in scores.items()}
-        classes = {"classes": scores.classes} if scores.classes else {}
-        print_json({name: {**x.as_json(), **counts[name], **notes[name]} for name, x in scores.items()} | classes)
+        more = {"classes": scores.classes, "forgetting": scores.forgetting}
+        plain = {name: {**x.as_json(), **counts[name], **notes[name]} for name, x in scores.items()}
+        print_json(plain | {key: x for key, x in more.items() if x})
         return
+    console = Console(highlight=False)
+    if scores:
+        _show_scores(console, scores)
+    if scores.forgetting:
+        show_forgetting(console, scores.forgetting)
+
+
+def _show_scores(console: Console, scores: "Scores") -> None:
     table = Table(translate("metric"), translate("value [95 % interval]"), translate("interval"))
     for name, score in scores.items():
         table.add_row(name, str(score), str(score.interval_description))
-    console = Console(highlight=False)
     console.print(table)
     for note in dict.fromkeys(note for score in scores.values() for note in score.notes):
         console.print(str(note), soft_wrap=True, markup=False)

@@ -80,7 +80,7 @@ class ExamData(Settings):
     packages: tuple[PackagedFile, ...] = ()
     """Files of packages that `facts` makes questions of."""
     facts: str = ""
-    """What makes questions of them: a name from evaluate/facts."""
+    """What makes questions of them, or of the file: a name from evaluate/facts."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Settings for that."""
     limit: int | None = Field(default=None, ge=1)
@@ -91,7 +91,7 @@ class ExamData(Settings):
         named = [x for x in ("path", "hub", "packages") if getattr(self, x)]
         if len(named) != 1 and not (self.layout and not named):
             raise InvalidValue("expected one of path, hub and packages, not {n}", n=len(named))
-        if bool(self.packages) != bool(self.facts):
+        if bool(self.packages) > bool(self.facts) or (self.facts and not (self.packages or self.path)):
             raise InvalidValue("packages and facts belong together: one of them is missing")
         return self
 

@@ -270,6 +270,9 @@ class Evaluate(Settings):
     """Maximum length of a generated answer, in tokens; auto: that of the longest reference, 64 to 512."""
     exams: Annotated[tuple[str, ...], BeforeValidator(_listed_names), OneOrMore()] = ()
     """Exams that are taken before and after training: names from evaluate/exams, YAML files, or default."""
+    forgetting: bool | Auto = "auto"
+    """Measure what the model forgets: capital cities, neutral text, formats, languages, refusals, before and after. auto: a
+    short form planned for a minute, of decoders that generate; true: all of it, whatever it takes."""
     samples: int = Field(default=5, ge=0)
     """Answers shown side by side, before and after training."""
 

@@ -49,7 +49,8 @@ Change = tuple[str, Any, Any]  # key, was, is
 ROWS = re.compile(r"(data|validation|evaluate)(-\d+)?\.jsonl")  # rows that the recipe held in memory
 RECORDS = {
     LOCK, EVENTS, "recipe.yaml", "resolved.json", "preflight.json", "bad_rows.jsonl", "scores.json", "classes.json",
-    "row_results.json", "samples.jsonl", "exam_items.jsonl", "task_vector.safetensors",
+    "row_results.json", "samples.jsonl", "exam_items.jsonl", "forgetting.jsonl", "prompted.json",
+    "task_vector.safetensors",
 }  # fmt: skip
 
 

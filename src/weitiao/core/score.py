@@ -1,7 +1,7 @@
 """Score: a number with its name, its n and its 95 % confidence interval."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -96,25 +96,15 @@ class Score:
         return INTERVALS[self.interval]
 
 
-class Scores(dict[str, Score]):
-    """Scores by name, and what is behind those of classes."""
-
-    classes: dict[str, dict[str, Any]]
-    """By task ("" where there is one): each class, confusion matrix, mistakes, calibration (evaluate/class_report.py)."""
-
-    def __init__(self, scores: Mapping[str, Score], classes: Mapping[str, dict[str, Any]]) -> None:
-        super().__init__(scores)
-        self.classes = dict(classes)
-
-
 def not_measured(name: str, higher_is_better: bool | None = True) -> Score:
     """The score of no rows."""
     return Score(name, math.nan, 0, math.nan, math.nan, higher_is_better)
 
 
 def is_percentage(name: str) -> bool:
-    """Whether a metric is a fraction shown in percent; also a task's metric (spam.accuracy), and an exam's (exam.mmlu)."""
-    return name.rpartition(".")[2] in PERCENT or name.startswith("exam.")
+    """Whether a metric is a fraction shown in percent; also a task's metric (spam.accuracy), an exam's (exam.mmlu) and a
+    behaviour's."""
+    return name.rpartition(".")[2] in PERCENT or name.startswith(("exam.", "behaviour."))
 
 
 def proportion(name: str, hits: int, n: int) -> Score:

@@ -14,10 +14,12 @@ from markupsafe import Markup
 from weitiao.core import events
 from weitiao.core.files import write_text
 from weitiao.core.finding import Finding
+from weitiao.core.forgetting_lines import forgetting_lines
 from weitiao.core.history import history, result, summary, throughput
 from weitiao.core.messages import Message, language
 from weitiao.core.run import Run
 from weitiao.core.score import format_score, score_notes, score_rows
+from weitiao.evaluate.comparison.difference import VERDICTS
 
 WIDTH, HEIGHT, EDGE = 720, 240, 44  # of the curve, in pixels
 LABELS = {
@@ -28,6 +30,10 @@ LABELS = {
     "change": Message("change"),
     "baselines": Message("To compare with:"),
     "intervals": Message("Brackets are 95 % intervals. Measured on held-out rows that were not trained on."),
+    "forgetting": Message("What it forgot"),
+    "paired": Message(
+        "The same items before and after; ±: the paired 95 % interval (its wider half); verdicts after Holm."
+    ),
     "loss": Message("Loss"),
     "legend": Message(
         "thin: each step · thick: running mean · dots: validation · dashed: a skipped step · vertical line: a rollback"
@@ -62,6 +68,8 @@ def write_report(run: Run) -> Path:
         rows=score_rows(run.scores),
         notes=score_notes(run.scores),
         baselines={name: format_score(x["name"], x) for name, x in run.scores.get("baselines", {}).items()},
+        prompted=Message.from_json(run.scores["prompted"]["sentence"]) if "prompted" in run.scores else "",
+        forgotten=[(kind, text, VERDICTS.get(kind, "")) for kind, text in forgetting_lines(run.scores.get("forgetting"))],
         curve=Markup(curve(steps, validations, list(run.events(events.Skip, events.Rollback)))),
         samples=run.read("samples.jsonl"),
         summary=summary(run),

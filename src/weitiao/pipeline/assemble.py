@@ -39,6 +39,8 @@ from weitiao.data.read import Reading, files_of
 from weitiao.data.vocabulary import check_vocabulary
 from weitiao.evaluate.drift import Drift
 from weitiao.evaluate.examination.items import PreparedExam
+from weitiao.evaluate.forgetting.few_shot import FewShot, draw_examples
+from weitiao.evaluate.forgetting.probes import Suite
 from weitiao.evaluate.measure import default_metrics, measure
 from weitiao.evaluate.room import answer_room, generates, reference_lengths, room_finding
 from weitiao.model.backbone import activation_cache
@@ -46,6 +48,7 @@ from weitiao.model.backbone.choose import use_reference_implementation
 from weitiao.model.generation.choose import choose_forward
 from weitiao.model.layers.gradient_checkpointing import enable_gradient_checkpointing
 from weitiao.pipeline.exam_data import open_exams
+from weitiao.pipeline.forgetting import is_measured, suites_for
 from weitiao.pipeline.load import BaseAssets, load, open_base_assets, warm_start
 from weitiao.plan import compatibility
 from weitiao.plan.resolve import Facts, Resolved, RowLimits, facts_of, resolve, resolve_rows
@@ -74,6 +77,8 @@ class PreparedData:
     evaluate: Evaluate
     """How, with every automatic value resolved."""
     findings: list[Finding]
+    few_shot: FewShot | None = None
+    """Training rows for the prompt of the base that the result is compared with."""
 
 
 @dataclass
@@ -93,6 +98,8 @@ class TrainingSetup:
     """Bytes that this process held before the model was loaded."""
     exams: Sequence[PreparedExam] = ()
     """Those that are taken before and after."""
+    suites: Sequence[Suite] = ()
+    """What forgetting is measured with."""
 
 
 def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Reporter) -> TrainingSetup:
@@ -134,10 +141,14 @@ def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Repor
         num_beams = data.objective.as_recipe().get("num_beams", 1)
         decisions.append(decoding_decision(model, int(data.evaluate.max_new_tokens), num_beams))
         decisions += [choose_forward(model)[1]] if assets.architecture.kind == "decoder" else []
-    reporter.report(run, *decisions, *resolved.decisions)
+    forgetting = is_measured(recipe, data.objective, assets)
+    suites = suites_for(recipe, data.objective, assets) if forgetting.value else ()
+    reporter.report(run, *decisions, *resolved.decisions, forgetting)
     reporter.warn_of_change(*changes)
     loss_function = regularized(data.objective, recipe.regularizers, model)
-    return TrainingSetup(assets, data, resolved, loader, plan, state, loss_function, dtype, memory_before_model, exams)
+    return TrainingSetup(
+        assets, data, resolved, loader, plan, state, loss_function, dtype, memory_before_model, exams, suites
+    )
 
 
 def fix_date(run: Run, distributed: Distributed) -> str:
@@ -201,7 +212,11 @@ def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporte
     findings += check_chats(chats, assets.processor)
     findings += check_vocabulary(encoded.rows, training, objective, assets.tokenizer)
     run.record(system=common_system(training, len(recipe.data)))
-    return PreparedData(objective, limits, encoded, validation, final, evaluate, findings)
+    few_shot = None
+    if final is not None and not final.tasks and recipe.evaluate.forgetting is not False:
+        own = [x.example for x in training if x.source < len(recipe.data)]  # without replay
+        few_shot = draw_examples(own, final, recipe.seed)
+    return PreparedData(objective, limits, encoded, validation, final, evaluate, findings, few_shot)
 
 
 def make_room(

