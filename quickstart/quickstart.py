@@ -21,7 +21,9 @@ from weitiao.core.score import proportion
 from weitiao.evaluate.report import write_report
 
 RECIPE = "recipes/smollm2/sft_lora.yaml"
-SHORT = {"out": "runs/quickstart-short", "train.steps": 6, "train.evaluate_every": 3, "evaluate.limit": 16}
+SHORT = {"out": "runs/quickstart-short", "train.steps": 6, "train.evaluate_every": 3, "evaluate.limit": 16} | {
+    "evaluate.forgetting": False
+}
 SMALL_TALK = ("Hey there, how do you feel today?", "Do you have a sister?")  # not in the training data
 
 

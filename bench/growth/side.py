@@ -103,7 +103,7 @@ def recipe_for(point: Point, side: str, precision: str, threads: int, out: Path)
                 "save_every": 0,
                 "num_threads": threads,
             },
-            "evaluate": {"metrics": ["loss"], "samples": 0},
+            "evaluate": {"metrics": ["loss"], "samples": 0, "forgetting": False},
             "out": str(out),
             "seed": 0,
         }

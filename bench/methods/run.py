@@ -135,7 +135,7 @@ class Bench:
                 "save_every": 0,
                 "num_threads": self.options.threads,
             },
-            "evaluate": {"metrics": ["loss"], "samples": 0},
+            "evaluate": {"metrics": ["loss"], "samples": 0, "forgetting": False},
             "out": str(out),
             "seed": SEED,
         }

@@ -60,7 +60,7 @@ def make_recipe(options: argparse.Namespace, peer: dict) -> dict:
             "save_every": 0,
             "num_threads": options.threads,
         },
-        "evaluate": {"metrics": ["loss"], "samples": 0},
+        "evaluate": {"metrics": ["loss"], "samples": 0, "forgetting": False},
         "out": str((options.out / "run").resolve()),
         "seed": options.seed,
     }

@@ -60,6 +60,7 @@ def recipe(job: dict, out: Path) -> dict:
             "metrics": list(dict.fromkeys(["loss", METRIC[job["objective"]]])),
             "limit": None,
             "samples": 0,
+            "forgetting": False,
         },
         "out": str(out),
         "seed": job["seed"],

@@ -29,7 +29,7 @@ def curve(place: Path, engine: str, steps: int) -> list[float]:
         "method": {"name": "lora", "rank": 16, "alpha": 32},
         "train": {"steps": steps, "batch_size": 4, "learning_rate": 5e-4, "precision": "fp32", "implementation": engine}
         | {"evaluate_every": 0, "save_every": 0},
-        "evaluate": {"metrics": ["loss"], "samples": 0, "limit": 4},
+        "evaluate": {"metrics": ["loss"], "samples": 0, "limit": 4, "forgetting": False},
         "out": str(place / engine),
     }
     return [line.loss for line in train(make_recipe(recipe), Reporter(Console(quiet=True))).events(Step)]

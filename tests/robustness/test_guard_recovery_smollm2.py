@@ -46,7 +46,7 @@ def shape(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
         "validation": {"path": str(write_jsonl(tmp_path / "held.jsonl", rows[:HELD]))},
         "method": {"name": "lora", "rank": 16, "alpha": 32},
         "train": {**train, "lr_schedule": "linear"},
-        "evaluate": {"metrics": ["loss"], "samples": 0},
+        "evaluate": {"metrics": ["loss"], "samples": 0, "forgetting": False},
     }
 
 
