@@ -58,6 +58,11 @@ def test_gguf_conversion_tied_and_complete() -> None:
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
 
 
+def test_digits_are_split_before_spaces(tokens: BaseAssets) -> None:
+    """As SmolLM2's own tokenizer does (Digits, then ByteLevel), and llama.cpp; transformers' reading of a GGUF does not."""
+    assert tokens.tokenizer.tokenize("a:\n  1) b") == ["a", ":", "ĊĠĠ", "1", ")", "Ġb"]
+
+
 def test_generates_answer(tokens: BaseAssets) -> None:
     model, _ = load(tokens, create(Method, "lora"), create(Objective, "sft"), torch.float32, CPU)
     ids = tokens.processor.prompt((Turn("user", "What is the capital of France?"),))

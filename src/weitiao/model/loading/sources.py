@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,6 +29,8 @@ from weitiao.core.new_folder import refuse_unfinished
 from weitiao.core.tensor_files import check_gguf, check_safetensors
 from weitiao.model.loading.packages import PackageFile, PackageParts
 from weitiao.model.loading.whisper import write_whisper
+
+CONVERSION = 2  # of GGUF and CTranslate2 files: grows when it writes other files than before
 
 
 @dataclass(frozen=True)
@@ -230,6 +233,7 @@ def convert_gguf(file: Path, tied: bool | None = None, sha256: str = "") -> Path
         dequantized = GgufConfig(dequantize=True)
         options = {"gguf_file": file.name, "local_files_only": True}
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **options)
+        _split_digits(tokenizer, file)
         model = AutoModelForCausalLM.from_pretrained(
             file.parent, quantization_config=dequantized, dtype=torch.float32, **options
         )
@@ -240,6 +244,19 @@ def convert_gguf(file: Path, tied: bool | None = None, sha256: str = "") -> Path
         tokenizer.save_pretrained(folder)
 
     return _converted(file.stem, file.name, digest, convert)
+
+
+def _split_digits(tokenizer: Any, file: Path) -> None:
+    """SmolLM's tokenizer takes each digit out of a text before it splits the rest; transformers reads GGUF without that, and
+    then two spaces before a digit are other tokens than in training, and than llama.cpp's."""
+    from gguf import GGUFReader
+    from tokenizers import pre_tokenizers
+
+    field = GGUFReader(file).get_field("tokenizer.ggml.pre")
+    if field is None or field.contents() != "smollm":
+        return
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), backend.pre_tokenizer])
 
 
 def convert_whisper(name: str, packaged: Packaged) -> Path:
@@ -259,7 +276,7 @@ def _converted(stem: str, source: str, digest: str, convert: Callable[[Path], No
     Raises:
         ModelError: the conversion failed.
     """
-    target = home() / "models" / f"{stem}-{digest[:12]}"
+    target = home() / "models" / f"{stem}-{digest[:12]}-{CONVERSION}"
     if (target / "weitiao.json").exists():
         record = json.loads((target / "weitiao.json").read_text())
         if all((target / name).exists() and (target / name).stat().st_size == n for name, n in record["sizes"].items()):
