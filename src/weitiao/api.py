@@ -257,7 +257,7 @@ def export(
     *,
     format: str,
     task: str = "",
-    rows: int | None = None,
+    max_rows: int | None = None,
     verbose: bool | int = False,
     **settings: Any,
 ) -> "ExportReport":
@@ -268,7 +268,7 @@ def export(
         out: a new folder.
         format: gguf, onnx, ollama, peft, vllm or tensorrt_llm.
         task: of a multi-task run, which task.
-        rows: rows of the Run that are compared; None: until about 2,000 answer tokens.
+        max_rows: rows of the Run that are compared; None: until about 2,000 answer tokens.
         settings: of the format: type="q8_0", adapter=True ...
 
     Raises:
@@ -280,7 +280,7 @@ def export(
     from weitiao.pipeline import exporting
 
     _warn_unfinished([_path(target)], reporter)
-    return exporting.export(_path(target), str(out), format, reporter, settings, task, rows)
+    return exporting.export(_path(target), str(out), format, reporter, settings, task, max_rows)
 
 
 def compress(

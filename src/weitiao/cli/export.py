@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from weitiao.cli.option_group import chosen_options, option_group
-from weitiao.cli.run_command import AsJson, Target, print_json
+from weitiao.cli.run_command import AsJson, MaxRows, Target, print_json
 
 SETTINGS: dict[str, tuple[Any, Any]] = {
     "type": (
@@ -34,15 +34,13 @@ def export(
     format: Annotated[str, typer.Option("--format", "-f", help="gguf, onnx, ollama, peft, vllm or tensorrt_llm.")],
     settings: dict[str, Any],
     task: Annotated[str, typer.Option(help="Of a multi-task run: the task to write.")] = "",
-    rows: Annotated[
-        int | None, typer.Option(min=1, help="Rows of the run to compare; default: until 2,000 answer tokens.")
-    ] = None,
+    max_rows: MaxRows = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a run for llama.cpp, ONNX Runtime, Ollama, PEFT, vLLM or TensorRT-LLM, and compare it with what was trained."""
     from weitiao import api
 
-    report = api.export(target, out, format=format, task=task, rows=rows, verbose=not as_json, **settings)
+    report = api.export(target, out, format=format, task=task, max_rows=max_rows, verbose=not as_json, **settings)
     if as_json:
         verification = report.verification.as_json() if report.verification else None
         lines = [str(x) for x in report.lines]

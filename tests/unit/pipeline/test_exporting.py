@@ -49,7 +49,7 @@ def test_format_gives_the_answers_of_the_run(case: str, run: Any, train_tiny: An
     if format == "onnx":  # whose attention takes heads of a multiple of 16
         base = save_decoder(tmp_path / "base", "llama", head_dim=16)
         run = train_tiny(base=str(base), out=str(tmp_path / "wide"), train={"steps": 8, "learning_rate": 3e-2})
-    report = weitiao.export(run, out, format=format, rows=6, **settings)
+    report = weitiao.export(run, out, format=format, max_rows=6, **settings)
     assert report.verification is not None and report.verification.passed
     assert report.verification.fidelity.positions >= 6 and report.verification.fidelity.kl.value <= 1e-4
     change = report.verification.change
@@ -64,7 +64,7 @@ def test_without_llama_cpp_tensors_are_read_back_and_the_rest_is_said(
 ) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "xllamacpp" else real(name))
-    report = weitiao.export(run, tmp_path / "out", format="gguf", type="q8_0", rows=2)
+    report = weitiao.export(run, tmp_path / "out", format="gguf", type="q8_0", max_rows=2)
     assert report.verification is None
     text = " ".join(map(str, report.lines))
     assert "largest relative error" in text and "pip install 'weitiao[llamacpp]'" in text
@@ -75,7 +75,7 @@ def test_llama_cpp_listens_here_only_and_wants_its_key(run: Any, tmp_path: Path)
     import urllib.error
     import urllib.request
 
-    report = weitiao.export(run, tmp_path / "out", format="gguf", rows=1)
+    report = weitiao.export(run, tmp_path / "out", format="gguf", max_rows=1)
     engine = llama_cpp.LlamaCpp(report.written.form, 64)  # pyright: ignore[reportArgumentType]
     try:
         address = engine.server.listening_address
