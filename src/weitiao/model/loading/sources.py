@@ -247,8 +247,10 @@ def convert_gguf(file: Path, tied: bool | None = None, sha256: str = "") -> Path
 
 
 def _split_digits(tokenizer: Any, file: Path) -> None:
-    """SmolLM's tokenizer takes each digit out of a text before it splits the rest. transformers reads GGUF without that, and
-    then two spaces before a digit are other tokens than in its pretraining, and than llama.cpp's."""
+    """SmolLM's tokenizer takes each digit out of a text before it splits the rest.
+
+    transformers reads GGUF without that; two spaces before a digit then are other tokens than in its pretraining.
+    """
     from gguf import GGUFReader
     from tokenizers import pre_tokenizers
 
