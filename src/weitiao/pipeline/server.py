@@ -263,7 +263,11 @@ def _address_lines(access: Access, options: ServeOptions, address: str) -> list[
 def _model_lines(served: ServedModel, limits: Limits) -> list[tuple[Message, dict[str, Any]]]:
     lines = [(message, {}) for message in served.settings]
     if served.engine is not None:
-        room = {"n": served.engine.max_length, "slots": served.engine.load.slots, "new": limits.default_new_tokens}
+        room = {
+            "n": served.engine.max_length,
+            "slots": served.engine.load.slots,
+            "new": min(limits.default_new_tokens, served.engine.max_length),
+        }
         text = Message(
             "engine:    {slots} answers at once, up to {n:,} tokens each; max_tokens is {new:,} where none is given"
         )
