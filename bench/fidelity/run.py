@@ -70,6 +70,7 @@ def trained_run(folder: Path) -> Path:
         "validation": {"path": str(folder / "validation.jsonl")},
         "method": {"name": "lora", "rank": 16, "alpha": 32},
         "objective": "sft",
+        "evaluate": {"metrics": ["loss"], "samples": 0, "forgetting": False},
         "train": {"epochs": 1, "batch_size": 8, "learning_rate": 5e-4, "evaluate_every": 25},
         "out": str(folder / "run"),
         "seed": 1,
