@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.shared.machine import machine_words
 from bench.trainer.tasks import parse_fractions
-from weitiao.core.score import BOOTSTRAP_DRAWS, LEVEL, Score, proportion, ratio_of_sums
+from weitiao.core.score import BOOTSTRAP_DRAWS, Score, proportion, ratio_of_sums
 
 MAX_BACKGROUND = 0.05  # share of the processor that other programs use
 NAMES = {"Trainer": "Trainer", "grouped": "Trainer, grouped by length", "weitiao": "weitiao"}
@@ -43,7 +43,7 @@ def gap(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float, float]:
 
     rows = ours.shape[2]
     picks = np.random.default_rng(0).integers(0, rows, (BOOTSTRAP_DRAWS, rows))
-    low, high = np.quantile([value(pick) for pick in picks], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile([value(pick) for pick in picks], [0.025, 0.975])
     return value(np.arange(rows)), float(low), float(high)
 
 

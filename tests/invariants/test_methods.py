@@ -102,8 +102,8 @@ def test_disabled_method_equals_base(method: str) -> None:
     if model.attachment.set_enabled is None:
         pytest.skip(f"{method} declares that it cannot be switched off")
     tuned, base = outputs(model, batch), outputs(attached("full", base=base_model(method)), batch)
-    with model.reference():
-        assert torch.equal(outputs(model, batch), base)
+    with model.reference():  # without gradients, weights of few bits have kernels of their own, which sum in another order
+        assert gap(outputs(model, batch), base) <= (1e-6 if method.startswith("qlora") else 0.0)
     assert torch.equal(outputs(model, batch), tuned)
     assert gap(tuned, base) > 1e-3
 

@@ -33,6 +33,7 @@ EXTRAS = {  # an extra of the wheel -> the modules it installs, and what it is f
     "gguf-k": (("libgguf",), Message("K-quants in GGUF files")),
     "llamacpp": (("xllamacpp",), Message("GGUF files, opened and compared by llama.cpp")),
     "onnx": (("onnx", "onnxscript", "onnxruntime"), Message("export to ONNX")),
+    "lm-eval": (("lm_eval",), Message("weitiao models inside lm-evaluation-harness")),
     "audio": (("soundfile", "scipy", "rapidfuzz"), Message("speech data; metrics wer and cer")),
 }
 BUSY = 0.2  # of the CPU, used by other programs

@@ -210,6 +210,11 @@ def check_metrics(objective: Objective, metrics: Sequence[str], best_metric: str
             objective=objective.name,
             metrics=", ".join(own),
         )
+    if getattr(find(Metric, best_metric.rpartition(".")[2]), "higher_is_better", True) is None:
+        raise RecipeError(
+            "train.best_metric: {metric} is neither better when higher nor when lower. Choose another metric.",
+            metric=best_metric,
+        )
 
 
 def check_regularizers(recipe: Recipe) -> None:

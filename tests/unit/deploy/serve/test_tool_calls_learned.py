@@ -41,7 +41,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
 @pytest.mark.parametrize(("city", "sky"), [("Oslo", "grey"), ("Rome", "blue")])
 def test_a_call_its_result_and_the_answer(client: openai.OpenAI, city: str, sky: str) -> None:
     asked = [{"role": "user", "content": f"{city}?"}]
-    settings = {"model": "tiny", "tools": TOOLS, "max_tokens": 60}
+    settings = {"model": "tiny", "tools": TOOLS, "max_tokens": 120}
     choice = client.chat.completions.create(messages=asked, **settings).choices[0]
     assert choice.finish_reason == "tool_calls" and not choice.message.content, choice
     (call,) = choice.message.tool_calls

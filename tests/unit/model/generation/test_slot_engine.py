@@ -151,6 +151,8 @@ def test_refused_requests() -> None:
 class Digits:
     """A constraint: three tokens from 10 to 19."""
 
+    error = ""
+
     def __init__(self) -> None:
         self.count = 0
 
