@@ -27,7 +27,7 @@ from weitiao.evaluate.forgetting.behaviours import LANGUAGES, answer_prompts, be
 
 EXAMS = ("world_capitals_en", "world_capitals_zh")
 BITS = "bits_per_byte"
-SECONDS = 20.0  # of the short form before training; after training the same items take about as long
+SECONDS = 15.0  # of the short form before training; after training the same items take about as long
 CHUNK = 48  # items between two looks at the clock
 Track = Callable[[Sequence[Any], Any], Any]
 
