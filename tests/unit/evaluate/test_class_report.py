@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from support.rows import write_jsonl
+from support.sandbox import skip_without_sandbox
 from weitiao import api
 from weitiao.core.errors import DataError
 from weitiao.evaluate.class_report import class_report
@@ -66,6 +67,7 @@ def test_column_group_widens_intervals(done: str, tmp_path: Path) -> None:
 
 
 def test_columns_tests_and_schema(done: str, tmp_path: Path) -> None:
+    skip_without_sandbox()
     more = {"tests": lambda i: ["assert True", "assert 1"], "schema": lambda i: {"type": "object"}}
     names = ["code_pass", "json_schema_valid", "json_valid", "bits_per_byte", "distinct_1", "answer_length"]
     scores = api.evaluate(done, str(write_jsonl(tmp_path / "a.jsonl", rows(**more))), names)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from sklearn.metrics import f1_score
 
+from support.sandbox import has_sandbox
 from weitiao.core.errors import DataError
 from weitiao.core.metric import Metric
 from weitiao.core.registry import create, names
@@ -71,7 +72,7 @@ KINDS = {
 
 
 def test_every_score_has_name_and_interval() -> None:
-    for name in names(Metric):
+    for name in set(names(Metric)) - (set() if has_sandbox() else {"code_pass"}):
         made = score(name, KINDS.get(name, WORDS) * 5)
         assert (made.name, made.n) == (name, 10) and made.low <= made.value <= made.high and made.interval
 

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from support.sandbox import has_sandbox
 from weitiao.core.metric import Metric
 from weitiao.core.registry import create
 from weitiao.evaluate.sandbox import Limits, code_of, run_program, run_programs
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the sandbox needs Linux")
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux") or not has_sandbox(), reason="this kernel has no Landlock or no seccomp"
+)
 SHORT = Limits(seconds=3.0)
 
 

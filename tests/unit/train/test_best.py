@@ -9,6 +9,7 @@ import pytest
 
 from support.models import save_model
 from support.rows import rated_rows, write_jsonl
+from support.sandbox import skip_without_sandbox
 from weitiao.core.errors import Interrupted, RecipeError, RunError
 from weitiao.core.metric import Metric
 from weitiao.core.recipe import make_recipe
@@ -53,6 +54,7 @@ GOOD_AND_BAD: dict[str, tuple[list, list]] = {
 def test_kept_step_is_the_best_by_every_metric(
     name: str, open_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    skip_without_sandbox(name)
     metric: Any = create(Metric, name)
     good, bad = (metric.score(pairs) for pairs in GOOD_AND_BAD.get(name, TEXTS))
     nan = metric.score([(math.nan, 1.0)]) if name == "loss" else None
