@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,11 +125,9 @@ def _watched(process: subprocess.Popen[bytes], text: bytes, folder: Path, limits
     deadline = time.monotonic() + limits.seconds
     try:
         assert process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # it has ended already, and says why
             process.stdin.write(text)
             process.stdin.close()
-        except BrokenPipeError:
-            pass  # it has ended already, and says why
         while process.poll() is None:
             if time.monotonic() > deadline:
                 return "time"
