@@ -18,7 +18,7 @@ from rich.table import Table
 import prepare_data
 from weitiao import Model, Recipe, Run, Score, WeitiaoError, load, resume, train
 from weitiao.core.score import proportion
-from weitiao.evaluate.report import write_report
+from weitiao.evaluate.report.run_report import write_report
 
 RECIPE = "recipes/smollm2/sft_lora.yaml"
 SHORT = {"out": "runs/quickstart-short", "train.steps": 6, "train.evaluate_every": 3, "evaluate.limit": 16} | {

@@ -18,6 +18,7 @@ from weitiao.core.version import VERSION as __version__
 if TYPE_CHECKING:
     from weitiao.api import (
         check,
+        compare,
         compare_methods,
         compress,
         evaluate,
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from weitiao.pipeline.inference import Model
 
 __all__ = [
-    "Callback", "Model", "Recipe", "Run", "Score", "WeitiaoError", "__version__", "check", "compare_methods", "compress",
-    "evaluate", "export", "list_runs", "load", "merge", "resume", "train", "verify",
+    "Callback", "Model", "Recipe", "Run", "Score", "WeitiaoError", "__version__", "check", "compare", "compare_methods",
+    "compress", "evaluate", "export", "list_runs", "load", "merge", "resume", "train", "verify",
 ]  # fmt: skip
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

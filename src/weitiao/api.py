@@ -1,12 +1,10 @@
 """The Python API: the functions that `from weitiao import ...` gives. torch is imported when one of them is called."""
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
+from weitiao.api_output import import_pipeline, print_result, reporter_for, warn_unfinished
 from weitiao.core.messages import Message
 
 if TYPE_CHECKING:
@@ -15,10 +13,10 @@ if TYPE_CHECKING:
     from weitiao.core.callback import Callback
     from weitiao.core.finding import Finding
     from weitiao.core.recipe import Recipe
-    from weitiao.core.reporter import Reporter
     from weitiao.core.run import Run
     from weitiao.core.run_table import RunRow
     from weitiao.core.scores import Scores
+    from weitiao.evaluate.comparison.comparison import Comparison
     from weitiao.multirun.compare_methods import Compared
     from weitiao.multirun.stages import Stage
     from weitiao.pipeline.compression import CompressionReport
@@ -52,16 +50,16 @@ def train(
     Raises:
         WeitiaoError: the message says what is wrong and what would be right.
     """
-    reporter = _reporter(verbose)
-    _import_pipeline(reporter)
+    reporter = reporter_for(verbose)
+    import_pipeline(reporter)
     from weitiao.core.shipped_recipes import find_recipe
     from weitiao.multirun.stages import read_stages
     from weitiao.pipeline import train as pipeline
 
     if isinstance(recipe, (str, Path)) and (stages := read_stages(find_recipe(recipe))):
         return train_stages(stages, callbacks=callbacks, allow=allow, verbose=verbose)[-1]
-    run = pipeline.train(as_recipe(recipe), reporter, overwrite=overwrite, allowed=allow, callbacks=callbacks)
-    _print_result(run, reporter)
+    run = pipeline.train(_as_recipe(recipe), reporter, overwrite=overwrite, allowed=allow, callbacks=callbacks)
+    print_result(run, reporter)
     return run
 
 
@@ -71,11 +69,11 @@ def train_stages(
     """Train the stages of a recipe one after another; finished ones are not trained again."""
     from weitiao.multirun.stages import run_stages
 
-    reporter = _reporter(verbose)
+    reporter = reporter_for(verbose)
     runs = run_stages(stages, reporter, reporter.say, allowed=allow, callbacks=callbacks)
     for run in runs:
         reporter.say(str(run.folder), "bold")
-        _print_result(run, reporter)
+        print_result(run, reporter)
     return runs
 
 
@@ -91,12 +89,12 @@ def resume(
     Raises:
         RunError: there is no such run, or it is finished.
     """
-    reporter = _reporter(verbose)
-    _import_pipeline(reporter)
+    reporter = reporter_for(verbose)
+    import_pipeline(reporter)
     from weitiao.pipeline import train as pipeline
 
     finished = pipeline.resume(_path(run), reporter, allow, callbacks)
-    _print_result(finished, reporter)
+    print_result(finished, reporter)
     return finished
 
 
@@ -108,11 +106,11 @@ def check(
     Raises:
         CheckError: there are errors that are not allowed; `error.findings` holds all findings.
     """
-    reporter = _reporter(verbose)
-    _import_pipeline(reporter)
+    reporter = reporter_for(verbose)
+    import_pipeline(reporter)
     from weitiao.pipeline import train as pipeline
 
-    return pipeline.check(as_recipe(recipe), reporter, allow)
+    return pipeline.check(_as_recipe(recipe), reporter, allow)
 
 
 def load(
@@ -129,7 +127,7 @@ def load(
     Raises:
         ModelError, RunError: it is none of these, or the run has no result yet.
     """
-    _import_pipeline()
+    import_pipeline()
     from weitiao.pipeline import inference
 
     precision = "" if precision == "auto" else precision
@@ -165,15 +163,15 @@ def evaluate(
         RunError: there are no held-out rows, and no data.
         DataError: too many rows of `data` cannot be measured.
     """
-    reporter = _reporter(verbose)
-    _import_pipeline(reporter)
+    reporter = reporter_for(verbose)
+    import_pipeline(reporter)
     from weitiao.core.temporary_source import as_source
     from weitiao.pipeline.evaluate import evaluate as measure
     from weitiao.pipeline.inference import Model
 
     subject = target if isinstance(target, Model) else _path(target)
     if isinstance(subject, str):
-        _warn_unfinished([subject], reporter)
+        warn_unfinished([subject], reporter)
     with as_source(data, task) as rows:
         return measure(subject, reporter, rows, metrics, limit, task, max_bad_fraction, exams, items, forgetting)
 
@@ -207,12 +205,12 @@ def merge(
     Raises:
         ModelError: one cannot be merged, their base models differ, or what was written is not the tuned model.
     """
-    reporter = _reporter(verbose)
-    _import_pipeline(reporter)
+    reporter = reporter_for(verbose)
+    import_pipeline(reporter)
     from weitiao.pipeline import merging
 
     paths = [_path(x) for x in (targets if isinstance(targets, (list, tuple)) else [targets])]  # pyright: ignore[reportArgumentType]
-    _warn_unfinished(paths, reporter)
+    warn_unfinished(paths, reporter)
     if len(paths) == 1 and method == "linear" and not any(combine.values()):
         with reporter.spin(Message("merging, reloading and comparing")):
             return merging.merge_run(paths[0], str(out), dtype, task, reporter, max_rows, max_shard_size)
@@ -241,8 +239,8 @@ def verify(
     Raises:
         ModelError: nothing here opens it; a run with a head (classes, tags, vectors) is compared as a merged folder only.
     """
-    reporter = _reporter(verbose)
-    _import_pipeline(reporter)
+    reporter = reporter_for(verbose)
+    import_pipeline(reporter)
     from weitiao.pipeline import verification
 
     source = str(form)
@@ -275,11 +273,11 @@ def export(
         RecipeError: there is no such format or setting, or a package is missing.
         ModelError: the other program cannot have the model, or what was written is not the tuned model.
     """
-    reporter = _reporter(verbose)
-    _import_pipeline(reporter)
+    reporter = reporter_for(verbose)
+    import_pipeline(reporter)
     from weitiao.pipeline import exporting
 
-    _warn_unfinished([_path(target)], reporter)
+    warn_unfinished([_path(target)], reporter)
     return exporting.export(_path(target), str(out), format, reporter, settings, task, max_rows)
 
 
@@ -311,13 +309,13 @@ def compress(
         RecipeError: there is no such method or setting.
         ModelError: the method does not work on this model.
     """
-    reporter = _reporter(verbose)
-    _import_pipeline(reporter)
+    reporter = reporter_for(verbose)
+    import_pipeline(reporter)
     from weitiao.core.temporary_source import as_source
     from weitiao.core.third_party import muted
     from weitiao.pipeline import compression
 
-    _warn_unfinished([_path(target)], reporter)
+    warn_unfinished([_path(target)], reporter)
     options["precision"] = "" if options.get("precision", "auto") == "auto" else options["precision"]
     with as_source(data, "") as source, muted(not reporter.verbose):
         chosen = compression.CompressionOptions(data=source, heal=heal, **options)
@@ -337,7 +335,7 @@ def compare_methods(
     """
     from weitiao.multirun import compare_methods as comparing
 
-    return comparing.compare_methods(as_recipe(recipe), methods, _reporter(verbose).say)
+    return comparing.compare_methods(_as_recipe(recipe), methods, reporter_for(verbose).say)
 
 
 def list_runs(folder: str | Path = "runs") -> "list[RunRow]":
@@ -347,51 +345,47 @@ def list_runs(folder: str | Path = "runs") -> "list[RunRow]":
     return run_table.list_runs(folder)
 
 
-def as_recipe(recipe: "Recipe | str | Path | Mapping[str, Any]") -> "Recipe":
-    """A Recipe from what users write.
+def compare(
+    models: "Sequence[str | Path | Run]",
+    *,
+    data: "str | Path | None" = None,
+    metrics: Sequence[str] = (),
+    exams: Sequence[str] = (),
+    require: Sequence[str] = (),
+    no_worse: Sequence[str] = (),
+    by_interval: bool = False,
+    limit: int | None = None,
+    out: str | Path = "",
+    verbose: bool | int = True,
+) -> "Comparison":
+    """Models on the same rows, each against the first: paired tests, slices, rows to read; a folder with report.html.
 
-    Raises:
-        RecipeError: naming the file, the line, the key and the nearest known key.
+    Args:
+        models: runs, folders, hub ids, results/NAME.json of an earlier comparison; NAME=MODEL gives a name.
+        data: a file with rows; None: the held-out rows of the first run that has any.
+        require: "f1>=0.82"; the result's `passed` is False where one does not hold.
+        no_worse: "accuracy:1%", "exams:1%", "loss:0.05".
+        by_interval: gates hold for the whole 95 % interval, not the value.
+        limit: at most this many rows for metrics that generate text.
+        out: the folder of the record; "": comparisons/A-B.
     """
-    from weitiao.core.recipe import Recipe, make_recipe, read_recipe
-    from weitiao.core.shipped_recipes import find_recipe
+    reporter = reporter_for(verbose)
+    import_pipeline(reporter)
+    from weitiao.core.recipe_sections import Source
+    from weitiao.pipeline import compare as comparing
 
-    if isinstance(recipe, Recipe):
-        return recipe
-    return make_recipe(dict(recipe)) if isinstance(recipe, Mapping) else read_recipe(find_recipe(recipe))
-
-
-def _warn_unfinished(targets: Sequence[str], reporter: "Reporter") -> None:
-    """Tell of a Run that was not trained to its end which step its weights are of."""
-    from weitiao.pipeline.trained import read_trained
-
-    for target in targets:
-        if (trained := read_trained(target)) is not None and trained.unfinished is not None:
-            reporter.warn(Message("{folder} is not finished: {status}", folder=target, status=trained.unfinished))
+    source = None if data is None else Source(path=str(data))
+    options = comparing.CompareOptions(
+        [_path(x) for x in models], source, tuple(metrics), tuple(exams), limit, require, no_worse, by_interval, str(out)
+    )
+    return comparing.compare(options, reporter)
 
 
-def _import_pipeline(reporter: "Reporter | None" = None) -> None:
-    """Import torch, transformers and the pipeline, which takes seconds; missing CPU kernels are compiled meanwhile."""
-    with reporter.spin(Message("loading torch and transformers")) if reporter else nullcontext():
-        from weitiao.pipeline.prebuild import compile_in_background
+def _as_recipe(recipe: "Recipe | str | Path | Mapping[str, Any]") -> "Recipe":
+    from weitiao.core.recipe import as_recipe
 
-        compile_in_background()
-        from weitiao.pipeline import train  # noqa: F401
+    return as_recipe(recipe)
 
 
 def _path(target: "str | Path | Run") -> str:
     return str(getattr(target, "folder", target))
-
-
-def _print_result(run: "Run", reporter: "Reporter") -> None:
-    """In a notebook the Run itself shows its scores."""
-    from weitiao.core.run_text import print_result
-
-    if run.can_write and not reporter.console.is_jupyter:
-        print_result(run, reporter.console)
-
-
-def _reporter(verbose: bool | int) -> "Reporter":
-    from weitiao.core.reporter import Reporter
-
-    return Reporter(Console(quiet=not verbose, highlight=False), verbose=int(verbose) > 1)

@@ -84,6 +84,6 @@ def compare(
     else:
         print_comparison(comparison, console, rows)
         print_judges(comparison.judges, console)
-        console.print(str(Message("record: {folder}", folder=comparison.folder)), soft_wrap=True, markup=False)
+        console.print(str(Message("report: {file}", file=f"{comparison.folder}/report.html")), soft_wrap=True, markup=False)
     if not comparison.passed:
         raise typer.Exit(REQUIREMENT_NOT_MET)

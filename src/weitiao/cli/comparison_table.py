@@ -7,9 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from weitiao.cli.review_table import format_p
 from weitiao.core.messages import Message
-from weitiao.core.score import format_interval
+from weitiao.core.score import format_interval, format_p
 
 COLORS = {"better": "green", "worse": "red"}
 SHOWN_SLICES, SHOWN_CHARACTERS = 8, 300
@@ -18,12 +17,6 @@ HEAD = (
     Message("p"), Message("wins/ties/losses"), Message(""),
 )  # fmt: skip
 SLICE_HEAD = (Message("slice"), *HEAD[1:])
-KINDS = {
-    "length": Message("characters"),
-    "label": Message("label"),
-    "source": Message("source"),
-    "script": Message("script"),
-}
 
 
 def print_comparison(comparison: Any, console: Console, rows: int) -> None:
@@ -45,7 +38,7 @@ def print_comparison(comparison: Any, console: Console, rows: int) -> None:
         _print_slices(comparison, candidate, console)
         _print_rows([x for x in comparison.regressions if x.candidate == candidate], rows, "worse", reference, console)
         _print_rows([x for x in comparison.wins if x.candidate == candidate], rows, "better", reference, console)
-    console.print(Text(str(_footnote(comparison)), "dim"), soft_wrap=True)
+    console.print(Text(str(comparison.footnote), "dim"), soft_wrap=True)
     for note in comparison.notes:
         console.print(Text(str(note), "dim"), soft_wrap=True)
     for gate in comparison.gates:
@@ -73,7 +66,7 @@ def _print_slices(comparison: Any, candidate: str, console: Console) -> None:
         return
     title = Message("{metric} by slice, the largest losses first", metric=own[0].difference.metric)
     console.print(Text(f"\n{title}"), soft_wrap=True)
-    console.print(_table(SLICE_HEAD, [(f"{KINDS[x.kind]}: {x.name}", x.difference) for x in own[:SHOWN_SLICES]]))
+    console.print(_table(SLICE_HEAD, [(f"{x.kind_text}: {x.name}", x.difference) for x in own[:SHOWN_SLICES]]))
     if (more := len(own) - SHOWN_SLICES) > 0:
         console.print(Text(str(Message("{n} more slices are in the record", n=more)), "dim"), soft_wrap=True)
 
@@ -100,12 +93,3 @@ def _one_line(text: str) -> str:
     """The end of a long text: of a prompt, the question."""
     line = " ⏎ ".join(x.strip() for x in text.strip().splitlines())
     return line if len(line) <= SHOWN_CHARACTERS else f"... {line[-SHOWN_CHARACTERS:]}"
-
-
-def _footnote(comparison: Any) -> Message:
-    tests = dict.fromkeys(str(x.test_text) for x in comparison.differences if x.test)
-    return Message(
-        "p is adjusted by Holm over {n} tests; brackets are 95 % intervals of the difference on the same rows; {tests}",
-        n=sum(bool(x.test) for x in comparison.differences),
-        tests=", ".join(tests),
-    )

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from weitiao.core.messages import Message
-from weitiao.core.score import format_score
+from weitiao.core.score import format_p, format_score
 
 HEAD = (
     Message("first"), Message("second"), Message("prompts"), Message("first wins"), Message("ties"), Message("second wins"),
@@ -71,14 +71,6 @@ def print_judges(judges: Sequence[Any], console: Console) -> None:
         same = format_score("accuracy", x.agreement.same.as_json()).partition(", n =")[0]
         template = Message("agreement with people: {same}; Cohen's kappa {kappa:.2f} [{low:.2f}, {high:.2f}], n = {n}")
         _say(console, template, same=same, **fields)
-
-
-def format_p(p: float) -> str:
-    """
-    >>> format_p(0.0312), format_p(0.0001)
-    ('0.031', '< 0.001')
-    """
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _say(console: Console, template: Message, **fields: Any) -> None:

@@ -8,13 +8,16 @@ so a Run reads in either language. The template is the message id, as in gettext
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 LANGUAGES = ("en", "zh")
 CATALOGUES = Path(__file__).parent.parent / "locale"
+_CHOSEN: ContextVar[str] = ContextVar("language", default="")
 
 
 class Message:
@@ -75,11 +78,23 @@ def translate(template: str) -> str:
 
 def language() -> str:
     """WEITIAO_LANG (en, zh), or the locale's language where it is one of ours, or English."""
+    if chosen := _CHOSEN.get():
+        return chosen
     for name in ("WEITIAO_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
         value = os.environ.get(name, "")
         if value:
             return next((x for x in LANGUAGES if value.lower().startswith(x)), "en")
     return "en"
+
+
+@contextmanager
+def reading_in(name: str) -> Iterator[None]:
+    """Inside, every message is in this language: for a page that holds both."""
+    token = _CHOSEN.set(name)
+    try:
+        yield
+    finally:
+        _CHOSEN.reset(token)
 
 
 @cache

@@ -33,6 +33,7 @@ from weitiao.core.recipe_sections import (
 )
 from weitiao.core.recipe_yaml import dump_yaml
 from weitiao.core.registry import Component, Settings
+from weitiao.core.shipped_recipes import find_recipe
 
 if TYPE_CHECKING:  # a component's own file is imported when a recipe names it, and imports torch only then
     from weitiao.core.method import Method
@@ -130,6 +131,17 @@ class Recipe(Settings):
         """Twelve hex digits that change when anything but `out` changes."""
         plain = {key: x for key, x in self.model_dump(mode="json").items() if key != "out"}
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def as_recipe(recipe: "Recipe | str | Path | Mapping[str, Any]") -> Recipe:
+    """A Recipe from what users write.
+
+    Raises:
+        RecipeError: naming the file, the line, the key and the nearest known key.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    return make_recipe(dict(recipe)) if isinstance(recipe, Mapping) else read_recipe(find_recipe(recipe))
 
 
 def read_recipe(path: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:

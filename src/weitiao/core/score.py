@@ -315,12 +315,13 @@ def score_rows(scores: dict[str, Any]) -> list[dict[str, str]]:
         if a and b and a["n"] and b["n"]:
             change = b["value"] - a["value"]
             row["change"] = format_change(name, change)
-            row["verdict"] = _verdict(a, b, change)
+            row["verdict"] = score_verdict(a, b)
         rows.append({**row, "verdict_text": str(VERDICTS[row["verdict"]])})
     return rows
 
 
-def _verdict(before: dict[str, Any], after: dict[str, Any], change: float) -> str:
+def score_verdict(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """A key of VERDICTS: whether two scores of scores.json differ by more than their intervals."""
     if min(before["n"], after["n"]) < MIN_ROWS:
         return "few_rows"
     if 0 < min(before.get("clusters", MIN_ROWS), after.get("clusters", MIN_ROWS)) < MIN_ROWS:
@@ -329,7 +330,7 @@ def _verdict(before: dict[str, Any], after: dict[str, Any], change: float) -> st
         return "overlap"
     if after["higher_is_better"] is None:
         return "changed"
-    return "better" if (change > 0) == after["higher_is_better"] and change != 0 else "worse"
+    return "better" if (after["value"] > before["value"]) == after["higher_is_better"] else "worse"
 
 
 def format_change(name: str, change: float) -> str:
@@ -387,3 +388,11 @@ def format_score(name: str, score: dict[str, Any] | None) -> str:
     if score["n"] == 1 and not score.get("left_out"):
         return str(Message("{value}, n = 1: no interval", value=value))
     return f"{value}, n = {row_count(score)}"
+
+
+def format_p(p: float) -> str:
+    """
+    >>> format_p(0.0312), format_p(0.0001)
+    ('0.031', '< 0.001')
+    """
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -24,6 +24,7 @@ from weitiao.evaluate.comparison.gates import check_gates, read_gates
 from weitiao.evaluate.comparison.results import ComparedRow, Results
 from weitiao.evaluate.examination.result import ItemResult
 from weitiao.evaluate.examination.run import PreparedExam
+from weitiao.evaluate.report.comparison_report import write_comparison_report
 from weitiao.evaluate.review.judge_model import JudgeResults, judge_results, read_verdicts
 from weitiao.evaluate.review.review_set import ReviewItem, ReviewSet
 from weitiao.pipeline.evaluate import EvaluationRows, measure_rows, read_rows
@@ -59,6 +60,18 @@ class CompareOptions:
     """A model or an address that judges the answers, too; "": none."""
     judge_model: str = ""
     """Of a server: the name of the model."""
+
+    def as_arguments(self) -> list[str]:
+        """What stands after `weitiao compare` to do it again."""
+        arguments = [*self.targets]
+        lists = {"metric": self.metrics, "exam": self.exams, "require": self.require, "no-worse": self.no_worse}
+        arguments += [x for name, values in lists.items() for value in values for x in (f"--{name}", value)]
+        single = {
+            "data": self.data and self.data.path, "limit": self.limit, "out": self.out, "judge": self.judge,
+            "judge-model": self.judge_model,
+        }  # fmt: skip
+        arguments += [x for name, value in single.items() if value for x in (f"--{name}", str(value))]
+        return [*arguments, *(["--by-interval"] if self.by_interval else [])]
 
 
 @dataclass
@@ -103,6 +116,7 @@ def compare(options: CompareOptions, reporter: Reporter) -> Comparison:
         comparison.judges = _judged(comparison, options, folder, reporter)
     comparison.gates = check_gates(gates, comparison.differences, options.by_interval)
     comparison.write(folder)
+    write_comparison_report(comparison, options.as_arguments())
     return comparison
 
 

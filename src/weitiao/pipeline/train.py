@@ -24,7 +24,7 @@ from weitiao.core.third_party import muted
 from weitiao.core.trainable_model import as_base_model
 from weitiao.data.prepare import row_describer
 from weitiao.evaluate.record import measure_and_record
-from weitiao.evaluate.report import write_report
+from weitiao.evaluate.report.run_report import write_report
 from weitiao.evaluate.thresholds import calibrate_thresholds
 from weitiao.model.backbone.activation_cache import delete_cache
 from weitiao.model.profiling.throughput import ThroughputMeter

@@ -16,6 +16,7 @@ from weitiao.core.files import write_text
 from weitiao.core.messages import Message
 from weitiao.core.metric import Metric
 from weitiao.core.registry import create
+from weitiao.core.score import Score
 from weitiao.evaluate.comparison.difference import LOSSES, Difference, difference, judged_together, row_values
 from weitiao.evaluate.comparison.gates import GateResult
 from weitiao.evaluate.comparison.results import ComparedRow, Results, check_same_rows
@@ -24,6 +25,12 @@ from weitiao.evaluate.finite_json import finite
 
 SAME_TOKENS = ("row_losses",)  # comparable only between equal tokenizers
 RIGHT, WRONG = "right", "wrong"  # of an exam's item
+KINDS = {
+    "length": Message("characters"),
+    "label": Message("label"),
+    "source": Message("source"),
+    "script": Message("script"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,10 @@ class SliceDifference:
     kind: str
     name: str
     difference: Difference
+
+    @property
+    def kind_text(self) -> str:
+        return str(KINDS[self.kind])
 
     def as_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "name": self.name, **self.difference.as_json()}
@@ -51,8 +62,30 @@ class RowChange:
     """Positive where the candidate is better."""
 
 
+class JudgedPair(Protocol):
+    """What a judge model says of two models (review/review_results.py)."""
+
+    @property
+    def first(self) -> str: ...
+    @property
+    def second(self) -> str: ...
+    @property
+    def first_wins(self) -> int: ...
+    @property
+    def second_wins(self) -> int: ...
+    @property
+    def ties(self) -> int: ...
+    @property
+    def share(self) -> Score: ...
+
+
 class JudgeRecord(Protocol):
     """What a comparison needs of the results of a judge model (review/judge_model.py)."""
+
+    @property
+    def judge(self) -> str: ...
+    @property
+    def pairs(self) -> Sequence[JudgedPair]: ...
 
     def as_json(self) -> dict[str, Any]: ...
 
@@ -91,6 +124,16 @@ class Comparison:
     @property
     def wins(self) -> list[RowChange]:
         return [x for x in self.changes if x.change > 0]
+
+    @property
+    def footnote(self) -> Message:
+        """What p and brackets mean."""
+        tests = dict.fromkeys(str(x.test_text) for x in self.differences if x.test)
+        return Message(
+            "p is adjusted by Holm over {n} tests; brackets are 95 % intervals of the difference on the same rows; {tests}",
+            n=sum(bool(x.test) for x in self.differences),
+            tests=", ".join(tests),
+        )
 
     def as_json(self) -> dict[str, Any]:
         """What comparison.json holds."""

@@ -17,6 +17,8 @@ from typing import Any
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.messages import Message
+from weitiao.core.metric import Metric
+from weitiao.core.registry import find
 from weitiao.core.score import format_score, is_percentage
 from weitiao.evaluate.comparison.difference import Difference
 
@@ -84,7 +86,10 @@ def read_gates(require: Sequence[str], no_worse: Sequence[str]) -> list[Gate]:
     for text in no_worse:
         if (found := NO_WORSE.fullmatch(text)) is None or (bound := _number(found[2], found[3])) is None:
             raise RecipeError("--no-worse {text!r} is not understood: METRIC:MARGIN, as accuracy:1%", text=text)
-        relative = bool(found[3]) and not is_percentage(found[1]) and found[1] != EXAMS and not found[1].startswith(EXAM)
+        is_exam = found[1] == EXAMS or found[1].startswith(EXAM)
+        if not is_exam:
+            find(Metric, found[1].rpartition(".")[2])  # a name that no metric has is said to be unknown
+        relative = bool(found[3]) and not is_percentage(found[1]) and not is_exam
         if relative:
             raise RecipeError(
                 "--no-worse {text!r}: {metric} is no percentage; give the margin in its own unit, as {metric}:0.05",
