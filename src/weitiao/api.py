@@ -1,24 +1,29 @@
 """The Python API: the functions that `from weitiao import ...` gives. torch is imported when one of them is called."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weitiao.api_output import import_pipeline, print_result, reporter_for, warn_unfinished
+from rich.console import Console
+
 from weitiao.core.messages import Message
+from weitiao.core.recipe import Recipe, as_recipe
+from weitiao.core.recipe_sections import Source
+from weitiao.core.reporter import Reporter
+from weitiao.core.run import Run
+from weitiao.core.run_table import list_runs as list_runs
+from weitiao.core.run_text import print_result
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from weitiao.core.callback import Callback
     from weitiao.core.finding import Finding
-    from weitiao.core.recipe import Recipe
-    from weitiao.core.run import Run
-    from weitiao.core.run_table import RunRow
     from weitiao.core.scores import Scores
-    from weitiao.evaluate.comparison.comparison import Comparison
     from weitiao.multirun.compare_methods import Compared
     from weitiao.multirun.stages import Stage
+    from weitiao.pipeline.compare import Comparison
     from weitiao.pipeline.compression import CompressionReport
     from weitiao.pipeline.exporting import ExportReport
     from weitiao.pipeline.inference import Model
@@ -50,16 +55,16 @@ def train(
     Raises:
         WeitiaoError: the message says what is wrong and what would be right.
     """
-    reporter = reporter_for(verbose)
-    import_pipeline(reporter)
+    reporter = _reporter(verbose)
+    _import_pipeline(reporter)
     from weitiao.core.shipped_recipes import find_recipe
     from weitiao.multirun.stages import read_stages
     from weitiao.pipeline import train as pipeline
 
     if isinstance(recipe, (str, Path)) and (stages := read_stages(find_recipe(recipe))):
         return train_stages(stages, callbacks=callbacks, allow=allow, verbose=verbose)[-1]
-    run = pipeline.train(_as_recipe(recipe), reporter, overwrite=overwrite, allowed=allow, callbacks=callbacks)
-    print_result(run, reporter)
+    run = pipeline.train(as_recipe(recipe), reporter, overwrite=overwrite, allowed=allow, callbacks=callbacks)
+    print_result(run, reporter.console)
     return run
 
 
@@ -69,11 +74,11 @@ def train_stages(
     """Train the stages of a recipe one after another; finished ones are not trained again."""
     from weitiao.multirun.stages import run_stages
 
-    reporter = reporter_for(verbose)
+    reporter = _reporter(verbose)
     runs = run_stages(stages, reporter, reporter.say, allowed=allow, callbacks=callbacks)
     for run in runs:
         reporter.say(str(run.folder), "bold")
-        print_result(run, reporter)
+        print_result(run, reporter.console)
     return runs
 
 
@@ -89,12 +94,12 @@ def resume(
     Raises:
         RunError: there is no such run, or it is finished.
     """
-    reporter = reporter_for(verbose)
-    import_pipeline(reporter)
+    reporter = _reporter(verbose)
+    _import_pipeline(reporter)
     from weitiao.pipeline import train as pipeline
 
     finished = pipeline.resume(_path(run), reporter, allow, callbacks)
-    print_result(finished, reporter)
+    print_result(finished, reporter.console)
     return finished
 
 
@@ -106,11 +111,11 @@ def check(
     Raises:
         CheckError: there are errors that are not allowed; `error.findings` holds all findings.
     """
-    reporter = reporter_for(verbose)
-    import_pipeline(reporter)
+    reporter = _reporter(verbose)
+    _import_pipeline(reporter)
     from weitiao.pipeline import train as pipeline
 
-    return pipeline.check(_as_recipe(recipe), reporter, allow)
+    return pipeline.check(as_recipe(recipe), reporter, allow)
 
 
 def load(
@@ -127,7 +132,7 @@ def load(
     Raises:
         ModelError, RunError: it is none of these, or the run has no result yet.
     """
-    import_pipeline()
+    _import_pipeline()
     from weitiao.pipeline import inference
 
     precision = "" if precision == "auto" else precision
@@ -163,11 +168,12 @@ def evaluate(
         RunError: there are no held-out rows, and no data.
         DataError: too many rows of `data` cannot be measured.
     """
-    reporter = reporter_for(verbose)
-    import_pipeline(reporter)
+    reporter = _reporter(verbose)
+    _import_pipeline(reporter)
     from weitiao.core.temporary_source import as_source
     from weitiao.pipeline.evaluate import evaluate as measure
     from weitiao.pipeline.inference import Model
+    from weitiao.pipeline.trained import warn_unfinished
 
     subject = target if isinstance(target, Model) else _path(target)
     if isinstance(subject, str):
@@ -205,9 +211,10 @@ def merge(
     Raises:
         ModelError: one cannot be merged, their base models differ, or what was written is not the tuned model.
     """
-    reporter = reporter_for(verbose)
-    import_pipeline(reporter)
+    reporter = _reporter(verbose)
+    _import_pipeline(reporter)
     from weitiao.pipeline import merging
+    from weitiao.pipeline.trained import warn_unfinished
 
     paths = [_path(x) for x in (targets if isinstance(targets, (list, tuple)) else [targets])]  # pyright: ignore[reportArgumentType]
     warn_unfinished(paths, reporter)
@@ -239,8 +246,8 @@ def verify(
     Raises:
         ModelError: nothing here opens it; a run with a head (classes, tags, vectors) is compared as a merged folder only.
     """
-    reporter = reporter_for(verbose)
-    import_pipeline(reporter)
+    reporter = _reporter(verbose)
+    _import_pipeline(reporter)
     from weitiao.pipeline import verification
 
     source = str(form)
@@ -273,9 +280,10 @@ def export(
         RecipeError: there is no such format or setting, or a package is missing.
         ModelError: the other program cannot have the model, or what was written is not the tuned model.
     """
-    reporter = reporter_for(verbose)
-    import_pipeline(reporter)
+    reporter = _reporter(verbose)
+    _import_pipeline(reporter)
     from weitiao.pipeline import exporting
+    from weitiao.pipeline.trained import warn_unfinished
 
     warn_unfinished([_path(target)], reporter)
     return exporting.export(_path(target), str(out), format, reporter, settings, task, max_rows)
@@ -309,11 +317,12 @@ def compress(
         RecipeError: there is no such method or setting.
         ModelError: the method does not work on this model.
     """
-    reporter = reporter_for(verbose)
-    import_pipeline(reporter)
+    reporter = _reporter(verbose)
+    _import_pipeline(reporter)
     from weitiao.core.temporary_source import as_source
     from weitiao.core.third_party import muted
     from weitiao.pipeline import compression
+    from weitiao.pipeline.trained import warn_unfinished
 
     warn_unfinished([_path(target)], reporter)
     options["precision"] = "" if options.get("precision", "auto") == "auto" else options["precision"]
@@ -335,14 +344,7 @@ def compare_methods(
     """
     from weitiao.multirun import compare_methods as comparing
 
-    return comparing.compare_methods(_as_recipe(recipe), methods, reporter_for(verbose).say)
-
-
-def list_runs(folder: str | Path = "runs") -> "list[RunRow]":
-    """The runs in a folder with their status and scores; without torch."""
-    from weitiao.core import run_table
-
-    return run_table.list_runs(folder)
+    return comparing.compare_methods(as_recipe(recipe), methods, _reporter(verbose).say)
 
 
 def compare(
@@ -358,20 +360,16 @@ def compare(
     out: str | Path = "",
     verbose: bool | int = True,
 ) -> "Comparison":
-    """Models on the same rows, each against the first: paired tests, slices, rows to read; a folder with report.html.
+    """Models on the same rows, each against the first, by paired tests; the record folder has report.html.
 
     Args:
-        models: runs, folders, hub ids, results/NAME.json of an earlier comparison; NAME=MODEL gives a name.
-        data: a file with rows; None: the held-out rows of the first run that has any.
-        require: "f1>=0.82"; the result's `passed` is False where one does not hold.
-        no_worse: "accuracy:1%", "exams:1%", "loss:0.05".
-        by_interval: gates hold for the whole 95 % interval, not the value.
+        data: a file; None: the held-out rows of the first run that has any.
+        require, no_worse: gates, "f1>=0.82" and "accuracy:1%"; `passed` of the result is False where one does not hold.
         limit: at most this many rows for metrics that generate text.
         out: the folder of the record; "": comparisons/A-B.
     """
-    reporter = reporter_for(verbose)
-    import_pipeline(reporter)
-    from weitiao.core.recipe_sections import Source
+    reporter = _reporter(verbose)
+    _import_pipeline(reporter)
     from weitiao.pipeline import compare as comparing
 
     source = None if data is None else Source(path=str(data))
@@ -381,11 +379,18 @@ def compare(
     return comparing.compare(options, reporter)
 
 
-def _as_recipe(recipe: "Recipe | str | Path | Mapping[str, Any]") -> "Recipe":
-    from weitiao.core.recipe import as_recipe
+def _import_pipeline(reporter: "Reporter | None" = None) -> None:
+    """Import torch, transformers and the pipeline, which takes seconds; missing CPU kernels are compiled meanwhile."""
+    with reporter.spin(Message("loading torch and transformers")) if reporter else nullcontext():
+        from weitiao.pipeline.prebuild import compile_in_background
 
-    return as_recipe(recipe)
+        compile_in_background()
+        from weitiao.pipeline import train  # noqa: F401
 
 
 def _path(target: "str | Path | Run") -> str:
     return str(getattr(target, "folder", target))
+
+
+def _reporter(verbose: bool | int) -> "Reporter":
+    return Reporter(Console(quiet=not verbose, highlight=False), verbose=int(verbose) > 1)

@@ -18,7 +18,9 @@ NARROW = 100  # columns of a terminal without room for the interval before train
 
 
 def print_result(run: Run, console: Console) -> None:
-    """Scores before and after, the best step, skipped steps, and the next commands."""
+    """Scores before and after, the best step, skipped steps, and the next commands; in a notebook the Run shows itself."""
+    if console.is_jupyter or not run.can_write:
+        return
     if rows := score_rows(run.scores):
         console.print(_table(rows, console.width))
     for message in score_notes(run.scores):

@@ -23,6 +23,7 @@ from weitiao.core.method import Method
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe
 from weitiao.core.registry import create, find, names
+from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.tensor_files import sampled_sha256
 from weitiao.core.trainable_model import TrainableModel
@@ -204,3 +205,10 @@ def _check_base(trained: TrainedRun, chain: Sequence[TrainedRun], folder: Path) 
             base=trained.base,
             folder=trained.folder,
         )
+
+
+def warn_unfinished(targets: Sequence[str], reporter: Reporter) -> None:
+    """Tell of a Run that was not trained to its end which step its weights are of."""
+    for target in targets:
+        if (trained := read_trained(target)) is not None and trained.unfinished is not None:
+            reporter.warn(Message("{folder} is not finished: {status}", folder=target, status=trained.unfinished))
