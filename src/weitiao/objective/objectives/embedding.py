@@ -35,6 +35,7 @@ from weitiao.core.example import Pair
 from weitiao.core.messages import Message
 from weitiao.core.objective import Objective
 from weitiao.core.processor import Processor
+from weitiao.core.ranking import Documents, ranks_of_queries, ranks_of_rows
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
 from weitiao.objective.contrastive import cosent_loss, in_batch_loss, similarities, triplet_loss
@@ -104,6 +105,8 @@ class Embedding(TextGroups, Objective):
 
     def rows(self, example: Pair, processor: Processor) -> list[Row]:
         """Query, document and negatives in one row; with cosent two texts, and how similar they are."""
+        if not example.other:  # a document of a corpus
+            return [self.encode_input(example, processor)]
         if self.loss_type != "cosent":
             if example.similarity is not None and example.similarity != 1:
                 raise InvalidValue(
@@ -170,39 +173,20 @@ class Embedding(TextGroups, Objective):
         """The cosine of the first two texts; None for a single text."""
         return f"cosine {float(prediction[0] @ prediction[1]):.3f}" if len(prediction) > 1 else None
 
-    def metric_pairs(self, predicted: Sequence[tuple[Tensor, Pair]], by_query: bool = False) -> list[tuple[Any, Any]]:
+    def metric_pairs(
+        self,
+        predicted: Sequence[tuple[Tensor, Pair]],
+        by_query: bool = False,
+        corpus: Sequence[tuple[Tensor, Pair]] = (),
+    ) -> list[tuple[Any, Any]]:
         """(rank of the right document, number of documents) of each pair; with cosent, (cosine, similarity). Texts that
         several rows share are one document; equally similar ones rank before the right one."""
         if self.loss_type == "cosent":
             return [((float(v[0] @ v[1]),), (x.similarity,)) for v, x in predicted]
-        if by_query:
-            return _ranks_by_query(predicted)
-        number_of, documents, right = _documents(predicted)
-        ranks = []
-        for vectors, x in predicted:
-            scores, own = documents @ vectors[0], number_of[x.other]
-            scores[list(right[x.text] - {own})] = -torch.inf  # another right answer is no mistake
-            ranks.append((int((scores >= scores[own]).sum()), len(number_of)))
-        return ranks
-
-
-def _ranks_by_query(predicted: Sequence[tuple[Tensor, Pair]]) -> list[tuple[Any, Any]]:
-    """(ranks of all its right documents, number of documents) of each different query; equally similar ones rank before."""
-    number_of, documents, right = _documents(predicted)
-    ranks: list[tuple[Any, Any]] = []
-    for text, query in {x.text: vectors[0] for vectors, x in predicted}.items():
-        is_right = np.zeros(len(number_of), bool)
-        is_right[list(right[text])] = True
-        order = np.lexsort((is_right, -(documents @ query).numpy()))
-        ranks.append(((1 + np.flatnonzero(is_right[order])).tolist(), len(number_of)))
-    return ranks
-
-
-def _documents(predicted: Sequence[tuple[Tensor, Pair]]) -> tuple[dict[str, int], Tensor, dict[str, set[int]]]:
-    """(text of each different document -> its number, their vectors [documents, D], query -> its right documents)."""
-    vector_of = {text: v for vectors, x in predicted for text, v in zip((x.other, *x.negatives), vectors[1:])}
-    number_of = {text: i for i, text in enumerate(vector_of)}
-    right: dict[str, set[int]] = {}
-    for _, x in predicted:
-        right.setdefault(x.text, set()).add(number_of[x.other])
-    return number_of, torch.stack(list(vector_of.values())), right
+        pairs = [x for _, x in predicted]
+        documents = Documents.of(pairs, [x.text for _, x in corpus])
+        vector_of = {x.text: vectors[0] for vectors, x in corpus}
+        vector_of |= {text: v for vectors, x in predicted for text, v in zip((x.other, *x.negatives), vectors[1:])}
+        matrix = torch.stack([vector_of[text] for text in documents.number_of])  # [documents, D]
+        ranks = ranks_of_queries if by_query else ranks_of_rows
+        return ranks(pairs, documents, lambda row: (matrix @ predicted[row][0][0]).numpy())
