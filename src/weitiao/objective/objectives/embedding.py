@@ -7,6 +7,8 @@
                van den Oord et al. 2018 (InfoNCE), arXiv 1807.03748, eq. 4; in-batch: Henderson et al. 2017,
                arXiv 1705.00652, sec. 4.4. A row's own negatives are among the d; a d that is right for the same q in
                another row is no negative.
+               sampling_correction: s(q, d) / T - log n(d) in place of s(q, d) / T, with n(d) training rows that have d
+               (Yi et al. 2019, "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations", eq. 3)
     triplet    max(0, margin - s(q, d) + s(q, n))     Schroff et al. 2015, arXiv 1503.03832, eq. 1, with cosines
                n: the row's negatives, or the most similar d in the batch (Hermans et al. 2017, 1703.07737, eq. 5)
     cosent     log ( 1 + sum over i, j with y_i > y_j of exp((s_j - s_i) / T) )     Su 2022, "CoSENT"
@@ -19,6 +21,7 @@ In the model each text is a segment of its own. The rows of a batch depend on ea
 `mini_batch_size` allows large batches in little memory nevertheless.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
@@ -31,7 +34,7 @@ from torch.nn import functional as F
 
 from weitiao.core.batch import AnnotatedRow, Batch, Loss, Row, pack
 from weitiao.core.errors import DataError, InvalidValue
-from weitiao.core.example import Pair
+from weitiao.core.example import Pair, content_hash
 from weitiao.core.messages import Message
 from weitiao.core.objective import Objective
 from weitiao.core.processor import Processor
@@ -40,9 +43,10 @@ from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
 from weitiao.objective.contrastive import cosent_loss, in_batch_loss, similarities, triplet_loss
 from weitiao.objective.pooling import Pooling, pooled, text_row
-from weitiao.objective.text_groups import TextGroups, group_texts, texts_of
+from weitiao.objective.text_groups import TextGroupRow, TextGroups, group_texts, texts_of
 
 SIMILARITY = "similarity"  # the target of cosent: how similar the two texts are
+LOG_COUNT = "log_count"  # the target of sampling_correction: log of the training rows that have the document
 DIGITS = 6  # of a number that `weitiao predict` writes
 
 
@@ -70,6 +74,9 @@ class Embedding(TextGroups, Objective):
     """Cosines are divided by it; a smaller value puts more weight on the most similar negatives."""
     symmetric: bool = False
     """in_batch_negatives: also find a document's query among all queries, and average both losses."""
+    sampling_correction: bool | dict[str, int] = False
+    """in_batch_negatives: frequent documents are negatives more often and would be pushed away for it; true: correct for that
+    by the training rows of each document (where the same documents come again and again, as in recommendation)."""
     margin: float = Field(default=0.2, gt=0, le=2)
     """triplet: by how much closer the right document must be, as a cosine."""
     pooling: Pooling = "auto"
@@ -99,7 +106,14 @@ class Embedding(TextGroups, Objective):
                 num_rows=len(examples),
                 loss_type=self.loss_type,
             )
-        return self
+        if not self.sampling_correction:
+            return self
+        if self.loss_type != "in_batch_negatives" or any(x.negatives for x in examples):
+            raise DataError(
+                "objective.sampling_correction: true is for loss_type: in_batch_negatives, and for rows without own negatives"
+            )
+        counts = Counter(_document_key(x.other) for x in examples)
+        return self.model_copy(update={"sampling_correction": {key: n for key, n in counts.items() if n > 1} or False})
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
@@ -115,7 +129,11 @@ class Embedding(TextGroups, Objective):
                     loss_type=self.loss_type,
                 )
             texts = (example.text, example.other, *example.negatives)
-            return [group_texts([text_row(processor, text) for text in texts])]
+            row = group_texts([text_row(processor, text) for text in texts])
+            if not isinstance(self.sampling_correction, dict):
+                return [row]
+            count = self.sampling_correction.get(_document_key(example.other), 1)
+            return [TextGroupRow(**{**row, "targets": {LOG_COUNT: np.float32(np.log(count))}})]
         if example.similarity is None:
             raise InvalidValue("the row has no similarity score")
         row = group_texts([text_row(processor, text) for text in (example.text, example.other)])
@@ -154,7 +172,8 @@ class Embedding(TextGroups, Objective):
         scores, owners = similarities(vectors, texts_of(batch))
         if self.loss_type == "triplet":
             return triplet_loss(scores, owners, self.margin)
-        losses = in_batch_loss(scores, self.temperature)
+        corrected = scores - self.temperature * batch.targets[LOG_COUNT] if LOG_COUNT in batch.targets else scores
+        losses = in_batch_loss(corrected, self.temperature)
         if not self.symmetric:
             return losses
         return (losses + in_batch_loss(scores[:, : len(scores)].T, self.temperature)) / 2
@@ -190,3 +209,8 @@ class Embedding(TextGroups, Objective):
         matrix = torch.stack([vector_of[text] for text in documents.number_of])  # [documents, D]
         ranks = ranks_of_queries if by_query else ranks_of_rows
         return ranks(pairs, documents, lambda row: (matrix @ predicted[row][0][0]).numpy())
+
+
+def _document_key(text: str) -> str:
+    """A short name of a document, to count it by."""
+    return content_hash(text)[:12]
