@@ -1,7 +1,7 @@
 """A domain's documents, and questions about them: Ansible's modules. Run: python quickstart/prepare_ansible.py
 
-The documentation of ansible-core's modules (GPL-3.0) is YAML in their source, out of Python's package index; nothing of it is
-imported. Modules are split three ways, by name:
+The documentation of ansible-core's modules (GPL-3.0) is YAML in their source, out of Python's package index; nothing of it
+is imported. Modules are split three ways, by name:
 
 test         their text is trained on, no question about them is; all test questions are theirs
 training     text and questions
@@ -11,8 +11,9 @@ A question asks what an option of a module does; the answer is the first paragra
 answer is nearly that of a training question (modules share options) are dropped (Jaccard similarity of 5-character
 shingles >= 0.8), and so are, from the text that is trained on, modules that say nearly the same as a held-out one.
 
-Writes quickstart/data/ansible_{text,text_test,train,test}.jsonl, and an exam over the test modules: which of four options of
-the same module has this description? (ansible_exam.yaml, ansible_exam.jsonl). Always the same bytes.
+Writes quickstart/data/ansible_{text,text_test,train,test}.jsonl, and an exam over the test modules: which of four
+descriptions of options of the same module is that of this one? (ansible_exam.yaml, ansible_exam.jsonl). Always the same
+bytes.
 """
 
 import ast

@@ -203,7 +203,7 @@ def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporte
     with reporter.phase(run, "encode", Message("encoding the rows")):
         encoded = encoder.encode(training)
         report_rows(encoded, len(training), objective, recipe, assets.processor, run, reporter)
-        validation = encoder.hold_out(held_out.examples, run, held_out.bad)
+        validation = encoder.hold_out(held_out.examples, run, held_out.bad, corpus)
         final = encoder.hold_out(final_rows.examples, run, final_rows.bad, corpus) if final_sources else validation
     if validation is not None:
         rows = validation

@@ -75,8 +75,8 @@ class Embedding(TextGroups, Objective):
     symmetric: bool = False
     """in_batch_negatives: also find a document's query among all queries, and average both losses."""
     sampling_correction: bool | dict[str, int] = False
-    """in_batch_negatives: frequent documents are negatives more often and would be pushed away for it; true: correct for that
-    by the training rows of each document (where the same documents come again and again, as in recommendation)."""
+    """in_batch_negatives: a frequent document is a negative more often and is pushed away for it; true: correct for that by
+    each document's training rows (where the same documents come again and again, as in recommendation)."""
     margin: float = Field(default=0.2, gt=0, le=2)
     """triplet: by how much closer the right document must be, as a cosine."""
     pooling: Pooling = "auto"
@@ -110,7 +110,7 @@ class Embedding(TextGroups, Objective):
             return self
         if self.loss_type != "in_batch_negatives" or any(x.negatives for x in examples):
             raise DataError(
-                "objective.sampling_correction: true is for loss_type: in_batch_negatives, and for rows without own negatives"
+                "objective.sampling_correction is for loss_type: in_batch_negatives, and for rows without own negatives"
             )
         counts = Counter(_document_key(x.other) for x in examples)
         return self.model_copy(update={"sampling_correction": {key: n for key, n in counts.items() if n > 1} or False})
@@ -132,6 +132,8 @@ class Embedding(TextGroups, Objective):
             row = group_texts([text_row(processor, text) for text in texts])
             if not isinstance(self.sampling_correction, dict):
                 return [row]
+            if example.negatives:
+                raise InvalidValue("objective.sampling_correction: the row has negatives of its own")
             count = self.sampling_correction.get(_document_key(example.other), 1)
             return [TextGroupRow(**{**row, "targets": {LOG_COUNT: np.float32(np.log(count))}})]
         if example.similarity is None:
