@@ -16,7 +16,6 @@ Writes quickstart/data/movies_{train,test,corpus}.jsonl; always the same bytes.
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,18 @@ def main() -> None:
     """Writes the files unless they exist."""
     if (DATA / "movies_test.jsonl").exists():
         return
-    folder = MOVIELENS.fetch()
+    rows = split(MOVIELENS.fetch())
+    DATA.mkdir(exist_ok=True)
+    for name, part in rows.items():
+        lines = [json.dumps(x, ensure_ascii=False) + "\n" for x in part]
+        (DATA / f"movies_{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+        print(f"movies_{name}: {len(part)} rows, {len({x['group'] for x in part if 'group' in x})} people")
+    known = {x["document"] for x in rows["train"]}
+    print(f"test rows whose film is not in training: {sum(x['document'] not in known for x in rows['test'])}")
+
+
+def split(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The training rows, all films, and the test rows, from RecBole's files."""
     items = table(folder / "ml-100k.item")
     films = {film: text_of(*facts) for film, *facts in items if facts[1].isdigit()}  # one is "unknown", without a year
     ratings: dict[str, list[Rating]] = {}
@@ -46,18 +56,11 @@ def main() -> None:
             ratings.setdefault(person, []).append((int(when), int(stars), films[film]))
     arrivals = sorted(rated[0][0] for rated in ratings.values())
     end = arrivals[round((1 - TEST_PEOPLE) * len(arrivals))]
-    train = [x for person, rated in ratings.items() for x in rows_of(person, [y for y in rated if y[0] < end], NEWEST)]
+    early = {person: [x for x in rated if x[0] < end] for person, rated in ratings.items()}
     late = {person: rated for person, rated in ratings.items() if rated[0][0] >= end}
+    train = [x for person, rated in early.items() for x in rows_of(person, rated, NEWEST)]
     test = [x for person, rated in late.items() for x in list(rows_of(person, rated))[-TEST_ROWS:]]
-    corpus = [{"text": film} for film in sorted(set(films.values()))]
-    DATA.mkdir(exist_ok=True)
-    for name, rows in (("train", train), ("corpus", corpus), ("test", test)):
-        lines = [json.dumps(x, ensure_ascii=False) + "\n" for x in rows]
-        (DATA / f"movies_{name}.jsonl").write_text("".join(lines), encoding="utf-8")
-    known = Counter(x["document"] for x in train)
-    print(f"training: {len(train)} rows of {len({x['group'] for x in train})} people, {len(known)} films")
-    print(f"test: {len(test)} rows of {len({x['group'] for x in test})} people; {len(corpus)} films to choose from")
-    print(f"test rows whose film is not in training: {sum(x['document'] not in known for x in test)}")
+    return {"train": train, "corpus": [{"text": x} for x in sorted(set(films.values()))], "test": test}
 
 
 def table(file: Path) -> list[list[str]]:
