@@ -12,7 +12,10 @@ document    the film: title, year, genres
 seen        films rated before it, liked or not, the oldest first: all in test rows, the newest ten in training rows
 group       the person
 
-Writes quickstart/data/movies_{train,test,corpus}.jsonl; always the same bytes.
+`movies_new` has the test rows whose film is in no training row. All films of training count as seen there: which of the
+new ones?
+
+Writes quickstart/data/movies_{train,corpus,new,test}.jsonl; always the same bytes.
 """
 
 import json
@@ -42,8 +45,6 @@ def main() -> None:
         lines = [json.dumps(x, ensure_ascii=False) + "\n" for x in part]
         (DATA / f"movies_{name}.jsonl").write_text("".join(lines), encoding="utf-8")
         print(f"movies_{name}: {len(part)} rows, {len({x['group'] for x in part if 'group' in x})} people")
-    known = {x["document"] for x in rows["train"]}
-    print(f"test rows whose film is not in training: {sum(x['document'] not in known for x in rows['test'])}")
 
 
 def split(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -60,7 +61,9 @@ def split(folder: Path) -> dict[str, list[dict[str, Any]]]:
     late = {person: rated for person, rated in ratings.items() if rated[0][0] >= end}
     train = [x for person, rated in early.items() for x in rows_of(person, rated, NEWEST)]
     test = [x for person, rated in late.items() for x in list(rows_of(person, rated))[-TEST_ROWS:]]
-    return {"train": train, "corpus": [{"text": x} for x in sorted(set(films.values()))], "test": test}
+    known = {film for x in train for film in (x["document"], *x["seen"])}
+    new = [{**x, "seen": [*sorted(known - {*x["seen"]}), *x["seen"]]} for x in test if x["document"] not in known]
+    return {"train": train, "corpus": [{"text": x} for x in sorted(set(films.values()))], "new": new, "test": test}
 
 
 def table(file: Path) -> list[list[str]]:

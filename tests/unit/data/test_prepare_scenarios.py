@@ -32,6 +32,7 @@ def test_nothing_later_is_known_in_training(movielens: Path) -> None:
     assert {x["group"] for x in rows["train"]} == {str(p) for p in range(7)}
     assert {x["group"] for x in rows["test"]} == {"7", "8", "9"}
     assert "The Film 8 (1918): Drama" not in {x["document"] for x in rows["train"]}, "rated after the test people came"
+    assert rows["new"] == []
     assert [x["text"] for x in rows["corpus"]] == [f"The Film {i} (19{10 + i}): Drama" for i in range(9)]
 
 
@@ -97,6 +98,8 @@ def test_real_files_do_not_leak() -> None:
     assert (len(train), len(test), len(rows("movies_corpus"))) == (36_123, 2660, 1662)
     assert not {x["group"] for x in train} & {x["group"] for x in test}
     assert not any(x["document"] in x["seen"] for x in (*train, *test))
+    known = {film for x in train for film in (x["document"], *x["seen"])}
+    assert rows("movies_new") and not any(x["document"] in known for x in rows("movies_new"))
     known, asked, texts = rows("ansible_train"), rows("ansible_test"), rows("ansible_text")
     assert (len(known), len(asked), len(texts), len(rows("ansible_exam"))) == (321, 237, 61, 223)
     assert not {content_hash(x["answer"]) for x in known} & {content_hash(x["answer"]) for x in asked}
