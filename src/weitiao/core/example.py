@@ -262,7 +262,7 @@ class Pair:
     other: str
     negatives: tuple[str, ...] = ()
     similarity: float | None = None
-    seen: tuple[str, ...] = ()
+    history: tuple[str, ...] = ()
     """Documents that the query's user has had, the oldest first: they are not ranked."""
 
     @property

@@ -37,7 +37,7 @@ class Documents:
 
     def hidden(self, pair: Pair) -> list[int]:
         """Those that a row has seen; never a right one."""
-        return sorted({self.number_of[x] for x in pair.seen if x in self.number_of} - self.right[pair.text])
+        return sorted({self.number_of[x] for x in pair.history if x in self.number_of} - self.right[pair.text])
 
 
 def ranks_of_rows(pairs: Sequence[Pair], documents: Documents, scores_of: ScoresOf) -> list[tuple[int, int]]:

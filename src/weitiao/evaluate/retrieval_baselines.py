@@ -59,9 +59,9 @@ def retrieval_baselines(training: Sequence[SourcedExample], eval_set: EvalSet) -
         return []
     popularity = np.array([float(counts[text]) for text in documents.number_of])
     found = [Baseline(Message("popularity"), pairs, documents, lambda _: popularity)]
-    if any(x.seen for x in pairs) and any(x.for_evaluation.get("group") for x in training):
+    if any(x.history for x in pairs) and any(x.for_evaluation.get("group") for x in training):
         neighbours = CoOccurrence(baskets(training, documents), len(documents.number_of)).similarities
-        newest = [[documents.number_of[y] for y in x.seen if y in documents.number_of][-NEWEST:] for x in pairs]
+        newest = [[documents.number_of[y] for y in x.history if y in documents.number_of][-NEWEST:] for x in pairs]
         score = lambda row: sum(map(neighbours, newest[row]), np.zeros(len(documents.number_of)))  # noqa: E731
         found.append(Baseline(Message("co-occurrence"), pairs, documents, score))
     return found
@@ -73,7 +73,7 @@ def baskets(training: Sequence[SourcedExample], documents: Documents) -> list[li
     for x in training:
         group = x.for_evaluation.get("group")
         if group and isinstance(x.example, Pair):
-            texts.setdefault(group, set()).update((x.example.other, *x.example.seen))
+            texts.setdefault(group, set()).update((x.example.other, *x.example.history))
     return [sorted(documents.number_of[text] for text in own if text in documents.number_of) for own in texts.values()]
 
 

@@ -4,7 +4,6 @@ scores.json      `baselines`: their scores
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from weitiao.core.errors import DataError
 from weitiao.core.eval_set import EvalSet
@@ -18,12 +17,9 @@ from weitiao.core.run import Run
 from weitiao.core.score import Score, format_interval
 from weitiao.data.prepare import read_training
 from weitiao.evaluate.comparison.difference import VERDICTS, difference, judged_together
-from weitiao.evaluate.measure import groups_of_queries, requested_metrics
+from weitiao.evaluate.measure import groups_of_queries
 from weitiao.evaluate.retrieval_baselines import Baseline, retrieval_baselines
 from weitiao.pipeline.inference import Model
-
-if TYPE_CHECKING:
-    from weitiao.pipeline.assemble import PreparedData
 
 
 def baselines_for(objective: Objective, training: Sequence[SourcedExample], eval_set: EvalSet | None) -> Sequence[Baseline]:
@@ -53,12 +49,10 @@ def baseline_scores(baselines: Sequence[Baseline], metrics: Sequence[str], eval_
     return scores
 
 
-def compare_with_baselines(data: "PreparedData", run: Run, reporter: Reporter) -> None:
+def compare_with_baselines(
+    baselines: Sequence[Baseline], metrics: Sequence[str], eval_set: EvalSet, run: Run, reporter: Reporter
+) -> None:
     """Score the baselines, and compare the first metric of ranks row by row; written to scores.json, and said."""
-    baselines, eval_set = data.baselines, data.final
-    if not baselines or eval_set is None:
-        return
-    metrics = requested_metrics(data.evaluate, data.objective, eval_set)
     scores = baseline_scores(baselines, metrics, eval_set)
     recorded = {name: x.as_json() for name, x in scores.items()}
     run.write("scores.json", {**run.scores, "baselines": {**run.scores.get("baselines", {}), **recorded}})

@@ -23,6 +23,7 @@ from weitiao.core.run_status import now, read_status
 from weitiao.core.third_party import muted
 from weitiao.core.trainable_model import as_base_model
 from weitiao.data.prepare import row_describer
+from weitiao.evaluate.measure import requested_metrics
 from weitiao.evaluate.record import measure_and_record
 from weitiao.evaluate.report import write_report
 from weitiao.evaluate.thresholds import calibrate_thresholds
@@ -173,7 +174,9 @@ def finish(setup: TrainingSetup, run: Run, recipe: Recipe, reporter: Reporter) -
         record_exams("after", state.model, setup.exams, setup.assets.max_length, run, recipe, reporter)
         training = training_of(recipe, setup.resolved.learning_rate)
         compare_with_prompted_base(run, reporter)
-        compare_with_baselines(data, run, reporter)
+        if data.baselines and data.final is not None:
+            names = requested_metrics(data.evaluate, objective, data.final)
+            compare_with_baselines(data.baselines, names, data.final, run, reporter)
         record_after(state.model, setup.suites, training, state.best_step or None, run, reporter)
     run.log(events.End("finished", state.step, state.data_step, now()))
     with reporter.phase(run, "report", Message("writing the report")):

@@ -6,7 +6,7 @@ from weitiao.core.example import Pair
 from weitiao.core.ranking import Documents, ranks_of_queries, ranks_of_rows
 
 PAIRS = [
-    Pair("q", "a", seen=("d", "gone", "a")),  # what is right is ranked, even if it was seen
+    Pair("q", "a", history=("d", "gone", "a")),  # what is right is ranked, even if it was seen
     Pair("r", "b", negatives=("c",)),
     Pair("r", "a"),
 ]

@@ -23,17 +23,17 @@ from weitiao.pipeline.evaluate import evaluate
 DESK = Reporter(Console(quiet=True))
 
 
-def trained(person: str, *documents: str, seen: tuple[str, ...] = ()) -> list[SourcedExample]:
+def trained(person: str, *documents: str, history: tuple[str, ...] = ()) -> list[SourcedExample]:
     group = {"group": person} if person else {}
     return [
-        SourcedExample(Pair("q", x, seen=seen), SourceLocation("train", i), for_evaluation=group)
+        SourcedExample(Pair("q", x, history=history), SourceLocation("train", i), for_evaluation=group)
         for i, x in enumerate(documents)
     ]
 
 
 TRAINING = [
     *trained("ann", "a", "b"),
-    *trained("bob", "a", "b", seen=("c",)),
+    *trained("bob", "a", "b", history=("c",)),
     *trained("cy", "a", "d"),
     *trained("di", "d"),
 ]
@@ -45,7 +45,7 @@ def rows(*pairs: Pair) -> EvalSet:
 
 def test_popularity_and_co_occurrence_by_hand() -> None:
     """Counts: a 3, b 2, c 0 (1 seen), d 2. Who has c also has a and b: cosines 1 / sqrt(3) and 1 / sqrt(2)."""
-    popularity, co_occurrence = retrieval_baselines(TRAINING, rows(Pair("x", "b", ("a", "c", "d"), seen=("c",))))
+    popularity, co_occurrence = retrieval_baselines(TRAINING, rows(Pair("x", "b", ("a", "c", "d"), history=("c",))))
     assert popularity.scores_of(0).tolist() == [2, 3, 0, 2]  # b, a, c, d
     assert popularity.ranks(RecallAt10()) == [(3, 4)], "d has the same count, and ranks before"
     assert co_occurrence.scores_of(0) == pytest.approx([2**-0.5, 3**-0.5, 0, 0])
@@ -55,13 +55,13 @@ def test_popularity_and_co_occurrence_by_hand() -> None:
 
 def test_only_the_newest_seen_count() -> None:
     seen = ("c", *(f"unknown {i}" for i in range(20)), *"d" * 10)
-    *_, co_occurrence = retrieval_baselines(TRAINING, rows(Pair("x", "b", ("a", "c", "d"), seen=seen)))
+    *_, co_occurrence = retrieval_baselines(TRAINING, rows(Pair("x", "b", ("a", "c", "d"), history=seen)))
     assert co_occurrence.scores_of(0)[0] == 0, "b goes with c, which is not among the newest ten known documents"
 
 
 def test_baselines_that_rows_allow() -> None:
     alone = [*trained("", "a", "b", "a", "b")]
-    assert [str(x.name) for x in retrieval_baselines(alone, rows(Pair("x", "a", seen=("b",))))] == ["popularity"]
+    assert [str(x.name) for x in retrieval_baselines(alone, rows(Pair("x", "a", history=("b",))))] == ["popularity"]
     assert [str(x.name) for x in retrieval_baselines(TRAINING, rows(Pair("x", "a")))] == ["popularity"]
     assert retrieval_baselines(trained("", "a", "b", "c"), rows(Pair("x", "a"))) == [], "no document comes twice"
 

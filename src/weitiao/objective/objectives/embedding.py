@@ -141,9 +141,6 @@ class Embedding(TextGroups, Objective):
         row = group_texts([text_row(processor, text) for text in (example.text, example.other)])
         return [AnnotatedRow(**{**row, "targets": {SIMILARITY: np.float32(example.similarity)}})]
 
-    def encode_input(self, example: Pair, processor: Processor) -> Row:
-        return group_texts([text_row(processor, example.text)])
-
     # -- loss ---------------------------------------------------------------------------------------------------------
 
     def embed(self, model: TrainableModel, texts: Sequence[Row]) -> Tensor:
