@@ -88,7 +88,8 @@ def evaluate(
     if as_json:
         counts = {name: {"total": x.total, "left_out": x.left_out} for name, x in scores.items()}
         notes = {name: {"notes": [str(note) for note in x.notes]} for name, x in scores.items()}
-        more = {"classes": scores.classes, "forgetting": scores.forgetting}
+        baselines = {name: x.as_json() for name, x in scores.baselines.items()}
+        more = {"classes": scores.classes, "forgetting": scores.forgetting, "baselines": baselines}
         plain = {name: {**x.as_json(), **counts[name], **notes[name]} for name, x in scores.items()}
         print_json(plain | {key: x for key, x in more.items() if x})
         return
@@ -101,7 +102,7 @@ def evaluate(
 
 def _show_scores(console: Console, scores: "Scores") -> None:
     table = Table(translate("metric"), translate("value [95 % interval]"), translate("interval"))
-    for name, score in scores.items():
+    for name, score in (*scores.items(), *scores.baselines.items()):
         table.add_row(name, str(score), str(score.interval_description))
     console.print(table)
     for note in dict.fromkeys(note for score in scores.values() for note in score.notes):

@@ -24,6 +24,8 @@ class EvalSet:
     """The id of an encoded row (`Batch.row_ids`) -> its example."""
     columns: Sequence[Mapping[str, str]] = ()
     """Of each example, what its row's columns of EVALUATION_COLUMNS hold; (): none has any."""
+    corpus: "EvalSet | None" = None
+    """Further documents that the queries are searched among."""
     tasks: dict[str, "EvalSet"] = field(default_factory=dict)
     """By task, if there are several."""
     unused: Mapping[Message, int] = field(default_factory=dict)

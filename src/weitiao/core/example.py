@@ -262,6 +262,8 @@ class Pair:
     other: str
     negatives: tuple[str, ...] = ()
     similarity: float | None = None
+    history: tuple[str, ...] = ()
+    """Documents that the query's user has had, the oldest first: they are not ranked."""
 
     @property
     def full_text(self) -> str:

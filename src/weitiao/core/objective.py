@@ -150,11 +150,14 @@ class Predictor(ABC):
         """(prediction, reference) as metrics compare them."""
         return self.answer(prediction), example.answer
 
-    def metric_pairs(self, predicted: Sequence[tuple[Any, Any]], by_query: bool = False) -> list[tuple[Any, Any]]:
+    def metric_pairs(
+        self, predicted: Sequence[tuple[Any, Any]], by_query: bool = False, corpus: Sequence[tuple[Any, Any]] = ()
+    ) -> list[tuple[Any, Any]]:
         """`metric_pair` of every (prediction, example). Retrieval objectives rank all of them together.
 
         Args:
             by_query: of a retrieval objective: (ranks of all relevant documents from 1, number of documents) of each query.
+            corpus: of a retrieval objective: what is predicted of further documents, each alone, and those.
         """
         pairs = [self.metric_pair(prediction, example) for prediction, example in predicted]
         return [((rank,), documents) for rank, documents in pairs] if by_query else pairs

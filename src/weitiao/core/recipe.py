@@ -184,7 +184,7 @@ def map_sources(recipe: Recipe, change: Callable[[str, Source], Source]) -> Reci
     """The recipe with each of its sources changed.
 
     Args:
-        change: (a name for the source: data, data-2, validation, evaluate; the source) -> the new one.
+        change: (a name for the source: data, data-2, validation, evaluate, corpus; the source) -> the new one.
     """
 
     def mapped(key: str, sources: tuple[Source, ...]) -> tuple[Source, ...]:
@@ -193,8 +193,9 @@ def map_sources(recipe: Recipe, change: Callable[[str, Source], Source]) -> Reci
     new: dict[str, Any] = {"data": mapped("data", recipe.data)}
     if isinstance(recipe.validation, tuple):
         new["validation"] = mapped("validation", recipe.validation)
-    if recipe.evaluate.data:
-        new["evaluate"] = recipe.evaluate.model_copy(update={"data": mapped("evaluate", recipe.evaluate.data)})
+    own = {"data": ("evaluate", recipe.evaluate.data), "corpus": ("corpus", recipe.evaluate.corpus)}
+    if changed := {field: mapped(key, sources) for field, (key, sources) in own.items() if sources}:
+        new["evaluate"] = recipe.evaluate.model_copy(update=changed)
     return recipe.model_copy(update=new)
 
 

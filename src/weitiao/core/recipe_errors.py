@@ -25,6 +25,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "data": Source,
     "validation": Source,
     "evaluate.data": Source,
+    "evaluate.corpus": Source,
     "replay": Replay,
     "train": Train,
     "train.gradient_scale": GradientScale,
@@ -193,7 +194,7 @@ def _written_key(location: tuple[int | str, ...], plain: Mapping[str, Any]) -> K
     key = tuple(x for x in location if not _is_union_tag(x))
     if key[:1] == ("validation",):
         key = (key[0], *key[2:])  # the second is which of its two forms it is read as
-    for section in (("data",), ("validation",), ("evaluate", "data")):
+    for section in (("data",), ("validation",), ("evaluate", "data"), ("evaluate", "corpus")):
         value: Any = plain
         for name in section:
             value = value.get(name) if isinstance(value, Mapping) else None

@@ -262,6 +262,8 @@ class Evaluate(Settings):
 
     data: Sources | None = None
     """Test rows for the final evaluation, one or more sources; default: the validation rows."""
+    corpus: Sources | None = None
+    """For embedding: all documents (one text a row) that a query is searched among; default: those of the test rows."""
     metrics: tuple[str, ...] | Auto = "auto"
     """Names from evaluate/metrics; auto: what fits the objective and the answers."""
     limit: int | None = Field(default=200, ge=1)

@@ -46,6 +46,7 @@ DOCUMENTS = (
     "document", "positive", "answer", "sentence2", "text2", "other", "passage", "question2", "sentence_b",
     "文档", "段落", "正例", "答案", "回答", "句子2", "文本2", "句子b",
 )
+SEEN = ("seen", "seen_items", "已看", "看过")
 NEGATIVES = ("negatives", "negative", "hard_negatives", "hard_negative", "负例")
 SIMILARITIES = ("score", "similarity", "likeness", "相似度", "分数", "得分")
 PAIR_LABELS = (  # numbers that say whether two texts belong together

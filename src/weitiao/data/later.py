@@ -17,7 +17,9 @@ from weitiao.data.records import Reader, Record
 
 CHUNK = 2**20  # bytes that are decoded at once
 AUTO = "auto"
-ANSWERS = {"answers", "completion", "document", "entities", "label", "negatives", "score", "tags", "target"}  # in `columns`
+ANSWERS = {  # in `columns`
+    "answers", "completion", "document", "entities", "label", "negatives", "score", "seen", "tags", "target",
+}  # fmt: skip
 
 
 def with_settings_of(source: Source, training: Sequence[Source], has_answers: bool = True, strict: bool = False) -> Source:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from weitiao.core.errors import DataError
+from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.eval_set import EvalSet
-from weitiao.core.example import BadRow, SourcedExample, SourceLocation
+from weitiao.core.example import BadRow, Pair, SourcedExample, SourceLocation, Task, Text
 from weitiao.core.finding import IN_RECIPE, Decision, Finding
 from weitiao.core.messages import Message, joined
 from weitiao.core.objective import Objective, Preview
@@ -47,7 +47,11 @@ class Encoder:
         )
 
     def hold_out(
-        self, examples: list[SourcedExample], run: Run | None = None, bad: Sequence[BadRow] = ()
+        self,
+        examples: list[SourcedExample],
+        run: Run | None = None,
+        bad: Sequence[BadRow] = (),
+        corpus: Sequence[SourcedExample] = (),
     ) -> EvalSet | None:
         """The examples as rows to evaluate on; None if there are none.
 
@@ -55,6 +59,7 @@ class Encoder:
 
         Args:
             bad: rows of the same files that are no examples; they are counted.
+            corpus: further documents, from `read_corpus`.
 
         Raises:
             DataError: no held-out row can be used.
@@ -76,7 +81,8 @@ class Encoder:
         for task in filter(None, self.objective.parts()):
             task_set = eval_set(rows.of(task), [x.without_task for x in used if x.task == task])
             of_task = {x.where for x in examples if x.task == task}
-            task_set = replace(task_set, unused=self._reasons([x for x in encoded.bad if x.where in of_task], 0))
+            reasons = self._reasons([x for x in encoded.bad if x.where in of_task], 0)
+            task_set = replace(task_set, unused=reasons, corpus=self._corpus([x for x in corpus if x.task == task]))
             if task_set.examples:
                 tasks[task] = task_set
             elif run is not None:
@@ -91,7 +97,13 @@ class Encoder:
                         n=len(task_set.examples),
                     )
                 )
-        return replace(eval_set(rows, used), tasks=tasks, unused=unused)
+        return replace(eval_set(rows, used), tasks=tasks, unused=unused, corpus=self._corpus(corpus) if not tasks else None)
+
+    def _corpus(self, documents: Sequence[SourcedExample]) -> EvalSet | None:
+        """Documents, encoded; None if there are none."""
+        if not documents:
+            return None
+        return eval_set(self.encode(list(documents)).rows.of(documents[0].task), [x.without_task for x in documents])
 
     def _reasons(self, bad: Sequence[BadRow], num_dropped: int) -> dict[Message, int]:
         """Why rows are not measured -> how many; reasons that differ only in details are one."""
@@ -224,6 +236,34 @@ def read_held_out(recipe: Recipe, sources: Sequence[Source] | None, earlier: Col
     fraction = recipe.validation
     assert isinstance(fraction, float), "only a fraction is split off"
     return Reading(split(read_sources(recipe.data, recipe.objective, 1.0).examples, fraction)[1])
+
+
+def read_training(recipe: Recipe, earlier: Collection[str] = ()) -> list[SourcedExample]:
+    """The rows that a run was trained on, without replay.
+
+    Args:
+        earlier: descriptions of the training files' columns.
+    """
+    examples = read_sources(recipe.data, recipe.objective, 1.0, earlier).examples
+    return examples if isinstance(recipe.validation, tuple) else split(examples, recipe.validation)[0]
+
+
+def read_corpus(recipe: Recipe) -> list[SourcedExample]:
+    """The documents that queries are searched among, each text once.
+
+    Raises:
+        RecipeError: the objective does not search.
+    """
+    sources = recipe.evaluate.corpus or ()
+    for source in sources:
+        if not recipe.objective.part(source.task).traits.ranks_together:
+            raise RecipeError("evaluate.corpus: only objective: embedding searches among documents.")
+    if not sources:
+        return []
+    read = read_sources(sources, recipe.objective, recipe.max_bad_fraction, example_type=Text).examples
+    texts = {(x.task, x.without_task.example.full_text): x for x in reversed(read)}
+    documents = [(replace(x, for_evaluation={}), Pair(text, "")) for (_, text), x in reversed(texts.items())]
+    return [replace(x, example=Task(x.task, pair) if x.task else pair) for x, pair in documents]
 
 
 def write_bad_rows(run: Run, bad: Sequence[BadRow]) -> None:

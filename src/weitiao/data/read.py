@@ -60,7 +60,11 @@ class Reading:
 
 
 def read_sources(
-    sources: Iterable[Source], objective: Objective, max_bad_fraction: float, earlier: Collection[str] = ()
+    sources: Iterable[Source],
+    objective: Objective,
+    max_bad_fraction: float,
+    earlier: Collection[str] = (),
+    example_type: type | None = None,
 ) -> Reading:
     """Read every source.
 
@@ -68,6 +72,7 @@ def read_sources(
         objective: the Example that it trains on decides how columns are read.
         max_bad_fraction: more unusable rows than this are an error.
         earlier: descriptions of the mappings that training files had: these come before others that fit.
+        example_type: what the rows are, where that is not what the objective trains on.
 
     Raises:
         DataError: a file is missing, empty or of the wrong format, or too many rows are bad.
@@ -76,7 +81,8 @@ def read_sources(
     reading = Reading()
     for number, source in enumerate(sources):
         for file in files_of(source):
-            _read_file(file, source, number, objective.part(source.task).traits.example_type, reading, earlier)
+            kind = example_type or objective.part(source.task).traits.example_type
+            _read_file(file, source, number, kind, reading, earlier)
     check_bad_fraction(reading.bad, len(reading.bad) + len(reading.examples), max_bad_fraction)
     if not reading.examples and reading.bad:
         first = reading.bad[0]

@@ -54,10 +54,14 @@ class ForwardPass:
         self._metric_pairs: list[tuple[Any, Any]] = []
         self._predicted: list[tuple[Any, Example]] = []
         self._rankings: list[tuple[Sequence[int], int]] = []
+        self._corpus: list[tuple[Any, Example]] = []
 
     def run(self, progress: Progress) -> None:
         """The whole pass."""
-        ranked = self.objective.traits.ranks_together
+        ranked, corpus = self.objective.traits.ranks_together, self.eval_set.corpus
+        if corpus is not None and self.predicts:
+            documents = ForwardPass(self.model, self.objective, corpus, {"choices"}, None)
+            self._corpus = [x for batch in documents.batches(progress) for x in batch]
         for batch in self.batches(progress):
             batch = batch[: None if self.limit is None else max(0, self.limit - self.num_predicted)]
             self.first += batch[: max(0, KEPT_PREDICTIONS - len(self.first))]
@@ -78,11 +82,13 @@ class ForwardPass:
 
     def pairs(self) -> list[tuple[Any, Any]]:
         """What the metrics compare, of each example in order."""
-        return self.objective.metric_pairs(self._predicted) if self._predicted else self._metric_pairs
+        predicted = self._predicted
+        return self.objective.metric_pairs(predicted, corpus=self._corpus) if predicted else self._metric_pairs
 
     def rankings(self) -> list[tuple[Sequence[int], int]]:
         """Of each query."""
-        return self.objective.metric_pairs(self._predicted, by_query=True) if self._predicted else self._rankings
+        predicted = self._predicted
+        return self.objective.metric_pairs(predicted, True, self._corpus) if predicted else self._rankings
 
     def batches(self, progress: Progress) -> Iterator[list[tuple[Any, Example]]]:
         """(prediction, example) of the examples that each batch completes; losses are collected on the way."""

@@ -1,6 +1,6 @@
 """Evaluate a model on held-out rows: losses, the most probable of a closed set of answers, generated answers."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from weitiao.core.example import Chat, Example, Turn
 from weitiao.core.generation import Answer, OptionScores, decoded, generate, new_engine, num_positions, score_options
 from weitiao.core.metric import Metric, Reads
 from weitiao.core.objective import Objective
+from weitiao.core.recipe_sections import Evaluate
 from weitiao.core.registry import create
 from weitiao.core.score import Clusters, Score, weighted_sum
 from weitiao.core.trainable_model import TrainableModel, evaluating
@@ -49,6 +50,11 @@ def default_metrics(objective: Objective, eval_set: EvalSet) -> tuple[str, ...]:
         by_task = ((task, default_metrics(objective.part(task), rows)) for task, rows in eval_set.tasks.items())
         return ("loss", *(f"{task}.{name}" for task, names in by_task for name in names))
     return (*objective.metrics_for(eval_set.examples), *(("accuracy", "exact_match", "f1") if eval_set.answers else ()))
+
+
+def requested_metrics(settings: Evaluate, objective: Objective, eval_set: EvalSet) -> tuple[str, ...]:
+    """The metrics that a recipe names, or those that fit."""
+    return default_metrics(objective, eval_set) if settings.metrics == "auto" else settings.metrics
 
 
 def measure(
@@ -185,7 +191,17 @@ def _clusters(reads: Reads, rows: Sequence[Any], eval_set: EvalSet, forward: For
             return forward.row_examples if len(set(forward.row_examples)) < len(rows) else ()
         group_of = {id(x): group for x, group in zip(eval_set.examples, groups)}
         return [group_of[id(eval_set.example_of(row))] for row in range(len(rows))]
-    return groups[: len(rows)] if reads != "rankings" else ()
+    if reads == "rankings" and forward.objective.traits.ranks_together:
+        return groups_of_queries(eval_set)
+    return groups[: len(rows)]
+
+
+def groups_of_queries(eval_set: EvalSet) -> Clusters:
+    """The group of each different query, that of its first row; (): no row has one."""
+    group_of: dict[str, Hashable] = {}
+    for x, group in zip(eval_set.examples, eval_set.groups):
+        group_of.setdefault(x.input_text, group)
+    return list(group_of.values())
 
 
 def predict(

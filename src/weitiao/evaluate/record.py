@@ -17,7 +17,7 @@ from weitiao.core.recipe_sections import Evaluate
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.evaluate.measure import Measured, default_metrics, generate_answers, measure, predict
+from weitiao.evaluate.measure import Measured, generate_answers, measure, predict, requested_metrics
 
 PROMPT_CHARACTERS = 1000  # of a sample
 LABELS = {"before": Message("before"), "after": Message("after")}
@@ -40,7 +40,7 @@ def measure_and_record(
     scores = run.scores
     if eval_set is None or (when == "before" and when in scores):
         return
-    metrics = default_metrics(objective, eval_set) if settings.metrics == "auto" else settings.metrics
+    metrics = requested_metrics(settings, objective, eval_set)
     measured = measure(
         model,
         objective,

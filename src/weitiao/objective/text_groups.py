@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from weitiao.core.batch import IGNORE, AnnotatedRow, Batch, Row
+from weitiao.core.example import Pair
 from weitiao.core.objective import Preview, RowEncoder
 from weitiao.core.plain_form import PlainForm, PlainTask
 from weitiao.core.processor import Processor
-from weitiao.objective.pooling import Pooling, TextRow, cut_texts, pooling_of
+from weitiao.objective.pooling import Pooling, TextRow, cut_texts, pooling_of, text_row
 from weitiao.objective.preview import preview_lost
 
 TEXT_INDEX = "text_index"  # the token target: which of the row's texts a token belongs to
@@ -43,6 +44,10 @@ class TextGroups(RowEncoder):
         """One vector for a text or a pair."""
         task, head = self._plain_task
         return PlainForm(task, head, (head,) if head else (), pooling=pooling_of(self.pooling, kind))
+
+    def encode_input(self, example: Pair, processor: Processor) -> Row:
+        """The text alone."""
+        return group_texts([text_row(processor, example.text)])
 
     def num_positions(self, row: Row) -> int:
         """The longest text: each is a segment of its own."""

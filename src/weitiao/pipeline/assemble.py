@@ -34,14 +34,15 @@ from weitiao.data.checks import check_data, unused_tokens
 from weitiao.data.encode import Encoded
 from weitiao.data.label_checks import check_labels
 from weitiao.data.loader import Loader
-from weitiao.data.prepare import Encoder, read, read_and_split, report_rows
+from weitiao.data.prepare import Encoder, read, read_and_split, read_corpus, report_rows
 from weitiao.data.read import Reading, files_of
 from weitiao.data.vocabulary import check_vocabulary
 from weitiao.evaluate.drift import Drift
 from weitiao.evaluate.examination.items import PreparedExam
 from weitiao.evaluate.forgetting.few_shot import FewShot, draw_examples
 from weitiao.evaluate.forgetting.probes import Suite
-from weitiao.evaluate.measure import default_metrics, measure
+from weitiao.evaluate.measure import measure, requested_metrics
+from weitiao.evaluate.retrieval_baselines import Baseline
 from weitiao.evaluate.room import answer_room, generates, reference_lengths, room_finding
 from weitiao.model.backbone import activation_cache
 from weitiao.model.backbone.choose import use_reference_implementation
@@ -50,6 +51,7 @@ from weitiao.model.layers.gradient_checkpointing import enable_gradient_checkpoi
 from weitiao.pipeline.exam_data import open_exams
 from weitiao.pipeline.forgetting import is_measured, suites_for
 from weitiao.pipeline.load import BaseAssets, load, open_base_assets, warm_start
+from weitiao.pipeline.retrieval_baselines import baselines_for
 from weitiao.plan import compatibility
 from weitiao.plan.resolve import Facts, Resolved, RowLimits, facts_of, resolve, resolve_rows
 from weitiao.train.checkpoints.checkpoint import FILE
@@ -77,6 +79,8 @@ class PreparedData:
     evaluate: Evaluate
     """How, with every automatic value resolved."""
     findings: list[Finding]
+    baselines: Sequence[Baseline] = ()
+    """Rankings without a model, where the objective searches."""
     few_shot: FewShot | None = None
     """Training rows for the prompt of the base that the result is compared with."""
 
@@ -192,14 +196,15 @@ def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporte
         final_sources = recipe.evaluate.data
         final_rows = read(final_sources, recipe, run, reporter) if final_sources else Reading()
         column_findings += final_rows.findings()
+        corpus = read_corpus(recipe)
         objective = recipe.objective.fit([x.example for x in training])
     limits = resolve_rows(recipe, objective, assets.max_length)
     encoder = Encoder(objective, assets.processor, assets.identity, limits.max_length, limits.overlong, reporter)
     with reporter.phase(run, "encode", Message("encoding the rows")):
         encoded = encoder.encode(training)
         report_rows(encoded, len(training), objective, recipe, assets.processor, run, reporter)
-        validation = encoder.hold_out(held_out.examples, run, held_out.bad)
-        final = encoder.hold_out(final_rows.examples, run, final_rows.bad) if final_sources else validation
+        validation = encoder.hold_out(held_out.examples, run, held_out.bad, corpus)
+        final = encoder.hold_out(final_rows.examples, run, final_rows.bad, corpus) if final_sources else validation
     if validation is not None:
         rows = validation
         compatibility.check_best_metric(recipe, objective, lambda task: bool((rows.tasks.get(task) or rows).answers))
@@ -216,7 +221,8 @@ def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporte
     if final is not None and not final.tasks and recipe.evaluate.forgetting is not False:
         own = [x.example for x in training if x.source < len(recipe.data)]  # without replay
         few_shot = draw_examples(own, final, recipe.seed)
-    return PreparedData(objective, limits, encoded, validation, final, evaluate, findings, few_shot)
+    baselines = baselines_for(objective, [x for x in training if x.source < len(recipe.data)], final)
+    return PreparedData(objective, limits, encoded, validation, final, evaluate, findings, baselines, few_shot)
 
 
 def make_room(
@@ -242,7 +248,7 @@ def make_room(
     if objective.traits.needs_encoder_decoder:  # it generates its answers itself, and has room for them
         room = replace(room, key="objective.max_new_tokens", value=objective.as_recipe()["max_new_tokens"])
     reporter.report(run, room)
-    metrics = () if final is None else settings.metrics if settings.metrics != "auto" else default_metrics(objective, final)
+    metrics = requested_metrics(settings, objective, final) if final is not None else ()
     finding = room_finding(objective, (*metrics, recipe.train.best_metric), room.value, lengths)
     return objective, settings.model_copy(update={"max_new_tokens": room.value}), [finding] if finding else []
 
@@ -329,7 +335,7 @@ def data_files(recipe: Recipe) -> list[Path]:
     """Every file that the recipe reads rows from, each once."""
     validation = recipe.validation if isinstance(recipe.validation, tuple) else ()
     replay = (recipe.replay.source,) if recipe.replay else ()
-    sources = (*recipe.data, *validation, *(recipe.evaluate.data or ()), *replay)
+    sources = (*recipe.data, *validation, *(recipe.evaluate.data or ()), *(recipe.evaluate.corpus or ()), *replay)
     return list(dict.fromkeys(file for x in sources for file in files_of(x)))
 
 

@@ -13,8 +13,7 @@ from weitiao.core.recipe_sections import Source
 from weitiao.core.reporter import Reporter
 from weitiao.core.trainable_model import TrainableModel, evaluating
 from weitiao.data.later import with_settings_of
-from weitiao.data.prepare import Encoder, held_out_sources, read_held_out
-from weitiao.data.read import read_sources, split
+from weitiao.data.prepare import Encoder, held_out_sources, read_held_out, read_training
 from weitiao.deploy.verification.fidelity import AnswerRow, LogProbs
 from weitiao.pipeline.inference import Model
 from weitiao.pipeline.prompting import with_system_message
@@ -26,9 +25,7 @@ def calibration_rows(model: Model, data: Source | None, n: int, reporter: Report
     recipe = model.recipe
     if recipe is None:
         return _spread(_rows(_held_out(model, data, reporter)), n) if data is not None else []
-    examples = read_sources(recipe.data, recipe.objective, 1.0, model.training_columns).examples
-    if not isinstance(recipe.validation, tuple):
-        examples = split(examples, recipe.validation)[0]
+    examples = read_training(recipe, model.training_columns)
     chosen = [examples[i * len(examples) // min(n, len(examples))] for i in range(min(n, len(examples)))]
     encoded = _encoder(model, recipe, reporter).encode(_with_system(model, chosen))
     return [[int(x) for x in row["input_ids"]] for row in encoded.rows]

@@ -13,15 +13,16 @@ from weitiao.core.recipe_sections import Source
 from weitiao.core.reporter import Reporter
 from weitiao.core.scores import Scores
 from weitiao.data.later import with_settings_of
-from weitiao.data.prepare import Encoder, held_out_sources, read_held_out
+from weitiao.data.prepare import Encoder, held_out_sources, read_corpus, read_held_out
 from weitiao.data.read import Reading
 from weitiao.evaluate.annotate import unused_note
-from weitiao.evaluate.measure import Measured, default_metrics, measure
+from weitiao.evaluate.measure import Measured, measure, requested_metrics
 from weitiao.evaluate.room import answer_room, reference_lengths
 from weitiao.pipeline.exams import evaluate_exams
 from weitiao.pipeline.forgetting import evaluate_forgetting
 from weitiao.pipeline.inference import Model, open_model
 from weitiao.pipeline.prompting import with_system_message
+from weitiao.pipeline.retrieval_baselines import baseline_scores, baselines_of_run
 from weitiao.plan.compatibility import check_metrics
 from weitiao.plan.resolve import resolve_rows
 
@@ -61,8 +62,10 @@ def evaluate(
         return Scores(scores, {}, lost)
     name = target if isinstance(target, str) else str(model.assets.folder)
     rows = read_rows(model, name, reporter, data, task)
-    measured = measure_rows(model, rows, reporter, tuple(metrics), limit, max_bad_fraction).measured
-    return Scores(measured.scores | scores, measured.classes, lost)
+    result = measure_rows(model, rows, reporter, tuple(metrics), limit, max_bad_fraction)
+    baselines = baselines_of_run(model, result.eval_set)
+    others = baseline_scores(baselines, result.metrics, result.eval_set)
+    return Scores(result.measured.scores | scores, result.measured.classes, lost, others)
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ class EvaluatedRows:
     metrics: tuple[str, ...]
     rows: dict[str, list[SourcedExample]]
     """Of each task, as they were read; "" where there are no tasks."""
+    eval_set: EvalSet
 
 
 def measure_rows(
@@ -124,19 +128,20 @@ def measure_rows(
     limits = resolve_rows(recipe, objective, assets.max_length)
     encoder = Encoder(objective, assets.processor, assets.identity, limits.max_length, limits.overlong, reporter)
     examples = _with_system(rows, reporter)
-    eval_set = encoder.hold_out(list(examples), bad=rows.reading.bad)
+    eval_set = encoder.hold_out(list(examples), bad=rows.reading.bad, corpus=read_corpus(recipe))
     if eval_set is None:
         raise DataError("there is no row to measure")
     if rows.source is not None:
         _check_unused(eval_set, recipe.max_bad_fraction if max_bad_fraction is None else max_bad_fraction)
-    names = metrics or (settings.metrics if settings.metrics != "auto" else default_metrics(objective, eval_set))
+    names = metrics or requested_metrics(settings, objective, eval_set)
     check_metrics(objective, names)
     limit = limit or settings.limit
     room = answer_room(settings, reference_lengths([eval_set], assets.processor, limit)).value
     result = measure(model.model, objective, eval_set, names, limit, room, progress=reporter.track)
     as_read = {id(x.without_task.example): y.without_task for x, y in zip(examples, rows.reading.examples)}
     parts = eval_set.tasks or {"": eval_set}
-    return EvaluatedRows(result, tuple(names), {task: [as_read[id(x)] for x in y.examples] for task, y in parts.items()})
+    by_task = {task: [as_read[id(x)] for x in y.examples] for task, y in parts.items()}
+    return EvaluatedRows(result, tuple(names), by_task, eval_set)
 
 
 def _with_system(rows: EvaluationRows, reporter: Reporter) -> Sequence[SourcedExample]:

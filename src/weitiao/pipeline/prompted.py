@@ -17,7 +17,7 @@ from weitiao.core.score import format_interval
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.evaluate.comparison.difference import VERDICTS, Difference, difference, judged_together
 from weitiao.evaluate.forgetting.few_shot import SECONDS, TUNING_ROWS, main_metric, prompt_base
-from weitiao.evaluate.measure import default_metrics
+from weitiao.evaluate.measure import requested_metrics
 
 if TYPE_CHECKING:
     from weitiao.pipeline.assemble import PreparedData
@@ -30,8 +30,7 @@ def record_prompted_base(base: TrainableModel, data: "PreparedData", recipe: Rec
     if data.final is None or data.few_shot is None or run.read(FILE, None) is not None:
         return
     settings = data.evaluate
-    names = default_metrics(data.objective, data.final) if settings.metrics == "auto" else settings.metrics
-    metric = main_metric(names, data.final)
+    metric = main_metric(requested_metrics(settings, data.objective, data.final), data.final)
     if metric is None:
         return
     seconds = None if recipe.evaluate.forgetting is True else SECONDS

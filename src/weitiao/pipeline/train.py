@@ -23,6 +23,7 @@ from weitiao.core.run_status import now, read_status
 from weitiao.core.third_party import muted
 from weitiao.core.trainable_model import as_base_model
 from weitiao.data.prepare import row_describer
+from weitiao.evaluate.measure import requested_metrics
 from weitiao.evaluate.record import measure_and_record
 from weitiao.evaluate.report.run_report import write_report
 from weitiao.evaluate.thresholds import calibrate_thresholds
@@ -34,6 +35,7 @@ from weitiao.pipeline.assemble import TrainingSetup, assemble, cache_activations
 from weitiao.pipeline.exams import record_exams
 from weitiao.pipeline.forgetting import record_after, record_before, training_of
 from weitiao.pipeline.prompted import compare_with_prompted_base, record_prompted_base
+from weitiao.pipeline.retrieval_baselines import compare_with_baselines
 from weitiao.pipeline.trained import base_fingerprint
 from weitiao.train.checkpoints.best import restore_best
 from weitiao.train.checkpoints.checkpoint import check_identity
@@ -172,6 +174,9 @@ def finish(setup: TrainingSetup, run: Run, recipe: Recipe, reporter: Reporter) -
         record_exams("after", state.model, setup.exams, setup.assets.max_length, run, recipe, reporter)
         training = training_of(recipe, setup.resolved.learning_rate)
         compare_with_prompted_base(run, reporter)
+        if data.baselines and data.final is not None:
+            names = requested_metrics(data.evaluate, objective, data.final)
+            compare_with_baselines(data.baselines, names, data.final, run, reporter)
         record_after(state.model, setup.suites, training, state.best_step or None, run, reporter)
     run.log(events.End("finished", state.step, state.data_step, now()))
     with reporter.phase(run, "report", Message("writing the report")):

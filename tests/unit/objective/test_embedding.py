@@ -279,3 +279,37 @@ def test_queries_with_several_right_documents() -> None:
     said = [torch.stack(x) for x in ((q, a), (q, b), (r, c))]
     assert Embedding().metric_pairs(list(zip(said, pairs)), by_query=True) == [([1, 3], 3), ([2], 3)]
     assert Embedding().metric_pairs(list(zip(said, pairs))) == [(1, 3), (2, 3), (2, 3)]
+
+
+# -- sampling correction ----------------------------------------------------------------------------------------------
+
+
+def test_sampling_correction_by_hand() -> None:
+    """The document that three of four training rows have: log 3 is taken from its column of logits."""
+    training = [Pair(f"q{i}", "jumps over") for i in range(3)] + [Pair("r", "asks")]
+    plain, corrected = Embedding(), Embedding(sampling_correction=True).fit(training)
+    model, batch = ready(corrected, PAIRS[:2])
+    scores = vectors(model, [x.text for x in PAIRS[:2]]) @ vectors(model, [x.other for x in PAIRS[:2]]).T / 0.05
+    logits = scores - torch.tensor([[3.0, 1.0]]).log()
+    expected = [float((logits[i].logsumexp(0) - logits[i, i]).detach()) for i in range(2)]
+    found = by_row(batch, corrected._row_losses(corrected.embed(model, corrected.texts(batch)), batch))
+    assert found == pytest.approx(expected, abs=1e-4)
+    _, other = ready(plain, PAIRS[:2])
+    assert by_row(other, plain._row_losses(plain.embed(model, plain.texts(other)), other)) != pytest.approx(
+        expected, abs=1e-2
+    )
+
+
+@pytest.mark.parametrize("settings, rows", [({"loss_type": "triplet"}, PAIRS), ({}, [Pair("a", "b", ("c",))])])
+def test_sampling_correction_refused(settings: dict, rows: list[Pair]) -> None:
+    with pytest.raises(DataError, match="sampling_correction is for loss_type: in_batch_negatives"):
+        Embedding(sampling_correction=True, **settings).fit(rows)
+
+
+def test_sampling_correction_survives_the_recipe() -> None:
+    fitted = Embedding(sampling_correction=True).fit([*PAIRS, *PAIRS])
+    again = Embedding(**{key: x for key, x in fitted.as_recipe().items() if key != "name"})
+    assert again == fitted and set(again.sampling_correction.values()) == {2}  # pyright: ignore[reportAttributeAccessIssue]
+    assert Embedding(sampling_correction=True).fit(PAIRS).sampling_correction is False, "no document comes twice"
+    with pytest.raises(ValueError, match="negatives of its own"):
+        fitted.rows(Pair("a", "b", ("c",)), PROCESSOR)

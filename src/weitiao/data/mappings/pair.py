@@ -2,6 +2,7 @@
 
 {"query": ..., "document": ...}                 also anchor, question, text, sentence1; positive, answer, other, sentence2
 {"query": ..., "document": ..., "negative": ...}   or "negatives": [...], or negative_1, negative_2 ...: they do not match
+{"query": ..., "document": ..., "seen": [...]}  documents that are not ranked: what a user has had already
 {"sentence1": ..., "sentence2": ..., "score": 0.8}   or "label": 1, is_duplicate ...: do they belong together?
 """
 
@@ -15,6 +16,7 @@ from weitiao.data.column_names import (
     NEGATIVES,
     PAIR_LABELS,
     QUERIES,
+    SEEN,
     SIMILARITIES,
     TEXT_PAIRS,
     TEXTS,
@@ -28,9 +30,9 @@ from weitiao.data.json_values import json_kind
 
 EXAMPLE_TYPE = Pair
 OBJECTIVE = "embedding"
-TARGETS = ("query", "document", "negative", "score")
+TARGETS = ("query", "document", "negative", "score", "seen")
 NOT_FOUND = Message("no columns of a query and a matching document found")
-COLUMNS = "{query: ..., document: ...}, optionally with negative or score"
+COLUMNS = "{query: ..., document: ...}, optionally with negative, score or seen"
 INPUTS = ("query",)
 
 
@@ -42,15 +44,17 @@ def infer_columns(first_values: dict[str, Any]) -> list[ColumnMapping]:
         return []
     negatives = _negatives_in(first_values)
     numeric = [name for name, value in first_values.items() if _is_score(value)]
+    listed = [name for name, value in first_values.items() if isinstance(unpacked(value), list)]
     score = first_of(SIMILARITIES, first_values) or first_of(PAIR_LABELS, numeric)
-    return [_pair(query, document, negatives, score)]
+    return [_pair(query, document, negatives, score, first_of(SEEN, listed))]
 
 
 def from_columns(columns: dict[str, str]) -> ColumnMapping | None:
     """The mapping that the `columns` setting describes."""
     if not {"query", "document"} <= columns.keys():
         return None
-    return _pair(columns["query"], columns["document"], columns_of(columns.get("negative")), columns.get("score"))
+    negatives = columns_of(columns.get("negative"))
+    return _pair(columns["query"], columns["document"], negatives, columns.get("score"), columns.get("seen"))
 
 
 def for_inference(columns: dict[str, str], first_values: dict[str, Any]) -> ColumnMapping | None:
@@ -89,20 +93,21 @@ def _score(value: Any, key: str) -> float:
     return number_of(value, key) if truth is None else float(truth)
 
 
-def _pair(query: str, document: str, negatives: tuple[str, ...], score: str | None) -> ColumnMapping:
+def _pair(query: str, document: str, negatives: tuple[str, ...], score: str | None, seen: str | None) -> ColumnMapping:
     def make(record: dict[str, Any]) -> Pair:
         numbered = negatives if len(negatives) == 1 else [x for x in negatives if not is_empty(record.get(x))]
-        others = tuple(x for key in numbered for x in _negative_texts(record, key))
+        others = tuple(x for key in numbered for x in _listed_texts(record, key))
         similarity = _score(record[score], score) if score and not is_empty(record.get(score)) else None
-        return Pair(text_of(record, query), text_of(record, document), others, similarity)
+        before = tuple(_listed_texts(record, seen)) if seen else ()
+        return Pair(text_of(record, query), text_of(record, document), others, similarity, before)
 
-    named = (("negative", ", ".join(negatives)), ("score", score))
+    named = (("negative", ", ".join(negatives)), ("score", score), ("seen", seen))
     optional = "".join(f", {name}: {key}" for name, key in named if key)
-    reads = columns_of(query, document, *negatives, score)
+    reads = columns_of(query, document, *negatives, score, seen)
     return ColumnMapping(f"{query} <-> {document}{optional}", Pair, make, reads=reads)
 
 
-def _negative_texts(record: dict[str, Any], key: str) -> list[str]:
+def _listed_texts(record: dict[str, Any], key: str) -> list[str]:
     cell = unpacked(record.get(key))
     if cell is None or (isinstance(cell, float) and cell != cell):
         return []

@@ -7,6 +7,8 @@
                van den Oord et al. 2018 (InfoNCE), arXiv 1807.03748, eq. 4; in-batch: Henderson et al. 2017,
                arXiv 1705.00652, sec. 4.4. A row's own negatives are among the d; a d that is right for the same q in
                another row is no negative.
+               sampling_correction: s(q, d) / T - log n(d) in place of s(q, d) / T, with n(d) training rows that have d
+               (Yi et al. 2019, "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations", eq. 3)
     triplet    max(0, margin - s(q, d) + s(q, n))     Schroff et al. 2015, arXiv 1503.03832, eq. 1, with cosines
                n: the row's negatives, or the most similar d in the batch (Hermans et al. 2017, 1703.07737, eq. 5)
     cosent     log ( 1 + sum over i, j with y_i > y_j of exp((s_j - s_i) / T) )     Su 2022, "CoSENT"
@@ -19,6 +21,7 @@ In the model each text is a segment of its own. The rows of a batch depend on ea
 `mini_batch_size` allows large batches in little memory nevertheless.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
@@ -31,17 +34,19 @@ from torch.nn import functional as F
 
 from weitiao.core.batch import AnnotatedRow, Batch, Loss, Row, pack
 from weitiao.core.errors import DataError, InvalidValue
-from weitiao.core.example import Pair
+from weitiao.core.example import Pair, content_hash
 from weitiao.core.messages import Message
 from weitiao.core.objective import Objective
 from weitiao.core.processor import Processor
+from weitiao.core.ranking import Documents, ranks_of_queries, ranks_of_rows
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import Traits
 from weitiao.objective.contrastive import cosent_loss, in_batch_loss, similarities, triplet_loss
 from weitiao.objective.pooling import Pooling, pooled, text_row
-from weitiao.objective.text_groups import TextGroups, group_texts, texts_of
+from weitiao.objective.text_groups import TextGroupRow, TextGroups, group_texts, texts_of
 
 SIMILARITY = "similarity"  # the target of cosent: how similar the two texts are
+LOG_COUNT = "log_count"  # the target of sampling_correction: log of the training rows that have the document
 DIGITS = 6  # of a number that `weitiao predict` writes
 
 
@@ -69,6 +74,9 @@ class Embedding(TextGroups, Objective):
     """Cosines are divided by it; a smaller value puts more weight on the most similar negatives."""
     symmetric: bool = False
     """in_batch_negatives: also find a document's query among all queries, and average both losses."""
+    sampling_correction: bool | dict[str, int] = False
+    """in_batch_negatives: a frequent document is a negative more often and is pushed away for it; true: correct for that by
+    each document's training rows (where the same documents come again and again, as in recommendation)."""
     margin: float = Field(default=0.2, gt=0, le=2)
     """triplet: by how much closer the right document must be, as a cosine."""
     pooling: Pooling = "auto"
@@ -98,12 +106,21 @@ class Embedding(TextGroups, Objective):
                 num_rows=len(examples),
                 loss_type=self.loss_type,
             )
-        return self
+        if not self.sampling_correction:
+            return self
+        if self.loss_type != "in_batch_negatives" or any(x.negatives for x in examples):
+            raise DataError(
+                "objective.sampling_correction is for loss_type: in_batch_negatives, and for rows without own negatives"
+            )
+        counts = Counter(_document_key(x.other) for x in examples)
+        return self.model_copy(update={"sampling_correction": {key: n for key, n in counts.items() if n > 1} or False})
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
     def rows(self, example: Pair, processor: Processor) -> list[Row]:
         """Query, document and negatives in one row; with cosent two texts, and how similar they are."""
+        if not example.other:  # a document of a corpus
+            return [self.encode_input(example, processor)]
         if self.loss_type != "cosent":
             if example.similarity is not None and example.similarity != 1:
                 raise InvalidValue(
@@ -112,14 +129,17 @@ class Embedding(TextGroups, Objective):
                     loss_type=self.loss_type,
                 )
             texts = (example.text, example.other, *example.negatives)
-            return [group_texts([text_row(processor, text) for text in texts])]
+            row = group_texts([text_row(processor, text) for text in texts])
+            if not isinstance(self.sampling_correction, dict):
+                return [row]
+            if example.negatives:
+                raise InvalidValue("objective.sampling_correction: the row has negatives of its own")
+            count = self.sampling_correction.get(_document_key(example.other), 1)
+            return [TextGroupRow(**{**row, "targets": {LOG_COUNT: np.float32(np.log(count))}})]
         if example.similarity is None:
             raise InvalidValue("the row has no similarity score")
         row = group_texts([text_row(processor, text) for text in (example.text, example.other)])
         return [AnnotatedRow(**{**row, "targets": {SIMILARITY: np.float32(example.similarity)}})]
-
-    def encode_input(self, example: Pair, processor: Processor) -> Row:
-        return group_texts([text_row(processor, example.text)])
 
     # -- loss ---------------------------------------------------------------------------------------------------------
 
@@ -151,7 +171,8 @@ class Embedding(TextGroups, Objective):
         scores, owners = similarities(vectors, texts_of(batch))
         if self.loss_type == "triplet":
             return triplet_loss(scores, owners, self.margin)
-        losses = in_batch_loss(scores, self.temperature)
+        corrected = scores - self.temperature * batch.targets[LOG_COUNT] if LOG_COUNT in batch.targets else scores
+        losses = in_batch_loss(corrected, self.temperature)
         if not self.symmetric:
             return losses
         return (losses + in_batch_loss(scores[:, : len(scores)].T, self.temperature)) / 2
@@ -170,39 +191,25 @@ class Embedding(TextGroups, Objective):
         """The cosine of the first two texts; None for a single text."""
         return f"cosine {float(prediction[0] @ prediction[1]):.3f}" if len(prediction) > 1 else None
 
-    def metric_pairs(self, predicted: Sequence[tuple[Tensor, Pair]], by_query: bool = False) -> list[tuple[Any, Any]]:
+    def metric_pairs(
+        self,
+        predicted: Sequence[tuple[Tensor, Pair]],
+        by_query: bool = False,
+        corpus: Sequence[tuple[Tensor, Pair]] = (),
+    ) -> list[tuple[Any, Any]]:
         """(rank of the right document, number of documents) of each pair; with cosent, (cosine, similarity). Texts that
         several rows share are one document; equally similar ones rank before the right one."""
         if self.loss_type == "cosent":
             return [((float(v[0] @ v[1]),), (x.similarity,)) for v, x in predicted]
-        if by_query:
-            return _ranks_by_query(predicted)
-        number_of, documents, right = _documents(predicted)
-        ranks = []
-        for vectors, x in predicted:
-            scores, own = documents @ vectors[0], number_of[x.other]
-            scores[list(right[x.text] - {own})] = -torch.inf  # another right answer is no mistake
-            ranks.append((int((scores >= scores[own]).sum()), len(number_of)))
-        return ranks
+        pairs = [x for _, x in predicted]
+        documents = Documents.of(pairs, [x.text for _, x in corpus])
+        vector_of = {x.text: vectors[0] for vectors, x in corpus}
+        vector_of |= {text: v for vectors, x in predicted for text, v in zip((x.other, *x.negatives), vectors[1:])}
+        matrix = torch.stack([vector_of[text] for text in documents.number_of])  # [documents, D]
+        ranks = ranks_of_queries if by_query else ranks_of_rows
+        return ranks(pairs, documents, lambda row: (matrix @ predicted[row][0][0]).numpy())
 
 
-def _ranks_by_query(predicted: Sequence[tuple[Tensor, Pair]]) -> list[tuple[Any, Any]]:
-    """(ranks of all its right documents, number of documents) of each different query; equally similar ones rank before."""
-    number_of, documents, right = _documents(predicted)
-    ranks: list[tuple[Any, Any]] = []
-    for text, query in {x.text: vectors[0] for vectors, x in predicted}.items():
-        is_right = np.zeros(len(number_of), bool)
-        is_right[list(right[text])] = True
-        order = np.lexsort((is_right, -(documents @ query).numpy()))
-        ranks.append(((1 + np.flatnonzero(is_right[order])).tolist(), len(number_of)))
-    return ranks
-
-
-def _documents(predicted: Sequence[tuple[Tensor, Pair]]) -> tuple[dict[str, int], Tensor, dict[str, set[int]]]:
-    """(text of each different document -> its number, their vectors [documents, D], query -> its right documents)."""
-    vector_of = {text: v for vectors, x in predicted for text, v in zip((x.other, *x.negatives), vectors[1:])}
-    number_of = {text: i for i, text in enumerate(vector_of)}
-    right: dict[str, set[int]] = {}
-    for _, x in predicted:
-        right.setdefault(x.text, set()).add(number_of[x.other])
-    return number_of, torch.stack(list(vector_of.values())), right
+def _document_key(text: str) -> str:
+    """A short name of a document, to count it by."""
+    return content_hash(text)[:12]
