@@ -9,9 +9,10 @@ import torch
 from weitiao.core.errors import DataError
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Example, Turn
-from weitiao.core.generation import Answer, OptionScores, decoded, generate, new_engine, num_positions, score_options
+from weitiao.core.generation import Answer, decoded, generate, new_engine, num_positions
 from weitiao.core.metric import Metric, Reads
 from weitiao.core.objective import Objective
+from weitiao.core.option_scores import OptionScores, score_options
 from weitiao.core.registry import create
 from weitiao.core.score import Clusters, Score, weighted_sum
 from weitiao.core.trainable_model import TrainableModel, evaluating

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from weitiao.core import generation
+from weitiao.core import generation, option_scores
 from weitiao.core.batch import IGNORE, Row, pack
 from weitiao.core.errors import RecipeError
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Text, Turn
-from weitiao.core.generation import OptionScores, score_options
+from weitiao.core.option_scores import OptionScores, score_options
 from weitiao.evaluate.measure import _answer_ids, choose, default_metrics, generate_answers, measure
 from weitiao.objective.objectives.sft import SFT
 
@@ -71,7 +71,7 @@ def test_option_scores_sum_logprobs(open_model: Any, tiny_models: dict, family: 
 
 def test_options_single_token_and_unrelated_prompts(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts, options = [[5, 6, 7], [8, 9], [5, 6, 8, 1]], [[[3], [4]], [[4, 3], [4], [4, 3, 3]], [[7]]]
-    monkeypatch.setattr(generation, "TOKENS_AT_ONCE", 3)
+    monkeypatch.setattr(option_scores, "TOKENS_AT_ONCE", 3)
     for prompt, own, got in zip(prompts, options, score_options(model, prompts, options), strict=True):
         for option, log_prob in zip(own, got.log_probs, strict=True):
             with torch.no_grad():
