@@ -1,18 +1,15 @@
-"""Text generation with a TrainableModel, and log-probabilities of fixed answers."""
+"""Text generation with a TrainableModel."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationMixin
 
-from weitiao.core.batch import IGNORE, Row, pack
 from weitiao.core.decoding import decoding_with
 from weitiao.core.engine import Engine, Generation, Request, SamplingParams
 from weitiao.core.errors import ModelError
-from weitiao.core.lm_head import MAX_LOGITS
 from weitiao.core.trainable_model import TrainableModel, evaluating
 
 
@@ -193,162 +190,3 @@ def _right_padded(rows: Sequence[Sequence[int]], width: int, device: torch.devic
     ids = torch.tensor([list(r) + [0] * (width - len(r)) for r in rows], device=device)
     mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=device)
     return ids, mask
-
-
-# -- fixed answers ----------------------------------------------------------------------------------------------------
-
-TOKENS_AT_ONCE = 4096  # that run, about; a prefix that all prompts share runs once for each
-
-
-@dataclass(frozen=True)
-class OptionScores:
-    """What a model thinks of the options after a prompt."""
-
-    log_probs: tuple[float, ...]
-    """Of each option, the sum over its tokens."""
-    greedy: tuple[int, ...] = ()
-    """The most probable tokens one after another, as far as options begin with them."""
-    ends: bool = False
-    """Whether a stop token is the most probable after these: then they are the greedy answer."""
-    next_token: int = -1
-    """The most probable token after these."""
-
-    @property
-    def best(self) -> int:
-        """The most probable option; the first of equals."""
-        return max(range(len(self.log_probs)), key=self.log_probs.__getitem__)
-
-    def is_greedy(self, option: Sequence[int]) -> bool:
-        """Whether each token of one of the options is the most probable one."""
-        return [*self.greedy, self.next_token][: len(option)] == list(option)
-
-
-@torch.no_grad()
-def score_options(
-    model: TrainableModel,
-    prompts: Sequence[Sequence[int]],
-    options: Sequence[Sequence[Sequence[int]]],
-    progress: Callable[[Sequence[Any], str], Any] = lambda items, description: items,
-) -> list[OptionScores]:
-    """The log-probability of each option after its prompt, of a decoder.
-
-        few-shot examples - question 1 -+- A <end>            every token that several rows begin with runs once
-                          |             +- B <end>            (core/shared_prefix.py), the last layer only where an
-                          - question 2 -+- ...                option's token is predicted
-
-    Args:
-        prompts: token ids, without virtual tokens.
-        options: of each prompt, the token ids of its options; each has at least one.
-
-    Returns:
-        In the prompts' order.
-    """
-    scores = [OptionScores(())] * len(prompts)
-    with evaluating(model):
-        for part in progress(_parts(prompts, options), "choices"):
-            for i, score in zip(part, _score_part(model, [prompts[i] for i in part], [options[i] for i in part])):
-                scores[i] = score
-    return scores
-
-
-def _parts(prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]) -> list[list[int]]:
-    """Indices of the prompts, neighbours with long common prefixes, in parts of about TOKENS_AT_ONCE different tokens."""
-    parts: list[list[int]] = []
-    previous: Sequence[int] = ()
-    room = 0
-    for i in sorted(range(len(prompts)), key=lambda i: list(prompts[i])):
-        shared = next(
-            (k for k, (a, b) in enumerate(zip(previous, prompts[i])) if a != b), min(len(previous), len(prompts[i]))
-        )
-        own = sum(map(len, options[i]))
-        if not parts or room < len(prompts[i]) - shared + own:
-            parts.append([])
-            room, shared = max(TOKENS_AT_ONCE, 8 * len(prompts[i])), 0
-        parts[-1].append(i)
-        room -= len(prompts[i]) - shared + own
-        previous = prompts[i]
-    return parts
-
-
-@dataclass
-class _Node:
-    """A beginning of options after a prompt; what follows it is predicted at one token of the batch."""
-
-    prompt: int
-    row: int
-    """Which row has it first."""
-    offset: int
-    """The token of that row at which it ends."""
-    next_tokens: dict[int, "_Node | None"] = field(default_factory=dict)
-    """What options go on with -> the longer beginning; None: the option ends."""
-
-
-def _score_part(
-    model: TrainableModel, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[Sequence[int]]]
-) -> list[OptionScores]:
-    """One forward pass over a row per option: its prompt and all of its tokens but the last."""
-    rows: list[Row] = []
-    nodes: list[_Node] = []
-    roots: list[_Node] = []
-    for i, (prompt, own_options) in enumerate(zip(prompts, options)):
-        root = _Node(i, len(rows), len(prompt) - 1)
-        roots.append(root)
-        nodes.append(root)
-        for option in own_options:
-            node = root
-            for k, token in enumerate(option[:-1]):
-                following = node.next_tokens.get(token)
-                if following is None:
-                    following = node.next_tokens[token] = _Node(i, len(rows), len(prompt) + k)
-                    nodes.append(following)
-                node = following
-            node.next_tokens.setdefault(option[-1], None)
-            ids = [*prompt, *option[:-1]]
-            rows.append({"input_ids": ids, "labels": [IGNORE] * len(ids)})
-    batch = pack(rows).to(model.device)
-    starts = {row: start for row, start in zip(batch.row_ids, batch.bounds)}
-    places = [starts[node.row] + node.offset for node in nodes]
-    order = sorted(range(len(nodes)), key=places.__getitem__)
-    hidden = model.hidden(batch, torch.tensor([places[i] for i in order], device=model.device))  # [N, D]
-    log_probs, most_probable = _next_tokens(model, hidden, [nodes[i] for i in order])
-    by_node = {id(nodes[i]): (log_probs[k], most_probable[k]) for k, i in enumerate(order)}
-    return [_option_scores(root, own, by_node, model.processor.stop_ids) for root, own in zip(roots, options)]
-
-
-def _next_tokens(model: TrainableModel, hidden: Tensor, nodes: Sequence[_Node]) -> tuple[list[dict[int, float]], list[int]]:
-    """Of each node, the log-probability of what options go on with, and the most probable token; a chunk of [N, V] at a
-    time."""
-    log_probs: list[dict[int, float]] = []
-    most_probable: list[int] = []
-    at_once = max(1, MAX_LOGITS // len(model.lm_head.weight()))
-    for start in range(0, len(nodes), at_once):
-        logits = model.lm_head.logits(hidden[start : start + at_once])  # [n, V]
-        total = logits.logsumexp(-1).tolist()
-        most_probable += logits.argmax(-1).tolist()
-        for row, node in enumerate(nodes[start : start + at_once]):
-            tokens = list(node.next_tokens)
-            log_probs.append({t: z - total[row] for t, z in zip(tokens, logits[row, tokens].tolist())})
-    return log_probs, most_probable
-
-
-def _option_scores(
-    root: _Node,
-    options: Sequence[Sequence[int]],
-    by_node: Mapping[int, tuple[dict[int, float], int]],
-    stop_ids: Sequence[int],
-) -> OptionScores:
-    sums = []
-    for option in options:
-        node: _Node | None = root
-        total = 0.0
-        for token in option:
-            assert node is not None
-            total += by_node[id(node)][0][token]
-            node = node.next_tokens[token]
-        sums.append(total)
-    greedy: list[int] = []
-    node, token = root, by_node[id(root)][1]
-    while token not in stop_ids and (following := node.next_tokens.get(token)) is not None:
-        greedy.append(token)
-        node, token = following, by_node[id(following)][1]
-    return OptionScores(tuple(sums), tuple(greedy), token in stop_ids, token)

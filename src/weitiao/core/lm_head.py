@@ -66,6 +66,17 @@ class LMHead:
         z = z * self.scale if self.scale != 1.0 else z
         return self.softcap * torch.tanh(z / self.softcap) if self.softcap else z
 
+    def normalized(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, D] -> logits [N, V], in fp32 or as they were computed, and the logarithm of the sum of their powers [N]."""
+        if self.bias() is None and self.scale == 1.0 and not self.softcap:
+            z = self.linear(hidden, self.rounded(self.weight(), hidden.dtype))
+            if (kernels := self.kernels(z)) is not None:
+                zeros = torch.zeros(len(z), dtype=torch.long)
+                return z, _KernelLogSoftmax(z, None, zeros, self.scale, None, kernels).logsumexp
+            return z, z.float().logsumexp(-1)
+        logits = self.logits(hidden)
+        return logits, logits.logsumexp(-1)
+
     def rounded(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """The weight in the compute dtype. Of a frozen weight, the copy is kept until the weight changes."""
         if weight.dtype == dtype or weight.requires_grad:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from weitiao.core.batch import IGNORE, Batch
+from weitiao.core.batch import IGNORE, Batch, Row
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Example
 from weitiao.core.metric import Reads
@@ -31,13 +31,15 @@ class ForwardPass:
         eval_set: EvalSet,
         reads: Collection[Reads],
         limit: int | None,
+        known_loss: Callable[[Row], tuple[float, float] | None] | None = None,
     ) -> None:
         """
         Args:
             reads: what the metrics read.
             limit: predict only the first `limit` examples.
+            known_loss: a row's (sum, count), where it has been computed already.
         """
-        self.model, self.objective, self.eval_set = model, objective, eval_set
+        self.model, self.objective, self.eval_set, self.known_loss = model, objective, eval_set, known_loss
         self.reads, self.limit = set(reads), limit
         self.predicts, self.scores = bool(self.reads & PREDICTED), bool(self.reads & LOSSES)
         self.losses: list[tuple[float, float]] = []
@@ -97,10 +99,14 @@ class ForwardPass:
         example: Example | None = None
         with evaluating(model), torch.no_grad():
             for i in progress(range(len(batches)), "predictions" if self.predicts else "losses") if self._is_needed else ():
-                batch = batches[i].to(model.device)
+                batch = batches[i]
                 predicts = self.predicts and (self.limit is None or min(batch.row_ids) < self.limit)
                 if not predicts and not self.scores:
                     break
+                if not predicts and (known := self._known_losses(batch)):
+                    self._add_losses(batch, known)
+                    continue
+                batch = batch.to(model.device)
                 with model.cache.on() if predicts and self.scores else nullcontext():
                     predictions = dict(zip(batch.row_ids, objective.predict(model, batch))) if predicts else {}
                     losses = dict(zip(batch.row_ids, objective.segment_losses(model, batch))) if self.scores else {}
@@ -116,6 +122,11 @@ class ForwardPass:
                 yield complete
         if example is not None:
             yield [self._merged(windows, example)]
+
+    def _known_losses(self, batch: Batch) -> dict[int, tuple[float, float]]:
+        """Those of all of the batch's rows; {}: it must run."""
+        known = [self.known_loss(row) for row in batch.rows] if self.known_loss is not None else []
+        return {row: x for row, x in zip(batch.row_ids, known) if x is not None} if all(known) else {}
 
     def _add_losses(self, batch: Batch, losses: Mapping[int, tuple[float, float]]) -> None:
         spans = {row: (a, b) for row, a, b in zip(batch.row_ids, batch.bounds, batch.bounds[1:])}

@@ -8,15 +8,17 @@ import torch
 
 from weitiao.core.errors import DataError
 from weitiao.core.eval_set import EvalSet
-from weitiao.core.example import Chat, Example, Turn
-from weitiao.core.generation import Answer, OptionScores, decoded, generate, new_engine, num_positions, score_options
+from weitiao.core.example import Chat, Example
+from weitiao.core.generation import Answer, decoded, generate, new_engine, num_positions
 from weitiao.core.metric import Metric, Reads
 from weitiao.core.objective import Objective
+from weitiao.core.option_scores import OptionScores
 from weitiao.core.recipe_sections import Evaluate
 from weitiao.core.registry import create
 from weitiao.core.score import Clusters, Score, weighted_sum
 from weitiao.core.trainable_model import TrainableModel, evaluating
 from weitiao.evaluate.annotate import annotated
+from weitiao.evaluate.choices import Choices, choose
 from weitiao.evaluate.class_report import class_report
 from weitiao.evaluate.forward_pass import LOSSES, PREDICTED, ForwardPass, Progress
 
@@ -111,8 +113,12 @@ def _measure_task(
     inputs: set[Reads] = {metric.reads for metric in requested}
     predicts = objective.traits.has_predict or not objective.traits.generative
     of_forward = inputs if predicts else inputs & LOSSES
-    result = Measured()
-    forward = ForwardPass(model, objective, eval_set, of_forward, limit if objective.traits.needs_encoder_decoder else None)
+    result, chats = Measured(), [x for x in eval_set.examples if isinstance(x, Chat)][:limit]
+    chooses = not predicts and inputs & CHOICES and eval_set.answers
+    choices = choose(model, chats, eval_set.answers, progress) if chooses else Choices()
+    forward_limit = limit if objective.traits.needs_encoder_decoder else None
+    known_loss = choices.loss if objective.traits.is_nll else None
+    forward = ForwardPass(model, objective, eval_set, of_forward, forward_limit, known_loss)
     forward.run(progress)
     pairs: dict[str, list] = {"row_losses": forward.losses if "row_losses" in inputs else []}
     pairs["row_bytes"] = [(nats, count) for (nats, _), count in zip(forward.losses, forward.num_bytes)]
@@ -122,7 +128,7 @@ def _measure_task(
         pairs |= {"choices": answers, "answers": answers, "probabilities": forward.probabilities}
         pairs["rankings"] = forward.rankings() if "rankings" in inputs else []
     elif inputs & PREDICTED:
-        pairs |= _answered(model, eval_set, inputs, limit, max_new_tokens, progress, result)
+        pairs |= _answered(model, eval_set.answers, chats, choices.scores, inputs, max_new_tokens, progress, result)
     for column in inputs & COLUMNS:
         pairs[column] = _with_column(pairs["answers"], eval_set, column)
     for metric in requested:
@@ -142,27 +148,25 @@ def _measure_task(
 
 def _answered(
     model: TrainableModel,
-    eval_set: EvalSet,
+    answers: Sequence[str],
+    chats: Sequence[Chat],
+    scored: Sequence[OptionScores],
     inputs: set[Reads],
-    limit: int | None,
     max_new_tokens: int,
     progress: Progress,
     result: Measured,
 ) -> dict[str, list]:
     """The pairs of a model that generates: the most probable of a closed set of answers, and generated ones."""
-    chats = [x for x in eval_set.examples if isinstance(x, Chat)][:limit]
     pairs: dict[str, list] = {"choices": [], "probabilities": [], "answers": []}
-    scored: list[OptionScores] = []
-    with evaluating(model), torch.no_grad():
-        if inputs & CHOICES and (answers := eval_set.answers):
-            scored = choose(model, chats, answers, progress)
-            result.chosen = [answers[x.best] for x in scored]
-            pairs["choices"] = [(chosen, x.answer) for chosen, x in zip(result.chosen, chats)]
-            shares = (torch.tensor(x.log_probs, dtype=torch.float64).softmax(0).tolist() for x in scored)
-            pairs["probabilities"] = [(dict(zip(answers, p)), x.answer) for p, x in zip(shares, chats)]
-        if inputs & ANSWERS:
+    if scored:
+        result.chosen = [answers[x.best] for x in scored]
+        pairs["choices"] = [(chosen, x.answer) for chosen, x in zip(result.chosen, chats)]
+        shares = (torch.tensor(x.log_probs, dtype=torch.float64).softmax(0).tolist() for x in scored)
+        pairs["probabilities"] = [(dict(zip(answers, p)), x.answer) for p, x in zip(shares, chats)]
+    if inputs & ANSWERS:
+        with evaluating(model), torch.no_grad():
             result.generated = generate_answers(model, chats, max_new_tokens, progress, scored)
-            pairs["answers"] = [(text, x.answer) for text, x in zip(result.generated, chats)]
+        pairs["answers"] = [(text, x.answer) for text, x in zip(result.generated, chats)]
     return pairs
 
 
@@ -257,27 +261,7 @@ def prompt_ids(model: TrainableModel, example: Example, max_new_tokens: int) -> 
     return ids[-max(limit // 2, limit - max_new_tokens) + len(model.attachment.virtual_tokens()) :]
 
 
-def choose(
-    model: TrainableModel, chats: Sequence[Chat], answers: Sequence[str], progress: Progress = lambda x, _: x
-) -> list[OptionScores]:
-    """For each conversation, the log-probability of each of the answers."""
-    if not chats:
-        return []
-    stop = model.processor.stop_ids[0]
-    options = [_answer_ids(model, chats[0].prompt, answer, stop) for answer in answers]
-    prompts = [model.processor.prompt(x.prompt, x.tools) for x in chats]
-    return score_options(model, prompts, [options] * len(prompts), progress)
-
-
 def by_length(prompts: Sequence[Sequence[int]], batch_size: int) -> list[list[int]]:
     """Indices of the prompts, in batches of similar length."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-
-
-def _answer_ids(model: TrainableModel, prompt: Any, answer: str, stop: int) -> list[int]:
-    """The token ids of an answer as the model would generate it, stop token included."""
-    rendered = model.processor.chat((*prompt, Turn("assistant", answer)))[-1]
-    begin = len(model.processor.prompt(prompt))
-    ids = [token for token, supervised in zip(rendered.ids[begin:], rendered.assistant_mask[begin:]) if supervised]
-    return ids if ids and ids[-1] in model.processor.stop_ids else [*ids, stop]

@@ -12,8 +12,9 @@ from typing import Any
 
 from weitiao.core.engine import SamplingParams
 from weitiao.core.errors import DataError, ModelError
-from weitiao.core.generation import generate, score_options
+from weitiao.core.generation import generate
 from weitiao.core.hardware import needs
+from weitiao.core.option_scores import score_options
 from weitiao.evaluate.examination.continuations import Prompt, encode_prompt, encode_text
 from weitiao.pipeline.inference import Model, open_model
 from weitiao.plan.compatibility import check_decoder

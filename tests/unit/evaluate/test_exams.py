@@ -10,7 +10,7 @@ from support.models import save_model
 from support.runs import finished_run
 from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.exam import Exam, make_exam, read_exam, shipped_exams
-from weitiao.core.generation import score_options
+from weitiao.core.option_scores import score_options
 from weitiao.core.recipe import Recipe
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from weitiao.core import generation
+from weitiao.core import generation, option_scores
 from weitiao.core.batch import IGNORE, Row, pack
 from weitiao.core.errors import RecipeError
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Text, Turn
-from weitiao.core.generation import OptionScores, score_options
-from weitiao.evaluate.measure import _answer_ids, choose, default_metrics, generate_answers, measure
+from weitiao.core.option_scores import OptionScores, score_options
+from weitiao.evaluate.choices import answer_ids, choose
+from weitiao.evaluate.measure import default_metrics, generate_answers, measure
 from weitiao.objective.objectives.sft import SFT
 
 ANSWERS = ("paris", "seven boxes", "the lazy dog", "the lazy dog and the fox", "你好")
@@ -54,14 +55,14 @@ def test_option_choice_equals_brute_force(model: Any, answers: tuple[str, ...]) 
     rows = chats(30)
     wanted = [max(answers, key=lambda a: brute_force(model, x, a)) for x in rows]
     assert answers == ANSWERS or len(set(wanted)) > 1, "the model chooses the same for all"
-    assert [answers[x.best] for x in choose(model, rows, answers)] == wanted
+    assert [answers[x.best] for x in choose(model, rows, answers).scores] == wanted
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gpt2", "gemma"])
 def test_option_scores_sum_logprobs(open_model: Any, tiny_models: dict, family: str) -> None:
     model, rows = open_model(base=tiny_models[family]), chats(4)
-    options = [_answer_ids(model, rows[0].prompt, a, model.processor.stop_ids[0]) for a in ANSWERS]
+    options = [answer_ids(model, rows[0].prompt, a, model.processor.stop_ids[0]) for a in ANSWERS]
     prompts = [model.processor.prompt(x.prompt) for x in rows]
     assert len({len(p) for p in prompts}) > 1, "the prompts are all of one length"
     wanted = [[brute_force(model, row, a) for a in ANSWERS] for row in rows]
@@ -71,7 +72,7 @@ def test_option_scores_sum_logprobs(open_model: Any, tiny_models: dict, family: 
 
 def test_options_single_token_and_unrelated_prompts(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts, options = [[5, 6, 7], [8, 9], [5, 6, 8, 1]], [[[3], [4]], [[4, 3], [4], [4, 3, 3]], [[7]]]
-    monkeypatch.setattr(generation, "TOKENS_AT_ONCE", 3)
+    monkeypatch.setattr(option_scores, "TOKENS_AT_ONCE", 3)
     for prompt, own, got in zip(prompts, options, score_options(model, prompts, options), strict=True):
         for option, log_prob in zip(own, got.log_probs, strict=True):
             with torch.no_grad():
@@ -120,6 +121,25 @@ def test_losses_equal_cross_entropy(model: Any) -> None:
         count += sum(label != IGNORE for label in row["labels"])
     assert made["loss"].value == pytest.approx(total / count, rel=1e-5) and made["loss"].n == len(rows)
     assert made["perplexity"].value == pytest.approx(torch.tensor(total / count).exp().item(), rel=1e-4)
+
+
+def test_losses_of_scored_answers_need_no_second_pass(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows with an answer before the last one are not what was scored: their batch runs."""
+    first = Chat((Turn("user", "hi"), Turn("assistant", "fox"), Turn("user", "so"), Turn("assistant", ANSWERS[0])))
+    sizes: list[int] = []
+    real = type(model.backbone).__call__
+    monkeypatch.setattr(
+        type(model.backbone), "__call__", lambda self, batch, rows=None: (sizes.append(1), real(self, batch, rows))[1]
+    )
+    for rows, runs in ((chats(), 0), ([first, *chats()], 1)):
+        held = eval_set(model, rows)
+        alone = measure(model, SFT(), held, ["loss"])
+        sizes.clear()
+        with_choices = measure(model, SFT(), held, ["accuracy", "loss"])
+        assert len(sizes) == 1 + runs, "one pass over the options, and the batches with other rows"
+        for got, wanted in zip(with_choices.row_results["row_losses"], alone.row_results["row_losses"], strict=True):
+            assert got[1] == wanted[1] and got[0] == pytest.approx(wanted[0], abs=1e-4)
+        assert with_choices.scores["loss"].value == pytest.approx(alone.scores["loss"].value, rel=1e-6)
 
 
 def test_evaluation_leaves_state_unchanged(model: Any) -> None:

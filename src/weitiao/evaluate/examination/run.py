@@ -11,8 +11,9 @@ from typing import Any
 from weitiao.core.engine import SamplingParams
 from weitiao.core.exam import Exam
 from weitiao.core.example import Turn
-from weitiao.core.generation import decoded, generate, score_options
+from weitiao.core.generation import decoded, generate
 from weitiao.core.messages import Message
+from weitiao.core.option_scores import score_options
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.evaluate.examination.cache import ExamCache, cache_key

@@ -19,7 +19,8 @@ from weitiao.core.metric import Metric, Reads
 from weitiao.core.registry import create
 from weitiao.core.score import Score
 from weitiao.core.trainable_model import TrainableModel
-from weitiao.evaluate.measure import choose, generate_answers
+from weitiao.evaluate.choices import choose
+from weitiao.evaluate.measure import generate_answers
 
 NUMBERS = (3, 5, 8)  # of examples
 TUNING_ROWS = 24  # that choose among them
@@ -120,7 +121,7 @@ def prompt_base(
     def answers(chats: Sequence[Chat], k: int) -> list[tuple[str, str]]:
         prompts = [with_examples(x, few_shot.examples[:k]) for x in chats]
         if scorer.reads == "choices":
-            texts = [held_out.answers[x.best] for x in choose(base, prompts, held_out.answers)]
+            texts = [held_out.answers[x.best] for x in choose(base, prompts, held_out.answers).scores]
         else:
             texts = generate_answers(base, prompts, max_new_tokens)
         return [(text, x.answer) for text, x in zip(texts, chats)]

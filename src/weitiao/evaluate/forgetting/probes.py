@@ -15,8 +15,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol
 
-from weitiao.core.generation import score_options
 from weitiao.core.messages import Message
+from weitiao.core.option_scores import score_options
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.evaluate.examination.cache import ExamCache
 from weitiao.evaluate.examination.continuations import encode_prompt

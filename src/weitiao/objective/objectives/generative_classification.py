@@ -22,9 +22,9 @@ from pydantic import Field, field_validator
 from weitiao.core.batch import IGNORE, AnnotatedRow, Batch, Row, take_tokens
 from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import TextLabel, Turn
-from weitiao.core.generation import score_options
 from weitiao.core.messages import Message
 from weitiao.core.objective import LikelihoodObjective
+from weitiao.core.option_scores import score_options
 from weitiao.core.processor import Processor
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.core.traits import CLASS_METRICS, PROBABILITY_METRICS, Traits
