@@ -60,9 +60,15 @@ class Source(Settings):
     """One source of data: its settings, or only its path."""
 
     path: str
-    """A file, a folder, or a pattern of files (data/*.jsonl)."""
+    """A file, a folder, a pattern of files (data/*.jsonl), or a data set: hf:owner/name, modelscope:owner/name."""
     format: str = "auto"
     """File format: a name from data/readers; auto: by the file's extension."""
+    subset: str | None = None
+    """Subset of a hub's data set; null: its only one, or the one called default."""
+    split: str = "train"
+    """Split of a hub's data set."""
+    revision: str | None = None
+    """Revision of a hub's data set (a commit, a branch, a tag); null: the newest one, which is then kept."""
     columns: dict[str, str] | None = None
     """Which column means what, for example {prompt: question, completion: answer}; default: inferred and printed (of
     validation and test files: as the data's)."""
@@ -73,7 +79,7 @@ class Source(Settings):
     limit: int | None = Field(default=None, ge=1)
     """Use only the first rows, up to this number."""
     encoding: str = "auto"
-    """Text encoding (gb18030, latin-1 ...); auto: UTF-8, with or without a BOM."""
+    """Text encoding (gb18030, latin-1 ...); auto: UTF-8, or what is proven of the file (GB18030, Big5, UTF-16)."""
     parse_special_tokens: bool = False
     """Special tokens that its texts spell (<|im_end|>) become control tokens; default: they are encoded as text."""
     _rows: tuple[str, ...] | None = PrivateAttr(None)
