@@ -12,7 +12,11 @@ from typing import Any
 
 from weitiao.core.errors import RecipeError
 
-HAN, KANA, HANGUL = r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]", r"[\u3041-\u30ff]", r"[\uac00-\ud7a3]"
+HAN, KANA, HANGUL = (
+    r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]",
+    r"[\u3041-\u30ff]",
+    r"[\uac00-\ud7a3]",
+)
 SCRIPTS = {  # scripts that one language is written with, for what people train on
     "zh": re.compile(HAN),
     "ja": re.compile(KANA),
@@ -22,7 +26,9 @@ SCRIPTS = {  # scripts that one language is written with, for what people train 
     "he": re.compile(r"[\u05d0-\u05ea]"),
 }
 WORD = re.compile(r"[^\W\d_\u0e00-\u0eff\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]+")
-NO_LANGUAGE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|https?://\S+|\S+@\S+|<[^<>\n]*>|&\w+;|[\w./\\-]*[_/\\][\w./\\-]*", re.DOTALL)
+NO_LANGUAGE = re.compile(
+    r"```.*?(?:```|\Z)|`[^`\n]+`|https?://\S+|\S+@\S+|<[^<>\n]*>|&\w+;|[\w./\\-]*[_/\\][\w./\\-]*", re.DOTALL
+)
 CHINESE = {"zh", "wuu", "yue", "gan", "lzh", "cmn"}  # Wu, Cantonese ... are written with the same characters
 KANA_SHARE = 0.08  # of Han and kana: from here on it is Japanese
 LEAST_KANA = 3  # fewer are a face: (ツ)

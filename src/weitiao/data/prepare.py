@@ -16,6 +16,7 @@ from weitiao.core.recipe_sections import Source
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.score import MIN_ROWS
+from weitiao.data.cleaning import FileCleaning
 from weitiao.data.encode import Encoded, Rows, encode
 from weitiao.data.label_checks import refuse_missing_classes
 from weitiao.data.later import with_settings_of
@@ -27,6 +28,7 @@ from weitiao.data.tokenization import ChatProcessor
 MAX_CHARACTERS = 1000  # of a row that is described
 EVAL_BATCH_TOKENS = 2048  # no gradients are stored
 BAD_ROWS = "bad_rows.jsonl"
+CLEANED = "cleaned.jsonl"
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ def read(sources: Sequence[Source], recipe: Recipe, run: Run, reporter: Reporter
         reporter.report(run, Decision(f"data.columns[{x.file}]", x.mapping.description, reason))
         for notice in x.notices():
             reporter.say(notice)
+    report_cleaning(reading.cleaned, run, reporter)
     earlier = run.read("resolved.json", {}).get("columns", {})
     run.record(columns=earlier | {x.file: x.as_json() for x in reading.columns})
     write_bad_rows(run, reading.bad)
@@ -224,6 +227,18 @@ def read_held_out(recipe: Recipe, sources: Sequence[Source] | None, earlier: Col
     fraction = recipe.validation
     assert isinstance(fraction, float), "only a fraction is split off"
     return Reading(split(read_sources(recipe.data, recipe.objective, 1.0).examples, fraction)[1])
+
+
+def report_cleaning(cleaned: Sequence[FileCleaning], run: Run, reporter: Reporter) -> None:
+    """Say what each rule did, and write every change with the text as it was to cleaned.jsonl."""
+    if not cleaned:
+        return
+    for x in cleaned:
+        for line in x.findings():
+            reporter.say(line.message)
+    old = [x for x in run.read(CLEANED) if x["file"] not in {y.file for y in cleaned}]
+    run.write(CLEANED, [*old, *(record for x in cleaned for record in x.audit)])
+    reporter.say(Message("the texts as they were: {file}", file=f"{run.folder}/{CLEANED}"), "dim")
 
 
 def write_bad_rows(run: Run, bad: Sequence[BadRow]) -> None:

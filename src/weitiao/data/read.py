@@ -27,6 +27,7 @@ from weitiao.core.objective import Objective
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import find_module, names
 from weitiao.data.character_offsets import check_offsets
+from weitiao.data.cleaning import FileCleaning
 from weitiao.data.column_use import ColumnUse
 from weitiao.data.columns import is_blank, is_empty
 from weitiao.data.encodings import encoding_of
@@ -52,6 +53,8 @@ class Reading:
     """Which columns of each file are read, and what the others hold."""
     checks: list[Finding] = field(default_factory=list)
     """What `limit` leaves out, and how offsets were counted."""
+    cleaned: list[FileCleaning] = field(default_factory=list)
+    """What the cleaners did, for each file of a source that has some."""
 
     @property
     def mappings(self) -> dict[str, str]:
@@ -60,7 +63,8 @@ class Reading:
 
     def findings(self) -> list[Finding]:
         """Columns that are not read, and the checks of each file."""
-        return [*(finding for x in self.columns for finding in x.findings()), *self.checks]
+        of_files = (finding for x in (*self.columns, *self.cleaned) for finding in x.findings())
+        return [*of_files, *self.checks]
 
 
 def read_sources(
@@ -85,6 +89,8 @@ def read_sources(
     if not reading.examples and reading.bad:
         first = reading.bad[0]
         raise DataError("data: no row can be used. First: {where}: {reason}", where=first.where, reason=first.reason)
+    if not reading.examples and (left_out := sum(sum(x.counts.left_out.values()) for x in reading.cleaned)):
+        raise DataError("data: the cleaners leave out all {n:,} rows.", n=left_out)
     if not reading.examples and (excluded := sum(x.excluded.total() for x in reading.columns)):
         raise DataError("data: all {n:,} rows are marked as not to be trained on.", n=excluded)
     if not reading.examples:
@@ -177,6 +183,10 @@ def _read_file(
     use = ColumnUse(str(file), mapping, source.columns is not None)
     reading.columns.append(use)
     chained = itertools.chain(head, items)
+    if source.cleaners:
+        cleaning = FileCleaning(str(file), source.cleaners, mapping)
+        reading.cleaned.append(cleaning)
+        chained = cleaning.rows(chained)
     rows = _examples(chained, use, number, source)
     first, first_bad = len(reading.examples), len(reading.bad)
     for item in itertools.islice(rows, source.limit):

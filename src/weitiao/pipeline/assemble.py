@@ -314,6 +314,7 @@ def resume_identity(recipe: Recipe, resolved: Resolved, data: str, tokenizer: st
     return {
         **{f"{FILE}{file}": file_sha256(file)[:12] for file in data_files(recipe)},
         "data": data,
+        **{f"cleaners of {x.path}": json.dumps([y.identity() for y in x.cleaners]) for x in recipe.data if x.cleaners},
         "tokenizer and template": tokenizer,
         f"train.{batch_key}": str(batch),
         "steps": str(resolved.steps),

@@ -35,7 +35,8 @@ ENGLISH_HEDGE = r"(?:[Yy]ou know|I mean|like|[Ss]ort of|[Kk]ind of|I guess)"
 NOT_FIRST = ("这个", "就是", "啊")  # at the start of a sentence: this one; exactly; a cry
 DOUBLED = re.compile(r"(那个|这个|就是说|就是|然后)(?: ?\1)+")
 FOREIGN = re.compile(
-    r"\b(?:der|die|das|und|ist|nicht|ein|eine|zu|den|dem|que|para|com|uma|não|os|em|do|da|och|att|het|een|og)\b", re.IGNORECASE
+    r"\b(?:der|die|das|und|ist|nicht|ein|eine|zu|den|dem|que|para|com|uma|não|os|em|do|da|och|att|het|een|og)\b",
+    re.IGNORECASE,
 )
 ENGLISH = re.compile(r"\b(?:the|and|is|to|of|you|that|it|i|we|a|in|this|was|so|what|they|be|my)\b", re.IGNORECASE)
 ANY_SOUND = re.compile(rf"{CHINESE_SOUND}|{ENGLISH_SOUND}")

@@ -29,6 +29,9 @@ class Length(RowCleaner):
         for x in parts:
             if x.role == "answer" and len(x.text.strip()) < self.min_answer:
                 return Message(
-                    "{field} has {n} characters, fewer than {limit}", field=x.field, n=len(x.text.strip()), limit=self.min_answer
+                    "{field} has {n} characters, fewer than {limit}",
+                    field=x.field,
+                    n=len(x.text.strip()),
+                    limit=self.min_answer,
                 )
         return None

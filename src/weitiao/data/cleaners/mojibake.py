@@ -12,12 +12,16 @@ import re
 
 from weitiao.core.cleaner import TextCleaner
 
-HIGH = "".join(bytes((x,)).decode("cp1252", "ignore") for x in range(0x80, 0x100)) + "\x81\x8d\x8f\x90\x9d" + "".join(
-    map(chr, range(0x80, 0xA0))
+HIGH = (
+    "".join(bytes((x,)).decode("cp1252", "ignore") for x in range(0x80, 0x100))
+    + "\x81\x8d\x8f\x90\x9d"
+    + "".join(map(chr, range(0x80, 0xA0)))
 )
 LATIN_RUN = re.compile(f"[{re.escape(HIGH)}]{{2,}}")
 UTF8_SHAPE = re.compile(rb"(?:[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3})+")
-UTF8_AND_ASCII = re.compile(rb"(?:[ -~]*" + UTF8_SHAPE.pattern + rb"[ -~]*)+")  # a GBK character may have swallowed a letter
+UTF8_AND_ASCII = re.compile(
+    rb"(?:[ -~]*" + UTF8_SHAPE.pattern + rb"[ -~]*)+"
+)  # a GBK character may have swallowed a letter
 EAST_RUN = re.compile(r"[^\x00-\x7f]{2,}")
 HAN = re.compile(r"[\u3400-\u9fff]")
 COMMON = frozenset(

@@ -23,7 +23,17 @@ from weitiao.data.column_names import (
     is_one_of,
     plain_name,
 )
-from weitiao.data.columns import ColumnMapping, columns_of, is_empty, number_of, optional_text, text_of, texts_of, truth_of, unpacked
+from weitiao.data.columns import (
+    ColumnMapping,
+    columns_of,
+    is_empty,
+    number_of,
+    optional_text,
+    text_of,
+    texts_of,
+    truth_of,
+    unpacked,
+)
 from weitiao.data.json_values import json_kind
 
 EXAMPLE_TYPE = Pair
