@@ -133,10 +133,13 @@ def _show(counts: dict[str, Any], console: Console) -> None:
     from weitiao.data.cleaning import RuleCounts
 
     rows = counts["rows"]
-    text = "{rows_in:,} rows: {accepted:,} accepted, {repaired:,} repaired, {quarantined:,} quarantined, {duplicate:,} duplicates"
-    console.print(
-        str(Message(text, rows_in=rows["in"], **{key: x for key, x in rows.items() if key != "in"})), markup=False
+    message = Message(
+        "{rows_in:,} rows: {accepted:,} accepted, {repaired:,} repaired, {quarantined:,} quarantined, "
+        "{duplicate:,} duplicates",
+        rows_in=rows["in"],
+        **{key: x for key, x in rows.items() if key != "in"},
     )
+    console.print(str(message), markup=False)
     names = [x["name"] for x in counts["cleaners"]]
     for line in RuleCounts.from_json(counts["rules_rows"], counts["rules"]).lines(names):
         console.print(f"  {line}", markup=False)

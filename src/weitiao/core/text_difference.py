@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from difflib import SequenceMatcher
-from typing import Literal
 
-Piece = tuple[Literal["same", "removed", "added"], str]
+Piece = tuple[str, str]  # (same, removed or added; the text)
 CONTEXT = 24  # characters that are shown around a difference
 LONGEST = 160  # characters of a piece
 MOST_COMPARED = 4_000  # characters in which single differences are looked for

@@ -141,8 +141,8 @@ def check_cleaners(cleaners: Sequence[Cleaner], mapping: ColumnMapping, file: st
     changing = [x.name for x in cleaners if isinstance(x, TextCleaner)]
     if mapping.has_offsets and changing:
         raise DataError(
-            "{file}: cleaners {names} change texts, and {columns} counts characters of them: clean the texts before they are "
-            "marked. Rules that leave rows out are possible (length, language, quality ...).",
+            "{file}: cleaners {names} change texts, and {columns} counts characters of them: clean the texts before they "
+            "are marked. Rules that leave rows out are possible (length, language, quality ...).",
             file=file,
             names=", ".join(changing),
             columns=mapping.description,

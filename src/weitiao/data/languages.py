@@ -1,8 +1,8 @@
 """The language of a text: by its script where that decides (Han, kana, hangul ...), else by py3langid.
 
-The script rule is right on 98.8 to 99.9 % of Chinese texts of four characters and more, where fastText's identifier takes 39 %
-of such short ones for Japanese or English. py3langid (Lui and Baldwin 2011, cross-domain feature selection; a model of 97
-languages in the package itself) decides between languages of one script; short texts stay undecided.
+The script rule is right on 98.8 to 99.9 % of Chinese texts of four characters and more, where fastText's identifier takes
+39 % of such short ones for Japanese or English. py3langid (Lui and Baldwin 2011, cross-domain feature selection; a model of
+97 languages in the package itself) decides between languages of one script; short texts stay undecided.
 """
 
 import re

@@ -109,8 +109,8 @@ def prepare_folder(out: Path, plan: CleaningPlan, shards: int) -> None:
     earlier = mark.read_text(encoding="utf-8").split()
     if earlier != [plan.identity, str(shards)]:
         raise DataError(
-            "{folder} has shards of other files, rules or settings, or another number of them ({n}). Name another folder, or "
-            "remove this one.",
+            "{folder} has shards of other files, rules or settings, or another number of them ({n}). Name another folder, "
+            "or remove this one.",
             folder=out,
             n=earlier[-1] if earlier else "?",
         )

@@ -1,8 +1,8 @@
 """What is to be cleaned: files, the mapping of their columns, their rules, and how they are cut into shards.
 
 All files stand behind one another as one row of bytes, which is cut into equal stretches. A row belongs to the stretch in
-which it begins; a file that cannot be cut (a table, a compressed file, a document) belongs as a whole to the one in which it
-begins. So any number of shards, done in any order, gives the same rows in the same order.
+which it begins; a file that cannot be cut (a table, a compressed file, a document) belongs as a whole to the one in which
+it begins. So any number of shards, done in any order, gives the same rows in the same order.
 """
 
 import hashlib
@@ -104,7 +104,7 @@ def make_plan(request: CleaningRequest) -> CleaningPlan:
     """The plan of a request: the same in every process.
 
     Raises:
-        DataError: there is no such file, its columns fit no objective or differ from the others', or a rule cannot work on it.
+        DataError: there is no such file, its columns fit no objective or differ, or a rule cannot work on it.
         RecipeError: a package that a rule needs is not installed.
     """
     objective = _objective(request.objective)
@@ -165,7 +165,7 @@ def _mapping(path: Path, reader: str, source: Source, objective: Objective | Non
 
 
 def _identity(request: CleaningRequest, files: Sequence[PlannedFile]) -> str:
-    """Of settings and of what the files are: their sizes and their ends, not the times of their changes, which copies lose."""
+    """Of settings and of what the files are: their sizes and ends, not the times of their changes, which copies lose."""
     facts: list[Any] = [request.objective]
     for x in files:
         rules = [y.identity() for y in x.cleaners]

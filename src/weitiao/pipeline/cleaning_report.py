@@ -12,7 +12,7 @@ STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse}td,th{padding:.2rem .8rem;text-align:right;border-bottom:1px solid #ddd}"
     "td:first-child,th:first-child{text-align:left}p.diff{white-space:pre-wrap;background:#f6f6f6;padding:.4rem .6rem;"
-    "margin:.3rem 0;overflow-wrap:anywhere}del{background:#fdd;text-decoration:none}ins{background:#dfd;text-decoration:none}"
+    "margin:.3rem 0;overflow-wrap:anywhere}del,ins{text-decoration:none}del{background:#fdd}ins{background:#dfd}"
     "small{color:#777}@media(prefers-color-scheme:dark){body{background:#161616;color:#ddd}p.diff{background:#222}"
     "del{background:#622}ins{background:#262}td,th{border-color:#444}}"
 )

@@ -11,11 +11,13 @@ from weitiao.core.messages import Message
 
 ENGLISH = (
     r"(?:\bas|\bi(?:'|’)?m (?:just |only )?|\bi am (?:just |only )?|\bbeing )\s?an? (?:ai|artificial intelligence)"
-    r"(?: (?:language|text|based|chat))* ?(?:language model|model|assistant|chatbot|program|bot)?\b(?=[,.;:!]| (?:i|and|so|my|who|that|designed|created|developed|trained|without)\b)"
+    r"(?: (?:language|text|based|chat))* ?(?:language model|model|assistant|chatbot|program|bot)?\b"
+    r"(?=[,.;:!]| (?:i|and|so|my|who|that|designed|created|developed|trained|without)\b)"
     r"|\bi(?:'|’)?m (?:just |only )?a (?:large )?language model|\bi am (?:just |only )?a (?:large )?language model"
     r"|\bas a (?:large )?language model\b(?=,? i\b|,? my\b)"
     r"|\bmy (?:knowledge|training data) (?:cut-?off|only (?:goes|extends)|was last updated)"
-    r"|\bi (?:was|am) (?:created|developed|trained|made) by (?:openai|anthropic|google|meta|microsoft|alibaba|deepseek|baidu)\b"
+    r"|\bi (?:was|am) (?:created|developed|trained|made) by "
+    r"(?:openai|anthropic|google|meta|microsoft|alibaba|deepseek|baidu)\b"
     r"|\bi(?:'|’)?m (?:chatgpt|claude|bard|gemini)\b|\bi am (?:chatgpt|claude|bard|gemini)\b"
 )
 CHINESE = (

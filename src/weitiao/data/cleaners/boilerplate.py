@@ -1,7 +1,8 @@
 """Lines that come with a page or a mail and not with its text: calls to follow an account, cookie notices, rights reserved,
 footers of mailing lists, "Sent from my iPhone", the names of editors.
 
-Only whole lines of known forms, and only in the first or last lines of a text: what stands in the middle is content more often.
+Only whole lines of known forms, and only in the first or last lines of a text: what stands in the middle is content more
+often.
 """
 
 import re
@@ -16,7 +17,8 @@ ENGLISH = (
     r"(?:this|our) (?:web)?site uses cookies.*|we use cookies .*|accept (?:all )?cookies|cookie (?:policy|settings)",
     r"(?:terms (?:of (?:use|service))?|privacy policy|about us|contact us|sitemap|home)(?:\s*[|·•/]\s*[\w ]{2,30})+",
     r"(?:share|tweet|pin|print|email)(?:\s*(?:this|on|to|[|·•/,])\s*(?:facebook|twitter|linkedin|pinterest|email|article))+",
-    r"(?:click here|to unsubscribe|you can unsubscribe|unsubscribe)\b.{0,120}|.{0,80}to (?:be removed|unsubscribe) .{0,100}",
+    r"(?:click here|to unsubscribe|you can unsubscribe|unsubscribe)\b.{0,120}",
+    r".{0,80}to (?:be removed|unsubscribe) .{0,100}",
     r"you (?:are receiving|received|have received) this (?:e-?mail|message|newsletter) .{0,140}",
     r"(?:subscribe|sign up) (?:to|for) (?:our|the) (?:\w+ )?newsletter.{0,60}|follow us on .{0,80}",
     r"\S+ (?:mailing list|maillist)(?:\s+-)?(?:\s+<?\S+@\S+>?)?|\S+@lists\.\S+|https?://\S+/(?:mailman/)?listinfo/\S+|_{20,}|\S+-unsubscribe@\S+",

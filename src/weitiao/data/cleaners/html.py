@@ -1,7 +1,8 @@
 """HTML in a text -> its words: tags away, entities as characters, paragraphs, lists and table cells on lines of their own.
 
 Left as they are: `<` in formulas, tags that HTML does not have (<think>, <|im_end|>), fenced and inline code, a tag that is
-only talked about (use <b> for bold), and what follows a fence that is never closed. Parsed by lexbor (selectolax), as a browser does.
+only talked about (use <b> for bold), and what follows a fence that is never closed. Parsed by lexbor (selectolax), as a
+browser does.
 """
 
 import html
@@ -12,24 +13,25 @@ from typing import Any
 from weitiao.core.cleaner import TextCleaner
 from weitiao.core.errors import RecipeError
 
-NAMES = (
-    "a abbr acronym address article aside b big blockquote body br caption center cite code col colgroup dd del details dfn "
-    "div dl dt em fieldset figcaption figure font footer form h1 h2 h3 h4 h5 h6 head header hr html i iframe img input ins kbd "
-    "label legend li link main mark meta nav nobr noscript o:p object ol option p param pre q s samp script section select "
-    "small span strike strong style sub summary sup table tbody td textarea tfoot th thead title tr tt u ul var video wbr"
-).split()  # fmt: skip
+INLINE = (
+    "a", "abbr", "acronym", "b", "big", "br", "cite", "code", "col", "colgroup", "del", "dfn", "em", "font", "head",
+    "html", "i", "iframe", "img", "input", "ins", "kbd", "label", "legend", "link", "mark", "meta", "nobr",
+    "noscript", "o:p", "object", "param", "q", "s", "samp", "script", "select", "small", "span", "strike", "strong",
+    "style", "sub", "sup", "td", "textarea", "th", "title", "tt", "u", "var", "video", "wbr",
+)  # fmt: skip
 VOID = {"br", "hr", "img", "input", "link", "meta", "wbr", "param", "col"}
 BLOCKS = {
-    "address", "article", "aside", "blockquote", "body", "caption", "center", "dd", "details", "div", "dl", "dt", "fieldset",
-    "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol",
-    "option", "p", "pre", "section", "summary", "table", "tbody", "tfoot", "thead", "tr", "ul",
+    "address", "article", "aside", "blockquote", "body", "caption", "center", "dd", "details", "div", "dl", "dt",
+    "fieldset", "figcaption", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li",
+    "main", "nav", "ol", "option", "p", "pre", "section", "summary", "table", "tbody", "tfoot", "thead", "tr", "ul",
 }  # fmt: skip
+NAMES = "|".join((*INLINE, *sorted(BLOCKS)))
 DROPPED = {"head", "script", "style", "noscript", "iframe", "object", "select", "textarea", "title"}
-TAG = re.compile(rf"<(/?)({'|'.join(NAMES)})((?:\s[^<>]*)?)/?>", re.IGNORECASE)
+TAG = re.compile(rf"<(/?)({NAMES})((?:\s[^<>]*)?)/?>", re.IGNORECASE)
 COMMENT = re.compile(r"<!--.*?-->|<!DOCTYPE[^<>]*>|<\?xml[^<>]*>|<!\[CDATA\[|\]\]>", re.IGNORECASE | re.DOTALL)
 ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
 CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
-OTHER_SIGN = re.compile(rf"<(?!/?(?:{'|'.join(NAMES)})(?:\s[^<>]*)?/?>)", re.IGNORECASE)
+OTHER_SIGN = re.compile(rf"<(?!/?(?:{NAMES})(?:\s[^<>]*)?/?>)", re.IGNORECASE)
 SPACES, BLANK_LINES = re.compile(r"[ \t\r\n\f\u00a0]+"), re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 HOLD = "\ue000{}\ue001"  # stands for a piece of code while the rest is parsed
 HELD = re.compile("\ue000(\\d+)\ue001")

@@ -1,5 +1,5 @@
-"""Characters that nobody sees, and that a model learns: zero-width spaces, soft hyphens, byte order marks, control characters,
-colours of a terminal, marks of direction.
+"""Characters that nobody sees, and that a model learns: zero-width spaces, soft hyphens, byte order marks, control
+characters, colours of a terminal, marks of direction.
 
 Joiners (U+200C, U+200D) and marks of direction stay where scripts need them: Arabic, Persian, Hebrew, the Indic scripts,
 emoji. Line ends of Windows and of old Macs become \\n. Spaces stay as they are.
@@ -9,7 +9,7 @@ import re
 
 from weitiao.core.cleaner import TextCleaner
 
-ANSI = r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b(?:[()][0-9AB]|O[A-Z])"  # colours, titles, keys of a terminal
+ANSI = r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b(?:[()][0-9AB]|O[A-Z])"  # of a terminal
 OVERSTRUCK = r"(?:[^\n\x08]\x08)+"  # man pages as teletypes print them: N, backspace, N
 LINE_ENDS = r"\r\n?|[\x85\u2028\u2029]"
 CONTROLS = r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u00ad\u200b\u2060-\u2064\ufeff\ufff9-\ufffb]"

@@ -9,8 +9,8 @@ from weitiao.core.messages import Message
 
 
 class Length(RowCleaner):
-    """Leave out rows that are too short or too long, in characters without spaces at the ends. It cannot see tokens: for the
-    model's limit there are max_length and overlong."""
+    """Leave out rows that are too short or too long, in characters without spaces at the ends. It cannot see tokens: the
+    model's limit is kept by max_length and overlong."""
 
     min_characters: int = Field(default=2, ge=0)
     """Fewest characters of all texts of a row together."""

@@ -5,7 +5,8 @@
     ┬丁矫ネび畉           Big5 read as GBK               -> 房間衛生太差
     鎴戜滑, don鈥檛          UTF-8 read as GBK              -> 我们, don’t
 
-Only where the way back loses nothing and its result is text that people write. ftfy repairs the first kind, and makes the second worse.
+Only where the way back loses nothing and its result is text that people write. ftfy repairs the first kind alone, and makes
+the second worse.
 """
 
 import re

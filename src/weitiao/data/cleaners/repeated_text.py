@@ -2,7 +2,8 @@
 loop, a key that was held down.
 
 - a line or a passage of at least 8 letters, three times or more in a row: once;
-- a character, or a few, more often than 20 times in a row: `kept_repeats` times (哈哈哈). Not signs, which draw lines and tables.
+- a character, or a few, more often than 20 times in a row: `kept_repeats` times (哈哈哈). Not signs, which draw lines and
+  tables.
 
 What comes back after something else is not a repetition here: refrains, forms, lists stay.
 """

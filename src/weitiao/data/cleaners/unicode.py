@@ -1,6 +1,6 @@
 """Unicode: one spelling for each character, and no other character than was meant.
 
-- NFC (Unicode Standard Annex 15): e + combining acute becomes one character; compatibility forms of Han become the plain ones.
+- NFC (Unicode Standard Annex 15): e + combining acute becomes one character; compatibility forms of Han become plain ones.
 - Full-width letters and digits become ASCII: １９９８ is 1998. Full-width signs and the ideographic space stay: ，！（）
   are Chinese punctuation. NFKC, which most cleaners use, would turn them into ,!() and ½ into 1⁄2.
 - Kangxi radicals and their like, which PDF files give for plain characters (⾸⻚), become these (首页).
