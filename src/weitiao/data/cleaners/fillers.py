@@ -16,8 +16,9 @@ from typing import Literal
 
 from weitiao.core.cleaner import TextCleaner
 
-SOFT = r"[，,、…\s~～—-]|\.{2,}"  # pauses within a sentence
-HARD = r"[。．.！!？?；;：:\n]"
+DOTS = r"\.(?=\.)|(?<=\.)\.(?!\.)"  # a dot beside another one, in one way: or matching would take exponential time
+SOFT = rf"[，,、…\s~～—-]|{DOTS}"  # pauses within a sentence
+HARD = r"[。．!！?？;；:：\n]|(?<!\.)\.(?!\.)"
 PAUSE = rf"(?:{SOFT}|{HARD})"
 QUOTE = "“”\"'‘’「」『』《》()（）[]【】"
 CHINESE_SOUND = (
@@ -53,7 +54,7 @@ ANY_FILLER = re.compile(f"{ANY_SOUND.pattern}|{ANY_HEDGE.pattern}")
 WORD = re.compile(r"\w")
 SOFT_RUN, SOFT_END = re.compile(rf"(?:{SOFT})+"), re.compile(rf"(?:{SOFT})+\Z")
 HARD_RUN = re.compile(rf"(?:{HARD})+\s*")
-STARTS = re.compile(rf"(?:\A|{HARD})[\s”’\"']*\Z")  # where a sentence starts
+STARTS = re.compile(rf"(?:\A|{HARD}|\.\.)[\s”’\"']*\Z")  # where a sentence starts
 
 
 class Fillers(TextCleaner):

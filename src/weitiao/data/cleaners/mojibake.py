@@ -19,10 +19,9 @@ HIGH = (
     + "".join(map(chr, range(0x80, 0xA0)))
 )
 LATIN_RUN = re.compile(f"[{re.escape(HIGH)}]{{2,}}")
-UTF8_SHAPE = re.compile(rb"(?:[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3})+")
-UTF8_AND_ASCII = re.compile(
-    rb"(?:[ -~]*" + UTF8_SHAPE.pattern + rb"[ -~]*)+"
-)  # a GBK character may have swallowed a letter
+UTF8 = rb"(?:[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3})"  # one character
+UTF8_SHAPE = re.compile(UTF8 + rb"+")
+UTF8_AND_ASCII = re.compile(rb"[ -~]*(?:" + UTF8 + rb"[ -~]*)+")  # a GBK character may have swallowed a letter
 EAST_RUN = re.compile(r"[^\x00-\x7f]{2,}")
 HAN = re.compile(r"[\u3400-\u9fff]")
 COMMON = frozenset(
@@ -37,7 +36,7 @@ COMMON = frozenset(
     "房太差店冷此推合整共台還茶杯然服低音早餐床浴室乾洗客吃"
 )
 QUOTES = re.compile(r"(?:[‘’“”–—…][ -~]?)+")  # English text: don鈥檛
-TOKEN = re.compile(r"\S*[^\x00-\x7f]\S*")
+TOKEN = re.compile(r"\S+")
 STRANGE = re.compile(r"[\u0391-\u03c9\u2500-\u257f\u3041-\u30ff\u3105-\u3129\ue000-\uf8ff]")  # no mixture that people write
 LEAST_STRANGE = 2
 LEAST_COMMON = 0.5  # of the Han characters that come out
