@@ -66,6 +66,7 @@ HEAD_BYTES = 1 << 16
 DECODABLE = 0.9  # of these lines must decode
 MAX_LISTED = 100_000  # lines that are listed; the others are counted
 CHUNK = 1 << 20
+ENDS = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -115,12 +116,17 @@ class FileEncoding:
 
 def encoding_of(path: Path) -> FileEncoding:
     """The encoding of a file, decided on all of its bytes; once for each state of the file."""
-    stat = on_disk(path).stat()
-    return _encoding_of(path, stat.st_size, stat.st_mtime_ns)
+    place = on_disk(path)
+    stat = place.stat()
+    with open(place, "rb") as opened:  # a file may be written twice within one tick of its clock
+        ends = opened.read(ENDS)
+        opened.seek(max(0, stat.st_size - ENDS))
+        ends += opened.read(ENDS)
+    return _encoding_of(path, stat.st_size, stat.st_mtime_ns, ends)
 
 
 @functools.lru_cache(maxsize=64)
-def _encoding_of(path: Path, size: int, time: int) -> FileEncoding:
+def _encoding_of(path: Path, size: int, time: int, ends: bytes) -> FileEncoding:
     with open_file(path) as opened:
         head = opened.read(HEAD_BYTES)
         for mark, codec in MARKS:

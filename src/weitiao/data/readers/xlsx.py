@@ -67,9 +67,9 @@ def findings(path: Path) -> Iterator[Finding]:
             long = [line for line, cells in sheet.rows if column < len(cells) and _is_long(cells[column])]
             if long:
                 message = Message(
-                    "{file}: column {column!r} has numbers of more than 15 digits in {n:,} rows (first: line {line}); Excel "
-                    "has already replaced the last digits by zeros. Format the column as text where it comes from, and "
-                    "export it again",
+                    "{file}: column {column!r} has numbers of more than 15 digits in {n:,} rows (first: line {line}); "
+                    "Excel has already replaced the last digits by zeros. Format the column as text where it comes from, "
+                    "and export it again",
                     file=sheet.file,
                     column=name,
                     n=len(long),
