@@ -58,10 +58,11 @@ def encoded_texts(
         return "\n".join(rng.choice(lines) for _ in range(rng.randint(low, high))) + "\n"
 
     def piece(lines: list[str], size: int) -> str:
-        """Consecutive Han, with what stands between them."""
+        """Consecutive characters, of which at least one is Han."""
         line = rng.choice([x for x in lines if len(x) >= size])
         start = rng.randrange(len(line) - size + 1)
-        return line[start : start + size] + "\n"
+        text = line[start : start + size]
+        return text + "\n" if any("\u4e00" <= x <= "\u9fff" for x in text) else piece(lines, size)
 
     def late(lines: list[str], codec: str) -> tuple[bytes, str]:
         text = some(latin, 300, 800) + some(lines, 1, 3) + some(latin, 10, 100)
