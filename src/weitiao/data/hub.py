@@ -136,8 +136,12 @@ def _from_hugging_face(source: Source, name: str) -> PinnedDataset:
 
 def _from_modelscope(source: Source, name: str) -> PinnedDataset:
     needs("modelscope_hub", "modelscope", "A modelscope: data set")
-    from modelscope_hub import HubApi
-    from modelscope_hub.errors import AuthenticationError, NotExistError, PermissionDeniedError
+    from modelscope_hub import HubApi  # pyright: ignore[reportMissingImports]
+    from modelscope_hub.errors import (  # pyright: ignore[reportMissingImports]
+        AuthenticationError,
+        NotExistError,
+        PermissionDeniedError,
+    )
 
     api, path, revision = HubApi(), source.path, source.revision or "master"
     try:
