@@ -10,10 +10,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 EACH = 20
-KOREAN = """모든 국민은 법 앞에 평등하다. 누구든지 성별 종교 또는 사회적 신분에 의하여 정치적 경제적 사회적 문화적 생활의 모든 영역에 있어서
-차별을 받지 아니한다. 대한민국의 주권은 국민에게 있고 모든 권력은 국민으로부터 나온다.""".split("\n")
-JAPANESE = """日本国民は、正当に選挙された国会における代表者を通じて行動し、われらとわれらの子孫のために、諸国民との協和による成果と、
-わが国全土にわたつて自由のもたらす恵沢を確保し、政府の行為によつて再び戦争の惨禍が起ることのないやうにすることを決意し、""".split("\n")
+KOREAN = [
+    "모든 국민은 법 앞에 평등하다. 누구든지 성별 종교 또는 사회적 신분에 의하여 정치적 경제적 사회적 문화적 생활의",
+    "차별을 받지 아니한다. 대한민국의 주권은 국민에게 있고 모든 권력은 국민으로부터 나온다.",
+]
+JAPANESE = [
+    "日本国民は、正当に選挙された国会における代表者を通じて行動し、われらとわれらの子孫のために、諸国民との協和による成果と、",
+    "わが国全土にわたつて自由のもたらす恵沢を確保し、政府の行為によつて再び戦争の惨禍が起ることのないやうにすることを決意し、",
+]
 FRENCH = ["Où est passé l'élève naïf ? Il a été reçu à Noël, près du château.", "Çà et là, des garçons très gâtés."]
 
 
@@ -54,10 +58,11 @@ def encoded_texts(
         return "\n".join(rng.choice(lines) for _ in range(rng.randint(low, high))) + "\n"
 
     def piece(lines: list[str], size: int) -> str:
-        """Consecutive Han, with what stands between them."""
+        """Consecutive characters, of which at least one is Han."""
         line = rng.choice([x for x in lines if len(x) >= size])
         start = rng.randrange(len(line) - size + 1)
-        return line[start : start + size] + "\n"
+        text = line[start : start + size]
+        return text + "\n" if any("\u4e00" <= x <= "\u9fff" for x in text) else piece(lines, size)
 
     def late(lines: list[str], codec: str) -> tuple[bytes, str]:
         text = some(latin, 300, 800) + some(lines, 1, 3) + some(latin, 10, 100)
@@ -103,4 +108,3 @@ def _both(rng: random.Random, most: str, few: str) -> tuple[bytes, str]:
 def _foreign(rng: random.Random) -> tuple[bytes, None]:
     lines, codec = rng.choice([(KOREAN, "cp949"), (JAPANESE, "cp932"), (JAPANESE, "euc_jp"), (FRENCH, "latin-1")])
     return "\n".join(rng.sample(lines, rng.randint(1, 2))).encode(codec), None
-

@@ -1,6 +1,6 @@
 """Tables of Arrow's columns (Parquet, Feather, IPC), read in batches of rows."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -20,15 +20,20 @@ def seekable(path: Path) -> Path | BinaryIO:
     return BytesIO(read_file(path)) if is_packed(path) else path
 
 
-def records(path: Path, names: Sequence[str], batches: Callable[[], Iterable[pa.RecordBatch]]) -> Iterator[Record]:
+def records(path: Path, schema: pa.Schema, batches: Callable[[], Iterable[pa.RecordBatch]]) -> Iterator[Record]:
     """One record per row.
 
     Raises:
         DataError: a column is there twice, or the file is damaged.
     """
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError("{path} has the column {names} more than once.", path=path, names=", ".join(map(repr, repeated)))
     row = 0
+    try:
+        names = schema.names
+        repeated = sorted({name for name in names if names.count(name) > 1})
+    except DAMAGE as error:  # a name that is not UTF-8
+        raise DataError("{path} is damaged: {error}", path=path, error=first_line(error)) from None
+    if repeated:
+        raise DataError("{path} has the column {names} more than once.", path=path, names=", ".join(map(repr, repeated)))
     try:
         for batch in batches():
             batch.validate(full=True)  # offsets of a damaged file would lead out of its memory

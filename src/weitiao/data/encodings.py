@@ -1,6 +1,7 @@
 """The encoding of a text file: proven by rule, or asked; never guessed.
 
-1. A byte order mark says it. 2. What decodes as UTF-8 is UTF-8. 3. Of the others, the encoding in which the text is made
+1. A byte order mark says it. 2. What decodes as UTF-8 is UTF-8, unless all there is are up to three letters that would be
+common Chinese characters in GB18030: then it is asked. 3. Of the others, the encoding in which the text is made
 of the characters that Chinese is written with: GB18030 or Big5. The 600 commonest are 86 % of running text, and 5 % of a
 text that is decoded wrongly, so each character is evidence, and their sum must be better than 100 to 1, also against the
 runner-up. Otherwise the file is asked about: set `encoding`.
@@ -10,6 +11,8 @@ A file has one encoding. A line that is not in it is decided on its own, by the 
 
 import codecs
 import functools
+import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -66,6 +69,9 @@ HEAD_BYTES = 1 << 16
 DECODABLE = 0.9  # of these lines must decode
 MAX_LISTED = 100_000  # lines that are listed; the others are counted
 CHUNK = 1 << 20
+ENDS = 1 << 12
+CHANCE = 3  # characters that may be UTF-8 by chance
+NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
 @dataclass(frozen=True)
@@ -115,12 +121,17 @@ class FileEncoding:
 
 def encoding_of(path: Path) -> FileEncoding:
     """The encoding of a file, decided on all of its bytes; once for each state of the file."""
-    stat = on_disk(path).stat()
-    return _encoding_of(path, stat.st_size, stat.st_mtime_ns)
+    place = on_disk(path)
+    stat = place.stat()
+    with open(place, "rb") as opened:  # a file may be written twice within one tick of its clock
+        ends = opened.read(ENDS)
+        opened.seek(max(0, stat.st_size - ENDS))
+        ends += opened.read(ENDS)
+    return _encoding_of(path, stat.st_size, stat.st_mtime_ns, ends)
 
 
 @functools.lru_cache(maxsize=64)
-def _encoding_of(path: Path, size: int, time: int) -> FileEncoding:
+def _encoding_of(path: Path, size: int, time: int, ends: bytes) -> FileEncoding:
     with open_file(path) as opened:
         head = opened.read(HEAD_BYTES)
         for mark, codec in MARKS:
@@ -128,26 +139,42 @@ def _encoding_of(path: Path, size: int, time: int) -> FileEncoding:
                 return FileEncoding(codec, Message("its byte order mark says so"))
         if codec := _wide_codec(head):
             return FileEncoding(codec, Message("every other byte of its text is zero"))
-        if _is_utf8(head, opened):
+        few = _few_characters(head, opened)
+        if few is not None and not may_be_gb18030(few):
             mark = head.startswith(codecs.BOM_UTF8)
             return FileEncoding("utf-8-sig" if mark else "utf-8", Message("all of its bytes are UTF-8"))
     return _decide(path, head)
 
 
-def _is_utf8(head: bytes, rest: BinaryIO) -> bool:
+def _few_characters(head: bytes, rest: BinaryIO) -> str | None:
+    """The first characters of a file that are not ASCII; None if it is not UTF-8."""
+    few = ""
     decoder = codecs.getincrementaldecoder("utf-8")()
     pending = False  # a character that the last chunk began
     try:
         chunk = head
         while chunk:
             if pending or not chunk.isascii():
-                decoder.decode(chunk)
+                text = decoder.decode(chunk)
+                if len(few) <= CHANCE:
+                    few += "".join(x[0] for x in itertools.islice(NOT_ASCII.finditer(text), CHANCE + 1))
                 pending = bool(decoder.getstate()[0])
             chunk = rest.read(CHUNK)
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
+        return None
+    return few
+
+
+def may_be_gb18030(characters: str) -> bool:
+    """Whether UTF-8 may be chance: up to three letters of two bytes that would all be common characters in GB18030.
+
+    A character in GB18030 is also one in UTF-8 in one of seven cases. The signs of Latin-1 (a middle dot) are too common.
+    """
+    if not 0 < len(characters) <= CHANCE or not all("\x80" <= x <= "\u07ff" for x in characters):
         return False
-    return True
+    raw = characters.encode("utf-8")
+    return any(x > "\xff" for x in characters) and _decodes(raw, "gb18030") and set(raw.decode("gb18030")) <= FREQUENT
 
 
 def _wide_codec(head: bytes) -> str:
@@ -200,7 +227,7 @@ def _codec_of_line(raw: bytes, codec: str, odd_codec: str) -> str:
     """
     if codec.startswith("utf-8"):
         if _decodes(raw, "utf-8"):
-            return codec
+            return "" if may_be_gb18030("".join(NOT_ASCII.findall(raw.decode("utf-8")))) else codec
         if own := _proven(evidence([raw])):
             return own
         return odd_codec if odd_codec and _decodes(raw, odd_codec) and _score(raw.decode(odd_codec), odd_codec) > 0 else ""

@@ -124,9 +124,7 @@ def _from_hugging_face(source: Source, name: str) -> PinnedDataset:
         raise DataError("data: {path} has no revision {revision}.", path=path, revision=source.revision) from None
     except Exception as error:  # the network, a proxy, a server: whatever it is, the user needs one sentence
         raise DataError(NOT_HERE, id=path, error=_sentence(error)) from None
-    remote = [
-        RemoteFile(x.rfilename, x.size or 0, x.lfs.sha256 if x.lfs else "") for x in listed.siblings or ()
-    ]
+    remote = [RemoteFile(x.rfilename, x.size or 0, x.lfs.sha256 if x.lfs else "") for x in listed.siblings or ()]
     commit = listed.sha or ""
     subset, chosen = choose(remote, source)
 
@@ -138,8 +136,12 @@ def _from_hugging_face(source: Source, name: str) -> PinnedDataset:
 
 def _from_modelscope(source: Source, name: str) -> PinnedDataset:
     needs("modelscope_hub", "modelscope", "A modelscope: data set")
-    from modelscope_hub import HubApi
-    from modelscope_hub.errors import AuthenticationError, NotExistError, PermissionDeniedError
+    from modelscope_hub import HubApi  # pyright: ignore[reportMissingImports]
+    from modelscope_hub.errors import (  # pyright: ignore[reportMissingImports]
+        AuthenticationError,
+        NotExistError,
+        PermissionDeniedError,
+    )
 
     api, path, revision = HubApi(), source.path, source.revision or "master"
     try:

@@ -18,6 +18,7 @@ from weitiao.core.run import Run
 from weitiao.core.score import MIN_ROWS
 from weitiao.data.cleaning import FileCleaning
 from weitiao.data.encode import Encoded, Rows, encode
+from weitiao.data.hub import is_hub_id, pinned_dataset
 from weitiao.data.label_checks import refuse_missing_classes
 from weitiao.data.later import with_settings_of
 from weitiao.data.loader import InOrder
@@ -161,6 +162,9 @@ def read(sources: Sequence[Source], recipe: Recipe, run: Run, reporter: Reporter
     except TooManyBadRows as error:
         write_bad_rows(run, error.bad)
         raise
+    for source in filter(lambda x: is_hub_id(x.path), sources):
+        pinned = pinned_dataset(source)
+        reporter.report(run, Decision(f"data.revision[{source.path}]", pinned.revision, pinned.reason))
     for x in reading.columns:
         reason = IN_RECIPE if x.explicit else Message("inferred from the first rows")
         reporter.report(run, Decision(f"data.columns[{x.file}]", x.mapping.description, reason))
@@ -242,9 +246,9 @@ def report_cleaning(cleaned: Sequence[FileCleaning], run: Run, reporter: Reporte
 
 
 def write_bad_rows(run: Run, bad: Sequence[BadRow]) -> None:
-    """Add to bad_rows.jsonl: file, line, byte offset, reason, and the start of the row."""
+    """Add to bad_rows.jsonl: file, line, byte offset and length, code, reason, and the start of the row."""
     if bad:
-        lines = [{**asdict(x.where), "reason": str(x.reason), "excerpt": x.excerpt} for x in bad]
+        lines = [{**asdict(x.where), "code": x.code, "reason": str(x.reason), "excerpt": x.excerpt} for x in bad]
         old = run.read(BAD_ROWS)
         run.write(BAD_ROWS, old + [line for line in lines if line not in old])
 

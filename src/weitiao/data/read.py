@@ -144,9 +144,9 @@ def reader_of(file: Path, source: Source) -> str:
 
 def findings_of(file: Path, reader: str, source: Source) -> list[Finding]:
     """What was decided or lost when a file is read: its encoding, digits that Excel dropped, footnotes ..."""
-    module = find_module(Reader, reader)
-    if hasattr(module, "findings"):
-        return list(module.findings(file))
+    own = getattr(find_module(Reader, reader), "findings", None)
+    if own is not None:
+        return list(own(file))
     return list(encoding_of(file).findings(file)) if source.encoding == "auto" and reader not in BINARY else []
 
 

@@ -79,6 +79,11 @@ class TextDecoder:
 
     def _undecodable(self, line: bytes, where: SourceLocation) -> BadRow:
         byte = _first_undecodable(line, self.codec)
+        if byte is None:
+            reason = Message(
+                "it is not certain whether this is UTF-8 or GB18030: set the encoding of this source, as in encoding: utf-8"
+            )
+            return BadRow(where, reason, repr(line[:80]), "encoding")
         names = {"encoding": self.codec.removesuffix("-sig"), "byte": byte}
         reason = Message("not {encoding} at byte {byte} of the line", **names)
         if self.proven and (fitting := fitting_encodings(line)):
@@ -92,12 +97,12 @@ class TextDecoder:
         return BadRow(where, reason, repr(line[max(0, byte - 40) :][:80]), "encoding")
 
 
-def _first_undecodable(line: bytes, codec: str) -> int:
+def _first_undecodable(line: bytes, codec: str) -> int | None:
     try:
         line.decode(codec)
     except UnicodeDecodeError as error:
         return error.start
-    return 0
+    return None
 
 
 def lines_of(path: Path, encoding: str) -> Iterator[tuple[SourceLocation, str | BadRow]]:

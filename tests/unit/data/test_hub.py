@@ -24,13 +24,13 @@ READ = """
 import json, sys
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.recipe_sections import Source
-from weitiao.core.registry import create
 from weitiao.data.hub import pinned_dataset
-from weitiao.data.read import read_sources
+from weitiao.data.read import files_of
+from weitiao.data.readers.parquet import read
 source = Source.model_validate(json.loads(sys.argv[1]))
 try:
-    rows = read_sources([source], create("objective", "sft"), 0.0).examples
-    print(json.dumps({"rows": len(rows), "last": rows[-1].example.answer, "revision": pinned_dataset(source).revision}))
+    rows = [row.fields for file in files_of(source) for row in read(file, "auto")]
+    print(json.dumps({"rows": len(rows), "last": rows[-1]["completion"], "revision": pinned_dataset(source).revision}))
 except WeitiaoError as error:
     print(json.dumps({"error": str(error)}))
 """
@@ -122,7 +122,9 @@ def test_refused_by_modelscope(tmp_path: Path, status: int, words: str) -> None:
 
 
 def test_revisions(tmp_path: Path) -> None:
-    with serving(DatasetHub({"data/train-00000-of-00001.parquet": FILES["default/test/0000.parquet"]}, ("main", "v1"))) as hub:
+    with serving(
+        DatasetHub({"data/train-00000-of-00001.parquet": FILES["default/test/0000.parquet"]}, ("main", "v1"))
+    ) as hub:
         assert read(hub, tmp_path)["rows"] == 5  # there is no refs/convert/parquet
         assert read(hub, tmp_path, revision="v1")["rows"] == 5
         assert "has no revision v2" in read(hub, tmp_path, revision="v2")["error"]
@@ -145,7 +147,11 @@ def test_subsets_and_splits() -> None:
         chosen(converted)
     with pytest.raises(DataError, match="subset zh, has no split validation; it has: test, train"):
         chosen(converted, subset="zh", split="validation")
-    pushed = ["data/train-00000-of-00002-0a1b.parquet", "data/train-00001-of-00002-3c.parquet", "data/test-00000-of-00001.parquet"]
+    pushed = [
+        "data/train-00000-of-00002-0a1b.parquet",
+        "data/train-00001-of-00002-3c.parquet",
+        "data/test-00000-of-00001.parquet",
+    ]
     assert chosen(pushed) == pushed[:2] and chosen(pushed, split="test") == pushed[2:]
     assert chosen(["train.parquet", "test.parquet"]) == ["train.parquet"]
     with pytest.raises(DataError, match=r"has no Parquet files; it has: a.csv. Download it"):

@@ -30,7 +30,7 @@ def read(path: Path, encoding: str) -> Iterator[Record]:
             file = pa.ipc.open_file(opened) if head.startswith(b"ARROW1") else pa.ipc.open_stream(opened)
         except DAMAGE as error:
             raise DataError("{path} is not an Arrow file: {error}", path=path, error=first_line(error)) from None
-        yield from records(path, file.schema.names, lambda: _batches(file))
+        yield from records(path, file.schema, lambda: _batches(file))
 
 
 def _batches(file: pa.RecordBatchFileReader | pa.RecordBatchStreamReader) -> Iterable[pa.RecordBatch]:

@@ -23,7 +23,7 @@ TAG = re.compile(r"O|[A-Z]-.+")
 
 def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
     """One record per sentence, with the columns `tokens` and `tags` (only `tokens` where the file has one column), located
-    at its first line. A sentence with an unreadable line is a bad row as a whole: the line is named, the bytes are all of it."""
+    at its first line. A sentence with an unreadable line is a bad row as a whole, named by that line."""
     lines = lines_of(path, encoding)
     for blank, group in groupby(lines, key=lambda x: isinstance(x[1], str) and _is_blank(x[1])):
         if not blank:

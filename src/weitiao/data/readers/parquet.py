@@ -23,4 +23,4 @@ def read(path: Path, encoding: str) -> Iterator[Record]:
         file = pq.ParquetFile(seekable(path))
     except DAMAGE as error:
         raise DataError("{path} is not a Parquet file: {error}", path=path, error=first_line(error)) from None
-    yield from records(path, file.schema_arrow.names, lambda: file.iter_batches(batch_size=BATCH_ROWS))
+    yield from records(path, file.schema_arrow, lambda: file.iter_batches(batch_size=BATCH_ROWS))

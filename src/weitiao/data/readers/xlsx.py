@@ -26,6 +26,7 @@ from weitiao.data.unpacking import read_file, refuse_large_parts
 ENDINGS = (".xlsx", ".xlsm")
 LONGEST = 10**15  # Excel keeps 15 digits of a number
 FORMULA = re.compile(rb'<c\b[^>]*\br="([A-Z]+\d+)"[^>]*>\s*<f\b[^>]*(?:/>|>[^<]*</f>)\s*(<v>[^<]|<is>)?')
+ERROR = re.compile(rb'<c\b(?=[^>]*\bt="e")[^>]*\br="([A-Z]+\d+)"')
 SHEETS = re.compile(r"xl/worksheets/[^/]+\.xml")
 
 
@@ -67,9 +68,9 @@ def findings(path: Path) -> Iterator[Finding]:
             long = [line for line, cells in sheet.rows if column < len(cells) and _is_long(cells[column])]
             if long:
                 message = Message(
-                    "{file}: column {column!r} has numbers of more than 15 digits in {n:,} rows (first: line {line}); Excel "
-                    "has already replaced the last digits by zeros. Format the column as text where it comes from, and "
-                    "export it again",
+                    "{file}: column {column!r} has numbers of more than 15 digits in {n:,} rows (first: line {line}); "
+                    "Excel has already replaced the last digits by zeros. Format the column as text where it comes from, "
+                    "and export it again",
                     file=sheet.file,
                     column=name,
                     n=len(long),
@@ -79,21 +80,38 @@ def findings(path: Path) -> Iterator[Finding]:
     if others:
         message = Message("{file}: sheets that are not read: {names}", file=str(path), names=", ".join(others))
         yield Finding("sheets", "warning", message)
-    if cells := list(_formulas_without_value(whole)):
+    yield from _empty_cells(path, whole)
+
+
+def _empty_cells(path: Path, whole: bytes) -> Iterator[Finding]:
+    """Cells that are empty only for a reader of values."""
+    with zipfile.ZipFile(BytesIO(whole)) as archive:
+        sheets = [archive.read(name) for name in archive.namelist() if SHEETS.fullmatch(name)]
+    if cells := [x[1].decode() for sheet in sheets for x in FORMULA.finditer(sheet) if x[2] is None]:
         message = Message(
             "{file}: {n:,} cells hold a formula without its value ({cells}) and are read as empty: open the file in a "
             "spreadsheet and save it",
             file=str(path),
             n=len(cells),
-            cells=", ".join(cells[:5]) + (" ..." if len(cells) > 5 else ""),
+            cells=_some(cells),
         )
         yield Finding("formulas", "warning", message)
+    if cells := [x[1].decode() for sheet in sheets for x in ERROR.finditer(sheet)]:
+        message = Message(
+            "{file}: {n:,} cells hold an error ({cells}) and are read as empty", file=str(path), n=len(cells),
+            cells=_some(cells),
+        )  # fmt: skip
+        yield Finding("cell_errors", "warning", message)
+
+
+def _some(cells: list[str]) -> str:
+    return ", ".join(cells[:5]) + (" ..." if len(cells) > 5 else "")
 
 
 def _sheets(path: Path, whole: bytes) -> tuple[list[Sheet], list[str]]:
     """The sheets that are read, and the names of the others that hold something."""
     needs("python_calamine", "docs", "An Excel workbook")
-    from python_calamine import CalamineError, SheetVisibleEnum, load_workbook
+    from python_calamine import CalamineError, SheetVisibleEnum, load_workbook  # pyright: ignore[reportMissingImports]
 
     refuse_large_parts(path, whole)
     sheets, others = list[Sheet](), list[str]()
@@ -152,12 +170,3 @@ def _without_empty_end(names: list[str]) -> list[str]:
     while names and not names[-1]:
         names = names[:-1]
     return names
-
-
-def _formulas_without_value(whole: bytes) -> Iterator[str]:
-    with zipfile.ZipFile(BytesIO(whole)) as archive:
-        for name in archive.namelist():
-            if SHEETS.fullmatch(name):
-                for match in FORMULA.finditer(archive.read(name)):
-                    if match[2] is None:
-                        yield match[1].decode()
