@@ -60,7 +60,7 @@ class TextCleaner(Cleaner):
 
     @abstractmethod
     def clean(self, text: str) -> str:
-        """The text without what the rule removes; the same object if there is nothing."""
+        """The text without what the rule removes."""
 
 
 class RowCleaner(Cleaner):

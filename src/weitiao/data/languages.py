@@ -26,9 +26,9 @@ SCRIPTS = {  # scripts that one language is written with, for what people train 
     "he": re.compile(r"[\u05d0-\u05ea]"),
 }
 WORD = re.compile(r"[^\W\d_\u0e00-\u0eff\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff]+")
-NO_LANGUAGE = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]+`|https?://\S+|\S+@\S+|<[^<>\n]*>|&\w+;|[\w./\\-]*[_/\\][\w./\\-]*", re.DOTALL
-)
+NO_LANGUAGE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|<[^<>\n]{1,300}>|&\w{2,30};", re.DOTALL)
+ASCII_TOKEN = re.compile(r"[\w./\\@:~?=&%#+-]+", re.ASCII)
+NO_WORD = re.compile(r"[_/\\@]")  # addresses, paths, names in code
 CHINESE = {"zh", "wuu", "yue", "gan", "lzh", "cmn"}  # Wu, Cantonese ... are written with the same characters
 KANA_SHARE = 0.08  # of Han and kana: from here on it is Japanese
 LEAST_KANA = 3  # fewer are a face: (ツ)
@@ -45,7 +45,7 @@ def language_of(text: str) -> str:
     >>> language_of("用 Python 的 list comprehension 写")
     'zh'
     """
-    text = NO_LANGUAGE.sub(" ", text)
+    text = ASCII_TOKEN.sub(lambda match: " " if NO_WORD.search(match[0]) else match[0], NO_LANGUAGE.sub(" ", text))
     words = [] if text.isspace() else WORD.findall(text)
     counts = {} if text.isascii() else {name: n for name, x in SCRIPTS.items() if (n := len(x.findall(text)))}
     greek = counts.pop("el", 0)

@@ -52,6 +52,7 @@ OPEN_WORD = re.compile(  # no comma belongs behind it: the, uh, store
 )
 ANY_FILLER = re.compile(f"{ANY_SOUND.pattern}|{ANY_HEDGE.pattern}")
 WORD = re.compile(r"\w")
+TAIL = 40  # characters before a filler that say where in a sentence it is
 SOFT_RUN, SOFT_END = re.compile(rf"(?:{SOFT})+"), re.compile(rf"(?:{SOFT})+\Z")
 HARD_RUN = re.compile(rf"(?:{HARD})+\s*")
 STARTS = re.compile(rf"(?:\A|{HARD}|\.\.)[\s”’\"']*\Z")  # where a sentence starts
@@ -112,25 +113,25 @@ def _without(pattern: re.Pattern[str], line: str) -> str:
     for match in pattern.finditer(line):
         if match.start() < position:
             continue
-        before, rest = new + line[position : match.start()], line[match.end() :]
-        at_start = STARTS.search(before) is not None
+        before = new + line[position : match.start()]
+        tail = before[-TAIL:] if len(before) <= TAIL else f"x{before[-TAIL:]}"
+        at_start, pause_before = STARTS.search(tail) is not None, SOFT_END.search(tail)
         if at_start and match[0] in NOT_FIRST:
             continue
-        pause = SOFT_RUN.match(rest)
-        end = pause.end() if pause else 0
-        ends_here = end == len(rest) or HARD_RUN.match(rest, end) is not None
+        pause = SOFT_RUN.match(line, match.end())
+        end = pause.end() if pause else match.end()
+        stem = before[: len(before) - len(pause_before[0])] if pause_before else before
         if at_start:
-            if hard := HARD_RUN.match(rest, end):  # a sentence that was only a filler
+            if hard := HARD_RUN.match(line, end):  # a sentence that was only a filler
                 end = hard.end()
-            first = rest[end : end + 1]
+            first = line[end : end + 1]
             new = before + (first.upper() if match[0][0].isupper() else first)
             end += len(first)
-        elif ends_here:
-            new = SOFT_END.sub("", before)
-        elif SOFT_END.search(before):
-            stem = SOFT_END.sub("", before)
-            new = f"{stem} " if _is_open(stem, rest[end:]) else before
+        elif end == len(line) or HARD_RUN.match(line, end):
+            new = stem
+        elif pause_before:
+            new = f"{stem} " if _is_open(stem[-TAIL:], line[end : end + TAIL]) else before
         else:
-            new = before + rest[:end]
-        position = match.end() + end
+            new = before + line[match.end() : end]
+        position = end
     return new + line[position:] if position else line
