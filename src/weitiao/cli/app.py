@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from weitiao.cli.cleaning import clean, join, repair
 from weitiao.cli.comparing import compare
 from weitiao.cli.compression import compress
 from weitiao.cli.export import export
@@ -23,6 +24,7 @@ from weitiao.core.version import VERSION
 
 app = typer.Typer(cls=Group, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 bench = typer.Typer(cls=Group, no_args_is_help=True)
+data = typer.Typer(cls=Group, no_args_is_help=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -38,6 +40,11 @@ def benches() -> None:
     """What this machine reaches, as a limit to compare training with."""
 
 
+@data.callback()
+def data_commands() -> None:
+    """Look at data, clean them, and put mended rows back."""
+
+
 for panel, commands in {
     translate("Start"): (init, doctor, download, explain, schema),
     translate("Train"): (check, train, compare_methods, f_learning),
@@ -48,6 +55,9 @@ for panel, commands in {
     for command in commands:
         add_command(app, command, command.__name__.replace("_", "-"), panel)
 add_command(bench, bench_machine, "machine")
+for command in (clean, join, repair):
+    add_command(data, command)
+app.add_typer(data, name="data", rich_help_panel=translate("Start"))
 app.add_typer(bench, name="bench", rich_help_panel=translate("Inspect"))
 
 

@@ -55,7 +55,7 @@ def build() -> Handbook:
         if key:
             keys[key]["help"] = keys[key]["help"] or _first_sentence(section)
     parts: dict[str, Part] = {}
-    for kind in ("method", "objective", "regularizer", "optimizer", "clip", "metric", "compressor"):
+    for kind in ("method", "objective", "regularizer", "optimizer", "clip", "metric", "compressor", "cleaner"):
         for name in names(kind):
             part = find(kind, name)
             settings = {key: _entry(field) for key, field in part.model_fields.items()}

@@ -28,7 +28,9 @@ class SourceLocation:
     line: int
     """Counted from 1; in a table, the row."""
     offset: int | None = None
-    """Bytes from the start of the file, for formats with lines."""
+    """Bytes from the start of the (unpacked) file, for formats with lines."""
+    length: int | None = field(default=None, compare=False)
+    """Bytes of the row with its line end; None where there is no offset, or to the end of the file."""
 
     def __str__(self) -> str:
         if self.offset is None:
@@ -334,6 +336,8 @@ class BadRow:
     where: SourceLocation
     reason: Message
     excerpt: str = ""
+    code: str = "row"
+    """The kind of reason, for counting: encoding, json, csv, scan ...; row: its columns make no example."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reason", Message(self.reason))

@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_core import core_schema
 
+from weitiao.core.cleaner import Cleaner
 from weitiao.core.component_field import ClipField, ComponentField
 from weitiao.core.errors import InvalidValue
 from weitiao.core.memory_rows import as_json_lines, is_rows
@@ -56,13 +57,31 @@ def default_component(kind: str) -> Any:
     return Field(default_factory=lambda: find(kind, DEFAULT_COMPONENTS[kind])())
 
 
+class OneOrMore:
+    """A list; a single element may be written without the list."""
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict:
+        list_schema = handler(schema)
+        return {"anyOf": [list_schema, list_schema["items"]]}
+
+
+def _as_components(value: Any) -> Any:
+    return [value] if isinstance(value, (str, dict, Component)) else value
+
+
 class Source(Settings):
     """One source of data: its settings, or only its path."""
 
     path: str
-    """A file, a folder, or a pattern of files (data/*.jsonl)."""
+    """A file, a folder, a pattern of files (data/*.jsonl), or a data set: hf:owner/name, modelscope:owner/name."""
     format: str = "auto"
     """File format: a name from data/readers; auto: by the file's extension."""
+    subset: str | None = None
+    """Subset of a hub's data set; null: its only one, or the one called default."""
+    split: str = "train"
+    """Split of a hub's data set."""
+    revision: str | None = None
+    """Revision of a hub's data set (a commit, a branch, a tag); null: the newest one, which is then kept."""
     columns: dict[str, str] | None = None
     """Which column means what, for example {prompt: question, completion: answer}; default: inferred and printed (of
     validation and test files: as the data's)."""
@@ -73,9 +92,14 @@ class Source(Settings):
     limit: int | None = Field(default=None, ge=1)
     """Use only the first rows, up to this number."""
     encoding: str = "auto"
-    """Text encoding (gb18030, latin-1 ...); auto: UTF-8, with or without a BOM."""
+    """Text encoding (gb18030, latin-1 ...); auto: UTF-8, or what is proven of the file (GB18030, Big5, UTF-16)."""
     parse_special_tokens: bool = False
     """Special tokens that its texts spell (<|im_end|>) become control tokens; default: they are encoded as text."""
+    cleaners: Annotated[
+        tuple[Annotated[Cleaner, ComponentField("cleaner")], ...], BeforeValidator(_as_components), OneOrMore()
+    ] = ()
+    """Rules that clean its rows, in this order: names from data/cleaners (unicode, html, language ...), or {name: ..., its
+    settings}. Validation and test files are left as they are."""
     _rows: tuple[str, ...] | None = PrivateAttr(None)
     """Rows in memory, as JSON lines; then the path is memory:<hash> until they are written into a Run."""
 
@@ -108,14 +132,6 @@ class Source(Settings):
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict:
         return {"anyOf": [handler(schema), {"type": "string"}]}
-
-
-class OneOrMore:
-    """A list; a single element may be written without the list."""
-
-    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict:
-        list_schema = handler(schema)
-        return {"anyOf": [list_schema, list_schema["items"]]}
 
 
 def _as_list(sources: Any, info: ValidationInfo) -> Any:

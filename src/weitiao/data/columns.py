@@ -4,11 +4,13 @@ import ast
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping as MappingOf
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from weitiao.core.cleaner import PartRole
 from weitiao.core.errors import InvalidValue
 from weitiao.core.example import Example
 from weitiao.core.messages import Message
@@ -35,6 +37,10 @@ class ColumnMapping:
     """Every column that `make` reads: what the others hold is reported."""
     unread_keys: Callable[[dict[str, Any]], Iterable[str]] | None = None
     """The keys inside a record's columns that hold something and that `make` does not read: messages[].mood."""
+    texts: MappingOf[str, PartRole] = field(default_factory=dict)
+    """The columns whose strings are text, and what each is to the model; a column of messages has roles of its own."""
+    has_offsets: bool = False
+    """Other columns count characters of these texts: they may not change."""
 
     def to_example(self, record: Record) -> Example:
         """The Example of a record.
@@ -77,6 +83,14 @@ class Mapping(Protocol):
 def columns_of(*names: str | None) -> tuple[str, ...]:
     """The names that are not None: what a mapping reads."""
     return tuple(dict.fromkeys(name for name in names if name))
+
+
+def texts_of(**columns: Sequence[str | None]) -> dict[str, PartRole]:
+    """
+    >>> texts_of(prompt=("question", None), answer=("reply",))
+    {'question': 'prompt', 'reply': 'answer'}
+    """
+    return {name: role for role, names in columns.items() for name in names if name}  # pyright: ignore
 
 
 # -- cells ------------------------------------------------------------------------------------------------------------

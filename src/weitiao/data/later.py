@@ -5,17 +5,17 @@
     weitiao evaluate RUN --data test.csv         reads body and topic; as gb18030, unless the file is UTF-8
 """
 
-import codecs
 import itertools
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import find_module
+from weitiao.data.encodings import encoding_of
 from weitiao.data.read import INFERENCE_ROWS, file_endings, files_of, reader_of
 from weitiao.data.records import Reader, Record
+from weitiao.data.unpacking import ending_of
 
-CHUNK = 2**20  # bytes that are decoded at once
 AUTO = "auto"
 ANSWERS = {  # in `columns`
     "answers", "completion", "document", "entities", "label", "negatives", "score", "seen", "tags", "target",
@@ -48,8 +48,8 @@ def with_settings_of(source: Source, training: Sequence[Source], has_answers: bo
 
 def _format(source: Source, earlier: Sequence[Source]) -> str | None:
     """The training files' format, for a file with the same ending, or with one that no reader knows."""
-    endings = {Path(x.path).suffix.lower(): x.format for x in earlier if x.format != AUTO}
-    ending = Path(source.path).suffix.lower()
+    endings = {ending_of(Path(x.path)): x.format for x in earlier if x.format != AUTO}
+    ending = ending_of(Path(source.path))
     return endings.get(ending, next(iter(endings.values()), None) if ending and ending not in file_endings() else None)
 
 
@@ -61,15 +61,8 @@ def _encoding(source: Source, earlier: Sequence[Source]) -> str | None:
 
 def is_utf8(file: Path) -> bool:
     """Whether every byte of a file is that of UTF-8 text."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    try:
-        with open(file, "rb") as opened:
-            for data in iter(lambda: opened.read(CHUNK), b""):
-                decoder.decode(data)
-            decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        return False
-    return True
+    proven = encoding_of(file)
+    return proven.codec.startswith("utf-8") and not proven.is_mixed
 
 
 def trained_columns(training: Sequence[Source], task: str, present: Collection[str]) -> dict[str, str] | None:

@@ -16,7 +16,9 @@ from weitiao.core.recipe_sections import Source
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.score import MIN_ROWS
+from weitiao.data.cleaning import FileCleaning
 from weitiao.data.encode import Encoded, Rows, encode
+from weitiao.data.hub import is_hub_id, pinned_dataset
 from weitiao.data.label_checks import refuse_missing_classes
 from weitiao.data.later import with_settings_of
 from weitiao.data.loader import InOrder
@@ -27,6 +29,7 @@ from weitiao.data.tokenization import ChatProcessor
 MAX_CHARACTERS = 1000  # of a row that is described
 EVAL_BATCH_TOKENS = 2048  # no gradients are stored
 BAD_ROWS = "bad_rows.jsonl"
+CLEANED = "cleaned.jsonl"
 
 
 @dataclass(frozen=True)
@@ -171,11 +174,15 @@ def read(sources: Sequence[Source], recipe: Recipe, run: Run, reporter: Reporter
     except TooManyBadRows as error:
         write_bad_rows(run, error.bad)
         raise
+    for source in filter(lambda x: is_hub_id(x.path), sources):
+        pinned = pinned_dataset(source)
+        reporter.report(run, Decision(f"data.revision[{source.path}]", pinned.revision, pinned.reason))
     for x in reading.columns:
         reason = IN_RECIPE if x.explicit else Message("inferred from the first rows")
         reporter.report(run, Decision(f"data.columns[{x.file}]", x.mapping.description, reason))
         for notice in x.notices():
             reporter.say(notice)
+    report_cleaning(reading.cleaned, run, reporter)
     earlier = run.read("resolved.json", {}).get("columns", {})
     run.record(columns=earlier | {x.file: x.as_json() for x in reading.columns})
     write_bad_rows(run, reading.bad)
@@ -266,10 +273,22 @@ def read_corpus(recipe: Recipe) -> list[SourcedExample]:
     return [replace(x, example=Task(x.task, pair) if x.task else pair) for x, pair in documents]
 
 
+def report_cleaning(cleaned: Sequence[FileCleaning], run: Run, reporter: Reporter) -> None:
+    """Say what each rule did, and write every change with the text as it was to cleaned.jsonl."""
+    if not cleaned:
+        return
+    for x in cleaned:
+        for line in x.findings():
+            reporter.say(line.message)
+    old = [x for x in run.read(CLEANED) if x["file"] not in {y.file for y in cleaned}]
+    run.write(CLEANED, [*old, *(record for x in cleaned for record in x.audit)])
+    reporter.say(Message("the texts as they were: {file}", file=f"{run.folder}/{CLEANED}"), "dim")
+
+
 def write_bad_rows(run: Run, bad: Sequence[BadRow]) -> None:
-    """Add to bad_rows.jsonl: file, line, byte offset, reason, and the start of the row."""
+    """Add to bad_rows.jsonl: file, line, byte offset and length, code, reason, and the start of the row."""
     if bad:
-        lines = [{**asdict(x.where), "reason": str(x.reason), "excerpt": x.excerpt} for x in bad]
+        lines = [{**asdict(x.where), "code": x.code, "reason": str(x.reason), "excerpt": x.excerpt} for x in bad]
         old = run.read(BAD_ROWS)
         run.write(BAD_ROWS, old + [line for line in lines if line not in old])
 

@@ -27,14 +27,19 @@ from weitiao.core.objective import Objective
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import find_module, names
 from weitiao.data.character_offsets import check_offsets
+from weitiao.data.cleaning import FileCleaning
 from weitiao.data.column_use import ColumnUse
 from weitiao.data.columns import is_blank, is_empty
+from weitiao.data.encodings import encoding_of
 from weitiao.data.file_kinds import check_json, check_kind
+from weitiao.data.hub import dataset_files, is_hub_id
 from weitiao.data.label_checks import check_limit
 from weitiao.data.mapping import find_mapping
 from weitiao.data.records import ExcludedRow, Reader, Record
+from weitiao.data.unpacking import ending_of, holds_rows, in_archive, is_archive, members, on_disk
 
 INFERENCE_ROWS = 50  # first records, from which the mapping is inferred
+BINARY = ("arrow", "parquet", "pdf")  # formats that have no encoding
 ROW_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError)  # a bad row, not the end of the run
 
 
@@ -48,6 +53,8 @@ class Reading:
     """Which columns of each file are read, and what the others hold."""
     checks: list[Finding] = field(default_factory=list)
     """What `limit` leaves out, and how offsets were counted."""
+    cleaned: list[FileCleaning] = field(default_factory=list)
+    """What the cleaners did, for each file of a source that has some."""
 
     @property
     def mappings(self) -> dict[str, str]:
@@ -56,7 +63,8 @@ class Reading:
 
     def findings(self) -> list[Finding]:
         """Columns that are not read, and the checks of each file."""
-        return [*(finding for x in self.columns for finding in x.findings()), *self.checks]
+        of_files = (finding for x in (*self.columns, *self.cleaned) for finding in x.findings())
+        return [*of_files, *self.checks]
 
 
 def read_sources(
@@ -87,6 +95,8 @@ def read_sources(
     if not reading.examples and reading.bad:
         first = reading.bad[0]
         raise DataError("data: no row can be used. First: {where}: {reason}", where=first.where, reason=first.reason)
+    if not reading.examples and (left_out := sum(sum(x.counts.left_out.values()) for x in reading.cleaned)):
+        raise DataError("data: the cleaners leave out all {n:,} rows.", n=left_out)
     if not reading.examples and (excluded := sum(x.excluded.total() for x in reading.columns)):
         raise DataError("data: all {n:,} rows are marked as not to be trained on.", n=excluded)
     if not reading.examples:
@@ -100,16 +110,18 @@ def files_of(source: Source) -> list[Path]:
     Raises:
         DataError: there are none.
     """
-    path = Path(source.path).expanduser()
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        files = sorted(x for x in path.iterdir() if x.suffix.lower() in file_endings())
+    if is_hub_id(source.path):
+        return dataset_files(source)
+    path, endings = Path(source.path).expanduser(), file_endings()
+    if path.is_file() or in_archive(path):
+        files = [path]
+    elif path.is_dir():
+        files = sorted(x for x in path.iterdir() if ending_of(x) in endings or holds_rows(x, endings))
     else:
         files = [Path(x) for x in sorted(glob.glob(str(path), recursive=True))]
     if not files:
         raise DataError("data: there is no file {path}.", path=source.path)
-    return files
+    return [x for file in files for x in (members(file, endings) if file.is_file() and is_archive(file) else [file])]
 
 
 def reader_of(file: Path, source: Source) -> str:
@@ -122,7 +134,7 @@ def reader_of(file: Path, source: Source) -> str:
     if source.format != "auto":
         find_module(Reader, source.format)
         return source.format
-    able = [name for name in names(Reader) if file.suffix.lower() in find_module(Reader, name).ENDINGS]
+    able = [name for name in names(Reader) if ending_of(file) in find_module(Reader, name).ENDINGS]
     looks_like = {name: getattr(find_module(Reader, name), "looks_like", None) for name in able}
     for name in sorted(able, key=lambda name: looks_like[name] is None):
         check = looks_like[name]
@@ -136,6 +148,14 @@ def reader_of(file: Path, source: Source) -> str:
     )
 
 
+def findings_of(file: Path, reader: str, source: Source) -> list[Finding]:
+    """What was decided or lost when a file is read: its encoding, digits that Excel dropped, footnotes ..."""
+    own = getattr(find_module(Reader, reader), "findings", None)
+    if own is not None:
+        return list(own(file))
+    return list(encoding_of(file).findings(file)) if source.encoding == "auto" and reader not in BINARY else []
+
+
 def file_endings() -> set[str]:
     """The file name endings that a reader knows."""
     return {ending for name in names(Reader) for ending in find_module(Reader, name).ENDINGS}
@@ -144,12 +164,13 @@ def file_endings() -> set[str]:
 def _read_file(
     file: Path, source: Source, number: int, example_type: type, reading: Reading, earlier: Collection[str]
 ) -> None:
-    if file.stat().st_size == 0:
+    if on_disk(file).stat().st_size == 0:
         raise DataError("data: {file} is empty.", file=file)
     reader = reader_of(file, source)
     check_kind(file, reader)
     if source.format == "auto":
         check_json(file, reader)
+    reading.checks += findings_of(file, reader, source)
     items = iter(find_module(Reader, reader).read(file, source.encoding))
     head = list(itertools.islice(items, INFERENCE_ROWS))
     records = [x.fields for x in head if isinstance(x, Record)]
@@ -168,6 +189,10 @@ def _read_file(
     use = ColumnUse(str(file), mapping, source.columns is not None)
     reading.columns.append(use)
     chained = itertools.chain(head, items)
+    if source.cleaners:
+        cleaning = FileCleaning(str(file), source.cleaners, mapping)
+        reading.cleaned.append(cleaning)
+        chained = cleaning.rows(chained)
     rows = _examples(chained, use, number, source)
     first, first_bad = len(reading.examples), len(reading.bad)
     for item in itertools.islice(rows, source.limit):

@@ -36,6 +36,7 @@ from weitiao.data.label_checks import check_labels
 from weitiao.data.loader import Loader
 from weitiao.data.prepare import Encoder, read, read_and_split, read_corpus, report_rows
 from weitiao.data.read import Reading, files_of
+from weitiao.data.unpacking import on_disk
 from weitiao.data.vocabulary import check_vocabulary
 from weitiao.evaluate.drift import Drift
 from weitiao.evaluate.examination.items import PreparedExam
@@ -318,8 +319,9 @@ def resume_identity(recipe: Recipe, resolved: Resolved, data: str, tokenizer: st
     ((batch_key, batch),) = resolved.batch.items()
     train = recipe.train.model_dump(mode="json", include=fixed_on_resume(Train))
     return {
-        **{f"{FILE}{file}": file_sha256(file)[:12] for file in data_files(recipe)},
+        **{f"{FILE}{file}": file_sha256(on_disk(file))[:12] for file in data_files(recipe)},
         "data": data,
+        **{f"cleaners of {x.path}": json.dumps([y.identity() for y in x.cleaners]) for x in recipe.data if x.cleaners},
         "tokenizer and template": tokenizer,
         f"train.{batch_key}": str(batch),
         "steps": str(resolved.steps),

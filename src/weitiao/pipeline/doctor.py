@@ -22,7 +22,9 @@ from weitiao.model.kernels import library as kernels
 Status = Literal["ok", "warning", "missing"]
 
 EXTRAS = {  # an extra of the wheel -> the modules it installs, and what it is for
-    "modelscope": (("modelscope",), Message("base models from modelscope:<id>")),
+    "modelscope": (("modelscope", "modelscope_hub"), Message("base models and data sets from modelscope:<id>")),
+    "data": (("py3langid", "selectolax"), Message("cleaners language and html")),
+    "docs": (("python_calamine", "pypdfium2"), Message("workbooks (.xlsx) and PDF as data")),
     "peft": (("peft",), Message("method: peft")),
     "qlora": (("bitsandbytes",), Message("method: qlora with 4 bits")),
     "jieba": (("jieba",), Message("whole_word_mask: jieba")),

@@ -4,13 +4,12 @@ exam does not name."""
 from collections.abc import Sequence
 from pathlib import Path
 
-import huggingface_hub
-
 from weitiao.core.errors import DataError, InvalidValue, RecipeError
 from weitiao.core.exam import DEFAULT, Exam, PackagedFile, read_exam
 from weitiao.core.example import BadRow
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import find_module
+from weitiao.data.hub import HUGGING_FACE, dataset_files
 from weitiao.data.read import files_of, reader_of
 from weitiao.data.records import Reader
 from weitiao.evaluate.examination.fact_options import FactSource
@@ -18,8 +17,6 @@ from weitiao.evaluate.examination.folders import folder_rows
 from weitiao.evaluate.examination.harness_task import is_task, read_task, write_task
 from weitiao.evaluate.examination.items import PreparedExam, SourceRow, make_items, prepare
 from weitiao.model.loading.packages import PackageFile
-
-PARQUET = "refs/convert/parquet"  # where the hub keeps every dataset as Parquet, so that no dataset's code is run
 
 
 def open_exams(names: Sequence[str]) -> list[PreparedExam]:
@@ -118,16 +115,7 @@ def _file_rows(exam: Exam, path: Path) -> list[SourceRow]:
 
 def _hub_files(exam: Exam, split: str) -> list[Path]:
     """A split of a dataset of the Hugging Face hub, as Parquet files; they are downloaded once."""
-    name, wanted = exam.data.hub, f"{exam.data.config or 'default'}/{split}/"
     try:
-        listed = huggingface_hub.list_repo_files(name, repo_type="dataset", revision=PARQUET)
-        files = sorted(x for x in listed if x.startswith(wanted) and x.endswith(".parquet"))
-        paths = [Path(huggingface_hub.hf_hub_download(name, x, repo_type="dataset", revision=PARQUET)) for x in files]
-    except Exception as error:  # the network, a name, a right: whatever it is, the user needs one sentence
-        raise DataError("exam {exam}: {hub} cannot be read: {error}", exam=exam.name, hub=name, error=str(error)) from None
-    if not paths:
-        known = ", ".join(sorted({x.rpartition("/")[0] for x in listed if x.endswith(".parquet")}))
-        raise DataError(
-            "exam {exam}: {hub} has no {split}; it has: {known}", exam=exam.name, hub=name, split=wanted, known=known
-        )
-    return paths
+        return dataset_files(Source(path=f"{HUGGING_FACE}{exam.data.hub}", subset=exam.data.config or None, split=split))
+    except DataError as error:
+        raise DataError("exam {exam}: {problem}", exam=exam.name, problem=error.message) from None

@@ -31,8 +31,9 @@ from weitiao.core.trainable_model import TrainableModel, evaluating
 from weitiao.data.columns import ColumnMapping
 from weitiao.data.later import trained_columns, with_settings_of
 from weitiao.data.mapping import find_inference_mapping
-from weitiao.data.read import ROW_ERRORS, reader_of
+from weitiao.data.read import ROW_ERRORS, files_of, reader_of
 from weitiao.data.records import Reader, Record
+from weitiao.data.unpacking import is_packed
 from weitiao.pipeline.load import BaseAssets
 from weitiao.plan.resolve import choose_max_length, choose_overlong
 
@@ -266,7 +267,7 @@ def predict_file(
         open(f"{bad}.part", "w", encoding="utf-8") as refused,
         Progress(*bar, console=reporter.console, transient=True, disable=not is_live(reporter.console)) as progress,
     ):
-        bar_id = progress.add_task("rows", total=Path(file).stat().st_size)
+        bar_id = progress.add_task("rows", total=None if is_packed(Path(file)) else Path(file).stat().st_size)
         for chunk, offset in _read(source):
             encoded = predictor.encode(chunk, file)
             for line in predictor.records([x for x in encoded if isinstance(x, InputRow)]):
@@ -286,8 +287,8 @@ def predict_file(
 
 def _read(source: Source) -> Iterator[tuple[list[Record | BadRow], int | None]]:
     """The file's rows in chunks, and the byte offset that each chunk reaches."""
-    file = Path(source.path)
-    records = iter(find_module(Reader, reader_of(file, source)).read(file, source.encoding))
+    readers = ((file, find_module(Reader, reader_of(file, source))) for file in files_of(source))
+    records = (x for file, reader in readers for x in reader.read(file, source.encoding))
     while chunk := list(itertools.islice(records, CHUNK)):
         yield chunk, chunk[-1].where.offset
 

@@ -130,7 +130,7 @@ def _look(data: str, objective: str, encoding: str) -> Look:
     readable = [x for x in head if x is not None]
     if not readable:
         raise DataError("{data}: no row is usable.", data=data)
-    look = _choose(readable, data, objective)
+    look = choose_mapping(readable, data, objective)
     for record in itertools.islice(itertools.chain(head, records), ROWS):
         example = _example(record, look.mapping)
         if example is None:
@@ -156,7 +156,7 @@ def _records(data: str, encoding: str) -> Iterator[Record | None]:
             yield x if isinstance(x, Record) else None
 
 
-def _choose(records: Sequence[Record], data: str, objective: str) -> Look:
+def choose_mapping(records: Sequence[Record], data: str, objective: str) -> Look:
     """The objective that was requested, or the first of PREFERENCE that the columns fit."""
     columns = [x.fields for x in records]
     if objective:

@@ -130,12 +130,12 @@ def test_csv_unclosed_quote_reported(tmp_path: Path) -> None:
     assert items[-1].where.line == 3 and "unexpected end of data" in str(items[-1].reason)
 
 
-def test_csv_encoding_named(tmp_path: Path) -> None:
+def test_csv_of_chinese_excel(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
-    file.write_bytes("问题,回答\n今天,天气好\n".encode("gbk"))
-    with pytest.raises(DataError, match="a.csv: not utf-8"):
-        read(file)
-    assert fields(read(file, "gb18030")) == [{"问题": "今天", "回答": "天气好"}]
+    file.write_bytes("问题,回答\r\n今天,天气好\r\n".encode("gbk"))
+    assert fields(read(file)) == fields(read(file, "gb18030")) == [{"问题": "今天", "回答": "天气好"}]
+    with pytest.raises(DataError, match="a.csv: not ascii at byte 0 of the line"):
+        read(file, "ascii")
 
 
 def test_parquet(tmp_path: Path) -> None:
@@ -148,14 +148,16 @@ def test_parquet(tmp_path: Path) -> None:
         read(file)
 
 
-@pytest.mark.parametrize("text", [pytest.param("今天天气"), "今天天气x", pytest.param("你好 x世界")])
-def test_gbk_named_never_guessed(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["今天天气", "今天天气x", "你好 x世界"])
+def test_gbk_proven_or_asked(tmp_path: Path, text: str) -> None:
     file = tmp_path / "a.txt"
     file.write_bytes(text.encode("gbk"))
+    assert fields(read(file)) == [{"text": text}]
+    file.write_bytes("是".encode("gbk"))  # one character is no proof
     (bad,) = read(file)
-    assert isinstance(bad, BadRow)
-    assert str(bad.reason).endswith("It decodes as gb18030: set encoding: gb18030 for this source")
-    assert fields(read(file, "gb18030")) == [{"text": text}]
+    assert isinstance(bad, BadRow) and bad.code == "encoding"
+    assert "set the encoding of this source, as in encoding: gb18030" in str(bad.reason)
+    assert fields(read(file, "gb18030")) == [{"text": "是"}]
 
 
 @pytest.mark.parametrize("raw", [b"caf\xe9 noir.", b"\xff\xff\xff"])
@@ -191,7 +193,7 @@ def test_one_bad_line_in_ten_thousand(tmp_path: Path) -> None:
 def test_folder_glob_and_limit(tmp_path: Path) -> None:
     for name in ("b.jsonl", "a.jsonl"):
         jsonl(tmp_path / name)
-    (tmp_path / "notes.docx").write_text("not read")
+    (tmp_path / "notes.odt").write_text("not read")
     assert [x.name for x in files_of(Source(path=str(tmp_path)))] == ["a.jsonl", "b.jsonl"]
     assert [x.name for x in files_of(Source(path=f"{tmp_path}/b*.jsonl"))] == ["b.jsonl"]
     reading = read_sources([Source(path=str(tmp_path), limit=2), Source(path=f"{tmp_path}/a.jsonl", limit=1)], SFT(), 0.0)
@@ -199,15 +201,15 @@ def test_folder_glob_and_limit(tmp_path: Path) -> None:
 
 
 def test_unknown_file_extension(tmp_path: Path) -> None:
-    (tmp_path / "a.docx").write_text("x")
+    (tmp_path / "a.rows").write_text("x")
     with pytest.raises(
-        DataError, match=r"no reader for the file name ending of .*known are .*.csv, .json, .jsonl.*Or set the format"
+        DataError, match=r"no reader for the file name ending of .*known are .*.csv, .*.json, .jsonl.*Or set the format"
     ):
-        read_sources([Source(path=str(tmp_path / "a.docx"))], CausalLM(), 0.0)
-    jsonl(tmp_path / "a.docx")
-    assert len(read_sources([Source(path=str(tmp_path / "a.docx"), format="jsonl")], SFT(), 0.0).examples) == 3
+        read_sources([Source(path=str(tmp_path / "a.rows"))], CausalLM(), 0.0)
+    jsonl(tmp_path / "a.rows")
+    assert len(read_sources([Source(path=str(tmp_path / "a.rows"), format="jsonl")], SFT(), 0.0).examples) == 3
     with pytest.raises(RecipeError, match="there is no reader called 'json'. Did you mean 'jsonl'"):
-        read_sources([Source(path=str(tmp_path / "a.docx"), format="json")], SFT(), 0.0)
+        read_sources([Source(path=str(tmp_path / "a.rows"), format="json")], SFT(), 0.0)
 
 
 def test_lone_surrogate_is_bad_row(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from weitiao.data.column_names import (
     first_of,
     first_pair,
 )
-from weitiao.data.columns import NO_INPUT, ColumnMapping, columns_of, is_empty, optional_text, string, unpacked
+from weitiao.data.columns import NO_INPUT, ColumnMapping, columns_of, is_empty, optional_text, string, texts_of, unpacked
 from weitiao.data.json_values import json_kind
 
 EXAMPLE_TYPE = Chat
@@ -76,8 +76,14 @@ def _conversation(key: str, description: str, system: str | None) -> ColumnMappi
     def unread(record: dict[str, Any]) -> list[str]:
         return [f"{key}[].{name}" for name in unread_keys(unpacked(record.get(key)))]
 
-    reads = columns_of(key, system, *TOOLS)
-    return ColumnMapping(description, Chat, lambda record: _chat(record, key, system), reads=reads, unread_keys=unread)
+    return ColumnMapping(
+        description,
+        Chat,
+        lambda record: _chat(record, key, system),
+        reads=columns_of(key, system, *TOOLS),
+        unread_keys=unread,
+        texts=texts_of(prompt=(key,), system=(system,)),
+    )
 
 
 def _pair(
@@ -93,7 +99,9 @@ def _pair(
         turns = (*earlier, Turn("user", question), Turn("assistant", string(record, completion)))
         return checked(turns, read_tools(_tools(record)))
 
-    return ColumnMapping(description, Chat, make, reads=columns_of(prompt, completion, system, more, history, *TOOLS))
+    reads = columns_of(prompt, completion, system, more, history, *TOOLS)
+    texts = texts_of(prompt=(prompt, more, history), answer=(completion,), system=(system,))
+    return ColumnMapping(description, Chat, make, reads=reads, texts=texts)
 
 
 def _with_input(question: str, more: str) -> str:

@@ -7,6 +7,7 @@ one answer                   {"question", "context", "answer": "Goya"}, once in 
 A context without an answer: "answers": [] (or empty lists), "answer": null, or "is_impossible": true.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from weitiao.core.errors import InvalidValue
@@ -14,7 +15,7 @@ from weitiao.core.example import ExtractiveQA
 from weitiao.core.messages import Message
 from weitiao.data.character_offsets import unit_hint
 from weitiao.data.column_names import ANSWER, ANSWERS, CONTEXTS, IMPOSSIBLE, QUESTIONS, STARTS, first_of
-from weitiao.data.columns import ColumnMapping, columns_of, is_empty, string, truth_of, unpacked
+from weitiao.data.columns import ColumnMapping, columns_of, is_empty, string, texts_of, truth_of, unpacked
 
 EXAMPLE_TYPE = ExtractiveQA
 OBJECTIVE = "question_answering"
@@ -67,7 +68,7 @@ def _answers(question: str, context: str, answers: str, impossible: str) -> Colu
         return ExtractiveQA(query, text, _possible(record, impossible, _all_answers(record, answers, text)))
 
     reads = columns_of(question, context, answers, impossible)
-    return ColumnMapping(f"{question} + {context} -> {answers}", ExtractiveQA, make, reads=reads)
+    return _with_answers(f"{question} + {context} -> {answers}", make, reads, (question, context))
 
 
 def _one_answer(question: str, context: str, answer: str, start: str | None, impossible: str) -> ColumnMapping:
@@ -84,7 +85,13 @@ def _one_answer(question: str, context: str, answer: str, start: str | None, imp
 
     optional = f", start: {start}" if start else ""
     reads = columns_of(question, context, answer, start, impossible)
-    return ColumnMapping(f"{question} + {context} -> {answer}{optional}", ExtractiveQA, make, reads=reads)
+    return _with_answers(f"{question} + {context} -> {answer}{optional}", make, reads, (question, context))
+
+
+def _with_answers(
+    description: str, make: Callable[[dict[str, Any]], ExtractiveQA], reads: tuple[str, ...], texts: Sequence[str]
+) -> ColumnMapping:
+    return ColumnMapping(description, ExtractiveQA, make, reads=reads, texts=texts_of(text=texts), has_offsets=True)
 
 
 def _answer_cell(record: dict[str, Any], key: str, text: str, position: Any) -> tuple[Answer, ...]:

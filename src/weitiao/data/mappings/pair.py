@@ -25,7 +25,17 @@ from weitiao.data.column_names import (
     is_one_of,
     plain_name,
 )
-from weitiao.data.columns import ColumnMapping, columns_of, is_empty, number_of, optional_text, text_of, truth_of, unpacked
+from weitiao.data.columns import (
+    ColumnMapping,
+    columns_of,
+    is_empty,
+    number_of,
+    optional_text,
+    text_of,
+    texts_of,
+    truth_of,
+    unpacked,
+)
 from weitiao.data.json_values import json_kind
 
 EXAMPLE_TYPE = Pair
@@ -104,7 +114,8 @@ def _pair(query: str, document: str, negatives: tuple[str, ...], score: str | No
     named = (("negative", ", ".join(negatives)), ("score", score), ("seen", seen))
     optional = "".join(f", {name}: {key}" for name, key in named if key)
     reads = columns_of(query, document, *negatives, score, seen)
-    return ColumnMapping(f"{query} <-> {document}{optional}", Pair, make, reads=reads)
+    texts = texts_of(text=columns_of(query, document, *negatives, seen))
+    return ColumnMapping(f"{query} <-> {document}{optional}", Pair, make, reads=reads, texts=texts)
 
 
 def _listed_texts(record: dict[str, Any], key: str) -> list[str]:

@@ -11,7 +11,7 @@ from weitiao.core.example import AudioText, SourceTarget
 from weitiao.core.messages import Message
 from weitiao.data.audio import load_audio
 from weitiao.data.column_names import AUDIO, OUTPUTS, SOURCES, TEXTS, TRANSCRIPTS, first_of
-from weitiao.data.columns import ColumnMapping, columns_of, string, text_of
+from weitiao.data.columns import ColumnMapping, columns_of, string, text_of, texts_of
 
 EXAMPLE_TYPE = SourceTarget
 OBJECTIVE = "seq2seq"
@@ -55,7 +55,8 @@ def _source_target(source: str, target: str) -> ColumnMapping:
     def make(record: dict[str, Any]) -> SourceTarget:
         return SourceTarget(text_of(record, source), text_of(record, target))
 
-    return ColumnMapping(f"{source} -> {target}", SourceTarget, make, reads=(source, target))
+    texts = texts_of(prompt=(source,), answer=(target,))
+    return ColumnMapping(f"{source} -> {target}", SourceTarget, make, reads=(source, target), texts=texts)
 
 
 def _audio_text(audio: str, transcript: str | None) -> ColumnMapping:
@@ -68,4 +69,5 @@ def _audio_text(audio: str, transcript: str | None) -> ColumnMapping:
         return AudioText(file, text_of(record, transcript) if transcript else "")
 
     description = f"{audio} -> {transcript}" if transcript else audio
-    return ColumnMapping(description, SourceTarget, make, load_audio, columns_of(audio, transcript))
+    reads, texts = columns_of(audio, transcript), texts_of(answer=(transcript,))
+    return ColumnMapping(description, SourceTarget, make, load_audio, reads, texts=texts)

@@ -5,7 +5,7 @@ from typing import Any
 from weitiao.core.example import Text
 from weitiao.core.messages import Message
 from weitiao.data.column_names import PLAIN_TEXTS, first_of
-from weitiao.data.columns import ColumnMapping, string
+from weitiao.data.columns import ColumnMapping, string, texts_of
 
 EXAMPLE_TYPE = Text
 OBJECTIVE = "causal_lm"
@@ -33,4 +33,4 @@ def for_inference(columns: dict[str, str], first_values: dict[str, Any]) -> Colu
 
 
 def _text(key: str) -> ColumnMapping:
-    return ColumnMapping(key, Text, lambda record: Text(string(record, key)), reads=(key,))
+    return ColumnMapping(key, Text, lambda record: Text(string(record, key)), reads=(key,), texts=texts_of(text=(key,)))

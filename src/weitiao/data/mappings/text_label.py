@@ -6,7 +6,7 @@ from weitiao.core.errors import InvalidValue
 from weitiao.core.example import TextLabel
 from weitiao.core.messages import Message
 from weitiao.data.column_names import LABELS, TEXTS, first_of
-from weitiao.data.columns import ColumnMapping, class_name, text_of, unpacked, without_commas
+from weitiao.data.columns import ColumnMapping, class_name, text_of, texts_of, unpacked, without_commas
 
 EXAMPLE_TYPE = TextLabel
 OBJECTIVE = "classification"
@@ -42,4 +42,4 @@ def _text_label(text: str, label: str) -> ColumnMapping:
             raise InvalidValue("column {column!r} is {value!r}: write a list with commas", column=label, value=labels[:40])
         return TextLabel(content, (class_name(record.get(label), label),))
 
-    return ColumnMapping(f"{text} -> class: {label}", TextLabel, make, reads=(text, label))
+    return ColumnMapping(f"{text} -> class: {label}", TextLabel, make, reads=(text, label), texts=texts_of(text=(text,)))

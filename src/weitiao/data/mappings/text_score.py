@@ -9,7 +9,7 @@ from weitiao.core.errors import InvalidValue
 from weitiao.core.example import TextScore
 from weitiao.core.messages import Message
 from weitiao.data.column_names import NUMERIC_LABELS, TEXT_PAIRS, TEXTS, VALUES, first_of, first_pair
-from weitiao.data.columns import ColumnMapping, columns_of, number_of, text_of, unpacked
+from weitiao.data.columns import ColumnMapping, columns_of, number_of, text_of, texts_of, unpacked
 
 EXAMPLE_TYPE = TextScore
 OBJECTIVE = "regression"
@@ -59,7 +59,8 @@ def _text_score(text: str, other: str | None, value: str) -> ColumnMapping:
         return TextScore(text_of(record, text), values, _other_text(record, other))
 
     description = f"{_described(text, other)} -> number: {value}"
-    return ColumnMapping(description, TextScore, make, reads=columns_of(text, other, value))
+    reads, texts = columns_of(text, other, value), texts_of(text=(text, other))
+    return ColumnMapping(description, TextScore, make, reads=reads, texts=texts)
 
 
 def _described(text: str, other: str | None) -> str:

@@ -15,7 +15,7 @@ from weitiao.core.example import TokenTags
 from weitiao.core.messages import Message
 from weitiao.data.character_offsets import END_INSIDE, UTF16, offset_hint
 from weitiao.data.column_names import POSSIBLE_SPANS, SPANS, TAGS, TEXTS, TOKENS, first_of
-from weitiao.data.columns import ColumnMapping, columns_of, is_empty, text_of, unpacked
+from weitiao.data.columns import ColumnMapping, columns_of, is_empty, text_of, texts_of, unpacked
 from weitiao.data.word_units import join_tokens, split_units
 
 EXAMPLE_TYPE = TokenTags
@@ -92,7 +92,8 @@ def _token_tags(tokens: str, tags: str) -> ColumnMapping:
             )
         return TokenTags(text, units, tuple(_tag(x, i, tags) for i, x in enumerate(values)))
 
-    return ColumnMapping(f"{tokens} -> tags: {tags}", TokenTags, make, reads=(tokens, tags))
+    reads, texts = (tokens, tags), texts_of(text=(tokens,))
+    return ColumnMapping(f"{tokens} -> tags: {tags}", TokenTags, make, reads=reads, texts=texts, has_offsets=True)
 
 
 def _tag(value: Any, i: int, column: str) -> str:
@@ -135,7 +136,8 @@ def _text_spans(text: str, column: str) -> ColumnMapping:
         entities = [_entity(span, units, content) for span in spans]
         return TokenTags(content, tuple(units), tuple(entities_to_tags(entities, len(units))))
 
-    return ColumnMapping(f"{text} -> tags: {column}", TokenTags, make, reads=(text, column))
+    reads, texts = (text, column), texts_of(text=(text,))
+    return ColumnMapping(f"{text} -> tags: {column}", TokenTags, make, reads=reads, texts=texts, has_offsets=True)
 
 
 def _is_span(value: Any = None) -> bool:

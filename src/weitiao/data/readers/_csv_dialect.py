@@ -6,7 +6,7 @@ Chosen is the dialect in which the first rows have no error and all as many fiel
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from weitiao.core.errors import InvalidValue
@@ -26,10 +26,10 @@ class Dialect:
     skip_blanks: bool = False
     quoted: bool = True
 
-    def rows(self, text: str) -> Iterator[tuple[int, list[str] | str]]:
-        """(line, cells) of each row; where a row is broken, what is wrong with it."""
+    def rows(self, lines: Iterable[str]) -> Iterator[tuple[int, list[str] | str]]:
+        """(line, cells) of each row; where a row is broken, what is wrong with it. Takes no line before it is needed."""
         rows = csv.reader(
-            io.StringIO(text, newline=""),
+            lines,
             delimiter=self.delimiter,
             escapechar=self.escape,
             doublequote=self.escape is None,
@@ -71,7 +71,7 @@ def choose_dialect(text: str, usual: str) -> Dialect:
 def _fit(dialect: Dialect, text: str) -> float:
     """The share of the first rows that have as many fields as the header; 0 if that has one field."""
     width, rows, fitting = 0, 0, 0
-    for _, row in dialect.rows(text):
+    for _, row in dialect.rows(io.StringIO(text, newline="")):
         if rows > SAMPLE_ROWS:
             break
         if row == []:

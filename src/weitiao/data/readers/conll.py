@@ -8,7 +8,8 @@ and so are comments ("# id 7") before a sentence.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -22,7 +23,7 @@ TAG = re.compile(r"O|[A-Z]-.+")
 
 def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
     """One record per sentence, with the columns `tokens` and `tags` (only `tokens` where the file has one column), located
-    at its first line. A sentence with an unreadable line is a bad row as a whole."""
+    at its first line. A sentence with an unreadable line is a bad row as a whole, named by that line."""
     lines = lines_of(path, encoding)
     for blank, group in groupby(lines, key=lambda x: isinstance(x[1], str) and _is_blank(x[1])):
         if not blank:
@@ -51,20 +52,27 @@ def _sentence(lines: list[tuple[SourceLocation, str | BadRow]]) -> Record | BadR
     rows: list[list[str]] = []
     while len(lines) > 1 and _is_comment(lines[0][1], lines[-1][1]):
         lines = lines[1:]
-    for where, line in lines:
+    where = _together(lines)
+    for place, line in lines:
         if isinstance(line, BadRow):
-            return line
+            return replace(line, where=replace(where, line=place.line))
         columns = _columns(line)
         if rows and len(columns) != len(rows[0]):
             reason = Message(
                 "{n} columns, but the first line of the sentence has {expected}", n=len(columns), expected=len(rows[0])
             )
-            return BadRow(where, reason, line[:200])
+            return BadRow(replace(where, line=place.line), reason, line[:200], "conll")
         rows.append(columns)
     if len(rows) > 2 and len(rows[0]) > 2 and [row[0] for row in rows] == [str(i) for i in range(1, len(rows) + 1)]:
         reason = Message(
             "the first column counts the words (1, 2, 3 ...); it must hold the tokens, and the last one the tags"
         )
-        return BadRow(lines[0][0], reason, str(lines[0][1])[:200])
+        return BadRow(where, reason, str(lines[0][1])[:200], "conll")
     tokens, tags = [row[0] for row in rows], [row[-1] for row in rows]
-    return Record(lines[0][0], {"tokens": tokens, **({"tags": tags} if len(rows[0]) > 1 else {})})
+    return Record(where, {"tokens": tokens, **({"tags": tags} if len(rows[0]) > 1 else {})})
+
+
+def _together(lines: Sequence[tuple[SourceLocation, str | BadRow]]) -> SourceLocation:
+    """The place of a sentence: that of its first line, and the bytes of all."""
+    lengths = [where.length for where, _ in lines]
+    return replace(lines[0][0], length=None if None in lengths else sum(x or 0 for x in lengths))

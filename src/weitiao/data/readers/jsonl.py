@@ -14,6 +14,7 @@ from weitiao.core.example import BadRow, SourceLocation
 from weitiao.core.messages import Message
 from weitiao.data.json_values import complete_objects, json_kind, parse_line, rows_inside, values_of
 from weitiao.data.records import Record, decode, lines_of
+from weitiao.data.unpacking import read_file
 
 ENDINGS = (".jsonl", ".ndjson", ".json")
 LIST_OF_OBJECTS = re.compile(r"\ufeff?\s*\[\s*(\{|\n|$)")
@@ -21,7 +22,7 @@ LIST_OF_OBJECTS = re.compile(r"\ufeff?\s*\[\s*(\{|\n|$)")
 
 def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
     """The records of a file."""
-    text = None if _is_by_line(path, encoding) else decode(path.read_bytes(), encoding, SourceLocation(str(path), 1, 0))
+    text = None if _is_by_line(path, encoding) else decode(read_file(path), encoding, SourceLocation(str(path), 1, 0))
     if isinstance(text, BadRow):
         yield text
     elif text is not None:
@@ -51,7 +52,7 @@ def _lines(path: Path, encoding: str) -> Iterator[Record | BadRow]:
             try:
                 yield _record(where, parse_line(text), text)
             except InvalidValue as error:
-                yield BadRow(where, error.message, text[:200])
+                yield BadRow(where, error.message, text[:200], "json")
 
 
 def _document(path: Path, text: str, encoding: str) -> Iterator[Record | BadRow]:
@@ -64,12 +65,12 @@ def _document(path: Path, text: str, encoding: str) -> Iterator[Record | BadRow]
         if not LIST_OF_OBJECTS.match(text) and 2 * sum(by_line) >= len(by_line):
             yield from _lines(path, encoding)
         else:
-            yield BadRow(whole, error.message, text[:200])
+            yield BadRow(whole, error.message, text[:200], "json")
         return
     try:
         rows = _rows_of(values[0]) if len(values) == 1 else values
     except InvalidValue as error:
-        yield BadRow(whole, error.message, text[:200])
+        yield BadRow(whole, error.message, text[:200], "json")
         return
     for line, value in rows:
         yield _record(SourceLocation(str(path), line), value, str(value))
@@ -88,9 +89,9 @@ def _rows_of(only: tuple[int, Any]) -> list[tuple[int, Any]]:
 
 def _record(where: SourceLocation, value: Any, text: str) -> Record | BadRow:
     if not isinstance(value, dict):
-        return BadRow(where, Message("not an object but {type}", type=json_kind(value)), repr(text)[:200])
+        return BadRow(where, Message("not an object but {type}", type=json_kind(value)), repr(text)[:200], "json")
     try:
         "".join(value).encode("utf-8")
     except UnicodeEncodeError:
-        return BadRow(where, Message("a key has an unpaired surrogate, which is not a character"))
+        return BadRow(where, Message("a key has an unpaired surrogate, which is not a character"), code="json")
     return Record(where, value)

@@ -18,6 +18,7 @@ from weitiao.core.example import BadRow, SourceLocation
 from weitiao.core.messages import Message
 from weitiao.data.json_values import parse
 from weitiao.data.records import Record, decode
+from weitiao.data.unpacking import open_file, read_file
 
 ENDINGS = (".json", ".jsonl")
 HEAD_BYTES = 1 << 16
@@ -26,7 +27,7 @@ FORMAT = '{"data": [{"title": ..., "paragraphs": [{"context": ..., "qas": [...]}
 
 def looks_like(path: Path) -> bool:
     """Whether a JSON file has SQuAD's format."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         head = file.read(HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
     in_data = head.startswith(b"{") and re.search(rb'"data"\s*:\s*\[', head) is not None
     return b'"paragraphs"' in head and (in_data or re.match(rb'\[\s*\{\s*"(title|paragraphs)"', head) is not None)
@@ -38,7 +39,7 @@ def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
     Raises:
         DataError: the file is not JSON, or has no list of documents.
     """
-    text = decode(path.read_bytes(), encoding, SourceLocation(str(path), 1, 0))
+    text = decode(read_file(path), encoding, SourceLocation(str(path), 1, 0))
     if isinstance(text, BadRow):
         raise DataError("{path}: {reason}", path=path, reason=text.reason)
     try:
@@ -62,7 +63,7 @@ def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
                         paragraph=j,
                         format=FORMAT,
                     )
-                    yield BadRow(where, reason, str(qa)[:200])
+                    yield BadRow(where, reason, str(qa)[:200], "squad")
 
 
 class _QuestionLocator:

@@ -1,0 +1,175 @@
+"""`weitiao data clean`, `join` and `repair`: clean files by rules, with an audit of every change."""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from weitiao.cli.run_command import AsJson, Columns, Encoding, Quiet, print_json, split_names, split_pairs, usage_error
+from weitiao.core.errors import RecipeError
+from weitiao.core.messages import Message
+
+if TYPE_CHECKING:
+    from weitiao.pipeline.cleaning_plan import CleaningRequest
+
+DEFAULT = "unicode,invisible,mojibake"
+STYLES = {"same": "dim", "removed": "red strike", "added": "green"}
+SHARD = re.compile(r"(\d+)/(\d+)")
+
+
+def clean(
+    data: Annotated[list[str], typer.Argument(help="A recipe (its data and their cleaners), or files of data.")],
+    out: Annotated[str, typer.Option(help="The folder to write; not for --dry-run.")] = "",
+    cleaners: Annotated[
+        str, typer.Option(help="unicode,html: rules in their order; default: the recipe's, or unicode,invisible,mojibake.")
+    ] = "",
+    columns: Columns = None,
+    encoding: Encoding = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what each rule would do; write nothing.")] = False,
+    shard: Annotated[str, typer.Option(help="3/64: only this stretch of the files; then: weitiao data join.")] = "",
+    processes: Annotated[int, typer.Option(min=0, help="Processes; 0: one for each core.")] = 0,
+    json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Clean rows by rules, one file a rule: every row ends as accepted, repaired, quarantined or duplicate."""
+    from weitiao.core.reporter import Reporter
+    from weitiao.pipeline import cleaning, cleaning_shard
+
+    request = _request(data, cleaners, columns, encoding)
+    console = Console(highlight=False, quiet=quiet or json)
+    if dry_run:
+        counts = cleaning.try_out(request)
+        _show(counts, console)
+        _show_examples(counts, console)
+    elif not out:
+        raise usage_error("name the folder to write with --out, or use --dry-run")
+    elif shard:
+        number, shards = _shard(shard)
+        plan = cleaning.make_plan(request)
+        cleaning.prepare_folder(Path(out), plan, shards)
+        is_new = cleaning_shard.clean_shard(request, Path(out), number, shards)
+        text = "shard {shard} is finished in {folder}" if is_new else "shard {shard} was finished already in {folder}"
+        console.print(str(Message(text, shard=shard, folder=out)), markup=False)
+        return
+    else:
+        counts = cleaning.clean(request, Path(out), processes or os.cpu_count() or 1, Reporter(console))
+        _show(counts, console)
+        _show_folder(out, console)
+    if json:
+        print_json(counts)
+
+
+def join(
+    folder: Annotated[str, typer.Argument(help="The folder of the shards.")], json: AsJson = False, quiet: Quiet = False
+) -> None:
+    """Put the shards of `weitiao data clean --shard` together: the same bytes as without shards."""
+    from weitiao.pipeline import cleaning
+
+    console = Console(highlight=False, quiet=quiet or json)
+    counts = cleaning.join(Path(folder))
+    _show(counts, console)
+    _show_folder(folder, console)
+    if json:
+        print_json(counts)
+
+
+def repair(
+    folder: Annotated[str, typer.Argument(help="A folder that weitiao data clean has written.")],
+    json: AsJson = False,
+) -> None:
+    """Put rows that you have mended in quarantine.jsonl (its `raw`, or `"keep": true`) back in place."""
+    from weitiao.pipeline.quarantine_repair import repair as put_back
+
+    result = put_back(Path(folder))
+    if json:
+        print_json({"back": result.back, "refused": list(result.refused), "untouched": result.untouched})
+        return
+    text = "{back:,} rows are back in {folder}/rows.jsonl; {refused:,} still cannot be used, {untouched:,} are unchanged"
+    fields = {"back": result.back, "refused": len(result.refused), "untouched": result.untouched, "folder": folder}
+    print(Message(text, **fields))
+    for line in result.refused:
+        print(f"  {line}")
+
+
+def _request(data: list[str], cleaners: str, columns: list[str] | None, encoding: str) -> "CleaningRequest":
+    """A recipe's sources, or files, with the rules that are named here."""
+    from weitiao.core.recipe import read_recipe
+    from weitiao.core.recipe_sections import Source
+    from weitiao.core.shipped_recipes import shipped_recipes
+    from weitiao.pipeline.cleaning_plan import CleaningRequest
+
+    named = split_names(cleaners)
+    is_recipe = len(data) == 1 and (Path(data[0]).suffix.lower() in (".yaml", ".yml") or data[0] in shipped_recipes())
+    if is_recipe:
+        recipe = read_recipe(data[0])
+        sources, objective = list(recipe.data), recipe.objective
+        if not named and not any(x.cleaners for x in sources):
+            raise RecipeError(
+                "{file}: its data name no cleaners. Add cleaners: [unicode, html] to a source, or use --cleaners.",
+                file=data[0],
+            )
+    else:
+        columns_by_use = split_pairs(columns, "--columns") or None
+        sources = [Source(path=x, columns=columns_by_use, encoding=encoding) for x in data]
+        objective, named = None, named or split_names(DEFAULT)
+    if named:
+        sources = [Source(**{**x.model_dump(mode="json"), "cleaners": named}) for x in sources]
+    return CleaningRequest.of(sources, objective)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = SHARD.fullmatch(text.strip())
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise usage_error("--shard {text!r}: write number/shards, as in 3/64, counted from 1", text=text)
+    return int(match[1]), int(match[2])
+
+
+def _show(counts: dict[str, Any], console: Console) -> None:
+    """What became of the rows, and what each rule did."""
+    from weitiao.data.cleaning import RuleCounts
+
+    rows = counts["rows"]
+    message = Message(
+        "{rows_in:,} rows: {accepted:,} accepted, {repaired:,} repaired, {quarantined:,} quarantined, "
+        "{duplicate:,} duplicates",
+        rows_in=rows["in"],
+        **{key: x for key, x in rows.items() if key != "in"},
+    )
+    console.print(str(message), markup=False)
+    names = [x["name"] for x in counts["cleaners"]]
+    for line in RuleCounts.from_json(counts["rules_rows"], counts["rules"]).lines(names):
+        console.print(f"  {line}", markup=False)
+
+
+def _show_examples(counts: dict[str, Any], console: Console) -> None:
+    from weitiao.core.text_difference import difference
+
+    for rule, records in counts["examples"].items():
+        console.print(Text(rule, "bold"))
+        for x in records:
+            place = Message("{file}, line {line}", file=x["file"], line=x["line"])
+            console.print(Text(f"  {place} {x.get('field', '')}", "cyan"), soft_wrap=True)
+            if "before" not in x:
+                console.print(Text(f"    {x.get('left_out', x.get('hint', ''))}"), soft_wrap=True)
+                continue
+            pieces = difference(x["before"], x["after"])
+            line = Text("    ").join([Text("")])
+            for kind, piece in pieces:
+                line.append(_visible(piece, kind), STYLES[kind])
+            console.print(Text("    ") + line, soft_wrap=True)
+
+
+def _visible(piece: str, kind: str) -> str:
+    """A piece as it can be seen: line breaks and invisible characters by name; without colours, [-removed-] {+added+}."""
+    shown = "".join(x if x.isprintable() else "⏎" if x == "\n" else f"<U+{ord(x):04X}>" for x in piece)
+    brackets = {"removed": ("[-", "-]"), "added": ("{+", "+}")}.get(kind, ("", ""))
+    return f"{brackets[0]}{shown}{brackets[1]}"
+
+
+def _show_folder(out: str, console: Console) -> None:
+    text = "train on it with data={folder}/rows.jsonl; also there: quarantine.jsonl, audit.jsonl, report.html"
+    console.print(str(Message(text, folder=out)), markup=False, soft_wrap=True)
