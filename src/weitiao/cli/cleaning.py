@@ -118,10 +118,13 @@ def _request(data: list[str], cleaners: str, columns: list[str] | None, encoding
     """A recipe's sources, or files, with the rules that are named here."""
     from weitiao.core.recipe import read_recipe
     from weitiao.core.recipe_sections import Source
+    from weitiao.core.registry import find
     from weitiao.core.shipped_recipes import shipped_recipes
     from weitiao.pipeline.cleaning_plan import CleaningRequest
 
     named = split_names(cleaners)
+    for name in named:
+        find("cleaner", name)
     is_recipe = len(data) == 1 and (Path(data[0]).suffix.lower() in (".yaml", ".yml") or data[0] in shipped_recipes())
     if is_recipe:
         recipe = read_recipe(data[0])
