@@ -27,6 +27,7 @@ from weitiao.core.renamed import RENAMED_COMPONENTS
 FOLDERS = {
     "reader": "weitiao.data.readers",
     "mapping": "weitiao.data.mappings",
+    "identifier": "weitiao.data.personal_data.identifiers",
     "block": "weitiao.model.backbone.blocks",
     "method": "weitiao.model.methods",
     "objective": "weitiao.objective.objectives",
