@@ -14,11 +14,21 @@ from weitiao.core.errors import RecipeError
 from weitiao.core.messages import Message
 
 if TYPE_CHECKING:
+    from weitiao.pipeline.cleaning import Duplicates
     from weitiao.pipeline.cleaning_plan import CleaningRequest
 
 DEFAULT = "unicode,invisible,mojibake"
 STYLES = {"same": "dim", "removed": "red strike", "added": "green"}
 SHARD = re.compile(r"(\d+)/(\d+)")
+
+
+Deduplicate = Annotated[
+    str, typer.Option(help="exact: leave out rows with the same texts; near: also rows that are nearly the same.")
+]
+Similarity = Annotated[
+    float,
+    typer.Option(min=0.1, max=1.0, help="For near: 0.8 is about 6 % of Chinese characters edited, 2 % of English."),
+]
 
 
 def clean(
@@ -30,6 +40,8 @@ def clean(
     columns: Columns = None,
     encoding: Encoding = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what each rule would do; write nothing.")] = False,
+    deduplicate: Deduplicate = "",
+    similarity: Similarity = 0.8,
     shard: Annotated[str, typer.Option(help="3/64: only this stretch of the files; then: weitiao data join.")] = "",
     processes: Annotated[int, typer.Option(min=0, help="Processes; 0: one for each core.")] = 0,
     json: AsJson = False,
@@ -48,6 +60,8 @@ def clean(
     elif not out:
         raise usage_error("name the folder to write with --out, or use --dry-run")
     elif shard:
+        if deduplicate:
+            raise usage_error("--deduplicate looks at all shards: give it to weitiao data join")
         number, shards = _shard(shard)
         plan = cleaning.make_plan(request)
         cleaning.prepare_folder(Path(out), plan, shards)
@@ -56,7 +70,8 @@ def clean(
         console.print(str(Message(text, shard=shard, folder=out)), markup=False)
         return
     else:
-        counts = cleaning.clean(request, Path(out), processes or os.cpu_count() or 1, Reporter(console))
+        workers = processes or os.cpu_count() or 1
+        counts = cleaning.clean(request, Path(out), workers, Reporter(console), _duplicates(deduplicate, similarity))
         _show(counts, console)
         _show_folder(out, console)
     if json:
@@ -64,13 +79,17 @@ def clean(
 
 
 def join(
-    folder: Annotated[str, typer.Argument(help="The folder of the shards.")], json: AsJson = False, quiet: Quiet = False
+    folder: Annotated[str, typer.Argument(help="The folder of the shards.")],
+    deduplicate: Deduplicate = "",
+    similarity: Similarity = 0.8,
+    json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Put the shards of `weitiao data clean --shard` together: the same bytes as without shards."""
     from weitiao.pipeline import cleaning
 
     console = Console(highlight=False, quiet=quiet or json)
-    counts = cleaning.join(Path(folder))
+    counts = cleaning.join(Path(folder), _duplicates(deduplicate, similarity))
     _show(counts, console)
     _show_folder(folder, console)
     if json:
@@ -99,10 +118,13 @@ def _request(data: list[str], cleaners: str, columns: list[str] | None, encoding
     """A recipe's sources, or files, with the rules that are named here."""
     from weitiao.core.recipe import read_recipe
     from weitiao.core.recipe_sections import Source
+    from weitiao.core.registry import find
     from weitiao.core.shipped_recipes import shipped_recipes
     from weitiao.pipeline.cleaning_plan import CleaningRequest
 
     named = split_names(cleaners)
+    for name in named:
+        find("cleaner", name)
     is_recipe = len(data) == 1 and (Path(data[0]).suffix.lower() in (".yaml", ".yml") or data[0] in shipped_recipes())
     if is_recipe:
         recipe = read_recipe(data[0])
@@ -119,6 +141,14 @@ def _request(data: list[str], cleaners: str, columns: list[str] | None, encoding
     if named:
         sources = [Source(**{**x.model_dump(mode="json"), "cleaners": named}) for x in sources]
     return CleaningRequest.of(sources, objective)
+
+
+def _duplicates(deduplicate: str, similarity: float) -> "Duplicates | None":
+    from weitiao.pipeline.cleaning import Duplicates
+
+    if deduplicate not in ("", "exact", "near"):
+        raise usage_error("--deduplicate is exact or near, not {name!r}", name=deduplicate)
+    return Duplicates(deduplicate == "near", similarity) if deduplicate else None
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -28,6 +28,7 @@ FOLDERS = {
     "reader": "weitiao.data.readers",
     "mapping": "weitiao.data.mappings",
     "cleaner": "weitiao.data.cleaners",
+    "identifier": "weitiao.data.personal_data.identifiers",
     "block": "weitiao.model.backbone.blocks",
     "method": "weitiao.model.methods",
     "objective": "weitiao.objective.objectives",

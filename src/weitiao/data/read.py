@@ -38,6 +38,7 @@ from weitiao.data.mapping import find_mapping
 from weitiao.data.records import ExcludedRow, Reader, Record
 from weitiao.data.unpacking import ending_of, holds_rows, in_archive, is_archive, members, on_disk
 
+CLEANED_FOLDER = ("rows.jsonl", "counts.json", "quarantine.jsonl")  # of weitiao data clean; the first are its rows
 INFERENCE_ROWS = 50  # first records, from which the mapping is inferred
 BINARY = ("arrow", "parquet", "pdf")  # formats that have no encoding
 ROW_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError)  # a bad row, not the end of the run
@@ -115,6 +116,8 @@ def files_of(source: Source) -> list[Path]:
     path, endings = Path(source.path).expanduser(), file_endings()
     if path.is_file() or in_archive(path):
         files = [path]
+    elif path.is_dir() and all((path / name).is_file() for name in CLEANED_FOLDER):
+        files = [path / CLEANED_FOLDER[0]]  # not its quarantine.jsonl
     elif path.is_dir():
         files = sorted(x for x in path.iterdir() if ending_of(x) in endings or holds_rows(x, endings))
     else:

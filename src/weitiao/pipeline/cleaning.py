@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from weitiao.core.files import write_text
 from weitiao.core.messages import Message
 from weitiao.core.reporter import Reporter
 from weitiao.data.cleaning import RuleCounts
+from weitiao.data.duplicates.clusters import SIMILARITY
 from weitiao.pipeline.cleaned_folder import (
     AUDIT,
+    DUPLICATES,
     EXAMPLES,
     PLACES,
     QUARANTINE,
@@ -36,13 +39,32 @@ from weitiao.pipeline.cleaned_folder import (
 from weitiao.pipeline.cleaning_plan import CleaningPlan, CleaningRequest, make_plan
 from weitiao.pipeline.cleaning_report import cleaning_report
 from weitiao.pipeline.cleaning_shard import clean_shard, shard_folder, write_rows
+from weitiao.pipeline.duplicate_rows import move_duplicates
 
 SHARD_BYTES = 1 << 24  # of files that one process does at a time, and that are lost when it is killed
 PLAN = "plan.json"
 
 
-def clean(request: CleaningRequest, out: Path, processes: int, reporter: Reporter) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Duplicates:
+    """What is done with rows that are there already."""
+
+    near: bool
+    """Also rows that are only similar."""
+    similarity: float = SIMILARITY
+    """Jaccard similarity of n-grams, from which rows are similar."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {"near": self.near, "similarity": self.similarity}
+
+
+def clean(
+    request: CleaningRequest, out: Path, processes: int, reporter: Reporter, duplicates: Duplicates | None = None
+) -> dict[str, Any]:
     """Clean all files into a folder; the shards that an earlier command finished are not done again.
+
+    Args:
+        duplicates: None: they stay.
 
     Returns:
         The counts, as counts.json has them.
@@ -53,7 +75,8 @@ def clean(request: CleaningRequest, out: Path, processes: int, reporter: Reporte
     """
     plan = make_plan(request)
     counts = read_counts(out)
-    if counts is not None and counts["identity"] == plan.identity:
+    wish = duplicates and duplicates.as_json()
+    if counts is not None and (counts["identity"], counts["duplicates"]) == (plan.identity, wish):
         reporter.say(Message("{folder} is finished already: the same files, rules and settings", folder=out))
         return counts
     shards = max(1, -(-plan.size // SHARD_BYTES))
@@ -72,7 +95,7 @@ def clean(request: CleaningRequest, out: Path, processes: int, reporter: Reporte
             total=shards,
             folder=out,
         ) from None
-    counts = join(out)
+    counts = join(out, duplicates)
     shutil.rmtree(out / SHARDS)
     return counts
 
@@ -125,8 +148,11 @@ def try_out(request: CleaningRequest) -> dict[str, Any]:
     return {**plan.as_json(), **writer.counts()}
 
 
-def join(out: Path) -> dict[str, Any]:
+def join(out: Path, duplicates: Duplicates | None = None) -> dict[str, Any]:
     """Put the shards of a folder together, in their order.
+
+    Args:
+        duplicates: None: they stay.
 
     Returns:
         The counts.
@@ -142,11 +168,19 @@ def join(out: Path) -> dict[str, Any]:
         rules.merge(RuleCounts.from_json(x["rules_rows"], x["rules"]))
         for rule, records in x["examples"].items():
             examples[rule] = [*examples.get(rule, []), *records][:EXAMPLES]
-    balance.check(sum(x["size"] for x in counts[0]["files"] if x["by_line"]))
+    size = sum(x["size"] for x in counts[0]["files"] if x["by_line"])
+    balance.check(size)
     for name in (ROWS, QUARANTINE, AUDIT):
         _concatenate([x / name for x in folders], out / name)
     np.save(out / PLACES, np.concatenate([load_places(x) for x in folders]))
     new = {key: counts[0][key] for key in ("identity", "request", "columns", "files", "cleaners")}
+    (out / DUPLICATES).unlink(missing_ok=True)
+    if duplicates is not None:
+        first = make_plan(CleaningRequest(tuple(new["request"]["sources"]), new["request"]["objective"])).files[0]
+        names = [x["file"] for x in new["files"]]
+        new["capped"] = move_duplicates(out, first.mapping, names, duplicates.near, duplicates.similarity, balance)
+        balance.check(size)
+    new["duplicates"] = duplicates and duplicates.as_json()
     new |= {**balance.as_json(), "rules": rules.as_json(), "rules_rows": rules.rows, "examples": examples}
     write_text(out / REPORT, cleaning_report(new))
     write_counts(out, new)

@@ -146,7 +146,7 @@ def _at_line_start(pieces: list[str]) -> bool:
 
 
 def _line_break(pieces: list[str], name: str) -> None:
-    if name in BLOCKS and pieces and not "".join(pieces[-2:]).endswith("\n\n"):
+    if name in BLOCKS and name != "body" and pieces and not "".join(pieces[-2:]).endswith("\n\n"):
         if name in ("p", "h1", "h2", "h3", "h4", "h5", "h6", "table", "blockquote", "pre"):
             pieces.append("\n" if pieces[-1].endswith("\n") else "\n\n")
         elif not pieces[-1].endswith("\n"):

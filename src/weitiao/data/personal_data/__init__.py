@@ -1,0 +1,1 @@
+"""Personal data and secrets in texts: find them (`search`), and mask, drop or replace them (`replacement`)."""

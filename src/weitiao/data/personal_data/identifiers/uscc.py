@@ -1,0 +1,26 @@
+"""Unified social credit codes of organisations in China (GB 32100-2015), by their check character."""
+
+import re
+
+from weitiao.data.personal_data.check_digits import USCC_CHARACTERS, uscc_check
+from weitiao.data.personal_data.identifier import END, START, TOKEN
+from weitiao.data.personal_data.stand_ins import Key
+
+LABELS = ("[USCC]", "[统一社会信用代码]")
+TRIGGER = TOKEN
+NEEDS_DIGIT = True
+PATTERN = re.compile(rf"{START}[1-9A-Y][1-9A-Y][0-9]{{6}}[{USCC_CHARACTERS}]{{10}}{END}")
+
+
+def grade(match: re.Match[str]) -> bool | None:
+    """Certain with the right check character."""
+    code = match[0]
+    return (set(code) <= set(USCC_CHARACTERS) and uscc_check(code[:17]) == code[17]) or None
+
+
+def stand_in(value: str, key: Key) -> str:
+    """Region 99..., and a wrong check character."""
+    draw = key.draw("uscc", value)
+    first = f"{value[:2]}99{draw.text(4)}{draw.text(9, USCC_CHARACTERS)}"
+    place = USCC_CHARACTERS.index(uscc_check(first))
+    return first + USCC_CHARACTERS[(place + 1 + draw.number(30)) % 31]
