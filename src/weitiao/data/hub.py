@@ -135,8 +135,8 @@ def _from_hugging_face(source: Source, name: str) -> PinnedDataset:
 
 def _from_modelscope(source: Source, name: str) -> PinnedDataset:
     needs("modelscope_hub", "modelscope", "A modelscope: data set")
-    from modelscope_hub import HubApi  # pyright: ignore[reportMissingImports]
-    from modelscope_hub.errors import (  # pyright: ignore[reportMissingImports]
+    from modelscope_hub import HubApi
+    from modelscope_hub.errors import (
         AuthenticationError,
         NotExistError,
         PermissionDeniedError,
