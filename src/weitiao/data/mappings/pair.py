@@ -114,7 +114,7 @@ def _pair(query: str, document: str, negatives: tuple[str, ...], score: str | No
     named = (("negative", ", ".join(negatives)), ("score", score), ("seen", seen))
     optional = "".join(f", {name}: {key}" for name, key in named if key)
     reads = columns_of(query, document, *negatives, score, seen)
-    texts = texts_of(text=columns_of(query, document, *negatives, seen))
+    texts = texts_of(text=(query, document, *negatives, seen))
     return ColumnMapping(f"{query} <-> {document}{optional}", Pair, make, reads=reads, texts=texts)
 
 
