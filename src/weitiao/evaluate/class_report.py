@@ -34,6 +34,8 @@ def class_report(
     """
     if not pairs or not all(isinstance(x, (str, tuple, list, set, frozenset)) for pair in pairs for x in pair):
         return {}
+    if any(len(x) > len(set(x)) for pair in pairs for x in pair if isinstance(x, (list, tuple))):
+        return {}  # tags, one a word: not the classes of a row
     rows = [(classes_of(answer), classes_of(reference)) for answer, reference in pairs]
     counts = Counter(c for _, reference in rows for c in reference)
     if not 2 <= len(counts) <= MAX_CLASSES or len(rows) < len(counts) * 2 or not all(isinstance(c, str) for c in counts):

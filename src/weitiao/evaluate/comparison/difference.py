@@ -6,8 +6,8 @@ a score of all rows        paired bootstrap: the metric's own draws, row by row 
 rows that belong together  paired bootstrap, whole clusters drawn
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -89,6 +89,13 @@ class Difference:
     def as_json(self) -> dict[str, Any]:
         scores = {key: getattr(self, key).as_json() for key in ("reference_score", "candidate_score")}
         return {**asdict(self), **scores, "n": self.n, "ties": self.ties}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "Difference":
+        """What `as_json` wrote, with whatever was added to it."""
+        values = {x.name: record[x.name] for x in fields(cls) if x.name in record}
+        scores = {key: Score.from_json(record[key]) for key in ("reference_score", "candidate_score")}
+        return cls(**{**values, **scores})
 
 
 def row_values(metric: Metric, pairs: list[tuple[Any, Any]]) -> list[float] | None:

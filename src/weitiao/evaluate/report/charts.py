@@ -4,12 +4,14 @@ They hold no words but figures, so that one drawing serves both languages; what 
 """
 
 import html
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
 from weitiao.core import events
+from weitiao.core.intervals import wilson
 from weitiao.core.messages import Message
 from weitiao.core.score import is_percentage
 from weitiao.evaluate.report.page import in_each_language
@@ -18,7 +20,7 @@ WIDTH, HEIGHT, EDGE = 720, 240, 44  # of a curve, in pixels
 MAX_POINTS = 1500  # of a curve: more are thinned
 BAR_WIDTH, BAR_HEIGHT = 170, 26  # of an interval
 DIAGRAM, MARGIN = 260, 34  # of a reliability diagram
-POINT = 13.0  # the largest radius of a bin
+POINT = 10.0  # the largest radius of a bin
 
 Pairs = Sequence[tuple[int, float]]
 
@@ -29,8 +31,8 @@ def loss_curve(
     guarded: Sequence[events.Skip | events.Rollback] = (),
 ) -> Markup:
     """Training thin, its running mean thick, validation as dots, skips and rollbacks as vertical lines."""
-    training = [(x.step, x.loss) for x in steps]
-    validation = [(x.step, x.loss) for x in validations if x.loss is not None]
+    training = [(x.step, x.loss) for x in steps if math.isfinite(x.loss)]
+    validation = [(x.step, x.loss) for x in validations if x.loss is not None and math.isfinite(x.loss)]
     if not training:
         return Markup("")
     frame = _Frame([*training, *validation], HEIGHT)
@@ -50,6 +52,7 @@ def loss_curve(
 
 def small_curve(pairs: Pairs, label: Message) -> Markup:
     """One value of each step, half as wide and high."""
+    pairs = [(step, value) for step, value in pairs if math.isfinite(value)]
     if not pairs:
         return Markup("")
     frame = _Frame(pairs, HEIGHT // 2, WIDTH // 2)
@@ -71,8 +74,7 @@ class _Frame:
         return 10 + (self.height - 40) * (1 - (value - self.low) / self.span)
 
     def points(self, pairs: Pairs) -> str:
-        every = -(-len(pairs) // MAX_POINTS)
-        return " ".join(f"{self.x(step):.1f},{self.y(value):.1f}" for step, value in pairs[::every])
+        return " ".join(f"{self.x(step):.1f},{self.y(value):.1f}" for step, value in thinned(pairs))
 
     def drawn(self, inside: str, label: Message) -> Markup:
         grid = ""
@@ -86,6 +88,17 @@ class _Frame:
             grid += f'<text x="{self.x(step):.0f}" y="{self.height - 10}" text-anchor="{anchor}">{step}</text>'
         name = html.escape(in_each_language(label))
         return Markup(f'<svg viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{name}">{grid}{inside}</svg>')
+
+
+def thinned(pairs: Pairs) -> Pairs:
+    """At most MAX_POINTS: of each stretch the lowest and the highest, so that no spike is lost."""
+    if len(pairs) <= MAX_POINTS:
+        return pairs
+    size, kept = 2 * len(pairs) / MAX_POINTS, []
+    for i in range(MAX_POINTS // 2):
+        stretch = pairs[round(i * size) : round((i + 1) * size)]
+        kept += sorted({min(stretch, key=lambda x: x[1]), max(stretch, key=lambda x: x[1])})
+    return kept
 
 
 def _running_mean(pairs: Pairs) -> list[tuple[int, float]]:
@@ -128,7 +141,8 @@ def interval_bar(name: str, scores: Sequence[tuple[str, Mapping[str, Any] | None
 
 
 def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> Markup:
-    """Confidence from left to right, the share that is right from bottom to top; the area of a dot is its rows."""
+    """Confidence from left to right, the share that is right, with Wilson's interval, from bottom to top; the area of a dot
+    is its rows."""
     side = DIAGRAM - 2 * MARGIN
     most = max(x["n"] for x in bins)
     drawn = f'<line x1="{MARGIN}" y1="{MARGIN + side}" x2="{MARGIN + side}" y2="{MARGIN}" class="zero"/>'
@@ -139,10 +153,13 @@ def reliability_diagram(bins: Sequence[Mapping[str, float]]) -> Markup:
         drawn += f'<text x="{at:.0f}" y="{MARGIN + side + 16}" text-anchor="middle">{i}</text>'
     for x in bins:
         cx, cy = MARGIN + side * x["confidence"], MARGIN + side * (1 - x["accuracy"])
+        low, high = wilson(x["accuracy"], x["n"])
+        bottom, top = (MARGIN + side * (1 - y) for y in (low, high))
+        drawn += f'<line x1="{cx:.1f}" x2="{cx:.1f}" y1="{bottom:.1f}" y2="{top:.1f}" class="whisker"/>'
         radius = max(3.0, POINT * (x["n"] / most) ** 0.5)
         title = Message(
-            "confidence {confidence:.0%}: {right:.0%} right, n = {n}",
-            confidence=x["confidence"], right=x["accuracy"], n=int(x["n"]),
+            "confidence {confidence:.0%}: {right:.0%} [{low:.0%}, {high:.0%}] right, n = {n}",
+            confidence=x["confidence"], right=x["accuracy"], low=low, high=high, n=int(x["n"]),
         )  # fmt: skip
         drawn += f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="{radius:.1f}" class="bin">{_title(title)}</circle>'
     label = html.escape(in_each_language(Message("confidence, and how many answers of that confidence are right")))
@@ -157,3 +174,13 @@ def shade(count: int, total: int) -> str:
 def _title(message: Message) -> str:
     """What a browser shows when the mouse is over it."""
     return f"<title>{html.escape(in_each_language(message))}</title>"
+
+
+def counts_bar(wins: int, ties: int | None, losses: int) -> Markup:
+    """Rows won, equal and lost as one bar, beside their numbers."""
+    total, start, drawn = max(1, wins + (ties or 0) + losses), 0.0, ""
+    for kind, count in (("won", wins), ("tied", ties or 0), ("lost-rows", losses)):
+        width = 100 * count / total
+        drawn += f'<rect x="{start:.2f}" y="0" width="{width:.2f}" height="6" class="{kind}"/>'
+        start += width
+    return Markup(f'<svg class="counts" viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true">{drawn}</svg>')

@@ -4,6 +4,7 @@ What the two languages say alike (figures, rows, recipes) is on the page once; a
 switch at the top hides one of them, by CSS alone.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from weitiao.core.files import write_text
 from weitiao.core.messages import LANGUAGES, Message, language, reading_in
 
 TEMPLATES = Path(__file__).parent
+CONTROLS: dict[int, int | None] = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
+"""HTML has no control characters: their pictures are shown; the end of a line on Windows is the end of a line."""
+NO_CHARACTERS = re.compile("[\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")  # no file can hold half of a surrogate pair
 
 
 def write_page(file: Path, template: str, make: Callable[[], dict[str, Any]]) -> Path:
@@ -27,7 +31,7 @@ def write_page(file: Path, template: str, make: Callable[[], dict[str, Any]]) ->
     loader = jinja2.FileSystemLoader(TEMPLATES, encoding="utf-8")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     text = environment.get_template(template).render(language=language(), **bilingual(make))
-    write_text(file, text)
+    write_text(file, _writable(text))
     return file
 
 
@@ -42,6 +46,20 @@ def bilingual(make: Callable[[], Any]) -> Any:
         with reading_in(name):
             versions.append(_spoken(make()))
     return _merged(versions)
+
+
+def halves(text: str) -> tuple[str, str]:
+    """
+    >>> halves("81.0 % [75.1, 85.7]")
+    ('81.0 %', '[75.1, 85.7]')
+    """
+    value, bracket, interval = text.partition(" [")
+    return value, (bracket + interval).strip()
+
+
+def _writable(text: str) -> str:
+    """What people and models wrote, without what a page cannot have."""
+    return NO_CHARACTERS.sub("\ufffd", text.replace("\r\n", "\n").translate(CONTROLS))
 
 
 def in_each_language(message: Message) -> str:
