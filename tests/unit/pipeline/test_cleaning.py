@@ -1,4 +1,4 @@
-"""weitiao data clean, join, repair: nothing is lost, shards change nothing, and a recipe with the same rules reads the same rows."""
+"""weitiao data clean, join, repair: nothing is lost, shards change nothing, recipes with the same rules read the same."""
 
 import base64
 import json
@@ -33,7 +33,7 @@ def chat(question: str, answer: str, **more: Any) -> bytes:
 @pytest.fixture
 def dirty(tmp_path: Path) -> Path:
     """Rows of every fate, among blank lines, with line ends of Windows in between."""
-    lines = [b"\xef\xbb\xbf" + chat("你好", "你好！", id=10**20), b"", b'{"messages": [}', b'\xff\xfe broken \xd6\xd0']
+    lines = [b"\xef\xbb\xbf" + chat("你好", "你好！", id=10**20), b"", b'{"messages": [}', b"\xff\xfe broken \xd6\xd0"]
     for i in range(60):
         lines.append(chat(f"第{i}个问题：<b>１９９８</b>年？", f"<p>答案{i}</p>\u200b"))
         lines.append(chat(f"plain {i}", f"answer {i}") + b"\r")
@@ -192,7 +192,13 @@ def test_repair_puts_rows_back_in_place(dirty: Path, tmp_path: Path) -> None:
 
 def test_duplicates_by_text_and_label(tmp_path: Path) -> None:
     file, out = tmp_path / "rows.jsonl", tmp_path / "out"
-    rows = [("很好", "good"), ("很好", "good"), ("很好", "bad"), ("這個很好的東西我們都喜歡", "good"), ("这个很好的东西我们都喜欢", "good")]
+    rows = [
+        ("很好", "good"),
+        ("很好", "good"),
+        ("很好", "bad"),
+        ("這個很好的東西我們都喜歡", "good"),
+        ("这个很好的东西我们都喜欢", "good"),
+    ]
     file.write_text("".join(json.dumps({"text": x, "label": y}) + "\n" for x, y in rows), encoding="utf-8")
     code, output = weitiao("data", "clean", file, "--out", out, "--deduplicate", "exact")
     assert code == 0 and "2 duplicates" in output

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weitiao.data.duplicates.ngrams import LONG, SHORT
 from weitiao.data.duplicates.signatures import Signatures, sign
 from weitiao.data.duplicates.similar_pairs import DistinctRows
 

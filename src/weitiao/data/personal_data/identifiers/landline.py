@@ -3,7 +3,7 @@
 import re
 
 from weitiao.data.personal_data.identifier import END, FIVE_DIGITS, START, context, digits_of, is_other_number
-from weitiao.data.personal_data.stand_ins import Key, reshaped
+from weitiao.data.personal_data.stand_ins import Key
 
 LABELS = ("[PHONE]", "[电话]")
 TRIGGER = FIVE_DIGITS
