@@ -33,8 +33,8 @@ LABELS = {
     "baselines": Message("To compare with:"),
     "intervals": Message(
         "Brackets are 95 % intervals. Measured on held-out rows that were not trained on. A change with an interval is of "
-        "the same rows before and after, and its verdict is a paired test at p < 0.05, after Holm over the metrics; without "
-        "one, the verdict is whether the two intervals overlap."
+        "the same rows before and after, and its verdict is a paired test at p < 0.05, after Holm over the metrics; "
+        "without one, the verdict is whether the two intervals overlap."
     ),
     "classes": Message("Classes"),
     "class": Message("class"),
