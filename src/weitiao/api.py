@@ -9,7 +9,6 @@ from rich.console import Console
 
 from weitiao.core.messages import Message
 from weitiao.core.recipe import Recipe, as_recipe
-from weitiao.core.recipe_sections import Source
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.run_table import list_runs as list_runs
@@ -350,7 +349,7 @@ def compare_methods(
 def compare(
     models: "Sequence[str | Path | Run]",
     *,
-    data: "str | Path | None" = None,
+    data: Any = None,
     metrics: Sequence[str] = (),
     exams: Sequence[str] = (),
     require: Sequence[str] = (),
@@ -359,24 +358,27 @@ def compare(
     limit: int | None = None,
     out: str | Path = "",
     verbose: bool | int = True,
+    **options: str,
 ) -> "Comparison":
     """Models on the same rows, each against the first, by paired tests; the record folder has report.html.
 
     Args:
-        data: a file; None: the held-out rows of the first run that has any.
+        data: as in `evaluate`; None: the held-out rows of the first run that has any.
         require, no_worse: gates, "f1>=0.82" and "accuracy:1%"; `passed` of the result is False where one does not hold.
         limit: at most this many rows for metrics that generate text.
         out: the folder of the record; "": comparisons/A-B.
+        options: task, of the rows of `data`; html, another place for the report; judge, judge_model.
     """
     reporter = _reporter(verbose)
     _import_pipeline(reporter)
+    from weitiao.core.temporary_source import as_source, is_rows
     from weitiao.pipeline import compare as comparing
 
-    source = None if data is None else Source(path=str(data))
-    options = comparing.CompareOptions(
-        [_path(x) for x in models], source, tuple(metrics), tuple(exams), limit, require, no_worse, by_interval, str(out)
-    )
-    return comparing.compare(options, reporter)
+    names, gates, measured = [_path(x) for x in models], (require, no_worse, by_interval), (tuple(metrics), tuple(exams))
+    with as_source(data, options.pop("task", "")) as rows:
+        more = {"in_memory": is_rows(data), **options}
+        chosen = comparing.CompareOptions(names, rows, *measured, limit, *gates, str(out), **more)
+        return comparing.compare(chosen, reporter)
 
 
 def _import_pipeline(reporter: "Reporter | None" = None) -> None:

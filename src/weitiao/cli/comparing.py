@@ -9,7 +9,7 @@ from weitiao.cli.comparison_table import print_comparison
 from weitiao.cli.option_group import option_group
 from weitiao.cli.review_table import print_judges
 from weitiao.cli.reviewing import JUDGE_OPTIONS
-from weitiao.cli.run_command import AsJson, Columns, print_json, source_settings
+from weitiao.cli.run_command import AsJson, Columns, print_json, source_settings, usage_error
 from weitiao.core.errors import REQUIREMENT_NOT_MET
 from weitiao.core.messages import Message
 
@@ -28,6 +28,7 @@ MEASURE_OPTIONS: dict[str, tuple[Any, Any]] = {
         Annotated[list[str] | None, typer.Option("--exam", help="An exam; repeatable; default: those of the recipes.")],
         None,
     ),
+    "task": (Annotated[str, typer.Option("--task", help="Of a multi-task run: the task of the file.")], ""),
     "limit": (
         Annotated[int | None, typer.Option(min=1, help="Maximum number of rows for metrics that generate text.")],
         None,
@@ -61,6 +62,7 @@ def compare(
     data: Annotated[str | None, typer.Option(help="Rows of this file; default: the first run's held-out rows.")] = None,
     rows: Annotated[int, typer.Option(min=0, help="How many rows that became worse, and better, are shown.")] = 3,
     out: Annotated[str, typer.Option(help="The folder of the record; default: comparisons/A-B.")] = "",
+    html: Annotated[str, typer.Option(help="The report, one file; default: report.html in the record.")] = "",
     columns: Columns = None,
     as_json: AsJson = False,
     *,
@@ -73,17 +75,20 @@ def compare(
     from weitiao.pipeline.compare import CompareOptions
     from weitiao.pipeline.compare import compare as compare_models
 
-    source = source_settings(data, columns, "auto", "auto") if data is not None else None
+    task = measuring.pop("task")
+    if data is None and (task or columns):
+        raise usage_error("--task and --columns say how the rows of a file are read: name it with --data FILE")
+    source = source_settings(data, columns, "auto", "auto", task) if data is not None else None
     chosen = {key: tuple(x) if isinstance(x, list) else x or () for key, x in (measuring | gates).items()}
     chosen |= {"limit": measuring["limit"], "by_interval": gates["by_interval"]}
     console = Console(highlight=False)
-    options = CompareOptions(models, source, out=out, **chosen, **judging)
+    options = CompareOptions(models, source, out=out, html=html, **chosen, **judging)
     comparison = compare_models(options, Reporter(Console(quiet=as_json, highlight=False)))
     if as_json:
-        print_json({**comparison.as_json(), "folder": str(comparison.folder)})
+        print_json({**comparison.as_json(), "folder": str(comparison.folder), "html": str(comparison.report)})
     else:
         print_comparison(comparison, console, rows)
         print_judges(comparison.judges, console)
-        console.print(str(Message("report: {file}", file=f"{comparison.folder}/report.html")), soft_wrap=True, markup=False)
+        console.print(str(Message("report: {file}", file=comparison.report)), soft_wrap=True, markup=False)
     if not comparison.passed:
         raise typer.Exit(REQUIREMENT_NOT_MET)

@@ -34,7 +34,7 @@ from weitiao.pipeline.judging import judge_review
 from weitiao.pipeline.model_identity import hashed, model_identity, name_targets
 from weitiao.pipeline.trained import TrainedRun, read_trained
 
-FOLDER = "comparisons"
+FOLDER, REPORT = "comparisons", "report.html"
 JUDGED_ROWS = 100  # of each task
 
 
@@ -60,15 +60,23 @@ class CompareOptions:
     """A model or an address that judges the answers, too; "": none."""
     judge_model: str = ""
     """Of a server: the name of the model."""
+    html: str = ""
+    """Where the report is written; "": report.html of the record."""
+    in_memory: bool = False
+    """The rows of `data` are in no file that stays, so that no command compares again."""
 
     def as_arguments(self) -> list[str]:
         """What stands after `weitiao compare` to do it again."""
         arguments = [*self.targets]
         lists = {"metric": self.metrics, "exam": self.exams, "require": self.require, "no-worse": self.no_worse}
         arguments += [x for name, values in lists.items() for value in values for x in (f"--{name}", value)]
+        source = self.data
+        arguments += [
+            x for key, name in ((source and source.columns) or {}).items() for x in ("--columns", f"{key}={name}")
+        ]
         single = {
-            "data": self.data and self.data.path, "limit": self.limit, "out": self.out, "judge": self.judge,
-            "judge-model": self.judge_model,
+            "data": source and source.path, "task": source and source.task, "limit": self.limit, "out": self.out,
+            "judge": self.judge, "judge-model": self.judge_model,
         }  # fmt: skip
         arguments += [x for name, value in single.items() if value for x in (f"--{name}", str(value))]
         return [*arguments, *(["--by-interval"] if self.by_interval else [])]
@@ -116,7 +124,8 @@ def compare(options: CompareOptions, reporter: Reporter) -> Comparison:
         comparison.judges = _judged(comparison, options, folder, reporter)
     comparison.gates = check_gates(gates, comparison.differences, options.by_interval)
     comparison.write(folder)
-    write_comparison_report(comparison, options.as_arguments())
+    arguments = [] if options.in_memory else options.as_arguments()
+    comparison.report = write_comparison_report(comparison, arguments, Path(options.html or folder / REPORT))
     return comparison
 
 

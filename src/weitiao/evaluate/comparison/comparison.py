@@ -5,6 +5,7 @@ rows.jsonl           each row: input, reference, what each model said, its value
 results/NAME.json    what one model did, which a later comparison takes in place of the model
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -107,6 +108,8 @@ class Comparison:
     notes: list[Message] = field(default_factory=list)
     folder: Path | None = None
     """Where it is recorded."""
+    report: Path | None = None
+    """The page to look at."""
 
     @property
     def reference(self) -> Results:
@@ -126,6 +129,12 @@ class Comparison:
         return [x for x in self.changes if x.change > 0]
 
     @property
+    def rows_fingerprint(self) -> str:
+        """Changes when any row does, or their order."""
+        prints = "".join(x.fingerprint for rows in self.reference.rows.values() for x in rows)
+        return hashlib.sha256(prints.encode()).hexdigest()[:16]
+
+    @property
     def footnote(self) -> Message:
         """What p and brackets mean."""
         tests = dict.fromkeys(str(x.test_text) for x in self.differences if x.test)
@@ -141,6 +150,7 @@ class Comparison:
             {
                 "reference": self.reference.name,
                 "models": [{"name": x.name, "target": x.target, "identity": x.identity} for x in self.results],
+                "rows_fingerprint": self.rows_fingerprint,
                 "rows": {task: len(rows) for task, rows in self.reference.rows.items()},
                 "differences": [x.as_json() for x in self.differences],
                 "slices": [x.as_json() for x in self.slices],

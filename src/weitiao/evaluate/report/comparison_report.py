@@ -8,6 +8,7 @@ from typing import Any
 from weitiao.core.command import command
 from weitiao.core.messages import Message
 from weitiao.core.score import format_interval, format_p, format_score
+from weitiao.core.version import VERSION
 from weitiao.evaluate.comparison.comparison import Comparison, JudgedPair, RowChange
 from weitiao.evaluate.comparison.difference import Difference
 from weitiao.evaluate.report.charts import counts_bar, interval_bar
@@ -39,6 +40,7 @@ LABELS = {
     "second": Message("second"),
     "share": Message("share of the first [95 %]"),
     "repeat": Message("How to repeat it"),
+    "in_memory": Message("The rows were given in memory: no command has them."),
     "kept": Message(
         "results/NAME.json of this folder holds what a model did, and stands in for the model in another comparison."
     ),
@@ -59,15 +61,14 @@ LEADS = {
 }
 
 
-def write_comparison_report(comparison: Comparison, arguments: Sequence[str]) -> Path:
-    """Draw a recorded comparison into report.html of its folder.
+def write_comparison_report(comparison: Comparison, arguments: Sequence[str], file: Path) -> Path:
+    """Draw a comparison into one file.
 
     Args:
-        arguments: of `weitiao compare`, to do it again.
+        arguments: of `weitiao compare`, to do it again; (): its rows are in no file.
     """
-    if comparison.folder is None:
-        raise ValueError("the comparison is not recorded")
-    return write_page(comparison.folder / "report.html", "comparison.html.jinja", lambda: contents(comparison, arguments))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return write_page(file, "comparison.html.jinja", lambda: contents(comparison, arguments))
 
 
 def contents(comparison: Comparison, arguments: Sequence[str]) -> dict[str, Any]:
@@ -83,7 +84,12 @@ def contents(comparison: Comparison, arguments: Sequence[str]) -> dict[str, Any]
         "notes": comparison.notes,
         "gates": [(x.passed, x.gate, x.message) for x in comparison.gates],
         "judges": [_judged(x.judge, y) for x in comparison.judges for y in x.pairs],
-        "commands": f"{command()} compare {shlex.join(arguments)}\n",
+        "commands": f"{command()} compare {shlex.join(arguments)}\n" if arguments else "",
+        "facts": [
+            (Message("versions"), f"weitiao {VERSION}"),
+            (Message("fingerprint of the rows"), comparison.rows_fingerprint),
+            (Message("record"), str(comparison.folder or "")),
+        ],
     }
 
 

@@ -12,9 +12,7 @@ from weitiao.evaluate.comparison.difference import Difference
 PAIRED = {
     "better": Message("Better at the task: {metric} {before} → {after}, {change} on the same {n:,} rows."),
     "worse": Message("Worse at the task: {metric} {before} → {after}, {change} on the same {n:,} rows."),
-    "changed": Message(
-        "Changed: {metric} {before} → {after}, {change} on the same {n:,} rows; neither is better in itself."
-    ),
+    "changed": Message("Changed: {metric} {before} → {after}, {change} on the same {n:,} rows; neither is better."),
     "open": Message("No difference shown at the task: {metric} {before} → {after}, {change} on the same {n:,} rows."),
     "few_rows": Message("Too few held-out rows for a verdict: {metric} {before} → {after}, n = {n:,} (at least {least})."),
 }
