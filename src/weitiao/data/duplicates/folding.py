@@ -57,7 +57,7 @@ def fold(texts: Sequence[str]) -> FoldedTexts:
 def _simplified() -> np.ndarray:
     """(CODE_POINTS,) uint32: the simplified form of each code point; itself where it has none."""
     table = np.arange(CODE_POINTS, dtype=np.uint32)
-    lines = files(__package__).joinpath("traditional.txt").read_text(encoding="utf-8").splitlines()
+    lines = files("weitiao.data.duplicates").joinpath("traditional.txt").read_text(encoding="utf-8").splitlines()
     pairs = "".join(line for line in lines if not line.startswith("#"))
     codes = np.frombuffer(pairs.encode("utf-32-le"), np.uint32).reshape(-1, 2)
     table[codes[:, 0]] = codes[:, 1]
