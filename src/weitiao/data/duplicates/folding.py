@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from importlib.resources import files
 from unicodedata import normalize
 
 import numpy as np
@@ -57,7 +57,7 @@ def fold(texts: Sequence[str]) -> FoldedTexts:
 def _simplified() -> np.ndarray:
     """(CODE_POINTS,) uint32: the simplified form of each code point; itself where it has none."""
     table = np.arange(CODE_POINTS, dtype=np.uint32)
-    lines = (Path(__file__).parent / "traditional.txt").read_text(encoding="utf-8").splitlines()
+    lines = files("weitiao.data.duplicates").joinpath("traditional.txt").read_text(encoding="utf-8").splitlines()
     pairs = "".join(line for line in lines if not line.startswith("#"))
     codes = np.frombuffer(pairs.encode("utf-32-le"), np.uint32).reshape(-1, 2)
     table[codes[:, 0]] = codes[:, 1]

@@ -8,9 +8,10 @@ from weitiao.data.personal_data.stand_ins import Key
 FIVE_DIGITS = re.compile("[0-9\uff10-\uff19](?:[^0-9\uff10-\uff19]{0,2}[0-9\uff10-\uff19]){4}")
 TOKEN = re.compile("[0-9A-Za-z_+/=.\uff10-\uff19\uff21-\uff3a\uff41-\uff5a-]{16}|密码|口令|-----BEGIN")
 """Five digits close together, and 16 letters or digits in a row: what most texts do not have."""
-START = r"(?<![0-9A-Za-z])(?<![0-9][.])"
+FIRST = r"(?<![0-9A-Za-z].)(?<![0-9][.-].)"
 END = r"(?![0-9A-Za-z])(?![.][0-9])"
-r"""Where a number starts and ends. Not \b, which finds no end between a Han character and a digit."""
+r"""What stands after the first character of a number, and after its last one: no letter or digit beside it. Not \b, which
+finds no end between a Han character and a digit. A pattern that starts with characters is searched for quickly."""
 BEFORE = 16  # characters before a number in which a word tells what it is
 OTHER_NUMBER = re.compile(
     r"(?:订单|运单|单号|编号|流水|工号|学号|货号|型号|批号|序列号|条码|条形码|时间戳|金额|合计|总价|价格|售价|营收|收入|销量|产量|人口|版本"
@@ -24,15 +25,20 @@ UNIT = re.compile(
 
 
 class AnyOf:
-    """Whether a text has one of some words. For a few words that is quicker than a regular expression."""
+    """Whether a text has one of some words. In English text `in` is many times quicker than a regular expression."""
 
     def __init__(self, *words: str) -> None:
-        self._words = words
+        self._pattern = re.compile("|".join(map(re.escape, words)))
         self._ascii = tuple(x for x in words if x.isascii())
 
     def search(self, text: str) -> bool:
         """Whether it has."""
-        return any(x in text for x in (self._ascii if text.isascii() else self._words))
+        if not text.isascii():
+            return self._pattern.search(text) is not None
+        for word in self._ascii:  # noqa: SIM110 (a generator takes three times as long)
+            if word in text:
+                return True
+        return False
 
 
 class Identifier(Protocol):

@@ -49,7 +49,7 @@ def find_personal(text: str, only: Sequence[str] | None = None) -> list[Personal
     """
     has_digit = DIGIT.search(text) is not None
     wanted: list[tuple[str, Identifier]] = []
-    for trigger, needs_digit, identifiers in _by_trigger(tuple(only) if only is not None else kinds()):
+    for trigger, needs_digit, identifiers in _by_trigger(None if only is None else tuple(only)):
         if (has_digit or not needs_digit) and trigger.search(text):
             wanted += identifiers
     if not wanted:
@@ -74,10 +74,10 @@ def _value(match: re.Match[str]) -> tuple[int, int]:
 
 
 @cache
-def _by_trigger(wanted: tuple[str, ...]) -> tuple[tuple[re.Pattern[str] | AnyOf, bool, list[tuple[str, Identifier]]], ...]:
+def _by_trigger(only: tuple[str, ...] | None) -> tuple[tuple[re.Pattern[str] | AnyOf, bool, list[tuple[str, Identifier]]], ...]:
     """Each trigger, whether it needs a digit, and the kinds that it starts."""
     triggers: dict[tuple[re.Pattern[str] | AnyOf, bool], list[tuple[str, Identifier]]] = {}
-    for kind in wanted:
+    for kind in kinds() if only is None else only:
         identifier = find_module(Identifier, kind)
         triggers.setdefault((identifier.TRIGGER, identifier.NEEDS_DIGIT), []).append((kind, identifier))
     return tuple((*key, identifiers) for key, identifiers in triggers.items())

@@ -1,4 +1,4 @@
-"""Stand-ins by HMAC-SHA256: the same value gives the same one, and without the key nobody can tell which it was."""
+"""Stand-ins by HMAC-SHA256: the same value gives the same stand-in; without the key nobody can tell which."""
 
 import hmac
 from collections.abc import Iterator

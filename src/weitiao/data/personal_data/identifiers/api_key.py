@@ -27,13 +27,14 @@ PREFIXES = (
     r"[0-9]{8,10}:AA[A-Za-z0-9_-]{33}",  # Telegram
 )
 WORD = (
-    r"(?:api[ _-]?key|access[ _-]?key(?:[ _-]?id)?|secret(?:[ _-]?(?:access[ _-]?)?key)?|(?:auth|access|bearer)[ _-]?token|token"
-    r"|passw(?:or)?d|pwd|密钥|密码|口令|令牌|授权码)"
+    r"(?:api[ _-]?key|access[ _-]?key(?:[ _-]?id)?|secret(?:[ _-]?(?:access[ _-]?)?key)?|(?:auth|access|bearer)[ _-]?token"
+    r"|token|passw(?:or)?d|pwd|密钥|密码|口令|令牌|授权码)"
 )
 PATTERN = re.compile(
-    rf"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----[A-Za-z0-9+/=\s:,.-]{{20,8000}}?-----END (?:[A-Z]+ )*PRIVATE KEY-----"
+    rf"-----BEGIN (?:[A-Z]{{2,9}} ){{0,2}}PRIVATE KEY-----[A-Za-z0-9+/=\s:,.-]{{20,8000}}?-----END (?:[A-Z]{{2,9}} ){{0,2}}PRIVATE KEY-----"
     rf"|(?<![A-Za-z0-9_-])(?P<prefixed>{'|'.join(PREFIXES)})(?![A-Za-z0-9_-])"
-    rf"|(?<![A-Za-z])(?i:{WORD})[\"']?[ ]?(?:[:=是为]|=>|is)[ ]?[\"']?(?P<value>[A-Za-z0-9+/_=.~-]{{16,200}})(?![A-Za-z0-9+/_=~-])"
+    rf"|(?<![A-Za-z])(?i:{WORD})[\"']?[ ]?(?:[:=是为]|=>|is)[ ]?[\"']?"
+    r"(?P<value>[A-Za-z0-9+/_=.~-]{15,199}[A-Za-z0-9+/_=~-])(?![A-Za-z0-9+/_=~-])"
 )
 PLACEHOLDER = re.compile(
     r"EXAMPLE|x{5}|X{5}|your|YOUR|<|\.\.\.|(.)\1{7}|placeholder|123456789|getenv|environ|process\.env|config"

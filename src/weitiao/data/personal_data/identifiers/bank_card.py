@@ -3,23 +3,24 @@
 import re
 
 from weitiao.data.personal_data.check_digits import has_luhn
-from weitiao.data.personal_data.identifier import END, FIVE_DIGITS, START, context, digits_of, is_other_number
+from weitiao.data.personal_data.identifier import END, FIRST, FIVE_DIGITS, context, digits_of, is_other_number
 from weitiao.data.personal_data.stand_ins import Key, reshaped
 
 LABELS = ("[BANK_CARD]", "[银行卡号]")
 TRIGGER = FIVE_DIGITS
 NEEDS_DIGIT = True
 PATTERN = re.compile(
-    rf"(?<![0-9]-){START}(?:[1-9][0-9]{{13,18}}|[1-9][0-9]{{3}}(?:[ -][0-9]{{4}}){{3}}(?:[ -]?[0-9]{{1,3}})?"
-    rf"|3[47][0-9]{{2}}[ -][0-9]{{6}}[ -][0-9]{{5}}|[1-9][0-9]{{5}}[ -][0-9]{{10,13}}){END}"
+    rf"[1-9]{FIRST}(?:[0-9]{{13,18}}|[0-9]{{3}}(?:[ -][0-9]{{4}}){{3}}(?:[ -]?[0-9]{{1,3}})?"
+    rf"|(?<=3)[47][0-9]{{2}}[ -][0-9]{{6}}[ -][0-9]{{5}}|[0-9]{{5}}[ -][0-9]{{10,13}}){END}"
 )
 ISSUERS = re.compile(
     r"62[0-9]{14,17}|9558[0-9]{15}|9559[0-9]{15}"  # UnionPay; ICBC and ABC before it
-    r"|4[0-9]{15}(?:[0-9]{3})?|(?:5[1-5]|222[1-9]|22[3-9][0-9]|2[3-6][0-9]{2}|27[01][0-9]|2720)[0-9]{12,14}"  # Visa, Mastercard
+    r"|4[0-9]{15}(?:[0-9]{3})?"
+    r"|(?:5[1-5][0-9]{2}|222[1-9]|22[3-9][0-9]|2[3-6][0-9]{2}|27[01][0-9]|2720)[0-9]{12}"  # Visa, Mastercard
     r"|3[47][0-9]{13}|35(?:2[89]|[3-8][0-9])[0-9]{12}|6(?:011|5[0-9]{2}|4[4-9][0-9])[0-9]{12}"  # Amex, JCB, Discover
 )
 WORDS = re.compile(
-    r"卡号|银行卡|储蓄卡|信用卡|借记卡|银行账[号户]|银行帐[号户]|账号|\bcard\b|credit|debit|visa|mastercard|amex",
+    r"卡号|银行卡|储蓄卡|信用卡|借记卡|银行账[号户]|银行帐[号户]|账号|(?<![A-Za-z])card(?![A-Za-z])|credit|debit|visa|mastercard|amex",
     re.IGNORECASE,
 )
 

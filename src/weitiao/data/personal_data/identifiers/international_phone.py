@@ -8,7 +8,7 @@ from weitiao.data.personal_data.stand_ins import Key, reshaped
 LABELS = ("[PHONE]", "[电话]")
 TRIGGER = FIVE_DIGITS
 NEEDS_DIGIT = True
-PATTERN = re.compile(r"(?<![0-9A-Za-z+])\+(?!86|9[ -]?9[ -]?9)[2-9](?:[ -]?\(?[0-9]\)?){7,14}" + END)
+PATTERN = re.compile(r"\+(?<![0-9A-Za-z+]\+)(?!86|9[ -]?9[ -]?9)[2-9](?:[ -]?\(?[0-9]\)?){7,14}" + END)
 
 
 def grade(match: re.Match[str]) -> bool | None:

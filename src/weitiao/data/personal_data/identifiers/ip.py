@@ -11,11 +11,11 @@ TRIGGER = re.compile("[.:][0-9A-Fa-f]{0,4}[.:]")
 NEEDS_DIGIT = True
 FIRST = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 PATTERN = re.compile(
-    rf"(?<![0-9A-Za-z.])(?<![A-Za-z]/)(?:(?P<four>{FIRST}(?:\.{FIRST}){{3}})|(?<!:)[23][0-9A-Fa-f]{{3}}:[0-9A-Fa-f:]{{2,34}})"
+    rf"(?:(?<![0-9A-Za-z.])(?<![A-Za-z]/)|(?<=IP)(?<![A-Za-z]IP)|(?<=ip)(?<![A-Za-z]ip))(?:(?P<four>{FIRST}(?:\.{FIRST}){{3}})|(?<!:)[23][0-9A-Fa-f]{{3}}:[0-9A-Fa-f:]{{2,34}})"
     r"(?![0-9A-Za-z]|\.[0-9])"
 )
-WORDS = re.compile(r"\bip|地址|服务器|主机|登录|address|host|server|from|client|login|ping", re.IGNORECASE)
-VERSION = re.compile(r"版本|version|release|固件|firmware|章|节|§|section|\bv\.?[ ]?$", re.IGNORECASE)
+WORDS = re.compile(r"(?<![A-Za-z])ip|地址|服务器|主机|登录|address|host|server|from|client|login|ping", re.IGNORECASE)
+VERSION = re.compile(r"版本|version|release|固件|firmware|章|节|§|section|(?<![A-Za-z])v\.?[ ]?$", re.IGNORECASE)
 LARGEST_OF_VERSION = 32
 
 

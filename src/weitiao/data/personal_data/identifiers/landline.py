@@ -2,19 +2,20 @@
 
 import re
 
-from weitiao.data.personal_data.identifier import END, FIVE_DIGITS, START, context, digits_of, is_other_number
+from weitiao.data.personal_data.identifier import END, FIRST, FIVE_DIGITS, context, digits_of, is_other_number
 from weitiao.data.personal_data.stand_ins import Key
 
 LABELS = ("[PHONE]", "[电话]")
 TRIGGER = FIVE_DIGITS
 NEEDS_DIGIT = True
-AREA = r"0(?:10|2[0-57-9]|[3-9][0-9]{2})"
-LOCAL = r"[2-8][0-9]{2,3}[ -]?[0-9]{4}"
+AREA = r"(?:10|2[0-57-9]|[3-9][0-9]{2})"
 PATTERN = re.compile(
-    rf"(?<![0-9]-){START}(?:(?:\(?\+?86\)?[ -]?)?(?:\({AREA}\)[ -]?|(?P<area>{AREA})(?P<gap>[ -]{{0,2}}))|(?P<local>))"
-    rf"{LOCAL}(?:(?:转|-|ext\.?| x)[ ]?[0-9]{{1,5}})?{END}(?![ -][0-9])"
+    rf"[(0-9]{FIRST}(?:(?<=[(])0{AREA}\)[ -]?|(?<=0){AREA}(?P<gap>[ -]{{0,2}})"
+    rf"|(?P<local>(?<=[2-8])[0-9]{{2,3}}[ -]?[0-9]{{4}})"
+    rf"|(?<=\+86[ -][1-9])(?:(?<=1)0|(?<=2)[0-57-9]|(?<=[3-9])[0-9]{{2}})[ -])"
+    rf"(?(local)|[2-8][0-9]{{2,3}}[ -]?[0-9]{{4}})(?:(?:转|-|ext\.?| x)[ ]?[0-9]{{1,5}})?{END}(?![ -][0-9])"
 )
-WORDS = re.compile(r"电话|座机|热线|传真|致电|拨打|联系方式|\btel\b|phone|fax|call", re.IGNORECASE)
+WORDS = re.compile(r"电话|座机|热线|传真|致电|拨打|联系方式|(?<![A-Za-z])tel(?![A-Za-z])|phone|fax|call", re.IGNORECASE)
 
 
 def grade(match: re.Match[str]) -> bool | None:
@@ -30,7 +31,7 @@ def grade(match: re.Match[str]) -> bool | None:
 
 def stand_in(value: str, key: Key) -> str:
     """The area code stays; the number starts with 0, which no local number does."""
-    area = re.match(rf"\(?(?:\+?86\)?[ -]?)?\(?{AREA}(?=[)\d -]*[ )-]?[2-8])\)?[ -]*", value)
+    area = re.match(rf"\(?0{AREA}(?=[) -]*[2-8])\)?[ -]*|[1-9][0-9]{{1,2}}[ -](?=[2-8])", value)
     place = area.end() if area else 0
     number = digits_of(value[place:])
     draw = key.draw("landline", digits_of(value))

@@ -2,17 +2,18 @@
 
 import re
 
-from weitiao.data.personal_data.identifier import END, FIVE_DIGITS, START, digits_of, is_other_number
+from weitiao.data.personal_data.identifier import END, FIRST, FIVE_DIGITS, digits_of, is_other_number
 from weitiao.data.personal_data.stand_ins import Key, reshaped
 
 LABELS = ("[MOBILE]", "[手机号]")
 TRIGGER = FIVE_DIGITS
 NEEDS_DIGIT = True
-NETWORKS = r"1(?:3[0-9]|4[5-9]|5[0-35-9]|6[2567]|7[0-8]|8[0-9]|9[0-35-9])"
+NETWORKS = r"(?:3[0-9]|4[5-9]|5[0-35-9]|6[2567]|7[0-8]|8[0-9]|9[0-35-9])"
 PATTERN = re.compile(
-    rf"(?<![0-9]-){START}(?:\(?(?:\+|00)?86\)?[ -]?)?"
-    rf"(?P<value>{NETWORKS}(?:(?:[ -]?[0-9]{{4}}){{2}}|[0-9][ -][0-9]{{3}}[ -][0-9]{{4}}|[ -][0-9]{{3}}[ -][0-9]{{5}}"
-    rf"|[0-9]{{3}}[ -][0-9]{{5}})){END}"
+    rf"1(?:{FIRST}|(?<=\+86.)|(?<=\+86[ -].)|(?<=0086.)|(?<=0086[ -].)"
+    rf"|(?<=86.)(?<![0-9A-Za-z]86.)|(?<=86-.)(?<![0-9A-Za-z]86-.))"
+    rf"{NETWORKS}(?:(?:[ -]?[0-9]{{4}}){{2}}|[0-9][ -][0-9]{{3}}[ -][0-9]{{4}}|[ -][0-9]{{3}}[ -][0-9]{{5}}"
+    rf"|[0-9]{{3}}[ -][0-9]{{5}}){END}"
 )
 
 

@@ -2,16 +2,15 @@
 
 import re
 
-from weitiao.data.personal_data.identifier import END, FIVE_DIGITS, START, context, digits_of
+from weitiao.data.personal_data.identifier import END, FIRST, FIVE_DIGITS, context, digits_of
 from weitiao.data.personal_data.stand_ins import Key
 
 LABELS = ("[PASSPORT]", "[护照号]")
 TRIGGER = FIVE_DIGITS
 NEEDS_DIGIT = True
 PATTERN = re.compile(
-    START
-    + r"(?:(?P<chinese>[EG][0-9]{8}|E[A-HJ-NP-Z][0-9]{7}|[DSP][EZ]?[0-9]{7})|[A-WYZ][A-Z]?[0-9]{6,8}|[1-9][0-9]{8})"
-    + END
+    rf"[A-Z1-9]{FIRST}(?:(?P<chinese>(?<=[EG])[0-9]{{8}}|(?<=E)[A-HJ-NP-Z][0-9]{{7}}|(?<=[DSP])[EZ]?[0-9]{{7}})"
+    rf"|(?<=[A-WYZ])[A-Z]?[0-9]{{6,8}}|(?<=[1-9])[0-9]{{8}}){END}"
 )
 WORDS = re.compile(r"护照|通行证|passport|travel document", re.IGNORECASE)
 

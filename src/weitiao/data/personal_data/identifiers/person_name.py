@@ -19,7 +19,8 @@ PATTERN = re.compile(
     rf"(?:{'|'.join(BEFORE_NAME)})(?:[:是为]|\s)*(?P<after>(?:{SURNAMES})[\u4e00-\u9fff]{{1,2}})"
     r"(?![\u4e00-\u9fff])"
     rf"|(?P<titled>(?:{SURNAMES})[\u4e00-\u9fff]{{0,2}}?)(?={'|'.join(TITLES)})"
-    r"|(?:\b(?:Mr|Mrs|Ms|Dr|Prof)\.? |\b[Mm]y name is |\b[Nn]ame: ?)(?P<english>[A-Z][a-z]+(?: [A-Z]\.)?(?: [A-Z][a-z]+)?)\b"
+    r"|(?:\b(?:Mr|Mrs|Ms|Dr|Prof)\.? |\b[Mm]y name is |\b[Nn]ame: ?)"
+    r"(?P<english>[A-Z][a-z]+(?: [A-Z]\.)?(?: [A-Z][a-z]+)?)\b"
 )
 
 

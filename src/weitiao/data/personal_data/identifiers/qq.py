@@ -2,11 +2,11 @@
 
 import re
 
-from weitiao.data.personal_data.identifier import FIVE_DIGITS, UNIT
+from weitiao.data.personal_data.identifier import UNIT, AnyOf
 from weitiao.data.personal_data.stand_ins import Key
 
 LABELS = ("[QQ]", "[QQ号]")
-TRIGGER = FIVE_DIGITS
+TRIGGER = AnyOf("QQ", "qq", "Qq", "ＱＱ", "ｑｑ", "扣扣", "企鹅")
 NEEDS_DIGIT = True
 PATTERN = re.compile(
     r"(?<![A-Za-z])(?:[Qq]{2}|扣扣|企鹅)(?:号码?|群号?|账号|帐号)?[ ]?(?:[:是为]|is|number)?[ ]?"

@@ -7,13 +7,13 @@ import re
 from datetime import date
 
 from weitiao.data.personal_data.check_digits import resident_id_check
-from weitiao.data.personal_data.identifier import END, FIVE_DIGITS, START, context, digits_of
+from weitiao.data.personal_data.identifier import END, FIRST, FIVE_DIGITS, context, digits_of
 from weitiao.data.personal_data.stand_ins import Key, reshaped
 
 LABELS = ("[RESIDENT_ID]", "[身份证号]")
 TRIGGER = FIVE_DIGITS
 NEEDS_DIGIT = True
-PATTERN = re.compile(START + r"[1-9](?:[ -]?[0-9]){13}[0-9](?:(?:[ -]?[0-9]){2}[ -]?[0-9Xx])?" + END)
+PATTERN = re.compile(rf"[1-9]{FIRST}(?:[ -]?[0-9]){{14}}(?:(?:[ -]?[0-9]){{2}}[ -]?[0-9Xx])?{END}")
 PROVINCES = frozenset(
     "11 12 13 14 15 21 22 23 31 32 33 34 35 36 37 41 42 43 44 45 46 50 51 52 53 54 61 62 63 64 65 71 81 82 83".split()  # noqa: SIM905
 )

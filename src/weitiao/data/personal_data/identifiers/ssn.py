@@ -2,16 +2,17 @@
 
 import re
 
-from weitiao.data.personal_data.identifier import END, FIVE_DIGITS, START, context, digits_of, is_other_number
+from weitiao.data.personal_data.identifier import END, FIRST, FIVE_DIGITS, context, digits_of, is_other_number
 from weitiao.data.personal_data.stand_ins import Key, reshaped
 
 LABELS = ("[SSN]", "[社会安全号]")
 TRIGGER = FIVE_DIGITS
 NEEDS_DIGIT = True
 PATTERN = re.compile(
-    rf"(?<![0-9]-){START}(?!000|666|9)[0-9]{{3}}(?P<gap>[- ]?)(?!00)[0-9]{{2}}(?P=gap)(?!0000)[0-9]{{4}}{END}(?!-[0-9])"
+    rf"[0-8]{FIRST}(?:(?<!0)|(?!00))(?:(?<!6)|(?!66))[0-9]{{2}}(?P<gap>[- ]?)(?!00)[0-9]{{2}}"
+    rf"(?P=gap)(?!0000)[0-9]{{4}}{END}(?!-[0-9])"
 )
-WORDS = re.compile(r"\bssn\b|social security|社会安全|社保号", re.IGNORECASE)
+WORDS = re.compile(r"(?<![A-Za-z])ssn(?![A-Za-z])|social security|社会安全|社保号", re.IGNORECASE)
 
 
 def grade(match: re.Match[str]) -> bool | None:

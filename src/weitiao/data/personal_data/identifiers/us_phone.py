@@ -2,18 +2,21 @@
 
 import re
 
-from weitiao.data.personal_data.identifier import END, FIVE_DIGITS, START, context, digits_of, is_other_number
+from weitiao.data.personal_data.identifier import END, FIRST, FIVE_DIGITS, context, digits_of, is_other_number
 from weitiao.data.personal_data.stand_ins import Key
 
 LABELS = ("[PHONE]", "[电话]")
 TRIGGER = FIVE_DIGITS
 NEEDS_DIGIT = True
-AREA, EXCHANGE = r"(?!8(?:00|33|44|55|66|77|88)|400)[2-9](?!11)[0-9]{2}", r"(?!555[-. ]?01)[2-9](?!11)[0-9]{2}"
+FREE = "8(?:00|33|44|55|66|77|88)|400"  # of charge: nobody's own
+AREA, EXCHANGE = rf"(?!{FREE})[2-9](?!11)[0-9]{{2}}", r"(?!555[-. ]?01)[2-9](?!11)[0-9]{2}"
+AREA_AFTER = r"(?<=[2-9])(?!11)(?!(?<=8)(?:00|33|44|55|66|77|88))(?!(?<=4)00)[0-9]{2}"
 PATTERN = re.compile(
-    rf"(?<![0-9]-){START}(?:\+?1[-. ]?)?(?P<value>\({AREA}\)[ -]?{EXCHANGE}[-. ][0-9]{{4}}"
-    rf"|{AREA}(?P<gap>[-. ]){EXCHANGE}(?P=gap)[0-9]{{4}}|(?P<together>{AREA}{EXCHANGE}[0-9]{{4}})){END}"
+    rf"[(2-9](?:{FIRST}|(?<=\+1.)|(?<=\+1[-. ].)|(?<=1[-.].)(?<![0-9A-Za-z]1[-.].))"
+    rf"(?:(?<=[(]){AREA}\)[ -]?{EXCHANGE}[-. ][0-9]{{4}}"
+    rf"|{AREA_AFTER}(?P<gap>[-. ]){EXCHANGE}(?P=gap)[0-9]{{4}}|(?P<together>{AREA_AFTER}{EXCHANGE}[0-9]{{4}})){END}"
 )
-WORDS = re.compile(r"phone|call|\btel\b|cell|mobile|text|fax|contact|reach|dial|电话|手机", re.IGNORECASE)
+WORDS = re.compile(r"phone|call|(?<![A-Za-z])tel(?![A-Za-z])|cell|mobile|text|fax|contact|reach|dial|电话|手机", re.IGNORECASE)
 
 
 def grade(match: re.Match[str]) -> bool | None:

@@ -13,7 +13,7 @@ NEEDS_DIGIT = False
 PATTERN = re.compile(
     r"(?<![A-Za-z0-9_-])(?:微 ?信|[Ww]e[Cc]hat|WECHAT|[Ww]eixin|薇信|威信|[加VvwW][VvXx信])"
     r"(?:(?P<called>号码?|账号|帐号|[ ]?ID|[ ]?id)|加)?"
-    r"[ ]?(?:[:是为]|is)?[ ]?(?P<value>[a-zA-Z][-_a-zA-Z0-9]{5,19})(?![-_a-zA-Z0-9@.])"
+    r"[ ]?(?:[:是为]|is)?[ ]?(?P<value>[a-zA-Z][-_a-zA-Z0-9]{5,19})(?![-_a-zA-Z0-9@]|\.[A-Za-z0-9])"
     r"|(?<![A-Za-z0-9_])(?P<own>wxid_[a-z0-9]{6,22})(?![A-Za-z0-9_])"
 )
 
