@@ -19,7 +19,10 @@ def measure() -> dict[str, Any]:
     found, total, results = 0, 0, {"recall": {}}
     for kind in PLANTED:
         rows = list(planted(kind, PLANTED_ROWS // len(PLANTED)))
-        exact = sum(any((x.kind, x.start, x.end, x.certain) == (kind, a, b, True) for x in find_personal(text)) for text, a, b in rows)
+        exact = sum(
+            any((x.kind, x.start, x.end, x.certain) == (kind, a, b, True) for x in find_personal(text))
+            for text, a, b in rows
+        )
         results["recall"][kind] = proportion(exact, len(rows))
         found, total = found + exact, total + len(rows)
         print(kind, results["recall"][kind], flush=True)

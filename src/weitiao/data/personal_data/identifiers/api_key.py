@@ -31,7 +31,8 @@ WORD = (
     r"|token|passw(?:or)?d|pwd|密钥|密码|口令|令牌|授权码)"
 )
 PATTERN = re.compile(
-    rf"-----BEGIN (?:[A-Z]{{2,9}} ){{0,2}}PRIVATE KEY-----[A-Za-z0-9+/=\s:,.-]{{20,8000}}?-----END (?:[A-Z]{{2,9}} ){{0,2}}PRIVATE KEY-----"
+    r"-----BEGIN (?:[A-Z]{2,9} ){0,2}PRIVATE KEY-----[A-Za-z0-9+/=\s:,.-]{20,8000}?"
+    rf"-----END (?:[A-Z]{{2,9}} ){{0,2}}PRIVATE KEY-----"
     rf"|(?<![A-Za-z0-9_-])(?P<prefixed>{'|'.join(PREFIXES)})(?![A-Za-z0-9_-])"
     rf"|(?<![A-Za-z])(?i:{WORD})[\"']?[ ]?(?:[:=是为]|=>|is)[ ]?[\"']?"
     r"(?P<value>[A-Za-z0-9+/_=.~-]{15,199}[A-Za-z0-9+/_=~-])(?![A-Za-z0-9+/_=~-])"

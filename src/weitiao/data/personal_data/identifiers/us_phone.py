@@ -16,7 +16,9 @@ PATTERN = re.compile(
     rf"(?:(?<=[(]){AREA}\)[ -]?{EXCHANGE}[-. ][0-9]{{4}}"
     rf"|{AREA_AFTER}(?P<gap>[-. ]){EXCHANGE}(?P=gap)[0-9]{{4}}|(?P<together>{AREA_AFTER}{EXCHANGE}[0-9]{{4}})){END}"
 )
-WORDS = re.compile(r"phone|call|(?<![A-Za-z])tel(?![A-Za-z])|cell|mobile|text|fax|contact|reach|dial|电话|手机", re.IGNORECASE)
+WORDS = re.compile(
+    r"phone|call|(?<![A-Za-z])tel(?![A-Za-z])|cell|mobile|text|fax|contact|reach|dial|电话|手机", re.IGNORECASE
+)
 
 
 def grade(match: re.Match[str]) -> bool | None:
