@@ -29,7 +29,6 @@ ID = re.compile(r"[\w.-]+/[\w.-]+")
 NUMBERED = re.compile(r"(.+?)-\d{5}-of-\d{5}(-[0-9a-f]+)?")  # train-00000-of-00002
 SPLITS = ("train", "validation", "valid", "dev", "test")
 PARTIAL = "partial-"  # a folder of refs/convert/parquet that holds the first 5 GB
-NOT_HERE = "data: {id} is not on this disk and cannot be read: {error}"
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def _from_hugging_face(source: Source, name: str) -> PinnedDataset:
     except RevisionNotFoundError:
         raise DataError("data: {path} has no revision {revision}.", path=path, revision=source.revision) from None
     except Exception as error:  # the network, a proxy, a server: whatever it is, the user needs one sentence
-        raise DataError(NOT_HERE, id=path, error=_sentence(error)) from None
+        raise _unreachable(path, error) from None
     remote = [RemoteFile(x.rfilename, x.size or 0, x.lfs.sha256 if x.lfs else "") for x in listed.siblings or ()]
     commit = listed.sha or ""
     subset, chosen = choose(remote, source)
@@ -136,8 +135,8 @@ def _from_hugging_face(source: Source, name: str) -> PinnedDataset:
 
 def _from_modelscope(source: Source, name: str) -> PinnedDataset:
     needs("modelscope_hub", "modelscope", "A modelscope: data set")
-    from modelscope_hub import HubApi  # pyright: ignore[reportMissingImports]
-    from modelscope_hub.errors import (  # pyright: ignore[reportMissingImports]
+    from modelscope_hub import HubApi
+    from modelscope_hub.errors import (
         AuthenticationError,
         NotExistError,
         PermissionDeniedError,
@@ -153,7 +152,7 @@ def _from_modelscope(source: Source, name: str) -> PinnedDataset:
     except (AuthenticationError, PermissionDeniedError):
         raise DataError("data: {path} is private: log in with: modelscope login", path=path) from None
     except Exception as error:  # the library raises many types; the user needs one sentence
-        raise DataError(NOT_HERE, id=path, error=_sentence(error)) from None
+        raise _unreachable(path, error) from None
     remote = [RemoteFile(x.path, x.size, x.sha256 or "") for x in listed if x.type != "tree"]
     subset, chosen = choose(remote, source)
 
@@ -247,6 +246,10 @@ def _downloaded(
             )
         downloaded.append({"path": file.path, "local": str(local), "size": file.size, "sha256": sha256})
     return tuple(downloaded)
+
+
+def _unreachable(path: str, error: Exception) -> DataError:
+    return DataError("data: {id} is not on this disk and cannot be read: {error}", id=path, error=_sentence(error))
 
 
 def _sentence(error: Exception) -> str:

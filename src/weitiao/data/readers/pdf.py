@@ -27,7 +27,7 @@ def read(path: Path, encoding: str) -> Iterator[Record | BadRow]:
         RecipeError: pypdfium2 is not installed.
     """
     needs("pypdfium2", "docs", "A PDF")
-    import pypdfium2  # pyright: ignore[reportMissingImports]
+    import pypdfium2
 
     try:
         document = pypdfium2.PdfDocument(read_file(path))

@@ -111,7 +111,7 @@ def _some(cells: list[str]) -> str:
 def _sheets(path: Path, whole: bytes) -> tuple[list[Sheet], list[str]]:
     """The sheets that are read, and the names of the others that hold something."""
     needs("python_calamine", "docs", "An Excel workbook")
-    from python_calamine import CalamineError, SheetVisibleEnum, load_workbook  # pyright: ignore[reportMissingImports]
+    from python_calamine import CalamineError, SheetVisibleEnum, load_workbook
 
     refuse_large_parts(path, whole)
     sheets, others = list[Sheet](), list[str]()
