@@ -52,36 +52,14 @@ def resident_id(chance: Chance) -> tuple[str, str, str]:
     return chance.choice(("身份证", "身份证号：", "证件号码", "ID: ", "号码是", "我的")), number, ""
 
 
+MOBILE = [
+    "130", "131", "135", "136", "138", "139", "147", "150", "151", "158", "159", "166", "171",
+    "173", "176", "177", "178", "180", "185", "186", "188", "189", "191", "198", "199",
+]  # fmt: skip
+
+
 def mobile(chance: Chance) -> tuple[str, str, str]:
-    prefix = chance.choice(
-        [
-            "130",
-            "131",
-            "135",
-            "136",
-            "138",
-            "139",
-            "147",
-            "150",
-            "151",
-            "158",
-            "159",
-            "166",
-            "171",
-            "173",
-            "176",
-            "177",
-            "178",
-            "180",
-            "185",
-            "186",
-            "188",
-            "189",
-            "191",
-            "198",
-            "199",
-        ]
-    )
+    prefix = chance.choice(MOBILE)
     number = prefix + "".join(chance.choices(DIGITS, k=8))
     number = chance.choice((number, number, number, spaced(number, (3, 4), "-"), spaced(number, (3, 4), " "), wide(number)))
     return chance.choice(("电话", "手机：", "联系", "微信同号", "致电", "tel ", "+86", "+86 ", "我的号码是")), number, ""
