@@ -266,7 +266,7 @@ def zipped(*names: str) -> bytes:
         (b"\xd0\xcf\x11\xe0...", "or with a password): save it as .xlsx or .docx"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "(Git LFS pointer): fetch the file itself"),
         (b"\n<!DOCTYPE html><html>", "(web page): download the file itself"),
-        (gzip.compress(b"x" * 257 + b"ustar"), "(tar): unpack it first"),
+        (gzip.compress(b"x" * 257 + b"ustar", mtime=0), "(tar): unpack it first"),
     ],
 )
 @pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x.jsonl.gz"])
