@@ -181,8 +181,8 @@ def _show_examples(counts: dict[str, Any], console: Console) -> None:
     for rule, records in counts["examples"].items():
         console.print(Text(rule, "bold"))
         for x in records:
-            place = Message("{file}, line {line}", file=x["file"], line=x["line"])
-            console.print(Text(f"  {place} {x.get('field', '')}", "cyan"), soft_wrap=True)
+            position = Message("{file}, line {line}", file=x["file"], line=x["line"])
+            console.print(Text(f"  {position} {x.get('field', '')}", "cyan"), soft_wrap=True)
             if "before" not in x:
                 console.print(Text(f"    {x.get('left_out', x.get('hint', ''))}"), soft_wrap=True)
                 continue
@@ -195,9 +195,9 @@ def _show_examples(counts: dict[str, Any], console: Console) -> None:
 
 def _visible(piece: str, kind: str) -> str:
     """A piece as it can be seen: line breaks and invisible characters by name; without colours, [-removed-] {+added+}."""
-    shown = "".join(x if x.isprintable() else "⏎" if x == "\n" else f"<U+{ord(x):04X}>" for x in piece)
+    visible = "".join(x if x.isprintable() else "⏎" if x == "\n" else f"<U+{ord(x):04X}>" for x in piece)
     brackets = {"removed": ("[-", "-]"), "added": ("{+", "+}")}.get(kind, ("", ""))
-    return f"{brackets[0]}{shown}{brackets[1]}"
+    return f"{brackets[0]}{visible}{brackets[1]}"
 
 
 def _show_folder(out: str, console: Console) -> None:

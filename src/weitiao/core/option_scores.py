@@ -126,8 +126,8 @@ def _score_part(
             rows.append({"input_ids": ids, "labels": [IGNORE] * len(ids)})
     batch = pack(rows).to(model.device)
     starts = {row: start for row, start in zip(batch.row_ids, batch.bounds)}
-    places, index = torch.tensor([starts[node.row] + node.offset for node in nodes], device=model.device).sort()
-    _predict(model, model.hidden(batch, places)[index.argsort()], nodes)
+    positions, index = torch.tensor([starts[node.row] + node.offset for node in nodes], device=model.device).sort()
+    _predict(model, model.hidden(batch, positions)[index.argsort()], nodes)
     return [_option_scores(root, own, model.processor.stop_ids) for root, own in zip(roots, options)]
 
 

@@ -32,14 +32,14 @@ def difference(before: str, after: str, most: int = 6) -> list[Piece]:
 
 def _differences(old: str, new: str, most: int) -> Sequence[Piece]:
     pieces: list[Piece] = []
-    shown = 0
+    visible = 0
     for kind, i, j, k, m in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if kind == "equal":
             pieces.append(("same", _middle(old[i:j])))
             continue
-        if shown == most:
+        if visible == most:
             return [*pieces, ("same", " ...")]
-        shown += 1
+        visible += 1
         pieces += [("removed", _short(old[i:j])), ("added", _short(new[k:m]))]
     return pieces
 

@@ -44,13 +44,13 @@ class CleanedRow:
 
     def audit(self, where: SourceLocation) -> Iterator[dict[str, Any]]:
         """A record of each change, hint and refusal, with the text as it was."""
-        place = {"file": where.file, "line": where.line}
+        position = {"file": where.file, "line": where.line}
         for x in self.changes:
-            yield {**place, "rule": x.rule, "field": x.field, "before": x.before, "after": x.after}
+            yield {**position, "rule": x.rule, "field": x.field, "before": x.before, "after": x.after}
         for rule, reason in self.hints:
-            yield {**place, "rule": rule, "hint": str(reason)}
+            yield {**position, "rule": rule, "hint": str(reason)}
         if self.refusal is not None:
-            yield {**place, "rule": self.refusal[0], "left_out": str(self.refusal[1])}
+            yield {**position, "rule": self.refusal[0], "left_out": str(self.refusal[1])}
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from weitiao.core.cleaner import PartRole
 from weitiao.core.errors import InvalidValue
@@ -90,7 +90,7 @@ def texts_of(**columns: Sequence[str | None]) -> dict[str, PartRole]:
     >>> texts_of(prompt=("question", None), answer=("reply",))
     {'question': 'prompt', 'reply': 'answer'}
     """
-    return {name: role for role, names in columns.items() for name in names if name}  # pyright: ignore
+    return {name: cast(PartRole, role) for role, names in columns.items() for name in names if name}
 
 
 # -- cells ------------------------------------------------------------------------------------------------------------

@@ -121,9 +121,9 @@ class FileEncoding:
 
 def encoding_of(path: Path) -> FileEncoding:
     """The encoding of a file, decided on all of its bytes; once for each state of the file."""
-    place = on_disk(path)
-    stat = place.stat()
-    with open(place, "rb") as opened:  # a file may be written twice within one tick of its clock
+    position = on_disk(path)
+    stat = position.stat()
+    with open(position, "rb") as opened:  # a file may be written twice within one tick of its clock
         ends = opened.read(ENDS)
         opened.seek(max(0, stat.st_size - ENDS))
         ends += opened.read(ENDS)

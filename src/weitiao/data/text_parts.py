@@ -71,6 +71,6 @@ def _in_message(message: dict[str, Any], path: Path) -> Iterator[TextPart]:
 def _replaced(value: Any, path: Path, text: str) -> Any:
     if not path:
         return text
-    new = dict(value) if isinstance(value, dict) else list(value)
-    new[path[0]] = _replaced(value[path[0]], path[1:], text)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    new: Any = dict(value) if isinstance(value, dict) else list(value)
+    new[path[0]] = _replaced(value[path[0]], path[1:], text)
     return new

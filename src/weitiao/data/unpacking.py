@@ -80,9 +80,9 @@ def on_disk(path: Path) -> Path:
     Raises:
         DataError: there is neither.
     """
-    for place in (path, *path.parents):
-        if place.is_file():
-            return place
+    for position in (path, *path.parents):
+        if position.is_file():
+            return position
     raise DataError("data: there is no file {path}.", path=path)
 
 
@@ -132,8 +132,8 @@ def members(path: Path, endings: Collection[str]) -> list[Path]:
     files = [path / x for x in names if not x.startswith(NO_ROWS) and not PurePosixPath(x).name.startswith(".")]
     files = [x for x in files if ending_of(x) in endings]
     if not files:
-        shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-        raise DataError("data: {path} holds no file with rows. It holds: {names}", path=path, names=shown or "-")
+        visible = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+        raise DataError("data: {path} holds no file with rows. It holds: {names}", path=path, names=visible or "-")
     return files
 
 
@@ -217,9 +217,9 @@ def _archive(path: Path) -> zipfile.ZipFile:
 
 def _open_member(path: Path) -> BinaryIO:
     """A file inside an archive."""
-    place = on_disk(path)
-    name = path.relative_to(place).as_posix()
-    with _archive(place) as archive:  # an opened member keeps the file open
+    position = on_disk(path)
+    name = path.relative_to(position).as_posix()
+    with _archive(position) as archive:  # an opened member keeps the file open
         info = next((x for x in archive.infolist() if _name(x) == name), None)
         if info is None:
             raise DataError("data: there is no file {path}.", path=path)
@@ -227,7 +227,7 @@ def _open_member(path: Path) -> BinaryIO:
         try:
             member: IO[bytes] = archive.open(info)
         except DAMAGE as error:
-            raise _damaged(place, "zip", error) from None
+            raise _damaged(position, "zip", error) from None
     return cast(BinaryIO, io.BufferedReader(_Unpacked(path, "zip", member), BUFFER))
 
 

@@ -58,13 +58,13 @@ def retrieval_baselines(training: Sequence[SourcedExample], eval_set: EvalSet) -
     if not pairs or sum(counts.values()) < 2 * len(counts):
         return []
     popularity = np.array([float(counts[text]) for text in documents.number_of])
-    found = [Baseline(Message("popularity"), pairs, documents, lambda _: popularity)]
+    baselines = [Baseline(Message("popularity"), pairs, documents, lambda _: popularity)]
     if any(x.history for x in pairs) and any(x.for_evaluation.get("group") for x in training):
         neighbours = CoOccurrence(baskets(training, documents), len(documents.number_of)).similarities
         newest = [[documents.number_of[y] for y in x.history if y in documents.number_of][-NEWEST:] for x in pairs]
         score = lambda row: sum(map(neighbours, newest[row]), np.zeros(len(documents.number_of)))  # noqa: E731
-        found.append(Baseline(Message("co-occurrence"), pairs, documents, score))
-    return found
+        baselines.append(Baseline(Message("co-occurrence"), pairs, documents, score))
+    return baselines
 
 
 def baskets(training: Sequence[SourcedExample], documents: Documents) -> list[list[int]]:

@@ -115,10 +115,10 @@ class FolderWriter:
         if kind is None and self.folder is not None:
             np.save(self.folder / PLACES, np.array(self._places, PLACE))
 
-    def row(self, line: str, place: tuple[int, int], size: int, repaired: bool) -> None:
+    def row(self, line: str, position: tuple[int, int], size: int, repaired: bool) -> None:
         """A row to train on, as a line of JSON."""
         self._write(ROWS, f"{line}\n")
-        self._places.append((*place, size, repaired))
+        self._places.append((*position, size, repaired))
         self.balance.add("repaired" if repaired else "accepted", size)
 
     def quarantine(self, record: dict[str, Any], size: int) -> None:
@@ -129,9 +129,9 @@ class FolderWriter:
     def audit(self, record: dict[str, Any]) -> None:
         """A change; the first ones of each rule are examples."""
         self._write(AUDIT, json_line(record))
-        shown = self.examples.setdefault(record["rule"], [])
-        if len(shown) < EXAMPLES:
-            shown.append(record)
+        visible = self.examples.setdefault(record["rule"], [])
+        if len(visible) < EXAMPLES:
+            visible.append(record)
 
     def _write(self, name: str, line: str) -> None:
         if self.folder is not None:

@@ -60,11 +60,13 @@ def _row(cells: Iterable[str], tag: str) -> str:
 def _examples(rule: str, records: Sequence[Mapping[str, Any]]) -> str:
     parts = [f"<h2>{html.escape(rule)}</h2>"]
     for x in records:
-        place = Message("{file}, line {line}", file=x["file"], line=x["line"])
+        position = Message("{file}, line {line}", file=x["file"], line=x["line"])
         if "before" in x:
             pieces = difference(x["before"], x["after"])
             text = "".join(f"<{TAGS[kind]}>{html.escape(piece)}</{TAGS[kind]}>" for kind, piece in pieces)
         else:
             text = html.escape(x.get("left_out", x.get("hint", "")))
-        parts.append(f"<small>{html.escape(str(place))} {html.escape(x.get('field', ''))}</small><p class=diff>{text}</p>")
+        parts.append(
+            f"<small>{html.escape(str(position))} {html.escape(x.get('field', ''))}</small><p class=diff>{text}</p>"
+        )
     return "".join(parts)

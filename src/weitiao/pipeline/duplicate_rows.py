@@ -35,10 +35,10 @@ def move_duplicates(
     """
     clusters = find_duplicates(_texts(folder, mapping), similarity)
     originals = np.where(clusters.equals_first | near, clusters.first, np.arange(len(clusters.first)))
-    wanted = {int(x) for x in originals[originals != np.arange(len(originals))]}
-    learnt = {i: _learnt(row, mapping) for i, row in enumerate(_rows(folder)) if i in wanted}
-    places = load_places(folder)
-    stays = np.ones(len(places), bool)
+    requested = {int(x) for x in originals[originals != np.arange(len(originals))]}
+    learnt = {i: _learnt(row, mapping) for i, row in enumerate(_rows(folder)) if i in requested}
+    positions = load_places(folder)
+    stays = np.ones(len(positions), bool)
     paths = [folder / f".{os.getpid()}.{name}" for name in (ROWS, DUPLICATES)]
     with (
         open(folder / ROWS, encoding="utf-8", newline="\n") as old,
@@ -51,14 +51,14 @@ def move_duplicates(
                 rows.write(line)
                 continue
             stays[i] = False
-            here, there = places[i], places[first]
+            here, there = positions[i], positions[first]
             record = {"file": files[here["file"]], "line": int(here["line"]), "row": json.loads(line)}
             copy_of = {"file": files[there["file"]], "line": int(there["line"])}
             duplicates.write(json_line({**record, "copy_of": copy_of, "equal": bool(clusters.equals_first[i])}))
             balance.move("repaired" if here["repaired"] else "accepted", "duplicate", int(here["bytes"]))
     os.replace(paths[0], folder / ROWS)
     os.replace(paths[1], folder / DUPLICATES)
-    np.save(folder / PLACES, places[stays])
+    np.save(folder / PLACES, positions[stays])
     return clusters.capped
 
 

@@ -125,13 +125,13 @@ def _write(
 ) -> None:
     """The folder with these rows in it; every file is replaced as a whole."""
     balance.check(sum(x.size for x in plan.files if x.by_line))
-    places = load_places(folder)
-    keys = np.concatenate([places, np.array([(*place, size, True) for place, _, size in back], PLACE)])
+    positions = load_places(folder)
+    keys = np.concatenate([positions, np.array([(*position, size, True) for position, _, size in back], PLACE)])
     order = np.lexsort((keys["line"], keys["file"]))
     rows, new_places = (folder / f".{os.getpid()}.{name}" for name in (ROWS, PLACES))
     with open(folder / ROWS, encoding="utf-8", newline="\n") as old, open(rows, "w", encoding="utf-8", newline="\n") as new:
         for i in order:
-            new.write(old.readline() if i < len(places) else back[i - len(places)][1])
+            new.write(old.readline() if i < len(positions) else back[i - len(positions)][1])
     np.save(new_places, keys[order])
     os.replace(rows, folder / ROWS)
     os.replace(new_places, folder / PLACES)

@@ -62,7 +62,12 @@ def test_recipe_is_frozen(tmp_path: Path) -> None:
     ("old", "new", "line", "words"),
     [
         ("out:", "sed: 1\nout:", 16, "unknown key 'sed'. Did you mean 'seed'? Keys here are: base, chat_template, data"),
-        ("weight: 3", "wieght: 3", 5, "unknown key 'data.0.wieght'. Did you mean 'weight'? Keys here are: columns"),
+        (
+            "weight: 3",
+            "wieght: 3",
+            5,
+            "unknown key 'data.0.wieght'. Did you mean 'weight'? Keys here are: cleaners, columns",
+        ),
         ("{path: b.csv,", "{pth: b.csv,", 6, "unknown key 'data.1.pth'. Did you mean 'path'?"),
         ("epochs: 2", "epoch: 2", 10, "unknown key 'train.epoch'. Did you mean 'epochs'? Keys here are: activation_cache"),
         ("metrics:", "metric:", 14, "unknown key 'evaluate.metric'. Did you mean 'metrics'?"),

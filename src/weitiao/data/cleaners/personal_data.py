@@ -69,8 +69,8 @@ class PersonalData(TextCleaner):
 
     def clean(self, text: str) -> str:
         """The text without them."""
-        wanted = self.only or tuple(x for x in kinds() if x != SECRETS)
-        spans = [x for x in find_personal(text, wanted) if x.certain or self.hints]
+        requested = self.only or tuple(x for x in kinds() if x != SECRETS)
+        spans = [x for x in find_personal(text, requested) if x.certain or self.hints]
         key = _key(self.key_file) if self.key_file and self.action == "stand_in" else None
         return replace_personal(text, spans, self.action, key) if spans else text
 

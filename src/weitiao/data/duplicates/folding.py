@@ -33,10 +33,10 @@ class FoldedTexts:
         return len(self.starts) - 1
 
 
-def fold(texts: Sequence[str]) -> FoldedTexts:
+def folded_texts(texts: Sequence[str]) -> FoldedTexts:
     """Fold texts: NFKC, lower case, single spaces, simplified characters.
 
-    >>> folded = fold(["Ｈello  World", "臺灣"])
+    >>> folded = folded_texts(["Ｈello  World", "臺灣"])
     >>> "".join(map(chr, folded.codes)), folded.starts.tolist()
     ('hello world台湾', [0, 11, 13])
     """

@@ -45,10 +45,10 @@ def ngram_sets(texts: FoldedTexts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _hashes(texts: FoldedTexts) -> tuple[np.ndarray, np.ndarray]:
     """The hash of the n-gram that starts at each place (upper half 0), and whether there is one."""
     codes, total = texts.codes, len(texts.codes)
-    places = np.arange(total)
-    left = np.repeat(texts.starts[1:], np.diff(texts.starts)) - places  # characters up to the end of the text
+    positions = np.arange(total)
+    left = np.repeat(texts.starts[1:], np.diff(texts.starts)) - positions  # characters up to the end of the text
     before = np.concatenate([[0], np.cumsum(_has_no_spaces()[codes], dtype=np.int32)])
-    short = before[places + np.minimum(left, LONG)] > before[:-1]
+    short = before[positions + np.minimum(left, LONG)] > before[:-1]
     padded = np.concatenate([codes, np.zeros(LONG, np.uint32)]).astype(np.uint64)
     pair = padded[:total] * BASE + padded[1 : total + 1]
     five = pair.copy()

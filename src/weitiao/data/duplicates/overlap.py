@@ -23,6 +23,6 @@ def near_duplicates(training: Sequence[str], held_out: Sequence[str]) -> dict[in
     equal = original < len(training)
     for pair in rows.similar_pairs():
         for a, b in (pair, pair[::-1]):
-            wanted = is_held_out[a] & ~equal[a]
-            np.minimum.at(nearest, a[wanted], original[b[wanted]])
+            requested = is_held_out[a] & ~equal[a]
+            np.minimum.at(nearest, a[requested], original[b[requested]])
     return {i: int(j) for i, j in enumerate(nearest[in_held_out]) if j < len(training)}

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from weitiao.core.errors import DataError
-from weitiao.data.duplicates.folding import fold
+from weitiao.data.duplicates.folding import folded_texts
 from weitiao.data.duplicates.ngrams import ngram_sets
 
 HASHES = 100
@@ -91,7 +91,7 @@ def sign(texts: Iterable[str], similarity: float = 0.8) -> Signatures:
     """
     digests, sketches, grams, bands, sizes = [], [], [], [], []
     for batch in _batches(texts):
-        batch_grams, starts, batch_digests = ngram_sets(fold(batch))
+        batch_grams, starts, batch_digests = ngram_sets(folded_texts(batch))
         digests.append(batch_digests)
         sketches.append(_sketches(batch_grams, starts))
         grams.append(batch_grams)

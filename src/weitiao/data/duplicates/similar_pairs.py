@@ -82,9 +82,9 @@ class DistinctRows:
             starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
             sizes = np.diff(starts, append=len(keys))
             crowded = np.repeat(sizes > CROWD, sizes)
-        places = np.flatnonzero(crowded)
-        following = self._band(band + 1)[order[places]] if len(places) else places
-        order[places] = order[places][np.lexsort((following, keys[places]))]
+        positions = np.flatnonzero(crowded)
+        following = self._band(band + 1)[order[positions]] if len(positions) else positions
+        order[positions] = order[positions][np.lexsort((following, keys[positions]))]
         return order, keys, crowded
 
     def _band(self, band: int) -> np.ndarray:

@@ -32,7 +32,7 @@ def replace_personal(text: str, spans: Sequence[PersonalSpan], action: Action, k
     if action == "stand_in" and key is None:
         raise InvalidValue("stand-ins need a key: the same key gives the same stand-ins")
     is_chinese = any("\u4e00" <= x <= "\u9fff" for x in text)
-    parts, place = [], 0
+    parts, position = [], 0
     for span in sorted(spans):
         identifier = find_module(Identifier, span.kind)
         value = text[span.start : span.end]
@@ -42,9 +42,9 @@ def replace_personal(text: str, spans: Sequence[PersonalSpan], action: Action, k
             replacement = ""
         else:
             replacement = _as_wide(value, identifier.stand_in(value.translate(NARROW), key))
-        parts += [text[place : span.start], replacement]
-        place = span.end
-    return "".join([*parts, text[place:]])
+        parts += [text[position : span.start], replacement]
+        position = span.end
+    return "".join([*parts, text[position:]])
 
 
 def _as_wide(value: str, stand_in: str) -> str:

@@ -48,15 +48,15 @@ def find_personal(text: str, only: Sequence[str] | None = None) -> list[Personal
     [('mobile', 2, 13), ('email', 17, 26)]
     """
     has_digit = DIGIT.search(text) is not None
-    wanted: list[tuple[str, Identifier]] = []
+    requested: list[tuple[str, Identifier]] = []
     for trigger, needs_digit, identifiers in _by_trigger(None if only is None else tuple(only)):
         if (has_digit or not needs_digit) and trigger.search(text):
-            wanted += identifiers
-    if not wanted:
+            requested += identifiers
+    if not requested:
         return []
     narrow = text.translate(NARROW) if not text.isascii() else text
     spans = []
-    for kind, identifier in wanted:
+    for kind, identifier in requested:
         for match in identifier.PATTERN.finditer(narrow):
             grade = identifier.grade(match)
             if grade is not None:

@@ -19,8 +19,8 @@ def read(path: Path, encoding: str) -> Iterator[Record]:
     Raises:
         DataError: the file is not Arrow's, or is damaged.
     """
-    place = seekable(path)
-    opened = pa.memory_map(str(place)) if isinstance(place, Path) else pa.PythonFile(place)
+    position = seekable(path)
+    opened = pa.memory_map(str(position)) if isinstance(position, Path) else pa.PythonFile(position)
     with opened:
         head = opened.read(8)
         opened.seek(0)

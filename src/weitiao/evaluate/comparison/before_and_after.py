@@ -23,7 +23,7 @@ def before_and_after(scores: Mapping[str, Any], row_results: Mapping[str, Any]) 
         row_results: row_results.json.
     """
     sides = [_results(x, scores, row_results) for x in (BEFORE, AFTER)]
-    found = []
+    differences = []
     for name, score in scores.get(AFTER, {}).items():
         kind = name.rpartition(".")[2]
         if kind not in names(Metric) or name not in scores.get(BEFORE, {}):
@@ -31,8 +31,8 @@ def before_and_after(scores: Mapping[str, Any], row_results: Mapping[str, Any]) 
         metric = create(Metric, kind)
         one, two = (x.pairs(name, metric.reads) or [] for x in sides)
         if one and len(one) == len(two) and not score.get("clusters"):
-            found.append(difference(metric, name, AFTER, (one, two)))
-    return {x.metric: x for x in judged_together(found)}
+            differences.append(difference(metric, name, AFTER, (one, two)))
+    return {x.metric: x for x in judged_together(differences)}
 
 
 def against_majority(row_results: Mapping[str, Any], classes: Mapping[str, Any]) -> tuple[str, Difference] | None:
@@ -48,8 +48,8 @@ def against_majority(row_results: Mapping[str, Any], classes: Mapping[str, Any])
         return None
     (answer, _), *_ = Counter(reference for _, reference in choices).most_common(1)
     constant = [(answer, reference) for _, reference in choices]
-    (found,) = judged_together([difference(create(Metric, "accuracy"), "accuracy", AFTER, (constant, choices))])
-    return answer, found
+    (differences,) = judged_together([difference(create(Metric, "accuracy"), "accuracy", AFTER, (constant, choices))])
+    return answer, differences
 
 
 def _results(when: str, scores: Mapping[str, Any], row_results: Mapping[str, Any]) -> Results:

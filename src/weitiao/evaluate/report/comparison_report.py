@@ -12,7 +12,7 @@ from weitiao.core.version import VERSION
 from weitiao.evaluate.comparison.comparison import Comparison, JudgedPair, RowChange
 from weitiao.evaluate.comparison.difference import Difference
 from weitiao.evaluate.report.charts import counts_bar, interval_bar
-from weitiao.evaluate.report.page import halves, write_page
+from weitiao.evaluate.report.page import value_interval, write_page
 from weitiao.evaluate.report.verdict import Line
 
 SHOWN_ROWS = 20  # that became worse, and as many that became better
@@ -148,11 +148,11 @@ def _line(label: str, x: Difference) -> dict[str, Any]:
     return {
         "label": label,
         "n": f"{x.n:,}",
-        "reference": halves(format_interval(x.metric, x.reference_score.as_json())),
-        "value": halves(format_interval(x.metric, x.candidate_score.as_json())),
+        "reference": value_interval(format_interval(x.metric, x.reference_score.as_json())),
+        "value": value_interval(format_interval(x.metric, x.candidate_score.as_json())),
         "counts": counts_bar(x.wins, x.ties, x.losses) if x.wins is not None and x.losses is not None else "",
         "bar": interval_bar(x.metric, [(x.verdict, bounds)], zero=True),
-        "change": halves(x.interval_text),
+        "change": value_interval(x.interval_text),
         "p": format_p(x.p_adjusted) if x.test else "",
         "wins": "" if x.wins is None else f"{x.wins}/{x.ties}/{x.losses}",
         "verdict": x.verdict,

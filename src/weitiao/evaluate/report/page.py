@@ -48,9 +48,9 @@ def bilingual(make: Callable[[], Any]) -> Any:
     return _merged(versions)
 
 
-def halves(text: str) -> tuple[str, str]:
+def value_interval(text: str) -> tuple[str, str]:
     """
-    >>> halves("81.0 % [75.1, 85.7]")
+    >>> value_interval("81.0 % [75.1, 85.7]")
     ('81.0 %', '[75.1, 85.7]')
     """
     value, bracket, interval = text.partition(" [")

@@ -16,7 +16,7 @@ from weitiao.core.score import format_interval, format_score, proportion, score_
 from weitiao.evaluate.comparison.before_and_after import against_majority, before_and_after
 from weitiao.evaluate.comparison.difference import VERDICTS, Difference
 from weitiao.evaluate.report.charts import interval_bar, loss_curve, reliability_diagram, shade, small_curve
-from weitiao.evaluate.report.page import halves, write_page
+from weitiao.evaluate.report.page import value_interval, write_page
 from weitiao.evaluate.report.verdict import other_baselines, verdict
 
 MAX_CLASSES = 30  # of a confusion matrix that is drawn; beyond, the most confused pairs are listed
@@ -137,9 +137,13 @@ def contents(run: Run, paired: Mapping[str, Difference], constant: tuple[str, Di
 def score_line(row: dict[str, str], scores: dict[str, Any], paired: Difference | None) -> dict[str, Any]:
     """A line of the table: as `score_rows` has it, with the paired change where there is one."""
     name = row["name"]
-    line: dict[str, Any] = {**row, **{key: halves(row[key]) for key in ("before", "after", "change")}}
+    line: dict[str, Any] = {**row, **{key: value_interval(row[key]) for key in ("before", "after", "change")}}
     if paired is not None and paired.test:
-        line |= {"change": halves(paired.interval_text), "verdict": paired.verdict, "verdict_text": paired.verdict_text}
+        line |= {
+            "change": value_interval(paired.interval_text),
+            "verdict": paired.verdict,
+            "verdict_text": paired.verdict_text,
+        }
     line["bar"] = interval_bar(name, [(when, scores.get(when, {}).get(name)) for when in ("before", "after")])
     return line
 
@@ -170,7 +174,10 @@ def classes_of(reports: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
         table = [
             {
                 "name": name,
-                **{key: halves(format_interval("accuracy", x[key]) if x[key] else "–") for key in ("precision", "recall")},
+                **{
+                    key: value_interval(format_interval("accuracy", x[key]) if x[key] else "–")
+                    for key in ("precision", "recall")
+                },
                 "f1": f"{x['f1']:.3f}",
                 "references": x["references"],
                 "answered": x["answered"],

@@ -71,5 +71,5 @@ def stand_in(value: str, key: Key) -> str:
     start = re.match(
         r"(?:sk-(?:ant-|proj-|svcacct-|or-v1-)?|[A-Za-z]{2,6}_(?:live_|test_|pat_)?|[A-Z]{4}|[a-z]{2,5}-)?", value
     )
-    place = start.end() if start else 0
-    return value[:place] + draw.like(value[place:-7]) + "EXAMPLE"
+    position = start.end() if start else 0
+    return value[:position] + draw.like(value[position:-7]) + "EXAMPLE"

@@ -32,10 +32,10 @@ def grade(match: re.Match[str]) -> bool | None:
 def stand_in(value: str, key: Key) -> str:
     """The area code stays; the number starts with 0, which no local number does."""
     area = re.match(rf"\(?0{AREA}(?=[) -]*[2-8])\)?[ -]*|[1-9][0-9]{{1,2}}[ -](?=[2-8])", value)
-    place = area.end() if area else 0
-    number = digits_of(value[place:])
+    position = area.end() if area else 0
+    number = digits_of(value[position:])
     draw = key.draw("landline", digits_of(value))
-    return value[:place] + "".join(_shaped(value[place:], "0" + draw.text(len(number))))
+    return value[:position] + "".join(_shaped(value[position:], "0" + draw.text(len(number))))
 
 
 def _shaped(value: str, digits: str) -> str:

@@ -25,5 +25,5 @@ def stand_in(value: str, key: Key) -> str:
     """Region 99..., and a wrong check character."""
     draw = key.draw("uscc", value)
     first = f"{value[:2]}99{draw.text(4)}{draw.text(9, USCC_CHARACTERS)}"
-    place = USCC_CHARACTERS.index(uscc_check(first))
-    return first + USCC_CHARACTERS[(place + 1 + draw.number(30)) % 31]
+    position = USCC_CHARACTERS.index(uscc_check(first))
+    return first + USCC_CHARACTERS[(position + 1 + draw.number(30)) % 31]
