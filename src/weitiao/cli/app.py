@@ -61,18 +61,20 @@ app.add_typer(data, name="data", rich_help_panel=translate("Start"))
 app.add_typer(bench, name="bench", rich_help_panel=translate("Inspect"))
 
 
-def _end(number: int, frame: Any) -> None:
-    """SIGTERM as Ctrl-C: what is half written is removed. Training and serving have handlers of their own."""
-    raise KeyboardInterrupt(TERMINATED)
+def _leave(number: int, frame: Any) -> None:
+    """SIGTERM while no command is at work: nothing is half written."""
+    sys.exit(TERMINATED)
 
 
 def main() -> None:
     """The entry point."""
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, _leave)
     try:
         app()
     except BrokenPipeError:
         sys.exit(FAILED)
+    finally:  # an exception could not change the exit code any more, only end in a traceback
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from weitiao.cli.option_group import option_group
 from weitiao.cli.run_command import AsJson, Columns, Encoding, Quiet, print_json, split_names, split_pairs, usage_error
 from weitiao.core.errors import RecipeError
 from weitiao.core.messages import Message
@@ -22,26 +23,43 @@ STYLES = {"same": "dim", "removed": "red strike", "added": "green"}
 SHARD = re.compile(r"(\d+)/(\d+)")
 
 
-Deduplicate = Annotated[
-    str, typer.Option(help="exact: leave out rows with the same texts; near: also rows that are nearly the same.")
-]
-Similarity = Annotated[
-    float,
-    typer.Option(min=0.1, max=1.0, help="For near: 0.8 is about 6 % of Chinese characters edited, 2 % of English."),
-]
+DUPLICATE_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "deduplicate": (
+        Annotated[
+            str, typer.Option(help="exact: leave out rows with the same texts; near: also rows that are nearly the same.")
+        ],
+        "",
+    ),
+    "similarity": (
+        Annotated[
+            float,
+            typer.Option(min=0.1, max=1.0, help="For near: 0.8 is about 6 % of Chinese characters edited, 2 % of English."),
+        ],
+        0.8,
+    ),
+}
+READ_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "cleaners": (
+        Annotated[
+            str,
+            typer.Option(help="unicode,html: rules in their order; default: the recipe's, or unicode,invisible,mojibake."),
+        ],
+        "",
+    ),
+    "columns": (Columns, None),
+    "encoding": (Encoding, "auto"),
+}
 
 
+@option_group("reading", READ_OPTIONS, lambda chosen: chosen)
+@option_group("duplicates", DUPLICATE_OPTIONS, lambda chosen: _duplicates(**chosen))
 def clean(
     data: Annotated[list[str], typer.Argument(help="A recipe (its data and their cleaners), or files of data.")],
+    *,
+    reading: Any,
+    duplicates: Any,
     out: Annotated[str, typer.Option(help="The folder to write; not for --dry-run.")] = "",
-    cleaners: Annotated[
-        str, typer.Option(help="unicode,html: rules in their order; default: the recipe's, or unicode,invisible,mojibake.")
-    ] = "",
-    columns: Columns = None,
-    encoding: Encoding = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what each rule would do; write nothing.")] = False,
-    deduplicate: Deduplicate = "",
-    similarity: Similarity = 0.8,
     shard: Annotated[str, typer.Option(help="3/64: only this stretch of the files; then: weitiao data join.")] = "",
     processes: Annotated[int, typer.Option(min=0, help="Processes; 0: one for each core.")] = 0,
     json: AsJson = False,
@@ -51,7 +69,7 @@ def clean(
     from weitiao.core.reporter import Reporter
     from weitiao.pipeline import cleaning, cleaning_shard
 
-    request = _request(data, cleaners, columns, encoding)
+    request = _request(data, **reading)
     console = Console(highlight=False, quiet=quiet or json)
     if dry_run:
         counts = cleaning.try_out(request)
@@ -60,7 +78,7 @@ def clean(
     elif not out:
         raise usage_error("name the folder to write with --out, or use --dry-run")
     elif shard:
-        if deduplicate:
+        if duplicates:
             raise usage_error("--deduplicate looks at all shards: give it to weitiao data join")
         number, shards = _shard(shard)
         plan = cleaning.make_plan(request)
@@ -71,17 +89,18 @@ def clean(
         return
     else:
         workers = processes or os.cpu_count() or 1
-        counts = cleaning.clean(request, Path(out), workers, Reporter(console), _duplicates(deduplicate, similarity))
+        counts = cleaning.clean(request, Path(out), workers, Reporter(console), duplicates)
         _show(counts, console)
         _show_folder(out, console)
     if json:
         print_json(counts)
 
 
+@option_group("duplicates", DUPLICATE_OPTIONS, lambda chosen: _duplicates(**chosen))
 def join(
     folder: Annotated[str, typer.Argument(help="The folder of the shards.")],
-    deduplicate: Deduplicate = "",
-    similarity: Similarity = 0.8,
+    *,
+    duplicates: Any,
     json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -89,7 +108,7 @@ def join(
     from weitiao.pipeline import cleaning
 
     console = Console(highlight=False, quiet=quiet or json)
-    counts = cleaning.join(Path(folder), _duplicates(deduplicate, similarity))
+    counts = cleaning.join(Path(folder), duplicates)
     _show(counts, console)
     _show_folder(folder, console)
     if json:
@@ -160,7 +179,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _show(counts: dict[str, Any], console: Console) -> None:
     """What became of the rows, and what each rule did."""
-    from weitiao.data.cleaning import RuleCounts
+    from weitiao.pipeline.cleaning_report import rule_lines
 
     rows = counts["rows"]
     message = Message(
@@ -170,8 +189,7 @@ def _show(counts: dict[str, Any], console: Console) -> None:
         **{key: x for key, x in rows.items() if key != "in"},
     )
     console.print(str(message), markup=False)
-    names = [x["name"] for x in counts["cleaners"]]
-    for line in RuleCounts.from_json(counts["rules_rows"], counts["rules"]).lines(names):
+    for line in rule_lines(counts):
         console.print(f"  {line}", markup=False)
 
 

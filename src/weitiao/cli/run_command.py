@@ -4,7 +4,10 @@ import errno
 import json
 import math
 import os
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +15,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
-from weitiao.core.errors import ERROR_FILE, FAILED, INTERRUPTED, WeitiaoError
+from weitiao.core.errors import ERROR_FILE, FAILED, INTERRUPTED, TERMINATED, WeitiaoError
 from weitiao.core.messages import Message, translate
 
 if TYPE_CHECKING:
@@ -71,7 +74,8 @@ class Group(_TranslatedHelp, TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command. The exit code tells which kind of error it was (core/errors.py)."""
         try:
-            return super().invoke(ctx)
+            with _sigterm_interrupts():
+                return super().invoke(ctx)
         except WeitiaoError as error:
             print_error(error.message)
             _write_error(error)
@@ -92,6 +96,23 @@ class Group(_TranslatedHelp, TyperGroup):
         except KeyboardInterrupt as interrupt:
             Console(stderr=True).print(translate("stopped"))
             raise typer.Exit(next(iter(interrupt.args), INTERRUPTED)) from None
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM as Ctrl-C: what is half written is removed. Training and serving have handlers of their own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def add_command(app: typer.Typer, function: Callable[..., None], name: str = "", panel: str = "") -> None:

@@ -3,11 +3,9 @@
 setup_environment -> open_base_assets -> prepare_data -> load_model -> plan_training -> TrainingSetup
 """
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any, cast
 
 import psutil
@@ -18,12 +16,11 @@ from weitiao.core.batch import Batch
 from weitiao.core.decoding import decoding_decision
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat
-from weitiao.core.files import file_sha256
 from weitiao.core.finding import Decision, Finding, refuse
 from weitiao.core.messages import Message
 from weitiao.core.objective import LossFunction, Objective
 from weitiao.core.recipe import Recipe
-from weitiao.core.recipe_sections import Evaluate, Train, fixed_on_resume
+from weitiao.core.recipe_sections import Evaluate
 from weitiao.core.regularizer import regularized
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
@@ -35,8 +32,7 @@ from weitiao.data.encode import Encoded
 from weitiao.data.label_checks import check_labels
 from weitiao.data.loader import Loader
 from weitiao.data.prepare import Encoder, read, read_and_split, read_corpus, report_rows
-from weitiao.data.read import Reading, files_of
-from weitiao.data.unpacking import on_disk
+from weitiao.data.read import Reading
 from weitiao.data.vocabulary import check_vocabulary
 from weitiao.evaluate.drift import Drift
 from weitiao.evaluate.examination.items import PreparedExam
@@ -52,10 +48,10 @@ from weitiao.model.layers.gradient_checkpointing import enable_gradient_checkpoi
 from weitiao.pipeline.exam_data import open_exams
 from weitiao.pipeline.forgetting import is_measured, suites_for
 from weitiao.pipeline.load import BaseAssets, load, open_base_assets, warm_start
+from weitiao.pipeline.resume_identity import resume_identity
 from weitiao.pipeline.retrieval_baselines import baselines_for
 from weitiao.plan import compatibility
 from weitiao.plan.resolve import Facts, Resolved, RowLimits, facts_of, resolve, resolve_rows
-from weitiao.train.checkpoints.checkpoint import FILE
 from weitiao.train.checkpoints.state import State
 from weitiao.train.distributed import Distributed
 from weitiao.train.preflight import preflight_steps
@@ -308,37 +304,6 @@ def plan_training(
         resolved.head_learning_rate,
     )
     return resolved, loader, plan
-
-
-def resume_identity(recipe: Recipe, resolved: Resolved, data: str, tokenizer: str, base: str) -> dict[str, str]:
-    """What a resumed run must have in common with its checkpoints, or it would not be the same run.
-
-    Args:
-        data, tokenizer, base: fingerprints.
-    """
-    ((batch_key, batch),) = resolved.batch.items()
-    train = recipe.train.model_dump(mode="json", include=fixed_on_resume(Train))
-    return {
-        **{f"{FILE}{file}": file_sha256(on_disk(file))[:12] for file in data_files(recipe)},
-        "data": data,
-        **{f"cleaners of {x.path}": json.dumps([y.identity() for y in x.cleaners]) for x in recipe.data if x.cleaners},
-        "tokenizer and template": tokenizer,
-        f"train.{batch_key}": str(batch),
-        "steps": str(resolved.steps),
-        "base": base,
-        "seed": str(recipe.seed),
-        "method": json.dumps(recipe.method.as_recipe()) + (recipe.init_from or ""),
-        "objective": json.dumps([x.as_recipe() for x in (recipe.objective, *recipe.regularizers)]),
-        **{f"train.{key}": json.dumps(value) for key, value in train.items()},
-    }
-
-
-def data_files(recipe: Recipe) -> list[Path]:
-    """Every file that the recipe reads rows from, each once."""
-    validation = recipe.validation if isinstance(recipe.validation, tuple) else ()
-    replay = (recipe.replay.source,) if recipe.replay else ()
-    sources = (*recipe.data, *validation, *(recipe.evaluate.data or ()), *(recipe.evaluate.corpus or ()), *replay)
-    return list(dict.fromkeys(file for x in sources for file in files_of(x)))
 
 
 def preflight(

@@ -1,7 +1,7 @@
 """report.html of a cleaned folder: one page without scripts or anything from outside, in the language of who made it."""
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from weitiao.core.messages import Message, language
@@ -34,17 +34,21 @@ def cleaning_report(counts: Mapping[str, Any]) -> str:
     Args:
         counts: as counts.json has them.
     """
-    names = list(dict.fromkeys(x["name"] for x in counts["cleaners"]))
-    lines = RuleCounts.from_json(counts["rules_rows"], counts["rules"]).lines(names)
     parts = [
         f"<h1>{html.escape(str(TITLE))}</h1>",
         "".join(f"<p><small>{html.escape(x['file'])}</small></p>" for x in counts["files"][:20]),
         _table(counts),
-        "<ul>" + "".join(f"<li>{html.escape(str(x))}</li>" for x in lines) + "</ul>",
+        "<ul>" + "".join(f"<li>{html.escape(str(x))}</li>" for x in rule_lines(counts)) + "</ul>",
         *(_examples(rule, records) for rule, records in sorted(counts["examples"].items())),
     ]
     head = f'<meta charset="utf-8"><title>{html.escape(str(TITLE))}</title><style>{STYLE}</style>'
     return f'<!DOCTYPE html>\n<html lang="{language()}"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
+
+
+def rule_lines(counts: Mapping[str, Any]) -> Iterator[Message]:
+    """What each rule did, a line each; of the counts as counts.json has them."""
+    names = [x["name"] for x in counts["cleaners"]]
+    return RuleCounts.from_json(counts["rules_rows"], counts["rules"]).lines(names)
 
 
 def _table(counts: Mapping[str, Any]) -> str:

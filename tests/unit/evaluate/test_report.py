@@ -20,19 +20,27 @@ VOID = {"meta", "input"}
 
 
 class Tags(HTMLParser):
-    """Every tag with its attributes, and all visible text."""
+    """Every tag with its attributes, and the text of each language."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict]] = []
-        self.words = ""
+        self.words, self.chinese = "", ""
+        self.language = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
         self.tags.append((tag, dict(attrs)))
+        if tag == "span":
+            self.language = dict(attrs).get("lang", "")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "span":
+            self.language = ""
 
     def handle_data(self, data: str) -> None:
-        self.words += data
+        self.words += data * (self.language != "zh")
+        self.chinese += data * (self.language != "en")
 
 
 @pytest.fixture
@@ -46,7 +54,9 @@ def test_report_is_self_contained(page: tuple[Run, str]) -> None:
     assert not re.search(r"https?://", text)
     tags = Tags(text).tags
     assert not {tag for tag, _ in tags} & {"script", "link", "iframe", "img", "object", "embed", "base"}
-    assert not [x for _, attributes in tags for x in attributes if x in ("src", "href") or x.startswith("on")]
+    assert not [x for _, attributes in tags for x in attributes if x == "src" or x.startswith("on")]
+    links = [attributes["href"] for _, attributes in tags if "href" in attributes]
+    assert links and all(x.startswith("#") for x in links)
     assert "@import" not in text and "url(" not in text
 
 
@@ -55,7 +65,7 @@ def test_report_shows_scores(page: tuple[Run, str]) -> None:
     scores = run.read("scores.json")
     for side in ("before", "after"):
         loss = scores[side]["loss"]
-        assert f"{loss['value']:.3f} [{loss['low']:.3f}, {loss['high']:.3f}]" in words
+        assert re.search(rf"{loss['value']:.3f}\s*\[{loss['low']:.3f}, {loss['high']:.3f}\]", words)
     assert "exact_match" in words and "95 % intervals" in words
     for key, decision in run.decisions.items():
         assert key in words and str(decision.reason) in words
@@ -156,7 +166,7 @@ def test_verdict_of_a_better_run_that_forgot(tmp_path: Path) -> None:
         },
     )
     assert lines[0] == ("better", "Better at the task: accuracy 20.0 % [10.0, 30.0] → 80.0 % [70.0, 90.0], n = 200.")
-    assert ("", "Not shown to be above the baseline “always a”: 75.0 % [65.0, 85.0].") in lines
+    assert ("warning", "Not shown to be above the baseline “always a”: 75.0 % [65.0, 85.0].") in lines
     assert ("better", "Above the baseline “always b”: 10.0 % [5.0, 20.0].") in lines
     assert ("worse", "Forgotten: capital cities: 71 → 64 %") in lines
     assert lines[-1][1].startswith("Not finished")
@@ -184,7 +194,7 @@ def test_large_confusion_matrix_becomes_a_list() -> None:
     rows = {x: [int(x == y) for y in names] for x in names}
     rows["c03"][5] = 7
     matrix = {"answers": names, "rows": rows}
-    assert matrix_of(matrix) == {} and confused_of(matrix) == [("c03", "c05", 7)]
+    assert matrix_of(matrix) == {} and confused_of(matrix) == [("c03", "c05", 7, "87.5 % [52.9, 97.8]")]
     small = {"answers": ["a", "b", ""], "rows": {"a": [3, 1, 0], "b": [0, 0, 2]}}
     assert matrix_of(small)["rows"][0] == ("a", [(3, "0.75", "right"), (1, "0.25", ""), (0, "0.00", "")])
     assert confused_of(small) == []

@@ -36,7 +36,7 @@ def test_recorded_rows_are_used(two_runs: tuple[Path, Path], monkeypatch: pytest
 def test_base_is_measured_on_the_rows_of_the_run_once(two_runs: tuple[Path, Path], tiny_llama: Path) -> None:
     words = ("compare", f"base={tiny_llama}", two_runs[1], "--out", "record")
     code, said = weitiao(*words)
-    assert code == 0 and "two compared with base" in said and "record: record" in said
+    assert code == 0 and "two compared with base" in said and "report: record/report.html" in said
     assert "measured before" not in said
     code, said = weitiao(*words)
     assert code == 0 and "as it was measured before: record/results/base.json" in said

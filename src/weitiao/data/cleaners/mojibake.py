@@ -59,8 +59,9 @@ def _from_latin(run: str) -> str:
 
 
 def _rest_from_gbk(run: str) -> str:
-    """A short run, in a text another run of which is certainly GBK."""
-    new = _decoded(_as_windows_1252(run), "gbk")
+    """A short run, in a text another run of which is certainly GBK. Only characters of GB 2312: their bytes are never those
+    of “”, … and — in Windows-1252, which stay what they are."""
+    new = _decoded(_as_windows_1252(run), "gb2312")
     return new if new and all(HAN.match(x) or x in PUNCTUATION for x in new) else run
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from unicodedata import normalize
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from weitiao.core.example import plain
 
 CODE_POINTS = 0x110000
+TRADITIONAL = Path(__file__).with_name("traditional.txt")
 END = "\0"  # between texts while they are folded: normalization and letter case leave it alone
 SPACES = re.compile(r"\s+")
 SPACES_AT_END = re.compile(f" ?{END} ?")
@@ -57,7 +58,7 @@ def folded_texts(texts: Sequence[str]) -> FoldedTexts:
 def _simplified() -> np.ndarray:
     """(CODE_POINTS,) uint32: the simplified form of each code point; itself where it has none."""
     table = np.arange(CODE_POINTS, dtype=np.uint32)
-    lines = files("weitiao.data.duplicates").joinpath("traditional.txt").read_text(encoding="utf-8").splitlines()
+    lines = TRADITIONAL.read_text(encoding="utf-8").splitlines()
     pairs = "".join(line for line in lines if not line.startswith("#"))
     codes = np.frombuffer(pairs.encode("utf-32-le"), np.uint32).reshape(-1, 2)
     table[codes[:, 0]] = codes[:, 1]
