@@ -16,7 +16,7 @@ from weitiao.core.files import write_text
 from weitiao.core.messages import LANGUAGES, Message, language, reading_in
 
 TEMPLATES = Path(__file__).parent
-CONTROLS: dict[int, int | None] = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
+CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
 """HTML has no control characters: their pictures are shown; the end of a line on Windows is the end of a line."""
 NO_CHARACTERS = re.compile("[\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")  # no file can hold half of a surrogate pair
 
