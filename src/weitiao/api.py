@@ -56,11 +56,10 @@ def train(
     """
     reporter = _reporter(verbose)
     _import_pipeline(reporter)
-    from weitiao.core.shipped_recipes import find_recipe
-    from weitiao.multirun.stages import read_stages
+    from weitiao.multirun.stages import stages_of
     from weitiao.pipeline import train as pipeline
 
-    if isinstance(recipe, (str, Path)) and (stages := read_stages(find_recipe(recipe))):
+    if stages := stages_of(recipe):
         return train_stages(stages, callbacks=callbacks, allow=allow, verbose=verbose)[-1]
     run = pipeline.train(as_recipe(recipe), reporter, overwrite=overwrite, allowed=allow, callbacks=callbacks)
     print_result(run, reporter.console)
@@ -103,17 +102,20 @@ def resume(
 
 
 def check(
-    recipe: "Recipe | str | Path | Mapping[str, Any]", *, allow: Collection[str] = (), verbose: bool | int = False
+    recipe: "Recipe | str | Path | Mapping | list[Stage]", *, allow: Collection[str] = (), verbose: bool | int = False
 ) -> "list[Finding]":
-    """The preflight check alone: data, template, lengths, leaks, up to three training steps. Nothing is kept.
+    """The preflight check alone, of each stage: data, template, lengths, leaks, three training steps. Nothing is kept.
 
     Raises:
         CheckError: there are errors that are not allowed; `error.findings` holds all findings.
     """
     reporter = _reporter(verbose)
     _import_pipeline(reporter)
+    from weitiao.multirun.stages import check_stages, stages_of
     from weitiao.pipeline import train as pipeline
 
+    if stages := stages_of(recipe):
+        return check_stages(stages, reporter, allow)
     return pipeline.check(as_recipe(recipe), reporter, allow)
 
 

@@ -60,7 +60,36 @@ def build() -> Handbook:
             part = find(kind, name)
             settings = {key: _entry(field) for key, field in part.model_fields.items()}
             parts[name] = {"kind": kind, "help": (part.__doc__ or "").strip(), "settings": settings}
-    return {"schema": Recipe.model_json_schema(), "keys": keys, "parts": parts}
+    return {"schema": _with_stages(Recipe.model_json_schema()), "keys": keys, "parts": parts}
+
+
+def _with_stages(schema: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's schema that also takes `stages` (multirun/stages.py): keys beside them apply to all."""
+    from weitiao.core.messages import Message
+    from weitiao.multirun.stages import FOLLOWS, HANDOVERS
+
+    own = {key: {"$ref": f"#/properties/{key}"} for key in schema["properties"] if key not in FOLLOWS - {"base"}}
+    stage = {
+        "name": {"type": "string", "description": Message("Of the stage, and of its folder.").template},
+        "handover": {
+            "enum": list(HANDOVERS),
+            "default": HANDOVERS[0],
+            "description": Message(
+                "How it takes over the result of the stage before: merged into the base, or trained on."
+            ).template,
+        },
+        **own,
+    }
+    stages = {
+        "type": "array",
+        "minItems": 1,
+        "items": {"type": "object", "properties": stage, "additionalProperties": False},
+        "description": Message(
+            "Trainings in a row, each from the result of the one before. Keys beside it apply to all."
+        ).template,
+    }
+    required = [{"required": schema.pop("required")}, {"required": ["out", "stages"]}]
+    return {**schema, "properties": {**schema["properties"], "stages": stages}, "anyOf": required}
 
 
 def _entry(field: Any) -> Entry:

@@ -33,10 +33,13 @@ RESUMABLE = ("interrupted", "stopped", "failed", "killed")
 def check(recipe: RecipeFile, overrides: Overrides = None, allow: Allow = None, as_json: AsJson = False) -> None:
     """Preflight check: which tokens are trained on, leaks, stop tokens, three training steps. Nothing is kept."""
     from weitiao import api
+    from weitiao.core.shipped_recipes import find_recipe
+    from weitiao.multirun.stages import read_stages
 
     findings, error = [], None
     try:
-        findings = api.check(read(recipe, overrides), allow=allow or (), verbose=0 if as_json else 2)
+        stages = read_stages(find_recipe(recipe), tuple(overrides or ()))
+        findings = api.check(stages or read(recipe, overrides), allow=allow or (), verbose=0 if as_json else 2)
     except CheckError as refused:
         findings, error = refused.findings, refused
     if as_json:

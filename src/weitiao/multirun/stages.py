@@ -16,20 +16,22 @@
 A finished stage is not trained again; an interrupted one is resumed, bit-exactly.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from weitiao.core.errors import Interrupted, RecipeError, RunError
+from weitiao.core.finding import Finding
 from weitiao.core.messages import Message
 from weitiao.core.recipe import Recipe, make_recipe
 from weitiao.core.recipe_file import read_plain
 from weitiao.core.registry import nearest
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
+from weitiao.core.shipped_recipes import find_recipe
 from weitiao.multirun.progress import progress_of
-from weitiao.pipeline.train import resume, train
+from weitiao.pipeline.train import check, resume, train
 
 HANDOVERS = ("merge", "continue")
 FOLLOWS = {"base", "init_from", "out"}  # keys that a later stage gets from the one before
@@ -69,6 +71,13 @@ def read_stages(path: str | Path, overrides: tuple[str, ...] = ()) -> list[Stage
         where = Message("{file}, line {line}", file=path, line=lines.get(("stages", i), "?"))
         stages.append(_stage(i, own, shared, stages[-1] if stages else None, where))
     return stages
+
+
+def stages_of(recipe: Any) -> list[Stage]:
+    """The stages of whatever the API takes as a recipe; none if it has none."""
+    if isinstance(recipe, (str, Path)):
+        return read_stages(find_recipe(recipe))
+    return recipe if isinstance(recipe, list) else []
 
 
 def _stage(i: int, own: dict[str, Any], shared: dict[str, Any], last: Stage | None, where: Message) -> Stage:
@@ -126,6 +135,23 @@ def run_stages(stages: list[Stage], reporter: Reporter, report: Callable[[Messag
             raise Interrupted(text, stopped.exit_code, i=i, n=len(stages), name=stage.name) from None
         runs.append(Run.open(folder))
     return runs
+
+
+def check_stages(stages: list[Stage], reporter: Reporter, allowed: Collection[str] = ()) -> list[Finding]:
+    """The preflight check of each stage; on the first one's base, as long as the stage before is not trained.
+
+    Raises:
+        CheckError: of the first stage that has an error which is not allowed.
+    """
+    findings: list[Finding] = []
+    for i, stage in enumerate(stages, 1):
+        reporter.say(Message("stage {i} of {n}: {name}", i=i, n=len(stages), name=stage.name))
+        recipe = stage.recipe
+        if i > 1 and progress_of(Path(stages[i - 2].recipe.out)) != "finished":
+            reporter.say(Message("checked on {base}: the stage before is not trained yet", base=stages[0].recipe.base))
+            recipe = recipe.override(base=stages[0].recipe.base, init_from=None)
+        findings += check(recipe, reporter, allowed)
+    return findings
 
 
 def _announcement(i: int, n: int, stage: Stage, last: Run | None, finished: bool) -> Message:

@@ -1,5 +1,6 @@
 """Stages: several trainings in a row, each from the previous result; and `init_from`, continuing with the same method."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from jsonschema import Draft202012Validator
 from safetensors.torch import load_file
 
 from support.command import weitiao
@@ -14,7 +16,9 @@ from support.rows import chat_rows, write_jsonl
 from support.runs import stop_at
 from weitiao.core.errors import RecipeError
 from weitiao.core.events import Step
+from weitiao.core.recipe_file import read_plain
 from weitiao.core.run import Run
+from weitiao.core.shipped_recipes import find_recipe
 from weitiao.multirun.stages import read_stages
 
 LANGUAGE = [{"text": "the quick brown fox " * (2 + i % 3)} for i in range(24)]
@@ -62,6 +66,25 @@ def test_stage_starts_from_previous_result(staged: Any, tmp_path: Path) -> None:
     code, said = weitiao("train", staged(), "train.steps=2")
     assert code == 0 and said.count("finished already") == 3
     assert again == {x: (out / x / "events.jsonl").read_bytes() for x in again}, "nothing is trained twice"
+
+
+def test_each_stage_is_checked_before_any_is_trained(staged: Any, tmp_path: Path) -> None:
+    code, said = weitiao("check", staged(), "train.steps=2")
+    assert code == 0, said
+    assert said.count("the stage before is not trained yet") == 2 and "stage 3 of 3: polish" in said
+    assert not (tmp_path / "field").exists()
+    useless = write_jsonl(tmp_path / "none.jsonl", [{"x": 1}] * 8)
+    code, said = weitiao("check", staged({"name": "language"}, {"name": "answers", "data": str(useless)}))
+    assert code == 2 and "none.jsonl" in said
+
+
+def test_recipe_with_stages_is_valid_for_an_editor() -> None:
+    schema = json.loads(weitiao("schema")[1])
+    recipe, _ = read_plain(find_recipe("smollm2/causal_lm_then_sft_lora"))
+    valid = Draft202012Validator(schema).is_valid
+    assert valid(recipe)
+    assert not valid({key: x for key, x in recipe.items() if key != "stages"}), "without data"
+    assert not valid({**recipe, "stages": [{"name": "text", "dota": "a.jsonl"}]})
 
 
 def test_interrupted_stage_resumes(staged: Any, tmp_path: Path) -> None:
