@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from weitiao.cli.class_tables import show_classes
 from weitiao.cli.forgetting_lines import show_forgetting
@@ -116,13 +117,16 @@ def exams(
     export: Annotated[str, typer.Option(help="Write it into this folder as a task of lm-evaluation-harness.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """The exams that ship with weitiao: what each tests, its language, its licence."""
-    if bool(name) != bool(export):
+    """The exams that ship with weitiao: what each tests, its language, its licence; of one, what a model is asked."""
+    if export and not name:
         raise usage_error("name an exam and a folder: {command} exams NAME --export FOLDER", command=command())
-    if name:
+    if export:
         from weitiao.pipeline.exam_data import export_exam
 
         Console(highlight=False).print(str(export_exam(name, export)), soft_wrap=True, markup=False)
+        return
+    if name:
+        _show_exam(name, as_json)
         return
     from weitiao.core.exam import read_exam, shipped_exams
 
@@ -136,6 +140,24 @@ def exams(
     for x in read:
         table.add_row(x.name, x.language, x.licence, x.description)
     Console().print(table)
+
+
+def _show_exam(name: str, as_json: bool) -> None:
+    """What a model is asked, and what counts as right."""
+    from weitiao.pipeline.exam_data import view_exam
+
+    view, console = view_exam(name), Console(highlight=False)
+    if as_json:
+        print_json(view.as_json())
+        return
+    head = Message(
+        "{exam}: {description}; {n:,} questions", exam=view.exam.name, description=view.exam.description, n=view.items
+    )
+    console.print(Text(str(head), "bold"))
+    console.print(Text(view.prompt))
+    for option in view.first.options or (view.first.answer,):
+        is_right = option == view.first.solved
+        console.print(Text(f"  {'✓' if is_right else '·'} {option}", "green" if is_right else ""))
 
 
 def verify(

@@ -2,7 +2,9 @@
 exam does not name."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from weitiao.core.errors import DataError, InvalidValue, RecipeError
 from weitiao.core.exam import DEFAULT, Exam, PackagedFile, read_exam
@@ -15,7 +17,7 @@ from weitiao.data.records import Reader
 from weitiao.evaluate.examination.fact_options import FactSource
 from weitiao.evaluate.examination.folders import folder_rows
 from weitiao.evaluate.examination.harness_task import is_task, read_task, write_task
-from weitiao.evaluate.examination.items import PreparedExam, SourceRow, make_items, prepare
+from weitiao.evaluate.examination.items import ExamItem, PreparedExam, SourceRow, make_items, prepare
 from weitiao.model.loading.packages import PackageFile
 
 
@@ -52,6 +54,33 @@ def find_exam(name: str) -> tuple[Exam, Path]:
     if exam.data.layout and not exam.data.path:
         raise RecipeError("exam {exam} needs its folder: {exam}:FOLDER.", exam=exam.name)
     return exam, file
+
+
+@dataclass(frozen=True)
+class ExamView:
+    """An exam to look at before it is taken."""
+
+    exam: Exam
+    items: int
+    """How many are asked."""
+    first: ExamItem
+    prompt: str
+    """What a model is asked first, with everything that stands before it."""
+
+    def as_json(self) -> dict[str, Any]:
+        first = {"prompt": self.prompt, "options": list(self.first.options), "answer": self.first.solved}
+        return {**self.exam.model_dump(mode="json"), "items": self.items, "first": first}
+
+
+def view_exam(name: str) -> ExamView:
+    """An exam's first question as a model is asked it.
+
+    Raises:
+        RecipeError, DataError, ModelError: as open_exams.
+    """
+    (opened,) = open_exams([name])
+    first = opened.items[0]
+    return ExamView(opened.exam, len(opened.items), first, opened.prefixes()[first.group] + first.question)
 
 
 def export_exam(name: str, folder: str | Path) -> Path:

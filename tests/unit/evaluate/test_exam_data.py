@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from support.command import weitiao
 from support.models import save_model
 from weitiao.core.errors import DataError, RecipeError
 from weitiao.core.exam import DEFAULT, read_exam
@@ -239,6 +240,18 @@ def test_exported_exam_reads_back_the_same(tmp_path: Path) -> None:
     assert [(x.question, x.options, x.solution) for x in after.items] == [
         (x.question, x.options, x.solution) for x in before.items
     ]
+
+
+def test_exam_is_shown_as_a_model_is_asked_it(tmp_path: Path) -> None:
+    name = str(task_file(tmp_path))
+    (opened,) = open_exams([name])
+    first = opened.items[0]
+    code, said = weitiao("exams", name)
+    assert code == 0 and f"{len(opened.items)} questions" in said
+    assert opened.prefixes()[first.group] + first.question in said and f"✓ {first.solved}" in said
+    shown = json.loads(weitiao("exams", name, "--json")[1])["first"]
+    assert shown == {"prompt": opened.prefixes()[""] + first.question, "options": list(first.options), "answer": first.solved}
+    assert weitiao("exams", "nosuch")[0] == 2 and "there is no exam 'nosuch'" in weitiao("exams", "nosuch")[1]
 
 
 def test_grouped_exam_is_exported_with_its_prompts_written_out(tmp_path: Path) -> None:
