@@ -250,7 +250,11 @@ def test_exam_is_shown_as_a_model_is_asked_it(tmp_path: Path) -> None:
     assert code == 0 and f"{len(opened.items)} questions" in said
     assert opened.prefixes()[first.group] + first.question in said and f"✓ {first.solved}" in said
     shown = json.loads(weitiao("exams", name, "--json")[1])["first"]
-    assert shown == {"prompt": opened.prefixes()[""] + first.question, "options": list(first.options), "answer": first.solved}
+    assert shown == {
+        "prompt": opened.prefixes()[""] + first.question,
+        "options": list(first.options),
+        "answer": first.solved,
+    }
     assert weitiao("exams", "nosuch")[0] == 2 and "there is no exam 'nosuch'" in weitiao("exams", "nosuch")[1]
 
 
