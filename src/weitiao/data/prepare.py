@@ -23,7 +23,8 @@ from weitiao.data.label_checks import refuse_missing_classes
 from weitiao.data.later import with_settings_of
 from weitiao.data.loader import InOrder
 from weitiao.data.preview import draw, preview
-from weitiao.data.read import Reading, TooManyBadRows, check_bad_fraction, read_sources, split
+from weitiao.data.read import Reading, TooManyBadRows, check_bad_fraction, read_sources
+from weitiao.data.split import split
 from weitiao.data.tokenization import ChatProcessor
 
 MAX_CHARACTERS = 1000  # of a row that is described

@@ -3,7 +3,6 @@
 import glob
 import itertools
 import json
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -12,17 +11,14 @@ from typing import Any
 from weitiao.core.errors import DataError, InvalidValue, message_of
 from weitiao.core.example import (
     EVALUATION_COLUMNS,
-    AudioText,
     BadRow,
-    ExtractiveQA,
     SourcedExample,
     Task,
     TextLabel,
     TokenTags,
-    content_hash,
 )
 from weitiao.core.finding import Finding
-from weitiao.core.messages import Message, joined
+from weitiao.core.messages import Message
 from weitiao.core.objective import Objective
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import find_module, names
@@ -276,64 +272,6 @@ class TooManyBadRows(DataError):
     def __init__(self, template: str, bad: list[BadRow], **fields: Any) -> None:
         super().__init__(template, **fields)
         self.bad = bad
-
-
-# -- train / validation -----------------------------------------------------------------------------------------------
-
-
-def split(examples: list[SourcedExample], fraction: float) -> tuple[list[SourcedExample], list[SourcedExample], Message]:
-    """Hold out a fraction of the rows, by content: rows with the same input stay on one side, and a row keeps its side when
-    data are added.
-
-    The hash of the input decides (letter case, width and spaces do not count). If one input makes up more than a fifth of
-    the rows, the hash of the whole row decides. With several tasks, each is split on its own.
-
-    Returns:
-        (train, validation, how it was decided)
-    """
-    if fraction <= 0:
-        return examples, [], Message("validation: 0")
-    held_out, reasons = [False] * len(examples), []
-    for task in dict.fromkeys(x.task for x in examples):
-        ids = [i for i, x in enumerate(examples) if x.task == task]
-        try:
-            sides, reason = _held_out([examples[i].without_task for i in ids], fraction)
-        except DataError as error:
-            if not task:
-                raise
-            raise DataError("task {task}: {problem}", task=task, problem=error.message) from None
-        reasons.append(Message("{task}: {reason}", task=task, reason=reason) if task else reason)
-        for i, side in zip(ids, sides):
-            held_out[i] = side
-    reason = reasons[0] if len(reasons) == 1 else joined("; ", reasons)
-    train = [x for x, side in zip(examples, held_out) if not side]
-    return train, [x for x, side in zip(examples, held_out) if side], reason
-
-
-def _held_out(examples: list[SourcedExample], fraction: float) -> tuple[list[bool], Message]:
-    """Whether each example is held out, and how it was decided."""
-    texts, reason = _split_texts(examples)
-    hashes = [content_hash(text) for text in texts]
-    if max(Counter(hashes).values()) > max(1, len(examples) // 5):
-        hashes = [content_hash(x.example.full_text) for x in examples]
-        reason = Message("by the hash of the whole row")
-    held_out = {h for h in hashes if int(h[:12], 16) < fraction * 16**12}
-    if not held_out and len(set(hashes)) > 1:
-        held_out = {min(hashes)}
-    if len(held_out) == len(set(hashes)):
-        raise DataError("validation: too few different rows to hold any out. Use more rows, or validation: 0.")
-    return [h in held_out for h in hashes], reason
-
-
-def _split_texts(examples: list[SourcedExample]) -> tuple[list[str], Message]:
-    """What must not be on both sides."""
-    first = examples[0].example
-    if isinstance(first, ExtractiveQA):  # questions about one context would tell each other's answers
-        contexts = [x.example.context for x in examples if isinstance(x.example, ExtractiveQA)]
-        return contexts, Message("by the hash of the context")
-    if isinstance(first, AudioText):  # one sentence in several voices is the same sentence
-        return [x.example.answer for x in examples], Message("by the hash of the transcript")
-    return [x.example.input_text for x in examples], Message("by the hash of the input")
 
 
 def for_evaluation(fields: dict[str, Any]) -> dict[str, str]:

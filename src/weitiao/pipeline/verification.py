@@ -22,7 +22,8 @@ from weitiao.core.trainable_model import TrainableModel, evaluating
 from weitiao.data.chat.messages import as_messages
 from weitiao.data.chat.template import Template
 from weitiao.data.prepare import Encoder, held_out_sources, read_held_out
-from weitiao.data.read import read_sources, split
+from weitiao.data.read import read_sources
+from weitiao.data.split import split
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.deploy.merging.predictions import PlainFolder, PredictionReport, compare_predictions
 from weitiao.deploy.merging.probe import PROBE

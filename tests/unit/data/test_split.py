@@ -1,10 +1,13 @@
 """Train and validation, by content: what asks the same stays on one side, and keeps it."""
 
+import random
+from collections.abc import Callable
+
 import pytest
 
 from weitiao.core.errors import DataError
 from weitiao.core.example import Chat, SourcedExample, SourceLocation, Text, Turn, content_hash
-from weitiao.data.read import split
+from weitiao.data.split import split
 
 
 def ask(question: str, answer: str = "paris", line: int = 0) -> SourcedExample:
@@ -72,6 +75,46 @@ def test_split_plain_text() -> None:
 def test_split_few_rows() -> None:
     train, held, _ = split(many(3), 0.01)
     assert len(held) == 1 and len(train) == 2
+
+
+WORDS = """heron otter badger lynx river frozen muddy fish eats sleeps under tree every seven days many asks why
+moon letter garden stone window silver carpet engine ticket bridge market doctor lemon paper violin winter""".split()  # noqa: SIM905
+HAN = (
+    "的一是了我不人在他有这个上们来到时大地为子中你说生国年着就那和要她出也得里后自以会家可下而过天去能对"
+    "小多然于心学么之都好看起发当没成只如事把还用第样道想作种开美总从无情己面最女但现前些所同日手又行意动"
+)
+
+
+def drawn(letters: str | list[str], between: str, count: int) -> list[str]:
+    """Texts of 30 letters or words each, no two alike."""
+    rng = random.Random(0)
+    return [between.join(rng.choices(letters, k=30)) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "edited"),
+    [
+        (drawn(WORDS, " ", 300), lambda x: f"{x.capitalize()}, please?"),
+        (drawn(list(HAN), "", 300), lambda x: f"{x}，谢谢！".replace("国", "國").replace("么", "麼")),
+    ],
+)
+def test_near_duplicates_are_on_one_side(texts: list[str], edited: Callable[[str], str]) -> None:
+    rows = [ask(text, line=i) for i, text in enumerate(texts)]
+    copies = [ask(edited(text), line=i) for i, text in enumerate(texts)]
+    train, held, how = split([*rows, *copies], 0.3)
+    assert str(how) == "by the hash of the input, near-duplicates together"
+    assert len(held) == pytest.approx(180, rel=0.3) and not lines(train) & lines(held)
+    assert lines(split(rows, 0.3)[1]) == lines(held), "a row keeps its side when copies are added"
+
+
+def test_one_large_cluster_does_not_decide_the_size_of_the_split() -> None:
+    """Rows from one template are all near-duplicates: only equal ones stay together, and the reason says so."""
+    rows = [
+        ask(f"where is my order number {i:04}, which I have been waiting for since Monday?", line=i) for i in range(500)
+    ]
+    train, held, how = split([*rows, *rows], 0.2)
+    assert len(held) == pytest.approx(200, rel=0.3) and not lines(train) & lines(held)
+    assert str(how) == "by the hash of the input"
 
 
 def test_split_zero() -> None:

@@ -20,7 +20,8 @@ from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import create
 from weitiao.core.reporter import Reporter
 from weitiao.data.mapping import find_mapping
-from weitiao.data.read import read_sources, reader_of, split
+from weitiao.data.read import read_sources, reader_of
+from weitiao.data.split import split
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.evaluate.squad import exact_match, word_f1
 from weitiao.objective.objectives.question_answering import QuestionAnswering
@@ -258,7 +259,7 @@ def test_split_keeps_context_on_one_side(tmp_path: Path) -> None:
     rows = [{"question": f"what {i}", "context": f"text {i % 20}", "answers": []} for i in range(200)]
     reading = read_sources((Source(path=str(write_jsonl(tmp_path / "rows.jsonl", rows))),), QuestionAnswering(), 0.0)
     train, held, how = split(reading.examples, 0.2)
-    assert str(how) == "by the hash of the context" and len(held) >= 10
+    assert str(how).startswith("by the hash of the context") and len(held) >= 10
     assert not {x.example.context for x in train} & {x.example.context for x in held}
 
 
