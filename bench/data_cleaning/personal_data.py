@@ -16,7 +16,8 @@ PLANTED_ROWS, LOOK_ALIKE_ROWS, TURNS = 100_000, 100_000, 5
 
 def measure() -> dict[str, Any]:
     """All figures."""
-    found, total, results = 0, 0, {"recall": {}}
+    found, total = 0, 0
+    results: dict[str, Any] = {"recall": {}}
     for kind in PLANTED:
         rows = list(planted(kind, PLANTED_ROWS // len(PLANTED)))
         exact = sum(

@@ -21,7 +21,7 @@ WORDS = re.compile(r"身份证|证件|居民证|resident id|id card|identity car
 
 
 def grade(match: re.Match[str]) -> bool | None:
-    """Certain with region, date and check digit. Beside a word, 15 digits are certain, and a wrong check digit is a hint."""
+    """Certain with region, date and check digit. Beside a word, 15 digits are certain, a wrong check digit is a hint."""
     value = digits_of(match[0])
     born = value[6:14] if len(value) == 18 else f"19{value[6:12]}"
     if value[:2] not in PROVINCES or not _is_date(born):
