@@ -56,7 +56,7 @@ def _table(head: Sequence[Message], differences: Sequence[tuple[str, Any]]) -> T
         p = format_p(x.p_adjusted) if x.test else ""
         values = (score.partition(" [")[0] for score in scores)
         verdict = Text(x.verdict_text, COLORS.get(x.verdict, "dim"))
-        table.add_row(label, f"{x.n:,}", *values, x.interval_text, p, counts, verdict)
+        table.add_row(label, f"{x.n:,}", *values, str(x.change_text), p, counts, verdict)
     return table
 
 

@@ -18,7 +18,7 @@ from weitiao.core.intervals import (
     t_quantile,
     wilson,
 )
-from weitiao.core.messages import Message
+from weitiao.core.messages import Message, joined
 from weitiao.core.row_count import row_count
 
 BOOTSTRAP_DRAWS = 2000
@@ -314,7 +314,7 @@ def score_rows(scores: dict[str, Any]) -> list[dict[str, str]]:
         row |= {"change": "", "verdict": ""}
         if a and b and a["n"] and b["n"]:
             change = b["value"] - a["value"]
-            row["change"] = format_change(name, change)
+            row["change"] = str(format_change(name, change))
             row["verdict"] = score_verdict(a, b)
         rows.append({**row, "verdict_text": str(VERDICTS[row["verdict"]])})
     return rows
@@ -333,11 +333,11 @@ def score_verdict(before: dict[str, Any], after: dict[str, Any]) -> str:
     return "better" if (after["value"] > before["value"]) == after["higher_is_better"] else "worse"
 
 
-def format_change(name: str, change: float) -> str:
+def format_change(name: str, change: float) -> Message:
     """'+3.2 points' for a percentage, '-0.123' for any other metric."""
     if is_percentage(name):
-        return str(Message("{change:+.1f} points", change=100 * change))
-    return f"{change:+.{_digits(change)}f}"
+        return Message("{change:+.1f} points", change=100 * change)
+    return joined("", [f"{change:+.{_digits(change)}f}"])
 
 
 def _digits(value: float) -> int:

@@ -73,7 +73,7 @@ def prompted_sentence(result: Difference, k: int) -> Message:
         k=k,
         after=format_interval(name, result.candidate_score.as_json()),
         before=format_interval(name, result.reference_score.as_json()),
-        change=result.interval_text,
+        change=result.change_text,
         verdict=VERDICTS[result.verdict],
         n=result.n,
     )

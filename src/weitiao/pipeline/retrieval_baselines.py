@@ -69,7 +69,7 @@ def compare_with_baselines(
             after=format_interval(metric.name, result.candidate_score.as_json()),
             baseline=baseline.name,
             before=format_interval(metric.name, result.reference_score.as_json()),
-            change=result.interval_text,
+            change=result.change_text,
             verdict=VERDICTS[result.verdict],
             n=result.n,
         )

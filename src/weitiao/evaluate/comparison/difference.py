@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from weitiao.core.intervals import Clusters, keeping_draws
-from weitiao.core.messages import Message
+from weitiao.core.messages import Message, joined
 from weitiao.core.metric import Metric
 from weitiao.core.score import MIN_ROWS, Score, format_change, is_percentage
 from weitiao.evaluate.comparison.holm import holm
@@ -70,13 +70,13 @@ class Difference:
         return None if self.wins is None or self.losses is None else self.n - self.wins - self.losses
 
     @property
-    def interval_text(self) -> str:
+    def change_text(self) -> Message:
         """'+3.2 points [+1.0, +5.4]'."""
         if self.verdict == "not_measured":
-            return str(VERDICTS["not_measured"])
+            return VERDICTS["not_measured"]
         scale, digits = (100, 1) if is_percentage(self.metric) else (1, 3)
         bounds = f" [{scale * self.low:+.{digits}f}, {scale * self.high:+.{digits}f}]" if self.low == self.low else ""
-        return format_change(self.metric, self.change) + bounds
+        return joined("", [format_change(self.metric, self.change), bounds])
 
     @property
     def verdict_text(self) -> str:

@@ -135,5 +135,5 @@ def _no_worse(gate: Gate, x: Difference, by_interval: bool) -> GateResult:
     higher = x.candidate_score.higher_is_better
     change = ((x.low if higher else x.high) if by_interval else x.change) * (1 if higher else -1)
     passed = x.verdict != "not_measured" and change >= -gate.bound - 1e-12
-    text = Message("{candidate}: {metric} {change}", candidate=x.candidate, metric=x.metric, change=x.interval_text)
+    text = Message("{candidate}: {metric} {change}", candidate=x.candidate, metric=x.metric, change=x.change_text)
     return GateResult(gate.text, x.candidate, x.metric, passed, text)

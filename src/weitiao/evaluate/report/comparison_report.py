@@ -117,7 +117,7 @@ def _lead(comparison: Comparison, x: Difference) -> Message:
     }
     return Message(
         LEADS[x.verdict],
-        candidate=x.candidate, reference=comparison.reference.name, metric=x.metric, change=x.interval_text,
+        candidate=x.candidate, reference=comparison.reference.name, metric=x.metric, change=x.change_text,
         p=format_p(x.p_adjusted), n=x.n, **values,
     )  # fmt: skip
 
@@ -152,7 +152,7 @@ def _line(label: str, x: Difference) -> dict[str, Any]:
         "value": value_interval(format_interval(x.metric, x.candidate_score.as_json())),
         "counts": counts_bar(x.wins, x.ties, x.losses) if x.wins is not None and x.losses is not None else "",
         "bar": interval_bar(x.metric, [(x.verdict, bounds)], zero=True),
-        "change": value_interval(x.interval_text),
+        "change": value_interval(str(x.change_text)),
         "p": format_p(x.p_adjusted) if x.test else "",
         "wins": "" if x.wins is None else f"{x.wins}/{x.ties}/{x.losses}",
         "verdict": x.verdict,

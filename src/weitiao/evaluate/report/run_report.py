@@ -140,7 +140,7 @@ def score_line(row: dict[str, str], scores: dict[str, Any], paired: Difference |
     line: dict[str, Any] = {**row, **{key: value_interval(row[key]) for key in ("before", "after", "change")}}
     if paired is not None and paired.test:
         line |= {
-            "change": value_interval(paired.interval_text),
+            "change": value_interval(str(paired.change_text)),
             "verdict": paired.verdict,
             "verdict_text": paired.verdict_text,
         }

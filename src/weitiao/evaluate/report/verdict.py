@@ -97,7 +97,7 @@ def _against(templates: Mapping[str, Message], x: Difference, **facts: Any) -> L
 def _sides(x: Difference) -> dict[str, Any]:
     scores = {"before": x.reference_score, "after": x.candidate_score}
     values = {key: format_interval(x.metric, y.as_json()).partition(" [")[0] for key, y in scores.items()}
-    return {**values, "metric": x.metric, "change": x.interval_text, "n": x.n}
+    return {**values, "metric": x.metric, "change": x.change_text, "n": x.n}
 
 
 def other_baselines(scores: Mapping[str, Any], constant: tuple[str, Difference] | None) -> dict[str, dict[str, Any]]:
