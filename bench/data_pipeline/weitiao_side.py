@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import os
 import resource
 import time
 from pathlib import Path
@@ -28,21 +29,30 @@ def memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
+def cpu() -> float:
+    """Processor seconds of this process and its finished children: other programs hardly change them."""
+    return sum(os.times()[:4])
+
+
 def main() -> None:
     options = PARSER.parse_args()
     size = options.file.stat().st_size
     assets = open_base_assets(options.model)
     figures: dict[str, object] = {"mb": round(size / 1e6, 1)}
-    seconds, peak = dict[str, float](), {"imports and tokenizer": memory()}
+    seconds, processor_seconds, peak = dict[str, float](), dict[str, float](), {"imports and tokenizer": memory()}
+    used = cpu()
 
     def lap(stage: str, started: float) -> None:
+        nonlocal used
         seconds[stage] = round(time.perf_counter() - started, 3)
+        processor_seconds[stage], used = round(cpu() - used, 3), cpu()
         peak[stage] = memory()
 
     started = time.perf_counter()
     count = sum(1 for _ in jsonl.read(options.file, "auto"))
     lap("records alone", started)
-    whole = started = time.perf_counter()
+    whole_cpu, whole = cpu(), time.perf_counter()
+    started = whole
     objective: Objective = find(Objective, options.objective)()
     reading = read_sources([Source(path=str(options.file))], objective, 0.0)
     lap("read and map", started)
@@ -70,6 +80,8 @@ def main() -> None:
         "read_mb_per_s": round(size / 1e6 / seconds["records alone"], 1),
         "encode_rows_per_s": round(len(training) / seconds["encode"]),
         "seconds": seconds,
+        "cpu_s": processor_seconds,
+        "total_cpu_s": round(cpu() - whole_cpu, 2),
         "own_peak_mb": peak,
         "total_s": round(total, 2),
     }

@@ -1,27 +1,32 @@
 """Chunks of examples encoded by this process, or by one process for each core; the rows and their order are the same.
 
-    this process   pickled examples -> stdin                 stdout -> rows as an Arrow stream, and facts
+    this process   pickled examples ->                       <- rows as an Arrow stream, and facts
     process 1      chunk 0                chunk 2             chunk 4 ...
     process 2                chunk 1                chunk 3   ...
 
-Chunk i goes to process i modulo their number, and replies are read in that order. The processes are started from this
-module and not by multiprocessing, which would run the user's own script again in each of them.
+Chunk i goes to process i modulo their number, and replies are read in that order. One process is started, as a program of
+its own, and imports what is needed; on Linux the others are forks of it, which share its memory. multiprocessing would run
+the user's own script again, or fork this process with its threads.
 """
 
+import gc
 import os
 import pickle
 import queue
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from io import BytesIO
 from itertools import islice
 from operator import attrgetter
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 
@@ -49,91 +54,88 @@ def encoded_chunks(maker: RowMaker, items: Iterator[SourcedExample], total: int)
     Raises:
         DataError: a row is too long and `overlong` is error, or a process ended too early.
     """
-    count = min(num_processes(total), -(-total // CHUNK))
-    processes = _started(maker, count) if count > 1 else []
-    if not processes:
-        for _ in range(-(-total // CHUNK)):
-            rows, facts = maker.rows(islice(items, CHUNK))
-            yield table_of(rows), facts
-        return
+    count, num_chunks = num_processes(total), -(-total // CHUNK)
+    pool = _Pool(min(count, num_chunks)) if min(count, num_chunks) > 1 else None
     try:
-        waiting: deque[_Process] = deque()
-        for i in range(-(-total // CHUNK)):
+        if pool is None or not pool.start(maker):
+            for _ in range(num_chunks):
+                rows, facts = maker.rows(islice(items, CHUNK))
+                yield table_of(rows), facts
+            return
+        waiting: deque[int] = deque()
+        for i in range(num_chunks):
             if len(waiting) == AHEAD * count:
-                yield waiting.popleft().reply()
-            processes[i % count].send(_pickled(list(islice(items, CHUNK))))
-            waiting.append(processes[i % count])
+                yield pool.reply(waiting.popleft())
+            pool.send(i % pool.count, _pickled(list(islice(items, CHUNK))))
+            waiting.append(i % pool.count)
         while waiting:
-            yield waiting.popleft().reply()
+            yield pool.reply(waiting.popleft())
     finally:
-        for process in processes:
-            process.stop()
+        if pool is not None:
+            pool.stop()
 
 
 def num_processes(total: int) -> int:
     """How many processes encode this many examples: one for each core, shared among the processes that train together."""
+    if not hasattr(socket, "socketpair") or os.name == "nt":  # a socket cannot be handed over there
+        return 1
     if own := os.environ.get(PROCESSES, ""):
         return max(1, int(own)) if own.isdecimal() else 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if total >= MIN_EXAMPLES else 1
 
 
-def _started(maker: RowMaker, count: int) -> list["_Process"]:
-    """The processes; none if they cannot have what makes the rows, such as an objective in a file of the user's."""
-    try:
-        message = pickle.dumps(maker, pickle.HIGHEST_PROTOCOL)
-    except Exception:  # whatever an object of somebody else's raises
-        return []
-    processes = [_Process() for _ in range(count)]
-    try:
-        for process in processes:
-            process.send(message)
-        if all(process.receive()[0] == READY for process in processes):
-            return processes
-    except DataError:  # one ended at once
-        pass
-    except BaseException:
-        for process in processes:
-            process.stop()
-        raise
-    for process in processes:
-        process.stop()
-    return []
+class _Pool:
+    """The processes that encode, and a socket to each. They end when theirs is closed, so also when this one is killed."""
 
-
-class _Process:
-    """One process that encodes, and its pipes. It ends with its standard input, so also when this one is killed."""
-
-    def __init__(self) -> None:
-        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
+    def __init__(self, count: int) -> None:
+        self.count = count
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
-        self.child = subprocess.Popen(
-            [sys.executable, "-c", code],
+        pairs = [socket.socketpair() for _ in range(count)]
+        self.streams = [cast(IO[bytes], own.makefile("rwb")) for own, _ in pairs]
+        groups = [[theirs] for _, theirs in pairs] if sys.platform != "linux" else [[theirs for _, theirs in pairs]]
+        self.children = [self._child([x.fileno() for x in group]) for group in groups]
+        for own, theirs in pairs:
+            own.close()  # the stream keeps it open
+            theirs.close()
+
+    def _child(self, sockets: list[int]) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main({sockets})"],
             env={**os.environ, **ALONE},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
             stderr=self.log,
+            pass_fds=sockets,
             start_new_session=True,  # Ctrl-C is for this process, which stops the others
         )
 
-    def send(self, message: bytes) -> None:
+    def start(self, maker: RowMaker) -> bool:
+        """Whether all have what makes the rows; not where that is in a file of the user's, which they do not have."""
         try:
-            _write(self._pipe(self.child.stdin), message)
+            message = pickle.dumps(maker, pickle.HIGHEST_PROTOCOL)
+        except Exception:  # whatever an object of somebody else's raises
+            return False
+        try:
+            for number in range(self.count):
+                self.send(number, message)
+            return all(self._receive(number)[0] == READY for number in range(self.count))
+        except DataError:  # one ended at once
+            return False
+
+    def send(self, number: int, message: bytes) -> None:
+        try:
+            _write(self.streams[number], message)
         except OSError:
             raise self._ended() from None
 
-    def receive(self) -> Any:
-        if (message := _read(self._pipe(self.child.stdout))) is None:
-            raise self._ended()
-        return pickle.loads(message)
-
-    def reply(self) -> Chunk:
-        """The rows of the earliest chunk that was sent and not yet replied to.
+    def reply(self, number: int) -> Chunk:
+        """The rows of the earliest chunk that a process has and has not replied to.
 
         Raises:
             DataError: as in this process.
         """
-        kind, *content = self.receive()
+        kind, *content = self._receive(number)
         if kind == ROWS:
             return pa.ipc.open_stream(content[0]).read_all(), content[1]
         if kind == REFUSED:
@@ -141,51 +143,68 @@ class _Process:
         raise RuntimeError(f"encoding failed in a process of its own:\n{content[0]}")
 
     def stop(self) -> None:
-        self.child.kill()
-        self.child.wait()
-        for stream in (self.child.stdin, self.child.stdout, self.log):
-            try:
-                self._pipe(stream).close()
-            except BrokenPipeError:
-                continue
+        for child in self.children:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+        for stream in (*self.streams, self.log):
+            with suppress(OSError):
+                stream.close()
 
-    def _pipe(self, stream: IO[bytes] | None) -> IO[bytes]:
-        assert stream is not None, "all are pipes"
-        return stream
+    def _receive(self, number: int) -> Any:
+        try:
+            message = _read(self.streams[number])
+        except OSError:
+            message = None
+        if message is None:
+            raise self._ended()
+        return pickle.loads(message)
 
     def _ended(self) -> DataError:
-        code = self.child.wait()
         self.log.seek(0)
         last = self.log.read().decode("utf-8", "replace").strip().splitlines()[-1:]
         return DataError(
-            "data: a process that encoded rows ended too early (exit code {code}{last}). If memory was short, let fewer "
-            "encode: {variable}=1",
-            code=code,
-            last=f": {last[0][:200]}" if last else "",
+            "data: a process that encoded rows ended too early{last}. If memory was short, let fewer encode: {variable}=1",
+            last=f" ({last[0][:200]})" if last else "",
             variable=PROCESSES,
         )
 
 
-def main() -> None:
-    """What a process does: read a RowMaker, then chunks of examples; reply to each with its rows."""
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print is no reply
+def main(sockets: Sequence[int]) -> None:
+    """What a process does: read a RowMaker, then chunks of examples; reply to each with its rows.
+
+    Args:
+        sockets: the first is its own; there is a fork for each of the others.
+    """
+    streams = [cast(IO[bytes], socket.socket(fileno=x).makefile("rwb")) for x in sockets]
+    makers = [_read(x) for x in streams]
+    try:
+        maker: RowMaker = pickle.loads(makers[0] or b"")
+        maker.processor.contains_special_tokens("")  # what it prepares is shared
+    except Exception as error:  # a class that only the other process has
+        for stream in streams:
+            _write(stream, pickle.dumps((FAILED, repr(error))))
+        return
+    gc.freeze()
+    own = streams[0]
+    for stream in streams[1:]:
+        if os.fork() == 0:
+            own = stream
+            break
+    for stream in streams:
+        if stream is not own:
+            stream.close()
     messages: queue.Queue[bytes] = queue.Queue()
 
     def listen() -> None:
-        while (message := _read(sys.stdin.buffer)) is not None:
+        while (message := _read(own)) is not None:
             messages.put(message)
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
-    try:
-        maker: RowMaker = pickle.loads(messages.get())
-    except Exception as error:  # a class that only the other process has
-        _write(out, pickle.dumps((FAILED, repr(error))))
-        return
-    _write(out, pickle.dumps((READY,)))
+    _write(own, pickle.dumps((READY,)))
     while True:
-        _write(out, pickle.dumps(_replied(maker, messages.get()), pickle.HIGHEST_PROTOCOL))
+        _write(own, pickle.dumps(_replied(maker, messages.get()), pickle.HIGHEST_PROTOCOL))
 
 
 def _replied(maker: RowMaker, message: bytes) -> tuple[Any, ...]:
