@@ -3,8 +3,8 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -138,11 +138,21 @@ def fingerprint(
 ) -> str:
     """sha256 over everything that the encoded rows depend on."""
     digest = hashlib.sha256(json.dumps([VERSION, objective.as_recipe(), identity, max_length, overlong]).encode())
+    encoder = json.JSONEncoder(default=_as_fields)
     for x in examples:
-        name, text = type(x.example).__name__, asdict(x.example)
-        fields = [x.source, str(x.where), name, text, x.parse_special_tokens]
-        digest.update(json.dumps(fields).encode())
+        fields_of_row = [x.source, str(x.where), type(x.example).__name__, x.example, x.parse_special_tokens]
+        digest.update(encoder.encode(fields_of_row).encode())
     return digest.hexdigest()[:32]
+
+
+def _as_fields(example: Any) -> dict[str, Any]:
+    """The fields of an Example or of a part of one, as `asdict` gives them; what is inside is asked for in turn."""
+    return {name: getattr(example, name) for name in _field_names(type(example))}
+
+
+@cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    return tuple(x.name for x in fields(kind))
 
 
 def _list_lengths(column: pa.ChunkedArray) -> np.ndarray:

@@ -1,13 +1,18 @@
 """Files -> Examples. An unusable row is set aside with its file, line, byte offset and the reason; the others are used."""
 
+import functools
+import gc
 import glob
+import hashlib
 import itertools
 import json
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from weitiao.core.errors import DataError, InvalidValue, message_of
 from weitiao.core.example import (
@@ -19,7 +24,7 @@ from weitiao.core.example import (
     Task,
     TextLabel,
     TokenTags,
-    content_hash,
+    plain,
 )
 from weitiao.core.finding import Finding
 from weitiao.core.messages import Message, joined
@@ -41,6 +46,7 @@ from weitiao.data.unpacking import ending_of, holds_rows, in_archive, is_archive
 CLEANED_FOLDER = ("rows.jsonl", "counts.json", "quarantine.jsonl")  # of weitiao data clean; the first are its rows
 INFERENCE_ROWS = 50  # first records, from which the mapping is inferred
 BINARY = ("arrow", "parquet", "pdf")  # formats that have no encoding
+NO_CELLS: dict[str, str] = {}  # of nearly all rows
 ROW_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError)  # a bad row, not the end of the run
 
 
@@ -91,7 +97,8 @@ def read_sources(
     for number, source in enumerate(sources):
         for file in files_of(source):
             kind = example_type or objective.part(source.task).traits.example_type
-            _read_file(file, source, number, kind, reading, earlier)
+            with _uncollected():
+                _read_file(file, source, number, kind, reading, earlier)
     check_bad_fraction(reading.bad, len(reading.bad) + len(reading.examples), max_bad_fraction)
     if not reading.examples and reading.bad:
         first = reading.bad[0]
@@ -223,8 +230,7 @@ def _examples(
         try:
             example = use.mapping.to_example(item)
             text = example.full_text
-            for characters in _texts_of(example):
-                characters.encode("utf-8")
+            _check_characters(example)
             if is_blank(text):
                 raise InvalidValue("the text is empty")
             example = Task(source.task, example) if source.task else example
@@ -238,16 +244,40 @@ def _examples(
             yield BadRow(item.where, message_of(error), str(item.fields)[:200])
 
 
-def _texts_of(value: Any) -> Iterator[str]:
-    """Every text in an Example."""
+def _check_characters(value: Any) -> None:
+    """Check every text in an Example.
+
+    Raises:
+        UnicodeEncodeError: it has an unpaired surrogate.
+    """
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, tuple) and value and not isinstance(value[0], tuple):  # places in a text, not texts
-        for x in value:
-            yield from _texts_of(x)
-    elif is_dataclass(value):
-        for x in fields(value):
-            yield from _texts_of(getattr(value, x.name))
+        if not value.isascii():
+            value.encode("utf-8")
+    elif isinstance(value, tuple):
+        if value and not isinstance(value[0], tuple):  # places in a text, not texts
+            for x in value:
+                _check_characters(x)
+    else:
+        for name in _field_names(type(value)):
+            _check_characters(getattr(value, name))
+
+
+@functools.cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    return tuple(x.name for x in fields(kind)) if is_dataclass(kind) else ()
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the search for cycles: examples have none, and it would look at all of them again and again."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def check_bad_fraction(bad: Sequence[BadRow], total: int, max_bad_fraction: float) -> None:
@@ -313,31 +343,44 @@ def split(examples: list[SourcedExample], fraction: float) -> tuple[list[Sourced
 def _held_out(examples: list[SourcedExample], fraction: float) -> tuple[list[bool], Message]:
     """Whether each example is held out, and how it was decided."""
     texts, reason = _split_texts(examples)
-    hashes = [content_hash(text) for text in texts]
-    if max(Counter(hashes).values()) > max(1, len(examples) // 5):
-        hashes = [content_hash(x.example.full_text) for x in examples]
+    hashes = _hashes(texts)
+    if _largest_share(hashes) > max(1, len(examples) // 5):
+        hashes = _hashes(x.example.full_text for x in examples)
         reason = Message("by the hash of the whole row")
-    held_out = {h for h in hashes if int(h[:12], 16) < fraction * 16**12}
-    if not held_out and len(set(hashes)) > 1:
-        held_out = {min(hashes)}
-    if len(held_out) == len(set(hashes)):
+    held_out = hashes >> 16 < fraction * 16**12
+    if not held_out.any() and (hashes != hashes[0]).any():
+        held_out = hashes == hashes.min()
+    if held_out.all():
         raise DataError("validation: too few different rows to hold any out. Use more rows, or validation: 0.")
-    return [h in held_out for h in hashes], reason
+    return held_out.tolist(), reason
 
 
-def _split_texts(examples: list[SourcedExample]) -> tuple[list[str], Message]:
+def _hashes(texts: Iterable[str]) -> np.ndarray:
+    """[rows] the first 64 bits of the `content_hash` of each text."""
+    digests = (hashlib.sha256(plain(x).encode("utf-8", "surrogatepass")).digest() for x in texts)
+    return np.fromiter((int.from_bytes(x[:8], "big") for x in digests), np.uint64)
+
+
+def _largest_share(hashes: np.ndarray) -> int:
+    """How many rows have the commonest hash."""
+    return int(np.unique(hashes, return_counts=True)[1].max())
+
+
+def _split_texts(examples: list[SourcedExample]) -> tuple[Iterator[str], Message]:
     """What must not be on both sides."""
     first = examples[0].example
     if isinstance(first, ExtractiveQA):  # questions about one context would tell each other's answers
-        contexts = [x.example.context for x in examples if isinstance(x.example, ExtractiveQA)]
+        contexts = (x.example.context for x in examples if isinstance(x.example, ExtractiveQA))
         return contexts, Message("by the hash of the context")
     if isinstance(first, AudioText):  # one sentence in several voices is the same sentence
-        return [x.example.answer for x in examples], Message("by the hash of the transcript")
-    return [x.example.input_text for x in examples], Message("by the hash of the input")
+        return (x.example.answer for x in examples), Message("by the hash of the transcript")
+    return (x.example.input_text for x in examples), Message("by the hash of the input")
 
 
 def for_evaluation(fields: dict[str, Any]) -> dict[str, str]:
     """The cells of EVALUATION_COLUMNS that hold something, as text: lists of tests joined by lines, schemas as JSON."""
+    if fields.keys().isdisjoint(EVALUATION_COLUMNS):
+        return NO_CELLS
     cells = {name: fields[name] for name in EVALUATION_COLUMNS if not is_empty(fields.get(name))}
     return {name: _as_text(cell) for name, cell in cells.items()}
 
