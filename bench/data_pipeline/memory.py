@@ -1,4 +1,4 @@
-"""The peak memory of a process with all of its children, sampled."""
+"""The peak memory and the processor time of a process with all of its children, sampled."""
 
 import threading
 from contextlib import suppress
@@ -17,6 +17,7 @@ class PeakMemory:
 
     def __init__(self, pid: int) -> None:
         self.root, self.resident, self.proportional, self.processes = psutil.Process(pid), 0, 0, 0
+        self._seconds: dict[int, float] = {}  # by process; those of the last quarter of a second are missing
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
@@ -27,7 +28,8 @@ class PeakMemory:
             with suppress(psutil.Error):
                 for process in (self.root, *self.root.children(recursive=True)):
                     with suppress(psutil.Error):
-                        memory = process.memory_full_info()
+                        memory, times = process.memory_full_info(), process.cpu_times()
+                        self._seconds[process.pid] = times.user + times.system
                         resident, proportional = resident + memory.rss, proportional + memory.pss
                         processes += 1
             self.resident, self.proportional = max(self.resident, resident), max(self.proportional, proportional)
@@ -40,4 +42,5 @@ class PeakMemory:
             "peak_mb": round(self.proportional / 1e6),
             "peak_resident_mb": round(self.resident / 1e6),
             "processes": self.processes,
+            "all_cpu_s": round(sum(self._seconds.values()), 1),
         }

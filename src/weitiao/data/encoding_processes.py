@@ -4,15 +4,16 @@
     process 1      chunk 0                chunk 2             chunk 4 ...
     process 2                chunk 1                chunk 3   ...
 
-Chunk i goes to process i modulo their number, and replies are read in that order. One process is started, as a program of
-its own, and imports what is needed; on Linux the others are forks of it, which share its memory. multiprocessing would run
-the user's own script again, or fork this process with its threads.
+The chunks go to the processes in turn, and replies are read in that order. One process is started, as a program of its
+own, and imports what is needed, which takes seconds: until then this process encodes. On Linux the others are forks of it,
+which share its memory. multiprocessing would run the user's own script again, or fork this process with its threads.
 """
 
 import gc
 import os
 import pickle
 import queue
+import select
 import signal
 import socket
 import subprocess
@@ -37,9 +38,9 @@ from weitiao.data.row_file import CHUNK, table_of
 from weitiao.data.row_maker import Facts, RowMaker
 
 PROCESSES = "WEITIAO_ENCODE_PROCESSES"  # environment variable: how many; 1: none but this one
-MIN_EXAMPLES = 20_000  # below, this process is done before others have imported torch
+MIN_EXAMPLES = 20_000  # below, this process is done before others have imported what they need
 AHEAD = 3  # chunks that wait in each process
-READY, ROWS, REFUSED, FAILED = "ready", "rows", "refused", "failed"
+STARTING, READY, ROWS, REFUSED, FAILED = "starting", "ready", "rows", "refused", "failed"
 ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
 Chunk = tuple[pa.Table, Facts]
 
@@ -54,22 +55,25 @@ def encoded_chunks(maker: RowMaker, items: Iterator[SourcedExample], total: int)
     Raises:
         DataError: a row is too long and `overlong` is error, or a process ended too early.
     """
-    count, num_chunks = num_processes(total), -(-total // CHUNK)
-    pool = _Pool(min(count, num_chunks)) if min(count, num_chunks) > 1 else None
+    num_chunks = -(-total // CHUNK)
+    count = min(num_processes(total), num_chunks)
+    pool = _Pool.of(maker, count) if count > 1 else None
+    waiting: deque[int] = deque()
     try:
-        if pool is None or not pool.start(maker):
-            for _ in range(num_chunks):
-                rows, facts = maker.rows(islice(items, CHUNK))
-                yield table_of(rows), facts
-            return
-        waiting: deque[int] = deque()
         for i in range(num_chunks):
+            examples = list(islice(items, CHUNK))
+            if pool is None or not pool.is_ready():
+                rows, facts = maker.rows(examples)
+                yield table_of(rows), facts
+                continue
             if len(waiting) == AHEAD * count:
                 yield pool.reply(waiting.popleft())
-            pool.send(i % pool.count, _pickled(list(islice(items, CHUNK))))
-            waiting.append(i % pool.count)
-        while waiting:
+            pool.send(i % count, _pickled(examples))
+            waiting.append(i % count)
+        while pool is not None and waiting:
             yield pool.reply(waiting.popleft())
+        for _ in items:  # none: but now a bar knows that it is complete
+            pass
     finally:
         if pool is not None:
             pool.stop()
@@ -88,40 +92,52 @@ def num_processes(total: int) -> int:
 class _Pool:
     """The processes that encode, and a socket to each. They end when theirs is closed, so also when this one is killed."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, message: bytes, count: int) -> None:
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
         pairs = [socket.socketpair() for _ in range(count)]
+        self.sockets = [own for own, _ in pairs]
         self.streams = [cast(IO[bytes], own.makefile("rwb")) for own, _ in pairs]
         groups = [[theirs] for _, theirs in pairs] if sys.platform != "linux" else [[theirs for _, theirs in pairs]]
-        self.children = [self._child([x.fileno() for x in group]) for group in groups]
-        for own, theirs in pairs:
-            own.close()  # the stream keeps it open
+        self.children = [self._child(message, [x.fileno() for x in group]) for group in groups]
+        for _, theirs in pairs:
             theirs.close()
+        self._state = STARTING
 
-    def _child(self, sockets: list[int]) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main({sockets})"],
-            env={**os.environ, **ALONE},
-            stdin=subprocess.DEVNULL,
-            stdout=self.log,
-            stderr=self.log,
-            pass_fds=sockets,
-            start_new_session=True,  # Ctrl-C is for this process, which stops the others
-        )
-
-    def start(self, maker: RowMaker) -> bool:
-        """Whether all have what makes the rows; not where that is in a file of the user's, which they do not have."""
+    @classmethod
+    def of(cls, maker: RowMaker, count: int) -> "_Pool | None":
+        """None where what makes the rows cannot be sent."""
         try:
-            message = pickle.dumps(maker, pickle.HIGHEST_PROTOCOL)
+            return cls(pickle.dumps(maker, pickle.HIGHEST_PROTOCOL), count)
         except Exception:  # whatever an object of somebody else's raises
-            return False
-        try:
-            for number in range(self.count):
-                self.send(number, message)
-            return all(self._receive(number)[0] == READY for number in range(self.count))
-        except DataError:  # one ended at once
-            return False
+            return None
+
+    def _child(self, message: bytes, sockets: list[int]) -> subprocess.Popen:
+        with tempfile.TemporaryFile() as request:
+            request.write(message)
+            request.seek(0)
+            return subprocess.Popen(
+                [
+                    sys.executable,
+                    "-c",
+                    f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main({sockets})",
+                ],
+                env={**os.environ, **ALONE},
+                stdin=request,
+                stdout=self.log,
+                stderr=self.log,
+                pass_fds=sockets,
+                start_new_session=True,  # Ctrl-C is for this process, which stops the others
+            )
+
+    def is_ready(self) -> bool:
+        """Whether all have what makes the rows; never, if that is in a file of the user's, which they do not have."""
+        if self._state == STARTING and len(select.select(self.sockets, [], [], 0)[0]) == len(self.sockets):
+            try:
+                states = [self._receive(number)[0] for number in range(len(self.sockets))]
+                self._state = READY if set(states) == {READY} else FAILED
+            except DataError:  # one ended at once
+                self._state = FAILED
+        return self._state == READY
 
     def send(self, number: int, message: bytes) -> None:
         try:
@@ -147,7 +163,7 @@ class _Pool:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
-        for stream in (*self.streams, self.log):
+        for stream in (*self.streams, *self.sockets, self.log):
             with suppress(OSError):
                 stream.close()
 
@@ -171,15 +187,14 @@ class _Pool:
 
 
 def main(sockets: Sequence[int]) -> None:
-    """What a process does: read a RowMaker, then chunks of examples; reply to each with its rows.
+    """What a process does: read a RowMaker from its standard input, then examples; reply to each chunk with its rows.
 
     Args:
         sockets: the first is its own; there is a fork for each of the others.
     """
     streams = [cast(IO[bytes], socket.socket(fileno=x).makefile("rwb")) for x in sockets]
-    makers = [_read(x) for x in streams]
     try:
-        maker: RowMaker = pickle.loads(makers[0] or b"")
+        maker: RowMaker = pickle.loads(sys.stdin.buffer.read())
         maker.processor.contains_special_tokens("")  # what it prepares is shared
     except Exception as error:  # a class that only the other process has
         for stream in streams:
