@@ -212,9 +212,11 @@ def main(sockets: Sequence[int]) -> None:
     messages: queue.Queue[bytes] = queue.Queue()
 
     def listen() -> None:
-        while (message := _read(own)) is not None:
-            messages.put(message)
-        os._exit(0)
+        try:
+            while (message := _read(own)) is not None:
+                messages.put(message)
+        finally:
+            os._exit(0)  # the other process has ended, or was killed before it read a reply
 
     threading.Thread(target=listen, daemon=True).start()
     _write(own, pickle.dumps((READY,)))
