@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache, partial
 from typing import Any
@@ -111,8 +112,9 @@ def encode(
     record = file.with_suffix(".json")
     if not (file.exists() and record.exists()):
         maker, facts = RowMaker(objective, processor, max_length, overlong), Facts()
-        with RowFile(file) as out:
-            for table, of_chunk in encoded_chunks(maker, iter(progress(examples, "encoding")), len(examples)):
+        items = iter(progress(examples, "encoding"))
+        with RowFile(file) as out, closing(encoded_chunks(maker, items, len(examples))) as chunks:
+            for table, of_chunk in chunks:
                 facts.add(of_chunk, out.num_rows)
                 out.write(table)
             record.write_text(json.dumps(asdict(facts), ensure_ascii=False), encoding="utf-8")

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from io import BytesIO
@@ -45,7 +45,7 @@ ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM
 Chunk = tuple[pa.Table, Facts]
 
 
-def encoded_chunks(maker: RowMaker, items: Iterator[SourcedExample], total: int) -> Iterator[Chunk]:
+def encoded_chunks(maker: RowMaker, items: Iterator[SourcedExample], total: int) -> Generator[Chunk, None, None]:
     """The rows of all examples, chunk by chunk, in order.
 
     Args:
