@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test types pytest proof lint bench bench-sft bench-peers bench-methods bench-trainer bench-growth bench-generation bench-adapters bench-compression bench-forgetting bench-gpu clean
+.PHONY: quickstart test types pytest proof lint bench bench-sft bench-peers bench-methods bench-trainer bench-growth bench-data bench-generation bench-adapters bench-compression bench-forgetting bench-gpu clean
 
 # creates .venv, installs, fine-tunes a real model on real data, shows before and after
 quickstart: $(READY)
@@ -58,6 +58,10 @@ bench-trainer: $(READY)
 	$(BIN)/python quickstart/make_small_bert.py
 	$(BIN)/python quickstart/make_small_t5.py
 	$(BIN)/python -m bench.trainer $(ARGS)
+
+# from a file to encoded rows, by stage; ARGS="--rows 1000000 --datasets FOLDER": next to datasets.map
+bench-data: $(READY)
+	$(BIN)/python -m bench.data_pipeline $(ARGS)
 
 # speed and memory over row length, vocabulary, model size, batch and supervised share; about 22 minutes on 2 cores
 bench-growth: $(READY)

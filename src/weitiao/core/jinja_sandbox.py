@@ -34,6 +34,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.globals["joined"] = _joined
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "+" and type(left) is str and type(right) is str and len(left) + len(right) <= MAX_CHARACTERS:
+            return left + right  # nearly all that templates compute
         if operator == "**" or (
             any(isinstance(x, (str, list, tuple)) for x in (left, right)) and _grows(operator, left, right)
         ):

@@ -4,7 +4,7 @@ Each check looks at a bounded number of rows, so that it takes seconds; its mess
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -36,12 +36,11 @@ def check_data(
         chats = [x for x in (y.without_task.example for y in training if y.task == task) if isinstance(x, Chat)]
         if chats:
             yield _stop_tokens(encoded.rows.of(task), stop_ids)
-            yield from _answers([x.answer for x in chats])
+            yield from _answers(x.answer for x in chats)
     yield _bos_tokens(encoded.rows, getattr(tokenizer, "bos_token_id", None))
     if held_out:
-        yield from _overlap(
-            [_text(x.without_task.example) for x in training], [_text(x.without_task.example) for x in held_out]
-        )
+        training, held_out = training[:MAX_TRAINING_ROWS], held_out[:MAX_ROWS]
+        yield from _overlap(*([_text(x.without_task.example) for x in rows] for rows in (training, held_out)))
 
 
 def _supervision(rows: Rows, files: Sequence[str]) -> Iterator[Finding]:
@@ -136,13 +135,18 @@ def unused_tokens(rows: Rows, size: int, tokenizer: PreTrainedTokenizerBase) -> 
     return Finding("token_rows", "fine", message)
 
 
-def _answers(answers: Sequence[str]) -> Iterator[Finding]:
+def _answers(answers: Iterable[str]) -> Iterator[Finding]:
     """The distribution of a closed set of answers."""
-    counts = Counter(answers)
-    if not 1 <= len(counts) <= MAX_ANSWERS or len(answers) < 3 * len(counts):
+    counts = Counter[str]()
+    for answer in answers:
+        counts[answer] += 1
+        if len(counts) > MAX_ANSWERS:
+            return
+    total = counts.total()
+    if not counts or total < 3 * len(counts):
         return
-    shares = joined(", ", [f"{answer[:30]!r} {n / len(answers):.0%}" for answer, n in counts.most_common(6)])
-    if counts.most_common(1)[0][1] > IMBALANCE * len(answers):
+    shares = joined(", ", [f"{answer[:30]!r} {n / total:.0%}" for answer, n in counts.most_common(6)])
+    if counts.most_common(1)[0][1] > IMBALANCE * total:
         message = Message("{n} different answers, nearly all the same: {shares}", n=len(counts), shares=shares)
         yield Finding("answers", "warning", message)
     else:
@@ -158,7 +162,6 @@ def _text(example: Example) -> str:
 
 def _overlap(training: Sequence[str], held_out: Sequence[str]) -> Iterator[Finding]:
     """Held-out rows that are in the training data too, the same or nearly the same."""
-    training, held_out = training[:MAX_TRAINING_ROWS], held_out[:MAX_ROWS]
     training_hashes = {content_hash(text) for text in training}
     same = sum(content_hash(text) in training_hashes for text in held_out)
     message = Message("{n} of {total} held-out rows are also in the training data", n=same, total=len(held_out))

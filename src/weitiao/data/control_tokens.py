@@ -51,6 +51,7 @@ class ControlTokens:
         self._starts = {text[:i] for text in ordered for i in range(1, len(text))}
         self._ends = {text[i:] for text in ordered for i in range(1, len(text))}
         self._longest = max(map(len, ordered), default=0)
+        self._first_of_ends, self._last_of_starts = {x[0] for x in self._ends}, {x[-1] for x in self._starts}
         spelled = "|".join(map(re.escape, ordered)) or "(?!)"
         self._spelled = re.compile(spelled)
         self._replaced = re.compile(f"{HIDDEN.pattern}|{spelled}")
@@ -117,10 +118,13 @@ class ControlTokens:
 
     def _edges(self, text: str) -> tuple[int, int]:
         """Where the text begins behind the end of a control token, and ends before the start of one."""
-        first = next((n for n in range(self._longest - 1, 0, -1) if text.lstrip()[:n] in self._ends), 0)
-        first += (len(text) - len(text.lstrip())) if first else 0
+        first, last, begin = 0, 0, text.lstrip()
+        if begin[:1] in self._first_of_ends:
+            first = next((n for n in range(self._longest - 1, 0, -1) if begin[:n] in self._ends), 0)
+            first += (len(text) - len(begin)) if first else 0
         rest = text[first:].rstrip()
-        last = next((n for n in range(self._longest - 1, 0, -1) if len(rest) >= n and rest[-n:] in self._starts), 0)
+        if rest[-1:] in self._last_of_starts:
+            last = next((n for n in range(self._longest - 1, 0, -1) if len(rest) >= n and rest[-n:] in self._starts), 0)
         return first, first + len(rest) - last if last else len(text)
 
     @cached_property

@@ -1,9 +1,12 @@
 """Files -> Examples. An unusable row is set aside with its file, line, byte offset and the reason; the others are used."""
 
+import functools
+import gc
 import glob
 import itertools
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,7 @@ from weitiao.data.unpacking import ending_of, holds_rows, in_archive, is_archive
 CLEANED_FOLDER = ("rows.jsonl", "counts.json", "quarantine.jsonl")  # of weitiao data clean; the first are its rows
 INFERENCE_ROWS = 50  # first records, from which the mapping is inferred
 BINARY = ("arrow", "parquet", "pdf")  # formats that have no encoding
+NO_CELLS: dict[str, str] = {}  # of nearly all rows
 ROW_ERRORS = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError)  # a bad row, not the end of the run
 
 
@@ -87,7 +91,8 @@ def read_sources(
     for number, source in enumerate(sources):
         for file in files_of(source):
             kind = example_type or objective.part(source.task).traits.example_type
-            _read_file(file, source, number, kind, reading, earlier)
+            with _uncollected():
+                _read_file(file, source, number, kind, reading, earlier)
     check_bad_fraction(reading.bad, len(reading.bad) + len(reading.examples), max_bad_fraction)
     if not reading.examples and reading.bad:
         first = reading.bad[0]
@@ -219,8 +224,7 @@ def _examples(
         try:
             example = use.mapping.to_example(item)
             text = example.full_text
-            for characters in _texts_of(example):
-                characters.encode("utf-8")
+            _check_characters(example)
             if is_blank(text):
                 raise InvalidValue("the text is empty")
             example = Task(source.task, example) if source.task else example
@@ -234,16 +238,40 @@ def _examples(
             yield BadRow(item.where, message_of(error), str(item.fields)[:200])
 
 
-def _texts_of(value: Any) -> Iterator[str]:
-    """Every text in an Example."""
+def _check_characters(value: Any) -> None:
+    """Check every text in an Example.
+
+    Raises:
+        UnicodeEncodeError: it has an unpaired surrogate.
+    """
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, tuple) and value and not isinstance(value[0], tuple):  # places in a text, not texts
-        for x in value:
-            yield from _texts_of(x)
-    elif is_dataclass(value):
-        for x in fields(value):
-            yield from _texts_of(getattr(value, x.name))
+        if not value.isascii():
+            value.encode("utf-8")
+    elif isinstance(value, tuple):
+        if value and not isinstance(value[0], tuple):  # places in a text, not texts
+            for x in value:
+                _check_characters(x)
+    else:
+        for name in _field_names(type(value)):
+            _check_characters(getattr(value, name))
+
+
+@functools.cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    return tuple(x.name for x in fields(kind)) if is_dataclass(kind) else ()
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the search for cycles: examples have none, and it would look at all of them again and again."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def check_bad_fraction(bad: Sequence[BadRow], total: int, max_bad_fraction: float) -> None:
@@ -276,6 +304,8 @@ class TooManyBadRows(DataError):
 
 def for_evaluation(fields: dict[str, Any]) -> dict[str, str]:
     """The cells of EVALUATION_COLUMNS that hold something, as text: lists of tests joined by lines, schemas as JSON."""
+    if fields.keys().isdisjoint(EVALUATION_COLUMNS):
+        return NO_CELLS
     cells = {name: fields[name] for name in EVALUATION_COLUMNS if not is_empty(fields.get(name))}
     return {name: _as_text(cell) for name, cell in cells.items()}
 

@@ -9,7 +9,7 @@ What a text spells is text: <|im_end|> in a user's message does not become the c
 import datetime
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -86,6 +86,10 @@ class ChatProcessor:
         processor._decoder_start_id, processor.feature_extractor = decoder_start_id, feature_extractor
         processor.stop_ids = tuple(dict.fromkeys(x for x in stops if x is not None))
         return processor
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is computed when it is first needed."""
+        return {x.name: getattr(self, x.name) for x in fields(self)}
 
     @property
     def parsing_special_tokens(self) -> "ChatProcessor":
@@ -207,6 +211,9 @@ class ChatProcessor:
 
     def _hidden(self, turn: Turn) -> Turn:
         hide = self._control_tokens.hide
+        if not (turn.tool_calls or turn.reasoning or turn.name):
+            content = hide(turn.content)
+            return turn if content == turn.content else replace(turn, content=content)
         calls = tuple(replace(x, name=hide(x.name), arguments=hide(x.arguments)) for x in turn.tool_calls)
         return replace(
             turn, content=hide(turn.content), reasoning=hide(turn.reasoning), name=hide(turn.name), tool_calls=calls
@@ -245,23 +252,26 @@ class ChatProcessor:
         If a token would cross the edge of a span, the text before and after the edge is encoded separately, as it is when
         the model generates.
         """
+        ids, offsets = self._encode(text)
         edges = {edge for span in spans for edge in (span.start, span.end)}
-        cuts = sorted(edge for edge in edges if any(a < edge < b for a, b in self._encode(text)[1]))
-        ids: list[int] = []
-        mask: list[bool] = []
-        for start, end in zip([0, *cuts], [*cuts, len(text)]):
-            piece_ids, piece_offsets = self._encode(text[start:end])
-            offsets = [(start + a, start + b) for a, b in piece_offsets]
-            ids += piece_ids
-            mask += [b > a and any(x.start <= a and b <= x.end for x in spans if x.supervised) for a, b in offsets]
-        return ids, mask
+        if cuts := sorted(edge for edge in edges if any(a < edge < b for a, b in offsets)):
+            ids, offsets = [], []
+            for start, end in zip([0, *cuts], [*cuts, len(text)]):
+                piece_ids, piece_offsets = self._encode(text[start:end])
+                ids += piece_ids
+                offsets += [(start + a, start + b) for a, b in piece_offsets]
+        supervised = [(x.start, x.end) for x in spans if x.supervised]
+        if len(supervised) == 1:
+            ((start, end),) = supervised
+            return ids, [start <= a < b <= end for a, b in offsets]
+        return ids, [a < b and any(start <= a and b <= end for start, end in supervised) for a, b in offsets]
 
     def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """A rendered conversation, in which what the turns spell may be hidden."""
         if OPEN in text and not self._parse_special_tokens:
             encoding = self._control_tokens.encode(text)
             return encoding.ids, encoding.offsets
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False)
         return list(encoded.input_ids), list(encoded.offset_mapping)
 
     def _is_literal(self, text: str) -> bool:

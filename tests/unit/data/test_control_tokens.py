@@ -10,7 +10,8 @@ from support.models import WORDS, make_tokenizer, make_wordpiece_tokenizer
 from weitiao.core.batch import IGNORE
 from weitiao.core.example import Chat, SourcedExample, SourceLocation, Text, TextLabel, ToolCall, Turn
 from weitiao.core.processor import Rendered
-from weitiao.data.encode import LITERAL, PARSED, encode
+from weitiao.data.encode import encode
+from weitiao.data.row_maker import LITERAL, PARSED
 from weitiao.data.tokenization import ChatProcessor
 from weitiao.objective.objectives.causal_lm import CausalLM
 from weitiao.objective.objectives.generative_classification import GenerativeClassification

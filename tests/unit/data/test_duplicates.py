@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bench.data_cleaning.corpus import edited
 from bench.data_cleaning.duplicates import all_pairs
 from weitiao.core.errors import DataError
-from weitiao.data.duplicates.clusters import SIMILARITY, cluster, find_duplicates, groups
+from weitiao.data.duplicates.clusters import SIMILARITY, cluster, find_duplicates
 from weitiao.data.duplicates.overlap import near_duplicates
 from weitiao.data.duplicates.signatures import Signatures, sign
 from weitiao.data.duplicates.similar_pairs import DistinctRows
@@ -19,6 +19,10 @@ from weitiao.data.duplicates.similar_pairs import DistinctRows
 WORDS = """the a river house runs under every old tree where nobody ever
 asks which way goes home again because it rains""".split()  # noqa: SIM905
 HAN = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳云腾致雨露结为霜金生丽水玉出昆冈剑号巨阙珠称夜光"
+
+
+def groups(texts: list[str]) -> list[int]:
+    return find_duplicates(texts).first.tolist()
 
 
 def corpus(language: str, count: int) -> list[str]:

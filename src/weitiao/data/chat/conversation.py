@@ -10,7 +10,7 @@ and the stop token. So it holds for every template, without a table of models.
 
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import Turn
@@ -41,10 +41,14 @@ class Conversation:
     """The texts of all special tokens."""
     stops: Sequence[str] = ()
     """The texts of the tokens that end an answer."""
+    _texts: dict[tuple[int, bool], str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def render(self, length: int | None = None, ask: bool = False) -> str:
-        """The first turns as one string; `ask` adds the generation prompt."""
-        return self.template.render(self.turns[:length], ask, self.tools, self.form)
+        """The first turns as one string; `ask` adds the generation prompt. The same again is not rendered again."""
+        key = len(self.turns) if length is None else length, ask
+        if (text := self._texts.get(key)) is None:
+            text = self._texts[key] = self.template.render(self.turns[:length], ask, self.tools, self.form)
+        return text
 
     def spans(self, text: str) -> list[Span] | None:
         """Where each assistant turn is in `text`, the rendered conversation; None if the template rewrote a turn."""

@@ -77,6 +77,10 @@ class Template:
                 "chat_template, line {line}: {error}", line=getattr(error, "lineno", "?"), error=str(error)
             ) from None
 
+    def __reduce__(self) -> Any:
+        """Compiled again where it is unpickled."""
+        return Template, (self.text, self.special, self.now)
+
     @property
     def writes_date(self) -> bool:
         """Whether it can write the date or the time of day."""

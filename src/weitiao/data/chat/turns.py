@@ -35,6 +35,7 @@ REFUSED = (  # keys that change what a turn says, and that nothing here can hono
 )  # fmt: skip
 ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value")
 READ = {*ROLE_KEYS, *CONTENT_KEYS, *REASONING, *REFUSED, "tool_calls", "function_call"}
+PLAIN_KEYS = ({"role", "content"}, {"from", "value"})  # of nearly all messages: nothing else is to be looked for
 THOUGHT = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 
 
@@ -118,6 +119,8 @@ def read_tools(value: Any) -> str:
 def unread_keys(messages: Any) -> Iterator[str]:
     """Names of keys of messages that hold something and that are not read, once for each message."""
     for message in messages if isinstance(messages, list) else ():
+        if isinstance(message, dict) and message.keys() <= READ:
+            continue
         for name in message if isinstance(message, dict) else ():
             speaker = SPEAKERS.get(_speaker(message))
             read_here = (name in FLAGS and speaker == "assistant") or (
@@ -140,6 +143,10 @@ def _turn(message: dict[str, Any]) -> Turn:
             hint=nearest(str(named), ROLES),
             known=", ".join(ROLES),
         )
+    if message.keys() in PLAIN_KEYS and speaker not in CALLERS:
+        content = message.get("content", message.get("value"))
+        if isinstance(content, str):
+            return Turn(role, content)
     for name in REFUSED:
         if not _is_empty(message.get(name)) and message[name] is not False:
             raise InvalidValue("{name} changes what the turn means, and it cannot be used", name=name)
@@ -158,7 +165,10 @@ def _turn(message: dict[str, Any]) -> Turn:
 
 def _speaker(message: dict[str, Any]) -> str:
     """The role as it is written, in lower case."""
-    return next((str(message[x]).strip().lower() for x in ROLE_KEYS if message.get(x) is not None), "")
+    for key in ROLE_KEYS:
+        if (role := message.get(key)) is not None:
+            return str(role).strip().lower()
+    return ""
 
 
 def _content(message: dict[str, Any]) -> tuple[str, str]:

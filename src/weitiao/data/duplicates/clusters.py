@@ -65,15 +65,6 @@ def cluster(shards: Sequence[Signatures]) -> Clusters:
     return Clusters(first, rows.distinct_of == rows.distinct_of[first], int(rows.capped[rows.distinct_of].sum()))
 
 
-def groups(texts: Iterable[str]) -> list[int]:
-    """For each text the index of the first text that it is a near-duplicate of, for splits that keep duplicates together.
-
-    A split that decides by the hash of text groups(texts)[i] in place of text i puts all near-duplicates on one side. Texts
-    that are added at the end move no earlier one, unless they join two clusters.
-    """
-    return find_duplicates(texts).first.tolist()
-
-
 def edited_share(similarity: float, characters: int) -> float:
     """About which share of the characters may be edited until two texts of equal length are no near-duplicates.
 

@@ -4,6 +4,7 @@ Also one list of objects, objects over several lines, and one object that holds 
 file is decides, not its ending.
 """
 
+import codecs
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,9 @@ from typing import Any
 from weitiao.core.errors import InvalidValue
 from weitiao.core.example import BadRow, SourceLocation
 from weitiao.core.messages import Message
-from weitiao.data.json_values import complete_objects, json_kind, parse_line, rows_inside, values_of
-from weitiao.data.records import Record, decode, lines_of
-from weitiao.data.unpacking import read_file
+from weitiao.data.json_values import complete_objects, json_kind, parse_line, parse_plain, rows_inside, values_of
+from weitiao.data.records import Record, TextDecoder, decode, lines_of
+from weitiao.data.unpacking import open_file, read_file
 
 ENDINGS = (".jsonl", ".ndjson", ".json")
 LIST_OF_OBJECTS = re.compile(r"\ufeff?\s*\[\s*(\{|\n|$)")
@@ -45,14 +46,43 @@ def _is_by_line(path: Path, encoding: str) -> bool:
 
 
 def _lines(path: Path, encoding: str) -> Iterator[Record | BadRow]:
+    decoder = TextDecoder(path, encoding)
+    yield from _utf8_lines(path, decoder) if decoder.is_utf8 else _decoded_lines(path, encoding)
+
+
+def _utf8_lines(path: Path, decoder: TextDecoder) -> Iterator[Record | BadRow]:
+    """Lines that are parsed as bytes; one that is not plain JSON is decoded first, as in a file of another encoding."""
+    name, offset = str(path), 0
+    with open_file(path) as file:
+        for number, raw in enumerate(file, 1):
+            where = SourceLocation(name, number, offset, len(raw))
+            offset += len(raw)
+            value = parse_plain(raw)
+            if type(value) is dict:
+                yield Record(where, value)
+                continue
+            if number == 1:
+                raw = raw.removeprefix(codecs.BOM_UTF8)
+            if (row := _line(where, decoder.decode(raw.rstrip(b"\r\n"), where))) is not None:
+                yield row
+
+
+def _decoded_lines(path: Path, encoding: str) -> Iterator[Record | BadRow]:
     for where, text in lines_of(path, encoding):
-        if isinstance(text, BadRow):
-            yield text
-        elif text.strip():
-            try:
-                yield _record(where, parse_line(text), text)
-            except InvalidValue as error:
-                yield BadRow(where, error.message, text[:200], "json")
+        if (row := _line(where, text)) is not None:
+            yield row
+
+
+def _line(where: SourceLocation, text: str | BadRow) -> Record | BadRow | None:
+    """The row of one line; None if it is blank."""
+    if isinstance(text, BadRow):
+        return text
+    if not text.strip():
+        return None
+    try:
+        return _record(where, parse_line(text), text)
+    except InvalidValue as error:
+        return BadRow(where, error.message, text[:200], "json")
 
 
 def _document(path: Path, text: str, encoding: str) -> Iterator[Record | BadRow]:

@@ -1,0 +1,140 @@
+"""Examples -> encoded rows, a chunk of examples at a time, and what became of those that could not be used as they were."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from weitiao.core.batch import Row, take_tokens
+from weitiao.core.errors import DataError, message_of
+from weitiao.core.example import SourcedExample
+from weitiao.core.messages import Message
+from weitiao.core.objective import RowEncoder
+from weitiao.core.processor import Processor
+
+TARGETS = ("targets", "token_targets")
+LITERAL = Message("rows that spell special tokens, which are encoded as text")
+PARSED = Message("rows that spell special tokens, which become control tokens (parse_special_tokens)")
+
+
+@dataclass
+class Facts:
+    """What happened to the rows that could not be used as they were; all of it can be written as JSON."""
+
+    bad: list[dict[str, Any]] = field(default_factory=list)
+    truncated: int = 0
+    dropped: int = 0
+    split: int = 0
+    notes: dict[str, int] = field(default_factory=dict)
+    """What objectives changed in rows (a message template), and in how many."""
+    lost: dict[int, tuple[int | None, list[int]]] = field(default_factory=dict)
+    """By source, the first row that lost tokens: its number (None: the row was dropped), and those token ids."""
+
+    def note(self, message: Message, n: int = 1) -> None:
+        self.notes[message.template] = self.notes.get(message.template, 0) + n
+
+    def add(self, later: "Facts", num_rows: int) -> None:
+        """Add those of the examples that follow.
+
+        Args:
+            num_rows: the rows before theirs.
+        """
+        self.bad += later.bad
+        self.truncated, self.dropped = self.truncated + later.truncated, self.dropped + later.dropped
+        self.split += later.split
+        for template, n in later.notes.items():
+            self.note(Message(template), n)
+        for source, (row, ids) in later.lost.items():
+            self.lost.setdefault(source, (None if row is None else row + num_rows, ids))
+
+
+@dataclass(frozen=True)
+class RowMaker:
+    """How Examples become rows."""
+
+    objective: RowEncoder
+    processor: Processor
+    max_length: int
+    overlong: str
+
+    def rows(self, examples: Iterable[SourcedExample]) -> tuple[list[dict[str, Any]], Facts]:
+        """The rows of some examples, as columns of the table, and what happened to the others.
+
+        Raises:
+            DataError: a row is too long and `overlong` is error.
+        """
+        rows, facts = list[dict[str, Any]](), Facts()
+        for item in examples:
+            try:
+                if self.processor.contains_special_tokens(item.example.full_text):
+                    facts.note(PARSED if item.parse_special_tokens else LITERAL)
+                own = self.processor.parsing_special_tokens if item.parse_special_tokens else self.processor
+                for row in self.objective.rows(item.example, own):
+                    for note in row.get("notes", ()):
+                        facts.note(note)
+                    for piece in self._fit(row, item, facts, len(rows)):
+                        if num_targets := self.objective.num_targets(piece):
+                            rows.append(_stored(piece, num_targets, item))
+                        elif self.overlong not in ("split", "sliding_window"):
+                            facts.bad.append(_bad(item, Message("no token of this row carries loss")))
+            except ValueError as error:
+                facts.bad.append(_bad(item, message_of(error)))
+        return rows, facts
+
+    def _fit(self, row: Row, item: SourcedExample, facts: Facts, number: int) -> Iterator[Row]:
+        """The row, or what fits of it.
+
+        Args:
+            facts: counts what is lost.
+            number: of the row among those of its chunk that are stored.
+        """
+        objective, max_length = self.objective, self.max_length
+        overlong = objective.overlong_of(row) if self.overlong == "each" else self.overlong
+        if (length := objective.num_positions(row)) <= max_length:
+            yield row
+            return
+        ids = [int(x) for x in row["input_ids"]]
+        if overlong == "error":
+            raise DataError(
+                "{where}: this row has {length} tokens, but max_length is {max_length}. Set overlong: truncate (the end of "
+                "the answer stays), drop or split; or a larger max_length",
+                where=item.where,
+                length=length,
+                max_length=max_length,
+            )
+        elif overlong == "drop":
+            facts.dropped += 1
+            facts.lost.setdefault(item.source, (None, ids))
+        elif overlong == "truncate":
+            facts.truncated += 1
+            short, lost = objective.cut(row, max_length)
+            facts.lost.setdefault(item.source, (number, lost))
+            yield short
+        elif overlong == "sliding_window":
+            facts.split += 1
+            yield from objective.windows(row, max_length)
+        else:
+            facts.split += 1
+            for start in range(0, len(ids), max_length):  # labels already hold the next token, so none is lost at a cut
+                yield take_tokens(row, range(start, min(start + max_length, len(ids))))
+
+
+def _stored(row: Row, num_targets: int, item: SourcedExample) -> dict[str, Any]:
+    """A row as the columns of the table."""
+    location = {"file": item.where.file, "line": item.where.line, "offset": item.where.offset}
+    audio = {"audio": asdict(row["audio"])} if "audio" in row else {}
+    targets = {f"{kind}.{name}": x for kind in TARGETS for name, x in row.get(kind, {}).items()}
+    own = {key: row[key] for key in ("input_ids", "labels")}
+    return {
+        **own,
+        "task": row.get("task"),
+        "num_targets": num_targets,
+        "source": item.source,
+        **location,
+        **audio,
+        **targets,
+    }
+
+
+def _bad(item: SourcedExample, reason: Message) -> dict[str, Any]:
+    where = {"file": item.where.file, "line": item.where.line, "offset": item.where.offset}
+    return {"where": where, "reason": reason.as_json(), "excerpt": item.example.full_text[:200]}
