@@ -1,7 +1,7 @@
 """The library of a made-up company, for prepare_code_library.py: `depot`, which no base model has seen.
 
-Rows are dicts. Money is in mills (a thousandth of a euro), days are numbers since 2020-01-01, and a row without a `stamp` is
-a draft. What a newcomer would guess is wrong.
+Rows are dicts. Money is in mills (a thousandth of a euro), days are numbers since 2020-01-01, and a row without a `stamp`
+is a draft. What a newcomer would guess is wrong.
 """
 
 from datetime import date, timedelta
