@@ -153,7 +153,7 @@ class Module:
                     return None
         needed = [x for name, x in self.definitions.items() if name in names and name != own]
         constants = [ast.unparse(x) for x in needed if not isinstance(x, ast.FunctionDef)]
-        functions = [without_docstring(x) for x in needed if isinstance(x, ast.FunctionDef)]
+        functions = [ast.unparse(without_docstring(x)) for x in needed if isinstance(x, ast.FunctionDef)]
         blocks = ["\n".join(x) for x in (sorted(imports), constants) if x]
         return "".join(f"{x}\n\n" for x in blocks), "".join(f"{x}\n\n" for x in functions)
 
@@ -175,11 +175,11 @@ def function_of(node: ast.FunctionDef, module: Module, file: str) -> Function | 
     return function if fits and is_function(function.code) else None
 
 
-def without_docstring(node: ast.FunctionDef) -> str:
-    """The source of a function."""
+def without_docstring(node: ast.FunctionDef) -> ast.FunctionDef:
+    """A function without its docstring."""
     bare = copy(node)
     bare.body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
-    return ast.unparse(bare)
+    return bare
 
 
 def imports_of(node: ast.AST) -> Iterator[tuple[str, str]]:

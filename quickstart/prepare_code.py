@@ -17,6 +17,7 @@ text (weitiao's own near-duplicates) are on the same side. What is like a proble
 Writes quickstart/data/code_{train,validation,test,humaneval}.jsonl. Always the same bytes with the same Python.
 """
 
+import ast
 import gzip
 import json
 import re
@@ -27,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from documented_functions import PACKAGES, QUESTION, Function, functions_of
+from documented_functions import PACKAGES, QUESTION, Function, functions_of, without_docstring
 from weitiao.core.example import content_hash
 from weitiao.data.duplicates.clusters import Components, find_duplicates
 from weitiao.evaluate.sandbox import Limits, run_programs
@@ -156,13 +157,14 @@ def function_of_problem(problem: dict[str, str]) -> Function:
 
 
 def row_of_problem(problem: dict[str, str]) -> dict[str, str]:
-    """A problem of HumanEval as a row."""
-    tests = f"{problem['test']}\n\ncheck({problem['entry_point']})\n"
+    """A problem of HumanEval as a row; the answer has no docstring, as the others have none."""
+    module = ast.parse(problem["prompt"] + problem["canonical_solution"])
+    module.body = [without_docstring(x) if isinstance(x, ast.FunctionDef) else x for x in module.body]
     return {
         "question": QUESTION.format(code=problem["prompt"].strip("\n")),
-        "answer": f"```python\n{problem['prompt']}{problem['canonical_solution']}".rstrip("\n") + "\n```",
+        "answer": f"```python\n{ast.unparse(module)}\n```",
         "source": problem["task_id"],
-        "tests": tests,
+        "tests": f"{problem['test']}\n\ncheck({problem['entry_point']})\n",
     }
 
 
