@@ -18,6 +18,8 @@ rankings        (ranks of a query's relevant documents from 1, number of documen
 tests, schema   (generated text, what the row's column of this name holds)
 """
 
+COLUMNS: tuple[Reads, ...] = ("tests", "schema")
+
 
 class Metric(Component):
     """One file in evaluate/metrics/ holds one Metric: a frozen model of its settings."""
@@ -53,3 +55,20 @@ class RowMetric(Metric):
     def score(self, pairs: list[tuple[Any, Any]], clusters: Clusters = ()) -> Score:
         """The mean over rows."""
         return mean_of_rows(self.name, self.row_values(pairs), clusters, self.higher_is_better)
+
+
+class ColumnMetric(RowMetric):
+    """A metric that judges an answer by a column of its row. A row is judged once; what is recorded is its value."""
+
+    @abstractmethod
+    def judge(self, pairs: list[tuple[str, str]]) -> list[float]:
+        """The value of each row: (generated, what the column holds)."""
+
+    def row_values(self, pairs: list[tuple[str, str | float]]) -> list[float]:
+        """(generated, what the column holds) of each row; (generated, value) of a row that was judged before."""
+        values = iter(self.judge([(text, cell) for text, cell in pairs if isinstance(cell, str)]))
+        return [next(values) if isinstance(cell, str) else float(cell) for _, cell in pairs]
+
+    def judged(self, pairs: list[tuple[str, str | float]]) -> list[tuple[str, str | float]]:
+        """(generated, value) of each row."""
+        return [(text, value) for (text, _), value in zip(pairs, self.row_values(pairs))]

@@ -10,7 +10,7 @@ from weitiao.core.errors import DataError
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Example
 from weitiao.core.generation import Answer, decoded, generate, new_engine, num_positions
-from weitiao.core.metric import Metric, Reads
+from weitiao.core.metric import COLUMNS, ColumnMetric, Metric, Reads
 from weitiao.core.objective import Objective
 from weitiao.core.option_scores import OptionScores
 from weitiao.core.recipe_sections import Evaluate
@@ -23,7 +23,6 @@ from weitiao.evaluate.class_report import class_report
 from weitiao.evaluate.forward_pass import LOSSES, PREDICTED, ForwardPass, Progress
 
 GENERATION_BATCH = 128  # prompts that wait for the engine together
-COLUMNS: set[Reads] = {"tests", "schema"}
 ANSWERS: set[Reads] = {"answers", *COLUMNS}
 CHOICES: set[Reads] = {"choices", "probabilities"}
 
@@ -42,7 +41,8 @@ class Measured:
     classes: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By task ("" where there is one), what is behind the scores of classes: see evaluate/class_report.py."""
     row_results: dict[str, list] = field(default_factory=dict)
-    """Per metric input, one entry per held-out row in order: (loss sum, count), or (prediction, reference)."""
+    """Per metric input, one entry per held-out row in order: (loss sum, count), (prediction, reference), or for a column
+    (prediction, its value)."""
 
 
 def default_metrics(objective: Objective, eval_set: EvalSet) -> tuple[str, ...]:
@@ -129,10 +129,12 @@ def _measure_task(
         pairs["rankings"] = forward.rankings() if "rankings" in inputs else []
     elif inputs & PREDICTED:
         pairs |= _answered(model, eval_set.answers, chats, choices.scores, inputs, max_new_tokens, progress, result)
-    for column in inputs & COLUMNS:
-        pairs[column] = _with_column(pairs["answers"], eval_set, column)
+    for column in inputs & {*COLUMNS}:
+        pairs[column] = with_column([text for text, _ in pairs["answers"]], eval_set, column)
     for metric in requested:
         rows = pairs.get(metric.reads, [])
+        if isinstance(metric, ColumnMetric):
+            rows = result.row_results[metric.reads] = metric.judged(rows)
         score = metric.score(rows, _clusters(metric.reads, rows, eval_set, forward))
         result.scores[metric.name] = annotated(score, metric.reads, rows, eval_set, model, objective)
     compared = pairs.get("choices") or pairs.get("answers", [])
@@ -140,7 +142,7 @@ def _measure_task(
     if report := class_report(compared, pairs.get("probabilities", []), texts):
         result.classes = {"": report}
     recorded = ("row_losses", "choices", "answers")
-    result.row_results = {
+    result.row_results |= {
         name: rows for name in recorded if (rows := pairs.get(name)) and (name, rows) != ("answers", pairs.get("choices"))
     }
     return result
@@ -170,8 +172,8 @@ def _answered(
     return pairs
 
 
-def _with_column(answers: Sequence[tuple[Any, Any]], eval_set: EvalSet, column: str) -> list[tuple[Any, str]]:
-    """(answer, what the row's column holds).
+def with_column(answers: Sequence[str], eval_set: EvalSet, column: str) -> list[tuple[str, Any]]:
+    """(answer, what the row's column holds) of the first rows.
 
     Raises:
         DataError: a row has no such column.
@@ -184,7 +186,7 @@ def _with_column(answers: Sequence[tuple[Any, Any]], eval_set: EvalSet, column: 
             total=len(answers),
             column=column,
         )
-    return [(answer, str(cell)) for (answer, _), cell in zip(answers, cells)]
+    return [(answer, str(cell)) for answer, cell in zip(answers, cells)]
 
 
 def _clusters(reads: Reads, rows: Sequence[Any], eval_set: EvalSet, forward: ForwardPass) -> Clusters:

@@ -38,9 +38,13 @@ def record_prompted_base(base: TrainableModel, data: "PreparedData", recipe: Rec
         room = int(settings.max_new_tokens)
         result = prompt_base(base, data.few_shot, data.final, metric, settings.limit, room, seconds)
     if result is not None:
-        run.write(FILE, {"metric": result.metric, "k": result.k, "pairs": result.pairs, "tried": result.tried})
+        groups = data.final.groups[: len(result.pairs)]
+        record = {"metric": result.metric, "k": result.k, "pairs": result.pairs, "tried": result.tried, "groups": groups}
+        run.write(FILE, record)
         tried = ", ".join(f"{k}: {value:.3f}" for k, value in result.tried.items())
         reason = Message("of {metric} on {n} training rows by number: {tried}", metric=metric, n=TUNING_ROWS, tried=tried)
+        if not tried:
+            reason = Message("the smallest number: training rows have no column that {metric} reads", metric=metric)
         reporter.report(run, Decision("evaluate.few_shot", result.k, reason))
 
 
@@ -55,7 +59,8 @@ def compare_with_prompted_base(run: Run, reporter: Reporter) -> None:
     tuned = [tuple(x) for x in (after.get(metric.reads) or after.get("choices") or ())][: len(prompted)]
     if not tuned:
         return
-    (result,) = judged_together([difference(metric, base["metric"], "after", (prompted[: len(tuned)], tuned))])
+    pairs, groups = (prompted[: len(tuned)], tuned), base.get("groups", ())[: len(tuned)]
+    (result,) = judged_together([difference(metric, base["metric"], "after", pairs, groups)])
     sentence = prompted_sentence(result, base["k"])
     label = str(Message("base with {k} examples in its prompt", k=base["k"]))
     baselines = {**run.scores.get("baselines", {}), label: result.reference_score.as_json()}

@@ -1,6 +1,9 @@
 """Metrics: values worked out by hand or by the library whose definition they follow."""
 
+import ast
 import math
+from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -109,6 +112,32 @@ def test_json_answers() -> None:
     assert score("json_schema_valid", [(x, schema) for x in ['{"a": 1}', '{"a": "1"}', "[]", "{"]]).value == 1 / 4
     with pytest.raises(DataError, match="this is no JSON Schema"):
         score("json_schema_valid", [("1", '{"type": "number of apples"}')])
+
+
+def test_code_that_compiles() -> None:
+    fenced = ["```python\ndef f(x):\n    return x\n```\nIt returns x.", "```python\ndef f(x:\n```", "Sure:\n```py\nx = 1"]
+    bare = ["x = 1", "def f(x):", "Here is the code.", "", "# nothing", "x = '\\d'", "\0", "(" * 10**5, "-" * 10**6 + "1"]
+    alone = [float(score("code_compiles", [(x, "")]).value) for x in (*fenced, *bare)]
+    assert alone == [1, 0, 1, 1, 0, 0, 0, 0, 1, 0, 0, 0]
+    files = sorted(Path(ast.__file__).parent.glob("*.py"))[:40]
+    texts = [text for x in files for text in (x.read_text("utf-8"), x.read_text("utf-8")[:-40], x.read_text("utf-8") + ")")]
+    assert score("code_compiles", [(f"```python\n{x}\n```", "") for x in texts]).value == mean(map(is_python, texts))
+
+
+def is_python(text: str) -> bool:
+    try:
+        return bool(ast.parse(text.partition("\n```")[0]).body)
+    except SyntaxError:
+        return False
+
+
+def test_a_row_is_judged_by_its_column_once() -> None:
+    """What is recorded is (answer, value), and gives the same score without the tests."""
+    metric: Any = create(Metric, "json_schema_valid")
+    pairs = [("1", '{"type": "integer"}'), ("x", '{"type": "integer"}'), ("2", '{"type": "integer"}')]
+    judged = metric.judged(pairs)
+    assert judged == [("1", 1.0), ("x", 0.0), ("2", 1.0)] and metric.judged(judged) == judged
+    assert metric.score(judged) == metric.score(pairs) and metric.score([("anything", 1.0)]).value == 1.0
 
 
 def test_answer_length_is_neither_better_nor_worse() -> None:

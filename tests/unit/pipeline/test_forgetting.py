@@ -9,10 +9,12 @@ from safetensors.torch import load_file
 
 from support.rows import chat_rows, write_jsonl
 from support.runs import stop_at
+from support.sandbox import skip_without_sandbox
 from weitiao.core.errors import Interrupted
 from weitiao.core.run import Run
 from weitiao.evaluate.forgetting import probes
 from weitiao.evaluate.forgetting.behaviours import behaviour_prompts
+from weitiao.evaluate.forgetting.few_shot import NUMBERS
 from weitiao.pipeline import forgetting
 
 
@@ -49,6 +51,23 @@ def test_training_has_the_same_bits_with_and_without(train_tiny: Any, tmp_path: 
     assert scores["prompted"]["n"] == len(runs[True].read("prompted.json")["pairs"]) == scores["after"]["exact_match"]["n"]
     page = (runs[True].folder / "report.html").read_text(encoding="utf-8")
     assert "What it forgot" in page and "neutral text (English)" in page and "examples in its prompt" in page
+
+
+def test_prompted_base_is_judged_by_tests(train_tiny: Any, tmp_path: Path, few: None) -> None:
+    """Training rows have no column `tests`; the test rows' groups are those of the difference."""
+    skip_without_sandbox()
+    rows = [{**x, "tests": "pass" if i % 2 else "1 / 0", "group": str(i % 25)} for i, x in enumerate(chat_rows(50))]
+    evaluate = {"data": str(write_jsonl(tmp_path / "test.jsonl", rows)), "metrics": ["loss", "code_pass", "code_compiles"]}
+    data = [{"path": str(write_jsonl(tmp_path / "many.jsonl", chat_rows(80)))}]
+    run = train_tiny(data=data, evaluate={**evaluate, "forgetting": True})
+    prompted, values = run.read("prompted.json"), run.read("row_results.json")["after"]["tests"]
+    assert (prompted["metric"], prompted["k"], prompted["tried"]) == ("code_pass", NUMBERS[0], {})
+    assert prompted["groups"] == [x["group"] for x in rows]
+    assert {value for _, value in (*prompted["pairs"], *values)} <= {0.0, 1.0} and len(values) == len(rows)
+    record = run.scores["prompted"]
+    assert (record["metric"], record["n"], record["test"]) == ("code_pass", 50, "paired_bootstrap_clusters")
+    assert record["candidate_score"]["value"] == run.scores["after"]["code_pass"]["value"]
+    assert run.scores["after"]["code_pass"]["clusters"] == record["candidate_score"]["clusters"] == 25
 
 
 def test_a_resumed_run_does_not_ask_again(

@@ -44,6 +44,7 @@ GOOD_AND_BAD: dict[str, tuple[list, list]] = {
     **dict.fromkeys(("distinct_1", "distinct_2", "repetition"), REPEATED),
     "bits_per_byte": LOSSES,
     "code_pass": CODE,
+    "code_compiles": ([("x = 1", "")] * 2, [("x =", "")] * 2),
     "json_valid": JSON,
     "json_schema_valid": SCHEMA,
     "masked_accuracy": COUNTS,

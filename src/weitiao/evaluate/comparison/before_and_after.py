@@ -15,8 +15,7 @@ BEFORE, AFTER = "before", "after"
 def before_and_after(scores: Mapping[str, Any], row_results: Mapping[str, Any]) -> dict[str, Difference]:
     """By metric, the difference with its paired interval and Holm's adjustment over all metrics.
 
-    Left out is what cannot be paired: no value per row was recorded (code that was run), the model's rows differ, or rows
-    belong together and the record does not say how.
+    Left out is what cannot be paired: the model's rows differ, or rows belong together and the record does not say how.
 
     Args:
         scores: scores.json.

@@ -2,8 +2,9 @@
 
     system, example 1, answer 1 ... example k, answer k, question         examples from the training rows
 
-k is chosen on other training rows, which the base has not seen either; then the base is measured on the held-out rows, the
-same as the fine-tuned model, and the two are compared row by row.
+k is chosen on other training rows, which the base has not seen either (it is the smallest where the metric reads a column,
+such as tests, which training rows need not have); then the base is measured on the held-out rows, the same as the
+fine-tuned model, and the two are compared row by row.
 """
 
 import random
@@ -11,23 +12,24 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Example
-from weitiao.core.metric import Metric, Reads
+from weitiao.core.metric import COLUMNS, ColumnMetric, Metric, Reads
 from weitiao.core.registry import create
 from weitiao.core.score import Score
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.evaluate.choices import choose
-from weitiao.evaluate.measure import generate_answers
+from weitiao.evaluate.measure import generate_answers, with_column
 
 NUMBERS = (3, 5, 8)  # of examples
 TUNING_ROWS = 24  # that choose among them
 MAX_CHARACTERS = 600  # of an example
 SECONDS = 12.0  # of the short form; rows that it leaves no time for are not compared
 CHUNK = 32  # rows between two looks at the clock
-TEXTS: set[Reads] = {"choices", "answers"}
+TEXTS: set[Reads] = {"choices", "answers", *COLUMNS}
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,11 @@ class PromptedBase:
 
     metric: str
     k: int
-    pairs: tuple[tuple[str, str], ...]
-    """(answer, reference) of the first held-out rows."""
+    pairs: tuple[tuple[str, Any], ...]
+    """Of the first held-out rows, as a metric reads them: (answer, reference), or (answer, value) where it judges by a
+    column."""
     tried: dict[int, float]
-    """Number of examples -> the score on the tuning rows."""
+    """Number of examples -> the score on the tuning rows; {}: they have no column to be judged by."""
 
     @property
     def score(self) -> Score:
@@ -93,7 +96,7 @@ def with_examples(chat: Chat, examples: Sequence[Chat]) -> Chat:
 
 
 def main_metric(names: Sequence[str], held_out: EvalSet) -> str | None:
-    """The first metric that compares answers; None: all of them compare losses."""
+    """The first metric of answers; None: all of them are of losses."""
     usable = TEXTS if held_out.answers else TEXTS - {"choices"}
     return next((x for x in names if "." not in x and create(Metric, x).reads in usable), None)
 
@@ -118,7 +121,7 @@ def prompt_base(
     started, scorer = time.perf_counter(), create(Metric, metric)
     rows = [x for x in held_out.examples if isinstance(x, Chat)][:limit]
 
-    def answers(chats: Sequence[Chat], k: int) -> list[tuple[str, str]]:
+    def answers(chats: Sequence[Chat], k: int) -> list[tuple[str, Any]]:
         prompts = [with_examples(x, few_shot.examples[:k]) for x in chats]
         if scorer.reads == "choices":
             texts = [held_out.answers[x.best] for x in choose(base, prompts, held_out.answers).scores]
@@ -126,20 +129,24 @@ def prompt_base(
             texts = generate_answers(base, prompts, max_new_tokens)
         return [(text, x.answer) for text, x in zip(texts, chats)]
 
-    tried: dict[int, float] = {}
-    for k in NUMBERS:
-        if not _fits(base, [with_examples(x, few_shot.examples[:k]) for x in rows], max_new_tokens):
-            break
-        tried[k] = scorer.score(answers(few_shot.tuning, k)).value
-    if not tried:
+    def fits(k: int) -> bool:
+        return _fits(base, [with_examples(x, few_shot.examples[:k]) for x in rows], max_new_tokens)
+
+    fitting, tried = list(takewhile(fits, NUMBERS)), {}
+    if not fitting:
         return None
-    sign = -1 if scorer.score([("a", "a")]).higher_is_better is False else 1
-    best = max(tried, key=lambda k: sign * tried[k])
+    best = fitting[0]
+    if not isinstance(scorer, ColumnMetric):
+        tried = {k: scorer.score(answers(few_shot.tuning, k)).value for k in fitting}
+        sign = -1 if scorer.score([("a", "a")]).higher_is_better is False else 1
+        best = max(tried, key=lambda k: sign * tried[k])
     pairs: list[Any] = []
     for start in range(0, len(rows), CHUNK):
         pairs += answers(rows[start : start + CHUNK], best)
         if seconds is not None and time.perf_counter() - started > seconds:
             break
+    if isinstance(scorer, ColumnMetric):
+        pairs = scorer.judged(with_column([text for text, _ in pairs], held_out, scorer.reads))
     return PromptedBase(metric, best, tuple(pairs), tried)
 
 

@@ -7,16 +7,16 @@ memory, processes and files.
 
 from typing import ClassVar
 
-from weitiao.core.metric import Reads, RowMetric
+from weitiao.core.metric import ColumnMetric, Reads
 from weitiao.evaluate.sandbox import code_of, run_programs
 
 
-class CodePass(RowMetric):
+class CodePass(ColumnMetric):
     """Share of answers whose code passes its tests."""
 
     reads: ClassVar[Reads] = "tests"
 
-    def row_values(self, pairs: list[tuple[str, str]]) -> list[float]:
+    def judge(self, pairs: list[tuple[str, str]]) -> list[float]:
         """(generated, tests) of each row."""
         programs = [f"{code_of(str(text))}\n\n{tests}\n" for text, tests in pairs]
         return [float(x.passed) for x in run_programs(programs)]

@@ -6,16 +6,16 @@ JSON Schema draft 2020-12, or the one that "$schema" names, by jsonschema.
 from typing import Any, ClassVar
 
 from weitiao.core.errors import DataError, RecipeError
-from weitiao.core.metric import Reads, RowMetric
+from weitiao.core.metric import ColumnMetric, Reads
 from weitiao.evaluate.json_answers import parsed
 
 
-class JSONSchemaValid(RowMetric):
+class JSONSchemaValid(ColumnMetric):
     """Share of answers that satisfy their row's JSON Schema."""
 
     reads: ClassVar[Reads] = "schema"
 
-    def row_values(self, pairs: list[tuple[str, str]]) -> list[float]:
+    def judge(self, pairs: list[tuple[str, str]]) -> list[float]:
         """(generated, JSON Schema) of each row.
 
         Raises:

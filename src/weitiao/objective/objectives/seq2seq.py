@@ -58,7 +58,8 @@ class Seq2Seq(LikelihoodObjective):
         metrics=("loss", "exact_match", "rouge_l"),
         optional_metrics=(
             *("rouge_1", "rouge_2", "bleu", "chrf", "wer", "cer", "perplexity", "bits_per_byte"),
-            *("distinct_1", "distinct_2", "repetition", "answer_length", "json_valid", "json_schema_valid", "code_pass"),
+            *("distinct_1", "distinct_2", "repetition", "answer_length", "json_valid", "json_schema_valid"),
+            *("code_pass", "code_compiles"),
         ),
     )
 

@@ -43,4 +43,5 @@ def test_the_first_metric_of_answers_is_compared() -> None:
     assert main_metric(("loss", "accuracy", "exact_match"), held_out(ROWS[:30])) == "accuracy"
     free = held_out([chat(f"q{i}", f"answer {i}") for i in range(30)])
     assert main_metric(("loss", "accuracy", "exact_match"), free) == "exact_match"
+    assert main_metric(("loss", "code_pass", "code_compiles"), free) == "code_pass"
     assert main_metric(("loss", "perplexity"), free) is None
