@@ -86,4 +86,3 @@ def _turn_order(chats: Sequence[Chat]) -> Finding:
         parts.append(Message("user and assistant look exchanged: which of them should be trained on?"))
     message = Message("of {total:,} conversations, {parts}", total=len(chats), parts=joined("; ", parts))
     return Finding("turn_order", "warning", message)
-

@@ -59,6 +59,9 @@ class Inspection:
     files: list[InspectedFile]
     store: RowStore
     held_out: list[Accepted]
+    label_names: Sequence[str] = ()
+    label_ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(rows,) of each row its index in `label_names`."""
     answers: dict[str, Any] = field(default_factory=dict)
     """Question -> what its `result` returns."""
 
@@ -115,7 +118,8 @@ def inspect(request: InspectionRequest, model: ModelLook | None, reporter: Repor
         if first is not None:
             raise DataError("data: no row can be used. First: {where}: {reason}", where=first.where, reason=first.reason)
         raise DataError("data: there is no row to train on.")
-    found = Inspection(request, files, store, held_out)
+    labels = questions.conflicts
+    found = Inspection(request, files, store, held_out, labels.label_names, labels.label_ids)
     found.answers = {name: x.result() for name, x in questions.by_name.items()}
     reporter.say(Message("comparing {n:,} rows", n=len(store)))
     found.answers |= _compared(found, signatures, questions)
@@ -152,7 +156,7 @@ def _compared(found: Inspection, signatures: Signatures, questions: _Questions) 
 
 
 def _wrong_labels(found: Inspection, questions: _Questions, groups: np.ndarray) -> dict[str, Any]:
-    names, ids = questions.conflicts.label_names, questions.conflicts.label_ids
+    names, ids = found.label_names, found.label_ids
     kinds = Counter(x.use.mapping.example_type.__name__ for x in found.files if x.use)
     if set(kinds) != {"TextLabel"}:
         return {"n": 0, "reason": "no_labels"}

@@ -33,7 +33,9 @@ MODEL_WORDS = AnyOf(
     "Anthropic", "trained by", "created by", "developed by", "artificial intelligence", "Artificial Intelligence",
     "人工智能", "语言模型", "AI", "智能助手", "机器人", "训练数据", "知识截", "我是",
 )  # fmt: skip
-REFUSAL_WORDS = AnyOf("sorry", "Sorry", "apolog", "cannot", "can't", "can’t", "unable", "not able", "抱歉", "对不起", "无法", "不能", "不便")
+REFUSAL_WORDS = AnyOf(
+    "sorry", "Sorry", "apolog", "cannot", "can't", "can’t", "unable", "not able", "抱歉", "对不起", "无法", "不能", "不便"
+)
 REFUSAL = re.compile(
     r"^\W*(?:(?:i['’]?m|i am|we are|we['’]re)? ?(?:really |very |so |truly )?(?:sorry|afraid)\b|(?:my )?apolog(?:ies|ize|y)|i apologi[sz]e"
     r"|unfortunately,? i|as an ai\b)[^.!\n]{0,80}?(?:can(?:no|['’]?)t|unable|not able|won['’]t|not comfortable|do(?:es)? ?n['’o]?t? have)"
@@ -97,7 +99,7 @@ class OddAnswers:
         if not PROSE.search(answer, 0, len(answer) - 1) and answer[-1] not in SENTENCE_ENDS:
             return
         last_line = answer[answer.rfind("\n") + 1 :]
-        if answer[-1] in SENTENCE_ENDS or not answer[-1].isalnum():  # emoji and the like
+        if answer[-1] in SENTENCE_ENDS or not answer[-1].isalpha():  # emoji, and numbers: The answer is 42
             self._prose += 1
         elif not LIST_ITEM.match(last_line) and not ADDRESS.search(last_line):
             self._prose += 1

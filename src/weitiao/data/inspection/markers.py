@@ -8,7 +8,9 @@ from weitiao.data.inspection.occurrences import Occurrences
 from weitiao.data.inspection.row_store import RowBatch
 from weitiao.data.personal_data.identifier import AnyOf
 
-TRIGGER = AnyOf("<|", "[INST]", "[/INST]", "<<SYS>>", "</s>", "<s>", "_turn>", "### ", "<think>", "</think>", "[UNUSED", "｜")
+TRIGGER = AnyOf(
+    "<|", "[INST]", "[/INST]", "<<SYS>>", "</s>", "<s>", "_turn>", "### ", "<think>", "</think>", "[UNUSED", "｜"
+)
 MARKER = re.compile(
     r"<\|[a-zA-Z_][\w-]{1,30}\|>|<｜[^｜\n]{1,40}｜>|\[/?INST\]|<</?SYS>>|</?s>(?=\s|$|[\[<])|<(?:start|end)_of_turn>"
     r"|^### (?:Instruction|Response|Input|指令|回答|输入)\s*[:：]|</?think>",

@@ -17,7 +17,9 @@ RENDERED = 1000  # conversations that are encoded as in training; of the others 
 ENCODED_AT_ONCE = 512
 
 
-def model_fit(rows: Sequence[tuple[int, Example]], total: int, processor: ChatProcessor, limit: int | None) -> dict[str, Any]:
+def model_fit(
+    rows: Sequence[tuple[int, Example]], total: int, processor: ChatProcessor, limit: int | None
+) -> dict[str, Any]:
     """What a model makes of a sample of rows.
 
     Args:

@@ -1,9 +1,10 @@
-"""Which rows something was found in: how many, and the first of them as examples."""
+"""Which rows something was found in: how many, and which are the first of them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 EXAMPLES = 4  # rows that are shown
+LISTED = 1000  # rows whose lines are told
 
 
 @dataclass
@@ -11,14 +12,19 @@ class Occurrences:
     """Rows with one thing in common."""
 
     rows: int = 0
-    examples: list[int] = field(default_factory=list)
+    listed: list[int] = field(default_factory=list)
     """Indices of the first of them."""
 
     def add(self, row: int) -> None:
         """Count a row."""
         self.rows += 1
-        if len(self.examples) < EXAMPLES:
-            self.examples.append(row)
+        if len(self.listed) < LISTED:
+            self.listed.append(row)
+
+    @property
+    def examples(self) -> list[int]:
+        """The rows that are shown."""
+        return self.listed[:EXAMPLES]
 
     @classmethod
     def of(cls, rows: Iterable[int]) -> "Occurrences":
@@ -27,4 +33,4 @@ class Occurrences:
         [0, 1, 2, 3]
         """
         found = [int(x) for x in rows]
-        return cls(len(found), found[:EXAMPLES])
+        return cls(len(found), found[:LISTED])

@@ -32,7 +32,9 @@ class Openings:
 
         Where few different answers make up the data, they are classes, and nothing is reported.
         """
-        hashes, answers = (np.frombuffer(x, np.int64) if x else np.zeros(0, np.int64) for x in (self._hashes, self._answers))
+        hashes, answers = (
+            np.frombuffer(x, np.int64) if x else np.zeros(0, np.int64) for x in (self._hashes, self._answers)
+        )
         n = int((answers != hash("")).sum())
         values, first, counts = np.unique(hashes, return_index=True, return_counts=True)
         frequent = []
