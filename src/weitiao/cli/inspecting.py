@@ -141,7 +141,7 @@ def wrong_labels_line(wrong: dict[str, Any]) -> Message:
             "wrong labels: needs 2 to 200 classes of at least 5 rows; there are {classes}", classes=wrong["classes"]
         )
     return Message(
-        "wrong labels: {rows:,} of {n:,} rows are suspicious; the model of the other rows has an accuracy of {accuracy:.1%}",
+        "wrong labels: {rows:,} of {n:,} rows are suspicious; the model of the other rows is right on {accuracy:.1%}",
         rows=wrong["rows"],
         n=wrong["n"],
         accuracy=wrong["accuracy"],

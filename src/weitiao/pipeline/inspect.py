@@ -77,8 +77,9 @@ class Inspection:
 class _Questions:
     """All that is asked of every row."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, keep_examples: bool) -> None:
         self.conflicts = Conflicts()
+        self._keep_examples = keep_examples
         self.by_name = {
             "lengths": CharacterLengths(),
             "turns": TurnCounts(),
@@ -96,7 +97,8 @@ class _Questions:
         batch = RowBatch(first, [x.texts for x in rows])
         for question in self.by_name.values():
             question.add(batch)
-        self.sample.add(first, [x.example for x in rows], [len(x.texts.given) + len(x.texts.answer) for x in rows])
+        examples = [x.example if self._keep_examples else None for x in rows]
+        self.sample.add(first, examples, [len(x.texts.given) + len(x.texts.answer) for x in rows])
         return batch
 
 
@@ -111,7 +113,7 @@ def inspect(request: InspectionRequest, model: ModelLook | None, reporter: Repor
     """
     files = opened(request.sources)
     held_out = [x for file in opened(request.held_out) for batch in batches(file) for x in batch]
-    questions, store = _Questions(request.seed), RowStore()
+    questions, store = _Questions(request.seed, model is not None), RowStore()
     signatures = sign(_texts(files, questions, store, reporter))
     if not len(store):
         first = next((x for file in files for y in file.bad.examples.values() for x in y), None)
@@ -164,7 +166,7 @@ def _wrong_labels(found: Inspection, questions: _Questions, groups: np.ndarray) 
     if found.total > MAX_ROWS:
         chosen = np.sort(np.random.default_rng(found.request.seed).choice(found.total, MAX_ROWS, replace=False))
     texts = [found.store.texts(int(i))[0] for i in chosen]
-    result = wrong_labels(texts, [names[ids[i]] for i in chosen], groups[chosen], found.request.seed)
+    result = wrong_labels(texts, [str(names[i]) for i in ids[chosen].tolist()], groups[chosen], found.request.seed)
     for x in result.get("worst", ()):
         x["row"] = int(chosen[x["row"]])
     return result | {"total": found.total}

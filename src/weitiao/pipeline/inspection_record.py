@@ -7,7 +7,8 @@ from typing import Any
 
 from weitiao.core.intervals import wilson
 from weitiao.core.messages import Message
-from weitiao.data.inspection.advice import LEVELS, Advice, Findings, advice, combined_command
+from weitiao.data.inspection.advice import LEVELS, Advice, Findings, combined_command
+from weitiao.data.inspection.advice_rules import advice
 from weitiao.data.inspection.excerpts import end_of, excerpt
 from weitiao.data.inspection.occurrences import EXAMPLES, LISTED, Occurrences
 from weitiao.evaluate.report.inspection_report import write_inspection_report
@@ -75,8 +76,8 @@ def _reason(row: Any) -> str:
 
 
 def _advice(x: Advice, found: Inspection) -> dict[str, Any]:
-    is_sample = x.total < found.total and x.code not in ("leaked", "class_names", "missing_class", "rare_classes")
-    low, high = wilson(x.share, x.total) if is_sample and x.total else (x.share, x.share)
+    is_sample = x.sampled and x.total < found.total
+    low, high = wilson(x.share, x.total) if is_sample else (x.share, x.share)
     return {
         "code": x.code,
         "level": x.level,
@@ -124,7 +125,7 @@ def shown_row(found: Inspection, row: int, shown: str = "row") -> dict[str, str]
 
 
 def _both(given: str, answer: str) -> str:
-    return f"{excerpt(given, 100)} ⏵ {excerpt(answer, 100)}" if answer else excerpt(given)
+    return f"{excerpt(given, 100)} → {excerpt(answer, 100)}" if answer else excerpt(given)
 
 
 def _lines(rows: Sequence[int], found: Inspection) -> dict[str, list[int]]:
@@ -142,7 +143,7 @@ def _shown(value: Any, found: Inspection) -> Any:
         return {"rows": value.rows, "examples": [shown_row(found, row) for row in value.examples]}
     if isinstance(value, dict):
         new = {key: _shown(x, found) for key, x in value.items()}
-        if "row" in value and isinstance(value["row"], int):
+        if "suggested" in value:
             new |= shown_row(found, value["row"])
         if "example" in value and isinstance(value["example"], int):
             new["example"] = shown_row(found, value["example"], "answer")

@@ -25,23 +25,25 @@ PROPER = 0.7  # share of such answers that end with a sign, from which the other
 SAME_LENGTH, LONG = 3, 200  # answers of exactly the longest length; characters from which that is no chance
 LOOP_LENGTH, LOOP_RATIO = 200, 0.12  # characters; size after compression
 PLACEHOLDERS = frozenset(
-    {"nan", "null", "none", "n/a", "na", "todo", "tbd", "test", "...", "…", "-", "?", "undefined", "无", "暂无", "空", "待补充",
-     "测试", "略", "answer", "答案", "output", "<nooutput>", *NO_INPUT}
+    {"nan", "null", "none", "n/a", "na", "todo", "tbd", "test", "...", "…", "-", "?", "undefined", "answer", "output",
+     "无", "暂无", "空", "待补充", "测试", "略", "答案", "<nooutput>", *NO_INPUT}
 )  # fmt: skip
 MODEL_WORDS = AnyOf(
-    "language model", " an ai", "an AI", " a AI", "training data", "knowledge cut", "openai", "OpenAI", "ChatGPT", "Claude",
+    "language model", " an ai", "an AI", "training data", "knowledge cut", "openai", "OpenAI", "ChatGPT", "Claude",
     "Anthropic", "trained by", "created by", "developed by", "artificial intelligence", "Artificial Intelligence",
     "人工智能", "语言模型", "AI", "智能助手", "机器人", "训练数据", "知识截", "我是",
 )  # fmt: skip
 REFUSAL_WORDS = AnyOf(
     "sorry", "Sorry", "apolog", "cannot", "can't", "can’t", "unable", "not able", "抱歉", "对不起", "无法", "不能", "不便"
 )
+SORRY = r"(?:i['’]?m|i am|we are|we['’]re)? ?(?:really |very |so |truly )?(?:sorry|afraid)\b|(?:my )?apolog(?:ies|ize|y)"
+CANNOT = r"can(?:no|['’]?)t|unable|not able|won['’]t|not comfortable|do(?:es)? ?n['’o]?t? have"
 REFUSAL = re.compile(
-    r"^\W*(?:(?:i['’]?m|i am|we are|we['’]re)? ?(?:really |very |so |truly )?(?:sorry|afraid)\b|(?:my )?apolog(?:ies|ize|y)|i apologi[sz]e"
-    r"|unfortunately,? i|as an ai\b)[^.!\n]{0,80}?(?:can(?:no|['’]?)t|unable|not able|won['’]t|not comfortable|do(?:es)? ?n['’o]?t? have)"
-    r"|^\W*i (?:can(?:no|['’]?)t|am unable to|am not able to|won['’]t be able to) (?:help|assist|provide|fulfil|answer|do that|comply|engage"
-    r"|create|discuss|generate|offer)"
-    r"|^\W*(?:很|非常|十分)?(?:抱歉|对不起|不好意思|遗憾)[，,。！! ]{0,2}[^。！\n]{0,24}(?:无法|不能|不可以|没有办法|没办法|不便|不会|难以)"
+    rf"^\W*(?:{SORRY}|i apologi[sz]e|unfortunately,? i|as an ai\b)[^.!\n]{{0,80}}?(?:{CANNOT})"
+    r"|^\W*i (?:can(?:no|['’]?)t|am unable to|am not able to|won['’]t be able to) "
+    r"(?:help|assist|provide|fulfil|answer|do that|comply|engage|create|discuss|generate|offer)"
+    r"|^\W*(?:很|非常|十分)?(?:抱歉|对不起|不好意思|遗憾)[，,。！! ]{0,2}[^。！\n]{0,24}"
+    r"(?:无法|不能|不可以|没有办法|没办法|不便|不会|难以)"
     r"|^\W*我(?:无法|不能)(?:提供|回答|帮助|协助|满足|为您|为你|完成|生成)",
     re.IGNORECASE,
 )
@@ -57,7 +59,8 @@ class OddAnswers:
         self._open_ends = array("q")  # rows whose answer ends with a comma, inside brackets, or inside a code block
         self._without_sign = array("q")  # rows of prose that end with a letter
         self._prose, self._n = 0, 0
-        self._lengths = array("q")
+        self._lengths = array("i")  # of answers that do not end with a sign; of others 0
+        self._longest = 0
 
     def add(self, batch: RowBatch) -> None:
         """Look through a batch."""
@@ -67,14 +70,17 @@ class OddAnswers:
                 continue
             self._n += 1
             row, answer = batch.first + i, x.answer.strip()
-            self._lengths.append(len(answer))
-            if len(answer) <= 12:
+            is_loop = len(answer) >= LOOP_LENGTH and _is_loop(answer)
+            self._lengths.append(0 if is_loop or answer[-1:] in SENTENCE_ENDS else len(answer))
+            self._longest = max(self._longest, len(answer))
+            if is_loop:
+                self._found["loop"].add(row)
+            elif len(answer) < LEAST_PROSE:
                 self._look_at_short(row, answer)
-            self._look_at_end(row, answer)
+            else:
+                self._look_at_end(row, answer)
             if answer == x.given.strip():
                 self._found["copy"].add(row)
-            if len(answer) >= LOOP_LENGTH and _is_loop(answer):
-                self._found["loop"].add(row)
             head = answer[:160]
             if REFUSAL_WORDS.search(head) and REFUSAL.search(head):
                 self._found["refusal"].add(row)
@@ -90,8 +96,6 @@ class OddAnswers:
             self._found["no_words"].add(row)
 
     def _look_at_end(self, row: int, answer: str) -> None:
-        if len(answer) < LEAST_PROSE:
-            return
         if answer[-1] in OPEN_ENDS or (answer.count("```") % 2 and "```" in answer):
             self._prose += 1
             self._open_ends.append(row)
@@ -107,10 +111,10 @@ class OddAnswers:
 
     def result(self) -> dict[str, Any]:
         """{n, KIND: Occurrences, same_length: {characters, rows}, prose: answers whose end was looked at}."""
-        lengths = np.frombuffer(self._lengths, np.int64) if self._lengths else np.zeros(0, np.int64)
+        lengths = np.frombuffer(self._lengths, np.int32) if self._lengths else np.zeros(0, np.int32)
         suspicious = len(self._without_sign) <= (1 - PROPER) * self._prose
         cut = sorted([*self._open_ends, *(self._without_sign if suspicious else ())])
-        longest = int(lengths.max(initial=0))
+        longest = self._longest
         at_longest = np.flatnonzero(lengths == longest) if longest >= LONG else np.zeros(0, np.int64)
         if len(at_longest) >= SAME_LENGTH:
             cut = sorted({*cut, *at_longest.tolist()})

@@ -17,7 +17,7 @@ class CharacterLengths:
     """Characters of what is given and of the answer."""
 
     def __init__(self) -> None:
-        self.given, self.answers = array("q"), array("q")
+        self.given, self.answers = array("i"), array("i")
 
     def add(self, batch: RowBatch) -> None:
         """Count a batch."""
@@ -26,7 +26,7 @@ class CharacterLengths:
 
     def result(self) -> dict[str, Any]:
         """Of `given` and, where there are some, of `answer`: see `distribution`."""
-        given, answers = (np.frombuffer(x, np.int64) if x else np.zeros(0, np.int64) for x in (self.given, self.answers))
+        given, answers = (np.array(x, np.int64) for x in (self.given, self.answers))
         return {"given": distribution(given), "answer": distribution(answers) if answers.any() else None}
 
 

@@ -22,7 +22,7 @@ class PersonalData:
     def add(self, batch: RowBatch) -> None:
         """Look through a batch."""
         for i, x in enumerate(batch.rows):
-            text = f"{x.given}\n{x.answer}\n{x.more}"
+            text = f"{x.more}\n{x.given}\n{x.answer}" if x.more else f"{x.given}\n{x.answer}"
             spans = find_personal(text)
             if not spans:
                 continue

@@ -7,7 +7,7 @@ import numpy as np
 from weitiao.data.duplicates.clusters import SIMILARITY, Clusters
 from weitiao.data.inspection.occurrences import Occurrences
 
-SHOWN_CLUSTERS, SHOWN_ROWS = 12, 3
+SHOWN_CLUSTERS, SHOWN_ROWS = 12, 4
 
 
 def repetition(clusters: Clusters, label_ids: np.ndarray) -> dict[str, Any]:
@@ -43,6 +43,6 @@ def _largest(clusters: Clusters, is_later: np.ndarray) -> list[dict[str, Any]]:
         later = np.flatnonzero(is_later & (clusters.first == first))
         exact = int(clusters.equals_first[later].sum())
         differing = later[~clusters.equals_first[later]]  # more to see than copies
-        examples = [int(first), *(int(x) for x in [*differing, *later[clusters.equals_first[later]]][: SHOWN_ROWS - 1])]
+        examples = [int(first), *(int(x) for x in differing[: SHOWN_ROWS - 1])]
         found.append({"rows": len(later) + 1, "exact": exact, "examples": examples})
     return found

@@ -24,8 +24,8 @@ class Sample:
             lengths: characters of each.
         """
         numbers = self._random.random(len(rows))
-        for i in np.flatnonzero(numbers < self._bound):
-            self._rows.append((float(numbers[i]), first + int(i), lengths[i], rows[i]))
+        for i in np.flatnonzero(numbers < self._bound).tolist():
+            self._rows.append((float(numbers[i]), first + i, lengths[i], rows[i]))
             self._used += lengths[i]
         while len(self._rows) > self._size or (self._used > self._characters and len(self._rows) > 1):
             self._rows.sort(key=lambda x: x[0])

@@ -12,10 +12,12 @@ from weitiao.data.inspection.row_store import RowBatch
 from weitiao.data.languages import KANA_SHARE
 
 NAMES = (
-    "none", "latin", "han", "kana", "hangul", "cyrillic", "arabic", "thai", "devanagari", "greek", "hebrew", "other", "lost",
+    "none", "latin", "han", "kana", "hangul", "cyrillic", "arabic", "thai", "devanagari", "greek", "hebrew", "other",
+    "lost",
 )  # fmt: skip
 RANGES = (  # of code points, and the name of what is in them; a later line wins
-    ("latin", 0x41, 0x5B), ("latin", 0x61, 0x7B), ("latin", 0xC0, 0x250), ("latin", 0x1E00, 0x1F00), ("latin", 0xFF21, 0xFF5B),
+    ("latin", 0x41, 0x5B), ("latin", 0x61, 0x7B), ("latin", 0xC0, 0x250), ("latin", 0x1E00, 0x1F00),
+    ("latin", 0xFF21, 0xFF3B), ("latin", 0xFF41, 0xFF5B),
     ("greek", 0x370, 0x400), ("greek", 0x1F00, 0x2000), ("cyrillic", 0x400, 0x530), ("other", 0x530, 0x590),
     ("hebrew", 0x590, 0x600), ("arabic", 0x600, 0x780), ("arabic", 0xFB50, 0xFE00), ("other", 0x780, 0x900),
     ("devanagari", 0x900, 0x980), ("other", 0x980, 0xE00), ("thai", 0xE00, 0xE80), ("other", 0xE80, 0x1100),

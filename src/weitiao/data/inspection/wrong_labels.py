@@ -1,9 +1,9 @@
-"""Likely wrong labels, by confident learning: Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating Uncertainty
-in Dataset Labels", arXiv 1911.00068, sec. 3.
+"""Likely wrong labels, by confident learning.
 
-    t_j   = mean of p(j | x) over the rows with label j                 what the model gives to rows of that class
-    row x with label i is suspicious  if some j != i has p(j | x) >= t_j, p(j | x) is the largest such, and t_i is not reached
-    above it
+Northcutt, Jiang and Chuang 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels", arXiv 1911.00068, sec. 3:
+
+    t_j = mean of p(j | x) over the rows with label j              what a model gives to rows of that class
+    a row x with label i is suspicious if, among the classes with p(j | x) >= t_j, the most probable one is not i
 
 p comes from a plain model of n-grams that has not seen the row: logistic regression in FOLDS folds, duplicates in one fold.
 It looks at words, not at sense: what it names is to be read, not to be trusted.
@@ -47,7 +47,7 @@ def wrong_labels(texts: Sequence[str], labels: Sequence[str], groups: np.ndarray
     remap = np.full(len(names), -1)
     remap[kept] = np.arange(len(kept))
     y = remap[ids[usable]]
-    probabilities = out_of_fold(_features([texts[i] for i in usable]), y, groups[usable], len(kept), seed)
+    probabilities = out_of_fold(_features([str(texts[i]) for i in usable.tolist()]), y, groups[usable], len(kept), seed)
     suggested, margins = suspicious(probabilities, y)
     rows = np.flatnonzero(suggested >= 0)
     order = rows[np.argsort(-margins[rows], kind="stable")]

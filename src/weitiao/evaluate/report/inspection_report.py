@@ -20,12 +20,12 @@ LABELS = {
     "contents": Message("Contents"),
     "lines": Message("lines"),
     "method": Message(
-        "Texts are shown short and without personal data. Duplicates: Jaccard similarity of n-grams, letter case, width and "
-        "traditional characters do not count. Brackets are 95 % intervals (Wilson 1927) where rows are a sample."
+        "Texts are shown short and without personal data. Duplicates: Jaccard similarity of n-grams; letter case, width "
+        "and traditional characters do not count. Brackets are 95 % intervals (Wilson 1927) where rows are a sample."
     ),
 }
 KINDS = {"must": "worse", "should": "warning", "look": ""}
-QUANTILES = {0: Message("shortest"), 0.5: Message("median"), 1: Message("longest")}
+QUANTILES: dict[float, Message] = {0: Message("shortest"), 0.5: Message("median"), 1: Message("longest")}
 LEAKS = {
     "row": Message("the same row"),
     "near": Message("nearly the same row"),
@@ -148,8 +148,10 @@ def _rows(record: Mapping[str, Any]) -> Chapter:
         (f"{n}", f"{rows:,}", f"{100 * rows / total:.1f} %", _bar(rows / total))
         for n, rows in record["turns"]["counts"][:20]
     ]
-    bad = [{"title": Message("{code}: {n:,} rows that cannot be used", code=x["code"], n=x["rows"]), "examples": x["examples"]}
-           for x in record["bad"]]  # fmt: skip
+    bad = []
+    for x in record["bad"]:
+        title = Message("{code}: {n:,} rows that cannot be used", code=x["code"], n=x["rows"])
+        bad.append({"title": title, "examples": x["examples"]})
     tables = [_table(head, files, figures=False)]
     if len(turns) > 1 or (turns and turns[0][0] != "1"):
         tables.append(_table((Message("turns"), Message("rows"), Message("share"), ""), turns, Message("Turns")))
@@ -188,8 +190,8 @@ def _model(x: Mapping[str, Any]) -> Chapter:
     if x["chat"] and x["chat"]["template"]:
         notes.append(
             Message(
-                "The chat template adds about {extra:.0f} tokens a row. Of {turns:,} answers in {n:,} rows, those of {missing:,} "
-                "rows do not end with a stop token.",
+                "The chat template adds about {extra:.0f} tokens a row. Of {turns:,} answers in {n:,} rows, those of "
+                "{missing:,} rows do not end with a stop token.",
                 extra=x["chat"]["overhead"],
                 turns=x["chat"]["turns"],
                 n=x["chat"]["rendered"],
@@ -267,8 +269,8 @@ def _classes(record: Mapping[str, Any]) -> Chapter:
     if wrong and wrong["n"]:
         notes.append(
             Message(
-                "Likely wrong labels: {rows:,} of {n:,} rows, by confident learning (Northcutt et al. 2021) with a model of "
-                "n-grams that had not seen the row (accuracy {accuracy:.1%}). It looks at words, not at sense: read them.",
+                "Likely wrong labels: {rows:,} of {n:,} rows, by confident learning (Northcutt et al. 2021) with a model "
+                "of n-grams that had not seen the row (accuracy {accuracy:.1%}). It looks at words, not at sense: read them.",
                 rows=wrong["rows"],
                 n=wrong["n"],
                 accuracy=wrong["accuracy"],
