@@ -84,7 +84,7 @@ def _show_advice(record: dict[str, Any], console: Console) -> None:
         count = f"{share_of(x)}: " if x["rows"] else ""
         console.print(Text(f"{sign} {number}. ", style) + Text(f"{count}{x['what']}"), soft_wrap=True)
         for example in x["examples"][:SHOWN_EXAMPLES]:
-            console.print(Text(f"     {example['where']}: ", "cyan") + Text(example["text"]), soft_wrap=True)
+            console.print(Text(f"     {example['where']}: ", "cyan") + Text(str(example["text"])), soft_wrap=True)
         console.print(Text(f"     → {x['remedy']}", "green"), soft_wrap=True)
     if record["command"]:
         text = Message("All that can be cleaned, in one command:")
@@ -106,7 +106,7 @@ def share_of(x: dict[str, Any]) -> str:
 
 
 def _facts(record: dict[str, Any]) -> Iterator[Message]:
-    for name, title in (("given", Message("characters given")), ("answer", Message("characters of the answer"))):
+    for name, title in (("prompt", Message("characters of the prompt")), ("answer", Message("characters of the answer"))):
         if x := record["lengths"][name]:
             values = ", ".join(f"{_quantile(q)} {n:,}" for q, n in x["quantiles"])
             yield Message("{title}: {values}", title=title, values=values)

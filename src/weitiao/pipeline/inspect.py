@@ -98,7 +98,7 @@ class _Questions:
         for question in self.by_name.values():
             question.add(batch)
         examples = [x.example if self._keep_examples else None for x in rows]
-        self.sample.add(first, examples, [len(x.texts.given) + len(x.texts.answer) for x in rows])
+        self.sample.add(first, examples, [len(x.texts.prompt) + len(x.texts.answer) for x in rows])
         return batch
 
 
@@ -121,18 +121,18 @@ def inspect(request: InspectionRequest, model: ModelLook | None, reporter: Repor
             raise DataError("data: no row can be used. First: {where}: {reason}", where=first.where, reason=first.reason)
         raise DataError("data: there is no row to train on.")
     labels = questions.conflicts
-    found = Inspection(request, files, store, held_out, labels.label_names, labels.label_ids)
-    found.answers = {name: x.result() for name, x in questions.by_name.items()}
+    inspection = Inspection(request, files, store, held_out, labels.label_names, labels.label_ids)
+    inspection.answers = {name: x.result() for name, x in questions.by_name.items()}
     reporter.say(Message("comparing {n:,} rows", n=len(store)))
-    found.answers |= _compared(found, signatures, questions)
+    inspection.answers |= _compared(inspection, signatures, questions)
     sampled = questions.sample.rows
     texts = [(i, store.whole(i)) for i, _ in sampled]
-    found.answers["languages"] = languages(texts, len(store))
-    found.answers["cleanable"] = cleanable(texts, len(store))
+    inspection.answers["languages"] = languages(texts, len(store))
+    inspection.answers["cleanable"] = cleanable(texts, len(store))
     if model is not None:
         reporter.say(Message("encoding {n:,} rows", n=len(sampled)))
-        found.answers["model"] = model(sampled, len(store))
-    return found
+        inspection.answers["model"] = model(sampled, len(store))
+    return inspection
 
 
 def _texts(files: Sequence[InspectedFile], questions: _Questions, store: RowStore, reporter: Reporter) -> Iterable[str]:
@@ -145,28 +145,28 @@ def _texts(files: Sequence[InspectedFile], questions: _Questions, store: RowStor
             yield from batch.wholes
 
 
-def _compared(found: Inspection, signatures: Signatures, questions: _Questions) -> dict[str, Any]:
+def _compared(inspection: Inspection, signatures: Signatures, questions: _Questions) -> dict[str, Any]:
     """What compares rows with one another, and with those to evaluate on."""
     clusters = cluster([signatures])
     answers: dict[str, Any] = {"repetition": repetition(clusters, questions.conflicts.label_ids)}
-    if found.held_out:
-        rows: list[RowTexts] = [x.texts for x in found.held_out]
-        answers["leakage"] = leakage(rows, signatures, questions.conflicts.given, found.store)
-    if found.request.labels:
-        answers["wrong_labels"] = _wrong_labels(found, questions, clusters.first)
+    if inspection.held_out:
+        rows: list[RowTexts] = [x.texts for x in inspection.held_out]
+        answers["leakage"] = leakage(rows, signatures, questions.conflicts.prompts, inspection.store)
+    if inspection.request.labels:
+        answers["wrong_labels"] = _wrong_labels(inspection, questions, clusters.first)
     return answers
 
 
-def _wrong_labels(found: Inspection, questions: _Questions, groups: np.ndarray) -> dict[str, Any]:
-    names, ids = found.label_names, found.label_ids
-    kinds = Counter(x.use.mapping.example_type.__name__ for x in found.files if x.use)
+def _wrong_labels(inspection: Inspection, questions: _Questions, groups: np.ndarray) -> dict[str, Any]:
+    names, ids = inspection.label_names, inspection.label_ids
+    kinds = Counter(x.use.mapping.example_type.__name__ for x in inspection.files if x.use)
     if set(kinds) != {"TextLabel"}:
         return {"n": 0, "reason": "no_labels"}
-    chosen = np.arange(found.total)
-    if found.total > MAX_ROWS:
-        chosen = np.sort(np.random.default_rng(found.request.seed).choice(found.total, MAX_ROWS, replace=False))
-    texts = [found.store.texts(int(i))[0] for i in chosen]
-    result = wrong_labels(texts, [str(names[i]) for i in ids[chosen].tolist()], groups[chosen], found.request.seed)
+    chosen = np.arange(inspection.total)
+    if inspection.total > MAX_ROWS:
+        chosen = np.sort(np.random.default_rng(inspection.request.seed).choice(inspection.total, MAX_ROWS, replace=False))
+    texts = [inspection.store.texts(int(i))[0] for i in chosen]
+    result = wrong_labels(texts, [str(names[i]) for i in ids[chosen].tolist()], groups[chosen], inspection.request.seed)
     for x in result.get("worst", ()):
         x["row"] = int(chosen[x["row"]])
-    return result | {"total": found.total}
+    return result | {"total": inspection.total}

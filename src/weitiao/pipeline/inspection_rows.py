@@ -47,8 +47,8 @@ class BadCounts:
     def add(self, row: BadRow) -> None:
         """Count a row."""
         self.codes[row.code] += 1
-        if len(found := self.examples.setdefault(row.code, [])) < SHOWN_BAD:
-            found.append(row)
+        if len(examples := self.examples.setdefault(row.code, [])) < SHOWN_BAD:
+            examples.append(row)
 
 
 @dataclass
@@ -130,7 +130,7 @@ def _row(record: Record, use: ColumnUse) -> Accepted | BadRow | None:
     try:
         example = use.mapping.to_example(record)
         texts = texts_of(example)
-        if is_blank(texts.given) and is_blank(texts.answer):
+        if is_blank(texts.prompt) and is_blank(texts.answer):
             return BadRow(record.where, EMPTY)
         return Accepted(record.where, example, texts)
     except ExcludedRow:
@@ -155,7 +155,7 @@ def batches(file: InspectedFile) -> Iterator[list[Accepted]]:
     characters = 0
     for row in file.rows():
         batch.append(row)
-        characters += len(row.texts.given) + len(row.texts.answer)
+        characters += len(row.texts.prompt) + len(row.texts.answer)
         if len(batch) == BATCH_ROWS or characters >= BATCH_CHARACTERS:
             yield _encodable(batch, file)
             batch, characters = [], 0
@@ -175,7 +175,7 @@ def _encodable(batch: list[Accepted], file: InspectedFile) -> list[Accepted]:
 
 
 def _strings(texts: RowTexts) -> tuple[str, ...]:
-    return texts.given, texts.answer, texts.label, texts.more
+    return texts.prompt, texts.answer, texts.label, texts.more
 
 
 def _can_be_encoded(text: str) -> bool:

@@ -5,14 +5,14 @@ what may be meant so (look). Within each, by the share of the rows.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from weitiao.core.finding import Finding
 from weitiao.core.messages import Message
 
 Level = Literal["must", "should", "look"]
-Shown = Literal["row", "answer", "end", "label"]
+Excerpt = Literal["row", "answer", "end", "label"]
 LEVELS: dict[Level, Message] = {
     "must": Message("before training"),
     "should": Message("costs quality"),
@@ -38,10 +38,10 @@ class Advice:
     """Indices of rows, as examples and for lists."""
     groups: Sequence[Sequence[int]] = ()
     """Rows that belong together, as examples."""
-    shown: Shown = "row"
+    excerpt: Excerpt = "row"
     """What of a row is the example."""
-    texts: Sequence[tuple[str, str]] = ()
-    """Examples that are texts already: (where, text)."""
+    texts: Sequence[tuple[int | Message, Message | str]] = ()
+    """Examples that are texts already: (a row or a location, text)."""
     sampled: bool = False
     """`total` rows were drawn from all."""
     cleaner: str = ""
@@ -64,8 +64,7 @@ class Findings:
     files: str
     """The files, as a shell reads them."""
     columns: Sequence[Finding] = ()
-    bad_examples: Sequence[tuple[str, str]] = ()
-    held_out_examples: Sequence[tuple[str, str]] = field(default_factory=list)
+    bad_examples: Sequence[tuple[Message, Message | str]] = ()
 
     def clean(self, rule: str) -> str:
         """The command that cleans the files with a rule."""
@@ -87,11 +86,11 @@ def combined_command(items: Sequence[Advice], files: str) -> str:
         "as_an_ai",
     ]
     rules.sort(key=lambda x: order.index(x) if x in order else len(order))
-    wishes = {x.deduplicate for x in items if x.deduplicate}
-    near = "near" if "near" in wishes else "exact"
-    if not rules and not wishes:
+    duplicates = {x.deduplicate for x in items if x.deduplicate}
+    near = "near" if "near" in duplicates else "exact"
+    if not rules and not duplicates:
         return ""
     parts = ["weitiao data clean", files]
     parts += [f"--cleaners {','.join(rules)}"] if rules else []
-    parts += [f"--deduplicate {near}"] if wishes else []
+    parts += [f"--deduplicate {near}"] if duplicates else []
     return " ".join([*parts, "--out cleaned"])

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from weitiao.core.messages import Message, joined
 from weitiao.data.chat.turn_order import ODDITIES
-from weitiao.data.inspection.advice import BY_HAND, Advice, Findings, Level, Shown
+from weitiao.data.inspection.advice import BY_HAND, Advice, Excerpt, Findings, Level
 from weitiao.data.inspection.classes import FEW, UNBALANCED
 from weitiao.data.inspection.occurrences import Occurrences
 
@@ -14,18 +14,18 @@ MAX_NAMED = 5
 FIRST = ("leaked", "secrets")  # whatever their share is
 
 
-def advice(found: Findings) -> list[Advice]:
+def advice(facts: Findings) -> list[Advice]:
     """Everything that there is to do, the most valuable first."""
     parts = (
-        _leaks(found),
-        _private(found),
-        _bad_rows(found),
-        _labels(found),
-        _copies(found),
-        _answers(found),
-        _model(found),
-        _cleanable(found),
-        _looks(found),
+        _leaks(facts),
+        _private(facts),
+        _bad_rows(facts),
+        _labels(facts),
+        _copies(facts),
+        _answers(facts),
+        _model(facts),
+        _cleanable(facts),
+        _looks(facts),
     )
     order: list[Level] = ["must", "should", "look"]
 
@@ -35,8 +35,8 @@ def advice(found: Findings) -> list[Advice]:
     return sorted((x for part in parts for x in part), key=key)
 
 
-def _leaks(found: Findings) -> Iterator[Advice]:
-    leaks = found.answers.get("leakage")
+def _leaks(facts: Findings) -> Iterator[Advice]:
+    leaks = facts.answers.get("leakage")
     if leaks and leaks["leaked"]:
         names = {
             "row": Message("{n:,} the same"),
@@ -58,8 +58,8 @@ def _leaks(found: Findings) -> Iterator[Advice]:
         )
 
 
-def _private(found: Findings) -> Iterator[Advice]:
-    personal = found.answers["personal"]
+def _private(facts: Findings) -> Iterator[Advice]:
+    personal = facts.answers["personal"]
     for code, rule, what in (
         ("secrets", "secrets", Message("rows hold keys, tokens or passwords: a model learns them by heart and tells them")),
         ("personal", "personal_data", Message("rows hold personal data: numbers, addresses and accounts of people")),
@@ -67,37 +67,37 @@ def _private(found: Findings) -> Iterator[Advice]:
         rows: Occurrences = personal[code]
         if rows.rows:
             kinds = [x for x in personal["kinds"] if x["certain"] and (x["kind"] == "api_key") == (code == "secrets")]
-            texts = [(str(row), text) for x in kinds for row, text in x["examples"]]
+            texts = [(row, text) for x in kinds for row, text in x["examples"]]
             yield Advice(
-                code, "must", what, rows.rows, found.total, found.clean(rule), listed=rows.listed, texts=texts, cleaner=rule
+                code, "must", what, rows.rows, facts.total, facts.clean(rule), listed=rows.listed, texts=texts, cleaner=rule
             )
 
 
-def _bad_rows(found: Findings) -> Iterator[Advice]:
-    total = found.total + found.bad
-    if found.bad:
-        is_too_many = found.bad > MAX_BAD * total
+def _bad_rows(facts: Findings) -> Iterator[Advice]:
+    total = facts.total + facts.bad
+    if facts.bad:
+        is_too_many = facts.bad > MAX_BAD * total
         what = Message("rows cannot be used; training stops at more than {allowed:.0%}", allowed=MAX_BAD)
         remedy = Message(
-            "mend them where they are, or max_bad_fraction: {share:.2g} in the recipe", share=found.bad / total * 1.1
+            "mend them where they are, or max_bad_fraction: {share:.2g} in the recipe", share=facts.bad / total * 1.1
         )
         yield Advice(
             "bad_rows",
             "must" if is_too_many else "look",
             what if is_too_many else Message("rows cannot be used, and are left out"),
-            found.bad,
+            facts.bad,
             total,
             remedy if is_too_many else Message("mend them where they are"),
-            texts=found.bad_examples,
+            texts=facts.bad_examples,
         )
-    if lost := found.answers["scripts"]["lost"].rows:
+    if lost := facts.answers["scripts"]["lost"].rows:
         what = Message("rows have characters that were lost when the text was decoded (�, private ones)")
-        listed = found.answers["scripts"]["lost"].listed
-        yield Advice("lost", "should", what, lost, found.total, found.clean("quality"), listed=listed, cleaner="quality")
+        listed = facts.answers["scripts"]["lost"].listed
+        yield Advice("lost", "should", what, lost, facts.total, facts.clean("quality"), listed=listed, cleaner="quality")
 
 
-def _labels(found: Findings) -> Iterator[Advice]:
-    conflicts, classes = found.answers["conflicts"], found.answers["classes"]
+def _labels(facts: Findings) -> Iterator[Advice]:
+    conflicts, classes = facts.answers["conflicts"], facts.answers["classes"]
     if rows := conflicts["labels"].rows:
         yield Advice(
             "conflicts",
@@ -106,11 +106,11 @@ def _labels(found: Findings) -> Iterator[Advice]:
                 "rows have a text that occurs with another label too ({n:,} texts)", n=conflicts["label_groups"]["groups"]
             ),
             rows,
-            found.total,
+            facts.total,
             Message("decide on one label for each text: --json lists the lines"),
             listed=conflicts["labels"].listed,
             groups=conflicts["label_groups"]["examples"],
-            shown="label",
+            excerpt="label",
         )
     if groups := classes["spellings"]:
         named = joined("; ", [", ".join(f"{name!r} ({n:,})" for name, n in group) for group in groups[:MAX_NAMED]])
@@ -122,7 +122,7 @@ def _labels(found: Findings) -> Iterator[Advice]:
         what = Message("rows have a class that usually means that there is none: {classes}", classes=named)
         rows = sum(n for _, n in classes["missing"])
         yield Advice("missing_class", "should", what, rows, classes["n"], Message("take these rows out, if it does"))
-    yield from _wrong_labels(found)
+    yield from _wrong_labels(facts)
     if classes["num_rare"] and classes["classes"] > 1:
         named = ", ".join(f"{name!r} ({n})" for name, n in classes["rare"][:MAX_NAMED])
         what = Message(
@@ -146,8 +146,8 @@ def _labels(found: Findings) -> Iterator[Advice]:
         yield Advice("imbalance", "should", what, n, classes["n"], remedy)
 
 
-def _wrong_labels(found: Findings) -> Iterator[Advice]:
-    wrong = found.answers.get("wrong_labels")
+def _wrong_labels(facts: Findings) -> Iterator[Advice]:
+    wrong = facts.answers.get("wrong_labels")
     if wrong is None or not wrong["n"] or not wrong["rows"]:
         return
     pairs = ", ".join(f"{a!r} → {b!r} ({n:,})" for a, b, n in wrong["pairs"][:MAX_NAMED])
@@ -161,14 +161,14 @@ def _wrong_labels(found: Findings) -> Iterator[Advice]:
         wrong["n"],
         Message("read them, the surest first: the page and --json list them"),
         listed=listed,
-        shown="label",
+        excerpt="label",
         sampled=wrong["total"] > wrong["n"] + wrong["left_out"],
     )
 
 
-def _copies(found: Findings) -> Iterator[Advice]:
-    repetition = found.answers["repetition"]
-    clean = f"weitiao data clean {found.files} --deduplicate {{}} --out cleaned"
+def _copies(facts: Findings) -> Iterator[Advice]:
+    repetition = facts.answers["repetition"]
+    clean = f"weitiao data clean {facts.files} --deduplicate {{}} --out cleaned"
     exact, near = repetition["exact"], repetition["near"]
     if exact.rows:
         what = Message("rows are copies of an earlier row: they are learnt twice, and may be on both sides of a split")
@@ -177,7 +177,7 @@ def _copies(found: Findings) -> Iterator[Advice]:
             "should",
             what,
             exact.rows,
-            found.total,
+            facts.total,
             clean.format("exact"),
             listed=exact.listed,
             deduplicate="exact",
@@ -192,7 +192,7 @@ def _copies(found: Findings) -> Iterator[Advice]:
             "should",
             what,
             near.rows,
-            found.total,
+            facts.total,
             clean.format("near"),
             listed=near.listed,
             groups=groups,
@@ -205,14 +205,14 @@ def _copies(found: Findings) -> Iterator[Advice]:
             "should",
             what,
             other,
-            found.total,
+            facts.total,
             Message("look whether the label depends on what differs"),
             listed=repetition["other_label"].listed,
-            shown="label",
+            excerpt="label",
         )
 
 
-ANSWERS: dict[str, tuple[Level, Message, Shown]] = {
+ANSWERS: dict[str, tuple[Level, Message, Excerpt]] = {
     "cut": ("should", Message("answers seem to be cut off: a model learns to stop in the middle"), "end"),
     "placeholder": ("should", Message("answers are placeholders (null, TODO, 暂无)"), "row"),
     "no_words": ("should", Message("answers have no letter and no digit"), "row"),
@@ -224,31 +224,31 @@ ANSWERS: dict[str, tuple[Level, Message, Shown]] = {
 }  # fmt: skip
 
 
-def _answers(found: Findings) -> Iterator[Advice]:
-    odd = found.answers["answers"]
-    for code, (level, what, shown) in ANSWERS.items():
+def _answers(facts: Findings) -> Iterator[Advice]:
+    odd = facts.answers["answers"]
+    for code, (level, what, cut) in ANSWERS.items():
         rows: Occurrences = odd[code]
         if rows.rows:
             rule = {"other_model": "as_an_ai", "loop": "quality"}.get(code, "")
-            remedy = found.clean(rule) if rule else BY_HAND
-            yield Advice(code, level, what, rows.rows, odd["n"], remedy, listed=rows.listed, shown=shown, cleaner=rule)
-    for x in found.answers["openings"]["frequent"]:
-        if x["rows"] >= FREQUENT * found.answers["openings"]["n"]:
+            remedy = facts.clean(rule) if rule else BY_HAND
+            yield Advice(code, level, what, rows.rows, odd["n"], remedy, listed=rows.listed, excerpt=cut, cleaner=rule)
+    for x in facts.answers["openings"]["frequent"]:
+        if x["rows"] >= FREQUENT * facts.answers["openings"]["n"]:
             what = Message("answers begin alike ({n:,} different answers): every answer will", n=x["answers"])
             yield Advice(
                 "opening",
                 "look",
                 what,
                 x["rows"],
-                found.answers["openings"]["n"],
+                facts.answers["openings"]["n"],
                 Message("take the phrase out, if it is none of the task"),
                 listed=[x["example"]],
-                shown="answer",
+                excerpt="answer",
             )
 
 
-def _model(found: Findings) -> Iterator[Advice]:
-    model = found.answers.get("model")
+def _model(facts: Findings) -> Iterator[Advice]:
+    model = facts.answers.get("model")
     if not model:
         return
     if model["over_limit"]:
@@ -261,7 +261,7 @@ def _model(found: Findings) -> Iterator[Advice]:
         return
     if not chat["template"]:
         what = Message("rows are conversations, and the model has no chat template")
-        yield Advice("no_template", "must", what, found.total, found.total, "chat_template: chatml")
+        yield Advice("no_template", "must", what, facts.total, facts.total, "chat_template: chatml")
         return
     if rows := chat["without_stop"].rows:
         what = Message(
@@ -292,8 +292,8 @@ def _model(found: Findings) -> Iterator[Advice]:
             )
 
 
-def _cleanable(found: Findings) -> Iterator[Advice]:
-    cleanable = found.answers["cleanable"]
+def _cleanable(facts: Findings) -> Iterator[Advice]:
+    cleanable = facts.answers["cleanable"]
     names = {
         "invisible": Message("rows have characters that nobody sees"),
         "mojibake": Message("rows were decoded with the wrong encoding, which can be undone"),
@@ -312,15 +312,15 @@ def _cleanable(found: Findings) -> Iterator[Advice]:
                 names[x["name"]],
                 rows,
                 cleanable["n"],
-                found.clean(x["name"]),
+                facts.clean(x["name"]),
                 listed=listed,
                 cleaner=x["name"],
                 sampled=True,
             )
 
 
-def _looks(found: Findings) -> Iterator[Advice]:
-    markers, turns = found.answers["markers"], found.answers["turns"]
+def _looks(facts: Findings) -> Iterator[Advice]:
+    markers, turns = facts.answers["markers"], facts.answers["turns"]
     if rows := markers["rows"].rows:
         named = ", ".join(f"{name} ({n:,})" for name, n in markers["markers"][:MAX_NAMED])
         what = Message("rows spell marks of a chat template: {markers}. They are learnt as text", markers=named)
@@ -329,7 +329,7 @@ def _looks(found: Findings) -> Iterator[Advice]:
             "should",
             what,
             rows,
-            found.total,
+            facts.total,
             Message("turn them into messages; or parse_special_tokens: true for the source, if they are meant"),
             listed=markers["rows"].listed,
         )
@@ -340,10 +340,10 @@ def _looks(found: Findings) -> Iterator[Advice]:
             "look",
             Message("conversations do not alternate: {kinds}", kinds=named),
             rows,
-            found.total,
+            facts.total,
             listed=turns["odd"].listed,
         )
-    conflicts = found.answers["conflicts"]
+    conflicts = facts.answers["conflicts"]
     if rows := conflicts["answers"].rows:
         what = Message(
             "rows have a question that is answered in another way too ({n:,} questions)",
@@ -354,18 +354,18 @@ def _looks(found: Findings) -> Iterator[Advice]:
             "look",
             what,
             rows,
-            found.total,
+            facts.total,
             Message("keep the better answer, if they contradict"),
             groups=conflicts["answer_groups"]["examples"],
             listed=conflicts["answers"].listed,
         )
-    for x in found.columns:
+    for x in facts.columns:
         if x.level != "fine":
             yield Advice(
                 "columns",
                 "must" if x.level == "error" else "look",
                 Message(x.message),
                 0,
-                found.total,
+                facts.total,
                 "data: {columns: {prompt: ..., completion: ...}}",
             )

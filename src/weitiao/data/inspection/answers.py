@@ -79,7 +79,7 @@ class OddAnswers:
                 self._look_at_short(row, answer)
             else:
                 self._look_at_end(row, answer)
-            if answer == x.given.strip():
+            if answer == x.prompt.strip():
                 self._found["copy"].add(row)
             head = answer[:160]
             if REFUSAL_WORDS.search(head) and REFUSAL.search(head):

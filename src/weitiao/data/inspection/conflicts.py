@@ -18,23 +18,23 @@ def digests_of(texts: list[str]) -> np.ndarray:
 
 
 class Conflicts:
-    """Digests of what is given and of what is learnt."""
+    """Digests of prompts and of what is learnt."""
 
     def __init__(self) -> None:
-        self._given, self._learnt = array("Q"), array("Q")
+        self._prompts, self._learnt = array("Q"), array("Q")
         self._labels: dict[str, int] = {}
         self._label_ids = array("l")
 
     def add(self, batch: RowBatch) -> None:
         """Digest a batch."""
-        self._given.frombytes(digests_of([x.given for x in batch.rows]).tobytes())
+        self._prompts.frombytes(digests_of([x.prompt for x in batch.rows]).tobytes())
         self._learnt.frombytes(digests_of([x.answer for x in batch.rows]).tobytes())
         self._label_ids.extend(self._labels.setdefault(x.label, len(self._labels)) for x in batch.rows)
 
     @property
-    def given(self) -> np.ndarray:
-        """(rows,) uint64: digests of what is given."""
-        return np.frombuffer(self._given, np.uint64) if self._given else np.zeros(0, np.uint64)
+    def prompts(self) -> np.ndarray:
+        """(rows,) uint64: digests of prompts."""
+        return np.frombuffer(self._prompts, np.uint64) if self._prompts else np.zeros(0, np.uint64)
 
     @property
     def label_ids(self) -> np.ndarray:
@@ -51,9 +51,9 @@ class Conflicts:
 
         Example groups are lists of rows, one for each different label or answer.
         """
-        learnt = np.frombuffer(self._learnt, np.uint64) if self._learnt else np.zeros(0, np.uint64)
-        by_label = _contradictions(self.given, self.label_ids.astype(np.uint64))
-        by_answer = _contradictions(self.given, learnt)
+        values = np.frombuffer(self._learnt, np.uint64) if self._learnt else np.zeros(0, np.uint64)
+        by_label = _contradictions(self.prompts, self.label_ids.astype(np.uint64))
+        by_answer = _contradictions(self.prompts, values)
         return {
             "labels": by_label[0],
             "label_groups": by_label[1],
@@ -62,10 +62,10 @@ class Conflicts:
         }
 
 
-def _contradictions(given: np.ndarray, learnt: np.ndarray) -> tuple[Occurrences, dict[str, Any]]:
+def _contradictions(prompt: np.ndarray, values: np.ndarray) -> tuple[Occurrences, dict[str, Any]]:
     """Rows whose text occurs with another value too: the rows, and {groups, examples: [[row, row], ...]}."""
-    order = np.lexsort((learnt, given))
-    texts, values = given[order], learnt[order]
+    order = np.lexsort((values, prompt))
+    texts, values = prompt[order], values[order]
     if not len(order):
         return Occurrences(), {"groups": 0, "examples": []}
     starts = np.flatnonzero(np.concatenate([[True], texts[1:] != texts[:-1]]))

@@ -21,7 +21,7 @@ MAX_LISTED = 10_000  # training rows
 LEAST_CHARACTERS = 4  # of an input that counts: "hello" is in every set
 
 
-def leakage(held_out: Sequence[RowTexts], training: Signatures, given: np.ndarray, store: RowStore) -> dict[str, Any]:
+def leakage(held_out: Sequence[RowTexts], training: Signatures, prompt: np.ndarray, store: RowStore) -> dict[str, Any]:
     """Held-out rows that are in the training data, each by the first kind that fits.
 
     row: the texts are equal; near: nearly equal; input: only what is given is equal; inside: 13 units of what is given (or
@@ -29,35 +29,35 @@ def leakage(held_out: Sequence[RowTexts], training: Signatures, given: np.ndarra
 
     Args:
         training: the signatures of the training rows, in their order.
-        given: (rows,) uint64: digests of what is given in the training rows.
+        prompt: (rows,) uint64: digests of what is given in the training rows.
 
     Returns:
         {n, leaked, kinds: {kind: rows}, pairs: [[kind, held-out row, training row]]}
     """
     wholes = RowBatch(0, held_out).wholes
-    found: dict[int, tuple[str, int]] = {}
+    leaks: dict[int, tuple[str, int]] = {}
     near = overlap(training, sign(wholes, SIMILARITY)) if len(training) and wholes else {}
-    inputs = digests_of([x.given for x in held_out])
-    order = np.argsort(given, kind="stable")
-    at = np.minimum(np.searchsorted(given[order], inputs), max(len(given) - 1, 0))
+    inputs = digests_of([x.prompt for x in held_out])
+    order = np.argsort(prompt, kind="stable")
+    at = np.minimum(np.searchsorted(prompt[order], inputs), max(len(prompt) - 1, 0))
     for i, j in near.items():
         is_same = digests_of([wholes[i]])[0] == digests_of([store.whole(j)])[0]
-        found[i] = ("row" if is_same else "near"), j
+        leaks[i] = ("row" if is_same else "near"), j
     for i, x in enumerate(inputs):
         row = int(order[at[i]]) if len(order) else 0
-        if len(order) and given[row] == x and len(held_out[i].given.strip()) >= LEAST_CHARACTERS:
-            found.setdefault(i, ("input", row))
-    for i, row in _inside([x.given for x in held_out], store):
-        found.setdefault(i, ("inside", row))
-    counts = {kind: sum(k == kind for k, _ in found.values()) for kind in KINDS}
-    pairs = sorted(([kind, i, row] for i, (kind, row) in found.items()), key=lambda x: (KINDS.index(x[0]), x[1]))
-    return {"n": len(held_out), "leaked": len(found), "kinds": counts, "pairs": pairs[:MAX_LISTED], "units": [LEAST, UNITS]}
+        if len(order) and prompt[row] == x and len(held_out[i].prompt.strip()) >= LEAST_CHARACTERS:
+            leaks.setdefault(i, ("input", row))
+    for i, row in _inside([x.prompt for x in held_out], store):
+        leaks.setdefault(i, ("inside", row))
+    counts = {kind: sum(k == kind for k, _ in leaks.values()) for kind in KINDS}
+    pairs = sorted(([kind, i, row] for i, (kind, row) in leaks.items()), key=lambda x: (KINDS.index(x[0]), x[1]))
+    return {"n": len(held_out), "leaked": len(leaks), "kinds": counts, "pairs": pairs[:MAX_LISTED], "units": [LEAST, UNITS]}
 
 
 def _inside(questions: Sequence[str], store: RowStore) -> Iterator[tuple[int, int]]:
     search, first = GramSearch(questions), 0
     for batch in store.batches():
-        wholes = [f"{given}\n{answer}" for given, answer in batch]
+        wholes = [f"{prompt}\n{answer}" for prompt, answer in batch]
         for question, row in search.find(wholes):
             yield question, first + row
         first += len(batch)

@@ -17,17 +17,17 @@ class CharacterLengths:
     """Characters of what is given and of the answer."""
 
     def __init__(self) -> None:
-        self.given, self.answers = array("i"), array("i")
+        self.prompts, self.answers = array("i"), array("i")
 
     def add(self, batch: RowBatch) -> None:
         """Count a batch."""
-        self.given.extend(len(x.given) for x in batch.rows)
+        self.prompts.extend(len(x.prompt) for x in batch.rows)
         self.answers.extend(len(x.answer) for x in batch.rows)
 
     def result(self) -> dict[str, Any]:
         """Of `given` and, where there are some, of `answer`: see `distribution`."""
-        given, answers = (np.array(x, np.int64) for x in (self.given, self.answers))
-        return {"given": distribution(given), "answer": distribution(answers) if answers.any() else None}
+        prompt, answers = (np.array(x, np.int64) for x in (self.prompts, self.answers))
+        return {"prompt": distribution(prompt), "answer": distribution(answers) if answers.any() else None}
 
 
 def distribution(lengths: np.ndarray) -> dict[str, Any]:

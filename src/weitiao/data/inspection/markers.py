@@ -28,10 +28,10 @@ class Markers:
     def add(self, batch: RowBatch) -> None:
         """Look through a batch."""
         for i, x in enumerate(batch.rows):
-            text = f"{x.given}\n{x.answer}"
-            if TRIGGER.search(text) and (found := set(MARKER.findall(text))):
+            text = f"{x.prompt}\n{x.answer}"
+            if TRIGGER.search(text) and (names := set(MARKER.findall(text))):
                 self._rows.add(batch.first + i)
-                for name in found:
+                for name in names:
                     self._markers[name.strip()].add(batch.first + i)
 
     def result(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def model_fit(
         {n, tokens: distribution, cut_offs, limit, over_limit: rows, characters_per_token, special: Occurrences of rows that
         spell special tokens, chat: see `_chats`, or None}
     """
-    texts = ["\n".join(x for x in (y.more, y.given, y.answer) if x) for y in (texts_of(z) for _, z in rows)]
+    texts = ["\n".join(x for x in (y.more, y.prompt, y.answer) if x) for y in (texts_of(z) for _, z in rows)]
     tokens = _count(texts, processor)
     chats = [(i, n, x) for n, (i, x) in enumerate(rows) if isinstance(x, Chat)]
     chat = _chats(chats, tokens, processor) if chats else None

@@ -32,5 +32,5 @@ class Occurrences:
         >>> Occurrences.of(range(9)).examples
         [0, 1, 2, 3]
         """
-        found = [int(x) for x in rows]
-        return cls(len(found), found[:LISTED])
+        indices = [int(x) for x in rows]
+        return cls(len(indices), indices[:LISTED])

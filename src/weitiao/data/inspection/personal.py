@@ -22,7 +22,7 @@ class PersonalData:
     def add(self, batch: RowBatch) -> None:
         """Look through a batch."""
         for i, x in enumerate(batch.rows):
-            text = f"{x.more}\n{x.given}\n{x.answer}" if x.more else f"{x.given}\n{x.answer}"
+            text = f"{x.more}\n{x.prompt}\n{x.answer}" if x.more else f"{x.prompt}\n{x.answer}"
             spans = find_personal(text)
             if not spans:
                 continue
@@ -32,9 +32,9 @@ class PersonalData:
             for is_secret in {y.kind == SECRETS for y in spans if y.certain}:
                 self._rows[is_secret].add(row)
             for y in spans:
-                found = self._examples[y.kind]
-                if y.certain and len(found) < EXAMPLES and (not found or found[-1][0] != row):
-                    found.append((row, around(text, y.start, y.end)))
+                examples = self._examples[y.kind]
+                if y.certain and len(examples) < EXAMPLES and (not examples or examples[-1][0] != row):
+                    examples.append((row, around(text, y.start, y.end)))
 
     def result(self) -> dict[str, Any]:
         """{secrets, personal: rows with some for sure; kinds: [{kind, certain, rows, examples: [[row, masked]]}]}."""

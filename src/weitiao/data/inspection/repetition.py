@@ -38,11 +38,11 @@ def repetition(clusters: Clusters, label_ids: np.ndarray) -> dict[str, Any]:
 def _largest(clusters: Clusters, is_later: np.ndarray) -> list[dict[str, Any]]:
     sizes = np.bincount(clusters.first[is_later], minlength=len(clusters.first))
     largest = np.argsort(-sizes, kind="stable")[:SHOWN_CLUSTERS]
-    found = []
+    largest_clusters = []
     for first in largest[sizes[largest] > 0]:
         later = np.flatnonzero(is_later & (clusters.first == first))
         exact = int(clusters.equals_first[later].sum())
         differing = later[~clusters.equals_first[later]]  # more to see than copies
         examples = [int(first), *(int(x) for x in differing[: SHOWN_ROWS - 1])]
-        found.append({"rows": len(later) + 1, "exact": exact, "examples": examples})
-    return found
+        largest_clusters.append({"rows": len(later) + 1, "exact": exact, "examples": examples})
+    return largest_clusters

@@ -31,7 +31,7 @@ class RowBatch:
     @property
     def wholes(self) -> list[str]:
         """Of each row, what is given and the answer."""
-        return [f"{x.given}\n{x.answer}" if x.answer else x.given for x in self.rows]
+        return [f"{x.prompt}\n{x.answer}" if x.answer else x.prompt for x in self.rows]
 
 
 class RowStore:
@@ -47,15 +47,15 @@ class RowStore:
     def __len__(self) -> int:
         return len(self._lines)
 
-    def add(self, batch: RowBatch, places: Sequence[SourceLocation]) -> None:
+    def add(self, batch: RowBatch, locations: Sequence[SourceLocation]) -> None:
         """Keep a batch.
 
         Raises:
             UnicodeEncodeError: a text has half a surrogate pair.
         """
         pieces: list[bytes] = []
-        for x, where in zip(batch.rows, places):
-            for text in (x.given, x.answer):
+        for x, where in zip(batch.rows, locations):
+            for text in (x.prompt, x.answer):
                 raw = text.encode()
                 pieces.append(raw)
                 self._size += len(raw)
@@ -80,8 +80,8 @@ class RowStore:
 
     def whole(self, row: int) -> str:
         """What is given, and the answer, as one text."""
-        given, answer = self.texts(row)
-        return f"{given}\n{answer}" if answer else given
+        prompt, answer = self.texts(row)
+        return f"{prompt}\n{answer}" if answer else prompt
 
     def batches(self) -> Iterator[list[tuple[str, str]]]:
         """All rows in their order, some at a time."""

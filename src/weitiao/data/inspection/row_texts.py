@@ -23,7 +23,7 @@ ONE_TURN: frozenset[str] = frozenset()
 class RowTexts:
     """One row."""
 
-    given: str
+    prompt: str
     """What the model reads and is not trained on: the turns before the last answer without system messages, the text to
     classify ...; of plain text, all of it."""
     answer: str = ""
@@ -71,7 +71,7 @@ def _of_chat(chat: Chat) -> RowTexts:
         return RowTexts(turns[0].content, turns[1].content, more=turns[1].reasoning, turns=2)
     before = chat.prompt
     more = [x.content for x in turns if x.role == "system"] + [x.reasoning for x in turns if x.reasoning]
-    given = "\n".join(x.text for x in before if x.role != "system")
+    prompt = "\n".join(x.text for x in before if x.role != "system")
     is_odd = frozenset(turn_oddities(turns))
     count = sum(x.role != "system" for x in turns)
-    return RowTexts(given, chat.answer, more="\n".join(more), turns=count, oddities=is_odd)
+    return RowTexts(prompt, chat.answer, more="\n".join(more), turns=count, oddities=is_odd)

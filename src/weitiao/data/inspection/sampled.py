@@ -35,17 +35,17 @@ def languages(rows: Sequence[tuple[int, str]], total: int) -> dict[str, Any] | N
 def cleanable(rows: Sequence[tuple[int, str]], total: int) -> dict[str, Any]:
     """{n, table: see lengths.shares, by cleaner; examples: {cleaner: Occurrences}} of rows that a cleaner would change."""
     chosen = rows[:: -(-len(rows) // MAX_CLEANED)] if rows else []
-    found = {}
+    occurrences = {}
     for name in CLEANERS:
         if name in NEEDS and find_spec(NEEDS[name]) is None:
             continue
         cleaner = create(Cleaner, name)
         if isinstance(cleaner, TextCleaner):
             changed = (i for i, text in chosen if not is_blank(text) and cleaner.clean(text) != text)
-            found[name] = Occurrences.of(changed)
-    counts = [(name, x.rows) for name, x in found.items() if x.rows]
+            occurrences[name] = Occurrences.of(changed)
+    counts = [(name, x.rows) for name, x in occurrences.items() if x.rows]
     return {
         "n": len(chosen),
         "table": shares(sorted(counts, key=lambda x: -x[1]), len(chosen), total),
-        "examples": {name: x for name, x in found.items() if x.rows},
+        "examples": {name: x for name, x in occurrences.items() if x.rows},
     }

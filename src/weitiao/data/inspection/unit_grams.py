@@ -45,11 +45,11 @@ class GramSearch:
             if length not in self._searched:
                 continue
             likely = np.flatnonzero(self._table[_short(hashes)])
-            known, whose = self._searched[length]
-            at = np.minimum(np.searchsorted(known, hashes[likely]), len(known) - 1)
-            for i in np.flatnonzero(known[at] == hashes[likely]):
+            hashes_searched, whose = self._searched[length]
+            at = np.minimum(np.searchsorted(hashes_searched, hashes[likely]), len(hashes_searched) - 1)
+            for i in np.flatnonzero(hashes_searched[at] == hashes[likely]):
                 position, row = int(at[i]), int(owners[starts[likely[i]]])
-                while position < len(known) and known[position] == hashes[likely[i]]:
+                while position < len(hashes_searched) and hashes_searched[position] == hashes[likely[i]]:
                     yield int(whose[position]), row
                     position += 1
 

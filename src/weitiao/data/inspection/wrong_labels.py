@@ -41,18 +41,18 @@ def wrong_labels(texts: Sequence[str], labels: Sequence[str], groups: np.ndarray
     names, ids = np.unique(np.asarray(labels, object).astype(str), return_inverse=True)
     counts = np.bincount(ids, minlength=len(names))
     usable = np.flatnonzero(counts[ids] >= LEAST_ROWS)
-    kept = np.flatnonzero(counts >= LEAST_ROWS)
-    if not 2 <= len(kept) <= MAX_CLASSES:
-        return {"n": 0, "reason": "classes", "classes": len(kept)}
+    frequent = np.flatnonzero(counts >= LEAST_ROWS)
+    if not 2 <= len(frequent) <= MAX_CLASSES:
+        return {"n": 0, "reason": "classes", "classes": len(frequent)}
     remap = np.full(len(names), -1)
-    remap[kept] = np.arange(len(kept))
+    remap[frequent] = np.arange(len(frequent))
     y = remap[ids[usable]]
-    probabilities = out_of_fold(_features([str(texts[i]) for i in usable.tolist()]), y, groups[usable], len(kept), seed)
+    probabilities = out_of_fold(_features([str(texts[i]) for i in usable.tolist()]), y, groups[usable], len(frequent), seed)
     suggested, margins = suspicious(probabilities, y)
     rows = np.flatnonzero(suggested >= 0)
     order = rows[np.argsort(-margins[rows], kind="stable")]
     pairs, pair_counts = np.unique(np.stack([y[rows], suggested[rows]]), axis=1, return_counts=True)
-    named = names[kept]
+    named = names[frequent]
     worst = [
         {
             "row": int(usable[i]),
@@ -64,7 +64,7 @@ def wrong_labels(texts: Sequence[str], labels: Sequence[str], groups: np.ndarray
     ]
     return {
         "n": len(usable),
-        "classes": len(kept),
+        "classes": len(frequent),
         "left_out": len(texts) - len(usable),
         "rows": len(rows),
         "accuracy": float((probabilities.argmax(1) == y).mean()),
@@ -105,8 +105,8 @@ def out_of_fold(features: Any, labels: np.ndarray, groups: np.ndarray, classes: 
     _, group_ids = np.unique(groups, return_inverse=True)
     folds = random.permutation(np.arange(int(group_ids.max()) + 1) % FOLDS)[group_ids]
     probabilities = np.full((len(labels), classes), 1.0 / classes)
-    for fold in range(FOLDS):
-        train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+    for number in range(FOLDS):
+        train, test = np.flatnonzero(folds != number), np.flatnonzero(folds == number)
         present = np.unique(labels[train])
         if not len(test) or len(present) < 2:
             continue

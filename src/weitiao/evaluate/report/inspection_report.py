@@ -160,7 +160,7 @@ def _rows(record: Mapping[str, Any]) -> Chapter:
 
 def _lengths(record: Mapping[str, Any]) -> Chapter:
     tables = []
-    for name, title in (("given", Message("Characters of what is given")), ("answer", Message("Characters of the answer"))):
+    for name, title in (("prompt", Message("Characters of the prompt")), ("answer", Message("Characters of the answer"))):
         if x := record["lengths"][name]:
             tables += _distribution(x, title)
     return _chapter("lengths", Message("Lengths in characters"), tables)
@@ -229,12 +229,12 @@ def _languages(record: Mapping[str, Any]) -> Chapter:
             )
         )
     if record.get("languages"):
-        found = [
+        languages = [
             (x["name"] or Message("cannot be told"), f"{x['rows']:,}", _share(x), _bar(x["share"]))
             for x in record["languages"]["table"][:20]
         ]
         title = Message("Languages of a sample of {n:,} rows", n=record["languages"]["n"])
-        tables.append(_table((Message("language"), Message("rows"), Message("share"), ""), found, title))
+        tables.append(_table((Message("language"), Message("rows"), Message("share"), ""), languages, title))
     return _chapter("languages", Message("Languages and scripts"), tables, notes)
 
 
@@ -270,7 +270,7 @@ def _classes(record: Mapping[str, Any]) -> Chapter:
         notes.append(
             Message(
                 "Likely wrong labels: {rows:,} of {n:,} rows, by confident learning (Northcutt et al. 2021) with a model "
-                "of n-grams that had not seen the row (accuracy {accuracy:.1%}). It looks at words, not at sense: read them.",
+                "of n-grams that had not seen the row (right on {accuracy:.1%}). It looks at words, not sense: read them.",
                 rows=wrong["rows"],
                 n=wrong["n"],
                 accuracy=wrong["accuracy"],
