@@ -123,6 +123,7 @@ def inspect(request: InspectionRequest, model: ModelLook | None, reporter: Repor
     labels = questions.conflicts
     inspection = Inspection(request, files, store, held_out, labels.label_names, labels.label_ids)
     inspection.answers = {name: x.result() for name, x in questions.by_name.items()}
+    questions.by_name.clear()  # the next step needs the memory
     reporter.say(Message("comparing {n:,} rows", n=len(store)))
     inspection.answers |= _compared(inspection, signatures, questions)
     sampled = questions.sample.rows

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from weitiao.core.example import BadRow, SourceLocation
+from weitiao.core.finding import Finding
 from weitiao.core.intervals import wilson
 from weitiao.core.messages import Message, joined
 from weitiao.data.inspection.advice import LEVELS, Advice, Findings, combined_command
@@ -60,17 +61,19 @@ def plain(value: Any) -> Any:
 
 
 def _findings(inspection: Inspection) -> Findings:
-    columns = [x for file in inspection.files for x in ((*file.use.findings(), *file.findings) if file.use else ())]
-    bad = [
-        (_location(x.where), _reason(x)) for file in inspection.files for rows in file.bad.examples.values() for x in rows
+    columns = [
+        Finding(x.name, x.level, _without_personal(Message(x.message)))
+        for file in inspection.files
+        for x in ((*file.use.findings(), *file.findings) if file.use else ())
     ]
+    bad = [x for file in inspection.files for rows in file.bad.examples.values() for x in rows]
     return Findings(
         inspection.answers,
         inspection.total,
         sum(x.bad.codes.total() for x in inspection.files),
         _named(inspection),
         columns,
-        bad[:EXAMPLES],
+        [(_location(x.where), _reason(x)) for x in bad[:EXAMPLES]],
     )
 
 
@@ -161,6 +164,7 @@ def _with_examples(value: Any, inspection: Inspection) -> Any:
     if isinstance(value, Occurrences):
         return {"rows": value.rows, "examples": [row_example(inspection, row) for row in value.examples]}
     if isinstance(value, dict):
+        held_out = inspection.held_out
         new = {key: _with_examples(x, inspection) for key, x in value.items()}
         if "suggested" in value:
             new |= row_example(inspection, value["row"])
@@ -170,11 +174,7 @@ def _with_examples(value: Any, inspection: Inspection) -> Any:
             new["examples"] = [_group(x, inspection) for x in value["examples"]]
         if "pairs" in value and "leaked" in value:
             new["pairs"] = [
-                {
-                    "kind": kind,
-                    "held_out": _location(inspection.held_out[i].where),
-                    "where": _location(inspection.store.where(row)),
-                }
+                {"kind": kind, "held_out": _location(held_out[i].where), "where": _location(inspection.store.where(row))}
                 for kind, i, row in value["pairs"]
             ]
         return new

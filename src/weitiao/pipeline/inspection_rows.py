@@ -103,7 +103,13 @@ class InspectedFile:
         if self.source.columns:
             self.objective = "columns"
             return named_mapping([x.fields for x in records], self.source.columns, str(self.path))
-        chosen = choose_mapping(records, str(self.path), "")
+        try:
+            chosen = choose_mapping(records, str(self.path), "")
+        except DataError as error:
+            raise DataError(
+                "{problem} Or name them here: --columns text=COLUMN; --columns prompt=COLUMN --columns completion=COLUMN",
+                problem=error.message,
+            ) from None
         self.objective = chosen.objective
         return chosen.mapping
 

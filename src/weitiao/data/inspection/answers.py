@@ -20,7 +20,8 @@ OPEN_ENDS = frozenset(",，、（(「『“《【[{")
 PROSE = re.compile(r"[。！？!?]|[.](?=\s)")  # an end of a sentence inside
 LIST_ITEM = re.compile(r"\s*(?:[-*•·+]|\d{1,3}[.)、]|#|\||>|[A-Za-z_]+\s*[=:(])")
 ADDRESS = re.compile(r"\S*[/@]\S*$")
-LEAST_PROSE = 20  # characters of an answer from which its end is looked at
+SHORT = 8  # characters of an answer that may be no more than a placeholder
+LEAST_PROSE = 20  # characters of an answer from which a missing full stop is looked at
 PROPER = 0.7  # share of such answers that end with a sign, from which the others are suspicious
 SAME_LENGTH, LONG = 3, 200  # answers of exactly the longest length; characters from which that is no chance
 LOOP_LENGTH, LOOP_RATIO = 200, 0.12  # characters; size after compression
@@ -75,7 +76,7 @@ class OddAnswers:
             self._longest = max(self._longest, len(answer))
             if is_loop:
                 self._found["loop"].add(row)
-            elif len(answer) < LEAST_PROSE:
+            elif len(answer) <= SHORT:
                 self._look_at_short(row, answer)
             else:
                 self._look_at_end(row, answer)
@@ -99,6 +100,8 @@ class OddAnswers:
         if answer[-1] in OPEN_ENDS or (answer.count("```") % 2 and "```" in answer):
             self._prose += 1
             self._open_ends.append(row)
+            return
+        if len(answer) < LEAST_PROSE:
             return
         if not PROSE.search(answer, 0, len(answer) - 1) and answer[-1] not in SENTENCE_ENDS:
             return

@@ -23,7 +23,7 @@ class Conflicts:
     def __init__(self) -> None:
         self._prompts, self._learnt = array("Q"), array("Q")
         self._labels: dict[str, int] = {}
-        self._label_ids = array("l")
+        self._label_ids = array("i")
 
     def add(self, batch: RowBatch) -> None:
         """Digest a batch."""
@@ -38,8 +38,8 @@ class Conflicts:
 
     @property
     def label_ids(self) -> np.ndarray:
-        """(rows,) int64: equal for equal labels; all 0 where rows have none."""
-        return np.frombuffer(self._label_ids, np.int64) if self._label_ids else np.zeros(0, np.int64)
+        """(rows,) int32: equal for equal labels; all 0 where rows have none."""
+        return np.frombuffer(self._label_ids, np.int32) if self._label_ids else np.zeros(0, np.int32)
 
     @property
     def label_names(self) -> list[str]:
