@@ -240,7 +240,7 @@ def test_conflicts_fold_texts_and_name_groups() -> None:
 
 
 def test_repetition_leaves_other_labels_apart() -> None:
-    texts = ["一个完全相同的句子", "一个完全相同的句子", "一个完全相同的句子", "another text that is long enough to compare",
+    texts = [*["一个完全相同的句子"] * 3, "another text that is long enough to compare",
              "another text that is long enough to compare!"]  # fmt: skip
     result = repetition(find_duplicates(texts), np.array([0, 0, 1, 2, 3]))
     assert (result["exact"].listed, result["near"].listed, result["other_label"].listed) == ([1], [], [4])
