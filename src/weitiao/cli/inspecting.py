@@ -64,8 +64,9 @@ def inspect(
 def _show(record: dict[str, Any], console: Console) -> None:
     """The summary: what to do, then the facts."""
     rows = record["rows"]
-    text = "{rows:,} rows: {accepted:,} can be used, {bad:,} cannot, {excluded:,} say that they are not to be trained on"
-    console.print(Text(str(Message(text, **rows)), "bold"))
+    console.print(Text(str(Message("{rows:,} rows: {accepted:,} can be used, {bad:,} cannot", **rows)), "bold"))
+    if rows["excluded"]:
+        console.print(str(Message("{excluded:,} rows say that they are not to be trained on", **rows)), markup=False)
     for x in record["files"]:
         console.print(Text(f"  {x['file']}: {x['columns']}", "dim"), soft_wrap=True)
     _show_advice(record, console)
@@ -81,7 +82,7 @@ def _show_advice(record: dict[str, Any], console: Console) -> None:
         console.print(Text(str(Message("nothing to do was found")), "green"))
     for number, x in enumerate(record["advice"], 1):
         sign, style = SIGNS[x["level"]]
-        count = f"{share_of(x)}: " if x["rows"] else ""
+        count = share_of(x) if x["rows"] else ""
         console.print(Text(f"{sign} {number}. ", style) + Text(f"{count}{x['what']}"), soft_wrap=True)
         for example in x["examples"][:SHOWN_EXAMPLES]:
             console.print(Text(f"     {example['where']}: ", "cyan") + Text(str(example["text"])), soft_wrap=True)
@@ -92,17 +93,10 @@ def _show_advice(record: dict[str, Any], console: Console) -> None:
 
 
 def share_of(x: dict[str, Any]) -> str:
-    """'1,004 of 100,000 (1.0 %)'; with the interval where rows are a sample."""
+    """'1,004 of 100,000 (1.0 %): '; with the interval where rows are a sample."""
     interval = "" if x["low"] == x["high"] else f" [{100 * x['low']:.1f}, {100 * x['high']:.1f}]"
-    return str(
-        Message(
-            "{n:,} of {total:,} ({share:.1f} %{interval})",
-            n=x["rows"],
-            total=x["of"],
-            share=100 * x["share"],
-            interval=interval,
-        )
-    )
+    share = f"{100 * x['share']:.1f} %{interval}"
+    return str(Message("{n:,} of {total:,} ({share}): ", n=x["rows"], total=x["of"], share=share))
 
 
 def _facts(record: dict[str, Any]) -> Iterator[Message]:

@@ -24,6 +24,11 @@ from weitiao.data.unpacking import on_disk
 from weitiao.pipeline.starter_recipe import choose_mapping
 
 BATCH_ROWS, BATCH_CHARACTERS = 4096, 2_000_000
+MAX_VALUES = 100  # of a column that divides the rows into tasks
+TASK_COLUMNS = frozenset(
+    {"task", "task_name", "task_type", "category", "source", "dataset", "domain", "topic", "type", "lang", "language",
+     "任务", "类别", "来源", "领域", "类型", "语言"}
+)  # fmt: skip
 SHOWN_BAD = 5  # rows, of each kind of reason
 EMPTY, SURROGATE = Message("the text is empty"), Message("the text has an unpaired surrogate, which is not a character")
 
@@ -63,6 +68,8 @@ class InspectedFile:
     accepted: int = 0
     bad: BadCounts = field(default_factory=BadCounts)
     findings: list[Finding] = field(default_factory=list)
+    tasks: dict[str, Counter[str]] = field(default_factory=dict)
+    """Column that divides the rows (task, source ...) -> its values and their rows."""
 
     def rows(self) -> Iterator[Accepted]:
         """The rows that can be used; the others are counted.
@@ -81,13 +88,23 @@ class InspectedFile:
         head = list(itertools.islice(items, INFERENCE_ROWS))
         use = ColumnUse(str(self.path), self._mapping([x for x in head if isinstance(x, Record)], head), False)
         self.use = use
+        fields = {name for x in head if isinstance(x, Record) for name in x.fields}
+        self.tasks = {x: Counter() for x in sorted(fields) if x not in use.mapping.reads and x.casefold() in TASK_COLUMNS}
         for item in itertools.chain(head, items):
             row = item if isinstance(item, BadRow) else _row(item, use)
             if isinstance(row, BadRow):
                 self.bad.add(row)
             elif row is not None:
                 self.accepted += 1
+                if isinstance(item, Record) and self.tasks:
+                    self._count_tasks(item)
                 yield row
+
+    def _count_tasks(self, record: Record) -> None:
+        for name, counts in self.tasks.items():
+            value = str(record.fields.get(name))
+            if value in counts or len(counts) < MAX_VALUES:
+                counts[value] += 1
 
     def _mapping(self, records: Sequence[Record], head: Sequence[Record | BadRow]) -> ColumnMapping:
         bad = next((x for x in head if isinstance(x, BadRow)), None)
@@ -126,6 +143,7 @@ class InspectedFile:
             "bad": self.bad.codes.total(),
             "excluded": excluded,
             "codes": dict(self.bad.codes.most_common()),
+            "tasks": {name: counts.most_common() for name, counts in self.tasks.items() if len(counts) < MAX_VALUES},
         }
 
 

@@ -280,6 +280,17 @@ def test_named_columns_and_surrogates(tmp_path: Path) -> None:
     assert (record["rows"]["accepted"], record["rows"]["bad"]) == (1, 1)
 
 
+def test_balance_of_tasks(tmp_path: Path) -> None:
+    file = tmp_path / "tasks.jsonl"
+    rows = [
+        {"question": f"Question {i}?", "answer": f"Answer {i}.", "task": "sum" if i % 4 else "translate"} for i in range(40)
+    ]
+    file.write_text("".join(f"{json.dumps(x)}\n" for x in rows), encoding="utf-8")
+    record = inspected(file, "--out", tmp_path / "page.html")
+    assert record["files"][0]["tasks"] == {"task": [["sum", 30], ["translate", 10]]}
+    assert "translate" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_out_must_be_a_file(planted: Path) -> None:
     code, output = weitiao("data", "inspect", planted, "--out", "folder")
     assert code == 2 and "report.html" in output

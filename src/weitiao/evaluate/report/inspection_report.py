@@ -80,7 +80,7 @@ def _advice(x: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "kind": KINDS[x["level"]],
         "level": x["level_name"],
-        "count": f"{_count(x)}: " if x["rows"] else "",
+        "count": _count(x) if x["rows"] else "",
         "what": x["what"],
         "remedy": x["remedy"],
         "remedy_is_command": isinstance(x["remedy"], str),
@@ -90,7 +90,7 @@ def _advice(x: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _count(x: Mapping[str, Any]) -> Message:
-    return Message("{n:,} of {total:,} ({share})", n=x["rows"], total=x["of"], share=_share(x))
+    return Message("{n:,} of {total:,} ({share}): ", n=x["rows"], total=x["of"], share=_share(x))
 
 
 def _share(x: Mapping[str, Any]) -> str:
@@ -153,6 +153,12 @@ def _rows(record: Mapping[str, Any]) -> Chapter:
         title = Message("{code}: {n:,} rows that cannot be used", code=x["code"], n=x["rows"])
         bad.append({"title": title, "examples": x["examples"]})
     tables = [_table(head, files, figures=False)]
+    for x in record["files"]:
+        for name, counts in x["tasks"].items():
+            n = sum(rows for _, rows in counts)
+            values = [(value, f"{rows:,}", f"{100 * rows / n:.1f} %", _bar(rows / n)) for value, rows in counts]
+            title = Message("Rows of {file} by {column}", file=x["file"], column=name)
+            tables.append(_table((name, Message("rows"), Message("share"), ""), values, title))
     if len(turns) > 1 or (turns and turns[0][0] != "1"):
         tables.append(_table((Message("turns"), Message("rows"), Message("share"), ""), turns, Message("Turns")))
     return _chapter("rows", Message("Rows and turns"), tables, groups=bad)
