@@ -7,7 +7,7 @@ import numpy as np
 from weitiao.data.duplicates.clusters import SIMILARITY, Clusters
 from weitiao.data.inspection.occurrences import Occurrences
 
-SHOWN_CLUSTERS, SHOWN_ROWS = 12, 4
+SHOWN_CLUSTERS, SHOWN_PAIRS, SHOWN_ROWS = 12, 3, 4  # clusters, clusters of two equal rows, rows of a cluster
 
 
 def repetition(clusters: Clusters, label_ids: np.ndarray) -> dict[str, Any]:
@@ -36,13 +36,17 @@ def repetition(clusters: Clusters, label_ids: np.ndarray) -> dict[str, Any]:
 
 
 def _largest(clusters: Clusters, is_later: np.ndarray) -> list[dict[str, Any]]:
-    sizes = np.bincount(clusters.first[is_later], minlength=len(clusters.first))
-    largest = np.argsort(-sizes, kind="stable")[:SHOWN_CLUSTERS]
-    largest_clusters = []
-    for first in largest[sizes[largest] > 0]:
-        later = np.flatnonzero(is_later & (clusters.first == first))
-        exact = int(clusters.equals_first[later].sum())
-        differing = later[~clusters.equals_first[later]]  # more to see than copies
-        examples = [int(first), *(int(x) for x in differing[: SHOWN_ROWS - 1])]
-        largest_clusters.append({"rows": len(later) + 1, "exact": exact, "examples": examples})
-    return largest_clusters
+    """The largest clusters; of clusters of one size, those with differences to read; few of mere pairs of copies."""
+    count = len(clusters.first)
+    sizes = np.bincount(clusters.first[is_later], minlength=count)
+    differing = np.bincount(clusters.first[is_later & ~clusters.equals_first], minlength=count)
+    firsts = np.flatnonzero(sizes)
+    order = firsts[np.lexsort((firsts, differing[firsts] == 0, -sizes[firsts]))]
+    chosen = order[:SHOWN_CLUSTERS]
+    is_pair = (sizes[chosen] == 1) & (differing[chosen] == 0)
+    largest = []
+    for first in chosen[~is_pair | (np.cumsum(is_pair) <= SHOWN_PAIRS)].tolist():
+        other = np.flatnonzero(is_later & (clusters.first == first) & ~clusters.equals_first)
+        examples = [first, *other[: SHOWN_ROWS - 1].tolist()]
+        largest.append({"rows": int(sizes[first]) + 1, "exact": int(sizes[first] - differing[first]), "examples": examples})
+    return largest
