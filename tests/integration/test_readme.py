@@ -115,7 +115,7 @@ def test_readme_tree_matches_source(name: str) -> None:
     (tree,) = [block for block in blocks(READMES[name], "") if block.startswith("src/weitiao/")]
     named: dict[str, list[str]] = {}
     for line in tree.splitlines():
-        if not (folders := re.findall(r"(?<![<\w/])([a-z]+)/", line.split("<")[0])):
+        if not (folders := re.findall(r"(?<![<\w/])([a-z_]+)/", line.split("<")[0])):
             continue  # a file
         inside = line.startswith("  ")
         named |= {f"src/weitiao/{folder}": [] for folder in folders[: 4 if line.startswith("  cli/") else 1] if inside}

@@ -1,5 +1,6 @@
 """`weitiao data inspect`: what files of data hold, and what to do about it. Rows are read once, in batches."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from weitiao.data.inspection.wrong_labels import MAX_ROWS, wrong_labels
 from weitiao.pipeline.inspection_rows import Accepted, InspectedFile, batches, opened
 
 SEED, SAMPLE = 1, 50_000
+MAX_COMPARED = 1_000_000  # characters of a row: comparing takes some 60 bytes for each
 ModelLook = Callable[[Sequence[tuple[int, Example]], int], dict[str, Any]]
 """A sample of rows, and of how many they are one -> what a model makes of them (pipeline/inspect_model.py)."""
 
@@ -143,7 +145,12 @@ def _texts(files: Sequence[InspectedFile], questions: _Questions, store: RowStor
         for rows in batches(file):
             batch = questions.add(len(store), rows)
             store.add(batch, [x.where for x in rows])
-            yield from batch.wholes
+            yield from (x if len(x) <= MAX_COMPARED else _shortened(x) for x in batch.wholes)
+
+
+def _shortened(text: str) -> str:
+    """The beginning of a very long text and a digest of all of it: equal for equal texts, similar for similar ones."""
+    return f"{text[:MAX_COMPARED]} {hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _compared(inspection: Inspection, signatures: Signatures, questions: _Questions) -> dict[str, Any]:

@@ -86,7 +86,9 @@ class InspectedFile:
         self.findings += findings_of(self.path, reader, self.source)
         items = iter(find_module(Reader, reader).read(self.path, self.source.encoding))
         head = list(itertools.islice(items, INFERENCE_ROWS))
-        use = ColumnUse(str(self.path), self._mapping([x for x in head if isinstance(x, Record)], head), False)
+        use = ColumnUse(
+            str(self.path), self._mapping([x for x in head if isinstance(x, Record)], head), bool(self.source.columns)
+        )
         self.use = use
         fields = {name for x in head if isinstance(x, Record) for name in x.fields}
         self.tasks = {x: Counter() for x in sorted(fields) if x not in use.mapping.reads and x.casefold() in TASK_COLUMNS}

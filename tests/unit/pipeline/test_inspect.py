@@ -11,6 +11,7 @@ import pytest
 
 from support.command import weitiao
 from weitiao.core.messages import LANGUAGES
+from weitiao.pipeline import inspect as inspect_module
 from weitiao.pipeline import inspection_rows
 from weitiao.pipeline.load import open_base_assets
 
@@ -290,6 +291,15 @@ def test_balance_of_tasks(tmp_path: Path) -> None:
     record = inspected(file, "--out", tmp_path / "page.html")
     assert record["files"][0]["tasks"] == {"task": [["sum", 30], ["translate", 10]]}
     assert "translate" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_very_long_rows_are_compared_by_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspect_module, "MAX_COMPARED", 100)
+    file, text = tmp_path / "long.jsonl", "A sentence of many words stands here. " * 9
+    rows = [{"text": text}, {"text": f"{text} One more."}, {"text": text}]
+    file.write_text("".join(f"{json.dumps(x)}\n" for x in rows), encoding="utf-8")
+    repetition = inspected(file, "--out", "")["repetition"]
+    assert repetition["exact"]["examples"][0]["where"].endswith("line 3") and repetition["exact"]["rows"] == 1
 
 
 def test_out_must_be_a_file(planted: Path) -> None:

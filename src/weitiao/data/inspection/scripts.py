@@ -26,6 +26,7 @@ RANGES = (  # of code points, and the name of what is in them; a later line wins
     ("han", 0xF900, 0xFB00), ("han", 0x20000, 0x33480), ("lost", 0xFFFD, 0xFFFE), ("lost", 0xE000, 0xF900),
 )  # fmt: skip
 WORD_LETTERS = 4  # of scripts with words: as many letters weigh as much as one Han character
+MAX_CHARACTERS = 100_000  # of a row: a file of text can be one row
 SECOND = 0.2  # share of a second script from which a row is mixed
 WEIGHTS = np.array([0.0, *(1.0 if x in ("han", "kana", "hangul") else 1 / WORD_LETTERS for x in NAMES[1:-1]), 0.0])
 
@@ -41,7 +42,7 @@ class Scripts:
 
     def add(self, batch: RowBatch) -> None:
         """Count a batch."""
-        wholes = batch.wholes
+        wholes = [x[:MAX_CHARACTERS] for x in batch.wholes]
         codes = np.frombuffer("".join(wholes).encode("utf-32-le"), np.uint32)
         rows = np.repeat(np.arange(len(wholes)), [len(x) for x in wholes])
         kinds = _table()[codes]
