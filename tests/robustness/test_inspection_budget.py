@@ -12,17 +12,17 @@ import pytest
 
 ROWS, CPU_SECONDS, MEGABYTES = 1_000_000, 180, 1500
 WORDS = (
-    "the of and to in is that for it as was with be by on not he his but at are this have from or had an they which one you "
-    "were all her she there would their we him been has when who will no more if out so up said what its about than into"
+    "the of and to in is that for it as was with be by on not he his but at are this have from or had an they which one "
+    "you were all her she there would their we him been has when who will no more if out so up said what its about than"
 )
 HAN = (
-    "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种面而方后多定行学法所民得经十三之进着等"
-    "部度家电力里如水化高自二理起小物现实加量都两体制机当使点从业本去把性好应开它合还因由其些然前外天政四日那社义事平形相全表间样与关各重新线"
+    "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种面而方后多定行学法所"
+    "民得经十三之进着等部度家电力里如水化高自二理起小物现实加量都两体制机当使点从业本去把性好应开它合还因由其些然前外天政四"
 )
 
 
 def write_rows(file: Path, count: int) -> None:
-    """Questions of 8 to 26 Chinese characters or 5 to 12 words, answers of twice that; 1 % are copies, 1 % hold a number."""
+    """Questions of 8 to 26 Chinese characters or 5 to 12 words, answers of twice that; 1 % copies, 1 % with a number."""
     random_, words, last = random.Random(1), WORDS.split(), ("", "")
     with open(file, "w", encoding="utf-8") as out:
         for _ in range(count):

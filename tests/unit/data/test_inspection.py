@@ -51,15 +51,27 @@ def test_gram_search_finds_what_a_plain_loop_finds() -> None:
         grams = {tuple(units[i : i + size]) for i in range(len(units) - size + 1)}
         for b, other in enumerate(texts):
             there = units_of(other)
-            if any(tuple(there[i : i + size]) in grams for i in range(len(there) - size + 1)):
+            present = grams & {tuple(there[i : i + size]) for i in range(len(there) - size + 1)}
+            if len(present) >= 0.8 * len(grams):
                 expected.add((a, b))
     assert len(expected) > 10
-    assert set(GramSearch(searched).find(texts)) == expected
+    found = GramSearch(searched).find(texts)
+    assert set(found) == expected and len(found) == len(expected)
+
+
+def test_gram_search_passes_over_what_all_have_in_common() -> None:
+    """A footer that every mail has is no leak."""
+    footer = "this list is sponsored by a shop for all who think about things like these every day"
+    random_ = random.Random(3)
+    searched = [f"{' '.join(random_.choices(WORDS, k=30))} {footer}" for _ in range(30)]
+    texts = [f"{' '.join(random_.choices(WORDS, k=30))} {footer}", f"Look: {searched[4]} Indeed."]
+    assert GramSearch(searched).find(texts) == [(4, 1)]
 
 
 def test_gram_search_of_nothing() -> None:
-    assert list(GramSearch([]).find(["a b c"])) == []
-    assert list(GramSearch(["", "one two"]).find(["one two", ""])) == []
+    assert GramSearch([]).find(["a b c"]) == []
+    assert GramSearch(["", "one two"]).find(["one two", ""]) == []
+    assert GramSearch([" ".join(WORDS)]).find(["", "one two"]) == []
 
 
 def test_suspicious_is_the_off_diagonal_of_the_confident_joint() -> None:

@@ -24,8 +24,8 @@ LEAST_CHARACTERS = 4  # of an input that counts: "hello" is in every set
 def leakage(held_out: Sequence[RowTexts], training: Signatures, prompt: np.ndarray, store: RowStore) -> dict[str, Any]:
     """Held-out rows that are in the training data, each by the first kind that fits.
 
-    row: the texts are equal; near: nearly equal; input: only what is given is equal; inside: 13 units of what is given (or
-    all of a shorter one) stand in a training text.
+    row: the texts are equal; near: nearly equal; input: only the prompt is equal; inside: of the prompt's runs of 13 words
+    or Chinese characters (a shorter one: of all of it), at least 80 % stand in one training text.
 
     Args:
         training: the signatures of the training rows, in their order.

@@ -14,44 +14,59 @@ from weitiao.data.duplicates.ngrams import BASE, MIX, has_no_spaces
 
 UNITS = 13
 LEAST = 8  # units of a shorter text that is searched for as a whole; fewer stand in texts by chance
+CONTAINED = 0.8  # share of a text's runs that stand in another one, from which it is inside it
+COMMON = 20  # texts that are searched for, above which a run is their form (a greeting, a footer) and not their content
 LONGEST_WORD = 64  # characters from which powers are used again
 BITS = 22  # of the table that rules most runs out
 HALF = np.uint64(32)
 
 
 class GramSearch:
-    """Texts to be found in others."""
+    """Texts to be found in others: at least CONTAINED of a text's runs stand in one of them."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         units, owners = _units(texts)
         counts = np.bincount(owners, minlength=len(texts))
-        self._searched: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # units -> (sorted hashes, their texts)
+        parts = []
         for length, hashes, starts in _grams(units, owners):
             own = owners[starts]
             chosen = counts[own] >= UNITS if length == UNITS else counts[own] == length
-            if chosen.any():
-                order = np.argsort(hashes[chosen], kind="stable")
-                self._searched[length] = hashes[chosen][order], own[chosen][order]
+            parts.append(
+                np.stack([hashes[chosen], own[chosen].astype(np.uint64), np.full(chosen.sum(), length, np.uint64)])
+            )
+        columns = np.unique(np.concatenate(parts, axis=1), axis=1) if parts else np.zeros((3, 0), np.uint64)
+        _, repeats = np.unique(columns[0], return_counts=True)
+        columns = columns[:, np.repeat(repeats <= COMMON, repeats)]
+        self._hashes, self._owners = columns[0], columns[1].astype(np.int64)
+        self._lengths = {int(x) for x in columns[2]}
+        self._totals = np.bincount(self._owners, minlength=len(texts))
         self._table = np.zeros(1 << BITS, bool)
-        for hashes, _ in self._searched.values():
-            self._table[_short(hashes)] = True
+        self._table[_short(self._hashes)] = True
 
-    def find(self, texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-        """(text that was searched for, index of a text that it is in)."""
-        if not self._searched:
-            return
+    def find(self, texts: Sequence[str]) -> list[tuple[int, int]]:
+        """(text that was searched for, index of a text that it is in), each pair once."""
+        if not len(self._hashes):
+            return []
         units, owners = _units(texts)
+        parts = []
         for length, hashes, starts in _grams(units, owners):
-            if length not in self._searched:
-                continue
-            likely = np.flatnonzero(self._table[_short(hashes)])
-            hashes_searched, whose = self._searched[length]
-            at = np.minimum(np.searchsorted(hashes_searched, hashes[likely]), len(hashes_searched) - 1)
-            for i in np.flatnonzero(hashes_searched[at] == hashes[likely]):
-                position, row = int(at[i]), int(owners[starts[likely[i]]])
-                while position < len(hashes_searched) and hashes_searched[position] == hashes[likely[i]]:
-                    yield int(whose[position]), row
-                    position += 1
+            if length in self._lengths:
+                likely = np.flatnonzero(self._table[_short(hashes)])
+                parts.append(self._hits(hashes[likely], owners[starts[likely]]))
+        if not parts:
+            return []
+        hits = np.unique(np.concatenate(parts, axis=1), axis=1)
+        pairs, counts = np.unique(hits[:2], axis=1, return_counts=True)
+        enough = counts >= CONTAINED * self._totals[pairs[0]]
+        return [(int(a), int(b)) for a, b in pairs[:, enough].T]
+
+    def _hits(self, hashes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """(3, hits) int64: the text that was searched for, the row that has one of its runs, and which run that is."""
+        first = np.searchsorted(self._hashes, hashes, "left")
+        sizes = np.searchsorted(self._hashes, hashes, "right") - first
+        skipped = np.repeat(first - np.concatenate([[0], np.cumsum(sizes)[:-1]]), sizes) if len(sizes) else first
+        positions = skipped + np.arange(len(skipped))
+        return np.stack([self._owners[positions], np.repeat(rows, sizes), np.repeat(first, sizes)])
 
 
 def _short(hashes: np.ndarray) -> np.ndarray:
