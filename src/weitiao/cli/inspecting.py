@@ -129,7 +129,7 @@ def _facts(record: dict[str, Any]) -> Iterator[Message]:
 def wrong_labels_line(wrong: dict[str, Any]) -> Message:
     """How the look for wrong labels went."""
     if wrong.get("reason") == "no_labels":
-        return Message("wrong labels: the rows are no texts with one class each")
+        return Message("wrong labels: the rows have no labels, and their answers are no closed set")
     if wrong.get("reason") == "classes":
         return Message(
             "wrong labels: needs 2 to 200 classes of at least 5 rows; there are {classes}", classes=wrong["classes"]

@@ -1,7 +1,6 @@
 """`weitiao data inspect`: what files of data hold, and what to do about it. Rows are read once, in batches."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from weitiao.core.errors import DataError
-from weitiao.core.example import Example
+from weitiao.core.example import Example, TextLabel
 from weitiao.core.messages import Message
 from weitiao.core.recipe_sections import Source
 from weitiao.core.reporter import Reporter
@@ -161,20 +160,21 @@ def _compared(inspection: Inspection, signatures: Signatures, questions: _Questi
         rows: list[RowTexts] = [x.texts for x in inspection.held_out]
         answers["leakage"] = leakage(rows, signatures, questions.conflicts.prompts, inspection.store)
     if inspection.request.labels:
-        answers["wrong_labels"] = _wrong_labels(inspection, questions, clusters.first)
+        answers["wrong_labels"] = _wrong_labels(inspection, clusters.first)
     return answers
 
 
-def _wrong_labels(inspection: Inspection, questions: _Questions, groups: np.ndarray) -> dict[str, Any]:
-    names, ids = inspection.label_names, inspection.label_ids
-    kinds = Counter(x.use.mapping.example_type.__name__ for x in inspection.files if x.use)
-    if set(kinds) != {"TextLabel"}:
+def _wrong_labels(inspection: Inspection, groups: np.ndarray) -> dict[str, Any]:
+    kinds = {x.use.mapping.example_type for x in inspection.files if x.use}
+    if kinds != {TextLabel} and not inspection["classes"]["closed"]:
         return {"n": 0, "reason": "no_labels"}
     chosen = np.arange(inspection.total)
     if inspection.total > MAX_ROWS:
         chosen = np.sort(np.random.default_rng(inspection.request.seed).choice(inspection.total, MAX_ROWS, replace=False))
-    texts = [inspection.store.texts(int(i))[0] for i in chosen]
-    result = wrong_labels(texts, [str(names[i]) for i in ids[chosen].tolist()], groups[chosen], inspection.request.seed)
+    texts = [inspection.store.texts(i) for i in chosen.tolist()]
+    labels = [str(inspection.label_names[i]) for i in inspection.label_ids[chosen].tolist()]
+    labels = labels if kinds == {TextLabel} else [answer.strip() for _, answer in texts]
+    result = wrong_labels([prompt for prompt, _ in texts], labels, groups[chosen], inspection.request.seed)
     for x in result.get("worst", ()):
         x["row"] = int(chosen[x["row"]])
     return result | {"total": inspection.total}

@@ -206,6 +206,20 @@ def test_labels(tmp_path: Path) -> None:
     assert len(lines & (wrong | set(range(4)) | set(range(600, 607)))) >= 0.8 * len(lines)
 
 
+def test_answers_that_are_classes(tmp_path: Path) -> None:
+    """A conversation whose answer is one of a few is a class, too."""
+    random_, rows = random.Random(9), []
+    for i in range(300):
+        topic = random_.choice((WORDS[:12], WORDS[12:]))
+        rows.append([f"{' '.join(random_.choices(topic, k=9))} {i}", "trade" if topic == WORDS[:12] else "home"])
+    rows[0][1], rows[1][1] = ("home" if x[1] == "trade" else "trade" for x in rows[:2])
+    record = inspected(write_chats(tmp_path / "topics.jsonl", rows), "--labels", "--out", tmp_path / "page.html")
+    assert record["classes"]["closed"] and record["classes"]["classes"] == 2
+    assert sum(n for _, n in record["classes"]["counts"]) == 300
+    lines = next(x["lines"] for x in record["advice"] if x["code"] == "wrong_labels")
+    assert {1, 2} <= set(lines[str(tmp_path / "topics.jsonl")])
+
+
 def test_batches_change_nothing(planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = inspected(planted, "--out", "")
     monkeypatch.setattr(inspection_rows, "BATCH_ROWS", 7)

@@ -142,7 +142,8 @@ def _labels(facts: Findings) -> Iterator[Advice]:
             few=few,
             ratio=classes["ratio"],
         )
-        remedy = "objective: {name: classification, class_weights: balanced}"
+        weights = "objective: {name: classification, class_weights: balanced}"
+        remedy = Message("collect more of them, or join classes") if classes["closed"] else weights
         yield Advice("imbalance", "should", what, n, classes["n"], remedy)
 
 
