@@ -11,6 +11,7 @@ from weitiao.cli.comparing import compare
 from weitiao.cli.compression import compress
 from weitiao.cli.export import export
 from weitiao.cli.inference import chat, generate, merge, predict
+from weitiao.cli.inspecting import inspect
 from weitiao.cli.recipes import explain, init, schema
 from weitiao.cli.results import evaluate, exams, runs, verify, why
 from weitiao.cli.reviewing import review
@@ -55,7 +56,7 @@ for panel, commands in {
     for command in commands:
         add_command(app, command, command.__name__.replace("_", "-"), panel)
 add_command(bench, bench_machine, "machine")
-for command in (clean, join, repair):
+for command in (inspect, clean, join, repair):
     add_command(data, command)
 app.add_typer(data, name="data", rich_help_panel=translate("Start"))
 app.add_typer(bench, name="bench", rich_help_panel=translate("Inspect"))

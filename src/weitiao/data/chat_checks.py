@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 
 from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import ROLES, Chat, SourcedExample, Turn
 from weitiao.core.finding import Finding
 from weitiao.core.messages import Message, joined
 from weitiao.data.chat.messages import content_forms, plain
+from weitiao.data.chat.turn_order import ODDITIES, turn_oddities
 from weitiao.data.tokenization import ChatProcessor
 
 MAX_CHATS = 1000  # that are rendered, spread evenly over the data
@@ -78,7 +78,7 @@ def _answer(turn: Turn) -> str:
 
 def _turn_order(chats: Sequence[Chat]) -> Finding:
     """Conversations in which user and assistant do not alternate."""
-    counts = Counter(kind for chat in chats for kind in _oddities(chat.turns))
+    counts = Counter(kind for chat in chats for kind in turn_oddities(chat.turns))
     if not counts:
         return Finding("turn_order", "fine", Message("user and assistant alternate in all conversations"))
     parts = [Message(ODDITIES[kind], n=n) for kind, n in counts.most_common()]
@@ -86,24 +86,3 @@ def _turn_order(chats: Sequence[Chat]) -> Finding:
         parts.append(Message("user and assistant look exchanged: which of them should be trained on?"))
     message = Message("of {total:,} conversations, {parts}", total=len(chats), parts=joined("; ", parts))
     return Finding("turn_order", "warning", message)
-
-
-ODDITIES = {
-    "assistant_first": Message("{n:,} begin with the assistant"),
-    "no_user": Message("{n:,} have no turn of the user"),
-    "user_again": Message("{n:,} have two turns of the user in a row"),
-    "assistant_again": Message("{n:,} have two turns of the assistant in a row"),
-    "cut": Message("{n:,} go on after the last answer that is trained on: that end is cut off"),
-}
-
-
-def _oddities(turns: Sequence[Turn]) -> set[str]:
-    roles = [turn.role for turn in turns if turn.role != "system"]
-    oddities = {f"{a}_again" for a, b in pairwise(roles) if a == b and a in ("user", "assistant")}
-    if "user" not in roles:
-        oddities.add("no_user")
-    elif roles[0] == "assistant":
-        oddities.add("assistant_first")
-    if not turns[-1].is_target:
-        oddities.add("cut")
-    return oddities

@@ -68,6 +68,24 @@ def find_mapping(
     )
 
 
+def named_mapping(records: Sequence[dict[str, Any]], columns: dict[str, str], file: str) -> ColumnMapping:
+    """The mapping that the `columns` setting describes, whatever is trained on it.
+
+    Raises:
+        DataError: a column is missing, or the columns make no Example.
+    """
+    first_values = _first_values(records)
+    _check_columns(columns, first_values, file, sorted({x for module in _mappings() for x in module.TARGETS}))
+    if mapping := next((x for module in _mappings() if (x := module.from_columns(columns))), None):
+        return mapping
+    raise DataError(
+        "{file}: no objective trains on {columns} alone; possible are {possible}.",
+        file=file,
+        columns=", ".join(columns),
+        possible=", ".join(module.COLUMNS for module in _mappings()),
+    )
+
+
 def find_inference_mapping(
     records: Sequence[dict[str, Any]], example_type: type, columns: dict[str, str] | None, file: str
 ) -> ColumnMapping:

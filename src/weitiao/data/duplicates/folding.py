@@ -63,3 +63,9 @@ def _simplified() -> np.ndarray:
     codes = np.frombuffer(pairs.encode("utf-32-le"), np.uint32).reshape(-1, 2)
     table[codes[:, 0]] = codes[:, 1]
     return table
+
+
+@cache
+def traditional_characters() -> np.ndarray:
+    """(CODE_POINTS,) bool: characters that have another, simplified form."""
+    return _simplified() != np.arange(CODE_POINTS, dtype=np.uint32)

@@ -28,7 +28,7 @@ def ngram_sets(texts: FoldedTexts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         (grams, starts, digests): grams (total,) uint32, sorted within each text, text i from starts[i] to starts[i + 1];
         digests (rows, 2) uint64: blake2b of the whole text.
     """
-    digests = _digests(texts)
+    digests = text_digests(texts)
     rows = np.repeat(np.arange(len(texts), dtype=np.uint64), np.diff(texts.starts))
     hashes, valid = _hashes(texts)
     keyed = (rows[valid] << HALF) | hashes[valid]
@@ -47,7 +47,7 @@ def _hashes(texts: FoldedTexts) -> tuple[np.ndarray, np.ndarray]:
     codes, total = texts.codes, len(texts.codes)
     positions = np.arange(total)
     left = np.repeat(texts.starts[1:], np.diff(texts.starts)) - positions  # characters up to the end of the text
-    before = np.concatenate([[0], np.cumsum(_has_no_spaces()[codes], dtype=np.int32)])
+    before = np.concatenate([[0], np.cumsum(has_no_spaces()[codes], dtype=np.int32)])
     short = before[positions + np.minimum(left, LONG)] > before[:-1]
     padded = np.concatenate([codes, np.zeros(LONG, np.uint32)]).astype(np.uint64)
     pair = padded[:total] * BASE + padded[1 : total + 1]
@@ -60,15 +60,16 @@ def _hashes(texts: FoldedTexts) -> tuple[np.ndarray, np.ndarray]:
 
 
 @cache
-def _has_no_spaces() -> np.ndarray:
+def has_no_spaces() -> np.ndarray:
+    """(CODE_POINTS,) bool: characters of NO_SPACES."""
     table = np.zeros(CODE_POINTS, bool)
     for start, end in NO_SPACES:
         table[start:end] = True
     return table
 
 
-def _digests(texts: FoldedTexts) -> np.ndarray:
-    """(rows, 2) uint64."""
+def text_digests(texts: FoldedTexts) -> np.ndarray:
+    """(rows, 2) uint64: blake2b of each text."""
     code_bytes = memoryview(texts.codes.tobytes())
     starts = (texts.starts * 4).tolist()
     joined = b"".join(blake2b(code_bytes[a:b], digest_size=16).digest() for a, b in zip(starts, starts[1:]))

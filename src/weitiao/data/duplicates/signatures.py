@@ -89,12 +89,13 @@ def sign(texts: Iterable[str], similarity: float = 0.8) -> Signatures:
     Args:
         similarity: the Jaccard similarity of n-gram sets from which two rows are near-duplicates, above 0 to 1.
     """
-    digests, sketches, grams, bands, sizes = [], [], [], [], []
+    digests, sketches, bands, sizes = [], [], [], []
+    grams = bytearray()  # the most of all: grows in place, where joining a list of arrays would need it twice
     for batch in _batches(texts):
         batch_grams, starts, batch_digests = ngram_sets(folded_texts(batch))
         digests.append(batch_digests)
         sketches.append(_sketches(batch_grams, starts))
-        grams.append(batch_grams)
+        grams += batch_grams.tobytes()
         sizes.append(np.diff(starts))
         bands.append(_bands(batch_grams, starts, similarity))
     if not digests:
@@ -103,7 +104,7 @@ def sign(texts: Iterable[str], similarity: float = 0.8) -> Signatures:
         similarity,
         _concatenate(digests),
         _concatenate(sketches),
-        _concatenate(grams),
+        np.frombuffer(grams, np.uint32),
         np.concatenate([[0], np.cumsum(np.concatenate(sizes))]),
         _concatenate(bands, axis=1),
     )

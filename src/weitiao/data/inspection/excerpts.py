@@ -1,0 +1,45 @@
+"""Rows as a report shows them: short, on one line, and without personal data or secrets."""
+
+import re
+
+from weitiao.data.personal_data.replacement import replace_personal
+from weitiao.data.personal_data.search import find_personal
+
+CHARACTERS = 160
+MARGIN = 20_000  # characters beyond what is shown that are looked through: a private key has thousands
+SPACES = re.compile(r"\s+")
+
+
+def excerpt(text: str, characters: int = CHARACTERS) -> str:
+    """The beginning of a text, with everything that may be personal masked.
+
+    >>> excerpt("电话13812345678，谢谢")
+    '电话[手机号]，谢谢'
+    """
+    return around(text, 0, characters, 0)
+
+
+def end_of(text: str, characters: int = CHARACTERS // 2) -> str:
+    """The end of a text, masked.
+
+    >>> end_of("one two three", 9)
+    '…two three'
+    """
+    return around(text.rstrip(), max(0, len(text.rstrip()) - characters), len(text), 0)
+
+
+def around(text: str, start: int, end: int, characters: int = CHARACTERS // 4) -> str:
+    """A place in a text with what is beside it, masked."""
+    first, last = max(0, start - characters), min(len(text), end + characters)
+    before = max(0, first - MARGIN)
+    spans = find_personal(text[before : last + MARGIN])
+    for x in spans:  # no half of a number is shown
+        first = before + x.start if before + x.start < first < before + x.end else first
+        last = before + x.end if before + x.start < last < before + x.end else last
+    moved = [
+        type(x)(before + x.start - first, before + x.end - first, x.kind, x.certain)
+        for x in spans
+        if first <= before + x.start and before + x.end <= last
+    ]
+    line = SPACES.sub(" ", replace_personal(text[first:last], moved, "mask")).strip()
+    return f"{'…' if text[:first].strip() else ''}{line}{'…' if text[last:].strip() else ''}"
