@@ -72,6 +72,7 @@ def _findings(inspection: Inspection) -> Findings:
         inspection.total,
         sum(x.bad.codes.total() for x in inspection.files),
         _named(inspection),
+        any(x.use is not None and x.use.mapping.has_offsets for x in inspection.files),
         columns,
         [(_location(x.where), _reason(x)) for x in bad[:EXAMPLES]],
     )

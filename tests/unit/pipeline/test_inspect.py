@@ -307,6 +307,19 @@ def test_balance_of_tasks(tmp_path: Path) -> None:
     assert "translate" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+def test_texts_whose_characters_are_counted_are_not_cleaned(tmp_path: Path) -> None:
+    """weitiao data clean would refuse: the remedy is by hand."""
+    file, context = tmp_path / "qa.jsonl", f"Ann can be called at {PHONE} in the evening."
+    rows = [
+        {"question": f"Who is number {i}?", "context": context, "answers": {"text": ["Ann"], "answer_start": [0]}}
+        for i in range(3)
+    ]
+    file.write_text("".join(f"{json.dumps(x)}\n" for x in rows), encoding="utf-8")
+    record = inspected(file, "--out", "")
+    remedy = next(x["remedy"] for x in record["advice"] if x["code"] == "personal")
+    assert "clean" not in remedy and "personal_data" not in record["command"]
+
+
 def test_very_long_rows_are_compared_by_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspect_module, "MAX_COMPARED", 100)
     file, text = tmp_path / "long.jsonl", "A sentence of many words stands here. " * 9

@@ -63,6 +63,8 @@ class Findings:
     bad: int
     files: str
     """The files, as a shell reads them."""
+    has_offsets: bool = False
+    """Other columns count characters of the texts: no rule may change them."""
     columns: Sequence[Finding] = ()
     bad_examples: Sequence[tuple[Message, Message | str]] = ()
 

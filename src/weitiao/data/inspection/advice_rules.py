@@ -1,6 +1,7 @@
 """Each thing that there may be to do: when it is proposed, what is said, what helps."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from weitiao.core.messages import Message, joined
 from weitiao.data.chat.turn_order import ODDITIES
@@ -11,6 +12,7 @@ from weitiao.data.inspection.occurrences import Occurrences
 MAX_BAD = 0.01  # of a recipe, by default
 NOTICED, FREQUENT = 0.002, 0.05  # shares from which a cleaner is proposed, and from which an opening is
 MAX_NAMED = 5
+ROW_RULES = ("as_an_ai", "quality")  # that leave rows out and change no text
 FIRST = ("leaked", "secrets")  # whatever their share is
 
 
@@ -32,7 +34,10 @@ def advice(facts: Findings) -> list[Advice]:
     def key(x: Advice) -> tuple[int, bool, float]:
         return order.index(x.level), x.code not in FIRST, -x.share
 
-    return sorted((x for part in parts for x in part), key=key)
+    items = sorted((x for part in parts for x in part), key=key)
+    if facts.has_offsets:
+        return [replace(x, cleaner="", remedy=BY_HAND) if x.cleaner not in ("", *ROW_RULES) else x for x in items]
+    return items
 
 
 def _leaks(facts: Findings) -> Iterator[Advice]:

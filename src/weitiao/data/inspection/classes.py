@@ -34,8 +34,8 @@ class ClassCounts:
                     self._answers = None
 
     def result(self) -> dict[str, Any]:
-        """{n, classes, closed: they are answers, counts: [[name, rows]] the most frequent first, rare: [[name, rows]], ratio,
-        spellings, missing}."""
+        """{n, classes, closed: they are answers, counts: [[name, rows]] the most frequent first, rare, ratio, spellings,
+        missing}."""
         answers = self._answers
         closed = False
         if answers and not self._rows and answers.total() >= LEAST_ROWS * len(answers):
