@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from weitiao.core.batch import AUDIO_PLACEHOLDER
 from weitiao.core.errors import DataError, InvalidValue
@@ -271,8 +271,20 @@ class ChatProcessor:
         if OPEN in text and not self._parse_special_tokens:
             encoding = self._control_tokens.encode(text)
             return encoding.ids, encoding.offsets
+        backend = self._backend
+        if backend is not None and not (backend.truncation or backend.padding or backend.encode_special_tokens):
+            encoding = backend.encode(text, add_special_tokens=False)  # as below, in half the time
+            return encoding.ids, encoding.offsets
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False)
         return list(encoded.input_ids), list(encoded.offset_mapping)
+
+    @cached_property
+    def _backend(self) -> Any:
+        """The tokenizer in Rust, where transformers' does nothing but call it; None: it does more, or is in Python."""
+        kind, plain = type(self.tokenizer), PreTrainedTokenizerFast
+        own = any(getattr(kind, x, None) is not getattr(plain, x) for x in ("__call__", "_encode_plus"))
+        literal = getattr(self.tokenizer, "split_special_tokens", True)
+        return None if own or literal else getattr(self.tokenizer, "backend_tokenizer", None)
 
     def _is_literal(self, text: str) -> bool:
         """Whether a text spells special tokens that must stay text."""
