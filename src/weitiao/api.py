@@ -114,8 +114,8 @@ def check(
     from weitiao.multirun.stages import check_stages, stages_of
     from weitiao.pipeline import train as pipeline
 
-    if stages := stages_of(recipe):
-        return check_stages(stages, reporter, allow)
+    if isinstance(recipe, list) or (stages := stages_of(recipe)):
+        return check_stages(recipe if isinstance(recipe, list) else stages, reporter, allow)
     return pipeline.check(as_recipe(recipe), reporter, allow)
 
 

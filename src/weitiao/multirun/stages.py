@@ -75,9 +75,7 @@ def read_stages(path: str | Path, overrides: tuple[str, ...] = ()) -> list[Stage
 
 def stages_of(recipe: Any) -> list[Stage]:
     """The stages of whatever the API takes as a recipe; none if it has none."""
-    if isinstance(recipe, (str, Path)):
-        return read_stages(find_recipe(recipe))
-    return recipe if isinstance(recipe, list) else []
+    return read_stages(find_recipe(recipe)) if isinstance(recipe, (str, Path)) else []
 
 
 def _stage(i: int, own: dict[str, Any], shared: dict[str, Any], last: Stage | None, where: Message) -> Stage:
