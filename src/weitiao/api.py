@@ -111,12 +111,9 @@ def check(
     """
     reporter = _reporter(verbose)
     _import_pipeline(reporter)
-    from weitiao.multirun.stages import check_stages, stages_of
-    from weitiao.pipeline import train as pipeline
+    from weitiao.multirun.stages import check_all
 
-    if isinstance(recipe, list) or (stages := stages_of(recipe)):
-        return check_stages(recipe if isinstance(recipe, list) else stages, reporter, allow)
-    return pipeline.check(as_recipe(recipe), reporter, allow)
+    return check_all(recipe, reporter, allow)
 
 
 def load(

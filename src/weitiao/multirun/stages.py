@@ -24,7 +24,7 @@ from typing import Any
 from weitiao.core.errors import Interrupted, RecipeError, RunError
 from weitiao.core.finding import Finding
 from weitiao.core.messages import Message
-from weitiao.core.recipe import Recipe, make_recipe
+from weitiao.core.recipe import Recipe, as_recipe, make_recipe
 from weitiao.core.recipe_file import read_plain
 from weitiao.core.registry import nearest
 from weitiao.core.reporter import Reporter
@@ -133,6 +133,13 @@ def run_stages(stages: list[Stage], reporter: Reporter, report: Callable[[Messag
             raise Interrupted(text, stopped.exit_code, i=i, n=len(stages), name=stage.name) from None
         runs.append(Run.open(folder))
     return runs
+
+
+def check_all(recipe: Any, reporter: Reporter, allowed: Collection[str] = ()) -> list[Finding]:
+    """The preflight check of whatever the API takes as a recipe, of its stages, or of stages."""
+    if stages := recipe if isinstance(recipe, list) else stages_of(recipe):
+        return check_stages(stages, reporter, allowed)
+    return check(as_recipe(recipe), reporter, allowed)
 
 
 def check_stages(stages: list[Stage], reporter: Reporter, allowed: Collection[str] = ()) -> list[Finding]:
