@@ -137,9 +137,10 @@ def run_stages(stages: list[Stage], reporter: Reporter, report: Callable[[Messag
 
 def check_all(recipe: Any, reporter: Reporter, allowed: Collection[str] = ()) -> list[Finding]:
     """The preflight check of whatever the API takes as a recipe, of its stages, or of stages."""
-    if stages := recipe if isinstance(recipe, list) else stages_of(recipe):
-        return check_stages(stages, reporter, allowed)
-    return check(as_recipe(recipe), reporter, allowed)
+    if isinstance(recipe, list):
+        return check_stages(recipe, reporter, allowed)
+    stages = stages_of(recipe)
+    return check_stages(stages, reporter, allowed) if stages else check(as_recipe(recipe), reporter, allowed)
 
 
 def check_stages(stages: list[Stage], reporter: Reporter, allowed: Collection[str] = ()) -> list[Finding]:
