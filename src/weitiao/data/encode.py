@@ -16,7 +16,7 @@ from weitiao.core.batch import AnnotatedRow, Row
 from weitiao.core.errors import DataError
 from weitiao.core.example import Audio, BadRow, SourcedExample, SourceLocation
 from weitiao.core.files import home
-from weitiao.core.messages import Message
+from weitiao.core.messages import Message, reading_in
 from weitiao.core.objective import RowEncoder
 from weitiao.core.processor import FeatureExtractor, Processor
 from weitiao.data.encoding_processes import encoded_chunks
@@ -141,9 +141,10 @@ def fingerprint(
     """sha256 over everything that the encoded rows depend on."""
     digest = hashlib.sha256(json.dumps([VERSION, objective.as_recipe(), identity, max_length, overlong]).encode())
     encoder = json.JSONEncoder(default=_as_fields)
-    for x in examples:
-        fields_of_row = [x.source, str(x.where), type(x.example).__name__, x.example, x.parse_special_tokens]
-        digest.update(encoder.encode(fields_of_row).encode())
+    with reading_in("en"):  # a place is a sentence: resuming in another language is the same data
+        for x in examples:
+            fields_of_row = [x.source, str(x.where), type(x.example).__name__, x.example, x.parse_special_tokens]
+            digest.update(encoder.encode(fields_of_row).encode())
     return digest.hexdigest()[:32]
 
 

@@ -12,6 +12,7 @@ from weitiao.core.batch import IGNORE, pack
 from weitiao.core.errors import DataError
 from weitiao.core.example import Chat, Example, Pair, SourcedExample, SourceLocation, Task, Text, TextLabel, TextScore, Turn
 from weitiao.core.files import home
+from weitiao.core.messages import reading_in
 from weitiao.core.processor import Processor
 from weitiao.data.encode import Encoded, encode, fingerprint
 from weitiao.data.tokenization import ChatProcessor
@@ -109,6 +110,15 @@ def test_cache_fingerprint_covers_inputs() -> None:
     ]
     assert fingerprint(*base) == fingerprint(sourced(chats()), *base[1:])
     assert len({fingerprint(*other) for other in [base, *others]}) == 1 + len(others)
+
+
+def test_fingerprint_is_the_same_in_every_language() -> None:
+    """Else a run that was started in Chinese could not be resumed in English."""
+    prints = set()
+    for language in ("en", "zh"):
+        with reading_in(language):
+            prints.add(fingerprint(sourced(chats()), SFT(), "x", 9, "cut"))
+    assert len(prints) == 1
 
 
 def test_fingerprint_separates_turn_and_lookalike_text() -> None:
