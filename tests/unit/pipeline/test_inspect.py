@@ -142,6 +142,7 @@ def test_page_stands_alone_in_two_languages(planted: Path, tmp_path: Path) -> No
         assert outside not in text
     for name in LANGUAGES:
         assert text.count(f'<span lang="{name}">') > 40
+    assert "<title>Inspection of data · 数据检视 · weitiao</title>" in text  # no markup can be there
     assert '<span lang="en">What to do first</span><span lang="zh">首先要做的</span>' in text
 
 
@@ -327,6 +328,15 @@ def test_very_long_rows_are_compared_by_all_of_them(tmp_path: Path, monkeypatch:
     file.write_text("".join(f"{json.dumps(x)}\n" for x in rows), encoding="utf-8")
     repetition = inspected(file, "--out", "")["repetition"]
     assert repetition["exact"]["examples"][0]["where"].endswith("line 3") and repetition["exact"]["rows"] == 1
+
+
+def test_copies_of_a_row_that_is_nearly_another_are_copies(tmp_path: Path) -> None:
+    long = "The old mill by the river made paper and cloth for all of the town for many long years before the trains"
+    rows = [{"text": f"{long} {i}.", "label": label} for i, label in ((1, "a"), (2, "b"), (3, "a"))] * 3
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(f"{json.dumps(x)}\n" for x in rows), encoding="utf-8")
+    codes = by_code(inspected(file, "--out", ""))
+    assert [codes[x] for x in ("exact_duplicates", "near_duplicates", "near_conflicts")] == [6, 1, 1]
 
 
 def test_out_must_be_a_file(planted: Path) -> None:
