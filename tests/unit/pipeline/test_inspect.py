@@ -133,6 +133,24 @@ def test_nothing_secret_is_shown(planted: Path, tmp_path: Path) -> None:
         assert PHONE not in text and KEY[3:] not in text and KEY[:16] not in text
 
 
+def test_names_and_cut_rows_are_masked_too(tmp_path: Path) -> None:
+    """Classes, answers that are a closed set, tasks, and rows of which only the beginning is kept."""
+    lines = ["MIIEpAIBAAKCAQEA7bq0abcdefGHIJKLmnop"] * 9
+    pem = "\n".join(["-----BEGIN RSA PRIVATE KEY-----", *lines, "-----END RSA PRIVATE KEY-----"])
+    closed = [f"Call {PHONE} now.", f"The key is {KEY} now."] * 12
+    rows = {
+        "closed": [{"prompt": f"Question {i}?", "completion": x, "source": f"{PHONE} {KEY}"} for i, x in enumerate(closed)],
+        "labels": [{"text": f"Text {i}", "label": KEY.lower() if i == 9 else KEY if i % 2 else PHONE} for i in range(24)],
+        "cut": [{"prompt": f"One {i}", "completion": "Two."} for i in range(9)] + [{"prompt": pem, "completion": ""}],
+    }
+    for name, records in rows.items():
+        file, page = tmp_path / f"{name}.jsonl", tmp_path / f"{name}.html"
+        file.write_text("".join(f"{json.dumps(x)}\n" for x in records), encoding="utf-8")
+        record = inspected(file, "--labels", "--out", page)
+        for text in (json.dumps(record), weitiao("data", "inspect", file, "--out", "")[1], page.read_text("utf-8")):
+            assert not any(x in text for x in (PHONE, KEY[3:], KEY[:16], KEY.lower()[8:], lines[0][:8]))
+
+
 def test_page_stands_alone_in_two_languages(planted: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     inspected(planted, "--out", page)

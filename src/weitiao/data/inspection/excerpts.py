@@ -1,12 +1,15 @@
 """Rows as a report shows them: short, on one line, and without personal data or secrets."""
 
 import re
+from typing import Any
 
 from weitiao.data.personal_data.replacement import replace_personal
 from weitiao.data.personal_data.search import find_personal
 
 CHARACTERS = 160
 MARGIN = 20_000  # characters beyond what is shown that are looked through: a private key has thousands
+BEGUN = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*|[!-~]{20,}\Z", re.DOTALL)
+"""What may be the beginning of a secret in a text that was cut off: a key without its end, or a word that reaches the cut."""
 SPACES = re.compile(r"\s+")
 
 
@@ -17,6 +20,25 @@ def excerpt(text: str, characters: int = CHARACTERS) -> str:
     '电话[手机号]，谢谢'
     """
     return around(text, 0, characters, 0)
+
+
+def cut_excerpt(text: str, cut: int = 200) -> str:
+    """As `excerpt`, of a text that may have been cut off after so many characters: half a secret is not recognized as one."""
+    kept = text if len(text) < cut and "PRIVATE KEY-----" not in text else BEGUN.sub("…", text)
+    return excerpt(kept)
+
+
+def masked_names(value: Any) -> Any:
+    """Strings in lists and mappings (classes, tasks) without personal data; most are shown as they are.
+
+    >>> masked_names([["good", 3], ["13812345678", 1]])
+    [['good', 3], ['[MOBILE]', 1]]
+    """
+    if isinstance(value, str):
+        return excerpt(value) if find_personal(value) else value
+    if isinstance(value, dict):
+        return {key: masked_names(x) for key, x in value.items()}
+    return [masked_names(x) for x in value] if isinstance(value, (list, tuple)) else value
 
 
 def end_of(text: str, characters: int = CHARACTERS // 2) -> str:
