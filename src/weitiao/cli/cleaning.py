@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from weitiao.pipeline.cleaning import Duplicates
     from weitiao.pipeline.cleaning_plan import CleaningRequest
 
-DEFAULT = "unicode,invisible,mojibake"
+DEFAULT, NO_RULE = "unicode,invisible,mojibake", "none"
 STYLES = {"same": "dim", "removed": "red strike", "added": "green"}
 SHARD = re.compile(r"(\d+)/(\d+)")
 
@@ -42,7 +42,9 @@ READ_OPTIONS: dict[str, tuple[Any, Any]] = {
     "cleaners": (
         Annotated[
             str,
-            typer.Option(help="unicode,html: rules in their order; default: the recipe's, or unicode,invisible,mojibake."),
+            typer.Option(
+                help="unicode,html: rules in their order; none; default: the recipe's, or unicode,invisible,mojibake."
+            ),
         ],
         "",
     ),
@@ -141,14 +143,15 @@ def _request(data: list[str], cleaners: str, columns: list[str] | None, encoding
     from weitiao.core.shipped_recipes import shipped_recipes
     from weitiao.pipeline.cleaning_plan import CleaningRequest
 
-    named = split_names(cleaners)
+    no_rule = cleaners.strip() == NO_RULE
+    named = [] if no_rule else split_names(cleaners)
     for name in named:
         find("cleaner", name)
     is_recipe = len(data) == 1 and (Path(data[0]).suffix.lower() in (".yaml", ".yml") or data[0] in shipped_recipes())
     if is_recipe:
         recipe = read_recipe(data[0])
         sources, objective = list(recipe.data), recipe.objective
-        if not named and not any(x.cleaners for x in sources):
+        if not named and not no_rule and not any(x.cleaners for x in sources):
             raise RecipeError(
                 "{file}: its data name no cleaners. Add cleaners: [unicode, html] to a source, or use --cleaners.",
                 file=data[0],
@@ -156,8 +159,8 @@ def _request(data: list[str], cleaners: str, columns: list[str] | None, encoding
     else:
         columns_by_use = split_pairs(columns, "--columns") or None
         sources = [Source(path=x, columns=columns_by_use, encoding=encoding) for x in data]
-        objective, named = None, named or split_names(DEFAULT)
-    if named:
+        objective, named = None, named if named or no_rule else split_names(DEFAULT)
+    if named or no_rule:
         sources = [Source(**{**x.model_dump(mode="json"), "cleaners": named}) for x in sources]
     return CleaningRequest.of(sources, objective)
 

@@ -30,7 +30,8 @@ def inspection_record(inspection: Inspection) -> dict[str, Any]:
     """Everything, most valuable first; sentences are Messages, rows are told by file and line."""
     names = {x: masked_names(inspection.answers[x]) for x in NAMING if x in inspection.answers}
     inspection = replace(inspection, answers={**inspection.answers, **names})
-    items = advice(_findings(inspection))
+    facts = _findings(inspection)
+    items = advice(facts)
     files = [{**masked_names(x.as_json()), "file": str(x.path)} for x in inspection.files]
     counts = {key: sum(x[key] for x in files) for key in ("rows", "accepted", "bad", "excluded")}
     answers = {name: _with_examples(value, inspection) for name, value in inspection.answers.items()}
@@ -45,7 +46,7 @@ def inspection_record(inspection: Inspection) -> dict[str, Any]:
     ]
     return {
         "advice": [_advice(x, inspection) for x in items],
-        "command": combined_command(items, _named(inspection)),
+        "command": combined_command(items, facts),
         "rows": counts,
         "files": files,
         "sources": [str(x.path) for x in inspection.request.sources],
@@ -83,7 +84,11 @@ def _findings(inspection: Inspection) -> Findings:
 
 
 def _named(inspection: Inspection) -> str:
-    return shlex.join(x.path for x in inspection.request.sources)
+    """The files and what was said of them, which is the same for all, as a shell reads it."""
+    sources = inspection.request.sources
+    options = [x for name, column in (sources[0].columns or {}).items() for x in ("--columns", f"{name}={column}")]
+    options += ["--encoding", sources[0].encoding] if sources[0].encoding != "auto" else []
+    return shlex.join([*(x.path for x in sources), *options])
 
 
 def _location(where: SourceLocation) -> Message:

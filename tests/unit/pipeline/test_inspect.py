@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -337,6 +338,25 @@ def test_texts_whose_characters_are_counted_are_not_cleaned(tmp_path: Path) -> N
     record = inspected(file, "--out", "")
     remedy = next(x["remedy"] for x in record["advice"] if x["code"] == "personal")
     assert "clean" not in remedy and "personal_data" not in record["command"]
+
+    rows[1]["question"] = rows[0]["question"]
+    file.write_text("".join(f"{json.dumps(x)}\n" for x in rows), encoding="utf-8")
+    advised = [x["remedy"] for x in inspected(file, "--out", "")["advice"] if x["code"] == "exact_duplicates"]
+    for i, command in enumerate((*advised, inspected(file, "--out", "")["command"])):
+        out = tmp_path / f"out{i}"
+        code, output = weitiao(*shlex.split(command)[1:-1], out)
+        assert code == 0 and f"{i + 1} duplicates" in output  # of the same question; then also of nearly the same
+
+
+def test_commands_name_columns_and_encoding(tmp_path: Path) -> None:
+    file = tmp_path / "my rows.csv"
+    lines = [f"what is thing {i},the thing <b>number {i}</b> déjà vu.,x" for i in range(20)]
+    file.write_text("\n".join(["q,a,extra", *lines]), encoding="latin-1")
+    options = ("--columns", "prompt=q", "--columns", "completion=a", "--encoding", "latin-1")
+    record = inspected(file, *options, "--out", "")
+    for i, command in enumerate((record["advice"][0]["remedy"], record["command"])):
+        code, output = weitiao(*shlex.split(command)[1:-1], tmp_path / f"out{i}")
+        assert code == 0 and "20 repaired" in output, output
 
 
 def test_very_long_rows_are_compared_by_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

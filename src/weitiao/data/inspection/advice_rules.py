@@ -174,7 +174,6 @@ def _wrong_labels(facts: Findings) -> Iterator[Advice]:
 
 def _copies(facts: Findings) -> Iterator[Advice]:
     repetition = facts.answers["repetition"]
-    clean = f"weitiao data clean {facts.files} --deduplicate {{}} --out cleaned"
     exact, near = repetition["exact"], repetition["near"]
     if exact.rows:
         what = Message("rows are copies of an earlier row: they are learnt twice, and may be on both sides of a split")
@@ -184,7 +183,7 @@ def _copies(facts: Findings) -> Iterator[Advice]:
             what,
             exact.rows,
             facts.total,
-            clean.format("exact"),
+            facts.deduplicate("exact"),
             listed=exact.listed,
             deduplicate="exact",
         )
@@ -199,7 +198,7 @@ def _copies(facts: Findings) -> Iterator[Advice]:
             what,
             near.rows,
             facts.total,
-            clean.format("near"),
+            facts.deduplicate("near"),
             listed=near.listed,
             groups=groups,
             deduplicate="near",

@@ -9,7 +9,7 @@ from weitiao.data.personal_data.search import find_personal
 CHARACTERS = 160
 MARGIN = 20_000  # characters beyond what is shown that are looked through: a private key has thousands
 BEGUN = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*|[!-~]{20,}\Z", re.DOTALL)
-"""What may be the beginning of a secret in a text that was cut off: a key without its end, or a word that reaches the cut."""
+"""What may be the beginning of a secret in a text that was cut off: a key without its end, a word up to the cut."""
 SPACES = re.compile(r"\s+")
 
 
@@ -23,7 +23,7 @@ def excerpt(text: str, characters: int = CHARACTERS) -> str:
 
 
 def cut_excerpt(text: str, cut: int = 200) -> str:
-    """As `excerpt`, of a text that may have been cut off after so many characters: half a secret is not recognized as one."""
+    """An excerpt of a text that was cut off after `cut` characters, where half a secret may stand."""
     kept = text if len(text) < cut and "PRIVATE KEY-----" not in text else BEGUN.sub("…", text)
     return excerpt(kept)
 
