@@ -86,8 +86,12 @@ def clean(
         plan = cleaning.make_plan(request)
         cleaning.prepare_folder(Path(out), plan, shards)
         is_new = cleaning_shard.clean_shard(request, Path(out), number, shards)
-        text = "shard {shard} is finished in {folder}" if is_new else "shard {shard} was finished already in {folder}"
-        console.print(str(Message(text, shard=shard, folder=out)), markup=False)
+        done = Message(
+            "shard {shard} is finished in {folder}" if is_new else "shard {shard} was finished already in {folder}",
+            shard=shard,
+            folder=out,
+        )
+        console.print(str(done), markup=False)
         return
     else:
         workers = processes or os.cpu_count() or 1
@@ -128,9 +132,14 @@ def repair(
     if json:
         print_json({"back": result.back, "refused": list(result.refused), "untouched": result.untouched})
         return
-    text = "{back:,} rows are back in {folder}/rows.jsonl; {refused:,} still cannot be used, {untouched:,} are unchanged"
-    fields = {"back": result.back, "refused": len(result.refused), "untouched": result.untouched, "folder": folder}
-    print(Message(text, **fields))
+    done = Message(
+        "{back:,} rows are back in {folder}/rows.jsonl; {refused:,} still cannot be used, {untouched:,} are unchanged",
+        back=result.back,
+        refused=len(result.refused),
+        untouched=result.untouched,
+        folder=folder,
+    )
+    print(done)
     for line in result.refused:
         print(f"  {line}")
 
@@ -222,5 +231,7 @@ def _visible(piece: str, kind: str) -> str:
 
 
 def _show_folder(out: str, console: Console) -> None:
-    text = "train on it with data={folder}/rows.jsonl; also there: quarantine.jsonl, audit.jsonl, report.html"
-    console.print(str(Message(text, folder=out)), markup=False, soft_wrap=True)
+    done = Message(
+        "train on it with data={folder}/rows.jsonl; also there: quarantine.jsonl, audit.jsonl, report.html", folder=out
+    )
+    console.print(str(done), markup=False, soft_wrap=True)
