@@ -380,18 +380,3 @@ def test_copies_of_a_row_that_is_nearly_another_are_copies(tmp_path: Path) -> No
 def test_out_must_be_a_file(planted: Path) -> None:
     code, output = weitiao("data", "inspect", planted, "--out", "folder")
     assert code == 2 and "report.html" in output
-
-
-def test_out_replaces_only_an_earlier_page(tmp_path: Path) -> None:
-    file, page = tmp_path / "rows.jsonl", tmp_path / "new" / "page.html"
-    file.write_text('{"prompt": "one", "completion": "two."}\n', encoding="utf-8")
-    before = file.read_bytes()
-    code, output = weitiao("data", "inspect", file, "--out", file)
-    assert code == 2 and "overwritten" in output
-    assert file.read_bytes() == before
-    for _ in range(2):  # the second time it is there
-        assert weitiao("data", "inspect", file, "--out", page)[0] == 0
-    for place in (page.parent / "folder.html", file / "page.html"):
-        if place.parent.is_dir():
-            place.mkdir()
-        assert weitiao("data", "inspect", file, "--out", place)[0] == 2

@@ -84,7 +84,8 @@ def _bad_rows(facts: Findings) -> Iterator[Advice]:
         is_too_many = facts.bad > MAX_BAD * total
         what = Message("rows cannot be used; training stops at more than {allowed:.0%}", allowed=MAX_BAD)
         remedy = Message(
-            "mend them where they are, or max_bad_fraction: {share:.2g} in the recipe", share=facts.bad / total * 1.1
+            "mend them where they are, or max_bad_fraction: {share:.2g} in the recipe",
+            share=min(facts.bad / total * 1.1, 1),
         )
         yield Advice(
             "bad_rows",

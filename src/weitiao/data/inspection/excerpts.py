@@ -10,6 +10,10 @@ CHARACTERS = 160
 MARGIN = 20_000  # characters beyond what is shown that are looked through: a private key has thousands
 BEGUN = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*|[!-~]{20,}\Z", re.DOTALL)
 """What may be the beginning of a secret in a text that was cut off: a key without its end, a word up to the cut."""
+PICTURES: dict[int, int | str] = {code: 0x2400 + code for code in range(32)} | {
+    code: f"<U+{code:04X}>" for code in (*range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+"""Of what a terminal obeys, and of what turns the order of a line around."""
 SPACES = re.compile(r"\s+")
 
 
@@ -18,6 +22,8 @@ def excerpt(text: str, characters: int = CHARACTERS) -> str:
 
     >>> excerpt("电话13812345678，谢谢")
     '电话[手机号]，谢谢'
+    >>> excerpt("\\x1b[2Jgone")
+    '␛[2Jgone'
     """
     return around(text, 0, characters, 0)
 
@@ -35,7 +41,7 @@ def masked_names(value: Any) -> Any:
     [['good', 3], ['[MOBILE]', 1]]
     """
     if isinstance(value, str):
-        return excerpt(value) if find_personal(value) else value
+        return excerpt(value) if find_personal(value) else value.translate(PICTURES)
     if isinstance(value, dict):
         return {key: masked_names(x) for key, x in value.items()}
     return [masked_names(x) for x in value] if isinstance(value, (list, tuple)) else value
@@ -63,5 +69,5 @@ def around(text: str, start: int, end: int, characters: int = CHARACTERS // 4) -
         for x in spans
         if first <= before + x.start and before + x.end <= last
     ]
-    line = SPACES.sub(" ", replace_personal(text[first:last], moved, "mask")).strip()
+    line = SPACES.sub(" ", replace_personal(text[first:last], moved, "mask")).strip().translate(PICTURES)
     return f"{'…' if text[:first].strip() else ''}{line}{'…' if text[last:].strip() else ''}"
