@@ -155,7 +155,7 @@ def row_example(inspection: Inspection, row: int, cut: str = "row") -> Example:
     label = inspection.label_names[inspection.label_ids[row]] if len(inspection.label_ids) else ""
     return {
         "where": _location(inspection.store.where(row)),
-        "text": f"{text} → {excerpt(label, SHOWN_LABEL)}" if label else text,
+        "text": f"{text} → {excerpt(str(label), SHOWN_LABEL)}" if label else text,
     }
 
 

@@ -41,3 +41,15 @@ def test_cleaning_speaks_chinese(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "训练" in weitiao("data", "clean", file, "--out", out, "--processes", "1")[1].splitlines()[-1]
     assert "0 行已放回" in weitiao("data", "repair", out)[1]
     assert "已完成" in weitiao("data", "clean", file, "--out", tmp_path / "shards", "--shard", "1/1")[1]
+
+
+def test_remedies_and_reasons(tmp_path: Path) -> None:
+    """An encoding is no matter of columns; a reason that quotes a cell tells no secret."""
+    file, key = tmp_path / "rows.csv", "sk-proj-Ab3dE5gH7jK9mN1pQ3sT5vW7"
+    file.write_bytes("prompt,completion\n你好吗今天,我很好谢谢你\n什么是天气,天气就是大气的状态\n".encode("gb18030"))
+    output = weitiao("data", "inspect", file, "--out", "")[1]
+    assert "gb18030" in output and "columns:" not in output
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text(json.dumps({"messages": [{"role": key, "content": "x"}]}), encoding="utf-8")
+    code, output = weitiao("data", "inspect", bad, "--out", "")
+    assert code != 0 and "unknown role" in output and key not in output

@@ -13,6 +13,7 @@ MAX_BAD = 0.01  # of a recipe, by default
 NOTICED, FREQUENT = 0.002, 0.05  # shares from which a cleaner is proposed, and from which an opening is
 MAX_NAMED = 5
 ROW_RULES = ("as_an_ai", "quality")  # that leave rows out and change no text
+AS_FOUND = Message("nothing to do, if that is as it should be")
 FIRST = ("leaked", "secrets")  # whatever their share is
 
 
@@ -373,5 +374,5 @@ def _looks(facts: Findings) -> Iterator[Advice]:
                 Message(x.message),
                 0,
                 facts.total,
-                "data: {columns: {prompt: ..., completion: ...}}",
+                "data: {columns: {prompt: ..., completion: ...}}" if x.name == "columns" else AS_FOUND,
             )
