@@ -76,7 +76,7 @@ def _check_page(file: Path) -> None:
         with open(file, "rb") as opened:
             head = opened.read(PAGE_HEAD)
     except OSError as error:
-        raise usage_error("--out {out}: {error}", out=file, error=error) from None
+        raise usage_error("--out {out} cannot be written: {error}", out=file, error=error) from None
     if head and not (head.startswith(b"<!doctype html>") and b"weitiao</title>" in head):
         raise usage_error("--out {out} exists and is no page of weitiao: it would be overwritten. Name another.", out=file)
 
