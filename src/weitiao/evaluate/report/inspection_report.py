@@ -208,7 +208,7 @@ def _model(x: Mapping[str, Any]) -> Chapter:
     if x["special"]["rows"]:
         notes.append(Message("{n:,} rows spell special tokens of this model.", n=x["special"]["rows"]))
     head = (
-        Message("max_length"),
+        "max_length",
         Message("rows that lose their end"),
         Message("share"),
         Message("tokens that are lost"),
