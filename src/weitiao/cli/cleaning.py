@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from weitiao.pipeline.cleaning import Duplicates
     from weitiao.pipeline.cleaning_plan import CleaningRequest
 
-DEFAULT = "unicode,invisible,mojibake"
+DEFAULT, NO_RULE = "unicode,invisible,mojibake", "none"
 STYLES = {"same": "dim", "removed": "red strike", "added": "green"}
 SHARD = re.compile(r"(\d+)/(\d+)")
 
@@ -42,7 +42,9 @@ READ_OPTIONS: dict[str, tuple[Any, Any]] = {
     "cleaners": (
         Annotated[
             str,
-            typer.Option(help="unicode,html: rules in their order; default: the recipe's, or unicode,invisible,mojibake."),
+            typer.Option(
+                help="unicode,html: rules in their order; none; default: the recipe's, or unicode,invisible,mojibake."
+            ),
         ],
         "",
     ),
@@ -84,8 +86,12 @@ def clean(
         plan = cleaning.make_plan(request)
         cleaning.prepare_folder(Path(out), plan, shards)
         is_new = cleaning_shard.clean_shard(request, Path(out), number, shards)
-        text = "shard {shard} is finished in {folder}" if is_new else "shard {shard} was finished already in {folder}"
-        console.print(str(Message(text, shard=shard, folder=out)), markup=False)
+        done = Message(
+            "shard {shard} is finished in {folder}" if is_new else "shard {shard} was finished already in {folder}",
+            shard=shard,
+            folder=out,
+        )
+        console.print(str(done), markup=False)
         return
     else:
         workers = processes or os.cpu_count() or 1
@@ -126,9 +132,14 @@ def repair(
     if json:
         print_json({"back": result.back, "refused": list(result.refused), "untouched": result.untouched})
         return
-    text = "{back:,} rows are back in {folder}/rows.jsonl; {refused:,} still cannot be used, {untouched:,} are unchanged"
-    fields = {"back": result.back, "refused": len(result.refused), "untouched": result.untouched, "folder": folder}
-    print(Message(text, **fields))
+    done = Message(
+        "{back:,} rows are back in {folder}/rows.jsonl; {refused:,} still cannot be used, {untouched:,} are unchanged",
+        back=result.back,
+        refused=len(result.refused),
+        untouched=result.untouched,
+        folder=folder,
+    )
+    print(done)
     for line in result.refused:
         print(f"  {line}")
 
@@ -141,14 +152,15 @@ def _request(data: list[str], cleaners: str, columns: list[str] | None, encoding
     from weitiao.core.shipped_recipes import shipped_recipes
     from weitiao.pipeline.cleaning_plan import CleaningRequest
 
-    named = split_names(cleaners)
+    no_rule = cleaners.strip() == NO_RULE
+    named = [] if no_rule else split_names(cleaners)
     for name in named:
         find("cleaner", name)
     is_recipe = len(data) == 1 and (Path(data[0]).suffix.lower() in (".yaml", ".yml") or data[0] in shipped_recipes())
     if is_recipe:
         recipe = read_recipe(data[0])
         sources, objective = list(recipe.data), recipe.objective
-        if not named and not any(x.cleaners for x in sources):
+        if not named and not no_rule and not any(x.cleaners for x in sources):
             raise RecipeError(
                 "{file}: its data name no cleaners. Add cleaners: [unicode, html] to a source, or use --cleaners.",
                 file=data[0],
@@ -156,8 +168,8 @@ def _request(data: list[str], cleaners: str, columns: list[str] | None, encoding
     else:
         columns_by_use = split_pairs(columns, "--columns") or None
         sources = [Source(path=x, columns=columns_by_use, encoding=encoding) for x in data]
-        objective, named = None, named or split_names(DEFAULT)
-    if named:
+        objective, named = None, named if named or no_rule else split_names(DEFAULT)
+    if named or no_rule:
         sources = [Source(**{**x.model_dump(mode="json"), "cleaners": named}) for x in sources]
     return CleaningRequest.of(sources, objective)
 
@@ -219,5 +231,7 @@ def _visible(piece: str, kind: str) -> str:
 
 
 def _show_folder(out: str, console: Console) -> None:
-    text = "train on it with data={folder}/rows.jsonl; also there: quarantine.jsonl, audit.jsonl, report.html"
-    console.print(str(Message(text, folder=out)), markup=False, soft_wrap=True)
+    done = Message(
+        "train on it with data={folder}/rows.jsonl; also there: quarantine.jsonl, audit.jsonl, report.html", folder=out
+    )
+    console.print(str(done), markup=False, soft_wrap=True)

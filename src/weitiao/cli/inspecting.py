@@ -1,5 +1,6 @@
 """`weitiao data inspect`: look at files before they are trained on."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from weitiao.core.messages import Message
 SIGNS = {"must": ("✗", "bold red"), "should": ("!", "bold yellow"), "look": ("·", "cyan")}
 SHOWN_EXAMPLES = 2
 SHOWN_CUT_OFFS = 6
+PAGE_HEAD = 1024  # bytes: the title is in them
 
 
 def inspect(
@@ -40,6 +42,8 @@ def inspect(
 
     if out and not Path(out).suffix:
         raise usage_error("--out {out}: name a file, as in --out report.html", out=out)
+    if out:
+        _check_page(Path(out))
     named = split_pairs(columns, "--columns") or None
     sources = tuple(Source(path=x, columns=named, encoding=encoding) for x in files)
     held_out = tuple(Source(path=x, columns=named, encoding=encoding) for x in eval or ())
@@ -59,6 +63,22 @@ def inspect(
     _show(record, console)
     if out:
         console.print(str(Message("everything, with more examples: {file}", file=out)), markup=False, soft_wrap=True)
+
+
+def _check_page(file: Path) -> None:
+    """Before anything is read: a page can be written here, and replaces nothing but an earlier page."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+        if not file.exists():
+            return
+        with open(file, "rb") as opened:
+            head = opened.read(PAGE_HEAD)
+    except OSError as error:
+        raise usage_error("--out {out} cannot be written: {error}", out=file, error=error) from None
+    if head and not (head.startswith(b"<!doctype html>") and b"weitiao</title>" in head):
+        raise usage_error("--out {out} exists and is no page of weitiao: it would be overwritten. Name another.", out=file)
 
 
 def _show(record: dict[str, Any], console: Console) -> None:

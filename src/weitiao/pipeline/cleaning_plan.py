@@ -22,7 +22,7 @@ from weitiao.data.cleaning import check_cleaners
 from weitiao.data.columns import ColumnMapping
 from weitiao.data.file_kinds import check_kind
 from weitiao.data.line_ranges import is_splittable
-from weitiao.data.mapping import find_mapping
+from weitiao.data.mapping import find_mapping, named_mapping
 from weitiao.data.read import INFERENCE_ROWS, files_of, reader_of
 from weitiao.data.records import Reader, Record
 from weitiao.data.unpacking import on_disk
@@ -157,11 +157,13 @@ def _mapping(path: Path, reader: str, source: Source, objective: Objective | Non
     head = [x for x in itertools.islice(items, INFERENCE_ROWS) if isinstance(x, Record)]
     if not head:
         raise DataError("data: {file} has no usable row.", file=path)
-    if objective is None and not source.columns:
+    rows = [x.fields for x in head]
+    if objective is None and source.columns:
+        return named_mapping(rows, source.columns, str(path))
+    if objective is None:
         return choose_mapping(head, str(path), "").mapping
-    kind = objective.part(source.task).traits.example_type if objective else choose_mapping(head, str(path), "").mapping
-    example_type = kind if isinstance(kind, type) else kind.example_type
-    return find_mapping([x.fields for x in head], example_type, source.columns, str(path))
+    example_type = objective.part(source.task).traits.example_type
+    return find_mapping(rows, example_type, source.columns, str(path))
 
 
 def _identity(request: CleaningRequest, files: Sequence[PlannedFile]) -> str:

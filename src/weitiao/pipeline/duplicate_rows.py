@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from weitiao.data.columns import ColumnMapping
-from weitiao.data.duplicates.clusters import find_duplicates
+from weitiao.data.duplicates.clusters import Clusters, find_duplicates
 from weitiao.data.text_parts import text_parts
 from weitiao.pipeline.cleaned_folder import DUPLICATES, PLACES, ROWS, Balance, json_line, load_places
 
@@ -34,9 +34,8 @@ def move_duplicates(
         Rows that could not be compared with all candidates, since very many agreed.
     """
     clusters = find_duplicates(_texts(folder, mapping), similarity)
-    originals = np.where(clusters.equals_first | near, clusters.first, np.arange(len(clusters.first)))
-    requested = {int(x) for x in originals[originals != np.arange(len(originals))]}
-    learnt = {i: _learnt(row, mapping) for i, row in enumerate(_rows(folder)) if i in requested}
+    originals = _originals(folder, mapping, clusters, near)
+    is_equal = clusters.first_equal == clusters.first_equal[originals]
     positions = load_places(folder)
     stays = np.ones(len(positions), bool)
     paths = [folder / f".{os.getpid()}.{name}" for name in (ROWS, DUPLICATES)]
@@ -47,19 +46,40 @@ def move_duplicates(
     ):
         for i, line in enumerate(old):
             first = int(originals[i])
-            if first == i or _learnt(json.loads(line), mapping) != learnt[first]:
+            if first == i:
                 rows.write(line)
                 continue
             stays[i] = False
             here, there = positions[i], positions[first]
             record = {"file": files[here["file"]], "line": int(here["line"]), "row": json.loads(line)}
             copy_of = {"file": files[there["file"]], "line": int(there["line"])}
-            duplicates.write(json_line({**record, "copy_of": copy_of, "equal": bool(clusters.equals_first[i])}))
+            duplicates.write(json_line({**record, "copy_of": copy_of, "equal": bool(is_equal[i])}))
             balance.move("repaired" if here["repaired"] else "accepted", "duplicate", int(here["bytes"]))
     os.replace(paths[0], folder / ROWS)
     os.replace(paths[1], folder / DUPLICATES)
     np.save(folder / PLACES, positions[stays])
     return clusters.capped
+
+
+def _originals(folder: Path, mapping: ColumnMapping, clusters: Clusters, near: bool) -> np.ndarray:
+    """(rows,) the row that each is a copy of; its own index for one that stays.
+
+    For `near` the first row of the cluster, otherwise (or if what is learnt differs there) the first equal row.
+    """
+    originals = np.arange(len(clusters.first))
+    firsts = clusters.first if near else clusters.first_equal
+    is_member = np.isin(firsts, firsts[firsts != originals])
+    earliest: dict[tuple[int, str], int] = {}  # (first equal row, what is learnt) -> the first such row
+    learnt: dict[int, str] = {}
+    for i, row in enumerate(_rows(folder)):
+        if not is_member[i]:
+            continue
+        first, text = int(firsts[i]), json.dumps(_learnt(row, mapping), sort_keys=True, default=str)
+        if first == i:
+            learnt[i] = text
+        copy = earliest.setdefault((int(clusters.first_equal[i]), text), i)
+        originals[i] = first if learnt[first] == text else copy
+    return originals
 
 
 def _rows(folder: Path) -> Iterator[dict[str, Any]]:

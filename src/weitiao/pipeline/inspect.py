@@ -17,6 +17,7 @@ from weitiao.data.duplicates.signatures import Signatures, sign
 from weitiao.data.inspection.answers import OddAnswers
 from weitiao.data.inspection.classes import ClassCounts
 from weitiao.data.inspection.conflicts import Conflicts
+from weitiao.data.inspection.excerpts import excerpt
 from weitiao.data.inspection.leakage import leakage
 from weitiao.data.inspection.lengths import CharacterLengths
 from weitiao.data.inspection.markers import Markers
@@ -33,6 +34,7 @@ from weitiao.data.inspection.wrong_labels import MAX_ROWS, wrong_labels
 from weitiao.pipeline.inspection_rows import Accepted, InspectedFile, batches, opened
 
 SEED, SAMPLE = 1, 50_000
+SHOWN_REASON = 1000  # characters: a reason may quote a cell
 MAX_COMPARED = 1_000_000  # characters of a row: comparing takes some 60 bytes for each
 ModelLook = Callable[[Sequence[tuple[int, Example]], int], dict[str, Any]]
 """A sample of rows, and of how many they are one -> what a model makes of them (pipeline/inspect_model.py)."""
@@ -119,7 +121,8 @@ def inspect(request: InspectionRequest, model: ModelLook | None, reporter: Repor
     if not len(store):
         first = next((x for file in files for y in file.bad.examples.values() for x in y), None)
         if first is not None:
-            raise DataError("data: no row can be used. First: {where}: {reason}", where=first.where, reason=first.reason)
+            reason = excerpt(str(first.reason), SHOWN_REASON)
+            raise DataError("data: no row can be used. First: {where}: {reason}", where=first.where, reason=reason)
         raise DataError("data: there is no row to train on.")
     labels = questions.conflicts
     inspection = Inspection(request, files, store, held_out, labels.label_names, labels.label_ids)

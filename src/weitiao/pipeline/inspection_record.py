@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from weitiao.core.intervals import wilson
 from weitiao.core.messages import Message, joined
 from weitiao.data.inspection.advice import LEVELS, Advice, Findings, combined_command
 from weitiao.data.inspection.advice_rules import advice
-from weitiao.data.inspection.excerpts import end_of, excerpt
+from weitiao.data.inspection.excerpts import cut_excerpt, end_of, excerpt, masked_names
 from weitiao.data.inspection.occurrences import EXAMPLES, LISTED, Occurrences
 from weitiao.data.personal_data.search import find_personal
 from weitiao.evaluate.report.inspection_report import write_inspection_report
@@ -19,6 +20,7 @@ from weitiao.pipeline.inspect import Inspection
 from weitiao.pipeline.inspection_rows import Accepted
 
 SHOWN_LABEL = 40  # characters of a label
+NAMING = ("classes", "wrong_labels")  # questions whose answers name classes, which may be anything that is written
 
 Example = dict[str, Message | str]
 """{where, text}: a row that is shown."""
@@ -26,8 +28,11 @@ Example = dict[str, Message | str]
 
 def inspection_record(inspection: Inspection) -> dict[str, Any]:
     """Everything, most valuable first; sentences are Messages, rows are told by file and line."""
-    items = advice(_findings(inspection))
-    files = [x.as_json() for x in inspection.files]
+    names = {x: masked_names(inspection.answers[x]) for x in NAMING if x in inspection.answers}
+    inspection = replace(inspection, answers={**inspection.answers, **names})
+    facts = _findings(inspection)
+    items = advice(facts)
+    files = [{**masked_names(x.as_json()), "file": str(x.path)} for x in inspection.files]
     counts = {key: sum(x[key] for x in files) for key in ("rows", "accepted", "bad", "excluded")}
     answers = {name: _with_examples(value, inspection) for name, value in inspection.answers.items()}
     answers["bad"] = [
@@ -41,7 +46,7 @@ def inspection_record(inspection: Inspection) -> dict[str, Any]:
     ]
     return {
         "advice": [_advice(x, inspection) for x in items],
-        "command": combined_command(items, _named(inspection)),
+        "command": combined_command(items, facts),
         "rows": counts,
         "files": files,
         "sources": [str(x.path) for x in inspection.request.sources],
@@ -79,7 +84,11 @@ def _findings(inspection: Inspection) -> Findings:
 
 
 def _named(inspection: Inspection) -> str:
-    return shlex.join(x.path for x in inspection.request.sources)
+    """The files and what was said of them, which is the same for all, as a shell reads it."""
+    sources = inspection.request.sources
+    options = [x for name, column in (sources[0].columns or {}).items() for x in ("--columns", f"{name}={column}")]
+    options += ["--encoding", sources[0].encoding] if sources[0].encoding != "auto" else []
+    return shlex.join([*(x.path for x in sources), *options])
 
 
 def _location(where: SourceLocation) -> Message:
@@ -89,7 +98,7 @@ def _location(where: SourceLocation) -> Message:
 def _reason(row: BadRow) -> Message:
     """Why a row cannot be used, and its beginning."""
     reason = _without_personal(Message(row.reason))
-    return joined(" — ", [reason, excerpt(row.excerpt)]) if row.excerpt else reason
+    return joined(" — ", [reason, cut_excerpt(row.excerpt)]) if row.excerpt else reason
 
 
 def _without_personal(message: Message) -> Message:
@@ -144,7 +153,10 @@ def row_example(inspection: Inspection, row: int, cut: str = "row") -> Example:
     prompt, answer = inspection.store.texts(row)
     text = {"answer": excerpt(answer), "end": end_of(answer)}.get(cut) or _both(prompt, answer)
     label = inspection.label_names[inspection.label_ids[row]] if len(inspection.label_ids) else ""
-    return {"where": _location(inspection.store.where(row)), "text": f"{text} → {label[:SHOWN_LABEL]}" if label else text}
+    return {
+        "where": _location(inspection.store.where(row)),
+        "text": f"{text} → {excerpt(str(label), SHOWN_LABEL)}" if label else text,
+    }
 
 
 def _both(prompt: str, answer: str) -> str:

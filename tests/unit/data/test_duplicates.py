@@ -81,6 +81,7 @@ def test_shards_give_the_same_clusters(parts: int, tmp_path: Path) -> None:
         shards.append(Signatures.load(tmp_path / str(i)))
     joined = cluster(shards)
     assert np.array_equal(joined.first, whole.first) and np.array_equal(joined.equals_first, whole.equals_first)
+    assert np.array_equal(joined.first_equal, whole.first_equal)
     (tmp_path / "0" / "bands.npy").unlink()
     with pytest.raises(DataError, match="holds no signatures"):
         Signatures.load(tmp_path / "0")

@@ -155,3 +155,12 @@ def test_every_kind_has_labels_in_both_languages() -> None:
 def test_only_some_kinds() -> None:
     text = "电话13812345678，邮箱 li@foo.cn"
     assert [x.kind for x in find_personal(text, ["email"])] == ["email"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\\n"])
+def test_private_keys_with_line_ends_as_in_json(end: str) -> None:
+    """A service account's file pasted into a text writes them as two characters."""
+    key = end.join(
+        ["-----BEGIN PRIVATE KEY-----", *["MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBK"] * 5, "-----END PRIVATE KEY-----"]
+    )
+    assert certain(f'{{"private_key": "{key}"}}') == [("api_key", key)]

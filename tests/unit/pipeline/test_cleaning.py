@@ -206,6 +206,20 @@ def test_duplicates_by_text_and_label(tmp_path: Path) -> None:
     assert [(x["line"], x["copy_of"]["line"]) for x in copies] == [(2, 1), (5, 4)]
 
 
+@pytest.mark.parametrize(("kind", "lines"), [("exact", [1, 2, 3]), ("near", [1, 2])])
+def test_a_copy_is_one_whatever_row_comes_first_in_its_cluster(tmp_path: Path, kind: str, lines: list[int]) -> None:
+    """Line 2 is near to line 1 and has another label, line 3 has the same one: their copies are copies of them."""
+    long = "The old mill by the river made paper and cloth for all of the town for many long years before the trains"
+    rows = [{"text": f"{long} {i}.", "label": label} for i, label in ((1, "a"), (2, "b"), (3, "a"))]
+    file, out = tmp_path / "rows.jsonl", tmp_path / "out"
+    file.write_text("".join(f"{json.dumps(x)}\n" for x in rows * 3), encoding="utf-8")
+    code, output = weitiao("data", "clean", file, "--out", out, "--deduplicate", kind, "--processes", "1")
+    assert code == 0, output
+    assert list(read_lines(out / "rows.jsonl")) == [rows[line - 1] for line in lines]
+    copies = {x["line"]: x["copy_of"]["line"] for x in read_lines(out / "duplicates.jsonl")}
+    assert (copies[5], copies[9]) == (2, 3 if kind == "exact" else 1)
+
+
 def test_dry_run_writes_nothing(dirty: Path, tmp_path: Path) -> None:
     was = sorted(tmp_path.iterdir())
     code, output = weitiao("data", "clean", dirty, "--dry-run", "--cleaners", CLEANERS)

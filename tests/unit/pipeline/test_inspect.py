@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,24 @@ def test_nothing_secret_is_shown(planted: Path, tmp_path: Path) -> None:
         assert PHONE not in text and KEY[3:] not in text and KEY[:16] not in text
 
 
+def test_names_and_cut_rows_are_masked_too(tmp_path: Path) -> None:
+    """Classes, answers that are a closed set, tasks, and rows of which only the beginning is kept."""
+    lines = ["MIIEpAIBAAKCAQEA7bq0abcdefGHIJKLmnop"] * 9
+    pem = "\n".join(["-----BEGIN RSA PRIVATE KEY-----", *lines, "-----END RSA PRIVATE KEY-----"])
+    closed = [f"Call {PHONE} now.", f"The key is {KEY} now."] * 12
+    rows = {
+        "closed": [{"prompt": f"Question {i}?", "completion": x, "source": f"{PHONE} {KEY}"} for i, x in enumerate(closed)],
+        "labels": [{"text": f"Text {i}", "label": KEY.lower() if i == 9 else KEY if i % 2 else PHONE} for i in range(24)],
+        "cut": [{"prompt": f"One {i}", "completion": "Two."} for i in range(9)] + [{"prompt": pem, "completion": ""}],
+    }
+    for name, records in rows.items():
+        file, page = tmp_path / f"{name}.jsonl", tmp_path / f"{name}.html"
+        file.write_text("".join(f"{json.dumps(x)}\n" for x in records), encoding="utf-8")
+        record = inspected(file, "--labels", "--out", page)
+        for text in (json.dumps(record), weitiao("data", "inspect", file, "--out", "")[1], page.read_text("utf-8")):
+            assert not any(x in text for x in (PHONE, KEY[3:], KEY[:16], KEY.lower()[8:], lines[0][:8]))
+
+
 def test_page_stands_alone_in_two_languages(planted: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     inspected(planted, "--out", page)
@@ -142,6 +161,7 @@ def test_page_stands_alone_in_two_languages(planted: Path, tmp_path: Path) -> No
         assert outside not in text
     for name in LANGUAGES:
         assert text.count(f'<span lang="{name}">') > 40
+    assert "<title>Inspection of data · 数据检视 · weitiao</title>" in text  # no markup can be there
     assert '<span lang="en">What to do first</span><span lang="zh">首先要做的</span>' in text
 
 
@@ -319,6 +339,25 @@ def test_texts_whose_characters_are_counted_are_not_cleaned(tmp_path: Path) -> N
     remedy = next(x["remedy"] for x in record["advice"] if x["code"] == "personal")
     assert "clean" not in remedy and "personal_data" not in record["command"]
 
+    rows[1]["question"] = rows[0]["question"]
+    file.write_text("".join(f"{json.dumps(x)}\n" for x in rows), encoding="utf-8")
+    advised = [x["remedy"] for x in inspected(file, "--out", "")["advice"] if x["code"] == "exact_duplicates"]
+    for i, command in enumerate((*advised, inspected(file, "--out", "")["command"])):
+        out = tmp_path / f"out{i}"
+        code, output = weitiao(*shlex.split(command)[1:-1], out)
+        assert code == 0 and f"{i + 1} duplicates" in output  # of the same question; then also of nearly the same
+
+
+def test_commands_name_columns_and_encoding(tmp_path: Path) -> None:
+    file = tmp_path / "my rows.csv"
+    lines = [f"what is thing {i},the thing <b>number {i}</b> déjà vu.,x" for i in range(20)]
+    file.write_text("\n".join(["q,a,extra", *lines]), encoding="latin-1")
+    options = ("--columns", "prompt=q", "--columns", "completion=a", "--encoding", "latin-1")
+    record = inspected(file, *options, "--out", "")
+    for i, command in enumerate((record["advice"][0]["remedy"], record["command"])):
+        code, output = weitiao(*shlex.split(command)[1:-1], tmp_path / f"out{i}")
+        assert code == 0 and "20 repaired" in output, output
+
 
 def test_very_long_rows_are_compared_by_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inspect_module, "MAX_COMPARED", 100)
@@ -327,6 +366,15 @@ def test_very_long_rows_are_compared_by_all_of_them(tmp_path: Path, monkeypatch:
     file.write_text("".join(f"{json.dumps(x)}\n" for x in rows), encoding="utf-8")
     repetition = inspected(file, "--out", "")["repetition"]
     assert repetition["exact"]["examples"][0]["where"].endswith("line 3") and repetition["exact"]["rows"] == 1
+
+
+def test_copies_of_a_row_that_is_nearly_another_are_copies(tmp_path: Path) -> None:
+    long = "The old mill by the river made paper and cloth for all of the town for many long years before the trains"
+    rows = [{"text": f"{long} {i}.", "label": label} for i, label in ((1, "a"), (2, "b"), (3, "a"))] * 3
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(f"{json.dumps(x)}\n" for x in rows), encoding="utf-8")
+    codes = by_code(inspected(file, "--out", ""))
+    assert [codes[x] for x in ("exact_duplicates", "near_duplicates", "near_conflicts")] == [6, 1, 1]
 
 
 def test_out_must_be_a_file(planted: Path) -> None:

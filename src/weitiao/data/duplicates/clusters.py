@@ -19,6 +19,8 @@ class Clusters:
     """(rows,) int64: the first row of each row's cluster; its own index for a row without an earlier duplicate."""
     equals_first: np.ndarray
     """(rows,) bool: the row and the first row of its cluster are equal once folded."""
+    first_equal: np.ndarray
+    """(rows,) int64: the first row that is equal once folded; its own index for the first one."""
     capped: int
     """Rows that were not compared with all their candidates, since very many agreed: some duplicates may be left."""
 
@@ -62,7 +64,9 @@ def cluster(shards: Sequence[Signatures]) -> Clusters:
     first_of = np.full(len(rows), len(component))
     np.minimum.at(first_of, component, np.arange(len(component)))
     first = first_of[component]
-    return Clusters(first, rows.distinct_of == rows.distinct_of[first], int(rows.capped[rows.distinct_of].sum()))
+    _, earliest, which = np.unique(rows.distinct_of, return_index=True, return_inverse=True)
+    equals_first = rows.distinct_of == rows.distinct_of[first]
+    return Clusters(first, equals_first, earliest[which.reshape(-1)], int(rows.capped[rows.distinct_of].sum()))
 
 
 def edited_share(similarity: float, characters: int) -> float:

@@ -62,7 +62,7 @@ class Findings:
     total: int
     bad: int
     files: str
-    """The files, as a shell reads them."""
+    """The files with their columns and encoding, as a shell reads them."""
     has_offsets: bool = False
     """Other columns count characters of the texts: no rule may change them."""
     columns: Sequence[Finding] = ()
@@ -72,8 +72,13 @@ class Findings:
         """The command that cleans the files with a rule."""
         return f"weitiao data clean {self.files} --cleaners {rule} --out cleaned"
 
+    def deduplicate(self, kind: str) -> str:
+        """The command that leaves duplicates out; where no text may change, without the rules that run by default."""
+        rules = " --cleaners none" if self.has_offsets else ""
+        return f"weitiao data clean {self.files}{rules} --deduplicate {kind} --out cleaned"
 
-def combined_command(items: Sequence[Advice], files: str) -> str:
+
+def combined_command(items: Sequence[Advice], facts: Findings) -> str:
     """One command for everything that `weitiao data clean` can do about it; "" if that is nothing."""
     rules = list(dict.fromkeys(x.cleaner for x in items if x.cleaner))
     order = [
@@ -92,7 +97,7 @@ def combined_command(items: Sequence[Advice], files: str) -> str:
     near = "near" if "near" in duplicates else "exact"
     if not rules and not duplicates:
         return ""
-    parts = ["weitiao data clean", files]
-    parts += [f"--cleaners {','.join(rules)}"] if rules else []
-    parts += [f"--deduplicate {near}"] if duplicates else []
-    return " ".join([*parts, "--out cleaned"])
+    if not rules:
+        return facts.deduplicate(near)
+    command = facts.clean(",".join(rules))
+    return command.replace(" --out cleaned", f" --deduplicate {near} --out cleaned") if duplicates else command

@@ -13,6 +13,7 @@ MAX_BAD = 0.01  # of a recipe, by default
 NOTICED, FREQUENT = 0.002, 0.05  # shares from which a cleaner is proposed, and from which an opening is
 MAX_NAMED = 5
 ROW_RULES = ("as_an_ai", "quality")  # that leave rows out and change no text
+AS_FOUND = Message("nothing to do, if that is as it should be")
 FIRST = ("leaked", "secrets")  # whatever their share is
 
 
@@ -84,7 +85,8 @@ def _bad_rows(facts: Findings) -> Iterator[Advice]:
         is_too_many = facts.bad > MAX_BAD * total
         what = Message("rows cannot be used; training stops at more than {allowed:.0%}", allowed=MAX_BAD)
         remedy = Message(
-            "mend them where they are, or max_bad_fraction: {share:.2g} in the recipe", share=facts.bad / total * 1.1
+            "mend them where they are, or max_bad_fraction: {share:.2g} in the recipe",
+            share=min(facts.bad / total * 1.1, 1),
         )
         yield Advice(
             "bad_rows",
@@ -174,7 +176,6 @@ def _wrong_labels(facts: Findings) -> Iterator[Advice]:
 
 def _copies(facts: Findings) -> Iterator[Advice]:
     repetition = facts.answers["repetition"]
-    clean = f"weitiao data clean {facts.files} --deduplicate {{}} --out cleaned"
     exact, near = repetition["exact"], repetition["near"]
     if exact.rows:
         what = Message("rows are copies of an earlier row: they are learnt twice, and may be on both sides of a split")
@@ -184,7 +185,7 @@ def _copies(facts: Findings) -> Iterator[Advice]:
             what,
             exact.rows,
             facts.total,
-            clean.format("exact"),
+            facts.deduplicate("exact"),
             listed=exact.listed,
             deduplicate="exact",
         )
@@ -199,7 +200,7 @@ def _copies(facts: Findings) -> Iterator[Advice]:
             what,
             near.rows,
             facts.total,
-            clean.format("near"),
+            facts.deduplicate("near"),
             listed=near.listed,
             groups=groups,
             deduplicate="near",
@@ -373,5 +374,5 @@ def _looks(facts: Findings) -> Iterator[Advice]:
                 Message(x.message),
                 0,
                 facts.total,
-                "data: {columns: {prompt: ..., completion: ...}}",
+                "data: {columns: {prompt: ..., completion: ...}}" if x.name == "columns" else AS_FOUND,
             )

@@ -13,7 +13,8 @@ SHOWN_CLUSTERS, SHOWN_PAIRS, SHOWN_ROWS = 12, 3, 4  # clusters, clusters of two 
 def repetition(clusters: Clusters, label_ids: np.ndarray) -> dict[str, Any]:
     """Duplicates as `weitiao data clean --deduplicate` counts them, and the largest clusters.
 
-    A row whose first similar row has another label is no duplicate but a contradiction, and counted apart.
+    A row that has no earlier copy, and whose first similar row has another label, is no duplicate but a contradiction, and
+    counted apart.
 
     Args:
         label_ids: (rows,) equal where what is learnt besides the texts is equal.
@@ -23,16 +24,24 @@ def repetition(clusters: Clusters, label_ids: np.ndarray) -> dict[str, Any]:
     """
     rows = np.arange(len(clusters.first))
     is_later, same_label = clusters.first != rows, label_ids == label_ids[clusters.first]
-    exact = is_later & clusters.equals_first & same_label
-    near = is_later & ~clusters.equals_first & same_label
+    exact = _copies(clusters.first_equal, label_ids)
+    near = is_later & ~exact & same_label
     return {
         "exact": Occurrences.of(np.flatnonzero(exact)),
         "near": Occurrences.of(np.flatnonzero(near)),
-        "other_label": Occurrences.of(np.flatnonzero(is_later & ~clusters.equals_first & ~same_label)),
+        "other_label": Occurrences.of(np.flatnonzero(is_later & ~exact & ~clusters.equals_first & ~same_label)),
         "clusters": list(_largest(clusters, is_later)),
         "capped": clusters.capped,
         "similarity": SIMILARITY,
     }
+
+
+def _copies(first_equal: np.ndarray, label_ids: np.ndarray) -> np.ndarray:
+    """(rows,) bool: an earlier row has the same text and the same label, whatever row comes first in their cluster."""
+    pairs = np.stack([first_equal, label_ids], axis=1)
+    is_copy = np.ones(len(pairs), bool)
+    is_copy[np.unique(pairs, axis=0, return_index=True)[1]] = False
+    return is_copy
 
 
 def _largest(clusters: Clusters, is_later: np.ndarray) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from weitiao.core.messages import Message, joined
-from weitiao.evaluate.report.page import write_page
+from weitiao.evaluate.report.page import in_each_language, write_page
 
 SHOWN_LINES = 200  # line numbers of one thing to do, by file
 SHOWN_WORST = 50  # labels that are likely wrong
@@ -64,6 +64,7 @@ def contents(record: Mapping[str, Any]) -> dict[str, Any]:
     levels = {x["level"] for x in record["advice"]}
     return {
         "label": LABELS,
+        "tab": in_each_language(LABELS["title"]),
         "files": record["files"],
         "rows_line": Message("{rows:,} rows: {accepted:,} can be used, {bad:,} cannot", **record["rows"]),
         "worst": "worse" if "must" in levels else "" if levels else "better",
@@ -207,7 +208,7 @@ def _model(x: Mapping[str, Any]) -> Chapter:
     if x["special"]["rows"]:
         notes.append(Message("{n:,} rows spell special tokens of this model.", n=x["special"]["rows"]))
     head = (
-        Message("max_length"),
+        "max_length",
         Message("rows that lose their end"),
         Message("share"),
         Message("tokens that are lost"),

@@ -31,7 +31,7 @@ WORD = (
     r"|token|passw(?:or)?d|pwd|密钥|密码|口令|令牌|授权码)"
 )
 PATTERN = re.compile(
-    r"-----BEGIN (?:[A-Z]{2,9} ){0,2}PRIVATE KEY-----[A-Za-z0-9+/=\s:,.-]{20,8000}?"
+    r"-----BEGIN (?:[A-Z]{2,9} ){0,2}PRIVATE KEY-----[A-Za-z0-9+/=\s\\:,.-]{20,8000}?"  # \\: in JSON
     rf"-----END (?:[A-Z]{{2,9}} ){{0,2}}PRIVATE KEY-----"
     rf"|(?<![A-Za-z0-9_-])(?P<prefixed>{'|'.join(PREFIXES)})(?![A-Za-z0-9_-])"
     rf"|(?<![A-Za-z])(?i:{WORD})[\"']?[ ]?(?:[:=是为]|=>|is)[ ]?[\"']?"
