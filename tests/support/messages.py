@@ -9,7 +9,7 @@ import json
 import os
 import string
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,27 @@ def calls_of(tree: ast.AST, names: set[str]) -> Iterator[ast.Call]:
                 yield node
 
 
-def constants_of(node: ast.expr) -> Iterator[str]:
-    """The string constants that an argument can be: itself, or the branches of `a if x else b`."""
+def constants_of(node: ast.expr, assigned: Mapping[str, list[ast.expr]]) -> Iterator[str]:
+    """The string constants that an argument can be: itself, the branches of `a if x else b`, or what a name stands for."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         yield node.value
     elif isinstance(node, ast.IfExp):
-        yield from constants_of(node.body)
-        yield from constants_of(node.orelse)
+        yield from constants_of(node.body, assigned)
+        yield from constants_of(node.orelse, assigned)
+    elif isinstance(node, ast.Name):
+        for value in assigned.get(node.id, ()):
+            yield from constants_of(value, {})
+
+
+def assigned_constants(tree: ast.AST) -> dict[str, list[ast.expr]]:
+    """Name -> what is assigned to it anywhere in the file: `text = "..."`, then `Message(text, ...)`."""
+    assigned: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                if isinstance(target, ast.Name):
+                    assigned.setdefault(target.id, []).append(node.value)
+    return assigned
 
 
 def templates() -> dict[str, str]:
@@ -59,8 +73,9 @@ def templates() -> dict[str, str]:
     for path in source_files():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         place = str(path.relative_to(ROOT))
+        assigned = assigned_constants(tree)
         for call in calls_of(tree, names):
-            for text in constants_of(call.args[0]) if call.args else ():
+            for text in constants_of(call.args[0], assigned) if call.args else ():
                 if has_words(text):
                     found.setdefault(text, f"{place}:{call.lineno}")
     return found

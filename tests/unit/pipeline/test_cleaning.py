@@ -139,7 +139,7 @@ def test_killed_shard_changes_nothing(dirty: Path, tmp_path: Path, monkeypatch: 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_keeps_finished_shards(tmp_path: Path) -> None:
     file, out = tmp_path / "rows.jsonl", tmp_path / "out"
-    rows = (json.dumps({"text": f"第{i}行 <b>好</b>" * 20}, ensure_ascii=False) + "\n" for i in range(60_000))
+    rows = (json.dumps({"text": f"第{i}行 <b>好</b>" * 20}, ensure_ascii=False) + "\n" for i in range(120_000))
     file.write_text("".join(rows), encoding="utf-8")
     command = [sys.executable, "-m", "weitiao", "data", "clean", str(file), "--out", str(out), "--processes", "1",
                "--cleaners", "unicode,mojibake,repeated_text"]  # fmt: skip
@@ -153,7 +153,7 @@ def test_ctrl_c_keeps_finished_shards(tmp_path: Path) -> None:
     assert "finished and kept" in errors and list(out.glob("shards/*-of-*/counts.json"))
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0 and "are there already" in result.stdout, result.stderr
-    assert json.loads((out / "counts.json").read_text(encoding="utf-8"))["rows"]["in"] == 60_000
+    assert json.loads((out / "counts.json").read_text(encoding="utf-8"))["rows"]["in"] == 120_000
 
 
 def test_recipe_reads_the_same_rows(dirty: Path, tmp_path: Path) -> None:
