@@ -27,7 +27,6 @@ from weitiao.pipeline.compression import (
     open_form,
     read_merged,
     write_compressed,
-    written_whole,
 )
 from weitiao.pipeline.compression_rows import answer_rows
 from weitiao.pipeline.inference import Model, open_model
@@ -56,8 +55,7 @@ def write(run: str, tuned: Model, merged: Path, folder: Path, name: str) -> None
         return
     options, compressor = CompressionOptions(heal=heal), compressor_of(method, settings)
     subject = read_merged(merged, tuned, compressor, options, REPORTER)
-    with written_whole(folder) as new:
-        write_compressed(run, subject, new, compressor, options, REPORTER)  # pyright: ignore[reportArgumentType]
+    write_compressed(run, subject, folder, compressor, options, REPORTER)  # pyright: ignore[reportArgumentType]
 
 
 def main() -> None:

@@ -12,8 +12,9 @@ from weitiao.core.objective import Objective
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import find
 from weitiao.data.encode import encode
-from weitiao.data.read import read_sources, split
+from weitiao.data.read import read_sources
 from weitiao.data.readers import jsonl
+from weitiao.data.split import split
 from weitiao.pipeline.load import open_base_assets
 
 PARSER = argparse.ArgumentParser(description=__doc__)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.data_pipeline.memory import INTERVAL, PeakMemory
 from bench.data_pipeline.rows import write
+from bench.shared.machine import ROOT
 
 
 def test_rows_are_the_same_each_time(tmp_path: Path) -> None:
@@ -19,6 +20,17 @@ def test_rows_are_the_same_each_time(tmp_path: Path) -> None:
     assert [x["role"] for x in rows[0]["messages"]] == ["user", "assistant"]
     write(tmp_path / "c.jsonl", "classification", 50)
     assert {"text", "label"} == json.loads((tmp_path / "c.jsonl").read_text().splitlines()[0]).keys()
+
+
+def test_our_side_measures_every_stage(tmp_path: Path) -> None:
+    """On the real tokenizer: a row has the same tokens here as in training."""
+    write(tmp_path / "rows.jsonl", "sft", 300)
+    command = [sys.executable, "-m", "bench.data_pipeline.weitiao_side", str(tmp_path / "rows.jsonl")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
+    assert result.returncode == 0, result.stderr
+    figures = json.loads(result.stdout.strip().splitlines()[-1])
+    assert figures["seconds"].keys() >= {"read and map", "split", "encode"}
 
 
 def test_memory_of_children_counts() -> None:
