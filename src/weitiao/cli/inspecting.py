@@ -163,7 +163,8 @@ def wrong_labels_line(wrong: dict[str, Any]) -> Message:
 
 
 def _quantile(q: float) -> str:
-    return {0: "min", 0.5: "median", 1: "max"}.get(q, f"{100 * q:g} %")
+    named = {0: Message("shortest"), 0.5: Message("median"), 1: Message("longest")}
+    return str(named.get(q, f"{100 * q:g} %"))
 
 
 def _show_cut_offs(model: dict[str, Any], console: Console) -> None:
