@@ -80,11 +80,17 @@ def encoded_chunks(maker: RowMaker, items: Iterator[SourcedExample], total: int)
 
 
 def num_processes(total: int) -> int:
-    """How many processes encode this many examples: one for each core, shared among the processes that train together."""
+    """How many processes encode this many examples: one for each core, shared among the processes that train together.
+
+    Raises:
+        DataError: the environment variable is no number.
+    """
     if not hasattr(socket, "socketpair") or os.name == "nt":  # a socket cannot be handed over there
         return 1
     if own := os.environ.get(PROCESSES, ""):
-        return max(1, int(own)) if own.isdecimal() else 1
+        if not own.isdecimal() or not int(own):
+            raise DataError("{name}={value}: write how many processes encode, as in {name}=2", name=PROCESSES, value=own)
+        return int(own)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if total >= MIN_EXAMPLES else 1
 

@@ -181,3 +181,7 @@ def test_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert num_processes(1_000_000) == 2
     monkeypatch.setenv(PROCESSES, "3")
     assert num_processes(100) == 3
+    for wrong in ("0", "many", "-1", "2.5"):
+        monkeypatch.setenv(PROCESSES, wrong)
+        with pytest.raises(DataError, match=f"{PROCESSES}={wrong}: write how many"):
+            num_processes(100)
