@@ -1,5 +1,6 @@
 """Chat templates: rendered as transformers renders them, and within bounds."""
 
+import threading
 import time
 from pathlib import Path
 
@@ -149,3 +150,37 @@ def test_template_setting_shipped_file_or_none(tmp_path: Path) -> None:
     assert text is not None and both(text, TALK)[0] == both(TEMPLATES["chatml"], TALK)[0]
     with pytest.raises(DataError, match="nowhere is neither a file nor a built-in template; built-in are: chatml"):
         read_template("nowhere")
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_the_limit_outlives_finalizers(in_thread: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error raised in __del__ is swallowed, and tracing is then off: the clock must not ring there."""
+    monkeypatch.setattr(module, "TIME_LIMIT", 0.3)
+    monkeypatch.setattr(module, "THREAD_TIME_LIMIT", 0.3)
+
+    class Slow:
+        def __del__(self) -> None:
+            until = time.perf_counter() + 0.02
+            while time.perf_counter() < until:
+                pass
+
+    environment = module.Sandbox()
+    environment.globals["drop"] = lambda: bool(Slow())
+    template = environment.compiled("{% for i in range(2000) %}{{ drop() }}{% endfor %}", "bomb")  # 40 seconds
+
+    def render() -> str:
+        try:
+            with module.time_limit():
+                template.render()
+        except TimeoutError:
+            return "stopped"
+        return "ran to its end"
+
+    if not in_thread:
+        assert render() == "stopped"
+        return
+    outcomes: list[str] = []
+    thread = threading.Thread(target=lambda: outcomes.append(render()), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert outcomes == ["stopped"]
