@@ -4,7 +4,8 @@ python -m bench.forgetting            30 runs: replay 0 ... 91 % for full, LoRA 
 python -m bench.forgetting --short    6 runs of 12 steps: replay 0, 20, 50 % for full and LoRA
 
 Every run sees the same number of tokens of the task; replay comes on top. The exams are the same items before and after.
-A run that is finished is not repeated. Writes bench/results/forgetting[_short].json and .svg.
+A run that stands in the results is not repeated (--again to repeat all), so that the sweep may be interrupted: the
+longest runs come last. Writes bench/results/forgetting[_short].json and .svg.
 """
 
 import argparse
@@ -45,7 +46,7 @@ class Form:
     exams: tuple[str, ...]
 
 
-FULL = Form("", 60, 2048, 500, ("world_capitals_en", "continents_en", "words_en"))
+FULL = Form("", 40, 1024, 300, ("world_capitals_en", "continents_en", "words_en"))
 SHORT = Form("_short", 12, 768, 100, ("world_capitals_en",))
 
 
@@ -66,15 +67,25 @@ def main() -> None:
     """Run what is missing, and write the results after each run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="six short runs")
-    form = SHORT if parser.parse_args().short else FULL
+    parser.add_argument("--again", action="store_true", help="repeat what stands in the results")
+    options = parser.parse_args()
+    form = SHORT if options.short else FULL
     prepare()
-    results: list[dict[str, Any]] = []
+    file = RESULTS / f"forgetting{form.name}.json"
+    results = [] if options.again else finished(file, form)
     for setting in settings_of(form):
+        if any(asdict(setting).items() <= x.items() for x in results):
+            continue
         results.append(measured(setting, form))
         print(json.dumps(results[-1]), flush=True)
-        file = RESULTS / f"forgetting{form.name}.json"
         file.write_text(json.dumps({"form": asdict(form), "runs": results}, indent=1) + "\n", encoding="utf-8")
         file.with_suffix(".svg").write_text(chart(results), encoding="utf-8")
+
+
+def finished(file: Path, form: Form) -> list[dict[str, Any]]:
+    """The runs of an earlier, interrupted sweep of the same form."""
+    record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return record["runs"] if record.get("form") == json.loads(json.dumps(asdict(form))) else []
 
 
 def settings_of(form: Form) -> list[Setting]:
@@ -83,7 +94,7 @@ def settings_of(form: Form) -> list[Setting]:
         return [Setting(x, replay, RATES[x]) for x in ("lora", "full") for replay in (0.0, 0.2, 0.5)]
     one_rate = [Setting(x, replay, RATES[x]) for x in METHODS for replay in REPLAY]
     others = [Setting(x, replay, factor * RATES[x]) for x in METHODS for replay in (0.0, 0.2) for factor in (0.3, 3)]
-    return [*one_rate, *others]
+    return sorted([*one_rate, *others], key=lambda x: x.replay > 0.5)
 
 
 def prepare() -> None:
