@@ -8,8 +8,8 @@ training     text and questions
 held out     neither: for bits per byte of text that was never seen
 
 A question asks what an option of a module does; the answer is the first paragraph of its description. Test questions whose
-answer is nearly that of a training question (modules share options) are dropped (Jaccard similarity of 5-character
-shingles >= 0.8), and so are, from the text that is trained on, modules that say nearly the same as a held-out one.
+answer is nearly that of a training question (modules share options) are dropped (Jaccard similarity of n-grams >= 0.8),
+and so are, from the text that is trained on, modules that say nearly the same as a held-out one.
 
 Writes quickstart/data/ansible_{text,text_test,train,test}.jsonl, and an exam over the test modules: which of four
 descriptions of options of the same module is that of this one? (ansible_exam.yaml, ansible_exam.jsonl). Always the same
@@ -27,7 +27,7 @@ from typing import Any
 import yaml
 
 from weitiao.core.example import content_hash
-from weitiao.data.checks import near_duplicates
+from weitiao.data.duplicates.overlap import near_duplicates
 from weitiao.model.loading.packages import PackageFile
 
 DATA = Path(__file__).parent / "data"

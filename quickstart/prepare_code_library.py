@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from documented_functions import QUESTION
-from weitiao.data.checks import near_duplicates
+from weitiao.data.duplicates.overlap import near_duplicates
 from weitiao.evaluate.sandbox import run_programs
 
 DATA = Path(__file__).parent / "data"

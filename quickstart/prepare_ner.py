@@ -5,7 +5,7 @@ archive; its license is unclear, so it is read here and never redistributed.
 
 Preparation: surname and given name are two words in the corpus (江/nr 泽民/nr) and one person here; headlines repeat, so
 each paragraph is kept once. Paragraphs have no dates but are in the month's order: the last tenth is held out. No
-training paragraph is nearly the same as a held-out one (Jaccard similarity of 5-character shingles >= 0.8).
+training paragraph is nearly the same as a held-out one (Jaccard similarity of n-grams >= 0.8).
 
 Writes quickstart/data/ner_{train,test}.jsonl; always the same bytes.
 """
@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from weitiao.core.example import content_hash
-from weitiao.data.checks import near_duplicates
+from weitiao.data.duplicates.overlap import near_duplicates
 from weitiao.model.loading.packages import PackageFile
 
 DATA = Path(__file__).parent / "data"

@@ -26,7 +26,7 @@ from typing import Any
 
 from weitiao.core.example import content_hash
 from weitiao.core.files import home
-from weitiao.data.checks import near_duplicates
+from weitiao.data.duplicates.overlap import near_duplicates
 
 DATA = Path(__file__).parent / "data"
 BOOKS = {"en": "debian-reference-en", "zh": "debian-reference-zh-cn"}

@@ -2,7 +2,7 @@
 
 The task: is a mail spam or ham? Only the subject and the text of each mail are used, without the other headers (which
 name mailing lists and so give the answer away) and without HTML tags. Each mail is kept once; a mail with both labels is
-dropped; no training mail is nearly the same as a held-out one (Jaccard similarity of 5-character shingles >= 0.8).
+dropped; no training mail is nearly the same as a held-out one (Jaccard similarity of n-grams >= 0.8).
 
 Writes quickstart/data/spam_{train,test}.jsonl; always the same bytes.
 """
@@ -16,7 +16,7 @@ from email.message import EmailMessage
 from pathlib import Path
 
 from weitiao.core.example import content_hash
-from weitiao.data.checks import near_duplicates
+from weitiao.data.duplicates.overlap import near_duplicates
 from weitiao.model.loading.packages import PackageFile
 
 DATA = Path(__file__).parent / "data"

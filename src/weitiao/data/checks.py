@@ -10,14 +10,14 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from weitiao.core.batch import IGNORE
-from weitiao.core.example import Chat, Example, SourcedExample, content_hash, plain
+from weitiao.core.example import Chat, Example, SourcedExample, content_hash
 from weitiao.core.finding import Finding, Level
 from weitiao.core.messages import Message, joined
+from weitiao.data.duplicates.overlap import near_duplicates
 from weitiao.data.encode import Encoded, Rows
 
 MAX_ROWS = 5000  # rows that a check looks at
 MAX_TRAINING_ROWS = 20_000  # training rows that are compared with the held-out rows
-SHINGLE, NEAR = 5, 0.8  # characters per shingle; Jaccard similarity from which two texts are near-duplicates
 IMBALANCE, MAX_ANSWERS = 0.9, 64  # share of one answer that is reported; more different answers are no closed set
 MAX_NAMED = 5  # token rows that are named
 
@@ -181,37 +181,3 @@ def _overlap(training: Sequence[str], held_out: Sequence[str]) -> Iterator[Findi
 
 def _warning_if(problem: object) -> Level:
     return "warning" if problem else "fine"
-
-
-def near_duplicates(training: Sequence[str], held_out: Sequence[str]) -> dict[int, int]:
-    """held-out row -> training row, for pairs whose sets of 5-character shingles have a Jaccard similarity of at least 0.8.
-
-    Exact, by prefix filtering (Chaudhuri et al. 2006, "A Primitive Operator for Similarity Joins", sec. 4): two sets that
-    similar share one of their rarest shingles, so only rows with a rare shingle in common are compared.
-    """
-    held_out_sets, training_sets = ([_shingles(text) for text in texts] for texts in (held_out, training))
-    frequency = Counter(shingle for sets in (held_out_sets, training_sets) for row in sets for shingle in row)
-    rows_with: dict[int, list[int]] = defaultdict(list)
-    for i, row in enumerate(held_out_sets):
-        for shingle in _rarest(row, frequency):
-            rows_with[shingle].append(i)
-    pairs: dict[int, int] = {}
-    for j, row in enumerate(training_sets):
-        candidates = {i for shingle in _rarest(row, frequency) for i in rows_with.get(shingle, ())}
-        for i in candidates - pairs.keys():
-            common = len(row & held_out_sets[i])
-            if common >= NEAR * (len(row) + len(held_out_sets[i]) - common):
-                pairs[i] = j
-    return pairs
-
-
-def _shingles(text: str) -> frozenset[int]:
-    """Hashes of all substrings of SHINGLE characters."""
-    characters = plain(text)
-    return frozenset(hash(characters[i : i + SHINGLE]) for i in range(max(1, len(characters) - SHINGLE + 1)))
-
-
-def _rarest(row: frozenset[int], frequency: Counter) -> list[int]:
-    """Enough of the rarest shingles that two sets with a Jaccard similarity of NEAR have one in common."""
-    count = len(row) - int(-(-NEAR * len(row) // 1)) + 1
-    return sorted(row, key=lambda shingle: (frequency[shingle], shingle))[:count]

@@ -1,9 +1,6 @@
 """The pre-flight's look at the data: what it must find, and what it must not cry about."""
 
-import itertools
-import random
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +11,7 @@ from support.rows import chat_rows, write_jsonl
 from weitiao.core.errors import CheckError
 from weitiao.core.finding import Finding, refuse
 from weitiao.core.messages import Message
-from weitiao.data.checks import NEAR, SHINGLE, _stop_tokens, near_duplicates
-
-WORDS = tuple("order refund parcel late invoice copy address change password reset card declined size".split())  # noqa: SIM905
-
-
-def sentences(count: int, seed: int = 0) -> list[str]:
-    chance = random.Random(seed)
-    return [" ".join(chance.choices(WORDS, k=chance.randint(6, 20))) + f" {i}" for i in range(count)]
-
-
-def pieces(text: str) -> set[str]:
-    return {text[i : i + SHINGLE] for i in range(max(1, len(text) - SHINGLE + 1))}
-
-
-def test_near_duplicates_equal_brute_force() -> None:
-    """The prefix filter leaves out no pair, and adds none."""
-    training = sentences(120)
-    held = sentences(30, seed=1) + [text.replace("parcel", "parcels") for text in training[:40]] + training[:3]
-    near = {
-        i
-        for (i, a), b in itertools.product(enumerate(held), training)
-        if len(pieces(a) & pieces(b)) >= NEAR * len(pieces(a) | pieces(b))
-    }
-    found = near_duplicates(training, held)
-    assert set(found) == near and len(near) >= 20
-
-
-def test_near_duplicates_fast() -> None:
-    started = time.perf_counter()
-    near_duplicates(sentences(5000), sentences(500, seed=1))
-    assert time.perf_counter() - started < 20
+from weitiao.data.checks import _stop_tokens
 
 
 def found(said: str, name: str) -> str:

@@ -11,7 +11,7 @@ import prepare_code
 import prepare_code_library
 from documented_functions import Function, functions_of, prose
 from support.sandbox import skip_without_sandbox
-from weitiao.data.checks import near_duplicates
+from weitiao.data.duplicates.overlap import near_duplicates
 from weitiao.evaluate.sandbox import code_of, run_programs
 
 QUICKSTART = Path(__file__).parents[3] / "quickstart"
