@@ -23,8 +23,11 @@ test: $(READY)
 types: $(READY)
 	$(BIN)/pyright --warnings
 
+# tests that fail beside others run once more, alone: some measure time, and a shared machine may stand still for seconds.
+# Whatever passes only then is printed as failed above: read it, it may be a race.
 pytest: $(READY)
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal --ignore tests/integration/test_busy_machine.py $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal --ignore tests/integration/test_busy_machine.py $(ARGS) || \
+	{ [ $$? -eq 1 ] && $(BIN)/python -m pytest -v --last-failed --last-failed-no-failures none; }
 
 # the README's promises at full scale: kills, damaged checkpoints, full disks, bad batches, false alarms, any input (hours)
 proof: $(READY)
