@@ -155,6 +155,9 @@ class ChatProcessor:
         conversation.check_tools(text)
         return self._masked_ids(text, conversation.spans(text) or [])[0]
 
+    def num_tokens(self, turns: Sequence[Turn], tools: str = "", ask: bool = False) -> int:
+        return len(self._encode(self.conversation(turns, tools).render(ask=ask))[0])
+
     def chat(self, turns: Sequence[Turn], tools: str = "") -> list[Rendered]:
         """One row in which all assistant turns carry loss. If the template rewrites earlier turns (some remove earlier
         reasoning), one row per assistant turn, each as the model will see it."""

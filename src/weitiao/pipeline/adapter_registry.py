@@ -99,8 +99,9 @@ class AdapterOpener:
         assets, same_base = self._opened[key]
         continues_text = assets.continues_text or trained.objective.traits.example_type is Text
         system = trained.recorded("system") or ""
-        if (system, continues_text) != (assets.system, assets.continues_text):
-            assets = replace(assets, system=system, continues_text=continues_text)
+        own = {"system": system, "continues_text": continues_text, "history_tokens": trained.history_tokens}
+        if any(getattr(assets, key) != value for key, value in own.items()):
+            assets = replace(assets, **own)
         return assets, same_base
 
 

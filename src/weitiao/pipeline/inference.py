@@ -37,7 +37,7 @@ from weitiao.pipeline.load import (
     open_trained_assets,
 )
 from weitiao.pipeline.predict import InputRow, RowPredictor, predict_rows
-from weitiao.pipeline.prompting import Messages, as_turns, encode_prompt
+from weitiao.pipeline.prompting import Messages, PromptIds, Room, as_turns, encode_prompt
 from weitiao.pipeline.trained import check_unchanged, read_trained
 from weitiao.plan.compatibility import check_base
 
@@ -59,6 +59,9 @@ class Model:
     """Of a base model with adapters."""
     training_columns: tuple[str, ...] = ()
     """Of a Run: descriptions of the columns that its files had."""
+    overlong: str = "auto"
+    """What is done with a conversation that is too long for a prompt: error; drop_turns: exchanges are left out, as in
+    training (`prompt(...).dropped` tells which); auto: as the run was trained, error for any other model."""
     _engine: Engine | None = None
     """Kept for its cached prefixes; None: each call has a new one."""
 
@@ -119,8 +122,11 @@ class Model:
         single = isinstance(prompts, str) or (bool(prompts) and isinstance(prompts[0], Mapping))
         conversations: Sequence[Any] = [prompts] if single else prompts
         adapters = [adapter] * len(conversations) if isinstance(adapter, str) else list(adapter)
-        ids = [self.prompt(as_turns(x), name, system, list(tools)) for x, name in zip(conversations, adapters)]
         params = sampling or SamplingParams(max_new_tokens, temperature)
+        ids = [
+            self.prompt(as_turns(x), name, system, list(tools), params.max_new_tokens)
+            for x, name in zip(conversations, adapters)
+        ]
         if stream:
             if not single or n > 1:
                 raise DataError("stream: one answer to one prompt at a time; several were asked for.")
@@ -150,18 +156,27 @@ class Model:
         finally:
             self._engine = before
 
-    def prompt(self, turns: Sequence[Turn], adapter: str = "", system: str | None = None, tools: Any = None) -> list[int]:
+    def prompt(
+        self,
+        turns: Sequence[Turn],
+        adapter: str = "",
+        system: str | None = None,
+        tools: Any = None,
+        max_new_tokens: int = 256,
+    ) -> PromptIds:
         """Token ids of a conversation up to where the assistant answers, in the adapter's own chat template; of plain text,
         the text.
 
         Args:
             system: a system message, if there is none; default: that of the training rows.
             tools: that the assistant may call.
+            max_new_tokens: room for the answer, where exchanges of a long conversation are left out (`overlong`).
 
         Raises:
             DataError: it is not a prompt for this model.
         """
-        return encode_prompt(self.adapters.get(adapter, self.assets), turns, system, tools)
+        assets = self.adapters.get(adapter, self.assets)
+        return encode_prompt(assets, turns, system, tools, Room(max_new_tokens, self.overlong))
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.assets.processor.decode(ids).strip()

@@ -48,6 +48,8 @@ class BaseAssets:
     """Runs that are merged into the base model, the lowest first."""
     system: str = ""
     """The system message that all rows of the run had; "" if they had none, or several."""
+    history_tokens: int | None = None
+    """Of a run with `overlong: drop_turns`, its max_length: in use, longer conversations lose turns in the same way."""
     continues_text: bool = False
     """A prompt is the beginning of a text, since nothing was trained on conversations."""
 
@@ -64,7 +66,8 @@ def open_trained_assets(trained: TrainedRun) -> BaseAssets:
     literal = recipe is None or not all(x.parse_special_tokens for x in recipe.data)
     assets = open_base_assets(trained.base, trained.revision, trained.template, trained.recorded("date"), not literal)
     continues_text = assets.continues_text or trained.objective.traits.example_type is Text
-    return replace(assets, system=trained.recorded("system") or "", continues_text=continues_text)
+    system = trained.recorded("system") or ""
+    return replace(assets, system=system, history_tokens=trained.history_tokens, continues_text=continues_text)
 
 
 def open_base_assets(

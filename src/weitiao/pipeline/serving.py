@@ -34,7 +34,7 @@ from weitiao.model.generation.choose import choose_engine
 from weitiao.model.generation.grammar import compile_grammar
 from weitiao.pipeline.inference import Model, open_many, open_model
 from weitiao.pipeline.predict import InputRow, RowPredictor
-from weitiao.pipeline.prompting import as_turns, encode_prompt
+from weitiao.pipeline.prompting import Room, as_turns, encode_prompt, history_limit
 from weitiao.pipeline.trained import TrainedRun, read_trained
 
 ABILITIES: dict[str, Ability] = {
@@ -106,8 +106,13 @@ def name_of(path: str) -> str:
     return plain.rpartition("/")[2]
 
 
-def open_served(targets: Sequence[Target], precision: str = "", adapters_dir: str = "") -> ServedModel:
+def open_served(
+    targets: Sequence[Target], precision: str = "", adapters_dir: str = "", overlong: str = "auto"
+) -> ServedModel:
     """A model for the server.
+
+    Args:
+        overlong: what is done with conversations that are too long, as of `Model.overlong`.
 
     Raises:
         ModelError: the targets do not share a base, cannot share one, or an adapter changes nothing.
@@ -116,6 +121,7 @@ def open_served(targets: Sequence[Target], precision: str = "", adapters_dir: st
         loaded = open_model(targets[0].path, precision)
         if targets[0].trained is not None:
             check_changes(loaded, "", targets[0].path)
+        loaded.overlong = overlong
         return _served(loaded, targets[0].name, AdapterSource())
     adapters = {x.name: x.path for x in targets if x.trained is not None}
     bases = [x for x in targets if x.trained is None]
@@ -123,6 +129,7 @@ def open_served(targets: Sequence[Target], precision: str = "", adapters_dir: st
         raise ModelError("one base model can be served at a time; several targets must be adapters on it")
     base = bases[0].path if bases else next(x.trained.base for x in targets if x.trained is not None)
     loaded = open_many(base, adapters, precision)
+    loaded.overlong = overlong
     for name, path in adapters.items():
         check_changes(loaded, name, path)
     source = AdapterSource(tuple(adapters))
@@ -239,9 +246,12 @@ def _generates(loaded: Model, objective: Objective) -> bool:
 
 
 def _add_generation(served: ServedModel, loaded: Model) -> None:
-    def encode_chat(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any], adapter: str) -> list[int]:
+    def encode_chat(
+        messages: Sequence[Mapping[str, Any]], tools: Sequence[Any], adapter: str, new_tokens: int
+    ) -> tuple[list[int], Sequence[int]]:
         assets = loaded.adapters.get(adapter, loaded.assets)
-        return encode_prompt(assets, as_turns(messages), None, list(tools))
+        ids = encode_prompt(assets, as_turns(messages), None, list(tools), Room(new_tokens, loaded.overlong))
+        return ids, ids.dropped
 
     def encode_text(text: str) -> list[int]:
         if not text:
@@ -261,6 +271,11 @@ def _add_generation(served: ServedModel, loaded: Model) -> None:
     served.token_text = cache(lambda id: _token_text(loaded, id))
     served.tool_format = tool_format_of(str(loaded.tokenizer.chat_template or ""))
     for name, assets in {"": loaded.assets, **loaded.adapters}.items():
+        if (most := history_limit(assets, loaded.overlong)) is not None:
+            text = Message(
+                "history:   conversations with {name} of more than {n:,} tokens lose exchanges (--overlong error: none do)"
+            )
+            served.settings.append(Message(text, name=name or served.base, n=most))
         if assets.system:
             text = Message("system:    {message!r} before conversations of {name} that have none (as its training rows)")
             served.settings.append(Message(text, message=assets.system[:200], name=name or served.base))
