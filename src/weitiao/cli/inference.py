@@ -225,14 +225,7 @@ def _load(target: str, adapters: list[str] | None, overlong: str) -> "Model":
     from weitiao.core.reporter import Reporter
 
     with Reporter(Console(highlight=False)).spin(Message("loading the model")):
-        from weitiao.pipeline.prompting import OVERLONG
-
-        if overlong not in OVERLONG:
-            raise usage_error(
-                "--overlong: there is no {value!r}; there are: {known}", value=overlong, known=", ".join(OVERLONG)
-            )
-        model = api.load(target, adapters=split_pairs(adapters, "--adapter"))
-        model.overlong = overlong
+        model = api.load(target, adapters=split_pairs(adapters, "--adapter"), overlong=overlong)
     if not model.objective.traits.generative:
         raise ModelError(
             "{target} was trained with objective {objective}, which does not generate text: "

@@ -64,15 +64,10 @@ def serve(
 
     reporter = Reporter(Console(highlight=False))
     with reporter.spin(Message("loading torch and transformers")):
-        from weitiao.pipeline.prompting import OVERLONG
         from weitiao.pipeline.server import ServeOptions
         from weitiao.pipeline.server import serve as run
 
-    precision, overlong = opening["precision"], opening["overlong"]
-    if overlong not in OVERLONG:
-        raise usage_error(
-            "--overlong: there is no {value!r}; there are: {known}", value=overlong, known=", ".join(OVERLONG)
-        )
+    precision = opening["precision"]
     options = ServeOptions(
         targets=targets,
         host=host,
@@ -82,7 +77,7 @@ def serve(
         allowed_hosts=tuple(allowed_host or ()),
         adapters_dir=adapters_dir,
         precision="" if precision == "auto" else precision,
-        overlong=overlong,
+        overlong=opening["overlong"],
         limits=split_pairs(limit, "--limit"),
         engine=engine,
     )

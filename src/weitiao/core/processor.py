@@ -128,14 +128,6 @@ class Processor(Protocol):
         """
         ...
 
-    def num_tokens(self, turns: Sequence[Turn], tools: str = "", ask: bool = False) -> int:
-        """Tokens of a conversation in the model's chat template.
-
-        Args:
-            ask: with what the template writes before an answer.
-        """
-        ...
-
     def prompt(self, turns: Sequence[Turn], tools: str = "") -> list[int]:
         """A conversation up to where the assistant's answer begins."""
         ...

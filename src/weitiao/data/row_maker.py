@@ -2,15 +2,18 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 from weitiao.core.batch import Row, take_tokens
 from weitiao.core.errors import DataError, message_of
-from weitiao.core.example import Chat, SourcedExample, Turn
+from weitiao.core.example import Chat, SourcedExample, Text, Turn
 from weitiao.core.messages import Message
 from weitiao.core.objective import RowEncoder
 from weitiao.core.processor import Processor
 from weitiao.data.chat.windows import TooLong
+from weitiao.data.document_pieces import ELSEWHERE, INSIDE, NOTES, piece_starts
+from weitiao.data.tokenization import ChatProcessor
 from weitiao.data.window_rows import WindowRow, chat_of, is_too_long, window_rows
 
 TARGETS = ("targets", "token_targets")
@@ -94,22 +97,24 @@ class RowMaker:
             number: of the first among the rows of its chunk.
         """
         chat = chat_of(item) if self.overlong == "drop_turns" else None
-        if chat is not None and is_too_long(chat, processor, self.max_length):
-            yield from self._windows(item, chat, processor, facts, number)
+        if chat is not None and is_too_long(chat, own := cast(ChatProcessor, processor), self.max_length):
+            yield from self._windows(item, chat, own, facts, number)
             return
         for row in self.objective.rows(item.example, processor):
             for note in row.get("notes", ()):
                 facts.note(note)
-            for piece in self._fit(row, item, facts, number):
+            for piece in self._fit(row, item, processor, facts, number):
                 yield piece
                 number += 1
 
-    def _windows(self, item: SourcedExample, chat: Chat, processor: Processor, facts: Facts, number: int) -> Iterator[Row]:
+    def _windows(
+        self, item: SourcedExample, chat: Chat, processor: ChatProcessor, facts: Facts, number: int
+    ) -> Iterator[Row]:
         """The rows of a conversation that is too long for one."""
-        made = window_rows(item, chat, self.objective, processor, self.max_length, self.held_out)
-        whole = len(made) == 1 and isinstance(made[0], WindowRow) and not made[0].record
+        made_rows = window_rows(item, chat, self.objective, processor, self.max_length, self.held_out)
+        whole = len(made_rows) == 1 and isinstance(made_rows[0], WindowRow) and not made_rows[0].record
         facts.trimmed += not whole
-        for x in made:
+        for x in made_rows:
             if isinstance(x, TooLong):
                 facts.bad.append(_bad(item, _too_long(x, self.max_length)))
                 continue
@@ -123,7 +128,7 @@ class RowMaker:
             yield x.row
             number += 1
 
-    def _fit(self, row: Row, item: SourcedExample, facts: Facts, number: int) -> Iterator[Row]:
+    def _fit(self, row: Row, item: SourcedExample, processor: Processor, facts: Facts, number: int) -> Iterator[Row]:
         """The row, or what fits of it.
 
         Args:
@@ -158,8 +163,15 @@ class RowMaker:
             yield from objective.windows(row, max_length)
         else:
             facts.split += 1
-            for start in range(0, len(ids), max_length):  # labels already hold the next token, so none is lost at a cut
-                yield take_tokens(row, range(start, min(start + max_length, len(ids))))
+            starts = [(start, INSIDE) for start in range(max_length, len(ids), max_length)]
+            example = item.without_task.example
+            if isinstance(example, Text):
+                starts = piece_starts(example.text, ids, processor, max_length)
+                for _, kind in starts:
+                    facts.note(NOTES.get(kind, ELSEWHERE))
+            edges = [0, *(start for start, _ in starts), len(ids)]
+            for start, end in pairwise(edges):  # labels already hold the next token, so none is lost at a cut
+                yield take_tokens(row, range(start, end))
 
 
 def _stored(row: Row, num_targets: int, item: SourcedExample) -> dict[str, Any]:

@@ -155,9 +155,6 @@ class ChatProcessor:
         conversation.check_tools(text)
         return self._masked_ids(text, conversation.spans(text) or [])[0]
 
-    def num_tokens(self, turns: Sequence[Turn], tools: str = "", ask: bool = False) -> int:
-        return len(self._encode(self.conversation(turns, tools).render(ask=ask))[0])
-
     def chat(self, turns: Sequence[Turn], tools: str = "") -> list[Rendered]:
         """One row in which all assistant turns carry loss. If the template rewrites earlier turns (some remove earlier
         reasoning), one row per assistant turn, each as the model will see it."""
@@ -314,6 +311,15 @@ class ChatProcessor:
             return None
         ids = self._ids(text[: span.end])
         return ids[-1] if ids and self.tokenizer.decode([ids[-1]]) in self._special else None
+
+
+def num_tokens(processor: ChatProcessor, turns: Sequence[Turn], tools: str = "", ask: bool = False) -> int:
+    """Tokens of a conversation, in a fraction of the time of `chat` and `prompt`, which look for each turn in it.
+
+    Args:
+        ask: with what the template writes before an answer.
+    """
+    return len(processor._encode(processor.conversation(turns, tools).render(ask=ask))[0])
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:

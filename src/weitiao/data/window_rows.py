@@ -10,10 +10,10 @@ from weitiao.core.example import Chat, SourcedExample, Task, Turn
 from weitiao.core.finding import Decision
 from weitiao.core.messages import Message
 from weitiao.core.objective import RowEncoder
-from weitiao.core.processor import Processor
 from weitiao.core.run import Run
 from weitiao.data.chat.drop_turns import keep_last
 from weitiao.data.chat.windows import TooLong, Window, windows
+from weitiao.data.tokenization import ChatProcessor, num_tokens
 
 FILE = "dropped_turns.jsonl"
 ATTEMPTS = 5  # templates that rewrite earlier turns make rows that are longer than the conversation that was measured
@@ -37,16 +37,16 @@ def chat_of(item: SourcedExample) -> Chat | None:
     return example if isinstance(example, Chat) else None
 
 
-def is_too_long(chat: Chat, processor: Processor, max_length: int) -> bool:
+def is_too_long(chat: Chat, processor: ChatProcessor, max_length: int) -> bool:
     """Whether a conversation must be measured as rows."""
-    return processor.num_tokens(chat.turns[: len(chat.prompt) + 1], chat.tools) > max_length
+    return num_tokens(processor, chat.turns[: len(chat.prompt) + 1], chat.tools) > max_length
 
 
 def window_rows(
     item: SourcedExample,
     chat: Chat,
     objective: RowEncoder,
-    processor: Processor,
+    processor: ChatProcessor,
     max_length: int,
     held_out: bool = False,
 ) -> list[WindowRow | TooLong]:
@@ -58,22 +58,22 @@ def window_rows(
     Raises:
         InvalidValue: the objective cannot use the conversation.
     """
-    made: list[WindowRow | TooLong] = []
+    rows: list[WindowRow | TooLong] = []
     excess, limit = 0, max_length
     for _ in range(ATTEMPTS):
         limit -= excess
-        made = list(_rows(item, chat, objective, processor, limit, held_out))
-        excess = max((objective.num_positions(x.row) for x in made if isinstance(x, WindowRow)), default=0) - max_length
+        rows = list(_rows(item, chat, objective, processor, limit, held_out))
+        excess = max((objective.num_positions(x.row) for x in rows if isinstance(x, WindowRow)), default=0) - max_length
         if excess <= 0:
-            return made
-    return [x for x in made if isinstance(x, TooLong) or objective.num_positions(x.row) <= max_length]
+            return rows
+    return [x for x in rows if isinstance(x, TooLong) or objective.num_positions(x.row) <= max_length]
 
 
 def _rows(
-    item: SourcedExample, chat: Chat, objective: RowEncoder, processor: Processor, limit: int, held_out: bool
+    item: SourcedExample, chat: Chat, objective: RowEncoder, processor: ChatProcessor, limit: int, held_out: bool
 ) -> Iterator[WindowRow | TooLong]:
     def size(turns: Sequence[Turn]) -> int:
-        return processor.num_tokens(turns, chat.tools)
+        return num_tokens(processor, turns, chat.tools)
 
     for number, window in enumerate(windows(chat.turns, size, limit, not held_out), 1):
         if isinstance(window, TooLong):
@@ -88,33 +88,33 @@ def _rows(
 
 def _record(item: SourcedExample, number: int, window: Window, turns: tuple[Turn, ...]) -> dict[str, Any]:
     """What a user reads of a row: which answers are trained on, and every turn that is not in front of them."""
-    if not window.kept.dropped:
+    if not window.selection.dropped:
         return {}
     dropped = [
         {"turn": i, "role": turns[i].role, "reason": reason, "text": turns[i].text[:EXCERPT]}
-        for i, reason in sorted(window.kept.dropped)
+        for i, reason in sorted(window.selection.dropped)
     ]
     return {
         "file": item.where.file,
         "line": item.where.line,
         "row": number,
         "answers": list(window.answers),
-        "tokens": window.kept.size,
+        "tokens": window.selection.size,
         "dropped": dropped,
-        "kept_for_answers": list(window.kept.for_answers),
+        "kept_for_answers": list(window.selection.for_answers),
     }
 
 
-def as_asked(item: SourcedExample, processor: Processor, max_length: int) -> SourcedExample:
+def as_asked(item: SourcedExample, processor: ChatProcessor, max_length: int) -> SourcedExample:
     """A conversation as the model is asked for its last answer: without the turns for which it is too long."""
     chat = chat_of(item)
     if chat is None or not is_too_long(chat, processor, max_length):
         return item
     turns = chat.turns[: len(chat.prompt) + 1]
-    kept = keep_last(turns, lambda some: processor.num_tokens(some, chat.tools), max_length)
-    if kept is None:
+    selection = keep_last(turns, lambda some: num_tokens(processor, some, chat.tools), max_length)
+    if selection is None:
         return item
-    part = replace(chat, turns=tuple(turns[i] for i in kept.turns))
+    part = replace(chat, turns=tuple(turns[i] for i in selection.turns))
     return replace(item, example=Task(item.task, part) if isinstance(item.example, Task) else part)
 
 

@@ -1,21 +1,21 @@
 """A prompt as a model gets it: a conversation in the chat template it was trained with, or the beginning of a text."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from weitiao.core.errors import DataError, InvalidValue, ModelError
+from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import ROLES, Chat, SourcedExample, Turn
 from weitiao.core.processor import Processor
-from weitiao.data.chat.drop_turns import Kept, keep_last
+from weitiao.data.chat.drop_turns import Selection, keep_last
 from weitiao.data.chat.exchanges import exchanges
 from weitiao.data.chat.turns import read_tools, read_turns
+from weitiao.data.tokenization import ChatProcessor, num_tokens
 from weitiao.pipeline.load import BaseAssets
 
 Messages = Sequence[Mapping[str, Any]]
 """Messages: [{"role": "user", "content": "Hello"}]."""
 PROMPT = 0.75  # share of the room that a prompt may have, however long the answer may become
-OVERLONG = ("auto", "error", "drop_turns")
 
 
 class PromptIds(list[int]):
@@ -25,25 +25,15 @@ class PromptIds(list[int]):
     """Which messages are not in it, counted from 0, because the conversation was too long."""
 
 
-@dataclass(frozen=True)
-class Room:
-    """How long a prompt may be, and what is done with a longer one."""
-
-    new_tokens: int = 0
-    """Tokens that the answer may have."""
-    overlong: str = "auto"
-    """error: it is passed on as it is, and refused where the model has no room for it; drop_turns: whole exchanges of the
-    conversation are left out, as `overlong: drop_turns` does in training; auto: as the run was trained."""
-
-
 def encode_prompt(
-    assets: BaseAssets, turns: Sequence[Turn], system: str | None, tools: Any, room: Room = Room()
+    assets: BaseAssets, turns: Sequence[Turn], system: str | None, tools: Any, new_tokens: int = 256
 ) -> PromptIds:
     """Token ids of a prompt.
 
     Args:
         system: a system message, if the turns have none; None: that of the training rows.
         tools: that the assistant may call, as a list or its JSON.
+        new_tokens: that the answer may have; room is left for them where exchanges are left out.
 
     Raises:
         DataError: it is not a prompt for this model, or not even its last exchange fits.
@@ -54,31 +44,18 @@ def encode_prompt(
         system = assets.system if system is None else system
         opening = (Turn("system", system),) if system and turns[0].role != "system" else ()
         conversation, tools = (*opening, *turns), read_tools(tools)
-        limit = history_limit(assets, room.overlong)
+        limit = assets.history_tokens
         if limit is None:
             return PromptIds(assets.processor.prompt(conversation, tools))
-        kept = fit_conversation(assets.processor, conversation, tools, max(limit - room.new_tokens, int(PROMPT * limit)))
-        ids = PromptIds(assets.processor.prompt([conversation[i] for i in kept.turns], tools))
-        ids.dropped = tuple(sorted(i - len(opening) for i, _ in kept.dropped))
+        selection = fit_conversation(assets.processor, conversation, tools, max(limit - new_tokens, int(PROMPT * limit)))
+        ids = PromptIds(assets.processor.prompt([conversation[i] for i in selection.turns], tools))
+        ids.dropped = tuple(sorted(i - len(opening) for i, _ in selection.dropped))
         return ids
     except InvalidValue as error:
         raise DataError(error.message) from None
 
 
-def history_limit(assets: BaseAssets, overlong: str) -> int | None:
-    """Tokens that a conversation and its answer may have before exchanges are left out; None: none are.
-
-    Raises:
-        ModelError: there is no such choice.
-    """
-    if overlong not in OVERLONG:
-        raise ModelError("overlong: there is no {value!r}; there are: {known}", value=overlong, known=", ".join(OVERLONG))
-    if overlong == "error":
-        return None
-    return assets.history_tokens or (assets.max_length if overlong == "drop_turns" else None)
-
-
-def fit_conversation(processor: Processor, turns: Sequence[Turn], tools: str, limit: int) -> Kept:
+def fit_conversation(processor: ChatProcessor, turns: Sequence[Turn], tools: str, limit: int) -> Selection:
     """What of a conversation the model is asked with.
 
     Args:
@@ -89,10 +66,10 @@ def fit_conversation(processor: Processor, turns: Sequence[Turn], tools: str, li
     """
 
     def size(some: Sequence[Turn]) -> int:
-        return processor.num_tokens(some, tools, ask=True)
+        return num_tokens(processor, some, tools, ask=True)
 
-    kept = keep_last(turns, size, limit)
-    if kept is None:
+    selection = keep_last(turns, size, limit)
+    if selection is None:
         last = set(exchanges(turns)[-1]) if exchanges(turns) else set[int]()
         least = [turn for i, turn in enumerate(turns) if i in last or turn.role == "system"]
         raise InvalidValue(
@@ -101,7 +78,7 @@ def fit_conversation(processor: Processor, turns: Sequence[Turn], tools: str, li
             size=size(least),
             limit=limit,
         )
-    return kept
+    return selection
 
 
 def with_system_message(examples: Sequence[SourcedExample], system: str) -> tuple[list[SourcedExample], int]:

@@ -34,7 +34,7 @@ from weitiao.model.generation.choose import choose_engine
 from weitiao.model.generation.grammar import compile_grammar
 from weitiao.pipeline.inference import Model, open_many, open_model
 from weitiao.pipeline.predict import InputRow, RowPredictor
-from weitiao.pipeline.prompting import Room, as_turns, encode_prompt, history_limit
+from weitiao.pipeline.prompting import as_turns, encode_prompt
 from weitiao.pipeline.trained import TrainedRun, read_trained
 
 ABILITIES: dict[str, Ability] = {
@@ -112,24 +112,22 @@ def open_served(
     """A model for the server.
 
     Args:
-        overlong: what is done with conversations that are too long, as of `Model.overlong`.
+        overlong: what is done with conversations that are too long, as of `open_model`.
 
     Raises:
         ModelError: the targets do not share a base, cannot share one, or an adapter changes nothing.
     """
     if not adapters_dir and len(targets) == 1 and not _shares_a_base(targets[0]):
-        loaded = open_model(targets[0].path, precision)
+        loaded = open_model(targets[0].path, precision, overlong)
         if targets[0].trained is not None:
             check_changes(loaded, "", targets[0].path)
-        loaded.overlong = overlong
         return _served(loaded, targets[0].name, AdapterSource())
     adapters = {x.name: x.path for x in targets if x.trained is not None}
     bases = [x for x in targets if x.trained is None]
     if len(bases) > 1 or (bases and not adapters and not adapters_dir):
         raise ModelError("one base model can be served at a time; several targets must be adapters on it")
     base = bases[0].path if bases else next(x.trained.base for x in targets if x.trained is not None)
-    loaded = open_many(base, adapters, precision)
-    loaded.overlong = overlong
+    loaded = open_many(base, adapters, precision, overlong)
     for name, path in adapters.items():
         check_changes(loaded, name, path)
     source = AdapterSource(tuple(adapters))
@@ -250,7 +248,7 @@ def _add_generation(served: ServedModel, loaded: Model) -> None:
         messages: Sequence[Mapping[str, Any]], tools: Sequence[Any], adapter: str, new_tokens: int
     ) -> tuple[list[int], Sequence[int]]:
         assets = loaded.adapters.get(adapter, loaded.assets)
-        ids = encode_prompt(assets, as_turns(messages), None, list(tools), Room(new_tokens, loaded.overlong))
+        ids = encode_prompt(assets, as_turns(messages), None, list(tools), new_tokens)
         return ids, ids.dropped
 
     def encode_text(text: str) -> list[int]:
@@ -271,7 +269,7 @@ def _add_generation(served: ServedModel, loaded: Model) -> None:
     served.token_text = cache(lambda id: _token_text(loaded, id))
     served.tool_format = tool_format_of(str(loaded.tokenizer.chat_template or ""))
     for name, assets in {"": loaded.assets, **loaded.adapters}.items():
-        if (most := history_limit(assets, loaded.overlong)) is not None:
+        if (most := assets.history_tokens) is not None:
             text = Message(
                 "history:   conversations with {name} of more than {n:,} tokens lose exchanges (--overlong error: none do)"
             )

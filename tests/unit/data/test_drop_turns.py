@@ -1,6 +1,7 @@
 """Conversations that are too long: exchanges, what is dropped first, rows for training, and the same in use."""
 
 import json
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from weitiao.core.example import Chat, SourcedExample, SourceLocation, ToolCall,
 from weitiao.data.chat.drop_turns import drop_order, keep_last
 from weitiao.data.chat.exchanges import exchanges, filler_exchanges, is_filler, steps
 from weitiao.data.chat.windows import TooLong, Window, windows
-from weitiao.data.tokenization import ChatProcessor
+from weitiao.data.tokenization import ChatProcessor, num_tokens
 from weitiao.data.window_rows import WindowRow, as_asked, window_rows
 from weitiao.objective.objectives.sft import SFT
 
@@ -148,14 +149,14 @@ def test_each_answer_in_one_row_that_fits(turns: list[Turn], limit: int) -> None
             assert x.size > limit
             continue
         row = x.turns(turns)
-        assert words(row) == x.kept.size <= limit
-        assert [i for i in x.kept.turns if turns[i].is_target and i in x.answers] == list(x.answers)
+        assert words(row) == x.selection.size <= limit
+        assert [i for i in x.selection.turns if turns[i].is_target and i in x.answers] == list(x.answers)
         assert [turn for turn in row if turn.is_target] == [turns[i] for i in x.answers]
-        assert row[-1] is turns[x.answers[-1]] and all(a < b for a, b in pairwise(x.kept.turns))
-        assert all((a in x.kept.turns) == (b in x.kept.turns) for a, b in pairs if b < x.answers[-1])
+        assert row[-1] is turns[x.answers[-1]] and all(a < b for a, b in pairwise(x.selection.turns))
+        assert all((a in x.selection.turns) == (b in x.selection.turns) for a, b in pairs if b < x.answers[-1])
         begun = set(range(x.answers[-1] + 1))
-        assert {i for i in begun if turns[i].role == "system"} <= set(x.kept.turns)
-        assert set(x.kept.turns) | {i for i, _ in x.kept.dropped} == begun
+        assert {i for i in begun if turns[i].role == "system"} <= set(x.selection.turns)
+        assert set(x.selection.turns) | {i for i, _ in x.selection.dropped} == begun
     assert sorted(answers) == [i for i, turn in enumerate(turns) if turn.is_target]
 
 
@@ -225,12 +226,12 @@ def test_answer_that_fits_nowhere_is_a_bad_row(train_tiny: Any, tmp_path: Path) 
 def test_training_and_use_keep_the_same_turns() -> None:
     made, chat = processor("chatml"), agent_chat(tools=False)
     turns = [Turn(x.role, x.content, supervised=i == len(chat.turns) - 1) for i, x in enumerate(chat.turns)]
-    size = made.num_tokens
+    size = partial(num_tokens, made)
     for limit in range(size([*turns[:1], *turns[-2:]]) + 1, size(turns), 17):
         (row,) = windows(turns, size, limit, answers=False)
         used = keep_last(turns[:-1], lambda some: size([*some, turns[-1]]), limit)
         assert isinstance(row, Window) and used is not None
-        assert row.kept.turns == (*used.turns, len(turns) - 1) and row.kept.dropped == used.dropped
+        assert row.selection.turns == (*used.turns, len(turns) - 1) and row.selection.dropped == used.dropped
 
 
 def test_rows_to_measure_on_have_the_context_of_use() -> None:
@@ -240,9 +241,9 @@ def test_rows_to_measure_on_have_the_context_of_use() -> None:
     ]
     turns = [x for fact in facts for x in dialogue(fact, "noted")] + dialogue("and what now", "ask 111 again")
     chat = Chat(tuple(turns))
-    item, limit = SourcedExample(chat, SourceLocation("f", 1)), made.num_tokens(turns) // 2
+    item, limit = SourcedExample(chat, SourceLocation("f", 1)), num_tokens(made, turns) // 2
     asked = as_asked(item, made, limit).example
-    assert isinstance(asked, Chat) and asked.turns[-1] == turns[-1] and made.num_tokens(asked.turns) <= limit
+    assert isinstance(asked, Chat) and asked.turns[-1] == turns[-1] and num_tokens(made, asked.turns) <= limit
     assert "dog is 111" not in asked.full_text  # only the answer points to it, and it is not known
     held_out, trained = (window_rows(item, chat, SFT(), made, limit, held_out=x)[-1] for x in (True, False))
     texts = [made.tokenizer.decode(x.row["input_ids"]) for x in (held_out, trained) if isinstance(x, WindowRow)]
@@ -281,11 +282,11 @@ def test_run_records_what_was_dropped_and_uses_it(train_tiny: Any, long_chats: P
     prompt = model.prompt(as_turns(messages), max_new_tokens=8)
     assert len(prompt) <= 142 and prompt.dropped and 0 in prompt.dropped and len(messages) - 1 not in prompt.dropped
     assert model.generate(messages, max_new_tokens=8) is not None
-    model.overlong = "error"
+    model = api.load(run, overlong="error")
     assert not model.prompt(as_turns(messages)).dropped
     lines = write_jsonl(tmp_path / "prompts.jsonl", [{"messages": messages}, {"prompt": "hi"}])
     code, output = weitiao("generate", str(run.folder), "--prompts", lines, "--max-new-tokens", "8")
     answered = [json.loads(x) for x in output.splitlines() if x.startswith("{")]
     assert code == 0 and answered[0]["dropped_messages"] == list(prompt.dropped) and "dropped_messages" not in answered[1]
     code, output = weitiao("generate", str(run.folder), "hi", "--overlong", "compress")
-    assert code == 2 and "there is no 'compress'" in output
+    assert code and "there is no 'compress'" in output

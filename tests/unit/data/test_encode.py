@@ -42,9 +42,6 @@ class Counting:
     def prompt(self, turns: Any, tools: str = "") -> list[int]:
         return self.inside.prompt(turns)
 
-    def num_tokens(self, turns: Any, tools: str = "", ask: bool = False) -> int:
-        return self.inside.num_tokens(turns, tools, ask)
-
     def encode_with_offsets(self, text: str) -> Any:
         return self.inside.encode_with_offsets(text)
 

@@ -1,14 +1,14 @@
 """Turns are dropped from a conversation until it fits: `overlong: drop_turns`, and the same function when a model is used.
 
-Kept in any case: system messages (and tools), and the exchanges whose answers are wanted, which is the last one when a
+Selection in any case: system messages (and tools), and the exchanges whose answers are wanted, which is the last one when a
 model is asked. Of the others, whole exchanges (data/chat/exchanges.py) are dropped, in this order:
 
     1  fillers                              "OK, thanks!" "You're welcome."             the oldest first
     2  exchanges without anything in common with what is asked or answered              the oldest first
     3  those that share rare words with it: at most a quarter of all                    those that share least first
 
-Nothing is rewritten or summarized: what is kept is as it was. LangChain's `trim_messages` and OpenAI's `truncation: auto`
-know only the oldest; NVIDIA Automodel cuts agent chats by turns in this way (issue 2366).
+Nothing is rewritten or summarized. LangChain's `trim_messages` and OpenAI's `truncation: auto` know only the oldest; NVIDIA
+Automodel cuts agent chats by turns, and keeps the system message, the tools and the last exchange (issue 2366).
 """
 
 import math
@@ -29,7 +29,7 @@ RARE = 0.1  # share of the exchanges in which a rare n-gram occurs, at most; and
 
 
 @dataclass(frozen=True)
-class Kept:
+class Selection:
     """What is left of a conversation."""
 
     turns: tuple[int, ...]
@@ -42,7 +42,7 @@ class Kept:
     """Of `turns`, those that would have been dropped if the answers were not known, as when the model is used."""
 
 
-def keep_last(turns: Sequence[Turn], size: Size, limit: int) -> Kept | None:
+def keep_last(turns: Sequence[Turn], size: Size, limit: int) -> Selection | None:
     """What is kept of a conversation that a model is asked to continue; None: not even its last exchange fits.
 
     Args:
@@ -51,17 +51,17 @@ def keep_last(turns: Sequence[Turn], size: Size, limit: int) -> Kept | None:
     units = exchanges(turns)
     everything = tuple(range(len(turns)))
     if (whole := size(turns)) <= limit:
-        return Kept(everything, size=whole)
+        return Selection(everything, size=whole)
     always = tuple(i for i, turn in enumerate(turns) if turn.role == "system")
     if not units:
         return None
-    kept = choose(turns, always, units, [len(units) - 1], size, limit)
-    if kept is None:
+    selection = choose(turns, always, units, [len(units) - 1], size, limit)
+    if selection is None:
         question, parts = steps(turns, units[-1])
         if len(parts) > 1:
-            kept = choose(turns, (*always, *question), parts, [len(parts) - 1], size, limit)
-            kept = kept and _with_dropped(kept, [i for unit in units[:-1] for i in unit])
-    return kept
+            selection = choose(turns, (*always, *question), parts, [len(parts) - 1], size, limit)
+            selection = selection and _with_dropped(selection, [i for unit in units[:-1] for i in unit])
+    return selection
 
 
 def choose(
@@ -72,23 +72,23 @@ def choose(
     size: Size,
     limit: int,
     answers: bool = False,
-) -> Kept | None:
+) -> Selection | None:
     """As many units as fit, dropped in the order of `drop_order`; None: not even the required ones fit.
 
     Args:
         always: turns that are kept besides.
-        required: positions in `units` of those that are kept.
+        required: positions in `units` of those that are selection.
         limit: tokens.
         answers: the answers of the required units are known, because they are trained on.
     """
     order = drop_order(turns, units, required, answers)
 
-    def kept(n: int) -> tuple[int, ...]:
+    def remaining(n: int) -> tuple[int, ...]:
         gone = {k for k, _ in order[:n]}
         return tuple(sorted({*always, *(i for k, unit in enumerate(units) if k not in gone for i in unit)}))
 
     def size_without(n: int) -> int:
-        return size([turns[i] for i in kept(n)])
+        return size([turns[i] for i in remaining(n)])
 
     low, high = 0, len(order)  # size_without(high) fits, or nothing does
     if size_without(high) > limit:
@@ -96,10 +96,12 @@ def choose(
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if size_without(middle) <= limit else (middle + 1, high)
-    dropped = tuple((i, reason) for k, reason in order[:low] for i in units[k])
+    dropped: tuple[tuple[int, Reason], ...] = tuple((i, reason) for k, reason in order[:low] for i in units[k])
     gone = {k for k, _ in order[:low]}
     unknown = drop_order(turns, units, required)[:low] if answers else ()
-    return Kept(kept(low), dropped, size_without(low), tuple(i for k, _ in unknown if k not in gone for i in units[k]))
+    return Selection(
+        remaining(low), dropped, size_without(low), tuple(i for k, _ in unknown if k not in gone for i in units[k])
+    )
 
 
 def drop_order(
@@ -142,6 +144,6 @@ def overlaps(turns: Sequence[Turn], units: Sequence[Unit], required: Collection[
     return [max((sum(weight[x] for x in own & target) for target in wanted), default=0.0) for own in grams]
 
 
-def _with_dropped(kept: Kept, turns: Sequence[int]) -> Kept:
+def _with_dropped(selection: Selection, turns: Sequence[int]) -> Selection:
     before: list[tuple[int, Reason]] = [(i, "oldest") for i in turns]
-    return replace(kept, dropped=(*before, *kept.dropped))
+    return replace(selection, dropped=(*before, *selection.dropped))

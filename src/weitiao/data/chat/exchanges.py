@@ -23,8 +23,8 @@ PHRASES = (
     "嗯|哦|噢|喔|呃|额|唔|啊|哈|嘿|好|好的|好滴|好吧|好呀|好嘞|好咧|好啦|知道了|明白|明白了|了解|了解了|懂了|收到|谢谢|谢谢你|谢谢您|谢谢啦"
     "|谢谢了|谢了|多谢|感谢|感谢你|感谢您|非常感谢|辛苦|辛苦了|没事|没事了|不客气|再见|拜拜|太好了|真好|不错"
     "|ok|okay|thanks|thank you|thx|so much|very much|a lot|again|cheers|great|cool|nice|awesome|perfect|wonderful|got it"
-    "|gotcha|i see|alright|all right|understood|sounds good|good to know|makes sense|no problem|you re welcome|uh|um|hm|oh|ah|wow"
-    "|lol|ha|bye|goodbye|see you|good night|then|well"
+    "|gotcha|i see|alright|all right|understood|sounds good|good to know|makes sense|no problem|you re welcome|uh|um|hm|oh"
+    "|ah|wow|lol|ha|bye|goodbye|see you|good night|then|well"
 )
 REPEATED = re.compile(r"(.)\1+")  # 嗯嗯嗯, hmmm; the phrases are written alike
 QUESTION = re.compile(r"[?？]\s*\Z|吗[。.]?\s*\Z")

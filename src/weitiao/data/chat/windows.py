@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from weitiao.core.example import Turn
-from weitiao.data.chat.drop_turns import Kept, Reason, Size, choose
+from weitiao.data.chat.drop_turns import Reason, Selection, Size, choose
 from weitiao.data.chat.exchanges import Unit, exchanges, steps
 
 ANSWERS = 0.5  # share of the room that answers and their questions take, unless one of them needs more
@@ -26,14 +26,14 @@ SHORTEST = (Turn("user", "-"),)
 class Window:
     """A part of a conversation that makes a row."""
 
-    kept: Kept
+    selection: Selection
     answers: tuple[int, ...]
     """Indices of the turns that are trained on."""
 
     def turns(self, turns: Sequence[Turn]) -> tuple[Turn, ...]:
         """What the row has of a conversation; answers of other rows are context."""
-        context = set(self.kept.turns) - set(self.answers)
-        return tuple(replace(turns[i], supervised=False) if i in context else turns[i] for i in self.kept.turns)
+        context = set(self.selection.turns) - set(self.answers)
+        return tuple(replace(turns[i], supervised=False) if i in context else turns[i] for i in self.selection.turns)
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class _Conversation:
         if n:
             first, some = self.until(answered[n - 1], always, units)
             whole = tuple(sorted({*first, *(i for unit in some for i in unit)}))
-            kept = Kept(whole, before, self.size_of(first, some))
-            yield Window(kept, tuple(i for k in answered[:n] for i in self.answers(units[k])))
+            selection = Selection(whole, before, self.size_of(first, some))
+            yield Window(selection, tuple(i for k in answered[:n] for i in self.answers(units[k])))
         room = self.room_of_answers(always) if n < len(answered) else 0
         while n < len(answered):
             first, some = self.until(answered[n], always, units)
@@ -89,10 +89,10 @@ class _Conversation:
             count = _most(len(rest), lambda m, rest=rest: self.size_of_group(rest[:m], always, units) <= room)
             group = rest[: max(1, count)]
             first, some = self.until(group[-1], always, units)
-            kept = choose(self.all_turns, first, some, group, self.size, self.limit, self.by_answers)
-            assert kept is not None, "the answers with their questions fit"
+            selection = choose(self.all_turns, first, some, group, self.size, self.limit, self.by_answers)
+            assert selection is not None, "the answers with their questions fit"
             answers = tuple(i for k in group for i in self.answers(units[k]))
-            yield Window(replace(kept, dropped=(*before, *kept.dropped)), answers)
+            yield Window(replace(selection, dropped=(*before, *selection.dropped)), answers)
             n += len(group)
 
     def parts(self, always: Unit, units: Sequence[Unit], dropped: Unit, alone: int) -> Iterator[Window | TooLong]:
