@@ -142,7 +142,16 @@ class RowMaker:
             yield row
             return
         ids = [int(x) for x in row["input_ids"]]
-        if overlong == "error":
+        if overlong == "error" and chat_of(item) is not None:
+            raise DataError(
+                "{where}: this conversation has {length} tokens, but max_length is {max_length}. Set overlong: drop_turns "
+                "(it becomes several rows, without old exchanges), truncate (the end of the answer stays), drop or split; or "
+                "a larger max_length",
+                where=item.where,
+                length=length,
+                max_length=max_length,
+            )
+        elif overlong == "error":
             raise DataError(
                 "{where}: this row has {length} tokens, but max_length is {max_length}. Set overlong: truncate (the end of "
                 "the answer stays), drop or split; or a larger max_length",
