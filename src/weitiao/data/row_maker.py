@@ -145,8 +145,8 @@ class RowMaker:
         if overlong == "error" and chat_of(item) is not None:
             raise DataError(
                 "{where}: this conversation has {length} tokens, but max_length is {max_length}. Set overlong: drop_turns "
-                "(it becomes several rows, without old exchanges), truncate (the end of the answer stays), drop or split; or "
-                "a larger max_length",
+                "(it becomes several rows, without old exchanges), truncate (the end of the answer stays), drop or split; "
+                "or a larger max_length",
                 where=item.where,
                 length=length,
                 max_length=max_length,

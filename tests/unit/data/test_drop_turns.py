@@ -290,3 +290,24 @@ def test_run_records_what_was_dropped_and_uses_it(train_tiny: Any, long_chats: P
     assert code == 0 and answered[0]["dropped_messages"] == list(prompt.dropped) and "dropped_messages" not in answered[1]
     code, output = weitiao("generate", str(run.folder), "hi", "--overlong", "compress")
     assert code and "there is no 'compress'" in output
+
+
+def test_tasks_without_conversations_are_as_they_were(train_tiny: Any, long_chats: Path, tmp_path: Path) -> None:
+    labelled = [
+        {"text": f"the {x} fox {i} " * (40 if i == 3 else 1), "label": x} for i in range(12) for x in ("lazy", "quick")
+    ]
+    file = write_jsonl(tmp_path / "labelled.jsonl", labelled)
+    run = train_tiny(
+        data=[{"path": str(long_chats), "task": "chat"}, {"path": str(file), "task": "topic"}],
+        objective={"name": "multi_task", "tasks": {"chat": {"name": "sft"}, "topic": {"name": "classification"}}},
+        max_length=120,
+        overlong="drop_turns",
+        train={"steps": 1},
+    )
+    assert {x["file"] for x in run.read("dropped_turns.jsonl")} == {str(long_chats)}
+    assert run.read("resolved.json")["data"]["truncated"] > 0  # as classification does with long texts
+
+    from weitiao import api
+
+    (predicted,) = api.load(run).predict(["the lazy fox"], task="topic")
+    assert predicted["predicted"] in ("lazy", "quick")
