@@ -18,6 +18,7 @@ from weitiao.core.example import Turn, plain
 Unit = tuple[int, ...]
 """Indices of turns that are kept or dropped together."""
 MAX_FILLER_ANSWER = 60  # columns of an assistant's turn that answers a filler: "You're welcome! Anything else?"
+MAX_CACHED = 2000  # characters of a text whose n-grams are kept in memory
 MARKS = re.compile(r"[\s,.!?;:~…，。！？；：、～—’'\"“”()（）\U0001f300-\U0001faff\u2600-\u27bf\ufe0f-]+")
 PHRASES = (
     "嗯|哦|噢|喔|呃|额|唔|啊|哈|嘿|好|好的|好滴|好吧|好呀|好嘞|好咧|好啦|知道了|明白|明白了|了解|了解了|懂了|收到|谢谢|谢谢你|谢谢您|谢谢啦"
@@ -146,13 +147,16 @@ def _says_nothing(turn: Turn) -> bool:
 # -- what an exchange has in common with an answer ----------------------------------------------------------------------
 
 
-@lru_cache(maxsize=4096)
 def ngrams(text: str) -> frozenset[str]:
     """What texts are compared by: words, and of Han characters (kana, hangul) each two that stand together.
 
     >>> sorted(ngrams("Order 88-41, 上海的酒店"))
-    ['88-41', 'order', '上海', '店', '海的', '的酒', '酒店']
+    ['88-41', 'order', '上海', '海的', '的酒', '酒店']
     """
+    return _ngrams_again(text) if len(text) <= MAX_CACHED else _ngrams(text)
+
+
+def _ngrams(text: str) -> frozenset[str]:
     grams: set[str] = set()
     for match in WORDS.findall(plain(text)):
         if WIDE.match(match):
@@ -160,3 +164,6 @@ def ngrams(text: str) -> frozenset[str]:
         else:
             grams.add(match)
     return frozenset(grams)
+
+
+_ngrams_again = lru_cache(maxsize=1024)(_ngrams)  # a conversation is looked at for each of its rows
