@@ -100,7 +100,11 @@ class RowMaker:
         if chat is not None and is_too_long(chat, own := cast(ChatProcessor, processor), self.max_length):
             yield from self._windows(item, chat, own, facts, number)
             return
-        for row in self.objective.rows(item.example, processor):
+        rows = self.objective.rows(item.example, processor)
+        if chat is not None and any(self.objective.num_positions(row) > self.max_length for row in rows):
+            yield from self._windows(item, chat, cast(ChatProcessor, processor), facts, number)
+            return
+        for row in rows:
             for note in row.get("notes", ()):
                 facts.note(note)
             for piece in self._fit(row, item, processor, facts, number):

@@ -11,12 +11,11 @@ from weitiao.core.finding import Decision
 from weitiao.core.messages import Message
 from weitiao.core.objective import RowEncoder
 from weitiao.core.run import Run
-from weitiao.data.chat.drop_turns import keep_last
+from weitiao.data.chat.drop_turns import Size, keep_last
 from weitiao.data.chat.windows import TooLong, Window, windows
 from weitiao.data.tokenization import ChatProcessor, num_tokens
 
 FILE = "dropped_turns.jsonl"
-ATTEMPTS = 5  # templates that rewrite earlier turns make rows that are longer than the conversation that was measured
 EXCERPT = 80  # characters of a dropped turn
 
 
@@ -58,32 +57,46 @@ def window_rows(
     Raises:
         InvalidValue: the objective cannot use the conversation.
     """
+
+    def estimated(turns: Sequence[Turn]) -> int:
+        return num_tokens(processor, turns, chat.tools)
+
+    def exact(turns: Sequence[Turn]) -> int:
+        if not any(turn.is_target for turn in turns):
+            return estimated(turns)
+        rows = objective.rows(_with_turns(item, chat, tuple(turns)), processor)
+        return max(objective.num_positions(row) for row in rows)
+
     rows: list[WindowRow | TooLong] = []
-    excess, limit = 0, max_length
-    for _ in range(ATTEMPTS):
-        limit -= excess
-        rows = list(_rows(item, chat, objective, processor, limit, held_out))
-        excess = max((objective.num_positions(x.row) for x in rows if isinstance(x, WindowRow)), default=0) - max_length
-        if excess <= 0:
-            return rows
-    return [x for x in rows if isinstance(x, TooLong) or objective.num_positions(x.row) <= max_length]
+    for size in (estimated, exact):  # where a template leaves thoughts out of earlier turns, an earlier row may be longer
+        rows = list(_rows(item, chat, objective, processor, size, max_length, held_out))
+        if all(objective.num_positions(x.row) <= max_length for x in rows if isinstance(x, WindowRow)):
+            break
+    return rows
 
 
 def _rows(
-    item: SourcedExample, chat: Chat, objective: RowEncoder, processor: ChatProcessor, limit: int, held_out: bool
+    item: SourcedExample,
+    chat: Chat,
+    objective: RowEncoder,
+    processor: ChatProcessor,
+    size: Size,
+    limit: int,
+    held_out: bool,
 ) -> Iterator[WindowRow | TooLong]:
-    def size(turns: Sequence[Turn]) -> int:
-        return num_tokens(processor, turns, chat.tools)
-
     for number, window in enumerate(windows(chat.turns, size, limit, not held_out), 1):
         if isinstance(window, TooLong):
             yield window
             continue
-        part = replace(chat, turns=window.turns(chat.turns))
-        example = Task(item.task, part) if isinstance(item.example, Task) else part
         record = _record(item, number, window, chat.turns)
+        example = _with_turns(item, chat, window.turns(chat.turns))
         for i, row in enumerate(objective.rows(example, processor)):
             yield WindowRow(row, 0 if i else len(window.answers), {} if i else record)
+
+
+def _with_turns(item: SourcedExample, chat: Chat, turns: tuple[Turn, ...]) -> Chat | Task:
+    part = replace(chat, turns=turns)
+    return Task(item.task, part) if isinstance(item.example, Task) else part
 
 
 def _record(item: SourcedExample, number: int, window: Window, turns: tuple[Turn, ...]) -> dict[str, Any]:
@@ -114,8 +127,7 @@ def as_asked(item: SourcedExample, processor: ChatProcessor, max_length: int) ->
     selection = keep_last(turns, lambda some: num_tokens(processor, some, chat.tools), max_length)
     if selection is None:
         return item
-    part = replace(chat, turns=tuple(turns[i] for i in selection.turns))
-    return replace(item, example=Task(item.task, part) if isinstance(item.example, Task) else part)
+    return replace(item, example=_with_turns(item, chat, tuple(turns[i] for i in selection.turns)))
 
 
 # -- what is reported -------------------------------------------------------------------------------------------------

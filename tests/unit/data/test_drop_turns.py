@@ -1,6 +1,7 @@
 """Conversations that are too long: exchanges, what is dropped first, rows for training, and the same in use."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from weitiao.core.example import Chat, SourcedExample, SourceLocation, ToolCall,
 from weitiao.data.chat.drop_turns import drop_order, keep_last
 from weitiao.data.chat.exchanges import exchanges, filler_exchanges, is_filler, steps
 from weitiao.data.chat.windows import TooLong, Window, windows
+from weitiao.data.row_maker import RowMaker
 from weitiao.data.tokenization import ChatProcessor, num_tokens
 from weitiao.data.window_rows import WindowRow, as_asked, window_rows
 from weitiao.objective.objectives.sft import SFT
@@ -198,6 +200,20 @@ def test_answers_keep_their_tokens_in_every_template(name: str) -> None:
     assert len(made_rows) == len(rows) > 1 and all(len(x["input_ids"]) <= limit for x in made_rows)
     assert learned(made_rows) == learned(whole)
     assert sum(x.num_answers for x in rows if isinstance(x, WindowRow)) == 16
+
+
+def test_thoughts_that_only_one_row_has_count_there() -> None:
+    """Qwen3's template leaves thoughts out of earlier turns: the first row is longer than the whole conversation."""
+    made = processor("qwen3")
+    turns = dialogue("the fox", "dog", "the box", "seven", "what time", "paris")
+    turns[1] = replace(turns[1], reasoning="think " * 200)
+    chat, limit = Chat(tuple(turns)), 200
+    assert num_tokens(made, turns) < limit < max(len(x["input_ids"]) for x in SFT().rows(chat, made))
+    rows, facts = RowMaker(SFT(), made, limit, "drop_turns").rows([SourcedExample(chat, SourceLocation("f", 1))])
+    assert len(facts.bad) == 1 and "answers fit into no row" in facts.bad[0]["reason"]["template"]
+    texts = ["".join(made.tokenizer.decode(x) for x in learned([row])) for row in rows]
+    assert ["seven" in x for x in texts].count(True) == ["paris" in x for x in texts].count(True) == 1
+    assert all(len(row["input_ids"]) <= limit for row in rows)
 
 
 def test_answer_that_fits_nowhere_is_a_bad_row(train_tiny: Any, tmp_path: Path) -> None:
