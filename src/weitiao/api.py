@@ -117,15 +117,19 @@ def check(
 
 
 def load(
-    target: "str | Path | Run", *, adapters: "Mapping[str, str | Path | Run] | None" = None, precision: str = "auto"
+    target: "str | Path | Run",
+    *,
+    adapters: "Mapping[str, str | Path | Run] | None" = None,
+    precision: str = "auto",
+    overlong: str = "auto",
 ) -> "Model":
     """A model to use: generate, predict, encode.
 
     Args:
         target: a Run or its folder, a PEFT adapter folder, or any base model.
-        adapters: several adapters on the base model `target`: a name for each -> its Run or PEFT adapter folder. More
-            can be added later: Model.add_adapter.
+        adapters: several, on the base model `target`: a name for each -> its Run or PEFT folder (more: Model.add_adapter).
         precision: bf16, fp32, fp16, or auto: as it was trained.
+        overlong: of conversations that are too long: error; drop_turns: exchanges are left out; auto: as it was trained.
 
     Raises:
         ModelError, RunError: it is none of these, or the run has no result yet.
@@ -133,10 +137,8 @@ def load(
     _import_pipeline()
     from weitiao.pipeline import inference
 
-    precision = "" if precision == "auto" else precision
-    if adapters:
-        return inference.open_many(_path(target), {name: _path(x) for name, x in adapters.items()}, precision)
-    return inference.open_model(_path(target), precision)
+    precision, named = "" if precision == "auto" else precision, {name: _path(x) for name, x in (adapters or {}).items()}
+    return inference.open_many(_path(target), named, precision, overlong)
 
 
 def evaluate(

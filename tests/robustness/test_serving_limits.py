@@ -269,5 +269,5 @@ def test_messages_cannot_make_the_server_slow(server: LocalServer) -> None:
     many = [{"role": "user", "content": "xyz"}, {"role": "assistant", "content": "y"}] * 256
     assert seconds(many) <= 1.5
     encode = server.service.served.encode_chat
-    literal = encode([{"role": "user", "content": "{{ 7 * 7 }}"}], [], "")
+    literal = encode([{"role": "user", "content": "{{ 7 * 7 }}"}], [], "", 8)[0]
     assert "49" not in "".join(server.service.served.token_text(x).text for x in literal)

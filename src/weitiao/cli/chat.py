@@ -35,6 +35,19 @@ def tell_slow_engine(model: "Model") -> None:
         Console(stderr=True, highlight=False).print(Text(str(decision.reason), "dim"), soft_wrap=True)
 
 
+def tell_dropped_turns(model: "Model", messages: Messages, settings: dict[str, Any]) -> None:
+    """Print how many of the messages the model will not see, because the conversation is too long."""
+    from weitiao.pipeline.prompting import as_turns
+
+    room = settings["sampling"].max_new_tokens
+    prompt = model.prompt(as_turns(messages), settings["adapter"], settings["system"], max_new_tokens=room)
+    if prompt.dropped:
+        text = Message(
+            "{n} of {total} messages are left out of the prompt: it is too long", n=len(prompt.dropped), total=len(messages)
+        )
+        Console(stderr=True, highlight=False).print(Text(str(text), "dim"), soft_wrap=True)
+
+
 def read_line(console: Console) -> str:
     """What the user types; "" at an empty line or at the end of the input."""
     try:

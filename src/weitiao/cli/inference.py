@@ -39,6 +39,12 @@ Prompts = Annotated[
 System = Annotated[
     str | None, typer.Option(help='A system message; default: that of the training rows, if they had one. "": none.')
 ]
+Overlong = Annotated[
+    str,
+    typer.Option(
+        help="Conversations that are too long: error; drop_turns: leave out exchanges; auto: drop_turns if trained with it."
+    ),
+]
 Answers = Annotated[int, typer.Option("--n", min=1, help="Answers to each prompt; more than one: JSON.")]
 LogProbs = Annotated[
     int | None, typer.Option(min=0, help="JSON with each token's log-probability and this many of the most probable ones.")
@@ -55,6 +61,7 @@ def generate(
     compare: Annotated[bool, typer.Option("--compare", help="Show the base model's answer next to it.")] = False,
     n: Answers = 1,
     logprobs: LogProbs = None,
+    overlong: Overlong = "auto",
     *,
     sampling: SamplingParams,
 ) -> None:
@@ -62,7 +69,7 @@ def generate(
     if (prompt is None) == (prompts is None):
         raise usage_error("give a prompt, or --prompts FILE")
     text, sampling = sys.stdin.read() if prompt == "-" else prompt or "", replace(sampling, top_logprobs=logprobs)
-    model = _load(target, adapter)
+    model = _load(target, adapter, overlong)
     dialogue.tell_system_message(model, system)
     dialogue.tell_slow_engine(model)
     console = Console(quiet=prompts is not None, highlight=False)
@@ -93,11 +100,12 @@ def chat(
     adapter: Adapters = None,
     system: System = None,
     compare: Annotated[bool, typer.Option("--compare", help="Show the base model's answers next to it.")] = False,
+    overlong: Overlong = "auto",
     *,
     sampling: SamplingParams,
 ) -> None:
     """Chat with a model; an empty line ends. With several adapters, @NAME at the start of a line chooses one."""
-    model, console = _load(target, adapter), Console(highlight=False)
+    model, console = _load(target, adapter, overlong), Console(highlight=False)
     if model.assets.continues_text:
         raise ModelError(
             "{target} continues plain text and has no turns to chat in. Give it the beginning of a text: "
@@ -114,6 +122,7 @@ def chat(
             name, text = dialogue.split_address(text, model.adapters, name)
             messages.append({"role": "user", "content": text})
             chosen = {**settings, "adapter": name}
+            dialogue.tell_dropped_turns(model, messages, chosen)
             if compare:
                 console.print(dialogue.compare_with_base(model, messages, chosen))
                 answer = model.generate(messages, **chosen)
@@ -211,12 +220,12 @@ def merge(
     Console(highlight=False).print(str(message), soft_wrap=True)
 
 
-def _load(target: str, adapters: list[str] | None) -> "Model":
+def _load(target: str, adapters: list[str] | None, overlong: str) -> "Model":
     from weitiao import api
     from weitiao.core.reporter import Reporter
 
     with Reporter(Console(highlight=False)).spin(Message("loading the model")):
-        model = api.load(target, adapters=split_pairs(adapters, "--adapter"))
+        model = api.load(target, adapters=split_pairs(adapters, "--adapter"), overlong=overlong)
     if not model.objective.traits.generative:
         raise ModelError(
             "{target} was trained with objective {objective}, which does not generate text: "

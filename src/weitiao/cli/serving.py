@@ -1,11 +1,12 @@
 """The command that serves: an OpenAI-compatible server and a chat page, on this machine unless it is told otherwise."""
 
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from weitiao.cli.option_group import option_group
 from weitiao.cli.run_command import split_pairs, usage_error
 from weitiao.core.errors import ModelError
 from weitiao.core.messages import Message
@@ -13,7 +14,22 @@ from weitiao.core.messages import Message
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "httpx")
 ENGINES = ("own", "vllm", "llamacpp")
 
+OPENING: dict[str, tuple[Any, Any]] = {
+    "precision": (Annotated[str, typer.Option(help="bf16, fp32 or fp16; auto: as trained.")], "auto"),
+    "overlong": (
+        Annotated[
+            str,
+            typer.Option(
+                help="Conversations that are too long: error; drop_turns: leave out exchanges; auto: drop_turns if "
+                "trained with it."
+            ),
+        ],
+        "auto",
+    ),
+}
 
+
+@option_group("opening", OPENING, dict)
 def serve(
     targets: Annotated[
         list[str],
@@ -33,10 +49,11 @@ def serve(
         str, typer.Option(help="A folder of adapters on the same base, loaded when they are asked for.")
     ] = "",
     engine: Annotated[str, typer.Option(help="own; or vllm, llamacpp: run as a child, behind the same front.")] = "own",
-    precision: Annotated[str, typer.Option(help="bf16, fp32 or fp16; auto: as trained.")] = "auto",
     limit: Annotated[
         list[str] | None, typer.Option(help="NAME=VALUE: max_queue, max_cpu_loras, requests_per_minute ...; repeatable.")
     ] = None,
+    *,
+    opening: dict[str, str],
 ) -> None:
     """Serve models over HTTP, as OpenAI's clients expect it, with a chat page."""
     if missing := [x for x in PACKAGES if find_spec(x) is None]:
@@ -50,6 +67,7 @@ def serve(
         from weitiao.pipeline.server import ServeOptions
         from weitiao.pipeline.server import serve as run
 
+    precision = opening["precision"]
     options = ServeOptions(
         targets=targets,
         host=host,
@@ -59,6 +77,7 @@ def serve(
         allowed_hosts=tuple(allowed_host or ()),
         adapters_dir=adapters_dir,
         precision="" if precision == "auto" else precision,
+        overlong=opening["overlong"],
         limits=split_pairs(limit, "--limit"),
         engine=engine,
     )

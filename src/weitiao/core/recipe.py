@@ -61,9 +61,10 @@ class Recipe(Settings):
     """Stop if more than this fraction of the rows cannot be used."""
     max_length: int | Auto = "auto"
     """Maximum row length in tokens; auto: the model's maximum, up to 4096."""
-    overlong: Literal["auto", "error", "truncate", "drop", "split", "sliding_window"] = "auto"
-    """Rows longer than max_length: stop with an error, truncate (a conversation loses its start), drop, split, or read them
-    in overlapping windows (objectives with a head per token); auto: the objective's default."""
+    overlong: Literal["auto", "error", "truncate", "drop", "drop_turns", "split", "sliding_window"] = "auto"
+    """Rows longer than max_length: stop with an error, truncate (a conversation loses its start), drop, drop_turns (whole
+    exchanges of a conversation; every answer is trained on once), split (documents, at headings and paragraphs), or read
+    them in overlapping windows (objectives with a head per token); auto: the objective's default."""
     chat_template: str | None = None
     """Chat template: a name from data/templates (chatml) or a .jinja file; default: the model's own."""
     method: Annotated[Method, ComponentField("method")] = default_component("method")

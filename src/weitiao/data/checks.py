@@ -71,7 +71,13 @@ def _lengths(encoded: Encoded) -> Iterator[Finding]:
         message = Message("{n:,} rows were dropped, being longer than max_length; {total:,} are left", n=encoded.dropped,
                           total=total)  # fmt: skip
         yield Finding("length", "warning", message)
-    if not encoded.truncated and not encoded.dropped:
+    if encoded.trimmed:
+        message = Message(
+            "{n:,} conversations were too long: every answer that fits is trained on once, and rows lack turns before it",
+            n=encoded.trimmed,
+        )
+        yield Finding("length", "fine", message)
+    elif not encoded.truncated and not encoded.dropped:
         split = Message("no row was truncated or dropped; {n:,} were split, with all their tokens", n=encoded.split)
         yield Finding("length", "fine", split if encoded.split else Message("no row was truncated or dropped"))
 

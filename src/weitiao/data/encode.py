@@ -82,6 +82,10 @@ class Encoded:
     truncated: int = 0
     dropped: int = 0
     split: int = 0
+    trimmed: int = 0
+    """Conversations that became several rows, or whose rows lack turns."""
+    dropped_turns: list[dict[str, Any]] = field(default_factory=list)
+    """A record for each row that lacks turns (data/window_rows.py)."""
     notes: dict[str, int] = field(default_factory=dict)
     """What objectives changed in rows (a message template), and in how many."""
     lost: dict[int, tuple[int | None, list[int]]] = field(default_factory=dict)
@@ -96,22 +100,25 @@ def encode(
     max_length: int,
     overlong: str,
     progress: Any = lambda items, description: items,
+    held_out: bool = False,
 ) -> Encoded:
     """Encode every example; from the cache if the same was encoded before.
 
     Args:
         identity: a hash of the tokenizer and the template.
         max_length: the longest row in tokens.
-        overlong: error, truncate, drop, split, sliding_window, or each: what each task's objective does.
+        overlong: error, truncate, drop, drop_turns, split, sliding_window, or each: what each task's objective does.
+        held_out: the rows are to be measured on: of a conversation that is too long, context is not chosen by the answers.
 
     Raises:
         DataError: a row is too long and `overlong` is error, or nothing carries loss.
     """
-    key = fingerprint(examples, objective, identity, max_length, overlong)
+    held_out = held_out and overlong == "drop_turns"  # all else is encoded alike
+    key = fingerprint(examples, objective, identity, max_length, f"{overlong}, held out" if held_out else overlong)
     file = home() / "encoded" / f"{key}.arrow"
     record = file.with_suffix(".json")
     if not (file.exists() and record.exists()):
-        maker, facts = RowMaker(objective, processor, max_length, overlong), Facts()
+        maker, facts = RowMaker(objective, processor, max_length, overlong, held_out), Facts()
         items = iter(progress(examples, "encoding"))
         with RowFile(file) as out, closing(encoded_chunks(maker, items, len(examples))) as chunks:
             for table, of_chunk in chunks:
@@ -139,7 +146,8 @@ def fingerprint(
     examples: list[SourcedExample], objective: RowEncoder, identity: str, max_length: int, overlong: str
 ) -> str:
     """sha256 over everything that the encoded rows depend on."""
-    digest = hashlib.sha256(json.dumps([VERSION, objective.as_recipe(), identity, max_length, overlong]).encode())
+    version = [VERSION, "at structure"] if overlong in ("split", "each") else VERSION
+    digest = hashlib.sha256(json.dumps([version, objective.as_recipe(), identity, max_length, overlong]).encode())
     encoder = json.JSONEncoder(default=_as_fields)
     with reading_in("en"):  # a place is a sentence: resuming in another language is the same data
         for x in examples:

@@ -26,6 +26,7 @@ from weitiao.data.preview import draw, preview
 from weitiao.data.read import Reading, TooManyBadRows, check_bad_fraction, read_sources
 from weitiao.data.split import split
 from weitiao.data.tokenization import ChatProcessor
+from weitiao.data.window_rows import as_asked, write_dropped_turns
 
 MAX_CHARACTERS = 1000  # of a row that is described
 EVAL_BATCH_TOKENS = 2048  # no gradients are stored
@@ -45,10 +46,9 @@ class Encoder:
     overlong: str
     reporter: Reporter
 
-    def encode(self, examples: list[SourcedExample]) -> Encoded:
-        return encode(
-            examples, self.objective, self.processor, self.identity, self.max_length, self.overlong, self.reporter.track
-        )
+    def encode(self, examples: list[SourcedExample], held_out: bool = False) -> Encoded:
+        settings = self.processor, self.identity, self.max_length, self.overlong
+        return encode(examples, self.objective, *settings, self.reporter.track, held_out)
 
     def hold_out(
         self,
@@ -71,15 +71,18 @@ class Encoder:
         if not examples:
             return None
         try:
-            encoded = self.encode(examples)
+            encoded = self.encode(examples, held_out=True)
         except DataError as error:
             raise DataError("held-out rows: {problem}", problem=error.message) from None
         self._warn(encoded, len(examples))
         if run is not None:
             write_bad_rows(run, encoded.bad)
+            write_dropped_turns(run, encoded.dropped_turns)
         rows = encoded.rows
         keys = {_example_key(rows, i) for i in range(len(rows))}
         used = [x for x in examples if (x.task, x.source, x.where) in keys]
+        if self.overlong == "drop_turns":
+            used = [as_asked(x, self.processor, self.max_length) for x in used]
         unused = self._reasons([*bad, *encoded.bad], encoded.dropped)
         tasks: dict[str, EvalSet] = {}
         for task in filter(None, self.objective.parts()):
@@ -314,10 +317,12 @@ def report_rows(
         "truncated": encoded.truncated,
         "dropped": encoded.dropped,
         "split": encoded.split,
+        "trimmed": encoded.trimmed,
         "bad_rows": num_bad,
         "fingerprint": rows.fingerprint,
     }
     reporter.say(_summary(facts, encoded.notes, f"{run.folder}/{BAD_ROWS}"))
+    write_dropped_turns(run, encoded.dropped_turns)
     previews = _previews(encoded, objective, recipe, processor)
     for title, pieces in previews:
         reporter.say(Message("{title}:", title=title), "dim")
@@ -342,6 +347,8 @@ def _summary(facts: dict[str, Any], notes: dict[str, int], bad_rows: str) -> Mes
         parts.append(Message("{n:,} dropped", n=n))
     if n := facts["split"]:
         parts.append(Message("{n:,} split", n=n))
+    if n := facts["trimmed"]:
+        parts.append(Message("{n:,} conversations without some of their turns", n=n))
     parts += [Message("{note}: {n:,}", note=Message(note), n=n) for note, n in notes.items()]
     if n := facts["bad_rows"]:
         parts.append(Message("{n:,} bad rows set aside in {file}", n=n, file=bad_rows))

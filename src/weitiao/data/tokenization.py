@@ -313,6 +313,15 @@ class ChatProcessor:
         return ids[-1] if ids and self.tokenizer.decode([ids[-1]]) in self._special else None
 
 
+def num_tokens(processor: ChatProcessor, turns: Sequence[Turn], tools: str = "", ask: bool = False) -> int:
+    """Tokens of a conversation, in a fraction of the time of `chat` and `prompt`, which look for each turn in it.
+
+    Args:
+        ask: with what the template writes before an answer.
+    """
+    return len(processor._encode(processor.conversation(turns, tools).render(ask=ask))[0])
+
+
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     names = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
     tokens = {name: getattr(tokenizer, f"{name}_token", None) for name in names}

@@ -30,7 +30,7 @@ from weitiao.model.adapters.adapter_weights import (
 )
 from weitiao.model.adapters.module_replacement import linear_names, shape_of
 from weitiao.model.loading.load import Base
-from weitiao.pipeline.load import BaseAssets, apply_adapter, open_base_assets, open_trained_assets
+from weitiao.pipeline.load import BaseAssets, apply_adapter, open_base_assets, open_trained_assets, with_overlong
 from weitiao.pipeline.trained import TrainedRun, check_unchanged, read_trained
 
 PROBE_LENGTH = 8  # tokens
@@ -49,12 +49,13 @@ class OpenedAdapter:
 class AdapterOpener:
     """Opens adapters of one base model. What many of them have in common is loaded once."""
 
-    def __init__(self, target: str, assets: BaseAssets) -> None:
+    def __init__(self, target: str, assets: BaseAssets, overlong: str = "auto") -> None:
         """
         Args:
             target: the base model, as the user names it.
+            overlong: as of `with_overlong`.
         """
-        self.target, self.assets = target, assets
+        self.target, self.assets, self.overlong = target, assets, overlong
         self._opened: dict[tuple, tuple[BaseAssets, bool]] = {}
 
     def open(self, folder: str) -> OpenedAdapter:
@@ -99,9 +100,10 @@ class AdapterOpener:
         assets, same_base = self._opened[key]
         continues_text = assets.continues_text or trained.objective.traits.example_type is Text
         system = trained.recorded("system") or ""
-        if (system, continues_text) != (assets.system, assets.continues_text):
-            assets = replace(assets, system=system, continues_text=continues_text)
-        return assets, same_base
+        own = {"system": system, "continues_text": continues_text, "history_tokens": trained.history_tokens}
+        if any(getattr(assets, key) != value for key, value in own.items()):
+            assets = replace(assets, **own)
+        return with_overlong(assets, self.overlong), same_base
 
 
 class AdapterRegistry:

@@ -9,7 +9,7 @@ from weitiao.core.generation import generate
 from weitiao.core.reporter import Reporter
 from weitiao.data.prompts import Prompt, read_prompts
 from weitiao.pipeline.inference import Model
-from weitiao.pipeline.prompting import Messages, as_turns
+from weitiao.pipeline.prompting import Messages, PromptIds, as_turns
 
 CHUNK = 256  # prompts that are answered before the first answer is returned
 
@@ -26,12 +26,13 @@ def answer_file(
         DataError: a line is not a prompt.
     """
     prompts = read_prompts(file, tuple(model.adapters))
-    ids = [_prompt_of(model, x, system) for x in prompts]
+    ids = [_prompt_of(model, x, system, sampling.max_new_tokens) for x in prompts]
     for start in reporter.track(range(0, len(prompts), CHUNK), "prompts"):
         chunk = prompts[start : start + CHUNK]
         if model.assets.architecture.kind != "decoder":
             answers = generate(model.model, ids[start : start + CHUNK], sampling.max_new_tokens)
-            yield from ({**x.fields, "answer": model.decode(answer)} for x, answer in zip(chunk, answers))
+            for x, prompt, answer in zip(chunk, ids[start : start + CHUNK], answers):
+                yield {**x.fields, **_dropped(prompt), "answer": model.decode(answer)}
             continue
         requests = [
             Request(prompt, sampling, x.adapter, i)
@@ -40,7 +41,7 @@ def answer_file(
         ]
         generations = model.answer(requests)
         for i, x in enumerate(chunk):
-            yield {**x.fields, **answer_fields(model, generations[i * n : (i + 1) * n])}
+            yield {**x.fields, **_dropped(ids[start + i]), **answer_fields(model, generations[i * n : (i + 1) * n])}
 
 
 def answer_messages(
@@ -54,7 +55,7 @@ def answer_messages(
     if model.assets.architecture.kind != "decoder":
         raise ModelError("--n and --logprobs are of decoders: an encoder-decoder model answers by beam search.")
     prompt, adapter = as_turns(messages), next(iter(model.adapters), "")
-    ids = model.prompt(prompt, adapter, system)
+    ids = model.prompt(prompt, adapter, system, max_new_tokens=sampling.max_new_tokens)
     return answer_fields(model, model.answer([Request(ids, sampling, adapter, i) for i in range(n)]))
 
 
@@ -74,8 +75,12 @@ def _token_fields(model: Model, token: GeneratedToken) -> dict[str, Any]:
     return {**fields, "top": {decode([i], skip_special_tokens=False): x for i, x in top}} if top else fields
 
 
-def _prompt_of(model: Model, prompt: Prompt, system: str | None) -> list[int]:
+def _dropped(prompt: PromptIds) -> dict[str, Any]:
+    return {"dropped_messages": list(prompt.dropped)} if prompt.dropped else {}
+
+
+def _prompt_of(model: Model, prompt: Prompt, system: str | None, max_new_tokens: int) -> PromptIds:
     try:
-        return model.prompt(prompt.turns, prompt.adapter, system, prompt.fields.get("tools"))
+        return model.prompt(prompt.turns, prompt.adapter, system, prompt.fields.get("tools"), max_new_tokens)
     except DataError as error:
         raise DataError("{where}: {reason}", where=prompt.where, reason=error.message) from None

@@ -34,6 +34,7 @@ from weitiao.data.loader import Loader
 from weitiao.data.prepare import Encoder, read, read_and_split, read_corpus, report_rows
 from weitiao.data.read import Reading
 from weitiao.data.vocabulary import check_vocabulary
+from weitiao.data.window_rows import dropped_turns_decision
 from weitiao.evaluate.drift import Drift
 from weitiao.evaluate.examination.items import PreparedExam
 from weitiao.evaluate.forgetting.few_shot import FewShot, draw_examples
@@ -200,6 +201,8 @@ def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporte
     with reporter.phase(run, "encode", Message("encoding the rows")):
         encoded = encoder.encode(training)
         report_rows(encoded, len(training), objective, recipe, assets.processor, run, reporter)
+        if encoded.trimmed:
+            reporter.report(run, dropped_turns_decision(encoded, limits.max_length, run))
         validation = encoder.hold_out(held_out.examples, run, held_out.bad, corpus)
         final = encoder.hold_out(final_rows.examples, run, final_rows.bad, corpus) if final_sources else validation
     if validation is not None:

@@ -35,9 +35,10 @@ from weitiao.pipeline.load import (
     load_stacked_base,
     open_base_assets,
     open_trained_assets,
+    with_overlong,
 )
 from weitiao.pipeline.predict import InputRow, RowPredictor, predict_rows
-from weitiao.pipeline.prompting import Messages, as_turns, encode_prompt
+from weitiao.pipeline.prompting import Messages, PromptIds, as_turns, encode_prompt
 from weitiao.pipeline.trained import check_unchanged, read_trained
 from weitiao.plan.compatibility import check_base
 
@@ -119,8 +120,11 @@ class Model:
         single = isinstance(prompts, str) or (bool(prompts) and isinstance(prompts[0], Mapping))
         conversations: Sequence[Any] = [prompts] if single else prompts
         adapters = [adapter] * len(conversations) if isinstance(adapter, str) else list(adapter)
-        ids = [self.prompt(as_turns(x), name, system, list(tools)) for x, name in zip(conversations, adapters)]
         params = sampling or SamplingParams(max_new_tokens, temperature)
+        ids = [
+            self.prompt(as_turns(x), name, system, list(tools), params.max_new_tokens)
+            for x, name in zip(conversations, adapters)
+        ]
         if stream:
             if not single or n > 1:
                 raise DataError("stream: one answer to one prompt at a time; several were asked for.")
@@ -150,18 +154,28 @@ class Model:
         finally:
             self._engine = before
 
-    def prompt(self, turns: Sequence[Turn], adapter: str = "", system: str | None = None, tools: Any = None) -> list[int]:
+    def prompt(
+        self,
+        turns: Sequence[Turn],
+        adapter: str = "",
+        system: str | None = None,
+        tools: Any = None,
+        max_new_tokens: int = 256,
+    ) -> PromptIds:
         """Token ids of a conversation up to where the assistant answers, in the adapter's own chat template; of plain text,
         the text.
 
         Args:
             system: a system message, if there is none; default: that of the training rows.
             tools: that the assistant may call.
+            max_new_tokens: room for the answer, where exchanges of a long conversation are left out (`overlong`); the
+                result's `dropped` tells which messages.
 
         Raises:
             DataError: it is not a prompt for this model.
         """
-        return encode_prompt(self.adapters.get(adapter, self.assets), turns, system, tools)
+        assets = self.adapters.get(adapter, self.assets)
+        return encode_prompt(assets, turns, system, tools, max_new_tokens)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.assets.processor.decode(ids).strip()
@@ -298,11 +312,12 @@ def _listed(texts: str | Sequence[str]) -> Sequence[str]:
 # -- loading ----------------------------------------------------------------------------------------------------------
 
 
-def open_model(target: str, precision: str = "") -> Model:
+def open_model(target: str, precision: str = "", overlong: str = "auto") -> Model:
     """A Run folder, a PEFT adapter folder, or any base model.
 
     Args:
         precision: "": as the run was trained, or auto.
+        overlong: what is done with conversations that are too long, as of `with_overlong`.
 
     Raises:
         ModelError, RunError: it is none of these, or the run has no result yet.
@@ -315,15 +330,16 @@ def open_model(target: str, precision: str = "") -> Model:
         objective = create(Objective, "seq2seq" if assets.architecture.kind == "encoder_decoder" else decoder)
         check_base(objective, Method.untouched(), assets.architecture)
         model = load(assets, Method.untouched(), objective, dtype, device)[0]
-        return Model(model, assets, objective)
+        return Model(model, with_overlong(assets, overlong), objective)
     assets = open_trained_assets(trained)
     check_unchanged(trained, assets.base_chain, assets.folder)
     model = load(assets, trained.method, trained.objective, dtype, device)[0]
     trained.load_weights(model)
+    assets = with_overlong(assets, overlong)
     return Model(model, assets, trained.objective, trained.recipe, training_columns=trained.columns)
 
 
-def open_many(target: str, adapters: Mapping[str, str], precision: str = "") -> Model:
+def open_many(target: str, adapters: Mapping[str, str], precision: str = "", overlong: str = "auto") -> Model:
     """Several adapters on one base model: each prompt, or each row of a batch, goes through the one it names.
 
     Args:
@@ -331,14 +347,15 @@ def open_many(target: str, adapters: Mapping[str, str], precision: str = "") -> 
         adapters: a name for each -> its Run or PEFT adapter folder. The weights of those after the first 32 are read when
             a prompt first names them.
         precision: "": as they were trained, where that is the same for all, or auto.
+        overlong: what is done with conversations that are too long, as of `with_overlong`.
 
     Raises:
         ModelError: one has another base model, is not a low-rank change of linear layers, or changes nothing.
     """
     if not adapters:
-        return open_model(target, precision)
-    assets = open_base_assets(target)
-    opener = AdapterOpener(target, assets)
+        return open_model(target, precision, overlong)
+    assets = with_overlong(open_base_assets(target), overlong)
+    opener = AdapterOpener(target, assets, overlong)
     opened = {name: opener.open(folder) for name, folder in adapters.items()}
     first = next(iter(opened.values()))
     precisions = {x.trained.precision for x in opened.values()}

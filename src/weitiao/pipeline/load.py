@@ -31,6 +31,7 @@ from weitiao.model.loading.load import Base, load_architecture, load_base, load_
 from weitiao.model.loading.sources import resolve_base
 from weitiao.pipeline.trained import TrainedRun, base_chain, read_trained
 
+OVERLONG = ("auto", "error", "drop_turns")
 NO_LIMIT = 10**12  # tokens; a tokenizer without a limit says 10**30
 
 
@@ -48,6 +49,9 @@ class BaseAssets:
     """Runs that are merged into the base model, the lowest first."""
     system: str = ""
     """The system message that all rows of the run had; "" if they had none, or several."""
+    history_tokens: int | None = None
+    """Tokens that a conversation with its answer may have before exchanges are left out of a prompt; None: none are. Of a
+    run with `overlong: drop_turns`, its max_length."""
     continues_text: bool = False
     """A prompt is the beginning of a text, since nothing was trained on conversations."""
 
@@ -64,7 +68,25 @@ def open_trained_assets(trained: TrainedRun) -> BaseAssets:
     literal = recipe is None or not all(x.parse_special_tokens for x in recipe.data)
     assets = open_base_assets(trained.base, trained.revision, trained.template, trained.recorded("date"), not literal)
     continues_text = assets.continues_text or trained.objective.traits.example_type is Text
-    return replace(assets, system=trained.recorded("system") or "", continues_text=continues_text)
+    system = trained.recorded("system") or ""
+    return replace(assets, system=system, history_tokens=trained.history_tokens, continues_text=continues_text)
+
+
+def with_overlong(assets: BaseAssets, overlong: str) -> BaseAssets:
+    """The assets with what is to be done with a conversation that is too long for a prompt.
+
+    Args:
+        overlong: error; drop_turns: whole exchanges are left out, as in training; auto: as the run was trained.
+
+    Raises:
+        ModelError: there is no such choice.
+    """
+    if overlong not in OVERLONG:
+        raise ModelError("overlong: there is no {value!r}; there are: {known}", value=overlong, known=", ".join(OVERLONG))
+    if overlong == "auto":
+        return assets
+    most = assets.history_tokens or assets.max_length if overlong == "drop_turns" else None
+    return replace(assets, history_tokens=most)
 
 
 def open_base_assets(

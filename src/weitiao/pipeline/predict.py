@@ -164,7 +164,7 @@ class RowPredictor:
 
     @property
     def overlong(self) -> str:
-        if self.loaded.recipe is None:
+        if self.loaded.recipe is None or self.loaded.recipe.overlong == "drop_turns":  # these rows are no conversations
             return self.loaded.objective.traits.overlong
         return str(choose_overlong(self.loaded.recipe, self.loaded.objective).value)
 

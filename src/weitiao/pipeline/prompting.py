@@ -7,31 +7,78 @@ from typing import Any
 from weitiao.core.errors import DataError, InvalidValue
 from weitiao.core.example import ROLES, Chat, SourcedExample, Turn
 from weitiao.core.processor import Processor
+from weitiao.data.chat.drop_turns import Selection, keep_last
+from weitiao.data.chat.exchanges import exchanges
 from weitiao.data.chat.turns import read_tools, read_turns
+from weitiao.data.tokenization import ChatProcessor, num_tokens
 from weitiao.pipeline.load import BaseAssets
 
 Messages = Sequence[Mapping[str, Any]]
 """Messages: [{"role": "user", "content": "Hello"}]."""
+PROMPT = 0.75  # share of the room that a prompt may have, however long the answer may become
 
 
-def encode_prompt(assets: BaseAssets, turns: Sequence[Turn], system: str | None, tools: Any) -> list[int]:
+class PromptIds(list[int]):
+    """Token ids of a prompt."""
+
+    dropped: tuple[int, ...] = ()
+    """Which messages are not in it, counted from 0, because the conversation was too long."""
+
+
+def encode_prompt(
+    assets: BaseAssets, turns: Sequence[Turn], system: str | None, tools: Any, new_tokens: int = 256
+) -> PromptIds:
     """Token ids of a prompt.
 
     Args:
         system: a system message, if the turns have none; None: that of the training rows.
         tools: that the assistant may call, as a list or its JSON.
+        new_tokens: that the answer may have; room is left for them where exchanges are left out.
 
     Raises:
-        DataError: it is not a prompt for this model.
+        DataError: it is not a prompt for this model, or not even its last exchange fits.
     """
     try:
         if assets.continues_text:
-            return _encode_beginning(assets.processor, turns, system)
+            return PromptIds(_encode_beginning(assets.processor, turns, system))
         system = assets.system if system is None else system
         opening = (Turn("system", system),) if system and turns[0].role != "system" else ()
-        return assets.processor.prompt((*opening, *turns), read_tools(tools))
+        conversation, tools = (*opening, *turns), read_tools(tools)
+        limit = assets.history_tokens
+        if limit is None:
+            return PromptIds(assets.processor.prompt(conversation, tools))
+        selection = fit_conversation(assets.processor, conversation, tools, max(limit - new_tokens, int(PROMPT * limit)))
+        ids = PromptIds(assets.processor.prompt([conversation[i] for i in selection.turns], tools))
+        ids.dropped = tuple(sorted(i - len(opening) for i, _ in selection.dropped))
+        return ids
     except InvalidValue as error:
         raise DataError(error.message) from None
+
+
+def fit_conversation(processor: ChatProcessor, turns: Sequence[Turn], tools: str, limit: int) -> Selection:
+    """What of a conversation the model is asked with.
+
+    Args:
+        limit: tokens of the prompt.
+
+    Raises:
+        InvalidValue: not even the last exchange fits.
+    """
+
+    def size(some: Sequence[Turn]) -> int:
+        return num_tokens(processor, some, tools, ask=True)
+
+    selection = keep_last(turns, size, limit)
+    if selection is None:
+        last = set(exchanges(turns)[-1]) if exchanges(turns) else set[int]()
+        least = [turn for i, turn in enumerate(turns) if i in last or turn.role == "system"]
+        raise InvalidValue(
+            "the last message is too long: with its exchange, the system message and the tools it has {size:,} tokens, "
+            "and a prompt may have {limit:,} here",
+            size=size(least),
+            limit=limit,
+        )
+    return selection
 
 
 def with_system_message(examples: Sequence[SourcedExample], system: str) -> tuple[list[SourcedExample], int]:

@@ -46,6 +46,8 @@ class ServeOptions:
     """Names under which the server is reached, besides localhost and its address."""
     adapters_dir: str = ""
     precision: str = ""
+    overlong: str = "auto"
+    """What is done with conversations that are too long: error, drop_turns, or auto, as the model was trained."""
     limits: Mapping[str, str] = field(default_factory=dict)
     engine: str = "own"
     """own, vllm or llamacpp."""
@@ -64,7 +66,7 @@ def serve(options: ServeOptions, reporter: Reporter) -> None:
     listener = open_socket(options.host, options.port)
     try:
         with reporter.spin(Message("loading the model")):
-            served = open_served(read_targets(options.targets), options.precision, options.adapters_dir)
+            served = open_served(read_targets(options.targets), options.precision, options.adapters_dir, options.overlong)
     except BaseException:
         listener.close()
         raise
@@ -85,6 +87,10 @@ def serve_child(options: ServeOptions, limits: Limits, access: Access, reporter:
     """
     if len(options.targets) != 1 or options.adapters_dir:
         raise ModelError("--engine {engine} serves one merged model; adapters need --engine own", engine=options.engine)
+    if options.overlong == "drop_turns":
+        raise ModelError(
+            "--overlong drop_turns needs --engine own: {engine} reads conversations itself", engine=options.engine
+        )
     name, path = split_target(options.targets[0])
     name = name or name_of(path).removesuffix(".gguf")
     check_name(name, path)

@@ -106,14 +106,19 @@ def name_of(path: str) -> str:
     return plain.rpartition("/")[2]
 
 
-def open_served(targets: Sequence[Target], precision: str = "", adapters_dir: str = "") -> ServedModel:
+def open_served(
+    targets: Sequence[Target], precision: str = "", adapters_dir: str = "", overlong: str = "auto"
+) -> ServedModel:
     """A model for the server.
+
+    Args:
+        overlong: what is done with conversations that are too long, as of `open_model`.
 
     Raises:
         ModelError: the targets do not share a base, cannot share one, or an adapter changes nothing.
     """
     if not adapters_dir and len(targets) == 1 and not _shares_a_base(targets[0]):
-        loaded = open_model(targets[0].path, precision)
+        loaded = open_model(targets[0].path, precision, overlong)
         if targets[0].trained is not None:
             check_changes(loaded, "", targets[0].path)
         return _served(loaded, targets[0].name, AdapterSource())
@@ -122,7 +127,7 @@ def open_served(targets: Sequence[Target], precision: str = "", adapters_dir: st
     if len(bases) > 1 or (bases and not adapters and not adapters_dir):
         raise ModelError("one base model can be served at a time; several targets must be adapters on it")
     base = bases[0].path if bases else next(x.trained.base for x in targets if x.trained is not None)
-    loaded = open_many(base, adapters, precision)
+    loaded = open_many(base, adapters, precision, overlong)
     for name, path in adapters.items():
         check_changes(loaded, name, path)
     source = AdapterSource(tuple(adapters))
@@ -239,9 +244,12 @@ def _generates(loaded: Model, objective: Objective) -> bool:
 
 
 def _add_generation(served: ServedModel, loaded: Model) -> None:
-    def encode_chat(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any], adapter: str) -> list[int]:
+    def encode_chat(
+        messages: Sequence[Mapping[str, Any]], tools: Sequence[Any], adapter: str, new_tokens: int
+    ) -> tuple[list[int], Sequence[int]]:
         assets = loaded.adapters.get(adapter, loaded.assets)
-        return encode_prompt(assets, as_turns(messages), None, list(tools))
+        ids = encode_prompt(assets, as_turns(messages), None, list(tools), new_tokens)
+        return ids, ids.dropped
 
     def encode_text(text: str) -> list[int]:
         if not text:
@@ -261,6 +269,11 @@ def _add_generation(served: ServedModel, loaded: Model) -> None:
     served.token_text = cache(lambda id: _token_text(loaded, id))
     served.tool_format = tool_format_of(str(loaded.tokenizer.chat_template or ""))
     for name, assets in {"": loaded.assets, **loaded.adapters}.items():
+        if (most := assets.history_tokens) is not None:
+            text = Message(
+                "history:   conversations with {name} of more than {n:,} tokens lose exchanges (--overlong error: none do)"
+            )
+            served.settings.append(Message(text, name=name or served.base, n=most))
         if assets.system:
             text = Message("system:    {message!r} before conversations of {name} that have none (as its training rows)")
             served.settings.append(Message(text, message=assets.system[:200], name=name or served.base))

@@ -59,6 +59,12 @@ class TrainedRun:
         return Run(self.folder).read("resolved.json", {}).get(key) if self.recipe else None
 
     @property
+    def history_tokens(self) -> int | None:
+        """The max_length of a Run that dropped turns of longer conversations; None where none are to be dropped."""
+        values = self.recorded("values") or {}
+        return values["max_length"] if values.get("overlong") == "drop_turns" else None
+
+    @property
     def precision(self) -> str:
         return self.recipe.train.precision if self.recipe else "auto"
 

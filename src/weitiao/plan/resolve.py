@@ -13,6 +13,7 @@ import torch
 from transformers import PretrainedConfig
 
 from weitiao.core.errors import RecipeError
+from weitiao.core.example import Chat
 from weitiao.core.finding import Decision
 from weitiao.core.hardware import NARROW
 from weitiao.core.messages import Message, joined
@@ -172,6 +173,12 @@ def choose_overlong(recipe: Recipe, objective: Objective) -> Decision:
         raise RecipeError(
             "overlong: {objective} has one target for a whole row, so a row cannot be split. Use truncate, drop or error.",
             objective=objective.name,
+        )
+    if recipe.overlong == "drop_turns" and not any(x.traits.example_type is Chat for x in objective.parts().values()):
+        raise RecipeError(
+            "overlong: drop_turns is for conversations (objective sft); {objective} has none. Use {known}.",
+            objective=objective.name,
+            known="truncate, split or drop" if objective.traits.splittable else "truncate or drop",
         )
     if recipe.overlong != "auto":
         return Decision.from_recipe("overlong", recipe.overlong)

@@ -141,7 +141,7 @@ def test_overlong_row_refused(recipe_file: Any, long_file: str) -> None:
     code, said = weitiao("train", recipe_file(data=long_file, max_length=64, validation=0))
     assert code == 2
     assert f"{long_file}, line 6, byte " in said
-    assert "tokens, but max_length is 64. Set overlong: truncate (the end of the answer stays), drop or split" in said
+    assert "tokens, but max_length is 64. Set overlong: drop_turns (it becomes several rows" in said
 
 
 @pytest.mark.parametrize(("choice", "fact"), [("truncate", "truncated"), ("drop", "dropped"), ("split", "split")])

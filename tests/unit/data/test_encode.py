@@ -42,6 +42,9 @@ class Counting:
     def prompt(self, turns: Any, tools: str = "") -> list[int]:
         return self.inside.prompt(turns)
 
+    def encode_with_offsets(self, text: str) -> Any:
+        return self.inside.encode_with_offsets(text)
+
     def decode(self, ids: Any) -> str:
         return self.inside.decode(ids)
 
@@ -133,7 +136,9 @@ LONG = Chat((Turn("user", "liquid boxes " * 40), Turn("assistant", "seven wizard
 
 
 def test_overlong_error_names_row_and_length() -> None:
-    with pytest.raises(DataError, match=r"rows.jsonl, line 7, byte 600: this row has \d+ tokens, but max_length is 64"):
+    with pytest.raises(
+        DataError, match=r"rows.jsonl, line 7, byte 600: this conversation has \d+ tokens, but max_length is 64"
+    ):
         run([*chats(), LONG], Counting(), max_length=64)
     assert not list((home() / "encoded").glob("*")), "a refused encoding must not be kept"
 

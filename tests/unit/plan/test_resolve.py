@@ -88,6 +88,9 @@ def test_rows_that_depend_on_one_another_run_together() -> None:
 def test_rows_of_one_target_are_not_split() -> None:
     with pytest.raises(RecipeError, match="overlong: classification has one target for a whole row"):
         resolved(recipe(objective="classification", overlong="split"))
+    with pytest.raises(RecipeError, match="overlong: drop_turns is for conversations .* Use truncate or drop"):
+        resolved(recipe(objective="classification", overlong="drop_turns"))
+    assert resolved(recipe(overlong="drop_turns")).overlong == "drop_turns"
 
 
 def test_values_are_recorded(train_tiny: Any) -> None:

@@ -42,7 +42,8 @@ def completion_routes(service: Service) -> APIRouter:
 
         async def requests() -> list[Request]:
             size = sum(_size(x) for x in (*messages, *tools))
-            ids = await service.encode(encode, messages, tools, adapter, characters=size)
+            room = sampling.max_new_tokens
+            ids, form.dropped = await service.encode(encode, messages, tools, adapter, room, characters=size)
             return [Request(ids, sampling, adapter, i) for i in range(_n(body, service))]
 
         return await _respond(service, form, body, adapter, requests, request)
@@ -230,11 +231,14 @@ class ChatForm(CompletionForm):
     def __init__(self, service: Service, model: str, tool_format: str, top_logprobs: int | None) -> None:
         super().__init__(service, model, top_logprobs)
         self.tool_format = tool_format
+        self.dropped: Sequence[int] = ()
+        """Messages that are not in the prompt, because the conversation was too long."""
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
 
     def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         facts = {"id": self.id, "object": kind, "created": int(time.time()), "model": self.model}
-        return {**facts, "choices": choices}
+        dropped = {"dropped_messages": list(self.dropped)} if self.dropped else {}
+        return {**facts, **dropped, "choices": choices}
 
     async def collect(self, pieces: AsyncGenerator[Piece, None]) -> dict[str, Any]:
         """The whole answer."""

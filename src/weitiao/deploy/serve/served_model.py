@@ -44,8 +44,11 @@ class ServedModel:
     adapters: "AdapterSource"
     engine: Engine | None = None
     """Of a model that generates text token by token."""
-    encode_chat: Callable[[Sequence[Mapping[str, Any]], Sequence[Any], str], list[int]] | None = None
-    """(messages, tools, adapter) -> the ids of the prompt, in the adapter's own chat template.
+    encode_chat: (
+        Callable[[Sequence[Mapping[str, Any]], Sequence[Any], str, int], tuple[list[int], Sequence[int]]] | None
+    ) = None
+    """(messages, tools, adapter, tokens that the answer may have) -> the ids of the prompt, in the adapter's own chat
+    template, and which messages it was too long for.
 
     Raises:
         DataError: the messages do not fit the model.

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from weitiao.core.errors import WeitiaoError
 from weitiao.core.messages import Message
@@ -17,6 +17,7 @@ from weitiao.deploy.serve.model_thread import ModelThread
 from weitiao.deploy.serve.served_model import ROUTES, Ability, ServedModel
 from weitiao.deploy.serve.server_metrics import ServerMetrics
 
+Result = TypeVar("Result")
 CHARACTERS_PER_TOKEN = 16  # no prompt that fits has more on average; English has 4
 
 
@@ -49,8 +50,8 @@ class Service:
             can = ", ".join(f"{x} ({ROUTES[x]})" for x in sorted(self.served.abilities))
             raise invalid("this model cannot do that; it can: {abilities}", "model", abilities=can)
 
-    async def encode(self, function: Callable[..., list[int]], *arguments: Any, characters: int) -> list[int]:
-        """Token ids, off the event loop.
+    async def encode(self, function: Callable[..., Result], *arguments: Any, characters: int) -> Result:
+        """What tokenizes, off the event loop.
 
         Args:
             characters: how long the texts are.

@@ -1,0 +1,1 @@
+"""Long conversations within a token budget."""
