@@ -39,7 +39,7 @@ def held(method: str, base: Path, objective: str, dtype: torch.dtype) -> tuple[d
     count = sum(fitted.counts(batch).values())
     with no_prefix_sharing(), tracker.phase("forward", "activations"):  # all rows are the same one
         loss = fitted.loss(model, batch)
-        total = sum(loss.totals.values()) / count
+        total = torch.stack([x / count for x in loss.totals.values()]).sum()
         del loss
     with tracker.phase("backward", "temporaries"):
         total.backward()

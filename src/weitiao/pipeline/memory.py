@@ -113,7 +113,7 @@ def trace_training(settings: TracedSettings, batch: Batch) -> TracedMemory:
 def _run(model: TrainableModel, objective: Objective, batch: Batch, count: float, tracker: MemoryTracker) -> None:
     with tracker.phase("forward", "activations"):
         loss = objective.loss(model, batch)
-        total = sum(loss.totals.values()) / count
+        total = torch.stack([x / count for x in loss.totals.values()]).sum()
         del loss
     with tracker.phase("backward", "temporaries"):
         total.backward()
