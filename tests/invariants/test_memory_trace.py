@@ -58,9 +58,7 @@ def test_traced_as_held(method: str, tiny_llama: Path) -> None:
         assert traced[phase] == pytest.approx(real[phase], rel=0.1), (phase, real, traced)
 
 
-@pytest.mark.parametrize(
-    "objective", ["classification", "token_classification", "regression", "question_answering", "embedding"]
-)
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_objectives_traced_as_held(objective: str, tiny_models: dict[str, Path]) -> None:
     real, traced = held("lora", tiny_models["bert"], objective, torch.float32)
     for phase in real:
@@ -69,7 +67,7 @@ def test_objectives_traced_as_held(objective: str, tiny_models: dict[str, Path])
 
 @pytest.mark.skipif(not library.cpu_supported(), reason="no AVX512-BF16: there are no compiled kernels")
 @pytest.mark.parametrize("method", ["lora", "full", "freeze", "qlora"])
-def test_traced_to_the_byte_with_kernels(method: str, tiny_llama: Path) -> None:
+def test_traced_as_held_with_kernels(method: str, tiny_llama: Path) -> None:
     real, traced = held(method, tiny_llama, "sft", torch.bfloat16)
     for phase in real:
         assert traced[phase] == pytest.approx(real[phase], rel=0.02), (phase, real, traced)
