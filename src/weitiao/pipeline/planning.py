@@ -23,7 +23,7 @@ from weitiao.pipeline.memory import TracedSettings, trace_training
 from weitiao.pipeline.planned_rows import WordProcessor, planned_batch
 from weitiao.plan.compatibility import check_base
 from weitiao.plan.known_models import known_config, known_models
-from weitiao.plan.memory import GIB, SHARDED, MemoryEstimate, Sharding, TracedMemory, estimate_memory, parse_capacity
+from weitiao.plan.memory import GIB, SHARDED, MemoryEstimate, TracedMemory, estimate_memory, parse_capacity
 from weitiao.plan.resolve import CPU_TOKENS, CPU_TOKENS_BF16, GPU_TOKENS, NARROW_TOKENS
 
 KV_CONTEXT = 4096  # tokens for which the cache of a served model is told
@@ -43,7 +43,7 @@ class PlanRequest:
     capacity: int | None = None
     """Bytes of a GPU; None: this machine."""
     devices: int = 1
-    sharding: Sharding = "none"
+    sharding: str = "none"
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def plan_request(
     else:
         made = read_recipe(find_recipe(recipe), overrides)
     capacity = parse_capacity(gpu) if gpu else None
-    return PlanRequest(made, length, tokens, capacity, gpus, sharding)  # pyright: ignore[reportArgumentType]
+    return PlanRequest(made, length, tokens, capacity, gpus, sharding)
 
 
 def plan_memory(request: PlanRequest) -> MemoryPlan:

@@ -16,13 +16,12 @@ them as Rajbhandari et al. 2020, "ZeRO", arXiv 1910.02054, sec. 5: stage 1 the o
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from weitiao.core.errors import RecipeError
 from weitiao.core.messages import Message
 
 GIB = 2**30
-Sharding = Literal["none", "zero1", "zero2", "zero3"]
 SHARDED: dict[str, tuple[str, ...]] = {
     "none": (),
     "zero1": ("optimizer",),
@@ -104,7 +103,7 @@ def estimate_memory(
     tokens: int,
     device_type: str,
     accumulates: bool = True,
-    sharding: Sharding = "none",
+    sharding: str = "none",
     devices: int = 1,
     runtime: int = 0,
 ) -> MemoryEstimate:
@@ -113,6 +112,7 @@ def estimate_memory(
     Args:
         tokens: that run at once on a device.
         accumulates: a step has several micro-batches: all gradients are there while the next one runs.
+        sharding: a key of SHARDED.
         runtime: bytes of the process before the model is loaded; 0: CUDA_RUNTIME.
     """
     sizes = {phase: _steady(traced, phase, accumulates) for phase in traced.phases}

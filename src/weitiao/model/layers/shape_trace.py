@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -71,8 +70,7 @@ class Attention(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, *grads: Any):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx, *grads: Tensor):
         q, k, v, *_ = ctx.saved_tensors
         dq = torch.empty_like(q)
         if not ctx.compiled:
