@@ -12,6 +12,7 @@ from weitiao.cli.compression import compress
 from weitiao.cli.export import export
 from weitiao.cli.inference import chat, generate, merge, predict
 from weitiao.cli.inspecting import inspect
+from weitiao.cli.planning import plan
 from weitiao.cli.recipes import explain, init, schema
 from weitiao.cli.results import evaluate, exams, runs, verify, why
 from weitiao.cli.reviewing import review
@@ -48,7 +49,7 @@ def data_commands() -> None:
 
 for panel, commands in {
     translate("Start"): (init, doctor, download, explain, schema),
-    translate("Train"): (check, train, compare_methods, f_learning),
+    translate("Train"): (plan, check, train, compare_methods, f_learning),
     translate("Use"): (generate, chat, predict),
     translate("Deploy"): (merge, compress, export, verify, serve),
     translate("Inspect"): (evaluate, exams, compare, review, runs, why),

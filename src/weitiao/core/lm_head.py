@@ -47,7 +47,7 @@ class LMHead:
     _rounded: dict[torch.dtype, tuple[Tensor, tuple[int, int], Tensor]] = field(
         default_factory=dict, compare=False, repr=False
     )
-    """dtype -> (a frozen weight, its address and version, its copy in that dtype)."""
+    """dtype -> (a frozen weight, its storage and version, its copy in that dtype)."""
 
     @staticmethod
     def missing() -> "LMHead":
@@ -81,7 +81,7 @@ class LMHead:
         """The weight in the compute dtype. Of a frozen weight, the copy is kept until the weight changes."""
         if weight.dtype == dtype or weight.requires_grad:
             return weight.detach().to(dtype)
-        version, entry = (weight.data_ptr(), weight._version), self._rounded.get(dtype)
+        version, entry = (weight.untyped_storage()._cdata, weight._version), self._rounded.get(dtype)
         if entry is None or entry[0] is not weight or entry[1] != version:
             entry = self._rounded[dtype] = (weight, version, weight.detach().to(dtype))
         return entry[2]
@@ -211,7 +211,7 @@ class _KernelLogSoftmax:
         self.bias, self.scale = None if bias is None else bias.detach().float().contiguous(), float(scale)
         self.logsumexp = torch.empty(len(targets)) if logsumexp is None else logsumexp
         if logsumexp is None:
-            if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < z.shape[1]:
+            if kernels.reads_values and len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < z.shape[1]:
                 raise IndexError(f"a target is outside the vocabulary of {z.shape[1]:,} tokens")
             self.logprobs = torch.empty(len(targets))
             kernels("log_probability", z, self.bias, self.targets, self.logprobs, self.logsumexp, *z.shape, self.scale)

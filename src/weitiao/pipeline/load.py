@@ -27,6 +27,7 @@ from weitiao.data.tokenization import ChatProcessor
 from weitiao.model.backbone.choose import choose_backbone
 from weitiao.model.backbone.mlm_head import masked_head
 from weitiao.model.generation.choose import make_engine
+from weitiao.model.layers.shape_trace import moved
 from weitiao.model.loading.load import Base, load_architecture, load_base, load_generation, load_tokenizer
 from weitiao.model.loading.sources import resolve_base
 from weitiao.pipeline.trained import TrainedRun, base_chain, read_trained
@@ -258,7 +259,7 @@ def attach(base: Base, method: Method, objective: Objective, processor: Processo
         attachment.trainable -= output_head(base.model)
     layers, decisions = heads_for(base.model, objective, base.folder)
     base.decisions += decisions
-    heads = torch.nn.ModuleDict(layers).to(next(base.model.parameters()).device)
+    heads = moved(torch.nn.ModuleDict(layers), next(base.model.parameters()).device)
     base.model.eval()
     if base.model.can_generate():
         base.model.generation_config.update(**objective.generation_settings(processor))  # pyright: ignore[reportOptionalMemberAccess]

@@ -18,6 +18,7 @@ from weitiao.core.method import Attachment
 from weitiao.model.adapters.module_structure import OutputColumns, keys_and_values, last_hidden, layer_stack
 from weitiao.model.adapters.peft_format import peft_task
 from weitiao.model.adapters.virtual_tokens import VirtualTokenProjection, add_virtual_tokens, random_token_ids
+from weitiao.model.layers.shape_trace import moved
 
 Rotate = Callable[[Tensor, bool], Tensor]
 """(keys [P, K], whether to rotate them back) -> keys at positions 0 .. P - 1."""
@@ -36,7 +37,7 @@ class Prefix(nn.Module):
             hidden, out = nn.Linear(width, encoder_hidden_size), nn.Linear(encoder_hidden_size, num_layers * 2 * key_width)
             nn.init.zeros_(out.weight)
             nn.init.zeros_(out.bias)
-            self.mlp = nn.Sequential(hidden, nn.Tanh(), out).to(initial.device)
+            self.mlp = moved(nn.Sequential(hidden, nn.Tanh(), out), initial.device)
 
     def forward(self) -> Tensor:
         if self.mlp is None or self.embedding is None:

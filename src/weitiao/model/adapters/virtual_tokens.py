@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from weitiao.core.shared_prefix import index_select_fp32_grad
 from weitiao.model.adapters.peft_format import peft_task
+from weitiao.model.layers.shape_trace import current_trace
 
 VIRTUAL_INDEX: ContextVar[Tensor | None] = ContextVar("virtual_index", default=None)
 """Which virtual token each id of the current forward pass is, -1 for real tokens; None: there are no virtual tokens in it.
@@ -77,7 +78,7 @@ class VirtualTokenEmbedding(nn.Module):
         """Ids [..., T], virtual ones among them -> [..., T, D]."""
         index = ids - self.virtual_tokens.vocab_size
         is_virtual = index >= 0
-        has_virtual = bool(is_virtual.any())
+        has_virtual = current_trace() is not None or bool(is_virtual.any())
         VIRTUAL_INDEX.set(torch.where(is_virtual, index, -1) if has_virtual else None)
         out = self.base_layer(ids.masked_fill(is_virtual, 0) if has_virtual else ids)
         return self.virtual_tokens.fill(out, self.embeddings()) if has_virtual and self.embeddings is not None else out

@@ -63,6 +63,15 @@ def choose_backbone(model: PreTrainedModel, dtype: torch.dtype) -> tuple[Backbon
     return one_by_one, Decision(KEY, "transformers, row by row", Message(text, difference=difference))
 
 
+def unchecked_backbone(model: PreTrainedModel, dtype: torch.dtype) -> Backbone:
+    """The backbone that `choose_backbone` would most likely choose: for a model without weights, where nothing can be
+    compared. Not for encoder-decoder models."""
+    for name in names(Block):
+        if model.config.model_type in find_module(Block, name).FAMILIES:
+            return BlockBackbone(find_module(Block, name), model, dtype)
+    return _transformers_backbones(model, dtype)[1]
+
+
 def use_reference_implementation(model: TrainableModel, dtype: torch.dtype) -> Decision:
     """Run transformers' forward pass and plain autograd from now on (`train.implementation: reference`).
 
@@ -135,6 +144,14 @@ def make_lm_head(model: Any) -> LMHead:
     Raises:
         ModelError: it does not give the model's own logits on a probe.
     """
+    head = unchecked_lm_head(model)
+    if architecture_of(model.config).kind == "decoder":
+        _check_lm_head(model, head)
+    return head
+
+
+def unchecked_lm_head(model: Any) -> LMHead:
+    """The same, without the probe."""
     kind = architecture_of(model.config).kind
     if kind == "encoder":
         return LMHead.missing()
@@ -146,7 +163,7 @@ def make_lm_head(model: Any) -> LMHead:
         scale = 1.0 / config.logits_scaling
     elif getattr(config, "logit_scale", None):  # Cohere
         scale = config.logit_scale
-    head = LMHead(
+    return LMHead(
         weight=lambda: layer().weight,
         bias=lambda: getattr(layer(), "bias", None),
         scale=scale,
@@ -154,11 +171,14 @@ def make_lm_head(model: Any) -> LMHead:
         kernels=kernels_for_logits,
         linear=linear_few_rows,
     )
-    with torch.no_grad():
-        ids = torch.arange(1, 6, device=next(model.parameters()).device)[None]
-        expected = model(input_ids=ids, use_cache=False).logits[0].float()
-        logits = head.logits(last_hidden(model, input_ids=ids)[0])
-        difference = float((logits - expected).abs().max() / expected.abs().max())
+
+
+@torch.no_grad()
+def _check_lm_head(model: Any, head: LMHead) -> None:
+    ids = torch.arange(1, 6, device=next(model.parameters()).device)[None]
+    expected = model(input_ids=ids, use_cache=False).logits[0].float()
+    logits = head.logits(last_hidden(model, input_ids=ids)[0])
+    difference = float((logits - expected).abs().max() / expected.abs().max())
     if difference > LOGITS_TOLERANCE:
         raise ModelError(
             "base: the output head of {model} is not supported: its logits differ from hidden states times the output "
@@ -166,4 +186,3 @@ def make_lm_head(model: Any) -> LMHead:
             model=type(model).__name__,
             difference=difference,
         )
-    return head

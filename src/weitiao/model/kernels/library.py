@@ -46,6 +46,9 @@ TOLERANCE = 2e-2  # of the largest value: bf16 has 8 bits of precision
 class Library:
     """The compiled kernels: `library(name, *arguments)`."""
 
+    reads_values = True
+    """Tensors have numbers; False in a trace of shapes."""
+
     def __init__(self, file: Path) -> None:
         self.loaded = ctypes.CDLL(str(file))
 
@@ -102,6 +105,8 @@ class State:
 
     disabled_reason: Message = Message("WEITIAO_KERNELS is off" if os.environ.get("WEITIAO_KERNELS") == "off" else "")
     """Empty: they are used where there are any."""
+    stand_in: Any = None
+    """What is called instead of the kernels, in a trace of shapes."""
 
 
 state = State()
@@ -109,7 +114,7 @@ state = State()
 
 def enabled() -> bool:
     """Whether this process uses the kernels."""
-    return not state.disabled_reason and library() is not None
+    return state.stand_in is not None or (not state.disabled_reason and library() is not None)
 
 
 def kernels_for(*tensors: Tensor, multiple: int = REGISTER) -> Library | None:
@@ -118,12 +123,24 @@ def kernels_for(*tensors: Tensor, multiple: int = REGISTER) -> Library | None:
     They can if all are on a CPU, in bf16, and have a last dimension that is a multiple of `multiple`.
     """
     unsuitable = any(x.device.type != "cpu" or x.dtype != torch.bfloat16 or x.shape[-1] % multiple for x in tensors)
+    if state.stand_in is not None and not unsuitable:
+        return state.stand_in
     return None if state.disabled_reason or unsuitable else library()
 
 
 def kernels_for_logits(logits: Tensor) -> Library | None:
     """The kernels, if they can work on these logits [N, V]; V may be any number."""
     return kernels_for(logits, multiple=1)
+
+
+@contextmanager
+def replaced_kernels(stand_in: Any) -> Iterator[None]:
+    """Inside, `stand_in` is called instead of the kernels."""
+    previous, state.stand_in = state.stand_in, stand_in
+    try:
+        yield
+    finally:
+        state.stand_in = previous
 
 
 @contextmanager

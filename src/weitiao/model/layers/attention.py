@@ -33,6 +33,7 @@ from weitiao.model.layers.attention_cached import CachedBatch, attend_cached
 from weitiao.model.layers.attention_compiled import attend_compiled, ragged_index
 from weitiao.model.layers.attention_cpu import attend_by_matmul, query_blocks, query_blocks_at
 from weitiao.model.layers.dropout import apply_dropout
+from weitiao.model.layers.shape_trace import Attention, current_trace
 
 NAME = "weitiao"
 _packed: ContextVar[Batch | None] = ContextVar("packed", default=None)
@@ -78,9 +79,14 @@ def attend(
     has_window = window is not None and window < max(batch.lengths)
     # in fp32 and without a window torch's own attention is as fast, and with AVX2 faster
     own_is_faster = q.dtype == torch.bfloat16 or has_window
+    trace = current_trace()
+    if trace is not None and softcap is None and (trace.device_type == "cuda" or query_tokens is not None):
+        return Attention.apply(q, k, v, kernels_for(q, k, v) is not None)
     if own_is_faster and q.device.type == "cpu" and softcap is None and not dropout:
         factor = float(q.shape[-1]) ** -0.5 if scale is None else scale
         if (kernels := kernels_for(q, k, v)) is not None:
+            if trace is not None:
+                return Attention.apply(q, k, v, True)
             return attend_compiled(q, k, v, ragged_index(batch, query_tokens), (factor, causal, window), kernels)
         blocks = query_blocks(batch, q.shape[1]) if query_tokens is None else query_blocks_at(batch, query_tokens)
         return attend_by_matmul(q, k, v, blocks, factor, causal, window)

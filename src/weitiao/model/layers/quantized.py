@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from weitiao.core.four_bit import BLOCK, NESTED, bnb_functional, pack_4bit
 from weitiao.model.kernels.quantized import NAMES, PackedWeight, quantized_kernels
 from weitiao.model.layers.saved_tensors import to_autocast_dtype
+from weitiao.model.layers.shape_trace import current_trace
 
 INTEGERS = torch.arange(-8.0, 8.0)
 """What 4 bits of whole numbers stand for."""
@@ -53,7 +54,10 @@ class QuantizedLinear(nn.Module):
         rows = weight.detach().to(device).T if self.transposed else weight.detach().to(device)  # [D_out, D_in]
         self.shape, self.bits, self.quant_type = tuple(rows.shape), bits, quant_type
         rows = rows.bfloat16().contiguous()
-        stored = _pack_8bit(rows) if bits == 8 else pack_4bit(rows, quant_type, double_quant)
+        if current_trace() is not None:
+            stored = _packed_shapes(rows.numel(), len(rows), bits, double_quant)
+        else:
+            stored = _pack_8bit(rows) if bits == 8 else pack_4bit(rows, quant_type, double_quant)
         for name, tensor in stored.items():  # parameters, so that checks of frozen weights include them
             self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
         self.bias = None if bias is None else nn.Parameter(bias.detach().to(device), requires_grad=False)
@@ -96,6 +100,8 @@ class QuantizedLinear(nn.Module):
 
     def unpack(self, packed: Tensor, dtype: torch.dtype) -> Tensor:
         """[D_out, D_in] in `dtype`."""
+        if current_trace() is not None:
+            return torch.empty(self.shape, dtype=dtype)
         if self.bits == 8:
             return (packed * (self.absmax / 127)[:, None]).to(dtype)
         return _unpack_4bit(packed, self, self.quant_type, dtype)[: self.shape[0] * self.shape[1]].view(self.shape)
@@ -106,6 +112,8 @@ class QuantizedLinear(nn.Module):
         return self.unpack(self.packed, self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        if current_trace() is not None:
+            return DequantizedProduct.apply(to_autocast_dtype(x), self.packed, self.bias, self.unpack)
         return few_bits_linear(x, self.packed, self.bias, self.stored, self.unpack)
 
     @torch.no_grad()
@@ -167,6 +175,17 @@ def _pack_8bit(rows: Tensor) -> dict[str, Tensor]:
     absmax = rows.abs().amax(1).float()  # [D_out]
     scaled = (rows.float() * (127 / absmax.clamp(min=1e-30))[:, None]).round()
     return {"packed": scaled.to(torch.int8), "absmax": absmax}
+
+
+def _packed_shapes(size: int, rows: int, bits: int, double_quant: bool) -> dict[str, Tensor]:
+    """What the two packings store, for a trace of shapes."""
+    if bits == 8:
+        return {"packed": torch.empty(rows, size // rows, dtype=torch.int8), "absmax": torch.empty(rows)}
+    blocks = -(-size // BLOCK)
+    packed = {"packed": torch.empty(blocks * BLOCK // 2, 1, dtype=torch.uint8), "absmax": torch.empty(blocks)}
+    if double_quant:
+        packed |= {"absmax": torch.empty(blocks, dtype=torch.uint8), "absmax_absmax": torch.empty(-(-blocks // NESTED))}
+    return packed
 
 
 def _unpack_4bit(packed: Tensor, layer: nn.Module, quant_type: str, dtype: torch.dtype) -> Tensor:

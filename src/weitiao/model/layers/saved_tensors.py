@@ -25,6 +25,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from weitiao.model.kernels.library import enabled
 from weitiao.model.layers.fused import RECOMPUTE
+from weitiao.model.layers.shape_trace import device_type
 
 COPY_NODE = "ToCopyBackward0"
 """torch's name of the node behind a copy in another dtype, as autocast makes of weights."""
@@ -62,7 +63,7 @@ class _Stored:
 def computing_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """Inside, weights stored in fp32 are used in `dtype`; models stored in it already run as they are."""
     weight = next(model.parameters())
-    on_cpu, mixed = weight.device.type == "cpu", weight.dtype != dtype
+    on_cpu, mixed = device_type(weight) == "cpu", weight.dtype != dtype
     save_less = on_cpu and (mixed or (dtype == torch.bfloat16 and enabled()))
     hooks = saved_tensors_hooks(_pack, _unpack) if save_less else nullcontext()
     with torch.autocast(weight.device.type, dtype, cache_enabled=not on_cpu) if mixed else nullcontext(), hooks:

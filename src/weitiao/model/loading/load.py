@@ -30,7 +30,7 @@ from weitiao.core.lm_head import LMHead
 from weitiao.core.messages import Message
 from weitiao.core.trainable_model import Backbone
 from weitiao.model.adapters.module_structure import architecture_of
-from weitiao.model.backbone.choose import choose_backbone, make_lm_head
+from weitiao.model.backbone.choose import choose_backbone, make_lm_head, unchecked_backbone, unchecked_lm_head
 from weitiao.model.kernels import library
 from weitiao.model.layers import attention
 from weitiao.model.layers.kernel_check import max_relative_error
@@ -173,6 +173,31 @@ def load_base(
     with library.kernels_disabled():  # kernels are checked above; this compares the block with transformers
         backbone, decision = choose_backbone(model, dtype)
     return Base(model, architecture, backbone, make_lm_head(model), [*decisions, decision], num_weights, folder)
+
+
+def base_of_shapes(
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    options: dict[str, Any],
+    prepare: Callable[[PreTrainedModel, torch.device], None],
+) -> Base:
+    """A base model of fake tensors, by its config alone: for a trace of shapes (profiling/memory_tracker.py).
+
+    Call it under torch's FakeTensorMode.
+    """
+    architecture = architecture_of(config)
+    auto_class = AUTO_CLASSES[architecture.kind, architecture.modality]
+    stored = options.get("dtype", dtype)
+    try:
+        model = auto_class.from_config(config, attn_implementation=attention.NAME, dtype=stored)
+    except ValueError:  # a family with its own attention
+        model = auto_class.from_config(config, attn_implementation="eager", dtype=stored)
+    _remove_pooler(model)
+    replace_modules(model)
+    num_weights = sum(p.numel() for p in model.parameters())
+    prepare(model, torch.device("cpu"))
+    model.eval()
+    return Base(model, architecture, unchecked_backbone(model, dtype), unchecked_lm_head(model), [], num_weights)
 
 
 def _load(

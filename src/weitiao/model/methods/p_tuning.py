@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from weitiao.core.messages import Message
 from weitiao.core.method import Attachment, Method
 from weitiao.model.adapters.virtual_tokens import add_virtual_tokens, prompt_as_peft, random_token_ids
+from weitiao.model.layers.shape_trace import moved
 
 
 class PTuning(Method):
@@ -41,7 +42,7 @@ class PTuning(Method):
         device = embedding.weight.device
         ids = random_token_ids(embedding.num_embeddings, self.num_virtual_tokens).to(device)
         encoder = PromptEncoder(embedding(ids).detach().float(), self.encoder_hidden_size, self.encoder == "lstm")
-        encoder.to(device)
+        moved(encoder, device)
         virtual_tokens = add_virtual_tokens(model, self.num_virtual_tokens, lambda: encoder())
         model.add_module("prompt_encoder", encoder)
         return Attachment(
