@@ -84,8 +84,8 @@ def _show(plan: "MemoryPlan", console: Console) -> None:
     sizes = {"total": in_gib(estimate.total), "capacity": in_gib(plan.capacity)}
     if plan.fits:
         most = estimate.most_tokens(plan.capacity)
-        said = Message("{total} of {capacity}: it fits, with up to {most:,} tokens at once", **sizes, most=most)
-        console.print(Text(str(said), "bold green"))
+        line = Message("{total} of {capacity}: it fits, with up to {most:,} tokens at once", **sizes, most=most)
+        console.print(Text(str(line), "bold green"))
     else:
         console.print(Text(str(Message("{total} of {capacity}: it does not fit", **sizes)), "bold red"))
     for x in plan.suggestions:
@@ -95,10 +95,10 @@ def _show(plan: "MemoryPlan", console: Console) -> None:
         console.print(str(Message("  nothing that is known here makes it fit: take a smaller base")))
     if plan.serving:
         cache = in_gib(KV_CONTEXT * plan.serving.cache)
-        said = Message(
+        line = Message(
             "serving it merged: {weights} of weights in bf16, and {cache} for a conversation of {context:,} tokens",
             weights=in_gib(plan.serving.weights),
             cache=cache,
             context=KV_CONTEXT,
         )
-        console.print(str(said), style="dim")
+        console.print(str(line), style="dim")

@@ -124,7 +124,7 @@ def as_asked(item: SourcedExample, processor: ChatProcessor, max_length: int) ->
     if chat is None or not is_too_long(chat, processor, max_length):
         return item
     turns = chat.turns[: len(chat.prompt) + 1]
-    selection = keep_last(turns, lambda some: num_tokens(processor, some, chat.tools), max_length)
+    selection = keep_last(turns, lambda subset: num_tokens(processor, subset, chat.tools), max_length)
     if selection is None:
         return item
     return replace(item, example=_with_turns(item, chat, tuple(turns[i] for i in selection.turns)))

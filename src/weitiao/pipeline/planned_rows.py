@@ -73,9 +73,9 @@ class WordProcessor:
         ids: list[int] = []
         mask: list[bool] = []
         for turn in turns:
-            words = self.text(turn.content)
-            ids += words
-            mask += [turn.role == "assistant"] * len(words)
+            turn_ids = self.text(turn.content)
+            ids += turn_ids
+            mask += [turn.role == "assistant"] * len(turn_ids)
         return [Rendered(ids, mask)]
 
     def prompt(self, turns: Sequence[Turn], tools: str = "") -> list[int]:
@@ -95,25 +95,25 @@ def planned_batch(objective: Objective, length: int, tokens: int) -> tuple[Objec
     if examples is None:
         raise RecipeError("plan: the memory of objective {objective} is not planned yet", objective=objective.name)
     fitted, processor = objective.fit(examples), WordProcessor()
-    made = [row for x in examples for row in fitted.rows(x, processor)]
-    count = max(1, tokens // max(len(x["input_ids"]) for x in made))
-    rows: list[Row] = [made[i % len(made)] for i in range(count)]
+    kinds = [row for x in examples for row in fitted.rows(x, processor)]
+    count = max(1, tokens // max(len(x["input_ids"]) for x in kinds))
+    rows: list[Row] = [kinds[i % len(kinds)] for i in range(count)]
     return fitted, pack(rows, range(len(rows)))
 
 
 def _examples(kind: type, length: int) -> list[Any] | None:
     """Examples of about `length` words together; None: there are none of this kind."""
-    words, half = _words(length), _words(max(1, length // 2))
-    made: dict[type, list[Example]] = {
-        Text: [Text(words)],
+    text, half = _words(length), _words(max(1, length // 2))
+    by_type: dict[type, list[Example]] = {
+        Text: [Text(text)],
         Chat: [Chat((Turn("user", _words(1)), Turn("assistant", _words(max(1, length - 1)))))],
-        TextLabel: [TextLabel(words, (f"class {i}",)) for i in range(LABELS)],
-        TextScore: [TextScore(words, (x,)) for x in (0.0, 1.0)],
+        TextLabel: [TextLabel(text, (f"class {i}",)) for i in range(LABELS)],
+        TextScore: [TextScore(text, (x,)) for x in (0.0, 1.0)],
         Pair: [Pair(half, f"{half} right", (f"{half} wrong",)) for _ in range(2)],
         ExtractiveQA: [ExtractiveQA(_words(8), _words(max(1, length - 8)), ((0, "w"),))],
-        TokenTags: [TokenTags(words, tuple((2 * i, 2 * i + 1) for i in range(length)), ("B-a",) + ("O",) * (length - 1))],
+        TokenTags: [TokenTags(text, tuple((2 * i, 2 * i + 1) for i in range(length)), ("B-a",) + ("O",) * (length - 1))],
     }
-    return made.get(kind)
+    return by_type.get(kind)
 
 
 def _words(count: int) -> str:

@@ -129,14 +129,14 @@ def plan_request(
         raise RecipeError("--sharding {sharding}: expected {known}", sharding=sharding, known=", ".join(SHARDED))
     if base:
         plain: dict[str, Any] = {"base": base, "data": "data.jsonl", "method": method, "objective": objective}
-        made = make_recipe({**plain, "out": "runs/plan"})
+        planned = make_recipe({**plain, "out": "runs/plan"})
         for override in overrides:
             key, _, value = override.partition("=")
-            made = made.override(**{key: yaml.safe_load(value)})
+            planned = planned.override(**{key: yaml.safe_load(value)})
     else:
-        made = read_recipe(find_recipe(recipe), overrides)
+        planned = read_recipe(find_recipe(recipe), overrides)
     capacity = parse_capacity(gpu) if gpu else None
-    return PlanRequest(made, length, tokens, capacity, gpus, sharding)
+    return PlanRequest(planned, length, tokens, capacity, gpus, sharding)
 
 
 def plan_memory(request: PlanRequest) -> MemoryPlan:
@@ -173,8 +173,8 @@ def find_config(base: str, revision: str | None = None) -> PretrainedConfig:
         ModelError: it cannot be had.
     """
     if not Path(base).expanduser().exists() and not base.startswith("package:"):
-        if (known := known_config(base)) is not None:
-            return known
+        if (config := known_config(base)) is not None:
+            return config
         try:
             return AutoConfig.from_pretrained(base.removeprefix("modelscope:"), revision=revision, trust_remote_code=False)
         except (OSError, ValueError, KeyError) as error:

@@ -65,8 +65,8 @@ def fit_conversation(processor: ChatProcessor, turns: Sequence[Turn], tools: str
         InvalidValue: not even the last exchange fits.
     """
 
-    def size(some: Sequence[Turn]) -> int:
-        return num_tokens(processor, some, tools, ask=True)
+    def size(subset: Sequence[Turn]) -> int:
+        return num_tokens(processor, subset, tools, ask=True)
 
     selection = keep_last(turns, size, limit)
     if selection is None:

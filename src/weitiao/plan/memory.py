@@ -169,7 +169,7 @@ def parse_capacity(text: str) -> int:
     Raises:
         RecipeError: it is no size.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([gGmMtT])(?:i?[bB])?\s*", text)
-    if not found or not float(found[1]):
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([gGmMtT])(?:i?[bB])?\s*", text)
+    if not match or not float(match[1]):
         raise RecipeError("--gpu {text}: expected the memory of one device, as in 24GB", text=text)
-    return int(float(found[1]) * {"m": 2**20, "g": 2**30, "t": 2**40}[found[2].lower()])
+    return int(float(match[1]) * {"m": 2**20, "g": 2**30, "t": 2**40}[match[2].lower()])

@@ -74,22 +74,22 @@ class _Conversation:
         before: tuple[tuple[int, Reason], ...] = tuple((i, "oldest") for i in dropped)
         n = _most(len(answered), lambda n: self.size_of(*self.until(answered[n - 1], always, units)) <= self.limit)
         if n:
-            first, some = self.until(answered[n - 1], always, units)
-            whole = tuple(sorted({*first, *(i for unit in some for i in unit)}))
-            selection = Selection(whole, before, self.size_of(first, some))
+            first, so_far = self.until(answered[n - 1], always, units)
+            whole = tuple(sorted({*first, *(i for unit in so_far for i in unit)}))
+            selection = Selection(whole, before, self.size_of(first, so_far))
             yield Window(selection, tuple(i for k in answered[:n] for i in self.answers(units[k])))
         room = self.room_of_answers(always) if n < len(answered) else 0
         while n < len(answered):
-            first, some = self.until(answered[n], always, units)
-            if (alone := self.size_of(first, some[-1:])) > self.limit:
-                yield from self.parts(first, some, dropped, alone)
+            first, so_far = self.until(answered[n], always, units)
+            if (alone := self.size_of(first, so_far[-1:])) > self.limit:
+                yield from self.parts(first, so_far, dropped, alone)
                 n += 1
                 continue
             rest = answered[n:]
             count = _most(len(rest), lambda m, rest=rest: self.size_of_group(rest[:m], always, units) <= room)
             group = rest[: max(1, count)]
-            first, some = self.until(group[-1], always, units)
-            selection = choose(self.all_turns, first, some, group, self.size, self.limit, self.by_answers)
+            first, so_far = self.until(group[-1], always, units)
+            selection = choose(self.all_turns, first, so_far, group, self.size, self.limit, self.by_answers)
             assert selection is not None, "the answers with their questions fit"
             answers = tuple(i for k in group for i in self.answers(units[k]))
             yield Window(replace(selection, dropped=(*before, *selection.dropped)), answers)
@@ -121,8 +121,8 @@ class _Conversation:
 
     def size_of_group(self, group: Sequence[int], always: Unit, units: Sequence[Unit]) -> int:
         """Of the answers of some units with their questions alone."""
-        first, some = self.until(group[-1], always, units)
-        return self.size_of(first, [some[k] for k in group])
+        first, so_far = self.until(group[-1], always, units)
+        return self.size_of(first, [so_far[k] for k in group])
 
     def room_of_answers(self, always: Unit) -> int:
         fixed = self.size([*(self.all_turns[i] for i in always), *SHORTEST])
