@@ -31,8 +31,8 @@ def report_mixing(groups: Groups, resolved: Resolved, loader: Loader, run: Run, 
     for x in records[:MAX_LINES]:
         reporter.say(
             Message(
-                "{name}: {rows:,} rows, {tokens:,} tokens; {given:.1%} of what is trained on (asked: {asked:.1%}), each row "
-                "{epochs:.1f} times",
+                "{name}: {rows:,} rows, {tokens:,} tokens; {given:.1%} of what is trained on (asked: {asked:.1%}), each "
+                "row {epochs:.1f} times",
                 **x,
             )
         )
@@ -74,8 +74,8 @@ def _findings(records: list[dict[str, Any]], shares: Shares | None, use: Use) ->
         each = [Message("{name} ({rows:,} rows, {epochs:.0f} times)", **x) for x in often[:MAX_LINES]]
         messages.append(
             Message(
-                "rows are repeated so often that they are learnt by heart: {groups}. Lower the share or the temperature, or "
-                "set cap: {{epochs: 4}}",
+                "rows are repeated so often that they are learnt by heart: {groups}. Lower the share or the temperature, "
+                "or set cap: {{epochs: 4}}",
                 groups=joined(", ", each),
             )
         )
@@ -86,8 +86,8 @@ def _findings(records: list[dict[str, Any]], shares: Shares | None, use: Use) ->
     if shares is not None and (use.deviation or 0) > MAX_DEVIATION:
         messages.append(
             Message(
-                "over {steps} steps a share is up to {points:.1f} points off: rows are long for these batches. More tokens a "
-                "step (train.batch_tokens) keep shares closer",
+                "over {steps} steps a share is up to {points:.1f} points off: rows are long for these batches. More tokens "
+                "a step (train.batch_tokens) keep shares closer",
                 steps=min(WINDOW, use.steps),
                 points=100 * (use.deviation or 0),
             )

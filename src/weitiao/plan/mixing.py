@@ -199,7 +199,8 @@ def _check_rest(total: float, complete: bool, rest: int | None) -> None:
     """
     if complete and abs(total - 1) > TOLERANCE:
         raise RecipeError(
-            "mixing: each has a share, and together they are {total:.4g} of all tokens, not 1. Leave one out: it gets the rest.",
+            "mixing: each has a share, and together they are {total:.4g} of all tokens, not 1. Leave one out: it gets the "
+            "rest.",
             total=total,
         )
     if rest and total > 1 - TOLERANCE:
