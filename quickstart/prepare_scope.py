@@ -1,4 +1,4 @@
-"""Questions that the quickstart's topics do not cover: chatterbot-corpus (BSD), English. Run: python quickstart/prepare_scope.py
+"""Questions that the quickstart's topics do not cover: chatterbot-corpus (BSD). Run: python quickstart/prepare_scope.py
 
 Writes quickstart/data/scope_general.jsonl (help desk, greetings, small talk, food), for `weitiao data out-of-scope`, and
 scope_unseen.jsonl (money, politics, humor, gossip, computers): kinds of question that nothing is trained on, each once, as
@@ -8,7 +8,6 @@ rows with the fixed answer; always the same bytes.
 import json
 
 from prepare_data import CORPUS, DATA, SYSTEM, conversations
-
 from weitiao.core.example import plain
 
 GENERAL = ("tech_support", "greetings", "conversations", "botprofile", "food")

@@ -8,8 +8,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from invariants.test_distributed import two_processes
-from support.processes import ForkServer
+from support.processes import ForkServer, two_processes
 from support.rows import chat_rows, write_jsonl
 from support.runs import assert_same_run, run_contents, stop_at
 from weitiao.core.errors import Interrupted, RunError

@@ -29,8 +29,7 @@ def hard_negatives(
     json: AsJson = False,
 ) -> None:
     """Find documents that look right for a query and are not, for objectives embedding and rerank."""
-    from weitiao.data.hard_negatives import MiningSettings
-    from weitiao.pipeline.hard_negatives import HardNegativeRequest, write_hard_negatives
+    from weitiao.pipeline.hard_negatives import HardNegativeRequest, MiningSettings, write_hard_negatives
 
     settings = MiningSettings(num_negatives, range_min, relative_margin, seed)
     sources = _sources(files, columns)
@@ -77,8 +76,9 @@ def out_of_scope(
         return
     print(
         Message(
-            "{out}/train.jsonl: {training:,} questions out of scope beside {in_scope:,} rows; {out}/test.jsonl: {held_out:,}. "
-            "Not used: {near_in_scope:,} near questions in scope, {repeated:,} repeated, {too_long:,} too long",
+            "{out}/train.jsonl: {training:,} questions out of scope beside {in_scope:,} rows; {out}/test.jsonl: "
+            "{held_out:,}. Not used: {near_in_scope:,} near questions in scope, {repeated:,} repeated, {too_long:,} too "
+            "long",
             out=out,
             **counts,
         )

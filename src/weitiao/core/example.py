@@ -16,7 +16,8 @@ from weitiao.core.messages import Message
 Role = Literal["system", "user", "assistant", "tool"]
 EVALUATION_COLUMNS = ("group", "tests", "schema", "refusal")
 """Columns that are read for evaluation alone: rows of one group are not independent of each other (a document, a
-conversation, a patient); the tests of generated code; the JSON Schema of an answer; the fixed answer to a question out of scope."""
+conversation, a patient); the tests of generated code; the JSON Schema of an answer; the fixed answer of a
+question out of scope."""
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
 

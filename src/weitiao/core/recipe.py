@@ -131,16 +131,16 @@ class Recipe(Settings):
         return dump_yaml(self.model_dump(mode="json"))
 
     @property
-    def effective_mixing(self) -> Mixing | None:
-        """`mixing`, or its defaults where a source has a share or a cap; None: rows are not mixed by shares."""
-        is_asked = any(x.share is not None or x.cap is not None for x in self.data)
-        return Mixing() if self.mixing is None and is_asked else self.mixing
-
-    @property
     def fingerprint(self) -> str:
         """Twelve hex digits that change when anything but `out` changes."""
         plain = {key: x for key, x in self.model_dump(mode="json").items() if key != "out"}
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def effective_mixing(recipe: Recipe) -> Mixing | None:
+    """`mixing`, or its defaults where a source has a share or a cap; None: rows are not mixed by shares."""
+    is_needed = any(x.share is not None or x.cap is not None for x in recipe.data)
+    return Mixing() if recipe.mixing is None and is_needed else recipe.mixing
 
 
 def as_recipe(recipe: "Recipe | str | Path | Mapping[str, Any]") -> Recipe:

@@ -90,7 +90,7 @@ class Candidates:
         return self._forbidden[query]
 
 
-def mine(candidates: Candidates, scores_of: Scores, settings: MiningSettings) -> MinedNegatives:
+def mine_negatives(candidates: Candidates, scores_of: Scores, settings: MiningSettings) -> MinedNegatives:
     """Negatives for each pair.
 
     Args:

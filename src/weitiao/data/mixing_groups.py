@@ -9,7 +9,7 @@ import numpy as np
 from weitiao.core.errors import DataError
 from weitiao.core.example import SourcedExample, TextLabel
 from weitiao.core.mixing import Groups
-from weitiao.core.recipe import Recipe
+from weitiao.core.recipe import Recipe, effective_mixing
 from weitiao.data.encode import Rows
 from weitiao.data.loader import Loader
 
@@ -27,7 +27,7 @@ def groups_of(recipe: Recipe, examples: Iterable[SourcedExample], rows: Rows) ->
     Raises:
         DataError: the rows have no classes.
     """
-    mixing = recipe.effective_mixing
+    mixing = effective_mixing(recipe)
     by = "source" if mixing is None else mixing.by
     replayed = [recipe.replay.path] if recipe.replay is not None else []
     if by == "source":

@@ -65,8 +65,8 @@ def out_of_scope_rows(
     usable = [x for i, x in enumerate(outside) if first[i] == i]
     if len(usable) < wanted + num_held_out:
         raise DataError(
-            "{wanted:,} questions out of scope are needed ({fraction:.0%} of the training rows, and {held_out:,} held out), "
-            "and {n:,} can be used. Name more with --general, or ask for less.",
+            "{wanted:,} questions out of scope are needed ({fraction:.0%} of the training rows, and {held_out:,} held "
+            "out), and {n:,} can be used. Name more with --general, or ask for less.",
             wanted=wanted + num_held_out,
             fraction=fraction,
             held_out=num_held_out,

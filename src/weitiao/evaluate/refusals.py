@@ -23,7 +23,8 @@ def refused(name: str, rows: Rows, clusters: Clusters, out_of_scope: bool) -> Sc
     sentences = {plain(cell) for _, cell in rows if cell}
     if rows and not sentences:
         raise DataError(
-            "evaluate.metrics: {metric} reads a column refusal (the fixed answer) of the rows out of scope, and no row has one",
+            "evaluate.metrics: {metric} reads a column refusal (the fixed answer) of the rows out of scope, and no row "
+            "has one",
             metric=name,
         )
     asked = [i for i, (_, cell) in enumerate(rows) if bool(cell) == out_of_scope]

@@ -20,7 +20,7 @@ from weitiao.core.finding import Decision, Finding, refuse
 from weitiao.core.messages import Message
 from weitiao.core.mixing import Groups, Mixture
 from weitiao.core.objective import LossFunction, Objective
-from weitiao.core.recipe import Recipe
+from weitiao.core.recipe import Recipe, effective_mixing
 from weitiao.core.recipe_sections import Evaluate
 from weitiao.core.regularizer import regularized
 from weitiao.core.reporter import Reporter
@@ -288,7 +288,7 @@ def plan_training(
 
     def loader_for(mixed_by: tuple[float, ...] | Shares, batch: dict[str, Any]) -> Loader:
         if isinstance(mixed_by, Shares):
-            mixture = Mixture(data.groups.group, mixed_by.given, mixed_by.epoch_tokens)
+            mixture = Mixture(data.groups.group, mixed_by.actual, mixed_by.epoch_tokens)
             return Loader(rows, recipe.seed, mixture=mixture, rank=distributed.rank, world=distributed.world_size, **batch)
         rank, world = distributed.rank, distributed.world_size
         return Loader(rows, recipe.seed, weights=mixed_by, rank=rank, world=world, **batch)
@@ -301,7 +301,7 @@ def plan_training(
         model.device,
         has_validation=data.validation is not None,
         count_steps=lambda mixed_by, batch: loader_for(mixed_by, batch).steps(recipe.train.epochs),
-        groups=None if recipe.effective_mixing is None else data.groups,
+        groups=None if effective_mixing(recipe) is None else data.groups,
     )
     resolved = resolve(recipe, objective, data.limits, facts)
     batch = {**resolved.batch, "micro_batch_tokens": resolved.micro_batch_tokens}

@@ -12,7 +12,7 @@ from weitiao.core.files import write_text
 from weitiao.core.objective import Objective
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import create
-from weitiao.data.hard_negatives import Candidates, MiningSettings, Scores, mine, ngram_scores, vector_scores
+from weitiao.data.hard_negatives import Candidates, MiningSettings, Scores, mine_negatives, ngram_scores, vector_scores
 from weitiao.data.read import read_sources
 from weitiao.pipeline.inference import open_model
 
@@ -48,7 +48,7 @@ def write_hard_negatives(request: HardNegativeRequest, out: Path) -> dict[str, A
     if len(candidates.texts) < 2:
         raise DataError("data: all rows have the same document, so there is no negative.")
     settings = request.settings if request.run else replace(request.settings, relative_margin=None)
-    mined = mine(candidates, _scores(request.run, candidates), settings)
+    mined = mine_negatives(candidates, _scores(request.run, candidates), settings)
     lines = [_row(x, negatives) for x, negatives in zip(pairs, mined.negatives, strict=True)]
     write_text(out, "".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines))
     return {

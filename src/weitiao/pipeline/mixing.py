@@ -25,7 +25,7 @@ def report_mixing(groups: Groups, resolved: Resolved, loader: Loader, run: Run, 
     shares = resolved.mixing
     if len(groups.names) < 2 and shares is None:
         return []
-    use = count_use(loader, groups, resolved.steps, shares.given if shares else None)
+    use = count_use(loader, groups, resolved.steps, shares.actual if shares else None)
     records = _records(groups, resolved, use)
     run.record(mixing={"groups": records, "steps": use.steps, "deviation": use.deviation})
     for x in records[:MAX_LINES]:
@@ -48,21 +48,21 @@ def report_mixing(groups: Groups, resolved: Resolved, loader: Loader, run: Run, 
 
 def _records(groups: Groups, resolved: Resolved, use: Use) -> list[dict[str, Any]]:
     if resolved.mixing is not None:
-        asked: Sequence[float] = resolved.mixing.asked
+        requested: Sequence[float] = resolved.mixing.requested
     else:
         weighted = [w * n for w, n in zip(resolved.source_weights, use.tokens.tolist(), strict=True)]
-        asked = [x / sum(weighted) for x in weighted]
-    columns = zip(groups.names, use.rows, use.tokens, asked, use.shares, use.used, strict=True)
+        requested = [x / sum(weighted) for x in weighted]
+    columns = zip(groups.names, use.rows, use.tokens, requested, use.shares, use.used, strict=True)
     return [
         {
             "name": name,
             "rows": int(rows),
             "tokens": int(tokens),
-            "asked": float(a),
-            "given": float(given),
+            "asked": float(share),
+            "given": float(actual),
             "epochs": float(used / max(tokens, 1)),
         }
-        for name, rows, tokens, a, given, used in columns
+        for name, rows, tokens, share, actual, used in columns
     ]
 
 
@@ -92,8 +92,8 @@ def _findings(records: list[dict[str, Any]], shares: Shares | None, use: Use) ->
                 points=100 * (use.deviation or 0),
             )
         )
-    pairs = zip(shares.asked, shares.given, records) if shares is not None else ()
-    if capped := [x for asked, given, x in pairs if abs(given - asked) > MAX_DEVIATION]:
+    pairs = zip(shares.requested, shares.actual, records) if shares is not None else ()
+    if capped := [x for share, actual, x in pairs if abs(actual - share) > MAX_DEVIATION]:
         each = [Message("{name}: {given:.1%} instead of {asked:.1%}", **x) for x in capped[:MAX_LINES]]
         messages.append(Message("shares differ from what is asked, because of caps: {groups}", groups=joined(", ", each)))
     if not messages:

@@ -1,4 +1,4 @@
-"""`weitiao data out-of-scope` and `weitiao data wrong-answers`: rows made from the user's own rows and from a general set."""
+"""`weitiao data out-of-scope` and `weitiao data wrong-answers`: rows made of the user's own and of a general set."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from weitiao.core.files import write_text
 from weitiao.core.objective import Objective
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import create
-from weitiao.data.hard_negatives import Candidates, MiningSettings, mine, ngram_scores
+from weitiao.data.hard_negatives import Candidates, MiningSettings, mine_negatives, ngram_scores
 from weitiao.data.out_of_scope import out_of_scope_rows, question_of
 from weitiao.data.read import read_sources
 
@@ -81,7 +81,7 @@ def write_wrong_answers(
     candidates = Candidates(pairs)
     nothing = np.zeros((len(candidates.queries), len(candidates.texts)), np.float32) if not hard else None
     scores = ngram_scores(candidates.queries, candidates.texts) if nothing is None else lambda block: nothing[block]
-    mined = mine(candidates, scores, MiningSettings(1, relative_margin=None, seed=seed))
+    mined = mine_negatives(candidates, scores, MiningSettings(1, relative_margin=None, seed=seed))
     rows: list[dict[str, Any]] = []
     for pair, negatives in zip(pairs, mined.negatives, strict=True):
         for answer, label in ((pair.other, RIGHT), *((x, WRONG) for x in negatives)):

@@ -1,8 +1,8 @@
-"""Shares of sources, tasks or classes in all tokens: from what the recipe asks and what there is to what is given.
+"""Shares of sources, tasks or classes in all tokens: from what the recipe asks and what there is to what is actual.
 
 sizes      min(weight x tokens, cap an epoch)
-asked      `share`; the rest in proportion to size^(1/T)
-given      asked, with no more of a group than its cap; what is over goes to the groups without `share`, then to all
+requested  `share`; the rest in proportion to size^(1/T)
+actual     requested, with no more of a group than its cap; what is over goes to the groups without `share`, then to all
 """
 
 import math
@@ -15,7 +15,7 @@ from weitiao.core.errors import RecipeError
 from weitiao.core.finding import Decision
 from weitiao.core.messages import Message
 from weitiao.core.mixing import Cap, Groups, MixedGroup, Mixing
-from weitiao.core.recipe import Recipe
+from weitiao.core.recipe import Recipe, effective_mixing
 from weitiao.core.registry import nearest
 
 MAX_NAMES = 8  # of groups that a sentence lists
@@ -27,9 +27,9 @@ class Shares:
     """The shares that a run is mixed by."""
 
     names: tuple[str, ...]
-    asked: tuple[float, ...]
+    requested: tuple[float, ...]
     """[groups] before caps; they sum to 1."""
-    given: tuple[float, ...]
+    actual: tuple[float, ...]
     """[groups]"""
     epoch_tokens: float
     idle_caps: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ def check_mixing(recipe: Recipe) -> None:
     Raises:
         RecipeError: it does not.
     """
-    mixing = recipe.effective_mixing
+    mixing = effective_mixing(recipe)
     if mixing is None:
         return
     by_source = mixing.by == "source"
@@ -86,7 +86,7 @@ class SizedGroups:
     """[groups] tokens an epoch; inf: no cap."""
     sizes: np.ndarray
     """[groups] what shares follow from: tokens, weighted and capped."""
-    asked: np.ndarray
+    requested: np.ndarray
     """[groups] shares."""
     epoch_tokens: float
 
@@ -101,7 +101,7 @@ def size_groups(recipe: Recipe, groups: Groups, lengths: np.ndarray) -> SizedGro
     Raises:
         RecipeError: a group is not there, has no rows, or would get nothing.
     """
-    mixing = recipe.effective_mixing
+    mixing = effective_mixing(recipe)
     assert mixing is not None, "the recipe mixes by shares"
     by_name = _settings(recipe, mixing, groups.names)
     settings = tuple(by_name.get(name, MixedGroup()) for name in groups.names)
@@ -111,8 +111,10 @@ def size_groups(recipe: Recipe, groups: Groups, lengths: np.ndarray) -> SizedGro
     mean = tokens / rows
     caps = np.array([_tokens_an_epoch(x.cap, m) for x, m in zip(settings, mean)])
     sizes = np.minimum([x.weight * n for x, n in zip(settings, tokens)], caps)
-    asked = _asked([x.share for x in settings], sizes, mixing.temperature)
-    return SizedGroups(groups.names, settings, tokens, mean, caps, sizes, asked, _epoch_tokens(mixing, sizes, asked))
+    requested = _requested([x.share for x in settings], sizes, mixing.temperature)
+    return SizedGroups(
+        groups.names, settings, tokens, mean, caps, sizes, requested, _epoch_tokens(mixing, sizes, requested)
+    )
 
 
 def choose_shares(recipe: Recipe, groups: SizedGroups, batch: dict[str, int]) -> tuple[Shares, Decision]:
@@ -124,7 +126,7 @@ def choose_shares(recipe: Recipe, groups: SizedGroups, batch: dict[str, int]) ->
     Raises:
         RecipeError: the caps leave too few tokens.
     """
-    mixing, total = recipe.effective_mixing, _run_tokens(recipe, groups, batch)
+    mixing, total = effective_mixing(recipe), _run_tokens(recipe, groups, batch)
     assert mixing is not None, "the recipe mixes by shares"
     passes = np.array([x.cap.epochs if x.cap and x.cap.epochs else math.inf for x in groups.settings])
     limits = np.minimum(groups.caps / groups.epoch_tokens, passes * groups.tokens / total)
@@ -135,13 +137,13 @@ def choose_shares(recipe: Recipe, groups: SizedGroups, batch: dict[str, int]) ->
             possible=int(limits.sum() * total),
             total=round(total),
         )
-    given = _limited(groups.asked, limits, np.array([x.share is not None for x in groups.settings]))
+    actual = _limited(groups.requested, limits, np.array([x.share is not None for x in groups.settings]))
     is_idle = [
         x.cap is not None and share < limit * (1 - 1e-3) and size >= x.weight * n
-        for x, share, limit, size, n in zip(groups.settings, given, limits, groups.sizes, groups.tokens)
+        for x, share, limit, size, n in zip(groups.settings, actual, limits, groups.sizes, groups.tokens)
     ]
     idle = tuple(name for name, x in zip(groups.names, is_idle) if x)
-    shares = Shares(groups.names, tuple(groups.asked.tolist()), tuple(given.tolist()), groups.epoch_tokens, idle)
+    shares = Shares(groups.names, tuple(groups.requested.tolist()), tuple(actual.tolist()), groups.epoch_tokens, idle)
     return shares, _decision(mixing, shares)
 
 
@@ -151,7 +153,7 @@ def _run_tokens(recipe: Recipe, groups: SizedGroups, batch: dict[str, int]) -> f
         return recipe.train.epochs * groups.epoch_tokens
     if "batch_tokens" in batch:
         return recipe.train.steps * float(batch["batch_tokens"])
-    tokens_a_row = 1 / float((groups.asked / groups.mean_length).sum())
+    tokens_a_row = 1 / float((groups.requested / groups.mean_length).sum())
     return 1.02 * recipe.train.steps * batch["batch_size"] * tokens_a_row  # a little more: rows come whole
 
 
@@ -186,8 +188,8 @@ def _check_names(settings: dict[str, MixedGroup], groups: Groups, rows: np.ndarr
             "mixing: {name} has no row to train on, so it cannot have a share. See bad_rows.jsonl, or leave it out.",
             name=groups.names[int(rows.argmin())],
         )
-    given = [settings[x].share for x in groups.names if x in settings]
-    total, rest = sum(x or 0 for x in given), len(groups.names) - sum(x is not None for x in given)
+    actual = [settings[x].share for x in groups.names if x in settings]
+    total, rest = sum(x or 0 for x in actual), len(groups.names) - sum(x is not None for x in actual)
     _check_rest(total, rest == 0, rest)
 
 
@@ -213,41 +215,41 @@ def _tokens_an_epoch(cap: Cap | None, mean_length: float) -> float:
     return float(cap.tokens) if cap.tokens is not None else (cap.rows or 0) * mean_length
 
 
-def _asked(shares: Sequence[float | None], sizes: np.ndarray, temperature: float) -> np.ndarray:
+def _requested(shares: Sequence[float | None], sizes: np.ndarray, temperature: float) -> np.ndarray:
     """[groups]: those without a share divide the rest in proportion to size^(1/T)."""
     by_size = (sizes / sizes.max()) ** (1 / temperature)
     is_open = np.array([x is None for x in shares])
-    asked = np.array([x or 0.0 for x in shares])
+    requested = np.array([x or 0.0 for x in shares])
     if is_open.any():
-        asked[is_open] = (1 - asked.sum()) * by_size[is_open] / by_size[is_open].sum()
-    return asked / asked.sum()
+        requested[is_open] = (1 - requested.sum()) * by_size[is_open] / by_size[is_open].sum()
+    return requested / requested.sum()
 
 
-def _epoch_tokens(mixing: Mixing, sizes: np.ndarray, asked: np.ndarray) -> float:
+def _epoch_tokens(mixing: Mixing, sizes: np.ndarray, requested: np.ndarray) -> float:
     if mixing.stopping_strategy == "total":
         return float(sizes.sum())
-    ends = sizes / asked
+    ends = sizes / requested
     return float(ends.min() if mixing.stopping_strategy == "first_exhausted" else ends.max())
 
 
-def _limited(asked: np.ndarray, limits: np.ndarray, is_fixed: np.ndarray) -> np.ndarray:
-    """[groups]: the shares nearest to those asked with none above its limit.
+def _limited(requested: np.ndarray, limits: np.ndarray, is_fixed: np.ndarray) -> np.ndarray:
+    """[groups]: the shares nearest to those requested with none above its limit.
 
     Args:
         is_fixed: [groups] those with a `share`, which give way last.
     """
-    given, full = asked.copy(), np.zeros(len(asked), bool)
-    while (over := ~full & (given > limits * (1 + TOLERANCE))).any():
+    actual, full = requested.copy(), np.zeros(len(requested), bool)
+    while (over := ~full & (actual > limits * (1 + TOLERANCE))).any():
         full |= over
-        given[full] = limits[full]
+        actual[full] = limits[full]
         takes = ~full & ~is_fixed if (~full & ~is_fixed).any() else ~full
         if takes.any():
-            given[takes] = asked[takes] / asked[takes].sum() * max(1 - given[~takes].sum(), 0.0)
-    return given / given.sum()
+            actual[takes] = requested[takes] / requested[takes].sum() * max(1 - actual[~takes].sum(), 0.0)
+    return actual / actual.sum()
 
 
 def _decision(mixing: Mixing, shares: Shares) -> Decision:
-    rounded = {name: round(x, 4) for name, x in zip(shares.names, shares.given)}
+    rounded = {name: round(x, 4) for name, x in zip(shares.names, shares.actual)}
     reason = Message(
         "tokens by {by}, temperature {temperature:g}; an epoch has {tokens:,} tokens ({strategy})",
         by=mixing.by,

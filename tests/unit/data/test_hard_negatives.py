@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from weitiao.core.example import Pair
-from weitiao.data.hard_negatives import Candidates, MiningSettings, mine, ngram_scores, vector_scores
+from weitiao.data.hard_negatives import Candidates, MiningSettings, mine_negatives, ngram_scores, vector_scores
 
 FREE = MiningSettings(2, relative_margin=None)
 
@@ -25,7 +25,7 @@ def test_best_that_may_be_used(margin: float | None, first: int) -> None:
     pairs, queries, documents = made()
     settings = MiningSettings(3, first, margin)
     candidates = Candidates(pairs)
-    mined = mine(candidates, vector_scores(queries, documents), settings)
+    mined = mine_negatives(candidates, vector_scores(queries, documents), settings)
     for i, negatives in enumerate(mined.negatives):
         scores = queries[i] @ documents.T
         limit = np.inf if margin is None else max((1 - margin) * scores[i], 0)
@@ -52,7 +52,7 @@ def test_never_a_right_document() -> None:
     ]
     candidates = Candidates(pairs)
     everything = np.ones((len(candidates.queries), len(candidates.texts)), np.float32)
-    mined = mine(candidates, lambda block: everything[block], MiningSettings(5, relative_margin=None))
+    mined = mine_negatives(candidates, lambda block: everything[block], MiningSettings(5, relative_margin=None))
     returns = {right, right.upper(), pairs[1].other}
     assert not returns & set(mined.negatives[0]) and not returns & set(mined.negatives[1])
     assert set(mined.negatives[0]) == {pairs[2].other, pairs[4].other}
@@ -73,7 +73,9 @@ def test_ngrams_find_documents_with_the_query_in_them() -> None:
         "Quite another thing.",
     ]
     candidates = Candidates(pairs, corpus)
-    mined = mine(candidates, ngram_scores(candidates.queries, candidates.texts), MiningSettings(1, relative_margin=None))
+    mined = mine_negatives(
+        candidates, ngram_scores(candidates.queries, candidates.texts), MiningSettings(1, relative_margin=None)
+    )
     assert [x[0] for x in mined.negatives] == [corpus[0], corpus[1], corpus[2]] and mined.random == 0
 
 
@@ -81,6 +83,9 @@ def test_drawn_at_random_where_nothing_is_in_common() -> None:
     pairs = [Pair("q" * 9, f"{x * 9}") for x in "abcdefgh"]
     candidates = Candidates(pairs[:1], [x.other for x in pairs[1:]])
     score = ngram_scores(candidates.queries, candidates.texts)
-    chosen = {mine(candidates, score, MiningSettings(2, relative_margin=None, seed=seed)).negatives[0] for seed in range(8)}
-    assert len(chosen) > 2 and mine(candidates, score, FREE).random == 2
-    assert mine(candidates, score, FREE) == mine(candidates, score, FREE)
+    chosen = {
+        mine_negatives(candidates, score, MiningSettings(2, relative_margin=None, seed=seed)).negatives[0]
+        for seed in range(8)
+    }
+    assert len(chosen) > 2 and mine_negatives(candidates, score, FREE).random == 2
+    assert mine_negatives(candidates, score, FREE) == mine_negatives(candidates, score, FREE)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unit.data.test_loader import Made, same, taken
+from support.loading import Made, same, taken
 from weitiao.core.mixing import Groups, Mixture
 from weitiao.data.loader import Loader
 from weitiao.data.mixing_groups import count_use

@@ -34,22 +34,22 @@ def powers(*sizes: float, temperature: float) -> list[float]:
 @pytest.mark.parametrize("temperature", [1, 2, 5])
 def test_temperature(temperature: float) -> None:
     x = shares_of(recipe(mixing={"temperature": temperature}))
-    assert x.given == pytest.approx(powers(9000, 1800, 1000, temperature=temperature)) == x.asked
+    assert x.actual == pytest.approx(powers(9000, 1800, 1000, temperature=temperature)) == x.requested
     assert x.epoch_tokens == 11_800
 
 
 def test_high_temperature_is_all_alike() -> None:
-    assert shares_of(recipe(mixing={"temperature": 1e6})).given == pytest.approx([1 / 3] * 3, rel=1e-5)
+    assert shares_of(recipe(mixing={"temperature": 1e6})).actual == pytest.approx([1 / 3] * 3, rel=1e-5)
 
 
 def test_weight_and_cap_are_sizes() -> None:
     x = shares_of(recipe(a={"cap": {"rows": 300}}, b={"weight": 2}, c={"cap": {"tokens": 500}}))
-    assert x.given == pytest.approx([3000 / 7100, 3600 / 7100, 500 / 7100]) and x.epoch_tokens == 7100
+    assert x.actual == pytest.approx([3000 / 7100, 3600 / 7100, 500 / 7100]) and x.epoch_tokens == 7100
 
 
 def test_share_and_the_rest_by_size() -> None:
     x = shares_of(recipe(c={"share": 0.4}))
-    assert x.given == pytest.approx([0.6 * 9000 / 10800, 0.6 * 1800 / 10800, 0.4])
+    assert x.actual == pytest.approx([0.6 * 9000 / 10800, 0.6 * 1800 / 10800, 0.4])
 
 
 @pytest.mark.parametrize(
@@ -67,15 +67,15 @@ def test_cap_in_epochs_is_of_the_run(train: dict[str, Any]) -> None:
     settings = recipe(c={"share": 0.5, "cap": {"epochs": 4}}, train=train)
     x = shares_of(settings, batch={"batch_size": 3} if "batch_size" in train else None)
     total = 35_400 if "batch_size" not in train else 1.02 * 3000 / (0.5 * (5 / 6 / 10 + 1 / 6 / 20) + 0.5 / 100)
-    assert x.given[2] == pytest.approx(4 * 1000 / total, rel=1e-6) and x.asked[2] == 0.5
-    assert x.given[0] / x.given[1] == pytest.approx(5) and sum(x.given) == pytest.approx(1)
+    assert x.actual[2] == pytest.approx(4 * 1000 / total, rel=1e-6) and x.requested[2] == 0.5
+    assert x.actual[0] / x.actual[1] == pytest.approx(5) and sum(x.actual) == pytest.approx(1)
 
 
 def test_capped_sources_give_to_those_without_share_first() -> None:
     x = shares_of(recipe({"share": 0.3}, None, {"share": 0.4, "cap": {"tokens": 1180}}))
-    assert x.given == pytest.approx([0.3, 0.6, 0.1])
+    assert x.actual == pytest.approx([0.3, 0.6, 0.1])
     y = shares_of(recipe({"share": 0.3}, {"share": 0.3}, {"share": 0.4, "cap": {"tokens": 1180}}))
-    assert y.given == pytest.approx([0.45, 0.45, 0.1])
+    assert y.actual == pytest.approx([0.45, 0.45, 0.1])
 
 
 def test_idle_cap_is_named() -> None:
@@ -92,7 +92,7 @@ def test_labels_and_replay() -> None:
             "mixing": {"by": "label", "groups": {"ham": {"share": 0.5}}},
         }
     )
-    assert shares_of(settings, ("ham", "spam", "g.jsonl")).given == pytest.approx([0.5, 0.3, 0.2])
+    assert shares_of(settings, ("ham", "spam", "g.jsonl")).actual == pytest.approx([0.5, 0.3, 0.2])
 
 
 TASKS = {"name": "multi_task", "tasks": {"x": "classification", "y": "classification"}}
