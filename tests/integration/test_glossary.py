@@ -15,7 +15,8 @@ from weitiao.core.registry import find, names
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = {name: (DOCS / name).read_text(encoding="utf-8") for name in ("glossary.md", "glossary.zh.md")}
 GROUPS: dict[str, type[BaseModel]] = {
-    "data": Source, "data.cap": Cap, "replay": Replay, "mixing": Mixing, "train": Train, "train.gradient_scale": GradientScale, "evaluate": Evaluate,
+    "data": Source, "data.cap": Cap, "replay": Replay, "mixing": Mixing, "train": Train,
+    "train.gradient_scale": GradientScale, "evaluate": Evaluate,
 }  # fmt: skip
 
 
