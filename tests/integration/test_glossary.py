@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from weitiao.core.mixing import Cap, Mixing
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Evaluate, GradientScale, Replay, Source, Train
 from weitiao.core.registry import find, names
@@ -14,7 +15,8 @@ from weitiao.core.registry import find, names
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = {name: (DOCS / name).read_text(encoding="utf-8") for name in ("glossary.md", "glossary.zh.md")}
 GROUPS: dict[str, type[BaseModel]] = {
-    "data": Source, "replay": Replay, "train": Train, "train.gradient_scale": GradientScale, "evaluate": Evaluate,
+    "data": Source, "data.cap": Cap, "replay": Replay, "mixing": Mixing, "train": Train,
+    "train.gradient_scale": GradientScale, "evaluate": Evaluate,
 }  # fmt: skip
 
 

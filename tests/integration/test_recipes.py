@@ -70,6 +70,9 @@ def test_recipe_trains_two_steps(path: Path, tiny_llama: Path, tmp_path: Path) -
         skip_without_sandbox()
         judged = [{**x, "tests": "pass"} for x in chat_rows(40)]
         evaluate["data"] = str(write_jsonl(tmp_path / "judged.jsonl", judged))
+    if path.stem == "sft_lora_scope":  # some test rows with the fixed answer
+        refused = [{**x, **({"refusal": "not mine"} if i % 2 else {})} for i, x in enumerate(chat_rows(40))]
+        evaluate["data"] = str(write_jsonl(tmp_path / "refused.jsonl", refused))
     if path.parent.name == "whisper":
         base, sources = save_whisper(tmp_path / "whisper"), [{"path": str(speech_rows(tmp_path, 40))}]
     plain = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,7 +1,6 @@
 """Two processes train as one: the same rows, the same gradient, the same weights. Real processes, torchrun and gloo."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from support.processes import ForkServer
+from support.processes import ForkServer, two_processes
 from support.rows import rated_rows, write_jsonl
 from weitiao.core.events import Step
 from weitiao.core.run import Run
@@ -22,17 +21,6 @@ def torchrun(recipe: Path, out: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, "train", recipe, f"out={out}"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def two_processes(fork_server: ForkServer, recipe: Path, out: Path) -> None:
-    """The same with the variables that torchrun sets, in processes that need not import torch first."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    ranks = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    for child in [fork_server.start("train", recipe, f"out={out}", env=env) for env in ranks]:
-        assert child.wait() == 0, child.output
 
 
 @pytest.mark.parametrize("method", ["lora", {"name": "bilora", "upper_fraction": 0.3}])

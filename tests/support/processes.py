@@ -8,6 +8,7 @@ import io
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -220,3 +221,14 @@ def list_names(folder: Path, timeout: float = TIMEOUT) -> Iterator[set[str]]:
             yield set(os.listdir(folder))
         except FileNotFoundError:
             yield set()
+
+
+def two_processes(fork_server: ForkServer, recipe: Path, out: Path) -> None:
+    """The same with the variables that torchrun sets, in processes that need not import torch first."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    ranks = [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    for child in [fork_server.start("train", recipe, f"out={out}", env=env) for env in ranks]:
+        assert child.wait() == 0, child.output

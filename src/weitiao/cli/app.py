@@ -12,6 +12,7 @@ from weitiao.cli.compression import compress
 from weitiao.cli.export import export
 from weitiao.cli.inference import chat, generate, merge, predict
 from weitiao.cli.inspecting import inspect
+from weitiao.cli.negatives import hard_negatives, out_of_scope, wrong_answers
 from weitiao.cli.planning import plan
 from weitiao.cli.recipes import explain, init, schema
 from weitiao.cli.results import evaluate, exams, runs, verify, why
@@ -44,7 +45,7 @@ def benches() -> None:
 
 @data.callback()
 def data_commands() -> None:
-    """Look at data, clean them, and put mended rows back."""
+    """Look at data, clean them, put mended rows back, and make rows that show what is not right."""
 
 
 for panel, commands in {
@@ -57,8 +58,8 @@ for panel, commands in {
     for command in commands:
         add_command(app, command, command.__name__.replace("_", "-"), panel)
 add_command(bench, bench_machine, "machine")
-for command in (inspect, clean, join, repair):
-    add_command(data, command)
+for command in (inspect, clean, join, repair, hard_negatives, out_of_scope, wrong_answers):
+    add_command(data, command, command.__name__.replace("_", "-"))
 app.add_typer(data, name="data", rich_help_panel=translate("Start"))
 app.add_typer(bench, name="bench", rich_help_panel=translate("Inspect"))
 

@@ -14,9 +14,10 @@ from weitiao.core.bio_tags import tags_to_entities
 from weitiao.core.messages import Message
 
 Role = Literal["system", "user", "assistant", "tool"]
-EVALUATION_COLUMNS = ("group", "tests", "schema")
+EVALUATION_COLUMNS = ("group", "tests", "schema", "refusal")
 """Columns that are read for evaluation alone: rows of one group are not independent of each other (a document, a
-conversation, a patient); the tests of generated code; the JSON Schema of an answer."""
+conversation, a patient); the tests of generated code; the JSON Schema of an answer; the fixed answer of a
+question out of scope."""
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from weitiao.core.registry import Component
 from weitiao.core.score import Clusters, Score, mean_of_rows
 
-Reads = Literal["row_losses", "row_bytes", "choices", "probabilities", "answers", "rankings", "tests", "schema"]
+Reads = Literal["row_losses", "row_bytes", "choices", "probabilities", "answers", "rankings", "tests", "schema", "refusal"]
 """What a metric's pairs are, of each row:
 
 row_losses      (loss in nats, tokens that carry loss)
@@ -16,9 +16,11 @@ probabilities   (class -> its probability, reference)
 answers         (generated text, or what is predicted, reference)
 rankings        (ranks of a query's relevant documents from 1, number of documents)
 tests, schema   (generated text, what the row's column of this name holds)
+refusal         the same; "" where a row has none
 """
 
-COLUMNS: tuple[Reads, ...] = ("tests", "schema")
+COLUMNS: tuple[Reads, ...] = ("tests", "schema", "refusal")
+OPTIONAL_COLUMNS: tuple[Reads, ...] = ("refusal",)
 
 
 class Metric(Component):

@@ -15,6 +15,7 @@ from weitiao.core.component_field import ComponentField
 from weitiao.core.errors import InvalidValue, RecipeError
 from weitiao.core.files import write_text
 from weitiao.core.messages import joined
+from weitiao.core.mixing import Mixing
 from weitiao.core.recipe_errors import Key, explain
 from weitiao.core.recipe_file import override_key, read_plain, set_key, written_at
 from weitiao.core.recipe_sections import (
@@ -55,6 +56,9 @@ class Recipe(Settings):
     """Training data: one or more sources."""
     replay: Replay | None = None
     """General rows mixed into the data, against forgetting."""
+    mixing: Mixing | None = None
+    """Shares of sources, tasks or classes in all tokens; null: rows in random order, each as often as its source's weight
+    says, unless a source has a share or a cap."""
     validation: Annotated[ValidationFraction | ValidationSources, Discriminator(validation_form)] = 0.05
     """Held-out rows: a fraction of the data (split by content, so that duplicates stay on one side), or sources."""
     max_bad_fraction: float = Field(default=0.01, ge=0, le=1)
@@ -132,6 +136,12 @@ class Recipe(Settings):
         """Twelve hex digits that change when anything but `out` changes."""
         plain = {key: x for key, x in self.model_dump(mode="json").items() if key != "out"}
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def effective_mixing(recipe: Recipe) -> Mixing | None:
+    """`mixing`, or its defaults where a source has a share or a cap; None: rows are not mixed by shares."""
+    is_needed = any(x.share is not None or x.cap is not None for x in recipe.data)
+    return Mixing() if recipe.mixing is None and is_needed else recipe.mixing
 
 
 def as_recipe(recipe: "Recipe | str | Path | Mapping[str, Any]") -> Recipe:

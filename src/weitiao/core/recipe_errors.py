@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from weitiao.core.component_field import INVALID_COMPONENT
 from weitiao.core.errors import message_of
 from weitiao.core.messages import Message
+from weitiao.core.mixing import Cap, MixedGroup, Mixing
 from weitiao.core.recipe_sections import Evaluate, GradientScale, Replay, Source, Train
 from weitiao.core.registry import Component, Settings, nearest
 from weitiao.core.renamed import RENAMED_KEYS, RENAMED_VALUES
@@ -23,10 +24,12 @@ Key = tuple[str | int, ...]
 
 SECTIONS: dict[str, type[Settings]] = {
     "data": Source,
+    "data.cap": Cap,
     "validation": Source,
     "evaluate.data": Source,
     "evaluate.corpus": Source,
     "replay": Replay,
+    "mixing": Mixing,
     "train": Train,
     "train.gradient_scale": GradientScale,
     "evaluate": Evaluate,
@@ -211,4 +214,6 @@ def _is_union_tag(part: int | str) -> bool:
 def _section(key: Key, recipe: type[Settings], sections: Mapping[str, type[Settings]]) -> tuple[str, dict[str, FieldInfo]]:
     """The section of the recipe that holds a key: its name and its fields."""
     name = ".".join(x for x in key if isinstance(x, str))
+    if key[:2] == ("mixing", "groups") and len(key) > 2:
+        return name, (Cap if key[3:] == ("cap",) else MixedGroup).model_fields
     return (name, sections[name].model_fields) if name in sections else ("", recipe.model_fields)

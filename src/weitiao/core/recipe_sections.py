@@ -28,6 +28,7 @@ from weitiao.core.cleaner import Cleaner
 from weitiao.core.component_field import ClipField, ComponentField
 from weitiao.core.errors import InvalidValue
 from weitiao.core.memory_rows import as_json_lines, is_rows
+from weitiao.core.mixing import Cap
 from weitiao.core.registry import Component, Settings, find, names, nearest
 
 if TYPE_CHECKING:  # a component's own file is imported when a recipe names it, and imports torch only then
@@ -87,6 +88,10 @@ class Source(Settings):
     validation and test files: as the data's)."""
     weight: float = Field(default=1.0, gt=0)
     """How often its rows are used per epoch: 3 is three times, 0.5 is a different half each epoch."""
+    share: float | None = Field(default=None, gt=0, lt=1)
+    """Its share of all tokens, kept from step to step (mixing); the sources without one divide the rest by their size."""
+    cap: Cap | None = None
+    """The most that is used of it: {rows: 1000} or {tokens: 50000} an epoch, {epochs: 4} in the run (mixing)."""
     task: str = ""
     """Its task, for objective: multi_task."""
     limit: int | None = Field(default=None, ge=1)

@@ -16,6 +16,8 @@ RENAMED_KEYS: dict[str, dict[str, str]] = {
         "too_long": "overlong",
     },
     "replay": {"share": "fraction"},
+    "data": {"fraction": "share", "interleave_prob": "share", "probability": "share"},
+    "mixing": {"stopping": "stopping_strategy"},
     "train": {
         "best": "best_metric",
         "clip": "max_grad_norm",

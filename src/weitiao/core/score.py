@@ -28,7 +28,7 @@ PERCENT = {
     "accuracy", "exact_match", "f1", "squad_em", "squad_f1", "entity_f1", "entity_precision", "entity_recall",
     "masked_accuracy", "recall_at_10", "wer", "cer", "f1_micro", "f1_macro", "f1_weighted", "precision_micro",
     "precision_macro", "precision_weighted", "recall_micro", "recall_macro", "recall_weighted", "json_valid",
-    "json_schema_valid", "code_pass", "code_compiles",
+    "json_schema_valid", "code_pass", "code_compiles", "refusal_recall", "over_refusal",
 }  # fmt: skip
 
 Interval = Literal["", "wilson", "wilson_clusters", "bootstrap", "bootstrap_clusters", "jackknife", "quadrature"]

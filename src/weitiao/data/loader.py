@@ -3,18 +3,22 @@
 It has no state to save or restore: resuming, or skipping bad batches, only asks for another i.
 
     epoch e    a permutation of the rows, from a generator seeded with (seed, e),
-               split into steps of batch_size rows or batch_tokens tokens
+               split into steps of batch_size rows or batch_tokens tokens; with a mixture, an order that keeps the shares
+               of groups (mixed_order.py)
     step i     this process's share of those rows, longest first, packed into micro-batches of micro_batch_tokens; with
                several tasks, each micro-batch has rows of one task
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol, overload
 
 import numpy as np
 
 from weitiao.core.batch import Batch, Row, pack
+from weitiao.core.mixing import Mixture
+from weitiao.data.mixed_order import MixedOrder
 
 
 class RowSource(Protocol):
@@ -41,7 +45,9 @@ class Loader:
     micro_batch_tokens: int | None = None
     """Tokens per micro-batch; None: the whole step at once. A longer row is a micro-batch of its own."""
     weights: tuple[float, ...] = ()
-    """By source, how often its rows are used per epoch."""
+    """By source, how often its rows are used per epoch; or"""
+    mixture: Mixture | None = None
+    """shares of groups in all tokens."""
     rank: int = 0
     world: int = 1
     _epochs: dict[int, list[np.ndarray]] = field(default_factory=dict, repr=False)
@@ -80,7 +86,13 @@ class Loader:
             self._epochs[number] = self._split(self._order(number))
         return self._epochs[number]
 
+    @cached_property
+    def _mixed(self) -> MixedOrder | None:
+        return None if self.mixture is None else MixedOrder(self.mixture, self.rows.lengths, self.seed)
+
     def _order(self, number: int) -> np.ndarray:
+        if self._mixed is not None:
+            return self._mixed.epoch(number)
         random = np.random.default_rng((self.seed, number))
         ids = np.arange(len(self.rows))
         if any(w != 1.0 for w in self.weights):
@@ -94,6 +106,8 @@ class Loader:
 
     def _split(self, order: np.ndarray) -> list[np.ndarray]:
         """The rows of an epoch, by step."""
+        if not len(order):  # an epoch shorter than a row; its tokens are the next one's
+            return []
         if self.batch_size is not None:
             return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         assert self.batch_tokens is not None, "set batch_size or batch_tokens"

@@ -15,7 +15,7 @@ from weitiao.core.trainable_model import TrainableModel, evaluating
 
 KEPT_PREDICTIONS = 32  # whole ones, for samples
 LOSSES: set[Reads] = {"row_losses", "row_bytes"}
-PREDICTED: set[Reads] = {"choices", "probabilities", "answers", "rankings", "tests", "schema"}
+PREDICTED: set[Reads] = {"choices", "probabilities", "answers", "rankings", "tests", "schema", "refusal"}
 Progress = Callable[[Sequence[Any], str], Any]
 
 

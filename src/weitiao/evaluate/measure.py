@@ -10,7 +10,7 @@ from weitiao.core.errors import DataError
 from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat, Example
 from weitiao.core.generation import Answer, decoded, generate, new_engine, num_positions
-from weitiao.core.metric import COLUMNS, ColumnMetric, Metric, Reads
+from weitiao.core.metric import COLUMNS, OPTIONAL_COLUMNS, ColumnMetric, Metric, Reads
 from weitiao.core.objective import Objective
 from weitiao.core.option_scores import OptionScores
 from weitiao.core.recipe_sections import Evaluate
@@ -135,6 +135,8 @@ def _measure_task(
         rows = pairs.get(metric.reads, [])
         if isinstance(metric, ColumnMetric):
             rows = result.row_results[metric.reads] = metric.judged(rows)
+        elif metric.reads in COLUMNS:
+            result.row_results[metric.reads] = rows
         score = metric.score(rows, _clusters(metric.reads, rows, eval_set, forward))
         result.scores[metric.name] = annotated(score, metric.reads, rows, eval_set, model, objective)
     compared = pairs.get("choices") or pairs.get("answers", [])
@@ -178,7 +180,7 @@ def with_column(answers: Sequence[str], eval_set: EvalSet, column: str) -> list[
     Raises:
         DataError: a row has no such column.
     """
-    cells = [x.get(column) for x in eval_set.columns[: len(answers)]]
+    cells = [x.get(column, "" if column in OPTIONAL_COLUMNS else None) for x in eval_set.columns[: len(answers)]]
     if missing := len(answers) - sum(x is not None for x in cells):
         raise DataError(
             "evaluate.metrics: {n:,} of {total:,} rows have nothing in a column {column!r}, which a metric reads",

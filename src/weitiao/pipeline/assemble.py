@@ -18,8 +18,9 @@ from weitiao.core.eval_set import EvalSet
 from weitiao.core.example import Chat
 from weitiao.core.finding import Decision, Finding, refuse
 from weitiao.core.messages import Message
+from weitiao.core.mixing import Groups, Mixture
 from weitiao.core.objective import LossFunction, Objective
-from weitiao.core.recipe import Recipe
+from weitiao.core.recipe import Recipe, effective_mixing
 from weitiao.core.recipe_sections import Evaluate
 from weitiao.core.regularizer import regularized
 from weitiao.core.reporter import Reporter
@@ -31,6 +32,7 @@ from weitiao.data.checks import check_data, unused_tokens
 from weitiao.data.encode import Encoded
 from weitiao.data.label_checks import check_labels
 from weitiao.data.loader import Loader
+from weitiao.data.mixing_groups import groups_of
 from weitiao.data.prepare import Encoder, read, read_and_split, read_corpus, report_rows
 from weitiao.data.read import Reading
 from weitiao.data.vocabulary import check_vocabulary
@@ -49,9 +51,11 @@ from weitiao.model.layers.gradient_checkpointing import enable_gradient_checkpoi
 from weitiao.pipeline.exam_data import open_exams
 from weitiao.pipeline.forgetting import is_measured, suites_for
 from weitiao.pipeline.load import BaseAssets, load, open_base_assets, warm_start
+from weitiao.pipeline.mixing import report_mixing
 from weitiao.pipeline.resume_identity import resume_identity
 from weitiao.pipeline.retrieval_baselines import baselines_for
 from weitiao.plan import compatibility
+from weitiao.plan.mixing import Shares, check_mixing
 from weitiao.plan.resolve import Facts, Resolved, RowLimits, facts_of, resolve, resolve_rows
 from weitiao.train.checkpoints.state import State
 from weitiao.train.distributed import Distributed
@@ -77,6 +81,8 @@ class PreparedData:
     evaluate: Evaluate
     """How, with every automatic value resolved."""
     findings: list[Finding]
+    groups: Groups
+    """What is mixed by shares, or told of: sources, tasks or classes."""
     baselines: Sequence[Baseline] = ()
     """Rankings without a model, where the objective searches."""
     few_shot: FewShot | None = None
@@ -111,6 +117,7 @@ def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Repor
         WeitiaoError: the recipe's parts do not go together, or data or base model cannot be used.
     """
     compatibility.check_regularizers(recipe)
+    check_mixing(recipe)
     metrics = () if recipe.evaluate.metrics == "auto" else recipe.evaluate.metrics
     compatibility.check_metrics(recipe.objective, metrics, recipe.train.best_metric)
     exams = open_exams(recipe.evaluate.exams)
@@ -129,6 +136,7 @@ def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Repor
     with reporter.phase(run, "load", Message("loading the model")):
         model, decisions = load_model(recipe, assets, data, distributed, run, device, dtype)
     resolved, loader, plan = plan_training(recipe, model, data, assets, distributed)
+    data.findings += report_mixing(data.groups, resolved, loader, run, reporter)
     if (warning := compatibility.check_patience(recipe, resolved.steps, resolved.evaluate_every)) is not None:
         reporter.warn(warning)
     if resolved.gradient_checkpointing:
@@ -222,7 +230,8 @@ def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporte
         own = [x.example for x in training if x.source < len(recipe.data)]  # without replay
         few_shot = draw_examples(own, final, recipe.seed)
     baselines = baselines_for(objective, [x for x in training if x.source < len(recipe.data)], final)
-    return PreparedData(objective, limits, encoded, validation, final, evaluate, findings, baselines, few_shot)
+    groups = groups_of(recipe, training, encoded.rows)
+    return PreparedData(objective, limits, encoded, validation, final, evaluate, findings, groups, baselines, few_shot)
 
 
 def make_room(
@@ -280,9 +289,12 @@ def plan_training(
         longest = max(objective.num_positions(rows[i]) for i in range(len(rows)))
         compatibility.check_virtual_tokens(virtual_tokens, longest, assets.max_length)
 
-    def loader_for(weights: tuple[float, ...], batch: dict[str, Any]) -> Loader:
+    def loader_for(mixed_by: tuple[float, ...] | Shares, batch: dict[str, Any]) -> Loader:
+        if isinstance(mixed_by, Shares):
+            mixture = Mixture(data.groups.group, mixed_by.actual, mixed_by.epoch_tokens)
+            return Loader(rows, recipe.seed, mixture=mixture, rank=distributed.rank, world=distributed.world_size, **batch)
         rank, world = distributed.rank, distributed.world_size
-        return Loader(rows, recipe.seed, weights=weights, rank=rank, world=world, **batch)
+        return Loader(rows, recipe.seed, weights=mixed_by, rank=rank, world=world, **batch)
 
     facts: Facts = facts_of(
         model.model.config,  # pyright: ignore[reportArgumentType]
@@ -291,10 +303,12 @@ def plan_training(
         next(model.model.parameters()).dtype,
         model.device,
         has_validation=data.validation is not None,
-        count_steps=lambda weights, batch: loader_for(weights, batch).steps(recipe.train.epochs),
+        count_steps=lambda mixed_by, batch: loader_for(mixed_by, batch).steps(recipe.train.epochs),
+        groups=None if effective_mixing(recipe) is None else data.groups,
     )
     resolved = resolve(recipe, objective, data.limits, facts)
-    loader = loader_for(resolved.source_weights, {**resolved.batch, "micro_batch_tokens": resolved.micro_batch_tokens})
+    batch = {**resolved.batch, "micro_batch_tokens": resolved.micro_batch_tokens}
+    loader = loader_for(resolved.mixing or resolved.source_weights, batch)
     plan = Plan(
         recipe.train,
         resolved.steps,
@@ -340,7 +354,7 @@ def cache_activations(
     model, rows, setting = setup.state.model, setup.data.encoded.rows, recipe.train.activation_cache
     refusal = compatibility.activation_cache_refusal(recipe, setup.data.objective, distributed.world_size)
     first_epoch = setup.loader.epoch(0)
-    epochs = setup.plan.steps * sum(map(len, first_epoch)) / len(first_epoch) / len(rows)
+    epochs = setup.plan.steps * sum(map(len, first_epoch)) / max(len(first_epoch), 1) / len(rows)
     budget = 1e9 * (setting if isinstance(setting, float) else CACHE_GB)
     decision = activation_cache.recorded_decision(run)
     if decision is None and setting != "off":

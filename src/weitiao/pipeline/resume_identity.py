@@ -29,6 +29,7 @@ def resume_identity(recipe: Recipe, resolved: Resolved, data: str, tokenizer: st
         "steps": str(resolved.steps),
         "base": base,
         "seed": str(recipe.seed),
+        **({"mixing": json.dumps([resolved.mixing.actual, resolved.mixing.epoch_tokens])} if resolved.mixing else {}),
         "method": json.dumps(recipe.method.as_recipe()) + (recipe.init_from or ""),
         "objective": json.dumps([x.as_recipe() for x in (recipe.objective, *recipe.regularizers)]),
         **{f"train.{key}": json.dumps(value) for key, value in train.items()},

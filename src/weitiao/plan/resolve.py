@@ -17,9 +17,11 @@ from weitiao.core.example import Chat
 from weitiao.core.finding import Decision
 from weitiao.core.hardware import NARROW
 from weitiao.core.messages import Message, joined
+from weitiao.core.mixing import Groups
 from weitiao.core.objective import Objective
 from weitiao.core.recipe import Recipe
 from weitiao.plan.compatibility import choose_step
+from weitiao.plan.mixing import Shares, choose_shares, size_groups
 
 DEFAULT_MAX_LENGTH = 4096
 GOOD_STEPS = 100  # fewer optimizer steps than this leave the schedule no room
@@ -54,8 +56,10 @@ class Facts:
     """Of the activations."""
     device: torch.device
     has_validation: bool
-    count_steps: Callable[[tuple[float, ...], dict[str, int]], int]
-    """(weights of the sources, {batch_size or batch_tokens: n}) -> optimizer steps in train.epochs."""
+    count_steps: Callable[[tuple[float, ...] | Shares, dict[str, int]], int]
+    """(weights of the sources, or shares; {batch_size or batch_tokens: n}) -> optimizer steps in train.epochs."""
+    groups: Groups | None = None
+    """What the recipe mixes by shares; None: nothing."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,13 @@ class Resolved:
     step: str
     """The file in train/steps/ that computes the gradients."""
     decisions: tuple[Decision, ...]
+    mixing: Shares | None = None
+    """Shares of all tokens; then the weights are not used."""
 
     def values(self) -> dict[str, Any]:
         """As plain numbers and names, without the decisions."""
-        return {key: value for key, value in asdict(self).items() if key != "decisions"}
+        values = {key: value for key, value in asdict(self).items() if key not in ("decisions", "mixing")}
+        return values if self.mixing is None else {**values, "mixing": asdict(self.mixing)}
 
 
 def resolve_rows(recipe: Recipe, objective: Objective, limit: int | None) -> RowLimits:
@@ -109,13 +116,21 @@ def resolve(recipe: Recipe, objective: Objective, limits: RowLimits, facts: Fact
     Raises:
         RecipeError: method and objective need different steps.
     """
-    weights, mixing = choose_source_weights(recipe, facts)
-    epoch_tokens = int(sum(weights[s] * n for s, n in zip(facts.source, facts.lengths)))
-    batch = choose_batch(recipe, epoch_tokens, int(facts.lengths.max()))
+    shares: Shares | None = None
+    if facts.groups is None:
+        weights, mixing = choose_source_weights(recipe, facts)
+        epoch_tokens = int(sum(weights[s] * n for s, n in zip(facts.source, facts.lengths)))
+        batch = choose_batch(recipe, epoch_tokens, int(facts.lengths.max()))
+    else:
+        weights = ()
+        sized = size_groups(recipe, facts.groups, facts.lengths)
+        batch = choose_batch(recipe, int(sized.epoch_tokens), int(facts.lengths.max()))
+        shares, decision = choose_shares(recipe, sized, {batch.key.removeprefix("train."): int(batch.value)})
+        mixing = [decision]
     batch_value = {batch.key.removeprefix("train."): int(batch.value)}
     micro_batch = choose_micro_batch(recipe, facts)
     checkpointing = choose_gradient_checkpointing(recipe)
-    steps = choose_steps(recipe, lambda: facts.count_steps(weights, batch_value))
+    steps = choose_steps(recipe, lambda: facts.count_steps(shares or weights, batch_value))
     rate, head_rate = choose_learning_rate(recipe), objective.choose_head_rate()
     evaluate_every, save_every = choose_intervals(recipe, steps.value, facts.has_validation)
     decisions = [*limits.decisions, *mixing, batch, micro_batch, steps, rate, evaluate_every, save_every, checkpointing]
@@ -134,6 +149,7 @@ def resolve(recipe: Recipe, objective: Objective, limits: RowLimits, facts: Fact
         weights,
         choose_step(recipe.method, objective),
         tuple(decisions),
+        shares,
     )
 
 

@@ -66,7 +66,7 @@ def test_recipe_is_frozen(tmp_path: Path) -> None:
             "weight: 3",
             "wieght: 3",
             5,
-            "unknown key 'data.0.wieght'. Did you mean 'weight'? Keys here are: cleaners, columns",
+            "unknown key 'data.0.wieght'. Did you mean 'weight'? Keys here are: cap, cleaners, columns",
         ),
         ("{path: b.csv,", "{pth: b.csv,", 6, "unknown key 'data.1.pth'. Did you mean 'path'?"),
         ("epochs: 2", "epoch: 2", 10, "unknown key 'train.epoch'. Did you mean 'epochs'? Keys here are: activation_cache"),

@@ -1,47 +1,17 @@
 """loader[i] is a pure function of rows, seed and i."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from weitiao.core.batch import Batch, Row
+from support.loading import Made, same, taken
 from weitiao.data.loader import InOrder, Loader
-
-
-@dataclass
-class Made:
-    """Rows of known lengths; row j is j, j, j ..."""
-
-    lengths: np.ndarray
-    source: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
-    tasks: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        self.source = self.source if len(self.source) else np.zeros(len(self.lengths), int)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, i: int) -> Row:
-        return {"input_ids": [int(i)] * int(self.lengths[i]), "labels": [int(i)] * int(self.lengths[i])}
 
 
 def rows(count: int = 23, sources: int = 1) -> Made:
     lengths = np.random.default_rng(3).integers(1, 40, count)
     return Made(lengths, np.arange(count) % sources)
-
-
-def taken(batches: list[Batch]) -> list[int]:
-    return [j for batch in batches for j in batch.row_ids]
-
-
-def same(a: list[Batch], b: list[Batch]) -> bool:
-    return len(a) == len(b) and all(
-        torch.equal(x.input_ids, y.input_ids) and x.bounds == y.bounds and x.row_ids == y.row_ids for x, y in zip(a, b)
-    )
 
 
 KINDS: list[dict[str, Any]] = [

@@ -70,19 +70,20 @@ KINDS = {
     "bits_per_byte": SUMS,
     "json_schema_valid": [("1", '{"type": "integer"}'), ("x", '{"type": "integer"}')],
     "code_pass": [("x = 1", "assert x == 1"), ("x = 2", "assert x == 1")],
+    "refusal_recall": [("Not mine.", "not mine."), ("blue", "not mine.")],
     **dict.fromkeys(("entity_f1", "entity_precision", "entity_recall"), TAGS),
 }
 
 
 def test_every_score_has_name_and_interval() -> None:
-    for name in set(names(Metric)) - (set() if has_sandbox() else {"code_pass"}):
+    for name in set(names(Metric)) - {"over_refusal"} - (set() if has_sandbox() else {"code_pass"}):
         made = score(name, KINDS.get(name, WORDS) * 5)
         assert (made.name, made.n) == (name, 10) and made.low <= made.value <= made.high and made.interval
 
 
 def test_same_scores_over_clusters_have_wider_intervals_where_rows_agree() -> None:
     """Five rows of each group are copies of one another: the interval is that of the groups, at least."""
-    for name in set(names(Metric)) - {"code_pass", "bleu", "chrf"}:
+    for name in set(names(Metric)) - {"code_pass", "bleu", "chrf", "over_refusal"}:
         pairs = [x for x in KINDS.get(name, WORDS) * 12 for _ in range(5)]
         groups = [i // 5 for i in range(len(pairs))]
         metric: Any = create(Metric, name)
@@ -138,6 +139,22 @@ def test_a_row_is_judged_by_its_column_once() -> None:
     judged = metric.judged(pairs)
     assert judged == [("1", 1.0), ("x", 0.0), ("2", 1.0)] and metric.judged(judged) == judged
     assert metric.score(judged) == metric.score(pairs) and metric.score([("anything", 1.0)]).value == 1.0
+
+
+def test_refusals_of_questions_out_of_scope_and_in_scope() -> None:
+    """Rows with the fixed answer are out of scope. Only that sentence is a refusal, not one like it."""
+    no = "Sorry, that is not mine."
+    pairs = [(no, no), ("sorry,  that is not mine.", no), ("Sorry, that is not mine. Blue.", no), (no, ""), ("blue", "")]
+    pairs += [("Sorry, I cannot.", ""), ("", "")]
+    recall, over = score("refusal_recall", pairs), score("over_refusal", pairs)
+    assert (recall.value, recall.n, recall.higher_is_better) == (2 / 3, 3, True)
+    assert (over.value, over.n, over.higher_is_better) == (1 / 4, 4, False)
+    assert recall.interval == over.interval == "wilson" and str(over) == "25.0 % [4.6, 69.9], n = 4"
+    grouped: Any = create(Metric, "over_refusal")
+    assert grouped.score(pairs, ["a", "a", "a", "b", "b", "b", "c"]).clusters == 2
+    assert score("over_refusal", [(no, no)]).n == 0
+    with pytest.raises(DataError, match="no row has one"):
+        score("refusal_recall", [("blue", "")])
 
 
 def test_answer_length_is_neither_better_nor_worse() -> None:

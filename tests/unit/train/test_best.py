@@ -48,6 +48,8 @@ GOOD_AND_BAD: dict[str, tuple[list, list]] = {
     "json_valid": JSON,
     "json_schema_valid": SCHEMA,
     "masked_accuracy": COUNTS,
+    "refusal_recall": ([("no", "no")] * 2, [("yes", "no")] * 2),
+    "over_refusal": ([("no", "no"), ("yes", "")], [("no", "no"), ("no", "")]),
 }
 
 
