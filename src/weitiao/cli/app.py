@@ -19,6 +19,7 @@ from weitiao.cli.run_command import Group, add_command
 from weitiao.cli.serving import serve
 from weitiao.cli.setup import bench_machine, doctor, download
 from weitiao.cli.training import check, compare_methods, f_learning, train
+from weitiao.cli.vocabulary import vocab
 from weitiao.core.errors import FAILED, TERMINATED
 from weitiao.core.messages import translate
 from weitiao.core.version import VERSION
@@ -56,7 +57,7 @@ for panel, commands in {
     for command in commands:
         add_command(app, command, command.__name__.replace("_", "-"), panel)
 add_command(bench, bench_machine, "machine")
-for command in (inspect, clean, join, repair):
+for command in (inspect, clean, join, repair, vocab):
     add_command(data, command)
 app.add_typer(data, name="data", rich_help_panel=translate("Start"))
 app.add_typer(bench, name="bench", rich_help_panel=translate("Inspect"))
