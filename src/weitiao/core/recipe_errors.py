@@ -18,6 +18,7 @@ from weitiao.core.messages import Message
 from weitiao.core.recipe_sections import Evaluate, GradientScale, Replay, Source, Train
 from weitiao.core.registry import Component, Settings, nearest
 from weitiao.core.renamed import RENAMED_KEYS, RENAMED_VALUES
+from weitiao.core.vocabulary_section import Vocabulary
 
 Key = tuple[str | int, ...]
 
@@ -27,6 +28,8 @@ SECTIONS: dict[str, type[Settings]] = {
     "evaluate.data": Source,
     "evaluate.corpus": Source,
     "replay": Replay,
+    "vocabulary": Vocabulary,
+    "vocabulary.data": Source,
     "train": Train,
     "train.gradient_scale": GradientScale,
     "evaluate": Evaluate,

@@ -50,6 +50,7 @@ from weitiao.pipeline.forgetting import is_measured, suites_for
 from weitiao.pipeline.load import BaseAssets, load, open_base_assets, warm_start
 from weitiao.pipeline.resume_identity import resume_identity
 from weitiao.pipeline.retrieval_baselines import baselines_for
+from weitiao.pipeline.vocabulary_learning import with_own_vocabulary
 from weitiao.plan import compatibility
 from weitiao.plan.resolve import Facts, Resolved, RowLimits, facts_of, resolve, resolve_rows
 from weitiao.train.checkpoints.state import State
@@ -66,6 +67,8 @@ CACHE_GB = 8.0  # what `activation_cache: auto` may take on the disk
 class PreparedData:
     """The rows, encoded, and the objective that is fitted to them."""
 
+    assets: BaseAssets
+    """The base's, with the tokenizer that the rows are encoded with."""
     objective: Objective
     limits: RowLimits
     encoded: Encoded
@@ -123,7 +126,8 @@ def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Repor
         compatibility.check_decoder(assets.architecture)
     if (warning := compatibility.check_max_length(recipe, assets.architecture)) is not None:
         reporter.warn(warning)
-    data = prepare_data(recipe, assets, run, reporter)
+    data = prepare_data(recipe, assets, run, reporter, distributed)
+    assets = data.assets
     memory_before_model = psutil.Process().memory_info().rss
     with reporter.phase(run, "load", Message("loading the model")):
         model, decisions = load_model(recipe, assets, data, distributed, run, device, dtype)
@@ -185,7 +189,9 @@ def setup_environment(recipe: Recipe, run: Run, reporter: Reporter) -> tuple[tor
     return hardware.device(), dtype
 
 
-def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporter) -> PreparedData:
+def prepare_data(
+    recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporter, distributed: Distributed
+) -> PreparedData:
     """Read, split and encode the rows; fit the objective to them; show what carries loss."""
     with reporter.phase(run, "read", Message("reading the data")):
         training, held_out, column_findings = read_and_split(recipe, run, reporter)
@@ -195,6 +201,7 @@ def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporte
         column_findings += final_rows.findings()
         corpus = read_corpus(recipe)
         objective = recipe.objective.fit([x.example for x in training])
+    assets = with_own_vocabulary(recipe, assets, training, held_out.examples, run, distributed, reporter)
     limits = resolve_rows(recipe, objective, assets.max_length)
     encoder = Encoder(objective, assets.processor, assets.identity, limits.max_length, limits.overlong, reporter)
     with reporter.phase(run, "encode", Message("encoding the rows")):
@@ -219,7 +226,7 @@ def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporte
         own = [x.example for x in training if x.source < len(recipe.data)]  # without replay
         few_shot = draw_examples(own, final, recipe.seed)
     baselines = baselines_for(objective, [x for x in training if x.source < len(recipe.data)], final)
-    return PreparedData(objective, limits, encoded, validation, final, evaluate, findings, baselines, few_shot)
+    return PreparedData(assets, objective, limits, encoded, validation, final, evaluate, findings, baselines, few_shot)
 
 
 def make_room(

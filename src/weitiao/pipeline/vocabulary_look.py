@@ -1,6 +1,5 @@
 """`weitiao data vocab`: what a base's tokenizer makes of files, and what new merges would save on rows they never saw."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +10,12 @@ from weitiao.core.recipe_sections import Source
 from weitiao.core.reporter import Reporter
 from weitiao.data.vocabulary_extension.extend import Learnt, check_extension, extended, learn, obstacle
 from weitiao.data.vocabulary_extension.measure import Rate, Term, latin_terms, new_terms, rate, rates
+from weitiao.data.vocabulary_extension.sample import by_hash, up_to
 from weitiao.data.vocabulary_extension.writing_scripts import main_script, scripts_to_extend
 from weitiao.pipeline.inspection_rows import batches, opened
 from weitiao.pipeline.load import open_base_assets
 
 HELD_OUT = 10  # one row in so many is measured and not learnt from
-MAX_CHARACTERS = 5_000_000  # that merges are learnt from
 MAX_HELD_OUT = 2000  # rows
 SIZES = (2000, 4000, 8000, 16000)
 TERMS = 10
@@ -161,12 +160,6 @@ def _texts(sources: Sequence[Source], reporter: Reporter) -> list[str]:
 
 def _divided(texts: Sequence[str]) -> tuple[list[str], list[str]]:
     """(to learn from, to measure on): by a hash of the text, so that it does not depend on the order of the rows."""
-    order = sorted(texts, key=lambda x: hashlib.sha256(x.encode()).digest())
-    held_out, training = order[: len(order) // HELD_OUT][:MAX_HELD_OUT], list[str]()
-    characters = 0
-    for text in order[len(order) // HELD_OUT :]:
-        characters += len(text)
-        if characters > MAX_CHARACTERS and training:
-            break
-        training.append(text)
-    return training, held_out
+    order = by_hash(texts)
+    cut = len(order) // HELD_OUT
+    return up_to(order[cut:]), order[:cut][:MAX_HELD_OUT]

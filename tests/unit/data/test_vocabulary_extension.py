@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from tests.support.models import make_tokenizer, make_wordpiece_tokenizer
 from weitiao.core.errors import DataError, ModelError
+from weitiao.core.extended_tokenizer import NUM_OWN, old_pieces, without_new_merges
 from weitiao.data.vocabulary_extension import extend
 from weitiao.data.vocabulary_extension.byte_level import readable, to_bytes
 from weitiao.data.vocabulary_extension.measure import latin_terms, new_terms, rates
@@ -94,7 +95,7 @@ def test_pieces_are_the_bases_own_ids(base: Any, new: Any) -> None:
     """What a new token is made of: the base's tokens of the same bytes, known from the file alone."""
     merges = extend.learn(base, CHINESE, 40).merges
     spelled = pieces_of(merges)
-    for i, ids in enumerate(extend.old_pieces(new, len(base)), len(base)):
+    for i, ids in enumerate(old_pieces(new, len(base)), len(base)):
         token = new.convert_ids_to_tokens(i)
         assert base.convert_ids_to_tokens(ids) == list(spelled[token])
         assert b"".join(to_bytes(x) for x in spelled[token]) == to_bytes(token)
@@ -104,8 +105,8 @@ def test_files_keep_it_and_it_can_be_taken_back(base: Any, new: Any, tmp_path: A
     new.save_pretrained(tmp_path)
     opened = AutoTokenizer.from_pretrained(tmp_path)
     assert [opened(x).input_ids for x in CHINESE + ENGLISH] == [new(x).input_ids for x in CHINESE + ENGLISH]
-    assert opened.init_kwargs[extend.NUM_OWN] == len(base)
-    old = extend.without_new_merges(opened)
+    assert opened.init_kwargs[NUM_OWN] == len(base)
+    old = without_new_merges(opened)
     assert len(old) == len(base)
     assert [old(x).input_ids for x in CHINESE + ENGLISH] == [base(x).input_ids for x in CHINESE + ENGLISH]
 
@@ -113,7 +114,7 @@ def test_files_keep_it_and_it_can_be_taken_back(base: Any, new: Any, tmp_path: A
 def test_extended_twice(base: Any, new: Any) -> None:
     more = extend.extended(new, extend.learn(new, ["电脑和手机", "电脑很好", "手机很好"] * 3, 5).merges)
     assert len(more) == len(base) + 45
-    assert more.init_kwargs[extend.NUM_OWN] == len(base)
+    assert more.init_kwargs[NUM_OWN] == len(base)
     assert not list(extend.check_extension(new, more, CHINESE + ENGLISH))
 
 

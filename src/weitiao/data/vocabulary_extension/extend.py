@@ -21,13 +21,12 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from weitiao.core.errors import DataError, ModelError
+from weitiao.core.extended_tokenizer import FIRST_NEW, NUM_OWN
 from weitiao.core.messages import Message
 from weitiao.data.vocabulary_extension.merges import NewMerge, learn_merges
 from weitiao.data.vocabulary_extension.writing_scripts import script_of, scripts_to_extend
 
 BATCH = 1000  # texts that are encoded at a time
-NUM_OWN = "num_base_tokens"
-"""In tokenizer_config.json: how many tokens there were before new merges came. What follows is new."""
 
 
 @dataclass(frozen=True)
@@ -151,37 +150,8 @@ def extended(tokenizer: Any, merges: Sequence[NewMerge]) -> Any:
         model["merges"].append(f"{merge.left} {merge.right}" if as_text else [merge.left, merge.right])
     result = copy.deepcopy(tokenizer)
     result._tokenizer = Tokenizer.from_str(json.dumps(state))
-    result.init_kwargs[NUM_OWN] = tokenizer.init_kwargs.get(NUM_OWN, first)
+    result.init_kwargs |= {NUM_OWN: tokenizer.init_kwargs.get(NUM_OWN, first), FIRST_NEW: first}
     return result
-
-
-def without_new_merges(tokenizer: Any) -> Any:
-    """The tokenizer as it was before new merges came; itself, where none did."""
-    first = tokenizer.init_kwargs.get(NUM_OWN)
-    if first is None:
-        return tokenizer
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    model = state["model"]
-    model["vocab"] = {token: i for token, i in model["vocab"].items() if i < first}
-    pairs = ((x.split(" ", 1) if isinstance(x, str) else x, x) for x in model["merges"])
-    model["merges"] = [x for pair, x in pairs if "".join(pair) in model["vocab"]]
-    result = copy.deepcopy(tokenizer)
-    result._tokenizer = Tokenizer.from_str(json.dumps(state))
-    del result.init_kwargs[NUM_OWN]
-    return result
-
-
-def old_pieces(tokenizer: Any, first: int) -> list[list[int]]:
-    """Of each token from an id on, the ids below that its merges put together, in order."""
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    ids: dict[str, int] = model["vocab"]
-    made_of: dict[int, list[int]] = {}
-    for merge in model["merges"]:
-        left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
-        if (token := ids[left + right]) >= first and token not in made_of:
-            parts = ids[left], ids[right]
-            made_of[token] = [x for part in parts for x in (made_of[part] if part >= first else [part])]
-    return [made_of[i] for i in range(first, len(tokenizer))]
 
 
 def check_extension(base: Any, new: Any, texts: Sequence[str]) -> Iterator[Message]:
