@@ -16,15 +16,17 @@ from weitiao.core.batch import pack
 from weitiao.core.errors import Interrupted, ModelError, RecipeError
 from weitiao.core.method import Method
 from weitiao.core.registry import names
+from weitiao.core.reporter import Reporter
 from weitiao.core.trainable_model import TrainableModel, reference_logits
+from weitiao.deploy.merging.combine import MergeMethod
 from weitiao.model.adapters.new_rows import embeddings_of
-from weitiao.pipeline.inference import open_model
+from weitiao.pipeline.inference import open_many, open_model
 from weitiao.pipeline.load import open_base_assets
 from weitiao.pipeline.merging import merge_run, merge_several
 
 ADD = 12
 FAMILIES = {"gemma": True, "llama": False}  # whether the output head is tied to the embedding
-METHODS = (*names(Method), *VARIANTS)
+METHODS = (*(x for x in names(Method) if x != "f_learning"), *VARIANTS)  # its forget run has another vocabulary
 SENTENCES = ("我们在图书馆看书。", "图书馆里有很多书，我们都喜欢。", "他们在看猫咪。", "猫咪喜欢图书馆！", "the fox asks what time it is")
 WHOLE = {"full"}  # trains every row of the embedding
 
@@ -195,9 +197,9 @@ def test_run_as_base_and_a_second_extension(train_extended: Any, tmp_path: Path)
     assets = open_base_assets(str(upper.folder))
     first = len(AutoTokenizer.from_pretrained(tmp_path / "llama"))
     assert len(assets.tokenizer) == first + ADD
-    more = [{"text": "电脑和手机很好，电脑很贵"}, {"text": "手机不贵，电脑很好"}] * 3
-    own = {"add": 4, "data": str(write_jsonl(tmp_path / "more.jsonl", more))}
-    third = train_extended("llama", base=str(upper.folder), vocabulary=own, out=str(tmp_path / "third"))
+    more = [{"messages": [x["messages"][0], {"role": "assistant", "content": "电脑很好，手机不贵，电脑很贵"}]} for x in rows()]
+    data = str(write_jsonl(tmp_path / "more.jsonl", more))
+    third = train_extended("llama", base=str(upper.folder), vocabulary={"add": 4}, data=data, out=str(tmp_path / "third"))
     tuned = open_model(str(third.folder), "fp32")
     assert len(tuned.tokenizer) == first + ADD + 4
     ids = list(tuned.tokenizer("我们喜欢电脑").input_ids)
@@ -218,19 +220,19 @@ def test_warm_start_needs_the_same_vocabulary(train_extended: Any, tmp_path: Pat
 
 
 def test_adapters_of_one_base_need_one_vocabulary(train_extended: Any, tmp_path: Path) -> None:
-    from weitiao.core.reporter import Reporter
-    from weitiao.deploy.merging.combine import MergeMethod
-    from weitiao.pipeline.inference import open_many
-
     one = train_extended("llama", out=str(tmp_path / "one"))
     two = train_extended("llama", vocabulary=None, out=str(tmp_path / "two"))
     for adapters in ({"a": str(one.folder)}, {"a": str(two.folder), "b": str(one.folder)}):
         with pytest.raises(ModelError, match="new tokens"):
             open_many(str(tmp_path / "llama"), adapters)
-    method = MergeMethod.make("linear", (0.5, 0.5)) if hasattr(MergeMethod, "make") else None
-    if method is not None:
-        with pytest.raises(ModelError, match="new tokens"):
-            merge_several([str(one.folder), str(two.folder)], str(tmp_path / "m"), Reporter(), method)
+    method = MergeMethod.make("linear", 2)
+    with pytest.raises(ModelError, match="new tokens"):
+        merge_several([str(one.folder), str(two.folder)], str(tmp_path / "m"), Reporter(), method)
+
+
+def test_forget_run_of_another_vocabulary(train_extended: Any) -> None:
+    with pytest.raises(RecipeError, match="trained from another base model"):
+        train_extended("llama", "f_learning")
 
 
 def test_refused(train_tiny: Any, train_extended: Any, tmp_path: Path) -> None:
