@@ -10,11 +10,13 @@ from pydantic import BaseModel
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Evaluate, GradientScale, Replay, Source, Train
 from weitiao.core.registry import find, names
+from weitiao.core.vocabulary_section import Vocabulary
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = {name: (DOCS / name).read_text(encoding="utf-8") for name in ("glossary.md", "glossary.zh.md")}
 GROUPS: dict[str, type[BaseModel]] = {
-    "data": Source, "replay": Replay, "train": Train, "train.gradient_scale": GradientScale, "evaluate": Evaluate,
+    "data": Source, "replay": Replay, "vocabulary": Vocabulary, "train": Train, "train.gradient_scale": GradientScale,
+    "evaluate": Evaluate,
 }  # fmt: skip
 
 

@@ -27,7 +27,13 @@ from weitiao.pipeline.merging import merge_run, merge_several
 ADD = 12
 FAMILIES = {"gemma": True, "llama": False}  # whether the output head is tied to the embedding
 METHODS = (*(x for x in names(Method) if x != "f_learning"), *VARIANTS)  # its forget run has another vocabulary
-SENTENCES = ("我们在图书馆看书。", "图书馆里有很多书，我们都喜欢。", "他们在看猫咪。", "猫咪喜欢图书馆！", "the fox asks what time it is")
+SENTENCES = (
+    "我们在图书馆看书。",
+    "图书馆里有很多书，我们都喜欢。",
+    "他们在看猫咪。",
+    "猫咪喜欢图书馆！",
+    "the fox asks what time it is",
+)
 WHOLE = {"full"}  # trains every row of the embedding
 
 
@@ -197,7 +203,9 @@ def test_run_as_base_and_a_second_extension(train_extended: Any, tmp_path: Path)
     assets = open_base_assets(str(upper.folder))
     first = len(AutoTokenizer.from_pretrained(tmp_path / "llama"))
     assert len(assets.tokenizer) == first + ADD
-    more = [{"messages": [x["messages"][0], {"role": "assistant", "content": "电脑很好，手机不贵，电脑很贵"}]} for x in rows()]
+    more = [
+        {"messages": [x["messages"][0], {"role": "assistant", "content": "电脑很好，手机不贵，电脑很贵"}]} for x in rows()
+    ]
     data = str(write_jsonl(tmp_path / "more.jsonl", more))
     third = train_extended("llama", base=str(upper.folder), vocabulary={"add": 4}, data=data, out=str(tmp_path / "third"))
     tuned = open_model(str(third.folder), "fp32")

@@ -10,8 +10,7 @@ from weitiao.cli.run_command import AsJson, Columns, Encoding, Quiet, print_json
 from weitiao.core.messages import Message
 
 if TYPE_CHECKING:
-    from weitiao.data.vocabulary_extension.measure import Rate, Term
-    from weitiao.pipeline.vocabulary_look import VocabularyLook
+    from weitiao.pipeline.vocabulary_look import Rate, Term, VocabularyLook
 
 
 def vocab(

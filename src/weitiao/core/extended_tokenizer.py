@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer with new merges behind its own (data/vocabulary_extension/): where they begin, and without them.
+"""A byte-level BPE tokenizer with new merges behind its own (data/vocabulary_extension/): where they begin, what of.
 
 tokenizer_config.json says so, in two keys that transformers keeps and writes again.
 """
@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 NUM_OWN, FIRST_NEW = "num_base_tokens", "first_new_token"
-"""In tokenizer_config.json: how many tokens there were before any merges came, and where the newest merges' tokens begin."""
+"""In tokenizer_config.json: how many tokens there were before merges came, and where the newest ones begin."""
 
 
 def without_new_merges(tokenizer: Any) -> Any:

@@ -68,8 +68,8 @@ class Recipe(Settings):
     chat_template: str | None = None
     """Chat template: a name from data/templates (chatml) or a .jinja file; default: the model's own."""
     vocabulary: Vocabulary | None = None
-    """New tokens, learnt from texts, behind those of the base's tokenizer (byte-level BPE): {add: 8000}. Their embeddings are
-    trained with any method; the tokenizer is the run's, the adapter's and the merged model's."""
+    """New tokens, learnt from texts, behind those of the base's tokenizer (byte-level BPE): {add: 8000}. Their embeddings
+    are trained with any method; the tokenizer is the run's, the adapter's and the merged model's."""
     method: Annotated[Method, ComponentField("method")] = default_component("method")
     """How the model is made trainable: a name from model/methods, or {name: ..., its settings}."""
     objective: Annotated[Objective, ComponentField("objective")] = default_component("objective")

@@ -98,6 +98,8 @@ def write_adapter_files(
 def new_token_lines(size: int) -> list[Message | str]:
     """How plain PEFT opens an adapter with new tokens."""
     return [
-        Message("It has new tokens. Its tokenizer is in this folder, and the base needs rows for them before it is opened:"),
+        Message(
+            "It has new tokens. Its tokenizer is in this folder, and the base needs rows for them before it is opened:"
+        ),
         f"base.resize_token_embeddings({size}); PeftModel.from_pretrained(base, FOLDER)",
     ]

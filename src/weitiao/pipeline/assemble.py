@@ -27,7 +27,7 @@ from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.core.trainable_model import TrainableModel, trains_untied_embedding
 from weitiao.data.chat_checks import check_chats, common_system
-from weitiao.data.checks import check_data, unused_tokens
+from weitiao.data.checks import check_data, new_tokens_in, unused_tokens
 from weitiao.data.encode import Encoded
 from weitiao.data.label_checks import check_labels
 from weitiao.data.loader import Loader
@@ -331,6 +331,8 @@ def preflight(
         if trains_untied_embedding(state.model):
             embedding = cast(torch.nn.Embedding, state.model.model.get_input_embeddings())
             findings.append(unused_tokens(rows, embedding.num_embeddings, setup.assets.tokenizer))
+        if setup.assets.extension is not None:
+            findings.append(new_tokens_in(rows, setup.assets.tokenizer))
     run.write("preflight.json", [x.as_json() for x in findings])
     reporter.show(findings)
     refuse(distributed.all_gather(findings), allowed)

@@ -217,9 +217,7 @@ def _described(chain: Sequence[TrainedRun]) -> Message:
     return joined(", ", runs)
 
 
-def apply_adapter(
-    base: Base, trained: TrainedRun, processor: Processor, tokens: NewTokens | None = None
-) -> TrainableModel:
+def apply_adapter(base: Base, trained: TrainedRun, processor: Processor, tokens: NewTokens | None = None) -> TrainableModel:
     """The base model with a run's method attached and its weights loaded; random generators stay unchanged."""
     cuda = [x.device for x in base.model.parameters() if x.is_cuda][:1]
     with torch.random.fork_rng(devices=cuda):

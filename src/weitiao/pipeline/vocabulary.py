@@ -1,7 +1,7 @@
 """The larger vocabulary of a run: learnt once, kept in the run's folder, and put under its method wherever it is opened.
 
-    RUN/tokenizer/     the extended tokenizer: every command that opens the run encodes with it
-    embeddings         rows for the new tokens, made again from the base's at each opening; the trained ones come from RUN/best
+RUN/tokenizer/     the extended tokenizer: every command that opens the run encodes with it
+embeddings         rows for the new tokens, made again from the base's at each opening; the trained ones come from RUN/best
 """
 
 import json

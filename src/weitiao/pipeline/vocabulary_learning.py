@@ -34,7 +34,7 @@ def with_own_vocabulary(
     distributed: Distributed,
     reporter: Reporter,
 ) -> BaseAssets:
-    """The assets with the tokenizer that the recipe asks for: learnt, taken over from `init_from`, or, of a resumed run, its own.
+    """The assets with the tokenizer that the recipe asks for: learnt, or that of `init_from`; a resumed run has its own.
 
     Raises:
         ModelError: the base's tokenizer takes no merges, or the extended one is not sound.
@@ -84,24 +84,24 @@ def _texts_of(sources: Sequence[Source]) -> list[str]:
 
 def _learnt(tokenizer: Any, texts: Sequence[str], settings: Vocabulary, run: Run, reporter: Reporter) -> Any:
     """The tokenizer with the merges that the recipe asks for."""
-    learnt = learn(tokenizer, up_to(by_hash(texts)), settings.add, settings.scripts, settings.min_frequency)
-    if len(learnt.merges) < settings.add:
+    result = learn(tokenizer, up_to(by_hash(texts)), settings.add, settings.scripts, settings.min_frequency)
+    if len(result.merges) < settings.add:
         raise DataError(
             "vocabulary: {texts:,} texts give {n:,} new tokens, not {add:,}: no further pair of tokens occurs {times} "
             "times or more. Name more texts (vocabulary.data), or ask for fewer",
-            texts=learnt.num_texts,
-            n=len(learnt.merges),
+            texts=result.num_texts,
+            n=len(result.merges),
             add=settings.add,
             times=settings.min_frequency,
         )
     reason = Message(
         "learnt from {characters:,} characters of {texts:,} texts ({scripts})",
-        characters=learnt.num_characters,
-        texts=learnt.num_texts,
-        scripts=", ".join(learnt.scripts),
+        characters=result.num_characters,
+        texts=result.num_texts,
+        scripts=", ".join(result.scripts),
     )
     reporter.report(run, Decision("vocabulary.add", settings.add, reason))
-    return extended(tokenizer, learnt.merges)
+    return extended(tokenizer, result.merges)
 
 
 def _decision(settings: Vocabulary, base: Any, new: Any, rows: Sequence[str], are_held_out: bool) -> Decision:

@@ -112,11 +112,11 @@ def look_at_vocabulary(
     chosen = tuple(scripts) or scripts_to_extend(training)
     of_scripts = [x for x in held_out if main_script(x) in chosen]
     reporter.say(Message("measuring {n:,} held-out rows", n=len(held_out)))
-    reason, learnt = obstacle(tokenizer), None
+    reason, result = obstacle(tokenizer), None
     if of_scripts and reason is None:
         characters = sum(map(len, training))
         reporter.say(Message("learning {n:,} merges from {characters:,} characters", n=max(sizes), characters=characters))
-        learnt = learn(tokenizer, training, max(sizes), chosen)
+        result = learn(tokenizer, training, max(sizes), chosen)
     return VocabularyLook(
         base,
         len(tokenizer),
@@ -124,21 +124,21 @@ def look_at_vocabulary(
         chosen,
         rates(tokenizer, held_out),
         latin_terms(tokenizer, training, TERMS),
-        new_terms(learnt.merges, TERMS) if learnt else [],
+        new_terms(result.merges, TERMS) if result else [],
         rate(tokenizer, of_scripts) if of_scripts else None,
-        [_gain(tokenizer, learnt, n, held_out, of_scripts) for n in _sizes(sizes, learnt)] if learnt else [],
-        learnt.num_characters if learnt else 0,
+        [_gain(tokenizer, result, n, held_out, of_scripts) for n in _sizes(sizes, result)] if result else [],
+        result.num_characters if result else 0,
         reason,
     )
 
 
-def _sizes(sizes: Sequence[int], learnt: Learnt) -> list[int]:
+def _sizes(sizes: Sequence[int], result: Learnt) -> list[int]:
     """The numbers that were asked for and could be learnt; the last is all that could be."""
-    return sorted({min(x, len(learnt.merges)) for x in sizes} - {0})
+    return sorted({min(x, len(result.merges)) for x in sizes} - {0})
 
 
-def _gain(tokenizer: Any, learnt: Learnt, number: int, held_out: Sequence[str], of_scripts: Sequence[str]) -> Gain:
-    new = extended(tokenizer, learnt.merges[:number])
+def _gain(tokenizer: Any, result: Learnt, number: int, held_out: Sequence[str], of_scripts: Sequence[str]) -> Gain:
+    new = extended(tokenizer, result.merges[:number])
     return Gain(number, rate(new, of_scripts), next(check_extension(tokenizer, new, held_out), None))
 
 

@@ -17,8 +17,19 @@ from weitiao.data.vocabulary_extension.measure import latin_terms, new_terms, ra
 from weitiao.data.vocabulary_extension.merges import learn_merges, may_be_token, pieces_of
 from weitiao.data.vocabulary_extension.writing_scripts import SCRIPTS, script_of, scripts_to_extend
 
-CHINESE = ["我们在图书馆看书。", "图书馆里有很多书，我们都喜欢。", "他们在看猫咪。", "猫咪喜欢图书馆！", "我们看书，他们看猫咪。"] * 4
-ENGLISH = ["The quick brown fox; it's 5 o'clock.", "naïve café — “quoted” … 😀 1,234", "def f(x):\n    return x ** 2\n", " "]
+CHINESE = [
+    "我们在图书馆看书。",
+    "图书馆里有很多书，我们都喜欢。",
+    "他们在看猫咪。",
+    "猫咪喜欢图书馆！",
+    "我们看书，他们看猫咪。",
+] * 4
+ENGLISH = [
+    "The quick brown fox; it's 5 o'clock.",
+    "naïve café — “quoted” … 😀 1,234",
+    "def f(x):\n    return x ** 2\n",
+    " ",
+]
 
 
 @pytest.fixture(scope="module")

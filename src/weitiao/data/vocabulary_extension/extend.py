@@ -102,9 +102,7 @@ def words_of(tokenizer: Any, texts: Sequence[str]) -> Counter[tuple[str, ...]]:
     return pieces
 
 
-def learn(
-    tokenizer: Any, texts: Sequence[str], number: int, scripts: Sequence[str] = (), min_frequency: int = 2
-) -> Learnt:
+def learn(tokenizer: Any, texts: Sequence[str], number: int, scripts: Sequence[str] = (), min_frequency: int = 2) -> Learnt:
     """New merges from texts.
 
     Args:

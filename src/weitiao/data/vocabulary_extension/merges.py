@@ -41,7 +41,7 @@ class NewMerge:
 
 def learn_merges(
     words: Mapping[tuple[str, ...], int],
-    known: Callable[[str], bool],
+    is_token: Callable[[str], bool],
     number: int,
     is_wanted: Callable[[int], bool],
     min_frequency: int = 2,
@@ -50,28 +50,28 @@ def learn_merges(
 
     Args:
         words: the tokenizer's own pieces of a word -> how often the word occurs.
-        known: whether the tokenizer has a token of this spelling.
+        is_token: whether the tokenizer has a token of this spelling.
         number: of merges, at most.
         is_wanted: whether a code point is of the scripts that are asked for.
         min_frequency: rarer pairs are not merged.
     """
-    return _Learner(words, known, is_wanted).learn(number, min_frequency)
+    return _Learner(words, is_token, is_wanted).learn(number, min_frequency)
 
 
 class _Learner:
-    """All words as one linked list of pieces; a merge changes the places where its pair stands, and no others."""
+    """All words as one linked list of pieces; a merge changes the positions where its pair stands, and no others."""
 
     def __init__(
-        self, words: Mapping[tuple[str, ...], int], known: Callable[[str], bool], is_wanted: Callable[[int], bool]
+        self, words: Mapping[tuple[str, ...], int], is_token: Callable[[str], bool], is_wanted: Callable[[int], bool]
     ) -> None:
-        self._known, self._is_wanted = known, is_wanted
+        self._is_token, self._is_wanted = is_token, is_wanted
         self._spelled: list[str] = []
         self._numbers: dict[str, int] = {}
         self._pieces, self._next, self._previous = array("i"), array("i"), array("i")
-        """Of each place: the number of its token, -1 where it was merged into the place before; and its neighbours."""
+        """Of each position: the number of its token, -1 where it was merged into the one before; and its neighbours."""
         self._weights = array("q")
         self._counts: dict[Pair, int] = {}
-        self._places: dict[Pair, array[int] | None] = {}
+        self._positions: dict[Pair, array[int] | None] = {}
         """Where a pair stands, or stood; None: its result may be no token."""
         for word, count in words.items():
             self._add_word(word, count)
@@ -88,7 +88,7 @@ class _Learner:
             if count < min_frequency:
                 break
             if self._spelled[left] + self._spelled[right] in self._numbers:  # another pair has become this token
-                self._places[left, right] = None
+                self._positions[left, right] = None
                 del self._counts[left, right]
                 continue
             merges.append(NewMerge(self._spelled[left], self._spelled[right], count))
@@ -103,8 +103,8 @@ class _Learner:
         self._previous.extend((-1, *range(start, end - 1)))
         self._next.extend((*range(start + 1, end), -1))
         self._weights.extend([count] * len(numbers))
-        for place, pair in enumerate(zip(numbers, numbers[1:]), start):
-            self._count(pair, place, count)
+        for position, pair in enumerate(zip(numbers, numbers[1:]), start):
+            self._count(pair, position, count)
 
     def _number(self, spelled: str) -> int:
         number = self._numbers.get(spelled)
@@ -113,40 +113,40 @@ class _Learner:
             self._spelled.append(spelled)
         return number
 
-    def _count(self, pair: Pair, place: int, weight: int) -> None:
-        """A pair stands at a place."""
-        if pair not in self._places:
+    def _count(self, pair: Pair, position: int, weight: int) -> None:
+        """A pair stands at a position."""
+        if pair not in self._positions:
             token = self._spelled[pair[0]] + self._spelled[pair[1]]
-            is_allowed = not self._known(token) and may_be_token(token, self._is_wanted)
-            self._places[pair] = array("i") if is_allowed else None
+            is_allowed = not self._is_token(token) and may_be_token(token, self._is_wanted)
+            self._positions[pair] = array("i") if is_allowed else None
             if is_allowed:
                 self._counts[pair] = 0
-        places = self._places[pair]
-        if places is not None:
-            places.append(place)
+        positions = self._positions[pair]
+        if positions is not None:
+            positions.append(position)
             self._counts[pair] += weight
 
     def _merge(self, pair: Pair) -> None:
         """Merge a pair wherever it stands, and count the pairs that this makes and takes away."""
         pieces, following, previous = self._pieces, self._next, self._previous
         merged = self._number(self._spelled[pair[0]] + self._spelled[pair[1]])
-        places, changed = self._places[pair], set[Pair]()
-        assert places is not None
-        self._places[pair] = None
+        positions, changed = self._positions[pair], set[Pair]()
+        assert positions is not None
+        self._positions[pair] = None
         del self._counts[pair]
-        for place in places:
-            right = following[place]
-            if pieces[place] != pair[0] or right < 0 or pieces[right] != pair[1]:
+        for position in positions:
+            right = following[position]
+            if pieces[position] != pair[0] or right < 0 or pieces[right] != pair[1]:
                 continue  # another merge took one of the two
-            weight, before, after = self._weights[place], previous[place], following[right]
-            pieces[place], pieces[right], following[place] = merged, -1, after
+            weight, before, after = self._weights[position], previous[position], following[right]
+            pieces[position], pieces[right], following[position] = merged, -1, after
             if before >= 0:
                 changed |= {self._take((pieces[before], pair[0]), weight), (pieces[before], merged)}
                 self._count((pieces[before], merged), before, weight)
             if after >= 0:
                 changed |= {self._take((pair[1], pieces[after]), weight), (merged, pieces[after])}
-                previous[after] = place
-                self._count((merged, pieces[after]), place, weight)
+                previous[after] = position
+                self._count((merged, pieces[after]), position, weight)
         for other in changed:
             if count := self._counts.get(other, 0):
                 heapq.heappush(self._heap, (-count, *other))
@@ -164,9 +164,9 @@ def may_be_token(spelled: str, is_wanted: Callable[[int], bool]) -> bool:
     points = code_points(to_bytes(spelled))
     if points is None:
         return False
-    whole, begun = points
-    if begun is not None:
-        return not whole and is_wanted(begun[0]) and is_wanted(begun[1])
+    whole, partial = points
+    if partial is not None:
+        return not whole and is_wanted(partial[0]) and is_wanted(partial[1])
     return any(map(is_wanted, whole))
 
 

@@ -13,10 +13,10 @@ def by_hash(texts: Iterable[str]) -> list[str]:
 
 def up_to(texts: Sequence[str], characters: int = MAX_CHARACTERS) -> list[str]:
     """The first texts, with so many characters in all; at least one."""
-    taken: list[str] = []
+    chosen: list[str] = []
     for text in texts:
         characters -= len(text)
-        if characters < 0 and taken:
+        if characters < 0 and chosen:
             break
-        taken.append(text)
-    return taken
+        chosen.append(text)
+    return chosen

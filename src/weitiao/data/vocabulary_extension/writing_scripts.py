@@ -36,11 +36,11 @@ def script_of(point: int) -> str:
 def count_scripts(texts: Iterable[str]) -> Counter[str]:
     """Letters by script, most frequent first, of the first two million characters."""
     characters: Counter[str] = Counter()
-    seen = 0
+    length = 0
     for text in texts:
         characters.update(text)
-        seen += len(text)
-        if seen >= SAMPLE:
+        length += len(text)
+        if length >= SAMPLE:
             break
     scripts: Counter[str] = Counter()
     for character, n in characters.items():

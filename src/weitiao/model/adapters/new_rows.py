@@ -51,8 +51,8 @@ def add_rows(model: PreTrainedModel, pieces: Sequence[Sequence[int]], first: int
     generator = torch.Generator().manual_seed(seed)
     for weight in weights.values():
         rows = _start(weight.data[:first], pieces, init, generator)
-        kept = weight.data[first + len(pieces) :]  # rows without a token, that some models have
-        weight.data = torch.cat([weight.data[:first], rows.to(weight.data), kept])
+        unused = weight.data[first + len(pieces) :]  # rows without a token, that some models have
+        weight.data = torch.cat([weight.data[:first], rows.to(weight.data), unused])
     size = len(embedding.weight)
     embedding.num_embeddings = size
     if head is not None:
@@ -96,7 +96,7 @@ def embeddings_of(model: Any) -> tuple[Any, Any]:
         )
     if head is not None and len(head.weight) != len(embedding.weight):
         raise ModelError(
-            "vocabulary: the output head of {model} has {head:,} rows, its embedding {rows:,}: rows cannot be added to both",
+            "vocabulary: the output head of {model} has {head:,} rows, its embedding {rows:,}: no rows can be added",
             model=type(model).__name__,
             head=len(head.weight),
             rows=len(embedding.weight),
@@ -302,7 +302,6 @@ def _exchange(model: PreTrainedModel, attachment: Attachment, layers: Sequence[N
         into_method(rest)
 
     return {"as_peft": as_peft, "from_peft": from_peft if into_method else None}
-
 
 
 def without_new_rows(config: dict[str, Any]) -> dict[str, Any]:
