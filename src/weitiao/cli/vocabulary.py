@@ -117,7 +117,6 @@ def _verdict(look: "VocabularyLook") -> list[Message]:
         return [Message("New merges would save less than a tenth of the tokens: leave the vocabulary as it is")]
     lines = [
         Message("every held-out text comes back from its tokens; rows without a new token keep their ids"),
-        Message("In the recipe:"),
-        Message("  vocabulary: {{add: {n}}}", n=look.proposal),
+        Message("in the recipe: vocabulary: {{add: {n}}}", n=look.proposal),
     ]
-    return lines if look.rates[""].rows >= 2 else lines[1:]
+    return lines
