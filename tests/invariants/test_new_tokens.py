@@ -23,6 +23,7 @@ from weitiao.model.adapters.new_rows import embeddings_of
 from weitiao.pipeline.inference import open_many, open_model
 from weitiao.pipeline.load import open_base_assets
 from weitiao.pipeline.merging import merge_run, merge_several
+from weitiao.pipeline.serving import open_served, read_targets
 
 ADD = 12
 FAMILIES = {"gemma": True, "llama": False}  # whether the output head is tied to the embedding
@@ -171,7 +172,7 @@ def test_where_new_rows_start(init: str, train_extended: Any, tmp_path: Path) ->
             expected = {"mean": old.weight[pieces].mean(0), "global_mean": old.weight.mean(0)}.get(init)
             if expected is not None:
                 torch.testing.assert_close(new.weight[i], expected)
-        spread = float(new.weight[first:].std() / old.weight.std())
+        spread = float(new.weight[first:].detach().std() / old.weight.detach().std())
         assert spread == pytest.approx(1, rel=0.3) if init == "random" else spread < 0.9
 
 
@@ -252,3 +253,9 @@ def test_refused(train_tiny: Any, train_extended: Any, tmp_path: Path) -> None:
         train_extended("llama", vocabulary={"add": 5000})
     with pytest.raises(RecipeError, match="did you mean|Did you mean"):
         train_extended("llama", vocabulary={"add": 5, "scripts": "hann"})
+
+
+def test_served_alone(train_extended: Any) -> None:
+    run = train_extended("llama")
+    served = open_served(read_targets([str(run.folder)]))
+    assert served.vocab_size == len(open_base_assets(str(run.folder)).tokenizer)
