@@ -11,11 +11,12 @@ from weitiao.core.mixing import Cap, Mixing
 from weitiao.core.recipe import Recipe
 from weitiao.core.recipe_sections import Evaluate, GradientScale, Replay, Source, Train
 from weitiao.core.registry import find, names
+from weitiao.core.vocabulary_section import Vocabulary
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = {name: (DOCS / name).read_text(encoding="utf-8") for name in ("glossary.md", "glossary.zh.md")}
 GROUPS: dict[str, type[BaseModel]] = {
-    "data": Source, "data.cap": Cap, "replay": Replay, "mixing": Mixing, "train": Train,
+    "data": Source, "data.cap": Cap, "replay": Replay, "vocabulary": Vocabulary, "mixing": Mixing, "train": Train,
     "train.gradient_scale": GradientScale, "evaluate": Evaluate,
 }  # fmt: skip
 

@@ -100,6 +100,9 @@ def test_stages_train_two_steps(path: Path, tiny_llama: Path, tmp_path: Path) ->
     plain["train"] = {**plain.get("train", {}), "steps": 2, "evaluate_every": 1, "precision": "fp32"}
     for i, (stage, read) in enumerate(zip(plain["stages"], read_stages(path))):
         rows = write_jsonl(tmp_path / f"rows{i}.jsonl", rows_for(read.recipe.objective.traits.example_type))
+        if stage.get("vocabulary"):  # a few new tokens, of texts that the tiny base cuts into bytes
+            rows = write_jsonl(rows, [{"text": f"我们在图书馆看书，图书馆里有 {n} 本书"} for n in range(40)])
+            stage["vocabulary"] = {"add": 8}
         settings = {"data": str(rows), "max_new_tokens": 4, "limit": 4, "exams": []}
         stage |= {"data": str(rows), "validation": 0.2, "evaluate": {**stage.get("evaluate", {}), **settings}}
     file = tmp_path / "stages.yaml"

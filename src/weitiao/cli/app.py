@@ -21,6 +21,7 @@ from weitiao.cli.run_command import Group, add_command
 from weitiao.cli.serving import serve
 from weitiao.cli.setup import bench_machine, doctor, download
 from weitiao.cli.training import check, compare_methods, f_learning, train
+from weitiao.cli.vocabulary import vocab
 from weitiao.core.errors import FAILED, TERMINATED
 from weitiao.core.messages import translate
 from weitiao.core.version import VERSION
@@ -58,7 +59,7 @@ for panel, commands in {
     for command in commands:
         add_command(app, command, command.__name__.replace("_", "-"), panel)
 add_command(bench, bench_machine, "machine")
-for command in (inspect, clean, join, repair, hard_negatives, out_of_scope, wrong_answers):
+for command in (inspect, clean, join, repair, vocab, hard_negatives, out_of_scope, wrong_answers):
     add_command(data, command, command.__name__.replace("_", "-"))
 app.add_typer(data, name="data", rich_help_panel=translate("Start"))
 app.add_typer(bench, name="bench", rich_help_panel=translate("Inspect"))

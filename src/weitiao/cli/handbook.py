@@ -47,7 +47,7 @@ def build() -> Handbook:
     from weitiao.core.recipe_errors import SECTIONS
     from weitiao.core.registry import find, names
 
-    same_as_data = ("validation", "evaluate.data", "evaluate.corpus")
+    same_as_data = ("validation", "evaluate.data", "evaluate.corpus", "vocabulary.data")
     sections = {"": Recipe, **{key: x for key, x in SECTIONS.items() if key not in same_as_data}}
     fields = [(section, name, x) for section, cls in sections.items() for name, x in cls.model_fields.items()]
     keys = {f"{section}.{name}".strip("."): _entry(x) for section, name, x in fields}

@@ -34,6 +34,8 @@ class LMHead:
     weight: Callable[[], Tensor]
     """Returns the weight [V, D]; called at each use, since a method may replace it."""
     bias: Callable[[], Tensor | None]
+    num_frozen: Callable[[], int] = lambda: 0
+    """Returns how many of the weight's first rows take no gradient though others do (new tokens behind a frozen head)."""
     scale: float = 1.0
     """Granite, Cohere, T5."""
     softcap: float | None = None
@@ -148,12 +150,12 @@ class _Logprobs(torch.autograd.Function):
 
 
 def _weight_gradient(saved: list[Any], g: Tensor, head: LMHead) -> Tensor:
-    """[V, D]"""
+    """[V, D]; undefined where the head says that its rows are frozen."""
     hidden, weight, bias, targets, logsumexp = saved
     gradient, factors = torch.empty_like(weight), (g * head.scale).contiguous()
     # all tokens and a block of the vocabulary: as many logits at once as in the forward pass
     block_size = max(1, len(weight) * _chunk_size(weight) // max(1, len(targets)))
-    for start in range(0, len(weight), block_size):
+    for start in range(head.num_frozen(), len(weight), block_size):
         block = slice(start, start + block_size)
         z = torch.mm(hidden, weight[block].to(hidden.dtype).T)  # [N, block]
         softmax = _log_softmax(z, None if bias is None else bias[block], targets - start, head, logsumexp)

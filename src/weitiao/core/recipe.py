@@ -35,6 +35,7 @@ from weitiao.core.recipe_sections import (
 from weitiao.core.recipe_yaml import dump_yaml
 from weitiao.core.registry import Component, Settings
 from weitiao.core.shipped_recipes import find_recipe
+from weitiao.core.vocabulary_section import Vocabulary
 
 if TYPE_CHECKING:  # a component's own file is imported when a recipe names it, and imports torch only then
     from weitiao.core.method import Method
@@ -71,6 +72,9 @@ class Recipe(Settings):
     them in overlapping windows (objectives with a head per token); auto: the objective's default."""
     chat_template: str | None = None
     """Chat template: a name from data/templates (chatml) or a .jinja file; default: the model's own."""
+    vocabulary: Vocabulary | None = None
+    """New tokens, learnt from texts, behind those of the base's tokenizer (byte-level BPE): {add: 8000}. Their embeddings
+    are trained with any method; the tokenizer is the run's, the adapter's and the merged model's."""
     method: Annotated[Method, ComponentField("method")] = default_component("method")
     """How the model is made trainable: a name from model/methods, or {name: ..., its settings}."""
     objective: Annotated[Objective, ComponentField("objective")] = default_component("objective")
@@ -195,7 +199,7 @@ def map_sources(recipe: Recipe, change: Callable[[str, Source], Source]) -> Reci
     """The recipe with each of its sources changed.
 
     Args:
-        change: (a name for the source: data, data-2, validation, evaluate, corpus; the source) -> the new one.
+        change: (a name for the source: data, data-2, validation, evaluate, corpus, vocabulary; the source) -> the new one.
     """
 
     def mapped(key: str, sources: tuple[Source, ...]) -> tuple[Source, ...]:
@@ -207,6 +211,8 @@ def map_sources(recipe: Recipe, change: Callable[[str, Source], Source]) -> Reci
     own = {"data": ("evaluate", recipe.evaluate.data), "corpus": ("corpus", recipe.evaluate.corpus)}
     if changed := {field: mapped(key, sources) for field, (key, sources) in own.items() if sources}:
         new["evaluate"] = recipe.evaluate.model_copy(update=changed)
+    if recipe.vocabulary is not None and recipe.vocabulary.data:
+        new["vocabulary"] = recipe.vocabulary.model_copy(update={"data": mapped("vocabulary", recipe.vocabulary.data)})
     return recipe.model_copy(update=new)
 
 

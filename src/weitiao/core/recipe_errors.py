@@ -19,6 +19,7 @@ from weitiao.core.mixing import Cap, MixedGroup, Mixing
 from weitiao.core.recipe_sections import Evaluate, GradientScale, Replay, Source, Train
 from weitiao.core.registry import Component, Settings, nearest
 from weitiao.core.renamed import RENAMED_KEYS, RENAMED_VALUES
+from weitiao.core.vocabulary_section import Vocabulary
 
 Key = tuple[str | int, ...]
 
@@ -30,6 +31,8 @@ SECTIONS: dict[str, type[Settings]] = {
     "evaluate.corpus": Source,
     "replay": Replay,
     "mixing": Mixing,
+    "vocabulary": Vocabulary,
+    "vocabulary.data": Source,
     "train": Train,
     "train.gradient_scale": GradientScale,
     "evaluate": Evaluate,

@@ -23,6 +23,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,11 +47,12 @@ SHOWN_CHANGES = 3  # keys of another recipe
 E = TypeVar("E", bound=Event)
 Change = tuple[str, Any, Any]  # key, was, is
 
-ROWS = re.compile(r"(data|validation|evaluate)(-\d+)?\.jsonl")  # rows that the recipe held in memory
+TOKENIZER = "tokenizer"  # folder of a tokenizer that the run extended
+ROWS = re.compile(r"(data|validation|evaluate|vocabulary)(-\d+)?\.jsonl")  # rows that the recipe held in memory
 RECORDS = {
     LOCK, EVENTS, "recipe.yaml", "resolved.json", "preflight.json", "bad_rows.jsonl", "scores.json", "classes.json",
     "row_results.json", "samples.jsonl", "exam_items.jsonl", "forgetting.jsonl", "prompted.json",
-    "task_vector.safetensors",
+    "task_vector.safetensors", TOKENIZER,
 }  # fmt: skip
 
 
@@ -278,7 +280,9 @@ def _is_temporary(file: Path) -> bool:
 
 def _remove_records(folder: Path) -> None:
     for file in folder.iterdir():
-        if file.name in RECORDS - {LOCK} or ROWS.fullmatch(file.name):
+        if file.name == TOKENIZER:
+            shutil.rmtree(file)
+        elif file.name in RECORDS - {LOCK} or ROWS.fullmatch(file.name):
             file.unlink()
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from weitiao.core.batch import IGNORE
 from weitiao.core.example import Chat, Example, SourcedExample, content_hash
+from weitiao.core.extended_tokenizer import FIRST_NEW
 from weitiao.core.finding import Finding, Level
 from weitiao.core.messages import Message, joined
 from weitiao.data.duplicates.overlap import near_duplicates
@@ -139,6 +140,21 @@ def unused_tokens(rows: Rows, size: int, tokenizer: PreTrainedTokenizerBase) -> 
         tokens=", ".join(str(x) for x in tokenizer.convert_ids_to_tokens([*special, *unused][:MAX_NAMED])),
     )
     return Finding("token_rows", "fine", message)
+
+
+def new_tokens_in(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> Finding:
+    """Whether the tokens that the recipe adds occur in the training rows: the others keep their starting rows.
+
+    Args:
+        tokenizer: with new merges.
+    """
+    first = int(tokenizer.init_kwargs[FIRST_NEW])
+    used = np.unique(np.concatenate([x.values.to_numpy() for x in rows.table["input_ids"].chunks]))
+    count, total = int((used >= first).sum()), len(tokenizer) - first
+    message = Message(
+        "{n:,} of {total:,} new tokens occur in the training rows; the others stay where they start", n=count, total=total
+    )
+    return Finding("new_tokens", "fine" if count >= total / 2 else "warning", message)
 
 
 def _answers(answers: Iterable[str]) -> Iterator[Finding]:

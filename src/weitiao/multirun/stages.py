@@ -26,7 +26,7 @@ from weitiao.core.finding import Finding
 from weitiao.core.messages import Message
 from weitiao.core.recipe import Recipe, as_recipe, make_recipe
 from weitiao.core.recipe_file import read_plain
-from weitiao.core.registry import nearest
+from weitiao.core.registry import Settings, nearest
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.shipped_recipes import find_recipe
@@ -98,6 +98,8 @@ def _stage(i: int, own: dict[str, Any], shared: dict[str, Any], last: Stage | No
             raise RecipeError("{where}: {key} follows from the stage before; leave it out.", where=where, key=inherited[0])
         result = str(last.recipe.out)
         start = {"base": result} if handover == "merge" else {"base": last.recipe.base, "init_from": result}
+        if "vocabulary" not in own:  # a merged result brings its tokenizer along; a warm start needs the same one
+            start["vocabulary"] = None if handover == "merge" else _plain(last.recipe.vocabulary)
     whole = {**shared, **_laid_over(shared, settings), **start, "out": f"{shared['out']}/{i + 1}-{name}"}
     return Stage(name, make_recipe(whole, f"{where} ({name})"), handover)
 
@@ -167,6 +169,10 @@ def _announcement(i: int, n: int, stage: Stage, last: Run | None, finished: bool
     if last is None:
         return Message("stage {i} of {n}: {name}", **fields)
     return Message("stage {i} of {n}: {name}, {handover} with {run}", **fields, handover=stage.handover, run=last.folder)
+
+
+def _plain(settings: Settings | None) -> dict[str, Any] | None:
+    return settings.model_dump(mode="json") if settings is not None else None
 
 
 def _laid_over(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

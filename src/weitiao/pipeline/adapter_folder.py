@@ -69,6 +69,8 @@ def write_adapter_files(
                 n=len(form.labels) or 2,
             )
         )
+    elif assets.extension is not None:
+        lines += new_token_lines(len(assets.tokenizer))
     else:
         lines.append(Message("Open it with PEFT: PeftModel.from_pretrained(BASE MODEL, FOLDER)"))
     if form and form.labels:
@@ -85,7 +87,19 @@ def write_adapter_files(
                 stops=stops,
             )
         )
+    if assets.extension is not None:
+        assets.tokenizer.save_pretrained(folder)
     if with_template:
         (folder / TEMPLATE).write_text(str(assets.tokenizer.chat_template), encoding="utf-8")
         lines.append(Message("It was trained with the chat template in {file}, not with the base's.", file=TEMPLATE))
     write_lines(folder, lines)
+
+
+def new_token_lines(size: int) -> list[Message | str]:
+    """How plain PEFT opens an adapter with new tokens."""
+    return [
+        Message(
+            "It has new tokens. Its tokenizer is in this folder, and the base needs rows for them before it is opened:"
+        ),
+        f"base.resize_token_embeddings({size}); PeftModel.from_pretrained(base, FOLDER)",
+    ]

@@ -76,6 +76,7 @@ class AdapterOpener:
                 adapter=trained.folder,
                 objective=trained.objective.name,
             )
+        refuse_new_tokens(trained)
         assets, same_base = self._assets_of(trained)
         check_unchanged(trained, assets.base_chain, assets.folder)
         if not same_base:
@@ -238,6 +239,7 @@ def read_on_one_base(targets: Sequence[str]) -> list[tuple[TrainedRun, BaseAsset
         trained = read_trained(target)
         if trained is None:
             raise ModelError("{target} is neither a run nor an adapter in PEFT's format.", target=target)
+        refuse_new_tokens(trained)
         assets = open_trained_assets(trained)
         check_unchanged(trained, assets.base_chain, assets.folder)
         results.append((trained, assets))
@@ -251,6 +253,20 @@ def read_on_one_base(targets: Sequence[str]) -> list[tuple[TrainedRun, BaseAsset
                 base_of_other=results[0][0].base,
             )
     return results
+
+
+def refuse_new_tokens(trained: TrainedRun) -> None:
+    """Adapters on one base have one vocabulary.
+
+    Raises:
+        ModelError: this one has new tokens.
+    """
+    if trained.extension is not None:
+        raise ModelError(
+            "{adapter} has new tokens (vocabulary), so it shares a base with no other: load it alone, or merge it and take "
+            "the merged folder as a base",
+            adapter=trained.folder,
+        )
 
 
 def share_base(one: BaseAssets, other: BaseAssets) -> bool:

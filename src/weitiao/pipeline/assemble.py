@@ -28,7 +28,7 @@ from weitiao.core.run import Run
 from weitiao.core.score import Score
 from weitiao.core.trainable_model import TrainableModel, trains_untied_embedding
 from weitiao.data.chat_checks import check_chats, common_system
-from weitiao.data.checks import check_data, unused_tokens
+from weitiao.data.checks import check_data, new_tokens_in, unused_tokens
 from weitiao.data.encode import Encoded
 from weitiao.data.label_checks import check_labels
 from weitiao.data.loader import Loader
@@ -54,6 +54,7 @@ from weitiao.pipeline.load import BaseAssets, load, open_base_assets, warm_start
 from weitiao.pipeline.mixing import report_mixing
 from weitiao.pipeline.resume_identity import resume_identity
 from weitiao.pipeline.retrieval_baselines import baselines_for
+from weitiao.pipeline.vocabulary_learning import with_own_vocabulary
 from weitiao.plan import compatibility
 from weitiao.plan.mixing import Shares, check_mixing
 from weitiao.plan.resolve import Facts, Resolved, RowLimits, facts_of, resolve, resolve_rows
@@ -71,6 +72,8 @@ CACHE_GB = 8.0  # what `activation_cache: auto` may take on the disk
 class PreparedData:
     """The rows, encoded, and the objective that is fitted to them."""
 
+    assets: BaseAssets
+    """The base's, with the tokenizer that the rows are encoded with."""
     objective: Objective
     limits: RowLimits
     encoded: Encoded
@@ -131,7 +134,8 @@ def assemble(run: Run, recipe: Recipe, distributed: Distributed, reporter: Repor
         compatibility.check_decoder(assets.architecture)
     if (warning := compatibility.check_max_length(recipe, assets.architecture)) is not None:
         reporter.warn(warning)
-    data = prepare_data(recipe, assets, run, reporter)
+    data = prepare_data(recipe, assets, run, reporter, distributed)
+    assets = data.assets
     memory_before_model = psutil.Process().memory_info().rss
     with reporter.phase(run, "load", Message("loading the model")):
         model, decisions = load_model(recipe, assets, data, distributed, run, device, dtype)
@@ -194,7 +198,9 @@ def setup_environment(recipe: Recipe, run: Run, reporter: Reporter) -> tuple[tor
     return hardware.device(), dtype
 
 
-def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporter) -> PreparedData:
+def prepare_data(
+    recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporter, distributed: Distributed
+) -> PreparedData:
     """Read, split and encode the rows; fit the objective to them; show what carries loss."""
     with reporter.phase(run, "read", Message("reading the data")):
         training, held_out, column_findings = read_and_split(recipe, run, reporter)
@@ -204,6 +210,7 @@ def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporte
         column_findings += final_rows.findings()
         corpus = read_corpus(recipe)
         objective = recipe.objective.fit([x.example for x in training])
+    assets = with_own_vocabulary(recipe, assets, training, held_out.examples, run, distributed, reporter)
     limits = resolve_rows(recipe, objective, assets.max_length)
     encoder = Encoder(objective, assets.processor, assets.identity, limits.max_length, limits.overlong, reporter)
     with reporter.phase(run, "encode", Message("encoding the rows")):
@@ -231,7 +238,9 @@ def prepare_data(recipe: Recipe, assets: BaseAssets, run: Run, reporter: Reporte
         few_shot = draw_examples(own, final, recipe.seed)
     baselines = baselines_for(objective, [x for x in training if x.source < len(recipe.data)], final)
     groups = groups_of(recipe, training, encoded.rows)
-    return PreparedData(objective, limits, encoded, validation, final, evaluate, findings, groups, baselines, few_shot)
+    return PreparedData(
+        assets, objective, limits, encoded, validation, final, evaluate, findings, groups, baselines, few_shot
+    )
 
 
 def make_room(
@@ -341,6 +350,8 @@ def preflight(
         if trains_untied_embedding(state.model):
             embedding = cast(torch.nn.Embedding, state.model.model.get_input_embeddings())
             findings.append(unused_tokens(rows, embedding.num_embeddings, setup.assets.tokenizer))
+        if setup.assets.extension is not None:
+            findings.append(new_tokens_in(rows, setup.assets.tokenizer))
     run.write("preflight.json", [x.as_json() for x in findings])
     reporter.show(findings)
     refuse(distributed.all_gather(findings), allowed)

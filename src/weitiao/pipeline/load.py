@@ -24,6 +24,7 @@ from weitiao.core.trainable_model import HEAD, BaseIdentity, TrainableModel, ide
 from weitiao.data.audio import load_feature_extractor
 from weitiao.data.chat.template import read_template, tokenizer_identity
 from weitiao.data.tokenization import ChatProcessor
+from weitiao.model.adapters.new_rows import train_new_rows
 from weitiao.model.backbone.choose import choose_backbone
 from weitiao.model.backbone.mlm_head import masked_head
 from weitiao.model.generation.choose import make_engine
@@ -31,6 +32,7 @@ from weitiao.model.layers.shape_trace import moved
 from weitiao.model.loading.load import Base, load_architecture, load_base, load_generation, load_tokenizer
 from weitiao.model.loading.sources import resolve_base
 from weitiao.pipeline.trained import TrainedRun, base_chain, read_trained
+from weitiao.pipeline.vocabulary import NewTokens, VocabularyExtension
 
 OVERLONG = ("auto", "error", "drop_turns")
 NO_LIMIT = 10**12  # tokens; a tokenizer without a limit says 10**30
@@ -48,6 +50,8 @@ class BaseAssets:
     """A hash of the tokenizer's files and of the chat template."""
     base_chain: tuple[TrainedRun, ...] = ()
     """Runs that are merged into the base model, the lowest first."""
+    extension: VocabularyExtension | None = None
+    """Of the run on top, where it extended the vocabulary."""
     system: str = ""
     """The system message that all rows of the run had; "" if they had none, or several."""
     history_tokens: int | None = None
@@ -67,7 +71,8 @@ def open_trained_assets(trained: TrainedRun) -> BaseAssets:
     """What a result was trained with: its base's tokenizer, its chat template with its date, its system message."""
     recipe = trained.recipe
     literal = recipe is None or not all(x.parse_special_tokens for x in recipe.data)
-    assets = open_base_assets(trained.base, trained.revision, trained.template, trained.recorded("date"), not literal)
+    own = trained.base, trained.revision, trained.template, trained.recorded("date")
+    assets = open_base_assets(*own, not literal, trained.extension)
     continues_text = assets.continues_text or trained.objective.traits.example_type is Text
     system = trained.recorded("system") or ""
     return replace(assets, system=system, history_tokens=trained.history_tokens, continues_text=continues_text)
@@ -96,6 +101,7 @@ def open_base_assets(
     template: str | None = None,
     date: str | None = None,
     parse_special_tokens: bool = False,
+    extension: VocabularyExtension | None = None,
 ) -> BaseAssets:
     """Everything about a base but its weights.
 
@@ -104,6 +110,7 @@ def open_base_assets(
         template: a chat template that replaces the model's own.
         date: that a chat template writes, in ISO format; default: now.
         parse_special_tokens: special tokens that texts spell become control tokens.
+        extension: of the run on top of the base.
 
     Raises:
         ModelError, RunError: it cannot be found or read.
@@ -113,7 +120,9 @@ def open_base_assets(
         base, revision = chain[0].base, chain[0].revision
         template = template or next((x.template for x in reversed(chain) if x.template), None)
     folder = resolve_base(base, revision)
-    architecture, tokenizer = load_architecture(folder), load_tokenizer(folder, read_template(template))
+    newest = next((x.extension for x in reversed(chain) if x.extension), None) if extension is None else extension
+    files = folder if newest is None else newest.folder
+    architecture, tokenizer = load_architecture(folder), load_tokenizer(files, read_template(template))
     stop_ids: Any = load_generation(folder).eos_token_id
     feature_extractor = load_feature_extractor(folder, tokenizer) if architecture.modality == "speech" else None
     processor = ChatProcessor.make(
@@ -123,10 +132,11 @@ def open_base_assets(
         feature_extractor,
         datetime.fromisoformat(date) if date else None,
     )
-    identity = tokenizer_identity(folder, tokenizer.chat_template, processor.template)
+    identity = tokenizer_identity(files, tokenizer.chat_template, processor.template)
     processor = processor.parsing_special_tokens if parse_special_tokens else processor
     continues_text = processor.template is None and architecture.kind == "decoder"
-    return BaseAssets(folder, architecture, tokenizer, processor, identity, chain, continues_text=continues_text)
+    own = folder, architecture, tokenizer, processor, identity, chain, extension
+    return BaseAssets(*own, continues_text=continues_text)
 
 
 def load(
@@ -134,9 +144,10 @@ def load(
 ) -> tuple[TrainableModel, list[Decision]]:
     """The base model with its runs merged, the method attached and the objective's heads; and what was decided."""
     base = load_stacked_base(assets.folder, assets.base_chain, method, dtype, device, assets.processor)
+    tokens = extend_base(base, assets.extension)
     stored = sum(p.numel() for p in base.model.parameters())
     identity = BaseIdentity(identity_of(base.model), identity_of(base.model, torch.bfloat16))
-    model = attach(base, method, objective, assets.processor)
+    model = attach(base, method, objective, assets.processor, tokens)
     model.base_identity = identity
     trainable = sum(p.numel() for p in model.trainable().values())
     # base.num_weights counts quantized weights as they were; what was attached since is added
@@ -151,7 +162,8 @@ def served_as(model: TrainableModel, method: Method) -> Decision:
     attachment, key = model.attachment, "deploy.form"
     config = attachment.as_peft()[0] if attachment.as_peft is not None else {}
     is_lora = config.get("peft_type") == "LORA" and not config.get("use_dora") and config.get("bias", "none") == "none"
-    if is_lora and not model.heads and not config.get("modules_to_save") and attachment.merge is not None:
+    plain = not (model.heads or config.get("modules_to_save") or config.get("trainable_token_indices"))
+    if is_lora and plain and attachment.merge is not None:
         return Decision(key, "adapter", Message("vLLM and llama.cpp serve it as an adapter; `merge` makes a model of it"))
     if attachment.merge is not None:
         reason = Message(
@@ -159,6 +171,8 @@ def served_as(model: TrainableModel, method: Method) -> Decision:
         )
         if is_lora:
             reason = Message("no server takes an adapter with a head or with whole modules: merge it to serve it elsewhere")
+        if config.get("trainable_token_indices"):
+            reason = Message("no server takes an adapter with new tokens: merge it to serve it elsewhere")
         return Decision(key, "merge", reason)
     reason = Message("method {method} cannot be merged, and no server takes it: weitiao serves it", method=method.name)
     return Decision(key, "run", reason)
@@ -193,7 +207,7 @@ def load_stacked_base(
         )
     base = load_base(folder, torch.float32, device)
     for trained in chain:
-        merge_adapter(apply_adapter(base, trained, processor), trained)
+        merge_adapter(apply_adapter(base, trained, processor, extend_base(base, trained.extension)), trained)
     stored = options.get("dtype", dtype)
     for weight in base.model.parameters():
         weight.data = weight.data.to(stored)
@@ -202,6 +216,15 @@ def load_stacked_base(
     backbone, decision = choose_backbone(model.to(device), dtype)
     merged = Decision("base", chain[0].base, Message("merged into its weights in memory: {runs}", runs=_described(chain)))
     return Base(base.model, base.architecture, backbone, base.lm_head, [decision, merged], base.num_weights, folder)
+
+
+def extend_base(base: Base, extension: VocabularyExtension | None) -> NewTokens | None:
+    """Give the base rows for the new tokens of the run that comes on top of it."""
+    if extension is None:
+        return None
+    tokens = NewTokens.of(extension)
+    base.num_weights += tokens.add_to(base.model)
+    return tokens
 
 
 def _described(chain: Sequence[TrainedRun]) -> Message:
@@ -217,11 +240,11 @@ def _described(chain: Sequence[TrainedRun]) -> Message:
     return joined(", ", runs)
 
 
-def apply_adapter(base: Base, trained: TrainedRun, processor: Processor) -> TrainableModel:
+def apply_adapter(base: Base, trained: TrainedRun, processor: Processor, tokens: NewTokens | None = None) -> TrainableModel:
     """The base model with a run's method attached and its weights loaded; random generators stay unchanged."""
     cuda = [x.device for x in base.model.parameters() if x.is_cuda][:1]
     with torch.random.fork_rng(devices=cuda):
-        model = attach(base, trained.method, trained.objective, processor)
+        model = attach(base, trained.method, trained.objective, processor, tokens)
     trained.load_weights(model)
     return model
 
@@ -247,8 +270,14 @@ def merge_adapter(model: TrainableModel, trained: TrainedRun) -> None:
 # -- method and heads -------------------------------------------------------------------------------------------------
 
 
-def attach(base: Base, method: Method, objective: Objective, processor: Processor) -> TrainableModel:
-    """The base model with a method attached and the objective's heads."""
+def attach(
+    base: Base, method: Method, objective: Objective, processor: Processor, tokens: NewTokens | None = None
+) -> TrainableModel:
+    """The base model with a method attached and the objective's heads.
+
+    Args:
+        tokens: new ones, which the base has rows for; they are trained with the method.
+    """
     try:
         attachment = method.fit(processor.text).attach(base.model)
     except RecipeError as error:
@@ -257,6 +286,9 @@ def attach(base: Base, method: Method, objective: Objective, processor: Processo
         raise RecipeError("method: {error}", error=message_of(error)) from None
     if not objective.traits.generative:
         attachment.trainable -= output_head(base.model)
+    if tokens is not None:
+        own = tokens.first, len(tokens.pieces), objective.traits.generative
+        attachment = train_new_rows(base.model, attachment, *own)
     layers, decisions = heads_for(base.model, objective, base.folder)
     base.decisions += decisions
     heads = moved(torch.nn.ModuleDict(layers), next(base.model.parameters()).device)

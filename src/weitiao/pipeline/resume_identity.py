@@ -40,5 +40,7 @@ def _data_files(recipe: Recipe) -> list[Path]:
     """Every file that the recipe reads rows from, each once."""
     validation = recipe.validation if isinstance(recipe.validation, tuple) else ()
     replay = (recipe.replay.source,) if recipe.replay else ()
-    sources = (*recipe.data, *validation, *(recipe.evaluate.data or ()), *(recipe.evaluate.corpus or ()), *replay)
+    own = recipe.vocabulary.data if recipe.vocabulary else None
+    later = (*(recipe.evaluate.data or ()), *(recipe.evaluate.corpus or ()), *replay, *(own or ()))
+    sources = (*recipe.data, *validation, *later)
     return list(dict.fromkeys(file for x in sources for file in files_of(x)))

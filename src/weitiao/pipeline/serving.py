@@ -140,7 +140,7 @@ def open_served(
 
 def _shares_a_base(target: Target) -> bool:
     """Whether a target is an adapter that leaves the base as it is, so that both can be served, and others beside it."""
-    if target.trained is None or not target.trained.objective.traits.generative:
+    if target.trained is None or not target.trained.objective.traits.generative or target.trained.extension is not None:
         return False
     method = target.trained.method
     return method.name in ("lora", "dora") and method.starts_at_base and not method.rounds_base

@@ -27,7 +27,9 @@ from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
 from weitiao.core.tensor_files import sampled_sha256
 from weitiao.core.trainable_model import TrainableModel
+from weitiao.model.adapters.new_rows import without_new_rows
 from weitiao.model.adapters.peft_format import WEIGHTS, is_adapter, load_adapter, read_adapter_config
+from weitiao.pipeline.vocabulary import VocabularyExtension, extension_of_adapter, extension_of_run
 from weitiao.train.checkpoints.best import restore_best
 
 
@@ -43,6 +45,8 @@ class TrainedRun:
     weights: Path
     recipe: Recipe | None = None
     """The recipe of a Run; None for a PEFT adapter."""
+    extension: VocabularyExtension | None = None
+    """The larger vocabulary it was trained with; None: its base's."""
 
     @property
     def revision(self) -> str | None:
@@ -86,7 +90,8 @@ class TrainedRun:
     @property
     def identity(self) -> str:
         """A string that changes when its weights or its settings do."""
-        return f"{file_sha256(self.weights)} {json.dumps(self.method.as_recipe())}"
+        own = f"{file_sha256(self.weights)} {json.dumps(self.method.as_recipe())}"
+        return f"{own} {self.extension.identity}" if self.extension else own
 
     def load_weights(self, model: TrainableModel) -> None:
         """Load its weights into a model that has its method attached."""
@@ -116,7 +121,9 @@ def read_trained(target: str) -> TrainedRun | None:
             "{target}: adapter_config.json has no base_model_name_or_path; write the folder or id of its base model there",
             target=target,
         )
-    return TrainedRun(folder, base, method_of(config), objective, folder / WEIGHTS)
+    extension = extension_of_adapter(folder)
+    method = method_of(without_new_rows(config) if extension else config)
+    return TrainedRun(folder, base, method, objective, folder / WEIGHTS, extension=extension)
 
 
 def _read_run(target: str, folder: Path) -> TrainedRun:
@@ -131,7 +138,8 @@ def _read_run(target: str, folder: Path) -> TrainedRun:
         )
     recipe = run.recipe
     method = recipe.method.copy_sources_into(folder)
-    return TrainedRun(folder, recipe.base, method, objective_of(run), weights, recipe)
+    extension = extension_of_run(folder, recipe)
+    return TrainedRun(folder, recipe.base, method, objective_of(run), weights, recipe, extension)
 
 
 def objective_of(run: Run) -> Objective:

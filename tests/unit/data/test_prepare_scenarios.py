@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import prepare_ansible
+import prepare_chinese
 import prepare_movies
 from weitiao.core.example import content_hash
 
@@ -83,6 +85,21 @@ def test_documents_and_questions_of_a_module(tmp_path: Path) -> None:
     exam = prepare_ansible.exam_of(different)
     assert [sorted(x["options"]) for x in exam] == [sorted(x["answer"] for x in different)] * 4
     assert all(x["answer"] in x["options"] for x in exam)
+
+
+def test_chinese_is_split_by_hash_without_copies(tmp_path: Path) -> None:
+    texts = [f"第 {i} 家酒店的早餐还不错，房间很干净，下次还会再来住。" for i in range(600)]
+    (tmp_path / "pos.txt").write_text("\n".join([*texts, texts[3], "太短"]), encoding="utf-8")
+    (tmp_path / "neg.txt").write_text(f" {texts[5]}  \n", encoding="utf-8")
+    train, test = prepare_chinese.texts(tmp_path)
+    assert len(test) == prepare_chinese.HELD_OUT_TEXTS and not set(train) & set(test)
+    assert {*train, *test} <= {*texts}
+    dialogues = {"conversations": [[f"问题 {i}", f"回答 {i}", "多余"] for i in range(80)] + [["问题 3", "另一个"]]}
+    (tmp_path / "ai.yml").write_text(yaml.safe_dump(dialogues, allow_unicode=True), encoding="utf-8")
+    rows, held_out = prepare_chinese.dialogues(tmp_path)
+    assert (len(rows), len(held_out)) == (20, prepare_chinese.HELD_OUT_DIALOGUES)
+    asked = [x["messages"][0]["content"] for x in (*rows, *held_out)]
+    assert len(set(asked)) == 80 and all(x["messages"][1]["content"].startswith("回答") for x in (*rows, *held_out))
 
 
 @pytest.mark.full

@@ -48,6 +48,20 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "best" / "weights.safetensors")
 
 
+def test_vocabulary_is_extended_once(staged: Any) -> None:
+    """A shared key is the first stage's: what is merged brings its tokenizer, a warm start needs the same settings."""
+    stages = read_stages(staged(vocabulary={"add": 8}))
+    added = [x.recipe.vocabulary and x.recipe.vocabulary.add for x in stages]
+    assert added == [8, None, None]
+    own = (
+        {"name": "a", "objective": "causal_lm", "vocabulary": {"add": 8, "scripts": "han"}},
+        {"name": "b", "objective": "causal_lm", "handover": "continue"},
+        {"name": "c", "vocabulary": {"add": 4}},
+    )
+    first, second, third = (x.recipe.vocabulary for x in read_stages(staged(*own)))
+    assert first is not None and first == second and third is not None and third.add == 4
+
+
 def test_stage_starts_from_previous_result(staged: Any, tmp_path: Path) -> None:
     out = tmp_path / "field"
     code, said = weitiao("train", staged(), "train.steps=2")

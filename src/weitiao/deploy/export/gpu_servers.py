@@ -78,6 +78,7 @@ def read_adapter_settings(adapter: Path, server: str) -> dict[str, Any]:
     reasons = {
         "peft_type": settings.get("peft_type") not in (None, "LORA"),
         "modules_to_save": bool(settings.get("modules_to_save")),
+        "trainable_token_indices": bool(settings.get("trainable_token_indices")),
         "use_dora": bool(settings.get("use_dora")),
         "bias": settings.get("bias", "none") != "none",
         "rank_pattern": bool(settings.get("rank_pattern")),

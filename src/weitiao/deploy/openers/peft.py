@@ -35,11 +35,15 @@ def open_form(source: str, base: Path) -> TransformersForm:
     is_seq2seq = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("task_type") == "SEQ_2_SEQ_LM"
     auto_class: Any = AutoModelForSeq2SeqLM if is_seq2seq else AutoModelForCausalLM
     model: Any = auto_class.from_pretrained(base, dtype=torch.float32, local_files_only=True, use_safetensors=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    if (folder / "tokenizer.json").is_file():  # with new tokens, whose embeddings the adapter has
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     try:
         model = peft.PeftModel.from_pretrained(model, source).eval()
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         raise ModelError("{source}: PEFT cannot open it: {reason}", source=source, reason=str(error)[:300]) from None
-    tokenizer: Any = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     if (folder / TEMPLATE).is_file():
         tokenizer.chat_template = (folder / TEMPLATE).read_text(encoding="utf-8")
     if (folder / "generation_config.json").is_file():

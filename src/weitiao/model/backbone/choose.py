@@ -22,6 +22,7 @@ from weitiao.core.registry import find_module, names
 from weitiao.core.trainable_model import Backbone, TrainableModel
 from weitiao.model.adapters.low_rank import LowRankLinear
 from weitiao.model.adapters.module_structure import architecture_of, first_position, last_hidden, layer_stack
+from weitiao.model.adapters.new_rows import num_frozen_rows, whole_weight
 from weitiao.model.backbone import encoder_decoder
 from weitiao.model.backbone.block_backbone import Block, BlockBackbone
 from weitiao.model.kernels.library import kernels_for_logits
@@ -164,7 +165,8 @@ def unchecked_lm_head(model: Any) -> LMHead:
     elif getattr(config, "logit_scale", None):  # Cohere
         scale = config.logit_scale
     return LMHead(
-        weight=lambda: layer().weight,
+        weight=lambda: whole_weight(layer()),
+        num_frozen=lambda: num_frozen_rows(layer()),
         bias=lambda: getattr(layer(), "bias", None),
         scale=scale,
         softcap=getattr(config, "final_logit_softcapping", None),

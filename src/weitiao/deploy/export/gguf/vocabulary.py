@@ -18,6 +18,7 @@ from typing import Any
 from gguf import GGUFWriter, SpecialVocab, TokenType
 
 from weitiao.core.errors import ModelError
+from weitiao.core.extended_tokenizer import without_new_merges
 
 PRE_TOKENIZERS = Path(__file__).with_name("pre_tokenizers.json")
 SPLIT_DIFFERENTLY = (
@@ -91,13 +92,13 @@ def read_vocabulary(tokenizer: Any, num_rows: int, stop_ids: Sequence[int], fold
 
 
 def pre_tokenizer(tokenizer: Any) -> str:
-    """llama.cpp's name for how a tokenizer splits a text before it merges.
+    """llama.cpp's name for how a tokenizer splits a text before it merges; new merges are left out, for they split nothing.
 
     Raises:
         ModelError: it is none that llama.cpp is known to have.
     """
     known = json.loads(PRE_TOKENIZERS.read_text(encoding="utf-8"))
-    digest = sha256(str(list(tokenizer.encode(SPLIT_DIFFERENTLY))).encode()).hexdigest()
+    digest = sha256(str(list(without_new_merges(tokenizer).encode(SPLIT_DIFFERENTLY))).encode()).hexdigest()
     if digest not in known:
         raise ModelError(
             "GGUF: llama.cpp has no pre-tokenizer that is proven to split texts as this tokenizer does (sha256 {digest}), "

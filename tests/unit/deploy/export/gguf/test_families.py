@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from support.llama_cpp import make_known, save_decoder
 from weitiao.core.errors import ModelError
+from weitiao.data.vocabulary_extension.extend import extended, learn
 from weitiao.deploy.export.gguf.families import FAMILIES
 from weitiao.deploy.export.gguf.write import write_model
 from weitiao.deploy.openers.gguf import GGUFForm
@@ -90,6 +91,34 @@ def test_what_llama_cpp_has_no_key_for_is_refused(case: str, tmp_path: Path) -> 
     with pytest.raises(ModelError, match=message):
         write_model(folder, tmp_path / "x.gguf", "f16", AutoTokenizer.from_pretrained(folder), (1,), "x")
     assert not (tmp_path / "x.gguf").exists()
+
+
+def test_new_merges_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base that llama.cpp knows, with more merges: its pre-tokenizer is still proven, and the ids are the same."""
+    base = save_decoder(tmp_path / "base", "llama")
+    old: Any = AutoTokenizer.from_pretrained(base)
+    make_known(monkeypatch, tmp_path, old)
+    texts = ["我们在图书馆看书。", "图书馆里有很多书，我们都喜欢。", "他们在看猫咪，猫咪喜欢图书馆！"]
+    extended(old, learn(old, texts * 3, 20).merges).save_pretrained(tmp_path / "model")
+    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "model")
+    model: Any = AutoModelForCausalLM.from_pretrained(base).eval()
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(tmp_path / "model")
+    file = tmp_path / "model.gguf"
+    write_model(tmp_path / "model", file, "f32", tokenizer, (2,), "larger")
+    form = GGUFForm(file)
+    try:
+        for text in (*texts, "the fox 图书馆, and 我们", "the quick brown fox's 12 boxes"):
+            ids = tokenizer(text, add_special_tokens=False).input_ids
+            assert form.engine.tokenize(text) == ids
+        ids = tokenizer(texts[1]).input_ids
+        assert max(ids) >= len(old)
+        with torch.no_grad():
+            expected = model(torch.tensor([ids[:-1]])).logits[0, 1:].log_softmax(-1)
+        got = form.log_probs([AnswerRow(ids[:2], ids[2:])])[0][:, : expected.shape[1]]
+        assert float((expected.exp() * (expected - got)).sum(-1).abs().max()) <= 1e-5
+    finally:
+        form.close()
 
 
 def test_unknown_pre_tokenizer_is_refused(tiny_llama: Path, tmp_path: Path) -> None:
