@@ -17,9 +17,10 @@ from transformers import PretrainedConfig
 from weitiao.core.batch import Batch
 from weitiao.core.errors import RecipeError
 from weitiao.core.method import Method
-from weitiao.core.objective import Objective
+from weitiao.core.objective import LossFunction, Objective
 from weitiao.core.processor import Processor
 from weitiao.core.recipe_sections import Train
+from weitiao.core.regularizer import Regularizer, regularized
 from weitiao.core.shared_prefix import no_prefix_sharing
 from weitiao.core.trainable_model import TrainableModel
 from weitiao.model.adapters.module_structure import layer_stack
@@ -62,6 +63,7 @@ class TracedSettings:
     """Of the activations."""
     trace: ShapeTrace
     checkpointing: bool = False
+    regularizers: tuple[Regularizer, ...] = ()
 
 
 def trace_training(settings: TracedSettings, batch: Batch) -> TracedMemory:
@@ -89,12 +91,14 @@ def trace_training(settings: TracedSettings, batch: Batch) -> TracedMemory:
         model.model.train()
         optimizer = make_optimizer(model, Plan(settings.train, 2, 1e-4, 0, 0))
         try:
-            _run(model, settings.objective, _traced(batch, num_supervised, mode), max(count, 1.0), tracker)
+            loss_function = regularized(settings.objective, settings.regularizers, model)
+            _run(model, loss_function, _traced(batch, num_supervised, mode), max(count, 1.0), tracker)
         except RuntimeError as error:
             if not _looks_at_numbers(error):
                 raise
             name = settings.objective.name
-            raise RecipeError("plan: the memory of objective {objective} is not planned yet", objective=name) from None
+            text = "plan: the loss of this recipe (objective {objective} and its regularizers) looks at numbers: its memory is not planned yet"
+            raise RecipeError(text, objective=name) from None
         gradients = tracker.live["gradients"]
         with tracker.phase("optimizer", "temporaries"):
             optimizer.step()
@@ -110,7 +114,7 @@ def trace_training(settings: TracedSettings, batch: Batch) -> TracedMemory:
     )
 
 
-def _run(model: TrainableModel, objective: Objective, batch: Batch, count: float, tracker: MemoryTracker) -> None:
+def _run(model: TrainableModel, objective: LossFunction, batch: Batch, count: float, tracker: MemoryTracker) -> None:
     with tracker.phase("forward", "activations"):
         loss = objective.loss(model, batch)
         total = torch.stack([x / count for x in loss.totals.values()]).sum()

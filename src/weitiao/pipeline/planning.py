@@ -21,7 +21,8 @@ from weitiao.model.layers.shape_trace import ShapeTrace
 from weitiao.model.loading.sources import resolve_base
 from weitiao.pipeline.memory import TracedSettings, trace_training
 from weitiao.pipeline.planned_rows import WordProcessor, planned_batch
-from weitiao.plan.compatibility import check_base
+from weitiao.pipeline.trained import base_chain
+from weitiao.plan.compatibility import check_base, choose_step
 from weitiao.plan.known_models import known_config, known_models
 from weitiao.plan.memory import GIB, SHARDED, MemoryEstimate, TracedMemory, estimate_memory, parse_capacity
 from weitiao.plan.resolve import CPU_TOKENS, CPU_TOKENS_BF16, GPU_TOKENS, NARROW_TOKENS
@@ -146,8 +147,16 @@ def plan_memory(request: PlanRequest) -> MemoryPlan:
         RecipeError, ModelError: the recipe's parts do not go together, or the model's config cannot be had.
     """
     recipe = request.recipe
-    config = find_config(recipe.base, recipe.revision)
+    chain = base_chain(recipe.base)  # a run as base: its model, with the run merged into it
+    base, revision = (chain[0].base, chain[0].revision) if chain else (recipe.base, recipe.revision)
+    config = find_config(base, revision)
     architecture = architecture_of(config)
+    if recipe.vocabulary is not None:
+        raise RecipeError("plan: a recipe with `vocabulary` is not planned yet; check runs real steps")
+    if choose_step(recipe.method, recipe.objective) != "accumulate":
+        name = choose_step(recipe.method, recipe.objective)
+        raise RecipeError("plan: steps of the kind {step} are not planned yet; check runs real steps", step=name)
+    request = replace(request, length=_longest_row(request, architecture.max_length))
     if architecture.kind == "encoder_decoder":
         raise RecipeError("plan: the memory of encoder-decoder models is not planned yet; check runs real steps")
     check_base(recipe.objective, recipe.method, architecture)
@@ -196,7 +205,7 @@ def find_config(base: str, revision: str | None = None) -> PretrainedConfig:
 def _estimated(request: PlanRequest, config: PretrainedConfig, on_gpu: bool) -> tuple[TracedMemory, MemoryEstimate]:
     recipe = request.recipe
     dtype = _dtype(recipe, on_gpu)
-    tokens = max(request.tokens or _default_tokens(recipe, config, dtype, on_gpu), request.length)
+    tokens = max(request.tokens or _default_tokens(recipe, config, dtype, on_gpu, request.length), request.length)
     objective, batch = planned_batch(recipe.objective, request.length, tokens)
     device_type = "cuda" if on_gpu else "cpu"
     trace = ShapeTrace(device_type, kernels=not on_gpu and dtype == torch.bfloat16 and cpu_supported())
@@ -209,6 +218,7 @@ def _estimated(request: PlanRequest, config: PretrainedConfig, on_gpu: bool) -> 
         dtype,
         trace,
         recipe.train.gradient_checkpointing == "on",
+        recipe.regularizers,
     )
     traced = trace_training(settings, batch)
     runtime = 0 if on_gpu else psutil.Process().memory_info().rss
@@ -224,15 +234,25 @@ def _dtype(recipe: Recipe, on_gpu: bool) -> torch.dtype:
     return hardware.precision(recipe.train.precision)[0]
 
 
-def _default_tokens(recipe: Recipe, config: PretrainedConfig, dtype: torch.dtype, on_gpu: bool) -> int:
+def _longest_row(request: PlanRequest, limit: int | None) -> int:
+    """The tokens of a row: not more than the recipe or the model allows."""
+    max_length = request.recipe.max_length
+    return min(x for x in (request.length, limit, None if max_length == "auto" else int(max_length)) if x is not None)
+
+
+def _default_tokens(recipe: Recipe, config: PretrainedConfig, dtype: torch.dtype, on_gpu: bool, length: int) -> int:
     """As plan/resolve.py chooses on a CPU; on a GPU training takes what the free memory allows, and this is the least."""
-    if recipe.train.micro_batch_tokens != "auto":
-        return recipe.train.micro_batch_tokens
+    train = recipe.train
+    if train.micro_batch_tokens != "auto":
+        return train.micro_batch_tokens
     if on_gpu:
-        return GPU_TOKENS[0]
-    if config.get_text_config().hidden_size < hardware.NARROW:
-        return NARROW_TOKENS
-    return CPU_TOKENS_BF16 if dtype.itemsize < 4 else CPU_TOKENS
+        most = GPU_TOKENS[0]
+    elif config.get_text_config().hidden_size < hardware.NARROW:
+        most = NARROW_TOKENS
+    else:
+        most = CPU_TOKENS_BF16 if dtype.itemsize < 4 else CPU_TOKENS
+    of_step = train.batch_size * length if train.batch_size is not None else train.batch_tokens
+    return most if of_step == "auto" else min(most, of_step)
 
 
 def _machine_memory() -> int:

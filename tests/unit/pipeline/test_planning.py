@@ -117,3 +117,16 @@ def test_a_config_that_is_damaged(tmp_path: Path) -> None:
 def test_an_unknown_id_while_offline() -> None:
     code, said = weitiao("plan", "--base", "nobody/nothing", "--gpu", "8GB")
     assert code != 0 and "Known without a download" in said and "qwen2.5-7b" in said
+
+
+@pytest.mark.parametrize("change", ["method=bilora", "vocabulary={add: 100}", "regularizers=r_drop"])
+def test_what_is_not_planned_is_said(change: str) -> None:
+    code, said = weitiao("plan", "--base", "HuggingFaceTB/SmolLM2-135M", "--gpu", "24GB", change)
+    assert code == 2 and "not planned yet" in said
+
+
+def test_the_recipe_bounds_what_runs_at_once() -> None:
+    base = ("--base", "HuggingFaceTB/SmolLM2-135M", "--gpu", "24GB")
+    assert planned(*base)["training"]["tokens"] > 512
+    assert planned(*base, "train.batch_size=1", "max_length=64")["training"]["tokens"] <= 64
+    assert planned(*base, "train.micro_batch_tokens=2048")["training"]["tokens"] > 1024
