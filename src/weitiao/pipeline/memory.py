@@ -97,7 +97,9 @@ def trace_training(settings: TracedSettings, batch: Batch) -> TracedMemory:
             if not _looks_at_numbers(error):
                 raise
             name = settings.objective.name
-            text = "plan: the loss of this recipe (objective {objective} and its regularizers) looks at numbers: its memory is not planned yet"
+            text = (
+                "plan: the loss of {objective} (with its regularizers) looks at numbers, so its memory is not planned yet"
+            )
             raise RecipeError(text, objective=name) from None
         gradients = tracker.live["gradients"]
         with tracker.phase("optimizer", "temporaries"):
