@@ -34,7 +34,7 @@ def hard_negatives(
     settings = MiningSettings(num_negatives, range_min, relative_margin, seed)
     sources = _sources(files, columns)
     request = HardNegativeRequest(sources, run, _sources(corpus or [], None), settings)
-    counts = write_hard_negatives(request, _new_file(out, files))
+    counts = write_hard_negatives(request, _new_file(out))
     if json:
         print_json(counts)
         return
@@ -100,7 +100,7 @@ def wrong_answers(
     """Make rows that ask whether an answer is right: each question with its own answer and with another row's."""
     from weitiao.pipeline.negative_rows import write_wrong_answers
 
-    counts = write_wrong_answers(_sources(files, columns, encoding), _new_file(out, files), chat, hard, seed)
+    counts = write_wrong_answers(_sources(files, columns, encoding), _new_file(out), chat, hard, seed)
     if json:
         print_json(counts)
         return
@@ -118,12 +118,10 @@ def _sources(files: list[str], columns: list[str] | None, encoding: str = "auto"
     return tuple(Source(path=x, columns=named, encoding=encoding) for x in files)
 
 
-def _new_file(out: str, files: list[str]) -> Path:
-    """The file to write, which is none of those that are read."""
+def _new_file(out: str) -> Path:
+    """The file to write."""
     file = Path(out)
     if not file.suffix:
         raise usage_error("--out {out}: name a file, as in --out rows.jsonl", out=out)
-    if any(Path(x).exists() and file.exists() and Path(x).samefile(file) for x in files):
-        raise usage_error("--out {out} is the file that is read", out=out)
     file.parent.mkdir(parents=True, exist_ok=True)
     return file

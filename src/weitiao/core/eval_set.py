@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from weitiao.core.batch import Batch
-from weitiao.core.example import Chat, Example
+from weitiao.core.example import Chat, Example, SourceLocation
 from weitiao.core.messages import Message
 
 MAX_ANSWERS = 64  # more different answers than this are not a closed set
@@ -24,6 +24,8 @@ class EvalSet:
     """The id of an encoded row (`Batch.row_ids`) -> its example."""
     columns: Sequence[Mapping[str, str]] = ()
     """Of each example, what its row's columns of EVALUATION_COLUMNS hold; (): none has any."""
+    places: Sequence[tuple[int, SourceLocation]] = ()
+    """Of each example, its source and where its row was read: the example itself may have been shortened."""
     corpus: "EvalSet | None" = None
     """Further documents that the queries are searched among."""
     tasks: dict[str, "EvalSet"] = field(default_factory=dict)

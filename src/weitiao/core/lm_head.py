@@ -34,8 +34,6 @@ class LMHead:
     weight: Callable[[], Tensor]
     """Returns the weight [V, D]; called at each use, since a method may replace it."""
     bias: Callable[[], Tensor | None]
-    num_frozen: Callable[[], int] = lambda: 0
-    """Returns how many of the weight's first rows take no gradient though others do (new tokens behind a frozen head)."""
     scale: float = 1.0
     """Granite, Cohere, T5."""
     softcap: float | None = None
@@ -46,6 +44,8 @@ class LMHead:
     """Returns compiled kernels (model/kernels/) that can process these logits [C, V], or None."""
     linear: Callable[[Tensor, Tensor], Tensor] = nn.functional.linear
     """The product for `logits`."""
+    num_frozen: Callable[[], int] = lambda: 0
+    """Returns how many of the weight's first rows take no gradient though others do (new tokens behind a frozen head)."""
     _rounded: dict[torch.dtype, tuple[Tensor, tuple[int, int], Tensor]] = field(
         default_factory=dict, compare=False, repr=False
     )

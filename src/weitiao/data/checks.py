@@ -143,7 +143,8 @@ def unused_tokens(rows: Rows, size: int, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def new_tokens_in(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> Finding:
-    """Whether the tokens that the recipe adds occur in the training rows: the others keep their starting rows.
+    """Whether the tokens that the recipe adds occur in the training rows: the others are only pushed away from
+    what the model says.
 
     Args:
         tokenizer: with new merges.
@@ -152,7 +153,7 @@ def new_tokens_in(rows: Rows, tokenizer: PreTrainedTokenizerBase) -> Finding:
     used = np.unique(np.concatenate([x.values.to_numpy() for x in rows.table["input_ids"].chunks]))
     count, total = int((used >= first).sum()), len(tokenizer) - first
     message = Message(
-        "{n:,} of {total:,} new tokens occur in the training rows; the others stay where they start", n=count, total=total
+        "{n:,} of {total:,} new tokens occur in the training rows; the others are only pushed away", n=count, total=total
     )
     return Finding("new_tokens", "fine" if count >= total / 2 else "warning", message)
 

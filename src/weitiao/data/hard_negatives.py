@@ -67,7 +67,7 @@ class Candidates:
         own = (text for x in pairs for text in (x.other, *x.negatives))
         self.texts = list(dict.fromkeys([*own, *corpus]))
         self.queries = list(dict.fromkeys(x.text for x in pairs))
-        number_of = {text: i for i, text in enumerate(self.texts)}
+        self._number_of = number_of = {text: i for i, text in enumerate(self.texts)}
         query_of = {text: i for i, text in enumerate(self.queries)}
         self.right = np.array([number_of[x.other] for x in pairs])
         """[pairs] the number of each pair's document."""
@@ -84,6 +84,10 @@ class Candidates:
             np.array(sorted(i for cluster in alike[int(query_cluster[q])] for i in members[cluster]))
             for q in range(len(self.queries))
         ]
+
+    def negatives_of(self, pair: int) -> list[int]:
+        """The documents that a pair has as negatives already."""
+        return [self._number_of[text] for text in self.pairs[pair].negatives]
 
     def forbidden(self, query: int) -> np.ndarray:
         """The documents that are right for a query: marked so, nearly equal to one, or right for nearly the same query."""
@@ -108,6 +112,7 @@ def mine_negatives(candidates: Candidates, scores_of: Scores, settings: MiningSe
             for pair in pairs_of[query]:
                 own = scores.copy()
                 own[candidates.forbidden(query)] = -np.inf
+                own[candidates.negatives_of(pair)] = -np.inf
                 if settings.relative_margin is not None:
                     limit = (1 - settings.relative_margin) * scores[candidates.right[pair]]
                     too_near = own > max(limit, 0)
@@ -133,7 +138,7 @@ def _choose(scores: np.ndarray, settings: MiningSettings, random: np.random.Gene
     chosen = [int(i) for i in best[first:] if scores[i] > 0]
     if lacking := count - len(chosen):
         usable = np.flatnonzero(np.isfinite(scores))
-        usable = np.setdiff1d(usable, chosen)
+        usable = np.setdiff1d(usable, [*chosen, *best[:first].tolist()])
         drawn = random.permutation(usable)[:lacking].tolist()
         return [*chosen, *drawn], len(drawn)
     return chosen, 0

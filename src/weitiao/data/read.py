@@ -128,6 +128,18 @@ def files_of(source: Source) -> list[Path]:
     return [x for file in files for x in (members(file, endings) if file.is_file() and is_archive(file) else [file])]
 
 
+def refuse_to_overwrite(written: Iterable[Path], sources: Iterable[Source]) -> None:
+    """Whether a file that is to be written is one that is read.
+
+    Raises:
+        DataError: it is.
+    """
+    files = [on_disk(file) for source in sources for file in files_of(source)]
+    for new in written:
+        if new.exists() and any(file.exists() and file.samefile(new) for file in files):
+            raise DataError("--out: {file} is read, and would be overwritten. Name another.", file=new)
+
+
 def reader_of(file: Path, source: Source) -> str:
     """The name of the reader for a file: the source's `format`, or by the file name's ending.
 

@@ -68,9 +68,11 @@ def window_rows(
         return max(objective.num_positions(row) for row in rows)
 
     rows: list[WindowRow | TooLong] = []
-    for size in (estimated, exact):  # where a template leaves thoughts out of earlier turns, an earlier row may be longer
+    # exactly where an answer was given up (the last tokens of a text are no positions of its row), or where a template
+    # leaves thoughts out of earlier turns, so that an earlier row may be longer
+    for size in (estimated, exact):
         rows = list(_rows(item, chat, objective, processor, size, max_length, held_out))
-        if all(objective.num_positions(x.row) <= max_length for x in rows if isinstance(x, WindowRow)):
+        if all(isinstance(x, WindowRow) and objective.num_positions(x.row) <= max_length for x in rows):
             break
     return rows
 

@@ -138,9 +138,9 @@ def measure_rows(
     limit = limit or settings.limit
     room = answer_room(settings, reference_lengths([eval_set], assets.processor, limit)).value
     result = measure(model.model, objective, eval_set, names, limit, room, progress=reporter.track)
-    as_read = {id(x.without_task.example): y.without_task for x, y in zip(examples, rows.reading.examples)}
+    as_read = {(x.task, x.source, x.where): y.without_task for x, y in zip(examples, rows.reading.examples)}
     parts = eval_set.tasks or {"": eval_set}
-    by_task = {task: [as_read[id(x)] for x in y.examples] for task, y in parts.items()}
+    by_task = {task: [as_read[task, source, where] for source, where in y.places] for task, y in parts.items()}
     return EvaluatedRows(result, tuple(names), by_task, eval_set)
 
 

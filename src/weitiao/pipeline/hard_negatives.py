@@ -13,7 +13,7 @@ from weitiao.core.objective import Objective
 from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import create
 from weitiao.data.hard_negatives import Candidates, MiningSettings, Scores, mine_negatives, ngram_scores, vector_scores
-from weitiao.data.read import read_sources
+from weitiao.data.read import read_sources, refuse_to_overwrite
 from weitiao.pipeline.inference import open_model
 
 
@@ -40,8 +40,9 @@ def write_hard_negatives(request: HardNegativeRequest, out: Path) -> dict[str, A
         DataError: no row has a query and a document, or rows have scores.
         ModelError: the run has no vectors.
     """
+    refuse_to_overwrite([out], (*request.sources, *request.corpus))
     objective = create(Objective, "embedding")
-    rows = read_sources(request.sources, objective, 0.01).examples
+    rows = read_sources(request.sources, objective, 0.0).examples
     pairs = _pairs(rows)
     corpus = _corpus(request.corpus, objective)
     candidates = Candidates(pairs, corpus)
@@ -80,7 +81,7 @@ def _pairs(rows: Sequence[SourcedExample]) -> list[Pair]:
 def _corpus(sources: Sequence[Source], objective: Objective) -> list[str]:
     if not sources:
         return []
-    return [x.example.full_text for x in read_sources(sources, objective, 0.01, example_type=Text).examples]
+    return [x.example.full_text for x in read_sources(sources, objective, 0.0, example_type=Text).examples]
 
 
 def _scores(run: str, candidates: Candidates) -> Scores:

@@ -102,8 +102,14 @@ def trace_training(settings: TracedSettings, batch: Batch) -> TracedMemory:
             )
             raise RecipeError(text, objective=name) from None
         gradients = tracker.live["gradients"]
-        with tracker.phase("optimizer", "temporaries"):
-            optimizer.step()
+        try:
+            with tracker.phase("optimizer", "temporaries"):
+                optimizer.step()
+        except RuntimeError as error:
+            if not _looks_at_numbers(error):
+                raise
+            name = settings.train.optimizer.name
+            raise RecipeError("plan: optimizer {optimizer} looks at numbers: not planned yet", optimizer=name) from None
         tracker.register("optimizer", _states(optimizer))
     return TracedMemory(
         phases={name: x.parts for name, x in tracker.peaks.items()},

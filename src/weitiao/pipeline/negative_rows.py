@@ -15,7 +15,7 @@ from weitiao.core.recipe_sections import Source
 from weitiao.core.registry import create
 from weitiao.data.hard_negatives import Candidates, MiningSettings, mine_negatives, ngram_scores
 from weitiao.data.out_of_scope import out_of_scope_rows, question_of
-from weitiao.data.read import read_sources
+from weitiao.data.read import read_sources, refuse_to_overwrite
 
 KINDS = ("sft", "classification", "embedding", "causal_lm")  # how a general set may be read, the best first
 RIGHT, WRONG = "right", "wrong"
@@ -43,6 +43,7 @@ def write_out_of_scope(
     Raises:
         DataError: the rows are no conversations, or too few questions can be used.
     """
+    refuse_to_overwrite((out / "train.jsonl", out / "test.jsonl"), (*sources, *general))
     chats = [x for x in _examples(sources, ("sft",)) if isinstance(x, Chat)]
     questions = [question_of(x) for x in _examples(general, KINDS)]
     made = out_of_scope_rows(chats, questions, answer, fraction, num_held_out, seed)
@@ -76,6 +77,7 @@ def write_wrong_answers(
     Raises:
         DataError: the rows are no conversations, or all have the same answer.
     """
+    refuse_to_overwrite([out], sources)
     chats = [x for x in _examples(sources, ("sft",)) if isinstance(x, Chat)]
     pairs = [Pair(question_of(x), x.answer) for x in chats]
     candidates = Candidates(pairs)
@@ -110,7 +112,7 @@ def _examples(sources: Sequence[Source], kinds: Iterable[str]) -> list[Example]:
     failure: DataError | None = None
     for kind in kinds:
         try:
-            rows: list[SourcedExample] = read_sources(sources, create(Objective, kind), 0.01).examples
+            rows: list[SourcedExample] = read_sources(sources, create(Objective, kind), 0.0).examples
             return [x.example for x in rows]
         except DataError as error:
             failure = failure or error

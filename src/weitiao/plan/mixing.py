@@ -19,6 +19,7 @@ from weitiao.core.recipe import Recipe, effective_mixing
 from weitiao.core.registry import nearest
 
 MAX_NAMES = 8  # of groups that a sentence lists
+ROUNDS = 100  # in which shares and tokens of a run agree
 TOLERANCE = 1e-6  # of shares that are written with a few digits
 
 
@@ -126,10 +127,16 @@ def choose_shares(recipe: Recipe, groups: SizedGroups, batch: dict[str, int]) ->
     Raises:
         RecipeError: the caps leave too few tokens.
     """
-    mixing, total = effective_mixing(recipe), _run_tokens(recipe, groups, batch)
+    mixing = effective_mixing(recipe)
     assert mixing is not None, "the recipe mixes by shares"
     passes = np.array([x.cap.epochs if x.cap and x.cap.epochs else math.inf for x in groups.settings])
-    limits = np.minimum(groups.caps / groups.epoch_tokens, passes * groups.tokens / total)
+    fixed, actual = np.array([x.share is not None for x in groups.settings]), groups.requested
+    for _ in range(ROUNDS):  # how many tokens a run of so many rows takes follows from the shares, and they from it
+        total = _run_tokens(recipe, groups, batch, actual)
+        limits = np.minimum(groups.caps / groups.epoch_tokens, passes * groups.tokens / total)
+        before, actual = actual, _limited(groups.requested, limits, fixed) if limits.sum() >= 1 - TOLERANCE else actual
+        if limits.sum() < 1 - TOLERANCE or np.allclose(before, actual, rtol=1e-4, atol=0):
+            break
     if limits.sum() < 1 - TOLERANCE:
         raise RecipeError(
             "mixing: with these caps {possible:,} tokens can be used, and the run takes {total:,}. Raise a cap, or train "
@@ -137,7 +144,6 @@ def choose_shares(recipe: Recipe, groups: SizedGroups, batch: dict[str, int]) ->
             possible=int(limits.sum() * total),
             total=round(total),
         )
-    actual = _limited(groups.requested, limits, np.array([x.share is not None for x in groups.settings]))
     is_idle = [
         x.cap is not None and share < limit * (1 - 1e-3) and size >= x.weight * n
         for x, share, limit, size, n in zip(groups.settings, actual, limits, groups.sizes, groups.tokens)
@@ -147,13 +153,13 @@ def choose_shares(recipe: Recipe, groups: SizedGroups, batch: dict[str, int]) ->
     return shares, _decision(mixing, shares)
 
 
-def _run_tokens(recipe: Recipe, groups: SizedGroups, batch: dict[str, int]) -> float:
+def _run_tokens(recipe: Recipe, groups: SizedGroups, batch: dict[str, int], shares: np.ndarray) -> float:
     """Tokens of the whole run; where it counts steps, at most."""
     if recipe.train.steps is None:
         return recipe.train.epochs * groups.epoch_tokens
     if "batch_tokens" in batch:
         return recipe.train.steps * float(batch["batch_tokens"])
-    tokens_a_row = 1 / float((groups.requested / groups.mean_length).sum())
+    tokens_a_row = 1 / float((shares / groups.mean_length).sum())
     return 1.02 * recipe.train.steps * batch["batch_size"] * tokens_a_row  # a little more: rows come whole
 
 

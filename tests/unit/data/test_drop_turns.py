@@ -202,6 +202,31 @@ def test_answers_keep_their_tokens_in_every_template(name: str) -> None:
     assert sum(x.num_answers for x in rows if isinstance(x, WindowRow)) == 16
 
 
+def test_agents_steps_in_a_template_that_refuses_two_questions() -> None:
+    """Mistral's: one question, many steps; the row without it would begin with a second question."""
+    made, turns = processor("mistral"), [Turn("user", "the fox")]
+    for k in range(6):
+        turns += [
+            call("paris " * 5, f"abcdefgh{k}"),
+            Turn("tool", "sunny " * 6, name="weather", tool_call_id=f"abcdefgh{k}"),
+        ]
+    item = SourcedExample(Chat((*turns, Turn("assistant", "done")), TOOLS), SourceLocation("f", 1))
+    whole, _ = RowMaker(SFT(), made, 10**6, "error").rows([item])
+    rows, facts = RowMaker(SFT(), made, int(0.7 * max(len(x["input_ids"]) for x in whole)), "drop_turns").rows([item])
+    assert not facts.bad and len(learned(rows)) == len(learned(whole)) == 7
+
+
+@pytest.mark.parametrize("name", ["chatml", "qwen25", "llama31"])
+def test_answer_that_fits_exactly_is_kept(name: str) -> None:
+    """A text's last tokens (the stop token, a line end) are no positions of its row."""
+    made = processor(name)
+    item = SourcedExample(Chat(tuple(dialogue("the fox " * 10, "dog " * 5))), SourceLocation("f", 1))
+    (whole,), _ = RowMaker(SFT(), made, 10**6, "error").rows([item])
+    for room in range(3):
+        rows, facts = RowMaker(SFT(), made, len(whole["input_ids"]) + room, "drop_turns").rows([item])
+        assert not facts.bad and [x["input_ids"] for x in rows] == [whole["input_ids"]]
+
+
 def test_thoughts_that_only_one_row_has_count_there() -> None:
     """Qwen3's template leaves thoughts out of earlier turns: the first row is longer than the whole conversation."""
     made = processor("qwen3")
@@ -289,6 +314,9 @@ def test_run_records_what_was_dropped_and_uses_it(train_tiny: Any, long_chats: P
     assert resolved["data"]["trimmed"] > 0 and resolved["decisions"]
     code, told = weitiao("why", str(run.folder))
     assert code == 0 and "conversations are longer than 150 tokens: each of their answers is trained on once" in told
+
+    code, told = weitiao("evaluate", str(run.folder), "--data", long_chats, "--json")
+    assert code == 0 and json.loads(told)["loss"]["clusters"] == 12
 
     from weitiao import api
     from weitiao.pipeline.prompting import as_turns

@@ -89,3 +89,19 @@ def test_drawn_at_random_where_nothing_is_in_common() -> None:
     }
     assert len(chosen) > 2 and mine_negatives(candidates, score, FREE).random == 2
     assert mine_negatives(candidates, score, FREE) == mine_negatives(candidates, score, FREE)
+
+
+def test_what_is_skipped_does_not_come_back_at_random() -> None:
+    pairs = [Pair(f"question {i}", f"document {i} {chr(97 + i) * 9}") for i in range(5)]
+    scores = np.array([[1.0, 0.9, 0.8, 0, 0]] * 5)
+    for seed in range(10):
+        mined = mine_negatives(Candidates(pairs), lambda block: scores[block], MiningSettings(2, 2, None, seed))
+        assert not {pairs[1].other, pairs[2].other} & set(mined.negatives[0])
+
+
+def test_negatives_that_a_pair_has_are_not_found_again() -> None:
+    pairs = [Pair(f"question {i}", f"document {i}", (f"wrong {i} {chr(97 + i) * 9}",)) for i in range(4)]
+    candidates = Candidates(pairs)
+    scores = ngram_scores(candidates.queries, candidates.texts)
+    mined = mine_negatives(candidates, scores, MiningSettings(1, relative_margin=None))
+    assert not any(pair.negatives[0] in new for pair, new in zip(pairs, mined.negatives))

@@ -1,12 +1,13 @@
 """New merges: the greedy rule, what may become a token, and that nothing changes where none of them applies."""
 
+import json
 import random
 from collections import Counter
 from typing import Any
 
 import pytest
-from tokenizers import normalizers
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, normalizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.support.models import make_tokenizer, make_wordpiece_tokenizer
 from weitiao.core.errors import DataError, ModelError
@@ -156,3 +157,39 @@ def test_what_is_measured(base: Any) -> None:
     terms = new_terms(extend.learn(base, CHINESE, 40).merges, 3)
     assert all(len(x.text) >= 2 and len(x.pieces) >= 2 for x in terms)
     assert [x.extra for x in terms] == sorted((x.extra for x in terms), reverse=True)
+
+
+def test_special_tokens_behind_the_vocabulary_keep_their_ids(base: Any, tmp_path: Any) -> None:
+    """Qwen2 and Llama 3 have them there: read again, they would be numbered behind the new tokens."""
+    state = json.loads(base.backend_tokenizer.to_str())
+    special = [x["content"] for x in state["added_tokens"]]
+    vocabulary = [x for x in sorted(state["model"]["vocab"], key=state["model"]["vocab"].get) if x not in special]
+    state["model"]["vocab"] = {token: i for i, token in enumerate(vocabulary)}
+    for i, x in enumerate(state["added_tokens"], len(vocabulary)):
+        x["id"] = i
+    files = {"eos_token": "<|im_end|>", "bos_token": "<|endoftext|>", "additional_special_tokens": ["<|im_start|>"]}
+    own = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)), **files)
+    merges = extend.learn(own, CHINESE, 40).merges
+    new = extend.extended(own, merges)
+    new.save_pretrained(tmp_path)
+    for tokenizer in (new, AutoTokenizer.from_pretrained(tmp_path)):
+        assert {token: tokenizer.get_vocab()[token] for token in own.get_vocab()} == own.get_vocab()
+        assert len(set(tokenizer.get_vocab().values())) == len(tokenizer.get_vocab()) == len(own) + len(merges)
+        assert tokenizer.eos_token_id == own.eos_token_id
+        assert not list(extend.check_extension(own, tokenizer, [*CHINESE, *ENGLISH, "<|im_start|>user hi<|im_end|>"]))
+    assert without_new_merges(new).get_vocab() == own.get_vocab()
+
+
+def test_the_check_sees_moved_ids(base: Any, new: Any) -> None:
+    class Moved:
+        def __call__(self, *arguments: Any, **settings: Any) -> Any:
+            return new(*arguments, **settings)
+
+        def decode(self, ids: Any) -> str:
+            return new.decode(ids)
+
+        def get_vocab(self) -> dict[str, int]:
+            return {**new.get_vocab(), "<|im_end|>": len(base)}
+
+    said = [str(x) for x in extend.check_extension(base, Moved(), [])]
+    assert any("has another id" in x for x in said) and any("two tokens have one id" in x for x in said)

@@ -151,7 +151,36 @@ def test_what_hard_negatives_refuse(train_tiny: Any, tmp_path: Path) -> None:
     same = write_jsonl(tmp_path / "same.jsonl", [{"query": f"a{i}", "document": "b"} for i in range(3)])
     assert "all rows have the same document" in weitiao("data", "hard-negatives", same, "--out", tmp_path / "x.jsonl")[1]
     pairs = write_jsonl(tmp_path / "pairs.jsonl", [{"query": f"a{i}", "document": f"b{i}"} for i in range(3)])
-    assert "is the file that is read" in weitiao("data", "hard-negatives", pairs, "--out", pairs)[1]
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", [{"text": f"c{i}"} for i in range(3)])
+    for arguments in (
+        (pairs, "--out", pairs),
+        (tmp_path / "p*.jsonl", "--out", pairs),
+        (pairs, "--corpus", corpus, "--out", corpus),
+    ):
+        code, said = weitiao("data", "hard-negatives", *arguments)
+        assert code == 2 and "is read, and would be overwritten" in said
+    assert len(lines(pairs)) == len(lines(corpus)) == 3
     run = train_tiny()
     code, said = weitiao("data", "hard-negatives", pairs, "--run", run.folder, "--out", tmp_path / "x.jsonl")
     assert code == 2 and "encode needs a model trained with objective embedding" in said
+
+
+def test_a_folder_that_is_read_is_not_written(in_scope: Path, general: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    own = in_scope.rename(folder / "train.jsonl")
+    before = own.read_bytes()
+    for source in (own, folder, folder / "t*.jsonl"):
+        code, said = weitiao("data", "out-of-scope", source, "--general", general, "--answer", ANSWER, "--out", folder)
+        assert code == 2 and "would be overwritten" in said
+        code, said = weitiao("data", "wrong-answers", source, "--out", own)
+        assert code == 2 and "would be overwritten" in said
+    assert own.read_bytes() == before
+
+
+def test_rows_that_cannot_be_read_are_not_left_out_silently(tmp_path: Path) -> None:
+    pairs = write_jsonl(tmp_path / "pairs.jsonl", [{"query": f"a{i}", "document": f"b{i}"} for i in range(300)])
+    with open(pairs, "a", encoding="utf-8") as file:
+        file.write('{"query": \n')
+    code, said = weitiao("data", "hard-negatives", pairs, "--out", tmp_path / "x.jsonl")
+    assert code == 2 and not (tmp_path / "x.jsonl").exists() and "pairs.jsonl" in said

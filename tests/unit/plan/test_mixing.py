@@ -66,8 +66,9 @@ def test_cap_in_epochs_is_of_the_run(train: dict[str, Any]) -> None:
     """c is asked for half of all tokens, and each of its rows is used four times at most; a and b share what is over."""
     settings = recipe(c={"share": 0.5, "cap": {"epochs": 4}}, train=train)
     x = shares_of(settings, batch={"batch_size": 3} if "batch_size" in train else None)
-    total = 35_400 if "batch_size" not in train else 1.02 * 3000 / (0.5 * (5 / 6 / 10 + 1 / 6 / 20) + 0.5 / 100)
-    assert x.actual[2] == pytest.approx(4 * 1000 / total, rel=1e-6) and x.requested[2] == 0.5
+    rows_a_token = (1 - x.actual[2]) * (5 / 6 / 10 + 1 / 6 / 20) + x.actual[2] / 100  # by the shares that there are
+    total = 35_400 if "batch_size" not in train else 1.02 * 3000 / rows_a_token
+    assert x.actual[2] == pytest.approx(4 * 1000 / total, rel=1e-3) and x.requested[2] == 0.5
     assert x.actual[0] / x.actual[1] == pytest.approx(5) and sum(x.actual) == pytest.approx(1)
 
 
@@ -138,3 +139,15 @@ def test_source_without_rows() -> None:
     groups = Groups(NAMES, np.repeat([0, 2], [5, 5]))
     with pytest.raises(RecipeError, match=r"b.jsonl has no row to train on"):
         size_groups(recipe(mixing={}), groups, np.full(10, 7))
+
+
+@pytest.mark.parametrize("temperature", [1, 1000])
+def test_cap_in_epochs_is_kept_in_steps_of_rows(temperature: float) -> None:
+    """A step of so many rows has more tokens, the more of them are of the longest."""
+    capped = recipe(
+        a={"cap": {"epochs": 2}}, b={"cap": {"epochs": 2}}, mixing={"temperature": temperature}, train={"steps": 2000}
+    )
+    shares = np.array(shares_of(capped, batch={"batch_size": 8}).actual)
+    rows_a_token = shares / LENGTHS
+    times = rows_a_token / rows_a_token.sum() * 8 * 2000 / ROWS
+    assert times[0] <= 2.01 and times[1] <= 2.01 < times[2]

@@ -125,7 +125,9 @@ class _Conversation:
         return self.size_of(first, [so_far[k] for k in group])
 
     def room_of_answers(self, always: Unit) -> int:
-        fixed = self.size([*(self.all_turns[i] for i in always), *SHORTEST])
+        first = [self.all_turns[i] for i in always]
+        has_question = any(turn.role == "user" for turn in first)  # templates may refuse a second one
+        fixed = self.size(first if has_question else [*first, *SHORTEST])
         return fixed + int(ANSWERS * max(0, self.limit - fixed))
 
 

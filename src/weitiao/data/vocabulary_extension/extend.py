@@ -142,6 +142,8 @@ def extended(tokenizer: Any, merges: Sequence[NewMerge]) -> Any:
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     model, first = state["model"], len(tokenizer)
     as_text = bool(model["merges"]) and isinstance(model["merges"][0], str)  # files of older releases
+    for x in state["added_tokens"]:  # of Qwen and Llama 3, behind the vocabulary: else numbered anew, behind the new tokens
+        model["vocab"].setdefault(x["content"], x["id"])
     for i, merge in enumerate(merges, first):
         assert merge.token not in model["vocab"]
         model["vocab"][merge.token] = i
@@ -155,9 +157,14 @@ def extended(tokenizer: Any, merges: Sequence[NewMerge]) -> Any:
 def check_extension(base: Any, new: Any, texts: Sequence[str]) -> Iterator[Message]:
     """What is wrong with an extended tokenizer, text by text: nothing, by construction; it is proven where it is used.
 
-    A text must come back as the base's tokens give it, and without a new token its ids must be the base's.
+    Every token of the base keeps its id, and no two have one. A text must come back as the base's tokens give it, and
+    without a new token its ids must be the base's.
     """
-    first = len(base)
+    first, ids = len(base), new.get_vocab()
+    if moved := [token for token, i in base.get_vocab().items() if ids.get(token) != i]:
+        yield Message("a token of the base has another id: {token!r}", token=moved[0])
+    if len(set(ids.values())) != len(ids):
+        yield Message("two tokens have one id")
     for text, before, after in zip(texts, encoded(base, texts), encoded(new, texts)):
         if base.decode(before) != new.decode(after):
             yield Message("a text does not come back from its tokens: {text!r}", text=text[:60])
