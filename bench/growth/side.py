@@ -24,6 +24,7 @@ from bench.shared.memory import memory_mb
 from weitiao.core.architecture import Architecture
 from weitiao.core.batch import IGNORE, Batch, Row
 from weitiao.core.hardware import device
+from weitiao.core.mixing import Groups
 from weitiao.core.recipe import Recipe, make_recipe
 from weitiao.core.reporter import Reporter
 from weitiao.core.run import Run
@@ -162,8 +163,9 @@ def run_side(channel: PipeChannel, point: Point, side: str, precision: str, thre
         rows: Any = SyntheticRows(point, (steps + 1) * max(1, point.batch // point.length))
         limits = resolve_rows(recipe, recipe.objective, point.length)
         encoded: Any = SimpleNamespace(rows=rows)
-        data = PreparedData(recipe.objective, limits, encoded, None, None, recipe.evaluate, [])
         assets = BaseAssets(Path(folder), Architecture("decoder", "llama"), NO_TOKENIZER, NO_TOKENIZER, "synthetic")
+        groups = Groups(("synthetic",), np.zeros(len(rows), int))
+        data = PreparedData(assets, recipe.objective, limits, encoded, None, None, recipe.evaluate, [], groups)
         before = 0.0 if device().type == "cuda" else memory_mb("VmRSS")
         torch.manual_seed(recipe.seed)
         model, block = make_model(point, recipe, dtype)

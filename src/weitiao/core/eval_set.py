@@ -24,7 +24,7 @@ class EvalSet:
     """The id of an encoded row (`Batch.row_ids`) -> its example."""
     columns: Sequence[Mapping[str, str]] = ()
     """Of each example, what its row's columns of EVALUATION_COLUMNS hold; (): none has any."""
-    places: Sequence[tuple[int, SourceLocation]] = ()
+    locations: Sequence[tuple[int, SourceLocation]] = ()
     """Of each example, its source and where its row was read: the example itself may have been shortened."""
     corpus: "EvalSet | None" = None
     """Further documents that the queries are searched among."""

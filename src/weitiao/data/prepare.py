@@ -161,7 +161,7 @@ def eval_set(rows: Rows, examples: Sequence[SourcedExample]) -> EvalSet:
         lambda: InOrder(rows, EVAL_BATCH_TOKENS),
         lambda row: example_of[_example_key(rows, row)],
         columns=[x.for_evaluation for x in examples],
-        places=[(x.source, x.where) for x in examples],
+        locations=[(x.source, x.where) for x in examples],
     )
 
 

@@ -140,7 +140,7 @@ def measure_rows(
     result = measure(model.model, objective, eval_set, names, limit, room, progress=reporter.track)
     as_read = {(x.task, x.source, x.where): y.without_task for x, y in zip(examples, rows.reading.examples)}
     parts = eval_set.tasks or {"": eval_set}
-    by_task = {task: [as_read[task, source, where] for source, where in y.places] for task, y in parts.items()}
+    by_task = {task: [as_read[task, source, where] for source, where in y.locations] for task, y in parts.items()}
     return EvaluatedRows(result, tuple(names), by_task, eval_set)
 
 

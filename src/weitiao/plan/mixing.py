@@ -129,21 +129,7 @@ def choose_shares(recipe: Recipe, groups: SizedGroups, batch: dict[str, int]) ->
     """
     mixing = effective_mixing(recipe)
     assert mixing is not None, "the recipe mixes by shares"
-    passes = np.array([x.cap.epochs if x.cap and x.cap.epochs else math.inf for x in groups.settings])
-    fixed, actual = np.array([x.share is not None for x in groups.settings]), groups.requested
-    for _ in range(ROUNDS):  # how many tokens a run of so many rows takes follows from the shares, and they from it
-        total = _run_tokens(recipe, groups, batch, actual)
-        limits = np.minimum(groups.caps / groups.epoch_tokens, passes * groups.tokens / total)
-        before, actual = actual, _limited(groups.requested, limits, fixed) if limits.sum() >= 1 - TOLERANCE else actual
-        if limits.sum() < 1 - TOLERANCE or np.allclose(before, actual, rtol=1e-4, atol=0):
-            break
-    if limits.sum() < 1 - TOLERANCE:
-        raise RecipeError(
-            "mixing: with these caps {possible:,} tokens can be used, and the run takes {total:,}. Raise a cap, or train "
-            "less (train.epochs, train.steps).",
-            possible=int(limits.sum() * total),
-            total=round(total),
-        )
+    actual, limits = _within_caps(recipe, groups, batch)
     is_idle = [
         x.cap is not None and share < limit * (1 - 1e-3) and size >= x.weight * n
         for x, share, limit, size, n in zip(groups.settings, actual, limits, groups.sizes, groups.tokens)
@@ -151,6 +137,32 @@ def choose_shares(recipe: Recipe, groups: SizedGroups, batch: dict[str, int]) ->
     idle = tuple(name for name, x in zip(groups.names, is_idle) if x)
     shares = Shares(groups.names, tuple(groups.requested.tolist()), tuple(actual.tolist()), groups.epoch_tokens, idle)
     return shares, _decision(mixing, shares)
+
+
+def _within_caps(recipe: Recipe, groups: SizedGroups, batch: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    """([groups] shares, [groups] the most that each may have). How many tokens a run of so many rows takes follows from the
+    shares, and what a cap in epochs allows from it: repeated until they agree.
+
+    Raises:
+        RecipeError: the caps leave too few tokens.
+    """
+    passes = np.array([x.cap.epochs if x.cap and x.cap.epochs else math.inf for x in groups.settings])
+    is_fixed, actual = np.array([x.share is not None for x in groups.settings]), groups.requested
+    limits = np.full(len(actual), math.inf)
+    for _ in range(ROUNDS):
+        before, total = actual, _run_tokens(recipe, groups, batch, actual)
+        limits = np.minimum(groups.caps / groups.epoch_tokens, passes * groups.tokens / total)
+        if limits.sum() < 1 - TOLERANCE:
+            raise RecipeError(
+                "mixing: with these caps {possible:,} tokens can be used, and the run takes {total:,}. Raise a cap, or "
+                "train less (train.epochs, train.steps).",
+                possible=int(limits.sum() * total),
+                total=round(total),
+            )
+        actual = _limited(groups.requested, limits, is_fixed)
+        if np.allclose(before, actual, rtol=1e-4, atol=0):
+            break
+    return actual, limits
 
 
 def _run_tokens(recipe: Recipe, groups: SizedGroups, batch: dict[str, int], shares: np.ndarray) -> float:
