@@ -30,10 +30,6 @@ def held(method: str, base: Path, objective: str, dtype: torch.dtype) -> tuple[d
     tracker, trained = MemoryTracker(apart="gradients"), model.trainable()
     tracker.register("frozen", [*model.model.parameters(), *model.model.buffers()])
     tracker.register("trained", trained.values())
-    for p in model.model.parameters():
-        p.requires_grad_(False)
-    for p in trained.values():
-        p.requires_grad_(True)
     tracker.gradients_of(trained.values())
     model.model.train()
     count = sum(fitted.counts(batch).values())

@@ -81,10 +81,6 @@ def trace_training(settings: TracedSettings, batch: Batch) -> TracedMemory:
         trained = model.trainable()
         tracker.register("frozen", [*model.model.parameters(), *model.model.buffers()])
         tracker.register("trained", trained.values())
-        for p in model.model.parameters():
-            p.requires_grad_(False)
-        for p in trained.values():
-            p.requires_grad_(True)
         tracker.gradients_of(trained.values())
         if settings.checkpointing:
             enable_gradient_checkpointing(model.model)

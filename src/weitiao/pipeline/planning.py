@@ -172,7 +172,10 @@ def plan_memory(request: PlanRequest) -> MemoryPlan:
         _serving(config, traced) if architecture.kind == "decoder" else None,
         (),
     )
-    return plan if plan.fits else replace(plan, suggestions=tuple(_suggestions(request, config, on_gpu, capacity)))
+    if plan.fits:
+        return plan
+    as_planned = replace(request, tokens=estimate.tokens)
+    return replace(plan, suggestions=tuple(_suggestions(as_planned, config, on_gpu, capacity)))
 
 
 def find_config(base: str, revision: str | None = None) -> PretrainedConfig:
@@ -296,7 +299,7 @@ def _candidates(request: PlanRequest) -> Iterator[tuple[str, Message, PlanReques
     for smaller in (x for x in (2048, 1024, 512, FEWEST_TOKENS) if request.length <= x < tokens):
         yield f"train.micro_batch_tokens={smaller}", fewer, replace(request, tokens=smaller)
     longer = Message("{factor:.2g} times as long; the same result", factor=1.33 if recipe.method.trains_base else 1.5)
-    if recipe.train.gradient_checkpointing in ("auto", "off", False):
+    if recipe.train.gradient_checkpointing != "on":
         yield "train.gradient_checkpointing=on", longer, override(**{"train.gradient_checkpointing": "on"})
     least = replace(override(**{"train.gradient_checkpointing": "on"}), tokens=max(FEWEST_TOKENS, request.length))
     both = f"train.gradient_checkpointing=on train.micro_batch_tokens={least.tokens}"

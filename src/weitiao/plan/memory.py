@@ -29,8 +29,8 @@ SHARDED: dict[str, tuple[str, ...]] = {
     "zero3": ("optimizer", "gradients", "frozen", "trained"),
 }
 HEAP_HOLES = 0.5
-"""Of the activations, on a CPU: glibc before 2.38 cannot put an aligned block into the hole that one of the same size left.
-Measured on SmolLM2-135M: 0.45 and 0.49 with LoRA, 0.60 and 0.53 with full tuning (1,536 and 4,096 tokens)."""
+"""Of the activations, on a CPU: what glibc 2.36 held in free chunks between blocks in use (303 of 1,230 MB once). Why is
+not proven. Measured on SmolLM2-135M: 0.45 and 0.49 with LoRA, 0.60 and 0.53 with full tuning (1,536 and 4,096 tokens)."""
 CUDA_RUNTIME = GIB // 2
 """The CUDA context and its libraries: 0.3 to 0.6 GiB, by driver and card."""
 MARGIN = 0.95  # of a device's memory: the rest is for fragmentation and for what else runs there
