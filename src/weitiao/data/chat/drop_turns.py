@@ -1,6 +1,6 @@
 """Turns are dropped from a conversation until it fits: `overlong: drop_turns`, and the same function when a model is used.
 
-Selection in any case: system messages (and tools), and the exchanges whose answers are wanted, which is the last one when a
+Kept in any case: system messages (and tools), and the exchanges whose answers are wanted, which is the last one when a
 model is asked. Of the others, whole exchanges (data/chat/exchanges.py) are dropped, in this order:
 
     1  fillers                              "OK, thanks!" "You're welcome."             the oldest first
@@ -77,7 +77,7 @@ def choose(
 
     Args:
         always: turns that are kept besides.
-        required: positions in `units` of those that are selection.
+        required: positions in `units` of those that must be kept.
         limit: tokens.
         answers: the answers of the required units are known, because they are trained on.
     """
